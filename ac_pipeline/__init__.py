@@ -1,0 +1,1 @@
+"""Aesthetic Computer's media, carried from MongoDB to an ATProto PDS."""

@@ -1,0 +1,79 @@
+"""The account: one user of the platform, or its guest, with what the PDS needs to know of them.
+
+Values and rules only. Reading accounts is `mongo/accounts.py`; sessions are `atproto/client.py`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from ac_pipeline.errors import Blocked
+
+GUEST_ID = "art-guest"
+"""`users._id` of the account that owns all anonymous work; also its partition key."""
+
+_KEY = re.compile(r"[a-z0-9._-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One account as the pipeline sees it.
+
+    Args:
+        id: `users._id`: the Auth0 id, or `art-guest`. The identity; never published.
+        key: The partition key, made for the person who types it.
+        did: `did:plc:...`, or None where the platform has made no PDS account.
+        handle: The name on the platform without `@`, or None.
+        pds_handle: The handle on the PDS, or None.
+        code: The permanent user code, or None.
+        password: The account password on the PDS; kept out of `repr` so that no log can show it.
+        blocked: Why the account cannot be used, or None when it can.
+    """
+
+    id: str
+    key: str
+    did: str | None = None
+    handle: str | None = None
+    pds_handle: str | None = None
+    code: str | None = None
+    password: str | None = field(default=None, repr=False)
+    blocked: Blocked | None = None
+
+    @property
+    def is_guest(self) -> bool:
+        return self.id == GUEST_ID
+
+
+def key_candidates(*, id: str, handle: str | None, code: str | None, did: str | None) -> list[str]:
+    """Partition keys an account could have, best first: handle in lower case, user code, DID; the guest's is fixed."""
+    if id == GUEST_ID:
+        return [GUEST_ID]
+    lowered = [part.lower() for part in (handle, code) if part and _KEY.fullmatch(part.lower())]
+    return [*lowered, *([did] if did else [])]
+
+
+def assign_keys(candidates: Iterable[tuple[str, list[str], str | None]]) -> dict[str, str]:
+    """Give every account one key of its own.
+
+    On a clash the guest wins, then the account whose permanent code the key is, then the smaller id; the loser takes
+    its next candidate. An account without any usable candidate gets none: it has neither name, code nor DID to type.
+
+    Args:
+        candidates: `(account id, its key candidates, its code)` of every account.
+
+    Returns:
+        Account id -> key.
+    """
+    accounts = sorted(candidates, key=lambda entry: entry[0])
+    owner_of_code = {code.lower(): id for id, _, code in accounts if code}
+    taken: dict[str, str] = {GUEST_ID: GUEST_ID}
+    keys: dict[str, str] = {}
+    for id, options, _ in accounts:
+        for key in options:
+            if taken.get(key, id) == id and owner_of_code.get(key, id) == id:
+                taken[key] = id
+                keys[id] = key
+                break
+    return keys

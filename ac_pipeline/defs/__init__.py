@@ -1,0 +1,1 @@
+"""The Dagster definitions: assets, partitions, resources, jobs, schedules and sensors."""

@@ -1,0 +1,1 @@
+"""The software-defined assets: Mongo collections, renditions and PDS records."""

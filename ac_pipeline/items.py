@@ -1,0 +1,141 @@
+"""What the pipeline knows of one item: its state, its stage, its renditions and its last failure.
+
+Plain values, shared by the engine, the ledger, the assets and the command line. Storing them is `mongo/ledger.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+Record = dict[str, Any]
+"""A record as JSON values: blob references and CIDs as `{"$link": "bafy..."}` (ATProto data model, JSON form)."""
+
+
+class State(StrEnum):
+    """The six ends of a planned item; `planned` is always their sum."""
+
+    WRITTEN = "written"
+    UNCHANGED = "unchanged"
+    DELETED = "deleted"
+    DEFERRED = "deferred"
+    QUARANTINED = "quarantined"
+    BLOCKED = "blocked"
+
+
+class Stage(StrEnum):
+    """Where in its way from document to record an item stands, or failed."""
+
+    DOCUMENT = "document"
+    RENDITION = "rendition"
+    RECORD = "record"
+    UPLOAD = "upload"
+    WRITE = "write"
+
+
+@dataclass(frozen=True, slots=True)
+class BlobRef:
+    """A blob as a record refers to it: CIDv1 (raw, sha-256), sniffed MIME type, size in bytes."""
+
+    cid: str
+    mime_type: str
+    size: int
+
+    def to_json(self) -> dict[str, object]:
+        return {"$type": "blob", "ref": {"$link": self.cid}, "mimeType": self.mime_type, "size": self.size}
+
+
+@dataclass(frozen=True, slots=True)
+class Rendition:
+    """One piece of derived media, kept in the rendition store under its blob's CID.
+
+    Args:
+        blob: What a record refers to.
+        source: sha-256 (hex) of the source bytes it was made from.
+        spec: Encoder name and version it was made with.
+        details: Width, height, seconds, CRF and the like, for people.
+    """
+
+    blob: BlobRef
+    source: str
+    spec: str
+    details: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """What was made of, or found beside, an item's source media.
+
+    Args:
+        renditions: Record field -> rendition.
+        found: Names of companion objects that were confirmed in storage, e.g. `recording`.
+        key: Identity of what it was derived from (candidate objects), to tell when it is outdated.
+        warnings: Oddities of the source that a person may want to know.
+    """
+
+    renditions: Mapping[str, Rendition] = field(default_factory=dict)
+    found: frozenset[str] = frozenset()
+    key: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why an item is not where it should be: the last error, kept without expiry."""
+
+    stage: Stage
+    error_class: str
+    message: str
+    status: int | None = None
+    answer: str | None = None
+    payload_hash: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One line of an item's timeline."""
+
+    at: datetime
+    run_id: str
+    stage: Stage
+    state: State
+    error_class: str | None = None
+    message: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """All that is known of one item. `item` is `type:ObjectId hex`, unique over everything."""
+
+    item: str
+    type: str
+    document: str
+    account: str
+    partition: str
+    state: State
+    stage: Stage
+    code: str | None = None
+    did: str | None = None
+    fingerprint: str = ""
+    rkey: str | None = None
+    uri: str | None = None
+    cid: str | None = None
+    derived: Derived | None = None
+    attempts: int = 0
+    failure: Failure | None = None
+    warnings: tuple[str, ...] = ()
+    deferred_until: datetime | None = None
+    run_id: str = ""
+    updated_at: datetime | None = None
+    history: tuple[Attempt, ...] = ()
+
+    def with_(self, **changes: object) -> LedgerEntry:
+        return replace(self, **changes)  # type: ignore[arg-type]
+
+
+def item_id(type: str, document: str) -> str:
+    """`painting:65f0...`: the id of an item in the ledger, in reports and on the command line."""
+    return f"{type}:{document}"

@@ -1,0 +1,132 @@
+"""What a media type is, and what one of its documents means.
+
+Values only: the five types fill them in their own modules, generic code reads them. No media name appears here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from ac_pipeline.items import Derived, Record
+
+class Verdict(StrEnum):
+    """What the mirror does with a document."""
+
+    ELIGIBLE = "eligible"
+    WITHDRAWN = "withdrawn"
+    INVALID = "invalid"
+    HELD = "held"
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Where Mongo says the record of a document is (aesthetic-computer facts, section 11). Any part may be missing."""
+
+    rkey: str | None = None
+    uri: str | None = None
+    cid: str | None = None
+    did: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LinkUpdate:
+    """Write the link of one document in all homes of its type, or clear it (`link` None)."""
+
+    document: str
+    link: Link | None
+
+
+@dataclass(frozen=True, slots=True)
+class SourceObject:
+    """One candidate object in object storage: raw (not percent-encoded) key, and the format its name promises."""
+
+    bucket: str
+    key: str
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One Mongo document, interpreted.
+
+    Args:
+        type: Name of the media type.
+        id: ObjectId, 24 hex digits; the `ref` of its record.
+        owner: `user` of the document, None for a guest's.
+        code: Its short code, or None.
+        when: Normalised time in milliseconds since 1970, UTC.
+        fields: The synced fields as stored.
+        fingerprint: sha-256 (hex) of the synced fields: changes when, and only when, the record could.
+        link: The stored link, or None.
+        verdict: Whether a record of it shall exist.
+        reason: Why, unless eligible.
+        warnings: What was repaired on the way in, e.g. an unreadable `when`.
+    """
+
+    type: str
+    id: str
+    owner: str | None
+    code: str | None
+    when: int
+    fields: Mapping[str, Any]
+    fingerprint: str
+    link: Link | None = None
+    verdict: Verdict = Verdict.ELIGIBLE
+    reason: str = ""
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BlobField:
+    """A blob of the record: its field, and whether a record may exist without it."""
+
+    name: str
+    required: bool
+
+
+def _no_sources(document: Document) -> tuple[SourceObject, ...]:
+    return ()
+
+
+def _no_companions(document: Document) -> Mapping[str, tuple[SourceObject, ...]]:
+    return {}
+
+
+@dataclass(frozen=True, slots=True)
+class MediaType:
+    """One of the five types, as data.
+
+    Args:
+        name: `painting`; what people type.
+        plural: `paintings`; the last segment of its asset keys.
+        collection: Its Mongo collection.
+        nsid: The collection of its records.
+        fields: Mongo fields that decide the record or its eligibility; projected and fingerprinted.
+        anonymous: Whether guests can own one.
+        validate: Raises `InvalidDocument` for a document that cannot become a record.
+        build_record: Document and what was derived from it -> record.
+        page: Its public page, or None where it has none.
+        link_homes: Mongo fields that hold its link, the pipeline's own first.
+        recipe: Name of the rendition recipe, or None for a type without blobs.
+        blobs: Blob fields of its record.
+        sources: Candidate objects of its source media, in the order to try them.
+        companions: Name -> candidate objects whose existence decides a field, e.g. a recording.
+    """
+
+    name: str
+    plural: str
+    collection: str
+    nsid: str
+    fields: tuple[str, ...]
+    anonymous: bool
+    validate: Callable[[Document], None]
+    build_record: Callable[[Document, Derived], Record]
+    page: Callable[[Document], str | None]
+    link_homes: tuple[str, ...] = ("atproto",)
+    recipe: str | None = None
+    blobs: tuple[BlobField, ...] = field(default=())
+    sources: Callable[[Document], tuple[SourceObject, ...]] = _no_sources
+    companions: Callable[[Document], Mapping[str, tuple[SourceObject, ...]]] = _no_companions

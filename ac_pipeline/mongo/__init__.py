@@ -1,0 +1,1 @@
+"""MongoDB: the source documents, the accounts and the pipeline's own ledger."""

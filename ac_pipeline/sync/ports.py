@@ -1,0 +1,111 @@
+"""The ports of the engine: the few calls it makes on the outside world, and the values they carry.
+
+Each Protocol has a real implementation (`mongo/`, `atproto/client.py`, `renditions/`) and an in-memory one in the
+tests; one contract suite runs on both. Errors are those of `errors.py`; a failed read raises, it is never empty.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Protocol
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.messages import Commit, RepositoryStatus, Write
+from ac_pipeline.atproto.repository import Repository
+from ac_pipeline.items import BlobRef, Derived, LedgerEntry
+from ac_pipeline.media.base import Document, LinkUpdate, MediaType
+
+
+class Documents(Protocol):
+    """The source documents of one MongoDB."""
+
+    def stream(self, account: Account, media: MediaType) -> Iterator[Document]:
+        """Every document of the account, whatever its verdict, in no particular order, read with a projection."""
+
+    def owners(self, media: MediaType, documents: Sequence[str]) -> Mapping[str, str | None]:
+        """Owner (None: guest) of each of these ids that exists, whoever it belongs to. Ids that do not exist are absent."""
+
+    def is_empty(self, media: MediaType) -> bool:
+        """Whether the whole collection holds nothing: a reason to distrust what is missing from it."""
+
+    def write_links(self, media: MediaType, updates: Sequence[LinkUpdate]) -> None:
+        """Store or clear links, all in one bulk write."""
+
+
+class DataServer(Protocol):
+    """One PDS."""
+
+    def blob_limit(self) -> int:
+        """Largest blob it takes, in bytes (`describeServer.blobUploadLimit`)."""
+
+    def read_repository(self, did: str) -> Repository:
+        """The whole repository, verified (`com.atproto.sync.getRepo`).
+
+        Raises:
+            AccountInactive, AccountUnknown: The account cannot be read.
+            RepositoryUnreadable: The CAR does not verify.
+        """
+
+    def apply_writes(self, account: Account, writes: Sequence[Write], *, swap_commit: str | None) -> Commit:
+        """Commit all of `writes` or none (`com.atproto.repo.applyWrites`).
+
+        Raises:
+            RepositoryMoved: `swap_commit` is not the head.
+            OutcomeUnknown: Sent, but no answer, or a 5xx: read back before any retry.
+            TooLarge: The request or the commit is over a cap (413 and its names).
+            BlobMissing: A record refers to a blob the PDS does not have.
+            RecordRefused: Any other 4xx about the content.
+            RateLimited, Blocked: As their names say.
+        """
+
+    def upload_blob(self, account: Account, data: bytes, mime_type: str) -> BlobRef:
+        """Upload one blob (`com.atproto.repo.uploadBlob`); raises InvalidRecord when the answer names another CID or MIME type."""
+
+    def has_blob(self, did: str, cid: str) -> bool:
+        """Whether the blob can be downloaded (`com.atproto.sync.getBlob`)."""
+
+    def list_repositories(self) -> Iterator[RepositoryStatus]:
+        """Every repository the PDS hosts, a page at a time (`com.atproto.sync.listRepos`)."""
+
+
+class Ledger(Protocol):
+    """What the pipeline remembers of every item, and who is writing where."""
+
+    def load(self, account: Account, media: MediaType) -> Mapping[str, LedgerEntry]:
+        """Entries of one account and type, by document id."""
+
+    def save(self, entries: Iterable[LedgerEntry]) -> None:
+        """Insert or replace entries in one bulk write; each entry's last history line is appended to its timeline."""
+
+    def lease(self, did: str, holder: str) -> AbstractContextManager[None]:
+        """Be the only writer of a repository while the context is open; renewed in the background, expires if we die.
+
+        Raises:
+            LeaseHeld: Somebody else is, and stayed so for the waiting time.
+        """
+
+    def batch_bytes(self, host: str, default: int) -> int:
+        """Largest request body a PDS is known to take, in bytes."""
+
+    def remember_batch_bytes(self, host: str, limit: int) -> None:
+        """Keep a smaller body size learned from a 413."""
+
+
+class Renderer(Protocol):
+    """Derived media of one document."""
+
+    def derive(self, media: MediaType, document: Document, known: Derived | None) -> Derived:
+        """Renditions and companions of a document: from what is known, else the store, else made now.
+
+        Raises:
+            SourceMissing, UnreadableMedia, EncodingFailed, TooLarge: The item is to be quarantined.
+            Transient: Storage or the encoder did not answer.
+        """
+
+    def open(self, blob: BlobRef) -> bytes:
+        """The bytes of a rendition.
+
+        Raises:
+            SourceMissing: The store has lost it; derive again with `known=None`.
+        """
