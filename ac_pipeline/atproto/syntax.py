@@ -1,0 +1,298 @@
+"""The protocol's plain values: CIDs, records as DAG-CBOR, record keys (TIDs), datetimes and at-URIs.
+
+Pure functions on strings and bytes. What a record may hold is `lexicon.py`; how records hang together is
+`repository.py`. The encoding itself is libipld's; here are the rules that it does not enforce.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import re
+from datetime import UTC, date, datetime, timedelta
+from hashlib import sha256
+from typing import Final
+
+import libipld
+
+from ac_pipeline.errors import InvalidRecord
+from ac_pipeline.items import Record
+
+MAX_INTEGER: Final = 2**53 - 1
+"""Largest integer of the data model, in both directions; the PDS answers 500 to anything beyond."""
+
+DAG_CBOR_CID: Final = b"\x01\x71\x12\x20"
+"""First bytes of the CID of a record, MST node or commit: CIDv1, dag-cbor, sha-256, 32 bytes follow."""
+
+RAW_CID: Final = b"\x01\x55\x12\x20"
+"""First bytes of the CID of a blob: CIDv1, raw, sha-256, 32 bytes follow."""
+
+_CID_LENGTH: Final = 36
+_LINK_TAG: Final = b"\xd8\x2a"  # CBOR tag 42
+
+_ALPHABET: Final = "234567abcdefghijklmnopqrstuvwxyz"
+_DIGIT: Final = {letter: value for value, letter in enumerate(_ALPHABET)}
+_TID: Final = re.compile(f"[{_ALPHABET[:16]}][{_ALPHABET}]{{12}}")
+_RECORD_KEY: Final = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._:~-]{1,512}")
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
+_MAX_TID_MICROS: Final = 2**53 - 1
+_MAX_TID_MS: Final = _MAX_TID_MICROS // 1000 - 1  # so that every sub-millisecond part still fits: June 2255
+_DATETIME: Final = re.compile(
+    r"(\d{4})-(\d\d)-(\d\d)T([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d{1,20}))?"
+    r"(?:Z|([+-])([01]\d|2[0-3]):([0-5]\d))",
+    re.ASCII,
+)
+
+
+# ---------------------------------------------------------------------------------------------------------------- CIDs
+
+
+def cid_text(raw: bytes) -> str:
+    """The text form (base32, `bafy...` or `bafk...`) of a binary CID.
+
+    Raises:
+        ValueError: `raw` is not a CID.
+    """
+    return str(libipld.encode_cid(raw))
+
+
+def cid_bytes(text: str) -> bytes:
+    """The 36 bytes of a CID of the kinds ATProto uses: version 1, base32, dag-cbor or raw, sha-256.
+
+    Raises:
+        ValueError: `text` is another kind of CID, not canonical, or none at all.
+    """
+    if text[:1] == "b":
+        raw: bytes = libipld.decode_multibase(text)[1]
+        if len(raw) == _CID_LENGTH and raw[:4] in (DAG_CBOR_CID, RAW_CID) and cid_text(raw) == text:
+            return raw
+    raise ValueError(f"{text[:80]!r} is not a CIDv1 in base32 of dag-cbor or raw with sha-256")
+
+
+def blob_cid(data: bytes) -> str:
+    """CID of a blob: CIDv1, raw, sha-256. Equal to the one the PDS answers to `uploadBlob`."""
+    return cid_text(RAW_CID + sha256(data).digest())
+
+
+def record_cid(record: Record) -> str:
+    """CID of a record in its JSON form: CIDv1, dag-cbor, sha-256. Equal to the one the PDS answers to a write.
+
+    Raises:
+        InvalidRecord: As `encode_record`.
+    """
+    return cid_text(DAG_CBOR_CID + sha256(encode_record(record)).digest())
+
+
+# ------------------------------------------------------------------------------------------------- records as DAG-CBOR
+
+
+def encode_record(record: Record) -> bytes:
+    """DAG-CBOR of a record whose CIDs are `{"$link": text}` and whose byte strings are `{"$bytes": base64}`.
+
+    Raises:
+        InvalidRecord: Something the data model does not have: a float, an integer beyond 2**53 - 1, a key that is not
+            text, a lone surrogate, a malformed link or byte string. The message names the field.
+    """
+    if type(record) is not dict or "$link" in record or "$bytes" in record:
+        raise InvalidRecord(f"a record is a map of fields, found {str(record)[:80]!r}")
+    try:
+        encoded: bytes = libipld.encode_dag_cbor(_to_ipld(record, "$"))
+    except ValueError as error:  # text that UTF-8 cannot hold
+        raise InvalidRecord(f"the record cannot be encoded: {error}") from error
+    except RecursionError as error:
+        raise InvalidRecord("the record is nested too deeply to be encoded") from error
+    return encoded
+
+
+def decode_record(encoded: bytes) -> Record:
+    """The JSON form of a record's DAG-CBOR: what `encode_record` takes.
+
+    Values that a PDS should not have accepted (floats, large integers) come through: whoever reads old records must be
+    able to look at them; encoding or validating them raises.
+
+    Raises:
+        InvalidRecord: Not a map in DAG-CBOR, or it holds a byte string that is itself a CID (libipld decodes such a
+            string and a link to the same value, so its meaning would be guessed).
+    """
+    try:
+        decoded = libipld.decode_dag_cbor(encoded)
+        if type(decoded) is not dict:
+            raise InvalidRecord(f"a record is a map, found {type(decoded).__name__}")
+        found: list[bytes] = []
+        record = {key: _from_ipld(item, found) for key, item in decoded.items()}
+        if any(map(_is_link, found)) and libipld.encode_dag_cbor(decoded) != encoded:
+            raise InvalidRecord("the record holds bytes that cannot be told from a link, or is not canonical DAG-CBOR")
+    except (ValueError, RecursionError) as error:
+        raise InvalidRecord(f"the record is not valid DAG-CBOR: {error}") from error
+    return record
+
+
+def _to_ipld(value: object, path: str) -> object:
+    kind = type(value)
+    if kind is str or kind is bool or value is None:
+        return value
+    if isinstance(value, dict):
+        return _map_to_ipld(value, path)
+    if isinstance(value, list):
+        return [_to_ipld(item, f"{path}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, int):
+        if -MAX_INTEGER <= value <= MAX_INTEGER:
+            return int(value)
+        raise InvalidRecord(f"{path}: the integer {value} is beyond 2**53 - 1")
+    if isinstance(value, float):
+        raise InvalidRecord(f"{path}: ATProto has no floats, found {value!r}")
+    raise InvalidRecord(f"{path}: a record cannot hold {kind.__name__}")
+
+
+def _map_to_ipld(value: dict[object, object], path: str) -> object:
+    if "$link" in value:
+        return _link_to_ipld(value, path)
+    if "$bytes" in value:
+        return _bytes_to_ipld(value, path)
+    result: dict[str, object] = {}
+    for key, item in value.items():
+        if type(key) is not str:
+            raise InvalidRecord(f"{path}: keys are text, found {key!r}")
+        result[key] = item if type(item) is str else _to_ipld(item, f"{path}.{key}")
+    return result
+
+
+def _link_to_ipld(value: dict[object, object], path: str) -> bytes:
+    text = value["$link"]
+    if len(value) != 1 or not isinstance(text, str):
+        raise InvalidRecord(f'{path}: a link is {{"$link": CID}} and nothing else')
+    try:
+        return cid_bytes(text)
+    except ValueError as error:
+        raise InvalidRecord(f"{path}: {error}") from error
+
+
+def _bytes_to_ipld(value: dict[object, object], path: str) -> bytes:
+    raw = bytes_of(value)
+    if raw is None:
+        raise InvalidRecord(f'{path}: bytes are {{"$bytes": base64}} and nothing else')
+    if _is_link(raw):
+        raise InvalidRecord(f"{path}: bytes that are themselves a CID would be encoded as a link")
+    return raw
+
+
+def bytes_of(value: dict[object, object]) -> bytes | None:
+    """The bytes of `{"$bytes": base64}` (padding optional), or None when `value` is not of that shape."""
+    text = value.get("$bytes")
+    if len(value) != 1 or not isinstance(text, str):
+        return None
+    try:
+        return base64.b64decode(text.rstrip("=") + "=" * (-len(text.rstrip("=")) % 4), validate=True)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _is_link(raw: bytes) -> bool:
+    """Whether libipld takes these bytes for a CID; it has no type of its own for links."""
+    return bool(libipld.encode_dag_cbor(raw)[:2] == _LINK_TAG)
+
+
+def _from_ipld(value: object, found: list[bytes]) -> object:
+    if isinstance(value, dict):
+        return {key: item if type(item) is str else _from_ipld(item, found) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_from_ipld(item, found) for item in value]
+    if isinstance(value, bytes):
+        found.append(value)
+        if _is_link(value):
+            return {"$link": cid_text(value)}
+        return {"$bytes": base64.b64encode(value).decode("ascii").rstrip("=")}
+    return value
+
+
+# ------------------------------------------------------------------------------------------------ keys, times and URIs
+
+
+def tid(micros: int, clock: int) -> str:
+    """A timestamp identifier: 53 bits of microseconds since 1970, 10 bits of clock id, sorted as text by time.
+
+    Raises:
+        ValueError: `micros` or `clock` is outside its bits.
+    """
+    if not (0 <= micros <= _MAX_TID_MICROS and 0 <= clock < 1024):
+        raise ValueError(f"a TID cannot hold {micros} microseconds with clock id {clock}")
+    number = micros << 10 | clock
+    return "".join([_ALPHABET[number >> shift & 31] for shift in range(60, -1, -5)])
+
+
+def is_tid(text: str) -> bool:
+    """Whether `text` is a TID: 13 characters, the first one without the top bit."""
+    return _TID.fullmatch(text) is not None
+
+
+def tid_time(text: str) -> int:
+    """Microseconds since 1970 of a TID.
+
+    Raises:
+        ValueError: `text` is not a TID.
+    """
+    if not is_tid(text):
+        raise ValueError(f"{text[:80]!r} is not a TID")
+    number = 0
+    for letter in text:
+        number = number << 5 | _DIGIT[letter]
+    return number >> 10
+
+
+def document_tid(nsid: str, oid: str, when_ms: int, salt: int = 0) -> str:
+    """The record key of a document, the same in every run on every host (design, section 1, idea 3).
+
+    Args:
+        nsid: Collection of the record.
+        oid: ObjectId of the document, 24 hex digits.
+        when_ms: Its normalised time, milliseconds since 1970; clamped to the range of a TID (1970 to June 2255).
+        salt: 0, or the next number when the key is taken by another document or refused by the PDS.
+    """
+    number = int(sha256(f"{nsid}{oid}{salt}".encode()).hexdigest(), 16)
+    clamped = min(max(when_ms, 0), _MAX_TID_MS)
+    return tid(clamped * 1000 + number % 1000, number // 1000 % 1024)
+
+
+def is_record_key(text: str) -> bool:
+    """Whether `text` can be a record key at all: 1 to 512 of `A-Za-z0-9._:~-`, not `.` or `..`."""
+    return _RECORD_KEY.fullmatch(text) is not None
+
+
+def at_uri(did: str, nsid: str, rkey: str) -> str:
+    """`at://did/collection/key`."""
+    return f"at://{did}/{nsid}/{rkey}"
+
+
+def format_datetime(ms: int) -> str:
+    """`YYYY-MM-DDTHH:MM:SS.mmmZ` of milliseconds since 1970 (REC-2), years 0001 to 9999.
+
+    Raises:
+        InvalidRecord: Another year; the form has four digits.
+    """
+    try:
+        moment = _EPOCH + timedelta(milliseconds=ms)
+    except OverflowError as error:
+        raise InvalidRecord(f"the time {ms} ms lies outside the years 0001 to 9999") from error
+    return f"{moment.replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
+
+
+def parse_datetime(text: str) -> int | None:
+    """Milliseconds since 1970 of an RFC 3339 datetime as records hold them, rounded down; None for anything else.
+
+    `T`, seconds and a zone are required; a leap second and a day that does not exist are refused.
+    """
+    match = _DATETIME.fullmatch(text)
+    if match is None:
+        return None
+    year, month, day, hour, minute, second, fraction, sign, zone_hours, zone_minutes = match.groups()
+    try:
+        days = date(int(year), int(month), int(day)).toordinal() - _EPOCH_DAY
+    except ValueError:
+        return None
+    minutes = (days * 24 + int(hour)) * 60 + int(minute)
+    if sign:
+        offset = int(zone_hours) * 60 + int(zone_minutes)
+        minutes -= offset if sign == "+" else -offset
+    return (minutes * 60 + int(second)) * 1000 + (int(f"{fraction}00"[:3]) if fraction else 0)
