@@ -16,7 +16,7 @@ Record = dict[str, Any]
 
 
 class State(StrEnum):
-    """The six ends of a planned item; `planned` is always their sum."""
+    """The six ends of a planned item (`planned` is always their sum), and `pending`: rendered, not written yet."""
 
     WRITTEN = "written"
     UNCHANGED = "unchanged"
@@ -24,6 +24,7 @@ class State(StrEnum):
     DEFERRED = "deferred"
     QUARANTINED = "quarantined"
     BLOCKED = "blocked"
+    PENDING = "pending"
 
 
 class Stage(StrEnum):
@@ -108,7 +109,10 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """All that is known of one item. `item` is `type:ObjectId hex`, unique over everything."""
+    """All that is known of one item. `item` is `type:ObjectId hex`, unique over everything.
+
+    `withdrawn_at` is when a run first saw that the record has to go; None again once it is gone or wanted (DEL-6).
+    """
 
     item: str
     type: str
@@ -128,6 +132,7 @@ class LedgerEntry:
     failure: Failure | None = None
     warnings: tuple[str, ...] = ()
     deferred_until: datetime | None = None
+    withdrawn_at: datetime | None = None
     run_id: str = ""
     updated_at: datetime | None = None
     history: tuple[Attempt, ...] = ()

@@ -12,6 +12,7 @@ from typing import Any
 
 from ac_pipeline.items import Derived, Record
 
+
 class Verdict(StrEnum):
     """What the mirror does with a document."""
 
@@ -95,6 +96,10 @@ def _no_companions(document: Document) -> Mapping[str, tuple[SourceObject, ...]]
     return {}
 
 
+def _no_oddities(document: Document) -> tuple[str, ...]:
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class MediaType:
     """One of the five types, as data.
@@ -106,6 +111,7 @@ class MediaType:
         nsid: The collection of its records.
         fields: Mongo fields that decide the record or its eligibility; projected and fingerprinted.
         anonymous: Whether guests can own one.
+        outlives_owner: Whether a document can stay behind, without `user`, when its owner's account is purged.
         validate: Raises `InvalidDocument` for a document that cannot become a record.
         build_record: Document and what was derived from it -> record.
         page: Its public page, or None where it has none.
@@ -114,6 +120,9 @@ class MediaType:
         blobs: Blob fields of its record.
         sources: Candidate objects of its source media, in the order to try them.
         companions: Name -> candidate objects whose existence decides a field, e.g. a recording.
+        oddities: What was passed over in a document that can become a record; joins its warnings.
+        outlives_owner: Whether a document can lose its `user` when the owner's account is deleted: one without `user`
+            whose stored link is not into the guest repository is then nobody's to publish (DEL-10).
     """
 
     name: str
@@ -125,8 +134,11 @@ class MediaType:
     validate: Callable[[Document], None]
     build_record: Callable[[Document, Derived], Record]
     page: Callable[[Document], str | None]
+    outlives_owner: bool = False
     link_homes: tuple[str, ...] = ("atproto",)
     recipe: str | None = None
     blobs: tuple[BlobField, ...] = field(default=())
     sources: Callable[[Document], tuple[SourceObject, ...]] = _no_sources
     companions: Callable[[Document], Mapping[str, tuple[SourceObject, ...]]] = _no_companions
+    oddities: Callable[[Document], tuple[str, ...]] = _no_oddities
+    outlives_owner: bool = False
