@@ -111,7 +111,8 @@ class MediaType:
         nsid: The collection of its records.
         fields: Mongo fields that decide the record or its eligibility; projected and fingerprinted.
         anonymous: Whether guests can own one.
-        outlives_owner: Whether a document can stay behind, without `user`, when its owner's account is purged.
+        outlives_owner: Whether a document can stay behind, without `user`, when its owner's account is purged: one whose
+            stored link is not into the guest repository is then nobody's to publish (DEL-10).
         validate: Raises `InvalidDocument` for a document that cannot become a record.
         build_record: Document and what was derived from it -> record.
         page: Its public page, or None where it has none.
@@ -121,8 +122,6 @@ class MediaType:
         sources: Candidate objects of its source media, in the order to try them.
         companions: Name -> candidate objects whose existence decides a field, e.g. a recording.
         oddities: What was passed over in a document that can become a record; joins its warnings.
-        outlives_owner: Whether a document can lose its `user` when the owner's account is deleted: one without `user`
-            whose stored link is not into the guest repository is then nobody's to publish (DEL-10).
     """
 
     name: str
@@ -141,4 +140,3 @@ class MediaType:
     sources: Callable[[Document], tuple[SourceObject, ...]] = _no_sources
     companions: Callable[[Document], Mapping[str, tuple[SourceObject, ...]]] = _no_companions
     oddities: Callable[[Document], tuple[str, ...]] = _no_oddities
-    outlives_owner: bool = False
