@@ -111,8 +111,8 @@ class MediaType:
         nsid: The collection of its records.
         fields: Mongo fields that decide the record or its eligibility; projected and fingerprinted.
         anonymous: Whether guests can own one.
-        outlives_owner: Whether a document can stay behind, without `user`, when its owner's account is purged: one whose
-            stored link is not into the guest repository is then nobody's to publish (DEL-10).
+        outlives_owner: Whether a document can stay behind, without `user`, when its owner's account is purged; one
+            whose stored link is not into the guest repository is then nobody's to publish (DEL-10).
         validate: Raises `InvalidDocument` for a document that cannot become a record.
         build_record: Document and what was derived from it -> record.
         page: Its public page, or None where it has none.

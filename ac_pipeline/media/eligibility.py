@@ -1,0 +1,61 @@
+"""The one definition of what the mirror shows: which documents are guests', and which are withdrawn.
+
+The rule of the aesthetic-computer facts, section 4, points 1 to 3 and 5. Point 4 (the content is there) is each type's
+own `validate`: damaged content is quarantined for a person, not taken for a wish to remove the record.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ac_pipeline.errors import InvalidDocument
+
+GUEST_VALUES: tuple[str | None, ...] = (None, "")
+"""What stands under `user` in anonymous work; a missing field reads as None, in Python as in a Mongo query."""
+
+FLAGS = ("nuked", "deleted", "private", "draft", "hidden")
+RULE_FIELDS = (*FLAGS, "visibility", "status")
+"""The fields the rule reads; every type synchronises them, and `user` and `when`."""
+
+COMMON_FIELDS = ("user", "when", *RULE_FIELDS)
+
+
+def is_guest(user: object) -> bool:
+    """Whether a document with this `user` is anonymous: missing, null or empty (SRC-4)."""
+    return user is None or user == ""
+
+
+def why_withdrawn(fields: Mapping[str, Any], *, owner_deleted: bool) -> str:
+    """Why a document shall have no record, in a few words; empty when the rule lets it through.
+
+    Args:
+        fields: The synced fields as stored.
+        owner_deleted: Whether the owner's account is scheduled for deletion or deleted.
+
+    Raises:
+        InvalidDocument: A flag or `status` is neither missing nor of its type, so that the owner's wish is unclear:
+            then nothing new is published and nothing is removed.
+    """
+    if owner_deleted:
+        return "the owner's account is deleted or scheduled for deletion"
+    for flag in FLAGS:
+        if fields.get(flag) is True:
+            return flag
+    visibility = fields.get("visibility")
+    if visibility is not None and visibility != "public":
+        return f"visibility: {visibility}" if isinstance(visibility, str) else "visibility: not public"
+    status = fields.get("status")
+    if status == "wip":
+        return "work in progress"
+    for flag in FLAGS:
+        value = fields.get(flag)
+        if value is not None and value is not False:
+            raise InvalidDocument(_wrong(flag, value, "true or false"))
+    if status is not None and not isinstance(status, str):
+        raise InvalidDocument(_wrong("status", status, "a text"))
+    return ""
+
+
+def _wrong(field: str, value: object, expected: str) -> str:
+    return f"`{field}` is of type {type(value).__name__}, not {expected}: correct it in Mongo"

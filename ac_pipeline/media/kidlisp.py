@@ -1,0 +1,55 @@
+"""KidLisp: short programs, carried whole in their record."""
+
+from __future__ import annotations
+
+from ac_pipeline.errors import InvalidDocument
+from ac_pipeline.items import Derived, Record
+from ac_pipeline.media import fields, urls
+from ac_pipeline.media.base import Document, MediaType
+from ac_pipeline.media.eligibility import COMMON_FIELDS
+from ac_pipeline.media.times import format_when
+
+
+def _source(document: Document) -> str:
+    source = fields.text(document, "source")
+    if not source:
+        raise InvalidDocument(f"kidlisp {document.id} has no `source`: there is no program to publish")
+    return source
+
+
+def _validate(document: Document) -> None:
+    _source(document)
+    fields.code(document)
+
+
+def _build_record(document: Document, derived: Derived) -> Record:
+    code = fields.code(document)
+    return {
+        "$type": KIDLISP.nsid,
+        "source": _source(document),
+        "code": code,
+        "acUrl": urls.kidlisp_page(code),
+        "when": format_when(document.when),
+        "ref": document.id,
+    }
+
+
+def _page(document: Document) -> str | None:
+    code = fields.code_or_none(document)
+    return None if code is None else urls.kidlisp_page(code)
+
+
+KIDLISP = MediaType(
+    name="kidlisp",
+    plural="kidlisp",
+    collection="kidlisp",
+    nsid="computer.aesthetic.kidlisp",
+    # Not `hits` and `lastAccessed`, which change at every view (SRC-9).
+    fields=(*COMMON_FIELDS, "code", "source"),
+    anonymous=True,
+    validate=_validate,
+    build_record=_build_record,
+    page=_page,
+    # Minted and shared programs stay, without `user`, when an account is purged (aesthetic-computer facts, 2.4).
+    outlives_owner=True,
+)

@@ -1,0 +1,50 @@
+"""Moods: one line of text, always signed."""
+
+from __future__ import annotations
+
+from ac_pipeline.errors import InvalidDocument
+from ac_pipeline.items import Derived, Record
+from ac_pipeline.media import fields
+from ac_pipeline.media.base import Document, MediaType
+from ac_pipeline.media.eligibility import COMMON_FIELDS
+from ac_pipeline.media.times import format_when
+
+
+def _text(document: Document) -> str:
+    """The text as stored, byte for byte: a backslash and an `n` stay two characters (aesthetic-computer facts, 13)."""
+    for name in ("mood", "text"):  # no known writer sets `text`: it is a fallback only (SRC-7)
+        value = fields.text(document, name)
+        if value and value.strip():
+            return value
+    raise InvalidDocument(f"mood {document.id} has no text in `mood`: a mood without text is never published")
+
+
+def _validate(document: Document) -> None:
+    _text(document)
+
+
+def _build_record(document: Document, derived: Derived) -> Record:
+    return {
+        "$type": MOOD.nsid,
+        "mood": _text(document),
+        "when": format_when(document.when),
+        "ref": document.id,
+    }
+
+
+def _page(document: Document) -> str | None:
+    """None: the page is named by its owner's handle and its record key, which a document does not hold."""
+    return None
+
+
+MOOD = MediaType(
+    name="mood",
+    plural="moods",
+    collection="moods",
+    nsid="computer.aesthetic.mood",
+    fields=(*COMMON_FIELDS, "mood", "text"),
+    anonymous=False,
+    validate=_validate,
+    build_record=_build_record,
+    page=_page,
+)

@@ -1,0 +1,80 @@
+"""Paintings: pictures with a thumbnail, and sometimes the recording of how they came about."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from ac_pipeline.items import Derived, Record
+from ac_pipeline.media import fields, slugs, sources, urls
+from ac_pipeline.media.base import BlobField, Document, MediaType, SourceObject
+from ac_pipeline.media.eligibility import COMMON_FIELDS
+from ac_pipeline.media.times import format_when
+
+RECORDING = "recording"
+"""Companion whose existence decides `recordingUrl` (MEDIA-5)."""
+
+
+def _validate(document: Document) -> None:
+    slugs.of(document)
+    fields.code(document)
+    sources.bucket(document)
+
+
+def _build_record(document: Document, derived: Derived) -> Record:
+    code = fields.code(document)
+    record: Record = {
+        "$type": PAINTING.nsid,
+        "slug": slugs.of(document).published,
+        "code": code,
+        "imageUrl": urls.painting_image(code),
+        "acUrl": urls.painting_page(code),
+        "when": format_when(document.when),
+        "ref": document.id,
+    }
+    if RECORDING in derived.found:
+        record["recordingUrl"] = urls.painting_recording(code)
+    if (thumbnail := derived.renditions.get("thumbnail")) is not None:
+        record["thumbnail"] = thumbnail.blob.to_json()
+    return record
+
+
+def _sources(document: Document) -> tuple[SourceObject, ...]:
+    slug = slugs.of(document)
+    return sources.candidates(document, _keys(document, slug, slug.image), "png")
+
+
+def _companions(document: Document) -> Mapping[str, tuple[SourceObject, ...]]:
+    slug = slugs.of(document)
+    if slug.recording is None and document.owner is None:
+        return {}  # a guest's recording has a name of its own, which stands after the colon
+    return {RECORDING: sources.candidates(document, _keys(document, slug, slug.recording or slug.image), "zip")}
+
+
+def _keys(document: Document, slug: slugs.Slug, name: str) -> tuple[str, ...]:
+    if slug.qualified:
+        return (f"{document.owner}/{name}",)
+    if document.owner is None:
+        return (name,)
+    return (f"{document.owner}/painting/{name}", f"{document.owner}/{name}")
+
+
+def _page(document: Document) -> str | None:
+    code = fields.code_or_none(document)
+    return None if code is None else urls.painting_page(code)
+
+
+PAINTING = MediaType(
+    name="painting",
+    plural="paintings",
+    collection="paintings",
+    nsid="computer.aesthetic.painting",
+    fields=(*COMMON_FIELDS, "code", "slug", "bucket"),
+    anonymous=True,
+    validate=_validate,
+    build_record=_build_record,
+    page=_page,
+    recipe="painting-thumbnail",
+    blobs=(BlobField("thumbnail", required=False),),
+    sources=_sources,
+    companions=_companions,
+)

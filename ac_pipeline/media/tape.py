@@ -1,0 +1,99 @@
+"""Tapes: screen recordings, stored as a ZIP of frames or as a finished MP4, published as MP4."""
+
+from __future__ import annotations
+
+from ac_pipeline.items import Derived, Record
+from ac_pipeline.media import fields, slugs, sources, urls
+from ac_pipeline.media.base import BlobField, Document, MediaType, SourceObject
+from ac_pipeline.media.eligibility import COMMON_FIELDS
+from ac_pipeline.media.times import format_when
+
+_BLOBS = (BlobField("video", required=True), BlobField("thumbnail", required=False))
+_ADDRESSES = ("mp4Url", "mp4")
+"""Where the address of a finished MP4 stands; `mp4` is the older name."""
+
+
+def _validate(document: Document) -> None:
+    slugs.of(document)
+    fields.code(document)
+    sources.bucket(document)
+    for name in ("kind", "mp4Status", *_ADDRESSES):
+        fields.text(document, name)
+
+
+def _build_record(document: Document, derived: Derived) -> Record:
+    code = fields.code(document)
+    record: Record = {
+        "$type": TAPE.nsid,
+        "slug": slugs.of(document).published,
+        "code": code,
+        "acUrl": urls.tape_page(code),
+        "when": format_when(document.when),
+        "ref": document.id,
+    }
+    for blob in _BLOBS:
+        if (rendition := derived.renditions.get(blob.name)) is not None:
+            record[blob.name] = rendition.blob.to_json()
+    return record
+
+
+def _sources(document: Document) -> tuple[SourceObject, ...]:
+    """A finished MP4 first (MEDIA-13), then the ZIP of frames: no address in Mongo is no sign of no source (DEL-8)."""
+    slug = slugs.of(document)
+    finished = tuple(
+        found for _, address in _finished(document) if (found := sources.object_of_url(address, "mp4")) is not None
+    )
+    stored = sources.candidates(document, _keys(document, slug), "mp4" if _is_uploaded_video(document) else "zip")
+    return tuple(dict.fromkeys((*finished, *stored)))
+
+
+def _keys(document: Document, slug: slugs.Slug) -> tuple[str, ...]:
+    if slug.qualified or document.owner is None:
+        return (slug.stored,)
+    folder = document.owner
+    keys = [f"{folder}/{slug.stored}", f"{folder}/video/{slug.stored}"]
+    if slug.shape is slugs.Shape.PIECE_AND_TIME:
+        keys.append(f"{folder}/{slug.stored.replace('-', '/', 1)}")  # the server turned the first dash into a slash
+    return tuple(keys)
+
+
+def _is_uploaded_video(document: Document) -> bool:
+    return document.fields.get("kind") == "mp4"
+
+
+def _finished(document: Document) -> list[tuple[str, str]]:
+    """Field and address of each finished MP4 that the document names."""
+    if not _is_uploaded_video(document) and document.fields.get("mp4Status") != "complete":
+        return []
+    return [(name, address) for name in _ADDRESSES if (address := fields.text(document, name))]
+
+
+def _oddities(document: Document) -> tuple[str, ...]:
+    return tuple(
+        f"`{name}` is not an address in the platform's storage, so it is not fetched"
+        for name, address in _finished(document)
+        if sources.object_of_url(address, "mp4") is None
+    )
+
+
+def _page(document: Document) -> str | None:
+    code = fields.code_or_none(document)
+    return None if code is None else urls.tape_page(code)
+
+
+TAPE = MediaType(
+    name="tape",
+    plural="tapes",
+    collection="tapes",
+    nsid="computer.aesthetic.tape",
+    fields=(*COMMON_FIELDS, "code", "slug", "bucket", "kind", "mp4Status", *_ADDRESSES),
+    anonymous=True,
+    validate=_validate,
+    build_record=_build_record,
+    page=_page,
+    link_homes=("atproto", "at"),
+    recipe="tape-video",
+    blobs=_BLOBS,
+    sources=_sources,
+    oddities=_oddities,
+)
