@@ -1,0 +1,196 @@
+"""One signed-in session per DID: cached, refreshed, kept by a store, and never asked for too often.
+
+`createSession` takes at least 350 ms by design and is limited to 30 per 5 minutes and 300 a day (atproto facts,
+Accounts and sessions), so one session serves all runs. Sending the two calls is `client.py`, keeping tokens across
+processes is `mongo/sessions.py`. Tokens are secrets: no `repr` and no message here shows one.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Final, Protocol
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.answers import TokenRefused
+from ac_pipeline.errors import NoCredentials, RateLimited
+
+SIGN_IN_LIMITS: Final = ((30, 300.0), (300, 86_400.0))
+"""`createSession` per DID: calls and seconds, as the reference PDS limits them (LIMIT-7)."""
+
+REFRESH_MARGIN: Final = 60.0
+"""Seconds before its expiry at which a token is renewed, so that it does not run out on its way to the PDS."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """The tokens of one session; kept out of `repr` so that no log can show them."""
+
+    access: str = field(repr=False)
+    refresh: str = field(repr=False)
+
+
+class SessionStore(Protocol):
+    """Where tokens outlive the process."""
+
+    def load(self, did: str) -> Tokens | None:
+        """The tokens last saved for a DID, or None."""
+
+    def save(self, did: str, tokens: Tokens) -> None:
+        """Keep the tokens of a DID in place of earlier ones."""
+
+    def drop(self, did: str) -> None:
+        """Forget the tokens of a DID; nothing happens when there are none."""
+
+
+class SignIn(Protocol):
+    """The two calls a session is made with."""
+
+    def create_session(self, did: str, password: str) -> Tokens:
+        """Sign in (`com.atproto.server.createSession`).
+
+        Raises:
+            WrongPassword, AccountInactive, Blocked: The PDS refuses the account.
+        """
+
+    def refresh_session(self, did: str, refresh: str) -> Tokens:
+        """Renew (`com.atproto.server.refreshSession`).
+
+        Raises:
+            TokenRefused: The refresh token is expired, revoked or unknown.
+            AccountInactive: As its name says.
+        """
+
+
+class MemorySessionStore:
+    """Tokens for the life of the process."""
+
+    def __init__(self) -> None:
+        self._tokens: dict[str, Tokens] = {}
+
+    def load(self, did: str) -> Tokens | None:
+        return self._tokens.get(did)
+
+    def save(self, did: str, tokens: Tokens) -> None:
+        self._tokens[did] = tokens
+
+    def drop(self, did: str) -> None:
+        self._tokens.pop(did, None)
+
+
+@dataclass(slots=True)
+class _Slot:
+    """What is known of one DID; guarded by its lock, so that two threads make one sign-in."""
+
+    lock: Lock = field(default_factory=Lock)
+    tokens: Tokens | None = None
+    sign_ins: deque[float] = field(default_factory=deque)
+
+
+class Sessions:
+    """The sessions of one PDS.
+
+    Args:
+        store: Where tokens are kept.
+        clock: Epoch seconds.
+        limits: `(calls, seconds)` pairs that sign-ins of one DID stay under.
+    """
+
+    def __init__(
+        self,
+        store: SessionStore,
+        *,
+        clock: Callable[[], float],
+        limits: tuple[tuple[int, float], ...] = SIGN_IN_LIMITS,
+    ) -> None:
+        self._store = store
+        self._clock = clock
+        self._limits = limits
+        self._lock = Lock()
+        self._slots: dict[str, _Slot] = {}
+
+    def access(self, account: Account, via: SignIn, *, refused: str | None = None) -> str:
+        """An access token of the account.
+
+        Args:
+            account: Whose; signed in by DID and password.
+            via: What sends the calls.
+            refused: An access token the PDS has just refused, to get another one.
+
+        Raises:
+            NoCredentials: DID or password is missing; nothing was sent (ACCT-1).
+            RateLimited: Too many sign-ins of this DID; nothing was sent (LIMIT-7).
+            WrongPassword, AccountInactive, Blocked: The PDS refuses the account.
+            Transient: The PDS did not answer.
+        """
+        did, password = account.did, account.password
+        if not did or not password:
+            missing = "DID" if not did else "password"
+            raise NoCredentials(
+                f"Account {account.key} has no PDS {missing} on the platform; it is picked up once set."
+            )
+        slot = self._slot(did)
+        with slot.lock:
+            for tokens in (slot.tokens, self._store.load(did)):
+                if tokens is not None and tokens.access != refused and self._lasts(tokens.access):
+                    slot.tokens = tokens
+                    return tokens.access
+                slot.tokens = tokens if tokens is not None else slot.tokens
+            slot.tokens = self._renew(did, password, slot, via)
+            return slot.tokens.access
+
+    def _renew(self, did: str, password: str, slot: _Slot, via: SignIn) -> Tokens:
+        if slot.tokens is not None and self._lasts(slot.tokens.refresh):
+            try:
+                tokens = via.refresh_session(did, slot.tokens.refresh)
+            except TokenRefused:
+                slot.tokens = None
+                self._store.drop(did)
+            else:
+                self._store.save(did, tokens)
+                return tokens
+        self._count_sign_in(did, slot)
+        tokens = via.create_session(did, password)
+        self._store.save(did, tokens)
+        return tokens
+
+    def _count_sign_in(self, did: str, slot: _Slot) -> None:
+        now = self._clock()
+        longest = max(seconds for _, seconds in self._limits)
+        while slot.sign_ins and slot.sign_ins[0] <= now - longest:
+            slot.sign_ins.popleft()
+        waits = [
+            slot.sign_ins[-calls] + seconds - now for calls, seconds in self._limits if len(slot.sign_ins) >= calls
+        ]
+        wait = max(waits, default=0.0)
+        if wait > 0:
+            raise RateLimited(
+                f"{did} has signed in too often; nothing was sent. Continue in {wait:.0f} s.", retry_after=wait
+            )
+        slot.sign_ins.append(now)
+
+    def _slot(self, did: str) -> _Slot:
+        with self._lock:
+            return self._slots.setdefault(did, _Slot())
+
+    def _lasts(self, token: str) -> bool:
+        expiry = expires_at(token)
+        return expiry is None or self._clock() < expiry - REFRESH_MARGIN
+
+
+def expires_at(token: str) -> float | None:
+    """Epoch seconds at which a JWT expires, None when it does not say; its signature is the PDS's business."""
+    parts = token.split(".")
+    if len(parts) != 3:
+        return None
+    try:
+        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
+    except (binascii.Error, ValueError):
+        return None
+    expiry = claims.get("exp") if isinstance(claims, dict) else None
+    return float(expiry) if isinstance(expiry, int | float) and not isinstance(expiry, bool) else None
