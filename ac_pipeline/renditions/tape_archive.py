@@ -1,0 +1,288 @@
+"""Tape ZIPs: what is in one, read in place and within limits, never unpacked to disk.
+
+Knows the layouts (aesthetic-computer facts, section 10.1) and every refusal (media facts, section 6). When a frame
+is shown is `tape_timing.py`; what becomes of the frames is `video.py`.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+import wave
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, BinaryIO
+
+from PIL import Image
+
+from ac_pipeline.errors import TooLarge, UnreadableMedia
+from ac_pipeline.renditions.pictures import PILLOW_ERRORS, on_background, open_picture
+from ac_pipeline.renditions.tape_timing import FRAME, Showing, make_timeline, parse_timing
+
+ARCHIVE_BYTES = 512 << 20
+BACKGROUND = (0, 0, 0)
+"""Behind transparent pixels and around frames that are smaller than the first."""
+
+_END, _ZIP64_LOCATOR = b"PK\x05\x06", b"PK\x06\x07"
+_DIRECTORY_BYTES_PER_ENTRY = 256
+_EXPORT = re.compile(r"frame_[^/]*\.png")
+_KNOWN = frozenset({"timing.json", "metadata.json", "soundtrack.wav"})
+_ZIP_ERRORS = (
+    zipfile.BadZipFile,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+    EOFError,
+    struct.error,
+    zlib.error,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ArchiveLimits:
+    """How much of a tape is taken (media facts, section 6): sizes in bytes, pictures in pixels."""
+
+    archive: int = ARCHIVE_BYTES
+    entries: int = 20_000
+    unpacked: int = 2 << 30
+    frame: int = 32 << 20
+    ratio: int = 200
+    json: int = 8 << 20
+    soundtrack: int = 128 << 20
+    frames: int = 18_000
+    side: int = 4096
+    pixels: int = 4096 * 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Soundtrack:
+    """Sound as raw signed 16-bit little-endian samples in a file."""
+
+    path: Path
+    rate: int
+    channels: int
+
+
+class TapeArchive:
+    """One open tape ZIP; a context manager.
+
+    Args:
+        path: The ZIP on disk.
+        limits: How much is taken.
+
+    Raises:
+        UnreadableMedia: Not a ZIP, a broken or hostile one, or not a tape.
+        TooLarge: Over a limit.
+    """
+
+    def __init__(self, path: Path, limits: ArchiveLimits | None = None) -> None:
+        self._limits = limits or ArchiveLimits()
+        self._odd: dict[str, tuple[int, int]] = {}
+        self._notes: list[str] = []
+        self._file = path.open("rb")
+        try:
+            self._zip = self._open(path.stat().st_size)
+            frames = self._inspect()
+            timing = self._read("timing.json", self._limits.json) if "timing.json" in self._members else None
+            timeline = make_timeline(frames, *parse_timing(timing))
+            self.frames: tuple[Showing, ...] = timeline.showings
+            self.seconds: float = timeline.milliseconds / 1000
+            self._notes.extend(timeline.warnings)
+            self.size: tuple[int, int] = self._decode(self.frames[0].member).size
+        except BaseException:
+            self._file.close()
+            raise
+
+    def __enter__(self) -> TapeArchive:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._zip.close()
+        self._file.close()
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Oddities found so far; those of frames are known once they have been read."""
+        if not self._odd:
+            return tuple(self._notes)
+        member, (width, height) = min(self._odd.items())
+        return (
+            *self._notes,
+            f"{len(self._odd)} of {len(self.frames)} frames are not {self.size[0]}x{self.size[1]} like the first "
+            f"({member} is {width}x{height}); cropped or padded",
+        )
+
+    def picture(self, index: int) -> Image.Image:
+        """One frame in RGB at the size of the first; another size is cropped or padded, never rescaled (MEDIA-11).
+
+        Raises:
+            UnreadableMedia, TooLarge: The frame cannot be read; so cannot the tape.
+        """
+        member = self.frames[index].member
+        image = self._decode(member)
+        if image.size != self.size:
+            self._odd[member] = image.size
+            canvas = Image.new("RGB", self.size, BACKGROUND)
+            canvas.paste(image)
+            image = canvas
+        return image
+
+    def soundtrack(self, into: Path) -> Soundtrack | None:
+        """Write the sound to the file `into` as raw samples. None without sound; if it is broken, with a warning."""
+        if "soundtrack.wav" not in self._members:
+            return None
+        info = self._members["soundtrack.wav"]
+        if info.file_size > self._limits.soundtrack:
+            self._notes.append(
+                f"soundtrack.wav is left out ({info.file_size} bytes are over {self._limits.soundtrack})"
+            )
+            return None
+        try:
+            with self._zip.open(info) as member, into.open("wb") as out:
+                rate, channels = _copy_samples(member, out)
+        except (wave.Error, *_ZIP_ERRORS) as error:
+            into.unlink(missing_ok=True)
+            self._notes.append(f"soundtrack.wav is left out ({type(error).__name__}: {str(error)[:80]})")
+            return None
+        return Soundtrack(into, rate, channels)
+
+    def _open(self, size: int) -> zipfile.ZipFile:
+        """The ZIP, once its end record is believable: `zipfile` would build a list of any length first."""
+        if size > self._limits.archive:
+            raise TooLarge(f"The tape's ZIP has {size} bytes; at most {self._limits.archive} are read")
+        entries, directory, is_zip64 = _end_record(self._file, size)
+        if is_zip64 or entries > self._limits.entries or directory > self._limits.entries * _DIRECTORY_BYTES_PER_ENTRY:
+            raise TooLarge(f"The tape's ZIP names {entries} members; at most {self._limits.entries} are read")
+        try:
+            self._file.seek(0)
+            opened = zipfile.ZipFile(self._file)
+        except (OSError, *_ZIP_ERRORS) as error:  # OSError: an offset before the start of the file
+            raise UnreadableMedia(f"The tape is not a readable ZIP ({error}); post it again") from error
+        if len(opened.infolist()) > self._limits.entries:
+            raise TooLarge(
+                f"The tape's ZIP has {len(opened.infolist())} members; at most {self._limits.entries} are read"
+            )
+        return opened
+
+    def _inspect(self) -> dict[int, str]:
+        """Check every member's name and size; number -> name of the frames."""
+        self._members: dict[str, zipfile.ZipInfo] = {}
+        frames: dict[int, str] = {}
+        others: list[str] = []
+        for info in self._zip.infolist():
+            name = info.filename
+            _check_member(info, self._members)
+            self._members[name] = info
+            if match := FRAME.fullmatch(name):
+                self._check_frame(info)
+                index = int(match[1])
+                if index in frames:
+                    raise UnreadableMedia(f"The tape has two members for frame {index}: {frames[index]!r} and {name!r}")
+                frames[index] = name
+            elif name not in _KNOWN:
+                others.append(name)
+        unpacked = sum(info.file_size for info in self._members.values())
+        if unpacked > self._limits.unpacked:
+            raise TooLarge(f"The tape unpacks to {unpacked} bytes; at most {self._limits.unpacked} are taken")
+        if not frames:
+            raise _no_frames(others)
+        if len(frames) > self._limits.frames:
+            raise TooLarge(f"The tape has {len(frames)} frames; at most {self._limits.frames} are taken")
+        if others:
+            self._notes.append(f"{len(others)} unknown members are ignored, such as {others[0][:60]!r}")
+        return frames
+
+    def _check_frame(self, info: zipfile.ZipInfo) -> None:
+        if info.file_size > self._limits.frame or info.file_size > max(1, info.compress_size) * self._limits.ratio:
+            raise TooLarge(
+                f"{info.filename} unpacks from {info.compress_size} to {info.file_size} bytes; at most "
+                f"{self._limits.frame} bytes and {self._limits.ratio} times are taken"
+            )
+
+    def _read(self, member: str, most: int) -> bytes:
+        """A member's bytes; one more than allowed is asked for, whatever its header says."""
+        try:
+            with self._zip.open(self._members[member]) as file:
+                data = file.read(most + 1)
+        except _ZIP_ERRORS as error:
+            raise UnreadableMedia(f"{member} cannot be read from the tape's ZIP ({error}); post it again") from error
+        if len(data) > most:
+            raise TooLarge(f"{member} has more than {most} bytes")
+        return data
+
+    def _decode(self, member: str) -> Image.Image:
+        data = self._read(member, self._limits.frame)
+        image = open_picture(
+            data,
+            member,
+            formats=("PNG", "JPEG", "WEBP"),
+            max_side=self._limits.side,
+            max_pixels=self._limits.pixels,
+        )
+        try:
+            return on_background(image, BACKGROUND)
+        except PILLOW_ERRORS as error:
+            raise UnreadableMedia(f"{member} cannot be converted ({type(error).__name__}: {error})") from error
+
+
+def _copy_samples(member: IO[bytes], out: BinaryIO) -> tuple[int, int]:
+    """Copy the samples of a WAV as the producer writes it; its rate in Hz and its channels."""
+    with wave.open(member) as sound:
+        rate, channels, width = sound.getframerate(), sound.getnchannels(), sound.getsampwidth()
+        if width != 2 or channels not in (1, 2) or not 8_000 <= rate <= 192_000:
+            raise wave.Error(f"{8 * width} bits, {channels} channels, {rate} Hz")
+        written = 0
+        while samples := sound.readframes(1 << 16):
+            written += out.write(samples[: len(samples) // (2 * channels) * 2 * channels])
+    if not written:
+        raise wave.Error("no samples")
+    return rate, channels
+
+
+def _end_record(file: BinaryIO, size: int) -> tuple[int, int, bool]:
+    """Members and directory bytes that a ZIP's end record names, and whether it continues in ZIP64 form.
+
+    Found where `zipfile` finds it: at the very end, else the last one before a comment of up to 65,535 bytes.
+    """
+    start = max(0, size - 22 - 65_535 - 20)
+    file.seek(start)
+    tail = file.read()
+    at = len(tail) - 22
+    if at < 0 or tail[at : at + 4] != _END or tail[-2:] != b"\0\0":
+        at = tail.rfind(_END)
+    if at < 0 or at + 22 > len(tail):
+        raise UnreadableMedia("The tape is not a ZIP, or its end is cut off; post it again")
+    entries, directory = struct.unpack_from("<HI", tail, at + 10)
+    return entries, directory, tail[max(0, at - 20) : at].startswith(_ZIP64_LOCATOR)
+
+
+def _check_member(info: zipfile.ZipInfo, seen: dict[str, zipfile.ZipInfo]) -> None:
+    """Refuse names that would escape a folder, links, secrets and doubles, even though nothing is ever unpacked."""
+    name = info.filename
+    shown = repr(info.orig_filename[:80])
+    parts = info.orig_filename.replace("\\", "/").split("/")
+    if "\\" in info.orig_filename or "\0" in info.orig_filename or parts[0] == "" or ".." in parts or ":" in parts[0]:
+        raise UnreadableMedia(f"The tape's ZIP has a member that leaves its folder: {shown}")
+    if (info.external_attr >> 16) & 0o170000 == 0o120000:
+        raise UnreadableMedia(f"The tape's ZIP has a symbolic link: {shown}")
+    if info.flag_bits & 1:
+        raise UnreadableMedia(f"The tape's ZIP has an encrypted member: {shown}")
+    if info.header_offset < 0:
+        raise UnreadableMedia(f"The tape's ZIP places a member before its start: {shown}")
+    if name in seen:
+        raise UnreadableMedia(f"The tape's ZIP has two members named {shown}")
+
+
+def _no_frames(others: Sequence[str]) -> UnreadableMedia:
+    export = next((name for name in others if _EXPORT.fullmatch(name)), None)
+    if export:
+        return UnreadableMedia(
+            f"{export[:60]!r} is the layout of the frames download, which is no tape; post the tape itself"
+        )
+    return UnreadableMedia(f"The ZIP has no frames (frame-00000.png, ...) among its {len(others)} other members")

@@ -1,0 +1,296 @@
+"""Tapes as MP4: the picture, the timing and the sound that ffmpeg is asked for, and how often until it fits.
+
+Pillow decodes the frames, ffmpeg only ever sees raw pixels and samples, ffmpeg-python only builds commands. Reading
+the ZIP is `tape_archive.py`, running ffmpeg `ffmpeg_process.py`, checking the result `video_check.py`.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import ffmpeg
+from PIL import Image
+
+from ac_pipeline.errors import EncodingFailed, TooLarge
+from ac_pipeline.renditions.ffmpeg_process import TIMEOUT, Feed, Outcome, binary_version, default_binary, run_ffmpeg
+from ac_pipeline.renditions.matroska import frame_header, stream_header
+from ac_pipeline.renditions.pictures import common_block, shrunk_exactly
+from ac_pipeline.renditions.size_search import BEST_CRF, Attempt, SizeSearch
+from ac_pipeline.renditions.tape_archive import Soundtrack, TapeArchive
+from ac_pipeline.renditions.video_check import VideoFacts, check_encoded, check_smaller, read_facts
+
+VIDEO_CAP = 52_428_800
+"""Bytes; `maxSize` of the tape lexicon's `video`."""
+
+PRESET = "medium"
+THREADS = 1
+"""Fixed, since the count changes the bytes. Two encodings with one thread each take 7.5 s where one after the other
+with two threads takes 8.9 (media facts, section 2.4)."""
+
+ENLARGED_SIDE = 720
+LARGEST_ENLARGED = 960
+MOST_ENLARGED = 8
+LEAST_TRUE_SIDE = 16
+OVERSHOOT = 1.02
+"""An encoding is ended once it is this far over the cap; ffmpeg's count of bytes runs a little ahead."""
+
+
+@dataclass(frozen=True, slots=True)
+class Video:
+    """A finished MP4 on disk; `details` tells people how it was made."""
+
+    path: Path
+    size: int
+    details: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """An ffmpeg and how it may be used.
+
+    Args:
+        binary: Path of an ffmpeg with libx264; by default imageio-ffmpeg's.
+        timeout: Seconds one run may take.
+        stop: Set by anybody to cancel the encoding that runs.
+        progress: Called with the share done, 0 to 1; starts again with each attempt at a smaller size.
+    """
+
+    binary: str = field(default_factory=default_binary)
+    timeout: float = TIMEOUT
+    stop: threading.Event | None = None
+    progress: Callable[[float], None] | None = None
+
+    def spec(self, cap: int) -> str:
+        """Names everything that decides the bytes of a video of at most `cap` bytes."""
+        return (
+            f"tape-video/1 ffmpeg {binary_version(self.binary)} libx264 {PRESET} crf {BEST_CRF} threads {THREADS} "
+            f"max {cap}"
+        )
+
+    def run(self, stream: object, feed: Feed | None, *, stop_above: int, seconds: float) -> Outcome:
+        """Run a stream of so many seconds, a failing one twice; ended early above so many bytes.
+
+        Raises:
+            EncodingFailed: ffmpeg refused it both times; the message ends with its last words (MEDIA-7).
+            EncoderFailed: It could not start, was killed or took too long.
+        """
+        for _ in range(2):
+            outcome = run_ffmpeg(
+                stream,
+                self.binary,
+                feed=feed,
+                timeout=self.timeout,
+                stop=self.stop,
+                stop_above=stop_above,
+                seconds=seconds,
+                progress=self.progress,
+            )
+            if outcome.code == 0 or outcome.estimate is not None:
+                return outcome
+        raise EncodingFailed(
+            f"ffmpeg ended twice with exit code {outcome.code}. Its last words: {outcome.tail or 'none'}",
+            answer=outcome.tail,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Where one encoding works, with which ffmpeg, and how many bytes its result may have."""
+
+    folder: Path
+    encoder: Encoder
+    cap: int
+
+
+class _NotEnlarged(Exception):
+    """A frame in the middle is finer than the blocks seen in the sampled ones."""
+
+
+def encode_tape(archive: TapeArchive, job: Job) -> Video:
+    """Encode a tape: every frame at its own time, whole-pixel enlarged, with its sound.
+
+    Raises:
+        UnreadableMedia: A frame cannot be read.
+        TooLarge: No quality or picture size fits the cap.
+        EncodingFailed: ffmpeg refuses the tape, or its result fails the checks.
+        EncoderFailed: ffmpeg did not run to its end.
+    """
+    last = len(archive.frames) - 1
+    sampled = [archive.picture(index) for index in sorted({0, (last + 1) // 2, last})]
+    block = common_block(sampled, least=LEAST_TRUE_SIDE)
+    sound = archive.soundtrack(job.folder / "sound.pcm")
+    try:
+        return _encode_blocks(archive, block, sound, job)
+    except _NotEnlarged:
+        return _encode_blocks(archive, 1, sound, job)
+
+
+def shrink_video(source: Path, facts: VideoFacts, job: Job) -> Video:
+    """Encode a finished MP4, with these facts, again so that it fits (MEDIA-14).
+
+    Raises:
+        TooLarge: It does not fit at any quality; the message has its size and the limit.
+        EncodingFailed, EncoderFailed: As in `encode_tape`.
+    """
+
+    def stream(attempt: Attempt, out: Path) -> object:
+        # The demuxer is named, so that a file that claims to be a playlist is not followed anywhere.
+        whole = ffmpeg.input(str(source), format="mov", protocol_whitelist="file,pipe,fd")
+        video = _picture(whole.video, facts.width, facts.height, attempt.scale)
+        tracks = [video, whole.audio] if facts.sound else [video]
+        return ffmpeg.output(*tracks, str(out), **_output_options(attempt.crf, sound=facts.sound is not None))
+
+    search = SizeSearch(job.cap, 1.0)
+    path = _search(search, stream, None, facts.duration / 1000, job)
+    if path is None or search.best is None:
+        raise TooLarge(
+            f"The MP4 has {source.stat().st_size} bytes and does not fit {job.cap} bytes at any quality "
+            f"(about {search.smallest} at the lowest)"
+        )
+    check_smaller(read_facts(path, decode=True), facts)
+    return Video(
+        path, path.stat().st_size, {"crf": search.best.crf, "scale": search.best.scale, "encodes": search.attempts}
+    )
+
+
+def enlargement(width: int, height: int) -> int:
+    """Whole factor by which a picture is enlarged: even, so that each pixel owns whole chroma samples.
+
+    One-pixel art loses its colours at 1x (PSNR 19.8 against 38.7 dB at 2x, media facts, section 2.3); pictures of
+    more than 960 pixels a side stay as they are.
+    """
+    longest = max(width, height)
+    if longest > LARGEST_ENLARGED:
+        return 1
+    return min(MOST_ENLARGED, max(2, ENLARGED_SIDE // longest // 2 * 2))
+
+
+def _encode_blocks(archive: TapeArchive, block: int, sound: Soundtrack | None, job: Job) -> Video:
+    """Encode with every `block` x `block` square as one pixel.
+
+    Raises:
+        _NotEnlarged: A frame is finer than that.
+    """
+    width, height = archive.size[0] // block, archive.size[1] // block
+
+    def stream(attempt: Attempt, out: Path) -> object:
+        pixels = ffmpeg.input("pipe:0", format="matroska", protocol_whitelist="pipe")
+        tracks = [_picture(pixels, width, height, attempt.scale)]
+        if sound is not None:
+            samples = ffmpeg.input(
+                str(sound.path), format="s16le", ar=sound.rate, ac=sound.channels, protocol_whitelist="file"
+            )
+            # The producer pads the sound to 4,096 samples: the picture decides how long the tape is.
+            tracks.append(samples.filter("apad").filter("atrim", end=f"{archive.seconds:.6f}"))
+        return ffmpeg.output(*tracks, str(out), **_output_options(attempt.crf, sound=sound is not None))
+
+    search = SizeSearch(job.cap, float(enlargement(width, height)))
+    feed = functools.partial(_feed, archive, block)
+    path = _search(search, stream, feed, archive.seconds, job)
+    if path is None or search.best is None:
+        raise TooLarge(
+            f"The tape ({len(archive.frames)} frames of {archive.size[0]}x{archive.size[1]}) does not fit "
+            f"{job.cap} bytes at any quality (about {search.smallest} at the lowest)"
+        )
+    facts = read_facts(path, decode=True)
+    starts = [showing.start for showing in archive.frames]
+    check_encoded(facts, starts, archive.seconds * 1000, sound=sound is not None)
+    details: dict[str, str | int | float | bool] = {
+        "width": facts.width,
+        "height": facts.height,
+        "seconds": round(archive.seconds, 3),
+        "frames": len(archive.frames),
+        "source_width": archive.size[0],
+        "source_height": archive.size[1],
+        "block": block,
+        "scale": search.best.scale,
+        "crf": search.best.crf,
+        "encodes": search.attempts,
+        "sound": sound is not None,
+    }
+    return Video(path, path.stat().st_size, details)
+
+
+def _search(
+    search: SizeSearch,
+    stream: Callable[[Attempt, Path], object],
+    feed: Feed | None,
+    seconds: float,
+    job: Job,
+) -> Path | None:
+    """Encode until the best fitting size is found; its file, or None if nothing fits."""
+    attempt_path, best_path = job.folder / "attempt.mp4", job.folder / "video.mp4"
+    while (attempt := search.next_attempt()) is not None:
+        outcome = job.encoder.run(
+            stream(attempt, attempt_path), feed, stop_above=int(search.cap * OVERSHOOT), seconds=seconds
+        )
+        complete = outcome.estimate is None
+        size = attempt_path.stat().st_size if complete and attempt_path.exists() else outcome.estimate or 0
+        if complete and not size:
+            raise EncodingFailed(f"ffmpeg reported success and wrote nothing. Its last words: {outcome.tail or 'none'}")
+        if search.record(attempt, size, complete=complete):
+            attempt_path.replace(best_path)
+        attempt_path.unlink(missing_ok=True)
+    return best_path if search.best is not None else None
+
+
+def _feed(archive: TapeArchive, block: int, write: Callable[[bytes], object]) -> None:
+    """Write the whole tape as Matroska, one frame in memory at a time."""
+    width, height = archive.size[0] // block, archive.size[1] // block
+    write(stream_header(width, height))
+    for index, showing in enumerate(archive.frames):
+        picture: Image.Image | None = archive.picture(index)
+        if block > 1 and picture is not None:
+            picture = shrunk_exactly(picture, block)
+        if picture is None:
+            raise _NotEnlarged
+        pixels = picture.tobytes()
+        write(frame_header(showing.start, showing.duration, len(pixels)))
+        write(pixels)
+
+
+def _picture(stream: ffmpeg.Stream, width: int, height: int, scale: float) -> ffmpeg.Stream:
+    """Scaled, in BT.709; the tags are set by a filter because ffmpeg 7 and later lose the output options."""
+    exact = "accurate_rnd+full_chroma_int+bitexact"
+    colour = {"out_color_matrix": "bt709", "out_range": "tv"}
+    if scale > 1:
+        factor = int(scale)
+        stream = stream.filter("scale", width * factor, height * factor, flags=f"neighbor+{exact}", **colour)
+    elif scale < 1:
+        size = [max(2, int(side * scale) // 2 * 2) for side in (width, height)]
+        stream = stream.filter("scale", *size, flags=f"area+{exact}", **colour)
+    else:
+        stream = stream.filter("pad", "ceil(iw/2)*2", "ceil(ih/2)*2").filter(
+            "scale", flags=f"neighbor+{exact}", **colour
+        )
+    return stream.filter("format", "yuv420p").filter(
+        "setparams", color_primaries="bt709", color_trc="bt709", colorspace="bt709", range="tv"
+    )
+
+
+def _output_options(crf: int, *, sound: bool) -> dict[str, str | int]:
+    """Variable frame times to 1/90000 s, index first, no version strings and no dependence on the CPU."""
+    options: dict[str, str | int] = {
+        "format": "mp4",
+        "movflags": "+faststart",
+        "vcodec": "libx264",
+        "preset": PRESET,
+        "crf": crf,
+        "threads": THREADS,
+        "pix_fmt": "yuv420p",
+        "g": 300,
+        "x264-params": "cpu-independent=1",
+        "fps_mode": "vfr",
+        "enc_time_base": "1:90000",
+        "video_track_timescale": 90_000,
+        "map_metadata": -1,
+        "fflags": "+bitexact",
+        "flags:v": "+bitexact",
+    }
+    if sound:
+        options |= {"acodec": "aac", "b:a": "128k", "ar": 48_000, "flags:a": "+bitexact"}
+    return options
