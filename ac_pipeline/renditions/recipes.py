@@ -1,0 +1,142 @@
+"""The recipes: what is made of a source file, by the name a media type asks for.
+
+A recipe turns one file on disk into the blobs of a record, and says which limits hold. Fetching, keeping and reusing
+is `renderer.py`; how pictures and videos are made is in their own modules.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from ac_pipeline.errors import TooLarge, UnreadableMedia
+from ac_pipeline.renditions import thumbnail
+from ac_pipeline.renditions.sniffing import HEAD, sniff
+from ac_pipeline.renditions.tape_archive import ARCHIVE_BYTES, TapeArchive
+from ac_pipeline.renditions.thumbnail import Thumbnail, check_thumbnail, make_thumbnail, thumbnail_of
+from ac_pipeline.renditions.video import VIDEO_CAP, Encoder, Job, Video, encode_tape, shrink_video
+from ac_pipeline.renditions.video_check import check_finished, middle_frame, read_facts
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """One finished blob with its sniffed MIME type; `details` tells people how it was made."""
+
+    data: bytes
+    mime_type: str
+    details: Mapping[str, str | int | float | bool] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """All blobs of one source, by record field, and the oddities met."""
+
+    products: Mapping[str, Product]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What recipes work with.
+
+    Args:
+        encoder: Which ffmpeg.
+        blob_limit: Largest blob the PDS takes, in bytes.
+        slots: Held while encoding, so that only so many encodings run at a time.
+    """
+
+    encoder: Encoder
+    blob_limit: Callable[[], int]
+    slots: threading.BoundedSemaphore
+
+    @property
+    def video_cap(self) -> int:
+        return min(self.blob_limit(), VIDEO_CAP)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """How one kind of source is rendered.
+
+    Args:
+        source_bytes: Largest source taken.
+        spec: Names everything besides the source that decides the result.
+        make: Source file, the format its key promised, an empty folder to work in -> blobs.
+    """
+
+    source_bytes: int
+    spec: Callable[[Workshop], str]
+    make: Callable[[Path, str, Path, Workshop], Made]
+
+
+def _painting_thumbnail(source: Path, format: str, folder: Path, workshop: Workshop) -> Made:
+    made = make_thumbnail(source.read_bytes(), "The painting")
+    return Made({"thumbnail": _thumbnail_product(made)})
+
+
+def _tape_video(source: Path, format: str, folder: Path, workshop: Workshop) -> Made:
+    with workshop.slots:
+        job = Job(folder, workshop.encoder, workshop.video_cap)
+        return _from_mp4(source, job) if format == "mp4" else _from_zip(source, job)
+
+
+def _from_zip(source: Path, job: Job) -> Made:
+    with TapeArchive(source) as archive:
+        video = encode_tape(archive, job)
+        poster = thumbnail_of(archive.picture(len(archive.frames) // 2))
+        return Made(
+            {"video": _video_product(video, job.cap), "thumbnail": _thumbnail_product(poster)}, archive.warnings
+        )
+
+
+def _from_mp4(source: Path, job: Job) -> Made:
+    """A finished MP4 byte for byte where it can be (MEDIA-13), else encoded again: too large, or of a brand that the
+    PDS takes for another type."""
+    facts = read_facts(source, decode=False)
+    check_finished(facts)
+    poster = _thumbnail_product(thumbnail_of(middle_frame(source, facts)))
+    size = source.stat().st_size
+    if size <= job.cap and facts.mime_type == "video/mp4":
+        details = {
+            "width": facts.width,
+            "height": facts.height,
+            "seconds": round(facts.duration / 1000, 3),
+            "frames": len(facts.times),
+            "finished": True,
+        }
+        return Made({"video": _video_product(Video(source, size, details), job.cap), "thumbnail": poster})
+    video = shrink_video(source, facts, job)
+    reason = f"{size} bytes are over {job.cap}" if size > job.cap else f"its brand makes it {facts.mime_type}"
+    warning = f"The finished MP4 was encoded again: {reason}"
+    return Made({"video": _video_product(video, job.cap), "thumbnail": poster}, (warning,))
+
+
+def _video_product(video: Video, cap: int) -> Product:
+    if video.size > cap:
+        raise TooLarge(f"The video has {video.size} bytes; at most {cap} are taken")
+    data = video.path.read_bytes()
+    mime_type = sniff(data[:HEAD])
+    if mime_type != "video/mp4":
+        raise UnreadableMedia(f"The video is {mime_type}, not video/mp4")
+    return Product(data, mime_type, video.details)
+
+
+def _thumbnail_product(made: Thumbnail) -> Product:
+    check_thumbnail(made.data)
+    return Product(made.data, made.mime_type, made.details)
+
+
+RECIPES: Mapping[str, Recipe] = MappingProxyType(
+    {
+        "painting-thumbnail": Recipe(thumbnail.SOURCE_BYTES, lambda workshop: thumbnail.SPEC, _painting_thumbnail),
+        "tape-video": Recipe(
+            ARCHIVE_BYTES,
+            lambda workshop: f"{workshop.encoder.spec(workshop.video_cap)}; {thumbnail.SPEC}",
+            _tape_video,
+        ),
+    }
+)
+"""Name on the media type -> recipe."""

@@ -1,0 +1,184 @@
+"""Derived media of one document: known, kept from before, or made now. Implements the engine's `Renderer` port.
+
+Joins object storage, the recipes and the store. Knows no media type: which objects and which recipe is on the type.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from ac_pipeline.errors import (
+    EncodingFailed,
+    Misconfigured,
+    Permanent,
+    SourceMissing,
+    TooLarge,
+    Transient,
+    UnreadableMedia,
+)
+from ac_pipeline.items import BlobRef, Derived, Rendition
+from ac_pipeline.media.base import Document, MediaType, SourceObject
+from ac_pipeline.objects import Fetched, ObjectStorage
+from ac_pipeline.renditions.ffmpeg_process import default_binary
+from ac_pipeline.renditions.recipes import RECIPES, Workshop
+from ac_pipeline.renditions.store import Kept, RenditionStore
+from ac_pipeline.renditions.video import Encoder
+
+
+class Renderer:
+    """Renders documents, any number of threads at once.
+
+    Args:
+        objects: Where sources are.
+        store: Where renditions are kept.
+        blob_limit: Largest blob the PDS takes, in bytes; asked only when something has to be made or looked up.
+        work_dir: Folder for temporary files; made if missing, nothing stays in it.
+        ffmpeg: An ffmpeg with libx264 (`AC_FFMPEG`), or None for imageio-ffmpeg's.
+        encode_slots: Most encodings at a time; each uses one thread of libx264 and one that decodes frames.
+        stop: Set by anybody to cancel running encodings.
+    """
+
+    def __init__(
+        self,
+        objects: ObjectStorage,
+        store: RenditionStore,
+        *,
+        blob_limit: Callable[[], int],
+        work_dir: Path,
+        ffmpeg: str | None = None,
+        encode_slots: int = 2,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self._objects = objects
+        self._store = store
+        self._work_dir = work_dir
+        self._workshop = Workshop(
+            Encoder(ffmpeg or default_binary(), stop=stop), blob_limit, threading.BoundedSemaphore(encode_slots)
+        )
+        self._sources = _Turns()
+
+    def derive(self, media: MediaType, document: Document, known: Derived | None) -> Derived:
+        """Renditions and companions of a document: from what is known, else the store, else made now.
+
+        What is known is taken as it is while the candidate objects are the same, whatever encoder it was made with:
+        published media does not change because ffmpeg did. Only companions not found before are asked for again.
+
+        Raises:
+            SourceMissing, UnreadableMedia, EncodingFailed, TooLarge: The item is to be quarantined.
+            Transient: Storage or the encoder did not answer.
+        """
+        candidates = media.sources(document)
+        key = source_key(candidates)
+        before = known if known is not None and known.key == key else None
+        found = self._companions(media, document, before.found if before else frozenset())
+        wanted = {blob.name for blob in media.blobs}
+        if before is not None and wanted <= before.renditions.keys():
+            return before if found == before.found else replace(before, found=found)
+        if media.recipe is None:
+            return Derived(found=found, key=key)
+        try:
+            kept = self._render(media.recipe, candidates)
+        except OSError as error:
+            raise Transient(
+                f"The work folder {self._work_dir} cannot be used ({error}); make room or check it"
+            ) from error
+        return Derived(kept.renditions, found, key, kept.warnings)
+
+    def open(self, blob: BlobRef) -> bytes:
+        """The bytes of a rendition.
+
+        Raises:
+            SourceMissing: The store has lost it; derive again with `known=None`.
+        """
+        return self._store.open(blob.cid)
+
+    def _companions(self, media: MediaType, document: Document, before: frozenset[str]) -> frozenset[str]:
+        companions = media.companions(document)
+        return frozenset(
+            name for name, objects in companions.items() if name in before or self._objects.exists(objects) is not None
+        )
+
+    def _render(self, recipe: str, candidates: Sequence[SourceObject]) -> Kept:
+        """Render the first candidate that exists. If it cannot be used, those after it in another format are tried:
+        a broken MP4 does not hide the ZIP it was made from, but a broken picture is never replaced by another one."""
+        if recipe not in RECIPES:
+            raise Misconfigured(f"There is no rendition recipe {recipe!r}; known are {', '.join(sorted(RECIPES))}")
+        left = tuple(candidates)
+        unusable: Permanent | None = None
+        warnings: list[str] = []
+        while True:
+            self._work_dir.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix="derive-", dir=self._work_dir) as folder:
+                try:
+                    fetched = self._objects.fetch(left, Path(folder, "source"), RECIPES[recipe].source_bytes)
+                except SourceMissing as error:
+                    raise unusable or error from error
+                except TooLarge as error:
+                    if unusable is not None:
+                        raise unusable from error
+                    raise
+                try:
+                    kept = self._once(recipe, fetched, Path(folder))
+                except (UnreadableMedia, EncodingFailed, TooLarge) as error:
+                    after = left[left.index(fetched.object) + 1 :]
+                    left = tuple(other for other in after if other.format != fetched.object.format)
+                    if not left:
+                        raise
+                    unusable = unusable or error
+                    warnings.append(f"{fetched.object.format} passed over: {error.message}")
+                else:
+                    return Kept(kept.renditions, (*warnings, *kept.warnings))
+
+    def _once(self, recipe: str, fetched: Fetched, folder: Path) -> Kept:
+        """From the store, else made now; equal sources are rendered once, however many threads ask."""
+        spec = RECIPES[recipe].spec(self._workshop)
+        # A ZIP offered as an MP4 is read by other rules, so the format is part of what was rendered.
+        identity = f"{recipe}:{fetched.object.format}"
+        with self._sources.turn(f"{identity}:{fetched.sha256}"):
+            kept = self._store.lookup(identity, fetched.sha256, spec)
+            if kept is not None:
+                return kept
+            made = RECIPES[recipe].make(fetched.path, fetched.object.format, folder, self._workshop)
+            renditions = {
+                name: Rendition(self._store.put(product.data, product.mime_type), fetched.sha256, spec, product.details)
+                for name, product in made.products.items()
+            }
+            self._store.remember(identity, fetched.sha256, spec, renditions, made.warnings)
+            return Kept(renditions, made.warnings)
+
+
+def source_key(candidates: Sequence[SourceObject]) -> str:
+    """Identity of what an item is derived from: sha-256 (hex) of its ordered candidate objects."""
+    value = [[source.bucket, source.key, source.format] for source in candidates]
+    return hashlib.sha256(json.dumps(value, separators=(",", ":")).encode()).hexdigest()
+
+
+class _Turns:
+    """One thread at a time for each name; names nobody waits for are forgotten."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._waiting: dict[str, tuple[threading.Lock, int]] = {}
+
+    @contextmanager
+    def turn(self, name: str) -> Iterator[None]:
+        with self._guard:
+            lock, users = self._waiting.get(name, (threading.Lock(), 0))
+            self._waiting[name] = (lock, users + 1)
+        try:
+            with lock:
+                yield
+        finally:
+            with self._guard:
+                _, users = self._waiting[name]
+                if users == 1:
+                    del self._waiting[name]
+                else:
+                    self._waiting[name] = (lock, users - 1)

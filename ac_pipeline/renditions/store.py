@@ -1,0 +1,206 @@
+"""The rendition store: derived media under their CIDs, and an index of what was made from which source.
+
+A folder or anything fsspec reaches. The cache is what keeps published bytes stable over encoder upgrades (media
+facts, section 5). Making renditions is not done here.
+
+    blobs/<cid>            the bytes
+    index/<sha-256>.json   recipe, source and spec -> renditions and warnings
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import fsspec
+from fsspec.implementations.local import LocalFileSystem
+
+from ac_pipeline.atproto.syntax import blob_cid
+from ac_pipeline.errors import InvalidRecord, Misconfigured, ServiceUnreachable, SourceMissing
+from ac_pipeline.items import BlobRef, Rendition
+from ac_pipeline.renditions.sniffing import sniff
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What was made of one source: record field -> rendition, and the oddities met."""
+
+    renditions: Mapping[str, Rendition]
+    warnings: tuple[str, ...] = ()
+
+
+class RenditionStore:
+    """Derived media in one folder or bucket; any number of processes may share it.
+
+    Args:
+        url: A path, or any fsspec URL such as `s3://bucket/renditions` or `memory://renditions`.
+
+    Raises:
+        Misconfigured: The URL's kind is unknown, or its driver is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        try:
+            self._fs, root = fsspec.core.url_to_fs(url)
+        except (ImportError, ValueError) as error:
+            raise Misconfigured(f"AC_RENDITIONS_URL is {url!r}, which cannot be used: {error}") from error
+        self._root = str(root).rstrip("/")
+        self._local = isinstance(self._fs, LocalFileSystem)
+
+    def put(self, data: bytes, mime_type: str) -> BlobRef:
+        """Keep a blob under its CID; the same bytes twice are kept once.
+
+        Raises:
+            InvalidRecord: The bytes are not of the declared type (MEDIA-2).
+            ServiceUnreachable: The store does not take it.
+        """
+        actual = sniff(data)
+        if actual != mime_type:
+            raise InvalidRecord(f"The blob is declared {mime_type}, its bytes are {actual}")
+        blob = BlobRef(blob_cid(data), mime_type, len(data))
+        if not self._holds(blob):
+            self._write(self._blob_path(blob.cid), data)
+        return blob
+
+    def open(self, cid: str) -> bytes:
+        """The bytes of a blob, hashed again on the way out.
+
+        Raises:
+            SourceMissing: They are gone, or damaged; damaged ones are removed, so that they can be made again.
+            ServiceUnreachable: The store did not answer.
+        """
+        path = self._blob_path(cid)
+        data = self._read(path)
+        if data is None:
+            raise SourceMissing(f"The rendition store has no blob {cid}; derive it again")
+        if blob_cid(data) != cid:
+            self._remove(path)
+            raise SourceMissing(f"The rendition store's blob {cid} is damaged and was removed; derive it again")
+        return data
+
+    def has(self, cid: str) -> bool:
+        """Whether the blob is there; its bytes are not looked at."""
+        try:
+            return bool(self._fs.exists(self._blob_path(cid)))
+        except OSError as error:
+            raise self._unreachable(error) from error
+
+    def lookup(self, recipe: str, source: str, spec: str) -> Kept | None:
+        """What was made before from this source by this recipe, if all of its blobs are still here.
+
+        Args:
+            recipe: Name of the recipe.
+            source: sha-256 (hex) of the source bytes.
+            spec: Everything else that decides the result: encoder, version, caps.
+        """
+        data = self._read(self._index_path(recipe, source, spec))
+        if data is None:
+            return None
+        try:
+            value = json.loads(data)
+            kept = Kept(
+                {name: _rendition(entry) for name, entry in value["renditions"].items()}, tuple(value["warnings"])
+            )
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return None  # A damaged entry costs one encoding, which writes it anew.
+        return kept if all(self._holds(rendition.blob) for rendition in kept.renditions.values()) else None
+
+    def remember(
+        self, recipe: str, source: str, spec: str, renditions: Mapping[str, Rendition], warnings: Sequence[str] = ()
+    ) -> None:
+        """Keep what was made, for `lookup`; arguments as there. Blobs are `put` first."""
+        value = {
+            "recipe": recipe,
+            "source": source,
+            "spec": spec,
+            "renditions": {name: _json(rendition) for name, rendition in renditions.items()},
+            "warnings": list(warnings),
+        }
+        self._write(self._index_path(recipe, source, spec), _canonical(value))
+
+    def _blob_path(self, cid: str) -> str:
+        return f"{self._root}/blobs/{cid}"
+
+    def _index_path(self, recipe: str, source: str, spec: str) -> str:
+        key = hashlib.sha256(_canonical([recipe, source, spec])).hexdigest()
+        return f"{self._root}/index/{key}.json"
+
+    def _holds(self, blob: BlobRef) -> bool:
+        """Whether the blob is there in its full size; a torn one is written again."""
+        try:
+            return bool(self._fs.size(self._blob_path(blob.cid)) == blob.size)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise self._unreachable(error) from error
+
+    def _read(self, path: str) -> bytes | None:
+        try:
+            return bytes(self._fs.cat_file(path))
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise self._unreachable(error) from error
+
+    def _remove(self, path: str) -> None:
+        try:
+            self._fs.rm_file(path)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._unreachable(error) from error
+
+    def _write(self, path: str, data: bytes) -> None:
+        """All or nothing: on disk by renaming a synced file; a bucket's PUT is atomic by itself."""
+        try:
+            folder = path.rsplit("/", 1)[0]
+            self._fs.makedirs(folder, exist_ok=True)
+            if not self._local:
+                self._fs.pipe_file(path, data)
+                return
+            temporary = f"{folder}/.{uuid.uuid4().hex}.part"
+            try:
+                with open(temporary, "xb") as file:
+                    file.write(data)
+                    file.flush()
+                    os.fsync(file.fileno())
+                os.replace(temporary, path)
+            finally:
+                if os.path.exists(temporary):
+                    os.unlink(temporary)
+        except OSError as error:
+            raise self._unreachable(error) from error
+
+    def _unreachable(self, error: OSError) -> ServiceUnreachable:
+        return ServiceUnreachable(
+            f"The rendition store at {self._root} cannot be used ({error}); check AC_RENDITIONS_URL"
+        )
+
+
+def _json(rendition: Rendition) -> dict[str, object]:
+    return {
+        "blob": {"cid": rendition.blob.cid, "mimeType": rendition.blob.mime_type, "size": rendition.blob.size},
+        "source": rendition.source,
+        "spec": rendition.spec,
+        "details": dict(rendition.details),
+    }
+
+
+def _rendition(value: Mapping[str, object]) -> Rendition:
+    blob, details = value["blob"], value["details"]
+    if not isinstance(blob, dict) or not isinstance(details, dict):
+        raise TypeError("not a rendition")
+    return Rendition(
+        BlobRef(str(blob["cid"]), str(blob["mimeType"]), int(blob["size"])),
+        str(value["source"]),
+        str(value["spec"]),
+        details,
+    )
+
+
+def _canonical(value: object) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
