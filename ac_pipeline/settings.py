@@ -1,0 +1,153 @@
+"""The settings: every environment variable the pipeline reads, with its default and its check.
+
+Read once, at the edge, by `load_settings`; nothing below the edge looks at the environment. Turning settings into
+clients is `wiring.py`. `.env.example` documents the same variables for people.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ac_pipeline.errors import Misconfigured
+
+ENV_FILES = (".env", ".env.local")
+"""Read in this order: what `ac-pipeline local up` writes into the second wins, and the real environment over both."""
+
+_DATABASE = re.compile(r"[^/\\. \"$*<>:|?\0]{1,63}")
+"""Characters and length MongoDB allows in the name of a database."""
+_POSTGRES = "postgresql+psycopg2://"
+
+
+def _mongo_uri(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value().startswith(("mongodb://", "mongodb+srv://")):
+        raise ValueError("must begin with mongodb:// or mongodb+srv://")
+    return value
+
+
+def _database(value: str) -> str:
+    if _DATABASE.fullmatch(value) is None:
+        raise ValueError("must be the name of a database: 1 to 63 characters, no dots, spaces or slashes")
+    return value
+
+
+def _address(value: str) -> str:
+    try:
+        parts = urlsplit(value)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.username is None
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ValueError("must be an http or https address without user and password")
+    return value.rstrip("/")
+
+
+def _template(value: str) -> str:
+    if value.count("{bucket}") != 1:
+        raise ValueError("must hold {bucket} once, for the name of the bucket")
+    return _address(value.replace("{bucket}", "bucket")) and value.rstrip("/")
+
+
+def _postgres(value: SecretStr) -> SecretStr:
+    if not value.get_secret_value().startswith(_POSTGRES):
+        raise ValueError(f"must begin with {_POSTGRES}")
+    return value
+
+
+Address = Annotated[str, AfterValidator(_address)]
+DatabaseName = Annotated[str, AfterValidator(_database)]
+
+
+class Settings(BaseSettings):
+    """All settings. Field names are the variables' names in lower case; secrets do not show in `repr`."""
+
+    model_config = SettingsConfigDict(
+        env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True, env_file_encoding="utf-8"
+    )
+
+    mongodb_connection_string: Annotated[SecretStr, AfterValidator(_mongo_uri)]
+    mongodb_name: DatabaseName
+    pds_url: Address = "https://at.aesthetic.computer"
+    pds_admin_password: SecretStr | None = None
+    pds_rate_limit_bypass_key: SecretStr | None = None
+    ac_ledger_database: DatabaseName = ""
+    ac_media_url: Annotated[str, AfterValidator(_template)] = "https://{bucket}.sfo3.digitaloceanspaces.com"
+    ac_renditions_url: str = ""
+    ac_lexicon_authority: str | None = None
+    dagster_home: Path = Path(".dagster")
+    dagster_postgres_url: Annotated[SecretStr, AfterValidator(_postgres)] | None = None
+
+    ac_ffmpeg: Path | None = None
+    ac_concurrent_users: int = Field(default=4, ge=1, le=64)
+    ac_concurrent_downloads: int = Field(default=8, ge=1, le=64)
+    ac_concurrent_encodes: int = Field(default=2, ge=1, le=64)
+    ac_pds_timeout_seconds: float = Field(default=60.0, gt=0)
+    ac_media_timeout_seconds: float = Field(default=60.0, gt=0)
+    ac_mongo_timeout_seconds: float = Field(default=15.0, gt=0)
+    ac_encode_timeout_seconds: float = Field(default=600.0, gt=0)
+    ac_points_headroom: float = Field(default=0.1, ge=0, lt=1)
+    ac_commits_per_hour: int = Field(default=2_500, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_in(cls, values: Any) -> Any:
+        """Defaults that follow from other settings: the ledger's database and the folder of the renditions."""
+        if isinstance(values, Mapping):
+            values = dict(values)
+            name = values.get("mongodb_name")
+            if isinstance(name, str):
+                values.setdefault("ac_ledger_database", f"{name}-pipeline")
+            home = values.get("dagster_home", cls.model_fields["dagster_home"].default)
+            values.setdefault("ac_renditions_url", str(Path(home) / "renditions"))
+        return values
+
+
+def load_settings(env_dir: Path | None = None) -> Settings:
+    """The settings of this process.
+
+    Args:
+        env_dir: The folder of `.env` and `.env.local`, and of a relative `DAGSTER_HOME`; the working directory when
+            None. Files that are not there are passed over.
+
+    Raises:
+        Misconfigured: A variable is missing or wrong. The message names it and never shows what it holds.
+    """
+    folder = (env_dir or Path.cwd()).resolve()
+    try:
+        # `_env_file` is the documented argument of BaseSettings, which its generated signature hides from mypy.
+        settings = Settings(_env_file=tuple(folder / name for name in ENV_FILES))  # type: ignore[call-arg]
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise Misconfigured(_sentence(error, folder)) from None  # the original error holds the values
+    home = settings.dagster_home.expanduser()
+    if home.is_absolute():
+        return settings
+    anchored = folder / home
+    changes: dict[str, Any] = {"dagster_home": anchored}
+    if settings.ac_renditions_url == str(settings.dagster_home / "renditions"):
+        changes["ac_renditions_url"] = str(anchored / "renditions")
+    return settings.model_copy(update=changes)
+
+
+def _sentence(error: ValidationError | UnicodeDecodeError, folder: Path) -> str:
+    if isinstance(error, UnicodeDecodeError):
+        return f"The settings in {folder} cannot be read: .env and .env.local must be UTF-8 text."
+    details = error.errors(include_input=False, include_url=False, include_context=False)
+    missing = sorted({_variable(detail) for detail in details if detail["type"] == "missing"})
+    wrong = [f"{_variable(detail)} {_lower(str(detail['msg']))}" for detail in details if detail["type"] != "missing"]
+    parts = [f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set"] if missing else []
+    return f"{'; '.join([*parts, *wrong])}: set it in the environment or in {folder / ENV_FILES[0]} (see .env.example)."
+
+
+def _variable(detail: Any) -> str:
+    return str(detail["loc"][0]).upper() if detail["loc"] else "A setting"
+
+
+def _lower(message: str) -> str:
+    message = message.removeprefix("Value error, ")
+    return message[:1].lower() + message[1:]

@@ -1,0 +1,124 @@
+"""Settings: defaults, precedence, and one clear sentence for what is missing or wrong."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ac_pipeline.errors import Misconfigured
+from ac_pipeline.settings import Settings, load_settings
+
+PROJECT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def empty_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+def write(folder: Path, name: str = ".env", **variables: str) -> None:
+    needed = (
+        {"MONGODB_CONNECTION_STRING": "mongodb://127.0.0.1:1", "MONGODB_NAME": "aesthetic"} if name == ".env" else {}
+    )
+    (folder / name).write_text("".join(f"{key}={value}\n" for key, value in {**needed, **variables}.items()))
+
+
+def test_two_variables_are_enough_and_the_rest_has_defaults(tmp_path: Path) -> None:
+    write(tmp_path)
+    settings = load_settings(tmp_path)
+    assert settings.mongodb_connection_string.get_secret_value() == "mongodb://127.0.0.1:1"
+    assert settings.pds_url == "https://at.aesthetic.computer"
+    assert settings.ac_ledger_database == "aesthetic-pipeline"
+    assert settings.ac_media_url == "https://{bucket}.sfo3.digitaloceanspaces.com"
+    assert settings.dagster_home == tmp_path / ".dagster"
+    assert settings.ac_renditions_url == str(tmp_path / ".dagster" / "renditions")
+    assert settings.pds_admin_password is None
+    assert settings.dagster_postgres_url is None
+
+
+def test_the_later_file_wins_and_the_environment_wins_over_both(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path, PDS_URL="https://one.example", AC_LEDGER_DATABASE="one", AC_LEXICON_AUTHORITY="one")
+    write(tmp_path, ".env.local", PDS_URL="https://two.example", AC_LEDGER_DATABASE="two")
+    monkeypatch.setenv("PDS_URL", "https://three.example")
+    settings = load_settings(tmp_path)
+    assert (settings.pds_url, settings.ac_ledger_database, settings.ac_lexicon_authority) == (
+        "https://three.example",
+        "two",
+        "one",
+    )
+
+
+def test_a_copied_example_counts_as_not_set(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_text((PROJECT / ".env.example").read_text())
+    with pytest.raises(Misconfigured, match=r"MONGODB_CONNECTION_STRING and MONGODB_NAME are not set"):
+        load_settings(tmp_path)
+
+
+def test_the_example_documents_every_variable() -> None:
+    documented = set(re.findall(r"^([A-Z_]+)=$", (PROJECT / ".env.example").read_text(), re.MULTILINE))
+    assert documented == {name.upper() for name in Settings.model_fields}
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("MONGODB_CONNECTION_STRING", "http://user:hunter2@host"),
+        ("MONGODB_NAME", "a.b"),
+        ("MONGODB_NAME", "x" * 64),
+        ("PDS_URL", "at.aesthetic.computer"),
+        ("PDS_URL", "https://admin:hunter2@host"),
+        ("AC_MEDIA_URL", "https://sfo3.digitaloceanspaces.com"),
+        ("AC_MEDIA_URL", "ftp://{bucket}.example"),
+        ("DAGSTER_POSTGRES_URL", "postgresql://user:hunter2@host/dagster"),
+        ("AC_CONCURRENT_USERS", "0"),
+        ("AC_CONCURRENT_USERS", "hunter2"),
+        ("AC_POINTS_HEADROOM", "1"),
+        ("AC_PDS_TIMEOUT_SECONDS", "0"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence_that_names_it_and_hides_its_value(
+    tmp_path: Path, variable: str, value: str
+) -> None:
+    """ACCT-5: a password in a mistyped address does not reach the message."""
+    write(tmp_path, **{variable: value})
+    with pytest.raises(Misconfigured) as caught:
+        load_settings(tmp_path)
+    assert caught.value.message.startswith(variable)
+    assert "\n" not in caught.value.message
+    assert "hunter2" not in caught.value.message
+    assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("MONGODB_NAME", "x" * 63),
+        ("AC_MEDIA_URL", "http://127.0.0.1:9000/{bucket}"),
+        ("DAGSTER_POSTGRES_URL", "postgresql+psycopg2://user:pw@host/dagster"),
+        ("AC_CONCURRENT_USERS", "1"),
+        ("AC_POINTS_HEADROOM", "0"),
+        ("PDS_URL", "http://localhost:2583/"),
+    ],
+)
+def test_usable_values_are_taken(tmp_path: Path, variable: str, value: str) -> None:
+    # A ledger's name is derived from the source's, so the longest source name needs one of its own.
+    write(tmp_path, **{"AC_LEDGER_DATABASE": "ledger", variable: value})
+    assert load_settings(tmp_path)
+
+
+def test_secrets_do_not_show(tmp_path: Path) -> None:
+    """ACCT-5: printing the settings shows no password."""
+    write(
+        tmp_path,
+        MONGODB_CONNECTION_STRING="mongodb://user:hunter2@host",
+        PDS_ADMIN_PASSWORD="hunter2",
+        PDS_RATE_LIMIT_BYPASS_KEY="hunter2",
+        DAGSTER_POSTGRES_URL="postgresql+psycopg2://user:hunter2@host/dagster",
+    )
+    settings = load_settings(tmp_path)
+    assert "hunter2" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
