@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from hashlib import sha256
 
 from ac_pipeline.errors import Blocked
 
@@ -15,6 +16,7 @@ GUEST_ID = "art-guest"
 """`users._id` of the account that owns all anonymous work; also its partition key."""
 
 _KEY = re.compile(r"[a-z0-9._-]+")
+_DID_KEY = re.compile(r"[a-z0-9:._-]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +49,35 @@ class Account:
 
 
 def key_candidates(*, id: str, handle: str | None, code: str | None, did: str | None) -> list[str]:
-    """Partition keys an account could have, best first: handle in lower case, user code, DID; the guest's is fixed."""
+    """Partition keys an account could have, best first: handle in lower case, user code, DID; the guest's is fixed.
+
+    The last one, `user:` and 16 hex digits of sha-256 of the id, is for who has none of these, or lost them all to
+    others: an account that owns work is never left out of the list. No handle or code can hold a colon.
+    """
     if id == GUEST_ID:
         return [GUEST_ID]
     lowered = [part.lower() for part in (handle, code) if part and _KEY.fullmatch(part.lower())]
-    return [*lowered, *([did] if did else [])]
+    named_did = [did] if did and _DID_KEY.fullmatch(did) else []
+    return [*lowered, *named_did, f"user:{sha256(id.encode(errors='surrogateescape')).hexdigest()[:16]}"]
 
 
 def assign_keys(candidates: Iterable[tuple[str, list[str], str | None]]) -> dict[str, str]:
     """Give every account one key of its own.
 
     On a clash the guest wins, then the account whose permanent code the key is, then the smaller id; the loser takes
-    its next candidate. An account without any usable candidate gets none: it has neither name, code nor DID to type.
+    its next candidate. An account whose candidates are all taken gets none.
 
     Args:
         candidates: `(account id, its key candidates, its code)` of every account.
 
     Returns:
-        Account id -> key.
+        Account id -> key; the same for the same accounts, in whatever order they come.
     """
     accounts = sorted(candidates, key=lambda entry: entry[0])
-    owner_of_code = {code.lower(): id for id, _, code in accounts if code}
+    owner_of_code: dict[str, str] = {}
+    for id, _, code in accounts:
+        if code:
+            owner_of_code.setdefault(code.lower(), id)
     taken: dict[str, str] = {GUEST_ID: GUEST_ID}
     keys: dict[str, str] = {}
     for id, options, _ in accounts:

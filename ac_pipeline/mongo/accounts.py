@@ -1,0 +1,248 @@
+"""The accounts of the platform, joined from the collections that each hold a part of them.
+
+The values and the rule for partition keys are `ac_pipeline/accounts.py`. Passwords pass through here: nothing of a user
+document is ever logged or put into a message. Facts: aesthetic-computer facts, section 2.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Any
+
+from pymongo.database import Database
+
+from ac_pipeline.accounts import GUEST_ID, Account, assign_keys, key_candidates
+from ac_pipeline.errors import AccountDeleted, Blocked, Misconfigured, NoCredentials
+from ac_pipeline.media.base import MediaType
+from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.mongo.database import SOURCE_CODEC, mongo_errors
+
+_SISTER_TENANT = "sotce-"
+_FIELDS = (
+    "code",
+    "atproto.did",
+    "atproto.handle",
+    "atproto.password",
+    "atproto_did",
+    "atproto_handle",
+    "atproto_password",
+)
+_BATCH = 5_000
+"""Rows an answer holds: all 4,201 users fit into one."""
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class _Credentials:
+    did: str | None
+    pds_handle: str | None
+    password: str | None
+
+
+class MongoAccounts:
+    """All accounts: users, owners of documents who have no user document, and the guest.
+
+    Args:
+        database: The platform's database.
+        types: The media types whose owners count.
+    """
+
+    def __init__(self, database: Database[dict[str, Any]], *, types: Sequence[MediaType] = MEDIA_TYPES) -> None:
+        self._database = database
+        self._types = types
+
+    def all(self) -> list[Account]:
+        """Every account, by partition key. Reads all users: call it once and keep the list for the run.
+
+        Left out are accounts that are purged (deletion row or tombstone, and no user document any more: DEL-9), and
+        ids of the sister tenant that own nothing here and have no PDS account: their owner is listed under the
+        platform's own id.
+
+        Raises:
+            Transient: A part could not be read; there is no list without all of its parts.
+        """
+        users = {str(row["_id"]): row for row in self._rows("users", dict.fromkeys(_FIELDS, 1))}
+        handles = {str(row["_id"]): _text(row.get("handle")) for row in self._rows("@handles", {"handle": 1})}
+        deletions = {
+            str(row["_id"]): _text(row.get("state")) or "scheduled"
+            for row in self._rows("account-deletions", {"state": 1})
+            if row.get("state") != "cancelled"
+        }
+        tombstones = {str(row["_id"]) for row in self._rows("account-tombstones", {"_id": 1})}
+        owners = self._owners()
+
+        users.setdefault(GUEST_ID, {})
+        accounts: dict[str, Account] = {}
+        for id in {*users, *owners}:
+            deleted = _deletion(id, deletions, tombstones)
+            if deleted and id not in users:
+                continue
+            row = users.get(id, {})
+            credentials = _credentials(row)
+            if id.startswith(_SISTER_TENANT) and id not in owners and credentials.did is None:
+                continue
+            accounts[id] = _account(id, handles.get(id), _text(row.get("code")), credentials, deleted)
+        return _one_account_a_repository(_with_keys(accounts.values()))
+
+    def select(self, selectors: Iterable[str]) -> list[Account]:
+        """The accounts these selectors name, in their order, each once.
+
+        Args:
+            selectors: Partition keys, handles with or without `@`, user codes, DIDs, PDS handles or Mongo ids. Case
+                counts in Mongo ids only.
+
+        Raises:
+            Misconfigured: A selector names no account, or more than one.
+        """
+        wanted = list(selectors)
+        if not wanted:
+            return []
+        accounts = self.all()
+        return list({account.id: account for account in (_pick(accounts, selector) for selector in wanted)}.values())
+
+    def find(self, selector: str) -> Account:
+        """The account one selector names; see `select`."""
+        return self.select([selector])[0]
+
+    def _rows(self, collection: str, projection: Mapping[str, int]) -> Iterable[dict[str, Any]]:
+        with mongo_errors(f"read the collection {collection}"):
+            return list(
+                self._database.get_collection(collection, codec_options=SOURCE_CODEC).find(
+                    {}, projection, batch_size=_BATCH
+                )
+            )
+
+    def _owners(self) -> set[str]:
+        """Everybody who owns a document, by `$group`: `distinct` is not in Stable API v1 (OPS-5)."""
+        owners: set[str] = set()
+        for media in self._types:
+            with mongo_errors(f"list the owners of the {media.plural}"):
+                groups = self._database[media.collection].aggregate([{"$group": {"_id": "$user"}}], batchSize=_BATCH)
+                owners.update(row["_id"] for row in groups if isinstance(row["_id"], str) and row["_id"])
+        return owners
+
+
+def _account(
+    id: str, handle: str | None, code: str | None, credentials: _Credentials, deleted: AccountDeleted | None
+) -> Account:
+    """The account without its key, which depends on all others."""
+    return Account(
+        id=id,
+        key="",
+        did=credentials.did,
+        handle=handle,
+        pds_handle=credentials.pds_handle,
+        code=code,
+        password=credentials.password,
+        blocked=deleted or _missing_credentials(credentials),
+    )
+
+
+def _with_keys(accounts: Iterable[Account]) -> list[Account]:
+    listed = list(accounts)
+    keys = assign_keys(
+        (
+            account.id,
+            key_candidates(id=account.id, handle=account.handle, code=account.code, did=account.did),
+            account.code,
+        )
+        for account in listed
+    )
+    return sorted((replace(account, key=keys[account.id]) for account in listed), key=lambda account: account.key)
+
+
+def _one_account_a_repository(accounts: Sequence[Account]) -> list[Account]:
+    """Block whoever names a DID that is not theirs alone: two accounts mirrored into one repository undo each other.
+
+    The guest keeps its DID, then the only one of the platform's own tenant; when that does not decide, all are blocked.
+    """
+    sharing: defaultdict[str, list[Account]] = defaultdict(list)
+    for account in accounts:
+        if account.did is not None:
+            sharing[account.did].append(account)
+    blocked: dict[str, Account] = {}
+    for did, group in sharing.items():
+        if len(group) == 1:
+            continue
+        keepers = [account for account in group if account.is_guest] or [
+            account for account in group if not account.id.startswith(_SISTER_TENANT)
+        ]
+        keeper = keepers[0] if len(keepers) == 1 else None
+        for account in group:
+            if account is not keeper:
+                others = ", ".join(sorted(other.key for other in group if other is not account))
+                reason = NoCredentials(
+                    f"The DID {did} stands in Mongo for {others} as well: "
+                    "give each account its own (`users.atproto.did`)."
+                )
+                blocked[account.id] = replace(account, blocked=account.blocked or reason)
+    return [blocked.get(account.id, account) for account in accounts]
+
+
+def _credentials(row: Mapping[str, Any]) -> _Credentials:
+    """From `atproto`, else from the flat fields used before it; never one account's DID with another's password."""
+    nested = row.get("atproto")
+    nested = nested if isinstance(nested, Mapping) else {}
+    flat_did, flat_password = _text(row.get("atproto_did")), _text(row.get("atproto_password"))
+    did = _text(nested.get("did")) or flat_did
+    belongs = flat_did is None or flat_did == did
+    return _Credentials(
+        did=did,
+        pds_handle=_text(nested.get("handle")) or (_text(row.get("atproto_handle")) if belongs else None),
+        password=_text(nested.get("password")) or (flat_password if belongs else None),
+    )
+
+
+def _missing_credentials(credentials: _Credentials) -> Blocked | None:
+    missing = [name for name, value in (("DID", credentials.did), ("password", credentials.password)) if not value]
+    if not missing:
+        return None
+    return NoCredentials(
+        f"Mongo holds no {' and no '.join(missing)} for this account (`users.atproto`): "
+        "it is picked up by itself once the platform has made its PDS account."
+    )
+
+
+def _deletion(id: str, deletions: Mapping[str, str], tombstones: set[str]) -> AccountDeleted | None:
+    if id in deletions:
+        return AccountDeleted(
+            f"The account is to be deleted (`account-deletions`, state {deletions[id]}): nothing is written for it "
+            "unless its owner cancels."
+        )
+    if sha256(id.encode(errors="surrogateescape")).hexdigest() in tombstones:
+        return AccountDeleted("The account was deleted (`account-tombstones`): nothing is written for it.")
+    return None
+
+
+def _pick(accounts: Sequence[Account], selector: str) -> Account:
+    """By id or key, which are unique; then by anything else an account is known by. `@` asks for a handle."""
+    name = selector.strip()
+    bare = name.removeprefix("@")
+    lowered = bare.lower()
+    for exact in (
+        [account for account in accounts if account.id == name],
+        [account for account in accounts if not name.startswith("@") and account.key == lowered],
+        [account for account in accounts if account.handle == bare],
+    ):
+        if len(exact) == 1:
+            return exact[0]
+    named = [
+        account
+        for account in accounts
+        if lowered in {part.lower() for part in (account.handle, account.code, account.did, account.pds_handle) if part}
+    ]
+    if len(named) == 1:
+        return named[0]
+    if named:
+        keys = ", ".join(account.key for account in named)
+        raise Misconfigured(f"{selector!r} names several users, with the keys {keys}: use one of these.")
+    raise Misconfigured(
+        f"There is no user {selector!r}: give a key, a handle, a user code, a DID or a Mongo id, "
+        "as `ac-pipeline accounts` lists them."
+    )
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None

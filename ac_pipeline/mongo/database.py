@@ -1,0 +1,173 @@
+"""The connection to MongoDB: one client a process, Stable API v1 strict, and its errors in the pipeline's own words.
+
+What is stored there belongs to the other modules of this package.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from bson.codec_options import CodecOptions, DatetimeConversion
+from bson.errors import BSONError
+from pymongo import MongoClient
+from pymongo.errors import (
+    AutoReconnect,
+    BulkWriteError,
+    ConfigurationError,
+    DuplicateKeyError,
+    InvalidName,
+    InvalidURI,
+    NetworkTimeout,
+    NotPrimaryError,
+    OperationFailure,
+    PyMongoError,
+    ServerSelectionTimeoutError,
+)
+from pymongo.server_api import ServerApi, ServerApiVersion
+
+from ac_pipeline.errors import Misconfigured, PipelineError, ServerFailed, ServiceUnreachable
+
+Client = MongoClient[dict[str, Any]]
+
+SOURCE_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
+    # A date outside the years 1 to 9999, or bytes that are not UTF-8, spoil one document, not the user's whole read:
+    # they arrive as `DatetimeMS` and as lone surrogates, which `media/documents.py` judges.
+    datetime_conversion=DatetimeConversion.DATETIME_AUTO,
+    unicode_decode_error_handler="surrogateescape",
+)
+"""How the platform's documents are decoded."""
+
+_REFUSED_ACCESS = frozenset({13, 18, 8000})
+"""Unauthorized, AuthenticationFailed, and Atlas's own code for wrong credentials."""
+_OUR_FAULT = frozenset({73, 322, 323, 324})
+"""InvalidNamespace and the Stable API errors (version, strict, deprecation): no retry can help."""
+
+_clients: dict[tuple[int, str], Client] = {}
+_lock = threading.Lock()
+
+
+def connect(
+    uri: str,
+    *,
+    application: str = "ac-pipeline",
+    selection_seconds: float = 15.0,
+    socket_seconds: float = 120.0,
+    **options: Any,
+) -> Client:
+    """The client of this process for this server, made at the first call and closed at exit (OPS-5).
+
+    Args:
+        uri: The connection string; never logged, never part of an error.
+        application: The name operators see in the server's own lists.
+        selection_seconds: How long to look for a server before it counts as unreachable.
+        socket_seconds: How long one answer may take.
+        options: More of `MongoClient`'s options, e.g. `event_listeners`; such a client is the caller's own to close.
+
+    Raises:
+        Misconfigured: The connection string cannot be read.
+    """
+    if options:
+        return _open(uri, application, selection_seconds, socket_seconds, **options)
+    key = (os.getpid(), uri)  # a client does not survive a fork
+    with _lock:
+        if key not in _clients:
+            _clients[key] = _open(uri, application, selection_seconds, socket_seconds)
+        return _clients[key]
+
+
+def disconnect() -> None:
+    """Close the clients of this process; the next `connect` opens a new one."""
+    with _lock:
+        mine = [key for key in _clients if key[0] == os.getpid()]
+        for key in mine:
+            _clients.pop(key).close()
+
+
+atexit.register(disconnect)
+
+
+def _open(uri: str, application: str, selection_seconds: float, socket_seconds: float, **options: Any) -> Client:
+    # At DEBUG the driver logs whole answers, and those of `users` hold passwords (ACCT-5).
+    logging.getLogger("pymongo.command").setLevel(logging.WARNING)
+    with mongo_errors("connect to MongoDB"):
+        return MongoClient(
+            uri,
+            appname=application,
+            server_api=ServerApi(ServerApiVersion.V1, strict=True, deprecation_errors=True),
+            serverSelectionTimeoutMS=int(selection_seconds * 1000),
+            connectTimeoutMS=int(selection_seconds * 1000),
+            socketTimeoutMS=int(socket_seconds * 1000),
+            w="majority",
+            **options,
+        )
+
+
+@contextmanager
+def mongo_errors(action: str) -> Iterator[None]:
+    """Turn the driver's errors into those of `errors.py`, so that a failed read can never pass for an empty one.
+
+    Args:
+        action: What was being done, for the message: "read the paintings of jeffrey".
+    """
+    try:
+        yield
+    except (PyMongoError, BSONError) as error:
+        # The driver's text can quote the connection string or whole documents: the chain is cut, the message chosen.
+        raise _translate(action, error) from None
+
+
+def _translate(action: str, error: PyMongoError | BSONError) -> PipelineError:
+    kind = type(error).__name__
+    match error:
+        case InvalidURI() | InvalidName() | ConfigurationError():
+            return Misconfigured(
+                f"Could not {action}: MONGODB_CONNECTION_STRING or MONGODB_NAME is not usable ({kind}). "
+                "Check host and options, and that user and password are percent-encoded."
+            )
+        case NotPrimaryError():
+            return ServerFailed(f"Could not {action}: the MongoDB server is changing its primary. Try again.")
+        case ServerSelectionTimeoutError() | NetworkTimeout() | AutoReconnect():
+            return ServiceUnreachable(
+                f"Could not {action}: MongoDB does not answer ({kind}). Check that it runs and can be reached."
+            )
+        case BulkWriteError():
+            return _from_bulk(action, error)
+        case OperationFailure():
+            return _from_refusal(action, error.code, error.details)
+        case _:
+            return ServerFailed(f"Could not {action}: MongoDB or its driver failed ({kind}).")
+
+
+def _from_refusal(action: str, code: int | None, details: Any) -> PipelineError:
+    words = str((details or {}).get("errmsg", ""))[:300]
+    if code in _REFUSED_ACCESS:
+        return Misconfigured(
+            f"Could not {action}: MongoDB refuses the user or password in MONGODB_CONNECTION_STRING, "
+            f"or that user may not do this (code {code})."
+        )
+    if code in _OUR_FAULT:
+        return Misconfigured(f"Could not {action}: MongoDB refuses the command (code {code}): {words}")
+    return ServerFailed(f"Could not {action}: MongoDB answered with code {code}.", answer=words)
+
+
+def _from_bulk(action: str, error: BulkWriteError) -> PipelineError:
+    failures = error.details.get("writeErrors") or error.details.get("writeConcernErrors") or [{}]
+    first = failures[0]
+    return ServerFailed(
+        f"Could not {action}: {len(failures)} of its writes failed, the first with code {first.get('code')}.",
+        answer=str(first.get("errmsg", ""))[:300],
+    )
+
+
+def is_only_duplicates(error: BulkWriteError | DuplicateKeyError) -> bool:
+    """Whether nothing but "exists already" (E11000) went wrong."""
+    if isinstance(error, DuplicateKeyError):
+        return True
+    failures = error.details.get("writeErrors") or []
+    return not error.details.get("writeConcernErrors") and all(failure.get("code") == 11000 for failure in failures)

@@ -1,0 +1,145 @@
+"""The platform's documents: reading them as a stream, and writing links back. Nothing here deletes a document (DEL-8).
+
+What a document means is `media/documents.py`; who its owner is, is `accounts.py`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from hashlib import sha256
+from typing import Any
+
+from bson import ObjectId
+from pymongo import UpdateOne
+from pymongo.collection import Collection
+from pymongo.database import Database
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.errors import AccountDeleted
+from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType, Verdict
+from ac_pipeline.media.documents import interpret
+from ac_pipeline.media.eligibility import GUEST_VALUES, is_guest
+from ac_pipeline.media.times import format_when, read_when
+from ac_pipeline.mongo.database import SOURCE_CODEC, mongo_errors
+
+_BATCH = 1_000
+"""Documents an answer holds: at about 1 KB each well under the server's 16 MB, and few round trips for a heavy user."""
+
+
+@dataclass(frozen=True, slots=True)
+class DocumentCounts:
+    """How many documents of one account and type there are, by verdict.
+
+    Args:
+        version: Changes when, and only when, a document came, went or changed in a way that its record could show.
+    """
+
+    documents: int
+    eligible: int
+    withdrawn: int
+    invalid: int
+    held: int
+    version: str
+
+
+class MongoDocuments:
+    """The Documents port on a real database.
+
+    Args:
+        database: The platform's database.
+        clock: Tells the time for `syncedAt`.
+    """
+
+    def __init__(
+        self, database: Database[dict[str, Any]], *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    ) -> None:
+        self._database = database
+        self._clock = clock
+
+    def stream(self, account: Account, media: MediaType) -> Iterator[Document]:
+        """Every document of the account, whatever its verdict, in no particular order, read with a projection.
+
+        Raises:
+            Transient: The read failed, perhaps after some documents: what was read then is not the whole.
+        """
+        owner_deleted = isinstance(account.blocked, AccountDeleted)
+        with mongo_errors(f"read the {media.plural} of {account.key}"):
+            cursor = self._collection(media).find(
+                owned_by(account), dict.fromkeys((*media.fields, *media.link_homes), 1), batch_size=_BATCH
+            )
+            with closing(cursor):
+                for raw in cursor:
+                    yield interpret(media, raw, owner_deleted=owner_deleted, account_did=account.did)
+
+    def owners(self, media: MediaType, documents: Sequence[str]) -> Mapping[str, str | None]:
+        """Owner (None: guest) of each of these ids that exists; what is no ObjectId cannot exist."""
+        ids = [ObjectId(id) for id in dict.fromkeys(documents) if ObjectId.is_valid(id)]
+        owners: dict[str, str | None] = {}
+        for start in range(0, len(ids), _BATCH):
+            part = ids[start : start + _BATCH]
+            with mongo_errors(f"look up the owners of {len(part)} {media.plural}"):
+                for raw in self._collection(media).find({"_id": {"$in": part}}, {"user": 1}, batch_size=_BATCH):
+                    user = raw.get("user")
+                    owners[str(raw["_id"])] = None if is_guest(user) else str(user)
+        return owners
+
+    def is_empty(self, media: MediaType) -> bool:
+        """Whether the whole collection holds nothing; one document is enough to know that it does not."""
+        with mongo_errors(f"look into the collection {media.collection}"):
+            return self._collection(media).find_one({}, {"_id": 1}) is None
+
+    def write_links(self, media: MediaType, updates: Sequence[LinkUpdate]) -> None:
+        """Store or clear links in every home of the type, all in one bulk write.
+
+        A document that vanished in between is left alone: a link is never a reason to create one.
+        """
+        if not updates:
+            return
+        synced_at = format_when(read_when(self._clock()) or 0)
+        operations = [
+            UpdateOne({"_id": ObjectId(update.document)}, link_change(media, update.link, synced_at))
+            for update in updates
+        ]
+        with mongo_errors(f"write the links of {len(operations)} {media.plural}"):
+            self._collection(media).bulk_write(operations, ordered=False)
+
+    def counts(self, account: Account, media: MediaType) -> DocumentCounts:
+        """The account's documents by verdict, and their version; reads them all, keeps none."""
+        verdicts: Counter[Verdict] = Counter()
+        mixture = 0  # the sum of the digests is the same in any order of reading
+        for document in self.stream(account, media):
+            verdicts[document.verdict] += 1
+            state = f"{document.id} {document.fingerprint} {document.verdict}"
+            mixture += int.from_bytes(sha256(state.encode()).digest())
+        return DocumentCounts(
+            documents=verdicts.total(),
+            eligible=verdicts[Verdict.ELIGIBLE],
+            withdrawn=verdicts[Verdict.WITHDRAWN],
+            invalid=verdicts[Verdict.INVALID],
+            held=verdicts[Verdict.HELD],
+            version=sha256(str(mixture).encode()).hexdigest(),
+        )
+
+    def _collection(self, media: MediaType) -> Collection[dict[str, Any]]:
+        return self._database.get_collection(media.collection, codec_options=SOURCE_CODEC)
+
+
+def owned_by(account: Account) -> dict[str, Any]:
+    """The filter of an account's documents; for the guest the one definition of anonymous work (SRC-4)."""
+    return {"user": {"$in": list(GUEST_VALUES)}} if account.is_guest else {"user": account.id}
+
+
+def link_change(media: MediaType, link: Link | None, synced_at: str) -> dict[str, Any]:
+    """The update that stores a link in all homes of a type, or takes it out of all of them (LINK-4).
+
+    Each home is replaced as a whole: parts of an older link never survive beside a newer one.
+    """
+    if link is None:
+        return {"$unset": dict.fromkeys(media.link_homes, "")}
+    parts = {"rkey": link.rkey, "uri": link.uri, "cid": link.cid, "did": link.did}
+    home = {name: value for name, value in parts.items() if value is not None} | {"syncedAt": synced_at}
+    return {"$set": dict.fromkeys(media.link_homes, home)}

@@ -1,0 +1,147 @@
+"""Leases: one writer of a repository at a time, across threads, runs and machines (WRITE-12).
+
+A lease is a document that expires. Whoever holds it renews it in the background; who dies stops renewing. What is
+written under a lease is the engine's business, and a commit is guarded by `swapCommit` besides: a lease that was lost
+unnoticed costs work, never data.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from pymongo.collection import Collection
+from pymongo.errors import DuplicateKeyError
+
+from ac_pipeline.errors import LeaseHeld, PipelineError, Transient
+from ac_pipeline.mongo.database import mongo_errors
+
+_log = logging.getLogger(__name__)
+
+
+class Leases:
+    """Leases kept in one collection.
+
+    Args:
+        collection: Where; decoded with time zones.
+        clock: The time that counts for expiry. Machines may differ by less than `seconds` / 3.
+        sleep: Waits between two tries to get a lease, in seconds.
+        wait: Waits until an event is set or some seconds have passed, and says whether it is set; paces renewal.
+        seconds: How long a lease lasts without renewal; it is renewed every third of that.
+        patience: How long to wait for a lease that somebody else holds; longer than `seconds`, so that a retry
+            outlasts the lease of a run that died.
+        poll: Seconds between two tries.
+        token: Makes the mark of one acquisition, so that two holders of the same name are two holders.
+    """
+
+    def __init__(
+        self,
+        collection: Collection[dict[str, Any]],
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sleep: Callable[[float], None] = time.sleep,
+        wait: Callable[[threading.Event, float], bool] = threading.Event.wait,
+        seconds: float = 60.0,
+        patience: float = 90.0,
+        poll: float = 1.0,
+        token: Callable[[], str] = lambda: uuid4().hex,
+    ) -> None:
+        self._collection = collection
+        self._clock = clock
+        self._sleep = sleep
+        self._wait = wait
+        self._seconds = seconds
+        self._patience = patience
+        self._poll = poll
+        self._token = token
+
+    @contextmanager
+    def hold(self, did: str, holder: str) -> Iterator[None]:
+        """Be the only writer of a repository while the context is open.
+
+        Args:
+            did: The repository.
+            holder: Who we are, for people: a run id.
+
+        Raises:
+            LeaseHeld: Somebody else holds it, and did so for all of `patience`; or, at the end, that it was lost in
+                between, so that somebody else may have written too.
+        """
+        token = self._acquire(did, holder)
+        ended = threading.Event()
+        renewal = threading.Thread(target=self._keep, args=(did, token, ended), name=f"lease {did}", daemon=True)
+        renewal.start()
+        try:
+            yield
+        except BaseException:
+            self._end(did, token, ended, renewal)
+            raise
+        if not self._end(did, token, ended, renewal):
+            raise LeaseHeld(
+                f"The lease on {did} was lost while it was in use, and another run may have written there: "
+                "the next attempt reads the repository anew."
+            )
+
+    def renew(self, did: str, token: str) -> bool:
+        """Make a lease last from now on; False when it is not ours any more."""
+        with mongo_errors(f"renew the lease on {did}"):
+            renewed = self._collection.update_one(
+                {"_id": did, "token": token}, {"$set": {"expires_at": self._expiry()}}
+            )
+        return renewed.matched_count == 1
+
+    def _acquire(self, did: str, holder: str) -> str:
+        token = self._token()
+        deadline = self._clock() + timedelta(seconds=self._patience)
+        while not self._take(did, holder, token):
+            if self._clock() >= deadline:
+                with mongo_errors(f"read the lease on {did}"):
+                    current = self._collection.find_one({"_id": did}) or {}
+                raise LeaseHeld(
+                    f"Another run ({current.get('holder', 'ended just now')}) writes to {did} and did not end within "
+                    f"{self._patience:.0f} s; the next attempt tries again."
+                )
+            self._sleep(self._poll)
+        return token
+
+    def _take(self, did: str, holder: str, token: str) -> bool:
+        """One atomic try: an upsert that meets a lease still running breaks on its `_id`."""
+        with mongo_errors(f"take the lease on {did}"):
+            try:
+                self._collection.find_one_and_update(
+                    {"_id": did, "expires_at": {"$lte": self._clock()}},
+                    {"$set": {"holder": holder, "token": token, "expires_at": self._expiry()}},
+                    upsert=True,
+                )
+            except DuplicateKeyError:
+                return False
+        return True
+
+    def _keep(self, did: str, token: str, ended: threading.Event) -> None:
+        while not self._wait(ended, self._seconds / 3):
+            try:
+                if not self.renew(did, token):
+                    _log.warning("The lease on %s was taken over by another run.", did)
+                    return
+            except PipelineError as error:  # it lasts two more thirds: the next try may come through
+                _log.warning("%s", error.message)
+
+    def _end(self, did: str, token: str, ended: threading.Event, renewal: threading.Thread) -> bool:
+        """Stop renewing and give the lease back; False when it was not ours any more."""
+        ended.set()
+        renewal.join()
+        try:
+            with mongo_errors(f"give back the lease on {did}"):
+                return self._collection.delete_one({"_id": did, "token": token}).deleted_count == 1
+        except Transient as error:  # it expires by itself; what was done under it is done
+            _log.warning("%s", error.message)
+            return True
+
+    def _expiry(self) -> datetime:
+        return self._clock() + timedelta(seconds=self._seconds)
