@@ -1,0 +1,154 @@
+"""Counting what a sync did: one tally per type, one report per account, one report per run (design, section 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+
+from ac_pipeline.errors import Blocked, PipelineError
+from ac_pipeline.items import Stage, State
+
+
+@dataclass(slots=True)
+class Tally:
+    """Counts of one type. `planned` = written + unchanged + deleted + deferred + quarantined + blocked, always."""
+
+    documents: int = 0
+    eligible: int = 0
+    withdrawn: int = 0
+    invalid: int = 0
+    records: int = 0
+    created: int = 0
+    updated: int = 0
+    deleted: int = 0
+    unchanged: int = 0
+    deferred: int = 0
+    quarantined: int = 0
+    blocked: int = 0
+    healed: int = 0
+    duplicates_removed: int = 0
+    pending: int = 0
+    warnings: int = 0
+
+    @property
+    def written(self) -> int:
+        return self.created + self.updated
+
+    @property
+    def planned(self) -> int:
+        return self.written + self.unchanged + self.deleted + self.deferred + self.quarantined + self.blocked
+
+    def count(self, state: State, number: int = 1) -> None:
+        """Add items that ended in a state; what is written is counted as `created` or `updated` instead."""
+        setattr(self, state.value, getattr(self, state.value) + number)
+
+    def add(self, other: Tally) -> None:
+        for each in fields(self):
+            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+
+    def to_json(self) -> dict[str, int]:
+        counts = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {**counts, "planned": self.planned, "written": self.written}
+
+
+@dataclass(frozen=True, slots=True)
+class ItemFailure:
+    """One item that did not get where it should, as the report shows it. `item` is `type:ObjectId`."""
+
+    item: str
+    user: str
+    stage: Stage
+    state: State
+    error_class: str
+    message: str
+    status: int | None = None
+    code: str | None = None
+    attempts: int = 1
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "item": self.item,
+            "user": self.user,
+            "stage": self.stage.value,
+            "state": self.state.value,
+            "class": self.error_class,
+            "message": self.message,
+            "status": self.status,
+            "code": self.code,
+            "attempts": self.attempts,
+        }
+
+
+@dataclass(slots=True)
+class AccountReport:
+    """What happened to one account.
+
+    Args:
+        user: Its partition key.
+        types: Tally per type name.
+        failures: Items that were quarantined, or deferred by an error.
+        blocked: Why the account could not be used, or None.
+        error: The transient error that ended its sync early, or None; the account has to be run again.
+        notes: What a person may want to know: records left alone, untrusted reads.
+        removed: Item ids whose records were deleted.
+    """
+
+    user: str
+    types: dict[str, Tally] = field(default_factory=dict)
+    failures: list[ItemFailure] = field(default_factory=list)
+    blocked: Blocked | None = None
+    error: PipelineError | None = None
+    notes: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def run_again(self) -> bool:
+        """Whether a transient error outlived its retries: the partition fails."""
+        return self.error is not None
+
+    def tally(self, type: str) -> Tally:
+        return self.types.setdefault(type, Tally())
+
+
+@dataclass(slots=True)
+class SyncReport:
+    """What a run did to all its accounts, with what it cost. `requests` and `transferred` are counted by the client."""
+
+    run_id: str
+    accounts: list[AccountReport] = field(default_factory=list)
+    requests: Mapping[str, int] = field(default_factory=dict)
+    transferred: Mapping[str, int] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def totals(self) -> dict[str, Tally]:
+        totals: dict[str, Tally] = {}
+        for account in self.accounts:
+            for name, tally in account.types.items():
+                totals.setdefault(name, Tally()).add(tally)
+        return totals
+
+    def failures(self) -> list[ItemFailure]:
+        return [failure for account in self.accounts for failure in account.failures]
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing was quarantined and nothing has to be run again."""
+        return not any(a.error or any(f.state is State.QUARANTINED for f in a.failures) for a in self.accounts)
+
+    def to_json(self) -> dict[str, object]:
+        """The report as design section 6 fixes it. Fields may be added, not renamed."""
+        return {
+            "run_id": self.run_id,
+            "users": len(self.accounts),
+            "types": {name: tally.to_json() for name, tally in self.totals().items()},
+            "requests": dict(self.requests),
+            "bytes": dict(self.transferred),
+            "seconds": round(self.seconds, 3),
+            "failures": [failure.to_json() for failure in self.failures()],
+            "blocked": [
+                {"user": a.user, "class": a.blocked.code, "message": a.blocked.message} for a in self.accounts if a.blocked
+            ],
+            "run_again": [
+                {"user": a.user, "class": a.error.code, "message": a.error.message} for a in self.accounts if a.error
+            ],
+        }

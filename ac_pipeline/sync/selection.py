@@ -1,0 +1,50 @@
+"""Which items a command or a run is about. Matching always sees every document; only operations are selected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ac_pipeline.media.base import Document, MediaType
+from ac_pipeline.media.registry import MEDIA_TYPES
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A part of one account's items.
+
+    Args:
+        types: The types it is about.
+        since: Only items from this moment on, in ms since 1970, or None.
+        until: Only items before this moment, or None.
+        items: Only these, as `(type name, code or ObjectId)`, or None for all.
+        limit: At most this many documents of each type, oldest first, or None.
+        retry: Try quarantined items again whose document did not change.
+    """
+
+    types: tuple[MediaType, ...] = MEDIA_TYPES
+    since: int | None = None
+    until: int | None = None
+    items: frozenset[tuple[str, str]] | None = None
+    limit: int | None = None
+    retry: bool = False
+
+    @property
+    def partial(self) -> bool:
+        """Whether it leaves out documents, so that records without a document are none of its business."""
+        return any(bound is not None for bound in (self.since, self.until, self.items, self.limit))
+
+    def documents(self, documents: list[Document]) -> set[str]:
+        """Ids of the chosen ones among all documents of one account and type."""
+        chosen = [document for document in documents if self._holds(document)]
+        if self.limit is not None:
+            chosen = sorted(chosen, key=lambda d: (d.when, d.id))[: self.limit]
+        return {document.id for document in chosen}
+
+    def _holds(self, document: Document) -> bool:
+        if self.since is not None and document.when < self.since:
+            return False
+        if self.until is not None and document.when >= self.until:
+            return False
+        if self.items is None:
+            return True
+        return any((document.type, name) in self.items for name in (document.id, document.code) if name)
