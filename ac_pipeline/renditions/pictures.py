@@ -10,6 +10,7 @@ import math
 import struct
 import zlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from PIL import Image, ImageFile
 
@@ -41,6 +42,16 @@ PILLOW_ERRORS = (
 BLOCKS = (16, 12, 10, 8, 6, 5, 4, 3, 2)
 
 
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A decoded picture in its own mode, with the format and the size in pixels that its file declares."""
+
+    image: Image.Image
+    format: str
+    width: int
+    height: int
+
+
 def open_picture(
     data: bytes,
     name: str,
@@ -49,8 +60,8 @@ def open_picture(
     max_side: int,
     max_pixels: int,
     draft: int | None = None,
-) -> Image.Image:
-    """The first picture in `data`, decoded, in its own mode.
+) -> Picture:
+    """The first picture in `data`, decoded.
 
     Args:
         data: The file.
@@ -78,7 +89,7 @@ def open_picture(
         raise UnreadableMedia(
             f"{name} is not a readable picture ({type(error).__name__}: {str(error)[:120]}); replace the source object"
         ) from error
-    return image
+    return Picture(image, image.format or "", width, height)
 
 
 def on_background(image: Image.Image, background: tuple[int, int, int]) -> Image.Image:

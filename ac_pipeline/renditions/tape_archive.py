@@ -218,7 +218,7 @@ class TapeArchive:
 
     def _decode(self, member: str) -> Image.Image:
         data = self._read(member, self._limits.frame)
-        image = open_picture(
+        picture = open_picture(
             data,
             member,
             formats=("PNG", "JPEG", "WEBP"),
@@ -226,7 +226,7 @@ class TapeArchive:
             max_pixels=self._limits.pixels,
         )
         try:
-            return on_background(image, BACKGROUND)
+            return on_background(picture.image, BACKGROUND)
         except PILLOW_ERRORS as error:
             raise UnreadableMedia(f"{member} cannot be converted ({type(error).__name__}: {error})") from error
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import PIL
@@ -68,16 +68,18 @@ def make_thumbnail(data: bytes, name: str = "the picture") -> Thumbnail:
     """
     if len(data) > SOURCE_BYTES:
         raise TooLarge(f"{name} has {len(data)} bytes; at most {SOURCE_BYTES} are read")
-    image = open_picture(data, name, formats=FORMATS, max_side=SOURCE_SIDE, max_pixels=SOURCE_PIXELS, draft=SIDE)
-    kind = image.format or ""
+    picture = open_picture(data, name, formats=FORMATS, max_side=SOURCE_SIDE, max_pixels=SOURCE_PIXELS, draft=SIDE)
     try:
-        flat = on_background(_in_srgb(_eight_bit(_upright(image))), BACKGROUND)
+        flat = on_background(_in_srgb(_eight_bit(_upright(picture.image))), BACKGROUND)
     except PILLOW_ERRORS as error:
         raise UnreadableMedia(f"{name} cannot be converted ({type(error).__name__}: {str(error)[:120]})") from error
-    return thumbnail_of(flat, source_format=kind)
+    made = thumbnail_of(flat)
+    # A draft-decoded JPEG is smaller than its file says.
+    source = {"source_format": picture.format, "source_width": picture.width, "source_height": picture.height}
+    return replace(made, details={**made.details, **source})
 
 
-def thumbnail_of(image: Image.Image, *, source_format: str = "") -> Thumbnail:
+def thumbnail_of(image: Image.Image) -> Thumbnail:
     """The thumbnail of a decoded RGB picture, such as a video's middle frame."""
     block = block_size(image, least=_LEAST_PIXELS)
     true = shrunk_exactly(image, block) if block > 1 else None
@@ -88,8 +90,6 @@ def thumbnail_of(image: Image.Image, *, source_format: str = "") -> Thumbnail:
         "source_height": image.height,
         "encoding": how,
     }
-    if source_format:
-        details["source_format"] = source_format
     return Thumbnail(data, sniff(data), SIDE, SIDE, details)
 
 
@@ -106,13 +106,15 @@ def check_thumbnail(data: bytes) -> None:
     if len(data) > CAP:
         raise TooLarge(f"A thumbnail may have {CAP} bytes; this one has {len(data)}")
     try:
-        image = open_picture(
+        picture = open_picture(
             data, "the thumbnail", formats=("PNG", "JPEG"), max_side=SOURCE_SIDE, max_pixels=SOURCE_PIXELS
         )
     except (UnreadableMedia, TooLarge) as error:
         raise InvalidRecord(error.message) from error
-    if image.size != (SIDE, SIDE):
-        raise InvalidRecord(f"A thumbnail must have {SIDE}x{SIDE} pixels; this one has {image.width}x{image.height}")
+    if (picture.width, picture.height) != (SIDE, SIDE):
+        raise InvalidRecord(
+            f"A thumbnail must have {SIDE}x{SIDE} pixels; this one has {picture.width}x{picture.height}"
+        )
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -88,7 +88,7 @@ def read_facts(path: Path, *, decode: bool) -> VideoFacts:
                 width=video.width,
                 height=video.height,
                 times=tuple(times),
-                duration=float((video.duration or 0) * base) * 1000,
+                duration=float(video.duration * base) * 1000 if video.duration else _length(times),
                 declared=video.frames,
                 colour=(
                     int(context.color_primaries),
@@ -188,6 +188,11 @@ def middle_frame(path: Path, facts: VideoFacts) -> Image.Image:
     except (av.error.FFmpegError, ValueError) as error:
         raise UnreadableMedia(f"The MP4's middle frame cannot be decoded ({str(error)[:120]})") from error
     raise UnreadableMedia("The MP4 ends before its middle frame")
+
+
+def _length(times: Sequence[float]) -> float:
+    """Length of a fragmented file, whose index names none: up to the last frame, which lasts as long as the mean."""
+    return (times[-1] - times[0]) * len(times) / (len(times) - 1) if len(times) > 1 else FRAME_MS
 
 
 def _wrong_form(facts: VideoFacts) -> list[str]:
