@@ -51,6 +51,10 @@ class TokenRefused(Transient):
     code = "token-refused"
 
 
+class NothingSent(ServiceUnreachable):
+    """No connection could be made, so not a byte left: even a write may be sent again."""
+
+
 class Call(StrEnum):
     """What was asked, by what its failure means."""
 
@@ -208,9 +212,18 @@ _TABLE: Final = (
     _Rule(
         BlobMissing,
         "Upload the blob again in the same batch.",
-        calls=_WRITES,
+        calls=_WRITES | _READS,
         statuses=_CLIENT_ERRORS,
         names=frozenset({"BlobNotFound"}),
+    ),
+    # The reference PDS to `getBlob`: 400 InvalidRequest "Blob not found".
+    _Rule(
+        BlobMissing,
+        "Upload the blob again in the same batch.",
+        calls=_READS,
+        statuses=frozenset({400, 404}),
+        words=_any_of(r"blob not found"),
+        xrpc=True,
     ),
     # The reference PDS says 500 where a record exists or is missing, others say 409 or 400 (WRITE-7).
     _Rule(
@@ -297,7 +310,8 @@ def lost(call: Call, subject: str, reason: str, *, sent: bool) -> PipelineError:
     """
     if sent and call not in REPEATABLE:
         return OutcomeUnknown(f"{subject}: {reason}. Read the repository back before any retry.")
-    return ServiceUnreachable(f"{subject}: {reason}. Check PDS_URL and that the server runs.")
+    becomes = ServiceUnreachable if sent else NothingSent
+    return becomes(f"{subject}: {reason}. Check PDS_URL and that the server runs.")
 
 
 def read_answer(status: int, headers: Mapping[str, str], body: bytes, *, now: float, secrets: Iterable[str]) -> Answer:

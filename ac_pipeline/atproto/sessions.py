@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from threading import Lock
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeGuard
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.answers import TokenRefused
@@ -131,18 +131,18 @@ class Sessions:
         did, password = account.did, account.password
         if not did or not password:
             missing = "DID" if not did else "password"
-            raise NoCredentials(
-                f"Account {account.key} has no PDS {missing} on the platform; it is picked up once set."
-            )
+            raise NoCredentials(f"Account {account.key} has no PDS {missing} on the platform; add it there.")
         slot = self._slot(did)
         with slot.lock:
-            for tokens in (slot.tokens, self._store.load(did)):
-                if tokens is not None and tokens.access != refused and self._lasts(tokens.access):
-                    slot.tokens = tokens
-                    return tokens.access
-                slot.tokens = tokens if tokens is not None else slot.tokens
-            slot.tokens = self._renew(did, password, slot, via)
+            if not self._usable(slot.tokens, refused):
+                # Another process may have renewed it meanwhile: what is stored is never older than what is cached.
+                slot.tokens = self._store.load(did) or slot.tokens
+            if not self._usable(slot.tokens, refused):
+                slot.tokens = self._renew(did, password, slot, via)
             return slot.tokens.access
+
+    def _usable(self, tokens: Tokens | None, refused: str | None) -> TypeGuard[Tokens]:
+        return tokens is not None and tokens.access != refused and self._lasts(tokens.access)
 
     def _renew(self, did: str, password: str, slot: _Slot, via: SignIn) -> Tokens:
         if slot.tokens is not None and self._lasts(slot.tokens.refresh):

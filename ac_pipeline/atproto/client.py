@@ -1,0 +1,371 @@
+"""The client of one PDS: the calls the pipeline makes, their arguments and the checks of what comes back.
+
+Implements the port `DataServer`. How a request is sent is `transport.py`, who is signed in `sessions.py`, what may be
+sent `budget.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from threading import Lock
+from typing import Any, Final, Literal
+
+import httpx
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.answers import Call, TokenRefused
+from ac_pipeline.atproto.batches import MAX_OPERATIONS, encode_body, points
+from ac_pipeline.atproto.budget import Budget, Charge
+from ac_pipeline.atproto.messages import Commit, RepositoryStatus, Write
+from ac_pipeline.atproto.repository import Repository, read_repository
+from ac_pipeline.atproto.sessions import Sessions
+from ac_pipeline.atproto.sign_in import PdsSignIn
+from ac_pipeline.atproto.syntax import at_uri, blob_cid
+from ac_pipeline.atproto.transport import Request, Transport, json_object
+from ac_pipeline.atproto.usage import Usage
+from ac_pipeline.errors import (
+    BlobMissing,
+    InvalidRecord,
+    OutcomeUnknown,
+    RepositoryUnreadable,
+    ServerFailed,
+    TooLarge,
+)
+from ac_pipeline.items import BlobRef
+
+DEFAULT_BLOB_LIMIT: Final = 5 * 2**20
+"""Bytes, where `describeServer` names no limit: the default of the reference PDS's code (atproto facts, Blobs)."""
+
+REPOSITORIES_A_PAGE: Final = 1_000
+"""The most that `listRepos` gives (atproto facts, Reading back)."""
+
+_POINTS_WINDOW: Final = 3_600.0
+"""Seconds: write points and uploads are limited per hour or day, never per minutes (atproto facts, Limits)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Seconds of silence before a request is given up; None is the HTTP client's own."""
+
+    default: float | None = None
+    sign_in: float = 30.0
+    repository: float = 120.0
+
+
+class PdsClient:
+    """One PDS, as `DataServer` describes it; safe to share between threads.
+
+    Args:
+        url: Its address.
+        http: As `transport.open_http` makes it.
+        sessions: Who is signed in.
+        bypass_key: Lifts the limits of a PDS that knows it; a secret.
+        clock: Epoch seconds.
+        sleep: Waits that many seconds.
+        budget: What may be sent.
+        timeouts: Of the calls that take longer.
+
+    Raises:
+        Misconfigured: The address or the key cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        http: httpx.Client,
+        sessions: Sessions,
+        bypass_key: str | None,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+        budget: Budget,
+        timeouts: Timeouts | None = None,
+    ) -> None:
+        self._transport = Transport(url, http=http, bypass_key=bypass_key, clock=clock, sleep=sleep, budget=budget)
+        self._sessions = sessions
+        self._timeouts = timeouts or Timeouts()
+        self._sign_in = PdsSignIn(self._transport, timeout=self._timeouts.sign_in)
+        self._general = Charge(self._transport.host, 1)
+        self._lock = Lock()
+        self._blob_limit: int | None = None
+
+    def __repr__(self) -> str:
+        return f"PdsClient({self._transport.place!r})"
+
+    def usage(self) -> Usage:
+        """Requests and bytes so far; subtract two of them for what lies between."""
+        return self._transport.meter.usage()
+
+    # -------------------------------------------------------------------------------------------------------- reading
+
+    def blob_limit(self) -> int:
+        """Largest blob the PDS takes, in bytes; asked once."""
+        with self._lock:
+            if self._blob_limit is None:
+                content = self._transport.json(self._read("com.atproto.server.describeServer", self._transport.host))
+                limit = content.get("blobUploadLimit")
+                self._blob_limit = limit if isinstance(limit, int) and limit > 0 else DEFAULT_BLOB_LIMIT
+            return self._blob_limit
+
+    def read_repository(self, did: str) -> Repository:
+        """The whole repository of `did`, verified.
+
+        Raises:
+            AccountInactive, AccountUnknown: The account cannot be read.
+            RepositoryUnreadable: The CAR does not verify, or is another repository's.
+            Transient: The PDS did not answer.
+        """
+        response = self._transport.send(
+            Request(
+                Call.READ,
+                "get_repo",
+                "GET",
+                "com.atproto.sync.getRepo",
+                did,
+                (Charge(f"{self._transport.host} getRepo", 1),),
+                params={"did": did},
+                headers={"Accept-Encoding": "identity"},  # gzip doubles the time (atproto facts, Reading back)
+                timeout=self._timeouts.repository,
+            )
+        )
+        repository = read_repository(response.content)
+        if repository.did != did:
+            raise RepositoryUnreadable(f"{self._transport.place} sent the repository of {repository.did} for {did}.")
+        return repository
+
+    def has_blob(self, did: str, cid: str) -> bool:
+        """Whether the blob can be downloaded: some record of the account refers to it, and the PDS keeps it.
+
+        Raises:
+            AccountInactive, AccountUnknown: The account cannot be read.
+            Transient: The PDS did not answer.
+        """
+        try:
+            self._get_blob("HEAD", did, cid)
+        except ServerFailed:
+            # The refusal of a HEAD has no words, and some servers know no HEAD: ask for the reason with GET.
+            try:
+                self._get_blob("GET", did, cid)
+            except BlobMissing:
+                return False
+        return True
+
+    def get_blob(self, did: str, cid: str) -> bytes:
+        """The bytes of a blob, checked against their CID.
+
+        Raises:
+            BlobMissing: No record refers to it, or the PDS has lost it.
+            ServerFailed: Other bytes came back.
+            AccountInactive, AccountUnknown, Transient: As for `has_blob`.
+        """
+        data = self._get_blob("GET", did, cid).content
+        if blob_cid(data) != cid:
+            raise ServerFailed(
+                f"{self._transport.place} sent other bytes than those of blob {cid} of {did}. Try again."
+            )
+        return data
+
+    def list_repositories(self) -> Iterator[RepositoryStatus]:
+        """Every repository the PDS hosts, with its head and whether its account is active.
+
+        Raises:
+            Transient: A page could not be read; what came before it is not the whole list.
+        """
+        cursor: str | None = None
+        while True:
+            params: dict[str, str | int] = {"limit": REPOSITORIES_A_PAGE}
+            if cursor is not None:
+                params["cursor"] = cursor
+            response = self._transport.send(
+                Request(
+                    Call.READ,
+                    "list_repos",
+                    "GET",
+                    "com.atproto.sync.listRepos",
+                    "all repositories",
+                    (self._general,),
+                    params=params,
+                )
+            )
+            content = self._transport.json(response)
+            yield from self._statuses(content)
+            following = content.get("cursor")
+            if not following:
+                return
+            if not isinstance(following, str) or following == cursor:
+                raise ServerFailed(f"listRepos at {self._transport.place} does not get beyond {cursor!r}.")
+            cursor = following
+
+    # -------------------------------------------------------------------------------------------------------- writing
+
+    def apply_writes(self, account: Account, writes: Sequence[Write], *, swap_commit: str | None) -> Commit:
+        """Commit all of `writes` or none; errors as in `DataServer.apply_writes`.
+
+        Sent once. It is sent again only where it certainly did not happen: the token was refused, or no connection
+        could be made.
+
+        Args:
+            account: Whose repository.
+            writes: 1 to 200 operations.
+            swap_commit: The head the writes were planned on, or None for any.
+        """
+        if not writes:
+            raise ValueError("a batch holds at least one write")
+        if len(writes) > MAX_OPERATIONS:
+            raise TooLarge(f"A batch of {len(writes)} writes; a PDS takes {MAX_OPERATIONS}. Send less at once.")
+        did = account.did or ""
+        response = self._send_signed(
+            account,
+            Request(
+                Call.WRITE,
+                "apply_writes",
+                "POST",
+                "com.atproto.repo.applyWrites",
+                did,
+                (Charge(did, points(writes), _POINTS_WINDOW), self._general),
+                body=encode_body(did, writes, swap_commit),
+                content_type="application/json",
+                timeout=self._timeouts.default,
+            ),
+        )
+        commit = _commit(did, writes, response)
+        if commit is None:
+            raise OutcomeUnknown(
+                f"com.atproto.repo.applyWrites for {did} at {self._transport.place}: the server accepted the batch, "
+                "but its answer does not fit. Read the repository back.",
+                status=response.status_code,
+            )
+        return commit
+
+    def upload_blob(self, account: Account, data: bytes, mime_type: str) -> BlobRef:
+        """Upload one blob and check what the PDS makes of it (MEDIA-2).
+
+        Uploading again is harmless, so lost answers are repeated.
+
+        Args:
+            account: Who will refer to it.
+            data: Its bytes.
+            mime_type: The type sniffed from them.
+
+        Raises:
+            TooLarge: Over `blob_limit()`, known before sending, or 413.
+            InvalidRecord: The answer names another CID, MIME type or size.
+            RateLimited, Blocked, Transient: As their names say.
+        """
+        limit = self.blob_limit()
+        if len(data) > limit:
+            raise TooLarge(f"A blob of {len(data)} bytes; {self._transport.place} takes {limit}. Make it smaller.")
+        response = self._send_signed(
+            account,
+            Request(
+                Call.UPLOAD,
+                "upload_blob",
+                "POST",
+                "com.atproto.repo.uploadBlob",
+                account.did or "",
+                (Charge(f"{self._transport.host} uploadBlob", 1, _POINTS_WINDOW), self._general),
+                body=data,
+                content_type=mime_type,
+                timeout=self._timeouts.default,
+            ),
+        )
+        sent = BlobRef(blob_cid(data), mime_type, len(data))
+        taken = self._transport.json(response).get("blob")
+        if taken != sent.to_json():
+            got = _words(taken)
+            raise InvalidRecord(
+                f"{self._transport.place} took the blob {sent.cid} ({mime_type}, {len(data)} bytes) of {account.did} "
+                f"for {got}. Declare the type its bytes have."
+            )
+        return sent
+
+    def _send_signed(self, account: Account, request: Request) -> httpx.Response:
+        def send(token: str) -> httpx.Response:
+            return self._transport.send(replace(request, token=token, secrets=(account.password or "",)))
+
+        token = self._sessions.access(account, self._sign_in)
+        try:
+            return send(token)
+        except TokenRefused:
+            token = self._sessions.access(account, self._sign_in, refused=token)
+        try:
+            return send(token)
+        except TokenRefused as error:
+            raise ServerFailed(
+                f"{request.nsid} for {account.did} at {self._transport.place}: the server refuses the session it has "
+                f"just given: {error.answer}. Nothing was written; check the clock of the PDS.",
+                status=error.status,
+                answer=error.answer,
+            ) from None
+
+    # -------------------------------------------------------------------------------------------------------- inner
+
+    def _read(self, nsid: str, subject: str) -> httpx.Response:
+        return self._transport.send(
+            Request(Call.READ, "other", "GET", nsid, subject, (self._general,), timeout=self._timeouts.default)
+        )
+
+    def _get_blob(self, method: Literal["GET", "HEAD"], did: str, cid: str) -> httpx.Response:
+        return self._transport.send(
+            Request(
+                Call.READ,
+                "other",
+                method,
+                "com.atproto.sync.getBlob",
+                did,
+                (self._general,),
+                params={"did": did, "cid": cid},
+                headers={"Accept-Encoding": "identity"},
+                timeout=self._timeouts.default,
+            )
+        )
+
+    def _statuses(self, page: dict[str, Any]) -> list[RepositoryStatus]:
+        try:
+            return [
+                RepositoryStatus(
+                    did=str(repo["did"]),
+                    head=str(repo["head"]),
+                    rev=str(repo["rev"]),
+                    active=repo.get("active", True) is True,
+                    status=repo.get("status"),
+                )
+                for repo in page["repos"]
+            ]
+        except (KeyError, TypeError, AttributeError):
+            raise ServerFailed(f"listRepos at {self._transport.place} answers in an unknown shape.") from None
+
+
+def _commit(did: str, writes: Sequence[Write], response: httpx.Response) -> Commit | None:
+    """The commit an answer names, or None when the answer does not fit the request."""
+    content = json_object(response) or {}
+    commit, results = content.get("commit"), content.get("results")
+    if not isinstance(commit, dict) or not isinstance(results, list) or len(results) != len(writes):
+        return None
+    head, rev = commit.get("cid"), commit.get("rev")
+    if not isinstance(head, str) or not isinstance(rev, str):
+        return None
+    cids: list[str | None] = []
+    for write, result in zip(writes, results, strict=True):
+        if not isinstance(result, dict):
+            return None
+        if write.action == "delete":
+            cids.append(None)
+            continue
+        cid = result.get("cid")
+        if not isinstance(cid, str) or result.get("uri") != at_uri(did, write.collection, write.rkey):
+            return None
+        # The PDS does not know these lexicons and says "unknown" (REC-1); nothing but a known refusal matters.
+        if result.get("validationStatus") not in (None, "unknown", "valid"):
+            return None
+        cids.append(cid)
+    return Commit(head, rev, tuple(cids))
+
+
+def _words(blob: object) -> str:
+    if not isinstance(blob, dict):
+        return "something else"
+    reference = blob.get("ref")
+    cid = reference.get("$link") if isinstance(reference, dict) else None
+    return f"{cid} ({blob.get('mimeType')}, {blob.get('size')} bytes)"[:200]

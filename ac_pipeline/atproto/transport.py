@@ -1,0 +1,231 @@
+"""One XRPC request: asked of the budget, sent, counted, repeated where that is safe, its refusal turned into an error.
+
+What requests mean belongs to `client.py`, what refusals mean to `answers.py`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any, Final, Literal
+
+import httpx
+
+from ac_pipeline.atproto.answers import REPEATABLE, Call, NothingSent, classify, lost, read_answer, scrub
+from ac_pipeline.atproto.budget import Budget, Charge
+from ac_pipeline.atproto.usage import Kind, Meter
+from ac_pipeline.errors import Misconfigured, RateLimited, ServerFailed, ServiceUnreachable
+
+PAUSES: Final = (0.5, 1.0, 2.0)
+"""Seconds before each further attempt of a request that may be repeated: four attempts in 3.5 s (LIMIT-10)."""
+
+CONNECTIONS: Final = 16
+KEEP_ALIVE: Final = 30.0
+"""Seconds an idle connection is kept; the PDS itself closes them after 90."""
+
+_BYPASS: Final = "x-ratelimit-bypass"
+_OK: Final = 200
+_RATE_LIMITED: Final = 429
+_SERVER_ERROR: Final = 500
+_PAYLOAD_TOO_LARGE: Final = 413
+
+
+def open_http(*, timeout: float = 30.0) -> httpx.Client:
+    """The HTTP client for one PDS: pooled connections, verified TLS, no redirects.
+
+    Args:
+        timeout: Seconds for connecting, and for each silence while sending or receiving.
+    """
+    return httpx.Client(
+        timeout=timeout,
+        follow_redirects=False,
+        limits=httpx.Limits(
+            max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE
+        ),
+        headers={"User-Agent": f"ac-pipeline/{version('ac-pipeline')}"},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One call as it goes over the wire.
+
+    Args:
+        call: What its failure means.
+        kind: Under which name it is counted.
+        method: HTTP method.
+        nsid: Method of the PDS.
+        subject: What it is about, for messages: a DID, mostly.
+        charges: What it takes from which budget.
+        params: Query.
+        body: Body, with its `content_type`.
+        content_type: MIME type of the body.
+        headers: Further headers.
+        token: Bearer token.
+        secrets: Texts in the request that no message may repeat.
+        timeout: Seconds, in place of the client's.
+    """
+
+    call: Call
+    kind: Kind
+    method: Literal["GET", "HEAD", "POST"]
+    nsid: str
+    subject: str
+    charges: tuple[Charge, ...]
+    params: Mapping[str, str | int] = field(default_factory=dict)
+    body: bytes | None = field(default=None, repr=False)
+    content_type: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    token: str | None = field(default=None, repr=False)
+    secrets: tuple[str, ...] = field(default=(), repr=False)
+    timeout: float | None = None
+
+
+class Transport:
+    """Sends requests to one PDS; safe to share between threads.
+
+    Args:
+        url: Address of the PDS.
+        http: As `open_http` makes it.
+        bypass_key: Sent as `x-ratelimit-bypass`; a secret.
+        clock: Epoch seconds.
+        sleep: Waits that many seconds.
+        budget: Asked before each request, told of each answer.
+
+    Raises:
+        Misconfigured: The address or the key cannot be used.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        http: httpx.Client,
+        bypass_key: str | None,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+        budget: Budget,
+    ) -> None:
+        try:
+            address = httpx.URL(url)
+        except httpx.InvalidURL:
+            address = httpx.URL("")
+        if address.scheme not in ("http", "https") or not address.host:
+            raise Misconfigured("PDS_URL is not the address of a web server; set it to https://HOST.")
+        if bypass_key is not None and not (bypass_key.isascii() and bypass_key.isprintable() and bypass_key.strip()):
+            raise Misconfigured("PDS_RATE_LIMIT_BYPASS_KEY holds characters a header cannot carry; correct it.")
+        self.host: Final = address.netloc.decode("ascii")
+        self.place: Final = f"{address.scheme}://{self.host}"
+        self._base = str(address).rstrip("/")
+        self._http = http
+        self._bypass_key = bypass_key
+        self._clock = clock
+        self._sleep = sleep
+        self._budget = budget
+        self.meter: Final = Meter()
+
+    def send(self, request: Request) -> httpx.Response:
+        """Send a request, again where that is safe, and return its successful answer, read to its end.
+
+        Reads, uploads and refreshes are repeated after a lost or failed answer, everything when no connection was made,
+        and reads and uploads once the budget allows after a 429; a write that may have arrived is never repeated.
+
+        Raises:
+            PipelineError: What `answers.classify` makes of the refusal, or of no answer at all.
+        """
+        attempt = 0
+        while True:
+            self._budget.reserve(request.charges)
+            try:
+                return self._once(request)
+            except RateLimited:
+                # Reserving again waits for the reset when it is near, and raises when it is not.
+                if request.call not in (Call.READ, Call.UPLOAD) or attempt == len(PAUSES):
+                    raise
+            except (ServiceUnreachable, ServerFailed) as error:
+                # Another 3xx or 4xx is an answer, and would be the same again.
+                failed = error.status is None or error.status >= _SERVER_ERROR
+                again = failed and request.call in REPEATABLE - {Call.SIGN_IN}
+                if not (again or isinstance(error, NothingSent)) or attempt == len(PAUSES):
+                    raise
+                self._sleep(PAUSES[attempt])
+            attempt += 1
+
+    def json(self, response: httpx.Response) -> dict[str, Any]:
+        """The JSON object of a successful answer.
+
+        Raises:
+            ServerFailed: It is none.
+        """
+        content = json_object(response)
+        if content is None:
+            raise ServerFailed(
+                f"{response.request.url.path} at {self.place} does not answer with a JSON object. "
+                "Check that PDS_URL is a PDS.",
+                status=response.status_code,
+            )
+        return content
+
+    def _once(self, request: Request) -> httpx.Response:
+        subject = f"{request.nsid} for {request.subject} at {self.place}"
+        self.meter.request(request.kind, len(request.body or b""))
+        # The cause is left out of what is raised here: httpx quotes header values in some of its messages.
+        try:
+            with self._http.stream(
+                request.method,
+                f"{self._base}/xrpc/{request.nsid}",
+                params=dict(request.params),
+                content=request.body,
+                headers=self._headers(request),
+                timeout=httpx.USE_CLIENT_DEFAULT if request.timeout is None else request.timeout,
+                follow_redirects=False,
+            ) as response:
+                if response.status_code == _PAYLOAD_TOO_LARGE:
+                    # Left before its end, so that the connection is dropped: the PDS resets it on its next use.
+                    body = next(response.iter_bytes(), b"")
+                else:
+                    body = response.read()
+        except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
+            raise lost(request.call, subject, self._reason(error, request), sent=False) from None
+        except httpx.RequestError as error:
+            raise lost(request.call, subject, self._reason(error, request), sent=True) from None
+        self.meter.downloaded(response.num_bytes_downloaded)
+        if response.status_code == _OK:
+            self._budget.learn(response.headers, request.charges)
+            return response
+        answer = read_answer(
+            response.status_code, response.headers, body, now=self._clock(), secrets=self._secrets(request)
+        )
+        if response.status_code == _RATE_LIMITED:
+            self._budget.refused(response.headers, request.charges, answer.retry_after)
+        else:
+            self._budget.learn(response.headers, request.charges)
+        raise classify(request.call, answer, subject)
+
+    def _headers(self, request: Request) -> dict[str, str]:
+        headers = dict(request.headers)
+        if request.content_type is not None:
+            headers["Content-Type"] = request.content_type
+        if request.token is not None:
+            headers["Authorization"] = f"Bearer {request.token}"
+        if self._bypass_key is not None:
+            headers[_BYPASS] = self._bypass_key
+        return headers
+
+    def _secrets(self, request: Request) -> tuple[str, ...]:
+        return (*request.secrets, request.token or "", self._bypass_key or "")
+
+    def _reason(self, error: httpx.RequestError, request: Request) -> str:
+        said = scrub(str(error), self._secrets(request))
+        return f"no answer ({type(error).__name__}: {said})" if said else f"no answer ({type(error).__name__})"
+
+
+def json_object(response: httpx.Response) -> dict[str, Any] | None:
+    """The JSON object an answer holds, or None when it holds none."""
+    try:
+        content = json.loads(response.content)
+    except ValueError:
+        return None
+    return content if isinstance(content, dict) else None
