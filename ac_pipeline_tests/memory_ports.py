@@ -1,0 +1,204 @@
+"""Documents and ledger in memory: scriptable, readable stand-ins for the real ones, held to the same contract suites.
+
+The PDS has its own module, `memory_pds.py`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from bson import ObjectId
+
+from ac_pipeline.accounts import GUEST_ID, Account
+from ac_pipeline.errors import AccountDeleted, LeaseHeld, PipelineError
+from ac_pipeline.items import LedgerEntry
+from ac_pipeline.media.base import Document, LinkUpdate, MediaType
+from ac_pipeline.media.documents import interpret
+from ac_pipeline.media.eligibility import is_guest
+
+HISTORY = 20
+"""Attempts an entry remembers, as in the real ledger."""
+
+
+class FakeClock:
+    """A clock that moves only when told, or when somebody sleeps by it."""
+
+    def __init__(self, now: datetime = datetime(2026, 1, 2, 3, 4, 5, 6_000, tzinfo=UTC)) -> None:
+        self.now = now
+        self.slept: list[float] = []
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.advance(seconds)
+
+    def advance(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+
+
+class _Scripted:
+    """Calls that can be told to fail: each error is raised once, in order, by the method it is set for."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self._failures: dict[str, list[PipelineError]] = {}
+
+    def fail_next(self, method: str, *errors: PipelineError) -> None:
+        """Let the next calls of `method` raise these errors."""
+        self._failures.setdefault(method, []).extend(errors)
+
+    def _called(self, method: str) -> None:
+        self.calls.append(method)
+        waiting = self._failures.get(method)
+        if waiting:
+            raise waiting.pop(0)
+
+
+class MemoryDocuments(_Scripted):
+    """The Documents port on dictionaries: Mongo documents by collection and `_id`, as the platform would store them.
+
+    `link_writes` lists every bulk write of links, with the name of its type.
+    """
+
+    def __init__(self, clock: FakeClock | None = None) -> None:
+        super().__init__()
+        self.collections: dict[str, dict[ObjectId, dict[str, Any]]] = {}
+        self.link_writes: list[tuple[str, tuple[LinkUpdate, ...]]] = []
+        self._clock = clock or FakeClock()
+
+    def add(self, media: MediaType, raw: Mapping[str, Any]) -> str:
+        """Store one document, with a new `_id` unless it has one; returns the id in hex."""
+        stored = {"_id": ObjectId(), **raw}
+        self.collections.setdefault(media.collection, {})[stored["_id"]] = stored
+        return str(stored["_id"])
+
+    def change(self, media: MediaType, document: str, **fields: Any) -> None:
+        """Set fields of a stored document."""
+        self.collections[media.collection][ObjectId(document)].update(fields)
+
+    def remove(self, media: MediaType, document: str) -> None:
+        """Delete a document, as the platform may do; the pipeline never does."""
+        del self.collections[media.collection][ObjectId(document)]
+
+    def raw(self, media: MediaType, document: str) -> dict[str, Any]:
+        """A stored document."""
+        return self.collections[media.collection][ObjectId(document)]
+
+    def stream(self, account: Account, media: MediaType) -> Iterator[Document]:
+        self._called("stream")
+        for raw in list(self.collections.get(media.collection, {}).values()):
+            user = raw.get("user")
+            if is_guest(user) if account.id == GUEST_ID else user == account.id:
+                yield interpret(
+                    media,
+                    raw,
+                    owner_deleted=isinstance(account.blocked, AccountDeleted),
+                    account_did=account.did,
+                )
+
+    def owners(self, media: MediaType, documents: Sequence[str]) -> Mapping[str, str | None]:
+        self._called("owners")
+        stored = self.collections.get(media.collection, {})
+        found = {id: stored.get(ObjectId(id)) for id in documents if ObjectId.is_valid(id)}
+        return {
+            id: None if is_guest(raw.get("user")) else str(raw["user"]) for id, raw in found.items() if raw is not None
+        }
+
+    def is_empty(self, media: MediaType) -> bool:
+        self._called("is_empty")
+        return not self.collections.get(media.collection)
+
+    def write_links(self, media: MediaType, updates: Sequence[LinkUpdate]) -> None:
+        self._called("write_links")
+        if not updates:
+            return
+        self.link_writes.append((media.name, tuple(updates)))
+        moment = self._clock().isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        for update in updates:
+            raw = self.collections.get(media.collection, {}).get(ObjectId(update.document))
+            if raw is None:
+                continue
+            for home in media.link_homes:
+                if update.link is None:
+                    raw.pop(home, None)
+                    continue
+                link = update.link
+                parts = {"rkey": link.rkey, "uri": link.uri, "cid": link.cid, "did": link.did}
+                raw[home] = {name: part for name, part in parts.items() if part is not None} | {"syncedAt": moment}
+
+
+class MemoryLedger(_Scripted):
+    """The Ledger port on dictionaries. `saves` lists every bulk write, `entries` is what it amounts to."""
+
+    def __init__(self, clock: FakeClock | None = None, *, lease_seconds: float = 60, patience: float = 90) -> None:
+        super().__init__()
+        self.entries: dict[str, LedgerEntry] = {}
+        self.saves: list[tuple[LedgerEntry, ...]] = []
+        self.leases: dict[str, tuple[object, datetime]] = {}
+        self.hosts: dict[str, int] = {}
+        self._clock = clock or FakeClock()
+        self._lease_seconds = lease_seconds
+        self._patience = patience
+        self._lock = threading.Lock()
+
+    def load(self, account: Account, media: MediaType) -> Mapping[str, LedgerEntry]:
+        self._called("load")
+        return {
+            entry.document: entry
+            for entry in self.entries.values()
+            if (entry.account, entry.type) == (account.id, media.name)
+        }
+
+    def save(self, entries: Iterable[LedgerEntry]) -> None:
+        self._called("save")
+        batch = tuple({entry.item: entry for entry in entries}.values())
+        if not batch:
+            return
+        self.saves.append(batch)
+        with self._lock:
+            for entry in batch:
+                known = self.entries.get(entry.item)
+                timeline = known.history if known else ()
+                line = entry.history[-1:]
+                if line and line != timeline[-1:]:
+                    timeline = (*timeline, *line)[-HISTORY:]
+                self.entries[entry.item] = replace(entry, history=timeline)
+
+    @contextmanager
+    def lease(self, did: str, holder: str) -> Iterator[None]:
+        self._called("lease")
+        token = object()
+        deadline = self._clock() + timedelta(seconds=self._patience)
+        while not self._take(did, token):
+            if self._clock() >= deadline:
+                raise LeaseHeld(f"Another run writes to {did}.")
+            self._clock.sleep(1)
+        try:
+            yield
+        finally:
+            with self._lock:
+                if self.leases.get(did, (None,))[0] is token:
+                    del self.leases[did]
+
+    def batch_bytes(self, host: str, default: int) -> int:
+        self._called("batch_bytes")
+        return min(self.hosts.get(host, default), default)
+
+    def remember_batch_bytes(self, host: str, limit: int) -> None:
+        self._called("remember_batch_bytes")
+        self.hosts[host] = min(self.hosts.get(host, limit), limit)
+
+    def _take(self, did: str, token: object) -> bool:
+        with self._lock:
+            held = self.leases.get(did)
+            if held is not None and held[1] > self._clock():
+                return False
+            self.leases[did] = (token, self._clock() + timedelta(seconds=self._lease_seconds))
+            return True
