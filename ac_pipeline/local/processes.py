@@ -1,0 +1,212 @@
+"""Server processes on this machine: start them, wait until they answer, stop them by process id.
+
+Two ways to start: `spawn_detached` for servers that outlive the command that started them, `Tethered` for servers that
+end with the process that started them, however it ends. What the servers are is in `mongo_server.py`, `pds_server.py`
+and `media_server.py`; what is remembered of them is in `services.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ac_pipeline.errors import ServiceUnreachable
+
+LOOPBACK = "127.0.0.1"
+
+_POLL_SECONDS = 0.02
+_LOG_TAIL_LINES = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """How to run one server.
+
+    Args:
+        name: What messages and log files call it.
+        argv: Command line, program first.
+        healthy: Whether it answers; never raises, never waits longer than about a second.
+        environment: Variables on top of ours. The command line is visible to everybody on the machine, so passwords
+            belong here.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    healthy: Callable[[], bool]
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens on this port of the loopback interface."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+        return True
+
+
+def spawn_detached(service: Service, log: Path) -> int:
+    """Start a server in a session of its own, its output appended to `log`, and return its process id.
+
+    It outlives us and hears neither our terminal's Ctrl-C nor its closing.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    append = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+    return os.posix_spawn(
+        service.argv[0],
+        list(service.argv),
+        {**os.environ, **service.environment},
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+            (os.POSIX_SPAWN_OPEN, 1, str(log), append, 0o600),
+            (os.POSIX_SPAWN_DUP2, 1, 2),
+        ],
+        setsid=True,
+    )
+
+
+def command_line(pid: int) -> str | None:
+    """The command line of a running process; None when there is none, or it has ended already."""
+    _reap(pid)
+    proc = Path("/proc") / str(pid) / "cmdline"
+    if Path("/proc/self/cmdline").exists():
+        try:
+            words = proc.read_bytes().split(b"\0")
+        except OSError:
+            return None
+        return " ".join(word.decode(errors="replace") for word in words if word) or None
+    listed = subprocess.run(  # noqa: S603 - a number is all that varies
+        ["/bin/ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
+    )
+    found = listed.stdout.strip()
+    return found if found and "<defunct>" not in found else None
+
+
+def stop_process(
+    pid: int, expected: str, *, patience: float = 20.0, clock: Callable[[], float] = time.monotonic
+) -> bool:
+    """End a process, first with SIGTERM, after `patience` seconds with SIGKILL.
+
+    Args:
+        pid: The process id as it was noted.
+        expected: Its command line as it was noted. A process with another one got the same number later: it is not
+            ours and is left alone.
+
+    Returns:
+        Whether there was a process of ours to end.
+    """
+    if command_line(pid) != expected:
+        return False
+    _signal(pid, signal.SIGTERM)
+    deadline = clock() + patience
+    while command_line(pid) == expected:
+        if clock() > deadline:
+            _signal(pid, signal.SIGKILL)
+            deadline = clock() + patience
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
+def wait_until_healthy(service: Service, alive: Callable[[], bool], log: Path, *, patience: float = 60.0) -> None:
+    """Return as soon as the server answers.
+
+    Raises:
+        ServiceUnreachable: It died, or does not answer after `patience` seconds; with the end of its log.
+    """
+    deadline = time.monotonic() + patience
+    while True:
+        if not alive():
+            raise ServiceUnreachable(f"{service.name} ended while it started; {_tail(log)}")
+        if service.healthy():
+            return
+        if time.monotonic() > deadline:
+            raise ServiceUnreachable(f"{service.name} does not answer after {patience:.0f} seconds; {_tail(log)}")
+        time.sleep(_POLL_SECONDS)
+
+
+class Tethered:
+    """A server that ends with us: a small keeper process holds it and notices when we are gone, even by kill -9."""
+
+    def __init__(self, service: Service, log: Path) -> None:
+        """Start it and wait until it answers.
+
+        Raises:
+            ServiceUnreachable: It died or does not answer.
+        """
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            self._keeper = subprocess.Popen(  # noqa: S603 - our own module, then the service's command
+                [sys.executable, "-m", "ac_pipeline.local.tether", *service.argv],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                env={**os.environ, **service.environment},
+                start_new_session=True,
+            )
+        try:
+            self.pid = self._read_pid(log)
+            wait_until_healthy(service, lambda: self._keeper.poll() is None, log)
+        except ServiceUnreachable:
+            self.stop()
+            raise
+
+    def _read_pid(self, log: Path) -> int:
+        if self._keeper.stdout is None:
+            raise ServiceUnreachable("the keeper of a local server has no output; this is an error in its start")
+        line = self._keeper.stdout.readline()
+        if not line.strip():
+            raise ServiceUnreachable(f"a local server could not be started; {_tail(log)}")
+        return int(line)
+
+    def kill(self) -> None:
+        """End the server as a crash would (SIGKILL)."""
+        _signal(self.pid, signal.SIGKILL)
+        self.stop()
+
+    def stop(self) -> None:
+        """End the server and wait for it; may be repeated."""
+        if self._keeper.stdin is not None:
+            self._keeper.stdin.close()
+        self._keeper.wait()
+        if self._keeper.stdout is not None:
+            self._keeper.stdout.close()
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    try:
+        os.kill(pid, number)
+    except ProcessLookupError:
+        return
+
+
+def _reap(pid: int) -> None:
+    """Collect a child that has ended: until then the system keeps its process id."""
+    try:
+        os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:
+        return
+
+
+def _tail(log: Path) -> str:
+    try:
+        lines = log.read_text(errors="replace").splitlines()
+    except FileNotFoundError:
+        return f"it wrote no log ({log})"
+    shown = "\n".join(lines[-_LOG_TAIL_LINES:]) or "(empty)"
+    return f"the end of {log}:\n{shown}"

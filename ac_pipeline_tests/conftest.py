@@ -1,0 +1,195 @@
+"""The real services that tests may ask for: MongoDB, PDS, object storage.
+
+Each starts when the first test of a worker asks for it, keeps its data on a memory file system where there is one, and
+ends with the worker, even when that is killed. What tests do with them belongs to the tests.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import secrets
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+from pymongo.database import Database
+from pymongo.server_api import ServerApi
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.errors import ServiceUnreachable
+from ac_pipeline.local.mongo_server import mongo_service, mongo_uri
+from ac_pipeline.local.object_server import ObjectServer
+from ac_pipeline.local.pds_accounts import NewAccount, PdsAccounts
+from ac_pipeline.local.pds_server import HANDLE_DOMAIN, PdsOptions, installed_pds, pds_service, pds_url
+from ac_pipeline.local.processes import Service, Tethered, free_port
+
+_MEMORY = Path("/dev/shm")
+_PORT_ATTEMPTS = 3
+
+
+class MongoServer:
+    """One MongoDB server. `pid` is None when it is not ours (`TEST_MONGODB_URI`)."""
+
+    def __init__(self, uri: str, process: Tethered | None) -> None:
+        self.uri = uri
+        self.pid = process.pid if process else None
+
+
+class Pds:
+    """A real PDS with a PLC directory.
+
+    Attributes:
+        url: Its address.
+        admin_password: Of `com.atproto.admin.*`.
+        folder: Its data.
+    """
+
+    def __init__(self, folder: Path, options: PdsOptions) -> None:
+        self.folder = folder
+        self.admin_password = options.admin_password
+        self._options = options
+        self._tokens: dict[str, str] = {}
+        self._numbers = itertools.count(1)
+        self._port, self._plc_port, self._process = self._start_anywhere()
+        self.url = pds_url(self._port)
+        self.accounts = PdsAccounts(self.url, self.admin_password)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def create_account(self, handle: str | None = None, *, key: str | None = None) -> Account:
+        """A new account with DID and password.
+
+        Args:
+            handle: First label of the PDS handle, or the whole handle; unique by itself when left out.
+            key: Partition key; the label when left out.
+        """
+        label = (handle or f"u{next(self._numbers)}-{secrets.token_hex(4)}").removesuffix(HANDLE_DOMAIN)
+        new = self.accounts.create(label + HANDLE_DOMAIN, secrets.token_hex(16))
+        self._tokens[new.did] = new.token
+        return _account(new, label, key)
+
+    def token(self, account: Account) -> str:
+        """An access token of an account made by `create_account`; good for two hours."""
+        return self._tokens[str(account.did)]
+
+    def admin(self, method: str, json: Mapping[str, Any]) -> dict[str, Any]:
+        """Call `com.atproto.admin.*` (or another procedure) as the administrator."""
+        return self.accounts.admin(method, json)
+
+    def kill(self) -> None:
+        """SIGKILL the server; `start` brings it back on the same port with the same data."""
+        self._process.kill()
+
+    def start(self) -> None:
+        self._process = self._start(self._port, self._plc_port)
+
+    def close(self) -> None:
+        self.accounts.close()
+        self._process.stop()
+
+    def _start(self, port: int, plc_port: int) -> Tethered:
+        service = pds_service(port, plc_port, self.folder, self._options, installed_pds())
+        return Tethered(service, self.folder / "server.log")
+
+    def _start_anywhere(self) -> tuple[int, int, Tethered]:
+        for attempt in range(_PORT_ATTEMPTS):
+            port, plc_port = free_port(), free_port()
+            try:
+                return port, plc_port, self._start(port, plc_port)
+            except ServiceUnreachable:  # another worker was given the same port between our look and the start
+                if attempt == _PORT_ATTEMPTS - 1:
+                    raise
+        raise AssertionError("unreachable")
+
+
+def _account(new: NewAccount, label: str, key: str | None) -> Account:
+    return Account(
+        id=f"auth0|{secrets.token_hex(12)}",
+        key=key or label,
+        did=new.did,
+        handle=label,
+        pds_handle=new.handle,
+        code=f"ac25{''.join(secrets.choice('bcdfghjklmnpqrstvwxyz') for _ in range(5))}",
+        password=new.password,
+    )
+
+
+@pytest.fixture(scope="session")
+def services_folder() -> Iterator[Path]:
+    """A folder for the data of this worker's servers, in memory where possible."""
+    folder = Path(tempfile.mkdtemp(prefix="ac-pipeline-", dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def mongo_server(services_folder: Path) -> Iterator[MongoServer]:
+    """A MongoDB server: `TEST_MONGODB_URI` where that is set, else the local one."""
+    if given := os.environ.get("TEST_MONGODB_URI"):
+        yield MongoServer(given, None)
+        return
+    folder = services_folder / "mongo"
+    folder.mkdir()
+    port, process = _start_mongo(folder)
+    yield MongoServer(mongo_uri(port), process)
+    process.stop()
+
+
+def _start_mongo(folder: Path) -> tuple[int, Tethered]:
+    for attempt in range(_PORT_ATTEMPTS):
+        port = free_port()
+        service: Service = mongo_service(port, folder / "data", config=folder / "secantusd.toml")
+        try:
+            return port, Tethered(service, folder / "server.log")
+        except ServiceUnreachable:
+            if attempt == _PORT_ATTEMPTS - 1:
+                raise
+    raise AssertionError("unreachable")
+
+
+@pytest.fixture(scope="session")
+def mongo_client(mongo_server: MongoServer) -> Iterator[MongoClient[dict[str, Any]]]:
+    """A client as production makes it: Stable API version 1, strict, deprecation errors on."""
+    with MongoClient[dict[str, Any]](
+        mongo_server.uri, server_api=ServerApi("1", strict=True, deprecation_errors=True)
+    ) as client:
+        yield client
+
+
+@pytest.fixture
+def mongo(mongo_client: MongoClient[dict[str, Any]]) -> Iterator[Database[dict[str, Any]]]:
+    """An empty database of this test's own, dropped afterwards."""
+    name = f"test-{uuid.uuid4().hex}"
+    yield mongo_client[name]
+    mongo_client.drop_database(name)
+
+
+@pytest.fixture
+def mongo_database(mongo: Database[dict[str, Any]]) -> Database[dict[str, Any]]:
+    """The same as `mongo`, for tests in which that name would mislead."""
+    return mongo
+
+
+@pytest.fixture(scope="session")
+def pds(services_folder: Path) -> Iterator[Pds]:
+    """A real PDS without rate limits, shared by the tests of one worker: make accounts of your own."""
+    folder = services_folder / "pds"
+    folder.mkdir()
+    server = Pds(folder, PdsOptions())
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def object_server() -> Iterator[ObjectServer]:
+    """An empty object storage of this test's own, with faults to script and a log of requests."""
+    with ObjectServer() as server:
+        yield server

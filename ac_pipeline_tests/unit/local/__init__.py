@@ -1,0 +1,1 @@
+"""Tests of `ac_pipeline.local` that need no server of their own."""
