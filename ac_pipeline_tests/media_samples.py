@@ -1,0 +1,151 @@
+"""Broken and hostile pictures and tapes, each wrong in exactly one way.
+
+Sound ones are made by `ac_pipeline/local/artwork.py`.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import struct
+import zipfile
+import zlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ac_pipeline.local.artwork import pixel_art
+
+FRAME = pixel_art(24, 16)
+OTHER_SIZE = pixel_art(40, 10)
+
+
+def frame_name(index: int) -> str:
+    return f"frame-{index:05d}.png"
+
+
+def timing(count: int, duration: float = 20.0, **changes: Any) -> list[dict[str, Any]]:
+    """Entries as the producer writes them; a change such as `at_3={...}` replaces fields of entry 3."""
+    entries: list[dict[str, Any]] = [
+        {"frame": i, "filename": frame_name(i), "duration": duration, "timestamp": i * duration} for i in range(count)
+    ]
+    for name, change in changes.items():
+        entries[int(name.removeprefix("at_"))].update(change)
+    return entries
+
+
+def archive(
+    members: Mapping[str, bytes] | Iterable[tuple[str | zipfile.ZipInfo, bytes]],
+    timing: object = None,
+    *,
+    compression: int = zipfile.ZIP_STORED,
+) -> bytes:
+    """A ZIP of these members, plus `timing.json` unless it is None; text is written as it is, else as JSON."""
+    pairs = members.items() if isinstance(members, Mapping) else members
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", compression) as out:
+        for name, data in pairs:
+            out.writestr(name if isinstance(name, zipfile.ZipInfo) else zipfile.ZipInfo(name), data, compression)
+        if timing is not None:
+            out.writestr("timing.json", timing if isinstance(timing, str) else json.dumps(timing))
+    return file.getvalue()
+
+
+def tape(count: int, *, without: Iterable[int] = (), timing: object = None, picture: bytes = FRAME) -> bytes:
+    """A tape of `count` equal frames, some of them left out."""
+    left_out = set(without)
+    return archive({frame_name(i): picture for i in range(count) if i not in left_out}, timing)
+
+
+def symlink() -> bytes:
+    link = zipfile.ZipInfo(frame_name(1))
+    link.create_system = 3
+    link.external_attr = 0o120777 << 16
+    return archive([(frame_name(0), FRAME), (link, b"/etc/passwd")], timing(2))
+
+
+def duplicate() -> bytes:
+    """Two members of one name; `zipfile` warns when it writes such a thing, so one is renamed afterwards."""
+    data = archive([(frame_name(0), FRAME), (frame_name(1), FRAME), (frame_name(2), OTHER_SIZE)])
+    return data.replace(frame_name(2).encode(), frame_name(1).encode())
+
+
+def encrypted() -> bytes:
+    """Sets the encryption bit in the central directory (and the local header, so that the two agree)."""
+    data = bytearray(archive({frame_name(0): FRAME}))
+    data[6] |= 1
+    central = data.rindex(b"PK\x01\x02")
+    data[central + 8] |= 1
+    return bytes(data)
+
+
+def wrong_checksum() -> bytes:
+    data = bytearray(archive({frame_name(0): FRAME, frame_name(1): FRAME}))
+    second = data.index(frame_name(1).encode())
+    data[second + len(frame_name(1)) + 60] ^= 0xFF
+    return bytes(data)
+
+
+def deflate_bomb(size: int = 40 << 20) -> bytes:
+    return archive({frame_name(0): b"\0" * size}, compression=zipfile.ZIP_DEFLATED)
+
+
+def claims_entries(count: int) -> bytes:
+    """A ZIP whose end record names `count` members."""
+    data = bytearray(archive({frame_name(0): FRAME}))
+    struct.pack_into("<HH", data, len(data) - 22 + 8, count, count)
+    return bytes(data)
+
+
+def claims_zip64() -> bytes:
+    """A ZIP64 locator before the end record: `zipfile` would then believe any number of members."""
+    data = archive({frame_name(0): FRAME})
+    return data[:-22] + b"PK\x06\x07" + b"\0" * 16 + data[-22:]
+
+
+def huge_header(side: int) -> bytes:
+    """A PNG of some bytes that claims `side` x `side` pixels."""
+    header = struct.pack(">IIBBBBB", side, side, 8, 6, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + _chunk(b"IHDR", header)
+        + _chunk(b"IDAT", zlib.compress(b"\0" * 99))
+        + _chunk(b"IEND", b"")
+    )
+
+
+def blank(width: int, height: int) -> bytes:
+    """A one-bit PNG of any size in few bytes."""
+    file = io.BytesIO()
+    Image.new("1", (width, height)).save(file, "PNG")
+    return file.getvalue()
+
+
+def noise(width: int, height: int, colours: int | None = None, seed: int = 1) -> bytes:
+    """A PNG that nothing compresses; with `colours`, of so many greys."""
+    random = np.random.default_rng(seed)
+    if colours is None:
+        pixels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    else:
+        pixels = (random.integers(0, colours, (height, width)) * (256 // colours)).astype(np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "PNG", compress_level=1)
+    return file.getvalue()
+
+
+def png_of(image: Image.Image, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "PNG", **options)
+    return file.getvalue()
+
+
+def jpeg_of(image: Image.Image, **options: Any) -> bytes:
+    file = io.BytesIO()
+    image.save(file, "JPEG", **options)
+    return file.getvalue()
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))

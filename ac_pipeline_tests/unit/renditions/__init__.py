@@ -1,0 +1,1 @@
+"""Tests of derived media: pictures, tapes, videos and what joins them."""
