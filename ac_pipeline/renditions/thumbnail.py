@@ -75,7 +75,11 @@ def make_thumbnail(data: bytes, name: str = "the picture") -> Thumbnail:
         raise UnreadableMedia(f"{name} cannot be converted ({type(error).__name__}: {str(error)[:120]})") from error
     made = thumbnail_of(flat)
     # A draft-decoded JPEG is smaller than its file says.
-    source = {"source_format": picture.format, "source_width": picture.width, "source_height": picture.height}
+    source: dict[str, str | int] = {
+        "source_format": picture.format,
+        "source_width": picture.width,
+        "source_height": picture.height,
+    }
     return replace(made, details={**made.details, **source})
 
 
