@@ -14,8 +14,8 @@ from enum import StrEnum
 from ac_pipeline.atproto.messages import Write
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import at_uri, document_tid, is_tid, parse_datetime
-from ac_pipeline.errors import HeldBack, PipelineError
-from ac_pipeline.items import Derived, Record
+from ac_pipeline.errors import HeldBack
+from ac_pipeline.items import Derived, Failure, Record, Stage
 from ac_pipeline.media.base import Document, Link, MediaType, Verdict
 
 WHEN_TOLERANCE_MS = 1000
@@ -55,6 +55,8 @@ class Wanted:
         cid: CID of `record`.
         derived: What `record` was built from.
         failure: Why an eligible document has no record to offer; its existing record then stays as it is.
+        fresh: Whether `failure` is of an attempt made now, not one remembered.
+        skipped: It is not selected: its records are recognised and left alone.
         unrendered: The record waits for renditions that a dry run does not make.
         known_rkey: The key the ledger remembers for it in this repository.
         salt: First salt to try for a new key; raised when the PDS refused the key before.
@@ -64,8 +66,10 @@ class Wanted:
     record: Record | None = None
     cid: str | None = None
     derived: Derived | None = None
-    failure: PipelineError | None = None
+    failure: Failure | None = None
+    fresh: bool = False
     unrendered: bool = False
+    skipped: bool = False
     known_rkey: str | None = None
     salt: int = 0
 
@@ -82,7 +86,7 @@ class Existing:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One step of a plan, with its reason."""
+    """One step of a plan, with its reason. `orphan` is the missing document an orphaned record names."""
 
     kind: Kind
     media: MediaType
@@ -92,6 +96,7 @@ class Operation:
     record: Record | None = None
     cid: str | None = None
     link: Link | None = None
+    orphan: str | None = None
 
     @property
     def document(self) -> Document | None:
@@ -124,7 +129,7 @@ class Kept:
 class Withheld:
     """An item, or a record without a document, that is left alone for a reason a person should know."""
 
-    error: PipelineError
+    failure: Failure
     wanted: Wanted | None = None
     rkey: str | None = None
 
@@ -158,7 +163,7 @@ def plan_type(
     did: str,
     wanted: Iterable[Wanted],
     existing: Sequence[Existing],
-    gone: Mapping[str, str],
+    gone: Mapping[str, str] | None,
 ) -> TypePlan:
     """Decide what has to happen so that the repository holds exactly the wanted records, each once.
 
@@ -168,7 +173,7 @@ def plan_type(
         wanted: Every document of the account and type, eligible or not.
         existing: Every record of that type in the repository.
         gone: Documents that were confirmed not to be this account's any more -> why. Records that name another
-            unknown document are left alone.
+            unknown document are left alone. None: records without a document are none of this plan's business.
     """
     planner = _Planner(media, did, existing)
     documents = sorted(wanted, key=lambda each: each.document.id)
@@ -176,7 +181,8 @@ def plan_type(
         planner.match(each)
     for each in documents:
         planner.decide(each)
-    planner.sweep(gone, {each.document.id for each in documents})
+    if gone is not None:
+        planner.sweep(gone, {each.document.id for each in documents})
     return planner.plan
 
 
@@ -213,6 +219,8 @@ class _Planner:
 
     def decide(self, wanted: Wanted) -> None:
         document = wanted.document
+        if wanted.skipped:
+            return
         if document.verdict is Verdict.WITHDRAWN:
             self._withdraw(wanted)
         elif wanted.failure is not None:
@@ -222,7 +230,7 @@ class _Planner:
                 f"{self.media.name} {document.id} has no owner, but its stored link is not of the guest repository: "
                 "it may outlive a deleted account; it is not published as guest work. Clear its link to publish it."
             )
-            self.plan.withheld.append(Withheld(error, wanted))
+            self.plan.withheld.append(Withheld(_held(error), wanted))
         else:
             self._publish(wanted)
 
@@ -232,11 +240,11 @@ class _Planner:
             if record.rkey in self.claimed and self.claimed[record.rkey] in documents:
                 continue
             if record.ref in gone and record.ref is not None:
-                self._add(Kind.DELETE_ORPHAN, record.rkey, gone[record.ref])
+                self._add(Kind.DELETE_ORPHAN, record.rkey, gone[record.ref], orphan=record.ref)
             else:
                 what = "names no document" if record.ref is None else f"names document {record.ref}, which is not known"
                 error = HeldBack(f"{self.media.name} record {record.rkey} {what}; it is left alone")
-                self.plan.withheld.append(Withheld(error, rkey=record.rkey))
+                self.plan.withheld.append(Withheld(_held(error), rkey=record.rkey))
 
     def _withdraw(self, wanted: Wanted) -> None:
         document = wanted.document
@@ -334,8 +342,13 @@ class _Planner:
         record: Record | None = None,
         cid: str | None = None,
         link: Link | None = None,
+        orphan: str | None = None,
     ) -> None:
-        self.plan.operations.append(Operation(kind, self.media, rkey, reason, wanted, record, cid, link))
+        self.plan.operations.append(Operation(kind, self.media, rkey, reason, wanted, record, cid, link, orphan))
+
+
+def _held(error: HeldBack) -> Failure:
+    return Failure(Stage.RECORD, error.code, error.message)
 
 
 def difference(existing: Existing, wanted: Wanted) -> str:

@@ -16,7 +16,6 @@ from ac_pipeline.atproto.messages import Commit
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.errors import (
     BlobMissing,
-    InvalidRecord,
     OutcomeUnknown,
     Permanent,
     PipelineError,
@@ -117,7 +116,7 @@ class Writer:
                 continue
             try:
                 repository = self._commit(batch, repository)
-            except (RecordRefused, InvalidRecord, BlobMissing, TooLarge, ServerFailed) as error:
+            except (Permanent, ServerFailed) as error:
                 if len(batch) > 1:
                     pending += self._halves(batch, error)
                 elif isinstance(error, ServerFailed):

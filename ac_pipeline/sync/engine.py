@@ -1,0 +1,267 @@
+"""The engine: mirrors one account at a time, from documents to records, links and ledger.
+
+Decide, then do: reads the repository and the documents, lets `plan.py` decide, lets `writer.py` write, and after each
+committed batch stores links and ledger entries. Sources: design, section 1; acceptance, "Writing" and "Deletions".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from time import monotonic
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.lexicon import Lexicons
+from ac_pipeline.atproto.repository import Repository
+from ac_pipeline.errors import Blocked, NoCredentials, RateLimited, RepositoryMoved, SourceMissing, Transient
+from ac_pipeline.items import BlobRef, LedgerEntry
+from ac_pipeline.media.base import Document, MediaType, Verdict
+from ac_pipeline.sync.bookkeeper import Bookkeeper
+from ac_pipeline.sync.plan import Operation, TypePlan, Wanted, existing_records, plan_type
+from ac_pipeline.sync.ports import DataServer, Documents, Ledger, Renderer
+from ac_pipeline.sync.render import RecordBuilder
+from ac_pipeline.sync.report import AccountReport
+from ac_pipeline.sync.selection import Selection
+from ac_pipeline.sync.writer import REQUEST_BYTES, BatchLimits, Committed, Writer
+
+ROUNDS = 5
+"""How often a repository that somebody else writes to is planned anew before its sync is left for later."""
+
+
+@dataclass(slots=True)
+class AccountPlan:
+    """Everything that was read of one account, and what shall happen to it."""
+
+    account: Account
+    repository: Repository | None = None
+    documents: dict[str, list[Document]] = field(default_factory=dict)
+    selected: dict[str, set[str]] = field(default_factory=dict)
+    entries: dict[str, dict[str, LedgerEntry]] = field(default_factory=dict)
+    wanted: dict[str, list[Wanted]] = field(default_factory=dict)
+    gone: dict[str, dict[str, str]] = field(default_factory=dict)
+    plans: list[TypePlan] = field(default_factory=list)
+
+    def operations(self) -> list[Operation]:
+        return [operation for plan in self.plans for operation in plan.operations]
+
+
+@dataclass(slots=True)
+class Engine:
+    """Mirrors accounts. All it touches comes in through ports.
+
+    Args:
+        documents, server, ledger, renderer: The ports.
+        lexicons: What records must satisfy.
+        host: Name of the PDS, under which its learned limits are kept.
+        holder: Who holds the leases: unique to this process.
+        now: The time, UTC.
+        renders: Pool in which renditions are made.
+    """
+
+    documents: Documents
+    server: DataServer
+    ledger: Ledger
+    renderer: Renderer
+    lexicons: Lexicons
+    host: str
+    holder: str
+    now: Callable[[], datetime]
+    renders: Executor
+
+    def sync(self, account: Account, selection: Selection, run_id: str) -> AccountReport:
+        """Make the account's repository equal to its eligible documents.
+
+        Never raises for what can be said of one account: a `Blocked` account and a transient error are in the report.
+        """
+        started = monotonic()
+        books = Bookkeeper(self.documents, self.ledger, account, run_id, self.now)
+        try:
+            if account.blocked is not None or account.did is None:
+                self._block(account, selection, books, account.blocked)
+            else:
+                with self.ledger.lease(account.did, self.holder):
+                    self._mirror(account, selection, books)
+        except Transient as error:
+            books.interrupt(error)
+        books.report.seconds = monotonic() - started
+        return books.report
+
+    def survey(self, account: Account, selection: Selection, run_id: str = "") -> tuple[AccountPlan, AccountReport]:
+        """The dry run: the plan of an account and what it amounts to. Nothing is written, made or uploaded.
+
+        Raises:
+            Transient: Something could not be read.
+        """
+        books = Bookkeeper(self.documents, self.ledger, account, run_id, self.now, dry=True)
+        plan = AccountPlan(account)
+        if account.blocked is not None or account.did is None:
+            self._block(account, selection, books, account.blocked)
+            return plan, books.report
+        try:
+            plan.repository = self.server.read_repository(account.did)
+        except Blocked as error:
+            self._block(account, selection, books, error)
+            return plan, books.report
+        books.records(plan.repository, selection.types)
+        self._read(plan, selection, books, dry=True)
+        self._decide(plan, selection)
+        books.foresee(plan.plans)
+        return plan, books.report
+
+    def render(self, account: Account, media: MediaType, selection: Selection, run_id: str) -> AccountReport:
+        """Make the renditions of one type that are not known yet, and remember them for the sync that follows."""
+        started = monotonic()
+        books = Bookkeeper(self.documents, self.ledger, account, run_id, self.now)
+        try:
+            plan = AccountPlan(account)
+            self._read(plan, replace(selection, types=(media,)), books, dry=False)
+            books.rendered(media, plan.wanted[media.name])
+        except Transient as error:
+            books.interrupt(error)
+        books.report.seconds = monotonic() - started
+        return books.report
+
+    def _mirror(self, account: Account, selection: Selection, books: Bookkeeper) -> None:
+        plan = AccountPlan(account)
+        try:
+            plan.repository = self.server.read_repository(str(account.did))
+            books.records(plan.repository, selection.types)
+            self._read(plan, selection, books, dry=False)
+            for _ in range(ROUNDS):
+                self._decide(plan, selection)
+                books.begin(plan.plans)
+                try:
+                    self._write(plan, books)
+                    break
+                except RepositoryMoved:
+                    plan.repository = self.server.read_repository(str(account.did))
+            else:
+                raise RepositoryMoved(
+                    f"the repository of {account.key} changed {ROUNDS} times while it was written: run it again later"
+                )
+        except Blocked as error:
+            if not plan.documents:
+                self._block(account, selection, books, error)
+            else:
+                books.block_rest(error)
+        except RateLimited as error:
+            books.defer_rest(error)
+        books.finish()
+
+    def _read(self, plan: AccountPlan, selection: Selection, books: Bookkeeper, *, dry: bool) -> None:
+        """Documents, what the ledger knows, wanted records, and which records are orphans.
+
+        The repository was read before: a record that appears while we read has its document in Mongo by then.
+        """
+        account = plan.account
+        builder = RecordBuilder(
+            self.lexicons,
+            self.renderer,
+            self.renders,
+            lambda: int(self.now().timestamp() * 1000),
+            dry=dry,
+            retry=selection.retry,
+        )
+        for media in selection.types:
+            documents = list(self.documents.stream(account, media))
+            entries = dict(self.ledger.load(account, media))
+            chosen = selection.documents(documents)
+            plan.documents[media.name] = documents
+            plan.entries[media.name] = entries
+            plan.selected[media.name] = chosen
+            books.know(media, documents, entries, chosen)
+            wanted = builder.build(media, [d for d in documents if d.id in chosen], entries, account.did)
+            plan.wanted[media.name] = wanted + [Wanted(d, skipped=True) for d in documents if d.id not in chosen]
+            if plan.repository is not None and not selection.partial:
+                plan.gone[media.name] = self._gone(plan.repository, account, media, documents)
+
+    def _gone(
+        self, repository: Repository, account: Account, media: MediaType, documents: Sequence[Document]
+    ) -> dict[str, str]:
+        """Documents that records name and this account does not have, confirmed one by one (DEL-4, DEL-5)."""
+        known = {document.id for document in documents}
+        named = {record.ref for record in existing_records(repository, media) if record.ref is not None}
+        strangers = sorted(named - known)
+        if not strangers or self.documents.is_empty(media):
+            return {}
+        owners = self.documents.owners(media, strangers)
+        gone = {}
+        for id in strangers:
+            if id not in owners:
+                gone[id] = "its document is gone"
+            elif owners[id] != (None if account.is_guest else account.id):
+                gone[id] = "its document belongs to another account"
+        return gone
+
+    @staticmethod
+    def _decide(plan: AccountPlan, selection: Selection) -> None:
+        if plan.repository is None:
+            return
+        did = plan.repository.did
+        plan.plans = [
+            plan_type(
+                media,
+                did,
+                plan.wanted[media.name],
+                existing_records(plan.repository, media),
+                plan.gone.get(media.name),
+            )
+            for media in selection.types
+        ]
+
+    def _write(self, plan: AccountPlan, books: Bookkeeper) -> None:
+        operations = [operation for operation in plan.operations() if operation.writes]
+        if plan.repository is None or not operations:
+            return
+        limits = BatchLimits(request_bytes=self.ledger.batch_bytes(self.host, REQUEST_BYTES))
+        writer = Writer(
+            self.server,
+            plan.account,
+            self._load,
+            limits,
+            lambda size: self.ledger.remember_batch_bytes(self.host, size),
+        )
+        for outcome in writer.write(operations, plan.repository):
+            if isinstance(outcome, Committed):
+                plan.repository = outcome.repository
+                books.committed(outcome.operations)
+            else:
+                books.refused(outcome.operation, outcome.error)
+
+    def _load(self, operation: Operation, blob: BlobRef) -> bytes:
+        """A blob's bytes; what the store has lost is made again from its source."""
+        try:
+            return self.renderer.open(blob)
+        except SourceMissing:
+            if operation.document is None:
+                raise
+            self.renderer.derive(operation.media, operation.document, None)
+            return self.renderer.open(blob)
+
+    def _block(self, account: Account, selection: Selection, books: Bookkeeper, error: Blocked | None) -> None:
+        """Count and remember what waits for an account that cannot be used."""
+        reason = error or NoCredentials(f"{account.key} has no account on the PDS")
+        for media in selection.types:
+            documents = list(self.documents.stream(account, media))
+            chosen = selection.documents(documents)
+            entries = dict(self.ledger.load(account, media))
+            books.know(media, documents, entries, chosen)
+            books.block(media, [d for d in documents if d.id in chosen and d.verdict is Verdict.ELIGIBLE], reason)
+        books.blocked(reason)
+        books.finish()
+
+
+def sync_accounts(
+    engine: Engine, accounts: Sequence[Account], selection: Selection, run_id: str, workers: int
+) -> Iterator[AccountReport]:
+    """Mirror many accounts at once, one writer each, yielding reports as they come.
+
+    Args:
+        workers: Accounts at a time; two to four hide the disk waits of a PDS (ATProto facts, "Writing").
+    """
+    with ThreadPoolExecutor(workers, thread_name_prefix="account") as pool:
+        futures = [pool.submit(engine.sync, account, selection, run_id) for account in accounts]
+        for future in as_completed(futures):
+            yield future.result()
