@@ -1,0 +1,170 @@
+"""The lexicons: the only definition of what a record looks like, and the gate every record passes.
+
+Loading the files and checking whole records belong here; the language they are written in is `lexicon_rules.py`. The
+PDS knows none of these schemas and stores what it is given, so a record that passes this gate wrongly is published.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from ac_pipeline.atproto.lexicon_fields import Check, Report
+from ac_pipeline.atproto.lexicon_formats import is_nsid
+from ac_pipeline.atproto.lexicon_rules import Compiler
+from ac_pipeline.atproto.syntax import is_record_key, is_tid
+from ac_pipeline.errors import InvalidRecord, Misconfigured
+from ac_pipeline.items import Record
+
+_PACKAGE: Final = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True, slots=True)
+class Lexicons:
+    """A set of lexicons, compiled. Made by `load_lexicons` or `compile_lexicons`.
+
+    Args:
+        documents: NSID -> lexicon document, as it is published.
+    """
+
+    documents: Mapping[str, Mapping[str, Any]]
+    _checks: Mapping[str, Check]
+
+    def validate(self, nsid: str, record: Record, rkey: str | None = None) -> None:
+        """Check a record in JSON form, and its key when given (REC-1).
+
+        Undeclared fields are legal as long as the data model can hold them.
+
+        Raises:
+            InvalidRecord: The first broken rule: collection, path of the field, rule, what was found.
+        """
+
+        def refuse(path: str, problem: str) -> None:
+            raise InvalidRecord(f"{nsid}: {path}: {problem}")
+
+        self._run(nsid, record, refuse)
+        if rkey is not None and (problem := self._key_problem(nsid, rkey)):
+            raise InvalidRecord(f"{nsid}: {problem}")
+
+    def problems(self, nsid: str, record: Record, rkey: str | None = None) -> list[str]:
+        """Every rule that a record breaks, as `path: rule` (VERIFY-3); empty for a valid one."""
+        found: list[str] = []
+        self._run(nsid, record, lambda path, problem: found.append(f"{path}: {problem}"))
+        if rkey is not None and (problem := self._key_problem(nsid, rkey)):
+            found.append(problem)
+        return found
+
+    def undeclared(self, nsid: str, record: Record) -> list[str]:
+        """Names of the record's own fields that its lexicon does not declare: a warning, not an error (REC-5)."""
+        self._check(nsid)
+        declared = self.documents[nsid]["defs"]["main"]["record"]["properties"]
+        return [name for name in record if name not in declared and name != "$type"]
+
+    def _run(self, nsid: str, record: Record, report: Report) -> None:
+        check = self._check(nsid)
+        try:
+            check(record, "$", report)
+        except RecursionError:
+            report("$", "nested too deeply to be checked")
+
+    def _check(self, nsid: str) -> Check:
+        try:
+            return self._checks[nsid]
+        except KeyError:
+            raise InvalidRecord(
+                f"{nsid}: there is no lexicon of this name; known are {', '.join(self._checks)}"
+            ) from None
+
+    def _key_problem(self, nsid: str, rkey: str) -> str | None:
+        key_type: str = self.documents[nsid]["defs"]["main"]["key"]
+        if key_type == "tid":
+            fits = is_tid(rkey)
+        elif key_type == "nsid":
+            fits = is_nsid(rkey)
+        elif key_type == "any":
+            fits = is_record_key(rkey)
+        else:
+            fits = is_record_key(rkey) and rkey == key_type.removeprefix("literal:")
+        return None if fits else f"record key {rkey[:80]!r} is not of type {key_type}"
+
+
+def load_lexicons(directory: Path | None = None) -> Lexicons:
+    """Read and compile every lexicon below a folder, at `computer/aesthetic/mood.json` for `computer.aesthetic.mood`.
+
+    Args:
+        directory: The folder; by default the one inside the installed package, else `lexicons/` of the checkout.
+
+    Raises:
+        Misconfigured: No files, a file that is not JSON or not where its id belongs, or not a proper record lexicon.
+    """
+    folder = directory if directory is not None else _own_folder()
+    documents: dict[str, Any] = {}
+    for path in sorted(folder.rglob("*.json")):
+        expected = ".".join(path.relative_to(folder).with_suffix("").parts)
+        document = _read(path)
+        if document.get("id") != expected:
+            raise Misconfigured(
+                f"{path}: the id is {document.get('id')!r}, but the place of the file says {expected!r}"
+            )
+        documents[expected] = document
+    if not documents:
+        raise Misconfigured(f"no lexicons in {folder}: without them no record can be checked, so none is written")
+    return compile_lexicons(documents)
+
+
+def compile_lexicons(documents: Mapping[str, Mapping[str, Any]]) -> Lexicons:
+    """Compile lexicon documents, each of which must define a record.
+
+    Raises:
+        Misconfigured: A document is not a proper lexicon; the message names document, definition and rule.
+    """
+    for nsid, document in documents.items():
+        _check_document(nsid, document)
+    compiler = Compiler(documents)
+    checks = {nsid: compiler.definition(nsid, "main") for nsid in documents}
+    for nsid, document in documents.items():
+        for name in document["defs"]:
+            compiler.definition(nsid, name)
+    return Lexicons(documents=documents, _checks=checks)
+
+
+def _own_folder() -> Path:
+    installed = _PACKAGE / "lexicons"
+    return installed if installed.is_dir() else _PACKAGE.parent / "lexicons"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
+    except (OSError, ValueError) as error:
+        raise Misconfigured(f"{path}: not a readable JSON document: {error}") from error
+    if not isinstance(document, dict):
+        raise Misconfigured(f"{path}: a lexicon is a JSON object")
+    return document
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON lets the last of two equal names win; in a lexicon that would be a rule silently dropped."""
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError(f"a name occurs twice among {', '.join(name for name, _ in pairs)}")
+    return result
+
+
+def _check_document(nsid: str, document: Mapping[str, Any]) -> None:
+    if document.get("lexicon") != 1 or document.get("id") != nsid or not is_nsid(nsid):
+        raise Misconfigured(f"{nsid}: a lexicon starts with lexicon 1 and an id that is an NSID")
+    unknown = document.keys() - {"lexicon", "id", "revision", "description", "defs"}
+    if unknown:
+        raise Misconfigured(f"{nsid}: unknown entries {', '.join(sorted(unknown))}")
+    definitions = document.get("defs")
+    if not isinstance(definitions, dict) or not all(isinstance(schema, dict) for schema in definitions.values()):
+        raise Misconfigured(f"{nsid}: defs is an object of definitions")
+    if definitions.get("main", {}).get("type") != "record":
+        raise Misconfigured(f"{nsid}: defs.main is not a record")
+    misplaced = [name for name, schema in definitions.items() if name != "main" and schema.get("type") == "record"]
+    if misplaced:
+        raise Misconfigured(f"{nsid}: only defs.main can be a record, not {', '.join(misplaced)}")
