@@ -144,7 +144,7 @@ def _in_srgb(image: Image.Image) -> Image.Image:
             return image
         mode = "RGBA" if image.mode == "RGBA" else "RGB"
         return ImageCms.profileToProfile(image, source, _SRGB, outputMode=mode) or image
-    except ImageCms.PyCMSError:
+    except (ImageCms.PyCMSError, OSError):  # OSError: bytes that are no profile at all
         return image
 
 
