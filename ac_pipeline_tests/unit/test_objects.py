@@ -379,6 +379,6 @@ def test_a_certificate_nobody_vouches_for_is_refused(tmp_path: Path, waits: Wait
     with object_server(context) as server, storage_client() as client:
         server.objects[f"/{BUCKET}/a.png"] = b"x"
         storage = ObjectStorage(client, server.template, sleep=waits)
-        with pytest.raises(ServiceUnreachable, match="(?i)certificate"):
+        with pytest.raises(ServiceUnreachable, match=r"(?i)certificate"):
             storage.fetch([source("a.png")], tmp_path / "file", 100)
         assert server.requests == []
