@@ -99,6 +99,7 @@ class Bookkeeper:
                 elif (item := item_id(plan.media.name, withheld.wanted.document.id)) not in self._ended:
                     saved += self._fail(plan.media, withheld.wanted, withheld.failure, item, withheld.rkey)
             self._mend_links(plan)
+            saved += [each for op in plan.links() if op.kind is Kind.UNLINK for each in self._remember_key(op)]
         for item, operation in self._sent.items():
             if operation.kind in _DELETES and item not in self._ended and item not in self._open:
                 saved += self._delete(item, operation)
@@ -214,6 +215,18 @@ class Bookkeeper:
         if self._open:
             raise RuntimeError(f"{len(self._open)} items of {self._account.key} have no end")
 
+    def _remember_key(self, operation: Operation) -> list[LedgerEntry]:
+        """The key of a withdrawn item whose link is cleared, so that it returns under its old address (DEL-2)."""
+        document, item = operation.document, self._item(operation)
+        known = self._entries.get(item)
+        if document is None or not operation.rkey or (known is not None and known.rkey is not None):
+            return []
+        link = document.link
+        if link is None or link.did not in (None, self._account.did):
+            return []
+        entry = self._entry(operation.media, Wanted(document), item, State.DELETED, Stage.WRITE, rkey=operation.rkey)
+        return [self._logged(entry, State.DELETED, Stage.WRITE, message=operation.reason)]
+
     def _keep(self, media: MediaType, kept: Kept) -> list[LedgerEntry]:
         document = kept.wanted.document
         item = item_id(media.name, document.id)
@@ -288,7 +301,7 @@ class Bookkeeper:
         self._open = {}
         self._save(saved)
 
-    def _entry_of_failure(
+    def _entry_of_failure(  # noqa: PLR0917
         self, media: MediaType, wanted: Wanted, failure: Failure, item: str, state: State, rkey: str | None
     ) -> list[LedgerEntry]:
         known = self._entries.get(item)

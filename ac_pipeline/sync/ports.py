@@ -24,7 +24,7 @@ class Documents(Protocol):
         """Every document of the account, whatever its verdict, in no particular order, read with a projection."""
 
     def owners(self, media: MediaType, documents: Sequence[str]) -> Mapping[str, str | None]:
-        """Owner (None: guest) of each of these ids that exists, whoever it belongs to. Ids that do not exist are absent."""
+        """Owner (None: guest) of each of these ids, whoever it belongs to; ids that do not exist are absent."""
 
     def is_empty(self, media: MediaType) -> bool:
         """Whether the whole collection holds nothing: a reason to distrust what is missing from it."""
@@ -60,7 +60,12 @@ class DataServer(Protocol):
         """
 
     def upload_blob(self, account: Account, data: bytes, mime_type: str) -> BlobRef:
-        """Upload one blob (`com.atproto.repo.uploadBlob`); raises InvalidRecord when the answer names another CID or MIME type."""
+        """Upload one blob (`com.atproto.repo.uploadBlob`).
+
+        Raises:
+            InvalidRecord: The answer names another CID, size or MIME type.
+            TooLarge: It is over the PDS's limit.
+        """
 
     def has_blob(self, did: str, cid: str) -> bool:
         """Whether the blob can be downloaded (`com.atproto.sync.getBlob`)."""

@@ -15,8 +15,8 @@ from ac_pipeline.errors import (
     HeldBack,
     InvalidDocument,
     InvalidRecord,
-    PipelineError,
     Permanent,
+    PipelineError,
     Transient,
 )
 from ac_pipeline.items import Derived, Failure, LedgerEntry, Stage, State

@@ -146,7 +146,9 @@ class SyncReport:
             "seconds": round(self.seconds, 3),
             "failures": [failure.to_json() for failure in self.failures()],
             "blocked": [
-                {"user": a.user, "class": a.blocked.code, "message": a.blocked.message} for a in self.accounts if a.blocked
+                {"user": a.user, "class": a.blocked.code, "message": a.blocked.message}
+                for a in self.accounts
+                if a.blocked
             ],
             "run_again": [
                 {"user": a.user, "class": a.error.code, "message": a.error.message} for a in self.accounts if a.error

@@ -159,7 +159,9 @@ class Writer:
                 commit = self.server.apply_writes(self.account, writes, swap_commit=repository.commit)
             except OutcomeUnknown as error:
                 if self.server.read_repository(repository.did).commit != repository.commit:
-                    raise RepositoryMoved(f"{repository.did} moved while a batch had no answer: {error.message}") from error
+                    raise RepositoryMoved(
+                        f"{repository.did} moved while a batch had no answer: {error.message}"
+                    ) from error
                 last = error
             except BlobMissing as error:
                 if last is not None:

@@ -1,0 +1,195 @@
+"""Verification: every expected record and blob against the repository itself, item by item.
+
+Content is compared, not counted: the expected CID of a record is computed from its document (acceptance, VERIFY-2).
+Nothing is written; repairing is what a sync does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.syntax import at_uri
+from ac_pipeline.items import item_id
+from ac_pipeline.sync.engine import AccountPlan, Engine
+from ac_pipeline.sync.plan import Kept, Kind, Operation
+from ac_pipeline.sync.selection import Selection
+
+BLOB_CHECKS = 8
+"""Blobs asked for at once."""
+
+_STATES = {
+    Kind.CREATE: "missing",
+    Kind.UPDATE: "different",
+    Kind.RENDER: "missing",
+    Kind.DELETE: "extra",
+    Kind.DELETE_ORPHAN: "extra",
+    Kind.DELETE_DUPLICATE: "duplicate",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One item that is not as it should be."""
+
+    item: str
+    user: str
+    state: str
+    uri: str | None
+    expected_cid: str | None
+    found_cid: str | None
+    reason: str
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "item": self.item,
+            "user": self.user,
+            "state": self.state,
+            "uri": self.uri,
+            "expected_cid": self.expected_cid,
+            "found_cid": self.found_cid,
+            "reason": self.reason,
+        }
+
+
+@dataclass(slots=True)
+class Verification:
+    """What was found in some accounts (design, section 6)."""
+
+    users: int = 0
+    expected: int = 0
+    verified: int = 0
+    missing: int = 0
+    extra: int = 0
+    different: int = 0
+    duplicates: int = 0
+    quarantined: int = 0
+    blocked: int = 0
+    blobs_expected: int = 0
+    blobs_verified: int = 0
+    items: list[Finding] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every expected record and blob is there, once, and nothing else is."""
+        wrong = self.missing + self.extra + self.different + self.duplicates
+        return not wrong and self.blobs_expected == self.blobs_verified
+
+    def count(self, state: str) -> None:
+        name = "duplicates" if state == "duplicate" else state
+        setattr(self, name, getattr(self, name) + 1)
+
+    def add(self, other: Verification) -> None:
+        for name in self.__slots__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "users": self.users,
+            "expected": self.expected,
+            "verified": self.verified,
+            "missing": self.missing,
+            "extra": self.extra,
+            "different": self.different,
+            "duplicates": self.duplicates,
+            "quarantined": self.quarantined,
+            "blocked": self.blocked,
+            "blobs": {
+                "expected": self.blobs_expected,
+                "verified": self.blobs_verified,
+                "missing": self.blobs_expected - self.blobs_verified,
+            },
+            "items": [finding.to_json() for finding in self.items],
+        }
+
+
+def verify(engine: Engine, account: Account, selection: Selection) -> Verification:
+    """Compare one account's repository with its documents, and ask for every blob its records refer to.
+
+    Raises:
+        Transient: Something could not be read: nothing can be said.
+    """
+    plan, report = engine.survey(account, selection)
+    found = Verification(users=1)
+    for plans in plan.plans:
+        found.expected += len(plans.kept)
+        found.verified += len(plans.kept)
+        for operation in plans.operations:
+            if operation.kind in _STATES:
+                _record(found, plan, operation)
+        for withheld in plans.withheld:
+            if withheld.wanted is None:
+                found.extra += 1
+                uri = at_uri(str(account.did), plans.media.nsid, withheld.rkey or "")
+                item = f"{plans.media.name}:{withheld.rkey}"
+                found.items.append(Finding(item, account.key, "extra", uri, None, None, withheld.failure.message))
+            else:
+                found.quarantined += 1
+                item = item_id(plans.media.name, withheld.wanted.document.id)
+                message = withheld.failure.message
+                found.items.append(Finding(item, account.key, "quarantined", None, None, None, message))
+    found.blocked += sum(tally.blocked for tally in report.types.values())
+    _blobs(found, engine, plan)
+    return found
+
+
+def verify_accounts(
+    engine: Engine, accounts: Sequence[Account], selection: Selection, workers: int
+) -> Iterator[Verification]:
+    """Verify many accounts at once, yielding each as it is done, in order."""
+    with ThreadPoolExecutor(workers, thread_name_prefix="verify") as pool:
+        yield from pool.map(lambda account: verify(engine, account, selection), accounts)
+
+
+def _record(found: Verification, plan: AccountPlan, operation: Operation) -> None:
+    state = _STATES[operation.kind]
+    repository = plan.repository
+    stored = repository.records.get(operation.path) if repository is not None else None
+    if state in {"missing", "different"}:
+        found.expected += 1
+    found.count(state)
+    document = operation.document.id if operation.document else operation.orphan or operation.rkey
+    found.items.append(
+        Finding(
+            item_id(operation.media.name, document),
+            plan.account.key,
+            state,
+            at_uri(str(plan.account.did), operation.media.nsid, operation.rkey),
+            operation.cid,
+            stored,
+            operation.reason,
+        )
+    )
+
+
+def _blobs(found: Verification, engine: Engine, plan: AccountPlan) -> None:
+    needed = [
+        (each, kept, rendition.blob.cid)
+        for each in plan.plans
+        for kept in each.kept
+        if kept.wanted.derived is not None
+        for rendition in kept.wanted.derived.renditions.values()
+    ]
+    if plan.repository is None or not needed:
+        return
+    did = plan.repository.did
+    with ThreadPoolExecutor(BLOB_CHECKS, thread_name_prefix="blobs") as pool:
+        present = dict(pool.map(lambda cid: (cid, engine.server.has_blob(did, cid)), {cid for *_, cid in needed}))
+    incomplete: set[str] = set()
+    for each, kept, cid in needed:
+        found.blobs_expected += 1
+        if present[cid]:
+            found.blobs_verified += 1
+            continue
+        item = item_id(each.media.name, kept.wanted.document.id)
+        found.items.append(_without_blob(plan, kept, each.media.nsid, item, cid))
+        if item not in incomplete:
+            incomplete.add(item)
+            found.verified -= 1
+
+
+def _without_blob(plan: AccountPlan, kept: Kept, nsid: str, item: str, cid: str) -> Finding:
+    uri = at_uri(str(plan.account.did), nsid, kept.rkey)
+    return Finding(item, plan.account.key, "blob-missing", uri, kept.wanted.cid, kept.cid, f"its blob {cid} is gone")

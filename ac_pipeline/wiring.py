@@ -1,0 +1,114 @@
+"""Wiring: settings in, one ready pipeline of plain clients out. The only place that chooses implementations.
+
+No rules live here. The command line, the assets and the benchmarks open a `Pipeline`; tests hand in their own parts.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import tempfile
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import uuid4
+
+import httpx
+
+from ac_pipeline.atproto.budget import Budget
+from ac_pipeline.atproto.client import PdsClient
+from ac_pipeline.atproto.lexicon import Lexicons, load_lexicons
+from ac_pipeline.atproto.sessions import Sessions
+from ac_pipeline.atproto.transport import open_http
+from ac_pipeline.mongo.accounts import MongoAccounts
+from ac_pipeline.mongo.database import connect
+from ac_pipeline.mongo.documents import MongoDocuments
+from ac_pipeline.mongo.ledger import MongoLedger
+from ac_pipeline.mongo.sessions import MongoSessionStore
+from ac_pipeline.objects import ObjectStorage
+from ac_pipeline.renditions.renderer import Renderer
+from ac_pipeline.renditions.store import RenditionStore
+from ac_pipeline.settings import Settings
+from ac_pipeline.sync.engine import Engine
+
+
+@dataclass(frozen=True, slots=True)
+class Pipeline:
+    """All parts of a running pipeline."""
+
+    settings: Settings
+    accounts: MongoAccounts
+    documents: MongoDocuments
+    ledger: MongoLedger
+    server: PdsClient
+    renderer: Renderer
+    lexicons: Lexicons
+    engine: Engine
+
+
+@contextmanager
+def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
+    """Open every client the settings name, and close them in the end.
+
+    Raises:
+        Misconfigured: A setting or a lexicon cannot be used.
+        ServiceUnreachable: MongoDB does not answer.
+    """
+    with ExitStack() as stack:
+        mongo = connect(
+            settings.mongodb_connection_string.get_secret_value(), selection_seconds=settings.ac_mongo_timeout_seconds
+        )
+        source, own = mongo[settings.mongodb_name], mongo[settings.ac_ledger_database]
+        ledger = MongoLedger(own)
+        ledger.ensure_indexes()
+        lexicons = load_lexicons()
+        http = stack.enter_context(open_http(timeout=settings.ac_pds_timeout_seconds))
+        bypass = settings.pds_rate_limit_bypass_key
+        server = PdsClient(
+            settings.pds_url,
+            http=http,
+            sessions=Sessions(MongoSessionStore(own["sessions"]), clock=time.time),
+            bypass_key=bypass.get_secret_value() if bypass else None,
+            clock=time.time,
+            sleep=time.sleep,
+            budget=Budget(clock=time.time, sleep=time.sleep, headroom=settings.ac_points_headroom),
+        )
+        media_http = stack.enter_context(
+            httpx.Client(
+                timeout=settings.ac_media_timeout_seconds,
+                limits=httpx.Limits(max_connections=settings.ac_concurrent_downloads),
+            )
+        )
+        renderer = Renderer(
+            ObjectStorage(media_http, settings.ac_media_url, concurrency=settings.ac_concurrent_downloads),
+            RenditionStore(settings.ac_renditions_url),
+            blob_limit=server.blob_limit,
+            work_dir=Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ac-pipeline-"))),
+            ffmpeg=str(settings.ac_ffmpeg) if settings.ac_ffmpeg else None,
+            encode_slots=settings.ac_concurrent_encodes,
+        )
+        renders = stack.enter_context(
+            ThreadPoolExecutor(settings.ac_concurrent_downloads, thread_name_prefix="rendition")
+        )
+        documents = MongoDocuments(source)
+        engine = Engine(
+            documents=documents,
+            server=server,
+            ledger=ledger,
+            renderer=renderer,
+            lexicons=lexicons,
+            host=httpx.URL(settings.pds_url).netloc.decode(),
+            holder=f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}",
+            now=lambda: datetime.now(UTC),
+            renders=renders,
+        )
+        yield Pipeline(settings, MongoAccounts(source), documents, ledger, server, renderer, lexicons, engine)
+
+
+def new_run_id() -> str:
+    """A run id for a run that Dagster does not name."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{uuid4().hex[:8]}"
