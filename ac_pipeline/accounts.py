@@ -74,7 +74,7 @@ def assign_keys(candidates: Iterable[tuple[str, list[str], str | None]]) -> dict
         Account id -> key; the same for the same accounts, in whatever order they come.
     """
     accounts = sorted(candidates, key=lambda entry: entry[0])
-    owner_of_code: dict[str, str] = {}
+    owner_of_code: dict[str, str] = {GUEST_ID: GUEST_ID}
     for id, _, code in accounts:
         if code:
             owner_of_code.setdefault(code.lower(), id)

@@ -182,10 +182,18 @@ class MemoryLedger(_Scripted):
             self._clock.sleep(1)
         try:
             yield
-        finally:
-            with self._lock:
-                if self.leases.get(did, (None,))[0] is token:
-                    del self.leases[did]
+        except BaseException:
+            self._give_back(did, token)
+            raise
+        if not self._give_back(did, token):
+            raise LeaseHeld(f"The lease on {did} was lost while it was in use.")
+
+    def _give_back(self, did: str, token: object) -> bool:
+        with self._lock:
+            ours = self.leases.get(did, (None,))[0] is token
+            if ours:
+                del self.leases[did]
+            return ours
 
     def batch_bytes(self, host: str, default: int) -> int:
         self._called("batch_bytes")

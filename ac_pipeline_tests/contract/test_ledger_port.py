@@ -1,0 +1,209 @@
+"""The contract of the Ledger port, on the in-memory one and on MongoDB."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from bson.codec_options import CodecOptions
+from pymongo.database import Database
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.errors import LeaseHeld
+from ac_pipeline.items import Attempt, BlobRef, Derived, Failure, LedgerEntry, Rendition, Stage, State, item_id
+from ac_pipeline.media.mood import MOOD
+from ac_pipeline.media.painting import PAINTING
+from ac_pipeline.mongo.leases import Leases
+from ac_pipeline.mongo.ledger import MongoLedger
+from ac_pipeline.sync.ports import Ledger
+from ac_pipeline_tests.memory_ports import FakeClock, MemoryLedger
+
+ANNA = Account(id="auth0|63effeeb2a7d55f8098d62f9", key="anna", did="did:plc:anna")
+BERT = Account(id="auth0|000000000000000000000001", key="bert", did="did:plc:bert")
+PATIENCE = 10
+"""Seconds: less than a lease lasts, so that waiting ends first."""
+NOW = datetime(2026, 1, 2, 3, 4, 5, 6_000, tzinfo=UTC)
+
+
+@dataclass
+class Harness:
+    ledger: Ledger
+    clock: FakeClock
+
+
+@pytest.fixture(params=["memory", "mongo"])
+def harness(request: pytest.FixtureRequest) -> Harness:
+    clock = FakeClock(NOW)
+    if request.param == "memory":
+        return Harness(MemoryLedger(clock, patience=PATIENCE), clock)
+    database: Database[dict[str, Any]] = request.getfixturevalue("mongo_database")
+    leases = Leases(
+        database.get_collection("leases", codec_options=CodecOptions(tz_aware=True)),
+        clock=clock,
+        sleep=clock.sleep,
+        patience=PATIENCE,
+    )
+    return Harness(MongoLedger(database, leases=leases), clock)
+
+
+@pytest.fixture
+def ledger(harness: Harness) -> Ledger:
+    return harness.ledger
+
+
+def line(number: int, state: State = State.WRITTEN) -> Attempt:
+    return Attempt(at=NOW.replace(second=number % 60), run_id=f"run-{number}", stage=Stage.WRITE, state=state)
+
+
+def entry(document: str | None = None, account: Account = ANNA, type: str = "painting", **changes: Any) -> LedgerEntry:
+    document = document or str(ObjectId())
+    base = LedgerEntry(
+        item=item_id(type, document),
+        type=type,
+        document=document,
+        account=account.id,
+        partition=account.key,
+        state=State.WRITTEN,
+        stage=Stage.WRITE,
+    )
+    return replace(base, **changes)
+
+
+def full_entry() -> LedgerEntry:
+    thumbnail = Rendition(BlobRef("bafk1", "image/png", 9), "0" * 64, "thumb-1", {"width": 512, "photo": False})
+    return entry(
+        state=State.QUARANTINED,
+        code="bef",
+        did="did:plc:anna",
+        fingerprint="f" * 64,
+        rkey="3k",
+        uri="at://did:plc:anna/computer.aesthetic.painting/3k",
+        cid="bafyrecord",
+        derived=Derived({"thumbnail": thumbnail}, frozenset({"recording"}), "key", ("a warning",)),
+        attempts=3,
+        failure=Failure(Stage.WRITE, "record-refused", "The PDS refuses it.", 400, "InvalidRequest", "e" * 64),
+        warnings=("`when` is missing",),
+        deferred_until=NOW,
+        withdrawn_at=NOW,
+        run_id="run-1",
+        updated_at=NOW,
+        history=(Attempt(NOW, "run-1", Stage.WRITE, State.QUARANTINED, "record-refused", "The PDS refuses it."),),
+    )
+
+
+def test_an_entry_comes_back_as_it_was_saved(ledger: Ledger) -> None:
+    """OPS-2: class, payload hash, attempts and the server's answer are kept with the item."""
+    saved = full_entry()
+    ledger.save([saved])
+    assert dict(ledger.load(ANNA, PAINTING)) == {saved.document: saved}
+
+
+def test_a_bare_entry_comes_back_as_it_was_saved(ledger: Ledger) -> None:
+    saved = entry()
+    ledger.save([saved])
+    assert dict(ledger.load(ANNA, PAINTING)) == {saved.document: saved}
+
+
+def test_entries_are_loaded_by_account_and_type(ledger: Ledger) -> None:
+    hers, his, mood = entry(), entry(account=BERT), entry(type="mood")
+    ledger.save([hers, his, mood])
+    assert set(ledger.load(ANNA, PAINTING)) == {hers.document}
+    assert set(ledger.load(BERT, PAINTING)) == {his.document}
+    assert set(ledger.load(ANNA, MOOD)) == {mood.document}
+    assert not ledger.load(BERT, MOOD)
+
+
+def test_a_known_entry_is_replaced_and_its_timeline_grows(ledger: Ledger) -> None:
+    first = full_entry()
+    ledger.save([first])
+    (loaded,) = ledger.load(ANNA, PAINTING).values()
+    done = replace(
+        loaded, state=State.WRITTEN, failure=None, derived=None, code=None, history=(*loaded.history, line(2))
+    )
+    ledger.save([done, entry()])
+    found = ledger.load(ANNA, PAINTING)
+    assert len(found) == 2
+    assert found[first.document] == done
+
+
+def test_an_entry_taken_for_new_keeps_the_timeline_of_the_one_that_exists(ledger: Ledger) -> None:
+    """Somebody who did not load the ledger first takes nothing from it."""
+    document = str(ObjectId())
+    ledger.save([entry(document, history=(line(1),))])
+    ledger.save([entry(document, history=(line(2),)), entry(history=(line(2),)), entry(history=(line(2),))])
+    found = ledger.load(ANNA, PAINTING)
+    assert len(found) == 3
+    assert found[document].history == (line(1), line(2))
+
+
+@pytest.mark.parametrize(("attempts", "kept"), [(19, 19), (20, 20), (21, 20)])
+def test_the_timeline_holds_the_last_twenty_attempts(ledger: Ledger, attempts: int, kept: int) -> None:
+    document = str(ObjectId())
+    for number in range(attempts):
+        known = ledger.load(ANNA, PAINTING).get(document, entry(document))
+        ledger.save([replace(known, history=(*known.history, line(number)))])
+    history = ledger.load(ANNA, PAINTING)[document].history
+    assert history == tuple(line(number) for number in range(attempts - kept, attempts))
+
+
+def test_the_same_attempt_saved_twice_is_one_line(ledger: Ledger) -> None:
+    document = str(ObjectId())
+    for state in (State.DEFERRED, State.WRITTEN):
+        ledger.save([entry(document, state=state, history=(line(1),))])
+    found = ledger.load(ANNA, PAINTING)[document]
+    assert (found.state, found.history) == (State.WRITTEN, (line(1),))
+
+
+def test_saving_nothing_is_nothing(ledger: Ledger) -> None:
+    ledger.save([])
+    ledger.save(iter(()))
+    assert not ledger.load(ANNA, PAINTING)
+
+
+def test_a_repository_has_one_writer_and_others_go_on(harness: Harness) -> None:
+    """WRITE-12: whoever waits longer than it has patience is told who is in the way, even under its own name."""
+    with harness.ledger.lease("did:plc:anna", "run-1"), harness.ledger.lease("did:plc:bert", "run-1"):
+        for holder in ("run-2", "run-1"):
+            with pytest.raises(LeaseHeld, match="did:plc:anna"), harness.ledger.lease("did:plc:anna", holder):
+                pass
+    assert sum(harness.clock.slept) == pytest.approx(2 * PATIENCE, abs=2)
+
+
+def test_the_lease_of_a_run_that_died_expires_and_a_late_holder_is_told(harness: Harness) -> None:
+    """WRITE-12, WRITE-13: 60 seconds without renewal, and another run goes on; the first is told to read anew."""
+    first, second = (harness.ledger.lease("did:plc:anna", run) for run in ("run-1", "run-2"))
+    with ExitStack() as late:
+        late.enter_context(first)
+        harness.clock.advance(60)
+        with second:
+            assert harness.clock.slept == []
+        with pytest.raises(LeaseHeld, match="lost"):
+            late.close()
+
+
+def test_a_lease_that_ended_can_be_taken_at_once(harness: Harness) -> None:
+    for holder in ("run-1", "run-1", "run-2"):
+        with harness.ledger.lease("did:plc:anna", holder):
+            pass
+    assert harness.clock.slept == []
+
+
+def test_a_lease_ends_with_an_error_in_its_context_too(harness: Harness) -> None:
+    with pytest.raises(ValueError, match="inside"), harness.ledger.lease("did:plc:anna", "run-1"):
+        raise ValueError("inside")
+    with harness.ledger.lease("did:plc:anna", "run-2"):
+        assert harness.clock.slept == []
+
+
+def test_the_batch_size_of_a_server_only_shrinks(ledger: Ledger) -> None:
+    """WRITE-5."""
+    assert ledger.batch_bytes("pds.example", 1_000_000) == 1_000_000
+    ledger.remember_batch_bytes("pds.example", 150_000)
+    ledger.remember_batch_bytes("pds.example", 400_000)
+    assert ledger.batch_bytes("pds.example", 1_000_000) == 150_000
+    assert ledger.batch_bytes("pds.example", 100_000) == 100_000
+    assert ledger.batch_bytes("other.example", 1_000_000) == 1_000_000
