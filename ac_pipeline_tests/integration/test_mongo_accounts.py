@@ -1,0 +1,206 @@
+"""Accounts, joined from the collections of a real database."""
+
+from __future__ import annotations
+
+import logging
+from hashlib import sha256
+from typing import Any
+
+import pytest
+from pymongo.database import Database
+
+from ac_pipeline.accounts import GUEST_ID, Account
+from ac_pipeline.errors import AccountDeleted, Misconfigured, NoCredentials
+from ac_pipeline.mongo.accounts import MongoAccounts
+from ac_pipeline.mongo.database import connect, disconnect
+
+Mongo = Database[dict[str, Any]]
+ANNA, BERT = "auth0|000000000000000000000001", "auth0|000000000000000000000002"
+
+
+def user(id: str, did: str | None = None, **changes: Any) -> dict[str, Any]:
+    name = id[-1]
+    atproto = {"did": did or f"did:plc:{name}", "handle": f"u{name}.at.aesthetic.computer", "password": "hunter2"}
+    return {"_id": id, "code": f"ac24aa{name}", "atproto": atproto, **changes}
+
+
+def accounts(database: Mongo) -> dict[str, Account]:
+    return {account.id: account for account in MongoAccounts(database).all()}
+
+
+def test_a_user_is_joined_with_its_handle(mongo_database: Mongo) -> None:
+    mongo_database["users"].insert_one(user(ANNA))
+    mongo_database["@handles"].insert_one({"_id": ANNA, "handle": "Anna"})
+    assert accounts(mongo_database)[ANNA] == Account(
+        id=ANNA,
+        key="anna",
+        did="did:plc:1",
+        handle="Anna",
+        pds_handle="u1.at.aesthetic.computer",
+        code="ac24aa1",
+        password="hunter2",
+    )
+
+
+def test_the_guest_is_always_there(mongo_database: Mongo) -> None:
+    """ACCT-4: one more account, with its own partition; without credentials it is blocked like any other."""
+    (guest,) = MongoAccounts(mongo_database).all()
+    assert (guest.id, guest.key, guest.is_guest) == (GUEST_ID, GUEST_ID, True)
+    assert isinstance(guest.blocked, NoCredentials)
+    mongo_database["users"].insert_one(user(GUEST_ID))
+    (guest,) = MongoAccounts(mongo_database).all()
+    assert (guest.key, guest.blocked) == (GUEST_ID, None)
+
+
+@pytest.mark.parametrize(
+    ("atproto", "missing"),
+    [
+        ({"did": "did:plc:1"}, "password"),
+        ({"password": "hunter2"}, "DID"),
+        ({"did": "did:plc:1", "password": ""}, "password"),
+        ({"did": 5, "password": 5}, "DID and no password"),
+        ({}, "DID and no password"),
+        (None, "DID and no password"),
+        ("did:plc:1", "DID and no password"),
+    ],
+)
+def test_an_account_without_credentials_is_blocked_with_a_reason(
+    mongo_database: Mongo, atproto: object, missing: str
+) -> None:
+    """ACCT-1."""
+    mongo_database["users"].insert_one(user(ANNA, atproto=atproto))
+    blocked = accounts(mongo_database)[ANNA].blocked
+    assert isinstance(blocked, NoCredentials)
+    assert f"no {missing}" in blocked.message
+    assert "hunter2" not in blocked.message
+
+    mongo_database["users"].replace_one({"_id": ANNA}, user(ANNA))
+    assert accounts(mongo_database)[ANNA].blocked is None, "picked up by itself once credentials appear"
+
+
+def test_credentials_in_the_older_flat_fields_are_found(mongo_database: Mongo) -> None:
+    flat = {"atproto_did": "did:plc:old", "atproto_handle": "old.at.aesthetic.computer", "atproto_password": "flat"}
+    mongo_database["users"].insert_many([{"_id": ANNA, **flat}, user(BERT, **flat, atproto={"did": "did:plc:new"})])
+    found = accounts(mongo_database)
+    assert (found[ANNA].did, found[ANNA].password, found[ANNA].pds_handle) == (
+        "did:plc:old",
+        "flat",
+        "old.at.aesthetic.computer",
+    )
+    assert (found[BERT].did, found[BERT].password) == ("did:plc:new", None), "one DID's password opens no other"
+
+
+@pytest.mark.parametrize("state", ["scheduled", "running", "failed", "restoring", None])
+def test_an_account_that_is_to_be_deleted_is_blocked(mongo_database: Mongo, state: str | None) -> None:
+    """DEL-9."""
+    mongo_database["users"].insert_one(user(ANNA))
+    mongo_database["account-deletions"].insert_one({"_id": ANNA, "state": state})
+    assert isinstance(accounts(mongo_database)[ANNA].blocked, AccountDeleted)
+
+
+def test_a_cancelled_deletion_blocks_nothing(mongo_database: Mongo) -> None:
+    """DEL-9."""
+    mongo_database["users"].insert_one(user(ANNA))
+    mongo_database["account-deletions"].insert_one({"_id": ANNA, "state": "cancelled"})
+    assert accounts(mongo_database)[ANNA].blocked is None
+
+
+def test_a_tombstone_blocks_and_a_purged_account_is_gone(mongo_database: Mongo) -> None:
+    """DEL-9: once purged, there is no partition, even where a document was left behind."""
+    mongo_database["users"].insert_one(user(ANNA))
+    mongo_database["tapes"].insert_one({"user": ANNA, "slug": "x"})
+    mongo_database["account-tombstones"].insert_one({"_id": sha256(ANNA.encode()).hexdigest()})
+    assert isinstance(accounts(mongo_database)[ANNA].blocked, AccountDeleted)
+    mongo_database["users"].delete_one({"_id": ANNA})
+    assert set(accounts(mongo_database)) == {GUEST_ID}
+
+
+def test_an_owner_without_user_document_is_listed_and_blocked(mongo_database: Mongo) -> None:
+    """OPS-5, ACCT-1: found by `$group`; guests, empty and odd owners are nobody."""
+    mongo_database["kidlisp"].insert_many([{"user": user} for user in (ANNA, ANNA, None, "", 5, ["x"])])
+    mongo_database["kidlisp"].insert_one({"source": "x"})
+    mongo_database["moods"].insert_one({"user": BERT})
+    mongo_database["@handles"].insert_one({"_id": BERT, "handle": "bert"})
+    found = accounts(mongo_database)
+    assert set(found) == {GUEST_ID, ANNA, BERT}
+    assert found[BERT].key == "bert"
+    assert found[ANNA].key.startswith("user:")
+    assert isinstance(found[ANNA].blocked, NoCredentials)
+
+
+def test_ids_of_the_sister_tenant_count_only_with_something_to_mirror(mongo_database: Mongo) -> None:
+    mongo_database["users"].insert_many([{"_id": "sotce-1", "code": "ac24s1"}, {"_id": "sotce-2", "code": "ac24s2"}])
+    mongo_database["moods"].insert_one({"user": "sotce-2"})
+    assert set(accounts(mongo_database)) == {GUEST_ID, "sotce-2"}
+
+
+def test_two_accounts_with_one_repository_are_not_both_written(mongo_database: Mongo) -> None:
+    """WRITE-12: each would take the other's records for orphans."""
+    mongo_database["users"].insert_many([user(ANNA), user("sotce-1", did="did:plc:1")])
+    found = accounts(mongo_database)
+    assert found[ANNA].blocked is None
+    assert isinstance(found["sotce-1"].blocked, NoCredentials)
+    assert "ac24aa1" in str(found["sotce-1"].blocked) or found[ANNA].key in str(found["sotce-1"].blocked)
+
+    mongo_database["users"].insert_one(user(BERT, did="did:plc:1"))
+    found = accounts(mongo_database)
+    assert isinstance(found[ANNA].blocked, NoCredentials)
+    assert isinstance(found[BERT].blocked, NoCredentials)
+
+
+def test_a_new_pds_handle_changes_neither_key_nor_identity(mongo_database: Mongo) -> None:
+    """ACCT-3."""
+    mongo_database["users"].insert_one(user(ANNA))
+    before = accounts(mongo_database)[ANNA]
+    mongo_database["users"].update_one({"_id": ANNA}, {"$set": {"atproto.handle": "new.at.aesthetic.computer"}})
+    after = accounts(mongo_database)[ANNA]
+    assert (after.id, after.key, after.did) == (before.id, before.key, before.did)
+    assert after.pds_handle == "new.at.aesthetic.computer"
+
+
+@pytest.fixture
+def anna_and_bert(mongo_database: Mongo) -> MongoAccounts:
+    mongo_database["users"].insert_many([user(ANNA), user(BERT)])
+    mongo_database["@handles"].insert_many([{"_id": ANNA, "handle": "Anna"}, {"_id": BERT, "handle": "bert b"}])
+    return MongoAccounts(mongo_database)
+
+
+@pytest.mark.parametrize(
+    "selector",
+    ["anna", "Anna", "@anna", "@ANNA", " anna ", "ac24aa1", "AC24AA1", "did:plc:1", "u1.at.aesthetic.computer", ANNA],
+)
+def test_a_user_is_found_by_any_of_its_names(anna_and_bert: MongoAccounts, selector: str) -> None:
+    assert anna_and_bert.find(selector).id == ANNA
+
+
+@pytest.mark.parametrize("selector", ["nobody", "@ac24zzz", "", "@", ANNA.upper(), "did:plc:zz"])
+def test_an_unknown_user_is_named(anna_and_bert: MongoAccounts, selector: str) -> None:
+    with pytest.raises(Misconfigured) as caught:
+        anna_and_bert.find(selector)
+    assert repr(selector) in caught.value.message
+
+
+def test_a_handle_that_is_no_key_is_a_selector_all_the_same(anna_and_bert: MongoAccounts) -> None:
+    assert anna_and_bert.find("@bert b").key == "ac24aa2"
+
+
+def test_several_selectors_give_each_account_once(anna_and_bert: MongoAccounts) -> None:
+    assert [account.id for account in anna_and_bert.select(["@bert b", "anna", ANNA, GUEST_ID])] == [
+        BERT,
+        ANNA,
+        GUEST_ID,
+    ]
+    assert anna_and_bert.select([]) == []
+
+
+@pytest.mark.usefixtures("anna_and_bert")
+def test_passwords_stay_out_of_logs_and_reprs(mongo_database: Mongo, caplog: pytest.LogCaptureFixture) -> None:
+    """ACCT-5: the driver, which logs whole answers at DEBUG, included."""
+    host, port = mongo_database.client.address or ("127.0.0.1", 27017)
+    with caplog.at_level(logging.DEBUG):
+        found = MongoAccounts(connect(f"mongodb://{host}:{port}/")[mongo_database.name]).all()
+        disconnect()
+    assert "pymongo" in caplog.text
+    assert "hunter2" not in caplog.text
+    assert "hunter2" not in repr(found)
+    assert [account.password for account in found if account.id == ANNA] == ["hunter2"]
