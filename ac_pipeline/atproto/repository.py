@@ -16,7 +16,7 @@ from ac_pipeline.atproto.lexicon_formats import is_did
 from ac_pipeline.atproto.messages import Commit, Write
 from ac_pipeline.atproto.mst import decode_block, is_dag_cbor, read_car, read_tree
 from ac_pipeline.atproto.syntax import DAG_CBOR_CID, RAW_CID, cid_text, decode_record, encode_record, is_tid
-from ac_pipeline.errors import RepositoryUnreadable
+from ac_pipeline.errors import RepositoryMoved, RepositoryUnreadable
 from ac_pipeline.items import Record
 
 _COMMIT_KEYS: Final = frozenset({"did", "version", "data", "rev", "prev", "sig"})
@@ -78,12 +78,12 @@ class Repository:
             writes: The batch.
 
         Raises:
-            RepositoryUnreadable: The answer does not fit this repository and the batch (another content's CID, a create
+            RepositoryMoved: The answer does not fit this repository and the batch (another content's CID, a create
                 on an existing key, an update or delete of a missing one): what is known here is wrong, read it again.
             InvalidRecord: A record of the batch cannot be encoded.
         """
         if len(commit.cids) != len(writes):
-            raise RepositoryUnreadable(
+            raise RepositoryMoved(
                 f"{self.did}: {len(writes)} writes were answered with {len(commit.cids)} CIDs; read it again"
             )
         records, encoded = dict(self.records), dict(self._encoded)
@@ -91,14 +91,14 @@ class Repository:
             path = f"{write.collection}/{write.rkey}"
             if (path in records) is (write.action == "create"):
                 known = "exists already" if path in records else "is not known"
-                raise RepositoryUnreadable(f"{self.did}: {write.action} of {path}, which {known}; read it again")
+                raise RepositoryMoved(f"{self.did}: {write.action} of {path}, which {known}; read it again")
             if write.action == "delete":
                 del records[path]
                 continue
             data = encode_record(write.value or {})
             cid = cid_text(DAG_CBOR_CID + sha256(data).digest())
             if acknowledged != cid:
-                raise RepositoryUnreadable(
+                raise RepositoryMoved(
                     f"{self.did}: {path} was acknowledged as {acknowledged}, its content is {cid}; read it again"
                 )
             records[path] = cid
