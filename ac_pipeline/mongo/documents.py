@@ -87,6 +87,15 @@ class MongoDocuments:
                     owners[str(raw["_id"])] = None if is_guest(user) else str(user)
         return owners
 
+    def owners_of(self, media: MediaType, name: str) -> set[str | None]:
+        """Owners (None: guest) of the documents whose code or ObjectId this is; none when there is no such document."""
+        either: list[dict[str, Any]] = [{"code": name}]
+        if ObjectId.is_valid(name):
+            either.append({"_id": ObjectId(name)})
+        with mongo_errors(f"look up {media.name}:{name}"):
+            found = self._collection(media).find({"$or": either}, {"user": 1})
+            return {None if is_guest(raw.get("user")) else str(raw["user"]) for raw in found}
+
     def is_empty(self, media: MediaType) -> bool:
         """Whether the whole collection holds nothing; one document is enough to know that it does not."""
         with mongo_errors(f"look into the collection {media.collection}"):

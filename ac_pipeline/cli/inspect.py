@@ -1,0 +1,165 @@
+"""`status`, `items`, `item` and `verify`: what is there, item by item. Nothing is written."""
+
+from __future__ import annotations
+
+import csv
+import sys
+from dataclasses import asdict
+
+import click
+
+from ac_pipeline.cli.output import print_json, progress, table, tallies
+from ac_pipeline.cli.selectors import Chosen, item_name, selectors
+from ac_pipeline.cli.sync import surveyed
+from ac_pipeline.errors import Misconfigured
+from ac_pipeline.items import LedgerEntry, State, item_id
+from ac_pipeline.settings import load_settings
+from ac_pipeline.sync.report import SyncReport
+from ac_pipeline.sync.verify import Verification, verify_accounts
+from ac_pipeline.wiring import Pipeline, open_pipeline
+
+_STATUS = (
+    "documents",
+    "eligible",
+    "withdrawn",
+    "invalid",
+    "records",
+    "unchanged",
+    "pending",
+    "deferred",
+    "quarantined",
+    "blocked",
+)
+
+
+@click.command()
+@selectors
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def status(chosen: Chosen, as_json: bool) -> int:
+    """Per type: documents, eligible ones, records on the PDS, and what is pending, quarantined or blocked."""
+    with open_pipeline(load_settings()) as pipeline:
+        reports = [report for _, report in surveyed(pipeline, chosen, "Reading")]
+        totals = SyncReport("", reports).totals()
+        oldest = next((e.withdrawn_at for e in pipeline.ledger.pending_deletions(limit=1)), None)
+    blocked = [report for report in reports if report.blocked]
+    users = {"total": len(reports), "ready": len(reports) - len(blocked), "blocked": len(blocked)}
+    if as_json:
+        types = {name: {c: getattr(tally, c) for c in _STATUS} for name, tally in totals.items()}
+        print_json({"types": types, "users": users, "oldest_pending_deletion": oldest.isoformat() if oldest else None})
+    else:
+        tallies("Status", totals, _STATUS)
+        click.echo(f"Users: {users['total']}, ready {users['ready']}, blocked {users['blocked']}.")
+        for report in blocked:
+            click.echo(f"  {report.user}: {report.blocked.message if report.blocked else ''}")
+        click.echo(f"Oldest pending deletion: {oldest or 'none'}.")
+    return 0
+
+
+@click.command()
+@selectors
+@click.option("--state", "states", multiple=True, type=click.Choice([s.value for s in State]), help="Only this state.")
+@click.option("--error-class", metavar="CLASS", help="Only items whose last error is of this class.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.option("--csv", "as_csv", is_flag=True, help="CSV on stdout.")
+def items(chosen: Chosen, states: tuple[str, ...], error_class: str | None, as_json: bool, as_csv: bool) -> int:
+    """List items as the ledger knows them."""
+    with open_pipeline(load_settings()) as pipeline:
+        named = chosen.users or chosen.anonymous
+        accounts = [account.id for account in chosen.accounts(pipeline)] if named else [None]
+        types = [media.name for media in chosen.selection.types]
+        wanted = [State(state) for state in states] or None
+        limit = chosen.selection.limit
+        found = [
+            entry
+            for account in accounts
+            for entry in pipeline.ledger.find(
+                states=wanted, error_class=error_class, account=account, types=types, limit=limit
+            )
+        ]
+    rows = [_row(entry) for entry in found]
+    columns = ["item", "code", "user", "state", "stage", "class", "message", "attempts", "uri"]
+    if as_json:
+        print_json([_json(entry) for entry in found])
+    elif as_csv:
+        csv.writer(sys.stdout).writerows([columns, *rows])
+    else:
+        table(f"{len(rows)} items", columns, rows)
+    return 0
+
+
+@click.command()
+@click.argument("name", metavar="TYPE:CODE")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def item(name: str, as_json: bool) -> int:
+    """One item's timeline, from document to record, with every attempt. TYPE:CODE or TYPE:ObjectId."""
+    type_, code = item_name(name)
+    with open_pipeline(load_settings()) as pipeline:
+        entries = _find(pipeline, type_, code)
+    if not entries:
+        raise Misconfigured(f"The ledger knows no {name}: it was never synced, or the code is another.")
+    if as_json:
+        print_json([_json(entry) for entry in entries])
+        return 0
+    for entry in entries:
+        known = {key: value for key, value in _json(entry).items() if key != "history" and value not in (None, [], "")}
+        table(f"{entry.item}", ["field", "value"], [[key, value] for key, value in known.items()])
+        rows = [
+            [f"{a.at:%Y-%m-%d %H:%M:%S}", a.run_id, a.stage, a.state, a.error_class, a.message] for a in entry.history
+        ]
+        table("Timeline", ["when (UTC)", "run", "stage", "state", "class", "message"], rows)
+    return 0
+
+
+@click.command()
+@selectors
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def verify(chosen: Chosen, as_json: bool) -> int:
+    """Compare every expected record and blob with the repositories themselves."""
+    total = Verification()
+    with open_pipeline(load_settings()) as pipeline:
+        accounts = chosen.accounts(pipeline)
+        workers = pipeline.settings.ac_concurrent_users
+        found = verify_accounts(pipeline.engine, accounts, chosen.selection, workers)
+        for each in progress("Verifying", found, len(accounts)):
+            total.add(each)
+    if as_json:
+        print_json(total.to_json())
+    else:
+        counts = {key: value for key, value in total.to_json().items() if isinstance(value, int)}
+        table("Verification", ["what", "count"], list(counts.items()))
+        click.echo(f"Blobs: {total.blobs_verified} of {total.blobs_expected} can be downloaded.")
+        wrong = [each for each in total.items if each.state != "quarantined"]
+        if wrong:
+            rows = [[each.user, each.item, each.state, each.uri, each.reason] for each in wrong]
+            table("Not as expected", ["user", "item", "state", "uri", "reason"], rows)
+    return 0 if total.complete else 1
+
+
+def _find(pipeline: Pipeline, type_: str, name: str) -> list[LedgerEntry]:
+    entry = pipeline.ledger.get(item_id(type_, name))
+    return [entry] if entry is not None else pipeline.ledger.by_code(type_, name)
+
+
+def _row(entry: LedgerEntry) -> list[object]:
+    failure = entry.failure
+    return [
+        entry.item,
+        entry.code,
+        entry.partition,
+        entry.state.value,
+        entry.stage.value,
+        failure.error_class if failure else None,
+        failure.message if failure else None,
+        entry.attempts,
+        entry.uri,
+    ]
+
+
+def _json(entry: LedgerEntry) -> dict[str, object]:
+    """An entry as JSON; the account's Mongo id stays inside."""
+    values = asdict(entry)
+    values.pop("account")
+    values["user"] = values.pop("partition")
+    if entry.derived is not None:
+        values["derived"]["found"] = sorted(entry.derived.found)
+    return values

@@ -1,0 +1,58 @@
+"""The entry point of `ac-pipeline`: its commands, and exit codes for every way it can end (design, section 5).
+
+Commands live in their own modules. This one only assembles them and turns errors into one sentence and a number.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from ac_pipeline.cli.inspect import item, items, status, verify
+from ac_pipeline.cli.local import local
+from ac_pipeline.cli.sync import plan, sync
+from ac_pipeline.errors import Misconfigured, PipelineError, Transient
+
+ALL_WELL, WITH_FAILURES, WRONG_USAGE, UNREACHABLE = 0, 1, 2, 3
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="ac-pipeline")
+def cli() -> None:
+    """Carry Aesthetic Computer's paintings, moods, pieces, kidlisp and tapes from MongoDB to an ATProto PDS.
+
+    Settings come from the environment, .env.local and .env. Exit codes: 0 all well, 1 finished with failed items,
+    2 wrong usage or settings, 3 a service is unreachable.
+    """
+
+
+for command in (plan, sync, status, items, item, verify, local):
+    cli.add_command(command)
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command; its exit code. Errors go to stderr as one sentence."""
+    try:
+        result = cli.main(arguments, prog_name="ac-pipeline", standalone_mode=False)
+    except click.exceptions.Abort:
+        click.echo("Interrupted; what was committed is kept, the next run does the rest.", err=True)
+        return WITH_FAILURES
+    except click.ClickException as error:
+        error.show()
+        return WRONG_USAGE
+    except Misconfigured as error:
+        click.echo(f"Error: {error.message}", err=True)
+        return WRONG_USAGE
+    except Transient as error:
+        click.echo(f"Error: {error.message}", err=True)
+        return UNREACHABLE
+    except PipelineError as error:
+        click.echo(f"Error: {error.message}", err=True)
+        return WITH_FAILURES
+    return result if isinstance(result, int) else ALL_WELL

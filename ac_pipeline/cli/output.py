@@ -1,0 +1,67 @@
+"""How commands talk: tables and progress for people on stderr or stdout, one JSON document on stdout for scripts."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import click
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from ac_pipeline.sync.report import Tally
+
+
+def print_json(value: object) -> None:
+    """The one JSON document of a command."""
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def console() -> Console:
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140, highlight=False)
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """A table on stdout; numbers are set to the right."""
+    made = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    listed = [list(row) for row in rows]
+    for index, name in enumerate(columns):
+        numeric = bool(listed) and all(isinstance(row[index], int) for row in listed)
+        made.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for row in listed:
+        made.add_row(*("" if cell is None else str(cell) for cell in row))
+    console().print(made)
+
+
+def tallies(title: str, types: Mapping[str, Tally], columns: Sequence[str]) -> None:
+    """Counts per type, and their sum."""
+    total = Tally()
+    for tally in types.values():
+        total.add(tally)
+    rows = [[name, *(getattr(tally, c) for c in columns)] for name, tally in types.items()]
+    rows.append(["total", *(getattr(total, c) for c in columns)])
+    table(title, ["type", *(name.replace("_", " ") for name in columns)], rows)
+
+
+def progress(title: str, things: Iterable[Any], total: int) -> Iterator[Any]:
+    """Pass things on, with a progress bar on stderr when that is a terminal."""
+    if not sys.stderr.isatty():
+        yield from things
+        return
+    bar = Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=Console(file=sys.stderr),
+        transient=True,
+    )
+    with bar:
+        task = bar.add_task(title, total=total)
+        for thing in things:
+            yield thing
+            bar.advance(task)

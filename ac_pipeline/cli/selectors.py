@@ -1,0 +1,113 @@
+"""The selectors that all commands share: which users, which types, which items (design, section 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import wraps
+from typing import Any
+
+import click
+
+from ac_pipeline.accounts import GUEST_ID, Account
+from ac_pipeline.errors import Misconfigured
+from ac_pipeline.media.registry import MEDIA_TYPES, media_type
+from ac_pipeline.sync.selection import Selection
+from ac_pipeline.wiring import Pipeline
+
+_NAMES = [media.name for media in MEDIA_TYPES]
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """What the command line asked for."""
+
+    users: tuple[str, ...]
+    anonymous: bool
+    selection: Selection
+
+    def accounts(self, pipeline: Pipeline) -> list[Account]:
+        """The accounts it is about: those named, else the owners of the named items, else all.
+
+        Raises:
+            Misconfigured: A name fits no account or no item.
+        """
+        users = (*self.users, *([GUEST_ID] if self.anonymous else []))
+        if users:
+            return pipeline.accounts.select(users)
+        if self.selection.items is None:
+            return pipeline.accounts.all()
+        owners: set[str] = set()
+        for type_, name in sorted(self.selection.items):
+            found = pipeline.documents.owners_of(media_type(type_), name)
+            if not found:
+                raise Misconfigured(f"There is no {type_} with the code or id {name!r}.")
+            owners |= {owner or GUEST_ID for owner in found}
+        return pipeline.accounts.select(sorted(owners))
+
+
+_OPTIONS = (
+    click.option("--user", "users", multiple=True, metavar="KEY", help="Key, handle, user code, DID or Mongo id."),
+    click.option("--type", "types", multiple=True, type=click.Choice(_NAMES), help="Only this type."),
+    click.option("--anonymous", is_flag=True, help="The guest account only."),
+    click.option("--since", metavar="DATE", help="Only items from this day or moment on (ISO 8601, UTC)."),
+    click.option("--until", metavar="DATE", help="Only items before this day or moment (ISO 8601, UTC)."),
+    click.option("--limit", type=click.IntRange(1), metavar="N", help="At most N items of each user and type."),
+    click.option("--item", "items", multiple=True, metavar="TYPE:CODE", help="Only this item, by code or ObjectId."),
+)
+
+
+def selectors(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command the common selectors; it receives them as one argument, `chosen`."""
+
+    @wraps(command)
+    def parsed(
+        *,
+        users: tuple[str, ...],
+        types: tuple[str, ...],
+        anonymous: bool,
+        since: str | None,
+        until: str | None,
+        limit: int | None,
+        items: tuple[str, ...],
+        **rest: Any,
+    ) -> Any:
+        selection = Selection(
+            types=tuple(media for media in MEDIA_TYPES if not types or media.name in types),
+            since=_moment("--since", since),
+            until=_moment("--until", until),
+            items=frozenset(item_name(each) for each in items) or None,
+            limit=limit,
+        )
+        if selection.items is not None and not types:
+            named = {type_ for type_, _ in selection.items}
+            selection = replace(selection, types=tuple(media for media in MEDIA_TYPES if media.name in named))
+        return command(chosen=Chosen(users, anonymous, selection), **rest)
+
+    for option in reversed(_OPTIONS):
+        parsed = option(parsed)
+    return parsed
+
+
+def item_name(text: str) -> tuple[str, str]:
+    """`painting:abc` as type and name.
+
+    Raises:
+        click.UsageError: It has another form, or names no type.
+    """
+    type_, colon, name = text.partition(":")
+    if not colon or not name or type_ not in _NAMES:
+        raise click.UsageError(f"{text!r} is no item: write TYPE:CODE or TYPE:ID with one of {', '.join(_NAMES)}.")
+    return type_, name
+
+
+def _moment(option: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise click.UsageError(f"{option} {text!r} is no date: write for example 2025-10-31.") from None
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return int(aware.timestamp() * 1000)

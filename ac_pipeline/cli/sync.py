@@ -1,0 +1,120 @@
+"""`ac-pipeline plan` and `ac-pipeline sync`: the dry run, and the run."""
+
+from __future__ import annotations
+
+import csv
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import click
+
+from ac_pipeline.cli.output import print_json, progress, table, tallies
+from ac_pipeline.cli.selectors import Chosen, selectors
+from ac_pipeline.settings import load_settings
+from ac_pipeline.sync.costs import cost, plan_hash, planned
+from ac_pipeline.sync.engine import AccountPlan, sync_accounts
+from ac_pipeline.sync.report import AccountReport, SyncReport
+from ac_pipeline.wiring import Pipeline, new_run_id, open_pipeline
+
+_DONE = (
+    "planned",
+    "created",
+    "updated",
+    "deleted",
+    "unchanged",
+    "deferred",
+    "quarantined",
+    "blocked",
+    "healed",
+    "duplicates_removed",
+)
+_SHOWN = 40
+
+
+def surveyed(pipeline: Pipeline, chosen: Chosen, title: str) -> list[tuple[AccountPlan, AccountReport]]:
+    """The dry run of every chosen account, a few at a time."""
+    accounts = chosen.accounts(pipeline)
+    with ThreadPoolExecutor(pipeline.settings.ac_concurrent_users) as pool:
+        surveys = pool.map(lambda account: pipeline.engine.survey(account, chosen.selection), accounts)
+        return list(progress(title, surveys, len(accounts)))
+
+
+def show_plan(pipeline: Pipeline, chosen: Chosen, as_json: bool, as_csv: bool) -> int:
+    surveys = surveyed(pipeline, chosen, "Planning")
+    plans = [plan for plan, _ in surveys]
+    operations = planned(plans)
+    price = cost(plans, datetime.now(UTC))
+    digest = plan_hash(operations)
+    if as_json:
+        print_json({"hash": digest, "operations": [op.to_json() for op in operations], "cost": price.to_json()})
+    elif as_csv:
+        writer = csv.writer(sys.stdout)
+        writer.writerow(["item", "user", "operation", "reason", "rkey", "cid"])
+        writer.writerows([op.item, op.user, op.operation, op.reason, op.rkey, op.cid] for op in operations)
+    else:
+        rows = [[op.user, op.item, op.operation, op.reason] for op in operations[:_SHOWN]]
+        table("Plan (nothing was written)", ["user", "item", "operation", "reason"], rows)
+        if len(operations) > _SHOWN:
+            click.echo(f"... and {len(operations) - _SHOWN} more: --csv or --json lists all of them.\n")
+        table("Cost", ["what", "amount"], list(price.to_json().items()))
+        click.echo(f"Plan {digest}")
+    return 0
+
+
+@click.command()
+@selectors
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+@click.option("--csv", "as_csv", is_flag=True, help="All operations as CSV on stdout.")
+def plan(chosen: Chosen, as_json: bool, as_csv: bool) -> int:
+    """The dry run: every operation with its reason, and what it costs. Nothing is written anywhere."""
+    with open_pipeline(load_settings()) as pipeline:
+        return show_plan(pipeline, chosen, as_json, as_csv)
+
+
+@click.command()
+@selectors
+@click.option("--dry-run", is_flag=True, help="The same as `plan`.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def sync(chosen: Chosen, dry_run: bool, as_json: bool) -> int:
+    """Make the PDS hold exactly the eligible items, each once; a second run changes nothing."""
+    with open_pipeline(load_settings()) as pipeline:
+        if dry_run:
+            return show_plan(pipeline, chosen, as_json, as_csv=False)
+        report = run_sync(pipeline, chosen)
+        if as_json:
+            print_json(report.to_json())
+        else:
+            _show(report)
+        return 0 if report.clean else 1
+
+
+def run_sync(pipeline: Pipeline, chosen: Chosen) -> SyncReport:
+    """Sync every chosen account and count what it took."""
+    accounts = chosen.accounts(pipeline)
+    started, before = time.monotonic(), pipeline.server.usage()
+    report = SyncReport(new_run_id())
+    workers = pipeline.settings.ac_concurrent_users
+    reports = sync_accounts(pipeline.engine, accounts, chosen.selection, report.run_id, workers)
+    report.accounts.extend(progress("Syncing", reports, len(accounts)))
+    used = pipeline.server.usage() - before
+    report.requests = used.requests
+    report.transferred = {"uploaded": used.uploaded, "downloaded": used.downloaded}
+    report.seconds = time.monotonic() - started
+    return report
+
+
+def _show(report: SyncReport) -> None:
+    tallies(f"Run {report.run_id}: {len(report.accounts)} users in {report.seconds:.1f} s", report.totals(), _DONE)
+    failures = report.failures()
+    rows = [[f.user, f.code or f.item, f.stage, f.error_class, f.message] for f in failures[:_SHOWN]]
+    if rows:
+        table("Failed items", ["user", "item", "stage", "class", "message"], rows)
+        if len(failures) > _SHOWN:
+            click.echo(f"... and {len(failures) - _SHOWN} more: `ac-pipeline items --state quarantined` lists them.")
+    for account in report.accounts:
+        if account.blocked:
+            click.echo(f"{account.user} is blocked: {account.blocked.message}")
+        if account.error:
+            click.echo(f"{account.user} has to be run again: {account.error.message}")
