@@ -16,7 +16,8 @@ SMALLER_CRF = 28
 AIM = 0.93
 GOOD_ENOUGH = 0.85
 MOST_FITTING = 6
-MOST_ATTEMPTS = 12
+MOST_ATTEMPTS = 16
+"""Enough for two at each of the seven picture sizes, from eightfold down to a quarter."""
 _CRF_PER_OCTAVE = 8
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import ffmpeg
@@ -106,6 +106,19 @@ class Job:
     cap: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """What is encoded: the ffmpeg stream of an attempt, what feeds it, its length, the scale to begin with, and the
+    check that its result has to pass."""
+
+    stream: Callable[[Attempt, Path, bool], object]
+    feed: Feed | None
+    seconds: float
+    scale: float
+    check: Callable[[VideoFacts], None]
+    name: str
+
+
 class _NotEnlarged(Exception):
     """A frame in the middle is finer than the blocks seen in the sampled ones."""
 
@@ -137,24 +150,18 @@ def shrink_video(source: Path, facts: VideoFacts, job: Job) -> Video:
         EncodingFailed, EncoderFailed: As in `encode_tape`.
     """
 
-    def stream(attempt: Attempt, out: Path) -> object:
+    def stream(attempt: Attempt, out: Path, reorder: bool) -> object:
         # The demuxer is named, so that a file that claims to be a playlist is not followed anywhere.
         whole = ffmpeg.input(str(source), format="mov", protocol_whitelist="file,pipe,fd")
         video = _picture(whole.video, facts.width, facts.height, attempt.scale)
         tracks = [video, whole.audio] if facts.sound else [video]
-        return ffmpeg.output(*tracks, str(out), **_output_options(attempt.crf, sound=facts.sound is not None))
+        return ffmpeg.output(*tracks, str(out), **_output_options(attempt.crf, reorder, sound=facts.sound is not None))
 
-    search = SizeSearch(job.cap, 1.0)
-    path = _search(search, stream, None, facts.duration / 1000, job)
-    if path is None or search.best is None:
-        raise TooLarge(
-            f"The MP4 has {source.stat().st_size} bytes and does not fit {job.cap} bytes at any quality "
-            f"(about {search.smallest} at the lowest)"
-        )
-    check_smaller(read_facts(path, decode=True), facts)
-    return Video(
-        path, path.stat().st_size, {"crf": search.best.crf, "scale": search.best.scale, "encodes": search.attempts}
-    )
+    def check(result: VideoFacts) -> None:
+        check_smaller(result, facts)
+
+    name = f"The MP4 has {source.stat().st_size} bytes and"
+    return _encode(_Source(stream, None, facts.duration / 1000, 1.0, check, name), job)
 
 
 def enlargement(width: int, height: int) -> int:
@@ -177,7 +184,9 @@ def _encode_blocks(archive: TapeArchive, block: int, sound: Soundtrack | None, j
     """
     width, height = archive.size[0] // block, archive.size[1] // block
 
-    def stream(attempt: Attempt, out: Path) -> object:
+    has_sound = sound is not None
+
+    def stream(attempt: Attempt, out: Path, reorder: bool) -> object:
         pixels = ffmpeg.input("pipe:0", format="matroska", protocol_whitelist="pipe")
         tracks = [_picture(pixels, width, height, attempt.scale)]
         if sound is not None:
@@ -186,47 +195,66 @@ def _encode_blocks(archive: TapeArchive, block: int, sound: Soundtrack | None, j
             )
             # The producer pads the sound to 4,096 samples: the picture decides how long the tape is.
             tracks.append(samples.filter("apad").filter("atrim", end=f"{archive.seconds:.6f}"))
-        return ffmpeg.output(*tracks, str(out), **_output_options(attempt.crf, sound=sound is not None))
+        return ffmpeg.output(*tracks, str(out), **_output_options(attempt.crf, reorder, sound=has_sound))
 
-    search = SizeSearch(job.cap, float(enlargement(width, height)))
-    feed = functools.partial(_feed, archive, block)
-    path = _search(search, stream, feed, archive.seconds, job)
+    def check(result: VideoFacts) -> None:
+        check_encoded(result, [showing.start for showing in archive.frames], archive.seconds * 1000, sound=has_sound)
+
+    name = f"The tape ({len(archive.frames)} frames of {archive.size[0]}x{archive.size[1]})"
+    scale = float(enlargement(width, height))
+    video = _encode(_Source(stream, functools.partial(_feed, archive, block), archive.seconds, scale, check, name), job)
+    source = {"source_width": archive.size[0], "source_height": archive.size[1], "block": block}
+    return replace(video, details={**video.details, **source})
+
+
+def _encode(source: _Source, job: Job) -> Video:
+    """Encode until it fits, and check the result.
+
+    A file with B-frames is a third smaller but lists its frames in another order than it shows them, and where the
+    first durations differ from the last ones the length that its track declares is wrong by the difference. Such a
+    tape is encoded again without them.
+    """
+    video, facts = _encode_once(source, job, reorder=True)
+    try:
+        source.check(facts)
+    except EncodingFailed:
+        video, facts = _encode_once(source, job, reorder=False)
+        source.check(facts)
+    return video
+
+
+def _encode_once(source: _Source, job: Job, *, reorder: bool) -> tuple[Video, VideoFacts]:
+    """The best that fits, with or without B-frames, and what is in it; not checked yet."""
+    search = SizeSearch(job.cap, source.scale)
+    path = _search(search, source, job, reorder=reorder)
     if path is None or search.best is None:
         raise TooLarge(
-            f"The tape ({len(archive.frames)} frames of {archive.size[0]}x{archive.size[1]}) does not fit "
-            f"{job.cap} bytes at any quality (about {search.smallest} at the lowest)"
+            f"{source.name} does not fit {job.cap} bytes at any quality (about {search.smallest} at the lowest)"
         )
     facts = read_facts(path, decode=True)
-    starts = [showing.start for showing in archive.frames]
-    check_encoded(facts, starts, archive.seconds * 1000, sound=sound is not None)
     details: dict[str, str | int | float | bool] = {
         "width": facts.width,
         "height": facts.height,
-        "seconds": round(archive.seconds, 3),
-        "frames": len(archive.frames),
-        "source_width": archive.size[0],
-        "source_height": archive.size[1],
-        "block": block,
+        "seconds": round(facts.duration / 1000, 3),
+        "frames": len(facts.times),
+        "sound": facts.sound is not None,
         "scale": search.best.scale,
         "crf": search.best.crf,
         "encodes": search.attempts,
-        "sound": sound is not None,
+        "b_frames": reorder,
     }
-    return Video(path, path.stat().st_size, details)
+    return Video(path, path.stat().st_size, details), facts
 
 
-def _search(
-    search: SizeSearch,
-    stream: Callable[[Attempt, Path], object],
-    feed: Feed | None,
-    seconds: float,
-    job: Job,
-) -> Path | None:
+def _search(search: SizeSearch, source: _Source, job: Job, *, reorder: bool) -> Path | None:
     """Encode until the best fitting size is found; its file, or None if nothing fits."""
     attempt_path, best_path = job.folder / "attempt.mp4", job.folder / "video.mp4"
     while (attempt := search.next_attempt()) is not None:
         outcome = job.encoder.run(
-            stream(attempt, attempt_path), feed, stop_above=int(search.cap * OVERSHOOT), seconds=seconds
+            source.stream(attempt, attempt_path, reorder),
+            source.feed,
+            stop_above=int(search.cap * OVERSHOOT),
+            seconds=source.seconds,
         )
         complete = outcome.estimate is None
         size = attempt_path.stat().st_size if complete and attempt_path.exists() else outcome.estimate or 0
@@ -272,7 +300,7 @@ def _picture(stream: ffmpeg.Stream, width: int, height: int, scale: float) -> ff
     )
 
 
-def _output_options(crf: int, *, sound: bool) -> dict[str, str | int]:
+def _output_options(crf: int, reorder: bool, *, sound: bool) -> dict[str, str | int]:
     """Variable frame times to 1/90000 s, index first, no version strings and no dependence on the CPU."""
     options: dict[str, str | int] = {
         "format": "mp4",
@@ -291,6 +319,8 @@ def _output_options(crf: int, *, sound: bool) -> dict[str, str | int]:
         "fflags": "+bitexact",
         "flags:v": "+bitexact",
     }
+    if not reorder:
+        options["bf"] = 0
     if sound:
         options |= {"acodec": "aac", "b:a": "128k", "ar": 48_000, "flags:a": "+bitexact"}
     return options
