@@ -100,7 +100,7 @@ def run_sync(pipeline: Pipeline, chosen: Chosen) -> SyncReport:
     report.accounts.extend(progress("Syncing", reports, len(accounts)))
     used = pipeline.server.usage() - before
     report.requests = used.requests
-    report.transferred = {"uploaded": used.uploaded, "downloaded": used.downloaded}
+    report.transferred = {"uploaded": used.bytes_uploaded, "downloaded": used.bytes_downloaded}
     report.seconds = time.monotonic() - started
     return report
 

@@ -1,0 +1,62 @@
+# Every target does its own set-up: a virtual environment in .venv/ with exactly the versions of requirements-dev.lock.
+
+PYTHON ?= python3
+UI ?= 1
+USERS ?= 60
+ITEMS ?= 2500
+BIN := .venv/bin
+READY := .venv/.ready
+RUN := $(BIN)/python
+WORKERS ?= 2
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-browser lint format bench dev lock clean
+
+help: ## List the targets
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+setup: $(READY) ## Make the environment in .venv/
+
+# ensurepip is missing where Debian's python3-venv is not installed; root can install it, others are told to.
+$(READY): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' \
+	  || { echo "Python 3.11, 3.12 or 3.13 is needed; set PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+	  || { [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq python3-venv >/dev/null; } \
+	  || { echo "Python cannot make virtual environments: run 'apt-get install python3-venv' as root"; exit 1; }
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements-dev.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(READY) ## Local services, demo data, the full backfill, a summary; UI=0 ends after it
+	$(RUN) -m ac_pipeline.cli local demo --users $(USERS) --items $(ITEMS) $(if $(filter 0,$(UI)),--no-ui,--ui)
+
+test: $(READY) lint ## Lint, types, import contracts and all tests on real services
+	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --durations 15
+
+lint: $(READY) ## Format, lint, types, import contracts
+	$(BIN)/ruff format --check --quiet .
+	$(BIN)/ruff check --quiet .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(READY) ## Format the code
+	$(BIN)/ruff format --quiet .
+	$(BIN)/ruff check --fix --quiet .
+
+bench: $(READY) ## Throughput against the bare PDS, side by side in one run
+	$(RUN) -m ac_pipeline_tests.benchmarks.throughput
+
+dev: $(READY) ## Dagster UI and daemon against .env and .env.local
+	$(RUN) -m ac_pipeline.defs.home
+
+lock: ## Pin all dependencies anew, with hashes (needs uv)
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-strip-extras \
+	  --extra local --extra dev pyproject.toml --output-file requirements-dev.lock
+	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-strip-extras \
+	  --constraints requirements-dev.lock pyproject.toml --output-file requirements.lock
+
+clean: ## Stop the local services and remove what the targets made
+	-[ -x $(BIN)/python ] && $(RUN) -m ac_pipeline.cli local down
+	rm -rf .venv .local .dagster .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

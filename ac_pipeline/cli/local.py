@@ -1,0 +1,73 @@
+"""`ac-pipeline local`: the services and demo data of a developer's machine.
+
+What it calls needs the optional extra `local`, so it is imported only when one of these commands runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import click
+
+from ac_pipeline.cli.output import print_json, table
+from ac_pipeline.errors import Misconfigured
+
+
+def _module(name: str) -> ModuleType:
+    try:
+        return importlib.import_module(f"ac_pipeline.local.{name}")
+    except ModuleNotFoundError as error:
+        raise Misconfigured(f"{error.name} is not installed: the local services need `pip install .[local]`.") from None
+
+
+@click.group()
+def local() -> None:
+    """The local services, on 127.0.0.1 with their data under .local/, and demo data for them."""
+
+
+@local.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def up(as_json: bool) -> int:
+    """Start MongoDB, PDS and object storage in the background, and write their addresses to .env.local."""
+    addresses = _module("services").LocalServices(Path.cwd()).up()
+    shown = {"mongodb": addresses.mongo, "database": addresses.database, "pds": addresses.pds, "media": addresses.media}
+    if as_json:
+        print_json(shown)
+    else:
+        table("Local services", ["service", "address"], list(shown.items()))
+    return 0
+
+
+@local.command()
+def down() -> int:
+    """Stop the services; their data stays."""
+    stopped = _module("services").LocalServices(Path.cwd()).down()
+    click.echo(f"Stopped: {', '.join(stopped) or 'nothing was running'}.", err=True)
+    return 0
+
+
+@local.command()
+@click.option("--users", type=click.IntRange(1), default=60, show_default=True, help="Users besides the guest.")
+@click.option("--items", type=click.IntRange(1), default=2500, show_default=True, help="Documents, about.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+def seed(users: int, items: int, as_json: bool) -> int:
+    """Fill the local services with demo data, the same at every call."""
+    summary = _module("seed").seed(_module("services").LocalServices(Path.cwd()).up(), users=users, items=items)
+    if as_json:
+        print_json(summary.to_json())
+    else:
+        click.echo(summary.describe(), file=sys.stdout)
+    return 0
+
+
+@local.command()
+@click.option("--users", type=click.IntRange(1), default=60, show_default=True, help="Users besides the guest.")
+@click.option("--items", type=click.IntRange(1), default=2500, show_default=True, help="Documents, about.")
+@click.option("--ui/--no-ui", default=True, help="Leave the Dagster UI running after the summary.")
+def demo(users: int, items: int, ui: bool) -> int:
+    """Services, demo data, the full backfill through Dagster, verification and a summary."""
+    code: int = _module("demo").run_demo(users=users, items=items, ui=ui)
+    return code
