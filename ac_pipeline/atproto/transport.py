@@ -29,6 +29,7 @@ _BYPASS: Final = "x-ratelimit-bypass"
 _OK: Final = 200
 _RATE_LIMITED: Final = 429
 _SERVER_ERROR: Final = 500
+_LAST_PORT: Final = 65_535
 _PAYLOAD_TOO_LARGE: Final = 413
 
 
@@ -112,7 +113,7 @@ class Transport:
             address = httpx.URL(url)
         except httpx.InvalidURL:
             address = httpx.URL("")
-        if address.scheme not in ("http", "https") or not address.host:
+        if address.scheme not in ("http", "https") or not address.host or (address.port or 0) > _LAST_PORT:
             raise Misconfigured("PDS_URL is not the address of a web server; set it to https://HOST.")
         if bypass_key is not None and not (bypass_key.isascii() and bypass_key.isprintable() and bypass_key.strip()):
             raise Misconfigured("PDS_RATE_LIMIT_BYPASS_KEY holds characters a header cannot carry; correct it.")
