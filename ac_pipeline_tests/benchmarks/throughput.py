@@ -1,0 +1,218 @@
+"""How fast a first backfill of text records is, beside the bare PDS and beside the original's way, in one run.
+
+Three arms in turn, several rounds, each on new accounts of the same PDS:
+
+  pipeline   documents in MongoDB to records, links and ledger, sign-in included
+  bare       a minimal loop: signed in before, records built before, sorted `applyWrites` batches of 100, user by user
+  original   one sign-in and one `createRecord` per record, 10 at a time (on a sample: it is slow)
+
+Prints records per second of each arm and the ratios of each round; quote the median ratios, not the seconds.
+Run it with `make bench`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import secrets
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import httpx
+from bson import ObjectId
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.messages import Write
+from ac_pipeline.atproto.syntax import document_tid
+from ac_pipeline.items import Derived
+from ac_pipeline.local.pds_accounts import NewAccount, PdsAccounts
+from ac_pipeline.local.services import LocalServices
+from ac_pipeline.media.documents import interpret
+from ac_pipeline.media.registry import media_type
+from ac_pipeline.mongo.database import connect
+from ac_pipeline.settings import Settings
+from ac_pipeline.sync.engine import sync_accounts
+from ac_pipeline.sync.selection import Selection
+from ac_pipeline.wiring import Pipeline, new_run_id, open_pipeline
+
+TYPES = ("mood", "piece", "kidlisp")
+BATCH = 100
+ORIGINAL_SAMPLE = 100
+ORIGINAL_AT_ONCE = 10
+START = datetime(2025, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The services and the pipeline all arms use."""
+
+    pipeline: Pipeline
+    accounts: PdsAccounts
+    database: Any
+    url: str
+
+
+def documents(owner: str, count: int, rng: random.Random) -> dict[str, list[dict[str, Any]]]:
+    """Moods, pieces and kidlisp of one user in the proportions of the heavy user (facts, section 12.1)."""
+    made: dict[str, list[dict[str, Any]]] = {name: [] for name in TYPES}
+    for number in range(count):
+        base = {
+            "_id": ObjectId(rng.randbytes(12)),
+            "user": owner,
+            "when": START + timedelta(milliseconds=rng.randrange(10**10)),
+        }
+        if number % 10 == 0:
+            made["mood"].append({**base, "mood": f"feeling {rng.choice('abcdefgh') * rng.randrange(3, 60)}"})
+        elif number % 100 == 1:
+            made["piece"].append({**base, "slug": f"piece-{number}"})
+        else:
+            source = "\n".join(f"(ink {rng.randrange(256)} {rng.randrange(256)})" for _ in range(rng.randrange(2, 20)))
+            code = "".join(rng.choices("bcdfghjklmnpqrstvwxyz23456789", k=8))
+            made["kidlisp"].append({**base, "code": code, "source": source})
+    return made
+
+
+def new_users(bench: Bench, count: int) -> list[tuple[Account, NewAccount]]:
+    """Users with accounts on the PDS, as the platform keeps them."""
+    made = []
+    for _ in range(count):
+        name = f"b{secrets.token_hex(8)}"
+        new = bench.accounts.create(f"{name}.test", f"pw-{ObjectId()}")
+        account = Account(f"auth0|{ObjectId()}", name, new.did, name, new.handle, None, new.password)
+        made.append((account, new))
+    return made
+
+
+def run_pipeline(bench: Bench, users: Sequence[tuple[Account, NewAccount]], items: int, rng: random.Random) -> float:
+    for account, _ in users:
+        for name, rows in documents(account.id, items // len(users), rng).items():
+            if rows:
+                bench.database[media_type(name).collection].insert_many(rows)
+    selection = Selection(types=tuple(media_type(name) for name in TYPES))
+    started = time.perf_counter()
+    workers = bench.pipeline.settings.ac_concurrent_users
+    accounts = [account for account, _ in users]
+    reports = list(sync_accounts(bench.pipeline.engine, accounts, selection, new_run_id(), workers))
+    seconds = time.perf_counter() - started
+    created = sum(tally.created for report in reports for tally in report.types.values())
+    if created != items // len(users) * len(users):
+        raise SystemExit(f"the pipeline wrote {created} of {items} records: {[r.error or r.blocked for r in reports]}")
+    return created / seconds
+
+
+def built(account: Account, items: int, rng: random.Random) -> list[Write]:
+    """The same records, ready to send, sorted by key."""
+    writes = []
+    for name, rows in documents(account.id, items, rng).items():
+        media = media_type(name)
+        for raw in rows:
+            from_mongo = {**raw, "when": raw["when"].replace(tzinfo=None)}
+            document = interpret(media, from_mongo)
+            rkey = document_tid(media.nsid, document.id, document.when)
+            writes.append(Write("create", media.nsid, rkey, media.build_record(document, Derived())))
+    return sorted(writes, key=lambda write: (write.collection, write.rkey))
+
+
+def run_bare(bench: Bench, users: Sequence[tuple[Account, NewAccount]], items: int, rng: random.Random) -> float:
+    work = [(new, built(account, items // len(users), rng)) for account, new in users]
+    sent = 0
+    with httpx.Client(base_url=bench.url, timeout=60) as http:
+        started = time.perf_counter()
+        for new, writes in work:
+            for start in range(0, len(writes), BATCH):
+                batch = writes[start : start + BATCH]
+                body = {"repo": new.did, "writes": [_operation(write) for write in batch]}
+                headers = {"authorization": f"Bearer {new.token}"}
+                http.post("/xrpc/com.atproto.repo.applyWrites", json=body, headers=headers).raise_for_status()
+                sent += len(batch)
+        return sent / (time.perf_counter() - started)
+
+
+def run_original(bench: Bench, users: Sequence[tuple[Account, NewAccount]], rng: random.Random) -> float:
+    (account, new), *_ = users
+    writes = built(account, ORIGINAL_SAMPLE, rng)
+
+    def create(write: Write) -> None:
+        with httpx.Client(base_url=bench.url, timeout=60) as http:
+            login = {"identifier": new.did, "password": new.password}
+            session = http.post("/xrpc/com.atproto.server.createSession", json=login).raise_for_status().json()
+            body = {"repo": new.did, "collection": write.collection, "record": write.value}
+            headers = {"authorization": f"Bearer {session['accessJwt']}"}
+            http.post("/xrpc/com.atproto.repo.createRecord", json=body, headers=headers).raise_for_status()
+
+    started = time.perf_counter()
+    with ThreadPoolExecutor(ORIGINAL_AT_ONCE) as pool:
+        list(pool.map(create, writes))
+    return len(writes) / (time.perf_counter() - started)
+
+
+def _operation(write: Write) -> dict[str, Any]:
+    kind = "com.atproto.repo.applyWrites#create"
+    return {"$type": kind, "collection": write.collection, "rkey": write.rkey, "value": write.value}
+
+
+def measure(bench: Bench, users: int, items: int, rounds: int) -> dict[str, list[float]]:
+    """Records per second of each arm, a value a round; the order of the arms changes from round to round."""
+    found: dict[str, list[float]] = {"pipeline": [], "bare": [], "original": []}
+    for number in range(rounds):
+        rng = random.Random(number)
+        arms: dict[str, Callable[[], float]] = {
+            "pipeline": lambda rng=rng: run_pipeline(bench, new_users(bench, users), items, rng),
+            "bare": lambda rng=rng: run_bare(bench, new_users(bench, users), items, rng),
+            "original": lambda rng=rng: run_original(bench, new_users(bench, 1), rng),
+        }
+        for name in sorted(arms, reverse=bool(number % 2)):
+            found[name].append(arms[name]())
+        sys.stderr.write(f"round {number + 1}: " + ", ".join(f"{n} {v[-1]:.0f}/s" for n, v in found.items()) + "\n")
+    return found
+
+
+def show(found: dict[str, list[float]], users: int, items: int) -> None:
+    sys.stdout.write(f"{items} text records of {users} users, {len(found['bare'])} rounds\n\n")
+    for name, values in found.items():
+        sys.stdout.write(
+            f"{name:10} {statistics.median(values):8.0f} records/s (of {min(values):.0f} to {max(values):.0f})\n"
+        )
+    for other in ("bare", "original"):
+        ratios = [mine / theirs for mine, theirs in zip(found["pipeline"], found[other], strict=True)]
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        sys.stdout.write(f"pipeline / {other:8} {statistics.median(ratios):8.2f} (of {spread})\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--users", type=int, default=10)
+    parser.add_argument("--items", type=int, default=5000)
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="ac-bench-") as folder:
+        services = LocalServices(Path(folder))
+        addresses = services.up()
+        try:
+            settings = Settings(
+                mongodb_connection_string=addresses.mongo,
+                mongodb_name="bench",
+                pds_url=addresses.pds,
+                ac_media_url=addresses.media,
+                ac_renditions_url=f"{folder}/renditions",
+            )
+            with open_pipeline(settings) as pipeline, PdsAccounts(addresses.pds, addresses.pds_admin_password) as made:
+                database = connect(addresses.mongo)["bench"]
+                for name in TYPES:
+                    database[media_type(name).collection].create_index("user")
+                bench = Bench(pipeline, made, database, addresses.pds)
+                show(measure(bench, options.users, options.items, options.rounds), options.users, options.items)
+        finally:
+            services.down()
+
+
+if __name__ == "__main__":
+    main()
