@@ -23,6 +23,7 @@ LOOPBACK = "127.0.0.1"
 
 _POLL_SECONDS = 0.02
 _LOG_TAIL_LINES = 20
+_READS = 50
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +85,8 @@ def spawn_detached(service: Service, log: Path) -> int:
 def command_line(pid: int) -> str | None:
     """The command line of a running process; None when there is none, or it has ended already."""
     _reap(pid)
-    proc = Path("/proc") / str(pid) / "cmdline"
-    if Path("/proc/self/cmdline").exists():
-        try:
-            words = proc.read_bytes().split(b"\0")
-        except OSError:
-            return None
-        return " ".join(word.decode(errors="replace") for word in words if word) or None
+    if Path("/proc/self/stat").exists():
+        return _command_line_from_proc(Path("/proc") / str(pid))
     listed = subprocess.run(  # noqa: S603 - a number is all that varies
         ["/bin/ps", "-ww", "-o", "command=", "-p", str(pid)], capture_output=True, text=True, check=False
     )
@@ -98,29 +94,41 @@ def command_line(pid: int) -> str | None:
     return found if found and "<defunct>" not in found else None
 
 
-def stop_process(
-    pid: int, expected: str, *, patience: float = 20.0, clock: Callable[[], float] = time.monotonic
-) -> bool:
-    """End a process, first with SIGTERM, after `patience` seconds with SIGKILL.
+def _command_line_from_proc(process: Path) -> str | None:
+    for _ in range(_READS):
+        try:
+            state = (process / "stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        if state in {"Z", "X"}:
+            return None
+        if any(words):
+            return " ".join(word.decode(errors="replace") for word in words if word)
+        time.sleep(_POLL_SECONDS)  # the kernel shows no words for a moment while a program is being started
+    return None  # a thread of the kernel never has any
+
+
+def stop_processes(commands: Mapping[int, str], *, patience: float = 20.0) -> set[int]:
+    """End processes together, first with SIGTERM, after `patience` seconds with SIGKILL, and wait until they are gone.
 
     Args:
-        pid: The process id as it was noted.
-        expected: Its command line as it was noted. A process with another one got the same number later: it is not
-            ours and is left alone.
+        commands: Process id -> its command line, both as they were noted. A process with another command line got the
+            same number later: it is not ours and is left alone.
 
     Returns:
-        Whether there was a process of ours to end.
+        The ids of those that were running and ours.
     """
-    if command_line(pid) != expected:
-        return False
-    _signal(pid, signal.SIGTERM)
-    deadline = clock() + patience
-    while command_line(pid) == expected:
-        if clock() > deadline:
-            _signal(pid, signal.SIGKILL)
-            deadline = clock() + patience
+    ours = {pid for pid, command in commands.items() if command_line(pid) == command}
+    for pid in ours:
+        _signal(pid, signal.SIGTERM)
+    deadline = time.monotonic() + patience
+    while left := [pid for pid in ours if command_line(pid) == commands[pid]]:
+        if time.monotonic() > deadline:
+            for pid in left:
+                _signal(pid, signal.SIGKILL)
         time.sleep(_POLL_SECONDS)
-    return True
+    return ours
 
 
 def wait_until_healthy(service: Service, alive: Callable[[], bool], log: Path, *, patience: float = 60.0) -> None:
