@@ -1,0 +1,1 @@
+"""The protocol's own record validator (npm), to compare ours with."""
