@@ -1,7 +1,7 @@
 """Our validator against the protocol's own (npm `@atproto/lex-document`, which the reference PDS is built with).
 
-Where the two differ, ours is the stricter one and the difference is listed with its reason in `oracle/cases.py`: what we
-let pass, any other software of the network takes for valid (REC-1).
+Where the two differ, ours is the stricter one and the difference is listed with its reason in `oracle/cases.py`: what
+we let pass, any other software of the network takes for valid (REC-1).
 """
 
 from __future__ import annotations

@@ -269,7 +269,7 @@ RULES: dict[str, list[Any]] = {
     "language": [
         "de", "de-CH", "zh-Hant-TW", "sr-Latn", "DE", "d", "deutsch", "jaja", "i-klingon", "i-default", "x-private",
         "de-", "de--CH", "sl-rozaj-biske-1994", "sl-rozaj-rozaj", "en-a-bbb-x-a-ccc", "en-a-bbb-a-ccc", "en-x", "de_CH",
-        "es-419", "zh-yue-HK", "zh-cmn-Hans-CN", "en-GB-oed", "EN-GB-oed", "\u212adf", "de-DE-1996", "",
+        "es-419", "zh-yue-HK", "zh-cmn-Hans-CN", "en-GB-oed", "EN-GB-oed", "\u212adf", "de-1\u212aab", "de-DE-1996", "",
         "de-CH-1996-1996",
     ],
     "nsid": [

@@ -52,6 +52,13 @@ def test_a_file_that_is_no_json_object_is_refused(tmp_path: Path, text: str) -> 
         load_lexicons(write(tmp_path, text))
 
 
+def test_a_rule_written_twice_is_refused(tmp_path: Path) -> None:
+    """JSON would let the last one win, and nobody would see which."""
+    text = json.dumps(lexicon()).replace('"key": "tid"', '"key": "tid", "key": "tid"')
+    with pytest.raises(Misconfigured, match="a name occurs twice"):
+        load_lexicons(write(tmp_path, text))
+
+
 @pytest.mark.parametrize(
     ("document", "words"),
     [

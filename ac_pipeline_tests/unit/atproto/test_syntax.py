@@ -123,6 +123,8 @@ def test_integers_up_to_the_limit_are_encoded(number: int) -> None:
         ("\ud800", "cannot be encoded"),
         ({"$link": "nonsense"}, "not a CIDv1"),
         ({"$link": RECORD_CID.upper()}, "not a CIDv1"),
+        ({"$link": "b" + RECORD_CID[1:].upper()}, "not a CIDv1"),
+        ({"$link": RECORD_CID + "aa"}, "not a CIDv1"),
         ({"$link": "QmbFMke1KXqnYyBBWxB74N4c5SBnJMVAiMNRcGu6x1AwQH"}, "not a CIDv1"),
         ({"$link": RECORD_CID, "more": 1}, "nothing else"),
         ({"$link": 5}, "nothing else"),
