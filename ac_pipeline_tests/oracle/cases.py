@@ -107,7 +107,7 @@ class Case:
         return {"nsid": self.nsid, "record": self.record, **({} if self.rkey is None else {"rkey": self.rkey})}
 
 
-def own(type_name: str, label: str, rkey: str | None = None, **changes: Any) -> Case:
+def own(type_name: str, label: str, rkey: str | None = None, /, **changes: Any) -> Case:
     return Case(f"{type_name}: {label}", f"computer.aesthetic.{type_name}", example(type_name, **changes), rkey)
 
 
@@ -295,6 +295,8 @@ def with_field(name: str, value: Any) -> Case:
     return Case(f"{name}: {value!r}", EVERYTHING, record)
 
 
+NO_RECORDS: tuple[Any, ...] = (None, [], "x", 5, LINK)
+
 OF_EVERY_RULE = [
     *(with_field(name, value) for name, values in RULES.items() for value in values),
     *(
@@ -303,7 +305,7 @@ OF_EVERY_RULE = [
     ),
     *(Case(f"literal key: {rkey!r}", OTHER, {"$type": OTHER, "n": 1}, rkey) for rkey in ("self", "other", "")),
     Case("record: no $type", EVERYTHING, {"text": ""}),
-    *(Case(f"record: {value!r}", EVERYTHING, value) for value in (None, [], "x", 5, LINK)),
+    *(Case(f"record: {value!r}", EVERYTHING, value) for value in NO_RECORDS),
 ]
 
 CASES = [*OF_THE_FIVE_TYPES, *OF_EVERY_RULE]
