@@ -173,3 +173,13 @@ class AccountUnknown(Blocked):
 
 class AccountDeleted(Blocked):
     code = "account-deleted"
+
+
+TRANSIENT_CODES = frozenset(
+    error.code
+    for error in (
+        Transient, ServiceUnreachable, RateLimited, ServerFailed, OutcomeUnknown, RepositoryMoved, RepositoryUnreadable,
+        EncoderFailed, LeaseHeld,
+    )
+)  # fmt: skip
+"""Codes of errors that another attempt may overcome, for reading the ledger."""

@@ -90,9 +90,7 @@ class Settings(BaseSettings):
     ac_pds_timeout_seconds: float = Field(default=60.0, gt=0)
     ac_media_timeout_seconds: float = Field(default=60.0, gt=0)
     ac_mongo_timeout_seconds: float = Field(default=15.0, gt=0)
-    ac_encode_timeout_seconds: float = Field(default=600.0, gt=0)
     ac_points_headroom: float = Field(default=0.1, ge=0, lt=1)
-    ac_commits_per_hour: int = Field(default=2_500, ge=1)
 
     @model_validator(mode="before")
     @classmethod
