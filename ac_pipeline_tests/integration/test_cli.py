@@ -1,0 +1,197 @@
+"""The command line on real services: what each command prints, and how it ends."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ac_pipeline.cli.main import run
+from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline_tests.harness import Slice, open_slice
+
+Run = Callable[..., Any]
+
+# In a process of its own: the package's client has no way to close its connections.
+_LIST = """
+import sys
+from atproto import Client
+query = {"repo": sys.argv[2], "collection": "computer.aesthetic.piece"}
+print(len(Client(base_url=sys.argv[1]).com.atproto.repo.list_records(query).records))
+"""
+
+
+@pytest.fixture
+def slice_(mongo_database: Any, mongo_server: Any, pds: Any, object_server: Any, tmp_path: Path) -> Iterator[Slice]:
+    with open_slice(mongo_database, mongo_server.uri, pds, object_server.url_template, tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def cli(  # noqa: PLR0917 - fixtures
+    slice_: Slice,
+    mongo_server: Any,
+    object_server: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> Run:
+    """Run a command in an environment that names the test's services; exit code and what it printed."""
+    monkeypatch.chdir(tmp_path)
+    for name, value in {
+        "MONGODB_CONNECTION_STRING": mongo_server.uri,
+        "MONGODB_NAME": slice_.database.name,
+        "PDS_URL": slice_.pds.url,
+        "AC_MEDIA_URL": object_server.url_template,
+        "DAGSTER_HOME": str(tmp_path / "home"),
+    }.items():
+        monkeypatch.setenv(name, value)
+
+    def call(*arguments: str) -> tuple[int, str]:
+        capsys.readouterr()
+        code = run(list(arguments))
+        return code, capsys.readouterr().out
+
+    return call
+
+
+def test_plan_sync_status_verify_tell_one_story(cli: Run, slice_: Slice) -> None:
+    """PLAN-1, WRITE-1, VERIFY-1, OPS-7: a dry run writes nothing, the run does what it said, the next does nothing."""
+    ada, bob = slice_.user("ada"), slice_.user("bob")
+    for number in range(3):
+        slice_.add("mood", ada, mood=f"mood {number}")
+    slice_.add("kidlisp", bob, code="abc", source="(wipe blue)")
+    slice_.add("kidlisp", bob, code="abd", source="(wipe red)", nuked=True)
+
+    code, out = cli("plan", "--json")
+    plan = json.loads(out)
+    assert code == 0
+    assert sorted((op["user"], op["operation"]) for op in plan["operations"]) == [("ada", "create")] * 3 + [
+        ("bob", "create")
+    ]
+    assert plan["cost"]["points"] == 12
+    assert slice_.records(ada, "mood") == {}
+
+    code, out = cli("sync", "--json")
+    report = json.loads(out)
+    assert code == 0
+    assert {name: tally["written"] for name, tally in report["types"].items() if tally["written"]} == {
+        "mood": 3,
+        "kidlisp": 1,
+    }
+    planned = {(op["user"], op["rkey"], op["cid"]) for op in plan["operations"]}
+    assert planned == {
+        (user.key, rkey, cid)
+        for user in (ada, bob)
+        for media in MEDIA_TYPES
+        for rkey, (cid, _) in slice_.listed(user, media.name).items()
+    }
+
+    code, out = cli("sync", "--json")
+    again = json.loads(out)
+    assert (code, again["requests"]["apply_writes"], again["requests"]["upload_blob"]) == (0, 0, 0)
+    assert sum(tally["unchanged"] for tally in again["types"].values()) == 4
+
+    code, out = cli("status", "--json")
+    status = json.loads(out)
+    assert (
+        status["types"]["kidlisp"] | {"unchanged": 1, "withdrawn": 1, "records": 1, "pending": 0}
+        == status["types"]["kidlisp"]
+    )
+    assert status["users"]["ready"] == 2
+
+    code, out = cli("verify", "--json")
+    verified = json.loads(out)
+    assert (code, verified["expected"], verified["verified"], verified["items"]) == (0, 4, 4, [])
+
+
+def test_counts_agree_with_a_client_that_is_not_ours(cli: Run, slice_: Slice) -> None:
+    """The `atproto` package reads what `status` counts."""
+    ada = slice_.user("ada")
+    for number in range(5):
+        slice_.add("piece", ada, slug=f"piece-{number}")
+    cli("sync")
+    _, out = cli("status", "--json")
+    answer = subprocess.run(
+        [sys.executable, "-c", _LIST, f"{slice_.pds.url}/xrpc", str(ada.did)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(answer.stdout) == json.loads(out)["types"]["piece"]["records"] == 5
+
+
+def test_failed_items_are_listed_with_reason_and_timeline(cli: Run, slice_: Slice) -> None:
+    """OPS-2, OPS-4, SRC-2, MEDIA-4: every failed item can be found with class, attempts and message."""
+    ada = slice_.user("ada")
+    slice_.add("painting", ada, code="xyz", slug="2025.10.15.12.30.45.123")
+    nameless = slice_.add("kidlisp", ada, source="(line)")
+    code, out = cli("sync", "--json")
+    assert code == 1
+    assert {(f["class"], f["stage"]) for f in json.loads(out)["failures"]} == {
+        ("source-missing", "rendition"),
+        ("invalid-document", "document"),
+    }
+    _, out = cli("items", "--state", "quarantined", "--json")
+    assert {(e["type"], e["failure"]["error_class"], e["user"]) for e in json.loads(out)} == {
+        ("painting", "source-missing", "ada"),
+        ("kidlisp", "invalid-document", "ada"),
+    }
+    _, out = cli("items", "--error-class", "source-missing", "--csv")
+    assert [row["code"] for row in csv.DictReader(io.StringIO(out))] == ["xyz"]
+    code, out = cli("item", "painting:xyz", "--json")
+    (entry,) = json.loads(out)
+    assert (code, entry["attempts"], entry["history"][0]["state"]) == (0, 1, "quarantined")
+    assert entry["failure"]["payload_hash"]
+    code, out = cli("item", f"kidlisp:{nameless}")
+    assert code == 0
+    assert "Timeline" in out
+
+
+def test_selectors_narrow_a_run_to_users_types_dates_and_items(cli: Run, slice_: Slice) -> None:
+    """PLAN-2."""
+    ada, bob = slice_.user("Ada"), slice_.user("bob")
+    for user in (ada, bob):
+        slice_.add("mood", user, mood="here")
+        slice_.add("piece", user, slug=f"piece-of-{user.key}")
+    slice_.add("kidlisp", bob, code="k1d", source="(box)")
+
+    def operations(*arguments: str) -> set[tuple[str, str]]:
+        code, out = cli("plan", "--json", *arguments)
+        assert code == 0, out
+        return {(op["user"], op["item"].partition(":")[0]) for op in json.loads(out)["operations"]}
+
+    assert operations("--user", "@ada") == {("ada", "mood"), ("ada", "piece")}
+    assert operations("--type", "mood") == {("ada", "mood"), ("bob", "mood")}
+    assert operations("--item", "kidlisp:k1d") == {("bob", "kidlisp")}
+    assert operations("--user", str(bob.did), "--limit", "1", "--type", "kidlisp") == {("bob", "kidlisp")}
+    assert operations("--since", "2025-10-16") == set()
+    assert operations("--until", "2025-10-16", "--type", "piece") == {("ada", "piece"), ("bob", "piece")}
+    assert cli("plan", "--user", "nobody")[0] == 2
+    assert cli("plan", "--item", "kidlisp:zzz")[0] == 2
+
+
+def test_an_unreachable_service_ends_with_three(cli: Run, monkeypatch: pytest.MonkeyPatch, slice_: Slice) -> None:
+    slice_.user("ada")
+    monkeypatch.setenv("PDS_URL", "http://127.0.0.1:9")
+    assert cli("verify", "--json")[0] == 3
+
+
+def test_no_secret_is_printed_by_any_command(cli: Run, slice_: Slice) -> None:
+    """ACCT-5."""
+    ada = slice_.user("ada")
+    slice_.add("mood", ada, mood="secretive")
+    slice_.database["users"].update_one({"_id": ada.id}, {"$set": {"atproto.password": "not-the-password-4711"}})
+    printed = "".join(
+        cli(*arguments)[1]
+        for arguments in (["plan"], ["sync", "--json"], ["status"], ["items"], ["verify", "--json"], ["sync"])
+    )
+    assert "wrong-password" in printed
+    assert "not-the-password-4711" not in printed
