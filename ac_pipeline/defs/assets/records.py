@@ -1,0 +1,75 @@
+"""The records on the PDS as assets: five assets, one step, so that a repository is read and written once a run."""
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from ac_pipeline.defs.assets.renditions import rendition_key
+from ac_pipeline.defs.assets.sources import OWNERS, records_key, source_key
+from ac_pipeline.defs.assets.stage import run_stage
+from ac_pipeline.defs.checks import evaluate_checks, record_checks
+from ac_pipeline.defs.mirror import Mirror
+from ac_pipeline.defs.partitions import users
+from ac_pipeline.defs.policies import PDS, RECORDS_A_RUN, RETRY_SECONDS, backfill_policy_is_beta, record_retries
+from ac_pipeline.media.base import MediaType
+from ac_pipeline.media.registry import MEDIA_TYPES
+
+STEP = "atproto_records"
+
+
+def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
+    """The five records assets with their checks.
+
+    Args:
+        retry_seconds: Before the first retry of the step.
+    """
+    with backfill_policy_is_beta():
+
+        @dg.multi_asset(
+            name=STEP,
+            specs=[_spec(media) for media in MEDIA_TYPES],
+            check_specs=record_checks(),
+            partitions_def=users,
+            can_subset=True,
+            backfill_policy=dg.BackfillPolicy.multi_run(RECORDS_A_RUN),
+            retry_policy=record_retries(retry_seconds),
+            pool=PDS,
+        )
+        def atproto_records(
+            context: dg.AssetExecutionContext, mirror: dg.ResourceParam[Mirror]
+        ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+            selected = {records_key(media): media for media in MEDIA_TYPES}
+            selected = {key: media for key, media in selected.items() if key in context.selected_asset_keys}
+            types = tuple(selected.values())
+            failure = None
+            if selected:
+                try:
+                    yield from run_stage(
+                        context,
+                        mirror,
+                        selected,
+                        lambda accounts: mirror.sync(accounts, types, context.run.run_id),
+                        pictures=True,
+                    )
+                except dg.Failure as error:
+                    failure = error
+            yield from evaluate_checks(mirror, context.selected_asset_check_keys)
+            if failure is not None:
+                raise failure
+
+    return atproto_records
+
+
+def _spec(media: MediaType) -> dg.AssetSpec:
+    made = rendition_key(media)
+    return dg.AssetSpec(
+        records_key(media),
+        deps=[source_key(media), *([made] if made is not None else [])],
+        group_name=media.plural,
+        owners=OWNERS,
+        kinds={"atproto"},
+        tags={"media_type": media.name},
+        skippable=True,
+        description=f"The user's records `{media.nsid}` on the PDS, equal to the eligible {media.plural} in Mongo, "
+        "each once. Synchronising an unchanged user writes nothing.",
+    )

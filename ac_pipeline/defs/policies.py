@@ -1,0 +1,40 @@
+"""How much one run takes on, how often a step is tried, and how many run at once. Numbers only, with their reasons."""
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import dagster as dg
+
+RENDITIONS_A_RUN: Final = 200
+RECORDS_A_RUN: Final = 60
+"""Users in one run of a backfill: 22 + 71 = 93 runs for 4,201 users (RUN-3). Assets that depend on one another must
+differ here: that is what makes the backfill daemon run them apart and ask for records only where the renditions
+succeeded (Dagster facts, "One user fails, the others do not")."""
+
+ENCODING: Final = "encoding"
+PDS: Final = "pds"
+POOL_LIMITS: Final = {ENCODING: 1, PDS: 2}
+"""Runs at once in each pool. An encoding run fills the machine's cores by itself; the PDS's disk waits are hidden by
+two runs of several users each. Request rates are held in the client, not here (RUN-8)."""
+
+RETRY_SECONDS: Final = 20.0
+
+
+def rendition_retries(seconds: float = RETRY_SECONDS) -> dg.RetryPolicy:
+    """For storage that did not answer: three attempts, `seconds` and twice that apart."""
+    return dg.RetryPolicy(max_retries=2, delay=seconds, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+
+
+def record_retries(seconds: float = RETRY_SECONDS) -> dg.RetryPolicy:
+    """For a PDS that restarts or a lease that another run holds: four attempts, up to four times `seconds` apart."""
+    return dg.RetryPolicy(max_retries=3, delay=seconds, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+
+
+@contextmanager
+def backfill_policy_is_beta() -> Iterator[None]:
+    """Let an asset be defined with a backfill policy: the parameter is beta in Dagster 1.13 and warns once an asset."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"Parameter `backfill_policy`", category=dg.BetaWarning)
+        yield

@@ -1,0 +1,98 @@
+"""A pipeline in memory for the definitions: accounts, and what shall happen to each, readable afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.defs.mirror import Outcome, Picture, each_account
+from ac_pipeline.errors import Blocked, PipelineError, Transient
+from ac_pipeline.items import Failure, LedgerEntry, Stage, State
+from ac_pipeline.media.base import MediaType
+from ac_pipeline.sync.report import AccountReport, ItemFailure
+
+
+class ScriptedMirror:
+    """The port `Mirror`. Every account has two items of each type, which are written at its first turn."""
+
+    def __init__(self, *keys: str) -> None:
+        self.known = {key: Account(id=f"auth0|{key}", key=key, did=f"did:plc:{key}") for key in keys}
+        self.turns: list[str] = []
+        self.types: list[tuple[str, ...]] = []
+        self.run_ids: set[str] = set()
+        self.reads = 0
+        self.troubles: dict[str, list[Exception]] = {}
+        self.blocked: dict[str, Blocked] = {}
+        self.ledger: dict[str, LedgerEntry] = {}
+        self.broken: PipelineError | None = None
+
+    def trouble(self, key: str, *errors: Exception) -> None:
+        """Let the next turns of this account end so: a transient error in its report, any other as a crash."""
+        self.troubles.setdefault(key, []).extend(errors)
+
+    def quarantine(self, key: str, media: MediaType, message: str) -> str:
+        """Let one item of this account be quarantined; its id."""
+        item = f"{media.name}:{len(self.ledger):024x}"
+        failure = Failure(Stage.RENDITION, "source-missing", message)
+        self.ledger[item] = LedgerEntry(
+            item, media.name, item.partition(":")[2], f"auth0|{key}", key, State.QUARANTINED, Stage.RENDITION,
+            code="abc", attempts=3, failure=failure, uri=f"at://did:plc:{key}/{media.nsid}/1",
+        )  # fmt: skip
+        return item
+
+    def accounts(self) -> Mapping[str, Account]:
+        self.reads += 1
+        if self.broken is not None:
+            raise self.broken
+        return self.known
+
+    def sync(self, accounts: Sequence[Account], types: Sequence[MediaType], run_id: str) -> Iterator[Outcome]:
+        self.types.append(tuple(media.name for media in types))
+        self.run_ids.add(run_id)
+        return each_account(accounts, lambda account: self._turn(account, types), workers=2)
+
+    def render(self, accounts: Sequence[Account], media: MediaType, run_id: str) -> Iterator[Outcome]:
+        return self.sync(accounts, (media,), run_id)
+
+    def entry(self, item: str) -> LedgerEntry | None:
+        return self.ledger.get(item)
+
+    def quarantined(self, media: MediaType) -> list[LedgerEntry]:
+        if self.broken is not None:
+            raise self.broken
+        return [entry for entry in self.ledger.values() if entry.type == media.name]
+
+    def pictures(self, account: Account, media: MediaType, limit: int) -> Sequence[Picture]:
+        return (Picture("abc", "https://pds.example/blob"),) if media.blobs else ()
+
+    def _turn(self, account: Account, types: Sequence[MediaType]) -> AccountReport:
+        self.turns.append(account.key)
+        report = AccountReport(account.key)
+        waiting = self.troubles.get(account.key)
+        error = waiting.pop(0) if waiting else None
+        if error is not None and not isinstance(error, Transient):
+            raise error
+        report.error = error
+        report.blocked = self.blocked.get(account.key)
+        for media in types:
+            tally = report.tally(media.name)
+            tally.documents = tally.eligible = 2
+            if report.blocked is not None:
+                tally.blocked = 2
+            elif error is None:
+                tally.created = 2
+            for entry in self.quarantined(media):
+                if entry.partition == account.key and entry.failure is not None:
+                    tally.quarantined += 1
+                    report.failures.append(
+                        ItemFailure(
+                            entry.item,
+                            account.key,
+                            entry.stage,
+                            State.QUARANTINED,
+                            entry.failure.error_class,
+                            entry.failure.message,
+                            code=entry.code,
+                        )
+                    )
+        return report

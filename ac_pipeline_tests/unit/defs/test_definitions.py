@@ -1,0 +1,116 @@
+"""The code location: what it holds, and that it loads anywhere."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import dagster as dg
+import pytest
+import yaml
+
+from ac_pipeline.definitions import build_defs, defs
+from ac_pipeline.defs.assets.renditions import RENDITIONS, rendition_key
+from ac_pipeline.defs.assets.sources import records_key
+from ac_pipeline.media.registry import MEDIA_TYPES
+
+ROOT = Path(__file__).parents[3]
+GRAPH = defs.resolve_asset_graph()
+TYPES = ("kidlisp", "moods", "paintings", "pieces", "tapes")
+
+
+def test_the_asset_keys_are_those_of_the_design() -> None:
+    """Design, section 3."""
+    assert {key.to_user_string() for key in GRAPH.get_all_asset_keys()} == {
+        *(f"mongo/{name}" for name in TYPES),
+        *(f"atproto/{name}" for name in TYPES),
+        "renditions/painting_thumbnails",
+        "renditions/tape_videos",
+    }
+
+
+def test_every_asset_is_partitioned_by_user_and_stands_in_the_group_of_its_type() -> None:
+    for key in GRAPH.get_all_asset_keys():
+        node = GRAPH.get(key)
+        assert node.partitions_def is not None
+        assert node.partitions_def.name == "users"
+        assert node.group_name in TYPES
+        assert node.description
+    assert {GRAPH.get(each.key).group_name for each in RENDITIONS} == {"paintings", "tapes"}
+
+
+def test_every_type_with_derived_media_has_one_rendition_asset_that_its_records_depend_on() -> None:
+    assert [each.type for each in RENDITIONS] == [media.name for media in MEDIA_TYPES if media.recipe is not None]
+    for media in MEDIA_TYPES:
+        parents = {key.to_user_string() for key in GRAPH.get(records_key(media)).parent_keys}
+        made = rendition_key(media)
+        assert parents == {f"mongo/{media.plural}", *([made.to_user_string()] if made else [])}
+
+
+def test_assets_that_depend_on_one_another_never_share_a_policy_size() -> None:
+    """RUN-1: a backfill would run them together and skip the later stage of a whole range."""
+    for key in GRAPH.materializable_asset_keys:
+        for parent in GRAPH.get(key).parent_keys & GRAPH.materializable_asset_keys:
+            assert GRAPH.get(key).backfill_policy != GRAPH.get(parent).backfill_policy
+
+
+def test_a_full_backfill_of_4201_users_needs_fewer_than_a_hundred_runs() -> None:
+    """RUN-3: assets of one policy without dependency share a run."""
+    policies = {GRAPH.get(key).backfill_policy for key in GRAPH.materializable_asset_keys}
+    sizes = [policy.max_partitions_per_run for policy in policies if policy is not None]
+    assert len(sizes) == len(policies) == 2
+    assert sum(-(-4_201 // int(size or 1)) for size in sizes) == 93
+
+
+def test_sensors_and_schedules_are_stopped_until_somebody_starts_them() -> None:
+    repository = defs.get_repository_def()
+    assert all(each.default_status is dg.DefaultSensorStatus.STOPPED for each in repository.sensor_defs)
+    assert all(each.default_status is dg.DefaultScheduleStatus.STOPPED for each in repository.schedule_defs)
+
+
+def test_the_code_location_loads_in_a_fresh_interpreter_with_an_empty_environment(tmp_path: Path) -> None:
+    """No setting is read, nothing is connected, no warning is given; a step or tick reads the settings."""
+    program = (
+        "import dagster as dg, ac_pipeline.definitions as location;"
+        "dg.Definitions.validate_loadable(location.defs);"
+        "print(len(location.defs.get_repository_def().asset_graph.get_all_asset_keys()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program],
+        cwd=tmp_path,
+        env={},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "12", "")
+
+
+def test_a_missing_setting_fails_the_run_in_one_clear_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MONGODB_CONNECTION_STRING", "MONGODB_NAME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    with dg.DagsterInstance.ephemeral() as instance:
+        instance.add_dynamic_partitions("users", ["ada"])
+        job = build_defs().resolve_job_def("sync_users")
+        result = job.execute_in_process(instance=instance, partition_key="ada", raise_on_error=False)
+    failure = next(event for event in result.all_events if event.is_step_failure).step_failure_data
+    assert failure.user_failure_data is not None
+    assert "MONGODB_CONNECTION_STRING and MONGODB_NAME are not set" in str(failure.user_failure_data.description)
+    assert not any(event.is_step_up_for_retry for event in result.all_events)
+
+
+def test_the_workspace_and_the_instance_are_read_by_dagster_as_they_are_meant(
+    tmp_path: Path,
+) -> None:
+    (location,) = yaml.safe_load((ROOT / "workspace.yaml").read_text())["load_from"]
+    assert location["python_module"] == {
+        "module_name": "ac_pipeline.definitions", "attribute": "defs", "location_name": "ac_pipeline",
+    }  # fmt: skip
+    (tmp_path / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        assert not instance.telemetry_enabled
+        assert not instance.nux_enabled
+        assert instance.run_retries_enabled
+        assert instance.run_monitoring_enabled
