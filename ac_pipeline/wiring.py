@@ -29,7 +29,7 @@ from ac_pipeline.mongo.database import connect
 from ac_pipeline.mongo.documents import MongoDocuments
 from ac_pipeline.mongo.ledger import MongoLedger
 from ac_pipeline.mongo.sessions import MongoSessionStore
-from ac_pipeline.objects import ObjectStorage
+from ac_pipeline.objects import ObjectStorage, storage_client
 from ac_pipeline.renditions.renderer import Renderer
 from ac_pipeline.renditions.store import RenditionStore
 from ac_pipeline.settings import Settings
@@ -78,10 +78,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             budget=Budget(clock=time.time, sleep=time.sleep, headroom=settings.ac_points_headroom),
         )
         media_http = stack.enter_context(
-            httpx.Client(
-                timeout=settings.ac_media_timeout_seconds,
-                limits=httpx.Limits(max_connections=settings.ac_concurrent_downloads),
-            )
+            storage_client(timeout=settings.ac_media_timeout_seconds, connections=settings.ac_concurrent_downloads)
         )
         renderer = Renderer(
             ObjectStorage(media_http, settings.ac_media_url, concurrency=settings.ac_concurrent_downloads),
