@@ -30,7 +30,7 @@ from ac_pipeline.local.seed_people import GUEST_LABEL, deletion_documents, label
 from ac_pipeline.local.seed_plan import Demo, plan_demo, summarise
 from ac_pipeline.local.seed_records import Left, Whole, left_behind, nsid
 from ac_pipeline.local.seed_values import COLLECTIONS, TYPES, Item, Person, SeedSummary, Situation
-from ac_pipeline.local.services import LocalServices
+from ac_pipeline.local.services import Addresses
 
 USERS = 60
 ITEMS = 2_500
@@ -82,15 +82,20 @@ def into_folder(root: Path) -> Store:
     return store
 
 
-def seed_services(
-    services: LocalServices,
+def seed(
+    addresses: Addresses,
     *,
     users: int = USERS,
     items: int = ITEMS,
     seed: int = SEED,
     progress: Progress | None = None,
 ) -> SeedSummary:
-    """Start the local services and fill them, unless they hold this very demo already.
+    """Fill running local services, unless they hold this very demo already.
+
+    Args:
+        addresses: What `LocalServices.up` returned.
+        users, items, seed: See `seed_plan.plan_demo`.
+        progress: Called with what is being made, how many are done, and of how many.
 
     Returns:
         What was made, now or then.
@@ -98,8 +103,7 @@ def seed_services(
     Raises:
         Misconfigured: They hold another demo, or other data; nothing was changed.
     """
-    addresses = services.up()
-    note = services.folder / "seed.json"
+    note = addresses.media_folder.with_name("seed.json")
     asked = {"users": users, "items": items, "seed": seed}
     if note.exists():
         made = json.loads(note.read_text())
@@ -107,7 +111,7 @@ def seed_services(
             return SeedSummary.from_json(made["summary"])
         raise Misconfigured(
             f"the local services hold another demo ({made['asked']}): to make a new one, run `ac-pipeline local down`"
-            f" and delete {services.folder}"
+            f" and delete {note.parent}"
         )
     with (
         MongoClient[dict[str, Any]](

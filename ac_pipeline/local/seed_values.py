@@ -288,6 +288,21 @@ class SeedSummary:
                 total[error_class] = total.get(error_class, 0) + count
         return total
 
+    def describe(self) -> str:
+        """A few lines for people: what is there, and what a synchronisation should make of it."""
+        lines = [
+            f"{self.users} users ({self.ready} accounts ready, {sum(self.blocked.values())} blocked), "
+            f"{self.documents} documents, {self.objects} objects of {self.media_bytes / 1e6:.1f} MB",
+            "type       documents  to publish  withdrawn  blocked  quarantine  records",
+        ]
+        for name, one in self.types.items():
+            withdrawn = one.withdrawn + one.owner_deleted + one.purged
+            lines.append(
+                f"{name:10}{one.documents:>10}{one.published:>12}{withdrawn:>11}{one.blocked:>9}"
+                f"{sum(one.quarantined.values()):>12}{one.records:>9}"
+            )
+        return "\n".join(lines)
+
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -21,11 +21,13 @@ from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
 from ac_pipeline.errors import Misconfigured
+from ac_pipeline.local.media_server import object_path
 from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline.local.pds_server import PdsOptions
-from ac_pipeline.local.seed import make_demo
+from ac_pipeline.local.seed import make_demo, seed
 from ac_pipeline.local.seed_values import COLLECTIONS, SeedSummary
-from ac_pipeline_tests.conftest import Pds
+from ac_pipeline.local.services import Addresses
+from ac_pipeline_tests.conftest import MongoServer, Pds
 
 USERS = 8
 ITEMS = 120
@@ -194,3 +196,34 @@ def test_a_database_that_is_not_empty_is_never_seeded(mongo: Database[dict[str, 
         make_demo(mongo, pds.accounts, lambda bucket, key, data: None, users=USERS, items=ITEMS)
     assert mongo.list_collection_names() == ["moods"]
     assert mongo["moods"].count_documents({}) == 1
+
+
+def test_the_same_demo_is_made_once_and_another_one_is_refused(
+    mongo: Database[dict[str, Any]], mongo_server: MongoServer, services_folder: Path, tmp_path: Path
+) -> None:
+    """`local seed` may be repeated: it never adds a second demo to the first."""
+    folder = services_folder / "seed-once-pds"
+    folder.mkdir()
+    pds = Pds(folder, PdsOptions())
+    addresses = Addresses(
+        mongo=mongo_server.uri,
+        database=mongo.name,
+        pds=pds.url,
+        pds_admin_password=pds.admin_password,
+        media="http://127.0.0.1:1/{bucket}",
+        media_folder=tmp_path / "media",
+    )
+    reported: set[str] = set()
+
+    first = seed(addresses, users=USERS, items=100, progress=lambda what, done, total: reported.add(what))
+    counts = {name: mongo[name].count_documents({}) for name in mongo.list_collection_names()}
+    assert seed(addresses, users=USERS, items=100) == first
+    with pytest.raises(Misconfigured, match="hold another demo"):
+        seed(addresses, users=USERS, items=101)
+    pds.close()
+
+    assert {name: mongo[name].count_documents({}) for name in mongo.list_collection_names()} == counts
+    assert reported == {"accounts", "media", "earlier records", "collections"}
+    picture = mongo["paintings"].find_one({"user": None, "slug": {"$regex": "^[^:]*$"}}) or {}
+    assert object_path(tmp_path / "media", "art-aesthetic-computer", f"{picture['slug']}.png").exists()
+    assert f"{first.documents} documents" in first.describe()
