@@ -7,7 +7,6 @@ Their data is under `.local/` of the project, what runs is noted in `.local/serv
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -138,11 +137,6 @@ class LocalServices:
             for name, entry in self._read().items()
             if entry.pid is not None and entry.command is not None and command_line(entry.pid) == entry.command
         }
-
-    def clear(self) -> None:
-        """Stop everything and delete all local data: the next `up` starts with nothing."""
-        self.down()
-        shutil.rmtree(self.folder)
 
     def _wanted(self, program: Path) -> tuple[_Wanted, ...]:
         folder = self.folder
