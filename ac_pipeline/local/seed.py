@@ -30,7 +30,7 @@ from ac_pipeline.local.seed_people import GUEST_LABEL, deletion_documents, label
 from ac_pipeline.local.seed_plan import Demo, plan_demo, summarise
 from ac_pipeline.local.seed_records import Left, Whole, left_behind, nsid
 from ac_pipeline.local.seed_values import COLLECTIONS, TYPES, Item, Person, SeedSummary, Situation
-from ac_pipeline.local.services import Addresses
+from ac_pipeline.local.services import Addresses, LocalServices
 
 USERS = 60
 ITEMS = 2_500
@@ -130,6 +130,22 @@ def seed(
         )
     note.write_text(json.dumps({"asked": asked, "summary": summary.to_json()}, indent=2) + "\n")
     return summary
+
+
+_seed = seed
+"""`seed` under a name that no parameter hides."""
+
+
+def seed_services(
+    services: LocalServices,
+    *,
+    users: int = USERS,
+    items: int = ITEMS,
+    seed: int = SEED,
+    progress: Progress | None = None,
+) -> SeedSummary:
+    """Start the local services and `seed` them."""
+    return _seed(services.up(), users=users, items=items, seed=seed, progress=progress)
 
 
 def make_demo(
