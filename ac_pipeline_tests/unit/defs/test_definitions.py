@@ -56,11 +56,15 @@ def test_assets_that_depend_on_one_another_never_share_a_policy_size() -> None:
 
 
 def test_a_full_backfill_of_4201_users_needs_fewer_than_a_hundred_runs() -> None:
-    """RUN-3: assets of one policy without dependency share a run."""
-    policies = {GRAPH.get(key).backfill_policy for key in GRAPH.materializable_asset_keys}
-    sizes = [policy.max_partitions_per_run for policy in policies if policy is not None]
-    assert len(sizes) == len(policies) == 2
-    assert sum(-(-4_201 // int(size or 1)) for size in sizes) == 93
+    """RUN-3: the daemon puts assets into one run that have one policy and wait for the same stage."""
+    groups = set()
+    for key in GRAPH.materializable_asset_keys:
+        policy = GRAPH.get(key).backfill_policy
+        assert policy is not None
+        assert policy.max_partitions_per_run is not None
+        groups.add((policy.max_partitions_per_run, bool(GRAPH.get(key).parent_keys & GRAPH.materializable_asset_keys)))
+    assert groups == {(200, False), (120, False), (120, True)}
+    assert sum(-(-4_201 // size) for size, _ in groups) == 94
 
 
 def test_sensors_and_schedules_are_stopped_until_somebody_starts_them() -> None:

@@ -126,11 +126,10 @@ def test_the_schedule_requests_all_known_keys_in_ranges_and_adds_none(stored_ins
     context = dg.build_schedule_context(instance=stored_instance, repository_def=definitions.get_repository_def())
     requests = [each for each in sync_every_hour(context) if isinstance(each, dg.RunRequest)]
     assert [(each.tags[RANGE_START], each.tags[RANGE_END], each.run_key) for each in requests] == [
-        ("u0", "u59", None),
-        ("u60", "u119", None),
+        ("u0", "u119", None),
         ("u120", "u129", None),
     ]
-    result = definitions.resolve_job_def(SYNC_USERS).execute_in_process(instance=stored_instance, tags=requests[2].tags)
+    result = definitions.resolve_job_def(SYNC_USERS).execute_in_process(instance=stored_instance, tags=requests[1].tags)
     assert result.success
     assert sorted(mirror.turns) == sorted(keys[120:])
 
@@ -145,7 +144,9 @@ def test_the_schedule_waits_for_the_runs_of_its_last_tick(stored_instance: dg.Da
     assert isinstance(answer, dg.SkipReason)
 
 
-@pytest.mark.parametrize(("keys", "runs"), [(0, 0), (1, 1), (60, 1), (61, 2), (4_201, 71), (6_000, 100), (6_001, 99)])
+@pytest.mark.parametrize(
+    ("keys", "runs"), [(0, 0), (1, 1), (120, 1), (121, 2), (4_201, 36), (12_000, 100), (12_001, 100)]
+)
 def test_a_tick_requests_at_most_a_hundred_runs_for_any_number_of_users(keys: int, runs: int) -> None:
     """RUN-3, RUN-10."""
     named = [str(number) for number in range(keys)]

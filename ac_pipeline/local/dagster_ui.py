@@ -1,0 +1,211 @@
+"""A running Dagster, as the demo drives it: its GraphQL, over HTTP, in a few calls. Starting it is `demo.py`'s."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import httpx
+
+from ac_pipeline.errors import PipelineError, ServiceUnreachable
+
+LOCATION = "ac_pipeline"
+REPOSITORY = "__repository__"
+
+_RUNNING = {"REQUESTED", "CANCELING", "FAILING"}
+
+_LOADED = """{ workspaceOrError { ... on Workspace { locationEntries {
+  name loadStatus locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
+_START_SENSOR = """mutation($which: SensorSelector!) { startSensor(sensorSelector: $which) {
+  __typename ... on PythonError { message } ... on UnauthorizedError { message }
+  ... on SensorNotFoundError { message } } }"""
+_START_SCHEDULE = """mutation($which: ScheduleSelector!) { startSchedule(scheduleSelector: $which) {
+  __typename ... on PythonError { message } ... on UnauthorizedError { message } } }"""
+_KEYS = "query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode { partitionKeys } } }"
+_ASSETS = "{ assetNodes { assetKey { path } isExecutable } }"
+_LAUNCH = """mutation($what: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $what) {
+  __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message }
+  ... on PartitionKeysNotFoundError { message } ... on InvalidSubsetError { message } } }"""
+_BACKFILL = """query($id: String!) { partitionBackfillOrError(backfillId: $id) {
+  __typename ... on PythonError { message } ... on BackfillNotFoundError { message }
+  ... on PartitionBackfill { status error { message } assetBackfillData { assetBackfillStatuses {
+    ... on AssetPartitionsStatusCounts { assetKey { path } numPartitionsTargeted numPartitionsInProgress
+      numPartitionsMaterialized numPartitionsFailed } } } } } }"""
+_BACKFILLS = """{ partitionBackfillsOrError(limit: 20) { ... on PartitionBackfills { results { id status } } } }"""
+_COUNTS = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
+  latestMaterializationByPartition { partition metadataEntries { label ... on IntMetadataEntry { intValue } } } } } }"""
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a backfill is with one asset, in partitions."""
+
+    asset: str
+    targeted: int
+    running: int
+    done: int
+    failed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backfill:
+    """A backfill as it stands."""
+
+    status: str
+    error: str | None
+    assets: tuple[Progress, ...]
+
+    @property
+    def running(self) -> bool:
+        return self.status in _RUNNING
+
+    @property
+    def succeeded(self) -> bool:
+        return self.status == "COMPLETED_SUCCESS"
+
+
+class DagsterUi:
+    """One Dagster web server. A context manager that closes its connections.
+
+    Args:
+        url: Its address.
+        alive: Whether its process still runs; asked while waiting.
+    """
+
+    def __init__(self, url: str, alive: Callable[[], bool]) -> None:
+        self.url = url
+        self.alive = alive
+        self._http = httpx.Client(base_url=url, timeout=120.0)
+
+    def wait_until_loaded(self, seconds: float) -> None:
+        """Return when the code location is loaded.
+
+        Raises:
+            ServiceUnreachable: It did not answer in time, or its process ended.
+            PipelineError: The code location cannot be loaded; with Dagster's words.
+        """
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                entries = self._ask(_LOADED)["workspaceOrError"].get("locationEntries") or []
+            except httpx.HTTPError:
+                entries = []
+            for entry in entries:
+                found = entry["locationOrLoadError"] or {}
+                if found.get("__typename") == "PythonError":
+                    raise PipelineError(f"Dagster cannot load {entry['name']}: {found['message']}")
+                if entry["loadStatus"] == "LOADED" and found:
+                    return
+            self._wait(deadline, "load its code location")
+
+    def start_sensor(self, name: str) -> None:
+        self._done(_START_SENSOR, "startSensor", {"which": _selector("sensorName", name)}, "Sensor")
+
+    def start_schedule(self, name: str) -> None:
+        which = {"which": _selector("scheduleName", name)}
+        self._done(_START_SCHEDULE, "startSchedule", which, "ScheduleStateResult")
+
+    def assets(self, *folders: str) -> list[list[str]]:
+        """Keys of the assets that can be made, in these folders."""
+        paths = [node["assetKey"]["path"] for node in self._ask(_ASSETS)["assetNodes"] if node["isExecutable"]]
+        return sorted(path for path in paths if path[0] in folders)
+
+    def partition_keys(self, asset: Sequence[str]) -> list[str]:
+        answer = self._ask(_KEYS, {"key": {"path": list(asset)}})
+        return list(answer["assetNodeOrError"]["partitionKeys"])
+
+    def wait_for_keys(self, asset: Sequence[str], keys: set[str], seconds: float) -> list[str]:
+        """Return the partition keys of an asset, in their order, as soon as they are these."""
+        deadline = time.monotonic() + seconds
+        while set(found := self.partition_keys(asset)) != keys:
+            self._wait(deadline, f"add {len(keys)} users")
+        return found
+
+    def launch_backfill(self, assets: Sequence[Sequence[str]], keys: Sequence[str]) -> str:
+        """Launch an asset backfill of these assets for these keys; its id."""
+        what = {"assetSelection": [{"path": list(path)} for path in assets], "partitionNames": list(keys), "tags": []}
+        answer = self._done(_LAUNCH, "launchPartitionBackfill", {"what": what}, "LaunchBackfillSuccess")
+        return str(answer["backfillId"])
+
+    def running_backfills(self) -> list[str]:
+        """Ids of backfills that an earlier start left unfinished."""
+        results = self._ask(_BACKFILLS)["partitionBackfillsOrError"].get("results") or []
+        return [each["id"] for each in results if each["status"] in _RUNNING]
+
+    def backfill(self, id: str) -> Backfill:
+        found = self._done(_BACKFILL, "partitionBackfillOrError", {"id": id}, "PartitionBackfill")
+        statuses = (found["assetBackfillData"] or {}).get("assetBackfillStatuses") or []
+        return Backfill(
+            status=found["status"],
+            error=(found["error"] or {}).get("message"),
+            assets=tuple(
+                Progress(
+                    "/".join(each["assetKey"]["path"]),
+                    each["numPartitionsTargeted"],
+                    each["numPartitionsInProgress"],
+                    each["numPartitionsMaterialized"],
+                    each["numPartitionsFailed"],
+                )
+                for each in statuses
+                if each
+            ),
+        )
+
+    def wait_for_backfill(self, id: str, shown: Callable[[Backfill], None], every: float = 1.0) -> Backfill:
+        """Watch a backfill to its end, showing each state on the way."""
+        while True:
+            backfill = self.backfill(id)
+            shown(backfill)
+            if not backfill.running:
+                return backfill
+            self._wait(float("inf"), "finish the backfill", every)
+
+    def counts(self, asset: Sequence[str]) -> dict[str, int]:
+        """Sums of the whole numbers that the last materialisation of each partition shows."""
+        sums: dict[str, int] = {}
+        made = self._ask(_COUNTS, {"key": {"path": list(asset)}})["assetNodeOrError"][
+            "latestMaterializationByPartition"
+        ]
+        for event in made:
+            for entry in (event or {}).get("metadataEntries") or []:
+                if entry.get("intValue") is not None:
+                    sums[entry["label"]] = sums.get(entry["label"], 0) + entry["intValue"]
+        return sums
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> DagsterUi:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _ask(self, query: str, variables: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        answer = self._http.post("/graphql", json={"query": query, "variables": dict(variables or {})})
+        content = answer.raise_for_status().json()
+        if content.get("errors"):
+            raise PipelineError(f"Dagster refuses a query: {content['errors'][0].get('message')}")
+        return dict(content["data"])
+
+    def _done(self, query: str, field: str, variables: Mapping[str, Any], expected: str) -> dict[str, Any]:
+        answer = dict(self._ask(query, variables)[field])
+        if answer["__typename"] != expected:
+            raise PipelineError(f"Dagster answers {field} with {answer['__typename']}: {answer.get('message', '')}")
+        return answer
+
+    def _wait(self, deadline: float, what: str, seconds: float = 0.25) -> None:
+        if not self.alive():
+            raise ServiceUnreachable(f"Dagster ended before it could {what}")
+        if time.monotonic() > deadline:
+            raise ServiceUnreachable(f"Dagster did not {what} in time")
+        time.sleep(seconds)
+
+
+def _selector(name: str, value: str) -> dict[str, str]:
+    return {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, name: value}

@@ -1,0 +1,262 @@
+"""The demo: local services, demo data, a full backfill through a real Dagster, a verification and a summary.
+
+Only the order of events is here. Its Dagster has a home of its own, `.local/dagster/`, and is given every setting
+explicitly: whatever `.env` or the environment name, a demo never reaches another database or PDS.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+
+from pydantic import SecretStr
+
+from ac_pipeline.errors import PipelineError
+from ac_pipeline.items import State
+from ac_pipeline.local.dagster_ui import Backfill, DagsterUi
+from ac_pipeline.local.demo_screen import Link, Screen
+from ac_pipeline.local.processes import LOOPBACK, free_port, is_free
+from ac_pipeline.local.seed import seed_services
+from ac_pipeline.local.services import Addresses, LocalServices
+from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.settings import Settings
+from ac_pipeline.sync.selection import Selection
+from ac_pipeline.sync.verify import Verification, verify_accounts
+from ac_pipeline.wiring import Pipeline, open_pipeline
+
+ALL_WELL, INCOMPLETE = 0, 1
+
+_PORT = 3000
+"""Where people look for Dagster; another one when it is taken."""
+_PATIENCE = 180.0
+"""Seconds for Dagster to load, and for its sensor to add the users; 5 and 10 are usual."""
+_PARTING = 30.0
+"""Seconds Dagster has to stop its processes."""
+_STAGES = ("renditions", "atproto")
+_SENSOR, _SCHEDULE = "users_sensor", "sync_every_hour"
+
+
+def run_demo(users: int, items: int, ui: bool) -> int:
+    """Run the whole demo in the project of the working directory. May be repeated: the second one finds all unchanged.
+
+    What the demo started is stopped in the end, also after Ctrl-C; `.local/` is kept.
+
+    Args:
+        users: Users besides the guest.
+        items: Documents, about.
+        ui: Leave Dagster running after the summary, until Ctrl-C.
+
+    Returns:
+        0 when the backfill succeeded and every expected record and blob was verified, else 1.
+    """
+    root = Path.cwd()
+    screen = Screen()
+    signal.signal(signal.SIGTERM, _interrupted)
+    try:
+        with ExitStack() as stack:
+            return _run(root, users, items, ui=ui, screen=screen, stack=stack)
+    except KeyboardInterrupt:
+        screen.say("Interrupted: everything the demo started is stopped; the next demo goes on where this one ended.")
+        return INCOMPLETE
+
+
+def _run(root: Path, users: int, items: int, *, ui: bool, screen: Screen, stack: ExitStack) -> int:
+    services = LocalServices(root)
+    if not services.running():
+        stack.callback(_stop_services, services, screen)
+    with screen.step("Local services: MongoDB, PDS, object storage"):
+        addresses = services.up()
+    settings = demo_settings(addresses, services.folder)
+    # Dagster starts while the data is made: it needs the services' addresses only.
+    dagster = stack.enter_context(_dagster(root, services.folder, settings, screen))
+    with screen.step("Demo data"):
+        made = seed_services(services, users=users, items=items, progress=screen.progress)
+    screen.say(f"{made.users} users, {made.documents} documents, {made.objects} objects in storage.")
+    pipeline = stack.enter_context(open_pipeline(settings))
+    accounts = pipeline.accounts.all()
+    with screen.step("Dagster: code location and partitions"):
+        dagster.wait_until_loaded(_PATIENCE)
+        dagster.start_sensor(_SENSOR)
+        assets = dagster.assets(*_STAGES)
+        keys = dagster.wait_for_keys(assets[0], {account.key for account in accounts}, _PATIENCE)
+    for unfinished in dagster.running_backfills():
+        with screen.step("An earlier backfill goes on"), screen.backfill() as shown:
+            dagster.wait_for_backfill(unfinished, shown)
+    with screen.step(f"Backfill of {len(assets)} assets for {len(keys)} users"):
+        id = dagster.launch_backfill(assets, keys)
+        screen.say(f"Watch it: {dagster.url}/runs/b/{id}")
+        with screen.backfill() as shown:
+            backfill = dagster.wait_for_backfill(id, shown)
+    with screen.step("Verification of every record and blob"):
+        verification = _verify(pipeline, screen)
+    screen.counts({path[-1]: dagster.counts(path) for path in assets if path[0] == _STAGES[-1]})
+    well = _judge(backfill, verification, pipeline, screen)
+    screen.links(_links(dagster, id, settings, pipeline))
+    screen.seconds()
+    if ui:
+        dagster.start_schedule(_SCHEDULE)
+        screen.say(f"Dagster stays at {dagster.url} until Ctrl-C.")
+        _wait_for_ctrl_c(dagster)
+    return ALL_WELL if well else INCOMPLETE
+
+
+def demo_settings(addresses: Addresses, folder: Path) -> Settings:
+    """The settings of the demo: the local services and nothing else, whatever the environment holds.
+
+    Args:
+        addresses: Of the local services.
+        folder: Where the demo keeps its own Dagster and renditions.
+    """
+    return Settings(
+        _env_file=None,  # type: ignore[call-arg]  # a documented argument that the generated signature hides
+        mongodb_connection_string=SecretStr(addresses.mongo),
+        mongodb_name=addresses.database,
+        pds_url=addresses.pds,
+        pds_admin_password=SecretStr(addresses.pds_admin_password),
+        pds_rate_limit_bypass_key=None,
+        ac_ledger_database=f"{addresses.database}-pipeline",
+        ac_media_url=addresses.media,
+        ac_renditions_url=str(folder / "dagster" / "renditions"),
+        ac_lexicon_authority=None,
+        dagster_home=folder / "dagster",
+        dagster_postgres_url=None,
+    )
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Our environment with the demo's settings in it, and none of the variables that name another place."""
+    ours = {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
+    values = {name.upper(): getattr(settings, name) for name in Settings.model_fields}
+    shown = {name: v.get_secret_value() if isinstance(v, SecretStr) else str(v) for name, v in values.items() if v}
+    return {**ours, **shown}
+
+
+@dataclass(slots=True)
+class _Process:
+    """The process group of a Dagster: web server, daemon, code server and runs."""
+
+    process: subprocess.Popen[bytes]
+    log: Path
+
+    def alive(self) -> bool:
+        return self.process.poll() is None
+
+    def stop(self) -> None:
+        """End it as Ctrl-C in its terminal would, then whatever of its group is left."""
+        if self.alive():
+            self._signal(signal.SIGINT)
+            try:
+                self.process.wait(_PARTING)
+            except subprocess.TimeoutExpired:
+                self._signal(signal.SIGTERM)
+        self._signal(signal.SIGKILL)
+        self.process.wait()
+
+    def _signal(self, number: signal.Signals) -> None:
+        try:
+            os.killpg(self.process.pid, number)
+        except ProcessLookupError:
+            return
+
+
+@contextmanager
+def _dagster(root: Path, folder: Path, settings: Settings, screen: Screen) -> Iterator[DagsterUi]:
+    """A Dagster of the demo's own, in a process group of its own, stopped in the end."""
+    port = _PORT if is_free(_PORT) else free_port()
+    settings.dagster_home.mkdir(parents=True, exist_ok=True)
+    log = folder / "logs" / "dagster.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    # A module of the layer above, so it is run and not imported. Its working directory has no `.env` to read.
+    command = [sys.executable, "-m", "ac_pipeline.defs.home", "--project", str(root), "--port", str(port)]
+    with log.open("wb") as output:
+        process = _Process(
+            subprocess.Popen(  # noqa: S603 - our own interpreter and module
+                command,
+                cwd=settings.dagster_home,
+                env=_environment(settings),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            ),
+            log,
+        )
+    try:
+        with DagsterUi(f"http://{LOOPBACK}:{port}", process.alive) as dagster:
+            yield dagster
+    except PipelineError as error:
+        screen.say(f"{error.message}\nSee {log}")
+        raise
+    finally:
+        with screen.step("Stopping Dagster"):
+            process.stop()
+
+
+def _stop_services(services: LocalServices, screen: Screen) -> None:
+    with screen.step("Stopping the local services"):
+        services.down()
+
+
+def _verify(pipeline: Pipeline, screen: Screen) -> Verification:
+    """All accounts again from the start: nothing of the backfill's own words is taken for granted."""
+    accounts = pipeline.accounts.all()
+    total = Verification()
+    found = verify_accounts(pipeline.engine, accounts, Selection(), pipeline.settings.ac_concurrent_users)
+    for number, one in enumerate(found, start=1):
+        total.add(one)
+        screen.progress("users verified", number, len(accounts))
+    return total
+
+
+def _judge(backfill: Backfill, found: Verification, pipeline: Pipeline, screen: Screen) -> bool:
+    """Say what came of it; whether all is well.
+
+    A repository can be read without its password, so a record that could not be written is missing to a verification.
+    Where the backfill said that the account is blocked, that is its right end.
+    """
+    blocked = {entry.item for entry in pipeline.ledger.find(states={State.BLOCKED})}
+    wrong = [each for each in found.items if each.state != "quarantined"]
+    excused = [each for each in wrong if each.state == "missing" and each.item in blocked]
+    wrong = [each for each in wrong if each not in excused]
+    screen.say(
+        f"Backfill: {backfill.status}{f' ({backfill.error})' if backfill.error else ''}. Verified: {found.verified} of "
+        f"{found.expected - len(excused)} records, {found.blobs_verified} of {found.blobs_expected} blobs; "
+        f"missing {found.missing - len(excused)}, different {found.different}, extra {found.extra}, "
+        f"duplicates {found.duplicates}; quarantined {found.quarantined}, blocked {found.blocked + len(excused)}."
+    )
+    screen.findings([(each.item, each.user, each.state, each.reason) for each in wrong])
+    return backfill.succeeded and not wrong and found.blobs_verified == found.blobs_expected
+
+
+def _links(dagster: DagsterUi, backfill: str, settings: Settings, pipeline: Pipeline) -> list[Link]:
+    links = [
+        Link("Backfill", f"{dagster.url}/runs/b/{backfill}"),
+        Link("Assets", f"{dagster.url}/assets"),
+        Link("PDS", settings.pds_url),
+    ]
+    for media in MEDIA_TYPES:
+        states = {State.WRITTEN, State.UNCHANGED}
+        for entry in pipeline.ledger.find(states=states, types={media.name}, limit=1):
+            query = f"repo={entry.did}&collection={media.nsid}&rkey={entry.rkey}"
+            links.append(Link(f"A {media.name}", f"{settings.pds_url}/xrpc/com.atproto.repo.getRecord?{query}"))
+    return links
+
+
+def _wait_for_ctrl_c(dagster: DagsterUi) -> None:
+    try:
+        while dagster.alive():
+            time.sleep(1)
+    except KeyboardInterrupt:
+        return
+
+
+def _interrupted(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
