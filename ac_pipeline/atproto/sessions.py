@@ -13,18 +13,22 @@ import json
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from hashlib import sha256
 from threading import Lock
 from typing import Final, Protocol, TypeGuard
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.answers import TokenRefused
-from ac_pipeline.errors import NoCredentials, RateLimited
+from ac_pipeline.errors import Blocked, NoCredentials, RateLimited
 
 SIGN_IN_LIMITS: Final = ((30, 300.0), (300, 86_400.0))
 """`createSession` per DID: calls and seconds, as the reference PDS limits them (LIMIT-7)."""
 
 REFRESH_MARGIN: Final = 60.0
 """Seconds before its expiry at which a token is renewed, so that it does not run out on its way to the PDS."""
+
+REFUSAL_SECONDS: Final = 60.0
+"""How long a refused password is not tried again: a run asks once, not once for each batch and upload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,15 @@ class MemorySessionStore:
         self._tokens.pop(did, None)
 
 
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """A sign-in the PDS refused: with which password (its hash), until when it is remembered, and why."""
+
+    password: bytes = field(repr=False)
+    until: float
+    error: Blocked
+
+
 @dataclass(slots=True)
 class _Slot:
     """What is known of one DID; guarded by its lock, so that two threads make one sign-in."""
@@ -90,6 +103,7 @@ class _Slot:
     lock: Lock = field(default_factory=Lock)
     tokens: Tokens | None = None
     sign_ins: deque[float] = field(default_factory=deque)
+    refusal: _Refusal | None = None
 
 
 class Sessions:
@@ -154,8 +168,17 @@ class Sessions:
             else:
                 self._store.save(did, tokens)
                 return tokens
+        digest = sha256(password.encode()).digest()
+        if slot.refusal is not None and slot.refusal.password == digest and self._clock() < slot.refusal.until:
+            error = slot.refusal.error
+            raise type(error)(error.message, status=error.status, answer=error.answer)
         self._count_sign_in(did, slot)
-        tokens = via.create_session(did, password)
+        try:
+            tokens = via.create_session(did, password)
+        except Blocked as error:
+            slot.refusal = _Refusal(digest, self._clock() + REFUSAL_SECONDS, error)
+            raise
+        slot.refusal = None
         self._store.save(did, tokens)
         return tokens
 

@@ -6,13 +6,21 @@ import base64
 import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from threading import Barrier, BrokenBarrierError
 
 import pytest
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.answers import TokenRefused
-from ac_pipeline.atproto.sessions import REFRESH_MARGIN, MemorySessionStore, Sessions, Tokens, expires_at
+from ac_pipeline.atproto.sessions import (
+    REFRESH_MARGIN,
+    REFUSAL_SECONDS,
+    MemorySessionStore,
+    Sessions,
+    Tokens,
+    expires_at,
+)
 from ac_pipeline.errors import AccountInactive, NoCredentials, PipelineError, RateLimited, WrongPassword
 
 DAY = 86_400.0
@@ -223,9 +231,9 @@ def test_sign_ins_stay_under_the_limits_of_the_pds(server: Server, clock: Clock,
     step = 0.0 if made == 30 else 12.0
     sessions = Sessions(MemorySessionStore(), clock=clock)
     server.fail_create = WrongPassword("no")
-    for _ in range(made):
+    for number in range(made):
         with pytest.raises(WrongPassword):
-            sessions.access(ALICE, server)
+            sessions.access(replace(ALICE, password=f"guess {number}"), server)
         clock.now += step
 
     with pytest.raises(RateLimited, match="signed in too often") as caught:
@@ -242,6 +250,25 @@ def test_sign_ins_stay_under_the_limits_of_the_pds(server: Server, clock: Clock,
     with pytest.raises(WrongPassword):
         sessions.access(ALICE, server)
     assert len(server.calls) == made + 2
+
+
+def test_a_refused_password_is_tried_once_a_minute_and_another_at_once(
+    sessions: Sessions, server: Server, clock: Clock
+) -> None:
+    """ACCT-1, ACCT-2, LIMIT-7: every batch and upload of a run hears the refusal, the PDS is asked once."""
+    server.fail_create = WrongPassword("no")
+    for _ in range(5):
+        with pytest.raises(WrongPassword, match="no"):
+            sessions.access(ALICE, server)
+    assert len(server.calls) == 1
+
+    clock.now += REFUSAL_SECONDS
+    with pytest.raises(WrongPassword):
+        sessions.access(ALICE, server)
+    assert len(server.calls) == 2
+
+    server.fail_create = None
+    assert sessions.access(replace(ALICE, password="corrected"), server)
 
 
 def test_no_representation_shows_a_token() -> None:
