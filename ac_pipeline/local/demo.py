@@ -76,7 +76,7 @@ def _run(root: Path, users: int, items: int, *, ui: bool, screen: Screen, stack:
         addresses = services.up()
     settings = demo_settings(addresses, services.folder)
     # Dagster starts while the data is made: it needs the services' addresses only.
-    dagster = stack.enter_context(_dagster(root, services.folder, settings, screen))
+    dagster = stack.enter_context(open_dagster(root, services.folder, settings, screen))
     with screen.step("Demo data"):
         made = seed_services(services, users=users, items=items, progress=screen.progress)
     screen.say(f"{made.users} users, {made.documents} documents, {made.objects} objects in storage.")
@@ -168,7 +168,7 @@ class _Process:
 
 
 @contextmanager
-def _dagster(root: Path, folder: Path, settings: Settings, screen: Screen) -> Iterator[DagsterUi]:
+def open_dagster(root: Path, folder: Path, settings: Settings, screen: Screen) -> Iterator[DagsterUi]:
     """A Dagster of the demo's own, in a process group of its own, stopped in the end."""
     port = _PORT if is_free(_PORT) else free_port()
     settings.dagster_home.mkdir(parents=True, exist_ok=True)

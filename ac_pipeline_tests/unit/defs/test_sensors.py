@@ -124,7 +124,7 @@ def test_the_schedule_requests_all_known_keys_in_ranges_and_adds_none(stored_ins
     mirror = ScriptedMirror(*keys)
     definitions = build_defs({"mirror": mirror})
     context = dg.build_schedule_context(instance=stored_instance, repository_def=definitions.get_repository_def())
-    requests = [each for each in sync_every_hour(context) if isinstance(each, dg.RunRequest)]
+    requests = sync_every_hour.evaluate_tick(context).run_requests or []
     assert [(each.tags[RANGE_START], each.tags[RANGE_END], each.run_key) for each in requests] == [
         ("u0", "u119", None),
         ("u120", "u129", None),
