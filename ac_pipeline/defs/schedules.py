@@ -42,4 +42,6 @@ def sync_every_hour(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunReq
         yield dg.SkipReason("No user is known yet: start the sensor users_sensor.")
         return
     for first, last in ranges(keys):
-        yield dg.RunRequest(tags={RANGE_START: first, RANGE_END: last})
+        # Dagster asks for a key where there are several requests. With the hour in it, no later tick is kept back.
+        run_key = f"{context.scheduled_execution_time.isoformat()} {first}"
+        yield dg.RunRequest(run_key=run_key, tags={RANGE_START: first, RANGE_END: last})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
@@ -118,19 +119,26 @@ def test_a_failed_read_of_the_accounts_changes_no_key(ticks: Ticks) -> None:
 
 
 def test_the_schedule_requests_all_known_keys_in_ranges_and_adds_none(stored_instance: dg.DagsterInstance) -> None:
-    """RUN-10, RUN-11: no permanent run key; what the requests name, Dagster can run."""
+    """RUN-10, RUN-11: what the requests name, Dagster can run; the next hour's requests are others."""
     keys = [f"u{number}" for number in range(130)]
     stored_instance.add_dynamic_partitions(USERS, keys)
     mirror = ScriptedMirror(*keys)
     definitions = build_defs({"mirror": mirror})
-    context = dg.build_schedule_context(instance=stored_instance, repository_def=definitions.get_repository_def())
-    requests = sync_every_hour.evaluate_tick(context).run_requests or []
-    assert [(each.tags[RANGE_START], each.tags[RANGE_END], each.run_key) for each in requests] == [
-        ("u0", "u119", None),
-        ("u120", "u129", None),
-    ]
-    result = definitions.resolve_job_def(SYNC_USERS).execute_in_process(instance=stored_instance, tags=requests[1].tags)
-    assert result.success
+
+    def tick(hour: int) -> list[dg.RunRequest]:
+        context = dg.build_schedule_context(
+            instance=stored_instance,
+            repository_def=definitions.get_repository_def(),
+            scheduled_execution_time=datetime(2026, 1, 2, hour, tzinfo=UTC),
+        )
+        return list(sync_every_hour.evaluate_tick(context).run_requests or [])
+
+    requests = tick(3)
+    assert [(each.tags[RANGE_START], each.tags[RANGE_END]) for each in requests] == [("u0", "u119"), ("u120", "u129")]
+    assert not {each.run_key for each in requests} & {each.run_key for each in tick(4)}
+    assert stored_instance.get_dynamic_partitions(USERS) == keys
+    job = definitions.resolve_job_def(SYNC_USERS)
+    assert job.execute_in_process(instance=stored_instance, tags=requests[1].tags).success
     assert sorted(mirror.turns) == sorted(keys[120:])
 
 
