@@ -1,7 +1,7 @@
 """The bookkeeper: turns what happened to items into tallies, links and ledger entries, per committed batch.
 
 One per account and run. It decides nothing about records; it knows how each item ended and stores it at once, so that
-a kill loses at most one batch of bookkeeping (design, section 1, ideas 5 and 6).
+a kill loses at most one batch of bookkeeping (design, section 1, ideas 5 and 6). What an entry says is `entries.py`.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.errors import TRANSIENT_CODES, Blocked, PipelineError, RateLimited, Transient
-from ac_pipeline.items import Attempt, Failure, LedgerEntry, Stage, State, item_id
+from ac_pipeline.items import Failure, LedgerEntry, Stage, State, item_id
 from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType, Verdict
-from ac_pipeline.sync.plan import Kept, Kind, Operation, TypePlan, Wanted
+from ac_pipeline.sync.entries import Entries
+from ac_pipeline.sync.plan import Kept, Kind, Operation, TypePlan, Wanted, Withheld
 from ac_pipeline.sync.ports import Documents, Ledger
 from ac_pipeline.sync.render import failure_of
 from ac_pipeline.sync.report import AccountReport, ItemFailure
+from ac_pipeline.sync.writer import Refused
 
-_SETTLED = {State.WRITTEN, State.UNCHANGED}
 _DELETES = {Kind.DELETE, Kind.DELETE_ORPHAN}
 
 
@@ -35,30 +36,21 @@ class Bookkeeper:
         account: Whose items they are.
         run_id: The run, as the ledger names it.
         now: The time, UTC.
-        dry: Count only; store nothing.
     """
 
     def __init__(
-        self,
-        documents: Documents,
-        ledger: Ledger,
-        account: Account,
-        run_id: str,
-        now: Callable[[], datetime],
-        *,
-        dry: bool = False,
+        self, documents: Documents, ledger: Ledger, account: Account, run_id: str, now: Callable[[], datetime]
     ) -> None:
         self.report = AccountReport(account.key)
         self._documents = documents
         self._ledger = ledger
         self._account = account
-        self._run_id = run_id
         self._now = now
-        self._dry = dry
-        self._entries: dict[str, LedgerEntry] = {}
+        self._entries = Entries(account, run_id, now)
         self._ended: dict[str, State] = {}
-        self._open: dict[str, Operation] = {}
-        self._sent: dict[str, Operation] = {}
+        self._open: dict[str, dict[str, Operation]] = {}  # what each item still waits for, by path
+        self._sent: dict[str, dict[str, Operation]] = {}
+        self._links: dict[str, Link | None] = {}  # what this run has stored: the documents were read before
 
     def know(
         self, media: MediaType, documents: Sequence[Document], entries: Mapping[str, LedgerEntry], chosen: set[str]
@@ -73,7 +65,15 @@ class Bookkeeper:
             tally.withdrawn += document.verdict is Verdict.WITHDRAWN
             tally.invalid += document.verdict in {Verdict.INVALID, Verdict.HELD}
             tally.warnings += bool(document.warnings)
-        self._entries.update({entry.item: entry for entry in entries.values()})
+        self._entries.know(entries.values())
+
+    def offered(self, media: MediaType, wanted: Sequence[Wanted]) -> None:
+        """Count what is odd or missing beside the media of one type: never only logged (OPS-4)."""
+        tally = self.report.tally(media.name)
+        for each in wanted:
+            if each.derived is not None:
+                tally.warnings += bool(each.derived.warnings and not each.document.warnings)
+                tally.companions_missing += bool(media.companions(each.document).keys() - each.derived.found)
 
     def records(self, repository: Repository, types: Iterable[MediaType]) -> None:
         """Count the records the repository holds before the run."""
@@ -83,63 +83,64 @@ class Bookkeeper:
     def begin(self, plans: Sequence[TypePlan]) -> None:
         """A round starts: everything that needs no write is settled now; what was written unheard is recognised."""
         self._open = {}
-        saved: list[LedgerEntry] = []
-        planned: set[str] = set()
+        saved: list[LedgerEntry | None] = []
         for plan in plans:
             for operation in plan.operations:
-                item = self._item(operation)
-                planned.add(item)
-                if operation.writes and operation.kind is not Kind.DELETE_DUPLICATE and item not in self._ended:
-                    self._open[item] = operation
+                self._reopen(operation)
             for kept in plan.kept:
-                saved += self._keep(plan.media, kept)
+                saved.append(self._keep(plan.media, kept))
             for withheld in plan.withheld:
-                if withheld.wanted is None:
-                    self.report.notes.append(withheld.failure.message)
-                elif (item := item_id(plan.media.name, withheld.wanted.document.id)) not in self._ended:
-                    saved += self._fail(plan.media, withheld.wanted, withheld.failure, item, withheld.rkey)
+                saved.append(self._withhold(plan.media, withheld))
             self._mend_links(plan)
-            saved += [each for op in plan.links() if op.kind is Kind.UNLINK for each in self._remember_key(op)]
-        for item, operation in self._sent.items():
-            if operation.kind in _DELETES and item not in self._ended and item not in self._open:
-                saved += self._delete(item, operation)
+            saved += [self._remember_key(operation) for operation in plan.links() if operation.kind is Kind.UNLINK]
+        for item, operations in self._sent.items():
+            if item not in self._open and all(each.kind in _DELETES for each in operations.values()):
+                saved.append(self._delete(item, next(iter(operations.values()))))
         self._save(saved)
-        self._sent.update(self._open)
+        for item, operations in self._open.items():
+            self._sent.setdefault(item, {}).update(operations)
 
     def committed(self, operations: Sequence[Operation]) -> None:
         """A batch is durable: store its links, then its entries, each in one bulk write."""
         links: dict[str, list[LinkUpdate]] = defaultdict(list)
         types: dict[str, MediaType] = {}
-        saved: list[LedgerEntry] = []
+        saved: list[LedgerEntry | None] = []
         for operation in operations:
-            item = self._item(operation)
-            types[operation.media.name] = operation.media
+            media, item = operation.media, self._item(operation)
+            types[media.name] = media
             if operation.kind is Kind.DELETE_DUPLICATE:
-                self.report.tally(operation.media.name).duplicates_removed += 1
-            elif operation.kind in _DELETES:
-                if operation.document is not None:
-                    links[operation.media.name].append(LinkUpdate(operation.document.id, None))
-                saved += self._delete(item, operation)
+                self.report.tally(media.name).duplicates_removed += 1
+                continue
+            last = self._close(item, operation)
+            if operation.kind in _DELETES:
+                if last and item not in self._ended:
+                    saved.append(self._delete(item, operation))
+                    if operation.document is not None:
+                        links[media.name].append(self._linked(item, operation.document, None))
             elif operation.wanted is not None:
-                link = self._link(operation.media, operation.rkey, operation.cid)
-                links[operation.media.name].append(LinkUpdate(operation.wanted.document.id, link))
-                saved.append(self._written(operation.media, operation.wanted, operation.kind, operation.rkey, item))
-            self._open.pop(item, None) if operation.kind is not Kind.DELETE_DUPLICATE else None
+                link = self._link(media, operation.rkey, operation.cid)
+                links[media.name].append(self._linked(item, operation.wanted.document, link))
+                saved.append(self._write(media, operation.wanted, operation.kind, operation.rkey, item))
         for name, updates in links.items():
             self._documents.write_links(types[name], updates)
         self._save(saved)
 
-    def refused(self, operation: Operation, error: PipelineError) -> None:
-        """One operation did not happen."""
+    def refused(self, outcome: Refused) -> None:
+        """One operation did not happen: quarantined, or to be tried again."""
+        operation, error = outcome.operation, outcome.error
         item = self._item(operation)
-        self._open.pop(item, None)
-        stage = Stage.UPLOAD if isinstance(error, Transient) else Stage.WRITE
-        failure = failure_of(stage, error, operation.cid)
-        if operation.wanted is None or operation.kind is Kind.DELETE_DUPLICATE:
-            self.report.notes.append(f"{operation.path} could not be deleted: {error.message}")
-            self.report.error = self.report.error or (error if isinstance(error, Transient) else None)
+        failure = failure_of(outcome.stage, error, operation.cid)
+        state = self._state_of(failure)
+        until = self._wait(error) if isinstance(error, RateLimited) else None
+        if state is State.DEFERRED and until is None:
+            self._disturb(item, failure)
+        if operation.kind is Kind.DELETE_DUPLICATE:
+            self._note(f"{operation.path}, a duplicate, could not be deleted: {error.message}")
+            self._list(item, operation.document, failure, state)
             return
-        self._save(self._fail(operation.media, replace(operation.wanted, fresh=True), failure, item, operation.rkey))
+        self._close(item, operation)
+        if item not in self._ended:
+            self._save([self._miss(operation, failure, item, state, until)])
 
     def block(self, media: MediaType, documents: Sequence[Document], reason: Blocked) -> None:
         """Items of an account that cannot be used at all."""
@@ -148,7 +149,7 @@ class Bookkeeper:
         for document in documents:
             item = item_id(media.name, document.id)
             self._end(media, item, State.BLOCKED)
-            saved += self._entry_of_failure(media, Wanted(document), failure, item, State.BLOCKED, None)
+            saved.append(self._entries.failed(media, item, Wanted(document), failure, State.BLOCKED))
         self._save(saved)
 
     def blocked(self, reason: Blocked) -> None:
@@ -157,225 +158,206 @@ class Bookkeeper:
     def block_rest(self, reason: Blocked) -> None:
         """The PDS refused the account in the middle: what is not written yet is blocked."""
         self.report.blocked = reason
-        self._fail_rest(failure_of(Stage.WRITE, reason), State.BLOCKED)
+        self._save(self._fail_rest(failure_of(Stage.WRITE, reason), State.BLOCKED))
 
     def defer_rest(self, reason: RateLimited) -> None:
         """A limit is reached: what is not written yet waits until it resets."""
-        until = self._now() + timedelta(seconds=reason.retry_after or 0)
-        self.report.notes.append(f"the rest waits until {until:%Y-%m-%d %H:%M:%S} UTC: {reason.message}")
-        self._fail_rest(failure_of(Stage.WRITE, reason), State.DEFERRED, until)
+        self._save(self._fail_rest(failure_of(Stage.WRITE, reason), State.DEFERRED, self._wait(reason)))
 
-    def interrupt(self, error: Transient) -> None:
-        """A transient error outlived its retries: what is not written yet has to be run again."""
+    def interrupt(self, error: PipelineError) -> None:
+        """An error outlived its retries: what is not written yet has to be run again."""
         self.report.error = error
-        self._fail_rest(failure_of(Stage.WRITE, error), State.DEFERRED)
+        saved = self._fail_rest(failure_of(Stage.WRITE, error), State.DEFERRED)
+        try:
+            self._save(saved)
+        except Transient as other:  # the ledger itself may be what does not answer; the report still tells
+            self._note(f"the ledger does not know of the interruption: {other.message}")
 
     def rendered(self, media: MediaType, wanted: Sequence[Wanted]) -> None:
         """Renditions were made ahead of their records: remember them, or why there are none."""
-        saved: list[LedgerEntry] = []
+        saved: list[LedgerEntry | None] = []
         for each in wanted:
             if each.skipped or each.document.verdict is Verdict.WITHDRAWN:
                 continue
             item = item_id(media.name, each.document.id)
-            known = self._entries.get(item)
             if each.failure is not None:
-                saved += self._fail(media, each, each.failure, item, None)
-            elif known is None or known.derived != each.derived or known.fingerprint != each.document.fingerprint:
-                fresh = self._entry(media, each, item, State.PENDING, Stage.RENDITION)
-                saved.append(self._logged(fresh, State.PENDING, Stage.RENDITION))
-                self.report.tally(media.name).pending += 1
-            else:
+                saved.append(self._fail(media, each, each.failure, item))
+                continue
+            entry = self._entries.rendered(media, item, each)
+            saved.append(entry)
+            if entry is None:
                 self._end(media, item, State.UNCHANGED)
+            else:
+                self.report.tally(media.name).pending += 1
         self._save(saved)
 
     def foresee(self, plans: Sequence[TypePlan]) -> None:
-        """The dry run: count what would happen."""
+        """The dry run: count what would happen. Nothing is stored."""
         for plan in plans:
             tally = self.report.tally(plan.media.name)
             tally.unchanged += len(plan.kept)
+            tally.deleted += len({self._item(operation) for operation in plan.operations if operation.kind in _DELETES})
             for operation in plan.operations:
                 tally.created += operation.kind is Kind.CREATE
                 tally.updated += operation.kind is Kind.UPDATE
-                tally.deleted += operation.kind in _DELETES
                 tally.duplicates_removed += operation.kind is Kind.DELETE_DUPLICATE
                 tally.healed += operation.kind in {Kind.ADOPT, Kind.HEAL, Kind.UNLINK}
                 tally.deferred += operation.kind is Kind.RENDER
                 tally.pending += operation.writes or operation.kind is Kind.RENDER
             for withheld in plan.withheld:
                 if withheld.wanted is None:
-                    self.report.notes.append(withheld.failure.message)
+                    self._note(withheld.failure.message)
                     continue
-                item = item_id(plan.media.name, withheld.wanted.document.id)
                 state = self._state_of(withheld.failure)
                 tally.count(state)
-                self._list(plan.media, withheld.wanted.document, withheld.failure, item, state)
+                item = item_id(plan.media.name, withheld.wanted.document.id)
+                self._list(item, withheld.wanted.document, withheld.failure, state)
 
     def finish(self) -> None:
         """Nothing is left open: every planned item has ended in exactly one state (VERIFY-1)."""
         if self._open:
             raise RuntimeError(f"{len(self._open)} items of {self._account.key} have no end")
 
-    def _remember_key(self, operation: Operation) -> list[LedgerEntry]:
-        """The key of a withdrawn item whose link is cleared, so that it returns under its old address (DEL-2)."""
-        document, item = operation.document, self._item(operation)
-        known = self._entries.get(item)
-        if document is None or not operation.rkey or (known is not None and known.rkey is not None):
-            return []
-        link = document.link
-        if link is None or link.did not in (None, self._account.did):
-            return []
-        entry = self._entry(operation.media, Wanted(document), item, State.DELETED, Stage.WRITE, rkey=operation.rkey)
-        return [self._logged(entry, State.DELETED, Stage.WRITE, message=operation.reason)]
+    # --------------------------------------------------------------------------------------------------- ends of items
 
-    def _keep(self, media: MediaType, kept: Kept) -> list[LedgerEntry]:
-        document = kept.wanted.document
-        item = item_id(media.name, document.id)
+    def _reopen(self, operation: Operation) -> None:
+        """An item waits for a write; one that was in order a round ago may do so, one that has ended otherwise not."""
+        item = self._item(operation)
+        if not operation.writes or operation.kind is Kind.DELETE_DUPLICATE:
+            return
+        if self._ended.get(item) is State.UNCHANGED:
+            del self._ended[item]
+            self.report.tally(operation.media.name).count(State.UNCHANGED, -1)
+        if item not in self._ended:
+            self._open.setdefault(item, {})[operation.path] = operation
+
+    def _close(self, item: str, operation: Operation) -> bool:
+        """An operation needs no more waiting for; whether it was the item's last."""
+        waiting = self._open.get(item, {})
+        waiting.pop(operation.path, None)
+        if not waiting:
+            self._open.pop(item, None)
+        return not waiting
+
+    def _end(self, media: MediaType, item: str, state: State) -> bool:
+        """Count an item where it ended; once, whatever happens to it in later rounds."""
         if item in self._ended:
-            return []
-        sent = self._sent.get(item)
-        if sent is not None and sent.kind in {Kind.CREATE, Kind.UPDATE}:
-            return [self._written(media, replace(kept.wanted, cid=kept.cid), sent.kind, kept.rkey, item)]
-        self._end(media, item, State.UNCHANGED)
-        known = self._entries.get(item)
-        wanted = replace(kept.wanted, cid=kept.cid)
-        entry = self._entry(media, wanted, item, State.UNCHANGED, Stage.WRITE, rkey=kept.rkey)
-        if known is not None and known.state in _SETTLED and _same(known, entry):
-            return []
-        return [self._logged(entry, State.UNCHANGED, Stage.WRITE)]
-
-    def _written(self, media: MediaType, wanted: Wanted, kind: Kind, rkey: str, item: str) -> LedgerEntry:
-        self._ended[item] = State.WRITTEN
-        tally = self.report.tally(media.name)
-        tally.created += kind is Kind.CREATE
-        tally.updated += kind is Kind.UPDATE
-        entry = self._entry(media, wanted, item, State.WRITTEN, Stage.WRITE, rkey=rkey)
-        return self._logged(entry, State.WRITTEN, Stage.WRITE)
-
-    def _delete(self, item: str, operation: Operation) -> list[LedgerEntry]:
-        self._end(operation.media, item, State.DELETED)
-        type_, _, document = item.partition(":")
-        known = self._entries.get(item) or LedgerEntry(
-            item, type_, document, self._account.id, self._account.key, State.DELETED, Stage.WRITE
-        )
-        entry = replace(
-            known,
-            state=State.DELETED,
-            stage=Stage.WRITE,
-            did=self._account.did,
-            rkey=operation.rkey,
-            uri=at_uri(str(self._account.did), operation.media.nsid, operation.rkey),
-            cid=None,
-            failure=None,
-            withdrawn_at=None,
-            run_id=self._run_id,
-            updated_at=self._now(),
-            fingerprint=operation.document.fingerprint if operation.document else known.fingerprint,
-            code=operation.document.code if operation.document else known.code,
-        )
-        return [self._logged(entry, State.DELETED, Stage.WRITE, message=operation.reason)]
-
-    def _fail(
-        self, media: MediaType, wanted: Wanted, failure: Failure, item: str, rkey: str | None
-    ) -> list[LedgerEntry]:
-        state = self._state_of(failure)
-        if state is State.DEFERRED and self.report.error is None:
-            self.report.error = Transient(f"{item} of {self._account.key}: {failure.message}", status=failure.status)
-        self._end(media, item, state)
-        self._list(media, wanted.document, failure, item, state)
-        return self._entry_of_failure(media, wanted, failure, item, state, rkey)
-
-    def _fail_rest(self, failure: Failure, state: State, until: datetime | None = None) -> None:
-        saved: list[LedgerEntry] = []
-        for item, operation in self._open.items():
-            self._end(operation.media, item, state)
-            if operation.wanted is None:
-                continue
-            self._list(operation.media, operation.wanted.document, failure, item, state)
-            wanted = replace(operation.wanted, fresh=True)
-            entries = self._entry_of_failure(operation.media, wanted, failure, item, state, operation.rkey)
-            waiting = self._now() if operation.kind in _DELETES else None
-            saved += [
-                replace(e, deferred_until=until, withdrawn_at=e.withdrawn_at or waiting if waiting else None)
-                for e in entries
-            ]
-        self._open = {}
-        self._save(saved)
-
-    def _entry_of_failure(  # noqa: PLR0917
-        self, media: MediaType, wanted: Wanted, failure: Failure, item: str, state: State, rkey: str | None
-    ) -> list[LedgerEntry]:
-        known = self._entries.get(item)
-        failure = replace(failure, payload_hash=failure.payload_hash or wanted.cid or wanted.document.fingerprint)
-        if known is not None and known.state is state and known.failure == failure:
-            return []
-        entry = self._entry(media, wanted, item, state, failure.stage, rkey=rkey, failure=failure)
-        if not wanted.fresh and known is not None and known.failure is not None:
-            return [entry]
-        return [self._logged(entry, state, failure.stage, failure.error_class, failure.message)]
-
-    def _entry(
-        self,
-        media: MediaType,
-        wanted: Wanted,
-        item: str,
-        state: State,
-        stage: Stage,
-        *,
-        rkey: str | None = None,
-        failure: Failure | None = None,
-    ) -> LedgerEntry:
-        document, known = wanted.document, self._entries.get(item)
-        did = self._account.did
-        rkey = rkey or (known.rkey if known is not None and known.did == did else None)
-        cid = wanted.cid if state in _SETTLED else (known.cid if known is not None else None)
-        return LedgerEntry(
-            item=item,
-            type=media.name,
-            document=document.id,
-            account=self._account.id,
-            partition=self._account.key,
-            state=state,
-            stage=stage,
-            code=document.code,
-            did=did,
-            fingerprint=document.fingerprint,
-            rkey=rkey,
-            uri=at_uri(did, media.nsid, rkey) if did and rkey else None,
-            cid=cid,
-            derived=wanted.derived or (known.derived if known is not None else None),
-            attempts=known.attempts if known is not None else 0,
-            failure=failure,
-            warnings=(*document.warnings, *(wanted.derived.warnings if wanted.derived else ())),
-            withdrawn_at=known.withdrawn_at if known is not None and failure is not None else None,
-            run_id=self._run_id,
-            updated_at=self._now(),
-            history=known.history if known is not None else (),
-        )
-
-    def _logged(
-        self,
-        entry: LedgerEntry,
-        state: State,
-        stage: Stage,
-        error_class: str | None = None,
-        message: str | None = None,
-    ) -> LedgerEntry:
-        line = Attempt(self._now(), self._run_id, stage, state, error_class, message)
-        return replace(entry, attempts=entry.attempts + 1, history=(*entry.history, line))
-
-    def _mend_links(self, plan: TypePlan) -> None:
-        mended = [op for op in plan.links() if self._ended.get(self._item(op)) is not State.WRITTEN]
-        updates = [LinkUpdate(op.document.id, op.link) for op in plan.links() if op.document is not None]
-        if updates:
-            self._documents.write_links(plan.media, updates)
-        self.report.tally(plan.media.name).healed += len(mended)
-
-    def _end(self, media: MediaType, item: str, state: State) -> None:
+            return False
         self._ended[item] = state
         self.report.tally(media.name).count(state)
+        return True
 
-    def _list(self, media: MediaType, document: Document, failure: Failure, item: str, state: State) -> None:
-        known = self._entries.get(item)
+    def _keep(self, media: MediaType, kept: Kept) -> LedgerEntry | None:
+        item = item_id(media.name, kept.wanted.document.id)
+        if item in self._ended:
+            return None
+        wanted = replace(kept.wanted, cid=kept.cid)
+        sent = self._sent.get(item, {}).get(f"{media.nsid}/{kept.rkey}")
+        if sent is not None and sent.cid == kept.cid:
+            return self._write(media, wanted, sent.kind, kept.rkey, item)
+        self._end(media, item, State.UNCHANGED)
+        return self._entries.unchanged(media, item, wanted, kept.rkey)
+
+    def _withhold(self, media: MediaType, withheld: Withheld) -> LedgerEntry | None:
+        if withheld.wanted is None:
+            self._note(withheld.failure.message)
+            return None
+        item = item_id(media.name, withheld.wanted.document.id)
+        return self._fail(media, withheld.wanted, withheld.failure, item, withheld.rkey)
+
+    def _write(self, media: MediaType, wanted: Wanted, kind: Kind, rkey: str, item: str) -> LedgerEntry:
+        if item not in self._ended:
+            self._ended[item] = State.WRITTEN
+            tally = self.report.tally(media.name)
+            tally.created += kind is Kind.CREATE
+            tally.updated += kind is Kind.UPDATE
+        return self._entries.written(media, item, wanted, rkey)
+
+    def _delete(self, item: str, operation: Operation) -> LedgerEntry | None:
+        """All records of an item are gone. Of several keys the linked one is remembered, else the oldest."""
+        if not self._end(operation.media, item, State.DELETED):
+            return None
+        document = operation.document
+        linked = document.link.rkey if document is not None and document.link is not None else None
+        keys = [each.rkey for each in self._sent.get(item, {operation.path: operation}).values()]
+        rkey = linked if linked in keys else min(keys)
+        return self._entries.deleted(operation.media, item, document, str(rkey), operation.reason)
+
+    def _remember_key(self, operation: Operation) -> LedgerEntry | None:
+        """The key of a withdrawn item whose link is cleared, so that it returns under its old address (DEL-2)."""
+        document, item = operation.document, self._item(operation)
+        known = self._entries.of(item)
+        if document is None or document.link is None or not operation.rkey:
+            return None
+        if document.link.did not in (None, self._account.did) or (known is not None and known.rkey is not None):
+            return None
+        return self._entries.deleted(operation.media, item, document, operation.rkey, operation.reason)
+
+    def _fail(
+        self, media: MediaType, wanted: Wanted, failure: Failure, item: str, rkey: str | None = None
+    ) -> LedgerEntry | None:
+        state = self._state_of(failure)
+        if not self._end(media, item, state):
+            return None
+        if state is State.DEFERRED:
+            self._disturb(item, failure)
+        self._list(item, wanted.document, failure, state)
+        return self._entries.failed(media, item, wanted, failure, state, rkey=rkey)
+
+    def _fail_rest(self, failure: Failure, state: State, until: datetime | None = None) -> list[LedgerEntry | None]:
+        waiting = {item: next(iter(ops.values())) for item, ops in self._open.items() if item not in self._ended}
+        self._open = {}
+        return [self._miss(operation, failure, item, state, until) for item, operation in waiting.items()]
+
+    def _miss(
+        self, operation: Operation, failure: Failure, item: str, state: State, until: datetime | None
+    ) -> LedgerEntry | None:
+        """An item whose operation was tried, or had its turn, and did not happen."""
+        self._end(operation.media, item, state)
+        self._list(item, operation.document, failure, state)
+        return self._entries.failed(
+            operation.media,
+            item,
+            replace(operation.wanted, fresh=True) if operation.wanted is not None else None,
+            failure,
+            state,
+            rkey=operation.rkey,
+            until=until,
+            leaving=operation.kind in _DELETES,
+        )
+
+    # ---------------------------------------------------------------------------------------------------------- storing
+
+    def _mend_links(self, plan: TypePlan) -> None:
+        """Links that are missing or wrong, unless this run has just stored them; those of its own writes do not count
+        as healed."""
+        updates = []
+        for operation in plan.links():
+            item, document = self._item(operation), operation.document
+            if document is None or (item in self._links and self._links[item] == operation.link):
+                continue
+            updates.append(self._linked(item, document, operation.link))
+            self.report.tally(plan.media.name).healed += item not in self._sent
+        if updates:
+            self._documents.write_links(plan.media, updates)
+
+    def _linked(self, item: str, document: Document, link: Link | None) -> LinkUpdate:
+        self._links[item] = link
+        return LinkUpdate(document.id, link)
+
+    def _link(self, media: MediaType, rkey: str, cid: str | None) -> Link:
+        did = str(self._account.did)
+        return Link(rkey, at_uri(did, media.nsid, rkey), cid, did)
+
+    def _save(self, entries: Iterable[LedgerEntry | None]) -> None:
+        new = [entry for entry in entries if entry is not None]
+        if new:
+            self._entries.know(new)
+            self._ledger.save(new)
+
+    # -------------------------------------------------------------------------------------------------------- reporting
+
+    def _list(self, item: str, document: Document | None, failure: Failure, state: State) -> None:
         self.report.failures.append(
             ItemFailure(
                 item,
@@ -385,20 +367,24 @@ class Bookkeeper:
                 failure.error_class,
                 failure.message,
                 failure.status,
-                document.code,
-                (known.attempts if known is not None else 0) + 1,
+                document.code if document is not None else None,
+                self._entries.attempts(item) + 1,
             )
         )
 
-    def _save(self, entries: list[LedgerEntry]) -> None:
-        for entry in entries:
-            self._entries[entry.item] = entry
-        if entries and not self._dry:
-            self._ledger.save(entries)
+    def _disturb(self, item: str, failure: Failure) -> None:
+        """A transient failure of one item: the account has to be run again."""
+        if self.report.error is None:
+            self.report.error = Transient(f"{item} of {self._account.key}: {failure.message}", status=failure.status)
 
-    def _link(self, media: MediaType, rkey: str, cid: str | None) -> Link:
-        did = str(self._account.did)
-        return Link(rkey, at_uri(did, media.nsid, rkey), cid, did)
+    def _wait(self, reason: RateLimited) -> datetime:
+        until = self._now() + timedelta(seconds=reason.retry_after or 0)
+        self._note(f"what is deferred waits until {until:%Y-%m-%d %H:%M:%S} UTC: {reason.message}")
+        return until
+
+    def _note(self, message: str) -> None:
+        if message not in self.report.notes:
+            self.report.notes.append(message)
 
     @staticmethod
     def _state_of(failure: Failure) -> State:
@@ -406,11 +392,5 @@ class Bookkeeper:
 
     @staticmethod
     def _item(operation: Operation) -> str:
-        if operation.document is not None:
-            return item_id(operation.media.name, operation.document.id)
-        return item_id(operation.media.name, operation.orphan or operation.rkey)
-
-
-def _same(one: LedgerEntry, other: LedgerEntry) -> bool:
-    names = ("rkey", "cid", "did", "fingerprint", "derived", "partition", "warnings", "withdrawn_at")
-    return all(getattr(one, name) == getattr(other, name) for name in names)
+        document = operation.document
+        return item_id(operation.media.name, document.id if document else operation.orphan or operation.rkey)

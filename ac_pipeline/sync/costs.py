@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from hashlib import sha256
 
-from ac_pipeline.atproto.batches import points, request_bytes
+from ac_pipeline.atproto.batches import MAX_OPERATIONS, points, request_bytes
 from ac_pipeline.items import item_id
 from ac_pipeline.sync.engine import AccountPlan
 from ac_pipeline.sync.plan import Kind, Operation
-from ac_pipeline.sync.writer import MAX_OPERATIONS, REQUEST_BYTES
+from ac_pipeline.sync.writer import REQUEST_BYTES
 
 RECORDS_PER_SECOND = 1_000
 BLOBS_PER_SECOND = 150

@@ -15,24 +15,42 @@ from time import monotonic
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.lexicon import Lexicons
 from ac_pipeline.atproto.repository import Repository
-from ac_pipeline.errors import Blocked, NoCredentials, RateLimited, RepositoryMoved, SourceMissing, Transient
-from ac_pipeline.items import BlobRef, LedgerEntry
+from ac_pipeline.errors import (
+    Blocked,
+    NoCredentials,
+    Permanent,
+    RateLimited,
+    RepositoryMoved,
+    SourceMissing,
+    Transient,
+)
+from ac_pipeline.items import BlobRef, Derived, LedgerEntry
 from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.sync.bookkeeper import Bookkeeper
-from ac_pipeline.sync.plan import Operation, TypePlan, Wanted, existing_records, plan_type
+from ac_pipeline.sync.plan import Existing, Operation, TypePlan, Wanted, existing_records, plan_type
 from ac_pipeline.sync.ports import DataServer, Documents, Ledger, Renderer
-from ac_pipeline.sync.render import RecordBuilder
+from ac_pipeline.sync.render import RecordBuilder, offer
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
-from ac_pipeline.sync.writer import REQUEST_BYTES, BatchLimits, Committed, Writer
+from ac_pipeline.sync.writer import REQUEST_BYTES, BatchLimits, Committed, Refused, Writer
 
 ROUNDS = 5
 """How often a repository that somebody else writes to is planned anew before its sync is left for later."""
 
+KEY_ATTEMPTS = 12
+"""Keys a PDS may refuse for one item. The last ones lie up to 32 s apart, so that no letters are common to all."""
+
 
 @dataclass(slots=True)
 class AccountPlan:
-    """Everything that was read of one account, and what shall happen to it."""
+    """Everything that was read of one account, and what shall happen to it.
+
+    Args:
+        existing: Its records as they were read, decoded once; given up as soon as the plan is made.
+        refused: Paths of operations that did not happen in this run and are not sent again.
+        remade: Path -> what was derived anew in this run because the store had lost its bytes.
+        uploaded: CIDs of blobs this run has uploaded.
+    """
 
     account: Account
     repository: Repository | None = None
@@ -42,6 +60,16 @@ class AccountPlan:
     wanted: dict[str, list[Wanted]] = field(default_factory=dict)
     gone: dict[str, dict[str, str]] = field(default_factory=dict)
     plans: list[TypePlan] = field(default_factory=list)
+    existing: dict[str, list[Existing]] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
+    remade: dict[str, Derived] = field(default_factory=dict)
+    uploaded: set[str] = field(default_factory=set)
+
+    def records(self, media: MediaType) -> list[Existing]:
+        """The records of one type; none when no repository was read."""
+        if media.name not in self.existing and self.repository is not None:
+            self.existing[media.name] = existing_records(self.repository, media)
+        return self.existing.get(media.name, [])
 
     def operations(self) -> list[Operation]:
         return [operation for plan in self.plans for operation in plan.operations]
@@ -83,7 +111,7 @@ class Engine:
             else:
                 with self.ledger.lease(account.did, self.holder):
                     self._mirror(account, selection, books)
-        except Transient as error:
+        except (Transient, Permanent) as error:
             books.interrupt(error)
         books.report.seconds = monotonic() - started
         return books.report
@@ -94,7 +122,7 @@ class Engine:
         Raises:
             Transient: Something could not be read.
         """
-        books = Bookkeeper(self.documents, self.ledger, account, run_id, self.now, dry=True)
+        books = Bookkeeper(self.documents, self.ledger, account, run_id, self.now)
         plan = AccountPlan(account)
         if account.blocked is not None or account.did is None:
             self._block(account, selection, books, account.blocked)
@@ -129,26 +157,35 @@ class Engine:
             plan.repository = self.server.read_repository(str(account.did))
             books.records(plan.repository, selection.types)
             self._read(plan, selection, books, dry=False)
-            for _ in range(ROUNDS):
-                self._decide(plan, selection)
-                books.begin(plan.plans)
-                try:
-                    self._write(plan, books)
-                    break
-                except RepositoryMoved:
-                    plan.repository = self.server.read_repository(str(account.did))
-            else:
-                raise RepositoryMoved(
-                    f"the repository of {account.key} changed {ROUNDS} times while it was written: run it again later"
-                )
+            self._carry_out(plan, selection, books)
         except Blocked as error:
             if not plan.documents:
                 self._block(account, selection, books, error)
             else:
                 books.block_rest(error)
         except RateLimited as error:
+            if not plan.plans:
+                raise
             books.defer_rest(error)
         books.finish()
+
+    def _carry_out(self, plan: AccountPlan, selection: Selection, books: Bookkeeper) -> None:
+        """Plan and write, anew whenever the repository moved or some items take another key or other bytes."""
+        moved = 0
+        while True:
+            self._decide(plan, selection)
+            books.begin(plan.plans)
+            try:
+                if not self._write(plan, books):
+                    return
+            except RepositoryMoved as error:
+                moved += 1
+                if moved == ROUNDS:
+                    raise RepositoryMoved(
+                        f"the repository of {plan.account.key} changed {ROUNDS} times while it was written: "
+                        "run it again later"
+                    ) from error
+                plan.repository = self.server.read_repository(str(plan.account.did))
 
     def _read(self, plan: AccountPlan, selection: Selection, books: Bookkeeper, *, dry: bool) -> None:
         """Documents, what the ledger knows, wanted records, and which records are orphans.
@@ -173,16 +210,17 @@ class Engine:
             plan.selected[media.name] = chosen
             books.know(media, documents, entries, chosen)
             wanted = builder.build(media, [d for d in documents if d.id in chosen], entries, account.did)
+            books.offered(media, wanted)
             plan.wanted[media.name] = wanted + [Wanted(d, skipped=True) for d in documents if d.id not in chosen]
             if plan.repository is not None and not selection.partial:
-                plan.gone[media.name] = self._gone(plan.repository, account, media, documents)
+                plan.gone[media.name] = self._gone(plan.records(media), account, media, documents)
 
     def _gone(
-        self, repository: Repository, account: Account, media: MediaType, documents: Sequence[Document]
+        self, records: Sequence[Existing], account: Account, media: MediaType, documents: Sequence[Document]
     ) -> dict[str, str]:
         """Documents that records name and this account does not have, confirmed one by one (DEL-4, DEL-5)."""
         known = {document.id for document in documents}
-        named = {record.ref for record in existing_records(repository, media) if record.ref is not None}
+        named = {record.ref for record in records if record.ref is not None}
         strangers = sorted(named - known)
         if not strangers or self.documents.is_empty(media):
             return {}
@@ -201,43 +239,63 @@ class Engine:
             return
         did = plan.repository.did
         plan.plans = [
-            plan_type(
-                media,
-                did,
-                plan.wanted[media.name],
-                existing_records(plan.repository, media),
-                plan.gone.get(media.name),
-            )
+            plan_type(media, did, plan.wanted[media.name], plan.records(media), plan.gone.get(media.name))
             for media in selection.types
         ]
+        plan.existing = {}
 
-    def _write(self, plan: AccountPlan, books: Bookkeeper) -> None:
-        operations = [operation for operation in plan.operations() if operation.writes]
+    def _write(self, plan: AccountPlan, books: Bookkeeper) -> bool:
+        """Write what is planned; whether items are left that are wanted differently now, to be planned anew."""
+        operations = [each for each in plan.operations() if each.writes and each.path not in plan.refused]
         if plan.repository is None or not operations:
-            return
-        limits = BatchLimits(request_bytes=self.ledger.batch_bytes(self.host, REQUEST_BYTES))
+            return False
         writer = Writer(
             self.server,
             plan.account,
-            self._load,
-            limits,
+            lambda operation, blob: self._load(plan, operation, blob),
+            BatchLimits(request_bytes=self.ledger.batch_bytes(self.host, REQUEST_BYTES)),
             lambda size: self.ledger.remember_batch_bytes(self.host, size),
+            plan.uploaded,
         )
+        again = False
         for outcome in writer.write(operations, plan.repository):
             if isinstance(outcome, Committed):
                 plan.repository = outcome.repository
                 books.committed(outcome.operations)
+            elif (other := self._otherwise(plan, outcome)) is not None:
+                again = True
+                listed = plan.wanted[outcome.operation.media.name]
+                listed[[each.document.id for each in listed].index(other.document.id)] = other
             else:
-                books.refused(outcome.operation, outcome.error)
+                plan.refused.add(outcome.operation.path)
+                books.refused(outcome)
+        return again
 
-    def _load(self, operation: Operation, blob: BlobRef) -> bytes:
-        """A blob's bytes; what the store has lost is made again from its source."""
+    def _otherwise(self, plan: AccountPlan, outcome: Refused) -> Wanted | None:
+        """What may be written instead of what was refused: the item under its next key, or with its remade media."""
+        operation = outcome.operation
+        wanted = operation.wanted
+        if wanted is None:
+            return None
+        if outcome.about_key and wanted.salt < KEY_ATTEMPTS - 1:
+            return replace(wanted, salt=wanted.salt + 1)
+        derived = plan.remade.get(operation.path)
+        if derived is not None and derived != wanted.derived:
+            return replace(
+                offer(self.lexicons, operation.media, wanted.document, derived),
+                known_rkey=wanted.known_rkey,
+                salt=wanted.salt,
+            )
+        return None
+
+    def _load(self, plan: AccountPlan, operation: Operation, blob: BlobRef) -> bytes:
+        """A blob's bytes; what the store has lost is made again from its source, once in a run."""
         try:
             return self.renderer.open(blob)
         except SourceMissing:
-            if operation.document is None:
+            if operation.document is None or operation.path in plan.remade:
                 raise
-            self.renderer.derive(operation.media, operation.document, None)
+            plan.remade[operation.path] = self.renderer.derive(operation.media, operation.document, None)
             return self.renderer.open(blob)
 
     def _block(self, account: Account, selection: Selection, books: Bookkeeper, error: Blocked | None) -> None:

@@ -14,12 +14,16 @@ from enum import StrEnum
 from ac_pipeline.atproto.messages import Write
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import at_uri, document_tid, is_tid, parse_datetime
-from ac_pipeline.errors import HeldBack
+from ac_pipeline.errors import HeldBack, InvalidRecord
 from ac_pipeline.items import Derived, Failure, Record, Stage
 from ac_pipeline.media.base import Document, Link, MediaType, Verdict
 
 WHEN_TOLERANCE_MS = 1000
 """The platform's real-time writer takes the clock twice, so its `when` is off by milliseconds (acceptance, REC-7)."""
+
+SAME_TIME_SALTS = 4
+"""Salts under which a new key stays in its document's millisecond. A PDS may refuse the letters that this millisecond
+stands for, which no other salt changes: from here on the key moves on by 256 ms, doubled each time."""
 
 
 class Kind(StrEnum):
@@ -152,10 +156,19 @@ def existing_records(repository: Repository, media: MediaType) -> list[Existing]
     """The repository's records of one type, in key order, with the document each one names."""
     found = []
     for rkey, cid in repository.collection(media.nsid):
-        value = repository.value(f"{media.nsid}/{rkey}")
+        try:
+            value = repository.value(f"{media.nsid}/{rkey}")
+        except InvalidRecord:  # somebody else's record without a JSON form: it names nothing, but its key is taken
+            value = {}
         named = [value.get(name) for name in ("ref", "mongoId")]
         found.append(Existing(rkey, cid, next((n for n in named if isinstance(n, str) and n), None), value))
     return found
+
+
+def new_key(media: MediaType, document: Document, salt: int) -> str:
+    """The deterministic key of a document: under salt 0, or under the next one when that is taken or refused."""
+    later = 0 if salt < SAME_TIME_SALTS else 256 << (salt - SAME_TIME_SALTS)
+    return document_tid(media.nsid, document.id, document.when + later, salt)
 
 
 def plan_type(
@@ -177,7 +190,8 @@ def plan_type(
     """
     planner = _Planner(media, did, existing)
     documents = sorted(wanted, key=lambda each: each.document.id)
-    for each in documents:
+    # Eligible ones choose first: a link shared with a withdrawn document must not cost them their record (LINK-8).
+    for each in sorted(documents, key=lambda each: each.document.verdict is not Verdict.ELIGIBLE):
         planner.match(each)
     for each in documents:
         planner.decide(each)
@@ -311,7 +325,7 @@ class _Planner:
                 return stored, why
         salt = wanted.salt
         while True:
-            rkey = document_tid(self.media.nsid, document.id, document.when, salt)
+            rkey = new_key(self.media, document, salt)
             if rkey not in self.by_rkey and self.claimed.setdefault(rkey, document.id) == document.id:
                 return rkey, why
             salt += 1

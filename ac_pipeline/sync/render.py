@@ -74,12 +74,12 @@ class RecordBuilder:
             if isinstance(ready, Wanted):
                 each = ready
             elif isinstance(ready, Derived):
-                each = self._record(media, document, ready)
+                each = offer(self.lexicons, media, document, ready)
             elif future is None:
                 each = Wanted(document, unrendered=True)
             else:
                 try:
-                    each = self._record(media, document, future.result())
+                    each = offer(self.lexicons, media, document, future.result())
                 except (Permanent, Transient) as error:
                     each = Wanted(document, failure=failure_of(Stage.RENDITION, error), fresh=True)
             wanted.append(each if rkey is None else replace(each, known_rkey=rkey))
@@ -108,13 +108,16 @@ class RecordBuilder:
             return None
         return entry.derived
 
-    def _record(self, media: MediaType, document: Document, derived: Derived) -> Wanted:
-        try:
-            record = media.build_record(document, derived)
-            self.lexicons.validate(media.nsid, record)
-        except (InvalidDocument, InvalidRecord) as error:
-            return Wanted(document, derived=derived, failure=failure_of(Stage.RECORD, error), fresh=True)
-        return Wanted(document, record, record_cid(record), derived)
+
+def offer(lexicons: Lexicons, media: MediaType, document: Document, derived: Derived) -> Wanted:
+    """The record of a document and what was derived from it, or why there is none."""
+    try:
+        record = media.build_record(document, derived)
+        lexicons.validate(media.nsid, record)
+        cid = record_cid(record)
+    except (InvalidDocument, InvalidRecord) as error:
+        return Wanted(document, derived=derived, failure=failure_of(Stage.RECORD, error), fresh=True)
+    return Wanted(document, record, cid, derived)
 
 
 def failure_of(stage: Stage, error: PipelineError, payload_hash: str | None = None) -> Failure:

@@ -11,7 +11,10 @@ from ac_pipeline.items import Stage, State
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of one type. `planned` = written + unchanged + deleted + deferred + quarantined + blocked, always."""
+    """Counts of one type. `planned` = written + unchanged + deleted + deferred + quarantined + blocked, always.
+
+    `warnings` counts items with oddities, `companions_missing` those beside which storage holds no recording.
+    """
 
     documents: int = 0
     eligible: int = 0
@@ -29,6 +32,7 @@ class Tally:
     duplicates_removed: int = 0
     pending: int = 0
     warnings: int = 0
+    companions_missing: int = 0
 
     @property
     def written(self) -> int:
@@ -90,7 +94,6 @@ class AccountReport:
         blocked: Why the account could not be used, or None.
         error: The transient error that ended its sync early, or None; the account has to be run again.
         notes: What a person may want to know: records left alone, untrusted reads.
-        removed: Item ids whose records were deleted.
     """
 
     user: str

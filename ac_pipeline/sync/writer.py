@@ -6,16 +6,18 @@ section 1 (ideas 4 and 5); ATProto facts, "Writing" and "Blobs"; acceptance case
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.batches import request_bytes
+from ac_pipeline.atproto.batches import ENVELOPE_BYTES, MAX_OPERATIONS, request_bytes
 from ac_pipeline.atproto.messages import Commit
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.errors import (
     BlobMissing,
+    InvalidRecord,
     OutcomeUnknown,
     Permanent,
     PipelineError,
@@ -26,12 +28,10 @@ from ac_pipeline.errors import (
     TooLarge,
     Transient,
 )
-from ac_pipeline.items import BlobRef
-from ac_pipeline.sync.plan import Operation
+from ac_pipeline.items import BlobRef, Record, Stage
+from ac_pipeline.media.base import MediaType
+from ac_pipeline.sync.plan import Kind, Operation
 from ac_pipeline.sync.ports import DataServer
-
-MAX_OPERATIONS = 200
-"""Operations the reference PDS takes in one `applyWrites`."""
 
 REQUEST_BYTES = 1_000_000
 """Request body the reference PDS takes; versions before 0.4.226 take 150 KiB, which a 413 teaches."""
@@ -42,13 +42,15 @@ COMMIT_BYTES = 2_000_000
 TREE_BYTES_PER_OPERATION = 4_000
 """Room for the tree nodes that one operation rewrites: some eight levels of nodes of about 500 bytes."""
 
-ENVELOPE_BYTES = 512
-"""Room in a request for the repository's DID, the swapped commit and the brackets."""
-
 UPLOADS = 4
 """Blobs uploaded at once: `uploadBlob` is 2.3 times as fast ten at once as one by one, most of that at four."""
 
+SILENT_LIMIT = 8
+"""Operations that may fail alone with a 5xx before any other went through: then the PDS is at fault, not they."""
+
 _ATTEMPTS = 2
+_ABOUT_KEY = re.compile(r"\b(record[ -]?key|rkey)\b", re.IGNORECASE)
+"""The reference PDS to a key on its list of slurs: 400 InvalidRequest "Unacceptable slur in record key"."""
 
 
 @dataclass(slots=True)
@@ -70,10 +72,20 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """One operation that did not happen: quarantined for a `Permanent` error, to be run again for a `Transient` one."""
+    """One operation that did not happen: quarantined for a `Permanent` error, to be run again for a `Transient` one.
+
+    `stage` is `UPLOAD` when one of its blobs could not be loaded or uploaded.
+    """
 
     operation: Operation
     error: PipelineError
+    stage: Stage = Stage.WRITE
+
+    @property
+    def about_key(self) -> bool:
+        """Whether the PDS refuses the new key and not the record, so that another key may do (WRITE-3)."""
+        refused = isinstance(self.error, RecordRefused) and self.operation.kind is Kind.CREATE
+        return refused and _ABOUT_KEY.search(self.error.answer or "") is not None
 
 
 @dataclass(slots=True)
@@ -86,6 +98,7 @@ class Writer:
         load: Bytes of a blob that an operation's record refers to; raises `Permanent` or `Transient`.
         limits: Caps of a batch.
         remember: Told the new request size, in bytes, when a refusal taught one.
+        uploaded: CIDs of blobs this run has uploaded; grows.
     """
 
     server: DataServer
@@ -93,7 +106,10 @@ class Writer:
     load: Callable[[Operation, BlobRef], bytes]
     limits: BatchLimits = field(default_factory=BatchLimits)
     remember: Callable[[int], None] | None = None
-    _uploaded: set[str] = field(default_factory=set)
+    uploaded: set[str] = field(default_factory=set)
+    _repeated: set[str] = field(default_factory=set)
+    _signed_in: bool = False
+    _spent: RateLimited | None = None
     _progressed: bool = False
 
     def write(self, operations: Sequence[Operation], repository: Repository) -> Iterator[Committed | Refused]:
@@ -105,12 +121,13 @@ class Writer:
             Transient, Blocked: Nothing more can be written now; what was yielded is safe.
         """
         pending = [sorted(operations, key=lambda operation: operation.path)]
+        present = _Present(repository, operations)
         silent: list[Refused] = []
         while pending:
             batch, rest = self._pack(pending.pop())
             if rest:
                 pending.append(rest)
-            batch, refused = self._upload(batch, repository)
+            batch, refused = self._upload(batch, present)
             yield from refused
             if not batch:
                 continue
@@ -121,10 +138,12 @@ class Writer:
                     pending += self._halves(batch, error)
                 elif isinstance(error, ServerFailed):
                     silent.append(Refused(batch[0], error))
+                    if not self._progressed and len(silent) == SILENT_LIMIT:
+                        raise
                 else:
                     yield Refused(batch[0], error)
             else:
-                self._progressed = True
+                self._progressed = self._signed_in = True
                 yield Committed(tuple(batch), repository)
         yield from self._settle(silent)
 
@@ -153,8 +172,8 @@ class Writer:
     def _commit(self, batch: list[Operation], repository: Repository) -> Repository:
         """One batch, all or nothing. A lost answer is resolved by reading the repository back (WRITE-7, WRITE-8)."""
         writes = [operation.to_write() for operation in batch]
-        last: PipelineError | None = None
-        for _ in range(_ATTEMPTS):
+        lost: list[OutcomeUnknown] = []
+        while len(lost) < _ATTEMPTS:
             try:
                 commit = self.server.apply_writes(self.account, writes, swap_commit=repository.commit)
             except OutcomeUnknown as error:
@@ -162,19 +181,17 @@ class Writer:
                     raise RepositoryMoved(
                         f"{repository.did} moved while a batch had no answer: {error.message}"
                     ) from error
-                last = error
+                lost.append(error)
             except BlobMissing as error:
-                if last is not None:
+                if not self._upload_again(batch, error):
                     raise
-                last = error
-                self._reupload(batch)
             else:
                 self._check(batch, commit)
                 return repository.with_writes(commit, writes)
         raise ServerFailed(
             f"the PDS did not take {len(batch)} operations on {repository.did} in {_ATTEMPTS} attempts",
-            status=last.status if last else None,
-            answer=last.answer if last else None,
+            status=lost[-1].status,
+            answer=lost[-1].answer,
         )
 
     @staticmethod
@@ -185,38 +202,54 @@ class Writer:
                     f"the PDS stored {operation.path} as {cid}, not as {operation.cid}: it will be read back"
                 )
 
-    def _upload(self, batch: list[Operation], repository: Repository) -> tuple[list[Operation], list[Refused]]:
+    def _upload(self, batch: list[Operation], present: _Present) -> tuple[list[Operation], list[Refused]]:
         """Upload the blobs a batch needs and the repository lacks; an operation whose blob fails leaves the batch."""
-        needed = [(op, blob) for op in batch for blob in _blobs(op) if blob.cid not in self._uploaded]
-        if not needed:
-            return batch, []
-        present = repository.blobs()
-        needed = [(op, blob) for op, blob in needed if blob.cid not in present]
+        needed = [
+            (op, blob)
+            for op in batch
+            for blob in _blobs(op)
+            if blob.cid not in self.uploaded and not present.stays(op, blob.cid)
+        ]
+        waiting = list({blob.cid: (op, blob) for op, blob in needed}.values())
         failed: dict[str, PipelineError] = {}
-        unique = {blob.cid: (op, blob) for op, blob in needed}
-        with ThreadPoolExecutor(min(UPLOADS, max(1, len(unique)))) as pool:
-            for cid, error in pool.map(lambda each: (each[1].cid, self._upload_one(*each)), unique.values()):
-                if error is not None:
-                    failed[cid] = error
-        refused = {op.path: Refused(op, failed[blob.cid]) for op, blob in needed if blob.cid in failed}
+        while waiting and not self._signed_in:  # one by one until a session is made: four would sign in four times
+            self._upload_one(waiting.pop(0), failed)
+        if waiting:
+            with ThreadPoolExecutor(min(UPLOADS, len(waiting)), thread_name_prefix="upload") as pool:
+                for _ in pool.map(lambda each: self._upload_one(each, failed), waiting):
+                    pass
+        refused = {op.path: Refused(op, failed[blob.cid], Stage.UPLOAD) for op, blob in needed if blob.cid in failed}
         return [op for op in batch if op.path not in refused], list(refused.values())
 
-    def _upload_one(self, operation: Operation, blob: BlobRef) -> PipelineError | None:
+    def _upload_one(self, needed: tuple[Operation, BlobRef], failed: dict[str, PipelineError]) -> None:
+        """One blob, or why not. When the blobs' own limit is spent, the records without blobs go on (LIMIT-6)."""
+        operation, blob = needed
+        if self._spent is not None:
+            failed[blob.cid] = self._spent
+            return
         try:
             self.server.upload_blob(self.account, self.load(operation, blob), blob.mime_type)
-        except RateLimited:
-            raise
         except (Permanent, Transient) as error:
-            return error
-        self._uploaded.add(blob.cid)
-        return None
+            failed[blob.cid] = error
+            if isinstance(error, RateLimited):
+                self._spent = error
+            return
+        self._signed_in = True
+        self.uploaded.add(blob.cid)
 
-    def _reupload(self, batch: list[Operation]) -> None:
-        """Send a batch's blobs once more: the PDS says it lacks one of them (MEDIA-15)."""
-        for operation in batch:
-            for blob in _blobs(operation):
-                self.server.upload_blob(self.account, self.load(operation, blob), blob.mime_type)
-                self._uploaded.add(blob.cid)
+    def _upload_again(self, batch: list[Operation], error: BlobMissing) -> bool:
+        """Send the blob that the PDS lacks once more, or all of the batch's if it names none; each once (MEDIA-15).
+
+        Returns:
+            Whether anything was sent, so that the batch is worth another attempt.
+        """
+        needed = {blob.cid: (op, blob) for op in batch for blob in _blobs(op) if blob.cid not in self._repeated}
+        named = [cid for cid in needed if cid in (error.answer or "")]
+        for operation, blob in [needed[cid] for cid in named or needed]:
+            self._repeated.add(blob.cid)
+            self.server.upload_blob(self.account, self.load(operation, blob), blob.mime_type)
+            self.uploaded.add(blob.cid)
+        return bool(needed)
 
     def _settle(self, silent: list[Refused]) -> Iterator[Refused]:
         """Operations the PDS answered with a 5xx, alone and twice: their own fault if others went through, else its."""
@@ -229,6 +262,42 @@ class Writer:
                 answer=each.error.answer,
             )
             yield Refused(each.operation, error)
+
+
+class _Present:
+    """Blobs that need no upload: those of records that this plan leaves alone, and those a record keeps in an update.
+
+    What only a record refers to that is deleted or changed goes with it, perhaps batches before it is wanted again.
+    """
+
+    def __init__(self, repository: Repository, operations: Sequence[Operation]) -> None:
+        self._repository = repository
+        self._operations = operations
+        self._known: tuple[set[str], dict[str, set[str]]] | None = None
+
+    def stays(self, operation: Operation, cid: str) -> bool:
+        if self._known is None:  # only a plan with media pays for looking into the records
+            self._known = self._look()
+        staying, own = self._known
+        return cid in staying or cid in own.get(operation.path, ())
+
+    def _look(self) -> tuple[set[str], dict[str, set[str]]]:
+        staying: set[str] = set()
+        own: dict[str, set[str]] = {operation.path: set() for operation in self._operations}
+        for media in {op.media.nsid: op.media for op in self._operations if op.media.blobs}.values():
+            for rkey, _ in self._repository.collection(media.nsid):
+                path = f"{media.nsid}/{rkey}"
+                own.get(path, staying).update(_blob_cids(self._repository, path, media))
+        return staying, own
+
+
+def _blob_cids(repository: Repository, path: str, media: MediaType) -> set[str]:
+    try:
+        value: Record = repository.value(path)
+    except InvalidRecord:
+        return set()
+    references = [value[blob.name].get("ref") for blob in media.blobs if isinstance(value.get(blob.name), dict)]
+    return {str(reference["$link"]) for reference in references if isinstance(reference, dict) and "$link" in reference}
 
 
 def _blobs(operation: Operation) -> list[BlobRef]:
