@@ -11,6 +11,7 @@ import click
 
 from ac_pipeline.cli.inspect import item, items, status, verify
 from ac_pipeline.cli.local import local
+from ac_pipeline.cli.retry import retry
 from ac_pipeline.cli.sync import plan, sync
 from ac_pipeline.errors import Misconfigured, PipelineError, Transient
 
@@ -27,7 +28,7 @@ def cli() -> None:
     """
 
 
-for command in (plan, sync, status, items, item, verify, local):
+for command in (plan, sync, retry, status, items, item, verify, local):
     cli.add_command(command)
 
 

@@ -5,17 +5,20 @@ from __future__ import annotations
 import csv
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
 import click
 
+from ac_pipeline.accounts import Account
 from ac_pipeline.cli.output import print_json, progress, table, tallies
 from ac_pipeline.cli.selectors import Chosen, selectors
 from ac_pipeline.settings import load_settings
 from ac_pipeline.sync.costs import cost, plan_hash, planned
 from ac_pipeline.sync.engine import AccountPlan, sync_accounts
 from ac_pipeline.sync.report import AccountReport, SyncReport
+from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline, new_run_id, open_pipeline
 
 _DONE = (
@@ -82,21 +85,20 @@ def sync(chosen: Chosen, dry_run: bool, as_json: bool) -> int:
     with open_pipeline(load_settings()) as pipeline:
         if dry_run:
             return show_plan(pipeline, chosen, as_json, as_csv=False)
-        report = run_sync(pipeline, chosen)
+        report = run_sync(pipeline, chosen.accounts(pipeline), chosen.selection)
         if as_json:
             print_json(report.to_json())
         else:
-            _show(report)
+            show_report(report)
         return 0 if report.clean else 1
 
 
-def run_sync(pipeline: Pipeline, chosen: Chosen) -> SyncReport:
-    """Sync every chosen account and count what it took."""
-    accounts = chosen.accounts(pipeline)
+def run_sync(pipeline: Pipeline, accounts: Sequence[Account], selection: Selection) -> SyncReport:
+    """Sync these accounts and count what it took."""
     started, before = time.monotonic(), pipeline.server.usage()
     report = SyncReport(new_run_id())
     workers = pipeline.settings.ac_concurrent_users
-    reports = sync_accounts(pipeline.engine, accounts, chosen.selection, report.run_id, workers)
+    reports = sync_accounts(pipeline.engine, accounts, selection, report.run_id, workers)
     report.accounts.extend(progress("Syncing", reports, len(accounts)))
     used = pipeline.server.usage() - before
     report.requests = used.requests
@@ -105,7 +107,8 @@ def run_sync(pipeline: Pipeline, chosen: Chosen) -> SyncReport:
     return report
 
 
-def _show(report: SyncReport) -> None:
+def show_report(report: SyncReport) -> None:
+    """The report as tables."""
     tallies(f"Run {report.run_id}: {len(report.accounts)} users in {report.seconds:.1f} s", report.totals(), _DONE)
     failures = report.failures()
     rows = [[f.user, f.code or f.item, f.stage, f.error_class, f.message] for f in failures[:_SHOWN]]

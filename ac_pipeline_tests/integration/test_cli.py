@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from ac_pipeline.cli.main import run
+from ac_pipeline.local.artwork import pixel_art
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline_tests.harness import Slice, open_slice
 
@@ -153,6 +154,24 @@ def test_failed_items_are_listed_with_reason_and_timeline(cli: Run, slice_: Slic
     code, out = cli("item", f"kidlisp:{nameless}")
     assert code == 0
     assert "Timeline" in out
+
+
+def test_a_repaired_item_is_retried_alone(cli: Run, slice_: Slice, object_server: Any) -> None:
+    """OPS-3: a quarantined item is not tried again by itself; `retry` runs it, and only it."""
+    ada = slice_.user("ada")
+    slice_.add("painting", ada, code="xyz", slug="2025.10.15.12.30.45.123")
+    assert cli("sync")[0] == 1
+    slice_.add("mood", ada, mood="not part of the retry")
+    asked = len(object_server.requests)
+    assert cli("sync", "--type", "painting")[0] == 1
+    assert len(object_server.requests) == asked, "a quarantined item was tried again"
+
+    object_server.put("user-aesthetic-computer", f"{ada.id}/painting/2025.10.15.12.30.45.123.png", pixel_art(64, 64))
+    code, out = cli("retry", "--error-class", "source-missing", "--json")
+    assert (code, json.loads(out)["types"]["painting"]["created"]) == (0, 1)
+    assert len(slice_.records(ada, "painting")) == 1
+    assert slice_.records(ada, "mood") == {}
+    assert "No failed item fits" in cli("retry")[1]
 
 
 def test_selectors_narrow_a_run_to_users_types_dates_and_items(cli: Run, slice_: Slice) -> None:
