@@ -6,7 +6,7 @@ What happened can be read back from the ports' own logs. The same rules on real 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,7 +17,7 @@ from bson import ObjectId
 
 from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.atproto.lexicon import load_lexicons
-from ac_pipeline.atproto.messages import Write
+from ac_pipeline.atproto.messages import Commit, Write
 from ac_pipeline.atproto.syntax import blob_cid
 from ac_pipeline.errors import PipelineError, SourceMissing
 from ac_pipeline.items import BlobRef, Derived, LedgerEntry, Record, Rendition
@@ -93,6 +93,29 @@ class MemoryRenderer:
         return self.store[blob.cid]
 
 
+class ScriptedPds(MemoryPds):
+    """A PDS in memory that can change its mind, and tell when it is about to be written to.
+
+    Attributes:
+        refusals: `(collection, rkey)` -> what a batch that writes it is refused with, as long as it stands here.
+        between: Called before each batch, with the number of batches so far: somebody else's turn.
+    """
+
+    def __init__(self, *, request_bytes: int) -> None:
+        super().__init__(request_bytes=request_bytes)
+        self.refusals: dict[tuple[str, str], PipelineError] = {}
+        self.between: Callable[[int], None] = lambda number: None
+
+    def apply_writes(self, account: Account, writes: Sequence[Write], *, swap_commit: str | None) -> Commit:
+        self.between(self.count("apply_writes"))
+        for write in writes:
+            error = self.refusals.get((write.collection, write.rkey))
+            if error is not None:
+                self.fail("apply_writes", error)
+                break
+        return super().apply_writes(account, writes, swap_commit=swap_commit)
+
+
 class World:
     """Everything one engine touches.
 
@@ -104,7 +127,7 @@ class World:
         self.clock = FakeClock()
         self.documents = MemoryDocuments(self.clock)
         self.ledger = MemoryLedger(self.clock)
-        self.pds = MemoryPds(request_bytes=request_bytes)
+        self.pds = ScriptedPds(request_bytes=request_bytes)
         self.renderer = MemoryRenderer()
         self.engine = Engine(
             documents=self.documents,
