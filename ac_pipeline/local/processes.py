@@ -8,6 +8,7 @@ and `media_server.py`; what is remembered of them is in `services.py`.
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -44,11 +45,17 @@ class Service:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
-def free_port() -> int:
+PORTS = range(10_000, 32_000)
+"""Below those that systems give to outgoing connections (from 32,768 on Linux, 49,152 elsewhere): a server that comes
+back on its port must not find a client's connection there."""
+
+
+def free_port(choose: Callable[[range], int] = secrets.choice) -> int:
     """A port of the loopback interface that nobody listens on at this moment."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    while True:
+        port = choose(PORTS)
+        if is_free(port):
+            return port
 
 
 def is_free(port: int) -> bool:

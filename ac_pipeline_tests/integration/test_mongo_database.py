@@ -42,8 +42,10 @@ ANNA = Account(id="auth0|63effeeb2a7d55f8098d62f9", key="anna", did="did:plc:ann
 
 STABLE = frozenset(
     {
+        "abortTransaction",
         "aggregate",
         "bulkWrite",
+        "commitTransaction",
         "count",
         "createIndexes",
         "delete",
