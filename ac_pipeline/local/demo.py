@@ -59,7 +59,9 @@ def run_demo(users: int, items: int, ui: bool) -> int:
     """
     root = Path.cwd()
     screen = Screen()
-    signal.signal(signal.SIGTERM, _interrupted)
+    # Also SIGINT: a shell starts background commands deaf to it, and what we start would inherit that.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _interrupted)
     try:
         with ExitStack() as stack:
             return _run(root, users, items, ui=ui, screen=screen, stack=stack)
@@ -98,7 +100,7 @@ def _run(root: Path, users: int, items: int, *, ui: bool, screen: Screen, stack:
     with screen.step("Verification of every record and blob"):
         verification = _verify(pipeline, screen)
     screen.counts({path[-1]: dagster.counts(path) for path in assets if path[0] == _STAGES[-1]})
-    well = _judge(backfill, verification, pipeline, screen)
+    well = _judge(backfill, verification, screen)
     screen.links(_links(dagster, id, settings, pipeline))
     screen.seconds()
     if ui:
@@ -216,24 +218,17 @@ def _verify(pipeline: Pipeline, screen: Screen) -> Verification:
     return total
 
 
-def _judge(backfill: Backfill, found: Verification, pipeline: Pipeline, screen: Screen) -> bool:
-    """Say what came of it; whether all is well.
-
-    A repository can be read without its password, so a record that could not be written is missing to a verification.
-    Where the backfill said that the account is blocked, that is its right end.
-    """
-    blocked = {entry.item for entry in pipeline.ledger.find(states={State.BLOCKED})}
-    wrong = [each for each in found.items if each.state != "quarantined"]
-    excused = [each for each in wrong if each.state == "missing" and each.item in blocked]
-    wrong = [each for each in wrong if each not in excused]
+def _judge(backfill: Backfill, found: Verification, screen: Screen) -> bool:
+    """Say what came of it; whether all is well."""
     screen.say(
         f"Backfill: {backfill.status}{f' ({backfill.error})' if backfill.error else ''}. Verified: {found.verified} of "
-        f"{found.expected - len(excused)} records, {found.blobs_verified} of {found.blobs_expected} blobs; "
-        f"missing {found.missing - len(excused)}, different {found.different}, extra {found.extra}, "
-        f"duplicates {found.duplicates}; quarantined {found.quarantined}, blocked {found.blocked + len(excused)}."
+        f"{found.expected} records, {found.blobs_verified} of {found.blobs_expected} blobs; missing {found.missing}, "
+        f"different {found.different}, extra {found.extra}, duplicates {found.duplicates}; quarantined "
+        f"{found.quarantined}, blocked {found.blocked}."
     )
+    wrong = [each for each in found.items if each.state != "quarantined"]
     screen.findings([(each.item, each.user, each.state, each.reason) for each in wrong])
-    return backfill.succeeded and not wrong and found.blobs_verified == found.blobs_expected
+    return backfill.succeeded and found.complete
 
 
 def _links(dagster: DagsterUi, backfill: str, settings: Settings, pipeline: Pipeline) -> list[Link]:

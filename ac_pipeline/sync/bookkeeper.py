@@ -39,9 +39,17 @@ class Bookkeeper:
     """
 
     def __init__(
-        self, documents: Documents, ledger: Ledger, account: Account, run_id: str, now: Callable[[], datetime]
+        self,
+        documents: Documents,
+        ledger: Ledger,
+        account: Account,
+        run_id: str,
+        now: Callable[[], datetime],
+        *,
+        dry: bool = False,
     ) -> None:
         self.report = AccountReport(account.key)
+        self._dry = dry
         self._documents = documents
         self._ledger = ledger
         self._account = account
@@ -106,7 +114,7 @@ class Bookkeeper:
         types: dict[str, MediaType] = {}
         saved: list[LedgerEntry | None] = []
         for operation in operations:
-            media, item = operation.media, self._item(operation)
+            media, item = operation.media, operation.item
             types[media.name] = media
             if operation.kind is Kind.DELETE_DUPLICATE:
                 self.report.tally(media.name).duplicates_removed += 1
@@ -128,7 +136,7 @@ class Bookkeeper:
     def refused(self, outcome: Refused) -> None:
         """One operation did not happen: quarantined, or to be tried again."""
         operation, error = outcome.operation, outcome.error
-        item = self._item(operation)
+        item = operation.item
         failure = failure_of(outcome.stage, error, operation.cid)
         state = self._state_of(failure)
         until = self._wait(error) if isinstance(error, RateLimited) else None
@@ -191,13 +199,22 @@ class Bookkeeper:
                 self.report.tally(media.name).pending += 1
         self._save(saved)
 
-    def foresee(self, plans: Sequence[TypePlan]) -> None:
-        """The dry run: count what would happen. Nothing is stored."""
+    def foresee(self, plans: Sequence[TypePlan], stuck: Mapping[str, Failure]) -> None:
+        """The dry run: count what would happen. Nothing is stored.
+
+        Args:
+            stuck: Items that wait for their account, which only a write can find blocked -> its refusal.
+        """
         for plan in plans:
             tally = self.report.tally(plan.media.name)
             tally.unchanged += len(plan.kept)
-            tally.deleted += len({self._item(operation) for operation in plan.operations if operation.kind in _DELETES})
-            for operation in plan.operations:
+            waiting = {item for op in plan.operations if op.writes and (item := op.item) in stuck}
+            tally.blocked += len(waiting)
+            for item in waiting:
+                self.report.blocked = self.report.blocked or Blocked(stuck[item].message)
+            moving = [operation for operation in plan.operations if operation.item not in waiting]
+            tally.deleted += len({operation.item for operation in moving if operation.kind in _DELETES})
+            for operation in moving:
                 tally.created += operation.kind is Kind.CREATE
                 tally.updated += operation.kind is Kind.UPDATE
                 tally.duplicates_removed += operation.kind is Kind.DELETE_DUPLICATE
@@ -222,7 +239,7 @@ class Bookkeeper:
 
     def _reopen(self, operation: Operation) -> None:
         """An item waits for a write; one that was in order a round ago may do so, one that has ended otherwise not."""
-        item = self._item(operation)
+        item = operation.item
         if not operation.writes or operation.kind is Kind.DELETE_DUPLICATE:
             return
         if self._ended.get(item) is State.UNCHANGED:
@@ -285,7 +302,7 @@ class Bookkeeper:
 
     def _remember_key(self, operation: Operation) -> LedgerEntry | None:
         """The key of a withdrawn item whose link is cleared, so that it returns under its old address (DEL-2)."""
-        document, item = operation.document, self._item(operation)
+        document, item = operation.document, operation.item
         known = self._entries.of(item)
         if document is None or document.link is None or not operation.rkey:
             return None
@@ -314,7 +331,8 @@ class Bookkeeper:
     ) -> LedgerEntry | None:
         """An item whose operation was tried, or had its turn, and did not happen."""
         self._end(operation.media, item, state)
-        self._list(item, operation.document, failure, state)
+        if state is not State.BLOCKED:  # the account is named once, its items do not fail for it
+            self._list(item, operation.document, failure, state)
         return self._entries.failed(
             operation.media,
             item,
@@ -333,7 +351,7 @@ class Bookkeeper:
         as healed."""
         updates = []
         for operation in plan.links():
-            item, document = self._item(operation), operation.document
+            item, document = operation.item, operation.document
             if document is None or (item in self._links and self._links[item] == operation.link):
                 continue
             updates.append(self._linked(item, document, operation.link))
@@ -351,7 +369,7 @@ class Bookkeeper:
 
     def _save(self, entries: Iterable[LedgerEntry | None]) -> None:
         new = [entry for entry in entries if entry is not None]
-        if new:
+        if new and not self._dry:
             self._entries.know(new)
             self._ledger.save(new)
 
@@ -389,8 +407,3 @@ class Bookkeeper:
     @staticmethod
     def _state_of(failure: Failure) -> State:
         return State.DEFERRED if failure.error_class in TRANSIENT_CODES else State.QUARANTINED
-
-    @staticmethod
-    def _item(operation: Operation) -> str:
-        document = operation.document
-        return item_id(operation.media.name, document.id if document else operation.orphan or operation.rkey)

@@ -12,9 +12,8 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 
 from ac_pipeline.atproto.batches import MAX_OPERATIONS, points, request_bytes
-from ac_pipeline.items import item_id
 from ac_pipeline.sync.engine import AccountPlan
-from ac_pipeline.sync.plan import Kind, Operation
+from ac_pipeline.sync.plan import Kind
 from ac_pipeline.sync.writer import REQUEST_BYTES
 
 RECORDS_PER_SECOND = 1_000
@@ -66,7 +65,7 @@ class Cost:
 def planned(plans: Iterable[AccountPlan]) -> list[PlannedOperation]:
     """Every operation of these plans, ordered by user and item."""
     lines = [
-        PlannedOperation(_item(op), plan.account.key, op.kind.value, op.reason, op.rkey, op.cid)
+        PlannedOperation(op.item, plan.account.key, op.kind.value, op.reason, op.rkey, op.cid)
         for plan in plans
         for op in plan.operations()
     ]
@@ -114,8 +113,3 @@ def cost(plans: Iterable[AccountPlan], now: datetime) -> Cost:
         now + timedelta(seconds=seconds),
         now + timedelta(seconds=limited),
     )
-
-
-def _item(operation: Operation) -> str:
-    document = operation.document.id if operation.document else operation.orphan or operation.rkey
-    return item_id(operation.media.name, document)

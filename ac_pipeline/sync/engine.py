@@ -24,7 +24,7 @@ from ac_pipeline.errors import (
     SourceMissing,
     Transient,
 )
-from ac_pipeline.items import BlobRef, Derived, LedgerEntry
+from ac_pipeline.items import BlobRef, Derived, Failure, LedgerEntry, State
 from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.sync.bookkeeper import Bookkeeper
 from ac_pipeline.sync.plan import Existing, Operation, TypePlan, Wanted, existing_records, plan_type
@@ -74,6 +74,15 @@ class AccountPlan:
     def operations(self) -> list[Operation]:
         return [operation for plan in self.plans for operation in plan.operations]
 
+    def stuck(self) -> dict[str, Failure]:
+        """Items whose last write was refused because of the account: reading it cannot tell that it is blocked."""
+        return {
+            entry.item: entry.failure
+            for entries in self.entries.values()
+            for entry in entries.values()
+            if entry.state is State.BLOCKED and entry.failure is not None
+        }
+
 
 @dataclass(slots=True)
 class Engine:
@@ -122,7 +131,7 @@ class Engine:
         Raises:
             Transient: Something could not be read.
         """
-        books = Bookkeeper(self.documents, self.ledger, account, run_id, self.now)
+        books = Bookkeeper(self.documents, self.ledger, account, run_id, self.now, dry=True)
         plan = AccountPlan(account)
         if account.blocked is not None or account.did is None:
             self._block(account, selection, books, account.blocked)
@@ -135,7 +144,7 @@ class Engine:
         books.records(plan.repository, selection.types)
         self._read(plan, selection, books, dry=True)
         self._decide(plan, selection)
-        books.foresee(plan.plans)
+        books.foresee(plan.plans, plan.stuck())
         return plan, books.report
 
     def render(self, account: Account, media: MediaType, selection: Selection, run_id: str) -> AccountReport:

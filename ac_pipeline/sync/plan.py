@@ -15,7 +15,7 @@ from ac_pipeline.atproto.messages import Write
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import at_uri, document_tid, is_tid, parse_datetime
 from ac_pipeline.errors import HeldBack, InvalidRecord
-from ac_pipeline.items import Derived, Failure, Record, Stage
+from ac_pipeline.items import Derived, Failure, Record, Stage, item_id
 from ac_pipeline.media.base import Document, Link, MediaType, Verdict
 
 WHEN_TOLERANCE_MS = 1000
@@ -110,6 +110,12 @@ class Operation:
     def writes(self) -> bool:
         """Whether it changes the repository."""
         return self.kind in _WRITES
+
+    @property
+    def item(self) -> str:
+        """The item it is about; an orphan's is that of the document it names."""
+        document = self.document.id if self.document else self.orphan or self.rkey
+        return item_id(self.media.name, document)
 
     @property
     def path(self) -> str:

@@ -113,11 +113,12 @@ def verify(engine: Engine, account: Account, selection: Selection) -> Verificati
     """
     plan, report = engine.survey(account, selection)
     found = Verification(users=1)
+    stuck = plan.stuck()
     for plans in plan.plans:
         found.expected += len(plans.kept)
         found.verified += len(plans.kept)
         for operation in plans.operations:
-            if operation.kind in _STATES:
+            if operation.kind in _STATES and operation.item not in stuck:
                 _record(found, plan, operation)
         for withheld in plans.withheld:
             if withheld.wanted is None:
@@ -150,10 +151,9 @@ def _record(found: Verification, plan: AccountPlan, operation: Operation) -> Non
     if state in {"missing", "different"}:
         found.expected += 1
     found.count(state)
-    document = operation.document.id if operation.document else operation.orphan or operation.rkey
     found.items.append(
         Finding(
-            item_id(operation.media.name, document),
+            operation.item,
             plan.account.key,
             state,
             at_uri(str(plan.account.did), operation.media.nsid, operation.rkey),

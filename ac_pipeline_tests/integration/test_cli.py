@@ -214,3 +214,38 @@ def test_no_secret_is_printed_by_any_command(cli: Run, slice_: Slice) -> None:
     )
     assert "wrong-password" in printed
     assert "not-the-password-4711" not in printed
+
+
+def test_an_account_whose_password_is_refused_is_blocked_for_every_command(cli: Run, slice_: Slice) -> None:
+    """ACCT-2, VERIFY-1: reading cannot tell a wrong password; what the last sync was told still counts."""
+    ada, bob = slice_.user("ada"), slice_.user("bob")
+    for user in (ada, bob):
+        slice_.add("mood", user, mood="hello")
+    slice_.database["users"].update_one({"_id": ada.id}, {"$set": {"atproto.password": "not-the-password-4711"}})
+    code, out = cli("sync", "--json")
+    report = json.loads(out)
+    assert (code, report["failures"], report["requests"]["create_session"]) == (0, [], 2)
+    assert {each["user"]: each["class"] for each in report["blocked"]} == {
+        "ada": "wrong-password",
+        "art-guest": "no-credentials",
+    }
+    assert (report["types"]["mood"]["written"], report["types"]["mood"]["blocked"]) == (1, 1)
+
+    verified = json.loads(cli("verify", "--json")[1])
+    assert (verified["expected"], verified["verified"], verified["missing"], verified["blocked"]) == (1, 1, 0, 1)
+    status = json.loads(cli("status", "--json")[1])
+    assert (status["types"]["mood"]["pending"], status["types"]["mood"]["blocked"]) == (0, 1)
+    assert status["users"]["blocked"] == 2, "ada and the guest, who has no account here"
+
+    slice_.database["users"].update_one({"_id": ada.id}, {"$set": {"atproto.password": ada.password}})
+    assert json.loads(cli("sync", "--json")[1])["types"]["mood"]["written"] == 1
+
+
+def test_looking_at_a_blocked_account_writes_nothing(cli: Run, slice_: Slice) -> None:
+    """PLAN-1."""
+    ada = slice_.user("ada")
+    slice_.add("mood", ada, mood="hello")
+    slice_.database["users"].update_one({"_id": ada.id}, {"$unset": {"atproto.password": ""}})
+    for command in ("plan", "status", "verify"):
+        cli(command)
+    assert list(slice_.pipeline.ledger.find()) == []
