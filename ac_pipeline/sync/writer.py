@@ -243,13 +243,14 @@ class Writer:
         Returns:
             Whether anything was sent, so that the batch is worth another attempt.
         """
-        needed = {blob.cid: (op, blob) for op in batch for blob in _blobs(op) if blob.cid not in self._repeated}
-        named = [cid for cid in needed if cid in (error.answer or "")]
-        for operation, blob in [needed[cid] for cid in named or needed]:
+        blobs = {blob.cid: (op, blob) for op in batch for blob in _blobs(op)}
+        named = [cid for cid in blobs if cid in (error.answer or "")]
+        lacking = [cid for cid in named or blobs if cid not in self._repeated]
+        for operation, blob in [blobs[cid] for cid in lacking]:
             self._repeated.add(blob.cid)
             self.server.upload_blob(self.account, self.load(operation, blob), blob.mime_type)
             self.uploaded.add(blob.cid)
-        return bool(needed)
+        return bool(lacking)
 
     def _settle(self, silent: list[Refused]) -> Iterator[Refused]:
         """Operations the PDS answered with a 5xx, alone and twice: their own fault if others went through, else its."""

@@ -164,9 +164,10 @@ class World:
 
     def moods(self, account: Account, count: int) -> list[str]:
         """Moods a second apart, oldest first: the order of their keys."""
+        prefix = "0" * 8 if account.is_guest else account.id[-8:]
         return [
-            self.add("mood", account, mood=f"mood {number}", when=at_second(number), _id=ObjectId(f"{number + 1:024x}"))
-            for number in range(count)
+            self.add("mood", account, mood=f"mood {n}", when=at_second(n), _id=ObjectId(f"{prefix}{n + 1:016x}"))
+            for n in range(count)
         ]
 
     def change(self, type: str, document: str, **fields: Any) -> None:

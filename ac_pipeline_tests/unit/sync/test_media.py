@@ -1,0 +1,305 @@
+"""Items with media: what is made, uploaded and written together, and what one missing blob costs."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.errors import (
+    BlobMissing,
+    EncodingFailed,
+    RateLimited,
+    ServerFailed,
+    ServiceUnreachable,
+    SourceMissing,
+    TooLarge,
+)
+from ac_pipeline.items import Stage, State
+from ac_pipeline.media.painting import PAINTING
+from ac_pipeline.sync.selection import Selection
+from ac_pipeline_tests.unit.sync.world import World, at_second, totals
+
+KEYS = [f"3jzfcijpj2z2{letter}" for letter in "abcdef"]
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def paintings(world: World, user: Account, count: int) -> list[str]:
+    """A second apart, each with a picture of its own."""
+    return [
+        world.add(
+            "painting", user, code=f"p{number:03}", slug=f"2025.10.15.12.30.45.{number:03}", when=at_second(number)
+        )
+        for number in range(count)
+    ]
+
+
+def test_a_painting_without_source_is_counted_and_never_looped(world: World) -> None:
+    """MEDIA-4, OPS-4: class source-missing, no second attempt, nothing written; a person may ask for one."""
+    user = world.user()
+    document = world.add("painting", user)
+    world.renderer.failures[document] = SourceMissing("none of 2 objects exists", status=404, answer="NoSuchKey")
+    report = world.sync(user)
+    assert totals(report, "painting") == {"quarantined": 1}
+    assert not report.run_again
+    (failure,) = report.failures
+    assert (failure.error_class, failure.stage, failure.code) == ("source-missing", Stage.RENDITION, "abc")
+    assert world.records(user, "painting") == {}
+    with world.quiet():
+        assert totals(world.sync(user), "painting") == {"quarantined": 1}
+    assert world.renderer.derived == [document]
+    world.renderer.failures.clear()
+    assert totals(world.sync(user, retry=True), "painting")["created"] == 1
+
+
+def test_a_tape_is_never_written_without_its_video(world: World) -> None:
+    """MEDIA-7: the tail of ffmpeg's output is kept; an existing record keeps its video."""
+    user = world.user()
+    bad, good = world.add("tape", user, code="bad"), world.add("tape", user, code="good")
+    world.sync(user)
+    before = world.records(user, "tape")
+    world.change("tape", bad, bucket="art-aesthetic-computer")
+    fresh = world.add("tape", user, code="new")
+    for document in (bad, fresh):
+        world.renderer.failures[document] = EncodingFailed("ffmpeg: frame 3 is broken")
+    assert totals(world.sync(user), "tape") == {"unchanged": 1, "quarantined": 2}
+    assert world.records(user, "tape") == before
+    assert world.by_ref(user, "tape").keys() == {bad, good}
+    entry = world.entry("tape", fresh)
+    assert entry.failure is not None
+    assert "frame 3 is broken" in entry.failure.message
+    assert all("video" in record for record in world.records(user, "tape").values())
+
+
+def test_one_failing_source_fails_one_item(world: World) -> None:
+    """MEDIA-16, MEDIA-6: not the run, not the other types, not the item with the same picture."""
+    user = world.user()
+    documents = paintings(world, user, 5)
+    world.renderer.same = {documents[1]: "one picture", documents[2]: "one picture"}
+    world.renderer.failures[documents[1]] = SourceMissing("gone")
+    world.add("mood", user)
+    report = world.sync(user)
+    assert (report.types["painting"].created, report.types["painting"].quarantined) == (4, 1)
+    assert report.types["mood"].created == 1
+    assert world.by_ref(user, "painting").keys() == set(documents) - {documents[1]}
+
+
+def test_a_source_that_does_not_answer_defers_its_item_and_the_account_is_run_again(world: World) -> None:
+    """MEDIA-3, OPS-3: deferred, tried again by the next run, each attempt on record."""
+    user = world.user()
+    document, other = paintings(world, user, 2)
+    world.renderer.failures[document] = ServiceUnreachable("storage does not answer")
+    report = world.sync(user)
+    assert totals(report, "painting") == {"created": 1, "deferred": 1, "companions_missing": 1}
+    assert report.run_again
+    world.sync(user)
+    entry = world.entry("painting", document)
+    assert (entry.state, entry.attempts) == (State.DEFERRED, 2)
+    assert world.renderer.derived.count(document) == 2
+    assert world.renderer.derived.count(other) == 1
+    world.renderer.failures.clear()
+    assert world.sync(user).types["painting"].created == 1
+    assert world.entry("painting", document).failure is None
+
+
+def test_a_blob_is_uploaded_before_the_batch_that_refers_to_it(world: World) -> None:
+    """MEDIA-15: batch by batch, so that no blob waits longer than its own batch."""
+    user = world.user()
+    paintings(world, user, 250)
+    assert world.sync(user).types["painting"].created == 250
+    order = [call.method for call in world.pds.calls if call.method in {"upload_blob", "apply_writes"}]
+    assert order == ["upload_blob"] * 200 + ["apply_writes"] + ["upload_blob"] * 50 + ["apply_writes"]
+
+
+def test_a_blob_that_the_pds_lacks_is_uploaded_once_more(world: World) -> None:
+    """MEDIA-15: only the one it names, and only once."""
+    user = world.user()
+    document, *_ = paintings(world, user, 5)
+    lost = world.renderer.derive(PAINTING, world.document("painting", document), None).renditions["thumbnail"].blob.cid
+    world.pds.fail(
+        "apply_writes",
+        BlobMissing("lost", status=400, answer=f"BlobNotFound: Could not find blob: {lost}"),
+    )
+    report = world.sync(user)
+    assert report.types["painting"].created == 5
+    uploads = [call.cid for call in world.pds.calls if call.method == "upload_blob"]
+    assert len(uploads) == 6
+    assert uploads.count(lost) == 2
+
+
+def test_a_blob_that_stays_missing_quarantines_its_item_alone(world: World) -> None:
+    """MEDIA-15, MEDIA-16: two uploads of it in all, the others of one batch are written."""
+    user = world.user()
+    documents = paintings(world, user, 20)
+    world.add("mood", user)
+    lost = (
+        world.renderer.derive(PAINTING, world.document("painting", documents[7]), None).renditions["thumbnail"].blob.cid
+    )
+    upload = world.pds.upload_blob
+
+    def forgetful(*args: object) -> object:
+        reference = upload(*args)  # type: ignore[arg-type]
+        if reference.cid == lost:
+            world.pds.lose_blob(user, lost)
+        return reference
+
+    world.pds.upload_blob = forgetful  # type: ignore[assignment,method-assign]
+    report = world.sync(user)
+    assert (report.types["painting"].created, report.types["painting"].quarantined) == (19, 1)
+    assert report.types["mood"].created == 1
+    (failure,) = report.failures
+    assert (failure.item, failure.error_class) == (f"painting:{documents[7]}", "blob-missing")
+    uploads = [call.cid for call in world.pds.calls if call.method == "upload_blob"]
+    assert uploads.count(lost) == 2
+    assert len(uploads) == 21
+
+
+@pytest.mark.parametrize(
+    ("error", "state", "again"),
+    [
+        (TooLarge("over the PDS's limit"), State.QUARANTINED, False),
+        (ServerFailed("502", status=502), State.DEFERRED, True),
+    ],
+)
+def test_a_blob_that_cannot_be_uploaded_fails_its_item_alone(
+    world: World, error: ServerFailed, state: State, again: bool
+) -> None:
+    """MEDIA-16."""
+    user = world.user()
+    documents = paintings(world, user, 3)
+    world.pds.fail("upload_blob", error, call=2)
+    report = world.sync(user)
+    assert report.types["painting"].created == 2
+    assert report.run_again == again
+    (failure,) = report.failures
+    assert (failure.state, failure.stage) == (state, Stage.UPLOAD)
+    assert world.entry("painting", failure.item.partition(":")[2]).state is state
+    assert len(world.by_ref(user, "painting").keys() & set(documents)) == 2
+
+
+def test_when_the_limit_of_blobs_is_spent_texts_go_on(world: World) -> None:
+    """LIMIT-6: media items wait until the reset, without a request each; the account is not to be run again at once."""
+    user = world.user()
+    documents = paintings(world, user, 6)
+    world.moods(user, 3)
+    limited = RateLimited("uploads spent", status=429, answer="RateLimitExceeded", retry_after=7200)
+    world.pds.fail("upload_blob", limited, call=3)
+    report = world.sync(user)
+    assert report.types["mood"].created == 3
+    assert 2 <= report.types["painting"].created <= 5
+    assert report.types["painting"].deferred == 6 - report.types["painting"].created
+    assert not report.run_again
+    waiting = [world.entry("painting", document) for document in documents]
+    waiting = [entry for entry in waiting if entry.state is State.DEFERRED]
+    assert {entry.deferred_until for entry in waiting} == {world.clock.now + timedelta(seconds=7200)}
+    assert "what is deferred waits until 2026-01-02 05:04:05 UTC" in report.notes[0]
+    assert world.sync(user).types["painting"].created == len(waiting)
+
+
+def test_known_renditions_are_not_made_again(world: World) -> None:
+    """WRITE-1, REC-3: another encoder changes nothing that is published."""
+    user = world.user()
+    documents = paintings(world, user, 3)
+    world.sync(user)
+    world.renderer.version = "2"
+    world.clock.advance(-30 * 86400)
+    with world.quiet():
+        world.sync(user)
+    assert sorted(world.renderer.derived) == sorted(documents)
+
+
+@pytest.mark.parametrize(("days", "asked"), [(6.9, True), (7, False)])
+def test_a_recording_is_waited_for_a_week(world: World, days: float, asked: bool) -> None:
+    """MEDIA-5, OPS-4: it is uploaded beside its painting, perhaps a little later; its absence is counted."""
+    user = world.user()
+    document = world.add("painting", user, when=world.clock.now)
+    assert world.sync(user).types["painting"].companions_missing == 1
+    world.clock.advance(days * 86400)
+    world.renderer.found[document] = frozenset({"recording"})
+    report = world.sync(user)
+    assert (report.types["painting"].updated, report.types["painting"].unchanged) == (int(asked), int(not asked))
+    assert report.types["painting"].companions_missing == int(not asked)
+    (record,) = world.records(user, "painting").values()
+    assert ("recordingUrl" in record) == asked
+
+
+def test_bytes_the_store_has_lost_are_made_again(world: World) -> None:
+    """MEDIA-16: from the source, within the same sync."""
+    user = world.user()
+    document = world.add("painting", user)
+    world.engine.render(user, PAINTING, Selection(), "run-0")
+    world.renderer.store.clear()
+    assert world.sync(user).types["painting"].created == 1
+    assert world.renderer.derived == [document, document]
+
+
+def test_bytes_that_are_made_again_by_another_encoder_are_written_as_they_are(world: World) -> None:
+    """MEDIA-2, VERIFY-1: the record is planned anew with the new CID, once, and the ledger knows it."""
+    user = world.user()
+    document, other = paintings(world, user, 2)
+    world.engine.render(user, PAINTING, Selection(), "run-0")
+    world.renderer.store.clear()
+    world.renderer.version = "2"
+    report = world.sync(user)
+    assert totals(report, "painting") == {"created": 2, "companions_missing": 2}
+    for id in (document, other):
+        (key,) = world.by_ref(user, "painting")[id]
+        derived = world.entry("painting", id).derived
+        assert derived is not None
+        assert world.records(user, "painting")[key]["thumbnail"]["ref"]["$link"] in world.renderer.store
+        assert derived.renditions["thumbnail"].spec == "2"
+    with world.quiet():
+        world.sync(user)
+
+
+def test_a_blob_of_a_record_that_goes_is_uploaded_for_the_one_that_needs_it(world: World) -> None:
+    """MEDIA-15, LINK-7: a blob goes with its last record, so only records that stay save an upload."""
+    user = world.user()
+    document = world.add("painting", user)
+    world.sync(user)
+    (key,) = world.records(user, "painting")
+    value = world.records(user, "painting")[key]
+    bare = {name: part for name, part in value.items() if name != "thumbnail"}
+    world.put(user, "painting", KEYS[0], value)
+    world.drop(user, "painting", key)
+    world.put(user, "painting", KEYS[1], bare)
+    world.change("painting", document, atproto={"rkey": KEYS[1], "did": user.did})
+    uploads = world.pds.count("upload_blob")
+    report = world.sync(user)
+    assert totals(report, "painting") == {"updated": 1, "duplicates_removed": 1, "companions_missing": 1}
+    assert "thumbnail" in world.records(user, "painting")[KEYS[1]]
+    assert world.pds.count("upload_blob") == uploads + 1
+
+
+def test_an_update_that_keeps_its_blob_uploads_nothing(world: World) -> None:
+    """WRITE-10, LIMIT-6: uploads are scarce; the record refers to it before and after."""
+    user = world.user()
+    document = world.add("painting", user)
+    world.sync(user)
+    world.renderer.found[document] = frozenset({"recording"})
+    world.change("painting", document, code="new")
+    uploads = world.pds.count("upload_blob")
+    assert world.sync(user).types["painting"].updated == 1
+    assert world.pds.count("upload_blob") == uploads
+
+
+def test_renditions_are_made_ahead_and_used_by_the_sync(world: World) -> None:
+    """MEDIA-4, OPS-4: a failed one is not tried twice, by whichever stage it was made."""
+    user = world.user()
+    good, bad = paintings(world, user, 2)
+    world.renderer.failures[bad] = SourceMissing("gone")
+    media = PAINTING
+    first = world.engine.render(user, media, Selection(), "run-0")
+    assert (first.types["painting"].pending, first.types["painting"].quarantined) == (1, 1)
+    assert world.entry("painting", good).state is State.PENDING
+    with world.quiet():
+        second = world.engine.render(user, media, Selection(), "run-0")
+    assert (second.types["painting"].unchanged, second.types["painting"].quarantined) == (1, 1)
+    report = world.sync(user)
+    assert (report.types["painting"].created, report.types["painting"].quarantined) == (1, 1)
+    assert sorted(world.renderer.derived) == sorted([good, bad])
