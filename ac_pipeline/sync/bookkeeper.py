@@ -14,10 +14,10 @@ from datetime import datetime, timedelta
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import at_uri
-from ac_pipeline.errors import TRANSIENT_CODES, Blocked, PipelineError, RateLimited, Transient
+from ac_pipeline.errors import Blocked, PipelineError, RateLimited, Transient
 from ac_pipeline.items import Failure, LedgerEntry, Stage, State, item_id
 from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType, Verdict
-from ac_pipeline.sync.entries import Entries
+from ac_pipeline.sync.entries import Entries, end_of
 from ac_pipeline.sync.plan import Kept, Kind, Operation, TypePlan, Wanted, Withheld
 from ac_pipeline.sync.ports import Documents, Ledger
 from ac_pipeline.sync.render import failure_of
@@ -36,6 +36,7 @@ class Bookkeeper:
         account: Whose items they are.
         run_id: The run, as the ledger names it.
         now: The time, UTC.
+        dry: Count only; store nothing.
     """
 
     def __init__(
@@ -138,7 +139,7 @@ class Bookkeeper:
         operation, error = outcome.operation, outcome.error
         item = operation.item
         failure = failure_of(outcome.stage, error, operation.cid)
-        state = self._state_of(failure)
+        state = end_of(failure)
         until = self._wait(error) if isinstance(error, RateLimited) else None
         if state is State.DEFERRED and until is None:
             self._disturb(item, failure)
@@ -159,9 +160,6 @@ class Bookkeeper:
             self._end(media, item, State.BLOCKED)
             saved.append(self._entries.failed(media, item, Wanted(document), failure, State.BLOCKED))
         self._save(saved)
-
-    def blocked(self, reason: Blocked) -> None:
-        self.report.blocked = reason
 
     def block_rest(self, reason: Blocked) -> None:
         """The PDS refused the account in the middle: what is not written yet is blocked."""
@@ -225,7 +223,7 @@ class Bookkeeper:
                 if withheld.wanted is None:
                     self._note(withheld.failure.message)
                     continue
-                state = self._state_of(withheld.failure)
+                state = end_of(withheld.failure)
                 tally.count(state)
                 item = item_id(plan.media.name, withheld.wanted.document.id)
                 self._list(item, withheld.wanted.document, withheld.failure, state)
@@ -313,7 +311,7 @@ class Bookkeeper:
     def _fail(
         self, media: MediaType, wanted: Wanted, failure: Failure, item: str, rkey: str | None = None
     ) -> LedgerEntry | None:
-        state = self._state_of(failure)
+        state = end_of(failure)
         if not self._end(media, item, state):
             return None
         if state is State.DEFERRED:
@@ -355,7 +353,8 @@ class Bookkeeper:
             if document is None or (item in self._links and self._links[item] == operation.link):
                 continue
             updates.append(self._linked(item, document, operation.link))
-            self.report.tally(plan.media.name).healed += item not in self._sent
+            own = self._ended.get(item) is State.WRITTEN or (operation.kind is Kind.UNLINK and item in self._sent)
+            self.report.tally(plan.media.name).healed += not own
         if updates:
             self._documents.write_links(plan.media, updates)
 
@@ -376,19 +375,9 @@ class Bookkeeper:
     # -------------------------------------------------------------------------------------------------------- reporting
 
     def _list(self, item: str, document: Document | None, failure: Failure, state: State) -> None:
-        self.report.failures.append(
-            ItemFailure(
-                item,
-                self._account.key,
-                failure.stage,
-                state,
-                failure.error_class,
-                failure.message,
-                failure.status,
-                document.code if document is not None else None,
-                self._entries.attempts(item) + 1,
-            )
-        )
+        user, code = self._account.key, document.code if document is not None else None
+        what = (failure.stage, state, failure.error_class, failure.message, failure.status)
+        self.report.failures.append(ItemFailure(item, user, *what, code, self._entries.attempts(item) + 1))
 
     def _disturb(self, item: str, failure: Failure) -> None:
         """A transient failure of one item: the account has to be run again."""
@@ -403,7 +392,3 @@ class Bookkeeper:
     def _note(self, message: str) -> None:
         if message not in self.report.notes:
             self.report.notes.append(message)
-
-    @staticmethod
-    def _state_of(failure: Failure) -> State:
-        return State.DEFERRED if failure.error_class in TRANSIENT_CODES else State.QUARANTINED

@@ -316,8 +316,7 @@ class Engine:
             entries = dict(self.ledger.load(account, media))
             books.know(media, documents, entries, chosen)
             books.block(media, [d for d in documents if d.id in chosen and d.verdict is Verdict.ELIGIBLE], reason)
-        books.blocked(reason)
-        books.finish()
+        books.report.blocked = reason
 
 
 def sync_accounts(

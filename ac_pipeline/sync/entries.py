@@ -12,6 +12,7 @@ from datetime import datetime
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import at_uri
+from ac_pipeline.errors import TRANSIENT_CODES
 from ac_pipeline.items import Attempt, Failure, LedgerEntry, Stage, State
 from ac_pipeline.media.base import Document, MediaType
 from ac_pipeline.sync.plan import Wanted
@@ -161,6 +162,11 @@ class Entries:
             failure.message if failure else message,
         )
         return replace(entry, attempts=entry.attempts + 1, history=(*entry.history, line))
+
+
+def end_of(failure: Failure) -> State:
+    """How an item with this failure ends: what another attempt may overcome waits, the rest is for a person."""
+    return State.DEFERRED if failure.error_class in TRANSIENT_CODES else State.QUARANTINED
 
 
 def _warnings(wanted: Wanted) -> tuple[str, ...]:

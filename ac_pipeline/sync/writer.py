@@ -162,12 +162,12 @@ class Writer:
     def _halves(self, batch: list[Operation], error: PipelineError) -> list[list[Operation]]:
         """The batch in two, the first half on top of the stack; after a size error the new size is kept (WRITE-5)."""
         middle = (len(batch) + 1) // 2
+        halves = [batch[middle:], batch[:middle]]
         if isinstance(error, TooLarge):
-            size = ENVELOPE_BYTES + sum(request_bytes(operation.to_write()) for operation in batch)
-            self.limits.request_bytes = max(size // 2, ENVELOPE_BYTES)
+            self.limits.request_bytes = max(_body_bytes(half) for half in halves)
             if self.remember is not None:
                 self.remember(self.limits.request_bytes)
-        return [batch[middle:], batch[:middle]]
+        return halves
 
     def _commit(self, batch: list[Operation], repository: Repository) -> Repository:
         """One batch, all or nothing. A lost answer is resolved by reading the repository back (WRITE-7, WRITE-8)."""
@@ -299,6 +299,10 @@ def _blob_cids(repository: Repository, path: str, media: MediaType) -> set[str]:
         return set()
     references = [value[blob.name].get("ref") for blob in media.blobs if isinstance(value.get(blob.name), dict)]
     return {str(reference["$link"]) for reference in references if isinstance(reference, dict) and "$link" in reference}
+
+
+def _body_bytes(batch: list[Operation]) -> int:
+    return ENVELOPE_BYTES + sum(request_bytes(operation.to_write()) for operation in batch)
 
 
 def _blobs(operation: Operation) -> list[BlobRef]:

@@ -1,1 +1,1 @@
-"""Tests of the pipeline."""
+"""Faults, on scripted ports and on real services: what breaks in the middle, and what is left of it."""

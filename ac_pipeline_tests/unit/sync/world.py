@@ -162,12 +162,12 @@ class World:
         owner = {} if account.is_guest else {"user": account.id}
         return self.documents.add(media_type(type), {"when": WHEN, **owner, **needed[type], **fields})
 
-    def moods(self, account: Account, count: int) -> list[str]:
+    def moods(self, account: Account, count: int, *, first: int = 0) -> list[str]:
         """Moods a second apart, oldest first: the order of their keys."""
         prefix = "0" * 8 if account.is_guest else account.id[-8:]
         return [
             self.add("mood", account, mood=f"mood {n}", when=at_second(n), _id=ObjectId(f"{prefix}{n + 1:016x}"))
-            for n in range(count)
+            for n in range(first, first + count)
         ]
 
     def change(self, type: str, document: str, **fields: Any) -> None:
