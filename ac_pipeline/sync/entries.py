@@ -6,7 +6,7 @@ only when it says something new, so that a run over unchanged data stores nothin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 
@@ -21,7 +21,8 @@ _SETTLED = {State.WRITTEN, State.UNCHANGED}
 _TRIED = {Stage.RENDITION, Stage.UPLOAD, Stage.WRITE}
 """Stages that cost an attempt; a document or record that cannot be built is the same verdict read again."""
 
-_IDENTITY = ("rkey", "did", "fingerprint", "partition", "code")
+_NONE: Mapping[str, object] = {}
+_IDENTITY = ("rkey", "did", "fingerprint", "partition", "code", "withdrawn_at")
 
 
 class Entries:
@@ -51,31 +52,45 @@ class Entries:
         return known.attempts if known is not None else 0
 
     def written(self, media: MediaType, item: str, wanted: Wanted, rkey: str) -> LedgerEntry:
-        return self._logged(self._fulfilled(media, item, wanted, rkey, State.WRITTEN))
+        return self._fulfilled(media, item, wanted, rkey, State.WRITTEN)
 
     def unchanged(self, media: MediaType, item: str, wanted: Wanted, rkey: str) -> LedgerEntry | None:
         """None when the ledger says so already."""
-        entry = self._fulfilled(media, item, wanted, rkey, State.UNCHANGED)
-        known = self._known.get(item)
-        if known is not None and known.state in _SETTLED and _same(known, entry, "cid", "derived", "warnings"):
+        known, document, account = self._known.get(item), wanted.document, self._account
+        if (
+            known is not None
+            and known.state in _SETTLED
+            and (known.rkey, known.cid, known.did) == (rkey, wanted.cid, account.did)
+            and (known.partition, known.code, known.fingerprint) == (account.key, document.code, document.fingerprint)
+            and known.derived == (wanted.derived or known.derived)
+            and known.warnings == _warnings(wanted)
+            and known.withdrawn_at is None
+        ):
             return None
-        return self._logged(entry)
+        return self._fulfilled(media, item, wanted, rkey, State.UNCHANGED)
 
     def rendered(self, media: MediaType, item: str, wanted: Wanted) -> LedgerEntry | None:
         """None when these renditions are known; else the item waits for its record."""
-        known = self._known.get(item)
+        known, document = self._known.get(item), wanted.document
         # A failure that holds up the record alone is no news about its renditions.
         failed = known is not None and known.failure is not None and known.failure.stage is Stage.RENDITION
-        fingerprint = wanted.document.fingerprint
-        if known is not None and not failed and (known.derived, known.fingerprint) == (wanted.derived, fingerprint):
+        same = known is not None and (known.derived, known.fingerprint) == (wanted.derived, document.fingerprint)
+        if same and not failed:
             return None
-        entry = self._base(media, item, wanted.document, State.PENDING, Stage.RENDITION)
-        return self._logged(replace(entry, derived=wanted.derived, warnings=_warnings(wanted)))
+        return self._entry(
+            media,
+            item,
+            document,
+            State.PENDING,
+            Stage.RENDITION,
+            changes={"derived": wanted.derived, "warnings": _warnings(wanted)},
+        )
 
     def deleted(self, media: MediaType, item: str, document: Document | None, rkey: str, reason: str) -> LedgerEntry:
         """The key stays on record, so that an un-nuked item returns under its old address (DEL-2)."""
-        entry = self._base(media, item, document, State.DELETED, Stage.WRITE, rkey)
-        return self._logged(replace(entry, cid=None, withdrawn_at=None), reason)
+        return self._entry(
+            media, item, document, State.DELETED, rkey=rkey, message=reason, changes={"cid": None, "withdrawn_at": None}
+        )
 
     def failed(
         self,
@@ -97,71 +112,76 @@ class Entries:
             leaving: Whether its record has to go and did not: its waiting time starts, or goes on (DEL-6).
         """
         known = self._known.get(item)
-        document = subject.document if subject is not None else None
         hash_ = subject.cid or subject.document.fingerprint if subject is not None else rkey
         failure = replace(failure, payload_hash=failure.payload_hash or hash_)
-        entry = replace(
-            self._base(media, item, document, state, failure.stage, rkey),
-            failure=failure,
-            deferred_until=until,
-            withdrawn_at=(known.withdrawn_at if known is not None else None) or self._now() if leaving else None,
-        )
+        changes: dict[str, object] = {
+            "deferred_until": until,
+            "withdrawn_at": (known.withdrawn_at if known is not None else None) or self._now() if leaving else None,
+        }
         if subject is not None:
-            derived = subject.derived or entry.derived
-            entry = replace(entry, derived=derived, warnings=_warnings(subject))
-        again = subject is None or (subject.fresh and failure.stage in _TRIED)
-        if not again and known is not None and known.state is state and known.failure == failure:
-            return None if _same(known, entry) else replace(entry, history=())  # no new line for its timeline
-        return self._logged(entry)
+            changes["warnings"] = _warnings(subject)
+            if subject.derived is not None:
+                changes["derived"] = subject.derived
+        entry = self._entry(
+            media,
+            item,
+            subject.document if subject is not None else None,
+            state,
+            failure.stage,
+            rkey=rkey,
+            failure=failure,
+            changes=changes,
+        )
+        tried = subject is None or (subject.fresh and failure.stage in _TRIED)
+        if tried or known is None or known.state is not state or known.failure != failure:
+            return entry
+        if all(getattr(known, name) == getattr(entry, name) for name in _IDENTITY):
+            return None
+        return replace(entry, attempts=known.attempts, history=())  # no new line for its timeline
 
     def _fulfilled(self, media: MediaType, item: str, wanted: Wanted, rkey: str, state: State) -> LedgerEntry:
-        entry = self._base(media, item, wanted.document, state, Stage.WRITE, rkey)
-        derived = wanted.derived or entry.derived
-        return replace(entry, cid=wanted.cid, derived=derived, warnings=_warnings(wanted), withdrawn_at=None)
+        changes: dict[str, object] = {"cid": wanted.cid, "warnings": _warnings(wanted), "withdrawn_at": None}
+        if wanted.derived is not None:
+            changes["derived"] = wanted.derived
+        return self._entry(media, item, wanted.document, state, rkey=rkey, changes=changes)
 
-    def _base(  # noqa: PLR0917
+    def _entry(
         self,
         media: MediaType,
         item: str,
         document: Document | None,
         state: State,
-        stage: Stage,
+        stage: Stage = Stage.WRITE,
+        *,
         rkey: str | None = None,
+        failure: Failure | None = None,
+        message: str | None = None,
+        changes: Mapping[str, object] = _NONE,
     ) -> LedgerEntry:
-        """What is known of an item, brought up to date; without failure."""
-        did = self._account.did
+        """What is known of an item, brought up to date, with one more line in its timeline."""
+        account, now = self._account, self._now()
         known = self._known.get(item) or LedgerEntry(
-            item, media.name, item.partition(":")[2], self._account.id, self._account.key, state, stage
+            item, media.name, item.partition(":")[2], account.id, account.key, state, stage
         )
-        rkey = rkey or (known.rkey if known.did == did else None)
-        return replace(
-            known,
-            account=self._account.id,
-            partition=self._account.key,
+        rkey = rkey or (known.rkey if known.did == account.did else None)
+        error, said = (failure.error_class, failure.message) if failure is not None else (None, message)
+        return known.with_(
+            account=account.id,
+            partition=account.key,
             state=state,
             stage=stage,
             code=document.code if document is not None else known.code,
-            did=did,
+            did=account.did,
             fingerprint=document.fingerprint if document is not None else known.fingerprint,
             rkey=rkey,
-            uri=at_uri(did, media.nsid, rkey) if did and rkey else None,
-            failure=None,
-            deferred_until=None,
+            uri=at_uri(account.did, media.nsid, rkey) if account.did and rkey else None,
+            failure=failure,
             run_id=self._run_id,
-            updated_at=self._now(),
+            updated_at=now,
+            attempts=known.attempts + 1,
+            history=(*known.history, Attempt(now, self._run_id, stage, state, error, said)),
+            **{"deferred_until": None, **changes},
         )
-
-    def _logged(self, entry: LedgerEntry, message: str | None = None) -> LedgerEntry:
-        failure = entry.failure
-        line = Attempt(
-            self._now(),
-            self._run_id,
-            entry.stage,
-            entry.state,
-            failure.error_class if failure else None,
-            failure.message if failure else message,
-        )
-        return replace(entry, attempts=entry.attempts + 1, history=(*entry.history, line))
 
 
 def end_of(failure: Failure) -> State:
@@ -171,7 +191,3 @@ def end_of(failure: Failure) -> State:
 
 def _warnings(wanted: Wanted) -> tuple[str, ...]:
     return (*wanted.document.warnings, *(wanted.derived.warnings if wanted.derived else ()))
-
-
-def _same(one: LedgerEntry, other: LedgerEntry, *more: str) -> bool:
-    return all(getattr(one, name) == getattr(other, name) for name in (*_IDENTITY, *more, "withdrawn_at"))
