@@ -84,7 +84,7 @@ class Settings(BaseSettings):
     dagster_postgres_url: Annotated[SecretStr, AfterValidator(_postgres)] | None = None
 
     ac_ffmpeg: Path | None = None
-    ac_concurrent_users: int = Field(default=8, ge=1, le=64)
+    ac_concurrent_users: int = Field(default=12, ge=1, le=64)
     ac_concurrent_downloads: int = Field(default=8, ge=1, le=64)
     ac_concurrent_encodes: int = Field(default=2, ge=1, le=64)
     ac_pds_timeout_seconds: float = Field(default=60.0, gt=0)
