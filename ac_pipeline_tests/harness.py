@@ -13,12 +13,17 @@ from bson import ObjectId
 from pymongo.database import Database
 
 from ac_pipeline.accounts import Account
+from ac_pipeline.items import LedgerEntry, item_id
+from ac_pipeline.media.base import Link
+from ac_pipeline.media.links import read_link
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.settings import Settings
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline, open_pipeline
 
+USER_BUCKET = "user-aesthetic-computer"
+GUEST_BUCKET = "art-aesthetic-computer"
 WHEN = datetime(2025, 10, 15, 12, 30, 45, 123_000, tzinfo=UTC)
 
 
@@ -55,6 +60,29 @@ class Slice:
         found = self.database[media_type(type).collection].find_one({"_id": ObjectId(id)})
         assert found is not None
         return found
+
+    def change(self, type: str, id: str, **fields: Any) -> None:
+        self.database[media_type(type).collection].update_one({"_id": ObjectId(id)}, {"$set": fields})
+
+    def link(self, type: str, id: str) -> Link | None:
+        return read_link(self.document(type, id), media_type(type).link_homes)
+
+    def entry(self, type: str, id: str) -> LedgerEntry:
+        found = self.pipeline.ledger.get(item_id(type, id))
+        assert found is not None
+        return found
+
+    def everything(self) -> dict[str, Any]:
+        """All that is in the source, the ledger and the rendition store, to compare."""
+        client, settings = self.database.client, self.pipeline.settings
+        kept: dict[str, Any] = {
+            f"{name}.{collection}": sorted(map(repr, client[name][collection].find()))
+            for name in (settings.mongodb_name, settings.ac_ledger_database)
+            for collection in client[name].list_collection_names()
+        }
+        kept["store"] = sorted(Path(settings.ac_renditions_url).rglob("*"))
+        kept["repositories"] = {status.did: status.head for status in self.pipeline.server.list_repositories()}
+        return kept
 
     def sync(self, account: Account, selection: Selection | None = None) -> AccountReport:
         return self.pipeline.engine.sync(account, selection or Selection(), "test-run")
