@@ -99,8 +99,7 @@ class Settings(BaseSettings):
         if isinstance(values, Mapping):
             values = dict(values)
             name = values.get("mongodb_name")
-            if isinstance(name, str):
-                values.setdefault("ac_ledger_database", f"{name}-pipeline")
+            values.setdefault("ac_ledger_database", f"{name if isinstance(name, str) else 'unnamed'}-pipeline")
             home = values.get("dagster_home", cls.model_fields["dagster_home"].default)
             values.setdefault("ac_renditions_url", str(Path(home) / "renditions"))
         return values

@@ -69,6 +69,16 @@ def is_free(port: int) -> bool:
         return True
 
 
+def gets_free(port: int, *, patience: float = 2.0) -> bool:
+    """Whether a port is free, or becomes so soon: a process that dies is listed no more before it gives up its port."""
+    deadline = time.monotonic() + patience
+    while not is_free(port):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(_POLL_SECONDS)
+    return True
+
+
 def spawn_detached(service: Service, log: Path) -> int:
     """Start a server in a session of its own, its output appended to `log`, and return its process id.
 

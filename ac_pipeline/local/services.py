@@ -20,7 +20,7 @@ from ac_pipeline.local.processes import (
     Service,
     command_line,
     free_port,
-    is_free,
+    gets_free,
     spawn_detached,
     stop_processes,
     wait_until_healthy,
@@ -195,7 +195,7 @@ class LocalServices:
     def _ports(self, wanted: _Wanted, entry: _Noted | None) -> tuple[int, ...]:
         if entry is None:
             return tuple(free_port() for _ in range(wanted.number_of_ports))
-        taken = [port for port in entry.ports if not is_free(port)]
+        taken = [port for port in entry.ports if not gets_free(port)]
         if not taken:
             return entry.ports
         if wanted.fixed_ports:
@@ -226,6 +226,7 @@ class LocalServices:
             "PDS_URL": addresses.pds,
             "PDS_ADMIN_PASSWORD": addresses.pds_admin_password,
             "AC_MEDIA_URL": addresses.media,
+            "DAGSTER_HOME": str(self.folder / "dagster"),  # the demo's, so that `make dev` shows what it did
         }
         if self._pds.bypass_key:
             lines["PDS_RATE_LIMIT_BYPASS_KEY"] = self._pds.bypass_key
