@@ -99,7 +99,10 @@ def cost(plans: Iterable[AccountPlan], now: datetime) -> Cost:
         most = max(most, own)
         uploads += len(blobs) + sum(len(op.media.blobs) for op in waiting)
         size += body + sum(blobs.values())
-        commits += max(-(-(len(writes) + len(waiting)) // MAX_OPERATIONS), -(-body // REQUEST_BYTES))
+        copies = sum(op.kind is Kind.DELETE_DUPLICATE for op in writes)  # in commits of their own
+        others = len(writes) + len(waiting) - copies
+        commits += max(-(-others // MAX_OPERATIONS), -(-body // REQUEST_BYTES) if others else 0)
+        commits += -(-copies // MAX_OPERATIONS)
         sessions += bool(writes or waiting)
     seconds = operations / RECORDS_PER_SECOND + uploads / BLOBS_PER_SECOND
     limited = max(seconds, max(0, most - POINTS_PER_HOUR) / POINTS_PER_HOUR * 3600)

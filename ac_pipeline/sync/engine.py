@@ -27,7 +27,7 @@ from ac_pipeline.errors import (
 from ac_pipeline.items import BlobRef, Derived, Failure, LedgerEntry, State
 from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.sync.bookkeeper import Bookkeeper
-from ac_pipeline.sync.plan import Existing, Operation, TypePlan, Wanted, existing_records, plan_type
+from ac_pipeline.sync.plan import Existing, Kind, Operation, TypePlan, Wanted, existing_records, plan_type
 from ac_pipeline.sync.ports import DataServer, Documents, Ledger, Renderer
 from ac_pipeline.sync.render import RecordBuilder, offer
 from ac_pipeline.sync.report import AccountReport
@@ -48,6 +48,7 @@ class AccountPlan:
     Args:
         existing: Its records as they were read, decoded once; given up as soon as the plan is made.
         refused: Paths of operations that did not happen in this run and are not sent again.
+        unsettled: Items of which a write was refused, so that no copy of their records is given up.
         remade: Path -> what was derived anew in this run because the store had lost its bytes.
         uploaded: CIDs of blobs this run has uploaded.
     """
@@ -62,6 +63,7 @@ class AccountPlan:
     plans: list[TypePlan] = field(default_factory=list)
     existing: dict[str, list[Existing]] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
+    unsettled: set[str] = field(default_factory=set)
     remade: dict[str, Derived] = field(default_factory=dict)
     uploaded: set[str] = field(default_factory=set)
 
@@ -254,7 +256,12 @@ class Engine:
         plan.existing = {}
 
     def _write(self, plan: AccountPlan, books: Bookkeeper) -> bool:
-        """Write what is planned; whether items are left that are wanted differently now, to be planned anew."""
+        """Write what is planned; whether items are left that are wanted differently now, to be planned anew.
+
+        Duplicates go last, in commits of their own, and only where the copy that stays is right: a commit that deletes
+        a record and makes another one equal to it costs the reference PDS the block of both, and with it the whole
+        repository (measured on 0.5.35; only moves from key to key are kept apart from that in its `DataDiff`).
+        """
         operations = [each for each in plan.operations() if each.writes and each.path not in plan.refused]
         if plan.repository is None or not operations:
             return False
@@ -267,18 +274,30 @@ class Engine:
             plan.uploaded,
         )
         again = False
-        for outcome in writer.write(operations, plan.repository):
-            if isinstance(outcome, Committed):
-                plan.repository = outcome.repository
-                books.committed(outcome.operations)
-            elif (other := self._otherwise(plan, outcome)) is not None:
-                again = True
-                listed = plan.wanted[outcome.operation.media.name]
-                listed[[each.document.id for each in listed].index(other.document.id)] = other
-            else:
-                plan.refused.add(outcome.operation.path)
-                books.refused(outcome)
+        for outcome in writer.write([op for op in operations if op.kind is not Kind.DELETE_DUPLICATE], plan.repository):
+            again |= self._settle(plan, books, outcome)
+        copies = [op for op in operations if op.kind is Kind.DELETE_DUPLICATE and op.item not in plan.unsettled]
+        for outcome in writer.write(copies, plan.repository):
+            self._settle(plan, books, outcome)
         return again
+
+    def _settle(self, plan: AccountPlan, books: Bookkeeper, outcome: Committed | Refused) -> bool:
+        """Put a batch or a refusal into the books, or the item into the next round: whether there has to be one."""
+        if isinstance(outcome, Committed):
+            plan.repository = outcome.repository
+            books.committed(outcome.operations)
+            plan.unsettled.difference_update(operation.item for operation in outcome.operations)
+            return False
+        operation = outcome.operation
+        plan.unsettled.add(operation.item)
+        other = self._otherwise(plan, outcome)
+        if other is None:
+            plan.refused.add(operation.path)
+            books.refused(outcome)
+            return False
+        listed = plan.wanted[operation.media.name]
+        listed[[each.document.id for each in listed].index(other.document.id)] = other
+        return True
 
     def _otherwise(self, plan: AccountPlan, outcome: Refused) -> Wanted | None:
         """What may be written instead of what was refused: the item under its next key, or with its remade media."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ac_pipeline.errors import SourceMissing
+from ac_pipeline.errors import RecordRefused, SourceMissing
 from ac_pipeline.items import State
 from ac_pipeline.media.base import Link
 from ac_pipeline.media.painting import PAINTING
@@ -249,3 +249,30 @@ def test_moods_are_never_taken_for_records_without_their_blob(world: World) -> N
     world.sync(user)
     with world.quiet():
         assert totals(world.sync(user)) == {"unchanged": 5}
+
+
+def test_copies_go_in_commits_of_their_own_after_the_one_that_stays_is_right(world: World) -> None:
+    """LINK-7, LINK-8: never in the commit that makes a record equal to them, which breaks a repository."""
+    user = world.user()
+    documents = world.moods(user, 3)
+    for number, document in enumerate(documents):
+        world.put(user, "mood", f"3jzfcijpj2z2{'abc'[number]}", {"when": WHEN_TEXT, "ref": document})
+        world.put(user, "mood", f"3jzfcijpj2z3{'abc'[number]}", mood(document, mood=f"mood {number}"))
+    sent = len(world.pds.batches(user))
+    assert totals(world.sync(user)) == {"updated": 3, "duplicates_removed": 3}
+    actions = [{write.action for write in batch} for batch in world.pds.batches(user)[sent:]]
+    assert actions == [{"update"}, {"delete"}]
+
+
+def test_no_copy_is_given_up_for_one_that_could_not_be_corrected(world: World) -> None:
+    """LINK-8, LINK-11: the linked record stays without its text, so the one that has it stays, too."""
+    user = world.user()
+    document, other = world.add("mood", user, atproto={"rkey": A}), world.add("mood", user, mood="other")
+    world.put(user, "mood", A, {"when": WHEN_TEXT, "ref": document})
+    world.put(user, "mood", B, mood(document))
+    world.pds.refusals["computer.aesthetic.mood", A] = RecordRefused("no", status=400, answer="InvalidRequest: no")
+    for _ in range(2):
+        report = world.sync(user)
+        assert (report.types["mood"].quarantined, report.types["mood"].duplicates_removed) == (1, 0)
+        assert world.by_ref(user, "mood")[document] == [A, B]
+    assert len(world.by_ref(user, "mood")[other]) == 1

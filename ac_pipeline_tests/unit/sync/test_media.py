@@ -21,7 +21,7 @@ from ac_pipeline.media.painting import PAINTING
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline_tests.unit.sync.world import World, at_second, totals
 
-KEYS = [f"3jzfcijpj2z2{letter}" for letter in "abcdef"]
+KEYS = ["3jzfcijpj2z2a", "3jzfcijpj2z2b"]
 
 
 @pytest.fixture
@@ -258,22 +258,33 @@ def test_bytes_that_are_made_again_by_another_encoder_are_written_as_they_are(wo
 
 
 def test_a_blob_of_a_record_that_goes_is_uploaded_for_the_one_that_needs_it(world: World) -> None:
-    """MEDIA-15, LINK-7: a blob goes with its last record, so only records that stay save an upload."""
+    """MEDIA-15, MEDIA-6: a blob goes with its last record, so only records that stay save an upload."""
+    user = world.user()
+    gone, new = paintings(world, user, 2)
+    world.renderer.same = {gone: "one picture", new: "one picture"}
+    world.change("painting", new, draft=True)
+    world.sync(user)
+    world.change("painting", gone, nuked=True)
+    world.change("painting", new, draft=False)
+    uploads = world.pds.count("upload_blob")
+    assert totals(world.sync(user), "painting") == {"created": 1, "deleted": 1, "companions_missing": 1}
+    assert world.pds.count("upload_blob") == uploads + 1
+    assert world.by_ref(user, "painting").keys() == {new}
+
+
+def test_a_blob_of_a_duplicate_is_not_uploaded_again(world: World) -> None:
+    """LINK-7, LINK-11, LIMIT-6: the duplicate goes only after the record that stays has taken it over."""
     user = world.user()
     document = world.add("painting", user)
     world.sync(user)
     (key,) = world.records(user, "painting")
     value = world.records(user, "painting")[key]
-    bare = {name: part for name, part in value.items() if name != "thumbnail"}
-    world.put(user, "painting", KEYS[0], value)
-    world.drop(user, "painting", key)
-    world.put(user, "painting", KEYS[1], bare)
+    world.put(user, "painting", KEYS[1], {name: part for name, part in value.items() if name != "thumbnail"})
     world.change("painting", document, atproto={"rkey": KEYS[1], "did": user.did})
-    uploads = world.pds.count("upload_blob")
     report = world.sync(user)
     assert totals(report, "painting") == {"updated": 1, "duplicates_removed": 1, "companions_missing": 1}
-    assert "thumbnail" in world.records(user, "painting")[KEYS[1]]
-    assert world.pds.count("upload_blob") == uploads + 1
+    assert world.records(user, "painting") == {KEYS[1]: value}
+    assert world.pds.count("upload_blob") == 1
 
 
 def test_an_update_that_keeps_its_blob_uploads_nothing(world: World) -> None:
