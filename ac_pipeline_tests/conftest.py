@@ -17,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.server_api import ServerApi
@@ -28,6 +30,15 @@ from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline.local.pds_accounts import NewAccount, PdsAccounts
 from ac_pipeline.local.pds_server import HANDLE_DOMAIN, PdsOptions, installed_pds, pds_service, pds_url
 from ac_pipeline.local.processes import Service, Tethered, free_port
+
+# Machines are shared and slow at times: how long an example takes says nothing. CI tries the same examples every time.
+hypothesis_settings.register_profile(
+    "project",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=os.environ.get("CI") == "true",
+)
+hypothesis_settings.load_profile("project")
 
 _MEMORY = Path("/dev/shm")
 _PORT_ATTEMPTS = 3
