@@ -24,6 +24,7 @@ from ac_pipeline.items import State
 from ac_pipeline.local.dagster_ui import Backfill, DagsterUi
 from ac_pipeline.local.demo_screen import Link, Screen
 from ac_pipeline.local.processes import LOOPBACK, free_port, is_free
+from ac_pipeline.local.second_opinion import count_records
 from ac_pipeline.local.seed import seed_services
 from ac_pipeline.local.services import Addresses, LocalServices
 from ac_pipeline.media.registry import MEDIA_TYPES
@@ -99,8 +100,10 @@ def _run(root: Path, users: int, items: int, *, ui: bool, screen: Screen, stack:
             backfill = dagster.wait_for_backfill(id, shown)
     with screen.step("Verification of every record and blob"):
         verification = _verify(pipeline, screen)
+    with screen.step("Second opinion: the records as the atproto package reads them"):
+        agreed = _second_opinion(pipeline, verification, screen)
     screen.counts({path[-1]: dagster.counts(path) for path in assets if path[0] == _STAGES[-1]})
-    well = _judge(backfill, verification, screen)
+    well = _judge(backfill, verification, screen) and agreed
     screen.links(_links(dagster, id, settings, pipeline))
     screen.seconds()
     if ui:
@@ -216,6 +219,17 @@ def _verify(pipeline: Pipeline, screen: Screen) -> Verification:
         total.add(one)
         screen.progress("users verified", number, len(accounts))
     return total
+
+
+def _second_opinion(pipeline: Pipeline, found: Verification, screen: Screen) -> bool:
+    """Whether a client that is not ours counts as many records as we verified."""
+    readable = [each.did for each in pipeline.server.list_repositories() if each.active]
+    nsids = {media.nsid: media.plural for media in MEDIA_TYPES}
+    counted = count_records(pipeline.settings.pds_url, readable, nsids)
+    listed = ", ".join(f"{counted[nsid]} {plural}" for nsid, plural in nsids.items())
+    total, ours = counted.total(), found.verified + found.different + found.extra + found.duplicates
+    screen.say(f"It reads {total} records ({listed}); we verified {ours}.")
+    return total == ours
 
 
 def _judge(backfill: Backfill, found: Verification, screen: Screen) -> bool:
