@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import click
@@ -79,9 +80,11 @@ def plan(chosen: Chosen, as_json: bool, as_csv: bool) -> int:
 @click.command()
 @selectors
 @click.option("--dry-run", is_flag=True, help="The same as `plan`.")
+@click.option("--sweep", is_flag=True, help="Delete records without a document even where they are most of a user's.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def sync(chosen: Chosen, dry_run: bool, as_json: bool) -> int:
+def sync(chosen: Chosen, dry_run: bool, sweep: bool, as_json: bool) -> int:
     """Make the PDS hold exactly the eligible items, each once; a second run changes nothing."""
+    chosen = replace(chosen, selection=replace(chosen.selection, sweep=sweep))
     with open_pipeline(load_settings()) as pipeline:
         if dry_run:
             return show_plan(pipeline, chosen, as_json, as_csv=False)
@@ -121,3 +124,5 @@ def show_report(report: SyncReport) -> None:
             click.echo(f"{account.user} is blocked: {account.blocked.message}")
         if account.error:
             click.echo(f"{account.user} has to be run again: {account.error.message}")
+        for note in account.notes:
+            click.echo(f"{account.user}: {note}")

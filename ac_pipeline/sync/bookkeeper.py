@@ -89,6 +89,13 @@ class Bookkeeper:
         for media in types:
             self.report.tally(media.name).records = sum(1 for _ in repository.collection(media.nsid))
 
+    def doubt(self, media: MediaType, orphans: int, records: int) -> None:
+        """So many records have no document that the database is doubted, not the records."""
+        self._note(
+            f"{orphans} of {records} {media.name} records have no document in Mongo: that looks like a wrong or "
+            "half-restored database, so none is deleted. If they shall go: `ac-pipeline sync --sweep` for this user."
+        )
+
     def begin(self, plans: Sequence[TypePlan]) -> None:
         """A round starts: everything that needs no write is settled now; what was written unheard is recognised."""
         self._open = {}

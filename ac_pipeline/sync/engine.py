@@ -40,6 +40,10 @@ ROUNDS = 5
 KEY_ATTEMPTS = 12
 """Keys a PDS may refuse for one item. The last ones lie up to 32 s apart, so that no letters are common to all."""
 
+MANY_ORPHANS = 10
+"""More orphans than this, and more than half of a user's records of a type, look like a wrong or half-restored
+database: they are left alone until a person says that they shall go."""
+
 
 @dataclass(slots=True)
 class AccountPlan:
@@ -224,7 +228,12 @@ class Engine:
             books.offered(media, wanted)
             plan.wanted[media.name] = wanted + [Wanted(d, skipped=True) for d in documents if d.id not in chosen]
             if plan.repository is not None and not selection.partial:
-                plan.gone[media.name] = self._gone(plan.records(media), account, media, documents)
+                records = plan.records(media)
+                gone = self._gone(records, account, media, documents)
+                if len(gone) > MANY_ORPHANS and 2 * len(gone) > len(records) and not selection.sweep:
+                    books.doubt(media, len(gone), len(records))
+                    gone = {}
+                plan.gone[media.name] = gone
 
     def _gone(
         self, records: Sequence[Existing], account: Account, media: MediaType, documents: Sequence[Document]

@@ -153,6 +153,7 @@ class SyncReport:
                 for a in self.accounts
                 if a.blocked
             ],
+            "notes": [{"user": each.user, "note": note} for each in self.accounts for note in each.notes],
             "run_again": [
                 {"user": a.user, "class": a.error.code, "message": a.error.message} for a in self.accounts if a.error
             ],

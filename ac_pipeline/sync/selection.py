@@ -19,6 +19,7 @@ class Selection:
         items: Only these, as `(type name, code or ObjectId)`, or None for all.
         limit: At most this many documents of each type, oldest first, or None.
         retry: Try quarantined items again whose document did not change.
+        sweep: Delete records without a document even when they are most of what a user has.
     """
 
     types: tuple[MediaType, ...] = MEDIA_TYPES
@@ -27,6 +28,7 @@ class Selection:
     items: frozenset[tuple[str, str]] | None = None
     limit: int | None = None
     retry: bool = False
+    sweep: bool = False
 
     @property
     def partial(self) -> bool:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from bson import ObjectId
 
 from ac_pipeline.cli.main import run
 from ac_pipeline.local.artwork import pixel_art
@@ -249,3 +250,21 @@ def test_looking_at_a_blocked_account_writes_nothing(cli: Run, slice_: Slice) ->
     for command in ("plan", "status", "verify"):
         cli(command)
     assert list(slice_.pipeline.ledger.find()) == []
+
+
+@pytest.mark.parametrize(("orphans", "kept"), [(10, 0), (11, 11)])
+def test_most_of_a_users_records_are_never_swept_away_unasked(cli: Run, slice_: Slice, orphans: int, kept: int) -> None:
+    """DEL-4, DEL-5: a few orphans go; so many that the database must be doubted stay until somebody says so."""
+    ada = slice_.user("ada")
+    ids = [slice_.add("mood", ada, mood=f"mood {number}") for number in range(orphans + 1)]
+    cli("sync")
+    slice_.database["moods"].delete_many({"_id": {"$in": [ObjectId(id) for id in ids[1:]]}})
+
+    report = json.loads(cli("sync", "--json")[1])
+    assert report["types"]["mood"]["deleted"] == orphans - kept
+    assert len(slice_.records(ada, "mood")) == 1 + kept
+    doubts = [each["note"] for each in report["notes"] if "half-restored" in each["note"]]
+    assert len(doubts) == (1 if kept else 0)
+
+    cli("sync", "--sweep", "--user", "ada")
+    assert len(slice_.records(ada, "mood")) == 1
