@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 
 import click
@@ -101,8 +102,8 @@ def item(name: str, as_json: bool) -> int:
         print_json([_json(entry) for entry in entries])
         return 0
     for entry in entries:
-        known = {key: value for key, value in _json(entry).items() if key != "history" and value not in (None, [], "")}
-        table(f"{entry.item}", ["field", "value"], [[key, value] for key, value in known.items()])
+        known = {key: value for key, value in _json(entry).items() if key not in {"item", "history"}}
+        table(entry.item, ["field", "value"], _flat(known))
         rows = [
             [f"{a.at:%Y-%m-%d %H:%M:%S}", a.run_id, a.stage, a.state, a.error_class, a.message] for a in entry.history
         ]
@@ -133,6 +134,19 @@ def verify(chosen: Chosen, as_json: bool) -> int:
             rows = [[each.user, each.item, each.state, each.uri, each.reason] for each in wrong]
             table("Not as expected", ["user", "item", "state", "uri", "reason"], rows)
     return 0 if total.complete else 1
+
+
+def _flat(values: Mapping[str, object], above: str = "") -> Iterator[list[object]]:
+    """What an entry holds, a line a value; what is empty is left out."""
+    for name, value in values.items():
+        label = f"{above} {name}".strip()
+        if isinstance(value, Mapping):
+            yield from _flat(value, label)
+        elif isinstance(value, list | tuple):
+            if value:
+                yield [label, "; ".join(str(each) for each in value)]
+        elif value not in {None, ""}:
+            yield [label, value]
 
 
 def _find(pipeline: Pipeline, type_: str, name: str) -> list[LedgerEntry]:

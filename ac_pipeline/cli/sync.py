@@ -59,7 +59,10 @@ def show_plan(pipeline: Pipeline, chosen: Chosen, as_json: bool, as_csv: bool) -
         writer.writerows([op.item, op.user, op.operation, op.reason, op.rkey, op.cid] for op in operations)
     else:
         rows = [[op.user, op.item, op.operation, op.reason] for op in operations[:_SHOWN]]
-        table("Plan (nothing was written)", ["user", "item", "operation", "reason"], rows)
+        if rows:
+            table("Plan (nothing was written)", ["user", "item", "operation", "reason"], rows)
+        else:
+            click.echo("Nothing to do: every record and link is as it should be.\n")
         if len(operations) > _SHOWN:
             click.echo(f"... and {len(operations) - _SHOWN} more: --csv or --json lists all of them.\n")
         table("Cost", ["what", "amount"], list(price.to_json().items()))
