@@ -196,6 +196,9 @@ def test_a_moved_repository_is_read_and_planned_anew_and_counted_once(world: Wor
     world.pds.between = somebody_posts
     report = world.sync(user)
     assert KEY in world.records(user, "piece")
+    sent = world.pds.batches(user)
+    posted = next(number for number, batch in enumerate(sent) if batch[0].rkey == KEY)
+    assert keys[5] not in {write.rkey for batch in sent[posted:] for write in batch}
     assert totals(report) == {"created": 448, "unchanged": 1, "healed": 1, "quarantined": 2}
     assert {failure.item for failure in report.failures} == {f"mood:{documents[5]}", f"mood:{invalid}"}
     assert len(report.failures) == len(report.notes) == len(set(report.notes)) == 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from bson import ObjectId
 
 from ac_pipeline.errors import RecordRefused, SourceMissing
 from ac_pipeline.items import State
@@ -276,3 +277,14 @@ def test_no_copy_is_given_up_for_one_that_could_not_be_corrected(world: World) -
         assert (report.types["mood"].quarantined, report.types["mood"].duplicates_removed) == (1, 0)
         assert world.by_ref(user, "mood")[document] == [A, B]
     assert len(world.by_ref(user, "mood")[other]) == 1
+
+
+def test_a_link_shared_with_a_withdrawn_document_costs_nobody_a_record(world: World) -> None:
+    """LINK-8, LINK-2: the record names neither; it is taken for the one that is to be seen."""
+    user = world.user()
+    withdrawn = world.add("mood", user, _id=ObjectId("1" * 24), deleted=True, atproto={"rkey": A})
+    shown = world.add("mood", user, _id=ObjectId("2" * 24), atproto={"rkey": A})
+    world.put(user, "mood", A, {"mood": "fine", "when": WHEN_TEXT})
+    assert totals(world.sync(user)) == {"updated": 1, "healed": 1}
+    assert world.by_ref(user, "mood") == {shown: [A]}
+    assert world.link("mood", withdrawn) is None

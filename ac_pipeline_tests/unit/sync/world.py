@@ -106,6 +106,10 @@ class ScriptedPds(MemoryPds):
         self.refusals: dict[tuple[str, str], PipelineError] = {}
         self.between: Callable[[int], None] = lambda number: None
 
+    def heal(self) -> None:
+        self.refusals.clear()
+        self._faults.clear()
+
     def apply_writes(self, account: Account, writes: Sequence[Write], *, swap_commit: str | None) -> Commit:
         self.between(self.count("apply_writes"))
         for write in writes:
@@ -223,6 +227,12 @@ class World:
     def entry(self, type: str, document: str) -> LedgerEntry:
         return self.ledger.entries[f"{type}:{document}"]
 
+    def heal(self) -> None:
+        """Every fault that was scripted and has not happened is taken back."""
+        self.pds.heal()
+        for port in (self.documents, self.ledger):
+            port._failures.clear()
+
     @contextmanager
     def quiet(self) -> Iterator[None]:
         """A stretch in which nothing may be written to documents, ledger, PDS or store."""
@@ -249,11 +259,19 @@ def at_second(number: int) -> datetime:
 
 
 def assert_sums(report: AccountReport) -> None:
-    """VERIFY-1: the six ends add up to the items of the plan, whatever went wrong."""
+    """VERIFY-1: every item that has to be there, or to go, ends in exactly one state, whatever went wrong.
+
+    Only an account of which too little could be read has none; what is invalid is not counted against one that is
+    blocked from the start.
+    """
     for tally in report.types.values():
         ends = (tally.created + tally.updated, tally.unchanged, tally.deleted, tally.deferred)
         assert tally.planned == sum(ends) + tally.quarantined + tally.blocked
         assert min(ends) >= 0
+        if report.error is not None and not tally.planned:
+            continue
+        certain = tally.eligible + (0 if report.blocked else tally.invalid)
+        assert certain <= tally.planned <= tally.eligible + tally.invalid + tally.withdrawn + tally.records
 
 
 def totals(report: AccountReport, type: str = "mood") -> dict[str, int]:
