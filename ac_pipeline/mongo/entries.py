@@ -42,14 +42,13 @@ _PLAIN = (
 
 
 def to_bson(entry: LedgerEntry) -> dict[str, Any]:
-    """All of an entry but its id and history. `names` is what it can be looked up by: its code, and its blobs' CIDs."""
+    """All of an entry but its id and history. `blobs` repeats the CIDs of its renditions, to be looked up by."""
     stored: dict[str, Any] = {name: getattr(entry, name) for name in _PLAIN}
     stored["state"] = entry.state.value
     stored["stage"] = entry.stage.value
     stored["warnings"] = [_short(text, _LONGEST_LINE) for text in entry.warnings[:_MOST_WARNINGS]]
     stored["derived"] = None if entry.derived is None else _derived_to_bson(entry.derived)
-    blobs = [] if entry.derived is None else [made.blob.cid for made in entry.derived.renditions.values()]
-    stored["names"] = [*([entry.code] if entry.code else []), *blobs]
+    stored["blobs"] = [] if entry.derived is None else [made.blob.cid for made in entry.derived.renditions.values()]
     stored["failure"] = None if entry.failure is None else _failure_to_bson(entry.failure)
     return stored
 
