@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import re
-from datetime import UTC, date, datetime, timedelta
+from datetime import date
 from hashlib import sha256
 from typing import Final
 
@@ -34,7 +34,6 @@ _DIGIT: Final = {letter: value for value, letter in enumerate(_ALPHABET)}
 _TID: Final = re.compile(f"[{_ALPHABET[:16]}][{_ALPHABET}]{{12}}")
 _RECORD_KEY: Final = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._:~-]{1,512}")
 
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 _MAX_TID_MICROS: Final = 2**53 - 1
 _MAX_TID_MS: Final = _MAX_TID_MICROS // 1000 - 1  # so that every sub-millisecond part still fits: June 2255
@@ -267,19 +266,6 @@ def is_record_key(text: str) -> bool:
 def at_uri(did: str, nsid: str, rkey: str) -> str:
     """`at://did/collection/key`."""
     return f"at://{did}/{nsid}/{rkey}"
-
-
-def format_datetime(ms: int) -> str:
-    """`YYYY-MM-DDTHH:MM:SS.mmmZ` of milliseconds since 1970 (REC-2), years 0001 to 9999.
-
-    Raises:
-        InvalidRecord: Another year; the form has four digits.
-    """
-    try:
-        moment = _EPOCH + timedelta(milliseconds=ms)
-    except OverflowError as error:
-        raise InvalidRecord(f"the time {ms} ms lies outside the years 0001 to 9999") from error
-    return f"{moment.replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
 
 
 def parse_datetime(text: str) -> int | None:

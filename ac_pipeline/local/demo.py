@@ -67,7 +67,7 @@ def run_demo(users: int, items: int, ui: bool) -> int:
         with ExitStack() as stack:
             return _run(root, users, items, ui=ui, screen=screen, stack=stack)
     except KeyboardInterrupt:
-        screen.say("Interrupted: everything the demo started is stopped; the next demo goes on where this one ended.")
+        screen.say("Interrupted: everything the demo started is stopped, its data stays in .local/.")
         return INCOMPLETE
 
 

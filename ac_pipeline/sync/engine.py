@@ -353,7 +353,8 @@ def sync_accounts(
     """Mirror many accounts at once, one writer each, yielding reports as they come.
 
     Args:
-        workers: Accounts at a time; two to four hide the disk waits of a PDS (ATProto facts, "Writing").
+        workers: Accounts at a time. Two to four hide the disk waits of a PDS (ATProto facts, "Writing"); more hide the
+            bookkeeping of some accounts behind the writes of others.
     """
     with ThreadPoolExecutor(workers, thread_name_prefix="account") as pool:
         futures = [pool.submit(engine.sync, account, selection, run_id) for account in accounts]

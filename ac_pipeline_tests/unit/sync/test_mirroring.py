@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
-from ac_pipeline.atproto.syntax import format_datetime, record_cid
+from ac_pipeline.atproto.syntax import record_cid
 from ac_pipeline.items import Stage, State
 from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.media.times import format_when
 from ac_pipeline.sync.plan import Kind
 from ac_pipeline_tests.unit.sync.world import WHEN, World, totals
 
@@ -187,7 +188,7 @@ def test_milliseconds_between_two_clocks_are_no_drift(world: World, off: int, dr
     """REC-7: the real-time writer takes the clock twice."""
     user = world.user()
     document = world.add("mood", user)
-    world.put(user, "mood", KEY, {"mood": "fine", "when": format_datetime(MS + off), "ref": document})
+    world.put(user, "mood", KEY, {"mood": "fine", "when": format_when(MS + off), "ref": document})
     assert totals(world.sync(user)) == ({"updated": 1} if drift else {"unchanged": 1, "healed": 1})
     with world.quiet():
         assert totals(world.sync(user)) == {"unchanged": 1}
@@ -197,7 +198,7 @@ def test_a_time_that_is_off_does_not_hide_another_difference(world: World) -> No
     """REC-7: that alone is no drift; together with a changed text it is."""
     user = world.user()
     document = world.add("mood", user)
-    world.put(user, "mood", KEY, {"mood": "old", "when": format_datetime(MS + 5), "ref": document})
+    world.put(user, "mood", KEY, {"mood": "old", "when": format_when(MS + 5), "ref": document})
     plan, _ = world.survey(user)
     assert [(op.kind, op.reason) for op in plan.operations()] == [(Kind.UPDATE, "differs in mood, when")]
 
