@@ -12,7 +12,7 @@ from ac_pipeline.defs.jobs import sync_users
 from ac_pipeline.defs.policies import RETRY_SECONDS
 from ac_pipeline.defs.resources import MIRROR, mirror_resource
 from ac_pipeline.defs.schedules import sync_every_hour
-from ac_pipeline.defs.sensors import users_sensor
+from ac_pipeline.defs.sensors.users import users_sensor
 
 
 def build_defs(overrides: Mapping[str, Any] | None = None, *, retry_seconds: float = RETRY_SECONDS) -> dg.Definitions:

@@ -1,28 +1,20 @@
-"""What the assets, checks and sensors ask of the pipeline: a small port, and its implementation on `wiring.py`.
+"""What the assets, checks and sensors ask of the pipeline: a small port. Its implementation is `pipeline_mirror.py`.
 
 No Dagster here: accounts and media types in, reports out. How reports become events is `assets/stage.py`.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import ExitStack
 from dataclasses import dataclass
-from itertools import islice
-from types import TracebackType
 from typing import Protocol
-from urllib.parse import urlencode
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Misconfigured
-from ac_pipeline.items import LedgerEntry, State
+from ac_pipeline.items import LedgerEntry
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.settings import Settings
 from ac_pipeline.sync.report import AccountReport
-from ac_pipeline.sync.selection import Selection
-from ac_pipeline.wiring import Pipeline, open_pipeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,88 +58,6 @@ class Mirror(Protocol):
 
     def pictures(self, account: Account, media: MediaType, limit: int) -> Sequence[Picture]:
         """Some pictures of the account's records; none for a type whose records hold no picture."""
-
-
-class PipelineMirror:
-    """The port on a real pipeline, which is opened at the first question and closed by `close`.
-
-    Args:
-        settings: Reads the settings; called at the first question, so that a missing one fails the step that needs
-            it, with its sentence, and not the loading of the definitions.
-    """
-
-    def __init__(self, settings: Callable[[], Settings]) -> None:
-        self._settings = settings
-        self._stack = ExitStack()
-        self._lock = threading.Lock()
-        self._pipeline: Pipeline | None = None
-        self._accounts: dict[str, Account] | None = None
-
-    def accounts(self) -> Mapping[str, Account]:
-        pipeline = self._open()
-        with self._lock:
-            if self._accounts is None:
-                self._accounts = {account.key: account for account in pipeline.accounts.all()}
-            return self._accounts
-
-    def sync(self, accounts: Sequence[Account], types: Sequence[MediaType], run_id: str) -> Iterator[Outcome]:
-        pipeline = self._open()
-        selection = Selection(types=tuple(types))
-        return each_account(
-            accounts,
-            lambda account: pipeline.engine.sync(account, selection, run_id),
-            pipeline.settings.ac_concurrent_users,
-        )
-
-    def render(self, accounts: Sequence[Account], media: MediaType, run_id: str) -> Iterator[Outcome]:
-        pipeline = self._open()
-        selection = Selection(types=(media,))
-        return each_account(
-            accounts,
-            lambda account: pipeline.engine.render(account, media, selection, run_id),
-            pipeline.settings.ac_concurrent_users,
-        )
-
-    def entry(self, item: str) -> LedgerEntry | None:
-        return self._open().ledger.get(item)
-
-    def quarantined(self, media: MediaType) -> Iterable[LedgerEntry]:
-        return self._open().ledger.find(states={State.QUARANTINED}, types={media.name})
-
-    def pictures(self, account: Account, media: MediaType, limit: int) -> Sequence[Picture]:
-        if not media.blobs or account.did is None:
-            return ()
-        pipeline = self._open()
-        entries = pipeline.ledger.find(
-            states={State.WRITTEN, State.UNCHANGED}, account=account.id, types={media.name}, limit=limit
-        )
-        return tuple(islice(self._shown(entries, media, pipeline.settings.pds_url), limit))
-
-    def close(self) -> None:
-        self._stack.close()
-
-    def __enter__(self) -> PipelineMirror:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _open(self) -> Pipeline:
-        with self._lock:
-            if self._pipeline is None:
-                self._pipeline = self._stack.enter_context(open_pipeline(self._settings()))
-            return self._pipeline
-
-    @staticmethod
-    def _shown(entries: Iterable[LedgerEntry], media: MediaType, pds_url: str) -> Iterator[Picture]:
-        for entry in entries:
-            for field in media.blobs:
-                made = entry.derived.renditions.get(field.name) if entry.derived else None
-                if made is not None and made.blob.mime_type.startswith("image/") and entry.did is not None:
-                    query = urlencode({"did": entry.did, "cid": made.blob.cid})
-                    yield Picture(entry.code or entry.document, f"{pds_url}/xrpc/com.atproto.sync.getBlob?{query}")
 
 
 def each_account(

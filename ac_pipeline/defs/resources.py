@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
-from ac_pipeline.defs.mirror import PipelineMirror
+from ac_pipeline.defs.pipeline_mirror import PipelineMirror
 from ac_pipeline.settings import load_settings
 
 MIRROR = "mirror"

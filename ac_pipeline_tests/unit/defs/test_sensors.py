@@ -14,7 +14,7 @@ from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.jobs import SYNC_USERS
 from ac_pipeline.defs.partitions import PARTITION, RANGE_END, RANGE_START, USERS
 from ac_pipeline.defs.schedules import ranges, sync_every_hour
-from ac_pipeline.defs.sensors import users_sensor
+from ac_pipeline.defs.sensors.users import users_sensor
 from ac_pipeline.errors import ServiceUnreachable
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 

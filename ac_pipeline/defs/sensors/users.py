@@ -1,4 +1,4 @@
-"""The sensors. The users sensor alone adds and removes partition keys; what it decides is in `keys.py`."""
+"""The users sensor: it alone adds and removes partition keys. What it decides is in `defs/keys.py`."""
 
 from collections.abc import Iterable, Sequence
 
