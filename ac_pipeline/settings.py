@@ -80,6 +80,7 @@ class Settings(BaseSettings):
     ac_media_url: Annotated[str, AfterValidator(_template)] = "https://{bucket}.sfo3.digitaloceanspaces.com"
     ac_renditions_url: str = ""
     ac_lexicon_authority: str | None = None
+    ac_operator: str | None = None
     dagster_home: Path = Path(".dagster")
     dagster_postgres_url: Annotated[SecretStr, AfterValidator(_postgres)] | None = None
 

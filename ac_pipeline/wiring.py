@@ -25,6 +25,7 @@ from ac_pipeline.atproto.lexicon import Lexicons, load_lexicons
 from ac_pipeline.atproto.sessions import Sessions
 from ac_pipeline.atproto.transport import open_http
 from ac_pipeline.mongo.accounts import MongoAccounts
+from ac_pipeline.mongo.audit import MongoAudit
 from ac_pipeline.mongo.database import connect
 from ac_pipeline.mongo.documents import MongoDocuments
 from ac_pipeline.mongo.ledger import MongoLedger
@@ -48,6 +49,7 @@ class Pipeline:
     renderer: Renderer
     lexicons: Lexicons
     engine: Engine
+    audit: MongoAudit
 
 
 @contextmanager
@@ -65,6 +67,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
         source, own = mongo[settings.mongodb_name], mongo[settings.ac_ledger_database]
         ledger = MongoLedger(own)
         ledger.ensure_indexes()
+        audit = MongoAudit(own, who=settings.ac_operator)
         lexicons = load_lexicons()
         http = stack.enter_context(open_http(timeout=settings.ac_pds_timeout_seconds))
         bypass = settings.pds_rate_limit_bypass_key
@@ -103,7 +106,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             now=lambda: datetime.now(UTC),
             renders=renders,
         )
-        yield Pipeline(settings, MongoAccounts(source), documents, ledger, server, renderer, lexicons, engine)
+        yield Pipeline(settings, MongoAccounts(source), documents, ledger, server, renderer, lexicons, engine, audit)
 
 
 def new_run_id() -> str:

@@ -1,0 +1,190 @@
+"""The audit: who did what to whose records, when and why, for everything that removes or brings back work.
+
+Lines are only ever added, never changed. A line is written before the first change (outcome `started`) and a second one
+of the same operation after the last, so that a kill leaves a trace. No secrets: keys, DIDs, counts and what people say.
+What items went through is the ledger's; what a run did is its report.
+"""
+
+from __future__ import annotations
+
+import getpass
+import logging
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from bson.codec_options import CodecOptions
+from pymongo import DESCENDING
+from pymongo.database import Database
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.errors import PipelineError, Transient
+from ac_pipeline.mongo.database import mongo_errors
+
+STARTED, DONE, INTERRUPTED = "started", "done", "interrupted"
+"""Outcomes besides `failed: ...` and what an operation says of itself."""
+
+_AWARE: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
+
+_log = logging.getLogger(__name__)
+
+
+def operator_name(named: str | None) -> str:
+    """Who operates the pipeline: the setting `AC_OPERATOR`, else the login name and the machine."""
+    if named:
+        return named
+    try:
+        login = getpass.getuser()
+    except (OSError, KeyError, ImportError):  # a container's user need not have a name
+        login = "unknown"
+    return f"{login}@{socket.gethostname()}"
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """One operation as the audit knows it.
+
+    Args:
+        action: `wipe`, `restore`, `publish-lexicons` and the like.
+        who: The operator, as `operator_name` has it.
+        when: When it began, UTC.
+        why: The operator's own words.
+        users: Partition keys and DIDs of the accounts it touches.
+        types: Names of the media types it touches.
+        plan_hash: Which plan was agreed to, where there is one.
+        counts: What it is about to change, later what it changed.
+        outcome: `started` until it ended.
+        operation: Joins the lines of one operation.
+    """
+
+    action: str
+    who: str
+    when: datetime
+    why: str = ""
+    users: tuple[str, ...] = ()
+    types: tuple[str, ...] = ()
+    plan_hash: str | None = None
+    counts: Mapping[str, int] = field(default_factory=dict)
+    outcome: str = STARTED
+    operation: str = field(default_factory=lambda: uuid4().hex)
+
+    def to_json(self) -> dict[str, object]:
+        return {name: getattr(self, name) for name in self.__slots__} | {"when": self.when.isoformat()}
+
+
+@dataclass(slots=True)
+class Audited:
+    """An operation that goes on: what it may say of itself before it ends."""
+
+    entry: AuditEntry
+    counts: dict[str, int] = field(default_factory=dict)
+    outcome: str = DONE
+
+
+class MongoAudit:
+    """The audit in the pipeline's own database.
+
+    Args:
+        database: `AC_LEDGER_DATABASE`.
+        who: The operator, for `during`.
+        now: The time, UTC.
+    """
+
+    def __init__(
+        self,
+        database: Database[dict[str, Any]],
+        *,
+        who: str | None = None,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._lines = database.get_collection("audit", codec_options=_AWARE)
+        self._who = operator_name(who)
+        self._now = now
+
+    def record(self, entry: AuditEntry) -> None:
+        """Add a line.
+
+        Raises:
+            Transient: It could not be stored: an operation that is about to start must not.
+        """
+        stored = {name: getattr(entry, name) for name in AuditEntry.__slots__}
+        line = {
+            **stored,
+            "users": list(entry.users),
+            "types": list(entry.types),
+            "counts": dict(entry.counts),
+            "recorded": self._now(),
+            "ended": entry.outcome != STARTED,
+        }
+        with mongo_errors(f"write the {entry.action} into the audit"):
+            self._lines.insert_one(line)
+
+    @contextmanager
+    def during(
+        self,
+        action: str,
+        accounts: Iterable[Account],
+        types: Iterable[str],
+        *,
+        why: str = "",
+        plan_hash: str | None = None,
+        counts: Mapping[str, int] | None = None,
+    ) -> Iterator[Audited]:
+        """Record an operation around its work: before the first change, and again when it ends, in whatever way.
+
+        Args:
+            accounts: Whose records it touches.
+            counts: What it is about to change; the caller puts what it changed into `Audited.counts`.
+
+        Raises:
+            Transient: The first line could not be stored; nothing was done.
+        """
+        users = tuple(name for account in accounts for name in (account.key, account.did) if name)
+        entry = AuditEntry(action, self._who, self._now(), why, users, tuple(types), plan_hash, dict(counts or {}))
+        self.record(entry)
+        audited = Audited(entry)
+        try:
+            yield audited
+        except PipelineError as error:
+            self._end(audited, f"failed: {error.message}")
+            raise
+        except BaseException:
+            self._end(audited, INTERRUPTED)
+            raise
+        self._end(audited, audited.outcome)
+
+    def entries(self, limit: int = 50, action: str | None = None, user: str | None = None) -> list[AuditEntry]:
+        """Operations, the last one to begin or end first, each as its last line has it.
+
+        Args:
+            limit: At most so many, one or more.
+            action: Only these.
+            user: Only those that touch this partition key or DID.
+        """
+        query: dict[str, Any] = {}
+        if action is not None:
+            query["action"] = action
+        if user is not None:
+            query["users"] = user
+        found: dict[str, AuditEntry] = {}
+        with mongo_errors("read the audit"):
+            for line in self._lines.find(query, sort=[("recorded", DESCENDING), ("ended", DESCENDING)]):
+                found.setdefault(line["operation"], _entry(line))
+                if len(found) > limit:
+                    break
+        return list(found.values())[:limit]
+
+    def _end(self, audited: Audited, outcome: str) -> None:
+        try:
+            self.record(replace(audited.entry, counts=audited.counts or audited.entry.counts, outcome=outcome))
+        except Transient as error:  # the first line stays and tells that it began; the work is what it is
+            _log.warning("%s", error.message)
+
+
+def _entry(line: Mapping[str, Any]) -> AuditEntry:
+    values = {name: line[name] for name in AuditEntry.__slots__ if name in line}
+    return AuditEntry(**{**values, "users": tuple(line["users"]), "types": tuple(line["types"])})
