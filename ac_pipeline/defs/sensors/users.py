@@ -1,20 +1,15 @@
 """The users sensor: it alone adds and removes partition keys. What it decides is in `defs/keys.py`."""
 
-from collections.abc import Iterable, Sequence
-
 import dagster as dg
 
-from ac_pipeline.defs.jobs import UNFINISHED, sync_users
+from ac_pipeline.defs.busy import busy_keys
+from ac_pipeline.defs.jobs import sync_users
 from ac_pipeline.defs.keys import plan_keys, remember
 from ac_pipeline.defs.mirror import Mirror
-from ac_pipeline.defs.partitions import PARTITION, RANGE_END, RANGE_START, USERS, users
+from ac_pipeline.defs.partitions import USERS, users
 
 RUNS_A_TICK = 100
 """Most runs one tick requests (Dagster facts, "Sensors, automation, pools")."""
-
-_BACKFILL_ENDED = {"COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"}
-_BACKFILLS_LOOKED_AT = 50
-"""Newest backfills; one that still runs is hardly older than fifty others."""
 
 
 @dg.sensor(
@@ -30,7 +25,7 @@ def users_sensor(context: dg.SensorEvaluationContext, mirror: dg.ResourceParam[M
     owners = {key: account.id for key, account in mirror.accounts().items()}
     existing = context.instance.get_dynamic_partitions(USERS)
     vanished = [key for key in existing if key not in owners]
-    busy = _busy(context.instance, existing, vanished) if vanished else set()
+    busy = busy_keys(context.instance, existing).keys if vanished else frozenset()
     changes = plan_keys(existing, owners, context.cursor, busy)
     requested = changes.taken_over[:RUNS_A_TICK]
     changed: list[dg.AddDynamicPartitionsRequest | dg.DeleteDynamicPartitionsRequest] = []
@@ -61,19 +56,3 @@ def users_sensor(context: dg.SensorEvaluationContext, mirror: dg.ResourceParam[M
 def _said(added: int, removed: int, refused: str | None) -> str:
     counts = f"{added} keys added, {removed} removed" if added or removed else "All keys are as they should be"
     return f"{counts}. {refused}" if refused else f"{counts}."
-
-
-def _busy(instance: dg.DagsterInstance, existing: Sequence[str], vanished: Iterable[str]) -> set[str]:
-    """Keys a queued or started run is about; while a backfill goes on, all that vanished (RUN-4)."""
-    backfills = instance.get_backfills(limit=_BACKFILLS_LOOKED_AT)
-    if any(backfill.status.value not in _BACKFILL_ENDED for backfill in backfills):
-        return set(vanished)
-    places = {key: place for place, key in enumerate(existing)}
-    busy: set[str] = set()
-    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
-        if (key := run.tags.get(PARTITION)) is not None:
-            busy.add(key)
-        first, last = places.get(run.tags.get(RANGE_START, "")), places.get(run.tags.get(RANGE_END, ""))
-        if first is not None and last is not None:
-            busy.update(existing[first : last + 1])
-    return busy

@@ -1,0 +1,81 @@
+"""Who is busy: the partition keys that unfinished runs and backfills are about.
+
+Sensors pass such users over, and no key is removed under a run (RUN-4). What a sensor does about it is its own.
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import dagster as dg
+
+from ac_pipeline.defs.jobs import UNFINISHED
+from ac_pipeline.defs.partitions import PARTITION, RANGE_END, RANGE_START
+
+USERS_FIELD: Final = "users"
+"""Field of an op's config that lists the keys a run without partitions is about."""
+
+_BACKFILL_ENDED: Final = {"COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"}
+_BACKFILLS_LOOKED_AT: Final = 50
+"""Newest backfills; one that still runs is hardly older than fifty others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Keys with unfinished work.
+
+    Args:
+        runs: Keys of queued and started runs.
+        backfills: All keys an unfinished backfill was launched for, done ones included.
+    """
+
+    runs: frozenset[str] = frozenset()
+    backfills: frozenset[str] = frozenset()
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Both."""
+        return self.runs | self.backfills
+
+
+def busy_keys(instance: dg.DagsterInstance, existing: Sequence[str], *, apart_from: Collection[str] = ()) -> Busy:
+    """Look at all unfinished runs and backfills.
+
+    Args:
+        existing: All partition keys, in the order in which they were added: what the ranges of runs refer to.
+        apart_from: Names of jobs whose runs do not count, because they write nothing.
+    """
+    places = {key: place for place, key in enumerate(existing)}
+    runs: set[str] = set()
+    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
+        if run.job_name not in apart_from:
+            runs.update(_keys_of_run(run, existing, places))
+    targeted: set[str] = set()
+    for backfill in instance.get_backfills(limit=_BACKFILLS_LOOKED_AT):
+        if backfill.status.value not in _BACKFILL_ENDED:
+            targeted.update(_keys_of_backfill(backfill, existing))
+    return Busy(frozenset(runs), frozenset(targeted))
+
+
+def _keys_of_run(run: dg.DagsterRun, existing: Sequence[str], places: Mapping[str, int]) -> Iterator[str]:
+    if (key := run.tags.get(PARTITION)) is not None:
+        yield key
+    first, last = places.get(run.tags.get(RANGE_START, "")), places.get(run.tags.get(RANGE_END, ""))
+    if first is not None and last is not None:
+        yield from existing[first : last + 1]
+    ops: Any = run.run_config.get("ops")
+    for op in ops.values() if isinstance(ops, Mapping) else ():
+        config = op.get("config") if isinstance(op, Mapping) else None
+        listed = config.get(USERS_FIELD) if isinstance(config, Mapping) else None
+        if isinstance(listed, Sequence) and not isinstance(listed, str):
+            yield from (str(key) for key in listed)
+
+
+def _keys_of_backfill(backfill: Any, existing: Sequence[str]) -> Iterator[str]:
+    """The keys a backfill was launched for; all there are when it does not say, as those of older releases do not."""
+    data = backfill.asset_backfill_data
+    if data is not None:
+        for subset in data.target_subset.partitions_subsets_by_asset_key.values():
+            yield from subset.get_partition_keys()
+    else:
+        yield from backfill.partition_names or existing

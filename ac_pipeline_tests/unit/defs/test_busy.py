@@ -1,0 +1,66 @@
+"""Which users have unfinished work."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from ac_pipeline.defs.busy import busy_keys
+from ac_pipeline.defs.partitions import PARTITION, RANGE_END, RANGE_START
+
+KEYS = ["ada", "bea", "cyd", "dan"]
+
+
+@dg.op(config_schema={"users": dg.Field([str], is_required=False), "limit": dg.Field(int, is_required=False)})
+def work() -> None: ...
+
+
+@dg.job
+def some_users() -> None:
+    work()
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.ephemeral() as made:
+        yield made
+
+
+def queue(
+    instance: dg.DagsterInstance, tags: dict[str, str] | None = None, config: dict[str, Any] | None = None
+) -> dg.DagsterRun:
+    run_config = {"ops": {"work": {"config": config}}} if config is not None else {}
+    return instance.create_run_for_job(some_users, tags=tags or {}, run_config=run_config)
+
+
+@pytest.mark.parametrize(
+    ("tags", "config", "busy"),
+    [
+        ({PARTITION: "bea"}, None, {"bea"}),
+        ({RANGE_START: "bea", RANGE_END: "cyd"}, None, {"bea", "cyd"}),
+        ({RANGE_START: "cyd", RANGE_END: "cyd"}, None, {"cyd"}),
+        ({RANGE_START: "bea", RANGE_END: "gone"}, None, set()),
+        ({}, {"users": ["ada", "dan"]}, {"ada", "dan"}),
+        ({}, {"users": []}, set()),
+        ({}, {"limit": 3}, set()),
+        ({}, None, set()),
+    ],
+    ids=["one", "range", "range of one", "unknown end", "listed", "none listed", "other config", "no users"],
+)
+def test_users_of_a_queued_run_are_busy_until_it_is_done(
+    instance: dg.DagsterInstance, tags: dict[str, str], config: dict[str, Any] | None, busy: set[str]
+) -> None:
+    """RUN-4: by tag, by range, or by the config of a run that lists its users."""
+    run = queue(instance, tags, config)
+    assert busy_keys(instance, KEYS).runs == busy
+    instance.report_run_canceled(run)
+    assert busy_keys(instance, KEYS).keys == set()
+
+
+def test_runs_of_a_job_that_writes_nothing_can_be_left_out(instance: dg.DagsterInstance) -> None:
+    queue(instance, {PARTITION: "bea"})
+    assert busy_keys(instance, KEYS, apart_from={"some_users"}).keys == set()
+    assert busy_keys(instance, KEYS, apart_from={"verify_users"}).keys == {"bea"}
