@@ -9,12 +9,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from ac_pipeline.crons import cron_line
 from ac_pipeline.errors import Misconfigured
 
 ENV_FILES = (".env", ".env.local")
@@ -62,14 +63,23 @@ def _postgres(value: SecretStr) -> SecretStr:
 
 Address = Annotated[str, AfterValidator(_address)]
 DatabaseName = Annotated[str, AfterValidator(_database)]
+CronLine = Annotated[str, AfterValidator(cron_line)]
 
 
-class Settings(BaseSettings):
-    """All settings. Field names are the variables' names in lower case; secrets do not show in `repr`."""
+class Timetable(BaseSettings):
+    """When the schedules tick, in UTC: the settings the code location needs when it loads, and nothing else."""
 
     model_config = SettingsConfigDict(
         env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True, env_file_encoding="utf-8"
     )
+
+    ac_cron_sync: CronLine = "0 * * * *"
+    ac_cron_reconcile: CronLine = "30 3 * * *"
+    ac_cron_verify: CronLine = "0 5 * * 0"
+
+
+class Settings(Timetable):
+    """All settings. Field names are the variables' names in lower case; secrets do not show in `repr`."""
 
     mongodb_connection_string: Annotated[SecretStr, AfterValidator(_mongo_uri)]
     mongodb_name: DatabaseName
@@ -106,6 +116,9 @@ class Settings(BaseSettings):
         return values
 
 
+Loaded = TypeVar("Loaded", bound=Timetable)
+
+
 def load_settings(env_dir: Path | None = None) -> Settings:
     """The settings of this process.
 
@@ -117,11 +130,7 @@ def load_settings(env_dir: Path | None = None) -> Settings:
         Misconfigured: A variable is missing or wrong. The message names it and never shows what it holds.
     """
     folder = (env_dir or Path.cwd()).resolve()
-    try:
-        # `_env_file` is the documented argument of BaseSettings, which its generated signature hides from mypy.
-        settings = Settings(_env_file=tuple(folder / name for name in ENV_FILES))  # type: ignore[call-arg]
-    except (ValidationError, UnicodeDecodeError) as error:
-        raise Misconfigured(_sentence(error, folder)) from None  # the original error holds the values
+    settings = _load(Settings, folder)
     home = settings.dagster_home.expanduser()
     if home.is_absolute():
         return settings
@@ -130,6 +139,26 @@ def load_settings(env_dir: Path | None = None) -> Settings:
     if settings.ac_renditions_url == str(settings.dagster_home / "renditions"):
         changes["ac_renditions_url"] = str(anchored / "renditions")
     return settings.model_copy(update=changes)
+
+
+def load_timetable(env_dir: Path | None = None) -> Timetable:
+    """When the schedules tick; needs no other setting.
+
+    Args:
+        env_dir: As in `load_settings`.
+
+    Raises:
+        Misconfigured: A cron line is wrong. The message names its variable.
+    """
+    return _load(Timetable, (env_dir or Path.cwd()).resolve())
+
+
+def _load(kind: type[Loaded], folder: Path) -> Loaded:
+    try:
+        # `_env_file` is the documented argument of BaseSettings, which its generated signature hides from mypy.
+        return kind(_env_file=tuple(folder / name for name in ENV_FILES))  # type: ignore[call-arg]
+    except (ValidationError, UnicodeDecodeError) as error:
+        raise Misconfigured(_sentence(error, folder)) from None  # the original error holds the values
 
 
 def _sentence(error: ValidationError | UnicodeDecodeError, folder: Path) -> str:
