@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from ac_pipeline.errors import TooLarge, UnreadableMedia
 
@@ -86,8 +86,10 @@ def open_picture(
         image.seek(0)
         image.load()
     except PILLOW_ERRORS as error:
+        # Pillow's sentence for an unknown format names the object in memory, another one in every run.
+        why = "no known format" if isinstance(error, UnidentifiedImageError) else str(error)[:120]
         raise UnreadableMedia(
-            f"{name} is not a readable picture ({type(error).__name__}: {str(error)[:120]}); replace the source object"
+            f"{name} is not a readable picture ({type(error).__name__}: {why}); replace the source object"
         ) from error
     return Picture(image, image.format or "", width, height)
 

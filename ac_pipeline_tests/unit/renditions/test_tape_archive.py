@@ -89,7 +89,7 @@ def test_the_download_export_is_refused_by_name(name: str, path: Path) -> None:
         (archive({"frame-0.png": FRAME, frame_name(0): FRAME}), "two members for frame 0"),
         (samples.encrypted(), "encrypted"),
         (samples.wrong_checksum(), "CRC"),
-        (archive({frame_name(0): b"<html>"}), "frame-00000.png is not a readable picture"),
+        (archive({frame_name(0): b"<html>"}), "is not a readable picture (UnidentifiedImageError: no known format)"),
         (archive({frame_name(0): FRAME, frame_name(1): FRAME[:60]}), "frame-00001.png is not a readable picture"),
         (archive({frame_name(0): b""}), "frame-00000.png is not a readable picture"),
     ],
