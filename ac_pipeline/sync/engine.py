@@ -227,7 +227,7 @@ class Engine:
             wanted = builder.build(media, [d for d in documents if d.id in chosen], entries, account.did)
             books.offered(media, wanted)
             plan.wanted[media.name] = wanted + [Wanted(d, skipped=True) for d in documents if d.id not in chosen]
-            if plan.repository is not None and not selection.partial:
+            if plan.repository is not None and selection.judges_orphans:
                 records = plan.records(media)
                 gone = self._gone(records, account, media, documents)
                 if len(gone) > MANY_ORPHANS and 2 * len(gone) > len(records) and not selection.sweep:

@@ -146,12 +146,14 @@ class Withheld:
 
 @dataclass(slots=True)
 class TypePlan:
-    """All that shall happen to one user's records of one type."""
+    """All that shall happen to one user's records of one type. `matches`: document -> keys of the records found to be
+    its own, for the documents that have any."""
 
     media: MediaType
     operations: list[Operation] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
     withheld: list[Withheld] = field(default_factory=list)
+    matches: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def links(self) -> list[Operation]:
         """Operations that only touch links in Mongo."""
@@ -231,6 +233,8 @@ class _Planner:
         if not matches and rkey in self.by_rkey and self.by_rkey[rkey].ref is None and rkey not in self.claimed:
             matches = [self.by_rkey[rkey]]
         self.matches[document.id] = matches
+        if matches:
+            self.plan.matches[document.id] = tuple(record.rkey for record in matches)
         for record in matches:
             self.claimed[record.rkey] = document.id
         stored = next((k for k in (rkey, wanted.known_rkey) if k and is_tid(k) and k not in self.by_rkey), None)

@@ -20,6 +20,7 @@ class Selection:
         limit: At most this many documents of each type, oldest first, or None.
         retry: Try quarantined items again whose document did not change.
         sweep: Delete records without a document even when they are most of what a user has.
+        orphans: Deal with records without a document although documents are left out.
     """
 
     types: tuple[MediaType, ...] = MEDIA_TYPES
@@ -29,11 +30,17 @@ class Selection:
     limit: int | None = None
     retry: bool = False
     sweep: bool = False
+    orphans: bool = False
 
     @property
     def partial(self) -> bool:
-        """Whether it leaves out documents, so that records without a document are none of its business."""
+        """Whether it leaves out documents."""
         return any(bound is not None for bound in (self.since, self.until, self.items, self.limit))
+
+    @property
+    def judges_orphans(self) -> bool:
+        """Whether records without a document are its business: when it is about all documents, or was told so."""
+        return self.orphans or not self.partial
 
     def documents(self, documents: list[Document]) -> set[str]:
         """Ids of the chosen ones among all documents of one account and type."""
