@@ -32,6 +32,8 @@ class Account:
         code: The permanent user code, or None.
         password: The account password on the PDS; kept out of `repr` so that no log can show it.
         blocked: Why the account cannot be used, or None when it can.
+        leaving: Why everything of it has to go (its owner's account is being deleted), or None. It says nothing about
+            whether the account can be used, and it is never set for the guest.
     """
 
     id: str
@@ -42,6 +44,7 @@ class Account:
     code: str | None = None
     password: str | None = field(default=None, repr=False)
     blocked: Blocked | None = None
+    leaving: str | None = None
 
     @property
     def is_guest(self) -> bool:

@@ -29,7 +29,8 @@ attempt can help; whoever catches one reads the branch of the tree and never a m
         |-- WrongPassword        the PDS refuses the password
         |-- AccountInactive      deactivated, taken down or suspended on the PDS
         |-- AccountUnknown       the PDS does not host this DID
-        `-- AccountDeleted       scheduled for deletion, or deleted, on the platform
+        |-- AccountDeleted       scheduled for deletion, or deleted, on the platform
+        `-- OnHold               an operator keeps these types from being mirrored
 """
 
 from __future__ import annotations
@@ -173,6 +174,10 @@ class AccountUnknown(Blocked):
 
 class AccountDeleted(Blocked):
     code = "account-deleted"
+
+
+class OnHold(Blocked):
+    code = "on-hold"
 
 
 TRANSIENT_CODES = frozenset(

@@ -1,4 +1,4 @@
-"""What the pipeline knows of one item: its state, its stage, its renditions and its last failure.
+"""What the pipeline knows of one item (state, stage, renditions, last failure) and of one repository (its mark).
 
 Plain values, shared by the engine, the ledger, the assets and the command line. Storing them is `mongo/ledger.py`.
 """
@@ -139,6 +139,26 @@ class LedgerEntry:
 
     def with_(self, **changes: object) -> LedgerEntry:
         return replace(self, **changes)  # type: ignore[arg-type]
+
+
+@dataclass(frozen=True, slots=True)
+class RepositoryMark:
+    """How the last sync that reached its end left one repository.
+
+    Args:
+        did: Whose it is.
+        rev: Its revision after our last write, or as it was read: another one means that somebody else has written.
+        at: When that sync ended, UTC.
+        settled: Type name -> sha-256 (hex) of everything that was wanted of that type, for the types of which the
+            repository holds exactly that at `rev`, every link and ledger entry included (VERIFY-11).
+        counts: Type name -> records it holds at `rev`, for the types that were counted.
+    """
+
+    did: str
+    rev: str
+    at: datetime
+    settled: Mapping[str, str] = field(default_factory=dict)
+    counts: Mapping[str, int] = field(default_factory=dict)
 
 
 def item_id(type: str, document: str) -> str:

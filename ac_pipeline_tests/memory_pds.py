@@ -34,7 +34,14 @@ from ac_pipeline.errors import BlobMissing, InvalidRecord, NoCredentials, Pipeli
 from ac_pipeline.items import BlobRef, Record
 
 Method = Literal[
-    "blob_limit", "read_repository", "apply_writes", "upload_blob", "has_blob", "get_blob", "list_repositories"
+    "blob_limit",
+    "read_repository",
+    "latest_commit",
+    "apply_writes",
+    "upload_blob",
+    "has_blob",
+    "get_blob",
+    "list_repositories",
 ]
 
 _MAGIC = ((b"\x89PNG\r\n\x1a\n", "image/png"), (b"\xff\xd8\xff", "image/jpeg"))
@@ -169,6 +176,11 @@ class MemoryPds:
     def read_repository(self, did: str) -> Repository:
         with self._lock, self._answering(Called("read_repository", did)):
             return self._readable(did).repository
+
+    def latest_commit(self, did: str) -> RepositoryStatus:
+        with self._lock, self._answering(Called("latest_commit", did)):
+            repository = self._readable(did).repository
+            return RepositoryStatus(did, repository.commit, repository.rev, active=True, status=None)
 
     def apply_writes(self, account: Account, writes: Sequence[Write], *, swap_commit: str | None) -> Commit:
         called = Called("apply_writes", account.did, tuple(writes))

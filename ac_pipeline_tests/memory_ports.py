@@ -16,7 +16,7 @@ from bson import ObjectId
 
 from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.errors import AccountDeleted, LeaseHeld, PipelineError
-from ac_pipeline.items import LedgerEntry
+from ac_pipeline.items import LedgerEntry, RepositoryMark
 from ac_pipeline.media.base import Document, LinkUpdate, MediaType
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.eligibility import is_guest
@@ -143,6 +143,8 @@ class MemoryLedger(_Scripted):
         self.saves: list[tuple[LedgerEntry, ...]] = []
         self.leases: dict[str, tuple[object, datetime]] = {}
         self.hosts: dict[str, int] = {}
+        self.repositories: dict[str, RepositoryMark] = {}
+        self.held: dict[str, dict[str, str]] = {}
         self._clock = clock or FakeClock()
         self._lease_seconds = lease_seconds
         self._patience = patience
@@ -202,6 +204,34 @@ class MemoryLedger(_Scripted):
     def remember_batch_bytes(self, host: str, limit: int) -> None:
         self._called("remember_batch_bytes")
         self.hosts[host] = min(self.hosts.get(host, limit), limit)
+
+    def mark(self, did: str) -> RepositoryMark | None:
+        self._called("mark")
+        return self.repositories.get(did)
+
+    def marks(self) -> Mapping[str, RepositoryMark]:
+        self._called("marks")
+        return {did: replace(mark, settled={}) for did, mark in self.repositories.items()}
+
+    def remember_mark(self, mark: RepositoryMark) -> None:
+        self._called("remember_mark")
+        with self._lock:
+            self.repositories[mark.did] = mark
+
+    def hold(self, account: Account, types: Iterable[MediaType], reason: str) -> None:
+        self._called("hold")
+        with self._lock:
+            self.held.setdefault(account.id, {}).update({media.name: reason for media in types})
+
+    def release(self, account: Account, types: Iterable[MediaType]) -> None:
+        self._called("release")
+        with self._lock:
+            for media in types:
+                self.held.get(account.id, {}).pop(media.name, None)
+
+    def holds(self, account: Account) -> Mapping[str, str]:
+        self._called("holds")
+        return dict(self.held.get(account.id, {}))
 
     def _take(self, did: str, token: object) -> bool:
         with self._lock:

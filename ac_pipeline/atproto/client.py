@@ -134,6 +134,34 @@ class PdsClient:
             raise RepositoryUnreadable(f"{self._transport.place} sent the repository of {repository.did} for {did}.")
         return repository
 
+    def latest_commit(self, did: str) -> RepositoryStatus:
+        """Head and revision of the repository of `did`, in one small request.
+
+        Raises:
+            AccountInactive, AccountUnknown: The account cannot be read.
+            ServerFailed: The answer names neither.
+            Transient: The PDS did not answer.
+        """
+        response = self._transport.send(
+            Request(
+                Call.READ,
+                "other",
+                "GET",
+                "com.atproto.sync.getLatestCommit",
+                did,
+                (self._general,),
+                params={"did": did},
+                timeout=self._timeouts.default,
+            )
+        )
+        content = self._transport.json(response)
+        head, rev = content.get("cid"), content.get("rev")
+        if not isinstance(head, str) or not isinstance(rev, str):
+            raise ServerFailed(
+                f"getLatestCommit of {did} at {self._transport.place} answers in an unknown shape. Try again."
+            )
+        return RepositoryStatus(did, head, rev, active=True, status=None)
+
     def has_blob(self, did: str, cid: str) -> bool:
         """Whether the blob can be downloaded: some record of the account refers to it, and the PDS keeps it.
 

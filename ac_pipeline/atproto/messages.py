@@ -29,7 +29,10 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class RepositoryStatus:
-    """One line of `com.atproto.sync.listRepos`: a repository, its head, and whether its account is active."""
+    """A repository, its head, and whether its account is active: one line of `com.atproto.sync.listRepos`.
+
+    `com.atproto.sync.getLatestCommit` answers for active accounts only, so that one from there is always active.
+    """
 
     did: str
     head: str

@@ -1,7 +1,8 @@
 """The ledger: what the pipeline remembers of every item, in a database of its own, and what people ask it.
 
-The form of an entry is `entries.py`, who may write to a repository is `leases.py`, sessions and budgets are
-`sessions.py`. The ledger is a memory, not the truth: a lost one is rebuilt by the next run.
+The form of an entry is `entries.py`, who may write to a repository is `leases.py`, what is known of whole repositories
+is `marks.py`, sessions and budgets are `sessions.py`. The ledger is a memory, not the truth: a lost one is rebuilt by
+the next run.
 """
 
 from __future__ import annotations
@@ -18,11 +19,12 @@ from pymongo.database import Database
 from pymongo.errors import BulkWriteError
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.items import LedgerEntry, State
+from ac_pipeline.items import LedgerEntry, RepositoryMark, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.database import is_only_duplicates, mongo_errors
 from ac_pipeline.mongo.entries import HISTORY, attempt_to_bson, from_bson, to_bson
 from ac_pipeline.mongo.leases import Leases
+from ac_pipeline.mongo.marks import Holds, Marks
 
 _BATCH = 500
 _PENDING = [State.DEFERRED.value, State.QUARANTINED.value, State.BLOCKED.value]
@@ -50,6 +52,8 @@ class MongoLedger:
         self._items = database.get_collection("items", codec_options=_AWARE)
         self._hosts = database.get_collection("hosts", codec_options=_AWARE)
         self._leases = leases or Leases(database.get_collection("leases", codec_options=_AWARE))
+        self._marks = Marks(database)
+        self._holds = Holds(database)
 
     def ensure_indexes(self) -> None:
         """Make the indexes that are missing; nothing else depends on having been called before."""
@@ -98,6 +102,30 @@ class MongoLedger:
         """Keep a smaller body size learned from a 413; a larger one changes nothing."""
         with mongo_errors(f"remember the batch size of {host}"):
             self._hosts.update_one({"_id": host}, {"$min": {"batch_bytes": limit}}, upsert=True)
+
+    def mark(self, did: str) -> RepositoryMark | None:
+        """How the last sync left this repository; None when none ever reached its end."""
+        return self._marks.of(did)
+
+    def marks(self) -> Mapping[str, RepositoryMark]:
+        """The marks of all repositories by DID, without `settled`."""
+        return self._marks.all()
+
+    def remember_mark(self, mark: RepositoryMark) -> None:
+        """Keep how a repository was left, in place of what was known."""
+        self._marks.remember(mark)
+
+    def hold(self, account: Account, types: Iterable[MediaType], reason: str) -> None:
+        """Keep these types of an account from being mirrored until `release`."""
+        self._holds.add(account, types, reason)
+
+    def release(self, account: Account, types: Iterable[MediaType]) -> None:
+        """Let these types be mirrored again."""
+        self._holds.remove(account, types)
+
+    def holds(self, account: Account) -> Mapping[str, str]:
+        """Name of each type of the account that is on hold -> the reason."""
+        return self._holds.of(account)
 
     def get(self, item: str) -> LedgerEntry | None:
         """The entry of `type:ObjectId hex`, or None."""

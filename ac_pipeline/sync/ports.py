@@ -13,7 +13,7 @@ from typing import Protocol
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.messages import Commit, RepositoryStatus, Write
 from ac_pipeline.atproto.repository import Repository
-from ac_pipeline.items import BlobRef, Derived, LedgerEntry
+from ac_pipeline.items import BlobRef, Derived, LedgerEntry, RepositoryMark
 from ac_pipeline.media.base import Document, LinkUpdate, MediaType
 
 
@@ -47,6 +47,13 @@ class DataServer(Protocol):
             RepositoryUnreadable: The CAR does not verify.
         """
 
+    def latest_commit(self, did: str) -> RepositoryStatus:
+        """Head and revision of one repository, in one small request (`com.atproto.sync.getLatestCommit`).
+
+        Raises:
+            AccountInactive, AccountUnknown: The account cannot be read.
+        """
+
     def apply_writes(self, account: Account, writes: Sequence[Write], *, swap_commit: str | None) -> Commit:
         """Commit all of `writes` or none (`com.atproto.repo.applyWrites`).
 
@@ -75,7 +82,7 @@ class DataServer(Protocol):
 
 
 class Ledger(Protocol):
-    """What the pipeline remembers of every item, and who is writing where."""
+    """What the pipeline remembers of every item and repository, who is writing where, and what is not to be written."""
 
     def load(self, account: Account, media: MediaType) -> Mapping[str, LedgerEntry]:
         """Entries of one account and type, by document id."""
@@ -95,6 +102,27 @@ class Ledger(Protocol):
 
     def remember_batch_bytes(self, host: str, limit: int) -> None:
         """Keep a smaller body size learned from a 413."""
+
+    def mark(self, did: str) -> RepositoryMark | None:
+        """How the last sync left this repository; None when none ever reached its end."""
+
+    def marks(self) -> Mapping[str, RepositoryMark]:
+        """The marks of all repositories by DID, without `settled`: what a compare of revisions needs."""
+
+    def remember_mark(self, mark: RepositoryMark) -> None:
+        """Keep how a repository was left, in place of what was known."""
+
+    def hold(self, account: Account, types: Iterable[MediaType], reason: str) -> None:
+        """Keep these types of an account from being mirrored until `release`; a later reason replaces an earlier one.
+
+        Take it inside the repository's lease, or before it: a sync asks `holds` once it has the lease.
+        """
+
+    def release(self, account: Account, types: Iterable[MediaType]) -> None:
+        """Let these types be mirrored again; what is not on hold stays so."""
+
+    def holds(self, account: Account) -> Mapping[str, str]:
+        """Name of each type of the account that is on hold -> the reason."""
 
 
 class Renderer(Protocol):

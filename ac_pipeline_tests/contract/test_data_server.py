@@ -357,6 +357,8 @@ def test_an_account_that_is_not_there_is_not_an_empty_repository(server: DataSer
         server.read_repository(NOWHERE)
     with pytest.raises(AccountUnknown):
         server.has_blob(NOWHERE, blob_cid(PNG))
+    with pytest.raises(AccountUnknown):
+        server.latest_commit(NOWHERE)
 
 
 @pytest.mark.parametrize("lacking", ["did", "password"])
@@ -382,8 +384,24 @@ def test_an_inactive_account_is_blocked_with_the_server_s_reason(world: World, s
         world.server.read_repository(did_of(account))
     with pytest.raises(AccountInactive):
         world.server.has_blob(did_of(account), blob_cid(PNG))
+    with pytest.raises(AccountInactive):
+        world.server.latest_commit(did_of(account))
     (status,) = [status for status in world.server.list_repositories() if status.did == account.did]
     assert (status.active, status.status) == (False, state)
+
+
+def test_the_latest_commit_is_that_of_the_repository_and_of_the_last_answer(
+    server: DataServer, account: Account
+) -> None:
+    """VERIFY-9, VERIFY-11: one small request tells whether a repository has to be read."""
+    fresh, before = server.latest_commit(did_of(account)), server.read_repository(did_of(account))
+    assert (fresh.did, fresh.head, fresh.rev) == (account.did, before.commit, before.rev)
+    commit = server.apply_writes(account, [create("a")], swap_commit=None)
+
+    latest = server.latest_commit(did_of(account))
+
+    assert (latest.head, latest.rev, latest.active, latest.status) == (commit.cid, commit.rev, True, None)
+    assert latest.rev > fresh.rev
 
 
 def test_the_list_of_repositories_names_every_head(server: DataServer, world: World) -> None:

@@ -14,7 +14,18 @@ from pymongo.database import Database
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import LeaseHeld
-from ac_pipeline.items import Attempt, BlobRef, Derived, Failure, LedgerEntry, Rendition, Stage, State, item_id
+from ac_pipeline.items import (
+    Attempt,
+    BlobRef,
+    Derived,
+    Failure,
+    LedgerEntry,
+    Rendition,
+    RepositoryMark,
+    Stage,
+    State,
+    item_id,
+)
 from ac_pipeline.media.mood import MOOD
 from ac_pipeline.media.painting import PAINTING
 from ac_pipeline.mongo.leases import Leases
@@ -207,3 +218,43 @@ def test_the_batch_size_of_a_server_only_shrinks(ledger: Ledger) -> None:
     assert ledger.batch_bytes("pds.example", 1_000_000) == 150_000
     assert ledger.batch_bytes("pds.example", 100_000) == 100_000
     assert ledger.batch_bytes("other.example", 1_000_000) == 1_000_000
+
+
+def test_the_mark_of_a_repository_comes_back_as_it_was_remembered(ledger: Ledger) -> None:
+    """VERIFY-9, VERIFY-11."""
+    assert ledger.mark("did:plc:anna") is None
+    mark = RepositoryMark("did:plc:anna", "3kaaaaaaaaaa2", NOW, {"mood": "a" * 64}, {"mood": 3, "tape": 0})
+    ledger.remember_mark(mark)
+    assert ledger.mark("did:plc:anna") == mark
+    later = RepositoryMark("did:plc:anna", "3kbbbbbbbbbb2", NOW)
+    ledger.remember_mark(later)
+    assert ledger.mark("did:plc:anna") == later
+
+
+def test_the_marks_of_all_repositories_are_read_without_what_is_settled(ledger: Ledger) -> None:
+    """VERIFY-9: comparing 4,200 revisions needs no hashes."""
+    assert dict(ledger.marks()) == {}
+    marks = [RepositoryMark(f"did:plc:{name}", f"rev-{name}", NOW, {"mood": "a"}, {"mood": 1}) for name in "abc"]
+    for mark in marks:
+        ledger.remember_mark(mark)
+    assert dict(ledger.marks()) == {mark.did: replace(mark, settled={}) for mark in marks}
+
+
+def test_types_are_on_hold_until_they_are_released(ledger: Ledger) -> None:
+    """PLAN-6: per account and type; the last reason stands."""
+    assert dict(ledger.holds(ANNA)) == {}
+    ledger.hold(ANNA, [MOOD, PAINTING], "wiped")
+    ledger.hold(ANNA, [MOOD], "wiped again")
+    assert dict(ledger.holds(ANNA)) == {"mood": "wiped again", "painting": "wiped"}
+    assert dict(ledger.holds(BERT)) == {}
+    ledger.release(ANNA, [MOOD])
+    ledger.release(BERT, [MOOD])
+    assert dict(ledger.holds(ANNA)) == {"painting": "wiped"}
+    ledger.release(ANNA, [MOOD, PAINTING])
+    assert dict(ledger.holds(ANNA)) == {}
+
+
+def test_holding_or_releasing_no_type_changes_nothing(ledger: Ledger) -> None:
+    ledger.hold(ANNA, [], "nothing")
+    ledger.release(ANNA, [])
+    assert dict(ledger.holds(ANNA)) == {}
