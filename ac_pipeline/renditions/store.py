@@ -5,6 +5,7 @@ facts, section 5). Making renditions is not done here.
 
     blobs/<cid>            the bytes
     index/<sha-256>.json   recipe, source and spec -> renditions and warnings
+    snapshots/             what `snapshot_files.py` keeps here
 """
 
 from __future__ import annotations
@@ -121,6 +122,25 @@ class RenditionStore:
             "warnings": list(warnings),
         }
         self._write(self._index_path(recipe, source, spec), _canonical(value))
+
+    def write_file(self, name: str, data: bytes) -> None:
+        """Keep another file, all or nothing.
+
+        Args:
+            name: Its path below the store, of segments that the caller has chosen.
+
+        Raises:
+            ServiceUnreachable: The store does not take it.
+        """
+        self._write(f"{self._root}/{name}", data)
+
+    def read_file(self, name: str) -> bytes | None:
+        """The bytes of such a file; None when there is none.
+
+        Raises:
+            ServiceUnreachable: The store did not answer.
+        """
+        return self._read(f"{self._root}/{name}")
 
     def _blob_path(self, cid: str) -> str:
         return f"{self._root}/blobs/{cid}"
