@@ -1,4 +1,7 @@
-"""The code location: puts the definitions together. Nothing is decided, read or connected here."""
+"""The code location: puts the definitions together. Nothing is decided or connected here.
+
+Of the settings only the timetable of the schedules is read when it loads, which names no database.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -11,21 +14,31 @@ from ac_pipeline.defs.assets.sources import source_assets
 from ac_pipeline.defs.jobs import sync_users
 from ac_pipeline.defs.policies import RETRY_SECONDS
 from ac_pipeline.defs.resources import MIRROR, mirror_resource
-from ac_pipeline.defs.schedules import sync_every_hour
+from ac_pipeline.defs.schedules import schedules
 from ac_pipeline.defs.sensors.users import users_sensor
+from ac_pipeline.settings import Timetable, load_timetable
 
 
-def build_defs(overrides: Mapping[str, Any] | None = None, *, retry_seconds: float = RETRY_SECONDS) -> dg.Definitions:
+def build_defs(
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    retry_seconds: float = RETRY_SECONDS,
+    timetable: Timetable | None = None,
+) -> dg.Definitions:
     """All definitions.
 
     Args:
         overrides: Resources in place of the real ones, by key.
         retry_seconds: Before the first retry of a step.
+        timetable: When the schedules tick; as the environment and .env name it when None.
+
+    Raises:
+        Misconfigured: The timetable is wrong.
     """
     return dg.Definitions(
         assets=[*source_assets(), *rendition_assets(retry_seconds), record_assets(retry_seconds)],
         jobs=[sync_users],
-        schedules=[sync_every_hour],
+        schedules=schedules(timetable or load_timetable()),
         sensors=[users_sensor],
         resources={MIRROR: mirror_resource, **(overrides or {})},
         # A step in a process of its own costs 1.3 s, in this one 0.03 s (Dagster facts, "Costs").

@@ -44,8 +44,14 @@ class Mirror(Protocol):
             Transient, Misconfigured: They could not be read.
         """
 
-    def sync(self, accounts: Sequence[Account], types: Sequence[MediaType], run_id: str) -> Iterator[Outcome]:
-        """Mirror these accounts, several at once; outcomes as they come."""
+    def sync(
+        self, accounts: Sequence[Account], types: Sequence[MediaType], run_id: str, *, full: bool = False
+    ) -> Iterator[Outcome]:
+        """Mirror these accounts, several at once; outcomes as they come.
+
+        Args:
+            full: Compare every document and record, also where nothing seems to have changed.
+        """
 
     def render(self, accounts: Sequence[Account], media: MediaType, run_id: str) -> Iterator[Outcome]:
         """Make the renditions of one type for these accounts; outcomes as they come."""

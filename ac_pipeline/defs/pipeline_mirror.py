@@ -40,7 +40,9 @@ class PipelineMirror:
                 self._accounts = {account.key: account for account in pipeline.accounts.all()}
             return self._accounts
 
-    def sync(self, accounts: Sequence[Account], types: Sequence[MediaType], run_id: str) -> Iterator[Outcome]:
+    def sync(
+        self, accounts: Sequence[Account], types: Sequence[MediaType], run_id: str, *, full: bool = False
+    ) -> Iterator[Outcome]:
         pipeline = self._open()
         selection = Selection(types=tuple(types))
         return each_account(

@@ -1,17 +1,70 @@
-"""The schedule that keeps every known user in step. Who is known is the users sensor's: a schedule adds no keys."""
+"""The schedules: when all known users have their turn. Who is known is the users sensor's: a schedule adds no keys.
 
-from collections.abc import Iterator, Sequence
+The hours are settings, read when the code location loads (`AC_CRON_SYNC`, `AC_CRON_RECONCILE`, `AC_CRON_VERIFY`).
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import dagster as dg
 
-from ac_pipeline.defs.jobs import UNFINISHED, sync_users
+from ac_pipeline.defs.assets.records import FULL, STEP
+from ac_pipeline.defs.jobs import SYNC_USERS, UNFINISHED
 from ac_pipeline.defs.partitions import RANGE_END, RANGE_START, USERS
 from ac_pipeline.defs.policies import RECORDS_A_RUN
+from ac_pipeline.settings import Timetable
 
-RUNS_A_TICK = 100
+RUNS_A_TICK: Final = 100
 """Most runs one tick requests: a tick has 60 seconds (Dagster facts, "Sensors, automation, pools")."""
 
-_SCHEDULE = "dagster/schedule_name"
+SCHEDULE: Final = "dagster/schedule_name"
+"""Tag that Dagster gives the runs of a schedule."""
+
+
+@dataclass(frozen=True, slots=True)
+class UsersSchedule:
+    """One schedule over all known users.
+
+    Args:
+        name: Its name in the UI, which people start it by.
+        setting: Field of `Timetable` with its cron line.
+        job: Name of the job it launches.
+        description: For people.
+        run_config: Of each run.
+        waits_for: Schedules that must have no unfinished runs, besides itself.
+    """
+
+    name: str
+    setting: str
+    job: str
+    description: str
+    run_config: Mapping[str, Any] = field(default_factory=dict)
+    waits_for: tuple[str, ...] = ()
+
+
+INCREMENTAL_SYNC: Final = "incremental_sync"
+NIGHTLY_RECONCILE: Final = "nightly_reconcile"
+
+SYNCS: Final = (
+    UsersSchedule(
+        INCREMENTAL_SYNC,
+        "ac_cron_sync",
+        SYNC_USERS,
+        "Synchronises the records of all known users; one in which nothing changed costs a look.",
+        waits_for=(NIGHTLY_RECONCILE,),
+    ),
+    # It does not wait for the other, which may be at work at any hour: leases keep two runs apart.
+    UsersSchedule(
+        NIGHTLY_RECONCILE,
+        "ac_cron_reconcile",
+        SYNC_USERS,
+        "The same with every document and record compared and no short cut taken: what events, marks and clocks "
+        "missed is found here.",
+        run_config={"ops": {STEP: {"config": {FULL: True}}}},
+    ),
+)
+"""The schedules that synchronise."""
 
 
 def ranges(keys: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -22,26 +75,40 @@ def ranges(keys: Sequence[str]) -> Iterator[tuple[str, str]]:
         yield part[0], part[-1]
 
 
-@dg.schedule(
-    name="sync_every_hour",
-    cron_schedule="0 * * * *",
-    job=sync_users,
-    default_status=dg.DefaultScheduleStatus.STOPPED,
-    description="Synchronises the records of all known users; an unchanged one costs one read of "
-    "documents and repository.",
-)
-def sync_every_hour(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
-    """One ranged run for each part of the known keys, unless runs of an earlier tick are not done yet."""
-    earlier = dg.RunsFilter(tags={_SCHEDULE: "sync_every_hour"}, statuses=UNFINISHED)
-    waiting = context.instance.get_runs_count(earlier)
-    if waiting:
-        yield dg.SkipReason(f"{waiting} runs of an earlier hour are not done yet.")
-        return
-    keys = context.instance.get_dynamic_partitions(USERS)
-    if not keys:
-        yield dg.SkipReason("No user is known yet: start the sensor users_sensor.")
-        return
-    for first, last in ranges(keys):
-        # Dagster asks for a key where there are several requests. With the hour in it, no later tick is kept back.
-        run_key = f"{context.scheduled_execution_time.isoformat()} {first}"
-        yield dg.RunRequest(run_key=run_key, tags={RANGE_START: first, RANGE_END: last})
+def schedules(timetable: Timetable) -> list[dg.ScheduleDefinition]:
+    """All schedules, stopped until somebody starts them.
+
+    Args:
+        timetable: When they tick, UTC.
+    """
+    return [_schedule(each, getattr(timetable, each.setting)) for each in SYNCS]
+
+
+def _schedule(what: UsersSchedule, cron: str) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name=what.name,
+        cron_schedule=cron,
+        execution_timezone="UTC",
+        job_name=what.job,
+        default_status=dg.DefaultScheduleStatus.STOPPED,
+        description=f"{what.description} {what.setting.upper()} sets its hours.",
+    )
+    def tick(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
+        """One ranged run for each part of the known keys, unless runs of an earlier tick are not done yet."""
+        for name in (what.name, *what.waits_for):
+            waiting = context.instance.get_runs_count(dg.RunsFilter(tags={SCHEDULE: name}, statuses=UNFINISHED))
+            if waiting:
+                yield dg.SkipReason(f"{waiting} runs of an earlier tick of {name} are not done yet.")
+                return
+        keys = context.instance.get_dynamic_partitions(USERS)
+        if not keys:
+            yield dg.SkipReason("No user is known yet: start the sensor users_sensor.")
+            return
+        for first, last in ranges(keys):
+            # Dagster asks for a key where there are several requests. With the hour in it, no later tick is kept back.
+            run_key = f"{context.scheduled_execution_time.isoformat()} {first}"
+            yield dg.RunRequest(
+                run_key=run_key, run_config=dict(what.run_config), tags={RANGE_START: first, RANGE_END: last}
+            )
+
+    return tick

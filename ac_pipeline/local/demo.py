@@ -42,7 +42,7 @@ _PATIENCE = 180.0
 _PARTING = 30.0
 """Seconds Dagster has to stop its processes."""
 _STAGES = ("renditions", "atproto")
-_SENSOR, _SCHEDULE = "users_sensor", "sync_every_hour"
+_SENSOR, _SCHEDULE = "users_sensor", "incremental_sync"
 
 
 def run_demo(users: int, items: int, ui: bool) -> int:

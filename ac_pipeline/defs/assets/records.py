@@ -1,8 +1,10 @@
 """The records on the PDS as assets: five assets, one step, so that a repository is read and written once a run."""
 
 from collections.abc import Iterator
+from typing import Final
 
 import dagster as dg
+from pydantic import Field
 
 from ac_pipeline.defs.assets.renditions import rendition_key
 from ac_pipeline.defs.assets.sources import OWNERS, records_key, source_key
@@ -14,7 +16,19 @@ from ac_pipeline.defs.policies import PDS, RECORDS_A_RUN, RETRY_SECONDS, backfil
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 
-STEP = "atproto_records"
+STEP: Final = "atproto_records"
+FULL: Final = "full"
+"""Name of the field below, for run configs."""
+
+
+class RecordsConfig(dg.Config):
+    """What a person can set in the launchpad."""
+
+    full: bool = Field(
+        default=False,
+        description="Compare every document and record of each user, also of those in whom nothing seems changed. "
+        "The nightly schedule does; it costs one read of the whole repository for each user.",
+    )
 
 
 def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
@@ -36,7 +50,7 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
             pool=PDS,
         )
         def atproto_records(
-            context: dg.AssetExecutionContext, mirror: dg.ResourceParam[Mirror]
+            context: dg.AssetExecutionContext, config: RecordsConfig, mirror: dg.ResourceParam[Mirror]
         ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
             selected = {records_key(media): media for media in MEDIA_TYPES}
             selected = {key: media for key, media in selected.items() if key in context.selected_asset_keys}
@@ -48,7 +62,7 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
                         context,
                         mirror,
                         selected,
-                        lambda accounts: mirror.sync(accounts, types, context.run.run_id),
+                        lambda accounts: mirror.sync(accounts, types, context.run.run_id, full=config.full),
                         pictures=True,
                     )
                 except dg.Failure as error:

@@ -19,6 +19,7 @@ class ScriptedMirror:
         self.known = {key: Account(id=f"auth0|{key}", key=key, did=f"did:plc:{key}") for key in keys}
         self.turns: list[str] = []
         self.types: list[tuple[str, ...]] = []
+        self.full: list[bool] = []
         self.run_ids: set[str] = set()
         self.reads = 0
         self.troubles: dict[str, list[Exception]] = {}
@@ -46,7 +47,10 @@ class ScriptedMirror:
             raise self.broken
         return self.known
 
-    def sync(self, accounts: Sequence[Account], types: Sequence[MediaType], run_id: str) -> Iterator[Outcome]:
+    def sync(
+        self, accounts: Sequence[Account], types: Sequence[MediaType], run_id: str, *, full: bool = False
+    ) -> Iterator[Outcome]:
+        self.full.append(full)
         self.types.append(tuple(media.name for media in types))
         self.run_ids.add(run_id)
         return each_account(accounts, lambda account: self._turn(account, types), workers=2)

@@ -1,10 +1,8 @@
-"""The users sensor and the hourly schedule, evaluated by a real Dagster."""
+"""The users sensor, evaluated by a real Dagster."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
-from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -13,7 +11,6 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.jobs import SYNC_USERS
 from ac_pipeline.defs.partitions import PARTITION, RANGE_END, RANGE_START, USERS
-from ac_pipeline.defs.schedules import ranges, sync_every_hour
 from ac_pipeline.defs.sensors.users import users_sensor
 from ac_pipeline.errors import ServiceUnreachable
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
@@ -22,14 +19,6 @@ from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
     with dg.DagsterInstance.ephemeral() as made:
-        yield made
-
-
-@pytest.fixture
-def stored_instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    """On disk: a schedule opens the instance by itself."""
-    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    with dg.DagsterInstance.from_config(str(tmp_path)) as made:
         yield made
 
 
@@ -116,48 +105,3 @@ def test_a_failed_read_of_the_accounts_changes_no_key(ticks: Ticks) -> None:
     with pytest.raises(ServiceUnreachable):
         ticks.tick()
     assert len(ticks.keys) == 3
-
-
-def test_the_schedule_requests_all_known_keys_in_ranges_and_adds_none(stored_instance: dg.DagsterInstance) -> None:
-    """RUN-10, RUN-11: what the requests name, Dagster can run; the next hour's requests are others."""
-    keys = [f"u{number}" for number in range(130)]
-    stored_instance.add_dynamic_partitions(USERS, keys)
-    mirror = ScriptedMirror(*keys)
-    definitions = build_defs({"mirror": mirror})
-
-    def tick(hour: int) -> list[dg.RunRequest]:
-        context = dg.build_schedule_context(
-            instance=stored_instance,
-            repository_def=definitions.get_repository_def(),
-            scheduled_execution_time=datetime(2026, 1, 2, hour, tzinfo=UTC),
-        )
-        return list(sync_every_hour.evaluate_tick(context).run_requests or [])
-
-    requests = tick(3)
-    assert [(each.tags[RANGE_START], each.tags[RANGE_END]) for each in requests] == [("u0", "u119"), ("u120", "u129")]
-    assert not {each.run_key for each in requests} & {each.run_key for each in tick(4)}
-    assert stored_instance.get_dynamic_partitions(USERS) == keys
-    job = definitions.resolve_job_def(SYNC_USERS)
-    assert job.execute_in_process(instance=stored_instance, tags=requests[1].tags).success
-    assert sorted(mirror.turns) == sorted(keys[120:])
-
-
-def test_the_schedule_waits_for_the_runs_of_its_last_tick(stored_instance: dg.DagsterInstance) -> None:
-    stored_instance.add_dynamic_partitions(USERS, ["ada"])
-    definitions = build_defs({"mirror": ScriptedMirror("ada")})
-    job = definitions.resolve_job_def(SYNC_USERS)
-    stored_instance.create_run_for_job(job, tags={"dagster/schedule_name": "sync_every_hour"})
-    context = dg.build_schedule_context(instance=stored_instance, repository_def=definitions.get_repository_def())
-    (answer,) = sync_every_hour(context)
-    assert isinstance(answer, dg.SkipReason)
-
-
-@pytest.mark.parametrize(
-    ("keys", "runs"), [(0, 0), (1, 1), (120, 1), (121, 2), (4_201, 36), (12_000, 100), (12_001, 100)]
-)
-def test_a_tick_requests_at_most_a_hundred_runs_for_any_number_of_users(keys: int, runs: int) -> None:
-    """RUN-3, RUN-10."""
-    named = [str(number) for number in range(keys)]
-    found = list(ranges(named))
-    assert len(found) == runs
-    assert [key for first, last in found for key in named[int(first) : int(last) + 1]] == named

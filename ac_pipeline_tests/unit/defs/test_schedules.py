@@ -1,0 +1,146 @@
+"""The schedules, evaluated by a real Dagster."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from ac_pipeline.definitions import build_defs
+from ac_pipeline.defs.jobs import SYNC_USERS
+from ac_pipeline.defs.partitions import RANGE_END, RANGE_START, USERS
+from ac_pipeline.defs.schedules import INCREMENTAL_SYNC, NIGHTLY_RECONCILE, SCHEDULE, ranges
+from ac_pipeline.settings import Timetable
+from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
+
+SYNCS = [INCREMENTAL_SYNC, NIGHTLY_RECONCILE]
+
+
+class Site:
+    """Definitions on a pipeline in memory, and an instance on disk: a schedule opens the instance by itself."""
+
+    def __init__(self, instance: dg.DagsterInstance, *keys: str) -> None:
+        self.instance, self.mirror = instance, ScriptedMirror(*keys)
+        self.definitions = build_defs({"mirror": self.mirror}, timetable=Timetable())
+        instance.add_dynamic_partitions(USERS, keys)
+
+    def tick(self, name: str, hour: int = 3) -> Any:
+        repository = self.definitions.get_repository_def()
+        context = dg.build_schedule_context(
+            instance=self.instance,
+            repository_def=repository,
+            scheduled_execution_time=datetime(2026, 1, 2, hour, tzinfo=UTC),
+        )
+        return repository.get_schedule_def(name).evaluate_tick(context)
+
+    def requests(self, name: str, hour: int = 3) -> list[dg.RunRequest]:
+        return list(self.tick(name, hour).run_requests or [])
+
+    def queue(self, schedule: str) -> dg.DagsterRun:
+        """An unfinished run of a schedule's."""
+        job = self.definitions.resolve_job_def(SYNC_USERS)
+        return self.instance.create_run_for_job(job, tags={SCHEDULE: schedule})
+
+
+@pytest.fixture
+def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    with dg.DagsterInstance.from_config(str(tmp_path)) as made:
+        yield made
+
+
+@pytest.mark.parametrize("name", SYNCS)
+def test_a_schedule_requests_all_known_keys_in_ranges_and_adds_none(instance: dg.DagsterInstance, name: str) -> None:
+    """RUN-10, RUN-11: what the requests name, Dagster can run; the next hour's requests are others."""
+    keys = [f"u{number}" for number in range(130)]
+    site = Site(instance, *keys)
+    requests = site.requests(name)
+    assert [(each.tags[RANGE_START], each.tags[RANGE_END]) for each in requests] == [("u0", "u119"), ("u120", "u129")]
+    assert not {each.run_key for each in requests} & {each.run_key for each in site.requests(name, 4)}
+    assert instance.get_dynamic_partitions(USERS) == keys
+    job = site.definitions.resolve_job_def(SYNC_USERS)
+    assert job.execute_in_process(instance=instance, tags=requests[1].tags, run_config=requests[1].run_config).success
+    assert sorted(site.mirror.turns) == sorted(keys[120:])
+    assert site.mirror.full == [name == NIGHTLY_RECONCILE]
+
+
+@pytest.mark.parametrize(
+    ("name", "unfinished", "waits"),
+    [
+        (INCREMENTAL_SYNC, INCREMENTAL_SYNC, True),
+        (INCREMENTAL_SYNC, NIGHTLY_RECONCILE, True),
+        (NIGHTLY_RECONCILE, NIGHTLY_RECONCILE, True),
+        (NIGHTLY_RECONCILE, INCREMENTAL_SYNC, False),
+        (INCREMENTAL_SYNC, "somebody_elses", False),
+    ],
+)
+def test_a_schedule_waits_for_the_runs_of_its_last_tick_and_the_hourly_one_for_the_night_too(
+    instance: dg.DagsterInstance, name: str, unfinished: str, waits: bool
+) -> None:
+    site = Site(instance, "ada")
+    run = site.queue(unfinished)
+    assert bool(site.requests(name)) is not waits
+    if waits:
+        assert f"1 runs of an earlier tick of {unfinished} are not done yet" in str(site.tick(name).skip_message)
+    instance.report_run_canceled(run)
+    assert len(site.requests(name)) == 1
+
+
+def test_without_users_a_schedule_names_the_sensor_that_is_missing(instance: dg.DagsterInstance) -> None:
+    """RUN-11: it adds no keys by itself."""
+    site = Site(instance)
+    assert "start the sensor users_sensor" in str(site.tick(INCREMENTAL_SYNC).skip_message)
+    assert not instance.get_dynamic_partitions(USERS)
+
+
+@pytest.mark.parametrize(
+    ("keys", "runs"), [(0, 0), (1, 1), (120, 1), (121, 2), (4_202, 36), (12_000, 100), (12_001, 100)]
+)
+def test_a_tick_requests_at_most_a_hundred_runs_for_any_number_of_users(keys: int, runs: int) -> None:
+    """RUN-3, RUN-10."""
+    named = [str(number) for number in range(keys)]
+    found = list(ranges(named))
+    assert len(found) == runs
+    assert [key for first, last in found for key in named[int(first) : int(last) + 1]] == named
+
+
+def test_a_full_sync_of_4202_users_is_36_runs_of_one_tick(instance: dg.DagsterInstance) -> None:
+    """RUN-3: each of them is a run Dagster would start; together they are about every user once."""
+    keys = [f"user{number}" for number in range(4_202)]
+    requests = Site(instance, *keys).requests(NIGHTLY_RECONCILE)
+    assert len(requests) == 36
+    places = {key: place for place, key in enumerate(keys)}
+    covered = [
+        key for each in requests for key in keys[places[each.tags[RANGE_START]] : places[each.tags[RANGE_END]] + 1]
+    ]
+    assert covered == keys
+
+
+def test_the_crons_of_the_settings_are_those_of_the_schedules() -> None:
+    timetable = Timetable(
+        ac_cron_sync="*/10 * * * *", ac_cron_reconcile="5,35 2-4/2 1 * 5-7", ac_cron_verify="0 6 * * 7"
+    )
+    repository = build_defs(timetable=timetable).get_repository_def()
+    crons = {each.name: each.cron_schedule for each in repository.schedule_defs}
+    assert crons[INCREMENTAL_SYNC] == "*/10 * * * *"
+    assert crons[NIGHTLY_RECONCILE] == "5,35 2-4/2 1 * 5-7"
+    assert {each.execution_timezone for each in repository.schedule_defs} == {"UTC"}
+
+
+def test_a_wrong_cron_line_keeps_the_code_location_from_loading_in_one_sentence(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "import ac_pipeline.definitions"],
+        cwd=tmp_path,
+        env={"AC_CRON_SYNC": "hourly"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "Misconfigured: AC_CRON_SYNC must be a cron line of five fields" in done.stderr
