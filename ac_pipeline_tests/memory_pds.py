@@ -32,10 +32,12 @@ from ac_pipeline.atproto.syntax import (
 )
 from ac_pipeline.errors import BlobMissing, InvalidRecord, NoCredentials, PipelineError, TooLarge
 from ac_pipeline.items import BlobRef, Record
+from ac_pipeline_tests.car_builder import build_car
 
 Method = Literal[
     "blob_limit",
     "read_repository",
+    "download_repository",
     "latest_commit",
     "apply_writes",
     "upload_blob",
@@ -181,6 +183,15 @@ class MemoryPds:
         with self._lock, self._answering(Called("latest_commit", did)):
             repository = self._readable(did).repository
             return RepositoryStatus(did, repository.commit, repository.rev, active=True, status=None)
+
+    def download_repository(self, did: str) -> bytes:
+        """A true CAR. Its commit becomes the head, in place of the one that was made up."""
+        with self._lock, self._answering(Called("download_repository", did)):
+            hosted = self._readable(did)
+            records = {path: hosted.repository.value(path) for path in hosted.repository.records}
+            car = build_car(records, did=did, rev=hosted.repository.rev)
+            hosted.repository = read_repository(car)
+            return car
 
     def apply_writes(self, account: Account, writes: Sequence[Write], *, swap_commit: str | None) -> Commit:
         called = Called("apply_writes", account.did, tuple(writes))

@@ -116,6 +116,18 @@ class PdsClient:
             RepositoryUnreadable: The CAR does not verify, or is another repository's.
             Transient: The PDS did not answer.
         """
+        repository = read_repository(self.download_repository(did))
+        if repository.did != did:
+            raise RepositoryUnreadable(f"{self._transport.place} sent the repository of {repository.did} for {did}.")
+        return repository
+
+    def download_repository(self, did: str) -> bytes:
+        """The CAR of the whole repository of `did` as it was sent, which `read_repository` of this package verifies.
+
+        Raises:
+            AccountInactive, AccountUnknown: The account cannot be read.
+            Transient: The PDS did not answer.
+        """
         response = self._transport.send(
             Request(
                 Call.READ,
@@ -129,10 +141,7 @@ class PdsClient:
                 timeout=self._timeouts.repository,
             )
         )
-        repository = read_repository(response.content)
-        if repository.did != did:
-            raise RepositoryUnreadable(f"{self._transport.place} sent the repository of {repository.did} for {did}.")
-        return repository
+        return response.content
 
     def latest_commit(self, did: str) -> RepositoryStatus:
         """Head and revision of the repository of `did`, in one small request.

@@ -21,6 +21,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.budget import Budget
 from ac_pipeline.atproto.client import PdsClient
 from ac_pipeline.atproto.messages import Write
+from ac_pipeline.atproto.repository import read_repository
 from ac_pipeline.atproto.sessions import MemorySessionStore, Sessions, Tokens
 from ac_pipeline.atproto.syntax import blob_cid, record_cid
 from ac_pipeline.atproto.transport import open_http
@@ -163,6 +164,18 @@ def test_a_fresh_repository_is_empty_and_readable(server: DataServer, account: A
 
     assert repository.did == account.did
     assert dict(repository.records) == {}
+
+
+def test_a_downloaded_repository_is_the_one_that_is_read(world: World, account: Account) -> None:
+    """PLAN-5: what a snapshot keeps is what a wipe then deletes from, head and records."""
+    world.server.apply_writes(account, [create("a"), create("b", "calm")], swap_commit=None)
+
+    car = world.server.download_repository(did_of(account))  # type: ignore[attr-defined]
+
+    repository = world.server.read_repository(did_of(account))
+    assert read_repository(car).records == repository.records
+    assert read_repository(car).commit == repository.commit
+    world.server.apply_writes(account, [Write("delete", MOOD, "a")], swap_commit=read_repository(car).commit)
 
 
 def test_a_batch_creates_updates_and_deletes_at_once(server: DataServer, account: Account) -> None:
