@@ -44,6 +44,9 @@ MANY_ORPHANS = 10
 """More orphans than this, and more than half of a user's records of a type, look like a wrong or half-restored
 database: they are left alone until a person says that they shall go."""
 
+DOCUMENT_GONE = "its document is gone"
+"""Why a record is an orphan whose document could still be rebuilt from it."""
+
 
 @dataclass(slots=True)
 class AccountPlan:
@@ -248,7 +251,7 @@ class Engine:
         gone = {}
         for id in strangers:
             if id not in owners:
-                gone[id] = "its document is gone"
+                gone[id] = DOCUMENT_GONE
             elif owners[id] != (None if account.is_guest else account.id):
                 gone[id] = "its document belongs to another account"
         return gone
