@@ -15,7 +15,7 @@ from ac_pipeline.atproto.messages import Write
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import at_uri, document_tid, is_tid, parse_datetime
 from ac_pipeline.errors import HeldBack, InvalidRecord
-from ac_pipeline.items import Derived, Failure, Record, Stage, item_id
+from ac_pipeline.items import BlobRef, Derived, Failure, Record, Stage, item_id
 from ac_pipeline.media.base import Document, Link, MediaType, Verdict
 
 WHEN_TOLERANCE_MS = 1000
@@ -90,7 +90,12 @@ class Existing:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One step of a plan, with its reason. `orphan` is the missing document an orphaned record names."""
+    """One step of a plan, with its reason.
+
+    Args:
+        orphan: The missing document an orphaned record names.
+        blobs: What its record refers to besides the renditions of `wanted`.
+    """
 
     kind: Kind
     media: MediaType
@@ -101,6 +106,7 @@ class Operation:
     cid: str | None = None
     link: Link | None = None
     orphan: str | None = None
+    blobs: tuple[BlobRef, ...] = ()
 
     @property
     def document(self) -> Document | None:

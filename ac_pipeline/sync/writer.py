@@ -308,5 +308,6 @@ def _body_bytes(batch: list[Operation]) -> int:
 def _blobs(operation: Operation) -> list[BlobRef]:
     derived = operation.wanted.derived if operation.wanted else None
     if operation.record is None or derived is None:
-        return []
-    return [rendition.blob for name, rendition in derived.renditions.items() if name in operation.record]
+        return list(operation.blobs)
+    made = [rendition.blob for name, rendition in derived.renditions.items() if name in operation.record]
+    return [*operation.blobs, *made]
