@@ -13,11 +13,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from pydantic import SecretStr
 
 from ac_pipeline.defs.policies import POOL_LIMITS
+from ac_pipeline.defs.process_group import run_group
 from ac_pipeline.errors import Misconfigured, PipelineError
 from ac_pipeline.settings import Settings, load_settings
 
@@ -76,7 +76,7 @@ def environment(settings: Settings) -> dict[str, str]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prepare the home and become `dagster dev`; with `--prepare-only`, print the home instead.
+    """Prepare the home and run `dagster dev` until Ctrl-C or SIGTERM; with `--prepare-only`, print the home instead.
 
     Settings come from the environment and from .env and .env.local of the working directory.
     """
@@ -95,16 +95,13 @@ def main(arguments: Sequence[str]) -> int:
     if options.prepare_only:
         sys.stdout.write(f"{home}\n")
         return 0
-    return _become_dagster(settings, home, (options.project / "workspace.yaml").absolute(), options.host, options.port)
+    return _run_dagster(settings, home, (options.project / "workspace.yaml").absolute(), options.host, options.port)
 
 
-def _become_dagster(settings: Settings, home: Path, workspace: Path, host: str, port: int) -> NoReturn:
-    """Dagster takes this process's place, and with it the signals that are sent to it."""
+def _run_dagster(settings: Settings, home: Path, workspace: Path, host: str, port: int) -> int:
+    """Run `dagster dev` until it ends or we are told to; what it started ends with it."""
     command = [sys.executable, "-m", "dagster", "dev", "--workspace", str(workspace)]
-    os.chdir(home)
-    os.execve(  # noqa: S606 - no shell
-        sys.executable, [*command, "--host", host, "--port", str(port)], environment(settings)
-    )
+    return run_group([*command, "--host", host, "--port", str(port)], environment(settings), home)
 
 
 def _dagster(settings: Settings, *arguments: str) -> None:
