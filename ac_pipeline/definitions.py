@@ -15,6 +15,7 @@ from ac_pipeline.defs.jobs import sync_users
 from ac_pipeline.defs.policies import RETRY_SECONDS
 from ac_pipeline.defs.resources import MIRROR, mirror_resource
 from ac_pipeline.defs.schedules import schedules
+from ac_pipeline.defs.sensors.drift import drift_sensor
 from ac_pipeline.defs.sensors.users import users_sensor
 from ac_pipeline.settings import Timetable, load_timetable
 
@@ -39,7 +40,7 @@ def build_defs(
         assets=[*source_assets(), *rendition_assets(retry_seconds), record_assets(retry_seconds)],
         jobs=[sync_users],
         schedules=schedules(timetable or load_timetable()),
-        sensors=[users_sensor],
+        sensors=[users_sensor, drift_sensor],
         resources={MIRROR: mirror_resource, **(overrides or {})},
         # A step in a process of its own costs 1.3 s, in this one 0.03 s (Dagster facts, "Costs").
         executor=dg.in_process_executor,

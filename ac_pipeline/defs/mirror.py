@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.messages import RepositoryStatus
 from ac_pipeline.errors import Misconfigured
-from ac_pipeline.items import LedgerEntry
+from ac_pipeline.items import LedgerEntry, RepositoryMark
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.report import AccountReport
 
@@ -55,6 +56,16 @@ class Mirror(Protocol):
 
     def render(self, accounts: Sequence[Account], media: MediaType, run_id: str) -> Iterator[Outcome]:
         """Make the renditions of one type for these accounts; outcomes as they come."""
+
+    def repositories(self) -> Iterable[RepositoryStatus]:
+        """Every repository the PDS hosts, with its revision; needs no login.
+
+        Raises:
+            Transient: A part could not be read.
+        """
+
+    def marks(self) -> Mapping[str, RepositoryMark]:
+        """How the last sync left each repository, by DID."""
 
     def entry(self, item: str) -> LedgerEntry | None:
         """What the ledger knows of one item."""

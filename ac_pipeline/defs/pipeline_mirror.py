@@ -10,8 +10,9 @@ from types import TracebackType
 from urllib.parse import urlencode
 
 from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.messages import RepositoryStatus
 from ac_pipeline.defs.mirror import Outcome, Picture, each_account
-from ac_pipeline.items import LedgerEntry, State
+from ac_pipeline.items import LedgerEntry, RepositoryMark, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.settings import Settings
 from ac_pipeline.sync.selection import Selection
@@ -59,6 +60,12 @@ class PipelineMirror:
             lambda account: pipeline.engine.render(account, media, selection, run_id),
             pipeline.settings.ac_concurrent_users,
         )
+
+    def repositories(self) -> Iterable[RepositoryStatus]:
+        return self._open().server.list_repositories()
+
+    def marks(self) -> Mapping[str, RepositoryMark]:
+        return self._open().ledger.marks()
 
     def entry(self, item: str) -> LedgerEntry | None:
         return self._open().ledger.get(item)

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.messages import RepositoryStatus
 from ac_pipeline.defs.mirror import Outcome, Picture, each_account
 from ac_pipeline.errors import Blocked, PipelineError, Transient
-from ac_pipeline.items import Failure, LedgerEntry, Stage, State
+from ac_pipeline.items import Failure, LedgerEntry, RepositoryMark, Stage, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.report import AccountReport, ItemFailure
+from ac_pipeline_tests.memory_pds import MemoryPds
 
 
 class ScriptedMirror:
@@ -26,6 +28,8 @@ class ScriptedMirror:
         self.blocked: dict[str, Blocked] = {}
         self.ledger: dict[str, LedgerEntry] = {}
         self.broken: PipelineError | None = None
+        self.pds = MemoryPds()
+        self.left: dict[str, RepositoryMark] = {}
 
     def trouble(self, key: str, *errors: Exception) -> None:
         """Let the next turns of this account end so: a transient error in its report, any other as a crash."""
@@ -57,6 +61,14 @@ class ScriptedMirror:
 
     def render(self, accounts: Sequence[Account], media: MediaType, run_id: str) -> Iterator[Outcome]:
         return self.sync(accounts, (media,), run_id)
+
+    def repositories(self) -> list[RepositoryStatus]:
+        if self.broken is not None:
+            raise self.broken
+        return list(self.pds.list_repositories())
+
+    def marks(self) -> Mapping[str, RepositoryMark]:
+        return self.left
 
     def entry(self, item: str) -> LedgerEntry | None:
         return self.ledger.get(item)
