@@ -30,6 +30,7 @@ from ac_pipeline.mongo.database import connect
 from ac_pipeline.mongo.documents import MongoDocuments
 from ac_pipeline.mongo.ledger import MongoLedger
 from ac_pipeline.mongo.sessions import MongoSessionStore
+from ac_pipeline.mongo.snapshots import MongoSnapshots
 from ac_pipeline.objects import ObjectStorage, storage_client
 from ac_pipeline.renditions.renderer import Renderer
 from ac_pipeline.renditions.store import RenditionStore
@@ -50,6 +51,8 @@ class Pipeline:
     lexicons: Lexicons
     engine: Engine
     audit: MongoAudit
+    snapshots: MongoSnapshots
+    store: RenditionStore
 
 
 @contextmanager
@@ -83,9 +86,10 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
         media_http = stack.enter_context(
             storage_client(timeout=settings.ac_media_timeout_seconds, connections=settings.ac_concurrent_downloads)
         )
+        store = RenditionStore(settings.ac_renditions_url)
         renderer = Renderer(
             ObjectStorage(media_http, settings.ac_media_url, concurrency=settings.ac_concurrent_downloads),
-            RenditionStore(settings.ac_renditions_url),
+            store,
             blob_limit=server.blob_limit,
             work_dir=Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ac-pipeline-"))),
             ffmpeg=str(settings.ac_ffmpeg) if settings.ac_ffmpeg else None,
@@ -106,7 +110,19 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             now=lambda: datetime.now(UTC),
             renders=renders,
         )
-        yield Pipeline(settings, MongoAccounts(source), documents, ledger, server, renderer, lexicons, engine, audit)
+        yield Pipeline(
+            settings,
+            MongoAccounts(source),
+            documents,
+            ledger,
+            server,
+            renderer,
+            lexicons,
+            engine,
+            audit,
+            MongoSnapshots(own),
+            store,
+        )
 
 
 def new_run_id() -> str:
