@@ -1,0 +1,156 @@
+"""The link doctor: examines the links and records of one account after another, and heals what can be healed.
+
+What state something is in is `link_states.py`; what happens to it is the engine's: healing is a sync of exactly the
+items that need it, under the same lease, planner and writer, so no repair can do what a sync may not (LINK-8).
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.errors import Blocked
+from ac_pipeline.operations.link_states import DELETING, Finding, Judge, LinkState, Repair
+from ac_pipeline.sync.engine import Engine
+from ac_pipeline.sync.plan import existing_records
+from ac_pipeline.sync.report import AccountReport
+from ac_pipeline.sync.selection import Selection
+
+Result = TypeVar("Result")
+
+
+@dataclass(slots=True)
+class Counts:
+    """How many documents and orphans are in which state, by type.
+
+    Args:
+        documents: Documents looked at.
+        orphans: Records that no document wants.
+        states: How many are in each state: their sum is documents + orphans.
+    """
+
+    documents: Counter[str] = field(default_factory=Counter)
+    orphans: Counter[str] = field(default_factory=Counter)
+    states: defaultdict[str, Counter[LinkState]] = field(default_factory=lambda: defaultdict(Counter))
+
+    def add(self, other: Counts) -> None:
+        self.documents.update(other.documents)
+        self.orphans.update(other.orphans)
+        for type_, states in other.states.items():
+            self.states[type_].update(states)
+
+    def total(self) -> Counter[LinkState]:
+        return sum(self.states.values(), Counter())
+
+    def to_json(self) -> dict[str, object]:
+        def row(states: Counter[LinkState], documents: int, orphans: int) -> dict[str, int]:
+            return {"documents": documents, "orphans": orphans, **{state.value: states[state] for state in LinkState}}
+
+        return {
+            "types": {t: row(states, self.documents[t], self.orphans[t]) for t, states in self.states.items()},
+            "total": row(self.total(), self.documents.total(), self.orphans.total()),
+        }
+
+
+@dataclass(slots=True)
+class Examination:
+    """What was found in one account.
+
+    Args:
+        account: Whose.
+        counts: States by type.
+        findings: All that are not simply linked, and linked ones with something to say about their record.
+        blocked: Why the account could not be examined, or None. None of its documents is counted then.
+        notes: What the plan says of the whole, such as doubts about the database.
+    """
+
+    account: Account
+    counts: Counts = field(default_factory=Counts)
+    findings: list[Finding] = field(default_factory=list)
+    blocked: Blocked | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def healable(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.heals]
+
+    @property
+    def deletions(self) -> int:
+        """Findings whose repair removes records."""
+        return sum(finding.repair in DELETING for finding in self.healable)
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to repair, by healing or by a person."""
+        return all(finding.repair in {Repair.NOTHING, Repair.PUBLISH} for finding in self.findings)
+
+
+def examine(engine: Engine, account: Account, selection: Selection) -> Examination:
+    """Judge every selected document of an account and, when none is left out, every orphan. Nothing is written.
+
+    Raises:
+        Transient: Something could not be read: nothing can be said.
+    """
+    plan, report = engine.survey(account, selection)
+    found = Examination(account, notes=report.notes)
+    if plan.repository is None:
+        found.blocked = report.blocked
+        return found
+    for each in plan.plans:
+        name = each.media.name
+        records = existing_records(plan.repository, each.media)
+        judge = Judge(engine.lexicons, account.key, plan.repository.did, each, records)
+        found.counts.documents[name] += len(plan.selected[name])
+        states = found.counts.states[name]
+        for finding in judge.findings(plan.wanted[name]):
+            states[finding.state] += 1
+            found.counts.orphans[name] += finding.state is LinkState.ORPHAN
+            if finding.repair is not Repair.NOTHING or finding.warnings:
+                found.findings.append(finding)
+    left_alone = {finding.held for finding in found.findings}
+    found.notes = [note for note in found.notes if note not in left_alone]
+    return found
+
+
+def heal(engine: Engine, account: Account, selection: Selection, run_id: str) -> AccountReport | None:
+    """Repair what `examine` finds now, and nothing else; None when there is nothing to repair.
+
+    Documents that were never published stay so, held-back findings stay as they are. Never raises for what can be said
+    of one account: that is in the report.
+
+    Raises:
+        Transient: The examination could not be made.
+    """
+    findings = examine(engine, account, selection).healable
+    if not findings:
+        return None
+    named = {finding.type for finding in findings}
+    chosen = replace(
+        selection,
+        types=tuple(media for media in selection.types if media.name in named),
+        items=frozenset((finding.type, finding.document) for finding in findings if finding.document is not None),
+        since=None,
+        until=None,
+        limit=None,
+        orphans=any(finding.document is None for finding in findings),
+    )
+    return engine.sync(account, chosen, run_id)
+
+
+def each_account(
+    accounts: Sequence[Account], workers: int, work: Callable[[Account], Result]
+) -> Iterator[tuple[Account, Result]]:
+    """Do something with many accounts, some at once, in order; only results are kept, never what was read (OPS-6)."""
+    with ThreadPoolExecutor(workers, thread_name_prefix="account") as pool:
+        yield from zip(accounts, pool.map(work, accounts), strict=True)
+
+
+def counted(examinations: Iterable[Examination]) -> Counts:
+    total = Counts()
+    for each in examinations:
+        total.add(each.counts)
+    return total
