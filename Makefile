@@ -35,6 +35,12 @@ demo: $(READY) ## Local services, demo data, the full backfill, a summary; UI=0 
 test: $(READY) lint ## Lint, types, import contracts and all tests on real services
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --durations 15
 
+test-browser: $(READY) ## The UI in a headless Chromium; SCREENSHOTS=folder keeps pictures
+	@for name in $${AC_CHROMIUM:-chromium} chromium-browser google-chrome; do command -v $$name >/dev/null && exit 0; done; \
+	  [ "$$(id -u)" = 0 ] && apt-get update -qq && apt-get install -y -qq chromium >/dev/null && exit 0; \
+	  echo "A Chromium is needed: run 'apt-get install chromium' as root, or set AC_CHROMIUM=/path/to/chromium"; exit 1
+	$(RUN) -m pytest -m browser --durations 5
+
 lint: $(READY) ## Format, lint, types, import contracts
 	$(BIN)/ruff format --check --quiet .
 	$(BIN)/ruff check --quiet .

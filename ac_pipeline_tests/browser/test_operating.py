@@ -1,0 +1,94 @@
+"""An operator's way through the UI: type keys, launch a backfill, watch it end, find the item that failed."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Page, expect
+
+from ac_pipeline.items import State
+from ac_pipeline_tests.browser.conftest import PATIENCE, SIZE, Stage
+
+TYPED = ("ada", "bob", "cleo")
+MILLISECONDS = 1000 * PATIENCE
+
+pytestmark = pytest.mark.browser
+
+Shoot = Callable[[Page, str], None]
+
+
+@pytest.fixture
+def shoot(tmp_path: Path) -> Shoot:
+    """Take a picture of a page: into the folder that `SCREENSHOTS` names, else only for this run."""
+    folder = Path(os.environ.get("SCREENSHOTS") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def take(page: Page, name: str) -> None:
+        page.wait_for_load_state("networkidle")
+        page.screenshot(path=folder / f"{name}.png")
+
+    return take
+
+
+def choose_partitions(page: Page, keys: tuple[str, ...]) -> None:
+    """Type each key into the launch dialog's filter and tick the one line that is left."""
+    page.get_by_text("Select a partition or create one").click()
+    for key in keys:
+        page.get_by_placeholder("Filter partitions").fill(key)
+        page.locator("[role=menuitem]", has=page.get_by_text(key, exact=True)).locator("label").click()
+    page.keyboard.press("Escape")
+
+
+def test_a_backfill_of_three_typed_users_leads_to_the_item_that_failed(stage: Stage, page: Page, shoot: Shoot) -> None:
+    """RUN-1, RUN-2, RUN-7, OPS-2: what was asked for is done, nothing else; the failed item is three clicks away."""
+    page.goto(f"{stage.dagster.url}/asset-groups")
+    page.get_by_role("button", name="Materialize all").click()
+    choose_partitions(page, TYPED)
+    page.get_by_role("button", name="Launch backfill").click()
+    page.get_by_text("Created backfill").wait_for()
+    page.get_by_text("View", exact=True).click()
+    expect(page).to_have_url(re.compile(r"/runs/b/\w+"))
+    expect(page.get_by_text("In progress", exact=True)).to_have_count(1, timeout=MILLISECONDS)  # the column is left
+    expect(page.get_by_text("100% completed")).to_have_count(7)
+    shoot(page, "backfill")
+
+    page.goto(f"{stage.dagster.url}/asset-groups")
+    page.get_by_role("button", name="Materialize all").wait_for()
+    page.keyboard.press("Alt+e")
+    expect(page.get_by_text("painting_thumbnails").first).to_be_visible()
+    page.set_viewport_size({"width": SIZE[0], "height": 2 * SIZE[1]})
+    shoot(page, "lineage")
+
+    page.set_viewport_size({"width": SIZE[0], "height": SIZE[1]})
+    page.goto(f"{stage.dagster.url}/assets/atproto/paintings?view=partitions")
+    expect(page.get_by_text("Materialized (3)")).to_be_visible()
+    expect(page.get_by_text("Failed (0)")).to_be_visible()
+    page.get_by_text("bob", exact=True).first.click()
+    row = page.get_by_role("row").filter(has_text=stage.broken).last
+    expect(row).to_contain_text("unreadable-media")
+    expect(row).to_contain_text("https://aesthetic.computer/#bad")
+    shoot(page, "partitions")
+    row.scroll_into_view_if_needed()
+    shoot(page, "failed-items")
+
+    synced = [platform_user for platform_user in stage.platform.pipeline.accounts.all() if platform_user.key in TYPED]
+    records = {user.key: len(stage.platform.records(user, "painting")) for user in synced}
+    assert records == dict.fromkeys(TYPED, 3)
+    assert stage.platform.entry("painting", stage.broken.partition(":")[2]).state is State.QUARANTINED
+    untouched = stage.platform.pipeline.accounts.find("dora")
+    assert not stage.platform.records(untouched, "mood")
+
+
+def test_the_check_names_the_quarantined_item(stage: Stage, page: Page, shoot: Shoot) -> None:
+    """OPS-1, OPS-2: a person finds from the asset's check which item has to be looked at."""
+    stage.dagster.wait_for_backfill(
+        stage.dagster.launch_backfill(stage.dagster.assets("atproto", "renditions"), ["bob"]), lambda _: None
+    )
+    page.goto(f"{stage.dagster.url}/assets/atproto/paintings?view=checks&checkDetail=no_quarantined_items")
+    expect(page.get_by_text("Failed").first).to_be_visible()
+    expect(page.get_by_role("row").filter(has_text=stage.broken).last).to_contain_text("bob")
+    shoot(page, "check")
