@@ -116,6 +116,7 @@ class MediaType:
         validate: Raises `InvalidDocument` for a document that cannot become a record.
         build_record: Document and what was derived from it -> record.
         page: Its public page, or None where it has none.
+        addressed_by_key: Whether the key of its record is part of a public address, which a deletion breaks.
         link_homes: Mongo fields that hold its link, the pipeline's own first.
         recipe: Name of the rendition recipe, or None for a type without blobs.
         blobs: Blob fields of its record.
@@ -134,6 +135,7 @@ class MediaType:
     build_record: Callable[[Document, Derived], Record]
     page: Callable[[Document], str | None]
     outlives_owner: bool = False
+    addressed_by_key: bool = False
     link_homes: tuple[str, ...] = ("atproto",)
     recipe: str | None = None
     blobs: tuple[BlobField, ...] = field(default=())

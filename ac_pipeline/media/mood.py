@@ -47,4 +47,5 @@ MOOD = MediaType(
     validate=_validate,
     build_record=_build_record,
     page=_page,
+    addressed_by_key=True,
 )

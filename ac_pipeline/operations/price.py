@@ -1,4 +1,4 @@
-"""What a wipe or a restore takes of the PDS, said before it starts. Arithmetic only; a sync's cost is `sync/costs.py`."""
+"""What a wipe or a restore takes of the PDS, said before it starts. A sync's cost is `sync/costs.py`."""
 
 from __future__ import annotations
 

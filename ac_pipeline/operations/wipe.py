@@ -1,0 +1,425 @@
+"""The wipe: empties the chosen collections of one account, after a snapshot, and keeps them empty.
+
+Records without a document go as well: the snapshot has them. What a wipe would do is said beforehand, and it is done
+only for whoever names the number of records (PLAN-5). It can be repeated after a kill: an unfinished wipe goes on with
+its own snapshot. The books are `removals.py`, bringing records back is `restore.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from time import monotonic
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.repository import Repository
+from ac_pipeline.errors import (
+    Blocked,
+    HeldBack,
+    Misconfigured,
+    NoCredentials,
+    PipelineError,
+    RepositoryMoved,
+    SourceMissing,
+)
+from ac_pipeline.items import BlobRef
+from ac_pipeline.media.base import MediaType
+from ac_pipeline.mongo.snapshots import Snapshot
+from ac_pipeline.operations.price import Price, price
+from ac_pipeline.operations.removals import Records, Removals
+from ac_pipeline.operations.snapshot import Progress, Vault, quiet
+from ac_pipeline.sync.engine import ROUNDS
+from ac_pipeline.sync.plan import Existing, Kind, Operation, existing_records
+from ac_pipeline.sync.report import ItemFailure
+from ac_pipeline.sync.writer import REQUEST_BYTES, BatchLimits, Committed, Refused, Writer
+
+
+@dataclass(frozen=True, slots=True)
+class WipePlan:
+    """What a wipe would do. Nothing was written.
+
+    Args:
+        user: Partition key.
+        records: Type name -> records that would be deleted.
+        undocumented: How many of them no document of the account stands behind: only the snapshot would have them.
+        addresses: How many public addresses hold the key of one of them, and break.
+        price: What it takes of the PDS.
+        unfinished: The snapshot of a wipe of this account that has not come to its end.
+        confirmed: What that wipe was told to delete, when it is this one: its number is good for the rest as well.
+        hash: sha-256 (hex) of keys and CIDs of all of these records.
+    """
+
+    user: str
+    records: Mapping[str, int]
+    undocumented: int
+    addresses: int
+    price: Price
+    unfinished: str | None
+    confirmed: int | None
+    hash: str
+
+    @property
+    def total(self) -> int:
+        return sum(self.records.values())
+
+    def accepts(self, confirm: int | None) -> bool:
+        """Whether this number agrees to this plan."""
+        return confirm is not None and confirm in (self.total, self.confirmed)
+
+    def to_json(self) -> dict[str, object]:
+        values: dict[str, object] = {name: getattr(self, name) for name in self.__slots__}
+        return values | {"records": dict(self.records), "total": self.total, "price": self.price.to_json()}
+
+
+@dataclass(slots=True)
+class WipeReport:
+    """What a wipe did.
+
+    Args:
+        deleted: Type name -> records that this run deleted.
+        left: Records of these types that are still there.
+        failures: Records that cannot be deleted; their links are kept.
+        on_hold: Types that stay empty until a restore.
+        error: What ended it early; the same command does the rest.
+    """
+
+    user: str
+    snapshots: list[str] = field(default_factory=list)
+    deleted: dict[str, int] = field(default_factory=dict)
+    left: int = 0
+    links_cleared: int = 0
+    failures: list[ItemFailure] = field(default_factory=list)
+    on_hold: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    error: PipelineError | None = None
+    seconds: float = 0.0
+
+    @property
+    def clean(self) -> bool:
+        return self.error is None and not self.failures and not self.left
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "user": self.user,
+            "snapshots": self.snapshots,
+            "deleted": self.deleted,
+            "left": self.left,
+            "links_cleared": self.links_cleared,
+            "failures": [failure.to_json() for failure in self.failures],
+            "on_hold": self.on_hold,
+            "notes": self.notes,
+            "error": self.error.message if self.error else None,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def plan_wipe(vault: Vault, account: Account, types: Sequence[MediaType]) -> WipePlan:
+    """What a wipe would do; reads only.
+
+    Raises:
+        Blocked: The account cannot be used.
+        Transient: Something could not be read.
+    """
+    _, repository = vault.archive.read(_usable(account))
+    return _plan(vault, account, types, repository, Removals(vault.engine, account, types, ""))
+
+
+def wipe(
+    vault: Vault,
+    account: Account,
+    types: Sequence[MediaType],
+    *,
+    confirm: int | None,
+    run_id: str,
+    why: str = "",
+    keep_syncing: bool = False,
+    progress: Progress = quiet,
+) -> WipeReport:
+    """Take a snapshot and delete every record of these types.
+
+    Args:
+        confirm: The number of records that `plan_wipe` named, or that an unfinished wipe was started with.
+        run_id: The run, as the ledger names it.
+        why: The operator's words, for the audit.
+        keep_syncing: Leave these types to the schedule, which publishes what Mongo holds anew; else they are on hold.
+
+    Raises:
+        Misconfigured: Another number of records would be deleted; nothing was written.
+        Blocked, Transient: Nothing was begun. What ends a wipe that has begun is in its report.
+    """
+    did, started = _usable(account), monotonic()
+    report = WipeReport(account.key)
+    names = [media.name for media in types]
+    with vault.engine.ledger.lease(did, vault.engine.holder):
+        car, repository = vault.archive.read(did)
+        removals = Removals(vault.engine, account, types, run_id)
+        plan = _plan(vault, account, types, repository, removals)
+        if confirm is None or not plan.accepts(confirm):
+            raise Misconfigured(
+                f"{plan.total} records of {account.key} would be deleted, not {confirm}: nothing was written. "
+                "Look at the plan and confirm its number."
+            )
+        with vault.audit.during(
+            "wipe", [account], names, why=why, plan_hash=plan.hash, counts=dict(plan.records)
+        ) as audited:
+            work = _Wipe(vault, account, tuple(types), removals, report, confirm, why, keep_syncing, progress)
+            try:
+                work.run(car, repository)
+            except PipelineError as error:
+                report.error = error
+                audited.outcome = f"stopped: {error.message}"
+            else:
+                if report.failures:
+                    audited.outcome = f"done but for {len(report.failures)} records"
+            audited.counts.update(report.deleted)
+    report.links_cleared = removals.links_cleared
+    report.on_hold = sorted(name for name in vault.engine.ledger.holds(account) if name in names)
+    report.seconds = monotonic() - started
+    return report
+
+
+@dataclass(slots=True)
+class _Wipe:
+    """One wipe under its lease."""
+
+    vault: Vault
+    account: Account
+    types: tuple[MediaType, ...]
+    removals: Removals
+    report: WipeReport
+    confirm: int
+    why: str
+    keep_syncing: bool
+    progress: Progress
+    refused: set[str] = field(default_factory=set)
+    uncounted: set[str] = field(default_factory=set)
+    began: bool = False
+
+    def run(self, car: bytes, repository: Repository) -> None:
+        held_before = self.vault.engine.ledger.holds(self.account)
+        moved = 0
+        while True:
+            try:
+                self.report.left = sum(map(len, _records(repository, self.types).values()))
+                repository = self._empty(car, repository)
+                break
+            except RepositoryMoved as error:
+                moved += 1
+                if moved == ROUNDS:
+                    raise RepositoryMoved(
+                        f"the repository of {self.account.key} changed {ROUNDS} times while it was wiped: the same "
+                        "command does the rest"
+                    ) from error
+                car, repository = self.vault.archive.read(repository.did)
+            except PipelineError as error:
+                if not self.began or (isinstance(error, Blocked) and not self.report.deleted):
+                    # Nothing can have gone, so nothing has to stay away.
+                    self.vault.engine.ledger.release(
+                        self.account, [media for media in self.types if media.name not in held_before]
+                    )
+                raise
+        self._finish(repository)
+
+    def _empty(self, car: bytes, repository: Repository) -> Repository:
+        """One round: snapshot, hold, settle, delete. The repository as the last batch left it."""
+        engine = self.vault.engine
+        snapshots = self._cover(car, repository)
+        reason = f"deleted by a wipe; snapshot {snapshots[0].id} has it"
+        if not self.keep_syncing:
+            because = f" ({self.why})" if self.why else ""
+            engine.ledger.hold(self.account, self.types, f"wiped{because}; snapshot {snapshots[0].id}")
+        present = _records(repository, self.types)
+        gone = _missing(self._kept(snapshots), present)
+        self.removals.begin(present, gone, reason)
+        unheard = {name: self._unheard(name, records) for name, records in gone.items()}
+        self._count(unheard)
+        by_path = {_path(media, each): (media, each) for media in self.types for each in present[media.name]}
+        operations = [
+            Operation(Kind.DELETE, media, record.rkey, reason)
+            for path, (media, record) in by_path.items()
+            if path not in self.refused
+        ]
+        self.uncounted = {operation.path for operation in operations}
+        self.began = self.began or bool(operations)
+        done = 0
+        writer = Writer(
+            engine.server,
+            self.account,
+            _no_blob,
+            BatchLimits(request_bytes=engine.ledger.batch_bytes(engine.host, REQUEST_BYTES)),
+            lambda size: engine.ledger.remember_batch_bytes(engine.host, size),
+        )
+        for outcome in writer.write(operations, repository):
+            if isinstance(outcome, Refused):
+                self._refuse(outcome, *by_path[outcome.operation.path])
+            else:
+                repository = outcome.repository
+                batch = _batch(outcome, {path: record for path, (_, record) in by_path.items()})
+                self._count(batch)
+                self.removals.settle(batch, reason)
+                done += len(outcome.operations)
+                self.progress("Deleting records", done, len(operations))
+        return repository
+
+    def _cover(self, car: bytes, repository: Repository) -> list[Snapshot]:
+        """A snapshot that holds every record that is still to go, and those before it, newest first.
+
+        An unfinished wipe's own snapshot is used again, when it is whole and nothing has changed since; else a new one
+        is taken that names it.
+        """
+        archive = self.vault.archive
+        unfinished = archive.unfinished(self.account)
+        if unfinished is not None:
+            chain = archive.chain(unfinished)
+            try:
+                for each in chain:
+                    archive.check(each, self.types, self.progress)
+                if _holds(self._kept(chain), _records(repository, self.types), unfinished, self.types):
+                    self._name(chain)
+                    return chain
+            except (SourceMissing, HeldBack) as error:
+                self._note(f"the snapshot of the unfinished wipe cannot be used: {error.message}")
+                unfinished = None
+        taken = archive.take(
+            self.account,
+            self.types,
+            (car, repository),
+            previous=unfinished.id if unfinished is not None else None,
+            wipe=self.confirm,
+            progress=self.progress,
+        )
+        chain = archive.chain(taken)
+        self._name(chain)
+        return chain
+
+    def _kept(self, chain: Sequence[Snapshot]) -> dict[str, list[Existing]]:
+        """Every record that these snapshots hold; of two under one key the newer."""
+        found: dict[str, dict[str, Existing]] = {media.name: {} for media in self.types}
+        for snapshot in chain:
+            for name, records in _records(self.vault.archive.contents(snapshot), self.types).items():
+                if name in snapshot.types:
+                    for record in records:
+                        found[name].setdefault(record.rkey, record)
+        return {name: list(records.values()) for name, records in found.items()}
+
+    def _refuse(self, outcome: Refused, media: MediaType, record: Existing) -> None:
+        self.refused.add(outcome.operation.path)
+        self.report.failures.append(self.removals.refused(media, record, outcome.error))
+
+    def _count(self, records: Records) -> None:
+        for name, listed in records.items():
+            if listed:
+                self.report.deleted[name] = self.report.deleted.get(name, 0) + len(listed)
+                self.report.left -= len(listed)
+            self.uncounted -= {_path(self._media(name), record) for record in listed}
+
+    def _unheard(self, name: str, gone: Sequence[Existing]) -> list[Existing]:
+        """Those of these records that this run has deleted without an answer."""
+        media = self._media(name)
+        return [record for record in gone if _path(media, record) in self.uncounted]
+
+    def _finish(self, repository: Repository) -> None:
+        """Count what is left, and end the wipe when nothing is left of what its snapshots were taken for."""
+        self.report.left = sum(map(len, _records(repository, self.types).values()))
+        index = self.vault.archive.index
+        wiped = {media.name for media in self.types}
+        for snapshot in index.find(account=self.account.id):
+            if snapshot.open and not self.report.left and set(snapshot.types) <= wiped:
+                index.save(replace(snapshot, open=False))
+
+    def _media(self, name: str) -> MediaType:
+        return next(media for media in self.types if media.name == name)
+
+    def _name(self, chain: Sequence[Snapshot]) -> None:
+        self.report.snapshots = [snapshot.id for snapshot in chain]
+
+    def _note(self, text: str) -> None:
+        if text not in self.report.notes:
+            self.report.notes.append(text)
+
+
+def _plan(
+    vault: Vault, account: Account, types: Sequence[MediaType], repository: Repository, removals: Removals
+) -> WipePlan:
+    present = _records(repository, types)
+    operations = [
+        Operation(Kind.DELETE, media, record.rkey, "wipe") for media in types for record in present[media.name]
+    ]
+    unfinished = vault.archive.unfinished(account)
+    digest = sha256()
+    for media in types:
+        for record in present[media.name]:
+            digest.update(f"{_path(media, record)} {record.cid}\n".encode())
+    return WipePlan(
+        user=account.key,
+        records={name: len(records) for name, records in present.items()},
+        undocumented=sum(not removals.documented(media, record) for media in types for record in present[media.name]),
+        addresses=sum(len(present[media.name]) for media in types if media.addressed_by_key),
+        price=price(operations),
+        unfinished=unfinished.id if unfinished is not None else None,
+        confirmed=_confirmed(vault, unfinished, present, types),
+        hash=digest.hexdigest(),
+    )
+
+
+def _confirmed(vault: Vault, unfinished: Snapshot | None, present: Records, types: Sequence[MediaType]) -> int | None:
+    """The number an unfinished wipe was started with, while nothing but its own work has changed since."""
+    if unfinished is None:
+        return None
+    try:
+        kept = _records(vault.archive.contents(unfinished), types)
+    except (SourceMissing, HeldBack):
+        return None
+    return unfinished.wipe if _holds(kept, present, unfinished, types) else None
+
+
+def _holds(kept: Records, present: Records, snapshot: Snapshot, types: Sequence[MediaType]) -> bool:
+    """Whether a snapshot is of these types, and holds every record that is present, byte by byte."""
+    if any(media.name not in snapshot.types for media in types):
+        return False
+    return all(
+        {(record.rkey, record.cid) for record in present[media.name]}
+        <= {(record.rkey, record.cid) for record in kept[media.name]}
+        for media in types
+    )
+
+
+def _missing(kept: Records, present: Records) -> dict[str, list[Existing]]:
+    found = {}
+    for name, records in kept.items():
+        there = {record.rkey for record in present[name]}
+        found[name] = [record for record in records if record.rkey not in there]
+    return found
+
+
+def _records(repository: Repository, types: Sequence[MediaType]) -> dict[str, list[Existing]]:
+    return {media.name: existing_records(repository, media) for media in types}
+
+
+def _batch(outcome: Committed, by_path: Mapping[str, Existing]) -> dict[str, list[Existing]]:
+    batch: dict[str, list[Existing]] = {}
+    for operation in outcome.operations:
+        batch.setdefault(operation.media.name, []).append(by_path[operation.path])
+    return batch
+
+
+def _path(media: MediaType, record: Existing) -> str:
+    return f"{media.nsid}/{record.rkey}"
+
+
+def _usable(account: Account) -> str:
+    """The account's DID.
+
+    Raises:
+        Blocked: It cannot be written to.
+    """
+    if account.blocked is not None:
+        raise account.blocked
+    if account.did is None:
+        raise NoCredentials(f"{account.key} has no account on the PDS: there is nothing to wipe.")
+    return account.did
+
+
+def _no_blob(operation: Operation, blob: BlobRef) -> bytes:
+    raise SourceMissing(f"{operation.path} is deleted: it needs no blob {blob.cid}")
