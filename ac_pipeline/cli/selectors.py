@@ -13,6 +13,7 @@ import click
 from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
+from ac_pipeline.operations.retry import item_name as parse_item
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline
 
@@ -96,10 +97,10 @@ def item_name(text: str) -> tuple[str, str]:
     Raises:
         click.UsageError: It has another form, or names no type.
     """
-    type_, colon, name = text.partition(":")
-    if not colon or not name or type_ not in _NAMES:
-        raise click.UsageError(f"{text!r} is no item: write TYPE:CODE or TYPE:ID with one of {', '.join(_NAMES)}.")
-    return type_, name
+    try:
+        return parse_item(text)
+    except Misconfigured as error:
+        raise click.UsageError(error.message) from None
 
 
 def _moment(option: str, text: str | None) -> int | None:

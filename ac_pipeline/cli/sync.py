@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -101,11 +101,24 @@ def sync(chosen: Chosen, dry_run: bool, sweep: bool, as_json: bool) -> int:
 
 def run_sync(pipeline: Pipeline, accounts: Sequence[Account], selection: Selection) -> SyncReport:
     """Sync these accounts and count what it took."""
+    workers = pipeline.settings.ac_concurrent_users
+    return counted(
+        pipeline,
+        lambda run_id: sync_accounts(pipeline.engine, accounts, selection, run_id, workers),
+        len(accounts),
+    )
+
+
+def counted(pipeline: Pipeline, run: Callable[[str], Iterator[AccountReport]], total: int) -> SyncReport:
+    """Run something over accounts, with progress, and count what it took.
+
+    Args:
+        run: Given a run id, yields the reports.
+        total: How many there will be.
+    """
     started, before = time.monotonic(), pipeline.server.usage()
     report = SyncReport(new_run_id())
-    workers = pipeline.settings.ac_concurrent_users
-    reports = sync_accounts(pipeline.engine, accounts, selection, report.run_id, workers)
-    report.accounts.extend(progress("Syncing", reports, len(accounts)))
+    report.accounts.extend(progress("Syncing", run(report.run_id), total))
     used = pipeline.server.usage() - before
     report.requests = used.requests
     report.transferred = {"uploaded": used.bytes_uploaded, "downloaded": used.bytes_downloaded}

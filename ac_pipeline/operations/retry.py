@@ -1,0 +1,193 @@
+"""Failed items once more: which ones a person means, and what each account's turn is about (OPS-3).
+
+Quarantined items are tried again by nothing else while their documents stay the same. How items are run is the
+engine's; the command line and the job share what is here.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.errors import Misconfigured
+from ac_pipeline.items import LedgerEntry, State
+from ac_pipeline.media.base import MediaType
+from ac_pipeline.media.registry import MEDIA_TYPES, media_type
+from ac_pipeline.sync.engine import Engine
+from ac_pipeline.sync.report import AccountReport
+from ac_pipeline.sync.selection import Selection
+from ac_pipeline.wiring import Pipeline
+
+FAILED = (State.QUARANTINED, State.DEFERRED, State.BLOCKED)
+"""The states of an item that is not where it should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class FailedItems:
+    """Which of the failed items; every part narrows, so that one without parts means all of them.
+
+    Args:
+        users: Selectors of users: keys, handles, codes, DIDs or Mongo ids; empty for all.
+        types: Media types.
+        items: Only these, as `(type name, code or ObjectId)`, or None.
+        states: Some of `FAILED`.
+        error_class: Only items whose last error is of this class (`code` of the error), or None.
+        since, until: Only items between these moments, in ms since 1970, or None.
+        limit: At most so many items in all, or None.
+    """
+
+    users: tuple[str, ...] = ()
+    types: tuple[MediaType, ...] = MEDIA_TYPES
+    items: frozenset[tuple[str, str]] | None = None
+    states: tuple[State, ...] = FAILED
+    error_class: str | None = None
+    since: int | None = None
+    until: int | None = None
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What is done again for one account.
+
+    Args:
+        account: Whose items they are.
+        selection: Exactly the items.
+        counts: How many of each type, by type name.
+    """
+
+    account: Account
+    selection: Selection
+    counts: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPlan:
+    """All turns, and what could not become part of one.
+
+    Args:
+        turns: One for each account, by partition key.
+        unknown: Items that were named and have not failed, as `type:name`.
+        ownerless: Ids of failed items whose account is not on the platform any more.
+    """
+
+    turns: tuple[Turn, ...]
+    unknown: tuple[str, ...] = ()
+    ownerless: tuple[str, ...] = ()
+
+    @property
+    def items(self) -> int:
+        return sum(sum(turn.counts.values()) for turn in self.turns)
+
+
+def plan_retry(pipeline: Pipeline, wanted: FailedItems) -> RetryPlan:
+    """Look up the failed items and their accounts. Nothing is run.
+
+    Raises:
+        Misconfigured: A selector names no user, or more than one.
+        Transient: Accounts or ledger could not be read.
+    """
+    accounts = pipeline.accounts.select(wanted.users) if wanted.users else pipeline.accounts.all()
+    owners: list[str | None] = [account.id for account in accounts] if wanted.users else [None]
+    types = [media.name for media in wanted.types]
+    found = [
+        entry
+        for owner in owners
+        for entry in pipeline.ledger.find(
+            states=wanted.states, error_class=wanted.error_class, account=owner, types=types
+        )
+    ]
+    entries = narrowed(found, wanted)
+    lost = _without_document(pipeline, [entry for entry in entries if entry.withdrawn_at is not None])
+    return plan_turns(entries, accounts, wanted, lost)
+
+
+def narrowed(entries: Iterable[LedgerEntry], wanted: FailedItems) -> list[LedgerEntry]:
+    """Those of the failed items that are named, at most `limit`."""
+    names = wanted.items
+    fitting = [entry for entry in entries if names is None or not names.isdisjoint(_names(entry))]
+    return fitting if wanted.limit is None else fitting[: wanted.limit]
+
+
+def plan_turns(
+    entries: Sequence[LedgerEntry], accounts: Iterable[Account], wanted: FailedItems, lost: frozenset[str] = frozenset()
+) -> RetryPlan:
+    """Put failed items together by account. Pure.
+
+    Args:
+        entries: The items, as `narrowed` left them.
+        accounts: All accounts.
+        lost: Items among them whose documents do not exist: their records are to be deleted.
+    """
+    by_owner: defaultdict[str, list[LedgerEntry]] = defaultdict(list)
+    for entry in entries:
+        by_owner[entry.account].append(entry)
+    turns = [_turn(account, by_owner.pop(account.id), wanted, lost) for account in accounts if account.id in by_owner]
+    met = {name for entry in entries for name in _names(entry)}
+    named = wanted.items or frozenset()
+    return RetryPlan(
+        turns=tuple(sorted(turns, key=lambda turn: turn.account.key)),
+        unknown=tuple(sorted(f"{type_}:{name}" for type_, name in named - met)),
+        ownerless=tuple(sorted(entry.item for left in by_owner.values() for entry in left)),
+    )
+
+
+def run_turns(engine: Engine, turns: Sequence[Turn], run_id: str, workers: int) -> Iterator[AccountReport]:
+    """Run all turns, several accounts at once; reports as they come."""
+    with ThreadPoolExecutor(workers, thread_name_prefix="account") as pool:
+        futures = [pool.submit(engine.sync, turn.account, turn.selection, run_id) for turn in turns]
+        for future in as_completed(futures):
+            yield future.result()
+
+
+def item_name(text: str) -> tuple[str, str]:
+    """`painting:abc` as type and name.
+
+    Raises:
+        Misconfigured: It has another form, or names no type.
+    """
+    type_, colon, name = text.partition(":")
+    known = [media.name for media in MEDIA_TYPES]
+    if not colon or not name or type_ not in known:
+        raise Misconfigured(f"{text!r} is no item: write TYPE:CODE or TYPE:ID with one of {', '.join(known)}.")
+    return type_, name
+
+
+def in_order(report: AccountReport, media: MediaType) -> bool:
+    """Whether a dry run found every record and link of this type as it should be, with no item left out."""
+    tally = report.tally(media.name)
+    still = tally.planned - tally.unchanged + tally.healed + tally.duplicates_removed + tally.pending
+    return not still and report.blocked is None and report.error is None and not report.notes
+
+
+def _turn(account: Account, entries: Sequence[LedgerEntry], wanted: FailedItems, lost: frozenset[str]) -> Turn:
+    counts: defaultdict[str, int] = defaultdict(int)
+    for entry in entries:
+        counts[entry.type] += 1
+    selection = Selection(
+        types=tuple(media for media in MEDIA_TYPES if media.name in counts),
+        since=wanted.since,
+        until=wanted.until,
+        items=frozenset((entry.type, entry.document) for entry in entries),
+        retry=True,
+        orphans=any(entry.item in lost for entry in entries),
+    )
+    return Turn(account, selection, dict(counts))
+
+
+def _names(entry: LedgerEntry) -> set[tuple[str, str]]:
+    return {(entry.type, name) for name in (entry.document, entry.code) if name}
+
+
+def _without_document(pipeline: Pipeline, entries: Sequence[LedgerEntry]) -> frozenset[str]:
+    by_type: defaultdict[str, list[LedgerEntry]] = defaultdict(list)
+    for entry in entries:
+        by_type[entry.type].append(entry)
+    lost: set[str] = set()
+    for name, listed in by_type.items():
+        there = pipeline.documents.owners(media_type(name), [entry.document for entry in listed])
+        lost.update(entry.item for entry in listed if entry.document not in there)
+    return frozenset(lost)
