@@ -10,7 +10,7 @@ RUN := $(BIN)/python
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser lint format bench dev lock clean
+.PHONY: help setup demo test test-browser lint format bench bench-links dev lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -53,6 +53,9 @@ format: $(READY) ## Format the code
 
 bench: $(READY) ## Throughput against the bare PDS, side by side in one run
 	$(RUN) -m ac_pipeline_tests.benchmarks.throughput
+
+bench-links: $(READY) ## Every link state and every older record form: the link doctor before and after healing
+	$(RUN) -m pytest -q -s ac_pipeline_tests/integration/test_link_states.py -k every_state
 
 dev: $(READY) ## Dagster UI and daemon against .env and .env.local
 	$(RUN) -m ac_pipeline.defs.home

@@ -10,6 +10,7 @@ import sys
 import click
 
 from ac_pipeline.cli.inspect import item, items, status, verify
+from ac_pipeline.cli.links import links
 from ac_pipeline.cli.local import local
 from ac_pipeline.cli.retry import retry
 from ac_pipeline.cli.sync import plan, sync
@@ -28,7 +29,7 @@ def cli() -> None:
     """
 
 
-for command in (plan, sync, retry, status, items, item, verify, local):
+for command in (plan, sync, retry, status, items, item, verify, links, local):
     cli.add_command(command)
 
 

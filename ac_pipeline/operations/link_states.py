@@ -221,7 +221,7 @@ class Judge:
             if create is not None and create.rkey != link.rkey:
                 reason += f"; that key cannot be used again, the record gets {create.rkey}"
             return self._of(document, LinkState.DANGLING, Repair.RECREATE, reason)
-        reason = f"the link names {self._what(link, named)}; that one is left alone"
+        reason = f"the link names {self._what(link, named)}"
         return self._of(document, LinkState.CROSSED, Repair.OWN_RECORD, reason)
 
     def _with_record(self, wanted: Wanted, named: _Named, keys: Sequence[str]) -> Finding:

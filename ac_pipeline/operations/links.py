@@ -7,7 +7,7 @@ items that need it, under the same lease, planner and writer, so no repair can d
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -147,10 +147,3 @@ def each_account(
     """Do something with many accounts, some at once, in order; only results are kept, never what was read (OPS-6)."""
     with ThreadPoolExecutor(workers, thread_name_prefix="account") as pool:
         yield from zip(accounts, pool.map(work, accounts), strict=True)
-
-
-def counted(examinations: Iterable[Examination]) -> Counts:
-    total = Counts()
-    for each in examinations:
-        total.add(each.counts)
-    return total

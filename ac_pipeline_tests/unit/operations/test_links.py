@@ -57,7 +57,7 @@ def cure(world: World, user: Account, **selection: Any) -> None:
         assert heal(world.engine, user, chosen(**selection), "run-2") is None
 
 
-# ------------------------------------------------------------------------------------------------------ the seven states
+# ---------------------------------------------------------------------------------------------------- the seven states
 
 
 def test_everything_a_sync_has_written_is_linked(world: World) -> None:
@@ -83,7 +83,7 @@ def test_everything_a_sync_has_written_is_linked(world: World) -> None:
     ],
 )
 def test_a_document_without_record_has_exactly_one_state(world: World, fields: dict[str, Any], state: str) -> None:
-    """The invariant: eligible and never published is unlinked, nothing to publish is linked, a rest of a link is not."""
+    """The invariant: eligible and never published is unlinked, nothing to publish is linked."""
     user = world.user()
     world.add("mood", user, **fields)
     assert states(world, user) == {state: 1}
