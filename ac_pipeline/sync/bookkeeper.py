@@ -22,6 +22,7 @@ from ac_pipeline.sync.plan import Kept, Kind, Operation, TypePlan, Wanted, Withh
 from ac_pipeline.sync.ports import Documents, Ledger
 from ac_pipeline.sync.render import failure_of
 from ac_pipeline.sync.report import AccountReport, ItemFailure
+from ac_pipeline.sync.versions import Versions, documents_version, records_version, renditions_version
 from ac_pipeline.sync.writer import Refused
 
 _DELETES = {Kind.DELETE, Kind.DELETE_ORPHAN}
@@ -74,6 +75,8 @@ class Bookkeeper:
             tally.withdrawn += document.verdict is Verdict.WITHDRAWN
             tally.invalid += document.verdict in {Verdict.INVALID, Verdict.HELD}
             tally.warnings += bool(document.warnings)
+        if len(chosen) == len(documents):
+            self.report.versions[media.name] = Versions(documents_version(documents))
         self._entries.know(entries.values())
 
     def offered(self, media: MediaType, wanted: Sequence[Wanted]) -> None:
@@ -83,6 +86,9 @@ class Bookkeeper:
             if each.derived is not None:
                 tally.warnings += bool(each.derived.warnings and not each.document.warnings)
                 tally.companions_missing += bool(media.companions(each.document).keys() - each.derived.found)
+        versions = self.report.versions.get(media.name)
+        if versions is not None:
+            versions.renditions, versions.records = renditions_version(wanted), records_version(wanted)
 
     def records(self, repository: Repository, types: Iterable[MediaType]) -> None:
         """Count the records the repository holds before the run."""

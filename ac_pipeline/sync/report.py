@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 
 from ac_pipeline.errors import Blocked, PipelineError
 from ac_pipeline.items import Stage, State
+from ac_pipeline.sync.versions import Versions
 
 
 @dataclass(slots=True)
@@ -90,6 +91,7 @@ class AccountReport:
     Args:
         user: Its partition key.
         types: Tally per type name.
+        versions: Data versions per type name, for the types of which every document was read.
         failures: Items that were quarantined, or deferred by an error.
         blocked: Why the account could not be used, or None.
         error: The transient error that ended its sync early, or None; the account has to be run again.
@@ -98,6 +100,7 @@ class AccountReport:
 
     user: str
     types: dict[str, Tally] = field(default_factory=dict)
+    versions: dict[str, Versions] = field(default_factory=dict)
     failures: list[ItemFailure] = field(default_factory=list)
     blocked: Blocked | None = None
     error: PipelineError | None = None
