@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from hashlib import sha256
 from time import monotonic
 
 from ac_pipeline.accounts import Account
@@ -18,7 +17,6 @@ from ac_pipeline.errors import (
     Blocked,
     HeldBack,
     Misconfigured,
-    NoCredentials,
     PipelineError,
     RepositoryMoved,
     SourceMissing,
@@ -26,50 +24,13 @@ from ac_pipeline.errors import (
 from ac_pipeline.items import BlobRef
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.snapshots import Snapshot
-from ac_pipeline.operations.price import Price, price
 from ac_pipeline.operations.removals import Records, Removals
 from ac_pipeline.operations.snapshot import Progress, Vault, quiet
+from ac_pipeline.operations.wipe_plan import decide, holds_all, path_of, records_of, usable
 from ac_pipeline.sync.engine import ROUNDS
-from ac_pipeline.sync.plan import Existing, Kind, Operation, existing_records
+from ac_pipeline.sync.plan import Existing, Kind, Operation
 from ac_pipeline.sync.report import ItemFailure
 from ac_pipeline.sync.writer import REQUEST_BYTES, BatchLimits, Committed, Refused, Writer
-
-
-@dataclass(frozen=True, slots=True)
-class WipePlan:
-    """What a wipe would do. Nothing was written.
-
-    Args:
-        user: Partition key.
-        records: Type name -> records that would be deleted.
-        undocumented: How many of them no document of the account stands behind: only the snapshot would have them.
-        addresses: How many public addresses hold the key of one of them, and break.
-        price: What it takes of the PDS.
-        unfinished: The snapshot of a wipe of this account that has not come to its end.
-        confirmed: What that wipe was told to delete, when it is this one: its number is good for the rest as well.
-        hash: sha-256 (hex) of keys and CIDs of all of these records.
-    """
-
-    user: str
-    records: Mapping[str, int]
-    undocumented: int
-    addresses: int
-    price: Price
-    unfinished: str | None
-    confirmed: int | None
-    hash: str
-
-    @property
-    def total(self) -> int:
-        return sum(self.records.values())
-
-    def accepts(self, confirm: int | None) -> bool:
-        """Whether this number agrees to this plan."""
-        return confirm is not None and confirm in (self.total, self.confirmed)
-
-    def to_json(self) -> dict[str, object]:
-        values: dict[str, object] = {name: getattr(self, name) for name in self.__slots__}
-        return values | {"records": dict(self.records), "total": self.total, "price": self.price.to_json()}
 
 
 @dataclass(slots=True)
@@ -114,17 +75,6 @@ class WipeReport:
         }
 
 
-def plan_wipe(vault: Vault, account: Account, types: Sequence[MediaType]) -> WipePlan:
-    """What a wipe would do; reads only.
-
-    Raises:
-        Blocked: The account cannot be used.
-        Transient: Something could not be read.
-    """
-    _, repository = vault.archive.read(_usable(account))
-    return _plan(vault, account, types, repository, Removals(vault.engine, account, types, ""))
-
-
 def wipe(
     vault: Vault,
     account: Account,
@@ -148,13 +98,13 @@ def wipe(
         Misconfigured: Another number of records would be deleted; nothing was written.
         Blocked, Transient: Nothing was begun. What ends a wipe that has begun is in its report.
     """
-    did, started = _usable(account), monotonic()
+    did, started = usable(account), monotonic()
     report = WipeReport(account.key)
     names = [media.name for media in types]
     with vault.engine.ledger.lease(did, vault.engine.holder):
         car, repository = vault.archive.read(did)
         removals = Removals(vault.engine, account, types, run_id)
-        plan = _plan(vault, account, types, repository, removals)
+        plan = decide(vault, account, types, repository, removals)
         if confirm is None or not plan.accepts(confirm):
             raise Misconfigured(
                 f"{plan.total} records of {account.key} would be deleted, not {confirm}: nothing was written. "
@@ -201,7 +151,7 @@ class _Wipe:
         moved = 0
         while True:
             try:
-                self.report.left = sum(map(len, _records(repository, self.types).values()))
+                self.report.left = sum(map(len, records_of(repository, self.types).values()))
                 repository = self._empty(car, repository)
                 break
             except RepositoryMoved as error:
@@ -229,12 +179,12 @@ class _Wipe:
         if not self.keep_syncing:
             because = f" ({self.why})" if self.why else ""
             engine.ledger.hold(self.account, self.types, f"wiped{because}; snapshot {snapshots[0].id}")
-        present = _records(repository, self.types)
+        present = records_of(repository, self.types)
         gone = _missing(self._kept(snapshots), present)
         self.removals.begin(present, gone, reason)
         unheard = {name: self._unheard(name, records) for name, records in gone.items()}
         self._count(unheard)
-        by_path = {_path(media, each): (media, each) for media in self.types for each in present[media.name]}
+        by_path = {path_of(media, each): (media, each) for media in self.types for each in present[media.name]}
         operations = [
             Operation(Kind.DELETE, media, record.rkey, reason)
             for path, (media, record) in by_path.items()
@@ -275,7 +225,7 @@ class _Wipe:
             try:
                 for each in chain:
                     archive.check(each, self.types, self.progress)
-                if _holds(self._kept(chain), _records(repository, self.types), unfinished, self.types):
+                if holds_all(self._kept(chain), records_of(repository, self.types), unfinished, self.types):
                     self._name(chain)
                     return chain
             except (SourceMissing, HeldBack) as error:
@@ -297,7 +247,7 @@ class _Wipe:
         """Every record that these snapshots hold; of two under one key the newer."""
         found: dict[str, dict[str, Existing]] = {media.name: {} for media in self.types}
         for snapshot in chain:
-            for name, records in _records(self.vault.archive.contents(snapshot), self.types).items():
+            for name, records in records_of(self.vault.archive.contents(snapshot), self.types).items():
                 if name in snapshot.types:
                     for record in records:
                         found[name].setdefault(record.rkey, record)
@@ -312,16 +262,16 @@ class _Wipe:
             if listed:
                 self.report.deleted[name] = self.report.deleted.get(name, 0) + len(listed)
                 self.report.left -= len(listed)
-            self.uncounted -= {_path(self._media(name), record) for record in listed}
+            self.uncounted -= {path_of(self._media(name), record) for record in listed}
 
     def _unheard(self, name: str, gone: Sequence[Existing]) -> list[Existing]:
         """Those of these records that this run has deleted without an answer."""
         media = self._media(name)
-        return [record for record in gone if _path(media, record) in self.uncounted]
+        return [record for record in gone if path_of(media, record) in self.uncounted]
 
     def _finish(self, repository: Repository) -> None:
         """Count what is left, and end the wipe when nothing is left of what its snapshots were taken for."""
-        self.report.left = sum(map(len, _records(repository, self.types).values()))
+        self.report.left = sum(map(len, records_of(repository, self.types).values()))
         index = self.vault.archive.index
         wiped = {media.name for media in self.types}
         for snapshot in index.find(account=self.account.id):
@@ -339,52 +289,6 @@ class _Wipe:
             self.report.notes.append(text)
 
 
-def _plan(
-    vault: Vault, account: Account, types: Sequence[MediaType], repository: Repository, removals: Removals
-) -> WipePlan:
-    present = _records(repository, types)
-    operations = [
-        Operation(Kind.DELETE, media, record.rkey, "wipe") for media in types for record in present[media.name]
-    ]
-    unfinished = vault.archive.unfinished(account)
-    digest = sha256()
-    for media in types:
-        for record in present[media.name]:
-            digest.update(f"{_path(media, record)} {record.cid}\n".encode())
-    return WipePlan(
-        user=account.key,
-        records={name: len(records) for name, records in present.items()},
-        undocumented=sum(not removals.documented(media, record) for media in types for record in present[media.name]),
-        addresses=sum(len(present[media.name]) for media in types if media.addressed_by_key),
-        price=price(operations),
-        unfinished=unfinished.id if unfinished is not None else None,
-        confirmed=_confirmed(vault, unfinished, present, types),
-        hash=digest.hexdigest(),
-    )
-
-
-def _confirmed(vault: Vault, unfinished: Snapshot | None, present: Records, types: Sequence[MediaType]) -> int | None:
-    """The number an unfinished wipe was started with, while nothing but its own work has changed since."""
-    if unfinished is None:
-        return None
-    try:
-        kept = _records(vault.archive.contents(unfinished), types)
-    except (SourceMissing, HeldBack):
-        return None
-    return unfinished.wipe if _holds(kept, present, unfinished, types) else None
-
-
-def _holds(kept: Records, present: Records, snapshot: Snapshot, types: Sequence[MediaType]) -> bool:
-    """Whether a snapshot is of these types, and holds every record that is present, byte by byte."""
-    if any(media.name not in snapshot.types for media in types):
-        return False
-    return all(
-        {(record.rkey, record.cid) for record in present[media.name]}
-        <= {(record.rkey, record.cid) for record in kept[media.name]}
-        for media in types
-    )
-
-
 def _missing(kept: Records, present: Records) -> dict[str, list[Existing]]:
     found = {}
     for name, records in kept.items():
@@ -393,32 +297,11 @@ def _missing(kept: Records, present: Records) -> dict[str, list[Existing]]:
     return found
 
 
-def _records(repository: Repository, types: Sequence[MediaType]) -> dict[str, list[Existing]]:
-    return {media.name: existing_records(repository, media) for media in types}
-
-
 def _batch(outcome: Committed, by_path: Mapping[str, Existing]) -> dict[str, list[Existing]]:
     batch: dict[str, list[Existing]] = {}
     for operation in outcome.operations:
         batch.setdefault(operation.media.name, []).append(by_path[operation.path])
     return batch
-
-
-def _path(media: MediaType, record: Existing) -> str:
-    return f"{media.nsid}/{record.rkey}"
-
-
-def _usable(account: Account) -> str:
-    """The account's DID.
-
-    Raises:
-        Blocked: It cannot be written to.
-    """
-    if account.blocked is not None:
-        raise account.blocked
-    if account.did is None:
-        raise NoCredentials(f"{account.key} has no account on the PDS: there is nothing to wipe.")
-    return account.did
 
 
 def _no_blob(operation: Operation, blob: BlobRef) -> bytes:
