@@ -55,6 +55,14 @@ def _template(value: str) -> str:
     return _address(value.replace("{bucket}", "bucket")) and value.rstrip("/")
 
 
+def _secret_address(value: SecretStr) -> SecretStr:
+    try:
+        _address(value.get_secret_value())
+    except ValueError:
+        raise ValueError("must be an http or https address without user and password") from None
+    return value
+
+
 def _postgres(value: SecretStr) -> SecretStr:
     if not value.get_secret_value().startswith(_POSTGRES):
         raise ValueError(f"must begin with {_POSTGRES}")
@@ -93,6 +101,8 @@ class Settings(Timetable):
     ac_operator: str | None = None
     dagster_home: Path = Path(".dagster")
     dagster_postgres_url: Annotated[SecretStr, AfterValidator(_postgres)] | None = None
+    ac_dagster_url: Address | None = None
+    ac_alert_webhook_url: Annotated[SecretStr, AfterValidator(_secret_address)] | None = None
 
     ac_ffmpeg: Path | None = None
     ac_concurrent_users: int = Field(default=12, ge=1, le=64)
@@ -114,6 +124,11 @@ class Settings(Timetable):
             home = values.get("dagster_home", cls.model_fields["dagster_home"].default)
             values.setdefault("ac_renditions_url", str(Path(home) / "renditions"))
         return values
+
+    def secrets(self) -> tuple[str, ...]:
+        """What must never be seen in a text: the values of all secret settings that are set."""
+        values = (getattr(self, name) for name in type(self).model_fields)
+        return tuple(value.get_secret_value() for value in values if isinstance(value, SecretStr))
 
 
 Loaded = TypeVar("Loaded", bound=Timetable)

@@ -17,8 +17,10 @@ from pathlib import Path
 from pydantic import SecretStr
 
 from ac_pipeline.defs.policies import POOL_LIMITS
+from ac_pipeline.defs.postgres import why_unusable
 from ac_pipeline.defs.process_group import run_group
 from ac_pipeline.errors import Misconfigured, PipelineError
+from ac_pipeline.redaction import Redactor
 from ac_pipeline.settings import Settings, load_settings
 
 _OURS = "# Written by ac_pipeline.defs.home at every start: change dagster.yaml in the project instead.\n"
@@ -114,8 +116,13 @@ def _dagster(settings: Settings, *arguments: str) -> None:
         check=False,
     )
     if done.returncode:
-        last = done.stderr.strip().splitlines()[-1:] or ["no reason given"]
-        raise Misconfigured(f"Dagster cannot use {settings.dagster_home} (`dagster {' '.join(arguments)}`): {last[0]}")
+        url = settings.dagster_postgres_url
+        reason = why_unusable(url) if url is not None else None
+        last = (done.stderr.strip().splitlines()[-1:] or ["no reason given"])[0]
+        raise Misconfigured(
+            f"Dagster cannot use {settings.dagster_home} (`dagster {' '.join(arguments)}`): "
+            f"{reason or Redactor(settings.secrets())(last)}"
+        )
 
 
 if __name__ == "__main__":

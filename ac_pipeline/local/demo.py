@@ -133,6 +133,8 @@ def demo_settings(addresses: Addresses, folder: Path) -> Settings:
         ac_lexicon_authority=None,
         dagster_home=folder / "dagster",
         dagster_postgres_url=None,
+        ac_dagster_url=None,
+        ac_alert_webhook_url=None,
     )
 
 

@@ -32,10 +32,13 @@ def test_the_demo_never_follows_the_environment_to_another_place(
         "AC_RENDITIONS_URL": "s3://production",
         "DAGSTER_HOME": "/production",
         "DAGSTER_POSTGRES_URL": "postgresql+psycopg2://production",
+        "AC_DAGSTER_URL": "https://production.example",
+        "AC_ALERT_WEBHOOK_URL": "https://hooks.example/production",
     }.items():
         monkeypatch.setenv(name, value)
     settings = demo_settings(addresses("mongodb://127.0.0.1:1", "aesthetic", tmp_path), tmp_path)
     shown = {name: str(getattr(settings, name)) for name in type(settings).model_fields}
+    assert settings.ac_alert_webhook_url is None
     assert not [name for name, value in shown.items() if "production" in value or "at.aesthetic" in value]
     assert settings.mongodb_connection_string.get_secret_value() == "mongodb://127.0.0.1:1"
     assert settings.pds_rate_limit_bypass_key is None
