@@ -20,6 +20,8 @@ class Selection:
         limit: At most this many documents of each type, oldest first, or None.
         retry: Try quarantined items again whose document did not change.
         sweep: Delete records without a document even when they are most of what a user has.
+        full: Read the repository even where nothing seems to have changed since it was left in order.
+        blobs: Ask for every blob the records refer to, and upload again what the PDS has lost.
         orphans: Deal with records without a document although documents are left out.
     """
 
@@ -30,6 +32,8 @@ class Selection:
     limit: int | None = None
     retry: bool = False
     sweep: bool = False
+    full: bool = False
+    blobs: bool = False
     orphans: bool = False
 
     @property
