@@ -9,11 +9,15 @@ import sys
 
 import click
 
+from ac_pipeline.cli.audit import audit
 from ac_pipeline.cli.inspect import item, items, status, verify
 from ac_pipeline.cli.links import links
 from ac_pipeline.cli.local import local
+from ac_pipeline.cli.restore import restore
 from ac_pipeline.cli.retry import retry
+from ac_pipeline.cli.snapshot import snapshot, snapshots
 from ac_pipeline.cli.sync import plan, sync
+from ac_pipeline.cli.wipe import wipe
 from ac_pipeline.errors import Misconfigured, PipelineError, Transient
 
 ALL_WELL, WITH_FAILURES, WRONG_USAGE, UNREACHABLE = 0, 1, 2, 3
@@ -29,7 +33,22 @@ def cli() -> None:
     """
 
 
-for command in (plan, sync, retry, status, items, item, verify, links, local):
+for command in (
+    plan,
+    sync,
+    retry,
+    status,
+    items,
+    item,
+    verify,
+    links,
+    wipe,
+    restore,
+    snapshot,
+    snapshots,
+    audit,
+    local,
+):
     cli.add_command(command)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import click
 from rich import box
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from ac_pipeline.sync.report import Tally
@@ -45,6 +46,25 @@ def tallies(title: str, types: Mapping[str, Tally], columns: Sequence[str]) -> N
     rows = [[name, *(getattr(tally, c) for c in columns)] for name, tally in types.items()]
     rows.append(["total", *(getattr(total, c) for c in columns)])
     table(title, ["type", *(name.replace("_", " ") for name in columns)], rows)
+
+
+@contextmanager
+def steps() -> Iterator[Callable[[str, int, int], None]]:
+    """A listener to an operation that tells what it does, how much of it is done, and of how much: a bar on stderr when
+    that is a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda what, done, total: None
+        return
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
+        tasks: dict[str, TaskID] = {}
+
+        def told(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = bar.add_task(what)
+            bar.update(tasks[what], completed=done, total=total)
+
+        yield told
 
 
 def progress(title: str, things: Iterable[Any], total: int) -> Iterator[Any]:

@@ -151,14 +151,15 @@ def plan_from_snapshot(
     *,
     overwrite: bool = False,
 ) -> RestorePlan:
-    """What a restore would do; reads only.
+    """What a restore would do; reads only. The snapshot's blobs are left unread.
 
     Raises:
         SourceMissing: The snapshot is not whole.
         Blocked, Transient: Something could not be read.
     """
     work = _Restore(vault, account, _covered(snapshot, types), snapshot, overwrite, RestoreReport("", ""), "", quiet)
-    return work.plan(vault.engine.server.read_repository(_usable(account)), work.open())
+    contents = [(each.id, vault.archive.contents(each)) for each in vault.archive.chain(snapshot)]
+    return work.plan(vault.engine.server.read_repository(_usable(account)), contents)
 
 
 def restore_from_snapshot(
