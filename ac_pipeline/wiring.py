@@ -26,6 +26,7 @@ from ac_pipeline.atproto.sessions import Sessions
 from ac_pipeline.atproto.transport import open_http
 from ac_pipeline.mongo.accounts import MongoAccounts
 from ac_pipeline.mongo.audit import MongoAudit
+from ac_pipeline.mongo.changes import MongoChanges
 from ac_pipeline.mongo.database import connect
 from ac_pipeline.mongo.documents import MongoDocuments
 from ac_pipeline.mongo.ledger import MongoLedger
@@ -53,6 +54,7 @@ class Pipeline:
     audit: MongoAudit
     snapshots: MongoSnapshots
     store: RenditionStore
+    changes: MongoChanges
 
 
 @contextmanager
@@ -122,6 +124,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             audit,
             MongoSnapshots(own),
             store,
+            MongoChanges(source, own),
         )
 
 

@@ -5,7 +5,7 @@ No Dagster here: accounts and media types in, reports out. How reports become ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +15,8 @@ from ac_pipeline.atproto.messages import RepositoryStatus
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.items import LedgerEntry, RepositoryMark
 from ac_pipeline.media.base import MediaType
+from ac_pipeline.mongo.pending import Changes
+from ac_pipeline.operations.retry import FailedItems, RetryPlan, Turn
 from ac_pipeline.sync.report import AccountReport
 
 
@@ -57,6 +59,24 @@ class Mirror(Protocol):
     def render(self, accounts: Sequence[Account], media: MediaType, run_id: str) -> Iterator[Outcome]:
         """Make the renditions of one type for these accounts; outcomes as they come."""
 
+    def plan_retry(self, wanted: FailedItems) -> RetryPlan:
+        """Which failed items are meant, account by account; nothing is run.
+
+        Raises:
+            Misconfigured: A selector names no user.
+            Transient: Accounts or ledger could not be read.
+        """
+
+    def retry(self, turns: Sequence[Turn], run_id: str) -> Iterator[Outcome]:
+        """Run exactly these items, several accounts at once; outcomes as they come."""
+
+    def survey(self, account: Account, types: Sequence[MediaType]) -> AccountReport:
+        """The dry run of one account: what a sync would do.
+
+        Raises:
+            Transient: Something could not be read.
+        """
+
     def repositories(self) -> Iterable[RepositoryStatus]:
         """Every repository the PDS hosts, with its revision; needs no login.
 
@@ -66,6 +86,18 @@ class Mirror(Protocol):
 
     def marks(self) -> Mapping[str, RepositoryMark]:
         """How the last sync left each repository, by DID."""
+
+    def changed(self, position: str | None, watched: Collection[str], *, compare_now: bool = False) -> Changes:
+        """Which users have work that a run would do, looked for from where the last look ended.
+
+        Args:
+            position: Of the last look; None at the first.
+            watched: Items to judge in any case, as `type:ObjectId hex`.
+            compare_now: Compare links and documents although that is not due.
+
+        Raises:
+            Transient, Misconfigured: Something could not be read; nothing was passed.
+        """
 
     def entry(self, item: str) -> LedgerEntry | None:
         """What the ledger knows of one item."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import islice
 from types import TracebackType
@@ -14,7 +14,10 @@ from ac_pipeline.atproto.messages import RepositoryStatus
 from ac_pipeline.defs.mirror import Outcome, Picture, each_account
 from ac_pipeline.items import LedgerEntry, RepositoryMark, State
 from ac_pipeline.media.base import MediaType
+from ac_pipeline.mongo.pending import Changes
+from ac_pipeline.operations.retry import FailedItems, RetryPlan, Turn, plan_retry
 from ac_pipeline.settings import Settings
+from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline, open_pipeline
 
@@ -61,11 +64,31 @@ class PipelineMirror:
             pipeline.settings.ac_concurrent_users,
         )
 
+    def plan_retry(self, wanted: FailedItems) -> RetryPlan:
+        return plan_retry(self._open(), wanted)
+
+    def retry(self, turns: Sequence[Turn], run_id: str) -> Iterator[Outcome]:
+        pipeline = self._open()
+        selections = {turn.account.id: turn.selection for turn in turns}
+        return each_account(
+            [turn.account for turn in turns],
+            lambda account: pipeline.engine.sync(account, selections[account.id], run_id),
+            pipeline.settings.ac_concurrent_users,
+        )
+
+    def survey(self, account: Account, types: Sequence[MediaType]) -> AccountReport:
+        _, report = self._open().engine.survey(account, Selection(types=tuple(types)))
+        return report
+
     def repositories(self) -> Iterable[RepositoryStatus]:
         return self._open().server.list_repositories()
 
     def marks(self) -> Mapping[str, RepositoryMark]:
         return self._open().ledger.marks()
+
+    def changed(self, position: str | None, watched: Collection[str], *, compare_now: bool = False) -> Changes:
+        pipeline = self._open()
+        return pipeline.changes.look(position, watched, lambda: self.accounts().values(), compare_now=compare_now)
 
     def entry(self, item: str) -> LedgerEntry | None:
         return self._open().ledger.get(item)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.messages import RepositoryStatus
@@ -10,6 +10,8 @@ from ac_pipeline.defs.mirror import Outcome, Picture, each_account
 from ac_pipeline.errors import Blocked, PipelineError, Transient
 from ac_pipeline.items import Failure, LedgerEntry, RepositoryMark, Stage, State
 from ac_pipeline.media.base import MediaType
+from ac_pipeline.mongo.pending import Changes, Work
+from ac_pipeline.operations.retry import FailedItems, RetryPlan, Turn, narrowed, plan_turns
 from ac_pipeline.sync.report import AccountReport, ItemFailure
 from ac_pipeline_tests.memory_pds import MemoryPds
 
@@ -28,8 +30,15 @@ class ScriptedMirror:
         self.blocked: dict[str, Blocked] = {}
         self.ledger: dict[str, LedgerEntry] = {}
         self.broken: PipelineError | None = None
+        self.stubborn: set[str] = set()
+        self.retried: list[str] = []
+        self.surveyed: list[str] = []
+        self.unreadable: Transient | None = None
         self.pds = MemoryPds()
         self.left: dict[str, RepositoryMark] = {}
+        self.works: list[Work] = []
+        self.looks: list[tuple[frozenset[str], bool]] = []
+        self.fallback: str | None = None
 
     def trouble(self, key: str, *errors: Exception) -> None:
         """Let the next turns of this account end so: a transient error in its report, any other as a crash."""
@@ -62,6 +71,45 @@ class ScriptedMirror:
     def render(self, accounts: Sequence[Account], media: MediaType, run_id: str) -> Iterator[Outcome]:
         return self.sync(accounts, (media,), run_id)
 
+    def plan_retry(self, wanted: FailedItems) -> RetryPlan:
+        if self.broken is not None:
+            raise self.broken
+        types = {media.name for media in wanted.types}
+        found = [
+            entry
+            for entry in self.ledger.values()
+            if entry.type in types
+            and entry.state in wanted.states
+            and wanted.users in {(), (entry.partition,)}
+            and wanted.error_class in {None, entry.failure.error_class if entry.failure else None}
+        ]
+        return plan_turns(narrowed(found, wanted), self.known.values(), wanted)
+
+    def retry(self, turns: Sequence[Turn], run_id: str) -> Iterator[Outcome]:
+        """Every item of a turn is well afterwards, unless it stands in `stubborn`."""
+        self.run_ids.add(run_id)
+        selections = {turn.account.id: turn.selection for turn in turns}
+
+        def again(account: Account) -> AccountReport:
+            selection = selections[account.id]
+            for type_, document in sorted(selection.items or ()):
+                self.retried.append(f"{type_}:{document}")
+                if f"{type_}:{document}" not in self.stubborn:
+                    del self.ledger[f"{type_}:{document}"]
+            return self._turn(account, selection.types)
+
+        return each_account([turn.account for turn in turns], again, workers=2)
+
+    def survey(self, account: Account, types: Sequence[MediaType]) -> AccountReport:
+        """As written twice: two items of each type that are as they should be, and those that are quarantined."""
+        self.surveyed.append(account.key)
+        if self.unreadable is not None:
+            raise self.unreadable
+        report = self._turn(account, types)
+        for tally in report.types.values():
+            tally.created, tally.unchanged = 0, tally.created
+        return report
+
     def repositories(self) -> list[RepositoryStatus]:
         if self.broken is not None:
             raise self.broken
@@ -69,6 +117,13 @@ class ScriptedMirror:
 
     def marks(self) -> Mapping[str, RepositoryMark]:
         return self.left
+
+    def changed(self, position: str | None, watched: Collection[str], *, compare_now: bool = False) -> Changes:
+        """All of `works`, whatever is watched; the position counts the looks."""
+        if self.broken is not None:
+            raise self.broken
+        self.looks.append((frozenset(watched), compare_now))
+        return Changes(tuple(self.works), str(int(position or 0) + 1), fallback=self.fallback)
 
     def entry(self, item: str) -> LedgerEntry | None:
         return self.ledger.get(item)

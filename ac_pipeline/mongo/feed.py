@@ -1,0 +1,219 @@
+"""The change feed: which documents and accounts somebody touched since a place in MongoDB's change stream.
+
+It makes things fast and brings edits; it is never the truth. Whatever it lost is found by `compare.py`, and what an
+event means is decided by reading the document again. One watch over the whole database, drained for a moment: a stream
+cannot stay open between two ticks of a sensor (Dagster facts, "Sensors, automation, pools").
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from pymongo.change_stream import DatabaseChangeStream
+from pymongo.database import Database
+from pymongo.errors import OperationFailure
+
+from ac_pipeline.items import item_id
+from ac_pipeline.media.base import MediaType
+from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.mongo.database import mongo_errors
+
+Token = Mapping[str, Any]
+"""A resume token: opaque, JSON after `bson.json_util`."""
+
+_ACCOUNTS = ("users", "@handles", "account-deletions")
+"""Collections whose documents have the account's id as `_id`."""
+
+_STRUCTURE = frozenset({"drop", "rename", "dropDatabase", "invalidate"})
+"""Events after which nothing that was read before is certain."""
+
+_NO_STREAMS = frozenset({13, 59, 115, 323, 40324, 40573})
+"""Codes of a server or user without change streams: Unauthorized, CommandNotFound, CommandNotSupported, APIStrictError,
+an unknown aggregation stage, and "only supported on replica sets"."""
+
+_AWAIT_MS = 250
+"""How long the server waits for an event before it answers that there is none."""
+
+_MOST_EVENTS = 20_000
+"""Events of one drain; about as many as the driver decodes in a second. The rest waits in the stream."""
+
+_BATCH = 1_000
+
+
+@dataclass(frozen=True, slots=True)
+class Drained:
+    """What happened since a place in the stream.
+
+    Args:
+        token: The place after it; None where there is no stream.
+        touched: Items to judge anew: inserted, replaced, or changed in a field that decides their record.
+        relinked: Items of which only the link was stored; almost always our own writes.
+        gone: Items whose document was deleted.
+        accounts: Ids of accounts whose user, handle or deletion row changed.
+        events: How many events were read, noise included.
+        lost: Why earlier events may be missing, or None: everything has to be compared.
+        unavailable: Why there is no stream at all, or None.
+    """
+
+    token: Token | None = None
+    touched: Collection[str] = ()
+    relinked: Collection[str] = ()
+    gone: Collection[str] = ()
+    accounts: Collection[str] = ()
+    events: int = 0
+    lost: str | None = None
+    unavailable: str | None = None
+
+
+@dataclass(slots=True)
+class _Events:
+    """Items and accounts, each where its last event put it."""
+
+    types: Mapping[str, MediaType]
+    last: dict[str, str] = field(default_factory=dict)
+    accounts: set[str] = field(default_factory=set)
+    count: int = 0
+    broken: str | None = None
+
+    def add(self, event: Mapping[str, Any]) -> None:
+        self.count += 1
+        kind, collection = event["operationType"], (event.get("ns") or {}).get("coll", "")
+        if kind in _STRUCTURE:
+            self.broken = f"{kind} of {collection or 'the database'}"
+            return
+        key = (event.get("documentKey") or {}).get("_id")
+        if collection in _ACCOUNTS:
+            self.accounts.add(str(key))
+            return
+        media = self.types.get(collection)
+        if media is None:
+            return
+        item = item_id(media.name, str(key))
+        said = _meaning(media, kind, event)
+        if said == "relinked":
+            self.last.setdefault(item, said)
+        elif said is not None:
+            self.last[item] = said
+
+    def of(self, meaning: str) -> frozenset[str]:
+        return frozenset(item for item, said in self.last.items() if said == meaning)
+
+
+def _meaning(media: MediaType, kind: str, event: Mapping[str, Any]) -> str | None:
+    """What an event says of its item; None for noise, such as a counted view (SRC-9)."""
+    if kind == "delete":
+        return "gone"
+    if kind != "update":
+        return "touched"
+    removed = {name.partition(".")[0] for name in (event.get("updateDescription") or {}).get("removedFields") or ()}
+    stored = {name.partition(".")[0] for name in event.get("set") or ()}
+    homes = set(media.link_homes)
+    if (removed | stored) & set(media.fields) or removed & homes:
+        return "touched"
+    return "relinked" if stored & homes else None
+
+
+class ChangeFeed:
+    """The change stream of the platform's database.
+
+    Args:
+        database: The platform's database.
+        types: The media types whose documents count.
+        clock: Seconds that only go forward.
+    """
+
+    def __init__(
+        self,
+        database: Database[dict[str, Any]],
+        *,
+        types: Sequence[MediaType] = MEDIA_TYPES,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._database = database
+        self._types = {media.collection: media for media in types}
+        self._clock = clock
+
+    def drain(self, token: Token | None, seconds: float) -> Drained:
+        """Read what happened since `token`, for at most about `seconds`; at once when something has happened.
+
+        Args:
+            token: Where the last drain ended; None begins now, with everything before it unknown.
+
+        Raises:
+            Transient: MongoDB did not answer.
+        """
+        with mongo_errors("read the change stream"):
+            if token is None:
+                return self._begin("the change stream begins here", seconds)
+            try:
+                events, place, alive = self._read(token, seconds)
+            except OperationFailure as error:
+                if error.code in _NO_STREAMS:
+                    return Drained(unavailable=_refusal(error))
+                return self._begin(f"MongoDB refuses our place in the change stream (code {error.code})", seconds)
+            if events.broken is not None or not alive:
+                return self._begin(f"the change stream ended ({events.broken or 'invalidated'})", seconds)
+            return _drained(events, place, None)
+
+    def _begin(self, why: str, seconds: float) -> Drained:
+        """A new place, from now on; whatever happened before has to be found by comparing."""
+        try:
+            events, place, _ = self._read(None, min(seconds, _AWAIT_MS / 1000))
+        except OperationFailure as error:
+            return Drained(unavailable=_refusal(error))
+        return _drained(events, place, why)
+
+    def _read(self, token: Token | None, seconds: float) -> tuple[_Events, Token | None, bool]:
+        events = _Events(self._types)
+        with self._open(token) as stream:
+            deadline = self._clock() + seconds
+            while stream.alive and events.count < _MOST_EVENTS and events.broken is None:
+                event = stream.try_next()
+                if event is not None:
+                    events.add(event)
+                elif events.count or self._clock() >= deadline:
+                    break
+                if self._clock() >= deadline + seconds:  # a busy stream is left for the next drain
+                    break
+            return events, stream.resume_token, stream.alive
+
+    def _open(self, token: Token | None) -> DatabaseChangeStream[dict[str, Any]]:
+        """Only names of fields come over the wire: a changed user document holds a password."""
+        stages: list[dict[str, Any]] = [
+            {"$match": {"ns.coll": {"$in": [*self._types, *_ACCOUNTS]}}},
+            {
+                "$project": {
+                    "operationType": 1,
+                    "ns": 1,
+                    "documentKey": 1,
+                    "updateDescription.removedFields": 1,
+                    "set": {
+                        "$map": {
+                            "input": {"$objectToArray": {"$ifNull": ["$updateDescription.updatedFields", {}]}},
+                            "as": "field",
+                            "in": "$$field.k",
+                        }
+                    },
+                }
+            },
+        ]
+        return self._database.watch(stages, resume_after=token, max_await_time_ms=_AWAIT_MS, batch_size=_BATCH)
+
+
+def _drained(events: _Events, place: Token | None, lost: str | None) -> Drained:
+    return Drained(
+        token=place,
+        touched=events.of("touched"),
+        relinked=events.of("relinked"),
+        gone=events.of("gone"),
+        accounts=frozenset(events.accounts),
+        events=events.count,
+        lost=lost,
+    )
+
+
+def _refusal(error: OperationFailure) -> str:
+    return f"this MongoDB offers us no change stream (code {error.code})"

@@ -1,0 +1,172 @@
+"""The rule of pending work: whether a run of its account could bring one item further, and why.
+
+Pure: what Mongo holds of the document, what the ledger knows of the item and the state of the account go in, a cause
+or None comes out. It holds for any item at any time, whatever was seen or requested before (WRITE-14); finding the
+items it is asked about is `changes.py`. What a run cannot change is left out, as the engine decides that: a
+quarantined item whose document is the same (`sync/render.py`), one that waits for a limit, an account blocked before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from hashlib import sha256
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.errors import AccountDeleted, AccountInactive, AccountUnknown, WrongPassword
+from ac_pipeline.items import State
+from ac_pipeline.media.base import Document, Verdict
+
+_ONLY_A_RUN_CAN_TELL = frozenset(error.code for error in (WrongPassword, AccountInactive, AccountUnknown))
+"""Why the PDS refuses an account: Mongo cannot show that it is over, unless the account itself changes there. The
+other reasons stand in Mongo or in the ledger, so that their end is seen (ACCT-1)."""
+
+_MARK_DIGITS = 8
+
+
+class Cause(StrEnum):
+    """What is to be done about an item."""
+
+    NEW = "new"
+    EDITED = "edited"
+    WITHDRAWN = "withdrawn"
+    GONE = "gone"
+    UNREADABLE = "unreadable"
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What the rule reads of an entry of the ledger."""
+
+    account: str
+    state: State
+    fingerprint: str
+    did: str | None = None
+    cid: str | None = None
+    error_class: str | None = None
+    deferred_until: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """One item that a run of its user can bring further.
+
+    Args:
+        key: The user's partition key.
+        item: `type:ObjectId hex`.
+        cause: What is to be done.
+        mark: Changes when the item changes in a way that is new work; short, for a sensor's memory.
+        touched: Whether an event about it was read just now.
+    """
+
+    key: str
+    item: str
+    cause: Cause
+    mark: str
+    touched: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What one look found.
+
+    Args:
+        works: Pieces of work, some of each user's, among them all that were watched or touched.
+        position: Where the next look goes on; opaque.
+        events: How many events of the feed were read.
+        fallback: Why everything is being compared, or why there is no feed; None when all goes as it should (RUN-12).
+        compared: What was compared and how long it took, in words; None when no compare was due.
+    """
+
+    works: tuple[Work, ...]
+    position: str
+    events: int = 0
+    fallback: str | None = None
+    compared: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The rule, with the state of the world that it needs.
+
+    Args:
+        now: The time, UTC.
+        held: Account id -> names of its types that an operator keeps from being mirrored.
+        blocked_before: `(account id, class of the reason)` of blocked items in the ledger.
+        changed: Ids of accounts that changed in Mongo just now: that they were blocked says nothing any more.
+    """
+
+    now: datetime
+    held: Mapping[str, Collection[str]]
+    blocked_before: Collection[tuple[str, str]]
+    changed: Collection[str] = frozenset()
+
+    def hopeless(self, account: Account) -> bool:
+        """Whether no run of this account can change anything: it is blocked, and its items show that already."""
+        return account.blocked is not None and (account.id, account.blocked.code) in self.blocked_before
+
+    def cause(self, account: Account, document: Document, known: Known | None) -> Cause | None:
+        """Why a run is needed for a document, or None.
+
+        Args:
+            account: Its owner.
+            document: As it was interpreted for this account; see `owner_deleted`.
+            known: What the ledger knows of it.
+        """
+        if document.type in self.held.get(account.id, ()) or self.hopeless(account):
+            return None
+        if account.blocked is not None:
+            # One run, which names the account and its items as blocked (RUN-7); it can do nothing else.
+            new = document.verdict is Verdict.ELIGIBLE and not is_linked(document, account)
+            return Cause.NEW if new and known is None else None
+        if known is not None and (self._waits(known) or self._blocked_still(account, known)):
+            return None
+        same = known is not None and known.fingerprint == document.fingerprint
+        match document.verdict:
+            case Verdict.WITHDRAWN:
+                return Cause.WITHDRAWN if document.link is not None else None
+            case Verdict.INVALID | Verdict.HELD:
+                return None if same else Cause.UNREADABLE
+        if known is not None and same and known.state is State.QUARANTINED:
+            return None
+        if not is_linked(document, account) or (known is not None and known.state is State.DELETED):
+            return Cause.NEW
+        unfinished = known is not None and known.state in {State.DEFERRED, State.BLOCKED}
+        return Cause.EDITED if known is not None and (not same or unfinished) else None
+
+    def cause_of_gone(self, account: Account, type: str, known: Known) -> Cause | None:
+        """Why a run is needed for an item whose document does not exist, or None: its record has to go (DEL-4)."""
+        if type in self.held.get(account.id, ()) or account.blocked is not None:
+            return None
+        if known.state is State.DELETED or known.cid is None or self._waits(known):
+            return None
+        return Cause.GONE
+
+    def _waits(self, known: Known) -> bool:
+        return known.state is State.DEFERRED and known.deferred_until is not None and known.deferred_until > self.now
+
+    def _blocked_still(self, account: Account, known: Known) -> bool:
+        return (
+            known.state is State.BLOCKED
+            and known.error_class in _ONLY_A_RUN_CAN_TELL
+            and known.did == account.did
+            and account.id not in self.changed
+        )
+
+
+def is_linked(document: Document, account: Account) -> bool:
+    """Whether a record key in this account's repository is stored for the document; in any home of its type."""
+    link = document.link
+    return link is not None and link.rkey is not None and (link.did is None or link.did == account.did)
+
+
+def owner_deleted(account: Account) -> bool:
+    """Whether the documents of an account count as withdrawn, because its owner leaves or left."""
+    return account.leaving is not None or isinstance(account.blocked, AccountDeleted)
+
+
+def mark_of(cause: Cause, fingerprint: str) -> str:
+    """A short mark of a piece of work: another one for another cause or another content."""
+    return sha256(f"{cause} {fingerprint}".encode()).hexdigest()[:_MARK_DIGITS]
