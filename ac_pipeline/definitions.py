@@ -14,6 +14,7 @@ from ac_pipeline.defs.assets.sources import source_assets
 from ac_pipeline.defs.jobs import sync_users
 from ac_pipeline.defs.policies import RETRY_SECONDS
 from ac_pipeline.defs.resources import MIRROR, mirror_resource
+from ac_pipeline.defs.retries import retry_items
 from ac_pipeline.defs.schedules import schedules
 from ac_pipeline.defs.sensors.drift import drift_sensor
 from ac_pipeline.defs.sensors.users import users_sensor
@@ -38,7 +39,7 @@ def build_defs(
     """
     return dg.Definitions(
         assets=[*source_assets(), *rendition_assets(retry_seconds), record_assets(retry_seconds)],
-        jobs=[sync_users],
+        jobs=[sync_users, retry_items],
         schedules=schedules(timetable or load_timetable()),
         sensors=[users_sensor, drift_sensor],
         resources={MIRROR: mirror_resource, **(overrides or {})},

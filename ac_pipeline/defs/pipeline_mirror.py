@@ -48,7 +48,7 @@ class PipelineMirror:
         self, accounts: Sequence[Account], types: Sequence[MediaType], run_id: str, *, full: bool = False
     ) -> Iterator[Outcome]:
         pipeline = self._open()
-        selection = Selection(types=tuple(types))
+        selection = Selection(types=tuple(types), full=full)
         return each_account(
             accounts,
             lambda account: pipeline.engine.sync(account, selection, run_id),
