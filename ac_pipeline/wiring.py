@@ -30,6 +30,7 @@ from ac_pipeline.mongo.changes import MongoChanges
 from ac_pipeline.mongo.database import connect
 from ac_pipeline.mongo.documents import MongoDocuments
 from ac_pipeline.mongo.ledger import MongoLedger
+from ac_pipeline.mongo.repairs import MongoRepairs
 from ac_pipeline.mongo.sessions import MongoSessionStore
 from ac_pipeline.mongo.snapshots import MongoSnapshots
 from ac_pipeline.objects import ObjectStorage, storage_client
@@ -55,6 +56,7 @@ class Pipeline:
     snapshots: MongoSnapshots
     store: RenditionStore
     changes: MongoChanges
+    repairs: MongoRepairs
 
 
 @contextmanager
@@ -125,6 +127,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             MongoSnapshots(own),
             store,
             MongoChanges(source, own),
+            MongoRepairs(source),
         )
 
 

@@ -91,6 +91,15 @@ class Renderer:
             ) from error
         return Derived(kept.renditions, found, key, kept.warnings)
 
+    def source(self, media: MediaType, document: Document) -> SourceObject | None:
+        """The object a document would be rendered from, asked for without downloading it; None when there is none.
+
+        Raises:
+            InvalidDocument: It names no object.
+            Transient: Storage did not answer.
+        """
+        return self._objects.exists(media.sources(document))
+
     def open(self, blob: BlobRef) -> bytes:
         """The bytes of a rendition.
 
