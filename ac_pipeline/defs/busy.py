@@ -49,7 +49,7 @@ def busy_keys(instance: dg.DagsterInstance, existing: Sequence[str], *, apart_fr
     runs: set[str] = set()
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
         if run.job_name not in apart_from:
-            runs.update(_keys_of_run(run, existing, places))
+            runs.update(keys_of_run(run, existing, places))
     targeted: set[str] = set()
     for backfill in instance.get_backfills(limit=_BACKFILLS_LOOKED_AT):
         if backfill.status.value not in _BACKFILL_ENDED:
@@ -57,7 +57,13 @@ def busy_keys(instance: dg.DagsterInstance, existing: Sequence[str], *, apart_fr
     return Busy(frozenset(runs), frozenset(targeted))
 
 
-def _keys_of_run(run: dg.DagsterRun, existing: Sequence[str], places: Mapping[str, int]) -> Iterator[str]:
+def keys_of_run(run: dg.DagsterRun, existing: Sequence[str], places: Mapping[str, int]) -> Iterator[str]:
+    """The partition keys a run is about.
+
+    Args:
+        existing: All keys in their order, which is what a run's range refers to.
+        places: Where each of them stands.
+    """
     if (key := run.tags.get(PARTITION)) is not None:
         yield key
     first, last = places.get(run.tags.get(RANGE_START, "")), places.get(run.tags.get(RANGE_END, ""))
