@@ -27,8 +27,7 @@ def account_metadata(mirror: Mirror, outcome: Outcome, media: MediaType) -> Meta
     report = outcome.report
     if report is None:
         return {}
-    tally = report.tally(media.name)
-    metadata: Metadata = {**tally.to_json(), "seconds": round(report.seconds, 3)}
+    metadata: Metadata = {**counts(outcome, media), "seconds": round(report.seconds, 3)}
     if report.blocked is not None:
         metadata["blocked_reason"] = f"{report.blocked.code}: {report.blocked.message}"
     if report.notes:
@@ -39,6 +38,17 @@ def account_metadata(mirror: Mirror, outcome: Outcome, media: MediaType) -> Meta
         if len(failures) > ROWS:
             metadata["failed_items_not_shown"] = len(failures) - ROWS
     return metadata
+
+
+def counts(outcome: Outcome, media: MediaType) -> dict[str, int]:
+    """The counts of one account and type, as design section 6 names them."""
+    return outcome.report.tally(media.name).to_json() if outcome.report is not None else {}
+
+
+def source_counts(outcome: Outcome, media: MediaType) -> dict[str, int]:
+    """What was found of one account's documents of one type."""
+    found = counts(outcome, media)
+    return {name: found[name] for name in ("documents", "eligible", "withdrawn", "invalid") if name in found}
 
 
 def pictures_metadata(mirror: Mirror, outcome: Outcome, media: MediaType) -> Metadata:

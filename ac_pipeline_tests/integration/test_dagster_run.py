@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from ac_pipeline.definitions import build_defs
-from ac_pipeline.defs.assets.renditions import RENDITIONS
+from ac_pipeline.defs.assets.catalog import RENDITIONS
 from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.partitions import RANGE_END, RANGE_START, USERS
 from ac_pipeline.items import State

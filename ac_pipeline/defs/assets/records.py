@@ -6,7 +6,7 @@ from typing import Final
 import dagster as dg
 from pydantic import Field
 
-from ac_pipeline.defs.assets.renditions import rendition_key
+from ac_pipeline.defs.assets.catalog import rendition_key
 from ac_pipeline.defs.assets.sources import OWNERS, records_key, source_key
 from ac_pipeline.defs.assets.stage import run_stage
 from ac_pipeline.defs.checks import evaluate_checks, record_checks

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from ac_pipeline.definitions import build_defs, defs
-from ac_pipeline.defs.assets.renditions import RENDITIONS, rendition_key
+from ac_pipeline.defs.assets.catalog import RENDITIONS, rendition_key
 from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.media.registry import MEDIA_TYPES
 

@@ -9,7 +9,7 @@ import dagster as dg
 import pytest
 
 from ac_pipeline.definitions import build_defs
-from ac_pipeline.defs.assets.renditions import RENDITIONS
+from ac_pipeline.defs.assets.catalog import RENDITIONS
 from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.partitions import RANGE_END, RANGE_START, USERS
 from ac_pipeline.errors import AccountInactive, InvalidRecord, Misconfigured, ServerFailed, ServiceUnreachable
