@@ -87,13 +87,12 @@ class Mirror(Protocol):
     def marks(self) -> Mapping[str, RepositoryMark]:
         """How the last sync left each repository, by DID."""
 
-    def changed(self, position: str | None, watched: Collection[str], *, compare_now: bool = False) -> Changes:
+    def changed(self, position: str | None, watched: Collection[str]) -> Changes:
         """Which users have work that a run would do, looked for from where the last look ended.
 
         Args:
             position: Of the last look; None at the first.
             watched: Items to judge in any case, as `type:ObjectId hex`.
-            compare_now: Compare links and documents although that is not due.
 
         Raises:
             Transient, Misconfigured: Something could not be read; nothing was passed.

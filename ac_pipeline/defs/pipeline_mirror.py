@@ -86,9 +86,9 @@ class PipelineMirror:
     def marks(self) -> Mapping[str, RepositoryMark]:
         return self._open().ledger.marks()
 
-    def changed(self, position: str | None, watched: Collection[str], *, compare_now: bool = False) -> Changes:
+    def changed(self, position: str | None, watched: Collection[str]) -> Changes:
         pipeline = self._open()
-        return pipeline.changes.look(position, watched, lambda: self.accounts().values(), compare_now=compare_now)
+        return pipeline.changes.look(position, watched, lambda: self.accounts().values())
 
     def entry(self, item: str) -> LedgerEntry | None:
         return self._open().ledger.get(item)

@@ -154,8 +154,6 @@ class MongoChanges:
         position: str | None,
         watched: Collection[str],
         accounts: Callable[[], Iterable[Account]],
-        *,
-        compare_now: bool = False,
     ) -> Changes:
         """Read the feed, judge what it and `watched` name, and compare for a while if that is due.
 
@@ -163,7 +161,6 @@ class MongoChanges:
             position: Of the last look; None at the first.
             watched: Items to judge in any case, as `type:ObjectId hex`; those without work are absent from the answer.
             accounts: All accounts; asked only when there is something to judge.
-            compare_now: Begin a compare although none is due.
 
         Raises:
             Transient: Something could not be read. Nothing was passed: the next look begins where this one began.
@@ -171,7 +168,7 @@ class MongoChanges:
         now = self._clock()
         place = _Place.of(position)
         drained = self._feed.drain(place.token, self._feed_seconds)
-        place = self._next_compare(place, drained, now, compare_now=compare_now)
+        place = self._next_compare(place, drained, now)
         anything = drained.touched or drained.relinked or drained.gone or drained.accounts or watched
         if not anything and place.deep is None and drained.unavailable is None:
             return Changes((), place.to_text(), drained.events)
@@ -188,7 +185,7 @@ class MongoChanges:
         place, compared = self._go_on(look, place, drained, now)
         return Changes(tuple(look.works), place.to_text(), drained.events, place.fallback or why, compared)
 
-    def _next_compare(self, place: _Place, drained: Drained, now: datetime, *, compare_now: bool) -> _Place:
+    def _next_compare(self, place: _Place, drained: Drained, now: datetime) -> _Place:
         """Begin a compare where one has to begin; a lost feed makes it one of everything, from the start."""
         at = now.timestamp()
         begun = {"unit": 0, "after": None, "took": 0.0}
@@ -200,7 +197,7 @@ class MongoChanges:
             return place
         if at >= place.deep_due:
             return replace(place, deep=True, fallback=None, **begun)  # type: ignore[arg-type]
-        if at >= place.due or compare_now:
+        if at >= place.due:
             return replace(place, deep=False, fallback=None, **begun)  # type: ignore[arg-type]
         return place
 

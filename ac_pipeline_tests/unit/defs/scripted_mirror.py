@@ -37,7 +37,7 @@ class ScriptedMirror:
         self.pds = MemoryPds()
         self.left: dict[str, RepositoryMark] = {}
         self.works: list[Work] = []
-        self.looks: list[tuple[frozenset[str], bool]] = []
+        self.looks: list[frozenset[str]] = []
         self.fallback: str | None = None
 
     def trouble(self, key: str, *errors: Exception) -> None:
@@ -118,11 +118,11 @@ class ScriptedMirror:
     def marks(self) -> Mapping[str, RepositoryMark]:
         return self.left
 
-    def changed(self, position: str | None, watched: Collection[str], *, compare_now: bool = False) -> Changes:
+    def changed(self, position: str | None, watched: Collection[str]) -> Changes:
         """All of `works`, whatever is watched; the position counts the looks."""
         if self.broken is not None:
             raise self.broken
-        self.looks.append((frozenset(watched), compare_now))
+        self.looks.append(frozenset(watched))
         return Changes(tuple(self.works), str(int(position or 0) + 1), fallback=self.fallback)
 
     def entry(self, item: str) -> LedgerEntry | None:
