@@ -17,6 +17,7 @@ from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.errors import Blocked, PipelineError, RateLimited, Transient
 from ac_pipeline.items import Failure, LedgerEntry, Stage, State, item_id
 from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType, Verdict
+from ac_pipeline.sync.account_plan import AccountPlan
 from ac_pipeline.sync.entries import Entries, end_of
 from ac_pipeline.sync.plan import Kept, Kind, Operation, TypePlan, Wanted, Withheld
 from ac_pipeline.sync.ports import Documents, Ledger
@@ -62,33 +63,39 @@ class Bookkeeper:
         self._sent: dict[str, dict[str, Operation]] = {}
         self._links: dict[str, Link | None] = {}  # what this run has stored: the documents were read before
 
-    def know(
-        self, media: MediaType, documents: Sequence[Document], entries: Mapping[str, LedgerEntry], chosen: set[str]
+    def count(self, plan: AccountPlan, types: Iterable[MediaType]) -> None:
+        """Count the documents of these types, and keep what the ledger knows of them."""
+        for media in types:
+            name = media.name
+            tally, wanted = self.report.tally(name), plan.wanted[name]
+            self._know(media, plan.documents[name], plan.selected[name], plan.entries[name])
+            if name in self.report.versions:
+                versions = self.report.versions[name]
+                versions.renditions, versions.records = renditions_version(wanted), records_version(wanted)
+            for each in wanted:
+                if each.derived is not None:  # what is odd or missing beside media is never only logged (OPS-4)
+                    tally.warnings += bool(each.derived.warnings and not each.document.warnings)
+                    tally.companions_missing += bool(media.companions(each.document).keys() - each.derived.found)
+
+    def untouched(self, plan: AccountPlan, types: Iterable[MediaType], records: Mapping[str, int]) -> None:
+        """Everything is known to be as it has to be: what a run that reads the repository would count (VERIFY-11).
+
+        Args:
+            records: Records of each type in the repository.
+        """
+        self.count(plan, types)
+        for media in types:
+            tally = self.report.tally(media.name)
+            tally.records = records[media.name]
+            tally.unchanged += tally.eligible
+
+    def _know(
+        self, media: MediaType, documents: Sequence[Document], chosen: set[str], known: Mapping[str, LedgerEntry]
     ) -> None:
-        """Count the documents of one type, and keep what the ledger knows of them."""
-        tally = self.report.tally(media.name)
-        for document in documents:
-            if document.id not in chosen:
-                continue
-            tally.documents += 1
-            tally.eligible += document.verdict is Verdict.ELIGIBLE
-            tally.withdrawn += document.verdict is Verdict.WITHDRAWN
-            tally.invalid += document.verdict in {Verdict.INVALID, Verdict.HELD}
-            tally.warnings += bool(document.warnings)
+        self.report.tally(media.name).read(document for document in documents if document.id in chosen)
         if len(chosen) == len(documents):
             self.report.versions[media.name] = Versions(documents_version(documents))
-        self._entries.know(entries.values())
-
-    def offered(self, media: MediaType, wanted: Sequence[Wanted]) -> None:
-        """Count what is odd or missing beside the media of one type: never only logged (OPS-4)."""
-        tally = self.report.tally(media.name)
-        for each in wanted:
-            if each.derived is not None:
-                tally.warnings += bool(each.derived.warnings and not each.document.warnings)
-                tally.companions_missing += bool(media.companions(each.document).keys() - each.derived.found)
-        versions = self.report.versions.get(media.name)
-        if versions is not None:
-            versions.renditions, versions.records = renditions_version(wanted), records_version(wanted)
+        self._entries.know(known.values())
 
     def records(self, repository: Repository, types: Iterable[MediaType]) -> None:
         """Count the records the repository holds before the run."""
@@ -97,7 +104,7 @@ class Bookkeeper:
 
     def doubt(self, media: MediaType, orphans: int, records: int) -> None:
         """So many records have no document that the database is doubted, not the records."""
-        self._note(
+        self.report.note(
             f"{orphans} of {records} {media.name} records have no document in Mongo: that looks like a wrong or "
             "half-restored database, so none is deleted. If they shall go: `ac-pipeline sync --sweep` for this user."
         )
@@ -106,15 +113,17 @@ class Bookkeeper:
         """A round starts: everything that needs no write is settled now; what was written unheard is recognised."""
         self._open = {}
         saved: list[LedgerEntry | None] = []
+        # Before their links are cleared: a kill in between must not cost the keys.
+        self._save(self._remember_key(op) for plan in plans for op in plan.links() if op.kind is Kind.UNLINK)
         for plan in plans:
             for operation in plan.operations:
-                self._reopen(operation)
+                self.reopen(operation)
             for kept in plan.kept:
                 saved.append(self._keep(plan.media, kept))
             for withheld in plan.withheld:
                 saved.append(self._withhold(plan.media, withheld))
+        for plan in plans:  # after all is counted: should Mongo not answer, no item is left out
             self._mend_links(plan)
-            saved += [self._remember_key(operation) for operation in plan.links() if operation.kind is Kind.UNLINK]
         for item, operations in self._sent.items():
             if item not in self._open and all(each.kind in _DELETES for each in operations.values()):
                 saved.append(self._delete(item, next(iter(operations.values()))))
@@ -123,10 +132,14 @@ class Bookkeeper:
             self._sent.setdefault(item, {}).update(operations)
 
     def committed(self, operations: Sequence[Operation]) -> None:
-        """A batch is durable: store its links, then its entries, each in one bulk write."""
+        """A batch is durable: store its links, then its entries, each in one bulk write.
+
+        What was deleted goes the other way round: its entry holds the key it may return under, its link no longer.
+        """
         links: dict[str, list[LinkUpdate]] = defaultdict(list)
         types: dict[str, MediaType] = {}
         saved: list[LedgerEntry | None] = []
+        gone: list[LedgerEntry | None] = []
         for operation in operations:
             media, item = operation.media, operation.item
             types[media.name] = media
@@ -136,13 +149,14 @@ class Bookkeeper:
             last = self._close(item, operation)
             if operation.kind in _DELETES:
                 if last and item not in self._ended:
-                    saved.append(self._delete(item, operation))
+                    gone.append(self._delete(item, operation))
                     if operation.document is not None:
                         links[media.name].append(self._linked(item, operation.document, None))
             elif operation.wanted is not None:
                 link = self._link(media, operation.rkey, operation.cid)
                 links[media.name].append(self._linked(item, operation.wanted.document, link))
                 saved.append(self._write(media, operation.wanted, operation.kind, operation.rkey, item))
+        self._save(gone)
         for name, updates in links.items():
             self._documents.write_links(types[name], updates)
         self._save(saved)
@@ -157,21 +171,30 @@ class Bookkeeper:
         if state is State.DEFERRED and until is None:
             self._disturb(item, failure)
         if operation.kind is Kind.DELETE_DUPLICATE:
-            self._note(f"{operation.path}, a duplicate, could not be deleted: {error.message}")
+            self.report.note(f"{operation.path}, a duplicate, could not be deleted: {error.message}")
             self._list(item, operation.document, failure, state)
             return
         self._close(item, operation)
         if item not in self._ended:
             self._save([self._miss(operation, failure, item, state, until)])
 
-    def block(self, media: MediaType, documents: Sequence[Document], reason: Blocked) -> None:
-        """Items of an account that cannot be used at all."""
+    def block(
+        self,
+        media: MediaType,
+        documents: Sequence[Document],
+        chosen: set[str],
+        known: Mapping[str, LedgerEntry],
+        reason: Blocked,
+    ) -> None:
+        """The eligible ones among the chosen documents of one type wait for their account, or for a hold to end."""
+        self._know(media, documents, chosen, known)
         failure = failure_of(Stage.WRITE, reason)
         saved = []
         for document in documents:
-            item = item_id(media.name, document.id)
-            self._end(media, item, State.BLOCKED)
-            saved.append(self._entries.failed(media, item, Wanted(document), failure, State.BLOCKED))
+            if document.id in chosen and document.verdict is Verdict.ELIGIBLE:
+                item = item_id(media.name, document.id)
+                self._end(media, item, State.BLOCKED)
+                saved.append(self._entries.failed(media, item, Wanted(document), failure, State.BLOCKED))
         self._save(saved)
 
     def block_rest(self, reason: Blocked) -> None:
@@ -190,7 +213,24 @@ class Bookkeeper:
         try:
             self._save(saved)
         except Transient as other:  # the ledger itself may be what does not answer; the report still tells
-            self._note(f"the ledger does not know of the interruption: {other.message}")
+            self.report.note(f"the ledger does not know of the interruption: {other.message}")
+
+    def mended(self, media: MediaType) -> None:
+        """The PDS has the blobs of an item again that it had lost."""
+        self.report.tally(media.name).healed += 1
+
+    def vanished(self, plan: AccountPlan, types: Iterable[MediaType]) -> None:
+        """Records that had to go and are gone without us wait no longer (DEL-6)."""
+        saved: list[LedgerEntry | None] = []
+        records = plan.repository.records if plan.repository is not None else {}
+        for media in types:
+            documents = {document.id: document for document in plan.documents[media.name]}
+            for entry in plan.entries[media.name].values():
+                waits = entry.withdrawn_at is not None and entry.item not in self._ended
+                if waits and entry.rkey and f"{media.nsid}/{entry.rkey}" not in records:
+                    document = documents.get(entry.document)
+                    saved.append(self._entries.deleted(media, entry.item, document, entry.rkey, "its record is gone"))
+        self._save(saved)
 
     def rendered(self, media: MediaType, wanted: Sequence[Wanted]) -> None:
         """Renditions were made ahead of their records: remember them, or why there are none."""
@@ -210,36 +250,10 @@ class Bookkeeper:
                 self.report.tally(media.name).pending += 1
         self._save(saved)
 
-    def foresee(self, plans: Sequence[TypePlan], stuck: Mapping[str, Failure]) -> None:
-        """The dry run: count what would happen. Nothing is stored.
-
-        Args:
-            stuck: Items that wait for their account, which only a write can find blocked -> its refusal.
-        """
-        for plan in plans:
-            tally = self.report.tally(plan.media.name)
-            tally.unchanged += len(plan.kept)
-            waiting = {item for op in plan.operations if op.writes and (item := op.item) in stuck}
-            tally.blocked += len(waiting)
-            for item in waiting:
-                self.report.blocked = self.report.blocked or Blocked(stuck[item].message)
-            moving = [operation for operation in plan.operations if operation.item not in waiting]
-            tally.deleted += len({operation.item for operation in moving if operation.kind in _DELETES})
-            for operation in moving:
-                tally.created += operation.kind is Kind.CREATE
-                tally.updated += operation.kind is Kind.UPDATE
-                tally.duplicates_removed += operation.kind is Kind.DELETE_DUPLICATE
-                tally.healed += operation.kind in {Kind.ADOPT, Kind.HEAL, Kind.UNLINK}
-                tally.deferred += operation.kind is Kind.RENDER
-                tally.pending += operation.writes or operation.kind is Kind.RENDER
-            for withheld in plan.withheld:
-                if withheld.wanted is None:
-                    self._note(withheld.failure.message)
-                    continue
-                state = end_of(withheld.failure)
-                tally.count(state)
-                item = item_id(plan.media.name, withheld.wanted.document.id)
-                self._list(item, withheld.wanted.document, withheld.failure, state)
+    @property
+    def links(self) -> Mapping[str, Link | None]:
+        """What this run has stored in Mongo, by item; None where a link was cleared."""
+        return self._links
 
     def finish(self) -> None:
         """Nothing is left open: every planned item has ended in exactly one state (VERIFY-1)."""
@@ -248,7 +262,7 @@ class Bookkeeper:
 
     # --------------------------------------------------------------------------------------------------- ends of items
 
-    def _reopen(self, operation: Operation) -> None:
+    def reopen(self, operation: Operation) -> None:
         """An item waits for a write; one that was in order a round ago may do so, one that has ended otherwise not."""
         item = operation.item
         if not operation.writes or operation.kind is Kind.DELETE_DUPLICATE:
@@ -288,7 +302,7 @@ class Bookkeeper:
 
     def _withhold(self, media: MediaType, withheld: Withheld) -> LedgerEntry | None:
         if withheld.wanted is None:
-            self._note(withheld.failure.message)
+            self.report.note(withheld.failure.message)
             return None
         item = item_id(media.name, withheld.wanted.document.id)
         return self._fail(media, withheld.wanted, withheld.failure, item, withheld.rkey)
@@ -399,9 +413,5 @@ class Bookkeeper:
 
     def _wait(self, reason: RateLimited) -> datetime:
         until = self._now() + timedelta(seconds=reason.retry_after or 0)
-        self._note(f"what is deferred waits until {until:%Y-%m-%d %H:%M:%S} UTC: {reason.message}")
+        self.report.note(f"what is deferred waits until {until:%Y-%m-%d %H:%M:%S} UTC: {reason.message}")
         return until
-
-    def _note(self, message: str) -> None:
-        if message not in self.report.notes:
-            self.report.notes.append(message)

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from hashlib import sha256
 
 from ac_pipeline.atproto.batches import MAX_OPERATIONS, points, request_bytes
-from ac_pipeline.sync.engine import AccountPlan
+from ac_pipeline.sync.account_plan import AccountPlan
 from ac_pipeline.sync.plan import Kind
 from ac_pipeline.sync.writer import REQUEST_BYTES
 

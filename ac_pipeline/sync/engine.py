@@ -1,96 +1,52 @@
 """The engine: mirrors one account at a time, from documents to records, links and ledger.
 
-Decide, then do: reads the repository and the documents, lets `plan.py` decide, lets `writer.py` write, and after each
-committed batch stores links and ledger entries. Sources: design, section 1; acceptance, "Writing" and "Deletions".
+Decide, then do: reads what there is (`reading.py`), unless nothing has changed since the repository was left in order
+(`settlement.py`), lets `plan.py` decide, lets `writer.py` write, and after each committed batch stores links and ledger
+entries. Sources: design, section 1; acceptance, "Writing" and "Deletions".
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import datetime
 from time import monotonic
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.lexicon import Lexicons
-from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.errors import (
     Blocked,
     NoCredentials,
+    OnHold,
     Permanent,
     RateLimited,
     RepositoryMoved,
     SourceMissing,
     Transient,
 )
-from ac_pipeline.items import BlobRef, Derived, Failure, LedgerEntry, State
-from ac_pipeline.media.base import Document, MediaType, Verdict
+from ac_pipeline.items import BlobRef, RepositoryMark
+from ac_pipeline.media.base import MediaType
+from ac_pipeline.sync.account_plan import AccountPlan
 from ac_pipeline.sync.bookkeeper import Bookkeeper
-from ac_pipeline.sync.plan import Existing, Kind, Operation, TypePlan, Wanted, existing_records, plan_type
+from ac_pipeline.sync.foresight import foresee
+from ac_pipeline.sync.mending import Mender, stand_in
+from ac_pipeline.sync.plan import Kind, Operation, Wanted, plan_type
 from ac_pipeline.sync.ports import DataServer, Documents, Ledger, Renderer
-from ac_pipeline.sync.render import RecordBuilder, offer
+from ac_pipeline.sync.reading import DOCUMENT_GONE, Reader
+from ac_pipeline.sync.render import offer
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
+from ac_pipeline.sync.settlement import counts, is_settled, may_be_settled, settled
 from ac_pipeline.sync.writer import REQUEST_BYTES, BatchLimits, Committed, Refused, Writer
+
+__all__ = ["DOCUMENT_GONE", "KEY_ATTEMPTS", "ROUNDS", "AccountPlan", "Engine", "sync_accounts"]
 
 ROUNDS = 5
 """How often a repository that somebody else writes to is planned anew before its sync is left for later."""
 
 KEY_ATTEMPTS = 12
 """Keys a PDS may refuse for one item. The last ones lie up to 32 s apart, so that no letters are common to all."""
-
-MANY_ORPHANS = 10
-"""More orphans than this, and more than half of a user's records of a type, look like a wrong or half-restored
-database: they are left alone until a person says that they shall go."""
-
-DOCUMENT_GONE = "its document is gone"
-"""Why a record is an orphan whose document could still be rebuilt from it."""
-
-
-@dataclass(slots=True)
-class AccountPlan:
-    """Everything that was read of one account, and what shall happen to it.
-
-    Args:
-        existing: Its records as they were read, decoded once; given up as soon as the plan is made.
-        refused: Paths of operations that did not happen in this run and are not sent again.
-        unsettled: Items of which a write was refused, so that no copy of their records is given up.
-        remade: Path -> what was derived anew in this run because the store had lost its bytes.
-        uploaded: CIDs of blobs this run has uploaded.
-    """
-
-    account: Account
-    repository: Repository | None = None
-    documents: dict[str, list[Document]] = field(default_factory=dict)
-    selected: dict[str, set[str]] = field(default_factory=dict)
-    entries: dict[str, dict[str, LedgerEntry]] = field(default_factory=dict)
-    wanted: dict[str, list[Wanted]] = field(default_factory=dict)
-    gone: dict[str, dict[str, str]] = field(default_factory=dict)
-    plans: list[TypePlan] = field(default_factory=list)
-    existing: dict[str, list[Existing]] = field(default_factory=dict)
-    refused: set[str] = field(default_factory=set)
-    unsettled: set[str] = field(default_factory=set)
-    remade: dict[str, Derived] = field(default_factory=dict)
-    uploaded: set[str] = field(default_factory=set)
-
-    def records(self, media: MediaType) -> list[Existing]:
-        """The records of one type; none when no repository was read."""
-        if media.name not in self.existing and self.repository is not None:
-            self.existing[media.name] = existing_records(self.repository, media)
-        return self.existing.get(media.name, [])
-
-    def operations(self) -> list[Operation]:
-        return [operation for plan in self.plans for operation in plan.operations]
-
-    def stuck(self) -> dict[str, Failure]:
-        """Items whose last write was refused because of the account: reading it cannot tell that it is blocked."""
-        return {
-            entry.item: entry.failure
-            for entries in self.entries.values()
-            for entry in entries.values()
-            if entry.state is State.BLOCKED and entry.failure is not None
-        }
 
 
 @dataclass(slots=True)
@@ -117,7 +73,7 @@ class Engine:
     renders: Executor
 
     def sync(self, account: Account, selection: Selection, run_id: str) -> AccountReport:
-        """Make the account's repository equal to its eligible documents.
+        """Make the account's repository equal to its eligible documents; of an account that is leaving, empty it.
 
         Never raises for what can be said of one account: a `Blocked` account and a transient error are in the report.
         """
@@ -128,7 +84,7 @@ class Engine:
                 self._block(account, selection, books, account.blocked)
             else:
                 with self.ledger.lease(account.did, self.holder):
-                    self._mirror(account, selection, books)
+                    self._mirror(AccountPlan(account), self._released(account, selection, books), books)
         except (Transient, Permanent) as error:
             books.interrupt(error)
         books.report.seconds = monotonic() - started
@@ -136,6 +92,8 @@ class Engine:
 
     def survey(self, account: Account, selection: Selection, run_id: str = "") -> tuple[AccountPlan, AccountReport]:
         """The dry run: the plan of an account and what it amounts to. Nothing is written, made or uploaded.
+
+        The repository is always read: what is said of it is said of what it holds.
 
         Raises:
             Transient: Something could not be read.
@@ -145,15 +103,17 @@ class Engine:
         if account.blocked is not None or account.did is None:
             self._block(account, selection, books, account.blocked)
             return plan, books.report
+        selection = self._released(account, selection, books)
+        if not selection.types:
+            return plan, books.report
         try:
-            plan.repository = self.server.read_repository(account.did)
+            plan.take(self.server.read_repository(account.did))
         except Blocked as error:
             self._block(account, selection, books, error)
             return plan, books.report
-        books.records(plan.repository, selection.types)
-        self._read(plan, selection, books, dry=True)
-        self._decide(plan, selection)
-        books.foresee(plan.plans, plan.stuck())
+        self._reader.read(plan, selection, dry=True)
+        self._judge(plan, selection, books)
+        foresee(plan, books.report)
         return plan, books.report
 
     def render(self, account: Account, media: MediaType, selection: Selection, run_id: str) -> AccountReport:
@@ -162,36 +122,78 @@ class Engine:
         books = Bookkeeper(self.documents, self.ledger, account, run_id, self.now)
         try:
             plan = AccountPlan(account)
-            self._read(plan, replace(selection, types=(media,)), books, dry=False)
-            books.rendered(media, plan.wanted[media.name])
+            selection = self._released(account, replace(selection, types=(media,)), books)
+            self._reader.read(plan, selection)
+            books.count(plan, selection.types)
+            for each in selection.types:
+                books.rendered(each, plan.wanted[each.name])
         except Transient as error:
             books.interrupt(error)
         books.report.seconds = monotonic() - started
         return books.report
 
-    def _mirror(self, account: Account, selection: Selection, books: Bookkeeper) -> None:
-        plan = AccountPlan(account)
+    @property
+    def _reader(self) -> Reader:
+        return Reader(self.documents, self.ledger, self.renderer, self.lexicons, self.now, self.renders)
+
+    def _mirror(self, plan: AccountPlan, selection: Selection, books: Bookkeeper) -> None:
+        if not selection.types:
+            return
         try:
-            plan.repository = self.server.read_repository(str(account.did))
-            books.records(plan.repository, selection.types)
-            self._read(plan, selection, books, dry=False)
-            self._carry_out(plan, selection, books)
+            if self._is_settled(plan, selection, books):
+                return
+            self._judge(plan, selection, books)
+            self._carry_out(plan, books)
+            self._mend(plan, selection, books)
+            if not selection.partial:
+                books.vanished(plan, selection.types)
         except Blocked as error:
-            if not plan.documents:
-                self._block(account, selection, books, error)
-            else:
-                books.block_rest(error)
+            if not plan.plans:
+                self._block(plan.account, selection, books, error)
+                return
+            books.block_rest(error)
         except RateLimited as error:
             if not plan.plans:
                 raise
             books.defer_rest(error)
         books.finish()
+        self._remember(plan, selection, books)
 
-    def _carry_out(self, plan: AccountPlan, selection: Selection, books: Bookkeeper) -> None:
-        """Plan and write, anew whenever the repository moved or some items take another key or other bytes."""
+    def _is_settled(self, plan: AccountPlan, selection: Selection, books: Bookkeeper) -> bool:
+        """Whether there is nothing to do, which is counted then; else the repository and all it is compared with are
+        read.
+
+        Repository or revision come first: a record that appears while we read has its document in Mongo by then.
+        """
+        did = str(plan.account.did)
+        plan.mark = mark = self.ledger.mark(did)
+        unmoved = None
+        if mark is not None and may_be_settled(mark, selection) and self.server.latest_commit(did).rev == mark.rev:
+            unmoved = mark.rev
+            self._reader.read(plan, selection)
+            if is_settled(plan, selection, mark, self.now):
+                books.untouched(plan, selection.types, mark.counts)
+                return True
+        plan.take(self.server.read_repository(did))
+        if plan.base != unmoved:
+            self._reader.read(plan, selection)
+        return False
+
+    def _judge(self, plan: AccountPlan, selection: Selection, books: Bookkeeper) -> None:
+        """Count what was read, find the orphans and make the plan."""
+        if plan.repository is None:
+            return
+        books.records(plan.repository, selection.types)
+        books.count(plan, selection.types)
+        self._reader.find_orphans(plan, selection, books)
+        plan.types = selection.types
+        self._decide(plan)
+
+    def _carry_out(self, plan: AccountPlan, books: Bookkeeper) -> None:
+        """Write what is planned; plan anew whenever the repository moved or some items take another key or other
+        bytes."""
         moved = 0
         while True:
-            self._decide(plan, selection)
             books.begin(plan.plans)
             try:
                 if not self._write(plan, books):
@@ -203,67 +205,43 @@ class Engine:
                         f"the repository of {plan.account.key} changed {ROUNDS} times while it was written: "
                         "run it again later"
                     ) from error
-                plan.repository = self.server.read_repository(str(plan.account.did))
+                plan.take(self.server.read_repository(str(plan.account.did)))
+            self._decide(plan)
 
-    def _read(self, plan: AccountPlan, selection: Selection, books: Bookkeeper, *, dry: bool) -> None:
-        """Documents, what the ledger knows, wanted records, and which records are orphans.
-
-        The repository was read before: a record that appears while we read has its document in Mongo by then.
-        """
-        account = plan.account
-        builder = RecordBuilder(
+    def _mend(self, plan: AccountPlan, selection: Selection, books: Bookkeeper) -> None:
+        """Give the PDS back what it has lost of the blobs of records that are in place (VERIFY-5)."""
+        mender = Mender(
+            plan,
+            books,
+            self.server,
             self.lexicons,
-            self.renderer,
-            self.renders,
-            lambda: int(self.now().timestamp() * 1000),
-            dry=dry,
-            retry=selection.retry,
+            lambda operation, blob: self._load(plan, operation, blob),
+            lambda refused: self._settle(plan, books, refused),
         )
-        for media in selection.types:
-            documents = list(self.documents.stream(account, media))
-            entries = dict(self.ledger.load(account, media))
-            chosen = selection.documents(documents)
-            plan.documents[media.name] = documents
-            plan.entries[media.name] = entries
-            plan.selected[media.name] = chosen
-            books.know(media, documents, entries, chosen)
-            wanted = builder.build(media, [d for d in documents if d.id in chosen], entries, account.did)
-            books.offered(media, wanted)
-            plan.wanted[media.name] = wanted + [Wanted(d, skipped=True) for d in documents if d.id not in chosen]
-            if plan.repository is not None and selection.judges_orphans:
-                records = plan.records(media)
-                gone = self._gone(records, account, media, documents)
-                if len(gone) > MANY_ORPHANS and 2 * len(gone) > len(records) and not selection.sweep:
-                    books.doubt(media, len(gone), len(records))
-                    gone = {}
-                plan.gone[media.name] = gone
+        if mender.mend(selection, lambda: self._writer(plan)):
+            self._decide(plan)
+            self._carry_out(plan, books)
+            mender.check()
 
-    def _gone(
-        self, records: Sequence[Existing], account: Account, media: MediaType, documents: Sequence[Document]
-    ) -> dict[str, str]:
-        """Documents that records name and this account does not have, confirmed one by one (DEL-4, DEL-5)."""
-        known = {document.id for document in documents}
-        named = {record.ref for record in records if record.ref is not None}
-        strangers = sorted(named - known)
-        if not strangers or self.documents.is_empty(media):
-            return {}
-        owners = self.documents.owners(media, strangers)
-        gone = {}
-        for id in strangers:
-            if id not in owners:
-                gone[id] = DOCUMENT_GONE
-            elif owners[id] != (None if account.is_guest else account.id):
-                gone[id] = "its document belongs to another account"
-        return gone
-
-    @staticmethod
-    def _decide(plan: AccountPlan, selection: Selection) -> None:
+    def _remember(self, plan: AccountPlan, selection: Selection, books: Bookkeeper) -> None:
+        """How the repository is left, unless that is known already."""
         if plan.repository is None:
             return
-        did = plan.repository.did
+        done = settled(plan, selection, books.links)
+        mark = RepositoryMark(plan.repository.did, plan.repository.rev, self.now(), done, counts(plan))
+        if plan.mark is None or replace(mark, at=plan.mark.at) != plan.mark:
+            self.ledger.remember_mark(mark)
+
+    @staticmethod
+    def _decide(plan: AccountPlan) -> None:
+        if plan.repository is None:
+            return
+        did, leaving = plan.repository.did, plan.account.leaving
         plan.plans = [
-            plan_type(media, did, plan.wanted[media.name], plan.records(media), plan.gone.get(media.name))
-            for media in selection.types
+            plan_type(
+                media, did, plan.wanted[media.name], plan.records(media), plan.gone.get(media.name), leaving=leaving
+            )
+            for media in plan.types
         ]
         plan.existing = {}
 
@@ -277,14 +255,7 @@ class Engine:
         operations = [each for each in plan.operations() if each.writes and each.path not in plan.refused]
         if plan.repository is None or not operations:
             return False
-        writer = Writer(
-            self.server,
-            plan.account,
-            lambda operation, blob: self._load(plan, operation, blob),
-            BatchLimits(request_bytes=self.ledger.batch_bytes(self.host, REQUEST_BYTES)),
-            lambda size: self.ledger.remember_batch_bytes(self.host, size),
-            plan.uploaded,
-        )
+        writer = self._writer(plan)
         again = False
         for outcome in writer.write([op for op in operations if op.kind is not Kind.DELETE_DUPLICATE], plan.repository):
             again |= self._settle(plan, books, outcome)
@@ -293,10 +264,21 @@ class Engine:
             self._settle(plan, books, outcome)
         return again
 
+    def _writer(self, plan: AccountPlan) -> Writer:
+        return Writer(
+            self.server,
+            plan.account,
+            lambda operation, blob: self._load(plan, operation, blob),
+            BatchLimits(request_bytes=self.ledger.batch_bytes(self.host, REQUEST_BYTES)),
+            lambda size: self.ledger.remember_batch_bytes(self.host, size),
+            plan.uploaded,
+        )
+
     def _settle(self, plan: AccountPlan, books: Bookkeeper, outcome: Committed | Refused) -> bool:
         """Put a batch or a refusal into the books, or the item into the next round: whether there has to be one."""
         if isinstance(outcome, Committed):
             plan.repository = outcome.repository
+            plan.changed.update(operation.media.name for operation in outcome.operations)
             books.committed(outcome.operations)
             plan.unsettled.difference_update(operation.item for operation in outcome.operations)
             return False
@@ -330,6 +312,9 @@ class Engine:
 
     def _load(self, plan: AccountPlan, operation: Operation, blob: BlobRef) -> bytes:
         """A blob's bytes; what the store has lost is made again from its source, once in a run."""
+        original = plan.stand_ins.get(blob.cid)
+        if original is not None:
+            return stand_in(self.renderer.open(original), original.mime_type)
         try:
             return self.renderer.open(blob)
         except SourceMissing:
@@ -338,16 +323,34 @@ class Engine:
             plan.remade[operation.path] = self.renderer.derive(operation.media, operation.document, None)
             return self.renderer.open(blob)
 
+    def _released(self, account: Account, selection: Selection, books: Bookkeeper) -> Selection:
+        """The selection without the types an operator holds; their items are counted and remembered as blocked.
+
+        Asked for under the lease: whoever puts a hold on before taking it finds that no sync writes there any more.
+        """
+        holds = self.ledger.holds(account)
+        held = [media for media in selection.types if media.name in holds]
+        for media in held:
+            reason = OnHold(f"the {media.plural} of {account.key} are on hold: {holds[media.name]}")
+            books.report.note(reason.message)
+            self._wait(account, media, selection, books, reason)
+        if held and len(held) == len(selection.types):
+            reasons = dict.fromkeys(holds[media.name] for media in held)
+            books.report.blocked = OnHold(f"{account.key} is on hold: {'; '.join(reasons)}")
+        return replace(selection, types=tuple(media for media in selection.types if media not in held))
+
     def _block(self, account: Account, selection: Selection, books: Bookkeeper, error: Blocked | None) -> None:
         """Count and remember what waits for an account that cannot be used."""
         reason = error or NoCredentials(f"{account.key} has no account on the PDS")
         for media in selection.types:
-            documents = list(self.documents.stream(account, media))
-            chosen = selection.documents(documents)
-            entries = dict(self.ledger.load(account, media))
-            books.know(media, documents, entries, chosen)
-            books.block(media, [d for d in documents if d.id in chosen and d.verdict is Verdict.ELIGIBLE], reason)
+            self._wait(account, media, selection, books, reason)
         books.report.blocked = reason
+
+    def _wait(
+        self, account: Account, media: MediaType, selection: Selection, books: Bookkeeper, reason: Blocked
+    ) -> None:
+        documents = list(self.documents.stream(account, media))
+        books.block(media, documents, selection.documents(documents), self.ledger.load(account, media), reason)
 
 
 def sync_accounts(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 
 from ac_pipeline.errors import Blocked, PipelineError
 from ac_pipeline.items import Stage, State
+from ac_pipeline.media.base import Document, Verdict
 from ac_pipeline.sync.versions import Versions
 
 
@@ -42,6 +43,15 @@ class Tally:
     @property
     def planned(self) -> int:
         return self.written + self.unchanged + self.deleted + self.deferred + self.quarantined + self.blocked
+
+    def read(self, documents: Iterable[Document]) -> None:
+        """Add documents of the source by verdict."""
+        for document in documents:
+            self.documents += 1
+            self.eligible += document.verdict is Verdict.ELIGIBLE
+            self.withdrawn += document.verdict is Verdict.WITHDRAWN
+            self.invalid += document.verdict in {Verdict.INVALID, Verdict.HELD}
+            self.warnings += bool(document.warnings)
 
     def count(self, state: State, number: int = 1) -> None:
         """Add items that ended in a state; what is written is counted as `created` or `updated` instead."""
@@ -114,6 +124,11 @@ class AccountReport:
 
     def tally(self, type: str) -> Tally:
         return self.types.setdefault(type, Tally())
+
+    def note(self, message: str) -> None:
+        """Say something once."""
+        if message not in self.notes:
+            self.notes.append(message)
 
 
 @dataclass(slots=True)

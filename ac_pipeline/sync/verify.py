@@ -13,12 +13,11 @@ from dataclasses import dataclass, field
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.items import item_id
-from ac_pipeline.sync.engine import AccountPlan, Engine
-from ac_pipeline.sync.plan import Kept, Kind, Operation
+from ac_pipeline.sync.account_plan import AccountPlan
+from ac_pipeline.sync.blobs import Use, missing_blobs, uses
+from ac_pipeline.sync.engine import Engine
+from ac_pipeline.sync.plan import Kind, Operation
 from ac_pipeline.sync.selection import Selection
-
-BLOB_CHECKS = 8
-"""Blobs asked for at once."""
 
 _STATES = {
     Kind.CREATE: "missing",
@@ -165,31 +164,22 @@ def _record(found: Verification, plan: AccountPlan, operation: Operation) -> Non
 
 
 def _blobs(found: Verification, engine: Engine, plan: AccountPlan) -> None:
-    needed = [
-        (each, kept, rendition.blob.cid)
-        for each in plan.plans
-        for kept in each.kept
-        if kept.wanted.derived is not None
-        for rendition in kept.wanted.derived.renditions.values()
-    ]
-    if plan.repository is None or not needed:
-        return
-    did = plan.repository.did
-    with ThreadPoolExecutor(BLOB_CHECKS, thread_name_prefix="blobs") as pool:
-        present = dict(pool.map(lambda cid: (cid, engine.server.has_blob(did, cid)), {cid for *_, cid in needed}))
+    needed = list(uses(plan))
+    missing = missing_blobs(engine.server, str(plan.account.did), {use.blob.cid for use in needed})
     incomplete: set[str] = set()
-    for each, kept, cid in needed:
+    for use in needed:
         found.blobs_expected += 1
-        if present[cid]:
+        if use.blob.cid not in missing:
             found.blobs_verified += 1
             continue
-        item = item_id(each.media.name, kept.wanted.document.id)
-        found.items.append(_without_blob(plan, kept, each.media.nsid, item, cid))
+        item = item_id(use.media.name, use.wanted.document.id)
+        found.items.append(_without_blob(plan, use, item))
         if item not in incomplete:
             incomplete.add(item)
             found.verified -= 1
 
 
-def _without_blob(plan: AccountPlan, kept: Kept, nsid: str, item: str, cid: str) -> Finding:
-    uri = at_uri(str(plan.account.did), nsid, kept.rkey)
-    return Finding(item, plan.account.key, "blob-missing", uri, kept.wanted.cid, kept.cid, f"its blob {cid} is gone")
+def _without_blob(plan: AccountPlan, use: Use, item: str) -> Finding:
+    uri = at_uri(str(plan.account.did), use.media.nsid, use.rkey)
+    reason = f"its blob {use.blob.cid} is gone"
+    return Finding(item, plan.account.key, "blob-missing", uri, use.wanted.cid, use.cid, reason)

@@ -243,7 +243,7 @@ class World:
         assert (len(self.documents.link_writes), len(self.ledger.saves), self.renderer.store) == before
         written = {"apply_writes", "upload_blob"}
         assert [call.method for call in self.pds.calls[sent:] if call.method in written] == []
-        assert set(self.ledger.calls[calls[0] :]) <= {"load", "lease", "batch_bytes"}
+        assert set(self.ledger.calls[calls[0] :]) <= {"load", "lease", "batch_bytes", "mark", "holds"}
         assert set(self.documents.calls[calls[1] :]) <= {"stream", "owners", "is_empty"}
 
 
