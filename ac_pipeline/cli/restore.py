@@ -52,7 +52,7 @@ def restore(
                 return show_plan(pipeline, Chosen((user,), False, Selection(types=chosen)), as_json, as_csv=False)
             report = restore_from_mongo(vault, account, chosen, run_id=new_run_id(), why=why)
         else:
-            snapshot = find_snapshot(vault, account, source)
+            snapshot = find_snapshot(vault, account, chosen, source)
             if dry_run or not as_json:
                 plan = plan_from_snapshot(vault, account, chosen, snapshot, overwrite=overwrite)
                 if dry_run:

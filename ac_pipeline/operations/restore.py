@@ -123,17 +123,17 @@ def restore_from_mongo(
     return report
 
 
-def find_snapshot(vault: Vault, account: Account, source: str) -> Snapshot:
-    """The snapshot that `--from` names: an id, or `latest`.
+def find_snapshot(vault: Vault, account: Account, types: Sequence[MediaType], source: str) -> Snapshot:
+    """The snapshot that `--from` names: an id, or `latest`, the newest one that holds anything of these types.
 
     Raises:
         Misconfigured: There is none, it is of another repository, or it never became complete.
     """
     archive = vault.archive
     if source == LATEST:
-        found = archive.latest(account)
+        found = archive.latest(account, types)
         if found is None:
-            raise Misconfigured(f"There is no complete snapshot of the repository of {account.key}.")
+            raise Misconfigured(f"There is no complete snapshot that holds records of {account.key}.")
         return found
     snapshot = archive.index.get(source)
     if snapshot.did != account.did or snapshot.account != account.id:

@@ -189,10 +189,12 @@ class Archive:
         found = self.index.find(account=account.id)
         return next((each for each in found if each.open and each.complete and each.did == account.did), None)
 
-    def latest(self, account: Account) -> Snapshot | None:
-        """The newest complete snapshot of this account's repository."""
-        found = self.index.find(account=account.id)
-        return next((each for each in found if each.complete and each.did == account.did), None)
+    def latest(self, account: Account, types: Sequence[MediaType]) -> Snapshot | None:
+        """The newest complete snapshot of this account's repository that holds a record of any of these types."""
+        for each in self.index.find(account=account.id):
+            if each.complete and each.did == account.did and any(each.records.get(media.name) for media in types):
+                return each
+        return None
 
     def close(self, account: Account) -> None:
         """No wipe of this account goes on any more."""

@@ -174,12 +174,14 @@ class _Wipe:
     def _empty(self, car: bytes, repository: Repository) -> Repository:
         """One round: snapshot, hold, settle, delete. The repository as the last batch left it."""
         engine = self.vault.engine
-        snapshots = self._cover(car, repository)
-        reason = f"deleted by a wipe; snapshot {snapshots[0].id} has it"
+        present = records_of(repository, self.types)
+        nothing = not any(present.values()) and self.vault.archive.unfinished(self.account) is None
+        snapshots = [] if nothing else self._cover(car, repository)  # an empty one would only hide those before it
+        name = snapshots[0].id if snapshots else "none"
+        reason = f"deleted by a wipe; snapshot {name} has it"
         if not self.keep_syncing:
             because = f" ({self.why})" if self.why else ""
-            engine.ledger.hold(self.account, self.types, f"wiped{because}; snapshot {snapshots[0].id}")
-        present = records_of(repository, self.types)
+            engine.ledger.hold(self.account, self.types, f"wiped{because}; snapshot {name}")
         gone = _missing(self._kept(snapshots), present)
         self.removals.begin(present, gone, reason)
         unheard = {name: self._unheard(name, records) for name, records in gone.items()}
