@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from ac_pipeline.allowance import Allowance, allowance
 from ac_pipeline.crons import cron_line
 from ac_pipeline.errors import Misconfigured
 
@@ -112,6 +113,7 @@ class Settings(Timetable):
     ac_media_timeout_seconds: float = Field(default=60.0, gt=0)
     ac_mongo_timeout_seconds: float = Field(default=15.0, gt=0)
     ac_points_headroom: float = Field(default=0.1, ge=0, lt=1)
+    ac_quarantine_threshold: Annotated[Allowance, NoDecode, BeforeValidator(allowance)] = Allowance()
 
     @model_validator(mode="before")
     @classmethod

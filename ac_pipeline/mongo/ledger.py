@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection as AnyOf
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -38,6 +39,23 @@ _INDEXES = [
     IndexModel([("account", ASCENDING), ("type", ASCENDING)], name="account_type"),
     IndexModel([("state", ASCENDING), ("_id", ASCENDING)], name="state_id"),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Items of one user and type that are in one state for the same reason.
+
+    Args:
+        user: Partition key.
+        error_class: The `code` of their last failure's class, or None.
+        items: How many.
+        until: When the last of them will be tried again, where that is known.
+    """
+
+    user: str
+    error_class: str | None
+    items: int
+    until: datetime | None = None
 
 
 class MongoLedger:
@@ -179,6 +197,27 @@ class MongoLedger:
             for row in self._items.aggregate(pipeline):
                 counted.setdefault(row["_id"]["type"], {})[State(row["_id"]["state"])] = row["entries"]
         return counted
+
+    def standing(self, state: State, type: str) -> list[Standing]:
+        """Whose items of a type are in a state, and why: one line for each user and class of error."""
+        pipeline: list[dict[str, Any]] = [
+            {"$match": {"state": state.value, "type": type}},
+            {
+                "$group": {
+                    "_id": {"user": "$partition", "class": "$failure.error_class"},
+                    "items": {"$sum": 1},
+                    "until": {"$max": "$deferred_until"},
+                }
+            },
+        ]
+        with mongo_errors(f"count the {state.value} items of the ledger"):
+            return sorted(
+                (
+                    Standing(row["_id"]["user"], row["_id"].get("class"), row["items"], row["until"])
+                    for row in self._items.aggregate(pipeline)
+                ),
+                key=lambda each: (each.user, each.error_class or ""),
+            )
 
     def pending_deletions(self, *, limit: int | None = None) -> Iterator[LedgerEntry]:
         """Items whose record has to go and is still there, longest waiting first (DEL-6)."""

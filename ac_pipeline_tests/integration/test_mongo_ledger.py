@@ -17,7 +17,7 @@ from pymongo.database import Database
 from ac_pipeline.errors import LeaseHeld
 from ac_pipeline.items import BlobRef, Derived, Failure, LedgerEntry, Rendition, Stage, State, item_id
 from ac_pipeline.mongo.leases import Leases
-from ac_pipeline.mongo.ledger import MongoLedger
+from ac_pipeline.mongo.ledger import MongoLedger, Standing
 from ac_pipeline_tests.memory_ports import FakeClock
 
 Mongo = Database[dict[str, Any]]
@@ -68,6 +68,34 @@ def test_items_are_found_by_state_class_account_and_type(ledger: MongoLedger) ->
         "tape": {State.DEFERRED: 1, State.WRITTEN: 1},
     }
     assert ledger.counts(account="auth0|b") == {"tape": {State.WRITTEN: 1}}
+
+
+def test_whose_items_stand_where_and_why_is_one_line_for_each_user_and_class(ledger: MongoLedger) -> None:
+    """VERIFY-12, OPS-2: an operator's table of a hundred thousand deferred items is a few lines."""
+    missing = Failure(Stage.RENDITION, "source-missing", "No object.")
+    limited = Failure(Stage.WRITE, "rate-limited", "Wait.")
+    ledger.save(
+        [
+            entry(1, state=State.QUARANTINED, failure=missing),
+            entry(2, state=State.QUARANTINED, failure=missing),
+            entry(3, state=State.QUARANTINED, failure=replace(missing, error_class="too-large")),
+            entry(4, state=State.QUARANTINED, partition="bert", failure=missing),
+            entry(5, "tape", State.QUARANTINED, failure=missing),
+            entry(6, state=State.DEFERRED, failure=limited, deferred_until=NOW),
+            entry(7, state=State.DEFERRED, failure=limited, deferred_until=NOW + timedelta(hours=1)),
+            entry(8, state=State.DEFERRED, partition="bert"),
+        ]
+    )
+    assert ledger.standing(State.QUARANTINED, "painting") == [
+        Standing("anna", "source-missing", 2),
+        Standing("anna", "too-large", 1),
+        Standing("bert", "source-missing", 1),
+    ]
+    assert ledger.standing(State.DEFERRED, "painting") == [
+        Standing("anna", "rate-limited", 2, NOW + timedelta(hours=1)),
+        Standing("bert", None, 1),
+    ]
+    assert ledger.standing(State.BLOCKED, "painting") == []
 
 
 def test_one_item_is_found_by_id_and_by_its_code_as_written(ledger: MongoLedger) -> None:

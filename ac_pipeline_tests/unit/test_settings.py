@@ -78,6 +78,8 @@ def test_the_example_documents_every_variable() -> None:
         ("AC_CONCURRENT_USERS", "0"),
         ("AC_CONCURRENT_USERS", "hunter2"),
         ("AC_POINTS_HEADROOM", "1"),
+        ("AC_QUARANTINE_THRESHOLD", "hunter2"),
+        ("AC_QUARANTINE_THRESHOLD", "101%"),
         ("AC_PDS_TIMEOUT_SECONDS", "0"),
     ],
 )
@@ -102,6 +104,7 @@ def test_a_wrong_setting_is_one_sentence_that_names_it_and_hides_its_value(
         ("DAGSTER_POSTGRES_URL", "postgresql+psycopg2://user:pw@host/dagster"),
         ("AC_CONCURRENT_USERS", "1"),
         ("AC_POINTS_HEADROOM", "0"),
+        ("AC_QUARANTINE_THRESHOLD", "0.5%"),
         ("PDS_URL", "http://localhost:2583/"),
     ],
 )
