@@ -6,17 +6,19 @@ Nothing is written; repairing is what a sync does.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.items import item_id
+from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.account_plan import AccountPlan
 from ac_pipeline.sync.blobs import Use, missing_blobs, uses
 from ac_pipeline.sync.engine import Engine
-from ac_pipeline.sync.plan import Kind, Operation
+from ac_pipeline.sync.plan import Kind, Operation, Withheld
+from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 
 _STATES = {
@@ -110,29 +112,36 @@ def verify(engine: Engine, account: Account, selection: Selection) -> Verificati
     Raises:
         Transient: Something could not be read: nothing can be said.
     """
-    plan, report = engine.survey(account, selection)
-    found = Verification(users=1)
+    total = Verification(users=1)
+    for found in compare(engine, *engine.survey(account, selection)).values():
+        total.add(found)
+    return total
+
+
+def compare(engine: Engine, plan: AccountPlan, report: AccountReport, *, blobs: bool = True) -> dict[str, Verification]:
+    """What a survey amounts to, by type name. No user is counted in it: it is a part of one.
+
+    Args:
+        plan, report: Of the survey.
+        blobs: Ask for every blob, too; else none is expected.
+
+    Raises:
+        Transient: A blob could not be asked for: nothing can be said.
+    """
+    compared = {name: Verification(blocked=tally.blocked) for name, tally in report.types.items()}
     stuck = plan.stuck()
     for plans in plan.plans:
+        found = compared[plans.media.name]
         found.expected += len(plans.kept)
         found.verified += len(plans.kept)
         for operation in plans.operations:
             if operation.kind in _STATES and operation.item not in stuck:
                 _record(found, plan, operation)
         for withheld in plans.withheld:
-            if withheld.wanted is None:
-                found.extra += 1
-                uri = at_uri(str(account.did), plans.media.nsid, withheld.rkey or "")
-                item = f"{plans.media.name}:{withheld.rkey}"
-                found.items.append(Finding(item, account.key, "extra", uri, None, None, withheld.failure.message))
-            else:
-                found.quarantined += 1
-                item = item_id(plans.media.name, withheld.wanted.document.id)
-                message = withheld.failure.message
-                found.items.append(Finding(item, account.key, "quarantined", None, None, None, message))
-    found.blocked += sum(tally.blocked for tally in report.types.values())
-    _blobs(found, engine, plan)
-    return found
+            _withheld(found, plan, plans.media, withheld)
+    if blobs:
+        _blobs(compared, engine, plan)
+    return compared
 
 
 def verify_accounts(
@@ -163,11 +172,24 @@ def _record(found: Verification, plan: AccountPlan, operation: Operation) -> Non
     )
 
 
-def _blobs(found: Verification, engine: Engine, plan: AccountPlan) -> None:
+def _withheld(found: Verification, plan: AccountPlan, media: MediaType, withheld: Withheld) -> None:
+    user, message = plan.account.key, withheld.failure.message
+    if withheld.wanted is None:
+        found.extra += 1
+        uri = at_uri(str(plan.account.did), media.nsid, withheld.rkey or "")
+        found.items.append(Finding(f"{media.name}:{withheld.rkey}", user, "extra", uri, None, None, message))
+    else:
+        found.quarantined += 1
+        item = item_id(media.name, withheld.wanted.document.id)
+        found.items.append(Finding(item, user, "quarantined", None, None, None, message))
+
+
+def _blobs(compared: Mapping[str, Verification], engine: Engine, plan: AccountPlan) -> None:
     needed = list(uses(plan))
     missing = missing_blobs(engine.server, str(plan.account.did), {use.blob.cid for use in needed})
     incomplete: set[str] = set()
     for use in needed:
+        found = compared[use.media.name]
         found.blobs_expected += 1
         if use.blob.cid not in missing:
             found.blobs_verified += 1
