@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -11,7 +11,7 @@ import click
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.cli.output import progress, table
-from ac_pipeline.cli.rows import Rows, open_rows
+from ac_pipeline.cli.rows import Rows, about_users, open_rows
 from ac_pipeline.cli.selectors import Chosen, selectors
 from ac_pipeline.cli.sync import show_report
 from ac_pipeline.operations.link_states import LinkState
@@ -138,10 +138,5 @@ def _show(title: str, round_: _Round, rows: Rows) -> None:
     found.append(["total", counts.documents.total(), counts.orphans.total(), *(total[state] for state in LinkState)])
     table(title, ["type", "documents", "orphans", *(state.value for state in LinkState)], found)
     rows.print_table("Not simply linked")
-    _say(f"{user} was not examined: {message}" for user, message in round_.blocked)
-    _say(f"{user}: {note}" for user, note in round_.notes)
-
-
-def _say(lines: Iterable[str]) -> None:
-    for line in lines:
-        click.echo(line)
+    about_users((user, f"not examined: {message}") for user, message in round_.blocked)
+    about_users(round_.notes)

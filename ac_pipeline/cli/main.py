@@ -10,6 +10,7 @@ import sys
 import click
 
 from ac_pipeline.cli.audit import audit
+from ac_pipeline.cli.documents import restore_documents
 from ac_pipeline.cli.inspect import item, items, status, verify
 from ac_pipeline.cli.links import links
 from ac_pipeline.cli.local import local
@@ -42,6 +43,7 @@ for command in (
     item,
     verify,
     links,
+    restore_documents,
     wipe,
     restore,
     snapshot,

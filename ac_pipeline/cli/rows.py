@@ -11,7 +11,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import IO
 
@@ -21,6 +21,9 @@ from ac_pipeline.cli.output import table
 
 SHOWN = 40
 """Rows a table shows; JSON and CSV have all."""
+
+_NAMED = 5
+"""Users that are named of those of whom the same is to be said."""
 
 _IN_MEMORY = 4_000_000
 """Bytes of rows that are kept in memory before they go to a temporary file."""
@@ -84,6 +87,16 @@ def open_rows(columns: Sequence[str], *, as_json: bool, as_csv: bool = False) ->
     """Rows that are kept until they are printed, and gone afterwards."""
     with tempfile.SpooledTemporaryFile(_IN_MEMORY, mode="w+", encoding="utf-8", newline="") as file:
         yield Rows(columns, file, as_json=as_json, as_csv=as_csv)
+
+
+def about_users(lines: Iterable[tuple[str, str]]) -> None:
+    """Print what is to be said of users, once for all of whom it is the same."""
+    users: dict[str, list[str]] = {}
+    for user, message in lines:
+        users.setdefault(message, []).append(user)
+    for message, named in users.items():
+        more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+        click.echo(f"{', '.join(named[:_NAMED])}{more}: {message}")
 
 
 def _indented(text: str, by: int) -> str:
