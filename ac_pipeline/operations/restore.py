@@ -24,7 +24,7 @@ from ac_pipeline.errors import (
     Transient,
 )
 from ac_pipeline.items import Attempt, LedgerEntry, Stage, State
-from ac_pipeline.media.base import Link, LinkUpdate, MediaType, Verdict
+from ac_pipeline.media.base import Link, LinkUpdate, MediaType
 from ac_pipeline.mongo.snapshots import Snapshot
 from ac_pipeline.operations.restore_plan import Held, RestorePlan, Saved, plan_restore
 from ac_pipeline.operations.snapshot import Progress, Vault, quiet
@@ -325,7 +325,7 @@ class _Restore:
         for saved in present:
             media, document = saved.media, saved.document
             types[media.name] = media
-            if document is not None and document.verdict is not Verdict.ELIGIBLE:
+            if not saved.shown:
                 continue
             link = self._link(saved)
             if document is not None and _may_link(document.link, link) and document.id not in self.linked:

@@ -1,7 +1,7 @@
 """What a restore from a snapshot would bring back, and what it must not: a decision about values, without any writing.
 
 Nothing is published again that its owner, or the platform, has removed since: a record comes back only when its
-document is eligible today. Carrying the plan out is `restore.py`.
+document is there today and nothing says that it shall not be shown. Carrying the plan out is `restore.py`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.lexicon import Lexicons
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import record_cid
-from ac_pipeline.errors import AccountDeleted, InvalidRecord
+from ac_pipeline.errors import AccountDeleted, InvalidDocument, InvalidRecord
 from ac_pipeline.items import LedgerEntry, State, item_id
 from ac_pipeline.media.base import Document, MediaType, Verdict
+from ac_pipeline.media.eligibility import why_withdrawn
 from ac_pipeline.operations.price import Price, price
 from ac_pipeline.operations.snapshot import blobs_of
 from ac_pipeline.sync.plan import Existing, Kind, Operation, existing_records
@@ -30,6 +31,20 @@ class Saved:
     media: MediaType
     record: Existing
     document: Document | None
+
+    @property
+    def shown(self) -> bool:
+        """Whether its document lets a record of it be there. One with damaged content does: the mirror leaves the
+        record of such a document alone, so a restore brings it back. One whose flags are unclear does not."""
+        document = self.document
+        if document is None or document.verdict is Verdict.ELIGIBLE:
+            return True
+        if document.verdict is not Verdict.INVALID:
+            return False
+        try:
+            return not why_withdrawn(document.fields, owner_deleted=False)
+        except InvalidDocument:
+            return False
 
     @property
     def item(self) -> str:
@@ -211,7 +226,7 @@ class _Decider:
     def _without_document(self, saved: Saved) -> None:
         record = saved.record
         if self._is_there(saved):
-            self._compare(saved, mayoverwrite=False)
+            self._compare(saved, replaceable=False)
         elif record.ref in self.owners:
             self._hold(saved, "its document belongs to another account")
         elif record.ref is not None:
@@ -230,8 +245,8 @@ class _Decider:
         if document is None:
             return
         if self._is_there(saved):
-            self._compare(saved, mayoverwrite=document.verdict is Verdict.ELIGIBLE)
-        elif document.verdict is not Verdict.ELIGIBLE:
+            self._compare(saved, replaceable=saved.shown)
+        elif not saved.shown:
             self._hold(saved, f"its document is {document.verdict.value}: {document.reason}")
         elif self._leaving():
             self._hold(saved, "its owner is leaving")
@@ -240,7 +255,7 @@ class _Decider:
         else:
             self._write(saved, Kind.CREATE)
 
-    def _compare(self, saved: Saved, *, mayoverwrite: bool) -> None:
+    def _compare(self, saved: Saved, *, replaceable: bool) -> None:
         """A record under a key that is taken: it is there, or something else is."""
         current = self.there[saved.record.rkey]
         if current.cid == saved.record.cid:
@@ -248,7 +263,7 @@ class _Decider:
             self.plan.saved[saved.path] = saved
         elif current.ref is not None and current.ref != saved.record.ref:
             self._hold(saved, f"its key belongs to the record of document {current.ref}")
-        elif self.overwrite and mayoverwrite:
+        elif self.overwrite and replaceable:
             self._write(saved, Kind.UPDATE)
         else:
             self._hold(saved, "it differs from the record that is there, which is left: --overwrite replaces it")
