@@ -10,10 +10,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 
-from ac_pipeline.errors import Blocked
+from ac_pipeline.errors import AccountDeleted, Blocked
 
 GUEST_ID = "art-guest"
 """`users._id` of the account that owns all anonymous work; also its partition key."""
+
+LEAVING = "its owner's account is being deleted"
+"""Why the records of an account that is leaving go, in the words of plans, ledger and reports."""
 
 _KEY = re.compile(r"[a-z0-9._-]+")
 _DID_KEY = re.compile(r"[a-z0-9:._-]+")
@@ -49,6 +52,11 @@ class Account:
     @property
     def is_guest(self) -> bool:
         return self.id == GUEST_ID
+
+    @property
+    def owner_deleted(self) -> bool:
+        """Whether none of its documents shall have a record: it is leaving, or blocked because of a deletion."""
+        return self.leaving is not None or isinstance(self.blocked, AccountDeleted)
 
 
 def key_candidates(*, id: str, handle: str | None, code: str | None, did: str | None) -> list[str]:

@@ -15,7 +15,7 @@ from typing import Any
 from bson import ObjectId
 
 from ac_pipeline.accounts import GUEST_ID, Account
-from ac_pipeline.errors import AccountDeleted, LeaseHeld, PipelineError
+from ac_pipeline.errors import LeaseHeld, PipelineError
 from ac_pipeline.items import LedgerEntry, RepositoryMark
 from ac_pipeline.media.base import Document, LinkUpdate, MediaType
 from ac_pipeline.media.documents import interpret
@@ -99,7 +99,7 @@ class MemoryDocuments(_Scripted):
                 yield interpret(
                     media,
                     raw,
-                    owner_deleted=isinstance(account.blocked, AccountDeleted),
+                    owner_deleted=account.owner_deleted,
                     account_did=account.did,
                 )
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ac_pipeline.accounts import LEAVING
 from ac_pipeline.errors import InvalidDocument
 
 GUEST_VALUES: tuple[str | None, ...] = (None, "")
@@ -38,7 +39,7 @@ def why_withdrawn(fields: Mapping[str, Any], *, owner_deleted: bool) -> str:
             then nothing new is published and nothing is removed.
     """
     if owner_deleted:
-        return "the owner's account is deleted or scheduled for deletion"
+        return LEAVING
     for flag in FLAGS:
         if fields.get(flag) is True:
             return flag

@@ -17,7 +17,8 @@ RECORDING = "recording"
 def _validate(document: Document) -> None:
     slugs.of(document)
     fields.code(document)
-    sources.bucket(document)
+    _sources(document)
+    _companions(document)
 
 
 def _build_record(document: Document, derived: Derived) -> Record:

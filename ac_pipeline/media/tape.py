@@ -16,9 +16,9 @@ _ADDRESSES = ("mp4Url", "mp4")
 def _validate(document: Document) -> None:
     slugs.of(document)
     fields.code(document)
-    sources.bucket(document)
     for name in ("kind", "mp4Status", *_ADDRESSES):
         fields.text(document, name)
+    _sources(document)
 
 
 def _build_record(document: Document, derived: Derived) -> Record:

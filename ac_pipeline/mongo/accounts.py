@@ -14,7 +14,7 @@ from typing import Any
 
 from pymongo.database import Database
 
-from ac_pipeline.accounts import GUEST_ID, Account, assign_keys, key_candidates
+from ac_pipeline.accounts import GUEST_ID, LEAVING, Account, assign_keys, key_candidates
 from ac_pipeline.errors import AccountDeleted, Blocked, Misconfigured, NoCredentials
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
@@ -32,6 +32,19 @@ _FIELDS = (
 )
 _BATCH = 5_000
 """Rows an answer holds: all 4,201 users fit into one."""
+
+_CANCELLED = "cancelled"
+_LEAVING = frozenset({"scheduled", "running", "failed"})
+"""States of `account-deletions` in which the records go (aesthetic-computer facts, section 2.4). In any other but
+`cancelled`, such as `restoring`, nobody can say whether they are to go or to stay: nothing is touched."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Deletion:
+    """What the platform says of the end of an account; `certain` when its records have to go."""
+
+    reason: str
+    certain: bool
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -66,9 +79,8 @@ class MongoAccounts:
         users = {str(row["_id"]): row for row in self._rows("users", dict.fromkeys(_FIELDS, 1))}
         handles = {str(row["_id"]): _text(row.get("handle")) for row in self._rows("@handles", {"handle": 1})}
         deletions = {
-            str(row["_id"]): _text(row.get("state")) or "scheduled"
+            str(row["_id"]): _text(row.get("state")) or "unknown"
             for row in self._rows("account-deletions", {"state": 1})
-            if row.get("state") != "cancelled"
         }
         tombstones = {str(row["_id"]) for row in self._rows("account-tombstones", {"_id": 1})}
         owners = self._owners()
@@ -76,14 +88,14 @@ class MongoAccounts:
         users.setdefault(GUEST_ID, {})
         accounts: dict[str, Account] = {}
         for id in {*users, *owners}:
-            deleted = _deletion(id, deletions, tombstones)
-            if deleted and id not in users:
+            deletion = _deletion(id, deletions, tombstones)
+            if deletion and id not in users:
                 continue
             row = users.get(id, {})
             credentials = _credentials(row)
             if id.startswith(_SISTER_TENANT) and id not in owners and credentials.did is None:
                 continue
-            accounts[id] = _account(id, handles.get(id), _text(row.get("code")), credentials, deleted)
+            accounts[id] = _account(id, handles.get(id), _text(row.get("code")), credentials, deletion)
         return _one_account_a_repository(_with_keys(accounts.values()))
 
     def select(self, selectors: Iterable[str]) -> list[Account]:
@@ -125,9 +137,17 @@ class MongoAccounts:
 
 
 def _account(
-    id: str, handle: str | None, code: str | None, credentials: _Credentials, deleted: AccountDeleted | None
+    id: str, handle: str | None, code: str | None, credentials: _Credentials, deletion: _Deletion | None
 ) -> Account:
-    """The account without its key, which depends on all others."""
+    """The account without its key, which depends on all others.
+
+    One that is leaving can be used as long as there are credentials: its records have to go (DEL-7).
+    """
+    missing = _missing_credentials(credentials)
+    leaving = deletion is not None and deletion.certain and id != GUEST_ID
+    deleted = None
+    if deletion is not None and (missing is not None or not leaving):
+        deleted = AccountDeleted(deletion.reason)
     return Account(
         id=id,
         key="",
@@ -136,7 +156,8 @@ def _account(
         pds_handle=credentials.pds_handle,
         code=code,
         password=credentials.password,
-        blocked=deleted or _missing_credentials(credentials),
+        blocked=deleted or missing,
+        leaving=LEAVING if leaving else None,
     )
 
 
@@ -157,6 +178,7 @@ def _one_account_a_repository(accounts: Sequence[Account]) -> list[Account]:
     """Block whoever names a DID that is not theirs alone: two accounts mirrored into one repository undo each other.
 
     The guest keeps its DID, then the only one of the platform's own tenant; when that does not decide, all are blocked.
+    One that is leaving keeps none: what would be removed may be another's.
     """
     sharing: defaultdict[str, list[Account]] = defaultdict(list)
     for account in accounts:
@@ -169,7 +191,7 @@ def _one_account_a_repository(accounts: Sequence[Account]) -> list[Account]:
         keepers = [account for account in group if account.is_guest] or [
             account for account in group if not account.id.startswith(_SISTER_TENANT)
         ]
-        keeper = keepers[0] if len(keepers) == 1 else None
+        keeper = keepers[0] if len(keepers) == 1 and keepers[0].leaving is None else None
         for account in group:
             if account is not keeper:
                 others = ", ".join(sorted(other.key for other in group if other is not account))
@@ -205,15 +227,20 @@ def _missing_credentials(credentials: _Credentials) -> Blocked | None:
     )
 
 
-def _deletion(id: str, deletions: Mapping[str, str], tombstones: set[str]) -> AccountDeleted | None:
-    if id in deletions:
-        return AccountDeleted(
-            f"The account is to be deleted (`account-deletions`, state {deletions[id]}): nothing is written for it "
-            "unless its owner cancels."
-        )
-    if sha256(id.encode(errors="surrogateescape")).hexdigest() in tombstones:
-        return AccountDeleted("The account was deleted (`account-tombstones`): nothing is written for it.")
-    return None
+def _deletion(id: str, deletions: Mapping[str, str], tombstones: set[str]) -> _Deletion | None:
+    """A tombstone beside a row that says otherwise is a contradiction, which no record is deleted for."""
+    state = deletions.get(id)
+    buried = sha256(id.encode(errors="surrogateescape")).hexdigest() in tombstones
+    if state is None:
+        gone = "The account was deleted (`account-tombstones`): nothing is written for it."
+        return _Deletion(gone, certain=True) if buried else None
+    if state == _CANCELLED and not buried:
+        return None
+    reason = (
+        f"The account is to be deleted (`account-deletions`, state {state}): nothing is written for it unless its "
+        "owner cancels."
+    )
+    return _Deletion(reason, certain=state in _LEAVING)
 
 
 def _pick(accounts: Sequence[Account], selector: str) -> Account:

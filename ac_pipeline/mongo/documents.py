@@ -20,7 +20,6 @@ from pymongo.database import Database
 from pymongo.errors import OperationFailure, PyMongoError
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.errors import AccountDeleted
 from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType, Verdict
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.eligibility import GUEST_VALUES, is_guest
@@ -69,14 +68,13 @@ class MongoDocuments:
         Raises:
             Transient: The read failed, perhaps after some documents: what was read then is not the whole.
         """
-        owner_deleted = isinstance(account.blocked, AccountDeleted)
         with mongo_errors(f"read the {media.plural} of {account.key}"):
             cursor = self._collection(media).find(
                 owned_by(account), dict.fromkeys((*media.fields, *media.link_homes), 1), batch_size=_BATCH
             )
             with closing(cursor):
                 for raw in cursor:
-                    yield interpret(media, raw, owner_deleted=owner_deleted, account_did=account.did)
+                    yield interpret(media, raw, owner_deleted=account.owner_deleted, account_did=account.did)
 
     def owners(self, media: MediaType, documents: Sequence[str]) -> Mapping[str, str | None]:
         """Owner (None: guest) of each of these ids that exists; what is no ObjectId cannot exist."""

@@ -10,7 +10,7 @@ import pytest
 from bson import ObjectId
 from pymongo.database import Database
 
-from ac_pipeline.accounts import GUEST_ID, Account
+from ac_pipeline.accounts import GUEST_ID, LEAVING, Account
 from ac_pipeline.errors import AccountDeleted
 from ac_pipeline.media.base import Link, LinkUpdate, MediaType, Verdict
 from ac_pipeline.media.kidlisp import KIDLISP
@@ -106,8 +106,11 @@ def test_only_synced_fields_are_read(store: Store) -> None:
 def test_work_of_a_deleted_account_is_withdrawn(store: Store) -> None:
     """DEL-9."""
     store.add(MOOD, mood())
-    leaving = Account(id=ANNA.id, key="anna", blocked=AccountDeleted("The account is to be deleted."))
-    assert [document.verdict for document in store.documents.stream(leaving, MOOD)] == [Verdict.WITHDRAWN]
+    blocked = Account(id=ANNA.id, key="anna", blocked=AccountDeleted("The account is to be deleted."))
+    leaving = Account(id=ANNA.id, key="anna", leaving=LEAVING)
+    for account in (blocked, leaving):
+        (document,) = store.documents.stream(account, MOOD)
+        assert (document.verdict, document.reason) == (Verdict.WITHDRAWN, LEAVING)
 
 
 def test_kidlisp_of_a_vanished_owner_is_held_back_from_the_guest(store: Store) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from ac_pipeline.accounts import GUEST_ID, Account
+from ac_pipeline.accounts import GUEST_ID, LEAVING, Account
 from ac_pipeline.errors import AccountDeleted, Misconfigured, NoCredentials
 from ac_pipeline.mongo.accounts import MongoAccounts
 from ac_pipeline.mongo.database import connect, disconnect
@@ -90,29 +90,77 @@ def test_credentials_in_the_older_flat_fields_are_found(mongo_database: Mongo) -
     assert (found[BERT].did, found[BERT].password) == ("did:plc:new", None), "one DID's password opens no other"
 
 
-@pytest.mark.parametrize("state", ["scheduled", "running", "failed", "restoring", None])
-def test_an_account_that_is_to_be_deleted_is_blocked(mongo_database: Mongo, state: str | None) -> None:
-    """DEL-9."""
+def bury(database: Mongo, id: str) -> None:
+    database["account-tombstones"].insert_one({"_id": sha256(id.encode()).hexdigest()})
+
+
+@pytest.mark.parametrize("state", ["scheduled", "running", "failed"])
+def test_an_account_that_is_to_be_deleted_is_leaving(mongo_database: Mongo, state: str) -> None:
+    """DEL-7, DEL-9: its records can go as long as there are credentials; without them it is blocked."""
+    mongo_database["users"].insert_many([user(ANNA), user(BERT, atproto={"did": "did:plc:bert"})])
+    mongo_database["account-deletions"].insert_many([{"_id": id, "state": state} for id in (ANNA, BERT)])
+    found = accounts(mongo_database)
+    assert (found[ANNA].leaving, found[ANNA].blocked) == (LEAVING, None)
+    assert isinstance(found[BERT].blocked, AccountDeleted)
+    assert state in str(found[BERT].blocked)
+
+
+@pytest.mark.parametrize("state", ["restoring", "something new", None, 5])
+def test_a_deletion_in_an_unclear_state_blocks_and_removes_nothing(mongo_database: Mongo, state: object) -> None:
+    """DEL-9: whether the records are to go or to stay is not ours to guess."""
     mongo_database["users"].insert_one(user(ANNA))
     mongo_database["account-deletions"].insert_one({"_id": ANNA, "state": state})
-    assert isinstance(accounts(mongo_database)[ANNA].blocked, AccountDeleted)
+    found = accounts(mongo_database)[ANNA]
+    assert isinstance(found.blocked, AccountDeleted)
+    assert found.leaving is None
 
 
 def test_a_cancelled_deletion_blocks_nothing(mongo_database: Mongo) -> None:
     """DEL-9."""
     mongo_database["users"].insert_one(user(ANNA))
     mongo_database["account-deletions"].insert_one({"_id": ANNA, "state": "cancelled"})
-    assert accounts(mongo_database)[ANNA].blocked is None
+    assert (accounts(mongo_database)[ANNA].blocked, accounts(mongo_database)[ANNA].leaving) == (None, None)
 
 
-def test_a_tombstone_blocks_and_a_purged_account_is_gone(mongo_database: Mongo) -> None:
-    """DEL-9: once purged, there is no partition, even where a document was left behind."""
+def test_a_tombstone_is_the_end_and_a_purged_account_is_gone(mongo_database: Mongo) -> None:
+    """DEL-7, DEL-9: once purged, there is no partition, even where a document was left behind."""
     mongo_database["users"].insert_one(user(ANNA))
     mongo_database["tapes"].insert_one({"user": ANNA, "slug": "x"})
-    mongo_database["account-tombstones"].insert_one({"_id": sha256(ANNA.encode()).hexdigest()})
-    assert isinstance(accounts(mongo_database)[ANNA].blocked, AccountDeleted)
+    bury(mongo_database, ANNA)
+    assert accounts(mongo_database)[ANNA].leaving == LEAVING
     mongo_database["users"].delete_one({"_id": ANNA})
     assert set(accounts(mongo_database)) == {GUEST_ID}
+
+
+@pytest.mark.parametrize("state", ["cancelled", "restoring"])
+def test_a_tombstone_that_a_row_contradicts_blocks_and_removes_nothing(mongo_database: Mongo, state: str) -> None:
+    """DEL-9."""
+    mongo_database["users"].insert_one(user(ANNA))
+    mongo_database["account-deletions"].insert_one({"_id": ANNA, "state": state})
+    bury(mongo_database, ANNA)
+    found = accounts(mongo_database)[ANNA]
+    assert isinstance(found.blocked, AccountDeleted)
+    assert found.leaving is None
+
+
+def test_the_guest_never_leaves(mongo_database: Mongo) -> None:
+    """DEL-9: whatever a row says, nobody's work is removed; it waits for a person."""
+    mongo_database["users"].insert_one(user(GUEST_ID))
+    mongo_database["account-deletions"].insert_one({"_id": GUEST_ID, "state": "scheduled"})
+    bury(mongo_database, GUEST_ID)
+    found = accounts(mongo_database)[GUEST_ID]
+    assert found.leaving is None
+    assert isinstance(found.blocked, AccountDeleted)
+
+
+def test_an_account_that_leaves_and_shares_its_repository_is_blocked(mongo_database: Mongo) -> None:
+    """DEL-7: what would be removed may be the other one's."""
+    shared = {"did": "did:plc:shared", "password": "x"}
+    mongo_database["users"].insert_many([user(ANNA, atproto=shared), user("sotce-" + ANNA, atproto=shared)])
+    mongo_database["account-deletions"].insert_one({"_id": ANNA, "state": "running"})
+    found = accounts(mongo_database)
+    assert found[ANNA].blocked is not None
+    assert found["sotce-" + ANNA].blocked is not None
 
 
 def test_an_owner_without_user_document_is_listed_and_blocked(mongo_database: Mongo) -> None:

@@ -281,3 +281,12 @@ def test_a_bucket_that_is_no_bucket_is_refused(media: MediaType, bucket: object)
     found, reason = verdict(media, bucket=bucket)
     assert found is Verdict.INVALID
     assert "`bucket`" in reason
+
+
+@pytest.mark.parametrize("media", [PAINTING, TAPE], ids=lambda media: media.name)
+@pytest.mark.parametrize("user", ["/", "a//b", ".."])
+def test_an_owner_that_makes_no_object_key_makes_an_invalid_document(media: MediaType, user: str) -> None:
+    """SRC-2, MEDIA-12: one odd document ends in quarantine; it does not stop its account."""
+    found, reason = verdict(media, user=user)
+    assert found is Verdict.INVALID
+    assert "object key" in reason
