@@ -27,15 +27,22 @@ class Busy:
     Args:
         runs: Keys of queued and started runs.
         backfills: All keys an unfinished backfill was launched for, done ones included.
+        to_come: Those of them that it is not through with.
     """
 
     runs: frozenset[str] = frozenset()
     backfills: frozenset[str] = frozenset()
+    to_come: frozenset[str] = frozenset()
 
     @property
     def keys(self) -> frozenset[str]:
-        """Both."""
+        """Of runs, and of backfills."""
         return self.runs | self.backfills
+
+    @property
+    def ahead(self) -> frozenset[str]:
+        """Whoever has a turn under way or before them: their work need not be asked for."""
+        return self.runs | self.to_come
 
 
 def busy_keys(instance: dg.DagsterInstance, existing: Sequence[str], *, apart_from: Collection[str] = ()) -> Busy:
@@ -51,10 +58,12 @@ def busy_keys(instance: dg.DagsterInstance, existing: Sequence[str], *, apart_fr
         if run.job_name not in apart_from:
             runs.update(keys_of_run(run, existing, places))
     targeted: set[str] = set()
+    to_come: set[str] = set()
     for backfill in instance.get_backfills(limit=_BACKFILLS_LOOKED_AT):
         if backfill.status.value not in _BACKFILL_ENDED:
             targeted.update(_keys_of_backfill(backfill, existing))
-    return Busy(frozenset(runs), frozenset(targeted))
+            to_come.update(_keys_to_come(backfill, existing))
+    return Busy(frozenset(runs), frozenset(targeted), frozenset(to_come))
 
 
 def keys_of_run(run: dg.DagsterRun, existing: Sequence[str], places: Mapping[str, int]) -> Iterator[str]:
@@ -85,3 +94,18 @@ def _keys_of_backfill(backfill: Any, existing: Sequence[str]) -> Iterator[str]:
             yield from subset.get_partition_keys()
     else:
         yield from backfill.partition_names or existing
+
+
+def _keys_to_come(backfill: Any, existing: Sequence[str]) -> Iterator[str]:
+    """The keys of which some asset was neither materialised nor given up yet, as the daemon's last look has it."""
+    data = backfill.asset_backfill_data
+    if data is None:
+        yield from backfill.partition_names or existing
+        return
+    over = (data.materialized_subset, data.failed_and_downstream_subset)
+    for asset, subset in data.target_subset.partitions_subsets_by_asset_key.items():
+        through: set[str] = set()
+        for each in over:
+            done = each.partitions_subsets_by_asset_key.get(asset)
+            through.update(done.get_partition_keys() if done is not None else ())
+        yield from (key for key in subset.get_partition_keys() if key not in through)

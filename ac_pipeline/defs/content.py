@@ -66,6 +66,10 @@ class Memory:
     users: Mapping[str, Asked] = field(default_factory=dict)
     checked: float = 0.0
 
+    def at(self, position: str) -> Memory:
+        """The same, with another place in the changes."""
+        return replace(self, position=position)
+
     def to_text(self) -> str:
         users = {key: [each.times, int(each.at), each.items] for key, each in self.users.items()}
         stored = {"position": self.position, "users": users, "checked": int(self.checked)}

@@ -16,9 +16,16 @@ others do not"). The daemon launches the types without renditions at once and th
 
 ENCODING: Final = "encoding"
 PDS: Final = "pds"
-POOL_LIMITS: Final = {ENCODING: 1, PDS: 2}
+CHANGED: Final = "changed"
+POOL_LIMITS: Final = {ENCODING: 1, PDS: 2, CHANGED: 2}
 """Runs at once in each pool. An encoding run fills the machine's cores by itself; the PDS's disk waits are hidden by
-two runs of several users each. Request rates are held in the client, not here (RUN-8)."""
+two runs of several users each. What users have just changed has a pool of its own, which no backfill can fill; with
+the four runs at once of dagster.yaml one place is always left for it. Request rates are held in the client, not here
+(RUN-8)."""
+
+PRIORITY: Final = "dagster/priority"
+"""Tag by which the queue orders runs; backfills and schedules have 0."""
+URGENT: Final = "10"
 
 RETRY_SECONDS: Final = 20.0
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 
 import dagster as dg
 
-from ac_pipeline.defs.assets.turns import Turns, Work
+from ac_pipeline.defs.assets.turns import Context, Turns, Work
 from ac_pipeline.defs.failures import failure_of
 from ac_pipeline.defs.mirror import Mirror
 from ac_pipeline.media.base import MediaType
@@ -42,7 +42,7 @@ def run_stage(
         dg.Failure: Some users have to be run again; the others are materialised already. A retry of the step leaves
             out whoever is materialised in this run.
     """
-    earlier = _earlier(context, assets)
+    earlier = made_earlier(context, assets)
     users = [user for user in context.partition_keys if any((key, user) not in earlier for key in assets)]
     selected = context.run.asset_selection
     feeding = feeds is not None and (selected is None or feeds in selected)
@@ -71,10 +71,10 @@ def _results(
         yield dg.MaterializeResult(asset_key=key)
 
 
-def _earlier(
-    context: dg.AssetExecutionContext, assets: Mapping[dg.AssetKey, MediaType]
+def made_earlier(
+    context: Context, assets: Mapping[dg.AssetKey, MediaType]
 ) -> dict[tuple[dg.AssetKey, str], dg.AssetMaterialization]:
-    """Who was materialised by an earlier attempt of this step in this run."""
+    """Who was materialised by an earlier attempt of this step or op in this run."""
     if context.retry_number == 0:
         return {}
     done: dict[tuple[dg.AssetKey, str], dg.AssetMaterialization] = {}
