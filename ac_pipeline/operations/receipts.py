@@ -1,0 +1,188 @@
+"""Receipts: every user verified against the repository itself, in four aspects, with what was found kept by user.
+
+Nothing is repaired. Whether content is right is `sync/verify.py`'s judgement, whether links and shapes are is
+`link_states.py`'s; here they are put side by side, for one read of each repository. Keeping receipts is
+`mongo/receipts.py`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.errors import Misconfigured
+from ac_pipeline.media.base import MediaType
+from ac_pipeline.mongo.receipts import Aspect, Part, Receipt, Wrong
+from ac_pipeline.operations.link_states import Finding, Judge, LinkState, Repair
+from ac_pipeline.sync.engine import Engine
+from ac_pipeline.sync.plan import existing_records
+from ac_pipeline.sync.selection import Selection
+from ac_pipeline.sync.verify import Verification, compare
+
+LISTED = 20
+"""Items a receipt lists for each type and aspect; it counts all. `ac-pipeline verify` and `links` list every one."""
+
+_REPAIRS: Mapping[str, str] = {
+    "missing": "a sync writes it",
+    "different": "a sync updates it in place",
+    "extra": "a sync deletes it, or leaves it alone for the reason given",
+    "duplicate": "a sync keeps one and deletes the others",
+    "blob-missing": "a full sync uploads it again",
+}
+_BROKEN_LINKS = frozenset({LinkState.UNLINKED, LinkState.DANGLING, LinkState.CROSSED})
+
+
+class Receipts(Protocol):
+    """Where receipts are kept."""
+
+    def save(self, receipt: Receipt) -> None:
+        """Keep a receipt; parts of other types and aspects stay as they were."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """How the verification of one account ended: with a receipt, or with the error that kept it from being made."""
+
+    account: Account
+    receipt: Receipt | None = None
+    error: Exception | None = None
+
+
+def take_receipt(
+    engine: Engine, account: Account, types: Sequence[MediaType], *, blobs: bool, run_id: str, now: datetime
+) -> Receipt:
+    """Verify one account.
+
+    Args:
+        types: Only these.
+        blobs: Ask for every blob as well; else nothing is said of them.
+        run_id: Who verifies.
+        now: The time, UTC.
+
+    Raises:
+        Transient, RepositoryUnreadable: Something could not be read: nothing can be said.
+    """
+    plan, report = engine.survey(account, Selection(types=tuple(types)))
+    if plan.repository is None:
+        blocked = report.blocked.message if report.blocked is not None else "nothing of it is mirrored"
+        return Receipt(account.id, account.key, account.did, now, run_id, blocked=blocked)
+    parts: dict[tuple[str, Aspect], Part] = {}
+    compared = compare(engine, plan, report, blobs=blobs)
+    for planned in plan.plans:
+        media = planned.media
+        found = compared[media.name]
+        parts[media.name, Aspect.RECORDS] = _records(found)
+        if blobs and media.blobs:
+            parts[media.name, Aspect.BLOBS] = _blobs(found)
+        existing = existing_records(plan.repository, media)
+        judge = Judge(engine.lexicons, account.key, plan.repository.did, planned, existing)
+        findings = list(judge.findings(plan.wanted[media.name]))
+        parts[media.name, Aspect.LINKS] = _links(findings)
+        parts[media.name, Aspect.LEXICON] = _lexicon(findings, len(existing))
+    return Receipt(account.id, account.key, account.did, now, run_id, parts)
+
+
+def take_receipts(
+    engine: Engine,
+    receipts: Receipts,
+    accounts: Sequence[Account],
+    types: Sequence[MediaType],
+    *,
+    blobs: bool,
+    run_id: str,
+    workers: int,
+    now: Callable[[], datetime],
+) -> Iterator[Taken]:
+    """Verify many accounts, some at once, and keep each receipt as soon as it is made; yields them as they come.
+
+    No more accounts are under way than there are workers, and what was read of one is dropped with its turn: memory
+    does not grow with their number (OPS-6). One that cannot be read costs nobody else's receipt.
+
+    Raises:
+        Misconfigured: No account can be verified.
+    """
+
+    def turn(account: Account) -> Receipt:
+        receipt = take_receipt(engine, account, types, blobs=blobs, run_id=run_id, now=now())
+        receipts.save(receipt)
+        return receipt
+
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="verify")
+    try:
+        coming = iter(accounts)
+        under_way: dict[Future[Receipt], Account] = {}
+        while True:
+            for account in coming:
+                under_way[pool.submit(turn, account)] = account
+                if len(under_way) == workers:
+                    break
+            if not under_way:
+                return
+            for future in wait(under_way, return_when=FIRST_COMPLETED).done:
+                yield _taken(under_way.pop(future), future)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _taken(account: Account, future: Future[Receipt]) -> Taken:
+    error = future.exception()
+    if error is None:
+        return Taken(account, future.result())
+    if isinstance(error, Misconfigured) or not isinstance(error, Exception):
+        raise error
+    return Taken(account, error=error)
+
+
+def _records(found: Verification) -> Part:
+    states = {
+        name: count for name in ("missing", "different", "extra", "duplicates") if (count := getattr(found, name))
+    }
+    wrong = [item for item in found.items if item.state in {"missing", "different", "extra", "duplicate"}]
+    listed = (Wrong(item.item, item.state, item.reason, item.uri, _REPAIRS[item.state]) for item in wrong[:LISTED])
+    return Part(found.expected, found.expected - found.missing - found.different, states, 0, tuple(listed))
+
+
+def _blobs(found: Verification) -> Part:
+    missing = found.blobs_expected - found.blobs_verified
+    wrong = [item for item in found.items if item.state == "blob-missing"]
+    listed = (Wrong(item.item, item.state, item.reason, item.uri, _REPAIRS[item.state]) for item in wrong[:LISTED])
+    return Part(found.blobs_expected, found.blobs_verified, {"missing": missing} if missing else {}, 0, tuple(listed))
+
+
+def _links(findings: Sequence[Finding]) -> Part:
+    """Links that are not as they should be. A document never published has none, and is missing, not unlinked."""
+    documents = [finding for finding in findings if finding.state is not LinkState.ORPHAN]
+    wrong = [each for each in documents if each.state in _BROKEN_LINKS and each.repair is not Repair.PUBLISH]
+    states = Counter(each.state.value for each in wrong)
+    return Part(len(documents), len(documents) - len(wrong), states, 0, _listed(wrong, lambda each: each.reason))
+
+
+def _lexicon(findings: Sequence[Finding], records: int) -> Part:
+    """Records that break their lexicon or have a form that older writers left (VERIFY-3), and mere oddities (REC-5)."""
+
+    def is_wrong(finding: Finding) -> bool:
+        return bool(finding.problems) or finding.state is LinkState.WRONG_SHAPE
+
+    wrong = [each for each in findings if is_wrong(each)]
+    states = Counter("breaks-lexicon" if each.problems else "old-form" for each in wrong)
+    warnings = sum(1 for each in findings if each.warnings and not is_wrong(each))
+    listed = _listed(wrong, lambda each: "; ".join(each.problems) or each.reason)
+    return Part(records, max(0, records - len(wrong)), states, warnings, listed)
+
+
+def _listed(findings: Sequence[Finding], reason: Callable[[Finding], str]) -> tuple[Wrong, ...]:
+    return tuple(
+        Wrong(
+            each.item,
+            each.state.value,
+            reason(each),
+            each.uris[0] if each.uris else None,
+            f"none: {each.held}" if each.held else each.repair.value,
+        )
+        for each in findings[:LISTED]
+    )
