@@ -19,8 +19,9 @@ USERS_A_RUN: Final = 60
 """Users in one run together: a few seconds' work, so that nobody's content waits long behind somebody's tape."""
 GROUPS_A_TICK: Final = 2
 ALONE_A_TICK: Final = 3
-UNFINISHED_AT_MOST: Final = 6
-"""Runs of ours that may be queued or started: more would wait for one another, and their users could not be grouped."""
+UNFINISHED_AT_MOST: Final = 4
+"""Runs of ours of each kind that may be queued or started: more would wait for one another, and their users could not
+be grouped. Each kind has its own share, for runs of partitions may wait long behind a backfill's."""
 ASK_AGAIN: Final = 3_600.0
 """Seconds after which unfinished work is asked for again although nothing about it is new."""
 MANY: Final = GROUPS_A_TICK * USERS_A_RUN
@@ -138,7 +139,7 @@ def plan_content(
     existing: Collection[str],
     busy: Collection[str],
     now: float,
-    unfinished: int = 0,
+    unfinished: tuple[int, int] = (0, 0),
     others_run: bool = False,
 ) -> ContentPlan:
     """Decide for whom to ask a run.
@@ -150,7 +151,7 @@ def plan_content(
         existing: All partition keys.
         busy: Keys that queued and started runs, or backfills, are about.
         now: Epoch seconds.
-        unfinished: Queued and started runs that earlier ticks asked for.
+        unfinished: Queued and started runs that earlier ticks asked for: over several users, and of single partitions.
         others_run: Whether other runs are under way: then one user goes into a run like several, which does not wait
             for the pool that the others fill.
     """
@@ -173,7 +174,7 @@ def plan_content(
             again.append(key)
         else:
             places["resting"].append(key)
-    together, alone = _runs(first, again, max(0, UNFINISHED_AT_MOST - unfinished), others_run=others_run)
+    together, alone = _runs(first, again, unfinished, others_run=others_run)
     chosen = {*alone, *(key for group in together for key in group)}
     for key in chosen:
         times = 1 if key in first else memory.users[key].times + 1
@@ -193,14 +194,14 @@ def plan_content(
 
 
 def _runs(
-    first: Sequence[str], again: Sequence[str], room: int, *, others_run: bool
+    first: Sequence[str], again: Sequence[str], unfinished: tuple[int, int], *, others_run: bool
 ) -> tuple[list[tuple[str, ...]], list[str]]:
-    """New work before old: groups of users, then single ones, as many runs as there is room for."""
+    """New work in groups, old work alone, as many runs of each as there is room for."""
+    groups, single = (max(0, UNFINISHED_AT_MOST - count) for count in unfinished)
     if len(first) == 1 and not others_run:
-        return [], [*first, *again][: min(room, ALONE_A_TICK)]
-    groups = [tuple(first[i : i + USERS_A_RUN]) for i in range(0, len(first), USERS_A_RUN)]
-    together = groups[: min(room, GROUPS_A_TICK)]
-    return together, list(again[: min(room - len(together), ALONE_A_TICK)])
+        return [], [*first, *again][: min(single, ALONE_A_TICK)]
+    together = [tuple(first[i : i + USERS_A_RUN]) for i in range(0, len(first), USERS_A_RUN)]
+    return together[: min(groups, GROUPS_A_TICK)], list(again[: min(single, ALONE_A_TICK)])
 
 
 def _by_key(works: Iterable[Work]) -> dict[str, list[Work]]:

@@ -29,7 +29,7 @@ from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.compare import DEEP, LIGHT, Compare, Raw
 from ac_pipeline.mongo.feed import ChangeFeed, Drained
 from ac_pipeline.mongo.known import KnownItems
-from ac_pipeline.mongo.pending import Cause, Changes, Rule, Work, mark_of, owner_deleted
+from ac_pipeline.mongo.pending import Cause, Changes, Rule, Work, mark_of
 
 FEED_SECONDS: Final = 1.5
 """How long a look waits for events when there are none."""
@@ -240,7 +240,7 @@ class MongoChanges:
             look.judged.add(item)
             if look.counts[account.key] > WORKS_A_USER and not touched:
                 continue
-            did, deleted = account.did, owner_deleted(account)
+            did, deleted = account.did, account.owner_deleted
             documents.append((account, item, interpret(media, raw, owner_deleted=deleted, account_did=did)))
         if not documents:
             return
@@ -257,7 +257,7 @@ class MongoChanges:
         """Go on with the compare for its share of this look; say what was done."""
         if place.deep is None:
             return place, None
-        leaving = [account.id for account in look.accounts.values() if owner_deleted(account)]
+        leaving = [account.id for account in look.accounts.values() if account.leaving is not None]
         units = self._compare.units(DEEP if place.deep else LIGHT)
         started, unit, after, read = self._monotonic(), place.unit, place.after, 0
         out_of_time = False

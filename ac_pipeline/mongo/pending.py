@@ -15,7 +15,7 @@ from enum import StrEnum
 from hashlib import sha256
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.errors import AccountDeleted, AccountInactive, AccountUnknown, WrongPassword
+from ac_pipeline.errors import AccountInactive, AccountUnknown, WrongPassword
 from ac_pipeline.items import State
 from ac_pipeline.media.base import Document, Verdict
 
@@ -112,7 +112,7 @@ class Rule:
 
         Args:
             account: Its owner.
-            document: As it was interpreted for this account; see `owner_deleted`.
+            document: As it was interpreted for this account.
             known: What the ledger knows of it.
         """
         if document.type in self.held.get(account.id, ()) or self.hopeless(account):
@@ -160,11 +160,6 @@ def is_linked(document: Document, account: Account) -> bool:
     """Whether a record key in this account's repository is stored for the document; in any home of its type."""
     link = document.link
     return link is not None and link.rkey is not None and (link.did is None or link.did == account.did)
-
-
-def owner_deleted(account: Account) -> bool:
-    """Whether the documents of an account count as withdrawn, because its owner leaves or left."""
-    return account.leaving is not None or isinstance(account.blocked, AccountDeleted)
 
 
 def mark_of(cause: Cause, fingerprint: str) -> str:

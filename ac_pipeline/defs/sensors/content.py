@@ -53,7 +53,7 @@ def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], flo
         existing = context.instance.get_dynamic_partitions(USERS)
         # Before the look: work of a run that ends meanwhile is seen here as busy, and done or not at the next tick.
         busy = busy_keys(context.instance, existing).ahead
-        ours, others = _unfinished(context.instance)
+        together, alone, others = _unfinished(context.instance)
         memory = Memory.of(context.cursor)
         judged, watched = memory.watched(busy, now)
         changes = mirror.changed(memory.position, watched)
@@ -64,7 +64,7 @@ def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], flo
             existing=frozenset(existing),
             busy=busy,
             now=now,
-            unfinished=ours,
+            unfinished=(together, alone),
             others_run=bool(others),
         )
         _tell(context, plan, changes)
@@ -78,10 +78,14 @@ def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], flo
     return new_content_sensor
 
 
-def _unfinished(instance: dg.DagsterInstance) -> tuple[int, int]:
-    """How many runs of ours and of others are queued or started."""
-    ours = instance.get_runs_count(dg.RunsFilter(tags={_SENSOR: NEW_CONTENT_SENSOR}, statuses=UNFINISHED))
-    return ours, instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED)) - ours
+def _unfinished(instance: dg.DagsterInstance) -> tuple[int, int, int]:
+    """How many runs are queued or started: ours over several users, ours of single partitions, and those of others."""
+    ours = {_SENSOR: NEW_CONTENT_SENSOR}
+    together, alone = (
+        instance.get_runs_count(dg.RunsFilter(job_name=name, tags=ours, statuses=UNFINISHED))
+        for name in (SYNC_CHANGED_USERS, SYNC_USERS)
+    )
+    return together, alone, instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED)) - together - alone
 
 
 def _alone(key: str) -> dg.RunRequest:

@@ -37,7 +37,7 @@ class Ticks:
         self.now = NOW
         self.existing: Collection[str] | None = None
         self.busy: set[str] = set()
-        self.unfinished = 0
+        self.unfinished = (0, 0)
         self.others_run = False
 
     def tick(self, works: Iterable[Work], *, after: float = 5.0) -> ContentPlan:
@@ -113,7 +113,7 @@ def test_those_who_wait_are_asked_for_at_the_next_ticks_and_nobody_twice(ticks: 
 
 @pytest.mark.parametrize(("unfinished", "runs"), [(0, 2), (UNFINISHED_AT_MOST - 1, 1), (UNFINISHED_AT_MOST, 0)])
 def test_runs_are_not_piled_up(ticks: Ticks, unfinished: int, runs: int) -> None:
-    ticks.unfinished = unfinished
+    ticks.unfinished = (unfinished, 99)
     plan = ticks.tick(work(f"u{number}") for number in range(200))
     assert len(plan.together) == runs
 
@@ -189,13 +189,13 @@ def test_a_key_that_does_not_exist_yet_is_left_to_the_users_sensor_and_remembere
     assert ticks.tick([work("new")]).asked == ("new",)
 
 
-def test_new_work_goes_before_old(ticks: Ticks) -> None:
+def test_runs_of_partitions_that_wait_behind_a_backfill_do_not_keep_new_work_waiting(ticks: Ticks) -> None:
     old = [work(f"old{number}") for number in range(50)]
     ticks.tick(old)
-    ticks.unfinished = UNFINISHED_AT_MOST - 1
+    ticks.unfinished = (0, UNFINISHED_AT_MOST)
     plan = ticks.tick([*old, work("new"), work("newer")])
     assert (plan.together, plan.alone) == ((("new", "newer"),), ())
-    ticks.unfinished = 0
+    ticks.unfinished = (0, 0)
     assert len(ticks.tick(old).alone) == ALONE_A_TICK
 
 
