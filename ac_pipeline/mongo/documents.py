@@ -5,6 +5,7 @@ What a document means is `media/documents.py`; who its owner is, is `accounts.py
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -28,6 +29,9 @@ from ac_pipeline.mongo.database import SOURCE_CODEC, mongo_errors
 
 _NO_TRANSACTIONS = {20, 263}
 """Error codes of a server without replication: IllegalOperation, OperationNotSupportedInTransaction."""
+_CONFLICT_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8, *(2.0 for _ in range(37)))
+"""Seconds between two tries while another transaction holds a document, 75 in all: MongoDB ends the transaction of a
+client that died after 60 s, and the local server does so only when the next one begins."""
 _BATCH = 1_000
 """Documents an answer holds: at about 1 KB each well under the server's 16 MB, and few round trips for a heavy user."""
 
@@ -54,13 +58,19 @@ class MongoDocuments:
     Args:
         database: The platform's database.
         clock: Tells the time for `syncedAt`.
+        sleep: Waits between two tries of a transaction that met another one, in seconds.
     """
 
     def __init__(
-        self, database: Database[dict[str, Any]], *, clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        database: Database[dict[str, Any]],
+        *,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._database = database
         self._clock = clock
+        self._sleep = sleep
 
     def stream(self, account: Account, media: MediaType) -> Iterator[Document]:
         """Every document of the account, whatever its verdict, in no particular order, read with a projection.
@@ -117,21 +127,28 @@ class MongoDocuments:
         with mongo_errors(f"write the links of {len(operations)} {media.plural}"):
             self._write_together(self._collection(media), operations)
 
-    @staticmethod
-    def _write_together(collection: Collection[dict[str, Any]], operations: list[UpdateOne]) -> None:
+    def _write_together(self, collection: Collection[dict[str, Any]], operations: list[UpdateOne]) -> None:
         """One transaction, so that a batch costs the server one journal write and not one per document.
 
-        The platform may be changing one of the documents (`kidlisp` counts its views), or the server may have no
-        transactions: then the same updates are made one by one, which is right as well.
+        Another transaction may hold a document: the platform's for a moment (`kidlisp` counts its views), that of a
+        killed run until the server ends it. So it is tried again for longer than that takes. After that, or where the
+        server has no transactions, the same updates are made one by one, which is right as well.
         """
-        try:
-            with collection.database.client.start_session() as session, session.start_transaction():
-                collection.bulk_write(operations, ordered=False, session=session)
-        except PyMongoError as error:
-            unsupported = isinstance(error, OperationFailure) and error.code in _NO_TRANSACTIONS
-            if not unsupported and not error.has_error_label("TransientTransactionError"):
-                raise
-            collection.bulk_write(operations, ordered=False)
+        for wait in _CONFLICT_WAITS:
+            try:
+                with collection.database.client.start_session() as session, session.start_transaction():
+                    collection.bulk_write(operations, ordered=False, session=session)
+            except PyMongoError as error:
+                unsupported = isinstance(error, OperationFailure) and error.code in _NO_TRANSACTIONS
+                passing = error.has_error_label("TransientTransactionError")
+                if not unsupported and not passing:
+                    raise
+                if unsupported or not isinstance(error, OperationFailure):  # the latter: the connection broke
+                    break
+            else:
+                return
+            self._sleep(wait)
+        collection.bulk_write(operations, ordered=False)
 
     def counts(self, account: Account, media: MediaType) -> DocumentCounts:
         """The account's documents by verdict, and their version; reads them all, keeps none."""

@@ -1,8 +1,9 @@
 """Leases: one writer of a repository at a time, across threads, runs and machines (WRITE-12).
 
-A lease is a document that expires. Whoever holds it renews it in the background; who dies stops renewing. What is
-written under a lease is the engine's business, and a commit is guarded by `swapCommit` besides: a lease that was lost
-unnoticed costs work, never data.
+A lease is a document that expires. Whoever holds it renews it in the background; who dies stops renewing. The lease of
+a process that certainly died on this machine (`process_mark.py`) is taken at once. What is written under a lease is the
+engine's business, and a commit is guarded by `swapCommit` besides: a lease that was lost unnoticed costs work, never
+data.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from pymongo.errors import DuplicateKeyError
 
 from ac_pipeline.errors import LeaseHeld, PipelineError, Transient
 from ac_pipeline.mongo.database import mongo_errors
+from ac_pipeline.mongo.process_mark import is_dead, own_mark
 
 _log = logging.getLogger(__name__)
 
@@ -38,6 +40,8 @@ class Leases:
             outlasts the lease of a run that died.
         poll: Seconds between two tries.
         token: Makes the mark of one acquisition, so that two holders of the same name are two holders.
+        process: The mark of this process, or None.
+        dead: Whether the process of such a mark has certainly ended.
     """
 
     def __init__(
@@ -51,6 +55,8 @@ class Leases:
         patience: float = 90.0,
         poll: float = 1.0,
         token: Callable[[], str] = lambda: uuid4().hex,
+        process: Callable[[], str | None] = own_mark,
+        dead: Callable[[str], bool] = is_dead,
     ) -> None:
         self._collection = collection
         self._clock = clock
@@ -60,6 +66,8 @@ class Leases:
         self._patience = patience
         self._poll = poll
         self._token = token
+        self._process = process
+        self._dead = dead
 
     @contextmanager
     def hold(self, did: str, holder: str) -> Iterator[None]:
@@ -100,6 +108,8 @@ class Leases:
         token = self._token()
         deadline = self._clock() + timedelta(seconds=self._patience)
         while not self._take(did, holder, token):
+            if self._end_of_dead(did):
+                continue
             if self._clock() >= deadline:
                 with mongo_errors(f"read the lease on {did}"):
                     current = self._collection.find_one({"_id": did}) or {}
@@ -116,12 +126,27 @@ class Leases:
             try:
                 self._collection.find_one_and_update(
                     {"_id": did, "expires_at": {"$lte": self._clock()}},
-                    {"$set": {"holder": holder, "token": token, "expires_at": self._expiry()}},
+                    {"$set": self._ours(holder, token)},
                     upsert=True,
                 )
             except DuplicateKeyError:
                 return False
         return True
+
+    def _ours(self, holder: str, token: str) -> dict[str, Any]:
+        return {"holder": holder, "token": token, "process": self._process(), "expires_at": self._expiry()}
+
+    def _end_of_dead(self, did: str) -> bool:
+        """End a lease whose holder died here: a killed run's retry would wait up to a minute for it; whether it did."""
+        with mongo_errors(f"look at the lease on {did}"):
+            current = self._collection.find_one({"_id": did}) or {}
+            process = current.get("process")
+            if not isinstance(process, str) or not self._dead(process):
+                return False
+            ended = self._collection.delete_one({"_id": did, "token": current.get("token")}).deleted_count == 1
+        if ended:
+            _log.warning("The lease on %s was left behind by %s, which is dead.", did, current.get("holder"))
+        return ended
 
     def _keep(self, did: str, token: str, ended: threading.Event) -> None:
         while not self._wait(ended, self._seconds / 3):
