@@ -26,6 +26,7 @@ from ac_pipeline.atproto.sessions import Sessions
 from ac_pipeline.atproto.transport import open_http
 from ac_pipeline.mongo.accounts import MongoAccounts
 from ac_pipeline.mongo.audit import MongoAudit
+from ac_pipeline.mongo.budgets import MongoBudgetStore
 from ac_pipeline.mongo.changes import MongoChanges
 from ac_pipeline.mongo.database import connect
 from ac_pipeline.mongo.documents import MongoDocuments
@@ -85,7 +86,13 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             bypass_key=bypass.get_secret_value() if bypass else None,
             clock=time.time,
             sleep=time.sleep,
-            budget=Budget(clock=time.time, sleep=time.sleep, headroom=settings.ac_points_headroom),
+            budget=Budget(
+                clock=time.time,
+                sleep=time.sleep,
+                headroom=settings.ac_points_headroom,
+                # With the key, limits that were learned without it do not hold.
+                store=None if bypass else MongoBudgetStore(own["budgets"]),
+            ),
         )
         media_http = stack.enter_context(
             storage_client(timeout=settings.ac_media_timeout_seconds, connections=settings.ac_concurrent_downloads)

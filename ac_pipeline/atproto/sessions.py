@@ -10,8 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from threading import Lock
@@ -40,7 +39,7 @@ class Tokens:
 
 
 class SessionStore(Protocol):
-    """Where tokens outlive the process."""
+    """Where tokens outlive the process, and how often each DID has signed in (LIMIT-7)."""
 
     def load(self, did: str) -> Tokens | None:
         """The tokens last saved for a DID, or None."""
@@ -49,7 +48,18 @@ class SessionStore(Protocol):
         """Keep the tokens of a DID in place of earlier ones."""
 
     def drop(self, did: str) -> None:
-        """Forget the tokens of a DID; nothing happens when there are none."""
+        """Forget the tokens of a DID, not its sign-ins; nothing happens when there are none."""
+
+    def sign_ins(self, did: str) -> Sequence[float]:
+        """When a DID has signed in, as `count_sign_in` was told, oldest first."""
+
+    def count_sign_in(self, did: str, at: float, keep: int) -> None:
+        """Remember one more sign-in.
+
+        Args:
+            at: Epoch seconds.
+            keep: How many of the last ones matter.
+        """
 
 
 class SignIn(Protocol):
@@ -76,6 +86,7 @@ class MemorySessionStore:
 
     def __init__(self) -> None:
         self._tokens: dict[str, Tokens] = {}
+        self._sign_ins: dict[str, tuple[float, ...]] = {}
 
     def load(self, did: str) -> Tokens | None:
         return self._tokens.get(did)
@@ -85,6 +96,12 @@ class MemorySessionStore:
 
     def drop(self, did: str) -> None:
         self._tokens.pop(did, None)
+
+    def sign_ins(self, did: str) -> Sequence[float]:
+        return self._sign_ins.get(did, ())
+
+    def count_sign_in(self, did: str, at: float, keep: int) -> None:
+        self._sign_ins[did] = (*self._sign_ins.get(did, ()), at)[-keep:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +119,6 @@ class _Slot:
 
     lock: Lock = field(default_factory=Lock)
     tokens: Tokens | None = None
-    sign_ins: deque[float] = field(default_factory=deque)
     refusal: _Refusal | None = None
 
 
@@ -172,7 +188,7 @@ class Sessions:
         if slot.refusal is not None and slot.refusal.password == digest and self._clock() < slot.refusal.until:
             error = slot.refusal.error
             raise type(error)(error.message, status=error.status, answer=error.answer)
-        self._count_sign_in(did, slot)
+        self._count_sign_in(did)
         try:
             tokens = via.create_session(did, password)
         except Blocked as error:
@@ -182,20 +198,16 @@ class Sessions:
         self._store.save(did, tokens)
         return tokens
 
-    def _count_sign_in(self, did: str, slot: _Slot) -> None:
-        now = self._clock()
-        longest = max(seconds for _, seconds in self._limits)
-        while slot.sign_ins and slot.sign_ins[0] <= now - longest:
-            slot.sign_ins.popleft()
-        waits = [
-            slot.sign_ins[-calls] + seconds - now for calls, seconds in self._limits if len(slot.sign_ins) >= calls
-        ]
+    def _count_sign_in(self, did: str) -> None:
+        """Count one more, those of other runs included, unless it is one too many."""
+        now, before = self._clock(), self._store.sign_ins(did)
+        waits = [before[-calls] + seconds - now for calls, seconds in self._limits if len(before) >= calls]
         wait = max(waits, default=0.0)
         if wait > 0:
             raise RateLimited(
                 f"{did} has signed in too often; nothing was sent. Continue in {wait:.0f} s.", retry_after=wait
             )
-        slot.sign_ins.append(now)
+        self._store.count_sign_in(did, now, max(calls for calls, _ in self._limits))
 
     def _slot(self, did: str) -> _Slot:
         with self._lock:

@@ -13,11 +13,13 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
+from pymongo.database import Database
 
 from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.buckets import BudgetStore
 from ac_pipeline.atproto.budget import Budget
 from ac_pipeline.atproto.client import PdsClient
 from ac_pipeline.atproto.messages import Write
@@ -41,6 +43,7 @@ from ac_pipeline.errors import (
 )
 from ac_pipeline.items import BlobRef, Record
 from ac_pipeline.local.pds_server import PdsOptions
+from ac_pipeline.mongo.budgets import MongoBudgetStore
 from ac_pipeline.sync.ports import DataServer
 from ac_pipeline_tests.conftest import Pds
 from ac_pipeline_tests.memory_pds import MemoryPds
@@ -111,6 +114,7 @@ def connect() -> Iterator[Connect]:
             *,
             bypass_key: str | None = None,
             sleep: Callable[[float], None] = time.sleep,
+            budgets: BudgetStore | None = None,
         ) -> PdsClient:
             return PdsClient(
                 url,
@@ -119,7 +123,7 @@ def connect() -> Iterator[Connect]:
                 bypass_key=bypass_key,
                 clock=time.time,
                 sleep=sleep,
-                budget=Budget(clock=time.time, sleep=time.sleep, max_wait=0.0),
+                budget=Budget(clock=time.time, sleep=time.sleep, max_wait=0.0, store=budgets),
             )
 
         yield client
@@ -529,6 +533,24 @@ def test_points_are_learned_and_never_overdrawn(limited_pds: Pds, connect: Conne
     assert client.usage().requests["apply_writes"] == 8
     client.apply_writes(account, [create(f"z{number:03d}") for number in range(66)], swap_commit=None)
     client.apply_writes(limited_pds.create_account(), [create("a")], swap_commit=None)
+
+
+def test_points_that_one_run_has_spent_are_not_sent_for_by_the_next(
+    limited_pds: Pds, connect: Connect, mongo: Database[dict[str, Any]]
+) -> None:
+    """RUN-8, LIMIT-5: runs are processes of their own; the second one sends nothing to find out."""
+    sessions, account = MemorySessionStore(), limited_pds.create_account()
+    budgets = MongoBudgetStore(mongo["budgets"])
+    first = connect(limited_pds.url, sessions, budgets=budgets)
+    for batch in range(8):
+        first.apply_writes(account, [create(f"k{batch}-{number:03d}") for number in range(200)], swap_commit=None)
+
+    second = connect(limited_pds.url, sessions, budgets=budgets)
+    with pytest.raises(RateLimited) as caught:
+        second.apply_writes(account, [create(f"z{number:03d}") for number in range(200)], swap_commit=None)
+    assert 3500 < (caught.value.retry_after or 0) <= 3600
+    assert second.usage().requests["apply_writes"] == 0
+    second.apply_writes(account, [create(f"z{number:03d}") for number in range(66)], swap_commit=None)
 
 
 def test_a_real_429_names_the_time_to_come_back(limited_pds: Pds, connect: Connect) -> None:

@@ -45,6 +45,21 @@ def test_dropped_tokens_are_gone_and_others_stay(store: SessionStore) -> None:
     assert store.load(BOB) is not None
 
 
+def test_sign_ins_are_counted_apart_from_tokens_and_survive_them(store: SessionStore) -> None:
+    """LIMIT-7, RUN-8: every run is a process of its own."""
+    assert store.sign_ins(ALICE) == ()
+    for at in (1.5, 2.0, 3.25):
+        store.count_sign_in(ALICE, at, 2)
+    store.save(ALICE, Tokens("access-1", "refresh-1"))
+    store.drop(ALICE)
+    assert store.load(ALICE) is None
+    assert store.sign_ins(ALICE) == (2.0, 3.25)
+    store.save(ALICE, Tokens("access-2", "refresh-2"))
+    assert store.load(ALICE) == Tokens("access-2", "refresh-2")
+    assert store.sign_ins(ALICE) == (2.0, 3.25)
+    assert store.sign_ins(BOB) == ()
+
+
 def test_a_document_of_another_shape_is_no_session(mongo: Database[dict[str, Any]]) -> None:
     mongo["sessions"].insert_one({"_id": ALICE, "access": 5})
 
@@ -59,6 +74,10 @@ def test_a_database_that_does_not_answer_is_not_an_absent_session_and_shows_no_t
             store.load(ALICE)
         with pytest.raises(ServiceUnreachable):
             store.drop(ALICE)
+        with pytest.raises(ServiceUnreachable):
+            store.sign_ins(ALICE)
+        with pytest.raises(ServiceUnreachable):
+            store.count_sign_in(ALICE, 1.0, 300)
         with pytest.raises(ServiceUnreachable) as caught:
             store.save(ALICE, Tokens("access-secret", "refresh-secret"))
 

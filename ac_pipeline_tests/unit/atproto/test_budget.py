@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import pytest
 
-from ac_pipeline.atproto.budget import UNNAMED_WAIT, Allowance, Budget, Charge
-from ac_pipeline.errors import RateLimited
+from ac_pipeline.atproto.buckets import Bucket, MemoryBudgetStore, Window
+from ac_pipeline.atproto.budget import LOOK_SECONDS, UNNAMED_WAIT, Allowance, Budget, Charge
+from ac_pipeline.errors import RateLimited, ServiceUnreachable
 
 START = 1_795_233_892.0
 DID = "did:plc:a"
@@ -256,3 +259,139 @@ def test_a_paced_backfill_is_never_refused_and_wastes_no_window(clock: Clock) ->
         budget.learn(headers(HOURLY, 5000 - spent, window_end), write(300))
 
     assert clock.now - START == 6 * 3600  # 16 batches an hour: the last 4 in the seventh
+
+
+class Server:
+    """A server that counts the uploads of a day, and refuses what is over its limit."""
+
+    def __init__(self, limit: int, reset: float) -> None:
+        self.limit, self.reset, self.sent, self.refusals = limit, reset, 0, 0
+
+    def answer(self, budget: Budget, charges: tuple[Charge, ...]) -> None:
+        self.sent += 1
+        said = headers(f"{self.limit};w=86400", max(self.limit - self.sent, 0), self.reset)
+        if self.sent > self.limit:
+            self.refusals += 1
+            budget.refused(said, charges, self.reset - START)
+        else:
+            budget.learn(said, charges)
+
+
+UPLOAD = (Charge(f"{HOST} uploadBlob", 1, 3600.0), Charge(HOST, 1))
+
+
+def shared(clock: Clock, *, headroom: float = 0.0) -> tuple[Budget, Budget]:
+    """The budgets of two runs: processes of their own, one store."""
+    store = MemoryBudgetStore()
+    made = [Budget(clock=clock, sleep=clock.sleep, max_wait=0.0, headroom=headroom, store=store) for _ in range(2)]
+    return made[0], made[1]
+
+
+def test_two_runs_draw_from_one_budget_to_its_end_and_not_beyond(clock: Clock) -> None:
+    """RUN-8, LIMIT-6: none of them meets a 429, and nothing is left unused."""
+    server = Server(limit=100, reset=START + 86_400)
+    runs = shared(clock)
+    server.answer(runs[0], UPLOAD)
+    clock.now += LOOK_SECONDS
+    for _ in range(60):
+        for run in runs:
+            try:
+                run.reserve(UPLOAD)
+            except RateLimited:
+                continue
+            server.answer(run, UPLOAD)
+    assert (server.sent, server.refusals) == (100, 0)
+
+
+def test_points_spent_by_one_run_are_known_to_the_next(clock: Clock) -> None:
+    """LIMIT-5: the owner's share stays free also when every batch is sent by a run of its own."""
+    before, after = shared(clock, headroom=0.1)
+    before.learn(headers(HOURLY, 1100, START + 3600), write(3))
+    before.reserve(write(600))
+    with pytest.raises(RateLimited):
+        after.reserve(write(1))
+    assert after.known(DID)[0].remaining == 500
+
+
+@pytest.mark.parametrize(("later", "sent"), [(LOOK_SECONDS - 0.001, True), (LOOK_SECONDS, False)])
+def test_a_429_of_one_run_silences_the_others_within_seconds(clock: Clock, later: float, sent: bool) -> None:
+    """LIMIT-1, RUN-8: also of a bucket without any known limit."""
+    one, other = shared(clock)
+    other.reserve(READ)
+    one.refused({}, READ, 3000.0)
+    clock.now += later
+    if sent:
+        other.reserve(READ)
+    else:
+        with pytest.raises(RateLimited):
+            other.reserve(READ)
+
+
+def test_two_runs_that_meet_the_end_of_a_window_begin_one_new_one(clock: Clock) -> None:
+    one, other = shared(clock)
+    for run in (one, other):
+        run.learn(headers(HOURLY, 0, START + 10), write(3))
+    clock.now = START + 10
+    one.reserve(write(600))
+    other.reserve(write(300))
+    assert one.known(DID)[0].remaining == other.known(DID)[0].remaining == 4100
+
+
+def test_a_limit_that_another_run_has_learned_is_charged_from_then_on(clock: Clock) -> None:
+    one, other = shared(clock)
+    other.learn(headers(HOURLY, 4000, START + 3600), write(3))
+    one.reserve(write(3))
+    other.learn(headers(DAILY, 20_000, START + 86_400), write(3))
+    one.reserve(write(100))
+    assert [allowance.remaining for allowance in one.known(DID)] == [19_900, 3897]
+
+
+def test_requests_of_minutes_are_drawn_ahead_so_that_few_need_the_store(clock: Clock) -> None:
+    """A hundredth at a time; what one run has drawn, no other one spends."""
+
+    class Counting(MemoryBudgetStore):
+        calls = 0
+
+        def take(self, key: str, policies: Collection[str], cost: int) -> Bucket:
+            self.calls += 1
+            return super().take(key, policies, cost)
+
+    store = Counting()
+    one, other = (Budget(clock=clock, sleep=clock.sleep, max_wait=0.0, store=store) for _ in range(2))
+    one.learn(headers(GENERAL, 100, START + 300), READ)
+    for _ in range(60):
+        one.reserve(READ)
+    assert store.calls == 2
+    for _ in range(40):
+        other.reserve(READ)
+    with pytest.raises(RateLimited):
+        other.reserve(READ)
+    assert other.known(HOST)[0].remaining == 0
+
+
+def test_what_was_drawn_ahead_does_not_count_in_the_next_window(clock: Clock) -> None:
+    one, _ = shared(clock)
+    one.learn(headers(GENERAL, 100, START + 300), READ)
+    one.reserve(READ)
+    clock.now = START + 300
+    one.reserve(READ)
+    assert one.known(HOST)[0].remaining == 2999
+
+
+class BrokenStore(MemoryBudgetStore):
+    """A store whose database has stopped answering."""
+
+    def change(self, key: str, policy: str, known: Window | None, new: Window) -> bool:
+        raise ServiceUnreachable("MongoDB does not answer")
+
+    def silence(self, key: str, until: float) -> None:
+        raise ServiceUnreachable("MongoDB does not answer")
+
+
+def test_a_store_that_fails_never_spoils_an_answer_that_came(clock: Clock) -> None:
+    """The answer to a committed batch is not lost for its headers; this process still keeps silent after a 429."""
+    budget = Budget(clock=clock, sleep=clock.sleep, max_wait=0.0, store=BrokenStore())
+    budget.learn(headers(HOURLY, 600, START + 1800), write(3))
+    budget.refused({}, write(3), 30.0)
+    with pytest.raises(RateLimited):
+        budget.reserve(write(3))

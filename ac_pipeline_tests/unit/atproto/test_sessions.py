@@ -252,6 +252,18 @@ def test_sign_ins_stay_under_the_limits_of_the_pds(server: Server, clock: Clock,
     assert len(server.calls) == made + 2
 
 
+def test_sign_ins_of_all_runs_count_together(server: Server, clock: Clock) -> None:
+    """LIMIT-7, RUN-8: each run is a process of its own, and the store is what they share."""
+    store = MemorySessionStore()
+    server.fail_create = WrongPassword("no")
+    for _ in range(30):
+        with pytest.raises(WrongPassword):
+            Sessions(store, clock=clock).access(ALICE, server)
+    with pytest.raises(RateLimited):
+        Sessions(store, clock=clock).access(ALICE, server)
+    assert len(server.calls) == 30
+
+
 def test_a_refused_password_is_tried_once_a_minute_and_another_at_once(
     sessions: Sessions, server: Server, clock: Clock
 ) -> None:

@@ -1,0 +1,98 @@
+"""The contract of the port `BudgetStore`, held by the one in memory and the one in MongoDB."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from pymongo import MongoClient
+from pymongo.database import Database
+
+from ac_pipeline.atproto.buckets import Bucket, BudgetStore, MemoryBudgetStore, Window
+from ac_pipeline.errors import ServiceUnreachable
+from ac_pipeline.mongo.budgets import MongoBudgetStore
+
+DID = "did:plc:alice"
+HOURLY, DAILY = "5000;w=3600", "35000;w=86400"
+HOUR = Window(5_000, 3_600.0, 4_400, 1_800_000_000.0)
+DAY = Window(35_000, 86_400.0, 30_000, 1_800_050_000.5, True)
+
+
+@pytest.fixture(params=["in memory", "in MongoDB"])
+def store(request: pytest.FixtureRequest) -> BudgetStore:
+    if request.param == "in memory":
+        return MemoryBudgetStore()
+    mongo: Database[dict[str, Any]] = request.getfixturevalue("mongo")
+    return MongoBudgetStore(mongo["budgets"])
+
+
+@pytest.fixture
+def filled(store: BudgetStore) -> BudgetStore:
+    assert store.change(DID, HOURLY, None, HOUR)
+    assert store.change(DID, DAILY, None, DAY)
+    return store
+
+
+def test_what_nobody_has_learned_is_an_empty_bucket(store: BudgetStore) -> None:
+    assert store.read(DID) == Bucket()
+    assert store.take(DID, [], 3) == Bucket()
+    assert store.take(DID, [HOURLY], 3).windows.get(HOURLY) is None
+
+
+def test_what_is_learned_comes_back_as_it_was(filled: BudgetStore) -> None:
+    assert filled.read(DID) == Bucket({HOURLY: HOUR, DAILY: DAY})
+    assert filled.read("did:plc:bob") == Bucket()
+
+
+def test_a_cost_is_taken_off_the_named_policies_and_given_back(filled: BudgetStore) -> None:
+    after = filled.take(DID, [HOURLY, DAILY], 600)
+    assert {policy: window.remaining for policy, window in after.windows.items()} == {HOURLY: 3_800, DAILY: 29_400}
+    assert filled.take(DID, [HOURLY], 4_000).windows[HOURLY].remaining == -200
+    after = filled.take(DID, [HOURLY], -4_000)
+    assert {policy: window.remaining for policy, window in after.windows.items()} == {HOURLY: 3_800, DAILY: 29_400}
+    assert filled.read(DID) == after
+
+
+def test_a_window_is_changed_only_by_who_knows_it_as_it_is(filled: BudgetStore) -> None:
+    """Two processes that see the end of a window begin the next one once."""
+    begun = replace(HOUR, remaining=4_997, reset=HOUR.reset + 3_600)
+    assert filled.change(DID, HOURLY, HOUR, begun)
+    assert not filled.change(DID, HOURLY, HOUR, replace(begun, remaining=4_000))
+    assert not filled.change(DID, HOURLY, None, HOUR)
+    assert filled.read(DID).windows == {HOURLY: begun, DAILY: DAY}
+    filled.take(DID, [HOURLY], 3)
+    assert not filled.change(DID, HOURLY, begun, HOUR)
+
+
+def test_a_silence_is_never_shortened(filled: BudgetStore) -> None:
+    """LIMIT-1."""
+    filled.silence(DID, 1_800_000_060.0)
+    filled.silence(DID, 1_800_000_030.0)
+    assert filled.read(DID) == Bucket({HOURLY: HOUR, DAILY: DAY}, 1_800_000_060.0)
+    filled.silence("host", 5.5)
+    assert filled.read("host") == Bucket({}, 5.5)
+    assert filled.change("host", HOURLY, None, HOUR)
+    assert filled.read("host") == Bucket({HOURLY: HOUR}, 5.5)
+
+
+def test_nothing_is_lost_when_many_take_at_once(filled: BudgetStore) -> None:
+    """RUN-8."""
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: filled.take(DID, [HOURLY, DAILY], 3), range(100)))
+    remaining = {policy: window.remaining for policy, window in filled.read(DID).windows.items()}
+    assert remaining == {HOURLY: 4_100, DAILY: 29_700}
+
+
+def test_a_database_that_does_not_answer_is_not_an_empty_bucket() -> None:
+    with MongoClient[dict[str, Any]]("mongodb://127.0.0.1:1/", serverSelectionTimeoutMS=50) as client:
+        store = MongoBudgetStore(client["ledger"]["budgets"])
+        for call in (
+            lambda: store.read(DID),
+            lambda: store.take(DID, [HOURLY], 3),
+            lambda: store.change(DID, HOURLY, None, HOUR),
+            lambda: store.silence(DID, 1.0),
+        ):
+            with pytest.raises(ServiceUnreachable, match=DID):
+                call()
