@@ -10,6 +10,7 @@ import sys
 import click
 
 from ac_pipeline.cli.audit import audit
+from ac_pipeline.cli.differences import differences
 from ac_pipeline.cli.documents import restore_documents
 from ac_pipeline.cli.inspect import item, items, status, verify
 from ac_pipeline.cli.links import links
@@ -44,6 +45,7 @@ for command in (
     verify,
     links,
     restore_documents,
+    differences,
     wipe,
     restore,
     snapshot,

@@ -6,11 +6,11 @@ documents, and the links that every sync writes, are `documents.py`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from bson import ObjectId
-from pymongo.collection import Collection
+from pymongo.collection import Collection as Stored
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
@@ -33,18 +33,21 @@ class MongoRepairs:
     def __init__(self, database: Database[dict[str, Any]]) -> None:
         self._database = database
 
-    def conflicts(self, media: MediaType, raw: Mapping[str, Any]) -> list[str]:
+    def conflicts(self, media: MediaType, raw: Mapping[str, Any], *, among: Collection[str] | None = None) -> list[str]:
         """Unique fields whose values another document holds already, as `code abc`; empty when it can be stored.
 
         Asks for the platform's own rules and for every unique index of the collection.
 
         Args:
             raw: The document as it would be; with `_id`, which does not count as another.
+            among: Only rules about one of these fields; None for all.
         """
         found = []
         with mongo_errors(f"look for {media.plural} with the same unique fields"):
             collection = self._collection(media)
             for names in _unique(collection, raw):
+                if among is not None and not set(names) & set(among):
+                    continue
                 values = {name: raw.get(name) for name in names}
                 other = collection.find_one({**values, "_id": {"$ne": raw.get("_id")}}, {"_id": 1})
                 if other is not None:
@@ -84,11 +87,11 @@ class MongoRepairs:
                 raise _taken(media, document.id, error) from None
         return done.matched_count == 1
 
-    def _collection(self, media: MediaType) -> Collection[dict[str, Any]]:
+    def _collection(self, media: MediaType) -> Stored[dict[str, Any]]:
         return self._database.get_collection(media.collection, codec_options=SOURCE_CODEC)
 
 
-def _unique(collection: Collection[dict[str, Any]], raw: Mapping[str, Any]) -> list[tuple[str, ...]]:
+def _unique(collection: Stored[dict[str, Any]], raw: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """The sets of fields of a document that no other may hold; a partial index is left to the insertion itself."""
     rules = {(name,) for name in _ALWAYS_UNIQUE if raw.get(name) is not None}
     for index in collection.list_indexes():

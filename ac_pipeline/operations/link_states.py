@@ -32,8 +32,8 @@ from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.errors import InvalidDocument
 from ac_pipeline.items import Derived, Record, item_id
 from ac_pipeline.media.base import Document, Link, Verdict
-from ac_pipeline.sync.engine import DOCUMENT_GONE
 from ac_pipeline.sync.plan import Existing, Kind, Operation, TypePlan, Wanted
+from ac_pipeline.sync.reading import DOCUMENT_GONE
 
 
 class LinkState(StrEnum):
