@@ -14,9 +14,11 @@ from ac_pipeline.defs.assets.renditions import rendition_assets
 from ac_pipeline.defs.assets.sources import source_assets
 from ac_pipeline.defs.jobs import sync_users
 from ac_pipeline.defs.policies import RETRY_SECONDS
-from ac_pipeline.defs.resources import MIRROR, mirror_resource
+from ac_pipeline.defs.resources import ALERTS, MIRROR, alerts_resource, mirror_resource
 from ac_pipeline.defs.retries import retry_items
 from ac_pipeline.defs.schedules import schedules
+from ac_pipeline.defs.sensors.abandoned import abandoned_runs_sensor
+from ac_pipeline.defs.sensors.alerts import alerts_sensor
 from ac_pipeline.defs.sensors.content import make_content_sensor
 from ac_pipeline.defs.sensors.drift import drift_sensor
 from ac_pipeline.defs.sensors.users import users_sensor
@@ -39,13 +41,13 @@ def build_defs(
     Raises:
         Misconfigured: The timetable is wrong.
     """
-    resources = {MIRROR: mirror_resource, **(overrides or {})}
+    resources = {MIRROR: mirror_resource, ALERTS: alerts_resource, **(overrides or {})}
     changed_users = changed_users_job(resources[MIRROR], retry_seconds)
     return dg.Definitions(
         assets=[*source_assets(), *rendition_assets(retry_seconds), record_assets(retry_seconds)],
         jobs=[sync_users, changed_users, retry_items],
         schedules=schedules(timetable or load_timetable()),
-        sensors=[users_sensor, make_content_sensor(changed_users), drift_sensor],
+        sensors=[users_sensor, make_content_sensor(changed_users), drift_sensor, alerts_sensor, abandoned_runs_sensor],
         resources=resources,
         # A step in a process of its own costs 1.3 s, in this one 0.03 s (Dagster facts, "Costs").
         executor=dg.in_process_executor,

@@ -1,14 +1,21 @@
-"""The one resource: settings in, the pipeline's port out. Nothing is read or connected when this module is imported."""
+"""The resources: settings in, plain objects out. Nothing is read or connected when this module is imported."""
 
 from collections.abc import Iterator
 
 import dagster as dg
 
+from ac_pipeline.defs.outlet import Outlet
 from ac_pipeline.defs.pipeline_mirror import PipelineMirror
+from ac_pipeline.redaction import Redactor
 from ac_pipeline.settings import load_settings
+from ac_pipeline.webhook import Webhook
 
 MIRROR = "mirror"
-"""Key of the resource; tests put an object of their own in its place."""
+ALERTS = "alerts"
+"""Keys of the resources; tests put objects of their own in their place."""
+
+DELIVERY_SECONDS = 25.0
+"""For all messages of one tick, which has 60 seconds (Dagster facts, "Sensors, automation, pools")."""
 
 
 @dg.resource(description="Accounts, documents, ledger, renditions and PDS, as the environment and .env name them.")
@@ -16,3 +23,16 @@ def mirror_resource(_: dg.InitResourceContext) -> Iterator[PipelineMirror]:
     """One pipeline for each run or tick, opened when it is first used, closed with the run or tick."""
     with PipelineMirror(load_settings) as mirror:
         yield mirror
+
+
+@dg.resource(description="Where alerts go: AC_ALERT_WEBHOOK_URL, with links to AC_DAGSTER_URL.")
+def alerts_resource(_: dg.InitResourceContext) -> Iterator[Outlet]:
+    """The way out of one tick's alerts."""
+    settings = load_settings()
+    redact = Redactor(settings.secrets())
+    url = settings.ac_alert_webhook_url
+    if url is None:
+        yield Outlet(settings.ac_dagster_url, redact, None)
+        return
+    with Webhook(url, DELIVERY_SECONDS) as webhook:
+        yield Outlet(settings.ac_dagster_url, redact, webhook)

@@ -1,0 +1,110 @@
+"""The alerts sensor: looks at the instance, and says once what changed for the worse or the better.
+
+What is worth a message and what it says is in `defs/alerts.py`; what is looked at, in `defs/run_sightings.py` and
+`defs/sightings.py`. Messages stand in the log of the tick, and go to a webhook where one is set.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Final
+
+import dagster as dg
+
+from ac_pipeline.defs.alerts import Alert, Known, Memory, Sighting, decide, read_cursor
+from ac_pipeline.defs.outlet import Outlet, bounded, deliver
+from ac_pipeline.defs.run_sightings import RunSightings
+from ac_pipeline.defs.sightings import automatics, look_at_checks, look_at_daemons, look_at_ticks
+
+NAME: Final = "alerts_sensor"
+INTERVAL_SECONDS: Final = 30
+ASLEEP_SECONDS: Final = 10.0 * INTERVAL_SECONDS
+"""Without a tick of our own for so long, we slept: Dagster was down, or the sensor off."""
+
+REMEMBERED: Final = 60
+"""Failed backfills and runs that are remembered until they are repaired."""
+
+
+def make_alerts_sensor(clock: Callable[[], float] = time.time) -> dg.SensorDefinition:
+    """The sensor.
+
+    Args:
+        clock: Epoch seconds.
+    """
+
+    @dg.sensor(
+        name=NAME,
+        minimum_interval_seconds=INTERVAL_SECONDS,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description="Says once, in its log and to the webhook of AC_ALERT_WEBHOOK_URL, when a backfill, the runs or "
+        "the ticks of a schedule or sensor, a daemon or a check fails, and once when it is well again. It watches "
+        "everything but itself.",
+    )
+    def alerts_sensor(context: dg.SensorEvaluationContext, alerts: dg.ResourceParam[Outlet]) -> dg.SensorResult:
+        """One look. What could not be delivered is in the cursor, and is sent at the next tick."""
+        repository = context.repository_def
+        checks = repository.asset_graph.asset_check_keys if repository is not None else ()
+        memory, new = look(context.instance, checks, read_cursor(context.cursor), clock())
+        for alert in new:
+            context.log.log(
+                logging.ERROR if alert.failed else logging.WARNING, alert.text(alerts.base_url, alerts.redact)
+            )
+        waiting = [*memory.outbox, *(alert.payload(alerts.base_url, alerts.redact) for alert in new)]
+        left, trouble = deliver(waiting, alerts.webhook)
+        if trouble is not None:
+            context.log.error(f"{len(left)} messages wait for the next tick. {alerts.redact(trouble)}")
+        memory = replace(memory, outbox=bounded(left))
+        said = f"{len(new)} messages." if new else "Nothing has changed."
+        return dg.SensorResult(cursor=memory.cursor(), skip_reason=dg.SkipReason(said))
+
+    return alerts_sensor
+
+
+alerts_sensor = make_alerts_sensor()
+
+
+def look(
+    instance: dg.DagsterInstance, checks: Iterable[dg.AssetCheckKey], memory: Memory | None, now: float
+) -> tuple[Memory, list[Alert]]:
+    """One look at everything.
+
+    Args:
+        checks: Asset checks of the code location.
+        memory: What the last look left; None at the first one, which says nothing: history is not replayed.
+        now: Epoch seconds.
+
+    Returns:
+        What to remember, and the messages.
+    """
+    first = memory is None
+    before = memory or Memory(begun=now, looked_at=now, ticked=now, awake=now)
+    if now - before.ticked > ASLEEP_SECONDS:
+        before = replace(before, awake=now)
+    watched = automatics(instance, apart_from={NAME})
+    runs = RunSightings(instance, before, {each.subject: each.page for each in watched}, now, first=first)
+    sightings: list[Sighting] = list(runs.look())
+    sightings += look_at_ticks(instance, watched, before, now)
+    sightings += look_at_daemons(instance, before, now)
+    found, held = look_at_checks(instance, checks, before, now, busy=runs.busy)
+    known, alerts = decide(before.known, [*sightings, *found], now, silent=first)
+    return (
+        replace(
+            before,
+            looked_at=runs.looked_at,
+            ticked=now,
+            newest_backfill=runs.newest_backfill,
+            backfills=tuple(runs.backfills),
+            run_sets=runs.run_sets,
+            held=held,
+            known=_bounded_known(known),
+        ),
+        alerts,
+    )
+
+
+def _bounded_known(known: Mapping[str, Known]) -> dict[str, Known]:
+    """Of subjects that come and go, the newest; a sensor or check is one of few."""
+    passing = [name for name, each in known.items() if each.about]
+    forgotten = set(sorted(passing, key=lambda name: known[name].since)[:-REMEMBERED])
+    return {name: each for name, each in known.items() if name not in forgotten}

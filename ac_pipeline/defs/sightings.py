@@ -1,0 +1,220 @@
+"""How sensors, schedules, daemons and checks stand: read from the instance, for `alerts.py` to decide on.
+
+Runs and backfills are `run_sightings.py`'s. The sensor that sends alerts does not look at itself, and what stops all of
+them (the daemon process, the code location) has to be watched from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import dagster as dg
+
+from ac_pipeline.defs.alerts import Facts, Known, Memory, Sighting
+from ac_pipeline.defs.run_outcomes import innermost
+
+FAILED_TICKS: Final = {"sensor": 2, "schedule": 1}
+"""Failed ticks in a row that are worth a message: a sensor looks again within a minute, a schedule perhaps tomorrow."""
+MISSED: Final = 5
+"""Intervals without a tick after which a sensor is silent. A schedule is when it missed two of its times."""
+LEAST_SILENCE_SECONDS: Final = 300.0
+"""No sensor is called silent earlier: a busy machine delays ticks, and a code location takes its time to load."""
+DAEMON_SILENCE_SECONDS: Final = 600.0
+"""Without a heartbeat of one of Dagster's daemons; they beat every 30 seconds."""
+HOLD_SECONDS: Final = 3_600.0
+"""While runs go on, new quarantined items are told once an hour at most, not once a run."""
+
+_TICKS_READ: Final = 5
+_DEFAULT_INTERVAL: Final = 30.0
+_DAEMONS: Final = {
+    "SENSOR": "sensors",
+    "SCHEDULER": "schedules",
+    "BACKFILL": "backfills",
+    "QUEUED_RUN_COORDINATOR": "the queue of runs",
+    "MONITORING": "runs whose process died",
+    "EVENT_LOG_CONSUMER": "retries of runs",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Automatic:
+    """A sensor or schedule that the instance knows.
+
+    Args:
+        kind: `sensor` or `schedule`.
+        name: Its name.
+        page: Its page in the UI.
+        running: Whether it is turned on.
+        state: As the instance keeps it.
+    """
+
+    kind: str
+    name: str
+    page: str
+    running: bool
+    state: Any
+
+    @property
+    def subject(self) -> str:
+        return f"{self.kind}:{self.name}"
+
+
+def automatics(instance: dg.DagsterInstance, apart_from: Collection[str]) -> list[Automatic]:
+    """Every sensor and schedule that was ever turned on.
+
+    Args:
+        apart_from: Names that are left out.
+    """
+    found = []
+    for state in instance.all_instigator_state():
+        kind = state.instigator_type.value.lower()
+        if kind in FAILED_TICKS and state.instigator_name not in apart_from:
+            page = f"/locations/{state.repository_selector.location_name}/{kind}s/{state.instigator_name}"
+            found.append(Automatic(kind, state.instigator_name, page, state.is_running, state))
+    return found
+
+
+def look_at_ticks(
+    instance: dg.DagsterInstance, found: Iterable[Automatic], memory: Memory, now: float
+) -> Iterator[Sighting]:
+    """Whether ticks fail, and whether there are any.
+
+    Args:
+        memory: Ticks before its beginning are history.
+        now: Epoch seconds.
+    """
+    for each in found:
+        failing, silent = f"{each.subject}:ticks", f"{each.subject}:silence"
+        if not each.running:
+            # A person turned it off: that is no failure, and what was wrong with it is settled.
+            yield from (
+                Sighting(name, 0, Facts(_called(each), "is turned off", each.page)) for name in (failing, silent)
+            )
+            continue
+        ticks = instance.get_ticks(each.state.instigator_origin_id, each.state.selector_id, limit=_TICKS_READ)
+        yield from _failing(
+            each, [tick for tick in ticks if tick.is_completed and tick.timestamp >= memory.begun], failing
+        )
+        last = max([memory.awake, _turned_on(each.state), *(tick.timestamp for tick in ticks)])
+        yield _silence(each, silent, last, now)
+
+
+def look_at_daemons(instance: dg.DagsterInstance, memory: Memory, now: float) -> Iterator[Sighting]:
+    """Whether all of Dagster's daemons are at work. The one for sensors is, as it is the one that asks."""
+    for kind, status in instance.get_daemon_statuses().items():
+        if kind not in _DAEMONS or not status.required:
+            continue
+        beat = status.last_heartbeat.timestamp if status.last_heartbeat is not None else 0.0
+        last = max(beat, memory.awake)
+        quiet = now - last > DAEMON_SILENCE_SECONDS
+        said = "has stopped: nothing of it happens until Dagster is restarted" if quiet else "is at work again"
+        facts = Facts(f"Dagster's daemon for {_DAEMONS[kind]}", said, "/deployment/daemons", since=last)
+        yield Sighting(f"daemon:{kind}", int(quiet), facts)
+
+
+def look_at_checks(
+    instance: dg.DagsterInstance, checks: Iterable[dg.AssetCheckKey], memory: Memory, now: float, *, busy: bool
+) -> tuple[list[Sighting], dict[str, float]]:
+    """Failed checks by how many items they count; while runs go on, news of them waits for their end, or an hour.
+
+    Returns:
+        What is seen, and since when something is held back, by subject.
+    """
+    seen, held = [], {}
+    for key in sorted(checks, key=lambda key: (key.asset_key.to_user_string(), key.name)):
+        record = instance.get_latest_asset_check_evaluation_record(key)
+        event = record.event.dagster_event if record is not None and record.event is not None else None
+        if event is None or event.event_type is not dg.DagsterEventType.ASSET_CHECK_EVALUATION:
+            continue
+        sighting = _check(key, event.asset_check_evaluation_data, memory.known)
+        before = memory.known.get(sighting.subject)
+        rises = sighting.level > (before.level if before is not None else 0)
+        since = memory.held.get(sighting.subject, now)
+        if rises and busy and now - since < HOLD_SECONDS:
+            held[sighting.subject] = since
+        else:
+            seen.append(sighting)
+    return seen, held
+
+
+def _check(key: dg.AssetCheckKey, found: dg.AssetCheckEvaluation, known: Mapping[str, Known]) -> Sighting:
+    asset = key.asset_key.to_user_string()
+    values: dict[str, Any] = {name: value.value for name, value in found.metadata.items()}
+    failed = not found.passed and found.severity is dg.AssetCheckSeverity.ERROR
+    count = values.get("quarantined", 1)
+    level = count if failed and isinstance(count, int) else int(failed)
+    before = known.get(f"check:{asset}:{key.name}")
+    new = level - (before.level if before is not None else 0)
+    table = values.get("items")
+    rows = table.records if isinstance(table, dg.TableMetadataValue) else ()
+    counted = f"{new} more quarantined items, {level} now" if before is not None else f"{level} quarantined items"
+    facts = Facts(
+        f"Check {key.name} of {asset}",
+        (counted if "quarantined" in values else "failed") if failed else "passes again",
+        f"/assets/{asset}?view=checks",
+        classes=values.get("error_classes") or {} if failed else {},
+        names=[f"{row.data.get('user')} {row.data.get('item')}" for row in rows] if failed else [],
+        words=next((f"{row.data.get('class')}: {row.data.get('message')}" for row in rows), "") if failed else "",
+    )
+    return Sighting(f"check:{asset}:{key.name}", level, facts)
+
+
+def _failing(each: Automatic, ticks: list[Any], subject: str) -> Iterator[Sighting]:
+    """From the completed ticks, newest first."""
+    if not ticks:
+        return
+    if not ticks[0].is_failure:
+        yield Sighting(subject, 0, Facts(f"Ticks of the {_called(each)}", "succeed again", each.page))
+        return
+    row = next((place for place, tick in enumerate(ticks) if not tick.is_failure), len(ticks))
+    if row >= FAILED_TICKS[each.kind]:
+        facts = Facts(
+            f"Ticks of the {_called(each)}",
+            "fail",
+            each.page,
+            since=ticks[row - 1].timestamp,
+            words=innermost(ticks[0].error),
+        )
+        yield Sighting(subject, 1, facts)
+
+
+def _silence(each: Automatic, subject: str, last: float, now: float) -> Sighting:
+    silent = now - last > _allowed_silence(each, now)
+    said = "is on and does not tick" if silent else "ticks again"
+    return Sighting(
+        subject, int(silent), Facts(_called(each)[:1].upper() + _called(each)[1:], said, each.page, since=last)
+    )
+
+
+def _allowed_silence(each: Automatic, now: float) -> float:
+    """Seconds without a tick that are as they should be."""
+    data = each.state.instigator_data
+    if each.kind == "sensor":
+        return max(MISSED * float(data.min_interval or _DEFAULT_INTERVAL), LEAST_SILENCE_SECONDS) if data else now
+    lines = [data.cron_schedule] if isinstance(data.cron_schedule, str) else list(data.cron_schedule)
+    return min(now - _missed_time(line, now) for line in lines)
+
+
+def _missed_time(cron: str, now: float) -> float:
+    """A time of a cron line so long ago that, without a tick since, two times of it are missed."""
+    times = dg.TimeWindowPartitionsDefinition(
+        start=datetime(2020, 1, 1, tzinfo=UTC), cron_schedule=cron, fmt="%Y%m%d%H%M"
+    )
+    # The span between the last two times of the line; the newer one is given some minutes before it counts as missed.
+    span = times.get_prev_partition_window(
+        datetime.fromtimestamp(now - LEAST_SILENCE_SECONDS, UTC), respect_bounds=False
+    )
+    return span.start.timestamp() if span is not None else 0.0
+
+
+def _turned_on(state: Any) -> float:
+    data = state.instigator_data
+    times = (getattr(data, name, None) for name in ("last_sensor_start_timestamp", "start_timestamp"))
+    return max((time for time in times if time is not None), default=0.0)
+
+
+def _called(each: Automatic) -> str:
+    return f"{each.kind} {each.name}"
