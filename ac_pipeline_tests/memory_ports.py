@@ -6,7 +6,7 @@ The PDS has its own module, `memory_pds.py`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -44,10 +44,16 @@ class FakeClock:
 
 
 class _Scripted:
-    """Calls that can be told to fail: each error is raised once, in order, by the method it is set for."""
+    """Calls that can be told to fail: each error is raised once, in order, by the method it is set for.
+
+    Attributes:
+        calls: Names of the methods called, in order.
+        before: Method -> somebody else's turn right before its next call; taken out by it.
+    """
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.before: dict[str, Callable[[], None]] = {}
         self._failures: dict[str, list[PipelineError]] = {}
 
     def fail_next(self, method: str, *errors: PipelineError) -> None:
@@ -56,6 +62,9 @@ class _Scripted:
 
     def _called(self, method: str) -> None:
         self.calls.append(method)
+        turn = self.before.pop(method, None)
+        if turn is not None:
+            turn()
         waiting = self._failures.get(method)
         if waiting:
             raise waiting.pop(0)

@@ -1,0 +1,552 @@
+"""Nothing has changed: then the repository is not read, and the report says what a full run would say (VERIFY-11)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+from bson import ObjectId
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.messages import Write
+from ac_pipeline.errors import AccountInactive, RateLimited, RecordRefused, ServiceUnreachable
+from ac_pipeline.items import Failure, Stage, State
+from ac_pipeline.media.base import Document
+from ac_pipeline.media.mood import MOOD
+from ac_pipeline.media.registry import MEDIA_TYPES, media_type
+from ac_pipeline.sync.report import AccountReport
+from ac_pipeline.sync.selection import Selection
+from ac_pipeline_tests.memory_pds import MemoryPds
+from ac_pipeline_tests.unit.sync.world import World, at_second
+
+KEY = "3jzfcijpj2z2a"
+WHEN_TEXT = "2025-10-15T12:30:45.123Z"
+
+
+@dataclass
+class Home:
+    """One user with items of every type, mirrored once; the same in every test.
+
+    Attributes:
+        ids: A name for each document -> its id.
+    """
+
+    world: World
+    user: Account
+    ids: dict[str, str]
+
+    def change(self, name: str, **fields: Any) -> None:
+        self.world.change(name.partition(" ")[0], self.ids[name], **fields)
+
+    def raw(self, name: str) -> dict[str, Any]:
+        return self.world.documents.raw(media_type(name.partition(" ")[0]), self.ids[name])
+
+    def key(self, name: str) -> str:
+        return str(self.raw(name)["atproto"]["rkey"])
+
+    def write(self, action: Any, name: str, **fields: Any) -> None:
+        """Somebody else writes to the repository."""
+        nsid = media_type(name.partition(" ")[0]).nsid
+        value = {"$type": nsid, **fields} if action != "delete" else None
+        MemoryPds.apply_writes(
+            self.world.pds, self.user, [Write(action, nsid, self.key(name), value)], swap_commit=None
+        )
+
+    def state(self) -> dict[str, Any]:
+        """All that is kept of this user, but for the times at which it was looked at."""
+        entries = {
+            item: (entry.state, entry.rkey, entry.cid, entry.fingerprint, entry.partition, entry.derived, entry.failure)
+            for item, entry in self.world.ledger.entries.items()
+        }
+        links = {
+            name: self.world.link(name.partition(" ")[0], id) for name, id in self.ids.items() if self.is_there(name)
+        }
+        return {"records": self.world.pds.records(self.user), "links": links, "entries": entries}
+
+    def is_there(self, name: str) -> bool:
+        collection = self.world.documents.collections[media_type(name.partition(" ")[0]).collection]
+        return ObjectId(self.ids[name]) in collection
+
+
+NAMES = (
+    "mood 1", "mood 2", "mood nuked", "painting 1", "painting 2", "piece 1", "kidlisp 1", "tape 1",
+)  # fmt: skip
+
+
+def home(*, mirrored: bool = True) -> Home:
+    world = World()
+    user = world.user()
+    made = Home(world, user, {})
+    for number, name in enumerate(NAMES):
+        fields: dict[str, Any] = {"nuked": True} if name.endswith("nuked") else {}
+        fields |= {"mood": f"mood {number}"} if name.startswith("mood") else {"code": f"cod{number}"}
+        id = ObjectId(f"{number + 1:024x}")
+        made.ids[name] = world.add(name.partition(" ")[0], user, _id=id, when=at_second(number), **fields)
+    if mirrored:
+        report = world.sync(user)
+        assert (report.error, report.failures) == (None, [])
+        world.pds.calls.clear()
+    return made
+
+
+def said(report: AccountReport) -> dict[str, Any]:
+    """A report without the time it took."""
+    return {
+        "types": {name: tally.to_json() for name, tally in report.types.items()},
+        "versions": report.versions,
+        "failures": report.failures,
+        "notes": report.notes,
+        "error": repr(report.error),
+        "blocked": repr(report.blocked),
+    }
+
+
+def requests(made: Home) -> tuple[int, int]:
+    """How often the latest commit was asked for, and the repository read."""
+    return made.world.pds.count("latest_commit"), made.world.pds.count("read_repository")
+
+
+# ------------------------------------------------------------------------------------------------------ nothing to do
+
+
+def test_a_second_run_reads_no_repository_and_says_what_a_full_run_says() -> None:
+    """VERIFY-11, WRITE-1: one small request, whatever the user has; nothing is written."""
+    short, full = home(), home()
+    with short.world.quiet(), full.world.quiet():
+        quick, whole = short.world.sync(short.user), full.world.sync(full.user, full=True)
+    assert said(quick) == said(whole)
+    assert quick.types["mood"].records == quick.types["mood"].unchanged == 2
+    assert requests(short) == (1, 0)
+    assert requests(full) == (0, 1)
+    assert short.world.pds.count("apply_writes") == short.world.pds.count("upload_blob") == 0
+
+
+def test_what_no_record_depends_on_does_not_count_as_a_change() -> None:
+    """SRC-9, VERIFY-11: views, the time of a link, and everything of others."""
+    made = home()
+    made.change("kidlisp 1", hits=7, lastAccessed=at_second(9))
+    made.raw("mood 1")["atproto"]["syncedAt"] = "2030-01-01T00:00:00.000Z"
+    stranger = made.world.user()
+    made.world.add("mood", stranger)
+    made.world.sync(stranger)
+    made.world.pds.calls.clear()
+    with made.world.quiet():
+        assert made.world.sync(made.user).types["kidlisp"].unchanged == 1
+    assert requests(made) == (1, 0)
+
+
+def test_a_user_without_anything_is_settled_too() -> None:
+    """VERIFY-11: most of 4,200 users."""
+    world = World()
+    user = world.user()
+    world.sync(user)
+    world.pds.calls.clear()
+    with world.quiet():
+        assert world.sync(user).types["mood"].planned == 0
+    assert [call.method for call in world.pds.calls] == ["latest_commit"]
+
+
+def test_the_first_run_asks_for_nothing_but_the_repository() -> None:
+    """Nothing is known that a revision could be compared with."""
+    made = home(mirrored=False)
+    made.world.sync(made.user)
+    assert requests(made) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [{"full": True}, {"blobs": True}, {"retry": True}, {"sweep": True}, {"limit": 5}, {"since": 0}],
+    ids=str,
+)
+def test_whoever_asks_for_more_or_for_a_part_gets_the_whole_way(selection: dict[str, Any]) -> None:
+    """VERIFY-10: the nightly reconcile reads every repository."""
+    made = home()
+    made.world.sync(made.user, **selection)
+    assert requests(made) == (0, 1)
+
+
+def test_a_survey_always_reads_the_repository() -> None:
+    """VERIFY-2: what is verified is what the PDS holds."""
+    made = home()
+    made.world.survey(made.user)
+    assert requests(made) == (0, 1)
+
+
+# ----------------------------------------------------------------------------------------------------- every change
+
+
+def _other_home(made: Home) -> None:
+    del made.raw("tape 1")["at"]
+
+
+def _other_mapping(document: Document, derived: Any) -> dict[str, Any]:
+    return {**MOOD.build_record(document, derived), "mood": document.fields["mood"] + "!"}
+
+
+def _lose_ledger(made: Home) -> None:
+    made.world.ledger.entries.clear()
+    made.world.ledger.repositories.clear()
+
+
+def _quarantine(made: Home) -> None:
+    item = f"mood:{made.ids['mood 1']}"
+    failure = Failure(Stage.WRITE, "record-refused", "no")
+    entry = replace(made.world.ledger.entries[item], state=State.QUARANTINED, failure=failure)
+    made.world.ledger.entries[item] = entry
+
+
+def _forget(made: Home, **fields: Any) -> None:
+    item = f"painting:{made.ids['painting 1']}"
+    made.world.ledger.entries[item] = replace(made.world.ledger.entries[item], **fields)
+
+
+def _pending(made: Home) -> None:
+    made.world.engine.render(made.user, media_type("painting"), Selection(), "run-0")
+    item = f"painting:{made.ids['painting 1']}"
+    made.world.ledger.entries[item] = replace(made.world.ledger.entries[item], state=State.PENDING)
+
+
+def _add(made: Home, **fields: Any) -> None:
+    made.world.put(made.user, "mood", KEY, {"mood": "x", "when": WHEN_TEXT, **fields})
+
+
+def _post(made: Home) -> None:
+    write = Write("create", "app.example.post", "a", {"$type": "app.example.post"})
+    MemoryPds.apply_writes(made.world.pds, made.user, [write], swap_commit=None)
+
+
+def _alter_link(part: str, value: str) -> Callable[[Home], None]:
+    return lambda made: made.raw("mood 1")["atproto"].__setitem__(part, value)
+
+
+CHANGES: dict[str, Callable[[Home], object]] = {
+    "an edit": lambda made: made.change("mood 1", mood="other"),
+    "another time": lambda made: made.change("mood 1", when=at_second(100)),
+    "a nuke": lambda made: made.change("painting 1", nuked=True),
+    "an un-nuke": lambda made: made.change("mood nuked", nuked=False),
+    "a new document": lambda made: made.world.add("mood", made.user, _id=ObjectId("f" * 24), mood="new"),
+    "a new document of a type without any change": lambda made: made.world.add(
+        "piece", made.user, _id=ObjectId("f" * 24), slug="new"
+    ),
+    "a document that became invalid": lambda made: made.change("piece 1", slug=None),
+    "a document that is gone": lambda made: made.world.documents.remove(MOOD, made.ids["mood 1"]),
+    "a document of another owner": lambda made: made.change("mood 1", user="auth0|somebody-else"),
+    "a link that is gone": lambda made: made.raw("mood 1").pop("atproto"),
+    "a link with another cid": _alter_link("cid", "bafyother"),
+    "a link with another did": _alter_link("did", "did:plc:other"),
+    "a link with another key": _alter_link("rkey", KEY),
+    "a link with another uri": _alter_link("uri", "at://did:plc:other/computer.aesthetic.mood/x"),
+    "a link of a withdrawn document": lambda made: made.change("mood nuked", atproto={"rkey": KEY}),
+    "one of two homes of a link": _other_home,
+    "a record that somebody changed": lambda made: made.write(
+        "update", "mood 1", mood="hacked", when=WHEN_TEXT, ref=made.ids["mood 1"]
+    ),
+    "a record that somebody deleted": lambda made: made.write("delete", "mood 1"),
+    "a record that somebody added": _add,
+    "a duplicate that somebody added": lambda made: _add(made, ref=made.ids["mood 1"]),
+    "a record that is no business of ours": _post,
+    "a ledger that is gone": _lose_ledger,
+    "entries that are gone": lambda made: made.world.ledger.entries.clear(),
+    "marks that are gone": lambda made: made.world.ledger.repositories.clear(),
+    "an entry in quarantine": _quarantine,
+    "an entry that waits for its record": _pending,
+    "an entry without renditions": lambda made: _forget(made, derived=None),
+    "an entry with another cid": lambda made: _forget(made, cid="bafyother"),
+    "an entry of another repository": lambda made: _forget(made, did="did:plc:other"),
+    "a deletion that waits": lambda made: _forget(made, withdrawn_at=at_second(0)),
+    "a recording that turned up": lambda made: made.world.renderer.found.update(
+        {made.ids["painting 1"]: frozenset({"recording"})}
+    ),
+    "a new name": lambda made: setattr(made, "user", replace(made.user, key="renamed")),
+    "a deletion of the account": lambda made: setattr(made, "user", replace(made.user, leaving="it leaves")),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_every_change_is_found_as_by_a_full_run(change: Callable[[Home], object]) -> None:
+    """VERIFY-9, VERIFY-11, DEL-1: what is said and what is left are the same as when everything is read."""
+    short, full = home(), home()
+    before = full.state()
+    for made in (short, full):
+        made.world.clock.now = made.world.clock.now.replace(year=2025, month=10, day=16)
+        change(made)
+        made.world.pds.calls.clear()
+    quick, whole = short.world.sync(short.user), full.world.sync(full.user, full=True)
+    assert said(quick) == said(whole)
+    assert short.state() == full.state()
+    assert requests(short)[1] == 1
+    assert full.state() == before or whole.error is None
+    again, whole_again = short.world.sync(short.user), full.world.sync(full.user, full=True)
+    assert said(again) == said(whole_again)
+
+
+def test_another_mapping_of_the_same_documents_is_a_change() -> None:
+    """WRITE-11: the wanted CID differs, so every record is read and updated in place."""
+    made = home()
+    mapped = tuple(replace(each, build_record=_other_mapping) if each == MOOD else each for each in MEDIA_TYPES)
+    report = made.world.engine.sync(made.user, Selection(types=mapped), "run-2")
+    assert (report.types["mood"].updated, report.types["piece"].unchanged) == (2, 1)
+    assert requests(made) == (1, 1)
+    made.world.pds.calls.clear()
+    assert made.world.engine.sync(made.user, Selection(types=mapped), "run-3").types["mood"].unchanged == 2
+    assert requests(made) == (1, 0)
+
+
+steps = st.lists(
+    st.one_of(
+        st.tuples(st.just("text"), st.sampled_from(NAMES), st.sampled_from("abc")),
+        st.tuples(st.just("nuked"), st.sampled_from(NAMES), st.booleans()),
+        st.tuples(st.just("unlink"), st.sampled_from(NAMES), st.none()),
+        st.tuples(st.just("drop"), st.integers(0, 6), st.none()),
+        st.tuples(st.just("put"), st.sampled_from(NAMES), st.sampled_from("23456")),
+        st.tuples(st.just("refuse"), st.integers(0, 6), st.booleans()),
+        st.tuples(st.just("forget"), st.sampled_from(NAMES), st.none()),
+        st.tuples(st.just("fail"), st.sampled_from(["write_links", "owners", "stream"]), st.none()),
+        st.tuples(st.just("fail ledger"), st.sampled_from(["load", "save", "mark", "remember_mark"]), st.none()),
+        st.tuples(st.just("sync"), st.just(""), st.none()),
+    ),
+    max_size=12,
+)
+
+
+def take(made: Home, step: tuple[str, Any, Any]) -> None:
+    """One thing that happens to documents, repository, ledger or services."""
+    kind, name, value = step
+    records = sorted(made.world.pds.records(made.user))
+    type = str(name).partition(" ")[0]
+    if kind == "text":
+        made.change(
+            name, **{{"mood": "mood", "kidlisp": "source"}.get(type, "slug"): f"2025.1.1.1.1.1.{ord(value):03}"}
+        )
+    elif kind == "nuked":
+        made.change(name, nuked=value)
+    elif kind == "unlink":
+        made.raw(name).pop("atproto", None)
+    elif kind == "drop" and name < len(records):
+        nsid, _, rkey = records[name].partition("/")
+        MemoryPds.apply_writes(made.world.pds, made.user, [Write("delete", nsid, rkey)], swap_commit=None)
+    elif kind == "put" and f"{media_type(type).nsid}/{KEY[:-1]}{value}" not in records:
+        made.world.put(made.user, type, KEY[:-1] + value, {"when": WHEN_TEXT, "ref": made.ids[name]})
+    elif kind == "refuse" and name < len(records):
+        nsid, _, rkey = records[name].partition("/")
+        made.world.pds.refusals.clear()
+        if value:
+            made.world.pds.refusals[nsid, rkey] = RecordRefused("no", status=400, answer="InvalidRequest: no")
+    elif kind == "forget":
+        made.world.ledger.entries.pop(f"{type}:{made.ids[name]}", None)
+    elif kind.startswith("fail"):
+        port = made.world.ledger if kind == "fail ledger" else made.world.documents
+        port.fail_next(name, ServiceUnreachable("MongoDB does not answer"))
+
+
+@settings(max_examples=150, deadline=None)
+@given(steps=steps)
+def test_runs_with_and_without_the_short_cut_cannot_be_told_apart(steps: list[tuple[str, Any, Any]]) -> None:
+    """VERIFY-9, VERIFY-11, LINK-8: whatever happens in between, in whatever order."""
+    short, full = home(), home()
+    for step in [*steps, ("heal", "", None), ("sync", "", None), ("sync", "", None)]:
+        for made in (short, full):
+            take(made, step)
+            if step[0] == "heal":
+                made.world.heal()
+        if step[0] == "sync":
+            quick, whole = short.world.sync(short.user), full.world.sync(full.user, full=True)
+            failing = quick.error is not None or whole.error is not None
+            if failing:  # a fault may hit a call that the other did not make: both have to be healed to be compared
+                for made in (short, full):
+                    made.world.pds._faults.clear()
+                    for port in (made.world.documents, made.world.ledger):
+                        port._failures.clear()
+                quick, whole = short.world.sync(short.user), full.world.sync(full.user, full=True)
+            assert short.world.pds.records(short.user) == full.world.pds.records(full.user)
+            assert short.state()["links"] == full.state()["links"]
+            if not failing:
+                assert said(quick) == said(whole)
+
+
+# ------------------------------------------------------------------------------------------------- between two moments
+
+
+def test_somebody_who_writes_while_the_documents_are_read_is_not_missed() -> None:
+    """VERIFY-9, WRITE-9: document and record that come together are one item, in whatever moment they come."""
+    made = home()
+
+    def arrive() -> None:
+        document = made.world.add("mood", made.user, _id=ObjectId("f" * 24), mood="just now", when=at_second(50))
+        made.world.put(made.user, "mood", KEY, {"mood": "just now", "when": WHEN_TEXT, "ref": document})
+
+    made.world.documents.before["stream"] = arrive
+    report = made.world.sync(made.user)
+    assert (report.error, report.notes) == (None, [])
+    assert (report.types["mood"].unchanged, report.types["mood"].updated) == (2, 1)
+    assert made.world.by_ref(made.user, "mood")["f" * 24] == [KEY]
+    assert made.world.link("mood", "f" * 24) is not None
+
+
+def test_somebody_who_writes_once_the_documents_were_read_is_not_taken_for_a_stranger() -> None:
+    """VERIFY-9, DEL-5: when the repository has moved on meanwhile, the documents are read once more."""
+    made = home()
+    made.change("piece 1", slug="other")
+
+    def arrive() -> None:
+        document = made.world.add("mood", made.user, _id=ObjectId("f" * 24), mood="just now", when=at_second(50))
+        made.world.put(made.user, "mood", KEY, {"mood": "just now", "when": WHEN_TEXT, "ref": document})
+
+    def after_the_moods() -> None:
+        made.world.ledger.before["load"] = arrive
+
+    made.world.ledger.before["load"] = after_the_moods
+    report = made.world.sync(made.user)
+    assert (report.error, report.notes) == (None, [])
+    assert (report.types["piece"].updated, report.types["mood"].updated) == (1, 1)
+    assert made.world.by_ref(made.user, "mood")["f" * 24] == [KEY]
+
+
+def test_a_record_that_comes_after_the_short_cut_was_taken_is_found_by_the_next_run() -> None:
+    """VERIFY-9."""
+    made = home()
+    made.world.ledger.before["load"] = lambda: made.write(
+        "update", "mood 1", mood="hacked", when=WHEN_TEXT, ref=made.ids["mood 1"]
+    )
+    assert made.world.sync(made.user).types["mood"].unchanged == 2
+    assert made.world.sync(made.user).types["mood"].updated == 1
+
+
+def test_an_account_that_is_taken_down_after_its_documents_were_read_is_blocked_as_a_whole() -> None:
+    """ACCT-2, VERIFY-1: each eligible item once, whatever was read before."""
+    made = home()
+    made.change("mood 1", mood="other")
+    made.world.documents.before["stream"] = lambda: made.world.pds.set_status(made.user, "takendown")
+    report = made.world.sync(made.user)
+    assert isinstance(report.blocked, AccountInactive)
+    assert [report.types[media.name].blocked for media in MEDIA_TYPES] == [2, 2, 1, 1, 1]
+    made.world.pds.set_status(made.user, None)
+    assert made.world.sync(made.user).types["mood"].updated == 1
+
+
+def test_an_inactive_account_is_found_by_its_latest_commit() -> None:
+    """ACCT-2: nothing looks unchanged on an account that nobody can read."""
+    made = home()
+    made.world.pds.set_status(made.user, "deactivated")
+    report = made.world.sync(made.user)
+    assert isinstance(report.blocked, AccountInactive)
+    assert report.types["mood"].blocked == 2
+
+
+# ---------------------------------------------------------------------------------------------------------- the marks
+
+
+def test_a_type_that_was_settled_stays_so_while_only_others_are_written() -> None:
+    """VERIFY-11: a run of one asset does not cost the others their short cut."""
+    made = home()
+    made.change("piece 1", slug="other")
+    assert made.world.sync(made.user, types=["piece"]).types["piece"].updated == 1
+    made.world.pds.calls.clear()
+    with made.world.quiet():
+        made.world.sync(made.user, types=["mood"])
+        made.world.sync(made.user)
+    assert requests(made) == (2, 0)
+
+
+def test_what_somebody_changed_in_another_type_is_found_although_this_one_was_run_first() -> None:
+    """VERIFY-9: a mark says nothing of types that were not looked at since somebody else wrote."""
+    made = home()
+    made.write("update", "mood 1", mood="hacked", when=WHEN_TEXT, ref=made.ids["mood 1"])
+    made.world.sync(made.user, types=["piece"])
+    assert made.world.sync(made.user).types["mood"].updated == 1
+
+
+def test_a_deletion_that_somebody_else_carried_out_waits_no_longer() -> None:
+    """DEL-6: the age of the oldest pending deletion is that of one that is pending."""
+    made = home()
+    made.change("mood 1", nuked=True)
+    nsid, key = MOOD.nsid, made.key("mood 1")
+    made.world.pds.refusals[nsid, key] = RecordRefused("no", status=400, answer="InvalidRequest: no")
+    made.world.sync(made.user)
+    assert made.world.entry("mood", made.ids["mood 1"]).withdrawn_at is not None
+    made.world.pds.refusals.clear()
+    made.write("delete", "mood 1")
+    made.world.sync(made.user)
+    entry = made.world.entry("mood", made.ids["mood 1"])
+    assert (entry.state, entry.withdrawn_at, entry.rkey) == (State.DELETED, None, key)
+    assert made.world.link("mood", made.ids["mood 1"]) is None
+    with made.world.quiet():
+        made.world.sync(made.user)
+
+
+def test_a_deletion_that_seems_to_wait_is_looked_at_although_nothing_has_changed() -> None:
+    """DEL-6, VERIFY-11: in doubt, the repository is read."""
+    made = home()
+    item = f"mood:{made.ids['mood nuked']}"
+    made.world.ledger.entries[item] = replace(
+        made.world.ledger.entries[f"mood:{made.ids['mood 1']}"],
+        item=item,
+        document=made.ids["mood nuked"],
+        rkey=KEY,
+        state=State.QUARANTINED,
+        withdrawn_at=at_second(0),
+    )
+    made.world.sync(made.user)
+    assert requests(made) == (1, 1)
+    assert made.world.ledger.entries[item].withdrawn_at is None
+
+
+def test_a_type_that_was_never_synced_is_not_settled() -> None:
+    made = home(mirrored=False)
+    made.world.sync(made.user, types=["mood"])
+    made.world.pds.calls.clear()
+    assert made.world.sync(made.user, types=["mood"]).types["mood"].unchanged == 2
+    assert requests(made) == (1, 0)
+    assert made.world.sync(made.user).types["painting"].created == 2
+    assert requests(made) == (1, 1)
+
+
+def test_a_partial_run_that_writes_takes_the_short_cut_from_its_type_only() -> None:
+    """PLAN-2."""
+    made = home()
+    made.change("mood 1", mood="other")
+    made.world.sync(made.user, items=frozenset({("mood", made.ids["mood 1"])}))
+    made.world.pds.calls.clear()
+    assert made.world.sync(made.user, types=["painting"]).types["painting"].unchanged == 2
+    assert requests(made) == (1, 0)
+    assert made.world.sync(made.user).types["mood"].unchanged == 2
+    assert requests(made) == (1, 1)
+    assert made.world.sync(made.user).types["mood"].unchanged == 2
+    assert requests(made) == (2, 1)
+
+
+def test_the_mark_follows_our_own_writes_and_no_run_looks_like_somebody_elses() -> None:
+    """VERIFY-9: what the drift sensor compares, also where something is in quarantine or waits."""
+    made = home(mirrored=False)
+    did = str(made.user.did)
+    made.change("kidlisp 1", source="x" * 60_000)
+    made.world.sync(made.user)
+    mark = made.world.ledger.repositories[did]
+    assert mark.rev == made.world.pds.latest_commit(did).rev
+    assert "kidlisp" not in mark.settled
+    assert set(mark.settled) == {"painting", "mood", "piece", "tape"}
+    assert mark.counts == {"painting": 2, "mood": 2, "piece": 1, "kidlisp": 0, "tape": 1}
+    for number in range(300):
+        made.world.add("mood", made.user, mood=f"more {number}", when=at_second(200 + number))
+    made.world.pds.fail("apply_writes", RateLimited("429", status=429, retry_after=60), call=2)
+    assert made.world.sync(made.user).types["mood"].deferred == 100
+    mark = made.world.ledger.repositories[did]
+    assert mark.rev == made.world.pds.latest_commit(did).rev
+    assert "mood" not in mark.settled
+
+
+def test_a_run_that_breaks_off_leaves_the_old_mark_and_is_found_as_drift() -> None:
+    """VERIFY-9, WRITE-14: what nobody confirmed is not passed over."""
+    made = home()
+    did = str(made.user.did)
+    before = made.world.ledger.repositories[did]
+    made.change("mood 1", mood="other")
+    made.world.documents.fail_next("write_links", ServiceUnreachable("MongoDB does not answer"))
+    assert made.world.sync(made.user).run_again
+    assert made.world.ledger.repositories[did] == before
+    assert made.world.pds.latest_commit(did).rev != before.rev
+    assert made.world.sync(made.user).types["mood"].healed == 1
