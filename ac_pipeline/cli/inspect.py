@@ -39,19 +39,26 @@ _STATUS = (
 def status(chosen: Chosen, as_json: bool) -> int:
     """Per type: documents, eligible ones, records on the PDS, and what is pending, quarantined or blocked."""
     with open_pipeline(load_settings()) as pipeline:
-        reports = [report for _, report in surveyed(pipeline, chosen, "Reading")]
+        surveys = surveyed(pipeline, chosen, "Reading")
+        reports = [report for _, report in surveys]
+        every_hold = pipeline.ledger.all_holds()
+        holds = {plan.account.key: every_hold[plan.account.id] for plan, _ in surveys if plan.account.id in every_hold}
         totals = SyncReport("", reports).totals()
         oldest = next((e.withdrawn_at for e in pipeline.ledger.pending_deletions(limit=1)), None)
     blocked = [report for report in reports if report.blocked]
     users = {"total": len(reports), "ready": len(reports) - len(blocked), "blocked": len(blocked)}
     if as_json:
         types = {name: {c: getattr(tally, c) for c in _STATUS} for name, tally in totals.items()}
-        print_json({"types": types, "users": users, "oldest_pending_deletion": oldest.isoformat() if oldest else None})
+        pending = oldest.isoformat() if oldest else None
+        print_json({"types": types, "users": users, "oldest_pending_deletion": pending, "on_hold": holds})
     else:
         tallies("Status", totals, _STATUS)
         click.echo(f"Users: {users['total']}, ready {users['ready']}, blocked {users['blocked']}.")
         for report in blocked:
             click.echo(f"  {report.user}: {report.blocked.message if report.blocked else ''}")
+        for user, reasons in holds.items():
+            for name, reason in reasons.items():
+                click.echo(f"On hold: {name} of {user}, {reason}.")
         click.echo(f"Oldest pending deletion: {oldest or 'none'}.")
     return 0
 

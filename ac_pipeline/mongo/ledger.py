@@ -145,6 +145,10 @@ class MongoLedger:
         """Name of each type of the account that is on hold -> the reason."""
         return self._holds.of(account)
 
+    def all_holds(self) -> Mapping[str, Mapping[str, str]]:
+        """The types on hold and their reasons by Mongo id of their account, for the accounts that have any."""
+        return self._holds.all()
+
     def get(self, item: str) -> LedgerEntry | None:
         """The entry of `type:ObjectId hex`, or None."""
         return next(self._read({"_id": item}, f"read {item} in the ledger"), None)

@@ -86,6 +86,11 @@ class Holds:
             stored = self._holds.find_one({"_id": account.id})
         return {} if stored is None else dict(stored.get("types") or {})
 
+    def all(self) -> dict[str, dict[str, str]]:
+        """The types on hold and their reasons by account id, for the accounts that have any."""
+        with mongo_errors("read the holds on all accounts"):
+            return {stored["_id"]: dict(stored["types"]) for stored in self._holds.find({}) if stored.get("types")}
+
 
 def _mark(stored: Mapping[str, Any]) -> RepositoryMark:
     return RepositoryMark(

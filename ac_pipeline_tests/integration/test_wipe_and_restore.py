@@ -322,6 +322,11 @@ def test_the_command_line_tells_does_and_undoes(cli: Any, desk: Desk) -> None:
     assert code == 0
     assert "On hold: mood" in out
     assert desk.contents(user) == {path: cid for path, cid in before.items() if "kidlisp" in path}
+    code, out, _ = cli("status", "--json")
+    (reason,) = json.loads(out)["on_hold"]["ada"].values()
+    assert (code, "they asked" in reason) == (0, True)
+    code, out, _ = cli("status")
+    assert "On hold: mood of ada" in out
     code, out, _ = cli("snapshots", "--user", "ada", "--json")
     (snapshot,) = json.loads(out)
     assert (snapshot["complete"], snapshot["records"]) == (True, {"mood": 3})
