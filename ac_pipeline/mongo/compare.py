@@ -111,9 +111,9 @@ class Compare:
         yield from self._read(media, condition, f"read the newest {media.plural}")
 
     def _read(self, media: MediaType, condition: Mapping[str, Any], action: str) -> Iterator[list[dict[str, Any]]]:
-        collection = self._database.get_collection(media.collection, codec_options=SOURCE_CODEC)
         fields = dict.fromkeys((*media.fields, *media.link_homes), 1)
         with mongo_errors(action):
+            collection = self._database.get_collection(media.collection, codec_options=SOURCE_CODEC)
             cursor = collection.find(condition, fields, batch_size=LOOKUPS, max_time_ms=_MAX_TIME_MS).sort("_id", 1)
             with closing(cursor):
                 yield from in_parts(cursor, LOOKUPS)

@@ -1,0 +1,1 @@
+"""Rules of the MongoDB layer that need no database."""
