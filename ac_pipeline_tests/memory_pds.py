@@ -84,6 +84,7 @@ class _Hosted:
     repository: Repository
     status: str | None = None
     blobs: dict[str, bytes] = field(default_factory=dict)
+    lost: set[str] = field(default_factory=set)
 
 
 class MemoryPds:
@@ -147,9 +148,15 @@ class MemoryPds:
             self._hosted[str(account.did)].status = status
 
     def lose_blob(self, account: Account, cid: str) -> None:
-        """Lose the bytes of a blob, as after a failed restore of the server."""
+        """Forget a blob that a record refers to, as after a move to another server."""
         with self._lock:
             del self._hosted[str(account.did)].blobs[cid]
+
+    def lose_bytes(self, account: Account, cid: str) -> None:
+        """Lose the bytes of a blob and believe to have them: what is uploaded again is thrown away, until no record
+        refers to the blob any more."""
+        with self._lock:
+            self._hosted[str(account.did)].lost.add(cid)
 
     def count(self, method: Method) -> int:
         """Calls of a method so far."""
@@ -226,13 +233,12 @@ class MemoryPds:
 
     def has_blob(self, did: str, cid: str) -> bool:
         with self._lock, self._answering(Called("has_blob", did, cid=cid)):
-            hosted = self._readable(did)
-            return cid in hosted.blobs and cid in hosted.repository.blobs()
+            return self._can_download(self._readable(did), cid)
 
     def get_blob(self, did: str, cid: str) -> bytes:
         with self._lock, self._answering(Called("get_blob", did, cid=cid)):
             hosted = self._readable(did)
-            if cid not in hosted.blobs or cid not in hosted.repository.blobs():
+            if not self._can_download(hosted, cid):
                 raise BlobMissing(f"{did} has no blob {cid}.", status=400, answer="InvalidRequest: Blob not found")
             return hosted.blobs[cid]
 
@@ -262,6 +268,10 @@ class MemoryPds:
         yield
         if due is not None:
             raise due.error
+
+    @staticmethod
+    def _can_download(hosted: _Hosted, cid: str) -> bool:
+        return cid in hosted.blobs and cid not in hosted.lost and cid in hosted.repository.blobs()
 
     def _signed_in(self, account: Account) -> _Hosted:
         if not account.did or not account.password:
@@ -324,6 +334,7 @@ class MemoryPds:
         if any(write.action != "create" for write in writes):
             for cid in before.blobs() - hosted.repository.blobs():  # a blob goes with its last record
                 hosted.blobs.pop(cid, None)
+                hosted.lost.discard(cid)
         return commit
 
     def _next_rev(self) -> str:

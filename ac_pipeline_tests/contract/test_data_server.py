@@ -45,6 +45,7 @@ from ac_pipeline.items import BlobRef, Record
 from ac_pipeline.local.pds_server import PdsOptions
 from ac_pipeline.mongo.budgets import MongoBudgetStore
 from ac_pipeline.sync.ports import DataServer
+from ac_pipeline_tests import pds_folder
 from ac_pipeline_tests.conftest import Pds
 from ac_pipeline_tests.memory_pds import MemoryPds
 
@@ -69,6 +70,10 @@ class World(Protocol):
 
     def take_down(self, account: Account) -> None: ...
 
+    def lose_bytes(self, account: Account, cid: str) -> None: ...
+
+    def forget_blob(self, account: Account, cid: str) -> None: ...
+
 
 class InMemory:
     def __init__(self) -> None:
@@ -84,6 +89,12 @@ class InMemory:
     def take_down(self, account: Account) -> None:
         self.pds.set_status(account, "takendown")
 
+    def lose_bytes(self, account: Account, cid: str) -> None:
+        self.pds.lose_bytes(account, cid)
+
+    def forget_blob(self, account: Account, cid: str) -> None:
+        self.pds.lose_blob(account, cid)
+
 
 class OnPds:
     def __init__(self, pds: Pds, client: PdsClient) -> None:
@@ -98,6 +109,12 @@ class OnPds:
 
     def take_down(self, account: Account) -> None:
         self.pds.accounts.take_down(str(account.did))
+
+    def lose_bytes(self, account: Account, cid: str) -> None:
+        pds_folder.lose_bytes(self.pds.folder, account, cid)
+
+    def forget_blob(self, account: Account, cid: str) -> None:
+        pds_folder.forget_blob(self.pds.folder, account, cid)
 
 
 Connect = Callable[..., PdsClient]
@@ -320,6 +337,51 @@ def test_a_blob_is_kept_once_a_record_refers_to_it(server: DataServer, account: 
 
 def test_uploading_a_blob_again_changes_nothing(server: DataServer, account: Account) -> None:
     assert server.upload_blob(account, PNG, "image/png") == server.upload_blob(account, PNG, "image/png")
+
+
+def with_blob(server: DataServer, account: Account) -> BlobRef:
+    """A blob of two records, `p` and `q`."""
+    blob = server.upload_blob(account, PNG, "image/png")
+    writes = [Write("create", PAINTING, rkey, painting(blob)) for rkey in "pq"]
+    server.apply_writes(account, writes, swap_commit=None)
+    return blob
+
+
+def test_a_blob_that_the_server_has_forgotten_is_taken_again(world: World, account: Account) -> None:
+    """VERIFY-5: for good, since a record refers to it."""
+    blob = with_blob(world.server, account)
+    world.forget_blob(account, blob.cid)
+    assert world.server.has_blob(did_of(account), blob.cid) is False
+
+    world.server.upload_blob(account, PNG, "image/png")
+
+    assert world.server.has_blob(did_of(account), blob.cid) is True
+
+
+def test_a_blob_whose_bytes_are_lost_is_only_taken_again_once_no_record_refers_to_it(
+    world: World, account: Account
+) -> None:
+    """VERIFY-5: neither an upload nor an update that keeps the reference brings it back."""
+    server, did = world.server, did_of(account)
+    blob = with_blob(server, account)
+    world.lose_bytes(account, blob.cid)
+    assert server.has_blob(did, blob.cid) is False
+
+    server.upload_blob(account, PNG, "image/png")
+    assert server.has_blob(did, blob.cid) is False
+    server.apply_writes(account, [Write("update", PAINTING, "p", painting(blob) | {"x": "y"})], swap_commit=None)
+    server.upload_blob(account, PNG, "image/png")
+    assert server.has_blob(did, blob.cid) is False
+    bare = {"$type": PAINTING, "slug": "s"}
+    server.apply_writes(account, [Write("update", PAINTING, "p", bare)], swap_commit=None)
+    server.upload_blob(account, PNG, "image/png")
+    assert server.has_blob(did, blob.cid) is False, "the other record refers to it still"
+
+    server.apply_writes(account, [Write("update", PAINTING, "q", bare)], swap_commit=None)
+    server.upload_blob(account, PNG, "image/png")
+    writes = [Write("update", PAINTING, rkey, painting(blob)) for rkey in "pq"]
+    server.apply_writes(account, writes, swap_commit=None)
+    assert server.has_blob(did, blob.cid) is True
 
 
 def test_a_blob_declared_as_what_it_is_not_is_an_error(server: DataServer, account: Account) -> None:
