@@ -110,8 +110,9 @@ def _wanted_hash(plan: AccountPlan, media: MediaType, links: Mapping[str, Link |
 
 
 def _holds_exactly(plan: AccountPlan, media: MediaType, links: Mapping[str, Link | None]) -> bool:
-    """Whether the repository holds one record of each eligible document, where its link says, and none besides."""
-    if plan.repository is None:
+    """Whether the repository holds one record of each eligible document, where its link says, and none besides; and
+    nothing was refused that would have made it so, or given back a lost blob."""
+    if plan.repository is None or any(path.startswith(f"{media.nsid}/") for path in plan.refused):
         return False
     held = dict(plan.repository.collection(media.nsid))
     # A record may differ from the wanted one by milliseconds, and is then as it should be (REC-7).
