@@ -24,6 +24,7 @@ ENV_FILES = (".env", ".env.local")
 
 _DATABASE = re.compile(r"[^/\\. \"$*<>:|?\0]{1,63}")
 """Characters and length MongoDB allows in the name of a database."""
+_DID = re.compile(r"did:[a-z]+:[A-Za-z0-9._:%-]*[A-Za-z0-9._-]")
 _POSTGRES = "postgresql+psycopg2://"
 
 
@@ -64,6 +65,12 @@ def _secret_address(value: SecretStr) -> SecretStr:
     return value
 
 
+def _did(value: str) -> str:
+    if _DID.fullmatch(value) is None:
+        raise ValueError("must be a DID such as did:plc:...")
+    return value
+
+
 def _postgres(value: SecretStr) -> SecretStr:
     if not value.get_secret_value().startswith(_POSTGRES):
         raise ValueError(f"must begin with {_POSTGRES}")
@@ -98,7 +105,9 @@ class Settings(Timetable):
     ac_ledger_database: DatabaseName = ""
     ac_media_url: Annotated[str, AfterValidator(_template)] = "https://{bucket}.sfo3.digitaloceanspaces.com"
     ac_renditions_url: str = ""
-    ac_lexicon_authority: str | None = None
+    ac_lexicon_authority: Annotated[str, AfterValidator(_did)] | None = None
+    ac_lexicon_pds_url: Address | None = None
+    ac_lexicon_password: SecretStr | None = None
     ac_operator: str | None = None
     dagster_home: Path = Path(".dagster")
     dagster_postgres_url: Annotated[SecretStr, AfterValidator(_postgres)] | None = None

@@ -15,10 +15,14 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import httpx
+from pydantic import SecretStr
+from pymongo.database import Database
 
+from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.budget import Budget
 from ac_pipeline.atproto.client import PdsClient
 from ac_pipeline.atproto.lexicon import Lexicons, load_lexicons
@@ -31,6 +35,8 @@ from ac_pipeline.mongo.changes import MongoChanges
 from ac_pipeline.mongo.database import connect
 from ac_pipeline.mongo.documents import MongoDocuments
 from ac_pipeline.mongo.ledger import MongoLedger
+from ac_pipeline.mongo.lexicons import MongoPublishedLexicons
+from ac_pipeline.mongo.receipts import MongoReceipts
 from ac_pipeline.mongo.repairs import MongoRepairs
 from ac_pipeline.mongo.sessions import MongoSessionStore
 from ac_pipeline.mongo.snapshots import MongoSnapshots
@@ -39,6 +45,7 @@ from ac_pipeline.renditions.renderer import Renderer
 from ac_pipeline.renditions.store import RenditionStore
 from ac_pipeline.settings import Settings
 from ac_pipeline.sync.engine import Engine
+from ac_pipeline.sync.lexicon_gate import Authority, LexiconGate
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +65,8 @@ class Pipeline:
     store: RenditionStore
     changes: MongoChanges
     repairs: MongoRepairs
+    receipts: MongoReceipts
+    gate: LexiconGate
 
 
 @contextmanager
@@ -78,22 +87,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
         audit = MongoAudit(own, who=settings.ac_operator)
         lexicons = load_lexicons()
         http = stack.enter_context(open_http(timeout=settings.ac_pds_timeout_seconds))
-        bypass = settings.pds_rate_limit_bypass_key
-        server = PdsClient(
-            settings.pds_url,
-            http=http,
-            sessions=Sessions(MongoSessionStore(own["sessions"]), clock=time.time),
-            bypass_key=bypass.get_secret_value() if bypass else None,
-            clock=time.time,
-            sleep=time.sleep,
-            budget=Budget(
-                clock=time.time,
-                sleep=time.sleep,
-                headroom=settings.ac_points_headroom,
-                # With the key, limits that were learned without it do not hold.
-                store=None if bypass else MongoBudgetStore(own["budgets"]),
-            ),
-        )
+        server = _data_server(settings, settings.pds_url, http, own, bypass=settings.pds_rate_limit_bypass_key)
         media_http = stack.enter_context(
             storage_client(timeout=settings.ac_media_timeout_seconds, connections=settings.ac_concurrent_downloads)
         )
@@ -110,6 +104,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             ThreadPoolExecutor(settings.ac_concurrent_downloads, thread_name_prefix="rendition")
         )
         documents = MongoDocuments(source)
+        gate = LexiconGate(lexicons, _authority(settings, server, http, own), MongoPublishedLexicons(own))
         engine = Engine(
             documents=documents,
             server=server,
@@ -120,6 +115,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             holder=f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}",
             now=lambda: datetime.now(UTC),
             renders=renders,
+            gate=gate.require,
         )
         yield Pipeline(
             settings,
@@ -135,7 +131,42 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             store,
             MongoChanges(source, own),
             MongoRepairs(source),
+            MongoReceipts(own),
+            gate,
         )
+
+
+def _data_server(
+    settings: Settings, url: str, http: httpx.Client, own: Database[dict[str, Any]], *, bypass: SecretStr | None = None
+) -> PdsClient:
+    """The client of one PDS. Sessions and budgets are shared by all runs, in the pipeline's own database."""
+    return PdsClient(
+        url,
+        http=http,
+        sessions=Sessions(MongoSessionStore(own["sessions"]), clock=time.time),
+        bypass_key=bypass.get_secret_value() if bypass else None,
+        clock=time.time,
+        sleep=time.sleep,
+        budget=Budget(
+            clock=time.time,
+            sleep=time.sleep,
+            headroom=settings.ac_points_headroom,
+            # With the key, limits that were learned without it do not hold.
+            store=None if bypass else MongoBudgetStore(own["budgets"]),
+        ),
+    )
+
+
+def _authority(
+    settings: Settings, server: PdsClient, http: httpx.Client, own: Database[dict[str, Any]]
+) -> Authority | None:
+    """Who publishes the lexicons: an account of our PDS, or of another one."""
+    did, url, password = settings.ac_lexicon_authority, settings.ac_lexicon_pds_url, settings.ac_lexicon_password
+    if did is None:
+        return None
+    account = Account(did, "lexicon authority", did=did, password=password.get_secret_value() if password else None)
+    elsewhere = url is not None and url != settings.pds_url
+    return Authority(account, _data_server(settings, url or settings.pds_url, http, own) if elsewhere else server)
 
 
 def new_run_id() -> str:

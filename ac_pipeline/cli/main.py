@@ -13,6 +13,7 @@ from ac_pipeline.cli.audit import audit
 from ac_pipeline.cli.differences import differences
 from ac_pipeline.cli.documents import restore_documents
 from ac_pipeline.cli.inspect import item, items, status, verify
+from ac_pipeline.cli.lexicons import lexicons
 from ac_pipeline.cli.links import links
 from ac_pipeline.cli.local import local
 from ac_pipeline.cli.restore import restore
@@ -51,6 +52,7 @@ for command in (
     snapshot,
     snapshots,
     audit,
+    lexicons,
     local,
 ):
     cli.add_command(command)

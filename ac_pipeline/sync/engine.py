@@ -49,6 +49,10 @@ KEY_ATTEMPTS = 12
 """Keys a PDS may refuse for one item. The last ones lie up to 32 s apart, so that no letters are common to all."""
 
 
+def _open() -> None:
+    """A gate that keeps nothing back."""
+
+
 @dataclass(slots=True)
 class Engine:
     """Mirrors accounts. All it touches comes in through ports.
@@ -60,6 +64,7 @@ class Engine:
         holder: Who holds the leases: unique to this process.
         now: The time, UTC.
         renders: Pool in which renditions are made.
+        gate: Raises when no record may be written; accounts that are emptied do not ask.
     """
 
     documents: Documents
@@ -71,11 +76,15 @@ class Engine:
     holder: str
     now: Callable[[], datetime]
     renders: Executor
+    gate: Callable[[], None] = _open
 
     def sync(self, account: Account, selection: Selection, run_id: str) -> AccountReport:
         """Make the account's repository equal to its eligible documents; of an account that is leaving, empty it.
 
         Never raises for what can be said of one account: a `Blocked` account and a transient error are in the report.
+
+        Raises:
+            Misconfigured: The gate is closed.
         """
         started = monotonic()
         books = Bookkeeper(self.documents, self.ledger, account, run_id, self.now)
@@ -83,6 +92,8 @@ class Engine:
             if account.blocked is not None or account.did is None:
                 self._block(account, selection, books, account.blocked)
             else:
+                if account.leaving is None:
+                    self.gate()
                 with self.ledger.lease(account.did, self.holder):
                     self._mirror(AccountPlan(account), self._released(account, selection, books), books)
         except (Transient, Permanent) as error:

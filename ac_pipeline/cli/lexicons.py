@@ -1,0 +1,125 @@
+"""`ac-pipeline lexicons`: the gate that keeps published promises, and the publication."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import click
+
+from ac_pipeline.cli.output import print_json, progress, table
+from ac_pipeline.cli.snapshot import why_option
+from ac_pipeline.errors import Misconfigured
+from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.operations.lexicons import Scan, dns_record, publish, readable, scan
+from ac_pipeline.settings import load_settings
+from ac_pipeline.sync.lexicon_gate import Authority, Comparison
+from ac_pipeline.wiring import Pipeline, open_pipeline
+
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+
+
+@click.group()
+def lexicons() -> None:
+    """The definitions of the records: check them, publish them."""
+
+
+@lexicons.command()
+@click.option("--no-scan", is_flag=True, help="Leave the existing records unread.")
+@json_option
+def check(no_scan: bool, as_json: bool) -> int:
+    """Compare our lexicons with the published ones, and every existing record with our lexicons.
+
+    Exit code 1 when a published lexicon would be broken; then no record is written either.
+    """
+    with open_pipeline(load_settings()) as pipeline:
+        comparisons = pipeline.gate.comparisons()
+        found = Scan()
+        if not no_scan:
+            accounts = pipeline.accounts.all()
+            listed = progress("Reading records", accounts, len(accounts))
+            scan(pipeline.lexicons, readable(pipeline.server, listed, found), MEDIA_TYPES, found)
+        authority = pipeline.gate.authority
+        if as_json:
+            print_json(_check_json(comparisons, found, authority))
+        else:
+            _show(comparisons, found, authority, scanned=not no_scan)
+        return 1 if any(each.breaking for each in comparisons) else 0
+
+
+@lexicons.command(name="publish")
+@click.option("--force", is_flag=True, help="Publish breaking changes too.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be published.")
+@why_option
+@json_option
+def publish_(*, force: bool, dry_run: bool, why: str, as_json: bool) -> int:
+    """Write our lexicons into the repository of AC_LEXICON_AUTHORITY; what is the same already is left alone."""
+    with open_pipeline(load_settings()) as pipeline:
+        authority = _authority(pipeline)
+        comparisons = pipeline.gate.comparisons()
+        if dry_run:
+            published: list[Comparison] = [each for each in comparisons if each.state != "same"]
+        else:
+            counts = {"breaking": sum(bool(each.breaking) for each in comparisons)}
+            with pipeline.audit.during("publish-lexicons", [authority.account], [], why=why, counts=counts) as audited:
+                published = publish(pipeline.lexicons, authority, force=force)
+                audited.counts["published"] = len(published)
+        records = dns_record(pipeline.lexicons, authority.did)
+        if as_json:
+            print_json({"published": [each.nsid for each in published], "dry_run": dry_run, "dns": records})
+            return 0
+        said = "would be published" if dry_run else "published"
+        for each in published:
+            click.echo(f"{each.nsid}: {said} ({each.state})")
+        if not published:
+            click.echo("Every lexicon is published as it is.")
+        click.echo("Others find them by this DNS record:")
+        for line in records:
+            click.echo(f"  {line}")
+    return 0
+
+
+def _authority(pipeline: Pipeline) -> Authority:
+    """Who publishes, with a password: the setting's, else the one Mongo holds for the DID."""
+    authority = pipeline.gate.authority
+    if authority is None:
+        raise Misconfigured("AC_LEXICON_AUTHORITY is not set: it names the DID of the account that publishes.")
+    if authority.account.password is not None:
+        return authority
+    return replace(authority, account=pipeline.accounts.find(authority.did))
+
+
+def _check_json(comparisons: list[Comparison], found: Scan, authority: Authority | None) -> dict[str, object]:
+    return {
+        "authority": authority.did if authority else None,
+        "lexicons": [
+            {
+                "nsid": each.nsid,
+                "state": each.state,
+                "changes": [{"path": c.path, "effect": c.effect.value, "what": c.what} for c in each.changes],
+                "records": found.records.get(each.nsid, 0),
+                "invalid": found.invalid.get(each.nsid, 0),
+            }
+            for each in comparisons
+        ],
+        "examples": [{"uri": uri, "problem": problem} for uri, problem in found.examples],
+        "unreadable": [{"user": user, "reason": reason} for user, reason in found.unreadable],
+    }
+
+
+def _show(comparisons: list[Comparison], found: Scan, authority: Authority | None, *, scanned: bool) -> None:
+    columns = ["lexicon", "published"]
+    rows: list[list[object]] = [[each.nsid, each.state] for each in comparisons]
+    if scanned:
+        columns += ["records", "invalid"]
+        for row in rows:
+            row += [found.records.get(str(row[0]), 0), found.invalid.get(str(row[0]), 0)]
+    table("Lexicons", columns, rows)
+    changed = [[each.nsid, c.path, c.effect.value, c.what] for each in comparisons for c in each.changes]
+    if changed:
+        table("Changes against the published versions", ["lexicon", "path", "effect", "what"], changed)
+    if found.examples:
+        table("Records that break our lexicon (a sync repairs those it knows)", ["record", "problem"], found.examples)
+    for user, reason in found.unreadable:
+        click.echo(f"{user} could not be read: {reason}")
+    if authority is None:
+        click.echo("AC_LEXICON_AUTHORITY is not set: nothing is known of published versions.")

@@ -1,0 +1,137 @@
+"""The lexicons' publication, and what existing records say about them.
+
+Publishing writes one record for each lexicon into the authority's repository. What may change in a published lexicon is
+`atproto/lexicon_evolution.py`; what a breaking change keeps from happening is `sync/lexicon_gate.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.lexicon import Lexicons
+from ac_pipeline.atproto.messages import Write
+from ac_pipeline.atproto.repository import Repository
+from ac_pipeline.atproto.syntax import at_uri, record_cid
+from ac_pipeline.errors import Blocked, InvalidRecord, Misconfigured, OutcomeUnknown, RepositoryMoved, Transient
+from ac_pipeline.media.base import MediaType
+from ac_pipeline.sync.lexicon_gate import SCHEMA, Authority, Comparison, compare, published_in
+from ac_pipeline.sync.ports import DataServer
+
+ATTEMPTS: Final = 5
+"""How often a repository that somebody else writes to is read anew before publishing is left for later."""
+
+EXAMPLES: Final = 20
+"""Records a scan names; it counts all of them."""
+
+
+@dataclass(slots=True)
+class Scan:
+    """What existing records say about the lexicons.
+
+    Args:
+        records: By NSID, how many were read.
+        invalid: By NSID, how many of them break our lexicon.
+        examples: `at://` URI and broken rule of some of them.
+        unreadable: Users whose repository could not be read, with the reason.
+    """
+
+    records: dict[str, int] = field(default_factory=dict)
+    invalid: dict[str, int] = field(default_factory=dict)
+    examples: list[tuple[str, str]] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+
+
+def scan(lexicons: Lexicons, repositories: Iterable[Repository], types: Sequence[MediaType], found: Scan) -> None:
+    """Check every existing record of these types, one repository at a time (VERIFY-3).
+
+    Args:
+        found: Is added to.
+    """
+    for repository in repositories:
+        for media in types:
+            for rkey, _ in repository.collection(media.nsid):
+                found.records[media.nsid] = found.records.get(media.nsid, 0) + 1
+                problems = _problems(lexicons, repository, media.nsid, rkey)
+                if problems:
+                    found.invalid[media.nsid] = found.invalid.get(media.nsid, 0) + 1
+                    if len(found.examples) < EXAMPLES:
+                        found.examples.append((at_uri(repository.did, media.nsid, rkey), problems[0]))
+
+
+def readable(server: DataServer, accounts: Iterable[Account], found: Scan) -> Iterator[Repository]:
+    """The repositories of these accounts, one after another; those that cannot be read are named in `found`."""
+    for account in accounts:
+        if account.did is None:
+            continue
+        try:
+            repository = server.read_repository(account.did)
+        except (Blocked, Transient) as error:
+            found.unreadable.append((account.key, error.message))
+            continue
+        yield repository
+
+
+def publish(lexicons: Lexicons, authority: Authority, *, force: bool = False) -> list[Comparison]:
+    """Make the authority's repository hold our lexicons; those that are the same already are left alone.
+
+    Args:
+        force: Publish breaking changes too.
+
+    Returns:
+        What was published, as it compared before.
+
+    Raises:
+        Misconfigured: A change is breaking, and not forced. Nothing was written.
+        Transient, Blocked: The PDS did not take it; publishing again does the rest.
+    """
+    for _ in range(ATTEMPTS):
+        repository = authority.server.read_repository(authority.did)
+        published = published_in(repository, lexicons)
+        comparisons = compare(lexicons, published)
+        broken = [each for each in comparisons if each.breaking]
+        if broken and not force:
+            listed = "; ".join(f"{each.nsid}: {c.path}: {c.what}" for each in broken for c in each.breaking)
+            raise Misconfigured(
+                f"Nothing was published: {listed}. Records written for the published version would no longer fit; "
+                "give the new shape an NSID of its own, or publish with --force."
+            )
+        writes = [_write(lexicons, each) for each in comparisons if _differs(lexicons, repository, each)]
+        if not writes:
+            return []
+        try:
+            authority.server.apply_writes(authority.account, writes, swap_commit=repository.commit)
+        except (OutcomeUnknown, RepositoryMoved):
+            continue
+        written = {write.rkey for write in writes}
+        return [each for each in comparisons if each.nsid in written]
+    raise RepositoryMoved(
+        f"The repository of {authority.did} changed {ATTEMPTS} times while the lexicons were published: publish again."
+    )
+
+
+def dns_record(lexicons: Lexicons, did: str) -> list[str]:
+    """The DNS records by which others find the lexicons: one TXT record for each authority name among the NSIDs."""
+    domains = sorted({".".join(reversed(nsid.split(".")[:-1])) for nsid in lexicons.documents})
+    return [f'_lexicon.{domain}. TXT "did={did}"' for domain in domains]
+
+
+def _problems(lexicons: Lexicons, repository: Repository, nsid: str, rkey: str) -> list[str]:
+    try:
+        return lexicons.problems(nsid, repository.value(f"{nsid}/{rkey}"), rkey)
+    except InvalidRecord as error:
+        return [error.message]
+
+
+def _record(lexicons: Lexicons, nsid: str) -> dict[str, Any]:
+    return {"$type": SCHEMA, **lexicons.documents[nsid]}
+
+
+def _differs(lexicons: Lexicons, repository: Repository, each: Comparison) -> bool:
+    return repository.records.get(f"{SCHEMA}/{each.nsid}") != record_cid(_record(lexicons, each.nsid))
+
+
+def _write(lexicons: Lexicons, each: Comparison) -> Write:
+    return Write("update" if each.published else "create", SCHEMA, each.nsid, _record(lexicons, each.nsid))

@@ -1,0 +1,165 @@
+"""The lexicons' gate: no record is written while our lexicons break what is published.
+
+A published record cannot be called back from those who read it. The rules of change are `atproto/lexicon_evolution.py`;
+publishing is `operations/lexicons.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from threading import Lock
+from typing import Any, Final, Protocol
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.lexicon import Lexicons
+from ac_pipeline.atproto.lexicon_evolution import Change, Effect, changes
+from ac_pipeline.atproto.repository import Repository
+from ac_pipeline.errors import Blocked, Misconfigured, Transient
+from ac_pipeline.sync.ports import DataServer
+
+SCHEMA: Final = "com.atproto.lexicon.schema"
+"""Collection of published lexicons; their keys are the NSIDs (ATProto specification, "Lexicon", section "Lexicon
+Publication and Resolution")."""
+
+Published = Mapping[str, Mapping[str, Any]]
+
+
+class Memory(Protocol):
+    """What was last seen of the published lexicons (`mongo/lexicons.py`)."""
+
+    def seen(self, authority: str) -> Published:
+        """NSID -> lexicon; empty when nothing was ever read."""
+
+    def remember(self, authority: str, published: Published) -> None:
+        """Keep what is published now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One lexicon of ours beside the published one.
+
+    Args:
+        nsid: Its name.
+        published: Whether a version of it is.
+        changes: What differs.
+    """
+
+    nsid: str
+    published: bool
+    changes: tuple[Change, ...] = ()
+
+    @property
+    def breaking(self) -> tuple[Change, ...]:
+        return tuple(change for change in self.changes if change.effect is Effect.BREAKING)
+
+    @property
+    def state(self) -> str:
+        """`new`, `same`, `breaking`, or the widest of the effects its changes have."""
+        if not self.published:
+            return "new"
+        effects = {change.effect for change in self.changes}
+        return next((effect.value for effect in Effect if effect in effects), "same")
+
+
+def compare(lexicons: Lexicons, published: Published) -> list[Comparison]:
+    """Every lexicon of ours beside its published version."""
+    return [
+        Comparison(nsid, nsid in published, tuple(changes(published[nsid], ours)) if nsid in published else ())
+        for nsid, ours in lexicons.documents.items()
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Authority:
+    """Who publishes the lexicons, and where.
+
+    Args:
+        account: With a DID; with a password, if it is to publish.
+        server: Its PDS.
+    """
+
+    account: Account
+    server: DataServer
+
+    @property
+    def did(self) -> str:
+        return str(self.account.did)
+
+    def published(self, lexicons: Lexicons) -> Published:
+        """The lexicons of ours that are published, as they stand in the authority's repository.
+
+        Raises:
+            Transient, Blocked: It could not be read.
+        """
+        return published_in(self.server.read_repository(self.did), lexicons)
+
+
+@dataclass(slots=True)
+class LexiconGate:
+    """Lets records through only while our lexicons keep what the published ones promise. Asked once, then open.
+
+    Args:
+        lexicons: Ours.
+        authority: Who publishes them; None leaves the gate open.
+        memory: Stands in while the authority's PDS does not answer.
+    """
+
+    lexicons: Lexicons
+    authority: Authority | None
+    memory: Memory
+    _open: bool = False
+    _lock: Lock = field(default_factory=Lock, repr=False)
+
+    def comparisons(self) -> list[Comparison]:
+        """Ours beside the published ones, as they are now or were when they could last be read.
+
+        Raises:
+            Transient: They cannot be read, and never were.
+            Misconfigured: The authority's account cannot be read, and never was.
+        """
+        if self.authority is None:
+            return compare(self.lexicons, {})
+        try:
+            published = self.authority.published(self.lexicons)
+        except (Transient, Blocked) as error:
+            published = self.memory.seen(self.authority.did)
+            if published:
+                return compare(self.lexicons, published)
+            if isinstance(error, Transient):
+                raise
+            raise Misconfigured(
+                f"The published lexicons cannot be read ({error.message}): AC_LEXICON_AUTHORITY and AC_LEXICON_PDS_URL "
+                "name an account and the PDS that hosts it, or nothing."
+            ) from error
+        self.memory.remember(self.authority.did, published)
+        return compare(self.lexicons, published)
+
+    def require(self) -> None:
+        """Return when records may be written.
+
+        Raises:
+            Misconfigured: A published lexicon would be broken; names every rule.
+            Transient: The published lexicons cannot be read, and never were.
+        """
+        with self._lock:
+            if self._open:
+                return
+            broken = [(each.nsid, change) for each in self.comparisons() for change in each.breaking]
+            if broken:
+                listed = "; ".join(f"{nsid}: {change.path}: {change.what}" for nsid, change in broken)
+                raise Misconfigured(
+                    f"The lexicons break what is published, so no record is written ({listed}). Undo the change, or "
+                    "give the new shape an NSID of its own; `ac-pipeline lexicons check` shows all of it."
+                )
+            self._open = True
+
+
+def published_in(repository: Repository, lexicons: Lexicons) -> Published:
+    """The lexicons of ours that a repository publishes."""
+    found: dict[str, Mapping[str, Any]] = {}
+    for nsid, _ in repository.collection(SCHEMA):
+        if nsid in lexicons.documents:
+            value = repository.value(f"{SCHEMA}/{nsid}")
+            found[nsid] = {name: part for name, part in value.items() if name != "$type"}
+    return found
