@@ -10,7 +10,7 @@ RUN := $(BIN)/python
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser lint format bench bench-links dev lock clean
+.PHONY: help setup demo test test-browser lint format bench bench-heavy bench-links dev lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -50,6 +50,9 @@ lint: $(READY) ## Format, lint, types, import contracts
 format: $(READY) ## Format the code
 	$(BIN)/ruff format --quiet .
 	$(BIN)/ruff check --fix --quiet .
+
+bench-heavy: $(READY) ## The heaviest user there and back: sync, verify, wipe, restore from snapshot and Mongo
+	$(RUN) -m ac_pipeline_tests.benchmarks.heavy_user
 
 bench: $(READY) ## Throughput against the bare PDS, side by side in one run
 	$(RUN) -m ac_pipeline_tests.benchmarks.throughput
