@@ -20,7 +20,7 @@ from ac_pipeline.defs.schedules import schedules
 from ac_pipeline.defs.sensors.abandoned import abandoned_runs_sensor
 from ac_pipeline.defs.sensors.alerts import alerts_sensor
 from ac_pipeline.defs.sensors.content import make_content_sensor
-from ac_pipeline.defs.sensors.drift import drift_sensor
+from ac_pipeline.defs.sensors.drift import make_drift_sensor
 from ac_pipeline.defs.sensors.users import users_sensor
 from ac_pipeline.settings import Timetable, load_timetable
 
@@ -47,7 +47,13 @@ def build_defs(
         assets=[*source_assets(), *rendition_assets(retry_seconds), record_assets(retry_seconds)],
         jobs=[sync_users, changed_users, retry_items],
         schedules=schedules(timetable or load_timetable()),
-        sensors=[users_sensor, make_content_sensor(changed_users), drift_sensor, alerts_sensor, abandoned_runs_sensor],
+        sensors=[
+            users_sensor,
+            make_content_sensor(changed_users),
+            make_drift_sensor(changed_users),
+            alerts_sensor,
+            abandoned_runs_sensor,
+        ],
         resources=resources,
         # A step in a process of its own costs 1.3 s, in this one 0.03 s (Dagster facts, "Costs").
         executor=dg.in_process_executor,

@@ -157,22 +157,3 @@ def _recall(cursor: str | None, now: float) -> dict[bytes, int]:
 
 def _hash(drift: Drift) -> bytes:
     return sha256(f"{drift.did} {drift.found}".encode()).digest()[:_HASH_BYTES]
-
-
-def spans(drifted: Sequence[Drift], existing: Sequence[str], longest: int) -> list[tuple[Drift, ...]]:
-    """Drifted users in groups of neighbours: each group can be one run over a range of keys.
-
-    Args:
-        drifted: In the order of the keys.
-        existing: All partition keys, in order.
-        longest: Most users of one group.
-    """
-    places = {key: place for place, key in enumerate(existing)}
-    groups: list[list[Drift]] = []
-    for each in drifted:
-        last = groups[-1] if groups else []
-        if last and len(last) < longest and places[each.key] == places[last[-1].key] + 1:
-            last.append(each)
-        else:
-            groups.append([each])
-    return [tuple(group) for group in groups]

@@ -10,12 +10,13 @@ from typing import Final
 
 import dagster as dg
 
+from ac_pipeline.defs.assets.changed_users import SYNC_CHANGED_USERS, run_config
 from ac_pipeline.defs.busy import busy_keys
-from ac_pipeline.defs.drift import Drift, DriftPlan, plan_drift, spans
-from ac_pipeline.defs.jobs import sync_users
+from ac_pipeline.defs.content import USERS_A_RUN
+from ac_pipeline.defs.drift import Drift, DriftPlan, plan_drift
+from ac_pipeline.defs.jobs import SYNC_USERS, sync_users
 from ac_pipeline.defs.mirror import Mirror
-from ac_pipeline.defs.partitions import RANGE_END, RANGE_START, USERS
-from ac_pipeline.defs.policies import RECORDS_A_RUN
+from ac_pipeline.defs.partitions import USERS
 
 RUNS_A_TICK: Final = 100
 """Most runs one tick requests (Dagster facts, "Sensors, automation, pools")."""
@@ -27,16 +28,17 @@ _SHOWN: Final = 20
 """Users a line of the tick's log names."""
 
 
-def make_drift_sensor(clock: Callable[[], float] = time.time) -> dg.SensorDefinition:
+def make_drift_sensor(changed_users: dg.JobDefinition, clock: Callable[[], float] = time.time) -> dg.SensorDefinition:
     """The sensor.
 
     Args:
+        changed_users: The job over several users.
         clock: Epoch seconds.
     """
 
     @dg.sensor(
         name="drift_sensor",
-        job=sync_users,
+        jobs=[sync_users, changed_users],
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.STOPPED,
         description="Compares the revision of every repository on the PDS with the one our last sync left, and "
@@ -48,15 +50,14 @@ def make_drift_sensor(clock: Callable[[], float] = time.time) -> dg.SensorDefini
         now = clock()
         existing = context.instance.get_dynamic_partitions(USERS)
         # In this order: a sync that ends while we look is busy here, or too young there.
-        busy = busy_keys(context.instance, existing).keys
+        busy = busy_keys(context.instance, existing).ahead
         repositories, marks = list(mirror.repositories()), mirror.marks()
         accounts = mirror.accounts()
         plan = plan_drift(accounts, existing, repositories, marks=marks, busy=busy, cursor=context.cursor, now=now)
-        groups = spans(plan.drifted, existing, RECORDS_A_RUN)
-        requested = [each for group in groups[:RUNS_A_TICK] for each in group]
+        requested = plan.drifted[: RUNS_A_TICK * USERS_A_RUN]
         _tell(context, plan, len(plan.drifted) - len(requested))
         return dg.SensorResult(
-            run_requests=[_request(group) for group in groups[:RUNS_A_TICK]],
+            run_requests=_requests(requested),
             cursor=plan.cursor(requested),
             skip_reason=None if requested else dg.SkipReason(_quiet(plan, len(marks))),
         )
@@ -64,14 +65,13 @@ def make_drift_sensor(clock: Callable[[], float] = time.time) -> dg.SensorDefini
     return drift_sensor
 
 
-drift_sensor = make_drift_sensor()
-
-
-def _request(group: Sequence[Drift]) -> dg.RunRequest:
-    tags = {REASON: "drift"}
-    if len(group) == 1:
-        return dg.RunRequest(partition_key=group[0].key, tags=tags)
-    return dg.RunRequest(tags={**tags, RANGE_START: group[0].key, RANGE_END: group[-1].key})
+def _requests(drifted: Sequence[Drift]) -> list[dg.RunRequest]:
+    """One user by a run of the partition, several by runs together: neighbours or not."""
+    tags, keys = {REASON: "drift"}, [each.key for each in drifted]
+    if len(keys) == 1:
+        return [dg.RunRequest(job_name=SYNC_USERS, partition_key=keys[0], tags=tags)]
+    groups = [keys[first : first + USERS_A_RUN] for first in range(0, len(keys), USERS_A_RUN)]
+    return [dg.RunRequest(job_name=SYNC_CHANGED_USERS, run_config=run_config(group), tags=tags) for group in groups]
 
 
 def _tell(context: dg.SensorEvaluationContext, plan: DriftPlan, left: int) -> None:

@@ -12,7 +12,8 @@ import pytest
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.messages import RepositoryStatus, Write
 from ac_pipeline.definitions import build_defs
-from ac_pipeline.defs.drift import ASK_AGAIN, MOST_REMEMBERED, DriftPlan, plan_drift, spans
+from ac_pipeline.defs.assets.changed_users import changed_users_job
+from ac_pipeline.defs.drift import ASK_AGAIN, MOST_REMEMBERED, DriftPlan, plan_drift
 from ac_pipeline.defs.jobs import SYNC_USERS
 from ac_pipeline.defs.partitions import PARTITION, RANGE_END, RANGE_START, USERS
 from ac_pipeline.defs.sensors.drift import make_drift_sensor
@@ -176,14 +177,6 @@ def test_a_cursor_that_cannot_be_read_costs_a_run_too_many_and_no_more(world: Wo
     assert world.drifted() == []
 
 
-def test_neighbours_become_one_run_of_bounded_length() -> None:
-    world = World(*"abcdefgh")
-    for key in "abcdfh":
-        world.touch(key, "2")
-    groups = spans(world.look().drifted, world.keys, longest=3)
-    assert ["".join(each.key for each in group) for group in groups] == ["abc", "d", "f", "h"]
-
-
 class Ticks:
     """Ticks of the sensor, one after another, on a PDS in memory."""
 
@@ -191,7 +184,9 @@ class Ticks:
         self.instance, self.mirror, self.now = instance, ScriptedMirror(*keys), NOW
         self.cursor: str | None = None
         self.definitions = build_defs({"mirror": self.mirror})
-        self.sensor = make_drift_sensor(lambda: self.now)
+        self.sensor = make_drift_sensor(
+            changed_users_job(dg.ResourceDefinition.hardcoded_resource(self.mirror)), lambda: self.now
+        )
         instance.add_dynamic_partitions(USERS, keys)
         self.hosted = {key: self.mirror.pds.create_account(key, did=f"did:plc:{key}") for key in keys}
         self.settle()
@@ -220,28 +215,32 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield made
 
 
-def test_a_tick_requests_runs_that_dagster_can_run_for_exactly_the_users_that_drifted(
-    instance: dg.DagsterInstance,
+@pytest.mark.parametrize("drifted", [["cyd"], ["bea", "cyd", "eve"]], ids=["one user", "several users"])
+def test_a_tick_requests_one_run_that_dagster_can_run_for_exactly_the_users_that_drifted(
+    instance: dg.DagsterInstance, drifted: list[str]
 ) -> None:
-    """VERIFY-9, RUN-10: without a run key, each with its reason."""
+    """VERIFY-9, RUN-10: without a run key, with its reason."""
     ticks = Ticks(instance, "ada", "bea", "cyd", "dan", "eve")
     assert not ticks.tick().run_requests
-    for key in ("bea", "cyd", "eve"):
+    for key in drifted:
         ticks.post(key)
-    requests = list(ticks.tick().run_requests or [])
-    assert {each.run_key for each in requests} == {None}
-    assert {each.tags["ac_pipeline/reason"] for each in requests} == {"drift"}
-    job = ticks.definitions.resolve_job_def(SYNC_USERS)
-    for each in requests:
-        assert job.execute_in_process(instance=instance, tags=each.tags, partition_key=each.partition_key).success
-    assert sorted(ticks.mirror.turns) == ["bea", "cyd", "eve"]
+    (request,) = ticks.tick().run_requests or []
+    assert (request.run_key, request.tags["ac_pipeline/reason"]) == (None, "drift")
+    job = ticks.definitions.resolve_job_def(str(request.job_name))
+    result = job.execute_in_process(
+        instance=instance, tags=request.tags, partition_key=request.partition_key, run_config=request.run_config
+    )
+    assert result.success
+    assert sorted(ticks.mirror.turns) == drifted
+    assert instance.get_materialized_partitions(dg.AssetKey(["atproto", "moods"])) == set(drifted)
     quiet = ticks.tick()
     assert not quiet.run_requests
-    assert "3 repositories were changed by somebody else" in str(quiet.skip_reason)
+    assert f"{len(drifted)} repositories were changed by somebody else" in str(quiet.skip_reason)
 
 
 @pytest.mark.parametrize("tags", [{PARTITION: "bea"}, {RANGE_START: "ada", RANGE_END: "bea"}], ids=["one", "range"])
 def test_a_user_with_a_queued_run_is_passed_over(instance: dg.DagsterInstance, tags: dict[str, str]) -> None:
+    """RUN-10: its run will find what changed."""
     ticks = Ticks(instance, "ada", "bea")
     ticks.post("bea")
     run = instance.create_run_for_job(ticks.definitions.resolve_job_def(SYNC_USERS), tags=tags)
@@ -261,17 +260,16 @@ def test_a_failed_read_of_the_pds_fails_the_tick_and_forgets_nothing(instance: d
     assert ticks.cursor == before
 
 
-def test_of_1001_repositories_each_drifted_one_is_found_with_a_hundred_requests_a_tick(
+def test_of_1001_repositories_each_drifted_one_is_asked_for_once_in_a_bounded_number_of_runs(
     instance: dg.DagsterInstance,
 ) -> None:
-    """RUN-10: every second one drifted, so that no two are neighbours."""
+    """RUN-3, RUN-10: every second one drifted, so that no two are neighbours."""
     ticks = Ticks(instance, *(f"user{number}" for number in range(1_001)))
     drifted = [f"user{number}" for number in range(0, 1_001, 2)]
     for key in drifted:
         ticks.post(key)
-    found: list[str] = []
-    for expected in (100, 100, 100, 100, 100, 1, 0):
-        requests = ticks.tick().run_requests or []
-        assert len(requests) == expected
-        found += [str(each.partition_key) for each in requests]
-    assert sorted(found) == sorted(drifted)
+    requests = ticks.tick().run_requests or []
+    assert len(requests) == 9
+    found = [key for each in requests for op in each.run_config["ops"].values() for key in op["config"]["users"]]
+    assert found == drifted
+    assert not ticks.tick().run_requests
