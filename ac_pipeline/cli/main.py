@@ -12,6 +12,7 @@ import click
 from ac_pipeline.cli.audit import audit
 from ac_pipeline.cli.differences import differences
 from ac_pipeline.cli.documents import restore_documents
+from ac_pipeline.cli.erasure import erasure
 from ac_pipeline.cli.inspect import item, items, status, verify
 from ac_pipeline.cli.lexicons import lexicons
 from ac_pipeline.cli.links import links
@@ -47,6 +48,7 @@ for command in (
     links,
     restore_documents,
     differences,
+    erasure,
     wipe,
     restore,
     snapshot,

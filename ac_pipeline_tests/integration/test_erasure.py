@@ -1,0 +1,164 @@
+"""What was to be erased is gone, on real services: no record, no link, no blob that only it used."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import httpx
+import pytest
+from bson import ObjectId
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.items import State
+from ac_pipeline.local.artwork import pixel_art, tape_zip
+from ac_pipeline.local.object_server import ObjectServer
+from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline_tests.harness import USER_BUCKET, Slice
+from ac_pipeline_tests.integration.test_cli import Run, cli, slice_
+
+__all__ = ["cli", "slice_"]
+
+
+def blobs_of(slice_: Slice, user: Account, type: str, id: str) -> list[str]:
+    """CIDs that the item's record refers to."""
+    (record,) = [each for each in slice_.records(user, type).values() if each["ref"] == id]
+    return [part["ref"]["$link"] for part in record.values() if isinstance(part, dict) and part.get("$type") == "blob"]
+
+
+def status_of_blob(slice_: Slice, user: Account, cid: str) -> int:
+    """What `getBlob` answers to anybody."""
+    query = {"did": str(user.did), "cid": cid}
+    return httpx.get(f"{slice_.pds.url}/xrpc/com.atproto.sync.getBlob", params=query, timeout=30).status_code
+
+
+def report(cli: Run, *arguments: str) -> tuple[int, dict[str, Any]]:
+    code, out = cli("erasure", "--json", *arguments)
+    return code, json.loads(out)
+
+
+@pytest.fixture
+def ada(slice_: Slice, object_server: ObjectServer) -> Account:
+    user = slice_.user("ada")
+    for name, seed in (("one", 1), ("twin", 1), ("two", 2)):
+        object_server.put(USER_BUCKET, f"{user.id}/painting/{name}.png", pixel_art(24, 16, seed=seed))
+    object_server.put(USER_BUCKET, f"{user.id}/tape.zip", tape_zip(4, 32, 24, seed=4))
+    return user
+
+
+def test_after_an_erasure_neither_the_record_nor_its_own_blobs_are_found(cli: Run, slice_: Slice, ada: Account) -> None:
+    """DEL-7: a blob that another record uses as well stays, and is not counted against the erasure."""
+    ids = {
+        "one": slice_.add("painting", ada, code="one", slug="one"),
+        "twin": slice_.add("painting", ada, code="twn", slug="twin"),
+        "two": slice_.add("painting", ada, code="two", slug="two"),
+        "tape": slice_.add("tape", ada, code="tap", slug="tape"),
+    }
+    mood = slice_.add("mood", ada, mood="said")
+    slice_.sync(ada)
+    (shared,) = blobs_of(slice_, ada, "painting", ids["one"])
+    assert blobs_of(slice_, ada, "painting", ids["twin"]) == [shared]
+    alone = blobs_of(slice_, ada, "painting", ids["two"]) + blobs_of(slice_, ada, "tape", ids["tape"])
+    assert len(alone) == 3
+    assert report(cli)[1]["pending"] == 0
+
+    for type_, name in (("painting", "one"), ("painting", "two"), ("tape", "tape")):
+        slice_.change(type_, ids[name], nuked=True)
+    slice_.change("mood", mood, deleted=True)
+    code, found = report(cli)
+    assert (code, found["pending"], found["records"], found["links"], found["blobs"]) == (1, 4, 4, 4, 3)
+    assert {cid for each in found["items"] for cid in each["blobs"]} == set(alone)
+    assert all(status_of_blob(slice_, ada, cid) == 200 for cid in [*alone, shared])
+
+    slice_.sync(ada)
+    code, found = report(cli)
+    assert (code, found["pending"], found["gone"]) == (0, 0, 4)
+    assert {each["state"] for each in found["items"]} == {"gone"}
+    for each in found["items"]:
+        gone_at = datetime.fromisoformat(each["gone_at"])
+        assert datetime.now(UTC) - gone_at < timedelta(minutes=5)
+    assert all(status_of_blob(slice_, ada, cid) == 400 for cid in alone)
+    assert status_of_blob(slice_, ada, shared) == 200
+    assert "4 erased" in cli("erasure")[1]
+
+
+def test_what_waits_shows_since_when(cli: Run, slice_: Slice, ada: Account) -> None:
+    """DEL-6: the age of the oldest pending deletion, as the ledger knows it."""
+    ids = [slice_.add("mood", ada, mood=text) for text in "ab"]
+    slice_.sync(ada)
+    since = datetime(2026, 1, 2, 3, tzinfo=UTC)
+    for id in ids:
+        slice_.change("mood", id, deleted=True)
+    waiting = slice_.entry("mood", ids[0]).with_(state=State.QUARANTINED, withdrawn_at=since)
+    slice_.pipeline.ledger.save([waiting])
+    code, found = report(cli)
+    assert (code, found["oldest_pending"]) == (1, since.isoformat())
+    assert found["oldest_pending_seconds"] > 0
+    assert {each["item"]: each["since"] for each in found["items"]} == {
+        f"mood:{ids[0]}": since.isoformat(),
+        f"mood:{ids[1]}": None,
+    }
+
+
+def test_a_link_that_is_left_in_mongo_is_pending_too(cli: Run, slice_: Slice, ada: Account) -> None:
+    slice_.add("mood", ada, mood="x", deleted=True, atproto={"rkey": "3jzfcijpj2z2a"})
+    slice_.add("mood", ada, mood="never published", deleted=True)
+    code, found = report(cli)
+    assert (code, found["pending"], found["links"], found["records"]) == (1, 1, 1, 0)
+    slice_.sync(ada)
+    assert report(cli)[0] == 0
+
+
+def test_a_document_that_is_gone_counts_until_its_record_is(cli: Run, slice_: Slice, ada: Account) -> None:
+    """DEL-4: with the time of its deletion afterwards, though nothing in Mongo remembers it."""
+    ids = [slice_.add("mood", ada, mood=text) for text in "ab"]
+    slice_.sync(ada)
+    slice_.database["moods"].delete_one({"_id": ObjectId(ids[0])})
+    assert report(cli)[1]["items"][0]["item"] == f"mood:{ids[0]}"
+    slice_.sync(ada)
+    code, found = report(cli)
+    assert (code, found["gone"], found["items"][0]["item"]) == (0, 1, f"mood:{ids[0]}")
+    assert found["items"][0]["gone_at"]
+
+
+def test_a_deleted_account_is_pending_until_nothing_of_it_is_left(cli: Run, slice_: Slice, ada: Account) -> None:
+    """DEL-7, DEL-9: every record and blob while the account is leaving, its repository once Mongo forgot it."""
+    painting = slice_.add("painting", ada, code="one", slug="one")
+    mood = slice_.add("mood", ada, mood="said")
+    slice_.sync(ada)
+    slice_.put(ada, "mood", {"mood": "of nobody", "when": "2025-10-15T12:30:45.123Z"})
+    (blob,) = blobs_of(slice_, ada, "painting", painting)
+    slice_.database["account-deletions"].insert_one({"_id": ada.id, "state": "scheduled"})
+    code, found = report(cli)
+    assert (code, found["pending"], found["records"], found["blobs"]) == (1, 3, 3, 1)
+
+    leaving = slice_.account(ada.id)
+    slice_.sync(leaving)
+    code, found = report(cli)
+    assert (code, found["pending"]) == (0, 0), found["items"]
+    assert {f"painting:{painting}", f"mood:{mood}"} <= {each["item"] for each in found["items"]}
+    assert status_of_blob(slice_, ada, blob) == 400
+
+    for media in MEDIA_TYPES:
+        slice_.database[media.collection].delete_many({})
+    slice_.database["users"].delete_one({"_id": ada.id})
+    slice_.put(ada, "mood", {"mood": "left behind", "when": "2025-10-15T12:30:45.123Z"})
+    code, found = report(cli)
+    (purged,) = found["items"]
+    assert (code, purged["item"], len(purged["records"])) == (1, f"account:{ada.did}", 1)
+    slice_.pds.admin("com.atproto.admin.deleteAccount", {"did": ada.did})
+    code, found = report(cli)
+    (purged,) = found["items"]
+    assert (code, purged["state"]) == (0, "gone")
+
+
+def test_looking_writes_nothing_and_asks_only_for_who_is_selected(cli: Run, slice_: Slice, ada: Account) -> None:
+    """PLAN-1, PLAN-2."""
+    bob = slice_.user("bob")
+    for user in (ada, bob):
+        slice_.add("mood", user, mood="x", deleted=True, atproto={"rkey": "3jzfcijpj2z2a"})
+    before = slice_.everything()
+    assert {each["user"] for each in report(cli, "--user", "bob")[1]["items"]} == {"bob"}
+    assert report(cli, "--since", "2026-01-01")[1]["pending"] == 0
+    assert slice_.everything() == before
