@@ -84,10 +84,12 @@ def plan(chosen: Chosen, as_json: bool, as_csv: bool) -> int:
 @selectors
 @click.option("--dry-run", is_flag=True, help="The same as `plan`.")
 @click.option("--sweep", is_flag=True, help="Delete records without a document even where they are most of a user's.")
+@click.option("--full", is_flag=True, help="Read every repository, also where nothing has changed since the last run.")
+@click.option("--blobs", is_flag=True, help="Ask for every blob, too, and upload again what the PDS has lost.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def sync(chosen: Chosen, dry_run: bool, sweep: bool, as_json: bool) -> int:
+def sync(chosen: Chosen, *, dry_run: bool, sweep: bool, full: bool, blobs: bool, as_json: bool) -> int:
     """Make the PDS hold exactly the eligible items, each once; a second run changes nothing."""
-    chosen = replace(chosen, selection=replace(chosen.selection, sweep=sweep))
+    chosen = replace(chosen, selection=replace(chosen.selection, sweep=sweep, full=full, blobs=blobs))
     with open_pipeline(load_settings()) as pipeline:
         if dry_run:
             return show_plan(pipeline, chosen, as_json, as_csv=False)
