@@ -4,6 +4,7 @@ Which users have work is the pipeline's to say (`mongo/changes.py`), whom to ask
 `defs/content.py`. The cursor only makes things fast: whatever it says, the work is found again from the documents.
 """
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -110,10 +111,7 @@ def _tell(context: dg.SensorEvaluationContext, plan: ContentPlan, changes: Chang
         context.log.info(f"{len(plan.asked)} users have new work: {_named(_why(changes.works, plan.asked))}")
     if plan.waiting:
         told = f"{len(plan.waiting)} more users wait for the next ticks."
-        if len(plan.waiting) > MANY:
-            context.log.warning(f"{told} For so many a backfill of the atproto assets is the right tool.")
-        else:
-            context.log.info(told)
+        context.log.log(logging.WARNING if len(plan.waiting) > MANY else logging.INFO, f"{told}{_advice(plan)}")
     if plan.busy:
         context.log.info(f"{len(plan.busy)} users are being synchronised or wait for it: {_named(plan.busy)}")
     if plan.unknown:
@@ -132,8 +130,12 @@ def _quiet(plan: ContentPlan, changes: Changes) -> str:
         "were tried twice and are asked for again after an hour": len(plan.resting),
     }
     said = [f"{count} {what}" for what, count in counts.items() if count]
-    quiet = f"No run to ask for: {', '.join(said)}." if said else "No user has new work."
+    quiet = f"No run to ask for: {', '.join(said)}.{_advice(plan)}" if said else "No user has new work."
     return f"{quiet} Everything is compared, because {changes.fallback}." if changes.fallback else quiet
+
+
+def _advice(plan: ContentPlan) -> str:
+    return " For so many a backfill of the atproto assets is the right tool." if len(plan.waiting) > MANY else ""
 
 
 def _why(works: Sequence[Work], keys: Sequence[str]) -> list[str]:
