@@ -63,6 +63,7 @@ def publish_(*, force: bool, dry_run: bool, why: str, as_json: bool) -> int:
             with pipeline.audit.during("publish-lexicons", [authority.account], [], why=why, counts=counts) as audited:
                 published = publish(pipeline.lexicons, authority, force=force)
                 audited.counts["published"] = len(published)
+            pipeline.gate.comparisons()  # so that what is published now is remembered
         records = dns_record(pipeline.lexicons, authority.did)
         if as_json:
             print_json({"published": [each.nsid for each in published], "dry_run": dry_run, "dns": records})

@@ -7,19 +7,15 @@ import io
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from bson import ObjectId
 
-from ac_pipeline.cli.main import run
 from ac_pipeline.local.artwork import pixel_art
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline_tests.harness import Slice, open_slice
-
-Run = Callable[..., Any]
+from ac_pipeline_tests.harness import Slice
+from ac_pipeline_tests.integration.conftest import Run
 
 # In a process of its own: the package's client has no way to close its connections.
 _LIST = """
@@ -28,40 +24,6 @@ from atproto import Client
 query = {"repo": sys.argv[2], "collection": "computer.aesthetic.piece"}
 print(len(Client(base_url=sys.argv[1]).com.atproto.repo.list_records(query).records))
 """
-
-
-@pytest.fixture
-def slice_(mongo_database: Any, mongo_server: Any, pds: Any, object_server: Any, tmp_path: Path) -> Iterator[Slice]:
-    with open_slice(mongo_database, mongo_server.uri, pds, object_server.url_template, tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-def cli(  # noqa: PLR0917 - fixtures
-    slice_: Slice,
-    mongo_server: Any,
-    object_server: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Run:
-    """Run a command in an environment that names the test's services; exit code and what it printed."""
-    monkeypatch.chdir(tmp_path)
-    for name, value in {
-        "MONGODB_CONNECTION_STRING": mongo_server.uri,
-        "MONGODB_NAME": slice_.database.name,
-        "PDS_URL": slice_.pds.url,
-        "AC_MEDIA_URL": object_server.url_template,
-        "DAGSTER_HOME": str(tmp_path / "home"),
-    }.items():
-        monkeypatch.setenv(name, value)
-
-    def call(*arguments: str) -> tuple[int, str]:
-        capsys.readouterr()
-        code = run(list(arguments))
-        return code, capsys.readouterr().out
-
-    return call
 
 
 def test_plan_sync_status_verify_tell_one_story(cli: Run, slice_: Slice) -> None:

@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
-
-import pytest
-
 from ac_pipeline.atproto.syntax import record_cid
 from ac_pipeline.items import Record, State
 from ac_pipeline.local.artwork import pixel_art, tape_zip
@@ -16,18 +10,12 @@ from ac_pipeline.media.base import Link
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import verify
-from ac_pipeline_tests.harness import GUEST_BUCKET, USER_BUCKET, Slice, open_slice
+from ac_pipeline_tests.harness import GUEST_BUCKET, USER_BUCKET, Slice
 
 KEY = "3jzfcijpj2z2a"
 WHEN_TEXT = "2025-10-15T12:30:45.123Z"
 SLUG = "2025.10.15.12.30.45.123"
 PERFORMED = {"apply_writes", "upload_blob", "create_session"}
-
-
-@pytest.fixture
-def slice_(mongo_database: Any, mongo_server: Any, pds: Any, object_server: Any, tmp_path: Path) -> Iterator[Slice]:
-    with open_slice(mongo_database, mongo_server.uri, pds, object_server.url_template, tmp_path) as opened:
-        yield opened
 
 
 def test_a_second_sync_over_unchanged_data_writes_and_uploads_nothing(slice_: Slice) -> None:

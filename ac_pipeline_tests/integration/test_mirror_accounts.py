@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,13 +12,7 @@ from ac_pipeline.items import State
 from ac_pipeline.sync.engine import sync_accounts
 from ac_pipeline.sync.report import AccountReport, SyncReport
 from ac_pipeline.sync.selection import Selection
-from ac_pipeline_tests.harness import Slice, open_slice
-
-
-@pytest.fixture
-def slice_(mongo_database: Any, mongo_server: Any, pds: Any, object_server: Any, tmp_path: Path) -> Iterator[Slice]:
-    with open_slice(mongo_database, mongo_server.uri, pds, object_server.url_template, tmp_path) as opened:
-        yield opened
+from ac_pipeline_tests.harness import Slice
 
 
 def deactivate(slice_: Slice, account: Account) -> None:
