@@ -27,6 +27,7 @@ from ac_pipeline.errors import (
 )
 from ac_pipeline.items import BlobRef, RepositoryMark
 from ac_pipeline.media.base import MediaType
+from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.sync.account_plan import AccountPlan
 from ac_pipeline.sync.bookkeeper import Bookkeeper
 from ac_pipeline.sync.foresight import foresee
@@ -235,8 +236,15 @@ class Engine:
             mender.check()
 
     def _remember(self, plan: AccountPlan, selection: Selection, books: Bookkeeper) -> None:
-        """How the repository is left, unless that is known already."""
+        """How the repository is left, unless that is known already.
+
+        What somebody else changed is vouched for only by a run that looked at everything: one that was about some
+        items or types leaves the mark behind, and the drift sensor sees to the rest (VERIFY-9).
+        """
         if plan.repository is None:
+            return
+        whole = not selection.partial and set(selection.types) >= set(MEDIA_TYPES)
+        if plan.mark is not None and plan.mark.rev != plan.base and not whole:
             return
         done = settled(plan, selection, books.links)
         mark = RepositoryMark(plan.repository.did, plan.repository.rev, self.now(), done, counts(plan))
