@@ -11,11 +11,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ac_pipeline.accounts import Account
+from ac_pipeline.allowance import Allowance
 from ac_pipeline.atproto.messages import RepositoryStatus
 from ac_pipeline.errors import Misconfigured
-from ac_pipeline.items import LedgerEntry, RepositoryMark
+from ac_pipeline.items import LedgerEntry, RepositoryMark, State
 from ac_pipeline.media.base import MediaType
+from ac_pipeline.mongo.ledger import Standing
 from ac_pipeline.mongo.pending import Changes
+from ac_pipeline.operations.receipts import Findings, Taken
 from ac_pipeline.operations.retry import FailedItems, RetryPlan, Turn
 from ac_pipeline.sync.report import AccountReport
 
@@ -101,8 +104,34 @@ class Mirror(Protocol):
     def entry(self, item: str) -> LedgerEntry | None:
         """What the ledger knows of one item."""
 
-    def quarantined(self, media: MediaType) -> Iterable[LedgerEntry]:
-        """Every quarantined item of one type."""
+    def items(
+        self, media: MediaType, state: State, limit: int, error_class: str | None = None
+    ) -> Iterable[LedgerEntry]:
+        """The first items of one type that are in a state, by their ids; of one class of error where that is named."""
+
+    def standing(self, media: MediaType, state: State) -> Sequence[Standing]:
+        """Whose items of one type are in a state, and why, without the items themselves."""
+
+    def known_items(self, media: MediaType) -> int:
+        """How many items of one type the ledger knows."""
+
+    def allowance(self) -> Allowance:
+        """How many quarantined items are no error yet."""
+
+    def verify(
+        self, accounts: Sequence[Account], types: Sequence[MediaType], *, blobs: bool, run_id: str
+    ) -> Iterator[Taken]:
+        """Verify these accounts against their repositories, several at once, and keep what was found.
+
+        Args:
+            blobs: Ask the PDS for every blob as well.
+        """
+
+    def findings(self, types: Sequence[MediaType]) -> Findings:
+        """What the last verifications of all users found."""
+
+    def record_address(self, uri: str) -> str | None:
+        """Where a record can be read by anybody; None when the text is no address of a record."""
 
     def pictures(self, account: Account, media: MediaType, limit: int) -> Sequence[Picture]:
         """Some pictures of the account's records; none for a type whose records hold no picture."""

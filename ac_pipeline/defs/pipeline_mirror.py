@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from itertools import islice
 from types import TracebackType
 from urllib.parse import urlencode
 
 from ac_pipeline.accounts import Account
+from ac_pipeline.allowance import Allowance
 from ac_pipeline.atproto.messages import RepositoryStatus
 from ac_pipeline.defs.mirror import Outcome, Picture, each_account
 from ac_pipeline.items import LedgerEntry, RepositoryMark, State
 from ac_pipeline.media.base import MediaType
+from ac_pipeline.mongo.ledger import Standing
 from ac_pipeline.mongo.pending import Changes
+from ac_pipeline.operations.receipts import Findings, Taken, findings, take_receipts
 from ac_pipeline.operations.retry import FailedItems, RetryPlan, Turn, plan_retry
 from ac_pipeline.settings import Settings
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline, open_pipeline
+
+_RECORD = re.compile(r"at://(did:[^/]+)/([^/]+)/([^/]+)")
 
 
 class PipelineMirror:
@@ -93,8 +100,46 @@ class PipelineMirror:
     def entry(self, item: str) -> LedgerEntry | None:
         return self._open().ledger.get(item)
 
-    def quarantined(self, media: MediaType) -> Iterable[LedgerEntry]:
-        return self._open().ledger.find(states={State.QUARANTINED}, types={media.name})
+    def items(
+        self, media: MediaType, state: State, limit: int, error_class: str | None = None
+    ) -> Iterable[LedgerEntry]:
+        return self._open().ledger.find(states={state}, error_class=error_class, types={media.name}, limit=limit)
+
+    def standing(self, media: MediaType, state: State) -> Sequence[Standing]:
+        return self._open().ledger.standing(state, media.name)
+
+    def known_items(self, media: MediaType) -> int:
+        return sum(self._open().ledger.counts().get(media.name, {}).values())
+
+    def allowance(self) -> Allowance:
+        return self._open().settings.ac_quarantine_threshold
+
+    def verify(
+        self, accounts: Sequence[Account], types: Sequence[MediaType], *, blobs: bool, run_id: str
+    ) -> Iterator[Taken]:
+        pipeline = self._open()
+        pipeline.receipts.forget([account.id for account in self.accounts().values()])
+        return take_receipts(
+            pipeline.engine,
+            pipeline.receipts,
+            accounts,
+            types,
+            blobs=blobs,
+            run_id=run_id,
+            workers=pipeline.settings.ac_concurrent_users,
+            now=lambda: datetime.now(UTC),
+        )
+
+    def findings(self, types: Sequence[MediaType]) -> Findings:
+        pipeline = self._open()
+        return findings(pipeline.receipts, pipeline.ledger, types)
+
+    def record_address(self, uri: str) -> str | None:
+        named = _RECORD.fullmatch(uri)
+        if named is None:
+            return None
+        query = urlencode({"repo": named[1], "collection": named[2], "rkey": named[3]})
+        return f"{self._open().settings.pds_url}/xrpc/com.atproto.repo.getRecord?{query}"
 
     def pictures(self, account: Account, media: MediaType, limit: int) -> Sequence[Picture]:
         if not media.blobs or account.did is None:

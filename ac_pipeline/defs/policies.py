@@ -28,6 +28,7 @@ PRIORITY: Final = "dagster/priority"
 URGENT: Final = "10"
 
 RETRY_SECONDS: Final = 20.0
+RECORD_RETRIES: Final = 3
 
 
 def rendition_retries(seconds: float = RETRY_SECONDS) -> dg.RetryPolicy:
@@ -37,7 +38,9 @@ def rendition_retries(seconds: float = RETRY_SECONDS) -> dg.RetryPolicy:
 
 def record_retries(seconds: float = RETRY_SECONDS) -> dg.RetryPolicy:
     """For a PDS that restarts or a lease that another run holds: four attempts, up to four times `seconds` apart."""
-    return dg.RetryPolicy(max_retries=3, delay=seconds, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
+    return dg.RetryPolicy(
+        max_retries=RECORD_RETRIES, delay=seconds, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
+    )
 
 
 @contextmanager

@@ -8,7 +8,7 @@ Nothing is repaired. Whether content is right is `sync/verify.py`'s judgement, w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,8 +16,9 @@ from typing import Protocol
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Misconfigured
+from ac_pipeline.items import RepositoryMark
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.mongo.receipts import Aspect, Part, Receipt, Wrong
+from ac_pipeline.mongo.receipts import Aspect, Found, Part, Receipt, Total, Wrong
 from ac_pipeline.operations.link_states import Finding, Judge, LinkState, Repair
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.plan import existing_records
@@ -43,6 +44,19 @@ class Receipts(Protocol):
     def save(self, receipt: Receipt) -> None:
         """Keep a receipt; parts of other types and aspects stay as they were."""
 
+    def totals(self, types: Iterable[str]) -> Mapping[tuple[str, Aspect], Total]:
+        """Sums over all accounts."""
+
+    def unsound(self, types: Collection[str]) -> Iterator[Found]:
+        """Every part of these types that is not all right, by user."""
+
+
+class Marks(Protocol):
+    """How repositories were left."""
+
+    def mark(self, did: str) -> RepositoryMark | None:
+        """How the last sync left this repository; None when none ever reached its end."""
+
 
 @dataclass(frozen=True, slots=True)
 class Taken:
@@ -51,6 +65,41 @@ class Taken:
     account: Account
     receipt: Receipt | None = None
     error: Exception | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What the receipts of all users say together.
+
+    Args:
+        totals: By type name and aspect.
+        unsound: What is wrong, by user, without what a sync has put right since.
+    """
+
+    totals: Mapping[tuple[str, Aspect], Total]
+    unsound: tuple[Found, ...] = ()
+
+
+def findings(receipts: Receipts, marks: Marks, types: Sequence[MediaType]) -> Findings:
+    """Add up the receipts of all users.
+
+    A repository that a later sync has left settled holds exactly what is wanted, with every link in place: what was
+    wrong before is put right. Of blobs a settled repository says nothing, so that those findings stay until the next
+    verification.
+    """
+    names = [media.name for media in types]
+    left: dict[str, RepositoryMark | None] = {}
+
+    def settled_since(found: Found) -> bool:
+        if found.aspect is Aspect.BLOBS or found.did is None:
+            return False
+        if found.did not in left:
+            left[found.did] = marks.mark(found.did)
+        mark = left[found.did]
+        return mark is not None and mark.at > found.at and found.type in mark.settled
+
+    wrong = tuple(found for found in receipts.unsound(names) if not settled_since(found))
+    return Findings(receipts.totals(names), wrong)
 
 
 def take_receipt(

@@ -12,7 +12,14 @@ from ac_pipeline.defs.assets.stage import run_stage
 from ac_pipeline.defs.checks import evaluate_checks, record_checks
 from ac_pipeline.defs.mirror import Mirror
 from ac_pipeline.defs.partitions import users
-from ac_pipeline.defs.policies import PDS, RECORDS_A_RUN, RETRY_SECONDS, backfill_policy_is_beta, record_retries
+from ac_pipeline.defs.policies import (
+    PDS,
+    RECORD_RETRIES,
+    RECORDS_A_RUN,
+    RETRY_SECONDS,
+    backfill_policy_is_beta,
+    record_retries,
+)
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 
@@ -67,7 +74,13 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
                     )
                 except dg.Failure as error:
                     failure = error
-            yield from evaluate_checks(mirror, context.selected_asset_check_keys)
+            if failure is not None and failure.allow_retries and context.retry_number < RECORD_RETRIES:
+                raise failure  # the last attempt evaluates the checks
+            try:
+                yield from evaluate_checks(mirror, context.selected_asset_check_keys)
+            except dg.Failure:
+                if failure is None:
+                    raise
             if failure is not None:
                 raise failure
 

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 
 from ac_pipeline.accounts import Account
+from ac_pipeline.allowance import Allowance
 from ac_pipeline.atproto.messages import RepositoryStatus
 from ac_pipeline.defs.mirror import Outcome, Picture, each_account
 from ac_pipeline.errors import Blocked, PipelineError, Transient
-from ac_pipeline.items import Failure, LedgerEntry, RepositoryMark, Stage, State
+from ac_pipeline.items import Attempt, Failure, LedgerEntry, RepositoryMark, Stage, State
 from ac_pipeline.media.base import MediaType
+from ac_pipeline.mongo.ledger import Standing
 from ac_pipeline.mongo.pending import Changes, Work
+from ac_pipeline.mongo.receipts import Aspect, Part, Receipt
+from ac_pipeline.operations.receipts import Findings, Taken, findings
 from ac_pipeline.operations.retry import FailedItems, RetryPlan, Turn, narrowed, plan_turns
 from ac_pipeline.sync.report import AccountReport, ItemFailure
+from ac_pipeline.sync.versions import Versions
 from ac_pipeline_tests.memory_pds import MemoryPds
+from ac_pipeline_tests.memory_receipts import MemoryReceipts
+
+RUN = "6f9619ff-8b86-4011-b42d-00c04fc964ff"
+"""The run that quarantined what is quarantined."""
 
 
 class ScriptedMirror:
@@ -39,18 +49,26 @@ class ScriptedMirror:
         self.works: list[Work] = []
         self.looks: list[frozenset[str]] = []
         self.fallback: str | None = None
+        self.allowed = Allowance()
+        self.items_in_ledger = 0
+        self.receipts = MemoryReceipts()
+        self.wrong: dict[tuple[str, str, Aspect], Part] = {}
+        self.now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+        self.documents: dict[str, str] = {}
+        self.renditions: dict[str, str] = {}
 
     def trouble(self, key: str, *errors: Exception) -> None:
         """Let the next turns of this account end so: a transient error in its report, any other as a crash."""
         self.troubles.setdefault(key, []).extend(errors)
 
-    def quarantine(self, key: str, media: MediaType, message: str) -> str:
+    def quarantine(self, key: str, media: MediaType, message: str, error_class: str = "source-missing") -> str:
         """Let one item of this account be quarantined; its id."""
         item = f"{media.name}:{len(self.ledger):024x}"
-        failure = Failure(Stage.RENDITION, "source-missing", message)
+        failure = Failure(Stage.RENDITION, error_class, message)
         self.ledger[item] = LedgerEntry(
             item, media.name, item.partition(":")[2], f"auth0|{key}", key, State.QUARANTINED, Stage.RENDITION,
             code="abc", attempts=3, failure=failure, uri=f"at://did:plc:{key}/{media.nsid}/1",
+            run_id=RUN, history=(Attempt(self.now, RUN, Stage.RENDITION, State.QUARANTINED, error_class, message),),
         )  # fmt: skip
         return item
 
@@ -128,10 +146,71 @@ class ScriptedMirror:
     def entry(self, item: str) -> LedgerEntry | None:
         return self.ledger.get(item)
 
-    def quarantined(self, media: MediaType) -> list[LedgerEntry]:
+    def items(self, media: MediaType, state: State, limit: int, error_class: str | None = None) -> list[LedgerEntry]:
         if self.broken is not None:
             raise self.broken
-        return [entry for entry in self.ledger.values() if entry.type == media.name]
+        found = [entry for entry in self.ledger.values() if (entry.type, entry.state) == (media.name, state)]
+        return [each for each in found if error_class is None or _class(each) == error_class][:limit]
+
+    def standing(self, media: MediaType, state: State) -> list[Standing]:
+        found: dict[tuple[str, str | None], list[LedgerEntry]] = {}
+        for entry in self.items(media, state, len(self.ledger)):
+            found.setdefault((entry.partition, _class(entry)), []).append(entry)
+        return [
+            Standing(
+                user,
+                error_class,
+                len(entries),
+                max((e.deferred_until for e in entries if e.deferred_until), default=None),
+            )
+            for (user, error_class), entries in sorted(found.items())
+        ]
+
+    def known_items(self, media: MediaType) -> int:
+        return self.items_in_ledger
+
+    def allowance(self) -> Allowance:
+        return self.allowed
+
+    def verify(
+        self, accounts: Sequence[Account], types: Sequence[MediaType], *, blobs: bool, run_id: str
+    ) -> Iterator[Taken]:
+        """What is scripted in `wrong`, else two sound items of each type and aspect."""
+        self.run_ids.add(run_id)
+        for account in accounts:
+            error = next(iter(self.troubles.get(account.key, ())), None)
+            if error is not None:
+                yield Taken(account, error=error)
+                continue
+            made = {
+                (media.name, aspect): self.wrong.get((account.key, media.name, aspect), Part(2, 2))
+                for media in types
+                for aspect in Aspect
+                if aspect is not Aspect.BLOBS or (blobs and media.blobs)
+            }
+            blocked = self.blocked.get(account.key)
+            receipt = Receipt(
+                account.id,
+                account.key,
+                account.did,
+                self.now,
+                run_id,
+                made if blocked is None else {},
+                blocked.message if blocked else None,
+            )
+            self.receipts.save(receipt)
+            yield Taken(account, receipt)
+
+    def findings(self, types: Sequence[MediaType]) -> Findings:
+        if self.broken is not None:
+            raise self.broken
+        return findings(self.receipts, self, types)
+
+    def mark(self, did: str) -> RepositoryMark | None:
+        return self.left.get(did)
+
+    def record_address(self, uri: str) -> str | None:
+        return f"https://pds.example/{uri.removeprefix('at://')}"
 
     def pictures(self, account: Account, media: MediaType, limit: int) -> Sequence[Picture]:
         return (Picture("abc", "https://pds.example/blob"),) if media.blobs else ()
@@ -152,7 +231,12 @@ class ScriptedMirror:
                 tally.blocked = 2
             elif error is None:
                 tally.created = 2
-            for entry in self.quarantined(media):
+            report.versions[media.name] = Versions(
+                self.documents.get(account.key, "documents"),
+                self.renditions.get(account.key, "renditions") if error is None else None,
+                self.documents.get(account.key, "documents") + "-records" if error is None else None,
+            )
+            for entry in self.items(media, State.QUARANTINED, len(self.ledger)):
                 if entry.partition == account.key and entry.failure is not None:
                     tally.quarantined += 1
                     report.failures.append(
@@ -167,3 +251,7 @@ class ScriptedMirror:
                         )
                     )
         return report
+
+
+def _class(entry: LedgerEntry) -> str | None:
+    return entry.failure.error_class if entry.failure is not None else None

@@ -1,0 +1,329 @@
+"""The checks: what a person must look at, whose it is, why, and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from ac_pipeline.allowance import Allowance, allowance
+from ac_pipeline.defs.checks import record_checks
+from ac_pipeline.defs.ledger_checks import NO_QUARANTINED_ITEMS, NOTHING_DEFERRED
+from ac_pipeline.defs.metadata import ROWS
+from ac_pipeline.defs.receipt_checks import BLOBS_PRESENT, LEXICON_VALID, LINKS_CONSISTENT, RECORDS_MATCH_DOCUMENTS
+from ac_pipeline.errors import ServerFailed, ServiceUnreachable
+from ac_pipeline.items import Failure, RepositoryMark, Stage, State
+from ac_pipeline.media.registry import MEDIA_TYPES, media_type
+from ac_pipeline.mongo.receipts import Aspect, Part, Receipt, Wrong
+from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
+from ac_pipeline_tests.unit.defs.site import KEYS, MOODS, PAINTINGS, RECORDS, Site
+
+PAINTING = media_type("painting")
+MOOD = media_type("mood")
+WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
+NOW = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+ASPECTS = {
+    RECORDS_MATCH_DOCUMENTS: Aspect.RECORDS,
+    LINKS_CONSISTENT: Aspect.LINKS,
+    BLOBS_PRESENT: Aspect.BLOBS,
+    LEXICON_VALID: Aspect.LEXICON,
+}
+
+
+@pytest.fixture
+def mirror() -> ScriptedMirror:
+    return ScriptedMirror(*KEYS)
+
+
+@pytest.fixture
+def site(mirror: ScriptedMirror) -> Iterator[Site]:
+    with dg.DagsterInstance.ephemeral() as instance:
+        yield Site(instance, mirror, KEYS)
+
+
+def value(check: dg.AssetCheckEvaluation, name: str) -> Any:
+    return check.metadata[name].value
+
+
+def rows(check: dg.AssetCheckEvaluation) -> list[dict[str, Any]]:
+    return [dict(record.data) for record in value(check, "items").records]
+
+
+def receive(mirror: ScriptedMirror, user: str, *, at: datetime = NOW, **parts: Part) -> None:
+    """A receipt of this user: `painting_records=Part(...)` and the like."""
+    cells = {(name.split("_")[0], Aspect(name.split("_")[1])): part for name, part in parts.items()}
+    mirror.receipts.save(Receipt(f"auth0|{user}", user, f"did:plc:{user}", at, "run-1", cells))
+
+
+def broken(item: str, state: str, count: int = 1) -> Part:
+    uri = f"at://did:plc:bea/{PAINTING.nsid}/3k"
+    return Part(5, 5 - count, {state: count}, 0, (Wrong(item, state, "what was found", uri, "what to do"),))
+
+
+def test_every_records_asset_has_every_check_with_words_for_an_operator() -> None:
+    """VERIFY-3, VERIFY-5, OPS-1: that of the blobs only where there are blobs."""
+    found = {(spec.asset_key, spec.name): str(spec.description) for spec in record_checks()}
+    for media, asset in zip(MEDIA_TYPES, RECORDS, strict=True):
+        names = {name for key, name in found if key == asset}
+        everywhere = {NO_QUARANTINED_ITEMS, NOTHING_DEFERRED, RECORDS_MATCH_DOCUMENTS, LINKS_CONSISTENT, LEXICON_VALID}
+        assert names == everywhere | ({BLOBS_PRESENT} if media.blobs else set())
+    assert all(len(text) > 80 for text in found.values())
+    assert "verify_users" in found[MOODS, RECORDS_MATCH_DOCUMENTS]
+    assert "No painting of any user" in found[PAINTINGS, NO_QUARANTINED_ITEMS]
+
+
+# ------------------------------------------------------------------------------------------------- quarantined items
+
+
+def test_every_quarantined_item_is_named_also_when_a_user_of_the_range_fails(
+    site: Site, mirror: ScriptedMirror
+) -> None:
+    """VERIFY-12, OPS-1, OPS-2: item, reason, partition key, attempts; the run itself does not report success."""
+    item = mirror.quarantine("bea", PAINTING, "no candidate is left")
+    mirror.trouble("cyd", *[ServerFailed("502") for _ in range(9)])
+    assert not site.run(*RECORDS).success
+    check = site.check(PAINTINGS, NO_QUARANTINED_ITEMS)
+    assert (check.passed, check.severity) == (False, ERROR)
+    assert str(check.description).startswith("Quarantined: 1, in partitions: 1. Correct the documents")
+    (row,) = rows(check)
+    assert (row["item"], row["user"], row["class"], row["message"], row["attempts"]) == (
+        item,
+        "bea",
+        "source-missing",
+        "no candidate is left",
+        3,
+    )
+    assert (value(check, "partitions"), value(check, "error_classes")) == ({"bea": 1}, {"source-missing": 1})
+    assert (value(check, "quarantined"), value(check, "users"), value(check, "looked_at")) == (1, 1, "all users")
+    assert site.check(MOODS, NO_QUARANTINED_ITEMS).passed
+
+
+def test_a_run_of_one_user_still_names_the_items_of_all(site: Site, mirror: ScriptedMirror) -> None:
+    """VERIFY-12: whoever runs later does not hide who is quarantined."""
+    mirror.quarantine("bea", PAINTING, "no candidate is left")
+    assert site.run_one("ada", PAINTINGS).success
+    check = site.check(PAINTINGS, NO_QUARANTINED_ITEMS)
+    assert [row["user"] for row in rows(check)] == ["bea"]
+    assert check.target_materialization_data is not None
+
+
+@pytest.mark.parametrize(
+    ("threshold", "known", "quarantined", "severity"),
+    [
+        ("0", 0, 1, ERROR),
+        ("2", 0, 2, WARN),
+        ("2", 0, 3, ERROR),
+        ("10%", 20, 2, WARN),
+        ("10%", 19, 2, ERROR),
+    ],
+)
+def test_quarantined_items_are_an_error_beyond_the_threshold_and_a_warning_up_to_it(  # noqa: PLR0917 - a table
+    site: Site, mirror: ScriptedMirror, threshold: str, known: int, quarantined: int, severity: dg.AssetCheckSeverity
+) -> None:
+    """OPS-1: both sides of a number and of a share; the check fails either way."""
+    mirror.allowed, mirror.items_in_ledger = allowance(threshold), known
+    for _ in range(quarantined):
+        mirror.quarantine("bea", PAINTING, "no candidate is left")
+    site.run(PAINTINGS)
+    check = site.check(PAINTINGS, NO_QUARANTINED_ITEMS)
+    assert (check.passed, check.severity) == (False, severity)
+    assert value(check, "threshold") == threshold
+
+
+def test_without_a_quarantined_item_the_check_passes(site: Site, mirror: ScriptedMirror) -> None:
+    mirror.allowed = Allowance(5)
+    site.run(PAINTINGS)
+    check = site.check(PAINTINGS, NO_QUARANTINED_ITEMS)
+    assert check.passed
+    assert "items" not in check.metadata
+
+
+@pytest.mark.parametrize("count", [ROWS, ROWS + 1])
+def test_a_result_counts_every_item_and_lists_the_first(site: Site, mirror: ScriptedMirror, count: int) -> None:
+    for _ in range(count):
+        mirror.quarantine("bea", PAINTING, "no candidate is left")
+    site.run(PAINTINGS)
+    check = site.check(PAINTINGS, NO_QUARANTINED_ITEMS)
+    assert (value(check, "quarantined"), len(rows(check))) == (count, ROWS)
+    assert ("items_not_shown" in check.metadata) == (count > ROWS)
+
+
+# --------------------------------------------------------------------------------------------------- deferred items
+
+
+def defer(mirror: ScriptedMirror, user: str, until: datetime | None) -> str:
+    item = mirror.quarantine(user, PAINTING, "")
+    failure = Failure(Stage.WRITE, "rate-limited", "the blobs of the day are spent")
+    entry = mirror.ledger[item]
+    mirror.ledger[item] = replace(entry, state=State.DEFERRED, failure=failure, deferred_until=until)
+    return item
+
+
+def test_deferred_items_are_a_warning_that_says_when_the_rest_will_fit(site: Site, mirror: ScriptedMirror) -> None:
+    """LIMIT-6, LIMIT-8: the partition is green, nothing is to be done."""
+    defer(mirror, "ada", NOW)
+    last = defer(mirror, "bea", NOW + timedelta(hours=5))
+    assert site.run(PAINTINGS).success
+    check = site.check(PAINTINGS, NOTHING_DEFERRED)
+    assert (check.passed, check.severity) == (False, WARN)
+    assert str(check.description).startswith(
+        "Deferred: 2, in partitions: 2. The rest fits at 2026-01-02 08:04 UTC. Nothing is to be done"
+    )
+    assert value(check, "partitions") == {"ada": 1, "bea": 1}
+    assert last in {row["item"] for row in rows(check)}
+    assert site.check(PAINTINGS, NO_QUARANTINED_ITEMS).passed
+
+
+def test_deferred_items_without_a_known_moment_are_tried_by_the_next_run(site: Site, mirror: ScriptedMirror) -> None:
+    defer(mirror, "ada", None)
+    site.run(PAINTINGS)
+    assert "The next run tries them." in str(site.check(PAINTINGS, NOTHING_DEFERRED).description)
+
+
+def test_when_nothing_waits_the_check_passes(site: Site) -> None:
+    site.run(PAINTINGS)
+    assert site.check(PAINTINGS, NOTHING_DEFERRED).passed
+
+
+# -------------------------------------------------------------------------------------------------------- receipts
+
+
+@pytest.mark.parametrize("name", list(ASPECTS))
+def test_what_the_last_verification_found_wrong_fails_the_check_of_its_own(
+    site: Site, mirror: ScriptedMirror, name: str
+) -> None:
+    """VERIFY-2, VERIFY-3, VERIFY-5, VERIFY-12: user, item, reason, repair, URI and an address to open."""
+    aspect = ASPECTS[name].value
+    sound = {f"painting_{each.value}": Part(5, 5) for each in Aspect}
+    receive(mirror, "ada", **sound)
+    receive(mirror, "bea", **{**sound, f"painting_{aspect}": broken("painting:1", "missing", 2)})
+    site.run(PAINTINGS)
+    failed = {each for each in ASPECTS if not site.check(PAINTINGS, each).passed}
+    assert failed == {name}
+    check = site.check(PAINTINGS, name)
+    assert check.severity is ERROR
+    assert "2 missing" in str(check.description)
+    assert "in partitions: 1" in str(check.description)
+    assert (value(check, "expected"), value(check, "verified"), value(check, "missing")) == (10, 8, 2)
+    assert (value(check, "users_verified"), value(check, "partitions")) == (2, {"bea": 2})
+    (row,) = rows(check)
+    assert row == {
+        "user": "bea",
+        "item": "painting:1",
+        "state": "missing",
+        "reason": "what was found",
+        "repair": "what to do",
+        "uri": f"at://did:plc:bea/{PAINTING.nsid}/3k",
+        "link": f"https://pds.example/did:plc:bea/{PAINTING.nsid}/3k",
+        "verified": "2026-01-02 03:04",
+    }
+    assert f"(https://pds.example/did:plc:bea/{PAINTING.nsid}/3k)" in value(check, "items_links")
+
+
+@pytest.mark.parametrize("name", list(ASPECTS))
+def test_what_was_never_verified_is_a_warning_and_not_a_pass(site: Site, name: str) -> None:
+    site.run(PAINTINGS)
+    check = site.check(PAINTINGS, name)
+    assert (check.passed, check.severity) == (False, WARN)
+    assert "launch the job verify_users" in str(check.description)
+
+
+def test_the_last_verification_that_found_all_right_passes_and_says_how_old_it_is(
+    site: Site, mirror: ScriptedMirror
+) -> None:
+    receive(mirror, "ada", at=NOW - timedelta(days=3), painting_records=Part(5, 5))
+    receive(mirror, "bea", painting_records=Part(2, 2, warnings=1))
+    site.run(PAINTINGS)
+    check = site.check(PAINTINGS, RECORDS_MATCH_DOCUMENTS)
+    assert check.passed
+    assert check.description == "All 7 are right. Users verified: 2, the longest ago on 2025-12-30."
+    assert (value(check, "missing"), value(check, "extra"), value(check, "warnings")) == (0, 0, 1)
+
+
+@pytest.mark.parametrize(
+    ("age", "settled", "passes"),
+    [(1, ("painting",), True), (-1, ("painting",), False), (0, ("painting",), False), (1, ("mood",), False)],
+    ids=["settled since", "settled before", "at the same moment", "another type"],
+)
+def test_what_a_sync_has_settled_since_counts_no_more(
+    site: Site, mirror: ScriptedMirror, age: int, settled: tuple[str, ...], passes: bool
+) -> None:
+    """VERIFY-9: only a sync that left the repository as it has to be takes a finding back."""
+    receive(mirror, "bea", painting_records=broken("painting:1", "missing"))
+    mark = RepositoryMark("did:plc:bea", "3k", NOW + timedelta(seconds=age), dict.fromkeys(settled, "hash"), {})
+    mirror.left["did:plc:bea"] = mark
+    site.run(PAINTINGS)
+    assert site.check(PAINTINGS, RECORDS_MATCH_DOCUMENTS).passed is passes
+
+
+def test_a_blob_that_was_missing_stays_so_until_it_is_verified_again(site: Site, mirror: ScriptedMirror) -> None:
+    """VERIFY-5: that a repository is settled says nothing of blobs."""
+    receive(mirror, "bea", painting_blobs=broken("painting:1", "missing"))
+    mirror.left["did:plc:bea"] = RepositoryMark("did:plc:bea", "3k", NOW + timedelta(days=1), {"painting": "hash"}, {})
+    site.run(PAINTINGS)
+    assert not site.check(PAINTINGS, BLOBS_PRESENT).passed
+    receive(mirror, "bea", painting_blobs=Part(5, 5))
+    site.run(PAINTINGS)
+    assert site.check(PAINTINGS, BLOBS_PRESENT).passed
+
+
+def test_a_record_that_was_refused_for_its_lexicon_fails_that_check_before_any_verification(
+    site: Site, mirror: ScriptedMirror
+) -> None:
+    """REC-1, VERIFY-3: it was never written; the next class of error beside it does not count."""
+    refused = mirror.quarantine("bea", PAINTING, "$.when: must be a datetime", "invalid-record")
+    mirror.quarantine("ada", PAINTING, "no candidate is left")
+    site.run(PAINTINGS)
+    check = site.check(PAINTINGS, LEXICON_VALID)
+    assert (check.passed, check.severity) == (False, ERROR)
+    assert [(row["item"], row["state"], row["reason"]) for row in rows(check)] == [
+        (refused, "refused", "$.when: must be a datetime")
+    ]
+    assert value(check, "partitions") == {"bea": 1}
+    assert value(check, "refused") == 1
+
+
+# -------------------------------------------------------------------------------------------------------- evaluation
+
+
+def test_checks_are_evaluated_once_although_a_step_is_tried_again(site: Site, mirror: ScriptedMirror) -> None:
+    mirror.trouble("cyd", *[ServerFailed("502") for _ in range(9)])
+    result = site.run(PAINTINGS)
+    evaluated = [each.check_name for each in result.get_asset_check_evaluations()]
+    assert len(evaluated) == len(set(evaluated)) == 6
+
+
+def test_a_ledger_that_cannot_be_read_does_not_hide_why_the_step_failed(site: Site, mirror: ScriptedMirror) -> None:
+    mirror.broken = ServiceUnreachable("Could not read users: MongoDB does not answer.")
+    result = site.run(PAINTINGS)
+    assert not result.success
+    failure = [event for event in result.all_events if event.is_step_failure][-1].step_failure_data
+    assert failure.user_failure_data is not None
+    assert "4 of 4 users have to be run again" in str(failure.user_failure_data.description)
+
+
+@pytest.mark.parametrize("name", [NO_QUARANTINED_ITEMS, NOTHING_DEFERRED, *ASPECTS])
+def test_each_check_can_be_executed_alone_and_nobody_is_synchronised(
+    site: Site, mirror: ScriptedMirror, name: str
+) -> None:
+    mirror.quarantine("bea", PAINTING, "no candidate is left", "invalid-record")
+    defer(mirror, "ada", NOW)
+    for aspect in Aspect:
+        receive(mirror, "bea", **{f"painting_{aspect.value}": broken("painting:1", "missing")})
+    asset = next(
+        each
+        for each in site.definitions.assets or ()
+        if isinstance(each, dg.AssetsDefinition) and PAINTINGS in each.keys
+    )
+    result = dg.materialize(
+        [asset],
+        instance=site.instance,
+        selection=dg.AssetSelection.checks(dg.AssetCheckKey(PAINTINGS, name)),
+        resources={"mirror": mirror},
+    )
+    assert [(each.check_name, each.passed) for each in result.get_asset_check_evaluations()] == [(name, False)]
+    assert not mirror.turns
