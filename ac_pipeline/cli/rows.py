@@ -60,7 +60,7 @@ class Rows:
 
     def print_json(self, name: str, rest: Mapping[str, object]) -> None:
         """The one JSON document: `rest`, and the rows under `name`."""
-        head = json.dumps(dict(rest), indent=2, ensure_ascii=False, default=str).removesuffix("\n}")
+        head = json.dumps(dict(rest), indent=2, ensure_ascii=False, default=str)[:-1].rstrip("\n")
         click.echo(head + ("," if rest else "") + f'\n  "{name}": [', nl=False)
         self._copy()
         click.echo(("\n  " if self.count else "") + "]\n}")

@@ -102,7 +102,7 @@ def find_differences(engine: Engine, account: Account, selection: Selection) -> 
     """
     plan, report = engine.survey(account, selection)
     if plan.repository is None:
-        raise report.blocked or Blocked(f"{account.key} cannot be read")
+        raise report.blocked or Blocked("; ".join(report.notes) or f"{account.key} cannot be read")
     found = []
     for each in plan.plans:
         records = {record.rkey: record for record in existing_records(plan.repository, each.media)}

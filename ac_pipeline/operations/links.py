@@ -64,8 +64,8 @@ class Examination:
         account: Whose.
         counts: States by type.
         findings: All that are not simply linked, and linked ones with something to say about their record.
-        blocked: Why the account, or a type of it, could not be examined, or None. What was not examined is not counted.
-        notes: What the plan says of the whole, such as doubts about the database.
+        blocked: Why the account could not be examined, or None. None of its documents is counted then.
+        notes: What the plan says of the whole: doubts about the database, types that are on hold and not counted.
     """
 
     account: Account
@@ -97,9 +97,8 @@ def examine(engine: Engine, account: Account, selection: Selection) -> Examinati
     """
     plan, report = engine.survey(account, selection)
     found = Examination(account, notes=report.notes)
-    if plan.repository is None or len(plan.plans) < len(selection.types):  # a type may be on hold
-        found.blocked = report.blocked
     if plan.repository is None:
+        found.blocked = report.blocked
         return found
     for each in plan.plans:
         name = each.media.name
