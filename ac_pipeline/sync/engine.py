@@ -27,7 +27,6 @@ from ac_pipeline.errors import (
 )
 from ac_pipeline.items import BlobRef, RepositoryMark
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.sync.account_plan import AccountPlan
 from ac_pipeline.sync.bookkeeper import Bookkeeper
 from ac_pipeline.sync.foresight import foresee
@@ -96,7 +95,7 @@ class Engine:
                 if account.leaving is None:
                     self.gate()
                 with self.ledger.lease(account.did, self.holder):
-                    self._mirror(AccountPlan(account), self._released(account, selection, books), books)
+                    self._mirror(AccountPlan(account), selection, books)
         except (Transient, Permanent) as error:
             books.interrupt(error)
         books.report.seconds = monotonic() - started
@@ -148,7 +147,8 @@ class Engine:
     def _reader(self) -> Reader:
         return Reader(self.documents, self.ledger, self.renderer, self.lexicons, self.now, self.renders)
 
-    def _mirror(self, plan: AccountPlan, selection: Selection, books: Bookkeeper) -> None:
+    def _mirror(self, plan: AccountPlan, asked: Selection, books: Bookkeeper) -> None:
+        selection = self._released(plan.account, asked, books)
         if not selection.types:
             return
         try:
@@ -169,7 +169,8 @@ class Engine:
                 raise
             books.defer_rest(error)
         books.finish()
-        self._remember(plan, selection, books)
+        if plan.mark is None or plan.mark.rev == plan.base or asked.whole:
+            self._remember(plan, selection, books)
 
     def _is_settled(self, plan: AccountPlan, selection: Selection, books: Bookkeeper) -> bool:
         """Whether there is nothing to do, which is counted then; else the repository and all it is compared with are
@@ -238,13 +239,10 @@ class Engine:
     def _remember(self, plan: AccountPlan, selection: Selection, books: Bookkeeper) -> None:
         """How the repository is left, unless that is known already.
 
-        What somebody else changed is vouched for only by a run that looked at everything: one that was about some
-        items or types leaves the mark behind, and the drift sensor sees to the rest (VERIFY-9).
+        What somebody else changed is vouched for only by a run that was asked for everything: after one about some
+        items or types the mark stays behind, and the drift sensor sees to the rest (VERIFY-9).
         """
         if plan.repository is None:
-            return
-        whole = not selection.partial and set(selection.types) >= set(MEDIA_TYPES)
-        if plan.mark is not None and plan.mark.rev != plan.base and not whole:
             return
         done = settled(plan, selection, books.links)
         mark = RepositoryMark(plan.repository.did, plan.repository.rev, self.now(), done, counts(plan))

@@ -42,6 +42,11 @@ class Selection:
         return any(bound is not None for bound in (self.since, self.until, self.items, self.limit))
 
     @property
+    def whole(self) -> bool:
+        """Whether it is about all items of all types."""
+        return not self.partial and set(self.types) >= set(MEDIA_TYPES)
+
+    @property
     def judges_orphans(self) -> bool:
         """Whether records without a document are its business: when it is about all documents, or was told so."""
         return self.orphans or not self.partial

@@ -47,8 +47,11 @@ pds_faults = st.one_of(
     st.tuples(st.just("apply_writes"), st.just(OutcomeUnknown("lost")), st.integers(1, 4), st.just(True)),
     st.tuples(st.just("upload_blob"), st.sampled_from(UPLOAD_FAULTS), st.integers(1, 6), st.booleans()),
     st.tuples(st.just("read_repository"), st.just(ServiceUnreachable("down")), st.integers(1, 3), st.just(False)),
+    st.tuples(st.just("latest_commit"), st.just(ServiceUnreachable("down")), st.just(1), st.just(False)),
+    st.tuples(st.just("has_blob"), st.just(ServiceUnreachable("down")), st.integers(1, 6), st.just(False)),
 )
-mongo_faults = st.sampled_from(["stream", "write_links", "owners", "load", "save", "batch_bytes"])
+LEDGER = ("load", "save", "batch_bytes", "mark", "remember_mark", "holds")
+mongo_faults = st.sampled_from(["stream", "write_links", "owners", *LEDGER])
 
 
 @settings(max_examples=120, deadline=None)
@@ -68,7 +71,7 @@ def test_every_run_adds_up_and_the_last_one_leaves_an_exact_mirror(runs: list[tu
         for method, error, call, after in pds_faults:
             world.pds.fail(method, error, call=call, after=after)
         for method in mongo_faults:
-            port = world.ledger if method in {"load", "save", "batch_bytes"} else world.documents
+            port = world.ledger if method in LEDGER else world.documents
             port.fail_next(method, ServiceUnreachable("MongoDB does not answer"))
         world.change("mood", moods[number], mood=f"changed in run {number}")
         world.change("mood", moods[-1 - number], deleted=True)

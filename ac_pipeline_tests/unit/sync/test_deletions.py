@@ -73,7 +73,57 @@ def test_an_item_whose_record_vanished_with_its_nuke_returns_under_its_key(world
     assert world.by_ref(user, "mood") == {document: [KEY]}
 
 
-def test_a_nuke_during_the_sync_is_carried_out_by_the_next_one(world: World) -> None:
+MOMENTS = {
+    "before the ledger knows the account": ("ledger", "mark"),
+    "before the documents are read": ("documents", "stream"),
+    "after the documents were read": ("ledger", "load"),
+    "before the first batch": ("pds", 0),
+    "before the second batch": ("pds", 1),
+    "after the write, before the links": ("documents", "write_links"),
+    "after the links, before the ledger": ("ledger", "save"),
+    "before the mark is kept": ("ledger", "remember_mark"),
+}
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["first sync", "later sync"])
+@pytest.mark.parametrize("moment", MOMENTS.values(), ids=MOMENTS.keys())
+def test_a_nuke_at_any_moment_of_a_sync_is_carried_out_by_the_next_one(
+    world: World, moment: tuple[str, Any], known: bool
+) -> None:
+    """DEL-3: the item ends deleted, its link too; so does one of another type that nothing else happened to."""
+    user = world.user()
+    moods = world.moods(user, 250)
+    other = world.add("piece", user)
+    if known:
+        world.sync(user)
+        for mood in moods:
+            world.change("mood", mood, mood=f"changed {mood}")
+    nuked = (("mood", moods[0]), ("mood", moods[-1]), ("piece", other))
+    done = []
+
+    def nuke() -> None:
+        for type, document in nuked:
+            world.change(type, document, nuked=True)
+            done.append(document)
+
+    port, turn = moment
+    if port == "pds":
+        first = world.pds.count("apply_writes")
+        world.pds.between = lambda number: nuke() if number == first + turn else None
+    else:
+        getattr(world, port).before[turn] = nuke
+    assert world.sync(user).error is None
+    assert len(done) == 3
+    world.pds.between = lambda number: None
+    assert world.sync(user).error is None
+    assert world.by_ref(user, "mood").keys() == set(moods[1:-1])
+    assert world.records(user, "piece") == {}
+    assert [world.link(type, document) for type, document in nuked] == [None] * 3
+    with world.quiet():
+        world.sync(user)
+
+
+def test_a_nuke_during_a_sync_that_dies_is_carried_out_by_the_next_one(world: World) -> None:
     """DEL-3: the document was read as it stood; the item ends deleted."""
     user = world.user()
     document = world.add("mood", user)

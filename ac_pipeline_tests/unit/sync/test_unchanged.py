@@ -456,7 +456,10 @@ def test_what_somebody_changed_in_another_type_is_found_although_this_one_was_ru
     """VERIFY-9: a mark says nothing of types that were not looked at since somebody else wrote."""
     made = home()
     made.write("update", "mood 1", mood="hacked", when=WHEN_TEXT, ref=made.ids["mood 1"])
+    before = made.world.ledger.repositories[str(made.user.did)]
     made.world.sync(made.user, types=["piece"])
+    made.world.sync(made.user, items=frozenset({("mood", made.ids["mood 2"])}))
+    assert made.world.ledger.repositories[str(made.user.did)] == before, "the drift is still to be seen"
     assert made.world.sync(made.user).types["mood"].updated == 1
 
 
