@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
 from ac_pipeline.cli.output import print_json, steps, table
@@ -11,13 +13,14 @@ from ac_pipeline.cli.sync import show_plan, show_report
 from ac_pipeline.cli.wipe import exit_code, show_price
 from ac_pipeline.operations.restore import (
     MONGO,
-    RestoreReport,
     find_snapshot,
     plan_from_snapshot,
     restore_from_mongo,
     restore_from_snapshot,
+    without_holds,
 )
 from ac_pipeline.operations.restore_plan import Held, RestorePlan
+from ac_pipeline.operations.restore_report import RestoreReport
 from ac_pipeline.operations.snapshot import open_vault
 from ac_pipeline.settings import load_settings
 from ac_pipeline.sync.report import SyncReport
@@ -49,7 +52,8 @@ def restore(
         account, vault, chosen = pipeline.accounts.find(user), open_vault(pipeline), media_types(types)
         if source == MONGO:
             if dry_run:
-                return show_plan(pipeline, Chosen((user,), False, Selection(types=chosen)), as_json, as_csv=False)
+                released = replace(pipeline, engine=without_holds(pipeline.engine))
+                return show_plan(released, Chosen((user,), False, Selection(types=chosen)), as_json, as_csv=False)
             report = restore_from_mongo(vault, account, chosen, run_id=new_run_id(), why=why)
         else:
             snapshot = find_snapshot(vault, account, chosen, source)

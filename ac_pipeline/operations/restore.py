@@ -8,9 +8,10 @@ snapshot holds is `snapshot.py`.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from time import monotonic
+from typing import cast
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
@@ -26,13 +27,15 @@ from ac_pipeline.errors import (
 from ac_pipeline.items import Attempt, LedgerEntry, Stage, State
 from ac_pipeline.media.base import Link, LinkUpdate, MediaType
 from ac_pipeline.mongo.snapshots import Snapshot
-from ac_pipeline.operations.restore_plan import Held, RestorePlan, Saved, plan_restore
+from ac_pipeline.operations.restore_plan import RestorePlan, Saved, plan_restore
+from ac_pipeline.operations.restore_report import RestoreReport
 from ac_pipeline.operations.snapshot import Progress, Vault, quiet
-from ac_pipeline.sync.engine import ROUNDS
+from ac_pipeline.sync.engine import ROUNDS, Engine
 from ac_pipeline.sync.entries import Entries
 from ac_pipeline.sync.plan import Wanted
+from ac_pipeline.sync.ports import Ledger
 from ac_pipeline.sync.render import failure_of
-from ac_pipeline.sync.report import AccountReport, ItemFailure
+from ac_pipeline.sync.report import ItemFailure
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.writer import REQUEST_BYTES, BatchLimits, Refused, Writer
 
@@ -40,63 +43,6 @@ MONGO, LATEST = "mongo", "latest"
 """What a restore can be made from besides the id of a snapshot."""
 
 _SETTLED = {State.WRITTEN, State.UNCHANGED}
-
-
-@dataclass(slots=True)
-class RestoreReport:
-    """What a restore did.
-
-    Args:
-        source: `mongo`, or the id of the snapshot.
-        restored: Type name -> records written; from Mongo, those the sync wrote.
-        present: Records that were there already.
-        held: Records that were not brought back, each with its reason.
-        failures: Records that the PDS refuses.
-        wrong_shaped: Records that came back as they were and break their lexicon: the next sync repairs them in place.
-        sync: What the sync did, when it was from Mongo.
-        on_hold: Types that are still on hold: the restore has to be run again.
-        error: What ended it early; the same command does the rest.
-    """
-
-    user: str
-    source: str
-    restored: dict[str, int] = field(default_factory=dict)
-    present: int = 0
-    held: list[Held] = field(default_factory=list)
-    failures: list[ItemFailure] = field(default_factory=list)
-    wrong_shaped: int = 0
-    sync: AccountReport | None = None
-    on_hold: list[str] = field(default_factory=list)
-    error: PipelineError | None = None
-    seconds: float = 0.0
-
-    @property
-    def clean(self) -> bool:
-        """Whether nothing failed. What was held back on purpose is not a failure."""
-        synced = self.sync is None or not (self.sync.error or self.sync.blocked or self.sync.failures)
-        return synced and self.error is None and not self.failures
-
-    def to_json(self) -> dict[str, object]:
-        sync = None
-        if self.sync is not None:
-            sync = {
-                "types": {name: tally.to_json() for name, tally in self.sync.types.items()},
-                "failures": [failure.to_json() for failure in self.sync.failures],
-                "blocked": self.sync.blocked.message if self.sync.blocked else None,
-            }
-        return {
-            "user": self.user,
-            "source": self.source,
-            "restored": self.restored,
-            "present": self.present,
-            "held": [held.to_json() for held in self.held],
-            "failures": [failure.to_json() for failure in self.failures],
-            "wrong_shaped": self.wrong_shaped,
-            "sync": sync,
-            "on_hold": self.on_hold,
-            "error": self.error.message if self.error else None,
-            "seconds": round(self.seconds, 3),
-        }
 
 
 def restore_from_mongo(
@@ -121,6 +67,24 @@ def restore_from_mongo(
             audited.outcome = f"stopped: {report.error.message}"
     report.seconds = monotonic() - started
     return report
+
+
+class _NothingHeld:
+    """A ledger that knows of no hold; everything else is the real one's."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._ledger, name)
+
+    def holds(self, account: Account) -> Mapping[str, str]:
+        return {}
+
+
+def without_holds(engine: Engine) -> Engine:
+    """An engine to ask what a sync would do once the holds are released. Only for dry runs."""
+    return replace(engine, ledger=cast(Ledger, _NothingHeld(engine.ledger)))
 
 
 def find_snapshot(vault: Vault, account: Account, types: Sequence[MediaType], source: str) -> Snapshot:

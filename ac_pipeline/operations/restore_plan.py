@@ -14,7 +14,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.lexicon import Lexicons
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import record_cid
-from ac_pipeline.errors import AccountDeleted, InvalidDocument, InvalidRecord
+from ac_pipeline.errors import InvalidDocument, InvalidRecord
 from ac_pipeline.items import LedgerEntry, State, item_id
 from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.media.eligibility import why_withdrawn
@@ -302,7 +302,7 @@ class _Decider:
         return saved.record.rkey in self.there
 
     def _leaving(self) -> bool:
-        return isinstance(self.account.blocked, AccountDeleted) or self.account.leaving is not None
+        return self.account.owner_deleted
 
     def _wiped(self, rkey: str) -> bool:
         """Whether the ledger knows that a wipe deleted this record, and nothing brought it back since."""

@@ -21,8 +21,9 @@ from ac_pipeline.errors import (
     RepositoryMoved,
     SourceMissing,
 )
-from ac_pipeline.items import BlobRef
+from ac_pipeline.items import BlobRef, RepositoryMark
 from ac_pipeline.media.base import MediaType
+from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.snapshots import Snapshot
 from ac_pipeline.operations.removals import Records, Removals
 from ac_pipeline.operations.snapshot import Progress, Vault, quiet
@@ -145,18 +146,19 @@ class _Wipe:
     refused: set[str] = field(default_factory=set)
     uncounted: set[str] = field(default_factory=set)
     began: bool = False
+    moved: int = 0
 
     def run(self, car: bytes, repository: Repository) -> None:
         held_before = self.vault.engine.ledger.holds(self.account)
-        moved = 0
+        base = repository.rev
         while True:
             try:
                 self.report.left = sum(map(len, records_of(repository, self.types).values()))
                 repository = self._empty(car, repository)
                 break
             except RepositoryMoved as error:
-                moved += 1
-                if moved == ROUNDS:
+                self.moved += 1
+                if self.moved == ROUNDS:
                     raise RepositoryMoved(
                         f"the repository of {self.account.key} changed {ROUNDS} times while it was wiped: the same "
                         "command does the rest"
@@ -170,6 +172,7 @@ class _Wipe:
                     )
                 raise
         self._finish(repository)
+        self._mark(base, repository)
 
     def _empty(self, car: bytes, repository: Repository) -> Repository:
         """One round: snapshot, hold, settle, delete. The repository as the last batch left it."""
@@ -279,6 +282,21 @@ class _Wipe:
         for snapshot in index.find(account=self.account.id):
             if snapshot.open and not self.report.left and set(snapshot.types) <= wiped:
                 index.save(replace(snapshot, open=False))
+
+    def _mark(self, base: str, repository: Repository) -> None:
+        """Let the mark of the repository follow, so that this change is not taken for somebody else's (VERIFY-9).
+
+        Only where nobody else's can be among it: all of it is ours, or all of our types were emptied.
+        """
+        ledger = self.vault.engine.ledger
+        mark, wiped = ledger.mark(repository.did), {media.name for media in self.types}
+        unbroken = mark is not None and mark.rev == base and not self.moved
+        if mark is None or not (unbroken or wiped >= {media.name for media in MEDIA_TYPES}):
+            return
+        settled = {name: hash_ for name, hash_ in mark.settled.items() if unbroken and name not in wiped}
+        left = {media.name: sum(1 for _ in repository.collection(media.nsid)) for media in self.types}
+        now = self.vault.engine.now()
+        ledger.remember_mark(RepositoryMark(mark.did, repository.rev, now, settled, {**mark.counts, **left}))
 
     def _media(self, name: str) -> MediaType:
         return next(media for media in self.types if media.name == name)

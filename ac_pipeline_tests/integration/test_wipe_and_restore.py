@@ -18,10 +18,12 @@ from ac_pipeline.local.artwork import pixel_art, tape_zip
 from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.operations.restore import RestoreReport, find_snapshot, restore_from_mongo, restore_from_snapshot
+from ac_pipeline.operations.restore import find_snapshot, restore_from_mongo, restore_from_snapshot
+from ac_pipeline.operations.restore_report import RestoreReport
 from ac_pipeline.operations.snapshot import Vault, open_vault, take_snapshot
 from ac_pipeline.operations.wipe import WipeReport, wipe
 from ac_pipeline.operations.wipe_plan import plan_wipe
+from ac_pipeline_tests.benchmarks.heavy_user import HEAVY, Trip, fill
 from ac_pipeline_tests.harness import GUEST_BUCKET, USER_BUCKET, Slice, open_slice
 
 SLUG = "2025.10.15.12.30.45.123"
@@ -265,6 +267,15 @@ def test_a_snapshot_in_the_store_is_whole_and_holds_no_secret(desk: Desk, object
     assert desk.slice.pipeline.snapshots.get(taken.id).complete
 
 
+def test_a_twentieth_of_the_heaviest_user_goes_there_and_back(slice_: Slice, object_server: ObjectServer) -> None:
+    """PLAN-4, PLAN-6, OPS-6: the steps of `make bench-heavy`, each of which checks what it leaves behind."""
+    user = slice_.user("heavy")
+    sizes = {name: max(1, number // 20) for name, number in HEAVY.items()}
+    fill(slice_.database, object_server, user.id, sizes)
+    steps = Trip(slice_.pipeline, user, sizes).run()
+    assert [step.counts["restored"] for step in steps if "restored" in step.counts] == [sum(sizes.values())] * 2
+
+
 # ------------------------------------------------------------------------------------------ the command line
 
 
@@ -330,6 +341,8 @@ def test_the_command_line_tells_does_and_undoes(cli: Any, desk: Desk) -> None:
     code, out, _ = cli("snapshots", "--user", "ada", "--json")
     (snapshot,) = json.loads(out)
     assert (snapshot["complete"], snapshot["records"]) == (True, {"mood": 3})
+    code, out, _ = cli("restore", "ada", "--dry-run", "--json")
+    assert [op["operation"] for op in json.loads(out)["operations"]] == ["create"] * 3
     code, out, _ = cli("restore", "ada", "--from", "latest", "--dry-run", "--json")
     assert (code, json.loads(out)["records"]) == (0, {"mood": 3})
     code, out, _ = cli("restore", "ada", "--from", snapshot["id"])

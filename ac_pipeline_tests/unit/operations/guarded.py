@@ -13,7 +13,8 @@ from ac_pipeline.errors import SourceMissing
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.mongo.snapshots import Snapshot
-from ac_pipeline.operations.restore import RestoreReport, find_snapshot, restore_from_mongo, restore_from_snapshot
+from ac_pipeline.operations.restore import find_snapshot, restore_from_mongo, restore_from_snapshot
+from ac_pipeline.operations.restore_report import RestoreReport
 from ac_pipeline.operations.snapshot import Archive, Vault
 from ac_pipeline.operations.wipe import WipeReport, wipe
 from ac_pipeline.operations.wipe_plan import WipePlan, plan_wipe

@@ -10,6 +10,7 @@ from ac_pipeline.errors import (
     BlobMissing,
     Misconfigured,
     NoCredentials,
+    OnHold,
     OutcomeUnknown,
     RecordRefused,
     ServiceUnreachable,
@@ -370,6 +371,43 @@ def test_wiped_types_are_on_hold_until_a_restore(world: Guarded) -> None:
     assert "they asked" in world.ledger.holds(user)["mood"]
     world.restore(user, "mood", source="mongo")
     assert world.holds(user) == {"piece"}
+
+
+def test_a_sync_leaves_what_is_on_hold_alone_and_a_restore_undoes_it(world: Guarded) -> None:
+    """PLAN-5, PLAN-6: whatever the schedule does in between, all of it comes back."""
+    user = world.user()
+    ids = world.one_of_each(user)
+    world.put(user, "mood", A, {"text": "nobody's", "when": WHEN_TEXT})
+    before = world.contents(user)
+    world.wipe(user)
+    report = world.sync(user)
+    assert world.contents(user) == {}
+    assert isinstance(report.blocked, OnHold)
+    assert all(world.link(name, id) is None for name, id in ids.items())
+    assert world.restore(user).clean
+    assert world.contents(user) == before
+    assert {world.entry(name, id).state for name, id in ids.items()} == {State.WRITTEN}
+
+
+@pytest.mark.parametrize(
+    ("types", "others", "ours"),
+    [((), False, True), ((), True, True), (("mood",), False, True), (("mood",), True, False)],
+)
+def test_a_wipe_is_not_taken_for_a_change_by_somebody_else(
+    world: Guarded, types: tuple[str, ...], others: bool, ours: bool
+) -> None:
+    """VERIFY-9: but a change by somebody else is not hidden behind it either."""
+    user = world.user()
+    world.one_of_each(user)
+    if others:
+        world.put(user, "piece", A, {"slug": "theirs", "when": WHEN_TEXT})
+    world.wipe(user, *types)
+    mark = world.ledger.mark(str(user.did))
+    assert mark is not None
+    assert (mark.rev == world.pds.read_repository(str(user.did)).rev) is ours
+    if ours:
+        assert mark.counts["mood"] == 0
+        assert "mood" not in mark.settled
 
 
 def test_a_reset_leaves_the_hold_out_and_the_next_sync_rebuilds(world: Guarded) -> None:
