@@ -105,4 +105,6 @@ def _indented(text: str, by: int) -> str:
 
 
 def _cell(value: object) -> object:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return "; ".join(map(str, value)) if isinstance(value, list | tuple) else value

@@ -16,9 +16,7 @@ from ac_pipeline.local.artwork import pixel_art, tape_zip
 from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline_tests.harness import USER_BUCKET, Slice
-from ac_pipeline_tests.integration.test_cli import Run, cli, slice_
-
-__all__ = ["cli", "slice_"]
+from ac_pipeline_tests.integration.conftest import Run
 
 
 def blobs_of(slice_: Slice, user: Account, type: str, id: str) -> list[str]:

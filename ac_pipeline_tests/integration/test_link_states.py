@@ -19,9 +19,7 @@ from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline_tests.harness import USER_BUCKET, Slice
-from ac_pipeline_tests.integration.test_cli import Run, cli, slice_
-
-__all__ = ["cli", "slice_"]
+from ac_pipeline_tests.integration.conftest import Run
 
 SITE = "https://aesthetic.computer"
 STORE = "https://user-aesthetic-computer.sfo3.digitaloceanspaces.com"

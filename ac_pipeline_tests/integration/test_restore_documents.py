@@ -19,9 +19,7 @@ from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.operations.documents import find_lost, restore
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline_tests.harness import GUEST_BUCKET, USER_BUCKET, Slice
-from ac_pipeline_tests.integration.test_cli import Run, cli, slice_
-
-__all__ = ["cli", "slice_"]
+from ac_pipeline_tests.integration.conftest import Run
 
 SLUG = "2025.10.15.12.30.45.123"
 WHEN_TEXT = "2025-10-15T12:30:45.123Z"
