@@ -22,6 +22,7 @@ from ac_pipeline.defs.sensors.alerts import alerts_sensor
 from ac_pipeline.defs.sensors.content import make_content_sensor
 from ac_pipeline.defs.sensors.drift import make_drift_sensor
 from ac_pipeline.defs.sensors.users import users_sensor
+from ac_pipeline.defs.verification import verify_users
 from ac_pipeline.settings import Timetable, load_timetable
 
 
@@ -45,7 +46,7 @@ def build_defs(
     changed_users = changed_users_job(resources[MIRROR], retry_seconds)
     return dg.Definitions(
         assets=[*source_assets(), *rendition_assets(retry_seconds), record_assets(retry_seconds)],
-        jobs=[sync_users, changed_users, retry_items],
+        jobs=[sync_users, changed_users, retry_items, verify_users],
         schedules=schedules(timetable or load_timetable()),
         sensors=[
             users_sensor,

@@ -19,7 +19,7 @@ from ac_pipeline.defs.mirror import Mirror
 from ac_pipeline.errors import InvalidRecord
 from ac_pipeline.items import State
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.mongo.receipts import Aspect, Total, Wrong
+from ac_pipeline.mongo.receipts import Aspect, Part, Receipt, Total, Wrong
 from ac_pipeline.operations.receipts import Findings
 
 RECORDS_MATCH_DOCUMENTS: Final = "records_match_documents"
@@ -108,6 +108,29 @@ def verified(
             **_listed(mirror, [*refused_lines, *lines], users.total()),
         },
     )
+
+
+def part_metadata(mirror: Mirror, receipt: Receipt, parts: Mapping[Aspect, Part]) -> Metadata:
+    """What a verification found of one user's items of one type.
+
+    Args:
+        receipt: Of the user.
+        parts: Those of its parts that are of this type.
+    """
+    records, blobs = parts.get(Aspect.RECORDS, Part()), parts.get(Aspect.BLOBS, Part())
+    known = f"{receipt.at:%Y-%m-%d %H:%M}"
+    lines = [_Line(receipt.user, wrong, known) for part in parts.values() for wrong in part.wrong]
+    return {
+        "status": "verified: not all is as it should be",
+        "expected": records.expected,
+        "verified": records.sound,
+        **{name: records.states.get(name, 0) for name in _STATES[Aspect.RECORDS]},
+        "blobs_expected": blobs.expected,
+        "blobs_verified": blobs.sound,
+        "links_wrong": parts.get(Aspect.LINKS, Part()).unsound,
+        "wrong_shaped": parts.get(Aspect.LEXICON, Part()).unsound,
+        **_listed(mirror, lines, sum(part.unsound for part in parts.values())),
+    }
 
 
 def _verdict(

@@ -1,0 +1,146 @@
+"""The job `verify_users`: every user's records, links, blobs and shapes against the repository itself.
+
+What is looked at is `operations/receipts.py`, what it amounts to for an asset is `receipt_checks.py`. A finding fails
+a check, where a person looks, and never the job; the job fails when somebody could not be read.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import dagster as dg
+from pydantic import Field
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.defs.assets.sources import records_key
+from ac_pipeline.defs.checks import check_events
+from ac_pipeline.defs.failures import Trouble, dagster_failures, failure_of, trouble_of_error
+from ac_pipeline.defs.metadata import Metadata
+from ac_pipeline.defs.mirror import Mirror
+from ac_pipeline.defs.receipt_checks import part_metadata
+from ac_pipeline.errors import Misconfigured, PipelineError
+from ac_pipeline.media.registry import MEDIA_TYPES, media_type
+from ac_pipeline.mongo.receipts import Aspect, Receipt
+from ac_pipeline.operations.receipts import Taken
+
+VERIFY_USERS: Final = "verify_users"
+
+_TYPES: Final = ", ".join(media.name for media in MEDIA_TYPES)
+
+
+class VerificationConfig(dg.Config):
+    """Whom and what to verify; left as it is, everybody and everything."""
+
+    users: list[str] = Field(
+        default=[], description='Only these users, by partition key, for example ["ada", "art-guest"]. Empty: all.'
+    )
+    types: list[str] = Field(default=[], description=f"Only these types: {_TYPES}. Empty: all.")
+    blobs: bool = Field(
+        default=True,
+        description="Ask the PDS for every picture and video as well: one small request for each.",
+    )
+
+
+@dataclass(slots=True)
+class _Sums:
+    """What all users of a run amount to, by aspect; no user's receipt is kept here (OPS-6)."""
+
+    expected: dict[Aspect, int] = field(default_factory=dict)
+    sound: dict[Aspect, int] = field(default_factory=dict)
+    states: dict[str, int] = field(default_factory=dict)
+    verified: list[str] = field(default_factory=list)
+    blocked: int = 0
+
+    def add(self, receipt: Receipt) -> None:
+        self.verified.append(receipt.user)
+        self.blocked += receipt.blocked is not None
+        for (_, aspect), part in receipt.parts.items():
+            self.expected[aspect] = self.expected.get(aspect, 0) + part.expected
+            self.sound[aspect] = self.sound.get(aspect, 0) + part.sound
+            for state, count in part.states.items():
+                name = f"{aspect.value} {state}"
+                self.states[name] = self.states.get(name, 0) + count
+
+    def metadata(self) -> Metadata:
+        return {
+            "users": len(self.verified),
+            "blocked": self.blocked,
+            **{f"{aspect.value} expected": number for aspect, number in self.expected.items()},
+            **{f"{aspect.value} verified": number for aspect, number in self.sound.items()},
+            **self.states,
+        }
+
+
+@dg.op(name=VERIFY_USERS, out=dg.Out(dg.Nothing))
+def verify(
+    context: dg.OpExecutionContext, config: VerificationConfig, mirror: dg.ResourceParam[Mirror]
+) -> Iterator[dg.AssetCheckEvaluation]:
+    """Verify the users the config names, then let the checks of the verified types say what is amiss.
+
+    Raises:
+        dg.Failure: The config names something that does not exist; or some users could not be read.
+    """
+    with dagster_failures():
+        types = tuple(media_type(name) for name in config.types) or MEDIA_TYPES
+        accounts = _accounts(mirror, config.users)
+    sums = _Sums()
+    troubles: dict[str, Trouble] = {}
+    with dagster_failures():
+        taken = mirror.verify(accounts, types, blobs=config.blobs, run_id=context.run.run_id)
+        for number, each in enumerate(taken, start=1):
+            _tell(context, mirror, each, f"{number} of {len(accounts)}")
+            if each.receipt is not None:
+                sums.add(each.receipt)
+            if each.error is not None:
+                troubles[each.account.key] = _trouble(each.error)
+    yield from check_events(mirror, types, sums.verified)
+    context.log.info(", ".join(f"{name}: {value}" for name, value in sums.metadata().items()))
+    if troubles:
+        raise failure_of(troubles, len(accounts))
+
+
+@dg.job(
+    name=VERIFY_USERS,
+    executor_def=dg.in_process_executor,
+    description="Compares every expected record, link and blob of the users in its config, or of all, with their "
+    "repositories, and repairs nothing. What it finds is in the checks of the records assets, and in an observation of "
+    "each partition in which something is amiss. It fails only when a user could not be read.",
+)
+def verify_users() -> None:
+    verify()
+
+
+def _tell(context: dg.OpExecutionContext, mirror: Mirror, taken: Taken, count: str) -> None:
+    """One line about each user, and an observation of each partition in which something is amiss."""
+    user, receipt = taken.account.key, taken.receipt
+    if receipt is None:
+        context.log.error(f"{count}: {user} could not be verified: {taken.error}")
+        return
+    if receipt.blocked is not None:
+        context.log.info(f"{count}: {user} is blocked: {receipt.blocked}")
+        return
+    wrong = {cell: part for cell, part in receipt.parts.items() if part.unsound}
+    if not wrong:
+        context.log.info(f"{count}: {user} is as it should be")
+        return
+    said = ", ".join(f"{part.unsound} {type_} {aspect.value}" for (type_, aspect), part in wrong.items())
+    context.log.warning(f"{count}: {user}: wrong: {said}")
+    for media in MEDIA_TYPES:
+        parts = {aspect: part for (type_, aspect), part in receipt.parts.items() if type_ == media.name}
+        if any(part.unsound for part in parts.values()):
+            metadata = part_metadata(mirror, receipt, parts)
+            context.log_event(dg.AssetObservation(records_key(media), partition=user, metadata=metadata))
+
+
+def _accounts(mirror: Mirror, users: Sequence[str]) -> list[Account]:
+    known = mirror.accounts()
+    unknown = sorted(set(users) - known.keys())
+    if unknown:
+        raise Misconfigured(f"No user has the partition key {', '.join(unknown)}: nothing was verified.")
+    return [known[user] for user in dict.fromkeys(users)] or list(known.values())
+
+
+def _trouble(error: Exception) -> Trouble:
+    if isinstance(error, PipelineError):
+        return trouble_of_error(error)
+    return Trouble("unforeseen", f"{type(error).__name__}: {error}", passing=False)
