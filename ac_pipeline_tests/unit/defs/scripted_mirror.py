@@ -231,10 +231,11 @@ class ScriptedMirror:
                 tally.blocked = 2
             elif error is None:
                 tally.created = 2
+            well = error is None and report.blocked is None
             report.versions[media.name] = Versions(
                 self.documents.get(account.key, "documents"),
-                self.renditions.get(account.key, "renditions") if error is None else None,
-                self.documents.get(account.key, "documents") + "-records" if error is None else None,
+                self.renditions.get(account.key, "renditions") if well else None,
+                self.documents.get(account.key, "documents") + "-records" if well else None,
             )
             for entry in self.items(media, State.QUARANTINED, len(self.ledger)):
                 if entry.partition == account.key and entry.failure is not None:
