@@ -31,7 +31,7 @@ from ac_pipeline.mongo.feed import ChangeFeed, Drained
 from ac_pipeline.mongo.known import KnownItems
 from ac_pipeline.mongo.pending import Cause, Changes, Rule, Work, mark_of
 
-FEED_SECONDS: Final = 1.5
+FEED_SECONDS: Final = 1.0
 """How long a look waits for events when there are none."""
 COMPARE_SECONDS: Final = 6.0
 """How long a look compares before the rest is left for the next one."""
