@@ -119,7 +119,8 @@ class Alert:
         facts = self.facts
         lines = [self.headline]
         if facts.since is not None:
-            lines.append(f"Since {_time(facts.since)} ({_duration(self.at - facts.since)}).")
+            since = "Since" if self.failed else "Had failed since"
+            lines.append(f"{since} {_time(facts.since)} ({_duration(self.at - facts.since)}).")
         counts = [
             f"{name}: {failed} of {of} failed" if self.failed else f"{name}: {of}"
             for name, pair in (("Users", facts.partitions), ("Runs", facts.runs))

@@ -20,7 +20,9 @@ _OVERLAP_SECONDS: Final = 60.0
 """Runs of the last tick's last minute are looked at again: what another process wrote a moment ago may come late."""
 _CHANGED_RUNS: Final = 1_000
 """Runs with a change that one tick reads; the rest waits for the next."""
-_BACKFILLS_A_TICK: Final = 50
+_BACKFILLS_A_TICK: Final = (1, 10, 50)
+"""Newest backfills to look at, until a known one is among them. Mostly the newest is, and the row of a backfill of
+thousands of users is large."""
 _BACKFILLS_WATCHED: Final = 50
 _OLD_SECONDS: Final = 3_600.0
 """A backfill that ended so long before the last look is history, even if we cannot tell that we have seen it."""
@@ -110,21 +112,17 @@ class RunSightings:
 
     def _new_and_watched(self) -> Iterator[Any]:
         """Backfills that are new since the last tick, oldest first, after those that ran then."""
-        new: list[Any] = []
-        cursor: str | None = None
-        while len(new) < _BACKFILLS_A_TICK:
-            # One at first: a backfill of thousands of users is a large row, and mostly there is no new one.
-            page = self._instance.get_backfills(cursor=cursor, limit=10 if cursor else 1)
-            fresh = [each for each in page if each.backfill_id not in self._memory.backfills]
-            ids = [each.backfill_id for each in page]
-            if not page:
-                break
+        page: Sequence[Any] = ()
+        for limit in _BACKFILLS_A_TICK:
+            page = self._instance.get_backfills(limit=limit)
+            ids = [backfill.backfill_id for backfill in page]
             if self._memory.newest_backfill in ids:
-                new += [each for each in fresh if ids.index(each.backfill_id) < ids.index(self._memory.newest_backfill)]
+                page = page[: ids.index(self._memory.newest_backfill)]
                 break
-            new += fresh
-            cursor = ids[-1]
-        self.newest_backfill = new[0].backfill_id if new else self._memory.newest_backfill
+            if len(page) < limit:
+                break
+        new = [backfill for backfill in page if backfill.backfill_id not in self._memory.backfills]
+        self.newest_backfill = page[0].backfill_id if page else self._memory.newest_backfill
         for id in self._memory.backfills:
             watched = self._instance.get_backfill(id)
             if watched is not None:
@@ -282,7 +280,7 @@ def _facts(what: str, said: str, path: str, outcome: Outcome, *, since: float | 
         path,
         since=since,
         partitions=(len(outcome.failed), len(outcome.users)) if outcome.users else None,
-        runs=(outcome.failed_runs, outcome.runs),
+        runs=(outcome.failed_runs, outcome.runs) if outcome.runs else None,
         classes=outcome.errors,
         names=sorted(outcome.failed),
         words=own or outcome.first_words,

@@ -90,9 +90,8 @@ def look_at_ticks(
         failing, silent = f"{each.subject}:ticks", f"{each.subject}:silence"
         if not each.running:
             # A person turned it off: that is no failure, and what was wrong with it is settled.
-            yield from (
-                Sighting(name, 0, Facts(_called(each), "is turned off", each.page)) for name in (failing, silent)
-            )
+            off = Facts(_called(each), "is turned off", each.page)
+            yield from (Sighting(name, 0, off, quiet=True) for name in (failing, silent))
             continue
         ticks = instance.get_ticks(each.state.instigator_origin_id, each.state.selector_id, limit=_TICKS_READ)
         yield from _failing(
@@ -150,7 +149,9 @@ def _check(key: dg.AssetCheckKey, found: dg.AssetCheckEvaluation, known: Mapping
     new = level - (before.level if before is not None else 0)
     table = values.get("items")
     rows = table.records if isinstance(table, dg.TableMetadataValue) else ()
-    counted = f"{new} more quarantined items, {level} now" if before is not None else f"{level} quarantined items"
+    counted = f"counts {level} quarantined {'item' if level == 1 else 'items'}"
+    if before is not None:
+        counted += f", {new} of them new"
     facts = Facts(
         f"Check {key.name} of {asset}",
         (counted if "quarantined" in values else "failed") if failed else "passes again",

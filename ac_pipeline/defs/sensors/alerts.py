@@ -53,9 +53,9 @@ def make_alerts_sensor(clock: Callable[[], float] = time.time) -> dg.SensorDefin
         waiting = [*memory.outbox, *(alert.payload(alerts.base_url, alerts.redact) for alert in new)]
         left, trouble = deliver(waiting, alerts.webhook)
         if trouble is not None:
-            context.log.error(f"{len(left)} messages wait for the next tick. {alerts.redact(trouble)}")
+            context.log.error(f"Messages that wait for the next tick: {len(left)}. {alerts.redact(trouble)}")
         memory = replace(memory, outbox=bounded(left))
-        said = f"{len(new)} messages." if new else "Nothing has changed."
+        said = f"Messages: {len(new)}." if new else "Nothing has changed."
         return dg.SensorResult(cursor=memory.cursor(), skip_reason=dg.SkipReason(said))
 
     return alerts_sensor

@@ -112,7 +112,10 @@ def test_five_hundred_failing_users_are_one_message_with_classes_counts_a_few_na
 def test_a_recovery_says_since_when_it_had_failed_and_counts_no_failures() -> None:
     facts = Facts("Backfill a", "is repaired", "/runs/b/a", since=NOW - 10_800, partitions=(0, 6))
     text = Alert("backfill:a", failed=False, at=NOW, facts=facts).text(None, plain)
-    assert text == "[recovered] Backfill a is repaired\nSince 2026-01-02T00:04:05Z (3 h ago).\nUsers: 6.\n/runs/b/a"
+    assert (
+        text
+        == "[recovered] Backfill a is repaired\nHad failed since 2026-01-02T00:04:05Z (3 h ago).\nUsers: 6.\n/runs/b/a"
+    )
 
 
 @pytest.mark.parametrize(

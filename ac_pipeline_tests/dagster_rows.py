@@ -1,0 +1,108 @@
+"""Rows that Dagster's daemon writes, made through Dagster's own deserialiser and stored in a real instance.
+
+For tests that need a backfill, a turned-on sensor or a tick as they are stored, without a daemon.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import dagster as dg
+
+
+def _error(words: str) -> dict[str, Any]:
+    inner = {"__class__": "SerializableErrorInfo", "message": f"{words}\n", "stack": ["a line"], "cls_name": "E"}
+    outer = {"message": "Error occurred during the execution of evaluation_fn", "stack": [], "cls_name": "DagsterError"}
+    return {"__class__": "SerializableErrorInfo", "cause": {**inner, "cause": None, "context": None}, **outer}
+
+
+def backfill(
+    id: str,
+    status: str,
+    assets: list[dg.AssetKey],
+    *,
+    begun: float,
+    ended: float | None = None,
+    error: str = "",
+    **tags: str,
+) -> Any:
+    """A backfill of these assets; its runs carry the tag `dagster/backfill`."""
+    return dg.deserialize_value(
+        json.dumps(
+            {
+                "__class__": "PartitionBackfill",
+                "backfill_id": id,
+                "status": {"__enum__": f"BulkActionStatus.{status}"},
+                "from_failure": False,
+                "tags": {f"dagster/{name}": value for name, value in tags.items()},
+                "backfill_timestamp": begun,
+                "backfill_end_timestamp": ended,
+                "asset_selection": [{"__class__": "AssetKey", "path": list(key.path)} for key in assets],
+                "error": _error(error) if error else None,
+            }
+        )
+    )
+
+
+def automatic(kind: str, name: str, *, running: bool, since: float, interval: int = 60, cron: str = "0 * * * *") -> Any:
+    """A sensor or schedule as the instance keeps it once it was turned on."""
+    data = (
+        {"__class__": "SensorInstigatorData", "min_interval": interval, "last_sensor_start_timestamp": since}
+        if kind == "sensor"
+        else {"__class__": "ScheduleInstigatorData", "cron_schedule": cron, "start_timestamp": since}
+    )
+    location = {
+        "__class__": "GrpcServerRepositoryLocationOrigin", "host": "localhost", "port": 1, "socket": None,
+        "location_name": "ac_pipeline",
+    }  # fmt: skip
+    repository = {"repository_location_origin": location, "repository_name": "__repository__"}
+    return dg.deserialize_value(
+        json.dumps(
+            {
+                "__class__": "InstigatorState",
+                "job_specific_data": data,
+                "job_type": {"__enum__": f"InstigatorType.{kind.upper()}"},
+                "origin": {
+                    "__class__": "ExternalJobOrigin",
+                    "external_repository_origin": {"__class__": "ExternalRepositoryOrigin", **repository},
+                    "job_name": name,
+                },
+                "status": {"__enum__": f"InstigatorStatus.{'RUNNING' if running else 'STOPPED'}"},
+            }
+        )
+    )
+
+
+def tick(state: Any, status: str, at: float, error: str = "") -> Any:
+    """A tick of a sensor or schedule."""
+    return dg.deserialize_value(
+        json.dumps(
+            {
+                "__class__": "TickData",
+                "job_origin_id": state.instigator_origin_id,
+                "job_name": state.instigator_name,
+                "job_type": {"__enum__": f"InstigatorType.{state.instigator_type.value}"},
+                "selector_id": state.selector_id,
+                "status": {"__enum__": f"TickStatus.{status}"},
+                "timestamp": at,
+                "run_ids": [],
+                "error": _error(error) if error else None,
+            }
+        )
+    )
+
+
+def heartbeat(daemon: str, at: float) -> Any:
+    """A sign of life of one of Dagster's daemons."""
+    return dg.deserialize_value(
+        json.dumps(
+            {
+                "__class__": "DaemonHeartbeat",
+                "timestamp": at,
+                "daemon_type": daemon,
+                "daemon_id": "one",
+                "errors": [],
+            }
+        )
+    )
