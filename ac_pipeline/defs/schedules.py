@@ -13,6 +13,7 @@ from ac_pipeline.defs.assets.records import FULL, STEP
 from ac_pipeline.defs.jobs import SYNC_USERS, UNFINISHED
 from ac_pipeline.defs.partitions import RANGE_END, RANGE_START, USERS
 from ac_pipeline.defs.policies import RECORDS_A_RUN
+from ac_pipeline.defs.verification import VERIFY_USERS
 from ac_pipeline.settings import Timetable
 
 RUNS_A_TICK: Final = 100
@@ -24,7 +25,7 @@ SCHEDULE: Final = "dagster/schedule_name"
 
 @dataclass(frozen=True, slots=True)
 class UsersSchedule:
-    """One schedule over all known users.
+    """One schedule over all users.
 
     Args:
         name: Its name in the UI, which people start it by.
@@ -33,6 +34,7 @@ class UsersSchedule:
         description: For people.
         run_config: Of each run.
         waits_for: Schedules that must have no unfinished runs, besides itself.
+        ranged: Whether its runs are about ranges of keys; else it is one run, which knows by itself who there is.
     """
 
     name: str
@@ -41,12 +43,14 @@ class UsersSchedule:
     description: str
     run_config: Mapping[str, Any] = field(default_factory=dict)
     waits_for: tuple[str, ...] = ()
+    ranged: bool = True
 
 
 INCREMENTAL_SYNC: Final = "incremental_sync"
 NIGHTLY_RECONCILE: Final = "nightly_reconcile"
+WEEKLY_VERIFICATION: Final = "weekly_verification"
 
-SYNCS: Final = (
+SCHEDULES: Final = (
     UsersSchedule(
         INCREMENTAL_SYNC,
         "ac_cron_sync",
@@ -63,8 +67,15 @@ SYNCS: Final = (
         "missed is found here.",
         run_config={"ops": {STEP: {"config": {FULL: True}}}},
     ),
+    UsersSchedule(
+        WEEKLY_VERIFICATION,
+        "ac_cron_verify",
+        VERIFY_USERS,
+        "Verifies every record, link and blob of all users against the repositories, and repairs nothing: what is "
+        "wrong fails checks.",
+        ranged=False,
+    ),
 )
-"""The schedules that synchronise."""
 
 
 def ranges(keys: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -81,7 +92,7 @@ def schedules(timetable: Timetable) -> list[dg.ScheduleDefinition]:
     Args:
         timetable: When they tick, UTC.
     """
-    return [_schedule(each, getattr(timetable, each.setting)) for each in SYNCS]
+    return [_schedule(each, getattr(timetable, each.setting)) for each in SCHEDULES]
 
 
 def _schedule(what: UsersSchedule, cron: str) -> dg.ScheduleDefinition:
@@ -94,7 +105,7 @@ def _schedule(what: UsersSchedule, cron: str) -> dg.ScheduleDefinition:
         description=f"{what.description} {what.setting.upper()} sets its hours.",
     )
     def tick(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        """One ranged run for each part of the known keys, unless runs of an earlier tick are not done yet."""
+        """A run for each part of the known keys, or one for all, unless runs of an earlier tick are not done yet."""
         for name in (what.name, *what.waits_for):
             waiting = context.instance.get_runs_count(dg.RunsFilter(tags={SCHEDULE: name}, statuses=UNFINISHED))
             if waiting:
@@ -104,11 +115,13 @@ def _schedule(what: UsersSchedule, cron: str) -> dg.ScheduleDefinition:
         if not keys:
             yield dg.SkipReason("No user is known yet: start the sensor users_sensor.")
             return
+        # Dagster asks for a key where there are several requests. With the hour in it, no later tick is kept back.
+        hour = context.scheduled_execution_time.isoformat()
+        if not what.ranged:
+            yield dg.RunRequest(run_key=hour, run_config=dict(what.run_config))
+            return
         for first, last in ranges(keys):
-            # Dagster asks for a key where there are several requests. With the hour in it, no later tick is kept back.
-            run_key = f"{context.scheduled_execution_time.isoformat()} {first}"
-            yield dg.RunRequest(
-                run_key=run_key, run_config=dict(what.run_config), tags={RANGE_START: first, RANGE_END: last}
-            )
+            tags = {RANGE_START: first, RANGE_END: last}
+            yield dg.RunRequest(run_key=f"{hour} {first}", run_config=dict(what.run_config), tags=tags)
 
     return tick

@@ -24,6 +24,7 @@ from ac_pipeline.mongo.receipts import Aspect, Receipt
 from ac_pipeline.operations.receipts import Taken
 
 VERIFY_USERS: Final = "verify_users"
+VERIFY_STEP: Final = "verify_each_user"
 
 _TYPES: Final = ", ".join(media.name for media in MEDIA_TYPES)
 
@@ -71,7 +72,7 @@ class _Sums:
         }
 
 
-@dg.op(name=VERIFY_USERS, out=dg.Out(dg.Nothing))
+@dg.op(name=VERIFY_STEP, out=dg.Out(dg.Nothing))
 def verify(
     context: dg.OpExecutionContext, config: VerificationConfig, mirror: dg.ResourceParam[Mirror]
 ) -> Iterator[dg.AssetCheckEvaluation]:

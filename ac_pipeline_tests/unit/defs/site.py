@@ -63,9 +63,11 @@ class Site:
         )
 
     def launch(self, job: str, config: Mapping[str, Any]) -> dg.ExecuteInProcessResult:
-        """Run an op job of one op of the same name."""
-        return self.definitions.resolve_job_def(job).execute_in_process(
-            instance=self.instance, run_config={"ops": {job: {"config": dict(config)}}}, raise_on_error=False
+        """Run an op job of one op."""
+        definition = self.definitions.resolve_job_def(job)
+        (op,) = definition.nodes
+        return definition.execute_in_process(
+            instance=self.instance, run_config={"ops": {op.name: {"config": dict(config)}}}, raise_on_error=False
         )
 
     def check(self, asset: dg.AssetKey, name: str) -> dg.AssetCheckEvaluation:

@@ -15,7 +15,7 @@ import pytest
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.jobs import SYNC_USERS
 from ac_pipeline.defs.partitions import RANGE_END, RANGE_START, USERS
-from ac_pipeline.defs.schedules import INCREMENTAL_SYNC, NIGHTLY_RECONCILE, SCHEDULE, ranges
+from ac_pipeline.defs.schedules import INCREMENTAL_SYNC, NIGHTLY_RECONCILE, SCHEDULE, WEEKLY_VERIFICATION, ranges
 from ac_pipeline.settings import Timetable
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 
@@ -78,6 +78,9 @@ def test_a_schedule_requests_all_known_keys_in_ranges_and_adds_none(instance: dg
         (NIGHTLY_RECONCILE, NIGHTLY_RECONCILE, True),
         (NIGHTLY_RECONCILE, INCREMENTAL_SYNC, False),
         (INCREMENTAL_SYNC, "somebody_elses", False),
+        (INCREMENTAL_SYNC, WEEKLY_VERIFICATION, False),
+        (WEEKLY_VERIFICATION, WEEKLY_VERIFICATION, True),
+        (WEEKLY_VERIFICATION, INCREMENTAL_SYNC, False),
     ],
 )
 def test_a_schedule_waits_for_the_runs_of_its_last_tick_and_the_hourly_one_for_the_night_too(
@@ -90,6 +93,17 @@ def test_a_schedule_waits_for_the_runs_of_its_last_tick_and_the_hourly_one_for_t
         assert f"1 runs of an earlier tick of {unfinished} are not done yet" in str(site.tick(name).skip_message)
     instance.report_run_canceled(run)
     assert len(site.requests(name)) == 1
+
+
+def test_the_verification_of_a_week_is_one_run_over_everybody(instance: dg.DagsterInstance) -> None:
+    """RUN-3: it reads only, and knows by itself who there is; the next week's is another one."""
+    site = Site(instance, *(f"u{number}" for number in range(130)))
+    (request,) = site.requests(WEEKLY_VERIFICATION)
+    assert not {RANGE_START, RANGE_END} & request.tags.keys()
+    (later,) = site.requests(WEEKLY_VERIFICATION, 4)
+    assert request.run_key != later.run_key
+    job = site.definitions.resolve_job_def("verify_users")
+    assert job.execute_in_process(instance=instance, run_config=request.run_config).success
 
 
 def test_without_users_a_schedule_names_the_sensor_that_is_missing(instance: dg.DagsterInstance) -> None:
@@ -130,6 +144,7 @@ def test_the_crons_of_the_settings_are_those_of_the_schedules() -> None:
     crons = {each.name: each.cron_schedule for each in repository.schedule_defs}
     assert crons[INCREMENTAL_SYNC] == "*/10 * * * *"
     assert crons[NIGHTLY_RECONCILE] == "5,35 2-4/2 1 * 5-7"
+    assert crons[WEEKLY_VERIFICATION] == "0 6 * * 7"
     assert {each.execution_timezone for each in repository.schedule_defs} == {"UTC"}
 
 
