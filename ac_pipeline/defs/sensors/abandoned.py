@@ -1,20 +1,32 @@
-"""The sensor for runs that nobody works at any more: it reports them as failed, so that Dagster's own retry takes over.
+"""The sensor for runs that Dagster forgets: their process is gone, or the retry it promised them does not come.
 
 A code server notices when one of its runs dies. When they die together (a power cut, `make dev` stopped in the middle
 of a run, a container out of memory) nobody does: Dagster's run monitoring does not look at processes of its default
-launcher (1.13.27), and such a run stays "started" for ever, with its place in the queue and its backfill unfinished.
+launcher, and such a run stays "started" for ever, with its place in the queue. And a failure is written before the run
+says that it failed: the daemon that retries, looking in between, passes it over for good. Either way the backfill never
+ends. Both are of 1.13.27, and the first cure is that of the second: a failure is reported, once more.
 """
 
 import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
 import dagster as dg
 
 NAME: Final = "abandoned_runs_sensor"
+
+WILL_RETRY: Final = "dagster/will_retry"
+RETRIED_AS: Final = "dagster/auto_retry_run_id"
+REMINDED: Final = "ac-pipeline/retry_asked_for"
+"""Tags of a run: Dagster promises a retry, names it, and was reminded of it by us."""
+_PROMISE_SECONDS: Final = 20.0
+"""A retry comes within about 5 seconds."""
+_PROMISES_OF_SECONDS: Final = 86_400.0
+"""An older promise is history."""
 _MARGIN_SECONDS: Final = 5.0
 """A process that started so long after its run did is another one with the same number."""
 
@@ -23,15 +35,21 @@ _MARGIN_SECONDS: Final = 5.0
     name=NAME,
     minimum_interval_seconds=30,
     default_status=dg.DefaultSensorStatus.RUNNING,
-    description="Reports runs as failed whose process has ended without a word, after a power cut for instance: they "
-    "are retried, and their backfill goes on. Looks at runs of the default launcher only.",
+    description="Reports runs as failed whose process has ended without a word, after a power cut for instance, and "
+    "once more those whose promised retry does not come: they are retried, and their backfill goes on. Looks for "
+    "processes of the default launcher only.",
 )
 def abandoned_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-    """One look at the started runs."""
-    found = list(fail_abandoned_runs(context.instance))
-    for run_id, pid in found:
+    """One look at the started and the failed runs."""
+    gone = list(fail_abandoned_runs(context.instance))
+    for run_id, pid in gone:
         context.log.warning(f"Run {run_id} was started, but its process {pid} is gone: reported as failed.")
-    return dg.SkipReason(f"{len(found)} abandoned runs were reported as failed." if found else "Every run is alive.")
+    forgotten = list(remind_of_retries(context.instance))
+    for run_id in forgotten:
+        context.log.warning(f"Run {run_id} has failed, and its retry does not come: reported once more.")
+    if not gone and not forgotten:
+        return dg.SkipReason("Every run is alive or retried.")
+    return dg.SkipReason(f"Reported as failed: {len(gone)} runs without a process, {len(forgotten)} without a retry.")
 
 
 def fail_abandoned_runs(
@@ -60,6 +78,22 @@ def fail_abandoned_runs(
         if run is not None and run.status is dg.DagsterRunStatus.STARTED:
             instance.report_run_failed(run, f"The process of this run (pid {pid}) ended without a word.")
             yield run_id, pid
+
+
+def remind_of_retries(instance: dg.DagsterInstance, now: Callable[[], float] = time.time) -> Iterator[str]:
+    """Report failed runs once more whose retry was promised and did not come; yields their ids. Each run once."""
+    moment = now()
+    promised = dg.RunsFilter(
+        statuses=[dg.DagsterRunStatus.FAILURE],
+        tags={WILL_RETRY: "true"},
+        updated_after=datetime.fromtimestamp(moment - _PROMISES_OF_SECONDS, UTC),
+        updated_before=datetime.fromtimestamp(moment - _PROMISE_SECONDS, UTC),
+    )
+    for run in instance.get_runs(promised):
+        if RETRIED_AS not in run.tags and REMINDED not in run.tags:
+            instance.add_run_tags(run.run_id, {REMINDED: "true"})
+            instance.report_run_failed(run, "The retry of this run was promised and did not come; asked for again.")
+            yield run.run_id
 
 
 def process_start(pid: int) -> float | None:

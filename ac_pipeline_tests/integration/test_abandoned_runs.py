@@ -12,7 +12,14 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from ac_pipeline.defs.sensors.abandoned import abandoned_runs_sensor, fail_abandoned_runs, process_start
+from ac_pipeline.defs.sensors.abandoned import (
+    RETRIED_AS,
+    WILL_RETRY,
+    abandoned_runs_sensor,
+    fail_abandoned_runs,
+    process_start,
+    remind_of_retries,
+)
 
 Look = Callable[[int], float | None]
 
@@ -71,11 +78,45 @@ def test_runs_of_another_launcher_are_not_looked_at() -> None:
         assert seen_in_the_middle(elsewhere, lambda pid: None) == ([], dg.DagsterRunStatus.STARTED)
 
 
+@pytest.mark.parametrize(
+    ("tags", "seconds", "asked"),
+    [
+        ({WILL_RETRY: "true"}, 25, 1),
+        ({WILL_RETRY: "true"}, 15, 0),
+        ({WILL_RETRY: "true"}, 86_400 + 10, 0),
+        ({WILL_RETRY: "true", RETRIED_AS: "another"}, 25, 0),
+        ({WILL_RETRY: "false"}, 25, 0),
+        ({}, 25, 0),
+    ],
+    ids=["forgotten", "not yet", "long ago", "retried", "not to be retried", "nothing promised"],
+)
+def test_a_retry_that_does_not_come_is_asked_for_once(
+    instance: dg.DagsterInstance, tags: dict[str, str], seconds: float, asked: int
+) -> None:
+    """RUN-6: the daemon looked between the failure's being written and the run's saying so."""
+
+    @dg.op
+    def fails() -> None:
+        raise dg.Failure("as intended", allow_retries=False)
+
+    @dg.job
+    def failing() -> None:
+        fails()
+
+    failed = failing.execute_in_process(instance=instance, raise_on_error=False)
+    instance.add_run_tags(failed.run_id, tags)
+    failures = dg.DagsterEventType.RUN_FAILURE
+    before = len(instance.get_records_for_run(failed.run_id, of_type=failures).records)
+    found = [list(remind_of_retries(instance, lambda: time.time() + seconds)) for _ in range(2)]
+    assert found == [[failed.run_id] * asked, []]
+    assert len(instance.get_records_for_run(failed.run_id, of_type=failures).records) == before + asked
+
+
 def test_the_sensor_is_on_from_the_start_and_has_nothing_to_say(instance: dg.DagsterInstance) -> None:
     assert abandoned_runs_sensor.default_status is dg.DefaultSensorStatus.RUNNING
     said = abandoned_runs_sensor(dg.build_sensor_context(instance=instance))
     assert isinstance(said, dg.SkipReason)
-    assert said.skip_message == "Every run is alive."
+    assert said.skip_message == "Every run is alive or retried."
 
 
 def test_a_process_tells_when_it_was_started() -> None:
