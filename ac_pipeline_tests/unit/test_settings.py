@@ -42,11 +42,11 @@ def test_two_variables_are_enough_and_the_rest_has_defaults(tmp_path: Path) -> N
 def test_the_later_file_wins_and_the_environment_wins_over_both(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write(tmp_path, PDS_URL="https://one.example", AC_LEDGER_DATABASE="one", AC_LEXICON_AUTHORITY="one")
+    write(tmp_path, PDS_URL="https://one.example", AC_LEDGER_DATABASE="one", AC_OPERATOR="one")
     write(tmp_path, ".env.local", PDS_URL="https://two.example", AC_LEDGER_DATABASE="two")
     monkeypatch.setenv("PDS_URL", "https://three.example")
     settings = load_settings(tmp_path)
-    assert (settings.pds_url, settings.ac_ledger_database, settings.ac_lexicon_authority) == (
+    assert (settings.pds_url, settings.ac_ledger_database, settings.ac_operator) == (
         "https://three.example",
         "two",
         "one",
@@ -146,3 +146,16 @@ def test_a_wrong_cron_line_is_one_sentence_that_names_its_variable(tmp_path: Pat
     for load in (load_timetable, load_settings):
         with pytest.raises(Misconfigured, match=rf"^{name} has a minute that is not understood.*see \.env\.example"):
             load(tmp_path)
+
+
+@pytest.mark.parametrize("did", ["did:plc:abc", "did:web:example.com"])
+def test_the_lexicon_authority_is_a_did(did: str, tmp_path: Path) -> None:
+    write(tmp_path, AC_LEXICON_AUTHORITY=did)
+    assert load_settings(tmp_path).ac_lexicon_authority == did
+
+
+@pytest.mark.parametrize("name", ["jeffrey", "did:plc:", "https://example.com"])
+def test_any_other_lexicon_authority_is_refused(name: str, tmp_path: Path) -> None:
+    write(tmp_path, AC_LEXICON_AUTHORITY=name)
+    with pytest.raises(Misconfigured, match="AC_LEXICON_AUTHORITY must be a DID"):
+        load_settings(tmp_path)
