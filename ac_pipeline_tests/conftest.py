@@ -30,6 +30,7 @@ from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline.local.pds_accounts import NewAccount, PdsAccounts
 from ac_pipeline.local.pds_server import HANDLE_DOMAIN, PdsOptions, installed_pds, pds_service, pds_url
 from ac_pipeline.local.processes import Service, Tethered, free_port
+from ac_pipeline_tests.postgres_server import PostgresServer, postgres_server_in
 
 # Machines are shared and slow at times: how long an example takes says nothing. CI tries the same examples every time.
 hypothesis_settings.register_profile(
@@ -197,6 +198,13 @@ def pds(services_folder: Path) -> Iterator[Pds]:
     server = Pds(folder, PdsOptions())
     yield server
     server.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_server(services_folder: Path) -> Iterator[PostgresServer]:
+    """A PostgreSQL server, shared by the tests of one worker: make databases of your own."""
+    with postgres_server_in(services_folder / "postgres") as server:
+        yield server
 
 
 @pytest.fixture

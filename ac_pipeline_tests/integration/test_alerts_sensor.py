@@ -73,16 +73,18 @@ class Site:
         first, last = first or self.keys[0], last or self.keys[-1]
         which = {PARTITION: first} if first == last else {RANGE_START: first, RANGE_END: last}
         named = {f"dagster/{name}": value for name, value in tags.items()}
-        job, selection = (self.everything, list(assets)) if assets else (self.sync, None)
-        return job.execute_in_process(
-            instance=self.instance, asset_selection=selection, tags={**which, **named}, raise_on_error=False
+        return self.everything.execute_in_process(
+            instance=self.instance,
+            asset_selection=list(assets or (THUMBNAILS,)),
+            tags={**which, **named},
+            raise_on_error=False,
         )
 
     def fail(self, *keys: str, error: Exception | None = None) -> None:
-        """Let the next run of these users fail, all attempts of it."""
+        """Let the next run of these users fail, all attempts of it; without another error, at the first."""
         for key in keys:
             self.mirror.troubles.pop(key, None)
-            self.mirror.trouble(key, *[error or ServerFailed("the PDS answered 502") for _ in range(4)])
+            self.mirror.trouble(key, *[error or KeyError("nobody foresaw this") for _ in range(4)])
 
     def heal(self) -> None:
         self.mirror.troubles.clear()
@@ -121,7 +123,7 @@ def test_a_backfill_that_fails_is_one_message_and_one_more_when_its_users_are_re
     assert site.look() == []
     site.store("first", "REQUESTED", THUMBNAILS, ended=False)
     assert site.look() == []
-    site.fail("bea", "dan")
+    site.fail("bea", "dan", error=ServerFailed("the PDS answered 502"))
     assert not site.run(THUMBNAILS, backfill="first").success
     assert site.look() == []
     site.store("first", "COMPLETED_FAILED", THUMBNAILS)
@@ -202,7 +204,7 @@ def test_started_fresh_it_replays_no_history(site: Site) -> None:
     site.run(first="ada", last="dan", schedule_name="sync_every_hour", tick="1")
     site.mirror.quarantine("ada", media_type("painting"), "no candidate is left")
     site.heal()
-    site.run(*RECORDS)
+    site.run(PAINTINGS)
     state = site.instance.add_instigator_state(
         automatic("sensor", "users_sensor", running=True, since=site.now - 9_000)
     )
@@ -249,7 +251,7 @@ def test_a_run_that_a_person_repairs_before_the_look_is_no_message(site: Site) -
 def test_single_runs_of_a_person_are_no_message(site: Site) -> None:
     site.look()
     site.fail("bea")
-    assert not site.run(PAINTINGS).success
+    assert not site.run(THUMBNAILS).success
     assert site.look() == []
 
 
@@ -451,28 +453,28 @@ def test_quarantined_items_are_one_message_for_each_asset_and_one_when_there_are
     """OPS-1, OPS-3."""
     painting = media_type("painting")
     site.look()
-    site.run(*RECORDS)
+    site.run(PAINTINGS)
     assert site.look() == []
     first = site.mirror.quarantine("ada", painting, "no candidate is left")
     second = site.mirror.quarantine("bea", painting, "no candidate is left")
-    site.run(*RECORDS)
+    site.run(PAINTINGS)
     (alert,) = site.alerts()
     assert alert.headline == "[failed] Check no_quarantined_items of atproto/paintings counts 2 quarantined items"
     assert dict(alert.facts.classes) == {"source-missing": 2}
     assert list(alert.facts.names) == [f"ada {first}", f"bea {second}"]
     assert alert.facts.path == "/assets/atproto/paintings?view=checks"
-    site.run(*RECORDS)
+    site.run(PAINTINGS)
     assert site.look() == []
     del site.mirror.ledger[second]
-    site.run(*RECORDS)
+    site.run(PAINTINGS)
     assert site.look() == []
     site.mirror.quarantine("cyd", painting, "no candidate is left")
-    site.run(*RECORDS)
+    site.run(PAINTINGS)
     assert site.look() == [
         "[failed] Check no_quarantined_items of atproto/paintings counts 2 quarantined items, 1 of them new"
     ]
     site.mirror.ledger.clear()
-    site.run(*RECORDS)
+    site.run(PAINTINGS)
     assert site.look() == ["[recovered] Check no_quarantined_items of atproto/paintings passes again"]
 
 
