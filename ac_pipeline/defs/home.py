@@ -24,6 +24,9 @@ from ac_pipeline.redaction import Redactor
 from ac_pipeline.settings import Settings, load_settings
 
 _OURS = "# Written by ac_pipeline.defs.home at every start: change dagster.yaml in the project instead.\n"
+_PATIENT_BACKFILLS = {"DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR": "1"}
+"""Without it a backfill fails, and its runs are cancelled, when its daemon looks while the code server restarts (1.13.27;
+RUN-6)."""
 _POSTGRES = """
 storage:
   postgres:
@@ -74,7 +77,7 @@ def environment(settings: Settings) -> dict[str, str]:
     if settings.ac_ffmpeg is not None and len(settings.ac_ffmpeg.parts) > 1:
         values["AC_FFMPEG"] = str(settings.ac_ffmpeg.absolute())
     ours = {name: value for name, value in os.environ.items() if name.lower() not in type(settings).model_fields}
-    return {**ours, **values}
+    return {**_PATIENT_BACKFILLS, **ours, **values}
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -76,6 +76,19 @@ def test_dagster_is_given_every_setting_as_it_was_read(tmp_path: Path, monkeypat
     assert "PDS_RATE_LIMIT_BYPASS_KEY" not in given
 
 
+def test_a_code_server_that_restarts_fails_neither_backfills_nor_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """RUN-6: both are settings of Dagster that are off by default; who sets the variable is heard."""
+    name = "DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR"
+    monkeypatch.delenv(name, raising=False)
+    assert environment(settings(tmp_path))[name]
+    monkeypatch.setenv(name, "")
+    assert not environment(settings(tmp_path))[name]
+    queue = yaml.safe_load((ROOT / "dagster.yaml").read_text())["run_coordinator"]["config"]
+    assert queue["max_user_code_failure_retries"] * queue["user_code_failure_retry_delay"] >= 600
+
+
 def test_a_missing_setting_ends_the_start_with_one_sentence(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "ac_pipeline.defs.home", "--project", str(ROOT)],
