@@ -19,6 +19,7 @@ from ac_pipeline.errors import (
     ServiceUnreachable,
     TooLarge,
 )
+from ac_pipeline.items import Record
 from ac_pipeline_tests.memory_pds import Method
 from ac_pipeline_tests.unit.sync.world import World, at_second
 
@@ -95,3 +96,48 @@ def test_every_run_adds_up_and_the_last_one_leaves_an_exact_mirror(runs: list[tu
     with world.quiet():
         again = world.sync(user)
     assert (again.types["mood"].unchanged, again.types["painting"].unchanged) == (len(left), 6)
+
+
+def blobs_of(records: dict[str, Record]) -> list[str]:
+    values = [value for record in records.values() for value in record.values() if isinstance(value, dict)]
+    return sorted({value["ref"]["$link"] for value in values})
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    runs=st.lists(
+        st.tuples(st.lists(pds_faults, max_size=4), st.lists(mongo_faults, max_size=1), st.booleans()), max_size=3
+    )
+)
+def test_no_fault_while_lost_blobs_are_given_back_costs_a_record_or_a_blob(
+    runs: list[tuple[list[Any], list[str], bool]],
+) -> None:
+    """VERIFY-5, VERIFY-1, MEDIA-7: the last run leaves every record as it was, with its blobs; a tape is never without
+    a video."""
+    world = World()
+    user = world.user()
+    for number in range(4):
+        world.add("painting", user, code=f"p{number:03}", slug=f"2025.10.15.12.30.45.{number:03}")
+        world.add("tape", user, code=f"t{number:03}", slug=f"2025.10.15.12.30.45.{number:03}")
+    world.sync(user)
+    before = world.pds.records(user)
+    for number, (pds_faults, mongo_faults, blobs) in enumerate(runs):
+        for cid in blobs_of(before)[number::2]:
+            world.pds.lose_bytes(user, cid)
+        for method, error, call, after in pds_faults:
+            world.pds.fail(method, error, call=call, after=after)
+        for method in mongo_faults:
+            port = world.ledger if method in LEDGER else world.documents
+            port.fail_next(method, ServiceUnreachable("MongoDB does not answer"))
+        world.sync(user, blobs=blobs)
+        assert all("video" in record for record in world.records(user, "tape").values())
+        assert world.pds.records(user).keys() == before.keys()
+    world.heal()
+
+    report = world.sync(user, retry=True, blobs=True)
+
+    assert (report.error, report.failures) == (None, [])
+    assert world.pds.records(user) == before
+    assert all(world.pds.has_blob(str(user.did), cid) for cid in blobs_of(before))
+    with world.quiet():
+        assert world.sync(user, blobs=True).types["tape"].unchanged == 4
