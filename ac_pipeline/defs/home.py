@@ -25,8 +25,8 @@ from ac_pipeline.settings import Settings, load_settings
 
 _OURS = "# Written by ac_pipeline.defs.home at every start: change dagster.yaml in the project instead.\n"
 _PATIENT_BACKFILLS = {"DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR": "1"}
-"""Without it a backfill fails, and its runs are cancelled, when its daemon looks while the code server restarts (1.13.27;
-RUN-6)."""
+"""Without it a backfill fails, and its runs are cancelled, when its daemon looks while the code server restarts (RUN-6;
+Dagster 1.13.27)."""
 _POSTGRES = """
 storage:
   postgres:
