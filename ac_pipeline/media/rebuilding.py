@@ -26,7 +26,9 @@ _DATED_CODE = re.compile(r"\d{4}/\d{1,2}/\d{1,2}/([0-9A-Za-z]{3,12})")
 """The slug of a piece published as source ends with its code."""
 
 _REMOVED = {"mood": "deleted"}
-_KEPT: Mapping[str, tuple[dict[str, Any], ...]] = {"tape": ({}, {"kind": "mp4"}, {"mp4Status": "complete", "mp4Url": "oven"})}
+_KEPT: Mapping[str, tuple[dict[str, Any], ...]] = {
+    "tape": ({}, {"kind": "mp4"}, {"mp4Status": "complete", "mp4Url": "oven"})
+}
 """How a type's media may lie in storage: fields that say so, the usual way first."""
 _INSERTED: Mapping[str, dict[str, Any]] = {"tape": {"nuked": False}}
 """Fields that the platform itself sets at insertion and no record shows."""
