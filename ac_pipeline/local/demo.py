@@ -42,7 +42,9 @@ _PATIENCE = 180.0
 _PARTING = 30.0
 """Seconds Dagster has to stop its processes."""
 _STAGES = ("renditions", "atproto")
-_SENSOR, _SCHEDULE = "users_sensor", "incremental_sync"
+_SENSOR = "users_sensor"
+_LEFT_RUNNING = ("drift_sensor",), ("incremental_sync",)
+"""Sensors and schedules that are started while the UI stays, so that what people try out has consequences."""
 
 
 def run_demo(users: int, items: int, ui: bool) -> int:
@@ -107,7 +109,11 @@ def _run(root: Path, users: int, items: int, *, ui: bool, screen: Screen, stack:
     screen.links(_links(dagster, id, settings, pipeline))
     screen.seconds()
     if ui:
-        dagster.start_schedule(_SCHEDULE)
+        sensors, schedules = _LEFT_RUNNING
+        for name in sensors:
+            dagster.start_sensor(name)
+        for name in schedules:
+            dagster.start_schedule(name)
         screen.say(f"Dagster stays at {dagster.url} until Ctrl-C.")
         _wait_for_ctrl_c(dagster)
     return ALL_WELL if well else INCOMPLETE
