@@ -11,6 +11,7 @@ import re
 from datetime import date
 from hashlib import sha256
 from typing import Final
+from urllib.parse import urlencode
 
 import libipld
 
@@ -33,6 +34,8 @@ _ALPHABET: Final = "234567abcdefghijklmnopqrstuvwxyz"
 _DIGIT: Final = {letter: value for value, letter in enumerate(_ALPHABET)}
 _TID: Final = re.compile(f"[{_ALPHABET[:16]}][{_ALPHABET}]{{12}}")
 _RECORD_KEY: Final = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._:~-]{1,512}")
+
+_AT_URI: Final = re.compile(r"at://(did:[^/]+)/([^/]+)/([^/]+)")
 
 _EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
 _MAX_TID_MICROS: Final = 2**53 - 1
@@ -266,6 +269,18 @@ def is_record_key(text: str) -> bool:
 def at_uri(did: str, nsid: str, rkey: str) -> str:
     """`at://did/collection/key`."""
     return f"at://{did}/{nsid}/{rkey}"
+
+
+def record_address(pds_url: str, uri: str) -> str | None:
+    """Where anybody can read the record of an at-URI at its PDS (`com.atproto.repo.getRecord`); None for another text.
+
+    Browsers open this address and not the at-URI itself.
+    """
+    named = _AT_URI.fullmatch(uri)
+    if named is None:
+        return None
+    query = urlencode({"repo": named[1], "collection": named[2], "rkey": named[3]})
+    return f"{pds_url}/xrpc/com.atproto.repo.getRecord?{query}"
 
 
 def parse_datetime(text: str) -> int | None:

@@ -9,12 +9,14 @@ from dataclasses import asdict
 
 import click
 
+from ac_pipeline.atproto.syntax import record_address
 from ac_pipeline.cli.output import print_json, progress, table, tallies
 from ac_pipeline.cli.selectors import Chosen, item_name, selectors
 from ac_pipeline.cli.sync import surveyed
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.items import LedgerEntry, State, item_id
-from ac_pipeline.settings import load_settings
+from ac_pipeline.media.registry import media_type, page_of
+from ac_pipeline.settings import Settings, load_settings
 from ac_pipeline.sync.report import SyncReport
 from ac_pipeline.sync.verify import Verification, verify_accounts
 from ac_pipeline.wiring import Pipeline, open_pipeline
@@ -101,15 +103,18 @@ def items(chosen: Chosen, states: tuple[str, ...], error_class: str | None, as_j
 def item(name: str, as_json: bool) -> int:
     """One item's timeline, from document to record, with every attempt. TYPE:CODE or TYPE:ObjectId."""
     type_, code = item_name(name)
-    with open_pipeline(load_settings()) as pipeline:
+    settings = load_settings()
+    with open_pipeline(settings) as pipeline:
         entries = _find(pipeline, type_, code)
     if not entries:
         raise Misconfigured(f"The ledger knows no {name}: it was never synced, or the code is another.")
     if as_json:
-        print_json([_json(entry) for entry in entries])
+        print_json([{**_json(entry), **_links(entry, settings)} for entry in entries])
         return 0
     for entry in entries:
-        known = {key: value for key, value in _json(entry).items() if key not in {"item", "history"}}
+        known = _links(entry, settings) | {
+            key: value for key, value in _json(entry).items() if key not in {"item", "history"}
+        }
         table(entry.item, ["field", "value"], _flat(known))
         rows = [
             [f"{a.at:%Y-%m-%d %H:%M:%S}", a.run_id, a.stage, a.state, a.error_class, a.message] for a in entry.history
@@ -159,6 +164,12 @@ def _flat(values: Mapping[str, object], above: str = "") -> Iterator[list[object
 def _find(pipeline: Pipeline, type_: str, name: str) -> list[LedgerEntry]:
     entry = pipeline.ledger.get(item_id(type_, name))
     return [entry] if entry is not None else pipeline.ledger.by_code(type_, name)
+
+
+def _links(entry: LedgerEntry, settings: Settings) -> dict[str, str | None]:
+    """Where people find an item, as Dagster's lists of failed items link it."""
+    record = record_address(settings.pds_url, entry.uri) if entry.uri else None
+    return {"page": page_of(media_type(entry.type), entry.code), "record": record}
 
 
 def _row(entry: LedgerEntry) -> list[object]:

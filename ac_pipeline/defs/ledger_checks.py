@@ -98,7 +98,7 @@ def _items(mirror: Mirror, media: MediaType, state: State, count: int) -> Metada
     entries = list(mirror.items(media, state, ROWS))
     rows = [entry_row(media, entry) for entry in entries]
     return {
-        "items": items_table(rows),
+        "items": items_table(rows, narrow=True),
         "items_links": items_links(mirror, rows, [entry.history for entry in entries]),
         **({"items_not_shown": count - len(rows)} if count > len(rows) else {}),
     }

@@ -2,7 +2,9 @@
 
 Tables and lists of items have the same columns wherever they stand. Measured in Dagster's UI (1.13.27): an address in
 a table is plain text, one in Markdown is a link; Markdown stands inline on a partition's page and behind a click on a
-check's, a picture shows from its public address. So every table of items has a list of links beside it.
+check's, a picture shows from its public address. So every table of items has a list of links beside it. A table is
+never folded: on a check's page, a wide one draws the sentences above it out of sight, so there it goes without the
+addresses, which are in the list.
 """
 
 import re
@@ -14,7 +16,8 @@ import dagster as dg
 from ac_pipeline.defs.failures import Trouble
 from ac_pipeline.defs.mirror import Mirror, Outcome
 from ac_pipeline.items import Attempt, LedgerEntry
-from ac_pipeline.media.base import Document, MediaType
+from ac_pipeline.media.base import MediaType
+from ac_pipeline.media.registry import page_of
 from ac_pipeline.sync.report import ItemFailure
 
 ROWS = 100
@@ -23,6 +26,8 @@ LINKED: Final = 25
 """Items whose links stand beside the table: a list of links is four times as long as its rows."""
 _ATTEMPTS: Final = 3
 """Lines of an item's timeline in such a list; `ac-pipeline item` prints all."""
+_SAID: Final = 120
+"""Characters of the message in such a line."""
 _MESSAGE: Final = 500
 """Characters of a message: the tail of an encoder's output is in the ledger."""
 
@@ -32,7 +37,7 @@ Metadata = dict[str, Any]
 Row = Mapping[str, str | int]
 
 _COLUMNS = ("item", "code", "user", "stage", "class", "message", "attempts", "page", "record", "run")
-_SCHEMA = dg.TableSchema(columns=[dg.TableColumn(name, "int" if name == "attempts" else "string") for name in _COLUMNS])
+_NARROW = _COLUMNS[:-3]
 _RUN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#!~])")
 
@@ -42,11 +47,9 @@ def account_metadata(mirror: Mirror, outcome: Outcome, media: MediaType) -> Meta
     report = outcome.report
     if report is None:
         return {}
-    metadata: Metadata = {**counts(outcome, media), "seconds": round(report.seconds, 3)}
+    metadata: Metadata = {}  # what a person looks for comes first: the UI keeps this order
     if report.blocked is not None:
         metadata["blocked_reason"] = f"{report.blocked.code}: {report.blocked.message}"
-    if report.notes:
-        metadata["notes"] = dg.MetadataValue.md("\n".join(f"- {escaped(note)}" for note in report.notes[:ROWS]))
     failures = [failure for failure in report.failures if failure.item.partition(":")[0] == media.name]
     if failures:
         shown = [(failure, mirror.entry(failure.item)) for failure in failures[:ROWS]]
@@ -56,7 +59,9 @@ def account_metadata(mirror: Mirror, outcome: Outcome, media: MediaType) -> Meta
         metadata["failed_items_links"] = items_links(mirror, rows, timelines)
         if len(failures) > ROWS:
             metadata["failed_items_not_shown"] = len(failures) - ROWS
-    return metadata
+    if report.notes:
+        metadata["notes"] = dg.MetadataValue.md("\n".join(f"- {escaped(note)}" for note in report.notes[:ROWS]))
+    return {**metadata, **counts(outcome, media), "seconds": round(report.seconds, 3)}
 
 
 def counts(outcome: Outcome, media: MediaType) -> dict[str, int]:
@@ -85,9 +90,17 @@ def trouble_metadata(trouble: Trouble) -> Metadata:
     return {"status": "run again", "error_class": trouble.code, "error": trouble.message}
 
 
-def items_table(rows: Iterable[Row]) -> dg.TableMetadataValue:
-    """Items as a table, one row each."""
-    return dg.MetadataValue.table([dg.TableRecord(dict(row)) for row in rows], schema=_SCHEMA)
+def items_table(rows: Iterable[Row], *, narrow: bool = False) -> dg.TableMetadataValue:
+    """Items as a table, one row each.
+
+    Args:
+        narrow: Leave out page, record and run.
+    """
+    columns = _NARROW if narrow else _COLUMNS
+    return dg.MetadataValue.table(
+        [dg.TableRecord({name: row[name] for name in columns}) for row in rows],
+        schema=dg.TableSchema([dg.TableColumn(name, "int" if name == "attempts" else "string") for name in columns]),
+    )
 
 
 def items_links(
@@ -119,8 +132,9 @@ def items_links(
 
 def attempt_line(attempt: Attempt) -> str:
     """One line of an item's timeline: what `ac-pipeline item` prints, in the same order."""
+    said = [attempt.error_class or "", escaped(_short(attempt.message or "", _SAID))]
     parts = [f"{attempt.at:%Y-%m-%d %H:%M:%S}", run_link(attempt.run_id), attempt.stage.value, attempt.state.value]
-    return " · ".join([*parts, *([attempt.error_class] if attempt.error_class else [])])
+    return " · ".join([*parts, *filter(None, said)])
 
 
 def entry_row(media: MediaType, entry: LedgerEntry) -> dict[str, str | int]:
@@ -134,7 +148,7 @@ def entry_row(media: MediaType, entry: LedgerEntry) -> dict[str, str | int]:
         "class": failure.error_class if failure else "",
         "message": _short(failure.message) if failure else "",
         "attempts": entry.attempts,
-        "page": _page(media, entry.code) or "",
+        "page": page_of(media, entry.code) or "",
         "record": entry.uri or "",
         "run": entry.run_id,
     }
@@ -149,7 +163,7 @@ def _failed(media: MediaType, failure: ItemFailure, entry: LedgerEntry | None) -
         "class": failure.error_class,
         "message": _short(failure.message),
         "attempts": entry.attempts if entry is not None else failure.attempts,
-        "page": _page(media, failure.code) or "",
+        "page": page_of(media, failure.code) or "",
         "record": (entry.uri if entry is not None else None) or "",
         "run": entry.run_id if entry is not None else "",
     }
@@ -170,10 +184,5 @@ def escaped(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
 
 
-def _short(message: str) -> str:
-    return message if len(message) <= _MESSAGE else f"{message[:_MESSAGE]} ..."
-
-
-def _page(media: MediaType, code: str | None) -> str | None:
-    """The public page of an item that is known by its code alone."""
-    return media.page(Document(media.name, "", None, code, 0, {}, "")) if code else None
+def _short(message: str, limit: int = _MESSAGE) -> str:
+    return message if len(message) <= limit else f"{message[:limit]} ..."

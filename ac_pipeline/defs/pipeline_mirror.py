@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -14,6 +13,7 @@ from urllib.parse import urlencode
 from ac_pipeline.accounts import Account
 from ac_pipeline.allowance import Allowance
 from ac_pipeline.atproto.messages import RepositoryStatus
+from ac_pipeline.atproto.syntax import record_address
 from ac_pipeline.defs.mirror import Outcome, Picture, each_account
 from ac_pipeline.items import LedgerEntry, RepositoryMark, State
 from ac_pipeline.media.base import MediaType
@@ -25,8 +25,6 @@ from ac_pipeline.settings import Settings
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline, open_pipeline
-
-_RECORD = re.compile(r"at://(did:[^/]+)/([^/]+)/([^/]+)")
 
 
 class PipelineMirror:
@@ -135,11 +133,7 @@ class PipelineMirror:
         return findings(pipeline.receipts, pipeline.ledger, types)
 
     def record_address(self, uri: str) -> str | None:
-        named = _RECORD.fullmatch(uri)
-        if named is None:
-            return None
-        query = urlencode({"repo": named[1], "collection": named[2], "rkey": named[3]})
-        return f"{self._open().settings.pds_url}/xrpc/com.atproto.repo.getRecord?{query}"
+        return record_address(self._open().settings.pds_url, uri)
 
     def pictures(self, account: Account, media: MediaType, limit: int) -> Sequence[Picture]:
         if not media.blobs or account.did is None:

@@ -56,7 +56,7 @@ _STATES: Final[Mapping[Aspect, tuple[str, ...]]] = {
 }
 """States that are counted in every result, so that the UI can draw them over time."""
 
-_COLUMNS = ("user", "item", "state", "reason", "repair", "uri", "link", "verified")
+_COLUMNS = ("user", "item", "state", "reason", "repair", "uri", "verified")
 _SCHEMA = dg.TableSchema(columns=[dg.TableColumn(name) for name in _COLUMNS])
 
 
@@ -139,8 +139,8 @@ def _verdict(
     """Whether the check passes, how bad it is, and what an operator reads."""
     what, todo = _WORDS[aspect]
     if users:
-        counted = ", ".join(f"{number} {name}" for name, number in states.most_common())
-        text = f"Wrong: {users.total()} {what} ({counted}), in partitions: {len(users)}. {todo}"
+        counted = ", ".join(f"{name} {number}" for name, number in states.most_common())
+        text = f"Wrong {what}: {users.total()} ({counted}), in partitions: {len(users)}. {todo}"
         return False, dg.AssetCheckSeverity.ERROR, text
     if not total.users:
         text = "Nobody was verified yet: launch the job verify_users. Nothing is known to be wrong."
@@ -185,13 +185,13 @@ def _listed(mirror: Mirror, lines: Sequence[_Line], count: int) -> Metadata:
         for line in shown[:LINKED]
     ]
     return {
-        "items": dg.MetadataValue.table([_record(mirror, line) for line in shown], schema=_SCHEMA),
+        "items": dg.MetadataValue.table([_record(line) for line in shown], schema=_SCHEMA),
         "items_links": dg.MetadataValue.md("\n".join(links)),
         **({"items_not_shown": count - len(shown)} if count > len(shown) else {}),
     }
 
 
-def _record(mirror: Mirror, line: _Line) -> dg.TableRecord:
+def _record(line: _Line) -> dg.TableRecord:
     wrong = line.wrong
     return dg.TableRecord(
         {
@@ -201,7 +201,6 @@ def _record(mirror: Mirror, line: _Line) -> dg.TableRecord:
             "reason": wrong.reason,
             "repair": wrong.repair,
             "uri": wrong.uri or "",
-            "link": (mirror.record_address(wrong.uri) if wrong.uri else None) or "",
             "verified": line.known,
         }
     )

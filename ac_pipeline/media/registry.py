@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ac_pipeline.errors import Misconfigured
-from ac_pipeline.media.base import MediaType
+from ac_pipeline.media.base import Document, MediaType
 from ac_pipeline.media.kidlisp import KIDLISP
 from ac_pipeline.media.mood import MOOD
 from ac_pipeline.media.painting import PAINTING
@@ -25,3 +25,8 @@ def media_type(name: str) -> MediaType:
         return _BY_NAME[name]
     except KeyError:
         raise Misconfigured(f"There is no media type {name!r}; the types are {', '.join(_BY_NAME)}.") from None
+
+
+def page_of(media: MediaType, code: str | None) -> str | None:
+    """The public page of an item that is known by its code alone; None where it has none."""
+    return media.page(Document(media.name, "", None, code, 0, {}, "")) if code else None

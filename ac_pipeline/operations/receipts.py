@@ -204,11 +204,15 @@ def _blobs(found: Verification) -> Part:
 
 
 def _links(findings: Sequence[Finding]) -> Part:
-    """Links that are not as they should be. A document never published has none, and is missing, not unlinked."""
+    """Links that are not as they should be. A document never published has none, and is missing, not unlinked.
+
+    What is held back is quarantined, and listed as that; here it only counts as odd (DEL-10).
+    """
     documents = [finding for finding in findings if finding.state is not LinkState.ORPHAN]
-    wrong = [each for each in documents if each.state in _BROKEN_LINKS and each.repair is not Repair.PUBLISH]
-    states = Counter(each.state.value for each in wrong)
-    return Part(len(documents), len(documents) - len(wrong), states, 0, _listed(wrong, lambda each: each.reason))
+    broken = [each for each in documents if each.state in _BROKEN_LINKS and each.repair is not Repair.PUBLISH]
+    wrong = [each for each in broken if each.held is None]
+    states, odd = Counter(each.state.value for each in wrong), len(broken) - len(wrong)
+    return Part(len(documents), len(documents) - len(wrong), states, odd, _listed(wrong, lambda each: each.reason))
 
 
 def _lexicon(findings: Sequence[Finding], records: int) -> Part:

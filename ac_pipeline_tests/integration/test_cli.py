@@ -114,6 +114,7 @@ def test_failed_items_are_listed_with_reason_and_timeline(cli: Run, slice_: Slic
     (entry,) = json.loads(out)
     assert (code, entry["attempts"], entry["history"][0]["state"]) == (0, 1, "quarantined")
     assert entry["failure"]["payload_hash"]
+    assert (entry["page"], entry["record"]) == ("https://aesthetic.computer/#xyz", None)
     code, out = cli("item", f"kidlisp:{nameless}")
     assert code == 0
     assert "Timeline" in out

@@ -22,6 +22,7 @@ from ac_pipeline.atproto.syntax import (
     is_record_key,
     is_tid,
     parse_datetime,
+    record_address,
     record_cid,
     tid,
     tid_time,
@@ -331,3 +332,21 @@ def test_other_writers_datetimes_are_understood(text: str, ms: int) -> None:
 )  # fmt: skip
 def test_what_is_no_datetime_of_a_record_is_none(text: str) -> None:
     assert parse_datetime(text) is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "address"),
+    [
+        (
+            "at://did:plc:abc/computer.aesthetic.mood/3k~1",
+            "https://pds.example/xrpc/com.atproto.repo.getRecord"
+            "?repo=did%3Aplc%3Aabc&collection=computer.aesthetic.mood&rkey=3k~1",
+        ),
+        ("at://ada.example/computer.aesthetic.mood/3k", None),
+        ("at://did:plc:abc/computer.aesthetic.mood", None),
+        ("https://example.org/a/b", None),
+        ("", None),
+    ],
+)
+def test_a_record_has_an_address_that_browsers_open(uri: str, address: str | None) -> None:
+    assert record_address("https://pds.example", uri) == address
