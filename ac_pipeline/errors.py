@@ -23,6 +23,8 @@ attempt can help; whoever catches one reads the branch of the tree and never a m
     |   |-- TooLarge             over a limit of the lexicon or of the PDS
     |   |-- RecordRefused        the PDS refuses this one record
     |   |-- BlobMissing          the PDS does not keep a blob that it accepted
+    |   |-- HandleRefused        the PDS refuses a handle: reserved, malformed or taken
+    |   |-- AccountRefused       the PDS refuses to make or change an account
     |   `-- HeldBack             publishing could be wrong (owner unclear, key crossed): a person decides
     `-- Blocked                  the account cannot be used; none of its items fails for it
         |-- NoCredentials        no DID or no password in Mongo
@@ -144,6 +146,14 @@ class RecordRefused(Permanent):
 
 class BlobMissing(Permanent):
     code = "blob-missing"
+
+
+class HandleRefused(Permanent):
+    code = "handle-refused"
+
+
+class AccountRefused(Permanent):
+    code = "account-refused"
 
 
 class HeldBack(Permanent):

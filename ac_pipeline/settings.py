@@ -25,6 +25,7 @@ ENV_FILES = (".env", ".env.local")
 _DATABASE = re.compile(r"[^/\\. \"$*<>:|?\0]{1,63}")
 """Characters and length MongoDB allows in the name of a database."""
 _DID = re.compile(r"did:[a-z]+:[A-Za-z0-9._:%-]*[A-Za-z0-9._-]")
+_DOMAIN = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z][A-Za-z0-9-]*[A-Za-z0-9]")
 _POSTGRES = "postgresql+psycopg2://"
 
 
@@ -71,6 +72,12 @@ def _did(value: str) -> str:
     return value
 
 
+def _domain(value: str) -> str:
+    if _DOMAIN.fullmatch(value) is None:
+        raise ValueError("must be a domain such as example.com")
+    return value.lower()
+
+
 def _postgres(value: SecretStr) -> SecretStr:
     if not value.get_secret_value().startswith(_POSTGRES):
         raise ValueError(f"must begin with {_POSTGRES}")
@@ -108,6 +115,8 @@ class Settings(Timetable):
     ac_lexicon_authority: Annotated[str, AfterValidator(_did)] | None = None
     ac_lexicon_pds_url: Address | None = None
     ac_lexicon_password: SecretStr | None = None
+    ac_account_email_domain: Annotated[str, AfterValidator(_domain)] | None = None
+    ac_relay_url: Address | None = None
     ac_operator: str | None = None
     dagster_home: Path = Path(".dagster")
     dagster_postgres_url: Annotated[SecretStr, AfterValidator(_postgres)] | None = None

@@ -10,16 +10,18 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Final
 
+from ac_pipeline.atproto.waits import retry_after
 from ac_pipeline.errors import (
     AccountInactive,
+    AccountRefused,
     AccountUnknown,
     BlobMissing,
     Blocked,
+    HandleRefused,
+    Misconfigured,
     OutcomeUnknown,
     PipelineError,
     RateLimited,
@@ -38,8 +40,6 @@ ANSWER_LENGTH: Final = 500
 HIDDEN: Final = "[hidden]"
 
 _JWT: Final = re.compile(r"\beyJ[\w-]*\.[\w-]+(?:\.[\w-]*)*")
-_EARLIEST_EPOCH: Final = 1_000_000_000
-"""`RateLimit-Reset` is epoch seconds on the reference PDS, seconds from now in the IETF draft."""
 
 
 class TokenRefused(Transient):
@@ -63,10 +63,13 @@ class Call(StrEnum):
     UPLOAD = "upload"
     SIGN_IN = "sign-in"
     REFRESH = "refresh"
+    NEW_ACCOUNT = "new-account"
+    ADMIN = "admin"
 
 
-REPEATABLE: Final = frozenset({Call.READ, Call.UPLOAD, Call.SIGN_IN, Call.REFRESH})
-"""Calls that may be sent twice: they change no repository. Uploading a blob again is idempotent (atproto, Blobs)."""
+REPEATABLE: Final = frozenset({Call.READ, Call.UPLOAD, Call.SIGN_IN, Call.REFRESH, Call.ADMIN})
+"""Calls that may be sent twice: they change no repository. Uploading a blob again is idempotent (atproto, Blobs); so is
+setting the same password, and a second invite code is used by nobody."""
 
 _WITH_TOKEN: Final = frozenset({Call.WRITE, Call.UPLOAD, Call.REFRESH})
 _ALL: Final = frozenset(Call)
@@ -119,6 +122,8 @@ _READS: Final = frozenset({Call.READ})
 _WRITES: Final = frozenset({Call.WRITE})
 _SENDS: Final = frozenset({Call.WRITE, Call.UPLOAD})
 _SIGN_IN: Final = frozenset({Call.SIGN_IN})
+_NEW_ACCOUNT: Final = frozenset({Call.NEW_ACCOUNT})
+_ADMIN: Final = frozenset({Call.ADMIN})
 _CLIENT_ERRORS: Final = frozenset(range(400, 500))
 _SERVER_ERRORS: Final = frozenset(range(500, 600))
 _REDIRECTS: Final = frozenset(range(300, 400))
@@ -131,6 +136,36 @@ _INACTIVE: Final = frozenset(
 
 _TABLE: Final = (
     _Rule(RateLimited, "Wait until the limit resets.", statuses=frozenset({429})),
+    _Rule(
+        Misconfigured,
+        "PDS_ADMIN_PASSWORD is not the one this PDS was started with: correct it.",
+        calls=_ADMIN,
+        statuses=frozenset({401, 403}),
+    ),
+    _Rule(
+        AccountUnknown,
+        "Check the DID of the account, and that PDS_URL is the server that hosts it.",
+        calls=_ADMIN,
+        statuses=frozenset({400, 404}),
+        words=_any_of(r"NotFound\b|account not found"),
+        xrpc=True,
+    ),
+    # The reference PDS to names that are reserved, taken, too short or too long, and to those that are no handles.
+    _Rule(
+        HandleRefused,
+        "Give the account another handle.",
+        calls=_NEW_ACCOUNT,
+        statuses=_CLIENT_ERRORS,
+        words=_any_of(r"InvalidHandle\b|HandleNotAvailable\b|handle already taken|valid handle"),
+        xrpc=True,
+    ),
+    _Rule(
+        AccountRefused,
+        "Correct what it names, then run this again.",
+        calls=_NEW_ACCOUNT | _ADMIN,
+        statuses=_CLIENT_ERRORS,
+        xrpc=True,
+    ),
     _Rule(
         AccountInactive,
         "Reactivate the account, or leave it blocked.",
@@ -277,6 +312,7 @@ _TABLE: Final = (
         statuses=_CLIENT_ERRORS,
         xrpc=True,
     ),
+    _Rule(OutcomeUnknown, "Sign in with the new account to see whether it was made.", calls=_NEW_ACCOUNT),
     # A 4xx that is not an XRPC error comes from something in front of the PDS and blames no record.
     _Rule(OutcomeUnknown, "Read the repository back before any retry.", calls=_WRITES),
     _Rule(ServerFailed, "Try again later."),
@@ -309,7 +345,8 @@ def lost(call: Call, subject: str, reason: str, *, sent: bool) -> PipelineError:
         sent: Whether any of the request may have reached the server.
     """
     if sent and call not in REPEATABLE:
-        return OutcomeUnknown(f"{subject}: {reason}. Read the repository back before any retry.")
+        advice = "Sign in to see" if call is Call.NEW_ACCOUNT else "Read the repository back before any retry"
+        return OutcomeUnknown(f"{subject}: {reason}. {advice}.")
     becomes = ServiceUnreachable if sent else NothingSent
     return becomes(f"{subject}: {reason}. Check PDS_URL and that the server runs.")
 
@@ -347,47 +384,3 @@ def scrub(text: str, secrets: Iterable[str]) -> str:
         text = text.replace(secret, HIDDEN)
     text = _JWT.sub(HIDDEN, text)
     return text if len(text) <= ANSWER_LENGTH else f"{text[: ANSWER_LENGTH - 3]}..."
-
-
-def retry_after(headers: Mapping[str, str], now: float) -> float | None:
-    """Seconds until the server wants to be asked again: the later of `Retry-After` and the reset of a spent limit.
-
-    Args:
-        headers: Response headers, by lower-case name.
-        now: Epoch seconds.
-    """
-    waits = [wait for wait in (_retry_after_header(headers, now), _spent_reset(headers, now)) if wait is not None]
-    return max(waits) if waits else None
-
-
-def reset_time(value: str | None, now: float) -> float | None:
-    """Epoch seconds of a `RateLimit-Reset` header, which may count from 1970 or from now; None when unreadable."""
-    try:
-        number = float(value) if value is not None else -1.0
-    except ValueError:
-        return None
-    if not 0 <= number < float("inf"):
-        return None
-    return number if number >= _EARLIEST_EPOCH else now + number
-
-
-def _spent_reset(headers: Mapping[str, str], now: float) -> float | None:
-    if headers.get("ratelimit-remaining", "0").strip() != "0":
-        return None
-    reset = reset_time(headers.get("ratelimit-reset"), now)
-    return None if reset is None else max(reset - now, 0.0)
-
-
-def _retry_after_header(headers: Mapping[str, str], now: float) -> float | None:
-    value = headers.get("retry-after", "").strip()
-    if not value:
-        return None
-    if value.isdecimal():
-        return float(value)
-    try:
-        moment = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(moment.timestamp() - now, 0.0)

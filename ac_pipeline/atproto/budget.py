@@ -17,8 +17,8 @@ from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Final
 
-from ac_pipeline.atproto.answers import reset_time
 from ac_pipeline.atproto.buckets import Bucket, BudgetStore, MemoryBudgetStore, Window
+from ac_pipeline.atproto.waits import reset_time
 from ac_pipeline.errors import PipelineError, RateLimited
 
 UNNAMED_WAIT: Final = 60.0

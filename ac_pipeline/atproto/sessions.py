@@ -171,6 +171,27 @@ class Sessions:
                 slot.tokens = self._renew(did, password, slot, via)
             return slot.tokens.access
 
+    def prove(self, account: Account, via: SignIn) -> None:
+        """Sign in anew with the account's password, whatever session there is; the new one takes its place.
+
+        Raises:
+            As `access`; a refused password leaves the session there was.
+        """
+        did, password = account.did, account.password
+        if not did or not password:
+            missing = "DID" if not did else "password"
+            raise NoCredentials(f"Account {account.key} has no PDS {missing} on the platform; add it there.")
+        slot = self._slot(did)
+        with slot.lock:
+            slot.tokens = self._sign_in(did, password, slot, via)
+
+    def forget(self, did: str) -> None:
+        """Give up the session of a DID: its password has changed."""
+        slot = self._slot(did)
+        with slot.lock:
+            slot.tokens, slot.refusal = None, None
+            self._store.drop(did)
+
     def _usable(self, tokens: Tokens | None, refused: str | None) -> TypeGuard[Tokens]:
         return tokens is not None and tokens.access != refused and self._lasts(tokens.access)
 
@@ -188,6 +209,10 @@ class Sessions:
         if slot.refusal is not None and slot.refusal.password == digest and self._clock() < slot.refusal.until:
             error = slot.refusal.error
             raise type(error)(error.message, status=error.status, answer=error.answer)
+        return self._sign_in(did, password, slot, via)
+
+    def _sign_in(self, did: str, password: str, slot: _Slot, via: SignIn) -> Tokens:
+        digest = sha256(password.encode()).digest()
         self._count_sign_in(did)
         try:
             tokens = via.create_session(did, password)

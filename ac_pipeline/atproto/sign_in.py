@@ -41,7 +41,7 @@ class PdsSignIn:
             "POST",
             CREATE,
             did,
-            (Charge(f"sign-in {did}", 1),),
+            (Charge(f"sign-in {did}", 1), Charge(self._transport.host, 1)),
             body=json.dumps({"identifier": did, "password": password}).encode(),
             content_type="application/json",
             secrets=(password,),

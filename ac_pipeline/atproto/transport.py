@@ -5,6 +5,7 @@ What requests mean belongs to `client.py`, what refusals mean to `answers.py`.
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -65,6 +66,7 @@ class Request:
         content_type: MIME type of the body.
         headers: Further headers.
         token: Bearer token.
+        admin: Password of the PDS's administrator, for the calls that want it.
         secrets: Texts in the request that no message may repeat.
         timeout: Seconds, in place of the client's.
     """
@@ -80,6 +82,7 @@ class Request:
     content_type: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     token: str | None = field(default=None, repr=False)
+    admin: str | None = field(default=None, repr=False)
     secrets: tuple[str, ...] = field(default=(), repr=False)
     timeout: float | None = None
 
@@ -211,16 +214,23 @@ class Transport:
             headers["Content-Type"] = request.content_type
         if request.token is not None:
             headers["Authorization"] = f"Bearer {request.token}"
+        elif request.admin is not None:
+            headers["Authorization"] = f"Basic {_basic(request.admin)}"
         if self._bypass_key is not None:
             headers[_BYPASS] = self._bypass_key
         return headers
 
     def _secrets(self, request: Request) -> tuple[str, ...]:
-        return (*request.secrets, request.token or "", self._bypass_key or "")
+        admin = (request.admin, _basic(request.admin)) if request.admin else ()
+        return (*request.secrets, *admin, request.token or "", self._bypass_key or "")
 
     def _reason(self, error: httpx.RequestError, request: Request) -> str:
         said = scrub(str(error), self._secrets(request))
         return f"no answer ({type(error).__name__}: {said})" if said else f"no answer ({type(error).__name__})"
+
+
+def _basic(password: str) -> str:
+    return base64.b64encode(f"admin:{password}".encode()).decode("ascii")
 
 
 def json_object(response: httpx.Response) -> dict[str, Any] | None:
