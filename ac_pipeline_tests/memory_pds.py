@@ -154,9 +154,11 @@ class MemoryPds:
 
     def lose_bytes(self, account: Account, cid: str) -> None:
         """Lose the bytes of a blob and believe to have them: what is uploaded again is thrown away, until no record
-        refers to the blob any more."""
+        refers to the blob any more. What it does not have, it cannot lose."""
         with self._lock:
-            self._hosted[str(account.did)].lost.add(cid)
+            hosted = self._hosted[str(account.did)]
+            if cid in hosted.blobs:
+                hosted.lost.add(cid)
 
     def count(self, method: Method) -> int:
         """Calls of a method so far."""

@@ -56,7 +56,7 @@ class Mender:
     def mend(self, selection: Selection, writer: Callable[[], Writer]) -> bool:
         """Ask for blobs and upload those that are missing: whether records have to be written again for it.
 
-        Without `Selection.blobs` only those are asked for whose last upload failed: nothing else would tell.
+        Without `Selection.blobs` only those are asked for that an earlier run had to leave: nothing else would tell.
 
         Args:
             writer: Makes what writes to the account's repository; of a stand-in it loads `stand_in` of the original.
@@ -88,10 +88,13 @@ class Mender:
             self._fail(use, BlobMissing(f"the PDS does not keep the blob {use.blob.cid}, however often it is sent"))
 
     def _failed_before(self, use: Use) -> bool:
+        """Whether a run may have known that the blob is lost, and left it so."""
         entry = self.plan.entries[use.media.name].get(use.wanted.document.id)
-        if entry is None or entry.failure is None or entry.state not in {State.QUARANTINED, State.DEFERRED}:
+        if entry is None or entry.failure is None:
             return False
-        return entry.failure.stage is Stage.UPLOAD
+        if entry.state is State.QUARANTINED:
+            return entry.failure.stage is Stage.UPLOAD
+        return entry.state is State.DEFERRED
 
     def _missing(self, asked: Sequence[Use]) -> list[Use]:
         missing = missing_blobs(self.server, str(self.plan.account.did), {use.blob.cid for use in asked})
@@ -134,6 +137,8 @@ class Mender:
             except (Permanent, Transient) as error:
                 for use in own:
                     self._fail(use, error)
+            else:  # it waits from now on, whatever stops this run
+                self.books.reopen(own[0].operation)
         for outcome in writer.write(operations, repository):
             if isinstance(outcome, Refused):
                 for use in by_path[outcome.operation.path]:
@@ -141,12 +146,9 @@ class Mender:
                 continue
             self._again = True
             self.plan.repository = outcome.repository
-            self.plan.uploaded -= cids
             for operation in outcome.operations:
                 self.plan.changed.add(operation.media.name)
-                for use in by_path[operation.path]:
-                    self._let_go.append(use)
-                    self.books.reopen(use.operation)
+                self._let_go += by_path[operation.path]
 
     def _without(self, own: Sequence[Use], record: Record, strangers: Mapping[str, str]) -> Operation:
         """The update with which a record lets go of blobs.

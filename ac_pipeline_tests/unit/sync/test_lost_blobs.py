@@ -225,6 +225,25 @@ def test_a_run_that_dies_between_letting_go_and_writing_again_is_healed_by_the_n
     assert states_of(world, user) == []
 
 
+def test_a_limit_that_is_reached_while_records_let_go_leaves_none_of_them_behind(world: World, user: Account) -> None:
+    """VERIFY-1, LIMIT-1: all that wait for their blob are deferred, and an ordinary run gives it to them."""
+    documents = [
+        world.add("painting", user, code=f"p{number:03}", slug=f"2025.10.15.12.30.45.{number:03}")
+        for number in range(250)
+    ]
+    world.sync(user)
+    before = world.pds.records(user)
+    for document in documents:
+        lose_bytes(world, user, blob_of(world, user, "painting", document, "thumbnail"))
+    world.pds.fail("apply_writes", RateLimited("429", status=429, retry_after=60), call=2)
+    report = world.sync(user, blobs=True)
+    assert (report.error, report.types["painting"].deferred) == (None, 250)
+    report = world.sync(user)
+    assert (report.types["painting"].updated, report.types["painting"].healed) == (250, 50)
+    assert world.pds.records(user) == before
+    assert states_of(world, user) == []
+
+
 def test_a_spent_limit_defers_what_is_left(world: World, user: Account) -> None:
     """LIMIT-6: with the time from which it fits; an ordinary run afterwards asks for these and mends them."""
     documents = paintings(world, user, 5)
