@@ -27,7 +27,7 @@ LINKED: Final = 25
 _ATTEMPTS: Final = 3
 """Lines of an item's timeline in such a list; `ac-pipeline item` prints all."""
 _SAID: Final = 120
-"""Characters of the message in such a line."""
+"""Characters of the message in such a line, and in a narrow table."""
 _MESSAGE: Final = 500
 """Characters of a message: the tail of an encoder's output is in the ledger."""
 
@@ -94,11 +94,11 @@ def items_table(rows: Iterable[Row], *, narrow: bool = False) -> dg.TableMetadat
     """Items as a table, one row each.
 
     Args:
-        narrow: Leave out page, record and run.
+        narrow: Leave out page, record and run, and cut long messages.
     """
     columns = _NARROW if narrow else _COLUMNS
     return dg.MetadataValue.table(
-        [dg.TableRecord({name: row[name] for name in columns}) for row in rows],
+        [dg.TableRecord({name: _cell(row[name], narrow=narrow) for name in columns}) for row in rows],
         schema=dg.TableSchema([dg.TableColumn(name, "int" if name == "attempts" else "string") for name in columns]),
     )
 
@@ -182,6 +182,10 @@ def run_link(run: str) -> str:
 def escaped(text: str) -> str:
     """Text as one line of Markdown that means itself."""
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
+
+
+def _cell(value: str | int, *, narrow: bool) -> str | int:
+    return _short(value, _SAID) if narrow and isinstance(value, str) else value
 
 
 def _short(message: str, limit: int = _MESSAGE) -> str:

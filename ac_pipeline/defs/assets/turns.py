@@ -111,7 +111,7 @@ class Turns:
                 self.context.log_event(dg.AssetObservation(key, partition=user, metadata=metadata))
                 continue
             if self.pictures:
-                metadata = {**pictures_metadata(self.mirror, outcome, media), **metadata}
+                metadata.update(pictures_metadata(self.mirror, outcome, media))
             if key == records_key(media) and versions is not None:
                 self._made_along_the_way(outcome, media, versions)
             self._materialize(self._versioned(key, user, media, versions, metadata))
