@@ -1,10 +1,10 @@
 """What a materialisation, an observation and a check show to people: counts, pictures, and items with their links.
 
 Tables and lists of items have the same columns wherever they stand. Measured in Dagster's UI (1.13.27): an address in
-a table is plain text, one in Markdown is a link; Markdown stands inline on a partition's page and behind a click on a
-check's, a picture shows from its public address. So every table of items has a list of links beside it. A table is
-never folded: on a check's page, a wide one draws the sentences above it out of sight, so there it goes without the
-addresses, which are in the list.
+a table is plain text, one in Markdown is a link; Markdown of less than 1,000 characters stands inline on a partition's
+page, anything else behind a click; a picture shows from its public address. So every table of items has links beside
+it: a few inline, and a list of all with the last lines of their timelines. A table is never folded: on a check's page,
+a wide one draws the sentences above it out of sight, so there it goes without the addresses, which are in the list.
 """
 
 import re
@@ -31,6 +31,9 @@ _SAID: Final = 120
 _MESSAGE: Final = 500
 """Characters of a message: the tail of an encoder's output is in the ledger."""
 
+_INLINE: Final = 990
+"""Characters of Markdown the UI shows inline: it stops at 1,000."""
+
 PICTURES = 4
 
 Metadata = dict[str, Any]
@@ -56,7 +59,8 @@ def account_metadata(mirror: Mirror, outcome: Outcome, media: MediaType) -> Meta
         rows = [_failed(media, failure, entry) for failure, entry in shown]
         timelines = [entry.history if entry is not None else () for _, entry in shown]
         metadata["failed_items"] = items_table(rows)
-        metadata["failed_items_links"] = items_links(mirror, rows, timelines)
+        metadata["failed_items_links"] = first_links(mirror, rows)
+        metadata["failed_items_timelines"] = items_links(mirror, rows, timelines)
         if len(failures) > ROWS:
             metadata["failed_items_not_shown"] = len(failures) - ROWS
     if report.notes:
@@ -103,6 +107,19 @@ def items_table(rows: Iterable[Row], *, narrow: bool = False) -> dg.TableMetadat
     )
 
 
+def first_links(mirror: Mirror, rows: Sequence[Row]) -> dg.MarkdownMetadataValue:
+    """The links of the first items, as many as the UI shows inline."""
+    lines: list[str] = []
+    rest = "- the others: failed_items_timelines"
+    for row in rows:
+        line = f"- {escaped(str(row['code'] or row['item']))}: {', '.join(_links(mirror, row, 'record'))}"
+        if sum(map(len, lines)) + len(lines) + len(line) + len(rest) >= _INLINE:
+            lines.append(rest)
+            break
+        lines.append(line)
+    return dg.MetadataValue.md("\n".join(lines))
+
+
 def items_links(
     mirror: Mirror, rows: Sequence[Row], timelines: Sequence[Sequence[Attempt]]
 ) -> dg.MarkdownMetadataValue:
@@ -114,20 +131,24 @@ def items_links(
     """
     lines = []
     for row, timeline in list(zip(rows, timelines, strict=True))[:LINKED]:
-        links = [
-            link("page", str(row["page"])) if row["page"] else "no page",
-            link(str(row["record"]), mirror.record_address(str(row["record"]))) if row["record"] else "no record",
-            f"last run {run_link(str(row['run']))}",
-        ]
         name = f"**{escaped(str(row['code']))}** " if row["code"] else ""
         lines.append(
             f"- {name}`{row['item']}` of {escaped(str(row['user']))}: {escaped(str(row['class']))}: "
-            f"{escaped(str(row['message']))}  \n  {' · '.join(links)}"
+            f"{escaped(str(row['message']))}  \n  {' · '.join(_links(mirror, row, str(row['record'])))}"
         )
         lines += [f"    - {attempt_line(attempt)}" for attempt in timeline[-_ATTEMPTS:]]
     if len(rows) > LINKED:
         lines.append(f"\n{len(rows) - LINKED} more are in the table; `ac-pipeline item` shows each with its timeline.")
     return dg.MetadataValue.md("\n".join(lines))
+
+
+def _links(mirror: Mirror, row: Row, record: str) -> list[str]:
+    """Where an item is found; `record` is the text of the link to its record."""
+    return [
+        link("page", str(row["page"])) if row["page"] else "no page",
+        link(record, mirror.record_address(str(row["record"]))) if row["record"] else "no record",
+        f"last run {run_link(str(row['run']))}",
+    ]
 
 
 def attempt_line(attempt: Attempt) -> str:

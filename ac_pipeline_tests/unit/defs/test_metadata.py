@@ -40,7 +40,12 @@ def test_a_failed_item_is_linked_with_its_page_its_record_and_the_run_that_last_
     mirror.ledger[item] = replace(entry, history=(earlier, *entry.history))
     site.run(PAINTINGS)
     said = site.said(PAINTINGS, "bea")
-    first, links, *timeline = str(said["failed_items_links"]).splitlines()
+    assert said["failed_items_links"] == (
+        "- abc: [page](https://aesthetic.computer/#abc), "
+        "[record](https://pds.example/did:plc:bea/computer.aesthetic.painting/1), "
+        f"last run [6f9619ff](/runs/{RUN})"
+    )
+    first, links, *timeline = str(said["failed_items_timelines"]).splitlines()
     assert first == rf"- **abc** `{item}` of bea: source-missing: no candidate \| is \[left\]  "
     assert links == (
         "  [page](https://aesthetic.computer/#abc) · [at://did:plc:bea/computer.aesthetic.painting/1]"
@@ -57,7 +62,7 @@ def test_what_a_person_looks_for_stands_before_the_counts(site: Site, mirror: Sc
     mirror.quarantine("bea", PAINTING, "no candidate is left")
     site.run(PAINTINGS)
     names = list(site.said(PAINTINGS, "bea"))
-    assert names[:3] == ["failed_items", "failed_items_links", "documents"]
+    assert names[:4] == ["failed_items", "failed_items_links", "failed_items_timelines", "documents"]
     assert names[-1] == "pictures"  # as large as they are
 
 
@@ -79,9 +84,23 @@ def test_the_list_is_as_long_as_people_read_and_says_what_it_leaves_out(
     for _ in range(count):
         mirror.quarantine("bea", PAINTING, "no candidate is left")
     site.run(PAINTINGS)
-    links = str(site.said(PAINTINGS, "bea")["failed_items_links"])
-    assert links.count("- **abc**") == LINKED
-    assert ("1 more are in the table" in links) == (count > LINKED)
+    said = site.said(PAINTINGS, "bea")
+    assert said["failed_items_timelines"].count("- **abc**") == LINKED
+    assert ("1 more are in the table" in said["failed_items_timelines"]) == (count > LINKED)
+    assert len(said["failed_items_links"]) < 1_000
+    assert said["failed_items_links"].splitlines()[-1] == "- the others: failed_items_timelines"
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_links_that_fit_into_a_line_each_stand_inline(site: Site, mirror: ScriptedMirror, count: int) -> None:
+    """The UI shows Markdown of less than 1,000 characters without a click."""
+    for _ in range(count):
+        mirror.quarantine("bea", PAINTING, "no candidate is left")
+    site.run(PAINTINGS)
+    links = site.said(PAINTINGS, "bea")["failed_items_links"]
+    assert links.count("- abc:") == count
+    assert "the others" not in links
+    assert len(links) < 1_000
 
 
 def test_text_of_an_item_means_itself_in_markdown() -> None:
