@@ -71,7 +71,6 @@ _BLOCKED = {
     Situation.DEACTIVATED: "account-inactive",
     Situation.TAKEN_DOWN: "account-inactive",
     Situation.UNKNOWN_DID: "account-unknown",
-    Situation.SCHEDULED: "account-deleted",
 }
 
 

@@ -161,7 +161,6 @@ def test_accounts_stand_as_their_situations_say(seeded: Seeded) -> None:
         answers[answer.get("error", active)] += 1
 
     assert seeded.summary.blocked == {
-        "account-deleted": 1,
         "account-inactive": 1,
         "no-credentials": 1,
         "wrong-password": 1,
