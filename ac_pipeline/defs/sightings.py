@@ -18,6 +18,8 @@ from ac_pipeline.defs.run_outcomes import innermost
 
 FAILED_TICKS: Final = {"sensor": 2, "schedule": 1}
 """Failed ticks in a row that are worth a message: a sensor looks again within a minute, a schedule perhaps tomorrow."""
+FAILING_SECONDS: Final = {"sensor": 30.0, "schedule": 0.0}
+"""For how long they have to fail: a sensor of 5 seconds may find a service restarting several times."""
 MISSED: Final = 5
 """Intervals without a tick after which a sensor is silent. A schedule is when it missed two of its times."""
 LEAST_SILENCE_SECONDS: Final = 300.0
@@ -27,7 +29,7 @@ DAEMON_SILENCE_SECONDS: Final = 600.0
 HOLD_SECONDS: Final = 3_600.0
 """While runs go on, new quarantined items are told once an hour at most, not once a run."""
 
-_TICKS_READ: Final = 5
+_TICKS_READ: Final = 20
 _DEFAULT_INTERVAL: Final = 30.0
 _DAEMONS: Final = {
     "SENSOR": "sensors",
@@ -94,9 +96,8 @@ def look_at_ticks(
             yield from (Sighting(name, 0, off, quiet=True) for name in (failing, silent))
             continue
         ticks = instance.get_ticks(each.state.instigator_origin_id, each.state.selector_id, limit=_TICKS_READ)
-        yield from _failing(
-            each, [tick for tick in ticks if tick.is_completed and tick.timestamp >= memory.begun], failing
-        )
+        done = [tick for tick in ticks if tick.is_completed and tick.timestamp >= memory.begun]
+        yield from _failing(each, done, failing, now)
         last = max([memory.awake, _turned_on(each.state), *(tick.timestamp for tick in ticks)])
         yield _silence(each, silent, last, now)
 
@@ -163,7 +164,7 @@ def _check(key: dg.AssetCheckKey, found: dg.AssetCheckEvaluation, known: Mapping
     return Sighting(f"check:{asset}:{key.name}", level, facts)
 
 
-def _failing(each: Automatic, ticks: list[Any], subject: str) -> Iterator[Sighting]:
+def _failing(each: Automatic, ticks: list[Any], subject: str, now: float) -> Iterator[Sighting]:
     """From the completed ticks, newest first."""
     if not ticks:
         return
@@ -171,12 +172,13 @@ def _failing(each: Automatic, ticks: list[Any], subject: str) -> Iterator[Sighti
         yield Sighting(subject, 0, Facts(f"Ticks of the {_called(each)}", "succeed again", each.page))
         return
     row = next((place for place, tick in enumerate(ticks) if not tick.is_failure), len(ticks))
-    if row >= FAILED_TICKS[each.kind]:
+    begun = ticks[row - 1].timestamp
+    if row >= FAILED_TICKS[each.kind] and now - begun >= FAILING_SECONDS[each.kind]:
         facts = Facts(
             f"Ticks of the {_called(each)}",
             "fail",
             each.page,
-            since=ticks[row - 1].timestamp,
+            since=begun,
             words=innermost(ticks[0].error),
         )
         yield Sighting(subject, 1, facts)

@@ -332,6 +332,7 @@ def test_ticks_that_fail_twice_are_one_message_and_one_when_they_succeed_again(s
     sensor = Automatic(site, "sensor", "users_sensor")
     site.look()
     sensor.tick("FAILURE", "MongoDB does not answer")
+    site.ahead = 60
     assert site.look() == []
     sensor.tick("FAILURE", "MongoDB does not answer")
     (alert,) = site.alerts()
@@ -345,6 +346,18 @@ def test_ticks_that_fail_twice_are_one_message_and_one_when_they_succeed_again(s
     assert site.look() == []
     sensor.tick("SKIPPED")
     assert site.look() == ["[recovered] Ticks of the sensor users_sensor succeed again"]
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(28, 0), (31, 1)])
+def test_a_quick_sensor_may_fail_for_half_a_minute(site: Site, seconds: int, told: int) -> None:
+    """A service that restarts fails several ticks of a sensor that looks every 5 seconds."""
+    sensor = Automatic(site, "sensor", "new_content_sensor", interval=5)
+    site.look()
+    start = site.now
+    for offset in range(0, seconds - 1, 5):
+        site.instance.create_tick(tick(sensor.state, "FAILURE", start + offset, "MongoDB does not answer"))
+    site.ahead = seconds
+    assert len(site.look()) == told
 
 
 def test_one_failed_tick_of_a_schedule_is_enough(site: Site) -> None:
@@ -414,7 +427,7 @@ def test_nobody_is_reproached_for_the_time_that_we_slept(site: Site) -> None:
 def test_who_is_turned_off_fails_no_more_and_is_no_message(site: Site) -> None:
     sensor = Automatic(site, "sensor", "users_sensor")
     site.look()
-    for _ in range(2):
+    for site.ahead in (0, 60):
         sensor.tick("FAILURE", "no")
     assert len(site.look()) == 1
     sensor.turn_off()
@@ -426,7 +439,7 @@ def test_who_is_turned_off_fails_no_more_and_is_no_message(site: Site) -> None:
 def test_the_sensor_does_not_watch_itself(site: Site) -> None:
     sensor = Automatic(site, "sensor", "alerts_sensor")
     site.look()
-    for _ in range(3):
+    for site.ahead in (0, 60, 120):
         sensor.tick("FAILURE", "no")
     assert site.look() == []
 
