@@ -64,7 +64,7 @@ class _Place:
     Args:
         token: Place in the change stream.
         deep: Whether the compare under way reads everything; None when none is.
-        unit, after: Its step, and the last id looked at in that step.
+        unit, after: Its step, and the place in that step.
         took: Seconds it has taken so far.
         due, deep_due: When the next one has to begin, epoch seconds.
         fallback: Why it was begun, when that was not its time.
@@ -265,9 +265,9 @@ class MongoChanges:
         while unit < len(units) and not out_of_time:
             scan, media = units[unit]
             try:
-                for raws in self._compare.pages(scan, media, after, leaving):
+                for raws, reached in self._compare.pages(scan, media, after, leaving, now):
                     self._judge(look, media, raws)
-                    after, read = str(raws[-1]["_id"]), read + len(raws)
+                    after, read = reached, read + len(raws)
                     spent = self._monotonic() - started
                     out_of_time = spent > self._compare_seconds or len(look.counts) >= _USERS_A_LOOK
                     if out_of_time:

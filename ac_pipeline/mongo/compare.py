@@ -1,15 +1,16 @@
 """The compare: finds documents that may need work from the state they are in, whatever was seen of them before.
 
-Filters that let through a little more than `pending.py` does, and reading them in the order of `_id`, so that a compare
-can go on where its time ran out: an `_id` is never shared, so equal times skip nothing (RUN-10). Nothing is decided
-here.
+Filters that let through a little more than `pending.py` does, and reading by them in an order in which a compare can go
+on where its time ran out: by `_id` where few documents pass, by (`when`, `_id`) where all do. An `_id` is never shared,
+so equal times skip nothing (RUN-10). Nothing is decided here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final
 
@@ -25,9 +26,17 @@ from ac_pipeline.mongo.known import LOOKUPS, in_parts
 
 Raw = Mapping[str, Any]
 
-_FIRST = "0" * 24
+_FIRST = ObjectId("0" * 24)
 _MAX_TIME_MS: Final = 25_000
-"""How long the server may work on one query: a tick has 60 s. The local server needs 9 s to sort 85,000 documents."""
+"""How long the server may work on one query: a tick has 60 s. Looking for links in 85,000 documents takes the local one
+2 s, on a busy machine."""
+_DAY = 86_400_000
+_BEGINNING = 1_420_070_400_000
+"""2015, in ms since 1970: the platform holds nothing older, apart from what has a wrong date."""
+_FEW, _MANY = 1_000, 4_000
+"""A window of time with fewer documents is followed by one four times as long; one with more is made shorter."""
+_LONGEST = 365 * _DAY
+_UNDATED: Final = "undated"
 
 _WITHDRAWN: Final[dict[str, Any]] = {
     "$or": [
@@ -53,6 +62,53 @@ class Scan(StrEnum):
     EVERYTHING = "everything"
 
 
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """A span of `when`, and how far it was read.
+
+    Args:
+        start, end: In ms since 1970, UTC, the end not included; None at the very beginning and the very end.
+        undated: Whether it is the last one, of documents whose `when` is no date.
+        after: The last `_id` that was read, or empty.
+    """
+
+    start: int | None = None
+    end: int | None = _BEGINNING
+    undated: bool = False
+    after: str = ""
+
+    @classmethod
+    def of(cls, text: str | None) -> _Window:
+        if not text:
+            return cls()
+        start, end, after = text.split(" ")
+        if start == _UNDATED:
+            return cls(None, None, undated=True, after=after)
+        return cls(int(start) if start else None, int(end) if end else None, after=after)
+
+    def __str__(self) -> str:
+        bounds = ("" if bound is None else str(bound) for bound in (self.start, self.end))
+        return " ".join((*([_UNDATED, ""] if self.undated else bounds), self.after))
+
+    def condition(self) -> dict[str, Any]:
+        when: dict[str, Any] = {"$not": {"$type": "date"}} if self.undated else {}
+        if self.start is not None:
+            when["$gte"] = _moment(self.start)
+        if self.end is not None:
+            when["$lt"] = _moment(self.end)
+        return {"when": when, **({"_id": {"$gt": ObjectId(self.after)}} if self.after else {})}
+
+    def following(self, held: int, now: int) -> _Window | None:
+        """The next one, longer or shorter as this one was empty or full; None after the last."""
+        if self.undated:
+            return None
+        if self.end is None:
+            return _Window(None, None, undated=True)
+        span = self.end - self.start if self.start is not None else 30 * _DAY
+        span = min(span * 4, _LONGEST) if held < _FEW else span
+        return _Window(self.end, self.end + span if self.end < now else None)
+
+
 LIGHT: Final = (Scan.UNLINKED, Scan.WITHDRAWN, Scan.LEAVING)
 DEEP: Final = (Scan.EVERYTHING,)
 
@@ -74,22 +130,59 @@ class Compare:
         return [(scan, media) for scan in scans for media in self._types]
 
     def pages(
-        self, scan: Scan, media: MediaType, after: str | None, leaving: Collection[str]
-    ) -> Iterator[list[dict[str, Any]]]:
-        """Candidates of one step by `_id`, a few at a time, read as they are asked for.
+        self, scan: Scan, media: MediaType, after: str | None, leaving: Collection[str], now: datetime
+    ) -> Iterator[tuple[list[dict[str, Any]], str]]:
+        """Candidates of one step, a few at a time, read as they are asked for; each with the place after it.
 
         Documents whose `_id` is no ObjectId can have no record and are passed over.
 
         Args:
-            after: Only those after this id; None for all.
+            after: A place that was given out earlier; None for the beginning.
             leaving: Ids of accounts that are being deleted.
+            now: The time, UTC.
 
         Raises:
             Transient: The read failed, or took longer than the server may.
         """
-        place = {"_id": {"$gt": ObjectId(after or _FIRST)}}
+        action = f"compare the {media.plural} ({scan})"
+        if scan is Scan.EVERYTHING:
+            yield from self._everything(media, after, now, action)
+            return
         for condition in _conditions(scan, media, leaving):
-            yield from self._read(media, {**place, **condition}, f"compare the {media.plural} ({scan})")
+            place = {"_id": {"$gt": ObjectId(after) if after else _FIRST}}
+            for raws in self._read(media, {**place, **condition}, action):
+                yield raws, str(raws[-1]["_id"])
+
+    def _everything(
+        self, media: MediaType, after: str | None, now: datetime, action: str
+    ) -> Iterator[tuple[list[dict[str, Any]], str]]:
+        """All documents, one window of time after another and by `_id` in each; last those without a date.
+
+        By the index on `when`: sorting all of 85,000 documents takes the local server 9 s, a window of 8,600 0.3 s.
+        """
+        window: _Window | None = _Window.of(after)
+        while window is not None:
+            held = 0
+            for raws in self._read(media, window.condition(), action):
+                dated = [raw for raw in raws if isinstance(raw["_id"], ObjectId)]
+                held += len(raws)
+                if dated:
+                    yield dated, str(replace(window, after=str(dated[-1]["_id"])))
+            window = window.following(held, int(now.timestamp() * 1000))
+            if window is not None:
+                window = self._fitted(media, window, action)
+                yield [], str(window)
+
+    def _fitted(self, media: MediaType, window: _Window, action: str) -> _Window:
+        """The beginning of a window, no longer than that it holds at most `_MANY` documents, or one moment."""
+        with mongo_errors(action):
+            collection = self._database.get_collection(media.collection)
+            while window.start is not None and window.end is not None and window.end - window.start > 1:
+                held = collection.count_documents(window.condition(), limit=_MANY + 1, maxTimeMS=_MAX_TIME_MS)
+                if held <= _MANY:
+                    break
+                window = replace(window, end=window.start + (window.end - window.start) // 4)
+        return window
 
     def by_ids(
         self, media: MediaType, ids: Iterable[str], *, withdrawn: bool = False
@@ -129,7 +222,7 @@ def _conditions(scan: Scan, media: MediaType, leaving: Collection[str]) -> Itera
             if leaving:
                 yield {"user": {"$in": sorted(leaving)}, **_any_link(media)}
         case Scan.EVERYTHING:
-            yield {}
+            raise ValueError("everything is read in windows of time")
 
 
 def _unlinked(media: MediaType) -> dict[str, Any]:
@@ -139,3 +232,7 @@ def _unlinked(media: MediaType) -> dict[str, Any]:
 
 def _any_link(media: MediaType) -> dict[str, Any]:
     return {"$or": [{home: {"$exists": True}} for home in media.link_homes]}
+
+
+def _moment(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)

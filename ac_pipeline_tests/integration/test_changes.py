@@ -27,7 +27,8 @@ ADA = Account("auth0|ada", "ada", did="did:plc:ada", password="pw")
 BEA = Account("auth0|bea", "bea", did="did:plc:bea", password="pw")
 GUEST = Account(GUEST_ID, GUEST_ID, did="did:plc:guest", password="pw")
 LINK = {"rkey": "3kaaaaaaaaa2a", "uri": "at://did:plc:ada/x/3kaaaaaaaaa2a", "cid": "bafy", "did": "did:plc:ada"}
-RULE = Rule(datetime(2026, 1, 2, tzinfo=UTC), {}, frozenset())
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+RULE = Rule(NOW, {}, frozenset())
 MOOD, PAINTING, KIDLISP, TAPE = (media_type(name) for name in ("mood", "painting", "kidlisp", "tape"))
 
 
@@ -46,7 +47,7 @@ class Site:
         self.own = database.client[f"{database.name}-pipeline"]
         self.ledger = MongoLedger(self.own)
         self.accounts = [ADA, BEA, GUEST]
-        self.now = datetime(2026, 1, 2, tzinfo=UTC)
+        self.now = NOW
         self.position: str | None = None
         self.changes = self.made()
 
@@ -371,6 +372,28 @@ def test_a_compare_goes_on_where_its_time_ran_out_and_equal_times_skip_nothing(s
     assert set(seen.values()) == {Cause.NEW}
 
 
+@pytest.mark.parametrize("scan", [Scan.UNLINKED, Scan.EVERYTHING])
+def test_every_document_is_read_once_whatever_its_date_and_wherever_the_reading_stops(mongo: Any, scan: Scan) -> None:
+    """RUN-10, SRC-1: dates long ago, in the future, shared by many, of another type, or missing."""
+    dates: list[Any] = [
+        *(datetime(year, 1, 1) for year in (1970, 2014, 2015, 2023, 2024, 2026, 2099)),  # noqa: DTZ001
+        *(WHEN + timedelta(milliseconds=number // 50) for number in range(600)),
+        "2025-01-01", 1_700_000_000_000, None,
+    ]  # fmt: skip
+    rows = [{"_id": ObjectId(), "user": "auth0|x", "mood": "x", "when": when} for when in dates]
+    mongo["moods"].insert_many([*rows, {"_id": ObjectId(), "mood": "no date"}, {"_id": "a text", "when": WHEN}])
+    compare, place, seen, stops = Compare(mongo), None, [], 0
+    while True:
+        page = next(compare.pages(scan, MOOD, place, (), NOW), None)
+        if page is None:
+            break
+        raws, place = page
+        seen += [raw["_id"] for raw in raws]
+        stops += 1
+    assert len(seen) == len(set(seen)) == len(rows) + 1
+    assert stops > 3
+
+
 def test_many_pieces_of_work_of_one_user_are_named_in_part(site: Site) -> None:
     for _ in range(60):
         site.add(MOOD, ADA)
@@ -460,7 +483,7 @@ def test_the_filters_of_the_compare_let_through_all_that_the_rule_calls_work(med
     mongo[media.collection].insert_many(rows)
     compare = Compare(mongo)
     passed = {
-        scan: {raw["_id"] for raws in compare.pages(scan, media, None, ()) for raw in raws}
+        scan: {raw["_id"] for raws, _ in compare.pages(scan, media, None, (), NOW) for raw in raws}
         for scan in (Scan.UNLINKED, Scan.WITHDRAWN)
     }
     for row in rows:
@@ -474,7 +497,7 @@ def test_the_filters_of_the_compare_let_through_all_that_the_rule_calls_work(med
             assert row["_id"] in passed[Scan.UNLINKED], row
         if document.verdict is Verdict.ELIGIBLE and is_linked(document, account):
             assert row["_id"] not in passed[Scan.UNLINKED] | passed[Scan.WITHDRAWN], row
-    everything = {raw["_id"] for raws in compare.pages(Scan.EVERYTHING, media, None, ()) for raw in raws}
+    everything = {raw["_id"] for raws, _ in compare.pages(Scan.EVERYTHING, media, None, (), NOW) for raw in raws}
     assert everything == {row["_id"] for row in rows}
 
 
