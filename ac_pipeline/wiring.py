@@ -36,6 +36,7 @@ from ac_pipeline.mongo.database import connect
 from ac_pipeline.mongo.documents import MongoDocuments
 from ac_pipeline.mongo.ledger import MongoLedger
 from ac_pipeline.mongo.lexicons import MongoPublishedLexicons
+from ac_pipeline.mongo.plans import MongoPlans
 from ac_pipeline.mongo.receipts import MongoReceipts
 from ac_pipeline.mongo.repairs import MongoRepairs
 from ac_pipeline.mongo.sessions import MongoSessionStore
@@ -67,6 +68,8 @@ class Pipeline:
     repairs: MongoRepairs
     receipts: MongoReceipts
     gate: LexiconGate
+    plans: MongoPlans
+    budgets: MongoBudgetStore
 
 
 @contextmanager
@@ -133,6 +136,8 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             MongoRepairs(source),
             MongoReceipts(own),
             gate,
+            MongoPlans(own, settings.ac_operator),
+            MongoBudgetStore(own["budgets"]),
         )
 
 

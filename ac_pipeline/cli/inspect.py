@@ -17,7 +17,7 @@ from ac_pipeline.errors import Misconfigured
 from ac_pipeline.items import LedgerEntry, State, item_id
 from ac_pipeline.media.registry import media_type, page_of
 from ac_pipeline.settings import Settings, load_settings
-from ac_pipeline.sync.report import SyncReport
+from ac_pipeline.sync.report import Tally
 from ac_pipeline.sync.verify import Verification, verify_accounts
 from ac_pipeline.wiring import Pipeline, open_pipeline
 
@@ -41,14 +41,20 @@ _STATUS = (
 def status(chosen: Chosen, as_json: bool) -> int:
     """Per type: documents, eligible ones, records on the PDS, and what is pending, quarantined or blocked."""
     with open_pipeline(load_settings()) as pipeline:
-        surveys = surveyed(pipeline, chosen, "Reading")
-        reports = [report for _, report in surveys]
         every_hold = pipeline.ledger.all_holds()
-        holds = {plan.account.key: every_hold[plan.account.id] for plan, _ in surveys if plan.account.id in every_hold}
-        totals = SyncReport("", reports).totals()
+        holds: dict[str, Mapping[str, str]] = {}
+        totals: dict[str, Tally] = {}
+        number, blocked = 0, []
+        for account, report in surveyed(pipeline, chosen, "Reading"):
+            number += 1
+            for name, tally in report.types.items():
+                totals.setdefault(name, Tally()).add(tally)
+            if account.id in every_hold:
+                holds[account.key] = every_hold[account.id]
+            if report.blocked is not None:
+                blocked.append((account.key, report.blocked.message))
         oldest = next((e.withdrawn_at for e in pipeline.ledger.pending_deletions(limit=1)), None)
-    blocked = [report for report in reports if report.blocked]
-    users = {"total": len(reports), "ready": len(reports) - len(blocked), "blocked": len(blocked)}
+    users = {"total": number, "ready": number - len(blocked), "blocked": len(blocked)}
     if as_json:
         types = {name: {c: getattr(tally, c) for c in _STATUS} for name, tally in totals.items()}
         pending = oldest.isoformat() if oldest else None
@@ -56,8 +62,8 @@ def status(chosen: Chosen, as_json: bool) -> int:
     else:
         tallies("Status", totals, _STATUS)
         click.echo(f"Users: {users['total']}, ready {users['ready']}, blocked {users['blocked']}.")
-        for report in blocked:
-            click.echo(f"  {report.user}: {report.blocked.message if report.blocked else ''}")
+        for user, message in blocked:
+            click.echo(f"  {user}: {message}")
         for user, reasons in holds.items():
             for name, reason in reasons.items():
                 click.echo(f"On hold: {name} of {user}, {reason}.")

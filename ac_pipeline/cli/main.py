@@ -17,10 +17,11 @@ from ac_pipeline.cli.inspect import item, items, status, verify
 from ac_pipeline.cli.lexicons import lexicons
 from ac_pipeline.cli.links import links
 from ac_pipeline.cli.local import local
+from ac_pipeline.cli.plan import plan, plans
 from ac_pipeline.cli.restore import restore
 from ac_pipeline.cli.retry import retry
 from ac_pipeline.cli.snapshot import snapshot, snapshots
-from ac_pipeline.cli.sync import plan, sync
+from ac_pipeline.cli.sync import sync
 from ac_pipeline.cli.wipe import wipe
 from ac_pipeline.errors import Misconfigured, PipelineError, Transient
 
@@ -39,6 +40,7 @@ def cli() -> None:
 
 for command in (
     plan,
+    plans,
     sync,
     retry,
     status,

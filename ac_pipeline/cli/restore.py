@@ -7,9 +7,10 @@ from dataclasses import replace
 import click
 
 from ac_pipeline.cli.output import print_json, steps, table
+from ac_pipeline.cli.plan import show_plan
 from ac_pipeline.cli.selectors import Chosen
 from ac_pipeline.cli.snapshot import media_types, type_option, why_option
-from ac_pipeline.cli.sync import show_plan, show_report
+from ac_pipeline.cli.sync import show_report
 from ac_pipeline.cli.wipe import exit_code, show_price
 from ac_pipeline.operations.restore import (
     MONGO,
@@ -53,7 +54,8 @@ def restore(
         if source == MONGO:
             if dry_run:
                 released = replace(pipeline, engine=without_holds(pipeline.engine))
-                return show_plan(released, Chosen((user,), False, Selection(types=chosen)), as_json, as_csv=False)
+                wanted = Chosen((user,), False, Selection(types=chosen))
+                return show_plan(released, wanted, as_json, as_csv=False, save=False)
             report = restore_from_mongo(vault, account, chosen, run_id=new_run_id(), why=why)
         else:
             snapshot = find_snapshot(vault, account, chosen, source)

@@ -28,6 +28,24 @@ class Chosen:
     anonymous: bool
     selection: Selection
 
+    @property
+    def everybody(self) -> bool:
+        """Whether no account is named, neither by itself nor by an item."""
+        return not (self.users or self.anonymous or self.selection.items)
+
+    def arguments(self) -> list[str]:
+        """The same choice as options of a command."""
+        chosen, said = self.selection, [each for user in self.users for each in ("--user", user)]
+        said += ["--anonymous"] if self.anonymous else []
+        if len(chosen.types) < len(MEDIA_TYPES):
+            said += [each for media in chosen.types for each in ("--type", media.name)]
+        for option, moment in (("--since", chosen.since), ("--until", chosen.until)):
+            if moment is not None:
+                said += [option, datetime.fromtimestamp(moment / 1000, UTC).isoformat()]
+        said += [] if chosen.limit is None else ["--limit", str(chosen.limit)]
+        said += [each for type_, name in sorted(chosen.items or ()) for each in ("--item", f"{type_}:{name}")]
+        return said + [f"--{name}" for name in ("sweep", "full", "blobs") if getattr(chosen, name)]
+
     def accounts(self, pipeline: Pipeline) -> list[Account]:
         """The accounts it is about: those named, else the owners of the named items, else all.
 

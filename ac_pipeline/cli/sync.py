@@ -1,25 +1,28 @@
-"""`ac-pipeline plan` and `ac-pipeline sync`: the dry run, and the run."""
+"""`ac-pipeline sync`: the run; of what is selected, of a saved plan, or of a few users first."""
 
 from __future__ import annotations
 
-import csv
-import sys
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from datetime import UTC, datetime
 
 import click
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.cli.output import print_json, progress, table, tallies
+from ac_pipeline.cli.plan import show_plan
+from ac_pipeline.cli.rows import Rows, open_rows
 from ac_pipeline.cli.selectors import Chosen, selectors
+from ac_pipeline.mongo.plans import SHORTEST, SavedPlan
+from ac_pipeline.operations.agreed_sync import AgreedTurn, agreed_sync
+from ac_pipeline.operations.canary import Look, canary, look
+from ac_pipeline.operations.flight_plan import ahead, selection_of
 from ac_pipeline.settings import load_settings
-from ac_pipeline.sync.costs import cost, plan_hash, planned
-from ac_pipeline.sync.engine import AccountPlan, sync_accounts
+from ac_pipeline.sync.engine import sync_accounts
 from ac_pipeline.sync.report import AccountReport, SyncReport
 from ac_pipeline.sync.selection import Selection
+from ac_pipeline.sync.verify import Verification
 from ac_pipeline.wiring import Pipeline, new_run_id, open_pipeline
 
 _DONE = (
@@ -35,64 +38,56 @@ _DONE = (
     "duplicates_removed",
 )
 _SHOWN = 40
+_MOVED = ("moved", "user", "item", "operation", "rkey", "reason", "why")
 
 
-def surveyed(pipeline: Pipeline, chosen: Chosen, title: str) -> list[tuple[AccountPlan, AccountReport]]:
-    """The dry run of every chosen account, a few at a time."""
+def surveyed(pipeline: Pipeline, chosen: Chosen, title: str) -> Iterator[tuple[Account, AccountReport]]:
+    """The report of the dry run of every chosen account, a few at a time; what was read is dropped (OPS-6)."""
     accounts = chosen.accounts(pipeline)
-    with ThreadPoolExecutor(pipeline.settings.ac_concurrent_users) as pool:
-        surveys = pool.map(lambda account: pipeline.engine.survey(account, chosen.selection), accounts)
-        return list(progress(title, surveys, len(accounts)))
 
+    def survey(account: Account) -> AccountReport:
+        return pipeline.engine.survey(account, chosen.selection)[1]
 
-def show_plan(pipeline: Pipeline, chosen: Chosen, as_json: bool, as_csv: bool) -> int:
-    surveys = surveyed(pipeline, chosen, "Planning")
-    plans = [plan for plan, _ in surveys]
-    operations = planned(plans)
-    price = cost(plans, datetime.now(UTC))
-    digest = plan_hash(operations)
-    if as_json:
-        print_json({"hash": digest, "operations": [op.to_json() for op in operations], "cost": price.to_json()})
-    elif as_csv:
-        writer = csv.writer(sys.stdout)
-        writer.writerow(["item", "user", "operation", "reason", "rkey", "cid"])
-        writer.writerows([op.item, op.user, op.operation, op.reason, op.rkey, op.cid] for op in operations)
-    else:
-        rows = [[op.user, op.item, op.operation, op.reason] for op in operations[:_SHOWN]]
-        if rows:
-            table("Plan (nothing was written)", ["user", "item", "operation", "reason"], rows)
-        else:
-            click.echo("Nothing to do: every record and link is as it should be.\n")
-        if len(operations) > _SHOWN:
-            click.echo(f"... and {len(operations) - _SHOWN} more: --csv or --json lists all of them.\n")
-        table("Cost", ["what", "amount"], list(price.to_json().items()))
-        click.echo(f"Plan {digest}")
-    return 0
+    yield from progress(title, ahead(accounts, survey, pipeline.settings.ac_concurrent_users), len(accounts))
 
 
 @click.command()
 @selectors
-@click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-@click.option("--csv", "as_csv", is_flag=True, help="All operations as CSV on stdout.")
-def plan(chosen: Chosen, as_json: bool, as_csv: bool) -> int:
-    """The dry run: every operation with its reason, and what it costs. Nothing is written anywhere."""
-    with open_pipeline(load_settings()) as pipeline:
-        return show_plan(pipeline, chosen, as_json, as_csv)
-
-
-@click.command()
-@selectors
-@click.option("--dry-run", is_flag=True, help="The same as `plan`.")
+@click.option("--plan", "plan_hash", metavar="HASH", help="Carry out this plan and nothing else.")
+@click.option("--canary", "number", type=click.IntRange(1), metavar="N", help="The first N users with work, then stop.")
+@click.option("--dry-run", is_flag=True, help="The same as `plan`; of a plan, what has moved since.")
 @click.option("--sweep", is_flag=True, help="Delete records without a document even where they are most of a user's.")
 @click.option("--full", is_flag=True, help="Read every repository, also where nothing has changed since the last run.")
 @click.option("--blobs", is_flag=True, help="Ask for every blob, too, and upload again what the PDS has lost.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def sync(chosen: Chosen, *, dry_run: bool, sweep: bool, full: bool, blobs: bool, as_json: bool) -> int:
-    """Make the PDS hold exactly the eligible items, each once; a second run changes nothing."""
+def sync(
+    chosen: Chosen,
+    *,
+    plan_hash: str | None,
+    number: int | None,
+    dry_run: bool,
+    sweep: bool,
+    full: bool,
+    blobs: bool,
+    as_json: bool,
+) -> int:
+    """Make the PDS hold exactly the eligible items, each once; a second run changes nothing.
+
+    With --plan only what that plan lists is done, and only where it is still the same; what has moved since is listed,
+    and the exit code is 1. --canary stops after a few users, verifies them, and says how to go on.
+    """
+    if plan_hash is not None and (chosen != Chosen((), False, Selection()) or sweep or full or blobs):
+        raise click.UsageError("--plan has its own selection: leave the other selectors out.")
+    if number is not None and dry_run:
+        raise click.UsageError("--canary writes, --dry-run does not: choose one.")
     chosen = replace(chosen, selection=replace(chosen.selection, sweep=sweep, full=full, blobs=blobs))
     with open_pipeline(load_settings()) as pipeline:
+        if plan_hash is not None:
+            return _by_plan(pipeline, pipeline.plans.find(plan_hash), number, dry=dry_run, as_json=as_json)
         if dry_run:
             return show_plan(pipeline, chosen, as_json, as_csv=False)
+        if number is not None:
+            return _canary(pipeline, chosen, number, as_json=as_json)
         report = run_sync(pipeline, chosen.accounts(pipeline), chosen.selection)
         if as_json:
             print_json(report.to_json())
@@ -144,3 +139,132 @@ def show_report(report: SyncReport) -> None:
             click.echo(f"{account.user} has to be run again: {account.error.message}")
         for note in account.notes:
             click.echo(f"{account.user}: {note}")
+
+
+# ---------------------------------------------------------------------------------------------------------- by a plan
+
+
+def _by_plan(pipeline: Pipeline, plan: SavedPlan, number: int | None, *, dry: bool, as_json: bool) -> int:
+    """Carry out a saved plan, in the audit before it starts; what moved goes to a file as it comes (OPS-6)."""
+    accounts = pipeline.accounts.all()
+    selection = selection_of(plan.selection)
+    with open_rows(_MOVED, as_json=as_json) as rows:
+        done = _Agreed(rows)
+        turned: list[Account] = []
+
+        def run(run_id: str) -> Iterator[AccountReport]:
+            turns = agreed_sync(
+                pipeline.engine,
+                plan,
+                pipeline.plans.lines(plan),
+                accounts,
+                run_id=run_id,
+                workers=pipeline.settings.ac_concurrent_users,
+                dry=dry,
+                canary=number,
+            )
+            for turn in turns:
+                if turn.report is not None and turn.account is not None:
+                    turned.append(turn.account)
+                report = done.take(turn)
+                if report is not None:
+                    yield report
+
+        if dry:
+            report = counted(pipeline, run, plan.users)
+        else:
+            planned = [account for account in accounts if account.id in set(plan.accounts)]
+            types = [media.name for media in selection.types]
+            with pipeline.audit.during(
+                "sync-plan", planned, types, plan_hash=plan.hash, counts=dict(plan.counts)
+            ) as audited:
+                report = counted(pipeline, run, plan.users)
+                audited.counts.update(done=done.same, done_before=done.before, moved=rows.count)
+        looks = [(each, look(pipeline.engine, each, selection, report.run_id)) for each in turned if number is not None]
+        on = f"ac-pipeline sync --plan {plan.hash[:12]}"
+        if as_json:
+            told = {**report.to_json(), "plan": plan.hash, "dry_run": dry, "same": done.same, "before": done.before}
+            rows.print_json("moved", {**told, "canary": _looks_json(looks), "go_on": on if number else None})
+        else:
+            if report.accounts and not dry:
+                show_report(report)
+            click.echo(
+                f"Plan {plan.hash[:SHORTEST]} of {plan.when:%Y-%m-%d %H:%M} UTC: {done.same} of {plan.operations} "
+                f"operations {'are' if dry else 'were'} as planned, {done.before} were in place already, "
+                f"{rows.count} have moved."
+            )
+            rows.print_table("Moved since, and not done")
+            _show_looks(looks, on if number is not None else None)
+        return 0 if done.clean and report.clean and all(found.verification.complete for _, found in looks) else 1
+
+
+class _Agreed:
+    """Sums over the turns of a plan; what moved goes out as it comes."""
+
+    def __init__(self, rows: Rows) -> None:
+        self._rows = rows
+        self.same = self.before = 0
+        self.clean = True
+
+    def take(self, turn: AgreedTurn) -> AccountReport | None:
+        """Count a turn; its report, or one that tells why there is none."""
+        self.same += turn.same
+        self.before += turn.done_before
+        self.clean &= turn.clean
+        for moved in turn.moved:
+            self._rows.add(moved.to_json())
+        if turn.report is None and turn.error is not None and turn.account is not None:
+            return AccountReport(turn.account.key, error=turn.error)
+        return turn.report
+
+
+# ------------------------------------------------------------------------------------------------------------- canary
+
+
+def _canary(pipeline: Pipeline, chosen: Chosen, number: int, *, as_json: bool) -> int:
+    accounts, looks = chosen.accounts(pipeline), []
+
+    def run(run_id: str) -> Iterator[AccountReport]:
+        workers = pipeline.settings.ac_concurrent_users
+        for trial in canary(pipeline.engine, accounts, chosen.selection, number, run_id=run_id, workers=workers):
+            looks.append((trial.account, trial.look))
+            yield trial.report
+
+    report = counted(pipeline, run, min(number, len(accounts)))
+    on = shlex.join(["ac-pipeline", "sync", *chosen.arguments()])
+    if as_json:
+        print_json({**report.to_json(), "canary": _looks_json(looks), "go_on": on})
+    else:
+        show_report(report)
+        if not looks:
+            click.echo("Nobody has anything to do.")
+        _show_looks(looks, on)
+    return 0 if report.clean and all(found.verification.complete for _, found in looks) else 1
+
+
+def _looks_json(looks: Sequence[tuple[Account, Look]]) -> list[dict[str, object]]:
+    return [
+        {
+            "user": account.key,
+            "verification": found.verification.to_json(),
+            "records": [address.to_json() for address in found.addresses],
+        }
+        for account, found in looks
+    ]
+
+
+def _show_looks(looks: Sequence[tuple[Account, Look]], on: str | None) -> None:
+    """The users so far: how they verify, where to look at their records, and how to go on."""
+    if looks:
+        columns = ["user", "expected", "verified", "missing", "extra", "different", "blobs"]
+        table("Verified", columns, [[account.key, *_verified(found.verification)] for account, found in looks])
+        for account, found in looks:
+            for address in found.addresses:
+                click.echo(f"{account.key}: {address.uri}{f'  {address.page}' if address.page else ''}")
+    if on is not None:
+        click.echo(f"Have a look; then go on with:\n\n  {on}")
+
+
+def _verified(found: Verification) -> list[object]:
+    blobs = f"{found.blobs_verified} of {found.blobs_expected}"
+    return [found.expected, found.verified, found.missing, found.extra, found.different, blobs]

@@ -7,7 +7,7 @@ names no limit have none.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -64,6 +64,12 @@ class MongoBudgetStore:
     def silence(self, key: str, until: float) -> None:
         with mongo_errors(f"keep the budget of {key}"):
             self._collection.update_one({"_id": key}, {"$max": {"silent_until": until}}, upsert=True)
+
+    def buckets(self) -> Iterator[tuple[str, Bucket]]:
+        """Every bucket, with its key: for whoever wants to know what is known of a server."""
+        with mongo_errors("read the budgets"):
+            for stored in self._collection.find({}):
+                yield str(stored["_id"]), _bucket(stored)
 
 
 def _bucket(stored: Mapping[str, Any] | None) -> Bucket:

@@ -34,6 +34,7 @@ class AccountPlan:
         remade: Path -> what was derived anew in this run because the store had lost its bytes.
         uploaded: CIDs of blobs this run has uploaded.
         stand_ins: CID of a blob that stands in for a lost one in one commit -> the lost one.
+        aside: Operations that were not agreed to and are not done in this run, by kind and path.
     """
 
     account: Account
@@ -54,6 +55,7 @@ class AccountPlan:
     remade: dict[str, Derived] = field(default_factory=dict)
     uploaded: set[str] = field(default_factory=set)
     stand_ins: dict[str, BlobRef] = field(default_factory=dict)
+    aside: dict[tuple[str, str], Operation] = field(default_factory=dict)
 
     def take(self, repository: Repository) -> None:
         """The repository was read as a whole."""

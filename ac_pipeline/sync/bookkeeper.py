@@ -250,6 +250,12 @@ class Bookkeeper:
                 self.report.tally(media.name).pending += 1
         self._save(saved)
 
+    def set_aside(self, operations: Iterable[Operation]) -> None:
+        """What was not agreed to is not done: its items wait for another sync. The ledger need not know."""
+        for operation in operations:
+            if operation.writes and operation.kind is not Kind.DELETE_DUPLICATE:
+                self._end(operation.media, operation.item, State.DEFERRED)
+
     @property
     def links(self) -> Mapping[str, Link | None]:
         """What this run has stored in Mongo, by item; None where a link was cleared."""

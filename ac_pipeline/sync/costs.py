@@ -1,51 +1,87 @@
-"""What a plan would cost, and its hash: the same plan always has the same hash.
+"""What carrying out plans takes: operations, points, uploads, bytes, commits, sessions, and when it can be done.
 
-Pure arithmetic over plans. Points and caps: ATProto facts, "Limits" and "Writing".
+Pure arithmetic over one account's plan after another; nothing of a plan is kept. The lines of a plan are
+`agreement.py`, the windows of limits `forecast.py`. Points and caps: ATProto facts, "Limits" and "Writing".
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from hashlib import sha256
 
-from ac_pipeline.atproto.batches import MAX_OPERATIONS, points, request_bytes
+from ac_pipeline.atproto.batches import MAX_OPERATIONS, POINTS, points, request_bytes
 from ac_pipeline.sync.account_plan import AccountPlan
-from ac_pipeline.sync.plan import Kind
-from ac_pipeline.sync.writer import REQUEST_BYTES
+from ac_pipeline.sync.forecast import BLOBS_PER_SECOND, RECORDS_PER_SECOND, USUAL, Demand, Forecast, Limits
+from ac_pipeline.sync.plan import Kind, Operation
+from ac_pipeline.sync.writer import BatchLimits
 
-RECORDS_PER_SECOND = 1_000
-BLOBS_PER_SECOND = 150
-"""What a PDS on a disk takes without limits, rounded down (ATProto facts, "Writing")."""
-
-POINTS_PER_HOUR = 5_000
+POINTS_PER_HOUR = USUAL.points[0].limit
 """What a PDS with its limits on grants one DID in an hour, unless it said otherwise."""
+
+REQUESTS_A_USER = 2
+"""Requests of a user's turn besides commits, uploads and a login: the latest commit, and one to spare."""
 
 
 @dataclass(frozen=True, slots=True)
-class PlannedOperation:
-    """One line of a flight plan."""
+class UserCost:
+    """What one account's plan takes.
 
-    item: str
+    Args:
+        operations: Records written or deleted.
+        points: Write points of its repository.
+        blob_uploads: Blobs that the repository does not hold yet.
+        bytes: Of the request bodies and these blobs, as far as they are known.
+        commits: Requests that write.
+        sessions: Logins, at most.
+        largest: Points of the largest commit.
+    """
+
     user: str
-    operation: str
-    reason: str
-    rkey: str
-    cid: str | None
+    did: str
+    operations: int = 0
+    points: int = 0
+    blob_uploads: int = 0
+    bytes: int = 0
+    commits: int = 0
+    sessions: int = 0
+    largest: int = 0
+
+    def demand(self) -> Demand:
+        return Demand(
+            self.did,
+            self.points,
+            self.largest,
+            self.blob_uploads,
+            self.commits + self.blob_uploads + self.sessions + REQUESTS_A_USER,
+            self.commits,
+            self.operations / RECORDS_PER_SECOND + self.blob_uploads / BLOBS_PER_SECOND,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class UserBill:
+    """One account's cost, and when it is done at the earliest, those before it included."""
+
+    cost: UserCost
+    finishes_at: datetime
+    waits_for: str
 
     def to_json(self) -> dict[str, object]:
-        return {name: getattr(self, name) for name in self.__slots__}
+        names = ("user", "operations", "points", "blob_uploads", "bytes", "commits")
+        counts = {name: getattr(self.cost, name) for name in names}
+        return {**counts, "finishes_at": self.finishes_at.isoformat(), "waits_for": self.waits_for}
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What carrying out a plan takes.
+    """What carrying out a plan takes (design, section 6).
 
     Args:
-        finishes_at: The earliest end when the PDS limits nothing.
-        finishes_limited: The earliest end under the write points a PDS grants by default.
+        finishes_at: The earliest end under the limits that are known of this PDS; without any, at its own speed.
+        waits_for: What binds until then: a limit, or the speed of the PDS.
+        finishes_limited: The earliest end under the limits a PDS has by default when they are on.
+        limited_by: What would bind until then.
     """
 
     operations: int
@@ -55,64 +91,113 @@ class Cost:
     commits: int
     sessions: int
     finishes_at: datetime
+    waits_for: str
     finishes_limited: datetime
+    limited_by: str
 
     def to_json(self) -> dict[str, object]:
         values = {name: getattr(self, name) for name in self.__slots__}
         return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}
 
 
-def planned(plans: Iterable[AccountPlan]) -> list[PlannedOperation]:
-    """Every operation of these plans, ordered by user and item."""
-    lines = [
-        PlannedOperation(op.item, plan.account.key, op.kind.value, op.reason, op.rkey, op.cid)
-        for plan in plans
-        for op in plan.operations()
-    ]
-    return sorted(lines, key=lambda line: (line.user, line.item, line.rkey))
+class Bill:
+    """Adds up what accounts take, in the order of their turns.
+
+    Args:
+        now: When it would start, UTC.
+        known: The limits that are known.
+    """
+
+    def __init__(self, now: datetime, known: Limits) -> None:
+        self._now = now
+        self._known = Forecast(known)
+        self._usual = Forecast(USUAL)
+        self._sums = dict.fromkeys(("operations", "points", "blob_uploads", "bytes", "commits", "sessions"), 0)
+
+    def add(self, cost: UserCost) -> UserBill:
+        """One more account that has something to do."""
+        for name in self._sums:
+            self._sums[name] += getattr(cost, name)
+        end = self._known.add(cost.demand())
+        self._usual.add(cost.demand())
+        return UserBill(cost, self._now + timedelta(seconds=end.seconds), end.waits_for)
+
+    def total(self) -> Cost:
+        known, usual = self._known.end, self._usual.end
+        return Cost(
+            **self._sums,
+            finishes_at=self._now + timedelta(seconds=known.seconds),
+            waits_for=known.waits_for,
+            finishes_limited=self._now + timedelta(seconds=usual.seconds),
+            limited_by=usual.waits_for,
+        )
 
 
-def plan_hash(operations: Iterable[PlannedOperation]) -> str:
-    """sha-256 (hex) of what would be done, whatever the reasons are called."""
-    content = [[op.user, op.item, op.operation, op.rkey, op.cid] for op in operations]
-    return sha256(json.dumps(content, separators=(",", ":")).encode()).hexdigest()
+def user_cost(plan: AccountPlan, limits: BatchLimits | None = None) -> UserCost:
+    """What the operations of one account's plan take, packed as the writer packs them.
 
+    A record whose rendition is still to be made is counted with its points and blobs; its bytes are not known.
 
-def cost(plans: Iterable[AccountPlan], now: datetime) -> Cost:
-    """Add up what the operations of these plans take."""
-    operations = spent = uploads = size = commits = sessions = most = 0
-    for plan in plans:
-        writes = [op for op in plan.operations() if op.writes]
-        waiting = [op for op in plan.operations() if op.kind is Kind.RENDER]
-        body = sum(request_bytes(op.to_write()) for op in writes)
-        present = plan.repository.blobs() if plan.repository is not None and writes else frozenset()
-        blobs = {
-            made.blob.cid: made.blob.size
-            for op in writes
-            if op.record is not None and op.wanted is not None and op.wanted.derived is not None
-            for made in op.wanted.derived.renditions.values()
-            if made.blob.cid not in present
-        }
-        own = points(op.to_write() for op in writes) + 3 * len(waiting)
-        operations += len(writes) + len(waiting)
-        spent += own
-        most = max(most, own)
-        uploads += len(blobs) + sum(len(op.media.blobs) for op in waiting)
-        size += body + sum(blobs.values())
-        copies = sum(op.kind is Kind.DELETE_DUPLICATE for op in writes)  # in commits of their own
-        others = len(writes) + len(waiting) - copies
-        commits += max(-(-others // MAX_OPERATIONS), -(-body // REQUEST_BYTES) if others else 0)
-        commits += -(-copies // MAX_OPERATIONS)
-        sessions += bool(writes or waiting)
-    seconds = operations / RECORDS_PER_SECOND + uploads / BLOBS_PER_SECOND
-    limited = max(seconds, max(0, most - POINTS_PER_HOUR) / POINTS_PER_HOUR * 3600)
-    return Cost(
-        operations,
-        spent,
-        uploads,
-        size,
-        commits,
-        sessions,
-        now + timedelta(seconds=seconds),
-        now + timedelta(seconds=limited),
+    Args:
+        limits: Caps of a batch; the reference PDS's when None.
+    """
+    limits = limits or BatchLimits()
+    writes = [operation for operation in plan.operations() if operation.writes]
+    waiting = [operation for operation in plan.operations() if operation.kind is Kind.RENDER]
+    copies = [operation for operation in writes if operation.kind is Kind.DELETE_DUPLICATE]  # in commits of their own
+    others = [operation for operation in writes if operation.kind is not Kind.DELETE_DUPLICATE]
+    batches = [_points(batch) for batch in _batches(others, limits)]
+    later = sum(_later(plan, operation) for operation in waiting)
+    commits = max(len(batches), -(-(len(others) + len(waiting)) // MAX_OPERATIONS))
+    largest = max([*batches, min(later, MAX_OPERATIONS * POINTS["create"])])
+    extra = [_points(batch) for batch in _batches(copies, limits)]
+    blobs = _uploads(plan, writes)
+    return UserCost(
+        plan.account.key,
+        str(plan.account.did),
+        len(writes) + len(waiting),
+        sum(batches) + sum(extra) + later,
+        len(blobs) + sum(len(operation.media.blobs) for operation in waiting),
+        sum(request_bytes(operation.to_write()) for operation in writes) + sum(blobs.values()),
+        commits + len(extra),
+        int(bool(writes or waiting)),
+        max([largest, *extra]),
     )
+
+
+def cost(plans: Iterable[AccountPlan], now: datetime, known: Limits | None = None) -> Cost:
+    """Add up what the operations of these plans take."""
+    bill = Bill(now, known or Limits())
+    for plan in plans:
+        price = user_cost(plan)
+        if price.operations:
+            bill.add(price)
+    return bill.total()
+
+
+def _batches(operations: list[Operation], limits: BatchLimits) -> Iterable[list[Operation]]:
+    rest = sorted(operations, key=lambda operation: operation.path)
+    while rest:
+        batch, rest = limits.pack(rest)
+        yield batch
+
+
+def _points(batch: Iterable[Operation]) -> int:
+    return points(operation.to_write() for operation in batch)
+
+
+def _later(plan: AccountPlan, operation: Operation) -> int:
+    """Points of a record whose rendition is still to be made: whether it exists is known."""
+    document = operation.document
+    there = document is not None and any(document.id in made.matches for made in plan.plans)
+    return POINTS["update" if there else "create"]
+
+
+def _uploads(plan: AccountPlan, writes: Iterable[Operation]) -> dict[str, int]:
+    """CID and size of each blob that these operations refer to and the repository does not."""
+    derived = [op.wanted.derived for op in writes if op.record is not None and op.wanted is not None]
+    made = {r.blob.cid: r.blob.size for each in derived if each is not None for r in each.renditions.values()}
+    if not made or plan.repository is None:
+        return made
+    present = plan.repository.blobs()
+    return {cid: size for cid, size in made.items() if cid not in present}

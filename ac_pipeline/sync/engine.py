@@ -28,6 +28,7 @@ from ac_pipeline.errors import (
 from ac_pipeline.items import BlobRef, RepositoryMark
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.account_plan import AccountPlan
+from ac_pipeline.sync.agreement import Agreement
 from ac_pipeline.sync.bookkeeper import Bookkeeper
 from ac_pipeline.sync.foresight import foresee
 from ac_pipeline.sync.mending import Mender, stand_in
@@ -95,7 +96,12 @@ class Engine:
                 if account.leaving is None:
                     self.gate()
                 with self.ledger.lease(account.did, self.holder):
-                    self._mirror(AccountPlan(account), selection, books)
+                    plan = AccountPlan(account)
+                    try:
+                        self._mirror(plan, selection, books)
+                    finally:
+                        books.report.aside = list(plan.aside.values())
+                        books.set_aside(books.report.aside)
         except (Transient, Permanent) as error:
             books.interrupt(error)
         books.report.seconds = monotonic() - started
@@ -155,8 +161,9 @@ class Engine:
             if self._is_settled(plan, selection, books):
                 return
             self._judge(plan, selection, books)
-            self._carry_out(plan, books)
-            self._mend(plan, selection, books)
+            self._carry_out(plan, books, selection.agreed)
+            if selection.agreed is None:
+                self._mend(plan, selection, books)
             if not selection.partial:
                 books.vanished(plan, selection.types)
         except Blocked as error:
@@ -200,9 +207,9 @@ class Engine:
         books.count(plan, selection.types)
         self._reader.find_orphans(plan, selection, books)
         plan.types = selection.types
-        self._decide(plan)
+        self._decide(plan, selection.agreed)
 
-    def _carry_out(self, plan: AccountPlan, books: Bookkeeper) -> None:
+    def _carry_out(self, plan: AccountPlan, books: Bookkeeper, agreed: Agreement | None = None) -> None:
         """Write what is planned; plan anew whenever the repository moved or some items take another key or other
         bytes."""
         moved = 0
@@ -219,7 +226,7 @@ class Engine:
                         "run it again later"
                     ) from error
                 plan.take(self.server.read_repository(str(plan.account.did)))
-            self._decide(plan)
+            self._decide(plan, agreed)
 
     def _mend(self, plan: AccountPlan, selection: Selection, books: Bookkeeper) -> None:
         """Give the PDS back what it has lost of the blobs of records that are in place (VERIFY-5)."""
@@ -250,7 +257,7 @@ class Engine:
             self.ledger.remember_mark(mark)
 
     @staticmethod
-    def _decide(plan: AccountPlan) -> None:
+    def _decide(plan: AccountPlan, agreed: Agreement | None = None) -> None:
         if plan.repository is None:
             return
         did, leaving = plan.repository.did, plan.account.leaving
@@ -261,6 +268,8 @@ class Engine:
             for media in plan.types
         ]
         plan.existing = {}
+        if agreed is not None:
+            agreed.hold(plan.plans, plan.aside)
 
     def _write(self, plan: AccountPlan, books: Bookkeeper) -> bool:
         """Write what is planned; whether items are left that are wanted differently now, to be planned anew.

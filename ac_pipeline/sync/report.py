@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, fields
 from ac_pipeline.errors import Blocked, PipelineError
 from ac_pipeline.items import Stage, State
 from ac_pipeline.media.base import Document, Verdict
+from ac_pipeline.sync.plan import Operation
 from ac_pipeline.sync.versions import Versions
 
 
@@ -106,6 +107,7 @@ class AccountReport:
         blocked: Why the account could not be used, or None.
         error: The transient error that ended its sync early, or None; the account has to be run again.
         notes: What a person may want to know: records left alone, untrusted reads.
+        aside: Operations that were not done because the sync was held to others (`Selection.agreed`).
     """
 
     user: str
@@ -116,6 +118,7 @@ class AccountReport:
     error: PipelineError | None = None
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    aside: list[Operation] = field(default_factory=list)
 
     @property
     def run_again(self) -> bool:

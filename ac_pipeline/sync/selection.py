@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ac_pipeline.media.base import Document, MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.sync.agreement import Agreement
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class Selection:
         full: Read the repository even where nothing seems to have changed since it was left in order.
         blobs: Ask for every blob the records refer to, and upload again what the PDS has lost.
         orphans: Deal with records without a document although documents are left out.
+        agreed: Do these operations and no others, or None: whatever else is found stays as it is.
     """
 
     types: tuple[MediaType, ...] = MEDIA_TYPES
@@ -35,11 +37,12 @@ class Selection:
     full: bool = False
     blobs: bool = False
     orphans: bool = False
+    agreed: Agreement | None = None
 
     @property
     def partial(self) -> bool:
         """Whether it leaves out documents."""
-        return any(bound is not None for bound in (self.since, self.until, self.items, self.limit))
+        return any(bound is not None for bound in (self.since, self.until, self.items, self.limit, self.agreed))
 
     @property
     def whole(self) -> bool:

@@ -61,6 +61,18 @@ class BatchLimits:
     request_bytes: int = REQUEST_BYTES
     commit_bytes: int = COMMIT_BYTES
 
+    def pack(self, operations: list[Operation]) -> tuple[list[Operation], list[Operation]]:
+        """Split off the longest run that fits all three caps, at least one operation."""
+        size, blocks = ENVELOPE_BYTES, 0
+        for index, operation in enumerate(operations):
+            bytes_ = request_bytes(operation.to_write())
+            size += bytes_
+            blocks += bytes_ + TREE_BYTES_PER_OPERATION
+            full = index >= self.operations or blocks > self.commit_bytes
+            if index and (full or size > self.request_bytes):
+                return operations[:index], operations[index:]
+        return operations, []
+
 
 @dataclass(frozen=True, slots=True)
 class Committed:
@@ -124,7 +136,7 @@ class Writer:
         present = _Present(repository, operations)
         silent: list[Refused] = []
         while pending:
-            batch, rest = self._pack(pending.pop())
+            batch, rest = self.limits.pack(pending.pop())
             if rest:
                 pending.append(rest)
             batch, refused = self._upload(batch, present)
@@ -146,18 +158,6 @@ class Writer:
                 self._progressed = self._signed_in = True
                 yield Committed(tuple(batch), repository)
         yield from self._settle(silent)
-
-    def _pack(self, operations: list[Operation]) -> tuple[list[Operation], list[Operation]]:
-        """Split off the longest run that fits all three caps, at least one operation."""
-        size, blocks = ENVELOPE_BYTES, 0
-        for index, operation in enumerate(operations):
-            bytes_ = request_bytes(operation.to_write())
-            size += bytes_
-            blocks += bytes_ + TREE_BYTES_PER_OPERATION
-            full = index >= self.limits.operations or blocks > self.limits.commit_bytes
-            if index and (full or size > self.limits.request_bytes):
-                return operations[:index], operations[index:]
-        return operations, []
 
     def _halves(self, batch: list[Operation], error: PipelineError) -> list[list[Operation]]:
         """The batch in two, the first half on top of the stack; after a size error the new size is kept (WRITE-5)."""

@@ -34,7 +34,7 @@ from ac_pipeline.operations.snapshot import open_vault
 from ac_pipeline.operations.wipe import wipe
 from ac_pipeline.operations.wipe_plan import plan_wipe
 from ac_pipeline.settings import Settings
-from ac_pipeline.sync.costs import planned
+from ac_pipeline.sync.agreement import planned
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import verify

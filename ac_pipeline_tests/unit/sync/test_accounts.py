@@ -21,7 +21,8 @@ from ac_pipeline.errors import (
 )
 from ac_pipeline.items import State
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.sync.costs import cost, planned
+from ac_pipeline.sync.agreement import planned
+from ac_pipeline.sync.costs import cost
 from ac_pipeline.sync.engine import sync_accounts
 from ac_pipeline.sync.report import SyncReport
 from ac_pipeline.sync.selection import Selection

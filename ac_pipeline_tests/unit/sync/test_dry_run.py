@@ -11,7 +11,8 @@ import pytest
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import NoCredentials, ServiceUnreachable, SourceMissing
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.sync.costs import cost, plan_hash, planned
+from ac_pipeline.sync.agreement import plan_hash, planned
+from ac_pipeline.sync.costs import cost
 from ac_pipeline.sync.engine import AccountPlan
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline_tests.unit.sync.world import World, totals
@@ -125,9 +126,9 @@ def test_the_cost_is_what_the_sync_then_takes(world: World) -> None:
     assert after.finishes_at == world.clock.now
 
 
-@pytest.mark.parametrize(("count", "hours"), [(1_666, 0), (3_332, 1)])
+@pytest.mark.parametrize(("count", "hours"), [(1_666, 0), (1_667, 1), (3_266, 1), (3_267, 2)])
 def test_points_decide_when_a_limited_pds_is_done(world: World, count: int, hours: int) -> None:
-    """LIMIT-8: 5,000 points an hour are 1,666 creates."""
+    """LIMIT-8: 5,000 points an hour are 1,666 creates, in commits of at most 200 that are not cut in two."""
     user = world.user()
     world.moods(user, count)
     expected = cost([world.survey(user)[0]], world.clock.now)
