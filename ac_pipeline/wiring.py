@@ -23,9 +23,11 @@ from pydantic import SecretStr
 from pymongo.database import Database
 
 from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.administration import Administration
 from ac_pipeline.atproto.budget import Budget
 from ac_pipeline.atproto.client import PdsClient
 from ac_pipeline.atproto.lexicon import Lexicons, load_lexicons
+from ac_pipeline.atproto.relay import Relay
 from ac_pipeline.atproto.sessions import Sessions
 from ac_pipeline.atproto.transport import open_http
 from ac_pipeline.mongo.accounts import MongoAccounts
@@ -37,6 +39,7 @@ from ac_pipeline.mongo.documents import MongoDocuments
 from ac_pipeline.mongo.ledger import MongoLedger
 from ac_pipeline.mongo.lexicons import MongoPublishedLexicons
 from ac_pipeline.mongo.plans import MongoPlans
+from ac_pipeline.mongo.provisioning import MongoProvisioning
 from ac_pipeline.mongo.receipts import MongoReceipts
 from ac_pipeline.mongo.repairs import MongoRepairs
 from ac_pipeline.mongo.sessions import MongoSessionStore
@@ -70,6 +73,8 @@ class Pipeline:
     gate: LexiconGate
     plans: MongoPlans
     budgets: MongoBudgetStore
+    administration: Administration
+    provisioning: MongoProvisioning
 
 
 @contextmanager
@@ -138,7 +143,35 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             gate,
             MongoPlans(own, settings.ac_operator),
             MongoBudgetStore(own["budgets"]),
+            _administration(settings, http, own),
+            MongoProvisioning(source, own),
         )
+
+
+@contextmanager
+def open_relay(settings: Settings, url: str) -> Iterator[Relay]:
+    """The client of a relay.
+
+    Raises:
+        Misconfigured: The address cannot be used.
+    """
+    with open_http(timeout=settings.ac_pds_timeout_seconds) as http:
+        yield Relay(url, http=http, clock=time.time, sleep=time.sleep)
+
+
+def _administration(settings: Settings, http: httpx.Client, own: Database[dict[str, Any]]) -> Administration:
+    """The account calls of our PDS, with the sessions and budgets that all runs share."""
+    password, bypass = settings.pds_admin_password, settings.pds_rate_limit_bypass_key
+    return Administration(
+        settings.pds_url,
+        http=http,
+        password=password.get_secret_value() if password else None,
+        sessions=Sessions(MongoSessionStore(own["sessions"]), clock=time.time),
+        bypass_key=bypass.get_secret_value() if bypass else None,
+        clock=time.time,
+        sleep=time.sleep,
+        budget=Budget(clock=time.time, sleep=time.sleep, store=None if bypass else MongoBudgetStore(own["budgets"])),
+    )
 
 
 def _data_server(

@@ -60,7 +60,8 @@ class Relay:
             except AccountUnknown:
                 return UNKNOWN
             except AccountInactive as error:
-                return (error.answer or "inactive").partition(":")[0]
+                named = (error.answer or "inactive").partition(":")[0]
+                return named.removeprefix("Repo").removeprefix("Account").lower()
         return _state(content)
 
     def states(self) -> Iterator[tuple[str, str]]:

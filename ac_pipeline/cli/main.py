@@ -9,6 +9,7 @@ import sys
 
 import click
 
+from ac_pipeline.cli.accounts import accounts
 from ac_pipeline.cli.audit import audit
 from ac_pipeline.cli.differences import differences
 from ac_pipeline.cli.documents import restore_documents
@@ -56,6 +57,7 @@ for command in (
     snapshot,
     snapshots,
     audit,
+    accounts,
     lexicons,
     local,
 ):

@@ -196,7 +196,11 @@ class MongoProvisioning:
         counts: dict[str, int] = {}
         for media in MEDIA_TYPES:
             unlinked: dict[str, Any] = {f"{home}.rkey": {"$not": {"$gt": ""}} for home in media.link_homes}
-            removed = [{flag: True} for flag in FLAGS]
+            removed = [
+                *({flag: True} for flag in FLAGS),
+                {"visibility": {"$nin": [None, "public"]}},
+                {"status": "wip"},
+            ]
             stages = [{"$match": {**unlinked, "$nor": removed}}, {"$group": {"_id": "$user", "number": {"$sum": 1}}}]
             with mongo_errors(f"count the {media.plural} without a record"):
                 rows = list(self._source[media.collection].aggregate(stages, batchSize=_BATCH))

@@ -1,0 +1,163 @@
+"""`ac-pipeline accounts`: who can be mirrored and who cannot, what the PDS lets in, and what the network sees.
+
+Parsing and printing; nothing is changed here: that is `account_changes.py`. No password is ever printed (ACCT-5).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from time import sleep
+from typing import Any
+
+import click
+
+from ac_pipeline.atproto.messages import RepositoryStatus
+from ac_pipeline.cli.account_changes import create_guest, json_option, provision, rotate_password, users_option
+from ac_pipeline.cli.output import print_json, progress, table
+from ac_pipeline.errors import Misconfigured
+from ac_pipeline.items import State
+from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.operations.accounts import AccountLine, AccountState, counts, overview
+from ac_pipeline.operations.sign_ins import UNREACHED, SignedIn, check_sign_ins
+from ac_pipeline.operations.visibility import ADVICE, Visibility, compare_visibility
+from ac_pipeline.settings import load_settings
+from ac_pipeline.wiring import Pipeline, open_pipeline, open_relay
+
+_SIGN_INS_AT_ONCE = 10
+"""A PDS takes 20 sign-ins a second at best, ten at once (atproto facts, Writing)."""
+_QUESTIONS_AT_ONCE = 8
+_UNREACHABLE = 3
+
+state_option = click.option(
+    "--state", "states", multiple=True, type=click.Choice([s.value for s in AccountState]), help="Only this state."
+)
+
+
+@click.group(invoke_without_command=True)
+@state_option
+@users_option
+@json_option
+@click.pass_context
+def accounts(context: click.Context, states: tuple[str, ...], users: tuple[str, ...], as_json: bool) -> int | None:
+    """List accounts with their state; make them, check them, change their passwords."""
+    if context.invoked_subcommand is not None:
+        if states or users or as_json:
+            raise click.UsageError(f"write these options behind `{context.invoked_subcommand}`")
+        return None
+    return _list(states, users, as_json)
+
+
+@accounts.command(name="list")
+@state_option
+@users_option
+@json_option
+def list_(states: tuple[str, ...], users: tuple[str, ...], as_json: bool) -> int:
+    """Every account: key, handles, DID, state, reason, and documents without a record."""
+    return _list(states, users, as_json)
+
+
+@accounts.command()
+@users_option
+@json_option
+def verify(users: tuple[str, ...], as_json: bool) -> int:
+    """Sign in as every account with the password Mongo holds. Exit code 1 when the PDS refuses some."""
+    with open_pipeline(load_settings()) as pipeline:
+        chosen = pipeline.accounts.select(users) if users else pipeline.accounts.all()
+        results = check_sign_ins(
+            chosen, pipeline.administration, _hosted(pipeline), workers=_SIGN_INS_AT_ONCE, sleep=sleep
+        )
+        found: list[SignedIn] = list(progress("Signing in", results, len(chosen)))
+    totals = dict(sorted(Counter(each.state for each in found).items()))
+    failed = [each for each in found if each.failed]
+    if as_json:
+        print_json({"states": totals, "accounts": [each.to_json() for each in found]})
+    else:
+        table("Sign-ins", ["state", "accounts"], list(totals.items()))
+        if failed:
+            table("Refused", ["user", "did", "state", "reason"], [[e.user, e.did, e.state, e.reason] for e in failed])
+        for each in found:
+            if each.note:
+                click.echo(f"{each.user}: {each.handle or each.did}; {each.note}")
+    if any(each.state == UNREACHED for each in failed):
+        return _UNREACHABLE
+    return 1 if failed else 0
+
+
+@accounts.command()
+@click.option("--relay", metavar="URL", help="Address of the relay. Default: AC_RELAY_URL")
+@click.option("--by-list", is_flag=True, help="Read the relay's own list: for a relay of few hosts.")
+@json_option
+def visibility(relay: str | None, by_list: bool, as_json: bool) -> int:
+    """Compare what the PDS and a relay say of every account. Exit code 1 when the network does not see some."""
+    settings = load_settings()
+    url = relay or settings.ac_relay_url
+    if url is None:
+        raise Misconfigured(
+            "AC_RELAY_URL is not set: set it, or --relay, to a relay such as https://relay1.us-east.bsky.network."
+        )
+    with open_pipeline(settings) as pipeline, open_relay(settings, url) as asked:
+        keys = {account.did: account.key for account in pipeline.accounts.all() if account.did is not None}
+        found = compare_visibility(_hosted(pipeline).values(), keys, asked, workers=_QUESTIONS_AT_ONCE, by_list=by_list)
+        place = asked.place
+    if as_json:
+        print_json({"relay_url": place, **found.to_json()})
+    else:
+        _show_visibility(found, place)
+    return 1 if found.hidden else 0
+
+
+for command in (create_guest, provision, rotate_password):
+    accounts.add_command(command)
+
+
+def _list(states: Sequence[str], users: Sequence[str], as_json: bool) -> int:
+    with open_pipeline(load_settings()) as pipeline:
+        chosen = pipeline.accounts.select(users) if users else pipeline.accounts.all()
+        refused: dict[str, set[str]] = {}
+        for media in MEDIA_TYPES:
+            for standing in pipeline.ledger.standing(State.BLOCKED, media.name):
+                refused.setdefault(standing.user, set()).add(standing.error_class or "")
+        lines = overview(
+            chosen,
+            hosted=_hosted(pipeline),
+            refused=refused,
+            holds=pipeline.ledger.all_holds(),
+            waiting=pipeline.provisioning.waiting(),
+            unfinished={intent.subject for intent in pipeline.provisioning.unfinished()},
+        )
+    shown = [line for line in lines if not states or line.state in states]
+    if as_json:
+        print_json({"states": counts(lines), "accounts": [line.to_json() for line in shown]})
+    else:
+        _show_lines(lines, shown)
+    return 0
+
+
+def _hosted(pipeline: Pipeline) -> dict[str, RepositoryStatus]:
+    return {status.did: status for status in pipeline.server.list_repositories()}
+
+
+def _show_lines(lines: Sequence[AccountLine], shown: Sequence[AccountLine]) -> None:
+    columns = ["user", "handle", "PDS handle", "DID", "state", "cause", "waiting"]
+    rows: list[list[Any]] = [
+        [line.user, line.handle, line.pds_handle, line.did, line.state.value, line.cause, line.waiting]
+        for line in shown
+    ]
+    table("Accounts", columns, rows)
+    for line in shown:
+        if line.reason:
+            click.echo(f"{line.user}: {line.reason}")
+    click.echo(", ".join(f"{state} {number}" for state, number in counts(lines).items()))
+
+
+def _show_visibility(found: Visibility, place: str) -> None:
+    states = list(dict.fromkeys([*found.pds, *found.relay]))
+    rows = [[state, found.pds.get(state, 0), found.relay.get(state, 0)] for state in states]
+    table(f"Accounts on the PDS and at {place}", ["state", "PDS", "relay"], rows)
+    if found.differences:
+        differing = [[each.user, each.did, each.pds, each.relay] for each in found.differences]
+        table(f"{len(differing)} accounts differ", ["user", "DID", "PDS", "relay"], differing)
+    if found.hidden:
+        click.echo(f"{found.hidden} accounts are active on the PDS and do not reach the network.")
+    click.echo(ADVICE)

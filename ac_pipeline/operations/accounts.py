@@ -1,0 +1,140 @@
+"""Every account with its state, and why it is not ready: what Mongo, the PDS and the last runs say, side by side.
+
+Reading only, from what others have read; how long an account stays blocked is decided at every run, never here.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from typing import Final
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.messages import RepositoryStatus
+from ac_pipeline.errors import AccountDeleted, Blocked, NoCredentials, WrongPassword
+
+_AT_THE_LAST_RUN: Final = {
+    WrongPassword.code: "the PDS refused the password at the last run: store the right one, or `accounts rotate`",
+    Blocked.code: "the PDS refused the account at the last run",
+}
+"""Reasons that only a run can tell; whether an account is active or hosted at all, the PDS is asked now."""
+
+
+class AccountState(StrEnum):
+    """`leaving`: its records go. `unprovisioned`: it has no DID. `on-hold`: some types are kept from being mirrored."""
+
+    READY = "ready"
+    BLOCKED = "blocked"
+    LEAVING = "leaving"
+    ON_HOLD = "on-hold"
+    UNPROVISIONED = "unprovisioned"
+
+
+@dataclass(frozen=True, slots=True)
+class AccountLine:
+    """One account.
+
+    Args:
+        user: Partition key.
+        handle: On the platform.
+        pds_handle: As Mongo has it.
+        did: As Mongo has it.
+        state: See there.
+        cause: The reason in one word, such as `wrong-password` or `takendown`; None when ready.
+        reason: In a sentence.
+        waiting: Documents without a record.
+    """
+
+    user: str
+    handle: str | None
+    pds_handle: str | None
+    did: str | None
+    state: AccountState
+    cause: str | None = None
+    reason: str = ""
+    waiting: int = 0
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def overview(
+    accounts: Iterable[Account],
+    *,
+    hosted: Mapping[str, RepositoryStatus],
+    refused: Mapping[str, Collection[str]],
+    holds: Mapping[str, Mapping[str, str]],
+    waiting: Mapping[str, int],
+    unfinished: Collection[str] = (),
+) -> list[AccountLine]:
+    """A line for each account, in their order.
+
+    Args:
+        hosted: Every repository of the PDS by DID.
+        refused: Partition key -> classes of the errors its items are blocked for.
+        holds: Mongo id -> type -> reason.
+        waiting: Mongo id -> documents without a record.
+        unfinished: Mongo ids and DIDs that `provision` or `rotate` has left half done.
+    """
+    lines = []
+    for account in accounts:
+        state, cause, reason = _state(account, hosted, refused.get(account.key, ()), holds.get(account.id, {}))
+        if account.id in unfinished or account.did in unfinished:
+            reason = "; ".join(part for part in (reason, "interrupted: run `provision` or `rotate` again") if part)
+        lines.append(
+            AccountLine(
+                account.key, account.handle, account.pds_handle, account.did, state, cause, reason,
+                waiting.get(account.id, 0),
+            )
+        )  # fmt: skip
+    return lines
+
+
+def counts(lines: Iterable[AccountLine]) -> dict[str, int]:
+    """Accounts per state, those without any included."""
+    found = Counter(line.state for line in lines)
+    return {state.value: found[state] for state in AccountState}
+
+
+def _state(
+    account: Account,
+    hosted: Mapping[str, RepositoryStatus],
+    refused: Collection[str],
+    holds: Mapping[str, str],
+) -> tuple[AccountState, str | None, str]:
+    known = _as_mongo_has_it(account) or _as_the_pds_has_it(account, hosted)
+    if known is not None:
+        return known
+    for code, reason in _AT_THE_LAST_RUN.items():
+        if code in refused:
+            return AccountState.BLOCKED, code, reason
+    if holds:
+        return AccountState.ON_HOLD, "on-hold", "; ".join(f"{name}: {why}" for name, why in sorted(holds.items()))
+    return AccountState.READY, None, ""
+
+
+def _as_mongo_has_it(account: Account) -> tuple[AccountState, str | None, str] | None:
+    blocked = account.blocked
+    if account.leaving is not None:
+        return AccountState.LEAVING, "leaving", account.leaving
+    if isinstance(blocked, AccountDeleted):
+        return AccountState.BLOCKED, blocked.code, blocked.message
+    if account.did is None:
+        return AccountState.UNPROVISIONED, NoCredentials.code, blocked.message if blocked else "no DID in Mongo"
+    if blocked is not None:
+        return AccountState.BLOCKED, blocked.code if account.password is None else "shared-did", blocked.message
+    return None
+
+
+def _as_the_pds_has_it(
+    account: Account, hosted: Mapping[str, RepositoryStatus]
+) -> tuple[AccountState, str | None, str] | None:
+    there = hosted.get(account.did or "")
+    if there is None:
+        return AccountState.BLOCKED, "unknown-did", f"the PDS does not host {account.did}"
+    if not there.active:
+        cause = there.status or "inactive"
+        return AccountState.BLOCKED, cause, f"the PDS says that {account.did} is {cause}"
+    return None

@@ -1,0 +1,110 @@
+"""Which accounts the network sees: what the PDS says of each, beside what a relay says of it.
+
+A relay takes a limited number of accounts from one PDS, 100 by default; those beyond are throttled there while every
+write to the PDS succeeds (atproto facts, Limits). Reading only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Final, Protocol
+
+from ac_pipeline.atproto.messages import RepositoryStatus
+
+ACTIVE: Final = "active"
+THROTTLED: Final = "throttled"
+UNKNOWN: Final = "unknown"
+ACCOUNTS_OF_A_HOST: Final = 100
+"""Accounts of one PDS that a relay passes on by default (atproto facts, Limits)."""
+
+ADVICE: Final = (
+    f"A relay passes on {ACCOUNTS_OF_A_HOST} accounts of one PDS by default and throttles the others, although the PDS "
+    "accepts all they write. The limit is lifted at the relay, by its operator: ask them to raise the account limit of "
+    "this host (for Bluesky's relays in the issues of github.com/bluesky-social/pds), and to count its accounts anew."
+)
+
+
+class Relay(Protocol):
+    """What is asked of the relay; see `atproto/relay.py`."""
+
+    def state(self, did: str) -> str: ...
+    def states(self) -> Iterable[tuple[str, str]]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """An account of which PDS and relay do not say the same; `user` is empty when Mongo does not know it."""
+
+    user: str
+    did: str
+    pds: str
+    relay: str
+
+
+@dataclass(frozen=True, slots=True)
+class Visibility:
+    """What both sides say.
+
+    Args:
+        pds: State -> accounts, as the PDS has it.
+        relay: State -> the same accounts, as the relay has it.
+        differences: Accounts that differ, by key and DID.
+    """
+
+    pds: Mapping[str, int]
+    relay: Mapping[str, int]
+    differences: tuple[Difference, ...]
+
+    @property
+    def hidden(self) -> int:
+        """Accounts that are active on the PDS and do not reach the network."""
+        return sum(each.pds == ACTIVE for each in self.differences)
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "pds": dict(self.pds),
+            "relay": dict(self.relay),
+            "hidden": self.hidden,
+            "differences": [asdict(each) for each in self.differences],
+            "advice": ADVICE if self.relay.get(THROTTLED) else None,
+        }
+
+
+def compare_visibility(
+    hosted: Iterable[RepositoryStatus], keys: Mapping[str, str], relay: Relay, *, workers: int, by_list: bool = False
+) -> Visibility:
+    """Ask the relay for every account of the PDS.
+
+    Args:
+        hosted: Every repository of the PDS.
+        keys: DID -> partition key.
+        relay: Whom to ask.
+        workers: Questions at once.
+        by_list: Read the relay's own list instead of asking for each account; for a relay of few hosts.
+
+    Raises:
+        Transient: PDS or relay did not answer: nothing can be said.
+    """
+    there = {each.did: ACTIVE if each.active else each.status or "inactive" for each in hosted}
+    if by_list:
+        listed = {did: state for did, state in relay.states() if did in there}
+        seen = [listed.get(did, UNKNOWN) for did in there]
+    else:
+        with ThreadPoolExecutor(workers, thread_name_prefix="relay") as pool:
+            seen = list(pool.map(relay.state, there))
+    differences = [
+        Difference(keys.get(did, ""), did, state, at_relay)
+        for (did, state), at_relay in zip(there.items(), seen, strict=True)
+        if state != at_relay
+    ]
+    return Visibility(
+        _counted(there.values()), _counted(seen), tuple(sorted(differences, key=lambda each: (each.user, each.did)))
+    )
+
+
+def _counted(states: Iterable[str]) -> dict[str, int]:
+    """Counts, with the three that people look for always there."""
+    return {ACTIVE: 0, THROTTLED: 0, UNKNOWN: 0} | dict(sorted(Counter(states).items()))
