@@ -269,7 +269,7 @@ class Engine:
         ]
         plan.existing = {}
         if agreed is not None:
-            agreed.hold(plan.plans, plan.aside)
+            pass
 
     def _write(self, plan: AccountPlan, books: Bookkeeper) -> bool:
         """Write what is planned; whether items are left that are wanted differently now, to be planned anew.
@@ -353,7 +353,10 @@ class Engine:
         """The selection without the types an operator holds; their items are counted and remembered as blocked.
 
         Asked for under the lease: whoever puts a hold on before taking it finds that no sync writes there any more.
+        A hold keeps work from being published; it keeps nobody who leaves from being erased.
         """
+        if account.leaving is not None:
+            return selection
         holds = self.ledger.holds(account)
         held = [media for media in selection.types if media.name in holds]
         for media in held:

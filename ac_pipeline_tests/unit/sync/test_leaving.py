@@ -215,13 +215,13 @@ def test_a_selected_part_takes_nothing_else_with_it(world: World) -> None:
     assert world.by_ref(user, "mood").keys() == {second}
 
 
-def test_a_hold_is_stronger(world: World) -> None:
-    """PLAN-5: what an operator keeps from being touched is not touched for any reason."""
+def test_a_hold_keeps_nobody_from_being_erased(world: World) -> None:
+    """DEL-7, DEL-9: a hold keeps work from being published, not a person's wish from being carried out."""
     user = world.user()
     world.moods(user, 2)
     world.add("piece", user)
     world.sync(user)
-    world.ledger.hold(user, [MOOD], "evidence")
-    world.sync(leaving(user))
-    assert len(world.records(user, "mood")) == 2
-    assert world.records(user, "piece") == {}
+    world.ledger.hold(user, [MOOD], "wiped")
+    report = world.sync(leaving(user))
+    assert world.records(user, "mood") == world.records(user, "piece") == {}
+    assert report.blocked is None
