@@ -269,7 +269,7 @@ class Engine:
         ]
         plan.existing = {}
         if agreed is not None:
-            pass
+            agreed.hold(plan.plans, plan.aside)
 
     def _write(self, plan: AccountPlan, books: Bookkeeper) -> bool:
         """Write what is planned; whether items are left that are wanted differently now, to be planned anew.
