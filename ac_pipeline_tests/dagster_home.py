@@ -53,6 +53,8 @@ _REEXECUTE = """mutation($what: ReexecutionParams!) { reexecutePartitionBackfill
 _PARTITIONS = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
   assetPartitionStatuses { ... on DefaultPartitionStatuses {
     materializedPartitions failedPartitions unmaterializedPartitions materializingPartitions } } } } }"""
+_TIMES = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
+  latestMaterializationByPartition { partition timestamp } } } }"""
 _LOGS = """query($id: ID!) { logsForRun(runId: $id, limit: 1000) { ... on EventConnection { events {
   __typename ... on MessageEvent { message timestamp } } } } }"""
 
@@ -162,6 +164,11 @@ class Ui(DagsterUi):
             missing=frozenset(answer["unmaterializedPartitions"]),
             running=frozenset(answer["materializingPartitions"]),
         )
+
+    def times(self, asset: Sequence[str]) -> dict[str, float]:
+        """Partition key -> when it was materialised last, in seconds since 1970."""
+        made = self._ask(_TIMES, {"key": {"path": list(asset)}})["assetNodeOrError"]["latestMaterializationByPartition"]
+        return {each["partition"]: float(each["timestamp"]) / 1000 for each in made if each}
 
     def reexecute_failed(self, backfill: str) -> str:
         """What the button "Re-execute from failure" of a backfill does; the id of the new backfill."""
