@@ -10,7 +10,7 @@ RUN := $(BIN)/python
 WORKERS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser lint format bench bench-heavy bench-links dev lock clean
+.PHONY: help setup demo test test-browser lint format bench bench-backfill bench-heavy bench-links bench-latency dev lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -51,8 +51,14 @@ format: $(READY) ## Format the code
 	$(BIN)/ruff format --quiet .
 	$(BIN)/ruff check --fix --quiet .
 
+bench-backfill: $(READY) ## Backfill of 500 users by a real Dagster, with failures, repair and a second one: BACKFILL_USERS
+	$(RUN) -m ac_pipeline_tests.benchmarks.backfill --users $(or $(BACKFILL_USERS),500)
+
 bench-heavy: $(READY) ## The heaviest user there and back: sync, verify, wipe, restore from snapshot and Mongo
 	$(RUN) -m ac_pipeline_tests.benchmarks.heavy_user
+
+bench-latency: $(READY) ## From a change in MongoDB to the PDS by the sensors: p50, p95, max of 100 inserts and 100 nukes
+	$(RUN) -m ac_pipeline_tests.benchmarks.latency
 
 bench: $(READY) ## Throughput against the bare PDS, side by side in one run
 	$(RUN) -m ac_pipeline_tests.benchmarks.throughput
