@@ -29,6 +29,9 @@ class MemorySnapshots:
             raise Misconfigured(f"There is no snapshot {id!r}.")
         return self._snapshots[id]
 
+    def remove(self, id: str) -> None:
+        self._snapshots.pop(id, None)
+
     def find(self, *, account: str | None = None, limit: int | None = None) -> list[Snapshot]:
         found = [each for each in self._snapshots.values() if account in (None, each.account)]
         order = {each.id: number for number, each in enumerate(self._snapshots.values())}

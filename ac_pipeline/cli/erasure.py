@@ -11,12 +11,12 @@ from ac_pipeline.cli.output import progress
 from ac_pipeline.cli.rows import Rows, about_users, open_rows
 from ac_pipeline.cli.selectors import Chosen, selectors
 from ac_pipeline.errors import Blocked
-from ac_pipeline.operations.erasure import Erasure, Erasures, unseen
+from ac_pipeline.operations.erasure import Erasure, Erasures, kept_in_snapshots, unseen
 from ac_pipeline.operations.links import each_account
 from ac_pipeline.settings import load_settings
 from ac_pipeline.wiring import Pipeline, open_pipeline
 
-_COLUMNS = ("user", "item", "reason", "records", "linked", "blobs", "since")
+_COLUMNS = ("user", "item", "reason", "records", "linked", "blobs", "snapshot", "since")
 _GONE_COLUMNS = ("user", "item", "reason", "gone_at")
 
 
@@ -24,10 +24,11 @@ _GONE_COLUMNS = ("user", "item", "reason", "gone_at")
 @selectors
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def erasure(chosen: Chosen, as_json: bool) -> int:
-    """Withdrawn items and deleted accounts: what is still on the PDS or in Mongo, and what has gone, and when.
+    """Withdrawn items and deleted accounts: what is still on the PDS, in Mongo or in snapshots, and what has gone, and
+    when.
 
     Asks the PDS for every record, and for every blob that only erased items used. Nothing is written; `ac-pipeline
-    sync` erases. Ends with 1 while anything is pending.
+    sync` erases, `ac-pipeline snapshots --forget` deletes snapshots. Ends with 1 while anything is pending.
     """
     with (
         open_pipeline(load_settings()) as pipeline,
@@ -39,7 +40,8 @@ def erasure(chosen: Chosen, as_json: bool) -> int:
         age = (datetime.now(UTC) - found.oldest).total_seconds() if found.oldest else None
         if as_json:
             counts = {"pending": found.pending, "gone": found.gone, "records": found.records, "links": found.links}
-            summary = {**counts, "blobs": found.blobs, "oldest_pending": oldest, "oldest_pending_seconds": age}
+            held = {"blobs": found.blobs, "snapshots": found.snapshots}
+            summary = {**counts, **held, "oldest_pending": oldest, "oldest_pending_seconds": age}
             refused = [{"user": user, "message": message} for user, message in found.refused]
             pending.print_json("items", {**summary, "not_looked_at": refused})
         else:
@@ -47,8 +49,8 @@ def erasure(chosen: Chosen, as_json: bool) -> int:
             gone.print_table("Erased")
             about_users((user, f"not looked at: {message}") for user, message in found.refused)
             click.echo(
-                f"{found.pending} items pending ({found.records} records, {found.links} links, {found.blobs} blobs); "
-                f"{found.gone} erased."
+                f"{found.pending} items pending ({found.records} records, {found.links} links, {found.blobs} blobs, "
+                f"{found.snapshots} snapshots); {found.gone} erased."
             )
             waited = (
                 f"{age / 3600:.1f} hours, since {found.oldest:%Y-%m-%d %H:%M} UTC" if found.oldest and age else "none"
@@ -62,7 +64,7 @@ class _Found:
 
     def __init__(self, pipeline: Pipeline, chosen: Chosen, pending: Rows, gone: Rows) -> None:
         self._rows, self._gone_rows = pending, gone
-        self.pending = self.gone = self.records = self.links = self.blobs = 0
+        self.pending = self.gone = self.records = self.links = self.blobs = self.snapshots = 0
         self.oldest: datetime | None = None
         self.refused: list[tuple[str, str]] = []
         erasures = Erasures(pipeline.documents, pipeline.server, pipeline.ledger)
@@ -89,6 +91,9 @@ class _Found:
             known = {account.did for account in accounts}
             for did in sorted(set(pipeline.ledger.marks()) - known):
                 self._take(erasures.of_purged(did, chosen.selection.types))
+        if not chosen.selection.items:
+            for each in kept_in_snapshots(pipeline.snapshots.find(), accounts, everybody=everybody):
+                self._take(each)
 
     def _take(self, each: Erasure) -> None:
         row = each.to_json()
@@ -101,5 +106,6 @@ class _Found:
         self.records += len(each.records)
         self.links += each.linked
         self.blobs += len(each.blobs)
+        self.snapshots += each.snapshot is not None
         if each.since is not None:
             self.oldest = min(self.oldest or each.since, each.since)

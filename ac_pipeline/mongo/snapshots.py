@@ -94,6 +94,11 @@ class MongoSnapshots:
             raise Misconfigured(f"There is no snapshot {id!r}; `ac-pipeline snapshots` lists those there are.")
         return _snapshot(stored)
 
+    def remove(self, id: str) -> None:
+        """Forget the snapshot of this id; one that is not there is forgotten already."""
+        with mongo_errors(f"forget the snapshot {id}"):
+            self._collection.delete_one({"_id": id})
+
     def find(self, *, account: str | None = None, limit: int | None = None) -> list[Snapshot]:
         """Snapshots, newest first.
 

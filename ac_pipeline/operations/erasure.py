@@ -16,6 +16,7 @@ from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.errors import AccountInactive, AccountUnknown, Blocked, InvalidRecord
 from ac_pipeline.items import LedgerEntry, State, item_id
 from ac_pipeline.media.base import Document, MediaType, Verdict
+from ac_pipeline.mongo.snapshots import Snapshot
 from ac_pipeline.operations.snapshot import blobs_of
 from ac_pipeline.sync.blobs import missing_blobs
 from ac_pipeline.sync.plan import Existing, Wanted, existing_records, plan_type
@@ -39,6 +40,7 @@ class Erasure:
         blobs: CIDs of its blobs, used by nothing that stays, that can still be downloaded.
         since: When a run first saw that its record has to go and could not delete it, where the ledger knows.
         gone_at: When its record was deleted, where the ledger knows.
+        snapshot: The snapshot that still holds work of an account that has gone or is leaving.
     """
 
     item: str
@@ -49,10 +51,11 @@ class Erasure:
     blobs: tuple[str, ...] = ()
     since: datetime | None = None
     gone_at: datetime | None = None
+    snapshot: str | None = None
 
     @property
     def pending(self) -> bool:
-        return bool(self.records or self.linked or self.blobs)
+        return bool(self.records or self.linked or self.blobs or self.snapshot)
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -63,6 +66,7 @@ class Erasure:
             "records": list(self.records),
             "linked": self.linked,
             "blobs": list(self.blobs),
+            "snapshot": self.snapshot,
             "since": self.since.isoformat() if self.since else None,
             "gone_at": self.gone_at.isoformat() if self.gone_at and not self.pending else None,
         }
@@ -227,3 +231,30 @@ def unseen(account: Account, error: Blocked) -> Erasure:
     """An account that is being deleted and whose repository cannot be looked into: it may still hold everything."""
     uri = f"at://{account.did}"
     return Erasure(f"account:{account.did}", account.key, f"{LEAVING}; {error.message}", (uri,))
+
+
+def kept_in_snapshots(
+    snapshots: Iterable[Snapshot], accounts: Iterable[Account], *, everybody: bool = True
+) -> Iterator[Erasure]:
+    """Snapshots that hold work of accounts that are being deleted or are gone; forgetting them is `forget.py`.
+
+    Args:
+        accounts: The accounts that are looked at; all of the platform where `everybody`.
+        everybody: Whether snapshots of accounts that are not among these are of purged ones.
+    """
+    known = {account.id: account for account in accounts}
+    for each in snapshots:
+        account = known.get(each.account)
+        if account is None and not everybody:
+            continue
+        if account is not None and not account.owner_deleted:
+            continue
+        reason = LEAVING if account is not None else "its account is not in Mongo any more"
+        number = sum(each.records.values())
+        yield Erasure(
+            f"snapshot:{each.id}",
+            each.user,
+            f"{reason}; a snapshot of {each.when:%Y-%m-%d} still holds {number} records: "
+            f"ac-pipeline snapshots --forget {each.id} --confirm",
+            snapshot=each.id,
+        )

@@ -60,6 +60,9 @@ class SnapshotIndex(Protocol):
     def get(self, id: str) -> Snapshot:
         """The snapshot of this id; raises Misconfigured when there is none."""
 
+    def remove(self, id: str) -> None:
+        """Forget the snapshot of this id; one that is not there is forgotten already."""
+
     def find(self, *, account: str | None = None, limit: int | None = None) -> list[Snapshot]:
         """Snapshots of an account or of all, newest first."""
 
@@ -128,7 +131,7 @@ class Archive:
             Transient: Something could not be read or kept.
         """
         car, repository = read
-        needed = _needed(repository, types)
+        needed = needed_blobs(repository, types)
         snapshot = Snapshot(
             id=f"{self.now():%Y%m%dT%H%M%S}-{uuid4().hex[:8]}",
             account=account.id,
@@ -162,12 +165,16 @@ class Archive:
         """
         if not snapshot.complete:
             raise HeldBack(f"Snapshot {snapshot.id} of {snapshot.user} never became complete: it is not used.")
+        return self.repository(snapshot)
+
+    def repository(self, snapshot: Snapshot) -> Repository:
+        """The same of a snapshot that is to be deleted, complete or not; it is not to be restored from."""
         return _verified(self.files.repository(snapshot.repository), snapshot.did)
 
     def check(self, snapshot: Snapshot, types: Sequence[MediaType], progress: Progress = quiet) -> Repository:
         """Read a whole snapshot back, every blob of these types included; errors as for `contents`."""
         repository = self.contents(snapshot)
-        cids = sorted(_needed(repository, [media for media in types if media.name in snapshot.types]))
+        cids = sorted(needed_blobs(repository, [media for media in types if media.name in snapshot.types]))
         with ThreadPoolExecutor(BLOBS_AT_ONCE, thread_name_prefix="snapshot") as pool:
             for done, _ in enumerate(pool.map(lambda cid: len(self.files.blob(cid)), cids), start=1):
                 progress("Checking the snapshot's blobs", done, len(cids))
@@ -283,7 +290,7 @@ def _blobs(value: object) -> Iterator[BlobRef]:
             yield from _blobs(each)
 
 
-def _needed(repository: Repository, types: Sequence[MediaType]) -> dict[str, list[str]]:
+def needed_blobs(repository: Repository, types: Sequence[MediaType]) -> dict[str, list[str]]:
     """CID of each blob that records of these types refer to -> paths of those records."""
     needed: dict[str, list[str]] = defaultdict(list)
     for media in types:

@@ -86,6 +86,22 @@ class SnapshotFiles:
             raise SourceMissing(f"The manifest of snapshot {id} is {'gone' if data is None else 'damaged'}.")
         return manifest
 
+    def remove_blob(self, cid: str) -> None:
+        """Delete a blob; the caller knows that no snapshot needs it.
+
+        Raises:
+            ServiceUnreachable: The store did not answer, or keeps it.
+        """
+        self._store.remove_file(_path("blobs", cid))
+
+    def remove_repository(self, digest: str) -> None:
+        """Delete the CAR of this sha-256; as for `remove_blob`."""
+        self._store.remove_file(_path("repositories", digest, ".car"))
+
+    def remove_manifest(self, id: str) -> None:
+        """Delete the manifest of a snapshot; as for `remove_blob`."""
+        self._store.remove_file(_path("manifests", id, ".json"))
+
     def _put(self, path: str, data: bytes) -> None:
         """Write unless it is there as it should be, and read it back."""
         if self._store.read_file(path) == data:

@@ -142,6 +142,14 @@ class RenditionStore:
         """
         return self._read(f"{self._root}/{name}")
 
+    def remove_file(self, name: str) -> None:
+        """Delete such a file; one that is not there is gone already.
+
+        Raises:
+            ServiceUnreachable: The store did not answer, or keeps it.
+        """
+        self._remove(f"{self._root}/{name}")
+
     def _blob_path(self, cid: str) -> str:
         return f"{self._root}/blobs/{cid}"
 

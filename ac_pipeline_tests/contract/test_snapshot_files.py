@@ -73,3 +73,17 @@ def test_a_store_that_loses_what_it_takes_is_noticed(
     monkeypatch.setattr(store, "write_file", lambda name, data: None)
     with pytest.raises(ServiceUnreachable, match="other bytes"):
         files.put_blob(CID, DATA)
+
+
+def test_what_is_removed_is_gone_and_may_be_removed_again(files: SnapshotFiles) -> None:
+    """DEL-7."""
+    files.put_blob(CID, DATA)
+    digest = files.put_repository(b"car")
+    files.put_manifest("m", {"user": "ada"})
+    for _ in range(2):
+        files.remove_blob(CID)
+        files.remove_repository(digest)
+        files.remove_manifest("m")
+    for read in (lambda: files.blob(CID), lambda: files.repository(digest), lambda: files.manifest("m")):
+        with pytest.raises(SourceMissing, match="gone"):
+            read()

@@ -64,6 +64,17 @@ def test_an_unknown_snapshot_is_named(index: SnapshotIndex) -> None:
         index.get("x")
 
 
+def test_a_removed_snapshot_is_forgotten_and_the_others_stay(index: SnapshotIndex) -> None:
+    """DEL-7: also when it is removed twice."""
+    for id in "ab":
+        index.save(snapshot(id))
+    for _ in range(2):
+        index.remove("a")
+    assert [each.id for each in index.find()] == ["b"]
+    with pytest.raises(Misconfigured):
+        index.get("a")
+
+
 def test_the_json_of_a_snapshot_leaves_the_mongo_id_out() -> None:
     """ACCT-5."""
     assert "auth0" not in str(snapshot("a").to_json())

@@ -160,3 +160,44 @@ def test_looking_writes_nothing_and_asks_only_for_who_is_selected(cli: Run, slic
     assert {each["user"] for each in report(cli, "--user", "bob")[1]["items"]} == {"bob"}
     assert report(cli, "--since", "2026-01-01")[1]["pending"] == 0
     assert slice_.everything() == before
+
+
+def test_snapshots_of_a_deleted_account_are_pending_until_they_are_forgotten(
+    cli: Run, slice_: Slice, ada: Account, object_server: ObjectServer
+) -> None:
+    """DEL-7: the work of somebody who left is kept nowhere; what others' snapshots share with it stays."""
+    bob = slice_.user("bob")
+    object_server.put(USER_BUCKET, f"{bob.id}/painting/same.png", pixel_art(24, 16, seed=1))
+    slice_.add("painting", ada, code="one", slug="one")
+    slice_.add("painting", ada, code="two", slug="two")
+    slice_.add("painting", bob, code="bob", slug="same")
+    assert cli("sync")[0] == 0
+    for user in ("ada", "bob"):
+        assert cli("snapshot", user)[0] == 0
+    assert report(cli)[1]["snapshots"] == 0
+    slice_.database["account-deletions"].insert_one({"_id": ada.id, "state": "scheduled"})
+    assert cli("sync")[0] == 0
+    code, found = report(cli)
+    (pending,) = [each for each in found["items"] if each["state"] == "pending"]
+    assert (code, found["pending"], found["snapshots"]) == (1, 1, 1)
+    assert pending["item"] == f"snapshot:{pending['snapshot']}"
+
+    slice_.database["paintings"].delete_many({"user": ada.id})
+    slice_.database["users"].delete_one({"_id": ada.id})
+    slice_.pds.admin("com.atproto.admin.deleteAccount", {"did": ada.did})
+    assert report(cli)[1]["snapshots"] == 1
+    code, out = cli("snapshots", "--forget-user", str(ada.did), "--json")
+    assert (code, json.loads(out)["blobs"], json.loads(out)["shared_blobs"]) == (2, 1, 1)
+    assert len(json.loads(cli("snapshots", "--json")[1])) == 2, "without --confirm nothing goes"
+    code, out = cli("snapshots", "--forget-user", str(ada.did), "--confirm", "--why", "she left", "--json")
+    assert (code, json.loads(out)["blobs"]) == (0, 1)
+    assert [each["user"] for each in json.loads(cli("snapshots", "--json")[1])] == ["bob"]
+    assert report(cli)[0] == 0
+    (line,) = json.loads(cli("audit", "--action", "forget-snapshots", "--json")[1])
+    assert (line["users"], line["why"], line["outcome"]) == (["ada", ada.did], "she left", "done")
+    assert cli("wipe", "bob", "--confirm", "1")[0] == 0
+    (bobs,) = [each for each in json.loads(cli("snapshots", "--json")[1]) if each["wipe"] is None]
+    assert cli("restore", "bob", "--from", bobs["id"])[0] == 0
+    assert cli("snapshots", "--forget", "nonsense", "--confirm")[0] == 2
+    assert cli("snapshots", "--forget", bobs["id"], "--forget-user", "bob")[0] == 2
+    assert cli("snapshots", "--confirm")[0] == 2

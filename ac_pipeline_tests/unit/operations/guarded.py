@@ -37,7 +37,8 @@ class Guarded(World):
         super().__init__()
         self.index = MemorySnapshots()
         self.audit = MemoryAudit(self.clock)
-        self.store = RenditionStore(f"memory://guarded-{next(_stores)}")
+        self.store_url = f"memory://guarded-{next(_stores)}"
+        self.store = RenditionStore(self.store_url)
         self.files = SnapshotFiles(self.store)
         archive = Archive(self.pds, self.files, self.index, self.clock, self._spare)
         self.vault = Vault(self.engine, archive, self.audit)
@@ -98,6 +99,10 @@ _CALLS = (
     ("ledger", "hold"),
     ("ledger", "release"),
     ("index", "save"),
+    ("index", "remove"),
+    ("files", "remove_blob"),
+    ("files", "remove_repository"),
+    ("files", "remove_manifest"),
     ("files", "put_repository"),
     ("files", "put_blob"),
     ("files", "put_manifest"),
