@@ -19,6 +19,7 @@ from ac_pipeline.defs.mirror import Mirror
 from ac_pipeline.defs.partitions import USERS
 from ac_pipeline.defs.policies import PRIORITY, URGENT
 from ac_pipeline.defs.sensors.drift import REASON
+from ac_pipeline.defs.verification import VERIFY_USERS
 from ac_pipeline.mongo.pending import Changes, Work
 
 NEW_CONTENT_SENSOR: Final = "new_content_sensor"
@@ -53,7 +54,7 @@ def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], flo
         now = clock()
         existing = context.instance.get_dynamic_partitions(USERS)
         # Before the look: work of a run that ends meanwhile is seen here as busy, and done or not at the next tick.
-        busy = busy_keys(context.instance, existing).ahead
+        busy = busy_keys(context.instance, existing, apart_from={VERIFY_USERS}).ahead
         together, alone, others = _unfinished(context.instance)
         memory = Memory.of(context.cursor)
         judged, watched = memory.watched(busy, now)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, NamedTuple
 
 import dagster as dg
 import pytest
@@ -64,3 +65,35 @@ def test_runs_of_a_job_that_writes_nothing_can_be_left_out(instance: dg.DagsterI
     queue(instance, {PARTITION: "bea"})
     assert busy_keys(instance, KEYS, apart_from={"some_users"}).keys == set()
     assert busy_keys(instance, KEYS, apart_from={"verify_users"}).keys == {"bea"}
+
+
+class Subset(NamedTuple):
+    """Partitions of assets, as a backfill's data has them."""
+
+    partitions_subsets_by_asset_key: dict[dg.AssetKey, Any]
+
+
+def subset(**keys: set[str]) -> Subset:
+    return Subset({dg.AssetKey(name): SimpleNamespace(get_partition_keys=lambda k=k: k) for name, k in keys.items()})
+
+
+def test_a_user_whom_a_backfill_is_through_with_in_every_asset_may_be_asked_for_again() -> None:
+    """DEL-1: the end of a backfill of thousands is not waited for."""
+    data = SimpleNamespace(
+        target_subset=subset(moods={"ada", "bea", "cyd"}, tapes={"ada", "bea", "cyd"}),
+        materialized_subset=subset(moods={"ada", "bea"}, tapes={"ada"}),
+        failed_and_downstream_subset=subset(tapes={"bea"}),
+    )
+    running = SimpleNamespace(status=SimpleNamespace(value="REQUESTED"), asset_backfill_data=data)
+    ended = SimpleNamespace(status=SimpleNamespace(value="COMPLETED_SUCCESS"), asset_backfill_data=data)
+    unknown = SimpleNamespace(
+        status=SimpleNamespace(value="REQUESTED"), asset_backfill_data=None, partition_names=["dan"]
+    )
+    for backfills, targeted, ahead in (
+        ([running, ended], {"ada", "bea", "cyd"}, {"cyd"}),
+        ([ended], set(), set()),
+        ([running, unknown], set(KEYS), {"cyd", "dan"}),
+    ):
+        instance: Any = SimpleNamespace(get_runs=lambda _: [], get_backfills=lambda limit, b=backfills: b)
+        busy = busy_keys(instance, KEYS)
+        assert (busy.keys, busy.ahead) == (targeted, ahead)

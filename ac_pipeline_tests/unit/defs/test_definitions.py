@@ -13,6 +13,8 @@ import yaml
 from ac_pipeline.definitions import build_defs, defs
 from ac_pipeline.defs.assets.catalog import RENDITIONS, rendition_key
 from ac_pipeline.defs.assets.sources import records_key
+from ac_pipeline.defs.policies import CHANGED, POOL_LIMITS
+from ac_pipeline.defs.sensors.content import NEW_CONTENT_SENSOR
 from ac_pipeline.media.registry import MEDIA_TYPES
 
 ROOT = Path(__file__).parents[3]
@@ -118,3 +120,14 @@ def test_the_workspace_and_the_instance_are_read_by_dagster_as_they_are_meant(
         assert not instance.nux_enabled
         assert instance.run_retries_enabled
         assert instance.run_monitoring_enabled
+
+
+def test_new_content_always_finds_a_place_beside_backfills() -> None:
+    """DEL-1: its own pool, and more places for runs than all other pools together fill."""
+    runs = yaml.safe_load((ROOT / "dagster.yaml").read_text())["concurrency"]["runs"]
+    limits = {(each["key"], each.get("value")): each["limit"] for each in runs["tag_concurrency_limits"]}
+    places = runs["max_concurrent_runs"]
+    assert sum(limit for pool, limit in POOL_LIMITS.items() if pool != CHANGED) < places
+    assert limits["dagster/backfill", None] == places - 1
+    assert limits["dagster/sensor_name", NEW_CONTENT_SENSOR] <= POOL_LIMITS[CHANGED]
+    assert NEW_CONTENT_SENSOR in {each.name for each in defs.get_repository_def().sensor_defs}
