@@ -15,6 +15,7 @@ from ac_pipeline.defs.busy import Busy, busy_keys
 from ac_pipeline.defs.partitions import USERS
 from ac_pipeline.defs.pipeline_mirror import PipelineMirror
 from ac_pipeline.defs.sensors.users import users_sensor
+from ac_pipeline.items import State
 from ac_pipeline.local.artwork import pixel_art
 from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline_tests.dagster_home import QUICK, QUICK_ENVIRONMENT, DagsterHome, Partitions, Run, Ui, wait_until
@@ -25,6 +26,8 @@ USERS_IN_ALL = 50
 FAILING, LEAVING = "ada", "user-40"
 BESIDE = ("bea", "cyd")
 """With work of their own, which the failing one must not cost them."""
+SPOILT = "dan"
+"""Whose only painting is no picture."""
 
 
 @dataclass
@@ -42,6 +45,7 @@ class Story:
     status: dict[str, str] = field(default_factory=dict)
     partitions: dict[str, Partitions] = field(default_factory=dict)
     messages: str = ""
+    quarantined: list[tuple[str, str]] = field(default_factory=list)
     written: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -68,18 +72,21 @@ class Teller:
         self.storage.heal(USER_BUCKET, self._picture(FAILING))
         self._end("again", self.ui.reexecute_failed(backfill))
         self._write("again")
+        entries = self.slice.pipeline.ledger.find(states={State.QUARANTINED})
+        self.story.quarantined = [(entry.partition, entry.failure.error_class) for entry in entries if entry.failure]
         self._look("after")
         return self.story
 
     def _prepare(self) -> None:
-        for number in range(USERS_IN_ALL - 3):
+        for number in range(USERS_IN_ALL - 4):
             id, name = f"auth0|user-{number}", f"user-{number}"
             self.slice.database["users"].insert_one({"_id": id})
             self.slice.database["@handles"].insert_one({"_id": id, "handle": name})
-        for name in (FAILING, *BESIDE):
+        for name in (FAILING, *BESIDE, SPOILT):
             self.people[name] = self.slice.user(name)
             self.slice.add("painting", self.people[name], code=name, slug="2025.1.2.3.4.5.678", bucket=USER_BUCKET)
             self.storage.put(USER_BUCKET, self._picture(name), pixel_art(24, 16))
+        self.storage.put(USER_BUCKET, self._picture(SPOILT), b"<html>not found</html>")
         self.storage.fail(USER_BUCKET, self._picture(FAILING), 503)
         keys = [account.key for account in self.slice.pipeline.accounts.all() if not account.is_guest]
         self.instance.add_dynamic_partitions(USERS, keys)
@@ -153,6 +160,13 @@ def test_to_run_what_failed_again_is_a_run_of_that_user_alone(story: Story) -> N
     assert len(story.written["again"][FAILING]) == 1
     for name in BESIDE:
         assert story.written["again"][name] == story.written["first"][name]
+
+
+def test_a_user_with_an_item_that_can_never_be_published_is_done_and_the_item_named(story: Story) -> None:
+    """RUN-7, OPS-3: a person must look, so running it again is nobody's business."""
+    assert SPOILT in story.partitions["first"].materialised
+    assert story.quarantined == [(SPOILT, "unreadable-media")]
+    assert story.written["again"][SPOILT] == {}
 
 
 def test_the_key_of_a_user_who_leaves_during_a_backfill_outlives_it(story: Story) -> None:
