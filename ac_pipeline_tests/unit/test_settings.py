@@ -159,3 +159,16 @@ def test_any_other_lexicon_authority_is_refused(name: str, tmp_path: Path) -> No
     write(tmp_path, AC_LEXICON_AUTHORITY=name)
     with pytest.raises(Misconfigured, match="AC_LEXICON_AUTHORITY must be a DID"):
         load_settings(tmp_path)
+
+
+@pytest.mark.parametrize("domain", ["example.com", "Mail.at.aesthetic.computer"])
+def test_addresses_of_new_accounts_need_a_domain(domain: str, tmp_path: Path) -> None:
+    write(tmp_path, AC_ACCOUNT_EMAIL_DOMAIN=domain)
+    assert load_settings(tmp_path).ac_account_email_domain == domain.lower()
+
+
+@pytest.mark.parametrize("domain", ["localhost", "127.0.0.1", "me@example.com", "-a.com", "a..com"])
+def test_what_is_no_domain_is_refused(domain: str, tmp_path: Path) -> None:
+    write(tmp_path, AC_ACCOUNT_EMAIL_DOMAIN=domain)
+    with pytest.raises(Misconfigured, match="AC_ACCOUNT_EMAIL_DOMAIN must be a domain"):
+        load_settings(tmp_path)
