@@ -182,8 +182,8 @@ class MongoChanges:
                 for raws in self._compare.since(media, now - _NEWEST):
                     self._judge(look, media, raws)
         why = drained.unavailable or place.fallback
-        place, compared = self._go_on(look, place, drained, now)
-        return Changes(tuple(look.works), place.to_text(), drained.events, place.fallback or why, compared)
+        place, compared, failed = self._go_on(look, place, drained, now)
+        return Changes(tuple(look.works), place.to_text(), drained.events, why, compared, failed)
 
     def _next_compare(self, place: _Place, drained: Drained, now: datetime) -> _Place:
         """Begin a compare where one has to begin; a lost feed makes it one of everything, from the start."""
@@ -253,10 +253,12 @@ class MongoChanges:
                 cause = look.rule.cause_of_gone(before, media.name, entry)  # it belongs to another user now
                 look.add(before, item, cause, entry.fingerprint, touched=touched)
 
-    def _go_on(self, look: _Look, place: _Place, drained: Drained, now: datetime) -> tuple[_Place, str | None]:
-        """Go on with the compare for its share of this look; say what was done."""
+    def _go_on(
+        self, look: _Look, place: _Place, drained: Drained, now: datetime
+    ) -> tuple[_Place, str | None, str | None]:
+        """Go on with the compare for its share of this look; say what was done, and why it could not go on."""
         if place.deep is None:
-            return place, None
+            return place, None, None
         leaving = [account.id for account in look.accounts.values() if account.leaving is not None]
         units = self._compare.units(DEEP if place.deep else LIGHT)
         started, unit, after, read = self._monotonic(), place.unit, place.after, 0
@@ -282,9 +284,8 @@ class MongoChanges:
         said = f"compared {what}: {read} looked at in {seconds:.1f} s"
         place = replace(place, unit=unit, after=after, took=place.took + seconds)
         if unit < len(units):
-            place = replace(place, fallback=failed or place.fallback)
-            return place, f"{said}; step {unit + 1} of {len(units)} goes on at the next look"
-        return self._done(place, drained, now.timestamp()), said
+            return place, f"{said}; step {unit + 1} of {len(units)} goes on at the next look", failed
+        return self._done(place, drained, now.timestamp()), said, None
 
     @staticmethod
     def _done(place: _Place, drained: Drained, at: float) -> _Place:

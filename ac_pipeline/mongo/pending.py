@@ -78,6 +78,7 @@ class Changes:
         events: How many events of the feed were read.
         fallback: Why everything is being compared, or why there is no feed; None when all goes as it should (RUN-12).
         compared: What was compared and how long it took, in words; None when no compare was due.
+        failed: Why the compare could not go on, or None; it begins again where it stopped.
     """
 
     works: tuple[Work, ...]
@@ -85,6 +86,7 @@ class Changes:
     events: int = 0
     fallback: str | None = None
     compared: str | None = None
+    failed: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

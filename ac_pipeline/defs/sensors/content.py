@@ -106,6 +106,8 @@ def _tell(context: dg.SensorEvaluationContext, plan: ContentPlan, changes: Chang
     """The tick's log: what was found, and what a person may have to do."""
     if changes.fallback:
         context.log.warning(f"Everything is compared, because {changes.fallback}.")
+    if changes.failed:
+        context.log.error(f"The compare goes on at the next tick: {changes.failed}")
     if changes.compared:
         context.log.info(f"The look {changes.compared}.")
     if plan.asked:
@@ -132,7 +134,8 @@ def _quiet(plan: ContentPlan, changes: Changes) -> str:
     }
     said = [f"{count} {what}" for what, count in counts.items() if count]
     quiet = f"No run to ask for: {', '.join(said)}.{_advice(plan)}" if said else "No user has new work."
-    return f"{quiet} Everything is compared, because {changes.fallback}." if changes.fallback else quiet
+    why = f" Everything is compared, because {changes.fallback}." if changes.fallback else ""
+    return f"{quiet}{why} {changes.failed}" if changes.failed else f"{quiet}{why}"
 
 
 def _advice(plan: ContentPlan) -> str:
