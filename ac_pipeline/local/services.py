@@ -225,6 +225,7 @@ class LocalServices:
             "MONGODB_NAME": addresses.database,
             "PDS_URL": addresses.pds,
             "PDS_ADMIN_PASSWORD": addresses.pds_admin_password,
+            "AC_ACCOUNT_EMAIL_DOMAIN": "example.test",
             "AC_MEDIA_URL": addresses.media,
             "DAGSTER_HOME": str(self.folder / "dagster"),  # the demo's, so that `make dev` shows what it did
         }
