@@ -6,11 +6,13 @@ import dagster as dg
 
 from ac_pipeline.defs.outlet import Outlet
 from ac_pipeline.defs.pipeline_mirror import PipelineMirror
+from ac_pipeline.defs.pipeline_operator import PipelineOperator
 from ac_pipeline.redaction import Redactor
 from ac_pipeline.settings import load_settings
 from ac_pipeline.webhook import Webhook
 
 MIRROR = "mirror"
+OPERATOR = "operator"
 ALERTS = "alerts"
 """Keys of the resources; tests put objects of their own in their place."""
 
@@ -23,6 +25,13 @@ def mirror_resource(_: dg.InitResourceContext) -> Iterator[PipelineMirror]:
     """One pipeline for each run or tick, opened when it is first used, closed with the run or tick."""
     with PipelineMirror(load_settings) as mirror:
         yield mirror
+
+
+@dg.resource(description="What operators do by hand, on the same accounts, documents, ledger and PDS.")
+def operator_resource(_: dg.InitResourceContext) -> Iterator[PipelineOperator]:
+    """One pipeline for each run, opened when it is first used, closed with the run."""
+    with PipelineOperator(load_settings) as operator:
+        yield operator
 
 
 @dg.resource(description="Where alerts go: AC_ALERT_WEBHOOK_URL, with links to AC_DAGSTER_URL.")

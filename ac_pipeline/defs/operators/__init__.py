@@ -1,0 +1,1 @@
+"""The operators' jobs: what a person launches by hand, with defaults that change nothing."""

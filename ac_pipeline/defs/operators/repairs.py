@@ -1,0 +1,233 @@
+"""The jobs `heal_links`, `restore_documents`, `erasure_report` and `publish_lexicons`."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Final
+
+import dagster as dg
+from pydantic import Field
+
+from ac_pipeline.defs.operator import LeftOut, Operator
+from ac_pipeline.defs.operators.tables import (
+    KIND,
+    TYPES_FIELD,
+    USERS_FIELD,
+    WHY_FIELD,
+    Metadata,
+    Table,
+    counts_table,
+    refusals,
+    refused,
+    types_of,
+)
+from ac_pipeline.operations.documents import Lost
+from ac_pipeline.operations.links import Counts, Examination
+from ac_pipeline.sync.report import Tally
+
+_FINDING: Final = ("user", "item", "state", "repair", "reason", "held")
+_LOST: Final = ("user", "item", "inserts", "reason", "lost", "then")
+_ERASURE: Final = ("user", "item", "state", "reason", "records", "linked", "blobs", "since", "gone_at")
+_LEFT_OUT: Final = ("user", "message")
+
+
+class HealConfig(dg.Config):
+    """Whose links to heal. Left as it is, it only says what would be healed."""
+
+    users: list[str] = Field(default=[], description=USERS_FIELD)
+    types: list[str] = Field(default=[], description=TYPES_FIELD)
+    dry_run: bool = Field(default=True, description="Only say what would be repaired.")
+    why: str = Field(default="", description=WHY_FIELD)
+
+
+@dg.op(name="heal_each_user", out=dg.Out(dg.Nothing))
+def heal_each_user(context: dg.OpExecutionContext, config: HealConfig, operator: dg.ResourceParam[Operator]) -> None:
+    """Examine links and records, and repair what has a repair unless it is a dry run.
+
+    Raises:
+        dg.Failure: It was refused, or somebody has to be run again.
+    """
+    tally, again = Tally(), Table(_LEFT_OUT)
+    with refusals():
+        types = types_of(config.types)
+        if not config.dry_run:
+            for report in operator.heal(config.users, types, context.run.run_id, config.why):
+                for each in report.types.values():
+                    tally.add(each)
+                trouble = report.error or report.blocked
+                if trouble is not None:
+                    again.add({"user": report.user, "message": trouble.message})
+        seen = _seen(operator.examine(config.users, types))
+    names = ("healed", "created", "updated", "deleted", "duplicates_removed")
+    done = {} if config.dry_run else counts_table("done", {name: getattr(tally, name) for name in names})
+    metadata: Metadata = {"dry_run": config.dry_run, **done, **seen, **again.metadata("not_healed")}
+    if again.count:
+        raise refused(f"{again.count} users could not be healed: launch again.", metadata)
+    context.add_output_metadata(metadata)
+
+
+@dg.job(
+    name="heal_links",
+    tags=KIND,
+    executor_def=dg.in_process_executor,
+    description="Says the state of every link and record and, with dry_run false, carries the repairs out: links are "
+    "written, duplicates removed, orphans deleted. A second launch does nothing.",
+)
+def heal_links() -> None:
+    heal_each_user()
+
+
+class DocumentsConfig(dg.Config):
+    """Whose lost documents to rebuild. Left as it is, the job only says how many there are."""
+
+    users: list[str] = Field(default=[], description=USERS_FIELD)
+    types: list[str] = Field(default=[], description=TYPES_FIELD)
+    confirm: int = Field(
+        default=-1,
+        ge=-1,
+        description="The number of documents that will be inserted. Launch once with -1 to be told it; nothing is "
+        "inserted then.",
+    )
+    why: str = Field(default="", description=WHY_FIELD)
+
+
+@dg.op(name="restore_lost_documents", out=dg.Out(dg.Nothing))
+def restore_lost_documents(
+    context: dg.OpExecutionContext, config: DocumentsConfig, operator: dg.ResourceParam[Operator]
+) -> None:
+    """Rebuild documents that Mongo has lost from their records.
+
+    Raises:
+        dg.Failure: The number was not confirmed, or it was refused.
+    """
+    with refusals():
+        types = types_of(config.types)
+        if config.confirm < 0:
+            number, metadata = _lost(operator.lost_documents(config.users, types))
+            context.add_output_metadata({"dry_run": True, "confirm": number, **metadata})
+            context.log.info(f"{number} documents can be rebuilt; launch again with confirm {number} to insert them.")
+            return
+        number, metadata = _lost(operator.restore_documents(config.users, types, config.confirm, config.why))
+    metadata = {"inserted": number, **metadata}
+    if number != config.confirm:
+        raise refused(f"{number} of {config.confirm} documents were inserted: see the table.", metadata)
+    context.add_output_metadata(metadata)
+
+
+@dg.job(
+    name="restore_documents",
+    tags=KIND,
+    executor_def=dg.in_process_executor,
+    description="Rebuilds documents that are missing in Mongo from their records, before a sync deletes those. Only "
+    "inserts, never replaces; inserts nothing until the number of documents is confirmed.",
+)
+def restore_documents() -> None:
+    restore_lost_documents()
+
+
+class ErasureConfig(dg.Config):
+    """Whose erasures to look into. Nothing is written."""
+
+    users: list[str] = Field(default=[], description=USERS_FIELD)
+    types: list[str] = Field(default=[], description=TYPES_FIELD)
+
+
+@dg.op(name="look_for_erased_items", out=dg.Out(dg.Nothing))
+def look_for_erased_items(
+    context: dg.OpExecutionContext, config: ErasureConfig, operator: dg.ResourceParam[Operator]
+) -> None:
+    """Say what is still there of what was to be erased, and what has gone when.
+
+    Raises:
+        dg.Failure: Something could not be read.
+    """
+    pending, gone, left_out = Table(_ERASURE), Table(_ERASURE), Table(_LEFT_OUT)
+    records = links = blobs = 0
+    with refusals():
+        for each in operator.erasures(config.users, types_of(config.types)):
+            if isinstance(each, LeftOut):
+                left_out.add({"user": each.user, "message": each.message})
+                continue
+            (pending if each.pending else gone).add(each.to_json())
+            records, links, blobs = records + len(each.records), links + each.linked, blobs + len(each.blobs)
+    counts = {"pending": pending.count, "gone": gone.count, "records": records, "links": links, "blobs": blobs}
+    tables = {**pending.metadata("pending_items"), **gone.metadata("erased_items")}
+    context.add_output_metadata({**counts, **tables, **left_out.metadata("not_looked_at")})
+
+
+@dg.job(
+    name="erasure_report",
+    tags=KIND,
+    executor_def=dg.in_process_executor,
+    description="Says what is still on the PDS or in Mongo of withdrawn items and deleted accounts, and what has gone, "
+    "and when. Writes nothing; a sync erases.",
+)
+def erasure_report() -> None:
+    look_for_erased_items()
+
+
+class LexiconsConfig(dg.Config):
+    """Left as it is, it only says what would be published."""
+
+    dry_run: bool = Field(default=True, description="Only say what would be published.")
+    why: str = Field(default="", description=WHY_FIELD)
+
+
+@dg.op(name="publish_our_lexicons", out=dg.Out(dg.Nothing))
+def publish_our_lexicons(
+    context: dg.OpExecutionContext, config: LexiconsConfig, operator: dg.ResourceParam[Operator]
+) -> None:
+    """Write our lexicons into the authority's repository; breaking changes are refused.
+
+    Raises:
+        dg.Failure: It was refused.
+    """
+    table = Table(("lexicon", "state", "changes"))
+    with refusals():
+        published, records = operator.publish_lexicons(dry_run=config.dry_run, why=config.why)
+    for each in published:
+        changes = [f"{change.path}: {change.what}" for change in each.changes]
+        table.add({"lexicon": each.nsid, "state": each.state, "changes": changes})
+    name = "would_be_published" if config.dry_run else "published"
+    dns = dg.MetadataValue.md("\n".join(f"    {record}" for record in records))
+    counts = {"dry_run": config.dry_run, "lexicons": table.count}
+    context.add_output_metadata({**counts, **table.metadata(name), "dns_records": dns})
+
+
+@dg.job(
+    name="publish_lexicons",
+    tags=KIND,
+    executor_def=dg.in_process_executor,
+    description="Publishes our lexicons in the repository of AC_LEXICON_AUTHORITY; what is the same already is left "
+    "alone, breaking changes are refused. By default it only says what would be published.",
+)
+def publish_lexicons() -> None:
+    publish_our_lexicons()
+
+
+def _seen(found: Iterable[Examination]) -> Metadata:
+    """What an examination found, in tables."""
+    counts, table, blocked = Counts(), Table(_FINDING), Table(_LEFT_OUT)
+    deletions = 0
+    for each in found:
+        counts.add(each.counts)
+        deletions += each.deletions
+        for finding in each.findings:
+            table.add(finding.to_json())
+        if each.blocked is not None:
+            blocked.add({"user": each.account.key, "message": each.blocked.message})
+    states = Counter({state.value: number for state, number in counts.total().items()})
+    total = {"documents": counts.documents.total(), "orphans": counts.orphans.total(), "to be deleted": deletions}
+    tables = {**counts_table("states", {**total, **states}), **table.metadata("not_simply_linked")}
+    return {**tables, **blocked.metadata("not_examined")}
+
+
+def _lost(found: Iterable[Lost | LeftOut]) -> tuple[int, Metadata]:
+    """How many documents can be, or were, rebuilt, and all that was found as tables."""
+    number, table, left_out = 0, Table(_LOST), Table(_LEFT_OUT)
+    for each in found:
+        if isinstance(each, LeftOut):
+            left_out.add({"user": each.user, "message": each.message})
+            continue
+        number += each.document is not None
+        table.add(each.to_json())
+    return number, {**table.metadata("documents"), **left_out.metadata("left_alone")}

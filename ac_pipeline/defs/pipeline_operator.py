@@ -1,0 +1,239 @@
+"""The port of `operator.py` on a real pipeline, which is opened at the first question."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, nullcontext
+from dataclasses import replace
+from types import TracebackType
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.defs.operator import LeftOut, Take, Types, Users
+from ac_pipeline.errors import Blocked, Misconfigured
+from ac_pipeline.mongo.snapshots import Snapshot
+from ac_pipeline.operations.documents import Lost, find_lost
+from ac_pipeline.operations.documents import restore as restore_lost
+from ac_pipeline.operations.erasure import Erasure, Erasures, unseen
+from ac_pipeline.operations.flight_plan import FlightPlan, ahead, draw_up, known_limits
+from ac_pipeline.operations.lexicons import dns_record, publish
+from ac_pipeline.operations.links import Examination, examine, heal
+from ac_pipeline.operations.restore import (
+    MONGO,
+    find_snapshot,
+    plan_from_snapshot,
+    restore_from_mongo,
+    restore_from_snapshot,
+    without_holds,
+)
+from ac_pipeline.operations.restore_plan import RestorePlan
+from ac_pipeline.operations.restore_report import RestoreReport
+from ac_pipeline.operations.snapshot import Vault, open_vault, take_snapshot
+from ac_pipeline.operations.wipe import WipeReport, wipe
+from ac_pipeline.operations.wipe_plan import WipePlan, plan_wipe
+from ac_pipeline.settings import Settings
+from ac_pipeline.sync.lexicon_gate import Authority, Comparison
+from ac_pipeline.sync.report import AccountReport
+from ac_pipeline.sync.selection import Selection
+from ac_pipeline.wiring import Pipeline, open_pipeline
+
+
+class PipelineOperator:
+    """The port on a real pipeline, which is opened at the first question and closed by `close`.
+
+    Args:
+        settings: Reads the settings, at the first question.
+    """
+
+    def __init__(self, settings: Callable[[], Settings]) -> None:
+        self._settings = settings
+        self._stack = ExitStack()
+        self._lock = threading.Lock()
+        self._pipeline: Pipeline | None = None
+
+    def plan(self, users: Users, selection: Selection, relay: int | None, take: Take) -> FlightPlan:
+        pipeline = self._open()
+        accounts = self._accounts(users)
+        return draw_up(
+            pipeline.engine,
+            accounts,
+            selection,
+            limits=known_limits(pipeline, relay),
+            workers=self._workers,
+            plans=pipeline.plans,
+            chosen=accounts if users else None,
+            take=lambda operation, _: take(operation),
+        )
+
+    def plan_wipe(self, user: str, types: Types) -> WipePlan:
+        return plan_wipe(self._vault, self._account(user), types)
+
+    def wipe(self, user: str, types: Types, confirm: int, why: str, run_id: str) -> WipeReport:
+        return wipe(self._vault, self._account(user), types, confirm=confirm, run_id=run_id, why=why)
+
+    def plan_restore(self, user: str, types: Types, source: str, take: Take) -> RestorePlan | FlightPlan:
+        vault, account = self._vault, self._account(user)
+        if source != MONGO:
+            return plan_from_snapshot(vault, account, types, find_snapshot(vault, account, types, source))
+        return draw_up(
+            without_holds(vault.engine),
+            [account],
+            Selection(types=tuple(types)),
+            limits=known_limits(self._open()),
+            workers=1,
+            take=lambda operation, _: take(operation),
+        )
+
+    def restore(self, user: str, types: Types, source: str, why: str, run_id: str) -> RestoreReport:
+        vault, account = self._vault, self._account(user)
+        if source == MONGO:
+            return restore_from_mongo(vault, account, types, run_id=run_id, why=why)
+        found = find_snapshot(vault, account, types, source)
+        return restore_from_snapshot(vault, account, types, found, run_id=run_id, why=why)
+
+    def snapshot(self, user: str, types: Types) -> Snapshot:
+        return take_snapshot(self._vault, self._account(user), types)
+
+    def examine(self, users: Users, types: Types) -> Iterator[Examination]:
+        engine, selection = self._open().engine, Selection(types=tuple(types))
+        looks = ahead(self._accounts(users), lambda each: examine(engine, each, selection), self._workers)
+        return (found for _, found in looks)
+
+    def heal(self, users: Users, types: Types, run_id: str, why: str) -> Iterator[AccountReport]:
+        pipeline, selection = self._open(), Selection(types=tuple(types))
+        ill: list[Account] = []
+        touched: set[str] = set()
+        deletions = 0
+        for found in self.examine(users, types):
+            if found.healable:
+                ill.append(found.account)
+                touched |= {finding.type for finding in found.healable}
+                deletions += found.deletions
+        counts = {"deletions": deletions}
+        audited = pipeline.audit.during("heal-links", ill, sorted(touched), why=why, counts=counts)
+        with audited if deletions else nullcontext() as entry:
+            deleted = duplicates = 0
+            work = ahead(ill, lambda each: heal(pipeline.engine, each, selection, run_id), self._workers)
+            for report in (found for _, found in work if found is not None):
+                deleted += sum(tally.deleted for tally in report.types.values())
+                duplicates += sum(tally.duplicates_removed for tally in report.types.values())
+                yield report
+            if entry is not None:
+                entry.counts.update(deleted=deleted, duplicates=duplicates)
+
+    def lost_documents(self, users: Users, types: Types) -> Iterator[Lost | LeftOut]:
+        for _, found in self._lost(users, types):
+            yield from found
+
+    def restore_documents(self, users: Users, types: Types, confirm: int, why: str) -> Iterator[Lost | LeftOut]:
+        pipeline, selection = self._open(), Selection(types=tuple(types))
+        ready: list[tuple[Account, int]] = []
+        for account, found in self._lost(users, types):
+            number = sum(isinstance(each, Lost) and each.document is not None for each in found)
+            if number:
+                ready.append((account, number))
+        total = sum(number for _, number in ready)
+        if confirm != total:
+            raise Misconfigured(f"{total} documents can be rebuilt, not {confirm}: nothing was inserted.")
+        accounts, names = [account for account, _ in ready], [media.name for media in types]
+        with pipeline.audit.during("restore-documents", accounts, names, why=why, counts={"documents": total}) as entry:
+            inserted = 0
+            for account, number in ready:
+                try:
+                    for lost in restore_lost(pipeline, account, selection, number):
+                        inserted += lost.document is not None
+                        yield lost
+                except Blocked as error:
+                    yield LeftOut(account.key, error.message)
+                entry.counts["inserted"] = inserted
+
+    def erasures(self, users: Users, types: Types) -> Iterator[Erasure | LeftOut]:
+        pipeline, selection = self._open(), Selection(types=tuple(types))
+        erasures = Erasures(pipeline.documents, pipeline.server, pipeline.ledger)
+        accounts = self._accounts(users)
+
+        def look(account: Account) -> list[Erasure] | Blocked:
+            try:
+                return erasures.of(account, selection)
+            except Blocked as error:
+                return error
+
+        having = [account for account in accounts if account.did is not None]
+        for account, answer in ahead(having, look, self._workers):
+            if isinstance(answer, list):
+                yield from answer
+            elif account.owner_deleted:
+                yield unseen(account, answer)
+            else:
+                yield LeftOut(account.key, answer.message)
+        if not users:
+            known = {account.did for account in accounts}
+            for did in sorted(set(pipeline.ledger.marks()) - known):
+                yield erasures.of_purged(did, types)
+
+    def publish_lexicons(self, *, dry_run: bool, why: str) -> tuple[list[Comparison], list[str]]:
+        pipeline = self._open()
+        authority = self._authority()
+        records = dns_record(pipeline.lexicons, authority.did)
+        comparisons = pipeline.gate.comparisons()
+        if dry_run:
+            return [each for each in comparisons if each.state != "same"], records
+        counts = {"breaking": sum(bool(each.breaking) for each in comparisons)}
+        with pipeline.audit.during("publish-lexicons", [authority.account], [], why=why, counts=counts) as audited:
+            published = publish(pipeline.lexicons, authority)
+            audited.counts["published"] = len(published)
+        pipeline.gate.comparisons()  # so that what is published now is remembered
+        return published, records
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def __enter__(self) -> PipelineOperator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self) -> Pipeline:
+        with self._lock:
+            if self._pipeline is None:
+                self._pipeline = self._stack.enter_context(open_pipeline(self._settings()))
+            return self._pipeline
+
+    @property
+    def _vault(self) -> Vault:
+        return open_vault(self._open())
+
+    @property
+    def _workers(self) -> int:
+        return self._open().settings.ac_concurrent_users
+
+    def _account(self, user: str) -> Account:
+        return self._open().accounts.find(user)
+
+    def _accounts(self, users: Users) -> Sequence[Account]:
+        accounts = self._open().accounts
+        return accounts.select(users) if users else accounts.all()
+
+    def _lost(self, users: Users, types: Types) -> Iterator[tuple[Account, Sequence[Lost | LeftOut]]]:
+        """What is missing; accounts that never had a repository have nothing to say."""
+        pipeline, selection = self._open(), Selection(types=tuple(types))
+
+        def look(account: Account) -> Sequence[Lost | LeftOut]:
+            try:
+                return find_lost(pipeline, account, selection)
+            except Blocked as error:
+                return [LeftOut(account.key, error.message)]
+
+        yield from ahead([each for each in self._accounts(users) if each.did is not None], look, self._workers)
+
+    def _authority(self) -> Authority:
+        """Who publishes, with a password: the setting's, else the one Mongo holds for the DID."""
+        authority = self._open().gate.authority
+        if authority is None:
+            raise Misconfigured("AC_LEXICON_AUTHORITY is not set: it names the DID of the account that publishes.")
+        if authority.account.password is not None:
+            return authority
+        return replace(authority, account=self._account(authority.did))

@@ -1,0 +1,121 @@
+"""The operators' port in memory: canned answers, and a log of everything that was asked to be changed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.defs.operator import LeftOut, Take, Types, Users
+from ac_pipeline.errors import Misconfigured, PipelineError
+from ac_pipeline.media.registry import media_type
+from ac_pipeline.mongo.snapshots import Snapshot
+from ac_pipeline.operations.documents import Lost
+from ac_pipeline.operations.erasure import Erasure
+from ac_pipeline.operations.flight_plan import FlightPlan
+from ac_pipeline.operations.links import Examination
+from ac_pipeline.operations.price import Price
+from ac_pipeline.operations.restore_plan import RestorePlan
+from ac_pipeline.operations.restore_report import RestoreReport
+from ac_pipeline.operations.wipe import WipeReport
+from ac_pipeline.operations.wipe_plan import WipePlan
+from ac_pipeline.sync.agreement import PlannedOperation
+from ac_pipeline.sync.costs import Bill, UserCost
+from ac_pipeline.sync.forecast import USUAL
+from ac_pipeline.sync.lexicon_gate import Comparison
+from ac_pipeline.sync.report import AccountReport, Tally
+from ac_pipeline.sync.selection import Selection
+
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+class ScriptedOperator:
+    """The port `Operator`. One user, `ada`, with three moods; one lost document; one finding nobody can heal.
+
+    Attributes:
+        changes: Every call that is meant to change something.
+        plans: Every selection that was planned.
+        operations: How many a plan has.
+        error: What every call raises.
+        stopped: What ends a wipe or a restore in the middle.
+    """
+
+    def __init__(self) -> None:
+        self.changes: list[tuple[object, ...]] = []
+        self.plans: list[tuple[Users, Selection, int | None]] = []
+        self.operations = 3
+        self.error: PipelineError | None = None
+        self.stopped: PipelineError | None = None
+
+    def plan(self, users: Users, selection: Selection, relay: int | None, take: Take) -> FlightPlan:
+        self._may_fail()
+        self.plans.append((tuple(users), selection, relay))
+        bill = Bill(NOW, USUAL)
+        priced = bill.add(UserCost("ada", "did:plc:ada", self.operations, 6_000, 2, 900, 2, 1, 600))
+        for number in range(self.operations):
+            take(PlannedOperation(f"mood:{number}", "ada", "create", "new", str(number), "bafy"))
+        counts = Counter({"create": self.operations})
+        return FlightPlan("ab" * 32, bill.total(), 1, counts, [priced], {"bea": "no password"}, [], USUAL, saved=True)
+
+    def plan_wipe(self, user: str, types: Types) -> WipePlan:
+        self._may_fail()
+        records = {media.name: 3 if media.addressed_by_key else 0 for media in types}
+        return WipePlan(user, records, 0, 3, Price(3, 1, 3), None, None, "hash")
+
+    def wipe(self, user: str, types: Types, confirm: int, why: str, run_id: str) -> WipeReport:
+        if confirm != 3:
+            raise Misconfigured(f"3 records of {user} would be deleted, not {confirm}.")
+        self.changes.append(("wipe", user, tuple(media.name for media in types), confirm, why))
+        return WipeReport(user, ["snapshot-1"], {"mood": 3}, 0, 3, on_hold=["mood"], error=self.stopped)
+
+    def plan_restore(self, user: str, types: Types, source: str, take: Take) -> RestorePlan | FlightPlan:
+        self._may_fail()
+        if source == "mongo":
+            return self.plan([user], Selection(types=tuple(types)), None, take)
+        return RestorePlan(user, ("snapshot-1",))
+
+    def restore(self, user: str, types: Types, source: str, why: str, run_id: str) -> RestoreReport:
+        self.changes.append(("restore", user, source, why))
+        return RestoreReport(user, source, {"mood": 3}, error=self.stopped)
+
+    def snapshot(self, user: str, types: Types) -> Snapshot:
+        self._may_fail()
+        self.changes.append(("snapshot", user))
+        names = tuple(media.name for media in types)
+        return Snapshot("snapshot-1", f"auth0|{user}", user, "did:plc:ada", NOW, names, "bafy", "sha", {"mood": 3})
+
+    def examine(self, users: Users, types: Types) -> Iterator[Examination]:
+        self._may_fail()
+        yield Examination(Account("auth0|ada", "ada"))
+
+    def heal(self, users: Users, types: Types, run_id: str, why: str) -> Iterator[AccountReport]:
+        self.changes.append(("heal", tuple(users), why))
+        yield AccountReport("ada", types={"mood": Tally(healed=2)}, error=self.stopped)
+
+    def lost_documents(self, users: Users, types: Types) -> Iterator[Lost | LeftOut]:
+        self._may_fail()
+        yield Lost("mood", "mood:1", "ada", "at://did:plc:ada/x/1", document={"_id": 1})
+        yield LeftOut("bea", "no password")
+
+    def restore_documents(self, users: Users, types: Types, confirm: int, why: str) -> Iterator[Lost | LeftOut]:
+        if confirm != 1:
+            raise Misconfigured(f"1 documents can be rebuilt, not {confirm}: nothing was inserted.")
+        self.changes.append(("restore-documents", tuple(users), why))
+        yield Lost("mood", "mood:1", "ada", "at://did:plc:ada/x/1", document={"_id": 1})
+
+    def erasures(self, users: Users, types: Types) -> Iterator[Erasure | LeftOut]:
+        self._may_fail()
+        yield Erasure("mood:1", "ada", "it is nuked", ("at://did:plc:ada/x/1",), True)
+        yield Erasure("mood:2", "ada", "it is nuked", gone_at=NOW)
+        yield LeftOut("bea", "no password")
+
+    def publish_lexicons(self, *, dry_run: bool, why: str) -> tuple[list[Comparison], list[str]]:
+        self._may_fail()
+        if not dry_run:
+            self.changes.append(("publish", why))
+        return [Comparison(media_type("mood").nsid, False)], ['_lexicon.aesthetic.computer. TXT "did=did:plc:a"']
+
+    def _may_fail(self) -> None:
+        if self.error is not None:
+            raise self.error
