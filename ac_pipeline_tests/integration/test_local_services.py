@@ -86,6 +86,7 @@ def test_services_start_once_stop_twice_and_keep_their_data_and_ports(services: 
         "MONGODB_NAME": "aesthetic",
         "PDS_URL": first.pds,
         "PDS_ADMIN_PASSWORD": first.pds_admin_password,
+        "AC_ACCOUNT_EMAIL_DOMAIN": "example.test",
         "AC_MEDIA_URL": first.media,
         "DAGSTER_HOME": str(services.folder / "dagster"),
     }
