@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 
 import click
 
@@ -16,6 +16,7 @@ from ac_pipeline.cli.sync import surveyed
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.items import LedgerEntry, State, item_id
 from ac_pipeline.media.registry import media_type, page_of
+from ac_pipeline.operations.retry import first_of_each
 from ac_pipeline.settings import Settings, load_settings
 from ac_pipeline.sync.report import Tally
 from ac_pipeline.sync.verify import Verification, verify_accounts
@@ -78,20 +79,9 @@ def status(chosen: Chosen, as_json: bool) -> int:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--csv", "as_csv", is_flag=True, help="CSV on stdout.")
 def items(chosen: Chosen, states: tuple[str, ...], error_class: str | None, as_json: bool, as_csv: bool) -> int:
-    """List items as the ledger knows them."""
+    """List items as the ledger knows them; those without a document are left out where --since or --until is given."""
     with open_pipeline(load_settings()) as pipeline:
-        named = chosen.users or chosen.anonymous
-        accounts = [account.id for account in chosen.accounts(pipeline)] if named else [None]
-        types = [media.name for media in chosen.selection.types]
-        wanted = [State(state) for state in states] or None
-        limit = chosen.selection.limit
-        found = [
-            entry
-            for account in accounts
-            for entry in pipeline.ledger.find(
-                states=wanted, error_class=error_class, account=account, types=types, limit=limit
-            )
-        ]
+        found = list(_chosen(pipeline, chosen, [State(state) for state in states] or None, error_class))
     rows = [_row(entry) for entry in found]
     columns = ["item", "code", "user", "state", "stage", "class", "message", "attempts", "uri"]
     if as_json:
@@ -152,6 +142,35 @@ def verify(chosen: Chosen, as_json: bool) -> int:
             rows = [[each.user, each.item, each.state, each.uri, each.reason] for each in wrong]
             table("Not as expected", ["user", "item", "state", "uri", "reason"], rows)
     return 0 if total.complete else 1
+
+
+def _chosen(
+    pipeline: Pipeline, chosen: Chosen, states: Sequence[State] | None, error_class: str | None
+) -> Iterator[LedgerEntry]:
+    """The ledger's entries that are selected, at most `--limit` of each user and type."""
+    selection = chosen.selection
+    types = [media.name for media in selection.types]
+    dated = selection.since is not None or selection.until is not None
+    accounts = chosen.accounts(pipeline) if dated or chosen.users or chosen.anonymous else [None]
+    names = selection.items
+    for account in accounts:
+        dates = replace(selection, items=None, limit=None)
+        inside = {
+            (media.name, id)
+            for media in selection.types
+            if dated and account is not None
+            for id in dates.documents(list(pipeline.documents.stream(account, media)))
+        }
+        entries = pipeline.ledger.find(
+            states=states, error_class=error_class, account=account.id if account else None, types=types
+        )
+        fitting = (
+            entry
+            for entry in entries
+            if (names is None or not names.isdisjoint({(entry.type, entry.document), (entry.type, entry.code or "")}))
+            and (not dated or (entry.type, entry.document) in inside)
+        )
+        yield from fitting if selection.limit is None else first_of_each(fitting, selection.limit)
 
 
 def _flat(values: Mapping[str, object], above: str = "") -> Iterator[list[object]]:

@@ -21,10 +21,7 @@ from ac_pipeline.wiring import open_pipeline
 @click.option("--error-class", metavar="CLASS", help="Only items whose last error is of this class.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def retry(chosen: Chosen, states: tuple[str, ...], error_class: str | None, as_json: bool) -> int:
-    """Run exactly the failed items selected, quarantined ones too, and nothing else.
-
-    --limit counts the items of all users together.
-    """
+    """Run exactly the failed items selected, quarantined ones too, and nothing else."""
     selection = chosen.selection
     wanted = FailedItems(
         users=(*chosen.users, *([GUEST_ID] if chosen.anonymous else [])),
@@ -34,7 +31,7 @@ def retry(chosen: Chosen, states: tuple[str, ...], error_class: str | None, as_j
         error_class=error_class,
         since=selection.since,
         until=selection.until,
-        limit=selection.limit,
+        each=selection.limit,
     )
     with open_pipeline(load_settings()) as pipeline:
         plan = plan_retry(pipeline, wanted)

@@ -6,7 +6,7 @@ engine's; the command line and the job share what is here.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
@@ -37,6 +37,7 @@ class FailedItems:
         error_class: Only items whose last error is of this class (`code` of the error), or None.
         since, until: Only items between these moments, in ms since 1970, or None.
         limit: At most so many items in all, or None.
+        each: At most so many items of each user and type, or None.
     """
 
     users: tuple[str, ...] = ()
@@ -47,6 +48,7 @@ class FailedItems:
     since: int | None = None
     until: int | None = None
     limit: int | None = None
+    each: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,10 +108,21 @@ def plan_retry(pipeline: Pipeline, wanted: FailedItems) -> RetryPlan:
 
 
 def narrowed(entries: Iterable[LedgerEntry], wanted: FailedItems) -> list[LedgerEntry]:
-    """Those of the failed items that are named, at most `limit`."""
+    """Those of the failed items that are named, at most `each` of a user and type, and at most `limit`."""
     names = wanted.items
     fitting = [entry for entry in entries if names is None or not names.isdisjoint(_names(entry))]
+    if wanted.each is not None:
+        fitting = list(first_of_each(fitting, wanted.each))
     return fitting if wanted.limit is None else fitting[: wanted.limit]
+
+
+def first_of_each(entries: Iterable[LedgerEntry], number: int) -> Iterator[LedgerEntry]:
+    """At most so many entries of each user and type, the first ones."""
+    seen: Counter[tuple[str, str]] = Counter()
+    for entry in entries:
+        seen[entry.account, entry.type] += 1
+        if seen[entry.account, entry.type] <= number:
+            yield entry
 
 
 def plan_turns(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from datetime import datetime
+from collections import Counter
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -181,3 +182,42 @@ def test_the_cost_is_reckoned_with_what_the_pds_has_taught(cli: Run, slice_: Sli
 def _seconds(moment: str, now: float) -> float:
 
     return datetime.fromisoformat(moment).timestamp() - now
+
+
+def test_every_command_about_items_takes_the_same_selectors(cli: Run, slice_: Slice) -> None:
+    """PLAN-2: users, types, dates, items and at most N of each user and type, in whatever is listed or looked at."""
+    ada, bob = slice_.user("ada"), slice_.user("bob")
+    for user in (ada, bob):
+        for day in (1, 2, 3):
+            when = datetime(2025, 10, day, tzinfo=UTC)
+            slice_.add("mood", user, mood=f"mood {day}", when=when)
+            slice_.add("kidlisp", user, code=f"{user.key}{day}", source=f"(wipe {user.key} {day})", when=when)
+    assert cli("sync")[0] == 0
+
+    def items(*arguments: str) -> Counter[tuple[str, str]]:
+        return Counter((each["user"], each["type"]) for each in json.loads(cli("items", "--json", *arguments)[1]))
+
+    def looked(command: str, *arguments: str) -> int:
+        code, out = cli(command, "--json", *arguments)
+        found = json.loads(out)
+        assert code == 0, out
+        if command == "verify":
+            return int(found["expected"])
+        return (
+            int(found["total"]["documents"])
+            if command == "links"
+            else sum(tally["documents"] for tally in found["types"].values())
+        )
+
+    both = [("ada", "mood"), ("ada", "kidlisp"), ("bob", "mood"), ("bob", "kidlisp")]
+    for arguments, expected in (
+        ((), dict.fromkeys(both, 3)),
+        (("--limit", "2"), dict.fromkeys(both, 2)),
+        (("--user", "ada", "--type", "mood"), {("ada", "mood"): 3}),
+        (("--item", "kidlisp:bob2"), {("bob", "kidlisp"): 1}),
+        (("--since", "2025-10-02"), dict.fromkeys(both, 2)),
+        (("--until", "2025-10-02", "--type", "mood"), {("ada", "mood"): 1, ("bob", "mood"): 1}),
+    ):
+        assert items(*arguments) == expected
+        for command in ("verify", "links", "status"):
+            assert looked(command, *arguments) == sum(expected.values()), command

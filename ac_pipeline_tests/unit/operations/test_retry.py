@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from ac_pipeline.accounts import Account
@@ -71,6 +73,14 @@ def test_an_item_that_was_named_and_has_not_failed_is_told() -> None:
 @pytest.mark.parametrize(("limit", "items"), [(1, 1), (4, 4), (5, 5), (6, 5), (None, 5)])
 def test_a_limit_counts_the_items_of_all_users(limit: int | None, items: int) -> None:
     assert len(narrowed(ENTRIES, FailedItems(limit=limit))) == items
+
+
+@pytest.mark.parametrize("each", [1, 2, 9])
+def test_a_limit_of_each_counts_the_items_of_one_user_and_type(each: int) -> None:
+    """PLAN-2: as in every other command."""
+    found = Counter((entry.account, entry.type) for entry in narrowed(ENTRIES, FailedItems(each=each)))
+    all_of_them = Counter((entry.account, entry.type) for entry in ENTRIES)
+    assert found == {cell: min(number, each) for cell, number in all_of_them.items()}
 
 
 def test_the_record_of_a_lost_document_is_dealt_with_in_its_turn() -> None:
