@@ -1,0 +1,85 @@
+"""The flight plan: limits that were learned, bounded memory, and plans of many users."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.buckets import Bucket, Window
+from ac_pipeline.operations.flight_plan import ahead, draw_up, learned_limits, selection_of, selection_to_json
+from ac_pipeline.sync.agreement import PlannedOperation, plan_hash, planned
+from ac_pipeline.sync.forecast import USUAL, Ceiling, Limits
+from ac_pipeline.sync.selection import Selection
+from ac_pipeline_tests.unit.sync.world import World
+
+NOW = 1_000_000.0
+HOURLY, DAILY = "5000;w=3600", "35000;w=86400"
+
+
+def window(limit: int, length: float, remaining: int, ends: float) -> Window:
+    return Window(limit, length, remaining, NOW + ends)
+
+
+def test_limits_are_those_the_answers_named_and_nothing_else() -> None:
+    """LIMIT-3, LIMIT-4: one user's policies hold for all; what is spent is that user's alone."""
+    buckets = [
+        ("did:plc:old", Bucket({"100;w=3600": window(100, 3_600, 0, -90_000)})),
+        ("did:plc:ada", Bucket({HOURLY: window(5_000, 3_600, 700, 60), DAILY: window(35_000, 86_400, 9, 600)})),
+        ("did:plc:bob", Bucket({HOURLY: window(5_000, 3_600, 4_000, -1)})),
+        ("pds.test uploadBlob", Bucket({"1000;w=86400": window(1_000, 86_400, 3, 60)})),
+        ("pds.test", Bucket({"3000;w=300": window(3_000, 300, 10, -5)})),
+        ("other.test", Bucket({"7;w=300": window(7, 300, 1, 5)})),
+        ("pds.test getRepo", Bucket({"6000;w=300": window(6_000, 300, 1, 5)})),
+    ]
+    limits = learned_limits(buckets, "pds.test", NOW, headroom=0.1, relay=2_500)
+    assert set(limits.points) == {Ceiling(5_000, 3_600), Ceiling(35_000, 86_400)}
+    assert set(limits.spent) == {"did:plc:ada"}
+    assert set(limits.spent["did:plc:ada"]) == {Ceiling(5_000, 3_600, 700, 60), Ceiling(35_000, 86_400, 9, 600)}
+    assert limits.uploads == (Ceiling(1_000, 86_400, 3, 60),)
+    assert limits.requests == (Ceiling(3_000, 300),)
+    assert limits.events == (Ceiling(2_500, 3_600),)
+    assert learned_limits([], "pds.test", NOW, headroom=0.1) == Limits(headroom=0.1)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_no_more_accounts_are_under_way_than_twice_the_workers(workers: int) -> None:
+    """OPS-6: a slow listener holds the work back; the order is that of the accounts."""
+    begun, lock, most, taken = [0], threading.Lock(), 0, []
+
+    def work(account: Account) -> str:
+        with lock:
+            begun[0] += 1
+        return account.key
+
+    accounts = [Account(str(number), str(number)) for number in range(50)]
+    for account, key in ahead(accounts, work, workers):
+        taken.append(key)
+        assert account.key == key
+        most = max(most, begun[0] - len(taken))
+    assert taken == [account.key for account in accounts]
+    assert most <= 2 * workers
+
+
+def test_a_plan_of_many_users_is_the_sum_of_their_plans_and_holds_none_of_them() -> None:
+    """PLAN-1, LIMIT-8: operations go out as they come; the hash is that of all of them."""
+    world = World()
+    users = sorted((world.user() for _ in range(5)), key=lambda user: user.key)
+    for number, user in enumerate(users):
+        world.moods(user, number)
+    out: list[PlannedOperation] = []
+    with world.quiet():
+        made = draw_up(
+            world.engine, users, Selection(), limits=USUAL, workers=2, take=lambda each, bill: out.append(each)
+        )
+    assert made.hash == plan_hash(out) == plan_hash(planned([world.survey(user)[0] for user in users]))
+    assert (made.users, made.counts, made.cost.points, made.saved) == (4, {"create": 10}, 30, False)
+    assert [bill.cost.user for bill in made.slowest] == [user.key for user in reversed(users[1:])]
+
+
+def test_a_selection_is_kept_with_its_plan() -> None:
+    """PLAN-2."""
+    chosen = Selection(since=1, until=2, items=frozenset({("mood", "a")}), limit=3, sweep=True)
+    assert selection_of(selection_to_json(chosen, None)) == chosen
+    assert selection_of(selection_to_json(Selection(), [Account("auth0|a", "a")])) == Selection()
