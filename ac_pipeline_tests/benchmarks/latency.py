@@ -5,13 +5,15 @@ does: inserts documents of all five types, one after another at random moments, 
 from the write in MongoDB to the moment a client that is not ours reads the record, or reads it no more. While half of
 the documents are inserted, somebody counts views of programs, which must cost nobody anything.
 
-Prints the median, the 95th percentile and the longest time of both; ends with 1 when a 95th percentile is over 30 s.
-Run it with `make bench-latency`.
+Prints the median, the 95th percentile and the longest time of both, with the machine's load; ends with 1 when a 95th
+percentile is over 30 s. With `--beside-backfill` other users' tapes and paintings are backfilled meanwhile, so that two
+long runs hold the pool of the PDS. Run it with `make bench-latency`.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import statistics
 import sys
@@ -42,6 +44,8 @@ from ac_pipeline.mongo.database import connect
 LIMIT = 30.0
 """Seconds the 95th percentile may take."""
 WEIGHTS = {"mood": 35, "kidlisp": 25, "painting": 20, "piece": 10, "tape": 10}
+HEAVY_ITEMS = 60
+"""Paintings and tapes of each user who is backfilled meanwhile."""
 PATIENCE = 180.0
 POLL = 0.25
 USER_BUCKET, GUEST_BUCKET = "user-aesthetic-computer", "art-aesthetic-computer"
@@ -116,24 +120,23 @@ def listed(http: httpx.Client, did: str, nsid: str) -> set[str]:
             return refs
 
 
-def people(addresses: Addresses, database: Any, count: int) -> list[Person]:
-    """Users with accounts on the PDS, and the guest."""
+def people(addresses: Addresses, database: Any, names: Sequence[str]) -> list[Person]:
+    """Users with accounts on the PDS; `art` is the guest."""
     made = []
     with PdsAccounts(addresses.pds, addresses.pds_admin_password) as accounts:
-        for number in range(count + 1):
-            owner = f"auth0|{ObjectId()}" if number else None
-            label, password = f"user{number}" if number else "art", f"pw-{ObjectId()}"
-            new = accounts.create(f"{label}.test", password)
+        for number, name in enumerate(names):
+            owner, password = None if name == "art" else f"auth0|{ObjectId()}", f"pw-{ObjectId()}"
+            new = accounts.create(f"{name}.test", password)
             credentials = {"did": new.did, "handle": new.handle, "password": password}
             database["users"].insert_one(
-                {"_id": owner or GUEST_ID, "code": f"ac25user{number}", "atproto": credentials}
+                {"_id": owner or GUEST_ID, "code": f"ac25{name}{number}", "atproto": credentials}
             )
             if owner:
-                database["@handles"].insert_one({"_id": owner, "handle": label})
+                database["@handles"].insert_one({"_id": owner, "handle": name})
             made.append(Person(owner, new.did))
     for media in MEDIA_TYPES:
-        for name in ("user", "when"):
-            database[media.collection].create_index(name)
+        for field_ in ("user", "when"):
+            database[media.collection].create_index(field_)
     return made
 
 
@@ -145,9 +148,10 @@ class Platform:
         self.store = into_folder(folder)
         self.number = 0
 
-    def insert(self) -> tuple[Person, str, str]:
+    def insert(self, *types: str) -> tuple[Person, str, str]:
         """A new document of somebody, its media first, as uploads are; owner, type and id."""
-        (type,) = self.rng.choices(list(WEIGHTS), weights=list(WEIGHTS.values()))
+        chosen = {type: weight for type, weight in WEIGHTS.items() if type in types or not types}
+        (type,) = self.rng.choices(list(chosen), weights=list(chosen.values()))
         person = self.rng.choice([each for each in self.people if each.owner or type != "mood"])
         self.number += 1
         now = datetime.now(UTC)
@@ -155,7 +159,7 @@ class Platform:
         slug = stamp if person.owner else "".join(self.rng.choices("abcdefghkmnpqrstuvwxyz23456789", k=8))
         code = f"{type[0]}{self.number:05}"
         bucket = USER_BUCKET if person.owner else GUEST_BUCKET
-        fields: dict[str, Any] = {
+        fields: dict[str, dict[str, Any]] = {
             "mood": {"mood": f"feeling number {self.number}"},
             "kidlisp": {
                 "code": code,
@@ -166,12 +170,12 @@ class Platform:
             "piece": {"code": code, "slug": slug, "bucket": bucket},
             "painting": {"code": code, "slug": slug, "bucket": bucket},
             "tape": {"code": code, "slug": slug, "bucket": bucket, "nuked": False},
-        }[type]
+        }
         if type in {"painting", "tape"}:
             folder = f"{person.owner}/{'painting/' if type == 'painting' else ''}" if person.owner else ""
             data = pixel_art(64, 48, seed=self.number) if type == "painting" else tape_zip(12, 64, 48, seed=self.number)
             self.store(bucket, f"{folder}{slug}.{'png' if type == 'painting' else 'zip'}", data)
-        document = {"_id": ObjectId(), "when": now, **({"user": person.owner} if person.owner else {}), **fields}
+        document = {"_id": ObjectId(), "when": now, **({"user": person.owner} if person.owner else {}), **fields[type]}
         self.database[media_type(type).collection].insert_one(document)
         return person, type, str(document["_id"])
 
@@ -228,12 +232,14 @@ def show(name: str, watch: Watch) -> bool:
     return not missing and p95 <= LIMIT
 
 
-def turn_on(dagster: DagsterUi, database: Any, say: Callable[[str], None]) -> None:
-    """Load, let the users sensor make the partitions, and turn the sensor of new content on."""
+def turn_on(dagster: DagsterUi, database: Any, say: Callable[[str], None], backfilled: Sequence[str]) -> None:
+    """Load, let the users sensor make the partitions, begin the backfill if there is one, turn the sensors on."""
     dagster.wait_until_loaded(PATIENCE)
     dagster.start_sensor("users_sensor")
     keys = {*(str(row["handle"]) for row in database["@handles"].find()), GUEST_ID}
     dagster.wait_for_keys(["atproto", "moods"], keys, PATIENCE)
+    if backfilled:
+        say(f"backfill {dagster.launch_backfill(dagster.assets('renditions', 'atproto'), backfilled)} began")
     dagster.start_sensor("new_content_sensor")
     dagster.start_sensor("drift_sensor")
     say(f"{len(keys)} users; new_content_sensor, users_sensor and drift_sensor are on: {dagster.url}")
@@ -245,6 +251,7 @@ def main() -> int:
     parser.add_argument("--items", type=int, default=100)
     parser.add_argument("--gap", type=float, default=2.5, help="Mean seconds between two documents.")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--beside-backfill", type=int, default=0, metavar="N", help="Backfill N other users meanwhile.")
     options = parser.parse_args()
     root, screen = Path.cwd(), Screen()
     with ExitStack() as stack:
@@ -257,14 +264,23 @@ def main() -> int:
         dagster = stack.enter_context(open_dagster(root, services.folder, settings, screen))
         database = connect(addresses.mongo)[addresses.database]
         with screen.step("Users"):
-            made = people(addresses, database, options.users)
+            made = people(addresses, database, ["art", *(f"user{number}" for number in range(options.users))])
+            others = [f"heavy{number}" for number in range(options.beside_backfill)]
+            heavy = Platform(database, addresses.media_folder, people(addresses, database, others), random.Random(0))
+            for _ in range(HEAVY_ITEMS * len(others)):
+                heavy.insert("painting", "tape")
         with screen.step("Dagster"):
-            turn_on(dagster, database, screen.say)
+            turn_on(dagster, database, screen.say, others)
         platform = Platform(database, addresses.media_folder, made, random.Random(options.seed))
+        platform.number = heavy.number
         with screen.step(f"{options.items} documents"):
             inserted, documents = insert_all(platform, addresses.pds, options.items, options.gap, screen)
         with screen.step(f"{options.items} nukes"):
             nuked = nuke_all(platform, addresses.pds, documents, options.gap, screen)
+        load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
+        screen.say(f"Load of the machine in the last 1, 5 and 15 minutes: {load} on {os.cpu_count()} cores.")
+        for id in dagster.running_backfills():
+            screen.say(f"The backfill {id} still goes on.")
         good = [show("insert -> readable", inserted), show("nuke -> gone", nuked)]
     return 0 if all(good) else 1
 
