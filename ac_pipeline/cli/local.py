@@ -15,6 +15,13 @@ import click
 from ac_pipeline.cli.output import print_json, table
 from ac_pipeline.errors import Misconfigured
 
+users_option = click.option(
+    "--users", type=click.IntRange(1), default=60, show_default=True, help="Users besides the guest; at least 8."
+)
+items_option = click.option(
+    "--items", type=click.IntRange(1), default=2500, show_default=True, help="Documents, about; at least 100."
+)
+
 
 def _module(name: str) -> ModuleType:
     try:
@@ -50,8 +57,8 @@ def down() -> int:
 
 
 @local.command()
-@click.option("--users", type=click.IntRange(1), default=60, show_default=True, help="Users besides the guest.")
-@click.option("--items", type=click.IntRange(1), default=2500, show_default=True, help="Documents, about.")
+@users_option
+@items_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def seed(users: int, items: int, as_json: bool) -> int:
     """Fill the local services with demo data, the same at every call."""
@@ -64,8 +71,8 @@ def seed(users: int, items: int, as_json: bool) -> int:
 
 
 @local.command()
-@click.option("--users", type=click.IntRange(1), default=60, show_default=True, help="Users besides the guest.")
-@click.option("--items", type=click.IntRange(1), default=2500, show_default=True, help="Documents, about.")
+@users_option
+@items_option
 @click.option("--ui/--no-ui", default=True, help="Leave the Dagster UI running after the summary.")
 def demo(users: int, items: int, ui: bool) -> int:
     """Services, demo data, the full backfill through Dagster, verification and a summary."""
