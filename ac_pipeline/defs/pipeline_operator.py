@@ -14,7 +14,7 @@ from ac_pipeline.errors import Blocked, Misconfigured
 from ac_pipeline.mongo.snapshots import Snapshot
 from ac_pipeline.operations.documents import Lost, find_lost
 from ac_pipeline.operations.documents import restore as restore_lost
-from ac_pipeline.operations.erasure import Erasure, Erasures, unseen
+from ac_pipeline.operations.erasure import Erasure, Erasures, kept_in_snapshots, unseen
 from ac_pipeline.operations.flight_plan import FlightPlan, ahead, draw_up, known_limits
 from ac_pipeline.operations.lexicons import dns_record, publish
 from ac_pipeline.operations.links import Examination, examine, heal
@@ -170,6 +170,7 @@ class PipelineOperator:
             known = {account.did for account in accounts}
             for did in sorted(set(pipeline.ledger.marks()) - known):
                 yield erasures.of_purged(did, types)
+        yield from kept_in_snapshots(pipeline.snapshots.find(), accounts, everybody=not users)
 
     def publish_lexicons(self, *, dry_run: bool, why: str) -> tuple[list[Comparison], list[str]]:
         pipeline = self._open()

@@ -11,10 +11,12 @@ import pytest
 from bson import ObjectId
 
 from ac_pipeline.accounts import Account
+from ac_pipeline.defs.pipeline_operator import PipelineOperator
 from ac_pipeline.items import State
 from ac_pipeline.local.artwork import pixel_art, tape_zip
 from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.operations.erasure import Erasure
 from ac_pipeline_tests.harness import USER_BUCKET, Slice
 from ac_pipeline_tests.integration.conftest import Run
 
@@ -181,6 +183,10 @@ def test_snapshots_of_a_deleted_account_are_pending_until_they_are_forgotten(
     (pending,) = [each for each in found["items"] if each["state"] == "pending"]
     assert (code, found["pending"], found["snapshots"]) == (1, 1, 1)
     assert pending["item"] == f"snapshot:{pending['snapshot']}"
+    with PipelineOperator(lambda: slice_.pipeline.settings) as operator:
+        for users in ((), ("ada",)):
+            looked = operator.erasures(users, MEDIA_TYPES)
+            assert [each.item for each in looked if isinstance(each, Erasure) and each.pending] == [pending["item"]]
 
     slice_.database["paintings"].delete_many({"user": ada.id})
     slice_.database["users"].delete_one({"_id": ada.id})

@@ -26,7 +26,7 @@ from ac_pipeline.sync.report import Tally
 
 _FINDING: Final = ("user", "item", "state", "repair", "reason", "held")
 _LOST: Final = ("user", "item", "inserts", "reason", "lost", "then")
-_ERASURE: Final = ("user", "item", "state", "reason", "records", "linked", "blobs", "since", "gone_at")
+_ERASURE: Final = ("user", "item", "state", "reason", "records", "linked", "blobs", "snapshot", "since", "gone_at")
 _LEFT_OUT: Final = ("user", "message")
 
 
