@@ -208,7 +208,7 @@ class Memory:
         looked_at: Epoch seconds up to which runs were looked at.
         ticked: When we ticked last.
         awake: Since when we tick without a break: nobody else is reproached for the time we slept.
-        newest_backfill: Id of the newest backfill that was seen.
+        backfills_seen: How many backfills there were.
         backfills: Ids of those that still ran.
         run_sets: Ticks whose runs changed lately -> how many of these failed; -1 while some are unfinished.
         held: Subjects whose message waits for the end of runs -> since when.
@@ -220,7 +220,7 @@ class Memory:
     looked_at: float
     ticked: float
     awake: float
-    newest_backfill: str | None = None
+    backfills_seen: int = 0
     backfills: tuple[str, ...] = ()
     run_sets: Mapping[str, int] = field(default_factory=dict)
     held: Mapping[str, float] = field(default_factory=dict)
@@ -236,7 +236,7 @@ class Memory:
                 "looked_at": self.looked_at,
                 "ticked": self.ticked,
                 "awake": self.awake,
-                "newest_backfill": self.newest_backfill,
+                "backfills_seen": self.backfills_seen,
                 "backfills": list(self.backfills),
                 "run_sets": dict(self.run_sets),
                 "held": dict(self.held),
@@ -260,7 +260,7 @@ def read_cursor(cursor: str | None) -> Memory | None:
         looked_at=found["looked_at"],
         ticked=found["ticked"],
         awake=found["awake"],
-        newest_backfill=found["newest_backfill"],
+        backfills_seen=found["backfills_seen"],
         backfills=tuple(found["backfills"]),
         run_sets=found["run_sets"],
         held=found["held"],

@@ -20,12 +20,9 @@ _OVERLAP_SECONDS: Final = 60.0
 """Runs of the last tick's last minute are looked at again: what another process wrote a moment ago may come late."""
 _CHANGED_RUNS: Final = 1_000
 """Runs with a change that one tick reads; the rest waits for the next."""
-_BACKFILLS_A_TICK: Final = (1, 10, 50)
-"""Newest backfills to look at, until a known one is among them. Mostly the newest is, and the row of a backfill of
-thousands of users is large."""
+_BACKFILLS_A_TICK: Final = 50
+"""Most new backfills one tick looks at."""
 _BACKFILLS_WATCHED: Final = 50
-_OLD_SECONDS: Final = 3_600.0
-"""A backfill that ended so long before the last look is history, even if we cannot tell that we have seen it."""
 _RUN_SETS_WATCHED: Final = 50
 _UNFINISHED: Final = -1
 _REMEMBERED: Final = 20
@@ -57,7 +54,7 @@ class RunSightings:
         first: Whether this is the first tick, which sees no history.
 
     Attributes:
-        looked_at, newest_backfill, backfills, run_sets: See `Memory`.
+        looked_at, backfills_seen, backfills, run_sets: See `Memory`.
         busy: Whether a backfill, or runs of a schedule or sensor, are going on.
     """
 
@@ -65,7 +62,7 @@ class RunSightings:
         self, instance: dg.DagsterInstance, memory: Memory, pages: Mapping[str, str], now: float, *, first: bool
     ) -> None:
         self.looked_at = now
-        self.newest_backfill = memory.newest_backfill
+        self.backfills_seen = memory.backfills_seen
         self.backfills: list[str] = []
         self.run_sets: dict[str, int] = {}
         self.busy = False
@@ -94,13 +91,6 @@ class RunSightings:
                 continue
             if self._first:
                 continue
-            ended = backfill.backfill_end_timestamp
-            if (
-                backfill.backfill_id not in self._memory.backfills
-                and ended
-                and ended < self._memory.looked_at - _OLD_SECONDS
-            ):
-                continue
             self._changed = True
             assets = frozenset(backfill.asset_selection or ())
             if status == "COMPLETED_SUCCESS":
@@ -112,22 +102,17 @@ class RunSightings:
 
     def _new_and_watched(self) -> Iterator[Any]:
         """Backfills that are new since the last tick, oldest first, after those that ran then."""
+        # They are counted first: the row of a backfill of thousands of users is a megabyte, and mostly none is new.
         page: Sequence[Any] = ()
-        for limit in _BACKFILLS_A_TICK:
-            page = self._instance.get_backfills(limit=limit)
-            ids = [backfill.backfill_id for backfill in page]
-            if self._memory.newest_backfill in ids:
-                page = page[: ids.index(self._memory.newest_backfill)]
-                break
-            if len(page) < limit:
-                break
-        new = [backfill for backfill in page if backfill.backfill_id not in self._memory.backfills]
-        self.newest_backfill = page[0].backfill_id if page else self._memory.newest_backfill
+        self.backfills_seen = self._memory.backfills_seen
+        while (count := self._instance.get_backfills_count()) > self.backfills_seen:
+            page = self._instance.get_backfills(limit=min(_BACKFILLS_A_TICK, count - self._memory.backfills_seen))
+            self.backfills_seen = count  # another one may have been launched since it was counted: count again
         for id in self._memory.backfills:
             watched = self._instance.get_backfill(id)
             if watched is not None:
                 yield watched
-        yield from reversed(new)
+        yield from (each for each in reversed(page) if each.backfill_id not in self._memory.backfills)
 
     def _failed_backfill(self, backfill: Any, known: Mapping[str, Known]) -> Sighting:
         id, tags = backfill.backfill_id, backfill.tags

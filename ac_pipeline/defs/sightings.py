@@ -30,6 +30,8 @@ HOLD_SECONDS: Final = 3_600.0
 """While runs go on, new quarantined items are told once an hour at most, not once a run."""
 
 _TICKS_READ: Final = 20
+_FAILURE: Final = "FAILURE"
+_COMPLETED: Final = {_FAILURE, "SUCCESS", "SKIPPED"}
 _DEFAULT_INTERVAL: Final = 30.0
 _DAEMONS: Final = {
     "SENSOR": "sensors",
@@ -95,9 +97,17 @@ def look_at_ticks(
             off = Facts(_called(each), "is turned off", each.page)
             yield from (Sighting(name, 0, off, quiet=True) for name in (failing, silent))
             continue
-        ticks = instance.get_ticks(each.state.instigator_origin_id, each.state.selector_id, limit=_TICKS_READ)
-        done = [tick for tick in ticks if tick.is_completed and tick.timestamp >= memory.begun]
-        yield from _failing(each, done, failing, now)
+        where = (each.state.instigator_origin_id, each.state.selector_id)
+        ticks = instance.get_tick_summaries(*where, limit=_TICKS_READ)
+        done = [tick for tick in ticks if tick.status.value in _COMPLETED and tick.timestamp >= memory.begun]
+        begun = _failing_since(each.kind, done, now)
+        if begun is not None:
+            failed = instance.get_ticks(*where, statuses=[done[0].status], limit=1)
+            words = innermost(failed[0].error) if failed else ""
+            called = f"Ticks of the {_called(each)}"
+            yield Sighting(failing, 1, Facts(called, "fail", each.page, since=begun, words=words))
+        elif done and done[0].status.value != _FAILURE:
+            yield Sighting(failing, 0, Facts(f"Ticks of the {_called(each)}", "succeed again", each.page))
         last = max([memory.awake, _turned_on(each.state), *(tick.timestamp for tick in ticks)])
         yield _silence(each, silent, last, now)
 
@@ -164,24 +174,12 @@ def _check(key: dg.AssetCheckKey, found: dg.AssetCheckEvaluation, known: Mapping
     return Sighting(f"check:{asset}:{key.name}", level, facts)
 
 
-def _failing(each: Automatic, ticks: list[Any], subject: str, now: float) -> Iterator[Sighting]:
-    """From the completed ticks, newest first."""
-    if not ticks:
-        return
-    if not ticks[0].is_failure:
-        yield Sighting(subject, 0, Facts(f"Ticks of the {_called(each)}", "succeed again", each.page))
-        return
-    row = next((place for place, tick in enumerate(ticks) if not tick.is_failure), len(ticks))
-    begun = ticks[row - 1].timestamp
-    if row >= FAILED_TICKS[each.kind] and now - begun >= FAILING_SECONDS[each.kind]:
-        facts = Facts(
-            f"Ticks of the {_called(each)}",
-            "fail",
-            each.page,
-            since=begun,
-            words=innermost(ticks[0].error),
-        )
-        yield Sighting(subject, 1, facts)
+def _failing_since(kind: str, ticks: list[Any], now: float) -> float | None:
+    """Since when all of the completed ticks, newest first, have failed; None when that is not worth a message."""
+    row = next((place for place, tick in enumerate(ticks) if tick.status.value != _FAILURE), len(ticks))
+    if row < FAILED_TICKS[kind] or now - ticks[row - 1].timestamp < FAILING_SECONDS[kind]:
+        return None
+    return float(ticks[row - 1].timestamp)
 
 
 def _silence(each: Automatic, subject: str, last: float, now: float) -> Sighting:

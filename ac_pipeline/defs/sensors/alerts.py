@@ -93,7 +93,7 @@ def look(
             before,
             looked_at=runs.looked_at,
             ticked=now,
-            newest_backfill=runs.newest_backfill,
+            backfills_seen=runs.backfills_seen,
             backfills=tuple(runs.backfills),
             run_sets=runs.run_sets,
             held=held,

@@ -168,7 +168,7 @@ def test_a_message_is_no_longer_than_chats_accept_and_keeps_its_address() -> Non
 
 def test_what_a_tick_leaves_is_read_back_by_the_next() -> None:
     memory = Memory(
-        begun=1.0, looked_at=2.0, ticked=3.0, awake=2.5, newest_backfill="b", backfills=("b", "c"),
+        begun=1.0, looked_at=2.0, ticked=3.0, awake=2.5, backfills_seen=7, backfills=("b", "c"),
         run_sets={"schedule|1|s": -1}, held={"check:a": 1.0},
         known={"backfill:b": Known(2, 1.0, told=True, about=("b",))},
         outbox=({"text": "a", "content": "a", "alert": {}},),
