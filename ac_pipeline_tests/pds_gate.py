@@ -36,11 +36,6 @@ class Held:
         if not self._arrived.wait(seconds):
             raise TimeoutError(f"no writer came to the gate within {seconds:.0f} s")
 
-    @property
-    def arrived(self) -> bool:
-        """Whether it has been sent."""
-        return self._arrived.is_set()
-
     def release(self) -> None:
         """Let the answer go, to whoever still waits for it."""
         self._open.set()
