@@ -3,6 +3,9 @@
 The shape is measured (Dagster facts, "One user fails, the others do not"): Dagster marks a whole range as materialised
 when a step returns a result, and a result names no partition and has one data version for all. So each good user is
 logged by name, each bad one observed, and a step with a bad one fails. What is done to a user is the caller's.
+
+Users are logged as they end, but for a step that another asset waits for: a backfill looks every 30 seconds, and asks
+for the next stage of whoever is green by then, in ever smaller ranges (17 runs in place of 5 were seen for 500 users).
 """
 
 from collections.abc import Iterator, Mapping
@@ -31,7 +34,7 @@ def run_stage(
     Args:
         assets: The selected assets of this step, with their types.
         work: What is done to accounts; yields an outcome for each.
-        feeds: The asset that waits for this step when one run makes both.
+        feeds: The asset that waits for this step.
         pictures: Whether materialisations show some of the records' pictures.
 
     Yields:
@@ -47,11 +50,12 @@ def run_stage(
     selected = context.run.asset_selection
     feeding = feeds is not None and (selected is None or feeds in selected)
     made: list[dg.AssetMaterialization] = []
-    turns = Turns(context, mirror, assets, users, pictures=pictures, emit=made.append if feeding else None)
+    turns = Turns(context, mirror, assets, users, pictures=pictures, emit=made.append if feeds is not None else None)
     troubles = turns.take(work)
-    if troubles:
+    if troubles or not feeding:
         for materialization in made:
             context.log_event(materialization)
+    if troubles:
         raise failure_of(troubles, len(context.partition_keys))
     if feeding:
         yield from _results(context, assets, [*earlier.values(), *made])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import dagster as dg
 import pytest
 
+from ac_pipeline.defs.mirror import Outcome
 from ac_pipeline.errors import AccountInactive, InvalidRecord, Misconfigured, ServerFailed, ServiceUnreachable
 from ac_pipeline.media.registry import media_type
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
@@ -32,6 +34,32 @@ def test_every_user_of_a_range_without_trouble_is_materialised_with_its_counts(s
     assert site.green(asset) == set(KEYS)
     said = site.said(asset, "bea")
     assert (said["documents"], said["written"], said["planned"]) == (2, 2, 2)
+
+
+class Watching(ScriptedMirror):
+    """Looks at the instance whenever the step has dealt with a user."""
+
+    def __init__(self, instance: dg.DagsterInstance, asset: dg.AssetKey) -> None:
+        super().__init__(*KEYS)
+        self.instance, self.asset, self.green = instance, asset, list[int]()
+
+    def sync(self, *args: Any, **options: Any) -> Iterator[Outcome]:
+        for outcome in super().sync(*args, **options):
+            yield outcome
+            self.green.append(len(self.instance.get_materialized_partitions(self.asset)))
+
+
+@pytest.mark.parametrize(
+    ("asset", "green"), [(THUMBNAILS, [0, 0, 0, 0]), (PAINTINGS, [1, 2, 3, 4])], ids=["renditions", "records"]
+)
+def test_users_turn_green_one_by_one_unless_another_stage_waits_for_them(asset: dg.AssetKey, green: list[int]) -> None:
+    """RUN-3: a backfill asks for the next stage of whoever is green, in as many runs as that leaves gaps."""
+    with dg.DagsterInstance.ephemeral() as instance:
+        mirror = Watching(instance, asset)
+        site = Site(instance, mirror, KEYS)
+        assert site.run(asset).success
+        assert mirror.green == green
+        assert site.green(asset) == set(KEYS)
 
 
 def test_all_five_types_of_a_user_are_one_turn_in_one_run(site: Site) -> None:
