@@ -14,7 +14,7 @@ from ac_pipeline.definitions import build_defs, defs
 from ac_pipeline.defs.assets.catalog import RENDITIONS, rendition_key
 from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.operators.plans import FLIGHT_PLAN
-from ac_pipeline.defs.policies import CHANGED, POOL_LIMITS
+from ac_pipeline.defs.policies import CHANGED, POOL_LIMITS, RECORDS_A_RUN, RENDITIONS_A_RUN
 from ac_pipeline.defs.sensors.content import NEW_CONTENT_SENSOR
 from ac_pipeline.media.registry import MEDIA_TYPES
 
@@ -67,8 +67,9 @@ def test_a_full_backfill_of_4201_users_needs_fewer_than_a_hundred_runs() -> None
         assert policy is not None
         assert policy.max_partitions_per_run is not None
         groups.add((policy.max_partitions_per_run, bool(GRAPH.get(key).parent_keys & GRAPH.materializable_asset_keys)))
-    assert groups == {(200, False), (120, False), (120, True)}
-    assert sum(-(-4_201 // size) for size, _ in groups) == 94
+    assert groups == {(240, False), (120, False), (120, True)}
+    assert sum(-(-4_201 // size) for size, _ in groups) == 90
+    assert RENDITIONS_A_RUN % RECORDS_A_RUN == 0, "records are asked for as each run of renditions ends"
 
 
 def test_sensors_and_schedules_are_stopped_until_somebody_starts_them() -> None:
