@@ -15,6 +15,7 @@ import yaml
 
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.alerts import Memory
+from ac_pipeline.defs.assets.changed_users import SYNC_CHANGED_USERS, run_config
 from ac_pipeline.defs.assets.renditions import RENDITIONS
 from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.jobs import SYNC_USERS
@@ -46,6 +47,7 @@ class Site:
         instance.add_dynamic_partitions(USERS, keys)
         definitions = build_defs({"mirror": self.mirror}, retry_seconds=0)
         self.everything = definitions.resolve_implicit_global_asset_job_def()
+        self.changed = definitions.resolve_job_def(SYNC_CHANGED_USERS)
         self.sync = definitions.resolve_job_def(SYNC_USERS)
         self.repository = definitions.get_repository_def()
         self.checks = self.repository.asset_graph.asset_check_keys
@@ -237,6 +239,29 @@ def test_the_runs_of_a_schedule_fail_once_and_succeed_again_once(site: Site) -> 
         "[recovered] Runs of the schedule sync_every_hour succeed again: what had failed is done by now"
     ]
     assert site.look() == []
+
+
+def test_a_run_over_users_without_a_range_is_repaired_when_they_are_done_later(site: Site) -> None:
+    """Its op targets no partition, so its failure turns none red: what it says of each user is read."""
+    site.look()
+    site.run(*RECORDS)
+    site.fail("bea")
+    site.changed.execute_in_process(
+        instance=site.instance,
+        run_config=run_config(["ada", "bea"]),
+        tags={"dagster/sensor_name": "new_content_sensor", "dagster/tick": "1"},
+        raise_on_error=False,
+    )
+    (alert,) = site.alerts()
+    assert alert.headline == "[failed] Runs of the sensor new_content_sensor failed"
+    assert (alert.facts.partitions, list(alert.facts.names)) == ((1, 2), ["bea"])
+    site.heal()
+    site.run(*RECORDS, first="ada", last="ada")
+    assert site.look() == []
+    site.run(*RECORDS, first="bea", last="bea")
+    assert site.look() == [
+        "[recovered] Runs of the sensor new_content_sensor succeed again: what had failed is done by now"
+    ]
 
 
 def test_a_run_that_a_person_repairs_before_the_look_is_no_message(site: Site) -> None:
