@@ -7,13 +7,13 @@ from typing import Final
 
 import dagster as dg
 
-RENDITIONS_A_RUN: Final = 240
-RECORDS_A_RUN: Final = 120
+RENDITIONS_A_RUN: Final = 360
+RECORDS_A_RUN: Final = 180
 """Users in one run of a backfill. Assets that depend on one another must differ here: that is what makes the backfill
 daemon run them apart and ask for records only where the renditions succeeded (Dagster facts, "One user fails, the
-others do not"). The daemon launches the types without renditions at once and the others after their renditions, as
-soon as one run of these is done. So the one is a multiple of the other: 18 + 36 + 36 = 90 runs for 4,201 users; with
-200 it would be 22 + 36 + 44 = 102 (RUN-3)."""
+others do not"). The daemon launches the types without renditions at once, and the others as soon as a run of renditions
+is done, paintings and tapes apart when it looks in between. So the one number is a multiple of the other, and a full
+backfill of 4,201 users is 12 + 24 + 24 = 60 runs, or 84 at worst (RUN-3)."""
 
 ENCODING: Final = "encoding"
 PDS: Final = "pds"

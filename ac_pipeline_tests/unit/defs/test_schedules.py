@@ -58,15 +58,15 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
 @pytest.mark.parametrize("name", SYNCS)
 def test_a_schedule_requests_all_known_keys_in_ranges_and_adds_none(instance: dg.DagsterInstance, name: str) -> None:
     """RUN-10, RUN-11: what the requests name, Dagster can run; the next hour's requests are others."""
-    keys = [f"u{number}" for number in range(130)]
+    keys = [f"u{number}" for number in range(190)]
     site = Site(instance, *keys)
     requests = site.requests(name)
-    assert [(each.tags[RANGE_START], each.tags[RANGE_END]) for each in requests] == [("u0", "u119"), ("u120", "u129")]
+    assert [(each.tags[RANGE_START], each.tags[RANGE_END]) for each in requests] == [("u0", "u179"), ("u180", "u189")]
     assert not {each.run_key for each in requests} & {each.run_key for each in site.requests(name, 4)}
     assert instance.get_dynamic_partitions(USERS) == keys
     job = site.definitions.resolve_job_def(SYNC_USERS)
     assert job.execute_in_process(instance=instance, tags=requests[1].tags, run_config=requests[1].run_config).success
-    assert sorted(site.mirror.turns) == sorted(keys[120:])
+    assert sorted(site.mirror.turns) == sorted(keys[180:])
     assert site.mirror.full == [name == NIGHTLY_RECONCILE]
 
 
@@ -114,7 +114,7 @@ def test_without_users_a_schedule_names_the_sensor_that_is_missing(instance: dg.
 
 
 @pytest.mark.parametrize(
-    ("keys", "runs"), [(0, 0), (1, 1), (120, 1), (121, 2), (4_202, 36), (12_000, 100), (12_001, 100)]
+    ("keys", "runs"), [(0, 0), (1, 1), (180, 1), (181, 2), (4_202, 24), (18_000, 100), (18_001, 100)]
 )
 def test_a_tick_requests_at_most_a_hundred_runs_for_any_number_of_users(keys: int, runs: int) -> None:
     """RUN-3, RUN-10."""
@@ -124,11 +124,11 @@ def test_a_tick_requests_at_most_a_hundred_runs_for_any_number_of_users(keys: in
     assert [key for first, last in found for key in named[int(first) : int(last) + 1]] == named
 
 
-def test_a_full_sync_of_4202_users_is_36_runs_of_one_tick(instance: dg.DagsterInstance) -> None:
+def test_a_full_sync_of_4202_users_is_24_runs_of_one_tick(instance: dg.DagsterInstance) -> None:
     """RUN-3: each of them is a run Dagster would start; together they are about every user once."""
     keys = [f"user{number}" for number in range(4_202)]
     requests = Site(instance, *keys).requests(NIGHTLY_RECONCILE)
-    assert len(requests) == 36
+    assert len(requests) == 24
     places = {key: place for place, key in enumerate(keys)}
     covered = [
         key for each in requests for key in keys[places[each.tags[RANGE_START]] : places[each.tags[RANGE_END]] + 1]
