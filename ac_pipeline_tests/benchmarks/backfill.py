@@ -231,9 +231,7 @@ class Bench:
         self._show_reasons(runs)
         self.findings.expect("users with failed partitions", failed, self.population.failing)
         self.findings.expect("the backfill has ended", ended.status, "COMPLETED_FAILED")
-        size = len(self.keys)
-        fewest = math.ceil(size / RENDITIONS_A_RUN) + 2 * math.ceil(size / RECORDS_A_RUN)
-        say(f"    {len(runs)} runs; {fewest} are the fewest if nobody fails")
+        self._judge_runs(len(runs), gaps=len(self.population.failing))
         self._show_quarantine()
         self._show_heavy()
         return backfill
@@ -257,8 +255,10 @@ class Bench:
         heads = {each.did: each.head for each in self.pipeline.server.list_repositories()}
         backfill = self.ui.launch_backfill(self.assets, self.keys)
         ended, seconds = self.watch(backfill)
+        runs = self.ui.runs(backfill)
         say(f"    {ended.status} after {seconds:.0f} s")
-        self._show_runs(self.ui.runs(backfill))
+        self._show_runs(runs)
+        self._judge_runs(len(runs), gaps=0)
         after = {each.did: each.head for each in self.pipeline.server.list_repositories()}
         self.findings.expect("the backfill has ended", ended.status, "COMPLETED_SUCCESS")
         self.findings.expect("repositories that changed", sum(after[did] != head for did, head in heads.items()), 0)
@@ -281,6 +281,13 @@ class Bench:
         self.findings.expect("blobs that are there", total.blobs_verified, total.blobs_expected)
         wrong = (total.missing, total.extra, total.different, total.duplicates)
         self.findings.expect("missing, extra, different, twice", wrong, (0, 0, 0, 0))
+
+    def _judge_runs(self, count: int, gaps: int) -> None:
+        """Against what the policies allow: at worst paintings and tapes come apart, at every gap a range is split."""
+        size = len(self.keys)
+        renditions, records = math.ceil(size / RENDITIONS_A_RUN), math.ceil(size / RECORDS_A_RUN)
+        fewest, most = renditions + 2 * records, renditions + 3 * records + gaps
+        self.findings.expect(f"at least {fewest} and at most {most} runs", fewest <= count <= most, True)
 
     def _show_runs(self, runs: Sequence[Run]) -> None:
         kinds: Counter[tuple[str, ...]] = Counter()
