@@ -56,11 +56,11 @@ def test_a_backfill_of_three_typed_users_leads_to_the_item_that_failed(stage: St
     expect(page.get_by_text("100% completed")).to_have_count(7)
     shoot(page, "backfill")
 
+    page.set_viewport_size({"width": SIZE[0], "height": 2 * SIZE[1]})
     page.goto(f"{stage.dagster.url}/asset-groups")
     page.get_by_role("button", name="Materialize all").wait_for()
     page.keyboard.press("Alt+e")
     expect(page.get_by_text("painting_thumbnails").first).to_be_visible()
-    page.set_viewport_size({"width": SIZE[0], "height": 2 * SIZE[1]})
     shoot(page, "lineage")
 
     page.set_viewport_size({"width": SIZE[0], "height": SIZE[1]})
