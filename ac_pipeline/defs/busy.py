@@ -3,17 +3,22 @@
 Sensors pass such users over, and no key is removed under a run (RUN-4). What a sensor does about it is its own.
 """
 
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 import dagster as dg
 
+from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.jobs import UNFINISHED
 from ac_pipeline.defs.partitions import PARTITION, RANGE_END, RANGE_START
+from ac_pipeline.media.registry import MEDIA_TYPES
 
 USERS_FIELD: Final = "users"
 """Field of an op's config that lists the keys a run without partitions is about."""
+
+_RECORDS: Final = frozenset(records_key(media) for media in MEDIA_TYPES)
 
 _BACKFILL_ENDED: Final = {"COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"}
 _BACKFILLS_LOOKED_AT: Final = 50
@@ -45,18 +50,27 @@ class Busy:
         return self.runs | self.to_come
 
 
-def busy_keys(instance: dg.DagsterInstance, existing: Sequence[str], *, apart_from: Collection[str] = ()) -> Busy:
+def busy_keys(
+    instance: dg.DagsterInstance,
+    existing: Sequence[str],
+    *,
+    apart_from: Collection[str] = (),
+    by_turns: Collection[str] = (),
+) -> Busy:
     """Look at all unfinished runs and backfills.
 
     Args:
         existing: All partition keys, in the order in which they were added: what the ranges of runs refer to.
         apart_from: Names of jobs whose runs do not count, because they write nothing.
+        by_turns: Names of jobs of whose runs those users do not count whose turn is over, although the run goes on
+            with others.
     """
     places = {key: place for place, key in enumerate(existing)}
     runs: set[str] = set()
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
         if run.job_name not in apart_from:
-            runs.update(keys_of_run(run, existing, places))
+            keys = set(keys_of_run(run, existing, places))
+            runs |= keys - _over(instance, run.run_id) if keys and run.job_name in by_turns else keys
     targeted: set[str] = set()
     to_come: set[str] = set()
     for backfill in instance.get_backfills(limit=_BACKFILLS_LOOKED_AT):
@@ -84,6 +98,17 @@ def keys_of_run(run: dg.DagsterRun, existing: Sequence[str], places: Mapping[str
         listed = config.get(USERS_FIELD) if isinstance(config, Mapping) else None
         if isinstance(listed, Sequence) and not isinstance(listed, str):
             yield from (str(key) for key in listed)
+
+
+def _over(instance: dg.DagsterInstance, run_id: str) -> set[str]:
+    """The users whose turn in a run is over and well: all of their records assets are materialised in it."""
+    made: Counter[str] = Counter()
+    events = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+    for record in events.records:
+        event = record.asset_materialization
+        if event is not None and event.partition is not None and event.asset_key in _RECORDS:
+            made[event.partition] += 1
+    return {key for key, assets in made.items() if assets >= len(_RECORDS)}
 
 
 def _keys_of_backfill(backfill: Any, existing: Sequence[str]) -> Iterator[str]:

@@ -54,7 +54,8 @@ def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], flo
         now = clock()
         existing = context.instance.get_dynamic_partitions(USERS)
         # Before the look: work of a run that ends meanwhile is seen here as busy, and done or not at the next tick.
-        busy = busy_keys(context.instance, existing, apart_from={VERIFY_USERS}).ahead
+        seen = busy_keys(context.instance, existing, apart_from={VERIFY_USERS}, by_turns={SYNC_CHANGED_USERS})
+        busy = seen.ahead
         together, alone, others = _unfinished(context.instance)
         memory = Memory.of(context.cursor)
         judged, watched = memory.watched(busy, now)

@@ -122,6 +122,33 @@ def test_users_whose_run_is_not_done_are_not_asked_for_again_whatever_kind_of_ru
     assert [request.partition_key for request in site.tick(work("ada"), work("bea")).run_requests] == ["bea"]
 
 
+def test_a_user_whose_turn_is_over_need_not_wait_for_the_others_of_the_run(site: Site) -> None:
+    """DEL-1: a tape takes its minute, and somebody else's nuke comes meanwhile."""
+    (group,) = site.tick(work("ada"), work("bea")).run_requests
+    run = site.queue(group)
+    for number, asset in enumerate(RECORDS, start=1):
+        _log_materialization(site.instance, run, asset, "bea")
+        requests = site.tick(work("ada"), work("bea", "2")).run_requests
+        assert [request.partition_key for request in requests] == (["bea"] if number == len(RECORDS) else [])
+
+
+def _log_materialization(instance: dg.DagsterInstance, run: dg.DagsterRun, asset: dg.AssetKey, key: str) -> None:
+    """An event of a run, as its process logs it."""
+
+    @dg.op(name="changed_users_records")
+    def log(context) -> None:  # type: ignore[no-untyped-def]  # an annotation would be a text here
+        context.log_event(dg.AssetMaterialization(asset, partition=key))
+
+    @dg.job(name=run.job_name)
+    def job() -> None:
+        log()
+
+    with dg.DagsterInstance.ephemeral() as other:
+        result = job.execute_in_process(instance=other, run_id=run.run_id)
+        for record in other.all_logs(result.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION):
+            instance.store_event(record)
+
+
 def test_users_in_a_range_of_another_run_wait_for_it(site: Site) -> None:
     job = site.definitions.resolve_job_def(SYNC_USERS)
     tags = {RANGE_START: "ada", RANGE_END: "bea"}
