@@ -13,6 +13,7 @@ import dagster as dg
 import pytest
 
 from ac_pipeline.defs.sensors.abandoned import (
+    LAUNCHED,
     RETRIED_AS,
     WILL_RETRY,
     abandoned_runs_sensor,
@@ -30,7 +31,9 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
         yield made
 
 
-def seen_in_the_middle(instance: dg.DagsterInstance, look: Look) -> tuple[list[int], dg.DagsterRunStatus]:
+def seen_in_the_middle(
+    instance: dg.DagsterInstance, look: Look, *, launched: bool = True
+) -> tuple[list[int], dg.DagsterRunStatus]:
     """What is found while a run is under way, and what the instance says of the run then."""
     found: list[int] = []
     statuses: list[dg.DagsterRunStatus] = []
@@ -46,7 +49,7 @@ def seen_in_the_middle(instance: dg.DagsterInstance, look: Look) -> tuple[list[i
     def one() -> None:
         middle()
 
-    one.execute_in_process(instance=instance)
+    one.execute_in_process(instance=instance, tags={LAUNCHED: "{}"} if launched else {})
     return found, statuses[0]
 
 
@@ -69,6 +72,11 @@ def test_a_run_without_its_process_has_failed(instance: dg.DagsterInstance, look
     found, status = seen_in_the_middle(instance, look)
     assert found == ([os.getpid()] if gone else [])
     assert status is (dg.DagsterRunStatus.FAILURE if gone else dg.DagsterRunStatus.STARTED)
+
+
+def test_a_run_that_somebody_executes_elsewhere_is_left_alone(instance: dg.DagsterInstance) -> None:
+    """Its process may be on another machine, which shares the instance."""
+    assert seen_in_the_middle(instance, lambda pid: None, launched=False) == ([], dg.DagsterRunStatus.STARTED)
 
 
 def test_runs_of_another_launcher_are_not_looked_at() -> None:

@@ -19,6 +19,9 @@ import dagster as dg
 
 NAME: Final = "abandoned_runs_sensor"
 
+LAUNCHED: Final = ".dagster/grpc_info"
+"""Tag of a run that a code server was asked to start. Without it somebody executes the run elsewhere, perhaps on
+another machine."""
 WILL_RETRY: Final = "dagster/will_retry"
 RETRIED_AS: Final = "dagster/auto_retry_run_id"
 REMINDED: Final = "ac-pipeline/retry_asked_for"
@@ -67,7 +70,7 @@ def fail_abandoned_runs(
         return
     for record in instance.get_run_records(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
         run_id = record.dagster_run.run_id
-        pid = _process_of(instance, run_id)
+        pid = _process_of(instance, run_id) if LAUNCHED in record.dagster_run.tags else None
         if pid is None or record.start_time is None:
             continue
         started = look(pid)
