@@ -19,9 +19,10 @@ USERS_A_RUN: Final = 60
 """Users in one run together: a few seconds' work, so that nobody's content waits long behind somebody's tape."""
 GROUPS_A_TICK: Final = 2
 ALONE_A_TICK: Final = 3
-UNFINISHED_AT_MOST: Final = 4
-"""Runs of ours of each kind that may be queued or started: more would wait for one another, and their users could not
-be grouped. Each kind has its own share, for runs of partitions may wait long behind a backfill's."""
+UNFINISHED_AT_MOST: Final = 3
+"""Runs of ours of each kind that may be queued or started: two at work and one to follow. Whoever changes meanwhile
+goes into one larger run, which on a busy machine is what keeps up: most of a run's cost is its start. Each kind has its
+own share, for runs of partitions may wait long behind a backfill's."""
 ASK_AGAIN: Final = 3_600.0
 """Seconds after which unfinished work is asked for again although nothing about it is new."""
 MANY: Final = GROUPS_A_TICK * USERS_A_RUN

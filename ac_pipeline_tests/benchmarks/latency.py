@@ -219,7 +219,7 @@ def nuke_all(platform: Platform, url: str, made: list[Any], gap: float, screen: 
 
 
 def show(name: str, watch: Watch) -> bool:
-    """The figures of one kind; whether they are good enough."""
+    """The figures of one kind, in all and by type; whether they are good enough."""
     took, missing = sorted(watch.took.values()), len(watch.waiting())
     if len(took) < 2:
         sys.stdout.write(f"{name:22} nothing arrived; {missing} missing\n")
@@ -229,6 +229,13 @@ def show(name: str, watch: Watch) -> bool:
         f"{name:22} {len(took):4} items   p50 {p50:5.1f} s   p95 {p95:5.1f} s   max {took[-1]:5.1f} s   "
         f"missing {missing}\n"
     )
+    for media in MEDIA_TYPES:
+        some = [seconds for id, seconds in watch.took.items() if watch.began[id][1] == media.nsid]
+        if some:
+            sys.stdout.write(
+                f"  {media.plural:20} {len(some):4} items   p50 {statistics.median(some):5.1f} s   "
+                f"max {max(some):5.1f} s\n"
+            )
     return not missing and p95 <= LIMIT
 
 
