@@ -55,8 +55,8 @@ _PARTITIONS = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) 
     materializedPartitions failedPartitions unmaterializedPartitions materializingPartitions } } } } }"""
 _TIMES = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
   latestMaterializationByPartition { partition timestamp } } } }"""
-_LOGS = """query($id: ID!) { logsForRun(runId: $id, limit: 1000) { ... on EventConnection { events {
-  __typename ... on MessageEvent { message timestamp } } } } }"""
+_LOGS = """query($id: ID!, $after: String) { logsForRun(runId: $id, afterCursor: $after, limit: 1000) {
+  ... on EventConnection { cursor hasMore events { __typename ... on MessageEvent { message } } } } }"""
 
 
 class Role(StrEnum):
@@ -153,8 +153,14 @@ class Ui(DagsterUi):
 
     def messages(self, run: str) -> list[str]:
         """The log of a run."""
-        events = self._ask(_LOGS, {"id": run})["logsForRun"]["events"]
-        return [str(event.get("message", "")) for event in events]
+        said: list[str] = []
+        after: str | None = None
+        while True:
+            page = self._ask(_LOGS, {"id": run, "after": after})["logsForRun"]
+            said += [str(event.get("message", "")) for event in page["events"]]
+            if not page["hasMore"]:
+                return said
+            after = page["cursor"]
 
     def partitions(self, asset: Sequence[str]) -> Partitions:
         answer = self._ask(_PARTITIONS, {"key": {"path": list(asset)}})["assetNodeOrError"]["assetPartitionStatuses"]
