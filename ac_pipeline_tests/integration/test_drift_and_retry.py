@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -82,6 +83,9 @@ class Site:
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    # Contexts of earlier tests that were never left take the current instance with them when they are collected, at
+    # whatever moment that is: so now.
+    gc.collect()
     with dg.DagsterInstance.from_config(str(tmp_path)) as made:
         yield made
 
