@@ -1,7 +1,8 @@
 """The bookkeeper: turns what happened to items into tallies, links and ledger entries, per committed batch.
 
-One per account and run. It decides nothing about records; it knows how each item ended and stores it at once, so that
-a kill loses at most one batch of bookkeeping (design, section 1, ideas 5 and 6). What an entry says is `entries.py`.
+One per account and run. It decides nothing about records; it stores at once how each item ended, so that a kill loses
+at most one batch of bookkeeping (design, section 1, ideas 5 and 6). What an entry says is `entries.py`, which items
+still wait and how they ended is `endings.py`, what their links are by now is `link_book.py`.
 """
 
 from __future__ import annotations
@@ -13,20 +14,19 @@ from datetime import datetime, timedelta
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
-from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.errors import Blocked, PipelineError, RateLimited, Transient
 from ac_pipeline.items import Failure, LedgerEntry, Stage, State, item_id
 from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType, Verdict
 from ac_pipeline.sync.account_plan import AccountPlan
+from ac_pipeline.sync.endings import DELETES, Endings
 from ac_pipeline.sync.entries import Entries, end_of
+from ac_pipeline.sync.link_book import LinkBook
 from ac_pipeline.sync.plan import Kept, Kind, Operation, TypePlan, Wanted, Withheld
 from ac_pipeline.sync.ports import Documents, Ledger
 from ac_pipeline.sync.render import failure_of
 from ac_pipeline.sync.report import AccountReport, ItemFailure
 from ac_pipeline.sync.versions import Versions, documents_version, records_version, renditions_version
 from ac_pipeline.sync.writer import Refused
-
-_DELETES = {Kind.DELETE, Kind.DELETE_ORPHAN}
 
 
 class Bookkeeper:
@@ -53,15 +53,12 @@ class Bookkeeper:
     ) -> None:
         self.report = AccountReport(account.key)
         self._dry = dry
-        self._documents = documents
         self._ledger = ledger
         self._account = account
         self._now = now
         self._entries = Entries(account, run_id, now)
-        self._ended: dict[str, State] = {}
-        self._open: dict[str, dict[str, Operation]] = {}  # what each item still waits for, by path
-        self._sent: dict[str, dict[str, Operation]] = {}
-        self._links: dict[str, Link | None] = {}  # what this run has stored: the documents were read before
+        self._endings = Endings(self.report)
+        self._links = LinkBook(documents, account)
 
     def count(self, plan: AccountPlan, types: Iterable[MediaType]) -> None:
         """Count the documents of these types, and keep what the ledger knows of them."""
@@ -111,25 +108,22 @@ class Bookkeeper:
 
     def begin(self, plans: Sequence[TypePlan]) -> None:
         """A round starts: everything that needs no write is settled now; what was written unheard is recognised."""
-        self._open = {}
+        self._endings.begin()
         saved: list[LedgerEntry | None] = []
         # Before their links are cleared: a kill in between must not cost the keys.
         self._save(self._remember_key(op) for plan in plans for op in plan.links() if op.kind is Kind.UNLINK)
         for plan in plans:
             for operation in plan.operations:
-                self.reopen(operation)
+                self._endings.reopen(operation)
             for kept in plan.kept:
                 saved.append(self._keep(plan.media, kept))
             for withheld in plan.withheld:
                 saved.append(self._withhold(plan.media, withheld))
         for plan in plans:  # after all is counted: should Mongo not answer, no item is left out
             self._mend_links(plan)
-        for item, operations in self._sent.items():
-            if item not in self._open and all(each.kind in _DELETES for each in operations.values()):
-                saved.append(self._delete(item, next(iter(operations.values()))))
+        saved += [self._delete(item, operation) for item, operation in self._endings.unheard_deletions()]
         self._save(saved)
-        for item, operations in self._open.items():
-            self._sent.setdefault(item, {}).update(operations)
+        self._endings.send()
 
     def committed(self, operations: Sequence[Operation]) -> None:
         """A batch is durable: store its links, then its entries, each in one bulk write.
@@ -146,19 +140,19 @@ class Bookkeeper:
             if operation.kind is Kind.DELETE_DUPLICATE:
                 self.report.tally(media.name).duplicates_removed += 1
                 continue
-            last = self._close(item, operation)
-            if operation.kind in _DELETES:
-                if last and item not in self._ended:
+            last = self._endings.close(operation)
+            if operation.kind in DELETES:
+                if last and self._endings.of(item) is None:
                     gone.append(self._delete(item, operation))
                     if operation.document is not None:
-                        links[media.name].append(self._linked(item, operation.document, None))
+                        links[media.name].append(self._links.update(item, operation.document, None))
             elif operation.wanted is not None:
-                link = self._link(media, operation.rkey, operation.cid)
-                links[media.name].append(self._linked(item, operation.wanted.document, link))
-                saved.append(self._write(media, operation.wanted, operation.kind, operation.rkey, item))
+                document, rkey = operation.wanted.document, operation.rkey
+                links[media.name].append(self._links.to_record(item, document, media, rkey, operation.cid))
+                saved.append(self._write(media, operation.wanted, operation.kind, rkey, item))
         self._save(gone)
         for name, updates in links.items():
-            self._documents.write_links(types[name], updates)
+            self._links.write(types[name], updates)
         self._save(saved)
 
     def refused(self, outcome: Refused) -> None:
@@ -174,8 +168,8 @@ class Bookkeeper:
             self.report.note(f"{operation.path}, a duplicate, could not be deleted: {error.message}")
             self._list(item, operation.document, failure, state)
             return
-        self._close(item, operation)
-        if item not in self._ended:
+        self._endings.close(operation)
+        if self._endings.of(item) is None:
             self._save([self._miss(operation, failure, item, state, until)])
 
     def block(
@@ -193,7 +187,7 @@ class Bookkeeper:
         for document in documents:
             if document.id in chosen and document.verdict is Verdict.ELIGIBLE:
                 item = item_id(media.name, document.id)
-                self._end(media, item, State.BLOCKED)
+                self._endings.end(media, item, State.BLOCKED)
                 saved.append(self._entries.failed(media, item, Wanted(document), failure, State.BLOCKED))
         self._save(saved)
 
@@ -226,7 +220,7 @@ class Bookkeeper:
         for media in types:
             documents = {document.id: document for document in plan.documents[media.name]}
             for entry in plan.entries[media.name].values():
-                waits = entry.withdrawn_at is not None and entry.item not in self._ended
+                waits = entry.withdrawn_at is not None and self._endings.of(entry.item) is None
                 if waits and entry.rkey and f"{media.nsid}/{entry.rkey}" not in records:
                     document = documents.get(entry.document)
                     saved.append(self._entries.deleted(media, entry.item, document, entry.rkey, "its record is gone"))
@@ -245,7 +239,7 @@ class Bookkeeper:
             entry = self._entries.rendered(media, item, each)
             saved.append(entry)
             if entry is None:
-                self._end(media, item, State.UNCHANGED)
+                self._endings.end(media, item, State.UNCHANGED)
             else:
                 self.report.tally(media.name).pending += 1
         self._save(saved)
@@ -254,56 +248,33 @@ class Bookkeeper:
         """What was not agreed to is not done: its items wait for another sync. The ledger need not know."""
         for operation in operations:
             if operation.writes and operation.kind is not Kind.DELETE_DUPLICATE:
-                self._end(operation.media, operation.item, State.DEFERRED)
+                self._endings.end(operation.media, operation.item, State.DEFERRED)
 
     @property
     def links(self) -> Mapping[str, Link | None]:
         """What this run has stored in Mongo, by item; None where a link was cleared."""
-        return self._links
+        return self._links.stored
+
+    def reopen(self, operation: Operation) -> None:
+        """An item waits for a write again, unless it has ended otherwise than in order."""
+        self._endings.reopen(operation)
 
     def finish(self) -> None:
         """Nothing is left open: every planned item has ended in exactly one state (VERIFY-1)."""
-        if self._open:
-            raise RuntimeError(f"{len(self._open)} items of {self._account.key} have no end")
+        if self._endings.left_open:
+            raise RuntimeError(f"{self._endings.left_open} items of {self._account.key} have no end")
 
     # --------------------------------------------------------------------------------------------------- ends of items
 
-    def reopen(self, operation: Operation) -> None:
-        """An item waits for a write; one that was in order a round ago may do so, one that has ended otherwise not."""
-        item = operation.item
-        if not operation.writes or operation.kind is Kind.DELETE_DUPLICATE:
-            return
-        if self._ended.get(item) is State.UNCHANGED:
-            del self._ended[item]
-            self.report.tally(operation.media.name).count(State.UNCHANGED, -1)
-        if item not in self._ended:
-            self._open.setdefault(item, {})[operation.path] = operation
-
-    def _close(self, item: str, operation: Operation) -> bool:
-        """An operation needs no more waiting for; whether it was the item's last."""
-        waiting = self._open.get(item, {})
-        waiting.pop(operation.path, None)
-        if not waiting:
-            self._open.pop(item, None)
-        return not waiting
-
-    def _end(self, media: MediaType, item: str, state: State) -> bool:
-        """Count an item where it ended; once, whatever happens to it in later rounds."""
-        if item in self._ended:
-            return False
-        self._ended[item] = state
-        self.report.tally(media.name).count(state)
-        return True
-
     def _keep(self, media: MediaType, kept: Kept) -> LedgerEntry | None:
         item = item_id(media.name, kept.wanted.document.id)
-        if item in self._ended:
+        if self._endings.of(item) is not None:
             return None
         wanted = replace(kept.wanted, cid=kept.cid)
-        sent = self._sent.get(item, {}).get(f"{media.nsid}/{kept.rkey}")
+        sent = self._endings.sent(item).get(f"{media.nsid}/{kept.rkey}")
         if sent is not None and sent.cid == kept.cid:
             return self._write(media, wanted, sent.kind, kept.rkey, item)
-        self._end(media, item, State.UNCHANGED)
+        self._endings.end(media, item, State.UNCHANGED)
         return self._entries.unchanged(media, item, wanted, kept.rkey)
 
     def _withhold(self, media: MediaType, withheld: Withheld) -> LedgerEntry | None:
@@ -314,20 +285,16 @@ class Bookkeeper:
         return self._fail(media, withheld.wanted, withheld.failure, item, withheld.rkey)
 
     def _write(self, media: MediaType, wanted: Wanted, kind: Kind, rkey: str, item: str) -> LedgerEntry:
-        if item not in self._ended:
-            self._ended[item] = State.WRITTEN
-            tally = self.report.tally(media.name)
-            tally.created += kind is Kind.CREATE
-            tally.updated += kind is Kind.UPDATE
+        self._endings.write(media, item, kind)
         return self._entries.written(media, item, wanted, rkey)
 
     def _delete(self, item: str, operation: Operation) -> LedgerEntry | None:
         """All records of an item are gone. Of several keys the linked one is remembered, else the oldest."""
-        if not self._end(operation.media, item, State.DELETED):
+        if not self._endings.end(operation.media, item, State.DELETED):
             return None
         document = operation.document
         linked = document.link.rkey if document is not None and document.link is not None else None
-        keys = [each.rkey for each in self._sent.get(item, {operation.path: operation}).values()]
+        keys = [each.rkey for each in self._endings.sent(item).values()] or [operation.rkey]
         rkey = linked if linked in keys else min(keys)
         return self._entries.deleted(operation.media, item, document, str(rkey), operation.reason)
 
@@ -345,7 +312,7 @@ class Bookkeeper:
         self, media: MediaType, wanted: Wanted, failure: Failure, item: str, rkey: str | None = None
     ) -> LedgerEntry | None:
         state = end_of(failure)
-        if not self._end(media, item, state):
+        if not self._endings.end(media, item, state):
             return None
         if state is State.DEFERRED:
             self._disturb(item, failure)
@@ -353,15 +320,14 @@ class Bookkeeper:
         return self._entries.failed(media, item, wanted, failure, state, rkey=rkey)
 
     def _fail_rest(self, failure: Failure, state: State, until: datetime | None = None) -> list[LedgerEntry | None]:
-        waiting = {item: next(iter(ops.values())) for item, ops in self._open.items() if item not in self._ended}
-        self._open = {}
-        return [self._miss(operation, failure, item, state, until) for item, operation in waiting.items()]
+        waiting = self._endings.take_open()
+        return [self._miss(operation, failure, operation.item, state, until) for operation in waiting]
 
     def _miss(
         self, operation: Operation, failure: Failure, item: str, state: State, until: datetime | None
     ) -> LedgerEntry | None:
         """An item whose operation was tried, or had its turn, and did not happen."""
-        self._end(operation.media, item, state)
+        self._endings.end(operation.media, item, state)
         if state is not State.BLOCKED:  # the account is named once, its items do not fail for it
             self._list(item, operation.document, failure, state)
         return self._entries.failed(
@@ -372,32 +338,18 @@ class Bookkeeper:
             state,
             rkey=operation.rkey,
             until=until,
-            leaving=operation.kind in _DELETES,
+            leaving=operation.kind in DELETES,
         )
 
     # ---------------------------------------------------------------------------------------------------------- storing
 
     def _mend_links(self, plan: TypePlan) -> None:
-        """Links that are missing or wrong, unless this run has just stored them; those of its own writes do not count
-        as healed."""
-        updates = []
-        for operation in plan.links():
-            item, document = operation.item, operation.document
-            if document is None or (item in self._links and self._links[item] == operation.link):
-                continue
-            updates.append(self._linked(item, document, operation.link))
-            own = self._ended.get(item) is State.WRITTEN or (operation.kind is Kind.UNLINK and item in self._sent)
+        """Put right what links are missing or wrong; those of this run's own writes do not count as healed."""
+        for operation in self._links.mend(plan):
+            item = operation.item
+            withdrawn = operation.kind is Kind.UNLINK and bool(self._endings.sent(item))
+            own = self._endings.of(item) is State.WRITTEN or withdrawn
             self.report.tally(plan.media.name).healed += not own
-        if updates:
-            self._documents.write_links(plan.media, updates)
-
-    def _linked(self, item: str, document: Document, link: Link | None) -> LinkUpdate:
-        self._links[item] = link
-        return LinkUpdate(document.id, link)
-
-    def _link(self, media: MediaType, rkey: str, cid: str | None) -> Link:
-        did = str(self._account.did)
-        return Link(rkey, at_uri(did, media.nsid, rkey), cid, did)
 
     def _save(self, entries: Iterable[LedgerEntry | None]) -> None:
         new = [entry for entry in entries if entry is not None]
