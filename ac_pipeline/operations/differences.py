@@ -22,7 +22,8 @@ from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.rebuilding import removal_flag, shared_fields
 from ac_pipeline.sync.engine import Engine
-from ac_pipeline.sync.plan import Existing, Wanted, difference, existing_records
+from ac_pipeline.sync.plan import Existing, Wanted, existing_records
+from ac_pipeline.sync.record_difference import difference
 from ac_pipeline.sync.render import offer
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection

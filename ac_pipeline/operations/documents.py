@@ -24,7 +24,8 @@ from ac_pipeline.media.rebuilding import documents, lost_fields
 from ac_pipeline.media.times import format_when, read_when
 from ac_pipeline.mongo.documents import link_change
 from ac_pipeline.renditions.renderer import source_key
-from ac_pipeline.sync.plan import Existing, difference, existing_records
+from ac_pipeline.sync.plan import Existing, existing_records
+from ac_pipeline.sync.record_difference import difference
 from ac_pipeline.sync.render import offer
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline

@@ -19,7 +19,8 @@ from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.mongo.snapshots import Snapshot
 from ac_pipeline.operations.snapshot import blobs_of
 from ac_pipeline.sync.blobs import missing_blobs
-from ac_pipeline.sync.plan import Existing, Wanted, existing_records, plan_type
+from ac_pipeline.sync.plan import Existing, Wanted, existing_records
+from ac_pipeline.sync.planner import plan_type
 from ac_pipeline.sync.ports import DataServer, Documents, Ledger
 from ac_pipeline.sync.reading import DOCUMENT_GONE
 from ac_pipeline.sync.selection import Selection

@@ -1,6 +1,6 @@
 """The states a link can be in, and which of them each document and record of one account and type is in.
 
-Pure: judges what a plan has found. Matching, keys and survivors are `sync/plan.py`'s; nothing is matched here again.
+Pure: judges what a plan has found. Matching, keys and survivors are `sync/planner.py`'s; nothing is matched here again.
 Reading accounts and carrying out repairs is `links.py`. Sources: design, section 5; acceptance, LINK-1 to LINK-11 and
 VERIFY-3; historical forms of records: aesthetic-computer facts, section 7.1.
 

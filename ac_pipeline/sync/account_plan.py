@@ -1,6 +1,6 @@
 """Everything that was read of one account, and what shall happen to it: what the parts of the engine hand around.
 
-Values only. Filled by `reading.py`, decided by `plan.py`, carried out by `engine.py`.
+Values only. Filled by `reading.py`, decided by `planner.py`, carried out by `engine.py`.
 """
 
 from __future__ import annotations

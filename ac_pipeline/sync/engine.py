@@ -1,8 +1,8 @@
 """The engine: mirrors one account at a time, from documents to records, links and ledger.
 
 Decide, then do: reads what there is (`reading.py`), unless nothing has changed since the repository was left in order
-(`settlement.py`), lets `plan.py` decide, lets `writer.py` write, and after each committed batch stores links and ledger
-entries. Sources: design, section 1; acceptance, "Writing" and "Deletions".
+(`settlement.py`), lets `planner.py` decide, lets `writer.py` write, and after each committed batch stores links and
+ledger entries. Sources: design, section 1; acceptance, "Writing" and "Deletions".
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from ac_pipeline.sync.agreement import Agreement
 from ac_pipeline.sync.bookkeeper import Bookkeeper
 from ac_pipeline.sync.foresight import foresee
 from ac_pipeline.sync.mending import Mender, stand_in
-from ac_pipeline.sync.plan import Kind, Operation, Wanted, plan_type
+from ac_pipeline.sync.plan import Kind, Operation, Wanted
+from ac_pipeline.sync.planner import plan_type
 from ac_pipeline.sync.ports import DataServer, Documents, Ledger, Renderer
 from ac_pipeline.sync.reading import DOCUMENT_GONE, Reader
 from ac_pipeline.sync.render import offer

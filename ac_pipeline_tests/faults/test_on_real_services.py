@@ -17,7 +17,7 @@ from ac_pipeline.items import State
 from ac_pipeline.local.artwork import pixel_art
 from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline.media.mood import MOOD
-from ac_pipeline.sync.plan import new_key
+from ac_pipeline.sync.planner import new_key
 from ac_pipeline_tests.harness import USER_BUCKET, WHEN, Slice, open_slice
 
 KEY = "3jzfcijpj2z2a"
