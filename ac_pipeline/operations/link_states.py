@@ -1,8 +1,8 @@
 """The states a link can be in, and which of them each document and record of one account and type is in.
 
 Pure: judges what a plan has found. Matching, keys and survivors are `sync/planner.py`'s; nothing is matched here again.
-Reading accounts and carrying out repairs is `links.py`. Sources: design, section 5; acceptance, LINK-1 to LINK-11 and
-VERIFY-3; historical forms of records: aesthetic-computer facts, section 7.1.
+The form of a record is `record_shape.py`; reading accounts and carrying out repairs is `links.py`. Sources: design,
+section 5; acceptance, LINK-1 to LINK-11 and VERIFY-3.
 
 What is counted. Every document is in exactly one state, and so is every record that no document of this account wants
 (an orphan): the states add up to documents plus orphans, always (`Finding` per document and per orphan).
@@ -23,15 +23,15 @@ What is counted. Every document is in exactly one state, and so is every record 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from ac_pipeline.atproto.lexicon import Lexicons
 from ac_pipeline.atproto.syntax import at_uri
-from ac_pipeline.errors import InvalidDocument
-from ac_pipeline.items import Derived, Record, item_id
+from ac_pipeline.items import item_id
 from ac_pipeline.media.base import Document, Link, Verdict
+from ac_pipeline.operations.record_shape import Shape, shape_of
 from ac_pipeline.sync.plan import Existing, Kind, Operation, TypePlan, Wanted
 from ac_pipeline.sync.reading import DOCUMENT_GONE
 
@@ -119,23 +119,6 @@ class _Named(StrEnum):
     ANOTHER = "the record of another document"
     ELSEWHERE = "another repository"
     NOWHERE = "a record that does not exist"
-
-
-@dataclass(frozen=True, slots=True)
-class _Shape:
-    """How the form of a record deviates: `problems` break the lexicon, `forms` are what older writers left."""
-
-    problems: tuple[str, ...] = ()
-    forms: str = ""
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def wrong(self) -> bool:
-        return bool(self.problems or self.forms)
-
-    @property
-    def words(self) -> str:
-        return "; ".join(filter(None, [self.forms, *self.problems]))
 
 
 @dataclass(slots=True)
@@ -227,7 +210,7 @@ class Judge:
     def _with_record(self, wanted: Wanted, named: _Named, keys: Sequence[str]) -> Finding:
         """`keys` of the document's own records, the one that stays first."""
         document, link, record = wanted.document, wanted.document.link, self._records[keys[0]]
-        shape = self._shape(record, wanted)
+        shape = shape_of(self.lexicons, self.plan.media, record, wanted)
         reasons = []
         if link is not None and named in {_Named.ANOTHER, _Named.ELSEWHERE}:
             reasons.append(f"the link names {self._what(link, named)}")
@@ -289,7 +272,7 @@ class Judge:
     def _orphan(
         self, rkey: str, item: str, reason: str, document: str | None = None, held: str | None = None
     ) -> Finding:
-        shape = self._shape(self._records[rkey], None)
+        shape = shape_of(self.lexicons, self.plan.media, self._records[rkey], None)
         uris = (at_uri(self.did, self.plan.media.nsid, rkey),)
         return Finding(
             self.plan.media.name,
@@ -304,55 +287,6 @@ class Judge:
             shape.problems,
             shape.warnings,
         )
-
-    def _shape(self, record: Existing, wanted: Wanted | None) -> _Shape:
-        """The form of a record against its lexicon and, where that is known, against what would be written."""
-        nsid = self.plan.media.nsid
-        problems = tuple(self.lexicons.problems(nsid, record.value))
-        warnings = [f"`{name}` is not declared" for name in self.lexicons.undeclared(nsid, record.value)]
-        # A key stays what it is, whatever its form: no update can change it.
-        warnings += [
-            problem for problem in self.lexicons.problems(nsid, record.value, record.rkey) if problem not in problems
-        ]
-        forms = "" if wanted is None else self._forms(record.value, wanted)
-        return _Shape(problems, forms, tuple(warnings))
-
-    def _forms(self, value: Record, wanted: Wanted) -> str:
-        """Fields in a form that is not ours, in words.
-
-        Without renditions, fields that follow from media are judged by their presence, and companions not at all.
-        """
-        media = self.plan.media
-        blobs = {blob.name for blob in media.blobs}
-        if wanted.record is not None:
-            least = most = wanted.record
-            unjudged: set[str] = set()
-        elif wanted.unrendered:
-            try:
-                least = media.build_record(wanted.document, Derived())
-                most = media.build_record(wanted.document, Derived(found=frozenset(media.companions(wanted.document))))
-            except InvalidDocument:
-                return ""
-            unjudged = blobs
-        else:
-            return ""
-        lacks = sorted({*least, *unjudged} - value.keys())
-        extra = sorted(value.keys() - most.keys() - unjudged)
-        other = sorted(
-            name
-            for name in most.keys() & value.keys()
-            if value[name] != most[name] and self._is_form(name, value[name], wanted.document)
-        )
-        parts = (("lacks", lacks), ("has extra", extra), ("has another form of", other))
-        return "; ".join(f"{word} {', '.join(names)}" for word, names in parts if names)
-
-    def _is_form(self, name: str, found: object, document: Document) -> bool:
-        """Whether another value of a field is another way to say the same: an address, a blob, a value as stored."""
-        properties: Mapping[str, Mapping[str, object]] = self.lexicons.documents[self.plan.media.nsid]["defs"]["main"][
-            "record"
-        ]["properties"]
-        rule = properties.get(name, {})
-        return rule.get("type") == "blob" or rule.get("format") == "uri" or found == document.fields.get(name)
 
     # ---------------------------------------------------------------------------------------------------------- inner
 
@@ -384,7 +318,7 @@ class Judge:
         reason: str,
         *,
         keys: Sequence[str] = (),
-        shape: _Shape | None = None,
+        shape: Shape | None = None,
     ) -> Finding:
         media = self.plan.media
         return Finding(
