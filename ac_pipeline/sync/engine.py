@@ -1,8 +1,9 @@
 """The engine: mirrors one account at a time, from documents to records, links and ledger.
 
-Decide, then do: reads what there is (`reading.py`), unless nothing has changed since the repository was left in order
-(`settlement.py`), lets `planner.py` decide, lets `writer.py` write, and after each committed batch stores links and
-ledger entries. Sources: design, section 1; acceptance, "Writing" and "Deletions".
+Decide, then do: takes who may be synchronised (`admission.py`), reads what there is (`reading.py`), unless nothing has
+changed since the repository was left in order (`settlement.py`), lets `planner.py` decide, lets `writer.py` write, and
+after each committed batch stores links and ledger entries. Sources: design, section 1; acceptance, "Writing" and
+"Deletions".
 """
 
 from __future__ import annotations
@@ -17,8 +18,6 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.lexicon import Lexicons
 from ac_pipeline.errors import (
     Blocked,
-    NoCredentials,
-    OnHold,
     Permanent,
     RateLimited,
     RepositoryMoved,
@@ -28,6 +27,7 @@ from ac_pipeline.errors import (
 from ac_pipeline.items import BlobRef, RepositoryMark
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.account_plan import AccountPlan
+from ac_pipeline.sync.admission import Admission
 from ac_pipeline.sync.agreement import Agreement
 from ac_pipeline.sync.bookkeeper import Bookkeeper
 from ac_pipeline.sync.foresight import foresee
@@ -92,7 +92,7 @@ class Engine:
         books = Bookkeeper(self.documents, self.ledger, account, run_id, self.now)
         try:
             if account.blocked is not None or account.did is None:
-                self._block(account, selection, books, account.blocked)
+                self._admission.block(account, selection, books, account.blocked)
             else:
                 if account.leaving is None:
                     self.gate()
@@ -119,15 +119,15 @@ class Engine:
         books = Bookkeeper(self.documents, self.ledger, account, run_id, self.now, dry=True)
         plan = AccountPlan(account)
         if account.blocked is not None or account.did is None:
-            self._block(account, selection, books, account.blocked)
+            self._admission.block(account, selection, books, account.blocked)
             return plan, books.report
-        selection = self._released(account, selection, books)
+        selection = self._admission.released(account, selection, books)
         if not selection.types:
             return plan, books.report
         try:
             plan.take(self.server.read_repository(account.did))
         except Blocked as error:
-            self._block(account, selection, books, error)
+            self._admission.block(account, selection, books, error)
             return plan, books.report
         self._reader.read(plan, selection, dry=True)
         self._judge(plan, selection, books)
@@ -140,7 +140,7 @@ class Engine:
         books = Bookkeeper(self.documents, self.ledger, account, run_id, self.now)
         try:
             plan = AccountPlan(account)
-            selection = self._released(account, replace(selection, types=(media,)), books)
+            selection = self._admission.released(account, replace(selection, types=(media,)), books)
             self._reader.read(plan, selection)
             books.count(plan, selection.types)
             for each in selection.types:
@@ -151,11 +151,15 @@ class Engine:
         return books.report
 
     @property
+    def _admission(self) -> Admission:
+        return Admission(self.documents, self.ledger)
+
+    @property
     def _reader(self) -> Reader:
         return Reader(self.documents, self.ledger, self.renderer, self.lexicons, self.now, self.renders)
 
     def _mirror(self, plan: AccountPlan, asked: Selection, books: Bookkeeper) -> None:
-        selection = self._released(plan.account, asked, books)
+        selection = self._admission.released(plan.account, asked, books)
         if not selection.types:
             return
         try:
@@ -169,7 +173,7 @@ class Engine:
                 books.vanished(plan, selection.types)
         except Blocked as error:
             if not plan.plans:
-                self._block(plan.account, selection, books, error)
+                self._admission.block(plan.account, selection, books, error)
                 return
             books.block_rest(error)
         except RateLimited as error:
@@ -349,38 +353,6 @@ class Engine:
                 raise
             plan.remade[operation.path] = self.renderer.derive(operation.media, operation.document, None)
             return self.renderer.open(blob)
-
-    def _released(self, account: Account, selection: Selection, books: Bookkeeper) -> Selection:
-        """The selection without the types an operator holds; their items are counted and remembered as blocked.
-
-        Asked for under the lease: whoever puts a hold on before taking it finds that no sync writes there any more.
-        A hold keeps work from being published; it keeps nobody who leaves from being erased.
-        """
-        if account.leaving is not None:
-            return selection
-        holds = self.ledger.holds(account)
-        held = [media for media in selection.types if media.name in holds]
-        for media in held:
-            reason = OnHold(f"the {media.plural} of {account.key} are on hold: {holds[media.name]}")
-            books.report.note(reason.message)
-            self._wait(account, media, selection, books, reason)
-        if held and len(held) == len(selection.types):
-            reasons = dict.fromkeys(holds[media.name] for media in held)
-            books.report.blocked = OnHold(f"{account.key} is on hold: {'; '.join(reasons)}")
-        return replace(selection, types=tuple(media for media in selection.types if media not in held))
-
-    def _block(self, account: Account, selection: Selection, books: Bookkeeper, error: Blocked | None) -> None:
-        """Count and remember what waits for an account that cannot be used."""
-        reason = error or NoCredentials(f"{account.key} has no account on the PDS")
-        for media in selection.types:
-            self._wait(account, media, selection, books, reason)
-        books.report.blocked = reason
-
-    def _wait(
-        self, account: Account, media: MediaType, selection: Selection, books: Bookkeeper, reason: Blocked
-    ) -> None:
-        documents = list(self.documents.stream(account, media))
-        books.block(media, documents, selection.documents(documents), self.ledger.load(account, media), reason)
 
 
 def sync_accounts(
