@@ -27,6 +27,7 @@ from ac_pipeline.atproto.administration import Administration
 from ac_pipeline.atproto.budget import Budget
 from ac_pipeline.atproto.client import PdsClient
 from ac_pipeline.atproto.lexicon import Lexicons, load_lexicons
+from ac_pipeline.atproto.pace import Pace
 from ac_pipeline.atproto.relay import Relay
 from ac_pipeline.atproto.sessions import Sessions
 from ac_pipeline.atproto.transport import open_http
@@ -171,6 +172,7 @@ def _administration(settings: Settings, http: httpx.Client, own: Database[dict[s
         clock=time.time,
         sleep=time.sleep,
         budget=Budget(clock=time.time, sleep=time.sleep, store=None if bypass else MongoBudgetStore(own["budgets"])),
+        pace=_pace(settings, settings.pds_url, own),
     )
 
 
@@ -192,7 +194,14 @@ def _data_server(
             # With the key, limits that were learned without it do not hold.
             store=None if bypass else MongoBudgetStore(own["budgets"]),
         ),
+        pace=_pace(settings, url, own),
     )
+
+
+def _pace(settings: Settings, url: str, own: Database[dict[str, Any]]) -> Pace:
+    """The pace of commits to one PDS. The relay does not know of a bypass key."""
+    host, per_hour = httpx.URL(url).netloc.decode(), settings.ac_relay_commits_per_hour
+    return Pace(host, per_hour, store=MongoBudgetStore(own["budgets"]), clock=time.time, sleep=time.sleep)
 
 
 def _authority(

@@ -40,6 +40,7 @@ Method = Literal[
     "download_repository",
     "latest_commit",
     "apply_writes",
+    "reserve_commit",
     "upload_blob",
     "has_blob",
     "get_blob",
@@ -220,6 +221,13 @@ class MemoryPds:
             if swap_commit is not None and swap_commit != head:
                 _refuse(Call.WRITE, hosted.did, 400, "InvalidSwap", f"Commit was at {head}")
             return self._commit(hosted, writes)
+
+    def reserve_commit(self, account: Account, writes: Sequence[Write]) -> None:
+        with self._lock, self._answering(Called("reserve_commit", account.did, tuple(writes))):
+            pass  # no relay reads it: what has to wait is scripted with `fail`
+
+    def release_commit(self, account: Account) -> None:
+        pass
 
     def upload_blob(self, account: Account, data: bytes, mime_type: str) -> BlobRef:
         with self._lock, self._answering(Called("upload_blob", account.did, cid=blob_cid(data))):

@@ -16,6 +16,7 @@ import httpx
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.answers import Call
 from ac_pipeline.atproto.budget import Budget, Charge
+from ac_pipeline.atproto.pace import Pace
 from ac_pipeline.atproto.sessions import Sessions
 from ac_pipeline.atproto.sign_in import CREATE, PdsSignIn
 from ac_pipeline.atproto.transport import Request, Transport, json_object
@@ -57,6 +58,7 @@ class Administration:
         clock: Epoch seconds.
         sleep: Waits that many seconds.
         budget: What may be sent.
+        pace: Where the first commit of a new account's repository is counted.
     """
 
     def __init__(
@@ -70,9 +72,11 @@ class Administration:
         clock: Callable[[], float],
         sleep: Callable[[float], None],
         budget: Budget,
+        pace: Pace,
     ) -> None:
         self._transport = Transport(url, http=http, bypass_key=bypass_key, clock=clock, sleep=sleep, budget=budget)
         self._password = password
+        self._pace = pace
         self._sessions = sessions
         self._sign_in = PdsSignIn(self._transport, timeout=_SIGN_IN_SECONDS)
         self._general = Charge(self._transport.host, 1)
@@ -138,7 +142,8 @@ class Administration:
             content_type="application/json",
             secrets=(password, invite or ""),
         )
-        answer = self._transport.send(request)
+        with self._pace.commit(handle, held=False):  # the relay hears of it; 100 in 5 minutes are paced enough
+            answer = self._transport.send(request)
         did = (json_object(answer) or {}).get("did")
         if not isinstance(did, str) or not did.startswith("did:"):
             raise OutcomeUnknown(

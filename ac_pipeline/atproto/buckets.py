@@ -76,7 +76,8 @@ class BudgetStore(Protocol):
     def take(self, key: str, policies: Collection[str], cost: int) -> Bucket:
         """Take `cost` off what remains of these policies, or give it back when it is below 0; the bucket afterwards.
 
-        Windows that are over are neither noticed nor renewed.
+        Windows that are over are neither noticed nor renewed. When the bucket lacks one of the policies, nothing is
+        taken of any.
         """
 
     def change(self, key: str, policy: str, known: Window | None, new: Window) -> bool:
@@ -100,6 +101,8 @@ class MemoryBudgetStore:
     def take(self, key: str, policies: Collection[str], cost: int) -> Bucket:
         with self._lock:
             bucket = self._buckets.get(key, Bucket())
+            if not bucket.windows.keys() >= set(policies):
+                return bucket
             taken = {
                 policy: replace(window, remaining=window.remaining - cost) if policy in policies else window
                 for policy, window in bucket.windows.items()

@@ -1,7 +1,7 @@
-"""The client of one PDS: the calls the pipeline makes, their arguments and the checks of what comes back.
+"""The client of one PDS: the calls the pipeline makes, and their arguments.
 
 Implements the port `DataServer`. How a request is sent is `transport.py`, who is signed in `sessions.py`, what may be
-sent `budget.py`.
+sent `budget.py` and `pace.py`, what comes back `replies.py`.
 """
 
 from __future__ import annotations
@@ -9,20 +9,23 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import httpx
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.answers import Call, TokenRefused
 from ac_pipeline.atproto.batches import MAX_OPERATIONS, encode_body, points
+from ac_pipeline.atproto.buckets import MemoryBudgetStore
 from ac_pipeline.atproto.budget import Budget, Charge
 from ac_pipeline.atproto.messages import Commit, RepositoryStatus, Write
+from ac_pipeline.atproto.pace import Pace, erases
+from ac_pipeline.atproto.replies import commit_of, in_words, status_of, statuses_of
 from ac_pipeline.atproto.repository import Repository, read_repository
 from ac_pipeline.atproto.sessions import Sessions
 from ac_pipeline.atproto.sign_in import PdsSignIn
-from ac_pipeline.atproto.syntax import at_uri, blob_cid
-from ac_pipeline.atproto.transport import Request, Transport, json_object
+from ac_pipeline.atproto.syntax import blob_cid
+from ac_pipeline.atproto.transport import Request, Transport
 from ac_pipeline.atproto.usage import Usage
 from ac_pipeline.errors import (
     BlobMissing,
@@ -64,6 +67,7 @@ class PdsClient:
         clock: Epoch seconds.
         sleep: Waits that many seconds.
         budget: What may be sent.
+        pace: How many commits may be made; any number when None.
         timeouts: Of the calls that take longer.
 
     Raises:
@@ -80,13 +84,16 @@ class PdsClient:
         clock: Callable[[], float],
         sleep: Callable[[float], None],
         budget: Budget,
+        pace: Pace | None = None,
         timeouts: Timeouts | None = None,
     ) -> None:
         self._transport = Transport(url, http=http, bypass_key=bypass_key, clock=clock, sleep=sleep, budget=budget)
         self._sessions = sessions
+        host = self._transport.host
+        self._pace = pace or Pace(host, 0, store=MemoryBudgetStore(), clock=clock, sleep=sleep)
         self._timeouts = timeouts or Timeouts()
         self._sign_in = PdsSignIn(self._transport, timeout=self._timeouts.sign_in)
-        self._general = Charge(self._transport.host, 1)
+        self._general = Charge(host, 1)
         self._lock = Lock()
         self._blob_limit: int | None = None
 
@@ -163,13 +170,12 @@ class PdsClient:
                 timeout=self._timeouts.default,
             )
         )
-        content = self._transport.json(response)
-        head, rev = content.get("cid"), content.get("rev")
-        if not isinstance(head, str) or not isinstance(rev, str):
+        status = status_of(did, self._transport.json(response))
+        if status is None:
             raise ServerFailed(
                 f"getLatestCommit of {did} at {self._transport.place} answers in an unknown shape. Try again."
             )
-        return RepositoryStatus(did, head, rev, active=True, status=None)
+        return status
 
     def has_blob(self, did: str, cid: str) -> bool:
         """Whether the blob can be downloaded: some record of the account refers to it, and the PDS keeps it.
@@ -226,7 +232,10 @@ class PdsClient:
                 )
             )
             content = self._transport.json(response)
-            yield from self._statuses(content)
+            statuses = statuses_of(content)
+            if statuses is None:
+                raise ServerFailed(f"listRepos at {self._transport.place} answers in an unknown shape.")
+            yield from statuses
             following = content.get("cursor")
             if not following:
                 return
@@ -240,7 +249,7 @@ class PdsClient:
         """Commit all of `writes` or none; errors as in `DataServer.apply_writes`.
 
         Sent once. It is sent again only where it certainly did not happen: the token was refused, or no connection
-        could be made.
+        could be made. It counts for the relay, and waits for its hour unless it deletes something (LIMIT-9).
 
         Args:
             account: Whose repository.
@@ -252,21 +261,20 @@ class PdsClient:
         if len(writes) > MAX_OPERATIONS:
             raise TooLarge(f"A batch of {len(writes)} writes; a PDS takes {MAX_OPERATIONS}. Send less at once.")
         did = account.did or ""
-        response = self._send_signed(
-            account,
-            Request(
-                Call.WRITE,
-                "apply_writes",
-                "POST",
-                "com.atproto.repo.applyWrites",
-                did,
-                (Charge(did, points(writes), _POINTS_WINDOW), self._general),
-                body=encode_body(did, writes, swap_commit),
-                content_type="application/json",
-                timeout=self._timeouts.default,
-            ),
+        request = Request(
+            Call.WRITE,
+            "apply_writes",
+            "POST",
+            "com.atproto.repo.applyWrites",
+            did,
+            (Charge(did, points(writes), _POINTS_WINDOW), self._general),
+            body=encode_body(did, writes, swap_commit),
+            content_type="application/json",
+            timeout=self._timeouts.default,
         )
-        commit = _commit(did, writes, response)
+        with self._pace.commit(did, held=not erases(writes)):
+            response = self._send_signed(account, request)
+        commit = commit_of(did, writes, response)
         if commit is None:
             raise OutcomeUnknown(
                 f"com.atproto.repo.applyWrites for {did} at {self._transport.place}: the server accepted the batch, "
@@ -274,6 +282,24 @@ class PdsClient:
                 status=response.status_code,
             )
         return commit
+
+    def reserve_commit(self, account: Account, writes: Sequence[Write]) -> None:
+        """Count the next commit of `account` for the relay, so that it is not held back after its blobs were uploaded.
+
+        Args:
+            account: Whose repository.
+            writes: What it will be; where it deletes something there is nothing to wait for.
+
+        Raises:
+            RateLimited: The relay takes no more in this hour.
+            Transient: The count could not be read.
+        """
+        if not erases(writes):
+            self._pace.reserve(account.did or "")
+
+    def release_commit(self, account: Account) -> None:
+        """Give back what `reserve_commit` counted and no commit used, if anything."""
+        self._pace.release(account.did or "")
 
     def upload_blob(self, account: Account, data: bytes, mime_type: str) -> BlobRef:
         """Upload one blob and check what the PDS makes of it (MEDIA-2).
@@ -310,7 +336,7 @@ class PdsClient:
         sent = BlobRef(blob_cid(data), mime_type, len(data))
         taken = self._transport.json(response).get("blob")
         if taken != sent.to_json():
-            got = _words(taken)
+            got = in_words(taken)
             raise InvalidRecord(
                 f"{self._transport.place} took the blob {sent.cid} ({mime_type}, {len(data)} bytes) of {account.did} "
                 f"for {got}. Declare the type its bytes have."
@@ -357,52 +383,3 @@ class PdsClient:
                 timeout=self._timeouts.default,
             )
         )
-
-    def _statuses(self, page: dict[str, Any]) -> list[RepositoryStatus]:
-        try:
-            return [
-                RepositoryStatus(
-                    did=str(repo["did"]),
-                    head=str(repo["head"]),
-                    rev=str(repo["rev"]),
-                    active=repo.get("active", True) is True,
-                    status=repo.get("status"),
-                )
-                for repo in page["repos"]
-            ]
-        except (KeyError, TypeError, AttributeError):
-            raise ServerFailed(f"listRepos at {self._transport.place} answers in an unknown shape.") from None
-
-
-def _commit(did: str, writes: Sequence[Write], response: httpx.Response) -> Commit | None:
-    """The commit an answer names, or None when the answer does not fit the request."""
-    content = json_object(response) or {}
-    commit, results = content.get("commit"), content.get("results")
-    if not isinstance(commit, dict) or not isinstance(results, list) or len(results) != len(writes):
-        return None
-    head, rev = commit.get("cid"), commit.get("rev")
-    if not isinstance(head, str) or not isinstance(rev, str):
-        return None
-    cids: list[str | None] = []
-    for write, result in zip(writes, results, strict=True):
-        if not isinstance(result, dict):
-            return None
-        if write.action == "delete":
-            cids.append(None)
-            continue
-        cid = result.get("cid")
-        if not isinstance(cid, str) or result.get("uri") != at_uri(did, write.collection, write.rkey):
-            return None
-        # The PDS does not know these lexicons and says "unknown" (REC-1); nothing but a known refusal matters.
-        if result.get("validationStatus") not in (None, "unknown", "valid"):
-            return None
-        cids.append(cid)
-    return Commit(head, rev, tuple(cids))
-
-
-def _words(blob: object) -> str:
-    if not isinstance(blob, dict):
-        return "something else"
-    reference = blob.get("ref")
-    cid = reference.get("$link") if isinstance(reference, dict) else None
-    return f"{cid} ({blob.get('mimeType')}, {blob.get('size')} bytes)"[:200]

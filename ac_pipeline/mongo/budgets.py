@@ -2,7 +2,7 @@
 
 One document per bucket: `{_id: key, silent_until, windows: {policy: {limit, length, remaining, reset, guessed}}}`.
 What they mean is `atproto/buckets.py`. Each call is one command on one document by its `_id`; buckets of a server that
-names no limit have none.
+names no limit have none. The policy of commits (`atproto/pace.py`) is named without its limit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ac_pipeline.mongo.database import mongo_errors
 
 
 class MongoBudgetStore:
-    """The `BudgetStore` of production. Policies are `limit;w=seconds`, which are fit for names of fields.
+    """The `BudgetStore` of production. Policies such as `5000;w=3600` are fit for names of fields.
 
     Args:
         collection: Where the documents are; needs no index beyond `_id`.
@@ -39,12 +39,12 @@ class MongoBudgetStore:
         if not policies:
             return self.read(key)
         change = {f"windows.{policy}.remaining": -cost for policy in policies}
+        known = {f"windows.{policy}": {"$exists": True} for policy in policies}  # $inc would make half a window
         with mongo_errors(f"draw from the budget of {key}"):
-            return _bucket(
-                self._collection.find_one_and_update(
-                    {"_id": key}, {"$inc": change}, return_document=ReturnDocument.AFTER
-                )
+            found = self._collection.find_one_and_update(
+                {"_id": key, **known}, {"$inc": change}, return_document=ReturnDocument.AFTER
             )
+        return self.read(key) if found is None else _bucket(found)
 
     def change(self, key: str, policy: str, known: Window | None, new: Window) -> bool:
         place = f"windows.{policy}"

@@ -66,6 +66,17 @@ class DataServer(Protocol):
             RateLimited, Blocked: As their names say.
         """
 
+    def reserve_commit(self, account: Account, writes: Sequence[Write]) -> None:
+        """Make sure that the next commit of the account, which will be `writes`, is not held back by a pace of our own
+        (LIMIT-9), so that no blob is uploaded for one that is. Where there is no such pace, nothing happens.
+
+        Raises:
+            RateLimited: It would be; `retry_after` says until when.
+        """
+
+    def release_commit(self, account: Account) -> None:
+        """Give back what `reserve_commit` took and no commit used, if anything."""
+
     def upload_blob(self, account: Account, data: bytes, mime_type: str) -> BlobRef:
         """Upload one blob (`com.atproto.repo.uploadBlob`).
 

@@ -7,7 +7,7 @@ section 1 (ideas 4 and 5); ATProto facts, "Writing" and "Blobs"; acceptance case
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -30,6 +30,7 @@ from ac_pipeline.errors import (
 )
 from ac_pipeline.items import BlobRef, Record, Stage
 from ac_pipeline.media.base import MediaType
+from ac_pipeline.sync.endings import DELETES
 from ac_pipeline.sync.plan import Kind, Operation
 from ac_pipeline.sync.ports import DataServer
 
@@ -127,24 +128,38 @@ class Writer:
     def write(self, operations: Sequence[Operation], repository: Repository) -> Iterator[Committed | Refused]:
         """Commit operations in the order of their keys, yielding each batch once it is durable.
 
+        When a limit is spent, what has to go from the repository is still tried: erasure waits for no new work.
+
         Raises:
             RepositoryMoved: Somebody else committed, or one of our own batches did without an answer: read the
                 repository, plan again, and call again with what is left.
             Transient, Blocked: Nothing more can be written now; what was yielded is safe.
         """
+        try:
+            yield from self._write(operations, repository)
+        finally:
+            self.server.release_commit(self.account)
+
+    def _write(self, operations: Sequence[Operation], repository: Repository) -> Iterator[Committed | Refused]:
         pending = [sorted(operations, key=lambda operation: operation.path)]
         present = _Present(repository, operations)
         silent: list[Refused] = []
+        spent: RateLimited | None = None
         while pending:
             batch, rest = self.limits.pack(pending.pop())
             if rest:
                 pending.append(rest)
-            batch, refused = self._upload(batch, present)
-            yield from refused
-            if not batch:
-                continue
             try:
+                batch, refused = self._upload(batch, present)
+                yield from refused
+                if not batch:
+                    continue
                 repository = self._commit(batch, repository)
+            except RateLimited as error:
+                pending = [_erasures([batch, *reversed(pending)])]
+                if spent is not None or not pending[0]:
+                    raise spent or error from None
+                spent = error
             except (Permanent, ServerFailed) as error:
                 if len(batch) > 1:
                     pending += self._halves(batch, error)
@@ -158,6 +173,8 @@ class Writer:
                 self._progressed = self._signed_in = True
                 yield Committed(tuple(batch), repository)
         yield from self._settle(silent)
+        if spent is not None:
+            raise spent
 
     def _halves(self, batch: list[Operation], error: PipelineError) -> list[list[Operation]]:
         """The batch in two, the first half on top of the stack; after a size error the new size is kept (WRITE-5)."""
@@ -212,6 +229,8 @@ class Writer:
         ]
         waiting = list({blob.cid: (op, blob) for op, blob in needed}.values())
         failed: dict[str, PipelineError] = {}
+        if waiting:
+            self.server.reserve_commit(self.account, [operation.to_write() for operation in batch])
         while waiting and not self._signed_in:  # one by one until a session is made: four would sign in four times
             self._upload_one(waiting.pop(0), failed)
         if waiting:
@@ -299,6 +318,11 @@ def _blob_cids(repository: Repository, path: str, media: MediaType) -> set[str]:
         return set()
     references = [value[blob.name].get("ref") for blob in media.blobs if isinstance(value.get(blob.name), dict)]
     return {str(reference["$link"]) for reference in references if isinstance(reference, dict) and "$link" in reference}
+
+
+def _erasures(batches: Iterable[list[Operation]]) -> list[Operation]:
+    """Those that take withdrawn work away; a duplicate is none, and goes only once the copy that stays is right."""
+    return [operation for batch in batches for operation in batch if operation.kind in DELETES]
 
 
 def _body_bytes(batch: list[Operation]) -> int:
