@@ -112,6 +112,8 @@ class LedgerEntry:
     """All that is known of one item. `item` is `type:ObjectId hex`, unique over everything.
 
     `withdrawn_at` is when a run first saw that the record has to go; None again once it is gone or wanted (DEL-6).
+    `past_blobs` are the CIDs an erased item's record had, once `derived` is given up with its renditions: what the
+    erasure is verified by (DEL-7).
     """
 
     item: str
@@ -128,6 +130,7 @@ class LedgerEntry:
     uri: str | None = None
     cid: str | None = None
     derived: Derived | None = None
+    past_blobs: tuple[str, ...] = ()
     attempts: int = 0
     failure: Failure | None = None
     warnings: tuple[str, ...] = ()

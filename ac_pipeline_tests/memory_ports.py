@@ -6,7 +6,7 @@ The PDS has its own module, `memory_pds.py`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,7 +16,7 @@ from bson import ObjectId
 
 from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.errors import LeaseHeld, PipelineError
-from ac_pipeline.items import LedgerEntry, RepositoryMark
+from ac_pipeline.items import LedgerEntry, RepositoryMark, State
 from ac_pipeline.media.base import Document, LinkUpdate, MediaType
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.eligibility import is_guest
@@ -181,6 +181,15 @@ class MemoryLedger(_Scripted):
                 if line and line != timeline[-1:]:
                     timeline = (*timeline, *line)[-HISTORY:]
                 self.entries[entry.item] = replace(entry, history=timeline)
+
+    def used_blobs(self, cids: Collection[str], *, without: Collection[str]) -> set[str]:
+        self._called("used_blobs")
+        return {
+            made.blob.cid
+            for entry in self.entries.values()
+            if entry.state is not State.DELETED and entry.item not in without and entry.derived is not None
+            for made in entry.derived.renditions.values()
+        } & set(cids)
 
     @contextmanager
     def lease(self, did: str, holder: str) -> Iterator[None]:

@@ -49,6 +49,7 @@ def to_bson(entry: LedgerEntry) -> dict[str, Any]:
     stored["warnings"] = [_short(text, _LONGEST_LINE) for text in entry.warnings[:_MOST_WARNINGS]]
     stored["derived"] = None if entry.derived is None else _derived_to_bson(entry.derived)
     stored["blobs"] = [] if entry.derived is None else [made.blob.cid for made in entry.derived.renditions.values()]
+    stored["past_blobs"] = list(entry.past_blobs) or None
     stored["failure"] = None if entry.failure is None else _failure_to_bson(entry.failure)
     return stored
 
@@ -73,6 +74,7 @@ def from_bson(stored: Mapping[str, Any]) -> LedgerEntry:
         state=State(stored["state"]),
         stage=Stage(stored["stage"]),
         derived=None if derived is None else _derived_from_bson(derived),
+        past_blobs=tuple(stored.get("past_blobs") or ()),
         failure=None if failure is None else _failure_from_bson(failure),
         warnings=tuple(stored.get("warnings") or ()),
         history=_timeline(stored.get("history") or ()),

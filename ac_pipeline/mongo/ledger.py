@@ -161,6 +161,16 @@ class MongoLedger:
         """Entries whose record uses a blob (VERIFY-6)."""
         return list(self._read({"blobs": cid}, f"look up the blob {cid} in the ledger"))
 
+    def used_blobs(self, cids: AnyOf[str], *, without: AnyOf[str]) -> set[str]:
+        """Those of these blobs that an item uses whose record is not deleted, besides the items `without`."""
+        query = {
+            "blobs": {"$in": sorted(cids)},
+            "state": {"$ne": State.DELETED.value},
+            "_id": {"$nin": sorted(without)},
+        }
+        with mongo_errors(f"look up {len(cids)} blobs in the ledger"):
+            return {cid for stored in self._items.find(query, {"blobs": 1}) for cid in stored["blobs"]} & set(cids)
+
     def find(
         self,
         *,

@@ -62,11 +62,13 @@ class Recipe:
     """How one kind of source is rendered.
 
     Args:
+        formats: Formats its sources come in, by the names of `SourceObject.format`.
         source_bytes: Largest source taken.
         spec: Names everything besides the source that decides the result.
         make: Source file, the format its key promised, an empty folder to work in -> blobs.
     """
 
+    formats: tuple[str, ...]
     source_bytes: int
     spec: Callable[[Workshop], str]
     make: Callable[[Path, str, Path, Workshop], Made]
@@ -131,8 +133,11 @@ def _thumbnail_product(made: Thumbnail) -> Product:
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
-        "painting-thumbnail": Recipe(thumbnail.SOURCE_BYTES, lambda workshop: thumbnail.SPEC, _painting_thumbnail),
+        "painting-thumbnail": Recipe(
+            ("png",), thumbnail.SOURCE_BYTES, lambda workshop: thumbnail.SPEC, _painting_thumbnail
+        ),
         "tape-video": Recipe(
+            ("zip", "mp4"),
             ARCHIVE_BYTES,
             lambda workshop: f"{workshop.encoder.spec(workshop.video_cap)}; {thumbnail.SPEC}",
             _tape_video,

@@ -9,7 +9,7 @@ import hashlib
 import json
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -108,6 +108,19 @@ class Renderer:
         """
         return self._store.open(blob.cid)
 
+    def forget(self, media: MediaType, renditions: Iterable[Rendition]) -> None:
+        """Let the store give up these renditions and how they were made; what is not there is gone already.
+
+        Raises:
+            ServiceUnreachable: The store did not answer, or keeps one.
+        """
+        recipe = media.recipe or ""
+        formats = RECIPES[recipe].formats if recipe in RECIPES else ()
+        for made in renditions:
+            for format in formats:
+                self._store.forget(_identity(recipe, format), made.source, made.spec)
+            self._store.remove(made.blob.cid)
+
     def _companions(self, media: MediaType, document: Document, before: frozenset[str]) -> frozenset[str]:
         companions = media.companions(document)
         return frozenset(
@@ -148,8 +161,7 @@ class Renderer:
     def _once(self, recipe: str, fetched: Fetched, folder: Path) -> Kept:
         """From the store, else made now; equal sources are rendered once, however many threads ask."""
         spec = RECIPES[recipe].spec(self._workshop)
-        # A ZIP offered as an MP4 is read by other rules, so the format is part of what was rendered.
-        identity = f"{recipe}:{fetched.object.format}"
+        identity = _identity(recipe, fetched.object.format)
         with self._sources.turn(f"{identity}:{fetched.sha256}"):
             kept = self._store.lookup(identity, fetched.sha256, spec)
             if kept is not None:
@@ -161,6 +173,11 @@ class Renderer:
             }
             self._store.remember(identity, fetched.sha256, spec, renditions, made.warnings)
             return Kept(renditions, made.warnings)
+
+
+def _identity(recipe: str, format: str) -> str:
+    """Under what the store remembers a recipe: a ZIP offered as an MP4 is read by other rules."""
+    return f"{recipe}:{format}"
 
 
 def source_key(candidates: Sequence[SourceObject]) -> str:

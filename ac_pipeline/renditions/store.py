@@ -123,6 +123,22 @@ class RenditionStore:
         }
         self._write(self._index_path(recipe, source, spec), _canonical(value))
 
+    def remove(self, cid: str) -> None:
+        """Delete a blob; one that is not there is gone already. What was remembered of it counts no longer.
+
+        Raises:
+            ServiceUnreachable: The store did not answer, or keeps it.
+        """
+        self._remove(self._blob_path(cid))
+
+    def forget(self, recipe: str, source: str, spec: str) -> None:
+        """Delete what `remember` has kept; arguments as for `lookup`. Its blobs stay.
+
+        Raises:
+            ServiceUnreachable: As for `remove`.
+        """
+        self._remove(self._index_path(recipe, source, spec))
+
     def write_file(self, name: str, data: bytes) -> None:
         """Keep another file, all or nothing.
 

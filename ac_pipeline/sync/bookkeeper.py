@@ -226,6 +226,10 @@ class Bookkeeper:
                     saved.append(self._entries.deleted(media, entry.item, document, entry.rkey, "its record is gone"))
         self._save(saved)
 
+    def forgotten(self, erased: Iterable[LedgerEntry]) -> None:
+        """The store holds nothing of these erased items any more, or only what others use (DEL-7)."""
+        self._save([self._entries.forgotten(entry.item) for entry in erased])
+
     def rendered(self, media: MediaType, wanted: Sequence[Wanted]) -> None:
         """Renditions were made ahead of their records: remember them, or why there are none."""
         saved: list[LedgerEntry | None] = []

@@ -30,6 +30,7 @@ from ac_pipeline.sync.account_plan import AccountPlan
 from ac_pipeline.sync.admission import Admission
 from ac_pipeline.sync.agreement import Agreement
 from ac_pipeline.sync.bookkeeper import Bookkeeper
+from ac_pipeline.sync.erased import Eraser
 from ac_pipeline.sync.foresight import foresee
 from ac_pipeline.sync.mending import Mender, stand_in
 from ac_pipeline.sync.plan import Kind, Operation, Wanted
@@ -180,6 +181,7 @@ class Engine:
             if not plan.plans:
                 raise
             books.defer_rest(error)
+        Eraser(self.documents, self.ledger, self.renderer).erase(plan, selection, books)
         books.finish()
         if plan.mark is None or plan.mark.rev == plan.base or asked.whole:
             self._remember(plan, selection, books)

@@ -92,6 +92,14 @@ class Entries:
             media, item, document, State.DELETED, rkey=rkey, message=reason, changes={"cid": None, "withdrawn_at": None}
         )
 
+    def forgotten(self, item: str) -> LedgerEntry | None:
+        """An erased item whose renditions are given up. Nothing was tried with its record: its timeline stays."""
+        known = self._known.get(item)
+        if known is None or known.derived is None:
+            return None
+        cids = (made.blob.cid for made in known.derived.renditions.values())
+        return replace(known, derived=None, past_blobs=tuple(dict.fromkeys((*known.past_blobs, *cids))), history=())
+
     def failed(
         self,
         media: MediaType,
@@ -140,7 +148,12 @@ class Entries:
         return replace(entry, attempts=known.attempts, history=())  # no new line for its timeline
 
     def _fulfilled(self, media: MediaType, item: str, wanted: Wanted, rkey: str, state: State) -> LedgerEntry:
-        changes: dict[str, object] = {"cid": wanted.cid, "warnings": _warnings(wanted), "withdrawn_at": None}
+        changes: dict[str, object] = {
+            "cid": wanted.cid,
+            "warnings": _warnings(wanted),
+            "withdrawn_at": None,
+            "past_blobs": (),
+        }
         if wanted.derived is not None:
             changes["derived"] = wanted.derived
         return self._entry(media, item, wanted.document, state, rkey=rkey, changes=changes)

@@ -6,14 +6,14 @@ tests; one contract suite runs on both. Errors are those of `errors.py`; a faile
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.messages import Commit, RepositoryStatus, Write
 from ac_pipeline.atproto.repository import Repository
-from ac_pipeline.items import BlobRef, Derived, LedgerEntry, RepositoryMark
+from ac_pipeline.items import BlobRef, Derived, LedgerEntry, Rendition, RepositoryMark
 from ac_pipeline.media.base import Document, LinkUpdate, MediaType
 
 
@@ -101,6 +101,13 @@ class Ledger(Protocol):
     def save(self, entries: Iterable[LedgerEntry]) -> None:
         """Insert or replace entries in one bulk write; each entry's last history line is appended to its timeline."""
 
+    def used_blobs(self, cids: Collection[str], *, without: Collection[str]) -> set[str]:
+        """Those of these blobs that an item uses whose record is not deleted, besides the items `without`.
+
+        Who asks has marked its own deletions before, so that of two that share a blob at least the later one sees that
+        nobody needs it.
+        """
+
     def lease(self, did: str, holder: str) -> AbstractContextManager[None]:
         """Be the only writer of a repository while the context is open; renewed in the background, expires if we die.
 
@@ -152,4 +159,13 @@ class Renderer(Protocol):
 
         Raises:
             SourceMissing: The store has lost it; derive again with `known=None`.
+        """
+
+    def forget(self, media: MediaType, renditions: Iterable[Rendition]) -> None:
+        """Let the store give up these renditions and how they were made; what is not there is gone already.
+
+        Nobody is harmed who needs one after all: it is made again.
+
+        Raises:
+            Transient: The store did not answer, or keeps one.
         """

@@ -23,6 +23,7 @@ from ac_pipeline.media.base import Link, MediaType, Verdict
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.sync.account_plan import AccountPlan
 from ac_pipeline.sync.entries import Entries
+from ac_pipeline.sync.erased import unwanted
 from ac_pipeline.sync.plan import Wanted
 from ac_pipeline.sync.selection import Selection
 
@@ -54,6 +55,8 @@ def is_settled(plan: AccountPlan, selection: Selection, mark: RepositoryMark, no
         ledger.know(plan.entries[media.name].values())
         hash_ = _wanted_hash(plan, media, _NONE)
         if hash_ is None or hash_ != mark.settled.get(media.name):
+            return False
+        if unwanted(plan, media):  # a store that did not answer is asked again
             return False
         if not all(_is_known(ledger, media, wanted) for wanted in plan.wanted[media.name]):
             return False

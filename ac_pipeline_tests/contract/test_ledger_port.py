@@ -258,3 +258,29 @@ def test_holding_or_releasing_no_type_changes_nothing(ledger: Ledger) -> None:
     ledger.hold(ANNA, [], "nothing")
     ledger.release(ANNA, [])
     assert dict(ledger.holds(ANNA)) == {}
+
+
+@pytest.mark.parametrize(
+    ("state", "used"),
+    [(state, state is not State.DELETED) for state in State],
+)
+def test_a_blob_is_used_by_every_item_whose_record_is_not_deleted(state: State, used: bool, ledger: Ledger) -> None:
+    """DEL-7, VERIFY-6: whoever owns it, whatever its type."""
+    own, shared, alone = (Rendition(BlobRef(f"bafk{n}", "image/png", 1), "", "x") for n in range(3))
+    mine = entry(derived=Derived({"video": own, "thumbnail": shared}))
+    other = entry(account=BERT, type="tape", state=state, derived=Derived({"thumbnail": shared, "video": alone}))
+    ledger.save([mine, other, entry()])
+    assert ledger.used_blobs(["bafk0", "bafk1", "bafk9"], without=[mine.item]) == ({"bafk1"} if used else set())
+    assert ledger.used_blobs(["bafk1"], without=[mine.item, other.item]) == set()
+    assert ledger.used_blobs(["bafk0"], without=[]) == {"bafk0"}
+    assert ledger.used_blobs([], without=[]) == set()
+
+
+def test_past_blobs_are_kept_and_use_nothing(ledger: Ledger) -> None:
+    """DEL-7: what an erasure is verified by does not keep a rendition."""
+    gone = entry(state=State.DELETED, past_blobs=("bafk0", "bafk1"))
+    ledger.save([gone])
+    assert ledger.load(ANNA, PAINTING)[gone.document].past_blobs == ("bafk0", "bafk1")
+    assert ledger.used_blobs(["bafk0"], without=[]) == set()
+    ledger.save([replace(gone, state=State.WRITTEN, past_blobs=())])
+    assert ledger.load(ANNA, PAINTING)[gone.document].past_blobs == ()

@@ -132,6 +132,30 @@ def test_an_entry_whose_blob_is_gone_is_no_entry(store: RenditionStore, url: str
     assert store.lookup("tapes", SOURCE, "1") is None
 
 
+def test_what_is_given_up_leaves_no_file_and_can_be_made_again(store: RenditionStore, url: str) -> None:
+    """DEL-7: the bytes and what was remembered of them; of another source nothing. Twice is the same as once."""
+    blob, other = store.put(DATA, "image/png"), store.put(OTHER, "image/png")
+    store.remember("thumbs", SOURCE, "1", {"thumbnail": rendition(blob)})
+    store.remember("thumbs", SOURCE[::-1], "1", {"thumbnail": rendition(other)})
+    for _ in range(2):
+        store.remove(blob.cid)
+        store.forget("thumbs", SOURCE, "1")
+        assert not store.has(blob.cid)
+        files, root = files_of(url)
+        assert len(files.find(root)) == 2
+    assert store.lookup("thumbs", SOURCE, "1") is None
+    assert store.lookup("thumbs", SOURCE[::-1], "1") is not None
+    assert store.put(DATA, "image/png") == blob
+    assert store.open(blob.cid) == DATA
+
+
+def test_a_store_that_keeps_what_it_shall_give_up_says_so(tmp_path: Path) -> None:
+    """DEL-7: what is still there is never taken for gone."""
+    (tmp_path / "blobs" / blob_cid(DATA)).mkdir(parents=True)
+    with pytest.raises(ServiceUnreachable, match="AC_RENDITIONS_URL"):
+        RenditionStore(str(tmp_path)).remove(blob_cid(DATA))
+
+
 @pytest.mark.parametrize(
     "damage", [b"", b"{", b"[]", b'{"renditions": {}}', b'{"renditions": {"a": 1}, "warnings": []}']
 )

@@ -24,8 +24,10 @@ from ac_pipeline.errors import (
 from ac_pipeline.items import BlobRef, Derived
 from ac_pipeline.local.artwork import pixel_art, recording_zip, tape_mp4, tape_zip
 from ac_pipeline.media.base import BlobField, Document, MediaType, SourceObject
+from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.objects import ObjectStorage, storage_client
 from ac_pipeline.renditions.ffmpeg_process import default_binary
+from ac_pipeline.renditions.recipes import RECIPES
 from ac_pipeline.renditions.renderer import Renderer, source_key
 from ac_pipeline.renditions.sniffing import sniff
 from ac_pipeline.renditions.store import RenditionStore
@@ -429,3 +431,29 @@ def test_the_video_plays_as_long_as_the_tape(renderer: Renderer, server: ObjectS
 def test_a_blob_that_was_never_kept_is_missing(renderer: Renderer) -> None:
     with pytest.raises(SourceMissing):
         renderer.open(BlobRef("bafkreihdwdcefgh4dqkjv67uzcmw7ojee6xedzdetojuzjevtenxquvyku", "image/png", 1))
+
+
+@pytest.mark.parametrize("format", ["png", "zip", "mp4"])
+def test_forgotten_renditions_leave_no_file_behind_and_are_made_again_when_wanted(
+    format: str, renderer: Renderer, server: ObjectServer, tmp_path: Path
+) -> None:
+    """DEL-7: a thumbnail, or video and poster of a tape, whatever it was made from, and the note of how."""
+    data = {"png": pixel_art(24, 16), "zip": tape_zip(4, 32, 24), "mp4": tape_mp4(4, 32, 24)}[format]
+    server.objects[f"/{BUCKET}/source.{format}"] = data
+    kind = painting("source.png") if format == "png" else tape_of(f"source.{format}")
+    made = renderer.derive(kind, DOCUMENT, None)
+    assert files_below(tmp_path / "store") == len(made.renditions) + 1
+    renderer.forget(kind, made.renditions.values())
+    assert files_below(tmp_path / "store") == 0
+    renderer.forget(kind, made.renditions.values())
+    assert renderer.derive(kind, DOCUMENT, None) == made
+
+
+def test_every_type_has_its_sources_in_formats_its_recipe_knows() -> None:
+    """DEL-7: else the note of how a rendition was made would outlive it."""
+    promised = {"painting": {"png"}, "tape": {"mp4", "zip"}}
+    assert {each.name: set(RECIPES[each.recipe].formats) for each in MEDIA_TYPES if each.recipe} == promised
+
+
+def files_below(folder: Path) -> int:
+    return sum(path.is_file() for path in folder.rglob("*"))

@@ -6,7 +6,7 @@ What happened can be read back from the ports' own logs. The same rules on real 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import replace
@@ -61,6 +61,8 @@ class MemoryRenderer:
         found: Document id -> companions that exist.
         version: Part of the bytes; another one stands for another encoder.
         derived: Document ids, in the order `derive` was asked for them.
+        keeps: Why the store gives nothing up, or None.
+        forgotten: CIDs that it was told to give up.
     """
 
     def __init__(self) -> None:
@@ -70,6 +72,8 @@ class MemoryRenderer:
         self.derived: list[str] = []
         self.same: dict[str, str] = {}
         self.store: dict[str, bytes] = {}
+        self.keeps: PipelineError | None = None
+        self.forgotten: list[str] = []
 
     def derive(self, media: MediaType, document: Document, known: Derived | None) -> Derived:
         self.derived.append(document.id)
@@ -91,6 +95,13 @@ class MemoryRenderer:
         if blob.cid not in self.store:
             raise SourceMissing(f"the store has lost {blob.cid}")
         return self.store[blob.cid]
+
+    def forget(self, media: MediaType, renditions: Iterable[Rendition]) -> None:
+        for made in renditions:
+            if self.keeps is not None:
+                raise self.keeps
+            self.store.pop(made.blob.cid, None)
+            self.forgotten.append(made.blob.cid)
 
 
 class ScriptedPds(MemoryPds):
