@@ -17,7 +17,8 @@ from ac_pipeline.cli.selectors import Chosen, selectors
 from ac_pipeline.mongo.plans import SHORTEST, SavedPlan
 from ac_pipeline.operations.agreed_sync import AgreedTurn, agreed_sync
 from ac_pipeline.operations.canary import Look, canary, look
-from ac_pipeline.operations.flight_plan import ahead, selection_of
+from ac_pipeline.operations.flight_plan import selection_of
+from ac_pipeline.operations.rounds import ahead
 from ac_pipeline.settings import load_settings
 from ac_pipeline.sync.engine import sync_accounts
 from ac_pipeline.sync.report import AccountReport, SyncReport

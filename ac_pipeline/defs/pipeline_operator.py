@@ -15,7 +15,7 @@ from ac_pipeline.mongo.snapshots import Snapshot
 from ac_pipeline.operations.documents import Lost, find_lost
 from ac_pipeline.operations.documents import restore as restore_lost
 from ac_pipeline.operations.erasure import Erasure, Erasures, kept_in_snapshots, unseen
-from ac_pipeline.operations.flight_plan import FlightPlan, ahead, draw_up, known_limits
+from ac_pipeline.operations.flight_plan import FlightPlan, draw_up, known_limits
 from ac_pipeline.operations.lexicons import dns_record, publish
 from ac_pipeline.operations.links import Examination, examine, heal
 from ac_pipeline.operations.restore import (
@@ -28,6 +28,7 @@ from ac_pipeline.operations.restore import (
 )
 from ac_pipeline.operations.restore_plan import RestorePlan
 from ac_pipeline.operations.restore_report import RestoreReport
+from ac_pipeline.operations.rounds import ahead
 from ac_pipeline.operations.snapshot import Vault, open_vault, take_snapshot
 from ac_pipeline.operations.wipe import WipeReport, wipe
 from ac_pipeline.operations.wipe_plan import WipePlan, plan_wipe

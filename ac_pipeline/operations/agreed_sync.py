@@ -17,7 +17,8 @@ from ac_pipeline.items import item_id
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.mongo.plans import Line, SavedPlan
-from ac_pipeline.operations.flight_plan import ahead, operation_of, selection_of
+from ac_pipeline.operations.flight_plan import operation_of, selection_of
+from ac_pipeline.operations.rounds import ahead
 from ac_pipeline.sync.account_plan import AccountPlan
 from ac_pipeline.sync.agreement import Agreement, PlannedOperation, line
 from ac_pipeline.sync.engine import Engine

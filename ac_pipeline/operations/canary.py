@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import at_uri
-from ac_pipeline.operations.flight_plan import ahead
+from ac_pipeline.operations.rounds import ahead
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection

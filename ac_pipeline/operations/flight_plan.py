@@ -6,17 +6,17 @@ by is the engine's; carrying a saved plan out is `agreed_sync.py`.
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.buckets import Bucket
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.plans import Draft, Line, SavedPlan
+from ac_pipeline.operations.rounds import Progress, ahead, unwatched
 from ac_pipeline.sync.agreement import PlanHash, PlannedOperation, planned
 from ac_pipeline.sync.costs import Bill, Cost, UserBill, UserCost, user_cost
 from ac_pipeline.sync.engine import Engine
@@ -31,8 +31,6 @@ SLOWEST = 10
 
 RELAY_EVENTS_AN_HOUR = 2_500
 """What a relay takes of one PDS by default (ATProto facts, "Limits"; LIMIT-9)."""
-
-Result = TypeVar("Result")
 
 
 class Plans(Protocol):
@@ -114,7 +112,7 @@ def draw_up(
     plans: Plans | None = None,
     chosen: Sequence[Account] | None = None,
     take: Callable[[PlannedOperation, UserBill], None] = lambda operation, bill: None,
-    progress: Callable[[Iterable[Any], int], Iterator[Any]] = lambda things, total: iter(things),
+    progress: Progress = unwatched,
 ) -> FlightPlan:
     """Plan these users, one after another in their order.
 
@@ -165,28 +163,6 @@ def draw_up(
         )
         made.saved = True
     return made
-
-
-def ahead(
-    accounts: Iterable[Account], work: Callable[[Account], Result], workers: int
-) -> Iterator[tuple[Account, Result]]:
-    """Do something with many accounts, some at once, in their order.
-
-    Never more than twice the workers are begun and not taken: memory does not grow with their number (OPS-6).
-    """
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="account")
-    try:
-        waiting: deque[tuple[Account, Future[Result]]] = deque()
-        for account in accounts:
-            waiting.append((account, pool.submit(work, account)))
-            if len(waiting) == 2 * workers:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def learned_limits(

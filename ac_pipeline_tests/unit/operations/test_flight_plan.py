@@ -1,14 +1,10 @@
-"""The flight plan: limits that were learned, bounded memory, and plans of many users."""
+"""The flight plan: limits that were learned, and plans of many users."""
 
 from __future__ import annotations
 
-import threading
-
-import pytest
-
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.buckets import Bucket, Window
-from ac_pipeline.operations.flight_plan import ahead, draw_up, learned_limits, selection_of, selection_to_json
+from ac_pipeline.operations.flight_plan import draw_up, learned_limits, selection_of, selection_to_json
 from ac_pipeline.sync.agreement import PlannedOperation, plan_hash, planned
 from ac_pipeline.sync.forecast import USUAL, Ceiling, Limits
 from ac_pipeline.sync.selection import Selection
@@ -41,25 +37,6 @@ def test_limits_are_those_the_answers_named_and_nothing_else() -> None:
     assert limits.requests == (Ceiling(3_000, 300),)
     assert limits.events == (Ceiling(2_500, 3_600),)
     assert learned_limits([], "pds.test", NOW, headroom=0.1) == Limits(headroom=0.1)
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-def test_no_more_accounts_are_under_way_than_twice_the_workers(workers: int) -> None:
-    """OPS-6: a slow listener holds the work back; the order is that of the accounts."""
-    begun, lock, most, taken = [0], threading.Lock(), 0, []
-
-    def work(account: Account) -> str:
-        with lock:
-            begun[0] += 1
-        return account.key
-
-    accounts = [Account(str(number), str(number)) for number in range(50)]
-    for account, key in ahead(accounts, work, workers):
-        taken.append(key)
-        assert account.key == key
-        most = max(most, begun[0] - len(taken))
-    assert taken == [account.key for account in accounts]
-    assert most <= 2 * workers
 
 
 def test_a_plan_of_many_users_is_the_sum_of_their_plans_and_holds_none_of_them() -> None:
