@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import click
 
@@ -15,9 +15,10 @@ from ac_pipeline.cli.rows import Rows, about_users, open_rows
 from ac_pipeline.cli.selectors import Chosen, selectors
 from ac_pipeline.cli.sync import show_report
 from ac_pipeline.operations.link_states import LinkState
-from ac_pipeline.operations.links import Counts, Examination, each_account, examine, heal
+from ac_pipeline.operations.links import Diagnosis, examine_all, heal_all
 from ac_pipeline.settings import load_settings
 from ac_pipeline.sync.report import SyncReport
+from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline, new_run_id, open_pipeline
 
 _COLUMNS = ("user", "item", "state", "repair", "reason", "held")
@@ -43,7 +44,7 @@ def links(chosen: Chosen, healing: bool, sweep: bool, as_json: bool, as_csv: boo
         open_rows(columns, as_json=as_json, as_csv=as_csv) as rows,
     ):
         accounts = chosen.accounts(pipeline)
-        before = _Round(pipeline, chosen, accounts, rows, "Examining")
+        before = _examined(pipeline, accounts, chosen.selection, rows, "Examining")
         quiet = as_json or as_csv
         if not quiet:
             _show("Links" if not healing else "Links before", before, rows)
@@ -53,9 +54,13 @@ def links(chosen: Chosen, healing: bool, sweep: bool, as_json: bool, as_csv: boo
             elif as_csv:
                 rows.print_csv()
             return 0 if before.settled else 1
-        report = _heal(pipeline, chosen, before)
+        started = time.monotonic()
+        report = SyncReport(new_run_id())
+        healing_them = partial(progress, "Healing")
+        report.accounts += heal_all(pipeline, before, chosen.selection, report.run_id, progress=healing_them)
+        report.seconds = time.monotonic() - started
         with open_rows(columns, as_json=as_json, as_csv=as_csv) as rest:
-            after = _Round(pipeline, chosen, accounts, rest, "Examining again")
+            after = _examined(pipeline, accounts, chosen.selection, rest, "Examining again")
             if as_json:
                 told = {"before": before.to_json(), "after": after.to_json(), "healed": report.to_json()}
                 rest.print_json("items", told)
@@ -70,66 +75,20 @@ def links(chosen: Chosen, healing: bool, sweep: bool, as_json: bool, as_csv: boo
         return 0 if after.settled and report.clean else 1
 
 
-class _Round:
-    """One look at all accounts: what is counted, and which of them have something to heal."""
-
-    def __init__(self, pipeline: Pipeline, chosen: Chosen, accounts: Sequence[Account], rows: Rows, title: str) -> None:
-        self.counts = Counts()
-        self.ill: list[Account] = []
-        self.types: set[str] = set()
-        self.deletions = 0
-        self.settled = True
-        self.blocked: list[tuple[str, str]] = []
-        self.notes: list[tuple[str, str]] = []
-        workers = pipeline.settings.ac_concurrent_users
-        looks = each_account(accounts, workers, lambda each: examine(pipeline.engine, each, chosen.selection))
-        for _, found in progress(title, looks, len(accounts)):
-            self._take(found, rows)
-
-    def _take(self, found: Examination, rows: Rows) -> None:
-        self.counts.add(found.counts)
-        if found.blocked is not None:
-            self.blocked.append((found.account.key, found.blocked.message))
-        self.notes += [(found.account.key, note) for note in found.notes]
-        self.settled &= found.settled
+def _examined(
+    pipeline: Pipeline, accounts: Sequence[Account], selection: Selection, rows: Rows, title: str
+) -> Diagnosis:
+    """One look at all accounts; the rows go out as they come, numbers stay (OPS-6)."""
+    seen = Diagnosis()
+    for found in examine_all(pipeline, accounts, selection, partial(progress, title)):
+        seen.add(found)
         for finding in found.findings:
             rows.add(finding.to_json())
-        if found.healable:
-            self.ill.append(found.account)
-            self.types |= {finding.type for finding in found.healable}
-            self.deletions += found.deletions
-
-    def to_json(self) -> dict[str, object]:
-        return {
-            **self.counts.to_json(),
-            "blocked": [{"user": user, "message": message} for user, message in self.blocked],
-            "notes": [{"user": user, "note": note} for user, note in self.notes],
-        }
+    return seen
 
 
-def _heal(pipeline: Pipeline, chosen: Chosen, before: _Round) -> SyncReport:
-    """Heal the accounts that need it; what deletes records is in the audit before it starts."""
-    started = time.monotonic()
-    report = SyncReport(new_run_id())
-    counts = {"deletions": before.deletions}
-    audited = pipeline.audit.during("heal-links", before.ill, sorted(before.types), counts=counts)
-    workers = pipeline.settings.ac_concurrent_users
-    with audited if before.deletions else nullcontext() as entry:
-        work = each_account(
-            before.ill, workers, lambda each: heal(pipeline.engine, each, chosen.selection, report.run_id)
-        )
-        report.accounts += [found for _, found in progress("Healing", work, len(before.ill)) if found is not None]
-        if entry is not None:
-            tallies = report.totals().values()
-            entry.counts.update(
-                deleted=sum(t.deleted for t in tallies), duplicates=sum(t.duplicates_removed for t in tallies)
-            )
-    report.seconds = time.monotonic() - started
-    return report
-
-
-def _show(title: str, round_: _Round, rows: Rows) -> None:
-    counts = round_.counts
+def _show(title: str, seen: Diagnosis, rows: Rows) -> None:
+    counts = seen.counts
     found = [
         [name, counts.documents[name], counts.orphans[name], *(states[state] for state in LinkState)]
         for name, states in counts.states.items()
@@ -138,5 +97,5 @@ def _show(title: str, round_: _Round, rows: Rows) -> None:
     found.append(["total", counts.documents.total(), counts.orphans.total(), *(total[state] for state in LinkState)])
     table(title, ["type", "documents", "orphans", *(state.value for state in LinkState)], found)
     rows.print_table("Not simply linked")
-    about_users((user, f"not examined: {message}") for user, message in round_.blocked)
-    about_users(round_.notes)
+    about_users((each.user, f"not examined: {each.message}") for each in seen.blocked)
+    about_users(seen.notes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from types import TracebackType
 
@@ -14,10 +14,11 @@ from ac_pipeline.errors import Blocked, Misconfigured
 from ac_pipeline.mongo.snapshots import Snapshot
 from ac_pipeline.operations.documents import Lost, find_lost
 from ac_pipeline.operations.documents import restore as restore_lost
-from ac_pipeline.operations.erasure import Erasure, Erasures, kept_in_snapshots, unseen
+from ac_pipeline.operations.erasure import Erasure
+from ac_pipeline.operations.erasure_search import ErasureSearch
 from ac_pipeline.operations.flight_plan import FlightPlan, draw_up, known_limits
 from ac_pipeline.operations.lexicons import dns_record, publish
-from ac_pipeline.operations.links import Examination, examine, heal
+from ac_pipeline.operations.links import Diagnosis, Examination, examine_all, heal_all
 from ac_pipeline.operations.restore import (
     MONGO,
     find_snapshot,
@@ -96,31 +97,13 @@ class PipelineOperator:
         return take_snapshot(self._vault, self._account(user), types)
 
     def examine(self, users: Users, types: Types) -> Iterator[Examination]:
-        engine, selection = self._open().engine, Selection(types=tuple(types))
-        looks = ahead(self._accounts(users), lambda each: examine(engine, each, selection), self._workers)
-        return (found for _, found in looks)
+        return examine_all(self._open(), self._accounts(users), Selection(types=tuple(types)))
 
     def heal(self, users: Users, types: Types, run_id: str, why: str) -> Iterator[AccountReport]:
-        pipeline, selection = self._open(), Selection(types=tuple(types))
-        ill: list[Account] = []
-        touched: set[str] = set()
-        deletions = 0
+        before = Diagnosis()
         for found in self.examine(users, types):
-            if found.healable:
-                ill.append(found.account)
-                touched |= {finding.type for finding in found.healable}
-                deletions += found.deletions
-        counts = {"deletions": deletions}
-        audited = pipeline.audit.during("heal-links", ill, sorted(touched), why=why, counts=counts)
-        with audited if deletions else nullcontext() as entry:
-            deleted = duplicates = 0
-            work = ahead(ill, lambda each: heal(pipeline.engine, each, selection, run_id), self._workers)
-            for report in (found for _, found in work if found is not None):
-                deleted += sum(tally.deleted for tally in report.types.values())
-                duplicates += sum(tally.duplicates_removed for tally in report.types.values())
-                yield report
-            if entry is not None:
-                entry.counts.update(deleted=deleted, duplicates=duplicates)
+            before.add(found)
+        return heal_all(self._open(), before, Selection(types=tuple(types)), run_id, why=why)
 
     def lost_documents(self, users: Users, types: Types) -> Iterator[Lost | LeftOut]:
         for _, found in self._lost(users, types):
@@ -149,29 +132,8 @@ class PipelineOperator:
                 entry.counts["inserted"] = inserted
 
     def erasures(self, users: Users, types: Types) -> Iterator[Erasure | LeftOut]:
-        pipeline, selection = self._open(), Selection(types=tuple(types))
-        erasures = Erasures(pipeline.documents, pipeline.server, pipeline.ledger)
-        accounts = self._accounts(users)
-
-        def look(account: Account) -> list[Erasure] | Blocked:
-            try:
-                return erasures.of(account, selection)
-            except Blocked as error:
-                return error
-
-        having = [account for account in accounts if account.did is not None]
-        for account, answer in ahead(having, look, self._workers):
-            if isinstance(answer, list):
-                yield from answer
-            elif account.owner_deleted:
-                yield unseen(account, answer)
-            else:
-                yield LeftOut(account.key, answer.message)
-        if not users:
-            known = {account.did for account in accounts}
-            for did in sorted(set(pipeline.ledger.marks()) - known):
-                yield erasures.of_purged(did, types)
-        yield from kept_in_snapshots(pipeline.snapshots.find(), accounts, everybody=not users)
+        selection, accounts = Selection(types=tuple(types)), self._accounts(users)
+        return ErasureSearch(self._open(), accounts, selection, everybody=not users).found()
 
     def publish_lexicons(self, *, dry_run: bool, why: str) -> tuple[list[Comparison], list[str]]:
         pipeline = self._open()

@@ -1,7 +1,8 @@
 """The link doctor: examines the links and records of one account after another, and heals what can be healed.
 
-What state something is in is `link_states.py`; what happens to it is the engine's: healing is a sync of exactly the
-items that need it, under the same lease, planner and writer, so no repair can do what a sync may not (LINK-8).
+Command and job show what is said here, and decide nothing themselves. What state something is in is `link_states.py`;
+what happens to it is the engine's: healing is a sync of exactly the items that need it, under the same lease, planner
+and writer, so no repair can do what a sync may not (LINK-8).
 """
 
 from __future__ import annotations
@@ -9,16 +10,19 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Blocked
 from ac_pipeline.operations.link_states import DELETING, Finding, Judge, LinkState, Repair
+from ac_pipeline.operations.rounds import LeftOut, Progress, ahead, unwatched
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.plan import existing_records
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
+from ac_pipeline.wiring import Pipeline
 
 Result = TypeVar("Result")
 
@@ -89,6 +93,48 @@ class Examination:
         return all(finding.repair in {Repair.NOTHING, Repair.PUBLISH} for finding in self.findings)
 
 
+@dataclass(slots=True)
+class Diagnosis:
+    """What is kept of the examinations of many accounts: numbers, and who has something to heal (OPS-6).
+
+    Args:
+        counts: States by type.
+        ill: The accounts with something to heal.
+        types: Names of the types in which they have it.
+        deletions: Findings whose repair removes records.
+        settled: Whether nothing is left to repair, by healing or by a person.
+        blocked: Who could not be examined, and why.
+        notes: User and what the plan says of the whole.
+    """
+
+    counts: Counts = field(default_factory=Counts)
+    ill: list[Account] = field(default_factory=list)
+    types: set[str] = field(default_factory=set)
+    deletions: int = 0
+    settled: bool = True
+    blocked: list[LeftOut] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
+
+    def add(self, found: Examination) -> None:
+        user = found.account.key
+        self.counts.add(found.counts)
+        if found.blocked is not None:
+            self.blocked.append(LeftOut(user, found.blocked.message))
+        self.notes += [(user, note) for note in found.notes]
+        self.settled &= found.settled
+        if found.healable:
+            self.ill.append(found.account)
+            self.types |= {finding.type for finding in found.healable}
+            self.deletions += found.deletions
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            **self.counts.to_json(),
+            "blocked": [{"user": each.user, "message": each.message} for each in self.blocked],
+            "notes": [{"user": user, "note": note} for user, note in self.notes],
+        }
+
+
 def examine(engine: Engine, account: Account, selection: Selection) -> Examination:
     """Judge every selected document of an account and, when none is left out, every orphan. Nothing is written.
 
@@ -139,6 +185,57 @@ def heal(engine: Engine, account: Account, selection: Selection, run_id: str) ->
         orphans=any(finding.document is None for finding in findings),
     )
     return engine.sync(account, chosen, run_id)
+
+
+def examine_all(
+    pipeline: Pipeline, accounts: Sequence[Account], selection: Selection, progress: Progress = unwatched
+) -> Iterator[Examination]:
+    """Examine many accounts, in their order. Nothing is written.
+
+    Raises:
+        Transient: Something could not be read.
+    """
+    workers = pipeline.settings.ac_concurrent_users
+    looks = ahead(accounts, lambda each: examine(pipeline.engine, each, selection), workers)
+    for _, found in progress(looks, len(accounts)):
+        yield found
+
+
+def heal_all(
+    pipeline: Pipeline,
+    before: Diagnosis,
+    selection: Selection,
+    run_id: str,
+    *,
+    why: str = "",
+    progress: Progress = unwatched,
+) -> Iterator[AccountReport]:
+    """Heal the accounts that need it; what deletes records is in the audit before it starts.
+
+    Args:
+        before: What `examine_all` has found.
+        why: The operator's own words, for the audit.
+
+    Yields:
+        The report of each account that had something to heal still.
+
+    Raises:
+        Transient: An examination could not be made.
+    """
+    counts = {"deletions": before.deletions}
+    audited = pipeline.audit.during("heal-links", before.ill, sorted(before.types), why=why, counts=counts)
+    workers = pipeline.settings.ac_concurrent_users
+    with audited if before.deletions else nullcontext() as entry:
+        deleted = duplicates = 0
+        work = ahead(before.ill, lambda each: heal(pipeline.engine, each, selection, run_id), workers)
+        for _, report in progress(work, len(before.ill)):
+            if report is None:
+                continue
+            deleted += sum(tally.deleted for tally in report.types.values())
+            duplicates += sum(tally.duplicates_removed for tally in report.types.values())
+            yield report
+        if entry is not None:
+            entry.counts.update(deleted=deleted, duplicates=duplicates)
 
 
 def each_account(

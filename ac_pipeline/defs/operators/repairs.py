@@ -21,7 +21,7 @@ from ac_pipeline.defs.operators.tables import (
     types_of,
 )
 from ac_pipeline.operations.documents import Lost
-from ac_pipeline.operations.links import Counts, Examination
+from ac_pipeline.operations.links import Diagnosis, Examination
 from ac_pipeline.sync.report import Tally
 
 _FINDING: Final = ("user", "item", "state", "repair", "reason", "held")
@@ -206,17 +206,17 @@ def publish_lexicons() -> None:
 
 def _seen(found: Iterable[Examination]) -> Metadata:
     """What an examination found, in tables."""
-    counts, table, blocked = Counts(), Table(_FINDING), Table(_LEFT_OUT)
-    deletions = 0
+    diagnosis, table, blocked = Diagnosis(), Table(_FINDING), Table(_LEFT_OUT)
     for each in found:
-        counts.add(each.counts)
-        deletions += each.deletions
+        diagnosis.add(each)
         for finding in each.findings:
             table.add(finding.to_json())
-        if each.blocked is not None:
-            blocked.add({"user": each.account.key, "message": each.blocked.message})
+    for left_out in diagnosis.blocked:
+        blocked.add({"user": left_out.user, "message": left_out.message})
+    counts = diagnosis.counts
     states = Counter({state.value: number for state, number in counts.total().items()})
-    total = {"documents": counts.documents.total(), "orphans": counts.orphans.total(), "to be deleted": deletions}
+    deletions = {"to be deleted": diagnosis.deletions}
+    total = {"documents": counts.documents.total(), "orphans": counts.orphans.total(), **deletions}
     tables = {**counts_table("states", {**total, **states}), **table.metadata("not_simply_linked")}
     return {**tables, **blocked.metadata("not_examined")}
 
