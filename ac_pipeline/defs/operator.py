@@ -6,7 +6,6 @@ No Dagster here. How answers become tables is `operators/`; what an operation do
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from ac_pipeline.media.base import MediaType
@@ -14,9 +13,11 @@ from ac_pipeline.mongo.snapshots import Snapshot
 from ac_pipeline.operations.documents import Lost
 from ac_pipeline.operations.erasure import Erasure
 from ac_pipeline.operations.flight_plan import FlightPlan
+from ac_pipeline.operations.forget import Forgetting
 from ac_pipeline.operations.links import Examination
 from ac_pipeline.operations.restore_plan import RestorePlan
 from ac_pipeline.operations.restore_report import RestoreReport
+from ac_pipeline.operations.rounds import LeftOut
 from ac_pipeline.operations.wipe import WipeReport
 from ac_pipeline.operations.wipe_plan import WipePlan
 from ac_pipeline.sync.agreement import PlannedOperation
@@ -30,14 +31,6 @@ Users = Sequence[str]
 
 Take = Callable[[PlannedOperation], None]
 """Told every operation of a plan."""
-
-
-@dataclass(frozen=True, slots=True)
-class LeftOut:
-    """A user who could not be looked at, and why."""
-
-    user: str
-    message: str
 
 
 class Operator(Protocol):
@@ -76,6 +69,12 @@ class Operator(Protocol):
 
     def erasures(self, users: Users, types: Types) -> Iterator[Erasure | LeftOut]:
         """What was to be erased, and what is left of it."""
+
+    def plan_forgetting(self, user: str, ids: Sequence[str]) -> Forgetting:
+        """What deleting these snapshots, or all of a user, would delete; raises HeldBack when they are needed."""
+
+    def forget(self, user: str, ids: Sequence[str], confirm: int, why: str) -> Forgetting:
+        """Delete them, in the audit before the first; raises Misconfigured when `confirm` is another number."""
 
     def publish_lexicons(self, *, dry_run: bool, why: str) -> tuple[list[Comparison], list[str]]:
         """Lexicons that differ from the published ones, published unless it is a dry run; and the DNS records."""

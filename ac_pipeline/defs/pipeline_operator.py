@@ -9,14 +9,14 @@ from dataclasses import replace
 from types import TracebackType
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.defs.operator import LeftOut, Take, Types, Users
-from ac_pipeline.errors import Blocked, Misconfigured
+from ac_pipeline.defs.operator import Take, Types, Users
+from ac_pipeline.errors import Misconfigured
 from ac_pipeline.mongo.snapshots import Snapshot
-from ac_pipeline.operations.documents import Lost, find_lost
-from ac_pipeline.operations.documents import restore as restore_lost
+from ac_pipeline.operations.documents import Lost, LostCount, find_all_lost, restore_all
 from ac_pipeline.operations.erasure import Erasure
 from ac_pipeline.operations.erasure_search import ErasureSearch
 from ac_pipeline.operations.flight_plan import FlightPlan, draw_up, known_limits
+from ac_pipeline.operations.forget import Forgetting, chosen_snapshots, forget, plan_forgetting
 from ac_pipeline.operations.lexicons import dns_record, publish
 from ac_pipeline.operations.links import Diagnosis, Examination, examine_all, heal_all
 from ac_pipeline.operations.restore import (
@@ -29,7 +29,7 @@ from ac_pipeline.operations.restore import (
 )
 from ac_pipeline.operations.restore_plan import RestorePlan
 from ac_pipeline.operations.restore_report import RestoreReport
-from ac_pipeline.operations.rounds import ahead
+from ac_pipeline.operations.rounds import LeftOut
 from ac_pipeline.operations.snapshot import Vault, open_vault, take_snapshot
 from ac_pipeline.operations.wipe import WipeReport, wipe
 from ac_pipeline.operations.wipe_plan import WipePlan, plan_wipe
@@ -106,34 +106,28 @@ class PipelineOperator:
         return heal_all(self._open(), before, Selection(types=tuple(types)), run_id, why=why)
 
     def lost_documents(self, users: Users, types: Types) -> Iterator[Lost | LeftOut]:
-        for _, found in self._lost(users, types):
-            yield from found
+        return find_all_lost(self._open(), self._accounts(users), Selection(types=tuple(types)))
 
     def restore_documents(self, users: Users, types: Types, confirm: int, why: str) -> Iterator[Lost | LeftOut]:
-        pipeline, selection = self._open(), Selection(types=tuple(types))
-        ready: list[tuple[Account, int]] = []
-        for account, found in self._lost(users, types):
-            number = sum(isinstance(each, Lost) and each.document is not None for each in found)
-            if number:
-                ready.append((account, number))
-        total = sum(number for _, number in ready)
-        if confirm != total:
-            raise Misconfigured(f"{total} documents can be rebuilt, not {confirm}: nothing was inserted.")
-        accounts, names = [account for account, _ in ready], [media.name for media in types]
-        with pipeline.audit.during("restore-documents", accounts, names, why=why, counts={"documents": total}) as entry:
-            inserted = 0
-            for account, number in ready:
-                try:
-                    for lost in restore_lost(pipeline, account, selection, number):
-                        inserted += lost.document is not None
-                        yield lost
-                except Blocked as error:
-                    yield LeftOut(account.key, error.message)
-                entry.counts["inserted"] = inserted
+        pipeline, accounts, selection = self._open(), self._accounts(users), Selection(types=tuple(types))
+        found = LostCount()
+        for each in find_all_lost(pipeline, accounts, selection):
+            found.add(each)
+        yield from found.left_out
+        yield from restore_all(pipeline, accounts, selection, found, confirm, why=why)
 
     def erasures(self, users: Users, types: Types) -> Iterator[Erasure | LeftOut]:
         selection, accounts = Selection(types=tuple(types)), self._accounts(users)
         return ErasureSearch(self._open(), accounts, selection, everybody=not users).found()
+
+    def plan_forgetting(self, user: str, ids: Sequence[str]) -> Forgetting:
+        return plan_forgetting(self._vault, self._snapshots(user, ids), self._open().accounts.all())
+
+    def forget(self, user: str, ids: Sequence[str], confirm: int, why: str) -> Forgetting:
+        chosen = self._snapshots(user, ids)
+        if confirm != len(chosen):
+            raise Misconfigured(f"{len(chosen)} snapshots would be deleted, not {confirm}: nothing was deleted.")
+        return forget(self._vault, chosen, self._open().accounts.all, why=why)
 
     def publish_lexicons(self, *, dry_run: bool, why: str) -> tuple[list[Comparison], list[str]]:
         pipeline = self._open()
@@ -181,17 +175,9 @@ class PipelineOperator:
         accounts = self._open().accounts
         return accounts.select(users) if users else accounts.all()
 
-    def _lost(self, users: Users, types: Types) -> Iterator[tuple[Account, Sequence[Lost | LeftOut]]]:
-        """What is missing; accounts that never had a repository have nothing to say."""
-        pipeline, selection = self._open(), Selection(types=tuple(types))
-
-        def look(account: Account) -> Sequence[Lost | LeftOut]:
-            try:
-                return find_lost(pipeline, account, selection)
-            except Blocked as error:
-                return [LeftOut(account.key, error.message)]
-
-        yield from ahead([each for each in self._accounts(users) if each.did is not None], look, self._workers)
+    def _snapshots(self, user: str, ids: Sequence[str]) -> list[Snapshot]:
+        pipeline = self._open()
+        return chosen_snapshots(pipeline.snapshots, pipeline.accounts, ids=ids, user=user or None)
 
     def _authority(self) -> Authority:
         """Who publishes, with a password: the setting's, else the one Mongo holds for the DID."""

@@ -8,21 +8,23 @@ its document is `media/rebuilding.py`; the insertion itself is `mongo/repairs.py
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from bson import ObjectId
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import at_uri
-from ac_pipeline.errors import Blocked, InvalidDocument, InvalidRecord
+from ac_pipeline.errors import Blocked, InvalidDocument, InvalidRecord, Misconfigured
 from ac_pipeline.items import Derived, LedgerEntry, item_id
 from ac_pipeline.media.base import Document, Link, MediaType, Verdict
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.rebuilding import documents, lost_fields
 from ac_pipeline.media.times import format_when, read_when
 from ac_pipeline.mongo.documents import link_change
+from ac_pipeline.operations.rounds import LeftOut, Progress, look_at, unwatched
 from ac_pipeline.renditions.renderer import source_key
 from ac_pipeline.sync.plan import Existing, existing_records
 from ac_pipeline.sync.record_difference import difference
@@ -78,6 +80,33 @@ class Lost:
         }
 
 
+@dataclass(slots=True)
+class LostCount:
+    """What is kept of what was found, or inserted, in many accounts: numbers only (OPS-6).
+
+    Args:
+        ready: Partition key -> documents that can be inserted, or were.
+        left: Records that cannot give their document back.
+        left_out: Who was left alone, and why.
+    """
+
+    ready: Counter[str] = field(default_factory=Counter)
+    left: int = 0
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    def add(self, each: Lost | LeftOut) -> None:
+        if isinstance(each, LeftOut):
+            self.left_out.append(each)
+        elif each.document is None:
+            self.left += 1
+        else:
+            self.ready[each.user] += 1
+
+    @property
+    def total(self) -> int:
+        return self.ready.total()
+
+
 def why_not(account: Account) -> str:
     """Why nothing may be rebuilt for an account; empty when it may."""
     if account.leaving:
@@ -105,6 +134,62 @@ def find_lost(pipeline: Pipeline, account: Account, selection: Selection) -> lis
         if records:
             found += _Rebuilder(pipeline, account, media).rebuild(records, selection)
     return found
+
+
+def find_all_lost(
+    pipeline: Pipeline, accounts: Sequence[Account], selection: Selection, progress: Progress = unwatched
+) -> Iterator[Lost | LeftOut]:
+    """What `find_lost` finds in many accounts, and who cannot be looked at. Nothing is written.
+
+    Raises:
+        Transient: Something could not be read.
+    """
+    workers = pipeline.settings.ac_concurrent_users
+    for account, found in look_at(accounts, lambda each: find_lost(pipeline, each, selection), workers, progress):
+        if isinstance(found, Blocked):
+            yield LeftOut(account.key, found.message)
+        else:
+            yield from found
+
+
+def restore_all(
+    pipeline: Pipeline,
+    accounts: Sequence[Account],
+    selection: Selection,
+    found: LostCount,
+    confirm: int,
+    *,
+    why: str = "",
+    progress: Progress = unwatched,
+) -> Iterator[Lost | LeftOut]:
+    """Insert what was found, one account after another; in the audit before it starts.
+
+    Args:
+        found: What `find_all_lost` has found in these accounts.
+        confirm: How many documents are to be inserted.
+        why: The operator's own words, for the audit.
+
+    Yields:
+        What was inserted, with its `document`, what was not, with the reason, and who was left alone.
+
+    Raises:
+        Misconfigured: Another number of documents than confirmed can be rebuilt; nothing was inserted.
+        LeaseHeld: Somebody writes to a repository right now.
+    """
+    if confirm != found.total:
+        raise Misconfigured(f"{found.total} documents can be rebuilt, not {confirm}: nothing was inserted.")
+    ready = [account for account in accounts if found.ready[account.key]]
+    types, counts = [media.name for media in selection.types], {"documents": found.total}
+    inserted = 0
+    with pipeline.audit.during("restore-documents", ready, types, why=why, counts=counts) as entry:
+        for account in progress(ready, len(ready)):
+            try:
+                for lost in restore(pipeline, account, selection, found.ready[account.key]):
+                    inserted += lost.document is not None
+                    yield lost
+            except Blocked as error:
+                yield LeftOut(account.key, error.message)
+            entry.counts["inserted"] = inserted
 
 
 def restore(pipeline: Pipeline, account: Account, selection: Selection, most: int) -> Iterator[Lost]:

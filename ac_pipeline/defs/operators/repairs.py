@@ -1,4 +1,4 @@
-"""The jobs `heal_links`, `restore_documents`, `erasure_report` and `publish_lexicons`."""
+"""The jobs `heal_links`, `restore_documents` and `publish_lexicons`."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -7,7 +7,7 @@ from typing import Final
 import dagster as dg
 from pydantic import Field
 
-from ac_pipeline.defs.operator import LeftOut, Operator
+from ac_pipeline.defs.operator import Operator
 from ac_pipeline.defs.operators.tables import (
     KIND,
     TYPES_FIELD,
@@ -20,13 +20,13 @@ from ac_pipeline.defs.operators.tables import (
     refused,
     types_of,
 )
-from ac_pipeline.operations.documents import Lost
+from ac_pipeline.operations.documents import Lost, LostCount
 from ac_pipeline.operations.links import Diagnosis, Examination
+from ac_pipeline.operations.rounds import LeftOut
 from ac_pipeline.sync.report import Tally
 
 _FINDING: Final = ("user", "item", "state", "repair", "reason", "held")
 _LOST: Final = ("user", "item", "inserts", "reason", "lost", "then")
-_ERASURE: Final = ("user", "item", "state", "reason", "records", "linked", "blobs", "snapshot", "since", "gone_at")
 _LEFT_OUT: Final = ("user", "message")
 
 
@@ -124,47 +124,6 @@ def restore_documents() -> None:
     restore_lost_documents()
 
 
-class ErasureConfig(dg.Config):
-    """Whose erasures to look into. Nothing is written."""
-
-    users: list[str] = Field(default=[], description=USERS_FIELD)
-    types: list[str] = Field(default=[], description=TYPES_FIELD)
-
-
-@dg.op(name="look_for_erased_items", out=dg.Out(dg.Nothing))
-def look_for_erased_items(
-    context: dg.OpExecutionContext, config: ErasureConfig, operator: dg.ResourceParam[Operator]
-) -> None:
-    """Say what is still there of what was to be erased, and what has gone when.
-
-    Raises:
-        dg.Failure: Something could not be read.
-    """
-    pending, gone, left_out = Table(_ERASURE), Table(_ERASURE), Table(_LEFT_OUT)
-    records = links = blobs = 0
-    with refusals():
-        for each in operator.erasures(config.users, types_of(config.types)):
-            if isinstance(each, LeftOut):
-                left_out.add({"user": each.user, "message": each.message})
-                continue
-            (pending if each.pending else gone).add(each.to_json())
-            records, links, blobs = records + len(each.records), links + each.linked, blobs + len(each.blobs)
-    counts = {"pending": pending.count, "gone": gone.count, "records": records, "links": links, "blobs": blobs}
-    tables = {**pending.metadata("pending_items"), **gone.metadata("erased_items")}
-    context.add_output_metadata({**counts, **tables, **left_out.metadata("not_looked_at")})
-
-
-@dg.job(
-    name="erasure_report",
-    tags=KIND,
-    executor_def=dg.in_process_executor,
-    description="Says what is still on the PDS or in Mongo of withdrawn items and deleted accounts, and what has gone, "
-    "and when. Writes nothing; a sync erases.",
-)
-def erasure_report() -> None:
-    look_for_erased_items()
-
-
 class LexiconsConfig(dg.Config):
     """Left as it is, it only says what would be published."""
 
@@ -223,11 +182,11 @@ def _seen(found: Iterable[Examination]) -> Metadata:
 
 def _lost(found: Iterable[Lost | LeftOut]) -> tuple[int, Metadata]:
     """How many documents can be, or were, rebuilt, and all that was found as tables."""
-    number, table, left_out = 0, Table(_LOST), Table(_LEFT_OUT)
+    counted, table, left_out = LostCount(), Table(_LOST), Table(_LEFT_OUT)
     for each in found:
-        if isinstance(each, LeftOut):
+        counted.add(each)
+        if isinstance(each, Lost):
+            table.add(each.to_json())
+        else:
             left_out.add({"user": each.user, "message": each.message})
-            continue
-        number += each.document is not None
-        table.add(each.to_json())
-    return number, {**table.metadata("documents"), **left_out.metadata("left_alone")}
+    return counted.total, {**table.metadata("documents"), **left_out.metadata("left_alone")}

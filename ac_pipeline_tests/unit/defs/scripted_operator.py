@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.defs.operator import LeftOut, Take, Types, Users
+from ac_pipeline.defs.operator import Take, Types, Users
 from ac_pipeline.errors import Misconfigured, PipelineError
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.mongo.snapshots import Snapshot
 from ac_pipeline.operations.documents import Lost
 from ac_pipeline.operations.erasure import Erasure
 from ac_pipeline.operations.flight_plan import FlightPlan
+from ac_pipeline.operations.forget import Forgetting
 from ac_pipeline.operations.links import Examination
 from ac_pipeline.operations.price import Price
 from ac_pipeline.operations.restore_plan import RestorePlan
 from ac_pipeline.operations.restore_report import RestoreReport
+from ac_pipeline.operations.rounds import LeftOut
 from ac_pipeline.operations.wipe import WipeReport
 from ac_pipeline.operations.wipe_plan import WipePlan
 from ac_pipeline.sync.agreement import PlannedOperation
@@ -82,8 +84,11 @@ class ScriptedOperator:
     def snapshot(self, user: str, types: Types) -> Snapshot:
         self._may_fail()
         self.changes.append(("snapshot", user))
-        names = tuple(media.name for media in types)
-        return Snapshot("snapshot-1", f"auth0|{user}", user, "did:plc:ada", NOW, names, "bafy", "sha", {"mood": 3})
+        return self.snapshot_of(user, *(media.name for media in types))
+
+    @staticmethod
+    def snapshot_of(user: str, *types: str) -> Snapshot:
+        return Snapshot("snapshot-1", f"auth0|{user}", user, "did:plc:ada", NOW, types, "bafy", "sha", {"mood": 3})
 
     def examine(self, users: Users, types: Types) -> Iterator[Examination]:
         self._may_fail()
@@ -107,8 +112,19 @@ class ScriptedOperator:
     def erasures(self, users: Users, types: Types) -> Iterator[Erasure | LeftOut]:
         self._may_fail()
         yield Erasure("mood:1", "ada", "it is nuked", ("at://did:plc:ada/x/1",), True)
+        yield Erasure("tape:1", "ada", "it is nuked", renditions=("bafk1", "bafk2"))
         yield Erasure("mood:2", "ada", "it is nuked", gone_at=NOW)
         yield LeftOut("bea", "no password")
+
+    def plan_forgetting(self, user: str, ids: Sequence[str]) -> Forgetting:
+        self._may_fail()
+        return Forgetting((self.snapshot_of("ada"),), 2, 1, 0)
+
+    def forget(self, user: str, ids: Sequence[str], confirm: int, why: str) -> Forgetting:
+        if confirm != 1:
+            raise Misconfigured(f"1 snapshots would be deleted, not {confirm}: nothing was deleted.")
+        self.changes.append(("forget", user, tuple(ids), why))
+        return Forgetting((self.snapshot_of("ada"),), 2, 1, 0)
 
     def publish_lexicons(self, *, dry_run: bool, why: str) -> tuple[list[Comparison], list[str]]:
         self._may_fail()
