@@ -1,4 +1,4 @@
-"""The real services that tests may ask for: MongoDB, PDS, object storage.
+"""The real services that tests may ask for: MongoDB, PDS, object storage; and how tests are run: in which order, alone.
 
 Each starts when the first test of a worker asks for it, keeps its data on a memory file system where there is one, and
 ends with the worker, even when that is killed. What tests do with them belongs to the tests.
@@ -6,13 +6,15 @@ ends with the worker, even when that is killed. What tests do with them belongs 
 
 from __future__ import annotations
 
+import contextvars
+import functools
 import itertools
 import os
 import secrets
 import shutil
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +45,27 @@ hypothesis_settings.load_profile("project")
 
 _MEMORY = Path("/dev/shm")
 _PORT_ATTEMPTS = 3
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # xdist would begin with the files of most tests. Those that take longest have few.
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that start a Dagster, then those on real services, so that no worker is late in the end."""
+    items.sort(key=lambda item: (not item.path.name.startswith("test_dagster_"), "unit" in item.path.parts))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
+    """Run each test with context variables of its own (`dagster_instance.py` says what for)."""
+    test = pyfuncitem.obj
+    pyfuncitem.obj = functools.partial(contextvars.copy_context().run, test)
+    try:
+        return (yield)
+    finally:
+        pyfuncitem.obj = test  # a report of its failure shows its code
 
 
 class MongoServer:

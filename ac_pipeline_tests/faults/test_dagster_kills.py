@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import dagster as dg
 import pytest
 
 from ac_pipeline.accounts import Account
@@ -36,6 +35,7 @@ from ac_pipeline_tests.dagster_home import (
     Ui,
     wait_until,
 )
+from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import Slice, open_slice
 from ac_pipeline_tests.pds_gate import Held, PdsGate
 
@@ -78,7 +78,7 @@ class Teller:
         self.backfill = ""
 
     def tell(self) -> None:
-        with dg.DagsterInstance.from_config(str(self.home.home)) as instance:
+        with open_instance(self.home.home) as instance:
             instance.add_dynamic_partitions(USERS, list(NAMES))
         self.backfill = self.ui.launch_backfill([MOODS], IN_BACKFILL)
         self._kill_a_run()

@@ -21,13 +21,14 @@ from ac_pipeline.defs.sensors.abandoned import (
     process_start,
     remind_of_retries,
 )
+from ac_pipeline_tests.dagster_instance import open_instance
 
 Look = Callable[[int], float | None]
 
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.local_temp(str(tmp_path)) as made:
+    with open_instance(tmp_path) as made:
         yield made
 
 
@@ -81,7 +82,7 @@ def test_a_run_that_somebody_executes_elsewhere_is_left_alone(instance: dg.Dagst
 
 def test_runs_of_another_launcher_are_not_looked_at() -> None:
     """Their processes are on other machines."""
-    with dg.DagsterInstance.ephemeral() as elsewhere:
+    with open_instance() as elsewhere:
         assert not isinstance(elsewhere.run_launcher, dg.DefaultRunLauncher)
         assert seen_in_the_middle(elsewhere, lambda pid: None) == ([], dg.DagsterRunStatus.STARTED)
 

@@ -25,6 +25,7 @@ from ac_pipeline.defs.sensors.alerts import alerts_sensor, look
 from ac_pipeline.errors import InvalidRecord, ServerFailed, ServiceUnreachable
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.redaction import Redactor
+from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.dagster_rows import automatic, backfill, heartbeat, tick
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 
@@ -107,7 +108,7 @@ def instance(services_folder: Path) -> Iterator[dg.DagsterInstance]:
     settings = yaml.safe_load((ROOT / "dagster.yaml").read_text())
     settings["run_retries"]["max_retries"] = 1
     (home / "dagster.yaml").write_text(yaml.safe_dump(settings))
-    with dg.DagsterInstance.from_config(str(home)) as made:
+    with open_instance(home) as made:
         yield made
     shutil.rmtree(home)
 

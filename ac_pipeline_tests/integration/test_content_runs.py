@@ -23,6 +23,7 @@ from ac_pipeline.defs.sensors.content import NEW_CONTENT_SENSOR
 from ac_pipeline.items import State
 from ac_pipeline.local.artwork import pixel_art
 from ac_pipeline.media.registry import media_type
+from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice
 
 MOODS = records_key(media_type("mood"))
@@ -37,15 +38,14 @@ def slice_(mongo_database: Any, mongo_server: Any, pds: Any, object_server: Any,
 
 @pytest.fixture
 def site(slice_: Slice) -> Iterator[Site]:
-    with dg.DagsterInstance.ephemeral() as instance:
+    with open_instance() as instance:
         yield Site(slice_, instance)
 
 
 @pytest.fixture
 def stored_site(slice_: Slice, tmp_path: Path) -> Iterator[Site]:
     """On disk, for runs in several threads."""
-    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+    with open_instance(tmp_path) as instance:
         yield Site(slice_, instance)
 
 

@@ -16,6 +16,7 @@ from pydantic import SecretStr
 from ac_pipeline.defs.partitions import USERS
 from ac_pipeline.settings import Settings
 from ac_pipeline_tests.dagster_home import DagsterHome, wait_until
+from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.postgres_server import PostgresServer
 
 KEYS = ["ada", "bea", "cyd"]
@@ -117,7 +118,7 @@ def test_a_failed_backfill_and_failing_ticks_reach_the_webhook_once_and_so_do_th
         project = home.home / "project"
         (project / "definitions.py").write_text(DEFINITIONS)
         (project / "failing").write_text("bea cyd")
-        with home.start() as ui, dg.DagsterInstance.from_config(str(home.home)) as instance:
+        with home.start() as ui, open_instance(home.home) as instance:
             ui.start_sensor("alerts_sensor")
             instance.add_dynamic_partitions(USERS, KEYS)
             # A start replays no history: what fails is to fail under its eyes.

@@ -19,6 +19,7 @@ from ac_pipeline.items import State
 from ac_pipeline.local.artwork import pixel_art
 from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline_tests.dagster_home import QUICK, QUICK_ENVIRONMENT, DagsterHome, Partitions, Run, Ui, wait_until
+from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice
 
 PAINTINGS = ["atproto", "paintings"]
@@ -128,7 +129,7 @@ def story(mongo_client: Any, mongo_server: Any, pds: Any, tmp_path_factory: pyte
         DagsterHome(slice_.pipeline.settings, retry_seconds=0, changes=QUICK, variables=QUICK_ENVIRONMENT) as home,
     ):
         ui = home.start()
-        with dg.DagsterInstance.from_config(str(home.home)) as instance:
+        with open_instance(home.home) as instance:
             yield Teller(slice_, storage, instance, ui).tell()
     mongo_client.drop_database(name)
 

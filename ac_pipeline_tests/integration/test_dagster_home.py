@@ -7,7 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import dagster as dg
 import pytest
 import yaml
 from pydantic import SecretStr
@@ -16,6 +15,7 @@ from ac_pipeline.defs.home import environment, prepare_home
 from ac_pipeline.defs.policies import POOL_LIMITS
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.settings import Settings
+from ac_pipeline_tests.dagster_instance import open_instance
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,7 +35,7 @@ def settings(home: Path, **values: object) -> Settings:
 def test_the_home_gets_the_projects_instance_settings_and_the_limits_of_the_pools(tmp_path: Path) -> None:
     home = tmp_path / "home"
     assert prepare_home(settings(home), ROOT) == home
-    with dg.DagsterInstance.from_config(str(home)) as instance:
+    with open_instance(home) as instance:
         assert instance.run_retries_enabled
         assert {
             pool: instance.event_log_storage.get_concurrency_info(pool).slot_count for pool in POOL_LIMITS

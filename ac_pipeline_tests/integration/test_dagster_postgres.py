@@ -24,6 +24,7 @@ from ac_pipeline.defs.postgres import why_unusable
 from ac_pipeline.errors import Misconfigured, ServerFailed
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.settings import Settings
+from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.postgres_server import PostgresServer
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 
@@ -73,7 +74,7 @@ def prepared(given: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[dg.Da
     home = prepare_home(given, ROOT)
     if given.dagster_postgres_url is not None:
         monkeypatch.setenv("DAGSTER_POSTGRES_URL", given.dagster_postgres_url.get_secret_value())
-    with dg.DagsterInstance.from_config(str(home)) as instance:
+    with open_instance(home) as instance:
         yield instance
 
 

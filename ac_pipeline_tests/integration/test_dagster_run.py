@@ -17,6 +17,7 @@ from ac_pipeline.defs.partitions import RANGE_END, RANGE_START, USERS
 from ac_pipeline.items import State
 from ac_pipeline.local.artwork import pixel_art
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
+from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import Slice, open_slice
 
 PAINTINGS = records_key(media_type("painting"))
@@ -45,7 +46,7 @@ def slice_(  # noqa: PLR0917 - fixtures
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as made:
+    with open_instance() as made:
         yield made
 
 

@@ -22,6 +22,7 @@ from ac_pipeline.local.demo_screen import Screen
 from ac_pipeline.local.services import Addresses
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.sync.versions import Versions, documents_version
+from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +85,7 @@ def test_only_users_whose_documents_changed_since_their_last_run_are_shown_as_be
     )
     settings = demo_settings(addresses, tmp_path)
     settings.dagster_home.mkdir()
-    with dg.DagsterInstance.local_temp(str(settings.dagster_home)) as instance:
+    with open_instance(settings.dagster_home) as instance:
         instance.add_dynamic_partitions(USERS, KEYS)
         run(instance, "ada", "cyd", THUMBNAILS)
         run(instance, "ada", "cyd", RECORDS)

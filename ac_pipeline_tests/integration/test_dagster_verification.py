@@ -17,6 +17,7 @@ from ac_pipeline.defs.verification import VERIFY_STEP, VERIFY_USERS
 from ac_pipeline.local.artwork import pixel_art
 from ac_pipeline.local.processes import free_port
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
+from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice
 
 RECORDS = [records_key(media) for media in MEDIA_TYPES]
@@ -49,7 +50,7 @@ def slice_(  # noqa: PLR0917 - fixtures
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as made:
+    with open_instance() as made:
         yield made
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -23,6 +22,7 @@ from ac_pipeline.defs.schedules import INCREMENTAL_SYNC, NIGHTLY_RECONCILE
 from ac_pipeline.errors import ServerFailed
 from ac_pipeline.local.artwork import pixel_art
 from ac_pipeline.media.registry import media_type
+from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import USER_BUCKET, Slice
 
 SENSOR = "drift_sensor"
@@ -82,11 +82,7 @@ class Site:
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    # Contexts of earlier tests that were never left take the current instance with them when they are collected, at
-    # whatever moment that is: so now.
-    gc.collect()
-    with dg.DagsterInstance.from_config(str(tmp_path)) as made:
+    with open_instance(tmp_path) as made:
         yield made
 
 
@@ -168,8 +164,10 @@ def test_the_nightly_compare_finds_what_a_wrong_mark_hides_from_the_hourly_one(
     def carry_out(schedule: str) -> None:
         repository = build_defs().get_repository_def()
         now = datetime(2026, 1, 2, 3, 30, tzinfo=UTC)
-        context = dg.build_schedule_context(instance=instance, repository_def=repository, scheduled_execution_time=now)
-        (request,) = repository.get_schedule_def(schedule).evaluate_tick(context).run_requests or ()
+        with dg.build_schedule_context(
+            instance=instance, repository_def=repository, scheduled_execution_time=now
+        ) as context:
+            (request,) = repository.get_schedule_def(schedule).evaluate_tick(context).run_requests or ()
         assert site.run(SYNC_USERS, request.run_config, request.tags).success
 
     carry_out(INCREMENTAL_SYNC)

@@ -13,6 +13,7 @@ from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.operators.plans import FLIGHT_PLAN
 from ac_pipeline.defs.pipeline_operator import PipelineOperator
 from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import Slice
 from ac_pipeline_tests.integration.conftest import Run
 
@@ -42,7 +43,7 @@ class Desk:
 
 @pytest.fixture
 def desk(slice_: Slice) -> Iterator[Desk]:
-    with dg.DagsterInstance.ephemeral() as instance:
+    with open_instance() as instance:
         yield Desk(slice_, instance)
 
 

@@ -11,6 +11,7 @@ import pytest
 
 from ac_pipeline.defs.busy import busy_keys
 from ac_pipeline.defs.partitions import PARTITION, RANGE_END, RANGE_START
+from ac_pipeline_tests.dagster_instance import open_instance
 
 KEYS = ["ada", "bea", "cyd", "dan"]
 
@@ -26,7 +27,7 @@ def some_users() -> None:
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as made:
+    with open_instance() as made:
         yield made
 
 

@@ -19,6 +19,7 @@ from ac_pipeline.errors import ServerFailed, ServiceUnreachable
 from ac_pipeline.items import Failure, RepositoryMark, Stage, State
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.mongo.receipts import Aspect, Part, Receipt, Wrong
+from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 from ac_pipeline_tests.unit.defs.site import KEYS, MOODS, PAINTINGS, RECORDS, Site
 
@@ -41,7 +42,7 @@ def mirror() -> ScriptedMirror:
 
 @pytest.fixture
 def site(mirror: ScriptedMirror) -> Iterator[Site]:
-    with dg.DagsterInstance.ephemeral() as instance:
+    with open_instance() as instance:
         yield Site(instance, mirror, KEYS)
 
 

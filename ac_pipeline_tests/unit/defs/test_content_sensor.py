@@ -21,6 +21,7 @@ from ac_pipeline.defs.sensors.content import NEW_CONTENT_SENSOR
 from ac_pipeline.errors import ServerFailed, ServiceUnreachable
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.mongo.pending import Cause, Work
+from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 
 KEYS = ["ada", "art-guest", "bea", "cyd"]
@@ -83,7 +84,7 @@ class Site:
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    with dg.DagsterInstance.ephemeral() as instance:
+    with open_instance() as instance:
         yield Site(instance)
 
 
@@ -143,7 +144,7 @@ def _log_materialization(instance: dg.DagsterInstance, run: dg.DagsterRun, asset
     def job() -> None:
         log()
 
-    with dg.DagsterInstance.ephemeral() as other:
+    with open_instance() as other:
         result = job.execute_in_process(instance=other, run_id=run.run_id)
         for record in other.all_logs(result.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION):
             instance.store_event(record)

@@ -17,6 +17,7 @@ from ac_pipeline.defs.operators.plans import FLIGHT_PLAN
 from ac_pipeline.defs.policies import CHANGED, POOL_LIMITS, RECORDS_A_RUN, RENDITIONS_A_RUN
 from ac_pipeline.defs.sensors.content import NEW_CONTENT_SENSOR
 from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline_tests.dagster_instance import open_instance
 
 ROOT = Path(__file__).parents[3]
 GRAPH = defs.resolve_asset_graph()
@@ -104,7 +105,7 @@ def test_a_missing_setting_fails_the_run_in_one_clear_sentence(tmp_path: Path, m
     for name in ("MONGODB_CONNECTION_STRING", "MONGODB_NAME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.chdir(tmp_path)
-    with dg.DagsterInstance.ephemeral() as instance:
+    with open_instance() as instance:
         instance.add_dynamic_partitions("users", ["ada"])
         job = build_defs().resolve_job_def("sync_users")
         result = job.execute_in_process(instance=instance, partition_key="ada", raise_on_error=False)
@@ -122,7 +123,7 @@ def test_the_workspace_and_the_instance_are_read_by_dagster_as_they_are_meant(
         "module_name": "ac_pipeline.definitions", "attribute": "defs", "location_name": "ac_pipeline",
     }  # fmt: skip
     (tmp_path / "dagster.yaml").write_text((ROOT / "dagster.yaml").read_text())
-    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+    with open_instance(tmp_path) as instance:
         assert not instance.telemetry_enabled
         assert not instance.nux_enabled
         assert instance.run_retries_enabled

@@ -19,6 +19,7 @@ from ac_pipeline.defs.partitions import PARTITION, RANGE_END, RANGE_START, USERS
 from ac_pipeline.defs.sensors.drift import make_drift_sensor
 from ac_pipeline.errors import NoCredentials, ServiceUnreachable
 from ac_pipeline.items import RepositoryMark
+from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 
 NOW = 1_800_000_000.0
@@ -211,7 +212,7 @@ class Ticks:
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as made:
+    with open_instance() as made:
         yield made
 
 

@@ -6,13 +6,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
 
-import dagster as dg
 import pytest
 
 from ac_pipeline.defs.metadata import LINKED, attempt_line, escaped, run_link
 from ac_pipeline.errors import ServerFailed
 from ac_pipeline.items import Attempt, Stage, State
 from ac_pipeline.media.registry import media_type
+from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.unit.defs.scripted_mirror import RUN, ScriptedMirror
 from ac_pipeline_tests.unit.defs.site import KEYS, PAINTINGS, Site
 
@@ -26,7 +26,7 @@ def mirror() -> ScriptedMirror:
 
 @pytest.fixture
 def site(mirror: ScriptedMirror) -> Iterator[Site]:
-    with dg.DagsterInstance.ephemeral() as instance:
+    with open_instance() as instance:
         yield Site(instance, mirror, KEYS)
 
 

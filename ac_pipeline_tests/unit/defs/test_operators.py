@@ -17,6 +17,7 @@ from ac_pipeline.defs.operators.plans import FLIGHT_PLAN
 from ac_pipeline.defs.operators.tables import ROWS
 from ac_pipeline.errors import NoCredentials, ServiceUnreachable
 from ac_pipeline.media.registry import media_type
+from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.unit.defs.scripted_operator import ScriptedOperator
 
 NAMES = [job.name for job in OPERATOR_JOBS]
@@ -83,7 +84,7 @@ def _plain(metadata: Any) -> dict[str, Any]:
 
 @pytest.fixture
 def desk() -> Iterator[Desk]:
-    with dg.DagsterInstance.ephemeral() as instance:
+    with open_instance() as instance:
         yield Desk(instance)
 
 

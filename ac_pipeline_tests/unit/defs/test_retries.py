@@ -15,6 +15,7 @@ from ac_pipeline.defs.partitions import RANGE_END, RANGE_START, USERS
 from ac_pipeline.defs.retries import RETRY_ITEMS, RETRY_STEP
 from ac_pipeline.errors import AccountInactive, ServerFailed, ServiceUnreachable
 from ac_pipeline.media.registry import media_type
+from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 
 PAINTING, MOOD = media_type("painting"), media_type("mood")
@@ -68,7 +69,7 @@ class Site:
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    with dg.DagsterInstance.ephemeral() as instance:
+    with open_instance() as instance:
         yield Site(instance)
 
 

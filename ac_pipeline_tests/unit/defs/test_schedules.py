@@ -17,6 +17,7 @@ from ac_pipeline.defs.jobs import SYNC_USERS
 from ac_pipeline.defs.partitions import RANGE_END, RANGE_START, USERS
 from ac_pipeline.defs.schedules import INCREMENTAL_SYNC, NIGHTLY_RECONCILE, SCHEDULE, WEEKLY_VERIFICATION, ranges
 from ac_pipeline.settings import Timetable
+from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 
 SYNCS = [INCREMENTAL_SYNC, NIGHTLY_RECONCILE]
@@ -32,12 +33,12 @@ class Site:
 
     def tick(self, name: str, hour: int = 3) -> Any:
         repository = self.definitions.get_repository_def()
-        context = dg.build_schedule_context(
+        with dg.build_schedule_context(
             instance=self.instance,
             repository_def=repository,
             scheduled_execution_time=datetime(2026, 1, 2, hour, tzinfo=UTC),
-        )
-        return repository.get_schedule_def(name).evaluate_tick(context)
+        ) as context:
+            return repository.get_schedule_def(name).evaluate_tick(context)
 
     def requests(self, name: str, hour: int = 3) -> list[dg.RunRequest]:
         return list(self.tick(name, hour).run_requests or [])
@@ -50,8 +51,7 @@ class Site:
 
 @pytest.fixture
 def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
-    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
-    with dg.DagsterInstance.from_config(str(tmp_path)) as made:
+    with open_instance(tmp_path) as made:
         yield made
 
 

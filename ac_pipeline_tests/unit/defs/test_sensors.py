@@ -13,12 +13,13 @@ from ac_pipeline.defs.jobs import SYNC_USERS
 from ac_pipeline.defs.partitions import PARTITION, RANGE_END, RANGE_START, USERS
 from ac_pipeline.defs.sensors.users import users_sensor
 from ac_pipeline.errors import ServiceUnreachable
+from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 
 
 @pytest.fixture
 def instance() -> Iterator[dg.DagsterInstance]:
-    with dg.DagsterInstance.ephemeral() as made:
+    with open_instance() as made:
         yield made
 
 

@@ -11,6 +11,7 @@ import pytest
 from ac_pipeline.defs.mirror import Outcome
 from ac_pipeline.errors import AccountInactive, InvalidRecord, Misconfigured, ServerFailed, ServiceUnreachable
 from ac_pipeline.media.registry import media_type
+from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 from ac_pipeline_tests.unit.defs.site import KEYS, MOODS, PAINTINGS, RECORDS, THUMBNAILS, Site
 
@@ -22,7 +23,7 @@ def mirror() -> ScriptedMirror:
 
 @pytest.fixture
 def site(mirror: ScriptedMirror) -> Iterator[Site]:
-    with dg.DagsterInstance.ephemeral() as instance:
+    with open_instance() as instance:
         yield Site(instance, mirror, KEYS)
 
 
@@ -58,7 +59,7 @@ def test_users_turn_green_one_by_one_unless_another_stage_waits_for_them(
     asset: dg.AssetKey, green: list[int], order: list[str]
 ) -> None:
     """RUN-3: a backfill asks for the next stage of whoever is green, in as many runs as that leaves gaps."""
-    with dg.DagsterInstance.ephemeral() as instance:
+    with open_instance() as instance:
         mirror = Watching(instance, asset)
         site = Site(instance, mirror, KEYS)
         assert site.run(asset).success

@@ -13,6 +13,7 @@ from ac_pipeline.defs.receipt_checks import BLOBS_PRESENT, LEXICON_VALID, LINKS_
 from ac_pipeline.defs.verification import VERIFY_USERS
 from ac_pipeline.errors import AccountInactive, ServerFailed, ServiceUnreachable
 from ac_pipeline.mongo.receipts import Aspect, Part, Wrong
+from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 from ac_pipeline_tests.unit.defs.site import KEYS, MOODS, PAINTINGS, RECORDS, Site
 
@@ -27,7 +28,7 @@ def mirror() -> ScriptedMirror:
 
 @pytest.fixture
 def site(mirror: ScriptedMirror) -> Iterator[Site]:
-    with dg.DagsterInstance.ephemeral() as instance:
+    with open_instance() as instance:
         yield Site(instance, mirror, KEYS)
 
 

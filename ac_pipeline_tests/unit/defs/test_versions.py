@@ -13,6 +13,7 @@ import pytest
 from ac_pipeline.defs.assets.sources import source_key
 from ac_pipeline.errors import AccountInactive, ServerFailed
 from ac_pipeline.media.registry import media_type
+from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 from ac_pipeline_tests.unit.defs.site import KEYS, MOODS, PAINTINGS, RECORDS, THUMBNAILS, Site
 
@@ -27,7 +28,7 @@ def mirror() -> ScriptedMirror:
 
 @pytest.fixture
 def site(mirror: ScriptedMirror) -> Iterator[Site]:
-    with dg.DagsterInstance.ephemeral() as instance:
+    with open_instance() as instance:
         yield Site(instance, mirror, KEYS)
 
 
