@@ -6,16 +6,14 @@ import shlex
 
 import click
 
-from ac_pipeline.accounts import Account
 from ac_pipeline.cli.output import print_json, steps, table
-from ac_pipeline.errors import Misconfigured
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.snapshots import Snapshot
-from ac_pipeline.operations.forget import Forgetting, forget, of_person, plan_forgetting
+from ac_pipeline.operations.forget import Forgetting, chosen_snapshots, forget, plan_forgetting
 from ac_pipeline.operations.snapshot import open_vault, take_snapshot
 from ac_pipeline.settings import load_settings
-from ac_pipeline.wiring import Pipeline, open_pipeline
+from ac_pipeline.wiring import open_pipeline
 
 _NOT_CONFIRMED = 2
 
@@ -94,13 +92,10 @@ def snapshots(
 
 def _forget(ids: tuple[str, ...], user: str | None, *, confirm: bool, why: str, as_json: bool) -> int:
     with open_pipeline(load_settings()) as pipeline, steps() as told:
-        vault, accounts = open_vault(pipeline), pipeline.accounts.all()
-        if user is None:
-            chosen = [pipeline.snapshots.get(id) for id in dict.fromkeys(ids)]
-        else:
-            chosen = of_person(pipeline.snapshots.find(), user, _account(pipeline, user))
+        vault = open_vault(pipeline)
+        chosen = chosen_snapshots(pipeline.snapshots, pipeline.accounts, ids=ids, user=user)
         if not confirm:
-            plan = plan_forgetting(vault, chosen, accounts)
+            plan = plan_forgetting(vault, chosen, pipeline.accounts.all())
             parts = ["--forget-user", user] if user is not None else [part for id in ids for part in ("--forget", id)]
             command = shlex.join(["ac-pipeline", "snapshots", *parts, "--confirm"])
             if as_json:
@@ -109,22 +104,12 @@ def _forget(ids: tuple[str, ...], user: str | None, *, confirm: bool, why: str, 
                 _show_forgetting("Would be deleted (nothing was)", plan)
                 click.echo(f"To do it:\n\n  {command}")
             return _NOT_CONFIRMED
-        done = (
-            forget(vault, chosen, pipeline.accounts.all, why=why, progress=told) if chosen else Forgetting((), 0, 0, 0)
-        )
+        done = forget(vault, chosen, pipeline.accounts.all, why=why, progress=told)
     if as_json:
         print_json(done.to_json())
     else:
         _show_forgetting("Deleted", done)
     return 0
-
-
-def _account(pipeline: Pipeline, name: str) -> Account | None:
-    """The account of this name; None when the platform has none, as after a purge."""
-    try:
-        return pipeline.accounts.find(name)
-    except Misconfigured:
-        return None
 
 
 def _show_forgetting(title: str, found: Forgetting) -> None:

@@ -161,6 +161,15 @@ class MongoLedger:
         """Entries whose record uses a blob (VERIFY-6)."""
         return list(self._read({"blobs": cid}, f"look up the blob {cid} in the ledger"))
 
+    def rendered(self) -> dict[str, str | None]:
+        """Mongo id of every account with items that have renditions -> its DID, where an item knows one."""
+        pipeline: list[dict[str, Any]] = [
+            {"$match": {"blobs.0": {"$exists": True}}},
+            {"$group": {"_id": "$account", "did": {"$max": "$did"}}},
+        ]
+        with mongo_errors("look up whose renditions there are"):
+            return {row["_id"]: row["did"] for row in self._items.aggregate(pipeline)}
+
     def used_blobs(self, cids: AnyOf[str], *, without: AnyOf[str]) -> set[str]:
         """Those of these blobs that an item uses whose record is not deleted, besides the items `without`."""
         query = {

@@ -1,7 +1,9 @@
-"""What was to be erased, and whether it is: records, links and blobs of withdrawn items and of deleted accounts.
+"""What was to be erased, and whether it is: records, links, blobs and renditions of withdrawn items and of deleted
+accounts.
 
-Looks at the PDS and Mongo themselves, not at what a run said; only times come from the ledger. Nothing is written:
-erasing is what a sync does (acceptance, DEL-1, DEL-6, DEL-7). A blob counts only where nothing that stays uses it.
+Looks at the PDS, Mongo and the rendition store themselves, not at what a run said; only times come from the ledger.
+Nothing is written: erasing is what a sync does (acceptance, DEL-1, DEL-6, DEL-7). A blob counts only where nothing that
+stays uses it. Looking at everybody is `erasure_search.py`.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Protocol
 
 from ac_pipeline.accounts import LEAVING, Account
 from ac_pipeline.atproto.repository import Repository
@@ -19,6 +22,7 @@ from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.mongo.snapshots import Snapshot
 from ac_pipeline.operations.snapshot import blobs_of
 from ac_pipeline.sync.blobs import missing_blobs
+from ac_pipeline.sync.erased import made_of
 from ac_pipeline.sync.plan import Existing, Wanted, existing_records
 from ac_pipeline.sync.planner import plan_type
 from ac_pipeline.sync.ports import DataServer, Documents, Ledger
@@ -26,6 +30,14 @@ from ac_pipeline.sync.reading import DOCUMENT_GONE
 from ac_pipeline.sync.selection import Selection
 
 PENDING, GONE = "pending", "gone"
+PURGED = "its account is not in Mongo any more"
+
+
+class Shelf(Protocol):
+    """Where renditions are kept."""
+
+    def has(self, cid: str) -> bool:
+        """Whether a rendition is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,9 +51,11 @@ class Erasure:
         records: Its records that are still on the PDS.
         linked: Whether Mongo still holds its link.
         blobs: CIDs of its blobs, used by nothing that stays, that can still be downloaded.
+        renditions: CIDs of its renditions, used by nothing that stays, that the rendition store still has.
         since: When a run first saw that its record has to go and could not delete it, where the ledger knows.
         gone_at: When its record was deleted, where the ledger knows.
         snapshot: The snapshot that still holds work of an account that has gone or is leaving.
+        entries: What the ledger knows of whatever these renditions were made for.
     """
 
     item: str
@@ -53,10 +67,12 @@ class Erasure:
     since: datetime | None = None
     gone_at: datetime | None = None
     snapshot: str | None = None
+    renditions: tuple[str, ...] = ()
+    entries: tuple[LedgerEntry, ...] = field(default=(), repr=False)
 
     @property
     def pending(self) -> bool:
-        return bool(self.records or self.linked or self.blobs or self.snapshot)
+        return bool(self.records or self.linked or self.blobs or self.renditions or self.snapshot)
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -67,6 +83,7 @@ class Erasure:
             "records": list(self.records),
             "linked": self.linked,
             "blobs": list(self.blobs),
+            "renditions": list(self.renditions),
             "snapshot": self.snapshot,
             "since": self.since.isoformat() if self.since else None,
             "gone_at": self.gone_at.isoformat() if self.gone_at and not self.pending else None,
@@ -85,50 +102,69 @@ class _Subject:
     entry: LedgerEntry | None = None
     blobs: set[str] = field(default_factory=set)
 
+    @property
+    def made(self) -> set[str]:
+        """CIDs of all renditions the ledger knows of."""
+        return _made(self.entry) if self.entry is not None else set()
+
 
 @dataclass(frozen=True, slots=True)
 class Erasures:
     """Looks for what is left of erased items.
 
     Args:
-        documents, server, ledger: The ports; nothing is written through them.
+        documents, server, ledger, store: The ports; nothing is written through them.
     """
 
     documents: Documents
     server: DataServer
     ledger: Ledger
+    store: Shelf
 
     def of(self, account: Account, selection: Selection) -> list[Erasure]:
         """Every selected item of an account that has to go or has gone: withdrawn ones, those whose documents are
-        gone, and of an account that is being deleted everything. Items that never had a record are left out.
+        gone, and of an account that is being deleted everything. Items that never had a record or a rendition are left
+        out.
 
         Raises:
             Blocked: The account is inactive on the PDS: what it holds cannot be seen.
             Transient: Something could not be read: nothing can be said.
         """
         try:
-            repository = self.server.read_repository(str(account.did))
+            repository = self.server.read_repository(account.did) if account.did is not None else None
         except AccountUnknown:
             repository = None
         subjects = [each for media in selection.types for each in self._subjects(account, media, selection, repository)]
         present = self._blobs(subjects, repository)
-        return [self._told(account, each, present) for each in subjects]
+        kept = self._kept([each.entry for each in subjects if each.entry is not None])
+        return [self._told(account, each, present, kept) for each in subjects]
 
-    def of_purged(self, did: str, types: Sequence[MediaType]) -> Erasure:
-        """What is left of a repository whose account Mongo does not know any more.
+    def of_purged(
+        self, did: str | None, types: Sequence[MediaType], entries: Sequence[LedgerEntry] = (), *, id: str = ""
+    ) -> Erasure:
+        """What is left of an account that Mongo does not know any more.
+
+        Args:
+            did: Its repository; None where it had none.
+            entries: What the ledger knows of its items.
+            id: The Mongo id it had, to name it by where it had no repository.
 
         Raises:
-            Transient: The PDS did not answer.
+            Transient: The PDS or the store did not answer.
         """
-        reason = "its account is not in Mongo any more"
+        reason = PURGED
+        left: tuple[str, ...] = ()
         try:
-            repository = self.server.read_repository(did)
+            repository = self.server.read_repository(did) if did is not None else None
         except AccountUnknown:
-            return Erasure(f"account:{did}", did, f"{reason}, and the PDS does not host it")
+            repository, reason = None, f"{PURGED}, and the PDS does not host it"
         except AccountInactive as error:
-            return Erasure(f"account:{did}", did, f"{reason}; not public: {error.message}")
-        left = tuple(at_uri(did, media.nsid, rkey) for media in types for rkey, _ in repository.collection(media.nsid))
-        return Erasure(f"account:{did}", did, reason, left)
+            repository, reason = None, f"{PURGED}; not public: {error.message}"
+        if did is not None and repository is not None:
+            left = tuple(at_uri(did, each.nsid, rkey) for each in types for rkey, _ in repository.collection(each.nsid))
+        name, kept = did or id, self._kept(entries)
+        owning = tuple(entry for entry in entries if _made(entry) & kept)
+        return Erasure(f"account:{name}", name, reason, left, renditions=tuple(sorted(kept)), entries=owning)
 
     def _subjects(
         self, account: Account, media: MediaType, selection: Selection, repository: Repository | None
@@ -146,7 +182,8 @@ class Erasures:
             if document.id in going:
                 own = [by_key[key] for key in matches.get(document.id, ())]
                 entry = entries.get(document.id)
-                if own or document.link is not None or (entry is not None and entry.rkey is not None):
+                known = entry is not None and (entry.rkey is not None or made_of(entry))
+                if own or document.link is not None or known:
                     linked = document.link is not None
                     yield _Subject(media, document.id, document.reason, own, linked, entry)
         if not selection.partial:
@@ -167,9 +204,10 @@ class Erasures:
         by_ref: dict[str | None, list[Existing]] = {}
         for record in strays:
             by_ref.setdefault(record.ref, []).append(record)
-        deleted = [id for id, e in entries.items() if e.state is State.DELETED and id not in known]
+        missing = {id: entry for id, entry in entries.items() if id not in known}
         named = sorted({ref for ref in by_ref if ref is not None and ref not in known})
-        owners = self.documents.owners(media, named)
+        rendered = {id for id, entry in missing.items() if made_of(entry)}
+        owners = self.documents.owners(media, sorted({*named, *rendered}))
         doubtful = self.documents.is_empty(media) and not account.owner_deleted
         for ref in named:
             if ref not in owners and not doubtful:
@@ -178,16 +216,15 @@ class Erasures:
         if account.owner_deleted:
             for record in by_ref.get(None, ()):
                 yield _Subject(media, record.rkey, LEAVING, [record])
-        for id in sorted(set(deleted) - set(named)):
+        deleted = {id for id, entry in missing.items() if entry.state is State.DELETED}
+        undoubted = set() if doubtful else rendered
+        for id in sorted((deleted | undoubted) - set(named) - owners.keys()):
             yield _Subject(media, id, DOCUMENT_GONE, entry=entries[id])
 
     def _blobs(self, subjects: Sequence[_Subject], repository: Repository | None) -> set[str]:
         """Blobs of these items that can still be downloaded and that nothing else in the repository uses."""
         for each in subjects:
-            each.blobs = {blob.cid for record in each.records for blob in blobs_of(record.value)}
-            derived = each.entry.derived if each.entry is not None else None
-            if derived is not None:
-                each.blobs |= {rendition.blob.cid for rendition in derived.renditions.values()}
+            each.blobs = each.made | {blob.cid for record in each.records for blob in blobs_of(record.value)}
         asked = {cid for each in subjects for cid in each.blobs}
         if repository is None or not asked:
             return set()
@@ -195,8 +232,13 @@ class Erasures:
         alone = asked - _used(repository, set(repository.records) - going)
         return alone - missing_blobs(self.server, repository.did, alone)
 
+    def _kept(self, entries: Sequence[LedgerEntry]) -> set[str]:
+        """Renditions of these items alone that the store still has; the ledger is asked only when it has some."""
+        stored = {cid for cid in {cid for entry in entries for cid in _made(entry)} if self.store.has(cid)}
+        return stored - self.ledger.used_blobs(stored, without=[e.item for e in entries]) if stored else set()
+
     @staticmethod
-    def _told(account: Account, subject: _Subject, present: set[str]) -> Erasure:
+    def _told(account: Account, subject: _Subject, present: set[str], kept: set[str]) -> Erasure:
         media, entry = subject.media, subject.entry
         return Erasure(
             item_id(media.name, subject.id),
@@ -207,7 +249,13 @@ class Erasures:
             tuple(sorted(subject.blobs & present)),
             entry.withdrawn_at if entry is not None else None,
             _gone_at(entry) if entry is not None else None,
+            renditions=tuple(sorted(subject.made & kept)),
+            entries=(entry,) if entry is not None and subject.made & kept else (),
         )
+
+
+def _made(entry: LedgerEntry) -> set[str]:
+    return {*entry.past_blobs, *(made.blob.cid for made in made_of(entry))}
 
 
 def _used(repository: Repository, paths: Iterable[str]) -> set[str]:

@@ -16,7 +16,8 @@ from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.errors import AccountInactive, AccountUnknown, HeldBack, Misconfigured, SourceMissing
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.mongo.snapshots import Snapshot
+from ac_pipeline.mongo.accounts import MongoAccounts
+from ac_pipeline.mongo.snapshots import MongoSnapshots, Snapshot
 from ac_pipeline.operations.removals import Removals
 from ac_pipeline.operations.snapshot import Archive, Progress, Vault, needed_blobs, quiet
 from ac_pipeline.operations.wipe_plan import path_of, records_of
@@ -79,6 +80,27 @@ def of_person(snapshots: Iterable[Snapshot], name: str, account: Account | None)
     return found
 
 
+def chosen_snapshots(
+    index: MongoSnapshots, accounts: MongoAccounts, *, ids: Iterable[str] = (), user: str | None = None
+) -> list[Snapshot]:
+    """The snapshots an operator names.
+
+    Args:
+        ids: By their ids; not looked at where a user is named.
+        user: Every snapshot of this user, of a purged one too.
+
+    Raises:
+        Misconfigured: A snapshot does not exist, or nobody has this name.
+    """
+    if user is None:
+        return [index.get(id) for id in dict.fromkeys(ids)]
+    try:
+        account = accounts.find(user)
+    except Misconfigured:  # as after a purge
+        account = None
+    return of_person(index.find(), user, account)
+
+
 def plan_forgetting(vault: Vault, snapshots: Sequence[Snapshot], accounts: Sequence[Account]) -> Forgetting:
     """What forgetting these snapshots would delete; reads only.
 
@@ -125,6 +147,8 @@ def forget(
         HeldBack, SourceMissing, Transient: As for `plan_forgetting`; nothing was deleted, or the same call does the
             rest.
     """
+    if not snapshots:
+        return Forgetting((), 0, 0, 0)
     archive = vault.archive
     with ExitStack() as stack:
         for did in sorted({each.did for each in snapshots}):

@@ -95,10 +95,7 @@ class Entries:
     def forgotten(self, item: str) -> LedgerEntry | None:
         """An erased item whose renditions are given up. Nothing was tried with its record: its timeline stays."""
         known = self._known.get(item)
-        if known is None or known.derived is None:
-            return None
-        cids = (made.blob.cid for made in known.derived.renditions.values())
-        return replace(known, derived=None, past_blobs=tuple(dict.fromkeys((*known.past_blobs, *cids))), history=())
+        return None if known is None or known.derived is None else without_renditions(known)
 
     def failed(
         self,
@@ -195,6 +192,12 @@ class Entries:
             history=(*known.history, Attempt(now, self._run_id, stage, state, error, said)),
             **{"deferred_until": None, **changes},
         )
+
+
+def without_renditions(entry: LedgerEntry) -> LedgerEntry:
+    """An entry whose renditions are given up: their CIDs stay, by which the erasure is verified (DEL-7)."""
+    cids = (made.blob.cid for made in entry.derived.renditions.values()) if entry.derived is not None else ()
+    return replace(entry, derived=None, past_blobs=tuple(dict.fromkeys((*entry.past_blobs, *cids))), history=())
 
 
 def end_of(failure: Failure) -> State:

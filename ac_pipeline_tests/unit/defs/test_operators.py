@@ -241,8 +241,30 @@ def test_documents_are_inserted_only_when_their_number_is_confirmed(
 def test_erasures_are_shown_with_what_is_left_and_what_has_gone(desk: Desk) -> None:
     """DEL-6, DEL-7."""
     shown = said(desk.launch("erasure_report"))
-    assert (shown["pending"], shown["gone"], shown["records"], shown["links"]) == (1, 1, 1, 1)
-    assert [row["item"] for row in shown["pending_items"]] == ["mood:1"]
+    assert (shown["pending"], shown["gone"], shown["records"], shown["links"]) == (2, 1, 1, 1)
+    assert (shown["blobs"], shown["renditions"], shown["snapshots"]) == (0, 2, 0)
+    assert [row["item"] for row in shown["pending_items"]] == ["mood:1", "tape:1"]
+    assert shown["pending_items"][1]["renditions"] == "bafk1; bafk2"
+
+
+def test_forgetting_snapshots_says_which_and_deletes_none_until_their_number_is_confirmed(desk: Desk) -> None:
+    """DEL-7."""
+    for named in ({"user": "ada"}, {"snapshots": ["snapshot-1"]}):
+        shown = said(desk.launch("forget_snapshots", named))
+        assert (shown["dry_run"], shown["confirm"], shown["blobs"], shown["shared_blobs"]) == (True, 1, 2, 1)
+        assert [row["id"] for row in shown["snapshots"]] == ["snapshot-1"]
+    assert not desk.launch("forget_snapshots", {"user": "ada", "confirm": 2}).success
+    assert not desk.launch("forget_snapshots", {"user": "ada", "confirm": 0}).success
+    assert desk.operator.changes == []
+    done = said(desk.launch("forget_snapshots", {"user": " ada ", "confirm": 1, "why": "she left"}))
+    assert (done["dry_run"], done["forgotten"]) == (False, 1)
+    assert desk.operator.changes == [("forget", "ada", (), "she left")]
+
+
+@pytest.mark.parametrize("config", [None, {"user": " "}, {"user": "ada", "snapshots": ["snapshot-1"]}])
+def test_forgetting_names_either_a_user_or_snapshots(config: dict[str, Any] | None, desk: Desk) -> None:
+    assert not desk.launch("forget_snapshots", config).success
+    assert desk.operator.changes == []
 
 
 def test_lexicons_are_published_only_when_told_to(desk: Desk) -> None:
