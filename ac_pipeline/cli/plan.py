@@ -12,7 +12,7 @@ from ac_pipeline.cli.output import print_json, progress, table
 from ac_pipeline.cli.rows import about_users, open_rows
 from ac_pipeline.cli.selectors import Chosen, selectors
 from ac_pipeline.mongo.plans import KEPT, SHORTEST
-from ac_pipeline.operations.flight_plan import RELAY_EVENTS_AN_HOUR, FlightPlan, draw_up, known_limits
+from ac_pipeline.operations.flight_plan import FlightPlan, draw_up, known_limits
 from ac_pipeline.settings import load_settings
 from ac_pipeline.sync.agreement import PlannedOperation
 from ac_pipeline.sync.costs import UserBill
@@ -22,9 +22,10 @@ _COLUMNS = ("item", "user", "operation", "reason", "rkey", "cid")
 
 relay_option = click.option(
     "--relay-events",
-    type=click.IntRange(1),
+    type=click.IntRange(0),
     metavar="N",
-    help=f"Reckon with a relay that takes N commits an hour, such as {RELAY_EVENTS_AN_HOUR}.",
+    help="Reckon with a relay that takes N commits an hour, 0 for none. Default: AC_RELAY_COMMITS_PER_HOUR, "
+    "which syncs keep to.",
 )
 
 

@@ -79,7 +79,7 @@ def show_price(price: Price) -> None:
         f"{price.blobs} blobs, {price.bytes} bytes in all."
     )
     if price.hours:
-        click.echo(f"On a PDS with the usual limit of write points it takes {price.hours:.1f} hours of waiting.")
+        click.echo(f"On a PDS with the usual limits it takes {price.hours:.1f} hours, for {price.waits_for}.")
 
 
 def exit_code(clean: bool, error: PipelineError | None) -> int:

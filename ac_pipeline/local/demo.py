@@ -148,7 +148,11 @@ def _environment(settings: Settings) -> dict[str, str]:
     """Our environment with the demo's settings in it, and none of the variables that name another place."""
     ours = {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
     values = {name.upper(): getattr(settings, name) for name in Settings.model_fields}
-    shown = {name: v.get_secret_value() if isinstance(v, SecretStr) else str(v) for name, v in values.items() if v}
+    shown = {
+        name: v.get_secret_value() if isinstance(v, SecretStr) else str(v)
+        for name, v in values.items()
+        if v not in (None, "")
+    }
     return {**ours, **shown}
 
 

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.buckets import Bucket
+from ac_pipeline.atproto.pace import HOUR, commits_key, hour_under_way
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.plans import Draft, Line, SavedPlan
 from ac_pipeline.operations.rounds import Progress, ahead, unwatched
@@ -28,9 +29,6 @@ from ac_pipeline.wiring import Pipeline
 
 SLOWEST = 10
 """Users that a plan names of those that take longest."""
-
-RELAY_EVENTS_AN_HOUR = 2_500
-"""What a relay takes of one PDS by default (ATProto facts, "Limits"; LIMIT-9)."""
 
 
 class Plans(Protocol):
@@ -166,7 +164,7 @@ def draw_up(
 
 
 def learned_limits(
-    buckets: Iterable[tuple[str, Bucket]], host: str, now: float, *, headroom: float, relay: int | None = None
+    buckets: Iterable[tuple[str, Bucket]], host: str, now: float, *, headroom: float, relay: int = 0
 ) -> Limits:
     """What answers of the PDS have taught, as limits of a forecast.
 
@@ -177,12 +175,13 @@ def learned_limits(
         host: Of the PDS.
         now: Epoch seconds.
         headroom: Share of each DID's points left to its owner.
-        relay: Commits that the relay shall take in an hour; None for no such limit.
+        relay: Commits an hour that the relay takes; 0 for no such limit.
     """
     spent: dict[str, tuple[Ceiling, ...]] = {}
     shared: dict[str, tuple[Ceiling, ...]] = {}
     newest = 0.0
     points: tuple[Ceiling, ...] = ()
+    events = (Ceiling(relay, HOUR),) if relay else ()
     names = {host: "requests", f"{host} uploadBlob": "uploads"}
     for key, bucket in buckets:
         ceilings = tuple(
@@ -193,6 +192,9 @@ def learned_limits(
         )
         if key in names:
             shared[names[key]] = ceilings
+        hour = hour_under_way(bucket, relay, now) if key == commits_key(host) else None
+        if hour is not None and relay:
+            events = (Ceiling(relay, HOUR, hour.remaining, hour.reset - now),)
         if not key.startswith("did:") or not ceilings:
             continue
         if any(each.left is not None for each in ceilings):
@@ -200,25 +202,27 @@ def learned_limits(
         renewed = max(window.reset for window in bucket.windows.values())
         if renewed > newest:
             newest, points = renewed, tuple(replace(each, left=None, resets_in=0.0) for each in ceilings)
-    events = (Ceiling(relay, 3_600.0),) if relay else ()
     return Limits(points, spent, shared.get("uploads", ()), shared.get("requests", ()), events, headroom)
 
 
 def known_limits(pipeline: Pipeline, relay: int | None = None) -> Limits:
     """The limits of the pipeline's PDS as they are known now; with a bypass key none of its own holds.
 
+    Args:
+        relay: Commits an hour that a relay takes, 0 for none; None for what a sync keeps to.
+
     Raises:
         Transient: They could not be read.
     """
-    settings = pipeline.settings
+    settings, host = pipeline.settings, pipeline.engine.host
     bypassed = settings.pds_rate_limit_bypass_key is not None
     now = pipeline.engine.now().timestamp()
     return learned_limits(
-        () if bypassed else pipeline.budgets.buckets(),
-        pipeline.engine.host,
+        ((key, each) for key, each in pipeline.budgets.buckets() if not bypassed or key == commits_key(host)),
+        host,
         now,
         headroom=0.0 if bypassed else settings.ac_points_headroom,
-        relay=relay,
+        relay=settings.ac_relay_commits_per_hour if relay is None else relay,
     )
 
 

@@ -6,18 +6,16 @@ Pure arithmetic over one account's plan after another; nothing of a plan is kept
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 from ac_pipeline.atproto.batches import MAX_OPERATIONS, POINTS, points, request_bytes
+from ac_pipeline.atproto.pace import erases
 from ac_pipeline.sync.account_plan import AccountPlan
 from ac_pipeline.sync.forecast import BLOBS_PER_SECOND, RECORDS_PER_SECOND, USUAL, Demand, Forecast, Limits
 from ac_pipeline.sync.plan import Kind, Operation
 from ac_pipeline.sync.writer import BatchLimits
-
-POINTS_PER_HOUR = USUAL.points[0].limit
-"""What a PDS with its limits on grants one DID in an hour, unless it said otherwise."""
 
 REQUESTS_A_USER = 2
 """Requests of a user's turn besides commits, uploads and a login: the latest commit, and one to spare."""
@@ -35,6 +33,7 @@ class UserCost:
         commits: Requests that write.
         sessions: Logins, at most.
         largest: Points of the largest commit.
+        erasing: Commits that delete something, which the relay's hour does not hold back (LIMIT-9).
     """
 
     user: str
@@ -46,6 +45,7 @@ class UserCost:
     commits: int = 0
     sessions: int = 0
     largest: int = 0
+    erasing: int = 0
 
     def demand(self) -> Demand:
         return Demand(
@@ -54,7 +54,8 @@ class UserCost:
             self.largest,
             self.blob_uploads,
             self.commits + self.blob_uploads + self.sessions + REQUESTS_A_USER,
-            self.commits,
+            self.commits - self.erasing,
+            self.erasing,
             self.operations / RECORDS_PER_SECOND + self.blob_uploads / BLOBS_PER_SECOND,
         )
 
@@ -80,7 +81,7 @@ class Cost:
     Args:
         finishes_at: The earliest end under the limits that are known of this PDS; without any, at its own speed.
         waits_for: What binds until then: a limit, or the speed of the PDS.
-        finishes_limited: The earliest end under the limits a PDS has by default when they are on.
+        finishes_limited: The same under the limits a PDS has by default when they are on, with the same relay.
         limited_by: What would bind until then.
     """
 
@@ -111,7 +112,7 @@ class Bill:
     def __init__(self, now: datetime, known: Limits) -> None:
         self._now = now
         self._known = Forecast(known)
-        self._usual = Forecast(USUAL)
+        self._usual = Forecast(replace(USUAL, events=known.events))
         self._sums = dict.fromkeys(("operations", "points", "blob_uploads", "bytes", "commits", "sessions"), 0)
 
     def add(self, cost: UserCost) -> UserBill:
@@ -146,11 +147,12 @@ def user_cost(plan: AccountPlan, limits: BatchLimits | None = None) -> UserCost:
     waiting = [operation for operation in plan.operations() if operation.kind is Kind.RENDER]
     copies = [operation for operation in writes if operation.kind is Kind.DELETE_DUPLICATE]  # in commits of their own
     others = [operation for operation in writes if operation.kind is not Kind.DELETE_DUPLICATE]
-    batches = [_points(batch) for batch in _batches(others, limits)]
+    main = list(packed(others, limits))
+    batches = [_points(batch) for batch in main]
     later = sum(_later(plan, operation) for operation in waiting)
     commits = max(len(batches), -(-(len(others) + len(waiting)) // MAX_OPERATIONS))
     largest = max([*batches, min(later, MAX_OPERATIONS * POINTS["create"])])
-    extra = [_points(batch) for batch in _batches(copies, limits)]
+    extra = [_points(batch) for batch in packed(copies, limits)]
     blobs = _uploads(plan, writes)
     return UserCost(
         plan.account.key,
@@ -162,6 +164,7 @@ def user_cost(plan: AccountPlan, limits: BatchLimits | None = None) -> UserCost:
         commits + len(extra),
         int(bool(writes or waiting)),
         max([largest, *extra]),
+        sum(erases(operation.to_write() for operation in batch) for batch in main) + len(extra),
     )
 
 
@@ -175,7 +178,8 @@ def cost(plans: Iterable[AccountPlan], now: datetime, known: Limits | None = Non
     return bill.total()
 
 
-def _batches(operations: list[Operation], limits: BatchLimits) -> Iterable[list[Operation]]:
+def packed(operations: Iterable[Operation], limits: BatchLimits) -> Iterator[list[Operation]]:
+    """Operations in the commits in which the writer sends them."""
     rest = sorted(operations, key=lambda operation: operation.path)
     while rest:
         batch, rest = limits.pack(rest)

@@ -48,7 +48,7 @@ class Limits:
         spent: DID -> the same, for those of which something is spent already.
         uploads: `uploadBlob`, of all users together.
         requests: Requests to the host, of all users together.
-        events: Commits that the relay takes from this PDS.
+        events: Commits an hour that the relay takes from this PDS, which we keep to.
         headroom: Share of each DID's points left to its owner (LIMIT-5), 0 to 1.
     """
 
@@ -84,6 +84,8 @@ class Demand:
         did: The repository.
         points: Write points in all.
         largest: Points of the largest commit, which fits into a window as a whole or not at all.
+        events: Commits that wait for the relay's hour.
+        counted: Commits that count in it and do not wait: those that delete.
         seconds: What the PDS needs for it without any limit.
     """
 
@@ -93,6 +95,7 @@ class Demand:
     uploads: int = 0
     requests: int = 0
     events: int = 0
+    counted: int = 0
     seconds: float = 0.0
 
 
@@ -151,6 +154,12 @@ class Timeline:
                 window.ends = self._now + window.ceiling.seconds if window.ends is None else window.ends
             amount -= taken
 
+    def count(self, amount: int) -> None:
+        """Spend so much now, whether it fits or not."""
+        for window in self._windows if amount else ():
+            window.left -= amount
+            window.ends = self._now + window.ceiling.seconds if window.ends is None else window.ends
+
     def ending(self, name: str) -> Ending:
         """When everything that was spent so far is spent."""
         return Ending(self._now, f"{name} ({self._waited})" if self._waited is not None else name)
@@ -183,6 +192,7 @@ class Forecast:
         points.spend(demand.points, demand.largest)
         self._uploads.spend(demand.uploads)
         self._requests.spend(demand.requests)
+        self._events.count(demand.counted)
         self._events.spend(demand.events)
         self._seconds += demand.seconds
         shared = [(demand.uploads, self._uploads, UPLOADS), (demand.requests, self._requests, REQUESTS)]

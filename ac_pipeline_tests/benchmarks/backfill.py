@@ -363,6 +363,7 @@ def run(users: int, heavy: int, retry_seconds: float, folder: Path) -> Findings:
                 "pds_url": addresses.pds,
                 "ac_media_url": storage.url_template,
                 "dagster_home": folder / "dagster",
+                "ac_relay_commits_per_hour": 0,  # no relay reads this PDS, and its speed is what is measured
             }
         )
         with timed(f"{users} users, {len(population.items)} documents, {heavy} of them of one user"):

@@ -175,6 +175,7 @@ def main() -> None:
                 pds_url=addresses.pds,
                 ac_media_url=objects.url_template,
                 ac_renditions_url=f"{folder}/renditions",
+                ac_relay_commits_per_hour=0,  # no relay reads this PDS, and its speed is what is measured
             )
             with open_pipeline(settings) as pipeline, PdsAccounts(addresses.pds, addresses.pds_admin_password) as made:
                 database = connect(addresses.mongo)["bench"]

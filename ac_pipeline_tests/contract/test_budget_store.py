@@ -55,6 +55,14 @@ def test_a_cost_is_taken_off_the_named_policies_and_given_back(filled: BudgetSto
     assert filled.read(DID) == after
 
 
+def test_where_one_of_the_policies_is_not_known_nothing_is_taken_of_any(filled: BudgetStore) -> None:
+    """LIMIT-9: a window that nobody has begun is not begun by halves."""
+    before = filled.read(DID)
+    assert filled.take(DID, ["relay;w=3600"], 1) == before
+    assert filled.take(DID, [HOURLY, "relay;w=3600"], 1) == before
+    assert filled.read(DID) == before
+
+
 def test_a_window_is_changed_only_by_who_knows_it_as_it_is(filled: BudgetStore) -> None:
     """Two processes that see the end of a window begin the next one once."""
     begun = replace(HOUR, remaining=4_997, reset=HOUR.reset + 3_600)

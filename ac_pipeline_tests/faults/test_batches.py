@@ -18,6 +18,7 @@ from ac_pipeline.errors import (
 )
 from ac_pipeline.items import Stage, State
 from ac_pipeline.media.mood import MOOD
+from ac_pipeline.media.registry import media_type
 from ac_pipeline_tests.unit.sync.world import World, totals
 
 KEY = "3jzfcijpj2z2a"
@@ -276,6 +277,45 @@ def test_a_limit_in_the_middle_defers_the_rest_with_a_time(world: World) -> None
     assert report.notes == ["what is deferred waits until 2026-01-02 03:34:05 UTC: points spent"]
     assert totals(world.sync(user)) == {"unchanged": 400, "created": 100}
     assert {world.entry("mood", document).deferred_until for document in documents} == {None}
+
+
+def test_a_spent_limit_does_not_keep_withdrawn_work_where_it_is(world: World) -> None:
+    """LIMIT-9, DEL-1: new work waits, what has to go goes, and the next run does the rest once."""
+    user = world.user()
+    documents = world.moods(user, 300, first=250)
+    orphan = world.add("piece", user)
+    world.add("piece", user, slug="hat")
+    world.sync(user)
+    world.moods(user, 250)  # their keys come first, so that they fill the first commit
+    for document in documents[-10:]:
+        world.change("mood", document, nuked=True)
+    world.documents.remove(media_type("piece"), orphan)
+    world.pds.fail("apply_writes", RateLimited("the relay's hour is spent", retry_after=1800))
+    report = world.sync(user)
+    assert (report.types["mood"].deleted, report.types["mood"].deferred) == (10, 250)
+    assert report.types["piece"].deleted == 1
+    refused, erased = world.pds.batches(user)[-2:]
+    assert ({write.action for write in refused}, {write.action for write in erased}) == ({"create"}, {"delete"})
+    assert totals(world.sync(user)) == {"unchanged": 290, "created": 250}
+    assert len(world.records(user, "mood")) == 540
+    with world.quiet():
+        world.sync(user)
+
+
+def test_a_limit_that_holds_for_deletes_too_defers_them_with_its_time(world: World) -> None:
+    """LIMIT-8, DEL-6: what the server itself refuses waits, and says for how long."""
+    user = world.user()
+    documents = world.moods(user, 2)
+    world.sync(user)
+    world.change("mood", documents[0], nuked=True)
+    added = world.moods(user, 200, first=2)
+    for _ in range(2):
+        world.pds.fail("apply_writes", RateLimited("points spent", status=429, retry_after=1800))
+    sent = world.pds.count("apply_writes")
+    assert totals(world.sync(user)) == {"unchanged": 1, "deferred": 201}
+    assert world.pds.count("apply_writes") == sent + 2
+    until = world.clock.now + timedelta(seconds=1800)
+    assert {world.entry("mood", each).deferred_until for each in (documents[0], *added)} == {until}
 
 
 def test_a_limit_before_anything_is_known_is_an_interruption(world: World) -> None:

@@ -37,8 +37,11 @@ class PlanConfig(dg.Config):
     sweep: bool = Field(
         default=False, description="Plan to delete records without a document even where they are most of a user's."
     )
-    relay_events: int = Field(
-        default=0, ge=0, description="Reckon with a relay that takes so many commits an hour, e.g. 2500; 0 for none."
+    relay_events: int | None = Field(
+        default=None,
+        ge=0,
+        description="Reckon with a relay that takes so many commits an hour; 0 for none. Left out: "
+        "AC_RELAY_COMMITS_PER_HOUR, which runs keep to.",
     )
 
 
@@ -55,7 +58,7 @@ def plan_each_user(context: dg.OpExecutionContext, config: PlanConfig, operator:
         table.add(operation.to_json())
 
     with refusals():
-        made = operator.plan(config.users, _selection(config), config.relay_events or None, take)
+        made = operator.plan(config.users, _selection(config), config.relay_events, take)
     metadata = {**plan_metadata(made), **table.metadata("operations_listed")}
     context.log_event(dg.AssetMaterialization(FLIGHT_PLAN, metadata=metadata))
     context.log.info(f"Plan {made.hash}: {sum(made.counts.values())} operations of {made.users} users.")

@@ -9,6 +9,7 @@ import json
 import logging
 import traceback
 from collections.abc import Iterator
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from threading import Thread
 
@@ -16,9 +17,11 @@ import httpx
 import pytest
 
 from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.buckets import MemoryBudgetStore
 from ac_pipeline.atproto.budget import Budget
 from ac_pipeline.atproto.client import DEFAULT_BLOB_LIMIT, PdsClient
 from ac_pipeline.atproto.messages import Commit, RepositoryStatus, Write
+from ac_pipeline.atproto.pace import HOUR, Pace
 from ac_pipeline.atproto.sessions import MemorySessionStore, Sessions, Tokens
 from ac_pipeline.atproto.syntax import blob_cid
 from ac_pipeline.atproto.transport import open_http
@@ -132,7 +135,9 @@ def client(server: Server) -> Iterator[PdsClient]:
         yield make(server, http)
 
 
-def make(server: Server, http: httpx.Client, url: str = URL, bypass_key: str | None = BYPASS) -> PdsClient:
+def make(
+    server: Server, http: httpx.Client, url: str = URL, bypass_key: str | None = BYPASS, *, pace: Pace | None = None
+) -> PdsClient:
     def clock() -> float:
         return server.now
 
@@ -144,6 +149,7 @@ def make(server: Server, http: httpx.Client, url: str = URL, bypass_key: str | N
         clock=clock,
         sleep=server.sleep,
         budget=Budget(clock=clock, sleep=server.sleep, max_wait=30.0),
+        pace=pace,
     )
 
 
@@ -310,6 +316,32 @@ def test_a_far_reset_is_not_waited_for_and_nothing_is_sent(client: PdsClient, se
 
     assert caught.value.retry_after == 3000.0
     assert len(server.asked("applyWrites")) == 1
+    assert server.slept == []
+
+
+def test_the_relays_hour_is_asked_before_anything_is_sent(server: Server) -> None:
+    """LIMIT-9: by every commit, and before the uploads for one; what deletes goes all the same."""
+    store = MemoryBudgetStore()
+    pace = Pace("pds.test", 1, store=store, clock=lambda: server.now, sleep=server.sleep)
+    with httpx.Client(transport=httpx.MockTransport(server)) as http:
+        client = make(server, http, pace=pace)
+        client.reserve_commit(ALICE, [CREATE])
+        client.reserve_commit(ALICE, [CREATE, DELETE])
+        server.answers("applyWrites", accepted(CREATE))
+        client.apply_writes(ALICE, [CREATE], swap_commit=None)
+        for call in (client.reserve_commit, partial(client.apply_writes, swap_commit=None)):
+            with pytest.raises(RateLimited, match="relay") as caught:
+                call(ALICE, [UPDATE])
+            assert caught.value.retry_after == HOUR
+        assert len(server.asked("applyWrites")) == 1
+        client.reserve_commit(ALICE, [DELETE])
+        server.answers("applyWrites", accepted(UPDATE, DELETE))
+        client.apply_writes(ALICE, [UPDATE, DELETE], swap_commit=None)
+        server.now += HOUR
+        client.reserve_commit(ALICE, [CREATE])
+        client.release_commit(ALICE)
+        server.answers("applyWrites", accepted(CREATE))
+        client.apply_writes(ALICE, [CREATE], swap_commit=None)
     assert server.slept == []
 
 

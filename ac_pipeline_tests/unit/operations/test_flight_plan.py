@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.buckets import Bucket, Window
+from ac_pipeline.atproto.pace import POLICY
 from ac_pipeline.operations.flight_plan import draw_up, learned_limits, selection_of, selection_to_json
 from ac_pipeline.sync.agreement import PlannedOperation, plan_hash, planned
 from ac_pipeline.sync.forecast import USUAL, Ceiling, Limits
@@ -37,6 +40,22 @@ def test_limits_are_those_the_answers_named_and_nothing_else() -> None:
     assert limits.requests == (Ceiling(3_000, 300),)
     assert limits.events == (Ceiling(2_500, 3_600),)
     assert learned_limits([], "pds.test", NOW, headroom=0.1) == Limits(headroom=0.1)
+
+
+@pytest.mark.parametrize(
+    ("relay", "ends", "expected"),
+    [
+        (2_500, 60, (Ceiling(2_500, 3_600, 2_490, 60),)),
+        (3, 60, (Ceiling(3, 3_600, -7, 60),)),
+        (2_500, 0, (Ceiling(2_500, 3_600),)),
+        (0, 60, ()),
+    ],
+)
+def test_the_relays_hour_is_reckoned_as_it_stands(relay: int, ends: float, expected: tuple[Ceiling, ...]) -> None:
+    """LIMIT-9: ten commits of this hour are spent, whatever the limit was when it began."""
+    buckets = [("pds.test commits", Bucket({POLICY: window(5_000, 3_600, 4_990, ends)}))]
+    assert learned_limits(buckets, "pds.test", NOW, headroom=0.1, relay=relay).events == expected
+    assert learned_limits(buckets, "other.test", NOW, headroom=0.1, relay=7).events == (Ceiling(7, 3_600),)
 
 
 def test_a_plan_of_many_users_is_the_sum_of_their_plans_and_holds_none_of_them() -> None:

@@ -12,8 +12,9 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import NoCredentials, ServiceUnreachable, SourceMissing
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.sync.agreement import plan_hash, planned
-from ac_pipeline.sync.costs import cost
+from ac_pipeline.sync.costs import cost, user_cost
 from ac_pipeline.sync.engine import AccountPlan
+from ac_pipeline.sync.forecast import Ceiling, Limits
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline_tests.unit.sync.world import World, totals
 
@@ -134,6 +135,31 @@ def test_points_decide_when_a_limited_pds_is_done(world: World, count: int, hour
     expected = cost([world.survey(user)[0]], world.clock.now)
     limited = expected.finishes_limited - world.clock.now
     assert abs(limited - timedelta(hours=hours)) < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize(("count", "hours"), [(400, 0), (401, 1)])
+def test_the_relays_hour_decides_when_many_commits_are_done(world: World, count: int, hours: int) -> None:
+    """LIMIT-9: two commits an hour, under the limits that are known as under the usual ones of a PDS."""
+    user = world.user()
+    world.moods(user, count)
+    expected = cost([world.survey(user)[0]], world.clock.now, Limits(events=(Ceiling(2, 3_600.0),)))
+    for end in (expected.finishes_at, expected.finishes_limited):
+        assert abs(end - world.clock.now - timedelta(hours=hours)) < timedelta(minutes=1)
+
+
+def test_commits_that_delete_do_not_wait_for_the_relays_hour(world: World) -> None:
+    """LIMIT-9: neither those of withdrawn work, nor one in which something new goes with them."""
+    user = world.user()
+    documents = world.moods(user, 300)
+    world.sync(user)
+    for document in documents[:250]:
+        world.change("mood", document, nuked=True)
+    world.moods(user, 10, first=300)
+    spent = Limits(events=(Ceiling(2, 3_600.0, left=0, resets_in=1_800.0),))
+    plan = world.survey(user)[0]
+    price = user_cost(plan)
+    assert (price.commits, price.erasing) == (2, 2)
+    assert cost([plan], world.clock.now, spent).finishes_at - world.clock.now < timedelta(minutes=1)
 
 
 def test_a_blocked_account_has_an_empty_plan_and_a_reason(world: World) -> None:

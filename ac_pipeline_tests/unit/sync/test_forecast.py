@@ -112,6 +112,9 @@ def test_text_goes_on_while_pictures_wait() -> None:
         (Demand("did:plc:a", requests=3_001), f"{REQUESTS} (3,000 in 5 minutes)", 300),
         (Demand("did:plc:a", events=2_501), f"{EVENTS} (2,500 an hour)", HOUR),
         (Demand("did:plc:a", events=2_500), SPEED, 0),
+        (Demand("did:plc:a", counted=9_999), SPEED, 0),
+        (Demand("did:plc:a", events=1_000, counted=1_500), SPEED, 0),
+        (Demand("did:plc:a", events=1_000, counted=1_501), f"{EVENTS} (2,500 an hour)", HOUR),
     ],
 )
 def test_the_limit_that_binds_is_named(demand: Demand, binding: str, seconds: float) -> None:
@@ -119,6 +122,15 @@ def test_the_limit_that_binds_is_named(demand: Demand, binding: str, seconds: fl
     limits = Limits(USUAL.points, {}, USUAL.uploads, USUAL.requests, (Ceiling(2_500, HOUR),))
     end = Forecast(limits).add(demand)
     assert (end.seconds, end.waits_for) == (seconds, binding)
+
+
+def test_commits_that_delete_take_from_the_hour_and_do_not_wait_for_the_next() -> None:
+    """LIMIT-9: of an hour of ten, three are left for a quarter of an hour."""
+    forecast = Forecast(Limits(events=(Ceiling(10, HOUR, left=3, resets_in=900),)))
+    demands = [Demand("did:plc:a", events=2), Demand("did:plc:b", counted=5), Demand("did:plc:c", counted=1)]
+    assert [forecast.add(each).seconds for each in demands] == [0, 0, 0]
+    later = [forecast.add(Demand(f"did:plc:{number}", events=10)).seconds for number in range(2)]
+    assert later == [900, 900 + HOUR]
 
 
 def test_what_one_user_has_spent_already_counts_for_that_user_alone() -> None:

@@ -39,6 +39,19 @@ def paintings(world: World, user: Account, count: int) -> list[str]:
     ]
 
 
+def test_no_blob_is_uploaded_for_a_commit_that_would_have_to_wait(world: World) -> None:
+    """LIMIT-9: a PDS has no clean-up of blobs that nothing refers to, and a day has 1,000 uploads."""
+    user = world.user()
+    documents = paintings(world, user, 3)
+    world.pds.fail("reserve_commit", RateLimited("the relay's hour is spent", retry_after=1_800))
+    assert totals(world.sync(user), "painting")["deferred"] == 3
+    assert (world.pds.count("upload_blob"), world.pds.count("apply_writes")) == (0, 0)
+    until = world.clock.now + timedelta(seconds=1_800)
+    assert {world.entry("painting", each).deferred_until for each in documents} == {until}
+    assert totals(world.sync(user), "painting")["created"] == 3
+    assert world.pds.count("upload_blob") == 3
+
+
 def test_a_painting_without_source_is_counted_and_never_looped(world: World) -> None:
     """MEDIA-4, OPS-4: class source-missing, no second attempt, nothing written; a person may ask for one."""
     user = world.user()
