@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import click
 
 from ac_pipeline.cli.output import print_json, progress, table
 from ac_pipeline.cli.snapshot import why_option
-from ac_pipeline.errors import Misconfigured
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.operations.lexicons import Scan, dns_record, publish, readable, scan
+from ac_pipeline.operations.lexicons import Scan, publish_ours, readable, scan
 from ac_pipeline.settings import load_settings
 from ac_pipeline.sync.lexicon_gate import Authority, Comparison
-from ac_pipeline.wiring import Pipeline, open_pipeline
+from ac_pipeline.wiring import open_pipeline
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 
@@ -54,39 +51,20 @@ def check(no_scan: bool, as_json: bool) -> int:
 def publish_(*, force: bool, dry_run: bool, why: str, as_json: bool) -> int:
     """Write our lexicons into the repository of AC_LEXICON_AUTHORITY; what is the same already is left alone."""
     with open_pipeline(load_settings()) as pipeline:
-        authority = _authority(pipeline)
-        comparisons = pipeline.gate.comparisons()
-        if dry_run:
-            published: list[Comparison] = [each for each in comparisons if each.state != "same"]
-        else:
-            counts = {"breaking": sum(bool(each.breaking) for each in comparisons)}
-            with pipeline.audit.during("publish-lexicons", [authority.account], [], why=why, counts=counts) as audited:
-                published = publish(pipeline.lexicons, authority, force=force)
-                audited.counts["published"] = len(published)
-            pipeline.gate.comparisons()  # so that what is published now is remembered
-        records = dns_record(pipeline.lexicons, authority.did)
-        if as_json:
-            print_json({"published": [each.nsid for each in published], "dry_run": dry_run, "dns": records})
-            return 0
-        said = "would be published" if dry_run else "published"
-        for each in published:
-            click.echo(f"{each.nsid}: {said} ({each.state})")
-        if not published:
-            click.echo("Every lexicon is published as it is.")
-        click.echo("Others find them by this DNS record:")
-        for line in records:
-            click.echo(f"  {line}")
+        published = publish_ours(pipeline, dry_run=dry_run, force=force, why=why)
+    if as_json:
+        nsids = [each.nsid for each in published.lexicons]
+        print_json({"published": nsids, "dry_run": dry_run, "dns": published.dns})
+        return 0
+    said = "would be published" if dry_run else "published"
+    for each in published.lexicons:
+        click.echo(f"{each.nsid}: {said} ({each.state})")
+    if not published.lexicons:
+        click.echo("Every lexicon is published as it is.")
+    click.echo("Others find them by this DNS record:")
+    for line in published.dns:
+        click.echo(f"  {line}")
     return 0
-
-
-def _authority(pipeline: Pipeline) -> Authority:
-    """Who publishes, with a password: the setting's, else the one Mongo holds for the DID."""
-    authority = pipeline.gate.authority
-    if authority is None:
-        raise Misconfigured("AC_LEXICON_AUTHORITY is not set: it names the DID of the account that publishes.")
-    if authority.account.password is not None:
-        return authority
-    return replace(authority, account=pipeline.accounts.find(authority.did))
 
 
 def _check_json(comparisons: list[Comparison], found: Scan, authority: Authority | None) -> dict[str, object]:

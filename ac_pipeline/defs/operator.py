@@ -14,6 +14,7 @@ from ac_pipeline.operations.documents import Lost
 from ac_pipeline.operations.erasure import Erasure
 from ac_pipeline.operations.flight_plan import FlightPlan
 from ac_pipeline.operations.forget import Forgetting
+from ac_pipeline.operations.lexicons import Publication
 from ac_pipeline.operations.links import Examination
 from ac_pipeline.operations.restore_plan import RestorePlan
 from ac_pipeline.operations.restore_report import RestoreReport
@@ -21,7 +22,6 @@ from ac_pipeline.operations.rounds import LeftOut
 from ac_pipeline.operations.wipe import WipeReport
 from ac_pipeline.operations.wipe_plan import WipePlan
 from ac_pipeline.sync.agreement import PlannedOperation
-from ac_pipeline.sync.lexicon_gate import Comparison
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 
@@ -76,5 +76,5 @@ class Operator(Protocol):
     def forget(self, user: str, ids: Sequence[str], confirm: int, why: str) -> Forgetting:
         """Delete them, in the audit before the first; raises Misconfigured when `confirm` is another number."""
 
-    def publish_lexicons(self, *, dry_run: bool, why: str) -> tuple[list[Comparison], list[str]]:
+    def publish_lexicons(self, *, dry_run: bool, why: str) -> Publication:
         """Lexicons that differ from the published ones, published unless it is a dry run; and the DNS records."""

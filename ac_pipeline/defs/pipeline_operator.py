@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from types import TracebackType
 
 from ac_pipeline.accounts import Account
@@ -17,7 +16,7 @@ from ac_pipeline.operations.erasure import Erasure
 from ac_pipeline.operations.erasure_search import ErasureSearch
 from ac_pipeline.operations.flight_plan import FlightPlan, draw_up, known_limits
 from ac_pipeline.operations.forget import Forgetting, chosen_snapshots, forget, plan_forgetting
-from ac_pipeline.operations.lexicons import dns_record, publish
+from ac_pipeline.operations.lexicons import Publication, publish_ours
 from ac_pipeline.operations.links import Diagnosis, Examination, examine_all, heal_all
 from ac_pipeline.operations.restore import (
     MONGO,
@@ -34,7 +33,6 @@ from ac_pipeline.operations.snapshot import Vault, open_vault, take_snapshot
 from ac_pipeline.operations.wipe import WipeReport, wipe
 from ac_pipeline.operations.wipe_plan import WipePlan, plan_wipe
 from ac_pipeline.settings import Settings
-from ac_pipeline.sync.lexicon_gate import Authority, Comparison
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline, open_pipeline
@@ -129,19 +127,8 @@ class PipelineOperator:
             raise Misconfigured(f"{len(chosen)} snapshots would be deleted, not {confirm}: nothing was deleted.")
         return forget(self._vault, chosen, self._open().accounts.all, why=why)
 
-    def publish_lexicons(self, *, dry_run: bool, why: str) -> tuple[list[Comparison], list[str]]:
-        pipeline = self._open()
-        authority = self._authority()
-        records = dns_record(pipeline.lexicons, authority.did)
-        comparisons = pipeline.gate.comparisons()
-        if dry_run:
-            return [each for each in comparisons if each.state != "same"], records
-        counts = {"breaking": sum(bool(each.breaking) for each in comparisons)}
-        with pipeline.audit.during("publish-lexicons", [authority.account], [], why=why, counts=counts) as audited:
-            published = publish(pipeline.lexicons, authority)
-            audited.counts["published"] = len(published)
-        pipeline.gate.comparisons()  # so that what is published now is remembered
-        return published, records
+    def publish_lexicons(self, *, dry_run: bool, why: str) -> Publication:
+        return publish_ours(self._open(), dry_run=dry_run, why=why)
 
     def close(self) -> None:
         self._stack.close()
@@ -178,12 +165,3 @@ class PipelineOperator:
     def _snapshots(self, user: str, ids: Sequence[str]) -> list[Snapshot]:
         pipeline = self._open()
         return chosen_snapshots(pipeline.snapshots, pipeline.accounts, ids=ids, user=user or None)
-
-    def _authority(self) -> Authority:
-        """Who publishes, with a password: the setting's, else the one Mongo holds for the DID."""
-        authority = self._open().gate.authority
-        if authority is None:
-            raise Misconfigured("AC_LEXICON_AUTHORITY is not set: it names the DID of the account that publishes.")
-        if authority.account.password is not None:
-            return authority
-        return replace(authority, account=self._account(authority.did))

@@ -7,7 +7,7 @@ Publishing writes one record for each lexicon into the authority's repository. W
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from ac_pipeline.accounts import Account
@@ -19,6 +19,7 @@ from ac_pipeline.errors import Blocked, InvalidRecord, Misconfigured, OutcomeUnk
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.lexicon_gate import SCHEMA, Authority, Comparison, compare, published_in
 from ac_pipeline.sync.ports import DataServer
+from ac_pipeline.wiring import Pipeline
 
 ATTEMPTS: Final = 5
 """How often a repository that somebody else writes to is read anew before publishing is left for later."""
@@ -74,6 +75,39 @@ def readable(server: DataServer, accounts: Iterable[Account], found: Scan) -> It
         yield repository
 
 
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What was published, or would be, as it compared before, and the DNS records by which others find it."""
+
+    lexicons: list[Comparison]
+    dns: list[str]
+
+
+def publish_ours(pipeline: Pipeline, *, dry_run: bool, force: bool = False, why: str = "") -> Publication:
+    """Publish our lexicons in the repository of AC_LEXICON_AUTHORITY; in the audit before it starts.
+
+    Args:
+        dry_run: Only say what would be published.
+        force: Publish breaking changes too.
+        why: The operator's own words, for the audit.
+
+    Raises:
+        Misconfigured: AC_LEXICON_AUTHORITY is not set; or a change is breaking, and not forced. Nothing was written.
+        Transient, Blocked: The PDS did not take it; publishing again does the rest.
+    """
+    authority = _authority(pipeline)
+    dns = dns_record(pipeline.lexicons, authority.did)
+    comparisons = pipeline.gate.comparisons()
+    if dry_run:
+        return Publication([each for each in comparisons if each.state != "same"], dns)
+    counts = {"breaking": sum(bool(each.breaking) for each in comparisons)}
+    with pipeline.audit.during("publish-lexicons", [authority.account], [], why=why, counts=counts) as audited:
+        published = publish(pipeline.lexicons, authority, force=force)
+        audited.counts["published"] = len(published)
+    pipeline.gate.comparisons()  # so that what is published now is remembered
+    return Publication(published, dns)
+
+
 def publish(lexicons: Lexicons, authority: Authority, *, force: bool = False) -> list[Comparison]:
     """Make the authority's repository hold our lexicons; those that are the same already are left alone.
 
@@ -116,6 +150,16 @@ def dns_record(lexicons: Lexicons, did: str) -> list[str]:
     """The DNS records by which others find the lexicons: one TXT record for each authority name among the NSIDs."""
     domains = sorted({".".join(reversed(nsid.split(".")[:-1])) for nsid in lexicons.documents})
     return [f'_lexicon.{domain}. TXT "did={did}"' for domain in domains]
+
+
+def _authority(pipeline: Pipeline) -> Authority:
+    """Who publishes, with a password: the setting's, else the one Mongo holds for the DID."""
+    authority = pipeline.gate.authority
+    if authority is None:
+        raise Misconfigured("AC_LEXICON_AUTHORITY is not set: it names the DID of the account that publishes.")
+    if authority.account.password is not None:
+        return authority
+    return replace(authority, account=pipeline.accounts.find(authority.did))
 
 
 def _problems(lexicons: Lexicons, repository: Repository, nsid: str, rkey: str) -> list[str]:

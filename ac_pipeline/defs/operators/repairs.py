@@ -142,12 +142,12 @@ def publish_our_lexicons(
     """
     table = Table(("lexicon", "state", "changes"))
     with refusals():
-        published, records = operator.publish_lexicons(dry_run=config.dry_run, why=config.why)
-    for each in published:
+        published = operator.publish_lexicons(dry_run=config.dry_run, why=config.why)
+    for each in published.lexicons:
         changes = [f"{change.path}: {change.what}" for change in each.changes]
         table.add({"lexicon": each.nsid, "state": each.state, "changes": changes})
     name = "would_be_published" if config.dry_run else "published"
-    dns = dg.MetadataValue.md("\n".join(f"    {record}" for record in records))
+    dns = dg.MetadataValue.md("\n".join(f"    {record}" for record in published.dns))
     counts = {"dry_run": config.dry_run, "lexicons": table.count}
     context.add_output_metadata({**counts, **table.metadata(name), "dns_records": dns})
 
