@@ -15,6 +15,7 @@ from ac_pipeline.operations.documents import Lost
 from ac_pipeline.operations.erasure import Erasure
 from ac_pipeline.operations.flight_plan import FlightPlan
 from ac_pipeline.operations.forget import Forgetting
+from ac_pipeline.operations.lexicons import Publication
 from ac_pipeline.operations.links import Examination
 from ac_pipeline.operations.price import Price
 from ac_pipeline.operations.restore_plan import RestorePlan
@@ -126,11 +127,12 @@ class ScriptedOperator:
         self.changes.append(("forget", user, tuple(ids), why))
         return Forgetting((self.snapshot_of("ada"),), 2, 1, 0)
 
-    def publish_lexicons(self, *, dry_run: bool, why: str) -> tuple[list[Comparison], list[str]]:
+    def publish_lexicons(self, *, dry_run: bool, why: str) -> Publication:
         self._may_fail()
         if not dry_run:
             self.changes.append(("publish", why))
-        return [Comparison(media_type("mood").nsid, False)], ['_lexicon.aesthetic.computer. TXT "did=did:plc:a"']
+        dns = ['_lexicon.aesthetic.computer. TXT "did=did:plc:a"']
+        return Publication([Comparison(media_type("mood").nsid, False)], dns)
 
     def _may_fail(self) -> None:
         if self.error is not None:
