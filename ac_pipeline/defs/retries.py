@@ -5,14 +5,14 @@ came of its items; it is materialised only where a dry run afterwards proves tha
 be, with the counts of that dry run.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import dagster as dg
 from pydantic import Field
 
 from ac_pipeline.defs.assets.sources import records_key
-from ac_pipeline.defs.checks import evaluate_checks, record_checks
+from ac_pipeline.defs.checks import check_events
 from ac_pipeline.defs.failures import Trouble, dagster_failures, failure_of, trouble_of
 from ac_pipeline.defs.metadata import Metadata, account_metadata, trouble_metadata
 from ac_pipeline.defs.mirror import Mirror, Outcome
@@ -69,7 +69,8 @@ def retry_failed_items(context: dg.OpExecutionContext, config: RetryConfig, mirr
             if trouble is not None:
                 troubles[outcome.account.key] = trouble
             _report(context, mirror, outcome, turns[outcome.account.key], trouble)
-    _check(context, mirror, {media.name for turn in plan.turns for media in turn.selection.types})
+    for event in check_events(mirror, {media for turn in plan.turns for media in turn.selection.types}):
+        context.instance.report_runless_asset_event(event)
     if troubles:
         raise failure_of(troubles, len(turns))
 
@@ -148,20 +149,3 @@ def _proven(
         return {}
     whole = Outcome(outcome.account, survey)
     return {media.name: account_metadata(mirror, whole, media) for media in types if in_order(survey, media)}
-
-
-def _check(context: dg.OpExecutionContext, mirror: Mirror, types: Collection[str]) -> None:
-    """Let the checks of the touched types say what is quarantined now."""
-    keys = {records_key(media_type(name)) for name in types}
-    for spec in record_checks():
-        for result in evaluate_checks(mirror, [spec.key] if spec.asset_key in keys else []):
-            context.instance.report_runless_asset_event(
-                dg.AssetCheckEvaluation(
-                    asset_key=spec.asset_key,
-                    check_name=spec.name,
-                    passed=result.passed,
-                    metadata=result.metadata,
-                    severity=result.severity,
-                    description=result.description,
-                )
-            )

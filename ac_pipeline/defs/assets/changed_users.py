@@ -15,7 +15,7 @@ from pydantic import Field
 from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.assets.stage import made_earlier
 from ac_pipeline.defs.assets.turns import Turns
-from ac_pipeline.defs.checks import evaluate_checks, record_checks
+from ac_pipeline.defs.checks import check_events
 from ac_pipeline.defs.failures import failure_of
 from ac_pipeline.defs.mirror import Mirror
 from ac_pipeline.defs.policies import CHANGED, RETRY_SECONDS, record_retries
@@ -63,7 +63,7 @@ def changed_users_job(mirror_resource: object, retry_seconds: float = RETRY_SECO
         users = [user for user in asked if any((key, user) not in earlier for key in assets)]
         turns = Turns(context, mirror, assets, users, pictures=True)
         troubles = turns.take(lambda accounts: mirror.sync(accounts, MEDIA_TYPES, context.run.run_id))
-        yield from _checks(mirror)
+        yield from check_events(mirror, MEDIA_TYPES)
         if troubles:
             raise failure_of(troubles, len(asked))
 
@@ -83,18 +83,3 @@ def changed_users_job(mirror_resource: object, retry_seconds: float = RETRY_SECO
 def run_config(users: list[str]) -> dict[str, object]:
     """The run config that names these users."""
     return {"ops": {CHANGED_STEP: {"config": {"users": users}}}}
-
-
-def _checks(mirror: Mirror) -> Iterator[dg.AssetCheckEvaluation]:
-    """The results of all checks as events of this run: an op has no check outputs."""
-    for result in evaluate_checks(mirror, [spec.key for spec in record_checks()]):
-        if result.asset_key is None or result.check_name is None:
-            continue
-        yield dg.AssetCheckEvaluation(
-            asset_key=result.asset_key,
-            check_name=result.check_name,
-            passed=result.passed,
-            metadata=result.metadata,
-            severity=result.severity,
-            description=result.description,
-        )
