@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import click
 
@@ -13,7 +14,7 @@ from ac_pipeline.cli.selectors import Chosen, selectors
 from ac_pipeline.cli.sync import show_report
 from ac_pipeline.errors import Blocked
 from ac_pipeline.operations.differences import Difference, accept_theirs, find_differences, push_ours
-from ac_pipeline.operations.links import each_account
+from ac_pipeline.operations.rounds import look_at
 from ac_pipeline.settings import load_settings
 from ac_pipeline.sync.report import SyncReport
 from ac_pipeline.wiring import Pipeline, new_run_id, open_pipeline
@@ -66,15 +67,11 @@ class _Found:
         self.accounts: dict[Account, int] = {}
         self.blocked: list[tuple[str, str]] = []
 
-        def look(account: Account) -> list[Difference] | Blocked:
-            try:
-                return find_differences(pipeline.engine, account, chosen.selection)
-            except Blocked as error:
-                return error
+        def look(account: Account) -> list[Difference]:
+            return find_differences(pipeline.engine, account, chosen.selection)
 
-        having = [account for account in accounts if account.did is not None]
-        looks = each_account(having, pipeline.settings.ac_concurrent_users, look)
-        for account, answer in progress("Comparing", looks, len(having)):
+        workers = pipeline.settings.ac_concurrent_users
+        for account, answer in look_at(accounts, look, workers, partial(progress, "Comparing")):
             if isinstance(answer, Blocked):
                 self.blocked.append((account.key, answer.message))
                 continue

@@ -79,13 +79,9 @@ def _show_plan(plan: RestorePlan, as_json: bool) -> None:
     if as_json:
         print_json(plan.to_json())
         return
-    counts: dict[str, int] = {}
-    for operation in plan.operations:
-        counts[operation.media.name] = counts.get(operation.media.name, 0) + 1
-    rows: list[list[object]] = [[name, number] for name, number in counts.items()]
-    table(
-        f"Restore of {plan.user} (nothing was written)", ["type", "records"], [*rows, ["total", sum(counts.values())]]
-    )
+    rows: list[list[object]] = [[name, number] for name, number in plan.counts.items()]
+    total = ["total", len(plan.operations)]
+    table(f"Restore of {plan.user} (nothing was written)", ["type", "records"], [*rows, total])
     click.echo(f"{len(plan.present)} records are there already.")
     _show_shape(plan.wrong_shaped)
     _show_held(plan.held)

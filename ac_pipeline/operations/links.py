@@ -8,11 +8,9 @@ and writer, so no repair can do what a sync may not (LINK-8).
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Blocked
@@ -23,8 +21,6 @@ from ac_pipeline.sync.plan import existing_records
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline
-
-Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
@@ -236,11 +232,3 @@ def heal_all(
             yield report
         if entry is not None:
             entry.counts.update(deleted=deleted, duplicates=duplicates)
-
-
-def each_account(
-    accounts: Sequence[Account], workers: int, work: Callable[[Account], Result]
-) -> Iterator[tuple[Account, Result]]:
-    """Do something with many accounts, some at once, in order; only results are kept, never what was read (OPS-6)."""
-    with ThreadPoolExecutor(workers, thread_name_prefix="account") as pool:
-        yield from zip(accounts, pool.map(work, accounts), strict=True)

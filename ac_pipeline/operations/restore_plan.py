@@ -6,7 +6,7 @@ document is there today and nothing says that it shall not be shown. Carrying th
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -90,14 +90,16 @@ class RestorePlan:
     def price(self) -> Price:
         return price(self.operations)
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Type name -> records to write."""
+        return dict(Counter(operation.media.name for operation in self.operations))
+
     def to_json(self) -> dict[str, object]:
-        counts: dict[str, int] = defaultdict(int)
-        for operation in self.operations:
-            counts[operation.media.name] += 1
         return {
             "user": self.user,
             "snapshots": list(self.snapshots),
-            "records": dict(counts),
+            "records": self.counts,
             "present": len(self.present),
             "held": [held.to_json() for held in self.held],
             "wrong_shaped": self.wrong_shaped,

@@ -209,14 +209,11 @@ def _foreseen(plan: RestorePlan | FlightPlan) -> Metadata:
     held = Table(("item", "record", "reason"))
     for each in plan.held:
         held.add(each.to_json())
-    counts: dict[str, int] = {}
-    for operation in plan.operations:
-        counts[operation.media.name] = counts.get(operation.media.name, 0) + 1
     return {
         "user": plan.user,
         "snapshots": ", ".join(plan.snapshots),
         "present": len(plan.present),
-        **counts_table("would_be_restored", counts),
+        **counts_table("would_be_restored", plan.counts),
         **held.metadata("held_back"),
     }
 
