@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,11 +13,13 @@ from bson import ObjectId
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.defs.pipeline_operator import PipelineOperator
+from ac_pipeline.errors import Misconfigured
 from ac_pipeline.items import State
 from ac_pipeline.local.artwork import pixel_art, tape_zip
 from ac_pipeline.local.object_server import ObjectServer
-from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.operations.erasure import Erasure
+from ac_pipeline.sync.selection import Selection
 from ac_pipeline_tests.harness import USER_BUCKET, Slice
 from ac_pipeline_tests.integration.conftest import Run
 
@@ -69,11 +72,14 @@ def test_after_an_erasure_neither_the_record_nor_its_own_blobs_are_found(cli: Ru
     code, found = report(cli)
     assert (code, found["pending"], found["records"], found["links"], found["blobs"]) == (1, 4, 4, 4, 3)
     assert {cid for each in found["items"] for cid in each["blobs"]} == set(alone)
+    assert found["renditions"] == 3
+    assert {cid for each in found["items"] for cid in each["renditions"]} == set(alone)
     assert all(status_of_blob(slice_, ada, cid) == 200 for cid in [*alone, shared])
 
     slice_.sync(ada)
     code, found = report(cli)
-    assert (code, found["pending"], found["gone"]) == (0, 0, 4)
+    assert (code, found["pending"], found["gone"], found["renditions"]) == (0, 0, 4, 0)
+    assert [slice_.pipeline.store.has(cid) for cid in (*alone, shared)] == [False, False, False, True]
     assert {each["state"] for each in found["items"]} == {"gone"}
     for each in found["items"]:
         gone_at = datetime.fromisoformat(each["gone_at"])
@@ -207,3 +213,99 @@ def test_snapshots_of_a_deleted_account_are_pending_until_they_are_forgotten(
     assert cli("snapshots", "--forget", "nonsense", "--confirm")[0] == 2
     assert cli("snapshots", "--forget", bobs["id"], "--forget-user", "bob")[0] == 2
     assert cli("snapshots", "--confirm")[0] == 2
+
+
+def test_renditions_that_could_not_be_removed_are_pending_until_a_later_sync_removes_them(
+    cli: Run, slice_: Slice, ada: Account
+) -> None:
+    """DEL-7: the record goes all the same; the thumbnail is what is left, and is found without any run's word."""
+    id = slice_.add("painting", ada, code="one", slug="one")
+    slice_.sync(ada)
+    (cid,) = blobs_of(slice_, ada, "painting", id)
+    kept = Path(slice_.pipeline.settings.ac_renditions_url, "blobs", cid)
+    kept.unlink()
+    kept.mkdir()  # as a store that refuses to delete
+    slice_.change("painting", id, nuked=True)
+    synced = slice_.sync(ada)
+    assert (synced.types["painting"].deleted, synced.error, synced.failures) == (1, None, [])
+    assert [note for note in synced.notes if "AC_RENDITIONS_URL" in note]
+    code, found = report(cli)
+    (pending,) = found["items"]
+    assert (code, found["pending"], found["records"], found["blobs"], found["renditions"]) == (1, 1, 0, 0, 1)
+    assert (pending["item"], pending["renditions"]) == (f"painting:{id}", [cid])
+    assert "1 renditions" in cli("erasure")[1]
+    kept.rmdir()
+    kept.write_bytes(b"still there")
+    assert slice_.sync(ada).notes == []
+    assert not kept.exists()
+    code, found = report(cli)
+    assert (code, found["pending"], found["gone"]) == (0, 0, 1)
+
+
+def test_what_returns_after_an_erasure_has_its_thumbnail_made_again(cli: Run, slice_: Slice, ada: Account) -> None:
+    """DEL-2, DEL-7: once, under its old key, with the same bytes."""
+    id = slice_.add("painting", ada, code="one", slug="one")
+    slice_.sync(ada)
+    before, (cid,) = slice_.records(ada, "painting"), blobs_of(slice_, ada, "painting", id)
+    slice_.change("painting", id, nuked=True)
+    slice_.sync(ada)
+    slice_.change("painting", id, nuked=False)
+    assert slice_.sync(ada).types["painting"].created == 1
+    assert slice_.records(ada, "painting") == before
+    assert status_of_blob(slice_, ada, cid) == 200
+    assert slice_.pipeline.store.has(cid)
+    assert report(cli)[1]["renditions"] == 0
+    assert slice_.sync(ada).types["painting"].unchanged == 1
+
+
+def test_renditions_of_a_purged_account_go_when_told_to(cli: Run, slice_: Slice, ada: Account) -> None:
+    """DEL-7: no sync reaches it any more. While its records are there, so are its renditions."""
+    slice_.add("painting", ada, code="one", slug="one")
+    bob = slice_.user("bob")
+    slice_.sync(ada)
+    assert len(list(Path(slice_.pipeline.settings.ac_renditions_url, "blobs").iterdir())) == 1
+    slice_.database["paintings"].delete_many({})
+    slice_.database["users"].delete_one({"_id": ada.id})
+    slice_.database["@handles"].delete_one({"_id": ada.id})
+    code, found = report(cli, "--forget-renditions")
+    assert (code, found["pending"], found["records"], found["renditions"]) == (1, 1, 1, 1)
+    slice_.pds.admin("com.atproto.admin.deleteAccount", {"did": ada.did})
+    code, found = report(cli)
+    assert (code, found["items"][0]["item"], found["renditions"]) == (1, f"account:{ada.did}", 1)
+    assert report(cli, "--user", str(bob.key))[0] == 0
+    assert report(cli, "--forget-renditions")[0] == 0
+    assert [path for path in Path(slice_.pipeline.settings.ac_renditions_url).rglob("*") if path.is_file()] == []
+    assert report(cli)[0] == 0
+
+
+def test_work_of_somebody_without_a_repository_that_is_withdrawn_is_found_and_forgotten(
+    cli: Run, slice_: Slice, ada: Account
+) -> None:
+    """DEL-7: a rendition may be made before there is anywhere to publish it."""
+    slice_.database["users"].update_one({"_id": ada.id}, {"$unset": {"atproto": ""}})
+    waiting = slice_.account(ada.id)
+    assert waiting.did is None
+    id = slice_.add("painting", ada, code="one", slug="one")
+    slice_.pipeline.engine.render(waiting, media_type("painting"), Selection(), "run-1")
+    assert report(cli)[0] == 0
+    slice_.change("painting", id, nuked=True)
+    code, found = report(cli)
+    assert (code, [each["item"] for each in found["items"]], found["renditions"]) == (1, [f"painting:{id}"], 1)
+    assert report(cli, "--forget-renditions")[0] == 0
+    assert report(cli)[1]["items"] == []
+
+
+def test_a_job_forgets_snapshots_as_the_command_does(cli: Run, slice_: Slice, ada: Account) -> None:
+    """DEL-7: what it would delete is said first, another number is refused, and what it did is in the audit."""
+    slice_.add("mood", ada, mood="said")
+    slice_.sync(ada)
+    assert [cli("snapshot", "ada")[0] for _ in range(2)] == [0, 0]
+    with PipelineOperator(lambda: slice_.pipeline.settings) as operator:
+        assert len(operator.plan_forgetting("ada", []).snapshots) == 2
+        with pytest.raises(Misconfigured, match="2 snapshots would be deleted, not 1"):
+            operator.forget("ada", [], 1, "")
+        (newest, oldest) = [each["id"] for each in json.loads(cli("snapshots", "--json")[1])]
+        assert [each.id for each in operator.forget("", [oldest], 1, "she asked").snapshots] == [oldest]
+    assert [each["id"] for each in json.loads(cli("snapshots", "--json")[1])] == [newest]
+    (line,) = json.loads(cli("audit", "--action", "forget-snapshots", "--json")[1])
+    assert (line["why"], line["outcome"], line["counts"]["snapshots"]) == ("she asked", "done", 1)
