@@ -40,6 +40,7 @@ from ac_pipeline.settings import Settings
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import Verification, verify_accounts
 from ac_pipeline.wiring import Pipeline, open_pipeline
+from ac_pipeline_tests.benchmarks.ending import end_in_order
 from ac_pipeline_tests.dagster_home import DagsterHome, Partitions, Run, Ui
 
 FAILING, BLOCKED = 5, 2
@@ -401,4 +402,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    end_in_order()
     sys.exit(main())

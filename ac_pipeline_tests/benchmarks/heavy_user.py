@@ -39,6 +39,7 @@ from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import verify
 from ac_pipeline.wiring import Pipeline, new_run_id, open_pipeline
+from ac_pipeline_tests.benchmarks.ending import end_in_order
 
 HEAVY: Mapping[str, int] = {"painting": 395, "mood": 226, "piece": 26, "kidlisp": 2_220}
 BUCKET = "user-aesthetic-computer"
@@ -167,8 +168,8 @@ def main() -> None:
     sizes = {name: max(1, round(number * options.share)) for name, number in HEAVY.items()}
     with tempfile.TemporaryDirectory(prefix="ac-bench-") as folder, ObjectServer() as objects:
         services = LocalServices(Path(folder))
-        addresses = services.up()
         try:
+            addresses = services.up()
             settings = Settings(
                 mongodb_connection_string=addresses.mongo,
                 mongodb_name="bench",
@@ -194,4 +195,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    end_in_order()
     main()

@@ -40,6 +40,7 @@ from ac_pipeline.local.seed import into_folder
 from ac_pipeline.local.services import Addresses, LocalServices
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.mongo.database import connect
+from ac_pipeline_tests.benchmarks.ending import end_in_order
 
 LIMIT = 30.0
 """Seconds the 95th percentile may take."""
@@ -294,4 +295,5 @@ def main() -> int:
 
 
 if __name__ == "__main__":
+    end_in_order()
     sys.exit(main())

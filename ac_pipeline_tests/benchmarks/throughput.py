@@ -45,6 +45,7 @@ from ac_pipeline.settings import Settings
 from ac_pipeline.sync.engine import sync_accounts
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline, new_run_id, open_pipeline
+from ac_pipeline_tests.benchmarks.ending import end_in_order
 
 TYPES = ("mood", "piece", "kidlisp")
 BATCH = 100
@@ -207,8 +208,8 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="ac-bench-") as folder:
         services = LocalServices(Path(folder))
-        addresses = services.up()
         try:
+            addresses = services.up()
             settings = Settings(
                 mongodb_connection_string=addresses.mongo,
                 mongodb_name="bench",
@@ -229,4 +230,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    end_in_order()
     main()
