@@ -169,9 +169,11 @@ class Pace:
             window = hour_under_way(bucket, self._per_hour, now)
             if window is None:
                 begun = Window(self._per_hour, HOUR, self._per_hour - 1, now + HOUR)
-                if self._store.change(key, POLICY, bucket.windows.get(POLICY), begun):
+                known = bucket.windows.get(POLICY)
+                if self._store.change(key, POLICY, known, begun):
                     self._renew_at = begun.reset
                     return None
+                self._renew_at = known.reset if known is not None else None  # look first, and disturb nobody
                 continue
             self._renew_at = window.reset
             if over:  # somebody else has begun the hour: take from it

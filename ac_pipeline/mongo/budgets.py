@@ -44,7 +44,11 @@ class MongoBudgetStore:
             found = self._collection.find_one_and_update(
                 {"_id": key, **known}, {"$inc": change}, return_document=ReturnDocument.AFTER
             )
-        return self.read(key) if found is None else _bucket(found)
+        if found is not None:
+            return _bucket(found)
+        bucket = self.read(key)
+        # What has come since then is not taken yet, and would be mistaken for it. It does not go again.
+        return self.take(key, policies, cost) if bucket.windows.keys() >= set(policies) else bucket
 
     def change(self, key: str, policy: str, known: Window | None, new: Window) -> bool:
         place = f"windows.{policy}"

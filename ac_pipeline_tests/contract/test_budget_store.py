@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 from typing import Any
 
 import pytest
@@ -11,7 +12,8 @@ from pymongo import MongoClient
 from pymongo.database import Database
 
 from ac_pipeline.atproto.buckets import Bucket, BudgetStore, MemoryBudgetStore, Window
-from ac_pipeline.errors import ServiceUnreachable
+from ac_pipeline.atproto.pace import Pace
+from ac_pipeline.errors import RateLimited, ServiceUnreachable
 from ac_pipeline.mongo.budgets import MongoBudgetStore
 
 DID = "did:plc:alice"
@@ -91,6 +93,25 @@ def test_nothing_is_lost_when_many_take_at_once(filled: BudgetStore) -> None:
         list(pool.map(lambda _: filled.take(DID, [HOURLY, DAILY], 3), range(100)))
     remaining = {policy: window.remaining for policy, window in filled.read(DID).windows.items()}
     assert remaining == {HOURLY: 4_100, DAILY: 29_700}
+
+
+@pytest.mark.parametrize("round_", range(5))
+def test_an_hour_that_many_begin_at_once_has_no_more_commits_than_one_may_make(store: BudgetStore, round_: int) -> None:
+    """LIMIT-9, RUN-8: the first commits of all, each by a process that knows nothing yet."""
+    gate = Barrier(8)
+
+    def first() -> bool:
+        pace = Pace("pds.test", 3, store=store, clock=lambda: 1_800_000_000.0, sleep=lambda _: None)
+        gate.wait()
+        try:
+            with pace.commit(DID, held=True):
+                return True
+        except RateLimited:
+            return False
+
+    with ThreadPoolExecutor(8) as pool:
+        made = [future.result() for future in [pool.submit(first) for _ in range(8)]]
+    assert sum(made) == 3
 
 
 def test_a_database_that_does_not_answer_is_not_an_empty_bucket() -> None:

@@ -7,13 +7,24 @@ import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from ac_pipeline.atproto.pace import HOUR, POLICY, commits_key
+from ac_pipeline.definitions import build_defs
+from ac_pipeline.defs.assets.sources import records_key
+from ac_pipeline.defs.jobs import SYNC_USERS
+from ac_pipeline.defs.ledger_checks import NOTHING_DEFERRED
+from ac_pipeline.defs.partitions import RANGE_END, RANGE_START, USERS
+from ac_pipeline.defs.pipeline_mirror import PipelineMirror
 from ac_pipeline.items import State
+from ac_pipeline.media.registry import media_type
+from ac_pipeline.settings import load_settings
 from ac_pipeline_tests.conftest import MongoServer
+from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import Slice
 from ac_pipeline_tests.integration.conftest import Run
 
@@ -134,6 +145,32 @@ def test_a_changed_setting_holds_for_the_hour_that_is_under_way(
     assert synced(paced) == {"created": 2}
     window = slice_.pipeline.budgets.read(commits_key(slice_.pipeline.engine.host)).windows[POLICY]
     assert window.limit - window.remaining == 4
+
+
+def test_partitions_that_wait_are_materialised_and_a_check_says_until_when(
+    paced: Run, slice_: Slice, tmp_path: Path
+) -> None:
+    """LIMIT-9, RUN-7: nothing is red, nothing is run again at once, and the warning names who waits."""
+    for name in ("ada", "bea", "cyd", "dan"):
+        slice_.add("mood", slice_.user(name), mood=f"of {name}")
+    moods = records_key(media_type("mood"))
+    with open_instance(tmp_path) as instance, PipelineMirror(load_settings) as mirror:
+        keys = sorted(account.key for account in slice_.pipeline.accounts.all())
+        instance.add_dynamic_partitions(USERS, keys)
+        job = build_defs({"mirror": mirror}, retry_seconds=0).resolve_job_def(SYNC_USERS)
+        tags = {RANGE_START: keys[0], RANGE_END: keys[-1]}
+        result = job.execute_in_process(instance=instance, tags=tags, raise_on_error=False)
+        assert result.success
+        assert set(instance.get_materialized_partitions(moods)) == set(keys)
+    (check,) = [
+        each
+        for each in result.get_asset_check_evaluations()
+        if (each.asset_key, each.check_name) == (moods, NOTHING_DEFERRED)
+    ]
+    assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert check.metadata["deferred"].value == 1
+    (hour,) = slice_.pipeline.budgets.read(commits_key(slice_.pipeline.engine.host)).windows.values()
+    assert abs(float(str(check.metadata["fits_at"].value)) - hour.reset) < 2
 
 
 def test_runs_in_parallel_make_as_many_commits_as_one_may(mongo_database: Any, mongo_server: MongoServer) -> None:
