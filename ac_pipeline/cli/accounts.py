@@ -7,26 +7,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from time import sleep
+from functools import partial
 from typing import Any
 
 import click
 
-from ac_pipeline.atproto.messages import RepositoryStatus
-from ac_pipeline.cli.account_changes import create_guest, json_option, provision, rotate_password, users_option
+from ac_pipeline.cli.account_changes import create_guest, json_option, provision, rotate, users_option
 from ac_pipeline.cli.output import print_json, progress, table
-from ac_pipeline.errors import Misconfigured
-from ac_pipeline.items import State
-from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.operations.accounts import AccountLine, AccountState, counts, overview
-from ac_pipeline.operations.sign_ins import UNREACHED, SignedIn, check_sign_ins
-from ac_pipeline.operations.visibility import ADVICE, Visibility, compare_visibility
+from ac_pipeline.operations.accounts import AccountLine, AccountState, counts, list_accounts
+from ac_pipeline.operations.sign_ins import UNREACHED, sign_in_as_each
+from ac_pipeline.operations.visibility import ADVICE, Visibility, look_from_relay
 from ac_pipeline.settings import load_settings
-from ac_pipeline.wiring import Pipeline, open_pipeline, open_relay
+from ac_pipeline.wiring import open_pipeline
 
-_SIGN_INS_AT_ONCE = 10
-"""A PDS takes 20 sign-ins a second at best, ten at once (atproto facts, Writing)."""
-_QUESTIONS_AT_ONCE = 8
 _UNREACHABLE = 3
 
 state_option = click.option(
@@ -63,11 +56,7 @@ def list_(states: tuple[str, ...], users: tuple[str, ...], as_json: bool) -> int
 def verify(users: tuple[str, ...], as_json: bool) -> int:
     """Sign in as every account with the password Mongo holds. Exit code 1 when the PDS refuses some."""
     with open_pipeline(load_settings()) as pipeline:
-        chosen = pipeline.accounts.select(users) if users else pipeline.accounts.all()
-        results = check_sign_ins(
-            chosen, pipeline.administration, _hosted(pipeline), workers=_SIGN_INS_AT_ONCE, sleep=sleep
-        )
-        found: list[SignedIn] = list(progress("Signing in", results, len(chosen)))
+        found = list(sign_in_as_each(pipeline, users, partial(progress, "Signing in")))
     totals = dict(sorted(Counter(each.state for each in found).items()))
     failed = [each for each in found if each.failed]
     if as_json:
@@ -90,52 +79,28 @@ def verify(users: tuple[str, ...], as_json: bool) -> int:
 @json_option
 def visibility(relay: str | None, by_list: bool, as_json: bool) -> int:
     """Compare what the PDS and a relay say of every account. Exit code 1 when the network does not see some."""
-    settings = load_settings()
-    url = relay or settings.ac_relay_url
-    if url is None:
-        raise Misconfigured(
-            "AC_RELAY_URL is not set: set it, or --relay, to a relay such as https://relay1.us-east.bsky.network."
-        )
-    with open_pipeline(settings) as pipeline, open_relay(settings, url) as asked:
-        keys = {account.did: account.key for account in pipeline.accounts.all() if account.did is not None}
-        found = compare_visibility(_hosted(pipeline).values(), keys, asked, workers=_QUESTIONS_AT_ONCE, by_list=by_list)
-        place = asked.place
+    with open_pipeline(load_settings()) as pipeline:
+        found = look_from_relay(pipeline, relay, by_list=by_list)
     if as_json:
-        print_json({"relay_url": place, **found.to_json()})
+        print_json({"relay_url": found.place, **found.to_json()})
     else:
-        _show_visibility(found, place)
+        _show_visibility(found)
     return 1 if found.hidden else 0
 
 
-for command in (create_guest, provision, rotate_password):
+for command in (create_guest, provision, rotate):
     accounts.add_command(command)
 
 
 def _list(states: Sequence[str], users: Sequence[str], as_json: bool) -> int:
     with open_pipeline(load_settings()) as pipeline:
-        chosen = pipeline.accounts.select(users) if users else pipeline.accounts.all()
-        refused: dict[str, set[str]] = {}
-        for media in MEDIA_TYPES:
-            for standing in pipeline.ledger.standing(State.BLOCKED, media.name):
-                refused.setdefault(standing.user, set()).add(standing.error_class or "")
-        lines = overview(
-            chosen,
-            hosted=_hosted(pipeline),
-            refused=refused,
-            holds=pipeline.ledger.all_holds(),
-            waiting=pipeline.provisioning.waiting(),
-            unfinished={intent.subject for intent in pipeline.provisioning.unfinished()},
-        )
+        lines = list_accounts(pipeline, users)
     shown = [line for line in lines if not states or line.state in states]
     if as_json:
         print_json({"states": counts(lines), "accounts": [line.to_json() for line in shown]})
     else:
         _show_lines(lines, shown)
     return 0
-
-
-def _hosted(pipeline: Pipeline) -> dict[str, RepositoryStatus]:
-    return {status.did: status for status in pipeline.server.list_repositories()}
 
 
 def _show_lines(lines: Sequence[AccountLine], shown: Sequence[AccountLine]) -> None:
@@ -151,10 +116,10 @@ def _show_lines(lines: Sequence[AccountLine], shown: Sequence[AccountLine]) -> N
     click.echo(", ".join(f"{state} {number}" for state, number in counts(lines).items()))
 
 
-def _show_visibility(found: Visibility, place: str) -> None:
+def _show_visibility(found: Visibility) -> None:
     states = list(dict.fromkeys([*found.pds, *found.relay]))
     rows = [[state, found.pds.get(state, 0), found.relay.get(state, 0)] for state in states]
-    table(f"Accounts on the PDS and at {place}", ["state", "PDS", "relay"], rows)
+    table(f"Accounts on the PDS and at {found.place}", ["state", "PDS", "relay"], rows)
     if found.differences:
         differing = [[each.user, each.did, each.pds, each.relay] for each in found.differences]
         table(f"{len(differing)} accounts differ", ["user", "DID", "PDS", "relay"], differing)

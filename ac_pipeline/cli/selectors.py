@@ -12,7 +12,8 @@ import click
 
 from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.errors import Misconfigured
-from ac_pipeline.media.registry import MEDIA_TYPES, media_type
+from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.operations.choice import chosen_accounts
 from ac_pipeline.operations.retry import item_name as parse_item
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline
@@ -53,17 +54,7 @@ class Chosen:
             Misconfigured: A name fits no account or no item.
         """
         users = (*self.users, *([GUEST_ID] if self.anonymous else []))
-        if users:
-            return pipeline.accounts.select(users)
-        if self.selection.items is None:
-            return pipeline.accounts.all()
-        owners: set[str] = set()
-        for type_, name in sorted(self.selection.items):
-            found = pipeline.documents.owners_of(media_type(type_), name)
-            if not found:
-                raise Misconfigured(f"There is no {type_} with the code or id {name!r}.")
-            owners |= {owner or GUEST_ID for owner in found}
-        return pipeline.accounts.select(sorted(owners))
+        return chosen_accounts(pipeline, users, self.selection.items)
 
 
 _OPTIONS = (

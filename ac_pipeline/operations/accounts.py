@@ -1,12 +1,12 @@
 """Every account with its state, and why it is not ready: what Mongo, the PDS and the last runs say, side by side.
 
-Reading only, from what others have read; how long an account stays blocked is decided at every run, never here.
+Reading only; how long an account stays blocked is decided at every run, never here.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Final
@@ -14,6 +14,10 @@ from typing import Final
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.messages import RepositoryStatus
 from ac_pipeline.errors import AccountDeleted, Blocked, NoCredentials, WrongPassword
+from ac_pipeline.items import State
+from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.operations.choice import chosen_accounts
+from ac_pipeline.wiring import Pipeline
 
 _AT_THE_LAST_RUN: Final = {
     WrongPassword.code: "the PDS refused the password at the last run: store the right one, or `accounts rotate`",
@@ -58,6 +62,40 @@ class AccountLine:
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
+
+
+def list_accounts(pipeline: Pipeline, users: Sequence[str]) -> list[AccountLine]:
+    """A line for each of these accounts, or for all of them.
+
+    Args:
+        users: As `chosen_accounts` takes them; empty for all.
+
+    Raises:
+        Misconfigured: A name fits nobody.
+        Transient: Mongo or PDS could not be read.
+    """
+    accounts = chosen_accounts(pipeline, users)
+    refused: dict[str, set[str]] = {}
+    for media in MEDIA_TYPES:
+        for standing in pipeline.ledger.standing(State.BLOCKED, media.name):
+            refused.setdefault(standing.user, set()).add(standing.error_class or "")
+    return overview(
+        accounts,
+        hosted=hosted_repositories(pipeline),
+        refused=refused,
+        holds=pipeline.ledger.all_holds(),
+        waiting=pipeline.provisioning.waiting(),
+        unfinished={intent.subject for intent in pipeline.provisioning.unfinished()},
+    )
+
+
+def hosted_repositories(pipeline: Pipeline) -> dict[str, RepositoryStatus]:
+    """Every repository of the PDS by DID.
+
+    Raises:
+        Transient: They could not be listed.
+    """
+    return {status.did: status for status in pipeline.server.list_repositories()}
 
 
 def overview(

@@ -6,6 +6,7 @@ identity is the Mongo id and the DID (ACCT-3).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -23,12 +24,19 @@ from ac_pipeline.errors import (
     Transient,
     WrongPassword,
 )
+from ac_pipeline.operations.accounts import hosted_repositories
+from ac_pipeline.operations.choice import chosen_accounts
+from ac_pipeline.operations.rounds import Progress, unwatched
+from ac_pipeline.wiring import Pipeline
 
 OK, UNPROVISIONED, UNREACHED, UNKNOWN = "ok", "unprovisioned", "unreached", "unknown"
 """States besides those the PDS names, and `wrong-password`, `no-credentials` and `blocked`."""
 
 LONGEST_PAUSE: Final = 310.0
 """Seconds to wait for a limit that counts in windows of 5 minutes."""
+
+_AT_ONCE: Final = 10
+"""A PDS takes 20 sign-ins a second at best, ten at once (atproto facts, Writing)."""
 
 
 class Server(Protocol):
@@ -68,6 +76,22 @@ class SignedIn:
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
+
+
+def sign_in_as_each(pipeline: Pipeline, users: Sequence[str], progress: Progress = unwatched) -> Iterator[SignedIn]:
+    """Sign in as each of these accounts, or as everybody; yields in their order.
+
+    Args:
+        users: As `chosen_accounts` takes them; empty for all.
+
+    Raises:
+        Misconfigured: A name fits nobody, or the administrator's password is wrong.
+        Transient: Mongo could not be read, or the PDS lists no repositories.
+    """
+    accounts = chosen_accounts(pipeline, users)
+    hosted = hosted_repositories(pipeline)
+    found = check_sign_ins(accounts, pipeline.administration, hosted, workers=_AT_ONCE, sleep=time.sleep)
+    yield from progress(found, len(accounts))
 
 
 def check_sign_ins(

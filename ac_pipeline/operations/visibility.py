@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Final, Protocol
 
 from ac_pipeline.atproto.messages import RepositoryStatus
+from ac_pipeline.errors import Misconfigured
+from ac_pipeline.wiring import Pipeline, open_relay
 
 ACTIVE: Final = "active"
 THROTTLED: Final = "throttled"
@@ -25,6 +27,8 @@ ADVICE: Final = (
     "accepts all they write. The limit is lifted at the relay, by its operator: ask them to raise the account limit of "
     "this host (for Bluesky's relays in the issues of github.com/bluesky-social/pds), and to count its accounts anew."
 )
+
+_QUESTIONS_AT_ONCE: Final = 8
 
 
 class Relay(Protocol):
@@ -52,11 +56,13 @@ class Visibility:
         pds: State -> accounts, as the PDS has it.
         relay: State -> the same accounts, as the relay has it.
         differences: Accounts that differ, by key and DID.
+        place: Address of the relay, without secrets.
     """
 
     pds: Mapping[str, int]
     relay: Mapping[str, int]
     differences: tuple[Difference, ...]
+    place: str = ""
 
     @property
     def hidden(self) -> int:
@@ -71,6 +77,29 @@ class Visibility:
             "differences": [asdict(each) for each in self.differences],
             "advice": ADVICE if self.relay.get(THROTTLED) else None,
         }
+
+
+def look_from_relay(pipeline: Pipeline, url: str | None = None, *, by_list: bool = False) -> Visibility:
+    """Ask a relay for every account of our PDS.
+
+    Args:
+        url: Address of the relay; None for AC_RELAY_URL.
+        by_list: See `compare_visibility`.
+
+    Raises:
+        Misconfigured: No relay is named, or its address cannot be used.
+        Transient: Mongo, PDS or relay did not answer: nothing can be said.
+    """
+    url = url or pipeline.settings.ac_relay_url
+    if url is None:
+        raise Misconfigured(
+            "AC_RELAY_URL is not set: set it, or the command's `--relay`, to a relay such as https://relay1.us-east.bsky.network."
+        )
+    with open_relay(pipeline.settings, url) as relay:
+        keys = {account.did: account.key for account in pipeline.accounts.all() if account.did is not None}
+        hosted = pipeline.server.list_repositories()
+        found = compare_visibility(hosted, keys, relay, workers=_QUESTIONS_AT_ONCE, by_list=by_list)
+        return replace(found, place=relay.place)
 
 
 def compare_visibility(
