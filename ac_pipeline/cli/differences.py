@@ -9,12 +9,19 @@ import click
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.cli.output import progress
-from ac_pipeline.cli.rows import Rows, about_users, open_rows
+from ac_pipeline.cli.rows import about_users, open_rows
 from ac_pipeline.cli.selectors import Chosen, selectors
+from ac_pipeline.cli.snapshot import why_option
 from ac_pipeline.cli.sync import show_report
-from ac_pipeline.errors import Blocked
-from ac_pipeline.operations.differences import Difference, accept_theirs, find_differences, push_ours
-from ac_pipeline.operations.rounds import look_at
+from ac_pipeline.operations.differences import Difference
+from ac_pipeline.operations.rounds import LeftOut
+from ac_pipeline.operations.settling import (
+    DifferenceCount,
+    accept_all,
+    find_all_differences,
+    push_all,
+    side_by_side,
+)
 from ac_pipeline.settings import load_settings
 from ac_pipeline.sync.report import SyncReport
 from ac_pipeline.wiring import Pipeline, new_run_id, open_pipeline
@@ -28,8 +35,9 @@ _ACCEPTED = (*_COLUMNS[:3], "accept_theirs", "outcome")
 @click.option("--push-ours", "push", is_flag=True, help="Write ours again, for exactly these items.")
 @click.option("--accept-theirs", "accept", is_flag=True, help="Take theirs over into the documents.")
 @click.option("--confirm", type=click.IntRange(1), metavar="N", help="How many items are to be settled.")
+@why_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
-def differences(chosen: Chosen, push: bool, accept: bool, confirm: int | None, as_json: bool) -> int:
+def differences(*, chosen: Chosen, push: bool, accept: bool, confirm: int | None, why: str, as_json: bool) -> int:
     """Records that somebody else changed or deleted since the pipeline wrote them, with ours and theirs.
 
     Without a choice nothing is written; a sync puts ours back. --accept-theirs changes fields of the documents, and
@@ -38,104 +46,86 @@ def differences(chosen: Chosen, push: bool, accept: bool, confirm: int | None, a
     """
     if push and accept:
         raise click.UsageError("Choose either --push-ours or --accept-theirs.")
-    if (push or accept) and not (chosen.users or chosen.anonymous or chosen.selection.items):
+    if (push or accept) and chosen.everybody:
         raise click.UsageError("Say whose items are to be settled: --user, --anonymous or --item.")
-    with open_pipeline(load_settings()) as pipeline, open_rows(_COLUMNS, as_json=as_json) as rows:
-        found = _Found(pipeline, chosen, chosen.accounts(pipeline), rows)
-        number = found.acceptable if accept else found.total
-        if push or accept:
-            if confirm != number:
-                what = "can be taken over" if accept else "can be pushed"
-                raise click.UsageError(f"{number} items {what}: look at them, then say `--confirm {number}`.")
-            return (_push if push else _accept)(pipeline, chosen, found, number, as_json)
+    with open_pipeline(load_settings()) as pipeline:
+        accounts = chosen.accounts(pipeline)
+        found = _look(pipeline, accounts, chosen, shown=not (push or accept), as_json=as_json)
+        if not (push or accept):
+            return 1 if found.total else 0
+        number = found.acceptable.total() if accept else found.total
+        if confirm != number:
+            what = "can be taken over" if accept else "can be pushed"
+            raise click.UsageError(f"{number} items {what}: look at them, then say `--confirm {number}`.")
+        settle = _push if push else _accept
+        return settle(pipeline, accounts, chosen, found, why=why, as_json=as_json)
+
+
+def _look(
+    pipeline: Pipeline, accounts: Sequence[Account], chosen: Chosen, *, shown: bool, as_json: bool
+) -> DifferenceCount:
+    """All differences counted, and shown unless something is to be done about them."""
+    found = DifferenceCount()
+    with open_rows(_COLUMNS, as_json=as_json) as rows:
+        for each in find_all_differences(pipeline, accounts, chosen.selection, partial(progress, "Comparing")):
+            found.add(each)
+            if isinstance(each, Difference):
+                rows.add(each.to_json() | side_by_side(each))
+        if not shown:
+            return found
+        acceptable = found.acceptable.total()
         if as_json:
-            rows.print_json("items", {"differences": found.total, "acceptable": found.acceptable, **found.to_json()})
+            blocked = [{"user": each.user, "message": each.message} for each in found.left_out]
+            rows.print_json("items", {"differences": found.total, "acceptable": acceptable, "blocked": blocked})
         else:
             rows.print_table("Records that others have touched (nothing was written)")
-            about_users((user, f"not looked at: {message}") for user, message in found.blocked)
-            click.echo(
-                f"{found.total} differences; theirs can be taken over for {found.acceptable}. A sync puts ours back."
-            )
-        return 1 if found.total else 0
+            about_users((each.user, f"not looked at: {each.message}") for each in found.left_out)
+            click.echo(f"{found.total} differences; theirs can be taken over for {acceptable}. A sync puts ours back.")
+    return found
 
 
-class _Found:
-    """One look at all accounts; the rows go out as they come, numbers and users stay."""
-
-    def __init__(self, pipeline: Pipeline, chosen: Chosen, accounts: Sequence[Account], rows: Rows) -> None:
-        self.total = self.acceptable = 0
-        self.accounts: dict[Account, int] = {}
-        self.blocked: list[tuple[str, str]] = []
-
-        def look(account: Account) -> list[Difference]:
-            return find_differences(pipeline.engine, account, chosen.selection)
-
-        workers = pipeline.settings.ac_concurrent_users
-        for account, answer in look_at(accounts, look, workers, partial(progress, "Comparing")):
-            if isinstance(answer, Blocked):
-                self.blocked.append((account.key, answer.message))
-                continue
-            for each in answer:
-                rows.add(each.to_json() | _both(each))
-            self.total += len(answer)
-            acceptable = sum(not each.refusal for each in answer)
-            self.acceptable += acceptable
-            if answer:
-                self.accounts[account] = acceptable
-
-    def to_json(self) -> dict[str, object]:
-        return {"blocked": [{"user": user, "message": message} for user, message in self.blocked]}
-
-
-def _push(pipeline: Pipeline, chosen: Chosen, found: _Found, number: int, as_json: bool) -> int:
-    """Ours again, one account after another; in the audit before it starts."""
+def _push(
+    pipeline: Pipeline, accounts: Sequence[Account], chosen: Chosen, found: DifferenceCount, *, why: str, as_json: bool
+) -> int:
     report = SyncReport(new_run_id())
-    types = [media.name for media in chosen.selection.types]
-    with pipeline.audit.during("push-ours", list(found.accounts), types, counts={"items": number}) as told:
-        for account in progress("Pushing", list(found.accounts), len(found.accounts)):
-            again = find_differences(pipeline.engine, account, chosen.selection)[:number]
-            number -= len(again)
-            report.accounts.append(push_ours(pipeline.engine, account, chosen.selection, again, report.run_id))
-            told.counts["written"] = sum(tally.written for tally in report.totals().values())
+    report.accounts += push_all(
+        pipeline,
+        accounts,
+        chosen.selection,
+        found,
+        found.total,
+        run_id=report.run_id,
+        why=why,
+        progress=partial(progress, "Pushing"),
+    )
     if as_json:
-        report_json = report.to_json()
+        pushed = sum(tally.written for tally in report.totals().values())
         with open_rows((), as_json=True) as none:
-            none.print_json("items", {"pushed": told.counts.get("written", 0), "report": report_json})
+            none.print_json("items", {"pushed": pushed, "report": report.to_json()})
     else:
         show_report(report)
-    return 0 if report.clean else 1
+    return 0 if report.clean and not any(each.blocked for each in report.accounts) else 1
 
 
-def _accept(pipeline: Pipeline, chosen: Chosen, found: _Found, number: int, as_json: bool) -> int:
-    """Theirs into Mongo, one account after another; in the audit before it starts."""
-    types = [media.name for media in chosen.selection.types]
-    done = left = 0
+def _accept(
+    pipeline: Pipeline, accounts: Sequence[Account], chosen: Chosen, found: DifferenceCount, *, why: str, as_json: bool
+) -> int:
+    number, done, left = found.acceptable.total(), 0, 0
+    left_out: list[LeftOut] = []
     with open_rows(_ACCEPTED, as_json=as_json) as rows:
-        with pipeline.audit.during("accept-theirs", list(found.accounts), types, counts={"items": number}) as told:
-            for account, acceptable in progress("Accepting", list(found.accounts.items()), len(found.accounts)):
-                for each, problem in accept_theirs(pipeline, account, chosen.selection, acceptable):
-                    rows.add(each.to_json() | {"outcome": problem or "taken over"})
-                    done += not problem
-                    left += bool(problem)
-                    told.counts["accepted"] = done
+        watched = partial(progress, "Accepting")
+        for each in accept_all(pipeline, accounts, chosen.selection, found, number, why=why, progress=watched):
+            if isinstance(each, LeftOut):
+                left_out.append(each)
+                continue
+            rows.add(each.to_json())
+            done += not each.problem
+            left += bool(each.problem)
         if as_json:
-            rows.print_json("items", {"accepted": done, "left": left})
+            blocked = [{"user": each.user, "message": each.message} for each in left_out]
+            rows.print_json("items", {"accepted": done, "left": left, "blocked": blocked})
         else:
             rows.print_table("Theirs")
+            about_users((each.user, f"left alone: {each.message}") for each in left_out)
             click.echo(f"{done} documents changed, {left} left as they are. The next sync settles links and ledger.")
     return 0 if done == number else 1
-
-
-def _both(each: Difference) -> dict[str, object]:
-    """Ours and theirs in two cells of the table."""
-    if each.kind == "deleted":
-        return {"ours": "exists", "theirs": "deleted"}
-    return {
-        "ours": "; ".join(f"{name}: {_short(ours)}" for name, (ours, _) in each.fields.items()),
-        "theirs": "; ".join(f"{name}: {_short(theirs)}" for name, (_, theirs) in each.fields.items()),
-    }
-
-
-def _short(value: object) -> str:
-    text = "(none)" if value is None else str(value)
-    return text if len(text) <= 60 else text[:59] + "…"
