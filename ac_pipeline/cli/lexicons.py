@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import click
 
 from ac_pipeline.cli.output import print_json, progress, table
 from ac_pipeline.cli.snapshot import why_option
-from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.operations.lexicons import Scan, publish_ours, readable, scan
+from ac_pipeline.operations.lexicons import LexiconCheck, Scan, check_ours, publish_ours
 from ac_pipeline.settings import load_settings
-from ac_pipeline.sync.lexicon_gate import Authority, Comparison
 from ac_pipeline.wiring import open_pipeline
 
 json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
@@ -29,18 +29,12 @@ def check(no_scan: bool, as_json: bool) -> int:
     Exit code 1 when a published lexicon would be broken; then no record is written either.
     """
     with open_pipeline(load_settings()) as pipeline:
-        comparisons = pipeline.gate.comparisons()
-        found = Scan()
-        if not no_scan:
-            accounts = pipeline.accounts.all()
-            listed = progress("Reading records", accounts, len(accounts))
-            scan(pipeline.lexicons, readable(pipeline.server, listed, found), MEDIA_TYPES, found)
-        authority = pipeline.gate.authority
-        if as_json:
-            print_json(_check_json(comparisons, found, authority))
-        else:
-            _show(comparisons, found, authority, scanned=not no_scan)
-        return 1 if any(each.breaking for each in comparisons) else 0
+        found = check_ours(pipeline, records=not no_scan, progress=partial(progress, "Reading records"))
+    if as_json:
+        print_json(_check_json(found))
+    else:
+        _show(found)
+    return 1 if found.breaking else 0
 
 
 @lexicons.command(name="publish")
@@ -67,38 +61,39 @@ def publish_(*, force: bool, dry_run: bool, why: str, as_json: bool) -> int:
     return 0
 
 
-def _check_json(comparisons: list[Comparison], found: Scan, authority: Authority | None) -> dict[str, object]:
+def _check_json(found: LexiconCheck) -> dict[str, object]:
+    read = found.scan or Scan()
     return {
-        "authority": authority.did if authority else None,
+        "authority": found.authority,
         "lexicons": [
             {
                 "nsid": each.nsid,
                 "state": each.state,
                 "changes": [{"path": c.path, "effect": c.effect.value, "what": c.what} for c in each.changes],
-                "records": found.records.get(each.nsid, 0),
-                "invalid": found.invalid.get(each.nsid, 0),
+                "records": read.records.get(each.nsid, 0),
+                "invalid": read.invalid.get(each.nsid, 0),
             }
-            for each in comparisons
+            for each in found.comparisons
         ],
-        "examples": [{"uri": uri, "problem": problem} for uri, problem in found.examples],
-        "unreadable": [{"user": user, "reason": reason} for user, reason in found.unreadable],
+        "examples": [{"uri": uri, "problem": problem} for uri, problem in read.examples],
+        "unreadable": [{"user": user, "reason": reason} for user, reason in read.unreadable],
     }
 
 
-def _show(comparisons: list[Comparison], found: Scan, authority: Authority | None, *, scanned: bool) -> None:
-    columns = ["lexicon", "published"]
-    rows: list[list[object]] = [[each.nsid, each.state] for each in comparisons]
-    if scanned:
+def _show(found: LexiconCheck) -> None:
+    columns, read = ["lexicon", "published"], found.scan
+    rows: list[list[object]] = [[each.nsid, each.state] for each in found.comparisons]
+    if read is not None:
         columns += ["records", "invalid"]
         for row in rows:
-            row += [found.records.get(str(row[0]), 0), found.invalid.get(str(row[0]), 0)]
+            row += [read.records.get(str(row[0]), 0), read.invalid.get(str(row[0]), 0)]
     table("Lexicons", columns, rows)
-    changed = [[each.nsid, c.path, c.effect.value, c.what] for each in comparisons for c in each.changes]
+    changed = [[each.nsid, c.path, c.effect.value, c.what] for each in found.comparisons for c in each.changes]
     if changed:
         table("Changes against the published versions", ["lexicon", "path", "effect", "what"], changed)
-    if found.examples:
-        table("Records that break our lexicon (a sync repairs those it knows)", ["record", "problem"], found.examples)
-    for user, reason in found.unreadable:
+    if read is not None and read.examples:
+        table("Records that break our lexicon (a sync repairs those it knows)", ["record", "problem"], read.examples)
+    for user, reason in read.unreadable if read is not None else ():
         click.echo(f"{user} could not be read: {reason}")
-    if authority is None:
+    if found.authority is None:
         click.echo("AC_LEXICON_AUTHORITY is not set: nothing is known of published versions.")

@@ -17,6 +17,8 @@ from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import at_uri, record_cid
 from ac_pipeline.errors import Blocked, InvalidRecord, Misconfigured, OutcomeUnknown, RepositoryMoved, Transient
 from ac_pipeline.media.base import MediaType
+from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.operations.rounds import Progress, unwatched
 from ac_pipeline.sync.lexicon_gate import SCHEMA, Authority, Comparison, compare, published_in
 from ac_pipeline.sync.ports import DataServer
 from ac_pipeline.wiring import Pipeline
@@ -73,6 +75,46 @@ def readable(server: DataServer, accounts: Iterable[Account], found: Scan) -> It
             found.unreadable.append((account.key, error.message))
             continue
         yield repository
+
+
+@dataclass(frozen=True, slots=True)
+class LexiconCheck:
+    """Our lexicons beside the published ones, and what existing records say about them.
+
+    Args:
+        comparisons: Every lexicon of ours.
+        authority: DID of who publishes them; None where AC_LEXICON_AUTHORITY is not set.
+        scan: What the records say, or None where they were left unread.
+    """
+
+    comparisons: list[Comparison]
+    authority: str | None
+    scan: Scan | None
+
+    @property
+    def breaking(self) -> list[str]:
+        """The NSIDs that would break what is published. While there is one, no record is written."""
+        return [each.nsid for each in self.comparisons if each.breaking]
+
+
+def check_ours(pipeline: Pipeline, *, records: bool, progress: Progress = unwatched) -> LexiconCheck:
+    """Compare our lexicons with the published ones, and every existing record with our lexicons. Nothing is written.
+
+    Args:
+        records: Whether to read the records.
+
+    Raises:
+        Misconfigured: The authority's account cannot be read, and never was.
+        Transient: The published lexicons cannot be read, and never were; or Mongo could not be read.
+    """
+    comparisons = pipeline.gate.comparisons()
+    authority = pipeline.gate.authority
+    found = Scan() if records else None
+    if found is not None:
+        accounts = pipeline.accounts.all()
+        listed = progress(accounts, len(accounts))
+        scan(pipeline.lexicons, readable(pipeline.server, listed, found), MEDIA_TYPES, found)
+    return LexiconCheck(comparisons, authority.did if authority else None, found)
 
 
 @dataclass(frozen=True, slots=True)
