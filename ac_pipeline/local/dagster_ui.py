@@ -16,6 +16,8 @@ LOCATION = "ac_pipeline"
 REPOSITORY = "__repository__"
 
 _RUNNING = {"REQUESTED", "CANCELING", "FAILING"}
+_ENDED = {"SUCCESS", "FAILURE", "CANCELED"}
+SUCCEEDED = "SUCCESS"
 
 _LOADED = """{ workspaceOrError { ... on Workspace { locationEntries {
   name loadStatus locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
@@ -37,6 +39,17 @@ _BACKFILL = """query($id: String!) { partitionBackfillOrError(backfillId: $id) {
 _BACKFILLS = """{ partitionBackfillsOrError(limit: 20) { ... on PartitionBackfills { results { id status } } } }"""
 _COUNTS = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
   latestMaterializationByPartition { partition metadataEntries { label ... on IntMetadataEntry { intValue } } } } } }"""
+
+_LAUNCH_JOB = """mutation($what: ExecutionParams!) { launchRun(executionParams: $what) {
+  __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
+  ... on RunConfigValidationInvalid { errors { message } } } }"""
+_RUN = """query($id: ID!, $after: String) { runOrError(runId: $id) {
+  __typename ... on PythonError { message } ... on RunNotFoundError { message } ... on Run { status } }
+  logsForRun(runId: $id, afterCursor: $after, limit: 1000) { ... on EventConnection { cursor events {
+    ... on LogMessageEvent { message } } } } }"""
+_CHECKS = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
+  assetChecksOrError { ... on AssetChecks { checks { name executionForLatestMaterialization { evaluation {
+    success severity description metadataEntries { label ... on IntMetadataEntry { intValue } } } } } } } } } }"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +78,26 @@ class Backfill:
     @property
     def succeeded(self) -> bool:
         return self.status == "COMPLETED_SUCCESS"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What an asset's page shows of one of its checks.
+
+    Args:
+        asset: The asset, `atproto/moods`.
+        passed: Whether it passed; None when it was not evaluated since the last materialisation.
+        severe: Whether it is an error when it does not pass, and no mere warning.
+        said: Its description of the result.
+        counts: The whole numbers of its metadata.
+    """
+
+    asset: str
+    name: str
+    passed: bool | None
+    severe: bool
+    said: str
+    counts: Mapping[str, int]
 
 
 class DagsterUi:
@@ -162,6 +195,49 @@ class DagsterUi:
             if not backfill.running:
                 return backfill
             self._wait(float("inf"), "finish the backfill", every)
+
+    def launch_job(self, name: str) -> str:
+        """Launch a job as its launchpad does, with the config it has by itself; the run's id."""
+        selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, "jobName": name}
+        what = {"selector": selector, "runConfigData": {}, "mode": "default"}
+        return str(self._done(_LAUNCH_JOB, "launchRun", {"what": what}, "LaunchRunSuccess")["run"]["runId"])
+
+    def wait_for_run(self, id: str, shown: Callable[[str], None], every: float = 0.5) -> str:
+        """Watch a run to its end, showing each line of its log on the way; its status."""
+        after: str | None = None
+        while True:
+            answer = self._ask(_RUN, {"id": id, "after": after})
+            found, logs = answer["runOrError"], answer["logsForRun"]
+            if found["__typename"] != "Run":
+                raise PipelineError(f"Dagster does not know run {id}: {found.get('message', '')}")
+            for event in logs.get("events") or []:
+                if event.get("message"):
+                    shown(event["message"])
+            more = len(logs.get("events") or []) and logs.get("cursor") != after
+            after = logs.get("cursor") or after
+            if found["status"] in _ENDED and not more:
+                return str(found["status"])
+            if not more:
+                self._wait(float("inf"), "finish the run", every)
+
+    def checks(self, asset: Sequence[str]) -> list[Check]:
+        """The checks of an asset, in their order, as its page shows them."""
+        node = self._ask(_CHECKS, {"key": {"path": list(asset)}})["assetNodeOrError"]
+        found = []
+        for each in node["assetChecksOrError"].get("checks") or []:
+            result = (each["executionForLatestMaterialization"] or {}).get("evaluation")
+            entries = (result or {}).get("metadataEntries") or []
+            found.append(
+                Check(
+                    "/".join(asset),
+                    each["name"],
+                    result["success"] if result else None,
+                    result["severity"] == "ERROR" if result else False,
+                    (result or {}).get("description") or "",
+                    {entry["label"]: entry["intValue"] for entry in entries if entry.get("intValue") is not None},
+                )
+            )
+        return found
 
     def counts(self, asset: Sequence[str]) -> dict[str, int]:
         """Sums of the whole numbers that the last materialisation of each partition shows."""

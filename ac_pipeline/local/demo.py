@@ -1,4 +1,4 @@
-"""The demo: local services, demo data, a full backfill through a real Dagster, a verification and a summary.
+"""The demo: local services, demo data, a full backfill and a verification through a real Dagster, and a summary.
 
 Only the order of events is here. Its Dagster has a home of its own, `.local/dagster/`, and is given every setting
 explicitly: whatever `.env` or the environment name, a demo never reaches another database or PDS.
@@ -7,11 +7,12 @@ explicitly: whatever `.env` or the environment name, a demo never reaches anothe
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from pydantic import SecretStr
 
 from ac_pipeline.errors import PipelineError
 from ac_pipeline.items import State
-from ac_pipeline.local.dagster_ui import Backfill, DagsterUi
+from ac_pipeline.local.dagster_ui import SUCCEEDED, Backfill, Check, DagsterUi
 from ac_pipeline.local.demo_screen import Link, Screen
 from ac_pipeline.local.processes import LOOPBACK, free_port, is_free
 from ac_pipeline.local.second_opinion import count_records
@@ -29,8 +30,6 @@ from ac_pipeline.local.seed import seed_services
 from ac_pipeline.local.services import Addresses, LocalServices
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.settings import Settings
-from ac_pipeline.sync.selection import Selection
-from ac_pipeline.sync.verify import Verification, verify_accounts
 from ac_pipeline.wiring import Pipeline, open_pipeline
 
 ALL_WELL, INCOMPLETE = 0, 1
@@ -43,6 +42,18 @@ _PARTING = 30.0
 """Seconds Dagster has to stop its processes."""
 _STAGES = ("renditions", "atproto")
 _SENSOR = "users_sensor"
+_VERIFY = "verify_users"
+_RECORDS = "records_match_documents"
+VERIFIED = {
+    _RECORDS: "records",
+    "links_consistent": "links",
+    "blobs_present": "blobs",
+    "lexicon_valid": "records in the form of their lexicon",
+}
+"""The checks that the verification is about, and what they count; by name, for nothing here may import Dagster."""
+_ON_THE_PDS = ("verified", "different", "extra", "duplicates")
+_TURN = re.compile(r"(\d+) of (\d+): ")
+"""How each user's line in the job's log begins."""
 _LEFT_RUNNING = ("drift_sensor",), ("incremental_sync",)
 """Sensors and schedules that are started while the UI stays, so that what people try out has consequences."""
 
@@ -100,11 +111,14 @@ def _run(root: Path, users: int, items: int, *, ui: bool, screen: Screen, stack:
         screen.say(f"Watch it: {dagster.url}/runs/b/{id}")
         with screen.backfill() as shown:
             backfill = dagster.wait_for_backfill(id, shown)
-    with screen.step("Verification of every record and blob"):
-        verification = _verify(pipeline, screen)
+    records = [path for path in assets if path[0] == _STAGES[-1]]
+    with screen.step("Verification of every record, link and blob"):
+        verification = _verify(dagster, records, screen)
     with screen.step("Second opinion: the records as the atproto package reads them"):
         agreed = _second_opinion(pipeline, verification, screen)
-    screen.counts({path[-1]: dagster.counts(path) for path in assets if path[0] == _STAGES[-1]})
+    screen.counts({path[-1]: dagster.counts(path) for path in records})
+    screen.checks(verification.checks)
+    screen.say("What fails is there to be looked at: the demo data holds documents that cannot be published.")
     well = _judge(backfill, verification, screen) and agreed
     screen.links(_links(dagster, id, settings, pipeline))
     screen.seconds()
@@ -185,9 +199,15 @@ class _Process:
 
 
 @contextmanager
-def open_dagster(root: Path, folder: Path, settings: Settings, screen: Screen) -> Iterator[DagsterUi]:
-    """A Dagster of the demo's own, in a process group of its own, stopped in the end."""
-    port = _PORT if is_free(_PORT) else free_port()
+def open_dagster(
+    root: Path, folder: Path, settings: Settings, screen: Screen, port: int | None = None
+) -> Iterator[DagsterUi]:
+    """A Dagster of the demo's own, in a process group of its own, stopped in the end.
+
+    Args:
+        port: Where it listens; None for where people look for it, or another one when that is taken.
+    """
+    port = port or (_PORT if is_free(_PORT) else free_port())
     settings.dagster_home.mkdir(parents=True, exist_ok=True)
     log = folder / "logs" / "dagster.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -222,38 +242,74 @@ def _stop_services(services: LocalServices, screen: Screen) -> None:
         services.down()
 
 
-def _verify(pipeline: Pipeline, screen: Screen) -> Verification:
-    """All accounts again from the start: nothing of the backfill's own words is taken for granted."""
-    accounts = pipeline.accounts.all()
-    total = Verification()
-    found = verify_accounts(pipeline.engine, accounts, Selection(), pipeline.settings.ac_concurrent_users)
-    for number, one in enumerate(found, start=1):
-        total.add(one)
-        screen.progress("users verified", number, len(accounts))
-    return total
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What the verification job found, as the checks on the assets' pages say it.
+
+    Args:
+        status: How its run ended.
+        checks: All checks of all records assets.
+    """
+
+    status: str
+    checks: Sequence[Check]
+
+    def total(self, check: str, count: str) -> int:
+        """A count of one check, over all types."""
+        return sum(each.counts.get(count, 0) for each in self.checks if each.name == check)
+
+    @property
+    def complete(self) -> bool:
+        """Whether all were verified, and no record, link or blob is amiss.
+
+        Quarantined items do not count: they were never published. The demo data holds some, for people to look at.
+        """
+        known = bool(self.checks) and all(each.passed is not None for each in self.checks)
+        sound = all(self.total(check, "verified") == self.total(check, "expected") for check in VERIFIED)
+        more = self.total(_RECORDS, "extra") + self.total(_RECORDS, "duplicates")
+        return self.status == SUCCEEDED and known and sound and not more
 
 
-def _second_opinion(pipeline: Pipeline, found: Verification, screen: Screen) -> bool:
+def _verify(dagster: DagsterUi, records: Sequence[Sequence[str]], screen: Screen) -> Verified:
+    """All users again from the start, so that every check in the UI has a result; nothing of the backfill's own words
+    is taken for granted."""
+    id = dagster.launch_job(_VERIFY)
+    screen.say(f"Watch it: {dagster.url}/runs/{id}")
+
+    def shown(line: str) -> None:
+        found = _TURN.match(line)
+        if found is not None:
+            screen.progress("users verified", int(found[1]), int(found[2]))
+
+    status = dagster.wait_for_run(id, shown)
+    return Verified(status, [check for path in records for check in dagster.checks(path)])
+
+
+def _second_opinion(pipeline: Pipeline, found: Verified, screen: Screen) -> bool:
     """Whether a client that is not ours counts as many records as we verified."""
     readable = [each.did for each in pipeline.server.list_repositories() if each.active]
     nsids = {media.nsid: media.plural for media in MEDIA_TYPES}
     counted = count_records(pipeline.settings.pds_url, readable, nsids)
     listed = ", ".join(f"{counted[nsid]} {plural}" for nsid, plural in nsids.items())
-    total, ours = counted.total(), found.verified + found.different + found.extra + found.duplicates
+    total, ours = counted.total(), sum(found.total(_RECORDS, each) for each in _ON_THE_PDS)
     screen.say(f"It reads {total} records ({listed}); we verified {ours}.")
     return total == ours
 
 
-def _judge(backfill: Backfill, found: Verification, screen: Screen) -> bool:
+def _judge(backfill: Backfill, found: Verified, screen: Screen) -> bool:
     """Say what came of it; whether all is well."""
     screen.say(
-        f"Backfill: {backfill.status}{f' ({backfill.error})' if backfill.error else ''}. Verified: {found.verified} of "
-        f"{found.expected} records, {found.blobs_verified} of {found.blobs_expected} blobs; missing {found.missing}, "
-        f"different {found.different}, extra {found.extra}, duplicates {found.duplicates}; quarantined "
-        f"{found.quarantined}, blocked {found.blocked}."
+        f"Backfill: {backfill.status}{f' ({backfill.error})' if backfill.error else ''}. Verification: {found.status}: "
+        + ", ".join(
+            f"{found.total(check, 'verified')} of {found.total(check, 'expected')} {what}"
+            for check, what in VERIFIED.items()
+        )
+        + "; "
+        + ", ".join(
+            f"{state} {found.total(_RECORDS, state)}" for state in ("missing", "different", "extra", "duplicates")
+        )
+        + f"; quarantined {found.total('no_quarantined_items', 'quarantined')}."
     )
-    wrong = [each for each in found.items if each.state != "quarantined"]
-    screen.findings([(each.item, each.user, each.state, each.reason) for each in wrong])
     return backfill.succeeded and found.complete
 
 

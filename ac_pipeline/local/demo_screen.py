@@ -16,11 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from ac_pipeline.local.dagster_ui import Backfill
+from ac_pipeline.local.dagster_ui import Backfill, Check
 
 _LINE_EVERY = 10.0
 """Seconds between lines of progress where there is no terminal to draw on."""
-_FINDINGS = 20
 _COLUMNS = ("documents", "eligible", "records", "written", "unchanged", "deleted", "quarantined", "blocked", "deferred")
 
 
@@ -86,12 +85,19 @@ class Screen:
         table.add_row("all", *(str(sum(row[column] for row in rows.values())) for column in _COLUMNS))
         self._console.print(table)
 
-    def findings(self, findings: Sequence[tuple[str, str, str, str]]) -> None:
-        """Items that are not as they should be."""
-        for item, user, state, reason in findings[:_FINDINGS]:
-            self.say(f"    {state}: {item} of {user}: {reason}")
-        if len(findings) > _FINDINGS:
-            self.say(f"    and {len(findings) - _FINDINGS} more: `ac-pipeline verify` lists them all")
+    def checks(self, checks: Sequence[Check]) -> None:
+        """What each check says of each type, and the first sentence of each that did not pass; the UI has the rest."""
+        names = list(dict.fromkeys(each.name for each in checks))
+        table = Table(title="Checks, all users", title_justify="left", box=box.SIMPLE, pad_edge=False)
+        for column in ("type", *names):
+            table.add_column(column)
+        for asset in dict.fromkeys(each.asset for each in checks):
+            own = {each.name: _word(each) for each in checks if each.asset == asset}
+            table.add_row(asset.rpartition("/")[2], *(own.get(name, "") for name in names))
+        self._console.print(table)
+        for each in checks:
+            if each.passed is False:
+                self.say(f"    {each.asset} {each.name}: {each.said.partition('. ')[0]}")
 
     def links(self, links: Sequence[Link]) -> None:
         width = max(len(link.name) for link in links)
@@ -126,3 +132,9 @@ class Screen:
         row = {column: counts.get(column, 0) for column in _COLUMNS}
         row["records"] += counts.get("created", 0) - counts.get("deleted", 0) - counts.get("duplicates_removed", 0)
         return row
+
+
+def _word(check: Check) -> str:
+    if check.passed is None:
+        return "not evaluated"
+    return "passed" if check.passed else "failed" if check.severe else "warning"

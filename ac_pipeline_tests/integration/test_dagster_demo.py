@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from ac_pipeline.local.dagster_ui import DagsterUi
+from ac_pipeline.local.dagster_ui import SUCCEEDED, DagsterUi
 from ac_pipeline.local.demo import demo_settings, open_dagster
 from ac_pipeline.local.demo_screen import Screen
+from ac_pipeline.local.processes import free_port
 from ac_pipeline.local.services import Addresses
 from ac_pipeline_tests.conftest import MongoServer
 
@@ -45,10 +46,11 @@ def test_the_demo_never_follows_the_environment_to_another_place(
     assert settings.dagster_postgres_url is None
 
 
-def test_a_real_dagster_loads_the_workspace_and_its_sensor_adds_the_users(
+def test_a_real_dagster_loads_the_workspace_adds_the_users_and_verifies_them(
     mongo_database: Any, mongo_server: MongoServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """RUN-11: with a `.env` of another place in the project's folder, which Dagster's own commands would follow."""
+    """RUN-11, VERIFY-12: with a `.env` of another place in the project's folder, which Dagster's own commands would
+    follow. Nobody has a repository here, so that the checks say that nothing is known."""
     for name in ("workspace.yaml", "dagster.yaml"):
         (tmp_path / name).write_text((ROOT / name).read_text())
     (tmp_path / ".env").write_text("MONGODB_CONNECTION_STRING=mongodb://production.invalid\nMONGODB_NAME=production\n")
@@ -57,7 +59,8 @@ def test_a_real_dagster_loads_the_workspace_and_its_sensor_adds_the_users(
     mongo_database["@handles"].insert_one({"_id": "auth0|1", "handle": "Ada"})
     settings = demo_settings(addresses(mongo_server.uri, mongo_database.name, tmp_path), tmp_path / ".local")
     seen: list[DagsterUi] = []
-    with open_dagster(tmp_path, tmp_path / ".local", settings, Screen()) as dagster:
+    # Not where people look for it: other tests and people may start one there at the same moment.
+    with open_dagster(tmp_path, tmp_path / ".local", settings, Screen(), free_port()) as dagster:
         seen.append(dagster)
         dagster.wait_until_loaded(120)
         assert ["atproto", "moods"] in dagster.assets("atproto", "renditions")
@@ -65,5 +68,15 @@ def test_a_real_dagster_loads_the_workspace_and_its_sensor_adds_the_users(
         dagster.start_sensor("users_sensor")
         assert dagster.wait_for_keys(["atproto", "moods"], {"ada", "art-guest"}, 120) == ["ada", "art-guest"]
         assert dagster.running_backfills() == []
+        lines: list[str] = []
+        assert dagster.wait_for_run(dagster.launch_job("verify_users"), lines.append) == SUCCEEDED
+        turns = [line for line in lines if line.startswith(("1 of 2: ", "2 of 2: "))]
+        assert len(turns) == 2, "each user's line is seen once, as it comes"
+        checks = dagster.checks(["atproto", "moods"])
+        assert [each.name for each in checks if each.passed is None] == []
+        assert {each.name: (each.passed, each.severe) for each in checks}["no_quarantined_items"][0] is True
+        (records,) = [each for each in checks if each.name == "records_match_documents"]
+        assert (records.passed, records.severe, records.counts["expected"]) == (False, False, 0)
+        assert records.said.startswith("Nobody was verified yet")
     assert not seen[0].alive()
     mongo_database.client.drop_database(settings.ac_ledger_database)

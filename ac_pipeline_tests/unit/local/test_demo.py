@@ -1,0 +1,55 @@
+"""What the demo makes of the checks that its verification leaves in Dagster."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from ac_pipeline.defs.checks import CHECKS
+from ac_pipeline.defs.receipt_checks import ASPECTS
+from ac_pipeline.local.dagster_ui import SUCCEEDED, Check
+from ac_pipeline.local.demo import VERIFIED, Verified
+
+RECORDS = "records_match_documents"
+SOUND = tuple(Check("atproto/moods", name, True, True, "", {"expected": 3, "verified": 3}) for name in VERIFIED)
+WAITING = Check("atproto/moods", "no_quarantined_items", False, True, "Quarantined: 1.", {"quarantined": 1})
+
+
+def changed(name: str, **counts: int) -> tuple[Check, ...]:
+    return tuple(replace(each, counts={**each.counts, **counts}) if each.name == name else each for each in SOUND)
+
+
+def test_the_demo_knows_the_checks_of_the_definitions() -> None:
+    """VERIFY-1: by name, for it may not import them."""
+    assert set(VERIFIED) == set(ASPECTS)
+    assert WAITING.name in {check.name for check in CHECKS}
+
+
+def test_everything_verified_is_complete_though_some_items_were_never_published() -> None:
+    assert Verified(SUCCEEDED, (*SOUND, WAITING)).complete
+    assert Verified(SUCCEEDED, SOUND).total(RECORDS, "expected") == 3
+
+
+@pytest.mark.parametrize("name", list(VERIFIED))
+def test_one_thing_amiss_is_not_complete(name: str) -> None:
+    """VERIFY-2: a record, a link or a blob that is not as it should be."""
+    assert not Verified(SUCCEEDED, changed(name, verified=2)).complete
+
+
+@pytest.mark.parametrize("more", ["extra", "duplicates"])
+def test_one_record_too_many_is_not_complete(more: str) -> None:
+    assert not Verified(SUCCEEDED, changed(RECORDS, **{more: 1})).complete
+
+
+@pytest.mark.parametrize(
+    "found",
+    [
+        Verified("FAILURE", SOUND),
+        Verified(SUCCEEDED, ()),
+        Verified(SUCCEEDED, (replace(SOUND[0], passed=None), *SOUND[1:])),
+    ],
+)
+def test_what_was_not_looked_at_is_never_complete(found: Verified) -> None:
+    """A failed read is never an empty read."""
+    assert not found.complete
