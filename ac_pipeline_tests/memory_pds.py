@@ -97,10 +97,12 @@ class MemoryPds:
 
     Attributes:
         calls: Every call, in order.
+        reserved: DIDs for which a commit is reserved that was neither made nor given back.
     """
 
     def __init__(self, *, blob_limit: int = 100 * 2**20, request_bytes: int = 1_000_000) -> None:
         self.calls: list[Called] = []
+        self.reserved: set[str | None] = set()
         self._blob_limit = blob_limit
         self._request_bytes = request_bytes
         self._lock = threading.RLock()
@@ -206,6 +208,7 @@ class MemoryPds:
     def apply_writes(self, account: Account, writes: Sequence[Write], *, swap_commit: str | None) -> Commit:
         called = Called("apply_writes", account.did, tuple(writes))
         with self._lock, self._answering(called):
+            self.reserved.discard(account.did)
             if not writes:
                 raise ValueError("a batch holds at least one write")
             hosted = self._signed_in(account)
@@ -224,10 +227,11 @@ class MemoryPds:
 
     def reserve_commit(self, account: Account, writes: Sequence[Write]) -> None:
         with self._lock, self._answering(Called("reserve_commit", account.did, tuple(writes))):
-            pass  # no relay reads it: what has to wait is scripted with `fail`
+            self.reserved.add(account.did)  # no relay reads it: what has to wait is scripted with `fail`
 
     def release_commit(self, account: Account) -> None:
-        pass
+        with self._lock:
+            self.reserved.discard(account.did)
 
     def upload_blob(self, account: Account, data: bytes, mime_type: str) -> BlobRef:
         with self._lock, self._answering(Called("upload_blob", account.did, cid=blob_cid(data))):

@@ -10,6 +10,8 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import (
     BlobMissing,
     EncodingFailed,
+    NoCredentials,
+    PipelineError,
     RateLimited,
     ServerFailed,
     ServiceUnreachable,
@@ -50,6 +52,17 @@ def test_no_blob_is_uploaded_for_a_commit_that_would_have_to_wait(world: World) 
     assert {world.entry("painting", each).deferred_until for each in documents} == {until}
     assert totals(world.sync(user), "painting")["created"] == 3
     assert world.pds.count("upload_blob") == 3
+
+
+@pytest.mark.parametrize("error", [RateLimited("a day's uploads are spent", retry_after=9.0), NoCredentials("none")])
+def test_a_commit_that_is_reserved_for_uploads_that_fail_is_given_back(world: World, error: PipelineError) -> None:
+    """LIMIT-6, LIMIT-9: the relay's hour is left to those who have something to write."""
+    user = world.user()
+    paintings(world, user, 1)
+    world.pds.fail("upload_blob", error)
+    assert totals(world.sync(user), "painting").keys() & {"created", "updated"} == set()
+    assert (world.pds.count("reserve_commit"), world.pds.count("apply_writes")) == (1, 0)
+    assert world.pds.reserved == set()
 
 
 def test_a_painting_without_source_is_counted_and_never_looped(world: World) -> None:
