@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline_tests.unit.sync.test_unchanged import Home, home
+from ac_pipeline_tests.unit.sync.home import Home, home
 
 
 def is_marked(made: Home) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,103 +11,21 @@ from bson import ObjectId
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.messages import Write
-from ac_pipeline.errors import AccountInactive, RateLimited, RecordRefused, ServiceUnreachable
+from ac_pipeline.errors import AccountInactive, RecordRefused, ServiceUnreachable
 from ac_pipeline.items import Failure, Stage, State
 from ac_pipeline.media.base import Document
 from ac_pipeline.media.mood import MOOD
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline_tests.memory_pds import MemoryPds
+from ac_pipeline_tests.unit.sync.home import NAMES, Home, home, requests, said
 from ac_pipeline_tests.unit.sync.world import World, at_second
 
 KEY = "3jzfcijpj2z2a"
+
+
 WHEN_TEXT = "2025-10-15T12:30:45.123Z"
-
-
-@dataclass
-class Home:
-    """One user with items of every type, mirrored once; the same in every test.
-
-    Attributes:
-        ids: A name for each document -> its id.
-    """
-
-    world: World
-    user: Account
-    ids: dict[str, str]
-
-    def change(self, name: str, **fields: Any) -> None:
-        self.world.change(name.partition(" ")[0], self.ids[name], **fields)
-
-    def raw(self, name: str) -> dict[str, Any]:
-        return self.world.documents.raw(media_type(name.partition(" ")[0]), self.ids[name])
-
-    def key(self, name: str) -> str:
-        return str(self.raw(name)["atproto"]["rkey"])
-
-    def write(self, action: Any, name: str, **fields: Any) -> None:
-        """Somebody else writes to the repository."""
-        nsid = media_type(name.partition(" ")[0]).nsid
-        value = {"$type": nsid, **fields} if action != "delete" else None
-        MemoryPds.apply_writes(
-            self.world.pds, self.user, [Write(action, nsid, self.key(name), value)], swap_commit=None
-        )
-
-    def state(self) -> dict[str, Any]:
-        """All that is kept of this user, but for the times at which it was looked at."""
-        entries = {
-            item: (entry.state, entry.rkey, entry.cid, entry.fingerprint, entry.partition, entry.derived, entry.failure)
-            for item, entry in self.world.ledger.entries.items()
-        }
-        links = {
-            name: self.world.link(name.partition(" ")[0], id) for name, id in self.ids.items() if self.is_there(name)
-        }
-        return {"records": self.world.pds.records(self.user), "links": links, "entries": entries}
-
-    def is_there(self, name: str) -> bool:
-        collection = self.world.documents.collections[media_type(name.partition(" ")[0]).collection]
-        return ObjectId(self.ids[name]) in collection
-
-
-NAMES = (
-    "mood 1", "mood 2", "mood nuked", "painting 1", "painting 2", "piece 1", "kidlisp 1", "tape 1",
-)  # fmt: skip
-
-
-def home(*, mirrored: bool = True) -> Home:
-    world = World()
-    user = world.user()
-    made = Home(world, user, {})
-    for number, name in enumerate(NAMES):
-        fields: dict[str, Any] = {"nuked": True} if name.endswith("nuked") else {}
-        fields |= {"mood": f"mood {number}"} if name.startswith("mood") else {"code": f"cod{number}"}
-        id = ObjectId(f"{number + 1:024x}")
-        made.ids[name] = world.add(name.partition(" ")[0], user, _id=id, when=at_second(number), **fields)
-    if mirrored:
-        report = world.sync(user)
-        assert (report.error, report.failures) == (None, [])
-        world.pds.calls.clear()
-    return made
-
-
-def said(report: AccountReport) -> dict[str, Any]:
-    """A report without the time it took."""
-    return {
-        "types": {name: tally.to_json() for name, tally in report.types.items()},
-        "versions": report.versions,
-        "failures": report.failures,
-        "notes": report.notes,
-        "error": repr(report.error),
-        "blocked": repr(report.blocked),
-    }
-
-
-def requests(made: Home) -> tuple[int, int]:
-    """How often the latest commit was asked for, and the repository read."""
-    return made.world.pds.count("latest_commit"), made.world.pds.count("read_repository")
 
 
 # ------------------------------------------------------------------------------------------------------ nothing to do
@@ -435,121 +353,3 @@ def test_an_inactive_account_is_found_by_its_latest_commit() -> None:
     report = made.world.sync(made.user)
     assert isinstance(report.blocked, AccountInactive)
     assert report.types["mood"].blocked == 2
-
-
-# ---------------------------------------------------------------------------------------------------------- the marks
-
-
-def test_a_type_that_was_settled_stays_so_while_only_others_are_written() -> None:
-    """VERIFY-11: a run of one asset does not cost the others their short cut."""
-    made = home()
-    made.change("piece 1", slug="other")
-    assert made.world.sync(made.user, types=["piece"]).types["piece"].updated == 1
-    made.world.pds.calls.clear()
-    with made.world.quiet():
-        made.world.sync(made.user, types=["mood"])
-        made.world.sync(made.user)
-    assert requests(made) == (2, 0)
-
-
-def test_what_somebody_changed_in_another_type_is_found_although_this_one_was_run_first() -> None:
-    """VERIFY-9: a mark says nothing of types that were not looked at since somebody else wrote."""
-    made = home()
-    made.write("update", "mood 1", mood="hacked", when=WHEN_TEXT, ref=made.ids["mood 1"])
-    before = made.world.ledger.repositories[str(made.user.did)]
-    made.world.sync(made.user, types=["piece"])
-    made.world.sync(made.user, items=frozenset({("mood", made.ids["mood 2"])}))
-    assert made.world.ledger.repositories[str(made.user.did)] == before, "the drift is still to be seen"
-    assert made.world.sync(made.user).types["mood"].updated == 1
-
-
-def test_a_deletion_that_somebody_else_carried_out_waits_no_longer() -> None:
-    """DEL-6: the age of the oldest pending deletion is that of one that is pending."""
-    made = home()
-    made.change("mood 1", nuked=True)
-    nsid, key = MOOD.nsid, made.key("mood 1")
-    made.world.pds.refusals[nsid, key] = RecordRefused("no", status=400, answer="InvalidRequest: no")
-    made.world.sync(made.user)
-    assert made.world.entry("mood", made.ids["mood 1"]).withdrawn_at is not None
-    made.world.pds.refusals.clear()
-    made.write("delete", "mood 1")
-    made.world.sync(made.user)
-    entry = made.world.entry("mood", made.ids["mood 1"])
-    assert (entry.state, entry.withdrawn_at, entry.rkey) == (State.DELETED, None, key)
-    assert made.world.link("mood", made.ids["mood 1"]) is None
-    with made.world.quiet():
-        made.world.sync(made.user)
-
-
-def test_a_deletion_that_seems_to_wait_is_looked_at_although_nothing_has_changed() -> None:
-    """DEL-6, VERIFY-11: in doubt, the repository is read."""
-    made = home()
-    item = f"mood:{made.ids['mood nuked']}"
-    made.world.ledger.entries[item] = replace(
-        made.world.ledger.entries[f"mood:{made.ids['mood 1']}"],
-        item=item,
-        document=made.ids["mood nuked"],
-        rkey=KEY,
-        state=State.QUARANTINED,
-        withdrawn_at=at_second(0),
-    )
-    made.world.sync(made.user)
-    assert requests(made) == (1, 1)
-    assert made.world.ledger.entries[item].withdrawn_at is None
-
-
-def test_a_type_that_was_never_synced_is_not_settled() -> None:
-    made = home(mirrored=False)
-    made.world.sync(made.user, types=["mood"])
-    made.world.pds.calls.clear()
-    assert made.world.sync(made.user, types=["mood"]).types["mood"].unchanged == 2
-    assert requests(made) == (1, 0)
-    assert made.world.sync(made.user).types["painting"].created == 2
-    assert requests(made) == (1, 1)
-
-
-def test_a_partial_run_that_writes_takes_the_short_cut_from_its_type_only() -> None:
-    """PLAN-2."""
-    made = home()
-    made.change("mood 1", mood="other")
-    made.world.sync(made.user, items=frozenset({("mood", made.ids["mood 1"])}))
-    made.world.pds.calls.clear()
-    assert made.world.sync(made.user, types=["painting"]).types["painting"].unchanged == 2
-    assert requests(made) == (1, 0)
-    assert made.world.sync(made.user).types["mood"].unchanged == 2
-    assert requests(made) == (1, 1)
-    assert made.world.sync(made.user).types["mood"].unchanged == 2
-    assert requests(made) == (2, 1)
-
-
-def test_the_mark_follows_our_own_writes_and_no_run_looks_like_somebody_elses() -> None:
-    """VERIFY-9: what the drift sensor compares, also where something is in quarantine or waits."""
-    made = home(mirrored=False)
-    did = str(made.user.did)
-    made.change("kidlisp 1", source="x" * 60_000)
-    made.world.sync(made.user)
-    mark = made.world.ledger.repositories[did]
-    assert mark.rev == made.world.pds.latest_commit(did).rev
-    assert "kidlisp" not in mark.settled
-    assert set(mark.settled) == {"painting", "mood", "piece", "tape"}
-    assert mark.counts == {"painting": 2, "mood": 2, "piece": 1, "kidlisp": 0, "tape": 1}
-    for number in range(300):
-        made.world.add("mood", made.user, mood=f"more {number}", when=at_second(200 + number))
-    made.world.pds.fail("apply_writes", RateLimited("429", status=429, retry_after=60), call=2)
-    assert made.world.sync(made.user).types["mood"].deferred == 100
-    mark = made.world.ledger.repositories[did]
-    assert mark.rev == made.world.pds.latest_commit(did).rev
-    assert "mood" not in mark.settled
-
-
-def test_a_run_that_breaks_off_leaves_the_old_mark_and_is_found_as_drift() -> None:
-    """VERIFY-9, WRITE-14: what nobody confirmed is not passed over."""
-    made = home()
-    did = str(made.user.did)
-    before = made.world.ledger.repositories[did]
-    made.change("mood 1", mood="other")
-    made.world.documents.fail_next("write_links", ServiceUnreachable("MongoDB does not answer"))
-    assert made.world.sync(made.user).run_again
-    assert made.world.ledger.repositories[did] == before
-    assert made.world.pds.latest_commit(did).rev != before.rev
-    assert made.world.sync(made.user).types["mood"].healed == 1

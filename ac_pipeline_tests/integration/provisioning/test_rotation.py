@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -17,15 +15,9 @@ from ac_pipeline.errors import AccountUnknown, HeldBack, Misconfigured, WrongPas
 from ac_pipeline.mongo.provisioning import Kind
 from ac_pipeline.operations.rotation import Rotated, may_rotate, rotate
 from ac_pipeline_tests.integration.conftest import Run
-from ac_pipeline_tests.integration.test_provisioning import Faulty, Killed, Site, open_site
+from ac_pipeline_tests.integration.provisioning.site import Faulty, Killed, Site
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
-
-
-@pytest.fixture
-def site(mongo_database: Any, mongo_server: Any, pds: Any, tmp_path: Path) -> Iterator[Site]:
-    with open_site(mongo_database, mongo_server.uri, pds, tmp_path) as opened:
-        yield opened
 
 
 def hosted_user(site: Site, **fields: Any) -> Account:

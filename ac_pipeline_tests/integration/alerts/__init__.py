@@ -1,0 +1,1 @@
+"""The alerts sensor on a real Dagster instance."""

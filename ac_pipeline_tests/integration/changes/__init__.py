@@ -1,0 +1,1 @@
+"""Who has work: the change stream, and comparing, on a real MongoDB."""

@@ -1,0 +1,1 @@
+"""PDS accounts for users of the platform, on real services."""
