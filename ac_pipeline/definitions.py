@@ -15,7 +15,16 @@ from ac_pipeline.defs.assets.sources import source_assets
 from ac_pipeline.defs.jobs import sync_users
 from ac_pipeline.defs.operators.catalog import OPERATOR_ASSETS, OPERATOR_JOBS
 from ac_pipeline.defs.policies import RETRY_SECONDS
-from ac_pipeline.defs.resources import ALERTS, MIRROR, OPERATOR, alerts_resource, mirror_resource, operator_resource
+from ac_pipeline.defs.resources import (
+    ALERTS,
+    MIRROR,
+    OPERATOR,
+    REGISTRAR,
+    alerts_resource,
+    mirror_resource,
+    operator_resource,
+    registrar_resource,
+)
 from ac_pipeline.defs.retries import retry_items
 from ac_pipeline.defs.schedules import schedules
 from ac_pipeline.defs.sensors.abandoned import abandoned_runs_sensor
@@ -43,7 +52,13 @@ def build_defs(
     Raises:
         Misconfigured: The timetable is wrong.
     """
-    resources = {MIRROR: mirror_resource, OPERATOR: operator_resource, ALERTS: alerts_resource, **(overrides or {})}
+    real = {
+        MIRROR: mirror_resource,
+        OPERATOR: operator_resource,
+        REGISTRAR: registrar_resource,
+        ALERTS: alerts_resource,
+    }
+    resources = {**real, **(overrides or {})}
     changed_users = changed_users_job(resources[MIRROR], retry_seconds)
     return dg.Definitions(
         assets=[*source_assets(), *rendition_assets(retry_seconds), record_assets(retry_seconds), *OPERATOR_ASSETS],

@@ -18,6 +18,7 @@ from ac_pipeline.operations.rounds import LeftOut
 from ac_pipeline.operations.settling import (
     DifferenceCount,
     accept_all,
+    all_pushed,
     find_all_differences,
     push_all,
     side_by_side,
@@ -104,7 +105,7 @@ def _push(
             none.print_json("items", {"pushed": pushed, "report": report.to_json()})
     else:
         show_report(report)
-    return 0 if report.clean and not any(each.blocked for each in report.accounts) else 1
+    return 0 if all_pushed(report) else 1
 
 
 def _accept(

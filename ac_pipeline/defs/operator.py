@@ -10,15 +10,17 @@ from typing import Protocol
 
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.snapshots import Snapshot
+from ac_pipeline.operations.differences import Difference
 from ac_pipeline.operations.documents import Lost
 from ac_pipeline.operations.erasure import Erasure
 from ac_pipeline.operations.flight_plan import FlightPlan
 from ac_pipeline.operations.forget import Forgetting
-from ac_pipeline.operations.lexicons import Publication
+from ac_pipeline.operations.lexicons import LexiconCheck, Publication
 from ac_pipeline.operations.links import Examination
 from ac_pipeline.operations.restore_plan import RestorePlan
 from ac_pipeline.operations.restore_report import RestoreReport
 from ac_pipeline.operations.rounds import LeftOut
+from ac_pipeline.operations.settling import Accepted
 from ac_pipeline.operations.wipe import WipeReport
 from ac_pipeline.operations.wipe_plan import WipePlan
 from ac_pipeline.sync.agreement import PlannedOperation
@@ -75,6 +77,20 @@ class Operator(Protocol):
 
     def forget(self, user: str, ids: Sequence[str], confirm: int, why: str) -> Forgetting:
         """Delete them, in the audit before the first; raises Misconfigured when `confirm` is another number."""
+
+    def differences(self, users: Users, selection: Selection) -> Iterator[Difference | LeftOut]:
+        """Records that others changed or deleted; without users, those of the owners of the selected items."""
+
+    def push_ours(
+        self, users: Users, selection: Selection, confirm: int, why: str, run_id: str
+    ) -> Iterator[AccountReport | LeftOut]:
+        """Write ours again; raises Misconfigured when `confirm` is another number than there are differences."""
+
+    def accept_theirs(self, users: Users, selection: Selection, confirm: int, why: str) -> Iterator[Accepted | LeftOut]:
+        """Change the documents; raises Misconfigured when `confirm` is another number than can be taken over."""
+
+    def check_lexicons(self, *, records: bool) -> LexiconCheck:
+        """Our lexicons beside the published ones, and existing records beside ours."""
 
     def publish_lexicons(self, *, dry_run: bool, why: str) -> Publication:
         """Lexicons that differ from the published ones, published unless it is a dry run; and the DNS records."""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
 from datetime import UTC, datetime
 from itertools import islice
-from types import TracebackType
 from urllib.parse import urlencode
 
 from ac_pipeline.accounts import Account
@@ -15,6 +13,7 @@ from ac_pipeline.allowance import Allowance
 from ac_pipeline.atproto.messages import RepositoryStatus
 from ac_pipeline.atproto.syntax import record_address
 from ac_pipeline.defs.mirror import Outcome, Picture, each_account
+from ac_pipeline.defs.opening import OpensPipeline
 from ac_pipeline.items import LedgerEntry, RepositoryMark, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.ledger import Standing
@@ -24,27 +23,23 @@ from ac_pipeline.operations.retry import FailedItems, RetryPlan, Turn, plan_retr
 from ac_pipeline.settings import Settings
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
-from ac_pipeline.wiring import Pipeline, open_pipeline
 
 
-class PipelineMirror:
-    """The port on a real pipeline, which is opened at the first question and closed by `close`.
+class PipelineMirror(OpensPipeline):
+    """The port `Mirror` on a real pipeline. Accounts are read once.
 
     Args:
-        settings: Reads the settings; called at the first question, so that a missing one fails the step that needs
-            it, with its sentence, and not the loading of the definitions.
+        settings: Reads the settings, at the first question.
     """
 
     def __init__(self, settings: Callable[[], Settings]) -> None:
-        self._settings = settings
-        self._stack = ExitStack()
-        self._lock = threading.Lock()
-        self._pipeline: Pipeline | None = None
+        super().__init__(settings)
+        self._reading = threading.Lock()
         self._accounts: dict[str, Account] | None = None
 
     def accounts(self) -> Mapping[str, Account]:
         pipeline = self._open()
-        with self._lock:
+        with self._reading:
             if self._accounts is None:
                 self._accounts = {account.key: account for account in pipeline.accounts.all()}
             return self._accounts
@@ -143,23 +138,6 @@ class PipelineMirror:
             states={State.WRITTEN, State.UNCHANGED}, account=account.id, types={media.name}, limit=limit
         )
         return tuple(islice(self._shown(entries, media, pipeline.settings.pds_url), limit))
-
-    def close(self) -> None:
-        self._stack.close()
-
-    def __enter__(self) -> PipelineMirror:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _open(self) -> Pipeline:
-        with self._lock:
-            if self._pipeline is None:
-                self._pipeline = self._stack.enter_context(open_pipeline(self._settings()))
-            return self._pipeline
 
     @staticmethod
     def _shown(entries: Iterable[LedgerEntry], media: MediaType, pds_url: str) -> Iterator[Picture]:

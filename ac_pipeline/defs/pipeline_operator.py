@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
-from types import TracebackType
+from collections.abc import Iterator, Sequence
 
 from ac_pipeline.accounts import Account
+from ac_pipeline.defs.opening import OpensPipeline
 from ac_pipeline.defs.operator import Take, Types, Users
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.mongo.snapshots import Snapshot
+from ac_pipeline.operations.choice import chosen_accounts
+from ac_pipeline.operations.differences import Difference
 from ac_pipeline.operations.documents import Lost, LostCount, find_all_lost, restore_all
 from ac_pipeline.operations.erasure import Erasure
 from ac_pipeline.operations.erasure_search import ErasureSearch
 from ac_pipeline.operations.flight_plan import FlightPlan, draw_up, known_limits
 from ac_pipeline.operations.forget import Forgetting, chosen_snapshots, forget, plan_forgetting
-from ac_pipeline.operations.lexicons import Publication, publish_ours
+from ac_pipeline.operations.lexicons import LexiconCheck, Publication, check_ours, publish_ours
 from ac_pipeline.operations.links import Diagnosis, Examination, examine_all, heal_all
 from ac_pipeline.operations.restore import (
     MONGO,
@@ -29,27 +29,16 @@ from ac_pipeline.operations.restore import (
 from ac_pipeline.operations.restore_plan import RestorePlan
 from ac_pipeline.operations.restore_report import RestoreReport
 from ac_pipeline.operations.rounds import LeftOut
+from ac_pipeline.operations.settling import Accepted, DifferenceCount, accept_all, find_all_differences, push_all
 from ac_pipeline.operations.snapshot import Vault, open_vault, take_snapshot
 from ac_pipeline.operations.wipe import WipeReport, wipe
 from ac_pipeline.operations.wipe_plan import WipePlan, plan_wipe
-from ac_pipeline.settings import Settings
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
-from ac_pipeline.wiring import Pipeline, open_pipeline
 
 
-class PipelineOperator:
-    """The port on a real pipeline, which is opened at the first question and closed by `close`.
-
-    Args:
-        settings: Reads the settings, at the first question.
-    """
-
-    def __init__(self, settings: Callable[[], Settings]) -> None:
-        self._settings = settings
-        self._stack = ExitStack()
-        self._lock = threading.Lock()
-        self._pipeline: Pipeline | None = None
+class PipelineOperator(OpensPipeline):
+    """The port `Operator` on a real pipeline."""
 
     def plan(self, users: Users, selection: Selection, relay: int | None, take: Take) -> FlightPlan:
         pipeline = self._open()
@@ -127,25 +116,31 @@ class PipelineOperator:
             raise Misconfigured(f"{len(chosen)} snapshots would be deleted, not {confirm}: nothing was deleted.")
         return forget(self._vault, chosen, self._open().accounts.all, why=why)
 
+    def differences(self, users: Users, selection: Selection) -> Iterator[Difference | LeftOut]:
+        pipeline = self._open()
+        return find_all_differences(pipeline, chosen_accounts(pipeline, users, selection.items), selection)
+
+    def push_ours(
+        self, users: Users, selection: Selection, confirm: int, why: str, run_id: str
+    ) -> Iterator[AccountReport | LeftOut]:
+        pipeline = self._open()
+        accounts = chosen_accounts(pipeline, users, selection.items)
+        found = self._counted(accounts, selection)
+        yield from found.left_out
+        yield from push_all(pipeline, accounts, selection, found, confirm, run_id=run_id, why=why)
+
+    def accept_theirs(self, users: Users, selection: Selection, confirm: int, why: str) -> Iterator[Accepted | LeftOut]:
+        pipeline = self._open()
+        accounts = chosen_accounts(pipeline, users, selection.items)
+        found = self._counted(accounts, selection)
+        yield from found.left_out
+        yield from accept_all(pipeline, accounts, selection, found, confirm, why=why)
+
+    def check_lexicons(self, *, records: bool) -> LexiconCheck:
+        return check_ours(self._open(), records=records)
+
     def publish_lexicons(self, *, dry_run: bool, why: str) -> Publication:
         return publish_ours(self._open(), dry_run=dry_run, why=why)
-
-    def close(self) -> None:
-        self._stack.close()
-
-    def __enter__(self) -> PipelineOperator:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _open(self) -> Pipeline:
-        with self._lock:
-            if self._pipeline is None:
-                self._pipeline = self._stack.enter_context(open_pipeline(self._settings()))
-            return self._pipeline
 
     @property
     def _vault(self) -> Vault:
@@ -159,8 +154,13 @@ class PipelineOperator:
         return self._open().accounts.find(user)
 
     def _accounts(self, users: Users) -> Sequence[Account]:
-        accounts = self._open().accounts
-        return accounts.select(users) if users else accounts.all()
+        return chosen_accounts(self._open(), users)
+
+    def _counted(self, accounts: Sequence[Account], selection: Selection) -> DifferenceCount:
+        found = DifferenceCount()
+        for each in find_all_differences(self._open(), accounts, selection):
+            found.add(each)
+        return found
 
     def _snapshots(self, user: str, ids: Sequence[str]) -> list[Snapshot]:
         pipeline = self._open()

@@ -7,12 +7,14 @@ import dagster as dg
 from ac_pipeline.defs.outlet import Outlet
 from ac_pipeline.defs.pipeline_mirror import PipelineMirror
 from ac_pipeline.defs.pipeline_operator import PipelineOperator
+from ac_pipeline.defs.pipeline_registrar import PipelineRegistrar
 from ac_pipeline.redaction import Redactor
 from ac_pipeline.settings import load_settings
 from ac_pipeline.webhook import Webhook
 
 MIRROR = "mirror"
 OPERATOR = "operator"
+REGISTRAR = "registrar"
 ALERTS = "alerts"
 """Keys of the resources; tests put objects of their own in their place."""
 
@@ -32,6 +34,13 @@ def operator_resource(_: dg.InitResourceContext) -> Iterator[PipelineOperator]:
     """One pipeline for each run, opened when it is first used, closed with the run."""
     with PipelineOperator(load_settings) as operator:
         yield operator
+
+
+@dg.resource(description="Accounts on the PDS and in Mongo, for the operators who make and check them.")
+def registrar_resource(_: dg.InitResourceContext) -> Iterator[PipelineRegistrar]:
+    """One pipeline for each run, opened when it is first used, closed with the run."""
+    with PipelineRegistrar(load_settings) as registrar:
+        yield registrar
 
 
 @dg.resource(description="Where alerts go: AC_ALERT_WEBHOOK_URL, with links to AC_DAGSTER_URL.")

@@ -99,6 +99,9 @@ class Made:
     did: str | None = None
     note: str = ""
 
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
 
 @dataclass(slots=True)
 class ProvisionReport:
@@ -122,7 +125,7 @@ class ProvisionReport:
         return {outcome.value: sum(each.outcome is outcome for each in self.made) for outcome in Outcome}
 
     def to_json(self) -> dict[str, object]:
-        accounts = [asdict(each) for each in self.made]
+        accounts = [each.to_json() for each in self.made]
         error = self.error.message if self.error else None
         return {"counts": self.counts(), "accounts": accounts, "left": self.left, "error": error}
 

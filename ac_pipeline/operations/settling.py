@@ -15,7 +15,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Blocked, Misconfigured
 from ac_pipeline.operations.differences import DELETED, Difference, accept_theirs, find_differences, push_ours
 from ac_pipeline.operations.rounds import LeftOut, Progress, look_at, unwatched
-from ac_pipeline.sync.report import AccountReport
+from ac_pipeline.sync.report import AccountReport, SyncReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline
 
@@ -165,6 +165,11 @@ def accept_all(
                     yield Accepted(each, problem)
             except Blocked as error:
                 yield LeftOut(account.key, error.message)
+
+
+def all_pushed(report: SyncReport) -> bool:
+    """Whether ours is everywhere again: nothing quarantined, nobody blocked, nobody to run again."""
+    return report.clean and not any(each.blocked for each in report.accounts)
 
 
 def _push(pipeline: Pipeline, account: Account, selection: Selection, most: int, run_id: str) -> AccountReport:

@@ -2,10 +2,14 @@
 
 from typing import Final
 
+from ac_pipeline.defs.operators.accounts import account_visibility, list_accounts, verify_credentials
+from ac_pipeline.defs.operators.differences import settle_differences
 from ac_pipeline.defs.operators.erasures import erasure_report, forget_snapshots
+from ac_pipeline.defs.operators.lexicons import check_lexicons, publish_lexicons
 from ac_pipeline.defs.operators.plans import flight_plan_asset, plan_users
+from ac_pipeline.defs.operators.registrations import create_guest_account, provision_accounts, rotate_password
 from ac_pipeline.defs.operators.removals import restore_user, take_snapshot, wipe_user
-from ac_pipeline.defs.operators.repairs import heal_links, publish_lexicons, restore_documents
+from ac_pipeline.defs.operators.repairs import heal_links, restore_documents
 
 OPERATOR_ASSETS: Final = (flight_plan_asset,)
 
@@ -15,8 +19,16 @@ OPERATOR_JOBS: Final = (
     wipe_user,
     restore_user,
     heal_links,
+    settle_differences,
     restore_documents,
     erasure_report,
     forget_snapshots,
+    list_accounts,
+    create_guest_account,
+    provision_accounts,
+    verify_credentials,
+    rotate_password,
+    account_visibility,
+    check_lexicons,
     publish_lexicons,
 )

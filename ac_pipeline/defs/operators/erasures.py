@@ -9,6 +9,7 @@ from pydantic import Field
 from ac_pipeline.defs.operator import Operator
 from ac_pipeline.defs.operators.tables import (
     KIND,
+    LEFT_OUT,
     TYPES_FIELD,
     USERS_FIELD,
     WHY_FIELD,
@@ -35,7 +36,6 @@ _ERASURE: Final = (
     "since",
     "gone_at",
 )
-_LEFT_OUT: Final = ("user", "message")
 _SNAPSHOT: Final = ("id", "user", "when", "records", "blobs", "bytes", "wipe", "complete")
 
 
@@ -55,7 +55,7 @@ def look_for_erased_items(
     Raises:
         dg.Failure: Something could not be read.
     """
-    pending, gone, left_out = Table(_ERASURE), Table(_ERASURE), Table(_LEFT_OUT)
+    pending, gone, left_out = Table(_ERASURE), Table(_ERASURE), Table(LEFT_OUT)
     counts = Counter[str]()
     with refusals():
         for each in operator.erasures(config.users, types_of(config.types)):

@@ -1,4 +1,4 @@
-"""The jobs `heal_links`, `restore_documents` and `publish_lexicons`."""
+"""The jobs `heal_links` and `restore_documents`: what links, records and documents lost, given back."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -10,6 +10,7 @@ from pydantic import Field
 from ac_pipeline.defs.operator import Operator
 from ac_pipeline.defs.operators.tables import (
     KIND,
+    LEFT_OUT,
     TYPES_FIELD,
     USERS_FIELD,
     WHY_FIELD,
@@ -27,7 +28,6 @@ from ac_pipeline.sync.report import Tally
 
 _FINDING: Final = ("user", "item", "state", "repair", "reason", "held")
 _LOST: Final = ("user", "item", "inserts", "reason", "lost", "then")
-_LEFT_OUT: Final = ("user", "message")
 
 
 class HealConfig(dg.Config):
@@ -46,7 +46,7 @@ def heal_each_user(context: dg.OpExecutionContext, config: HealConfig, operator:
     Raises:
         dg.Failure: It was refused, or somebody has to be run again.
     """
-    tally, again = Tally(), Table(_LEFT_OUT)
+    tally, again = Tally(), Table(LEFT_OUT)
     with refusals():
         types = types_of(config.types)
         if not config.dry_run:
@@ -124,48 +124,9 @@ def restore_documents() -> None:
     restore_lost_documents()
 
 
-class LexiconsConfig(dg.Config):
-    """Left as it is, it only says what would be published."""
-
-    dry_run: bool = Field(default=True, description="Only say what would be published.")
-    why: str = Field(default="", description=WHY_FIELD)
-
-
-@dg.op(name="publish_our_lexicons", out=dg.Out(dg.Nothing))
-def publish_our_lexicons(
-    context: dg.OpExecutionContext, config: LexiconsConfig, operator: dg.ResourceParam[Operator]
-) -> None:
-    """Write our lexicons into the authority's repository; breaking changes are refused.
-
-    Raises:
-        dg.Failure: It was refused.
-    """
-    table = Table(("lexicon", "state", "changes"))
-    with refusals():
-        published = operator.publish_lexicons(dry_run=config.dry_run, why=config.why)
-    for each in published.lexicons:
-        changes = [f"{change.path}: {change.what}" for change in each.changes]
-        table.add({"lexicon": each.nsid, "state": each.state, "changes": changes})
-    name = "would_be_published" if config.dry_run else "published"
-    dns = dg.MetadataValue.md("\n".join(f"    {record}" for record in published.dns))
-    counts = {"dry_run": config.dry_run, "lexicons": table.count}
-    context.add_output_metadata({**counts, **table.metadata(name), "dns_records": dns})
-
-
-@dg.job(
-    name="publish_lexicons",
-    tags=KIND,
-    executor_def=dg.in_process_executor,
-    description="Publishes our lexicons in the repository of AC_LEXICON_AUTHORITY; what is the same already is left "
-    "alone, breaking changes are refused. By default it only says what would be published.",
-)
-def publish_lexicons() -> None:
-    publish_our_lexicons()
-
-
 def _seen(found: Iterable[Examination]) -> Metadata:
     """What an examination found, in tables."""
-    diagnosis, table, blocked = Diagnosis(), Table(_FINDING), Table(_LEFT_OUT)
+    diagnosis, table, blocked = Diagnosis(), Table(_FINDING), Table(LEFT_OUT)
     for each in found:
         diagnosis.add(each)
         for finding in each.findings:
@@ -182,7 +143,7 @@ def _seen(found: Iterable[Examination]) -> Metadata:
 
 def _lost(found: Iterable[Lost | LeftOut]) -> tuple[int, Metadata]:
     """How many documents can be, or were, rebuilt, and all that was found as tables."""
-    counted, table, left_out = LostCount(), Table(_LOST), Table(_LEFT_OUT)
+    counted, table, left_out = LostCount(), Table(_LOST), Table(LEFT_OUT)
     for each in found:
         counted.add(each)
         if isinstance(each, Lost):

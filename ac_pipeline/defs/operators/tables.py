@@ -25,6 +25,9 @@ USERS_FIELD: Final = 'Only these users, by partition key, handle, code or DID, f
 USER_FIELD: Final = "The user, by partition key, handle, code or DID."
 WHY_FIELD: Final = "Your reason, for the audit."
 
+LEFT_OUT: Final = ("user", "message")
+"""Columns of a table of users who were left out."""
+
 Metadata = dict[str, Any]
 
 

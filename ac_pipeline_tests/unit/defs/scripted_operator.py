@@ -6,21 +6,27 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
+from bson import ObjectId
+
 from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.lexicon_evolution import Change, Effect
 from ac_pipeline.defs.operator import Take, Types, Users
 from ac_pipeline.errors import Misconfigured, PipelineError
+from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.mongo.snapshots import Snapshot
+from ac_pipeline.operations.differences import CHANGED, Difference
 from ac_pipeline.operations.documents import Lost
 from ac_pipeline.operations.erasure import Erasure
 from ac_pipeline.operations.flight_plan import FlightPlan
 from ac_pipeline.operations.forget import Forgetting
-from ac_pipeline.operations.lexicons import Publication
+from ac_pipeline.operations.lexicons import LexiconCheck, Publication, Scan
 from ac_pipeline.operations.links import Examination
 from ac_pipeline.operations.price import Price
 from ac_pipeline.operations.restore_plan import RestorePlan
 from ac_pipeline.operations.restore_report import RestoreReport
 from ac_pipeline.operations.rounds import LeftOut
+from ac_pipeline.operations.settling import Accepted
 from ac_pipeline.operations.wipe import WipeReport
 from ac_pipeline.operations.wipe_plan import WipePlan
 from ac_pipeline.sync.agreement import PlannedOperation
@@ -126,6 +132,42 @@ class ScriptedOperator:
             raise Misconfigured(f"1 snapshots would be deleted, not {confirm}: nothing was deleted.")
         self.changes.append(("forget", user, tuple(ids), why))
         return Forgetting((self.snapshot_of("ada"),), 2, 1, 0)
+
+    def differences(self, users: Users, selection: Selection) -> Iterator[Difference | LeftOut]:
+        self._may_fail()
+        yield self.difference("a" * 24)
+        yield self.difference("b" * 24, refusal="it has no text")
+        yield LeftOut("bea", "no password")
+
+    def push_ours(
+        self, users: Users, selection: Selection, confirm: int, why: str, run_id: str
+    ) -> Iterator[AccountReport | LeftOut]:
+        if confirm != 2:
+            raise Misconfigured(f"2 items can be pushed, not {confirm}: nothing was written.")
+        self.changes.append(("push-ours", tuple(users), selection.items, why))
+        yield LeftOut("bea", "no password")
+        yield AccountReport("ada", types={"mood": Tally(updated=2)}, error=self.stopped)
+
+    def accept_theirs(self, users: Users, selection: Selection, confirm: int, why: str) -> Iterator[Accepted | LeftOut]:
+        if confirm != 1:
+            raise Misconfigured(f"1 items can be taken over, not {confirm}: nothing was changed.")
+        self.changes.append(("accept-theirs", tuple(users), selection.items, why))
+        yield Accepted(self.difference("a" * 24), "it changed in between" if self.stopped else "")
+        yield Accepted(self.difference("b" * 24), "it has no text")
+
+    @staticmethod
+    def difference(id: str, refusal: str = "") -> Difference:
+        mood = media_type("mood")
+        document = interpret(mood, {"_id": ObjectId(id), "user": "auth0|ada", "mood": "ours", "when": NOW})
+        uri, fields = f"at://did:plc:ada/{mood.nsid}/3jzfcijpj2z2a", {"mood": ("ours", "theirs")}
+        return Difference(mood, "ada", document, CHANGED, uri, fields, {"mood": "theirs"}, refusal)
+
+    def check_lexicons(self, *, records: bool) -> LexiconCheck:
+        self._may_fail()
+        nsid = media_type("mood").nsid
+        change = Change("main.record.mood", Effect.BREAKING, "maxLength was 6000, and is 5000")
+        found = Scan({nsid: 3}, {nsid: 1}, [(f"at://did:plc:ada/{nsid}/1", "no mood")], [("bea", "no password")])
+        return LexiconCheck([Comparison(nsid, True, (change,))], "did:plc:lexi", found if records else None)
 
     def publish_lexicons(self, *, dry_run: bool, why: str) -> Publication:
         self._may_fail()

@@ -3,89 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from functools import cache
 from typing import Any
 
-import dagster as dg
 import pytest
 
-from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.operators.catalog import OPERATOR_JOBS
 from ac_pipeline.defs.operators.plans import FLIGHT_PLAN
 from ac_pipeline.defs.operators.tables import ROWS
 from ac_pipeline.errors import NoCredentials, ServiceUnreachable
 from ac_pipeline.media.registry import media_type
-from ac_pipeline_tests.dagster_instance import open_instance
-from ac_pipeline_tests.unit.defs.scripted_operator import ScriptedOperator
+from ac_pipeline_tests.unit.defs.desk import Desk, plain, said, sentence
 
 NAMES = [job.name for job in OPERATOR_JOBS]
 MOODS = records_key(media_type("mood"))
-
-
-class _StandIn:
-    """Stands in the definitions for whatever operator the test at work has."""
-
-    operator: ScriptedOperator
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.operator, name)
-
-
-_STAND_IN = _StandIn()
-
-
-@cache
-def _definitions() -> dg.Definitions:
-    """Built once: that takes longer than a run."""
-    return build_defs({"operator": _STAND_IN}, retry_seconds=0)
-
-
-class Desk:
-    """An instance, the operator in memory, and launches of its jobs."""
-
-    def __init__(self, instance: dg.DagsterInstance) -> None:
-        self.instance, self.operator = instance, ScriptedOperator()
-        _STAND_IN.operator = self.operator
-        self.definitions = _definitions()
-
-    def launch(self, job: str, config: dict[str, Any] | None = None) -> dg.ExecuteInProcessResult:
-        definition = self.definitions.resolve_job_def(job)
-        (op,) = definition.nodes
-        run_config = None if config is None else {"ops": {op.name: {"config": config}}}
-        return definition.execute_in_process(instance=self.instance, run_config=run_config, raise_on_error=False)
-
-
-def said(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
-    """Metadata of the op's output, or of its failure; tables as lists of rows."""
-    for event in result.all_events:
-        if event.is_successful_output:
-            return _plain(event.step_output_data.metadata)
-        if event.is_step_failure and event.step_failure_data.user_failure_data is not None:
-            return _plain(event.step_failure_data.user_failure_data.metadata)
-    raise AssertionError("no output and no failure")
-
-
-def sentence(result: dg.ExecuteInProcessResult) -> str:
-    (event,) = [event for event in result.all_events if event.is_step_failure]
-    assert event.step_failure_data.user_failure_data is not None
-    return str(event.step_failure_data.user_failure_data.description)
-
-
-def _plain(metadata: Any) -> dict[str, Any]:
-    return {
-        name: [dict(record.data) for record in value.records]
-        if isinstance(value, dg.TableMetadataValue)
-        else value.value
-        for name, value in metadata.items()
-    }
-
-
-@pytest.fixture
-def desk() -> Iterator[Desk]:
-    with open_instance() as instance:
-        yield Desk(instance)
 
 
 @pytest.mark.parametrize("job", [name for name in NAMES if name != "take_snapshot"])
@@ -93,8 +24,8 @@ def desk() -> Iterator[Desk]:
 def test_a_launch_with_default_config_changes_nothing(desk: Desk, job: str, whom: bool) -> None:
     """PLAN-1, PLAN-5: not even where a user is named already."""
     known = {"user": "ada", "users": ["ada"]}
-    desk.launch(job, {name: known[name] for name in _fields(desk, job) & known.keys()} if whom else None)
-    assert desk.operator.changes == []
+    desk.launch(job, {name: known[name] for name in desk.fields(job) & known.keys()} if whom else None)
+    assert desk.changes == []
 
 
 @pytest.mark.parametrize("job", NAMES)
@@ -103,15 +34,15 @@ def test_every_job_says_what_it_does_and_every_field_what_it_means(desk: Desk, j
     assert definition.tags["kind"] == "operator"
     assert len(str(definition.description)) > 80
     (op,) = definition.nodes
-    assert op.definition.config_schema is not None
-    fields = op.definition.config_schema.config_type.fields
+    schema: Any = op.definition.config_schema
+    fields = schema.config_type.fields
     assert fields
     for name, field in fields.items():
         assert field.description, f"{job}: {name} is not described"
         assert not field.is_required
 
 
-@pytest.mark.parametrize("job", ["wipe_user", "restore_user", "take_snapshot"])
+@pytest.mark.parametrize("job", ["wipe_user", "restore_user", "take_snapshot", "rotate_password"])
 def test_a_job_about_one_user_refuses_to_guess_whom(desk: Desk, job: str) -> None:
     result = desk.launch(job)
     assert not result.success
@@ -122,16 +53,11 @@ def test_a_job_about_one_user_refuses_to_guess_whom(desk: Desk, job: str) -> Non
 @pytest.mark.parametrize("job", NAMES)
 @pytest.mark.parametrize("error", [NoCredentials("ada has no password"), ServiceUnreachable("MongoDB is away")])
 def test_a_refusal_is_one_sentence_and_is_not_tried_again(desk: Desk, job: str, error: Any) -> None:
-    desk.operator.error = error
-    result = desk.launch(job, {"user": "ada"} if "user" in _fields(desk, job) else {})
+    desk.fail(error)
+    result = desk.launch(job, {"user": "ada"} if "user" in desk.fields(job) else {})
     assert not result.success
     assert sentence(result) == error.message
     assert not any(event.is_step_up_for_retry for event in result.all_events)
-
-
-def _fields(desk: Desk, job: str) -> set[str]:
-    (op,) = desk.definitions.resolve_job_def(job).nodes
-    return set(op.definition.config_schema.config_type.fields)
 
 
 @pytest.mark.parametrize(("confirm", "done"), [(-1, False), (0, False), (2, False), (3, True), (4, False)])
@@ -182,7 +108,7 @@ def test_a_plan_is_a_materialisation_with_operations_cost_and_hash(desk: Desk) -
     event = desk.instance.get_latest_materialization_event(FLIGHT_PLAN)
     assert event is not None
     assert event.asset_materialization is not None
-    shown = _plain(event.asset_materialization.metadata)
+    shown = plain(event.asset_materialization.metadata)
     assert (shown["hash"], shown["operations"], shown["users"]) == ("ab" * 32, 3, 1)
     assert [row["item"] for row in shown["operations_listed"]] == ["mood:0", "mood:1", "mood:2"]
     cost = {row["what"]: row["amount"] for row in shown["cost"]}
@@ -200,7 +126,7 @@ def test_a_long_plan_shows_its_first_rows_and_counts_the_rest(desk: Desk, operat
     event = desk.instance.get_latest_materialization_event(FLIGHT_PLAN)
     assert event is not None
     assert event.asset_materialization is not None
-    shown = _plain(event.asset_materialization.metadata)
+    shown = plain(event.asset_materialization.metadata)
     assert (len(shown["operations_listed"]), shown.get("operations_listed_not_shown")) == (ROWS, hidden)
 
 

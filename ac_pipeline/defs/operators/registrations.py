@@ -1,0 +1,196 @@
+"""The jobs `provision_accounts`, `create_guest_account` and `rotate_password`: what changes accounts.
+
+Looking at accounts is `accounts.py`. No password reaches an event or a log: the answers hold none (ACCT-5).
+"""
+
+from typing import Final
+
+import dagster as dg
+from pydantic import Field
+
+from ac_pipeline.defs.operators.tables import (
+    KIND,
+    USER_FIELD,
+    USERS_FIELD,
+    WHY_FIELD,
+    Metadata,
+    Table,
+    counts_table,
+    named,
+    refusals,
+    refused,
+)
+from ac_pipeline.defs.registrar import Registrar
+from ac_pipeline.operations.provision_plan import ProvisionPlan
+from ac_pipeline.operations.provisioning import GOOD, ProvisionReport
+
+_PLANNED: Final = ("user", "handle", "otherwise", "email", "unfinished")
+_MADE: Final = ("user", "outcome", "handle", "did", "note")
+_TELL_EACH: Final = 25
+"""Accounts between two lines of the log: a little more than a minute at the PDS's limit of 100 in 5 minutes."""
+
+
+class ProvisionConfig(dg.Config):
+    """Who is to get a PDS account. Left as it is, the job only says for whom, and how many they are."""
+
+    users: list[str] = Field(default=[], description=USERS_FIELD)
+    limit: int = Field(default=0, ge=0, description="At most so many accounts; 0 for all.")
+    confirm: int = Field(
+        default=-1,
+        ge=-1,
+        description="The number of accounts that will be made. Launch once with -1 to be told it; nothing is made "
+        "then.",
+    )
+    why: str = Field(default="", description=WHY_FIELD)
+
+
+@dg.op(name="provision_each_user", out=dg.Out(dg.Nothing))
+def provision_each_user(
+    context: dg.OpExecutionContext, config: ProvisionConfig, registrar: dg.ResourceParam[Registrar]
+) -> None:
+    """Make PDS accounts for users who have none, and finish what an earlier run began.
+
+    Raises:
+        dg.Failure: The number was not confirmed, it was refused, or not all could be made.
+    """
+
+    def told(done: int, total: int) -> None:
+        if done % _TELL_EACH == 0:
+            context.log.info(f"{done} of {total} accounts are done.")
+
+    limit = config.limit or None
+    with refusals():
+        if config.confirm < 0:
+            plan = registrar.plan_accounts(config.users, limit)
+            context.add_output_metadata({"dry_run": True, "confirm": len(plan.accounts), **_foreseen(plan)})
+            number = len(plan.accounts)
+            context.log.info(f"Nothing was made: launch again with confirm {number} to make {number} accounts.")
+            return
+        report = registrar.make_accounts(config.users, limit, config.confirm, config.why, told)
+    _conclude(context, report)
+
+
+@dg.job(
+    name="provision_accounts",
+    tags=KIND,
+    executor_def=dg.in_process_executor,
+    description="Makes PDS accounts for users who have none, each exactly once, about 100 in five minutes, and stores "
+    "them in Mongo. Makes none until their number is confirmed; by default it only says for whom.",
+)
+def provision_accounts() -> None:
+    provision_each_user()
+
+
+class GuestConfig(dg.Config):
+    """Left as it is, the job only says whether there is a guest account."""
+
+    confirm: bool = Field(default=False, description="Make the guest account, where there is none.")
+    why: str = Field(default="", description=WHY_FIELD)
+
+
+@dg.op(name="create_the_guest", out=dg.Out(dg.Nothing))
+def create_the_guest(
+    context: dg.OpExecutionContext, config: GuestConfig, registrar: dg.ResourceParam[Registrar]
+) -> None:
+    """Make the account that owns all anonymous work, where Mongo has none.
+
+    Raises:
+        dg.Failure: It was refused, or could not be made.
+    """
+    with refusals():
+        guest = registrar.guest()
+        if not guest.exists and not config.confirm:
+            wanted = registrar.plan_guest()
+            context.add_output_metadata({"exists": False, "would_be_made": wanted.handles[0], "email": wanted.email})
+            context.log.info("There is no guest account. Nothing was made: launch again with confirm true to make it.")
+            return
+        made = guest if guest.exists else registrar.make_guest(config.why)
+    if isinstance(made, ProvisionReport):
+        _conclude(context, made)
+        return
+    context.log.info("The guest account exists. Nothing was changed.")
+    context.add_output_metadata({name: value or "" for name, value in made.to_json().items()})
+
+
+@dg.job(
+    name="create_guest_account",
+    tags=KIND,
+    executor_def=dg.in_process_executor,
+    description="Says whether there is the account that owns all anonymous work (art-guest) and, with confirm true, "
+    "makes it where there is none. One that exists is never touched.",
+)
+def create_guest_account() -> None:
+    create_the_guest()
+
+
+class RotateConfig(dg.Config):
+    """Whose password to change. Left as it is, the job refuses; with a user alone, it says whose it would be."""
+
+    user: str = Field(default="", description=USER_FIELD)
+    confirm: bool = Field(default=False, description="Change the password; without it, nothing is changed.")
+    why: str = Field(default="", description=WHY_FIELD)
+
+
+@dg.op(name="rotate_one_password", out=dg.Out(dg.Nothing))
+def rotate_one_password(
+    context: dg.OpExecutionContext, config: RotateConfig, registrar: dg.ResourceParam[Registrar]
+) -> None:
+    """Give an account a new password, on the PDS and in Mongo, and prove it.
+
+    Raises:
+        dg.Failure: It was refused; launching it again repairs what was half done.
+    """
+    with refusals():
+        user = named(config.user)
+        if not config.confirm:
+            wanted = registrar.plan_rotation(user)
+            context.add_output_metadata({"changed": False, "user": wanted.account.key, "did": wanted.did})
+            context.log.info("Nothing was changed: launch again with confirm true to change the password.")
+            return
+        done = registrar.rotate(user, config.why)
+    context.add_output_metadata({"changed": True, **done.to_json()})
+
+
+@dg.job(
+    name="rotate_password",
+    tags=KIND,
+    executor_def=dg.in_process_executor,
+    description="Gives one account a new password, on the PDS and in Mongo, and proves that it works; shows it "
+    "nowhere. Needs PDS_ADMIN_PASSWORD. Changes nothing until it is told confirm true.",
+)
+def rotate_password() -> None:
+    rotate_one_password()
+
+
+def _foreseen(plan: ProvisionPlan) -> Metadata:
+    wanted, skipped = Table(_PLANNED), Table(("user", "reason"))
+    for each in plan.accounts:
+        wanted.add(each.to_json())
+    for user, reason in plan.skipped:
+        skipped.add({"user": user, "reason": reason})
+    tables = {**wanted.metadata("would_be_made"), **skipped.metadata("not_for")}
+    return {"asks_for_invite_codes": plan.invites, **tables}
+
+
+def _conclude(context: dg.OpExecutionContext, report: ProvisionReport) -> None:
+    """Show what was made.
+
+    Raises:
+        dg.Failure: Not all could be made.
+    """
+    table = Table(_MADE)
+    for each in report.made:
+        table.add(each.to_json())
+    outcomes = {name: number for name, number in report.counts().items() if number}
+    metadata: Metadata = {
+        "dry_run": False,
+        "left": report.left,
+        **counts_table("outcomes", outcomes),
+        **table.metadata("accounts"),
+    }
+    if report.error is not None:
+        raise refused(f"{report.error.message} {report.left} accounts are left: launch again.", metadata)
+    if not report.clean:
+        wrong = sum(each.outcome not in GOOD for each in report.made)
+        raise refused(f"{wrong} accounts could not be made: see the table.", metadata)
+    context.add_output_metadata(metadata)
