@@ -33,10 +33,10 @@ _PENDING = [State.DEFERRED.value, State.QUARANTINED.value, State.BLOCKED.value]
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 _AWARE: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
 
-# Three, because each costs up to a fifth of the speed of saving on the local server: the one of blobs 7 % where an item
-# has none, 21 % where it has one, which is little beside rendering it. Every erasure asks for blobs, under its lease: among
-# 200,000 items that took 8.6 s by a scan and 1 ms so. What people look up now and then, a code, is found by a scan. None
-# is sparse: Stable API v1 strict does not use sparse indexes.
+# Three, because each costs up to a fifth of the speed of saving on the local server. That of blobs costs 7 % where an
+# item has none and 21 % where it has one, which is little beside rendering it; every erasure asks for blobs under its
+# lease, which among 200,000 items took 8.6 s by a scan and takes 1 ms so. What people look up now and then, a code, is
+# found by a scan. None is sparse: Stable API v1 strict does not use sparse indexes.
 _INDEXES = [
     IndexModel([("account", ASCENDING), ("type", ASCENDING)], name="account_type"),
     IndexModel([("state", ASCENDING), ("_id", ASCENDING)], name="state_id"),
