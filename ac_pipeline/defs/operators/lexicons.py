@@ -92,8 +92,9 @@ def _checked(found: LexiconCheck) -> Metadata:
     columns = ("lexicon", "published") if read is None else ("lexicon", "published", "records", "invalid")
     lexicons, changed = Table(columns), Table(_CHANGE)
     for each in found.comparisons:
-        counts = {} if read is None else {"records": read.records.get(each.nsid, 0)}
-        counts |= {} if read is None else {"invalid": read.invalid.get(each.nsid, 0)}
+        counts: dict[str, int] = {}
+        if read is not None:
+            counts = {"records": read.records.get(each.nsid, 0), "invalid": read.invalid.get(each.nsid, 0)}
         lexicons.add({"lexicon": each.nsid, "published": each.state, **counts})
         for change in each.changes:
             changed.add({"lexicon": each.nsid, "path": change.path, "effect": change.effect.value, "what": change.what})
