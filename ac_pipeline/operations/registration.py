@@ -126,6 +126,8 @@ def make_accounts(
         raise Misconfigured(f"{len(plan.accounts)} accounts would be made, not {confirm}: nothing was made.")
     if plan.invites and not pipeline.administration.authorised:
         raise Misconfigured("This PDS asks for invite codes: set PDS_ADMIN_PASSWORD, which makes them.")
+    if not plan.accounts:
+        return ProvisionReport()
     with _alone(pipeline):
         return _make(pipeline, plan.accounts, "provision-accounts", why, told)
 

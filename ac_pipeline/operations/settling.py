@@ -115,6 +115,8 @@ def push_all(
     if confirm != found.total:
         raise Misconfigured(f"{found.total} items can be pushed, not {confirm}: nothing was written.")
     touched = [account for account in accounts if found.found[account.key]]
+    if not touched:
+        return
     types, counts = [media.name for media in selection.types], {"items": found.total}
     written = 0
     with pipeline.audit.during("push-ours", touched, types, why=why, counts=counts) as entry:
@@ -154,6 +156,8 @@ def accept_all(
     if confirm != total:
         raise Misconfigured(f"{total} items can be taken over, not {confirm}: nothing was changed.")
     touched = [account for account in accounts if found.found[account.key]]
+    if not touched:
+        return
     types, counts = [media.name for media in selection.types], {"items": total}
     accepted = 0
     with pipeline.audit.during("accept-theirs", touched, types, why=why, counts=counts) as entry:
