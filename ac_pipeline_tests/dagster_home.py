@@ -151,6 +151,12 @@ class Ui(DagsterUi):
         ]
         return sorted(runs, key=lambda run: run.created)
 
+    def unfinished_runs(self) -> list[str]:
+        """Ids of the runs that wait or are under way."""
+        statuses = ["QUEUED", "NOT_STARTED", "STARTING", "STARTED", "CANCELING"]
+        found = self._done(_RUNS, "runsOrError", {"filter": {"statuses": statuses}}, "Runs")["results"]
+        return [each["runId"] for each in found]
+
     def messages(self, run: str) -> list[str]:
         """The log of a run."""
         said: list[str] = []

@@ -5,29 +5,31 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page, expect, sync_playwright
 from pymongo import MongoClient
 
+from ac_pipeline.accounts import Account
 from ac_pipeline.local.artwork import pixel_art, tape_zip
-from ac_pipeline.local.dagster_ui import DagsterUi
-from ac_pipeline.local.demo import demo_settings, open_dagster
-from ac_pipeline.local.demo_screen import Screen
 from ac_pipeline.local.object_server import ObjectServer
-from ac_pipeline.local.services import Addresses
 from ac_pipeline_tests.conftest import MongoServer, Pds
+from ac_pipeline_tests.dagster_home import QUICK, QUICK_ENVIRONMENT, DagsterHome, Ui
 from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice
 
-ROOT = Path(__file__).parents[2]
-PATIENCE = 180.0
+PATIENCE = 300.0
 """Seconds for Dagster to load or a backfill to end; 10 and 60 are usual."""
+MILLISECONDS = 1000 * PATIENCE
 SIZE = (1600, 1000)
+PAINTINGS = ["atproto", "paintings"]
 
+Shoot = Callable[[Page, str], None]
+
+_CLICK = 60_000.0
+"""Milliseconds for a page to show what a click leads to; a second is usual."""
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 # Without a sandbox: tests often run as root, where Chromium refuses to start with one; it only sees our own pages.
 _ARGUMENTS = [
@@ -47,57 +49,63 @@ class Stage:
     Args:
         platform: The database, the PDS and a pipeline of the test's own between them.
         dagster: The running Dagster.
+        objects: The object storage, to break and to repair.
         broken: Item id of the one painting whose picture cannot be read; it is `bob`'s.
     """
 
     platform: Slice
-    dagster: DagsterUi
+    dagster: Ui
+    objects: ObjectServer
     broken: str
+
+    def painting(self, user: Account, code: str, slug: str, picture: bytes | None) -> str:
+        """One more painting of a user, with its picture where there is one; its item id."""
+        if picture is not None:
+            self.objects.put(USER_BUCKET, picture_of(user, slug), picture)
+        return f"painting:{self.platform.add('painting', user, code=code, slug=slug)}"
+
+
+def picture_of(user: Account, slug: str) -> str:
+    """Where the object storage has the picture of a painting."""
+    return f"{user.id}/painting/{slug}.png"
 
 
 @pytest.fixture(scope="session")
-def stage(
-    mongo_server: MongoServer, pds: Pds, services_folder: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stage]:
-    """Five users with work of all types, one broken painting, and a Dagster that knows them all by their keys."""
+def stage(mongo_server: MongoServer, pds: Pds, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """Some users with work of all types, one broken painting, and a Dagster that knows them all by their keys."""
     folder = tmp_path_factory.mktemp("browser")
-    with ExitStack() as stack:
-        objects = stack.enter_context(ObjectServer())
-        client = stack.enter_context(MongoClient(mongo_server.uri))
-        database = client[f"browser-{uuid.uuid4().hex}"]
-        platform = stack.enter_context(open_slice(database, mongo_server.uri, pds, objects.url_template, folder))
+    name = f"browser-{uuid.uuid4().hex}"
+    with (
+        MongoClient(mongo_server.uri) as client,
+        ObjectServer() as objects,
+        open_slice(client[name], mongo_server.uri, pds, objects.url_template, folder) as platform,
+    ):
         broken = _people(platform, objects)
-        addresses = Addresses(
-            mongo_server.uri, database.name, pds.url, pds.admin_password, objects.url_template, folder
-        )
-        settings = demo_settings(addresses, folder).model_copy(
-            update={"ac_renditions_url": platform.pipeline.settings.ac_renditions_url}
-        )
-        dagster = stack.enter_context(open_dagster(ROOT, folder, settings, Screen()))
-        dagster.wait_until_loaded(PATIENCE)
-        dagster.start_sensor("users_sensor")
-        keys = {account.key for account in platform.pipeline.accounts.all()}
-        dagster.wait_for_keys(["atproto", "paintings"], keys, PATIENCE)
-        yield Stage(platform, dagster, broken)
-    for name in (database.name, f"{database.name}-pipeline"):
-        with MongoClient(mongo_server.uri) as client:
-            client.drop_database(name)
+        settings = platform.pipeline.settings.model_copy(update={"dagster_home": folder / "home"})
+        with DagsterHome(settings, retry_seconds=0, changes=QUICK, variables=QUICK_ENVIRONMENT) as home:
+            dagster = home.start()
+            dagster.start_sensor("users_sensor")
+            keys = {account.key for account in platform.pipeline.accounts.all()}
+            dagster.wait_for_keys(["atproto", "paintings"], keys, PATIENCE)
+            yield Stage(platform, dagster, objects, broken)
+        client.drop_database(name)
 
 
 def _people(platform: Slice, objects: ObjectServer) -> str:
+    """Users of whom each has some of everything but tapes; `bob` has a painting that is none, `ada` a tape."""
     broken = ""
-    for handle in ("ada", "bob", "cleo", "dora", "emil"):
+    for handle in ("ada", "bob", "cleo", "dora", "emil", "fern", "gwen", "hugo"):
         user = platform.user(handle)
         for number in range(3):
             slug = f"2025.10.15.12.30.4{number}.123"
-            objects.put(USER_BUCKET, f"{user.id}/painting/{slug}.png", pixel_art(64, 48, seed=len(handle) + number))
+            objects.put(USER_BUCKET, picture_of(user, slug), pixel_art(64, 48, seed=len(handle) + number))
             platform.add("painting", user, code=f"{handle[:2]}{number}", slug=slug)
             platform.add("mood", user, mood=f"{handle} feels {number}")
             platform.add("kidlisp", user, code=f"{handle[:2]}{number}", source=f"(wipe blue) ; {handle} {number}")
         platform.add("piece", user, slug=f"{handle}-wand")
         if handle == "bob":
             slug = "2025.11.01.08.00.00.000"
-            objects.put(USER_BUCKET, f"{user.id}/painting/{slug}.png", b"not a picture")
+            objects.put(USER_BUCKET, picture_of(user, slug), b"not a picture")
             broken = platform.add("painting", user, code="bad", slug=slug)
         if handle == "ada":
             slug = "2025.11.02.09.00.00.000"
@@ -123,6 +131,20 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": SIZE[0], "height": SIZE[1]})
-    context.set_default_timeout(60_000)
+    context.set_default_timeout(_CLICK)
+    expect.set_options(timeout=_CLICK)
     yield context.new_page()
     context.close()
+
+
+@pytest.fixture
+def shoot(tmp_path: Path) -> Shoot:
+    """Take a picture of a page: into the folder that `SCREENSHOTS` names, else only for this run."""
+    folder = Path(os.environ.get("SCREENSHOTS") or tmp_path)
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def take(page: Page, name: str) -> None:
+        page.wait_for_load_state("networkidle")
+        page.screenshot(path=folder / f"{name}.png")
+
+    return take
