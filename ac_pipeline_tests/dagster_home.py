@@ -27,8 +27,8 @@ from ac_pipeline.local.processes import LOOPBACK, free_port
 from ac_pipeline.settings import Settings
 
 ROOT = Path(__file__).parents[1]
-PATIENCE = 120.0
-"""Seconds for anything that takes a few; a busy machine may need many more than usual."""
+PATIENCE = 300.0
+"""Seconds for anything that takes a few. A busy machine may need many more than usual, and nobody waits for nothing."""
 TICK = 30.0
 """Seconds between two looks of Dagster's backfill daemon, the first at its start. They are written into 1.13.27: no
 setting shortens them."""

@@ -58,7 +58,7 @@ class PdsGate:
         self._held: dict[tuple[str, int], Held] = {}
         self._batches: Counter[str] = Counter()
         self._operations: Counter[tuple[str, str]] = Counter()
-        self._upstream = httpx.Client(base_url=url, timeout=120.0)
+        self._upstream = httpx.Client(base_url=url, timeout=300.0)
         self._server = _Server(("127.0.0.1", 0), _handler(self))
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)

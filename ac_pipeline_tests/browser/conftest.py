@@ -17,11 +17,9 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.local.artwork import pixel_art, tape_zip
 from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline_tests.conftest import MongoServer, Pds
-from ac_pipeline_tests.dagster_home import QUICK, QUICK_ENVIRONMENT, DagsterHome, Ui
+from ac_pipeline_tests.dagster_home import PATIENCE, QUICK, QUICK_ENVIRONMENT, DagsterHome, Ui
 from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice
 
-PATIENCE = 300.0
-"""Seconds for Dagster to load or a backfill to end; 10 and 60 are usual."""
 MILLISECONDS = 1000 * PATIENCE
 SIZE = (1600, 1000)
 PAINTINGS = ["atproto", "paintings"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from playwright.sync_api import Page, expect
 
-from ac_pipeline_tests.browser.conftest import MILLISECONDS, PATIENCE, Shoot, Stage
+from ac_pipeline_tests.browser.conftest import MILLISECONDS, Shoot, Stage
 from ac_pipeline_tests.dagster_home import wait_until
 
 SENSOR = "new_content_sensor"
@@ -29,11 +29,10 @@ def test_new_content_is_mirrored_once_its_sensor_is_turned_on(stage: Stage, page
     wait_until(
         lambda: id in {record["ref"] for record in stage.platform.records(user, "mood").values()},
         "the new mood is a record",
-        PATIENCE,
     )
     page.get_by_role("button", name="Runs", exact=True).click()
     expect(page.get_by_role("link", name="sync_").first).to_be_visible(timeout=MILLISECONDS)
     shoot(page, "sensor")
     slider.click()
     expect(switch).not_to_be_checked()
-    wait_until(lambda: not stage.dagster.unfinished_runs(), "what it launched has ended", PATIENCE)
+    wait_until(lambda: not stage.dagster.unfinished_runs(), "what it launched has ended")

@@ -13,6 +13,7 @@ from ac_pipeline.local.demo_screen import Screen
 from ac_pipeline.local.processes import free_port
 from ac_pipeline.local.services import Addresses
 from ac_pipeline_tests.conftest import MongoServer
+from ac_pipeline_tests.dagster_home import PATIENCE
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,11 +63,11 @@ def test_a_real_dagster_loads_the_workspace_adds_the_users_and_verifies_them(
     # Not where people look for it: other tests and people may start one there at the same moment.
     with open_dagster(tmp_path, tmp_path / ".local", settings, Screen(), free_port()) as dagster:
         seen.append(dagster)
-        dagster.wait_until_loaded(120)
+        dagster.wait_until_loaded(PATIENCE)
         assert ["atproto", "moods"] in dagster.assets("atproto", "renditions")
         assert len(dagster.assets("atproto", "renditions")) == 7
         dagster.start_sensor("users_sensor")
-        assert dagster.wait_for_keys(["atproto", "moods"], {"ada", "art-guest"}, 120) == ["ada", "art-guest"]
+        assert dagster.wait_for_keys(["atproto", "moods"], {"ada", "art-guest"}, PATIENCE) == ["ada", "art-guest"]
         assert dagster.running_backfills() == []
         lines: list[str] = []
         assert dagster.wait_for_run(dagster.launch_job("verify_users"), lines.append) == SUCCEEDED

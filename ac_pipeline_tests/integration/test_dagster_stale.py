@@ -22,6 +22,7 @@ from ac_pipeline.local.demo_screen import Screen
 from ac_pipeline.local.services import Addresses
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.sync.versions import Versions, documents_version
+from ac_pipeline_tests.dagster_home import PATIENCE
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice
 
@@ -94,11 +95,13 @@ def test_only_users_whose_documents_changed_since_their_last_run_are_shown_as_be
             observe(instance, slice_, users[key])
         run(instance, "cyd", "cyd", RECORDS)
     with open_dagster(ROOT, tmp_path, settings, Screen()) as dagster:
-        dagster.wait_until_loaded(120)
+        dagster.wait_until_loaded(PATIENCE)
 
         def ask(asset: dg.AssetKey, key: str) -> tuple[str, list[tuple[str, str]]]:
             variables = {"key": {"path": list(asset.path)}, "partition": key}
-            answer = httpx.post(f"{dagster.url}/graphql", json={"query": STALE, "variables": variables}, timeout=60)
+            answer = httpx.post(
+                f"{dagster.url}/graphql", json={"query": STALE, "variables": variables}, timeout=PATIENCE
+            )
             node = answer.raise_for_status().json()["data"]["assetNodeOrError"]
             return node["staleStatus"], [("/".join(c["key"]["path"]), c["reason"]) for c in node["staleCauses"]]
 

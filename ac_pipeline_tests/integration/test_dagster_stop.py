@@ -16,7 +16,7 @@ import pytest
 from ac_pipeline.local.processes import free_port
 
 ROOT = Path(__file__).parents[2]
-SECONDS = 120.0
+SECONDS = 300.0
 
 
 class Family:
