@@ -57,6 +57,8 @@ class Mender:
         """Ask for blobs and upload those that are missing: whether records have to be written again for it.
 
         Without `Selection.blobs` only those are asked for that an earlier run had to leave: nothing else would tell.
+        With it also those just uploaded: the PDS throws away an upload of a blob that another record refers to, even
+        where it has lost the bytes.
 
         Args:
             writer: Makes what writes to the account's repository; of a stand-in it loads `stand_in` of the original.
@@ -68,7 +70,7 @@ class Mender:
             [
                 use
                 for use in uses(self.plan)
-                if use.blob.cid not in self.plan.uploaded and (selection.blobs or self._failed_before(use))
+                if selection.blobs or (use.blob.cid not in self.plan.uploaded and self._failed_before(use))
             ]
         )
         if not lost:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, get_args
 
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ac_pipeline.errors import (
@@ -108,6 +108,28 @@ def blobs_of(records: dict[str, Record]) -> list[str]:
     runs=st.lists(
         st.tuples(st.lists(pds_faults, max_size=4), st.lists(mongo_faults, max_size=1), st.booleans()), max_size=3
     )
+)
+@example(  # an upload that the PDS throws away, because a record still refers to the blob whose bytes it has lost
+    runs=[
+        (
+            [
+                ("apply_writes", OutcomeUnknown("lost"), 1, True),
+                ("latest_commit", ServiceUnreachable("down"), 1, False),
+            ],
+            [],
+            True,
+        ),
+        (
+            [
+                ("apply_writes", OutcomeUnknown("lost"), 1, True),
+                ("apply_writes", OutcomeUnknown("lost"), 1, True),
+                ("upload_blob", ServerFailed("502"), 1, True),
+            ],
+            [],
+            True,
+        ),
+        ([], [], False),
+    ]
 )
 def test_no_fault_while_lost_blobs_are_given_back_costs_a_record_or_a_blob(
     runs: list[tuple[list[Any], list[str], bool]],

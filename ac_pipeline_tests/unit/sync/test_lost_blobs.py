@@ -87,10 +87,10 @@ def test_nobody_asks_for_blobs_unless_told_to(world: World, user: Account) -> No
     assert world.pds.count("has_blob") == 0
 
 
-def test_each_blob_is_asked_for_once_and_those_just_uploaded_not_at_all(world: World, user: Account) -> None:
+def test_each_blob_is_asked_for_once_and_only_where_that_is_wanted(world: World, user: Account) -> None:
     documents = paintings(world, user, 4)
     world.renderer.same = dict.fromkeys(documents[:3], "one picture")
-    world.sync(user, blobs=True)
+    world.sync(user)
     assert world.pds.count("has_blob") == 0
     world.sync(user, blobs=True)
     assert world.pds.count("has_blob") == 2
