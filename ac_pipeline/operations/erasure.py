@@ -216,7 +216,7 @@ class Erasures:
         if account.owner_deleted:
             for record in by_ref.get(None, ()):
                 yield _Subject(media, record.rkey, LEAVING, [record])
-        deleted = {id for id, entry in missing.items() if entry.state is State.DELETED}
+        deleted = {id for id, entry in missing.items() if entry.state is State.DELETED and entry.rkey is not None}
         undoubted = set() if doubtful else rendered
         for id in sorted((deleted | undoubted) - set(named) - owners.keys()):
             yield _Subject(media, id, DOCUMENT_GONE, entry=entries[id])

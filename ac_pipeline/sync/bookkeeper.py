@@ -226,9 +226,10 @@ class Bookkeeper:
                     saved.append(self._entries.deleted(media, entry.item, document, entry.rkey, "its record is gone"))
         self._save(saved)
 
-    def forgotten(self, erased: Iterable[LedgerEntry]) -> None:
-        """The store holds nothing of these erased items any more, or only what others use (DEL-7)."""
-        self._save([self._entries.forgotten(entry.item) for entry in erased])
+    def erased(self, media: MediaType, entries: Iterable[LedgerEntry]) -> None:
+        """There is no record of these items, and none is wanted; the store holds nothing of them any more, or only what
+        others use (DEL-7)."""
+        self._save([self._entries.erased(media, entry.item) for entry in entries])
 
     def rendered(self, media: MediaType, wanted: Sequence[Wanted]) -> None:
         """Renditions were made ahead of their records: remember them, or why there are none."""

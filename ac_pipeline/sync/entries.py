@@ -86,16 +86,24 @@ class Entries:
             changes={"derived": wanted.derived, "warnings": _warnings(wanted)},
         )
 
-    def deleted(self, media: MediaType, item: str, document: Document | None, rkey: str, reason: str) -> LedgerEntry:
+    def deleted(
+        self, media: MediaType, item: str, document: Document | None, rkey: str | None, reason: str
+    ) -> LedgerEntry:
         """The key stays on record, so that an un-nuked item returns under its old address (DEL-2)."""
         return self._entry(
             media, item, document, State.DELETED, rkey=rkey, message=reason, changes={"cid": None, "withdrawn_at": None}
         )
 
-    def forgotten(self, item: str) -> LedgerEntry | None:
-        """An erased item whose renditions are given up. Nothing was tried with its record: its timeline stays."""
+    def erased(self, media: MediaType, item: str) -> LedgerEntry | None:
+        """An item without a record, that shall have none, and whose renditions are given up; None when the ledger says
+        so already. Where its end is known, nothing was tried: its timeline stays."""
         known = self._known.get(item)
-        return None if known is None or known.derived is None else without_renditions(known)
+        if known is None:
+            return None
+        if known.state is not State.DELETED:
+            ended = self.deleted(media, item, None, None, "it was withdrawn before it had a record")
+            return replace(without_renditions(ended), history=ended.history)
+        return without_renditions(known) if known.derived is not None else None
 
     def failed(
         self,

@@ -1,8 +1,9 @@
-"""Renditions of erased work: which items have some that nobody needs any more, and letting them go from the store.
+"""What is still kept of erased work: renditions that nobody needs any more, and failures nobody has to look at.
 
 The store is a cache that items with equal sources share, so a rendition goes with the last item that uses it. What is
 not let go now stays in its item's ledger entry, and the next sync tries again (DEL-7). Renditions of records that were
-wiped, or have to be written anew, are kept: their documents stay, and a restore shall be cheap.
+wiped, or have to be written anew, are kept: their documents stay, and a restore shall be cheap. An item that was
+withdrawn before its record could be written is not waiting for anything either: its entry ends as deleted.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ac_pipeline.errors import Transient
-from ac_pipeline.items import LedgerEntry, Rendition
+from ac_pipeline.items import LedgerEntry, Rendition, State
 from ac_pipeline.media.base import MediaType, Verdict
 from ac_pipeline.sync.account_plan import AccountPlan
 from ac_pipeline.sync.bookkeeper import Bookkeeper
@@ -21,12 +22,17 @@ from ac_pipeline.sync.selection import Selection
 
 
 def unwanted(plan: AccountPlan, media: MediaType) -> list[LedgerEntry]:
-    """Entries with renditions whose documents are withdrawn or not among the account's any more; asks nobody.
+    """Entries that are not over, or have renditions, whose documents are withdrawn or not among the account's any more;
+    asks nobody.
 
     Of an account that is leaving every document is withdrawn.
     """
     wanted = {document.id for document in plan.documents[media.name] if document.verdict is not Verdict.WITHDRAWN}
-    return [entry for entry in plan.entries[media.name].values() if made_of(entry) and entry.document not in wanted]
+    return [
+        entry
+        for entry in plan.entries[media.name].values()
+        if entry.document not in wanted and (made_of(entry) or entry.state is not State.DELETED)
+    ]
 
 
 def made_of(entry: LedgerEntry) -> tuple[Rendition, ...]:
@@ -36,7 +42,7 @@ def made_of(entry: LedgerEntry) -> tuple[Rendition, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Eraser:
-    """Lets renditions go.
+    """Lets go of what is kept of erased items.
 
     Args:
         documents, ledger, renderer: The ports.
@@ -47,8 +53,8 @@ class Eraser:
     renderer: Renderer
 
     def erase(self, plan: AccountPlan, selection: Selection, books: Bookkeeper) -> None:
-        """After the records: let the renditions go of every selected item that is withdrawn, or whose document is
-        gone, and of which the repository holds no record. Never raises for a store or ledger that does not answer:
+        """After the records: end every selected item that is withdrawn, or whose document is gone, and of which the
+        repository holds no record, and let its renditions go. Never raises for a store or ledger that does not answer:
         that costs neither an item nor the erasure, it is in the notes.
         """
         try:
@@ -71,7 +77,7 @@ class Eraser:
     def _let_go(self, media: MediaType, entries: Sequence[LedgerEntry], books: Bookkeeper) -> None:
         if entries:
             self.forget(media, entries)
-            books.forgotten(entries)
+            books.erased(media, entries)
 
     def _confirmed(self, plan: AccountPlan, media: MediaType, selection: Selection) -> list[LedgerEntry]:
         """The unwanted ones of which no record is left, as the repository stands after our writes."""

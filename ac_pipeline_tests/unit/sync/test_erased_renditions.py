@@ -1,4 +1,4 @@
-"""Renditions of erased work leave the store in the sync that deletes its record (DEL-7)."""
+"""Nothing is kept of erased work: its renditions leave the store, and its failures wait for nobody (DEL-7)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from ac_pipeline.accounts import LEAVING, Account
-from ac_pipeline.errors import RecordRefused, ServiceUnreachable
+from ac_pipeline.errors import PipelineError, RecordRefused, ServiceUnreachable, UnreadableMedia
 from ac_pipeline.items import State
 from ac_pipeline.media.registry import media_type
 from ac_pipeline_tests.unit.sync.world import World, chosen, totals
@@ -155,6 +155,44 @@ def test_two_that_share_a_rendition_and_go_together_keep_nothing(world: World, a
     for user in (ada, bea):
         with world.quiet():
             world.sync(user)
+
+
+@pytest.mark.parametrize("go", [nuked, dropped, left])
+@pytest.mark.parametrize("problem", [UnreadableMedia("no picture"), ServiceUnreachable("503")])
+def test_a_failure_of_work_that_is_withdrawn_waits_for_nobody(
+    problem: PipelineError, go: Gone, world: World, ada: Account
+) -> None:
+    """OPS-2, VERIFY-11: it leaves the lists of failed items, its last attempt stays, and the user is left in peace."""
+    id = world.add("painting", ada)
+    world.renderer.failures[id] = problem
+    world.sync(ada)
+    assert world.entry("painting", id).state in {State.QUARANTINED, State.DEFERRED}
+    user = go(world, ada, "painting", id)
+    if user.leaving is not None:
+        world.change("painting", id, nuked=True)
+    report = world.sync(user)
+    assert (totals(report, "painting"), report.failures) == ({}, [])
+    entry = world.entry("painting", id)
+    assert (entry.state, entry.failure) == (State.DELETED, None)
+    assert [attempt.error_class for attempt in entry.history] == [problem.code, None]
+    reads = world.pds.count("read_repository")
+    with world.quiet():
+        world.sync(user)
+    assert (world.pds.count("read_repository"), len(world.entry("painting", id).history)) == (reads, 2)
+
+
+def test_withdrawn_failed_work_that_is_wanted_again_is_tried_again(world: World, ada: Account) -> None:
+    """DEL-2: and written once."""
+    id = world.add("painting", ada)
+    world.renderer.failures[id] = UnreadableMedia("no picture")
+    world.sync(ada)
+    world.change("painting", id, nuked=True)
+    world.sync(ada)
+    del world.renderer.failures[id]
+    world.change("painting", id, nuked=False)
+    assert world.sync(ada).types["painting"].created == 1
+    with world.quiet():
+        world.sync(ada)
 
 
 @pytest.mark.parametrize("who", ["store", "ledger"])
