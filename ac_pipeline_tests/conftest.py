@@ -60,8 +60,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> Generator[None, object, object]:
     """Run each test with context variables of its own (`dagster_instance.py` says what for)."""
-    test = pyfuncitem.obj
-    pyfuncitem.obj = functools.partial(contextvars.copy_context().run, test)
+    test, context = pyfuncitem.obj, contextvars.copy_context()
+
+    @functools.wraps(test)
+    def run(*args: object, **kwargs: object) -> object:  # a function, for whoever reports a failure asks for its code
+        return context.run(test, *args, **kwargs)
+
+    pyfuncitem.obj = run
     try:
         return (yield)
     finally:
