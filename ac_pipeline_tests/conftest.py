@@ -12,6 +12,7 @@ import itertools
 import os
 import secrets
 import shutil
+import signal
 import tempfile
 import uuid
 from collections.abc import Generator, Iterator, Mapping
@@ -50,6 +51,9 @@ _PORT_ATTEMPTS = 3
 def pytest_configure(config: pytest.Config) -> None:
     # xdist would begin with the files of most tests. Those that take longest have few.
     config.option.loadscopereorder = False
+    # A shell starts background commands deaf to SIGINT. Whatever tests start would inherit that and outlive its end.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
