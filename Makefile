@@ -7,7 +7,9 @@ ITEMS ?= 2500
 BIN := .venv/bin
 READY := .venv/.ready
 RUN := $(BIN)/python
-WORKERS ?= 2
+# Two for each of two cores: with one each, the cores are idle for two fifths of the time, while tests wait for Dagster's
+# daemon (it looks every 30 seconds) and for the PDS (a sign-in takes 350 ms, whatever the password).
+WORKERS ?= 4
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-browser lint format bench bench-backfill bench-heavy bench-links bench-latency dev lock clean
