@@ -17,10 +17,12 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.answers import Call
 from ac_pipeline.atproto.budget import Budget, Charge
 from ac_pipeline.atproto.pace import Pace
+from ac_pipeline.atproto.replies import content_of, did_of, need, nothing, text_of
 from ac_pipeline.atproto.sessions import Sessions
 from ac_pipeline.atproto.sign_in import CREATE, PdsSignIn
-from ac_pipeline.atproto.transport import Request, Transport, json_object
-from ac_pipeline.errors import Misconfigured, OutcomeUnknown, ServerFailed, WrongPassword
+from ac_pipeline.atproto.transport import Read, Request, Transport
+from ac_pipeline.bounds import Limits
+from ac_pipeline.errors import Misconfigured, ServerFailed, WrongPassword
 
 _SIGN_IN_SECONDS: Final = 30.0
 
@@ -59,6 +61,7 @@ class Administration:
         sleep: Waits that many seconds.
         budget: What may be sent.
         pace: Where the first commit of a new account's repository is counted.
+        limits: How long, slow and large answers may be.
     """
 
     def __init__(
@@ -73,8 +76,11 @@ class Administration:
         sleep: Callable[[float], None],
         budget: Budget,
         pace: Pace,
+        limits: Limits | None = None,
     ) -> None:
-        self._transport = Transport(url, http=http, bypass_key=bypass_key, clock=clock, sleep=sleep, budget=budget)
+        self._transport = Transport(
+            url, http=http, bypass_key=bypass_key, clock=clock, sleep=sleep, budget=budget, limits=limits
+        )
         self._password = password
         self._pace = pace
         self._sessions = sessions
@@ -98,12 +104,15 @@ class Administration:
         """
         nsid = "com.atproto.server.describeServer"
         request = Request(Call.READ, "other", "GET", nsid, self._transport.host, (self._general,))
-        content = self._transport.json(self._transport.send(request))
-        domains = content.get("availableUserDomains")
-        named = tuple(each for each in domains if isinstance(each, str)) if isinstance(domains, list) else ()
-        if not named:
-            raise ServerFailed(f"{self._transport.place} names no domain for handles. Check that PDS_URL is a PDS.")
-        return ServerDescription(named, content.get("inviteCodeRequired") is True)
+
+        def read(body: bytes) -> ServerDescription:
+            content = content_of(body)
+            domains = content.get("availableUserDomains")
+            named = tuple(each for each in domains if isinstance(each, str)) if isinstance(domains, list) else ()
+            need(named, "it names no domain for handles")
+            return ServerDescription(named, content.get("inviteCodeRequired") is True)
+
+        return self._transport.send(request, read)
 
     def invite(self) -> str:
         """A new invite code for one account; a secret.
@@ -112,11 +121,8 @@ class Administration:
             Misconfigured: There is no administrator's password, or not the right one.
             Transient: The PDS did not answer.
         """
-        answer = self._administer("POST", "com.atproto.server.createInviteCode", "one account", {"useCount": 1})
-        code = self._transport.json(answer).get("code")
-        if not isinstance(code, str) or not code:
-            raise ServerFailed(f"createInviteCode at {self._transport.place} answers in an unknown shape. Try again.")
-        return code
+        nsid, body = "com.atproto.server.createInviteCode", {"useCount": 1}
+        return self._administer("POST", nsid, "one account", body, read=lambda answer: text_of(answer, "code"))
 
     def create_account(self, handle: str, email: str, password: str, invite: str | None) -> str:
         """Make an account; its DID.
@@ -143,15 +149,7 @@ class Administration:
             secrets=(password, invite or ""),
         )
         with self._pace.commit(handle, held=False):  # the relay hears of it; 100 in 5 minutes are paced enough
-            answer = self._transport.send(request)
-        did = (json_object(answer) or {}).get("did")
-        if not isinstance(did, str) or not did.startswith("did:"):
-            raise OutcomeUnknown(
-                f"{nsid} for {handle} at {self._transport.place}: the server accepted it, but its answer names no DID. "
-                "Sign in with the new account to see whether it was made.",
-                status=answer.status_code,
-            )
-        return did
+            return self._transport.send(request, lambda answer: did_of(answer, handle=handle))
 
     def identify(self, handle: str, password: str) -> str | None:
         """The DID of the account that has this handle and this password; None when there is none.
@@ -175,24 +173,20 @@ class Administration:
             timeout=_SIGN_IN_SECONDS,
         )
         try:
-            did = self._transport.json(self._transport.send(request)).get("did")
+            return self._transport.send(request, lambda body: did_of(body, handle=handle))
         except WrongPassword:
             return None
-        if not isinstance(did, str):
-            raise ServerFailed(f"{CREATE} for {handle} at {self._transport.place} names no DID. Try again.")
-        return did
 
     def holder_of(self, handle: str) -> str | None:
         """The DID of the active account that has this handle, or None."""
         nsid = "com.atproto.identity.resolveHandle"
         request = Request(Call.READ, "other", "GET", nsid, handle, (self._general,), params={"handle": handle})
         try:
-            did = self._transport.json(self._transport.send(request)).get("did")
+            return self._transport.send(request, did_of)
         except ServerFailed as error:
-            if error.status is None or error.status >= 500:
+            if error.status is None or not 400 <= error.status < 500:
                 raise
             return None  # 400 HandleNotFound
-        return did if isinstance(did, str) else None
 
     def account_info(self, did: str) -> AccountInfo:
         """What the PDS knows of an account, whatever its state.
@@ -201,12 +195,12 @@ class Administration:
             AccountUnknown: The PDS does not host it.
             Misconfigured: As for `invite`.
         """
-        answer = self._administer("GET", "com.atproto.admin.getAccountInfo", did, params={"did": did})
-        content = self._transport.json(answer)
-        if content.get("did") != did:
-            raise ServerFailed(f"getAccountInfo of {did} at {self._transport.place} answers for another account.")
-        handle = content.get("handle")
-        return AccountInfo(did, handle if isinstance(handle, str) else None)
+
+        def read(body: bytes) -> AccountInfo:
+            did_of(body, did=did)
+            return AccountInfo(did, text_of(body, "handle"))
+
+        return self._administer("GET", "com.atproto.admin.getAccountInfo", did, params={"did": did}, read=read)
 
     def update_password(self, did: str, password: str) -> None:
         """Give an account this password; its refresh tokens are void from then on. Repeating it is harmless.
@@ -218,7 +212,8 @@ class Administration:
             Misconfigured: As for `invite`.
         """
         body = {"did": did, "password": password}
-        self._administer("POST", "com.atproto.admin.updateAccountPassword", did, body, secrets=(password,))
+        nsid = "com.atproto.admin.updateAccountPassword"
+        self._administer("POST", nsid, did, body, secrets=(password,), read=nothing)
 
     def prove(self, account: Account) -> None:
         """Sign in anew with the account's password; the session is kept for everybody.
@@ -240,9 +235,10 @@ class Administration:
         subject: str,
         body: Mapping[str, Any] | None = None,
         *,
+        read: Callable[[bytes], Read],
         params: Mapping[str, str | int] | None = None,
         secrets: tuple[str, ...] = (),
-    ) -> httpx.Response:
+    ) -> Read:
         if self._password is None:
             raise Misconfigured(f"PDS_ADMIN_PASSWORD is not set, and {nsid} needs it: set it to the PDS's own.")
         return self._transport.send(
@@ -258,5 +254,6 @@ class Administration:
                 content_type=None if body is None else "application/json",
                 admin=self._password,
                 secrets=secrets,
-            )
+            ),
+            read,
         )

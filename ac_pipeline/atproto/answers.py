@@ -55,6 +55,13 @@ class NothingSent(ServiceUnreachable):
     """No connection could be made, so not a byte left: even a write may be sent again."""
 
 
+class Malformed(ServerFailed):
+    """A 200 that is not what its call answers: a portal's page, another call's answer, nulls, a part of it.
+
+    It says nothing of what was asked about (ANSWER-1).
+    """
+
+
 class Call(StrEnum):
     """What was asked, by what its failure means."""
 
@@ -349,6 +356,21 @@ def lost(call: Call, subject: str, reason: str, *, sent: bool) -> PipelineError:
         return OutcomeUnknown(f"{subject}: {reason}. {advice}.")
     becomes = ServiceUnreachable if sent else NothingSent
     return becomes(f"{subject}: {reason}. Check PDS_URL and that the server runs.")
+
+
+def unfit(call: Call, subject: str, reason: ServerFailed) -> PipelineError:
+    """The error of a request whose answer cannot be used: `reason`, or that its outcome is unknown.
+
+    Args:
+        call: What was asked.
+        subject: As for `classify`.
+        reason: An `OverLimit` or a `Malformed`, in a few words without secrets.
+    """
+    if call not in REPEATABLE:
+        advice = "Sign in to see" if call is Call.NEW_ACCOUNT else "Read the repository back before any retry"
+        return OutcomeUnknown(f"{subject}: {reason.message}. {advice}.", status=200)
+    advice = "Check that PDS_URL is a PDS" if isinstance(reason, Malformed) else "Try again later, or raise the limit"
+    return type(reason)(f"{subject}: {reason.message}. {advice}.", status=200)
 
 
 def read_answer(status: int, headers: Mapping[str, str], body: bytes, *, now: float, secrets: Iterable[str]) -> Answer:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from threading import Lock
-from typing import Final, Literal
+from typing import Final
 
 import httpx
 
@@ -20,17 +20,26 @@ from ac_pipeline.atproto.buckets import MemoryBudgetStore
 from ac_pipeline.atproto.budget import Budget, Charge
 from ac_pipeline.atproto.messages import Commit, RepositoryStatus, Write
 from ac_pipeline.atproto.pace import Pace, erases
-from ac_pipeline.atproto.replies import commit_of, in_words, status_of, statuses_of
+from ac_pipeline.atproto.replies import (
+    blob_limit_of,
+    blob_of,
+    commit_of,
+    in_words,
+    need,
+    page_of,
+    repository_of,
+    status_of,
+)
 from ac_pipeline.atproto.repository import Repository, read_repository
 from ac_pipeline.atproto.sessions import Sessions
 from ac_pipeline.atproto.sign_in import PdsSignIn
 from ac_pipeline.atproto.syntax import blob_cid
-from ac_pipeline.atproto.transport import Request, Transport
+from ac_pipeline.atproto.transport import Read, Request, Transport
 from ac_pipeline.atproto.usage import Usage
+from ac_pipeline.bounds import Limits
 from ac_pipeline.errors import (
     BlobMissing,
     InvalidRecord,
-    OutcomeUnknown,
     RepositoryUnreadable,
     ServerFailed,
     TooLarge,
@@ -69,6 +78,7 @@ class PdsClient:
         budget: What may be sent.
         pace: How many commits may be made; any number when None.
         timeouts: Of the calls that take longer.
+        limits: How long, slow and large answers may be.
 
     Raises:
         Misconfigured: The address or the key cannot be used.
@@ -86,8 +96,11 @@ class PdsClient:
         budget: Budget,
         pace: Pace | None = None,
         timeouts: Timeouts | None = None,
+        limits: Limits | None = None,
     ) -> None:
-        self._transport = Transport(url, http=http, bypass_key=bypass_key, clock=clock, sleep=sleep, budget=budget)
+        self._transport = Transport(
+            url, http=http, bypass_key=bypass_key, clock=clock, sleep=sleep, budget=budget, limits=limits
+        )
         self._sessions = sessions
         host = self._transport.host
         self._pace = pace or Pace(host, 0, store=MemoryBudgetStore(), clock=clock, sleep=sleep)
@@ -110,9 +123,16 @@ class PdsClient:
         """Largest blob the PDS takes, in bytes; asked once."""
         with self._lock:
             if self._blob_limit is None:
-                content = self._transport.json(self._read("com.atproto.server.describeServer", self._transport.host))
-                limit = content.get("blobUploadLimit")
-                self._blob_limit = limit if isinstance(limit, int) and limit > 0 else DEFAULT_BLOB_LIMIT
+                request = Request(
+                    Call.READ,
+                    "other",
+                    "GET",
+                    "com.atproto.server.describeServer",
+                    self._transport.host,
+                    (self._general,),
+                    timeout=self._timeouts.default,
+                )
+                self._blob_limit = self._transport.send(request, blob_limit_of) or DEFAULT_BLOB_LIMIT
             return self._blob_limit
 
     def read_repository(self, did: str) -> Repository:
@@ -123,59 +143,39 @@ class PdsClient:
             RepositoryUnreadable: The CAR does not verify, or is another repository's.
             Transient: The PDS did not answer.
         """
-        repository = read_repository(self.download_repository(did))
-        if repository.did != did:
-            raise RepositoryUnreadable(f"{self._transport.place} sent the repository of {repository.did} for {did}.")
-        return repository
+        return self._get_repository(did, lambda car: self._verified(did, car))
 
     def download_repository(self, did: str) -> bytes:
-        """The CAR of the whole repository of `did` as it was sent, which `read_repository` of this package verifies.
+        """The CAR of the whole repository of `did` as it was sent; it is verified.
 
         Raises:
-            AccountInactive, AccountUnknown: The account cannot be read.
-            Transient: The PDS did not answer.
+            As `read_repository`.
         """
-        response = self._transport.send(
-            Request(
-                Call.READ,
-                "get_repo",
-                "GET",
-                "com.atproto.sync.getRepo",
-                did,
-                (Charge(f"{self._transport.host} getRepo", 1),),
-                params={"did": did},
-                headers={"Accept-Encoding": "identity"},  # gzip doubles the time (atproto facts, Reading back)
-                timeout=self._timeouts.repository,
-            )
-        )
-        return response.content
+
+        def read(car: bytes) -> bytes:
+            self._verified(did, car)
+            return car
+
+        return self._get_repository(did, read)
 
     def latest_commit(self, did: str) -> RepositoryStatus:
         """Head and revision of the repository of `did`, in one small request.
 
         Raises:
             AccountInactive, AccountUnknown: The account cannot be read.
-            ServerFailed: The answer names neither.
-            Transient: The PDS did not answer.
+            Transient: The PDS did not answer, or with something else.
         """
-        response = self._transport.send(
-            Request(
-                Call.READ,
-                "other",
-                "GET",
-                "com.atproto.sync.getLatestCommit",
-                did,
-                (self._general,),
-                params={"did": did},
-                timeout=self._timeouts.default,
-            )
+        request = Request(
+            Call.READ,
+            "other",
+            "GET",
+            "com.atproto.sync.getLatestCommit",
+            did,
+            (self._general,),
+            params={"did": did},
+            timeout=self._timeouts.default,
         )
-        status = status_of(did, self._transport.json(response))
-        if status is None:
-            raise ServerFailed(
-                f"getLatestCommit of {did} at {self._transport.place} answers in an unknown shape. Try again."
-            )
-        return status
+        return self._transport.send(request, lambda body: status_of(did, body))
 
     def has_blob(self, did: str, cid: str) -> bool:
         """Whether the blob can be downloaded: some record of the account refers to it, and the PDS keeps it.
@@ -184,12 +184,13 @@ class PdsClient:
             AccountInactive, AccountUnknown: The account cannot be read.
             Transient: The PDS did not answer.
         """
+        request = replace(self._blob_request(did, cid), method="HEAD")
         try:
-            self._get_blob("HEAD", did, cid)
+            self._transport.send(request, lambda _: None)
         except ServerFailed:
             # The refusal of a HEAD has no words, and some servers know no HEAD: ask for the reason with GET.
             try:
-                self._get_blob("GET", did, cid)
+                self.get_blob(did, cid)
             except BlobMissing:
                 return False
         return True
@@ -199,15 +200,15 @@ class PdsClient:
 
         Raises:
             BlobMissing: No record refers to it, or the PDS has lost it.
-            ServerFailed: Other bytes came back.
+            ServerFailed: Other bytes came back, each time.
             AccountInactive, AccountUnknown, Transient: As for `has_blob`.
         """
-        data = self._get_blob("GET", did, cid).content
-        if blob_cid(data) != cid:
-            raise ServerFailed(
-                f"{self._transport.place} sent other bytes than those of blob {cid} of {did}. Try again."
-            )
-        return data
+
+        def read(data: bytes) -> bytes:
+            need(blob_cid(data) == cid, f"other bytes than those of blob {cid}")
+            return data
+
+        return self._transport.send(self._blob_request(did, cid), read)
 
     def list_repositories(self) -> Iterator[RepositoryStatus]:
         """Every repository the PDS hosts, with its head and whether its account is active.
@@ -220,28 +221,24 @@ class PdsClient:
             params: dict[str, str | int] = {"limit": REPOSITORIES_A_PAGE}
             if cursor is not None:
                 params["cursor"] = cursor
-            response = self._transport.send(
-                Request(
-                    Call.READ,
-                    "list_repos",
-                    "GET",
-                    "com.atproto.sync.listRepos",
-                    "all repositories",
-                    (self._general,),
-                    params=params,
-                )
+            request = Request(
+                Call.READ,
+                "list_repos",
+                "GET",
+                "com.atproto.sync.listRepos",
+                "all repositories",
+                (self._general,),
+                params=params,
             )
-            content = self._transport.json(response)
-            statuses = statuses_of(content)
-            if statuses is None:
-                raise ServerFailed(f"listRepos at {self._transport.place} answers in an unknown shape.")
+
+            def read(body: bytes, sent: str | None = cursor) -> tuple[list[RepositoryStatus], str | None]:
+                repos, following = page_of(body, sent)
+                return [repository_of(repo) for repo in repos], following
+
+            statuses, cursor = self._transport.send(request, read)
             yield from statuses
-            following = content.get("cursor")
-            if not following:
+            if cursor is None:
                 return
-            if not isinstance(following, str) or following == cursor:
-                raise ServerFailed(f"listRepos at {self._transport.place} does not get beyond {cursor!r}.")
-            cursor = following
 
     # -------------------------------------------------------------------------------------------------------- writing
 
@@ -273,15 +270,7 @@ class PdsClient:
             timeout=self._timeouts.default,
         )
         with self._pace.commit(did, held=not erases(writes)):
-            response = self._send_signed(account, request)
-        commit = commit_of(did, writes, response)
-        if commit is None:
-            raise OutcomeUnknown(
-                f"com.atproto.repo.applyWrites for {did} at {self._transport.place}: the server accepted the batch, "
-                "but its answer does not fit. Read the repository back.",
-                status=response.status_code,
-            )
-        return commit
+            return self._send_signed(account, request, lambda body: commit_of(did, writes, body))
 
     def reserve_commit(self, account: Account, writes: Sequence[Write]) -> None:
         """Count the next commit of `account` for the relay, so that it is not held back after its blobs were uploaded.
@@ -313,39 +302,41 @@ class PdsClient:
 
         Raises:
             TooLarge: Over `blob_limit()`, known before sending, or 413.
-            InvalidRecord: The answer names another CID, MIME type or size.
+            InvalidRecord: The answer names another CID, MIME type or size, the same one twice.
             RateLimited, Blocked, Transient: As their names say.
         """
         limit = self.blob_limit()
         if len(data) > limit:
             raise TooLarge(f"A blob of {len(data)} bytes; {self._transport.place} takes {limit}. Make it smaller.")
-        response = self._send_signed(
-            account,
-            Request(
-                Call.UPLOAD,
-                "upload_blob",
-                "POST",
-                "com.atproto.repo.uploadBlob",
-                account.did or "",
-                (Charge(f"{self._transport.host} uploadBlob", 1, _POINTS_WINDOW), self._general),
-                body=data,
-                content_type=mime_type,
-                timeout=self._timeouts.default,
-            ),
+        request = Request(
+            Call.UPLOAD,
+            "upload_blob",
+            "POST",
+            "com.atproto.repo.uploadBlob",
+            account.did or "",
+            (Charge(f"{self._transport.host} uploadBlob", 1, _POINTS_WINDOW), self._general),
+            body=data,
+            content_type=mime_type,
+            timeout=self._timeouts.default,
+            limit="blob",
         )
         sent = BlobRef(blob_cid(data), mime_type, len(data))
-        taken = self._transport.json(response).get("blob")
-        if taken != sent.to_json():
-            got = in_words(taken)
-            raise InvalidRecord(
-                f"{self._transport.place} took the blob {sent.cid} ({mime_type}, {len(data)} bytes) of {account.did} "
-                f"for {got}. Declare the type its bytes have."
-            )
-        return sent
 
-    def _send_signed(self, account: Account, request: Request) -> httpx.Response:
-        def send(token: str) -> httpx.Response:
-            return self._transport.send(replace(request, token=token, secrets=(account.password or "",)))
+        def read(body: bytes) -> BlobRef:
+            taken = blob_of(body)
+            if taken != sent.to_json():
+                raise InvalidRecord(
+                    f"{self._transport.place} took the blob {sent.cid} ({mime_type}, {len(data)} bytes) of "
+                    f"{account.did} for {in_words(taken)}. Declare the type its bytes have.",
+                    status=200,
+                )
+            return sent
+
+        return self._send_signed(account, request, read)
+
+    def _send_signed(self, account: Account, request: Request, read: Callable[[bytes], Read]) -> Read:
+        def send(token: str) -> Read:
+            return self._transport.send(replace(request, token=token, secrets=(account.password or "",)), read)
 
         token = self._sessions.access(account, self._sign_in)
         try:
@@ -364,22 +355,37 @@ class PdsClient:
 
     # -------------------------------------------------------------------------------------------------------- inner
 
-    def _read(self, nsid: str, subject: str) -> httpx.Response:
-        return self._transport.send(
-            Request(Call.READ, "other", "GET", nsid, subject, (self._general,), timeout=self._timeouts.default)
+    def _get_repository(self, did: str, read: Callable[[bytes], Read]) -> Read:
+        request = Request(
+            Call.READ,
+            "get_repo",
+            "GET",
+            "com.atproto.sync.getRepo",
+            did,
+            (Charge(f"{self._transport.host} getRepo", 1),),
+            params={"did": did},
+            headers={"Accept-Encoding": "identity"},  # gzip doubles the time (atproto facts, Reading back)
+            timeout=self._timeouts.repository,
+            limit="repository",
         )
+        return self._transport.send(request, read)
 
-    def _get_blob(self, method: Literal["GET", "HEAD"], did: str, cid: str) -> httpx.Response:
-        return self._transport.send(
-            Request(
-                Call.READ,
-                "other",
-                method,
-                "com.atproto.sync.getBlob",
-                did,
-                (self._general,),
-                params={"did": did, "cid": cid},
-                headers={"Accept-Encoding": "identity"},
-                timeout=self._timeouts.default,
-            )
+    def _verified(self, did: str, car: bytes) -> Repository:
+        repository = read_repository(car)
+        if repository.did != did:
+            raise RepositoryUnreadable(f"{self._transport.place} sent the repository of {repository.did} for {did}.")
+        return repository
+
+    def _blob_request(self, did: str, cid: str) -> Request:
+        return Request(
+            Call.READ,
+            "other",
+            "GET",
+            "com.atproto.sync.getBlob",
+            did,
+            (self._general,),
+            params={"did": did, "cid": cid},
+            headers={"Accept-Encoding": "identity"},
+            timeout=self._timeouts.default,
+            limit="blob",
         )

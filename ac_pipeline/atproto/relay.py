@@ -7,14 +7,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Final
 
 import httpx
 
 from ac_pipeline.atproto.answers import Call
 from ac_pipeline.atproto.budget import Budget, Charge
+from ac_pipeline.atproto.replies import content_of, did_of, need, page_of
 from ac_pipeline.atproto.transport import Request, Transport
-from ac_pipeline.errors import AccountInactive, AccountUnknown, Misconfigured, ServerFailed, Transient
+from ac_pipeline.bounds import Limits
+from ac_pipeline.errors import AccountInactive, AccountUnknown, Misconfigured, Transient
 
 UNKNOWN: Final = "unknown"
 """State of an account the relay has never heard of."""
@@ -32,15 +35,24 @@ class Relay:
         http: As `transport.open_http` makes it.
         clock: Epoch seconds.
         sleep: Waits that many seconds.
+        limits: How long, slow and large answers may be.
     """
 
     def __init__(
-        self, url: str, *, http: httpx.Client, clock: Callable[[], float], sleep: Callable[[float], None]
+        self,
+        url: str,
+        *,
+        http: httpx.Client,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+        limits: Limits | None = None,
     ) -> None:
         # Whatever lifts the limits of our PDS is nobody else's business: no bypass key.
         budget = Budget(clock=clock, sleep=sleep, max_wait=310.0)
         with self._named():
-            self._transport = Transport(url, http=http, bypass_key=None, clock=clock, sleep=sleep, budget=budget)
+            self._transport = Transport(
+                url, http=http, bypass_key=None, clock=clock, sleep=sleep, budget=budget, limits=limits
+            )
         self._charges = (Charge(self._transport.host, 1),)
 
     @property
@@ -56,13 +68,12 @@ class Relay:
         request = Request(Call.READ, "other", "GET", _STATUS, did, self._charges, params={"did": did})
         with self._named():
             try:
-                content = self._transport.json(self._transport.send(request))
+                return self._transport.send(request, lambda body: _state_of(did, body))
             except AccountUnknown:
                 return UNKNOWN
             except AccountInactive as error:
                 named = (error.answer or "inactive").partition(":")[0]
                 return named.removeprefix("Repo").removeprefix("Account").lower()
-        return _state(content)
 
     def states(self) -> Iterator[tuple[str, str]]:
         """DID and state of every account it lists: on a public relay that is the whole network.
@@ -75,19 +86,10 @@ class Relay:
             params: dict[str, str | int] = {"limit": _A_PAGE} | ({"cursor": cursor} if cursor else {})
             request = Request(Call.READ, "list_repos", "GET", _LIST, "all", self._charges, params=params)
             with self._named():
-                content = self._transport.json(self._transport.send(request))
-                repos = content.get("repos")
-                if not isinstance(repos, list) or not all(
-                    isinstance(repo, dict) and isinstance(repo.get("did"), str) for repo in repos
-                ):
-                    raise ServerFailed(f"listRepos at {self.place} answers in an unknown shape.")
+                repos, cursor = self._transport.send(request, partial(page_of, cursor=cursor))
             yield from ((repo["did"], _state(repo)) for repo in repos)
-            following = content.get("cursor")
-            if not following:
+            if cursor is None:
                 return
-            if not isinstance(following, str) or following == cursor:
-                raise ServerFailed(f"listRepos at {self.place} does not get beyond {cursor!r}.")
-            cursor = following
 
     @contextmanager
     def _named(self) -> Iterator[None]:
@@ -104,6 +106,13 @@ class Relay:
             ) from None
         except Misconfigured as error:
             raise Misconfigured(error.message.replace("PDS_URL", "AC_RELAY_URL")) from None
+
+
+def _state_of(did: str, body: bytes) -> str:
+    """The state that an answer to `getRepoStatus` names."""
+    content = content_of(body)
+    need(did_of(body) == did and isinstance(content.get("active"), bool), "it is about no account, or another one")
+    return _state(content)
 
 
 def _state(content: dict[str, object]) -> str:

@@ -17,7 +17,7 @@ from threading import Lock
 from typing import Final, Protocol, TypeGuard
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.answers import TokenRefused
+from ac_pipeline.atproto.answers import Malformed, TokenRefused
 from ac_pipeline.errors import Blocked, NoCredentials, RateLimited
 
 SIGN_IN_LIMITS: Final = ((30, 300.0), (300, 86_400.0))
@@ -25,6 +25,8 @@ SIGN_IN_LIMITS: Final = ((30, 300.0), (300, 86_400.0))
 
 REFRESH_MARGIN: Final = 60.0
 """Seconds before its expiry at which a token is renewed, so that it does not run out on its way to the PDS."""
+
+_OK: Final = 200
 
 REFUSAL_SECONDS: Final = 60.0
 """How long a refused password is not tried again: a run asks once, not once for each batch and upload."""
@@ -215,7 +217,14 @@ class Sessions:
         digest = sha256(password.encode()).digest()
         self._count_sign_in(did)
         try:
-            tokens = via.create_session(did, password)
+            try:
+                tokens = via.create_session(did, password)
+            except (Malformed, Blocked) as error:
+                if error.status != _OK:
+                    raise
+                # Not the answer to this call (ANSWER-1): once more, and the second one counts.
+                self._count_sign_in(did)
+                tokens = via.create_session(did, password)
         except Blocked as error:
             slot.refusal = _Refusal(digest, self._clock() + REFUSAL_SECONDS, error)
             raise

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from ac_pipeline.atproto.answers import Call
+from ac_pipeline.atproto.answers import Call, TokenRefused
 from ac_pipeline.atproto.budget import Charge
+from ac_pipeline.atproto.lexicon_formats import is_did
+from ac_pipeline.atproto.replies import content_of, need
 from ac_pipeline.atproto.sessions import Tokens
 from ac_pipeline.atproto.transport import Request, Transport
-from ac_pipeline.errors import AccountInactive, AccountUnknown, ServerFailed
+from ac_pipeline.errors import AccountInactive, AccountUnknown
 
 CREATE: Final = "com.atproto.server.createSession"
 REFRESH: Final = "com.atproto.server.refreshSession"
@@ -33,6 +35,7 @@ class PdsSignIn:
         Raises:
             WrongPassword: The PDS refuses DID and password; it does not say which.
             AccountInactive: Deactivated, taken down or suspended; a PDS signs in deactivated accounts and says so.
+            AccountUnknown: It signs in another account; status 200.
             Blocked: Another refusal.
         """
         request = Request(
@@ -47,33 +50,40 @@ class PdsSignIn:
             secrets=(password,),
             timeout=self._timeout,
         )
-        return self._tokens(did, request)
+        return self._transport.send(request, lambda body: self._tokens(did, body))
 
     def refresh_session(self, did: str, refresh: str) -> Tokens:
         """Renew a session.
 
         Raises:
-            TokenRefused: The refresh token is expired, revoked or unknown.
+            TokenRefused: The refresh token is expired, revoked, unknown or another account's.
             AccountInactive: Deactivated, taken down or suspended.
         """
         charges = (Charge(self._transport.host, 1),)
         request = Request(Call.REFRESH, "other", "POST", REFRESH, did, charges, token=refresh, timeout=self._timeout)
-        return self._tokens(did, request)
+        try:
+            return self._transport.send(request, lambda body: self._tokens(did, body))
+        except AccountUnknown as error:
+            if error.status != 200:
+                raise
+            raise TokenRefused(error.message, status=error.status) from None
 
-    def _tokens(self, did: str, request: Request) -> Tokens:
-        content = self._transport.json(self._transport.send(request))
+    def _tokens(self, did: str, body: bytes) -> Tokens:
+        content = content_of(body)
+        named, active = content.get("did"), content.get("active", True)
+        access, refresh = content.get("accessJwt"), content.get("refreshJwt")
+        need(isinstance(named, str) and is_did(named) and isinstance(active, bool), "it names no account")
+        if active and not (_fits_header(access) and _fits_header(refresh)):
+            raise ValueError("it gives no usable tokens")
         place = self._transport.place
-        if content.get("did") != did:
-            raise AccountUnknown(f"{place} signs {did} in as another account. Check the DID.")
-        if content.get("active") is False:
+        if named != did:
+            raise AccountUnknown(f"{place} signs {did} in as {named}. Check the DID.", status=200)
+        if not active:
             status = content.get("status")
             state = status if isinstance(status, str) and status.isalpha() else "inactive"
             raise AccountInactive(f"{did} is {state} at {place}. Reactivate it, or leave it blocked.", answer=state)
-        access, refresh = content.get("accessJwt"), content.get("refreshJwt")
-        if not (isinstance(access, str) and isinstance(refresh, str) and _fits_header(access, refresh)):
-            raise ServerFailed(f"{request.nsid} for {did} at {place} gives no usable tokens. Try again.")
-        return Tokens(access, refresh)
+        return Tokens(str(access), str(refresh))
 
 
-def _fits_header(*tokens: str) -> bool:
-    return all(token and token.isascii() and token.isprintable() and " " not in token for token in tokens)
+def _fits_header(token: object) -> bool:
+    return isinstance(token, str) and bool(token) and token.isascii() and token.isprintable() and " " not in token

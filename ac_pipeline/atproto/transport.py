@@ -6,18 +6,37 @@ What requests mean belongs to `client.py`, what refusals mean to `answers.py`.
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any, Final, Literal
+from typing import Final, Literal, TypeVar
 
 import httpx
 
-from ac_pipeline.atproto.answers import REPEATABLE, Call, NothingSent, classify, lost, read_answer, scrub
+from ac_pipeline.atproto.answers import (
+    REPEATABLE,
+    Call,
+    Malformed,
+    NothingSent,
+    classify,
+    lost,
+    read_answer,
+    scrub,
+    unfit,
+)
 from ac_pipeline.atproto.budget import Budget, Charge
+from ac_pipeline.atproto.replies import need
 from ac_pipeline.atproto.usage import Kind, Meter
-from ac_pipeline.errors import Misconfigured, RateLimited, ServerFailed, ServiceUnreachable
+from ac_pipeline.bounds import Limits, OverLimit, bounded, within
+from ac_pipeline.errors import (
+    Blocked,
+    Misconfigured,
+    Permanent,
+    RateLimited,
+    RepositoryUnreadable,
+    ServerFailed,
+    ServiceUnreachable,
+)
 
 PAUSES: Final = (0.5, 1.0, 2.0)
 """Seconds before each further attempt of a request that may be repeated: four attempts in 3.5 s (LIMIT-10)."""
@@ -32,21 +51,27 @@ _RATE_LIMITED: Final = 429
 _SERVER_ERROR: Final = 500
 _LAST_PORT: Final = 65_535
 _PAYLOAD_TOO_LARGE: Final = 413
+_NO_BLOB: Final = ("text/plain", "application/json")
+"""What a portal's answer to a HEAD says it is; a GET shows by its bytes whether they are the blob's."""
+
+Read = TypeVar("Read")
 
 
 def open_http(*, timeout: float = 30.0) -> httpx.Client:
-    """The HTTP client for one PDS: pooled connections, verified TLS, no redirects.
+    """The HTTP client for one PDS: pooled connections, verified TLS, no redirects, every request bounded in time.
 
     Args:
         timeout: Seconds for connecting, and for each silence while sending or receiving.
     """
-    return httpx.Client(
-        timeout=timeout,
-        follow_redirects=False,
-        limits=httpx.Limits(
-            max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE
-        ),
-        headers={"User-Agent": f"ac-pipeline/{version('ac-pipeline')}"},
+    return bounded(
+        httpx.Client(
+            timeout=timeout,
+            follow_redirects=False,
+            limits=httpx.Limits(
+                max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE
+            ),
+            headers={"User-Agent": f"ac-pipeline/{version('ac-pipeline')}"},
+        )
     )
 
 
@@ -68,7 +93,8 @@ class Request:
         token: Bearer token.
         admin: Password of the PDS's administrator, for the calls that want it.
         secrets: Texts in the request that no message may repeat.
-        timeout: Seconds, in place of the client's.
+        timeout: Seconds of silence, in place of the client's.
+        limit: Which of the transport's limits its answer is under.
     """
 
     call: Call
@@ -85,6 +111,7 @@ class Request:
     admin: str | None = field(default=None, repr=False)
     secrets: tuple[str, ...] = field(default=(), repr=False)
     timeout: float | None = None
+    limit: Literal["answer", "repository", "blob"] = "answer"
 
 
 class Transport:
@@ -97,6 +124,7 @@ class Transport:
         clock: Epoch seconds.
         sleep: Waits that many seconds.
         budget: Asked before each request, told of each answer.
+        limits: How long, slow and large answers may be.
 
     Raises:
         Misconfigured: The address or the key cannot be used.
@@ -111,6 +139,7 @@ class Transport:
         clock: Callable[[], float],
         sleep: Callable[[float], None],
         budget: Budget,
+        limits: Limits | None = None,
     ) -> None:
         try:
             address = httpx.URL(url)
@@ -128,69 +157,74 @@ class Transport:
         self._clock = clock
         self._sleep = sleep
         self._budget = budget
+        self._limits = limits or Limits()
         self.meter: Final = Meter()
 
-    def send(self, request: Request) -> httpx.Response:
-        """Send a request, again where that is safe, and return its successful answer, read to its end.
+    def send(self, request: Request, read: Callable[[bytes], Read]) -> Read:
+        """Send a request, again where that is safe, and return what `read` makes of its successful answer.
 
-        Reads, uploads and refreshes are repeated after a lost or failed answer, everything when no connection was made,
-        and reads and uploads once the budget allows after a 429; a write that may have arrived is never repeated.
+        Reads, uploads and refreshes are repeated after a lost, failed or malformed answer, everything when no
+        connection was made, and reads and uploads once the budget allows after a 429; a write that may have arrived is
+        never repeated. A well-formed answer that says something else counts when it is given twice (ANSWER-1): the
+        first may have been the answer to another request.
+
+        Args:
+            request: The request.
+            read: Reads the body of a 200. A `ValueError` says that it is not what this call answers; a `Permanent` or
+                `Blocked` of status 200, that it is, and is not what was asked for.
 
         Raises:
             PipelineError: What `answers.classify` makes of the refusal, or of no answer at all.
         """
-        attempt = 0
+        attempt, said = 0, ""
         while True:
             self._budget.reserve(request.charges)
+            last = attempt == len(PAUSES)
             try:
-                return self._once(request)
+                return self._once(request, read)
             except RateLimited:
                 # Reserving again waits for the reset when it is near, and raises when it is not.
-                if request.call not in (Call.READ, Call.UPLOAD) or attempt == len(PAUSES):
+                if request.call not in (Call.READ, Call.UPLOAD) or last:
                     raise
-            except (ServiceUnreachable, ServerFailed) as error:
-                # Another 3xx or 4xx is an answer, and would be the same again.
-                failed = error.status is None or error.status >= _SERVER_ERROR
-                again = failed and request.call in REPEATABLE - {Call.SIGN_IN}
-                if not (again or isinstance(error, NothingSent)) or attempt == len(PAUSES):
+            except (ServiceUnreachable, ServerFailed, RepositoryUnreadable) as error:
+                # Another 3xx or 4xx is an answer, and would be the same again; what exceeds a limit would do so again.
+                failed = error.status is None or error.status >= _SERVER_ERROR or isinstance(error, Malformed)
+                again = failed and not isinstance(error, OverLimit) and request.call in REPEATABLE - {Call.SIGN_IN}
+                if not (again or isinstance(error, NothingSent)) or last:
                     raise
+                self._sleep(PAUSES[attempt])
+            except (Permanent, Blocked) as error:
+                if error.status != _OK or request.call not in REPEATABLE - {Call.SIGN_IN} or error.message == said:
+                    raise
+                if last:
+                    raise ServerFailed(f"{error.message} It answers otherwise each time.", status=_OK) from None
+                said = error.message
                 self._sleep(PAUSES[attempt])
             attempt += 1
 
-    def json(self, response: httpx.Response) -> dict[str, Any]:
-        """The JSON object of a successful answer.
-
-        Raises:
-            ServerFailed: It is none.
-        """
-        content = json_object(response)
-        if content is None:
-            raise ServerFailed(
-                f"{response.request.url.path} at {self.place} does not answer with a JSON object. "
-                "Check that PDS_URL is a PDS.",
-                status=response.status_code,
-            )
-        return content
-
-    def _once(self, request: Request) -> httpx.Response:
+    def _once(self, request: Request, read: Callable[[bytes], Read]) -> Read:
         subject = f"{request.nsid} for {request.subject} at {self.place}"
+        limit = getattr(self._limits, request.limit)
         self.meter.request(request.kind, len(request.body or b""))
         # The cause is left out of what is raised here: httpx quotes header values in some of its messages.
         try:
-            with self._http.stream(
-                request.method,
-                f"{self._base}/xrpc/{request.nsid}",
-                params=dict(request.params),
-                content=request.body,
-                headers=self._headers(request),
-                timeout=httpx.USE_CLIENT_DEFAULT if request.timeout is None else request.timeout,
-                follow_redirects=False,
-            ) as response:
-                if response.status_code == _PAYLOAD_TOO_LARGE:
-                    # Left before its end, so that the connection is dropped: the PDS resets it on its next use.
-                    body = next(response.iter_bytes(), b"")
-                else:
-                    body = response.read()
+            with (
+                within(limit),
+                self._http.stream(
+                    request.method,
+                    f"{self._base}/xrpc/{request.nsid}",
+                    params=dict(request.params),
+                    content=request.body,
+                    headers=self._headers(request),
+                    timeout=httpx.USE_CLIENT_DEFAULT if request.timeout is None else request.timeout,
+                    follow_redirects=False,
+                ) as response,
+            ):
+                chunks = limit.watch(response.iter_bytes())
+                # A 413 is left before its end, so that the connection is dropped: the PDS resets it on its next use.
+                body = next(chunks, b"") if response.status_code == _PAYLOAD_TOO_LARGE else b"".join(chunks)
+        except OverLimit as error:
+            raise unfit(request.call, subject, error) from None
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
             raise lost(request.call, subject, self._reason(error, request), sent=False) from None
         except httpx.RequestError as error:
@@ -198,7 +232,13 @@ class Transport:
         self.meter.downloaded(response.num_bytes_downloaded)
         if response.status_code == _OK:
             self._budget.learn(response.headers, request.charges)
-            return response
+            try:
+                kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+                need(kind != "text/html" and not (request.method == "HEAD" and kind in _NO_BLOB), f"it is {kind}")
+                return read(body)
+            except (ValueError, RecursionError) as error:
+                words = scrub(str(error), self._secrets(request))
+                raise unfit(request.call, subject, Malformed(f"not an answer to this call ({words})")) from None
         answer = read_answer(
             response.status_code, response.headers, body, now=self._clock(), secrets=self._secrets(request)
         )
@@ -231,12 +271,3 @@ class Transport:
 
 def _basic(password: str) -> str:
     return base64.b64encode(f"admin:{password}".encode()).decode("ascii")
-
-
-def json_object(response: httpx.Response) -> dict[str, Any] | None:
-    """The JSON object an answer holds, or None when it holds none."""
-    try:
-        content = json.loads(response.content)
-    except ValueError:
-        return None
-    return content if isinstance(content, dict) else None

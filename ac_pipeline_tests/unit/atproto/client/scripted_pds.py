@@ -36,6 +36,9 @@ START = 1_795_233_892.0
 HEAD = "bafyreidlnubb7khzevumufw3ktlidl67pv2qvvyewfsaqzezdi5qsxv5yy"
 
 
+REV = "3n2s7vbnqt222"
+
+
 RECORD = "bafyreiahjq6az5ml44h4m6hrwrok57grfqzawmbnycqojxgwjuhdkijuby"
 
 
@@ -103,7 +106,7 @@ def accepted(*writes: Write) -> httpx.Response:
         else {"$type": "com.atproto.repo.applyWrites#deleteResult"}
         for write in writes
     ]
-    return httpx.Response(200, json={"commit": {"cid": HEAD, "rev": "3n2s7vbnqt222"}, "results": results})
+    return httpx.Response(200, json={"commit": {"cid": HEAD, "rev": REV}, "results": results})
 
 
 def taken(data: bytes, mime_type: str, size: int | None = None, cid: str | None = None) -> httpx.Response:
@@ -113,7 +116,7 @@ def taken(data: bytes, mime_type: str, size: int | None = None, cid: str | None 
 
 
 def page(*dids: str, cursor: str | None = None, **changes: object) -> httpx.Response:
-    repos = [{"did": did, "head": HEAD, "rev": "r1", "active": True, **changes} for did in dids]
+    repos = [{"did": did, "head": HEAD, "rev": REV, "active": True, **changes} for did in dids]
     return httpx.Response(200, json={"repos": repos, **({"cursor": cursor} if cursor else {})})
 
 

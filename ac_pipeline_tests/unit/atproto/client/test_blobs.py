@@ -38,8 +38,6 @@ def test_a_blob_comes_back_as_it_was_declared(client: PdsClient, server: Server)
         taken(DATA, "image/jpeg"),
         taken(DATA, "image/png", size=len(DATA) + 1),
         taken(DATA, "image/png", cid=blob_cid(b"else")),
-        httpx.Response(200, json={}),
-        httpx.Response(200, json={"blob": "x"}),
     ],
 )
 def test_a_blob_that_comes_back_as_something_else_is_an_error(client: PdsClient, server: Server, reply: Reply) -> None:
@@ -47,6 +45,19 @@ def test_a_blob_that_comes_back_as_something_else_is_an_error(client: PdsClient,
     server.answers("uploadBlob", reply)
 
     with pytest.raises(InvalidRecord, match=blob_cid(DATA)):
+        client.upload_blob(ALICE, DATA, "image/png")
+
+    assert len(server.asked("uploadBlob")) == 2
+
+
+def test_another_request_s_answer_to_an_upload_is_no_verdict(client: PdsClient, server: Server) -> None:
+    """ANSWER-1: well-formed answers that differ each time say nothing of the blob; the same one twice does."""
+    others = [taken(name, "image/png") for name in (b"a", b"b", b"c", b"d")]
+    server.answers("uploadBlob", others[0], taken(DATA, "image/png"))
+    assert client.upload_blob(ALICE, DATA, "image/png").cid == blob_cid(DATA)
+
+    server.answers("uploadBlob", *others)
+    with pytest.raises(ServerFailed, match="otherwise each time"):
         client.upload_blob(ALICE, DATA, "image/png")
 
 
@@ -68,7 +79,7 @@ def test_a_blob_over_the_server_s_limit_is_not_sent(client: PdsClient, server: S
 
 
 def test_a_server_that_names_no_blob_limit_has_the_default_one(client: PdsClient, server: Server) -> None:
-    server.answers("describeServer", httpx.Response(200, json={"did": "did:web:x"}))
+    server.answers("describeServer", httpx.Response(200, json={"did": "did:web:x", "availableUserDomains": [".x"]}))
 
     assert client.blob_limit() == DEFAULT_BLOB_LIMIT == 5_242_880
 
@@ -87,6 +98,7 @@ def test_an_upload_is_repeated_as_it_is_harmless(client: PdsClient, server: Serv
     ("head", "get", "expected"),
     [
         (httpx.Response(200), None, True),
+        (httpx.Response(200, html="portal"), httpx.Response(200, html="portal"), ServerFailed),
         (httpx.Response(400), refusal(400, "InvalidRequest", "Blob not found"), False),
         (httpx.Response(404), refusal(404, "BlobNotFound"), False),
         (httpx.Response(405), httpx.Response(200, content=DATA), True),

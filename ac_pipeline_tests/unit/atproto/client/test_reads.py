@@ -15,7 +15,7 @@ from ac_pipeline.errors import (
     ServerFailed,
     ServiceUnreachable,
 )
-from ac_pipeline_tests.unit.atproto.client.scripted_pds import DID, HEAD, Reply, Server, page, refusal
+from ac_pipeline_tests.unit.atproto.client.scripted_pds import DID, HEAD, REV, Reply, Server, page, refusal
 
 
 def test_repositories_are_listed_a_page_at_a_time(client: PdsClient, server: Server) -> None:
@@ -24,9 +24,9 @@ def test_repositories_are_listed_a_page_at_a_time(client: PdsClient, server: Ser
     )
 
     assert list(client.list_repositories()) == [
-        RepositoryStatus("did:plc:a", HEAD, "r1", True, None),
-        RepositoryStatus("did:plc:b", HEAD, "r1", True, None),
-        RepositoryStatus("did:plc:c", HEAD, "r1", False, "takendown"),
+        RepositoryStatus("did:plc:a", HEAD, REV, True, None),
+        RepositoryStatus("did:plc:b", HEAD, REV, True, None),
+        RepositoryStatus("did:plc:c", HEAD, REV, False, "takendown"),
     ]
     first, second = server.asked("listRepos")
     assert dict(first.url.params) == {"limit": "1000"}
@@ -96,5 +96,5 @@ def test_a_repository_that_cannot_be_read_is_never_an_empty_one(
     with pytest.raises(expected):
         client.read_repository(DID)
 
-    (request,) = server.asked("getRepo")
-    assert request.headers["accept-encoding"] == "identity"
+    assert len(server.asked("getRepo")) == (4 if expected is RepositoryUnreadable else 1)
+    assert server.asked("getRepo")[0].headers["accept-encoding"] == "identity"

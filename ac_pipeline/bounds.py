@@ -1,0 +1,166 @@
+"""How long, how slow and how large an answer over HTTP may be, for the PDS, the relay and object storage alike.
+
+httpx bounds each silence only: a server that sends a byte now and then, or never ends, holds its caller for ever.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from time import monotonic
+from typing import Any, Final
+
+import httpcore
+import httpx
+
+from ac_pipeline.errors import ServerFailed
+
+SPEED_SETTING: Final = "AC_LEAST_BYTES_PER_SECOND"
+_PIECE: Final = 1 << 13
+"""Bytes sent at once: a receiver that takes little of them is noticed after each piece."""
+
+
+class OverLimit(ServerFailed):
+    """The answer took too long, came too slowly or is too large; the message names the limit and its setting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """The bounds of one kind of answer.
+
+    Args:
+        setting: What its settings begin with, e.g. `AC_ANSWER`.
+        seconds: From sending the request to the last byte of the answer.
+        megabytes: Of the body, unpacked (2^20 bytes each).
+        least: Bytes a second, on average, once the answer has begun and `grace` seconds have passed; 0 for any speed.
+        grace: Seconds.
+    """
+
+    setting: str
+    seconds: float
+    megabytes: int
+    least: int = 500
+    grace: float = 30.0
+
+    def late(self) -> OverLimit:
+        return OverLimit(f"not at its end after {self.seconds:g} s, the limit of {self.setting}_SECONDS")
+
+    def watch(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
+        """The chunks of a body, as long as it keeps the limits.
+
+        Raises:
+            OverLimit: It does not. The time in all is that of `within`.
+        """
+        size, began = 0, monotonic()
+        for chunk in chunks:
+            size += len(chunk)
+            passed = monotonic() - began
+            if size > self.megabytes << 20:
+                raise OverLimit(f"an answer of more than {self.megabytes} MB, the limit of {self.setting}_MEGABYTES")
+            if passed > self.grace and size < self.least * passed:
+                raise OverLimit(f"{size} bytes in {passed:.0f} s, fewer than {SPEED_SETTING}={self.least} allows")
+            if _ends.at is not None and monotonic() > _ends.at:
+                raise self.late()
+            yield chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds of every kind of answer: JSON, whole repositories, blobs of the PDS, media in object storage."""
+
+    answer: Limit = field(default_factory=lambda: Limit("AC_ANSWER", 120.0, 16))
+    repository: Limit = field(default_factory=lambda: Limit("AC_REPOSITORY", 900.0, 512))
+    blob: Limit = field(default_factory=lambda: Limit("AC_BLOB", 900.0, 256))
+    media: Limit = field(default_factory=lambda: Limit("AC_MEDIA", 900.0, 2_048))
+
+
+class _Ends(threading.local):
+    at: float | None = None
+
+
+_ends = _Ends()
+"""When what this thread sends and receives must be at its end, by `monotonic`."""
+
+
+@contextmanager
+def within(limit: Limit) -> Iterator[None]:
+    """Give all that this thread sends and receives, through clients made `bounded`, the limit's seconds from now.
+
+    Raises:
+        OverLimit: They are over; in place of httpx's own error.
+    """
+    before, _ends.at = _ends.at, monotonic() + limit.seconds
+    try:
+        yield
+    except httpx.TimeoutException:
+        if monotonic() >= _ends.at:
+            raise limit.late() from None
+        raise
+    finally:
+        _ends.at = before
+
+
+def bounded(client: httpx.Client) -> httpx.Client:
+    """The client, with every wait on its connections cut at the end that `within` sets, headers and uploads included.
+
+    httpx has no public place for a network backend; a test shows that this one is used.
+    """
+    for transport in (client._transport, *client._mounts.values()):
+        pool = getattr(transport, "_pool", None)
+        if pool is not None:
+            pool._network_backend = _Backend(pool._network_backend)
+    return client
+
+
+def _left(timeout: float | None, error: type[Exception]) -> float | None:
+    if _ends.at is None:
+        return timeout
+    left = _ends.at - monotonic()
+    if left <= 0:
+        raise error("the time of this request is over")
+    return left if timeout is None else min(timeout, left)
+
+
+class _Backend(httpcore.NetworkBackend):
+    def __init__(self, inner: httpcore.NetworkBackend) -> None:
+        self._inner = inner
+
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Any = None,
+    ) -> httpcore.NetworkStream:
+        timeout = _left(timeout, httpcore.ConnectTimeout)
+        return _Stream(self._inner.connect_tcp(host, port, timeout, local_address, socket_options))
+
+    def sleep(self, seconds: float) -> None:
+        self._inner.sleep(seconds)
+
+
+class _Stream(httpcore.NetworkStream):
+    def __init__(self, inner: httpcore.NetworkStream) -> None:
+        self._inner = inner
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        return self._inner.read(max_bytes, _left(timeout, httpcore.ReadTimeout))
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        for start in range(0, len(buffer), _PIECE):
+            self._inner.write(buffer[start : start + _PIECE], _left(timeout, httpcore.WriteTimeout))
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def start_tls(
+        self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
+    ) -> httpcore.NetworkStream:
+        timeout = _left(timeout, httpcore.ConnectTimeout)
+        return _Stream(self._inner.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)

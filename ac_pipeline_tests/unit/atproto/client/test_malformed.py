@@ -1,0 +1,179 @@
+"""A 200 that is not what its call answers, for every call: a failed server, and never a verdict (ANSWER-1)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import pytest
+
+from ac_pipeline.atproto.administration import Administration
+from ac_pipeline.atproto.buckets import MemoryBudgetStore
+from ac_pipeline.atproto.budget import Budget
+from ac_pipeline.atproto.pace import Pace
+from ac_pipeline.atproto.relay import Relay
+from ac_pipeline.atproto.sessions import MemorySessionStore, Sessions
+from ac_pipeline.atproto.syntax import blob_cid
+from ac_pipeline.errors import OutcomeUnknown, Transient
+from ac_pipeline_tests.car_builder import build_car
+from ac_pipeline_tests.unit.atproto.client.scripted_pds import (
+    ALICE,
+    CREATE,
+    DATA,
+    DID,
+    HEAD,
+    REV,
+    URL,
+    Server,
+    accepted,
+    make,
+    page,
+    session,
+    taken,
+)
+
+HANDLE = "alice.test"
+OTHER = "did:plc:ewvi7nxzyoun6zhxrhs64oiz"
+
+
+class Callers:
+    """Everything that calls a server, before one scripted server."""
+
+    def __init__(self, server: Server, http: httpx.Client) -> None:
+        def clock() -> float:
+            return server.now
+
+        budget = Budget(clock=clock, sleep=server.sleep)
+        self.pds = make(server, http)
+        self.relay = Relay("https://relay.test", http=http, clock=clock, sleep=server.sleep)
+        self.administration = Administration(
+            URL,
+            http=http,
+            password="admin-password",
+            sessions=Sessions(MemorySessionStore(), clock=clock),
+            bypass_key=None,
+            clock=clock,
+            sleep=server.sleep,
+            budget=budget,
+            pace=Pace("pds.test", 0, store=MemoryBudgetStore(), clock=clock, sleep=server.sleep),
+        )
+
+
+def reply(**content: Any) -> httpx.Response:
+    return httpx.Response(200, json=content)
+
+
+CALLS: dict[str, tuple[str, Callable[[Callers], object], httpx.Response]] = {
+    "describeServer": (
+        "describeServer",
+        lambda on: on.pds.blob_limit(),
+        reply(did="did:web:pds.test", availableUserDomains=[".test"], blobUploadLimit=1000),
+    ),
+    "getRepo": (
+        "getRepo",
+        lambda on: on.pds.read_repository(DID).did,
+        httpx.Response(200, content=build_car({}, did=DID)),
+    ),
+    "getLatestCommit": ("getLatestCommit", lambda on: on.pds.latest_commit(DID).rev, reply(cid=HEAD, rev=REV)),
+    "listRepos": ("listRepos", lambda on: list(on.pds.list_repositories()), page(DID)),
+    "getBlob": ("getBlob", lambda on: on.pds.get_blob(DID, blob_cid(DATA)), httpx.Response(200, content=DATA)),
+    "applyWrites": (
+        "applyWrites",
+        lambda on: on.pds.apply_writes(ALICE, [CREATE], swap_commit=None).rev,
+        accepted(CREATE),
+    ),
+    "uploadBlob": (
+        "uploadBlob",
+        lambda on: on.pds.upload_blob(ALICE, DATA, "image/png").cid,
+        taken(DATA, "image/png"),
+    ),
+    "createSession": (
+        "createSession",
+        lambda on: on.administration.prove(ALICE) or "signed in",
+        session("1"),
+    ),
+    "identify": (
+        "createSession",
+        lambda on: on.administration.identify(HANDLE, "password"),
+        session("1", handle=HANDLE),
+    ),
+    "admin describeServer": (
+        "describeServer",
+        lambda on: on.administration.describe().domains,
+        reply(did="did:web:pds.test", availableUserDomains=[".test"]),
+    ),
+    "createInviteCode": ("createInviteCode", lambda on: on.administration.invite(), reply(code="x-1")),
+    "createAccount": (
+        "createAccount",
+        lambda on: on.administration.create_account(HANDLE, "a@b.test", "password", None),
+        reply(did=DID, handle=HANDLE, accessJwt="a", refreshJwt="b"),
+    ),
+    "resolveHandle": ("resolveHandle", lambda on: on.administration.holder_of(HANDLE), reply(did=DID)),
+    "getAccountInfo": (
+        "getAccountInfo",
+        lambda on: on.administration.account_info(DID).handle,
+        reply(did=DID, handle=HANDLE),
+    ),
+    "updateAccountPassword": (
+        "updateAccountPassword",
+        lambda on: on.administration.update_password(DID, "password") or "done",
+        httpx.Response(200),
+    ),
+    "relay getRepoStatus": ("getRepoStatus", lambda on: on.relay.state(DID), reply(did=DID, active=True, rev=REV)),
+    "relay listRepos": ("listRepos", lambda on: list(on.relay.states()), page(DID)),
+}
+
+BODIES = {
+    "portal": b"<!doctype html><html><body>Please sign in</body></html>",
+    "text": b"OK",
+    "another call's answer": b'{"records": [], "uri": "at://x/y/z"}',
+    "a list": b"[]",
+    "null": b"null",
+    "cut": b'{"did": "did:plc:zl',
+    "deep": b"[" * 100_000,
+}
+ONCE = {"applyWrites", "createAccount"}
+"""Never sent twice: what a lost answer means has to be found out."""
+BY_SIGN_IN = {"createSession", "identify"}
+
+
+def nulled(right: httpx.Response) -> bytes:
+    return json.dumps(dict.fromkeys(right.json())).encode()
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_200_that_does_not_answer_its_call_is_asked_for_again_and_is_no_verdict(name: str) -> None:
+    """ANSWER-1"""
+    method, ask, right = CALLS[name]
+    bodies = dict(BODIES)
+    if right.content.startswith(b"{"):
+        bodies["nulls"] = nulled(right)
+        bodies["others"] = right.content.replace(DID.encode(), OTHER.encode()).replace(HANDLE.encode(), b"bob.test")
+    if name != "updateAccountPassword":
+        bodies["empty"] = b""
+    for words, body in bodies.items():
+        if body == right.content:  # nothing in it names whom it is about
+            continue
+        server = Server()
+        with httpx.Client(transport=httpx.MockTransport(server)) as http:
+            on = Callers(server, http)
+            server.answers(method, httpx.Response(200, content=body), right)
+            if name in ONCE:
+                with pytest.raises(OutcomeUnknown):
+                    ask(on)
+                assert len(server.asked(method)) == 1, words
+                continue
+            if name == "identify":
+                with pytest.raises(Transient):
+                    ask(on)
+            if words == "others" and name in {"resolveHandle", "listRepos", "relay listRepos"}:
+                continue  # as good an answer as any
+            assert ask(on), words
+            if words == "others" and name == "createSession":
+                continue  # the same well-formed answer twice is one
+            server.answers(method, httpx.Response(200, content=body))
+            on = Callers(server, http)
+            with pytest.raises(Transient):
+                ask(on)
