@@ -22,6 +22,7 @@ from urllib.parse import quote
 
 import httpx
 
+from ac_pipeline.bounds import Limit, Limits, OverLimit, bounded, within
 from ac_pipeline.errors import Misconfigured, RateLimited, ServerFailed, ServiceUnreachable, SourceMissing, TooLarge
 from ac_pipeline.media.base import SourceObject
 
@@ -39,6 +40,9 @@ REDIRECTS = 3
 
 Answer = TypeVar("Answer")
 
+_PAGES = frozenset({"text/html", "text/plain", "application/json"})
+"""What portals and proxies say instead of an object; no media is any of it."""
+_MD5 = re.compile("[0-9a-f]{32}")
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 
 
@@ -54,11 +58,13 @@ class Fetched:
 
 def storage_client(*, timeout: float = 30.0, connections: int = 16) -> httpx.Client:
     """A client fit for `ObjectStorage`: TLS verified, no redirect followed on its own, every wait bounded (seconds)."""
-    return httpx.Client(
-        verify=True,
-        follow_redirects=False,
-        timeout=httpx.Timeout(timeout, connect=10.0),
-        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+    return bounded(
+        httpx.Client(
+            verify=True,
+            follow_redirects=False,
+            timeout=httpx.Timeout(timeout, connect=10.0),
+            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        )
     )
 
 
@@ -70,6 +76,7 @@ class ObjectStorage:
         url_template: Base address with `{bucket}` in it, e.g. `https://{bucket}.sfo3.digitaloceanspaces.com`.
         concurrency: Most downloads at a time, over all threads that share this value.
         attempts: How often one object is asked for before a transient error is raised.
+        limit: How long a download may take, and how slow and large it may be; those a caller names are smaller.
         sleep, clock, jitter: Waiting, the time (for `Retry-After` dates) and a number in [0, 1).
 
     Raises:
@@ -83,6 +90,7 @@ class ObjectStorage:
         *,
         concurrency: int = 8,
         attempts: int = 3,
+        limit: Limit | None = None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
         jitter: Callable[[], float] = random.random,
@@ -96,6 +104,7 @@ class ObjectStorage:
         self._template = url_template.rstrip("/")
         self._slots = threading.BoundedSemaphore(concurrency)
         self._attempts = max(1, attempts)
+        self._limit = limit or Limits().media
         self._sleep = sleep
         self._clock = clock
         self._jitter = jitter
@@ -138,8 +147,10 @@ class ObjectStorage:
             ServiceUnreachable, ServerFailed, RateLimited: Storage did not answer; says nothing about existence.
         """
 
+        doubted: set[str] = set()
+
         def download(url: str) -> tuple[str, int] | int:
-            return self._download(url, into, max_bytes)
+            return self._download(url, into, max_bytes, doubted)
 
         tried: list[str] = []
         for source in candidates:
@@ -177,6 +188,8 @@ class ObjectStorage:
         for attempt in range(1, self._attempts + 1):
             try:
                 return ask(url)
+            except OverLimit as error:
+                raise OverLimit(f"{url}: {error.message}; try again later, or raise the limit") from None
             except (ServiceUnreachable, ServerFailed, RateLimited) as error:
                 delay = FIRST_DELAY * 2 ** (attempt - 1) * (0.5 + self._jitter())
                 wait = max(delay, error.retry_after or 0.0)
@@ -186,11 +199,13 @@ class ObjectStorage:
         raise ServiceUnreachable(f"{_name(source)}: never asked")
 
     def _head(self, url: str) -> int:
-        with self._answer("HEAD", url) as response:
+        with within(self._limit), self._answer("HEAD", url) as response:
+            if response.status_code == 200 and not _etag(response) and _kind(response) in _PAGES:
+                raise ServerFailed(f"{url} is answered with {_kind(response)}, not by object storage; try again")
             return self._meaning(response, url)
 
-    def _download(self, url: str, into: Path, max_bytes: int) -> tuple[str, int] | int:
-        with self._slots, self._answer("GET", url) as response:
+    def _download(self, url: str, into: Path, max_bytes: int, doubted: set[str]) -> tuple[str, int] | int:
+        with self._slots, within(self._limit), self._answer("GET", url) as response:
             status = self._meaning(response, url)
             if status != 200:
                 return status
@@ -198,30 +213,46 @@ class ObjectStorage:
             if declared.isdigit() and int(declared) > max_bytes:
                 raise TooLarge(f"{url} has {declared} bytes; at most {max_bytes} are taken")
             try:
-                return self._write(response, url, into, max_bytes)
+                return self._write(response, url, into, max_bytes, doubted)
             except BaseException:
                 into.unlink(missing_ok=True)
                 raise
 
-    def _write(self, response: httpx.Response, url: str, into: Path, max_bytes: int) -> tuple[str, int]:
-        digest, size = hashlib.sha256(), 0
+    def _write(
+        self, response: httpx.Response, url: str, into: Path, max_bytes: int, doubted: set[str]
+    ) -> tuple[str, int]:
+        digest, size, begin = hashlib.sha256(), 0, b""
+        md5 = hashlib.md5(usedforsecurity=False)
+        declared = response.headers.get("content-length", "")
         with into.open("wb") as file:
             try:
                 # Raw: the stored bytes. Decoding a Content-Encoding would let a small object unpack without limit.
-                for chunk in response.iter_raw(CHUNK):
+                for chunk in self._limit.watch(response.iter_raw()):
                     size += len(chunk)
+                    begin = begin or chunk[:64]
                     with self._counter:
                         self._downloaded += len(chunk)
                     if size > max_bytes:
-                        raise TooLarge(f"{url} has more than {max_bytes} bytes")
+                        # Storage declares what it sends: what does not end by itself is no object of its own.
+                        raise OverLimit(f"no end after {max_bytes} bytes, the most that is taken of such an object")
                     digest.update(chunk)
+                    md5.update(chunk)
                     file.write(chunk)
             except httpx.TransportError as error:
                 raise _unreachable(url, error) from error
-        declared = response.headers.get("content-length", "")
         if declared.isdigit() and size != int(declared):
             raise ServiceUnreachable(f"{url} ended after {size} of {declared} bytes; try again")
-        return digest.hexdigest(), size
+        sha256, etag = digest.hexdigest(), _etag(response)
+        if etag != md5.hexdigest():
+            # A portal's page, or the end is missing. An ETag need not be the MD5: the same bytes twice are the object.
+            if begin.lstrip()[:1] in (b"<", b"{", b"[") and (
+                not etag or _MD5.fullmatch(etag) or _kind(response) in _PAGES
+            ):
+                raise ServerFailed(f"{url} is answered with a text, not by object storage; try again")
+            if (not size or _MD5.fullmatch(etag)) and sha256 not in doubted:
+                doubted.add(sha256)
+                raise ServerFailed(f"{url} is answered with other bytes than its ETag names; try again")
+        return sha256, size
 
     def _answer(self, method: str, url: str) -> AbstractContextManager[httpx.Response]:
         return _Answer(self._client, method, url)
@@ -285,6 +316,14 @@ class _Answer(AbstractContextManager[httpx.Response]):
     def __exit__(self, *_: object) -> None:
         if self._response is not None:
             self._response.close()
+
+
+def _etag(response: httpx.Response) -> str:
+    return str(response.headers.get("etag", "")).strip().removeprefix("W/").strip('"')
+
+
+def _kind(response: httpx.Response) -> str:
+    return str(response.headers.get("content-type", "")).partition(";")[0].strip().lower()
 
 
 def _unreachable(url: str, error: httpx.TransportError) -> ServiceUnreachable:

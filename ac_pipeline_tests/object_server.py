@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import ssl
 import threading
 from collections import defaultdict
@@ -13,11 +14,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Reply:
-    """An answer other than "here it is": a status, headers, or a body cut off after `cut_after` bytes."""
+    """An answer other than "here it is": a status, headers, another body, or one cut off after `cut_after` bytes."""
 
     status: int = 200
     headers: dict[str, str] = field(default_factory=dict)
     cut_after: int | None = None
+    body: bytes | None = None
 
 
 class ObjectServer:
@@ -55,9 +57,11 @@ def object_server(tls: ssl.SSLContext | None = None) -> Iterator[ObjectServer]:
 
         def _respond(self, method: str) -> None:
             reply, body = state.answer(method, self.path)
-            body = body if reply.status == 200 else b""
+            body = (body if reply.body is None else reply.body) if reply.status == 200 else b""
             self.send_response(reply.status)
             self.send_header("Content-Length", str(len(body)))
+            if reply.status == 200 and "ETag" not in reply.headers:
+                self.send_header("ETag", f'"{hashlib.md5(body, usedforsecurity=False).hexdigest()}"')
             for name, value in reply.headers.items():
                 self.send_header(name, value)
             self.end_headers()

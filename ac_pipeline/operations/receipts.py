@@ -116,7 +116,7 @@ def take_receipt(
     Raises:
         Transient, RepositoryUnreadable: Something could not be read: nothing can be said.
     """
-    plan, report = engine.survey(account, Selection(types=tuple(types)))
+    plan, report = engine.survey(account, Selection(types=tuple(types), full=True))
     if plan.repository is None:
         blocked = report.blocked.message if report.blocked is not None else "nothing of it is mirrored"
         return Receipt(account.id, account.key, account.did, now, run_id, blocked=blocked)

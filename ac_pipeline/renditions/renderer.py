@@ -77,7 +77,7 @@ class Renderer:
         candidates = media.sources(document)
         key = source_key(candidates)
         before = known if known is not None and known.key == key else None
-        found = self._companions(media, document, before.found if before else frozenset())
+        found = self._found(media, document, before.found if before else frozenset())
         wanted = {blob.name for blob in media.blobs}
         if before is not None and wanted <= before.renditions.keys():
             return before if found == before.found else replace(before, found=found)
@@ -90,6 +90,14 @@ class Renderer:
                 f"The work folder {self._work_dir} cannot be used ({error}); make room or check it"
             ) from error
         return Derived(kept.renditions, found, key, kept.warnings)
+
+    def companions(self, media: MediaType, document: Document) -> frozenset[str]:
+        """Names of the document's companions that are in storage now, whatever is known of them.
+
+        Raises:
+            Transient: Storage did not answer.
+        """
+        return self._found(media, document, frozenset())
 
     def source(self, media: MediaType, document: Document) -> SourceObject | None:
         """The object a document would be rendered from, asked for without downloading it; None when there is none.
@@ -121,7 +129,7 @@ class Renderer:
                 self._store.forget(_identity(recipe, format), made.source, made.spec)
             self._store.remove(made.blob.cid)
 
-    def _companions(self, media: MediaType, document: Document, before: frozenset[str]) -> frozenset[str]:
+    def _found(self, media: MediaType, document: Document, before: frozenset[str]) -> frozenset[str]:
         companions = media.companions(document)
         return frozenset(
             name for name, objects in companions.items() if name in before or self._objects.exists(objects) is not None

@@ -154,6 +154,13 @@ class Renderer(Protocol):
             Transient: Storage or the encoder did not answer.
         """
 
+    def companions(self, media: MediaType, document: Document) -> frozenset[str]:
+        """Names of the document's companions that are in storage now.
+
+        Raises:
+            Transient: Storage did not answer.
+        """
+
     def open(self, blob: BlobRef) -> bytes:
         """The bytes of a rendition.
 

@@ -52,6 +52,7 @@ class Reader:
             lambda: int(self.now().timestamp() * 1000),
             dry=dry,
             retry=selection.retry,
+            look=selection.full,
         )
         for media in selection.types:
             documents = list(self.documents.stream(plan.account, media))

@@ -18,6 +18,7 @@ from ac_pipeline.errors import (
     InvalidRecord,
     Permanent,
     PipelineError,
+    SourceMissing,
     Transient,
 )
 from ac_pipeline.items import Derived, Failure, LedgerEntry, Stage, State
@@ -43,6 +44,7 @@ class RecordBuilder:
         now: Milliseconds since 1970.
         dry: Use only renditions that are known: make, ask and store nothing.
         retry: Try again what failed before on the same document.
+        look: Ask storage again for what it said before of companions, and of sources it did not have (MEDIA-22).
     """
 
     lexicons: Lexicons
@@ -51,6 +53,7 @@ class RecordBuilder:
     now: Callable[[], int]
     dry: bool = False
     retry: bool = False
+    look: bool = False
 
     def build(
         self, media: MediaType, documents: Iterable[Document], entries: Mapping[str, LedgerEntry], did: str | None
@@ -68,13 +71,15 @@ class RecordBuilder:
             future = None
             if ready is None and not self.dry:
                 future = self.pool.submit(self.renderer.derive, media, document, entry.derived if entry else None)
+            elif isinstance(ready, Derived) and self.look and media.companions(document):
+                future = self.pool.submit(self._look, media, document, ready)
             jobs.append((document, entry, ready, future))
         wanted = []
         for document, entry, ready, future in jobs:
             rkey = entry.rkey if entry is not None and entry.did == did else None
             if isinstance(ready, Wanted):
                 each = ready
-            elif isinstance(ready, Derived):
+            elif isinstance(ready, Derived) and future is None:
                 each = offer(self.lexicons, media, document, ready)
             elif future is None:
                 each = Wanted(document, unrendered=True)
@@ -82,9 +87,18 @@ class RecordBuilder:
                 try:
                     each = offer(self.lexicons, media, document, future.result())
                 except (Permanent, Transient) as error:
+                    if self.dry:
+                        raise
                     each = Wanted(document, failure=failure_of(Stage.RENDITION, error), fresh=True)
             wanted.append(each if rkey is None else replace(each, known_rkey=rkey))
         return wanted
+
+    def _look(self, media: MediaType, document: Document, known: Derived) -> Derived:
+        """What is known, with the companions that are there now. What differs is believed when it is said twice."""
+        found = self.renderer.companions(media, document)
+        if found != known.found:
+            found = self.renderer.companions(media, document)
+        return known if found == known.found else replace(known, found=found)
 
     def _known(self, media: MediaType, document: Document, entry: LedgerEntry | None) -> Wanted | Derived | None:
         """What can be said without asking storage: a final word, the known renditions, or None."""
@@ -97,7 +111,8 @@ class RecordBuilder:
         same = entry is not None and entry.fingerprint == document.fingerprint
         if same and not self.retry and entry is not None and entry.state is State.QUARANTINED:
             failure = entry.failure
-            if failure is not None and failure.stage in _REMEMBERED:
+            gone = self.look and not self.dry and failure is not None and failure.error_class == SourceMissing.code
+            if failure is not None and failure.stage in _REMEMBERED and not gone:
                 return Wanted(document, failure=failure)
         companions = media.companions(document)
         if media.recipe is None and not companions:

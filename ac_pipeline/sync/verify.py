@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import at_uri
@@ -107,13 +107,14 @@ class Verification:
 
 
 def verify(engine: Engine, account: Account, selection: Selection) -> Verification:
-    """Compare one account's repository with its documents, and ask for every blob its records refer to.
+    """Compare one account's repository with its documents, and ask for every blob its records refer to and for every
+    companion they name or could name.
 
     Raises:
         Transient: Something could not be read: nothing can be said.
     """
     total = Verification(users=1)
-    for found in compare(engine, *engine.survey(account, selection)).values():
+    for found in compare(engine, *engine.survey(account, replace(selection, full=True))).values():
         total.add(found)
     return total
 

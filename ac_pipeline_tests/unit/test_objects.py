@@ -181,10 +181,57 @@ def test_sizes_up_to_the_limit_are_taken(
 
 def test_a_body_without_length_is_cut_at_the_limit(waits: Waits, tmp_path: Path) -> None:
     storage = scripted(lambda _: httpx.Response(200, content=iter([b"x" * 60] * 1000)), waits)
-    with pytest.raises(TooLarge, match="100"):
+    with pytest.raises(ServerFailed, match="100"):
         storage.fetch([source("a.png")], tmp_path / "file", 100)
     assert storage.bytes_downloaded < 70_000
     assert not (tmp_path / "file").exists()
+
+
+PNG = b"\x89PNG\r\n\x1a\n" + bytes(range(200))
+HTML = {"Content-Type": "text/html; charset=utf-8", "ETag": ""}
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        Reply(body=b"<html>Please sign in</html>", headers=HTML),
+        Reply(body=b"\n <!doctype html>", headers={"ETag": '"5f-1a2b"', "Content-Type": "text/html"}),
+        Reply(body=b'{"blob": null}', headers={"ETag": ""}),
+        Reply(body=b"", headers={"ETag": ""}),
+        Reply(body=PNG[:100], headers={"ETag": f'"{hashlib.md5(PNG, usedforsecurity=False).hexdigest()}"'}),
+        Reply(body=b"[]", headers={"ETag": '"0123456789abcdef0123456789abcdef"'}),
+    ],
+)
+def test_an_answer_that_object_storage_never_gives_is_asked_for_again(
+    storage: ObjectStorage, server: ObjectServer, tmp_path: Path, strange: Reply
+) -> None:
+    """ANSWER-1: a portal's page, another service's answer, a part of it: no verdict on the object."""
+    path = f"/{BUCKET}/a.png"
+    server.objects[path] = PNG
+    server.replies[path] = [strange]
+    assert storage.fetch([source("a.png")], tmp_path / "file", 1000).path.read_bytes() == PNG
+    if strange.body in (PNG[:100], b""):  # the same bytes twice are the object, whatever its ETag is
+        return
+    server.replies[path] = [strange] * 3
+    with pytest.raises(ServerFailed):
+        storage.fetch([source("a.png")], tmp_path / "file", 1000)
+
+
+def test_an_etag_that_is_no_md5_of_the_bytes_costs_a_second_download(
+    storage: ObjectStorage, server: ObjectServer, tmp_path: Path
+) -> None:
+    """Some storage encrypts what it keeps: its ETags look like the MD5 and are not."""
+    server.objects[f"/{BUCKET}/a.png"] = PNG
+    server.replies[f"/{BUCKET}/a.png"] = [Reply(headers={"ETag": '"0123456789abcdef0123456789abcdef"'})] * 2
+    assert storage.fetch([source("a.png")], tmp_path / "file", 1000).size == len(PNG)
+    assert len(server.requests) == 2
+
+
+def test_a_portal_s_page_does_not_make_an_object_exist(storage: ObjectStorage, server: ObjectServer) -> None:
+    """ANSWER-1, MEDIA-22"""
+    server.replies[f"/{BUCKET}/a.zip"] = [Reply(headers=HTML)]
+    assert storage.exists([source("a.zip")]) is None
+    assert server.paths("HEAD") == [f"/{BUCKET}/a.zip"] * 2
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,10 @@ from ac_pipeline.errors import (
 )
 from ac_pipeline.items import Stage, State
 from ac_pipeline.media.painting import PAINTING
+from ac_pipeline.mongo.receipts import Aspect
+from ac_pipeline.operations.receipts import take_receipt
 from ac_pipeline.sync.selection import Selection
+from ac_pipeline.sync.verify import verify
 from ac_pipeline_tests.unit.sync.world import World, at_second, totals
 
 KEYS = ["3jzfcijpj2z2a", "3jzfcijpj2z2b"]
@@ -251,6 +254,73 @@ def test_a_recording_is_waited_for_a_week(world: World, days: float, asked: bool
     assert report.types["painting"].companions_missing == int(not asked)
     (record,) = world.records(user, "painting").values()
     assert ("recordingUrl" in record) == asked
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_recording_that_comes_or_goes_later_is_noticed_by_a_full_look_and_by_verify(
+    world: World, there: bool
+) -> None:
+    """MEDIA-22: one wrong answer of storage at the first look is not for ever."""
+    user = world.user()
+    document = world.add("painting", user)
+    world.renderer.found[document] = frozenset() if there else frozenset({"recording"})
+    world.sync(user)
+    world.renderer.found[document] = frozenset({"recording"}) if there else frozenset()
+    world.clock.advance(30 * 86400)
+    with world.quiet():
+        assert world.sync(user).types["painting"].unchanged == 1
+    assert verify(world.engine, user, Selection()).different == 1
+    receipt = take_receipt(world.engine, user, [PAINTING], blobs=False, run_id="r", now=world.clock.now)
+    assert receipt.parts["painting", Aspect.RECORDS].wrong
+    assert world.sync(user, full=True).types["painting"].updated == 1
+    (record,) = world.records(user, "painting").values()
+    assert ("recordingUrl" in record) == there
+    assert verify(world.engine, user, Selection()).complete
+    with world.quiet():
+        assert world.sync(user).types["painting"].unchanged == 1
+
+
+def test_a_companion_that_storage_denies_once_stays(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """MEDIA-22: what differs from what is known is asked twice."""
+    user = world.user()
+    document = world.add("painting", user)
+    world.renderer.found[document] = frozenset({"recording"})
+    world.sync(user)
+    answers = [frozenset[str](), frozenset({"recording"})]
+    monkeypatch.setattr(world.renderer, "companions", lambda media, document: answers.pop(0))
+    assert world.sync(user, full=True).types["painting"].unchanged == 1
+    assert answers == []
+
+
+def test_a_storage_that_does_not_answer_a_full_look_changes_nothing(world: World) -> None:
+    """MEDIA-22, MEDIA-5: the item waits, its record stays, and verify says nothing of it."""
+
+    def down(media: object, document: object) -> frozenset[str]:
+        raise ServerFailed("503")
+
+    user = world.user()
+    world.add("painting", user)
+    world.sync(user)
+    before = world.records(user, "painting")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(world.renderer, "companions", down)
+        assert world.sync(user, full=True).types["painting"].deferred == 1
+        with pytest.raises(ServerFailed):
+            verify(world.engine, user, Selection())
+    assert world.records(user, "painting") == before
+    assert world.sync(user).types["painting"].unchanged == 1
+    assert len(world.renderer.derived) == 1
+
+
+def test_a_source_that_storage_denied_once_is_found_by_the_next_full_look(world: World) -> None:
+    """MEDIA-22: until then nothing is asked again, and nobody has to ask for a retry."""
+    user = world.user()
+    document = world.add("painting", user)
+    world.renderer.failures[document] = SourceMissing("403")
+    assert world.sync(user).types["painting"].quarantined == 1
+    del world.renderer.failures[document]
+    assert world.sync(user).types["painting"].quarantined == 1
+    assert world.sync(user, full=True).types["painting"].created == 1
 
 
 def test_bytes_the_store_has_lost_are_made_again(world: World) -> None:

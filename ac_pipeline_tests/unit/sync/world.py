@@ -91,6 +91,9 @@ class MemoryRenderer:
             renditions[blob.name] = Rendition(BlobRef(blob_cid(data), mime, len(data)), "source", self.version)
         return Derived(renditions, found, "key")
 
+    def companions(self, media: MediaType, document: Document) -> frozenset[str]:
+        return self.found.get(document.id, frozenset())
+
     def open(self, blob: BlobRef) -> bytes:
         if blob.cid not in self.store:
             raise SourceMissing(f"the store has lost {blob.cid}")
