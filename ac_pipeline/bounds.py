@@ -8,16 +8,17 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
 import httpcore
 import httpx
 
-from ac_pipeline.errors import ServerFailed
+from ac_pipeline.errors import ServerFailed, ServiceUnreachable
 
 SPEED_SETTING: Final = "AC_LEAST_BYTES_PER_SECOND"
+_TICK: Final = 0.02
 _PIECE: Final = 1 << 13
 """Bytes sent at once: a receiver that takes little of them is noticed after each piece."""
 
@@ -70,10 +71,10 @@ class Limit:
 class Limits:
     """The bounds of every kind of answer: JSON, whole repositories, blobs of the PDS, media in object storage."""
 
-    answer: Limit = field(default_factory=lambda: Limit("AC_ANSWER", 120.0, 16))
-    repository: Limit = field(default_factory=lambda: Limit("AC_REPOSITORY", 900.0, 512))
-    blob: Limit = field(default_factory=lambda: Limit("AC_BLOB", 900.0, 256))
-    media: Limit = field(default_factory=lambda: Limit("AC_MEDIA", 900.0, 2_048))
+    answer: Limit = Limit("AC_ANSWER", 120.0, 16)
+    repository: Limit = Limit("AC_REPOSITORY", 900.0, 256)
+    blob: Limit = Limit("AC_BLOB", 900.0, 256)
+    media: Limit = Limit("AC_MEDIA", 900.0, 1024)
 
 
 class _Ends(threading.local):
@@ -89,13 +90,13 @@ def within(limit: Limit) -> Iterator[None]:
     """Give all that this thread sends and receives, through clients made `bounded`, the limit's seconds from now.
 
     Raises:
-        OverLimit: They are over; in place of httpx's own error.
+        OverLimit: They are over; in place of the error of the connection.
     """
     before, _ends.at = _ends.at, monotonic() + limit.seconds
     try:
         yield
-    except httpx.TimeoutException:
-        if monotonic() >= _ends.at:
+    except (httpx.TimeoutException, ServiceUnreachable):
+        if monotonic() >= _ends.at - _TICK:
             raise limit.late() from None
         raise
     finally:

@@ -15,6 +15,7 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
+from ac_pipeline.bounds import Limit, OverLimit, bounded, within
 from ac_pipeline.errors import Misconfigured, PipelineError, RateLimited, ServerFailed, ServiceUnreachable
 
 ATTEMPTS = 3
@@ -47,7 +48,7 @@ class Webhook:
         self._clock, self._sleep = clock, sleep
         self._ends = clock() + budget_seconds
         self._hidden = _HidesRequests()
-        self._http = httpx.Client(transport=transport, timeout=TIMEOUT_SECONDS)
+        self._http = bounded(httpx.Client(transport=transport, timeout=TIMEOUT_SECONDS))
 
     def send(self, payload: Mapping[str, Any]) -> None:
         """Deliver one message, with three attempts where another one can help.
@@ -75,16 +76,23 @@ class Webhook:
             raise ServiceUnreachable("The alert webhook was not asked: the time of this tick is used up.")
         error: PipelineError
         try:
-            answer = self._http.post(
-                self._url.get_secret_value(), json=dict(payload), timeout=min(TIMEOUT_SECONDS, left)
-            )
+            limit = Limit("TIMEOUT", min(TIMEOUT_SECONDS, left), 1)
+            with (
+                within(limit),
+                self._http.stream(
+                    "POST", self._url.get_secret_value(), json=dict(payload), timeout=limit.seconds
+                ) as answer,
+            ):
+                said = b"".join(limit.watch(answer.iter_bytes())).decode("utf-8", "replace").strip()
+        except OverLimit:
+            error = ServiceUnreachable("The alert webhook does not come to the end of its answer.")
         except (httpx.HTTPError, httpx.InvalidURL) as trouble:
             # Their words and their traceback may hold the address: only the kind of trouble is told.
             error = ServiceUnreachable(f"The alert webhook does not answer ({type(trouble).__name__}).")
         else:
             if answer.is_success:
                 return
-            error = _refusal(answer)
+            error = _refusal(answer, said)
         raise error
 
     def _left(self) -> float:
@@ -111,10 +119,10 @@ class _HidesRequests(logging.Filter):
         return False
 
 
-def _refusal(answer: httpx.Response) -> PipelineError:
+def _refusal(answer: httpx.Response, said: str) -> PipelineError:
     status = answer.status_code
     # Slack says one word, such as `invalid_payload`. Whole sentences of others may quote the address.
-    said = f": {answer.text.strip()}" if _CODE.fullmatch(answer.text.strip()) else ""
+    said = f": {said}" if _CODE.fullmatch(said) else ""
     message = f"The alert webhook answered {status}{said}."
     if status == httpx.codes.TOO_MANY_REQUESTS:
         wait = answer.headers.get("retry-after", "")

@@ -31,6 +31,7 @@ from ac_pipeline.atproto.pace import Pace
 from ac_pipeline.atproto.relay import Relay
 from ac_pipeline.atproto.sessions import Sessions
 from ac_pipeline.atproto.transport import open_http
+from ac_pipeline.bounds import Limit, Limits
 from ac_pipeline.mongo.accounts import MongoAccounts
 from ac_pipeline.mongo.audit import MongoAudit
 from ac_pipeline.mongo.budgets import MongoBudgetStore
@@ -102,7 +103,12 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
         )
         store = RenditionStore(settings.ac_renditions_url)
         renderer = Renderer(
-            ObjectStorage(media_http, settings.ac_media_url, concurrency=settings.ac_concurrent_downloads),
+            ObjectStorage(
+                media_http,
+                settings.ac_media_url,
+                concurrency=settings.ac_concurrent_downloads,
+                limit=_limits(settings).media,
+            ),
             store,
             blob_limit=server.blob_limit,
             work_dir=Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ac-pipeline-"))),
@@ -157,7 +163,7 @@ def open_relay(settings: Settings, url: str) -> Iterator[Relay]:
         Misconfigured: The address cannot be used.
     """
     with open_http(timeout=settings.ac_pds_timeout_seconds) as http:
-        yield Relay(url, http=http, clock=time.time, sleep=time.sleep)
+        yield Relay(url, http=http, clock=time.time, sleep=time.sleep, limits=_limits(settings))
 
 
 def _administration(settings: Settings, http: httpx.Client, own: Database[dict[str, Any]]) -> Administration:
@@ -173,6 +179,7 @@ def _administration(settings: Settings, http: httpx.Client, own: Database[dict[s
         sleep=time.sleep,
         budget=Budget(clock=time.time, sleep=time.sleep, store=None if bypass else MongoBudgetStore(own["budgets"])),
         pace=_pace(settings, settings.pds_url, own),
+        limits=_limits(settings),
     )
 
 
@@ -195,6 +202,23 @@ def _data_server(
             store=None if bypass else MongoBudgetStore(own["budgets"]),
         ),
         pace=_pace(settings, url, own),
+        limits=_limits(settings),
+    )
+
+
+def _limits(settings: Settings) -> Limits:
+    """How long, slow and large answers may be."""
+    names = ("answer", "repository", "blob", "media")
+    return Limits(
+        **{
+            name: Limit(
+                f"AC_{name.upper()}",
+                getattr(settings, f"ac_{name}_seconds"),
+                getattr(settings, f"ac_{name}_megabytes"),
+                settings.ac_least_bytes_per_second,
+            )
+            for name in names
+        }
     )
 
 

@@ -11,6 +11,7 @@ from ac_pipeline.atproto.messages import Write
 from ac_pipeline.atproto.pace import Pace
 from ac_pipeline.atproto.sessions import MemorySessionStore, Sessions
 from ac_pipeline.atproto.syntax import blob_cid
+from ac_pipeline.bounds import Limits
 
 URL = "https://pds.test"
 
@@ -121,7 +122,13 @@ def page(*dids: str, cursor: str | None = None, **changes: object) -> httpx.Resp
 
 
 def make(
-    server: Server, http: httpx.Client, url: str = URL, bypass_key: str | None = BYPASS, *, pace: Pace | None = None
+    server: Server,
+    http: httpx.Client,
+    url: str = URL,
+    bypass_key: str | None = BYPASS,
+    *,
+    pace: Pace | None = None,
+    limits: Limits | None = None,
 ) -> PdsClient:
     def clock() -> float:
         return server.now
@@ -135,6 +142,7 @@ def make(
         sleep=server.sleep,
         budget=Budget(clock=clock, sleep=server.sleep, max_wait=30.0),
         pace=pace,
+        limits=limits,
     )
 
 
