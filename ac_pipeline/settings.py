@@ -18,6 +18,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from ac_pipeline.allowance import Allowance, allowance
 from ac_pipeline.crons import cron_line
 from ac_pipeline.errors import Misconfigured
+from ac_pipeline.redaction import url_secrets
 
 ENV_FILES = (".env", ".env.local")
 """Read in this order: what `ac-pipeline local up` writes into the second wins, and the real environment over both."""
@@ -111,7 +112,7 @@ class Settings(Timetable):
     pds_rate_limit_bypass_key: SecretStr | None = None
     ac_ledger_database: DatabaseName = ""
     ac_media_url: Annotated[str, AfterValidator(_template)] = "https://{bucket}.sfo3.digitaloceanspaces.com"
-    ac_renditions_url: str = ""
+    ac_renditions_url: str = Field(default="", repr=False)
     ac_lexicon_authority: Annotated[str, AfterValidator(_did)] | None = None
     ac_lexicon_pds_url: Address | None = None
     ac_lexicon_password: SecretStr | None = None
@@ -156,9 +157,10 @@ class Settings(Timetable):
         return values
 
     def secrets(self) -> tuple[str, ...]:
-        """What must never be seen in a text: the values of all secret settings that are set."""
+        """What must never be seen in a text: the values of all secret settings, credentials in an address included."""
         values = (getattr(self, name) for name in type(self).model_fields)
-        return tuple(value.get_secret_value() for value in values if isinstance(value, SecretStr))
+        known = tuple(value.get_secret_value() for value in values if isinstance(value, SecretStr))
+        return known + url_secrets(self.ac_renditions_url)
 
 
 Loaded = TypeVar("Loaded", bound=Timetable)

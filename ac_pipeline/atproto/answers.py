@@ -33,11 +33,16 @@ from ac_pipeline.errors import (
     Transient,
     WrongPassword,
 )
+from ac_pipeline.redaction import conceal
 
 ANSWER_LENGTH: Final = 500
 """Characters kept of a server's own words; enough for a reason, too few for a page of HTML."""
 
 HIDDEN: Final = "[hidden]"
+
+_LOOKED_AT: Final = 1 << 16
+"""Characters of a server's words in which secrets are looked for: so many more than are kept that no part of a secret
+that is cut here is among them."""
 
 _JWT: Final = re.compile(r"\beyJ[\w-]*\.[\w-]+(?:\.[\w-]*)*")
 
@@ -402,7 +407,5 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes, *, now: fl
 
 def scrub(text: str, secrets: Iterable[str]) -> str:
     """`text` without anything like a token and without `secrets`, at most `ANSWER_LENGTH` characters (ACCT-5)."""
-    for secret in sorted({secret for secret in secrets if secret}, key=len, reverse=True):
-        text = text.replace(secret, HIDDEN)
-    text = _JWT.sub(HIDDEN, text)
+    text = _JWT.sub(HIDDEN, conceal(text[:_LOOKED_AT], secrets, HIDDEN))
     return text if len(text) <= ANSWER_LENGTH else f"{text[: ANSWER_LENGTH - 3]}..."

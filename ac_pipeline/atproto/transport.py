@@ -261,7 +261,7 @@ class Transport:
         return headers
 
     def _secrets(self, request: Request) -> tuple[str, ...]:
-        admin = (request.admin, _basic(request.admin)) if request.admin else ()
+        admin = (request.admin, _basic(request.admin).rstrip("=")) if request.admin else ()
         return (*request.secrets, *admin, request.token or "", self._bypass_key or "")
 
     def _reason(self, error: httpx.RequestError, request: Request) -> str:

@@ -23,6 +23,7 @@ from fsspec.implementations.local import LocalFileSystem
 from ac_pipeline.atproto.syntax import blob_cid
 from ac_pipeline.errors import InvalidRecord, Misconfigured, ServiceUnreachable, SourceMissing
 from ac_pipeline.items import BlobRef, Rendition
+from ac_pipeline.redaction import Redactor, url_secrets
 from ac_pipeline.renditions.sniffing import sniff
 
 
@@ -45,10 +46,12 @@ class RenditionStore:
     """
 
     def __init__(self, url: str) -> None:
+        self._redact = Redactor(url_secrets(url))
         try:
             self._fs, root = fsspec.core.url_to_fs(url)
-        except (ImportError, ValueError) as error:
-            raise Misconfigured(f"AC_RENDITIONS_URL is {url!r}, which cannot be used: {error}") from error
+        except (ImportError, ValueError, TypeError) as error:
+            words = self._redact(f"AC_RENDITIONS_URL is {url!r}, which cannot be used: {error}")
+            raise Misconfigured(words) from None  # the cause may show the credentials
         self._root = str(root).rstrip("/")
         self._local = isinstance(self._fs, LocalFileSystem)
 
@@ -88,7 +91,7 @@ class RenditionStore:
         try:
             return bool(self._fs.exists(self._blob_path(cid)))
         except OSError as error:
-            raise self._unreachable(error) from error
+            raise self._unreachable(error) from None
 
     def lookup(self, recipe: str, source: str, spec: str) -> Kept | None:
         """What was made before from this source by this recipe, if all of its blobs are still here.
@@ -180,7 +183,7 @@ class RenditionStore:
         except FileNotFoundError:
             return False
         except OSError as error:
-            raise self._unreachable(error) from error
+            raise self._unreachable(error) from None
 
     def _read(self, path: str) -> bytes | None:
         try:
@@ -188,7 +191,7 @@ class RenditionStore:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise self._unreachable(error) from error
+            raise self._unreachable(error) from None
 
     def _remove(self, path: str) -> None:
         try:
@@ -196,7 +199,7 @@ class RenditionStore:
         except FileNotFoundError:
             return
         except OSError as error:
-            raise self._unreachable(error) from error
+            raise self._unreachable(error) from None
 
     def _write(self, path: str, data: bytes) -> None:
         """All or nothing: on disk by renaming a synced file; a bucket's PUT is atomic by itself."""
@@ -217,12 +220,11 @@ class RenditionStore:
                 if os.path.exists(temporary):
                     os.unlink(temporary)
         except OSError as error:
-            raise self._unreachable(error) from error
+            raise self._unreachable(error) from None
 
     def _unreachable(self, error: OSError) -> ServiceUnreachable:
-        return ServiceUnreachable(
-            f"The rendition store at {self._root} cannot be used ({error}); check AC_RENDITIONS_URL"
-        )
+        words = f"The rendition store at {self._root} cannot be used ({error}); check AC_RENDITIONS_URL"
+        return ServiceUnreachable(self._redact(words))
 
 
 def _json(rendition: Rendition) -> dict[str, object]:
