@@ -245,11 +245,11 @@ class ObjectStorage:
         sha256, etag = digest.hexdigest(), _etag(response)
         if etag != md5.hexdigest():
             # A portal's page, or the end is missing. An ETag need not be the MD5: the same bytes twice are the object.
-            if begin.lstrip()[:1] in (b"<", b"{", b"[") and (
-                not etag or _MD5.fullmatch(etag) or _kind(response) in _PAGES
-            ):
+            page, named = _kind(response) in _PAGES, _MD5.fullmatch(etag)
+            text = begin.lstrip()[:1] in (b"<", b"{", b"[")
+            if (not etag and (page or text)) or (text and (page or named)):
                 raise ServerFailed(f"{url} is answered with a text, not by object storage; try again")
-            if (not size or _MD5.fullmatch(etag)) and sha256 not in doubted:
+            if (not size or named) and sha256 not in doubted:
                 doubted.add(sha256)
                 raise ServerFailed(f"{url} is answered with other bytes than its ETag names; try again")
         return sha256, size
