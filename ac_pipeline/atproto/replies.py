@@ -1,7 +1,7 @@
 """What the successful answers of a PDS say, checked: commits, repositories, blobs.
 
-Pure reading of bodies. A `ValueError` says that a body is not what its call answers; `transport.py` makes the error of
-it. Which calls there are is `client.py`, what refusals mean `answers.py`.
+Pure reading of bodies. Every function here raises `ValueError` for a body that is not what its call answers, of which
+`transport.py` makes an error. Which calls there are is `client.py`, what refusals mean `answers.py`.
 """
 
 from __future__ import annotations
@@ -16,21 +16,13 @@ from ac_pipeline.atproto.syntax import at_uri, cid_bytes, is_tid
 
 
 def need(holds: object, otherwise: str) -> None:
-    """Go on when `holds`.
-
-    Raises:
-        ValueError: It does not.
-    """
+    """Go on when `holds`."""
     if not holds:
         raise ValueError(otherwise)
 
 
 def content_of(body: bytes) -> dict[str, Any]:
-    """The JSON object of a body.
-
-    Raises:
-        ValueError: It is none.
-    """
+    """The JSON object of a body."""
     try:
         content = json.loads(body)
     except ValueError:
@@ -40,22 +32,14 @@ def content_of(body: bytes) -> dict[str, Any]:
 
 
 def nothing(body: bytes) -> None:
-    """The answer of a call that has none.
-
-    Raises:
-        ValueError: Something answers nevertheless.
-    """
+    """The answer of a call that has none."""
     need(not body.strip() or content_of(body) == {}, "this call answers with nothing")
 
 
-def did_of(body: bytes, name: str = "did", **fixed: str) -> str:
-    """The DID in a body whose other fields `fixed` are as asked for, but for the case of their letters.
-
-    Raises:
-        ValueError: It names none, or is about something else.
-    """
+def did_of(body: bytes, **fixed: str) -> str:
+    """The DID in a body whose other fields `fixed` are as asked for, but for the case of their letters."""
     content = content_of(body)
-    did = content.get(name)
+    did = content.get("did")
     need(all(str(content.get(key)).lower() == value.lower() for key, value in fixed.items()), "it is about another one")
     if not isinstance(did, str) or not is_did(did):
         raise ValueError("it names no DID")
@@ -63,11 +47,7 @@ def did_of(body: bytes, name: str = "did", **fixed: str) -> str:
 
 
 def text_of(body: bytes, name: str) -> str:
-    """A text that is not empty.
-
-    Raises:
-        ValueError: There is none.
-    """
+    """A text that is not empty."""
     text = content_of(body).get(name)
     if not isinstance(text, str) or not text:
         raise ValueError(f"it has no {name}")
@@ -75,11 +55,7 @@ def text_of(body: bytes, name: str) -> str:
 
 
 def blob_limit_of(body: bytes) -> int | None:
-    """The largest blob that an answer to `describeServer` names, in bytes; None when it names none.
-
-    Raises:
-        ValueError: It is no such answer: taken for one without a limit, it would refuse good media.
-    """
+    """The largest blob that an answer to `describeServer` names, in bytes; None when it names none."""
     content = content_of(body)
     need(isinstance(content.get("did"), str), "it names no server")
     if "blobUploadLimit" not in content:
@@ -92,11 +68,7 @@ def blob_limit_of(body: bytes) -> int | None:
 
 
 def commit_of(did: str, writes: Sequence[Write], body: bytes) -> Commit:
-    """The commit that an answer to `applyWrites` names.
-
-    Raises:
-        ValueError: The answer does not fit the request.
-    """
+    """The commit that an answer to `applyWrites` names."""
     content = content_of(body)
     commit, results = content.get("commit"), content.get("results")
     if not isinstance(commit, dict) or not isinstance(results, list) or len(results) != len(writes):
@@ -119,11 +91,7 @@ def commit_of(did: str, writes: Sequence[Write], body: bytes) -> Commit:
 
 
 def status_of(did: str, body: bytes) -> RepositoryStatus:
-    """The status that an answer to `getLatestCommit` names.
-
-    Raises:
-        ValueError: It names none.
-    """
+    """The status that an answer to `getLatestCommit` names."""
     head, rev = _head(content_of(body), "cid")
     return RepositoryStatus(did, head, rev, active=True, status=None)
 
@@ -133,9 +101,6 @@ def page_of(body: bytes, cursor: str | None) -> tuple[list[dict[str, Any]], str 
 
     Args:
         cursor: The one that was sent.
-
-    Raises:
-        ValueError: It is no such page, or does not lead further.
     """
     content = content_of(body)
     repos: Any = content.get("repos")
@@ -151,21 +116,13 @@ def page_of(body: bytes, cursor: str | None) -> tuple[list[dict[str, Any]], str 
 
 
 def repository_of(repo: dict[str, Any]) -> RepositoryStatus:
-    """One entry of a page of our PDS.
-
-    Raises:
-        ValueError: It has no head.
-    """
+    """One entry of a page of our PDS."""
     head, rev = _head(repo, "head")
     return RepositoryStatus(repo["did"], head, rev, active=repo.get("active", True), status=repo.get("status"))
 
 
 def blob_of(body: bytes) -> dict[str, Any]:
-    """The blob that an answer to `uploadBlob` names.
-
-    Raises:
-        ValueError: It names none.
-    """
+    """The blob that an answer to `uploadBlob` names."""
     blob = content_of(body).get("blob")
     if not isinstance(blob, dict) or blob.get("$type") != "blob" or not isinstance(blob.get("ref"), dict):
         raise ValueError("it names no blob")
