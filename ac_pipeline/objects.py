@@ -210,7 +210,7 @@ class ObjectStorage:
             if status != 200:
                 return status
             declared = response.headers.get("content-length", "")
-            if declared.isdigit() and int(declared) > max_bytes:
+            if declared.isdecimal() and int(declared) > max_bytes:
                 raise TooLarge(f"{url} has {declared} bytes; at most {max_bytes} are taken")
             try:
                 return self._write(response, url, into, max_bytes, doubted)
@@ -240,7 +240,7 @@ class ObjectStorage:
                     file.write(chunk)
             except httpx.TransportError as error:
                 raise _unreachable(url, error) from error
-        if declared.isdigit() and size != int(declared):
+        if declared.isdecimal() and size != int(declared):
             raise ServiceUnreachable(f"{url} ended after {size} of {declared} bytes; try again")
         sha256, etag = digest.hexdigest(), _etag(response)
         if etag != md5.hexdigest():
@@ -277,7 +277,7 @@ class ObjectStorage:
         value = response.headers.get("retry-after", "").strip()
         if not value:
             return None
-        if value.isdigit():
+        if value.isdecimal():
             return float(value)
         try:
             return max(0.0, (parsedate_to_datetime(value) - self._clock()).total_seconds())

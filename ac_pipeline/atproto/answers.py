@@ -392,7 +392,7 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes, *, now: fl
     message: str | None = None
     try:
         content = json.loads(body)
-    except ValueError:
+    except (ValueError, RecursionError):
         message = body.decode("utf-8", "replace").strip() or None
     else:
         if isinstance(content, dict) and isinstance(content.get("error"), str) and content["error"]:

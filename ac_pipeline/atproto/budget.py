@@ -37,7 +37,8 @@ exactly."""
 _ATTEMPTS: Final = 5
 """Tries to change what others keep changing; the next answer puts right what is missed."""
 
-_POLICY: Final = re.compile(r"\s*(\d+)\s*;\s*w=(\d+)")
+_POLICY: Final = re.compile(r"\s*([0-9]{1,9})\s*;\s*w=([0-9]{1,9})\b")
+_COUNT: Final = re.compile(r"[0-9]{1,9}")
 _log = logging.getLogger(__name__)
 
 
@@ -323,7 +324,7 @@ class Budget:
         reset = reset_time(headers.get("ratelimit-reset"), now)
         remaining = headers.get("ratelimit-remaining", "").strip()
         match = _POLICY.match(headers.get("ratelimit-policy", ""))
-        if reset is None or match is None or not remaining.isdecimal() or not charges:
+        if reset is None or match is None or not _COUNT.fullmatch(remaining) or not charges:
             return None
         limit, length = int(match[1]), int(match[2])
         policy = f"{limit};w={length}"

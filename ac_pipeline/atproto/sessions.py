@@ -259,7 +259,10 @@ def expires_at(token: str) -> float | None:
         return None
     try:
         claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (binascii.Error, ValueError):
+    except (binascii.Error, ValueError, RecursionError):
         return None
     expiry = claims.get("exp") if isinstance(claims, dict) else None
-    return float(expiry) if isinstance(expiry, int | float) and not isinstance(expiry, bool) else None
+    try:
+        return float(expiry) if isinstance(expiry, int | float) and not isinstance(expiry, bool) else None
+    except OverflowError:
+        return None

@@ -13,6 +13,9 @@ from typing import Final
 _EARLIEST_EPOCH: Final = 1_000_000_000
 """`RateLimit-Reset` is epoch seconds on the reference PDS, seconds from now in the IETF draft."""
 
+LONGEST: Final = 86_400.0
+"""Seconds: the longest window of a PDS. A header that names a later time would silence it for good."""
+
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds until the server wants to be asked again: the later of `Retry-After` and the reset of a spent limit.
@@ -22,7 +25,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
         now: Epoch seconds.
     """
     waits = [wait for wait in (_retry_after_header(headers, now), _spent_reset(headers, now)) if wait is not None]
-    return max(waits) if waits else None
+    return min(max(waits), LONGEST) if waits else None
 
 
 def reset_time(value: str | None, now: float) -> float | None:
@@ -33,7 +36,7 @@ def reset_time(value: str | None, now: float) -> float | None:
         return None
     if not 0 <= number < float("inf"):
         return None
-    return number if number >= _EARLIEST_EPOCH else now + number
+    return min(number if number >= _EARLIEST_EPOCH else now + number, now + LONGEST)
 
 
 def _spent_reset(headers: Mapping[str, str], now: float) -> float | None:
@@ -51,7 +54,7 @@ def _retry_after_header(headers: Mapping[str, str], now: float) -> float | None:
         return float(value)
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from ac_pipeline.atproto.buckets import MemoryBudgetStore
 from ac_pipeline.atproto.budget import Budget
 from ac_pipeline.atproto.pace import Pace
 from ac_pipeline.atproto.relay import Relay
-from ac_pipeline.atproto.sessions import MemorySessionStore, Sessions
+from ac_pipeline.atproto.sessions import MemorySessionStore, Sessions, expires_at
 from ac_pipeline.atproto.syntax import blob_cid
 from ac_pipeline.errors import OutcomeUnknown, Transient
 from ac_pipeline_tests.car_builder import build_car
@@ -141,6 +142,44 @@ BY_SIGN_IN = {"createSession", "identify"}
 
 def nulled(right: httpx.Response) -> bytes:
     return json.dumps(dict.fromkeys(right.json())).encode()
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"retry-after": "9" * 400},
+        {"retry-after": "Fri, 31 Dec 9999 23:59:59 -2359"},
+        {"retry-after": "soon", "ratelimit-reset": "1e300", "ratelimit-remaining": "0", "ratelimit-policy": "10;w=60"},
+        {"ratelimit-reset": "5", "ratelimit-remaining": "9" * 5000, "ratelimit-policy": "10;w=60"},
+        {"ratelimit-reset": "5", "ratelimit-remaining": "1", "ratelimit-policy": f"{'9' * 5000};w={'9' * 30}"},
+    ],
+)
+@pytest.mark.parametrize("status", [200, 429, 503])
+def test_headers_that_make_no_sense_do_no_harm(status: int, headers: dict[str, str]) -> None:
+    """ANSWER-1: no traceback, and no wait beyond the longest window of a PDS."""
+    server = Server()
+    body = {"cid": HEAD, "rev": REV} if status == 200 else {"error": "X"}
+    server.answers("getLatestCommit", httpx.Response(status, json=body, headers=headers))
+    with httpx.Client(transport=httpx.MockTransport(server)) as http:
+        on = Callers(server, http)
+        if status == 200:
+            assert on.pds.latest_commit(DID).rev == REV
+            return
+        with pytest.raises(Transient) as caught:
+            on.pds.latest_commit(DID)
+        assert (caught.value.retry_after or 0) <= 86_400
+
+
+def test_a_refusal_nested_beyond_measure_is_a_refusal() -> None:
+    """ANSWER-1"""
+    server = Server()
+    server.answers("getLatestCommit", httpx.Response(500, content=b"[" * 100_000))
+    claims = base64.urlsafe_b64encode(b"[" * 100_000).decode()
+    assert expires_at(f"a.{claims}.b") is None
+    huge = base64.urlsafe_b64encode(b'{"exp": 1' + b"0" * 400 + b"}").decode()
+    assert expires_at(f"a.{huge}.b") is None
+    with httpx.Client(transport=httpx.MockTransport(server)) as http, pytest.raises(Transient, match="500"):
+        Callers(server, http).pds.latest_commit(DID)
 
 
 @pytest.mark.parametrize("name", CALLS)
