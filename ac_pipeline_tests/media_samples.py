@@ -1,22 +1,27 @@
-"""Broken and hostile pictures and tapes, each wrong in exactly one way.
+"""Broken and hostile pictures, tapes and MP4s, each wrong in exactly one way.
 
 Sound ones are made by `ac_pipeline/local/artwork.py`.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import struct
+import subprocess
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ac_pipeline.local.artwork import pixel_art
+from ac_pipeline.renditions.ffmpeg_process import default_binary
 
 FRAME = pixel_art(24, 16)
 OTHER_SIZE = pixel_art(40, 10)
@@ -133,6 +138,63 @@ def noise(width: int, height: int, colours: int | None = None, seed: int = 1) ->
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", compress_level=1)
     return file.getvalue()
+
+
+MP4_SIZE = (96, 64)
+MP4_FRAMES = 24
+"""Of one second, at 24 a second."""
+
+MATRICES = [
+    *[(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)],
+    *[(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)],
+]
+"""a, b, c, d of the display matrices of all four turns, plain and mirrored."""
+
+
+def ffmpeg(*options: str) -> bytes:
+    """What ffmpeg writes with these options."""
+    with tempfile.TemporaryDirectory(prefix="sample-") as folder:
+        out = Path(folder, "out")
+        command = [default_binary(), "-hide_banner", "-loglevel", "error", *options, "-y", str(out)]
+        subprocess.run(command, capture_output=True, timeout=120, check=True)
+        return out.read_bytes()
+
+
+@functools.cache
+def mp4(
+    *options: str,
+    seconds: int = 1,
+    video: str = "libx264",
+    pixel_format: str = "yuv420p",
+    sound: str | None = None,
+    fragmented: bool = False,
+    late_index: bool = False,
+) -> bytes:
+    """An MP4 of a test picture; by default as browsers play it, in one piece, index first."""
+    pattern = f"testsrc=size={MP4_SIZE[0]}x{MP4_SIZE[1]}:rate=24:duration={seconds}"
+    command = ["-f", "lavfi", "-i", pattern]
+    if sound:
+        command += ["-f", "lavfi", "-i", f"sine=frequency=330:sample_rate=48000:duration={seconds}", "-c:a", sound]
+    command += ["-c:v", video, "-pix_fmt", pixel_format, "-threads", "1", "-g", "8"]
+    flags = "frag_keyframe+empty_moov+default_base_moof" if fragmented else "" if late_index else "+faststart"
+    command += ["-movflags", flags] if flags else []
+    return ffmpeg(*command, *options, "-f", "mp4")
+
+
+def with_matrix(data: bytes, matrix: tuple[int, int, int, int]) -> bytes:
+    """An MP4 whose first track is shown by this display matrix (a, b, c, d)."""
+    a, b, c, d = (value << 16 for value in matrix)
+    at = data.index(b"tkhd") + 4 + 40
+    return data[:at] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[at + 36 :]
+
+
+def with_track_length(data: bytes, length: int) -> bytes:
+    """An MP4 whose tracks' media headers claim a length of so many ticks."""
+    changed, at = bytearray(data), 0
+    while (at := data.find(b"mdhd", at)) >= 0:
+        struct.pack_into(">I", changed, at + 20, length)
+        at += 4
+    return bytes(changed)
 
 
 def png_of(image: Image.Image, **options: Any) -> bytes:

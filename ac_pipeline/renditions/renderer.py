@@ -27,7 +27,7 @@ from ac_pipeline.items import BlobRef, Derived, Rendition
 from ac_pipeline.media.base import Document, MediaType, SourceObject
 from ac_pipeline.objects import Fetched, ObjectStorage
 from ac_pipeline.renditions.ffmpeg_process import default_binary
-from ac_pipeline.renditions.recipes import RECIPES, Workshop
+from ac_pipeline.renditions.recipes import ENDS_EARLY, RECIPES, Workshop
 from ac_pipeline.renditions.store import Kept, RenditionStore
 from ac_pipeline.renditions.video import Encoder
 
@@ -129,34 +129,40 @@ class Renderer:
 
     def _render(self, recipe: str, candidates: Sequence[SourceObject]) -> Kept:
         """Render the first candidate that exists. If it cannot be used, those after it in another format are tried:
-        a broken MP4 does not hide the ZIP it was made from, but a broken picture is never replaced by another one."""
+        a broken MP4 does not hide the ZIP it was made from, but a broken picture is never replaced by another one.
+        What could be made of an MP4 that ends early is taken when no ZIP is whole."""
         if recipe not in RECIPES:
             raise Misconfigured(f"There is no rendition recipe {recipe!r}; known are {', '.join(sorted(RECIPES))}")
         left = tuple(candidates)
         unusable: Permanent | None = None
+        partial: Kept | None = None
         warnings: list[str] = []
         while True:
             self._work_dir.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix="derive-", dir=self._work_dir) as folder:
                 try:
                     fetched = self._objects.fetch(left, Path(folder, "source"), RECIPES[recipe].source_bytes)
-                except SourceMissing as error:
+                except (SourceMissing, TooLarge) as error:
+                    if partial is not None:
+                        return partial
                     raise unusable or error from error
-                except TooLarge as error:
-                    if unusable is not None:
-                        raise unusable from error
-                    raise
+                after = left[left.index(fetched.object) + 1 :]
+                left = tuple(other for other in after if other.format != fetched.object.format)
                 try:
                     kept = self._once(recipe, fetched, Path(folder))
                 except (UnreadableMedia, EncodingFailed, TooLarge) as error:
-                    after = left[left.index(fetched.object) + 1 :]
-                    left = tuple(other for other in after if other.format != fetched.object.format)
+                    if partial is not None:
+                        return partial
                     if not left:
                         raise
                     unusable = unusable or error
-                    warnings.append(f"{fetched.object.format} passed over: {error.message}")
+                    found = error.message
                 else:
-                    return Kept(kept.renditions, (*warnings, *kept.warnings))
+                    kept = Kept(kept.renditions, (*warnings, *kept.warnings))
+                    if not left or not any(made.details.get(ENDS_EARLY) for made in kept.renditions.values()):
+                        return kept
+                    partial, found = kept, "it ends early"
+                warnings.append(f"{fetched.object.format} passed over: {found}")
 
     def _once(self, recipe: str, fetched: Fetched, folder: Path) -> Kept:
         """From the store, else made now; equal sources are rendered once, however many threads ask."""

@@ -67,7 +67,7 @@ class Encoder:
     def spec(self, cap: int) -> str:
         """Names everything that decides the bytes of a video of at most `cap` bytes."""
         return (
-            f"tape-video/1 ffmpeg {binary_version(self.binary)} libx264 {PRESET} crf {BEST_CRF} threads {THREADS} "
+            f"tape-video/2 ffmpeg {binary_version(self.binary)} libx264 {PRESET} crf {BEST_CRF} threads {THREADS} "
             f"max {cap}"
         )
 
@@ -143,19 +143,24 @@ def encode_tape(archive: TapeArchive, job: Job) -> Video:
 
 
 def shrink_video(source: Path, facts: VideoFacts, job: Job) -> Video:
-    """Encode a finished MP4, with these facts, again so that it fits (MEDIA-14).
+    """Encode a finished MP4, with these facts, again: as H.264 and AAC, upright, and so that it fits (MEDIA-14).
 
     Raises:
         TooLarge: It does not fit at any quality; the message has its size and the limit.
         EncodingFailed, EncoderFailed: As in `encode_tape`.
     """
 
+    has_sound = facts.sound_duration > 0
+
     def stream(attempt: Attempt, out: Path, reorder: bool) -> object:
         # The demuxer is named, so that a file that claims to be a playlist is not followed anywhere.
-        whole = ffmpeg.input(str(source), format="mov", protocol_whitelist="file,pipe,fd")
-        video = _picture(whole.video, facts.width, facts.height, attempt.scale)
-        tracks = [video, whole.audio] if facts.sound else [video]
-        return ffmpeg.output(*tracks, str(out), **_output_options(attempt.crf, reorder, sound=facts.sound is not None))
+        # Each track is read by itself, as `read_facts` does: where one ends early, the other goes on.
+        options = {"format": "mov", "protocol_whitelist": "file,pipe,fd", "fflags": "+discardcorrupt"}
+        picture = ffmpeg.input(str(source), **options)[str(facts.stream)]
+        tracks = [_picture(picture, facts.width, facts.height, attempt.scale)]
+        if has_sound:
+            tracks.append(ffmpeg.input(str(source), thread_queue_size=512, **options)[str(facts.sound_stream)])
+        return ffmpeg.output(*tracks, str(out), **_output_options(attempt.crf, reorder, sound=has_sound))
 
     def check(result: VideoFacts) -> None:
         check_smaller(result, facts)
@@ -231,11 +236,11 @@ def _encode_once(source: _Source, job: Job, *, reorder: bool) -> tuple[Video, Vi
         raise TooLarge(
             f"{source.name} does not fit {job.cap} bytes at any quality (about {search.smallest} at the lowest)"
         )
-    facts = read_facts(path, decode=True)
+    facts = read_facts(path)
     details: dict[str, str | int | float | bool] = {
         "width": facts.width,
         "height": facts.height,
-        "seconds": round(facts.duration / 1000, 3),
+        "seconds": round(facts.indexed / 1000, 3),
         "frames": len(facts.times),
         "sound": facts.sound is not None,
         "scale": search.best.scale,

@@ -77,7 +77,7 @@ def test_the_mp4_lasts_as_long_as_its_timing_and_each_frame_keeps_its_share(name
         length = float(stream.duration * stream.time_base) * 1000
     assert starts == pytest.approx([sum(durations[:i]) for i in range(len(durations))], abs=1.0)
     assert length == pytest.approx(sum(durations), abs=17)
-    facts = read_facts(video.path, decode=False)
+    facts = read_facts(video.path)
     assert (facts.codec, facts.pixel_format, facts.colour) == ("h264", "yuv420p", (1, 1, 1, 1))
     assert facts.faststart
     assert facts.width % 2 == facts.height % 2 == 0
@@ -177,7 +177,7 @@ def test_other_frame_sizes_and_missing_frames_are_warned_of(job: Job) -> None:
     with TapeArchive(path) as opened:
         video = encode_tape(opened, job)
         warnings = opened.warnings
-    facts = read_facts(video.path, decode=True)
+    facts = read_facts(video.path)
     assert len(facts.times) == 99
     assert facts.times[50] == pytest.approx(51 * 20, abs=1)
     assert facts.duration == pytest.approx(2000, abs=17)
@@ -256,10 +256,10 @@ def test_a_finished_mp4_is_encoded_again_to_fit(job: Job, tmp_path: Path) -> Non
     """MEDIA-14: all frames, the whole length and the sound stay."""
     source = tmp_path / "source.mp4"
     source.write_bytes(tape_mp4(45, 160, 120, sound=True, quality=8))
-    before = read_facts(source, decode=True)
+    before = read_facts(source)
     cap = source.stat().st_size // 2
     video = shrink_video(source, before, replace(job, cap=cap))
-    after = read_facts(video.path, decode=True)
+    after = read_facts(video.path)
     assert video.size <= cap
     assert after.times == pytest.approx(before.times, abs=1)
     assert after.sound == "aac"
@@ -272,7 +272,7 @@ def test_a_finished_mp4_that_cannot_fit_is_refused_with_size_and_limit(job: Job,
     source.write_bytes(tape_mp4(10, 64, 48))
     size = source.stat().st_size
     with pytest.raises(TooLarge, match=rf"{size} bytes and does not fit 500 bytes"):
-        shrink_video(source, read_facts(source, decode=True), replace(job, cap=500))
+        shrink_video(source, read_facts(source), replace(job, cap=500))
 
 
 def test_the_spec_names_all_that_decides_the_bytes() -> None:
