@@ -105,9 +105,69 @@ def claims_entries(count: int) -> bytes:
 
 
 def claims_zip64() -> bytes:
-    """A ZIP64 locator before the end record: `zipfile` would then believe any number of members."""
+    """A ZIP64 locator that leads nowhere."""
     data = archive({frame_name(0): FRAME})
     return data[:-22] + b"PK\x06\x07" + b"\0" * 16 + data[-22:]
+
+
+def zip64_end(data: bytes, *, entries: int | None = None) -> bytes:
+    """A ZIP whose end record is in ZIP64 form, the old one filled with ones; with `entries`, it claims so many."""
+    body, end = data[:-22], data[-22:]
+    count, size, offset = struct.unpack("<HII", end[10:20])
+    count = count if entries is None else entries
+    record = struct.pack("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, size, offset)
+    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, len(body), 1)
+    old = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    return body + record + locator + old
+
+
+def zip64_stream(members: Mapping[str, bytes]) -> bytes:
+    """A ZIP as it is written into a pipe: lengths behind each member, and in ZIP64 form."""
+
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+        def seek(self, *_: int) -> int:
+            raise OSError("a pipe cannot seek")
+
+        tell = seek
+
+    file = Pipe()
+    with zipfile.ZipFile(file, "w") as out:
+        for name, data in members.items():
+            with out.open(name, "w", force_zip64=True) as member:
+                member.write(data)
+    return file.getvalue()
+
+
+def wav(
+    samples: bytes,
+    *,
+    tag: int = 1,
+    bits: int = 16,
+    channels: int = 2,
+    rate: int = 48_000,
+    extensible: bool = False,
+    before: bytes = b"",
+    after: bytes = b"",
+    length: int | None = None,
+    kind: bytes = b"RIFF",
+) -> bytes:
+    """A WAV of these samples, with other chunks before and after them; with `length`, its data chunk claims that."""
+    width = -(-bits // 8) * channels
+    layout = struct.pack("<HHIIHH", 0xFFFE if extensible else tag, channels, rate, rate * width, width, bits)
+    if extensible:
+        subformat = struct.pack("<H", tag) + bytes.fromhex("0000 0000 1000 8000 00aa 0038 9b71")
+        layout += struct.pack("<HHI", 22, bits, 3) + subformat
+    claimed = len(samples) if length is None else length
+    chunks = riff(b"fmt ", layout) + before + struct.pack("<4sI", b"data", claimed) + samples + after
+    return kind + struct.pack("<I", 0xFFFFFFFF if length is not None else len(chunks) + 4) + b"WAVE" + chunks
+
+
+def riff(kind: bytes, data: bytes, *, filled: bool = True) -> bytes:
+    """One chunk, filled up to an even length or not."""
+    return struct.pack("<4sI", kind, len(data)) + data + (b"\0" if filled and len(data) % 2 else b"")
 
 
 def huge_header(side: int) -> bytes:

@@ -196,8 +196,10 @@ def _encode_blocks(archive: TapeArchive, block: int, sound: Soundtrack | None, j
         tracks = [_picture(pixels, width, height, attempt.scale)]
         if sound is not None:
             samples = ffmpeg.input(
-                str(sound.path), format="s16le", ar=sound.rate, ac=sound.channels, protocol_whitelist="file"
+                str(sound.path), format=sound.format, ar=sound.rate, ac=sound.channels, protocol_whitelist="file"
             )
+            if sound.channels > 2:
+                samples = samples.filter("aformat", channel_layouts="stereo")
             # The producer pads the sound to 4,096 samples: the picture decides how long the tape is.
             tracks.append(samples.filter("apad").filter("atrim", end=f"{archive.seconds:.6f}"))
         return ffmpeg.output(*tracks, str(out), **_output_options(attempt.crf, reorder, sound=has_sound))
