@@ -99,7 +99,7 @@ def _from_zip(source: Path, job: Job) -> Made:
 
 def _from_mp4(source: Path, job: Job) -> Made:
     """A finished MP4 byte for byte where every browser plays it whole (MEDIA-13), else encoded again (MEDIA-18)."""
-    facts = read_facts(source, timeout=job.encoder.timeout)
+    facts = read_facts(source, most_pixels=10 * job.encoder.most_pixels, timeout=job.encoder.timeout)
     check_finished(facts)
     poster = _thumbnail_product(thumbnail_of(middle_frame(source, facts)))
     size = source.stat().st_size

@@ -26,10 +26,10 @@ from ac_pipeline.errors import (
 from ac_pipeline.items import BlobRef, Derived, Rendition
 from ac_pipeline.media.base import Document, MediaType, SourceObject
 from ac_pipeline.objects import Fetched, ObjectStorage
-from ac_pipeline.renditions.ffmpeg_process import default_binary
+from ac_pipeline.renditions.ffmpeg_process import TIMEOUT, default_binary
 from ac_pipeline.renditions.recipes import ENDS_EARLY, RECIPES, Workshop
 from ac_pipeline.renditions.store import Kept, RenditionStore
-from ac_pipeline.renditions.video import Encoder
+from ac_pipeline.renditions.video import MOST_PIXELS, Encoder
 
 
 class Renderer:
@@ -41,6 +41,7 @@ class Renderer:
         blob_limit: Largest blob the PDS takes, in bytes; asked only when something has to be made or looked up.
         work_dir: Folder for temporary files; made if missing, nothing stays in it.
         ffmpeg: An ffmpeg with libx264 (`AC_FFMPEG`), or None for imageio-ffmpeg's.
+        encode_seconds, encode_pixels: Limits of one encoding: its time, and frames x width x height.
         encode_slots: Most encodings at a time; each uses one thread of libx264 and one that decodes frames.
         stop: Set by anybody to cancel running encodings.
     """
@@ -53,6 +54,8 @@ class Renderer:
         blob_limit: Callable[[], int],
         work_dir: Path,
         ffmpeg: str | None = None,
+        encode_seconds: float = TIMEOUT,
+        encode_pixels: int = MOST_PIXELS,
         encode_slots: int = 2,
         stop: threading.Event | None = None,
     ) -> None:
@@ -60,7 +63,9 @@ class Renderer:
         self._store = store
         self._work_dir = work_dir
         self._workshop = Workshop(
-            Encoder(ffmpeg or default_binary(), stop=stop), blob_limit, threading.BoundedSemaphore(encode_slots)
+            Encoder(ffmpeg or default_binary(), encode_seconds, encode_pixels, stop),
+            blob_limit,
+            threading.BoundedSemaphore(encode_slots),
         )
         self._sources = _Turns()
 

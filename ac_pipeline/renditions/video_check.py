@@ -34,8 +34,7 @@ FRAME_MS = 1000 / 60 + 0.34
 SOUND_TOLERANCE = 50.0
 MOST_SIDE = 4096
 MOST_DECODED = 60_000_000_000
-"""Frames x width x height in pixels that are decoded to judge one file; decoding is some ten times as fast as encoding,
-of which `video.py` takes a tenth of this."""
+"""Frames x width x height that are decoded to judge one file; decoding is some ten times as fast as encoding."""
 _PLAYED_FORMATS = frozenset({"yuv420p", "yuvj420p"})
 _UNPLAYED_PROFILES = ("High 10", "High 4", "CAVLC 4", "Extended")
 _BT709 = 1
