@@ -12,11 +12,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ac_pipeline.errors import EncoderFailed, EncodingFailed, TooLarge, UnreadableMedia
+from ac_pipeline.errors import EncoderFailed, EncoderTimedOut, EncodingFailed, TooLarge, UnreadableMedia
 from ac_pipeline.local.artwork import tape_mp4, tape_zip
+from ac_pipeline.renditions.ffmpeg_process import TIMEOUT
 from ac_pipeline.renditions.sniffing import sniff
 from ac_pipeline.renditions.tape_archive import TapeArchive
-from ac_pipeline.renditions.video import VIDEO_CAP, Encoder, Job, Video, encode_tape, enlargement, shrink_video
+from ac_pipeline.renditions.video import (
+    MOST_PIXELS,
+    VIDEO_CAP,
+    Encoder,
+    Job,
+    Video,
+    encode_tape,
+    enlargement,
+    shrink_video,
+)
 from ac_pipeline.renditions.video_check import read_facts
 from ac_pipeline_tests import media_samples as samples
 from ac_pipeline_tests.media_samples import archive, frame_name, timing
@@ -257,6 +267,47 @@ def test_an_exit_code_of_zero_proves_nothing(job: Job, tmp_path: Path) -> None:
 def test_success_without_a_file_is_no_success(job: Job, tmp_path: Path) -> None:
     with pytest.raises(EncodingFailed, match="wrote nothing"):
         encode(tape_zip(2, 16, 16), replace(job, encoder=Encoder(script(tmp_path, "cat > /dev/null; exit 0"))))
+
+
+def limited(job: Job, pixels: int) -> Job:
+    return replace(job, encoder=replace(job.encoder, most_pixels=pixels))
+
+
+def test_pixels_are_limited_as_they_are_encoded_and_the_limit_is_named(job: Job) -> None:
+    """MEDIA-23: our own enlargement gives way first, it is no reason to refuse."""
+    data = tape_zip(3, 40, 30)
+    assert encode(data, limited(job, 3 * 40 * 30 * 64)).details["scale"] == 8
+    assert encode(data, limited(job, 3 * 40 * 30 * 64 - 1)).details["scale"] == 6
+    assert encode(data, limited(job, 3 * 40 * 30)).details["scale"] == 1
+    with pytest.raises(TooLarge, match=r"3 frames of 40x30, 0 million pixels.*AC_ENCODE_MEGAPIXELS"):
+        encode(data, limited(job, 3 * 40 * 30 - 1))
+
+
+def test_by_default_the_limit_of_pixels_is_met_in_the_time_of_one_encoding() -> None:
+    """MEDIA-23: at the 22 million pixels a second of one thread, two at a time on one core."""
+    assert MOST_PIXELS / 22e6 * 2 < TIMEOUT
+    assert Encoder().scale(1, 1, (300, 4096, 4096), "The tape") == 1
+    with pytest.raises(TooLarge, match=r"18000 frames of 4096x4096, 301990 million pixels; at most 6000 million"):
+        Encoder().scale(1, 1, (18_000, 4096, 4096), "The tape")
+
+
+def test_a_finished_mp4_with_too_many_pixels_is_encoded_smaller(job: Job, tmp_path: Path) -> None:
+    """MEDIA-23."""
+    source = tmp_path / "source.mp4"
+    source.write_bytes(samples.mp4(video="mpeg4"))
+    facts = read_facts(source)
+    pixels = samples.MP4_FRAMES * samples.MP4_SIZE[0] * samples.MP4_SIZE[1]
+    video = shrink_video(source, facts, limited(job, pixels - 1))
+    assert (video.details["scale"], video.details["width"], video.details["frames"]) == (0.5, 48, samples.MP4_FRAMES)
+    with pytest.raises(TooLarge, match="The MP4 has 24 frames"):
+        shrink_video(source, facts, limited(job, pixels // 16 - 1))
+
+
+def test_an_encoding_that_takes_too_long_names_its_limit(job: Job, tmp_path: Path) -> None:
+    """MEDIA-23."""
+    encoder = Encoder(script(tmp_path, "exec sleep 600"), timeout=0.3)
+    with pytest.raises(EncoderTimedOut, match=r"longer than 0\.3 s.*AC_ENCODE_TIMEOUT_SECONDS"):
+        encode(tape_zip(2, 16, 16), replace(job, encoder=encoder))
 
 
 @pytest.mark.parametrize("trouble", ["missing", "slow", "killed"])
