@@ -12,7 +12,9 @@ attempt can help; whoever catches one reads the branch of the tree and never a m
     |   |-- OutcomeUnknown       a write was sent and its answer was lost: read back before any retry
     |   |-- RepositoryMoved      somebody else committed to the repository in between
     |   |-- RepositoryUnreadable a CAR that does not verify: cut, mixed up or forged
+    |   |-- SourcePending        the platform is still making the item's media
     |   |-- EncoderFailed        ffmpeg could not start, was killed or ran out of time
+    |   |   `-- EncoderTimedOut  it ran out of time; the second time is a verdict on the item
     |   `-- LeaseHeld            another run is writing to this repository
     |-- Permanent                this item fails until its document, its media or our code changes
     |   |-- InvalidDocument      the Mongo document cannot become a record
@@ -106,6 +108,14 @@ class EncoderFailed(Transient):
     code = "encoder-failed"
 
 
+class EncoderTimedOut(EncoderFailed):
+    code = "encoder-timed-out"
+
+
+class SourcePending(Transient):
+    code = "source-pending"
+
+
 class LeaseHeld(Transient):
     code = "lease-held"
 
@@ -194,7 +204,7 @@ TRANSIENT_CODES = frozenset(
     error.code
     for error in (
         Transient, ServiceUnreachable, RateLimited, ServerFailed, OutcomeUnknown, RepositoryMoved, RepositoryUnreadable,
-        EncoderFailed, LeaseHeld,
+        EncoderFailed, EncoderTimedOut, SourcePending, LeaseHeld,
     )
 )  # fmt: skip
 """Codes of errors that another attempt may overcome, for reading the ledger."""

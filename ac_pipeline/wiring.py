@@ -113,6 +113,8 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             blob_limit=server.blob_limit,
             work_dir=Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ac-pipeline-"))),
             ffmpeg=str(settings.ac_ffmpeg) if settings.ac_ffmpeg else None,
+            encode_seconds=settings.ac_encode_timeout_seconds,
+            encode_pixels=settings.ac_encode_megapixels * 1_000_000,
             encode_slots=settings.ac_concurrent_encodes,
         )
         renders = stack.enter_context(
@@ -131,6 +133,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             now=lambda: datetime.now(UTC),
             renders=renders,
             gate=gate.require,
+            grace=settings.ac_tape_grace_seconds,
         )
         yield Pipeline(
             settings,

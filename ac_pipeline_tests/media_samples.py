@@ -1,22 +1,27 @@
-"""Broken and hostile pictures and tapes, each wrong in exactly one way.
+"""Broken and hostile pictures, tapes and MP4s, each wrong in exactly one way.
 
 Sound ones are made by `ac_pipeline/local/artwork.py`.
 """
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import struct
+import subprocess
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from ac_pipeline.local.artwork import pixel_art
+from ac_pipeline.renditions.ffmpeg_process import default_binary
 
 FRAME = pixel_art(24, 16)
 OTHER_SIZE = pixel_art(40, 10)
@@ -100,9 +105,69 @@ def claims_entries(count: int) -> bytes:
 
 
 def claims_zip64() -> bytes:
-    """A ZIP64 locator before the end record: `zipfile` would then believe any number of members."""
+    """A ZIP64 locator that leads nowhere."""
     data = archive({frame_name(0): FRAME})
     return data[:-22] + b"PK\x06\x07" + b"\0" * 16 + data[-22:]
+
+
+def zip64_end(data: bytes, *, entries: int | None = None) -> bytes:
+    """A ZIP whose end record is in ZIP64 form, the old one filled with ones; with `entries`, it claims so many."""
+    body, end = data[:-22], data[-22:]
+    count, size, offset = struct.unpack("<HII", end[10:20])
+    count = count if entries is None else entries
+    record = struct.pack("<4sQHHIIQQQQ", b"PK\x06\x06", 44, 45, 45, 0, 0, count, count, size, offset)
+    locator = struct.pack("<4sIQI", b"PK\x06\x07", 0, len(body), 1)
+    old = struct.pack("<4sHHHHIIH", b"PK\x05\x06", 0, 0, 0xFFFF, 0xFFFF, 0xFFFFFFFF, 0xFFFFFFFF, 0)
+    return body + record + locator + old
+
+
+def zip64_stream(members: Mapping[str, bytes]) -> bytes:
+    """A ZIP as it is written into a pipe: lengths behind each member, and in ZIP64 form."""
+
+    class Pipe(io.BytesIO):
+        def seekable(self) -> bool:
+            return False
+
+        def seek(self, *_: int) -> int:
+            raise OSError("a pipe cannot seek")
+
+        tell = seek
+
+    file = Pipe()
+    with zipfile.ZipFile(file, "w") as out:
+        for name, data in members.items():
+            with out.open(name, "w", force_zip64=True) as member:
+                member.write(data)
+    return file.getvalue()
+
+
+def wav(
+    samples: bytes,
+    *,
+    tag: int = 1,
+    bits: int = 16,
+    channels: int = 2,
+    rate: int = 48_000,
+    extensible: bool = False,
+    before: bytes = b"",
+    after: bytes = b"",
+    length: int | None = None,
+    kind: bytes = b"RIFF",
+) -> bytes:
+    """A WAV of these samples, with other chunks before and after them; with `length`, its data chunk claims that."""
+    width = -(-bits // 8) * channels
+    layout = struct.pack("<HHIIHH", 0xFFFE if extensible else tag, channels, rate, rate * width, width, bits)
+    if extensible:
+        subformat = struct.pack("<H", tag) + bytes.fromhex("0000 0000 1000 8000 00aa 0038 9b71")
+        layout += struct.pack("<HHI", 22, bits, 3) + subformat
+    claimed = len(samples) if length is None else length
+    chunks = riff(b"fmt ", layout) + before + struct.pack("<4sI", b"data", claimed) + samples + after
+    return kind + struct.pack("<I", 0xFFFFFFFF if length is not None else len(chunks) + 4) + b"WAVE" + chunks
+
+
+def riff(kind: bytes, data: bytes, *, filled: bool = True) -> bytes:
+    """One chunk, filled up to an even length or not."""
+    return struct.pack("<4sI", kind, len(data)) + data + (b"\0" if filled and len(data) % 2 else b"")
 
 
 def huge_header(side: int) -> bytes:
@@ -133,6 +198,63 @@ def noise(width: int, height: int, colours: int | None = None, seed: int = 1) ->
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, "PNG", compress_level=1)
     return file.getvalue()
+
+
+MP4_SIZE = (96, 64)
+MP4_FRAMES = 24
+"""Of one second, at 24 a second."""
+
+MATRICES = [
+    *[(1, 0, 0, 1), (0, 1, -1, 0), (-1, 0, 0, -1), (0, -1, 1, 0)],
+    *[(-1, 0, 0, 1), (1, 0, 0, -1), (0, 1, 1, 0), (0, -1, -1, 0)],
+]
+"""a, b, c, d of the display matrices of all four turns, plain and mirrored."""
+
+
+def ffmpeg(*options: str) -> bytes:
+    """What ffmpeg writes with these options."""
+    with tempfile.TemporaryDirectory(prefix="sample-") as folder:
+        out = Path(folder, "out")
+        command = [default_binary(), "-hide_banner", "-loglevel", "error", *options, "-y", str(out)]
+        subprocess.run(command, capture_output=True, timeout=120, check=True)
+        return out.read_bytes()
+
+
+@functools.cache
+def mp4(
+    *options: str,
+    seconds: int = 1,
+    video: str = "libx264",
+    pixel_format: str = "yuv420p",
+    sound: str | None = None,
+    fragmented: bool = False,
+    late_index: bool = False,
+) -> bytes:
+    """An MP4 of a test picture; by default as browsers play it, in one piece, index first."""
+    pattern = f"testsrc=size={MP4_SIZE[0]}x{MP4_SIZE[1]}:rate=24:duration={seconds}"
+    command = ["-f", "lavfi", "-i", pattern]
+    if sound:
+        command += ["-f", "lavfi", "-i", f"sine=frequency=330:sample_rate=48000:duration={seconds}", "-c:a", sound]
+    command += ["-c:v", video, "-pix_fmt", pixel_format, "-threads", "1", "-g", "8"]
+    flags = "frag_keyframe+empty_moov+default_base_moof" if fragmented else "" if late_index else "+faststart"
+    command += ["-movflags", flags] if flags else []
+    return ffmpeg(*command, *options, "-f", "mp4")
+
+
+def with_matrix(data: bytes, matrix: tuple[int, int, int, int]) -> bytes:
+    """An MP4 whose first track is shown by this display matrix (a, b, c, d)."""
+    a, b, c, d = (value << 16 for value in matrix)
+    at = data.index(b"tkhd") + 4 + 40
+    return data[:at] + struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30) + data[at + 36 :]
+
+
+def with_track_length(data: bytes, length: int) -> bytes:
+    """An MP4 whose tracks' media headers claim a length of so many ticks."""
+    changed, at = bytearray(data), 0
+    while (at := data.find(b"mdhd", at)) >= 0:
+        struct.pack_into(">I", changed, at + 20, length)
+        at += 4
+    return bytes(changed)
 
 
 def png_of(image: Image.Image, **options: Any) -> bytes:

@@ -83,7 +83,7 @@ def items(chosen: Chosen, states: tuple[str, ...], error_class: str | None, as_j
     with open_pipeline(load_settings()) as pipeline:
         found = list(_chosen(pipeline, chosen, [State(state) for state in states] or None, error_class))
     rows = [_row(entry) for entry in found]
-    columns = ["item", "code", "user", "state", "stage", "class", "message", "attempts", "uri"]
+    columns = ["item", "code", "user", "state", "stage", "class", "message", "attempts", "uri", "until", "warnings"]
     if as_json:
         print_json([_json(entry) for entry in found])
     elif as_csv:
@@ -209,6 +209,8 @@ def _row(entry: LedgerEntry) -> list[object]:
         failure.message if failure else None,
         entry.attempts,
         entry.uri,
+        f"{entry.deferred_until:%Y-%m-%d %H:%M:%S}" if entry.deferred_until else None,
+        "; ".join(entry.warnings),
     ]
 
 

@@ -96,6 +96,10 @@ def _no_companions(document: Document) -> Mapping[str, tuple[SourceObject, ...]]
     return {}
 
 
+def _not_pending(document: Document) -> int | None:
+    return None
+
+
 def _no_oddities(document: Document) -> tuple[str, ...]:
     return ()
 
@@ -122,6 +126,8 @@ class MediaType:
         blobs: Blob fields of its record.
         sources: Candidate objects of its source media, in the order to try them.
         companions: Name -> candidate objects whose existence decides a field, e.g. a recording.
+        pending_since: When the platform began to make the media of a document that it is still making, in ms since
+            1970; None for any other.
         oddities: What was passed over in a document that can become a record; joins its warnings.
     """
 
@@ -141,4 +147,5 @@ class MediaType:
     blobs: tuple[BlobField, ...] = field(default=())
     sources: Callable[[Document], tuple[SourceObject, ...]] = _no_sources
     companions: Callable[[Document], Mapping[str, tuple[SourceObject, ...]]] = _no_companions
+    pending_since: Callable[[Document], int | None] = _not_pending
     oddities: Callable[[Document], tuple[str, ...]] = _no_oddities

@@ -6,11 +6,13 @@ from ac_pipeline.items import Derived, Record
 from ac_pipeline.media import fields, slugs, sources, urls
 from ac_pipeline.media.base import BlobField, Document, MediaType, SourceObject
 from ac_pipeline.media.eligibility import COMMON_FIELDS
-from ac_pipeline.media.times import format_when
+from ac_pipeline.media.times import format_when, read_when
 
 _BLOBS = (BlobField("video", required=True), BlobField("thumbnail", required=False))
 _ADDRESSES = ("mp4Url", "mp4")
 """Where the address of a finished MP4 stands; `mp4` is the older name."""
+_BAKING = ("pending", "processing")
+"""`mp4Status` while the oven makes the MP4 of a ZIP."""
 
 
 def _validate(document: Document) -> None:
@@ -68,6 +70,13 @@ def _finished(document: Document) -> list[tuple[str, str]]:
     return [(name, address) for name in _ADDRESSES if (address := fields.text(document, name))]
 
 
+def _pending_since(document: Document) -> int | None:
+    """When it was posted, or its baking began; the oven makes a record of its own as soon as it is done."""
+    if _is_uploaded_video(document) or document.fields.get("mp4Status") not in _BAKING:
+        return None
+    return max(document.when, read_when(document.fields.get("mp4StartedAt")) or 0)
+
+
 def _oddities(document: Document) -> tuple[str, ...]:
     return tuple(
         f"`{name}` is not an address in the platform's storage, so it is not fetched"
@@ -86,7 +95,7 @@ TAPE = MediaType(
     plural="tapes",
     collection="tapes",
     nsid="computer.aesthetic.tape",
-    fields=(*COMMON_FIELDS, "code", "slug", "bucket", "kind", "mp4Status", *_ADDRESSES),
+    fields=(*COMMON_FIELDS, "code", "slug", "bucket", "kind", "mp4Status", "mp4StartedAt", *_ADDRESSES),
     anonymous=True,
     validate=_validate,
     build_record=_build_record,
@@ -95,5 +104,6 @@ TAPE = MediaType(
     recipe="tape-video",
     blobs=_BLOBS,
     sources=_sources,
+    pending_since=_pending_since,
     oddities=_oddities,
 )

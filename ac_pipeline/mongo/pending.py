@@ -15,7 +15,7 @@ from enum import StrEnum
 from hashlib import sha256
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.errors import AccountInactive, AccountUnknown, WrongPassword
+from ac_pipeline.errors import AccountInactive, AccountUnknown, SourcePending, WrongPassword
 from ac_pipeline.items import State
 from ac_pipeline.media.base import Document, Verdict
 
@@ -123,9 +123,11 @@ class Rule:
             # One run, which names the account and its items as blocked (RUN-7); it can do nothing else.
             new = document.verdict is Verdict.ELIGIBLE and not is_linked(document, account)
             return Cause.NEW if new and known is None else None
-        if known is not None and (self._waits(known) or self._blocked_still(account, known)):
-            return None
         same = known is not None and known.fingerprint == document.fingerprint
+        # The platform is done with what it was still making, before its time.
+        early = known is not None and known.error_class == SourcePending.code and not same
+        if known is not None and ((self._waits(known) and not early) or self._blocked_still(account, known)):
+            return None
         match document.verdict:
             case Verdict.WITHDRAWN:
                 return Cause.WITHDRAWN if document.link is not None else None

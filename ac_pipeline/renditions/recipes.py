@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -18,7 +18,10 @@ from ac_pipeline.renditions.sniffing import HEAD, sniff
 from ac_pipeline.renditions.tape_archive import ARCHIVE_BYTES, TapeArchive
 from ac_pipeline.renditions.thumbnail import Thumbnail, check_thumbnail, make_thumbnail, thumbnail_of
 from ac_pipeline.renditions.video import VIDEO_CAP, Encoder, Job, Video, encode_tape, shrink_video
-from ac_pipeline.renditions.video_check import check_finished, middle_frame, read_facts
+from ac_pipeline.renditions.video_check import check_finished, middle_frame, read_facts, why_not_as_it_is
+
+ENDS_EARLY = "ends_early"
+"""Detail of a video that was made of a file that is not all there: any other source is better."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,13 +98,15 @@ def _from_zip(source: Path, job: Job) -> Made:
 
 
 def _from_mp4(source: Path, job: Job) -> Made:
-    """A finished MP4 byte for byte where it can be (MEDIA-13), else encoded again: too large, or of a brand that the
-    PDS takes for another type."""
-    facts = read_facts(source, decode=False)
+    """A finished MP4 byte for byte where every browser plays it whole (MEDIA-13), else encoded again (MEDIA-18)."""
+    facts = read_facts(source, most_pixels=10 * job.encoder.most_pixels, timeout=job.encoder.timeout)
     check_finished(facts)
     poster = _thumbnail_product(thumbnail_of(middle_frame(source, facts)))
     size = source.stat().st_size
-    if size <= job.cap and facts.mime_type == "video/mp4":
+    reasons = why_not_as_it_is(facts)
+    if size > job.cap:
+        reasons.append(f"{size} bytes are over {job.cap}")
+    if not reasons:
         details = {
             "width": facts.width,
             "height": facts.height,
@@ -111,8 +116,10 @@ def _from_mp4(source: Path, job: Job) -> Made:
         }
         return Made({"video": _video_product(Video(source, size, details), job.cap), "thumbnail": poster})
     video = shrink_video(source, facts, job)
-    reason = f"{size} bytes are over {job.cap}" if size > job.cap else f"its brand makes it {facts.mime_type}"
-    warning = f"The finished MP4 was encoded again: {reason}"
+    if facts.cut:
+        video = replace(video, details={**video.details, ENDS_EARLY: True})
+        reasons.append(f"{video.details['frames']} frames, {video.details['seconds']} s, are published")
+    warning = f"The finished MP4 was encoded again: {'; '.join(reasons)}"
     return Made({"video": _video_product(video, job.cap), "thumbnail": poster}, (warning,))
 
 

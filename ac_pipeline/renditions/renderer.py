@@ -26,10 +26,10 @@ from ac_pipeline.errors import (
 from ac_pipeline.items import BlobRef, Derived, Rendition
 from ac_pipeline.media.base import Document, MediaType, SourceObject
 from ac_pipeline.objects import Fetched, ObjectStorage
-from ac_pipeline.renditions.ffmpeg_process import default_binary
-from ac_pipeline.renditions.recipes import RECIPES, Workshop
+from ac_pipeline.renditions.ffmpeg_process import TIMEOUT, default_binary
+from ac_pipeline.renditions.recipes import ENDS_EARLY, RECIPES, Workshop
 from ac_pipeline.renditions.store import Kept, RenditionStore
-from ac_pipeline.renditions.video import Encoder
+from ac_pipeline.renditions.video import MOST_PIXELS, Encoder
 
 
 class Renderer:
@@ -41,6 +41,7 @@ class Renderer:
         blob_limit: Largest blob the PDS takes, in bytes; asked only when something has to be made or looked up.
         work_dir: Folder for temporary files; made if missing, nothing stays in it.
         ffmpeg: An ffmpeg with libx264 (`AC_FFMPEG`), or None for imageio-ffmpeg's.
+        encode_seconds, encode_pixels: Limits of one encoding: its time, and frames x width x height.
         encode_slots: Most encodings at a time; each uses one thread of libx264 and one that decodes frames.
         stop: Set by anybody to cancel running encodings.
     """
@@ -53,6 +54,8 @@ class Renderer:
         blob_limit: Callable[[], int],
         work_dir: Path,
         ffmpeg: str | None = None,
+        encode_seconds: float = TIMEOUT,
+        encode_pixels: int = MOST_PIXELS,
         encode_slots: int = 2,
         stop: threading.Event | None = None,
     ) -> None:
@@ -60,7 +63,9 @@ class Renderer:
         self._store = store
         self._work_dir = work_dir
         self._workshop = Workshop(
-            Encoder(ffmpeg or default_binary(), stop=stop), blob_limit, threading.BoundedSemaphore(encode_slots)
+            Encoder(ffmpeg or default_binary(), encode_seconds, encode_pixels, stop),
+            blob_limit,
+            threading.BoundedSemaphore(encode_slots),
         )
         self._sources = _Turns()
 
@@ -137,34 +142,40 @@ class Renderer:
 
     def _render(self, recipe: str, candidates: Sequence[SourceObject]) -> Kept:
         """Render the first candidate that exists. If it cannot be used, those after it in another format are tried:
-        a broken MP4 does not hide the ZIP it was made from, but a broken picture is never replaced by another one."""
+        a broken MP4 does not hide the ZIP it was made from, but a broken picture is never replaced by another one.
+        What could be made of an MP4 that ends early is taken when no ZIP is whole."""
         if recipe not in RECIPES:
             raise Misconfigured(f"There is no rendition recipe {recipe!r}; known are {', '.join(sorted(RECIPES))}")
         left = tuple(candidates)
         unusable: Permanent | None = None
+        partial: Kept | None = None
         warnings: list[str] = []
         while True:
             self._work_dir.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix="derive-", dir=self._work_dir) as folder:
                 try:
                     fetched = self._objects.fetch(left, Path(folder, "source"), RECIPES[recipe].source_bytes)
-                except SourceMissing as error:
+                except (SourceMissing, TooLarge) as error:
+                    if partial is not None:
+                        return partial
                     raise unusable or error from error
-                except TooLarge as error:
-                    if unusable is not None:
-                        raise unusable from error
-                    raise
+                after = left[left.index(fetched.object) + 1 :]
+                left = tuple(other for other in after if other.format != fetched.object.format)
                 try:
                     kept = self._once(recipe, fetched, Path(folder))
                 except (UnreadableMedia, EncodingFailed, TooLarge) as error:
-                    after = left[left.index(fetched.object) + 1 :]
-                    left = tuple(other for other in after if other.format != fetched.object.format)
+                    if partial is not None:
+                        return partial
                     if not left:
                         raise
                     unusable = unusable or error
-                    warnings.append(f"{fetched.object.format} passed over: {error.message}")
+                    found = error.message
                 else:
-                    return Kept(kept.renditions, (*warnings, *kept.warnings))
+                    kept = Kept(kept.renditions, (*warnings, *kept.warnings))
+                    if not left or not any(made.details.get(ENDS_EARLY) for made in kept.renditions.values()):
+                        return kept
+                    partial, found = kept, "it ends early"
+                warnings.append(f"{fetched.object.format} passed over: {found}")
 
     def _once(self, recipe: str, fetched: Fetched, folder: Path) -> Kept:
         """From the store, else made now; equal sources are rendered once, however many threads ask."""

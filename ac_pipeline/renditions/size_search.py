@@ -13,6 +13,7 @@ BEST_CRF = 18
 WORST_CRF = 36
 """Past this a smaller picture looks better than a coarser one."""
 SMALLER_CRF = 28
+SMALLEST_SCALE = 0.25
 AIM = 0.93
 GOOD_ENOUGH = 0.85
 MOST_FITTING = 6
@@ -109,7 +110,7 @@ class SizeSearch:
         """The next smaller picture: whole even factors, then the source's own size, a half, a quarter."""
         if self.scale > 1:
             self.scale = max(1.0, self.scale - 2)
-        elif self.scale > 0.25:
+        elif self.scale > SMALLEST_SCALE:
             self.scale /= 2
         else:
             return None

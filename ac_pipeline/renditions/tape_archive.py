@@ -7,8 +7,8 @@ is shown is `tape_timing.py`; what becomes of the frames is `video.py`.
 from __future__ import annotations
 
 import re
+import statistics
 import struct
-import wave
 import zipfile
 import zlib
 from collections.abc import Sequence
@@ -17,6 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, BinaryIO
 
+import numpy as np
 from PIL import Image
 
 from ac_pipeline.errors import TooLarge, UnreadableMedia
@@ -27,7 +28,10 @@ ARCHIVE_BYTES = 512 << 20
 BACKGROUND = (0, 0, 0)
 """Behind transparent pixels and around frames that are smaller than the first."""
 
-_END, _ZIP64_LOCATOR = b"PK\x05\x06", b"PK\x06\x07"
+PADDING = 4096
+"""Samples to a multiple of which the producer fills up the sound with silence (aesthetic-computer facts, 10.1)."""
+
+_END, _ZIP64_LOCATOR, _ZIP64_END = b"PK\x05\x06", b"PK\x06\x07", b"PK\x06\x06"
 _DIRECTORY_BYTES_PER_ENTRY = 256
 _EXPORT = re.compile(r"frame_[^/]*\.png")
 _KNOWN = frozenset({"timing.json", "metadata.json", "soundtrack.wav"})
@@ -60,11 +64,56 @@ class ArchiveLimits:
 
 @dataclass(frozen=True, slots=True)
 class Soundtrack:
-    """Sound as raw signed 16-bit little-endian samples in a file."""
+    """Sound as raw samples in a file.
+
+    Args:
+        rate: Hz.
+        format: What ffmpeg calls samples of this kind, e.g. `s16le`.
+    """
 
     path: Path
     rate: int
     channels: int
+    format: str
+
+
+class _BrokenSound(ValueError):
+    """A WAV that cannot be read, with the reason."""
+
+
+_SAMPLES = {
+    (1, 8): "u8",
+    (1, 16): "s16le",
+    (1, 24): "s24le",
+    (1, 32): "s32le",
+    (3, 32): "f32le",
+    (3, 64): "f64le",
+    (6, 8): "alaw",
+    (7, 8): "mulaw",
+}
+"""Format tag and bits of a sample -> ffmpeg's name (Microsoft's `mmreg.h`)."""
+_FLOATS = {"f32le": "<f4", "f64le": "<f8"}
+_EXTENSIBLE = 0xFFFE
+_SUBFORMAT = bytes.fromhex("0000 0000 1000 8000 00aa 0038 9b71")
+"""What follows the tag in the GUID that WAVE_FORMAT_EXTENSIBLE names the format by."""
+_UNTOLD = (0, 0xFFFFFFFF)
+"""Lengths of a data chunk whose writer could not go back and fill them in."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Wave:
+    """How a WAV holds its samples: ffmpeg's name, Hz, channels, bytes of one sample of all channels, and where."""
+
+    format: str
+    rate: int
+    channels: int
+    width: int
+    start: int
+    length: int
+
+    @property
+    def seconds(self) -> float:
+        return self.length / self.width / self.rate
 
 
 class TapeArchive:
@@ -88,7 +137,9 @@ class TapeArchive:
             self._zip = self._open(path.stat().st_size)
             frames = self._inspect()
             timing = self._read("timing.json", self._limits.json) if "timing.json" in self._members else None
-            timeline = make_timeline(frames, *parse_timing(timing))
+            self._wave = self._sound_header()
+            sound = self._wave.seconds * 1000 if self._wave is not None else None
+            timeline = make_timeline(frames, *parse_timing(timing), sound=sound)
             self.frames: tuple[Showing, ...] = timeline.showings
             self.seconds: float = timeline.milliseconds / 1000
             self._notes.extend(timeline.warnings)
@@ -135,29 +186,45 @@ class TapeArchive:
 
     def soundtrack(self, into: Path) -> Soundtrack | None:
         """Write the sound to the file `into` as raw samples. None without sound; if it is broken, with a warning."""
-        if "soundtrack.wav" not in self._members:
-            return None
-        info = self._members["soundtrack.wav"]
-        if info.file_size > self._limits.soundtrack:
-            self._notes.append(
-                f"soundtrack.wav is left out ({info.file_size} bytes are over {self._limits.soundtrack})"
-            )
+        if self._wave is None:
             return None
         try:
-            with self._zip.open(info) as member, into.open("wb") as out:
-                rate, channels = _copy_samples(member, out)
-        except (wave.Error, *_ZIP_ERRORS) as error:
+            with self._zip.open("soundtrack.wav") as member, into.open("wb") as out:
+                heard = _copy_samples(member, self._wave, out)
+        except _ZIP_ERRORS as error:
             into.unlink(missing_ok=True)
-            self._notes.append(f"soundtrack.wav is left out ({type(error).__name__}: {str(error)[:80]})")
+            self._leave_out(f"{type(error).__name__}: {str(error)[:80]}")
             return None
-        return Soundtrack(into, rate, channels)
+        if heard - self.seconds > statistics.median(showing.duration for showing in self.frames) / 1000:
+            self._notes.append(
+                f"the sound lasts {heard:.2f} s and the frames {self.seconds:.2f} s: the rest of the sound is cut"
+            )
+        return Soundtrack(into, self._wave.rate, self._wave.channels, self._wave.format)
+
+    def _sound_header(self) -> _Wave | None:
+        """How the sound is stored; None without any, or with a warning if it is of no use."""
+        info = self._members.get("soundtrack.wav")
+        if info is None:
+            return None
+        if info.file_size > self._limits.soundtrack:
+            self._leave_out(f"{info.file_size} bytes are over {self._limits.soundtrack}")
+            return None
+        try:
+            with self._zip.open(info) as member:
+                return _read_header(member, info.file_size)
+        except _ZIP_ERRORS as error:
+            self._leave_out(f"{type(error).__name__.lstrip('_')}: {str(error)[:80]}")
+            return None
+
+    def _leave_out(self, reason: str) -> None:
+        self._notes.append(f"soundtrack.wav is left out ({reason})")
 
     def _open(self, size: int) -> zipfile.ZipFile:
         """The ZIP, once its end record is believable: `zipfile` would build a list of any length first."""
         if size > self._limits.archive:
             raise TooLarge(f"The tape's ZIP has {size} bytes; at most {self._limits.archive} are read")
-        entries, directory, is_zip64 = _end_record(self._file, size)
-        if is_zip64 or entries > self._limits.entries or directory > self._limits.entries * _DIRECTORY_BYTES_PER_ENTRY:
+        entries, directory = _end_record(self._file, size)
+        if entries > self._limits.entries or directory > self._limits.entries * _DIRECTORY_BYTES_PER_ENTRY:
             raise TooLarge(f"The tape's ZIP names {entries} members; at most {self._limits.entries} are read")
         try:
             self._file.seek(0)
@@ -231,26 +298,84 @@ class TapeArchive:
             raise UnreadableMedia(f"{member} cannot be converted ({type(error).__name__}: {error})") from error
 
 
-def _copy_samples(member: IO[bytes], out: BinaryIO) -> tuple[int, int]:
-    """Copy the samples of a WAV as the producer writes it; its rate in Hz and its channels."""
-    with wave.open(member) as sound:
-        rate, channels, width = sound.getframerate(), sound.getnchannels(), sound.getsampwidth()
-        if width != 2 or channels not in (1, 2) or not 8_000 <= rate <= 192_000:
-            raise wave.Error(f"{8 * width} bits, {channels} channels, {rate} Hz")
-        written = 0
-        while samples := sound.readframes(1 << 16):
-            written += out.write(samples[: len(samples) // (2 * channels) * 2 * channels])
-    if not written:
-        raise wave.Error("no samples")
-    return rate, channels
+def _read_header(member: IO[bytes], size: int) -> _Wave:
+    """Find the samples of a WAV of so many bytes (RIFF, or RF64 of EBU Tech 3306), past all other chunks.
+
+    One reader of our own: which headers the standard library's takes depends on the version of Python.
+
+    Raises:
+        _BrokenSound: It has none, or none of a kind that ffmpeg takes.
+    """
+    head = member.read(12)
+    if head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
+        raise _BrokenSound("it is no WAV")
+    at, layout, long = 12, b"", 0
+    while len(chunk := member.read(8)) == 8:
+        kind, length = struct.unpack("<4sI", chunk)
+        at += 8
+        if kind == b"data":
+            length = long if long and length in _UNTOLD else length
+            return _layout(layout, at, size - at if length in _UNTOLD else min(length, size - at))
+        body = member.read(min(length, 40))
+        if kind == b"fmt ":
+            layout = body
+        elif kind == b"ds64" and len(body) >= 16:
+            (long,) = struct.unpack_from("<Q", body, 8)
+        at += length
+        member.seek(at)
+        if length % 2:  # chunks are filled up to even lengths, though not by every writer
+            filled = member.read(1) == b"\0"
+            at += filled
+            member.seek(at)
+    raise _BrokenSound("it has no samples")
 
 
-def _end_record(file: BinaryIO, size: int) -> tuple[int, int, bool]:
-    """Members and directory bytes that a ZIP's end record names, and whether it continues in ZIP64 form.
+def _layout(header: bytes, start: int, length: int) -> _Wave:
+    """What the header of a WAV says of its samples.
+
+    Raises:
+        _BrokenSound: Nothing that ffmpeg takes.
+    """
+    if len(header) < 16:
+        raise _BrokenSound("its format is missing")
+    tag, channels, rate, _, align, bits = struct.unpack_from("<HHIIHH", header)
+    if tag == _EXTENSIBLE and header[26:] == _SUBFORMAT:
+        (tag,) = struct.unpack_from("<H", header, 24)
+    if channels and align and align % channels == 0 and align // channels * 8 >= bits:
+        bits = align // channels * 8  # 20 bits are stored in the upper ones of 24
+    name = _SAMPLES.get((tag, bits))
+    if name is None or not 1 <= channels <= 8 or not 8_000 <= rate <= 192_000:
+        raise _BrokenSound(f"format {tag}, {bits} bits, {channels} channels, {rate} Hz")
+    width = bits // 8 * channels
+    if length < width:
+        raise _BrokenSound("it has no samples")
+    return _Wave(name, rate, channels, width, start, length // width * width)
+
+
+def _copy_samples(member: IO[bytes], wave: _Wave, out: BinaryIO) -> float:
+    """Copy the samples of a WAV; how many seconds they last without the silence that only fills up the last block."""
+    member.seek(wave.start)
+    left, silent = wave.length, 0
+    while left and (samples := member.read(min(left, wave.width << 14))):
+        left -= len(samples)
+        sounding = len(samples.rstrip(b"\0"))
+        silent = len(samples) - sounding + (0 if sounding else silent)
+        if wave.format in _FLOATS:  # ffmpeg refuses to encode what is no number
+            values = np.frombuffer(samples, _FLOATS[wave.format])
+            samples = np.clip(np.nan_to_num(values), -1, 1).astype(values.dtype).tobytes()
+        out.write(samples)
+    return (wave.length - left - min(silent, PADDING * wave.width)) / wave.width / wave.rate
+
+
+def _end_record(file: BinaryIO, size: int) -> tuple[int, int]:
+    """Members and directory bytes that a ZIP's end record names, in its ZIP64 form where it has one.
 
     Found where `zipfile` finds it: at the very end, else the last one before a comment of up to 65,535 bytes.
+
+    Raises:
+        UnreadableMedia: There is none, or not where every version of `zipfile` looks for it.
     """
-    start = max(0, size - 22 - 65_535 - 20)
+    start = max(0, size - 22 - 65_535 - 20 - 56)
     file.seek(start)
     tail = file.read()
     at = len(tail) - 22
@@ -259,7 +384,12 @@ def _end_record(file: BinaryIO, size: int) -> tuple[int, int, bool]:
     if at < 0 or at + 22 > len(tail):
         raise UnreadableMedia("The tape is not a ZIP, or its end is cut off; post it again")
     entries, directory = struct.unpack_from("<HI", tail, at + 10)
-    return entries, directory, tail[max(0, at - 20) : at].startswith(_ZIP64_LOCATOR)
+    if not tail[max(0, at - 20) : at].startswith(_ZIP64_LOCATOR):
+        return entries, directory
+    (stated,) = struct.unpack_from("<Q", tail, at - 20 + 8)
+    if at < 76 or tail[at - 76 : at - 72] != _ZIP64_END or stated != start + at - 76:
+        raise UnreadableMedia("The tape's ZIP has no ZIP64 end record where it says; post it again")
+    return struct.unpack_from("<QQ", tail, at - 76 + 32)
 
 
 def _check_member(info: zipfile.ZipInfo, seen: dict[str, zipfile.ZipInfo]) -> None:

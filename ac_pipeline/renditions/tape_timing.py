@@ -89,17 +89,20 @@ def parse_timing(text: bytes | None) -> tuple[list[Entry], list[str]]:
     return [entries[index] for index in sorted(entries)], warnings
 
 
-def make_timeline(frames: Mapping[int, str], entries: Sequence[Entry], warnings: Sequence[str] = ()) -> Timeline:
+def make_timeline(
+    frames: Mapping[int, str], entries: Sequence[Entry], warnings: Sequence[str] = (), *, sound: float | None = None
+) -> Timeline:
     """When each of `frames` is shown.
 
     A frame that timing names and the ZIP lacks is bridged by holding the one before it (the first: by showing the
     next one earlier), up to 1 % of the frames named. Durations that are missing or unusable become the median of
-    the good ones, else 16.67 ms.
+    the good ones; without a good one, all frames together last as long as the sound (MEDIA-20), else 16.67 ms each.
 
     Args:
         frames: Number -> member name of every frame in the ZIP.
         entries: As `parse_timing` returns them.
         warnings: What was repaired before.
+        sound: Length of the tape's sound in milliseconds, where it has one.
 
     Raises:
         UnreadableMedia: Too many frames are missing, or some are and timing does not tell which.
@@ -125,17 +128,20 @@ def make_timeline(frames: Mapping[int, str], entries: Sequence[Entry], warnings:
         )
 
     order = sorted({*frames, *named})
-    durations, bad = _durations(order, named)
+    pace = sound / len(order) if sound is not None and SHORTEST_MS <= sound / len(order) <= LONGEST_MS else None
+    durations, bad = _durations(order, named, pace or FALLBACK_MS)
     if bad:
-        median = durations[bad[0]]
+        usual = durations[bad[0]]
+        why = ", so that the frames last as long as the sound" if pace is not None and len(bad) == len(order) else ""
         notes.append(
-            f"{len(bad)} of {len(order)} durations are missing or unusable ({_numbers(bad)}); {median:.2f} ms is used"
+            f"{len(bad)} of {len(order)} durations are missing or unusable ({_numbers(bad)}); "
+            f"{usual:.2f} ms is used{why}"
         )
     return Timeline(_showings(order, frames, durations), tuple(notes))
 
 
-def _durations(order: Sequence[int], named: Mapping[int, Entry]) -> tuple[dict[int, float], list[int]]:
-    """Frame number -> duration, and the numbers that had to be given one."""
+def _durations(order: Sequence[int], named: Mapping[int, Entry], pace: float) -> tuple[dict[int, float], list[int]]:
+    """Frame number -> duration, and the numbers that had to be given one: the median of the others, else `pace`."""
     good: dict[int, float] = {}
     for index, following in zip(order, [*order[1:], None], strict=True):
         entry = named.get(index)
@@ -149,7 +155,7 @@ def _durations(order: Sequence[int], named: Mapping[int, Entry]) -> tuple[dict[i
                 duration = step
         good[index] = duration
     bad = [index for index in order if index not in good]
-    usual = statistics.median(good.values()) if good else FALLBACK_MS
+    usual = statistics.median(good.values()) if good else pace
     return {**good, **dict.fromkeys(bad, usual)}, bad
 
 

@@ -19,7 +19,7 @@ from ac_pipeline.errors import EncodingFailed, TooLarge
 from ac_pipeline.renditions.ffmpeg_process import TIMEOUT, Feed, Outcome, binary_version, default_binary, run_ffmpeg
 from ac_pipeline.renditions.matroska import frame_header, stream_header
 from ac_pipeline.renditions.pictures import common_block, shrunk_exactly
-from ac_pipeline.renditions.size_search import BEST_CRF, Attempt, SizeSearch
+from ac_pipeline.renditions.size_search import BEST_CRF, SMALLEST_SCALE, Attempt, SizeSearch
 from ac_pipeline.renditions.tape_archive import Soundtrack, TapeArchive
 from ac_pipeline.renditions.video_check import VideoFacts, check_encoded, check_smaller, read_facts
 
@@ -30,6 +30,9 @@ PRESET = "medium"
 THREADS = 1
 """Fixed, since the count changes the bytes. Two encodings with one thread each take 7.5 s where one after the other
 with two threads takes 8.9 (media facts, section 2.4)."""
+
+MOST_PIXELS = 6_000_000_000
+"""Frames x width x height, as they are encoded: 300 frames of 4096x4096 (5.0 thousand million) took 222 s."""
 
 ENLARGED_SIDE = 720
 LARGEST_ENLARGED = 960
@@ -55,19 +58,21 @@ class Encoder:
     Args:
         binary: Path of an ffmpeg with libx264; by default imageio-ffmpeg's.
         timeout: Seconds one run may take.
+        most_pixels: Frames x width x height of what is encoded.
         stop: Set by anybody to cancel the encoding that runs.
         progress: Called with the share done, 0 to 1; starts again with each attempt at a smaller size.
     """
 
     binary: str = field(default_factory=default_binary)
     timeout: float = TIMEOUT
+    most_pixels: int = MOST_PIXELS
     stop: threading.Event | None = None
     progress: Callable[[float], None] | None = None
 
     def spec(self, cap: int) -> str:
         """Names everything that decides the bytes of a video of at most `cap` bytes."""
         return (
-            f"tape-video/1 ffmpeg {binary_version(self.binary)} libx264 {PRESET} crf {BEST_CRF} threads {THREADS} "
+            f"tape-video/2 ffmpeg {binary_version(self.binary)} libx264 {PRESET} crf {BEST_CRF} threads {THREADS} "
             f"max {cap}"
         )
 
@@ -76,7 +81,8 @@ class Encoder:
 
         Raises:
             EncodingFailed: ffmpeg refused it both times; the message ends with its last words (MEDIA-7).
-            EncoderFailed: It could not start, was killed or took too long.
+            EncoderFailed: It could not start or was killed.
+            EncoderTimedOut: It took too long.
         """
         for _ in range(2):
             outcome = run_ffmpeg(
@@ -94,6 +100,22 @@ class Encoder:
         raise EncodingFailed(
             f"ffmpeg ended twice with exit code {outcome.code}. Its last words: {outcome.tail or 'none'}",
             answer=outcome.tail,
+        )
+
+    def scale(self, best: float, least: float, size: tuple[int, int, int], name: str) -> float:
+        """The largest scale from `best` to `least` at which frames x width x height are within `most_pixels`.
+
+        Raises:
+            TooLarge: There is none.
+        """
+        frames, width, height = size
+        pixels = frames * width * height
+        for scale in (8.0, 6.0, 4.0, 2.0, 1.0, 0.5, 0.25):
+            if least <= scale <= best and pixels * scale**2 <= self.most_pixels:
+                return scale
+        raise TooLarge(
+            f"{name} has {frames} frames of {width}x{height}, {pixels / 1e6:.0f} million pixels; at most "
+            f"{self.most_pixels / 1e6:.0f} million are encoded (AC_ENCODE_MEGAPIXELS)"
         )
 
 
@@ -128,7 +150,7 @@ def encode_tape(archive: TapeArchive, job: Job) -> Video:
 
     Raises:
         UnreadableMedia: A frame cannot be read.
-        TooLarge: No quality or picture size fits the cap.
+        TooLarge: No quality or picture size fits the cap, or it has more pixels than are encoded.
         EncodingFailed: ffmpeg refuses the tape, or its result fails the checks.
         EncoderFailed: ffmpeg did not run to its end.
     """
@@ -143,25 +165,31 @@ def encode_tape(archive: TapeArchive, job: Job) -> Video:
 
 
 def shrink_video(source: Path, facts: VideoFacts, job: Job) -> Video:
-    """Encode a finished MP4, with these facts, again so that it fits (MEDIA-14).
+    """Encode a finished MP4, with these facts, again: as H.264 and AAC, upright, and so that it fits (MEDIA-14).
 
     Raises:
-        TooLarge: It does not fit at any quality; the message has its size and the limit.
+        TooLarge: It does not fit at any quality, or has too many pixels; the message has its size and the limit.
         EncodingFailed, EncoderFailed: As in `encode_tape`.
     """
 
+    has_sound = facts.sound_duration > 0
+
     def stream(attempt: Attempt, out: Path, reorder: bool) -> object:
         # The demuxer is named, so that a file that claims to be a playlist is not followed anywhere.
-        whole = ffmpeg.input(str(source), format="mov", protocol_whitelist="file,pipe,fd")
-        video = _picture(whole.video, facts.width, facts.height, attempt.scale)
-        tracks = [video, whole.audio] if facts.sound else [video]
-        return ffmpeg.output(*tracks, str(out), **_output_options(attempt.crf, reorder, sound=facts.sound is not None))
+        # Each track is read by itself, as `read_facts` does: where one ends early, the other goes on.
+        options = {"format": "mov", "protocol_whitelist": "file,pipe,fd", "fflags": "+discardcorrupt"}
+        picture = ffmpeg.input(str(source), **options)[str(facts.stream)]
+        tracks = [_picture(picture, facts.width, facts.height, attempt.scale)]
+        if has_sound:
+            tracks.append(ffmpeg.input(str(source), thread_queue_size=512, **options)[str(facts.sound_stream)])
+        return ffmpeg.output(*tracks, str(out), **_output_options(attempt.crf, reorder, sound=has_sound))
 
     def check(result: VideoFacts) -> None:
         check_smaller(result, facts)
 
+    scale = job.encoder.scale(1, SMALLEST_SCALE, (len(facts.times), facts.width, facts.height), "The MP4")
     name = f"The MP4 has {source.stat().st_size} bytes and"
-    return _encode(_Source(stream, None, facts.duration / 1000, 1.0, check, name), job)
+    return _encode(_Source(stream, None, facts.duration / 1000, scale, check, name), job)
 
 
 def enlargement(width: int, height: int) -> int:
@@ -191,8 +219,10 @@ def _encode_blocks(archive: TapeArchive, block: int, sound: Soundtrack | None, j
         tracks = [_picture(pixels, width, height, attempt.scale)]
         if sound is not None:
             samples = ffmpeg.input(
-                str(sound.path), format="s16le", ar=sound.rate, ac=sound.channels, protocol_whitelist="file"
+                str(sound.path), format=sound.format, ar=sound.rate, ac=sound.channels, protocol_whitelist="file"
             )
+            if sound.channels > 2:
+                samples = samples.filter("aformat", channel_layouts="stereo")
             # The producer pads the sound to 4,096 samples: the picture decides how long the tape is.
             tracks.append(samples.filter("apad").filter("atrim", end=f"{archive.seconds:.6f}"))
         return ffmpeg.output(*tracks, str(out), **_output_options(attempt.crf, reorder, sound=has_sound))
@@ -201,7 +231,7 @@ def _encode_blocks(archive: TapeArchive, block: int, sound: Soundtrack | None, j
         check_encoded(result, [showing.start for showing in archive.frames], archive.seconds * 1000, sound=has_sound)
 
     name = f"The tape ({len(archive.frames)} frames of {archive.size[0]}x{archive.size[1]})"
-    scale = float(enlargement(width, height))
+    scale = job.encoder.scale(enlargement(width, height), 1, (len(archive.frames), width, height), "The tape")
     video = _encode(_Source(stream, functools.partial(_feed, archive, block), archive.seconds, scale, check, name), job)
     source = {"source_width": archive.size[0], "source_height": archive.size[1], "block": block}
     return replace(video, details={**video.details, **source})
@@ -231,11 +261,11 @@ def _encode_once(source: _Source, job: Job, *, reorder: bool) -> tuple[Video, Vi
         raise TooLarge(
             f"{source.name} does not fit {job.cap} bytes at any quality (about {search.smallest} at the lowest)"
         )
-    facts = read_facts(path, decode=True)
+    facts = read_facts(path)
     details: dict[str, str | int | float | bool] = {
         "width": facts.width,
         "height": facts.height,
-        "seconds": round(facts.duration / 1000, 3),
+        "seconds": round(facts.indexed / 1000, 3),
         "frames": len(facts.times),
         "sound": facts.sound is not None,
         "scale": search.best.scale,

@@ -6,16 +6,24 @@ used as it is. Nothing is encoded here.
 
 from __future__ import annotations
 
+import math
 import struct
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import av
 import av.error
+from av import AudioFrame, AudioStream, VideoFrame, VideoStream
+from av.buffer import Buffer
+from av.container import InputContainer
 from PIL import Image
 
-from ac_pipeline.errors import EncodingFailed, UnreadableMedia
+from ac_pipeline.errors import EncoderTimedOut, EncodingFailed, TooLarge, UnreadableMedia
+from ac_pipeline.renditions.ffmpeg_process import TIMEOUT
 from ac_pipeline.renditions.sniffing import HEAD, sniff
 from ac_pipeline.renditions.tape_timing import MOST_SECONDS
 
@@ -25,20 +33,42 @@ FRAME_MS = 1000 / 60 + 0.34
 """One frame at 60 Hz, rounded up to 17 ms: how much the whole may last too long or too short."""
 SOUND_TOLERANCE = 50.0
 MOST_SIDE = 4096
+MOST_DECODED = 60_000_000_000
+"""Frames x width x height that are decoded to judge one file; decoding is some ten times as fast as encoding."""
+_PLAYED_FORMATS = frozenset({"yuv420p", "yuvj420p"})
+_UNPLAYED_PROFILES = ("High 10", "High 4", "CAVLC 4", "Extended")
 _BT709 = 1
+
+_AS_IT_IS = (1, 0, 0, 1)
+_UPRIGHT: dict[tuple[int, int, int, int], Image.Transpose | None] = {
+    _AS_IT_IS: None,
+    (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
+    (1, 0, 0, -1): Image.Transpose.FLIP_TOP_BOTTOM,
+    (-1, 0, 0, -1): Image.Transpose.ROTATE_180,
+    (0, 1, -1, 0): Image.Transpose.ROTATE_270,
+    (0, -1, 1, 0): Image.Transpose.ROTATE_90,
+    (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
+    (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
+}
+"""Signs of a, b, c and d of a display matrix (ISO/IEC 14496-12, 6.2.2: x' = ax + cy, y' = bx + dy) -> what brings the
+decoded picture upright."""
 
 
 @dataclass(frozen=True, slots=True)
 class VideoFacts:
-    """What is in a video file; times in milliseconds.
+    """What is in a video file, as it decodes; times in milliseconds.
 
     Args:
-        times: Presentation time of every frame, in order.
-        duration: Length of the video track.
+        width, height: Pixels of the upright picture.
+        times: Presentation time of every frame that decodes, in order.
+        duration: From the first frame to the end of the last one.
+        declared, indexed: Frames and length of the picture track that the file's index names; 0 where it names none.
+        cut: Why not all of the file is there, or None.
         colour: Numbers of primaries, transfer, matrix and range; all 1 for BT.709 in TV range.
-        declared: Frames the file's index names.
         faststart: Whether the index precedes the media, so that playing can begin before the download ends.
-        sound: Codec of the first sound track, None without one.
+        sound: Codec of the sound track, None without one.
+        sound_duration: Of what decodes of it; 0 when nothing does.
+        stream, sound_stream: Their numbers in the file.
     """
 
     mime_type: str
@@ -49,59 +79,139 @@ class VideoFacts:
     times: tuple[float, ...]
     duration: float
     declared: int
+    indexed: float
     colour: tuple[int, int, int, int]
     faststart: bool
     sound: str | None
     sound_duration: float
+    profile: str = ""
+    cut: str | None = None
+    stream: int = 0
+    sound_stream: int = 1
 
 
-def read_facts(path: Path, *, decode: bool) -> VideoFacts:
-    """Read a video file.
+def read_facts(path: Path, *, most_pixels: int = MOST_DECODED, timeout: float = TIMEOUT) -> VideoFacts:
+    """Read a video file by decoding all of it.
 
     Args:
         path: The file.
-        decode: Decode every frame; else only the packets are read, which still finds a cut file.
+        most_pixels: Frames x width x height that are decoded.
+        timeout: Seconds it may take.
 
     Raises:
-        UnreadableMedia: Not an MP4, or a broken one.
+        UnreadableMedia: Not an MP4, a broken one, or longer than 300 s.
+        TooLarge: It has more pixels.
+        EncoderTimedOut: It takes longer.
     """
-    mime_type, faststart = _boxes(path)
+    boxes = _boxes(path)
+    end = time.monotonic() + timeout
+    shown: list[tuple[int, int]] = []
+    spoilt, left = 0, most_pixels
+    first: VideoFrame | None = None
+    with _opened(path, boxes.cut) as (container, video):
+        base = float(video.time_base or 1)
+        for frames in _decoded(container, video, end):
+            spoilt += frames is None
+            for frame in frames or ():
+                if not isinstance(frame, VideoFrame) or frame.pts is None:
+                    raise UnreadableMedia("The MP4 has frames without a time")
+                first = first or frame
+                shown.append((frame.pts, frame.duration or 0))
+                left -= frame.width * frame.height
+                if left < 0:
+                    raise TooLarge(
+                        f"The MP4 has {len(shown)} frames of {frame.width}x{frame.height} and more; at most "
+                        f"{most_pixels / 1e6:.0f} million pixels are decoded"
+                    )
+            if shown and (shown[-1][0] - shown[0][0]) * base > MOST_SECONDS:
+                break  # its length is refused; the rest of it costs nothing
+        shown.sort()
+        context = video.codec_context
+        width, height = (first.width, first.height) if first is not None else (video.width, video.height)
+        if first is not None and not _signs(first)[0]:
+            width, height = height, width
+        facts = VideoFacts(
+            mime_type=boxes.mime_type,
+            codec=context.name,
+            pixel_format=context.pix_fmt or "",
+            width=width,
+            height=height,
+            times=tuple(pts * base * 1000 for pts, _ in shown),
+            duration=_length(shown, base) * 1000,
+            declared=video.frames,
+            indexed=float(video.duration or 0) * base * 1000,
+            colour=(
+                int(context.color_primaries),
+                int(context.color_trc),
+                int(context.colorspace),
+                int(context.color_range),
+            ),
+            faststart=boxes.faststart,
+            sound=None,
+            sound_duration=0.0,
+            profile=video.profile or "",
+            cut=boxes.cut or _missing(len(shown), video.frames, spoilt),
+            stream=video.index,
+        )
+    heard = 0.0
+    with _opened(path) as (container, _):  # by itself: where one track ends early, the other may go on
+        sound = container.streams.best("audio")
+        if not isinstance(sound, AudioStream):
+            return facts
+        for frames in _decoded(container, sound, end):
+            heard += sum(each.samples / each.sample_rate for each in frames or () if isinstance(each, AudioFrame))
+            if heard > MOST_SECONDS:
+                break
+        codec = sound.codec_context.codec.canonical_name
+        return replace(facts, sound=codec, sound_duration=heard * 1000, sound_stream=sound.index)
+
+
+@contextmanager
+def _opened(path: Path, cut: str | None = None) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """A video file and its picture track: every decoding of a video in this process goes on in here."""
+    also = f"; {cut}" if cut else ""
     try:
         with av.open(str(path), format="mp4") as container:
-            if not container.streams.video:
-                raise UnreadableMedia("The MP4 has no video track")
-            video = container.streams.video[0]
-            base = video.time_base
-            context = video.codec_context
-            if decode:
-                stamps = [frame.pts for frame in container.decode(video)]
-            else:
-                stamps = [packet.pts for packet in container.demux(video) if packet.size]
-            if base is None or any(stamp is None for stamp in stamps):
-                raise UnreadableMedia("The MP4 has frames without a time")
-            times = sorted(float(stamp * base) * 1000 for stamp in stamps if stamp is not None)
-            sound = next(iter(container.streams.audio), None)
-            return VideoFacts(
-                mime_type=mime_type,
-                codec=context.name,
-                pixel_format=context.pix_fmt or "",
-                width=video.width,
-                height=video.height,
-                times=tuple(times),
-                duration=float(video.duration * base) * 1000 if video.duration else _length(times),
-                declared=video.frames,
-                colour=(
-                    int(context.color_primaries),
-                    int(context.color_trc),
-                    int(context.colorspace),
-                    int(context.color_range),
-                ),
-                faststart=faststart,
-                sound=sound.codec_context.name if sound else None,
-                sound_duration=float((sound.duration or 0) * (sound.time_base or 0)) * 1000 if sound else 0.0,
-            )
-    except (av.error.FFmpegError, ValueError, IndexError) as error:
-        raise UnreadableMedia(f"The MP4 cannot be read ({type(error).__name__}: {str(error)[:120]})") from error
+            video = container.streams.best("video")
+            if not isinstance(video, VideoStream):
+                raise UnreadableMedia(f"The MP4 has no video track{also}")
+            yield container, video
+    except (av.error.FFmpegError, ValueError, IndexError, AttributeError) as error:
+        reason = (getattr(error, "strerror", None) or str(error))[:120]
+        raise UnreadableMedia(f"The MP4 cannot be read ({reason}{also})") from error
+
+
+def _decoded(
+    container: InputContainer, stream: VideoStream | AudioStream, end: float = math.inf
+) -> Iterator[Sequence[object] | None]:
+    """The frames of each packet of a track; None for one that cannot be decoded, or that the file's end cuts off.
+
+    Args:
+        end: When it has to be done, on the monotonic clock.
+    """
+    for packet in container.demux(stream):
+        try:
+            yield None if packet.is_corrupt else packet.decode()
+        except av.error.FFmpegError:
+            yield None
+        if time.monotonic() > end:
+            raise EncoderTimedOut("Decoding the MP4 took too long and was ended (AC_ENCODE_TIMEOUT_SECONDS)")
+
+
+def _missing(shown: int, declared: int, spoilt: int) -> str | None:
+    if shown < declared:
+        return f"{shown} of {declared} frames are there"
+    return f"{spoilt} of its packets are broken" if spoilt else None
+
+
+def _signs(frame: VideoFrame) -> tuple[int, int, int, int]:
+    """Signs of a, b, c and d of its display matrix; those of none where it has none, or one for another angle."""
+    sides = cast("Mapping[str, Buffer]", frame.side_data)  # its declared type does not know this key
+    if "DISPLAYMATRIX" not in sides:
+        return _AS_IT_IS
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(sides["DISPLAYMATRIX"]))
+    signs = ((a > 0) - (a < 0), (b > 0) - (b < 0), (c > 0) - (c < 0), (d > 0) - (d < 0))
+    return signs if signs in _UPRIGHT else _AS_IT_IS
 
 
 def check_encoded(facts: VideoFacts, starts: Sequence[float], end: float, *, sound: bool) -> None:
@@ -130,26 +240,41 @@ def check_encoded(facts: VideoFacts, starts: Sequence[float], end: float, *, sou
 
 
 def check_finished(facts: VideoFacts) -> None:
-    """Whether somebody else's MP4 can be published: H.264 with AAC or no sound, whole, at most 300 s and 4096 pixels.
+    """Whether somebody else's MP4 can be published, as it is or encoded again: some frames, at most 300 s and 4096
+    pixels a side.
 
     Raises:
         UnreadableMedia: Naming what is wrong.
     """
     wrong: list[str] = []
-    if facts.codec != "h264":
-        wrong.append(f"video codec {facts.codec}, not h264")
-    if facts.sound not in (None, "aac"):
-        wrong.append(f"sound codec {facts.sound}, not aac")
     if not facts.times:
-        wrong.append("no frames")
-    elif len(facts.times) < facts.declared:
-        wrong.append(f"{len(facts.times)} of {facts.declared} frames: cut off")
-    if not 0 < facts.duration <= MOST_SECONDS * 1000:
-        wrong.append(f"lasts {facts.duration / 1000:.1f} s, at most {MOST_SECONDS:.0f} are taken")
+        wrong.append(f"no frames can be decoded ({facts.codec}{f', {facts.cut}' if facts.cut else ''})")
+    elif not 0 < facts.duration <= MOST_SECONDS * 1000:
+        wrong.append(f"lasts {facts.duration / 1000:.1f} s or more, at most {MOST_SECONDS:.0f} are taken")
+    if facts.sound_duration > MOST_SECONDS * 1000:
+        wrong.append(f"its sound lasts more than {MOST_SECONDS:.0f} s")
     if not 0 < max(facts.width, facts.height) <= MOST_SIDE:
         wrong.append(f"{facts.width}x{facts.height} pixels, at most {MOST_SIDE} a side")
     if wrong:
         raise UnreadableMedia(f"The finished MP4 cannot be used: {'; '.join(wrong)}")
+
+
+def why_not_as_it_is(facts: VideoFacts) -> list[str]:
+    """Why a finished MP4 has to be encoded again; nothing when every browser plays it whole (MEDIA-13, MEDIA-18)."""
+    reasons: list[str] = []
+    if facts.codec != "h264":
+        reasons.append(f"its picture is {facts.codec}, not H.264, which every browser plays")
+    elif facts.pixel_format not in _PLAYED_FORMATS or facts.profile.startswith(_UNPLAYED_PROFILES):
+        reasons.append(f"its H.264 is {facts.profile} in {facts.pixel_format}, which not every browser plays")
+    if facts.sound is not None and not facts.sound_duration:
+        reasons.append(f"nothing of its sound ({facts.sound}) can be decoded, and it is left out")
+    elif facts.sound not in (None, "aac"):
+        reasons.append(f"its sound is {facts.sound}, not AAC, which every browser plays")
+    if facts.mime_type != "video/mp4":
+        reasons.append(f"its brand makes it {facts.mime_type}")
+    if facts.cut:
+        reasons.append(f"it ends early or is damaged: {facts.cut}")
+    return reasons
 
 
 def check_smaller(facts: VideoFacts, source: VideoFacts) -> None:
@@ -159,40 +284,47 @@ def check_smaller(facts: VideoFacts, source: VideoFacts) -> None:
         EncodingFailed: Naming what is wrong.
     """
     wrong = _wrong_form(facts)
-    if len(facts.times) != len(source.times):
-        wrong.append(f"{len(facts.times)} of {len(source.times)} frames")
-    slack = max(FRAME_MS, source.duration / max(1, len(source.times)))
-    if abs(facts.duration - source.duration) > slack:
-        wrong.append(f"{facts.duration:.0f} of {source.duration:.0f} ms")
-    if (facts.sound is None) != (source.sound is None):
+    frames, due = len(facts.times), len(source.times)
+    slack = max(FRAME_MS, source.duration / max(1, due))
+    whole = frames == due and abs(facts.indexed - source.duration) <= slack
+    if not whole and not (source.cut and frames * 10 >= due * 9):  # decoders differ in what they show of damaged frames
+        wrong.append(f"{frames} of {due} frames, {facts.indexed:.0f} of {source.duration:.0f} ms")
+    if (facts.sound is None) != (not source.sound_duration):
         wrong.append(f"sound is {facts.sound}, was {source.sound}")
     if wrong:
         raise EncodingFailed(f"The re-encoded video fails its checks: {'; '.join(wrong)}")
 
 
 def middle_frame(path: Path, facts: VideoFacts) -> Image.Image:
-    """The middle frame of a video, in RGB.
+    """The middle frame of a video, in RGB, upright and with square pixels.
 
     Raises:
         UnreadableMedia: It cannot be decoded.
     """
-    target = facts.times[len(facts.times) // 2]
-    try:
-        with av.open(str(path), format="mp4") as container:
-            video = container.streams.video[0]
-            base = float(video.time_base or 1)
-            container.seek(int(target / 1000 / base), stream=video, backward=True)
-            for frame in container.decode(video):
-                if frame.pts is not None and frame.pts * base * 1000 >= target - PTS_TOLERANCE:
-                    return Image.fromarray(frame.to_ndarray(format="rgb24"))
-    except (av.error.FFmpegError, ValueError) as error:
-        raise UnreadableMedia(f"The MP4's middle frame cannot be decoded ({str(error)[:120]})") from error
+    target = facts.times[len(facts.times) // 2] - PTS_TOLERANCE
+    with _opened(path) as (container, video):
+        for frames in _decoded(container, video):
+            for frame in frames or ():
+                if not isinstance(frame, VideoFrame) or frame.pts is None:
+                    continue
+                if float(frame.pts * (video.time_base or 1)) * 1000 >= target:
+                    picture = Image.fromarray(frame.to_ndarray(format="rgb24"))
+                    aspect = float(video.sample_aspect_ratio or 1)
+                    if 0.1 < aspect < 10 and aspect != 1:
+                        picture = picture.resize((max(1, round(picture.width * aspect)), picture.height))
+                    turn = _UPRIGHT[_signs(frame)]
+                    return picture if turn is None else picture.transpose(turn)
     raise UnreadableMedia("The MP4 ends before its middle frame")
 
 
-def _length(times: Sequence[float]) -> float:
-    """Length of a fragmented file, whose index names none: up to the last frame, which lasts as long as the mean."""
-    return (times[-1] - times[0]) * len(times) / (len(times) - 1) if len(times) > 1 else FRAME_MS
+def _length(shown: Sequence[tuple[int, int]], base: float) -> float:
+    """Seconds from the first time to the end of the last frame; it lasts as long as the mean where nothing is said."""
+    if not shown:
+        return 0.0
+    first, (last, lasting) = shown[0][0], shown[-1]
+    if not lasting and len(shown) > 1:
+        return (last - first) * base * len(shown) / (len(shown) - 1)
+    return (last - first + lasting) * base or FRAME_MS / 1000
 
 
 def _wrong_form(facts: VideoFacts) -> list[str]:
@@ -215,24 +347,39 @@ def _wrong_times(facts: VideoFacts, starts: Sequence[float], end: float) -> list
     off, at = max((abs(found - due), index) for index, (found, due) in enumerate(zip(facts.times, starts, strict=True)))
     if off > PTS_TOLERANCE:
         wrong.append(f"frame {at} is {off:.1f} ms off")
-    if abs(facts.duration - end) > FRAME_MS:
-        wrong.append(f"lasts {facts.duration:.1f} ms, the tape {end:.1f}")
+    if abs(facts.indexed - end) > FRAME_MS:
+        wrong.append(f"lasts {facts.indexed:.1f} ms, the tape {end:.1f}")
     return wrong
 
 
-def _boxes(path: Path) -> tuple[str, bool]:
-    """MIME type, and whether `moov` precedes `mdat` (ISO/IEC 14496-12, 4.2: size, type, optional 64-bit size)."""
+@dataclass(frozen=True, slots=True)
+class _Boxes:
+    """What the outermost boxes tell: the MIME type, whether `moov` precedes `mdat`, and where the file ends early."""
+
+    mime_type: str
+    faststart: bool
+    cut: str | None
+
+
+def _boxes(path: Path) -> _Boxes:
+    """Walk the outermost boxes (ISO/IEC 14496-12, 4.2: size, type, optional 64-bit size)."""
     end = path.stat().st_size
+    kinds: list[bytes] = []
+    cut = None
     with path.open("rb") as file:
         mime_type = sniff(file.read(HEAD))
         at = 0
-        while at + 16 <= end:
+        while at < end and cut is None:
             file.seek(at)
-            size, kind, long = struct.unpack(">I4sQ", file.read(16))
-            if kind in (b"moov", b"mdat"):
-                return mime_type, bool(kind == b"moov")
-            step = long if size == 1 else size
-            if step < 8:
-                break
+            size, kind, long = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
+            step = {0: end - at, 1: long}.get(size, size)
+            if step < 8 or not kind.isalnum():
+                break  # what follows is no box: nobody reads it
+            kinds.append(kind)
             at += step
-    return mime_type, False
+            if at > end and kind in (b"moov", b"moof", b"mdat"):
+                cut = f"{at - end} bytes are missing at its end"
+    if cut is None and kinds[-1:] == [b"moof"]:
+        cut = "the media of its last fragment are missing"
+    index, media = (kinds.index(kind) if kind in kinds else len(kinds) for kind in (b"moov", b"mdat"))
+    return _Boxes(mime_type, index < media, cut)

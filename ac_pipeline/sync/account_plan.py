@@ -14,6 +14,7 @@ from ac_pipeline.errors import AccountDeleted, NoCredentials, OnHold
 from ac_pipeline.items import BlobRef, Derived, Failure, LedgerEntry, RepositoryMark, State
 from ac_pipeline.media.base import Document, MediaType
 from ac_pipeline.sync.plan import Existing, Operation, TypePlan, Wanted, existing_records
+from ac_pipeline.sync.render import Made
 
 _KNOWN_BEFOREHAND = frozenset({OnHold.code, NoCredentials.code, AccountDeleted.code})
 """Reasons to be blocked that are read anew in every run: what the ledger says of them may be over."""
@@ -24,6 +25,7 @@ class AccountPlan:
     """Everything that was read of one account, and what shall happen to it.
 
     Args:
+        made: What came of asking the renderer, which is not asked again; None to ask it as the account is read.
         mark: How the last sync left the repository, or None.
         types: The types it is about.
         base: Revision of the repository when it was last read as a whole.
@@ -38,6 +40,7 @@ class AccountPlan:
     """
 
     account: Account
+    made: Made | None = None
     mark: RepositoryMark | None = None
     repository: Repository | None = None
     types: tuple[MediaType, ...] = ()

@@ -319,6 +319,9 @@ class Bookkeeper:
         state = end_of(failure)
         if not self._endings.end(media, item, state):
             return None
+        if wanted.until is not None:
+            self.report.note(f"{item}: {failure.message}")
+            return self._entries.failed(media, item, wanted, failure, state, rkey=rkey, until=wanted.until)
         if state is State.DEFERRED:
             self._disturb(item, failure)
         self._list(item, wanted.document, failure, state)

@@ -37,7 +37,7 @@ from ac_pipeline.sync.plan import Kind, Operation, Wanted
 from ac_pipeline.sync.planner import plan_type
 from ac_pipeline.sync.ports import DataServer, Documents, Ledger, Renderer
 from ac_pipeline.sync.reading import DOCUMENT_GONE, Reader
-from ac_pipeline.sync.render import offer
+from ac_pipeline.sync.render import Made, Unmade, make, offer
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.settlement import counts, is_settled, may_be_settled, settled
@@ -68,6 +68,7 @@ class Engine:
         now: The time, UTC.
         renders: Pool in which renditions are made.
         gate: Raises when no record may be written; accounts that are emptied do not ask.
+        grace: Seconds that an item without a record waits for media that the platform is still making.
     """
 
     documents: Documents
@@ -80,9 +81,13 @@ class Engine:
     now: Callable[[], datetime]
     renders: Executor
     gate: Callable[[], None] = _open
+    grace: float = 600.0
 
     def sync(self, account: Account, selection: Selection, run_id: str) -> AccountReport:
         """Make the account's repository equal to its eligible documents; of an account that is leaving, empty it.
+
+        What has to be rendered is rendered without the lease, which an encoding would hold for minutes (MEDIA-23): all
+        of it before, and what is found to be missing under the lease in between.
 
         Never raises for what can be said of one account: a `Blocked` account and a transient error are in the report.
 
@@ -90,24 +95,35 @@ class Engine:
             Misconfigured: The gate is closed.
         """
         started = monotonic()
-        books = Bookkeeper(self.documents, self.ledger, account, run_id, self.now)
-        try:
-            if account.blocked is not None or account.did is None:
-                self._admission.block(account, selection, books, account.blocked)
-            else:
-                if account.leaving is None:
+        made: Made = {}
+        for number in range(ROUNDS):
+            books = Bookkeeper(self.documents, self.ledger, account, run_id, self.now)
+            try:
+                if not number and account.blocked is None and account.did is not None and account.leaving is None:
                     self.gate()
-                with self.ledger.lease(account.did, self.holder):
-                    plan = AccountPlan(account)
-                    try:
-                        self._mirror(plan, selection, books)
-                    finally:
-                        books.report.aside = list(plan.aside.values())
-                        books.set_aside(books.report.aside)
-        except (Transient, Permanent) as error:
-            books.interrupt(error)
+                    made = self._reader.render(account, selection)
+                # In the last round what is missing is made at once: documents change faster than they are rendered.
+                self._sync(AccountPlan(account, made if number < ROUNDS - 1 else None), selection, books)
+            except Unmade as rest:
+                made |= make(self.renderer, self.renders, rest.jobs)
+                continue
+            except (Transient, Permanent) as error:
+                books.interrupt(error)
+            break
         books.report.seconds = monotonic() - started
         return books.report
+
+    def _sync(self, plan: AccountPlan, selection: Selection, books: Bookkeeper) -> None:
+        account = plan.account
+        if account.blocked is not None or account.did is None:
+            self._admission.block(account, selection, books, account.blocked)
+            return
+        with self.ledger.lease(account.did, self.holder):
+            try:
+                self._mirror(plan, selection, books)
+            finally:
+                books.report.aside = list(plan.aside.values())
+                books.set_aside(books.report.aside)
 
     def survey(self, account: Account, selection: Selection, run_id: str = "") -> tuple[AccountPlan, AccountReport]:
         """The dry run: the plan of an account and what it amounts to. Nothing is written, made or uploaded.
@@ -157,7 +173,7 @@ class Engine:
 
     @property
     def _reader(self) -> Reader:
-        return Reader(self.documents, self.ledger, self.renderer, self.lexicons, self.now, self.renders)
+        return Reader(self.documents, self.ledger, self.renderer, self.lexicons, self.now, self.renders, self.grace)
 
     def _mirror(self, plan: AccountPlan, asked: Selection, books: Bookkeeper) -> None:
         selection = self._admission.released(plan.account, asked, books)

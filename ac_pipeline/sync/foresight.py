@@ -24,6 +24,9 @@ def foresee(plan: AccountPlan, report: AccountReport) -> None:
         for withheld in made.withheld:
             if withheld.wanted is None:
                 report.note(withheld.failure.message)
+            elif withheld.wanted.until is not None:
+                report.note(f"{item_id(made.media.name, withheld.wanted.document.id)}: {withheld.failure.message}")
+                report.tally(made.media.name).deferred += 1
             else:
                 _count_withheld(plan, made, withheld, withheld.wanted, report)
 

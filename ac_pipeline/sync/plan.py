@@ -7,6 +7,7 @@ Values only. How a plan is made of what is wanted and what there is, is `planner
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
 from ac_pipeline.atproto.messages import Write
@@ -50,6 +51,7 @@ class Wanted:
         derived: What `record` was built from.
         failure: Why an eligible document has no record to offer; its existing record then stays as it is.
         fresh: Whether `failure` is of an attempt made now, not one remembered.
+        until: When what `failure` says is over by itself; None where only another attempt, or a person, can tell.
         skipped: It is not selected: its records are recognised and left alone.
         unrendered: The record waits for renditions that a dry run does not make.
         known_rkey: The key the ledger remembers for it in this repository.
@@ -62,6 +64,7 @@ class Wanted:
     derived: Derived | None = None
     failure: Failure | None = None
     fresh: bool = False
+    until: datetime | None = None
     unrendered: bool = False
     skipped: bool = False
     known_rkey: str | None = None

@@ -12,12 +12,13 @@ from datetime import datetime
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.lexicon import Lexicons
+from ac_pipeline.items import LedgerEntry, State
 from ac_pipeline.media.base import Document, MediaType
 from ac_pipeline.sync.account_plan import AccountPlan
 from ac_pipeline.sync.bookkeeper import Bookkeeper
 from ac_pipeline.sync.plan import Existing, Wanted
 from ac_pipeline.sync.ports import Documents, Ledger, Renderer
-from ac_pipeline.sync.render import RecordBuilder
+from ac_pipeline.sync.render import Made, RecordBuilder, make
 from ac_pipeline.sync.selection import Selection
 
 MANY_ORPHANS = 10
@@ -38,31 +39,59 @@ class Reader:
     lexicons: Lexicons
     now: Callable[[], datetime]
     renders: Executor
+    grace: float
 
     def read(self, plan: AccountPlan, selection: Selection, *, dry: bool = False) -> None:
         """Documents, what the ledger knows, and the records that are wanted; renditions that are missing are made.
 
         Raises:
+            Unmade: They are not, as `plan.made` shall hold them all.
             Transient: Something could not be read: nothing can be said of the account.
         """
-        builder = RecordBuilder(
-            self.lexicons,
-            self.renderer,
-            self.renders,
-            lambda: int(self.now().timestamp() * 1000),
-            dry=dry,
-            retry=selection.retry,
-            look=selection.full,
-        )
+        builder = self._builder(selection, dry=dry)
         for media in selection.types:
             documents = list(self.documents.stream(plan.account, media))
             entries = dict(self.ledger.load(plan.account, media))
             chosen = selection.documents(documents)
-            wanted = builder.build(media, [d for d in documents if d.id in chosen], entries, plan.account.did)
+            asked = [document for document in documents if document.id in chosen]
+            wanted = builder.build(media, asked, entries, plan.account.did, plan.made)
             plan.documents[media.name] = documents
             plan.entries[media.name] = entries
             plan.selected[media.name] = chosen
             plan.wanted[media.name] = wanted + [Wanted(d, skipped=True) for d in documents if d.id not in chosen]
+
+    def render(self, account: Account, selection: Selection) -> Made:
+        """Make what is missing of an account's renditions, and ask for companions; nothing is remembered of it.
+
+        Types on hold are left out, and items that were blocked: it may be in vain.
+
+        Raises:
+            Transient: Something could not be read.
+        """
+        builder, jobs = self._builder(selection), []
+        for media in selection.types:
+            if media.recipe is None:
+                continue
+            entries = self.ledger.load(account, media)
+            documents = list(self.documents.stream(account, media))
+            chosen = selection.documents(documents)
+            asked = [d for d in documents if d.id in chosen and not _is_blocked(entries.get(d.id))]
+            jobs += builder.jobs(media, asked, entries, {})
+        held = self.ledger.holds(account) if jobs else {}
+        return make(self.renderer, self.renders, [job for job in jobs if job[0].name not in held])
+
+    def _builder(self, selection: Selection, *, dry: bool = False) -> RecordBuilder:
+        return RecordBuilder(
+            self.lexicons,
+            self.renderer,
+            self.renders,
+            lambda: int(self.now().timestamp() * 1000),
+            self.grace * 1000,
+            dry=dry,
+            retry=selection.retry,
+            full=selection.full,
+            anew=selection.renditions,
+        )
 
     def find_orphans(self, plan: AccountPlan, selection: Selection, books: Bookkeeper) -> None:
         """Which of the repository's records have no document any more, unless so many that the database is doubted.
@@ -99,3 +128,7 @@ class Reader:
             elif owners[id] != (None if account.is_guest else account.id):
                 gone[id] = "its document belongs to another account"
         return gone
+
+
+def _is_blocked(entry: LedgerEntry | None) -> bool:
+    return entry is not None and entry.state is State.BLOCKED

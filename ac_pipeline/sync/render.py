@@ -6,22 +6,27 @@ Decides which renditions have to be made and which are known. Making them is the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Executor
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from ac_pipeline.atproto.lexicon import Lexicons
 from ac_pipeline.atproto.syntax import record_cid
 from ac_pipeline.errors import (
+    EncoderTimedOut,
+    EncodingFailed,
     HeldBack,
     InvalidDocument,
     InvalidRecord,
     Permanent,
     PipelineError,
     SourceMissing,
+    SourcePending,
     Transient,
 )
-from ac_pipeline.items import Derived, Failure, LedgerEntry, Stage, State
+from ac_pipeline.items import Derived, Failure, LedgerEntry, Stage, State, item_id
 from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.sync.plan import Wanted
 from ac_pipeline.sync.ports import Renderer
@@ -33,6 +38,48 @@ _DAY_MS = 86_400_000
 _REMEMBERED = {Stage.RENDITION, Stage.UPLOAD, Stage.WRITE}
 
 
+class Job(NamedTuple):
+    """What the renderer is asked about one document: `known`, `look` and `anew` are those of `Renderer.derive`."""
+
+    media: MediaType
+    document: Document
+    known: Derived | None
+    look: bool
+    anew: bool
+
+
+Made = dict[str, tuple[str, Derived | PipelineError]]
+"""What came of asking the renderer, by item, with the fingerprint of the document it was asked about."""
+
+
+class Unmade(Exception):
+    """Renditions that have to be made, or companions asked for, before the records of an account are known.
+
+    Args:
+        jobs: All of one type.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        super().__init__(f"{len(jobs)} items are not rendered")
+        self.jobs = jobs
+
+
+def make(renderer: Renderer, pool: Executor, jobs: Sequence[Job]) -> Made:
+    """Ask the renderer, several at once."""
+    asked = [
+        (job, pool.submit(renderer.derive, job.media, job.document, job.known, look=job.look, anew=job.anew))
+        for job in jobs
+    ]
+    made: Made = {}
+    for (media, document, *_), future in asked:
+        try:
+            outcome: Derived | PipelineError = future.result()
+        except (Permanent, Transient) as error:
+            outcome = error
+        made[item_id(media.name, document.id)] = (document.fingerprint, outcome)
+    return made
+
+
 @dataclass(frozen=True, slots=True)
 class RecordBuilder:
     """Turns documents into wanted records.
@@ -42,82 +89,136 @@ class RecordBuilder:
         renderer: Makes renditions.
         pool: Where renditions are made, several at once.
         now: Milliseconds since 1970.
+        grace: Milliseconds that an item without a record waits for media that the platform is still making.
         dry: Use only renditions that are known: make, ask and store nothing.
         retry: Try again what failed before on the same document.
-        look: Ask storage again for what it said before of companions, and of sources it did not have (MEDIA-22).
+        full: Ask storage again: whether objects are still those that were rendered, for companions, and for sources
+            that were missing (MEDIA-21, MEDIA-22).
+        anew: Make all renditions again.
     """
 
     lexicons: Lexicons
     renderer: Renderer
     pool: Executor
     now: Callable[[], int]
+    grace: float
     dry: bool = False
     retry: bool = False
-    look: bool = False
+    full: bool = False
+    anew: bool = False
 
     def build(
-        self, media: MediaType, documents: Iterable[Document], entries: Mapping[str, LedgerEntry], did: str | None
+        self,
+        media: MediaType,
+        documents: Iterable[Document],
+        entries: Mapping[str, LedgerEntry],
+        did: str | None,
+        made: Made | None = None,
     ) -> list[Wanted]:
         """What the mirror wants for each document, in the order given.
 
         Args:
             entries: What the ledger knows, by document id.
             did: The repository's DID; keys remembered for another one do not count.
+            made: What came of asking the renderer before; None to ask it now.
+
+        Raises:
+            Unmade: `made` lacks something.
         """
-        jobs = []
+        documents = list(documents)
+        jobs = [] if self.dry else self.jobs(media, documents, entries, made or {})
+        if jobs and made is not None:
+            raise Unmade(jobs)
+        made = {**(made or {}), **make(self.renderer, self.pool, jobs)}
+        looks = self._looks(media, documents, entries) if self.dry and self.full else {}
+        wanted = []
         for document in documents:
             entry = entries.get(document.id)
-            ready = self._known(media, document, entry)
-            future = None
-            if ready is None and not self.dry:
-                future = self.pool.submit(self.renderer.derive, media, document, entry.derived if entry else None)
-            elif isinstance(ready, Derived) and self.look and media.companions(document):
-                future = self.pool.submit(self._look, media, document, ready)
-            jobs.append((document, entry, ready, future))
-        wanted = []
-        for document, entry, ready, future in jobs:
             rkey = entry.rkey if entry is not None and entry.did == did else None
-            if isinstance(ready, Wanted):
-                each = ready
-            elif isinstance(ready, Derived) and future is None:
-                each = offer(self.lexicons, media, document, ready)
-            elif future is None:
+            each = self._known(media, document, entry)
+            if each is None and not self.dry:
+                each = self._outcome(document, entry, made[item_id(media.name, document.id)][1])
+            if each is None:
                 each = Wanted(document, unrendered=True)
-            else:
-                try:
-                    each = offer(self.lexicons, media, document, future.result())
-                except (Permanent, Transient) as error:
-                    if self.dry:
-                        raise
-                    each = Wanted(document, failure=failure_of(Stage.RENDITION, error), fresh=True)
+            elif isinstance(each, Derived):
+                look = looks.get(document.id)
+                each = offer(self.lexicons, media, document, look.result() if look is not None else each)
             wanted.append(each if rkey is None else replace(each, known_rkey=rkey))
         return wanted
 
-    def _look(self, media: MediaType, document: Document, known: Derived) -> Derived:
-        """What is known, with the companions that are there now. What differs is believed when it is said twice."""
-        found = self.renderer.companions(media, document)
-        if found != known.found:
-            found = self.renderer.companions(media, document)
-        return known if found == known.found else replace(known, found=found)
+    def jobs(
+        self, media: MediaType, documents: Iterable[Document], entries: Mapping[str, LedgerEntry], made: Made
+    ) -> list[Job]:
+        """What the renderer has to be asked before the records of these documents are known, besides what is made."""
+        return [
+            Job(media, document, entry.derived if entry else None, self.full, self.anew)
+            for document in documents
+            for entry in (entries.get(document.id),)
+            if self._known(media, document, entry) is None
+            and made.get(item_id(media.name, document.id), ("",))[0] != document.fingerprint
+        ]
+
+    def _looks(
+        self, media: MediaType, documents: Iterable[Document], entries: Mapping[str, LedgerEntry]
+    ) -> dict[str, Future[Derived]]:
+        """What is known, with the companions that are there now, by document id. Nothing is made or remembered."""
+
+        def look(document: Document, known: Derived) -> Derived:
+            return replace(known, found=self.renderer.companions(media, document, known.found))
+
+        return {
+            document.id: self.pool.submit(look, document, known)
+            for document in documents
+            if media.companions(document)
+            for known in (self._known(media, document, entries.get(document.id)),)
+            if isinstance(known, Derived)
+        }
+
+    @staticmethod
+    def _outcome(document: Document, entry: LedgerEntry | None, outcome: Derived | PipelineError) -> Wanted | Derived:
+        """What was made, or why not; an encoding that exceeds its time a second time is given up (MEDIA-23)."""
+        if isinstance(outcome, Derived):
+            return outcome
+        before = entry.failure if entry is not None and entry.fingerprint == document.fingerprint else None
+        if isinstance(outcome, EncoderTimedOut) and before is not None and before.error_class == EncoderTimedOut.code:
+            outcome = EncodingFailed(f"{outcome.message}, for the second time: raise the limit, then retry")
+        return Wanted(document, failure=failure_of(Stage.RENDITION, outcome), fresh=True)
+
+    def _pending(self, media: MediaType, document: Document, entry: LedgerEntry | None) -> Wanted | Derived | None:
+        """While the platform makes its media, an item waits, and one that has a record keeps what it has (GUARD-6);
+        None when that takes too long. A beginning that lies further in the future than clocks differ is not believed.
+        """
+        since, now = media.pending_since(document), self.now()
+        if since is None or not since - self.grace <= now < since + self.grace:
+            return None
+        if (document.link is not None and document.link.rkey) or (entry is not None and entry.cid):
+            return entry.derived if entry is not None else None
+        until = datetime.fromtimestamp(0, UTC) + timedelta(milliseconds=since + self.grace)
+        error = SourcePending(
+            f"the platform is still making its video; from {until:%Y-%m-%d %H:%M:%S} UTC on it is made here"
+        )
+        return Wanted(document, failure=failure_of(Stage.RENDITION, error), until=until)
 
     def _known(self, media: MediaType, document: Document, entry: LedgerEntry | None) -> Wanted | Derived | None:
         """What can be said without asking storage: a final word, the known renditions, or None."""
         if document.verdict is Verdict.WITHDRAWN:
             return Wanted(document)
-        if document.verdict is Verdict.INVALID:
-            return Wanted(document, failure=failure_of(Stage.DOCUMENT, InvalidDocument(document.reason)), fresh=True)
-        if document.verdict is Verdict.HELD:
-            return Wanted(document, failure=failure_of(Stage.DOCUMENT, HeldBack(document.reason)), fresh=True)
+        if document.verdict is not Verdict.ELIGIBLE:
+            error = InvalidDocument if document.verdict is Verdict.INVALID else HeldBack
+            return Wanted(document, failure=failure_of(Stage.DOCUMENT, error(document.reason)), fresh=True)
+        if (waiting := self._pending(media, document, entry)) is not None:
+            return waiting
         same = entry is not None and entry.fingerprint == document.fingerprint
-        if same and not self.retry and entry is not None and entry.state is State.QUARANTINED:
+        asks = self.full and not self.dry
+        if same and not self.retry and not self.anew and entry is not None and entry.state is State.QUARANTINED:
             failure = entry.failure
-            gone = self.look and not self.dry and failure is not None and failure.error_class == SourceMissing.code
+            gone = asks and failure is not None and failure.error_class == SourceMissing.code
             if failure is not None and failure.stage in _REMEMBERED and not gone:
                 return Wanted(document, failure=failure)
         companions = media.companions(document)
         if media.recipe is None and not companions:
             return Derived()
-        if not same or entry is None or entry.derived is None:
+        if asks or (self.anew and media.recipe is not None) or not same or entry is None or entry.derived is None:
             return None
         open_ = [name for name in companions if name not in entry.derived.found]
         if open_ and not self.dry and self.now() - document.when < COMPANION_DAYS * _DAY_MS:

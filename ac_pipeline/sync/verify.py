@@ -179,7 +179,7 @@ def _withheld(found: Verification, plan: AccountPlan, media: MediaType, withheld
         found.extra += 1
         uri = at_uri(str(plan.account.did), media.nsid, withheld.rkey or "")
         found.items.append(Finding(f"{media.name}:{withheld.rkey}", user, "extra", uri, None, None, message))
-    else:
+    elif withheld.wanted.until is None:  # else no record is expected yet
         found.quarantined += 1
         item = item_id(media.name, withheld.wanted.document.id)
         found.items.append(Finding(item, user, "quarantined", None, None, None, message))

@@ -75,6 +75,14 @@ def test_what_waits_for_a_limit_is_left_until_then(document: Document, later: ti
     assert (RULE.cause(ADA, document, known(State.DEFERRED, deferred_until=until)) is None) is waits
 
 
+def test_what_the_platform_is_done_with_before_its_time_is_work_at_once() -> None:
+    """GUARD-6: and what it is not done with is work when the time is over."""
+    waiting = known(State.DEFERRED, error_class="source-pending", deferred_until=NOW + timedelta(seconds=1))
+    assert RULE.cause(ADA, DOCUMENT, waiting) is None
+    assert RULE.cause(ADA, replace(DOCUMENT, fingerprint="complete"), waiting) is Cause.NEW
+    assert RULE.cause(ADA, DOCUMENT, replace(waiting, deferred_until=NOW)) is Cause.NEW
+
+
 @pytest.mark.parametrize("code", ["wrong-password", "account-inactive", "account-unknown"])
 def test_an_account_that_the_pds_refuses_is_asked_for_again_when_it_changes_or_has_something_new(code: str) -> None:
     """ACCT-1, ACCT-2."""

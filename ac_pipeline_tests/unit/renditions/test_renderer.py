@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,8 @@ from ac_pipeline.renditions.renderer import Renderer, source_key
 from ac_pipeline.renditions.sniffing import sniff
 from ac_pipeline.renditions.store import RenditionStore
 from ac_pipeline.renditions.thumbnail import CAP
+from ac_pipeline.renditions.video_check import read_facts, why_not_as_it_is
+from ac_pipeline_tests import media_samples as samples
 from ac_pipeline_tests.media_samples import FRAME, archive, frame_name, tape, timing
 from ac_pipeline_tests.object_server import ObjectServer, Reply, object_server
 from ac_pipeline_tests.unit.renditions.fake_ffmpeg import runs, script
@@ -296,7 +299,7 @@ def test_a_missing_mp4_gives_way_to_the_zip(renderer: Renderer, server: ObjectSe
     assert derived.warnings == ()
 
 
-@pytest.mark.parametrize("broken", [b"<html>", tape_mp4(10, 32, 32)[:900], tape_zip(1, 8, 8)])
+@pytest.mark.parametrize("broken", [b"<html>", tape_mp4(10, 32, 32)[:400], tape_zip(1, 8, 8)])
 def test_an_unusable_mp4_gives_way_to_the_zip_with_a_warning(
     broken: bytes, renderer: Renderer, server: ObjectServer
 ) -> None:
@@ -315,6 +318,78 @@ def test_an_unusable_mp4_without_a_zip_says_what_is_wrong_with_it(renderer: Rend
         renderer.derive(tape_of("a.mp4"), DOCUMENT, None)
     with pytest.raises(UnreadableMedia, match="MP4"):
         renderer.derive(tape_of("a.mp4", "gone.zip"), DOCUMENT, None)
+
+
+UNPLAYED: dict[str, Callable[[], bytes]] = {
+    "recorder without H.264": lambda: samples.mp4(video="mpeg4", sound="aac", fragmented=True),
+    "recorder without AAC": lambda: samples.mp4("-c:a", "mp2", sound="aac", fragmented=True),
+    "hevc": lambda: samples.mp4(video="libx265"),
+    "vp9 and opus": lambda: samples.mp4(video="libvpx-vp9", sound="libopus"),
+    "4:4:4": lambda: samples.mp4(pixel_format="yuv444p"),
+    "10 bits": lambda: samples.mp4(pixel_format="yuv420p10le"),
+    "uncompressed sound": lambda: samples.mp4("-strict", "-1", sound="pcm_s16le"),
+    "a turned picture": lambda: samples.with_matrix(samples.mp4(video="mpeg4"), (0, 1, -1, 0)),
+}
+
+
+@pytest.mark.parametrize("name", UNPLAYED)
+def test_what_not_every_browser_plays_is_encoded_again(
+    name: str, renderer: Renderer, server: ObjectServer, tmp_path: Path
+) -> None:
+    """MEDIA-18: as H.264 and AAC, with all frames and the length kept, upright, and a warning on the item."""
+    put(server, a__mp4=UNPLAYED[name]())
+    derived = renderer.derive(tape_of("a.mp4"), DOCUMENT, None)
+    (tmp_path / "x.mp4").write_bytes(renderer.open(derived.renditions["video"].blob))
+    facts = read_facts(tmp_path / "x.mp4")
+    sounds = any(word in name for word in ("recorder", "opus", "sound"))
+    assert (facts.codec, facts.pixel_format, facts.sound) == ("h264", "yuv420p", "aac" if sounds else None)
+    assert why_not_as_it_is(facts) == []
+    assert len(facts.times) == samples.MP4_FRAMES
+    assert facts.duration == pytest.approx(1000, abs=42)
+    assert facts.indexed == pytest.approx(1000, abs=42)
+    upright = samples.MP4_SIZE[::-1] if "turned" in name else samples.MP4_SIZE
+    details = derived.renditions["video"].details
+    assert (facts.width, facts.height) == (details["width"], details["height"]) == upright
+    assert derived.renditions["thumbnail"].details["source_width"] == upright[0]
+    (warning,) = derived.warnings
+    assert "encoded again" in warning
+
+
+@pytest.mark.parametrize("fragmented", [False, True])
+def test_an_mp4_that_ends_early_is_published_as_far_as_it_goes(
+    fragmented: bool, renderer: Renderer, server: ObjectServer, tmp_path: Path
+) -> None:
+    """MEDIA-18: what is published is whole in itself, and the item says how much of it there is."""
+    whole = samples.mp4(sound="aac", fragmented=fragmented)
+    put(server, a__mp4=whole[: len(whole) * 2 // 3])
+    for _ in range(2):  # made, then from the store
+        derived = renderer.derive(tape_of("a.mp4", "gone.zip"), DOCUMENT, None)
+        (tmp_path / "x.mp4").write_bytes(renderer.open(derived.renditions["video"].blob))
+        facts = read_facts(tmp_path / "x.mp4")
+        assert why_not_as_it_is(facts) == []
+        assert 5 <= len(facts.times) < samples.MP4_FRAMES
+        (warning,) = derived.warnings
+        assert re.search(rf"bytes are missing at its end; {len(facts.times)} frames, 0\.\d+ s, are published", warning)
+
+
+def test_an_mp4_that_ends_early_gives_way_to_a_zip_that_can_be_read(renderer: Renderer, server: ObjectServer) -> None:
+    """MEDIA-18: the ZIP it was made from has all of it; a ZIP that is broken, too, does not cost what there is."""
+    cut = samples.mp4()[:-500]
+    put(server, a__mp4=cut, a__zip=tape_zip(3, 16, 16), b__zip=b"<html>")
+    derived = renderer.derive(tape_of("a.mp4", "a.zip"), DOCUMENT, None)
+    assert derived.renditions["video"].details["frames"] == 3
+    assert derived.warnings == ("mp4 passed over: it ends early",)
+    assert "ends early" in renderer.derive(tape_of("a.mp4", "b.zip"), DOCUMENT, None).warnings[0]
+
+
+def test_a_turned_mp4_is_taken_as_it_is_with_an_upright_poster(renderer: Renderer, server: ObjectServer) -> None:
+    """MEDIA-13, MEDIA-18: players turn it."""
+    turned = samples.with_matrix(samples.mp4(), (0, 1, -1, 0))
+    put(server, a__mp4=turned)
+    derived = renderer.derive(tape_of("a.mp4"), DOCUMENT, None)
+    assert renderer.open(derived.renditions["video"].blob) == turned
+    assert derived.renditions["thumbnail"].details["source_width"] == samples.MP4_SIZE[1]
+    assert derived.warnings == ()
 
 
 def test_a_finished_mp4_over_the_limit_is_encoded_smaller(make: Callable[..., Renderer], server: ObjectServer) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-import wave
+import struct
 import zipfile
 from pathlib import Path
 
@@ -11,10 +11,10 @@ import pytest
 from PIL import Image
 
 from ac_pipeline.errors import PipelineError, TooLarge, UnreadableMedia
-from ac_pipeline.local.artwork import photo_like, soundtrack, tape_zip
-from ac_pipeline.renditions.tape_archive import ArchiveLimits, TapeArchive
+from ac_pipeline.local.artwork import photo_like, tape_zip
+from ac_pipeline.renditions.tape_archive import ArchiveLimits, Soundtrack, TapeArchive
 from ac_pipeline_tests import media_samples as samples
-from ac_pipeline_tests.media_samples import FRAME, OTHER_SIZE, archive, frame_name, tape, timing
+from ac_pipeline_tests.media_samples import FRAME, OTHER_SIZE, archive, frame_name, tape, timing, wav
 
 
 @pytest.fixture
@@ -88,6 +88,8 @@ def test_the_download_export_is_refused_by_name(name: str, path: Path) -> None:
         (samples.duplicate(), "two members named"),
         (archive({"frame-0.png": FRAME, frame_name(0): FRAME}), "two members for frame 0"),
         (samples.encrypted(), "encrypted"),
+        (samples.claims_zip64(), "no ZIP64 end record"),
+        (b"moved" + samples.zip64_end(tape(1)), "no ZIP64 end record"),
         (samples.wrong_checksum(), "CRC"),
         (archive({frame_name(0): b"<html>"}), "is not a readable picture (UnidentifiedImageError: no known format)"),
         (archive({frame_name(0): FRAME, frame_name(1): FRAME[:60]}), "frame-00001.png is not a readable picture"),
@@ -107,11 +109,12 @@ def test_what_is_no_tape_is_refused_by_name(data: bytes, reason: str, path: Path
         samples.deflate_bomb(),
         samples.claims_entries(20_001),
         samples.claims_entries(65_535),
-        samples.claims_zip64(),
+        samples.zip64_end(tape(1), entries=20_001),
+        samples.zip64_end(tape(1), entries=1 << 60),
         archive({frame_name(0): samples.huge_header(60_000)}),
         archive({frame_name(0): samples.blank(4097, 8)}),
     ],
-    ids=["unpacks without end", "entries", "most entries", "ZIP64", "claims huge", "too wide"],
+    ids=["unpacks without end", "entries", "most entries", "ZIP64", "ZIP64 without end", "claims huge", "too wide"],
 )
 def test_excess_is_refused_before_it_costs_anything(data: bytes, path: Path) -> None:
     """MEDIA-12: excess entries or bytes are refused."""
@@ -197,52 +200,120 @@ def test_unknown_members_are_ignored_with_a_warning(path: Path) -> None:
         assert "notes.txt" in opened.warnings[0]
 
 
-def _wav(width: int = 2, channels: int = 2, rate: int = 48_000, samples_: int = 100) -> bytes:
-    file = io.BytesIO()
-    with wave.open(file, "wb") as sound:
-        sound.setsampwidth(width)
-        sound.setnchannels(channels)
-        sound.setframerate(rate)
-        sound.writeframes(b"\1" * width * channels * samples_)
-    return file.getvalue()
+TONE = b"".join(struct.pack("<hh", 1000 + i, -i) for i in range(1, 101))
+"""100 samples of two channels."""
+
+
+def heard(path: Path, into: Path, sound: bytes, limits: ArchiveLimits | None = None) -> tuple[Soundtrack | None, str]:
+    """The sound of a tape, and the warnings."""
+    path.write_bytes(archive({frame_name(0): FRAME, "soundtrack.wav": sound}, timing(1)))
+    with TapeArchive(path, limits) as opened:
+        return opened.soundtrack(into), "; ".join(opened.warnings)
 
 
 @pytest.mark.parametrize(
-    "sound",
+    ("sound", "reason"),
     [
-        b"RIFFxxxxWAVEgarbage",
-        b"",
-        _wav(width=3),
-        _wav(channels=3),
-        _wav(rate=7_999),
-        _wav(rate=192_001),
-        _wav(samples_=0),
+        (b"RIFFxxxxWAVEgarbage", "no samples"),
+        (b"", "no WAV"),
+        (b"RIFX" + wav(TONE)[4:], "no WAV"),
+        (wav(TONE, tag=0x55), "format 85"),
+        (wav(TONE, channels=9), "9 channels"),
+        (wav(TONE, rate=7_999), "7999 Hz"),
+        (wav(TONE, rate=192_001), "192001 Hz"),
+        (wav(b""), "no samples"),
+        (wav(TONE)[:12] + samples.riff(b"data", TONE), "format is missing"),
     ],
-    ids=["garbage", "empty", "24 bits", "three channels", "too slow", "too fast", "no samples"],
 )
-def test_broken_sound_leaves_a_silent_tape_with_a_warning(sound: bytes, path: Path, tmp_path: Path) -> None:
-    path.write_bytes(archive({frame_name(0): FRAME, "soundtrack.wav": sound}, timing(1)))
-    with TapeArchive(path) as opened:
-        assert opened.soundtrack(tmp_path / "pcm") is None
-        assert "soundtrack.wav is left out" in opened.warnings[0]
+def test_broken_sound_leaves_a_silent_tape_with_a_warning(
+    sound: bytes, reason: str, path: Path, tmp_path: Path
+) -> None:
+    taken, warnings = heard(path, tmp_path / "pcm", sound)
+    assert taken is None
+    assert "soundtrack.wav is left out" in warnings
+    assert reason in warnings
     assert not (tmp_path / "pcm").exists()
 
 
-@pytest.mark.parametrize("sound", [_wav(channels=1), _wav(rate=8_000), _wav(rate=192_000), soundtrack(0.1)[:-3]])
-def test_unusual_sound_is_taken(sound: bytes, path: Path, tmp_path: Path) -> None:
-    path.write_bytes(archive({frame_name(0): FRAME, "soundtrack.wav": sound}, timing(1)))
+FLOATS = struct.pack("<4f", 0.5, float("nan"), float("inf"), -3.0)
+_SIZES = struct.pack("<QQQI", 0, len(TONE), 100, 0)
+
+
+@pytest.mark.parametrize(
+    ("sound", "format", "due"),
+    [
+        (wav(TONE), "s16le", TONE),
+        (wav(TONE, channels=1), "s16le", TONE),
+        (wav(TONE, rate=8_000), "s16le", TONE),
+        (wav(TONE, rate=192_000), "s16le", TONE),
+        (wav(TONE)[:-3], "s16le", TONE[:-4]),
+        (wav(TONE, extensible=True), "s16le", TONE),
+        (wav(TONE, before=samples.riff(b"LIST", b"odd") + samples.riff(b"fact", b"1234")), "s16le", TONE),
+        (wav(TONE, before=samples.riff(b"bext", b"odd", filled=False)), "s16le", TONE),
+        (wav(TONE, after=samples.riff(b"LIST", b"INFO")), "s16le", TONE),
+        (wav(TONE, length=0), "s16le", TONE),
+        (wav(TONE, length=0xFFFFFFFF), "s16le", TONE),
+        (wav(TONE, length=1 << 30), "s16le", TONE),
+        (wav(TONE + b"\1" * 8, kind=b"RF64", length=0xFFFFFFFF, before=samples.riff(b"ds64", _SIZES)), "s16le", TONE),
+        (wav(TONE, bits=8), "u8", TONE),
+        (wav(TONE[:396], bits=24), "s24le", TONE[:396]),
+        (wav(TONE[:396], bits=20, extensible=True), "s24le", TONE[:396]),
+        (wav(TONE, bits=32), "s32le", TONE),
+        (wav(FLOATS, tag=3, bits=32), "f32le", struct.pack("<4f", 0.5, 0, 1, -1)),
+        (wav(FLOATS, tag=3, bits=32, extensible=True), "f32le", struct.pack("<4f", 0.5, 0, 1, -1)),
+        (wav(TONE, tag=7, bits=8), "mulaw", TONE),
+        (wav(TONE[:396], channels=6), "s16le", TONE[:396]),
+    ],
+)
+def test_every_common_header_of_sound_is_read(
+    sound: bytes, format: str, due: bytes, path: Path, tmp_path: Path
+) -> None:
+    """MEDIA-20: by a reader of our own, so that no format is left to the version of Python."""
+    taken, warnings = heard(path, tmp_path / "pcm", sound)
+    assert taken is not None
+    assert (taken.format, taken.path.read_bytes()) == (format, due)
+    assert warnings == ""
+
+
+def test_sound_that_is_cut_is_a_warning_and_the_filling_up_of_its_last_block_is_none(
+    path: Path, tmp_path: Path
+) -> None:
+    """MEDIA-20: the frame lasts 20 ms."""
+    second = TONE * 480
+    assert heard(path, tmp_path / "pcm", wav(second[: 960 * 4] + bytes(3_136 * 4)))[1] == ""
+    assert heard(path, tmp_path / "pcm", wav(second[: 1_900 * 4]))[1] == ""
+    assert "lasts 1.00 s and the frames 0.02 s" in heard(path, tmp_path / "pcm", wav(second))[1]
+    assert "rest of the sound is cut" in heard(path, tmp_path / "pcm", wav(bytes(len(second))))[1]
+
+
+@pytest.mark.parametrize("timing", [None, "{", [{"frame": 0}]])
+def test_without_timing_the_sound_gives_the_pace(timing: object, path: Path, tmp_path: Path) -> None:
+    """MEDIA-20: with a warning; a hopeless pace is not taken."""
+    frames = {frame_name(i): FRAME for i in range(10)}
+    path.write_bytes(archive({**frames, "soundtrack.wav": wav(TONE * 480)}, timing))
     with TapeArchive(path) as opened:
-        taken = opened.soundtrack(tmp_path / "pcm")
-        assert taken is not None
-        assert taken.path.stat().st_size % (2 * taken.channels) == 0
-        assert opened.warnings == ()
+        assert opened.seconds == pytest.approx(1.0)
+        assert {round(showing.duration, 6) for showing in opened.frames} == {100}
+        assert opened.soundtrack(tmp_path / "pcm") is not None
+        assert any("last as long as the sound" in warning for warning in opened.warnings)
+    path.write_bytes(archive({**frames, "soundtrack.wav": wav(TONE[:8])}, timing))
+    with TapeArchive(path) as opened:
+        assert opened.seconds == pytest.approx(0.1667)
+
+
+def test_zip64_is_read(path: Path) -> None:
+    """MEDIA-20: end record, lengths of members and lengths behind members in ZIP64 form."""
+    for data in (samples.zip64_end(tape(12)), samples.zip64_stream({frame_name(i): FRAME for i in range(12)})):
+        path.write_bytes(data)
+        with TapeArchive(path) as opened:
+            assert len(opened.frames) == 12
+            assert opened.picture(11).size == (24, 16)
 
 
 def test_sound_over_its_limit_is_left_out(path: Path, tmp_path: Path) -> None:
-    path.write_bytes(archive({frame_name(0): FRAME, "soundtrack.wav": _wav()}, timing(1)))
-    with TapeArchive(path, ArchiveLimits(soundtrack=100)) as opened:
-        assert opened.soundtrack(tmp_path / "pcm") is None
-        assert "left out" in opened.warnings[0]
+    taken, warnings = heard(path, tmp_path / "pcm", wav(TONE), ArchiveLimits(soundtrack=100))
+    assert taken is None
+    assert "left out" in warnings
 
 
 def test_deflated_members_are_read(path: Path) -> None:

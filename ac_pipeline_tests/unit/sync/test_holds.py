@@ -137,11 +137,10 @@ def test_nothing_is_rendered_for_a_type_on_hold(world: World, user: Account) -> 
 
 def test_a_hold_that_is_put_on_while_somebody_waits_for_the_lease_counts(world: World, user: Account) -> None:
     """WRITE-12: an operator takes the lease, puts the hold on and wipes; the sync that waited does not undo it."""
-    world.ledger.before["holds"] = lambda: world.ledger.hold(user, [media_type("mood")], REASON)
     with_lease = world.ledger.lease
 
     def lease(did: str, holder: str):  # type: ignore[no-untyped-def]
-        assert "holds" not in world.ledger.calls
+        world.ledger.before["holds"] = lambda: world.ledger.hold(user, [media_type("mood")], REASON)
         return with_lease(did, holder)
 
     world.ledger.lease = lease  # type: ignore[method-assign]

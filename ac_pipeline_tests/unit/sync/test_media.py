@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import (
     BlobMissing,
+    EncoderTimedOut,
     EncodingFailed,
     NoCredentials,
     PipelineError,
@@ -18,13 +21,16 @@ from ac_pipeline.errors import (
     SourceMissing,
     TooLarge,
 )
-from ac_pipeline.items import Stage, State
+from ac_pipeline.items import Derived, Stage, State
+from ac_pipeline.media.base import Document, MediaType
 from ac_pipeline.media.painting import PAINTING
+from ac_pipeline.media.registry import media_type
 from ac_pipeline.mongo.receipts import Aspect
 from ac_pipeline.operations.receipts import take_receipt
+from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import verify
-from ac_pipeline_tests.unit.sync.world import World, at_second, totals
+from ac_pipeline_tests.unit.sync.world import WHEN, World, at_second, totals
 
 KEYS = ["3jzfcijpj2z2a", "3jzfcijpj2z2b"]
 
@@ -409,3 +415,155 @@ def test_renditions_are_made_ahead_and_used_by_the_sync(world: World) -> None:
     report = world.sync(user)
     assert (report.types["painting"].created, report.types["painting"].quarantined) == (1, 1)
     assert sorted(world.renderer.derived) == sorted([good, bad])
+
+
+def test_no_lease_is_held_while_something_is_rendered(world: World) -> None:
+    """MEDIA-23, WRITE-12: another sync of the user goes through meanwhile, and each item gets one record."""
+    user = world.user()
+    world.moods(user, 2)
+    tapes = [world.add("tape", user, code=f"tp{n}") for n in range(2)]
+    others: list[AccountReport] = []
+    derive = world.renderer.derive
+
+    def slow(media: MediaType, document: Document, known: Derived | None) -> Derived:
+        assert world.ledger.leases == {}
+        if not others:
+            others.append(world.sync(user, types=["mood"]))
+        return derive(media, document, known)
+
+    world.renderer.derive = slow  # type: ignore[method-assign]
+    report = world.sync(user)
+    assert others[0].types["mood"].created == 2
+    assert (report.types["mood"].unchanged, report.types["tape"].created) == (2, 2)
+    assert sorted(world.renderer.derived) == sorted(tapes), "each is rendered once"
+    world.change("tape", tapes[0], bucket="art-aesthetic-computer")
+    world.ledger.before["lease"] = lambda: world.change("tape", tapes[1], bucket="art-aesthetic-computer")
+    assert world.sync(user).types["tape"].unchanged == 2
+    assert world.renderer.derived[2:] == tapes, "what changes while it waits for the lease is rendered without it, too"
+    with world.quiet():
+        world.sync(user)
+
+
+def test_what_is_on_hold_is_not_rendered_for_a_sync(world: World) -> None:
+    user = world.user()
+    world.add("tape", user)
+    world.ledger.hold(user, [media_type("tape")], "no")
+    assert world.sync(user).types["tape"].blocked == 1
+    assert world.renderer.derived == []
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+def test_an_encoding_that_exceeds_its_time_twice_is_quarantined_with_the_limit(world: World, ahead: bool) -> None:
+    """MEDIA-23: deferred once, whichever stage rendered it; never again by itself, at once when a person asks."""
+    user = world.user()
+    document = world.add("tape", user)
+    world.renderer.failures[document] = EncoderTimedOut("ffmpeg took longer than 600 s and was ended (AC_LIMIT)")
+    first = world.engine.render(user, media_type("tape"), Selection(), "run-0") if ahead else world.sync(user)
+    assert (first.types["tape"].deferred, first.run_again) == (1, True)
+    second = world.sync(user)
+    assert (second.types["tape"].quarantined, second.run_again) == (1, False)
+    entry = world.entry("tape", document)
+    assert entry.failure is not None
+    assert entry.failure.error_class == "encoding-failed"
+    assert "longer than 600 s" in entry.failure.message
+    assert "AC_LIMIT" in entry.failure.message
+    assert world.sync(user).types["tape"].quarantined == 1
+    assert world.renderer.derived == [document] * 2
+    world.renderer.failures.clear()
+    assert world.sync(user, retry=True).types["tape"].created == 1
+
+
+def test_an_encoding_of_another_document_has_its_own_second_try(world: World) -> None:
+    """MEDIA-23."""
+    user = world.user()
+    document = world.add("tape", user)
+    world.renderer.failures[document] = EncoderTimedOut("too slow")
+    world.sync(user)
+    world.change("tape", document, bucket="art-aesthetic-computer")
+    assert world.sync(user).types["tape"].deferred == 1
+
+
+@pytest.mark.parametrize("status", ["pending", "processing"])
+def test_a_tape_that_is_being_baked_waits_for_its_grace(world: World, status: str) -> None:
+    """GUARD-6: deferred with its time, no failure, nobody is to run again; then converted, with one record."""
+    user = world.user()
+    document = world.add("tape", user, when=world.clock.now, mp4Status=status)
+    until = world.clock.now + timedelta(seconds=600)
+    _, foreseen = world.survey(user)
+    for report in (foreseen, world.sync(user), world.engine.render(user, media_type("tape"), Selection(), "run-0")):
+        assert (report.types["tape"].deferred, report.failures, report.run_again) == (1, [], False)
+        assert f"from {until:%Y-%m-%d %H:%M:%S} UTC on" in report.notes[0]
+    entry = world.entry("tape", document)
+    assert (entry.state, entry.deferred_until) == (State.DEFERRED, until)
+    assert (world.renderer.derived, len(entry.history)) == ([], 1)
+    assert verify(world.engine, user, Selection()).complete
+    world.clock.advance(599)
+    with world.quiet():
+        world.sync(user)
+    world.clock.advance(1)
+    assert world.sync(user).types["tape"].created == 1
+    assert world.entry("tape", document).deferred_until is None
+    assert len(world.records(user, "tape")) == 1
+
+
+def test_a_baking_that_began_later_has_its_whole_grace(world: World) -> None:
+    """GUARD-6."""
+    user = world.user()
+    started = world.clock.now + timedelta(seconds=300)
+    document = world.add("tape", user, when=world.clock.now, mp4Status="processing", mp4StartedAt=started)
+    assert world.sync(user).types["tape"].deferred == 1
+    assert world.entry("tape", document).deferred_until == started + timedelta(seconds=600)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"mp4Status": "failed"},
+        {"mp4Status": "oven-failed"},
+        {"mp4Status": None},
+        {"mp4Status": "pending", "kind": "mp4"},
+        {"mp4Status": "pending", "when": WHEN},
+        {"mp4Status": "pending", "when": datetime(2090, 1, 1, tzinfo=UTC)},
+    ],
+)
+def test_only_a_baking_that_may_still_end_is_waited_for(world: World, fields: dict[str, Any]) -> None:
+    """GUARD-6: a time that lies in the future is not believed."""
+    user = world.user()
+    world.add("tape", user, **{"when": world.clock.now, **fields})
+    assert world.sync(user).types["tape"].created == 1
+
+
+def test_without_a_grace_nothing_is_waited_for(world: World) -> None:
+    """GUARD-6."""
+    user = world.user()
+    world.engine = replace(world.engine, grace=0)
+    world.add("tape", user, when=world.clock.now, mp4Status="pending")
+    assert world.sync(user).types["tape"].created == 1
+
+
+@pytest.mark.parametrize("theirs", [False, True])
+def test_a_tape_that_is_done_within_its_grace_is_taken_at_once(world: World, theirs: bool) -> None:
+    """GUARD-6, LINK-2: also where the oven has made a record of its own, which is adopted."""
+    user = world.user()
+    document = world.add("tape", user, when=world.clock.now, mp4Status="pending")
+    world.sync(user)
+    if theirs:
+        world.put(
+            user, "tape", KEYS[1], {"ref": document, "slug": "x", "code": "xyz", "when": "2026-01-02T03:04:05.000Z"}
+        )
+    world.change("tape", document, mp4Status="complete", mp4Url="https://art.aesthetic.computer/x.mp4")
+    report = world.sync(user)
+    assert report.types["tape"].created + report.types["tape"].updated == 1
+    assert list(world.records(user, "tape")) == ([KEYS[1]] if theirs else world.by_ref(user, "tape")[document])
+
+
+def test_a_record_that_exists_is_not_touched_by_another_baking(world: World) -> None:
+    """GUARD-6."""
+    user = world.user()
+    document = world.add("tape", user, when=world.clock.now)
+    world.sync(user)
+    before = world.records(user, "tape")
+    world.change("tape", document, mp4Status="processing", mp4StartedAt=world.clock.now)
+    assert world.sync(user).types["tape"].unchanged == 1
+    assert world.records(user, "tape") == before
+    assert world.renderer.derived == [document], "its ZIP is not converted instead of the MP4 that it has"

@@ -327,9 +327,9 @@ def test_somebody_who_writes_once_the_documents_were_read_is_not_taken_for_a_str
 def test_a_record_that_comes_after_the_short_cut_was_taken_is_found_by_the_next_run() -> None:
     """VERIFY-9."""
     made = home()
-    made.world.ledger.before["load"] = lambda: made.write(
-        "update", "mood 1", mood="hacked", when=WHEN_TEXT, ref=made.ids["mood 1"]
-    )
+    changed = {"mood": "hacked", "when": WHEN_TEXT, "ref": made.ids["mood 1"]}
+    turns = made.world.ledger.before  # the mark is read before the latest commit, entries after it
+    turns["mark"] = lambda: turns.update(load=lambda: made.write("update", "mood 1", **changed))
     assert made.world.sync(made.user).types["mood"].unchanged == 2
     assert made.world.sync(made.user).types["mood"].updated == 1
 
