@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 from ac_pipeline.errors import TooLarge, UnreadableMedia
 from ac_pipeline.renditions import thumbnail
+from ac_pipeline.renditions.memory import FRAME_COST, FRAMES
 from ac_pipeline.renditions.sniffing import HEAD, sniff
 from ac_pipeline.renditions.tape_archive import ARCHIVE_BYTES, TapeArchive
 from ac_pipeline.renditions.thumbnail import Thumbnail, check_thumbnail, make_thumbnail, thumbnail_of
@@ -75,7 +76,7 @@ class Recipe:
 
 
 def _painting_thumbnail(source: Path, format: str, folder: Path, workshop: Workshop) -> Made:
-    made = make_thumbnail(source.read_bytes(), "The painting")
+    made = make_thumbnail(source, "The painting")
     return Made({"thumbnail": _thumbnail_product(made)})
 
 
@@ -86,7 +87,7 @@ def _tape_video(source: Path, format: str, folder: Path, workshop: Workshop) -> 
 
 
 def _from_zip(source: Path, job: Job) -> Made:
-    with TapeArchive(source) as archive:
+    with TapeArchive(source) as archive, FRAMES.reserve(archive.memory, "The tape"):
         video = encode_tape(archive, job)
         poster = thumbnail_of(archive.picture(len(archive.frames) // 2))
         return Made(
@@ -99,7 +100,8 @@ def _from_mp4(source: Path, job: Job) -> Made:
     PDS takes for another type."""
     facts = read_facts(source, decode=False)
     check_finished(facts)
-    poster = _thumbnail_product(thumbnail_of(middle_frame(source, facts)))
+    with FRAMES.reserve(facts.width * facts.height * FRAME_COST, "The MP4"):
+        poster = _thumbnail_product(thumbnail_of(middle_frame(source, facts)))
     size = source.stat().st_size
     if size <= job.cap and facts.mime_type == "video/mp4":
         details = {

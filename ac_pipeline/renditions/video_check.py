@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import av.error
 from PIL import Image
 
 from ac_pipeline.errors import EncodingFailed, UnreadableMedia
+from ac_pipeline.renditions.memory import DECODING
 from ac_pipeline.renditions.sniffing import HEAD, sniff
 from ac_pipeline.renditions.tape_timing import MOST_SECONDS
 
@@ -26,6 +28,8 @@ FRAME_MS = 1000 / 60 + 0.34
 SOUND_TOLERANCE = 50.0
 MOST_SIDE = 4096
 _BT709 = 1
+_MOST_WAITING_BLOCKS = 696_320
+_FRAMES_UNDER_WAY = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +78,8 @@ def read_facts(path: Path, *, decode: bool) -> VideoFacts:
             base = video.time_base
             context = video.codec_context
             if decode:
-                stamps = [frame.pts for frame in container.decode(video)]
+                with _decoding(video):
+                    stamps = [frame.pts for frame in container.decode(video)]
             else:
                 stamps = [packet.pts for packet in container.demux(video) if packet.size]
             if base is None or any(stamp is None for stamp in stamps):
@@ -182,12 +187,25 @@ def middle_frame(path: Path, facts: VideoFacts) -> Image.Image:
             video = container.streams.video[0]
             base = float(video.time_base or 1)
             container.seek(int(target / 1000 / base), stream=video, backward=True)
-            for frame in container.decode(video):
-                if frame.pts is not None and frame.pts * base * 1000 >= target - PTS_TOLERANCE:
-                    return Image.fromarray(frame.to_ndarray(format="rgb24"))
+            with _decoding(video):
+                for frame in container.decode(video):
+                    if frame.pts is not None and frame.pts * base * 1000 >= target - PTS_TOLERANCE:
+                        return Image.fromarray(frame.to_ndarray(format="rgb24"))
     except (av.error.FFmpegError, ValueError) as error:
         raise UnreadableMedia(f"The MP4's middle frame cannot be decoded ({str(error)[:120]})") from error
     raise UnreadableMedia("The MP4 ends before its middle frame")
+
+
+def _decoding(video: av.VideoStream) -> AbstractContextManager[None]:
+    """Memory for decoding a video: as many frames as its size may have waiting (H.264, table A-1), and those under way.
+
+    Raises:
+        TooLarge: The process has not as much.
+    """
+    pixels = max(1, video.width * video.height)
+    frames = min(16, _MOST_WAITING_BLOCKS * 256 // pixels) + _FRAMES_UNDER_WAY
+    bits = av.VideoFormat(video.codec_context.pix_fmt or "yuv420p").padded_bits_per_pixel
+    return DECODING.reserve(pixels * frames * bits // 8, f"The MP4 ({video.width}x{video.height} pixels)")
 
 
 def _length(times: Sequence[float]) -> float:
