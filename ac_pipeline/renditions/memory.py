@@ -2,11 +2,12 @@
 
 Whoever decodes reserves first what it needs at most. `DECODING` is for one picture or video stream while it is decoded;
 nobody who holds a part of it may wait for more of anything. `FRAMES` is for what a tape holds while it is encoded, and
-is reserved before `DECODING`. The two together, the files of pictures included, and the process itself stay below 1 GiB.
+is reserved before `DECODING`. Both, with the files of pictures and the process itself, stay below 1 GiB.
 """
 
 from __future__ import annotations
 
+import ctypes
 import threading
 import traceback
 from collections import deque
@@ -14,6 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from ac_pipeline.errors import TooLarge
+
+_LARGE = 16 << 20
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+"""Gives back to the system what the heaps of glibc keep of freed memory, one heap for each thread."""
 
 
 class MemoryBudget:
@@ -53,6 +58,8 @@ class MemoryBudget:
                 cause = cause.__cause__ or cause.__context__
             raise
         finally:
+            if size > _LARGE and _trim is not None:
+                _trim(0)
             with self._changed:
                 self._free += size
                 self._changed.notify_all()

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from PIL import Image, ImageCms, ImageFile
+from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from ac_pipeline.errors import TooLarge, UnreadableMedia
 from ac_pipeline.renditions.memory import DECODING
@@ -29,7 +29,7 @@ ImageFile.LOAD_TRUNCATED_IMAGES = False
 # "broken data stream when writing" (media facts, section 3).
 ImageFile.MAXBLOCK = 8 << 20
 # Memory in pieces above 32 MiB goes back to the system at once; of Pillow's usual 16 MiB each thread's heap keeps many.
-Image.core.set_block_size(64 << 20)
+Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
 # Pillow's own limit warns, once per process and by the wrong name; `open_picture` checks every header instead.
 Image.MAX_IMAGE_PIXELS = None
 
@@ -130,7 +130,7 @@ def open_picture(
 
 def _unreadable(name: str, error: Exception) -> UnreadableMedia:
     # Pillow's sentence for an unknown format names the object in memory, another one in every run.
-    why = "no known format" if isinstance(error, Image.UnidentifiedImageError) else str(error)[:120]
+    why = "no known format" if isinstance(error, UnidentifiedImageError) else str(error)[:120]
     return UnreadableMedia(
         f"{name} is not a readable picture ({type(error).__name__}: {why}); replace the source object"
     )
@@ -204,7 +204,7 @@ def _parts(file: BinaryIO, name: str, formats: Sequence[str]) -> _Parts:
                 return reader(file, iter(range(MOST_CHUNKS)))
             except StopIteration:
                 raise TooLarge(f"{name} has more than {MOST_CHUNKS} parts") from None
-    raise Image.UnidentifiedImageError("no known format")
+    raise UnidentifiedImageError("no known format")
 
 
 def _png(file: BinaryIO, count: Iterator[int]) -> _Parts:
@@ -365,7 +365,7 @@ def _decode(parts: _Parts, file: BinaryIO, draft: int | None, background: tuple[
     image = Image.open(parts.read(file), formats=(parts.format,))
     try:
         if image.size != (parts.width, parts.height):
-            raise ValueError(f"one header says {parts.width}x{parts.height} pixels, another {image.width}x{image.height}")
+            raise ValueError(f"its size is {image.width}x{image.height}, not {parts.width}x{parts.height}")  # noqa: TRY301
         if draft is not None and parts.format == "JPEG":
             image.draft("RGB", (draft, draft))
         image.seek(0)
@@ -415,8 +415,8 @@ def _colour_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | No
     if image.mode.startswith("I"):
         # Pillow's own conversion of 16-bit greys would clip them to white.
         wide = image.convert("I")
-        alpha = wide.point([0 if value == clear else 255 for value in range(65_536)], "L") if clear is not None else None
-        return wide.point(_EIGHT_BITS, "L"), alpha
+        grey = wide.point(_EIGHT_BITS, "L")
+        return grey, None if clear is None else wide.point([255 * (v != clear) for v in range(65_536)], "L")
     if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or clear is not None:
         image = image.convert("LA" if image.mode in ("L", "LA", "1") else "RGBA")
         return image.convert(image.mode.rstrip("A")), image.getchannel("A")
