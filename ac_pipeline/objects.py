@@ -11,7 +11,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -68,6 +68,7 @@ class ObjectStorage:
     Args:
         client: See `storage_client`.
         url_template: Base address with `{bucket}` in it, e.g. `https://{bucket}.sfo3.digitaloceanspaces.com`.
+        buckets: The only buckets that are asked, whatever a document names; None for any.
         concurrency: Most downloads at a time, over all threads that share this value.
         attempts: How often one object is asked for before a transient error is raised.
         sleep, clock, jitter: Waiting, the time (for `Retry-After` dates) and a number in [0, 1).
@@ -81,6 +82,7 @@ class ObjectStorage:
         client: httpx.Client,
         url_template: str,
         *,
+        buckets: Collection[str] | None = None,
         concurrency: int = 8,
         attempts: int = 3,
         sleep: Callable[[float], None] = time.sleep,
@@ -94,6 +96,7 @@ class ObjectStorage:
             )
         self._client = client
         self._template = url_template.rstrip("/")
+        self._buckets = buckets
         self._slots = threading.BoundedSemaphore(concurrency)
         self._attempts = max(1, attempts)
         self._sleep = sleep
@@ -112,11 +115,16 @@ class ObjectStorage:
         """The address of an object, every segment of its key percent-encoded (`auth0|x` -> `auth0%7Cx`).
 
         Raises:
-            SourceMissing: The bucket or key is one that storage cannot hold or that would point elsewhere.
+            SourceMissing: The bucket is none of the platform's; storage cannot hold such a bucket or key, or it would
+                point elsewhere.
         """
         segments = source.key.split("/")
         if not _BUCKET.fullmatch(source.bucket):
             raise SourceMissing(f"{_name(source)}: not the name of a bucket")
+        if self._buckets is not None and source.bucket not in self._buckets:
+            raise SourceMissing(
+                f"{_name(source)}: the bucket is not one of the platform's own (AC_MEDIA_BUCKETS names those)"
+            )
         if any(segment in ("", ".", "..") for segment in segments):
             raise SourceMissing(f"{_name(source)}: empty, '.' and '..' segments are refused")
         if len(source.key.encode(errors="replace")) > KEY_BYTES:

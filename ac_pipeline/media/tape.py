@@ -40,9 +40,7 @@ def _build_record(document: Document, derived: Derived) -> Record:
 def _sources(document: Document) -> tuple[SourceObject, ...]:
     """A finished MP4 first (MEDIA-13), then the ZIP of frames: no address in Mongo is no sign of no source (DEL-8)."""
     slug = slugs.of(document)
-    finished = tuple(
-        found for _, address in _finished(document) if (found := sources.object_of_url(address, "mp4")) is not None
-    )
+    finished = tuple(found for _, found, _ in _finished(document) if found is not None)
     stored = sources.candidates(document, _keys(document, slug), "mp4" if _is_uploaded_video(document) else "zip")
     return tuple(dict.fromkeys((*finished, *stored)))
 
@@ -61,19 +59,22 @@ def _is_uploaded_video(document: Document) -> bool:
     return document.fields.get("kind") == "mp4"
 
 
-def _finished(document: Document) -> list[tuple[str, str]]:
-    """Field and address of each finished MP4 that the document names."""
+def _finished(document: Document) -> list[tuple[str, SourceObject | None, str]]:
+    """Field, object and, without one, the fault of each finished MP4 that the document names."""
     if not _is_uploaded_video(document) and document.fields.get("mp4Status") != "complete":
         return []
-    return [(name, address) for name in _ADDRESSES if (address := fields.text(document, name))]
+    return [(name, *_object(document, address)) for name in _ADDRESSES if (address := fields.text(document, name))]
+
+
+def _object(document: Document, address: str) -> tuple[SourceObject | None, str]:
+    found = sources.object_of_url(address, "mp4")
+    if found is None:
+        return None, "is not an address in the platform's storage"
+    return (None, "names an object of another user") if sources.is_of_another(found, document.owner) else (found, "")
 
 
 def _oddities(document: Document) -> tuple[str, ...]:
-    return tuple(
-        f"`{name}` is not an address in the platform's storage, so it is not fetched"
-        for name, address in _finished(document)
-        if sources.object_of_url(address, "mp4") is None
-    )
+    return tuple(f"`{name}` {fault}, so it is not fetched" for name, _, fault in _finished(document) if fault)
 
 
 def _page(document: Document) -> str | None:
