@@ -44,12 +44,19 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """One downloaded object: which candidate it was, where it lies, its sha-256 (hex) and its size in bytes."""
+    """One downloaded object: which candidate it was, where it lies, its sha-256 (hex) and its size in bytes.
+
+    Args:
+        stamp: See `ObjectStorage.look`.
+        encoding: The `Content-Encoding` it is stored with, which is not undone; empty without one.
+    """
 
     object: SourceObject
     path: Path
     sha256: str
     size: int
+    stamp: str = ""
+    encoding: str = ""
 
 
 def storage_client(*, timeout: float = 30.0, connections: int = 16) -> httpx.Client:
@@ -146,7 +153,7 @@ class ObjectStorage:
             ServiceUnreachable, ServerFailed, RateLimited: Storage did not answer; says nothing about existence.
         """
 
-        def download(url: str) -> tuple[str, int] | int:
+        def download(url: str) -> tuple[str, int, httpx.Headers] | int:
             return self._download(url, into, max_bytes)
 
         tried: list[str] = []
@@ -157,26 +164,31 @@ class ObjectStorage:
                 tried.append(refused.message)
             else:
                 if not isinstance(answer, int):
-                    sha256, size = answer
-                    return Fetched(source, into, sha256, size)
+                    sha256, size, headers = answer
+                    return Fetched(source, into, sha256, size, _stamp(source, headers), _encoding(headers))
                 tried.append(f"{_name(source)}: {answer}")
         raise SourceMissing(
             f"No source object exists; tried {'; '.join(tried) or 'nothing: there is no candidate key'}"
         )
 
     def exists(self, candidates: Sequence[SourceObject]) -> SourceObject | None:
-        """The first candidate that exists, by HEAD, or None when storage denies them all.
+        """The first candidate that exists, by HEAD, or None when storage denies them all; errors as in `look`."""
+        found = self.look(candidates)
+        return found[0] if found is not None else None
+
+    def look(self, candidates: Sequence[SourceObject]) -> tuple[SourceObject, str] | None:
+        """The first candidate that exists, by HEAD, with a stamp that is another one once it was replaced.
 
         Raises:
             ServiceUnreachable, ServerFailed, RateLimited: Storage did not answer; never taken for "absent" (MEDIA-5).
         """
         for source in candidates:
             try:
-                answer = self._persist(self._head, source)
+                status, headers = self._persist(self._head, source)
             except SourceMissing:
                 continue
-            if answer == 200:
-                return source
+            if status == 200:
+                return source, _stamp(source, headers)
         return None
 
     def _persist(self, ask: Callable[[str], Answer], source: SourceObject) -> Answer:
@@ -193,11 +205,11 @@ class ObjectStorage:
                 self._sleep(wait)
         raise ServiceUnreachable(f"{_name(source)}: never asked")
 
-    def _head(self, url: str) -> int:
+    def _head(self, url: str) -> tuple[int, httpx.Headers]:
         with self._answer("HEAD", url) as response:
-            return self._meaning(response, url)
+            return self._meaning(response, url), response.headers
 
-    def _download(self, url: str, into: Path, max_bytes: int) -> tuple[str, int] | int:
+    def _download(self, url: str, into: Path, max_bytes: int) -> tuple[str, int, httpx.Headers] | int:
         with self._slots, self._answer("GET", url) as response:
             status = self._meaning(response, url)
             if status != 200:
@@ -206,7 +218,7 @@ class ObjectStorage:
             if declared.isdigit() and int(declared) > max_bytes:
                 raise TooLarge(f"{url} has {declared} bytes; at most {max_bytes} are taken")
             try:
-                return self._write(response, url, into, max_bytes)
+                return *self._write(response, url, into, max_bytes), response.headers
             except BaseException:
                 into.unlink(missing_ok=True)
                 raise
@@ -297,6 +309,17 @@ class _Answer(AbstractContextManager[httpx.Response]):
 
 def _unreachable(url: str, error: httpx.TransportError) -> ServiceUnreachable:
     return ServiceUnreachable(f"{url} gave no answer ({type(error).__name__}: {str(error)[:120]}); try again")
+
+
+def _stamp(source: SourceObject, headers: httpx.Headers) -> str:
+    version = headers.get("etag") or headers.get("last-modified", "")
+    return f"{_name(source)} {version} {headers.get('content-length', '')}"
+
+
+def _encoding(headers: httpx.Headers) -> str:
+    """What the stored bytes have to be decoded from; uploads leave `aws-chunked`, which is nothing to undo."""
+    names = (name.strip().lower() for name in headers.get("content-encoding", "").split(","))
+    return ", ".join(name for name in names if name not in ("", "identity", "aws-chunked"))
 
 
 def _name(source: SourceObject) -> str:

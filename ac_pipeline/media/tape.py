@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ac_pipeline.items import Derived, Record
 from ac_pipeline.media import fields, slugs, sources, urls
 from ac_pipeline.media.base import BlobField, Document, MediaType, SourceObject
 from ac_pipeline.media.eligibility import COMMON_FIELDS
-from ac_pipeline.media.times import format_when
+from ac_pipeline.media.times import format_when, read_when
 
 _BLOBS = (BlobField("video", required=True), BlobField("thumbnail", required=False))
 _ADDRESSES = ("mp4Url", "mp4")
 """Where the address of a finished MP4 stands; `mp4` is the older name."""
+_BAKED = ("mp4CompletedAt", "mp4Size")
+"""Tell a finished MP4 from the one that was under the same address before."""
 
 
 def _validate(document: Document) -> None:
@@ -70,7 +74,10 @@ def _object(document: Document, address: str) -> tuple[SourceObject | None, str]
     found = sources.object_of_url(address, "mp4")
     if found is None:
         return None, "is not an address in the platform's storage"
-    return (None, "names an object of another user") if sources.is_of_another(found, document.owner) else (found, "")
+    if sources.is_of_another(found, document.owner):
+        return None, "names an object of another user"
+    baked = [document.fields.get(name) for name in _BAKED]
+    return replace(found, version="" if baked == [None, None] else str([read_when(baked[0]) or baked[0], baked[1]])), ""
 
 
 def _oddities(document: Document) -> tuple[str, ...]:
@@ -87,7 +94,7 @@ TAPE = MediaType(
     plural="tapes",
     collection="tapes",
     nsid="computer.aesthetic.tape",
-    fields=(*COMMON_FIELDS, "code", "slug", "bucket", "kind", "mp4Status", *_ADDRESSES),
+    fields=(*COMMON_FIELDS, "code", "slug", "bucket", "kind", "mp4Status", *_ADDRESSES, *_BAKED),
     anonymous=True,
     validate=_validate,
     build_record=_build_record,

@@ -52,6 +52,8 @@ class Reader:
             lambda: int(self.now().timestamp() * 1000),
             dry=dry,
             retry=selection.retry,
+            full=selection.full,
+            anew=selection.renditions,
         )
         for media in selection.types:
             documents = list(self.documents.stream(plan.account, media))

@@ -43,6 +43,8 @@ class RecordBuilder:
         now: Milliseconds since 1970.
         dry: Use only renditions that are known: make, ask and store nothing.
         retry: Try again what failed before on the same document.
+        full: Ask storage whether the objects are still those that were rendered.
+        anew: Make all renditions again.
     """
 
     lexicons: Lexicons
@@ -51,6 +53,8 @@ class RecordBuilder:
     now: Callable[[], int]
     dry: bool = False
     retry: bool = False
+    full: bool = False
+    anew: bool = False
 
     def build(
         self, media: MediaType, documents: Iterable[Document], entries: Mapping[str, LedgerEntry], did: str | None
@@ -67,7 +71,8 @@ class RecordBuilder:
             ready = self._known(media, document, entry)
             future = None
             if ready is None and not self.dry:
-                future = self.pool.submit(self.renderer.derive, media, document, entry.derived if entry else None)
+                known = entry.derived if entry else None
+                future = self.pool.submit(self.renderer.derive, media, document, known, look=self.full, anew=self.anew)
             jobs.append((document, entry, ready, future))
         wanted = []
         for document, entry, ready, future in jobs:
@@ -95,14 +100,15 @@ class RecordBuilder:
         if document.verdict is Verdict.HELD:
             return Wanted(document, failure=failure_of(Stage.DOCUMENT, HeldBack(document.reason)), fresh=True)
         same = entry is not None and entry.fingerprint == document.fingerprint
-        if same and not self.retry and entry is not None and entry.state is State.QUARANTINED:
+        if same and not self.retry and not self.anew and entry is not None and entry.state is State.QUARANTINED:
             failure = entry.failure
             if failure is not None and failure.stage in _REMEMBERED:
                 return Wanted(document, failure=failure)
         companions = media.companions(document)
         if media.recipe is None and not companions:
             return Derived()
-        if not same or entry is None or entry.derived is None:
+        again = media.recipe is not None and (self.anew or (self.full and not self.dry))
+        if again or not same or entry is None or entry.derived is None:
             return None
         open_ = [name for name in companions if name not in entry.derived.found]
         if open_ and not self.dry and self.now() - document.when < COMPANION_DAYS * _DAY_MS:

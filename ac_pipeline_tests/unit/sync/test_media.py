@@ -339,3 +339,27 @@ def test_renditions_are_made_ahead_and_used_by_the_sync(world: World) -> None:
     report = world.sync(user)
     assert (report.types["painting"].created, report.types["painting"].quarantined) == (1, 1)
     assert sorted(world.renderer.derived) == sorted([good, bad])
+
+
+def test_media_that_was_replaced_in_storage_is_rendered_anew_at_a_full_look(world: World) -> None:
+    """MEDIA-21: its record is updated, once; others stay."""
+    user = world.user()
+    document, *_ = documents = paintings(world, user, 3)
+    world.renderer.stamps = dict.fromkeys(documents, "one")
+    world.sync(user)
+    world.renderer.stamps[document], world.renderer.same[document] = "two", "another picture"
+    assert world.sync(user).types["painting"].updated == 0
+    assert world.sync(user, full=True).types["painting"].updated == 1
+    assert world.sync(user, full=True).types["painting"].updated == 0
+
+
+def test_renditions_are_made_again_on_demand(world: World) -> None:
+    """MEDIA-21: a plan says of which, an ordinary sync makes none."""
+    user = world.user()
+    paintings(world, user, 3)
+    world.sync(user)
+    world.renderer.version = "2"
+    assert world.sync(user, full=True).types["painting"].updated == 0
+    _, report = world.engine.survey(user, Selection(renditions=True))
+    assert report.types["painting"].pending == 3
+    assert world.sync(user, renditions=True).types["painting"].updated == 3
