@@ -75,12 +75,14 @@ class Derived:
         found: Names of companion objects that were confirmed in storage, e.g. `recording`.
         key: Identity of what it was derived from (candidate objects), to tell when it is outdated.
         warnings: Oddities of the source that a person may want to know.
+        stamp: What storage said of the object when it was last looked at (`ObjectStorage.look`); empty if it was not.
     """
 
     renditions: Mapping[str, Rendition] = field(default_factory=dict)
     found: frozenset[str] = frozenset()
     key: str = ""
     warnings: tuple[str, ...] = ()
+    stamp: str = ""
 
 
 @dataclass(frozen=True, slots=True)

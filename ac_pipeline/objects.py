@@ -11,7 +11,7 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -48,12 +48,19 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """One downloaded object: which candidate it was, where it lies, its sha-256 (hex) and its size in bytes."""
+    """One downloaded object: which candidate it was, where it lies, its sha-256 (hex) and its size in bytes.
+
+    Args:
+        stamp: See `ObjectStorage.look`.
+        encoding: The `Content-Encoding` it is stored with, which is not undone; empty without one.
+    """
 
     object: SourceObject
     path: Path
     sha256: str
     size: int
+    stamp: str = ""
+    encoding: str = ""
 
 
 def storage_client(*, timeout: float = 30.0, connections: int = 16) -> httpx.Client:
@@ -74,6 +81,7 @@ class ObjectStorage:
     Args:
         client: See `storage_client`.
         url_template: Base address with `{bucket}` in it, e.g. `https://{bucket}.sfo3.digitaloceanspaces.com`.
+        buckets: The only buckets that are asked, whatever a document names; None for any.
         concurrency: Most downloads at a time, over all threads that share this value.
         attempts: How often one object is asked for before a transient error is raised.
         limit: How long a download may take, and how slow and large it may be; those a caller names are smaller.
@@ -88,6 +96,7 @@ class ObjectStorage:
         client: httpx.Client,
         url_template: str,
         *,
+        buckets: Collection[str] | None = None,
         concurrency: int = 8,
         attempts: int = 3,
         limit: Limit | None = None,
@@ -102,6 +111,7 @@ class ObjectStorage:
             )
         self._client = client
         self._template = url_template.rstrip("/")
+        self._buckets = buckets
         self._slots = threading.BoundedSemaphore(concurrency)
         self._attempts = max(1, attempts)
         self._limit = limit or Limits().media
@@ -121,11 +131,16 @@ class ObjectStorage:
         """The address of an object, every segment of its key percent-encoded (`auth0|x` -> `auth0%7Cx`).
 
         Raises:
-            SourceMissing: The bucket or key is one that storage cannot hold or that would point elsewhere.
+            SourceMissing: The bucket is none of the platform's; storage cannot hold such a bucket or key, or it would
+                point elsewhere.
         """
         segments = source.key.split("/")
         if not _BUCKET.fullmatch(source.bucket):
             raise SourceMissing(f"{_name(source)}: not the name of a bucket")
+        if self._buckets is not None and source.bucket not in self._buckets:
+            raise SourceMissing(
+                f"{_name(source)}: the bucket is not one of the platform's own (AC_MEDIA_BUCKETS names those)"
+            )
         if any(segment in ("", ".", "..") for segment in segments):
             raise SourceMissing(f"{_name(source)}: empty, '.' and '..' segments are refused")
         if len(source.key.encode(errors="replace")) > KEY_BYTES:
@@ -149,7 +164,7 @@ class ObjectStorage:
 
         doubted: set[str] = set()
 
-        def download(url: str) -> tuple[str, int] | int:
+        def download(url: str) -> tuple[str, int, httpx.Headers] | int:
             return self._download(url, into, max_bytes, doubted)
 
         tried: list[str] = []
@@ -160,26 +175,31 @@ class ObjectStorage:
                 tried.append(refused.message)
             else:
                 if not isinstance(answer, int):
-                    sha256, size = answer
-                    return Fetched(source, into, sha256, size)
+                    sha256, size, headers = answer
+                    return Fetched(source, into, sha256, size, _stamp(source, headers), _encoding(headers))
                 tried.append(f"{_name(source)}: {answer}")
         raise SourceMissing(
             f"No source object exists; tried {'; '.join(tried) or 'nothing: there is no candidate key'}"
         )
 
     def exists(self, candidates: Sequence[SourceObject]) -> SourceObject | None:
-        """The first candidate that exists, by HEAD, or None when storage denies them all.
+        """The first candidate that exists, by HEAD, or None when storage denies them all; errors as in `look`."""
+        found = self.look(candidates)
+        return found[0] if found is not None else None
+
+    def look(self, candidates: Sequence[SourceObject]) -> tuple[SourceObject, str] | None:
+        """The first candidate that exists, by HEAD, with a stamp that is another one once it was replaced.
 
         Raises:
             ServiceUnreachable, ServerFailed, RateLimited: Storage did not answer; never taken for "absent" (MEDIA-5).
         """
         for source in candidates:
             try:
-                answer = self._persist(self._head, source)
+                status, headers = self._persist(self._head, source)
             except SourceMissing:
                 continue
-            if answer == 200:
-                return source
+            if status == 200:
+                return source, _stamp(source, headers)
         return None
 
     def _persist(self, ask: Callable[[str], Answer], source: SourceObject) -> Answer:
@@ -198,13 +218,15 @@ class ObjectStorage:
                 self._sleep(wait)
         raise ServiceUnreachable(f"{_name(source)}: never asked")
 
-    def _head(self, url: str) -> int:
+    def _head(self, url: str) -> tuple[int, httpx.Headers]:
         with within(self._limit), self._answer("HEAD", url) as response:
             if response.status_code == 200 and not _etag(response) and _kind(response) in _PAGES:
                 raise ServerFailed(f"{url} is answered with {_kind(response)}, not by object storage; try again")
-            return self._meaning(response, url)
+            return self._meaning(response, url), response.headers
 
-    def _download(self, url: str, into: Path, max_bytes: int, doubted: set[str]) -> tuple[str, int] | int:
+    def _download(
+        self, url: str, into: Path, max_bytes: int, doubted: set[str]
+    ) -> tuple[str, int, httpx.Headers] | int:
         with self._slots, within(self._limit), self._answer("GET", url) as response:
             status = self._meaning(response, url)
             if status != 200:
@@ -213,7 +235,7 @@ class ObjectStorage:
             if declared.isdecimal() and int(declared) > max_bytes:
                 raise TooLarge(f"{url} has {declared} bytes; at most {max_bytes} are taken")
             try:
-                return self._write(response, url, into, max_bytes, doubted)
+                return *self._write(response, url, into, max_bytes, doubted), response.headers
             except BaseException:
                 into.unlink(missing_ok=True)
                 raise
@@ -328,6 +350,17 @@ def _kind(response: httpx.Response) -> str:
 
 def _unreachable(url: str, error: httpx.TransportError) -> ServiceUnreachable:
     return ServiceUnreachable(f"{url} gave no answer ({type(error).__name__}: {str(error)[:120]}); try again")
+
+
+def _stamp(source: SourceObject, headers: httpx.Headers) -> str:
+    version = headers.get("etag") or headers.get("last-modified", "")
+    return f"{_name(source)} {version} {headers.get('content-length', '')}"
+
+
+def _encoding(headers: httpx.Headers) -> str:
+    """What the stored bytes have to be decoded from; uploads leave `aws-chunked`, which is nothing to undo."""
+    names = (name.strip().lower() for name in headers.get("content-encoding", "").split(","))
+    return ", ".join(name for name in names if name not in ("", "identity", "aws-chunked"))
 
 
 def _name(source: SourceObject) -> str:

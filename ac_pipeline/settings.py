@@ -25,6 +25,7 @@ ENV_FILES = (".env", ".env.local")
 
 _DATABASE = re.compile(r"[^/\\. \"$*<>:|?\0]{1,63}")
 """Characters and length MongoDB allows in the name of a database."""
+_BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 _DID = re.compile(r"did:[a-z]+:[A-Za-z0-9._:%-]*[A-Za-z0-9._-]")
 _DOMAIN = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z][A-Za-z0-9-]*[A-Za-z0-9]")
 _POSTGRES = "postgresql+psycopg2://"
@@ -57,6 +58,13 @@ def _template(value: str) -> str:
     if value.count("{bucket}") != 1:
         raise ValueError("must hold {bucket} once, for the name of the bucket")
     return _address(value.replace("{bucket}", "bucket")) and value.rstrip("/")
+
+
+def _buckets(value: str) -> str:
+    names = [name.strip() for name in value.split(",")]
+    if not all(_BUCKET.fullmatch(name) for name in names):
+        raise ValueError("must be names of buckets with commas between them")
+    return ",".join(names)
 
 
 def _secret_address(value: SecretStr) -> SecretStr:
@@ -112,6 +120,9 @@ class Settings(Timetable):
     pds_rate_limit_bypass_key: SecretStr | None = None
     ac_ledger_database: DatabaseName = ""
     ac_media_url: Annotated[str, AfterValidator(_template)] = "https://{bucket}.sfo3.digitaloceanspaces.com"
+    ac_media_buckets: Annotated[str, AfterValidator(_buckets)] = (
+        "user-aesthetic-computer,art-aesthetic-computer,at-blobs-aesthetic-computer"
+    )
     ac_renditions_url: str = Field(default="", repr=False)
     ac_lexicon_authority: Annotated[str, AfterValidator(_did)] | None = None
     ac_lexicon_pds_url: Address | None = None

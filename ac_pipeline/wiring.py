@@ -6,12 +6,13 @@ No rules live here. The command line, the assets and the benchmarks open a `Pipe
 from __future__ import annotations
 
 import os
+import shutil
 import socket
 import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,6 +42,7 @@ from ac_pipeline.mongo.documents import MongoDocuments
 from ac_pipeline.mongo.ledger import MongoLedger
 from ac_pipeline.mongo.lexicons import MongoPublishedLexicons
 from ac_pipeline.mongo.plans import MongoPlans
+from ac_pipeline.mongo.process_mark import is_dead, own_mark
 from ac_pipeline.mongo.provisioning import MongoProvisioning
 from ac_pipeline.mongo.receipts import MongoReceipts
 from ac_pipeline.mongo.repairs import MongoRepairs
@@ -52,6 +54,8 @@ from ac_pipeline.renditions.store import RenditionStore
 from ac_pipeline.settings import Settings
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.lexicon_gate import Authority, LexiconGate
+
+_WORK, _MARK = "ac-pipeline-", "process"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,12 +110,13 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             ObjectStorage(
                 media_http,
                 settings.ac_media_url,
-                concurrency=settings.ac_concurrent_downloads,
+                buckets=settings.ac_media_buckets.split(","),
                 limit=_limits(settings).media,
+                concurrency=settings.ac_concurrent_downloads,
             ),
             store,
             blob_limit=server.blob_limit,
-            work_dir=Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ac-pipeline-"))),
+            work_dir=stack.enter_context(work_folder()),
             ffmpeg=str(settings.ac_ffmpeg) if settings.ac_ffmpeg else None,
             encode_seconds=settings.ac_encode_timeout_seconds,
             encode_pixels=settings.ac_encode_megapixels * 1_000_000,
@@ -156,6 +161,22 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             _administration(settings, http, own),
             MongoProvisioning(source, own),
         )
+
+
+@contextmanager
+def work_folder(place: Path | None = None) -> Iterator[Path]:
+    """A folder for temporary files, gone in the end; so are those of processes that have certainly died.
+
+    Args:
+        place: Where they are; the system's folder for temporary files when None.
+    """
+    for left in (place or Path(tempfile.gettempdir())).glob(f"{_WORK}*"):
+        with suppress(OSError):
+            if left.lstat().st_uid == os.getuid() and is_dead((left / _MARK).read_text()):
+                shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=_WORK, dir=place) as folder:
+        Path(folder, _MARK).write_text(own_mark() or "")
+        yield Path(folder)
 
 
 @contextmanager

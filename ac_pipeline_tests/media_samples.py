@@ -271,3 +271,68 @@ def jpeg_of(image: Image.Image, **options: Any) -> bytes:
 
 def _chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_with(data: bytes, *chunks: tuple[bytes, bytes], sound: bool = True) -> bytes:
+    """A PNG with more chunks behind its header, their checksums right unless not `sound`."""
+    made = b"".join(_chunk(kind, body) if sound else _chunk(kind, body)[:-1] + b"?" for kind, body in chunks)
+    return data[:33] + made + data[33:]
+
+
+def jpeg_with(data: bytes, *segments: tuple[int, bytes]) -> bytes:
+    """A JPEG with more segments (marker, content) at its start."""
+    made = b"".join(struct.pack(">HH", marker, 2 + len(body)) + body for marker, body in segments)
+    return data[:2] + made + data[2:]
+
+
+def webp_with(data: bytes, size: tuple[int, int], *chunks: tuple[bytes, bytes]) -> bytes:
+    """A plain WebP of this size with more chunks behind its picture, which its header announces."""
+    sides = b"".join((side - 1).to_bytes(3, "little") for side in size)
+    kinds = {b"ICCP": 0x20, b"EXIF": 0x08, b"XMP ": 0x04}
+    flags = bytes([sum(kinds.get(kind, 0) for kind, _ in chunks), 0, 0, 0])
+    before = [chunk for chunk in chunks if chunk[0] == b"ICCP"]
+    after = [chunk for chunk in chunks if chunk[0] != b"ICCP"]
+    body = b"".join(map(_riff, [(b"VP8X", flags + sides), *before])) + data[12:] + b"".join(map(_riff, after))
+    return b"RIFF" + struct.pack("<I", 4 + len(body)) + b"WEBP" + body
+
+
+def exif(orientation: int, order: str = "<") -> bytes:
+    """EXIF that says nothing but how a picture is turned."""
+    head = b"II*\0" if order == "<" else b"MM\0*"
+    return head + struct.pack(f"{order}IHHHIHHI", 8, 1, 0x0112, 3, 1, orientation, 0, 0)
+
+
+def profile(space: str) -> bytes:
+    """An ICC profile under which red and blue have changed places ("RGB "), or greys have a gamma of 4 ("GRAY")."""
+    curve = b"curv" + struct.pack(">IIHH", 0, 1, (4 if space == "GRAY" else 2) << 8, 0)
+    white = (0.9642, 1.0, 0.8249)
+    red, green, blue = (0.4360, 0.2225, 0.0139), (0.3851, 0.7169, 0.0971), (0.1431, 0.0606, 0.7141)
+    tags = {"desc": b"desc" + struct.pack(">II", 0, 5) + b"test\0" + bytes(79), "wtpt": _xyz(white)}
+    if space == "GRAY":
+        tags["kTRC"] = curve
+    else:
+        tags |= {
+            "rXYZ": _xyz(blue),
+            "gXYZ": _xyz(green),
+            "bXYZ": _xyz(red),
+            "rTRC": curve,
+            "gTRC": curve,
+            "bTRC": curve,
+        }
+    table, body, start = struct.pack(">I", len(tags)), b"", 132 + 12 * len(tags)
+    for name, data in tags.items():
+        table += name.encode() + struct.pack(">II", start + len(body), len(data))
+        body += data + bytes(-len(data) % 4)
+    head = (
+        struct.pack(">I4xI", start + len(body), 0x02400000) + b"mntr" + space.encode() + b"XYZ " + bytes(12) + b"acsp"
+    )
+    return head.ljust(68, b"\0") + _xyz(white)[8:] + bytes(48) + table + body
+
+
+def _xyz(value: tuple[float, float, float]) -> bytes:
+    return b"XYZ " + bytes(4) + struct.pack(">iii", *(round(part * 65_536) for part in value))
+
+
+def _riff(chunk: tuple[bytes, bytes]) -> bytes:
+    kind, body = chunk
+    return kind + struct.pack("<I", len(body)) + body + b"\0" * (len(body) % 2)

@@ -58,8 +58,9 @@ def surveyed(pipeline: Pipeline, chosen: Chosen, title: str) -> Iterator[tuple[A
 @click.option("--canary", "number", type=click.IntRange(1), metavar="N", help="The first N users with work, then stop.")
 @click.option("--dry-run", is_flag=True, help="The same as `plan`; of a plan, what has moved since.")
 @click.option("--sweep", is_flag=True, help="Delete records without a document even where they are most of a user's.")
-@click.option("--full", is_flag=True, help="Read every repository, also where nothing has changed since the last run.")
+@click.option("--full", is_flag=True, help="Read every repository, and look whether media was replaced.")
 @click.option("--blobs", is_flag=True, help="Ask for every blob, too, and upload again what the PDS has lost.")
+@click.option("--renditions", is_flag=True, help="Make every thumbnail and video again from its source.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def sync(
     chosen: Chosen,
@@ -70,6 +71,7 @@ def sync(
     sweep: bool,
     full: bool,
     blobs: bool,
+    renditions: bool,
     as_json: bool,
 ) -> int:
     """Make the PDS hold exactly the eligible items, each once; a second run changes nothing.
@@ -77,11 +79,12 @@ def sync(
     With --plan only what that plan lists is done, and only where it is still the same; what has moved since is listed,
     and the exit code is 1. --canary stops after a few users, verifies them, and says how to go on.
     """
-    if plan_hash is not None and (chosen != Chosen((), False, Selection()) or sweep or full or blobs):
+    if plan_hash is not None and (chosen != Chosen((), False, Selection()) or sweep or full or blobs or renditions):
         raise click.UsageError("--plan has its own selection: leave the other selectors out.")
     if number is not None and dry_run:
         raise click.UsageError("--canary writes, --dry-run does not: choose one.")
-    chosen = replace(chosen, selection=replace(chosen.selection, sweep=sweep, full=full, blobs=blobs))
+    selection = replace(chosen.selection, sweep=sweep, full=full, blobs=blobs, renditions=renditions)
+    chosen = replace(chosen, selection=selection)
     with open_pipeline(load_settings()) as pipeline:
         if plan_hash is not None:
             return _by_plan(pipeline, pipeline.plans.find(plan_hash), number, dry=dry_run, as_json=as_json)

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -43,7 +44,7 @@ with dagster.DagsterInstance.get() as instance:
 
 
 def prepare_home(settings: Settings, project: Path) -> Path:
-    """Make DAGSTER_HOME ready: its dagster.yaml, the storage it names, and the limits of the pools.
+    """Make DAGSTER_HOME ready: closed to other users, its dagster.yaml, the storage it names, the limits of the pools.
 
     A dagster.yaml that somebody else put there is left as it is.
 
@@ -58,7 +59,9 @@ def prepare_home(settings: Settings, project: Path) -> Path:
         Misconfigured: There is no dagster.yaml in the project, or Dagster cannot use home or database.
     """
     home = settings.dagster_home
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(PermissionError):  # another user's home: whoever made it has decided
+        home.chmod(0o700)
     target = home / "dagster.yaml"
     try:
         template = (project / "dagster.yaml").read_text()
@@ -66,6 +69,7 @@ def prepare_home(settings: Settings, project: Path) -> Path:
         raise Misconfigured(f"There is no dagster.yaml in {project}: start from the project's folder.") from None
     if not target.exists() or target.read_text().startswith(_OURS):
         target.write_text(_OURS + template + (_POSTGRES if settings.dagster_postgres_url else ""))
+        target.chmod(0o600)
     _set_pool_limits(settings)
     return home
 

@@ -42,11 +42,16 @@ class LinkUpdate:
 
 @dataclass(frozen=True, slots=True)
 class SourceObject:
-    """One candidate object in object storage: raw (not percent-encoded) key, and the format its name promises."""
+    """One candidate object in object storage: raw (not percent-encoded) key, and the format its name promises.
+
+    Args:
+        version: What the document says of when it was made; another one tells that it was replaced.
+    """
 
     bucket: str
     key: str
     format: str
+    version: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -79,5 +79,10 @@ def object_of_url(url: str, format: str) -> SourceObject | None:
     return SourceObject(bucket=place, key=key, format=format) if place and _is_safe(key) else None
 
 
+def is_of_another(found: SourceObject, owner: str | None) -> bool:
+    """True if the key names a user, as `auth0|x` does, who is not `owner`."""
+    return any("|" in segment and segment != owner for segment in found.key.split("/"))
+
+
 def _is_safe(key: str) -> bool:
     return key.isprintable() and "\\" not in key and not {"", ".", ".."}.intersection(key.split("/"))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ac_pipeline.items import Derived, Record
 from ac_pipeline.media import fields, slugs, sources, urls
 from ac_pipeline.media.base import BlobField, Document, MediaType, SourceObject
@@ -13,6 +15,8 @@ _ADDRESSES = ("mp4Url", "mp4")
 """Where the address of a finished MP4 stands; `mp4` is the older name."""
 _BAKING = ("pending", "processing")
 """`mp4Status` while the oven makes the MP4 of a ZIP."""
+_BAKED = ("mp4CompletedAt", "mp4Size")
+"""Tell a finished MP4 from the one that was under the same address before."""
 
 
 def _validate(document: Document) -> None:
@@ -42,9 +46,7 @@ def _build_record(document: Document, derived: Derived) -> Record:
 def _sources(document: Document) -> tuple[SourceObject, ...]:
     """A finished MP4 first (MEDIA-13), then the ZIP of frames: no address in Mongo is no sign of no source (DEL-8)."""
     slug = slugs.of(document)
-    finished = tuple(
-        found for _, address in _finished(document) if (found := sources.object_of_url(address, "mp4")) is not None
-    )
+    finished = tuple(found for _, found, _ in _finished(document) if found is not None)
     stored = sources.candidates(document, _keys(document, slug), "mp4" if _is_uploaded_video(document) else "zip")
     return tuple(dict.fromkeys((*finished, *stored)))
 
@@ -63,11 +65,21 @@ def _is_uploaded_video(document: Document) -> bool:
     return document.fields.get("kind") == "mp4"
 
 
-def _finished(document: Document) -> list[tuple[str, str]]:
-    """Field and address of each finished MP4 that the document names."""
+def _finished(document: Document) -> list[tuple[str, SourceObject | None, str]]:
+    """Field, object and, without one, the fault of each finished MP4 that the document names."""
     if not _is_uploaded_video(document) and document.fields.get("mp4Status") != "complete":
         return []
-    return [(name, address) for name in _ADDRESSES if (address := fields.text(document, name))]
+    return [(name, *_object(document, address)) for name in _ADDRESSES if (address := fields.text(document, name))]
+
+
+def _object(document: Document, address: str) -> tuple[SourceObject | None, str]:
+    found = sources.object_of_url(address, "mp4")
+    if found is None:
+        return None, "is not an address in the platform's storage"
+    if sources.is_of_another(found, document.owner):
+        return None, "names an object of another user"
+    baked = [document.fields.get(name) for name in _BAKED]
+    return replace(found, version="" if baked == [None, None] else str([read_when(baked[0]) or baked[0], baked[1]])), ""
 
 
 def _pending_since(document: Document) -> int | None:
@@ -78,11 +90,7 @@ def _pending_since(document: Document) -> int | None:
 
 
 def _oddities(document: Document) -> tuple[str, ...]:
-    return tuple(
-        f"`{name}` is not an address in the platform's storage, so it is not fetched"
-        for name, address in _finished(document)
-        if sources.object_of_url(address, "mp4") is None
-    )
+    return tuple(f"`{name}` {fault}, so it is not fetched" for name, _, fault in _finished(document) if fault)
 
 
 def _page(document: Document) -> str | None:
@@ -95,7 +103,7 @@ TAPE = MediaType(
     plural="tapes",
     collection="tapes",
     nsid="computer.aesthetic.tape",
-    fields=(*COMMON_FIELDS, "code", "slug", "bucket", "kind", "mp4Status", "mp4StartedAt", *_ADDRESSES),
+    fields=(*COMMON_FIELDS, "code", "slug", "bucket", "kind", "mp4Status", "mp4StartedAt", *_ADDRESSES, *_BAKED),
     anonymous=True,
     validate=_validate,
     build_record=_build_record,

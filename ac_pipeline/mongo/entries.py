@@ -85,6 +85,7 @@ def from_bson(stored: Mapping[str, Any]) -> LedgerEntry:
 def _derived_to_bson(derived: Derived) -> dict[str, Any]:
     return {
         "key": derived.key,
+        "stamp": derived.stamp,
         "found": sorted(derived.found),
         "warnings": [_short(text, _LONGEST_LINE) for text in derived.warnings[:_MOST_WARNINGS]],
         "renditions": {
@@ -104,6 +105,7 @@ def _derived_to_bson(derived: Derived) -> dict[str, Any]:
 def _derived_from_bson(stored: Mapping[str, Any]) -> Derived:
     return Derived(
         key=stored["key"],
+        stamp=stored.get("stamp", ""),
         found=frozenset(stored["found"]),
         warnings=tuple(stored["warnings"]),
         renditions={

@@ -14,6 +14,7 @@ from types import MappingProxyType
 
 from ac_pipeline.errors import TooLarge, UnreadableMedia
 from ac_pipeline.renditions import thumbnail
+from ac_pipeline.renditions.memory import FRAME_COST, FRAMES
 from ac_pipeline.renditions.sniffing import HEAD, sniff
 from ac_pipeline.renditions.tape_archive import ARCHIVE_BYTES, TapeArchive
 from ac_pipeline.renditions.thumbnail import Thumbnail, check_thumbnail, make_thumbnail, thumbnail_of
@@ -78,7 +79,7 @@ class Recipe:
 
 
 def _painting_thumbnail(source: Path, format: str, folder: Path, workshop: Workshop) -> Made:
-    made = make_thumbnail(source.read_bytes(), "The painting")
+    made = make_thumbnail(source, "The painting")
     return Made({"thumbnail": _thumbnail_product(made)})
 
 
@@ -89,7 +90,7 @@ def _tape_video(source: Path, format: str, folder: Path, workshop: Workshop) -> 
 
 
 def _from_zip(source: Path, job: Job) -> Made:
-    with TapeArchive(source) as archive:
+    with TapeArchive(source) as archive, FRAMES.reserve(archive.memory, "The tape"):
         video = encode_tape(archive, job)
         poster = thumbnail_of(archive.picture(len(archive.frames) // 2))
         return Made(
@@ -101,7 +102,8 @@ def _from_mp4(source: Path, job: Job) -> Made:
     """A finished MP4 byte for byte where every browser plays it whole (MEDIA-13), else encoded again (MEDIA-18)."""
     facts = read_facts(source, most_pixels=10 * job.encoder.most_pixels, timeout=job.encoder.timeout)
     check_finished(facts)
-    poster = _thumbnail_product(thumbnail_of(middle_frame(source, facts)))
+    with FRAMES.reserve(facts.width * facts.height * FRAME_COST, "The MP4"):
+        poster = _thumbnail_product(thumbnail_of(middle_frame(source, facts)))
     size = source.stat().st_size
     reasons = why_not_as_it_is(facts)
     if size > job.cap:

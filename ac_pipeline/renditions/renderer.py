@@ -69,11 +69,17 @@ class Renderer:
         )
         self._sources = _Turns()
 
-    def derive(self, media: MediaType, document: Document, known: Derived | None) -> Derived:
+    def derive(
+        self, media: MediaType, document: Document, known: Derived | None, *, look: bool = False, anew: bool = False
+    ) -> Derived:
         """Renditions and companions of a document: from what is known, else the store, else made now.
 
         What is known is taken as it is while the candidate objects are the same, whatever encoder it was made with:
         published media does not change because ffmpeg did. Only companions not found before are asked for again.
+
+        Args:
+            look: Ask storage whether the object is still the one that was rendered.
+            anew: Make renditions again, whatever is known or kept; those of a source that is gone stay.
 
         Raises:
             SourceMissing, UnreadableMedia, EncodingFailed, TooLarge: The item is to be quarantined.
@@ -81,28 +87,40 @@ class Renderer:
         """
         candidates = media.sources(document)
         key = source_key(candidates)
-        before = known if known is not None and known.key == key else None
-        found = self._found(media, document, before.found if before else frozenset())
+        before = known if known is not None and _is_same(known, key, candidates) else None
+        before_found = before.found if before is not None else frozenset()
+        found = self.companions(media, document, before_found) if look else self._found(media, document, before_found)
         wanted = {blob.name for blob in media.blobs}
-        if before is not None and wanted <= before.renditions.keys():
-            return before if found == before.found else replace(before, found=found)
+        before = before if before is not None and wanted <= before.renditions.keys() else None
+        if before is not None and not anew:
+            stamp = (self._stamp(candidates) if look else None) or before.stamp
+            if before.stamp in ("", stamp):
+                now = replace(before, found=found, key=key, stamp=stamp)
+                return before if now == before else now
         if media.recipe is None:
             return Derived(found=found, key=key)
         try:
-            kept = self._render(media.recipe, candidates)
+            kept, stamp = self._render(media.recipe, candidates, anew=anew)
+        except SourceMissing as error:
+            if before is None:
+                raise
+            gone = f"not rendered anew: {error.message}"
+            return replace(before, found=found, warnings=tuple(dict.fromkeys((*before.warnings, gone))))
         except OSError as error:
             raise Transient(
                 f"The work folder {self._work_dir} cannot be used ({error}); make room or check it"
             ) from error
-        return Derived(kept.renditions, found, key, kept.warnings)
+        return Derived(kept.renditions, found, key, kept.warnings, stamp)
 
-    def companions(self, media: MediaType, document: Document) -> frozenset[str]:
-        """Names of the document's companions that are in storage now, whatever is known of them.
+    def companions(self, media: MediaType, document: Document, known: frozenset[str]) -> frozenset[str]:
+        """Names of the document's companions that are in storage now. What differs from what is known is believed when
+        storage says it twice.
 
         Raises:
             Transient: Storage did not answer.
         """
-        return self._found(media, document, frozenset())
+        found = self._found(media, document, frozenset())
+        return found if found == known else self._found(media, document, frozenset())
 
     def source(self, media: MediaType, document: Document) -> SourceObject | None:
         """The object a document would be rendered from, asked for without downloading it; None when there is none.
@@ -140,15 +158,24 @@ class Renderer:
             name for name, objects in companions.items() if name in before or self._objects.exists(objects) is not None
         )
 
-    def _render(self, recipe: str, candidates: Sequence[SourceObject]) -> Kept:
-        """Render the first candidate that exists. If it cannot be used, those after it in another format are tried:
-        a broken MP4 does not hide the ZIP it was made from, but a broken picture is never replaced by another one.
-        What could be made of an MP4 that ends early is taken when no ZIP is whole."""
+    def _stamp(self, candidates: Sequence[SourceObject]) -> str | None:
+        """What storage says of the object; None if it has none, or gives no answer: then the next look will tell."""
+        try:
+            found = self._objects.look(candidates)
+        except Transient:
+            return None
+        return found[1] if found is not None else None
+
+    def _render(self, recipe: str, candidates: Sequence[SourceObject], *, anew: bool) -> tuple[Kept, str]:
+        """Render the first candidate that exists: the renditions and its stamp. If it cannot be used, those after it in
+        another format are tried: a broken MP4 does not hide the ZIP it was made from, but a broken picture is never
+        replaced by another one. What could be made of an MP4 that ends early is taken when no ZIP is whole."""
         if recipe not in RECIPES:
             raise Misconfigured(f"There is no rendition recipe {recipe!r}; known are {', '.join(sorted(RECIPES))}")
         left = tuple(candidates)
         unusable: Permanent | None = None
         partial: Kept | None = None
+        stamp = ""
         warnings: list[str] = []
         while True:
             self._work_dir.mkdir(parents=True, exist_ok=True)
@@ -157,15 +184,16 @@ class Renderer:
                     fetched = self._objects.fetch(left, Path(folder, "source"), RECIPES[recipe].source_bytes)
                 except (SourceMissing, TooLarge) as error:
                     if partial is not None:
-                        return partial
+                        return partial, stamp
                     raise unusable or error from error
                 after = left[left.index(fetched.object) + 1 :]
                 left = tuple(other for other in after if other.format != fetched.object.format)
+                stamp = stamp or fetched.stamp
                 try:
-                    kept = self._once(recipe, fetched, Path(folder))
+                    kept = self._once(recipe, fetched, Path(folder), anew=anew)
                 except (UnreadableMedia, EncodingFailed, TooLarge) as error:
                     if partial is not None:
-                        return partial
+                        return partial, stamp
                     if not left:
                         raise
                     unusable = unusable or error
@@ -173,16 +201,21 @@ class Renderer:
                 else:
                     kept = Kept(kept.renditions, (*warnings, *kept.warnings))
                     if not left or not any(made.details.get(ENDS_EARLY) for made in kept.renditions.values()):
-                        return kept
+                        return kept, stamp
                     partial, found = kept, "it ends early"
                 warnings.append(f"{fetched.object.format} passed over: {found}")
 
-    def _once(self, recipe: str, fetched: Fetched, folder: Path) -> Kept:
+    def _once(self, recipe: str, fetched: Fetched, folder: Path, *, anew: bool) -> Kept:
         """From the store, else made now; equal sources are rendered once, however many threads ask."""
+        if fetched.encoding:
+            raise UnreadableMedia(
+                f"{fetched.object.bucket}/{fetched.object.key} is stored with `Content-Encoding: {fetched.encoding}`; "
+                "store it again without"
+            )
         spec = RECIPES[recipe].spec(self._workshop)
         identity = _identity(recipe, fetched.object.format)
         with self._sources.turn(f"{identity}:{fetched.sha256}"):
-            kept = self._store.lookup(identity, fetched.sha256, spec)
+            kept = None if anew else self._store.lookup(identity, fetched.sha256, spec)
             if kept is not None:
                 return kept
             made = RECIPES[recipe].make(fetched.path, fetched.object.format, folder, self._workshop)
@@ -199,9 +232,17 @@ def _identity(recipe: str, format: str) -> str:
     return f"{recipe}:{format}"
 
 
+def _is_same(known: Derived, key: str, candidates: Sequence[SourceObject]) -> bool:
+    """True if it was derived from these objects; what was made before versions and stamps were kept has a key without
+    them."""
+    return known.key == key or (
+        not known.stamp and known.key == source_key([replace(c, version="") for c in candidates])
+    )
+
+
 def source_key(candidates: Sequence[SourceObject]) -> str:
     """Identity of what an item is derived from: sha-256 (hex) of its ordered candidate objects."""
-    value = [[source.bucket, source.key, source.format] for source in candidates]
+    value = [[part for part in (c.bucket, c.key, c.format, c.version) if part] for c in candidates]
     return hashlib.sha256(json.dumps(value, separators=(",", ":")).encode()).hexdigest()
 
 

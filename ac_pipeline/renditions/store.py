@@ -1,7 +1,7 @@
 """The rendition store: derived media under their CIDs, and an index of what was made from which source.
 
-A folder or anything fsspec reaches. The cache is what keeps published bytes stable over encoder upgrades (media
-facts, section 5). Making renditions is not done here.
+A folder, closed to other users, or anything fsspec reaches. The cache is what keeps published bytes stable over encoder
+upgrades (media facts, section 5). Making renditions is not done here.
 
     blobs/<cid>            the bytes
     index/<sha-256>.json   recipe, source and spec -> renditions and warnings
@@ -15,7 +15,9 @@ import json
 import os
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -54,6 +56,8 @@ class RenditionStore:
             raise Misconfigured(words) from None  # the cause may show the credentials
         self._root = str(root).rstrip("/")
         self._local = isinstance(self._fs, LocalFileSystem)
+        if self._local:
+            _tighten(Path(self._root))
 
     def put(self, data: bytes, mime_type: str) -> BlobRef:
         """Keep a blob under its CID; the same bytes twice are kept once.
@@ -205,13 +209,14 @@ class RenditionStore:
         """All or nothing: on disk by renaming a synced file; a bucket's PUT is atomic by itself."""
         try:
             folder = path.rsplit("/", 1)[0]
-            self._fs.makedirs(folder, exist_ok=True)
             if not self._local:
+                self._fs.makedirs(folder, exist_ok=True)
                 self._fs.pipe_file(path, data)
                 return
+            _make_private(Path(folder))
             temporary = f"{folder}/.{uuid.uuid4().hex}.part"
             try:
-                with open(temporary, "xb") as file:
+                with open(temporary, "xb", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
                     file.write(data)
                     file.flush()
                     os.fsync(file.fileno())
@@ -225,6 +230,29 @@ class RenditionStore:
     def _unreachable(self, error: OSError) -> ServiceUnreachable:
         words = f"The rendition store at {self._root} cannot be used ({error}); check AC_RENDITIONS_URL"
         return ServiceUnreachable(self._redact(words))
+
+
+def _make_private(folder: Path) -> None:
+    """Make a folder, and those above it, for this user alone."""
+    if not folder.is_dir():
+        _make_private(folder.parent)
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+
+
+def _tighten(root: Path) -> None:
+    """Close an existing folder to other users, and what is in it: once, for the root is closed last."""
+    try:
+        if not root.is_dir() or not root.stat().st_mode & 0o077:
+            return
+        for folder, folders, files in os.walk(root):
+            for name in folders:
+                Path(folder, name).chmod(0o700)
+            for name in files:
+                Path(folder, name).chmod(0o600)
+        root.chmod(0o700)
+    except OSError:  # another user's, or a file system without modes: whoever made it has decided
+        return
 
 
 def _json(rendition: Rendition) -> dict[str, object]:

@@ -21,7 +21,8 @@ import numpy as np
 from PIL import Image
 
 from ac_pipeline.errors import TooLarge, UnreadableMedia
-from ac_pipeline.renditions.pictures import PILLOW_ERRORS, on_background, open_picture
+from ac_pipeline.renditions.memory import FRAME_COST
+from ac_pipeline.renditions.pictures import open_picture
 from ac_pipeline.renditions.tape_timing import FRAME, Showing, make_timeline, parse_timing
 
 ARCHIVE_BYTES = 512 << 20
@@ -132,6 +133,7 @@ class TapeArchive:
         self._limits = limits or ArchiveLimits()
         self._odd: dict[str, tuple[int, int]] = {}
         self._notes: list[str] = []
+        self.size: tuple[int, int] = (0, 0)
         self._file = path.open("rb")
         try:
             self._zip = self._open(path.stat().st_size)
@@ -143,7 +145,7 @@ class TapeArchive:
             self.frames: tuple[Showing, ...] = timeline.showings
             self.seconds: float = timeline.milliseconds / 1000
             self._notes.extend(timeline.warnings)
-            self.size: tuple[int, int] = self._decode(self.frames[0].member).size
+            self.size = self._decode(self.frames[0].member).size
         except BaseException:
             self._file.close()
             raise
@@ -169,20 +171,19 @@ class TapeArchive:
             f"({member} is {width}x{height}); cropped or padded",
         )
 
+    @property
+    def memory(self) -> int:
+        """Bytes that frames of this tape take at most while it is encoded."""
+        largest = max(self._members[showing.member].file_size for showing in self.frames)
+        return largest + self.size[0] * self.size[1] * FRAME_COST
+
     def picture(self, index: int) -> Image.Image:
         """One frame in RGB at the size of the first; another size is cropped or padded, never rescaled (MEDIA-11).
 
         Raises:
             UnreadableMedia, TooLarge: The frame cannot be read; so cannot the tape.
         """
-        member = self.frames[index].member
-        image = self._decode(member)
-        if image.size != self.size:
-            self._odd[member] = image.size
-            canvas = Image.new("RGB", self.size, BACKGROUND)
-            canvas.paste(image)
-            image = canvas
-        return image
+        return self._decode(self.frames[index].member)
 
     def soundtrack(self, into: Path) -> Soundtrack | None:
         """Write the sound to the file `into` as raw samples. None without sound; if it is broken, with a warning."""
@@ -284,18 +285,23 @@ class TapeArchive:
         return data
 
     def _decode(self, member: str) -> Image.Image:
-        data = self._read(member, self._limits.frame)
-        picture = open_picture(
-            data,
+        """A frame; the first one that is decoded gives the tape its size."""
+        with open_picture(
+            self._read(member, self._limits.frame),
             member,
             formats=("PNG", "JPEG", "WEBP"),
             max_side=self._limits.side,
             max_pixels=self._limits.pixels,
-        )
-        try:
-            return on_background(picture.image, BACKGROUND)
-        except PILLOW_ERRORS as error:
-            raise UnreadableMedia(f"{member} cannot be converted ({type(error).__name__}: {error})") from error
+            background=BACKGROUND,
+        ) as picture:
+            image = picture.image
+            size = self.size if any(self.size) else image.size
+            if image.size != size:
+                self._odd[member] = image.size
+                canvas = Image.new("RGB", size, BACKGROUND)
+                canvas.paste(image)
+                return canvas
+            return image.copy()
 
 
 def _read_header(member: IO[bytes], size: int) -> _Wave:

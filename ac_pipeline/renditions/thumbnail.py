@@ -9,13 +9,13 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-import numpy as np
 import PIL
-from PIL import Image, ImageCms, ImageOps
+from PIL import Image
 
 from ac_pipeline.errors import InvalidRecord, TooLarge, UnreadableMedia
-from ac_pipeline.renditions.pictures import PILLOW_ERRORS, block_size, on_background, open_picture, shrunk_exactly
+from ac_pipeline.renditions.pictures import block_size, open_picture, shrunk_exactly, strips
 from ac_pipeline.renditions.sniffing import sniff
 
 SIDE = 512
@@ -40,7 +40,6 @@ QUALITIES = (95, 92, 88, 84, 78, 70, 60, 50, 40, 30, 20, 10)
 SPEC = f"thumbnail/1 {SIDE}x{SIDE} contain max {CAP} Pillow {PIL.__version__}"
 """Names everything that decides the bytes; a new one makes new thumbnails of sources not rendered before."""
 
-_SRGB = ImageCms.createProfile("sRGB")
 _LEAST_PIXELS = 8
 
 
@@ -55,32 +54,37 @@ class Thumbnail:
     details: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
-def make_thumbnail(data: bytes, name: str = "the picture") -> Thumbnail:
+def make_thumbnail(source: bytes | Path, name: str = "the picture") -> Thumbnail:
     """The thumbnail of a picture file; of an animation, of its first picture.
 
     Args:
-        data: PNG, JPEG, GIF or WebP; the content decides, not the name.
+        source: PNG, JPEG, GIF or WebP, or the path of one; the content decides, not the name.
         name: What it is, for messages.
 
     Raises:
         UnreadableMedia: Not such a picture, or a broken one.
-        TooLarge: Over 64 MiB, 16,384 pixels a side or 50 million pixels.
+        TooLarge: Over 64 MiB, 16,384 pixels a side or 50 million pixels, or more than is decoded in memory.
     """
-    if len(data) > SOURCE_BYTES:
-        raise TooLarge(f"{name} has {len(data)} bytes; at most {SOURCE_BYTES} are read")
-    picture = open_picture(data, name, formats=FORMATS, max_side=SOURCE_SIDE, max_pixels=SOURCE_PIXELS, draft=SIDE)
-    try:
-        flat = on_background(_in_srgb(_eight_bit(_upright(picture.image))), BACKGROUND)
-    except PILLOW_ERRORS as error:
-        raise UnreadableMedia(f"{name} cannot be converted ({type(error).__name__}: {str(error)[:120]})") from error
-    made = thumbnail_of(flat)
-    # A draft-decoded JPEG is smaller than its file says.
-    source: dict[str, str | int] = {
-        "source_format": picture.format,
-        "source_width": picture.width,
-        "source_height": picture.height,
-    }
-    return replace(made, details={**made.details, **source})
+    length = source.stat().st_size if isinstance(source, Path) else len(source)
+    if length > SOURCE_BYTES:
+        raise TooLarge(f"{name} has {length} bytes; at most {SOURCE_BYTES} are read")
+    with open_picture(
+        source,
+        name,
+        formats=FORMATS,
+        max_side=SOURCE_SIDE,
+        max_pixels=SOURCE_PIXELS,
+        background=BACKGROUND,
+        draft=SIDE,
+    ) as picture:
+        made = thumbnail_of(picture.image)
+        # A draft-decoded JPEG is smaller than its file says.
+        details: dict[str, str | int] = {
+            "source_format": picture.format,
+            "source_width": picture.width,
+            "source_height": picture.height,
+        }
+    return replace(made, details={**made.details, **details})
 
 
 def thumbnail_of(image: Image.Image) -> Thumbnail:
@@ -110,42 +114,19 @@ def check_thumbnail(data: bytes) -> None:
     if len(data) > CAP:
         raise TooLarge(f"A thumbnail may have {CAP} bytes; this one has {len(data)}")
     try:
-        picture = open_picture(
-            data, "the thumbnail", formats=("PNG", "JPEG"), max_side=SOURCE_SIDE, max_pixels=SOURCE_PIXELS
-        )
+        with open_picture(
+            data,
+            "the thumbnail",
+            formats=("PNG", "JPEG"),
+            max_side=SOURCE_SIDE,
+            max_pixels=SOURCE_PIXELS,
+            background=BACKGROUND,
+        ) as picture:
+            size = (picture.width, picture.height)
     except (UnreadableMedia, TooLarge) as error:
         raise InvalidRecord(error.message) from error
-    if (picture.width, picture.height) != (SIDE, SIDE):
-        raise InvalidRecord(
-            f"A thumbnail must have {SIDE}x{SIDE} pixels; this one has {picture.width}x{picture.height}"
-        )
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """Turned as its EXIF orientation says; copying is left out where there is nothing to turn."""
-    return ImageOps.exif_transpose(image) if image.getexif().get(0x0112, 1) != 1 else image
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit and floating-point greys as 8-bit; Pillow's own conversion would clip them to white."""
-    if image.mode.startswith("I"):
-        return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65_535) // 257).astype(np.uint8))
-    return image.convert("L") if image.mode == "F" else image
-
-
-def _in_srgb(image: Image.Image) -> Image.Image:
-    """Colours of an embedded profile as sRGB; a broken profile is passed over, as browsers do."""
-    profile = image.info.get("icc_profile")
-    if not profile or image.mode not in ("RGB", "RGBA", "CMYK", "L"):
-        return image
-    try:
-        source = ImageCms.ImageCmsProfile(io.BytesIO(profile))
-        if "srgb" in ImageCms.getProfileDescription(source).lower():
-            return image
-        mode = "RGBA" if image.mode == "RGBA" else "RGB"
-        return ImageCms.profileToProfile(image, source, _SRGB, outputMode=mode) or image
-    except (ImageCms.PyCMSError, OSError):  # OSError: bytes that are no profile at all
-        return image
+    if size != (SIDE, SIDE):
+        raise InvalidRecord(f"A thumbnail must have {SIDE}x{SIDE} pixels; this one has {size[0]}x{size[1]}")
 
 
 def _fit(image: Image.Image) -> Image.Image:
@@ -168,10 +149,14 @@ def _with_palette(image: Image.Image) -> Image.Image | None:
     if colours is None:
         return None
     palette = sorted(colour for _, colour in colours if isinstance(colour, tuple))
-    pixels = np.asarray(image).astype(np.uint32)
-    packed = (pixels[..., 0] << 16) | (pixels[..., 1] << 8) | pixels[..., 2]
-    keys = np.array([(r << 16) | (g << 8) | b for r, g, b in palette], np.uint32)
-    result = Image.frombytes("P", image.size, np.searchsorted(keys, packed).astype(np.uint8).tobytes())
+    places = {colour: place for place, colour in enumerate(palette)}
+    result = Image.new("P", image.size)
+    for top, strip in strips(image):
+        # With as many places as colours each colour keeps its own.
+        made = strip.quantize(len(palette), method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
+        found = made.getpalette() or []
+        order = [places.get((found[at], found[at + 1], found[at + 2]), 0) for at in range(0, len(found), 3)]
+        result.paste(made.point(order + [0] * (256 - len(order))), (0, top))
     result.putpalette([part for colour in palette for part in colour])
     return result
 

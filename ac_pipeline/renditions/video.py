@@ -155,7 +155,7 @@ def encode_tape(archive: TapeArchive, job: Job) -> Video:
         EncoderFailed: ffmpeg did not run to its end.
     """
     last = len(archive.frames) - 1
-    sampled = [archive.picture(index) for index in sorted({0, (last + 1) // 2, last})]
+    sampled = (archive.picture(index) for index in sorted({0, (last + 1) // 2, last}))
     block = common_block(sampled, least=LEAST_TRUE_SIDE)
     sound = archive.soundtrack(job.folder / "sound.pcm")
     try:

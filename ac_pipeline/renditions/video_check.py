@@ -10,7 +10,7 @@ import math
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
@@ -24,6 +24,7 @@ from PIL import Image
 
 from ac_pipeline.errors import EncoderTimedOut, EncodingFailed, TooLarge, UnreadableMedia
 from ac_pipeline.renditions.ffmpeg_process import TIMEOUT
+from ac_pipeline.renditions.memory import DECODING
 from ac_pipeline.renditions.sniffing import HEAD, sniff
 from ac_pipeline.renditions.tape_timing import MOST_SECONDS
 
@@ -38,6 +39,8 @@ MOST_DECODED = 60_000_000_000
 _PLAYED_FORMATS = frozenset({"yuv420p", "yuvj420p"})
 _UNPLAYED_PROFILES = ("High 10", "High 4", "CAVLC 4", "Extended")
 _BT709 = 1
+_MOST_WAITING_BLOCKS = 696_320
+_FRAMES_UNDER_WAY = 8
 
 _AS_IT_IS = (1, 0, 0, 1)
 _UPRIGHT: dict[tuple[int, int, int, int], Image.Transpose | None] = {
@@ -175,7 +178,8 @@ def _opened(path: Path, cut: str | None = None) -> Iterator[tuple[InputContainer
             video = container.streams.best("video")
             if not isinstance(video, VideoStream):
                 raise UnreadableMedia(f"The MP4 has no video track{also}")
-            yield container, video
+            with _decoding(video):
+                yield container, video
     except (av.error.FFmpegError, ValueError, IndexError, AttributeError) as error:
         reason = (getattr(error, "strerror", None) or str(error))[:120]
         raise UnreadableMedia(f"The MP4 cannot be read ({reason}{also})") from error
@@ -383,3 +387,15 @@ def _boxes(path: Path) -> _Boxes:
         cut = "the media of its last fragment are missing"
     index, media = (kinds.index(kind) if kind in kinds else len(kinds) for kind in (b"moov", b"mdat"))
     return _Boxes(mime_type, index < media, cut)
+
+
+def _decoding(video: VideoStream) -> AbstractContextManager[None]:
+    """Memory for decoding a video: as many frames as its size may have waiting (H.264, table A-1), and those under way.
+
+    Raises:
+        TooLarge: The process has not as much.
+    """
+    pixels = max(1, video.width * video.height)
+    frames = min(16, _MOST_WAITING_BLOCKS * 256 // pixels) + _FRAMES_UNDER_WAY
+    bits = av.VideoFormat(video.codec_context.pix_fmt or "yuv420p").padded_bits_per_pixel
+    return DECODING.reserve(pixels * frames * bits // 8, f"The MP4 ({video.width}x{video.height} pixels)")

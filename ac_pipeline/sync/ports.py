@@ -146,16 +146,22 @@ class Ledger(Protocol):
 class Renderer(Protocol):
     """Derived media of one document."""
 
-    def derive(self, media: MediaType, document: Document, known: Derived | None) -> Derived:
+    def derive(
+        self, media: MediaType, document: Document, known: Derived | None, *, look: bool = False, anew: bool = False
+    ) -> Derived:
         """Renditions and companions of a document: from what is known, else the store, else made now.
+
+        Args:
+            look: Ask storage whether the object is still the one that was rendered.
+            anew: Make renditions again, whatever is known or kept.
 
         Raises:
             SourceMissing, UnreadableMedia, EncodingFailed, TooLarge: The item is to be quarantined.
             Transient: Storage or the encoder did not answer.
         """
 
-    def companions(self, media: MediaType, document: Document) -> frozenset[str]:
-        """Names of the document's companions that are in storage now.
+    def companions(self, media: MediaType, document: Document, known: frozenset[str]) -> frozenset[str]:
+        """Names of the document's companions that are in storage now; what differs from `known` is asked for twice.
 
         Raises:
             Transient: Storage did not answer.

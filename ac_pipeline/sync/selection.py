@@ -22,8 +22,9 @@ class Selection:
         retry: Try quarantined items again whose document did not change.
         sweep: Delete records without a document even when they are most of what a user has.
         full: Read the repository even where nothing seems to have changed since it was left in order, and ask storage
-            again for companions, and for sources that were missing.
+            whether media was replaced, for companions, and for sources that were missing.
         blobs: Ask for every blob the records refer to, and upload again what the PDS has lost.
+        renditions: Make all renditions again, whatever is known or kept of them.
         orphans: Deal with records without a document although documents are left out.
         agreed: Do these operations and no others, or None: whatever else is found stays as it is.
     """
@@ -37,6 +38,7 @@ class Selection:
     sweep: bool = False
     full: bool = False
     blobs: bool = False
+    renditions: bool = False
     orphans: bool = False
     agreed: Agreement | None = None
 

@@ -36,9 +36,11 @@ _NONE: Mapping[str, Link | None] = {}
 def may_be_settled(mark: RepositoryMark, selection: Selection) -> bool:
     """Whether it is worth asking if the repository is still at its mark: all selected types were settled there.
 
-    Whoever asks for more than what has changed (`full`, `blobs`, `retry`, `sweep`), or for a part, gets the whole way.
+    Whoever asks for more than what has changed (`full`, `blobs`, `renditions`, `retry`, `sweep`), or for a part, gets
+    the whole way.
     """
-    special = selection.partial or selection.full or selection.blobs or selection.retry or selection.sweep
+    more = selection.full or selection.blobs or selection.renditions or selection.retry or selection.sweep
+    special = selection.partial or more
     names = {media.name for media in selection.types}
     return not special and names <= mark.settled.keys() and names <= mark.counts.keys()
 

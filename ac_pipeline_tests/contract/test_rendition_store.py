@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import stat
 import subprocess
 import sys
 import uuid
@@ -226,3 +228,24 @@ def test_a_store_that_cannot_be_read_is_not_empty(tmp_path: Path) -> None:
 def test_an_unknown_kind_of_store_is_one_clear_sentence(url: str) -> None:
     with pytest.raises(Misconfigured, match="AC_RENDITIONS_URL"):
         RenditionStore(url)
+
+
+def test_a_folder_is_this_users_alone_whatever_the_umask(tmp_path: Path) -> None:
+    """ANSWER-4: one that was made before, too."""
+    root = tmp_path / "home" / "renditions"
+    before = os.umask(0o022)
+    try:
+        RenditionStore(str(root)).put(DATA, "image/png")
+        assert _modes(root.parent) == {0o700, 0o600}
+        for path in (root.parent, *root.parent.rglob("*")):
+            path.chmod(0o755 if path.is_dir() else 0o644)
+        store = RenditionStore(str(root))
+        assert _modes(root) == {0o700, 0o600}
+        store.write_file("snapshots/manifests/x.json", b"{}")
+        assert _modes(root) == {0o700, 0o600}
+    finally:
+        os.umask(before)
+
+
+def _modes(root: Path) -> set[int]:
+    return {stat.S_IMODE(path.stat().st_mode) for path in (root, *root.rglob("*"))}

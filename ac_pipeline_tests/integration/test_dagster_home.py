@@ -33,8 +33,11 @@ def settings(home: Path, **values: object) -> Settings:
 
 
 def test_the_home_gets_the_projects_instance_settings_and_the_limits_of_the_pools(tmp_path: Path) -> None:
+    """ANSWER-4: and is this user's alone, as one is from then on that was made by an earlier version."""
     home = tmp_path / "home"
+    home.mkdir(mode=0o755)
     assert prepare_home(settings(home), ROOT) == home
+    assert (home.stat().st_mode & 0o777, (home / "dagster.yaml").stat().st_mode & 0o777) == (0o700, 0o600)
     with open_instance(home) as instance:
         assert instance.run_retries_enabled
         assert {

@@ -403,6 +403,16 @@ def test_the_bucket_can_be_part_of_the_host_or_of_the_path() -> None:
     assert local.url(source("a/b.png")) == f"http://127.0.0.1:9000/{BUCKET}/a/b.png"
 
 
+def test_a_bucket_that_is_not_the_platforms_is_never_asked(server: ObjectServer, waits: Waits, tmp_path: Path) -> None:
+    """MEDIA-12: whatever a document names."""
+    with storage_client() as client:
+        storage = ObjectStorage(client, server.template, buckets=("ours",), sleep=waits)
+        with pytest.raises(SourceMissing, match=rf"{BUCKET}/a.png: the bucket is not one of .*AC_MEDIA_BUCKETS"):
+            storage.fetch([source("a.png")], tmp_path / "file", 99)
+        assert storage.exists([source("a.png")]) is None
+    assert server.requests == []
+
+
 def test_a_certificate_nobody_vouches_for_is_refused(tmp_path: Path, waits: Waits) -> None:
     """MEDIA-12: TLS is verified."""
     key = ec.generate_private_key(ec.SECP256R1())

@@ -74,6 +74,8 @@ def test_the_example_documents_every_variable() -> None:
         ("PDS_URL", "https://admin:hunter2@host"),
         ("AC_MEDIA_URL", "https://sfo3.digitaloceanspaces.com"),
         ("AC_MEDIA_URL", "ftp://{bucket}.example"),
+        ("AC_MEDIA_BUCKETS", "one.two"),
+        ("AC_MEDIA_BUCKETS", "one-bucket,,another"),
         ("DAGSTER_POSTGRES_URL", "postgresql://user:hunter2@host/dagster"),
         ("AC_CONCURRENT_USERS", "0"),
         ("AC_CONCURRENT_USERS", "hunter2"),
@@ -102,6 +104,7 @@ def test_a_wrong_setting_is_one_sentence_that_names_it_and_hides_its_value(
     ("variable", "value"),
     [
         ("MONGODB_NAME", "x" * 63),
+        ("AC_MEDIA_BUCKETS", "one-bucket, another"),
         ("AC_MEDIA_URL", "http://127.0.0.1:9000/{bucket}"),
         ("DAGSTER_POSTGRES_URL", "postgresql+psycopg2://user:pw@host/dagster"),
         ("AC_CONCURRENT_USERS", "1"),

@@ -34,7 +34,12 @@ class RecordsConfig(dg.Config):
     full: bool = Field(
         default=False,
         description="Compare every document and record of each user, also of those in whom nothing seems changed. "
-        "The nightly schedule does; it costs one read of the whole repository for each user.",
+        "The nightly schedule does; it costs one read of the whole repository for each user, and one question to "
+        "storage for each painting and tape: what was replaced there is rendered anew.",
+    )
+    renditions: bool = Field(
+        default=False,
+        description="Make every thumbnail and video of these users again from its source, whatever is known of it.",
     )
 
 
@@ -69,7 +74,9 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
                         context,
                         mirror,
                         selected,
-                        lambda accounts: mirror.sync(accounts, types, context.run.run_id, full=config.full),
+                        lambda accounts: mirror.sync(
+                            accounts, types, context.run.run_id, full=config.full, renditions=config.renditions
+                        ),
                         pictures=True,
                     )
                 except dg.Failure as error:

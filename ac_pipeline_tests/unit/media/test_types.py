@@ -275,6 +275,15 @@ def test_any_other_address_is_never_fetched_and_the_item_says_so(address: str) -
     assert ["mp4Url" in warning for warning in document.warnings] == [True]
 
 
+@pytest.mark.parametrize("name", ["auth0%7Cffffffffffffffffffffffff", "auth0|f", "google-oauth2%7C1"])
+def test_the_work_of_another_user_is_never_fetched_and_the_item_says_so(name: str) -> None:
+    """MEDIA-12: only objects of its own user, where the address names one."""
+    address = f"https://user.aesthetic.computer/{name}/x.mp4"
+    document = interpret(TAPE, raw(TAPE, slug="x", mp4Status="complete", mp4Url=address))
+    assert [found.format for found in TAPE.sources(document)] == ["zip", "zip"]
+    assert document.warnings == ("`mp4Url` names an object of another user, so it is not fetched",)
+
+
 @pytest.mark.parametrize("media", [PAINTING, TAPE], ids=lambda media: media.name)
 @pytest.mark.parametrize("bucket", ["evil.example", "a/b", "UPPER", "ab", "-ab", "x" * 64, "a@b", 5])
 def test_a_bucket_that_is_no_bucket_is_refused(media: MediaType, bucket: object) -> None:

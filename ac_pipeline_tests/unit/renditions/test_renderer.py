@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
 import re
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import av
@@ -26,6 +28,7 @@ from ac_pipeline.items import BlobRef, Derived
 from ac_pipeline.local.artwork import pixel_art, recording_zip, tape_mp4, tape_zip
 from ac_pipeline.media.base import BlobField, Document, MediaType, SourceObject
 from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.media.tape import TAPE
 from ac_pipeline.objects import ObjectStorage, storage_client
 from ac_pipeline.renditions.ffmpeg_process import default_binary
 from ac_pipeline.renditions.recipes import RECIPES
@@ -532,3 +535,133 @@ def test_every_type_has_its_sources_in_formats_its_recipe_knows() -> None:
 
 def files_below(folder: Path) -> int:
     return sum(path.is_file() for path in folder.rglob("*"))
+
+
+# ---------------------------------------------------------------------------------------- objects that were replaced
+
+OLD, NEW = pixel_art(64, 64), pixel_art(64, 64, seed=9)
+
+
+def test_an_object_that_was_replaced_is_rendered_anew_at_the_next_look(
+    renderer: Renderer, server: ObjectServer
+) -> None:
+    """MEDIA-21."""
+    put(server, a__png=OLD)
+    known = renderer.derive(painting("a.png"), DOCUMENT, None)
+    put(server, a__png=NEW + b"\0")
+    assert renderer.derive(painting("a.png"), DOCUMENT, known) is known
+    seen = renderer.derive(painting("a.png"), DOCUMENT, known, look=True)
+    assert seen.renditions["thumbnail"].blob != known.renditions["thumbnail"].blob
+    server.requests.clear()
+    assert renderer.derive(painting("a.png"), DOCUMENT, seen, look=True) is seen
+    assert server.requests == [("HEAD", f"/{BUCKET}/a.png")]
+
+
+@pytest.mark.parametrize("header", ["ETag", "Last-Modified"])
+def test_an_object_of_the_same_length_is_told_by_what_storage_says_of_it(
+    renderer: Renderer, server: ObjectServer, header: str
+) -> None:
+    """MEDIA-21."""
+    path = f"/{BUCKET}/a.png"
+    put(server, a__png=OLD)
+    server.replies[path] = [Reply(headers={header: "one"})]
+    known = renderer.derive(painting("a.png"), DOCUMENT, None)
+    server.replies[path] = [Reply(headers={header: "one"})]
+    assert renderer.derive(painting("a.png"), DOCUMENT, known, look=True) is known
+    server.replies[path] = [Reply(headers={header: "two"})] * 2
+    seen = renderer.derive(painting("a.png"), DOCUMENT, known, look=True)
+    assert (seen.renditions, seen.stamp) == (known.renditions, known.stamp.replace("one", "two"))
+
+
+def test_what_was_rendered_before_looks_were_remembered_stays_and_is_told_from_now_on(
+    renderer: Renderer, server: ObjectServer
+) -> None:
+    """MEDIA-21: published media does not change because the pipeline did."""
+    put(server, a__png=OLD)
+    known = replace(renderer.derive(painting("a.png"), DOCUMENT, None), stamp="")
+    seen = renderer.derive(painting("a.png"), DOCUMENT, known, look=True)
+    assert (seen.renditions, bool(seen.stamp)) == (known.renditions, True)
+    assert server.paths("GET") == [f"/{BUCKET}/a.png"]
+
+
+def test_a_look_that_gets_no_answer_or_finds_nothing_changes_nothing(renderer: Renderer, server: ObjectServer) -> None:
+    """MEDIA-5, MEDIA-21."""
+    put(server, a__png=OLD)
+    known = renderer.derive(painting("a.png"), DOCUMENT, None)
+    server.replies[f"/{BUCKET}/a.png"] = [Reply(503)] * 3
+    assert renderer.derive(painting("a.png"), DOCUMENT, known, look=True) is known
+    server.objects.clear()
+    assert renderer.derive(painting("a.png"), DOCUMENT, known, look=True) is known
+
+
+def test_on_demand_renditions_are_made_again_though_they_are_kept(
+    renderer: Renderer, server: ObjectServer, store: RenditionStore
+) -> None:
+    """MEDIA-21."""
+    put(server, a__png=OLD)
+    right = renderer.derive(painting("a.png"), DOCUMENT, None)
+    made = right.renditions["thumbnail"]
+    wrong = replace(made, blob=store.put(NEW, "image/png"))
+    store.remember("painting-thumbnail:png", made.source, made.spec, {"thumbnail": wrong})
+    assert renderer.derive(painting("a.png"), DOCUMENT, None).renditions["thumbnail"].blob == wrong.blob
+    again = renderer.derive(painting("a.png"), DOCUMENT, right, anew=True)
+    assert again.renditions["thumbnail"].blob == made.blob
+    assert renderer.derive(painting("a.png"), DOCUMENT, None).renditions["thumbnail"].blob == made.blob
+
+
+def test_on_demand_what_has_no_source_any_more_keeps_its_renditions(renderer: Renderer, server: ObjectServer) -> None:
+    """MEDIA-21: asking for new ones never costs the old ones."""
+    put(server, a__png=OLD)
+    known = renderer.derive(painting("a.png"), DOCUMENT, None)
+    server.objects.clear()
+    for _ in range(2):
+        seen = renderer.derive(painting("a.png"), DOCUMENT, known, anew=True)
+        assert seen.renditions == known.renditions
+        assert ["not rendered anew" in warning for warning in seen.warnings] == [True]
+
+
+def test_an_mp4_that_was_baked_again_under_its_address_is_another_source() -> None:
+    """MEDIA-21: told by `mp4CompletedAt` and `mp4Size`."""
+    fields = {"slug": "x", "mp4Status": "complete", "mp4Url": "https://at-blobs.aesthetic.computer/tapes/x.mp4"}
+    day = datetime(2026, 11, 1, tzinfo=UTC)
+
+    def key(**more: object) -> str:
+        return source_key(TAPE.sources(replace(DOCUMENT, type="tape", fields={**fields, **more})))
+
+    assert key(mp4CompletedAt=day, mp4Size=5) == key(mp4CompletedAt="2026-11-01T00:00:00.000Z", mp4Size=5)
+    keys = [
+        key(),
+        key(mp4CompletedAt=day),
+        key(mp4CompletedAt=day, mp4Size=5),
+        key(mp4CompletedAt=day, mp4Size=6),
+        key(mp4CompletedAt=day.replace(day=2), mp4Size=5),
+    ]
+    assert len(set(keys)) == 5
+
+
+def test_a_video_rendered_before_bakes_were_told_apart_is_not_fetched_again(
+    renderer: Renderer, server: ObjectServer
+) -> None:
+    """MEDIA-21."""
+    put(server, a__png=OLD)
+    media = painting("a.png")
+    known = replace(renderer.derive(media, DOCUMENT, None), stamp="")
+    baked = replace(media, sources=lambda document: (replace(objects("a.png")[0], version="1"),))
+    server.requests.clear()
+    seen = renderer.derive(baked, DOCUMENT, known)
+    assert seen.key == source_key(baked.sources(DOCUMENT)) != known.key
+    assert server.requests == []
+    again = replace(media, sources=lambda document: (replace(objects("a.png")[0], version="2"),))
+    renderer.derive(again, DOCUMENT, seen)
+    assert server.requests == [("GET", f"/{BUCKET}/a.png")]
+
+
+def test_an_object_that_is_stored_compressed_is_refused_by_that_name(renderer: Renderer, server: ObjectServer) -> None:
+    """MEDIA-21."""
+    put(server, a__png=gzip.compress(OLD))
+    server.replies[f"/{BUCKET}/a.png"] = [Reply(headers={"Content-Encoding": "gzip"})]
+    with pytest.raises(UnreadableMedia, match=rf"{BUCKET}/a.png is stored with `Content-Encoding: gzip`"):
+        renderer.derive(painting("a.png"), DOCUMENT, None)
+    put(server, a__png=OLD)
+    server.replies[f"/{BUCKET}/a.png"] = [Reply(headers={"Content-Encoding": "aws-chunked"})]
+    assert renderer.derive(painting("a.png"), DOCUMENT, None).renditions

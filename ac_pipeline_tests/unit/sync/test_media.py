@@ -425,11 +425,11 @@ def test_no_lease_is_held_while_something_is_rendered(world: World) -> None:
     others: list[AccountReport] = []
     derive = world.renderer.derive
 
-    def slow(media: MediaType, document: Document, known: Derived | None) -> Derived:
+    def slow(media: MediaType, document: Document, known: Derived | None, **how: bool) -> Derived:
         assert world.ledger.leases == {}
         if not others:
             others.append(world.sync(user, types=["mood"]))
-        return derive(media, document, known)
+        return derive(media, document, known, **how)
 
     world.renderer.derive = slow  # type: ignore[method-assign]
     report = world.sync(user)
@@ -567,3 +567,27 @@ def test_a_record_that_exists_is_not_touched_by_another_baking(world: World) -> 
     assert world.sync(user).types["tape"].unchanged == 1
     assert world.records(user, "tape") == before
     assert world.renderer.derived == [document], "its ZIP is not converted instead of the MP4 that it has"
+
+
+def test_media_that_was_replaced_in_storage_is_rendered_anew_at_a_full_look(world: World) -> None:
+    """MEDIA-21: its record is updated, once; others stay."""
+    user = world.user()
+    document, *_ = documents = paintings(world, user, 3)
+    world.renderer.stamps = dict.fromkeys(documents, "one")
+    world.sync(user)
+    world.renderer.stamps[document], world.renderer.same[document] = "two", "another picture"
+    assert world.sync(user).types["painting"].updated == 0
+    assert world.sync(user, full=True).types["painting"].updated == 1
+    assert world.sync(user, full=True).types["painting"].updated == 0
+
+
+def test_renditions_are_made_again_on_demand(world: World) -> None:
+    """MEDIA-21: a plan says of which, an ordinary sync makes none."""
+    user = world.user()
+    paintings(world, user, 3)
+    world.sync(user)
+    world.renderer.version = "2"
+    assert world.sync(user, full=True).types["painting"].updated == 0
+    _, report = world.engine.survey(user, Selection(renditions=True))
+    assert report.types["painting"].pending == 3
+    assert world.sync(user, renditions=True).types["painting"].updated == 3

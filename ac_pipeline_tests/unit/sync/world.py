@@ -59,6 +59,7 @@ class MemoryRenderer:
     Attributes:
         failures: Document id -> the error every `derive` of it raises.
         found: Document id -> companions that exist.
+        stamps: Document id -> what storage says of its object.
         version: Part of the bytes; another one stands for another encoder.
         derived: Document ids, in the order `derive` was asked for them.
         keeps: Why the store gives nothing up, or None.
@@ -68,6 +69,7 @@ class MemoryRenderer:
     def __init__(self) -> None:
         self.failures: dict[str, PipelineError] = {}
         self.found: dict[str, frozenset[str]] = {}
+        self.stamps: dict[str, str] = {}
         self.version = "1"
         self.derived: list[str] = []
         self.same: dict[str, str] = {}
@@ -75,13 +77,17 @@ class MemoryRenderer:
         self.keeps: PipelineError | None = None
         self.forgotten: list[str] = []
 
-    def derive(self, media: MediaType, document: Document, known: Derived | None) -> Derived:
+    def derive(
+        self, media: MediaType, document: Document, known: Derived | None, *, look: bool = False, anew: bool = False
+    ) -> Derived:
         self.derived.append(document.id)
         if document.id in self.failures:
             raise self.failures[document.id]
         found = self.found.get(document.id, frozenset())
-        if known is not None and {blob.name for blob in media.blobs} <= known.renditions.keys():
-            return replace(known, found=found)
+        stamp = self.stamps.get(document.id, "")
+        replaced = anew or (look and known is not None and known.stamp not in ("", stamp))
+        if known is not None and not replaced and {blob.name for blob in media.blobs} <= known.renditions.keys():
+            return replace(known, found=found, stamp=stamp if look else known.stamp)
         renditions = {}
         for blob in media.blobs:
             mime = _MIME[blob.name]
@@ -89,7 +95,7 @@ class MemoryRenderer:
             data = _MAGIC[mime] + f"{blob.name} of {picture} by encoder {self.version}".encode()
             self.store[blob_cid(data)] = data
             renditions[blob.name] = Rendition(BlobRef(blob_cid(data), mime, len(data)), "source", self.version)
-        return Derived(renditions, found, "key")
+        return Derived(renditions, found, "key", stamp=stamp)
 
     def companions(self, media: MediaType, document: Document) -> frozenset[str]:
         return self.found.get(document.id, frozenset())
