@@ -273,6 +273,19 @@ def test_a_companion_is_found_only_when_storage_confirms_it(renderer: Renderer, 
     assert server.requests == []
 
 
+@pytest.mark.parametrize(("denials", "found"), [(1, {"recording"}), (2, set())])
+def test_a_companion_is_gone_only_when_a_full_look_is_told_so_twice(
+    renderer: Renderer, server: ObjectServer, denials: int, found: set[str]
+) -> None:
+    """MEDIA-22: one stray 403 or 404 takes no recording away, and an ordinary sync asks nobody."""
+    with_recording = painting("a.png", companions={"recording": objects("r.zip")})
+    put(server, a__png=pixel_art(64, 64), r__zip=recording_zip())
+    known = renderer.derive(with_recording, DOCUMENT, None)
+    server.replies[f"/{BUCKET}/r.zip"] = [Reply(403)] * denials
+    assert renderer.derive(with_recording, DOCUMENT, known).found == {"recording"}
+    assert renderer.derive(with_recording, DOCUMENT, known, look=True).found == found
+
+
 def test_an_unanswered_companion_check_fails_the_item_for_now(renderer: Renderer, server: ObjectServer) -> None:
     """MEDIA-5: never taken for "no recording"."""
     put(server, a__png=pixel_art(64, 64))

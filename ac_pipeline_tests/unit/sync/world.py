@@ -83,7 +83,8 @@ class MemoryRenderer:
         self.derived.append(document.id)
         if document.id in self.failures:
             raise self.failures[document.id]
-        found = self.found.get(document.id, frozenset())
+        before = known.found if known is not None else frozenset[str]()
+        found = self.companions(media, document, before) if look else self.found.get(document.id, frozenset())
         stamp = self.stamps.get(document.id, "")
         replaced = anew or (look and known is not None and known.stamp not in ("", stamp))
         if known is not None and not replaced and {blob.name for blob in media.blobs} <= known.renditions.keys():
@@ -97,7 +98,7 @@ class MemoryRenderer:
             renditions[blob.name] = Rendition(BlobRef(blob_cid(data), mime, len(data)), "source", self.version)
         return Derived(renditions, found, "key", stamp=stamp)
 
-    def companions(self, media: MediaType, document: Document) -> frozenset[str]:
+    def companions(self, media: MediaType, document: Document, known: frozenset[str]) -> frozenset[str]:
         return self.found.get(document.id, frozenset())
 
     def open(self, blob: BlobRef) -> bytes:
