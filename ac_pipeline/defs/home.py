@@ -16,6 +16,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from ac_pipeline.defs import web_server
 from ac_pipeline.defs.policies import POOL_LIMITS
 from ac_pipeline.defs.postgres import why_unusable
 from ac_pipeline.defs.process_group import run_group
@@ -110,8 +111,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _run_dagster(settings: Settings, home: Path, workspace: Path, host: str, port: int) -> int:
-    """Run `dagster dev` until it ends or we are told to; what it started ends with it."""
-    command = [sys.executable, "-m", "dagster", "dev", "--workspace", str(workspace)]
+    """Run `dagster dev`, its web server behind a guard, until it ends or we are told to; nothing of it is left."""
+    command = [sys.executable, "-m", web_server.MODULE, "dev", "--workspace", str(workspace)]
     return run_group([*command, "--host", host, "--port", str(port)], environment(settings), home)
 
 
