@@ -24,6 +24,7 @@ import httpx
 
 from ac_pipeline.errors import Misconfigured, RateLimited, ServerFailed, ServiceUnreachable, SourceMissing, TooLarge
 from ac_pipeline.media.base import SourceObject
+from ac_pipeline.proxies import DIRECT, Proxies, through
 
 ABSENT = frozenset({403, 404, 410})
 """Private objects answer 403 where missing ones answer 404; both mean "try the next key" (facts, section 6)."""
@@ -52,13 +53,12 @@ class Fetched:
     size: int
 
 
-def storage_client(*, timeout: float = 30.0, connections: int = 16) -> httpx.Client:
+def storage_client(*, timeout: float = 30.0, connections: int = 16, proxies: Proxies = DIRECT) -> httpx.Client:
     """A client fit for `ObjectStorage`: TLS verified, no redirect followed on its own, every wait bounded (seconds)."""
     return httpx.Client(
-        verify=True,
         follow_redirects=False,
         timeout=httpx.Timeout(timeout, connect=10.0),
-        limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
+        transport=proxies.transport(httpx.Limits(max_connections=connections, max_keepalive_connections=connections)),
     )
 
 
@@ -288,7 +288,8 @@ class _Answer(AbstractContextManager[httpx.Response]):
 
 
 def _unreachable(url: str, error: httpx.TransportError) -> ServiceUnreachable:
-    return ServiceUnreachable(f"{url} gave no answer ({type(error).__name__}: {str(error)[:120]}); try again")
+    what = f"{type(error).__name__}: {str(error)[:120]}"
+    return ServiceUnreachable(f"{url} gave no answer{through(error)} ({what}); try again")
 
 
 def _name(source: SourceObject) -> str:

@@ -6,18 +6,21 @@ clients is `wiring.py`. `.env.example` documents the same variables for people.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+import httpx
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ac_pipeline.allowance import Allowance, allowance
 from ac_pipeline.crons import cron_line
 from ac_pipeline.errors import Misconfigured
+from ac_pipeline.proxies import Proxies, read_proxies
 
 ENV_FILES = (".env", ".env.local")
 """Read in this order: what `ac-pipeline local up` writes into the second wins, and the real environment over both."""
@@ -134,6 +137,13 @@ class Settings(Timetable):
     ac_relay_commits_per_hour: int = Field(default=2_500, ge=0)
     ac_quarantine_threshold: Annotated[Allowance, NoDecode, BeforeValidator(allowance)] = Allowance()
 
+    _proxies: Proxies = PrivateAttr(default_factory=lambda: read_proxies(os.environ))
+
+    @property
+    def proxies(self) -> Proxies:
+        """The proxies that all connections go through, but for those to MongoDB and PostgreSQL."""
+        return self._proxies
+
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, values: Any) -> Any:
@@ -163,10 +173,13 @@ def load_settings(env_dir: Path | None = None) -> Settings:
             None. Files that are not there are passed over.
 
     Raises:
-        Misconfigured: A variable is missing or wrong. The message names it and never shows what it holds.
+        Misconfigured: A variable is missing or wrong, or the proxy for one of the addresses. The message names it and
+            never shows what it holds.
     """
     folder = (env_dir or Path.cwd()).resolve()
     settings = _load(Settings, folder)
+    for address in (settings.pds_url, settings.ac_lexicon_pds_url, settings.ac_relay_url, settings.ac_media_url):
+        settings.proxies.of(httpx.URL((address or "").replace("{bucket}", "bucket")))
     home = settings.dagster_home.expanduser()
     if home.is_absolute():
         return settings

@@ -16,6 +16,7 @@ import httpx
 from pydantic import SecretStr
 
 from ac_pipeline.errors import Misconfigured, PipelineError, RateLimited, ServerFailed, ServiceUnreachable
+from ac_pipeline.proxies import through
 
 ATTEMPTS = 3
 TIMEOUT_SECONDS = 10.0
@@ -29,7 +30,7 @@ class Webhook:
     Args:
         url: The address.
         budget_seconds: For all deliveries together; what does not fit is refused at once.
-        transport: In place of the network, for tests.
+        transport: How it is reached; directly when None.
         clock: Seconds that only grow.
         sleep: Waits.
     """
@@ -47,7 +48,7 @@ class Webhook:
         self._clock, self._sleep = clock, sleep
         self._ends = clock() + budget_seconds
         self._hidden = _HidesRequests()
-        self._http = httpx.Client(transport=transport, timeout=TIMEOUT_SECONDS)
+        self._http = httpx.Client(transport=transport, trust_env=False, timeout=TIMEOUT_SECONDS)
 
     def send(self, payload: Mapping[str, Any]) -> None:
         """Deliver one message, with three attempts where another one can help.
@@ -80,7 +81,9 @@ class Webhook:
             )
         except (httpx.HTTPError, httpx.InvalidURL) as trouble:
             # Their words and their traceback may hold the address: only the kind of trouble is told.
-            error = ServiceUnreachable(f"The alert webhook does not answer ({type(trouble).__name__}).")
+            error = ServiceUnreachable(
+                f"The alert webhook does not answer{through(trouble)} ({type(trouble).__name__})."
+            )
         else:
             if answer.is_success:
                 return

@@ -95,10 +95,14 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
         ledger.ensure_indexes()
         audit = MongoAudit(own, who=settings.ac_operator)
         lexicons = load_lexicons()
-        http = stack.enter_context(open_http(timeout=settings.ac_pds_timeout_seconds))
+        http = stack.enter_context(open_http(timeout=settings.ac_pds_timeout_seconds, proxies=settings.proxies))
         server = _data_server(settings, settings.pds_url, http, own, bypass=settings.pds_rate_limit_bypass_key)
         media_http = stack.enter_context(
-            storage_client(timeout=settings.ac_media_timeout_seconds, connections=settings.ac_concurrent_downloads)
+            storage_client(
+                timeout=settings.ac_media_timeout_seconds,
+                connections=settings.ac_concurrent_downloads,
+                proxies=settings.proxies,
+            )
         )
         store = RenditionStore(settings.ac_renditions_url)
         renderer = Renderer(
@@ -156,7 +160,7 @@ def open_relay(settings: Settings, url: str) -> Iterator[Relay]:
     Raises:
         Misconfigured: The address cannot be used.
     """
-    with open_http(timeout=settings.ac_pds_timeout_seconds) as http:
+    with open_http(timeout=settings.ac_pds_timeout_seconds, proxies=settings.proxies) as http:
         yield Relay(url, http=http, clock=time.time, sleep=time.sleep)
 
 

@@ -18,6 +18,7 @@ from ac_pipeline.atproto.answers import REPEATABLE, Call, NothingSent, classify,
 from ac_pipeline.atproto.budget import Budget, Charge
 from ac_pipeline.atproto.usage import Kind, Meter
 from ac_pipeline.errors import Misconfigured, RateLimited, ServerFailed, ServiceUnreachable
+from ac_pipeline.proxies import DIRECT, Proxies, through
 
 PAUSES: Final = (0.5, 1.0, 2.0)
 """Seconds before each further attempt of a request that may be repeated: four attempts in 3.5 s (LIMIT-10)."""
@@ -34,18 +35,20 @@ _LAST_PORT: Final = 65_535
 _PAYLOAD_TOO_LARGE: Final = 413
 
 
-def open_http(*, timeout: float = 30.0) -> httpx.Client:
+def open_http(*, timeout: float = 30.0, proxies: Proxies = DIRECT) -> httpx.Client:
     """The HTTP client for one PDS: pooled connections, verified TLS, no redirects.
 
     Args:
         timeout: Seconds for connecting, and for each silence while sending or receiving.
+        proxies: It goes through these.
     """
+    limits = httpx.Limits(
+        max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE
+    )
     return httpx.Client(
         timeout=timeout,
         follow_redirects=False,
-        limits=httpx.Limits(
-            max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE
-        ),
+        transport=proxies.transport(limits),
         headers={"User-Agent": f"ac-pipeline/{version('ac-pipeline')}"},
     )
 
@@ -226,7 +229,8 @@ class Transport:
 
     def _reason(self, error: httpx.RequestError, request: Request) -> str:
         said = scrub(str(error), self._secrets(request))
-        return f"no answer ({type(error).__name__}: {said})" if said else f"no answer ({type(error).__name__})"
+        kind = type(error).__name__
+        return f"no answer{through(error)} ({kind}: {said})" if said else f"no answer{through(error)} ({kind})"
 
 
 def _basic(password: str) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import dagster as dg
+import httpx
 
 from ac_pipeline.defs.outlet import Outlet
 from ac_pipeline.defs.pipeline_mirror import PipelineMirror
@@ -52,5 +53,5 @@ def alerts_resource(_: dg.InitResourceContext) -> Iterator[Outlet]:
     if url is None:
         yield Outlet(settings.ac_dagster_url, redact, None)
         return
-    with Webhook(url, DELIVERY_SECONDS) as webhook:
+    with Webhook(url, DELIVERY_SECONDS, transport=settings.proxies.transport(httpx.Limits())) as webhook:
         yield Outlet(settings.ac_dagster_url, redact, webhook)
