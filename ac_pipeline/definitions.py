@@ -1,9 +1,11 @@
 """The code location: puts the definitions together. Nothing is decided or connected here.
 
-Of the settings only the timetable of the schedules is read when it loads, which names no database.
+Of the settings only the timetable of the schedules matters when it loads, which names no database.
 """
 
+import sys
 from collections.abc import Mapping
+from multiprocessing import parent_process
 from typing import Any
 
 import dagster as dg
@@ -34,7 +36,16 @@ from ac_pipeline.defs.sensors.content import make_content_sensor
 from ac_pipeline.defs.sensors.drift import make_drift_sensor
 from ac_pipeline.defs.sensors.users import users_sensor
 from ac_pipeline.defs.verification import verify_users
-from ac_pipeline.settings import Timetable, load_timetable
+from ac_pipeline.errors import Misconfigured
+from ac_pipeline.settings import Timetable, load_settings, load_timetable
+
+
+def where_runs_write() -> str:
+    """Which PDS and which database, or why none."""
+    try:
+        return f"runs work on {load_settings().destination}."
+    except Misconfigured as error:
+        return f"runs cannot work: {error.message}"
 
 
 def build_defs(
@@ -78,3 +89,5 @@ def build_defs(
 
 
 defs = build_defs()
+if parent_process() is None:  # once for each code server, and not for each run
+    sys.stderr.write(f"ac_pipeline: {where_runs_write()}\n")

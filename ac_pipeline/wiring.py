@@ -5,6 +5,7 @@ No rules live here. The command line, the assets and the benchmarks open a `Pipe
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import tempfile
@@ -52,6 +53,8 @@ from ac_pipeline.settings import Settings
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.lexicon_gate import Authority, LexiconGate
 
+_log = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True, slots=True)
 class Pipeline:
@@ -86,6 +89,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
         Misconfigured: A setting or a lexicon cannot be used.
         ServiceUnreachable: MongoDB does not answer.
     """
+    _log.info("Works on %s.", settings.destination)
     with ExitStack() as stack:
         mongo = connect(
             settings.mongodb_connection_string.get_secret_value(), selection_seconds=settings.ac_mongo_timeout_seconds

@@ -107,6 +107,7 @@ def main(arguments: Sequence[str]) -> int:
     if options.prepare_only:
         sys.stdout.write(f"{home}\n")
         return 0
+    sys.stderr.write(f"Dagster works on {settings.destination}.\n")
     return _run_dagster(settings, home, (options.project / "workspace.yaml").absolute(), options.host, options.port)
 
 
