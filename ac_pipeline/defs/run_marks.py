@@ -15,6 +15,7 @@ from ac_pipeline.mongo.process_mark import is_dead, own_mark
 
 RUN_PROCESS: Final = ".dagster/ac_pipeline_process"
 """Tag of a run: its id (a retry inherits the tags of the run it repeats), the machine and the mark of the process."""
+_IN_PROCESS: Final[Any] = dg.in_process_executor
 _NO_CONTAINER: Final = "pid:[4026531836]"
 """The namespace of process ids of a machine itself: Linux gives it this number always."""
 
@@ -40,13 +41,11 @@ class _MarksRuns(dg.Executor):
         yield from self._inner.execute(plan_context, execution_plan)
 
 
-@dg.executor(name="in_process", config_schema=dg.in_process_executor.config_schema)
+@dg.executor(name="in_process", config_schema=_IN_PROCESS.config_schema)
 def marked_in_process_executor(context: dg.InitExecutorContext) -> dg.Executor:
     """All steps in the process of the run, which leaves its mark. A step in a process of its own costs 1.3 s, in this
     one 0.03 s (Dagster facts, "Costs")."""
-    create = dg.in_process_executor.executor_creation_fn
-    assert create is not None
-    return _MarksRuns(create(context))
+    return _MarksRuns(_IN_PROCESS.executor_creation_fn(context))
 
 
 def process_is_dead(run: dg.DagsterRun) -> bool:

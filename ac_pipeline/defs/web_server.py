@@ -109,9 +109,6 @@ def main() -> None:
     Neither has a place of its own for it (1.13.27): the one is given another command to start, the other another
     application to serve.
     """
-    from dagster import _cli  # noqa: PLC0415 - each takes a second
-    from dagster_webserver import cli  # noqa: PLC0415
-
     if sys.argv[1:2] == ["dev"]:
         dev: Any = import_module("dagster._cli.dev")
         start = dev.open_ipc_subprocess
@@ -120,16 +117,18 @@ def main() -> None:
             return start([MODULE if part == "dagster_webserver" else part for part in parts], **options)
 
         dev.open_ipc_subprocess = start_guarded
-        _cli.main()
-    create: Any = cli.create_app_from_workspace_process_context
+        command: Any = import_module("dagster._cli")
+    else:
+        command = import_module("dagster_webserver.cli")
+        create = command.create_app_from_workspace_process_context
 
-    def create_guarded(*given: Any, **options: Any) -> Any:
-        app = create(*given, **options)
-        app.add_middleware(Guard, url=os.environ.get("AC_DAGSTER_URL", ""))
-        return app
+        def create_guarded(*given: Any, **options: Any) -> Any:
+            app = create(*given, **options)
+            app.add_middleware(Guard, url=os.environ.get("AC_DAGSTER_URL", ""))
+            return app
 
-    cli.create_app_from_workspace_process_context = create_guarded
-    cli.main()
+        command.create_app_from_workspace_process_context = create_guarded
+    command.main()
 
 
 if __name__ == "__main__":
