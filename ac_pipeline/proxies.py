@@ -59,7 +59,7 @@ class Proxy:
     def __str__(self) -> str:
         """Host, port and variable."""
         url = httpx.URL(self.url)
-        return f"the proxy {url.host}:{url.port or {'https': 443}.get(url.scheme, 80)} of {self.variable}"
+        return f"the proxy {url.host}:{url.port or {'http': 80, 'https': 443}.get(url.scheme, 1080)} of {self.variable}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,10 +180,14 @@ class _Routes(httpx.BaseTransport):
         if proxy is None:
             return self._direct.handle_request(request)
         try:
-            return self._proxied[proxy].handle_request(request)
+            response = self._proxied[proxy].handle_request(request)
+            if response.status_code == httpx.codes.PROXY_AUTHENTICATION_REQUIRED:  # of plain http: no server says this
+                response.close()
+                raise httpx.ProxyError("407 Proxy Authentication Required", request=request)
         except httpx.TransportError as error:
             error.add_note(f" through {proxy}")
             raise
+        return response
 
     def close(self) -> None:
         for transport in (self._direct, *self._proxied.values()):

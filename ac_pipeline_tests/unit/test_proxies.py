@@ -56,7 +56,7 @@ def living() -> Iterator[tuple[str, list[str]]]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             asked.append(self.path)
-            self.send_response(204)
+            self.send_response(407 if "closed" in self.path else 204)
             self.end_headers()
 
         def log_message(self, format: str, *args: object) -> None:
@@ -187,6 +187,19 @@ def test_a_proxy_is_used_and_this_machine_is_not_reached_through_it(
         assert client.get(f"{SOMEWHERE}/x").status_code == 204
         assert client.get(f"http://{place}/here").status_code == 204
     assert asked == [f"{SOMEWHERE}/x", "/here"]
+
+
+def test_a_proxy_that_wants_a_password_is_no_answer_of_the_server(
+    living: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """BORDER-3: it would be taken for a verdict on what was sent."""
+    place, _ = living
+    monkeypatch.setenv("http_proxy", place)
+    server = Server()
+    with open_http(proxies=load_settings().proxies) as http:
+        pds = make(server, http, "http://closed.example")
+        with pytest.raises(ServiceUnreachable, match=rf"through the proxy {place} of http_proxy \(ProxyError: 407"):
+            pds.latest_commit("did:plc:a")
 
 
 @pytest.fixture
