@@ -87,7 +87,7 @@ _ends = _Ends()
 
 @contextmanager
 def within(limit: Limit) -> Iterator[None]:
-    """Give all that this thread sends and receives, through clients made `bounded`, the limit's seconds from now.
+    """Give all that this thread sends and receives, through transports made `bounded`, the limit's seconds from now.
 
     Raises:
         OverLimit: They are over; in place of the error of the connection.
@@ -103,16 +103,14 @@ def within(limit: Limit) -> Iterator[None]:
         _ends.at = before
 
 
-def bounded(client: httpx.Client) -> httpx.Client:
-    """The client, with every wait on its connections cut at the end that `within` sets, headers and uploads included.
+def bounded(transport: httpx.HTTPTransport) -> httpx.HTTPTransport:
+    """The transport, every wait on its connections cut at the end that `within` sets, headers and uploads included.
 
     httpx has no public place for a network backend; a test shows that this one is used.
     """
-    for transport in (client._transport, *client._mounts.values()):
-        pool = getattr(transport, "_pool", None)
-        if pool is not None:
-            pool._network_backend = _Backend(pool._network_backend)
-    return client
+    pool: Any = transport._pool
+    pool._network_backend = _Backend(pool._network_backend)
+    return transport
 
 
 def _left(timeout: float | None, error: type[Exception]) -> float | None:

@@ -22,9 +22,10 @@ from urllib.parse import quote
 
 import httpx
 
-from ac_pipeline.bounds import Limit, Limits, OverLimit, bounded, within
+from ac_pipeline.bounds import Limit, Limits, OverLimit, within
 from ac_pipeline.errors import Misconfigured, RateLimited, ServerFailed, ServiceUnreachable, SourceMissing, TooLarge
 from ac_pipeline.media.base import SourceObject
+from ac_pipeline.proxies import DIRECT, Proxies, through
 
 ABSENT = frozenset({403, 404, 410})
 """Private objects answer 403 where missing ones answer 404; both mean "try the next key" (facts, section 6)."""
@@ -63,15 +64,13 @@ class Fetched:
     encoding: str = ""
 
 
-def storage_client(*, timeout: float = 30.0, connections: int = 16) -> httpx.Client:
+def storage_client(*, timeout: float = 30.0, connections: int = 16, proxies: Proxies = DIRECT) -> httpx.Client:
     """A client fit for `ObjectStorage`: TLS verified, no redirect followed on its own, every wait bounded (seconds)."""
-    return bounded(
-        httpx.Client(
-            verify=True,
-            follow_redirects=False,
-            timeout=httpx.Timeout(timeout, connect=10.0),
-            limits=httpx.Limits(max_connections=connections, max_keepalive_connections=connections),
-        )
+    limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+    return httpx.Client(
+        follow_redirects=False,
+        timeout=httpx.Timeout(timeout, connect=10.0),
+        transport=proxies.transport(limits),
     )
 
 
@@ -349,7 +348,8 @@ def _kind(response: httpx.Response) -> str:
 
 
 def _unreachable(url: str, error: httpx.TransportError) -> ServiceUnreachable:
-    return ServiceUnreachable(f"{url} gave no answer ({type(error).__name__}: {str(error)[:120]}); try again")
+    what = f"{type(error).__name__}: {str(error)[:120]}"
+    return ServiceUnreachable(f"{url} gave no answer{through(error)} ({what}); try again")
 
 
 def _stamp(source: SourceObject, headers: httpx.Headers) -> str:

@@ -6,23 +6,31 @@ clients is `wiring.py`. `.env.example` documents the same variables for people.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, model_validator
+import httpx
+from dotenv import dotenv_values
+from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ac_pipeline.allowance import Allowance, allowance
 from ac_pipeline.crons import cron_line
 from ac_pipeline.errors import Misconfigured
+from ac_pipeline.proxies import Proxies, read_proxies
 from ac_pipeline.redaction import url_secrets
 
 ENV_FILES = (".env", ".env.local")
 """Read in this order: what `ac-pipeline local up` writes into the second wins, and the real environment over both."""
 
+_DAGSTER = re.compile(r"dagster(?:[-_.].*)?|dg|ac_pipeline\.defs\.web_server")
+"""Dagster's own commands, and the module that is one of them."""
+_MONGO_HOSTS = re.compile(r"mongodb(?:\+srv)?://(?:[^/@?]*@)?([\w.-]+(?::\d+)?(?:,[\w.-]+(?::\d+)?)*)(?:[/?][^@]*)?")
 _DATABASE = re.compile(r"[^/\\. \"$*<>:|?\0]{1,63}")
 """Characters and length MongoDB allows in the name of a database."""
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
@@ -158,6 +166,13 @@ class Settings(Timetable):
     ac_relay_commits_per_hour: int = Field(default=2_500, ge=0)
     ac_quarantine_threshold: Annotated[Allowance, NoDecode, BeforeValidator(allowance)] = Allowance()
 
+    _proxies: Proxies = PrivateAttr(default_factory=lambda: read_proxies(os.environ))
+
+    @property
+    def proxies(self) -> Proxies:
+        """The proxies that all connections go through, but for those to MongoDB and PostgreSQL."""
+        return self._proxies
+
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, values: Any) -> Any:
@@ -169,6 +184,15 @@ class Settings(Timetable):
             home = values.get("dagster_home", cls.model_fields["dagster_home"].default)
             values.setdefault("ac_renditions_url", str(Path(home) / "renditions"))
         return values
+
+    @property
+    def destination(self) -> str:
+        """Which PDS and which database are written to, for people; without credentials."""
+        # What is not written as it should be may hold a password at any place, and is not shown.
+        hosts = _MONGO_HOSTS.fullmatch(self.mongodb_connection_string.get_secret_value())
+        where = f" at {hosts[1]}" if hosts else ""
+        pds = urlsplit(self.pds_url).netloc
+        return f"PDS {pds} and database {self.mongodb_name}{where} (ledger: {self.ac_ledger_database})"
 
     def secrets(self) -> tuple[str, ...]:
         """What must never be seen in a text: the values of all secret settings, credentials in an address included."""
@@ -188,10 +212,13 @@ def load_settings(env_dir: Path | None = None) -> Settings:
             None. Files that are not there are passed over.
 
     Raises:
-        Misconfigured: A variable is missing or wrong. The message names it and never shows what it holds.
+        Misconfigured: A variable is missing or wrong, or the proxy for one of the addresses. The message names it and
+            never shows what it holds.
     """
     folder = (env_dir or Path.cwd()).resolve()
     settings = _load(Settings, folder)
+    for address in (settings.pds_url, settings.ac_lexicon_pds_url, settings.ac_relay_url, settings.ac_media_url):
+        settings.proxies.of(httpx.URL((address or "").replace("{bucket}", "bucket")))
     home = settings.dagster_home.expanduser()
     if home.is_absolute():
         return settings
@@ -217,9 +244,63 @@ def load_timetable(env_dir: Path | None = None) -> Timetable:
 def _load(kind: type[Loaded], folder: Path) -> Loaded:
     try:
         # `_env_file` is the documented argument of BaseSettings, which its generated signature hides from mypy.
-        return kind(_env_file=tuple(folder / name for name in ENV_FILES))  # type: ignore[call-arg]
+        return kind(_env_file=tuple(folder / name for name in ENV_FILES), **_put_right(folder))  # type: ignore[call-arg]
     except (ValidationError, UnicodeDecodeError) as error:
         raise Misconfigured(_sentence(error, folder)) from None  # the original error holds the values
+
+
+def _put_right(folder: Path) -> dict[str, str]:
+    """Settings whose variables a command of Dagster has overwritten with `.env`, as they were meant: what the
+    environment said when the command was started, else `.env.local`.
+
+    Raises:
+        Misconfigured: `.env` and `.env.local` differ, and it cannot be told what the environment said.
+    """
+    env, local = (dotenv_values(folder / name, encoding="utf-8") for name in ENV_FILES)
+    doubtful = {
+        name: value
+        for name, value in env.items()
+        if name.lower() in Settings.model_fields and value is not None and os.environ.get(name) == value
+    }
+    given = _given_to_dagster() if doubtful else {}
+    if given is None:
+        differing = [name for name, value in doubtful.items() if local.get(name) not in {None, "", value}]
+        if differing and "dagster" in sys.modules:
+            raise Misconfigured(
+                f"{' and '.join(differing)}: {folder / ENV_FILES[0]}, which Dagster reads over the environment, and "
+                f"{folder / ENV_FILES[1]} differ; start with `make dev`, or name it in one of them only."
+            )
+        return {}
+    meant = {name: given.get(name) or local.get(name) for name, value in doubtful.items() if given.get(name) != value}
+    return {name.lower(): value for name, value in meant.items() if value}
+
+
+def _given_to_dagster() -> Mapping[str, str] | None:
+    """The environment with which the command of Dagster was started that this process belongs to; ours where there is
+    none; None where the system does not tell."""
+    found: Mapping[str, str] = os.environ
+    pid = os.getpid()
+    try:
+        while pid:
+            process = Path("/proc") / str(pid)
+            words = (process / "cmdline").read_text(errors="replace").split("\0")
+            if _is_dagster(words):
+                entries = (process / "environ").read_text(errors="replace").split("\0")
+                found = dict(entry.split("=", 1) for entry in entries if "=" in entry)
+            elif pid != os.getpid() and "--multiprocessing-fork" not in words:
+                break
+            pid = int((process / "stat").read_text(errors="replace").rpartition(")")[2].split()[1])
+    except OSError:
+        return None
+    return found
+
+
+def _is_dagster(words: Sequence[str]) -> bool:
+    """Whether a command line is one of Dagster's commands: by its script, or by the module that Python runs."""
+    names = [Path(word).name for word in words[:2]]
+    if "-m" in words:
+        names += words[words.index("-m") + 1 :][:1]
+    return any(_DAGSTER.fullmatch(name) for name in names)
 
 
 def _sentence(error: ValidationError | UnicodeDecodeError, folder: Path) -> str:

@@ -15,8 +15,9 @@ from typing import Any
 import httpx
 from pydantic import SecretStr
 
-from ac_pipeline.bounds import Limit, OverLimit, bounded, within
+from ac_pipeline.bounds import Limit, OverLimit, within
 from ac_pipeline.errors import Misconfigured, PipelineError, RateLimited, ServerFailed, ServiceUnreachable
+from ac_pipeline.proxies import through
 
 ATTEMPTS = 3
 TIMEOUT_SECONDS = 10.0
@@ -30,7 +31,7 @@ class Webhook:
     Args:
         url: The address.
         budget_seconds: For all deliveries together; what does not fit is refused at once.
-        transport: In place of the network, for tests.
+        transport: How it is reached; directly when None.
         clock: Seconds that only grow.
         sleep: Waits.
     """
@@ -48,7 +49,7 @@ class Webhook:
         self._clock, self._sleep = clock, sleep
         self._ends = clock() + budget_seconds
         self._hidden = _HidesRequests()
-        self._http = bounded(httpx.Client(transport=transport, timeout=TIMEOUT_SECONDS))
+        self._http = httpx.Client(transport=transport, trust_env=False, timeout=TIMEOUT_SECONDS)
 
     def send(self, payload: Mapping[str, Any]) -> None:
         """Deliver one message, with three attempts where another one can help.
@@ -88,7 +89,9 @@ class Webhook:
             error = ServiceUnreachable("The alert webhook does not come to the end of its answer.")
         except (httpx.HTTPError, httpx.InvalidURL) as trouble:
             # Their words and their traceback may hold the address: only the kind of trouble is told.
-            error = ServiceUnreachable(f"The alert webhook does not answer ({type(trouble).__name__}).")
+            error = ServiceUnreachable(
+                f"The alert webhook does not answer{through(trouble)} ({type(trouble).__name__})."
+            )
         else:
             if answer.is_success:
                 return

@@ -5,6 +5,7 @@ No rules live here. The command line, the assets and the benchmarks open a `Pipe
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import socket
@@ -56,6 +57,7 @@ from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.lexicon_gate import Authority, LexiconGate
 
 _WORK, _MARK = "ac-pipeline-", "process"
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +93,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
         Misconfigured: A setting or a lexicon cannot be used.
         ServiceUnreachable: MongoDB does not answer.
     """
+    _log.info("Works on %s.", settings.destination)
     with ExitStack() as stack:
         mongo = connect(
             settings.mongodb_connection_string.get_secret_value(), selection_seconds=settings.ac_mongo_timeout_seconds
@@ -100,10 +103,14 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
         ledger.ensure_indexes()
         audit = MongoAudit(own, who=settings.ac_operator)
         lexicons = load_lexicons()
-        http = stack.enter_context(open_http(timeout=settings.ac_pds_timeout_seconds))
+        http = stack.enter_context(open_http(timeout=settings.ac_pds_timeout_seconds, proxies=settings.proxies))
         server = _data_server(settings, settings.pds_url, http, own, bypass=settings.pds_rate_limit_bypass_key)
         media_http = stack.enter_context(
-            storage_client(timeout=settings.ac_media_timeout_seconds, connections=settings.ac_concurrent_downloads)
+            storage_client(
+                timeout=settings.ac_media_timeout_seconds,
+                connections=settings.ac_concurrent_downloads,
+                proxies=settings.proxies,
+            )
         )
         store = RenditionStore(settings.ac_renditions_url)
         renderer = Renderer(
@@ -186,7 +193,7 @@ def open_relay(settings: Settings, url: str) -> Iterator[Relay]:
     Raises:
         Misconfigured: The address cannot be used.
     """
-    with open_http(timeout=settings.ac_pds_timeout_seconds) as http:
+    with open_http(timeout=settings.ac_pds_timeout_seconds, proxies=settings.proxies) as http:
         yield Relay(url, http=http, clock=time.time, sleep=time.sleep, limits=_limits(settings))
 
 

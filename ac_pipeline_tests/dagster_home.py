@@ -73,12 +73,12 @@ class Role(StrEnum):
 
 
 _ROLES = (
-    ("-m dagster_webserver", Role.WEB_SERVER),
+    ("-m ac_pipeline.defs.web_server dev", Role.SUPERVISOR),
+    ("-m ac_pipeline.defs.web_server", Role.WEB_SERVER),
     ("-m dagster._daemon", Role.DAEMON),
     ("dagster code-server start", Role.CODE_SERVER_PROXY),
     ("dagster api grpc", Role.CODE_SERVER),
     ("--multiprocessing-fork", Role.RUN),
-    ("-m dagster dev", Role.SUPERVISOR),
     ("-m ac_pipeline.defs.home", Role.KEEPER),
 )
 

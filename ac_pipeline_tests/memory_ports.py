@@ -236,6 +236,14 @@ class MemoryLedger(_Scripted):
         with self._lock:
             self.repositories[mark.did] = mark
 
+    def follow_mark(self, mark: RepositoryMark, *, since: str) -> None:
+        self._called("follow_mark")
+        with self._lock:
+            known = self.repositories.get(mark.did)
+            if known is not None and known.rev == since:
+                settled = {name: hash_ for name, hash_ in known.settled.items() if name not in mark.counts}
+                self.repositories[mark.did] = replace(mark, settled=settled, counts={**known.counts, **mark.counts})
+
     def hold(self, account: Account, types: Iterable[MediaType], reason: str) -> None:
         self._called("hold")
         with self._lock:

@@ -360,7 +360,8 @@ def lost(call: Call, subject: str, reason: str, *, sent: bool) -> PipelineError:
         advice = "Sign in to see" if call is Call.NEW_ACCOUNT else "Read the repository back before any retry"
         return OutcomeUnknown(f"{subject}: {reason}. {advice}.")
     becomes = ServiceUnreachable if sent else NothingSent
-    return becomes(f"{subject}: {reason}. Check PDS_URL and that the server runs.")
+    proxied = "the proxy and its variable, and " if " through the proxy " in reason else ""
+    return becomes(f"{subject}: {reason}. Check {proxied}PDS_URL and that the server runs.")
 
 
 def unfit(call: Call, subject: str, reason: ServerFailed) -> PipelineError:

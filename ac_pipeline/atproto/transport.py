@@ -27,7 +27,7 @@ from ac_pipeline.atproto.answers import (
 from ac_pipeline.atproto.budget import Budget, Charge
 from ac_pipeline.atproto.replies import need
 from ac_pipeline.atproto.usage import Kind, Meter
-from ac_pipeline.bounds import Limits, OverLimit, bounded, within
+from ac_pipeline.bounds import Limits, OverLimit, within
 from ac_pipeline.errors import (
     Blocked,
     Misconfigured,
@@ -37,6 +37,7 @@ from ac_pipeline.errors import (
     ServerFailed,
     ServiceUnreachable,
 )
+from ac_pipeline.proxies import DIRECT, Proxies, through
 
 PAUSES: Final = (0.5, 1.0, 2.0)
 """Seconds before each further attempt of a request that may be repeated: four attempts in 3.5 s (LIMIT-10)."""
@@ -57,21 +58,21 @@ _NO_BLOB: Final = ("text/plain", "application/json")
 Read = TypeVar("Read")
 
 
-def open_http(*, timeout: float = 30.0) -> httpx.Client:
+def open_http(*, timeout: float = 30.0, proxies: Proxies = DIRECT) -> httpx.Client:
     """The HTTP client for one PDS: pooled connections, verified TLS, no redirects, every request bounded in time.
 
     Args:
         timeout: Seconds for connecting, and for each silence while sending or receiving.
+        proxies: It goes through these.
     """
-    return bounded(
-        httpx.Client(
-            timeout=timeout,
-            follow_redirects=False,
-            limits=httpx.Limits(
-                max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE
-            ),
-            headers={"User-Agent": f"ac-pipeline/{version('ac-pipeline')}"},
-        )
+    limits = httpx.Limits(
+        max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE
+    )
+    return httpx.Client(
+        timeout=timeout,
+        follow_redirects=False,
+        transport=proxies.transport(limits),
+        headers={"User-Agent": f"ac-pipeline/{version('ac-pipeline')}"},
     )
 
 
@@ -266,7 +267,8 @@ class Transport:
 
     def _reason(self, error: httpx.RequestError, request: Request) -> str:
         said = scrub(str(error), self._secrets(request))
-        return f"no answer ({type(error).__name__}: {said})" if said else f"no answer ({type(error).__name__})"
+        kind = type(error).__name__
+        return f"no answer{through(error)} ({kind}: {said})" if said else f"no answer{through(error)} ({kind})"
 
 
 def _basic(password: str) -> str:

@@ -5,6 +5,7 @@ Commands live in their own modules. This one only assembles them and turns error
 
 from __future__ import annotations
 
+import logging
 import sys
 
 import click
@@ -26,6 +27,7 @@ from ac_pipeline.cli.sync import sync
 from ac_pipeline.cli.wipe import wipe
 from ac_pipeline.errors import Misconfigured, PipelineError, Transient
 
+_READING = {"audit", "item", "items", "plans", "snapshots", "status", "verify"}
 ALL_WELL, WITH_FAILURES, WRONG_USAGE, UNREACHABLE = 0, 1, 2, 3
 
 
@@ -65,7 +67,11 @@ for command in (
 
 
 def main() -> None:
-    """Run the command line and exit."""
+    """Run the command line and exit. What may write says to stderr first which PDS and which database it works on."""
+    if sys.argv[1:2] and sys.argv[1] not in _READING:
+        log = logging.getLogger("ac_pipeline.wiring")
+        log.setLevel(logging.INFO)
+        log.addHandler(logging.StreamHandler())
     sys.exit(run(sys.argv[1:]))
 
 

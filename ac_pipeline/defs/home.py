@@ -17,6 +17,7 @@ from pathlib import Path
 
 from pydantic import SecretStr
 
+from ac_pipeline.defs import web_server
 from ac_pipeline.defs.policies import POOL_LIMITS
 from ac_pipeline.defs.postgres import why_unusable
 from ac_pipeline.defs.process_group import run_group
@@ -110,12 +111,13 @@ def main(arguments: Sequence[str]) -> int:
     if options.prepare_only:
         sys.stdout.write(f"{home}\n")
         return 0
+    sys.stderr.write(f"Dagster works on {settings.destination}.\n")
     return _run_dagster(settings, home, (options.project / "workspace.yaml").absolute(), options.host, options.port)
 
 
 def _run_dagster(settings: Settings, home: Path, workspace: Path, host: str, port: int) -> int:
-    """Run `dagster dev` until it ends or we are told to; what it started ends with it."""
-    command = [sys.executable, "-m", "dagster", "dev", "--workspace", str(workspace)]
+    """Run `dagster dev`, its web server behind a guard, until it ends or we are told to; nothing of it is left."""
+    command = [sys.executable, "-m", web_server.MODULE, "dev", "--workspace", str(workspace)]
     return run_group([*command, "--host", host, "--port", str(port)], environment(settings), home)
 
 

@@ -3,13 +3,14 @@
 from collections.abc import Iterator
 
 import dagster as dg
+import httpx
 
 from ac_pipeline.defs.outlet import Outlet
 from ac_pipeline.defs.pipeline_mirror import PipelineMirror
 from ac_pipeline.defs.pipeline_operator import PipelineOperator
 from ac_pipeline.defs.pipeline_registrar import PipelineRegistrar
 from ac_pipeline.redaction import Redactor
-from ac_pipeline.settings import load_settings
+from ac_pipeline.settings import Settings, load_settings
 from ac_pipeline.webhook import Webhook
 
 MIRROR = "mirror"
@@ -22,24 +23,32 @@ DELIVERY_SECONDS = 25.0
 """For all messages of one tick, which has 60 seconds (Dagster facts, "Sensors, automation, pools")."""
 
 
+def _told(context: dg.InitResourceContext) -> Settings:
+    """The settings, once the log of the run says where they lead. The ticks of sensors do not repeat it."""
+    settings = load_settings()
+    if context.run is not None and context.log is not None:
+        context.log.info(f"This run works on {settings.destination}.")
+    return settings
+
+
 @dg.resource(description="Accounts, documents, ledger, renditions and PDS, as the environment and .env name them.")
-def mirror_resource(_: dg.InitResourceContext) -> Iterator[PipelineMirror]:
+def mirror_resource(context: dg.InitResourceContext) -> Iterator[PipelineMirror]:
     """One pipeline for each run or tick, opened when it is first used, closed with the run or tick."""
-    with PipelineMirror(load_settings) as mirror:
+    with PipelineMirror(lambda: _told(context)) as mirror:
         yield mirror
 
 
 @dg.resource(description="What operators do by hand, on the same accounts, documents, ledger and PDS.")
-def operator_resource(_: dg.InitResourceContext) -> Iterator[PipelineOperator]:
+def operator_resource(context: dg.InitResourceContext) -> Iterator[PipelineOperator]:
     """One pipeline for each run, opened when it is first used, closed with the run."""
-    with PipelineOperator(load_settings) as operator:
+    with PipelineOperator(lambda: _told(context)) as operator:
         yield operator
 
 
 @dg.resource(description="Accounts on the PDS and in Mongo, for the operators who make and check them.")
-def registrar_resource(_: dg.InitResourceContext) -> Iterator[PipelineRegistrar]:
+def registrar_resource(context: dg.InitResourceContext) -> Iterator[PipelineRegistrar]:
     """One pipeline for each run, opened when it is first used, closed with the run."""
-    with PipelineRegistrar(load_settings) as registrar:
+    with PipelineRegistrar(lambda: _told(context)) as registrar:
         yield registrar
 
 
@@ -52,5 +61,5 @@ def alerts_resource(_: dg.InitResourceContext) -> Iterator[Outlet]:
     if url is None:
         yield Outlet(settings.ac_dagster_url, redact, None)
         return
-    with Webhook(url, DELIVERY_SECONDS) as webhook:
+    with Webhook(url, DELIVERY_SECONDS, transport=settings.proxies.transport(httpx.Limits())) as webhook:
         yield Outlet(settings.ac_dagster_url, redact, webhook)

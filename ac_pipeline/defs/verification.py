@@ -18,6 +18,7 @@ from ac_pipeline.defs.failures import Trouble, dagster_failures, failure_of, tro
 from ac_pipeline.defs.metadata import Metadata
 from ac_pipeline.defs.mirror import Mirror
 from ac_pipeline.defs.receipt_checks import part_metadata
+from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.errors import Misconfigured, PipelineError
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.mongo.receipts import Aspect, Receipt
@@ -102,7 +103,7 @@ def verify(
 
 @dg.job(
     name=VERIFY_USERS,
-    executor_def=dg.in_process_executor,
+    executor_def=marked_in_process_executor,
     description="Compares every expected record, link and blob of the users in its config, or of all, with their "
     "repositories, and repairs nothing. What it finds is in the checks of the records assets, and in an observation of "
     "each partition in which something is amiss. It fails only when a user could not be read.",

@@ -111,7 +111,7 @@ class DagsterUi:
     def __init__(self, url: str, alive: Callable[[], bool]) -> None:
         self.url = url
         self.alive = alive
-        self._http = httpx.Client(base_url=url, timeout=120.0)
+        self._http = httpx.Client(base_url=url, timeout=120.0, trust_env=False)
 
     def wait_until_loaded(self, seconds: float) -> None:
         """Return when the code location is loaded.

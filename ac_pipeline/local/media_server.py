@@ -178,7 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def _answers(port: int) -> bool:
     try:
-        return httpx.get(f"http://{LOOPBACK}:{port}{_HEALTH_PATH}", timeout=1.0).status_code == httpx.codes.OK
+        return httpx.get(f"http://{LOOPBACK}:{port}{_HEALTH_PATH}", timeout=1.0, trust_env=False).is_success
     except httpx.HTTPError:
         return False
 

@@ -34,7 +34,7 @@ class PdsAccounts:
     """
 
     def __init__(self, url: str, admin_password: str) -> None:
-        self._http = httpx.Client(base_url=url, timeout=30.0)
+        self._http = httpx.Client(base_url=url, timeout=30.0, trust_env=False)
         self._admin = httpx.BasicAuth("admin", admin_password)
 
     def create(self, handle: str, password: str) -> NewAccount:

@@ -157,6 +157,6 @@ def _environment(port: int, plc_port: int, folder: Path, options: PdsOptions) ->
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/xrpc/_health", timeout=1.0).status_code == httpx.codes.OK
+        return httpx.get(f"{url}/xrpc/_health", timeout=1.0, trust_env=False).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from atproto import Client
+from atproto import Client, Request
 
 PAGE = 100
 """The most that `listRecords` gives."""
@@ -22,7 +22,7 @@ def count_records(url: str, dids: Iterable[str], nsids: Iterable[str]) -> Counte
         dids: Repositories that can be read.
         nsids: Collections.
     """
-    client = Client(base_url=f"{url}/xrpc")
+    client = Client(base_url=f"{url}/xrpc", request=Request(trust_env=False))
     collections = list(nsids)
     counts: Counter[str] = Counter()
     for did in dids:

@@ -136,6 +136,10 @@ class MongoLedger:
         """Keep how a repository was left, in place of what was known."""
         self._marks.remember(mark)
 
+    def follow_mark(self, mark: RepositoryMark, *, since: str) -> None:
+        """Move a mark that stands at the revision `since`; the types counted in `mark` are not settled any more."""
+        self._marks.follow(mark, since)
+
     def hold(self, account: Account, types: Iterable[MediaType], reason: str) -> None:
         """Keep these types of an account from being mirrored until `release`."""
         self._holds.add(account, types, reason)

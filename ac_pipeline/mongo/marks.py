@@ -55,6 +55,15 @@ class Marks:
         with mongo_errors(f"keep the mark of {mark.did}"):
             self._repositories.replace_one({"_id": mark.did}, stored, upsert=True)
 
+    def follow(self, mark: RepositoryMark, since: str) -> None:
+        """Move a mark that stands at the revision `since`; the types counted in `mark` are not settled any more."""
+        counts = {f"counts.{name}": number for name, number in mark.counts.items()}
+        change: dict[str, Any] = {"$set": {"rev": mark.rev, "at": mark.at, **counts}}
+        if counts:
+            change["$unset"] = {f"settled.{name}": "" for name in mark.counts}
+        with mongo_errors(f"move the mark of {mark.did}"):
+            self._repositories.update_one({"_id": mark.did, "rev": since}, change)
+
 
 class Holds:
     """Types that are not mirrored: `{_id: account id, types: {name: reason}}`.

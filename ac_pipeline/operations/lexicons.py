@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from ac_pipeline.accounts import Account
@@ -20,7 +21,8 @@ from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.operations.rounds import Progress, unwatched
 from ac_pipeline.sync.lexicon_gate import SCHEMA, Authority, Comparison, compare, published_in
-from ac_pipeline.sync.ports import DataServer
+from ac_pipeline.sync.ports import DataServer, Ledger
+from ac_pipeline.sync.writer import commit_writes
 from ac_pipeline.wiring import Pipeline
 
 ATTEMPTS: Final = 5
@@ -144,16 +146,17 @@ def publish_ours(pipeline: Pipeline, *, dry_run: bool, force: bool = False, why:
         return Publication([each for each in comparisons if each.state != "same"], dns)
     counts = {"breaking": sum(bool(each.breaking) for each in comparisons)}
     with pipeline.audit.during("publish-lexicons", [authority.account], [], why=why, counts=counts) as audited:
-        published = publish(pipeline.lexicons, authority, force=force)
+        published = publish(pipeline.lexicons, authority, pipeline.ledger, force=force)
         audited.counts["published"] = len(published)
     pipeline.gate.comparisons()  # so that what is published now is remembered
     return Publication(published, dns)
 
 
-def publish(lexicons: Lexicons, authority: Authority, *, force: bool = False) -> list[Comparison]:
+def publish(lexicons: Lexicons, authority: Authority, ledger: Ledger, *, force: bool = False) -> list[Comparison]:
     """Make the authority's repository hold our lexicons; those that are the same already are left alone.
 
     Args:
+        ledger: Keeps the mark of the authority's repository, which may be one that we mirror to.
         force: Publish breaking changes too.
 
     Returns:
@@ -178,9 +181,12 @@ def publish(lexicons: Lexicons, authority: Authority, *, force: bool = False) ->
         if not writes:
             return []
         try:
-            authority.server.apply_writes(authority.account, writes, swap_commit=repository.commit)
+            _, follow = commit_writes(
+                authority.server, ledger, authority.account, writes, repository, now=lambda: datetime.now(UTC)
+            )
         except (OutcomeUnknown, RepositoryMoved):
             continue
+        follow()
         written = {write.rkey for write in writes}
         return [each for each in comparisons if each.nsid in written]
     raise RepositoryMoved(

@@ -37,7 +37,7 @@ from ac_pipeline.sync.ports import Ledger
 from ac_pipeline.sync.render import failure_of
 from ac_pipeline.sync.report import ItemFailure
 from ac_pipeline.sync.selection import Selection
-from ac_pipeline.sync.writer import REQUEST_BYTES, BatchLimits, Refused, Writer
+from ac_pipeline.sync.writer import Refused
 
 MONGO, LATEST = "mongo", "latest"
 """What a restore can be made from besides the id of a snapshot."""
@@ -245,13 +245,8 @@ class _Restore:
         report.present = len(plan.present) - sum(report.restored.values())
         operations = [operation for operation in plan.operations if operation.path not in self.refused]
         self.sent = {operation.path for operation in operations}
-        writer = Writer(
-            engine.server,
-            self.account,
-            lambda operation, blob: self.vault.archive.files.blob(blob.cid),
-            BatchLimits(request_bytes=engine.ledger.batch_bytes(engine.host, REQUEST_BYTES)),
-            lambda size: engine.ledger.remember_batch_bytes(engine.host, size),
-            self.uploaded,
+        writer = engine.writer(
+            self.account, lambda operation, blob: self.vault.archive.files.blob(blob.cid), self.uploaded
         )
         done, waiting = 0, None
         for outcome in writer.write(operations, repository):

@@ -31,7 +31,7 @@ from ac_pipeline.operations.wipe_plan import decide, holds_all, path_of, records
 from ac_pipeline.sync.engine import ROUNDS
 from ac_pipeline.sync.plan import Existing, Kind, Operation
 from ac_pipeline.sync.report import ItemFailure
-from ac_pipeline.sync.writer import REQUEST_BYTES, BatchLimits, Committed, Refused, Writer
+from ac_pipeline.sync.writer import Committed, Refused
 
 
 @dataclass(slots=True)
@@ -150,7 +150,6 @@ class _Wipe:
 
     def run(self, car: bytes, repository: Repository) -> None:
         held_before = self.vault.engine.ledger.holds(self.account)
-        base = repository.rev
         while True:
             try:
                 self.report.left = sum(map(len, records_of(repository, self.types).values()))
@@ -172,7 +171,7 @@ class _Wipe:
                     )
                 raise
         self._finish(repository)
-        self._mark(base, repository)
+        self._mark(repository)
 
     def _empty(self, car: bytes, repository: Repository) -> Repository:
         """One round: snapshot, hold, settle, delete. The repository as the last batch left it."""
@@ -198,14 +197,7 @@ class _Wipe:
         self.uncounted = {operation.path for operation in operations}
         self.began = self.began or bool(operations)
         done = 0
-        writer = Writer(
-            engine.server,
-            self.account,
-            _no_blob,
-            BatchLimits(request_bytes=engine.ledger.batch_bytes(engine.host, REQUEST_BYTES)),
-            lambda size: engine.ledger.remember_batch_bytes(engine.host, size),
-        )
-        for outcome in writer.write(operations, repository):
+        for outcome in engine.writer(self.account, _no_blob).write(operations, repository):
             if isinstance(outcome, Refused):
                 self._refuse(outcome, *by_path[outcome.operation.path])
             else:
@@ -283,20 +275,17 @@ class _Wipe:
             if snapshot.open and not self.report.left and set(snapshot.types) <= wiped:
                 index.save(replace(snapshot, open=False))
 
-    def _mark(self, base: str, repository: Repository) -> None:
-        """Let the mark of the repository follow, so that this change is not taken for somebody else's (VERIFY-9).
+    def _mark(self, repository: Repository) -> None:
+        """Mark a repository that holds nothing of ours any more: whatever somebody else did to it is known (VERIFY-9).
 
-        Only where nobody else's can be among it: all of it is ours, or all of our types were emptied.
+        Else the mark has followed each commit, unless somebody else's change is still to be looked at.
         """
         ledger = self.vault.engine.ledger
-        mark, wiped = ledger.mark(repository.did), {media.name for media in self.types}
-        unbroken = mark is not None and mark.rev == base and not self.moved
-        if mark is None or not (unbroken or wiped >= {media.name for media in MEDIA_TYPES}):
-            return
-        settled = {name: hash_ for name, hash_ in mark.settled.items() if unbroken and name not in wiped}
-        left = {media.name: sum(1 for _ in repository.collection(media.nsid)) for media in self.types}
-        now = self.vault.engine.now()
-        ledger.remember_mark(RepositoryMark(mark.did, repository.rev, now, settled, {**mark.counts, **left}))
+        known, left = ledger.mark(repository.did), {media.name: 0 for media in MEDIA_TYPES}
+        emptied = not self.report.left and left.keys() <= {media.name for media in self.types}
+        if emptied and known is not None and known.rev != repository.rev:
+            now = self.vault.engine.now()
+            ledger.remember_mark(RepositoryMark(repository.did, repository.rev, now, counts=left))
 
     def _media(self, name: str) -> MediaType:
         return next(media for media in self.types if media.name == name)

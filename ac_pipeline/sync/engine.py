@@ -41,7 +41,7 @@ from ac_pipeline.sync.render import Made, Unmade, make, offer
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.settlement import counts, is_settled, may_be_settled, settled
-from ac_pipeline.sync.writer import REQUEST_BYTES, BatchLimits, Committed, Refused, Writer
+from ac_pipeline.sync.writer import Committed, Refused, Writer
 
 __all__ = ["DOCUMENT_GONE", "KEY_ATTEMPTS", "ROUNDS", "AccountPlan", "Engine", "sync_accounts"]
 
@@ -313,15 +313,15 @@ class Engine:
             self._settle(plan, books, outcome)
         return again
 
+    def writer(
+        self, account: Account, load: Callable[[Operation, BlobRef], bytes], uploaded: set[str] | None = None
+    ) -> Writer:
+        """A writer to the repository of an account; arguments as `Writer` has them."""
+        known = set() if uploaded is None else uploaded
+        return Writer(self.server, self.ledger, self.host, self.now, account, load, known)
+
     def _writer(self, plan: AccountPlan) -> Writer:
-        return Writer(
-            self.server,
-            plan.account,
-            lambda operation, blob: self._load(plan, operation, blob),
-            BatchLimits(request_bytes=self.ledger.batch_bytes(self.host, REQUEST_BYTES)),
-            lambda size: self.ledger.remember_batch_bytes(self.host, size),
-            plan.uploaded,
-        )
+        return self.writer(plan.account, lambda operation, blob: self._load(plan, operation, blob), plan.uploaded)
 
     def _settle(self, plan: AccountPlan, books: Bookkeeper, outcome: Committed | Refused) -> bool:
         """Put a batch or a refusal into the books, or the item into the next round: whether there has to be one."""

@@ -130,6 +130,12 @@ class Ledger(Protocol):
     def remember_mark(self, mark: RepositoryMark) -> None:
         """Keep how a repository was left, in place of what was known."""
 
+    def follow_mark(self, mark: RepositoryMark, *, since: str) -> None:
+        """Move a mark that stands at the revision `since` to that of a commit of ours on top of it; another one stays
+        where it is, with the change by somebody else that it does not know. The types counted in `mark` were written
+        to: they are not settled any more.
+        """
+
     def hold(self, account: Account, types: Iterable[MediaType], reason: str) -> None:
         """Keep these types of an account from being mirrored until `release`; a later reason replaces an earlier one.
 

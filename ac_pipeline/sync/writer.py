@@ -7,14 +7,16 @@ section 1 (ideas 4 and 5); ATProto facts, "Writing" and "Blobs"; acceptance case
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.batches import ENVELOPE_BYTES, MAX_OPERATIONS, request_bytes
-from ac_pipeline.atproto.messages import Commit
+from ac_pipeline.atproto.messages import Write
 from ac_pipeline.atproto.repository import Repository
+from ac_pipeline.atproto.syntax import record_cid
 from ac_pipeline.errors import (
     BlobMissing,
     InvalidRecord,
@@ -28,11 +30,12 @@ from ac_pipeline.errors import (
     TooLarge,
     Transient,
 )
-from ac_pipeline.items import BlobRef, Record, Stage
+from ac_pipeline.items import BlobRef, Record, RepositoryMark, Stage
 from ac_pipeline.media.base import MediaType
+from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.sync.endings import DELETES
 from ac_pipeline.sync.plan import Kind, Operation
-from ac_pipeline.sync.ports import DataServer
+from ac_pipeline.sync.ports import DataServer, Ledger
 
 REQUEST_BYTES = 1_000_000
 """Request body the reference PDS takes; versions before 0.4.226 take 150 KiB, which a 413 teaches."""
@@ -107,23 +110,29 @@ class Writer:
 
     Args:
         server: The PDS.
+        ledger: Knows the request size the PDS takes, learns a smaller one, and keeps the repository's mark.
+        host: The PDS, as the ledger names it.
+        now: The time, UTC.
         account: Whose repository it is.
         load: Bytes of a blob that an operation's record refers to; raises `Permanent` or `Transient`.
-        limits: Caps of a batch.
-        remember: Told the new request size, in bytes, when a refusal taught one.
         uploaded: CIDs of blobs this run has uploaded; grows.
     """
 
     server: DataServer
+    ledger: Ledger
+    host: str
+    now: Callable[[], datetime]
     account: Account
     load: Callable[[Operation, BlobRef], bytes]
-    limits: BatchLimits = field(default_factory=BatchLimits)
-    remember: Callable[[int], None] | None = None
     uploaded: set[str] = field(default_factory=set)
+    limits: BatchLimits = field(init=False)
     _repeated: set[str] = field(default_factory=set)
     _signed_in: bool = False
     _spent: RateLimited | None = None
     _progressed: bool = False
+
+    def __post_init__(self) -> None:
+        self.limits = BatchLimits(request_bytes=self.ledger.batch_bytes(self.host, REQUEST_BYTES))
 
     def write(self, operations: Sequence[Operation], repository: Repository) -> Iterator[Committed | Refused]:
         """Commit operations in the order of their keys, yielding each batch once it is durable.
@@ -154,7 +163,7 @@ class Writer:
                 yield from refused
                 if not batch:
                     continue
-                repository = self._commit(batch, repository)
+                repository, follow = self._commit(batch, repository)
             except RateLimited as error:
                 pending = [_erasures([batch, *reversed(pending)])]
                 if spent is not None or not pending[0]:
@@ -172,6 +181,7 @@ class Writer:
             else:
                 self._progressed = self._signed_in = True
                 yield Committed(tuple(batch), repository)
+                follow()
         yield from self._settle(silent)
         if spent is not None:
             raise spent
@@ -182,42 +192,26 @@ class Writer:
         halves = [batch[middle:], batch[:middle]]
         if isinstance(error, TooLarge):
             self.limits.request_bytes = max(_body_bytes(half) for half in halves)
-            if self.remember is not None:
-                self.remember(self.limits.request_bytes)
+            self.ledger.remember_batch_bytes(self.host, self.limits.request_bytes)
         return halves
 
-    def _commit(self, batch: list[Operation], repository: Repository) -> Repository:
+    def _commit(self, batch: list[Operation], repository: Repository) -> tuple[Repository, Callable[[], None]]:
         """One batch, all or nothing. A lost answer is resolved by reading the repository back (WRITE-7, WRITE-8)."""
         writes = [operation.to_write() for operation in batch]
         lost: list[OutcomeUnknown] = []
         while len(lost) < _ATTEMPTS:
             try:
-                commit = self.server.apply_writes(self.account, writes, swap_commit=repository.commit)
+                return commit_writes(self.server, self.ledger, self.account, writes, repository, now=self.now)
             except OutcomeUnknown as error:
-                if self.server.read_repository(repository.did).commit != repository.commit:
-                    raise RepositoryMoved(
-                        f"{repository.did} moved while a batch had no answer: {error.message}"
-                    ) from error
                 lost.append(error)
             except BlobMissing as error:
                 if not self._upload_again(batch, error):
                     raise
-            else:
-                self._check(batch, commit)
-                return repository.with_writes(commit, writes)
         raise ServerFailed(
             f"the PDS did not take {len(batch)} operations on {repository.did} in {_ATTEMPTS} attempts",
             status=lost[-1].status,
             answer=lost[-1].answer,
         )
-
-    @staticmethod
-    def _check(batch: list[Operation], commit: Commit) -> None:
-        for operation, cid in zip(batch, commit.cids, strict=True):
-            if operation.cid is not None and cid != operation.cid:
-                raise RepositoryMoved(
-                    f"the PDS stored {operation.path} as {cid}, not as {operation.cid}: it will be read back"
-                )
 
     def _upload(self, batch: list[Operation], present: _Present) -> tuple[list[Operation], list[Refused]]:
         """Upload the blobs a batch needs and the repository lacks; an operation whose blob fails leaves the batch."""
@@ -282,6 +276,58 @@ class Writer:
                 answer=each.error.answer,
             )
             yield Refused(each.operation, error)
+
+
+def commit_writes(
+    server: DataServer,
+    ledger: Ledger,
+    account: Account,
+    writes: Sequence[Write],
+    repository: Repository,
+    *,
+    now: Callable[[], datetime],
+) -> tuple[Repository, Callable[[], None]]:
+    """Commit a batch to a repository as it was read. Nothing else calls `apply_writes`.
+
+    Returns:
+        The repository after the batch; and what lets its mark follow, so that the drift sensor does not take the batch
+        for a stranger's (VERIFY-9). It is to be called once everything is stored that follows from the batch: a run
+        that dies before is found as a drift.
+
+    Raises:
+        OutcomeUnknown: There was no answer, and the repository, read back, is as it was.
+        RepositoryMoved: It is not, and holds something else than the batch; or the answer does not fit.
+        PipelineError: As `DataServer.apply_writes` says.
+    """
+    try:
+        commit = server.apply_writes(account, writes, swap_commit=repository.commit)
+    except OutcomeUnknown as error:
+        after = server.read_repository(repository.did)
+        if after.commit == repository.commit:
+            raise
+        if dict(after.records) != _written(repository, writes):
+            raise RepositoryMoved(f"{repository.did} moved while a batch had no answer: {error.message}") from error
+    else:
+        after = repository.with_writes(commit, writes)
+    collections = {write.collection for write in writes}
+    written = [media for media in MEDIA_TYPES if media.nsid in collections]
+    counts = {media.name: sum(1 for _ in after.collection(media.nsid)) for media in written}
+
+    def follow() -> None:
+        ledger.follow_mark(RepositoryMark(after.did, after.rev, now(), counts=counts), since=repository.rev)
+
+    return after, follow
+
+
+def _written(repository: Repository, writes: Sequence[Write]) -> Mapping[str, str]:
+    """Path -> CID of every record after a batch."""
+    records = dict(repository.records)
+    for write in writes:
+        path = f"{write.collection}/{write.rkey}"
+        records.pop(path, None)
+        if write.action != "delete":
+            records[path] = record_cid(write.value or {})
+    return records
 
 
 class _Present:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -229,6 +229,23 @@ def test_the_mark_of_a_repository_comes_back_as_it_was_remembered(ledger: Ledger
     later = RepositoryMark("did:plc:anna", "3kbbbbbbbbbb2", NOW)
     ledger.remember_mark(later)
     assert ledger.mark("did:plc:anna") == later
+
+
+def test_a_mark_follows_our_commit_from_the_revision_where_it_stands_and_from_no_other(ledger: Ledger) -> None:
+    """GUARD-5: what was written to is not settled any more; of the rest all is known that was."""
+    mark = RepositoryMark("did:plc:anna", "rev-1", NOW, {"mood": "a", "tape": "b"}, {"mood": 3, "tape": 0})
+    later = NOW + timedelta(seconds=1)
+    followed = RepositoryMark("did:plc:anna", "rev-2", later, counts={"mood": 4, "piece": 1})
+    ledger.follow_mark(followed, since="rev-1")
+    assert ledger.mark("did:plc:anna") is None
+    ledger.remember_mark(mark)
+    ledger.follow_mark(followed, since="rev-0")
+    assert ledger.mark("did:plc:anna") == mark
+    ledger.follow_mark(followed, since="rev-1")
+    known = RepositoryMark("did:plc:anna", "rev-2", later, {"tape": "b"}, {"mood": 4, "tape": 0, "piece": 1})
+    assert ledger.mark("did:plc:anna") == known
+    ledger.follow_mark(RepositoryMark("did:plc:anna", "rev-3", later), since="rev-2")
+    assert ledger.mark("did:plc:anna") == replace(known, rev="rev-3")
 
 
 def test_the_marks_of_all_repositories_are_read_without_what_is_settled(ledger: Ledger) -> None:

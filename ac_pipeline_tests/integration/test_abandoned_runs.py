@@ -2,28 +2,47 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
 import pytest
 
+from ac_pipeline.defs.run_marks import RUN_PROCESS, process_is_dead
 from ac_pipeline.defs.sensors.abandoned import (
-    LAUNCHED,
     RETRIED_AS,
     WILL_RETRY,
     abandoned_runs_sensor,
     fail_abandoned_runs,
-    process_start,
     remind_of_retries,
 )
 from ac_pipeline_tests.dagster_instance import open_instance
 
-Look = Callable[[int], float | None]
+_JOB = """
+import os, sys
+import dagster as dg
+from ac_pipeline.defs.run_marks import marked_in_process_executor
+
+said = os.dup(1)
+
+@dg.op
+def wait(context):
+    os.write(said, context.run_id.encode() + b"\\n")
+    sys.stdin.readline()
+
+@dg.job(executor_def=marked_in_process_executor)
+def waiting():
+    wait()
+
+if __name__ == "__main__":
+    with dg.DagsterInstance.local_temp(sys.argv[1], {"telemetry": {"enabled": False}}) as instance:
+        dg.execute_job(dg.reconstructable(waiting), instance)
+"""
+_APART = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]
 
 
 @pytest.fixture
@@ -32,59 +51,107 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
         yield made
 
 
-def seen_in_the_middle(
-    instance: dg.DagsterInstance, look: Look, *, launched: bool = True
-) -> tuple[list[int], dg.DagsterRunStatus]:
-    """What is found while a run is under way, and what the instance says of the run then."""
-    found: list[int] = []
-    statuses: list[dg.DagsterRunStatus] = []
+class Worker:
+    """A run in a process of its own that waits until it is told to go on.
 
-    @dg.op
-    def middle(context) -> None:  # type: ignore[no-untyped-def]
-        found.extend(pid for _, pid in fail_abandoned_runs(context.instance, look))
-        run = context.instance.get_run_by_id(context.run_id)
-        assert run is not None
-        statuses.append(run.status)
+    Args:
+        instance: Where it runs, on disk.
+        apart: In a namespace of process ids of its own, as a container has one. Where the machine allows none, in ours,
+            under a mark that names another one.
+    """
 
-    @dg.job
-    def one() -> None:
-        middle()
+    def __init__(self, instance: dg.DagsterInstance, *, apart: bool = False) -> None:
+        self._instance = instance
+        job = Path(instance.root_directory) / "job.py"
+        job.write_text(_JOB)
+        allowed = apart and subprocess.run([*_APART, "true"], capture_output=True, check=False).returncode == 0
+        self.process = subprocess.Popen(
+            [*(_APART if allowed else []), sys.executable, str(job), instance.root_directory],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert self.process.stdout is not None
+        self.run_id = self.process.stdout.readline().strip()
+        if apart and not allowed:
+            mark = self.run.tags[RUN_PROCESS].replace("/pid:[", "/pid:[9")
+            instance.add_run_tags(self.run_id, {RUN_PROCESS: mark})
 
-    one.execute_in_process(instance=instance, tags={LAUNCHED: "{}"} if launched else {})
-    return found, statuses[0]
+    @property
+    def run(self) -> dg.DagsterRun:
+        found = self._instance.get_run_by_id(self.run_id)
+        assert found is not None
+        return found
 
+    @property
+    def status(self) -> dg.DagsterRunStatus:
+        return self.run.status
 
-def test_a_run_whose_process_lives_is_left_alone(instance: dg.DagsterInstance) -> None:
-    assert seen_in_the_middle(instance, process_start) == ([], dg.DagsterRunStatus.STARTED)
+    def finish(self) -> None:
+        self.process.communicate("go on\n")
 
-
-@pytest.mark.parametrize(
-    ("look", "gone"),
-    [
-        (lambda pid: None, True),
-        (lambda pid: time.time() + 60, True),
-        (lambda pid: time.time() + 3, False),
-        (lambda pid: 0.0, False),
-    ],
-    ids=["no such process", "the number was given again", "clocks differ a little", "the system does not tell"],
-)
-def test_a_run_without_its_process_has_failed(instance: dg.DagsterInstance, look: Look, gone: bool) -> None:
-    """RUN-6: Dagster retries what is reported as failed, and nothing else."""
-    found, status = seen_in_the_middle(instance, look)
-    assert found == ([os.getpid()] if gone else [])
-    assert status is (dg.DagsterRunStatus.FAILURE if gone else dg.DagsterRunStatus.STARTED)
-
-
-def test_a_run_that_somebody_executes_elsewhere_is_left_alone(instance: dg.DagsterInstance) -> None:
-    """Its process may be on another machine, which shares the instance."""
-    assert seen_in_the_middle(instance, lambda pid: None, launched=False) == ([], dg.DagsterRunStatus.STARTED)
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
 
 
-def test_runs_of_another_launcher_are_not_looked_at() -> None:
-    """Their processes are on other machines."""
-    with open_instance() as elsewhere:
-        assert not isinstance(elsewhere.run_launcher, dg.DefaultRunLauncher)
-        assert seen_in_the_middle(elsewhere, lambda pid: None) == ([], dg.DagsterRunStatus.STARTED)
+@contextmanager
+def worker(instance: dg.DagsterInstance, *, apart: bool = False) -> Iterator[Worker]:
+    made = Worker(instance, apart=apart)
+    try:
+        yield made
+    finally:
+        made.kill()
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["beside us", "in another container"])
+def test_a_run_is_left_alone_while_its_process_may_be_alive(instance: dg.DagsterInstance, apart: bool) -> None:
+    """GUARD-3: the number of a process means another one, or none, in another container."""
+    with worker(instance, apart=apart) as living:
+        assert list(fail_abandoned_runs(instance, None)) == []
+        assert living.status is dg.DagsterRunStatus.STARTED
+        living.finish()
+        assert living.status is dg.DagsterRunStatus.SUCCESS
+    assert list(fail_abandoned_runs(instance, None)) == []
+
+
+@pytest.mark.parametrize("apart", [False, True], ids=["beside us", "in another container"])
+def test_a_run_without_its_process_has_failed_where_that_can_be_known(
+    instance: dg.DagsterInstance, apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """GUARD-3, RUN-6: Dagster retries what is reported as failed; of another container nothing can be known."""
+    with worker(instance, apart=apart) as dead:
+        dead.kill()
+        assert list(fail_abandoned_runs(instance, "another location")) == []
+        with open_instance() as elsewhere, monkeypatch.context() as patch:
+            patch.setattr(type(instance), "run_launcher", elsewhere.run_launcher)
+            assert list(fail_abandoned_runs(instance, None)) == []
+        assert dead.status is dg.DagsterRunStatus.STARTED
+        assert list(fail_abandoned_runs(instance, None)) == ([] if apart else [dead.run_id])
+        assert dead.status is (dg.DagsterRunStatus.STARTED if apart else dg.DagsterRunStatus.FAILURE)
+
+
+def test_only_a_mark_of_its_own_from_here_tells_that_a_run_is_abandoned(instance: dg.DagsterInstance) -> None:
+    """GUARD-3; RUN-6 after a power cut. In a container, whose names may be those of another one, nothing is known."""
+    with worker(instance) as dead:
+        dead.kill()
+        ours = dead.run.tags[RUN_PROCESS]
+        run_id, machine, process = ours.split(" ", 2)
+        before = f"earlier/{process.partition('/')[2]}"
+        marks = {
+            ours: True,
+            "": False,
+            f"another-run {machine} {process}": False,
+            ours.replace("/pid:[", "/pid:[9"): False,
+            f"{run_id} another-machine {before}": False,
+            f"{run_id} {machine} {before}": machine != "-",
+        }
+        found = {}
+        for mark in marks:
+            instance.add_run_tags(dead.run_id, {RUN_PROCESS: mark})
+            found[mark] = process_is_dead(dead.run)
+        assert found == marks
 
 
 @pytest.mark.parametrize(
@@ -116,7 +183,8 @@ def test_a_retry_that_does_not_come_is_asked_for_once(
     instance.add_run_tags(failed.run_id, tags)
     failures = dg.DagsterEventType.RUN_FAILURE
     before = len(instance.get_records_for_run(failed.run_id, of_type=failures).records)
-    found = [list(remind_of_retries(instance, lambda: time.time() + seconds)) for _ in range(2)]
+    assert list(remind_of_retries(instance, "another location", lambda: time.time() + seconds)) == []
+    found = [list(remind_of_retries(instance, None, lambda: time.time() + seconds)) for _ in range(2)]
     assert found == [[failed.run_id] * asked, []]
     assert len(instance.get_records_for_run(failed.run_id, of_type=failures).records) == before + asked
 
@@ -125,16 +193,4 @@ def test_the_sensor_is_on_from_the_start_and_has_nothing_to_say(instance: dg.Dag
     assert abandoned_runs_sensor.default_status is dg.DefaultSensorStatus.RUNNING
     said = abandoned_runs_sensor(dg.build_sensor_context(instance=instance))
     assert isinstance(said, dg.SkipReason)
-    assert said.skip_message == "Every run is alive or retried."
-
-
-def test_a_process_tells_when_it_was_started() -> None:
-    before = time.time()
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
-        start = process_start(process.pid)
-        assert start is not None
-        assert before - 1 < start < time.time() + 1
-        process.kill()
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        assert process_start(process.pid) is None
-    assert process_start(process.pid) is None
+    assert said.skip_message == "No run of this code location is known to be abandoned."

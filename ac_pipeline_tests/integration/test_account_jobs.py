@@ -121,10 +121,10 @@ def test_the_guest_account_is_made_once_by_job(desk: Desk, slice_: Slice) -> Non
     asked = said(desk.launch("create_guest_account"))
     assert (asked["exists"], asked["would_be_made"]) == (False, "art.test")
     assert hosted(slice_) == before
-    assert desk.launch("create_guest_account", confirm=True, why="first set-up").success
+    assert desk.launch("create_guest_account", confirm="art-guest", why="first set-up").success
     guest = slice_.account(GUEST_ID)
     assert hosted(slice_) - before == {guest.did}
-    for confirm in (False, True):
+    for confirm in ("", "art-guest"):
         told = said(desk.launch("create_guest_account", confirm=confirm))
         assert (told["exists"], told["did"]) == (True, guest.did)
     assert hosted(slice_) - before == {guest.did}
@@ -141,11 +141,11 @@ def test_a_password_is_rotated_by_job_and_shown_nowhere(
     assert said(desk.launch("rotate_password", user="ada"))["did"] == ada.did
     assert desk.password(ada.id) == ada.password
     monkeypatch.setenv("PDS_ADMIN_PASSWORD", "a-wrong-one")
-    refused = desk.launch("rotate_password", user="ada", confirm=True)
+    refused = desk.launch("rotate_password", user="ada", confirm="ada")
     assert "PDS_ADMIN_PASSWORD" in sentence(refused)
     assert desk.password(ada.id) == ada.password
     monkeypatch.setenv("PDS_ADMIN_PASSWORD", slice_.pds.admin_password)
-    assert desk.launch("rotate_password", user="@ada", confirm=True, why="it leaked").success
+    assert desk.launch("rotate_password", user="@ada", confirm="ada", why="it leaked").success
     fresh = desk.password(ada.id)
     assert fresh != ada.password
     assert slice_.pipeline.administration.identify(str(ada.did), fresh) == ada.did

@@ -7,14 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 from pydantic import SecretStr
 
 from ac_pipeline.defs.home import environment, prepare_home
 from ac_pipeline.defs.policies import POOL_LIMITS
+from ac_pipeline.defs.web_server import MODULE
 from ac_pipeline.errors import Misconfigured
+from ac_pipeline.local.processes import LOOPBACK, free_port
 from ac_pipeline.settings import Settings
+from ac_pipeline_tests.dagster_home import wait_until
 from ac_pipeline_tests.dagster_instance import open_instance
 
 ROOT = Path(__file__).parents[2]
@@ -104,3 +108,35 @@ def test_a_missing_setting_ends_the_start_with_one_sentence(tmp_path: Path) -> N
     assert done.returncode == 2
     assert "MONGODB_CONNECTION_STRING and MONGODB_NAME are not set" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_dagsters_own_web_server_stands_behind_the_guard(tmp_path: Path) -> None:
+    """The way of Dagster 1.13 to its application is no public one: where it changes, this fails."""
+    port = free_port()
+    command = [sys.executable, "-m", MODULE, "--empty-workspace", "--port", str(port)]
+    (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    environment = {"DAGSTER_HOME": str(tmp_path), "PATH": ""}
+    with (
+        (tmp_path / "log").open("wb") as log,
+        subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=log, stderr=log) as server,
+        httpx.Client(base_url=f"http://{LOOPBACK}:{port}", trust_env=False, timeout=60) as client,
+    ):
+        try:
+
+            def answers() -> bool:
+                assert server.poll() is None, (tmp_path / "log").read_text()
+                try:
+                    return client.get("/server_info").is_success
+                except httpx.TransportError:
+                    return False
+
+            wait_until(answers, "the web server answers")
+            version = {"query": "{ version }"}
+            assert client.post("/graphql", json=version).json()["data"]["version"]
+            assert client.get("/").headers["content-type"].startswith("text/html")
+            foreign = {"Host": "evil.example"}
+            assert client.post("/graphql", json=version, headers=foreign).status_code == 403
+            assert client.get("/", headers=foreign).status_code == 403
+            assert client.get("/graphql?query=mutation%7BreloadWorkspace%7B__typename%7D%7D").status_code == 403
+        finally:
+            server.terminate()

@@ -21,7 +21,11 @@ from ac_pipeline.defs.retries import RETRY_ITEMS, RETRY_STEP
 from ac_pipeline.defs.schedules import INCREMENTAL_SYNC, NIGHTLY_RECONCILE
 from ac_pipeline.errors import ServerFailed
 from ac_pipeline.local.artwork import pixel_art
-from ac_pipeline.media.registry import media_type
+from ac_pipeline.media.registry import MEDIA_TYPES, media_type
+from ac_pipeline.operations.restore import find_snapshot, restore_from_mongo, restore_from_snapshot
+from ac_pipeline.operations.snapshot import open_vault
+from ac_pipeline.operations.wipe import wipe
+from ac_pipeline.operations.wipe_plan import plan_wipe
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import USER_BUCKET, Slice
 
@@ -138,6 +142,31 @@ def test_several_users_who_drifted_share_one_run_after_which_all_is_quiet(
     quiet = site.tick()
     assert requests(quiet) == []
     assert "as their last sync left them" in quiet.skip_message
+
+
+def test_what_operators_of_ours_do_is_no_drift(slice_: Slice, instance: dg.DagsterInstance) -> None:
+    """GUARD-5: wipes and restores from both places, as the PDS itself counts revisions."""
+    ada = slice_.user("ada")
+    slice_.add("mood", ada, mood="a mood")
+    slice_.add("piece", ada, slug="wand")
+    site, vault = Site(slice_, instance), open_vault(slice_.pipeline)
+    assert site.sync_all().success
+    moods, did, revs = (media_type("mood"),), str(ada.did), []
+
+    def left() -> None:
+        assert requests(site.tick()) == []
+        revs.append(slice_.pipeline.server.latest_commit(did).rev)
+
+    for types in (moods, MEDIA_TYPES):
+        wipe(vault, ada, types, run_id="w", confirm=plan_wipe(vault, ada, types).total)
+        left()
+        snapshot = find_snapshot(vault, ada, types, "latest")
+        assert restore_from_snapshot(vault, ada, types, snapshot, run_id="r").clean
+        left()
+    wipe(vault, ada, moods, run_id="w", confirm=1)
+    assert restore_from_mongo(vault, ada, moods, run_id="r").clean
+    left()
+    assert len(set(revs)) == len(revs)
 
 
 def test_users_who_were_never_synchronised_are_no_drift(slice_: Slice, instance: dg.DagsterInstance) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -178,3 +181,108 @@ def test_what_is_no_domain_is_refused(domain: str, tmp_path: Path) -> None:
     write(tmp_path, AC_ACCOUNT_EMAIL_DOMAIN=domain)
     with pytest.raises(Misconfigured, match="AC_ACCOUNT_EMAIL_DOMAIN must be a domain"):
         load_settings(tmp_path)
+
+
+# -------------------------------------------------------------------------- started by Dagster, which reads `.env` too
+
+_SHOW = """
+import os, sys
+from pathlib import Path
+from ac_pipeline.errors import Misconfigured
+from ac_pipeline.settings import load_settings
+try:
+    settings = load_settings(Path(sys.argv[1]))
+    print(settings.pds_url, settings.mongodb_name)
+except Misconfigured as error:
+    print(error.message)
+"""
+_DAGSTER = """
+import os, subprocess, sys
+from dotenv import dotenv_values
+os.environ.update(dotenv_values(os.path.join(sys.argv[2], ".env")))
+subprocess.run([sys.executable, sys.argv[1], sys.argv[2]], check=True)
+"""
+
+
+def shown(folder: Path, *, dagster: bool, **environment: str) -> str:
+    """What a process reads that a command of Dagster has started, or a shell."""
+    scripts = folder / "scripts"
+    scripts.mkdir(exist_ok=True)
+    (scripts / "show.py").write_text(_SHOW)
+    (scripts / "dagster").write_text(_DAGSTER)
+    start = [str(scripts / "dagster")] if dagster else []
+    done = subprocess.run(
+        [sys.executable, *start, str(scripts / "show.py"), str(folder)],
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+@pytest.mark.parametrize("dagster", [False, True], ids=["a shell", "Dagster"])
+@pytest.mark.parametrize(
+    ("env", "local", "environment", "found"),
+    [
+        ({"PDS_URL": "http://one"}, {"PDS_URL": "http://two"}, {}, "http://two"),
+        ({"PDS_URL": "http://one"}, {"PDS_URL": "http://two"}, {"PDS_URL": "http://three"}, "http://three"),
+        ({"PDS_URL": "http://one"}, {"PDS_URL": "http://two"}, {"PDS_URL": "http://one"}, "http://one"),
+        ({"PDS_URL": "http://one"}, {}, {"PDS_URL": "http://three"}, "http://three"),
+        ({"PDS_URL": "http://one"}, {"PDS_URL": ""}, {"PDS_URL": ""}, "http://one"),
+        ({"PDS_URL": ""}, {"PDS_URL": "http://two"}, {}, "http://two"),
+        ({"PDS_URL": ""}, {}, {"PDS_URL": "http://three"}, "http://three"),
+        ({}, {"PDS_URL": "http://two"}, {"PDS_URL": "http://three"}, "http://three"),
+    ],
+)
+def test_one_order_of_precedence_whoever_starts_us(
+    tmp_path: Path,
+    *,
+    env: dict[str, str],
+    local: dict[str, str],
+    environment: dict[str, str],
+    found: str,
+    dagster: bool,
+) -> None:
+    """GUARD-4: Dagster's commands read `.env` over the environment; what it said before counts, and `.env.local`."""
+    write(tmp_path, **env)
+    write(tmp_path, ".env.local", **local)
+    assert shown(tmp_path, dagster=dagster, **environment) == f"{found} aesthetic"
+
+
+def test_what_cannot_be_told_apart_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GUARD-4: where the system does not tell with which environment Dagster was started."""
+    write(tmp_path, PDS_URL="http://one", AC_OPERATOR="ada")
+    write(tmp_path, ".env.local", PDS_URL="http://two")
+    monkeypatch.setattr("ac_pipeline.settings._given_to_dagster", lambda: None)
+    assert load_settings(tmp_path).pds_url == "http://two"
+    monkeypatch.setenv("PDS_URL", "http://one")
+    monkeypatch.setenv("AC_OPERATOR", "ada")
+    monkeypatch.setitem(sys.modules, "dagster", sys)
+    for load in (load_settings, load_timetable):
+        with pytest.raises(Misconfigured) as refused:
+            load(tmp_path)
+        assert refused.value.message.startswith(f"PDS_URL: {tmp_path / '.env'}, which Dagster reads")
+        assert str(tmp_path / ".env.local") in refused.value.message
+        assert "\n" not in refused.value.message
+    monkeypatch.setenv("PDS_URL", "http://three")
+    assert load_settings(tmp_path).pds_url == "http://three"
+
+
+@pytest.mark.parametrize(
+    ("uri", "where"),
+    [
+        ("mongodb://127.0.0.1:27017", " at 127.0.0.1:27017"),
+        ("mongodb+srv://user:hunter2@cluster.example/?appName=x", " at cluster.example"),
+        ("mongodb://user:hunter2@a.example:1,b.example:2/admin", " at a.example:1,b.example:2"),
+        ("mongodb://user:12/hunter2@host", ""),
+        ("mongodb://user:hunter2@x@host", ""),
+        ("mongodb://user:hunter2", ""),
+        ("mongodb://host/?tlsCertificateKeyFilePassword=hunter2@x", ""),
+    ],
+)
+def test_where_it_writes_is_said_without_credentials(tmp_path: Path, uri: str, where: str) -> None:
+    """GUARD-4, ACCT-5."""
+    write(tmp_path, MONGODB_CONNECTION_STRING=uri, PDS_URL="https://pds.example:8443/path")
+    said = load_settings(tmp_path).destination
+    assert said == f"PDS pds.example:8443 and database aesthetic{where} (ledger: aesthetic-pipeline)"

@@ -20,6 +20,7 @@ from ac_pipeline.defs.failures import failure_of
 from ac_pipeline.defs.mirror import Mirror
 from ac_pipeline.defs.policies import CHANGED, RETRY_SECONDS, record_retries
 from ac_pipeline.defs.resources import MIRROR
+from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.media.registry import MEDIA_TYPES
 
 SYNC_CHANGED_USERS: Final = "sync_changed_users"
@@ -70,7 +71,7 @@ def changed_users_job(mirror_resource: object, retry_seconds: float = RETRY_SECO
     @dg.job(
         name=SYNC_CHANGED_USERS,
         resource_defs={MIRROR: mirror_resource},
-        executor_def=dg.in_process_executor,
+        executor_def=marked_in_process_executor,
         description="Makes the records of the users in its config equal to their documents. new_content_sensor "
         "launches it for users whose documents changed; it can be launched by hand for any users.",
     )

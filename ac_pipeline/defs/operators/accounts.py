@@ -12,6 +12,7 @@ from pydantic import Field
 
 from ac_pipeline.defs.operators.tables import KIND, USERS_FIELD, Metadata, Table, counts_table, refusals, refused
 from ac_pipeline.defs.registrar import Registrar
+from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.operations.accounts import AccountState, counts
 from ac_pipeline.operations.sign_ins import UNREACHED
@@ -50,7 +51,7 @@ def list_each_account(
 @dg.job(
     name="list_accounts",
     tags=KIND,
-    executor_def=dg.in_process_executor,
+    executor_def=marked_in_process_executor,
     description="Shows every account with its state (ready, blocked, leaving, on-hold or unprovisioned), the reason, "
     "and how many of its documents wait for a record. Writes nothing.",
 )
@@ -96,7 +97,7 @@ def sign_in_as_each_user(
 @dg.job(
     name="verify_credentials",
     tags=KIND,
-    executor_def=dg.in_process_executor,
+    executor_def=marked_in_process_executor,
     description="Signs in as every account with the password Mongo holds, and shows in a table whom the PDS refuses "
     "and why. Changes nothing; `rotate_password` gives an account a new password.",
 )
@@ -132,7 +133,7 @@ def ask_the_relay(
 @dg.job(
     name="account_visibility",
     tags=KIND,
-    executor_def=dg.in_process_executor,
+    executor_def=marked_in_process_executor,
     description="Compares what the PDS and the relay of AC_RELAY_URL say of every account: who is throttled there and "
     "does not reach the network, while every write succeeds. Changes nothing.",
 )

@@ -19,6 +19,7 @@ from ac_pipeline.defs.operators.tables import (
     refused,
     types_of,
 )
+from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.operations.differences import Difference
 from ac_pipeline.operations.retry import item_name
@@ -89,7 +90,7 @@ def settle_each_difference(
 @dg.job(
     name="settle_differences",
     tags=KIND,
-    executor_def=dg.in_process_executor,
+    executor_def=marked_in_process_executor,
     description="Lists records that somebody else changed or deleted since we wrote them, ours beside theirs; with a "
     "choice and their number confirmed, writes ours again or takes theirs over into the documents. Never deletes a "
     "document.",

@@ -18,6 +18,7 @@ from ac_pipeline.defs.operators.tables import (
     refusals,
     types_of,
 )
+from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.operations.forget import Forgetting
 from ac_pipeline.operations.rounds import LeftOut
@@ -77,7 +78,7 @@ def look_for_erased_items(
 @dg.job(
     name="erasure_report",
     tags=KIND,
-    executor_def=dg.in_process_executor,
+    executor_def=marked_in_process_executor,
     description="Says what is still on the PDS, in Mongo, in the rendition store or in snapshots of withdrawn items "
     "and deleted accounts, and what has gone, and when. Writes nothing; a sync erases, forget_snapshots deletes "
     "snapshots.",
@@ -128,7 +129,7 @@ def forget_some_snapshots(
 @dg.job(
     name="forget_snapshots",
     tags=KIND,
-    executor_def=dg.in_process_executor,
+    executor_def=marked_in_process_executor,
     description="Deletes snapshots for good, with the records and blobs that no other snapshot needs: the last step of "
     "an erasure. By default it only says which; deletes nothing until their number is confirmed.",
 )

@@ -7,6 +7,7 @@ from pydantic import Field
 
 from ac_pipeline.defs.operator import Operator
 from ac_pipeline.defs.operators.tables import KIND, LEFT_OUT, WHY_FIELD, Metadata, Table, refusals
+from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.operations.lexicons import LexiconCheck
 
 _CHANGE: Final = ("lexicon", "path", "effect", "what")
@@ -40,7 +41,7 @@ def check_our_lexicons(
 @dg.job(
     name="check_lexicons",
     tags=KIND,
-    executor_def=dg.in_process_executor,
+    executor_def=marked_in_process_executor,
     description="Compares our lexicons with those that AC_LEXICON_AUTHORITY has published, and every record with ours. "
     "Writes nothing. While one is breaking, every sync is refused.",
 )
@@ -79,7 +80,7 @@ def publish_our_lexicons(
 @dg.job(
     name="publish_lexicons",
     tags=KIND,
-    executor_def=dg.in_process_executor,
+    executor_def=marked_in_process_executor,
     description="Publishes our lexicons in the repository of AC_LEXICON_AUTHORITY; what is the same already is left "
     "alone, breaking changes are refused. By default it only says what would be published.",
 )

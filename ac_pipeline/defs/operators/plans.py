@@ -9,6 +9,7 @@ from pydantic import Field
 
 from ac_pipeline.defs.operator import Operator
 from ac_pipeline.defs.operators.tables import KIND, TYPES_FIELD, USERS_FIELD, Metadata, Table, refusals, types_of
+from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.operations.flight_plan import FlightPlan
 from ac_pipeline.operations.retry import item_name
@@ -67,7 +68,7 @@ def plan_each_user(context: dg.OpExecutionContext, config: PlanConfig, operator:
 @dg.job(
     name="plan_users",
     tags=KIND,
-    executor_def=dg.in_process_executor,
+    executor_def=marked_in_process_executor,
     description="The dry run: what a sync of the chosen users would do and cost, and when it would end under the "
     "limits of the PDS. Nothing is written to the PDS, to the documents or to storage. The result is the newest "
     "materialisation of operations/flight_plan.",

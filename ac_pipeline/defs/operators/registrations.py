@@ -8,6 +8,7 @@ from typing import Final
 import dagster as dg
 from pydantic import Field
 
+from ac_pipeline.accounts import GUEST_ID
 from ac_pipeline.defs.operators.tables import (
     KIND,
     USER_FIELD,
@@ -15,12 +16,14 @@ from ac_pipeline.defs.operators.tables import (
     WHY_FIELD,
     Metadata,
     Table,
+    confirms,
     counts_table,
     named,
     refusals,
     refused,
 )
 from ac_pipeline.defs.registrar import Registrar
+from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.operations.provision_plan import ProvisionPlan
 from ac_pipeline.operations.provisioning import GOOD, ProvisionReport
 
@@ -73,7 +76,7 @@ def provision_each_user(
 @dg.job(
     name="provision_accounts",
     tags=KIND,
-    executor_def=dg.in_process_executor,
+    executor_def=marked_in_process_executor,
     description="Makes PDS accounts for users who have none, each exactly once, about 100 in five minutes, and stores "
     "them in Mongo. Makes none until their number is confirmed; by default it only says for whom.",
 )
@@ -84,7 +87,7 @@ def provision_accounts() -> None:
 class GuestConfig(dg.Config):
     """Left as it is, the job only says whether there is a guest account."""
 
-    confirm: bool = Field(default=False, description="Make the guest account, where there is none.")
+    confirm: str = Field(default="", description=f"`{GUEST_ID}`, to make the guest account where there is none.")
     why: str = Field(default="", description=WHY_FIELD)
 
 
@@ -98,11 +101,11 @@ def create_the_guest(
         dg.Failure: It was refused, or could not be made.
     """
     with refusals():
-        guest = registrar.guest()
-        if not guest.exists and not config.confirm:
+        guest, confirmed = registrar.guest(), confirms(config.confirm, GUEST_ID)
+        if not guest.exists and not confirmed:
             wanted = registrar.plan_guest()
             context.add_output_metadata({"exists": False, "would_be_made": wanted.handles[0], "email": wanted.email})
-            context.log.info("There is no guest account. Nothing was made: launch again with confirm true to make it.")
+            context.log.info(f"There is no guest account. Nothing was made: launch again with confirm {GUEST_ID}.")
             return
         made = guest if guest.exists else registrar.make_guest(config.why)
     if isinstance(made, ProvisionReport):
@@ -115,9 +118,9 @@ def create_the_guest(
 @dg.job(
     name="create_guest_account",
     tags=KIND,
-    executor_def=dg.in_process_executor,
-    description="Says whether there is the account that owns all anonymous work (art-guest) and, with confirm true, "
-    "makes it where there is none. One that exists is never touched.",
+    executor_def=marked_in_process_executor,
+    description="Says whether there is the account that owns all anonymous work (art-guest) and, with its name in "
+    "confirm, makes it where there is none. One that exists is never touched.",
 )
 def create_guest_account() -> None:
     create_the_guest()
@@ -127,7 +130,7 @@ class RotateConfig(dg.Config):
     """Whose password to change. Left as it is, the job refuses; with a user alone, it says whose it would be."""
 
     user: str = Field(default="", description=USER_FIELD)
-    confirm: bool = Field(default=False, description="Change the password; without it, nothing is changed.")
+    confirm: str = Field(default="", description="The key of the account; without it, nothing is changed.")
     why: str = Field(default="", description=WHY_FIELD)
 
 
@@ -142,10 +145,10 @@ def rotate_one_password(
     """
     with refusals():
         user = named(config.user)
-        if not config.confirm:
-            wanted = registrar.plan_rotation(user)
+        wanted = registrar.plan_rotation(user)
+        if not confirms(config.confirm, wanted.account.key):
             context.add_output_metadata({"changed": False, "user": wanted.account.key, "did": wanted.did})
-            context.log.info("Nothing was changed: launch again with confirm true to change the password.")
+            context.log.info(f"Nothing was changed: launch again with confirm {wanted.account.key}.")
             return
         done = registrar.rotate(user, config.why)
     context.add_output_metadata({"changed": True, **done.to_json()})
@@ -154,9 +157,9 @@ def rotate_one_password(
 @dg.job(
     name="rotate_password",
     tags=KIND,
-    executor_def=dg.in_process_executor,
+    executor_def=marked_in_process_executor,
     description="Gives one account a new password, on the PDS and in Mongo, and proves that it works; shows it "
-    "nowhere. Needs PDS_ADMIN_PASSWORD. Changes nothing until it is told confirm true.",
+    "nowhere. Needs PDS_ADMIN_PASSWORD. Changes nothing until confirm names the account.",
 )
 def rotate_password() -> None:
     rotate_one_password()

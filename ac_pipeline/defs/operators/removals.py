@@ -22,6 +22,7 @@ from ac_pipeline.defs.operators.tables import (
     refused,
     types_of,
 )
+from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.operations.flight_plan import FlightPlan
 from ac_pipeline.operations.restore_plan import RestorePlan
 from ac_pipeline.operations.restore_report import RestoreReport
@@ -71,7 +72,7 @@ def wipe_one_user(context: dg.OpExecutionContext, config: WipeConfig, operator: 
 @dg.job(
     name="wipe_user",
     tags=KIND,
-    executor_def=dg.in_process_executor,
+    executor_def=marked_in_process_executor,
     description="Deletes every record of one user, or of some types, after a snapshot that was read back, and keeps "
     "these types from being mirrored until restore_user. Refuses until the number of records is confirmed.",
 )
@@ -127,7 +128,7 @@ def restore_one_user(
 @dg.job(
     name="restore_user",
     tags=KIND,
-    executor_def=dg.in_process_executor,
+    executor_def=marked_in_process_executor,
     description="Brings one user's records back, from Mongo or from a snapshot, and lets them be mirrored again. What "
     "was removed since is held back. By default it only says what would come back.",
 )
@@ -167,7 +168,7 @@ def take_one_snapshot(
 @dg.job(
     name="take_snapshot",
     tags=KIND,
-    executor_def=dg.in_process_executor,
+    executor_def=marked_in_process_executor,
     description="Keeps what one user's repository holds, records and blobs, and verifies it. Nothing else is changed; "
     "restore_user brings it back.",
 )

@@ -21,6 +21,7 @@ from ac_pipeline.defs.operators.tables import (
     refused,
     types_of,
 )
+from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.operations.documents import Lost, LostCount
 from ac_pipeline.operations.links import Diagnosis, Examination
 from ac_pipeline.operations.rounds import LeftOut
@@ -68,7 +69,7 @@ def heal_each_user(context: dg.OpExecutionContext, config: HealConfig, operator:
 @dg.job(
     name="heal_links",
     tags=KIND,
-    executor_def=dg.in_process_executor,
+    executor_def=marked_in_process_executor,
     description="Says the state of every link and record and, with dry_run false, carries the repairs out: links are "
     "written, duplicates removed, orphans deleted. A second launch does nothing.",
 )
@@ -116,7 +117,7 @@ def restore_lost_documents(
 @dg.job(
     name="restore_documents",
     tags=KIND,
-    executor_def=dg.in_process_executor,
+    executor_def=marked_in_process_executor,
     description="Rebuilds documents that are missing in Mongo from their records, before a sync deletes those. Only "
     "inserts, never replaces; inserts nothing until the number of documents is confirmed.",
 )

@@ -52,6 +52,17 @@ def named(user: str) -> str:
     return user.strip()
 
 
+def confirms(typed: str, key: str) -> bool:
+    """True if what was typed in `confirm` is the account's key, False if nothing was.
+
+    Raises:
+        Misconfigured: It names somebody else.
+    """
+    if typed.strip() not in {"", key}:
+        raise Misconfigured(f"`confirm` names another account than {key}: nothing was changed.")
+    return bool(typed.strip())
+
+
 @dataclass(slots=True)
 class Table:
     """Rows for one event: the first of them, and how many there were in all.

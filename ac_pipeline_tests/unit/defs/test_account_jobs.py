@@ -18,9 +18,9 @@ LAUNCHES: list[tuple[str, dict[str, Any]]] = [
     ("provision_accounts", {}),
     ("provision_accounts", {"confirm": 2}),
     ("create_guest_account", {}),
-    ("create_guest_account", {"confirm": True}),
+    ("create_guest_account", {"confirm": "art-guest"}),
     ("rotate_password", {"user": "ada"}),
-    ("rotate_password", {"user": "ada", "confirm": True}),
+    ("rotate_password", {"user": "ada", "confirm": "ada"}),
 ]
 
 
@@ -126,15 +126,15 @@ def test_a_run_that_could_not_make_all_fails_with_what_became_of_each(
 ) -> None:
     """PLAN-3."""
     desk.registrar.outcome, desk.registrar.stopped = outcome, stopped
-    result = desk.launch(job, {"confirm": 2 if job == "provision_accounts" else True})
+    result = desk.launch(job, {"confirm": 2 if job == "provision_accounts" else "art-guest"})
     assert result.success is (reason is None)
     assert [row["outcome"] for row in said(result)["accounts"]] == [outcome.value]
     if reason is not None:
         assert sentence(result).startswith(reason)
 
 
-@pytest.mark.parametrize("confirm", [False, True])
-def test_a_guest_account_that_exists_is_told_of_and_not_touched(desk: Desk, confirm: bool) -> None:
+@pytest.mark.parametrize("confirm", ["", "art-guest"])
+def test_a_guest_account_that_exists_is_told_of_and_not_touched(desk: Desk, confirm: str) -> None:
     """ACCT-4."""
     desk.registrar.there = True
     found = said(desk.launch("create_guest_account", {"confirm": confirm}))
@@ -149,16 +149,32 @@ def test_a_guest_account_is_made_only_when_told_to(desk: Desk) -> None:
     assert (found["exists"], found["would_be_made"]) == (False, "art.test")
     assert desk.changes == []
     assert (
-        said(desk.launch("create_guest_account", {"confirm": True, "why": "first"}))["accounts"][0]["outcome"] == "made"
+        said(desk.launch("create_guest_account", {"confirm": "art-guest", "why": "first"}))["accounts"][0]["outcome"]
+        == "made"
     )
     assert desk.changes == [("guest", "first")]
+
+
+@pytest.mark.parametrize(
+    ("job", "config"),
+    [("rotate_password", {"user": "ada"}), ("create_guest_account", {})],
+)
+@pytest.mark.parametrize("typed", ["true", "True", "bea", "ada bea"])
+def test_an_account_is_changed_only_when_its_name_is_typed(
+    desk: Desk, job: str, config: dict[str, Any], typed: str
+) -> None:
+    """OPS-3: what a foreign page could guess, and a slip of the hand, changes nothing."""
+    result = desk.launch(job, {**config, "confirm": typed})
+    assert not result.success
+    assert "names another account" in sentence(result)
+    assert desk.changes == []
 
 
 def test_a_password_is_changed_only_when_told_to(desk: Desk) -> None:
     found = said(desk.launch("rotate_password", {"user": "ada"}))
     assert (found["changed"], found["user"], found["did"]) == (False, "ada", "did:plc:ada")
     assert desk.changes == []
-    done = said(desk.launch("rotate_password", {"user": " ada ", "confirm": True, "why": "it leaked"}))
+    done = said(desk.launch("rotate_password", {"user": " ada ", "confirm": " ada ", "why": "it leaked"}))
     assert (done["changed"], done["repaired"]) == (True, False)
     assert desk.changes == [("rotate", "ada", "it leaked")]
 

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 import yaml
 
-from ac_pipeline.definitions import build_defs, defs
+from ac_pipeline.definitions import build_defs, defs, where_runs_write
 from ac_pipeline.defs.assets.catalog import RENDITIONS, rendition_key
 from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.operators.plans import FLIGHT_PLAN
@@ -98,7 +98,10 @@ def test_the_code_location_loads_in_a_fresh_interpreter_with_an_empty_environmen
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "13", "")
+    assert (done.returncode, done.stdout.strip()) == (0, "13")
+    said = done.stderr.splitlines()
+    assert len(said) == 1
+    assert said[0].startswith("ac_pipeline: runs cannot work: MONGODB_CONNECTION_STRING and MONGODB_NAME are not set")
 
 
 def test_a_missing_setting_fails_the_run_in_one_clear_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +116,46 @@ def test_a_missing_setting_fails_the_run_in_one_clear_sentence(tmp_path: Path, m
     assert failure.user_failure_data is not None
     assert "MONGODB_CONNECTION_STRING and MONGODB_NAME are not set" in str(failure.user_failure_data.description)
     assert not any(event.is_step_up_for_retry for event in result.all_events)
+
+
+def test_a_run_and_the_code_location_say_where_they_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """GUARD-4: also a run that fails at once, and without credentials."""
+    monkeypatch.setenv("MONGODB_CONNECTION_STRING", "mongodb://user:hunter2@127.0.0.1:1")
+    monkeypatch.setenv("MONGODB_NAME", "platform")
+    monkeypatch.setenv("PDS_URL", "https://pds.example")
+    monkeypatch.setenv("AC_MONGO_TIMEOUT_SECONDS", "0.05")
+    monkeypatch.chdir(tmp_path)
+    where = "PDS pds.example and database platform at 127.0.0.1:1 (ledger: platform-pipeline)."
+    assert where_runs_write() == f"runs work on {where}"
+    with open_instance() as instance:
+        result = (
+            build_defs().resolve_job_def("list_accounts").execute_in_process(instance=instance, raise_on_error=False)
+        )
+        said = [entry.user_message for entry in instance.all_logs(result.run_id)]
+    assert f"This run works on {where}" in said
+    assert "hunter2" not in str(said)
+
+
+@pytest.mark.parametrize(("command", "says"), [("sync", True), ("links", True), ("status", False)])
+def test_a_command_that_may_write_says_where(tmp_path: Path, command: str, says: bool) -> None:
+    """GUARD-4."""
+    done = subprocess.run(
+        [sys.executable, "-m", "ac_pipeline.cli", command],
+        cwd=tmp_path,
+        env={
+            "MONGODB_CONNECTION_STRING": "mongodb://127.0.0.1:1",
+            "MONGODB_NAME": "platform",
+            "PDS_URL": "https://pds.example",
+            "AC_MONGO_TIMEOUT_SECONDS": "0.05",
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    where = "Works on PDS pds.example and database platform at 127.0.0.1:1 (ledger: platform-pipeline).\n"
+    assert done.returncode == 3
+    assert done.stderr.startswith(where) is says
+    assert "Works on" not in done.stdout
 
 
 def test_the_workspace_and_the_instance_are_read_by_dagster_as_they_are_meant(

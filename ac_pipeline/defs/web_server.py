@@ -1,0 +1,135 @@
+"""Dagster's web server behind a guard: a page that is open in the operator's browser must not drive it.
+
+Dagster's UI has no login, and its web server does what any request asks: a link, a picture or a form on a foreign page
+can launch runs, and a name that leads to 127.0.0.1 (DNS rebinding) reads everything. The guard refuses what does not
+come from the UI itself or from a program. It keeps nobody out who can reach the port: that takes a proxy with a login.
+
+`python -m ac_pipeline.defs.web_server` takes the arguments of `dagster-webserver`; with `dev` before them, those of
+`dagster dev`, whose web server it becomes.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from importlib import import_module
+from typing import Any, Final
+from urllib.parse import parse_qs, urlsplit
+
+from graphql import GraphQLError, OperationDefinitionNode, OperationType, parse
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+MODULE: Final = "ac_pipeline.defs.web_server"
+LOCAL: Final = frozenset({"127.0.0.1", "localhost", "::1"})
+
+
+class Guard:
+    """An ASGI application that refuses foreign requests with 403 and hands on all others.
+
+    Args:
+        app: Dagster's.
+        url: Where people reach the UI besides the loopback names: AC_DAGSTER_URL, or empty.
+    """
+
+    def __init__(self, app: App, url: str = "") -> None:
+        self._app = app
+        self._url = url
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        reason = why_refused(scope, self._url) if scope["type"] in {"http", "websocket"} else ""
+        if not reason:
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008, "reason": reason})
+        else:
+            headers = [(b"content-type", b"text/plain; charset=utf-8")]
+            await send({"type": "http.response.start", "status": 403, "headers": headers})
+            await send({"type": "http.response.body", "body": f"{reason}\n".encode()})
+
+
+def why_refused(scope: Scope, url: str = "") -> str:
+    """Why a request is refused; empty when it is not.
+
+    Args:
+        scope: Of ASGI, of a request or a websocket.
+        url: As for `Guard`.
+    """
+    headers: dict[str, str] = {}
+    for name, value in scope["headers"]:
+        headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
+    host, method = headers.get("host", ""), scope.get("method", "GET")
+    address = (scope.get("server") or ("",))[0]  # an IP address, so that no name can be made to lead to it
+    if _name(f"//{host}") not in {*LOCAL, address, _name(url)} - {""}:
+        return "This host is not known: set AC_DAGSTER_URL to the address under which the UI is reached."
+    ours = {host.lower(), urlsplit(url).netloc.lower()} - {""}
+    if "origin" in headers and urlsplit(headers["origin"]).netloc.lower() not in ours:
+        return "This request comes from another page."
+    graphql = scope["path"].endswith("/graphql")
+    framed = headers.get("sec-fetch-dest") in {"iframe", "frame", "embed", "object"}
+    if graphql or framed or method not in {"GET", "HEAD"}:  # a link from elsewhere to a page of the UI is no harm
+        referer = headers.get("referer", "")
+        if referer and urlsplit(referer).netloc.lower() not in ours:
+            return "This request comes from another page."
+        if headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
+            return "This request comes from another page."
+    if graphql and method == "GET" and scope["type"] == "http" and _changes(scope.get("query_string", b"")):
+        return "A GET changes nothing: send this with POST."
+    return ""
+
+
+def _changes(query: bytes) -> bool:
+    """Whether one of the GraphQL documents in a query string holds anything but queries, or cannot be read."""
+    try:
+        found = [parse(text) for text in parse_qs(query.decode("latin-1")).get("query", ())]
+    except GraphQLError:
+        return True
+    nodes = [node for document in found for node in document.definitions]
+    return any(
+        isinstance(each, OperationDefinitionNode) and each.operation is not OperationType.QUERY for each in nodes
+    )
+
+
+def _name(address: str) -> str:
+    """The host an address names, in lower case; empty when it names none."""
+    try:
+        return urlsplit(address).hostname or ""
+    except ValueError:
+        return ""
+
+
+def main() -> None:
+    """Run `dagster-webserver`, or `dagster dev`, with our arguments, the web server behind the guard.
+
+    Neither has a place of its own for it (1.13.27): the one is given another command to start, the other another
+    application to serve.
+    """
+    if sys.argv[1:2] == ["dev"]:
+        dev: Any = import_module("dagster._cli.dev")
+        start = dev.open_ipc_subprocess
+
+        def start_guarded(parts: Sequence[str], **options: Any) -> Any:
+            return start([MODULE if part == "dagster_webserver" else part for part in parts], **options)
+
+        dev.open_ipc_subprocess = start_guarded
+        command: Any = import_module("dagster._cli")
+    else:
+        command = import_module("dagster_webserver.cli")
+        create = command.create_app_from_workspace_process_context
+
+        def create_guarded(*given: Any, **options: Any) -> Any:
+            app = create(*given, **options)
+            app.add_middleware(Guard, url=os.environ.get("AC_DAGSTER_URL", ""))
+            return app
+
+        command.create_app_from_workspace_process_context = create_guarded
+    command.main()
+
+
+if __name__ == "__main__":
+    main()
