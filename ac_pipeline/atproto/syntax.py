@@ -29,6 +29,8 @@ RAW_CID: Final = b"\x01\x55\x12\x20"
 
 _CID_LENGTH: Final = 36
 _LINK_TAG: Final = b"\xd8\x2a"  # CBOR tag 42
+_DEEPEST: Final = 128
+"""Levels of a record that is read: so many, every walk over it can go down."""
 
 _ALPHABET: Final = "234567abcdefghijklmnopqrstuvwxyz"
 _DIGIT: Final = {letter: value for value, letter in enumerate(_ALPHABET)}
@@ -200,11 +202,13 @@ def _is_link(raw: bytes) -> bool:
     return bool(libipld.encode_dag_cbor(raw)[:2] == _LINK_TAG)
 
 
-def _from_ipld(value: object, found: list[bytes]) -> object:
+def _from_ipld(value: object, found: list[bytes], depth: int = 1) -> object:
+    if depth > _DEEPEST:
+        raise InvalidRecord("the record is nested too deeply to be read")
     if isinstance(value, dict):
-        return {key: item if type(item) is str else _from_ipld(item, found) for key, item in value.items()}
+        return {key: item if type(item) is str else _from_ipld(item, found, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [_from_ipld(item, found) for item in value]
+        return [_from_ipld(item, found, depth + 1) for item in value]
     if isinstance(value, bytes):
         found.append(value)
         if _is_link(value):

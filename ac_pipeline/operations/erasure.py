@@ -16,7 +16,7 @@ from typing import Protocol
 from ac_pipeline.accounts import LEAVING, Account
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import at_uri
-from ac_pipeline.errors import AccountInactive, AccountUnknown, Blocked, InvalidRecord
+from ac_pipeline.errors import AccountInactive, AccountUnknown, Blocked
 from ac_pipeline.items import LedgerEntry, State, item_id
 from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.mongo.snapshots import Snapshot
@@ -229,7 +229,7 @@ class Erasures:
         if repository is None or not asked:
             return set()
         going = {f"{each.media.nsid}/{record.rkey}" for each in subjects for record in each.records}
-        alone = asked - _used(repository, set(repository.records) - going)
+        alone = asked - {cid for path, cid in repository.blob_references() if path not in going}
         return alone - missing_blobs(self.server, repository.did, alone)
 
     def _kept(self, entries: Sequence[LedgerEntry]) -> set[str]:
@@ -256,17 +256,6 @@ class Erasures:
 
 def _made(entry: LedgerEntry) -> set[str]:
     return {*entry.past_blobs, *(made.blob.cid for made in made_of(entry))}
-
-
-def _used(repository: Repository, paths: Iterable[str]) -> set[str]:
-    """CIDs of the blobs that these records refer to."""
-    used: set[str] = set()
-    for path in paths:
-        try:
-            used |= {blob.cid for blob in blobs_of(repository.value(path))}
-        except InvalidRecord:  # somebody else's record without a JSON form
-            continue
-    return used
 
 
 def _gone_at(entry: LedgerEntry) -> datetime | None:
