@@ -125,6 +125,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             now=lambda: datetime.now(UTC),
             renders=renders,
             gate=gate.require,
+            erase_copies=settings.ac_erase_copies,
         )
         yield Pipeline(
             settings,

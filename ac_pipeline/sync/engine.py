@@ -30,6 +30,7 @@ from ac_pipeline.sync.account_plan import AccountPlan
 from ac_pipeline.sync.admission import Admission
 from ac_pipeline.sync.agreement import Agreement
 from ac_pipeline.sync.bookkeeper import Bookkeeper
+from ac_pipeline.sync.copies import deletions, find_lost_sources
 from ac_pipeline.sync.erased import Eraser
 from ac_pipeline.sync.foresight import foresee
 from ac_pipeline.sync.mending import Mender, stand_in
@@ -68,6 +69,7 @@ class Engine:
         now: The time, UTC.
         renders: Pool in which renditions are made.
         gate: Raises when no record may be written; accounts that are emptied do not ask.
+        erase_copies: Whether copies of erased work in `site.standard.document` go too.
     """
 
     documents: Documents
@@ -80,6 +82,7 @@ class Engine:
     now: Callable[[], datetime]
     renders: Executor
     gate: Callable[[], None] = _open
+    erase_copies: bool = True
 
     def sync(self, account: Account, selection: Selection, run_id: str) -> AccountReport:
         """Make the account's repository equal to its eligible documents; of an account that is leaving, empty it.
@@ -98,7 +101,7 @@ class Engine:
                 if account.leaving is None:
                     self.gate()
                 with self.ledger.lease(account.did, self.holder):
-                    plan = AccountPlan(account)
+                    plan = AccountPlan(account, erase_copies=self.erase_copies)
                     try:
                         self._mirror(plan, selection, books)
                     finally:
@@ -118,7 +121,7 @@ class Engine:
             Transient: Something could not be read.
         """
         books = Bookkeeper(self.documents, self.ledger, account, run_id, self.now, dry=True)
-        plan = AccountPlan(account)
+        plan = AccountPlan(account, erase_copies=self.erase_copies)
         if account.blocked is not None or account.did is None:
             self._admission.block(account, selection, books, account.blocked)
             return plan, books.report
@@ -213,6 +216,7 @@ class Engine:
         books.records(plan.repository, selection.types)
         books.count(plan, selection.types)
         self._reader.find_orphans(plan, selection, books)
+        find_lost_sources(plan, selection, self.documents)
         plan.types = selection.types
         self._decide(plan, selection.agreed)
 
@@ -274,6 +278,8 @@ class Engine:
             )
             for media in plan.types
         ]
+        for made in plan.plans if plan.erase_copies else ():
+            made.operations += deletions(plan, made)
         plan.existing = {}
         if agreed is not None:
             agreed.hold(plan.plans, plan.aside)
