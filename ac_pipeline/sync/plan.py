@@ -131,7 +131,8 @@ class Operation:
         return f"{self.collection}/{self.rkey}"
 
     def to_write(self) -> Write:
-        return Write(_WRITES[self.kind], self.collection, self.rkey, self.record)  # type: ignore[arg-type]
+        unchecked = self.copy and self.record is not None
+        return Write(_WRITES[self.kind], self.collection, self.rkey, self.record, unchecked)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
