@@ -31,6 +31,7 @@ from ac_pipeline.atproto.pace import Pace
 from ac_pipeline.atproto.relay import Relay
 from ac_pipeline.atproto.sessions import Sessions
 from ac_pipeline.atproto.transport import open_http
+from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.accounts import MongoAccounts
 from ac_pipeline.mongo.audit import MongoAudit
 from ac_pipeline.mongo.budgets import MongoBudgetStore
@@ -94,7 +95,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
         ledger = MongoLedger(own)
         ledger.ensure_indexes()
         audit = MongoAudit(own, who=settings.ac_operator)
-        lexicons = load_lexicons()
+        lexicons = load_lexicons(needed=[media.nsid for media in MEDIA_TYPES])
         http = stack.enter_context(open_http(timeout=settings.ac_pds_timeout_seconds))
         server = _data_server(settings, settings.pds_url, http, own, bypass=settings.pds_rate_limit_bypass_key)
         media_http = stack.enter_context(

@@ -355,7 +355,8 @@ def test_copies_of_erased_work_go_with_it(cli: Run, slice_: Slice, ada: Account)
 
     assert cli("sync", "--json")[0] == 0
     assert copies().keys() == {"kept"}
-    assert "nuked" not in str(slice_.listed(ada, "mood")) and report(cli)[1]["pending"] == 0
+    assert "nuked" not in str(slice_.listed(ada, "mood"))
+    assert report(cli)[1]["pending"] == 0
     assert cli("verify", "--json")[0] == 0
 
     wiping = json.loads(cli("wipe", "ada", "--dry-run", "--json")[1])
@@ -365,4 +366,5 @@ def test_copies_of_erased_work_go_with_it(cli: Run, slice_: Slice, ada: Account)
     code, out = cli("restore", "ada", "--from", "latest", "--json")
     assert (code, json.loads(out)["restored"]) == (0, {"mood": 1, "copies": 1})
     assert copies() == {"kept": before["kept"]}
-    assert cli("sync", "--json")[0] == 0 and copies() == {"kept": before["kept"]}
+    assert cli("sync", "--json")[0] == 0
+    assert copies() == {"kept": before["kept"]}
