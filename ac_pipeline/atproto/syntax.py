@@ -64,6 +64,9 @@ def cid_text(raw: bytes) -> str:
 def cid_bytes(text: str) -> bytes:
     """The 36 bytes of a CID of the kinds ATProto uses: version 1, base32, dag-cbor or raw, sha-256.
 
+    CIDs of other kinds have the syntax of the format `cid`, too. They are refused on purpose: the data model blesses
+    these alone, no repository holds others, and nothing here could verify what they name.
+
     Raises:
         ValueError: `text` is another kind of CID, not canonical, or none at all.
     """
@@ -92,7 +95,8 @@ def record_cid(record: Record) -> str:
 
 
 def encode_record(record: Record) -> bytes:
-    """DAG-CBOR of a record whose CIDs are `{"$link": text}` and whose byte strings are `{"$bytes": base64}`.
+    """DAG-CBOR of a record whose CIDs are `{"$link": text}` and whose byte strings are `{"$bytes": base64}`. A float
+    without a fraction is an integer, as in JSON.
 
     Raises:
         InvalidRecord: Something the data model does not have: a float, an integer beyond 2**53 - 1, a key that is not
@@ -141,7 +145,7 @@ def to_ipld(value: object, path: str) -> object:
         return _map(value, path)
     if isinstance(value, list):
         return [to_ipld(item, f"{path}[{index}]") for index, item in enumerate(value)]
-    if isinstance(value, int):
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
         if -MAX_INTEGER <= value <= MAX_INTEGER:
             return int(value)
         raise InvalidRecord(f"{path}: the integer {value} is beyond 2**53 - 1")
