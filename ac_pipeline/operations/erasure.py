@@ -16,7 +16,7 @@ from typing import Protocol
 from ac_pipeline.accounts import LEAVING, Account
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import at_uri
-from ac_pipeline.errors import AccountInactive, AccountUnknown, Blocked
+from ac_pipeline.errors import AccountInactive, AccountUnknown, Blocked, RepositoryUnreadable
 from ac_pipeline.items import LedgerEntry, State, item_id
 from ac_pipeline.media.base import MediaType, Verdict
 from ac_pipeline.mongo.snapshots import Snapshot
@@ -159,7 +159,7 @@ class Erasures:
             id: The Mongo id it had, to name it by where it had no repository.
 
         Raises:
-            Transient: The PDS or the store did not answer.
+            Transient: The PDS or the store did not answer. A repository that cannot be read is named as it is.
         """
         reason = PURGED
         left: tuple[str, ...] = ()
@@ -170,6 +170,8 @@ class Erasures:
             repository, reason = None, f"{PURGED}, and the PDS does not host it"
         except AccountInactive as error:
             repository, reason = None, f"{PURGED}; not public: {error.message}"
+        except RepositoryUnreadable as error:  # it may still hold everything
+            repository, reason, left = None, f"{PURGED}; {error.message}", (f"at://{did}",)
         if did is not None and repository is not None:
             left = tuple(at_uri(did, each.nsid, rkey) for each in types for rkey, _ in repository.collection(each.nsid))
             copies = tuple(at_uri(did, COPIES, copy.rkey) for copy in copies_of(repository, types))

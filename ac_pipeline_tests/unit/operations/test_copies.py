@@ -9,7 +9,7 @@ import pytest
 
 from ac_pipeline.accounts import LEAVING, Account
 from ac_pipeline.atproto.messages import Write
-from ac_pipeline.errors import RecordRefused
+from ac_pipeline.errors import RecordRefused, RepositoryUnreadable
 from ac_pipeline.items import RepositoryMark
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.operations.agreed_sync import account_turn
@@ -222,6 +222,15 @@ def test_a_purged_accounts_copies_are_listed(world: Copied) -> None:
     look = Erasures(world.documents, world.pds, world.ledger, world.store)
     found = look.of_purged(str(user.did), MEDIA_TYPES)
     assert (found.copies, found.pending) == ((f"at://{user.did}/{COPIES}/copy",), True)
+
+
+def test_a_purged_accounts_unreadable_repository_is_named_and_stops_nothing(world: Copied) -> None:
+    """BORDER-2: it may still hold everything."""
+    user, *_ = two_moods(world)
+    world.pds.fail("read_repository", RepositoryUnreadable("the CAR is cut"))
+    found = Erasures(world.documents, world.pds, world.ledger, world.store).of_purged(str(user.did), MEDIA_TYPES)
+    assert (found.records, found.pending) == ((f"at://{user.did}",), True)
+    assert "the CAR is cut" in found.reason
 
 
 def test_only_what_was_chosen_is_touched(world: Copied) -> None:
