@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
+from hashlib import sha256
 from typing import Any
 
 import pytest
@@ -137,14 +139,17 @@ def test_a_copy_is_recognised_by_whatever_it_names(world: Copied, how: str, when
 
 def test_a_repository_that_an_earlier_version_left_in_order_is_read_once(world: Copied) -> None:
     """ERASE-1, VERIFY-11: a copy of work erased long ago is seen by a sync that has nothing else to do."""
-    user, erased, _ = two_moods(world)
+    user = world.user()
+    (erased,) = world.moods(user, 1)
+    world.sync(user)
     world.copy(user, "mood", erased, "copy")
     world.engine.erase_copies = False
     world.nuke("mood", erased)
     world.sync(user)
     mark = world.ledger.mark(str(user.did))
     assert mark is not None
-    earlier = dict.fromkeys(mark.settled, "0" * 64)  # another form of the hash
+    withdrawn = json.dumps([erased, "withdrawn"]).encode()
+    earlier = {name: sha256(b"1" + (withdrawn if name == "mood" else b"")).hexdigest() for name in mark.settled}
     world.ledger.remember_mark(RepositoryMark(mark.did, mark.rev, mark.at, earlier, mark.counts))
     world.engine.erase_copies = True
     world.sync(user)
