@@ -164,6 +164,7 @@ class Settings(Timetable):
     ac_least_bytes_per_second: int = Field(default=500, ge=0)
     ac_points_headroom: float = Field(default=0.1, ge=0, lt=1)
     ac_relay_commits_per_hour: int = Field(default=2_500, ge=0)
+    ac_erase_copies: bool = True
     ac_quarantine_threshold: Annotated[Allowance, NoDecode, BeforeValidator(allowance)] = Allowance()
 
     _proxies: Proxies = PrivateAttr(default_factory=lambda: read_proxies(os.environ))

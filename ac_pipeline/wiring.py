@@ -34,6 +34,7 @@ from ac_pipeline.atproto.relay import Relay
 from ac_pipeline.atproto.sessions import Sessions
 from ac_pipeline.atproto.transport import open_http
 from ac_pipeline.bounds import Limit, Limits
+from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.accounts import MongoAccounts
 from ac_pipeline.mongo.audit import MongoAudit
 from ac_pipeline.mongo.budgets import MongoBudgetStore
@@ -102,7 +103,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
         ledger = MongoLedger(own)
         ledger.ensure_indexes()
         audit = MongoAudit(own, who=settings.ac_operator)
-        lexicons = load_lexicons()
+        lexicons = load_lexicons(needed=[media.nsid for media in MEDIA_TYPES])
         http = stack.enter_context(open_http(timeout=settings.ac_pds_timeout_seconds, proxies=settings.proxies))
         server = _data_server(settings, settings.pds_url, http, own, bypass=settings.pds_rate_limit_bypass_key)
         media_http = stack.enter_context(
@@ -146,6 +147,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             renders=renders,
             gate=gate.require,
             grace=settings.ac_tape_grace_seconds,
+            erase_copies=settings.ac_erase_copies,
         )
         yield Pipeline(
             settings,

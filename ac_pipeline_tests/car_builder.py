@@ -96,11 +96,11 @@ class CarBuilder:
     """The parts of one repository; change any of them before `car`.
 
     Args:
-        records: `collection/rkey` -> record in JSON form.
+        records: `collection/rkey` -> record in JSON form, or the bytes of its block, whatever they are.
         layers: Layer of a key; another function makes a wrong tree.
     """
 
-    records: Mapping[str, Record]
+    records: Mapping[str, Record | bytes]
     did: str = DID
     rev: str = REV
     layers: Callable[[str], int] = layer_of
@@ -111,7 +111,8 @@ class CarBuilder:
         """The tree over all records, which are added to `blocks`."""
         entries: list[tuple[str, bytes]] = []
         for path in sorted(self.records):
-            data = encode_record(self.records[path])
+            record = self.records[path]
+            data = record if isinstance(record, bytes) else encode_record(record)
             blocks[cid_of(data)] = data
             entries.append((path, cid_of(data)))
         return plant(entries, max((self.layers(path) for path in self.records), default=0), self.layers) or Node()
@@ -135,11 +136,11 @@ class CarBuilder:
         return frame({"version": 1, "roots": [root], **self.header}, blocks)
 
 
-def build_car(records: Mapping[str, Record], *, did: str = DID, rev: str = REV) -> bytes:
+def build_car(records: Mapping[str, Record | bytes], *, did: str = DID, rev: str = REV) -> bytes:
     """A right CAR of a whole repository: `collection/rkey` -> record."""
     return CarBuilder(records, did=did, rev=rev).car()
 
 
-def build_repository(records: Mapping[str, Record], *, did: str = DID, rev: str = REV) -> Repository:
+def build_repository(records: Mapping[str, Record | bytes], *, did: str = DID, rev: str = REV) -> Repository:
     """The same, read."""
     return read_repository(build_car(records, did=did, rev=rev))

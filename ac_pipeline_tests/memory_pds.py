@@ -10,7 +10,7 @@ import itertools
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Literal, NoReturn
 
@@ -86,6 +86,13 @@ class _Hosted:
     status: str | None = None
     blobs: dict[str, bytes] = field(default_factory=dict)
     lost: set[str] = field(default_factory=set)
+    foreign: dict[str, bytes] = field(default_factory=dict)
+
+    def true_repository(self, rev: str) -> bytes:
+        """A true CAR of what it holds."""
+        blocks = {path: block for path, block in self.foreign.items() if path in self.repository.records}
+        values = {path: self.repository.value(path) for path in self.repository.records if path not in blocks}
+        return build_car({**values, **blocks}, did=self.did, rev=rev)
 
 
 class MemoryPds:
@@ -168,6 +175,15 @@ class MemoryPds:
         with self._lock:
             return sum(called.method == method for called in self.calls)
 
+    def plant(self, account: Account, path: str, block: bytes) -> None:
+        """Another app's record, whose block holds any bytes."""
+        with self._lock:
+            hosted = self._hosted[str(account.did)]
+            hosted.foreign[path] = block
+            records = {**hosted.repository.records, path: record_cid({})}
+            hosted.repository = replace(hosted.repository, records=records)
+            hosted.repository = read_repository(hosted.true_repository(self._next_rev()))
+
     def batches(self, account: Account) -> list[tuple[Write, ...]]:
         """The batches sent to one repository, refused ones included."""
         with self._lock:
@@ -178,8 +194,9 @@ class MemoryPds:
     def records(self, account: Account) -> dict[str, Record]:
         """The records of an account by `collection/rkey`."""
         with self._lock:
-            repository = self._hosted[str(account.did)].repository
-            return {path: repository.value(path) for path in sorted(repository.records)}
+            hosted = self._hosted[str(account.did)]
+            readable = sorted(hosted.repository.records.keys() - hosted.foreign.keys())
+            return {path: hosted.repository.value(path) for path in readable}
 
     # -------------------------------------------------------------------------------------------------------- the port
 
@@ -200,8 +217,7 @@ class MemoryPds:
         """A true CAR. Its commit becomes the head, in place of the one that was made up."""
         with self._lock, self._answering(Called("download_repository", did)):
             hosted = self._readable(did)
-            records = {path: hosted.repository.value(path) for path in hosted.repository.records}
-            car = build_car(records, did=did, rev=hosted.repository.rev)
+            car = hosted.true_repository(hosted.repository.rev)
             hosted.repository = read_repository(car)
             return car
 

@@ -7,8 +7,8 @@ PDS knows none of these schemas and stores what it is given, so a record that pa
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,11 +27,13 @@ class Lexicons:
     """A set of lexicons, compiled. Made by `load_lexicons` or `compile_lexicons`.
 
     Args:
-        documents: NSID -> lexicon document, as it is published.
+        documents: NSID -> lexicon document of a record, as it is published.
+        passed_over: What else lay beside them -> why it is not used; a record may still refer to its definitions.
     """
 
     documents: Mapping[str, Mapping[str, Any]]
     _checks: Mapping[str, Check]
+    passed_over: Mapping[str, str] = field(default_factory=dict)
 
     def validate(self, nsid: str, record: Record, rkey: str | None = None) -> None:
         """Check a record in JSON form, and its key when given (REC-1).
@@ -91,44 +93,68 @@ class Lexicons:
         return None if fits else f"record key {rkey[:80]!r} is not of type {key_type}"
 
 
-def load_lexicons(directory: Path | None = None) -> Lexicons:
-    """Read and compile every lexicon below a folder, at `computer/aesthetic/mood.json` for `computer.aesthetic.mood`.
+def load_lexicons(directory: Path | None = None, needed: Collection[str] | None = None) -> Lexicons:
+    """Read and compile the record lexicons below a folder: `computer/aesthetic/mood.json` is `computer.aesthetic.mood`.
+
+    A lexicon that defines no record (a permission set, shared definitions, a query) is passed over.
 
     Args:
         directory: The folder; by default the one inside the installed package, else `lexicons/` of the checkout.
+        needed: NSIDs without which nothing can start; any other file is passed over when it cannot be used. None: every
+            file is needed that cannot be told to be something else.
 
     Raises:
-        Misconfigured: No files, a file that is not JSON or not where its id belongs, or not a proper record lexicon.
+        Misconfigured: There is no record lexicon, or a needed one is missing, is not JSON, does not lie where its id
+            belongs, or is not proper.
     """
     folder = directory if directory is not None else _own_folder()
     documents: dict[str, Any] = {}
-    for path in sorted(folder.rglob("*.json")):
+    unusable: dict[str, str] = {}
+    files = (path for path in folder.rglob("*.json") if path.is_file() and not path.name.startswith("."))
+    for path in sorted(files):
         expected = ".".join(path.relative_to(folder).with_suffix("").parts)
-        document = _read(path)
-        if document.get("id") != expected:
-            raise Misconfigured(
-                f"{path}: the id is {document.get('id')!r}, but the place of the file says {expected!r}"
-            )
-        documents[expected] = document
-    if not documents:
-        raise Misconfigured(f"no lexicons in {folder}: without them no record can be checked, so none is written")
-    return compile_lexicons(documents)
+        try:
+            documents[expected] = _read(path, expected)
+        except Misconfigured as error:
+            if needed is None or expected in needed:
+                raise
+            unusable[expected] = error.message
+    found = compile_lexicons(documents, needed)
+    passed_over = {**unusable, **found.passed_over}
+    missing = sorted(set(needed or ()) - found.documents.keys())
+    if missing or not found.documents:
+        named = "".join(f"; {name}: {reason}" for name, reason in passed_over.items() if not needed or name in missing)
+        what = f"no lexicon of a record {', '.join(missing)}" if missing else "no lexicons"
+        raise Misconfigured(f"{what} in {folder}: without them no record can be checked, so none is written{named}")
+    return replace(found, passed_over=passed_over)
 
 
-def compile_lexicons(documents: Mapping[str, Mapping[str, Any]]) -> Lexicons:
-    """Compile lexicon documents, each of which must define a record.
+def compile_lexicons(documents: Mapping[str, Mapping[str, Any]], needed: Collection[str] | None = None) -> Lexicons:
+    """Compile the lexicon documents that define a record.
+
+    Args:
+        needed: As for `load_lexicons`.
 
     Raises:
-        Misconfigured: A document is not a proper lexicon; the message names document, definition and rule.
+        Misconfigured: A needed document is not a proper lexicon; the message names document, definition and rule.
     """
-    for nsid, document in documents.items():
-        _check_document(nsid, document)
     compiler = Compiler(documents)
-    checks = {nsid: compiler.definition(nsid, "main") for nsid in documents}
+    checks: dict[str, Check] = {}
+    passed_over: dict[str, str] = {}
     for nsid, document in documents.items():
-        for name in document["defs"]:
-            compiler.definition(nsid, name)
-    return Lexicons(documents=documents, _checks=checks)
+        try:
+            if not _is_record(nsid, document):
+                passed_over[nsid] = "defs.main is not a record"
+                continue
+            check = compiler.definition(nsid, "main")
+            for name in document["defs"]:
+                compiler.definition(nsid, name)
+            checks[nsid] = check
+        except Misconfigured as error:
+            if needed is None or nsid in needed:
+                raise
+            passed_over[nsid] = error.message
+    return Lexicons({nsid: documents[nsid] for nsid in checks}, checks, passed_over)
 
 
 def _own_folder() -> Path:
@@ -136,13 +162,15 @@ def _own_folder() -> Path:
     return installed if installed.is_dir() else _PACKAGE.parent / "lexicons"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, expected: str) -> dict[str, Any]:
     try:
         document = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_unique)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Misconfigured(f"{path}: not a readable JSON document: {error}") from error
     if not isinstance(document, dict):
         raise Misconfigured(f"{path}: a lexicon is a JSON object")
+    if document.get("id") != expected:
+        raise Misconfigured(f"{path}: the id is {document.get('id')!r}, but the place of the file says {expected!r}")
     return document
 
 
@@ -154,17 +182,20 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def _check_document(nsid: str, document: Mapping[str, Any]) -> None:
+def _is_record(nsid: str, document: Mapping[str, Any]) -> bool:
+    """True if the document defines a record; raises Misconfigured when it is no proper lexicon."""
     if document.get("lexicon") != 1 or document.get("id") != nsid or not is_nsid(nsid):
         raise Misconfigured(f"{nsid}: a lexicon starts with lexicon 1 and an id that is an NSID")
-    unknown = document.keys() - {"lexicon", "id", "revision", "description", "defs"}
-    if unknown:
-        raise Misconfigured(f"{nsid}: unknown entries {', '.join(sorted(unknown))}")
     definitions = document.get("defs")
     if not isinstance(definitions, dict) or not all(isinstance(schema, dict) for schema in definitions.values()):
         raise Misconfigured(f"{nsid}: defs is an object of definitions")
-    if definitions.get("main", {}).get("type") != "record":
-        raise Misconfigured(f"{nsid}: defs.main is not a record")
-    misplaced = [name for name, schema in definitions.items() if name != "main" and schema.get("type") == "record"]
-    if misplaced:
-        raise Misconfigured(f"{nsid}: only defs.main can be a record, not {', '.join(misplaced)}")
+    for name, schema in definitions.items():
+        if name != "main" and schema.get("type") == "record":
+            raise Misconfigured(f"{nsid}: only defs.main can be a record, not {name}")
+        if schema.get("type") in ("ref", "union", "unknown"):
+            raise Misconfigured(f"{nsid}#{name}: a definition is not a {schema['type']}; use it where it is needed")
+    unknown = document.keys() - {"lexicon", "id", "revision", "description", "defs"}
+    is_record = definitions.get("main", {}).get("type") == "record"
+    if is_record and unknown:
+        raise Misconfigured(f"{nsid}: unknown entries {', '.join(sorted(unknown))}")
+    return bool(is_record)

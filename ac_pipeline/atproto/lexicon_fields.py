@@ -12,7 +12,7 @@ from typing import Any, Final
 import grapheme
 
 from ac_pipeline.atproto.lexicon_formats import FORMATS
-from ac_pipeline.atproto.syntax import MAX_INTEGER, RAW_CID, bytes_of, cid_bytes, to_ipld
+from ac_pipeline.atproto.syntax import MAX_INTEGER, bytes_of, cid_bytes, to_ipld
 from ac_pipeline.errors import InvalidRecord, Misconfigured
 
 Schema = Mapping[str, Any]
@@ -164,7 +164,7 @@ def _integer(schema: Schema, place: str) -> Check:
     allowed = _allowed(schema, place, int)
 
     def check(value: Any, path: str, report: Report) -> None:
-        if type(value) is not int:
+        if type(value) is not int and not (type(value) is float and value.is_integer()):
             return report(path, f"expected an integer, found {kind_of(value)}")
         if not least <= value <= most:
             return report(path, f"{value} is outside {least} to {most}")
@@ -210,13 +210,13 @@ def _blob(schema: Schema, place: str) -> Check:
 
 
 def _check_blob(value: Any, path: str, report: Report) -> bool:
-    """The shape of a blob reference: nothing missing, nothing extra, raw CID, a size, something like a MIME type."""
+    """The shape of a blob reference: nothing missing, nothing extra, a CID, a size, something like a MIME type."""
     if not isinstance(value, dict) or value.get("$type") != "blob" or value.keys() != _BLOB_KEYS:
         found = f"an object with {', '.join(map(str, value))}" if isinstance(value, dict) else kind_of(value)
         report(path, f"expected a blob ($type blob, ref, mimeType, size), found {found}")
         return False
     ref, mime_type, size = value["ref"], value["mimeType"], value["size"]
-    if not _is_link(ref, RAW_CID):
+    if not _is_link(ref):
         report(f"{path}.ref", f"expected the link of a blob, found {shorten(ref)}")
         return False
     if not isinstance(mime_type, str) or "/" not in mime_type:
@@ -232,7 +232,7 @@ def _cid_link(schema: Schema, place: str) -> Check:
     expect_shape(schema, place, {"description": str})
 
     def check(value: Any, path: str, report: Report) -> None:
-        if not _is_link(value, b""):
+        if not _is_link(value):
             report(path, f"expected a link, found {shorten(value)}")
 
     return check
@@ -284,12 +284,12 @@ def _allowed(schema: Schema, place: str, kind: type) -> frozenset[Any] | None:
     return frozenset({schema["const"]})
 
 
-def _is_link(value: object, prefix: bytes) -> bool:
-    """Whether a value is a link whose CID starts with `prefix`."""
+def _is_link(value: object) -> bool:
+    """Whether a value is a link."""
     if not isinstance(value, dict) or len(value) != 1 or not isinstance(value.get("$link"), str):
         return False
     try:
-        return cid_bytes(value["$link"]).startswith(prefix)
+        return bool(cid_bytes(value["$link"]))
     except ValueError:
         return False
 

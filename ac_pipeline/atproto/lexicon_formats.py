@@ -18,7 +18,7 @@ _DID: Final = re.compile(r"did:[a-z]+:[a-zA-Z0-9._:%-]*[a-zA-Z0-9._-]")
 _HANDLE: Final = re.compile(rf"(?:{_LABEL}\.)+{_TOP_LABEL}")
 _NSID: Final = re.compile(rf"{_TOP_LABEL}(?:\.{_LABEL})+\.[a-zA-Z][a-zA-Z0-9]{{0,62}}")
 _AT_URI: Final = re.compile(r"at://([^/?#]+)(?:/([^/?#]+)(?:/([^/?#]+))?)?")
-_URI: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9_]*:(?://)?[^\s/\ufeff][^\s\ufeff]*")
+_URI: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:(?://)?[^\s/\ufeff][^\s\ufeff]*")
 
 # RFC 5646, section 2.1, with the primary subtag in lower case and of two or three letters, as the protocol wants it.
 _LANGUAGE: Final = re.compile(
@@ -33,12 +33,16 @@ _GRANDFATHERED: Final = re.compile(
 )
 
 _LAST_MS: Final = 253_402_300_799_999  # the end of the year 9999, UTC
+_YEAR_400_MS: Final = -49_544_438_400_000  # the calendar of the year 0, which Python's has not, is that of the year 400
 
 
 def is_datetime(text: str) -> bool:
-    """RFC 3339 with `T`, seconds and a zone other than `-00:00`; up to 64 characters, before the year 10000 UTC."""
+    """RFC 3339 with `T`, seconds and a zone other than `-00:00`; up to 64 characters, in the years 0 to 9999 UTC."""
     if len(text) > 64 or text.endswith("-00:00"):
         return False
+    if text.startswith("0000-"):
+        ms = parse_datetime(f"0400{text[4:]}")
+        return ms is not None and ms >= _YEAR_400_MS
     ms = parse_datetime(text)
     return ms is not None and ms <= _LAST_MS
 
@@ -73,7 +77,8 @@ def is_at_uri(text: str) -> bool:
 
 
 def is_uri(text: str) -> bool:
-    """Any URI with a scheme, without white space, at most 8 KiB; what lies behind the scheme is not looked at."""
+    """Any URI with a scheme as RFC 3986 has it, without white space, at most 8 KiB; what lies behind the scheme is not
+    looked at."""
     return len(text) <= 8192 and _URI.fullmatch(text) is not None
 
 

@@ -45,7 +45,11 @@ class Compiler:
         full = f"{nsid}#{name}"
         if full not in self._checks:
             self._checks[full] = None  # being compiled: a definition that refers to itself finds it later
-            self._checks[full] = self._compile_definition(nsid, name)
+            try:
+                self._checks[full] = self._compile_definition(nsid, name)
+            except Misconfigured:
+                del self._checks[full]  # whoever else refers to it is told, too
+                raise
         ready = self._checks[full]
         return ready if ready is not None else self._deferred(full)
 

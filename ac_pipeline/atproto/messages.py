@@ -10,12 +10,14 @@ from ac_pipeline.items import Record
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One operation of a batch. `value` is the record for create and update, None for delete."""
+    """One operation of a batch. `value` is the record for create and update, None for delete; `unchecked`: the PDS is
+    not to hold it to a lexicon that it may know."""
 
     action: Literal["create", "update", "delete"]
     collection: str
     rkey: str
     value: Record | None = None
+    unchecked: bool = False
 
 
 @dataclass(frozen=True, slots=True)

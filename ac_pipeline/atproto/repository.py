@@ -7,6 +7,7 @@ CAR comes from the PDS that holds the signing key, over TLS.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -21,6 +22,10 @@ from ac_pipeline.items import Record
 
 _COMMIT_KEYS: Final = frozenset({"did", "version", "data", "rev", "prev", "sig"})
 _BLOB_TEXT: Final = b"\x64blob"  # how DAG-CBOR writes the text "blob": without it, a record has no blob
+_BLOB_REF: Final = re.compile(
+    re.escape(b"\x63ref\xd8\x2a\x58\x25\x00") + b"(" + re.escape(RAW_CID) + b".{32})", re.DOTALL
+)
+"""How DAG-CBOR writes the field `ref` of a blob: a link (tag 42) to a raw CID."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,18 +62,20 @@ class Repository:
         for path in sorted(path for path in self.records if path.startswith(prefix)):
             yield path[len(prefix) :], self.records[path]
 
-    def blobs(self) -> set[str]:
-        """CIDs of all blobs that any record refers to; looks into every record on every call.
+    def blob_references(self) -> Iterator[tuple[str, str]]:
+        """Path of every record, whoever wrote it, with the CID of each blob it refers to.
 
-        Raises:
-            RepositoryUnreadable: A record that may refer to a blob cannot be decoded.
+        Found in the bytes: a record of another app need not be decodable to keep a blob.
         """
-        found: set[str] = set()
         for path, cid in self.records.items():
             encoded = self._encoded[cid]
             if _BLOB_TEXT in encoded:
-                _collect_blobs(decode_block(encoded, path), found)
-        return found
+                for found in _BLOB_REF.finditer(encoded):
+                    yield path, cid_text(found[1])
+
+    def blobs(self) -> set[str]:
+        """CIDs of all blobs that any record refers to; looks into every record on every call."""
+        return {cid for _, cid in self.blob_references()}
 
     def with_writes(self, commit: Commit, writes: Sequence[Write]) -> Repository:
         """This repository after a batch that the PDS has acknowledged, so that it need not be read again.
@@ -143,16 +150,3 @@ def _read_commit(block: bytes) -> dict[str, Any]:
     if not isinstance(sig, bytes) or not sig:
         raise RepositoryUnreadable(f"the commit of {did} is not signed")
     return commit
-
-
-def _collect_blobs(value: object, found: set[str]) -> None:
-    if isinstance(value, dict):
-        ref = value.get("ref")
-        if value.get("$type") == "blob" and isinstance(ref, bytes) and ref[:4] == RAW_CID:
-            found.add(cid_text(ref))
-            return
-        for item in value.values():
-            _collect_blobs(item, found)
-    elif isinstance(value, list):
-        for item in value:
-            _collect_blobs(item, found)

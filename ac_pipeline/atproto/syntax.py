@@ -29,6 +29,8 @@ RAW_CID: Final = b"\x01\x55\x12\x20"
 
 _CID_LENGTH: Final = 36
 _LINK_TAG: Final = b"\xd8\x2a"  # CBOR tag 42
+_DEEPEST: Final = 128
+"""Levels of a record that is read: so many, every walk over it can go down."""
 
 _ALPHABET: Final = "234567abcdefghijklmnopqrstuvwxyz"
 _DIGIT: Final = {letter: value for value, letter in enumerate(_ALPHABET)}
@@ -62,6 +64,9 @@ def cid_text(raw: bytes) -> str:
 def cid_bytes(text: str) -> bytes:
     """The 36 bytes of a CID of the kinds ATProto uses: version 1, base32, dag-cbor or raw, sha-256.
 
+    CIDs of other kinds have the syntax of the format `cid`, too. They are refused on purpose: the data model blesses
+    these alone, no repository holds others, and nothing here could verify what they name.
+
     Raises:
         ValueError: `text` is another kind of CID, not canonical, or none at all.
     """
@@ -90,7 +95,8 @@ def record_cid(record: Record) -> str:
 
 
 def encode_record(record: Record) -> bytes:
-    """DAG-CBOR of a record whose CIDs are `{"$link": text}` and whose byte strings are `{"$bytes": base64}`.
+    """DAG-CBOR of a record whose CIDs are `{"$link": text}` and whose byte strings are `{"$bytes": base64}`. A float
+    without a fraction is an integer, as in JSON.
 
     Raises:
         InvalidRecord: Something the data model does not have: a float, an integer beyond 2**53 - 1, a key that is not
@@ -139,7 +145,7 @@ def to_ipld(value: object, path: str) -> object:
         return _map(value, path)
     if isinstance(value, list):
         return [to_ipld(item, f"{path}[{index}]") for index, item in enumerate(value)]
-    if isinstance(value, int):
+    if isinstance(value, int) or (isinstance(value, float) and value.is_integer()):
         if -MAX_INTEGER <= value <= MAX_INTEGER:
             return int(value)
         raise InvalidRecord(f"{path}: the integer {value} is beyond 2**53 - 1")
@@ -200,11 +206,13 @@ def _is_link(raw: bytes) -> bool:
     return bool(libipld.encode_dag_cbor(raw)[:2] == _LINK_TAG)
 
 
-def _from_ipld(value: object, found: list[bytes]) -> object:
+def _from_ipld(value: object, found: list[bytes], depth: int = 1) -> object:
+    if depth > _DEEPEST:
+        raise InvalidRecord("the record is nested too deeply to be read")
     if isinstance(value, dict):
-        return {key: item if type(item) is str else _from_ipld(item, found) for key, item in value.items()}
+        return {key: item if type(item) is str else _from_ipld(item, found, depth + 1) for key, item in value.items()}
     if isinstance(value, list):
-        return [_from_ipld(item, found) for item in value]
+        return [_from_ipld(item, found, depth + 1) for item in value]
     if isinstance(value, bytes):
         found.append(value)
         if _is_link(value):

@@ -1,4 +1,4 @@
-"""`ac-pipeline erasure`: what was to be erased, and whether records, links, blobs and renditions of it are really gone.
+"""`ac-pipeline erasure`: what was to be erased, and whether records, copies, links, blobs and renditions are gone.
 
 Where to look is `operations/erasure_search.py`.
 """
@@ -19,7 +19,7 @@ from ac_pipeline.operations.rounds import LeftOut
 from ac_pipeline.settings import load_settings
 from ac_pipeline.wiring import open_pipeline
 
-_COLUMNS = ("user", "item", "reason", "records", "linked", "blobs", "renditions", "snapshot", "since")
+_COLUMNS = ("user", "item", "reason", "records", "copies", "linked", "blobs", "renditions", "snapshot", "since")
 _GONE_COLUMNS = ("user", "item", "reason", "gone_at")
 
 
@@ -33,9 +33,10 @@ def erasure(chosen: Chosen, *, forget_renditions: bool, as_json: bool) -> int:
     """Withdrawn items and deleted accounts: what is still on the PDS, in Mongo, in the rendition store or in snapshots,
     and what has gone, and when.
 
-    Asks the PDS for every record, and for every blob that only erased items used. Nothing is written; `ac-pipeline
-    sync` erases, `ac-pipeline snapshots --forget` deletes snapshots. Renditions of accounts that no sync reaches any
-    more go with --forget-renditions. Ends with 1 while anything is pending.
+    Asks the PDS for every record, for copies of erased ones in `site.standard.document`, and for every blob that only
+    erased items used. Nothing is written; `ac-pipeline sync` erases, `ac-pipeline snapshots --forget` deletes
+    snapshots. Renditions of accounts that no sync reaches any more go with --forget-renditions. Ends with 1 while
+    anything is pending.
     """
     with (
         open_pipeline(load_settings()) as pipeline,
@@ -49,7 +50,12 @@ def erasure(chosen: Chosen, *, forget_renditions: bool, as_json: bool) -> int:
         age = (datetime.now(UTC) - found.oldest).total_seconds() if found.oldest else None
         if as_json:
             counts = {"pending": found.pending, "gone": found.gone, "records": found.records, "links": found.links}
-            held = {"blobs": found.blobs, "renditions": found.renditions, "snapshots": found.snapshots}
+            held = {
+                "copies": found.copies,
+                "blobs": found.blobs,
+                "renditions": found.renditions,
+                "snapshots": found.snapshots,
+            }
             summary = {**counts, **held, "oldest_pending": oldest, "oldest_pending_seconds": age}
             refused = [{"user": each.user, "message": each.message} for each in found.refused]
             pending.print_json("items", {**summary, "not_looked_at": refused})
@@ -58,8 +64,9 @@ def erasure(chosen: Chosen, *, forget_renditions: bool, as_json: bool) -> int:
             gone.print_table("Erased")
             about_users((each.user, f"not looked at: {each.message}") for each in found.refused)
             click.echo(
-                f"{found.pending} items pending ({found.records} records, {found.links} links, {found.blobs} blobs, "
-                f"{found.renditions} renditions, {found.snapshots} snapshots); {found.gone} erased."
+                f"{found.pending} items pending ({found.records} records, {found.copies} copies, {found.links} links, "
+                f"{found.blobs} blobs, {found.renditions} renditions, {found.snapshots} snapshots); "
+                f"{found.gone} erased."
             )
             waited = (
                 f"{age / 3600:.1f} hours, since {found.oldest:%Y-%m-%d %H:%M} UTC" if found.oldest and age else "none"
@@ -74,6 +81,7 @@ class _Found:
     def __init__(self, search: ErasureSearch, pending: Rows, gone: Rows) -> None:
         self._rows, self._gone_rows = pending, gone
         self.pending = self.gone = self.records = self.links = self.blobs = self.renditions = self.snapshots = 0
+        self.copies = 0
         self.oldest: datetime | None = None
         self.refused: list[LeftOut] = []
         for each in search.found(partial(progress, "Looking")):
@@ -91,6 +99,7 @@ class _Found:
         self._rows.add(row)
         self.pending += 1
         self.records += len(each.records)
+        self.copies += len(each.copies)
         self.links += each.linked
         self.blobs += len(each.blobs)
         self.renditions += len(each.renditions)

@@ -75,6 +75,7 @@ def _check_json(found: LexiconCheck) -> dict[str, object]:
             }
             for each in found.comparisons
         ],
+        "passed_over": dict(found.passed_over),
         "examples": [{"uri": uri, "problem": problem} for uri, problem in read.examples],
         "unreadable": [{"user": user, "reason": reason} for user, reason in read.unreadable],
     }
@@ -95,5 +96,7 @@ def _show(found: LexiconCheck) -> None:
         table("Records that break our lexicon (a sync repairs those it knows)", ["record", "problem"], read.examples)
     for user, reason in read.unreadable if read is not None else ():
         click.echo(f"{user} could not be read: {reason}")
+    for name, reason in found.passed_over.items():
+        click.echo(f"{name} is not used: {reason}")
     if found.authority is None:
         click.echo("AC_LEXICON_AUTHORITY is not set: nothing is known of published versions.")

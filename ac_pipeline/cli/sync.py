@@ -37,6 +37,7 @@ _DONE = (
     "blocked",
     "healed",
     "duplicates_removed",
+    "copies_removed",
 )
 _SHOWN = 40
 _MOVED = ("moved", "user", "item", "operation", "rkey", "reason", "why")

@@ -22,11 +22,11 @@ from ac_pipeline.operations.rounds import ahead
 from ac_pipeline.sync.account_plan import AccountPlan
 from ac_pipeline.sync.agreement import Agreement, PlannedOperation, line
 from ac_pipeline.sync.engine import Engine
-from ac_pipeline.sync.plan import Kind
+from ac_pipeline.sync.plan import COPIES, Kind
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 
-_DELETES = {Kind.DELETE.value, Kind.DELETE_ORPHAN.value, Kind.DELETE_DUPLICATE.value}
+_DELETES = {Kind.DELETE.value, Kind.DELETE_ORPHAN.value, Kind.DELETE_DUPLICATE.value, Kind.DELETE_COPY.value}
 _LINKED = {Kind.ADOPT.value, Kind.HEAL.value, Kind.RENDER.value}
 
 
@@ -209,7 +209,8 @@ def in_place(plan: AccountPlan, operation: PlannedOperation) -> bool:
     """Whether the repository and the link are as this operation would have left them."""
     media = media_type(operation.type)
     records: Mapping[str, str] = plan.repository.records if plan.repository is not None else {}
-    held = records.get(f"{media.nsid}/{operation.rkey}")
+    copy = operation.operation == Kind.DELETE_COPY.value
+    held = records.get(f"{COPIES if copy else media.nsid}/{operation.rkey}")
     if operation.operation in _DELETES:
         return held is None
     if operation.operation in _LINKED:
@@ -238,6 +239,6 @@ def _only(selection: Selection, same: Sequence[PlannedOperation]) -> Selection:
         since=None,
         until=None,
         limit=None,
-        orphans=any(each.operation == Kind.DELETE_ORPHAN.value for each in same),
+        orphans=any(each.operation in (Kind.DELETE_ORPHAN.value, Kind.DELETE_COPY.value) for each in same),
         agreed=Agreement(tuple(same)),
     )

@@ -1,5 +1,5 @@
-"""What was to be erased, and whether it is: records, links, blobs and renditions of withdrawn items and of deleted
-accounts.
+"""What was to be erased, and whether it is: records, their copies, links, blobs and renditions of withdrawn items and
+of deleted accounts.
 
 Looks at the PDS, Mongo and the rendition store themselves, not at what a run said; only times come from the ledger.
 Nothing is written: erasing is what a sync does (acceptance, DEL-1, DEL-6, DEL-7). A blob counts only where nothing that
@@ -8,7 +8,7 @@ stays uses it. Looking at everybody is `erasure_search.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Protocol
@@ -16,17 +16,19 @@ from typing import Protocol
 from ac_pipeline.accounts import LEAVING, Account
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import at_uri
-from ac_pipeline.errors import AccountInactive, AccountUnknown, Blocked, InvalidRecord
+from ac_pipeline.errors import AccountInactive, AccountUnknown, Blocked, RepositoryUnreadable
 from ac_pipeline.items import LedgerEntry, State, item_id
-from ac_pipeline.media.base import Document, MediaType, Verdict
+from ac_pipeline.media.base import MediaType, Verdict
 from ac_pipeline.mongo.snapshots import Snapshot
 from ac_pipeline.operations.snapshot import blobs_of
+from ac_pipeline.sync.account_plan import AccountPlan
 from ac_pipeline.sync.blobs import missing_blobs
+from ac_pipeline.sync.copies import copies_of, deletions, find_lost_sources
 from ac_pipeline.sync.erased import made_of
-from ac_pipeline.sync.plan import Existing, Wanted, existing_records
+from ac_pipeline.sync.plan import COPIES, Existing, Wanted, existing_records
 from ac_pipeline.sync.planner import plan_type
 from ac_pipeline.sync.ports import DataServer, Documents, Ledger
-from ac_pipeline.sync.reading import DOCUMENT_GONE
+from ac_pipeline.sync.reading import ANOTHERS, DOCUMENT_GONE
 from ac_pipeline.sync.selection import Selection
 
 PENDING, GONE = "pending", "gone"
@@ -56,6 +58,7 @@ class Erasure:
         gone_at: When its record was deleted, where the ledger knows.
         snapshot: The snapshot that still holds work of an account that has gone or is leaving.
         entries: What the ledger knows of whatever these renditions were made for.
+        copies: Copies of its records that are still on the PDS, in `site.standard.document` of the same repository.
     """
 
     item: str
@@ -69,10 +72,11 @@ class Erasure:
     snapshot: str | None = None
     renditions: tuple[str, ...] = ()
     entries: tuple[LedgerEntry, ...] = field(default=(), repr=False)
+    copies: tuple[str, ...] = ()
 
     @property
     def pending(self) -> bool:
-        return bool(self.records or self.linked or self.blobs or self.renditions or self.snapshot)
+        return bool(self.records or self.copies or self.linked or self.blobs or self.renditions or self.snapshot)
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -81,6 +85,7 @@ class Erasure:
             "state": PENDING if self.pending else GONE,
             "reason": self.reason,
             "records": list(self.records),
+            "copies": list(self.copies),
             "linked": self.linked,
             "blobs": list(self.blobs),
             "renditions": list(self.renditions),
@@ -101,6 +106,7 @@ class _Subject:
     linked: bool = False
     entry: LedgerEntry | None = None
     blobs: set[str] = field(default_factory=set)
+    copies: list[str] = field(default_factory=list)
 
     @property
     def made(self) -> set[str]:
@@ -134,7 +140,10 @@ class Erasures:
             repository = self.server.read_repository(account.did) if account.did is not None else None
         except AccountUnknown:
             repository = None
-        subjects = [each for media in selection.types for each in self._subjects(account, media, selection, repository)]
+        plan = AccountPlan(account, repository=repository)
+        subjects = [each for media in selection.types for each in self._subjects(plan, media, selection)]
+        find_lost_sources(plan, selection, self.documents)
+        subjects += self._copies(plan, {(each.media.name, each.id): each for each in subjects})
         present = self._blobs(subjects, repository)
         kept = self._kept([each.entry for each in subjects if each.entry is not None])
         return [self._told(account, each, present, kept) for each in subjects]
@@ -150,25 +159,41 @@ class Erasures:
             id: The Mongo id it had, to name it by where it had no repository.
 
         Raises:
-            Transient: The PDS or the store did not answer.
+            Transient: The PDS or the store did not answer. A repository that cannot be read is named as it is.
         """
         reason = PURGED
         left: tuple[str, ...] = ()
+        copies: tuple[str, ...] = ()
         try:
             repository = self.server.read_repository(did) if did is not None else None
         except AccountUnknown:
             repository, reason = None, f"{PURGED}, and the PDS does not host it"
         except AccountInactive as error:
             repository, reason = None, f"{PURGED}; not public: {error.message}"
+        except RepositoryUnreadable as error:  # it may still hold everything
+            repository, reason, left = None, f"{PURGED}; {error.message}", (f"at://{did}",)
         if did is not None and repository is not None:
             left = tuple(at_uri(did, each.nsid, rkey) for each in types for rkey, _ in repository.collection(each.nsid))
+            copies = tuple(at_uri(did, COPIES, copy.rkey) for copy in copies_of(repository, types))
         name, kept = did or id, self._kept(entries)
         owning = tuple(entry for entry in entries if _made(entry) & kept)
-        return Erasure(f"account:{name}", name, reason, left, renditions=tuple(sorted(kept)), entries=owning)
+        renditions = tuple(sorted(kept))
+        return Erasure(f"account:{name}", name, reason, left, renditions=renditions, entries=owning, copies=copies)
 
-    def _subjects(
-        self, account: Account, media: MediaType, selection: Selection, repository: Repository | None
-    ) -> Iterator[_Subject]:
+    @staticmethod
+    def _copies(plan: AccountPlan, subjects: dict[tuple[str, str], _Subject]) -> Iterator[_Subject]:
+        """Put the copies to the items they are of; of an item that has nothing else left, one is made."""
+        for made in plan.plans:
+            for operation in deletions(plan, made):
+                key = made.media.name, str(operation.orphan)
+                if key not in subjects:
+                    entry = plan.entries[made.media.name].get(key[1])
+                    subjects[key] = _Subject(made.media, key[1], operation.reason, entry=entry)
+                    yield subjects[key]
+                subjects[key].copies.append(operation.rkey)
+
+    def _subjects(self, plan: AccountPlan, media: MediaType, selection: Selection) -> Iterator[_Subject]:
+        account, repository = plan.account, plan.repository
         documents = list(self.documents.stream(account, media))
         chosen = selection.documents(documents)
         going = {d.id for d in documents if d.id in chosen and d.verdict is Verdict.WITHDRAWN}
@@ -177,7 +202,11 @@ class Erasures:
         by_key = {record.rkey: record for record in records}
         # Matching is the plan's: whose record is whose, whatever the links say.
         wanted = [Wanted(document, skipped=document.id not in going) for document in documents]
-        matches = plan_type(media, str(account.did), wanted, records, None).matches
+        made = plan_type(media, str(account.did), wanted, records, None)
+        plan.documents[media.name], plan.entries[media.name] = documents, dict(entries)
+        plan.selected[media.name], plan.existing[media.name] = chosen, records
+        plan.plans.append(made)
+        matches = made.matches
         for document in documents:
             if document.id in going:
                 own = [by_key[key] for key in matches.get(document.id, ())]
@@ -189,18 +218,17 @@ class Erasures:
         if not selection.partial:
             claimed = {key for keys in matches.values() for key in keys}
             strays = [record for record in records if record.rkey not in claimed]
-            yield from self._without_document(account, media, documents, strays, entries)
+            yield from self._without_document(plan, media, strays)
 
     def _without_document(
         self,
-        account: Account,
+        plan: AccountPlan,
         media: MediaType,
-        documents: Sequence[Document],
         strays: Iterable[Existing],
-        entries: Mapping[str, LedgerEntry],
     ) -> Iterator[_Subject]:
         """Records and ledger entries whose documents are gone; a collection that holds nothing says nothing (DEL-5)."""
-        known = {document.id for document in documents}
+        account, entries = plan.account, plan.entries[media.name]
+        known = {document.id for document in plan.documents[media.name]}
         by_ref: dict[str | None, list[Existing]] = {}
         for record in strays:
             by_ref.setdefault(record.ref, []).append(record)
@@ -209,6 +237,7 @@ class Erasures:
         rendered = {id for id, entry in missing.items() if made_of(entry)}
         owners = self.documents.owners(media, sorted({*named, *rendered}))
         doubtful = self.documents.is_empty(media) and not account.owner_deleted
+        plan.gone[media.name] = {} if doubtful else {ref: ANOTHERS if ref in owners else DOCUMENT_GONE for ref in named}
         for ref in named:
             if ref not in owners and not doubtful:
                 reason = LEAVING if account.owner_deleted else DOCUMENT_GONE
@@ -229,7 +258,8 @@ class Erasures:
         if repository is None or not asked:
             return set()
         going = {f"{each.media.nsid}/{record.rkey}" for each in subjects for record in each.records}
-        alone = asked - _used(repository, set(repository.records) - going)
+        going |= {f"{COPIES}/{rkey}" for each in subjects for rkey in each.copies}
+        alone = asked - {cid for path, cid in repository.blob_references() if path not in going}
         return alone - missing_blobs(self.server, repository.did, alone)
 
     def _kept(self, entries: Sequence[LedgerEntry]) -> set[str]:
@@ -251,22 +281,12 @@ class Erasures:
             _gone_at(entry) if entry is not None else None,
             renditions=tuple(sorted(subject.made & kept)),
             entries=(entry,) if entry is not None and subject.made & kept else (),
+            copies=tuple(at_uri(str(account.did), COPIES, rkey) for rkey in subject.copies),
         )
 
 
 def _made(entry: LedgerEntry) -> set[str]:
     return {*entry.past_blobs, *(made.blob.cid for made in made_of(entry))}
-
-
-def _used(repository: Repository, paths: Iterable[str]) -> set[str]:
-    """CIDs of the blobs that these records refer to."""
-    used: set[str] = set()
-    for path in paths:
-        try:
-            used |= {blob.cid for blob in blobs_of(repository.value(path))}
-        except InvalidRecord:  # somebody else's record without a JSON form
-            continue
-    return used
 
 
 def _gone_at(entry: LedgerEntry) -> datetime | None:

@@ -6,7 +6,7 @@ Publishing writes one record for each lexicon into the authority's repository. W
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -87,11 +87,13 @@ class LexiconCheck:
         comparisons: Every lexicon of ours.
         authority: DID of who publishes them; None where AC_LEXICON_AUTHORITY is not set.
         scan: What the records say, or None where they were left unread.
+        passed_over: Other files beside our lexicons -> why they are not used.
     """
 
     comparisons: list[Comparison]
     authority: str | None
     scan: Scan | None
+    passed_over: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def breaking(self) -> list[str]:
@@ -116,7 +118,7 @@ def check_ours(pipeline: Pipeline, *, records: bool, progress: Progress = unwatc
         accounts = pipeline.accounts.all()
         listed = progress(accounts, len(accounts))
         scan(pipeline.lexicons, readable(pipeline.server, listed, found), MEDIA_TYPES, found)
-    return LexiconCheck(comparisons, authority.did if authority else None, found)
+    return LexiconCheck(comparisons, authority.did if authority else None, found, pipeline.lexicons.passed_over)
 
 
 @dataclass(frozen=True, slots=True)

@@ -263,7 +263,7 @@ class _Restore:
             raise waiting
 
     def _count(self, saved: Sequence[Saved]) -> None:
-        counts = Counter(each.media.name for each in saved)
+        counts = Counter(each.counted for each in saved)
         for name, number in counts.items():
             self.report.restored[name] = self.report.restored.get(name, 0) + number
         self.sent -= {each.path for each in saved}
@@ -284,7 +284,7 @@ class _Restore:
         for saved in present:
             media, document = saved.media, saved.document
             types[media.name] = media
-            if not saved.shown:
+            if saved.copy or not saved.shown:
                 continue
             link = self._link(saved)
             if document is not None and _may_link(document.link, link) and document.id not in self.linked:

@@ -20,17 +20,20 @@ from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.media.eligibility import why_withdrawn
 from ac_pipeline.operations.price import Price, price
 from ac_pipeline.operations.snapshot import blobs_of
-from ac_pipeline.sync.plan import Existing, Kind, Operation, existing_records
+from ac_pipeline.sync.copies import COPIED, Copy, copies_of
+from ac_pipeline.sync.plan import COPIES, Existing, Kind, Operation, existing_records
 from ac_pipeline.sync.ports import Documents, Ledger
 
 
 @dataclass(frozen=True, slots=True)
 class Saved:
-    """One record of a snapshot. `document`: the one it belongs to, where the account has it."""
+    """One record of a snapshot. `document`: the one it belongs to, where the account has it. `copy`: it is a copy of a
+    record of this type, in `site.standard.document`."""
 
     media: MediaType
     record: Existing
     document: Document | None
+    copy: bool = False
 
     @property
     def shown(self) -> bool:
@@ -52,7 +55,12 @@ class Saved:
 
     @property
     def path(self) -> str:
-        return f"{self.media.nsid}/{self.record.rkey}"
+        return f"{COPIES if self.copy else self.media.nsid}/{self.record.rkey}"
+
+    @property
+    def counted(self) -> str:
+        """What it is counted as: its type, or `copies`."""
+        return COPIED if self.copy else self.media.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +100,8 @@ class RestorePlan:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Type name -> records to write."""
-        return dict(Counter(operation.media.name for operation in self.operations))
+        """Type name, or `copies` -> records to write."""
+        return dict(Counter(self.saved[operation.path].counted for operation in self.operations))
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -149,6 +157,7 @@ def plan_restore(
             overwrite,
         )
         decider.decide([saved[rkey] for rkey in sorted(saved)])
+        decider.decide_copies([copy for _, contents in snapshots for copy in copies_of(contents, [media])], repository)
     return plan
 
 
@@ -184,6 +193,23 @@ class _Decider:
                     self._of_document(saved, there.get(document_id, []))
                 elif not self._is_there(saved):
                     self._hold(saved, f"it is a duplicate of {survivor.record.rkey}")
+
+    def decide_copies(self, copies: Sequence[Copy], repository: Repository) -> None:
+        """A copy comes back with its original, and with another record of the same document; of two under one key the
+        newer counts."""
+        shown = [each for each in self.plan.saved.values() if each.media == self.media and each.shown]
+        records = {each.record.rkey for each in shown if each.document is None or not self._leaving()}
+        documents = {each.document.id for each in shown if each.document is not None and not self._leaving()}
+        for copy in {copy.rkey: copy for copy in reversed(copies)}.values():
+            if copy.collection is None and copy.ref not in documents:
+                continue
+            saved = Saved(self.media, Existing(copy.rkey, copy.cid, copy.ref, copy.value), None, copy=True)
+            if copy.path in repository.records:
+                if repository.records[copy.path] == copy.cid:
+                    self.plan.present.append(saved)
+                    self.plan.saved[copy.path] = saved
+            elif copy.source in records or copy.ref in documents:
+                self._write(saved, Kind.CREATE)
 
     def _keys(self) -> dict[str, Document]:
         """Key -> the document it is of, as the ledger remembers it, else as its link says: for records without ref."""
@@ -280,7 +306,8 @@ class _Decider:
             self._hold(saved, "it holds values that no PDS takes any more, so that it cannot come back as it was")
             return
         try:
-            self.lexicons.validate(self.media.nsid, record.value)
+            if not saved.copy:
+                self.lexicons.validate(self.media.nsid, record.value)
         except InvalidRecord:
             self.plan.wrong_shaped += 1
         self.plan.operations.append(
@@ -293,6 +320,7 @@ class _Decider:
                 cid=record.cid,
                 orphan=saved.document.id if saved.document else None,
                 blobs=blobs_of(record.value),
+                copy=saved.copy,
             )
         )
         self.plan.saved[saved.path] = saved

@@ -172,7 +172,9 @@ def item_name(text: str) -> tuple[str, str]:
 def in_order(report: AccountReport, media: MediaType) -> bool:
     """Whether a dry run found every record and link of this type as it should be, with no item left out."""
     tally = report.tally(media.name)
-    still = tally.planned - tally.unchanged + tally.healed + tally.duplicates_removed + tally.pending
+    still = (
+        tally.planned - tally.unchanged + tally.healed + tally.duplicates_removed + tally.copies_removed + tally.pending
+    )
     return not still and report.blocked is None and report.error is None and not report.notes
 
 

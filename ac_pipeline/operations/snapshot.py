@@ -24,6 +24,7 @@ from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.audit import Audited
 from ac_pipeline.mongo.snapshots import Snapshot
 from ac_pipeline.renditions.snapshot_files import SnapshotFiles
+from ac_pipeline.sync.copies import copies_of
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.wiring import Pipeline
 
@@ -291,17 +292,16 @@ def _blobs(value: object) -> Iterator[BlobRef]:
 
 
 def needed_blobs(repository: Repository, types: Sequence[MediaType]) -> dict[str, list[str]]:
-    """CID of each blob that records of these types refer to -> paths of those records."""
+    """CID of each blob that records of these types, or their copies, refer to -> paths of those records."""
     needed: dict[str, list[str]] = defaultdict(list)
-    for media in types:
-        for rkey, _ in repository.collection(media.nsid):
-            path = f"{media.nsid}/{rkey}"
-            try:
-                record = repository.value(path)
-            except InvalidRecord:  # it has no JSON form: its own bytes are in the CAR
-                continue
-            for blob in blobs_of(record):
-                needed[blob.cid].append(path)
+    paths = [f"{media.nsid}/{rkey}" for media in types for rkey, _ in repository.collection(media.nsid)]
+    for path in [*paths, *(copy.path for copy in copies_of(repository, types))]:
+        try:
+            record = repository.value(path)
+        except InvalidRecord:  # it has no JSON form: its own bytes are in the CAR
+            continue
+        for blob in blobs_of(record):
+            needed[blob.cid].append(path)
     return dict(needed)
 
 

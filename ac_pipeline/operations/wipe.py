@@ -27,9 +27,20 @@ from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.snapshots import Snapshot
 from ac_pipeline.operations.removals import Records, Removals
 from ac_pipeline.operations.snapshot import Progress, Vault, quiet
-from ac_pipeline.operations.wipe_plan import decide, holds_all, path_of, records_of, usable
+from ac_pipeline.operations.wipe_plan import (
+    copy_deletions,
+    decide,
+    holds_all,
+    holds_copies,
+    path_of,
+    records_of,
+    usable,
+)
+from ac_pipeline.sync.copies import COPIED
 from ac_pipeline.sync.engine import ROUNDS
+from ac_pipeline.sync.entries import end_of
 from ac_pipeline.sync.plan import Existing, Kind, Operation
+from ac_pipeline.sync.render import failure_of
 from ac_pipeline.sync.report import ItemFailure
 from ac_pipeline.sync.writer import Committed, Refused
 
@@ -39,7 +50,7 @@ class WipeReport:
     """What a wipe did.
 
     Args:
-        deleted: Type name -> records that this run deleted.
+        deleted: Type name -> records that this run deleted; `copies`: copies of records, in `site.standard.document`.
         left: Records of these types that are still there.
         failures: Records that cannot be deleted; their links are kept.
         on_hold: Types that stay empty until a restore.
@@ -152,7 +163,7 @@ class _Wipe:
         held_before = self.vault.engine.ledger.holds(self.account)
         while True:
             try:
-                self.report.left = sum(map(len, records_of(repository, self.types).values()))
+                self.report.left = self._left(repository)
                 repository = self._empty(car, repository)
                 break
             except RepositoryMoved as error:
@@ -173,11 +184,17 @@ class _Wipe:
         self._finish(repository)
         self._mark(repository)
 
+    def _left(self, repository: Repository) -> int:
+        present = records_of(repository, self.types)
+        copies = copy_deletions(self.vault, repository, self.types, present, "")
+        return sum(map(len, present.values())) + len(copies)
+
     def _empty(self, car: bytes, repository: Repository) -> Repository:
         """One round: snapshot, hold, settle, delete. The repository as the last batch left it."""
         engine = self.vault.engine
         present = records_of(repository, self.types)
-        nothing = not any(present.values()) and self.vault.archive.unfinished(self.account) is None
+        copies = copy_deletions(self.vault, repository, self.types, present, "deleted by a wipe")
+        nothing = not any(present.values()) and not copies and self.vault.archive.unfinished(self.account) is None
         snapshots = [] if nothing else self._cover(car, repository)  # an empty one would only hide those before it
         name = snapshots[0].id if snapshots else "none"
         reason = f"deleted by a wipe; snapshot {name} has it"
@@ -195,14 +212,19 @@ class _Wipe:
             if path not in self.refused
         ]
         self.uncounted = {operation.path for operation in operations}
+        operations += [operation for operation in copies if operation.path not in self.refused]
         self.began = self.began or bool(operations)
         done = 0
         for outcome in engine.writer(self.account, _no_blob).write(operations, repository):
             if isinstance(outcome, Refused):
-                self._refuse(outcome, *by_path[outcome.operation.path])
+                self._refuse(outcome, by_path.get(outcome.operation.path))
             else:
                 repository = outcome.repository
                 batch = _batch(outcome, {path: record for path, (_, record) in by_path.items()})
+                gone_copies = sum(operation.copy for operation in outcome.operations)
+                if gone_copies:
+                    self.report.deleted[COPIED] = self.report.deleted.get(COPIED, 0) + gone_copies
+                    self.report.left -= gone_copies
                 self._count(batch)
                 self.removals.settle(batch, reason)
                 done += len(outcome.operations)
@@ -222,7 +244,8 @@ class _Wipe:
             try:
                 for each in chain:
                     archive.check(each, self.types, self.progress)
-                if holds_all(self._kept(chain), records_of(repository, self.types), unfinished, self.types):
+                whole = holds_all(self._kept(chain), records_of(repository, self.types), unfinished, self.types)
+                if whole and holds_copies(archive.contents(unfinished), repository, self.types):
                     self._name(chain)
                     return chain
             except (SourceMissing, HeldBack) as error:
@@ -250,9 +273,14 @@ class _Wipe:
                         found[name].setdefault(record.rkey, record)
         return {name: list(records.values()) for name, records in found.items()}
 
-    def _refuse(self, outcome: Refused, media: MediaType, record: Existing) -> None:
+    def _refuse(self, outcome: Refused, subject: tuple[MediaType, Existing] | None) -> None:
         self.refused.add(outcome.operation.path)
-        self.report.failures.append(self.removals.refused(media, record, outcome.error))
+        if subject is not None:
+            self.report.failures.append(self.removals.refused(*subject, outcome.error))
+            return
+        failure = failure_of(outcome.stage, outcome.error)
+        what = (failure.stage, end_of(failure), failure.error_class, failure.message, failure.status)
+        self.report.failures.append(ItemFailure(outcome.operation.item, self.account.key, *what))
 
     def _count(self, records: Records) -> None:
         for name, listed in records.items():
@@ -268,7 +296,7 @@ class _Wipe:
 
     def _finish(self, repository: Repository) -> None:
         """Count what is left, and end the wipe when nothing is left of what its snapshots were taken for."""
-        self.report.left = sum(map(len, records_of(repository, self.types).values()))
+        self.report.left = self._left(repository)
         index = self.vault.archive.index
         wiped = {media.name for media in self.types}
         for snapshot in index.find(account=self.account.id):
@@ -309,7 +337,8 @@ def _missing(kept: Records, present: Records) -> dict[str, list[Existing]]:
 def _batch(outcome: Committed, by_path: Mapping[str, Existing]) -> dict[str, list[Existing]]:
     batch: dict[str, list[Existing]] = {}
     for operation in outcome.operations:
-        batch.setdefault(operation.media.name, []).append(by_path[operation.path])
+        if not operation.copy:
+            batch.setdefault(operation.media.name, []).append(by_path[operation.path])
     return batch
 
 

@@ -17,6 +17,7 @@ from ac_pipeline.mongo.snapshots import Snapshot
 from ac_pipeline.operations.price import Price, price
 from ac_pipeline.operations.removals import Records, Removals
 from ac_pipeline.operations.snapshot import Vault
+from ac_pipeline.sync.copies import COPIED, copies_of, deletion, of_records
 from ac_pipeline.sync.plan import Existing, Kind, Operation, existing_records
 
 
@@ -26,7 +27,7 @@ class WipePlan:
 
     Args:
         user: Partition key.
-        records: Type name -> records that would be deleted.
+        records: Type name -> records that would be deleted; `copies`: those of them in `site.standard.document`.
         undocumented: How many of them no document of the account stands behind: only the snapshot would have them.
         addresses: How many public addresses hold the key of one of them, and break.
         price: What it takes of the PDS.
@@ -72,35 +73,42 @@ def decide(
     vault: Vault, account: Account, types: Sequence[MediaType], repository: Repository, removals: Removals
 ) -> WipePlan:
     present = records_of(repository, types)
+    copies = copy_deletions(vault, repository, types, present, "wipe")
     operations = [
         Operation(Kind.DELETE, media, record.rkey, "wipe") for media in types for record in present[media.name]
-    ]
+    ] + copies
     unfinished = vault.archive.unfinished(account)
     digest = sha256()
     for media in types:
         for record in present[media.name]:
             digest.update(f"{path_of(media, record)} {record.cid}\n".encode())
+    for each in copies:
+        digest.update(f"{each.path} {repository.records[each.path]}\n".encode())
     return WipePlan(
         user=account.key,
-        records={name: len(records) for name, records in present.items()},
+        records={name: len(records) for name, records in present.items()} | ({COPIED: len(copies)} if copies else {}),
         undocumented=sum(not removals.documented(media, record) for media in types for record in present[media.name]),
         addresses=sum(len(present[media.name]) for media in types if media.addressed_by_key),
         price=price(operations),
         unfinished=unfinished.id if unfinished is not None else None,
-        confirmed=_confirmed(vault, unfinished, present, types),
+        confirmed=_confirmed(vault, unfinished, repository, types),
         hash=digest.hexdigest(),
     )
 
 
-def _confirmed(vault: Vault, unfinished: Snapshot | None, present: Records, types: Sequence[MediaType]) -> int | None:
+def _confirmed(
+    vault: Vault, unfinished: Snapshot | None, repository: Repository, types: Sequence[MediaType]
+) -> int | None:
     """The number an unfinished wipe was started with, while nothing but its own work has changed since."""
     if unfinished is None:
         return None
     try:
-        kept = records_of(vault.archive.contents(unfinished), types)
+        contents = vault.archive.contents(unfinished)
     except (SourceMissing, HeldBack):
         return None
-    return unfinished.wipe if holds_all(kept, present, unfinished, types) else None
+    kept, present = records_of(contents, types), records_of(repository, types)
+    whole = holds_all(kept, present, unfinished, types) and holds_copies(contents, repository, types)
+    return unfinished.wipe if whole else None
 
 
 def holds_all(kept: Records, present: Records, snapshot: Snapshot, types: Sequence[MediaType]) -> bool:
@@ -112,6 +120,23 @@ def holds_all(kept: Records, present: Records, snapshot: Snapshot, types: Sequen
         <= {(record.rkey, record.cid) for record in kept[media.name]}
         for media in types
     )
+
+
+def holds_copies(contents: Repository, repository: Repository, types: Sequence[MediaType]) -> bool:
+    """Whether a snapshot holds every copy of records of these types that is present, byte by byte."""
+    return all(contents.records.get(copy.path) == copy.cid for copy in copies_of(repository, types))
+
+
+def copy_deletions(
+    vault: Vault, repository: Repository, types: Sequence[MediaType], present: Records, reason: str
+) -> list[Operation]:
+    """The deletions of all copies of records of these types, unless copies are left alone (AC_ERASE_COPIES)."""
+    copies = copies_of(repository, types) if vault.engine.erase_copies else []
+    return [
+        deletion(media, copy, reason, copy.ref or copy.source or copy.rkey)
+        for media in types
+        for copy in of_records(copies, media, present[media.name])
+    ]
 
 
 def records_of(repository: Repository, types: Sequence[MediaType]) -> dict[str, list[Existing]]:

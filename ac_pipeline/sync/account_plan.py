@@ -37,6 +37,7 @@ class AccountPlan:
         uploaded: CIDs of blobs this run has uploaded.
         stand_ins: CID of a blob that stands in for a lost one in one commit -> the lost one.
         aside: Operations that were not agreed to and are not done in this run, by kind and path.
+        erase_copies: Whether copies of erased work in `site.standard.document` go too.
     """
 
     account: Account
@@ -59,6 +60,7 @@ class AccountPlan:
     uploaded: set[str] = field(default_factory=set)
     stand_ins: dict[str, BlobRef] = field(default_factory=dict)
     aside: dict[tuple[str, str], Operation] = field(default_factory=dict)
+    erase_copies: bool = True
 
     def take(self, repository: Repository) -> None:
         """The repository was read as a whole."""

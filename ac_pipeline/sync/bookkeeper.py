@@ -18,7 +18,7 @@ from ac_pipeline.errors import Blocked, PipelineError, RateLimited, Transient
 from ac_pipeline.items import Failure, LedgerEntry, Stage, State, item_id
 from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType, Verdict
 from ac_pipeline.sync.account_plan import AccountPlan
-from ac_pipeline.sync.endings import DELETES, Endings
+from ac_pipeline.sync.endings import BESIDE, DELETES, Endings
 from ac_pipeline.sync.entries import Entries, end_of
 from ac_pipeline.sync.link_book import LinkBook
 from ac_pipeline.sync.plan import Kept, Kind, Operation, TypePlan, Wanted, Withheld
@@ -137,8 +137,10 @@ class Bookkeeper:
         for operation in operations:
             media, item = operation.media, operation.item
             types[media.name] = media
-            if operation.kind is Kind.DELETE_DUPLICATE:
-                self.report.tally(media.name).duplicates_removed += 1
+            if operation.kind in BESIDE:
+                tally = self.report.tally(media.name)
+                tally.duplicates_removed += operation.kind is Kind.DELETE_DUPLICATE
+                tally.copies_removed += operation.copy
                 continue
             last = self._endings.close(operation)
             if operation.kind in DELETES:
@@ -164,8 +166,9 @@ class Bookkeeper:
         until = self._wait(error) if isinstance(error, RateLimited) else None
         if state is State.DEFERRED and until is None:
             self._disturb(item, failure)
-        if operation.kind is Kind.DELETE_DUPLICATE:
-            self.report.note(f"{operation.path}, a duplicate, could not be deleted: {error.message}")
+        if operation.kind in BESIDE:
+            what = "a copy of erased work" if operation.copy else "a duplicate"
+            self.report.note(f"{operation.path}, {what}, could not be deleted: {error.message}")
             self._list(item, operation.document, failure, state)
             return
         self._endings.close(operation)
@@ -252,7 +255,7 @@ class Bookkeeper:
     def set_aside(self, operations: Iterable[Operation]) -> None:
         """What was not agreed to is not done: its items wait for another sync. The ledger need not know."""
         for operation in operations:
-            if operation.writes and operation.kind is not Kind.DELETE_DUPLICATE:
+            if operation.writes and operation.kind not in BESIDE:
                 self._endings.end(operation.media, operation.item, State.DEFERRED)
 
     @property

@@ -16,6 +16,9 @@ from ac_pipeline.sync.report import AccountReport
 DELETES = frozenset({Kind.DELETE, Kind.DELETE_ORPHAN})
 """What takes all records of an item away; of its duplicates one always stays."""
 
+BESIDE = frozenset({Kind.DELETE_DUPLICATE, Kind.DELETE_COPY})
+"""What is deleted beside an item, which does not wait for it."""
+
 
 class Endings:
     """How the items of one account end in one run.
@@ -42,7 +45,7 @@ class Endings:
     def reopen(self, operation: Operation) -> None:
         """An item waits for a write; one that was in order a round ago may do so, one that has ended otherwise not."""
         item = operation.item
-        if not operation.writes or operation.kind is Kind.DELETE_DUPLICATE:
+        if not operation.writes or operation.kind in BESIDE:
             return
         if self._states.get(item) is State.UNCHANGED:
             del self._states[item]

@@ -30,6 +30,7 @@ from ac_pipeline.sync.account_plan import AccountPlan
 from ac_pipeline.sync.admission import Admission
 from ac_pipeline.sync.agreement import Agreement
 from ac_pipeline.sync.bookkeeper import Bookkeeper
+from ac_pipeline.sync.copies import deletions, find_lost_sources
 from ac_pipeline.sync.erased import Eraser
 from ac_pipeline.sync.foresight import foresee
 from ac_pipeline.sync.mending import Mender, stand_in
@@ -69,6 +70,7 @@ class Engine:
         renders: Pool in which renditions are made.
         gate: Raises when no record may be written; accounts that are emptied do not ask.
         grace: Seconds that an item without a record waits for media that the platform is still making.
+        erase_copies: Whether copies of erased work in `site.standard.document` go too.
     """
 
     documents: Documents
@@ -82,6 +84,7 @@ class Engine:
     renders: Executor
     gate: Callable[[], None] = _open
     grace: float = 600.0
+    erase_copies: bool = True
 
     def sync(self, account: Account, selection: Selection, run_id: str) -> AccountReport:
         """Make the account's repository equal to its eligible documents; of an account that is leaving, empty it.
@@ -103,7 +106,8 @@ class Engine:
                     self.gate()
                     made = self._reader.render(account, selection)
                 # In the last round what is missing is made at once: documents change faster than they are rendered.
-                self._sync(AccountPlan(account, made if number < ROUNDS - 1 else None), selection, books)
+                plan = AccountPlan(account, made if number < ROUNDS - 1 else None, erase_copies=self.erase_copies)
+                self._sync(plan, selection, books)
             except Unmade as rest:
                 made |= make(self.renderer, self.renders, rest.jobs)
                 continue
@@ -134,7 +138,7 @@ class Engine:
             Transient: Something could not be read.
         """
         books = Bookkeeper(self.documents, self.ledger, account, run_id, self.now, dry=True)
-        plan = AccountPlan(account)
+        plan = AccountPlan(account, erase_copies=self.erase_copies)
         if account.blocked is not None or account.did is None:
             self._admission.block(account, selection, books, account.blocked)
             return plan, books.report
@@ -229,6 +233,7 @@ class Engine:
         books.records(plan.repository, selection.types)
         books.count(plan, selection.types)
         self._reader.find_orphans(plan, selection, books)
+        find_lost_sources(plan, selection, self.documents)
         plan.types = selection.types
         self._decide(plan, selection.agreed)
 
@@ -290,6 +295,8 @@ class Engine:
             )
             for media in plan.types
         ]
+        for made in plan.plans if plan.erase_copies else ():
+            made.operations += deletions(plan, made)
         plan.existing = {}
         if agreed is not None:
             agreed.hold(plan.plans, plan.aside)

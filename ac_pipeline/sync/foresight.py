@@ -41,6 +41,7 @@ def _count_operations(made: TypePlan, waiting: set[str], report: AccountReport) 
         tally.created += operation.kind is Kind.CREATE
         tally.updated += operation.kind is Kind.UPDATE
         tally.duplicates_removed += operation.kind is Kind.DELETE_DUPLICATE
+        tally.copies_removed += operation.copy
         tally.healed += operation.kind in _LINKS_ONLY
         tally.deferred += operation.kind is Kind.RENDER
         tally.pending += operation.writes or operation.kind is Kind.RENDER

@@ -11,13 +11,12 @@ that, so a run that dies in between is healed by the next.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from ac_pipeline.atproto.lexicon import Lexicons
-from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import blob_cid, record_cid
-from ac_pipeline.errors import BlobMissing, InvalidRecord, Permanent, PipelineError, RateLimited, Transient
+from ac_pipeline.errors import BlobMissing, Permanent, PipelineError, RateLimited, Transient
 from ac_pipeline.items import BlobRef, Record, Stage, State
 from ac_pipeline.sync.account_plan import AccountPlan
 from ac_pipeline.sync.blobs import Use, missing_blobs, uses
@@ -131,7 +130,7 @@ class Mender:
         for use in uses(self.plan):
             if use.blob.cid in cids:
                 by_path[use.operation.path].append(use)
-        strangers = {cid: path for path, cid in references(repository) if cid in cids and path not in by_path}
+        strangers = {cid: path for path, cid in repository.blob_references() if cid in cids and path not in by_path}
         operations = []
         for path, own in by_path.items():
             try:
@@ -193,26 +192,3 @@ class Mender:
 def stand_in(data: bytes, mime_type: str) -> bytes:
     """A file that shows the same as `data` and is another blob; only for the types in `PADDING`."""
     return data + PADDING[mime_type]
-
-
-def references(repository: Repository) -> Iterator[tuple[str, str]]:
-    """Path of every record, whoever wrote it, with the CID of each blob it refers to."""
-    for path in repository.records:
-        try:
-            value = repository.value(path)
-        except InvalidRecord:  # without a JSON form it names no blob that anybody could read
-            continue
-        for cid in _blobs_in(value):
-            yield path, cid
-
-
-def _blobs_in(value: object) -> Iterator[str]:
-    if isinstance(value, dict):
-        if value.get("$type") == "blob" and isinstance(value.get("ref"), dict):
-            yield str(value["ref"].get("$link"))
-            return
-        for part in value.values():
-            yield from _blobs_in(part)
-    elif isinstance(value, list):
-        for part in value:
-            yield from _blobs_in(part)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Final
 
 from ac_pipeline.atproto.messages import Write
 from ac_pipeline.atproto.repository import Repository
@@ -18,13 +19,14 @@ from ac_pipeline.media.base import Document, Link, MediaType
 
 
 class Kind(StrEnum):
-    """What an operation does. The first five write to the PDS, `render` will, the last three touch links only."""
+    """What an operation does. The first six write to the PDS, `render` will, the last three touch links only."""
 
     CREATE = "create"
     UPDATE = "update"
     DELETE = "delete"
     DELETE_ORPHAN = "delete-orphan"
     DELETE_DUPLICATE = "delete-duplicate"
+    DELETE_COPY = "delete-copy"
     RENDER = "render"
     ADOPT = "adopt"
     HEAL = "heal"
@@ -37,7 +39,11 @@ _WRITES = {
     Kind.DELETE: "delete",
     Kind.DELETE_ORPHAN: "delete",
     Kind.DELETE_DUPLICATE: "delete",
+    Kind.DELETE_COPY: "delete",
 }
+
+COPIES: Final = "site.standard.document"
+"""The collection in which copies of our records lie; see `copies.py`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +92,9 @@ class Operation:
     """One step of a plan, with its reason.
 
     Args:
-        orphan: The missing document an orphaned record names.
+        orphan: The missing document an orphaned record names; of a copy, the document it is of.
         blobs: What its record refers to besides the renditions of `wanted`.
+        copy: Whether its record is a copy in `site.standard.document`, and not one of `media`.
     """
 
     kind: Kind
@@ -100,6 +107,7 @@ class Operation:
     link: Link | None = None
     orphan: str | None = None
     blobs: tuple[BlobRef, ...] = ()
+    copy: bool = False
 
     @property
     def document(self) -> Document | None:
@@ -117,12 +125,17 @@ class Operation:
         return item_id(self.media.name, document)
 
     @property
+    def collection(self) -> str:
+        return COPIES if self.copy else self.media.nsid
+
+    @property
     def path(self) -> str:
         """Where its record lives in the repository: `collection/rkey`, the MST's own order."""
-        return f"{self.media.nsid}/{self.rkey}"
+        return f"{self.collection}/{self.rkey}"
 
     def to_write(self) -> Write:
-        return Write(_WRITES[self.kind], self.media.nsid, self.rkey, self.record)  # type: ignore[arg-type]
+        unchecked = self.copy and self.record is not None
+        return Write(_WRITES[self.kind], self.collection, self.rkey, self.record, unchecked)  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,8 @@ database: they are left alone until a person says that they shall go."""
 DOCUMENT_GONE = "its document is gone"
 """Why an orphan goes whose document no longer exists: the only copy of it may be the record."""
 
+ANOTHERS = "its document belongs to another account"
+
 
 @dataclass(frozen=True, slots=True)
 class Reader:
@@ -126,7 +128,7 @@ class Reader:
             if id not in owners:
                 gone[id] = DOCUMENT_GONE
             elif owners[id] != (None if account.is_guest else account.id):
-                gone[id] = "its document belongs to another account"
+                gone[id] = ANOTHERS
         return gone
 
 

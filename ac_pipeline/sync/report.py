@@ -16,7 +16,8 @@ from ac_pipeline.sync.versions import Versions
 class Tally:
     """Counts of one type. `planned` = written + unchanged + deleted + deferred + quarantined + blocked, always.
 
-    `warnings` counts items with oddities, `companions_missing` those beside which storage holds no recording.
+    `warnings` counts items with oddities, `companions_missing` those beside which storage holds no recording,
+    `copies_removed` copies of erased work in `site.standard.document`.
     """
 
     documents: int = 0
@@ -33,6 +34,7 @@ class Tally:
     blocked: int = 0
     healed: int = 0
     duplicates_removed: int = 0
+    copies_removed: int = 0
     pending: int = 0
     warnings: int = 0
     companions_missing: int = 0

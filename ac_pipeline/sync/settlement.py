@@ -27,8 +27,9 @@ from ac_pipeline.sync.erased import unwanted
 from ac_pipeline.sync.plan import Wanted
 from ac_pipeline.sync.selection import Selection
 
-_FORM = b"1"
-"""Raised when the content of the hash changes its meaning: then every repository is read once more."""
+_FORM = {True: b"2", False: b"2 with copies of erased work"}
+"""By whether those go. Raised when the content of the hash changes its meaning: then every repository is read once
+more."""
 
 _NONE: Mapping[str, Link | None] = {}
 
@@ -96,7 +97,7 @@ def counts(plan: AccountPlan) -> dict[str, int]:
 def _wanted_hash(plan: AccountPlan, media: MediaType, links: Mapping[str, Link | None]) -> str | None:
     """sha-256 of what is wanted of each document, with its link; None where something is open, amiss or in doubt."""
     did = str(plan.account.did)
-    digest = sha256(_FORM)
+    digest = sha256(_FORM[plan.erase_copies])
     for wanted in sorted(plan.wanted[media.name], key=lambda each: each.document.id):
         link = _link(media, wanted, links)
         line: list[str | None] = [wanted.document.id]
@@ -118,6 +119,9 @@ def _holds_exactly(plan: AccountPlan, media: MediaType, links: Mapping[str, Link
     """Whether the repository holds one record of each eligible document, where its link says, and none besides; and
     nothing was refused that would have made it so, or given back a lost blob."""
     if plan.repository is None or any(path.startswith(f"{media.nsid}/") for path in plan.refused):
+        return False
+    copies = [each.path for each in plan.operations() if each.copy and each.media == media]
+    if not plan.repository.records.keys().isdisjoint(copies):
         return False
     held = dict(plan.repository.collection(media.nsid))
     # A record may differ from the wanted one by milliseconds, and is then as it should be (REC-7).

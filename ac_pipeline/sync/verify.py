@@ -28,6 +28,7 @@ _STATES = {
     Kind.DELETE: "extra",
     Kind.DELETE_ORPHAN: "extra",
     Kind.DELETE_DUPLICATE: "duplicate",
+    Kind.DELETE_COPY: "extra",
 }
 
 
@@ -165,7 +166,7 @@ def _record(found: Verification, plan: AccountPlan, operation: Operation) -> Non
             operation.item,
             plan.account.key,
             state,
-            at_uri(str(plan.account.did), operation.media.nsid, operation.rkey),
+            at_uri(str(plan.account.did), operation.collection, operation.rkey),
             operation.cid,
             stored,
             operation.reason,

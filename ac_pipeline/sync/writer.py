@@ -368,7 +368,7 @@ def _blob_cids(repository: Repository, path: str, media: MediaType) -> set[str]:
 
 def _erasures(batches: Iterable[list[Operation]]) -> list[Operation]:
     """Those that take withdrawn work away; a duplicate is none, and goes only once the copy that stays is right."""
-    return [operation for batch in batches for operation in batch if operation.kind in DELETES]
+    return [op for batch in batches for op in batch if op.kind in DELETES or op.kind is Kind.DELETE_COPY]
 
 
 def _body_bytes(batch: list[Operation]) -> int:

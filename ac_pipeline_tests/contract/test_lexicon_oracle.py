@@ -11,7 +11,7 @@ import random
 import pytest
 
 from ac_pipeline.atproto.lexicon import Lexicons, compile_lexicons, load_lexicons
-from ac_pipeline_tests.oracle.cases import CASES, EVERYTHING, RULES, STRICTER, SYNTHETIC, Case
+from ac_pipeline_tests.oracle.cases import CASES, EVERYTHING, LOOSER, RULES, STRICTER, SYNTHETIC, Case
 from ac_pipeline_tests.oracle.judge import Verdicts, judge
 from ac_pipeline_tests.sample_records import NSIDS, example
 
@@ -44,19 +44,22 @@ def test_both_validators_agree_or_ours_is_stricter_for_a_reason(
     problems = lexicons.problems(case.nsid, case.record, case.rkey)
     if case.name in STRICTER:
         assert (theirs.valid, bool(problems)) == (True, True), "no longer a difference: take it off the list"
+    elif case.name in LOOSER:
+        assert (theirs.valid, bool(problems)) == (False, False), "no longer a difference: take it off the list"
     else:
         assert (not problems) == theirs.valid, f"ours: {problems}; theirs: {theirs}"
 
 
 def test_every_listed_difference_is_a_case() -> None:
-    assert STRICTER.keys() <= {case.name for case in CASES}
+    assert STRICTER.keys() | LOOSER.keys() <= {case.name for case in CASES}
     assert len({case.name for case in CASES}) == len(CASES)
 
 
 def test_no_mixture_of_values_passes_ours_alone(lexicons: Lexicons) -> None:
-    """Never looser: values of all cases in all fields of all types, 3,000 records drawn with a fixed seed."""
+    """Never looser, but for those listed: values of all cases in all fields of all types, 3,000 records with one
+    seed."""
     dice = random.Random(20251014)
-    values = [value for values in RULES.values() for value in values]
+    values = [value for rule, values in RULES.items() for value in values if f"{rule}: {value!r}" not in LOOSER]
     mixed: list[Case] = []
     for number in range(3_000):
         nsid = dice.choice([*NSIDS, EVERYTHING])

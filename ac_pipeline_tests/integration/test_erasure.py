@@ -19,6 +19,7 @@ from ac_pipeline.local.artwork import pixel_art, tape_zip
 from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.operations.erasure import Erasure
+from ac_pipeline.sync.plan import COPIES
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline_tests.harness import USER_BUCKET, Slice
 from ac_pipeline_tests.integration.conftest import Run
@@ -309,3 +310,61 @@ def test_a_job_forgets_snapshots_as_the_command_does(cli: Run, slice_: Slice, ad
     assert [each["id"] for each in json.loads(cli("snapshots", "--json")[1])] == [newest]
     (line,) = json.loads(cli("audit", "--action", "forget-snapshots", "--json")[1])
     assert (line["why"], line["outcome"], line["counts"]["snapshots"]) == ("she asked", "done", 1)
+
+
+def test_copies_of_erased_work_go_with_it(cli: Run, slice_: Slice, ada: Account) -> None:
+    """ERASE-1: on the real PDS; nuked, and left by an earlier deletion; a wipe counts them, a restore brings them."""
+    ids = {name: slice_.add("mood", ada, mood=f"said {name}") for name in ("kept", "nuked", "left")}
+    slice_.sync(ada)
+
+    def copy(name: str) -> None:
+        link = slice_.link("mood", ids[name])
+        assert link is not None
+        value = {
+            "$type": COPIES,
+            "site": "https://aesthetic.computer",
+            "path": f"/mood/{link.rkey}",
+            "title": f"said {name}",
+            "textContent": f"said {name}",
+            "tags": ["mood"],
+            "publishedAt": "2026-01-02T03:04:05.000Z",
+            "sourceAtUri": link.uri,
+            "sourceCollection": "computer.aesthetic.mood",
+            "sourceRef": ids[name],
+        }
+        body = {"repo": ada.did, "collection": COPIES, "rkey": name, "record": value, "validate": False}
+        slice_.call(ada, "com.atproto.repo.createRecord", body)
+
+    def copies() -> dict[str, str]:
+        repository = slice_.pipeline.server.read_repository(str(ada.did))
+        return dict(repository.collection(COPIES))
+
+    for name in ids:
+        copy(name)
+    before = copies()
+    slice_.pipeline.engine.erase_copies = False
+    slice_.change("mood", ids["left"], nuked=True)
+    slice_.sync(ada)
+    slice_.pipeline.engine.erase_copies = True
+    slice_.change("mood", ids["nuked"], nuked=True)
+    code, found = report(cli)
+    assert (code, found["pending"], found["records"], found["copies"]) == (1, 2, 1, 2)
+    planned = json.loads(cli("plan", "--json")[1])
+    assert [each["operation"] for each in planned["operations"]].count("delete-copy") == 2
+    assert planned["cost"]["operations"] == 3
+
+    assert cli("sync", "--json")[0] == 0
+    assert copies().keys() == {"kept"}
+    assert "nuked" not in str(slice_.listed(ada, "mood"))
+    assert report(cli)[1]["pending"] == 0
+    assert cli("verify", "--json")[0] == 0
+
+    wiping = json.loads(cli("wipe", "ada", "--dry-run", "--json")[1])
+    assert (wiping["records"]["mood"], wiping["records"]["copies"], wiping["total"]) == (1, 1, 2)
+    assert cli("wipe", "ada", "--confirm", "2", "--json")[0] == 0
+    assert copies() == {}
+    code, out = cli("restore", "ada", "--from", "latest", "--json")
+    assert (code, json.loads(out)["restored"]) == (0, {"mood": 1, "copies": 1})
+    assert copies() == {"kept": before["kept"]}
+    assert cli("sync", "--json")[0] == 0
+    assert copies() == {"kept": before["kept"]}

@@ -23,13 +23,14 @@ from ac_pipeline.errors import Misconfigured
 from ac_pipeline.operations.forget import Forgetting
 from ac_pipeline.operations.rounds import LeftOut
 
-_COUNTED: Final = ("records", "links", "blobs", "renditions", "snapshots")
+_COUNTED: Final = ("records", "copies", "links", "blobs", "renditions", "snapshots")
 _ERASURE: Final = (
     "user",
     "item",
     "state",
     "reason",
     "records",
+    "copies",
     "linked",
     "blobs",
     "renditions",
@@ -65,6 +66,7 @@ def look_for_erased_items(
                 continue
             (pending if each.pending else gone).add(each.to_json())
             held = {
+                "copies": len(each.copies),
                 "blobs": len(each.blobs),
                 "renditions": len(each.renditions),
                 "snapshots": each.snapshot is not None,

@@ -35,6 +35,8 @@ def check_our_lexicons(
         found = operator.check_lexicons(records=config.scan)
     if found.breaking:
         context.log.warning(f"No record is written while {', '.join(found.breaking)} would break what is published.")
+    for name, reason in found.passed_over.items():
+        context.log.warning(f"{name} is not used: {reason}")
     context.add_output_metadata(_checked(found))
 
 

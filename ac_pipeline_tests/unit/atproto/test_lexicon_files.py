@@ -119,6 +119,86 @@ def test_an_improper_lexicon_is_refused_before_anything_starts(
         load_lexicons(write(tmp_path, document, f"{str(document['id']).replace('.', '/')}.json"))
 
 
+OURS = load_lexicons()
+BESIDE = {
+    "a permission set": {"main": {"type": "permission-set", "title": "t", "permissions": []}},
+    "shared definitions": {
+        "point": {"type": "object", "properties": {"x": {"type": "ref", "ref": "org.example.other"}}}
+    },
+    "a query": {"main": {"type": "query", "parameters": {"type": "params", "properties": {}}}},
+    "a procedure": {"main": {"type": "procedure"}},
+    "a subscription": {"main": {"type": "subscription", "message": {"schema": {"type": "union", "refs": []}}}},
+    "nothing": {},
+}
+
+
+def our_folder(folder: Path) -> Path:
+    for nsid, document in OURS.documents.items():
+        write(folder, document, f"{nsid.replace('.', '/')}.json")
+    return folder
+
+
+@pytest.mark.parametrize("needed", [None, list(OURS.documents)])
+@pytest.mark.parametrize("definitions", BESIDE.values(), ids=BESIDE)
+def test_a_lexicon_that_is_no_record_definition_is_passed_over(
+    tmp_path: Path, definitions: dict[str, Any], needed: list[str] | None
+) -> None:
+    """Such files lie beside record lexicons wherever these are published from; they stop nothing."""
+    other = {
+        "lexicon": 1,
+        "id": "computer.aesthetic.beside",
+        "$type": "com.atproto.lexicon.schema",
+        "defs": definitions,
+    }
+    loaded = load_lexicons(write(our_folder(tmp_path), other, "computer/aesthetic/beside.json"), needed)
+    assert loaded.documents == OURS.documents
+    assert list(loaded.passed_over) == ["computer.aesthetic.beside"]
+
+
+def test_a_record_may_refer_to_definitions_that_lie_beside_it(tmp_path: Path) -> None:
+    shared = {"lexicon": 1, "id": "com.example.defs", "defs": {"short": {"type": "string", "maxLength": 3}}}
+    write(tmp_path, shared, "com/example/defs.json")
+    loaded = load_lexicons(write(tmp_path, lexicon(field={"type": "ref", "ref": "com.example.defs#short"})))
+    assert loaded.problems("com.example.thing", {"$type": "com.example.thing", "a": "abcd"}) != []
+    assert loaded.problems("com.example.thing", {"$type": "com.example.thing", "a": "abc"}) == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "[" * 100_000, '{"name": "package"}', '{"id": "a.b.c"}', "\udcff"])
+def test_another_file_that_cannot_be_used_stops_nothing_and_is_named(tmp_path: Path, text: str) -> None:
+    """What is needed is there: the rest is said, and passed over."""
+    path = our_folder(tmp_path) / "computer" / "aesthetic" / "other.json"
+    path.write_text(text, encoding="utf-8", errors="surrogateescape")
+    (tmp_path / "folder.json").mkdir()
+    (tmp_path / "README.md").write_text("no lexicon")
+    (tmp_path / "computer" / "aesthetic" / "._mood.json").write_bytes(b"\0\5\x16")
+    loaded = load_lexicons(tmp_path, list(OURS.documents))
+    assert loaded.documents == OURS.documents
+    assert list(loaded.passed_over) == ["computer.aesthetic.other"]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", json.dumps({"lexicon": 1, "id": "computer.aesthetic.mood", "defs": {}}), None]
+)
+def test_one_that_is_needed_and_cannot_be_used_is_named(tmp_path: Path, text: str | None) -> None:
+    """One of the five: broken, no record definition any more, or gone."""
+    path = our_folder(tmp_path) / "computer" / "aesthetic" / "mood.json"
+    if text is None:
+        path.unlink()
+    else:
+        path.write_text(text)
+    with pytest.raises(Misconfigured, match=r"computer.aesthetic.mood"):
+        load_lexicons(tmp_path, list(OURS.documents))
+
+
+def test_a_needed_lexicon_that_refers_to_a_broken_one_is_refused(tmp_path: Path) -> None:
+    """Whatever is compiled first."""
+    broken = {"lexicon": 1, "id": "com.example.a", "defs": {"main": {"type": "record", "key": "tid", "record": {}}}}
+    write(tmp_path, broken, "com/example/a.json")
+    write(tmp_path, lexicon(field={"type": "ref", "ref": "com.example.a"}))
+    with pytest.raises(Misconfigured, match=r"com\.example\.a"):
+        load_lexicons(tmp_path, ["com.example.thing"])
+
+
 @pytest.mark.parametrize(
     ("key_type", "good", "bad"),
     [

@@ -116,7 +116,7 @@ def test_integers_up_to_the_limit_are_encoded(number: int) -> None:
         (MAX_INTEGER + 1, r"\$\.field\[0\]: .*2\*\*53"),
         (-MAX_INTEGER - 1, r"2\*\*53"),
         (2**70, r"2\*\*53"),
-        (1.0, "no floats"),
+        (1.5, "no floats"),
         (float("nan"), "no floats"),
         (b"raw", "cannot hold bytes"),
         (("a", "b"), "cannot hold tuple"),
