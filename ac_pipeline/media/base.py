@@ -123,6 +123,8 @@ class MediaType:
         sources: Candidate objects of its source media, in the order to try them.
         companions: Name -> candidate objects whose existence decides a field, e.g. a recording.
         oddities: What was passed over in a document that can become a record; joins its warnings.
+        identity_fields: Fields that stand alike in document and record and tell whose a record is that names no
+            document: other writers make such records (GUARD-7). Empty where nothing but `ref` tells.
     """
 
     name: str
@@ -142,3 +144,9 @@ class MediaType:
     sources: Callable[[Document], tuple[SourceObject, ...]] = _no_sources
     companions: Callable[[Document], Mapping[str, tuple[SourceObject, ...]]] = _no_companions
     oddities: Callable[[Document], tuple[str, ...]] = _no_oddities
+    identity_fields: tuple[str, ...] = ()
+
+    def identity(self, values: Mapping[str, object]) -> tuple[str, ...] | None:
+        """The values of `identity_fields` in a record or in the fields of a document; None where one is missing."""
+        found = tuple(value for name in self.identity_fields if isinstance(value := values.get(name), str) and value)
+        return found if found and len(found) == len(self.identity_fields) else None
