@@ -54,6 +54,11 @@ class Account:
         return self.id == GUEST_ID
 
     @property
+    def credentials(self) -> str:
+        """A mark of DID and password: another one once either changes in Mongo. Too short to tell a password."""
+        return sha256(f"{self.did} {self.password}".encode(errors="surrogateescape")).hexdigest()[:12]
+
+    @property
     def owner_deleted(self) -> bool:
         """Whether none of its documents shall have a record: it is leaving, or blocked because of a deletion."""
         return self.leaving is not None or isinstance(self.blocked, AccountDeleted)

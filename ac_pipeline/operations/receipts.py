@@ -125,7 +125,8 @@ def take_receipt(
     for planned in plan.plans:
         media = planned.media
         found = compared[media.name]
-        parts[media.name, Aspect.RECORDS] = _records(found)
+        if report.blocked is None:  # what is missing waits for the account; what was found before still holds
+            parts[media.name, Aspect.RECORDS] = _records(found)
         if blobs and media.blobs:
             parts[media.name, Aspect.BLOBS] = _blobs(found)
         existing = existing_records(plan.repository, media)

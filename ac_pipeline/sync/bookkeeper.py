@@ -194,7 +194,8 @@ class Bookkeeper:
     def block_rest(self, reason: Blocked) -> None:
         """The PDS refused the account in the middle: what is not written yet is blocked."""
         self.report.blocked = reason
-        self._save(self._fail_rest(failure_of(Stage.WRITE, reason), State.BLOCKED))
+        failure = failure_of(Stage.WRITE, reason, self._account.credentials)  # what was refused is not the items
+        self._save(self._fail_rest(failure, State.BLOCKED))
 
     def defer_rest(self, reason: RateLimited) -> None:
         """A limit is reached: what is not written yet waits until it resets."""

@@ -12,7 +12,7 @@ from datetime import datetime
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import at_uri
-from ac_pipeline.errors import TRANSIENT_CODES
+from ac_pipeline.errors import TRANSIENT_CODES, OnHold
 from ac_pipeline.items import Attempt, Failure, LedgerEntry, Stage, State
 from ac_pipeline.media.base import Document, MediaType
 from ac_pipeline.sync.plan import Wanted
@@ -125,6 +125,8 @@ class Entries:
             leaving: Whether its record has to go and did not: its waiting time starts, or goes on (DEL-6).
         """
         known = self._known.get(item)
+        if state is State.BLOCKED and failure.error_class != OnHold.code and _still_quarantined(known, subject):
+            return None  # its own fault stays, and is seen, while nobody can reach its account
         hash_ = subject.cid or subject.document.fingerprint if subject is not None else rkey
         failure = replace(failure, payload_hash=failure.payload_hash or hash_)
         changes: dict[str, object] = {
@@ -211,6 +213,11 @@ def without_renditions(entry: LedgerEntry) -> LedgerEntry:
 def end_of(failure: Failure) -> State:
     """How an item with this failure ends: what another attempt may overcome waits, the rest is for a person."""
     return State.DEFERRED if failure.error_class in TRANSIENT_CODES else State.QUARANTINED
+
+
+def _still_quarantined(known: LedgerEntry | None, subject: Wanted | None) -> bool:
+    quarantined = known is not None and known.state is State.QUARANTINED
+    return quarantined and subject is not None and known.fingerprint == subject.document.fingerprint  # type: ignore[union-attr]
 
 
 def _warnings(wanted: Wanted) -> tuple[str, ...]:
