@@ -133,6 +133,7 @@ class Settings(Timetable):
     ac_points_headroom: float = Field(default=0.1, ge=0, lt=1)
     ac_relay_commits_per_hour: int = Field(default=2_500, ge=0)
     ac_quarantine_threshold: Annotated[Allowance, NoDecode, BeforeValidator(allowance)] = Allowance()
+    ac_blocked_threshold: Annotated[Allowance, NoDecode, BeforeValidator(allowance)] = Allowance(percent=10)
 
     @model_validator(mode="before")
     @classmethod

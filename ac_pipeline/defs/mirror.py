@@ -118,6 +118,9 @@ class Mirror(Protocol):
     def allowance(self) -> Allowance:
         """How many quarantined items are no error yet."""
 
+    def blocked_allowance(self) -> Allowance:
+        """How many blocked accounts are no error yet."""
+
     def verify(
         self, accounts: Sequence[Account], types: Sequence[MediaType], *, blobs: bool, run_id: str
     ) -> Iterator[Taken]:

@@ -107,6 +107,9 @@ class PipelineMirror(OpensPipeline):
     def allowance(self) -> Allowance:
         return self._open().settings.ac_quarantine_threshold
 
+    def blocked_allowance(self) -> Allowance:
+        return self._open().settings.ac_blocked_threshold
+
     def verify(
         self, accounts: Sequence[Account], types: Sequence[MediaType], *, blobs: bool, run_id: str
     ) -> Iterator[Taken]:

@@ -130,7 +130,8 @@ class Entries:
         hash_ = subject.cid or subject.document.fingerprint if subject is not None else rkey
         failure = replace(failure, payload_hash=failure.payload_hash or hash_)
         changes: dict[str, object] = {
-            "deferred_until": until,
+            # Of a blocked item it says that a limit, too, held it up.
+            "deferred_until": until or (known.deferred_until if known is not None and state is State.BLOCKED else None),
             "withdrawn_at": (known.withdrawn_at if known is not None else None) or self._now() if leaving else None,
         }
         if subject is not None:

@@ -49,7 +49,7 @@ class ScriptedMirror:
         self.works: list[Work] = []
         self.looks: list[frozenset[str]] = []
         self.fallback: str | None = None
-        self.allowed = Allowance()
+        self.allowed, self.blocked_allowed = Allowance(), Allowance(percent=10)
         self.items_in_ledger = 0
         self.receipts = MemoryReceipts()
         self.wrong: dict[tuple[str, str, Aspect], Part] = {}
@@ -162,6 +162,8 @@ class ScriptedMirror:
                 error_class,
                 len(entries),
                 max((e.deferred_until for e in entries if e.deferred_until), default=None),
+                min((e.updated_at for e in entries if e.updated_at), default=None),
+                any(e.cid for e in entries),
             )
             for (user, error_class), entries in sorted(found.items())
         ]
@@ -171,6 +173,9 @@ class ScriptedMirror:
 
     def allowance(self) -> Allowance:
         return self.allowed
+
+    def blocked_allowance(self) -> Allowance:
+        return self.blocked_allowed
 
     def verify(
         self, accounts: Sequence[Account], types: Sequence[MediaType], *, blobs: bool, run_id: str
