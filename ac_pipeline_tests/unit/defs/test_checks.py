@@ -10,9 +10,9 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from ac_pipeline.accounts import Account
 from ac_pipeline.allowance import Allowance, allowance
 from ac_pipeline.defs.checks import record_checks
-from ac_pipeline.accounts import Account
 from ac_pipeline.defs.ledger_checks import (
     ACCOUNTS_USABLE,
     NO_QUARANTINED_ITEMS,
@@ -388,7 +388,7 @@ def test_a_user_without_password_is_a_warning_that_names_the_user_and_the_reason
         (300, 6, timedelta(0), "10%", WARN),
     ],
 )
-def test_many_blocked_accounts_are_an_error_by_their_share_or_when_they_come_at_once(  # noqa: PLR0917 - a table
+def test_many_blocked_accounts_are_an_error_by_their_share_or_when_they_come_at_once(
     of: int, lost: int, ago: timedelta, threshold: str, severity: dg.AssetCheckSeverity
 ) -> None:
     """SEEN-1: a wrong PDS_URL is one event."""
