@@ -1,4 +1,4 @@
-"""The calls of one PDS that make accounts, look at them and change their passwords.
+"""The calls of one PDS that make accounts, look at them and change their passwords and handles.
 
 What they are used for, and in which order so that nothing is lost, is `operations/`. Passwords and invite codes pass
 through here: no message, log or `repr` shows one (ACCT-5).
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import httpx
@@ -44,6 +44,7 @@ class AccountInfo:
 
     did: str
     handle: str | None
+    email: str | None = field(default=None, repr=False)
 
 
 class Administration:
@@ -205,8 +206,10 @@ class Administration:
         content = self._transport.json(answer)
         if content.get("did") != did:
             raise ServerFailed(f"getAccountInfo of {did} at {self._transport.place} answers for another account.")
-        handle = content.get("handle")
-        return AccountInfo(did, handle if isinstance(handle, str) else None)
+        handle, email = content.get("handle"), content.get("email")
+        return AccountInfo(
+            did, handle if isinstance(handle, str) else None, email if isinstance(email, str) and email else None
+        )
 
     def update_password(self, did: str, password: str) -> None:
         """Give an account this password; its refresh tokens are void from then on. Repeating it is harmless.
@@ -219,6 +222,16 @@ class Administration:
         """
         body = {"did": did, "password": password}
         self._administer("POST", "com.atproto.admin.updateAccountPassword", did, body, secrets=(password,))
+
+    def update_handle(self, did: str, handle: str) -> None:
+        """Give an account this handle. Repeating it is harmless. The reference PDS gives reserved names, too.
+
+        Raises:
+            HandleRefused: Malformed, too short or long, or taken; nothing was changed.
+            AccountUnknown: The PDS does not host the account.
+            Misconfigured: As for `invite`.
+        """
+        self._administer("POST", "com.atproto.admin.updateAccountHandle", did, {"did": did, "handle": handle})
 
     def prove(self, account: Account) -> None:
         """Sign in anew with the account's password; the session is kept for everybody.

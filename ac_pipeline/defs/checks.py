@@ -80,9 +80,9 @@ CHECKS: Final = (
     ),
     Check(
         ACCOUNTS_USABLE,
-        "Every account that owns a {singular} can be written to. A warning while some are blocked: without a password, "
-        "refused by the PDS, or unknown to it; their work waits. An error when they are more than AC_BLOCKED_THRESHOLD, "
-        "or when many became blocked within a day: then one cause is likely, such as PDS_URL or the users collection.",
+        "Every account can be written to. A warning while some are blocked: without a password, refused by the PDS, "
+        "or unknown to it; their {plural} wait. An error when they are more than AC_BLOCKED_THRESHOLD, or when many "
+        "became so within a day: then one cause is likely, such as PDS_URL or the users collection.",
     ),
     Check(
         RECORDS_MATCH_DOCUMENTS,

@@ -49,6 +49,7 @@ class AccountLine:
         cause: The reason in one word, such as `wrong-password` or `takendown`; None when ready.
         reason: In a sentence.
         waiting: Documents without a record.
+        created: When its PDS account was made, as Mongo has it.
     """
 
     user: str
@@ -59,6 +60,7 @@ class AccountLine:
     cause: str | None = None
     reason: str = ""
     waiting: int = 0
+    created: str | None = None
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
@@ -124,7 +126,7 @@ def overview(
         lines.append(
             AccountLine(
                 account.key, account.handle, account.pds_handle, account.did, state, cause, reason,
-                waiting.get(account.id, 0),
+                waiting.get(account.id, 0), account.created,
             )
         )  # fmt: skip
     return lines
