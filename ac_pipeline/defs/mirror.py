@@ -51,12 +51,19 @@ class Mirror(Protocol):
         """
 
     def sync(
-        self, accounts: Sequence[Account], types: Sequence[MediaType], run_id: str, *, full: bool = False
+        self,
+        accounts: Sequence[Account],
+        types: Sequence[MediaType],
+        run_id: str,
+        *,
+        full: bool = False,
+        blobs: bool = False,
     ) -> Iterator[Outcome]:
         """Mirror these accounts, several at once; outcomes as they come.
 
         Args:
             full: Compare every document and record, also where nothing seems to have changed.
+            blobs: Ask for every blob, too, and upload again what the PDS has lost.
         """
 
     def render(self, accounts: Sequence[Account], media: MediaType, run_id: str) -> Iterator[Outcome]:

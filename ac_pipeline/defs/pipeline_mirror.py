@@ -45,10 +45,16 @@ class PipelineMirror(OpensPipeline):
             return self._accounts
 
     def sync(
-        self, accounts: Sequence[Account], types: Sequence[MediaType], run_id: str, *, full: bool = False
+        self,
+        accounts: Sequence[Account],
+        types: Sequence[MediaType],
+        run_id: str,
+        *,
+        full: bool = False,
+        blobs: bool = False,
     ) -> Iterator[Outcome]:
         pipeline = self._open()
-        selection = Selection(types=tuple(types), full=full)
+        selection = Selection(types=tuple(types), full=full, blobs=blobs)
         return each_account(
             accounts,
             lambda account: pipeline.engine.sync(account, selection, run_id),

@@ -33,7 +33,7 @@ _REPAIRS: Mapping[str, str] = {
     "different": "a sync updates it in place",
     "extra": "a sync deletes it, or leaves it alone for the reason given",
     "duplicate": "a sync keeps one and deletes the others",
-    "blob-missing": "a full sync uploads it again",
+    "blob-missing": "a sync with `--blobs`, or `blobs: true` in the launchpad, uploads it again",
 }
 _BROKEN_LINKS = frozenset({LinkState.UNLINKED, LinkState.DANGLING, LinkState.CROSSED})
 

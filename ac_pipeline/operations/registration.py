@@ -64,7 +64,7 @@ class Guest:
         """What a person has to do about it, or ""."""
         if self.exists and not self.password:
             return (
-                "Mongo holds no password for it: `ac-pipeline accounts rotate --user art-guest`, or the job "
+                "Mongo holds no password for it: `ac-pipeline accounts rotate --user art-guest --confirm`, or the job "
                 "`rotate_password`, gives it one."
             )
         return ""

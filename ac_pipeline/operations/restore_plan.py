@@ -273,7 +273,8 @@ class _Decider:
         elif self.overwrite and replaceable:
             self._write(saved, Kind.UPDATE)
         else:
-            self._hold(saved, "it differs from the record that is there, which is left: --overwrite replaces it")
+            how = "`--overwrite`, or `overwrite: true` in the launchpad"
+            self._hold(saved, f"it differs from the record that is there, which is left: {how}, replaces it")
 
     def _write(self, saved: Saved, kind: Kind) -> None:
         record = saved.record

@@ -13,7 +13,7 @@ from datetime import datetime
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.errors import TRANSIENT_CODES, OnHold
-from ac_pipeline.items import Attempt, Failure, LedgerEntry, Stage, State
+from ac_pipeline.items import Attempt, Derived, Failure, LedgerEntry, Stage, State
 from ac_pipeline.media.base import Document, MediaType
 from ac_pipeline.sync.plan import Wanted
 
@@ -160,7 +160,6 @@ class Entries:
             "cid": wanted.cid,
             "warnings": _warnings(wanted),
             "withdrawn_at": None,
-            "past_blobs": (),
         }
         if wanted.derived is not None:
             changes["derived"] = wanted.derived
@@ -185,6 +184,10 @@ class Entries:
             item, media.name, item.partition(":")[2], account.id, account.key, state, stage
         )
         rkey = rkey or (known.rkey if known.did == account.did else None)
+        derived = changes.get("derived", known.derived)
+        # What an erasure has given up is over once the item is wanted again.
+        back = known.derived is None and derived is not None
+        former, own = () if back else (*known.past_blobs, *_cids(known.derived)), _cids(derived)
         error, said = (failure.error_class, failure.message) if failure is not None else (None, message)
         return known.with_(
             account=account.id,
@@ -201,14 +204,19 @@ class Entries:
             updated_at=now,
             attempts=known.attempts + 1,
             history=(*known.history, Attempt(now, self._run_id, stage, state, error, said)),
+            past_blobs=tuple(dict.fromkeys(cid for cid in former if cid not in own)),
             **{"deferred_until": None, **changes},
         )
 
 
 def without_renditions(entry: LedgerEntry) -> LedgerEntry:
     """An entry whose renditions are given up: their CIDs stay, by which the erasure is verified (DEL-7)."""
-    cids = (made.blob.cid for made in entry.derived.renditions.values()) if entry.derived is not None else ()
-    return replace(entry, derived=None, past_blobs=tuple(dict.fromkeys((*entry.past_blobs, *cids))), history=())
+    past = tuple(dict.fromkeys((*entry.past_blobs, *_cids(entry.derived))))
+    return replace(entry, derived=None, past_blobs=past, history=())
+
+
+def _cids(derived: object) -> tuple[str, ...]:
+    return tuple(made.blob.cid for made in derived.renditions.values()) if isinstance(derived, Derived) else ()
 
 
 def end_of(failure: Failure) -> State:

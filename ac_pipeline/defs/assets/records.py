@@ -24,6 +24,9 @@ from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 
 STEP: Final = "atproto_records"
+BLOBS_FIELD: Final = (
+    "Ask the PDS for every picture and video as well, and upload again what it has lost: one small request for each."
+)
 FULL: Final = "full"
 """Name of the field below, for run configs."""
 
@@ -36,6 +39,7 @@ class RecordsConfig(dg.Config):
         description="Compare every document and record of each user, also of those in whom nothing seems changed. "
         "The nightly schedule does; it costs one read of the whole repository for each user.",
     )
+    blobs: bool = Field(default=False, description=BLOBS_FIELD)
 
 
 def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
@@ -69,7 +73,9 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
                         context,
                         mirror,
                         selected,
-                        lambda accounts: mirror.sync(accounts, types, context.run.run_id, full=config.full),
+                        lambda accounts: mirror.sync(
+                            accounts, types, context.run.run_id, full=config.full, blobs=config.blobs
+                        ),
                         pictures=True,
                     )
                 except dg.Failure as error:

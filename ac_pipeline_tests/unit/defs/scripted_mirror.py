@@ -34,6 +34,7 @@ class ScriptedMirror:
         self.turns: list[str] = []
         self.types: list[tuple[str, ...]] = []
         self.full: list[bool] = []
+        self.blobs: list[bool] = []
         self.run_ids: set[str] = set()
         self.reads = 0
         self.troubles: dict[str, list[Exception]] = {}
@@ -79,9 +80,16 @@ class ScriptedMirror:
         return self.known
 
     def sync(
-        self, accounts: Sequence[Account], types: Sequence[MediaType], run_id: str, *, full: bool = False
+        self,
+        accounts: Sequence[Account],
+        types: Sequence[MediaType],
+        run_id: str,
+        *,
+        full: bool = False,
+        blobs: bool = False,
     ) -> Iterator[Outcome]:
         self.full.append(full)
+        self.blobs.append(blobs)
         self.types.append(tuple(media.name for media in types))
         self.run_ids.add(run_id)
         return each_account(accounts, lambda account: self._turn(account, types), workers=2)
