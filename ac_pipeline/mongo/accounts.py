@@ -228,9 +228,12 @@ def _missing_credentials(credentials: _Credentials) -> Blocked | None:
     missing = [name for name, value in (("DID", credentials.did), ("password", credentials.password)) if not value]
     if not missing:
         return None
+    remedy = "the platform, or `ac-pipeline accounts provision`, has made its PDS account"
+    if credentials.did:
+        remedy = "it is there; `ac-pipeline accounts rotate --confirm` with its `--user` gives it a new one"
     return NoCredentials(
         f"Mongo holds no {' and no '.join(missing)} for this account (`users.atproto`): "
-        "it is picked up by itself once the platform has made its PDS account."
+        f"it is picked up by itself once {remedy}."
     )
 
 
