@@ -187,7 +187,8 @@ class Bookkeeper:
         for document in documents:
             if document.id in chosen and document.verdict is Verdict.ELIGIBLE:
                 item = item_id(media.name, document.id)
-                self._endings.end(media, item, State.BLOCKED)
+                faulty = self._entries.stays_quarantined(item, document, failure)
+                self._endings.end(media, item, State.QUARANTINED if faulty else State.BLOCKED)
                 saved.append(self._entries.failed(media, item, Wanted(document), failure, State.BLOCKED))
         self._save(saved)
 

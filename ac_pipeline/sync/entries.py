@@ -51,6 +51,13 @@ class Entries:
         known = self._known.get(item)
         return known.attempts if known is not None else 0
 
+    def stays_quarantined(self, item: str, document: Document, failure: Failure) -> bool:
+        """Whether an item of an account that is blocked has a fault of its own, which is to be seen although nobody can
+        reach the account; a type on hold is an operator's own choice."""
+        known = self._known.get(item)
+        quarantined = known is not None and known.state is State.QUARANTINED and failure.error_class != OnHold.code
+        return quarantined and known is not None and known.fingerprint == document.fingerprint
+
     def written(self, media: MediaType, item: str, wanted: Wanted, rkey: str) -> LedgerEntry:
         return self._fulfilled(media, item, wanted, rkey, State.WRITTEN)
 
@@ -125,8 +132,8 @@ class Entries:
             leaving: Whether its record has to go and did not: its waiting time starts, or goes on (DEL-6).
         """
         known = self._known.get(item)
-        if state is State.BLOCKED and failure.error_class != OnHold.code and _still_quarantined(known, subject):
-            return None  # its own fault stays, and is seen, while nobody can reach its account
+        if state is State.BLOCKED and subject is not None and self.stays_quarantined(item, subject.document, failure):
+            return None
         hash_ = subject.cid or subject.document.fingerprint if subject is not None else rkey
         failure = replace(failure, payload_hash=failure.payload_hash or hash_)
         changes: dict[str, object] = {
@@ -222,11 +229,6 @@ def _cids(derived: object) -> tuple[str, ...]:
 def end_of(failure: Failure) -> State:
     """How an item with this failure ends: what another attempt may overcome waits, the rest is for a person."""
     return State.DEFERRED if failure.error_class in TRANSIENT_CODES else State.QUARANTINED
-
-
-def _still_quarantined(known: LedgerEntry | None, subject: Wanted | None) -> bool:
-    quarantined = known is not None and known.state is State.QUARANTINED
-    return quarantined and subject is not None and known.fingerprint == subject.document.fingerprint  # type: ignore[union-attr]
 
 
 def _warnings(wanted: Wanted) -> tuple[str, ...]:

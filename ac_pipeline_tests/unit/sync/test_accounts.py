@@ -246,7 +246,9 @@ def test_what_was_wrong_with_an_item_stays_wrong_while_its_account_is_blocked(wo
         "deactivated": user,
         "wrong password": replace(user, password="wrong"),
     }[how]
-    assert world.sync(blocked).blocked is not None
+    report = world.sync(blocked)
+    assert report.blocked is not None
+    assert totals(report) == {"quarantined": 1, "blocked": 2}
     assert world.entry("mood", faulty) == before
     assert (world.entry("mood", corrected).state, world.entry("mood", fine).state) == (State.BLOCKED, State.BLOCKED)
     world.pds.set_status(user, None)
