@@ -34,6 +34,7 @@ class Account:
         pds_handle: The handle on the PDS, or None.
         code: The permanent user code, or None.
         password: The account password on the PDS; kept out of `repr` so that no log can show it.
+        created: When its PDS account was made, ISO 8601, or None where Mongo does not say.
         blocked: Why the account cannot be used, or None when it can.
         leaving: Why everything of it has to go (its owner's account is being deleted), or None. It says nothing about
             whether the account can be used, and it is never set for the guest.
@@ -48,10 +49,16 @@ class Account:
     password: str | None = field(default=None, repr=False)
     blocked: Blocked | None = None
     leaving: str | None = None
+    created: str | None = None
 
     @property
     def is_guest(self) -> bool:
         return self.id == GUEST_ID
+
+    @property
+    def credentials(self) -> str:
+        """A mark of DID and password: another one once either changes in Mongo. Too short to tell a password."""
+        return sha256(f"{self.did} {self.password}".encode(errors="surrogateescape")).hexdigest()[:12]
 
     @property
     def owner_deleted(self) -> bool:

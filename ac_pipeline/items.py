@@ -114,8 +114,8 @@ class LedgerEntry:
     """All that is known of one item. `item` is `type:ObjectId hex`, unique over everything.
 
     `withdrawn_at` is when a run first saw that the record has to go; None again once it is gone or wanted (DEL-6).
-    `past_blobs` are the CIDs an erased item's record had, once `derived` is given up with its renditions: what the
-    erasure is verified by (DEL-7).
+    `past_blobs` are the CIDs its record had before, of earlier media and, once it is erased, of what `derived` held:
+    what is given up with it, and what the erasure is verified by (DEL-7).
     """
 
     item: str

@@ -166,6 +166,7 @@ class Settings(Timetable):
     ac_relay_commits_per_hour: int = Field(default=2_500, ge=0)
     ac_erase_copies: bool = True
     ac_quarantine_threshold: Annotated[Allowance, NoDecode, BeforeValidator(allowance)] = Allowance()
+    ac_blocked_threshold: Annotated[Allowance, NoDecode, BeforeValidator(allowance)] = Allowance(percent=10)
 
     _proxies: Proxies = PrivateAttr(default_factory=lambda: read_proxies(os.environ))
 

@@ -20,8 +20,6 @@ class MemoryReceipts:
         self.saved.append(receipt)
         self.users[receipt.account] = receipt.user, receipt.did
         parts = self.parts.setdefault(receipt.account, {})
-        if receipt.blocked:
-            parts.clear()
         parts.update({cell: (receipt.at, part) for cell, part in receipt.parts.items()})
 
     def forget(self, known: Collection[str]) -> None:

@@ -1,4 +1,4 @@
-"""The calls of one PDS that make accounts, look at them and change their passwords.
+"""The calls of one PDS that make accounts, look at them and change their passwords and handles.
 
 What they are used for, and in which order so that nothing is lost, is `operations/`. Passwords and invite codes pass
 through here: no message, log or `repr` shows one (ACCT-5).
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
 import httpx
@@ -46,6 +46,7 @@ class AccountInfo:
 
     did: str
     handle: str | None
+    email: str | None = field(default=None, repr=False)
 
 
 class Administration:
@@ -198,7 +199,8 @@ class Administration:
 
         def read(body: bytes) -> AccountInfo:
             did_of(body, did=did)
-            return AccountInfo(did, text_of(body, "handle"))
+            email = content_of(body).get("email")
+            return AccountInfo(did, text_of(body, "handle"), email if isinstance(email, str) and email else None)
 
         return self._administer("GET", "com.atproto.admin.getAccountInfo", did, params={"did": did}, read=read)
 
@@ -214,6 +216,17 @@ class Administration:
         body = {"did": did, "password": password}
         nsid = "com.atproto.admin.updateAccountPassword"
         self._administer("POST", nsid, did, body, secrets=(password,), read=nothing)
+
+    def update_handle(self, did: str, handle: str) -> None:
+        """Give an account this handle. Repeating it is harmless. The reference PDS gives reserved names, too.
+
+        Raises:
+            HandleRefused: Malformed, too short or long, or taken; nothing was changed.
+            AccountUnknown: The PDS does not host the account.
+            Misconfigured: As for `invite`.
+        """
+        nsid = "com.atproto.admin.updateAccountHandle"
+        self._administer("POST", nsid, did, {"did": did, "handle": handle}, read=nothing)
 
     def prove(self, account: Account) -> None:
         """Sign in anew with the account's password; the session is kept for everybody.

@@ -166,7 +166,7 @@ _TABLE: Final = (
     _Rule(
         HandleRefused,
         "Give the account another handle.",
-        calls=_NEW_ACCOUNT,
+        calls=_NEW_ACCOUNT | _ADMIN,
         statuses=_CLIENT_ERRORS,
         words=_any_of(r"InvalidHandle\b|HandleNotAvailable\b|handle already taken|valid handle"),
         xrpc=True,

@@ -1,4 +1,4 @@
-"""`ac-pipeline accounts create-guest`, `provision` and `rotate`: what changes accounts on the PDS and in Mongo.
+"""`ac-pipeline accounts create-guest`, `provision`, `rotate`, `handles`: what changes accounts on the PDS and in Mongo.
 
 Parsing and printing; what is done, and in which order, is `operations/`. No password is ever printed (ACCT-5).
 """
@@ -11,12 +11,14 @@ from functools import partial
 
 import click
 
-from ac_pipeline.cli.output import print_json, steps, table
+from ac_pipeline.cli.output import print_json, progress, steps, table
 from ac_pipeline.cli.snapshot import why_option
+from ac_pipeline.operations.handles import REPAIRABLE, HandleState, counts
 from ac_pipeline.operations.provision_plan import ProvisionPlan
 from ac_pipeline.operations.provisioning import Outcome, ProvisionReport
 from ac_pipeline.operations.registration import (
     Guest,
+    look_at_handles,
     make_accounts,
     make_guest,
     plan_accounts,
@@ -104,6 +106,37 @@ def rotate(*, user: str, confirm: bool, why: str, as_json: bool) -> int:
         if done.note:
             click.echo(done.note)
     return 0
+
+
+@click.command()
+@users_option
+@click.option("--repair", is_flag=True, help="Give the PDS and Mongo the handles they should have.")
+@why_option
+@json_option
+def handles(*, users: tuple[str, ...], repair: bool, why: str, as_json: bool) -> int:
+    """Compare handles on the platform, on the PDS and in Mongo; without --repair change nothing.
+
+    It needs PDS_ADMIN_PASSWORD. Exit code 1 when some differ, or could not be repaired.
+    """
+    with open_pipeline(load_settings()) as pipeline:
+        found = look_at_handles(pipeline, users, partial(progress, "Looking at handles"), repair=repair, why=why)
+    shown = [each for each in found if each.state is not HandleState.RIGHT]
+    if as_json:
+        print_json({"states": counts(found), "handles": [each.to_json() for each in shown]})
+    else:
+        rows = [[e.user, e.platform, e.pds, e.mongo, e.wanted, e.state.value] for e in shown]
+        table("Handles that are not simply right", ["user", "platform", "PDS", "Mongo", "wanted", "state"], rows)
+        for each in shown:
+            if each.note:
+                click.echo(f"{each.user}: {each.note}")
+        click.echo(", ".join(f"{state} {number}" for state, number in counts(found).items()))
+        if any(each.state in REPAIRABLE for each in shown):
+            arguments = [part for user in users for part in ("--user", user)]
+            click.echo(f"To repair what differs:\n\n  {_command('handles', [*arguments, '--repair'])}")
+    states = {each.state for each in shown}
+    if HandleState.FAILED in states:
+        return _UNREACHABLE
+    return 1 if states & {*REPAIRABLE, HandleState.REFUSED} else 0
 
 
 def _show_guest(guest: Guest, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from ac_pipeline.cli.account_changes import create_guest, json_option, provision, rotate, users_option
+from ac_pipeline.cli.account_changes import create_guest, handles, json_option, provision, rotate, users_option
 from ac_pipeline.cli.output import print_json, progress, table
 from ac_pipeline.operations.accounts import AccountLine, AccountState, counts, list_accounts
 from ac_pipeline.operations.sign_ins import UNREACHED, sign_in_as_each
@@ -88,7 +88,7 @@ def visibility(relay: str | None, by_list: bool, as_json: bool) -> int:
     return 1 if found.hidden else 0
 
 
-for command in (create_guest, provision, rotate):
+for command in (create_guest, provision, rotate, handles):
     accounts.add_command(command)
 
 

@@ -108,7 +108,8 @@ def show_plan(
             rows.print_csv()
         else:
             if not rows.count:
-                click.echo("Nothing to do: every record and link is as it should be.\n")
+                whose = f" of all but the {len(made.blocked)} blocked users" if made.blocked else ""
+                click.echo(f"Nothing to do: every record and link{whose} is as it should be.\n")
             rows.print_table("Plan (nothing was written)")
             show_cost(made)
     return 0
@@ -119,6 +120,8 @@ def show_cost(made: FlightPlan) -> None:
     table("Cost", ["what", "amount"], cost_rows(made))
     if len(made.slowest) > 1:
         table("Users who take longest", _USER_COLUMNS, [user_row(bill) for bill in made.slowest])
+    if made.blocked:
+        click.echo(f"Blocked users, of whom nothing is planned: {len(made.blocked)}")
     about_users(made.blocked.items())
     about_users(made.notes)
     if made.saved:

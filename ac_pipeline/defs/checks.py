@@ -21,8 +21,10 @@ import dagster as dg
 from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.failures import dagster_failures
 from ac_pipeline.defs.ledger_checks import (
+    ACCOUNTS_USABLE,
     NO_QUARANTINED_ITEMS,
     NOTHING_DEFERRED,
+    accounts_usable,
     no_quarantined_items,
     nothing_deferred,
 )
@@ -45,6 +47,7 @@ _BY_JOB = (
 _LEDGER_CHECKS: Final[Mapping[str, Callable[[Mirror, MediaType], dg.AssetCheckResult]]] = {
     NO_QUARANTINED_ITEMS: no_quarantined_items,
     NOTHING_DEFERRED: nothing_deferred,
+    ACCOUNTS_USABLE: accounts_usable,
 }
 
 
@@ -74,6 +77,12 @@ CHECKS: Final = (
         NOTHING_DEFERRED,
         "No {singular} of any user waits for a limit of the PDS or for another attempt. A warning: nothing is to be "
         "done, the result says when the rest will fit.",
+    ),
+    Check(
+        ACCOUNTS_USABLE,
+        "Every account can be written to. A warning while some are blocked: without a password, refused by the PDS, "
+        "or unknown to it; their {plural} wait. An error when they are more than AC_BLOCKED_THRESHOLD, or when many "
+        "became so within a day: then one cause is likely, such as PDS_URL or the users collection.",
     ),
     Check(
         RECORDS_MATCH_DOCUMENTS,

@@ -1,23 +1,36 @@
-"""Checks on what the ledger knows: items that wait for a person, and items that wait for a limit.
+"""Checks on what the ledger knows: items that wait for a person, for a limit, or for their account.
 
 Each looks at all users, whoever the run was about. Which checks there are is `checks.py`.
 """
 
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 import dagster as dg
 
+from ac_pipeline.accounts import Account
+from ac_pipeline.allowance import Allowance
 from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.metadata import ROWS, Metadata, entry_row, items_links, items_table
 from ac_pipeline.defs.mirror import Mirror
+from ac_pipeline.errors import AccountDeleted, Blocked, NoCredentials, OnHold
 from ac_pipeline.items import State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.ledger import Standing
 
 NO_QUARANTINED_ITEMS: Final = "no_quarantined_items"
 NOTHING_DEFERRED: Final = "nothing_deferred"
+ACCOUNTS_USABLE: Final = "accounts_usable"
+
+FEW_BLOCKED: Final = 2
+"""So many blocked accounts are never an error by their share, unless they are all there are."""
+_SUDDEN: Final = Allowance(percent=2)
+_SUDDEN_LEAST: Final = 5
+_LATELY: Final = timedelta(days=1)
+"""More than a fiftieth of all accounts, and more than five, blocked within a day are one event."""
 
 NAMED: Final = 200
 """Partition keys a result names besides its table."""
@@ -59,12 +72,16 @@ def nothing_deferred(mirror: Mirror, media: MediaType) -> dg.AssetCheckResult:
     count = sum(each.items for each in standing)
     until = max((each.until for each in standing if each.until is not None), default=None)
     users = len({each.user for each in standing})
+    # Items of accounts that were blocked meanwhile wait no less, and not for the limit alone.
+    blocked = [each for each in mirror.standing(media, State.BLOCKED) if each.until is not None]
     described = "Nothing waits."
+    if blocked:
+        described = f"What was deferred in partitions: {len(blocked)} is blocked meanwhile: see {ACCOUNTS_USABLE}."
     if count:
         when = f"The rest fits at {until:%Y-%m-%d %H:%M} UTC." if until is not None else "The next run tries them."
         described = f"Deferred: {count}, in partitions: {users}. {when} Nothing is to be done: schedules pick them up."
     return dg.AssetCheckResult(
-        passed=not count,
+        passed=not count and not blocked,
         asset_key=records_key(media),
         check_name=NOTHING_DEFERRED,
         severity=dg.AssetCheckSeverity.WARN,
@@ -76,6 +93,101 @@ def nothing_deferred(mirror: Mirror, media: MediaType) -> dg.AssetCheckResult:
             **_items(mirror, media, State.DEFERRED, count),
         },
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Unusable:
+    """An account that cannot be used.
+
+    Args:
+        cause: Class of the reason.
+        items: How many of its items of the type wait.
+        since: Since when it is known, where it is.
+        lost: Whether it could be used before; a new user whom the platform has made no PDS account could not.
+    """
+
+    user: str
+    cause: str
+    reason: str
+    items: int = 0
+    since: datetime | None = None
+    lost: bool = True
+
+
+def accounts_usable(mirror: Mirror, media: MediaType) -> dg.AssetCheckResult:
+    """Warns of blocked accounts; fails as an error when they are many, or became many within a day (SEEN-1)."""
+    accounts = [account for account in mirror.accounts().values() if not account.owner_deleted]
+    unusable = sorted(_unusable(mirror, media, accounts), key=lambda each: (-each.items, each.user))
+    lost, allowed = [each for each in unusable if each.lost], mirror.blocked_allowance()
+    lately = [each for each in lost if each.since is None or each.since > datetime.now(UTC) - _LATELY]
+    many = len(lost) > FEW_BLOCKED or len(lost) == len(accounts)
+    sudden = len(lately) > _SUDDEN_LEAST and not _SUDDEN.covers(len(lately), len(accounts))
+    error = bool(lost) and (sudden or (many and not allowed.covers(len(lost), len(accounts))))
+    causes = Counter(each.cause for each in unusable)
+    described = f"All {len(accounts)} accounts can be used."
+    if unusable:
+        described = (
+            f"Blocked: {len(unusable)} of {len(accounts)} accounts "
+            f"({', '.join(f'{cause} {number}' for cause, number in causes.most_common())}), "
+            f"{len(lately)} of them within a day; items that wait: {sum(each.items for each in unusable)}. "
+            + ("So many at once have one cause: check PDS_URL and the users in Mongo. " if sudden else "")
+            + "The job list_accounts says what each needs; they are picked up by themselves once they are right."
+        )
+    table = dg.TableSchema(columns=[dg.TableColumn(name) for name in ("user", "items", "class", "message", "since")])
+    rows = [
+        dg.TableRecord(
+            {
+                "user": each.user,
+                "items": each.items,
+                "class": each.cause,
+                "message": each.reason,
+                "since": f"{each.since:%Y-%m-%d %H:%M}" if each.since is not None else "",
+            }
+        )
+        for each in unusable[:ROWS]
+    ]
+    return dg.AssetCheckResult(
+        passed=not unusable,
+        asset_key=records_key(media),
+        check_name=ACCOUNTS_USABLE,
+        severity=dg.AssetCheckSeverity.ERROR if error else dg.AssetCheckSeverity.WARN,
+        description=described,
+        metadata={
+            "blocked": len(unusable),
+            "blocked_lately": len(lately),
+            "accounts": len(accounts),
+            "items_waiting": sum(each.items for each in unusable),
+            "threshold": str(allowed),
+            "looked_at": "all users",
+            **({"error_classes": dg.MetadataValue.json(dict(causes.most_common()))} if unusable else {}),
+            **({"partitions": dg.MetadataValue.json([each.user for each in unusable[:NAMED]])} if unusable else {}),
+            **({"blocked_accounts": dg.MetadataValue.table(rows, schema=table)} if unusable else {}),
+        },
+    )
+
+
+def _unusable(mirror: Mirror, media: MediaType, accounts: Sequence[Account]) -> Iterator[_Unusable]:
+    """Who is blocked: whoever Mongo says is, and whoever the PDS refused at the last run."""
+    waiting: dict[str, list[Standing]] = defaultdict(list)
+    for each in mirror.standing(media, State.BLOCKED):
+        if each.error_class not in {OnHold.code, AccountDeleted.code}:
+            waiting[each.user].append(each)
+    for account in accounts:
+        standing, blocked = waiting.get(account.key, []), account.blocked
+        refused = [each for each in standing if each.error_class != NoCredentials.code]
+        # Who has credentials again is picked up by the next run; who never had a PDS account and has nothing of this
+        # type to publish is not missed here.
+        if not (refused if blocked is None else standing or account.did is not None):
+            continue
+        cause = blocked.code if blocked is not None else refused[0].error_class or Blocked.code
+        yield _Unusable(
+            account.key,
+            cause,
+            blocked.message if blocked is not None else "The PDS refused the account at the last run.",
+            sum(each.items for each in standing),
+            min((each.since for each in standing if each.since is not None), default=None),
+            account.did is not None or any(each.mirrored for each in standing),
+        )
 
 
 def of_users(standing: Sequence[Standing]) -> Metadata:

@@ -58,12 +58,14 @@ class Mirror(Protocol):
         *,
         full: bool = False,
         renditions: bool = False,
+        blobs: bool = False,
     ) -> Iterator[Outcome]:
         """Mirror these accounts, several at once; outcomes as they come.
 
         Args:
             full: Compare every document and record, also where nothing seems to have changed.
             renditions: Make all renditions again.
+            blobs: Ask for every blob, too, and upload again what the PDS has lost.
         """
 
     def render(self, accounts: Sequence[Account], media: MediaType, run_id: str) -> Iterator[Outcome]:
@@ -124,6 +126,9 @@ class Mirror(Protocol):
 
     def allowance(self) -> Allowance:
         """How many quarantined items are no error yet."""
+
+    def blocked_allowance(self) -> Allowance:
+        """How many blocked accounts are no error yet."""
 
     def verify(
         self, accounts: Sequence[Account], types: Sequence[MediaType], *, blobs: bool, run_id: str

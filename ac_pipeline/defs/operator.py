@@ -48,10 +48,14 @@ class Operator(Protocol):
     def wipe(self, user: str, types: Types, confirm: int, why: str, run_id: str) -> WipeReport:
         """Empty these types of a user after a snapshot; raises Misconfigured when `confirm` is another number."""
 
-    def plan_restore(self, user: str, types: Types, source: str, take: Take) -> RestorePlan | FlightPlan:
+    def plan_restore(
+        self, user: str, types: Types, source: str, take: Take, *, overwrite: bool = False
+    ) -> RestorePlan | FlightPlan:
         """What a restore would bring back: from a snapshot, or as a sync makes it (`mongo`)."""
 
-    def restore(self, user: str, types: Types, source: str, why: str, run_id: str) -> RestoreReport:
+    def restore(
+        self, user: str, types: Types, source: str, why: str, run_id: str, *, overwrite: bool = False
+    ) -> RestoreReport:
         """Bring a user's records back, and let them be mirrored again."""
 
     def snapshot(self, user: str, types: Types) -> Snapshot:

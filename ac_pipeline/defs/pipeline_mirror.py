@@ -51,10 +51,11 @@ class PipelineMirror(OpensPipeline):
         run_id: str,
         *,
         full: bool = False,
+        blobs: bool = False,
         renditions: bool = False,
     ) -> Iterator[Outcome]:
         pipeline = self._open()
-        selection = Selection(types=tuple(types), full=full, renditions=renditions)
+        selection = Selection(types=tuple(types), full=full, blobs=blobs, renditions=renditions)
         return each_account(
             accounts,
             lambda account: pipeline.engine.sync(account, selection, run_id),
@@ -112,6 +113,9 @@ class PipelineMirror(OpensPipeline):
 
     def allowance(self) -> Allowance:
         return self._open().settings.ac_quarantine_threshold
+
+    def blocked_allowance(self) -> Allowance:
+        return self._open().settings.ac_blocked_threshold
 
     def verify(
         self, accounts: Sequence[Account], types: Sequence[MediaType], *, blobs: bool, run_id: str

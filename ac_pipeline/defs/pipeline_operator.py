@@ -60,10 +60,14 @@ class PipelineOperator(OpensPipeline):
     def wipe(self, user: str, types: Types, confirm: int, why: str, run_id: str) -> WipeReport:
         return wipe(self._vault, self._account(user), types, confirm=confirm, run_id=run_id, why=why)
 
-    def plan_restore(self, user: str, types: Types, source: str, take: Take) -> RestorePlan | FlightPlan:
+    def plan_restore(
+        self, user: str, types: Types, source: str, take: Take, *, overwrite: bool = False
+    ) -> RestorePlan | FlightPlan:
         vault, account = self._vault, self._account(user)
         if source != MONGO:
-            return plan_from_snapshot(vault, account, types, find_snapshot(vault, account, types, source))
+            return plan_from_snapshot(
+                vault, account, types, find_snapshot(vault, account, types, source), overwrite=overwrite
+            )
         return draw_up(
             without_holds(vault.engine),
             [account],
@@ -73,12 +77,14 @@ class PipelineOperator(OpensPipeline):
             take=lambda operation, _: take(operation),
         )
 
-    def restore(self, user: str, types: Types, source: str, why: str, run_id: str) -> RestoreReport:
+    def restore(
+        self, user: str, types: Types, source: str, why: str, run_id: str, *, overwrite: bool = False
+    ) -> RestoreReport:
         vault, account = self._vault, self._account(user)
         if source == MONGO:
             return restore_from_mongo(vault, account, types, run_id=run_id, why=why)
         found = find_snapshot(vault, account, types, source)
-        return restore_from_snapshot(vault, account, types, found, run_id=run_id, why=why)
+        return restore_from_snapshot(vault, account, types, found, run_id=run_id, overwrite=overwrite, why=why)
 
     def snapshot(self, user: str, types: Types) -> Snapshot:
         return take_snapshot(self._vault, self._account(user), types)

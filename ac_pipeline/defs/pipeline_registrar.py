@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from ac_pipeline.defs.opening import OpensPipeline
+from ac_pipeline.errors import Misconfigured
 from ac_pipeline.operations.accounts import AccountLine, list_accounts
+from ac_pipeline.operations.handles import REPAIRABLE, Handle
 from ac_pipeline.operations.provision_plan import Planned, ProvisionPlan
 from ac_pipeline.operations.provisioning import ProvisionReport
 from ac_pipeline.operations.registration import (
@@ -13,6 +15,7 @@ from ac_pipeline.operations.registration import (
     Rotation,
     Told,
     find_guest,
+    look_at_handles,
     make_accounts,
     make_guest,
     plan_accounts,
@@ -54,6 +57,15 @@ class PipelineRegistrar(OpensPipeline):
 
     def make_guest(self, why: str) -> Guest | ProvisionReport:
         return make_guest(self._open(), why=why)
+
+    def handles(self, users: Sequence[str]) -> list[Handle]:
+        return look_at_handles(self._open(), users)
+
+    def repair_handles(self, users: Sequence[str], confirm: int, why: str) -> list[Handle]:
+        number = sum(each.state in REPAIRABLE for each in self.handles(users))
+        if confirm != number:
+            raise Misconfigured(f"{number} handles would be repaired, not {confirm}: nothing was changed.")
+        return look_at_handles(self._open(), users, repair=True, why=why)
 
     def plan_rotation(self, user: str) -> Rotation:
         return plan_rotation(self._open(), user)

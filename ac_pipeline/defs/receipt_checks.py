@@ -37,10 +37,15 @@ ASPECTS: Final[Mapping[str, Aspect]] = {
 _WORDS: Final[Mapping[Aspect, tuple[str, str]]] = {
     Aspect.RECORDS: (
         "records or documents without one",
-        "Launch sync_users for the users in the table with `full: true`; what is still there then says why it stays.",
+        "Launch sync_users or sync_changed_users for the users in the table with `full: true`, then verify_users for "
+        "them; what is still there then says why it stays.",
     ),
     Aspect.LINKS: ("links", "A sync with `full: true` mends them, and so does `ac-pipeline links --heal`."),
-    Aspect.BLOBS: ("blobs", "Launch sync_users for the users in the table with `full: true`: it uploads them again."),
+    Aspect.BLOBS: (
+        "blobs",
+        "Launch sync_users or sync_changed_users for the users in the table with `blobs: true`, or run "
+        "`ac-pipeline sync --blobs`: it uploads them again. verify_users then sees them.",
+    ),
     Aspect.LEXICON: (
         "records",
         "A sync updates wrong-shaped records in place; for a refused one its document has to be corrected.",

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol
 
 from ac_pipeline.operations.accounts import AccountLine
+from ac_pipeline.operations.handles import Handle
 from ac_pipeline.operations.provision_plan import Planned, ProvisionPlan
 from ac_pipeline.operations.provisioning import ProvisionReport
 from ac_pipeline.operations.registration import Guest, Rotation, Told
@@ -48,6 +49,12 @@ class Registrar(Protocol):
 
     def make_guest(self, why: str) -> Guest | ProvisionReport:
         """Make it where there is none."""
+
+    def handles(self, users: Sequence[str]) -> list[Handle]:
+        """The handles of accounts on platform, PDS and in Mongo."""
+
+    def repair_handles(self, users: Sequence[str], confirm: int, why: str) -> list[Handle]:
+        """Repair them, in the audit before; raises Misconfigured when `confirm` is not the number that differ."""
 
     def plan_rotation(self, user: str) -> Rotation:
         """Whose password would be changed."""

@@ -158,20 +158,28 @@ def _check(key: dg.AssetCheckKey, found: dg.AssetCheckEvaluation, known: Mapping
     level = count if failed and isinstance(count, int) else int(failed)
     before = known.get(f"check:{asset}:{key.name}")
     new = level - (before.level if before is not None else 0)
-    table = values.get("items")
+    table = values.get("items") or values.get("blocked_accounts")
     rows = table.records if isinstance(table, dg.TableMetadataValue) else ()
     counted = f"counts {level} quarantined {'item' if level == 1 else 'items'}"
     if before is not None:
         counted += f", {new} of them new"
     facts = Facts(
         f"Check {key.name} of {asset}",
-        (counted if "quarantined" in values else "failed") if failed else "passes again",
+        _said(found, values, counted) if failed else "passes again" if found.passed else "only warns now",
         f"/assets/{asset}?view=checks",
         classes=values.get("error_classes") or {} if failed else {},
-        names=[f"{row.data.get('user')} {row.data.get('item')}" for row in rows] if failed else [],
+        names=[f"{row.data.get('user')} {row.data.get('item', '')}".strip() for row in rows] if failed else [],
         words=next((f"{row.data.get('class')}: {row.data.get('message')}" for row in rows), "") if failed else "",
     )
     return Sighting(f"check:{asset}:{key.name}", level, facts)
+
+
+def _said(found: dg.AssetCheckEvaluation, values: Mapping[str, Any], counted: str) -> str:
+    if "quarantined" in values:
+        return counted
+    # However many accounts are blocked, and become it later: one event (SEEN-1).
+    blocked = values.get("blocked")
+    return f"counts {blocked} blocked accounts of {values.get('accounts')}" if blocked else "failed"
 
 
 def _failing_since(kind: str, ticks: list[Any], now: float) -> float | None:

@@ -61,7 +61,7 @@ def left_behind(maker: Maker, item: Item, others: Mapping[str, str]) -> Left:
         return Left({}, link=_link_alone(maker, item, others))
     keys = [maker.tid(when + timedelta(minutes=minute)) for minute in range(past.records)]
     records = dict.fromkeys(keys, _record(maker, item))
-    if past in {Past.ORPHAN, Past.CORRECT_UNLINKED}:
+    if past in {Past.ORPHAN, Past.CORRECT_UNLINKED, Past.NO_REF}:
         return Left(records)
     linked = keys[1] if past is Past.DUPLICATES else keys[0]
     return Left(records, linked, _FORMS.get(past, ()))
@@ -83,6 +83,7 @@ def _record(maker: Maker, item: Item) -> dict[str, Any]:
         Past.HANDLE_URL: {"imageUrl": f"{_SITE}/media/@{_handle(item)}/painting/{item.document.get('slug')}.png"},
         Past.SPACES_URL: {"imageUrl": _in_storage(item)},
         Past.NO_PAGE: {"acUrl": None},
+        Past.NO_REF: {"ref": None},
         Past.NO_VIDEO: {"zipUrl": _in_storage(item)},
     }
     record = {**right, **changes.get(past, {})}

@@ -198,6 +198,7 @@ _KIDLISP = (
     Kind("three records", _kidlisp(), _H, past=Past.DUPLICATES),
     Kind("record not linked", _kidlisp(), _H, past=Past.CORRECT_UNLINKED),
     Kind("record without page", _kidlisp(), _H, past=Past.NO_PAGE),
+    Kind("record without ref", _kidlisp(), _H, past=Past.NO_REF),
     Kind("left by a deleted account", _kidlisp(), _G, _Q, "held-back", past=Past.FOREIGN_DID),
     Kind("left by a deleted account, DID unknown", _kidlisp(), _G, _Q, "held-back", past=Past.FOREIGN_RKEY),
     Kind(

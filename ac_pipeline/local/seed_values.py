@@ -130,6 +130,7 @@ class Past(StrEnum):
     HANDLE_URL = "`imageUrl` by handle and slug"
     SPACES_URL = "`imageUrl` in the storage"
     NO_PAGE = "no `acUrl`"
+    NO_REF = "no `ref`, key not in Mongo"
     NO_VIDEO = "no video"
     ORPHAN = "document gone"
     DANGLING = "stored rkey without record"

@@ -134,6 +134,8 @@ class MediaType:
         pending_since: When the platform began to make the media of a document that it is still making, in ms since
             1970; None for any other.
         oddities: What was passed over in a document that can become a record; joins its warnings.
+        identity_fields: Fields that stand alike in document and record and tell whose a record is that names no
+            document: other writers make such records (GUARD-7). Empty where nothing but `ref` tells.
     """
 
     name: str
@@ -154,3 +156,9 @@ class MediaType:
     companions: Callable[[Document], Mapping[str, tuple[SourceObject, ...]]] = _no_companions
     pending_since: Callable[[Document], int | None] = _not_pending
     oddities: Callable[[Document], tuple[str, ...]] = _no_oddities
+    identity_fields: tuple[str, ...] = ()
+
+    def identity(self, values: Mapping[str, object]) -> tuple[str, ...] | None:
+        """The values of `identity_fields` in a record or in the fields of a document; None where one is missing."""
+        found = tuple(value for name in self.identity_fields if isinstance(value := values.get(name), str) and value)
+        return found if found and len(found) == len(self.identity_fields) else None

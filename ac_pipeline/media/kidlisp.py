@@ -50,6 +50,8 @@ KIDLISP = MediaType(
     validate=_validate,
     build_record=_build_record,
     page=_page,
+    # The platform's live writer names no document, and its key is not in Mongo (aesthetic-computer facts, 15).
+    identity_fields=("code", "source"),
     # Minted and shared programs stay, without `user`, when an account is purged (aesthetic-computer facts, 2.4).
     outlives_owner=True,
 )

@@ -18,6 +18,7 @@ from ac_pipeline.accounts import GUEST_ID, LEAVING, Account, assign_keys, key_ca
 from ac_pipeline.errors import AccountDeleted, Blocked, Misconfigured, NoCredentials
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.media.times import format_when, read_when
 from ac_pipeline.mongo.database import SOURCE_CODEC, mongo_errors
 
 _SISTER_TENANT = "sotce-"
@@ -26,9 +27,12 @@ _FIELDS = (
     "atproto.did",
     "atproto.handle",
     "atproto.password",
+    "atproto.createdAt",
+    "atproto.created",
     "atproto_did",
     "atproto_handle",
     "atproto_password",
+    "atproto_created_at",
 )
 _BATCH = 5_000
 """Rows an answer holds: all 4,201 users fit into one."""
@@ -52,6 +56,7 @@ class _Credentials:
     did: str | None
     pds_handle: str | None
     password: str | None
+    created: str | None = None
 
 
 class MongoAccounts:
@@ -158,6 +163,7 @@ def _account(
         password=credentials.password,
         blocked=deleted or missing,
         leaving=LEAVING if leaving else None,
+        created=credentials.created,
     )
 
 
@@ -214,6 +220,7 @@ def _credentials(row: Mapping[str, Any]) -> _Credentials:
         did=did,
         pds_handle=_text(nested.get("handle")) or (_text(row.get("atproto_handle")) if belongs else None),
         password=_text(nested.get("password")) or (flat_password if belongs else None),
+        created=_moment(nested.get("createdAt"), nested.get("created"), row.get("atproto_created_at")),
     )
 
 
@@ -221,9 +228,12 @@ def _missing_credentials(credentials: _Credentials) -> Blocked | None:
     missing = [name for name, value in (("DID", credentials.did), ("password", credentials.password)) if not value]
     if not missing:
         return None
+    remedy = "the platform, or `ac-pipeline accounts provision`, has made its PDS account"
+    if credentials.did:
+        remedy = "it is there; `ac-pipeline accounts rotate --confirm` with its `--user` gives it a new one"
     return NoCredentials(
         f"Mongo holds no {' and no '.join(missing)} for this account (`users.atproto`): "
-        "it is picked up by itself once the platform has made its PDS account."
+        f"it is picked up by itself once {remedy}."
     )
 
 
@@ -269,6 +279,12 @@ def _pick(accounts: Sequence[Account], selector: str) -> Account:
         f"There is no user {selector!r}: give a key, a handle, a user code, a DID or a Mongo id, "
         "as `ac-pipeline accounts` lists them."
     )
+
+
+def _moment(*values: object) -> str | None:
+    """The first of these that is a time, a date or an ISO string, as writers of several years left them."""
+    moment = next((at for value in values if (at := read_when(value)) is not None), None)
+    return format_when(moment) if moment is not None else None
 
 
 def _text(value: object) -> str | None:

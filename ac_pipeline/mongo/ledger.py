@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection as AnyOf
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -53,12 +53,16 @@ class Standing:
         error_class: The `code` of their last failure's class, or None.
         items: How many.
         until: When the last of them will be tried again, where that is known.
+        since: When the first of them came to be so, UTC, where that is known.
+        mirrored: Whether one of them had a record before.
     """
 
     user: str
     error_class: str | None
     items: int
     until: datetime | None = None
+    since: datetime | None = field(default=None, compare=False)
+    mirrored: bool = field(default=False, compare=False)
 
 
 class MongoLedger:
@@ -237,13 +241,22 @@ class MongoLedger:
                     "_id": {"user": "$partition", "class": "$failure.error_class"},
                     "items": {"$sum": 1},
                     "until": {"$max": "$deferred_until"},
+                    "since": {"$min": "$updated_at"},
+                    "cid": {"$max": "$cid"},
                 }
             },
         ]
         with mongo_errors(f"count the {state.value} items of the ledger"):
             return sorted(
                 (
-                    Standing(row["_id"]["user"], row["_id"].get("class"), row["items"], row["until"])
+                    Standing(
+                        row["_id"]["user"],
+                        row["_id"].get("class"),
+                        row["items"],
+                        row["until"],
+                        row["since"],
+                        row["cid"] is not None,
+                    )
                     for row in self._items.aggregate(pipeline)
                 ),
                 key=lambda each: (each.user, each.error_class or ""),

@@ -23,6 +23,7 @@ from ac_pipeline.accounts import GUEST_ID
 from ac_pipeline.errors import ServerFailed
 from ac_pipeline.media.eligibility import FLAGS, is_guest
 from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.media.times import format_when
 from ac_pipeline.mongo.database import SOURCE_CODEC, mongo_errors
 
 _AWARE: Final[CodecOptions[dict[str, Any]]] = CodecOptions(tz_aware=True)
@@ -169,7 +170,8 @@ class MongoProvisioning:
             held = _credentials(row or {})
             if held.did or held.password:
                 return held
-            values = {"did": did, "handle": handle, "password": password, "created": created}
+            # The platform's own writers have called it `created`, and `createdAt` since 2026.
+            values = {"did": did, "handle": handle, "password": password, "created": created, "createdAt": created}
             if self._change(account, row, _nested(row or {}, values)):
                 return Credentials(did, password)
         raise _busy(account)
@@ -187,6 +189,25 @@ class MongoProvisioning:
             change = _nested(row, {"did": did, "password": password})
             if row.get("atproto_did") == did:
                 change["atproto_password"] = password
+            if self._change(account, row, change):
+                return True
+        raise _busy(account)
+
+    def store_handle(self, account: str, did: str, handle: str, now: datetime) -> bool:
+        """Write down the PDS handle of a DID, in each form the platform holds it in; False when it is not there.
+
+        Raises:
+            ServerFailed: Somebody else keeps changing the document.
+        """
+        for _ in range(_ATTEMPTS):
+            row = self._row(account)
+            if row is None or _credentials(row).did != did:
+                return False
+            change: dict[str, Any] = {}
+            if isinstance(row.get("atproto"), Mapping):
+                change = {"atproto.handle": handle, "atproto.syncedAt": format_when(int(now.timestamp() * 1000))}
+            if row.get("atproto_did") == did:
+                change["atproto_handle"] = handle
             if self._change(account, row, change):
                 return True
         raise _busy(account)

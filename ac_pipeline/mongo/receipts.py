@@ -138,11 +138,11 @@ class MongoReceipts:
     def save(self, receipt: Receipt) -> None:
         """Keep a receipt; parts of other types and aspects stay as they were.
 
-        A blocked account's older parts are dropped: nothing can be said of it any more.
+        So do all parts of an account that is blocked: what was wrong does not become right by being out of reach.
         """
         with mongo_errors(f"keep the receipt of {receipt.user}"):
             stored = self._receipts.find_one({"_id": receipt.account}) or {}
-            parts: dict[str, dict[str, Any]] = {} if receipt.blocked else dict(stored.get("parts") or {})
+            parts: dict[str, dict[str, Any]] = dict(stored.get("parts") or {})
             for (type_, aspect), part in receipt.parts.items():
                 parts.setdefault(type_, {})[aspect.value] = {**_to_bson(part), "at": receipt.at, "run": receipt.run_id}
             unsound = sorted(

@@ -5,6 +5,7 @@ Reading only; how long an account stays blocked is decided at every run, never h
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -20,7 +21,8 @@ from ac_pipeline.operations.choice import chosen_accounts
 from ac_pipeline.wiring import Pipeline
 
 _AT_THE_LAST_RUN: Final = {
-    WrongPassword.code: "the PDS refused the password at the last run: store the right one, or `accounts rotate`",
+    WrongPassword.code: "the PDS refused the password at the last run: store the right one, or give it a new one: "
+    "`ac-pipeline accounts rotate --user {user} --confirm`",
     Blocked.code: "the PDS refused the account at the last run",
 }
 """Reasons that only a run can tell; whether an account is active or hosted at all, the PDS is asked now."""
@@ -49,6 +51,7 @@ class AccountLine:
         cause: The reason in one word, such as `wrong-password` or `takendown`; None when ready.
         reason: In a sentence.
         waiting: Documents without a record.
+        created: When its PDS account was made, as Mongo has it.
     """
 
     user: str
@@ -59,6 +62,7 @@ class AccountLine:
     cause: str | None = None
     reason: str = ""
     waiting: int = 0
+    created: str | None = None
 
     def to_json(self) -> dict[str, object]:
         return asdict(self)
@@ -119,12 +123,14 @@ def overview(
     lines = []
     for account in accounts:
         state, cause, reason = _state(account, hosted, refused.get(account.key, ()), holds.get(account.id, {}))
+        reason = reason.replace("{user}", shlex.quote(account.key))
         if account.id in unfinished or account.did in unfinished:
-            reason = "; ".join(part for part in (reason, "interrupted: run `provision` or `rotate` again") if part)
+            again = "interrupted: run `ac-pipeline accounts provision`, `create-guest` or `rotate` again, as before"
+            reason = "; ".join(part for part in (reason, again) if part)
         lines.append(
             AccountLine(
                 account.key, account.handle, account.pds_handle, account.did, state, cause, reason,
-                waiting.get(account.id, 0),
+                waiting.get(account.id, 0), account.created,
             )
         )  # fmt: skip
     return lines

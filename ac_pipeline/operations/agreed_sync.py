@@ -162,6 +162,8 @@ def account_turn(
         reason = foreseen.blocked.message if foreseen.blocked is not None else "nothing of it is mirrored"
         taken.moved = [Moved(Change.BLOCKED, each, reason) for each in operations]
         return taken
+    if foreseen.blocked is not None and not operations:  # as the plan would have it: blocked users have no operations
+        return taken
     same = compare(plan, operations, taken)
     taken.same = len(same)
     if dry or not same:

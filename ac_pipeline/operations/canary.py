@@ -90,5 +90,5 @@ def look(engine: Engine, account: Account, selection: Selection, run_id: str) ->
 
 
 def _operations(engine: Engine, account: Account, selection: Selection) -> Counter[str]:
-    plan, _ = engine.survey(account, selection)
-    return Counter(operation.kind.value for operation in plan.operations())
+    plan, report = engine.survey(account, selection)
+    return Counter(operation.kind.value for operation in plan.operations() if report.blocked is None)

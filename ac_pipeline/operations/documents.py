@@ -26,7 +26,7 @@ from ac_pipeline.media.times import format_when, read_when
 from ac_pipeline.mongo.documents import link_change
 from ac_pipeline.operations.rounds import LeftOut, Progress, look_at, unwatched
 from ac_pipeline.renditions.renderer import source_key
-from ac_pipeline.sync.plan import Existing, existing_records
+from ac_pipeline.sync.plan import Existing, existing_records, same_content
 from ac_pipeline.sync.record_difference import difference
 from ac_pipeline.sync.render import offer
 from ac_pipeline.sync.selection import Selection
@@ -129,8 +129,12 @@ def find_lost(pipeline: Pipeline, account: Account, selection: Selection) -> lis
     repository = pipeline.server.read_repository(str(account.did))
     found: list[Lost] = []
     for media in selection.types:
-        known = {document.id for document in pipeline.documents.stream(account, media)}
-        records = [each for each in existing_records(repository, media) if each.ref not in known]
+        known = {document.id: document for document in pipeline.documents.stream(account, media)}
+        records = [
+            each
+            for each in existing_records(repository, media)
+            if each.ref not in known and (each.ref is not None or same_content(media, each, known.values()) is None)
+        ]
         if records:
             found += _Rebuilder(pipeline, account, media).rebuild(records, selection)
     return found

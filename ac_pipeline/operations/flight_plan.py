@@ -128,6 +128,8 @@ def draw_up(
 
     def survey(account: Account) -> _Survey:
         plan, report = engine.survey(account, selection)
+        if report.blocked is not None:  # what cannot be done is no work
+            plan.plans = []
         return _Survey(planned([plan]), user_cost(plan, caps), report)
 
     digest, bill = PlanHash(), Bill(engine.now(), limits)

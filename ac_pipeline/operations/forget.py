@@ -179,8 +179,8 @@ def _refuse(archive: Archive, chosen: Sequence[Snapshot], accounts: dict[str, Ac
         if unfinished is not None:
             raise HeldBack(
                 f"A wipe of {each.user} is unfinished and goes on with snapshot {unfinished.id}: end it with "
-                f"`ac-pipeline wipe {each.user}`, or undo it with `ac-pipeline restore {each.user} --from "
-                f"{unfinished.id}`. Nothing was forgotten."
+                f"`ac-pipeline wipe {each.user}`, which names the number to confirm, or undo it with "
+                f"`ac-pipeline restore {each.user} --from {unfinished.id}`. Nothing was forgotten."
             )
         for other in archive.index.find(account=each.account):
             if other.previous == each.id and other.id not in ids:

@@ -66,7 +66,9 @@ class Repair(StrEnum):
 DELETING = frozenset({Repair.REDUCE, Repair.DELETE})
 """Repairs that remove records."""
 
-RESTORABLE = "; to keep it instead, run `ac-pipeline restore-documents` before any sync"
+RESTORABLE = (
+    "; to keep it instead, run `ac-pipeline restore-documents`, which names the number to confirm, before any sync"
+)
 """The choice behind an orphan whose document is gone: the next sync deletes the record, unless the document is back."""
 
 

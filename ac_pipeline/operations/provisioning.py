@@ -35,6 +35,9 @@ _ALPHABET: Final = string.ascii_letters + string.digits
 LONGEST_PAUSE: Final = 600.0
 """Seconds to wait for a limit: 100 accounts fit into 5 minutes (atproto facts, Limits)."""
 
+STORING_SECONDS: Final = 5.0
+"""The platform stores an account that it makes by itself right afterwards: time to let it, where a handle is held."""
+
 FAILURES_IN_A_ROW: Final = 3
 """After so many the PDS is in trouble, not the accounts: the rest is left for the next run."""
 
@@ -214,15 +217,25 @@ class Provisioner:
             if obstacle is not None:
                 self.store.end(Kind.PROVISION, account.id)
                 return Made(account.key, Outcome.SKIPPED, note=obstacle)
-            handle, did = self._create(intent, [handle, *(h for h in wanted.handles if h != handle)], notes)
+            created = self._create(intent, [handle, *(h for h in wanted.handles if h != handle)], notes)
+            if isinstance(created, str):
+                self.store.end(Kind.PROVISION, account.id)
+                return Made(account.key, Outcome.SKIPPED, note=created)
+            handle, did = created
         return self._store(intent, handle, did, Outcome.FINISHED if found else Outcome.MADE, notes)
 
-    def _create(self, intent: Intent, handles: Sequence[str], notes: list[str]) -> tuple[str, str]:
-        """The first handle the PDS takes, and the DID of the account that has it now."""
+    def _create(self, intent: Intent, handles: Sequence[str], notes: list[str]) -> tuple[str, str] | str:
+        """The first handle the PDS takes, and the DID of the account that has it now; or why none may be made: the
+        platform makes accounts by itself, so PDS and user document are looked at once more before each attempt."""
         invite = self.server.invite() if self.description.invites else None
         for handle in handles:
             if handle != intent.handle:
                 self.store.try_handle(intent.subject, handle)
+            if self.server.holder_of(handle) is not None:
+                self.sleep(STORING_SECONDS)
+            obstacle = self.store.obstacle(intent.subject)
+            if obstacle is not None:
+                return obstacle
             try:
                 return handle, self._send(handle, intent, invite)
             except HandleRefused as error:

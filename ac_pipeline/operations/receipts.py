@@ -33,7 +33,7 @@ _REPAIRS: Mapping[str, str] = {
     "different": "a sync updates it in place",
     "extra": "a sync deletes it, or leaves it alone for the reason given",
     "duplicate": "a sync keeps one and deletes the others",
-    "blob-missing": "a full sync uploads it again",
+    "blob-missing": "a sync with `--blobs`, or `blobs: true` in the launchpad, uploads it again",
 }
 _BROKEN_LINKS = frozenset({LinkState.UNLINKED, LinkState.DANGLING, LinkState.CROSSED})
 
@@ -125,7 +125,8 @@ def take_receipt(
     for planned in plan.plans:
         media = planned.media
         found = compared[media.name]
-        parts[media.name, Aspect.RECORDS] = _records(found)
+        if report.blocked is None:  # what is missing waits for the account; what was found before still holds
+            parts[media.name, Aspect.RECORDS] = _records(found)
         if blobs and media.blobs:
             parts[media.name, Aspect.BLOBS] = _blobs(found)
         existing = existing_records(plan.repository, media)

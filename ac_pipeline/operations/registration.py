@@ -19,15 +19,19 @@ from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.errors import AccountUnknown, Misconfigured
 from ac_pipeline.mongo.provisioning import Intent, Kind
 from ac_pipeline.operations.choice import chosen_accounts
+from ac_pipeline.operations.handles import REPAIRABLE, Handle, Handles, counts, shared_dids
 from ac_pipeline.operations.provision_plan import Planned, ProvisionPlan, email_domain, plan_provision, planned
 from ac_pipeline.operations.provisioning import Provisioner, ProvisionReport
 from ac_pipeline.operations.rotation import Rotated, may_rotate, rotate
+from ac_pipeline.operations.rounds import Progress, ahead, unwatched
 from ac_pipeline.wiring import Pipeline, new_run_id
 
 Told = Callable[[int, int], None]
 """Told how many accounts are done, and of how many."""
 
 _LEASE: Final = "the accounts of the PDS"
+_AT_ONCE: Final = 8
+"""Questions to the PDS at a time."""
 
 
 def untold(done: int, total: int) -> None:
@@ -60,7 +64,7 @@ class Guest:
         """What a person has to do about it, or ""."""
         if self.exists and not self.password:
             return (
-                "Mongo holds no password for it: `ac-pipeline accounts rotate --user art-guest`, or the job "
+                "Mongo holds no password for it: `ac-pipeline accounts rotate --user art-guest --confirm`, or the job "
                 "`rotate_password`, gives it one."
             )
         return ""
@@ -206,6 +210,40 @@ def rotate_password(pipeline: Pipeline, wanted: Rotation, *, why: str = "") -> R
             lease=lambda name: pipeline.ledger.lease(name, run),
             now=lambda: datetime.now(UTC),
         )
+
+
+def look_at_handles(
+    pipeline: Pipeline, users: Sequence[str], progress: Progress = unwatched, *, repair: bool = False, why: str = ""
+) -> list[Handle]:
+    """Compare the handles of accounts on platform, PDS and in Mongo; repair what differs only where it is asked for.
+
+    Args:
+        users: As `chosen_accounts` takes them; empty for all.
+        why: The operator's own words, for the audit.
+
+    Raises:
+        Misconfigured: A name fits nobody, or the administrator's password is missing or wrong.
+        LeaseHeld: Somebody else changes accounts right now.
+        Transient: Mongo or PDS could not be read.
+    """
+    listed = pipeline.accounts.all()
+    chosen = chosen_accounts(pipeline, users) if users else listed
+    having = [each for each in chosen if each.did is not None and not each.owner_deleted]
+    handles = Handles(
+        pipeline.administration, pipeline.provisioning, pipeline.administration.describe(), shared_dids(listed)
+    )
+    found = [seen for _, seen in progress(ahead(having, handles.look, _AT_ONCE), len(having))]
+    wrong = [(account, each) for account, each in zip(having, found, strict=True) if each.state in REPAIRABLE]
+    if not repair or not wrong:
+        return found
+    about = [replace(account, password=None) for account, _ in wrong]
+    with (
+        _alone(pipeline),
+        pipeline.audit.during("repair-handles", about, (), why=why, counts={"handles": len(wrong)}) as audited,
+    ):
+        repaired = {account.key: handles.repair(account, datetime.now(UTC)) for account, _ in wrong}
+        audited.counts = counts(repaired.values())
+    return [repaired.get(each.user, each) for each in found]
 
 
 def _domain(pipeline: Pipeline) -> str:

@@ -15,7 +15,7 @@ from ac_pipeline.items import LedgerEntry, Stage, State, item_id
 from ac_pipeline.media.base import Document, LinkUpdate, MediaType
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.entries import Entries, end_of
-from ac_pipeline.sync.plan import Existing, Wanted
+from ac_pipeline.sync.plan import Existing, Wanted, same_content
 from ac_pipeline.sync.render import failure_of
 from ac_pipeline.sync.report import ItemFailure
 
@@ -122,10 +122,12 @@ class Removals:
         return len(self._cleared)
 
     def _document(self, media: MediaType, record: Existing) -> Document | None:
-        """The document a record names, else the one whose link names a record that itself names nothing."""
+        """The document a record names; of one that names nothing, the document whose link names it, else one that
+        holds the same."""
         if record.ref is not None:
             return self._documents[media.name].get(record.ref)
-        return next(iter(self._linked[media.name].get(record.rkey, ())), None)
+        linked = self._linked[media.name].get(record.rkey)
+        return linked[0] if linked else same_content(media, record, self._documents[media.name].values())
 
     def _entries_of(self, media: MediaType, records: Iterable[Existing], reason: str) -> list[LedgerEntry]:
         """Entries of the items that have no record any more. Of several keys the linked one is remembered."""

@@ -21,7 +21,7 @@ from ac_pipeline.media.eligibility import why_withdrawn
 from ac_pipeline.operations.price import Price, price
 from ac_pipeline.operations.snapshot import blobs_of
 from ac_pipeline.sync.copies import COPIED, Copy, copies_of
-from ac_pipeline.sync.plan import COPIES, Existing, Kind, Operation, existing_records
+from ac_pipeline.sync.plan import COPIES, Existing, Kind, Operation, existing_records, same_content
 from ac_pipeline.sync.ports import Documents, Ledger
 
 
@@ -179,7 +179,7 @@ class _Decider:
         by_key = self._keys()
         copies: dict[str, list[Saved]] = defaultdict(list)
         for record in records:
-            document = self.documents.get(record.ref) if record.ref is not None else by_key.get(record.rkey)
+            document = self._document(record, by_key)
             saved = Saved(self.media, record, document)
             if document is None:
                 self._without_document(saved)
@@ -223,11 +223,16 @@ class _Decider:
                 found[entry.rkey] = self.documents[entry.document]
         return found
 
+    def _document(self, record: Existing, by_key: Mapping[str, Document]) -> Document | None:
+        if record.ref is not None:
+            return self.documents.get(record.ref)
+        return by_key.get(record.rkey) or same_content(self.media, record, self.documents.values())
+
     def _documents_there(self, by_key: Mapping[str, Document]) -> dict[str, list[str]]:
         """Document -> keys of the records that the repository has of it."""
         found: dict[str, list[str]] = defaultdict(list)
         for record in self.there.values():
-            document = self.documents.get(record.ref) if record.ref is not None else by_key.get(record.rkey)
+            document = self._document(record, by_key)
             if document is not None:
                 found[document.id].append(record.rkey)
         return found
@@ -294,7 +299,8 @@ class _Decider:
         elif self.overwrite and replaceable:
             self._write(saved, Kind.UPDATE)
         else:
-            self._hold(saved, "it differs from the record that is there, which is left: --overwrite replaces it")
+            how = "`--overwrite`, or `overwrite: true` in the launchpad"
+            self._hold(saved, f"it differs from the record that is there, which is left: {how}, replaces it")
 
     def _write(self, saved: Saved, kind: Kind) -> None:
         record = saved.record

@@ -70,7 +70,8 @@ def may_rotate(account: Account, accounts: Sequence[Account]) -> str:
     """
     if account.did is None:
         raise Misconfigured(
-            f"{account.key} has no PDS account: make one with `ac-pipeline accounts provision --user {account.key}`."
+            f"{account.key} has no PDS account: `ac-pipeline accounts provision --user {account.key} "
+            "--confirm 1` makes one."
         )
     sharing = [other.key for other in accounts if other.did == account.did and other.id != account.id]
     if sharing:

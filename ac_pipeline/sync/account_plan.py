@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
-from ac_pipeline.errors import AccountDeleted, NoCredentials, OnHold
+from ac_pipeline.errors import AccountInactive, AccountUnknown
 from ac_pipeline.items import BlobRef, Derived, Failure, LedgerEntry, RepositoryMark, State
 from ac_pipeline.media.base import Document, MediaType
 from ac_pipeline.sync.plan import Existing, Operation, TypePlan, Wanted, existing_records
 from ac_pipeline.sync.render import Made
 
-_KNOWN_BEFOREHAND = frozenset({OnHold.code, NoCredentials.code, AccountDeleted.code})
-"""Reasons to be blocked that are read anew in every run: what the ledger says of them may be over."""
+_SEEN_BY_READING = frozenset({AccountInactive.code, AccountUnknown.code})
+"""Reasons to be blocked that are over where the repository can be read."""
 
 
 @dataclass(slots=True)
@@ -75,13 +75,18 @@ class AccountPlan:
     def operations(self) -> list[Operation]:
         return [operation for plan in self.plans for operation in plan.operations]
 
-    def stuck(self) -> dict[str, Failure]:
-        """Items whose last write was refused because of the account: reading it cannot tell that it is blocked."""
-        return {
-            entry.item: entry.failure
-            for entries in self.entries.values()
-            for entry in entries.values()
-            if entry.state is State.BLOCKED
-            and entry.failure is not None
-            and entry.failure.error_class not in _KNOWN_BEFOREHAND
-        }
+    def refusal(self) -> Failure | None:
+        """Why the PDS refused the account's last writes, which reading it cannot tell; None once its credentials are
+        others than those that were refused."""
+        found = (entry for entries in self.entries.values() for entry in entries.values())
+        return next(
+            (
+                entry.failure
+                for entry in sorted(found, key=lambda each: each.item)
+                if entry.state is State.BLOCKED
+                and entry.failure is not None
+                and entry.failure.payload_hash == self.account.credentials
+                and entry.failure.error_class not in _SEEN_BY_READING
+            ),
+            None,
+        )

@@ -190,14 +190,16 @@ class Bookkeeper:
         for document in documents:
             if document.id in chosen and document.verdict is Verdict.ELIGIBLE:
                 item = item_id(media.name, document.id)
-                self._endings.end(media, item, State.BLOCKED)
+                faulty = self._entries.stays_quarantined(item, document, failure)
+                self._endings.end(media, item, State.QUARANTINED if faulty else State.BLOCKED)
                 saved.append(self._entries.failed(media, item, Wanted(document), failure, State.BLOCKED))
         self._save(saved)
 
     def block_rest(self, reason: Blocked) -> None:
         """The PDS refused the account in the middle: what is not written yet is blocked."""
         self.report.blocked = reason
-        self._save(self._fail_rest(failure_of(Stage.WRITE, reason), State.BLOCKED))
+        failure = failure_of(Stage.WRITE, reason, self._account.credentials)  # what was refused is not the items
+        self._save(self._fail_rest(failure, State.BLOCKED))
 
     def defer_rest(self, reason: RateLimited) -> None:
         """A limit is reached: what is not written yet waits until it resets."""

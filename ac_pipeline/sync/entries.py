@@ -12,8 +12,8 @@ from datetime import datetime
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import at_uri
-from ac_pipeline.errors import TRANSIENT_CODES
-from ac_pipeline.items import Attempt, Failure, LedgerEntry, Stage, State
+from ac_pipeline.errors import TRANSIENT_CODES, OnHold
+from ac_pipeline.items import Attempt, Derived, Failure, LedgerEntry, Stage, State
 from ac_pipeline.media.base import Document, MediaType
 from ac_pipeline.sync.plan import Wanted
 
@@ -50,6 +50,13 @@ class Entries:
     def attempts(self, item: str) -> int:
         known = self._known.get(item)
         return known.attempts if known is not None else 0
+
+    def stays_quarantined(self, item: str, document: Document, failure: Failure) -> bool:
+        """Whether an item of an account that is blocked has a fault of its own, which is to be seen although nobody can
+        reach the account; a type on hold is an operator's own choice."""
+        known = self._known.get(item)
+        quarantined = known is not None and known.state is State.QUARANTINED and failure.error_class != OnHold.code
+        return quarantined and known is not None and known.fingerprint == document.fingerprint
 
     def written(self, media: MediaType, item: str, wanted: Wanted, rkey: str) -> LedgerEntry:
         return self._fulfilled(media, item, wanted, rkey, State.WRITTEN)
@@ -125,10 +132,13 @@ class Entries:
             leaving: Whether its record has to go and did not: its waiting time starts, or goes on (DEL-6).
         """
         known = self._known.get(item)
+        if state is State.BLOCKED and subject is not None and self.stays_quarantined(item, subject.document, failure):
+            return None
         hash_ = subject.cid or subject.document.fingerprint if subject is not None else rkey
         failure = replace(failure, payload_hash=failure.payload_hash or hash_)
         changes: dict[str, object] = {
-            "deferred_until": until,
+            # Of a blocked item it says that a limit, too, held it up.
+            "deferred_until": until or (known.deferred_until if known is not None and state is State.BLOCKED else None),
             "withdrawn_at": (known.withdrawn_at if known is not None else None) or self._now() if leaving else None,
         }
         if subject is not None:
@@ -157,7 +167,6 @@ class Entries:
             "cid": wanted.cid,
             "warnings": _warnings(wanted),
             "withdrawn_at": None,
-            "past_blobs": (),
         }
         if wanted.derived is not None:
             changes["derived"] = wanted.derived
@@ -182,6 +191,10 @@ class Entries:
             item, media.name, item.partition(":")[2], account.id, account.key, state, stage
         )
         rkey = rkey or (known.rkey if known.did == account.did else None)
+        derived = changes.get("derived", known.derived)
+        # What an erasure has given up is over once the item is wanted again.
+        back = known.derived is None and derived is not None
+        former, own = () if back else (*known.past_blobs, *_cids(known.derived)), _cids(derived)
         error, said = (failure.error_class, failure.message) if failure is not None else (None, message)
         return known.with_(
             account=account.id,
@@ -198,14 +211,19 @@ class Entries:
             updated_at=now,
             attempts=known.attempts + 1,
             history=(*known.history, Attempt(now, self._run_id, stage, state, error, said)),
+            past_blobs=tuple(dict.fromkeys(cid for cid in former if cid not in own)),
             **{"deferred_until": None, **changes},
         )
 
 
 def without_renditions(entry: LedgerEntry) -> LedgerEntry:
     """An entry whose renditions are given up: their CIDs stay, by which the erasure is verified (DEL-7)."""
-    cids = (made.blob.cid for made in entry.derived.renditions.values()) if entry.derived is not None else ()
-    return replace(entry, derived=None, past_blobs=tuple(dict.fromkeys((*entry.past_blobs, *cids))), history=())
+    past = tuple(dict.fromkeys((*entry.past_blobs, *_cids(entry.derived))))
+    return replace(entry, derived=None, past_blobs=past, history=())
+
+
+def _cids(derived: object) -> tuple[str, ...]:
+    return tuple(made.blob.cid for made in derived.renditions.values()) if isinstance(derived, Derived) else ()
 
 
 def end_of(failure: Failure) -> State:

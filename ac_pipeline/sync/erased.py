@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ac_pipeline.errors import Transient
-from ac_pipeline.items import LedgerEntry, Rendition, State
+from ac_pipeline.items import BlobRef, LedgerEntry, Rendition, State
 from ac_pipeline.media.base import MediaType, Verdict
 from ac_pipeline.sync.account_plan import AccountPlan
 from ac_pipeline.sync.bookkeeper import Bookkeeper
@@ -38,6 +38,11 @@ def unwanted(plan: AccountPlan, media: MediaType) -> list[LedgerEntry]:
 def made_of(entry: LedgerEntry) -> tuple[Rendition, ...]:
     """The renditions an entry knows of."""
     return tuple(entry.derived.renditions.values()) if entry.derived is not None else ()
+
+
+def _ever_made(entry: LedgerEntry) -> tuple[Rendition, ...]:
+    """With those of earlier versions of its media, of which the CIDs are known."""
+    return (*made_of(entry), *(Rendition(BlobRef(cid, "", 0), "", "") for cid in entry.past_blobs))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,7 @@ class Eraser:
         Raises:
             Transient: Store or ledger did not answer; some may be gone.
         """
-        made = {rendition.blob.cid: rendition for entry in entries for rendition in made_of(entry)}
+        made = {rendition.blob.cid: rendition for entry in entries for rendition in _ever_made(entry)}
         if made:
             used = self.ledger.used_blobs(made, without=[entry.item for entry in entries])
             self.renderer.forget(media, [rendition for cid, rendition in made.items() if cid not in used])

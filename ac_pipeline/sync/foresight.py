@@ -15,12 +15,12 @@ _LINKS_ONLY = {Kind.ADOPT, Kind.HEAL, Kind.UNLINK}
 
 def foresee(plan: AccountPlan, report: AccountReport) -> None:
     """Count what would happen to each item of a decided plan."""
-    stuck = plan.stuck()
+    refusal = plan.refusal()
+    if refusal is not None:
+        report.blocked = Blocked(refusal.message)
     for made in plan.plans:
-        waiting = {item for op in made.operations if op.writes and (item := op.item) in stuck}
-        for item in waiting:
-            report.blocked = report.blocked or Blocked(stuck[item].message)
-        _count_operations(made, waiting, report)
+        waits = {op.item for op in made.operations if op.writes or op.kind is Kind.RENDER} if refusal else set()
+        _count_operations(made, waits, report)
         for withheld in made.withheld:
             if withheld.wanted is None:
                 report.note(withheld.failure.message)

@@ -6,6 +6,7 @@ Values only. How a plan is made of what is wanted and what there is, is `planner
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -15,7 +16,7 @@ from ac_pipeline.atproto.messages import Write
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.errors import InvalidRecord
 from ac_pipeline.items import BlobRef, Derived, Failure, Record, item_id
-from ac_pipeline.media.base import Document, Link, MediaType
+from ac_pipeline.media.base import Document, Link, MediaType, Verdict
 
 
 class Kind(StrEnum):
@@ -170,6 +171,13 @@ class TypePlan:
     def links(self) -> list[Operation]:
         """Operations that only touch links in Mongo."""
         return [op for op in self.operations if op.kind in (Kind.ADOPT, Kind.HEAL, Kind.UNLINK)]
+
+
+def same_content(media: MediaType, record: Existing, documents: Iterable[Document]) -> Document | None:
+    """The document that holds what a record without a name holds, an eligible one first; None when no document does."""
+    identity = media.identity(record.value)
+    found = [each for each in documents if identity is not None and media.identity(each.fields) == identity]
+    return min(found, key=lambda each: (each.verdict is not Verdict.ELIGIBLE, each.id), default=None)
 
 
 def existing_records(repository: Repository, media: MediaType) -> list[Existing]:

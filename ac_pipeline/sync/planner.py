@@ -51,8 +51,10 @@ def plan_type(
     planner = _Planner(media, did, existing)
     documents = sorted(wanted, key=lambda each: each.document.id)
     # Eligible ones choose first: a link shared with a withdrawn document must not cost them their record (LINK-8).
-    for each in sorted(documents, key=lambda each: each.document.verdict is not Verdict.ELIGIBLE):
+    choosing = sorted(documents, key=lambda each: each.document.verdict is not Verdict.ELIGIBLE)
+    for each in choosing:
         planner.match(each)
+    planner.match_unnamed([each.document for each in choosing])
     for each in documents:
         planner.decide(each)
     if gone is not None:
@@ -92,6 +94,36 @@ class _Planner:
         stored = next((k for k in (rkey, wanted.known_rkey) if k and is_tid(k) and k not in self.by_rkey), None)
         if not matches and stored and document.verdict is Verdict.ELIGIBLE:
             self.claimed.setdefault(stored, document.id)
+
+    def match_unnamed(self, documents: Sequence[Document]) -> None:
+        """Records that name no document and that nobody claims, by what they hold (GUARD-7).
+
+        Of several documents that hold the same, those without a record get one each, in the order given and in key
+        order; records that are left over are copies of the first one's. A document that may be what a deleted account
+        left behind gets none, unless it is withdrawn (DEL-10).
+        """
+        unnamed: dict[tuple[str, ...], list[Existing]] = defaultdict(list)
+        for rkey in sorted(self.by_rkey):
+            record = self.by_rkey[rkey]
+            identity = self.media.identity(record.value)
+            if record.ref is None and rkey not in self.claimed and identity is not None:
+                unnamed[identity].append(record)
+        if not unnamed:
+            return
+        claimants: dict[tuple[str, ...], list[Document]] = defaultdict(list)
+        for document in documents:
+            identity = self.media.identity(document.fields)
+            withdrawn = document.verdict is Verdict.WITHDRAWN
+            if identity in unnamed and identity is not None and (withdrawn or not self._is_foreign(document)):
+                claimants[identity].append(document)
+        for identity, listed in claimants.items():
+            records = unnamed[identity]
+            without = [document for document in listed if not self.matches[document.id]]
+            owners = [*without, *[listed[0]] * len(records)]
+            for document, record in zip(owners, records, strict=False):
+                self.matches[document.id] = [*self.matches[document.id], record]
+                self.plan.matches[document.id] = tuple(each.rkey for each in self.matches[document.id])
+                self.claimed[record.rkey] = document.id
 
     def decide(self, wanted: Wanted) -> None:
         document = wanted.document

@@ -131,13 +131,13 @@ def compare(engine: Engine, plan: AccountPlan, report: AccountReport, *, blobs: 
         Transient: A blob could not be asked for: nothing can be said.
     """
     compared = {name: Verification(blocked=tally.blocked) for name, tally in report.types.items()}
-    stuck = plan.stuck()
+    waiting = {Kind.CREATE, Kind.RENDER} if plan.refusal() is not None else set()  # counted as blocked
     for plans in plan.plans:
         found = compared[plans.media.name]
         found.expected += len(plans.kept)
         found.verified += len(plans.kept)
         for operation in plans.operations:
-            if operation.kind in _STATES and operation.item not in stuck:
+            if operation.kind in _STATES and operation.kind not in waiting:
                 _record(found, plan, operation)
         for withheld in plans.withheld:
             _withheld(found, plan, plans.media, withheld)

@@ -181,7 +181,7 @@ def test_no_secret_is_printed_by_any_command(cli: Run, slice_: Slice) -> None:
 
 
 def test_an_account_whose_password_is_refused_is_blocked_for_every_command(cli: Run, slice_: Slice) -> None:
-    """ACCT-2, VERIFY-1: reading cannot tell a wrong password; what the last sync was told still counts."""
+    """ACCT-2, VERIFY-1, SEEN-2: reading cannot tell a wrong password; what the last sync was told still counts."""
     ada, bob = slice_.user("ada"), slice_.user("bob")
     for user in (ada, bob):
         slice_.add("mood", user, mood="hello")
@@ -201,7 +201,13 @@ def test_an_account_whose_password_is_refused_is_blocked_for_every_command(cli: 
     assert (status["types"]["mood"]["pending"], status["types"]["mood"]["blocked"]) == (0, 1)
     assert status["users"]["blocked"] == 2, "ada and the guest, who has no account here"
 
+    plan = json.loads(cli("plan", "--json")[1])
+    assert (plan["operations"], plan["cost"]["operations"], plan["cost"]["points"]) == ([], 0, 0)
+    assert {each["user"] for each in plan["blocked"]} == {"ada", "art-guest"}
+    assert "Blocked users, of whom nothing is planned: 2" in cli("plan")[1]
+
     slice_.database["users"].update_one({"_id": ada.id}, {"$set": {"atproto.password": ada.password}})
+    assert [each["operation"] for each in json.loads(cli("plan", "--json")[1])["operations"]] == ["create"]
     assert json.loads(cli("sync", "--json")[1])["types"]["mood"]["written"] == 1
 
 

@@ -10,7 +10,10 @@ import dagster as dg
 import pytest
 
 from ac_pipeline.definitions import build_defs
+from ac_pipeline.defs.assets.changed_users import CHANGED_STEP, SYNC_CHANGED_USERS
+from ac_pipeline.defs.assets.records import STEP
 from ac_pipeline.defs.assets.sources import records_key
+from ac_pipeline.defs.ledger_checks import ACCOUNTS_USABLE, NO_QUARANTINED_ITEMS
 from ac_pipeline.defs.partitions import PARTITION, RANGE_END, RANGE_START, USERS
 from ac_pipeline.defs.receipt_checks import BLOBS_PRESENT, LEXICON_VALID, LINKS_CONSISTENT, RECORDS_MATCH_DOCUMENTS
 from ac_pipeline.defs.verification import VERIFY_STEP, VERIFY_USERS
@@ -19,6 +22,7 @@ from ac_pipeline.local.processes import free_port
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice
+from ac_pipeline_tests.pds_folder import lose_bytes
 
 RECORDS = [records_key(media) for media in MEDIA_TYPES]
 MOODS = records_key(media_type("mood"))
@@ -54,10 +58,13 @@ def instance() -> Iterator[dg.DagsterInstance]:
         yield made
 
 
-def sync(instance: dg.DagsterInstance, first: str, last: str, *assets: dg.AssetKey) -> None:
+def sync(instance: dg.DagsterInstance, first: str, last: str, *assets: dg.AssetKey, **config: Any) -> None:
     tags = {PARTITION: first} if first == last else {RANGE_START: first, RANGE_END: last}
     job = build_defs(retry_seconds=0).resolve_implicit_global_asset_job_def()
-    assert job.execute_in_process(instance=instance, asset_selection=list(assets), tags=tags).success
+    run_config = {"ops": {STEP: {"config": config}}} if config else None
+    assert job.execute_in_process(
+        instance=instance, asset_selection=list(assets), tags=tags, run_config=run_config
+    ).success
 
 
 def verify(instance: dg.DagsterInstance, **config: Any) -> dg.ExecuteInProcessResult:
@@ -137,3 +144,66 @@ def test_a_pds_that_does_not_answer_fails_the_job_and_changes_no_verdict(
     assert failure.user_failure_data is not None
     assert "1 of 1 users have to be run again" in str(failure.user_failure_data.description)
     assert check(instance, MOODS, RECORDS_MATCH_DOCUMENTS).passed
+
+
+@pytest.mark.parametrize("job", ["sync_users", "sync_changed_users"])
+def test_what_the_check_of_the_blobs_advises_gives_them_back(
+    slice_: Slice, object_server: Any, instance: dg.DagsterInstance, job: str
+) -> None:
+    """SEEN-4, VERIFY-5: each launch that the sentence names, done as it says; without `blobs` nothing comes back."""
+    ada = slice_.user("ada")
+    slice_.add("painting", ada, code="abc", slug="2025.1.2.3.4.5.678", bucket=USER_BUCKET)
+    object_server.put(USER_BUCKET, f"{ada.id}/painting/2025.1.2.3.4.5.678.png", pixel_art(24, 16))
+    instance.add_dynamic_partitions(USERS, ["ada"])
+    sync(instance, "ada", "ada", *RECORDS)
+    (cid,) = slice_.pipeline.server.read_repository(str(ada.did)).blobs()
+    lose_bytes(slice_.pds.folder, ada, cid)
+    assert verify(instance).success
+    found = check(instance, PAINTINGS, BLOBS_PRESENT)
+    assert not found.passed
+    for words in ("sync_users", "sync_changed_users", "`blobs: true`", "`ac-pipeline sync --blobs`", "verify_users"):
+        assert words in str(found.description)
+    (row,) = found.metadata["items"].value.records
+    assert "blobs: true" in str(row.data["repair"])
+
+    sync(instance, "ada", "ada", *RECORDS, full=True)
+    assert verify(instance).success
+    assert not check(instance, PAINTINGS, BLOBS_PRESENT).passed, "`full` alone asks for no blob"
+    if job == "sync_users":
+        sync(instance, "ada", "ada", *RECORDS, blobs=True)
+    else:
+        changed = build_defs(retry_seconds=0).resolve_job_def(SYNC_CHANGED_USERS)
+        config = {"ops": {CHANGED_STEP: {"config": {"users": ["ada"], "blobs": True}}}}
+        assert changed.execute_in_process(instance=instance, run_config=config).success
+    assert verify(instance).success
+    assert check(instance, PAINTINGS, BLOBS_PRESENT).passed
+
+
+def test_accounts_that_lose_their_passwords_turn_no_check_green(slice_: Slice, instance: dg.DagsterInstance) -> None:
+    """SEEN-1: quarantined items and broken records stay; the accounts are named, and are green again by themselves."""
+    users = [slice_.user(f"user{number}") for number in range(6)]
+    for user in users:
+        slice_.add("mood", user, mood="fine")
+        slice_.add("mood", user, mood="x" * 6000)
+    instance.add_dynamic_partitions(USERS, [user.key for user in users])
+    first, last = users[0].key, users[-1].key
+    sync(instance, first, last, MOODS)
+    checks = (NO_QUARANTINED_ITEMS, LEXICON_VALID)
+    before = [check(instance, MOODS, name).description for name in checks]
+    assert "Quarantined: 6, in partitions: 6" in str(before[0])
+
+    lost = {user.id: user.password for user in users[:4]}
+    for id in lost:
+        slice_.database["users"].update_one({"_id": id}, {"$unset": {"atproto.password": ""}})
+    sync(instance, first, last, MOODS)
+    assert [check(instance, MOODS, name).description for name in checks] == before
+    usable = check(instance, MOODS, ACCOUNTS_USABLE)
+    assert (usable.passed, usable.severity) == (False, dg.AssetCheckSeverity.ERROR)
+    assert usable.metadata["partitions"].value == [user.key for user in users[:4]]
+    assert usable.metadata["items_waiting"].value == 4
+
+    for id, password in lost.items():
+        slice_.database["users"].update_one({"_id": id}, {"$set": {"atproto.password": password}})
+    sync(instance, first, last, MOODS)
+    assert check(instance, MOODS, ACCOUNTS_USABLE).passed
+    assert [check(instance, MOODS, name).description for name in checks] == before

@@ -24,6 +24,9 @@ from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 
 STEP: Final = "atproto_records"
+BLOBS_FIELD: Final = (
+    "Ask the PDS for every picture and video as well, and upload again what it has lost: one small request for each."
+)
 FULL: Final = "full"
 """Name of the field below, for run configs."""
 
@@ -41,6 +44,7 @@ class RecordsConfig(dg.Config):
         default=False,
         description="Make every thumbnail and video of these users again from its source, whatever is known of it.",
     )
+    blobs: bool = Field(default=False, description=BLOBS_FIELD)
 
 
 def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
@@ -75,7 +79,12 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
                         mirror,
                         selected,
                         lambda accounts: mirror.sync(
-                            accounts, types, context.run.run_id, full=config.full, renditions=config.renditions
+                            accounts,
+                            types,
+                            context.run.run_id,
+                            full=config.full,
+                            blobs=config.blobs,
+                            renditions=config.renditions,
                         ),
                         pictures=True,
                     )

@@ -7,7 +7,12 @@ from ac_pipeline.defs.operators.differences import settle_differences
 from ac_pipeline.defs.operators.erasures import erasure_report, forget_snapshots
 from ac_pipeline.defs.operators.lexicons import check_lexicons, publish_lexicons
 from ac_pipeline.defs.operators.plans import flight_plan_asset, plan_users
-from ac_pipeline.defs.operators.registrations import create_guest_account, provision_accounts, rotate_password
+from ac_pipeline.defs.operators.registrations import (
+    create_guest_account,
+    provision_accounts,
+    repair_handles,
+    rotate_password,
+)
 from ac_pipeline.defs.operators.removals import restore_user, take_snapshot, wipe_user
 from ac_pipeline.defs.operators.repairs import heal_links, restore_documents
 
@@ -28,6 +33,7 @@ OPERATOR_JOBS: Final = (
     provision_accounts,
     verify_credentials,
     rotate_password,
+    repair_handles,
     account_visibility,
     check_lexicons,
     publish_lexicons,

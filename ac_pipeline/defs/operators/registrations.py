@@ -1,4 +1,4 @@
-"""The jobs `provision_accounts`, `create_guest_account` and `rotate_password`: what changes accounts.
+"""The jobs `provision_accounts`, `create_guest_account`, `rotate_password` and `repair_handles`: what changes accounts.
 
 Looking at accounts is `accounts.py`. No password reaches an event or a log: the answers hold none (ACCT-5).
 """
@@ -24,11 +24,14 @@ from ac_pipeline.defs.operators.tables import (
 )
 from ac_pipeline.defs.registrar import Registrar
 from ac_pipeline.defs.run_marks import marked_in_process_executor
+from ac_pipeline.operations.handles import REPAIRABLE, HandleState
+from ac_pipeline.operations.handles import counts as handle_counts
 from ac_pipeline.operations.provision_plan import ProvisionPlan
 from ac_pipeline.operations.provisioning import GOOD, ProvisionReport
 
 _PLANNED: Final = ("user", "handle", "otherwise", "email", "unfinished")
 _MADE: Final = ("user", "outcome", "handle", "did", "note")
+_HANDLES: Final = ("user", "platform", "pds", "mongo", "wanted", "state", "note")
 _TELL_EACH: Final = 25
 """Accounts between two lines of the log: a little more than a minute at the PDS's limit of 100 in 5 minutes."""
 
@@ -163,6 +166,66 @@ def rotate_one_password(
 )
 def rotate_password() -> None:
     rotate_one_password()
+
+
+class HandlesConfig(dg.Config):
+    """Whose handles to compare. Left as it is, the job changes nothing and says how many differ."""
+
+    users: list[str] = Field(default=[], description=USERS_FIELD)
+    confirm: int = Field(
+        default=-1,
+        ge=-1,
+        description="The number of handles that will be repaired. Launch once with -1 to be told it; nothing is "
+        "changed then.",
+    )
+    why: str = Field(default="", description=WHY_FIELD)
+
+
+@dg.op(name="repair_each_handle", out=dg.Out(dg.Nothing))
+def repair_each_handle(
+    context: dg.OpExecutionContext, config: HandlesConfig, registrar: dg.ResourceParam[Registrar]
+) -> None:
+    """Compare the handles of platform, PDS and Mongo, and repair them once their number is confirmed.
+
+    Raises:
+        dg.Failure: The number was not confirmed, or not all could be asked for or repaired.
+    """
+    looking = config.confirm < 0
+    with refusals():
+        found = (
+            registrar.handles(config.users)
+            if looking
+            else registrar.repair_handles(config.users, config.confirm, config.why)
+        )
+    table = Table(_HANDLES)
+    for each in found:
+        if each.state is not HandleState.RIGHT:
+            table.add(each.to_json())
+    number = sum(each.state in REPAIRABLE for each in found)
+    metadata: Metadata = {
+        "dry_run": looking,
+        "confirm": number,
+        **counts_table("states", handle_counts(found)),
+        **table.metadata("handles"),
+    }
+    wrong = {HandleState.FAILED} if looking else {HandleState.FAILED, HandleState.REFUSED}
+    amiss = sum(each.state in wrong for each in found)
+    if amiss:
+        raise refused(f"{amiss} handles could not be looked at or repaired: see the table.", metadata)
+    if looking and number:
+        context.log.info(f"Nothing was changed: launch again with confirm {number} to repair {number} handles.")
+    context.add_output_metadata(metadata)
+
+
+@dg.job(
+    name="repair_handles",
+    tags=KIND,
+    executor_def=dg.in_process_executor,
+    description="Compares the handle of each user on the platform with that of the PDS account and with what Mongo "
+    "says of it, and repairs PDS and Mongo. Needs PDS_ADMIN_PASSWORD. Changes nothing until the number is confirmed.",
+)
+def repair_handles() -> None:
+    repair_each_handle()
 
 
 def _foreseen(plan: ProvisionPlan) -> Metadata:

@@ -90,6 +90,9 @@ class RestoreConfig(dg.Config):
         description="mongo: what Mongo holds today, as a sync makes it. latest: the newest snapshot. Or a snapshot's "
         "id, as `ac-pipeline snapshots` lists them.",
     )
+    overwrite: bool = Field(
+        default=False, description="From a snapshot: replace records that are there but differ, too."
+    )
     dry_run: bool = Field(default=True, description="Only say what would be brought back.")
     why: str = Field(default="", description=WHY_FIELD)
 
@@ -111,11 +114,13 @@ def restore_one_user(
     with refusals():
         user, types = named(config.user), types_of(config.types)
         if config.dry_run:
-            plan = operator.plan_restore(user, types, config.source, take)
+            plan = operator.plan_restore(user, types, config.source, take, overwrite=config.overwrite)
             context.add_output_metadata({"dry_run": True, **_foreseen(plan), **table.metadata("operations_listed")})
             context.log.info("Nothing was written: launch with dry_run false to bring the records back.")
             return
-        report = operator.restore(user, types, config.source, config.why, context.run.run_id)
+        report = operator.restore(
+            user, types, config.source, config.why, context.run.run_id, overwrite=config.overwrite
+        )
     metadata = _restore_metadata(report)
     _observe(context, report.user, types, report.restored, "restored")
     if report.error is not None:

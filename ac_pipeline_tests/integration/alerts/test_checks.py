@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -10,7 +11,7 @@ import pytest
 
 from ac_pipeline.defs.outlet import Outlet
 from ac_pipeline.defs.sensors.alerts import alerts_sensor
-from ac_pipeline.errors import ServiceUnreachable
+from ac_pipeline.errors import NoCredentials, ServiceUnreachable
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.redaction import Redactor
 from ac_pipeline_tests.integration.alerts.site import KEYS, PAINTINGS, RECORDS, Site
@@ -65,6 +66,30 @@ def test_while_a_backfill_runs_news_of_quarantined_items_waits_for_its_end_or_an
     assert site.look() == []
     site.store("first", "COMPLETED_SUCCESS", *RECORDS)
     assert [line for line in site.look() if "counts 4 quarantined items, 1 of them new" in line]
+
+
+def test_accounts_that_lose_their_credentials_are_one_message_for_each_asset(site: Site) -> None:
+    """SEEN-1: however many they are and become; one account alone only warns, and is no message."""
+    site.look()
+    ada = site.mirror.known["ada"]
+    site.mirror.known["ada"] = replace(ada, blocked=NoCredentials("Mongo holds no password"))
+    site.run(PAINTINGS)
+    assert site.look() == []
+    for key in KEYS:
+        site.mirror.known[key] = replace(site.mirror.known[key], blocked=NoCredentials("Mongo holds no password"))
+    site.run(PAINTINGS)
+    (alert,) = site.alerts()
+    assert alert.headline == (
+        f"[failed] Check accounts_usable of atproto/paintings counts {len(KEYS)} blocked accounts of {len(KEYS)}"
+    )
+    assert (dict(alert.facts.classes), list(alert.facts.names)) == ({"no-credentials": len(KEYS)}, sorted(KEYS))
+    assert "Mongo holds no password" in alert.facts.words
+    site.run(PAINTINGS)
+    assert site.look() == []
+    for key in KEYS:
+        site.mirror.known[key] = replace(site.mirror.known[key], blocked=None)
+    site.run(PAINTINGS)
+    assert site.look() == ["[recovered] Check accounts_usable of atproto/paintings passes again"]
 
 
 # --- the sensor itself ---

@@ -175,3 +175,19 @@ def test_create_guest_says_that_it_exists_and_changes_nothing(command: Run, slic
     assert {name: kept for name, kept in after.items() if "leases" not in name} == {
         name: kept for name, kept in before.items() if "leases" not in name
     }
+
+
+def test_the_command_says_which_handles_differ_and_repairs_them(command: Run, slice_: Any) -> None:
+    """The dry run ends with 1 and the command to type; what it says then works, and nothing is left to do."""
+    ada = slice_.user(unique())
+    new = unique()
+    slice_.database["@handles"].replace_one({"_id": ada.id}, {"handle": new}, upsert=True)
+    status, out = command("accounts", "handles", "--json")
+    (line,) = json.loads(out)["handles"]
+    assert (status, line["state"], line["wanted"]) == (1, "differs", f"{new}.test")
+    printed = command("accounts", "handles", "--user", new)[1]
+    assert f"ac-pipeline accounts handles --user {new} --repair" in printed
+    assert ada.password not in printed
+    assert command("accounts", "handles", "--user", new, "--repair", "--why", "renamed")[0] == 0
+    status, out = command("accounts", "handles", "--json")
+    assert (status, json.loads(out)) == (0, {"states": {"right": 1}, "handles": []})

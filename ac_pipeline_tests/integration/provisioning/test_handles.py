@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import re
 import secrets
+from dataclasses import replace
 from hashlib import sha256
+from typing import Any
 
 import pytest
 
+from ac_pipeline.operations.handles import Handle, HandleState
 from ac_pipeline.operations.provisioning import Outcome
+from ac_pipeline.operations.registration import look_at_handles
 from ac_pipeline_tests.integration.provisioning.site import CREATED, Faulty, Killed, Site, code, handle_of, unique
 
 # ---------------------------------------------------------------- handles
@@ -23,9 +27,10 @@ def test_the_pds_handle_is_the_platforms_with_dots_and_underscores_as_hyphens(si
     assert made.outcome is Outcome.MADE
     assert made.handle == f"{name}-b-c.test"
     assert row["theme"] == "dark"
-    assert set(row["atproto"]) == {"did", "handle", "password", "created"}
+    assert set(row["atproto"]) == {"did", "handle", "password", "created", "createdAt"}
     assert row["atproto"]["handle"] == handle_of(site.pds, row["atproto"]["did"]) == made.handle
-    assert row["atproto"]["created"] == CREATED.replace(tzinfo=None)
+    assert row["atproto"]["created"] == row["atproto"]["createdAt"] == CREATED.replace(tzinfo=None)
+    assert site.pipeline.accounts.find(id).created == "2026-01-02T03:04:05.000Z"
     assert re.fullmatch(r"[A-Za-z0-9]{32}", row["atproto"]["password"])
     assert site.pipeline.administration.identify(made.handle, row["atproto"]["password"]) == row["atproto"]["did"]
     assert site.pipeline.administration.account_info(made.did or "").handle == made.handle
@@ -154,3 +159,104 @@ def test_the_limit_takes_what_is_unfinished_first(site: Site) -> None:
     (first,) = site.plan(limit=1).accounts
     assert first.unfinished
     assert first.account.id == last.account.id
+
+
+# ---------------------------------------------------------------- the platform makes accounts, too
+
+
+def test_an_account_the_platform_makes_meanwhile_is_no_reason_for_a_second_one(site: Site) -> None:
+    """Section 15: it is there after our look at the document, and stored while we wait before our own attempt."""
+    name = unique()
+    id = site.user(name, code=code())
+    (wanted,) = site.plan().accounts
+    made: list[str] = []
+
+    class Platform:
+        """The PDS, on which the platform makes the account as soon as we have begun."""
+
+        def __getattr__(self, attribute: str) -> Any:
+            return getattr(site.pipeline.administration, attribute)
+
+        def holder_of(self, handle: str) -> str | None:
+            made.append(str(site.pds.create_account(name).did))
+            return site.pipeline.administration.holder_of(handle)
+
+    provisioner = replace(site.provisioner(server=Platform()), sleep=lambda _: store())
+
+    def store() -> None:
+        site.database["users"].update_one({"_id": id}, {"$set": {"atproto": {"did": made[0], "password": "x" * 32}}})
+
+    before = site.hosted()
+    done = provisioner.make(wanted)
+    assert (done.outcome, done.note) == (Outcome.SKIPPED, f"it has the DID {made[0]}")
+    assert site.hosted() - before == set(made)
+    assert site.row(id)["atproto"]["did"] == made[0]
+    assert site.intents() == []
+
+
+# ---------------------------------------------------------------- handles that do not agree
+
+
+def rename(site: Site, id: str, handle: str | None) -> None:
+    site.database["@handles"].delete_one({"_id": id})
+    if handle is not None:
+        site.database["@handles"].insert_one({"_id": id, "handle": handle})
+
+
+def handles(site: Site, *ids: str, repair: bool = False) -> dict[str, Handle]:
+    """By Mongo id."""
+    found = look_at_handles(site.pipeline, ids, repair=repair, why="renamed")
+    return {id: found[place] for place, id in enumerate(ids)}
+
+
+def test_a_rename_that_did_not_reach_the_pds_is_found_and_repaired_on_both_sides(site: Site) -> None:
+    """Upstream's rule; nothing is changed without being asked to, and a second repair finds nothing."""
+    id, old, new = site.user(unique(), code=code()), unique(), unique(6)
+    site.run()
+    did = site.row(id)["atproto"]["did"]
+    rename(site, id, f"{new.upper()}.b_c")
+    looked = handles(site, id)[id]
+    assert (looked.state, looked.wanted) == (HandleState.DIFFERS, f"{new}-b-c.test")
+    assert handle_of(site.pds, did) == site.row(id)["atproto"]["handle"] == looked.pds != looked.wanted
+    assert site.pipeline.audit.entries() == []
+    assert handles(site, id, repair=True)[id].state is HandleState.REPAIRED
+    assert handle_of(site.pds, did) == site.row(id)["atproto"]["handle"] == f"{new}-b-c.test"
+    assert site.row(id)["atproto"]["syncedAt"].endswith("Z")
+    assert [(each.action, each.why, dict(each.counts)) for each in site.pipeline.audit.entries()] == [
+        ("repair-handles", "renamed", {"repaired": 1})
+    ]
+    assert handles(site, id, repair=True)[id].state is HandleState.RIGHT
+    site.database["users"].update_one({"_id": id}, {"$set": {"atproto.handle": f"{old}.test"}})
+    assert handles(site, id)[id].state is HandleState.STORED
+    handles(site, id, repair=True)
+    assert site.row(id)["atproto"]["handle"] == f"{new}-b-c.test"
+
+
+@pytest.mark.parametrize("name", ["admin", "ab", "naïve", "nineteen-letters-xx", "taken", None])
+def test_the_user_code_is_right_where_the_pds_would_refuse_the_platforms_handle(site: Site, name: str | None) -> None:
+    """Reserved, too short, invalid, too long, taken, none: looking makes no account of it."""
+    own = code()
+    id = site.user(unique(), code=own)
+    site.run()
+    did = site.row(id)["atproto"]["did"]
+    rename(site, id, site.pds.create_account(unique()).handle if name == "taken" else name)
+    before = site.hosted()
+    assert (handles(site, id)[id].state, handles(site, id)[id].wanted) == (HandleState.DIFFERS, f"{own}.test")
+    handles(site, id, repair=True)
+    assert handle_of(site.pds, did) == site.row(id)["atproto"]["handle"] == f"{own}.test"
+    assert handles(site, id)[id].state is HandleState.RIGHT
+    assert site.hosted() == before
+
+
+def test_handles_nobody_can_judge_are_left_alone(site: Site) -> None:
+    """A DID of two users, one the PDS does not host, and a user without any name."""
+    first, second, gone = (site.user(unique(), code=code()) for _ in range(3))
+    site.run()
+    did = site.row(first)["atproto"]["did"]
+    site.database["users"].update_one({"_id": second}, {"$set": {"atproto.did": did}})
+    site.database["users"].update_one({"_id": gone}, {"$set": {"atproto.did": "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa"}})
+    for id in (first, second, gone):
+        rename(site, id, unique())
+    before = handle_of(site.pds, did)
+    assert {each.state for each in handles(site, first, second, gone, repair=True).values()} == {HandleState.LEFT}
+    assert handle_of(site.pds, did) == before

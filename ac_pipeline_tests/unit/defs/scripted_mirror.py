@@ -35,6 +35,7 @@ class ScriptedMirror:
         self.types: list[tuple[str, ...]] = []
         self.full: list[bool] = []
         self.renditions: list[bool] = []
+        self.blobs: list[bool] = []
         self.run_ids: set[str] = set()
         self.reads = 0
         self.troubles: dict[str, list[Exception]] = {}
@@ -50,7 +51,7 @@ class ScriptedMirror:
         self.works: list[Work] = []
         self.looks: list[frozenset[str]] = []
         self.fallback: str | None = None
-        self.allowed = Allowance()
+        self.allowed, self.blocked_allowed = Allowance(), Allowance(percent=10)
         self.items_in_ledger = 0
         self.receipts = MemoryReceipts()
         self.wrong: dict[tuple[str, str, Aspect], Part] = {}
@@ -86,9 +87,11 @@ class ScriptedMirror:
         run_id: str,
         *,
         full: bool = False,
+        blobs: bool = False,
         renditions: bool = False,
     ) -> Iterator[Outcome]:
         self.full.append(full)
+        self.blobs.append(blobs)
         self.renditions.append(renditions)
         self.types.append(tuple(media.name for media in types))
         self.run_ids.add(run_id)
@@ -170,6 +173,8 @@ class ScriptedMirror:
                 error_class,
                 len(entries),
                 max((e.deferred_until for e in entries if e.deferred_until), default=None),
+                min((e.updated_at for e in entries if e.updated_at), default=None),
+                any(e.cid for e in entries),
             )
             for (user, error_class), entries in sorted(found.items())
         ]
@@ -179,6 +184,9 @@ class ScriptedMirror:
 
     def allowance(self) -> Allowance:
         return self.allowed
+
+    def blocked_allowance(self) -> Allowance:
+        return self.blocked_allowed
 
     def verify(
         self, accounts: Sequence[Account], types: Sequence[MediaType], *, blobs: bool, run_id: str

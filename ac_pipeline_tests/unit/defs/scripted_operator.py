@@ -78,13 +78,17 @@ class ScriptedOperator:
         self.changes.append(("wipe", user, tuple(media.name for media in types), confirm, why))
         return WipeReport(user, ["snapshot-1"], {"mood": 3}, 0, 3, on_hold=["mood"], error=self.stopped)
 
-    def plan_restore(self, user: str, types: Types, source: str, take: Take) -> RestorePlan | FlightPlan:
+    def plan_restore(
+        self, user: str, types: Types, source: str, take: Take, *, overwrite: bool = False
+    ) -> RestorePlan | FlightPlan:
         self._may_fail()
         if source == "mongo":
             return self.plan([user], Selection(types=tuple(types)), None, take)
         return RestorePlan(user, ("snapshot-1",))
 
-    def restore(self, user: str, types: Types, source: str, why: str, run_id: str) -> RestoreReport:
+    def restore(
+        self, user: str, types: Types, source: str, why: str, run_id: str, *, overwrite: bool = False
+    ) -> RestoreReport:
         self.changes.append(("restore", user, source, why))
         return RestoreReport(user, source, {"mood": 3}, error=self.stopped)
 

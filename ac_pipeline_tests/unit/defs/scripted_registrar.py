@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.errors import Misconfigured, PipelineError, Transient
 from ac_pipeline.operations.accounts import AccountLine, AccountState
+from ac_pipeline.operations.handles import Handle, HandleState
 from ac_pipeline.operations.provision_plan import Planned, ProvisionPlan
 from ac_pipeline.operations.provisioning import Made, Outcome, ProvisionReport
 from ac_pipeline.operations.registration import Guest, Rotation, Told
@@ -27,6 +29,7 @@ class ScriptedRegistrar:
         there: Whether there is a guest account.
         outcome: How the first account ends.
         silent: How many accounts the PDS gives no answer about.
+        repaired: How the repair of a handle ends.
     """
 
     def __init__(self) -> None:
@@ -36,6 +39,7 @@ class ScriptedRegistrar:
         self.there = False
         self.outcome = Outcome.MADE
         self.silent = 0
+        self.repaired = HandleState.REPAIRED
 
     def accounts(self, users: Sequence[str]) -> list[AccountLine]:
         self._may_fail()
@@ -88,6 +92,20 @@ class ScriptedRegistrar:
     def make_guest(self, why: str) -> Guest | ProvisionReport:
         self.changes.append(("guest", why))
         return self._report(GUEST_ID, 1)
+
+    def handles(self, users: Sequence[str]) -> list[Handle]:
+        self._may_fail()
+        return [
+            Handle("ada", "did:plc:ada", "ada", "ada.test", "ada.test", "ada.test", HandleState.RIGHT),
+            Handle("bea", "did:plc:bea", "b_a", "bea.test", "bea.test", "b-a.test", HandleState.DIFFERS),
+        ]
+
+    def repair_handles(self, users: Sequence[str], confirm: int, why: str) -> list[Handle]:
+        if confirm != 1:
+            raise Misconfigured(f"1 handles would be repaired, not {confirm}: nothing was changed.")
+        ada, bea = self.handles(users)
+        self.changes.append(("handles", tuple(users), why))
+        return [ada, replace(bea, pds="b-a.test", mongo="b-a.test", state=self.repaired)]
 
     def plan_rotation(self, user: str) -> Rotation:
         self._may_fail()

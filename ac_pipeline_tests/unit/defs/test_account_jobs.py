@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from ac_pipeline.errors import PipelineError, ServiceUnreachable
+from ac_pipeline.operations.handles import HandleState
 from ac_pipeline.operations.provisioning import Outcome
 from ac_pipeline_tests.unit.defs.desk import Desk, said, sentence
 from ac_pipeline_tests.unit.defs.scripted_registrar import SECRET
@@ -21,6 +22,8 @@ LAUNCHES: list[tuple[str, dict[str, Any]]] = [
     ("create_guest_account", {"confirm": "art-guest"}),
     ("rotate_password", {"user": "ada"}),
     ("rotate_password", {"user": "ada", "confirm": "ada"}),
+    ("repair_handles", {}),
+    ("repair_handles", {"confirm": 1}),
 ]
 
 
@@ -187,3 +190,18 @@ def test_whatever_the_pipeline_refuses_is_one_sentence(desk: Desk, job: str, con
     assert not result.success
     assert sentence(result) == error.message
     assert desk.changes == []
+
+
+def test_handles_are_compared_and_repaired_only_for_who_names_their_number(desk: Desk) -> None:
+    found = said(desk.launch("repair_handles"))
+    assert (found["dry_run"], found["confirm"], [row["user"] for row in found["handles"]]) == (True, 1, ["bea"])
+    assert "1 handles would be repaired, not 2" in sentence(desk.launch("repair_handles", {"confirm": 2}))
+    assert desk.registrar.changes == []
+    found = said(desk.launch("repair_handles", {"confirm": 1, "why": "renamed"}))
+    assert (found["dry_run"], found["handles"][0]["state"]) == (False, "repaired")
+    assert desk.registrar.changes == [("handles", (), "renamed")]
+
+
+def test_a_handle_the_pds_refuses_is_a_failed_repair(desk: Desk) -> None:
+    desk.registrar.repaired = HandleState.REFUSED
+    assert "1 handles could not be" in sentence(desk.launch("repair_handles", {"confirm": 1}))

@@ -10,12 +10,19 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from ac_pipeline.accounts import Account
 from ac_pipeline.allowance import Allowance, allowance
 from ac_pipeline.defs.checks import record_checks
-from ac_pipeline.defs.ledger_checks import NO_QUARANTINED_ITEMS, NOTHING_DEFERRED
+from ac_pipeline.defs.ledger_checks import (
+    ACCOUNTS_USABLE,
+    NO_QUARANTINED_ITEMS,
+    NOTHING_DEFERRED,
+    accounts_usable,
+    nothing_deferred,
+)
 from ac_pipeline.defs.metadata import ROWS
 from ac_pipeline.defs.receipt_checks import BLOBS_PRESENT, LEXICON_VALID, LINKS_CONSISTENT, RECORDS_MATCH_DOCUMENTS
-from ac_pipeline.errors import ServerFailed, ServiceUnreachable
+from ac_pipeline.errors import AccountDeleted, NoCredentials, ServerFailed, ServiceUnreachable
 from ac_pipeline.items import Failure, RepositoryMark, Stage, State
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.mongo.receipts import Aspect, Part, Receipt, Wrong
@@ -70,7 +77,8 @@ def test_every_records_asset_has_every_check_with_words_for_an_operator() -> Non
     found = {(spec.asset_key, spec.name): str(spec.description) for spec in record_checks()}
     for media, asset in zip(MEDIA_TYPES, RECORDS, strict=True):
         names = {name for key, name in found if key == asset}
-        everywhere = {NO_QUARANTINED_ITEMS, NOTHING_DEFERRED, RECORDS_MATCH_DOCUMENTS, LINKS_CONSISTENT, LEXICON_VALID}
+        everywhere = {NO_QUARANTINED_ITEMS, NOTHING_DEFERRED, ACCOUNTS_USABLE}
+        everywhere |= {RECORDS_MATCH_DOCUMENTS, LINKS_CONSISTENT, LEXICON_VALID}
         assert names == everywhere | ({BLOBS_PRESENT} if media.blobs else set())
     assert all(len(text) > 80 for text in found.values())
     assert "verify_users" in found[MOODS, RECORDS_MATCH_DOCUMENTS]
@@ -294,7 +302,7 @@ def test_checks_are_evaluated_once_although_a_step_is_tried_again(site: Site, mi
     mirror.trouble("cyd", *[ServerFailed("502") for _ in range(9)])
     result = site.run(PAINTINGS)
     evaluated = [each.check_name for each in result.get_asset_check_evaluations()]
-    assert len(evaluated) == len(set(evaluated)) == 6
+    assert len(evaluated) == len(set(evaluated)) == 7
 
 
 def test_a_ledger_that_cannot_be_read_does_not_hide_why_the_step_failed(site: Site, mirror: ScriptedMirror) -> None:
@@ -306,12 +314,13 @@ def test_a_ledger_that_cannot_be_read_does_not_hide_why_the_step_failed(site: Si
     assert "4 of 4 users have to be run again" in str(failure.user_failure_data.description)
 
 
-@pytest.mark.parametrize("name", [NO_QUARANTINED_ITEMS, NOTHING_DEFERRED, *ASPECTS])
+@pytest.mark.parametrize("name", [NO_QUARANTINED_ITEMS, NOTHING_DEFERRED, ACCOUNTS_USABLE, *ASPECTS])
 def test_each_check_can_be_executed_alone_and_nobody_is_synchronised(
     site: Site, mirror: ScriptedMirror, name: str
 ) -> None:
     mirror.quarantine("bea", PAINTING, "no candidate is left", "invalid-record")
     defer(mirror, "ada", NOW)
+    lose(mirror, "cyd")
     for aspect in Aspect:
         receive(mirror, "bea", **{f"painting_{aspect.value}": broken("painting:1", "missing")})
     asset = next(
@@ -327,3 +336,87 @@ def test_each_check_can_be_executed_alone_and_nobody_is_synchronised(
     )
     assert [(each.check_name, each.passed) for each in result.get_asset_check_evaluations()] == [(name, False)]
     assert not mirror.turns
+
+
+# --------------------------------------------------------------------------------------------------- blocked accounts
+
+
+def lose(mirror: ScriptedMirror, *users: str, ago: timedelta = timedelta(hours=1)) -> None:
+    """Mongo loses the passwords of these users, and a run finds that a mood of each waits."""
+    for user in users:
+        mirror.known[user] = replace(mirror.known[user], blocked=NoCredentials("Mongo holds no password"))
+        wait(mirror, user, NoCredentials.code, ago=ago)
+
+
+def wait(mirror: ScriptedMirror, user: str, error_class: str, *, ago: timedelta, cid: str | None = "bafy") -> str:
+    item = mirror.quarantine(user, MOOD, "", error_class)
+    at = datetime.now(UTC) - ago
+    mirror.ledger[item] = replace(mirror.ledger[item], state=State.BLOCKED, updated_at=at, cid=cid)
+    return item
+
+
+def test_a_user_without_password_is_a_warning_that_names_the_user_and_the_reason(
+    site: Site, mirror: ScriptedMirror
+) -> None:
+    """SEEN-1: of each records asset, whoever the run was about."""
+    lose(mirror, "bea")
+    site.run_one("ada", MOODS, PAINTINGS)
+    check = site.check(MOODS, ACCOUNTS_USABLE)
+    assert (check.passed, check.severity) == (False, WARN)
+    assert "Blocked: 1 of 4 accounts (no-credentials 1)" in str(check.description)
+    (row,) = [dict(record.data) for record in value(check, "blocked_accounts").records]
+    assert (row["user"], row["items"], row["class"], row["message"]) == (
+        "bea", 1, "no-credentials", "Mongo holds no password",
+    )  # fmt: skip
+    assert not site.check(PAINTINGS, ACCOUNTS_USABLE).passed
+    mirror.known["bea"] = replace(mirror.known["bea"], blocked=None)
+    site.run_one("ada", MOODS)
+    assert site.check(MOODS, ACCOUNTS_USABLE).passed, "the next run picks bea up: nobody needs to act"
+
+
+@pytest.mark.parametrize(
+    ("of", "lost", "ago", "threshold", "severity"),
+    [
+        (40, 20, timedelta(days=9), "10%", ERROR),
+        (40, 4, timedelta(days=9), "10%", WARN),
+        (40, 5, timedelta(days=9), "10%", ERROR),
+        (40, 5, timedelta(days=9), "5", WARN),
+        (4, 2, timedelta(0), "10%", WARN),
+        (2, 2, timedelta(0), "10%", ERROR),
+        (300, 7, timedelta(hours=23), "10%", ERROR),
+        (300, 7, timedelta(hours=25), "10%", WARN),
+        (300, 6, timedelta(0), "10%", WARN),
+    ],
+)
+def test_many_blocked_accounts_are_an_error_by_their_share_or_when_they_come_at_once(
+    of: int, lost: int, ago: timedelta, threshold: str, severity: dg.AssetCheckSeverity
+) -> None:
+    """SEEN-1: a wrong PDS_URL is one event."""
+    mirror = ScriptedMirror(*(f"user{number}" for number in range(of)))
+    mirror.blocked_allowed = allowance(threshold)
+    lose(mirror, *list(mirror.known)[:lost], ago=ago)
+    check = accounts_usable(mirror, MOOD)
+    assert (check.passed, check.severity) == (False, severity)
+    assert check.metadata["blocked"].value == lost
+
+
+def test_whom_the_pds_refused_is_blocked_and_whom_nobody_misses_is_not(mirror: ScriptedMirror) -> None:
+    """SEEN-1: a wipe's hold, an owner who leaves and a new user of another type are no lost credentials."""
+    wait(mirror, "ada", "wrong-password", ago=timedelta(0), cid=None)
+    wait(mirror, "bea", "on-hold", ago=timedelta(0))
+    mirror.known["cyd"] = replace(mirror.known["cyd"], blocked=AccountDeleted("deleted"))
+    mirror.known["dan"] = Account("auth0|dan", "dan", blocked=NoCredentials("no DID and no password"))
+    check = accounts_usable(mirror, MOOD)
+    assert (check.metadata["partitions"].value, check.metadata["accounts"].value) == (["ada"], 3)
+    wait(mirror, "dan", "no-credentials", ago=timedelta(0), cid=None)
+    check = accounts_usable(mirror, MOOD)
+    assert check.metadata["partitions"].value == ["ada", "dan"]
+    assert check.metadata["blocked_lately"].value == 1, "dan never had an account"
+
+
+def test_deferred_items_of_a_blocked_account_do_not_turn_their_check_green(mirror: ScriptedMirror) -> None:
+    """SEEN-1."""
+    item = wait(mirror, "ada", "no-credentials", ago=timedelta(0))
+    assert nothing_deferred(mirror, MOOD).passed
+    mirror.ledger[item] = replace(mirror.ledger[item], deferred_until=NOW)
+    assert not nothing_deferred(mirror, MOOD).passed

@@ -116,15 +116,16 @@ def test_a_user_who_could_not_be_read_fails_the_job_and_the_others_are_verified(
     assert site.check(PAINTINGS, RECORDS_MATCH_DOCUMENTS).passed
 
 
-def test_a_blocked_user_is_no_failure_and_nothing_is_said_of_the_records(site: Site, mirror: ScriptedMirror) -> None:
-    """ACCT-2."""
+def test_a_blocked_user_is_no_failure_and_turns_no_check_green(site: Site, mirror: ScriptedMirror) -> None:
+    """ACCT-2, SEEN-1."""
     mirror.wrong["bea", "painting", Aspect.RECORDS] = WRONG
     site.launch(VERIFY_USERS, {})
     mirror.blocked["bea"] = AccountInactive("deactivated")
     assert site.launch(VERIFY_USERS, {}).success
     check = site.check(PAINTINGS, RECORDS_MATCH_DOCUMENTS)
-    assert check.passed
-    assert shown(check, "users_verified") == 3
+    assert not check.passed
+    assert shown(check, "partitions") == {"bea": WRONG.unsound}
+    assert shown(check, "users_verified") == 4
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.buckets import Bucket, Window
 from ac_pipeline.atproto.pace import POLICY
-from ac_pipeline.operations.flight_plan import draw_up, learned_limits, selection_of, selection_to_json
+from ac_pipeline.errors import NoCredentials
+from ac_pipeline.operations.agreed_sync import account_turn
+from ac_pipeline.operations.flight_plan import FlightPlan, draw_up, learned_limits, selection_of, selection_to_json
 from ac_pipeline.sync.agreement import PlannedOperation, plan_hash, planned
 from ac_pipeline.sync.forecast import USUAL, Ceiling, Limits
 from ac_pipeline.sync.selection import Selection
-from ac_pipeline_tests.unit.sync.world import World
+from ac_pipeline_tests.unit.sync.world import World, totals
 
 NOW = 1_000_000.0
 HOURLY, DAILY = "5000;w=3600", "35000;w=86400"
@@ -79,3 +83,54 @@ def test_a_selection_is_kept_with_its_plan() -> None:
     chosen = Selection(since=1, until=2, items=frozenset({("mood", "a")}), limit=3, sweep=True)
     assert selection_of(selection_to_json(chosen, None)) == chosen
     assert selection_of(selection_to_json(Selection(), [Account("auth0|a", "a")])) == Selection()
+
+
+def drawn(world: World, *users: Account) -> FlightPlan:
+    with world.quiet():
+        return draw_up(world.engine, users, Selection(), limits=USUAL, workers=1)
+
+
+def test_users_known_to_be_blocked_are_apart_from_operations_hash_and_cost() -> None:
+    """SEEN-2: also what came after the refusal, deletions and renditions; a user who works is not touched by it."""
+    world = World()
+    ada, bob = world.user("ada"), world.user("bob")
+    gone = world.add("mood", ada)
+    world.sync(ada)
+    for user in (ada, bob):
+        world.add("mood", user, mood="new")
+        world.add("painting", user)
+    wrong = replace(ada, password="wrong")
+    world.sync(wrong)
+    world.change("mood", gone, nuked=True)
+    world.add("mood", ada, mood="newer")
+    world.add("tape", ada)
+
+    alone, both = drawn(world, bob), drawn(world, wrong, bob)
+    assert set(both.blocked) == {ada.key}
+    assert (both.hash, both.cost, both.counts, both.users) == (alone.hash, alone.cost, alone.counts, 1)
+    lacking = replace(ada, password=None, blocked=NoCredentials("no password"))
+    assert (drawn(world, lacking, bob).hash, set(drawn(world, lacking, bob).blocked)) == (alone.hash, {ada.key})
+    world.pds.set_status(ada, "deactivated")
+    assert (drawn(world, ada, bob).hash, set(drawn(world, ada, bob).blocked)) == (alone.hash, {ada.key})
+
+
+def test_a_blocked_user_is_picked_up_by_itself_once_credentials_change() -> None:
+    """SEEN-2, ACCT-2: the plan sees other credentials in Mongo; a sync tries in any case, and then the plan knows."""
+    world = World()
+    ada = world.user()
+    world.moods(ada, 3)
+    wrong = replace(ada, password="wrong")
+    world.sync(wrong)
+    assert (drawn(world, wrong).counts, len(drawn(world, wrong).blocked)) == ({}, 1)
+    assert (drawn(world, ada).counts, drawn(world, ada).blocked) == ({"create": 3}, {})
+    assert totals(world.sync(ada)) == {"created": 3}
+    assert drawn(world, ada).blocked == {}
+
+
+def test_a_saved_plan_does_not_take_the_work_of_a_blocked_user_for_news() -> None:
+    """SEEN-2."""
+    world = World()
+    wrong = replace(world.user(), password="wrong")
+    world.moods(wrong, 3)
+    world.sync(wrong)
+    assert account_turn(world.engine, wrong, Selection(), [], "run", dry=True).moved == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -192,3 +193,19 @@ def test_no_more_accounts_are_under_way_than_there_are_workers(world: World, wor
     assert world.pds.count("read_repository") <= workers
     coming.close()
     assert world.pds.count("read_repository") <= workers
+
+
+def test_a_refused_account_turns_nothing_right_that_was_wrong(world: World) -> None:
+    """SEEN-1: what is missing waits for the account; what was found missing before is still said."""
+    user = world.user()
+    world.moods(user, 3)
+    world.sync(user)
+    (key, *_) = world.records(user, "mood")
+    receipts = MemoryReceipts()
+    world.drop(user, "mood", key)
+    taken(world, [user], receipts, workers=1)
+    wrong = replace(user, password="wrong")
+    world.sync(wrong)
+    taken(world, [wrong], receipts, workers=1)
+    states = {found.aspect: found.part.states for found in receipts.unsound(["mood"])}
+    assert states == {Aspect.RECORDS: {"missing": 1}, Aspect.LINKS: {"dangling": 1}}

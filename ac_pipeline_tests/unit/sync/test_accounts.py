@@ -15,6 +15,7 @@ from ac_pipeline.errors import (
     Blocked,
     LeaseHeld,
     NoCredentials,
+    RateLimited,
     ServerFailed,
     ServiceUnreachable,
     WrongPassword,
@@ -227,3 +228,43 @@ def test_what_is_blocked_says_why_in_the_ledger(world: World) -> None:
     assert (entry.failure.error_class, entry.failure.status, entry.failure.answer) == ("blocked", 403, "Forbidden")
     assert entry.failure.payload_hash == entry.fingerprint
     assert (entry.attempts, entry.history[-1].run_id) == (1, "run-1")
+
+
+@pytest.mark.parametrize("how", ["no credentials", "deactivated", "wrong password"])
+def test_what_was_wrong_with_an_item_stays_wrong_while_its_account_is_blocked(world: World, how: str) -> None:
+    """SEEN-1: no check of quarantined items turns green; an item whose document changed meanwhile waits."""
+    user = world.user()
+    faulty, corrected, fine = (world.add("mood", user, mood=mood) for mood in ("x" * 6000, "y" * 6000, "fine"))
+    assert totals(world.sync(user)) == {"quarantined": 2, "created": 1}
+    before = world.entry("mood", faulty)
+    world.change("mood", corrected, mood="short")
+    world.change("mood", fine, mood="finer")
+    if how == "deactivated":
+        world.pds.set_status(user, "deactivated")
+    blocked = {
+        "no credentials": replace(user, password=None, blocked=NoCredentials("no password")),
+        "deactivated": user,
+        "wrong password": replace(user, password="wrong"),
+    }[how]
+    report = world.sync(blocked)
+    assert report.blocked is not None
+    assert totals(report) == {"quarantined": 1, "blocked": 2}
+    assert world.entry("mood", faulty) == before
+    assert (world.entry("mood", corrected).state, world.entry("mood", fine).state) == (State.BLOCKED, State.BLOCKED)
+    world.pds.set_status(user, None)
+    assert totals(world.sync(user)) == {"quarantined": 1, "created": 1, "updated": 1}
+
+
+def test_a_deferred_item_of_a_blocked_account_is_known_to_have_waited_before(world: World) -> None:
+    """SEEN-1."""
+    user = world.user()
+    document = world.add("mood", user)
+    world.pds.fail("apply_writes", RateLimited("spent", retry_after=3600))
+    assert totals(world.sync(user)) == {"deferred": 1}
+    until = world.entry("mood", document).deferred_until
+    for _ in range(2):
+        world.sync(replace(user, blocked=NoCredentials("no password")))
+    entry = world.entry("mood", document)
+    assert (entry.state, entry.deferred_until) == (State.BLOCKED, until)
+    world.sync(user)
+    assert world.entry("mood", document).deferred_until is None

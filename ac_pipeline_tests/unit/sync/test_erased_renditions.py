@@ -284,3 +284,21 @@ def test_a_dry_run_lets_nothing_go(world: World, ada: Account) -> None:
     world.change("painting", id, nuked=True)
     with world.quiet():
         world.survey(ada)
+
+
+def test_renditions_of_earlier_media_go_with_the_erased_work(world: World, ada: Account) -> None:
+    """DEL-7, SEEN-4: as the guide says; what is the same again is not given up while it is in use."""
+    id = world.add("painting", ada)
+    world.sync(ada)
+    first, derive = blobs(world, "painting", id), world.renderer.derive
+    world.renderer.derive = lambda media, document, known: derive(media, document, None)  # type: ignore[method-assign]
+    world.renderer.version = "2"
+    world.change("painting", id, slug="2025.10.15.12.30.45.124")
+    world.sync(ada)
+    second = blobs(world, "painting", id)
+    assert first.isdisjoint(second)
+    assert set(world.entry("painting", id).past_blobs) == first
+    world.change("painting", id, nuked=True)
+    world.sync(ada)
+    assert set(world.renderer.forgotten) == first | second
+    assert world.renderer.store == {}

@@ -1,0 +1,180 @@
+"""Records of other writers that name no document: whose they are, told by what they hold (GUARD-7)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from bson import ObjectId
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.media.base import Link
+from ac_pipeline.media.registry import media_type
+from ac_pipeline.operations.differences import find_differences
+from ac_pipeline.operations.link_states import LinkState, Repair
+from ac_pipeline.operations.links import examine
+from ac_pipeline.operations.removals import Removals
+from ac_pipeline.sync.plan import Kind, existing_records
+from ac_pipeline.sync.verify import compare
+from ac_pipeline_tests.unit.sync.world import World, chosen, totals
+
+THEIRS, OTHER = "3mxtheirskey2", "3mxtheirskey3"
+FIRST, SECOND = "00000000000000000000000a", "00000000000000000000000b"
+COW = {
+    "source": "(wipe blue)",
+    "code": "cow",
+    "acUrl": "https://aesthetic.computer/$cow",
+    "when": "2025-10-15T12:30:45.123Z",
+}
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def kept(world: World, user: Account) -> dict[str, str | None]:
+    """Key -> the document its record names."""
+    return {rkey: record.get("ref") for rkey, record in world.records(user, "kidlisp").items()}
+
+
+def test_a_record_of_the_same_account_code_and_source_is_adopted(world: World) -> None:
+    """GUARD-7: updated in place, linked, and left alone from then on; no second record."""
+    user = world.user()
+    world.put(user, "kidlisp", THEIRS, COW)
+    document = world.add("kidlisp", user)
+    plan, _ = world.survey(user)
+    assert [(each.kind, each.rkey, each.reason) for each in plan.operations()] == [(Kind.UPDATE, THEIRS, "lacks ref")]
+    assert totals(world.sync(user), "kidlisp") == {"updated": 1}
+    assert kept(world, user) == {THEIRS: document}
+    link = world.link("kidlisp", document)
+    assert link is not None
+    assert (link.rkey, link.did) == (THEIRS, user.did)
+    assert totals(world.sync(user), "kidlisp") == {"unchanged": 1}
+
+
+@pytest.mark.parametrize("theirs", [{"source": "(wipe red)"}, {"code": "pig"}, {"source": ""}, {"code": 7}])
+def test_a_record_that_holds_anything_else_is_left_alone(world: World, theirs: dict[str, Any]) -> None:
+    """GUARD-7: both must be the same."""
+    user = world.user()
+    world.put(user, "kidlisp", THEIRS, {**COW, **theirs})
+    document = world.add("kidlisp", user)
+    assert totals(world.sync(user), "kidlisp") == {"created": 1}
+    assert sorted(kept(world, user).values(), key=str) == sorted([document, None], key=str)
+
+
+def test_a_record_of_another_account_or_document_is_not_adopted(world: World) -> None:
+    """GUARD-7: what names a document, or is named by a link, is that document's."""
+    user, other = world.user(), world.user()
+    world.put(other, "kidlisp", THEIRS, COW)
+    world.put(user, "kidlisp", OTHER, COW)
+    linked = world.add("kidlisp", user, source="(ink red)", code="pig", _id=ObjectId(SECOND), atproto={"rkey": OTHER})
+    document = world.add("kidlisp", user, _id=ObjectId(FIRST))
+    assert totals(world.sync(user), "kidlisp") == {"created": 1, "updated": 1}
+    assert world.by_ref(user, "kidlisp")[linked] == [OTHER]
+    assert len(world.by_ref(user, "kidlisp")[document]) == 1
+    assert kept(world, other) == {THEIRS: None}
+
+
+def test_only_types_that_say_so_are_matched_by_content(world: World) -> None:
+    user = world.user()
+    world.put(user, "mood", THEIRS, {"mood": "fine", "when": COW["when"]})
+    world.add("mood", user)
+    assert totals(world.sync(user)) == {"created": 1}
+
+
+def test_the_second_record_of_an_adopted_item_is_a_duplicate(world: World) -> None:
+    """GUARD-7, LINK-7: the platform's writer publishes beside ours; ours, which is linked, stays."""
+    user = world.user()
+    document = world.add("kidlisp", user)
+    world.sync(user)
+    (ours,) = world.records(user, "kidlisp")
+    world.put(user, "kidlisp", THEIRS, COW)
+    report = world.sync(user)
+    assert totals(report, "kidlisp") == {"unchanged": 1, "duplicates_removed": 1}
+    assert kept(world, user) == {ours: document}
+
+
+@pytest.mark.parametrize("order", [(FIRST, SECOND), (SECOND, FIRST)])
+def test_two_documents_that_hold_the_same_end_with_a_record_each(order: tuple[str, str]) -> None:
+    """GUARD-7: in whatever order Mongo lists them; none of three records is anybody's but theirs."""
+    world = World()
+    user = world.user()
+    for id in order:
+        world.add("kidlisp", user, _id=ObjectId(id))
+    for rkey in (OTHER, THEIRS):
+        world.put(user, "kidlisp", rkey, COW)
+    assert totals(world.sync(user), "kidlisp") == {"updated": 2}
+    assert kept(world, user) == {THEIRS: FIRST, OTHER: SECOND}
+    assert totals(world.sync(user), "kidlisp") == {"unchanged": 2}
+
+
+def test_a_withdrawn_twin_does_not_cost_an_eligible_document_its_record(world: World) -> None:
+    """GUARD-7, LINK-8: one record, two documents of which one is withdrawn."""
+    user = world.user()
+    world.add("kidlisp", user, _id=ObjectId(FIRST), nuked=True)
+    eligible = world.add("kidlisp", user, _id=ObjectId(SECOND))
+    world.put(user, "kidlisp", THEIRS, COW)
+    world.sync(user)
+    assert kept(world, user) == {THEIRS: eligible}
+
+
+def test_a_withdrawn_document_takes_the_record_with_it(world: World) -> None:
+    """GUARD-7, DEL-1: also the copy beside a record of ours."""
+    user = world.user()
+    document = world.add("kidlisp", user)
+    world.sync(user)
+    world.put(user, "kidlisp", THEIRS, COW)
+    world.change("kidlisp", document, nuked=True)
+    assert totals(world.sync(user), "kidlisp") == {"deleted": 1}
+    assert world.records(user, "kidlisp") == {}
+
+
+def test_what_a_deleted_account_left_behind_does_not_become_guest_work(world: World) -> None:
+    """GUARD-7, DEL-10: a link into another repository holds it back, whatever the guest's repository has."""
+    guest = world.guest()
+    world.put(guest, "kidlisp", THEIRS, COW)
+    did = "did:plc:00000000000000000000gone"
+    document = world.add("kidlisp", guest, atproto={"rkey": OTHER, "did": did})
+    assert totals(world.sync(guest), "kidlisp") == {"quarantined": 1}
+    assert kept(world, guest) == {THEIRS: None}
+    world.change("kidlisp", document, nuked=True)
+    world.sync(guest)
+    assert kept(world, guest) == {}
+
+
+def test_every_look_agrees_on_whose_the_record_is(world: World) -> None:
+    """GUARD-7: links, verification, differences, wipe and restore."""
+    user = world.user()
+    media = media_type("kidlisp")
+    document = world.add("kidlisp", user)
+    world.put(user, "kidlisp", THEIRS, COW)
+    selection = chosen(types=["kidlisp"])
+    (finding,) = examine(world.engine, user, selection).findings
+    assert (finding.item, finding.state, finding.repair) == (
+        f"kidlisp:{document}",
+        LinkState.WRONG_SHAPE,
+        Repair.UPDATE,
+    )
+    plan, report = world.engine.survey(user, selection)
+    found = compare(world.engine, plan, report, blobs=False)["kidlisp"]
+    assert (found.expected, found.missing, found.different, found.extra, found.duplicates) == (1, 0, 1, 0, 0)
+    assert find_differences(world.engine, user, selection) == []
+    (record,) = existing_records(world.pds.read_repository(str(user.did)), media)
+    removals = Removals(world.engine, user, (media,), "run")
+    assert removals.documented(media, record)
+    assert removals.item(media, record) == f"kidlisp:{document}"
+
+
+def test_an_adopted_record_keeps_the_link_it_got(world: World) -> None:
+    """GUARD-7, LINK-3: a link without a repository of its own names ours."""
+    user = world.user()
+    document = world.add("kidlisp", user, atproto={"rkey": THEIRS})
+    world.put(user, "kidlisp", THEIRS, COW)
+    world.sync(user)
+    link = world.link("kidlisp", document)
+    assert link is not None
+    assert replace(link, cid=None) == Link(
+        THEIRS, f"at://{user.did}/{media_type('kidlisp').nsid}/{THEIRS}", None, user.did
+    )
