@@ -21,8 +21,12 @@ import dagster as dg
 from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.failures import dagster_failures
 from ac_pipeline.defs.ledger_checks import (
+    COLLECTION_INTACT,
+    INPUT_ARRIVES,
     NO_QUARANTINED_ITEMS,
     NOTHING_DEFERRED,
+    collection_intact,
+    input_arrives,
     no_quarantined_items,
     nothing_deferred,
 )
@@ -45,6 +49,8 @@ _BY_JOB = (
 _LEDGER_CHECKS: Final[Mapping[str, Callable[[Mirror, MediaType], dg.AssetCheckResult]]] = {
     NO_QUARANTINED_ITEMS: no_quarantined_items,
     NOTHING_DEFERRED: nothing_deferred,
+    COLLECTION_INTACT: collection_intact,
+    INPUT_ARRIVES: input_arrives,
 }
 
 
@@ -74,6 +80,17 @@ CHECKS: Final = (
         NOTHING_DEFERRED,
         "No {singular} of any user waits for a limit of the PDS or for another attempt. A warning: nothing is to be "
         "done, the result says when the rest will fit.",
+    ),
+    Check(
+        COLLECTION_INTACT,
+        "The collection of the {plural} holds what it held, within AC_MAX_ORPHAN_SHARE, and so do the documents of the "
+        "records that are known. Otherwise the database is doubted: no record is deleted because its document is gone "
+        "until the collection recovers, or a person names the number in the field `sweep` of the run.",
+    ),
+    Check(
+        INPUT_ARRIVES,
+        "A new {singular} has come within AC_SILENT_DAYS, if some used to: otherwise what writes the collection on the "
+        "platform may have stopped.",
     ),
     Check(
         RECORDS_MATCH_DOCUMENTS,

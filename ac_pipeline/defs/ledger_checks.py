@@ -1,4 +1,5 @@
-"""Checks on what the ledger knows: items that wait for a person, and items that wait for a limit.
+"""Checks on what the ledger knows: items that wait for a person, items that wait for a limit, and collections that
+are not what they were.
 
 Each looks at all users, whoever the run was about. Which checks there are is `checks.py`.
 """
@@ -11,13 +12,15 @@ import dagster as dg
 
 from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.metadata import ROWS, Metadata, entry_row, items_links, items_table
-from ac_pipeline.defs.mirror import Mirror
+from ac_pipeline.defs.mirror import Mirror, Seen
 from ac_pipeline.items import State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.ledger import Standing
 
 NO_QUARANTINED_ITEMS: Final = "no_quarantined_items"
 NOTHING_DEFERRED: Final = "nothing_deferred"
+COLLECTION_INTACT: Final = "collection_intact"
+INPUT_ARRIVES: Final = "input_arrives"
 
 NAMED: Final = 200
 """Partition keys a result names besides its table."""
@@ -74,6 +77,36 @@ def nothing_deferred(mirror: Mirror, media: MediaType) -> dg.AssetCheckResult:
             **({"fits_at": dg.MetadataValue.timestamp(until)} if until is not None else {}),
             **of_users(standing),
             **_items(mirror, media, State.DEFERRED, count),
+        },
+    )
+
+
+def collection_intact(mirror: Mirror, media: MediaType) -> dg.AssetCheckResult:
+    """Fails, as an error, while the collection is so much smaller, or so many records have lost their documents, that
+    records without a document are kept."""
+    seen = mirror.last_look(media)
+    return _of_collection(media, COLLECTION_INTACT, seen, seen.doubt, "The collection holds what it should.")
+
+
+def input_arrives(mirror: Mirror, media: MediaType) -> dg.AssetCheckResult:
+    """Fails, as an error, when nothing new has come for AC_SILENT_DAYS where there used to be some."""
+    seen = mirror.last_look(media)
+    return _of_collection(media, INPUT_ARRIVES, seen, seen.silence, "Nothing is missed.")
+
+
+def _of_collection(media: MediaType, name: str, seen: Seen, problem: str | None, well: str) -> dg.AssetCheckResult:
+    look = seen.look
+    return dg.AssetCheckResult(
+        passed=problem is None,
+        asset_key=records_key(media),
+        check_name=name,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=problem or well,
+        metadata={
+            "documents": look.documents,
+            "documents_expected": look.expected,
+            "records_without_document": look.lost,
+            **({"newest": dg.MetadataValue.timestamp(look.newest / 1000)} if look.newest is not None else {}),
         },
     )
 

@@ -14,7 +14,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.allowance import Allowance
 from ac_pipeline.atproto.messages import RepositoryStatus
 from ac_pipeline.errors import Misconfigured
-from ac_pipeline.items import LedgerEntry, RepositoryMark, State
+from ac_pipeline.items import LastLook, LedgerEntry, RepositoryMark, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.ledger import Standing
 from ac_pipeline.mongo.pending import Changes
@@ -40,6 +40,21 @@ class Picture:
     url: str
 
 
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The collection of a type.
+
+    Args:
+        look: What was found.
+        doubt: Why records without a document are kept, or None.
+        silence: That nothing new comes, or None.
+    """
+
+    look: LastLook
+    doubt: str | None = None
+    silence: str | None = None
+
+
 class Mirror(Protocol):
     """The pipeline as Dagster sees it."""
 
@@ -51,12 +66,22 @@ class Mirror(Protocol):
         """
 
     def sync(
-        self, accounts: Sequence[Account], types: Sequence[MediaType], run_id: str, *, full: bool = False
+        self,
+        accounts: Sequence[Account],
+        types: Sequence[MediaType],
+        run_id: str,
+        *,
+        full: bool = False,
+        sweep: int | None = None,
     ) -> Iterator[Outcome]:
         """Mirror these accounts, several at once; outcomes as they come.
 
         Args:
             full: Compare every document and record, also where nothing seems to have changed.
+            sweep: So many records without a document go although the database is doubted; None to keep them.
+
+        Raises:
+            Misconfigured: Of these accounts another number than `sweep` is kept.
         """
 
     def render(self, accounts: Sequence[Account], media: MediaType, run_id: str) -> Iterator[Outcome]:
@@ -114,6 +139,9 @@ class Mirror(Protocol):
 
     def known_items(self, media: MediaType) -> int:
         """How many items of one type the ledger knows."""
+
+    def last_look(self, media: MediaType) -> Seen:
+        """What there is of a type, compared with what there was; looked at anew unless somebody just did."""
 
     def allowance(self) -> Allowance:
         """How many quarantined items are no error yet."""

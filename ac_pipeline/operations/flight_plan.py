@@ -61,6 +61,7 @@ class FlightPlan:
         slowest: The users who are done last.
         blocked: User -> why nothing can be done.
         notes: User and what a person may want to know.
+        orphans_kept: Type -> records without a document that stay because the database is doubted.
         limits: What is known of the PDS's limits.
         saved: Whether it is kept, to be carried out later.
     """
@@ -72,6 +73,7 @@ class FlightPlan:
     slowest: list[UserBill] = field(default_factory=list)
     blocked: dict[str, str] = field(default_factory=dict)
     notes: list[tuple[str, str]] = field(default_factory=list)
+    orphans_kept: Counter[str] = field(default_factory=Counter)
     limits: Limits = field(default_factory=Limits)
     saved: bool = False
 
@@ -87,6 +89,7 @@ class FlightPlan:
             "headroom": self.limits.headroom,
             "blocked": [{"user": user, "message": message} for user, message in self.blocked.items()],
             "notes": [{"user": user, "note": note} for user, note in self.notes],
+            "orphans_kept": dict(self.orphans_kept),
             "saved": self.saved,
         }
 
@@ -136,6 +139,8 @@ def draw_up(
     touched: list[str] = []
     for account, found in progress(ahead(accounts, survey, workers), len(accounts)):
         made.notes += [(account.key, note) for note in found.report.notes]
+        kept = {name: tally.orphans_kept for name, tally in found.report.types.items() if tally.orphans_kept}
+        made.orphans_kept.update(kept)
         if found.report.blocked is not None:
             made.blocked[account.key] = found.report.blocked.message
         if not found.lines:
@@ -235,7 +240,7 @@ def selection_to_json(selection: Selection, chosen: Sequence[Account] | None) ->
         "until": selection.until,
         "items": None if selection.items is None else [list(each) for each in sorted(selection.items)],
         "limit": selection.limit,
-        "sweep": selection.sweep,
+        "sweep": selection.sweep is not None,
     }
 
 
@@ -248,7 +253,7 @@ def selection_of(stored: Mapping[str, Any]) -> Selection:
         until=stored["until"],
         items=None if items is None else frozenset((type_, name) for type_, name in items),
         limit=stored["limit"],
-        sweep=bool(stored["sweep"]),
+        sweep=0 if stored["sweep"] else None,  # a dry run takes any number for enough; to carry it out needs its own
     )
 
 

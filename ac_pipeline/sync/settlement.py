@@ -38,7 +38,7 @@ def may_be_settled(mark: RepositoryMark, selection: Selection) -> bool:
 
     Whoever asks for more than what has changed (`full`, `blobs`, `retry`, `sweep`), or for a part, gets the whole way.
     """
-    special = selection.partial or selection.full or selection.blobs or selection.retry or selection.sweep
+    special = selection.partial or selection.full or selection.blobs or selection.retry or selection.sweep is not None
     names = {media.name for media in selection.types}
     return not special and names <= mark.settled.keys() and names <= mark.counts.keys()
 

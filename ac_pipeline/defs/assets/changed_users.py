@@ -12,6 +12,7 @@ from typing import Final
 import dagster as dg
 from pydantic import Field
 
+from ac_pipeline.defs.assets.records import SWEEP_FIELD
 from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.assets.stage import made_earlier
 from ac_pipeline.defs.assets.turns import Turns
@@ -32,6 +33,7 @@ class ChangedUsersConfig(dg.Config):
     users: list[str] = Field(
         description='Partition keys of the users to synchronise, for example ["ada", "art-guest"].'
     )
+    sweep: int | None = Field(default=None, ge=0, description=SWEEP_FIELD)
 
 
 def changed_users_job(mirror_resource: object, retry_seconds: float = RETRY_SECONDS) -> dg.JobDefinition:
@@ -62,7 +64,7 @@ def changed_users_job(mirror_resource: object, retry_seconds: float = RETRY_SECO
         earlier = made_earlier(context, assets)
         users = [user for user in asked if any((key, user) not in earlier for key in assets)]
         turns = Turns(context, mirror, assets, users, pictures=True)
-        troubles = turns.take(lambda accounts: mirror.sync(accounts, MEDIA_TYPES, context.run.run_id))
+        troubles = turns.take(lambda accounts: mirror.sync(accounts, MEDIA_TYPES, context.run.run_id, sweep=config.sweep))
         yield from check_events(mirror, MEDIA_TYPES)
         if troubles:
             raise failure_of(troubles, len(asked))

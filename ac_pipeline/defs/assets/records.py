@@ -28,6 +28,12 @@ FULL: Final = "full"
 """Name of the field below, for run configs."""
 
 
+SWEEP_FIELD: Final = (
+    "Delete so many records without a document of this run's users although the database is doubted. The check "
+    "collection_intact says why they are kept; with another number than there are, the run fails and says it."
+)
+
+
 class RecordsConfig(dg.Config):
     """What a person can set in the launchpad."""
 
@@ -36,6 +42,7 @@ class RecordsConfig(dg.Config):
         description="Compare every document and record of each user, also of those in whom nothing seems changed. "
         "The nightly schedule does; it costs one read of the whole repository for each user.",
     )
+    sweep: int | None = Field(default=None, ge=0, description=SWEEP_FIELD)
 
 
 def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
@@ -69,7 +76,9 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
                         context,
                         mirror,
                         selected,
-                        lambda accounts: mirror.sync(accounts, types, context.run.run_id, full=config.full),
+                        lambda accounts: mirror.sync(
+                            accounts, types, context.run.run_id, full=config.full, sweep=config.sweep
+                        ),
                         pictures=True,
                     )
                 except dg.Failure as error:

@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from ac_pipeline.accounts import Account
 from ac_pipeline.allowance import Allowance
 from ac_pipeline.atproto.messages import RepositoryStatus
-from ac_pipeline.defs.mirror import Outcome, Picture, each_account
+from ac_pipeline.defs.mirror import Outcome, Picture, Seen, each_account
 from ac_pipeline.errors import Blocked, PipelineError, Transient
-from ac_pipeline.items import Attempt, Failure, LedgerEntry, RepositoryMark, Stage, State
+from ac_pipeline.items import Attempt, Failure, LastLook, LedgerEntry, RepositoryMark, Stage, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.ledger import Standing
 from ac_pipeline.mongo.pending import Changes, Work
@@ -34,6 +34,8 @@ class ScriptedMirror:
         self.turns: list[str] = []
         self.types: list[tuple[str, ...]] = []
         self.full: list[bool] = []
+        self.sweeps: list[int | None] = []
+        self.seen: dict[str, Seen] = {}
         self.run_ids: set[str] = set()
         self.reads = 0
         self.troubles: dict[str, list[Exception]] = {}
@@ -79,9 +81,16 @@ class ScriptedMirror:
         return self.known
 
     def sync(
-        self, accounts: Sequence[Account], types: Sequence[MediaType], run_id: str, *, full: bool = False
+        self,
+        accounts: Sequence[Account],
+        types: Sequence[MediaType],
+        run_id: str,
+        *,
+        full: bool = False,
+        sweep: int | None = None,
     ) -> Iterator[Outcome]:
         self.full.append(full)
+        self.sweeps.append(sweep)
         self.types.append(tuple(media.name for media in types))
         self.run_ids.add(run_id)
         return each_account(accounts, lambda account: self._turn(account, types), workers=2)
@@ -168,6 +177,9 @@ class ScriptedMirror:
 
     def known_items(self, media: MediaType) -> int:
         return self.items_in_ledger
+
+    def last_look(self, media: MediaType) -> Seen:
+        return self.seen.get(media.name, Seen(LastLook(media.name, at=self.now)))
 
     def allowance(self) -> Allowance:
         return self.allowed

@@ -12,7 +12,7 @@ import pytest
 
 from ac_pipeline.allowance import Allowance, allowance
 from ac_pipeline.defs.checks import record_checks
-from ac_pipeline.defs.ledger_checks import NO_QUARANTINED_ITEMS, NOTHING_DEFERRED
+from ac_pipeline.defs.ledger_checks import COLLECTION_INTACT, INPUT_ARRIVES, NO_QUARANTINED_ITEMS, NOTHING_DEFERRED
 from ac_pipeline.defs.metadata import ROWS
 from ac_pipeline.defs.receipt_checks import BLOBS_PRESENT, LEXICON_VALID, LINKS_CONSISTENT, RECORDS_MATCH_DOCUMENTS
 from ac_pipeline.errors import ServerFailed, ServiceUnreachable
@@ -71,6 +71,7 @@ def test_every_records_asset_has_every_check_with_words_for_an_operator() -> Non
     for media, asset in zip(MEDIA_TYPES, RECORDS, strict=True):
         names = {name for key, name in found if key == asset}
         everywhere = {NO_QUARANTINED_ITEMS, NOTHING_DEFERRED, RECORDS_MATCH_DOCUMENTS, LINKS_CONSISTENT, LEXICON_VALID}
+        everywhere |= {COLLECTION_INTACT, INPUT_ARRIVES}
         assert names == everywhere | ({BLOBS_PRESENT} if media.blobs else set())
     assert all(len(text) > 80 for text in found.values())
     assert "verify_users" in found[MOODS, RECORDS_MATCH_DOCUMENTS]
