@@ -56,7 +56,7 @@ def status(chosen: Chosen, as_json: bool) -> int:
             if report.blocked is not None:
                 blocked.append((account.key, report.blocked.message))
         looks = {media.name: pipeline.safeguard.look(media) for media in chosen.selection.types}
-        problems = {name: [each for each in pipeline.safeguard.problems(look) if each] for name, look in looks.items()}
+        problems = {name: pipeline.safeguard.problems(look) for name, look in looks.items()}
         oldest = next((e.withdrawn_at for e in pipeline.ledger.pending_deletions(limit=1)), None)
     users = {"total": number, "ready": number - len(blocked), "blocked": len(blocked)}
     if as_json:
@@ -68,7 +68,8 @@ def status(chosen: Chosen, as_json: bool) -> int:
                 "expected": look.expected,
                 "records_without_document": look.lost,
                 "newest": format_when(look.newest) if look.newest is not None else None,
-                "problems": problems[name],
+                "doubt": problems[name][0],
+                "silence": problems[name][1],
             }
             for name, look in looks.items()
         }
@@ -81,7 +82,7 @@ def status(chosen: Chosen, as_json: bool) -> int:
         for user, reasons in holds.items():
             for name, reason in reasons.items():
                 click.echo(f"On hold: {name} of {user}, {reason}.")
-        for message in (message for messages in problems.values() for message in messages):
+        for message in filter(None, (message for said in problems.values() for message in said)):
             click.echo(message)
         click.echo(f"Oldest pending deletion: {oldest or 'none'}.")
     return 0

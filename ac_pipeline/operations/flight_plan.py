@@ -61,9 +61,9 @@ class FlightPlan:
         slowest: The users who are done last.
         blocked: User -> why nothing can be done.
         notes: User and what a person may want to know.
-        orphans_kept: Type -> records without a document that stay because the database is doubted.
         limits: What is known of the PDS's limits.
         saved: Whether it is kept, to be carried out later.
+        orphans_kept: Type -> records without a document that stay because the database is doubted.
     """
 
     hash: str
@@ -73,9 +73,9 @@ class FlightPlan:
     slowest: list[UserBill] = field(default_factory=list)
     blocked: dict[str, str] = field(default_factory=dict)
     notes: list[tuple[str, str]] = field(default_factory=list)
-    orphans_kept: Counter[str] = field(default_factory=Counter)
     limits: Limits = field(default_factory=Limits)
     saved: bool = False
+    orphans_kept: Counter[str] = field(default_factory=Counter)
 
     def to_json(self) -> dict[str, object]:
         """As design section 6 has it, without the operations."""
