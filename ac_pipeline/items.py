@@ -178,7 +178,8 @@ class LastLook:
         lost: Those of them whose document does not exist.
         newest: `when` of the newest document ever seen, in ms since 1970, or None.
         arrivals: How many documents came in the days before it.
-        orphans: Hash of each record without a document that a sync has met in the last day -> when it was last met.
+        orphans: Document of each record that was let go for want of it in the last day -> when that was.
+        waiting: Document of some records that are kept although it is gone -> when that was last seen.
         version: Counts the changes, so that of two writers at once only one succeeds.
     """
 
@@ -192,6 +193,7 @@ class LastLook:
     newest: int | None = None
     arrivals: int = 0
     orphans: Mapping[str, datetime] = field(default_factory=dict)
+    waiting: Mapping[str, datetime] = field(default_factory=dict)
     version: int = 0
 
 

@@ -73,7 +73,9 @@ def status(chosen: Chosen, as_json: bool) -> int:
             }
             for name, look in looks.items()
         }
-        print_json({"types": types, "users": users, "oldest_pending_deletion": pending, "on_hold": holds, "input": found})
+        print_json(
+            {"types": types, "users": users, "oldest_pending_deletion": pending, "on_hold": holds, "input": found}
+        )
     else:
         tallies("Status", totals, _STATUS)
         click.echo(f"Users: {users['total']}, ready {users['ready']}, blocked {users['blocked']}.")

@@ -32,7 +32,9 @@ relay_option = click.option(
 
 @click.command()
 @selectors
-@click.option("--sweep", is_flag=True, help="Plan to delete records without a document although the database is doubted.")
+@click.option(
+    "--sweep", is_flag=True, help="Plan to delete records without a document although the database is doubted."
+)
 @relay_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--csv", "as_csv", is_flag=True, help="All operations as CSV on stdout.")

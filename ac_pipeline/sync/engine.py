@@ -167,9 +167,7 @@ class Engine:
 
     @property
     def _reader(self) -> Reader:
-        return Reader(
-            self.documents, self.ledger, self.renderer, self.lexicons, self.now, self.renders, self.safeguard
-        )
+        return Reader(self.documents, self.ledger, self.renderer, self.lexicons, self.now, self.renders, self.safeguard)
 
     def _mirror(self, plan: AccountPlan, asked: Selection, books: Bookkeeper) -> None:
         selection = self._admission.released(plan.account, asked, books)

@@ -74,7 +74,11 @@ class Reader:
                 continue
             records = plan.records(media)
             gone = self._gone(records, plan.account, media, plan.documents[media.name])
-            orphans = [record.rkey for record in records if record.ref in gone]
+            orphans = {
+                record.rkey: record.ref if gone[record.ref] == DOCUMENT_GONE else f"{record.ref} elsewhere"
+                for record in records
+                if record.ref is not None and record.ref in gone
+            }
             if orphans:
                 why = self.safeguard.permit(
                     media,

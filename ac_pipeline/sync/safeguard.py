@@ -9,7 +9,7 @@ the allowed share. What its owner withdrew, or an account that is leaving, is ne
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
@@ -24,7 +24,10 @@ from ac_pipeline.sync.ports import DataServer, Documents, Ledger
 
 MANY_OF_ONE: Final = 10
 """More orphans than this, and more than half of a user's records of a type, wait for a person as well."""
+_HOUR: Final = timedelta(hours=1)
 _DAY: Final = timedelta(days=1)
+_WEEK: Final = timedelta(days=7)
+"""A record that nobody has met for so long does not wait any more."""
 _FRESH: Final = timedelta(seconds=10)
 """For so long a doubt is not looked into again: a lost collection meets thousands of users."""
 _SOME: Final = 3
@@ -88,7 +91,8 @@ class Safeguard:
             look = replace(
                 before, at=now, documents=len(dates), known=len(recorded), lost=len(set(recorded) - dates.keys())
             )
-            look = replace(look, orphans=_of_the_day(before, now))
+            lost = {each: at for each, at in before.waiting.items() if each not in dates}
+            look = replace(look, orphans=_since(before.orphans, now - _DAY), waiting=_since(lost, now - _WEEK))
             newest = max(whens, default=None)
             if newest is not None and (before.newest is None or newest >= before.newest):
                 recent = newest - self.silent_days * _ms_of(_DAY)
@@ -100,16 +104,18 @@ class Safeguard:
     def doubt(self, look: LastLook) -> str | None:
         """Why no orphan of the type may be deleted now, as the end of a sentence; None when they may."""
         here, once = look.documents, look.expected
-        limit = self.allowed(min(here, once))
         if not here:
             return "the whole collection is empty"
         if once - here > self.allowed(once):
             return f"the collection holds {here} documents, where there were {once}"
         if look.lost > self.allowed(look.known):
             return f"the documents of {look.lost} of all {look.known} {look.type} records are gone"
-        if len(look.orphans) > limit:
-            return f"more than {limit} {look.type} records without a document were met within a day"
+        if len(look.orphans) + len(look.waiting) > self._limit(look):
+            return f"more than {self._limit(look)} {look.type} records would go within a day"
         return None
+
+    def _limit(self, look: LastLook) -> int:
+        return self.allowed(min(look.documents, look.expected))
 
     def problems(self, look: LastLook) -> tuple[str | None, str | None]:
         """What a person has to know of a collection: that orphans are kept and why, and that nothing new comes."""
@@ -135,7 +141,7 @@ class Safeguard:
         self,
         media: MediaType,
         account: Account,
-        orphans: Collection[str],
+        orphans: Mapping[str, str],
         records: int,
         *,
         sweep: int | None,
@@ -148,36 +154,44 @@ class Safeguard:
         again, the same orphans are the same.
 
         Args:
-            orphans: Keys of the records.
+            orphans: Key of each of the records -> id of its document.
             records: How many of the type the repository holds.
             sweep: How many a person has agreed to let go in this run whatever is doubted, or None.
             dry: Nothing will be deleted; a sweep of any number is permitted.
         """
-        met = {_hash(f"{account.did}/{media.nsid}/{rkey}") for rkey in orphans}
+        met = set(orphans.values())
         look, now = self.ledger.last_look(media.name), self.now()
         if look.at is None or now - look.at >= _FRESH or self.doubt(look) is None:
-            look = self.look(media)
-        why = self.doubt(look)
-        if why is None and len(orphans) > MANY_OF_ONE and 2 * len(orphans) > records:
-            why = f"they are most of the {records} that {account.key} has"
-        if why is None:
+            self.look(media)
 
-            def meet(before: LastLook) -> LastLook:
-                kept = _of_the_day(before, now)
-                more = met if len(kept) <= self.allowed(before.documents) else met & kept.keys()
-                return replace(before, orphans={**kept, **dict.fromkeys(sorted(more), now)})
+        def meet(before: LastLook) -> LastLook:
+            gone, waiting = _since(before.orphans, now - _DAY), _since(before.waiting, now - _WEEK)
+            rest = {name: at for name, at in waiting.items() if name not in met}
+            asked = replace(before, orphans={**gone, **dict.fromkeys(sorted(met), now)}, waiting=rest)
+            if most is None and self.doubt(asked) is None:
+                return asked
+            room = len(waiting) <= self.allowed(before.documents)
+            new = [each for each in sorted(met) if each not in gone and (room or each in waiting)]
+            late = [each for each in new if each not in waiting or now - waiting[each] > _HOUR]
+            return replace(before, orphans=gone, waiting={**waiting, **dict.fromkeys(late, now)})
 
-            why = self.doubt(self._change(media.name, meet))
+        most = None
+        if len(orphans) > MANY_OF_ONE and 2 * len(orphans) > records:
+            most = f"they are most of the {records} that {account.key} has"
+        found = self._change(media.name, meet)
+        why = self.doubt(found) or most
+        if why is None and not met <= found.orphans.keys():
+            why = f"with them, more than {self._limit(found)} {media.name} records would go within a day"
         if why is None or sweep is None or dry:
             return None if sweep is not None and dry else why
-        swept = self._sweep(run_id, met, sweep)
+        swept = self._sweep(run_id, {_hash(f"{account.did}/{media.nsid}/{rkey}") for rkey in orphans}, sweep)
         if swept is None:
             return f"they are more than the {sweep} that --sweep names"
 
         def confirmed(before: LastLook) -> LastLook:
             expected = max(before.documents, before.expected - swept)
-            rest = {mark: at for mark, at in before.orphans.items() if mark not in met}
-            return replace(before, expected=expected, orphans=rest)
+            rest = {name: at for name, at in before.waiting.items() if name not in met}
+            return replace(before, expected=expected, waiting=rest)
 
         self._change(media.name, confirmed)
         return None
@@ -186,7 +200,9 @@ class Safeguard:
         """A person says that the collections are right as they were found at the last look."""
         for media in types:
             now = self.now()
-            self._change(media.name, lambda look: replace(look, expected=look.documents, lowered_at=now, orphans={}))  # noqa: B023
+            self._change(
+                media.name, lambda look: replace(look, expected=look.documents, lowered_at=now, orphans={}, waiting={})
+            )  # noqa: B023
 
     def sweeping(self, run_id: str) -> bool:
         """Whether the number of this run is agreed to already: a retry goes on where it was."""
@@ -279,8 +295,8 @@ def _almost_none(found: int, of: int) -> bool:
     return of >= _FEW and (not found or (of - found > MANY_OF_ONE and 2 * found < of))
 
 
-def _of_the_day(look: LastLook, now: datetime) -> dict[str, datetime]:
-    return {mark: at for mark, at in look.orphans.items() if now - at < _DAY}
+def _since(times: Mapping[str, datetime], moment: datetime) -> dict[str, datetime]:
+    return {name: at for name, at in times.items() if at > moment}
 
 
 def _sweep_name(run_id: str) -> str:

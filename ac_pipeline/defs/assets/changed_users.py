@@ -64,7 +64,9 @@ def changed_users_job(mirror_resource: object, retry_seconds: float = RETRY_SECO
         earlier = made_earlier(context, assets)
         users = [user for user in asked if any((key, user) not in earlier for key in assets)]
         turns = Turns(context, mirror, assets, users, pictures=True)
-        troubles = turns.take(lambda accounts: mirror.sync(accounts, MEDIA_TYPES, context.run.run_id, sweep=config.sweep))
+        troubles = turns.take(
+            lambda accounts: mirror.sync(accounts, MEDIA_TYPES, context.run.run_id, sweep=config.sweep)
+        )
         yield from check_events(mirror, MEDIA_TYPES)
         if troubles:
             raise failure_of(troubles, len(asked))
