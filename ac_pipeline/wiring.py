@@ -120,7 +120,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             documents,
             ledger,
             server,
-            lambda: accounts.all(),
+            MongoAccounts(source).all,
             now,
             share=settings.ac_max_orphan_share,
             floor=settings.ac_orphan_floor,

@@ -60,7 +60,7 @@ class MongoAccounts:
     Args:
         database: The platform's database.
         types: The media types whose owners count.
-        check: Given all accounts before anybody else is; raises Misconfigured when they cannot be those of the platform.
+        check: Given all accounts before anybody else is; raises Misconfigured when they cannot be right.
     """
 
     def __init__(

@@ -137,7 +137,7 @@ class Safeguard:
                 )
         return doubt, silence
 
-    def permit(  # noqa: PLR0913
+    def permit(
         self,
         media: MediaType,
         account: Account,
@@ -198,11 +198,12 @@ class Safeguard:
 
     def accept(self, types: Iterable[MediaType]) -> None:
         """A person says that the collections are right as they were found at the last look."""
+
+        def right(look: LastLook) -> LastLook:
+            return replace(look, expected=look.documents, lowered_at=self.now(), orphans={}, waiting={})
+
         for media in types:
-            now = self.now()
-            self._change(
-                media.name, lambda look: replace(look, expected=look.documents, lowered_at=now, orphans={}, waiting={})
-            )  # noqa: B023
+            self._change(media.name, right)
 
     def sweeping(self, run_id: str) -> bool:
         """Whether the number of this run is agreed to already: a retry goes on where it was."""

@@ -1,4 +1,4 @@
-"""A database or a PDS that has not what was there, on real services: nothing is deleted, nobody blocked, and it is said."""
+"""A database or PDS that has not what was there, on real services: nothing is deleted, nobody blocked; it is said."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ def test_a_failed_read_makes_no_orphans(world: World, method: str) -> None:
 
 
 def test_an_empty_collection_makes_no_orphans(world: World) -> None:
-    """DEL-5, GUARD-1: a restored or mistaken database is distrusted; the records are listed, and the run is not clean."""
+    """DEL-5, GUARD-1: a restored or mistaken database is distrusted; the records are listed, the run is not clean."""
     user = world.user()
     documents = world.moods(user, 3)
     world.sync(user)
