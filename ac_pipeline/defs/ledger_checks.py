@@ -12,7 +12,7 @@ import dagster as dg
 
 from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.metadata import ROWS, Metadata, entry_row, items_links, items_table
-from ac_pipeline.defs.mirror import Mirror, Seen
+from ac_pipeline.defs.mirror import Mirror, CollectionState
 from ac_pipeline.items import State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.ledger import Standing
@@ -94,7 +94,9 @@ def input_arrives(mirror: Mirror, media: MediaType) -> dg.AssetCheckResult:
     return _of_collection(media, INPUT_ARRIVES, seen, seen.silence, "Nothing is missed.")
 
 
-def _of_collection(media: MediaType, name: str, seen: Seen, problem: str | None, well: str) -> dg.AssetCheckResult:
+def _of_collection(
+    media: MediaType, name: str, seen: CollectionState, problem: str | None, well: str
+) -> dg.AssetCheckResult:
     look = seen.look
     return dg.AssetCheckResult(
         passed=problem is None,

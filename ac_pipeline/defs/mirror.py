@@ -41,7 +41,7 @@ class Picture:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class CollectionState:
     """The collection of a type.
 
     Args:
@@ -140,7 +140,7 @@ class Mirror(Protocol):
     def known_items(self, media: MediaType) -> int:
         """How many items of one type the ledger knows."""
 
-    def last_look(self, media: MediaType) -> Seen:
+    def last_look(self, media: MediaType) -> CollectionState:
         """What there is of a type, compared with what there was; looked at anew unless somebody just did."""
 
     def allowance(self) -> Allowance:

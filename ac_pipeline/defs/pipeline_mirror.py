@@ -12,7 +12,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.allowance import Allowance
 from ac_pipeline.atproto.messages import RepositoryStatus
 from ac_pipeline.atproto.syntax import record_address
-from ac_pipeline.defs.mirror import Outcome, Picture, Seen, each_account
+from ac_pipeline.defs.mirror import Outcome, Picture, CollectionState, each_account
 from ac_pipeline.defs.opening import OpensPipeline
 from ac_pipeline.items import LedgerEntry, RepositoryMark, State
 from ac_pipeline.media.base import MediaType
@@ -115,10 +115,10 @@ class PipelineMirror(OpensPipeline):
     def known_items(self, media: MediaType) -> int:
         return sum(self._open().ledger.counts().get(media.name, {}).values())
 
-    def last_look(self, media: MediaType) -> Seen:
+    def last_look(self, media: MediaType) -> CollectionState:
         safeguard = self._open().safeguard
         look = safeguard.look(media, within=_JUST_NOW)
-        return Seen(look, *safeguard.problems(look))
+        return CollectionState(look, *safeguard.problems(look))
 
     def allowance(self) -> Allowance:
         return self._open().settings.ac_quarantine_threshold

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from ac_pipeline.accounts import Account
 from ac_pipeline.allowance import Allowance
 from ac_pipeline.atproto.messages import RepositoryStatus
-from ac_pipeline.defs.mirror import Outcome, Picture, Seen, each_account
+from ac_pipeline.defs.mirror import Outcome, Picture, CollectionState, each_account
 from ac_pipeline.errors import Blocked, PipelineError, Transient
 from ac_pipeline.items import Attempt, Failure, LastLook, LedgerEntry, RepositoryMark, Stage, State
 from ac_pipeline.media.base import MediaType
@@ -35,7 +35,7 @@ class ScriptedMirror:
         self.types: list[tuple[str, ...]] = []
         self.full: list[bool] = []
         self.sweeps: list[int | None] = []
-        self.seen: dict[str, Seen] = {}
+        self.seen: dict[str, CollectionState] = {}
         self.run_ids: set[str] = set()
         self.reads = 0
         self.troubles: dict[str, list[Exception]] = {}
@@ -178,8 +178,8 @@ class ScriptedMirror:
     def known_items(self, media: MediaType) -> int:
         return self.items_in_ledger
 
-    def last_look(self, media: MediaType) -> Seen:
-        return self.seen.get(media.name, Seen(LastLook(media.name, at=self.now)))
+    def last_look(self, media: MediaType) -> CollectionState:
+        return self.seen.get(media.name, CollectionState(LastLook(media.name, at=self.now)))
 
     def allowance(self) -> Allowance:
         return self.allowed

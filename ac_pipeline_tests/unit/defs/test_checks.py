@@ -11,14 +11,15 @@ import dagster as dg
 import pytest
 
 from ac_pipeline.allowance import Allowance, allowance
+from ac_pipeline.defs.alerts import Memory, decide
 from ac_pipeline.defs.assets.changed_users import SYNC_CHANGED_USERS
 from ac_pipeline.defs.assets.records import STEP
 from ac_pipeline.defs.checks import CHECKS, record_checks
 from ac_pipeline.defs.ledger_checks import COLLECTION_INTACT, INPUT_ARRIVES, NO_QUARANTINED_ITEMS, NOTHING_DEFERRED
 from ac_pipeline.defs.metadata import ROWS
-from ac_pipeline.defs.mirror import Seen
+from ac_pipeline.defs.mirror import CollectionState
 from ac_pipeline.defs.receipt_checks import BLOBS_PRESENT, LEXICON_VALID, LINKS_CONSISTENT, RECORDS_MATCH_DOCUMENTS
-from ac_pipeline.defs.sensors.alerts import look as look_around
+from ac_pipeline.defs.sightings import look_at_checks
 from ac_pipeline.errors import ServerFailed, ServiceUnreachable
 from ac_pipeline.items import Failure, LastLook, RepositoryMark, Stage, State
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
@@ -342,7 +343,9 @@ def test_a_collection_that_shrank_and_one_that_nothing_comes_to_fail_their_check
 ) -> None:
     """GUARD-1, SEEN-3: as errors, each with its sentence and its numbers; a run that kept records has said so."""
     look = LastLook("mood", at=NOW, documents=2, expected=300, known=299, lost=298, newest=1_700_000_000_000)
-    mirror.seen["mood"] = Seen(look, doubt="The collection holds 2 documents", silence="No new mood has come")
+    mirror.seen["mood"] = CollectionState(
+        look, doubt="The collection holds 2 documents", silence="No new mood has come"
+    )
     assert site.run(MOODS, PAINTINGS).success
     for name, said in ((COLLECTION_INTACT, "The collection holds 2"), (INPUT_ARRIVES, "No new mood")):
         check = site.check(MOODS, name)
@@ -356,11 +359,13 @@ def test_a_collection_that_shrank_and_one_that_nothing_comes_to_fail_their_check
 def test_a_failed_check_of_a_collection_is_an_alert_with_its_sentence(site: Site, mirror: ScriptedMirror) -> None:
     """GUARD-1, SEEN-3."""
     keys = [spec.key for spec in record_checks()]
+    memory = Memory(begun=1.0, looked_at=1.0, ticked=1.0, awake=1.0)
+    mirror.seen["mood"] = CollectionState(
+        LastLook("mood"), doubt="The collection holds 2 documents, where there were 300"
+    )
     site.run(*RECORDS)
-    memory, _ = look_around(site.instance, keys, None, 1.0)
-    mirror.seen["mood"] = Seen(LastLook("mood"), doubt="The collection holds 2 documents, where there were 300")
-    site.run(*RECORDS)
-    _, (alert,) = look_around(site.instance, keys, memory, 2.0)
+    seen, _ = look_at_checks(site.instance, keys, memory, 2.0, busy=False)
+    _, (alert,) = decide({}, seen, 2.0)
     assert alert.headline == "[failed] Check collection_intact of atproto/moods failed"
     assert "where there were 300" in alert.text(None, str)
 
