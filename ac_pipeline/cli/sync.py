@@ -6,6 +6,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 
 import click
 
@@ -106,7 +107,7 @@ def run_sync(pipeline: Pipeline, accounts: Sequence[Account], selection: Selecti
 
     def run(run_id: str) -> Iterator[AccountReport]:
         for media in selection.types:
-            pipeline.safeguard.look(media)
+            pipeline.safeguard.look(media, within=timedelta(hours=1))  # what a later one compares with
         confirm_sweep(pipeline, accounts, selection, run_id)
         yield from sync_accounts(pipeline.engine, accounts, selection, run_id, pipeline.settings.ac_concurrent_users)
 

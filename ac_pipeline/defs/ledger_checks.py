@@ -12,7 +12,7 @@ import dagster as dg
 
 from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.metadata import ROWS, Metadata, entry_row, items_links, items_table
-from ac_pipeline.defs.mirror import Mirror, CollectionState
+from ac_pipeline.defs.mirror import CollectionState, Mirror
 from ac_pipeline.items import State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.ledger import Standing

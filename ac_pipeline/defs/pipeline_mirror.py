@@ -12,7 +12,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.allowance import Allowance
 from ac_pipeline.atproto.messages import RepositoryStatus
 from ac_pipeline.atproto.syntax import record_address
-from ac_pipeline.defs.mirror import Outcome, Picture, CollectionState, each_account
+from ac_pipeline.defs.mirror import CollectionState, Outcome, Picture, each_account
 from ac_pipeline.defs.opening import OpensPipeline
 from ac_pipeline.items import LedgerEntry, RepositoryMark, State
 from ac_pipeline.media.base import MediaType
@@ -25,8 +25,8 @@ from ac_pipeline.settings import Settings
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 
-_JUST_NOW = timedelta(minutes=1)
-"""A look at a collection reads every id of it: runs of single users that follow one another share one."""
+_JUST_NOW = timedelta(seconds=2)
+"""A look at a collection reads every id of it: the checks of one run share it."""
 
 
 class PipelineMirror(OpensPipeline):

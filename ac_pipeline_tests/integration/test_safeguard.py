@@ -15,6 +15,8 @@ from pymongo import MongoClient
 
 from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.cli.main import run
+from ac_pipeline.defs.pipeline_mirror import PipelineMirror
+from ac_pipeline.errors import Misconfigured
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.mongo.documents import MongoDocuments
 from ac_pipeline.mongo.ledger import MongoLedger
@@ -109,6 +111,8 @@ def test_a_users_own_advice_sweeps_that_user_alone(
     lose(slice_, "pieces", owned)
     report = json.loads(said("sync", "--json")[1])
     note = next(each["note"] for each in report["notes"] if "--user user3 " in each["note"])
+    code, _, err = said("links", "--heal", "--sweep", "--user", "user3")
+    assert (code, "the number to sweep is 3." in err.replace("\n", " ")) == (2, True)
     command = note.split("`")[1]
     assert said(*shlex.split(command)[1:])[0] == 0
     assert [len(slice_.listed(user, "piece")) for user in users] == [3, 3, 3, 0, 3, 3, 3, 3, 3, 3]
@@ -218,9 +222,9 @@ def test_runs_and_machines_that_ask_at_once_do_not_pass_the_share_together(
         ]  # fmt: skip
 
         def ask(number: int) -> list[str]:
-            orphans = [f"record-{number}-{place}" for place in range(3)]
+            orphans = {f"record-{number}-{place}": str(ObjectId()) for place in range(3)}
             why = machines[number % 2].permit(PIECE, account, orphans, 9, sweep=None, run_id=f"run-{number}", dry=False)
-            return orphans if why is None else []
+            return list(orphans) if why is None else []
 
         try:
             with ThreadPoolExecutor(12) as pool:
@@ -244,3 +248,26 @@ def test_what_is_kept_of_a_look_survives_the_database(mongo_database: Any) -> No
     assert ledger.keep_look(kept)
     assert not ledger.keep_look(kept)
     assert moment - kept.orphans["ab"] == timedelta(0)
+
+
+def test_a_run_in_dagster_sweeps_its_number_and_says_which_it_is(
+    slice_: Slice, pieces: tuple[list[Account], list[str]]
+) -> None:
+    """GUARD-1, GUARD-2: another number and another database stop the run of everybody; a retry of the run goes on."""
+    users, owned = pieces
+    lose(slice_, "pieces", owned)
+    settings = slice_.pipeline.settings
+    chosen = [slice_.account(user.id) for user in users[:4]]
+    with PipelineMirror(lambda: settings) as mirror:
+        assert [each.report.orphans_kept for each in mirror.sync(chosen, [PIECE], "run-1") if each.report] == [3] * 4
+        state = mirror.last_look(PIECE)
+        assert (state.look.documents, state.look.expected) == (14, 44)
+        assert "half-restored" in str(state.doubt)
+        with pytest.raises(Misconfigured, match="the number to sweep is 12"):
+            mirror.sync(chosen, [PIECE], "run-2", sweep=11)
+        for _ in range(2):
+            assert all(each.report for each in mirror.sync(chosen, [PIECE], "run-3", sweep=12))
+    assert [len(slice_.listed(user, "piece")) for user in users] == [0] * 4 + [3] * 6
+    elsewhere = settings.model_copy(update={"mongodb_name": "test-nobody-has-this-name"})
+    with PipelineMirror(lambda: elsewhere) as mirror, pytest.raises(Misconfigured, match="MONGODB_NAME"):
+        mirror.accounts()

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from ac_pipeline.accounts import Account
 from ac_pipeline.allowance import Allowance
 from ac_pipeline.atproto.messages import RepositoryStatus
-from ac_pipeline.defs.mirror import Outcome, Picture, CollectionState, each_account
+from ac_pipeline.defs.mirror import CollectionState, Outcome, Picture, each_account
 from ac_pipeline.errors import Blocked, PipelineError, Transient
 from ac_pipeline.items import Attempt, Failure, LastLook, LedgerEntry, RepositoryMark, Stage, State
 from ac_pipeline.media.base import MediaType
