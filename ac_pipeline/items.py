@@ -166,6 +166,39 @@ class RepositoryMark:
     counts: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class LastLook:
+    """What was there when a collection was last looked at: shared by all runs and machines.
+
+    Args:
+        type: Name of the type.
+        at: When that was, UTC; None when nobody has looked yet.
+        documents: How many there were.
+        expected: How many there should be: never lowered by more than the allowed share, and once a day at most.
+        lowered_at: When `expected` was last lowered or begun.
+        known: Records of the type that the ledger knows of accounts in use.
+        lost: Those of them whose document does not exist.
+        newest: `when` of the newest document ever seen, in ms since 1970, or None.
+        arrivals: How many documents came in the days before it.
+        orphans: Document of each record that was let go for want of it in the last day -> when that was.
+        waiting: Document of some records that are kept although it is gone -> when that was last seen.
+        version: Counts the changes, so that of two writers at once only one succeeds.
+    """
+
+    type: str
+    at: datetime | None = None
+    documents: int = 0
+    expected: int = 0
+    lowered_at: datetime | None = None
+    known: int = 0
+    lost: int = 0
+    newest: int | None = None
+    arrivals: int = 0
+    orphans: Mapping[str, datetime] = field(default_factory=dict)
+    waiting: Mapping[str, datetime] = field(default_factory=dict)
+    version: int = 0
+
+
 def item_id(type: str, document: str) -> str:
     """`painting:65f0...`: the id of an item in the ledger, in reports and on the command line."""
     return f"{type}:{document}"

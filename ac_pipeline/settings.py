@@ -165,6 +165,9 @@ class Settings(Timetable):
     ac_points_headroom: float = Field(default=0.1, ge=0, lt=1)
     ac_relay_commits_per_hour: int = Field(default=2_500, ge=0)
     ac_erase_copies: bool = True
+    ac_max_orphan_share: float = Field(default=0.1, ge=0, le=1)
+    ac_orphan_floor: int = Field(default=5, ge=0)
+    ac_silent_days: int = Field(default=14, ge=0)
     ac_quarantine_threshold: Annotated[Allowance, NoDecode, BeforeValidator(allowance)] = Allowance()
     ac_blocked_threshold: Annotated[Allowance, NoDecode, BeforeValidator(allowance)] = Allowance(percent=10)
 

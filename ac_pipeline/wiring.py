@@ -56,6 +56,7 @@ from ac_pipeline.renditions.store import RenditionStore
 from ac_pipeline.settings import Settings
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.lexicon_gate import Authority, LexiconGate
+from ac_pipeline.sync.safeguard import Safeguard
 
 _WORK, _MARK = "ac-pipeline-", "process"
 _log = logging.getLogger(__name__)
@@ -84,6 +85,7 @@ class Pipeline:
     budgets: MongoBudgetStore
     administration: Administration
     provisioning: MongoProvisioning
+    safeguard: Safeguard
 
 
 @contextmanager
@@ -134,6 +136,20 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             ThreadPoolExecutor(settings.ac_concurrent_downloads, thread_name_prefix="rendition")
         )
         documents = MongoDocuments(source)
+        now, host = (lambda: datetime.now(UTC)), httpx.URL(settings.pds_url).netloc.decode()
+        safeguard = Safeguard(
+            documents,
+            ledger,
+            server,
+            MongoAccounts(source).all,
+            now,
+            share=settings.ac_max_orphan_share,
+            floor=settings.ac_orphan_floor,
+            silent_days=settings.ac_silent_days,
+            database=settings.mongodb_name,
+            host=host,
+        )
+        accounts = MongoAccounts(source, check=safeguard.check_accounts)
         gate = LexiconGate(lexicons, _authority(settings, server, http, own), MongoPublishedLexicons(own))
         engine = Engine(
             documents=documents,
@@ -141,17 +157,18 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             ledger=ledger,
             renderer=renderer,
             lexicons=lexicons,
-            host=httpx.URL(settings.pds_url).netloc.decode(),
+            host=host,
             holder=f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}",
-            now=lambda: datetime.now(UTC),
+            now=now,
             renders=renders,
+            safeguard=safeguard,
             gate=gate.require,
             grace=settings.ac_tape_grace_seconds,
             erase_copies=settings.ac_erase_copies,
         )
         yield Pipeline(
             settings,
-            MongoAccounts(source),
+            accounts,
             documents,
             ledger,
             server,
@@ -169,6 +186,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             MongoBudgetStore(own["budgets"]),
             _administration(settings, http, own),
             MongoProvisioning(source, own),
+            safeguard,
         )
 
 

@@ -16,10 +16,11 @@ from bson import ObjectId
 
 from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.errors import LeaseHeld, PipelineError
-from ac_pipeline.items import LedgerEntry, RepositoryMark, State
+from ac_pipeline.items import LastLook, LedgerEntry, RepositoryMark, State
 from ac_pipeline.media.base import Document, LinkUpdate, MediaType
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.eligibility import is_guest
+from ac_pipeline.media.times import object_id_time, read_when
 
 HISTORY = 20
 """Attempts an entry remembers, as in the real ledger."""
@@ -120,6 +121,11 @@ class MemoryDocuments(_Scripted):
             id: None if is_guest(raw.get("user")) else str(raw["user"]) for id, raw in found.items() if raw is not None
         }
 
+    def dates(self, media: MediaType) -> Mapping[str, int]:
+        self._called("dates")
+        found = self.collections.get(media.collection, {}).values()
+        return {str(raw["_id"]): read_when(raw.get("when")) or object_id_time(str(raw["_id"])) or 0 for raw in found}
+
     def is_empty(self, media: MediaType) -> bool:
         self._called("is_empty")
         return not self.collections.get(media.collection)
@@ -154,6 +160,7 @@ class MemoryLedger(_Scripted):
         self.hosts: dict[str, int] = {}
         self.repositories: dict[str, RepositoryMark] = {}
         self.held: dict[str, dict[str, str]] = {}
+        self.looks: dict[str, LastLook] = {}
         self._clock = clock or FakeClock()
         self._lease_seconds = lease_seconds
         self._patience = patience
@@ -243,6 +250,23 @@ class MemoryLedger(_Scripted):
             if known is not None and known.rev == since:
                 settled = {name: hash_ for name, hash_ in known.settled.items() if name not in mark.counts}
                 self.repositories[mark.did] = replace(mark, settled=settled, counts={**known.counts, **mark.counts})
+
+    def recorded(self, type: str) -> list[tuple[str, str]]:
+        self._called("recorded")
+        entries = (each for each in self.entries.values() if each.type == type and each.uri)
+        return [(each.account, each.document) for each in entries if each.state is not State.DELETED]
+
+    def last_look(self, name: str) -> LastLook:
+        self._called("last_look")
+        return self.looks.get(name, LastLook(name))
+
+    def keep_look(self, look: LastLook) -> bool:
+        self._called("keep_look")
+        with self._lock:
+            if self.looks.get(look.type, LastLook(look.type)).version != look.version:
+                return False
+            self.looks[look.type] = replace(look, version=look.version + 1)
+            return True
 
     def hold(self, account: Account, types: Iterable[MediaType], reason: str) -> None:
         self._called("hold")

@@ -16,6 +16,7 @@ from ac_pipeline.cli.sync import surveyed
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.items import LedgerEntry, State, item_id
 from ac_pipeline.media.registry import media_type, page_of
+from ac_pipeline.media.times import format_when
 from ac_pipeline.operations.retry import first_of_each
 from ac_pipeline.settings import Settings, load_settings
 from ac_pipeline.sync.report import Tally
@@ -54,12 +55,27 @@ def status(chosen: Chosen, as_json: bool) -> int:
                 holds[account.key] = every_hold[account.id]
             if report.blocked is not None:
                 blocked.append((account.key, report.blocked.message))
+        looks = {media.name: pipeline.safeguard.look(media) for media in chosen.selection.types}
+        problems = {name: pipeline.safeguard.problems(look) for name, look in looks.items()}
         oldest = next((e.withdrawn_at for e in pipeline.ledger.pending_deletions(limit=1)), None)
     users = {"total": number, "ready": number - len(blocked), "blocked": len(blocked)}
     if as_json:
         types = {name: {c: getattr(tally, c) for c in _STATUS} for name, tally in totals.items()}
         pending = oldest.isoformat() if oldest else None
-        print_json({"types": types, "users": users, "oldest_pending_deletion": pending, "on_hold": holds})
+        found = {
+            name: {
+                "documents": look.documents,
+                "expected": look.expected,
+                "records_without_document": look.lost,
+                "newest": format_when(look.newest) if look.newest is not None else None,
+                "doubt": problems[name][0],
+                "silence": problems[name][1],
+            }
+            for name, look in looks.items()
+        }
+        print_json(
+            {"types": types, "users": users, "oldest_pending_deletion": pending, "on_hold": holds, "input": found}
+        )
     else:
         tallies("Status", totals, _STATUS)
         click.echo(f"Users: {users['total']}, ready {users['ready']}, blocked {users['blocked']}.")
@@ -68,6 +84,8 @@ def status(chosen: Chosen, as_json: bool) -> int:
         for user, reasons in holds.items():
             for name, reason in reasons.items():
                 click.echo(f"On hold: {name} of {user}, {reason}.")
+        for message in filter(None, (message for said in problems.values() for message in said)):
+            click.echo(message)
         click.echo(f"Oldest pending deletion: {oldest or 'none'}.")
     return 0
 

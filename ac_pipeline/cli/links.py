@@ -12,8 +12,9 @@ import click
 from ac_pipeline.accounts import Account
 from ac_pipeline.cli.output import progress, table
 from ac_pipeline.cli.rows import Rows, about_users, open_rows
-from ac_pipeline.cli.selectors import Chosen, selectors
+from ac_pipeline.cli.selectors import Chosen, selectors, sweep_option
 from ac_pipeline.cli.sync import show_report
+from ac_pipeline.operations.choice import confirm_sweep
 from ac_pipeline.operations.link_states import LinkState
 from ac_pipeline.operations.links import Diagnosis, examine_all, heal_all
 from ac_pipeline.settings import load_settings
@@ -28,10 +29,10 @@ _ALL_COLUMNS = (*_COLUMNS, "uris", "problems", "warnings")
 @click.command()
 @selectors
 @click.option("--heal", "healing", is_flag=True, help="Carry out the repairs; a second time does nothing.")
-@click.option("--sweep", is_flag=True, help="Count and delete orphans even where they are most of a user's records.")
+@sweep_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--csv", "as_csv", is_flag=True, help="Everything that is not simply linked, as CSV on stdout.")
-def links(chosen: Chosen, healing: bool, sweep: bool, as_json: bool, as_csv: bool) -> int:
+def links(chosen: Chosen, healing: bool, sweep: int | None, as_json: bool, as_csv: bool) -> int:
     """The state of every link and record: linked, unlinked, dangling, crossed, duplicate, orphan or wrong-shape.
 
     Each state has one repair; without --heal nothing is written. The states add up to documents plus orphans. An orphan
@@ -43,7 +44,9 @@ def links(chosen: Chosen, healing: bool, sweep: bool, as_json: bool, as_csv: boo
         open_pipeline(load_settings()) as pipeline,
         open_rows(columns, as_json=as_json, as_csv=as_csv) as rows,
     ):
-        accounts = chosen.accounts(pipeline)
+        accounts, run_id = chosen.accounts(pipeline), new_run_id()
+        if healing:
+            confirm_sweep(pipeline, accounts, chosen.selection, run_id)
         before = _examined(pipeline, accounts, chosen.selection, rows, "Examining")
         quiet = as_json or as_csv
         if not quiet:
@@ -55,7 +58,7 @@ def links(chosen: Chosen, healing: bool, sweep: bool, as_json: bool, as_csv: boo
                 rows.print_csv()
             return 0 if before.settled else 1
         started = time.monotonic()
-        report = SyncReport(new_run_id())
+        report = SyncReport(run_id)
         healing_them = partial(progress, "Healing")
         report.accounts += heal_all(pipeline, before, chosen.selection, report.run_id, progress=healing_them)
         report.seconds = time.monotonic() - started

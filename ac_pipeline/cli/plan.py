@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -31,7 +32,9 @@ relay_option = click.option(
 
 @click.command()
 @selectors
-@click.option("--sweep", is_flag=True, help="Delete records without a document even where they are most of a user's.")
+@click.option(
+    "--sweep", is_flag=True, help="Plan to delete records without a document although the database is doubted."
+)
 @relay_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 @click.option("--csv", "as_csv", is_flag=True, help="All operations as CSV on stdout.")
@@ -40,7 +43,7 @@ def plan(chosen: Chosen, *, sweep: bool, relay_events: int | None, as_json: bool
 
     The plan is kept under its hash: `ac-pipeline sync --plan HASH` carries out exactly these operations.
     """
-    chosen = replace(chosen, selection=replace(chosen.selection, sweep=sweep))
+    chosen = replace(chosen, selection=replace(chosen.selection, sweep=0 if sweep else None))
     with open_pipeline(load_settings()) as pipeline:
         return show_plan(pipeline, chosen, as_json, as_csv, relay=relay_events)
 
@@ -112,7 +115,19 @@ def show_plan(
                 click.echo(f"Nothing to do: every record and link{whose} is as it should be.\n")
             rows.print_table("Plan (nothing was written)")
             show_cost(made)
+            show_kept(made.orphans_kept, chosen)
     return 0
+
+
+def show_kept(kept: Mapping[str, int], chosen: Chosen) -> None:
+    """How many records without a document stay because the database is doubted, and how they would go."""
+    if number := sum(kept.values()):
+        types = tuple(media for media in chosen.selection.types if kept.get(media.name))
+        swept = replace(chosen, selection=replace(chosen.selection, types=types, sweep=number))
+        click.echo(
+            f"{number} records without a document are kept, because the database is doubted. If they shall go:\n\n"
+            f"  {shlex.join(['ac-pipeline', 'sync', *swept.arguments()])}\n"
+        )
 
 
 def show_cost(made: FlightPlan) -> None:

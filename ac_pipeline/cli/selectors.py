@@ -45,7 +45,8 @@ class Chosen:
                 said += [option, datetime.fromtimestamp(moment / 1000, UTC).isoformat()]
         said += [] if chosen.limit is None else ["--limit", str(chosen.limit)]
         said += [each for type_, name in sorted(chosen.items or ()) for each in ("--item", f"{type_}:{name}")]
-        return said + [f"--{name}" for name in ("sweep", "full", "blobs") if getattr(chosen, name)]
+        said += [] if chosen.sweep is None else ["--sweep", str(chosen.sweep)]
+        return said + [f"--{name}" for name in ("full", "blobs") if getattr(chosen, name)]
 
     def accounts(self, pipeline: Pipeline) -> list[Account]:
         """The accounts it is about: those named, else the owners of the named items, else all.
@@ -98,6 +99,16 @@ def selectors(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(_OPTIONS):
         parsed = option(parsed)
     return parsed
+
+
+sweep_option = click.option(
+    "--sweep",
+    type=click.IntRange(-1),
+    is_flag=False,
+    flag_value=-1,  # without a number it is refused, and the number said
+    metavar="NUMBER",
+    help="Delete so many records without a document although the database is doubted. A plan says the number.",
+)
 
 
 def item_name(text: str) -> tuple[str, str]:

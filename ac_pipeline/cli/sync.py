@@ -6,17 +6,19 @@ import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from datetime import timedelta
 
 import click
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.cli.output import print_json, progress, table, tallies
-from ac_pipeline.cli.plan import show_plan
+from ac_pipeline.cli.plan import show_kept, show_plan
 from ac_pipeline.cli.rows import Rows, open_rows
-from ac_pipeline.cli.selectors import Chosen, selectors
+from ac_pipeline.cli.selectors import Chosen, selectors, sweep_option
 from ac_pipeline.mongo.plans import SHORTEST, SavedPlan
 from ac_pipeline.operations.agreed_sync import AgreedTurn, agreed_sync
 from ac_pipeline.operations.canary import Look, canary, look
+from ac_pipeline.operations.choice import confirm_sweep
 from ac_pipeline.operations.flight_plan import selection_of
 from ac_pipeline.operations.rounds import ahead
 from ac_pipeline.settings import load_settings
@@ -58,7 +60,7 @@ def surveyed(pipeline: Pipeline, chosen: Chosen, title: str) -> Iterator[tuple[A
 @click.option("--plan", "plan_hash", metavar="HASH", help="Carry out this plan and nothing else.")
 @click.option("--canary", "number", type=click.IntRange(1), metavar="N", help="The first N users with work, then stop.")
 @click.option("--dry-run", is_flag=True, help="The same as `plan`; of a plan, what has moved since.")
-@click.option("--sweep", is_flag=True, help="Delete records without a document even where they are most of a user's.")
+@sweep_option
 @click.option("--full", is_flag=True, help="Read every repository, and look whether media was replaced.")
 @click.option("--blobs", is_flag=True, help="Ask for every blob, too, and upload again what the PDS has lost.")
 @click.option("--renditions", is_flag=True, help="Make every thumbnail and video again from its source.")
@@ -69,7 +71,7 @@ def sync(
     plan_hash: str | None,
     number: int | None,
     dry_run: bool,
-    sweep: bool,
+    sweep: int | None,
     full: bool,
     blobs: bool,
     renditions: bool,
@@ -80,15 +82,17 @@ def sync(
     With --plan only what that plan lists is done, and only where it is still the same; what has moved since is listed,
     and the exit code is 1. --canary stops after a few users, verifies them, and says how to go on.
     """
-    if plan_hash is not None and (chosen != Chosen((), False, Selection()) or sweep or full or blobs or renditions):
+    if plan_hash is not None and (chosen != Chosen((), False, Selection()) or full or blobs or renditions):
         raise click.UsageError("--plan has its own selection: leave the other selectors out.")
     if number is not None and dry_run:
         raise click.UsageError("--canary writes, --dry-run does not: choose one.")
+    if number is not None and sweep is not None and plan_hash is None:
+        raise click.UsageError("--sweep is about all chosen users, --canary about the first: choose one.")
     selection = replace(chosen.selection, sweep=sweep, full=full, blobs=blobs, renditions=renditions)
     chosen = replace(chosen, selection=selection)
     with open_pipeline(load_settings()) as pipeline:
         if plan_hash is not None:
-            return _by_plan(pipeline, pipeline.plans.find(plan_hash), number, dry=dry_run, as_json=as_json)
+            return _by_plan(pipeline, pipeline.plans.find(plan_hash), number, dry=dry_run, as_json=as_json, sweep=sweep)
         if dry_run:
             return show_plan(pipeline, chosen, as_json, as_csv=False)
         if number is not None:
@@ -98,17 +102,20 @@ def sync(
             print_json(report.to_json())
         else:
             show_report(report)
+            show_kept({name: tally.orphans_kept for name, tally in report.totals().items()}, chosen)
         return 0 if report.clean else 1
 
 
 def run_sync(pipeline: Pipeline, accounts: Sequence[Account], selection: Selection) -> SyncReport:
     """Sync these accounts and count what it took."""
-    workers = pipeline.settings.ac_concurrent_users
-    return counted(
-        pipeline,
-        lambda run_id: sync_accounts(pipeline.engine, accounts, selection, run_id, workers),
-        len(accounts),
-    )
+
+    def run(run_id: str) -> Iterator[AccountReport]:
+        for media in selection.types:
+            pipeline.safeguard.look(media, within=timedelta(hours=1))  # what a later one compares with
+        confirm_sweep(pipeline, accounts, selection, run_id)
+        yield from sync_accounts(pipeline.engine, accounts, selection, run_id, pipeline.settings.ac_concurrent_users)
+
+    return counted(pipeline, run, len(accounts))
 
 
 def counted(pipeline: Pipeline, run: Callable[[str], Iterator[AccountReport]], total: int) -> SyncReport:
@@ -149,7 +156,9 @@ def show_report(report: SyncReport) -> None:
 # ---------------------------------------------------------------------------------------------------------- by a plan
 
 
-def _by_plan(pipeline: Pipeline, plan: SavedPlan, number: int | None, *, dry: bool, as_json: bool) -> int:
+def _by_plan(
+    pipeline: Pipeline, plan: SavedPlan, number: int | None, *, dry: bool, as_json: bool, sweep: int | None
+) -> int:
     """Carry out a saved plan, in the audit before it starts; what moved goes to a file as it comes (OPS-6)."""
     accounts = pipeline.accounts.all()
     selection = selection_of(plan.selection)
@@ -167,6 +176,7 @@ def _by_plan(pipeline: Pipeline, plan: SavedPlan, number: int | None, *, dry: bo
                 workers=pipeline.settings.ac_concurrent_users,
                 dry=dry,
                 canary=number,
+                sweep=sweep,
             )
             for turn in turns:
                 if turn.report is not None and turn.account is not None:

@@ -22,9 +22,13 @@ from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.failures import dagster_failures
 from ac_pipeline.defs.ledger_checks import (
     ACCOUNTS_USABLE,
+    COLLECTION_INTACT,
+    INPUT_ARRIVES,
     NO_QUARANTINED_ITEMS,
     NOTHING_DEFERRED,
     accounts_usable,
+    collection_intact,
+    input_arrives,
     no_quarantined_items,
     nothing_deferred,
 )
@@ -48,6 +52,8 @@ _LEDGER_CHECKS: Final[Mapping[str, Callable[[Mirror, MediaType], dg.AssetCheckRe
     NO_QUARANTINED_ITEMS: no_quarantined_items,
     NOTHING_DEFERRED: nothing_deferred,
     ACCOUNTS_USABLE: accounts_usable,
+    COLLECTION_INTACT: collection_intact,
+    INPUT_ARRIVES: input_arrives,
 }
 
 
@@ -83,6 +89,17 @@ CHECKS: Final = (
         "Every account can be written to. A warning while some are blocked: without a password, refused by the PDS, "
         "or unknown to it; their {plural} wait. An error when they are more than AC_BLOCKED_THRESHOLD, or when many "
         "became so within a day: then one cause is likely, such as PDS_URL or the users collection.",
+    ),
+    Check(
+        COLLECTION_INTACT,
+        "The collection of the {plural} holds what it held, within AC_MAX_ORPHAN_SHARE, and so do the documents of the "
+        "records that are known. Otherwise the database is doubted: no record is deleted because its document is gone "
+        "until the collection recovers, or a person names the number in the field `sweep` of the run.",
+    ),
+    Check(
+        INPUT_ARRIVES,
+        "A new {singular} has come within AC_SILENT_DAYS, if some used to: otherwise what writes the collection on the "
+        "platform may have stopped.",
     ),
     Check(
         RECORDS_MATCH_DOCUMENTS,

@@ -1,4 +1,5 @@
-"""Checks on what the ledger knows: items that wait for a person, for a limit, or for their account.
+"""Checks on what the ledger knows: items that wait for a person, for a limit, or for their account, and collections
+that are not what they were.
 
 Each looks at all users, whoever the run was about. Which checks there are is `checks.py`.
 """
@@ -15,7 +16,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.allowance import Allowance
 from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.metadata import ROWS, Metadata, entry_row, items_links, items_table
-from ac_pipeline.defs.mirror import Mirror
+from ac_pipeline.defs.mirror import CollectionState, Mirror
 from ac_pipeline.errors import AccountDeleted, Blocked, NoCredentials, OnHold
 from ac_pipeline.items import State
 from ac_pipeline.media.base import MediaType
@@ -31,6 +32,8 @@ _SUDDEN: Final = Allowance(percent=2)
 _SUDDEN_LEAST: Final = 5
 _LATELY: Final = timedelta(days=1)
 """More than a fiftieth of all accounts, and more than five, blocked within a day are one event."""
+COLLECTION_INTACT: Final = "collection_intact"
+INPUT_ARRIVES: Final = "input_arrives"
 
 NAMED: Final = 200
 """Partition keys a result names besides its table."""
@@ -162,6 +165,38 @@ def accounts_usable(mirror: Mirror, media: MediaType) -> dg.AssetCheckResult:
             **({"error_classes": dg.MetadataValue.json(dict(causes.most_common()))} if unusable else {}),
             **({"partitions": dg.MetadataValue.json([each.user for each in unusable[:NAMED]])} if unusable else {}),
             **({"blocked_accounts": dg.MetadataValue.table(rows, schema=table)} if unusable else {}),
+        },
+    )
+
+
+def collection_intact(mirror: Mirror, media: MediaType) -> dg.AssetCheckResult:
+    """Fails, as an error, while the collection is so much smaller, or so many records have lost their documents, that
+    records without a document are kept."""
+    seen = mirror.last_look(media)
+    return _of_collection(media, COLLECTION_INTACT, seen, seen.doubt, "The collection holds what it should.")
+
+
+def input_arrives(mirror: Mirror, media: MediaType) -> dg.AssetCheckResult:
+    """Fails, as an error, when nothing new has come for AC_SILENT_DAYS where there used to be some."""
+    seen = mirror.last_look(media)
+    return _of_collection(media, INPUT_ARRIVES, seen, seen.silence, "Nothing is missed.")
+
+
+def _of_collection(
+    media: MediaType, name: str, seen: CollectionState, problem: str | None, well: str
+) -> dg.AssetCheckResult:
+    look = seen.look
+    return dg.AssetCheckResult(
+        passed=problem is None,
+        asset_key=records_key(media),
+        check_name=name,
+        severity=dg.AssetCheckSeverity.ERROR,
+        description=problem or well,
+        metadata={
+            "documents": look.documents,
+            "documents_expected": look.expected,
+            "records_without_document": look.lost,
+            **({"newest": dg.MetadataValue.timestamp(look.newest / 1000)} if look.newest is not None else {}),
         },
     )
 

@@ -14,7 +14,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.allowance import Allowance
 from ac_pipeline.atproto.messages import RepositoryStatus
 from ac_pipeline.errors import Misconfigured
-from ac_pipeline.items import LedgerEntry, RepositoryMark, State
+from ac_pipeline.items import LastLook, LedgerEntry, RepositoryMark, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.ledger import Standing
 from ac_pipeline.mongo.pending import Changes
@@ -40,6 +40,21 @@ class Picture:
     url: str
 
 
+@dataclass(frozen=True, slots=True)
+class CollectionState:
+    """The collection of a type.
+
+    Args:
+        look: What was found.
+        doubt: Why records without a document are kept, or None.
+        silence: That nothing new comes, or None.
+    """
+
+    look: LastLook
+    doubt: str | None = None
+    silence: str | None = None
+
+
 class Mirror(Protocol):
     """The pipeline as Dagster sees it."""
 
@@ -59,6 +74,7 @@ class Mirror(Protocol):
         full: bool = False,
         renditions: bool = False,
         blobs: bool = False,
+        sweep: int | None = None,
     ) -> Iterator[Outcome]:
         """Mirror these accounts, several at once; outcomes as they come.
 
@@ -66,6 +82,10 @@ class Mirror(Protocol):
             full: Compare every document and record, also where nothing seems to have changed.
             renditions: Make all renditions again.
             blobs: Ask for every blob, too, and upload again what the PDS has lost.
+            sweep: So many records without a document go although the database is doubted; None to keep them.
+
+        Raises:
+            Misconfigured: Of these accounts another number than `sweep` is kept.
         """
 
     def render(self, accounts: Sequence[Account], media: MediaType, run_id: str) -> Iterator[Outcome]:
@@ -123,6 +143,9 @@ class Mirror(Protocol):
 
     def known_items(self, media: MediaType) -> int:
         """How many items of one type the ledger knows."""
+
+    def last_look(self, media: MediaType) -> CollectionState:
+        """What there is of a type, compared with what there was; looked at anew unless somebody just did."""
 
     def allowance(self) -> Allowance:
         """How many quarantined items are no error yet."""

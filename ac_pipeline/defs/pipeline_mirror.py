@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from urllib.parse import urlencode
 
@@ -12,17 +12,21 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.allowance import Allowance
 from ac_pipeline.atproto.messages import RepositoryStatus
 from ac_pipeline.atproto.syntax import record_address
-from ac_pipeline.defs.mirror import Outcome, Picture, each_account
+from ac_pipeline.defs.mirror import CollectionState, Outcome, Picture, each_account
 from ac_pipeline.defs.opening import OpensPipeline
 from ac_pipeline.items import LedgerEntry, RepositoryMark, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.ledger import Standing
 from ac_pipeline.mongo.pending import Changes
+from ac_pipeline.operations.choice import confirm_sweep
 from ac_pipeline.operations.receipts import Findings, Taken, findings, take_receipts
 from ac_pipeline.operations.retry import FailedItems, RetryPlan, Turn, plan_retry
 from ac_pipeline.settings import Settings
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
+
+_JUST_NOW = timedelta(seconds=2)
+"""A look at a collection reads every id of it: the checks of one run share it."""
 
 
 class PipelineMirror(OpensPipeline):
@@ -53,9 +57,11 @@ class PipelineMirror(OpensPipeline):
         full: bool = False,
         blobs: bool = False,
         renditions: bool = False,
+        sweep: int | None = None,
     ) -> Iterator[Outcome]:
         pipeline = self._open()
-        selection = Selection(types=tuple(types), full=full, blobs=blobs, renditions=renditions)
+        selection = Selection(types=tuple(types), full=full, blobs=blobs, renditions=renditions, sweep=sweep)
+        confirm_sweep(pipeline, accounts, selection, run_id)
         return each_account(
             accounts,
             lambda account: pipeline.engine.sync(account, selection, run_id),
@@ -110,6 +116,11 @@ class PipelineMirror(OpensPipeline):
 
     def known_items(self, media: MediaType) -> int:
         return sum(self._open().ledger.counts().get(media.name, {}).values())
+
+    def last_look(self, media: MediaType) -> CollectionState:
+        safeguard = self._open().safeguard
+        look = safeguard.look(media, within=_JUST_NOW)
+        return CollectionState(look, *safeguard.problems(look))
 
     def allowance(self) -> Allowance:
         return self._open().settings.ac_quarantine_threshold

@@ -169,7 +169,9 @@ def _check(key: dg.AssetCheckKey, found: dg.AssetCheckEvaluation, known: Mapping
         f"/assets/{asset}?view=checks",
         classes=values.get("error_classes") or {} if failed else {},
         names=[f"{row.data.get('user')} {row.data.get('item', '')}".strip() for row in rows] if failed else [],
-        words=next((f"{row.data.get('class')}: {row.data.get('message')}" for row in rows), "") if failed else "",
+        words=next((f"{row.data.get('class')}: {row.data.get('message')}" for row in rows), found.description or "")
+        if failed
+        else "",
     )
     return Sighting(f"check:{asset}:{key.name}", level, facts)
 

@@ -156,6 +156,7 @@ def demo_settings(addresses: Addresses, folder: Path) -> Settings:
         dagster_postgres_url=None,
         ac_dagster_url=None,
         ac_alert_webhook_url=None,
+        ac_silent_days=0,  # the sample data is of a fixed past
     )
 
 

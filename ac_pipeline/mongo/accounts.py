@@ -7,7 +7,7 @@ document is ever logged or put into a message. Facts: aesthetic-computer facts, 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from typing import Any
@@ -65,11 +65,19 @@ class MongoAccounts:
     Args:
         database: The platform's database.
         types: The media types whose owners count.
+        check: Given all accounts before anybody else is; raises Misconfigured when they cannot be right.
     """
 
-    def __init__(self, database: Database[dict[str, Any]], *, types: Sequence[MediaType] = MEDIA_TYPES) -> None:
+    def __init__(
+        self,
+        database: Database[dict[str, Any]],
+        *,
+        types: Sequence[MediaType] = MEDIA_TYPES,
+        check: Callable[[Sequence[Account]], None] = lambda accounts: None,
+    ) -> None:
         self._database = database
         self._types = types
+        self._check = check
 
     def all(self) -> list[Account]:
         """Every account, by partition key. Reads all users: call it once and keep the list for the run.
@@ -80,6 +88,7 @@ class MongoAccounts:
 
         Raises:
             Transient: A part could not be read; there is no list without all of its parts.
+            Misconfigured: `check` refuses the database.
         """
         users = {str(row["_id"]): row for row in self._rows("users", dict.fromkeys(_FIELDS, 1))}
         handles = {str(row["_id"]): _text(row.get("handle")) for row in self._rows("@handles", {"handle": 1})}
@@ -101,7 +110,9 @@ class MongoAccounts:
             if id.startswith(_SISTER_TENANT) and id not in owners and credentials.did is None:
                 continue
             accounts[id] = _account(id, handles.get(id), _text(row.get("code")), credentials, deletion)
-        return _one_account_a_repository(_with_keys(accounts.values()))
+        listed = _one_account_a_repository(_with_keys(accounts.values()))
+        self._check(listed)
+        return listed
 
     def select(self, selectors: Iterable[str]) -> list[Account]:
         """The accounts these selectors name, in their order, each once.

@@ -24,7 +24,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType, Verdict
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.eligibility import GUEST_VALUES, is_guest
-from ac_pipeline.media.times import format_when, read_when
+from ac_pipeline.media.times import format_when, object_id_time, read_when
 from ac_pipeline.mongo.database import SOURCE_CODEC, mongo_errors
 
 _NO_TRANSACTIONS = {20, 263}
@@ -106,6 +106,13 @@ class MongoDocuments:
         with mongo_errors(f"look up {media.name}:{name}"):
             found = self._collection(media).find({"$or": either}, {"user": 1})
             return {None if is_guest(raw.get("user")) else str(raw["user"]) for raw in found}
+
+    def dates(self, media: MediaType) -> Mapping[str, int]:
+        """Id of every document of the collection, whoever owns it -> its `when` in ms since 1970, or that of its id."""
+        with mongo_errors(f"read the ids of the {media.plural}"):
+            found = self._collection(media).find({}, {"when": 1}, batch_size=_BATCH)
+            ids = ((str(raw["_id"]), raw.get("when")) for raw in found)
+            return {id: read_when(when) or object_id_time(id) or 0 for id, when in ids}
 
     def is_empty(self, media: MediaType) -> bool:
         """Whether the whole collection holds nothing; one document is enough to know that it does not."""

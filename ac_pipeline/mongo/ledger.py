@@ -20,12 +20,12 @@ from pymongo.database import Database
 from pymongo.errors import BulkWriteError
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.items import LedgerEntry, RepositoryMark, State
+from ac_pipeline.items import LastLook, LedgerEntry, RepositoryMark, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.database import is_only_duplicates, mongo_errors
 from ac_pipeline.mongo.entries import HISTORY, attempt_to_bson, from_bson, to_bson
 from ac_pipeline.mongo.leases import Leases
-from ac_pipeline.mongo.marks import Holds, Marks
+from ac_pipeline.mongo.marks import Holds, LastLooks, Marks
 
 _BATCH = 500
 _PENDING = [State.DEFERRED.value, State.QUARANTINED.value, State.BLOCKED.value]
@@ -79,6 +79,7 @@ class MongoLedger:
         self._leases = leases or Leases(database.get_collection("leases", codec_options=_AWARE))
         self._marks = Marks(database)
         self._holds = Holds(database)
+        self._looks = LastLooks(database)
 
     def ensure_indexes(self) -> None:
         """Make the indexes that are missing; nothing else depends on having been called before."""
@@ -143,6 +144,21 @@ class MongoLedger:
     def follow_mark(self, mark: RepositoryMark, *, since: str) -> None:
         """Move a mark that stands at the revision `since`; the types counted in `mark` are not settled any more."""
         self._marks.follow(mark, since)
+
+    def recorded(self, type: str) -> Iterable[tuple[str, str]]:
+        """Account id and document id of every item of a type that has a record."""
+        query = {"type": type, "state": {"$ne": State.DELETED.value}, "uri": {"$gt": ""}}
+        with mongo_errors(f"read which records of {type} there are"):
+            found = self._items.find(query, {"_id": 0, "account": 1, "document": 1}, batch_size=_BATCH)
+            return [(stored["account"], stored["document"]) for stored in found]
+
+    def last_look(self, name: str) -> LastLook:
+        """What is remembered under this name; one without `at` when that is nothing."""
+        return self._looks.of(name)
+
+    def keep_look(self, look: LastLook) -> bool:
+        """Keep it in place of the version before it; False when somebody else has changed that meanwhile."""
+        return self._looks.keep(look)
 
     def hold(self, account: Account, types: Iterable[MediaType], reason: str) -> None:
         """Keep these types of an account from being mirrored until `release`."""

@@ -1,18 +1,21 @@
-"""What the ledger keeps of whole repositories: how the last sync left each, and which types an operator put on hold.
+"""What the ledger keeps of whole repositories and collections: how the last sync left each repository, which types an
+operator put on hold, and what was there when a collection was last looked at.
 
-One small document per repository or account. Items are `ledger.py`, who may write at a moment is `leases.py`.
+One small document per repository, account or type. Items are `ledger.py`, who may write at a moment is `leases.py`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 from bson.codec_options import CodecOptions
 from pymongo.database import Database
+from pymongo.errors import DuplicateKeyError
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.items import RepositoryMark
+from ac_pipeline.items import LastLook, RepositoryMark
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.database import mongo_errors
 
@@ -99,6 +102,36 @@ class Holds:
         """The types on hold and their reasons by account id, for the accounts that have any."""
         with mongo_errors("read the holds on all accounts"):
             return {stored["_id"]: dict(stored["types"]) for stored in self._holds.find({}) if stored.get("types")}
+
+
+class LastLooks:
+    """What was there at the last look: `{_id: type, ...}` as `LastLook` has it.
+
+    Args:
+        database: The pipeline's own database.
+    """
+
+    def __init__(self, database: Database[dict[str, Any]]) -> None:
+        self._looks = database.get_collection("looks", codec_options=_AWARE)
+
+    def of(self, name: str) -> LastLook:
+        """What is remembered under this name; one without `at` when that is nothing."""
+        with mongo_errors(f"read the last look at {name}"):
+            stored = self._looks.find_one({"_id": name})
+        return LastLook(name) if stored is None else LastLook(type=stored.pop("_id"), **stored)
+
+    def keep(self, look: LastLook) -> bool:
+        """Keep it in place of the version before it; False when that is not the newest any more."""
+        stored = asdict(replace(look, version=look.version + 1))
+        stored["_id"] = stored.pop("type")
+        with mongo_errors(f"keep the last look at {look.type}"):
+            if look.version:
+                return bool(self._looks.replace_one({"_id": look.type, "version": look.version}, stored).matched_count)
+            try:
+                self._looks.insert_one(stored)
+            except DuplicateKeyError:
+                return False
+        return True
 
 
 def _mark(stored: Mapping[str, Any]) -> RepositoryMark:

@@ -12,7 +12,7 @@ from enum import StrEnum
 from itertools import groupby
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.errors import PipelineError, Transient
+from ac_pipeline.errors import Misconfigured, PipelineError, Transient
 from ac_pipeline.items import item_id
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import media_type
@@ -93,6 +93,7 @@ def agreed_sync(
     workers: int,
     dry: bool = False,
     canary: int | None = None,
+    sweep: int | None = None,
 ) -> Iterator[AgreedTurn]:
     """Carry a plan out, account after account, and look at the others it was about for what is new.
 
@@ -101,11 +102,25 @@ def agreed_sync(
         accounts: All accounts there are now.
         dry: Only say what would be done and what has moved.
         canary: Stop after so many accounts with something to do.
+        sweep: How many records without a document it deletes, of a plan that was made to do so whatever is doubted.
+
+    Raises:
+        Misconfigured: It is another number.
 
     Yields:
         A turn for each account of the plan, then one for each other account in which something is new.
     """
     selection = selection_of(plan.selection)
+    if not dry:
+        number = plan.counts.get(Kind.DELETE_ORPHAN.value, 0) if selection.sweep is not None else None
+        if sweep != number:
+            raise Misconfigured(
+                "This plan was made without --sweep: leave it out, or make another plan. Nothing was written."
+                if number is None
+                else f"This plan deletes {number} records without a document although the database is doubted: to "
+                f"carry it out, name the number with --sweep {number}. Nothing was written."
+            )
+        selection = replace(selection, sweep=number)
     known = {account.id: account for account in accounts}
     about = plan.selection["accounts"]
     parts = ((id, [operation_of(each) for each in part]) for id, part in groupby(lines, lambda each: each.account))

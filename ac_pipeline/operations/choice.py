@@ -1,15 +1,19 @@
-"""Choice: which accounts are meant by the users and items a person names.
+"""Choice: which accounts are meant by the users and items a person names, and which number of deletions.
 
 What a name may be is `mongo/accounts.py`; which of an account's items are meant is `sync/selection.py`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 
 from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.media.registry import media_type
+from ac_pipeline.operations.rounds import ahead
+from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline
 
 
@@ -37,3 +41,29 @@ def chosen_accounts(
             raise Misconfigured(f"There is no {type_} with the code or id {name!r}.")
         owners |= {owner or GUEST_ID for owner in found}
     return pipeline.accounts.select(sorted(owners))
+
+
+def confirm_sweep(pipeline: Pipeline, accounts: Sequence[Account], selection: Selection, run_id: str) -> None:
+    """Compare the number a person has named with the records without a document that these accounts have; where it is
+    the same, as many may go in this run. Asked about everybody, the collections are taken as they are from now on.
+
+    Raises:
+        Misconfigured: It is another number; nothing was written.
+        Transient: An account could not be read.
+    """
+    if selection.sweep is None or pipeline.safeguard.sweeping(run_id):
+        return
+    kept: Counter[str] = Counter()
+    look = replace(selection, sweep=None)
+    workers = pipeline.settings.ac_concurrent_users
+    for _, (_, report) in ahead(accounts, lambda each: pipeline.engine.survey(each, look, run_id), workers):
+        kept.update({name: tally.orphans_kept for name, tally in report.types.items() if tally.orphans_kept})
+    if kept.total() != selection.sweep:
+        told = f" ({', '.join(f'{name} {number}' for name, number in kept.items())})" if kept else ""
+        raise Misconfigured(
+            f"{kept.total()} records without a document are kept because the database is doubted{told}: the number to "
+            f"sweep is {kept.total()}. Nothing was written."
+        )
+    if len(accounts) == len(pipeline.accounts.all()):
+        pipeline.safeguard.accept(selection.types)
+    pipeline.safeguard.begin_sweep(run_id)

@@ -63,6 +63,7 @@ class FlightPlan:
         notes: User and what a person may want to know.
         limits: What is known of the PDS's limits.
         saved: Whether it is kept, to be carried out later.
+        orphans_kept: Type -> records without a document that stay because the database is doubted.
     """
 
     hash: str
@@ -74,6 +75,7 @@ class FlightPlan:
     notes: list[tuple[str, str]] = field(default_factory=list)
     limits: Limits = field(default_factory=Limits)
     saved: bool = False
+    orphans_kept: Counter[str] = field(default_factory=Counter)
 
     def to_json(self) -> dict[str, object]:
         """As design section 6 has it, without the operations."""
@@ -87,6 +89,7 @@ class FlightPlan:
             "headroom": self.limits.headroom,
             "blocked": [{"user": user, "message": message} for user, message in self.blocked.items()],
             "notes": [{"user": user, "note": note} for user, note in self.notes],
+            "orphans_kept": dict(self.orphans_kept),
             "saved": self.saved,
         }
 
@@ -138,6 +141,8 @@ def draw_up(
     touched: list[str] = []
     for account, found in progress(ahead(accounts, survey, workers), len(accounts)):
         made.notes += [(account.key, note) for note in found.report.notes]
+        kept = {name: tally.orphans_kept for name, tally in found.report.types.items() if tally.orphans_kept}
+        made.orphans_kept.update(kept)
         if found.report.blocked is not None:
             made.blocked[account.key] = found.report.blocked.message
         if not found.lines:
@@ -237,7 +242,7 @@ def selection_to_json(selection: Selection, chosen: Sequence[Account] | None) ->
         "until": selection.until,
         "items": None if selection.items is None else [list(each) for each in sorted(selection.items)],
         "limit": selection.limit,
-        "sweep": selection.sweep,
+        "sweep": selection.sweep is not None,
     }
 
 
@@ -250,7 +255,7 @@ def selection_of(stored: Mapping[str, Any]) -> Selection:
         until=stored["until"],
         items=None if items is None else frozenset((type_, name) for type_, name in items),
         limit=stored["limit"],
-        sweep=bool(stored["sweep"]),
+        sweep=0 if stored["sweep"] else None,  # a dry run takes any number for enough; to carry it out needs its own
     )
 
 

@@ -52,7 +52,7 @@ class Bookkeeper:
         dry: bool = False,
     ) -> None:
         self.report = AccountReport(account.key)
-        self._dry = dry
+        self.run_id, self.dry = run_id, dry
         self._ledger = ledger
         self._account = account
         self._now = now
@@ -99,11 +99,17 @@ class Bookkeeper:
         for media in types:
             self.report.tally(media.name).records = sum(1 for _ in repository.collection(media.nsid))
 
-    def doubt(self, media: MediaType, orphans: int, records: int) -> None:
-        """So many records have no document that the database is doubted, not the records."""
+    def doubt(self, media: MediaType, orphans: int, records: int, why: str) -> None:
+        """Records without a document are kept, because the database is doubted and not the records.
+
+        Args:
+            why: The end of a sentence.
+        """
+        self.report.tally(media.name).orphans_kept += orphans
         self.report.note(
-            f"{orphans} of {records} {media.name} records have no document in Mongo: that looks like a wrong or "
-            "half-restored database, so none is deleted. If they shall go: `ac-pipeline sync --sweep` for this user."
+            f"{orphans} of {records} {media.name} records have no document in Mongo, and {why}: that looks like a "
+            "wrong or half-restored database, so none is deleted. If they shall go: "
+            f"`ac-pipeline sync --user {self._account.key} --type {media.name} --sweep {orphans}`."
         )
 
     def begin(self, plans: Sequence[TypePlan]) -> None:
@@ -219,14 +225,18 @@ class Bookkeeper:
         self.report.tally(media.name).healed += 1
 
     def vanished(self, plan: AccountPlan, types: Iterable[MediaType]) -> None:
-        """Records that had to go and are gone without us wait no longer (DEL-6)."""
+        """Records that had to go, or have no document, and are gone without us wait no longer (DEL-6)."""
         saved: list[LedgerEntry | None] = []
         records = plan.repository.records if plan.repository is not None else {}
         for media in types:
             documents = {document.id: document for document in plan.documents[media.name]}
             for entry in plan.entries[media.name].values():
-                waits = entry.withdrawn_at is not None and self._endings.of(entry.item) is None
-                if waits and entry.rkey and f"{media.nsid}/{entry.rkey}" not in records:
+                over = entry.withdrawn_at is not None or (
+                    entry.document not in documents and entry.state is not State.DELETED
+                )
+                if not over or self._endings.of(entry.item) is not None or not entry.rkey:
+                    continue
+                if f"{media.nsid}/{entry.rkey}" not in records:
                     document = documents.get(entry.document)
                     saved.append(self._entries.deleted(media, entry.item, document, entry.rkey, "its record is gone"))
         self._save(saved)
@@ -366,7 +376,7 @@ class Bookkeeper:
 
     def _save(self, entries: Iterable[LedgerEntry | None]) -> None:
         new = [entry for entry in entries if entry is not None]
-        if new and not self._dry:
+        if new and not self.dry:
             self._entries.know(new)
             self._ledger.save(new)
 

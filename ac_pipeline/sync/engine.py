@@ -17,6 +17,7 @@ from time import monotonic
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.lexicon import Lexicons
 from ac_pipeline.errors import (
+    AccountUnknown,
     Blocked,
     Permanent,
     RateLimited,
@@ -40,6 +41,7 @@ from ac_pipeline.sync.ports import DataServer, Documents, Ledger, Renderer
 from ac_pipeline.sync.reading import DOCUMENT_GONE, Reader
 from ac_pipeline.sync.render import Made, Unmade, make, offer
 from ac_pipeline.sync.report import AccountReport
+from ac_pipeline.sync.safeguard import Safeguard
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.settlement import counts, is_settled, may_be_settled, settled
 from ac_pipeline.sync.writer import Committed, Refused, Writer
@@ -68,6 +70,7 @@ class Engine:
         holder: Who holds the leases: unique to this process.
         now: The time, UTC.
         renders: Pool in which renditions are made.
+        safeguard: Keeps a wrong or half-restored database, and a wrong PDS, from doing harm.
         gate: Raises when no record may be written; accounts that are emptied do not ask.
         grace: Seconds that an item without a record waits for media that the platform is still making.
         erase_copies: Whether copies of erased work in `site.standard.document` go too.
@@ -82,6 +85,7 @@ class Engine:
     holder: str
     now: Callable[[], datetime]
     renders: Executor
+    safeguard: Safeguard
     gate: Callable[[], None] = _open
     grace: float = 600.0
     erase_copies: bool = True
@@ -95,7 +99,7 @@ class Engine:
         Never raises for what can be said of one account: a `Blocked` account and a transient error are in the report.
 
         Raises:
-            Misconfigured: The gate is closed.
+            Misconfigured: The gate is closed, or database or PDS have not what was there.
         """
         started = monotonic()
         made: Made = {}
@@ -148,7 +152,7 @@ class Engine:
         try:
             plan.take(self.server.read_repository(account.did))
         except Blocked as error:
-            self._admission.block(account, selection, books, error)
+            self._refuse(account, selection, books, error)
             return plan, books.report
         self._reader.read(plan, selection, dry=True)
         self._judge(plan, selection, books)
@@ -175,9 +179,24 @@ class Engine:
     def _admission(self) -> Admission:
         return Admission(self.documents, self.ledger)
 
+    def _refuse(self, account: Account, selection: Selection, books: Bookkeeper, error: Blocked) -> None:
+        """Book an account as blocked, unless the PDS knows the others as little: then nobody is."""
+        if isinstance(error, AccountUnknown):
+            self.safeguard.check_server()
+        self._admission.block(account, selection, books, error)
+
     @property
     def _reader(self) -> Reader:
-        return Reader(self.documents, self.ledger, self.renderer, self.lexicons, self.now, self.renders, self.grace)
+        return Reader(
+            self.documents,
+            self.ledger,
+            self.renderer,
+            self.lexicons,
+            self.now,
+            self.renders,
+            self.grace,
+            self.safeguard,
+        )
 
     def _mirror(self, plan: AccountPlan, asked: Selection, books: Bookkeeper) -> None:
         selection = self._admission.released(plan.account, asked, books)
@@ -194,7 +213,7 @@ class Engine:
                 books.vanished(plan, selection.types)
         except Blocked as error:
             if not plan.plans:
-                self._admission.block(plan.account, selection, books, error)
+                self._refuse(plan.account, selection, books, error)
                 return
             books.block_rest(error)
         except RateLimited as error:

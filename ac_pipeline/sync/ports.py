@@ -13,7 +13,7 @@ from typing import Protocol
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.messages import Commit, RepositoryStatus, Write
 from ac_pipeline.atproto.repository import Repository
-from ac_pipeline.items import BlobRef, Derived, LedgerEntry, Rendition, RepositoryMark
+from ac_pipeline.items import BlobRef, Derived, LastLook, LedgerEntry, Rendition, RepositoryMark
 from ac_pipeline.media.base import Document, LinkUpdate, MediaType
 
 
@@ -25,6 +25,9 @@ class Documents(Protocol):
 
     def owners(self, media: MediaType, documents: Sequence[str]) -> Mapping[str, str | None]:
         """Owner (None: guest) of each of these ids, whoever it belongs to; ids that do not exist are absent."""
+
+    def dates(self, media: MediaType) -> Mapping[str, int]:
+        """Id of every document of the collection, whoever owns it -> its `when` in ms since 1970."""
 
     def is_empty(self, media: MediaType) -> bool:
         """Whether the whole collection holds nothing: a reason to distrust what is missing from it."""
@@ -135,6 +138,15 @@ class Ledger(Protocol):
         where it is, with the change by somebody else that it does not know. The types counted in `mark` were written
         to: they are not settled any more.
         """
+
+    def recorded(self, type: str) -> Iterable[tuple[str, str]]:
+        """Account id and document id of every item of a type that has a record."""
+
+    def last_look(self, name: str) -> LastLook:
+        """What is remembered under this name, a type's as a rule; one without `at` when that is nothing."""
+
+    def keep_look(self, look: LastLook) -> bool:
+        """Keep it in place of the version before it; False when somebody else has changed that meanwhile."""
 
     def hold(self, account: Account, types: Iterable[MediaType], reason: str) -> None:
         """Keep these types of an account from being mirrored until `release`; a later reason replaces an earlier one.

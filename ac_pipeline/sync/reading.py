@@ -19,11 +19,8 @@ from ac_pipeline.sync.bookkeeper import Bookkeeper
 from ac_pipeline.sync.plan import Existing, Wanted
 from ac_pipeline.sync.ports import Documents, Ledger, Renderer
 from ac_pipeline.sync.render import Made, RecordBuilder, make
+from ac_pipeline.sync.safeguard import Safeguard
 from ac_pipeline.sync.selection import Selection
-
-MANY_ORPHANS = 10
-"""More orphans than this, and more than half of a user's records of a type, look like a wrong or half-restored
-database: they are left alone until a person says that they shall go."""
 
 DOCUMENT_GONE = "its document is gone"
 """Why an orphan goes whose document no longer exists: the only copy of it may be the record."""
@@ -42,6 +39,7 @@ class Reader:
     now: Callable[[], datetime]
     renders: Executor
     grace: float
+    safeguard: Safeguard
 
     def read(self, plan: AccountPlan, selection: Selection, *, dry: bool = False) -> None:
         """Documents, what the ledger knows, and the records that are wanted; renditions that are missing are made.
@@ -96,7 +94,7 @@ class Reader:
         )
 
     def find_orphans(self, plan: AccountPlan, selection: Selection, books: Bookkeeper) -> None:
-        """Which of the repository's records have no document any more, unless so many that the database is doubted.
+        """Which of the repository's records have no document any more, unless the database is doubted.
 
         Nothing is looked up for an account that is leaving: every record goes, whatever is known of its document.
         """
@@ -108,9 +106,25 @@ class Reader:
                 continue
             records = plan.records(media)
             gone = self._gone(records, plan.account, media, plan.documents[media.name])
-            if len(gone) > MANY_ORPHANS and 2 * len(gone) > len(records) and not selection.sweep:
-                books.doubt(media, len(gone), len(records))
-                gone = {}
+            orphans = {
+                record.rkey: record.ref if gone[record.ref] == DOCUMENT_GONE else f"{record.ref} elsewhere"
+                for record in records
+                if record.ref is not None and record.ref in gone
+            }
+            if orphans:
+                why = self.safeguard.permit(
+                    media,
+                    plan.account,
+                    orphans,
+                    len(records),
+                    sweep=selection.sweep,
+                    run_id=books.run_id,
+                    dry=books.dry,
+                )
+                if why is not None:
+                    books.doubt(media, len(orphans), len(records), why)
+                # Confirmed once more: while a backup is being restored, documents come back between two looks.
+                gone = {} if why is not None else self._gone(records, plan.account, media, plan.documents[media.name])
             plan.gone[media.name] = gone
 
     def _gone(
@@ -120,7 +134,7 @@ class Reader:
         known = {document.id for document in documents}
         named = {record.ref for record in records if record.ref is not None}
         strangers = sorted(named - known)
-        if not strangers or self.documents.is_empty(media):
+        if not strangers:
             return {}
         owners = self.documents.owners(media, strangers)
         gone = {}

@@ -17,7 +17,8 @@ class Tally:
     """Counts of one type. `planned` = written + unchanged + deleted + deferred + quarantined + blocked, always.
 
     `warnings` counts items with oddities, `companions_missing` those beside which storage holds no recording,
-    `copies_removed` copies of erased work in `site.standard.document`.
+    `copies_removed` copies of erased work in `site.standard.document`, `orphans_kept` records without a
+    document that stay because the database is doubted.
     """
 
     documents: int = 0
@@ -38,6 +39,7 @@ class Tally:
     pending: int = 0
     warnings: int = 0
     companions_missing: int = 0
+    orphans_kept: int = 0
 
     @property
     def written(self) -> int:
@@ -127,6 +129,11 @@ class AccountReport:
         """Whether a transient error outlived its retries: the partition fails."""
         return self.error is not None
 
+    @property
+    def orphans_kept(self) -> int:
+        """Records without a document that stay because the database is doubted."""
+        return sum(tally.orphans_kept for tally in self.types.values())
+
     def tally(self, type: str) -> Tally:
         return self.types.setdefault(type, Tally())
 
@@ -158,8 +165,10 @@ class SyncReport:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing was quarantined and nothing has to be run again."""
-        return not any(a.error or any(f.state is State.QUARANTINED for f in a.failures) for a in self.accounts)
+        """Whether nothing was quarantined, nothing has to be run again, and the database was not doubted."""
+        return not any(
+            a.error or a.orphans_kept or any(f.state is State.QUARANTINED for f in a.failures) for a in self.accounts
+        )
 
     def to_json(self) -> dict[str, object]:
         """The report as design section 6 fixes it. Fields may be added, not renamed."""

@@ -20,7 +20,8 @@ class Selection:
         items: Only these, as `(type name, code or ObjectId)`, or None for all.
         limit: At most this many documents of each type, oldest first, or None.
         retry: Try quarantined items again whose document did not change.
-        sweep: Delete records without a document even when they are most of what a user has.
+        sweep: So many records without a document may go in this run even where the database is doubted, because a
+            person has named the number; None to keep them. A dry run takes any number for enough.
         full: Read the repository even where nothing seems to have changed since it was left in order, and ask storage
             whether media was replaced, for companions, and for sources that were missing.
         blobs: Ask for every blob the records refer to, and upload again what the PDS has lost.
@@ -35,7 +36,7 @@ class Selection:
     items: frozenset[tuple[str, str]] | None = None
     limit: int | None = None
     retry: bool = False
-    sweep: bool = False
+    sweep: int | None = None
     full: bool = False
     blobs: bool = False
     renditions: bool = False

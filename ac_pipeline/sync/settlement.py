@@ -40,8 +40,8 @@ def may_be_settled(mark: RepositoryMark, selection: Selection) -> bool:
     Whoever asks for more than what has changed (`full`, `blobs`, `renditions`, `retry`, `sweep`), or for a part, gets
     the whole way.
     """
-    more = selection.full or selection.blobs or selection.renditions or selection.retry or selection.sweep
-    special = selection.partial or more
+    more = selection.full or selection.blobs or selection.renditions or selection.retry
+    special = selection.partial or more or selection.sweep is not None
     names = {media.name for media in selection.types}
     return not special and names <= mark.settled.keys() and names <= mark.counts.keys()
 

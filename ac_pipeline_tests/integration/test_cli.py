@@ -14,7 +14,7 @@ from bson import ObjectId
 
 from ac_pipeline.local.artwork import pixel_art
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline_tests.harness import Slice
+from ac_pipeline_tests.harness import WHEN, Slice
 from ac_pipeline_tests.integration.conftest import Run
 
 # In a process of its own: the package's client has no way to close its connections.
@@ -225,7 +225,9 @@ def test_looking_at_a_blocked_account_writes_nothing(cli: Run, slice_: Slice) ->
 def test_most_of_a_users_records_are_never_swept_away_unasked(cli: Run, slice_: Slice, orphans: int, kept: int) -> None:
     """DEL-4, DEL-5: a few orphans go; so many that the database must be doubted stay until somebody says so."""
     ada = slice_.user("ada")
+    bob = slice_.user("bob")
     ids = [slice_.add("mood", ada, mood=f"mood {number}") for number in range(orphans + 1)]
+    slice_.database["moods"].insert_many([{"user": bob.id, "mood": f"{n}", "when": WHEN} for n in range(100)])
     cli("sync")
     slice_.database["moods"].delete_many({"_id": {"$in": [ObjectId(id) for id in ids[1:]]}})
 
@@ -235,5 +237,5 @@ def test_most_of_a_users_records_are_never_swept_away_unasked(cli: Run, slice_: 
     doubts = [each["note"] for each in report["notes"] if "half-restored" in each["note"]]
     assert len(doubts) == (1 if kept else 0)
 
-    cli("sync", "--sweep", "--user", "ada")
+    assert cli("sync", "--sweep", str(kept), "--user", "ada")[0] == 0
     assert len(slice_.records(ada, "mood")) == 1

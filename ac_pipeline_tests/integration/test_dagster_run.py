@@ -40,6 +40,7 @@ def slice_(  # noqa: PLR0917 - fixtures
     monkeypatch.setenv("PDS_URL", pds.url)
     monkeypatch.setenv("AC_MEDIA_URL", object_server.url_template)
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
+    monkeypatch.setenv("AC_SILENT_DAYS", "0")  # the tests' documents are of a fixed past
     with open_slice(mongo_database, mongo_server.uri, pds, object_server.url_template, tmp_path) as opened:
         yield opened
 

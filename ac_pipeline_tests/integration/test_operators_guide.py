@@ -103,6 +103,8 @@ def told(name: str, words: tuple[str, ...], said: Any) -> str:
         return str(said["hash"])
     if name == "SNAPSHOT":
         return str(said[0]["id"])
+    if words[1] == "plan":
+        return str(sum(said["orphans_kept"].values()))
     key = {
         "wipe": "total",
         "restore-documents": "restorable",
@@ -112,7 +114,11 @@ def told(name: str, words: tuple[str, ...], said: Any) -> str:
     return str(said[key])
 
 
-TELLS = {"HASH": ("plan",), "SNAPSHOT": ("snapshots",), "N": ("wipe", "restore-documents", "differences", "accounts")}
+TELLS = {
+    "HASH": ("plan",),
+    "SNAPSHOT": ("snapshots",),
+    "N": ("plan", "wipe", "restore-documents", "differences", "accounts"),
+}
 
 
 def told_by(found: list[Line], place: int) -> dict[str, int]:

@@ -12,7 +12,7 @@ from typing import Final
 import dagster as dg
 from pydantic import Field
 
-from ac_pipeline.defs.assets.records import BLOBS_FIELD
+from ac_pipeline.defs.assets.records import BLOBS_FIELD, SWEEP_FIELD
 from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.assets.stage import made_earlier
 from ac_pipeline.defs.assets.turns import Turns
@@ -36,6 +36,7 @@ class ChangedUsersConfig(dg.Config):
     )
     full: bool = Field(default=False, description="Compare every document and record, also where nothing changed.")
     blobs: bool = Field(default=False, description=BLOBS_FIELD)
+    sweep: int | None = Field(default=None, ge=0, description=SWEEP_FIELD)
 
 
 def changed_users_job(mirror_resource: object, retry_seconds: float = RETRY_SECONDS) -> dg.JobDefinition:
@@ -68,7 +69,12 @@ def changed_users_job(mirror_resource: object, retry_seconds: float = RETRY_SECO
         turns = Turns(context, mirror, assets, users, pictures=True)
         troubles = turns.take(
             lambda accounts: mirror.sync(
-                accounts, MEDIA_TYPES, context.run.run_id, full=config.full, blobs=config.blobs
+                accounts,
+                MEDIA_TYPES,
+                context.run.run_id,
+                full=config.full,
+                blobs=config.blobs,
+                sweep=config.sweep,
             )
         )
         yield from check_events(mirror, MEDIA_TYPES)

@@ -31,6 +31,12 @@ FULL: Final = "full"
 """Name of the field below, for run configs."""
 
 
+SWEEP_FIELD: Final = (
+    "Delete so many records without a document of this run's users although the database is doubted. The check "
+    "collection_intact says why they are kept; with another number than there are, the run fails and says it."
+)
+
+
 class RecordsConfig(dg.Config):
     """What a person can set in the launchpad."""
 
@@ -45,6 +51,7 @@ class RecordsConfig(dg.Config):
         description="Make every thumbnail and video of these users again from its source, whatever is known of it.",
     )
     blobs: bool = Field(default=False, description=BLOBS_FIELD)
+    sweep: int | None = Field(default=None, ge=0, description=SWEEP_FIELD)
 
 
 def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
@@ -85,6 +92,7 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
                             full=config.full,
                             blobs=config.blobs,
                             renditions=config.renditions,
+                            sweep=config.sweep,
                         ),
                         pictures=True,
                     )

@@ -36,7 +36,7 @@ class PlanConfig(dg.Config):
     until: str = Field(default="", description="Only items before this day or moment (ISO 8601, UTC).")
     limit: int = Field(default=0, ge=0, description="At most so many items of each user and type; 0 for all.")
     sweep: bool = Field(
-        default=False, description="Plan to delete records without a document even where they are most of a user's."
+        default=False, description="Plan to delete records without a document although the database is doubted."
     )
     relay_events: int | None = Field(
         default=None,
@@ -97,6 +97,7 @@ def plan_metadata(made: FlightPlan) -> Metadata:
         "finishes_at": dg.MetadataValue.timestamp(cost.finishes_at),
         "waits_for": cost.waits_for,
         **{f"{kind} operations": number for kind, number in sorted(made.counts.items())},
+        **{f"{name} records kept without a document": number for name, number in sorted(made.orphans_kept.items())},
         **costs.metadata("cost"),
         **users.metadata("users_who_take_longest"),
         **blocked.metadata("blocked_users"),
@@ -119,7 +120,7 @@ def _selection(config: PlanConfig) -> Selection:
         until=_moment("until", config.until),
         items=frozenset(named) or None,
         limit=config.limit or None,
-        sweep=config.sweep,
+        sweep=0 if config.sweep else None,
     )
 
 

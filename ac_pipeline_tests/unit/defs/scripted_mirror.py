@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from ac_pipeline.accounts import Account
 from ac_pipeline.allowance import Allowance
 from ac_pipeline.atproto.messages import RepositoryStatus
-from ac_pipeline.defs.mirror import Outcome, Picture, each_account
+from ac_pipeline.defs.mirror import CollectionState, Outcome, Picture, each_account
 from ac_pipeline.errors import Blocked, PipelineError, Transient
-from ac_pipeline.items import Attempt, Failure, LedgerEntry, RepositoryMark, Stage, State
+from ac_pipeline.items import Attempt, Failure, LastLook, LedgerEntry, RepositoryMark, Stage, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.ledger import Standing
 from ac_pipeline.mongo.pending import Changes, Work
@@ -36,6 +36,8 @@ class ScriptedMirror:
         self.full: list[bool] = []
         self.renditions: list[bool] = []
         self.blobs: list[bool] = []
+        self.sweeps: list[int | None] = []
+        self.seen: dict[str, CollectionState] = {}
         self.run_ids: set[str] = set()
         self.reads = 0
         self.troubles: dict[str, list[Exception]] = {}
@@ -89,8 +91,10 @@ class ScriptedMirror:
         full: bool = False,
         blobs: bool = False,
         renditions: bool = False,
+        sweep: int | None = None,
     ) -> Iterator[Outcome]:
         self.full.append(full)
+        self.sweeps.append(sweep)
         self.blobs.append(blobs)
         self.renditions.append(renditions)
         self.types.append(tuple(media.name for media in types))
@@ -181,6 +185,9 @@ class ScriptedMirror:
 
     def known_items(self, media: MediaType) -> int:
         return self.items_in_ledger
+
+    def last_look(self, media: MediaType) -> CollectionState:
+        return self.seen.get(media.name, CollectionState(LastLook(media.name, at=self.now)))
 
     def allowance(self) -> Allowance:
         return self.allowed

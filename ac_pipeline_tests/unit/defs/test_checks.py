@@ -12,18 +12,25 @@ import pytest
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.allowance import Allowance, allowance
-from ac_pipeline.defs.checks import record_checks
+from ac_pipeline.defs.alerts import Memory, decide
+from ac_pipeline.defs.assets.changed_users import SYNC_CHANGED_USERS
+from ac_pipeline.defs.assets.records import STEP
+from ac_pipeline.defs.checks import CHECKS, record_checks
 from ac_pipeline.defs.ledger_checks import (
     ACCOUNTS_USABLE,
+    COLLECTION_INTACT,
+    INPUT_ARRIVES,
     NO_QUARANTINED_ITEMS,
     NOTHING_DEFERRED,
     accounts_usable,
     nothing_deferred,
 )
 from ac_pipeline.defs.metadata import ROWS
+from ac_pipeline.defs.mirror import CollectionState
 from ac_pipeline.defs.receipt_checks import BLOBS_PRESENT, LEXICON_VALID, LINKS_CONSISTENT, RECORDS_MATCH_DOCUMENTS
+from ac_pipeline.defs.sightings import look_at_checks
 from ac_pipeline.errors import AccountDeleted, NoCredentials, ServerFailed, ServiceUnreachable
-from ac_pipeline.items import Failure, RepositoryMark, Stage, State
+from ac_pipeline.items import Failure, LastLook, RepositoryMark, Stage, State
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.mongo.receipts import Aspect, Part, Receipt, Wrong
 from ac_pipeline_tests.dagster_instance import open_instance
@@ -79,6 +86,7 @@ def test_every_records_asset_has_every_check_with_words_for_an_operator() -> Non
         names = {name for key, name in found if key == asset}
         everywhere = {NO_QUARANTINED_ITEMS, NOTHING_DEFERRED, ACCOUNTS_USABLE}
         everywhere |= {RECORDS_MATCH_DOCUMENTS, LINKS_CONSISTENT, LEXICON_VALID}
+        everywhere |= {COLLECTION_INTACT, INPUT_ARRIVES}
         assert names == everywhere | ({BLOBS_PRESENT} if media.blobs else set())
     assert all(len(text) > 80 for text in found.values())
     assert "verify_users" in found[MOODS, RECORDS_MATCH_DOCUMENTS]
@@ -302,7 +310,7 @@ def test_checks_are_evaluated_once_although_a_step_is_tried_again(site: Site, mi
     mirror.trouble("cyd", *[ServerFailed("502") for _ in range(9)])
     result = site.run(PAINTINGS)
     evaluated = [each.check_name for each in result.get_asset_check_evaluations()]
-    assert len(evaluated) == len(set(evaluated)) == 7
+    assert len(evaluated) == len(set(evaluated)) == len(CHECKS)
 
 
 def test_a_ledger_that_cannot_be_read_does_not_hide_why_the_step_failed(site: Site, mirror: ScriptedMirror) -> None:
@@ -420,3 +428,51 @@ def test_deferred_items_of_a_blocked_account_do_not_turn_their_check_green(mirro
     assert nothing_deferred(mirror, MOOD).passed
     mirror.ledger[item] = replace(mirror.ledger[item], deferred_until=NOW)
     assert not nothing_deferred(mirror, MOOD).passed
+
+
+# ------------------------------------------------------------------------------------------------------- collections
+
+
+def test_a_collection_that_shrank_and_one_that_nothing_comes_to_fail_their_checks(
+    site: Site, mirror: ScriptedMirror
+) -> None:
+    """GUARD-1, SEEN-3: as errors, each with its sentence and its numbers; a run that kept records has said so."""
+    look = LastLook("mood", at=NOW, documents=2, expected=300, known=299, lost=298, newest=1_700_000_000_000)
+    mirror.seen["mood"] = CollectionState(
+        look, doubt="The collection holds 2 documents", silence="No new mood has come"
+    )
+    assert site.run(MOODS, PAINTINGS).success
+    for name, said in ((COLLECTION_INTACT, "The collection holds 2"), (INPUT_ARRIVES, "No new mood")):
+        check = site.check(MOODS, name)
+        assert (check.passed, check.severity) == (False, ERROR)
+        assert str(check.description).startswith(said)
+        assert (value(check, "documents"), value(check, "documents_expected")) == (2, 300)
+        assert value(check, "records_without_document") == 298
+        assert site.check(PAINTINGS, name).passed
+
+
+def test_a_failed_check_of_a_collection_is_an_alert_with_its_sentence(site: Site, mirror: ScriptedMirror) -> None:
+    """GUARD-1, SEEN-3."""
+    keys = [spec.key for spec in record_checks()]
+    memory = Memory(begun=1.0, looked_at=1.0, ticked=1.0, awake=1.0)
+    mirror.seen["mood"] = CollectionState(
+        LastLook("mood"), doubt="The collection holds 2 documents, where there were 300"
+    )
+    site.run(*RECORDS)
+    seen, _ = look_at_checks(site.instance, keys, memory, 2.0, busy=False)
+    _, (alert,) = decide({}, seen, 2.0)
+    assert alert.headline == "[failed] Check collection_intact of atproto/moods failed"
+    assert "where there were 300" in alert.text(None, str)
+
+
+def test_the_number_in_the_launchpad_reaches_the_sync(site: Site, mirror: ScriptedMirror) -> None:
+    """GUARD-1: of the records assets, and of the job over any users; without it nothing is swept."""
+    site.run(PAINTINGS)
+    site.job.execute_in_process(
+        instance=site.instance,
+        asset_selection=[PAINTINGS],
+        partition_key="ada",
+        run_config={"ops": {STEP: {"config": {"sweep": 19}}}},
+    )
+    site.launch(SYNC_CHANGED_USERS, {"users": ["ada", "bea"], "sweep": 7})
+    assert mirror.sweeps == [None, 19, 7]

@@ -12,7 +12,7 @@ from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.jobs import SYNC_USERS
 from ac_pipeline.defs.partitions import PARTITION, RANGE_END, RANGE_START, USERS
 from ac_pipeline.defs.sensors.users import users_sensor
-from ac_pipeline.errors import ServiceUnreachable
+from ac_pipeline.errors import Misconfigured, PipelineError, ServiceUnreachable
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 
@@ -99,10 +99,11 @@ def test_a_user_whose_run_waits_keeps_the_key_until_it_is_done(
     assert ticks.keys == []
 
 
-def test_a_failed_read_of_the_accounts_changes_no_key(ticks: Ticks) -> None:
-    """DEL-5."""
+@pytest.mark.parametrize("error", [ServiceUnreachable("MongoDB does not answer"), Misconfigured("another database")])
+def test_a_failed_read_of_the_accounts_changes_no_key(ticks: Ticks, error: PipelineError) -> None:
+    """DEL-5, GUARD-2."""
     ticks.tick()
-    ticks.mirror.broken = ServiceUnreachable("MongoDB does not answer")
-    with pytest.raises(ServiceUnreachable):
+    ticks.mirror.broken = error
+    with pytest.raises(type(error)):
         ticks.tick()
     assert len(ticks.keys) == 3

@@ -80,7 +80,7 @@ def test_a_plan_of_many_users_is_the_sum_of_their_plans_and_holds_none_of_them()
 
 def test_a_selection_is_kept_with_its_plan() -> None:
     """PLAN-2."""
-    chosen = Selection(since=1, until=2, items=frozenset({("mood", "a")}), limit=3, sweep=True)
+    chosen = Selection(since=1, until=2, items=frozenset({("mood", "a")}), limit=3, sweep=0)
     assert selection_of(selection_to_json(chosen, None)) == chosen
     assert selection_of(selection_to_json(Selection(), [Account("auth0|a", "a")])) == Selection()
 

@@ -222,7 +222,7 @@ def test_orphans_are_guarded_as_in_a_sync(world: World) -> None:
     assert states(world, user) == {"orphan": 11}
     assert heal(world.engine, user, chosen(), "run-1") is None
     world.moods(user, 1)
-    cure(world, user, sweep=True)
+    cure(world, user, sweep=11)
     assert world.records(user, "mood") == {}
 
 

@@ -77,7 +77,7 @@ def test_the_first_run_asks_for_nothing_but_the_repository() -> None:
 
 @pytest.mark.parametrize(
     "selection",
-    [{"full": True}, {"blobs": True}, {"retry": True}, {"sweep": True}, {"limit": 5}, {"since": 0}],
+    [{"full": True}, {"blobs": True}, {"retry": True}, {"sweep": 0}, {"limit": 5}, {"since": 0}],
     ids=str,
 )
 def test_whoever_asks_for_more_or_for_a_part_gets_the_whole_way(selection: dict[str, Any]) -> None:

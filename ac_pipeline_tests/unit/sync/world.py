@@ -27,6 +27,7 @@ from ac_pipeline.media.links import read_link
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.sync.engine import AccountPlan, Engine
 from ac_pipeline.sync.report import AccountReport
+from ac_pipeline.sync.safeguard import Safeguard
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline_tests.memory_pds import MemoryPds
 from ac_pipeline_tests.memory_ports import FakeClock, MemoryDocuments, MemoryLedger
@@ -154,6 +155,10 @@ class World:
         self.ledger = MemoryLedger(self.clock)
         self.pds = ScriptedPds(request_bytes=request_bytes)
         self.renderer = MemoryRenderer()
+        self.accounts: dict[str, Account] = {}
+        self.safeguard = Safeguard(
+            self.documents, self.ledger, self.pds, lambda: list(self.accounts.values()), self.clock, host="pds.test"
+        )
         self.engine = Engine(
             documents=self.documents,
             server=self.pds,
@@ -164,16 +169,18 @@ class World:
             holder="this process",
             now=self.clock,
             renders=InlineExecutor(),
+            safeguard=self.safeguard,
         )
 
     # ---------------------------------------------------------------------------------------------------- the source
 
     def user(self, handle: str | None = None) -> Account:
-        return self.pds.create_account(handle)
+        made = self.pds.create_account(handle)
+        return self.accounts.setdefault(made.id, made)
 
     def guest(self) -> Account:
-        made = self.pds.create_account("art")
-        return replace(made, id=GUEST_ID, key=GUEST_ID)
+        made = replace(self.pds.create_account("art"), id=GUEST_ID, key=GUEST_ID)
+        return self.accounts.setdefault(made.id, made)
 
     def add(self, type: str, account: Account, **fields: Any) -> str:
         """A document with everything its type needs; its id in hex."""
@@ -264,8 +271,9 @@ class World:
         assert (len(self.documents.link_writes), len(self.ledger.saves), self.renderer.store) == before
         written = {"apply_writes", "upload_blob"}
         assert [call.method for call in self.pds.calls[sent:] if call.method in written] == []
-        assert set(self.ledger.calls[calls[0] :]) <= {"load", "lease", "batch_bytes", "mark", "holds"}
-        assert set(self.documents.calls[calls[1] :]) <= {"stream", "owners", "is_empty"}
+        looks = {"last_look", "recorded", "keep_look"}  # what was there is remembered, whoever looks
+        assert set(self.ledger.calls[calls[0] :]) <= {"load", "lease", "batch_bytes", "mark", "holds", *looks}
+        assert set(self.documents.calls[calls[1] :]) <= {"stream", "owners", "is_empty", "dates"}
 
 
 def chosen(**selection: Any) -> Selection:
