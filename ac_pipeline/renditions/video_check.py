@@ -400,7 +400,7 @@ def _boxes(path: Path) -> _Boxes:
             at += step
             if at > end and kind in (b"moov", b"moof", b"mdat"):
                 cut = f"{at - end} bytes are missing at its end"
-    if cut is None and kinds[-1:] == [b"moof"]:
-        cut = "the media of its last fragment are missing"
+    if cut is None and (kinds[-1:] == [b"moof"] or (b"moof" in kinds and 0 < end - at < 8)):
+        cut = "its last fragment is missing"
     index, media = (kinds.index(kind) if kind in kinds else len(kinds) for kind in (b"moov", b"mdat"))
     return _Boxes(mime_type, index < media, cut)

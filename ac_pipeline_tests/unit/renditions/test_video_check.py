@@ -91,6 +91,16 @@ def test_a_cut_mp4_is_known_for_one(keep: float, finished: Path, tmp_path: Path)
     assert len(facts.times) <= 31
 
 
+@pytest.mark.parametrize("after", [4, 20, 200])
+def test_a_cut_anywhere_in_the_last_fragment_is_known(after: int, tmp_path: Path) -> None:
+    """MEDIA-18: in the size of its first box, in that box, or in its media."""
+    data = samples.mp4(fragmented=True)
+    (tmp_path / "x.mp4").write_bytes(data[: data.rindex(b"moof") - 4 + after])
+    facts = read_facts(tmp_path / "x.mp4")
+    assert facts.cut is not None
+    assert 0 < len(facts.times) < samples.MP4_FRAMES
+
+
 def test_an_index_behind_the_media_that_is_cut_off_is_named(tmp_path: Path) -> None:
     """MEDIA-18: without it nothing decodes."""
     data = samples.mp4(late_index=True)
