@@ -6,7 +6,6 @@ used as it is. Nothing is encoded here.
 
 from __future__ import annotations
 
-import math
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +33,8 @@ FRAME_MS = 1000 / 60 + 0.34
 """One frame at 60 Hz, rounded up to 17 ms: how much the whole may last too long or too short."""
 SOUND_TOLERANCE = 50.0
 MOST_SIDE = 4096
+_MOST_BOXES = 100_000
+"""Three times the fragments of 300 s at 60 a second, with one frame in each."""
 MOST_DECODED = 60_000_000_000
 """Frames x width x height that are decoded to judge one file; decoding is some ten times as fast as encoding."""
 _PLAYED_FORMATS = frozenset({"yuv420p", "yuvj420p"})
@@ -107,14 +108,14 @@ def read_facts(path: Path, *, most_pixels: int = MOST_DECODED, timeout: float = 
         EncoderTimedOut: It takes longer.
     """
     boxes = _boxes(path)
-    end = time.monotonic() + timeout
     shown: list[tuple[int, int]] = []
-    spoilt, left = 0, most_pixels
+    lost, left = 0, most_pixels
     first: VideoFrame | None = None
     with _opened(path, boxes.cut) as (container, video):
+        _check_size(video.width, video.height)
         base = float(video.time_base or 1)
-        for frames in _decoded(container, video, end):
-            spoilt += frames is None
+        for frames in _decoded(container, video, timeout):
+            lost += frames is None
             for frame in frames or ():
                 if not isinstance(frame, VideoFrame) or frame.pts is None:
                     raise UnreadableMedia("The MP4 has frames without a time")
@@ -153,7 +154,7 @@ def read_facts(path: Path, *, most_pixels: int = MOST_DECODED, timeout: float = 
             sound=None,
             sound_duration=0.0,
             profile=video.profile or "",
-            cut=boxes.cut or _missing(len(shown), video.frames, spoilt),
+            cut=boxes.cut or (f"{lost} of its frames are broken" if lost else _missing(path, len(shown), video.frames)),
             stream=video.index,
         )
     heard = 0.0
@@ -161,7 +162,9 @@ def read_facts(path: Path, *, most_pixels: int = MOST_DECODED, timeout: float = 
         sound = container.streams.best("audio")
         if not isinstance(sound, AudioStream):
             return facts
-        for frames in _decoded(container, sound, end):
+        if _is_unknown(sound):
+            return replace(facts, sound="unknown", sound_stream=sound.index)
+        for frames in _decoded(container, sound, timeout):
             heard += sum(each.samples / each.sample_rate for each in frames or () if isinstance(each, AudioFrame))
             if heard > MOST_SECONDS:
                 break
@@ -178,34 +181,53 @@ def _opened(path: Path, cut: str | None = None) -> Iterator[tuple[InputContainer
             video = container.streams.best("video")
             if not isinstance(video, VideoStream):
                 raise UnreadableMedia(f"The MP4 has no video track{also}")
+            if _is_unknown(video):
+                raise UnreadableMedia("The MP4's picture is of a codec that libav does not know")
             with _decoding(video):
                 yield container, video
-    except (av.error.FFmpegError, ValueError, IndexError, AttributeError) as error:
+    except (av.error.FFmpegError, ValueError, IndexError) as error:
         reason = (getattr(error, "strerror", None) or str(error))[:120]
         raise UnreadableMedia(f"The MP4 cannot be read ({reason}{also})") from error
 
 
+def _is_unknown(stream: VideoStream | AudioStream) -> bool:
+    return getattr(stream, "codec_context", None) is None
+
+
 def _decoded(
-    container: InputContainer, stream: VideoStream | AudioStream, end: float = math.inf
+    container: InputContainer, stream: VideoStream | AudioStream, timeout: float = TIMEOUT
 ) -> Iterator[Sequence[object] | None]:
     """The frames of each packet of a track; None for one that cannot be decoded, or that the file's end cuts off.
 
     Args:
-        end: When it has to be done, on the monotonic clock.
+        timeout: Seconds it may take.
     """
+    end = time.monotonic() + timeout
     for packet in container.demux(stream):
         try:
             yield None if packet.is_corrupt else packet.decode()
         except av.error.FFmpegError:
             yield None
         if time.monotonic() > end:
-            raise EncoderTimedOut("Decoding the MP4 took too long and was ended (AC_ENCODE_TIMEOUT_SECONDS)")
+            raise EncoderTimedOut(
+                f"Decoding the MP4 took longer than {timeout:g} s and was ended (AC_ENCODE_TIMEOUT_SECONDS)"
+            )
 
 
-def _missing(shown: int, declared: int, spoilt: int) -> str | None:
-    if shown < declared:
-        return f"{shown} of {declared} frames are there"
-    return f"{spoilt} of its packets are broken" if spoilt else None
+def _missing(path: Path, shown: int, declared: int) -> str | None:
+    """What is not there of the frames that the index names; what an edit list leaves out is not missing."""
+    if shown >= declared:
+        return None
+    with av.open(str(path), format="mp4", options={"ignore_editlist": "1"}) as container:
+        there = sum(1 for packet in container.demux(container.streams.best("video")) if packet.size)
+    return f"{there} of {declared} frames are there" if there < declared else None
+
+
+def _check_size(width: int, height: int) -> None:
+    if not 0 < max(width, height) <= MOST_SIDE:
+        raise UnreadableMedia(
+            f"The finished MP4 cannot be used: {width}x{height} pixels, at most {MOST_SIDE} a side are taken"
+        )
 
 
 def _signs(frame: VideoFrame) -> tuple[int, int, int, int]:
@@ -250,6 +272,7 @@ def check_finished(facts: VideoFacts) -> None:
     Raises:
         UnreadableMedia: Naming what is wrong.
     """
+    _check_size(facts.width, facts.height)
     wrong: list[str] = []
     if not facts.times:
         wrong.append(f"no frames can be decoded ({facts.codec}{f', {facts.cut}' if facts.cut else ''})")
@@ -257,8 +280,6 @@ def check_finished(facts: VideoFacts) -> None:
         wrong.append(f"lasts {facts.duration / 1000:.1f} s or more, at most {MOST_SECONDS:.0f} are taken")
     if facts.sound_duration > MOST_SECONDS * 1000:
         wrong.append(f"its sound lasts more than {MOST_SECONDS:.0f} s")
-    if not 0 < max(facts.width, facts.height) <= MOST_SIDE:
-        wrong.append(f"{facts.width}x{facts.height} pixels, at most {MOST_SIDE} a side")
     if wrong:
         raise UnreadableMedia(f"The finished MP4 cannot be used: {'; '.join(wrong)}")
 
@@ -373,7 +394,7 @@ def _boxes(path: Path) -> _Boxes:
     with path.open("rb") as file:
         mime_type = sniff(file.read(HEAD))
         at = 0
-        while at < end and cut is None:
+        while at < end and cut is None and len(kinds) < _MOST_BOXES:
             file.seek(at)
             size, kind, long = struct.unpack(">I4sQ", file.read(16).ljust(16, b"\0"))
             step = {0: end - at, 1: long}.get(size, size)
@@ -383,8 +404,8 @@ def _boxes(path: Path) -> _Boxes:
             at += step
             if at > end and kind in (b"moov", b"moof", b"mdat"):
                 cut = f"{at - end} bytes are missing at its end"
-    if cut is None and kinds[-1:] == [b"moof"]:
-        cut = "the media of its last fragment are missing"
+    if cut is None and (kinds[-1:] == [b"moof"] or (b"moof" in kinds and 0 < end - at < 8)):
+        cut = "its last fragment is missing"
     index, media = (kinds.index(kind) if kind in kinds else len(kinds) for kind in (b"moov", b"mdat"))
     return _Boxes(mime_type, index < media, cut)
 

@@ -7,15 +7,20 @@ import io
 import json
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
 from bson import ObjectId
 
-from ac_pipeline.local.artwork import pixel_art
+from ac_pipeline.local.artwork import pixel_art, tape_zip
+from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline_tests.harness import WHEN, Slice
+from ac_pipeline_tests import media_samples as samples
+from ac_pipeline_tests.harness import USER_BUCKET, WHEN, Slice
 from ac_pipeline_tests.integration.conftest import Run
+from ac_pipeline_tests.unit.renditions.fake_ffmpeg import script
 
 # In a process of its own: the package's client has no way to close its connections.
 _LIST = """
@@ -90,6 +95,65 @@ def test_counts_agree_with_a_client_that_is_not_ours(cli: Run, slice_: Slice) ->
         check=True,
     )
     assert int(answer.stdout) == json.loads(out)["types"]["piece"]["records"] == 5
+
+
+SLUG = "2025.10.15.12.30.45.123"
+
+
+def test_a_tape_that_is_being_baked_waits_and_ends_with_one_record_and_its_warning(
+    cli: Run, slice_: Slice, object_server: ObjectServer
+) -> None:
+    """GUARD-6, MEDIA-18, OPS-4: until when it waits and what was odd about it are in `items` and `item`."""
+    ada = slice_.user("ada")
+    now = datetime.now(UTC)
+    object_server.put(USER_BUCKET, f"{ada.id}/{SLUG}.zip", tape_zip(2, 16, 16))
+    tape = slice_.add("tape", ada, code="xyz", slug=SLUG, when=now, mp4Status="pending")
+    code, out = cli("sync", "--json")
+    report = json.loads(out)
+    assert (code, report["types"]["tape"]["deferred"], report["failures"], report["run_again"]) == (0, 1, [], [])
+    assert "is still making its video" in report["notes"][0]["note"]
+    assert cli("verify")[0] == 0
+    (row,) = csv.DictReader(io.StringIO(cli("items", "--csv")[1]))
+    assert (row["state"], row["class"]) == ("deferred", "source-pending")
+    assert row["until"] == f"{now + timedelta(seconds=600):%Y-%m-%d %H:%M:%S}"
+
+    object_server.put(USER_BUCKET, "baked.mp4", samples.mp4(video="mpeg4", sound="aac", fragmented=True))
+    address = f"https://{USER_BUCKET}.sfo3.digitaloceanspaces.com/baked.mp4"
+    slice_.change("tape", tape, mp4Status="complete", mp4Url=address)
+    slice_.put(ada, "tape", {"ref": tape, "slug": SLUG, "code": "xyz", "when": "2025-10-15T12:30:45.123Z"})
+    assert cli("sync")[0] == 0
+    (record,) = slice_.records(ada, "tape").values()
+    assert record["ref"] == tape
+    (row,) = csv.DictReader(io.StringIO(cli("items", "--csv")[1]))
+    assert (row["state"], row["until"]) == ("written", "")
+    assert "its picture is mpeg4, not H.264" in row["warnings"]
+    assert "its picture is mpeg4, not H.264" in " ".join(cli("item", "tape:xyz")[1].split())
+    assert cli("verify")[0] == 0
+
+
+def test_an_encoder_that_is_too_slow_twice_is_a_verdict_with_its_limit(
+    cli: Run, slice_: Slice, object_server: ObjectServer, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """MEDIA-23."""
+    ada = slice_.user("ada")
+    object_server.put(USER_BUCKET, f"{ada.id}/{SLUG}.zip", tape_zip(2, 16, 16))
+    slice_.add("tape", ada, code="xyz", slug=SLUG)
+    monkeypatch.setenv("AC_FFMPEG", script(tmp_path, "exec sleep 600"))
+    monkeypatch.setenv("AC_ENCODE_TIMEOUT_SECONDS", "0.5")
+    ends = []
+    for _ in range(3):
+        cli("sync")
+        (row,) = csv.DictReader(io.StringIO(cli("items", "--csv")[1]))
+        ends.append((row["state"], row["class"], row["attempts"]))
+    assert ends == [("deferred", "encoder-timed-out", "1"), *[("quarantined", "encoding-failed", "2")] * 2]
+    assert "longer than 0.5 s" in row["message"]
+    assert "AC_ENCODE_TIMEOUT_SECONDS" in row["message"]
+    monkeypatch.setenv("AC_ENCODE_MEGAPIXELS", "1")
+    object_server.put(USER_BUCKET, f"{ada.id}/{SLUG}.zip", samples.tape(2, picture=samples.blank(1001, 1000)))
+    cli("retry", "--item", "tape:xyz")
+    (row,) = csv.DictReader(io.StringIO(cli("items", "--csv")[1]))
+    assert (row["state"], row["class"]) == ("quarantined", "too-large")
+    assert "2 million pixels; at most 1 million are encoded (AC_ENCODE_MEGAPIXELS)" in row["message"]
 
 
 def test_failed_items_are_listed_with_reason_and_timeline(cli: Run, slice_: Slice) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -148,6 +148,26 @@ def test_items_that_a_run_has_quarantined_are_asked_for_once_their_document_chan
     assert (light.works, light.compared is not None) == ((), True)
     site.change(item, set={"mood": "short"})
     assert items(site.look()) == {item: Cause.NEW}
+
+
+def test_a_tape_that_is_being_baked_is_asked_for_when_it_is_done_or_its_time_is_over(site: Site) -> None:
+    """GUARD-6: by the stream as soon as the platform says so, else by the compare that follows its grace."""
+    done, never = (site.add(TAPE, ADA, mp4Status="pending") for _ in range(2))
+    site.start()
+    site.settle(done, never, state=State.DEFERRED, link=False)
+    until = site.now + timedelta(seconds=600)
+    waits = Failure(Stage.RENDITION, "source-pending", "the platform is still making its video")
+    for item in (done, never):
+        entry = site.ledger.get(item)
+        assert entry is not None
+        site.ledger.save([entry.with_(failure=waits, deferred_until=until)])
+    site.change(done, set={"mp4Size": 1})  # no field that a record depends on
+    assert not site.look(seconds=300).works
+    site.change(done, set={"mp4Status": "complete"})
+    assert items(site.look()) == {done: Cause.NEW}
+    site.settle(done)
+    late = site.look(seconds=300)
+    assert (items(late), late.compared is not None) == ({never: Cause.NEW}, True)
 
 
 def test_users_whose_account_row_changes_are_looked_at_as_a_whole(site: Site) -> None:
