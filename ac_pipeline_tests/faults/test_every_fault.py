@@ -95,8 +95,9 @@ class Bench:
             each.__exit__(None, None, None)
 
     def time_passes(self) -> None:
-        """What a 429 has taught is over."""
-        self.database.client[f"{self.database.name}-pipeline"].drop_collection("budgets")
+        """What a 429 has taught is over, and so is a lease that could not be given back."""
+        for name in ("budgets", "leases"):
+            self.database.client[f"{self.database.name}-pipeline"].drop_collection(name)
 
 
 @pytest.fixture
