@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
@@ -84,6 +84,7 @@ def _soon(seconds: int) -> str:
     return str(int(time.time()) + seconds)
 
 
+Break = Literal["before", "after", "unheard"]
 Act = Callable[[Spoilt], None]
 FAULTS: dict[str, tuple[bool, Act]] = {
     "portal": (False, lambda it: it.send(200, _HTML, "text/html")),
@@ -234,17 +235,17 @@ class MongoProxy:
         self._target = port
         self._lock = threading.Lock()
         self._left: int | None = None
-        self._late = False
+        self._how: Break = "before"
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = int(self._listener.getsockname()[1])
-        self.messages = 0
+        self.broken = 0
         threading.Thread(target=self._serve, daemon=True).start()
 
-    def spoil(self, message: int, *, late: bool) -> None:
-        """Break the connection at the n-th message from now, counted from 1; `late` after the server has carried it
-        out."""
+    def spoil(self, message: int, how: Break) -> None:
+        """Break the connection at the n-th message from now, counted from 1: `before` the server has it, `after` it was
+        carried out, or let it and all that follow go `unheard`."""
         with self._lock:
-            self._left, self._late, self.messages = message, late, 0
+            self._left, self._how, self.broken = message, how, 0
 
     def heal(self) -> None:
         with self._lock:
@@ -273,7 +274,7 @@ class MongoProxy:
         with client, server, suppress(OSError):
             while message := _message(client):
                 breaks = self._breaks(message)
-                if breaks and not self._late:
+                if breaks and self._how != "after":
                     return
                 server.sendall(message)
                 answer = _message(server)
@@ -283,13 +284,14 @@ class MongoProxy:
 
     def _breaks(self, message: bytes) -> bool:
         with self._lock:
-            if b"hello\0" in message or b"isMaster" in message or b"ismaster" in message:
-                return False  # of the driver's own monitor
-            self.messages += 1
             if self._left is None:
                 return False
+            if b"hello\0" in message or b"ismaster" in message.lower():  # of the driver itself
+                return self._how == "unheard" and self._left <= 0
             self._left -= 1
-            return self._left == 0
+            breaks = self._left == 0 or (self._how == "unheard" and self._left < 0)
+            self.broken += breaks
+            return breaks
 
 
 def _message(source: socket.socket) -> bytes:
