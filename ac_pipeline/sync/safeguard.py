@@ -3,7 +3,8 @@ its users. What was there at the last look is kept in the ledger, so that all ru
 
 A record whose document is gone (an orphan) may be the only copy of somebody's work. Orphans of a type are deleted only
 while its collection, the documents of the records that are known, and all orphans met within a day are each within
-the allowed share. What its owner withdrew, or an account that is leaving, is never asked about here.
+the allowed share, and those of one user are not most of what that user has. What its owner withdrew, or an account
+that is leaving, is never asked about here.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from ac_pipeline.errors import Misconfigured, ServerFailed
 from ac_pipeline.items import LastLook
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.media.times import object_id_time
 from ac_pipeline.sync.ports import DataServer, Documents, Ledger
 
 MANY_OF_ONE: Final = 10
@@ -159,7 +161,8 @@ class Safeguard:
             sweep: How many a person has agreed to let go in this run whatever is doubted, or None.
             dry: Nothing will be deleted; a sweep of any number is permitted.
         """
-        met = set(orphans.values())
+        # A document's id is kept as it is, so that it is recognised when it is back; anybody may write anything there.
+        met = {each if object_id_time(each) is not None else _hash(each) for each in orphans.values()}
         look, now = self.ledger.last_look(media.name), self.now()
         if look.at is None or now - look.at >= _FRESH or self.doubt(look) is None:
             self.look(media)
@@ -170,8 +173,10 @@ class Safeguard:
             asked = replace(before, orphans={**gone, **dict.fromkeys(sorted(met), now)}, waiting=rest)
             if most is None and self.doubt(asked) is None:
                 return asked
-            room = len(waiting) <= self.allowed(before.documents)
-            new = [each for each in sorted(met) if each not in gone and (room or each in waiting)]
+            # One user alone, with records of any names, must not hold up all the others.
+            room = self.floor if most is None and len(waiting) <= self.allowed(before.documents) else 0
+            fresh = [each for each in sorted(met) if each not in gone and each not in waiting]
+            new = [*(met & waiting.keys()), *fresh[:room]]
             late = [each for each in new if each not in waiting or now - waiting[each] > _HOUR]
             return replace(before, orphans=gone, waiting={**waiting, **dict.fromkeys(late, now)})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import replace
 from datetime import timedelta
+from itertools import product
 
 import pytest
 from bson import ObjectId
@@ -219,6 +220,17 @@ def test_nothing_new_for_the_set_days_is_said_where_some_used_to_come(world: Wor
     assert world.safeguard.problems(replace(newest, arrivals=2)) == (None, None)
     world.safeguard.silent_days = 0
     assert world.safeguard.problems(newest) == (None, None)
+
+
+def test_one_user_with_records_of_any_names_holds_up_nobody(world: World) -> None:
+    """GUARD-1: what is written into one's own repository is one's own matter."""
+    users, moods = people(world, 40, 3)
+    for number, (one, two) in enumerate(product("abcdefgh", repeat=2)):
+        ref = f"{number:024x}" if number % 2 else f"$x.{number}\n"
+        world.put(users[0], "mood", f"3jzfcijpj2z{one}{two}", {"ref": ref})
+    assert world.sync(users[0]).orphans_kept > 10
+    lose(world, [moods[3], moods[6]])
+    assert sync_all(world, users[1:]) == (2, 0)
 
 
 def test_a_date_in_the_future_hides_no_silence(world: World) -> None:
