@@ -55,7 +55,7 @@ class MemoryBudget:
             cause: BaseException | None = error
             while cause is not None:
                 traceback.clear_frames(cause.__traceback__)
-                cause = cause.__cause__ or cause.__context__
+                cause = cause.__cause__
             raise
         finally:
             if size > _LARGE and _trim is not None:
