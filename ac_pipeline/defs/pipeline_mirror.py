@@ -18,7 +18,7 @@ from ac_pipeline.items import LedgerEntry, RepositoryMark, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.ledger import Standing
 from ac_pipeline.mongo.pending import Changes
-from ac_pipeline.operations.choice import confirm_sweep
+from ac_pipeline.operations.choice import chosen_accounts, confirm_sweep
 from ac_pipeline.operations.receipts import Findings, Taken, findings, take_receipts
 from ac_pipeline.operations.retry import FailedItems, RetryPlan, Turn, plan_retry
 from ac_pipeline.settings import Settings
@@ -45,7 +45,7 @@ class PipelineMirror(OpensPipeline):
         pipeline = self._open()
         with self._reading:
             if self._accounts is None:
-                self._accounts = {account.key: account for account in pipeline.accounts.all()}
+                self._accounts = {account.key: account for account in chosen_accounts(pipeline, ())}
             return self._accounts
 
     def sync(

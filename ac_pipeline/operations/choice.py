@@ -27,13 +27,15 @@ def chosen_accounts(
         items: Pairs of type name and code or ObjectId, or None.
 
     Raises:
-        Misconfigured: A name fits no account, more than one, or no item.
+        Misconfigured: A name fits no account, more than one, or no item; or there is nobody and nothing.
         Transient: Accounts or documents could not be read.
     """
     if users:
         return pipeline.accounts.select(users)
     if items is None:
-        return pipeline.accounts.all()
+        everybody = pipeline.accounts.all()
+        pipeline.safeguard.check_platform(everybody)
+        return everybody
     owners: set[str] = set()
     for type_, name in sorted(items):
         found = pipeline.documents.owners_of(media_type(type_), name)

@@ -16,6 +16,7 @@ from ac_pipeline.errors import Misconfigured
 from ac_pipeline.items import LedgerEntry, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
+from ac_pipeline.operations.choice import chosen_accounts
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
@@ -92,7 +93,7 @@ def plan_retry(pipeline: Pipeline, wanted: FailedItems) -> RetryPlan:
         Misconfigured: A selector names no user, or more than one.
         Transient: Accounts or ledger could not be read.
     """
-    accounts = pipeline.accounts.select(wanted.users) if wanted.users else pipeline.accounts.all()
+    accounts = chosen_accounts(pipeline, wanted.users)
     owners: list[str | None] = [account.id for account in accounts] if wanted.users else [None]
     types = [media.name for media in wanted.types]
     found = [
