@@ -105,13 +105,15 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             ObjectStorage(media_http, settings.ac_media_url, concurrency=settings.ac_concurrent_downloads),
             store,
             blob_limit=server.blob_limit,
-            work_dir=Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="ac-pipeline-"))),
+            work_dir=Path(
+                stack.enter_context(tempfile.TemporaryDirectory(prefix="ac-pipeline-", ignore_cleanup_errors=True))
+            ),
             ffmpeg=str(settings.ac_ffmpeg) if settings.ac_ffmpeg else None,
             encode_slots=settings.ac_concurrent_encodes,
         )
-        renders = stack.enter_context(
-            ThreadPoolExecutor(settings.ac_concurrent_downloads, thread_name_prefix="rendition")
-        )
+        renders = ThreadPoolExecutor(settings.ac_concurrent_downloads, thread_name_prefix="rendition")
+        # Ctrl-C does not wait for what is being made.
+        stack.push(lambda kind, *_: renders.shutdown(kind is not KeyboardInterrupt, cancel_futures=True))
         documents = MongoDocuments(source)
         gate = LexiconGate(lexicons, _authority(settings, server, http, own), MongoPublishedLexicons(own))
         engine = Engine(

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 import click
 
 from ac_pipeline.atproto.syntax import record_address
-from ac_pipeline.cli.output import print_json, progress, table, tallies
+from ac_pipeline.cli.output import INTERRUPTED, exit_code, print_json, progress, table, tallies
 from ac_pipeline.cli.selectors import Chosen, item_name, selectors
 from ac_pipeline.cli.sync import surveyed
 from ac_pipeline.errors import Misconfigured
@@ -45,7 +45,7 @@ def status(chosen: Chosen, as_json: bool) -> int:
         every_hold = pipeline.ledger.all_holds()
         holds: dict[str, Mapping[str, str]] = {}
         totals: dict[str, Tally] = {}
-        number, blocked = 0, []
+        number, blocked, unread = 0, [], []
         for account, report in surveyed(pipeline, chosen, "Reading"):
             number += 1
             for name, tally in report.types.items():
@@ -54,8 +54,11 @@ def status(chosen: Chosen, as_json: bool) -> int:
                 holds[account.key] = every_hold[account.id]
             if report.blocked is not None:
                 blocked.append((account.key, report.blocked.message))
+            if report.error is not None:
+                unread.append((account.key, report.error))
         oldest = next((e.withdrawn_at for e in pipeline.ledger.pending_deletions(limit=1)), None)
-    users = {"total": number, "ready": number - len(blocked), "blocked": len(blocked)}
+    ready = number - len(blocked) - len(unread)
+    users = {"total": number, "ready": ready, "blocked": len(blocked), "unread": len(unread)}
     if as_json:
         types = {name: {c: getattr(tally, c) for c in _STATUS} for name, tally in totals.items()}
         pending = oldest.isoformat() if oldest else None
@@ -63,13 +66,13 @@ def status(chosen: Chosen, as_json: bool) -> int:
     else:
         tallies("Status", totals, _STATUS)
         click.echo(f"Users: {users['total']}, ready {users['ready']}, blocked {users['blocked']}.")
-        for user, message in blocked:
+        for user, message in [*blocked, *((user, f"could not be read: {error.message}") for user, error in unread)]:
             click.echo(f"  {user}: {message}")
         for user, reasons in holds.items():
             for name, reason in reasons.items():
                 click.echo(f"On hold: {name} of {user}, {reason}.")
         click.echo(f"Oldest pending deletion: {oldest or 'none'}.")
-    return 0
+    return exit_code(True, (error for _, error in unread))
 
 
 @click.command()
@@ -129,19 +132,26 @@ def verify(chosen: Chosen, as_json: bool) -> int:
         accounts = chosen.accounts(pipeline)
         workers = pipeline.settings.ac_concurrent_users
         found = verify_accounts(pipeline.engine, accounts, chosen.selection, workers)
-        for each in progress("Verifying", found, len(accounts)):
-            total.add(each)
+        try:
+            for each in progress("Verifying", found, len(accounts)):
+                total.add(each)
+        except KeyboardInterrupt:
+            click.echo(f"Interrupted: {len(accounts) - total.users} users were not reached.", err=True)
     if as_json:
         print_json(total.to_json())
     else:
         counts = {key: value for key, value in total.to_json().items() if isinstance(value, int)}
         table("Verification", ["what", "count"], list(counts.items()))
+        for user, error in total.unread:
+            click.echo(f"{user} could not be verified: {error.message}")
         click.echo(f"Blobs: {total.blobs_verified} of {total.blobs_expected} can be downloaded.")
         wrong = [each for each in total.items if each.state != "quarantined"]
         if wrong:
             rows = [[each.user, each.item, each.state, each.uri, each.reason] for each in wrong]
             table("Not as expected", ["user", "item", "state", "uri", "reason"], rows)
-    return 0 if total.complete else 1
+    if total.users < len(accounts):
+        return INTERRUPTED
+    return exit_code(total.complete, (error for _, error in total.unread))
 
 
 def _chosen(

@@ -10,10 +10,10 @@ from functools import partial
 import click
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.cli.output import progress, table
+from ac_pipeline.cli.output import WELL, exit_code, progress, table
 from ac_pipeline.cli.rows import Rows, about_users, open_rows
 from ac_pipeline.cli.selectors import Chosen, selectors
-from ac_pipeline.cli.sync import show_report
+from ac_pipeline.cli.sync import report_code, show_report
 from ac_pipeline.operations.link_states import LinkState
 from ac_pipeline.operations.links import Diagnosis, examine_all, heal_all
 from ac_pipeline.settings import load_settings
@@ -53,7 +53,7 @@ def links(chosen: Chosen, healing: bool, sweep: bool, as_json: bool, as_csv: boo
                 rows.print_json("items", before.to_json())
             elif as_csv:
                 rows.print_csv()
-            return 0 if before.settled else 1
+            return exit_code(before.settled, (each.error for each in before.blocked))
         started = time.monotonic()
         report = SyncReport(new_run_id())
         healing_them = partial(progress, "Healing")
@@ -72,7 +72,7 @@ def links(chosen: Chosen, healing: bool, sweep: bool, as_json: bool, as_csv: boo
                 else:
                     click.echo("Nothing to heal.\n")
                 _show("Links after", after, rest)
-        return 0 if after.settled and report.clean else 1
+        return report_code(report, well=exit_code(after.settled, (each.error for each in after.blocked)) == WELL)
 
 
 def _examined(

@@ -5,6 +5,7 @@ Commands live in their own modules. This one only assembles them and turns error
 
 from __future__ import annotations
 
+import os
 import sys
 
 import click
@@ -18,6 +19,7 @@ from ac_pipeline.cli.inspect import item, items, status, verify
 from ac_pipeline.cli.lexicons import lexicons
 from ac_pipeline.cli.links import links
 from ac_pipeline.cli.local import local
+from ac_pipeline.cli.output import FAILED, INTERRUPTED, UNREACHABLE, USAGE, WELL
 from ac_pipeline.cli.plan import plan, plans
 from ac_pipeline.cli.restore import restore
 from ac_pipeline.cli.retry import retry
@@ -26,8 +28,6 @@ from ac_pipeline.cli.sync import sync
 from ac_pipeline.cli.wipe import wipe
 from ac_pipeline.errors import Misconfigured, PipelineError, Transient
 
-ALL_WELL, WITH_FAILURES, WRONG_USAGE, UNREACHABLE = 0, 1, 2, 3
-
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(package_name="ac-pipeline")
@@ -35,7 +35,8 @@ def cli() -> None:
     """Carry Aesthetic Computer's paintings, moods, pieces, kidlisp and tapes from MongoDB to an ATProto PDS.
 
     Settings come from the environment, .env.local and .env. Exit codes: 0 all well, 1 finished with failed items,
-    2 wrong usage or settings, 3 a service is unreachable.
+    2 wrong usage or settings, 3 a service is unreachable, 130 interrupted by Ctrl-C: the first one finishes the users
+    under way, a second one stops at once.
     """
 
 
@@ -66,26 +67,31 @@ for command in (
 
 def main() -> None:
     """Run the command line and exit."""
-    sys.exit(run(sys.argv[1:]))
+    code = run(sys.argv[1:])
+    if code == INTERRUPTED:  # at once: whatever is still under way is as safe as after a kill
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Run one command; its exit code. Errors go to stderr as one sentence."""
     try:
         result = cli.main(arguments, prog_name="ac-pipeline", standalone_mode=False)
-    except click.exceptions.Abort:
+    except click.exceptions.Abort as error:
         click.echo("Interrupted; what was committed is kept, the next run does the rest.", err=True)
-        return WITH_FAILURES
+        return INTERRUPTED if isinstance(error.__cause__, KeyboardInterrupt) else FAILED
     except click.ClickException as error:
         error.show()
-        return WRONG_USAGE
+        return USAGE
     except Misconfigured as error:
         click.echo(f"Error: {error.message}", err=True)
-        return WRONG_USAGE
+        return USAGE
     except Transient as error:
         click.echo(f"Error: {error.message}", err=True)
         return UNREACHABLE
     except PipelineError as error:
         click.echo(f"Error: {error.message}", err=True)
-        return WITH_FAILURES
-    return result if isinstance(result, int) else ALL_WELL
+        return FAILED
+    return result if isinstance(result, int) else WELL

@@ -14,7 +14,20 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+from ac_pipeline.errors import Blocked, PipelineError, is_unreachable
 from ac_pipeline.sync.report import Tally
+
+WELL, FAILED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes: all well, finished with failed items or users, wrong usage or settings, a service cannot be reached, and
+Ctrl-C."""
+
+
+def exit_code(well: bool, errors: Iterable[PipelineError | None] = ()) -> int:
+    """The exit code of a command over many users, some of whom may have met errors."""
+    met = [error for error in errors if error is not None and not isinstance(error, Blocked)]
+    if any(is_unreachable(error.code, error.status) for error in met):
+        return UNREACHABLE
+    return WELL if well and not met else FAILED
 
 
 def print_json(value: object) -> None:

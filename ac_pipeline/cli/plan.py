@@ -8,7 +8,7 @@ from functools import partial
 
 import click
 
-from ac_pipeline.cli.output import print_json, progress, table
+from ac_pipeline.cli.output import exit_code, print_json, progress, table
 from ac_pipeline.cli.rows import about_users, open_rows
 from ac_pipeline.cli.selectors import Chosen, selectors
 from ac_pipeline.mongo.plans import KEPT, SHORTEST
@@ -111,7 +111,7 @@ def show_plan(
                 click.echo("Nothing to do: every record and link is as it should be.\n")
             rows.print_table("Plan (nothing was written)")
             show_cost(made)
-    return 0
+    return exit_code(True, made.unread.values())
 
 
 def show_cost(made: FlightPlan) -> None:
@@ -120,6 +120,7 @@ def show_cost(made: FlightPlan) -> None:
     if len(made.slowest) > 1:
         table("Users who take longest", _USER_COLUMNS, [user_row(bill) for bill in made.slowest])
     about_users(made.blocked.items())
+    about_users((user, f"could not be planned: {error.message}") for user, error in made.unread.items())
     about_users(made.notes)
     if made.saved:
         click.echo(f"Plan {made.hash}\nTo do exactly this: ac-pipeline sync --plan {made.hash[:12]}")

@@ -7,7 +7,7 @@ import click
 from ac_pipeline.accounts import GUEST_ID
 from ac_pipeline.cli.output import print_json
 from ac_pipeline.cli.selectors import Chosen, selectors
-from ac_pipeline.cli.sync import counted, show_report
+from ac_pipeline.cli.sync import counted, report_code, show_report
 from ac_pipeline.items import State
 from ac_pipeline.operations.retry import FAILED, FailedItems, plan_retry, run_turns
 from ac_pipeline.settings import load_settings
@@ -41,7 +41,11 @@ def retry(chosen: Chosen, states: tuple[str, ...], error_class: str | None, as_j
             click.echo(f"{item} belongs to an account that is not on the platform any more: left alone.", err=True)
         workers = pipeline.settings.ac_concurrent_users
         report = (
-            counted(pipeline, lambda run_id: run_turns(pipeline.engine, plan.turns, run_id, workers), len(plan.turns))
+            counted(
+                pipeline,
+                lambda run_id: (report for _, report in run_turns(pipeline.engine, plan.turns, run_id, workers)),
+                len(plan.turns),
+            )
             if plan.turns
             else SyncReport("")
         )
@@ -51,4 +55,4 @@ def retry(chosen: Chosen, states: tuple[str, ...], error_class: str | None, as_j
         show_report(report)
     else:
         click.echo("No failed item fits.")
-    return 0 if report.clean else 1
+    return report_code(report)

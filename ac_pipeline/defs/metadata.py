@@ -48,8 +48,6 @@ _SPECIAL = re.compile(r"([\\`*_\[\]<>|#!~])")
 def account_metadata(mirror: Mirror, outcome: Outcome, media: MediaType) -> Metadata:
     """What happened to one account's items of one type: the counts of the report (design, section 6), and more."""
     report = outcome.report
-    if report is None:
-        return {}
     metadata: Metadata = {}  # what a person looks for comes first: the UI keeps this order
     if report.blocked is not None:
         metadata["blocked_reason"] = f"{report.blocked.code}: {report.blocked.message}"
@@ -70,7 +68,7 @@ def account_metadata(mirror: Mirror, outcome: Outcome, media: MediaType) -> Meta
 
 def counts(outcome: Outcome, media: MediaType) -> dict[str, int]:
     """The counts of one account and type, as design section 6 names them."""
-    return outcome.report.tally(media.name).to_json() if outcome.report is not None else {}
+    return outcome.report.tally(media.name).to_json()
 
 
 def source_counts(outcome: Outcome, media: MediaType) -> dict[str, int]:
@@ -81,8 +79,8 @@ def source_counts(outcome: Outcome, media: MediaType) -> dict[str, int]:
 
 def pictures_metadata(mirror: Mirror, outcome: Outcome, media: MediaType) -> Metadata:
     """A few pictures as Markdown, which the UI shows inline from their public addresses."""
-    tally = outcome.report.tally(media.name) if outcome.report is not None else None
-    if tally is None or not tally.written + tally.unchanged:
+    tally = outcome.report.tally(media.name)
+    if not tally.written + tally.unchanged:
         return {}
     pictures = mirror.pictures(outcome.account, media, PICTURES)
     if not pictures:
