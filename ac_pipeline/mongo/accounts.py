@@ -242,7 +242,7 @@ def _credentials(row: Mapping[str, Any]) -> _Credentials:
         if not is_text(value)
         else f"`users.{name}` is not valid UTF-8"
         for name, value in (parts | {name: row.get(name) for name in ("atproto_did", "atproto_password")}).items()
-        if value and sound_text(value) is None
+        if value is not None and value != "" and sound_text(value) is None
     ]
     if stored is not None and not isinstance(stored, Mapping):
         faults.append(f"`users.atproto` is of type {type(stored).__name__}, not a document")
