@@ -8,7 +8,7 @@ from functools import partial
 import click
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.cli.output import exit_code, progress
+from ac_pipeline.cli.output import exit_code, progress, say
 from ac_pipeline.cli.rows import about_users, open_rows
 from ac_pipeline.cli.selectors import Chosen, selectors
 from ac_pipeline.cli.snapshot import why_option
@@ -81,7 +81,7 @@ def _look(
         else:
             rows.print_table("Records that others have touched (nothing was written)")
             about_users((each.user, f"not looked at: {each.message}") for each in found.left_out)
-            click.echo(f"{found.total} differences; theirs can be taken over for {acceptable}. A sync puts ours back.")
+            say(f"{found.total} differences; theirs can be taken over for {acceptable}. A sync puts ours back.")
     return found
 
 
@@ -128,5 +128,5 @@ def _accept(
         else:
             rows.print_table("Theirs")
             about_users((each.user, f"left alone: {each.message}") for each in left_out)
-            click.echo(f"{done} documents changed, {left} left as they are. The next sync settles links and ledger.")
+            say(f"{done} documents changed, {left} left as they are. The next sync settles links and ledger.")
     return exit_code(done == number, (each.error for each in left_out))

@@ -7,7 +7,7 @@ from functools import partial
 
 import click
 
-from ac_pipeline.cli.output import exit_code, progress
+from ac_pipeline.cli.output import exit_code, progress, say
 from ac_pipeline.cli.rows import Rows, about_users, open_rows
 from ac_pipeline.cli.selectors import Chosen, selectors
 from ac_pipeline.operations.documents import CHOICE, Lost, LostCount, find_all_lost, restore_all
@@ -66,4 +66,4 @@ def _tell(found: LostCount, rows: Rows, *, as_json: bool, inserted: int | None) 
     rows.print_table("Documents that are missing (nothing was written)" if inserted is None else "Restored")
     about_users((each.user, f"left alone: {each.message}") for each in found.left_out)
     what = f"can be rebuilt: `--confirm {restorable}` inserts them" if inserted is None else "were inserted"
-    click.echo(f"{restorable} documents {what}. {found.left} records cannot give theirs back.\n{CHOICE}")
+    say(f"{restorable} documents {what}. {found.left} records cannot give theirs back.", CHOICE)

@@ -10,7 +10,7 @@ from functools import partial
 
 import click
 
-from ac_pipeline.cli.output import exit_code, progress
+from ac_pipeline.cli.output import exit_code, progress, say
 from ac_pipeline.cli.rows import Rows, about_users, open_rows
 from ac_pipeline.cli.selectors import Chosen, selectors
 from ac_pipeline.operations.erasure import Erasure
@@ -57,14 +57,14 @@ def erasure(chosen: Chosen, *, forget_renditions: bool, as_json: bool) -> int:
             pending.print_table("Pending erasures")
             gone.print_table("Erased")
             about_users((each.user, f"not looked at: {each.message}") for each in found.refused)
-            click.echo(
+            say(
                 f"{found.pending} items pending ({found.records} records, {found.links} links, {found.blobs} blobs, "
                 f"{found.renditions} renditions, {found.snapshots} snapshots); {found.gone} erased."
             )
             waited = (
                 f"{age / 3600:.1f} hours, since {found.oldest:%Y-%m-%d %H:%M} UTC" if found.oldest and age else "none"
             )
-            click.echo(f"Oldest pending deletion that a run has seen: {waited}.")
+            say(f"Oldest pending deletion that a run has seen: {waited}.")
         return exit_code(not found.pending, (each.error for each in found.refused))
 
 

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 import click
 
 from ac_pipeline.atproto.syntax import record_address
-from ac_pipeline.cli.output import INTERRUPTED, exit_code, print_json, progress, table, tallies
+from ac_pipeline.cli.output import INTERRUPTED, csv_row, exit_code, print_json, progress, say, table, tallies
 from ac_pipeline.cli.selectors import Chosen, item_name, selectors
 from ac_pipeline.cli.sync import surveyed
 from ac_pipeline.errors import Misconfigured
@@ -65,13 +65,13 @@ def status(chosen: Chosen, as_json: bool) -> int:
         print_json({"types": types, "users": users, "oldest_pending_deletion": pending, "on_hold": holds})
     else:
         tallies("Status", totals, _STATUS)
-        click.echo(f"Users: {users['total']}, ready {users['ready']}, blocked {users['blocked']}.")
+        say(f"Users: {users['total']}, ready {users['ready']}, blocked {users['blocked']}.")
         for user, message in [*blocked, *((user, f"could not be read: {error.message}") for user, error in unread)]:
-            click.echo(f"  {user}: {message}")
+            say(f"  {user}: {message}")
         for user, reasons in holds.items():
             for name, reason in reasons.items():
-                click.echo(f"On hold: {name} of {user}, {reason}.")
-        click.echo(f"Oldest pending deletion: {oldest or 'none'}.")
+                say(f"On hold: {name} of {user}, {reason}.")
+        say(f"Oldest pending deletion: {oldest or 'none'}.")
     return exit_code(True, (error for _, error in unread))
 
 
@@ -90,7 +90,7 @@ def items(chosen: Chosen, states: tuple[str, ...], error_class: str | None, as_j
     if as_json:
         print_json([_json(entry) for entry in found])
     elif as_csv:
-        csv.writer(sys.stdout).writerows([columns, *rows])
+        csv.writer(sys.stdout).writerows([columns, *map(csv_row, rows)])
     else:
         table(f"{len(rows)} items", columns, rows)
     return 0
@@ -136,15 +136,15 @@ def verify(chosen: Chosen, as_json: bool) -> int:
             for each in progress("Verifying", found, len(accounts)):
                 total.add(each)
         except KeyboardInterrupt:
-            click.echo(f"Interrupted: {len(accounts) - total.users} users were not reached.", err=True)
+            say(f"Interrupted: {len(accounts) - total.users} users were not reached.", err=True)
     if as_json:
         print_json(total.to_json())
     else:
         counts = {key: value for key, value in total.to_json().items() if isinstance(value, int)}
         table("Verification", ["what", "count"], list(counts.items()))
         for user, error in total.unread:
-            click.echo(f"{user} could not be verified: {error.message}")
-        click.echo(f"Blobs: {total.blobs_verified} of {total.blobs_expected} can be downloaded.")
+            say(f"{user} could not be verified: {error.message}")
+        say(f"Blobs: {total.blobs_verified} of {total.blobs_expected} can be downloaded.")
         wrong = [each for each in total.items if each.state != "quarantined"]
         if wrong:
             rows = [[each.user, each.item, each.state, each.uri, each.reason] for each in wrong]

@@ -10,7 +10,7 @@ from functools import partial
 import click
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.cli.output import WELL, exit_code, progress, table
+from ac_pipeline.cli.output import WELL, exit_code, progress, say, table
 from ac_pipeline.cli.rows import Rows, about_users, open_rows
 from ac_pipeline.cli.selectors import Chosen, selectors
 from ac_pipeline.cli.sync import report_code, show_report
@@ -70,7 +70,7 @@ def links(chosen: Chosen, healing: bool, sweep: bool, as_json: bool, as_csv: boo
                 if report.accounts:
                     show_report(report)
                 else:
-                    click.echo("Nothing to heal.\n")
+                    say("Nothing to heal.", "")
                 _show("Links after", after, rest)
         return report_code(report, well=exit_code(after.settled, (each.error for each in after.blocked)) == WELL)
 

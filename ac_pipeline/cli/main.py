@@ -5,6 +5,7 @@ Commands live in their own modules. This one only assembles them and turns error
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 
@@ -19,7 +20,7 @@ from ac_pipeline.cli.inspect import item, items, status, verify
 from ac_pipeline.cli.lexicons import lexicons
 from ac_pipeline.cli.links import links
 from ac_pipeline.cli.local import local
-from ac_pipeline.cli.output import FAILED, INTERRUPTED, UNREACHABLE, USAGE, WELL
+from ac_pipeline.cli.output import FAILED, INTERRUPTED, UNREACHABLE, USAGE, WELL, say
 from ac_pipeline.cli.plan import plan, plans
 from ac_pipeline.cli.restore import restore
 from ac_pipeline.cli.retry import retry
@@ -67,6 +68,9 @@ for command in (
 
 def main() -> None:
     """Run the command line and exit."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal has no letters for is no reason to end
+            stream.reconfigure(errors="backslashreplace")
     code = run(sys.argv[1:])
     if code == INTERRUPTED:  # at once: whatever is still under way is as safe as after a kill
         sys.stdout.flush()
@@ -80,18 +84,20 @@ def run(arguments: list[str]) -> int:
     try:
         result = cli.main(arguments, prog_name="ac-pipeline", standalone_mode=False)
     except click.exceptions.Abort as error:
-        click.echo("Interrupted; what was committed is kept, the next run does the rest.", err=True)
+        say("Interrupted; what was committed is kept, the next run does the rest.", err=True)
         return INTERRUPTED if isinstance(error.__cause__, KeyboardInterrupt) else FAILED
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(file=shown)
+        say(*shown.getvalue().removesuffix("\n").split("\n"), err=True)
         return USAGE
     except Misconfigured as error:
-        click.echo(f"Error: {error.message}", err=True)
+        say(f"Error: {error.message}", err=True)
         return USAGE
     except Transient as error:
-        click.echo(f"Error: {error.message}", err=True)
+        say(f"Error: {error.message}", err=True)
         return UNREACHABLE
     except PipelineError as error:
-        click.echo(f"Error: {error.message}", err=True)
+        say(f"Error: {error.message}", err=True)
         return FAILED
     return result if isinstance(result, int) else WELL

@@ -8,7 +8,7 @@ from functools import partial
 
 import click
 
-from ac_pipeline.cli.output import exit_code, print_json, progress, table
+from ac_pipeline.cli.output import exit_code, print_json, progress, say, table
 from ac_pipeline.cli.rows import about_users, open_rows
 from ac_pipeline.cli.selectors import Chosen, selectors
 from ac_pipeline.mongo.plans import KEPT, SHORTEST
@@ -108,7 +108,7 @@ def show_plan(
             rows.print_csv()
         else:
             if not rows.count:
-                click.echo("Nothing to do: every record and link is as it should be.\n")
+                say("Nothing to do: every record and link is as it should be.", "")
             rows.print_table("Plan (nothing was written)")
             show_cost(made)
     return exit_code(True, made.unread.values())
@@ -123,7 +123,7 @@ def show_cost(made: FlightPlan) -> None:
     about_users((user, f"could not be planned: {error.message}") for user, error in made.unread.items())
     about_users(made.notes)
     if made.saved:
-        click.echo(f"Plan {made.hash}\nTo do exactly this: ac-pipeline sync --plan {made.hash[:12]}")
+        say(f"Plan {made.hash}", f"To do exactly this: ac-pipeline sync --plan {made.hash[:12]}")
 
 
 _USER_COLUMNS = ["user", "operations", "points", "blob uploads", "commits", "finished by (UTC)", "waits for"]

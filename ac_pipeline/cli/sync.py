@@ -10,7 +10,7 @@ from dataclasses import replace
 import click
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.cli.output import INTERRUPTED, UNREACHABLE, exit_code, print_json, progress, table, tallies
+from ac_pipeline.cli.output import INTERRUPTED, UNREACHABLE, exit_code, print_json, progress, say, table, tallies
 from ac_pipeline.cli.plan import show_plan
 from ac_pipeline.cli.rows import Rows, open_rows
 from ac_pipeline.cli.selectors import Chosen, selectors
@@ -148,16 +148,16 @@ def show_report(report: SyncReport) -> None:
     if rows:
         table("Failed items", ["user", "item", "stage", "class", "message"], rows)
         if len(failures) > _SHOWN:
-            click.echo(f"... and {len(failures) - _SHOWN} more: `ac-pipeline items --state quarantined` lists them.")
+            say(f"... and {len(failures) - _SHOWN} more: `ac-pipeline items --state quarantined` lists them.")
     for account in report.accounts:
         if account.blocked:
-            click.echo(f"{account.user} is blocked: {account.blocked.message}")
+            say(f"{account.user} is blocked: {account.blocked.message}")
         if account.error:
-            click.echo(f"{account.user} has to be run again: {account.error.message}")
+            say(f"{account.user} has to be run again: {account.error.message}")
         for note in account.notes:
-            click.echo(f"{account.user}: {note}")
+            say(f"{account.user}: {note}")
     if report.interrupted:
-        click.echo(
+        say(
             f"Interrupted: {report.not_reached} users were not reached. What was committed is kept; the next run does "
             "the rest."
         )
@@ -210,7 +210,7 @@ def _by_plan(pipeline: Pipeline, plan: SavedPlan, number: int | None, *, dry: bo
         else:
             if report.accounts and not dry:
                 show_report(report)
-            click.echo(
+            say(
                 f"Plan {plan.hash[:SHORTEST]} of {plan.when:%Y-%m-%d %H:%M} UTC: {done.same} of {plan.operations} "
                 f"operations {'are' if dry else 'were'} as planned, {done.before} were in place already, "
                 f"{rows.count} have moved."
@@ -260,7 +260,7 @@ def _canary(pipeline: Pipeline, chosen: Chosen, number: int, *, as_json: bool) -
     else:
         show_report(report)
         if not looks:
-            click.echo("Nobody has anything to do.")
+            say("Nobody has anything to do.")
         _show_looks(looks, on)
     return report_code(report, well=all(found.verification.complete for _, found in looks))
 
@@ -283,9 +283,9 @@ def _show_looks(looks: Sequence[tuple[Account, Look]], on: str | None) -> None:
         table("Verified", columns, [[account.key, *_verified(found.verification)] for account, found in looks])
         for account, found in looks:
             for address in found.addresses:
-                click.echo(f"{account.key}: {address.uri}{f'  {address.page}' if address.page else ''}")
+                say(f"{account.key}: {address.uri}{f'  {address.page}' if address.page else ''}")
     if on is not None:
-        click.echo(f"Have a look; then go on with:\n\n  {on}")
+        say("Have a look; then go on with:", "", f"  {on}")
 
 
 def _verified(found: Verification) -> list[object]:

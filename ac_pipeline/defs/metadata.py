@@ -85,7 +85,7 @@ def pictures_metadata(mirror: Mirror, outcome: Outcome, media: MediaType) -> Met
     pictures = mirror.pictures(outcome.account, media, PICTURES)
     if not pictures:
         return {}
-    return {"pictures": dg.MetadataValue.md(" ".join(f"![{each.title}]({each.url})" for each in pictures))}
+    return {"pictures": dg.MetadataValue.md(" ".join(f"![{escaped(each.title)}]({each.url})" for each in pictures))}
 
 
 def trouble_metadata(trouble: Trouble) -> Metadata:
@@ -131,7 +131,7 @@ def items_links(
     for row, timeline in list(zip(rows, timelines, strict=True))[:LINKED]:
         name = f"**{escaped(str(row['code']))}** " if row["code"] else ""
         lines.append(
-            f"- {name}`{row['item']}` of {escaped(str(row['user']))}: {escaped(str(row['class']))}: "
+            f"- {name}{coded(str(row['item']))} of {escaped(str(row['user']))}: {escaped(str(row['class']))}: "
             f"{escaped(str(row['message']))}  \n  {' · '.join(_links(mirror, row, str(row['record'])))}"
         )
         lines += [f"    - {attempt_line(attempt)}" for attempt in timeline[-_ATTEMPTS:]]
@@ -195,7 +195,12 @@ def link(text: str, address: str | None) -> str:
 
 def run_link(run: str) -> str:
     """A run of Dagster as a link to its page; one of the command line by its name."""
-    return f"[{run[:8]}](/runs/{run})" if _RUN.fullmatch(run) else f"`{run or 'unknown'}`"
+    return f"[{run[:8]}](/runs/{run})" if _RUN.fullmatch(run) else coded(run or "unknown")
+
+
+def coded(text: str) -> str:
+    """A text as code in a line of Markdown."""
+    return f"`{' '.join(text.split()).replace('`', chr(39))}`"
 
 
 def escaped(text: str) -> str:
