@@ -112,8 +112,8 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             encode_slots=settings.ac_concurrent_encodes,
         )
         renders = ThreadPoolExecutor(settings.ac_concurrent_downloads, thread_name_prefix="rendition")
-        # Ctrl-C does not wait for what is being made.
-        stack.push(lambda kind, *_: renders.shutdown(kind is not KeyboardInterrupt, cancel_futures=True))
+        # Whoever closes a pipeline waits for nothing: after a second Ctrl-C renditions are still being made.
+        stack.callback(renders.shutdown, wait=False, cancel_futures=True)
         documents = MongoDocuments(source)
         gate = LexiconGate(lexicons, _authority(settings, server, http, own), MongoPublishedLexicons(own))
         engine = Engine(
