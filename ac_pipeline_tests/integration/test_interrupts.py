@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -16,9 +17,11 @@ from ac_pipeline_tests.harness import Slice
 from ac_pipeline_tests.integration.conftest import Run
 
 USERS = 12
+SECONDS = 120.0
 # The engine tells when a user's turn begins, and the third one holds all others until Ctrl-C was pressed.
 PROGRAM = """
-import os, sys, threading
+import faulthandler, os, sys, threading
+faulthandler.enable()
 from ac_pipeline.cli.main import main
 from ac_pipeline.sync.engine import Engine
 
@@ -50,6 +53,8 @@ def interrupted(*arguments: str, presses: int = 1) -> tuple[int, str, str]:
         stderr=subprocess.PIPE,
         text=True,
     )
+    watchdog = threading.Timer(SECONDS, process.send_signal, [signal.SIGABRT])  # whoever hangs says where
+    watchdog.start()
     with process:
         assert process.stderr is not None
         for word in ("under way", *["Another interrupt stops at once"] * presses):
@@ -59,7 +64,9 @@ def interrupted(*arguments: str, presses: int = 1) -> tuple[int, str, str]:
                 process.send_signal(signal.SIGINT)
             if presses == 2 and word != "under way":
                 break
-        out, err = process.communicate("go on\n" if presses == 1 else None, timeout=120)
+        out, err = process.communicate("go on\n" if presses == 1 else None)
+    watchdog.cancel()
+    assert process.returncode != -signal.SIGABRT, err
     return process.returncode, out, err
 
 
