@@ -59,7 +59,7 @@ def for_accounts(
         try:
             while True:
                 try:
-                    if stopped is None and pressed.is_set():
+                    if stopped is None and pressed:
                         raise KeyboardInterrupt  # noqa: TRY301  (the same way as one that is raised in `wait`)
                     if stopped is None:
                         for account in islice(coming, (2 if ordered else 1) * workers - len(under_way)):
@@ -87,11 +87,11 @@ def for_accounts(
                         stopped = stopped or raised
                     yield account, future.result() if raised is None else failed(account, _named(account, raised))
         except BaseException as error:
-            again = (stopped is not None or pressed.is_set()) and not isinstance(error, Exception)
+            again = (stopped is not None or pressed) and not isinstance(error, Exception)
             pool.shutdown(wait=not again, cancel_futures=True)
             raise
         pool.shutdown()
-        if stopped is not None or pressed.is_set():
+        if stopped is not None or pressed:
             raise stopped or KeyboardInterrupt
 
 
@@ -131,10 +131,10 @@ def _named(account: Account, error: BaseException) -> PipelineError:
 
 
 @contextmanager
-def _first_interrupt() -> Iterator[threading.Event]:
-    """Is set by the first Ctrl-C, so that it disturbs neither the work nor whoever takes the results; a second one is
+def _first_interrupt() -> Iterator[list[int]]:
+    """Filled by the first Ctrl-C, so that it disturbs neither the work nor whoever takes the results; a second one is
     raised as ever. Where somebody else handles interrupts, or in another thread, they are left as they are."""
-    pressed = threading.Event()
+    pressed: list[int] = []  # no lock, which a handler could find taken by the very thread it interrupts
     if (
         threading.current_thread() is not threading.main_thread()
         or signal.getsignal(signal.SIGINT) is not signal.default_int_handler
@@ -143,9 +143,9 @@ def _first_interrupt() -> Iterator[threading.Event]:
         return
 
     def press(number: int, frame: FrameType | None) -> None:
-        if pressed.is_set():
+        if pressed:
             signal.default_int_handler(number, frame)
-        pressed.set()
+        pressed.append(number)
 
     signal.signal(signal.SIGINT, press)
     try:
