@@ -34,7 +34,7 @@ class ScriptedMirror:
         self.turns: list[str] = []
         self.types: list[tuple[str, ...]] = []
         self.full: list[bool] = []
-        self.renditions: list[bool] = []
+        self.anew: list[bool] = []
         self.run_ids: set[str] = set()
         self.reads = 0
         self.troubles: dict[str, list[Exception]] = {}
@@ -89,7 +89,7 @@ class ScriptedMirror:
         renditions: bool = False,
     ) -> Iterator[Outcome]:
         self.full.append(full)
-        self.renditions.append(renditions)
+        self.anew.append(renditions)
         self.types.append(tuple(media.name for media in types))
         self.run_ids.add(run_id)
         return each_account(accounts, lambda account: self._turn(account, types), workers=2)
