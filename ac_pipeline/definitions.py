@@ -15,17 +15,15 @@ from ac_pipeline.defs.assets.records import record_assets
 from ac_pipeline.defs.assets.renditions import rendition_assets
 from ac_pipeline.defs.assets.sources import source_assets
 from ac_pipeline.defs.jobs import sync_users
-from ac_pipeline.defs.operators.catalog import OPERATOR_ASSETS, OPERATOR_JOBS
+from ac_pipeline.defs.operator_jobs import assets_of, job_of
 from ac_pipeline.defs.policies import RETRY_SECONDS
 from ac_pipeline.defs.resources import (
     ALERTS,
     MIRROR,
-    OPERATOR,
-    REGISTRAR,
+    PIPELINE,
     alerts_resource,
     mirror_resource,
-    operator_resource,
-    registrar_resource,
+    pipeline_resource,
 )
 from ac_pipeline.defs.retries import retry_items
 from ac_pipeline.defs.run_marks import marked_in_process_executor
@@ -37,6 +35,7 @@ from ac_pipeline.defs.sensors.drift import make_drift_sensor
 from ac_pipeline.defs.sensors.users import users_sensor
 from ac_pipeline.defs.verification import verify_users
 from ac_pipeline.errors import Misconfigured
+from ac_pipeline.operations.catalog import OPERATIONS
 from ac_pipeline.settings import Timetable, load_settings, load_timetable
 
 
@@ -65,16 +64,20 @@ def build_defs(
         Misconfigured: The timetable is wrong.
     """
     real = {
+        PIPELINE: pipeline_resource,
         MIRROR: mirror_resource,
-        OPERATOR: operator_resource,
-        REGISTRAR: registrar_resource,
         ALERTS: alerts_resource,
     }
     resources = {**real, **(overrides or {})}
     changed_users = changed_users_job(resources[MIRROR], retry_seconds)
     return dg.Definitions(
-        assets=[*source_assets(), *rendition_assets(retry_seconds), record_assets(retry_seconds), *OPERATOR_ASSETS],
-        jobs=[sync_users, changed_users, retry_items, verify_users, *OPERATOR_JOBS],
+        assets=[
+            *source_assets(),
+            *rendition_assets(retry_seconds),
+            record_assets(retry_seconds),
+            *assets_of(OPERATIONS),
+        ],
+        jobs=[sync_users, changed_users, retry_items, verify_users, *map(job_of, OPERATIONS)],
         schedules=schedules(timetable or load_timetable()),
         sensors=[
             users_sensor,

@@ -106,3 +106,30 @@ def heartbeat(daemon: str, at: float) -> Any:
             }
         )
     )
+
+
+def said(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
+    """Metadata of the op's output, or of its failure; tables as lists of rows."""
+    for event in result.all_events:
+        if event.is_successful_output:
+            return plain(event.step_output_data.metadata)
+        if event.is_step_failure and event.step_failure_data.user_failure_data is not None:
+            return plain(event.step_failure_data.user_failure_data.metadata)
+    raise AssertionError("no output and no failure")
+
+
+def sentence(result: dg.ExecuteInProcessResult) -> str:
+    """What a failed run says."""
+    (event,) = [event for event in result.all_events if event.is_step_failure]
+    assert event.step_failure_data.user_failure_data is not None
+    return str(event.step_failure_data.user_failure_data.description)
+
+
+def plain(metadata: Any) -> dict[str, Any]:
+    """Metadata as values, tables as lists of rows."""
+    return {
+        name: [dict(record.data) for record in value.records]
+        if isinstance(value, dg.TableMetadataValue)
+        else value.value
+        for name, value in metadata.items()
+    }

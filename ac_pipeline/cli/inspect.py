@@ -10,13 +10,14 @@ from dataclasses import asdict, replace
 import click
 
 from ac_pipeline.atproto.syntax import record_address
-from ac_pipeline.cli.output import INTERRUPTED, csv_row, exit_code, print_json, progress, say, table, tallies
+from ac_pipeline.cli.output import csv_row, print_json, progress, say, table, tallies
 from ac_pipeline.cli.selectors import Chosen, item_name, selectors
 from ac_pipeline.cli.sync import surveyed
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.items import LedgerEntry, State, item_id
 from ac_pipeline.media.registry import media_type, page_of
 from ac_pipeline.media.times import format_when
+from ac_pipeline.operations.declare import INTERRUPTED, exit_code
 from ac_pipeline.operations.retry import first_of_each
 from ac_pipeline.settings import Settings, load_settings
 from ac_pipeline.sync.report import Tally

@@ -12,23 +12,15 @@ import sys
 
 import click
 
-from ac_pipeline.cli.accounts import accounts
-from ac_pipeline.cli.audit import audit
-from ac_pipeline.cli.differences import differences
-from ac_pipeline.cli.documents import restore_documents
-from ac_pipeline.cli.erasure import erasure
+from ac_pipeline.cli.from_operations import commands_of
 from ac_pipeline.cli.inspect import item, items, status, verify
-from ac_pipeline.cli.lexicons import lexicons
-from ac_pipeline.cli.links import links
 from ac_pipeline.cli.local import local
-from ac_pipeline.cli.output import FAILED, INTERRUPTED, UNREACHABLE, USAGE, WELL, say
-from ac_pipeline.cli.plan import plan, plans
-from ac_pipeline.cli.restore import restore
+from ac_pipeline.cli.output import say
 from ac_pipeline.cli.retry import retry
-from ac_pipeline.cli.snapshot import snapshot, snapshots
 from ac_pipeline.cli.sync import sync
-from ac_pipeline.cli.wipe import wipe
 from ac_pipeline.errors import Misconfigured, PipelineError, Transient
+from ac_pipeline.operations.catalog import OPERATIONS
+from ac_pipeline.operations.declare import FAILED, INTERRUPTED, UNREACHABLE, USAGE, WELL
 
 _READING = {"audit", "item", "items", "plans", "snapshots", "status", "verify"}
 
@@ -45,25 +37,13 @@ def cli() -> None:
 
 
 for command in (
-    plan,
-    plans,
+    *commands_of(OPERATIONS),
     sync,
     retry,
     status,
     items,
     item,
     verify,
-    links,
-    restore_documents,
-    differences,
-    erasure,
-    wipe,
-    restore,
-    snapshot,
-    snapshots,
-    audit,
-    accounts,
-    lexicons,
     local,
 ):
     cli.add_command(command)

@@ -19,21 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from ac_pipeline.errors import Blocked, PipelineError, is_unreachable
 from ac_pipeline.sync.report import Tally
-
-WELL, FAILED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
-"""Exit codes: all well, finished with failed items or users, wrong usage or settings, a service cannot be reached, and
-Ctrl-C."""
-
-
-def exit_code(well: bool, errors: Iterable[PipelineError | None] = ()) -> int:
-    """The exit code of a command over many users, some of whom may have met errors."""
-    met = [error for error in errors if error is not None and not isinstance(error, Blocked)]
-    if any(is_unreachable(error.code, error.status) for error in met):
-        return UNREACHABLE
-    return WELL if well and not met else FAILED
-
 
 _CONTROLS = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"

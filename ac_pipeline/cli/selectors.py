@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import wraps
@@ -14,6 +15,7 @@ from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.operations.choice import chosen_accounts
+from ac_pipeline.operations.declare import media_types
 from ac_pipeline.operations.retry import item_name as parse_item
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline
@@ -48,6 +50,11 @@ class Chosen:
         said += [] if chosen.sweep is None else ["--sweep", str(chosen.sweep)]
         return said + [f"--{name}" for name in ("full", "blobs") if getattr(chosen, name)]
 
+    def swept(self, types: Sequence[str], number: int) -> str:
+        """The command that deletes so many records of these types although the database is doubted."""
+        chosen = replace(self, selection=replace(self.selection, types=media_types(types), sweep=number))
+        return shlex.join(["ac-pipeline", "sync", *chosen.arguments()])
+
     def accounts(self, pipeline: Pipeline) -> list[Account]:
         """The accounts it is about: those named, else the owners of the named items, else all.
 
@@ -57,6 +64,8 @@ class Chosen:
         users = (*self.users, *([GUEST_ID] if self.anonymous else []))
         return chosen_accounts(pipeline, users, self.selection.items)
 
+
+why_option = click.option("--why", default="", metavar="TEXT", help="Your reason, for the audit.")
 
 _OPTIONS = (
     click.option("--user", "users", multiple=True, metavar="KEY", help="Key, handle, user code, DID or Mongo id."),

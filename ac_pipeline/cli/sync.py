@@ -7,12 +7,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 
 import click
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.cli.output import INTERRUPTED, UNREACHABLE, exit_code, print_json, progress, say, table, tallies
-from ac_pipeline.cli.plan import show_kept, show_plan
+from ac_pipeline.cli.from_operations import print_report
+from ac_pipeline.cli.output import print_json, progress, say, table, tallies
 from ac_pipeline.cli.rows import Rows, open_rows
 from ac_pipeline.cli.selectors import Chosen, selectors, sweep_option
 from ac_pipeline.errors import PipelineError
@@ -20,7 +21,8 @@ from ac_pipeline.mongo.plans import SHORTEST, SavedPlan
 from ac_pipeline.operations.agreed_sync import AgreedTurn, agreed_sync
 from ac_pipeline.operations.canary import Look, canary, look
 from ac_pipeline.operations.choice import confirm_sweep
-from ac_pipeline.operations.flight_plan import selection_of
+from ac_pipeline.operations.declare import INTERRUPTED, UNREACHABLE, exit_code
+from ac_pipeline.operations.flight_plan import kept_lines, make_plan, selection_of
 from ac_pipeline.settings import load_settings
 from ac_pipeline.sync.engine import sync_accounts
 from ac_pipeline.sync.for_accounts import for_accounts, unread
@@ -99,7 +101,17 @@ def sync(
         if plan_hash is not None:
             return _by_plan(pipeline, pipeline.plans.find(plan_hash), number, dry=dry_run, as_json=as_json, sweep=sweep)
         if dry_run:
-            return show_plan(pipeline, chosen, as_json, as_csv=False)
+            accounts = chosen.accounts(pipeline)
+            made = make_plan(
+                pipeline,
+                accounts,
+                chosen.selection,
+                everybody=chosen.everybody,
+                swept=chosen.swept,
+                watch=partial(progress, "Planning"),
+            )
+            print_report(made, as_json=as_json)
+            return exit_code(True, (each.error for each in made.left_out))
         if number is not None:
             return _canary(pipeline, chosen, number, as_json=as_json)
         report = run_sync(pipeline, chosen.accounts(pipeline), chosen.selection)
@@ -107,8 +119,9 @@ def sync(
             print_json(report.to_json())
         else:
             show_report(report)
-            show_kept({name: tally.orphans_kept for name, tally in report.totals().items()}, chosen)
-        return 0 if report.clean else 1
+            kept = {name: tally.orphans_kept for name, tally in report.totals().items()}
+            say(*kept_lines(kept, chosen.swept))
+        return report_code(report)
 
 
 def run_sync(pipeline: Pipeline, accounts: Sequence[Account], selection: Selection) -> SyncReport:

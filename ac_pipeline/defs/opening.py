@@ -1,4 +1,4 @@
-"""Opening: one pipeline for each run or tick, opened at the first question. What is asked is said in the ports.
+"""The door from Dagster to the pipeline: one pipeline for each run or tick, opened at the first question.
 
 A missing setting so fails the step that needs it, with its sentence, and not the loading of the definitions.
 """
@@ -15,8 +15,8 @@ from ac_pipeline.settings import Settings
 from ac_pipeline.wiring import Pipeline, open_pipeline
 
 
-class OpensPipeline:
-    """A pipeline that is opened when `_open` is first called, by whatever thread, and closed by `close`.
+class PipelineResource:
+    """A pipeline that is opened when `open` is first called, by whatever thread, and closed by `close`.
 
     Args:
         settings: Reads the settings, at the first question.
@@ -39,7 +39,13 @@ class OpensPipeline:
     ) -> None:
         self.close()
 
-    def _open(self) -> Pipeline:
+    def open(self) -> Pipeline:
+        """The pipeline.
+
+        Raises:
+            Misconfigured: A setting or a lexicon cannot be used.
+            ServiceUnreachable: MongoDB does not answer.
+        """
         with self._lock:
             if self._pipeline is None:
                 self._pipeline = self._stack.enter_context(open_pipeline(self._settings()))

@@ -5,17 +5,15 @@ from collections.abc import Iterator
 import dagster as dg
 import httpx
 
+from ac_pipeline.defs.opening import PipelineResource
 from ac_pipeline.defs.outlet import Outlet
 from ac_pipeline.defs.pipeline_mirror import PipelineMirror
-from ac_pipeline.defs.pipeline_operator import PipelineOperator
-from ac_pipeline.defs.pipeline_registrar import PipelineRegistrar
 from ac_pipeline.redaction import Redactor
 from ac_pipeline.settings import Settings, load_settings
 from ac_pipeline.webhook import Webhook
 
+PIPELINE = "pipeline"
 MIRROR = "mirror"
-OPERATOR = "operator"
-REGISTRAR = "registrar"
 ALERTS = "alerts"
 """Keys of the resources; tests put objects of their own in their place."""
 
@@ -31,25 +29,18 @@ def _told(context: dg.InitResourceContext) -> Settings:
     return settings
 
 
+@dg.resource(description="Everything the settings name: database, PDS, object storage, renditions.")
+def pipeline_resource(context: dg.InitResourceContext) -> Iterator[PipelineResource]:
+    """One pipeline for each run, opened when it is first used, closed with the run."""
+    with PipelineResource(lambda: _told(context)) as pipeline:
+        yield pipeline
+
+
 @dg.resource(description="Accounts, documents, ledger, renditions and PDS, as the environment and .env name them.")
 def mirror_resource(context: dg.InitResourceContext) -> Iterator[PipelineMirror]:
     """One pipeline for each run or tick, opened when it is first used, closed with the run or tick."""
     with PipelineMirror(lambda: _told(context)) as mirror:
         yield mirror
-
-
-@dg.resource(description="What operators do by hand, on the same accounts, documents, ledger and PDS.")
-def operator_resource(context: dg.InitResourceContext) -> Iterator[PipelineOperator]:
-    """One pipeline for each run, opened when it is first used, closed with the run."""
-    with PipelineOperator(lambda: _told(context)) as operator:
-        yield operator
-
-
-@dg.resource(description="Accounts on the PDS and in Mongo, for the operators who make and check them.")
-def registrar_resource(context: dg.InitResourceContext) -> Iterator[PipelineRegistrar]:
-    """One pipeline for each run, opened when it is first used, closed with the run."""
-    with PipelineRegistrar(lambda: _told(context)) as registrar:
-        yield registrar
 
 
 @dg.resource(description="Where alerts go: AC_ALERT_WEBHOOK_URL, with links to AC_DAGSTER_URL.")

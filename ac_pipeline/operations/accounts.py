@@ -14,10 +14,11 @@ from typing import Final
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.messages import RepositoryStatus
-from ac_pipeline.errors import AccountDeleted, Blocked, NoCredentials, WrongPassword
+from ac_pipeline.errors import AccountDeleted, Blocked, Misconfigured, NoCredentials, WrongPassword
 from ac_pipeline.items import State
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.operations.choice import chosen_accounts
+from ac_pipeline.operations.declare import Declaration, OfUsers, Report, Table, Work, option
 from ac_pipeline.wiring import Pipeline
 
 _AT_THE_LAST_RUN: Final = {
@@ -182,3 +183,39 @@ def _as_the_pds_has_it(
         cause = there.status or "inactive"
         return AccountState.BLOCKED, cause, f"the PDS says that {account.did} is {cause}"
     return None
+
+
+_STATES: Final = tuple(state.value for state in AccountState)
+
+
+class AccountsParameters(OfUsers):
+    """Which accounts to show."""
+
+    states: list[str] = option([], "Only this state.", name="--state", choices=_STATES)
+
+
+def run_list(work: Work, parameters: AccountsParameters) -> Report:
+    """Show every account: key, handles, DID, its state (ready, blocked, leaving, on-hold or unprovisioned), the
+    reason, and how many of its documents wait for a record.
+    """
+    for name in parameters.states:
+        if name not in _STATES:
+            raise Misconfigured(f"{name!r} is no state of an account: write one of {', '.join(_STATES)}.")
+    lines = list_accounts(work.pipeline, parameters.users)
+    shown = [line.to_json() for line in lines if not parameters.states or line.state in parameters.states]
+    table = Table("accounts", ("user", "handle", "pds_handle", "did", "state", "cause", "waiting", "reason"))
+    totals = counts(lines)
+    return Report(
+        ", ".join(f"{state} {number}" for state, number in totals.items()),
+        {"states": totals, "accounts": shown},
+        [table.extend(shown), Table.counts("states", totals, "state")],
+    )
+
+
+LIST: Final = Declaration(
+    "accounts list",
+    "list_accounts",
+    "list_each_account",
+    AccountsParameters,
+    run_list,
+)

@@ -9,9 +9,9 @@ its document is `media/rebuilding.py`; the insertion itself is `mongo/repairs.py
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from bson import ObjectId
 
@@ -24,6 +24,7 @@ from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.rebuilding import documents, lost_fields
 from ac_pipeline.media.times import format_when, read_when
 from ac_pipeline.mongo.documents import link_change
+from ac_pipeline.operations.declare import Declaration, Report, Selected, Table, Work, confirm_option, why_option
 from ac_pipeline.operations.rounds import LeftOut, Progress, look_at, unwatched
 from ac_pipeline.renditions.renderer import source_key
 from ac_pipeline.sync.plan import Existing, existing_records, same_content
@@ -364,3 +365,67 @@ class _Rebuilder:
             reason = f"another lost document has the same {twin[0][0]}" if twin else ""
             kept.append(replace(lost, document=None, reason=reason) if twin else lost)
         return kept
+
+
+class DocumentsParameters(Selected):
+    """Whose lost documents to rebuild."""
+
+    confirm: int | None = confirm_option("documents")
+    why: str = why_option()
+
+
+_COLUMNS: Final = ("user", "item", "inserts", "reason", "lost", "then")
+
+
+def run_restore_documents(work: Work, parameters: DocumentsParameters) -> Report:
+    """Rebuild documents that are missing in Mongo from their records. Without a confirmation nothing is written.
+
+    A record without a document is an orphan, which the next sync deletes: run this before any sync, or let it go.
+    Only documents that do not exist are inserted, with the record's `ref` as `_id`; none is ever replaced. An item
+    whose document is missing is selected by its ObjectId and its user.
+    """
+    pipeline, accounts, selection = work.pipeline, parameters.accounts(work.pipeline), parameters.selection()
+    missing = Table("items", _COLUMNS, "Documents that are missing (nothing was written)")
+    found = _counted(find_all_lost(pipeline, accounts, selection, work.watch("Looking")), missing)
+    if parameters.confirm is None or parameters.confirm != found.total:
+        answer = _lost(f"{found.total} documents can be rebuilt.", found, missing, inserted=0)
+        answer.confirm = found.total if found.total or parameters.confirm else None
+        answer.exit_code = 1 if found.left else 0
+        return answer
+    restored = Table("items", _COLUMNS, "Restored")
+    work_on = restore_all(
+        pipeline, accounts, selection, found, found.total, why=parameters.why, progress=work.watch("Restoring")
+    )
+    done = _counted(work_on, restored)
+    done.left_out[:0] = found.left_out
+    answer = _lost(f"{done.total} of {found.total} documents were inserted.", done, restored, inserted=done.total)
+    answer.failed = done.total != found.total
+    answer.exit_code = 1 if done.left or answer.failed else 0
+    return answer
+
+
+def _counted(things: Iterable[Lost | LeftOut], table: Table) -> LostCount:
+    """What was found or done: rows go to the table as they come, only numbers stay (OPS-6)."""
+    counted = LostCount()
+    for each in things:
+        counted.add(each)
+        if isinstance(each, Lost):
+            table.add(each.to_json())
+    return counted
+
+
+def _lost(headline: str, found: LostCount, table: Table, *, inserted: int) -> Report:
+    refused = [{"user": each.user, "message": each.message} for each in found.left_out]
+    counts = {"restorable": found.total, "inserted": inserted, "left": found.left}
+    lines = [f"{found.left} records cannot give theirs back.", CHOICE]
+    json = {**counts, "refused": refused, "choice": CHOICE, "items": table}
+    return Report(headline, json, [table], counts, lines, found.left_out)
+
+
+RESTORE_DOCUMENTS: Final = Declaration(
+    "restore-documents",
+    "restore_documents",
+    "restore_lost_documents",
+    DocumentsParameters,
+    run_restore_documents,
+)

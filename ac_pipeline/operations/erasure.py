@@ -324,6 +324,6 @@ def kept_in_snapshots(
             f"snapshot:{each.id}",
             each.user,
             f"{reason}; a snapshot of {each.when:%Y-%m-%d} still holds {number} records: "
-            f"ac-pipeline snapshots --forget {each.id} --confirm",
+            f"ac-pipeline snapshots --forget {each.id} --confirm 1",
             snapshot=each.id,
         )

@@ -6,13 +6,17 @@ written, except that renditions which no sync will ever see to can be given up h
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import Final
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Blocked, PipelineError
 from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.operations.declare import Declaration, Report, Selected, Table, Work, option
 from ac_pipeline.operations.erasure import Erasure, Erasures, kept_in_snapshots, unseen
 from ac_pipeline.operations.rounds import LeftOut, Progress, look_at, unwatched
 from ac_pipeline.sync.entries import without_renditions
@@ -96,3 +100,81 @@ class ErasureSearch:
                     self.pipeline.store.remove(cid)
             ledger.save(without_renditions(entry) for entry in entries)
         return replace(found, renditions=(), entries=()) if entries == list(found.entries) else found
+
+
+class ErasureParameters(Selected):
+    """Whose erasures to look into."""
+
+    forget_renditions: bool = option(False, "Delete the renditions that are found, of items without record.")
+
+
+_COLUMNS: Final = ("user", "item", "reason", "records", "copies", "linked", "blobs", "renditions", "snapshot", "since")
+
+
+def run_erasure(work: Work, parameters: ErasureParameters) -> Report:
+    """Say what of withdrawn items and deleted accounts is still on the PDS, in Mongo, in the rendition store or in
+    snapshots, and what has gone, and when.
+
+    Asks the PDS for every record, for copies of erased ones in `site.standard.document`, and for every blob that only
+    erased items used. `ac-pipeline sync` erases, `ac-
+    pipeline snapshots --forget` deletes snapshots. Ends with 1 while anything is pending.
+    """
+    pipeline = work.pipeline
+    search = ErasureSearch(
+        pipeline,
+        parameters.accounts(pipeline),
+        parameters.selection(),
+        parameters.everybody,
+        parameters.forget_renditions,
+    )
+    pending = Table("items", _COLUMNS, "Pending erasures")
+    gone, counts = Table("erased", ("user", "item", "reason", "gone_at"), "Erased"), Counter[str]()
+    everything = Table("items", _COLUMNS)
+    left_out, oldest = list[LeftOut](), None
+    for each in search.found(work.watch("Looking")):
+        if isinstance(each, LeftOut):
+            left_out.append(each)
+            continue
+        row = each.to_json()
+        everything.add(row)
+        (pending if each.pending else gone).add(row)
+        if each.pending:
+            counts.update(
+                records=len(each.records),
+                copies=len(each.copies),
+                links=each.linked,
+                blobs=len(each.blobs),
+                renditions=len(each.renditions),
+                snapshots=each.snapshot is not None,
+            )
+            oldest = min(oldest or each.since, each.since) if each.since is not None else oldest
+    held = {name: counts[name] for name in ("records", "copies", "links", "blobs", "renditions", "snapshots")}
+    age = (datetime.now(UTC) - oldest).total_seconds() if oldest else None
+    waited = f"{age / 3600:.1f} hours, since {oldest:%Y-%m-%d %H:%M} UTC" if oldest and age else "none"
+    return Report(
+        f"{pending.count} items pending ({', '.join(f'{number} {name}' for name, number in held.items())}); "
+        f"{gone.count} erased.",
+        {
+            "pending": pending.count,
+            "gone": gone.count,
+            **held,
+            "oldest_pending": oldest.isoformat() if oldest else None,
+            "oldest_pending_seconds": age,
+            "not_looked_at": [{"user": each.user, "message": each.message} for each in left_out],
+            "items": everything,
+        },
+        [pending, gone],
+        {"pending": pending.count, "gone": gone.count, **held},
+        [f"Oldest pending deletion that a run has seen: {waited}."],
+        left_out,
+        exit_code=1 if pending.count else 0,
+    )
+
+
+ERASURE: Final = Declaration(
+    "erasure",
+    "erasure_report",
+    "look_for_erased_items",
+    ErasureParameters,
+    run_erasure,
+)

@@ -10,15 +10,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.buckets import Bucket
 from ac_pipeline.atproto.pace import HOUR, commits_key, hour_under_way
 from ac_pipeline.errors import PipelineError
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.mongo.plans import Draft, Line, SavedPlan
-from ac_pipeline.operations.rounds import Progress, unwatched
+from ac_pipeline.mongo.plans import KEPT, SHORTEST, Draft, Line, SavedPlan
+from ac_pipeline.operations.declare import Declaration, Parameters, Report, Selected, Table, Work, command_line, option
+from ac_pipeline.operations.rounds import LeftOut, Progress, unwatched
 from ac_pipeline.sync.agreement import PlanHash, PlannedOperation, planned
 from ac_pipeline.sync.costs import Bill, Cost, UserBill, UserCost, user_cost
 from ac_pipeline.sync.engine import Engine
@@ -285,3 +286,193 @@ def _stored(account: Account, each: PlannedOperation) -> Line:
 
 def _by_time(bill: UserBill) -> tuple[datetime, int]:
     return bill.finishes_at, bill.cost.points
+
+
+OPERATION_COLUMNS = ("item", "user", "operation", "reason", "rkey", "cid")
+
+
+def plan_report(
+    made: FlightPlan, operations: Table, by_user: Sequence[UserBill] = (), kept: Sequence[str] = ()
+) -> Report:
+    """The answer of a dry run: its operations, what they cost, and how it is carried out.
+
+    Args:
+        kept: What is to be said of records without a document that stay because the database is doubted.
+    """
+    cost, limits = made.cost, made.limits.named()
+    lines = [*kept, *(f"{user}: {note}" for user, note in made.notes)]
+    whose = f" of all but the {len(made.blocked)} blocked users" if made.blocked else ""
+    headline = f"Nothing to do: every record and link{whose} is as it should be."
+    if operations.count:
+        headline = f"{operations.count} operations of {made.users} users. Nothing was written."
+    if made.saved:
+        lines += [f"Plan {made.hash}", f"To do exactly this: ac-pipeline sync --plan {made.hash[:12]}"]
+    amounts = Table("cost", ("what", "amount"), "Cost")
+    amounts.extend({"what": what, "amount": amount} for what, amount in _amounts(made))
+    blocked = Table("blocked_users", ("user", "message"), "Blocked users, of whom nothing is planned")
+    blocked.extend({"user": user, "message": message} for user, message in made.blocked.items())
+    slowest = Table("users_who_take_longest", _USER, "Users who take longest")
+    slowest.extend(bill.to_json() for bill in (made.slowest if len(made.slowest) > 1 else ()))
+    return Report(
+        headline,
+        {**made.to_json(), "by_user": [bill.to_json() for bill in by_user], "operations": operations},
+        [operations, amounts, slowest, blocked],
+        {
+            "hash": made.hash,
+            "operations": operations.count,
+            "users": made.users,
+            "finishes_at": f"{cost.finishes_at:%Y-%m-%d %H:%M} UTC" + ("" if limits else ", no limit is known"),
+            "waits_for": cost.waits_for,
+            **{f"{kind} operations": number for kind, number in sorted(made.counts.items())},
+            **{f"{name} records kept without a document": kept for name, kept in sorted(made.orphans_kept.items())},
+        },
+        lines,
+        [LeftOut(user, error) for user, error in made.unread.items()],
+    )
+
+
+_USER = ("user", "operations", "points", "blob_uploads", "commits", "finishes_at", "waits_for")
+
+
+def _amounts(made: FlightPlan) -> list[tuple[str, str]]:
+    """Amounts, when it ends and what binds, under the limits that are known and the usual ones."""
+    cost, limits = made.cost, made.limits.named()
+    lines = [
+        ("users with something to do", f"{made.users:,}"),
+        *((f"operations: {name}", f"{number:,}") for name, number in sorted(made.counts.items())),
+        ("write points", f"{cost.points:,}"),
+        ("blob uploads", f"{cost.blob_uploads:,}"),
+        ("bytes", f"{cost.bytes:,}"),
+        ("commits", f"{cost.commits:,}"),
+        ("logins, at most", f"{cost.sessions:,}"),
+        *((f"limit: {what}", str(ceiling)) for what, ceiling in limits),
+    ]
+    if made.limits.points and made.limits.headroom:
+        lines.append(("left to the users themselves", f"{made.limits.headroom:.0%} of their points"))
+    known = "under the limits known" if limits else "no limit is known of this PDS"
+    return [
+        *lines,
+        ("finished at the earliest (UTC)", f"{cost.finishes_at:%Y-%m-%d %H:%M:%S}, {known}"),
+        ("what it waits for", cost.waits_for),
+        ("with the usual limits on (UTC)", f"{cost.finishes_limited:%Y-%m-%d %H:%M:%S}, waits for {cost.limited_by}"),
+    ]
+
+
+class PlanParameters(Selected):
+    """What to plan."""
+
+    sweep: bool = option(False, "Plan to delete records without a document although the database is doubted.")
+    relay_events: int | None = option(
+        None,
+        "Reckon with a relay that takes so many commits an hour, 0 for none. Left out: AC_RELAY_COMMITS_PER_HOUR, "
+        "which syncs keep to.",
+        metavar="N",
+        ge=0,
+    )
+
+
+def run_plan(work: Work, parameters: PlanParameters) -> Report:
+    """The dry run: every operation of a sync with its reason, and what it costs. Nothing is written to the PDS, to
+    the documents or to storage.
+
+    The plan is kept under its hash: `ac-pipeline sync --plan HASH` carries out exactly these operations.
+    """
+    return make_plan(
+        work.pipeline,
+        parameters.accounts(work.pipeline),
+        parameters.selection(sweep=0 if parameters.sweep else None),
+        everybody=parameters.everybody,
+        swept=lambda types, number: command_line("sync", parameters, types=types, sweep=number),
+        relay=parameters.relay_events,
+        watch=work.watch("Planning"),
+    )
+
+
+def make_plan(
+    pipeline: Pipeline,
+    accounts: Sequence[Account],
+    selection: Selection,
+    *,
+    everybody: bool,
+    swept: Callable[[list[str], int], str],
+    relay: int | None = None,
+    watch: Progress = unwatched,
+) -> Report:
+    """Plan, keep the plan under its hash, and say what it costs. Operations go to a file as they come (OPS-6).
+
+    Args:
+        swept: The command that deletes so many records of these types although the database is doubted.
+    """
+    operations = Table("operations", OPERATION_COLUMNS, "Plan (nothing was written)")
+    bills: dict[str, UserBill] = {}
+
+    def take(operation: PlannedOperation, bill: UserBill) -> None:
+        operations.add(operation.to_json())
+        bills[operation.user] = bill
+
+    made = draw_up(
+        pipeline.engine,
+        accounts,
+        selection,
+        limits=known_limits(pipeline, relay),
+        workers=pipeline.settings.ac_concurrent_users,
+        plans=pipeline.plans,
+        chosen=None if everybody else accounts,
+        take=take,
+        progress=watch,
+    )
+    return plan_report(made, operations, list(bills.values()), kept_lines(made.orphans_kept, swept))
+
+
+def kept_lines(kept: Mapping[str, int], swept: Callable[[list[str], int], str]) -> list[str]:
+    """How many records without a document stay because the database is doubted, and how they would go."""
+    number = sum(kept.values())
+    if not number:
+        return []
+    said = f"{number} records without a document are kept, because the database is doubted. If they shall go:"
+    return [said, "", f"  {swept([name for name, each in kept.items() if each], number)}", ""]
+
+
+PLAN: Final = Declaration(
+    "plan",
+    "plan_users",
+    "plan_each_user",
+    PlanParameters,
+    run_plan,
+    csv="operations",
+    asset="flight_plan",
+)
+
+
+class PlansParameters(Parameters):
+    """How many plans to show."""
+
+    limit: int = option(KEPT, "The newest so many.", metavar="N", ge=1, le=KEPT)
+
+
+def run_plans(work: Work, parameters: PlansParameters) -> Report:
+    """List the plans that are kept, newest first; `ac-pipeline sync --plan HASH` carries one out."""
+    found = work.pipeline.plans.list(parameters.limit)
+    table = Table("plans", ("plan", "made", "who", "users", "operations", "points", "finishes_at"))
+    for each in found:
+        table.add(
+            {
+                "plan": each.hash[:SHORTEST],
+                "made": f"{each.when:%Y-%m-%d %H:%M:%S}",
+                "who": each.who,
+                "users": each.users,
+                "operations": ", ".join(f"{name} {number}" for name, number in each.counts.items()),
+                "points": each.cost.get("points"),
+                "finishes_at": str(each.cost.get("finishes_at"))[:16],
+            }
+        )
+    return Report(f"{len(found)} plans.", [each.to_json() for each in found], [table])
+
+
+PLANS: Final = Declaration(
+    "plans",
+    "list_plans",
+    "list_kept_plans",
+    PlansParameters,
+    run_plans,
+)

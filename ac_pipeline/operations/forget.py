@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
+from typing import Final
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
@@ -18,8 +19,20 @@ from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.accounts import MongoAccounts
 from ac_pipeline.mongo.snapshots import MongoSnapshots, Snapshot
+from ac_pipeline.operations.declare import (
+    Declaration,
+    OfOneUser,
+    OfTypes,
+    Parameters,
+    Report,
+    Table,
+    Work,
+    confirm_option,
+    option,
+    why_option,
+)
 from ac_pipeline.operations.removals import Removals
-from ac_pipeline.operations.snapshot import Archive, Progress, Vault, needed_blobs, quiet
+from ac_pipeline.operations.snapshot import Archive, Progress, Vault, needed_blobs, open_vault, quiet, take_snapshot
 from ac_pipeline.operations.wipe_plan import path_of, records_of
 
 FORGET = "forget-snapshots"
@@ -304,3 +317,112 @@ def _present(vault: Vault, account: Account) -> Iterator[tuple[str, str]]:
         yield from vault.engine.server.read_repository(account.did).records.items()
     except (AccountUnknown, AccountInactive):
         return
+
+
+_COLUMNS: Final = ("snapshot", "user", "taken", "records", "blobs", "bytes", "for", "usable")
+
+
+def snapshots_table(name: str, found: Iterable[Snapshot], title: str = "") -> Table:
+    """Snapshots, one a row."""
+    table = Table(name, _COLUMNS, title)
+    for each in found:
+        purpose = "" if each.wipe is None else "a wipe, unfinished" if each.open else "a wipe"
+        shown = {
+            "snapshot": each.id,
+            "taken": f"{each.when:%Y-%m-%d %H:%M:%S}",
+            "for": purpose,
+            "usable": "yes" if each.complete else "no: incomplete",
+        }
+        table.add({**each.to_json(), **shown, "records": sum(each.records.values())})
+    return table
+
+
+class TakeParameters(OfOneUser, OfTypes):
+    """Whose repository to keep."""
+
+
+def run_take(work: Work, parameters: TakeParameters) -> Report:
+    """Keep what a user's repository holds, records and blobs, and verify it by reading it back.
+
+    Nothing else is changed. `ac-pipeline restore USER --from SNAPSHOT` brings it back.
+    """
+    account = parameters.account(work.pipeline)
+    taken = take_snapshot(open_vault(work.pipeline), account, parameters.media, progress=work.told)
+    return Report(
+        f"Snapshot {taken.id} of {taken.user}: {sum(taken.records.values())} records, {taken.blobs} blobs, "
+        f"{taken.bytes} bytes.",
+        taken.to_json(),
+        [snapshots_table("snapshot", [taken])],
+        {"snapshot": taken.id, "user": taken.user, "blobs": taken.blobs, "bytes": taken.bytes},
+    )
+
+
+TAKE_SNAPSHOT: Final = Declaration(
+    "snapshot",
+    "take_snapshot",
+    "take_one_snapshot",
+    TakeParameters,
+    run_take,
+)
+
+
+class SnapshotsParameters(Parameters):
+    """Which snapshots to list, or to delete."""
+
+    user: str = option("", "List only those of this user.", metavar="KEY")
+    limit: int = option(0, "List the newest so many only; 0 for all.", metavar="N", ge=0)
+    snapshots: list[str] = option([], "Delete this snapshot.", name="--forget", metavar="ID")
+    forget_user: str = option("", "Delete every snapshot of this user, or of a purged one's DID.", metavar="KEY")
+    confirm: int | None = confirm_option("snapshots")
+    why: str = why_option()
+
+
+def run_snapshots(work: Work, parameters: SnapshotsParameters) -> Report:
+    """List the snapshots, newest first; or delete some for good, with the records and blobs that no other snapshot
+    needs: the last step of an erasure.
+
+    Without a confirmation it only says what would be deleted.
+    """
+    pipeline, ids, user = work.pipeline, parameters.snapshots, parameters.forget_user.strip()
+    if ids and user:
+        raise Misconfigured("Nothing was deleted: name either snapshots or the user whose snapshots shall go.")
+    if not (ids or user):
+        if parameters.confirm is not None:
+            raise Misconfigured("Nothing was deleted: name the snapshots, or the user whose snapshots shall go.")
+        account = pipeline.accounts.find(parameters.user).id if parameters.user else None
+        found = pipeline.snapshots.find(account=account, limit=parameters.limit or None)
+        return Report(
+            f"{len(found)} snapshots.", [each.to_json() for each in found], [snapshots_table("snapshots", found)]
+        )
+    vault = open_vault(pipeline)
+    chosen = chosen_snapshots(pipeline.snapshots, pipeline.accounts, ids=ids, user=user or None)
+    if parameters.confirm != len(chosen):
+        plan = plan_forgetting(vault, chosen, pipeline.accounts.all())
+        return _forgetting(f"{len(chosen)} snapshots would be deleted.", plan, confirm=len(chosen), exit_code=2)
+    done = forget(vault, chosen, pipeline.accounts.all, why=parameters.why, progress=work.told)
+    return _forgetting(f"{len(done.snapshots)} snapshots were deleted.", done)
+
+
+def _forgetting(headline: str, found: Forgetting, *, confirm: int | None = None, exit_code: int = 0) -> Report:
+    lines = [f"{found.blobs} blobs go with them; {found.shared} stay, because other snapshots need them."]
+    if found.last_copies:
+        lines.append(
+            f"{found.last_copies} records are neither on the PDS nor in another snapshot, and have no document in "
+            "Mongo: these are their last copies."
+        )
+    lines += [
+        f"Which blobs snapshot {id} had cannot be read any more: blobs that were only its stay in the store."
+        for id in found.lost
+    ]
+    facts = {"blobs": found.blobs, "shared_blobs": found.shared, "last_copies": found.last_copies}
+    tables = [snapshots_table("snapshots", found.snapshots)]
+    return Report(headline, found.to_json(), tables, facts, lines, confirm=confirm, exit_code=exit_code)
+
+
+SNAPSHOTS: Final = Declaration(
+    "snapshots",
+    "forget_snapshots",
+    "forget_some_snapshots",
+    SnapshotsParameters,
+    run_snapshots,
+)

@@ -19,6 +19,16 @@ from ac_pipeline.atproto.syntax import at_uri, record_cid
 from ac_pipeline.errors import Blocked, InvalidRecord, Misconfigured, OutcomeUnknown, RepositoryMoved, Transient
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.operations.declare import (
+    Declaration,
+    Parameters,
+    Report,
+    Table,
+    Work,
+    dry_run_option,
+    option,
+    why_option,
+)
 from ac_pipeline.operations.rounds import Progress, unwatched
 from ac_pipeline.sync.lexicon_gate import SCHEMA, Authority, Comparison, compare, published_in
 from ac_pipeline.sync.ports import DataServer, Ledger
@@ -229,3 +239,97 @@ def _differs(lexicons: Lexicons, repository: Repository, each: Comparison) -> bo
 
 def _write(lexicons: Lexicons, each: Comparison) -> Write:
     return Write("update" if each.published else "create", SCHEMA, each.nsid, _record(lexicons, each.nsid))
+
+
+class CheckParameters(Parameters):
+    """What to read."""
+
+    no_scan: bool = option(False, "Leave the existing records unread; reading them takes minutes for all users.")
+
+
+def run_check(work: Work, parameters: CheckParameters) -> Report:
+    """Compare our lexicons with those that AC_LEXICON_AUTHORITY has published, and every existing record with ours.
+    Writes nothing.
+
+    While a published lexicon would be broken, no record is written either.
+    """
+    found = check_ours(work.pipeline, records=not parameters.no_scan, progress=work.watch("Reading records"))
+    read = found.scan or Scan()
+    columns = ("lexicon", "published") if found.scan is None else ("lexicon", "published", "records", "invalid")
+    lexicons = Table("lexicons", columns)
+    changed = Table("changes", ("lexicon", "path", "effect", "what"), "Changes against the published versions")
+    listed = []
+    for each in found.comparisons:
+        numbers = {"records": read.records.get(each.nsid, 0), "invalid": read.invalid.get(each.nsid, 0)}
+        changes = [{"path": c.path, "effect": c.effect.value, "what": c.what} for c in each.changes]
+        lexicons.add({"lexicon": each.nsid, "published": each.state, **numbers})
+        changed.extend({"lexicon": each.nsid, **change} for change in changes)
+        listed.append({"nsid": each.nsid, "state": each.state, "changes": changes, **numbers})
+    examples = [{"uri": uri, "problem": problem} for uri, problem in read.examples]
+    broken = Table("examples", ("uri", "problem"), "Records that break our lexicon (a sync repairs those it knows)")
+    breaking = ", ".join(found.breaking)
+    lines = [] if found.authority else ["AC_LEXICON_AUTHORITY is not set: nothing is known of published versions."]
+    lines += [f"{name} is not used: {reason}" for name, reason in found.passed_over.items()]
+    lines += [f"{user} could not be read: {reason}" for user, reason in read.unreadable]
+    return Report(
+        f"No record is written while {breaking} would break what is published."
+        if breaking
+        else "No lexicon would break what is published.",
+        {
+            "authority": found.authority,
+            "lexicons": listed,
+            "examples": examples,
+            "passed_over": dict(found.passed_over),
+            "unreadable": [{"user": user, "reason": reason} for user, reason in read.unreadable],
+        },
+        [lexicons, changed, broken.extend(examples)],
+        {"authority": found.authority or "not set", "breaking": len(found.breaking)},
+        lines,
+        exit_code=1 if breaking else 0,
+    )
+
+
+CHECK: Final = Declaration(
+    "lexicons check",
+    "check_lexicons",
+    "check_our_lexicons",
+    CheckParameters,
+    run_check,
+)
+
+
+class PublishParameters(Parameters):
+    """How to publish."""
+
+    force: bool = option(False, "Publish breaking changes too.")
+    dry_run: bool = dry_run_option("published")
+    why: str = why_option()
+
+
+def run_publish(work: Work, parameters: PublishParameters) -> Report:
+    """Write our lexicons into the repository of AC_LEXICON_AUTHORITY. What is the same already is left alone,
+    breaking changes are refused unless they are forced.
+    """
+    dry = parameters.dry_run
+    published = publish_ours(work.pipeline, dry_run=dry, force=parameters.force, why=parameters.why)
+    table = Table("would_be_published" if dry else "published", ("lexicon", "state", "changes"))
+    for each in published.lexicons:
+        changes = [f"{change.path}: {change.what}" for change in each.changes]
+        table.add({"lexicon": each.nsid, "state": each.state, "changes": changes})
+    headline = f"{table.count} lexicons {'would be' if dry else 'were'} published."
+    return Report(
+        headline if table.count else "Every lexicon is published as it is.",
+        {"published": [each.nsid for each in published.lexicons], "dry_run": dry, "dns": published.dns},
+        [table],
+        {"dry_run": dry, "lexicons": table.count, "dns_records": "\n".join(published.dns)},
+        [f"Others find them by this DNS record: {line}" for line in published.dns],
+    )
+
+
+PUBLISH: Final = Declaration(
+    "lexicons publish",
+    "publish_lexicons",
+    "publish_our_lexicons",
+    PublishParameters,
+    run_publish,
+)

@@ -7,19 +7,24 @@ and writer, so no repair can do what a sync may not (LINK-8).
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
+from typing import Any, Final
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Blocked, PipelineError
+from ac_pipeline.operations.choice import confirm_sweep
+from ac_pipeline.operations.declare import Declaration, Report, Selected, Table, Work, option, sweep_option, why_option
 from ac_pipeline.operations.link_states import DELETING, Finding, Judge, LinkState, Repair
 from ac_pipeline.operations.rounds import LeftOut, Progress, unwatched
+from ac_pipeline.operations.sync_report import sync_left_out, sync_lines, sync_tables
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.for_accounts import for_accounts, unread
 from ac_pipeline.sync.plan import existing_records
-from ac_pipeline.sync.report import AccountReport
+from ac_pipeline.sync.report import AccountReport, SyncReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline
 
@@ -47,7 +52,7 @@ class Counts:
     def total(self) -> Counter[LinkState]:
         return sum(self.states.values(), Counter())
 
-    def to_json(self) -> dict[str, object]:
+    def to_json(self) -> dict[str, Any]:
         def row(states: Counter[LinkState], documents: int, orphans: int) -> dict[str, int]:
             return {"documents": documents, "orphans": orphans, **{state.value: states[state] for state in LinkState}}
 
@@ -241,3 +246,87 @@ def heal_all(
             yield report
         if entry is not None:
             entry.counts.update(deleted=deleted, duplicates=duplicates)
+
+
+class LinksParameters(Selected):
+    """Whose links to examine, and whether to heal them."""
+
+    heal: bool = option(False, "Carry out the repairs; a second time does nothing.")
+    sweep: int | None = sweep_option()
+    why: str = why_option()
+
+
+_COLUMNS: Final = ("user", "item", "state", "repair", "reason", "held")
+
+
+def run_links(work: Work, parameters: LinksParameters) -> Report:
+    """Say the state of every link and record: linked, unlinked, dangling, crossed, duplicate, orphan or wrong-shape.
+
+    Each state has one repair, and is repaired only when that is asked for. The states add up to documents plus
+    orphans. An orphan whose document is lost can be kept: run `ac-pipeline restore-documents` before any sync.
+    """
+    pipeline, accounts = work.pipeline, parameters.accounts(work.pipeline)
+    selection = parameters.selection(sweep=parameters.sweep)
+    if parameters.heal:
+        confirm_sweep(pipeline, accounts, selection, work.run_id)
+    found = Table("items", _COLUMNS, "Not simply linked", more=("uris", "problems", "warnings"))
+    before = _diagnose(examine_all(pipeline, accounts, selection, work.watch("Examining")), found)
+    if not parameters.heal:
+        json = {**before.to_json(), "items": found}
+        return _diagnosed(before, json, [_states("states", "Links", before), found], 0 if before.settled else 1)
+    started, report = time.monotonic(), SyncReport(work.run_id)
+    healing = heal_all(pipeline, before, selection, work.run_id, why=parameters.why, progress=work.watch("Healing"))
+    report.accounts.extend(healing)
+    report.seconds = time.monotonic() - started
+    rest = Table("items", _COLUMNS, "Not simply linked", more=("uris", "problems", "warnings"))
+    after = _diagnose(examine_all(pipeline, accounts, selection, work.watch("Examining again")), rest)
+    json = {"before": before.to_json(), "after": after.to_json(), "healed": report.to_json(), "items": rest}
+    tables = [_states("states_before", "Links before", before), *sync_tables(report), _states("states", "Links", after)]
+    answer = _diagnosed(after, json, [*tables, rest], 0 if report.clean and after.settled else 1)
+    again = [each.user for each in report.accounts if each.error or each.blocked]
+    answer.lines = [*answer.lines, *sync_lines(report)]
+    answer.left_out = [*answer.left_out, *sync_left_out(report)]
+    if again:
+        answer.headline, answer.failed = f"{len(again)} users could not be healed: run this again.", True
+    return answer
+
+
+def _diagnose(found: Iterable[Examination], table: Table) -> Diagnosis:
+    """All examinations counted; what is not simply linked goes to the table (OPS-6)."""
+    seen = Diagnosis()
+    for each in found:
+        seen.add(each)
+        table.extend(finding.to_json() for finding in each.findings)
+    return seen
+
+
+def _diagnosed(seen: Diagnosis, json: Mapping[str, object], tables: Sequence[Table], code: int) -> Report:
+    total = seen.counts.total()
+    return Report(
+        ", ".join(f"{state.value} {total[state]}" for state in LinkState if total[state]) or "There is no document.",
+        json,
+        tables,
+        {"to_be_deleted": seen.deletions},
+        [f"{user}: {note}" for user, note in seen.notes],
+        seen.blocked,
+        exit_code=code,
+    )
+
+
+def _states(name: str, title: str, seen: Diagnosis) -> Table:
+    table = Table(name, ("type", "documents", "orphans", *(state.value for state in LinkState)), title)
+    rows = seen.counts.to_json()
+    for type_, row in rows["types"].items():
+        table.add({"type": type_, **row})
+    table.add({"type": "total", **rows["total"]})
+    return table
+
+
+LINKS: Final = Declaration(
+    "links",
+    "heal_links",
+    "heal_each_user",
+    LinksParameters,
+    run_links,
+    csv="items",
+)

@@ -39,6 +39,17 @@ class Price:
     hours: float = 0.0
     waits_for: str = SPEED
 
+    @property
+    def sentence(self) -> str:
+        """What it takes of the PDS, and how long that is under the usual limits."""
+        said = (
+            f"It takes {self.operations} writes in {self.commits} commits, {self.points} write points and at most "
+            f"{self.blobs} blobs, {self.bytes} bytes in all."
+        )
+        if self.hours:
+            said += f"\nOn a PDS with the usual limits it takes {self.hours:.1f} hours, for {self.waits_for}."
+        return said
+
     def to_json(self) -> dict[str, object]:
         """The counts."""
         return {name: getattr(self, name) for name in _COUNTS}

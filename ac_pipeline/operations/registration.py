@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from time import sleep
 from typing import Final
 
@@ -19,9 +20,26 @@ from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.errors import AccountUnknown, Misconfigured
 from ac_pipeline.mongo.provisioning import Intent, Kind
 from ac_pipeline.operations.choice import chosen_accounts
-from ac_pipeline.operations.handles import REPAIRABLE, Handle, Handles, counts, shared_dids
+from ac_pipeline.operations.declare import (
+    FAILED,
+    UNREACHABLE,
+    WELL,
+    Declaration,
+    OfUsers,
+    Parameters,
+    Report,
+    Table,
+    Work,
+    confirm_option,
+    confirms,
+    dry_run_option,
+    exit_code,
+    option,
+    why_option,
+)
+from ac_pipeline.operations.handles import REPAIRABLE, Handle, Handles, HandleState, counts, shared_dids
 from ac_pipeline.operations.provision_plan import Planned, ProvisionPlan, email_domain, plan_provision, planned
-from ac_pipeline.operations.provisioning import Provisioner, ProvisionReport
+from ac_pipeline.operations.provisioning import GOOD, Provisioner, ProvisionReport
 from ac_pipeline.operations.rotation import Rotated, may_rotate, rotate
 from ac_pipeline.operations.rounds import Progress, unwatched
 from ac_pipeline.sync.for_accounts import for_accounts, needed
@@ -301,3 +319,184 @@ def _handles_of_inactive(pipeline: Pipeline) -> Iterator[str]:
                 continue
             if handle is not None:
                 yield handle
+
+
+_MAKING: Final = "Making accounts"
+
+
+class ProvisionParameters(OfUsers):
+    """Who is to get a PDS account."""
+
+    limit: int = option(0, "At most so many accounts; 0 for all.", metavar="N", ge=0)
+    confirm: int | None = confirm_option("accounts")
+    dry_run: bool = dry_run_option("made")
+    why: str = why_option()
+
+
+def run_provision(work: Work, parameters: ProvisionParameters) -> Report:
+    """Make PDS accounts for users who have none, each exactly once, and store them in Mongo. Without a confirmation
+    only say for whom.
+
+    After an interruption the same again finishes what was begun. It takes about 5 minutes for every 100 accounts.
+    """
+    plan = plan_accounts(work.pipeline, parameters.users, parameters.limit or None)
+    if parameters.dry_run or parameters.confirm != len(plan.accounts):
+        wanted = Table("would_be_made", ("user", "handle", "otherwise", "email", "unfinished"))
+        return Report(
+            f"{len(plan.accounts)} accounts would be made.",
+            plan.to_json(),
+            [wanted.extend(each.to_json() for each in plan.accounts)],
+            {"asks_for_invite_codes": plan.invites},
+            [f"Not for {user}: {reason}." for user, reason in plan.skipped],
+            confirm=len(plan.accounts),
+        )
+    told = partial(work.told, _MAKING)
+    return _made(make_accounts(work.pipeline, plan, parameters.confirm, why=parameters.why, told=told))
+
+
+def _made(report: ProvisionReport) -> Report:
+    outcomes = {name: number for name, number in report.counts().items() if number}
+    wrong = sum(each.outcome not in GOOD for each in report.made)
+    headline = ", ".join(f"{name} {number}" for name, number in outcomes.items()) or "No account was made."
+    if report.error is not None:
+        headline = f"{report.error.message} {report.left} accounts are left: run this again."
+    elif not report.clean:
+        headline = f"{wrong} accounts could not be made; run this again to go on with what failed."
+    table = Table("accounts", ("user", "outcome", "handle", "did", "note"))
+    return Report(
+        headline,
+        report.to_json(),
+        [table.extend(each.to_json() for each in report.made)],
+        {"left": report.left, **outcomes},
+        exit_code=exit_code(report.clean, [report.error]),
+        failed=not report.clean,
+    )
+
+
+PROVISION: Final = Declaration(
+    "accounts provision",
+    "provision_accounts",
+    "provision_each_user",
+    ProvisionParameters,
+    run_provision,
+)
+
+
+class GuestParameters(Parameters):
+    """Whether to make the guest account."""
+
+    confirm: str = option("", f"Type {GUEST_ID} to make the account.", metavar="NAME")
+    why: str = why_option()
+
+
+def run_create_guest(work: Work, parameters: GuestParameters) -> Report:
+    """Say whether there is the account that owns all anonymous work (art-guest) and, when it is confirmed, make it
+    where there is none. One that exists is never touched.
+    """
+    guest: Guest | ProvisionReport = find_guest(work.pipeline)
+    if isinstance(guest, Guest) and not guest.exists:
+        if not confirms(parameters.confirm, GUEST_ID):
+            wanted = plan_guest(work.pipeline)
+            facts = {"would_be_made": wanted.handles[0], "email": wanted.email}
+            headline = f"There is no guest account; {wanted.handles[0]} would be made."
+            return Report(headline, {**guest.to_json(), **facts}, facts=facts, confirm=GUEST_ID, exit_code=2)
+        guest = make_guest(work.pipeline, why=parameters.why, told=partial(work.told, _MAKING))
+    if isinstance(guest, ProvisionReport):
+        return _made(guest)
+    return Report(
+        f"The guest account exists: {guest.handle or 'no handle'} ({guest.did}). Nothing was changed.",
+        guest.to_json(),
+        facts={"did": guest.did or ""},
+        lines=[guest.note] if guest.note else [],
+        exit_code=0 if guest.password else 1,
+    )
+
+
+CREATE_GUEST: Final = Declaration(
+    "accounts create-guest",
+    "create_guest_account",
+    "create_the_guest",
+    GuestParameters,
+    run_create_guest,
+)
+
+
+class RotateParameters(Parameters):
+    """Whose password to change."""
+
+    user: str = option("", "Whose: partition key, handle, user code, DID or Mongo id.", metavar="KEY")
+    confirm: str = option("", "The user's partition key, as the preview names it.", metavar="KEY")
+    why: str = why_option()
+
+
+def run_rotate(work: Work, parameters: RotateParameters) -> Report:
+    """Give an account a new password, on the PDS and in Mongo, and prove it; shown nowhere.
+
+    It needs PDS_ADMIN_PASSWORD. After an interruption the same again repairs what was half done.
+    """
+    if not parameters.user.strip():
+        raise Misconfigured("No user is named, so nothing was done: say whose password shall change.")
+    wanted = plan_rotation(work.pipeline, parameters.user.strip())
+    key = wanted.account.key
+    if not confirms(parameters.confirm, key):
+        headline = f"The password of {key} ({wanted.did}) would be changed."
+        json = {"user": key, "did": wanted.did}
+        return Report(headline, json, facts={**json, "changed": False}, confirm=key, exit_code=2)
+    done = rotate_password(work.pipeline, wanted, why=parameters.why)
+    return Report(
+        f"The password of {done.user} ({done.did}) was changed, stored and proven.",
+        done.to_json(),
+        facts={"user": done.user, "did": done.did, "changed": True},
+        lines=[done.note] if done.note else [],
+    )
+
+
+ROTATE: Final = Declaration(
+    "accounts rotate",
+    "rotate_password",
+    "rotate_one_password",
+    RotateParameters,
+    run_rotate,
+)
+
+
+class HandlesParameters(OfUsers):
+    """Whose handles to compare."""
+
+    confirm: int | None = confirm_option("handles")
+    why: str = why_option()
+
+
+def run_handles(work: Work, parameters: HandlesParameters) -> Report:
+    """Compare the handle of each user on the platform with that of the PDS account and with what Mongo says of it.
+
+    PDS and Mongo are repaired once the number is confirmed. It needs PDS_ADMIN_PASSWORD.
+    """
+    pipeline, users, watch = work.pipeline, parameters.users, work.watch("Looking at handles")
+    found, repaired = look_at_handles(pipeline, users, watch), False
+    number = sum(each.state in REPAIRABLE for each in found)
+    if parameters.confirm is not None and parameters.confirm == number:
+        found, repaired = look_at_handles(pipeline, users, watch, repair=True, why=parameters.why), True
+    shown = [each.to_json() for each in found if each.state is not HandleState.RIGHT]
+    states, totals = {each.state for each in found}, counts(found)
+    table = Table("handles", ("user", "platform", "pds", "mongo", "wanted", "state", "note"))
+    amiss = {HandleState.FAILED, HandleState.REFUSED} if repaired else {HandleState.FAILED}
+    headline = ", ".join(f"{state} {each}" for state, each in totals.items())
+    if states & amiss:
+        headline = f"Some handles could not be looked at or repaired: {headline}."
+    return Report(
+        headline,
+        {"states": totals, "handles": shown},
+        [table.extend(shown)],
+        dict(totals),
+        confirm=number if number and not repaired else None,
+        exit_code=UNREACHABLE
+        if HandleState.FAILED in states
+        else FAILED
+        if states & {*REPAIRABLE, HandleState.REFUSED}
+        else WELL,
+        failed=bool(states & amiss),
+    )
+
+
+HANDLES: Final = Declaration("accounts handles", "repair_handles", "repair_each_handle", HandlesParameters, run_handles)

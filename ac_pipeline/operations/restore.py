@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic
-from typing import cast
+from typing import Final, cast
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
@@ -27,9 +27,23 @@ from ac_pipeline.errors import (
 from ac_pipeline.items import Attempt, LedgerEntry, Stage, State
 from ac_pipeline.media.base import Link, LinkUpdate, MediaType
 from ac_pipeline.mongo.snapshots import Snapshot
-from ac_pipeline.operations.restore_plan import RestorePlan, Saved, plan_restore
+from ac_pipeline.operations.declare import (
+    Declaration,
+    OfOneUser,
+    OfTypes,
+    Report,
+    Table,
+    Work,
+    dry_run_option,
+    exit_code,
+    failures_table,
+    option,
+    why_option,
+)
+from ac_pipeline.operations.flight_plan import OPERATION_COLUMNS, draw_up, known_limits, plan_report
+from ac_pipeline.operations.restore_plan import Held, RestorePlan, Saved, plan_restore
 from ac_pipeline.operations.restore_report import RestoreReport
-from ac_pipeline.operations.snapshot import Progress, Vault, quiet
+from ac_pipeline.operations.snapshot import Progress, Vault, open_vault, quiet
 from ac_pipeline.sync.engine import ROUNDS, Engine
 from ac_pipeline.sync.entries import Entries
 from ac_pipeline.sync.plan import Wanted
@@ -357,3 +371,122 @@ def _usable(account: Account) -> str:
     if account.did is None:
         raise NoCredentials(f"{account.key} has no account on the PDS: there is nothing to restore to.")
     return account.did
+
+
+class RestoreParameters(OfOneUser, OfTypes):
+    """Whose records to bring back, and from where."""
+
+    source: str = option(
+        MONGO,
+        "mongo: what Mongo holds today, as a sync makes it. latest: the newest snapshot. Or a snapshot's id.",
+        name="--from",
+        metavar="SOURCE",
+    )
+    overwrite: bool = option(False, "From a snapshot: replace records that are there but differ, too.")
+    dry_run: bool = dry_run_option("brought back")
+    why: str = why_option()
+
+
+def run_restore(work: Work, parameters: RestoreParameters) -> Report:
+    """Bring a user's records back and let them be mirrored again.
+
+    From Mongo: what Mongo holds today, as a sync makes it, removals included. From a snapshot: the same records
+    under the same keys, byte by byte; what was removed since is held back and listed.
+    """
+    vault, account, types = open_vault(work.pipeline), parameters.account(work.pipeline), parameters.media
+    if parameters.source == MONGO:
+        if parameters.dry_run:
+            return _planned_from_mongo(work, account, types)
+        return _restored(restore_from_mongo(vault, account, types, run_id=work.run_id, why=parameters.why), types)
+    snapshot = find_snapshot(vault, account, types, parameters.source)
+    plan = plan_from_snapshot(vault, account, types, snapshot, overwrite=parameters.overwrite)
+    if parameters.dry_run:
+        return _planned(plan)
+    work.say(plan.price.sentence)
+    report = restore_from_snapshot(
+        vault,
+        account,
+        types,
+        snapshot,
+        run_id=work.run_id,
+        overwrite=parameters.overwrite,
+        why=parameters.why,
+        progress=work.told,
+    )
+    return _restored(report, types)
+
+
+def _planned_from_mongo(work: Work, account: Account, types: Sequence[MediaType]) -> Report:
+    operations = Table("operations", OPERATION_COLUMNS, "Would be brought back (nothing was written)")
+    made = draw_up(
+        without_holds(work.pipeline.engine),
+        [account],
+        Selection(types=tuple(types)),
+        limits=known_limits(work.pipeline),
+        workers=1,
+        take=lambda operation, _: operations.add(operation.to_json()),
+    )
+    return plan_report(made, operations)
+
+
+def _planned(plan: RestorePlan) -> Report:
+    return Report(
+        f"{len(plan.operations)} records of {plan.user} would be brought back.",
+        plan.to_json(),
+        [
+            Table.counts("would_be_restored", plan.counts, title=f"Restore of {plan.user} (nothing was written)"),
+            _held_table(plan.held),
+        ],
+        {"user": plan.user, "snapshots": ", ".join(plan.snapshots), "present": len(plan.present)},
+        [f"{len(plan.present)} records are there already.", *_shape(plan.wrong_shaped), plan.price.sentence],
+    )
+
+
+def _restored(report: RestoreReport, types: Sequence[MediaType]) -> Report:
+    failures = [*report.failures, *(report.sync.failures if report.sync is not None else [])]
+    on_hold = ", ".join(report.on_hold)
+    lines = [f"{report.present} records were there already.", *_shape(report.wrong_shaped)]
+    if report.sync is not None:
+        lines = list(report.sync.notes)
+    if on_hold:
+        lines.append(f"Still on hold: {on_hold}.")
+    elif report.sync is None:
+        lines.append("Nothing is on hold: the next sync brings these records up to date with Mongo.")
+    headline = f"{sum(report.restored.values())} records of {report.user} were brought back from {report.source}."
+    if report.error is not None:
+        headline = f"The restore stopped: {report.error.message} The same restore again does the rest."
+    elif not report.clean:
+        headline = f"Not everything of {report.user} came back: {len(failures)} records were refused."
+    return Report(
+        headline,
+        report.to_json(),
+        [
+            Table.counts("restored", report.restored, title=f"Restored {report.user} from {report.source}"),
+            _held_table(report.held),
+            failures_table("not_restored", failures),
+        ],
+        {"user": report.user, "source": report.source, "present": report.present, "on_hold": on_hold or "nothing"},
+        lines,
+        exit_code=exit_code(report.clean, [report.error]),
+        failed=not report.clean,
+        touched={(report.user, media.name): {"restored": report.restored.get(media.name, 0)} for media in types},
+    )
+
+
+def _held_table(held: Sequence[Held]) -> Table:
+    return Table("held_back", ("item", "record", "reason")).extend(each.to_json() for each in held)
+
+
+def _shape(wrong: int) -> list[str]:
+    if not wrong:
+        return []
+    return [f"{wrong} records break their lexicon; they come back as they were, the next sync repairs them."]
+
+
+RESTORE: Final = Declaration(
+    "restore",
+    "restore_user",
+    "restore_one_user",
+    RestoreParameters,
+    run_restore,
+)

@@ -13,8 +13,19 @@ from typing import Final
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Blocked, Misconfigured, PipelineError
+from ac_pipeline.operations.declare import (
+    Declaration,
+    Report,
+    Selected,
+    Table,
+    Work,
+    confirm_option,
+    option,
+    why_option,
+)
 from ac_pipeline.operations.differences import DELETED, Difference, accept_theirs, find_differences, push_ours
 from ac_pipeline.operations.rounds import LeftOut, Progress, look_at, unwatched
+from ac_pipeline.operations.sync_report import sync_left_out, sync_lines, sync_tables
 from ac_pipeline.sync.report import AccountReport, SyncReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline
@@ -190,3 +201,113 @@ def _push(pipeline: Pipeline, account: Account, selection: Selection, most: int,
 def _short(value: object) -> str:
     text = "(none)" if value is None else str(value)
     return text if len(text) <= _CELL else text[: _CELL - 1] + "…"
+
+
+class DifferencesParameters(Selected):
+    """Whose records to compare, and which side is to be settled on."""
+
+    push_ours: bool = option(False, "Write ours again, for exactly these items.")
+    accept_theirs: bool = option(False, "Take theirs over into the documents.")
+    confirm: int | None = confirm_option("items that are to be settled")
+    why: str = why_option()
+
+
+_COLUMNS: Final = ("user", "item", "kind", "ours", "theirs", "push_ours", "accept_theirs")
+
+
+def run_differences(work: Work, parameters: DifferencesParameters) -> Report:
+    """Show records that somebody else changed or deleted since the pipeline wrote them, with ours and theirs, and
+    the two ways to settle that.
+
+    Without a choice nothing is written; a sync puts ours back. Taking theirs over changes fields of the documents,
+    and for a deleted record sets the flag with which the platform removes an item; it never deletes a document.
+    Either choice needs users or items, and the number of items.
+    """
+    pipeline, selection = work.pipeline, parameters.selection()
+    if parameters.push_ours and parameters.accept_theirs:
+        raise Misconfigured("Choose either ours or theirs; nothing was done.")
+    chosen = parameters.push_ours or parameters.accept_theirs
+    if chosen and parameters.everybody:
+        raise Misconfigured("Say whose items are to be settled: name users, the guest, or items.")
+    accounts, found, table = parameters.accounts(pipeline), DifferenceCount(), Table("items", _COLUMNS)
+    for each in find_all_differences(pipeline, accounts, selection, work.watch("Comparing")):
+        found.add(each)
+        if isinstance(each, Difference):
+            table.add(each.to_json() | side_by_side(each))
+    acceptable = found.acceptable.total()
+    number = acceptable if parameters.accept_theirs else found.total
+    if not chosen or parameters.confirm != number:
+        return Report(
+            f"{found.total} differences; theirs can be taken over for {acceptable}. A sync puts ours back.",
+            {
+                "differences": found.total,
+                "acceptable": acceptable,
+                "blocked": [{"user": each.user, "message": each.message} for each in found.left_out],
+                "items": table,
+            },
+            [table],
+            {"differences": found.total, "acceptable": acceptable},
+            left_out=found.left_out,
+            confirm=number if chosen else None,
+            exit_code=2 if chosen else 1 if found.total else 0,
+        )
+    if parameters.push_ours:
+        return _pushed(work, accounts, selection, found, parameters.why)
+    return _accepted(work, accounts, selection, found, parameters.why)
+
+
+def _pushed(work: Work, accounts: Sequence[Account], selection: Selection, found: DifferenceCount, why: str) -> Report:
+    report, watch = SyncReport(work.run_id), work.watch("Pushing")
+    pushing = push_all(
+        work.pipeline, accounts, selection, found, found.total, run_id=work.run_id, why=why, progress=watch
+    )
+    report.accounts.extend(pushing)
+    pushed, clean = sum(tally.written for tally in report.totals().values()), all_pushed(report)
+    return Report(
+        f"{pushed} of {found.total} records are ours again.",
+        {"pushed": pushed, "report": report.to_json(), "items": []},
+        sync_tables(report),
+        {"pushed": pushed},
+        sync_lines(report),
+        [*found.left_out, *sync_left_out(report)],
+        exit_code=0 if clean else 1,
+        failed=not clean,
+    )
+
+
+def _accepted(
+    work: Work, accounts: Sequence[Account], selection: Selection, found: DifferenceCount, why: str
+) -> Report:
+    number, done, left_out = found.acceptable.total(), 0, list[LeftOut]()
+    table = Table("items", ("user", "item", "kind", "accept_theirs", "outcome"), "Theirs")
+    watch = work.watch("Accepting")
+    for each in accept_all(work.pipeline, accounts, selection, found, number, why=why, progress=watch):
+        if isinstance(each, LeftOut):
+            left_out.append(each)
+            continue
+        table.add(each.to_json())
+        done += not each.problem
+    left = table.count - done
+    return Report(
+        f"{done} documents changed, {left} left as they are. The next sync settles links and ledger.",
+        {
+            "accepted": done,
+            "left": left,
+            "blocked": [{"user": each.user, "message": each.message} for each in left_out],
+            "items": table,
+        },
+        [table],
+        {"accepted": done, "left": left},
+        left_out=[*found.left_out, *left_out],
+        exit_code=0 if done == number else 1,
+        failed=done != number,
+    )
+
+
+DIFFERENCES: Final = Declaration(
+    "differences",
+    "settle_differences",
+    "settle_each_difference",
+    DifferencesParameters,
+    run_differences,
+)

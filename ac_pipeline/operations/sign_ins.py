@@ -7,6 +7,7 @@ identity is the Mongo id and the DID (ACCT-3).
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Final, Protocol
@@ -26,6 +27,7 @@ from ac_pipeline.errors import (
 )
 from ac_pipeline.operations.accounts import hosted_repositories
 from ac_pipeline.operations.choice import chosen_accounts
+from ac_pipeline.operations.declare import Declaration, OfUsers, Report, Table, Work
 from ac_pipeline.operations.rounds import Progress, unwatched
 from ac_pipeline.sync.for_accounts import for_accounts
 from ac_pipeline.wiring import Pipeline
@@ -169,3 +171,42 @@ def _prove(account: Account, server: Server, sleep: Callable[[float], None]) -> 
             raise
         sleep(max(error.retry_after, 1.0))
         server.prove(account)
+
+
+def run_verify(work: Work, parameters: OfUsers) -> Report:
+    """Sign in as every account with the password Mongo holds, and show whom the PDS refuses and why.
+
+    Changes nothing; `accounts rotate` gives an account a new password.
+    """
+    found = list(sign_in_as_each(work.pipeline, parameters.users, work.watch("Signing in")))
+    totals = dict(sorted(Counter(each.state for each in found).items()))
+    failed = [each for each in found if each.failed]
+    unreached = sum(each.state == UNREACHED for each in failed)
+    headline = f"The PDS refuses {len(failed)} of {len(found)} accounts."
+    if unreached:
+        headline = f"{unreached} accounts could not be asked for: run this again."
+    refused, notes = (
+        Table("refused_accounts", ("user", "did", "state", "reason")),
+        Table("notes", ("user", "handle", "note")),
+    )
+    return Report(
+        headline,
+        {"states": totals, "accounts": [each.to_json() for each in found]},
+        [
+            Table.counts("states", totals, "state", title="Sign-ins"),
+            refused.extend(each.to_json() for each in failed),
+            notes.extend(each.to_json() for each in found if each.note),
+        ],
+        {"accounts": len(found), "refused": len(failed) - unreached},
+        exit_code=3 if unreached else 1 if failed else 0,
+        failed=bool(unreached),
+    )
+
+
+VERIFY: Final = Declaration(
+    "accounts verify",
+    "verify_credentials",
+    "sign_in_as_each_user",
+    OfUsers,
+    run_verify,
+)

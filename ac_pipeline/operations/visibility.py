@@ -14,6 +14,7 @@ from typing import Final, Protocol
 
 from ac_pipeline.atproto.messages import RepositoryStatus
 from ac_pipeline.errors import Misconfigured
+from ac_pipeline.operations.declare import Declaration, Parameters, Report, Table, Work, option
 from ac_pipeline.wiring import Pipeline, open_relay
 
 ACTIVE: Final = "active"
@@ -137,3 +138,42 @@ def compare_visibility(
 def _counted(states: Iterable[str]) -> dict[str, int]:
     """Counts, with the three that people look for always there."""
     return {ACTIVE: 0, THROTTLED: 0, UNKNOWN: 0} | dict(sorted(Counter(states).items()))
+
+
+class VisibilityParameters(Parameters):
+    """How to ask which relay."""
+
+    relay: str = option("", "Address of the relay. Left out: AC_RELAY_URL.", metavar="URL")
+    by_list: bool = option(
+        False, "Read the relay's own list instead of asking for each account: for a relay of few hosts."
+    )
+
+
+def run_visibility(work: Work, parameters: VisibilityParameters) -> Report:
+    """Compare what the PDS and a relay say of every account: who is throttled there and does not reach the network,
+    while every write succeeds. Changes nothing.
+    """
+    found = look_from_relay(work.pipeline, parameters.relay or None, by_list=parameters.by_list)
+    states, differing = (
+        Table("states", ("state", "pds", "relay")),
+        Table("accounts_that_differ", ("user", "did", "pds", "relay")),
+    )
+    for state in dict.fromkeys([*found.pds, *found.relay]):
+        states.add({"state": state, "pds": found.pds.get(state, 0), "relay": found.relay.get(state, 0)})
+    return Report(
+        f"{found.hidden} accounts are active on the PDS and do not reach the network by {found.place}.",
+        {"relay_url": found.place, **found.to_json()},
+        [states, differing.extend(asdict(each) for each in found.differences)],
+        {"relay": found.place, "hidden": found.hidden},
+        [ADVICE] if found.relay.get(THROTTLED) else [],
+        exit_code=1 if found.hidden else 0,
+    )
+
+
+VISIBILITY: Final = Declaration(
+    "accounts visibility",
+    "account_visibility",
+    "ask_the_relay",
+    VisibilityParameters,
+    run_visibility,
+)

@@ -7,9 +7,11 @@ its own snapshot. The books are `removals.py`, bringing records back is `restore
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic
+from typing import Final
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
@@ -25,14 +27,30 @@ from ac_pipeline.items import BlobRef, RepositoryMark
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.snapshots import Snapshot
+from ac_pipeline.operations.declare import (
+    Declaration,
+    OfOneUser,
+    OfTypes,
+    Report,
+    Table,
+    Work,
+    confirm_option,
+    dry_run_option,
+    exit_code,
+    failures_table,
+    option,
+    why_option,
+)
 from ac_pipeline.operations.removals import Records, Removals
-from ac_pipeline.operations.snapshot import Progress, Vault, quiet
+from ac_pipeline.operations.snapshot import Progress, Vault, open_vault, quiet
 from ac_pipeline.operations.wipe_plan import (
+    WipePlan,
     copy_deletions,
     decide,
     holds_all,
     holds_copies,
     path_of,
+    plan_wipe,
     records_of,
     usable,
 )
@@ -344,3 +362,95 @@ def _batch(outcome: Committed, by_path: Mapping[str, Existing]) -> dict[str, lis
 
 def _no_blob(operation: Operation, blob: BlobRef) -> bytes:
     raise SourceMissing(f"{operation.path} is deleted: it needs no blob {blob.cid}")
+
+
+class WipeParameters(OfOneUser, OfTypes):
+    """Whose records to delete."""
+
+    confirm: int | None = confirm_option("records")
+    dry_run: bool = dry_run_option("deleted")
+    keep_syncing: bool = option(False, "Put nothing on hold: the next sync publishes everything anew.")
+    why: str = why_option()
+
+
+def run_wipe(work: Work, parameters: WipeParameters) -> Report:
+    """Delete every record of a user, or those of some types, after a snapshot that was read back.
+
+    Without a confirmation it only says what it would delete. A wiped type is on hold, so that nothing publishes it
+    again, until it is restored. After an interruption the same again does the rest.
+    """
+    vault, account = open_vault(work.pipeline), parameters.account(work.pipeline)
+    plan = plan_wipe(vault, account, parameters.media)
+    if parameters.dry_run or not plan.accepts(parameters.confirm):
+        return _planned(plan, parameters)
+    work.say(plan.price.sentence)
+    report = wipe(
+        vault,
+        account,
+        parameters.media,
+        confirm=parameters.confirm,
+        run_id=work.run_id,
+        why=parameters.why,
+        keep_syncing=parameters.keep_syncing,
+        progress=work.told,
+    )
+    return _wiped(report, parameters.media)
+
+
+def _planned(plan: WipePlan, parameters: WipeParameters) -> Report:
+    lines = [plan.price.sentence]
+    if plan.addresses:
+        lines.append(
+            f"{plan.addresses} public addresses hold the key of one of these records and break; a restore brings the "
+            "same keys back."
+        )
+    if plan.undocumented:
+        lines.append(f"{plan.undocumented} of them have no document in Mongo: only the snapshot will have them.")
+    if plan.unfinished:
+        lines.append(f"An earlier wipe did not come to its end: its snapshot is {plan.unfinished}.")
+    return Report(
+        f"{plan.total} records of {plan.user} would be deleted.",
+        plan.to_json(),
+        [Table.counts("plan", plan.records, title=f"Wipe of {plan.user} (nothing was written)")],
+        {"user": plan.user, **{f"price: {name}": value for name, value in plan.price.to_json().items()}},
+        lines,
+        confirm=plan.total,
+        exit_code=0 if parameters.dry_run else 2,
+    )
+
+
+def _wiped(report: WipeReport, types: Sequence[MediaType]) -> Report:
+    lines = [f"{report.links_cleared} links cleared. {report.left} records of these types are left.", *report.notes]
+    if report.snapshots:
+        lines.append(f"The records are in snapshot {report.snapshots[0]}.")
+    if report.on_hold:
+        on_hold = ", ".join(report.on_hold)
+        lines.append(f"On hold: {on_hold}. To bring them back: ac-pipeline restore {shlex.quote(report.user)}")
+    deleted = sum(report.deleted.values())
+    headline = f"{deleted} records of {report.user} were deleted in {report.seconds:.1f} s."
+    if report.error is not None:
+        headline = f"The wipe stopped: {report.error.message} The same wipe again does the rest."
+    elif not report.clean:
+        headline = f"{len(report.failures)} records could not be deleted, {report.left} are left."
+    return Report(
+        headline,
+        report.to_json(),
+        [
+            Table.counts("deleted", report.deleted, title=f"Wiped {report.user}"),
+            failures_table("not_deleted", report.failures),
+        ],
+        {"user": report.user, "snapshots": ", ".join(report.snapshots) or "none", "left": report.left},
+        lines,
+        exit_code=exit_code(report.clean, [report.error]),
+        failed=not report.clean,
+        touched={(report.user, media.name): {"deleted": report.deleted.get(media.name, 0)} for media in types},
+    )
+
+
+WIPE: Final = Declaration(
+    "wipe",
+    "wipe_user",
+    "wipe_one_user",
+    WipeParameters,
+    run_wipe,
+)

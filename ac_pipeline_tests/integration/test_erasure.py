@@ -12,13 +12,10 @@ import pytest
 from bson import ObjectId
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.defs.pipeline_operator import PipelineOperator
-from ac_pipeline.errors import Misconfigured
 from ac_pipeline.items import State
 from ac_pipeline.local.artwork import pixel_art, tape_zip
 from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.operations.erasure import Erasure
 from ac_pipeline.sync.plan import COPIES
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline_tests.harness import USER_BUCKET, Slice
@@ -191,10 +188,8 @@ def test_snapshots_of_a_deleted_account_are_pending_until_they_are_forgotten(
     (pending,) = [each for each in found["items"] if each["state"] == "pending"]
     assert (code, found["pending"], found["snapshots"]) == (1, 1, 1)
     assert pending["item"] == f"snapshot:{pending['snapshot']}"
-    with PipelineOperator(lambda: slice_.pipeline.settings) as operator:
-        for users in ((), ("ada",)):
-            looked = operator.erasures(users, MEDIA_TYPES)
-            assert [each.item for each in looked if isinstance(each, Erasure) and each.pending] == [pending["item"]]
+    looked = json.loads(cli("erasure", "--user", "ada", "--json")[1])["items"]
+    assert [each["item"] for each in looked if each["state"] == pending["state"]] == [pending["item"]]
 
     slice_.database["paintings"].delete_many({"user": ada.id})
     slice_.database["users"].delete_one({"_id": ada.id})
@@ -203,7 +198,7 @@ def test_snapshots_of_a_deleted_account_are_pending_until_they_are_forgotten(
     code, out = cli("snapshots", "--forget-user", str(ada.did), "--json")
     assert (code, json.loads(out)["blobs"], json.loads(out)["shared_blobs"]) == (2, 1, 1)
     assert len(json.loads(cli("snapshots", "--json")[1])) == 2, "without --confirm nothing goes"
-    code, out = cli("snapshots", "--forget-user", str(ada.did), "--confirm", "--why", "she left", "--json")
+    code, out = cli("snapshots", "--forget-user", str(ada.did), "--confirm", "1", "--why", "she left", "--json")
     assert (code, json.loads(out)["blobs"]) == (0, 1)
     assert [each["user"] for each in json.loads(cli("snapshots", "--json")[1])] == ["bob"]
     assert report(cli)[0] == 0
@@ -212,7 +207,7 @@ def test_snapshots_of_a_deleted_account_are_pending_until_they_are_forgotten(
     assert cli("wipe", "bob", "--confirm", "1")[0] == 0
     (bobs,) = [each for each in json.loads(cli("snapshots", "--json")[1]) if each["wipe"] is None]
     assert cli("restore", "bob", "--from", bobs["id"])[0] == 0
-    assert cli("snapshots", "--forget", "nonsense", "--confirm")[0] == 2
+    assert cli("snapshots", "--forget", "nonsense", "--confirm", "1")[0] == 2
     assert cli("snapshots", "--forget", bobs["id"], "--forget-user", "bob")[0] == 2
     assert cli("snapshots", "--confirm")[0] == 2
 
@@ -297,17 +292,16 @@ def test_work_of_somebody_without_a_repository_that_is_withdrawn_is_found_and_fo
     assert report(cli)[1]["items"] == []
 
 
-def test_a_job_forgets_snapshots_as_the_command_does(cli: Run, slice_: Slice, ada: Account) -> None:
+def test_snapshots_are_forgotten_once_their_number_is_confirmed(cli: Run, slice_: Slice, ada: Account) -> None:
     """DEL-7: what it would delete is said first, another number is refused, and what it did is in the audit."""
     slice_.add("mood", ada, mood="said")
     slice_.sync(ada)
     assert [cli("snapshot", "ada")[0] for _ in range(2)] == [0, 0]
-    with PipelineOperator(lambda: slice_.pipeline.settings) as operator:
-        assert len(operator.plan_forgetting("ada", []).snapshots) == 2
-        with pytest.raises(Misconfigured, match="2 snapshots would be deleted, not 1"):
-            operator.forget("ada", [], 1, "")
-        (newest, oldest) = [each["id"] for each in json.loads(cli("snapshots", "--json")[1])]
-        assert [each.id for each in operator.forget("", [oldest], 1, "she asked").snapshots] == [oldest]
+    code, out = cli("snapshots", "--forget-user", "ada", "--json")
+    assert (code, json.loads(out)["confirm"]) == (2, 2)
+    assert cli("snapshots", "--forget-user", "ada", "--confirm", "1")[0] == 2
+    (newest, oldest) = [each["id"] for each in json.loads(cli("snapshots", "--json")[1])]
+    assert cli("snapshots", "--forget", oldest, "--confirm", "1", "--why", "she asked")[0] == 0
     assert [each["id"] for each in json.loads(cli("snapshots", "--json")[1])] == [newest]
     (line,) = json.loads(cli("audit", "--action", "forget-snapshots", "--json")[1])
     assert (line["why"], line["outcome"], line["counts"]["snapshots"]) == ("she asked", "done", 1)

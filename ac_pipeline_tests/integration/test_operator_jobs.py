@@ -10,12 +10,13 @@ import dagster as dg
 import pytest
 
 from ac_pipeline.definitions import build_defs
-from ac_pipeline.defs.operators.plans import FLIGHT_PLAN
-from ac_pipeline.defs.pipeline_operator import PipelineOperator
+from ac_pipeline.defs.opening import PipelineResource
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import Slice
 from ac_pipeline_tests.integration.conftest import Run
+
+FLIGHT_PLAN = dg.AssetKey(["operations", "flight_plan"])
 
 
 class Desk:
@@ -25,8 +26,8 @@ class Desk:
         self.slice, self.instance = slice_, instance
 
     def launch(self, job: str, **config: Any) -> dg.ExecuteInProcessResult:
-        with PipelineOperator(lambda: self.slice.pipeline.settings) as operator:
-            definition = build_defs({"operator": operator}).resolve_job_def(job)
+        with PipelineResource(lambda: self.slice.pipeline.settings) as pipeline:
+            definition = build_defs({"pipeline": pipeline}).resolve_job_def(job)
             (op,) = definition.nodes
             run_config = {"ops": {op.name: {"config": config}}}
             return definition.execute_in_process(instance=self.instance, run_config=run_config, raise_on_error=False)
@@ -58,8 +59,8 @@ def test_a_wipe_and_a_restore_by_job_leave_what_the_commands_leave(desk: Desk, s
     assert cli("sync")[0] == 0
     before = desk.contents(ada, bob, eve)
 
-    refused = desk.launch("wipe_user", user="ada", types=["mood"])
-    assert not refused.success
+    assert desk.launch("wipe_user", user="ada", types=["mood"]).success, "a preview"
+    assert not desk.launch("wipe_user", user="ada", types=["mood"], confirm=4).success
     assert desk.contents(ada, bob, eve) == before
     assert desk.launch("wipe_user", user="ada", types=["mood"], confirm=3, why="asked to").success
     code, _ = cli("wipe", "bob", "--type", "mood", "--confirm", "3", "--why", "asked to")
@@ -136,7 +137,7 @@ def test_links_lost_documents_erasures_and_snapshots_are_seen_and_healed_by_job(
     assert not desk.launch("restore_documents", users=["ada"], confirm=2).success
     assert desk.launch("restore_documents", users=["ada"], confirm=1).success
     assert slice_.document("mood", lost)["mood"] == "lost"
-    assert desk.launch("heal_links", users=["ada"], dry_run=False, why="asked to").success
+    assert desk.launch("heal_links", users=["ada"], heal=True, why="asked to").success
     assert slice_.link("mood", unlinked) is not None
     assert {entry.action for entry in slice_.pipeline.audit.entries()} >= {"restore-documents"}
     assert cli("sync")[0] == 0

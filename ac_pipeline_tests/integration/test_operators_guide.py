@@ -105,20 +105,11 @@ def told(name: str, words: tuple[str, ...], said: Any) -> str:
         return str(said[0]["id"])
     if words[1] == "plan":
         return str(sum(said["orphans_kept"].values()))
-    key = {
-        "wipe": "total",
-        "restore-documents": "restorable",
-        "differences": "acceptable",
-        "accounts": "number",
-    }[words[1]]
-    return str(said[key])
+    return str(said["acceptable" if words[1] == "differences" else "confirm"])
 
 
-TELLS = {
-    "HASH": ("plan",),
-    "SNAPSHOT": ("snapshots",),
-    "N": ("plan", "wipe", "restore-documents", "differences", "accounts"),
-}
+CONFIRMED = ("plan", "wipe", "restore-documents", "differences", "accounts", "snapshots")
+TELLS = {"HASH": ("plan",), "SNAPSHOT": ("snapshots",), "N": CONFIRMED}
 
 
 def told_by(found: list[Line], place: int) -> dict[str, int]:
@@ -252,7 +243,7 @@ BEFORE: Mapping[str, Callable[[Stage], object]] = {
     "ac-pipeline restore-documents": Stage.a_document_is_lost,
     "ac-pipeline sync --user bob (2)": Stage.many_documents_are_lost,
     "ac-pipeline erasure": Stage.carol_leaves,
-    "ac-pipeline accounts create-guest --why first set-up": Stage.dora_comes,
+    "ac-pipeline accounts create-guest --confirm art-guest --why first set-up": Stage.dora_comes,
     "ac-pipeline accounts visibility": Stage.a_relay_is_named,
     "ac-pipeline lexicons check --no-scan": Stage.an_authority_is_named,
     "ac-pipeline lexicons check --no-scan (2)": Stage.the_published_lexicon_differs,

@@ -323,7 +323,7 @@ def test_the_command_line_tells_does_and_undoes(cli: Any, desk: Desk) -> None:
     assert "3 public addresses" in out
     assert "ac-pipeline wipe ada --type mood --confirm 3" in out
     code, out, error = cli("wipe", "@ada", "--type", "mood", "--confirm", "4")
-    assert (code, "--confirm 4 is not the number" in error) == (2, True)
+    assert (code, "--confirm 4 is not the right one, 3" in error) == (2, True)
     code, out, _ = cli("wipe", "ada", "--dry-run", "--json")
     plan = json.loads(out)
     assert (code, plan["total"], plan["records"]["mood"], plan["price"]["points"]) == (0, 4, 3, 4)

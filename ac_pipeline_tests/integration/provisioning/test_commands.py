@@ -186,8 +186,8 @@ def test_the_command_says_which_handles_differ_and_repairs_them(command: Run, sl
     (line,) = json.loads(out)["handles"]
     assert (status, line["state"], line["wanted"]) == (1, "differs", f"{new}.test")
     printed = command("accounts", "handles", "--user", new)[1]
-    assert f"ac-pipeline accounts handles --user {new} --repair" in printed
+    assert f"ac-pipeline accounts handles --user {new} --confirm 1" in printed
     assert ada.password not in printed
-    assert command("accounts", "handles", "--user", new, "--repair", "--why", "renamed")[0] == 0
+    assert command("accounts", "handles", "--user", new, "--confirm", "1", "--why", "renamed")[0] == 0
     status, out = command("accounts", "handles", "--json")
     assert (status, json.loads(out)) == (0, {"states": {"right": 1}, "handles": []})

@@ -191,13 +191,13 @@ def test_the_command_wants_to_be_confirmed_and_shows_no_password(
     user = slice_.user("ada")
     code, out = cli("accounts", "rotate", "--user", "ada", "--json")
     assert code == 2
-    assert json.loads(out)["command"] == "ac-pipeline accounts rotate --user ada --confirm"
+    assert json.loads(out)["command"] == "ac-pipeline accounts rotate --user ada --confirm ada"
     assert slice_.account(user.id).password == user.password
     monkeypatch.setenv("PDS_ADMIN_PASSWORD", "wrong-one")
-    assert cli("accounts", "rotate", "--user", "ada", "--confirm")[0] == 2
+    assert cli("accounts", "rotate", "--user", "ada", "--confirm", "ada")[0] == 2
     assert slice_.account(user.id).password == user.password
     monkeypatch.setenv("PDS_ADMIN_PASSWORD", slice_.pds.admin_password)
-    code, out = cli("accounts", "rotate", "--user", "ada", "--confirm", "--why", "leaked")
+    code, out = cli("accounts", "rotate", "--user", "ada", "--confirm", "ada", "--why", "leaked")
     assert code == 0
     password = slice_.account(user.id).password
     assert password != user.password

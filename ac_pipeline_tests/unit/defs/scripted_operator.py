@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
+from ac_pipeline.defs.operator import Take, Types, Users
 from bson import ObjectId
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.lexicon_evolution import Change, Effect
-from ac_pipeline.defs.operator import Take, Types, Users
 from ac_pipeline.errors import Misconfigured, NoCredentials, PipelineError
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.registry import media_type

@@ -1,0 +1,233 @@
+"""Commands made from operations: options from the parameters, one way to print every report.
+
+What an operation does and says is `operations/`; here are only the terminal and the exit code.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any, cast, get_args, get_origin
+
+import click
+from pydantic.fields import FieldInfo
+
+from ac_pipeline.cli.output import csv_row, json_text, print_json, progress, say, steps, table
+from ac_pipeline.cli.rows import SHOWN, about_users
+from ac_pipeline.operations.declare import (
+    FAILED,
+    USAGE,
+    WELL,
+    Declaration,
+    Parameters,
+    Report,
+    Table,
+    Work,
+    exit_code,
+    hint,
+    option_name,
+)
+from ac_pipeline.settings import load_settings
+from ac_pipeline.wiring import Pipeline, new_run_id, open_pipeline
+
+Opens = Callable[[], AbstractContextManager[Pipeline]]
+
+
+def opened() -> AbstractContextManager[Pipeline]:
+    """The pipeline that the settings name."""
+    return open_pipeline(load_settings())
+
+
+def command_of(operation: Declaration[Any], opens: Opens = opened) -> click.Command:
+    """The command of an operation, under the last of its words.
+
+    Args:
+        opens: Opens the pipeline it works with.
+    """
+
+    def call(*, as_json: bool, as_csv: bool = False, **values: Any) -> int:
+        parameters = operation.parse({name: _plain(value) for name, value in values.items()})
+        return run_operation(operation, parameters, opens, as_json=as_json, as_csv=as_csv)
+
+    fields = operation.parameters.model_fields
+    parts: list[click.Parameter] = [_parameter(name, info) for name, info in fields.items()]
+    parts.append(click.Option(["--json", "as_json"], is_flag=True, help="One JSON document on stdout."))
+    if operation.csv:
+        parts.append(click.Option(["--csv", "as_csv"], is_flag=True, help="All rows as CSV on stdout."))
+    return click.Command(operation.command.split()[-1], callback=call, params=parts, help=operation.help)
+
+
+def commands_of(operations: Iterable[Declaration[Any]]) -> list[click.Command]:
+    """The commands of these operations; those of two words in a group of the first."""
+    made: dict[str, click.Command] = {}
+    for each in operations:
+        first, *rest = each.command.split()
+        if not rest:
+            made[first] = command_of(each)
+            continue
+        group = made.setdefault(first, _Group(first, help=GROUPS[first]))
+        cast(click.Group, group).add_command(command_of(each))
+    return list(made.values())
+
+
+GROUPS = {
+    "accounts": "Who can be mirrored and who cannot, and what changes that. Without a further word: `list`.",
+    "lexicons": "The definitions of the records: check them, publish them.",
+}
+
+
+class _Group(click.Group):
+    """A group that stands for its `list`, where it has one."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if "list" in self.commands and (not args or args[0] not in {*self.commands, *ctx.help_option_names}):
+            args = ["list", *args]
+        return super().parse_args(ctx, args)
+
+
+def run_operation(
+    operation: Declaration[Any], parameters: Parameters, opens: Opens, *, as_json: bool, as_csv: bool = False
+) -> int:
+    """Run an operation, print its report, and return the exit code."""
+    quiet = as_json or as_csv
+    with opens() as pipeline, steps() as told:
+        work = Work(
+            pipeline,
+            new_run_id(),
+            told,
+            lambda title: partial(progress, title),
+            (lambda text: None) if quiet else say,
+        )
+        report = operation.run(work, parameters)
+    to_do_it = operation.command_line(parameters, confirm=report.confirm) if report.confirm is not None else ""
+    if as_csv:
+        _print_csv(next(each for each in report.tables if each.name == operation.csv))
+    else:
+        print_report(report, to_do_it, as_json=as_json)
+    given = getattr(parameters, "confirm", None)
+    if report.confirm is not None and given not in {None, False, ""} and not getattr(parameters, "dry_run", False):
+        say(f"Error: --confirm {given} is not the right one, {report.confirm}: nothing was done.", err=True)
+        return USAGE
+    if report.failed:
+        say(f"Error: {report.headline}", err=True)
+    return (
+        report.exit_code
+        if report.exit_code > FAILED
+        else exit_code(report.exit_code == WELL, (each.error for each in report.left_out))
+    )
+
+
+def print_report(report: Report, to_do_it: str = "", *, as_json: bool) -> None:
+    """Print a report for people, or as the one JSON document.
+
+    Args:
+        to_do_it: The command that does what was only looked at, or "".
+    """
+    if as_json:
+        _print_json(report, to_do_it)
+    else:
+        _print(report, to_do_it)
+
+
+def _parameter(name: str, info: FieldInfo) -> click.Parameter:
+    """The option or argument of one field."""
+    if hint(info, "argument"):
+        return click.Argument([name])
+    kind, many = _kind(info.annotation)
+    flags = [option_name(name, info), name]
+    if kind is bool:
+        return click.Option(flags, is_flag=True, default=bool(info.default), help=info.description)
+    choices = hint(info, "choices")
+    type_: Any = click.Choice(choices) if choices else kind
+    if kind is int:
+        least = next((each.ge for each in info.metadata if hasattr(each, "ge")), None)
+        type_ = click.IntRange(0 if name == "confirm" else least)
+    usual = info.get_default(call_default_factory=True)
+    return click.Option(
+        flags,
+        multiple=many,
+        type=type_,
+        default=None if many else usual,
+        metavar=hint(info, "metavar") or None,
+        help=info.description,
+        show_default=bool(usual),
+        **({"is_flag": False, "flag_value": hint(info, "bare")} if hint(info, "bare") is not None else {}),
+    )
+
+
+def _kind(annotation: Any) -> tuple[type, bool]:
+    """The type of a value, and whether there may be many of it."""
+    if get_origin(annotation) is list:
+        return get_args(annotation)[0], True
+    given = [each for each in get_args(annotation) if each is not type(None)]
+    return (given[0] if given else annotation), False
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _print(report: Report, to_do_it: str) -> None:
+    for each in report.tables:
+        if each.count:
+            rows = _first(each, SHOWN)
+            table(each.title, [name.replace("_", " ") for name in each.columns], rows)
+            if each.count > SHOWN:
+                say(f"... and {each.count - SHOWN} more: --json lists all of them.", "")
+    about_users((each.user, f"left out: {each.message}") for each in report.left_out)
+    say(*(part for line in report.lines for part in line.split("\n")))
+    if not report.failed:
+        say(report.headline)
+    if to_do_it:
+        say("To do it:", "", f"  {to_do_it}")
+
+
+def _print_json(report: Report, to_do_it: str) -> None:
+    """The one JSON document of a command; the rows of its tables go out one by one (OPS-6)."""
+    if isinstance(report.json, Table):
+        _print_rows(report.json, "")
+        click.echo()
+        return
+    if not isinstance(report.json, Mapping):
+        print_json(report.json)
+        return
+    document = {**report.json, **({"confirm": report.confirm, "command": to_do_it} if to_do_it else {})}
+    tables = {name: value for name, value in document.items() if isinstance(value, Table)}
+    rest = {name: value for name, value in document.items() if name not in tables}
+    head = json_text(rest).removesuffix("}").rstrip("\n")
+    click.echo(head, nl=False)
+    for number, (name, rows) in enumerate(tables.items()):
+        click.echo(("," if rest or number else "") + f"\n  {json.dumps(name)}: ", nl=False)
+        _print_rows(rows, "  ")
+    click.echo("\n}" if document else "}")
+
+
+def _print_rows(rows: Table, margin: str) -> None:
+    click.echo("[", nl=False)
+    for number, row in enumerate(rows):
+        text = json_text(row).replace("\n", f"\n{margin}  ")
+        click.echo(("," if number else "") + f"\n{margin}  {text}", nl=False)
+    click.echo(f"\n{margin}]" if rows.count else "]", nl=False)
+
+
+def _print_csv(rows: Table) -> None:
+    writer = csv.writer(sys.stdout)
+    columns = (*rows.columns, *rows.more)
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow(csv_row(cell(row.get(name)) for name in columns))
+
+
+def _first(rows: Table, number: int) -> list[list[object]]:
+    return [[cell(row.get(name)) for name in rows.columns] for row, _ in zip(rows, range(number), strict=False)]
+
+
+def cell(value: object) -> object:
+    """A value as a table shows it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "; ".join(map(str, value)) if isinstance(value, list | tuple) else value

@@ -1,0 +1,180 @@
+"""Jobs made from operations: a launchpad from the parameters, the report as the run's answer.
+
+A job that is launched as it is writes nothing: `dry_run` is true in the launchpad, where no confirmation is asked for.
+A preview is a green run that says what it would do and what to launch; a run is red only when something went wrong.
+What an operation does and says is `operations/`. No secret reaches an event: a report holds none (ACCT-5).
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any, Final
+
+import dagster as dg
+from pydantic import Field, create_model
+
+from ac_pipeline.defs.assets.sources import records_key
+from ac_pipeline.defs.opening import PipelineResource
+from ac_pipeline.defs.run_marks import marked_in_process_executor
+from ac_pipeline.errors import PipelineError
+from ac_pipeline.media.registry import media_type
+from ac_pipeline.operations.declare import Declaration, Parameters, Report, Table, Work, hint
+
+ROWS: Final = 500
+"""Rows of a table in one event: an event is kept for good. The command line lists all of them."""
+
+KIND: Final = {"kind": "operator"}
+"""Tag of these jobs, by which the UI finds them and their runs."""
+
+_TELL_EACH: Final = 25
+"""Things done between two lines of the log."""
+
+Metadata = dict[str, Any]
+
+
+def job_of(operation: Declaration[Any]) -> dg.JobDefinition:
+    """The job of an operation."""
+    config_type = _config_of(operation)
+    asset = dg.AssetKey(["operations", operation.asset]) if operation.asset else None
+
+    def work(context: Any, config: Any, pipeline: Any) -> None:
+        with refusals():
+            parameters = operation.parse(config.model_dump())
+            report = operation.run(_work(context, pipeline), parameters)
+        conclude(context, parameters, report, asset)
+
+    work.__annotations__ = {
+        "context": dg.OpExecutionContext,
+        "config": config_type,
+        "pipeline": dg.ResourceParam[PipelineResource],
+        "return": None,
+    }
+    made = dg.op(name=operation.op, description=operation.help, out=dg.Out(dg.Nothing))(work)
+
+    @dg.job(
+        name=operation.job,
+        tags=KIND,
+        executor_def=marked_in_process_executor,
+        description=f"{operation.help}\n\nThe same as `ac-pipeline {operation.command}`.",
+    )
+    def job() -> None:
+        made()
+
+    return job
+
+
+def assets_of(operations: Iterable[Declaration[Any]]) -> Iterator[dg.AssetSpec]:
+    """The assets whose materialisations show what these operations answer."""
+    for each in operations:
+        if each.asset:
+            text = f"What the job `{each.job}` answers: each materialisation is one launch. {each.help}"
+            yield dg.AssetSpec(dg.AssetKey(["operations", each.asset]), group_name="operations", description=text)
+
+
+def conclude(
+    context: dg.OpExecutionContext, parameters: Parameters, report: Report, asset: dg.AssetKey | None = None
+) -> None:
+    """Show a report as the answer of a run.
+
+    Raises:
+        dg.Failure: Something went wrong, or was confirmed with another number.
+    """
+    metadata: Metadata = dict(report.facts)
+    for each in report.tables:
+        metadata.update(table_metadata(each))
+    if report.left_out:
+        left_out = Table("left_out", ("user", "message"))
+        left_out.extend({"user": each.user, "message": each.message} for each in report.left_out)
+        metadata.update(table_metadata(left_out))
+    sentence = " ".join([*report.lines, report.headline])
+    given = getattr(parameters, "confirm", None)
+    if report.confirm is not None:
+        metadata["confirm"] = report.confirm
+        sentence += f" Nothing was done: to do it, launch again with confirm {report.confirm}."
+        if given not in {None, False, ""} and not getattr(parameters, "dry_run", False):
+            raise dg.Failure(f"{given} is not {report.confirm}. {sentence}", metadata, allow_retries=False)
+    for (user, type_), shown in report.touched.items():
+        key = records_key(media_type(type_))
+        context.log_event(
+            dg.AssetObservation(key, partition=user, metadata={**dict[str, Any](shown), "job": context.job_name})
+        )
+    unread = sum(each.failed for each in report.left_out)
+    if unread:
+        sentence = f"{unread} users could not be looked at: see the tables, and launch again. {sentence}"
+    if report.failed or unread:
+        raise dg.Failure(sentence, metadata, allow_retries=False)
+    context.log.info(sentence)
+    if asset is not None:
+        context.log_event(dg.AssetMaterialization(asset, description=sentence, metadata=metadata))
+    else:
+        context.add_output_metadata({"answer": sentence, **metadata})
+
+
+@contextmanager
+def refusals() -> Iterator[None]:
+    """Let what the pipeline refuses fail the job in its one sentence. Nothing is tried again by itself: a person has
+    launched it, and a person decides."""
+    try:
+        yield
+    except PipelineError as error:
+        raise dg.Failure(description=error.message, allow_retries=False) from error
+
+
+def table_metadata(table: Table) -> Metadata:
+    """A table's first rows, and how many it does not show; nothing without rows."""
+    if not table.count:
+        return {}
+    rows = [{name: _cell(row.get(name)) for name in table.columns} for row in islice(table, ROWS)]
+    schema = dg.TableSchema([dg.TableColumn(name, _kind([row[name] for row in rows])) for name in table.columns])
+    made: Metadata = {table.name: dg.MetadataValue.table([dg.TableRecord(row) for row in rows], schema=schema)}
+    if table.count > len(rows):
+        made[f"{table.name}_not_shown"] = table.count - len(rows)
+    return made
+
+
+def _config_of(operation: Declaration[Any]) -> type[dg.Config]:
+    confirmed = "confirm" in operation.parameters.model_fields
+    fields: Mapping[str, Any] = {
+        name: (
+            info.annotation,
+            Field(
+                confirmed is False if name == "dry_run" else info.default,
+                description=" ".join(filter(None, [info.description, _choices(info)])),
+            ),
+        )
+        for name, info in operation.parameters.model_fields.items()
+    }
+    return create_model(f"{operation.job}_config", __base__=dg.Config, **fields)
+
+
+def _choices(info: Any) -> str:
+    choices = hint(info, "choices")
+    return f"One of {', '.join(choices)}." if choices else ""
+
+
+def _work(context: dg.OpExecutionContext, pipeline: PipelineResource) -> Work:
+    def told(what: str, done: int, total: int) -> None:
+        if done % _TELL_EACH == 0 or done == total:
+            context.log.info(f"{what}: {done} of {total}.")
+
+    def watch(title: str) -> Any:
+        def watched(things: Any, total: int) -> Iterator[Any]:
+            for done, thing in enumerate(things, 1):
+                yield thing
+                told(title, done, total)
+
+        return watched
+
+    return Work(pipeline.open(), context.run_id, told, watch, context.log.info)
+
+
+def _cell(value: object) -> str | int | float | bool | None:
+    if value is None or isinstance(value, int | float | bool):
+        return value
+    return "; ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+
+
+def _kind(values: Sequence[object]) -> str:
+    given = [value for value in values if value is not None]
+    whole = bool(given) and all(isinstance(value, int) and not isinstance(value, bool) for value in given)
+    return "int" if whole else "string"

@@ -1,1 +1,0 @@
-"""The operators' jobs: what a person launches by hand, with defaults that change nothing."""
