@@ -20,7 +20,6 @@ from pydantic import AfterValidator, BeforeValidator, Field, PrivateAttr, Secret
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ac_pipeline.allowance import Allowance, allowance
-from ac_pipeline.crons import cron_line
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.proxies import Proxies, read_proxies
 from ac_pipeline.redaction import url_secrets
@@ -103,7 +102,6 @@ def _postgres(value: SecretStr) -> SecretStr:
 
 Address = Annotated[str, AfterValidator(_address)]
 DatabaseName = Annotated[str, AfterValidator(_database)]
-CronLine = Annotated[str, AfterValidator(cron_line)]
 
 
 class Timetable(BaseSettings):
@@ -113,9 +111,9 @@ class Timetable(BaseSettings):
         env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True, env_file_encoding="utf-8"
     )
 
-    ac_cron_sync: CronLine = "0 * * * *"
-    ac_cron_reconcile: CronLine = "30 3 * * *"
-    ac_cron_verify: CronLine = "0 5 * * 0"
+    ac_cron_sync: str = "0 * * * *"
+    ac_cron_reconcile: str = "30 3 * * *"
+    ac_cron_verify: str = "0 5 * * 0"
 
 
 class Settings(Timetable):

@@ -14,6 +14,7 @@ from ac_pipeline.defs.jobs import SYNC_USERS, UNFINISHED
 from ac_pipeline.defs.partitions import RANGE_END, RANGE_START, USERS
 from ac_pipeline.defs.policies import RECORDS_A_RUN
 from ac_pipeline.defs.verification import VERIFY_USERS
+from ac_pipeline.errors import Misconfigured
 from ac_pipeline.settings import Timetable
 
 RUNS_A_TICK: Final = 100
@@ -91,8 +92,19 @@ def schedules(timetable: Timetable) -> list[dg.ScheduleDefinition]:
 
     Args:
         timetable: When they tick, UTC.
+
+    Raises:
+        Misconfigured: Dagster does not take a line for a cron line.
     """
-    return [_schedule(each, getattr(timetable, each.setting)) for each in SCHEDULES]
+    made = []
+    for each in SCHEDULES:
+        try:
+            made.append(_schedule(each, getattr(timetable, each.setting)))
+        except dg.DagsterInvalidDefinitionError:
+            raise Misconfigured(
+                f"{each.setting.upper()} must be a cron line, such as `30 3 * * MON-FRI` or `@daily`, in UTC."
+            ) from None
+    return made
 
 
 def _schedule(what: UsersSchedule, cron: str) -> dg.ScheduleDefinition:

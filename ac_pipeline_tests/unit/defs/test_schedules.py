@@ -16,7 +16,15 @@ from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.assets.records import STEP
 from ac_pipeline.defs.jobs import SYNC_USERS
 from ac_pipeline.defs.partitions import RANGE_END, RANGE_START, USERS
-from ac_pipeline.defs.schedules import INCREMENTAL_SYNC, NIGHTLY_RECONCILE, SCHEDULE, WEEKLY_VERIFICATION, ranges
+from ac_pipeline.defs.schedules import (
+    INCREMENTAL_SYNC,
+    NIGHTLY_RECONCILE,
+    SCHEDULE,
+    WEEKLY_VERIFICATION,
+    ranges,
+    schedules,
+)
+from ac_pipeline.errors import Misconfigured
 from ac_pipeline.settings import Timetable
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
@@ -150,14 +158,22 @@ def test_a_full_sync_of_4202_users_is_24_runs_of_one_tick(instance: dg.DagsterIn
 
 def test_the_crons_of_the_settings_are_those_of_the_schedules() -> None:
     timetable = Timetable(
-        ac_cron_sync="*/10 * * * *", ac_cron_reconcile="5,35 2-4/2 1 * 5-7", ac_cron_verify="0 6 * * 7"
+        ac_cron_sync="*/10 * * * *", ac_cron_reconcile="5,35 2-4/2 1 * 5-7", ac_cron_verify="0 6 * * MON-FRI"
     )
     repository = build_defs(timetable=timetable).get_repository_def()
     crons = {each.name: each.cron_schedule for each in repository.schedule_defs}
     assert crons[INCREMENTAL_SYNC] == "*/10 * * * *"
     assert crons[NIGHTLY_RECONCILE] == "5,35 2-4/2 1 * 5-7"
-    assert crons[WEEKLY_VERIFICATION] == "0 6 * * 7"
+    assert crons[WEEKLY_VERIFICATION] == "0 6 * * MON-FRI"
     assert {each.execution_timezone for each in repository.schedule_defs} == {"UTC"}
+
+
+@pytest.mark.parametrize("line", ["", "0 * * *", "60 * * * *", "0 0 30 2 *", "hourly"])
+@pytest.mark.parametrize("name", ["ac_cron_sync", "ac_cron_reconcile", "ac_cron_verify"])
+def test_a_wrong_cron_line_is_one_sentence_that_names_its_variable(name: str, line: str) -> None:
+    """Dagster's own parser judges it."""
+    with pytest.raises(Misconfigured, match=rf"^{name.upper()} must be a cron line"):
+        schedules(Timetable(**{name: line}))
 
 
 def test_a_wrong_cron_line_keeps_the_code_location_from_loading_in_one_sentence(tmp_path: Path) -> None:
@@ -170,4 +186,4 @@ def test_a_wrong_cron_line_keeps_the_code_location_from_loading_in_one_sentence(
         check=False,
     )
     assert done.returncode == 1
-    assert "Misconfigured: AC_CRON_SYNC must be a cron line of five fields" in done.stderr
+    assert "Misconfigured: AC_CRON_SYNC must be a cron line" in done.stderr
