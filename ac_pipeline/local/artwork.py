@@ -164,7 +164,15 @@ def recording_zip(seed: int = 0) -> bytes:
 
 
 def tape_mp4(
-    frames: int, width: int, height: int, *, seed: int = 0, sound: bool = False, quality: int = 23, ffmpeg: str = ""
+    frames: int,
+    width: int,
+    height: int,
+    *,
+    seed: int = 0,
+    sound: bool = False,
+    quality: int = 23,
+    recorder: bool = False,
+    ffmpeg: str = "",
 ) -> bytes:
     """A finished tape as the platform's own converter writes it: constant rate, H.264, AAC, index first.
 
@@ -172,6 +180,7 @@ def tape_mp4(
         frames: How many, at 30 a second.
         width, height: Pixels; even.
         quality: CRF; 0 to 51, smaller is better and larger.
+        recorder: As its native recorder falls back to: MPEG-4 part 2, MP2, in fragments.
         ffmpeg: An ffmpeg with libx264; by default imageio-ffmpeg's.
 
     Raises:
@@ -181,19 +190,12 @@ def tape_mp4(
     command = [ffmpeg or default_binary(), "-hide_banner", "-loglevel", "error"]
     command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", "30", "-i", "pipe:0"]
     if sound:
-        command += [
-            "-f",
-            "lavfi",
-            "-i",
-            "sine=frequency=330:sample_rate=48000",
-            "-c:a",
-            "aac",
-            "-b:a",
-            "96k",
-            "-shortest",
-        ]
-    command += ["-c:v", "libx264", "-preset", "veryfast", "-crf", str(quality), "-threads", "1", "-pix_fmt", "yuv420p"]
-    command += ["-movflags", "+faststart", "-fflags", "+bitexact", "-f", "mp4", "-y"]
+        command += ["-f", "lavfi", "-i", "sine=frequency=330:sample_rate=48000", "-c:a", "mp2" if recorder else "aac"]
+        command += ["-b:a", "96k", "-shortest"]
+    x264 = ["libx264", "-preset", "veryfast", "-crf", str(quality)]
+    command += ["-c:v", *(["mpeg4", "-q:v", "5"] if recorder else x264), "-threads", "1", "-pix_fmt", "yuv420p"]
+    command += ["-movflags", "+frag_keyframe+empty_moov+default_base_moof" if recorder else "+faststart"]
+    command += ["-fflags", "+bitexact", "-f", "mp4", "-y"]
     with tempfile.TemporaryDirectory(prefix="sample-") as folder:
         out = Path(folder, "tape.mp4")  # ffmpeg goes back to put the index first, which a pipe does not allow
         try:

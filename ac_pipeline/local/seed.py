@@ -1,7 +1,8 @@
 """Fills the local services with a demo that is realistic in shape: people, documents, media, and an uneven past.
 
 Only the making is here: accounts on the PDS, objects in storage, records of earlier writers, documents in Mongo. What
-is made is `seed_plan.py`. Everything but the DIDs, which the PDS draws, is the same for the same seed.
+is made is `seed_plan.py`. Everything is the same for the same seed but the DIDs, which the PDS draws, and the times of
+the one tape that is being baked: it is posted as the demo is made.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,11 @@ from ac_pipeline.errors import Misconfigured, PipelineError
 from ac_pipeline.local.media_server import object_path
 from ac_pipeline.local.pds_accounts import NewAccount, PdsAccounts
 from ac_pipeline.local.pds_server import HANDLE_DOMAIN
-from ac_pipeline.local.seed_maker import NOW, Maker, iso
+from ac_pipeline.local.seed_kinds import PRESENT
+from ac_pipeline.local.seed_maker import NOW, Maker, iso, naive
 from ac_pipeline.local.seed_people import GUEST_LABEL, deletion_documents, label_of, user_document
 from ac_pipeline.local.seed_plan import Demo, plan_demo, summarise
-from ac_pipeline.local.seed_records import Left, Whole, left_behind, nsid
+from ac_pipeline.local.seed_records import COPIES, Left, Whole, copy_of, left_behind, nsid
 from ac_pipeline.local.seed_values import COLLECTIONS, TYPES, Item, Person, SeedSummary, Situation
 from ac_pipeline.local.services import Addresses, LocalServices
 
@@ -236,6 +239,10 @@ class _Repository:
     keys: dict[str, str] = field(default_factory=dict)
     """Media type -> a key in use, for links that got crossed."""
 
+    def write(self, collection: str, rkey: str, value: Mapping[str, Any]) -> None:
+        kind = "com.atproto.repo.applyWrites#create"
+        self.writes.append({"$type": kind, "collection": collection, "rkey": rkey, "value": value})
+
 
 def _write_past(
     demo: Demo, accounts: PdsAccounts, made: Mapping[str, NewAccount], report: Progress
@@ -252,15 +259,10 @@ def _write_past(
         left[place] = (owner, one)
         for rkey, record in one.records.items():
             repository.keys.setdefault(item.type, rkey)
-            value = _with_blobs(record, accounts, repository.account)
-            repository.writes.append(
-                {
-                    "$type": "com.atproto.repo.applyWrites#create",
-                    "collection": nsid(item.type),
-                    "rkey": rkey,
-                    "value": value,
-                }
-            )
+            repository.write(nsid(item.type), rkey, _with_blobs(record, accounts, repository.account))
+            if one.copy is not None:
+                uri = f"at://{repository.account.did}/{nsid(item.type)}/{rkey}"
+                repository.write(COPIES, one.copy, copy_of(record, uri))
     cids: dict[tuple[str, str], str] = {}
     for done, (owner, repository) in enumerate(repositories.items(), 1):
         for start in range(0, len(repository.writes), _WRITES):
@@ -311,12 +313,12 @@ def _insert(
     for collection, indexes in _INDEXES.items():
         database[collection].create_indexes([IndexModel(list(keys), **options) for keys, options in indexes])
     documents: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+    now = naive(datetime.now(UTC))
     for place, item in enumerate(demo.items):
         if item.in_mongo:
             home = "at" if item.type == "tape" and item.past.records else "atproto"
-            documents[COLLECTIONS[item.type]].append(
-                {**item.document, **({home: links[place]} if place in links else {})}
-            )
+            fields = {name: now if value is PRESENT else value for name, value in item.document.items()}
+            documents[COLLECTIONS[item.type]].append({**fields, **({home: links[place]} if place in links else {})})
     deletions, tombstones = deletion_documents(list(demo.cast))
     users = list(_users(demo.maker, demo.cast, made))
     collections = {

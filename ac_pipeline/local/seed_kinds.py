@@ -29,7 +29,7 @@ class Whose(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """The fields of one document but `_id`, `user` and `when`, and its media. `when` in `fields` wins."""
+    """The fields of one document but `user`, and its media; `_id` and `when` where they are not as usual."""
 
     fields: Mapping[str, Any]
     objects: tuple[StoredObject, ...] = ()
@@ -126,6 +126,8 @@ def item(maker: Maker, type: str, kind: Kind, owner: Person | None) -> Item:
 
 MISSING = object()
 """As the value of a field: the document does not have it."""
+PRESENT = object()
+"""As the value of a field: the moment at which the document gets into Mongo, the only thing of it that is not fixed."""
 
 
 def _expected(type: str, kind: Kind, owner: Person | None) -> tuple[Outcome, str]:

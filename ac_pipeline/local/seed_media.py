@@ -100,6 +100,12 @@ def video(maker: Maker, *, sound: bool = False) -> Callable[[], bytes]:
     )
 
 
+def recorded_video(maker: Maker) -> Callable[[], bytes]:
+    """An MP4 of the platform's native recorder on a machine without the encoders that browsers want."""
+    frames, seed = maker.random.randint(30, 60), maker.random.getrandbits(32)
+    return partial(artwork.tape_mp4, frames, 256, 144, seed=seed, sound=True, recorder=True)
+
+
 def source_of_piece(code: str) -> Callable[[], bytes]:
     return partial(_program, code)
 

@@ -11,7 +11,7 @@ from ac_pipeline.local import seed_paintings, seed_tapes, seed_texts
 from ac_pipeline.local.seed_kinds import Share, fill
 from ac_pipeline.local.seed_maker import Maker
 from ac_pipeline.local.seed_people import people
-from ac_pipeline.local.seed_values import TYPES, Item, Outcome, Person, SeedSummary, Situation, TypeSummary
+from ac_pipeline.local.seed_values import TYPES, Item, Outcome, Past, Person, SeedSummary, Situation, TypeSummary
 
 LEAST_USERS = 8
 LEAST_ITEMS = 100
@@ -80,6 +80,7 @@ def summarise(demo: Demo, *, users: int, objects: int, media_bytes: int, seconds
 def _of_type(items: Iterable[Item]) -> TypeSummary:
     everything = list(items)
     present = [item for item in everything if item.in_mongo]
+    copied = Counter(item.outcome for item in present if item.past is Past.COPIED)
     outcomes = Counter(item.outcome for item in present)
     quarantined = Counter(item.error_class for item in present if item.outcome is Outcome.QUARANTINED)
     return TypeSummary(
@@ -90,10 +91,13 @@ def _of_type(items: Iterable[Item]) -> TypeSummary:
         purged=outcomes[Outcome.PURGED],
         blocked=outcomes[Outcome.BLOCKED],
         quarantined=dict(sorted(quarantined.items())),
+        deferred=outcomes[Outcome.DEFERRED],
         kinds=dict(sorted(Counter(item.kind for item in present).items())),
         records=sum(item.past.records for item in everything),
         unchanged=sum(item.unchanged for item in present),
         duplicates=sum(item.past.records - 1 for item in present if item.past.records > 1),
         orphans=sum(not item.in_mongo for item in everything),
         withdrawn_records=sum(item.past.records for item in present if item.outcome is Outcome.WITHDRAWN),
+        copies=copied[Outcome.PUBLISHED],
+        withdrawn_copies=copied[Outcome.WITHDRAWN],
     )

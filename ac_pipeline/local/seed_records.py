@@ -14,6 +14,7 @@ from typing import Any
 from ac_pipeline.local.seed_maker import NOW, Maker, iso
 from ac_pipeline.local.seed_values import Item, Past
 
+COPIES = "site.standard.document"
 _SITE = "https://aesthetic.computer"
 
 
@@ -33,12 +34,14 @@ class Left:
         linked: Key of the link in Mongo, or None.
         form: Fields of the link besides `rkey`: some of uri, cid, did, syncedAt.
         link: The link as it is, where it is not made of a record.
+        copy: Key of a copy of the linked record, or None.
     """
 
     records: Mapping[str, dict[str, Any]]
     linked: str | None = None
     form: tuple[str, ...] = ()
     link: Mapping[str, Any] | None = None
+    copy: str | None = None
 
 
 FULL = ("uri", "cid", "did", "syncedAt")
@@ -64,10 +67,16 @@ def left_behind(maker: Maker, item: Item, others: Mapping[str, str]) -> Left:
     if past in {Past.ORPHAN, Past.CORRECT_UNLINKED, Past.NO_REF}:
         return Left(records)
     linked = keys[1] if past is Past.DUPLICATES else keys[0]
-    return Left(records, linked, _FORMS.get(past, ()))
+    return Left(records, linked, _FORMS.get(past, ()), copy=maker.tid(NOW) if past is Past.COPIED else None)
 
 
-_FORMS = {Past.CORRECT: FULL, Past.WHEN_OFF: FULL, Past.NO_VIDEO: ("uri", "cid"), Past.DUPLICATES: ("uri",)}
+_FORMS = {
+    Past.CORRECT: FULL,
+    Past.COPIED: FULL,
+    Past.WHEN_OFF: FULL,
+    Past.NO_VIDEO: ("uri", "cid"),
+    Past.DUPLICATES: ("uri",),
+}
 """Fields of the link besides `rkey`; the other pasts left the key alone."""
 
 
@@ -107,6 +116,22 @@ def _link_alone(maker: Maker, item: Item, others: Mapping[str, str]) -> dict[str
         uri = f"at://{did}/{nsid(item.type)}/{rkey}"
         return {"uri": uri} if past is Past.WIPED else {"rkey": rkey, "uri": uri, "did": did, "syncedAt": iso(NOW)}
     return {} if past is Past.EMPTY_LINK else None
+
+
+def copy_of(record: Mapping[str, Any], uri: str) -> dict[str, Any]:
+    """The copy of a record as a script of the platform makes it for readers of other apps."""
+    text = record.get("mood") or record.get("source") or record.get("slug")
+    return {
+        "$type": COPIES,
+        "site": _SITE,
+        "path": f"/{uri.rpartition('/')[2]}",
+        "title": str(text).partition("\n")[0],
+        "textContent": text,
+        "publishedAt": record["when"],
+        "sourceAtUri": uri,
+        "sourceCollection": record["$type"],
+        "sourceRef": record["ref"],
+    }
 
 
 def correct(item: Item) -> dict[str, Any]:

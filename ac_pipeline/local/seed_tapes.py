@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ac_pipeline.local import seed_media
-from ac_pipeline.local.seed_kinds import Build, Kind, Made, Share, Whose
+from ac_pipeline.local.seed_kinds import PRESENT, Build, Kind, Made, Share, Whose
 from ac_pipeline.local.seed_maker import Maker, naive
 from ac_pipeline.local.seed_values import GUEST_BUCKET, OVEN_BUCKET, USER_BUCKET, Outcome, Past, Person, StoredObject
 
@@ -79,31 +79,28 @@ def _baked(*, stored: bool, field: str = "mp4Url") -> Build:
     return build
 
 
-def _uploaded_video(maker: Maker, owner: Person | None, when: datetime) -> Made:
+def _uploaded_video(content: Tape) -> Build:
     """From the native app: the object is an MP4 already."""
-    made = _tape(lambda own: seed_media.video(own, sound=True), extension="mp4", kind="mp4", source="ac-native")(
-        maker, owner, when
-    )
-    one = made.objects[0]
-    return Made(
-        {**made.fields, "mp4Url": f"https://{one.bucket}.sfo3.digitaloceanspaces.com/{_encoded(one.key)}"}, made.objects
-    )
 
+    def build(maker: Maker, owner: Person | None, when: datetime) -> Made:
+        made = _tape(content, extension="mp4", kind="mp4", source="ac-native")(maker, owner, when)
+        one = made.objects[0]
+        url = f"https://{one.bucket}.sfo3.digitaloceanspaces.com/{one.key.replace('|', '%7C')}"
+        return Made({**made.fields, "mp4Url": url}, made.objects)
 
-def _encoded(key: str) -> str:
-    return key.replace("|", "%7C")
+    return build
 
 
 def _piece_and_time(maker: Maker, when: datetime) -> str:
     return f"{maker.words(1)}-{int(when.timestamp() * 1000)}"
 
 
-_W, _Q, _G, _H = Outcome.WITHDRAWN, Outcome.QUARANTINED, Whose.GUEST, Whose.HISTORIAN
+_W, _Q, _D, _G, _H = Outcome.WITHDRAWN, Outcome.QUARANTINED, Outcome.DEFERRED, Whose.GUEST, Whose.HISTORIAN
 
 SPECIAL = (
     Kind("with sound", _tape(_with_sound)),
     Kind("guest's, early layout", _tape(_early), _G),
-    Kind("uploaded MP4", _uploaded_video),
+    Kind("uploaded MP4", _uploaded_video(lambda maker: seed_media.video(maker, sound=True))),
     Kind("source missing", _tape(None), outcome=_Q, error_class="source-missing"),
     Kind("finished by the oven", _baked(stored=True), _G),
     Kind("corrupt ZIP", _tape(seed_media.cut_tape), outcome=_Q, error_class="unreadable-media"),
@@ -123,6 +120,10 @@ SPECIAL = (
     Kind("record of a vanished document", _tape(None), _H, past=Past.ORPHAN),
     Kind("nuked, record left", _tape(nuked=True), _H, _W, past=Past.NO_VIDEO),
     Kind("rkey without record", _tape(), _H, past=Past.DANGLING),
+    Kind("bake long over", _tape(mp4Status="pending")),
+    Kind("being baked", _tape(when=PRESENT, mp4Status="processing", mp4StartedAt=PRESENT), outcome=_D),
+    Kind("recorder's MP4", _uploaded_video(seed_media.recorded_video)),
+    Kind("guest's recorder's MP4", _uploaded_video(seed_media.recorded_video), _G),
 )
 
 SHARE = Share("tape", SPECIAL, (Kind("plain", _tape()),), (Kind("plain guest", _tape()),), guests=0.8)

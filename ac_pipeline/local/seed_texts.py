@@ -12,7 +12,7 @@ from typing import Any
 
 from ac_pipeline.local import seed_media
 from ac_pipeline.local.seed_kinds import MISSING, Build, Kind, Made, Share, Whose
-from ac_pipeline.local.seed_maker import Maker, iso, naive
+from ac_pipeline.local.seed_maker import NOW, Maker, iso, naive
 from ac_pipeline.local.seed_values import GUEST_BUCKET, USER_BUCKET, Outcome, Past, Person, StoredObject
 
 MOOD_BYTES = 5_000
@@ -67,6 +67,8 @@ _MOODS = (
     Kind("empty link", _mood(), _H, past=Past.EMPTY_LINK),
     Kind("wiped link", _mood(), _H, past=Past.WIPED),
     Kind("hidden", _mood(hidden=True), outcome=_W),
+    Kind("copied elsewhere", _mood(), _H, past=Past.COPIED),
+    Kind("nuked, record and copy left", _mood(deleted=True), _H, _W, past=Past.COPIED),
 )
 
 MOODS = Share("mood", _MOODS, (Kind("plain", _mood()),), needs_handle=True, everybody=True)
@@ -152,6 +154,7 @@ _PIECES = (
     Kind("no slug", _piece_with_slug(lambda maker: MISSING), outcome=_Q, error_class="invalid-document"),
     Kind("nuked, record left", _piece(nuked=True), _H, _W, past=Past.CORRECT),
     Kind("draft", _piece(draft=True), outcome=_W),
+    Kind("nuked, record and copy left", _piece(nuked=True), _H, _W, past=Past.COPIED),
 )
 
 PIECES = Share("piece", _PIECES, (Kind("plain", _piece()),), (Kind("plain guest", _piece()),), guests=0.3)
@@ -181,6 +184,12 @@ def _kidlisp_when(value: Callable[[datetime], Any]) -> Build:
         return Made({**_kidlisp()(maker, owner, when).fields, "when": value(when)})
 
     return build
+
+
+def _projection(maker: Maker, owner: Person | None, when: datetime) -> Made:
+    """A row of 2026, when another database became the source: its identity alone, written long after `when`."""
+    fields = _kidlisp()(maker, owner, when).fields
+    return Made({"_id": maker.object_id(NOW), **{name: fields[name] for name in ("code", "source", "hash")}})
 
 
 def _kept_kidlisp(maker: Maker, owner: Person | None, when: datetime) -> Made:
@@ -224,6 +233,11 @@ _KIDLISP = (
     Kind("guest, unlisted", _kidlisp(visibility="unlisted"), _G, _W),
     Kind("link into another repository", _kidlisp(), _H, past=Past.FOREIGN_DID),
     Kind("rkey without record", _kidlisp(), _H, past=Past.DANGLING),
+    Kind("projection", _projection),
+    Kind("projection, user null", _projection, _G, guest_user=(None,)),
+    Kind("projection, record without ref", _projection, _H, past=Past.NO_REF),
+    Kind("copied elsewhere", _kidlisp(), _H, past=Past.COPIED),
+    Kind("nuked, record and copy left", _kidlisp(nuked=True), _H, _W, past=Past.COPIED),
 )
 
 KIDLISP = Share(

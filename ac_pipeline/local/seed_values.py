@@ -107,6 +107,7 @@ class Outcome(StrEnum):
     PUBLISHED = "published"
     WITHDRAWN = "withdrawn"
     QUARANTINED = "quarantined"
+    DEFERRED = "deferred"
     BLOCKED = "blocked"
     OWNER_DELETED = "owner-deleted"
     PURGED = "purged"
@@ -119,6 +120,7 @@ class Past(StrEnum):
     CORRECT = "correct, fully linked"
     CORRECT_SHORT_LINK = "correct, linked by rkey alone"
     CORRECT_UNLINKED = "correct, not linked"
+    COPIED = "correct, with a copy in `site.standard.document`"
     WHEN_OFF = "`when` off by milliseconds"
     DUPLICATES = "three records, the second linked"
     MONGO_ID = "`mongoId` for `ref`"
@@ -160,7 +162,9 @@ _WITHOUT_RECORD = frozenset(
     }
 )
 
-_RIGHT = frozenset({Past.CORRECT, Past.CORRECT_SHORT_LINK, Past.CORRECT_UNLINKED, Past.WHEN_OFF, Past.DUPLICATES})
+_RIGHT = frozenset(
+    {Past.CORRECT, Past.CORRECT_SHORT_LINK, Past.CORRECT_UNLINKED, Past.COPIED, Past.WHEN_OFF, Past.DUPLICATES}
+)
 _WITHOUT_BLOBS = frozenset({"mood", "piece", "kidlisp"})
 
 
@@ -213,19 +217,22 @@ class TypeSummary:
     """What the demo has of one type, and what the pipeline should make of it.
 
     Args:
-        documents: In Mongo. The sum of the seven counts that follow.
+        documents: In Mongo. The sum of the eight counts that follow.
         published: End with one record each.
         withdrawn: Not eligible by their own fields.
         owner_deleted: Not eligible because their owner's account is scheduled for deletion.
         purged: Left behind by a purged account, which is no partition any more.
         blocked: Eligible documents of blocked accounts.
         quarantined: Error class -> documents of ready accounts that fail for good.
+        deferred: Wait for media that the platform is still making.
         kinds: Variant -> documents.
         records: On the PDS before the first sync.
         unchanged: Documents whose record is already right.
         duplicates: Records too many for one document, to be deleted.
         orphans: Records whose document is gone, to be deleted.
         withdrawn_records: Records of withdrawn documents, to be deleted.
+        copies: Copies of published documents in `site.standard.document`, to stay.
+        withdrawn_copies: Copies of withdrawn documents there, to be deleted.
     """
 
     documents: int
@@ -235,12 +242,15 @@ class TypeSummary:
     purged: int
     blocked: int
     quarantined: Mapping[str, int]
+    deferred: int
     kinds: Mapping[str, int]
     records: int
     unchanged: int
     duplicates: int
     orphans: int
     withdrawn_records: int
+    copies: int
+    withdrawn_copies: int
 
     @property
     def invalid(self) -> int:
@@ -250,7 +260,7 @@ class TypeSummary:
     @property
     def eligible(self) -> int:
         """Documents a record shall exist of, whether or not it can be made."""
-        return self.published + self.blocked + sum(self.quarantined.values()) - self.invalid
+        return self.published + self.blocked + self.deferred + sum(self.quarantined.values()) - self.invalid
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,13 +303,13 @@ class SeedSummary:
         lines = [
             f"{self.users} users ({self.ready} accounts ready, {sum(self.blocked.values())} blocked), "
             f"{self.documents} documents, {self.objects} objects of {self.media_bytes / 1e6:.1f} MB",
-            "type       documents  to publish  withdrawn  blocked  quarantine  records",
+            "type     documents  to publish  withdrawn  blocked  quarantine  deferred  records",
         ]
         for name, one in self.types.items():
             withdrawn = one.withdrawn + one.owner_deleted + one.purged
             lines.append(
-                f"{name:10}{one.documents:>10}{one.published:>12}{withdrawn:>11}{one.blocked:>9}"
-                f"{sum(one.quarantined.values()):>12}{one.records:>9}"
+                f"{name:8}{one.documents:>10}{one.published:>12}{withdrawn:>11}{one.blocked:>9}"
+                f"{sum(one.quarantined.values()):>12}{one.deferred:>10}{one.records:>9}"
             )
         return "\n".join(lines)
 

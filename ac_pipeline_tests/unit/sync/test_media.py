@@ -287,7 +287,7 @@ def test_a_recording_that_comes_or_goes_later_is_noticed_by_a_full_look_and_by_v
 
 
 def test_a_painting_that_cannot_be_published_stops_no_verification(world: World) -> None:
-    """SRC-4, MEDIA-22: work in progress and slugs that nobody can read have no companions to ask for."""
+    """SRC-6, MEDIA-22: work in progress and slugs that nobody can read have no companions to ask for."""
     user = world.user()
     world.add("painting", user)
     world.sync(user)
