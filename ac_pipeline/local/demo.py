@@ -26,7 +26,7 @@ from ac_pipeline.local.dagster_ui import SUCCEEDED, Backfill, Check, DagsterUi
 from ac_pipeline.local.demo_screen import Link, Screen
 from ac_pipeline.local.processes import LOOPBACK, free_port, is_free
 from ac_pipeline.local.second_opinion import count_records
-from ac_pipeline.local.seed import seed_services
+from ac_pipeline.local.seed import seed
 from ac_pipeline.local.seed_values import SeedSummary
 from ac_pipeline.local.services import Addresses, LocalServices
 from ac_pipeline.media.registry import MEDIA_TYPES
@@ -101,7 +101,7 @@ def _run(root: Path, users: int, items: int, *, ui: bool, screen: Screen, stack:
     # Dagster starts while the data is made: it needs the services' addresses only.
     dagster = stack.enter_context(open_dagster(root, services.folder, settings, screen))
     with screen.step("Demo data"):
-        made = seed_services(services, users=users, items=items, progress=screen.progress)
+        made = seed(addresses, users=users, items=items, progress=screen.progress)
     screen.say(f"{made.users} users, {made.documents} documents, {made.objects} objects in storage.")
     pipeline = stack.enter_context(open_pipeline(settings))
     accounts = pipeline.accounts.all()

@@ -25,6 +25,7 @@ from ac_pipeline.local.media_server import object_path
 from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline.local.pds_server import PdsOptions
 from ac_pipeline.local.seed import make_demo, seed
+from ac_pipeline.local.seed_plan import plan_demo
 from ac_pipeline.local.seed_values import COLLECTIONS, SeedSummary
 from ac_pipeline.local.services import Addresses
 from ac_pipeline_tests.conftest import MongoServer, Pds
@@ -73,7 +74,7 @@ def _seeded(client: MongoClient[dict[str, Any]], folder: Path) -> Iterator[Seede
     folder.mkdir()
     pds = Pds(folder, PdsOptions())
     with ObjectServer() as objects:
-        summary = make_demo(client[name], pds.accounts, objects.put, users=USERS, items=ITEMS)
+        summary = make_demo(plan_demo(USERS, ITEMS, 1), client[name], pds.accounts, objects.put)
         yield Seeded(client[name], pds, objects, summary)
     pds.close()
     client.drop_database(name)
@@ -195,7 +196,7 @@ def test_a_database_that_is_not_empty_is_never_seeded(mongo: Database[dict[str, 
     """The command may be pointed at real data by mistake: it must not add to it."""
     mongo["moods"].insert_one({"mood": "real"})
     with pytest.raises(Misconfigured, match="is not empty, so no demo is made in it"):
-        make_demo(mongo, pds.accounts, lambda bucket, key, data: None, users=USERS, items=ITEMS)
+        make_demo(plan_demo(USERS, ITEMS, 1), mongo, pds.accounts, lambda bucket, key, data: None)
     assert mongo.list_collection_names() == ["moods"]
     assert mongo["moods"].count_documents({}) == 1
 

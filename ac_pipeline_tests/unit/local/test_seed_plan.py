@@ -9,17 +9,11 @@ from typing import Any
 import pytest
 
 from ac_pipeline.errors import Misconfigured
-from ac_pipeline.local import seed_paintings, seed_tapes, seed_texts
+from ac_pipeline.local.seed_kinds import KIDLISP, MOODS, PAINTINGS, PIECES, TAPES
 from ac_pipeline.local.seed_plan import Demo, plan_demo, summarise
 from ac_pipeline.local.seed_values import Outcome, SeedSummary, Situation
 
-_SPECIAL = {
-    "painting": seed_paintings.SPECIAL,
-    "mood": seed_texts.MOODS.special,
-    "piece": seed_texts.PIECES.special,
-    "kidlisp": seed_texts.KIDLISP.special,
-    "tape": seed_tapes.SPECIAL,
-}
+_SHARES = (PAINTINGS, MOODS, PIECES, KIDLISP, TAPES)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +35,7 @@ def test_the_same_numbers_give_the_same_demo_and_another_seed_another(demo: Demo
 def test_a_demo_of_ordinary_size_has_every_variant_of_every_type(demo: Demo) -> None:
     """SRC-1 to SRC-11: what the platform left behind is in the demo, each variant at least once."""
     found = {(item.type, item.kind) for item in demo.items}
-    wanted = {(type, kind.name) for type, kinds in _SPECIAL.items() for kind in kinds}
+    wanted = {(share.type, kind.name) for share in _SHARES for kind in share.special}
     assert wanted - found == set()
     assert {person.situation for person in demo.cast} == set(Situation)
 
