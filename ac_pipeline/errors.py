@@ -28,6 +28,7 @@ attempt can help; whoever catches one reads the branch of the tree and never a m
     |   |-- HandleRefused        the PDS refuses a handle: reserved, malformed or taken
     |   |-- AccountRefused       the PDS refuses to make or change an account
     |   `-- HeldBack             publishing could be wrong (owner unclear, key crossed): a person decides
+    |-- Unforeseen               any other exception, where it ended the turn of one account
     `-- Blocked                  the account cannot be used; none of its items fails for it
         |-- NoCredentials        no DID or no password in Mongo
         |-- WrongPassword        the PDS refuses the password
@@ -170,6 +171,12 @@ class HeldBack(Permanent):
     code = "held-back"
 
 
+class Unforeseen(PipelineError):
+    """A fault of ours, or of what we use, that ended the turn of one account."""
+
+    code = "unforeseen"
+
+
 class Blocked(PipelineError):
     """The account cannot be used; the reason is for its owner or an operator."""
 
@@ -198,6 +205,17 @@ class AccountDeleted(Blocked):
 
 class OnHold(Blocked):
     code = "on-hold"
+
+
+_NO_SERVICE_BEHIND = frozenset({502, 503, 504})
+"""Statuses by which a proxy says that it does not reach the service."""
+
+
+def is_unreachable(code: str, status: int | None) -> bool:
+    """Whether an error of this class and HTTP status says that a service could not be reached."""
+    return code in {ServiceUnreachable.code, OutcomeUnknown.code} or (
+        code == ServerFailed.code and status in _NO_SERVICE_BEHIND
+    )
 
 
 TRANSIENT_CODES = frozenset(

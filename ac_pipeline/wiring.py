@@ -132,9 +132,9 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             encode_pixels=settings.ac_encode_megapixels * 1_000_000,
             encode_slots=settings.ac_concurrent_encodes,
         )
-        renders = stack.enter_context(
-            ThreadPoolExecutor(settings.ac_concurrent_downloads, thread_name_prefix="rendition")
-        )
+        renders = ThreadPoolExecutor(settings.ac_concurrent_downloads, thread_name_prefix="rendition")
+        # Whoever closes a pipeline waits for nothing: after a second Ctrl-C renditions are still being made.
+        stack.callback(renders.shutdown, wait=False, cancel_futures=True)
         documents = MongoDocuments(source)
         now, host = (lambda: datetime.now(UTC)), httpx.URL(settings.pds_url).netloc.decode()
         safeguard = Safeguard(

@@ -11,7 +11,7 @@ from functools import partial
 
 import click
 
-from ac_pipeline.cli.output import print_json, progress, steps, table
+from ac_pipeline.cli.output import print_json, progress, say, steps, table
 from ac_pipeline.cli.snapshot import why_option
 from ac_pipeline.operations.handles import REPAIRABLE, HandleState, counts
 from ac_pipeline.operations.provision_plan import ProvisionPlan
@@ -70,7 +70,7 @@ def provision(
         if dry_run or confirm != len(plan.accounts):
             _show_plan(plan, users, limit, as_json)
             if not dry_run and confirm is not None:
-                click.echo(f"Error: --confirm {confirm} is not the number of accounts, {len(plan.accounts)}.", err=True)
+                say(f"Error: --confirm {confirm} is not the number of accounts, {len(plan.accounts)}.", err=True)
                 return _NOT_CONFIRMED
             return 0
         with steps() as told:
@@ -96,15 +96,15 @@ def rotate(*, user: str, confirm: bool, why: str, as_json: bool) -> int:
             if as_json:
                 print_json({"user": key, "did": did, "command": command})
             else:
-                click.echo(f"The password of {key} ({did}) would be changed. To do it:\n\n  {command}")
+                say(f"The password of {key} ({did}) would be changed. To do it:", "", f"  {command}")
             return _NOT_CONFIRMED
         done = rotate_password(pipeline, wanted, why=why)
     if as_json:
         print_json(done.to_json())
     else:
-        click.echo(f"The password of {done.user} ({done.did}) was changed, stored and proven.")
+        say(f"The password of {done.user} ({done.did}) was changed, stored and proven.")
         if done.note:
-            click.echo(done.note)
+            say(done.note)
     return 0
 
 
@@ -143,9 +143,9 @@ def _show_guest(guest: Guest, as_json: bool) -> None:
     if as_json:
         print_json(guest.to_json())
     else:
-        click.echo(f"The guest account exists: {guest.handle or 'no handle'} ({guest.did}). Nothing was changed.")
+        say(f"The guest account exists: {guest.handle or 'no handle'} ({guest.did}). Nothing was changed.")
         if guest.note:
-            click.echo(guest.note)
+            say(guest.note)
 
 
 def _show_plan(plan: ProvisionPlan, users: Sequence[str], limit: int | None, as_json: bool) -> None:
@@ -161,11 +161,11 @@ def _show_plan(plan: ProvisionPlan, users: Sequence[str], limit: int | None, as_
     ]
     table(f"{len(plan.accounts)} accounts (nothing was made)", ["user", "handle", "otherwise", "unfinished"], rows)
     if len(plan.accounts) > _SHOWN:
-        click.echo(f"... and {len(plan.accounts) - _SHOWN} more (--json lists all).")
+        say(f"... and {len(plan.accounts) - _SHOWN} more (--json lists all).")
     for user, reason in plan.skipped:
-        click.echo(f"Not for {user}: {reason}.")
+        say(f"Not for {user}: {reason}.")
     if plan.accounts:
-        click.echo(f"To do it:\n\n  {command}")
+        say("To do it:", "", f"  {command}")
 
 
 def _show_made(report: ProvisionReport, as_json: bool) -> int:
@@ -174,12 +174,12 @@ def _show_made(report: ProvisionReport, as_json: bool) -> int:
     else:
         rows = [[each.user, each.outcome.value, each.handle, each.did, each.note] for each in report.made]
         table("Accounts", ["user", "outcome", "handle", "DID", "note"], rows)
-        click.echo(", ".join(f"{name} {number}" for name, number in report.counts().items() if number))
+        say(", ".join(f"{name} {number}" for name, number in report.counts().items() if number))
     if report.error is not None:
-        click.echo(f"Error: {report.error.message} {report.left} accounts are left: run this again.", err=True)
+        say(f"Error: {report.error.message} {report.left} accounts are left: run this again.", err=True)
         return _UNREACHABLE
     if any(each.outcome is Outcome.FAILED for each in report.made):
-        click.echo("Run this again to go on with what failed.", err=True)
+        say("Run this again to go on with what failed.", err=True)
     return 0 if report.clean else 1
 
 

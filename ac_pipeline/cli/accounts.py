@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from ac_pipeline.cli.account_changes import create_guest, handles, json_option, provision, rotate, users_option
-from ac_pipeline.cli.output import print_json, progress, table
+from ac_pipeline.cli.output import print_json, progress, say, table
 from ac_pipeline.operations.accounts import AccountLine, AccountState, counts, list_accounts
 from ac_pipeline.operations.sign_ins import UNREACHED, sign_in_as_each
 from ac_pipeline.operations.visibility import ADVICE, Visibility, look_from_relay
@@ -67,7 +67,7 @@ def verify(users: tuple[str, ...], as_json: bool) -> int:
             table("Refused", ["user", "did", "state", "reason"], [[e.user, e.did, e.state, e.reason] for e in failed])
         for each in found:
             if each.note:
-                click.echo(f"{each.user}: {each.handle or each.did}; {each.note}")
+                say(f"{each.user}: {each.handle or each.did}; {each.note}")
     if any(each.state == UNREACHED for each in failed):
         return _UNREACHABLE
     return 1 if failed else 0
@@ -112,8 +112,8 @@ def _show_lines(lines: Sequence[AccountLine], shown: Sequence[AccountLine]) -> N
     table("Accounts", columns, rows)
     for line in shown:
         if line.reason:
-            click.echo(f"{line.user}: {line.reason}")
-    click.echo(", ".join(f"{state} {number}" for state, number in counts(lines).items()))
+            say(f"{line.user}: {line.reason}")
+    say(", ".join(f"{state} {number}" for state, number in counts(lines).items()))
 
 
 def _show_visibility(found: Visibility) -> None:
@@ -124,5 +124,5 @@ def _show_visibility(found: Visibility) -> None:
         differing = [[each.user, each.did, each.pds, each.relay] for each in found.differences]
         table(f"{len(differing)} accounts differ", ["user", "DID", "PDS", "relay"], differing)
     if found.hidden:
-        click.echo(f"{found.hidden} accounts are active on the PDS and do not reach the network.")
-    click.echo(ADVICE)
+        say(f"{found.hidden} accounts are active on the PDS and do not reach the network.")
+    say(ADVICE)

@@ -8,11 +8,11 @@ from functools import partial
 import click
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.cli.output import progress
+from ac_pipeline.cli.output import exit_code, progress, say
 from ac_pipeline.cli.rows import about_users, open_rows
 from ac_pipeline.cli.selectors import Chosen, selectors
 from ac_pipeline.cli.snapshot import why_option
-from ac_pipeline.cli.sync import show_report
+from ac_pipeline.cli.sync import report_code, show_report
 from ac_pipeline.operations.differences import Difference
 from ac_pipeline.operations.rounds import LeftOut
 from ac_pipeline.operations.settling import (
@@ -53,7 +53,7 @@ def differences(*, chosen: Chosen, push: bool, accept: bool, confirm: int | None
         accounts = chosen.accounts(pipeline)
         found = _look(pipeline, accounts, chosen, shown=not (push or accept), as_json=as_json)
         if not (push or accept):
-            return 1 if found.total else 0
+            return exit_code(not found.total, (each.error for each in found.left_out))
         number = found.acceptable.total() if accept else found.total
         if confirm != number:
             what = "can be taken over" if accept else "can be pushed"
@@ -81,7 +81,7 @@ def _look(
         else:
             rows.print_table("Records that others have touched (nothing was written)")
             about_users((each.user, f"not looked at: {each.message}") for each in found.left_out)
-            click.echo(f"{found.total} differences; theirs can be taken over for {acceptable}. A sync puts ours back.")
+            say(f"{found.total} differences; theirs can be taken over for {acceptable}. A sync puts ours back.")
     return found
 
 
@@ -105,7 +105,7 @@ def _push(
             none.print_json("items", {"pushed": pushed, "report": report.to_json()})
     else:
         show_report(report)
-    return 0 if all_pushed(report) else 1
+    return report_code(report, well=all_pushed(report))
 
 
 def _accept(
@@ -128,5 +128,5 @@ def _accept(
         else:
             rows.print_table("Theirs")
             about_users((each.user, f"left alone: {each.message}") for each in left_out)
-            click.echo(f"{done} documents changed, {left} left as they are. The next sync settles links and ledger.")
-    return 0 if done == number else 1
+            say(f"{done} documents changed, {left} left as they are. The next sync settles links and ledger.")
+    return exit_code(done == number, (each.error for each in left_out))

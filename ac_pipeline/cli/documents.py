@@ -7,7 +7,7 @@ from functools import partial
 
 import click
 
-from ac_pipeline.cli.output import progress
+from ac_pipeline.cli.output import exit_code, progress, say
 from ac_pipeline.cli.rows import Rows, about_users, open_rows
 from ac_pipeline.cli.selectors import Chosen, selectors
 from ac_pipeline.operations.documents import CHOICE, Lost, LostCount, find_all_lost, restore_all
@@ -34,7 +34,7 @@ def restore_documents(chosen: Chosen, confirm: int | None, as_json: bool) -> int
         found = _counted(find_all_lost(pipeline, accounts, selection, partial(progress, "Looking")), rows)
         if not confirm and confirm in {None, found.total}:
             _tell(found, rows, as_json=as_json, inserted=None)
-            return 1 if found.left else 0
+            return exit_code(not found.left, (each.error for each in found.left_out))
         restored = restore_all(
             pipeline, accounts, selection, found, confirm or 0, progress=partial(progress, "Restoring")
         )
@@ -42,7 +42,8 @@ def restore_documents(chosen: Chosen, confirm: int | None, as_json: bool) -> int
             outcome = _counted(restored, done)
             outcome.left_out[:0] = found.left_out
             _tell(outcome, done, as_json=as_json, inserted=outcome.total)
-        return 1 if outcome.left or outcome.total != confirm else 0
+        well = not outcome.left and outcome.total == confirm
+        return exit_code(well, (each.error for each in outcome.left_out))
 
 
 def _counted(things: Iterable[Lost | LeftOut], rows: Rows) -> LostCount:
@@ -65,4 +66,4 @@ def _tell(found: LostCount, rows: Rows, *, as_json: bool, inserted: int | None) 
     rows.print_table("Documents that are missing (nothing was written)" if inserted is None else "Restored")
     about_users((each.user, f"left alone: {each.message}") for each in found.left_out)
     what = f"can be rebuilt: `--confirm {restorable}` inserts them" if inserted is None else "were inserted"
-    click.echo(f"{restorable} documents {what}. {found.left} records cannot give theirs back.\n{CHOICE}")
+    say(f"{restorable} documents {what}. {found.left} records cannot give theirs back.", CHOICE)

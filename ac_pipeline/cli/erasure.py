@@ -10,7 +10,7 @@ from functools import partial
 
 import click
 
-from ac_pipeline.cli.output import progress
+from ac_pipeline.cli.output import exit_code, progress, say
 from ac_pipeline.cli.rows import Rows, about_users, open_rows
 from ac_pipeline.cli.selectors import Chosen, selectors
 from ac_pipeline.operations.erasure import Erasure
@@ -71,8 +71,8 @@ def erasure(chosen: Chosen, *, forget_renditions: bool, as_json: bool) -> int:
             waited = (
                 f"{age / 3600:.1f} hours, since {found.oldest:%Y-%m-%d %H:%M} UTC" if found.oldest and age else "none"
             )
-            click.echo(f"Oldest pending deletion that a run has seen: {waited}.")
-        return 1 if found.pending else 0
+            say(f"Oldest pending deletion that a run has seen: {waited}.")
+        return exit_code(not found.pending, (each.error for each in found.refused))
 
 
 class _Found:

@@ -10,7 +10,7 @@ from dataclasses import asdict, replace
 import click
 
 from ac_pipeline.atproto.syntax import record_address
-from ac_pipeline.cli.output import print_json, progress, table, tallies
+from ac_pipeline.cli.output import INTERRUPTED, csv_row, exit_code, print_json, progress, say, table, tallies
 from ac_pipeline.cli.selectors import Chosen, item_name, selectors
 from ac_pipeline.cli.sync import surveyed
 from ac_pipeline.errors import Misconfigured
@@ -46,7 +46,7 @@ def status(chosen: Chosen, as_json: bool) -> int:
         every_hold = pipeline.ledger.all_holds()
         holds: dict[str, Mapping[str, str]] = {}
         totals: dict[str, Tally] = {}
-        number, blocked = 0, []
+        number, blocked, unread = 0, [], []
         for account, report in surveyed(pipeline, chosen, "Reading"):
             number += 1
             for name, tally in report.types.items():
@@ -55,10 +55,13 @@ def status(chosen: Chosen, as_json: bool) -> int:
                 holds[account.key] = every_hold[account.id]
             if report.blocked is not None:
                 blocked.append((account.key, report.blocked.message))
+            if report.error is not None:
+                unread.append((account.key, report.error))
         looks = {media.name: pipeline.safeguard.look(media) for media in chosen.selection.types}
         problems = {name: pipeline.safeguard.problems(look) for name, look in looks.items()}
         oldest = next((e.withdrawn_at for e in pipeline.ledger.pending_deletions(limit=1)), None)
-    users = {"total": number, "ready": number - len(blocked), "blocked": len(blocked)}
+    ready = number - len(blocked) - len(unread)
+    users = {"total": number, "ready": ready, "blocked": len(blocked), "unread": len(unread)}
     if as_json:
         types = {name: {c: getattr(tally, c) for c in _STATUS} for name, tally in totals.items()}
         pending = oldest.isoformat() if oldest else None
@@ -78,16 +81,15 @@ def status(chosen: Chosen, as_json: bool) -> int:
         )
     else:
         tallies("Status", totals, _STATUS)
-        click.echo(f"Users: {users['total']}, ready {users['ready']}, blocked {users['blocked']}.")
-        for user, message in blocked:
-            click.echo(f"  {user}: {message}")
+        say(f"Users: {users['total']}, ready {users['ready']}, blocked {users['blocked']}.")
+        for user, message in [*blocked, *((user, f"could not be read: {error.message}") for user, error in unread)]:
+            say(f"  {user}: {message}")
         for user, reasons in holds.items():
             for name, reason in reasons.items():
-                click.echo(f"On hold: {name} of {user}, {reason}.")
-        for message in filter(None, (message for said in problems.values() for message in said)):
-            click.echo(message)
-        click.echo(f"Oldest pending deletion: {oldest or 'none'}.")
-    return 0
+                say(f"On hold: {name} of {user}, {reason}.")
+        say(*filter(None, (message for said in problems.values() for message in said)))
+        say(f"Oldest pending deletion: {oldest or 'none'}.")
+    return exit_code(True, (error for _, error in unread))
 
 
 @click.command()
@@ -105,7 +107,7 @@ def items(chosen: Chosen, states: tuple[str, ...], error_class: str | None, as_j
     if as_json:
         print_json([_json(entry) for entry in found])
     elif as_csv:
-        csv.writer(sys.stdout).writerows([columns, *rows])
+        csv.writer(sys.stdout).writerows([columns, *map(csv_row, rows)])
     else:
         table(f"{len(rows)} items", columns, rows)
     return 0
@@ -147,19 +149,26 @@ def verify(chosen: Chosen, as_json: bool) -> int:
         accounts = chosen.accounts(pipeline)
         workers = pipeline.settings.ac_concurrent_users
         found = verify_accounts(pipeline.engine, accounts, chosen.selection, workers)
-        for each in progress("Verifying", found, len(accounts)):
-            total.add(each)
+        try:
+            for each in progress("Verifying", found, len(accounts)):
+                total.add(each)
+        except KeyboardInterrupt:
+            say(f"Interrupted: {len(accounts) - total.users} users were not reached.", err=True)
     if as_json:
         print_json(total.to_json())
     else:
         counts = {key: value for key, value in total.to_json().items() if isinstance(value, int)}
         table("Verification", ["what", "count"], list(counts.items()))
-        click.echo(f"Blobs: {total.blobs_verified} of {total.blobs_expected} can be downloaded.")
+        for user, error in total.unread:
+            say(f"{user} could not be verified: {error.message}")
+        say(f"Blobs: {total.blobs_verified} of {total.blobs_expected} can be downloaded.")
         wrong = [each for each in total.items if each.state != "quarantined"]
         if wrong:
             rows = [[each.user, each.item, each.state, each.uri, each.reason] for each in wrong]
             table("Not as expected", ["user", "item", "state", "uri", "reason"], rows)
-    return 0 if total.complete else 1
+    if total.users < len(accounts):
+        return INTERRUPTED
+    return exit_code(total.complete, (error for _, error in total.unread))
 
 
 def _chosen(

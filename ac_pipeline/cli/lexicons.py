@@ -6,7 +6,7 @@ from functools import partial
 
 import click
 
-from ac_pipeline.cli.output import print_json, progress, table
+from ac_pipeline.cli.output import print_json, progress, say, table
 from ac_pipeline.cli.snapshot import why_option
 from ac_pipeline.operations.lexicons import LexiconCheck, Scan, check_ours, publish_ours
 from ac_pipeline.settings import load_settings
@@ -52,12 +52,12 @@ def publish_(*, force: bool, dry_run: bool, why: str, as_json: bool) -> int:
         return 0
     said = "would be published" if dry_run else "published"
     for each in published.lexicons:
-        click.echo(f"{each.nsid}: {said} ({each.state})")
+        say(f"{each.nsid}: {said} ({each.state})")
     if not published.lexicons:
-        click.echo("Every lexicon is published as it is.")
-    click.echo("Others find them by this DNS record:")
+        say("Every lexicon is published as it is.")
+    say("Others find them by this DNS record:")
     for line in published.dns:
-        click.echo(f"  {line}")
+        say(f"  {line}")
     return 0
 
 
@@ -99,4 +99,4 @@ def _show(found: LexiconCheck) -> None:
     for name, reason in found.passed_over.items():
         click.echo(f"{name} is not used: {reason}")
     if found.authority is None:
-        click.echo("AC_LEXICON_AUTHORITY is not set: nothing is known of published versions.")
+        say("AC_LEXICON_AUTHORITY is not set: nothing is known of published versions.")

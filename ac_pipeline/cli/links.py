@@ -10,10 +10,10 @@ from functools import partial
 import click
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.cli.output import progress, table
+from ac_pipeline.cli.output import WELL, exit_code, progress, say, table
 from ac_pipeline.cli.rows import Rows, about_users, open_rows
 from ac_pipeline.cli.selectors import Chosen, selectors, sweep_option
-from ac_pipeline.cli.sync import show_report
+from ac_pipeline.cli.sync import report_code, show_report
 from ac_pipeline.operations.choice import confirm_sweep
 from ac_pipeline.operations.link_states import LinkState
 from ac_pipeline.operations.links import Diagnosis, examine_all, heal_all
@@ -56,7 +56,7 @@ def links(chosen: Chosen, healing: bool, sweep: int | None, as_json: bool, as_cs
                 rows.print_json("items", before.to_json())
             elif as_csv:
                 rows.print_csv()
-            return 0 if before.settled else 1
+            return exit_code(before.settled, (each.error for each in before.blocked))
         started = time.monotonic()
         report = SyncReport(run_id)
         healing_them = partial(progress, "Healing")
@@ -73,9 +73,9 @@ def links(chosen: Chosen, healing: bool, sweep: int | None, as_json: bool, as_cs
                 if report.accounts:
                     show_report(report)
                 else:
-                    click.echo("Nothing to heal.\n")
+                    say("Nothing to heal.", "")
                 _show("Links after", after, rest)
-        return 0 if after.settled and report.clean else 1
+        return report_code(report, well=exit_code(after.settled, (each.error for each in after.blocked)) == WELL)
 
 
 def _examined(

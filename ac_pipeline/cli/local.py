@@ -6,13 +6,12 @@ What it calls needs the optional extra `local`, so it is imported only when one 
 from __future__ import annotations
 
 import importlib
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import click
 
-from ac_pipeline.cli.output import print_json, table
+from ac_pipeline.cli.output import print_json, say, table
 from ac_pipeline.errors import Misconfigured
 
 users_option = click.option(
@@ -52,7 +51,7 @@ def up(as_json: bool) -> int:
 def down() -> int:
     """Stop the services; their data stays."""
     stopped = _module("services").LocalServices(Path.cwd()).down()
-    click.echo(f"Stopped: {', '.join(stopped) or 'nothing was running'}.", err=True)
+    say(f"Stopped: {', '.join(stopped) or 'nothing was running'}.", err=True)
     return 0
 
 
@@ -66,7 +65,7 @@ def seed(users: int, items: int, as_json: bool) -> int:
     if as_json:
         print_json(summary.to_json())
     else:
-        click.echo(summary.describe(), file=sys.stdout)
+        say(*summary.describe().split("\n"))
     return 0
 
 

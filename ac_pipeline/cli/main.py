@@ -5,7 +5,9 @@ Commands live in their own modules. This one only assembles them and turns error
 
 from __future__ import annotations
 
+import io
 import logging
+import os
 import sys
 
 import click
@@ -19,6 +21,7 @@ from ac_pipeline.cli.inspect import item, items, status, verify
 from ac_pipeline.cli.lexicons import lexicons
 from ac_pipeline.cli.links import links
 from ac_pipeline.cli.local import local
+from ac_pipeline.cli.output import FAILED, INTERRUPTED, UNREACHABLE, USAGE, WELL, say
 from ac_pipeline.cli.plan import plan, plans
 from ac_pipeline.cli.restore import restore
 from ac_pipeline.cli.retry import retry
@@ -28,7 +31,6 @@ from ac_pipeline.cli.wipe import wipe
 from ac_pipeline.errors import Misconfigured, PipelineError, Transient
 
 _READING = {"audit", "item", "items", "plans", "snapshots", "status", "verify"}
-ALL_WELL, WITH_FAILURES, WRONG_USAGE, UNREACHABLE = 0, 1, 2, 3
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -37,7 +39,8 @@ def cli() -> None:
     """Carry Aesthetic Computer's paintings, moods, pieces, kidlisp and tapes from MongoDB to an ATProto PDS.
 
     Settings come from the environment, .env.local and .env. Exit codes: 0 all well, 1 finished with failed items,
-    2 wrong usage or settings, 3 a service is unreachable.
+    2 wrong usage or settings, 3 a service is unreachable, 130 interrupted by Ctrl-C: the first one finishes the users
+    under way, a second one stops at once.
     """
 
 
@@ -72,26 +75,36 @@ def main() -> None:
         log = logging.getLogger("ac_pipeline.wiring")
         log.setLevel(logging.INFO)
         log.addHandler(logging.StreamHandler())
-    sys.exit(run(sys.argv[1:]))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal has no letters for is no reason to end
+            stream.reconfigure(errors="backslashreplace")
+    code = run(sys.argv[1:])
+    if code == INTERRUPTED:  # at once: whatever is still under way is as safe as after a kill
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
 
 
 def run(arguments: list[str]) -> int:
     """Run one command; its exit code. Errors go to stderr as one sentence."""
     try:
         result = cli.main(arguments, prog_name="ac-pipeline", standalone_mode=False)
-    except click.exceptions.Abort:
-        click.echo("Interrupted; what was committed is kept, the next run does the rest.", err=True)
-        return WITH_FAILURES
+    except click.exceptions.Abort as error:
+        say("Interrupted; what was committed is kept, the next run does the rest.", err=True)
+        return INTERRUPTED if isinstance(error.__cause__, KeyboardInterrupt) else FAILED
     except click.ClickException as error:
-        error.show()
-        return WRONG_USAGE
+        shown = io.StringIO()
+        error.show(file=shown)
+        say(*shown.getvalue().removesuffix("\n").split("\n"), err=True)
+        return USAGE
     except Misconfigured as error:
-        click.echo(f"Error: {error.message}", err=True)
-        return WRONG_USAGE
+        say(f"Error: {error.message}", err=True)
+        return USAGE
     except Transient as error:
-        click.echo(f"Error: {error.message}", err=True)
+        say(f"Error: {error.message}", err=True)
         return UNREACHABLE
     except PipelineError as error:
-        click.echo(f"Error: {error.message}", err=True)
-        return WITH_FAILURES
-    return result if isinstance(result, int) else ALL_WELL
+        say(f"Error: {error.message}", err=True)
+        return FAILED
+    return result if isinstance(result, int) else WELL

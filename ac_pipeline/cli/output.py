@@ -1,8 +1,12 @@
-"""How commands talk: tables and progress for people on stderr or stdout, one JSON document on stdout for scripts."""
+"""How commands talk: tables and progress for people on stderr or stdout, one JSON document on stdout for scripts.
+
+All that is printed goes through here: what stands in a text from outside is shown, and is neither markup nor obeyed.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,13 +17,61 @@ from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
+from ac_pipeline.errors import Blocked, PipelineError, is_unreachable
 from ac_pipeline.sync.report import Tally
+
+WELL, FAILED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes: all well, finished with failed items or users, wrong usage or settings, a service cannot be reached, and
+Ctrl-C."""
+
+
+def exit_code(well: bool, errors: Iterable[PipelineError | None] = ()) -> int:
+    """The exit code of a command over many users, some of whom may have met errors."""
+    met = [error for error in errors if error is not None and not isinstance(error, Blocked)]
+    if any(is_unreachable(error.code, error.status) for error in met):
+        return UNREACHABLE
+    return WELL if well and not met else FAILED
+
+
+_CONTROLS = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
+)
+"""What a terminal would obey, what changes the direction or the lines of a text, and halves of surrogate pairs."""
+_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
+"""How a cell begins that spreadsheets take for a formula."""
+
+
+def visible(text: str) -> str:
+    """A text from anywhere as one line that a terminal shows and does not obey: `\\x1b` in place of an escape."""
+    return _CONTROLS.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def say(*lines: str, err: bool = False) -> None:
+    """Print lines for people, whatever they are made of."""
+    for line in lines:
+        click.echo(visible(line), err=err)
+
+
+def json_text(value: object) -> str:
+    """A value as JSON, of which a terminal obeys nothing either."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    return _CONTROLS.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
 
 
 def print_json(value: object) -> None:
     """The one JSON document of a command."""
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    click.echo(json_text(value))
+
+
+def csv_row(values: Iterable[object]) -> list[object]:
+    """Cells of CSV that no spreadsheet takes for a formula and no terminal obeys; numbers stay numbers."""
+    return [_csv_cell(visible(value)) if isinstance(value, str) else value for value in values]
+
+
+def _csv_cell(text: str) -> str:
+    return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
 
 
 def console() -> Console:
@@ -28,13 +80,13 @@ def console() -> Console:
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table on stdout; numbers are set to the right."""
-    made = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+    made = Table(title=Text(visible(title)), title_justify="left", box=box.SIMPLE, pad_edge=False)
     listed = [list(row) for row in rows]
     for index, name in enumerate(columns):
         numeric = bool(listed) and all(isinstance(row[index], int) for row in listed)
         made.add_column(name, justify="right" if numeric else "left", overflow="fold")
     for row in listed:
-        made.add_row(*("" if cell is None else str(cell) for cell in row))
+        made.add_row(*(Text("" if cell is None else visible(str(cell))) for cell in row))
     console().print(made)
 
 
@@ -48,6 +100,11 @@ def tallies(title: str, types: Mapping[str, Tally], columns: Sequence[str]) -> N
     table(title, ["type", *(name.replace("_", " ") for name in columns)], rows)
 
 
+def _bar() -> Progress:
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    return Progress(*columns, console=Console(file=sys.stderr), transient=True)
+
+
 @contextmanager
 def steps() -> Iterator[Callable[[str, int, int], None]]:
     """A listener to an operation that tells what it does, how much of it is done, and of how much: a bar on stderr when
@@ -55,13 +112,12 @@ def steps() -> Iterator[Callable[[str, int, int], None]]:
     if not sys.stderr.isatty():
         yield lambda what, done, total: None
         return
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
+    with _bar() as bar:
         tasks: dict[str, TaskID] = {}
 
         def told(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bar.add_task(what)
+                tasks[what] = bar.add_task(visible(what))
             bar.update(tasks[what], completed=done, total=total)
 
         yield told
@@ -72,16 +128,8 @@ def progress(title: str, things: Iterable[Any], total: int) -> Iterator[Any]:
     if not sys.stderr.isatty():
         yield from things
         return
-    bar = Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=Console(file=sys.stderr),
-        transient=True,
-    )
-    with bar:
-        task = bar.add_task(title, total=total)
+    with _bar() as bar:
+        task = bar.add_task(visible(title), total=total)
         for thing in things:
             yield thing
             bar.advance(task)

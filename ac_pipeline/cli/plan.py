@@ -9,7 +9,7 @@ from functools import partial
 
 import click
 
-from ac_pipeline.cli.output import print_json, progress, table
+from ac_pipeline.cli.output import print_json, progress, say, table
 from ac_pipeline.cli.rows import about_users, open_rows
 from ac_pipeline.cli.selectors import Chosen, selectors
 from ac_pipeline.mongo.plans import KEPT, SHORTEST
@@ -138,9 +138,10 @@ def show_cost(made: FlightPlan) -> None:
     if made.blocked:
         click.echo(f"Blocked users, of whom nothing is planned: {len(made.blocked)}")
     about_users(made.blocked.items())
+    about_users((user, f"could not be planned: {error.message}") for user, error in made.unread.items())
     about_users(made.notes)
     if made.saved:
-        click.echo(f"Plan {made.hash}\nTo do exactly this: ac-pipeline sync --plan {made.hash[:12]}")
+        say(f"Plan {made.hash}", f"To do exactly this: ac-pipeline sync --plan {made.hash[:12]}")
 
 
 _USER_COLUMNS = ["user", "operations", "points", "blob uploads", "commits", "finished by (UTC)", "waits for"]

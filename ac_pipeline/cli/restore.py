@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import click
 
-from ac_pipeline.cli.output import print_json, steps, table
+from ac_pipeline.cli.output import print_json, say, steps, table
 from ac_pipeline.cli.plan import show_plan
 from ac_pipeline.cli.selectors import Chosen
 from ac_pipeline.cli.snapshot import media_types, type_option, why_option
@@ -82,7 +82,7 @@ def _show_plan(plan: RestorePlan, as_json: bool) -> None:
     rows: list[list[object]] = [[name, number] for name, number in plan.counts.items()]
     total = ["total", len(plan.operations)]
     table(f"Restore of {plan.user} (nothing was written)", ["type", "records"], [*rows, total])
-    click.echo(f"{len(plan.present)} records are there already.")
+    say(f"{len(plan.present)} records are there already.")
     _show_shape(plan.wrong_shaped)
     _show_held(plan.held)
     show_price(plan.price)
@@ -96,21 +96,21 @@ def _show(report: RestoreReport) -> None:
     total = sum(report.restored.values())
     title = f"Restored {report.user} from {report.source} in {report.seconds:.1f} s"
     table(title, ["type", "restored"], [*rows, ["total", total]])
-    click.echo(f"{report.present} records were there already.")
+    say(f"{report.present} records were there already.")
     _show_shape(report.wrong_shaped)
     _show_held(report.held)
     failed = [[each.item, each.error_class, each.message] for each in report.failures[:_SHOWN]]
     if failed:
         table(f"The PDS refuses {len(report.failures)} records", ["item", "class", "message"], failed)
     if report.on_hold:
-        click.echo(f"Still on hold: {', '.join(report.on_hold)}. The same command does the rest.")
+        say(f"Still on hold: {', '.join(report.on_hold)}. The same command does the rest.")
     else:
-        click.echo("Nothing is on hold: the next sync brings these records up to date with Mongo.")
+        say("Nothing is on hold: the next sync brings these records up to date with Mongo.")
 
 
 def _show_shape(wrong: int) -> None:
     if wrong:
-        click.echo(f"{wrong} records break their lexicon; they come back as they were, the next sync repairs them.")
+        say(f"{wrong} records break their lexicon; they come back as they were, the next sync repairs them.")
 
 
 def _show_held(held: list[Held]) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import click
 
 from ac_pipeline.accounts import GUEST_ID
-from ac_pipeline.cli.output import print_json
+from ac_pipeline.cli.output import print_json, say
 from ac_pipeline.cli.selectors import Chosen, selectors
-from ac_pipeline.cli.sync import counted, show_report
+from ac_pipeline.cli.sync import counted, report_code, show_report
 from ac_pipeline.items import State
 from ac_pipeline.operations.retry import FAILED, FailedItems, plan_retry, run_turns
 from ac_pipeline.settings import load_settings
@@ -36,12 +36,16 @@ def retry(chosen: Chosen, states: tuple[str, ...], error_class: str | None, as_j
     with open_pipeline(load_settings()) as pipeline:
         plan = plan_retry(pipeline, wanted)
         for name in plan.unknown:
-            click.echo(f"{name} is not among the failed items: nothing was done to it.", err=True)
+            say(f"{name} is not among the failed items: nothing was done to it.", err=True)
         for item in plan.ownerless:
-            click.echo(f"{item} belongs to an account that is not on the platform any more: left alone.", err=True)
+            say(f"{item} belongs to an account that is not on the platform any more: left alone.", err=True)
         workers = pipeline.settings.ac_concurrent_users
         report = (
-            counted(pipeline, lambda run_id: run_turns(pipeline.engine, plan.turns, run_id, workers), len(plan.turns))
+            counted(
+                pipeline,
+                lambda run_id: (report for _, report in run_turns(pipeline.engine, plan.turns, run_id, workers)),
+                len(plan.turns),
+            )
             if plan.turns
             else SyncReport("")
         )
@@ -50,5 +54,5 @@ def retry(chosen: Chosen, states: tuple[str, ...], error_class: str | None, as_j
     elif plan.turns:
         show_report(report)
     else:
-        click.echo("No failed item fits.")
-    return 0 if report.clean else 1
+        say("No failed item fits.")
+    return report_code(report)

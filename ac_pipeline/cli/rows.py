@@ -7,7 +7,6 @@ answer that ends in an error is never half a document.
 from __future__ import annotations
 
 import csv
-import json
 import shutil
 import sys
 import tempfile
@@ -17,7 +16,7 @@ from typing import IO
 
 import click
 
-from ac_pipeline.cli.output import table
+from ac_pipeline.cli.output import csv_row, json_text, say, table
 
 SHOWN = 40
 """Rows a table shows; JSON and CSV have all."""
@@ -50,17 +49,17 @@ class Rows:
     def add(self, row: Mapping[str, object]) -> None:
         """One more row; values that are no column are in the JSON only."""
         if self._json:
-            text = json.dumps(row, indent=2, ensure_ascii=False, default=str)
+            text = json_text(row)
             self._file.write(("," if self.count else "") + "\n" + _indented(text, 4))
         elif self._csv:
-            self._csv.writerow([_cell(row.get(name)) for name in self._columns])
+            self._csv.writerow(csv_row(_cell(row.get(name)) for name in self._columns))
         elif self.count < SHOWN:
             self._first.append([_cell(row.get(name)) for name in self._columns])
         self.count += 1
 
     def print_json(self, name: str, rest: Mapping[str, object]) -> None:
         """The one JSON document: `rest`, and the rows under `name`."""
-        head = json.dumps(dict(rest), indent=2, ensure_ascii=False, default=str)[:-1].rstrip("\n")
+        head = json_text(dict(rest))[:-1].rstrip("\n")
         click.echo(head + ("," if rest else "") + f'\n  "{name}": [', nl=False)
         self._copy()
         click.echo(("\n  " if self.count else "") + "]\n}")
@@ -74,7 +73,7 @@ class Rows:
             return
         table(title, self._columns, self._first)
         if self.count > SHOWN:
-            click.echo(f"... and {self.count - SHOWN} more: --json lists all of them.\n")
+            say(f"... and {self.count - SHOWN} more: --json lists all of them.", "")
 
     def _copy(self) -> None:
         self._file.seek(0)
@@ -96,7 +95,7 @@ def about_users(lines: Iterable[tuple[str, str]]) -> None:
         users.setdefault(message, []).append(user)
     for message, named in users.items():
         more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
-        click.echo(f"{', '.join(named[:_NAMED])}{more}: {message}")
+        say(f"{', '.join(named[:_NAMED])}{more}: {message}")
 
 
 def _indented(text: str, by: int) -> str:

@@ -6,7 +6,7 @@ import shlex
 
 import click
 
-from ac_pipeline.cli.output import print_json, steps, table
+from ac_pipeline.cli.output import print_json, say, steps, table
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.snapshots import Snapshot
@@ -102,7 +102,7 @@ def _forget(ids: tuple[str, ...], user: str | None, *, confirm: bool, why: str, 
                 print_json({**plan.to_json(), "command": command})
             else:
                 _show_forgetting("Would be deleted (nothing was)", plan)
-                click.echo(f"To do it:\n\n  {command}")
+                say("To do it:", "", f"  {command}")
             return _NOT_CONFIRMED
         done = forget(vault, chosen, pipeline.accounts.all, why=why, progress=told)
     if as_json:
@@ -114,16 +114,14 @@ def _forget(ids: tuple[str, ...], user: str | None, *, confirm: bool, why: str, 
 
 def _show_forgetting(title: str, found: Forgetting) -> None:
     table(title, _COLUMNS, [_row(each) for each in found.snapshots])
-    click.echo(f"{found.blobs} blobs go with them; {found.shared} stay, because other snapshots need them.")
+    say(f"{found.blobs} blobs go with them; {found.shared} stay, because other snapshots need them.")
     if found.last_copies:
-        click.echo(
+        say(
             f"{found.last_copies} records are neither on the PDS nor in another snapshot, and have no document in "
             "Mongo: these are their last copies."
         )
     for id in found.lost:
-        click.echo(
-            f"Which blobs snapshot {id} had cannot be read any more: blobs that were only its stay in the store."
-        )
+        say(f"Which blobs snapshot {id} had cannot be read any more: blobs that were only its stay in the store.")
 
 
 def _row(snapshot: Snapshot) -> list[object]:

@@ -11,18 +11,19 @@ from datetime import timedelta
 import click
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.cli.output import print_json, progress, table, tallies
+from ac_pipeline.cli.output import INTERRUPTED, UNREACHABLE, exit_code, print_json, progress, say, table, tallies
 from ac_pipeline.cli.plan import show_kept, show_plan
 from ac_pipeline.cli.rows import Rows, open_rows
 from ac_pipeline.cli.selectors import Chosen, selectors, sweep_option
+from ac_pipeline.errors import PipelineError
 from ac_pipeline.mongo.plans import SHORTEST, SavedPlan
 from ac_pipeline.operations.agreed_sync import AgreedTurn, agreed_sync
 from ac_pipeline.operations.canary import Look, canary, look
 from ac_pipeline.operations.choice import confirm_sweep
 from ac_pipeline.operations.flight_plan import selection_of
-from ac_pipeline.operations.rounds import ahead
 from ac_pipeline.settings import load_settings
 from ac_pipeline.sync.engine import sync_accounts
+from ac_pipeline.sync.for_accounts import for_accounts, unread
 from ac_pipeline.sync.report import AccountReport, SyncReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import Verification
@@ -52,7 +53,11 @@ def surveyed(pipeline: Pipeline, chosen: Chosen, title: str) -> Iterator[tuple[A
     def survey(account: Account) -> AccountReport:
         return pipeline.engine.survey(account, chosen.selection)[1]
 
-    yield from progress(title, ahead(accounts, survey, pipeline.settings.ac_concurrent_users), len(accounts))
+    def failed(account: Account, error: PipelineError) -> AccountReport:
+        return AccountReport(account.key, error=unread(account, error))
+
+    found = for_accounts(accounts, survey, pipeline.settings.ac_concurrent_users, failed, ordered=True)
+    yield from progress(title, found, len(accounts))
 
 
 @click.command()
@@ -122,17 +127,28 @@ def counted(pipeline: Pipeline, run: Callable[[str], Iterator[AccountReport]], t
     """Run something over accounts, with progress, and count what it took.
 
     Args:
-        run: Given a run id, yields the reports.
+        run: Given a run id, yields the reports; after Ctrl-C the report has those until then.
         total: How many there will be.
     """
     started, before = time.monotonic(), pipeline.server.usage()
     report = SyncReport(new_run_id())
-    report.accounts.extend(progress("Syncing", run(report.run_id), total))
+    try:
+        for account in progress("Syncing", run(report.run_id), total):
+            report.accounts.append(account)
+    except KeyboardInterrupt:
+        report.interrupted, report.not_reached = True, max(0, total - len(report.accounts))
     used = pipeline.server.usage() - before
     report.requests = used.requests
     report.transferred = {"uploaded": used.bytes_uploaded, "downloaded": used.bytes_downloaded}
     report.seconds = time.monotonic() - started
     return report
+
+
+def report_code(report: SyncReport, *, well: bool = True) -> int:
+    """The exit code of a run. `well`: whether nothing that the report does not tell is amiss."""
+    if report.interrupted:
+        return INTERRUPTED
+    return UNREACHABLE if report.unreachable else exit_code(report.clean and well)
 
 
 def show_report(report: SyncReport) -> None:
@@ -143,14 +159,19 @@ def show_report(report: SyncReport) -> None:
     if rows:
         table("Failed items", ["user", "item", "stage", "class", "message"], rows)
         if len(failures) > _SHOWN:
-            click.echo(f"... and {len(failures) - _SHOWN} more: `ac-pipeline items --state quarantined` lists them.")
+            say(f"... and {len(failures) - _SHOWN} more: `ac-pipeline items --state quarantined` lists them.")
     for account in report.accounts:
         if account.blocked:
-            click.echo(f"{account.user} is blocked: {account.blocked.message}")
+            say(f"{account.user} is blocked: {account.blocked.message}")
         if account.error:
-            click.echo(f"{account.user} has to be run again: {account.error.message}")
+            say(f"{account.user} has to be run again: {account.error.message}")
         for note in account.notes:
-            click.echo(f"{account.user}: {note}")
+            say(f"{account.user}: {note}")
+    if report.interrupted:
+        say(
+            f"Interrupted: {report.not_reached} users were not reached. What was committed is kept; the next run does "
+            "the rest."
+        )
 
 
 # ---------------------------------------------------------------------------------------------------------- by a plan
@@ -203,14 +224,14 @@ def _by_plan(
         else:
             if report.accounts and not dry:
                 show_report(report)
-            click.echo(
+            say(
                 f"Plan {plan.hash[:SHORTEST]} of {plan.when:%Y-%m-%d %H:%M} UTC: {done.same} of {plan.operations} "
                 f"operations {'are' if dry else 'were'} as planned, {done.before} were in place already, "
                 f"{rows.count} have moved."
             )
             rows.print_table("Moved since, and not done")
             _show_looks(looks, on if number is not None else None)
-        return 0 if done.clean and report.clean and all(found.verification.complete for _, found in looks) else 1
+        return report_code(report, well=done.clean and all(found.verification.complete for _, found in looks))
 
 
 class _Agreed:
@@ -237,12 +258,13 @@ class _Agreed:
 
 
 def _canary(pipeline: Pipeline, chosen: Chosen, number: int, *, as_json: bool) -> int:
-    accounts, looks = chosen.accounts(pipeline), []
+    accounts, looks = chosen.accounts(pipeline), list[tuple[Account, Look]]()
 
     def run(run_id: str) -> Iterator[AccountReport]:
         workers = pipeline.settings.ac_concurrent_users
         for trial in canary(pipeline.engine, accounts, chosen.selection, number, run_id=run_id, workers=workers):
-            looks.append((trial.account, trial.look))
+            if trial.look is not None:
+                looks.append((trial.account, trial.look))
             yield trial.report
 
     report = counted(pipeline, run, min(number, len(accounts)))
@@ -252,9 +274,9 @@ def _canary(pipeline: Pipeline, chosen: Chosen, number: int, *, as_json: bool) -
     else:
         show_report(report)
         if not looks:
-            click.echo("Nobody has anything to do.")
+            say("Nobody has anything to do.")
         _show_looks(looks, on)
-    return 0 if report.clean and all(found.verification.complete for _, found in looks) else 1
+    return report_code(report, well=all(found.verification.complete for _, found in looks))
 
 
 def _looks_json(looks: Sequence[tuple[Account, Look]]) -> list[dict[str, object]]:
@@ -275,9 +297,9 @@ def _show_looks(looks: Sequence[tuple[Account, Look]], on: str | None) -> None:
         table("Verified", columns, [[account.key, *_verified(found.verification)] for account, found in looks])
         for account, found in looks:
             for address in found.addresses:
-                click.echo(f"{account.key}: {address.uri}{f'  {address.page}' if address.page else ''}")
+                say(f"{account.key}: {address.uri}{f'  {address.page}' if address.page else ''}")
     if on is not None:
-        click.echo(f"Have a look; then go on with:\n\n  {on}")
+        say("Have a look; then go on with:", "", f"  {on}")
 
 
 def _verified(found: Verification) -> list[object]:

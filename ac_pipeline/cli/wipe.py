@@ -6,7 +6,7 @@ import shlex
 
 import click
 
-from ac_pipeline.cli.output import print_json, steps, table
+from ac_pipeline.cli.output import print_json, say, steps, table
 from ac_pipeline.cli.snapshot import media_types, type_option, why_option
 from ac_pipeline.errors import PipelineError, Transient
 from ac_pipeline.operations.price import Price
@@ -51,7 +51,7 @@ def wipe(
         if dry_run or not plan.accepts(confirm):
             _show_plan(plan, command, as_json)
             if not dry_run and confirm is not None:
-                click.echo(f"Error: --confirm {confirm} is not the number of records, {plan.total}.", err=True)
+                say(f"Error: --confirm {confirm} is not the number of records, {plan.total}.", err=True)
             return 0 if dry_run else _NOT_CONFIRMED
         if not as_json:
             show_price(plan.price)
@@ -74,18 +74,18 @@ def wipe(
 
 def show_price(price: Price) -> None:
     """What it takes of the PDS, in one line, and how long that is under the usual limits."""
-    click.echo(
+    say(
         f"It takes {price.operations} writes in {price.commits} commits, {price.points} write points and at most "
         f"{price.blobs} blobs, {price.bytes} bytes in all."
     )
     if price.hours:
-        click.echo(f"On a PDS with the usual limits it takes {price.hours:.1f} hours, for {price.waits_for}.")
+        say(f"On a PDS with the usual limits it takes {price.hours:.1f} hours, for {price.waits_for}.")
 
 
 def exit_code(clean: bool, error: PipelineError | None) -> int:
     """0 all well, 1 something failed, 3 a service ended it early; the error goes to stderr."""
     if error is not None:
-        click.echo(f"Error: {error.message}", err=True)
+        say(f"Error: {error.message}", err=True)
     return 3 if isinstance(error, Transient) else 0 if clean else 1
 
 
@@ -104,29 +104,29 @@ def _show_plan(plan: WipePlan, command: str, as_json: bool) -> None:
     rows: list[list[object]] = [[name, number] for name, number in plan.records.items()]
     table(f"Wipe of {plan.user} (nothing was written)", ["type", "records"], [*rows, ["total", plan.total]])
     if plan.addresses:
-        click.echo(
+        say(
             f"{plan.addresses} public addresses hold the key of one of these records and break; a restore brings the "
             "same keys back."
         )
     if plan.undocumented:
-        click.echo(f"{plan.undocumented} of them have no document in Mongo: only the snapshot will have them.")
+        say(f"{plan.undocumented} of them have no document in Mongo: only the snapshot will have them.")
     if plan.unfinished:
-        click.echo(f"An earlier wipe did not come to its end: its snapshot is {plan.unfinished}.")
+        say(f"An earlier wipe did not come to its end: its snapshot is {plan.unfinished}.")
     show_price(plan.price)
-    click.echo(f"To do it:\n\n  {command}")
+    say("To do it:", "", f"  {command}")
 
 
 def _show(report: WipeReport, user: str) -> None:
     rows: list[list[object]] = [[name, number] for name, number in report.deleted.items()]
     deleted = sum(report.deleted.values())
     table(f"Wiped {report.user} in {report.seconds:.1f} s", ["type", "deleted"], [*rows, ["total", deleted]])
-    click.echo(f"{report.links_cleared} links cleared. {report.left} records of these types are left.")
+    say(f"{report.links_cleared} links cleared. {report.left} records of these types are left.")
     failed = [[each.item, each.error_class, each.message] for each in report.failures[:_SHOWN]]
     if failed:
         table(f"{len(report.failures)} records cannot be deleted", ["item", "class", "message"], failed)
     for note in report.notes:
-        click.echo(note)
+        say(note)
     if report.snapshots:
-        click.echo(f"The records are in snapshot {report.snapshots[0]}.")
+        say(f"The records are in snapshot {report.snapshots[0]}.")
     if report.on_hold:
-        click.echo(f"On hold: {', '.join(report.on_hold)}. To bring them back: ac-pipeline restore {shlex.quote(user)}")
+        say(f"On hold: {', '.join(report.on_hold)}. To bring them back: ac-pipeline restore {shlex.quote(user)}")

@@ -35,11 +35,7 @@ class Trouble:
 
 def trouble_of(outcome: Outcome) -> Trouble | None:
     """What an outcome means for its partition; None when it is well."""
-    if outcome.crash is not None:
-        return Trouble("unforeseen", f"{type(outcome.crash).__name__}: {outcome.crash}", passing=False)
-    if outcome.report is None or outcome.report.error is None:
-        return None
-    return trouble_of_error(outcome.report.error)
+    return None if outcome.report.error is None else trouble_of_error(outcome.report.error)
 
 
 def trouble_of_error(error: PipelineError) -> Trouble:

@@ -48,8 +48,6 @@ _SPECIAL = re.compile(r"([\\`*_\[\]<>|#!~])")
 def account_metadata(mirror: Mirror, outcome: Outcome, media: MediaType) -> Metadata:
     """What happened to one account's items of one type: the counts of the report (design, section 6), and more."""
     report = outcome.report
-    if report is None:
-        return {}
     metadata: Metadata = {}  # what a person looks for comes first: the UI keeps this order
     if report.blocked is not None:
         metadata["blocked_reason"] = f"{report.blocked.code}: {report.blocked.message}"
@@ -70,7 +68,7 @@ def account_metadata(mirror: Mirror, outcome: Outcome, media: MediaType) -> Meta
 
 def counts(outcome: Outcome, media: MediaType) -> dict[str, int]:
     """The counts of one account and type, as design section 6 names them."""
-    return outcome.report.tally(media.name).to_json() if outcome.report is not None else {}
+    return outcome.report.tally(media.name).to_json()
 
 
 def source_counts(outcome: Outcome, media: MediaType) -> dict[str, int]:
@@ -81,13 +79,13 @@ def source_counts(outcome: Outcome, media: MediaType) -> dict[str, int]:
 
 def pictures_metadata(mirror: Mirror, outcome: Outcome, media: MediaType) -> Metadata:
     """A few pictures as Markdown, which the UI shows inline from their public addresses."""
-    tally = outcome.report.tally(media.name) if outcome.report is not None else None
-    if tally is None or not tally.written + tally.unchanged:
+    tally = outcome.report.tally(media.name)
+    if not tally.written + tally.unchanged:
         return {}
     pictures = mirror.pictures(outcome.account, media, PICTURES)
     if not pictures:
         return {}
-    return {"pictures": dg.MetadataValue.md(" ".join(f"![{each.title}]({each.url})" for each in pictures))}
+    return {"pictures": dg.MetadataValue.md(" ".join(f"![{escaped(each.title)}]({each.url})" for each in pictures))}
 
 
 def trouble_metadata(trouble: Trouble) -> Metadata:
@@ -133,7 +131,7 @@ def items_links(
     for row, timeline in list(zip(rows, timelines, strict=True))[:LINKED]:
         name = f"**{escaped(str(row['code']))}** " if row["code"] else ""
         lines.append(
-            f"- {name}`{row['item']}` of {escaped(str(row['user']))}: {escaped(str(row['class']))}: "
+            f"- {name}{coded(str(row['item']))} of {escaped(str(row['user']))}: {escaped(str(row['class']))}: "
             f"{escaped(str(row['message']))}  \n  {' · '.join(_links(mirror, row, str(row['record'])))}"
         )
         lines += [f"    - {attempt_line(attempt)}" for attempt in timeline[-_ATTEMPTS:]]
@@ -197,7 +195,12 @@ def link(text: str, address: str | None) -> str:
 
 def run_link(run: str) -> str:
     """A run of Dagster as a link to its page; one of the command line by its name."""
-    return f"[{run[:8]}](/runs/{run})" if _RUN.fullmatch(run) else f"`{run or 'unknown'}`"
+    return f"[{run[:8]}](/runs/{run})" if _RUN.fullmatch(run) else coded(run or "unknown")
+
+
+def coded(text: str) -> str:
+    """A text as code in a line of Markdown."""
+    return f"`{' '.join(text.split()).replace('`', chr(39))}`"
 
 
 def escaped(text: str) -> str:

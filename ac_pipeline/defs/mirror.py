@@ -5,15 +5,13 @@ No Dagster here: accounts and media types in, reports out. How reports become ev
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.allowance import Allowance
 from ac_pipeline.atproto.messages import RepositoryStatus
-from ac_pipeline.errors import Misconfigured
 from ac_pipeline.items import LastLook, LedgerEntry, RepositoryMark, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.ledger import Standing
@@ -25,11 +23,10 @@ from ac_pipeline.sync.report import AccountReport
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one account's turn ended: with a report, or with an error nobody foresaw (`crash`)."""
+    """How one account's turn ended."""
 
     account: Account
-    report: AccountReport | None = None
-    crash: Exception | None = None
+    report: AccountReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,28 +167,3 @@ class Mirror(Protocol):
 
     def pictures(self, account: Account, media: MediaType, limit: int) -> Sequence[Picture]:
         """Some pictures of the account's records; none for a type whose records hold no picture."""
-
-
-def each_account(
-    accounts: Sequence[Account], work: Callable[[Account], AccountReport], workers: int
-) -> Iterator[Outcome]:
-    """Do the same for many accounts at once.
-
-    An error nobody foresaw costs its account the turn and nobody else's report (RUN-1). When the caller stops
-    listening, e.g. because the run was cancelled, accounts whose turn has not come are left alone.
-
-    Raises:
-        Misconfigured: No account can have its turn.
-    """
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="account")
-    try:
-        turns = {pool.submit(work, account): account for account in accounts}
-        for turn in as_completed(turns):
-            error = turn.exception()
-            if isinstance(error, Misconfigured):
-                raise error
-            if error is not None and not isinstance(error, Exception):
-                raise error
-            yield Outcome(turns[turn], crash=error) if error else Outcome(turns[turn], turn.result())
-    finally:
-        pool.shutdown(cancel_futures=True)

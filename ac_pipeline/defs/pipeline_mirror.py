@@ -5,23 +5,24 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from itertools import islice
+from itertools import islice, starmap
 from urllib.parse import urlencode
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.allowance import Allowance
 from ac_pipeline.atproto.messages import RepositoryStatus
 from ac_pipeline.atproto.syntax import record_address
-from ac_pipeline.defs.mirror import CollectionState, Outcome, Picture, each_account
+from ac_pipeline.defs.mirror import CollectionState, Outcome, Picture
 from ac_pipeline.defs.opening import OpensPipeline
 from ac_pipeline.items import LedgerEntry, RepositoryMark, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.ledger import Standing
 from ac_pipeline.mongo.pending import Changes
-from ac_pipeline.operations.choice import confirm_sweep
+from ac_pipeline.operations.choice import chosen_accounts, confirm_sweep
 from ac_pipeline.operations.receipts import Findings, Taken, findings, take_receipts
-from ac_pipeline.operations.retry import FailedItems, RetryPlan, Turn, plan_retry
+from ac_pipeline.operations.retry import FailedItems, RetryPlan, Turn, plan_retry, run_turns
 from ac_pipeline.settings import Settings
+from ac_pipeline.sync.for_accounts import account_reports
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 
@@ -45,7 +46,7 @@ class PipelineMirror(OpensPipeline):
         pipeline = self._open()
         with self._reading:
             if self._accounts is None:
-                self._accounts = {account.key: account for account in pipeline.accounts.all()}
+                self._accounts = {account.key: account for account in chosen_accounts(pipeline, ())}
             return self._accounts
 
     def sync(
@@ -62,32 +63,19 @@ class PipelineMirror(OpensPipeline):
         pipeline = self._open()
         selection = Selection(types=tuple(types), full=full, blobs=blobs, renditions=renditions, sweep=sweep)
         confirm_sweep(pipeline, accounts, selection, run_id)
-        return each_account(
-            accounts,
-            lambda account: pipeline.engine.sync(account, selection, run_id),
-            pipeline.settings.ac_concurrent_users,
-        )
+        return self._outcomes(accounts, lambda account: pipeline.engine.sync(account, selection, run_id))
 
     def render(self, accounts: Sequence[Account], media: MediaType, run_id: str) -> Iterator[Outcome]:
         pipeline = self._open()
         selection = Selection(types=(media,))
-        return each_account(
-            accounts,
-            lambda account: pipeline.engine.render(account, media, selection, run_id),
-            pipeline.settings.ac_concurrent_users,
-        )
+        return self._outcomes(accounts, lambda account: pipeline.engine.render(account, media, selection, run_id))
 
     def plan_retry(self, wanted: FailedItems) -> RetryPlan:
         return plan_retry(self._open(), wanted)
 
     def retry(self, turns: Sequence[Turn], run_id: str) -> Iterator[Outcome]:
         pipeline = self._open()
-        selections = {turn.account.id: turn.selection for turn in turns}
-        return each_account(
-            [turn.account for turn in turns],
-            lambda account: pipeline.engine.sync(account, selections[account.id], run_id),
-            pipeline.settings.ac_concurrent_users,
-        )
+        return starmap(Outcome, run_turns(pipeline.engine, turns, run_id, pipeline.settings.ac_concurrent_users))
 
     def survey(self, account: Account, types: Sequence[MediaType]) -> AccountReport:
         _, report = self._open().engine.survey(account, Selection(types=tuple(types)))
@@ -159,6 +147,9 @@ class PipelineMirror(OpensPipeline):
             states={State.WRITTEN, State.UNCHANGED}, account=account.id, types={media.name}, limit=limit
         )
         return tuple(islice(self._shown(entries, media, pipeline.settings.pds_url), limit))
+
+    def _outcomes(self, accounts: Sequence[Account], work: Callable[[Account], AccountReport]) -> Iterator[Outcome]:
+        return starmap(Outcome, account_reports(accounts, work, self._open().settings.ac_concurrent_users))
 
     @staticmethod
     def _shown(entries: Iterable[LedgerEntry], media: MediaType, pds_url: str) -> Iterator[Picture]:

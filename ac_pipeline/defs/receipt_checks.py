@@ -14,7 +14,7 @@ import dagster as dg
 
 from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.ledger_checks import NAMED
-from ac_pipeline.defs.metadata import LINKED, ROWS, Metadata, escaped, link
+from ac_pipeline.defs.metadata import LINKED, ROWS, Metadata, coded, escaped, link
 from ac_pipeline.defs.mirror import Mirror
 from ac_pipeline.errors import InvalidRecord
 from ac_pipeline.items import State
@@ -185,7 +185,8 @@ def _listed(mirror: Mirror, lines: Sequence[_Line], count: int) -> Metadata:
         return {}
     shown = lines[:ROWS]
     links = [
-        f"- `{line.wrong.item}` of {escaped(line.user)}: {escaped(line.wrong.state)}: {escaped(line.wrong.reason)} · "
+        f"- {coded(line.wrong.item)} of {escaped(line.user)}: {escaped(line.wrong.state)}: "
+        f"{escaped(line.wrong.reason)} · "
         + (link(line.wrong.uri, mirror.record_address(line.wrong.uri)) if line.wrong.uri else "no record")
         for line in shown[:LINKED]
     ]

@@ -140,7 +140,7 @@ def _proven(
 ) -> Mapping[str, Metadata]:
     """Types of which the user's whole partition is as it should be, with the counts of the dry run that says so."""
     report = outcome.report
-    if report is None or report.blocked is not None or report.failures:
+    if report.blocked is not None or report.failures:
         return {}
     try:
         survey = mirror.survey(outcome.account, types)

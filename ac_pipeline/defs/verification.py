@@ -19,7 +19,7 @@ from ac_pipeline.defs.metadata import Metadata
 from ac_pipeline.defs.mirror import Mirror
 from ac_pipeline.defs.receipt_checks import part_metadata
 from ac_pipeline.defs.run_marks import marked_in_process_executor
-from ac_pipeline.errors import Misconfigured, PipelineError
+from ac_pipeline.errors import Misconfigured
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.mongo.receipts import Aspect, Receipt
 from ac_pipeline.operations.receipts import Taken
@@ -94,7 +94,7 @@ def verify(
             if each.receipt is not None:
                 sums.add(each.receipt)
             if each.error is not None:
-                troubles[each.account.key] = _trouble(each.error)
+                troubles[each.account.key] = trouble_of_error(each.error)
     yield from check_events(mirror, types, sums.verified)
     context.log.info(", ".join(f"{name}: {value}" for name, value in sums.metadata().items()))
     if troubles:
@@ -140,9 +140,3 @@ def _accounts(mirror: Mirror, users: Sequence[str]) -> list[Account]:
     if unknown:
         raise Misconfigured(f"No user has the partition key {', '.join(unknown)}: nothing was verified.")
     return [known[user] for user in dict.fromkeys(users)] or list(known.values())
-
-
-def _trouble(error: Exception) -> Trouble:
-    if isinstance(error, PipelineError):
-        return trouble_of_error(error)
-    return Trouble("unforeseen", f"{type(error).__name__}: {error}", passing=False)

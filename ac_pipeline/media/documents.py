@@ -7,7 +7,7 @@ document holds: a value of the wrong type ends as a verdict with a reason.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
@@ -15,9 +15,13 @@ from typing import Any
 
 from ac_pipeline.errors import InvalidDocument
 from ac_pipeline.media.base import Document, MediaType, Verdict
-from ac_pipeline.media.eligibility import is_guest, why_withdrawn
+from ac_pipeline.media.eligibility import COMMON_FIELDS, is_guest, why_withdrawn
+from ac_pipeline.media.fields import is_text, plain, sound_text
 from ac_pipeline.media.links import read_link
 from ac_pipeline.media.times import object_id_time, read_when
+
+_SHOWN = 60
+"""Characters of an odd value that stands where a text or an ObjectId should."""
 
 
 def interpret(
@@ -32,22 +36,21 @@ def interpret(
         account_did: The DID of the repository it would be published in, where known: lets work of a vanished owner be
             told from a guest's (DEL-10). That the stored key is unknown to that repository is the plan's to find.
     """
-    id = str(raw.get("_id"))
+    id = _identity(raw.get("_id"))
     user = raw.get("user")
     guest = is_guest(user)
-    fields = {name: raw[name] for name in media.fields if name in raw}
-    when = read_when(raw.get("when"))
+    fields = {name: plain(raw[name]) for name in media.fields if name in raw}
+    when = read_when(fields.get("when"))
     warnings: tuple[str, ...] = ()
     if when is None:
         when = object_id_time(id) or 0
-        warnings = (_about_when("when" in raw and raw["when"] is not None),)
-    code = raw.get("code")
-    owner = None if guest else str(user)
+        warnings = (_about_when(fields.get("when")),)
+    owner = None if guest else owner_of(user)
     document = Document(
         type=media.name,
         id=id,
         owner=owner,
-        code=code if isinstance(code, str) and code else None,
+        code=sound_text(raw.get("code")),
         when=when,
         fields=fields,
         fingerprint=_fingerprint(fields, owner, when),
@@ -70,7 +73,7 @@ def _judge(
         _check_identity(media, document, raw.get("_id"), raw.get("user"))
         _check_texts(document)
         media.validate(document)
-        oddities = media.oddities(document)
+        oddities = (*media.oddities(document), *_passed_over(media, document))
     except InvalidDocument as fault:
         return Verdict.INVALID, fault.message, ()
     link = document.link
@@ -85,7 +88,7 @@ def _judge(
 
 
 def _check_identity(media: MediaType, document: Document, stored_id: object, user: object) -> None:
-    if isinstance(stored_id, str) or object_id_time(document.id) is None:
+    if not _is_object_id(stored_id):
         raise InvalidDocument(
             f"{document.type} {document.id}: `_id` is of type {type(stored_id).__name__}, not an ObjectId: "
             "store the document anew"
@@ -93,7 +96,7 @@ def _check_identity(media: MediaType, document: Document, stored_id: object, use
     if document.owner is None:
         if not media.anonymous:
             raise InvalidDocument(f"{document.type} {document.id} has no `user`; {media.plural} are never anonymous")
-    elif not isinstance(user, str):
+    elif not is_text(user):
         raise InvalidDocument(
             f"{document.type} {document.id}: `user` is of type {type(user).__name__}, not a text: correct it in Mongo"
         )
@@ -102,17 +105,48 @@ def _check_identity(media: MediaType, document: Document, stored_id: object, use
 def _check_texts(document: Document) -> None:
     """Half a surrogate pair stands for bytes that were not UTF-8: no record can hold it, and no CID exists for it."""
     for name, value in document.fields.items():
-        if isinstance(value, str) and not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                raise InvalidDocument(
-                    f"{document.type} {document.id}: `{name}` is not valid UTF-8: correct it in Mongo"
-                ) from None
+        if is_text(value) and value and sound_text(value) is None:
+            raise InvalidDocument(f"{document.type} {document.id}: `{name}` is not valid UTF-8: correct it in Mongo")
 
 
-def _about_when(present: bool) -> str:
-    return f"`when` is {'unreadable' if present else 'missing'}: the time of the ObjectId is used"
+def _passed_over(media: MediaType, document: Document) -> Iterator[str]:
+    """Fields of the type itself, all of them texts, that hold something else which its record can do without."""
+    for name in media.fields:
+        value = document.fields.get(name)
+        if name not in COMMON_FIELDS and value is not None and not is_text(value):
+            yield f"`{name}` is of type {type(value).__name__}, not a text, and passed over: correct it in Mongo"
+
+
+def _about_when(value: object) -> str:
+    if value is None:
+        said = "missing"
+    else:
+        said = "unreadable" if is_text(value) else f"of type {type(value).__name__}, from which no time can be read"
+    return f"`when` is {said}: the time of the ObjectId is used"
+
+
+def _is_object_id(value: object) -> bool:
+    """By name: no rule of the mirror needs the driver."""
+    return type(value).__name__ == "ObjectId"
+
+
+def _identity(stored: object) -> str:
+    """The `_id` as items are named by it; one that is no ObjectId can never be mistaken for one."""
+    return str(stored) if _is_object_id(stored) else f"{type(stored).__name__} {shown(stored)}"
+
+
+def owner_of(user: object) -> str:
+    """The owner that `user` names; nobody's id where it is no text."""
+    return user if is_text(user) else shown(user)
+
+
+def shown(value: object) -> str:
+    """An odd value in a few characters that can be stored, the same in every run."""
+    try:
+        text = ascii(value)
+    except RecursionError:
+        text = "nested too deeply"
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}… {sha256(text.encode()).hexdigest()[:16]}"
 
 
 def _plain(value: object) -> object:
@@ -124,12 +158,26 @@ def _plain(value: object) -> object:
     return {f"${type(value).__name__}": str(value)}
 
 
+def _content(value: object) -> object:
+    """A field's value for the fingerprint: one of the driver's own types never has that of its base."""
+    if type(value) in _JSON:
+        return value
+    if not isinstance(value, dict | list):
+        return _plain(value)
+    try:
+        _canonical(value)
+    except (RecursionError, TypeError):
+        return {f"${type(value).__name__}": shown(value)}
+    return value
+
+
+_JSON = frozenset({str, int, float, bool})
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=_plain, check_circular=False).encode
 
 
 def _fingerprint(fields: Mapping[str, Any], owner: str | None, when: int) -> str:
     """sha-256 of what decides the record: missing, null and false are one, so are the forms of a guest and a time."""
-    content = {name: value for name, value in fields.items() if value is not None and value is not False}
+    content = {name: _content(value) for name, value in fields.items() if value is not None and value is not False}
     content["user"] = owner
     content["when"] = when
     return sha256(_canonical(content).encode()).hexdigest()

@@ -11,6 +11,7 @@ from typing import Any
 
 from ac_pipeline.accounts import LEAVING
 from ac_pipeline.errors import InvalidDocument
+from ac_pipeline.media.fields import is_text, sound_text
 
 GUEST_VALUES: tuple[str | None, ...] = (None, "")
 """What stands under `user` in anonymous work; a missing field reads as None, in Python as in a Mongo query."""
@@ -45,7 +46,7 @@ def why_withdrawn(fields: Mapping[str, Any], *, owner_deleted: bool) -> str:
             return flag
     visibility = fields.get("visibility")
     if visibility is not None and visibility != "public":
-        return f"visibility: {visibility}" if isinstance(visibility, str) else "visibility: not public"
+        return f"visibility: {sound_text(visibility) or ''}" if is_text(visibility) else "visibility: not public"
     status = fields.get("status")
     if status == "wip":
         return "work in progress"
@@ -53,7 +54,7 @@ def why_withdrawn(fields: Mapping[str, Any], *, owner_deleted: bool) -> str:
         value = fields.get(flag)
         if value is not None and value is not False:
             raise InvalidDocument(_wrong(flag, value, "true or false"))
-    if status is not None and not isinstance(status, str):
+    if status is not None and not is_text(status):
         raise InvalidDocument(_wrong("status", status, "a text"))
     return ""
 

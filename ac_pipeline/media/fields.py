@@ -1,11 +1,13 @@
 """Reading one field of a document with its type checked, so that a fault names the field, the type and the remedy.
 
+Types are checked exactly: the driver's `Code` is a subclass of text that cannot be hashed, its `Binary` one of bytes.
 What the fields mean is told by the module of each type.
 """
 
 from __future__ import annotations
 
 import re
+from typing import TypeGuard
 
 from ac_pipeline.errors import InvalidDocument
 from ac_pipeline.media.base import Document
@@ -15,6 +17,30 @@ _NOT_CODES = frozenset({"undefined", "None"})
 """What a writer without a code puts into a URL (SRC-2). `nan` and `null` stay: generated codes can spell them."""
 
 
+def plain(value: object) -> object:
+    """The value, where it is of a subclass that says no more than its base (`Int64`, `SON`) as that base."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int(value)
+    return dict(value) if isinstance(value, dict) else value
+
+
+def is_text(value: object) -> TypeGuard[str]:
+    """Whether it is a text and nothing but a text; a `Code` is none."""
+    return type(value) is str
+
+
+def sound_text(value: object) -> str | None:
+    """A text that is not empty and can be stored and sent: no half of a surrogate pair, which stands for bytes that
+    were not UTF-8. None for anything else."""
+    if not is_text(value) or not value:
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return None
+    return value
+
+
 def text(document: Document, name: str) -> str | None:
     """The field as it is stored; None when it is missing or null.
 
@@ -22,7 +48,7 @@ def text(document: Document, name: str) -> str | None:
         InvalidDocument: It is of another type than text.
     """
     value = document.fields.get(name)
-    if value is None or isinstance(value, str):
+    if value is None or is_text(value):
         return value
     raise InvalidDocument(
         f"{document.type} {document.id}: `{name}` is of type {type(value).__name__}, not a text: correct it in Mongo"

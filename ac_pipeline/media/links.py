@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ac_pipeline.media.base import Link
+from ac_pipeline.media.fields import sound_text
 
 _AT_URI = re.compile(r"at://(did:[a-z]+:[A-Za-z0-9._:%-]+)/")
 _RKEY = re.compile(r"[A-Za-z0-9._:~-]{1,512}")
@@ -42,13 +43,9 @@ def _same(one: Link, other: Link) -> bool:
 def _read_home(home: object) -> Link | None:
     if not isinstance(home, Mapping):
         return None
-    rkey, uri, cid, did = (_text(home.get(part)) for part in ("rkey", "uri", "cid", "did"))
+    rkey, uri, cid, did = (sound_text(home.get(part)) for part in ("rkey", "uri", "cid", "did"))
     if rkey is not None and (_RKEY.fullmatch(rkey) is None or rkey in {".", ".."}):
         rkey = None
     if did is None and uri is not None and (match := _AT_URI.match(uri)):
         did = match.group(1)
     return Link(rkey=rkey, uri=uri, cid=cid, did=did) if rkey or uri or cid else None
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 from datetime import UTC, datetime, timedelta, timezone
-from typing import SupportsInt
 
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  (pymongo hands out naive datetimes that mean UTC)
 _MILLISECOND = timedelta(milliseconds=1)
@@ -63,11 +62,14 @@ def read_when(value: object) -> int | None:
             without a zone means UTC, whatever machine reads it. Fractions below a millisecond are cut off.
     """
     if isinstance(value, datetime):
-        naive = value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
+        try:
+            naive = value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
+        except OverflowError:  # a zone that leaves the years 1 to 9999
+            return None
         return (naive - _EPOCH) // _MILLISECOND
-    if isinstance(value, str):
+    if type(value) is str:
         return _read_text(value.strip())
-    if isinstance(value, SupportsInt) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool):
         return _read_number(value)
     return None
 
@@ -80,7 +82,7 @@ def object_id_time(hexadecimal: str) -> int | None:
         return None
 
 
-def _read_number(value: SupportsInt) -> int | None:
+def _read_number(value: float) -> int | None:
     try:
         number = int(value)
     except (ValueError, OverflowError):  # NaN and infinities

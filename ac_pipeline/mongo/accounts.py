@@ -6,6 +6,7 @@ document is ever logged or put into a message. Facts: aesthetic-computer facts, 
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +18,8 @@ from pymongo.database import Database
 from ac_pipeline.accounts import GUEST_ID, LEAVING, Account, assign_keys, key_candidates
 from ac_pipeline.errors import AccountDeleted, Blocked, Misconfigured, NoCredentials
 from ac_pipeline.media.base import MediaType
+from ac_pipeline.media.documents import shown
+from ac_pipeline.media.fields import is_text, sound_text
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.media.times import format_when, read_when
 from ac_pipeline.mongo.database import SOURCE_CODEC, mongo_errors
@@ -24,11 +27,7 @@ from ac_pipeline.mongo.database import SOURCE_CODEC, mongo_errors
 _SISTER_TENANT = "sotce-"
 _FIELDS = (
     "code",
-    "atproto.did",
-    "atproto.handle",
-    "atproto.password",
-    "atproto.createdAt",
-    "atproto.created",
+    "atproto",
     "atproto_did",
     "atproto_handle",
     "atproto_password",
@@ -36,6 +35,8 @@ _FIELDS = (
 )
 _BATCH = 5_000
 """Rows an answer holds: all 4,201 users fit into one."""
+
+_DID = re.compile(r"did:[a-z]+:[A-Za-z0-9._:%-]{1,2048}")
 
 _CANCELLED = "cancelled"
 _LEAVING = frozenset({"scheduled", "running", "failed"})
@@ -57,6 +58,7 @@ class _Credentials:
     pds_handle: str | None
     password: str | None
     created: str | None = None
+    faults: tuple[str, ...] = ()
 
 
 class MongoAccounts:
@@ -90,13 +92,24 @@ class MongoAccounts:
             Transient: A part could not be read; there is no list without all of its parts.
             Misconfigured: `check` refuses the database.
         """
-        users = {str(row["_id"]): row for row in self._rows("users", dict.fromkeys(_FIELDS, 1))}
-        handles = {str(row["_id"]): _text(row.get("handle")) for row in self._rows("@handles", {"handle": 1})}
-        deletions = {
-            str(row["_id"]): _text(row.get("state")) or "unknown"
-            for row in self._rows("account-deletions", {"state": 1})
+        users, nameless = dict[str, dict[str, Any]](), list[Account]()
+        for row in self._rows("users", dict.fromkeys(_FIELDS, 1)):
+            id = sound_text(row["_id"])
+            if id is None:
+                nameless.append(_nameless(row["_id"]))
+            else:
+                users[id] = row
+        handles = {
+            row["_id"]: sound_text(row.get("handle"))
+            for row in self._rows("@handles", {"handle": 1})
+            if sound_text(row["_id"])
         }
-        tombstones = {str(row["_id"]) for row in self._rows("account-tombstones", {"_id": 1})}
+        deletions = {
+            row["_id"]: sound_text(row.get("state")) or f"of type {type(row.get('state')).__name__}"
+            for row in self._rows("account-deletions", {"state": 1})
+            if sound_text(row["_id"])
+        }
+        tombstones = {row["_id"] for row in self._rows("account-tombstones", {"_id": 1}) if sound_text(row["_id"])}
         owners = self._owners()
 
         users.setdefault(GUEST_ID, {})
@@ -109,8 +122,8 @@ class MongoAccounts:
             credentials = _credentials(row)
             if id.startswith(_SISTER_TENANT) and id not in owners and credentials.did is None:
                 continue
-            accounts[id] = _account(id, handles.get(id), _text(row.get("code")), credentials, deletion)
-        listed = _one_account_a_repository(_with_keys(accounts.values()))
+            accounts[id] = _account(id, handles.get(id), sound_text(row.get("code")), credentials, deletion)
+        listed = _one_account_a_repository(_with_keys([*accounts.values(), *nameless]))
         self._check(listed)
         return listed
 
@@ -147,9 +160,20 @@ class MongoAccounts:
         owners: set[str] = set()
         for media in self._types:
             with mongo_errors(f"list the owners of the {media.plural}"):
-                groups = self._database[media.collection].aggregate([{"$group": {"_id": "$user"}}], batchSize=_BATCH)
-                owners.update(row["_id"] for row in groups if isinstance(row["_id"], str) and row["_id"])
+                collection = self._database.get_collection(media.collection, codec_options=SOURCE_CODEC)
+                groups = collection.aggregate([{"$group": {"_id": "$user"}}], batchSize=_BATCH)
+                owners.update(id for row in groups if (id := sound_text(row["_id"])) is not None)
         return owners
+
+
+def _nameless(stored: object) -> Account:
+    """A user document whose `_id` is no user's: listed with the reason, and with nothing that could be another's."""
+    why = f"is of type {type(stored).__name__}, not a text" if not is_text(stored) else "is empty or not valid UTF-8"
+    return Account(
+        id=f"{type(stored).__name__} {shown(stored)}",
+        key="",
+        blocked=NoCredentials(f"`users._id` {why}: nothing can belong to it; correct it in Mongo."),
+    )
 
 
 def _account(
@@ -222,16 +246,30 @@ def _one_account_a_repository(accounts: Sequence[Account]) -> list[Account]:
 
 def _credentials(row: Mapping[str, Any]) -> _Credentials:
     """From `atproto`, else from the flat fields used before it; never one account's DID with another's password."""
-    nested = row.get("atproto")
-    nested = nested if isinstance(nested, Mapping) else {}
-    flat_did, flat_password = _text(row.get("atproto_did")), _text(row.get("atproto_password"))
-    did = _text(nested.get("did")) or flat_did
+    stored = row.get("atproto")
+    nested = stored if isinstance(stored, Mapping) else {}
+    flat_did, flat_password = sound_text(row.get("atproto_did")), sound_text(row.get("atproto_password"))
+    did = sound_text(nested.get("did")) or flat_did
     belongs = flat_did is None or flat_did == did
+    parts = {f"atproto.{name}": nested.get(name) for name in ("did", "password")}
+    faults = [
+        f"`users.{name}` is of type {type(value).__name__}, not a text"
+        if not is_text(value)
+        else f"`users.{name}` is not valid UTF-8"
+        for name, value in (parts | {name: row.get(name) for name in ("atproto_did", "atproto_password")}).items()
+        if value is not None and value != "" and sound_text(value) is None
+    ]
+    if stored is not None and not isinstance(stored, Mapping):
+        faults.append(f"`users.atproto` is of type {type(stored).__name__}, not a document")
+    if did is not None and _DID.fullmatch(did) is None:
+        faults.append("`users.atproto.did` is not a DID")
+        did = None
     return _Credentials(
         did=did,
-        pds_handle=_text(nested.get("handle")) or (_text(row.get("atproto_handle")) if belongs else None),
-        password=_text(nested.get("password")) or (flat_password if belongs else None),
+        pds_handle=sound_text(nested.get("handle")) or (sound_text(row.get("atproto_handle")) if belongs else None),
+        password=sound_text(nested.get("password")) or (flat_password if belongs else None),
         created=_moment(nested.get("createdAt"), nested.get("created"), row.get("atproto_created_at")),
+        faults=tuple(faults),
     )
 
 
@@ -239,13 +277,15 @@ def _missing_credentials(credentials: _Credentials) -> Blocked | None:
     missing = [name for name, value in (("DID", credentials.did), ("password", credentials.password)) if not value]
     if not missing:
         return None
-    remedy = "the platform, or `ac-pipeline accounts provision`, has made its PDS account"
-    if credentials.did:
-        remedy = "it is there; `ac-pipeline accounts rotate --confirm` with its `--user` gives it a new one"
-    return NoCredentials(
-        f"Mongo holds no {' and no '.join(missing)} for this account (`users.atproto`): "
-        f"it is picked up by itself once {remedy}."
+    remedy = (
+        "it is picked up by itself once the platform, or `ac-pipeline accounts provision`, has made its PDS account."
     )
+    if credentials.faults:
+        remedy = f"{'; '.join(credentials.faults)}: correct it in Mongo."
+    elif credentials.did:
+        rotate = "`ac-pipeline accounts rotate --confirm` with its `--user`"
+        remedy = f"it is picked up by itself once it is there; {rotate} gives it a new one."
+    return NoCredentials(f"Mongo holds no {' and no '.join(missing)} for this account (`users.atproto`): {remedy}")
 
 
 def _deletion(id: str, deletions: Mapping[str, str], tombstones: set[str]) -> _Deletion | None:
@@ -296,7 +336,3 @@ def _moment(*values: object) -> str | None:
     """The first of these that is a time, a date or an ISO string, as writers of several years left them."""
     moment = next((at for value in values if (at := read_when(value)) is not None), None)
     return format_when(moment) if moment is not None else None
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from bson import json_util
+from bson import ObjectId, json_util
 from bson.errors import BSONError
 from pymongo.database import Database
 
@@ -25,6 +25,7 @@ from ac_pipeline.items import item_id
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.eligibility import is_guest
+from ac_pipeline.media.fields import is_text
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.compare import DEEP, LIGHT, Compare, Raw
 from ac_pipeline.mongo.feed import ChangeFeed, Drained
@@ -232,9 +233,12 @@ class MongoChanges:
         """Documents as they were read; those of nobody's account are passed over, and so is who cannot be helped."""
         documents = []
         for raw in raws:
+            if not isinstance(raw["_id"], ObjectId):
+                continue  # it can have no record
             item = item_id(media.name, str(raw["_id"]))
             user = raw.get("user")
-            account = look.accounts.get(GUEST_ID if is_guest(user) else str(user))
+            owner = GUEST_ID if is_guest(user) else user
+            account = look.accounts.get(owner) if is_text(owner) else None
             if item in look.judged or account is None or look.rule.hopeless(account):
                 continue
             look.judged.add(item)

@@ -117,12 +117,12 @@ def mongo_errors(action: str) -> Iterator[None]:
     """
     try:
         yield
-    except (PyMongoError, BSONError) as error:
+    except (PyMongoError, BSONError, UnicodeError, OverflowError) as error:
         # The driver's text can quote the connection string or whole documents: the chain is cut, the message chosen.
         raise _translate(action, error) from None
 
 
-def _translate(action: str, error: PyMongoError | BSONError) -> PipelineError:
+def _translate(action: str, error: Exception) -> PipelineError:
     kind = type(error).__name__
     match error:
         case InvalidURI() | InvalidName() | ConfigurationError():

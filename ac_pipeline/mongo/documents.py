@@ -22,7 +22,7 @@ from pymongo.errors import OperationFailure, PyMongoError
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType, Verdict
-from ac_pipeline.media.documents import interpret
+from ac_pipeline.media.documents import interpret, owner_of
 from ac_pipeline.media.eligibility import GUEST_VALUES, is_guest
 from ac_pipeline.media.times import format_when, object_id_time, read_when
 from ac_pipeline.mongo.database import SOURCE_CODEC, mongo_errors
@@ -95,7 +95,7 @@ class MongoDocuments:
             with mongo_errors(f"look up the owners of {len(part)} {media.plural}"):
                 for raw in self._collection(media).find({"_id": {"$in": part}}, {"user": 1}, batch_size=_BATCH):
                     user = raw.get("user")
-                    owners[str(raw["_id"])] = None if is_guest(user) else str(user)
+                    owners[str(raw["_id"])] = None if is_guest(user) else owner_of(user)
         return owners
 
     def owners_of(self, media: MediaType, name: str) -> set[str | None]:
@@ -105,7 +105,7 @@ class MongoDocuments:
             either.append({"_id": ObjectId(name)})
         with mongo_errors(f"look up {media.name}:{name}"):
             found = self._collection(media).find({"$or": either}, {"user": 1})
-            return {None if is_guest(raw.get("user")) else str(raw["user"]) for raw in found}
+            return {None if is_guest(raw.get("user")) else owner_of(raw["user"]) for raw in found}
 
     def dates(self, media: MediaType) -> Mapping[str, int]:
         """Id of every document of the collection, whoever owns it -> its `when` in ms since 1970, or that of its id."""

@@ -12,14 +12,16 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bson import ObjectId
 from pymongo.change_stream import DatabaseChangeStream
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
 from ac_pipeline.items import item_id
 from ac_pipeline.media.base import MediaType
+from ac_pipeline.media.fields import sound_text
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.mongo.database import mongo_errors
+from ac_pipeline.mongo.database import SOURCE_CODEC, mongo_errors
 
 Token = Mapping[str, Any]
 """A resume token: opaque, JSON after `bson.json_util`."""
@@ -86,10 +88,11 @@ class _Events:
             return
         key = (event.get("documentKey") or {}).get("_id")
         if collection in _ACCOUNTS:
-            self.accounts.add(str(key))
+            if (id := sound_text(key)) is not None:
+                self.accounts.add(id)
             return
         media = self.types.get(collection)
-        if media is None:
+        if media is None or not isinstance(key, ObjectId):
             return
         item = item_id(media.name, str(key))
         said = _meaning(media, kind, event)
@@ -132,7 +135,7 @@ class ChangeFeed:
         types: Sequence[MediaType] = MEDIA_TYPES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._database = database
+        self._database = database.with_options(codec_options=SOURCE_CODEC)
         self._types = {media.collection: media for media in types}
         self._clock = clock
 

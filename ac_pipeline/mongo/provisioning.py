@@ -22,6 +22,7 @@ from pymongo.errors import DuplicateKeyError
 from ac_pipeline.accounts import GUEST_ID
 from ac_pipeline.errors import ServerFailed
 from ac_pipeline.media.eligibility import FLAGS, is_guest
+from ac_pipeline.media.fields import is_text, sound_text
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.media.times import format_when
 from ac_pipeline.mongo.database import SOURCE_CODEC, mongo_errors
@@ -133,7 +134,7 @@ class MongoProvisioning:
         """Every user document's credentials by Mongo id; reads all of them."""
         with mongo_errors("read the credentials of all users"):
             rows = self._users.find({}, dict.fromkeys(_FIELDS, 1), batch_size=_BATCH)
-            return {str(row["_id"]): _credentials(row) for row in rows}
+            return {row["_id"]: _credentials(row) for row in rows if is_text(row["_id"])}
 
     def credentials(self, account: str) -> Credentials | None:
         """What the platform holds for one account, as of now; None without a user document."""
@@ -224,9 +225,15 @@ class MongoProvisioning:
             ]
             stages = [{"$match": {**unlinked, "$nor": removed}}, {"$group": {"_id": "$user", "number": {"$sum": 1}}}]
             with mongo_errors(f"count the {media.plural} without a record"):
-                rows = list(self._source[media.collection].aggregate(stages, batchSize=_BATCH))
+                rows = list(
+                    self._source.get_collection(media.collection, codec_options=SOURCE_CODEC).aggregate(
+                        stages, batchSize=_BATCH
+                    )
+                )
             for row in rows:
-                id = GUEST_ID if is_guest(row["_id"]) else str(row["_id"])
+                id = GUEST_ID if is_guest(row["_id"]) else row["_id"]
+                if not is_text(id):
+                    continue
                 counts[id] = counts.get(id, 0) + int(row["number"])
         return counts
 
@@ -271,14 +278,10 @@ def _credentials(row: Mapping[str, Any]) -> Credentials:
     """As `mongo/accounts.py` reads them, but with a password that belongs to no DID, so that none is overwritten."""
     nested = row.get("atproto")
     nested = nested if isinstance(nested, Mapping) else {}
-    flat_did, flat_password = _text(row.get("atproto_did")), _text(row.get("atproto_password"))
-    did = _text(nested.get("did")) or flat_did
+    flat_did, flat_password = sound_text(row.get("atproto_did")), sound_text(row.get("atproto_password"))
+    did = sound_text(nested.get("did")) or flat_did
     belongs = flat_did is None or flat_did == did
-    return Credentials(did, _text(nested.get("password")) or (flat_password if belongs else None))
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+    return Credentials(did, sound_text(nested.get("password")) or (flat_password if belongs else None))
 
 
 def _name(kind: Kind, subject: str) -> str:

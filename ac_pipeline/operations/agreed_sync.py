@@ -18,10 +18,10 @@ from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.mongo.plans import Line, SavedPlan
 from ac_pipeline.operations.flight_plan import operation_of, selection_of
-from ac_pipeline.operations.rounds import ahead
 from ac_pipeline.sync.account_plan import AccountPlan
 from ac_pipeline.sync.agreement import Agreement, PlannedOperation, line
 from ac_pipeline.sync.engine import Engine
+from ac_pipeline.sync.for_accounts import for_accounts
 from ac_pipeline.sync.plan import COPIES, Kind
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
@@ -139,6 +139,9 @@ def agreed_sync(
             return AgreedTurn(None, moved=gone)
         return account_turn(engine, account, selection, operations, run_id, dry=dry)
 
+    def failed(account: Account, error: PipelineError) -> AgreedTurn:
+        return AgreedTurn(account, error=error)
+
     if canary is not None:  # one by one: nobody's turn may have begun when it ends
         worked = 0
         for account in planned_accounts():
@@ -148,11 +151,15 @@ def agreed_sync(
             if worked == canary:
                 return
     else:
-        for _, taken in ahead(planned_accounts(), turn, workers):
+        for _, taken in for_accounts(planned_accounts(), turn, workers, failed, ordered=True):
             yield taken
     inside = set(plan.accounts)
     others = [each for each in accounts if each.id not in inside and (about is None or each.id in set(about))]
-    for _, taken in ahead(others, lambda each: account_turn(engine, each, selection, [], run_id, dry=True), workers):
+
+    def look(account: Account) -> AgreedTurn:
+        return account_turn(engine, account, selection, [], run_id, dry=True)
+
+    for _, taken in for_accounts(others, look, workers, failed, ordered=True):
         if taken.moved or taken.error:
             yield taken
 

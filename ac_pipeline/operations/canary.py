@@ -11,8 +11,9 @@ from dataclasses import dataclass
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import at_uri
-from ac_pipeline.operations.rounds import ahead
+from ac_pipeline.errors import PipelineError
 from ac_pipeline.sync.engine import Engine
+from ac_pipeline.sync.for_accounts import for_accounts, unread
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import Verification, verify
@@ -42,12 +43,16 @@ class Look:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One user's turn, and the look afterwards. `planned`: kind of operation -> how many there were."""
+    """One user's turn, and the look afterwards; none where the account could not be read.
+
+    Args:
+        planned: Kind of operation -> how many there were.
+    """
 
     account: Account
     planned: Counter[str]
     report: AccountReport
-    look: Look
+    look: Look | None
 
 
 def canary(
@@ -59,7 +64,13 @@ def canary(
         Transient: An account could not be read.
     """
     done = 0
-    for account, planned in ahead(accounts, lambda each: _operations(engine, each, selection), workers):
+    looks: Iterator[tuple[Account, Counter[str] | PipelineError]] = for_accounts(
+        accounts, lambda each: _operations(engine, each, selection), workers, unread, ordered=True
+    )
+    for account, planned in looks:
+        if isinstance(planned, PipelineError):
+            yield Trial(account, Counter(), AccountReport(account.key, error=planned), None)
+            continue
         if not planned:
             continue
         report = engine.sync(account, selection, run_id)

@@ -12,7 +12,7 @@ from dataclasses import replace
 from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.media.registry import media_type
-from ac_pipeline.operations.rounds import ahead
+from ac_pipeline.sync.for_accounts import for_accounts, needed
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline
 
@@ -27,13 +27,15 @@ def chosen_accounts(
         items: Pairs of type name and code or ObjectId, or None.
 
     Raises:
-        Misconfigured: A name fits no account, more than one, or no item.
+        Misconfigured: A name fits no account, more than one, or no item; or there is nobody and nothing.
         Transient: Accounts or documents could not be read.
     """
     if users:
         return pipeline.accounts.select(users)
     if items is None:
-        return pipeline.accounts.all()
+        everybody = pipeline.accounts.all()
+        pipeline.safeguard.check_platform(everybody)
+        return everybody
     owners: set[str] = set()
     for type_, name in sorted(items):
         found = pipeline.documents.owners_of(media_type(type_), name)
@@ -56,7 +58,9 @@ def confirm_sweep(pipeline: Pipeline, accounts: Sequence[Account], selection: Se
     kept: Counter[str] = Counter()
     look = replace(selection, sweep=None)
     workers = pipeline.settings.ac_concurrent_users
-    for _, (_, report) in ahead(accounts, lambda each: pipeline.engine.survey(each, look, run_id), workers):
+    for _, (_, report) in for_accounts(
+        accounts, lambda each: pipeline.engine.survey(each, look, run_id), workers, needed
+    ):
         kept.update({name: tally.orphans_kept for name, tally in report.types.items() if tally.orphans_kept})
     if kept.total() != selection.sweep:
         told = f" ({', '.join(f'{name} {number}' for name, number in kept.items())})" if kept else ""

@@ -17,7 +17,7 @@ from bson import ObjectId
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import at_uri
-from ac_pipeline.errors import Blocked, InvalidDocument, InvalidRecord, Misconfigured
+from ac_pipeline.errors import Blocked, InvalidDocument, InvalidRecord, Misconfigured, PipelineError
 from ac_pipeline.items import Derived, LedgerEntry, item_id
 from ac_pipeline.media.base import Document, Link, MediaType, Verdict
 from ac_pipeline.media.documents import interpret
@@ -150,8 +150,8 @@ def find_all_lost(
     """
     workers = pipeline.settings.ac_concurrent_users
     for account, found in look_at(accounts, lambda each: find_lost(pipeline, each, selection), workers, progress):
-        if isinstance(found, Blocked):
-            yield LeftOut(account.key, found.message)
+        if isinstance(found, PipelineError):
+            yield LeftOut(account.key, found)
         else:
             yield from found
 
@@ -192,7 +192,7 @@ def restore_all(
                     inserted += lost.document is not None
                     yield lost
             except Blocked as error:
-                yield LeftOut(account.key, error.message)
+                yield LeftOut(account.key, error)
             entry.counts["inserted"] = inserted
 
 

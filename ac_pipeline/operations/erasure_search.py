@@ -11,7 +11,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.errors import Blocked
+from ac_pipeline.errors import Blocked, PipelineError
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.operations.erasure import Erasure, Erasures, kept_in_snapshots, unseen
 from ac_pipeline.operations.rounds import LeftOut, Progress, look_at, unwatched
@@ -54,12 +54,12 @@ class ErasureSearch:
         workers = pipeline.settings.ac_concurrent_users
         looks = look_at(self.accounts, lambda each: erasures.of(each, self.selection), workers, progress)
         for account, answer in looks:
-            if not isinstance(answer, Blocked):
+            if not isinstance(answer, PipelineError):
                 yield from answer
-            elif account.owner_deleted:
+            elif account.owner_deleted and isinstance(answer, Blocked):
                 yield unseen(account, answer)
             else:
-                yield LeftOut(account.key, answer.message)
+                yield LeftOut(account.key, answer)
         rendered = pipeline.ledger.rendered()
         for account in self.accounts:
             if account.did is None and account.id in rendered:

@@ -15,12 +15,14 @@ from typing import Any, Protocol
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.buckets import Bucket
 from ac_pipeline.atproto.pace import HOUR, commits_key, hour_under_way
+from ac_pipeline.errors import PipelineError
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.plans import Draft, Line, SavedPlan
-from ac_pipeline.operations.rounds import Progress, ahead, unwatched
+from ac_pipeline.operations.rounds import Progress, unwatched
 from ac_pipeline.sync.agreement import PlanHash, PlannedOperation, planned
 from ac_pipeline.sync.costs import Bill, Cost, UserBill, UserCost, user_cost
 from ac_pipeline.sync.engine import Engine
+from ac_pipeline.sync.for_accounts import for_accounts, unread
 from ac_pipeline.sync.forecast import Ceiling, Limits
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
@@ -64,6 +66,7 @@ class FlightPlan:
         limits: What is known of the PDS's limits.
         saved: Whether it is kept, to be carried out later.
         orphans_kept: Type -> records without a document that stay because the database is doubted.
+        unread: User -> the error for which nothing is planned for them.
     """
 
     hash: str
@@ -76,6 +79,7 @@ class FlightPlan:
     limits: Limits = field(default_factory=Limits)
     saved: bool = False
     orphans_kept: Counter[str] = field(default_factory=Counter)
+    unread: dict[str, PipelineError] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
         """As design section 6 has it, without the operations."""
@@ -88,6 +92,9 @@ class FlightPlan:
             "limits": [{"what": what, "limit": str(ceiling)} for what, ceiling in self.limits.named()],
             "headroom": self.limits.headroom,
             "blocked": [{"user": user, "message": message} for user, message in self.blocked.items()],
+            "unread": [
+                {"user": user, "class": error.code, "message": error.message} for user, error in self.unread.items()
+            ],
             "notes": [{"user": user, "note": note} for user, note in self.notes],
             "orphans_kept": dict(self.orphans_kept),
             "saved": self.saved,
@@ -125,7 +132,7 @@ def draw_up(
         progress: Passes the users on.
 
     Raises:
-        Transient: Something could not be read: there is no plan.
+        ServiceUnreachable: A service is down: there is no plan.
     """
     caps = BatchLimits(request_bytes=engine.ledger.batch_bytes(engine.host, REQUEST_BYTES))
 
@@ -139,7 +146,13 @@ def draw_up(
     draft = plans.draft() if plans is not None else None
     made = FlightPlan("", bill.total(), limits=limits)
     touched: list[str] = []
-    for account, found in progress(ahead(accounts, survey, workers), len(accounts)):
+    surveys: Iterable[tuple[Account, _Survey | PipelineError]] = for_accounts(
+        accounts, survey, workers, unread, ordered=True
+    )
+    for account, found in progress(surveys, len(accounts)):
+        if isinstance(found, PipelineError):
+            made.unread[account.key] = found
+            continue
         made.notes += [(account.key, note) for note in found.report.notes]
         kept = {name: tally.orphans_kept for name, tally in found.report.types.items() if tally.orphans_kept}
         made.orphans_kept.update(kept)

@@ -13,10 +13,11 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.errors import Blocked
+from ac_pipeline.errors import Blocked, PipelineError
 from ac_pipeline.operations.link_states import DELETING, Finding, Judge, LinkState, Repair
-from ac_pipeline.operations.rounds import LeftOut, Progress, ahead, unwatched
+from ac_pipeline.operations.rounds import LeftOut, Progress, unwatched
 from ac_pipeline.sync.engine import Engine
+from ac_pipeline.sync.for_accounts import for_accounts, unread
 from ac_pipeline.sync.plan import existing_records
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
@@ -71,7 +72,7 @@ class Examination:
     account: Account
     counts: Counts = field(default_factory=Counts)
     findings: list[Finding] = field(default_factory=list)
-    blocked: Blocked | None = None
+    blocked: PipelineError | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -86,7 +87,8 @@ class Examination:
     @property
     def settled(self) -> bool:
         """Whether nothing is left to repair, by healing or by a person."""
-        return all(finding.repair in {Repair.NOTHING, Repair.PUBLISH} for finding in self.findings)
+        read = self.blocked is None or isinstance(self.blocked, Blocked)
+        return read and all(finding.repair in {Repair.NOTHING, Repair.PUBLISH} for finding in self.findings)
 
 
 @dataclass(slots=True)
@@ -115,7 +117,7 @@ class Diagnosis:
         user = found.account.key
         self.counts.add(found.counts)
         if found.blocked is not None:
-            self.blocked.append(LeftOut(user, found.blocked.message))
+            self.blocked.append(LeftOut(user, found.blocked))
         self.notes += [(user, note) for note in found.notes]
         self.settled &= found.settled
         if found.healable:
@@ -189,10 +191,15 @@ def examine_all(
     """Examine many accounts, in their order. Nothing is written.
 
     Raises:
-        Transient: Something could not be read.
+        ServiceUnreachable: A service is down.
     """
-    workers = pipeline.settings.ac_concurrent_users
-    looks = ahead(accounts, lambda each: examine(pipeline.engine, each, selection), workers)
+    looks = for_accounts(
+        accounts,
+        lambda each: examine(pipeline.engine, each, selection),
+        pipeline.settings.ac_concurrent_users,
+        lambda each, error: Examination(each, blocked=unread(each, error)),
+        ordered=True,
+    )
     for _, found in progress(looks, len(accounts)):
         yield found
 
@@ -214,16 +221,18 @@ def heal_all(
 
     Yields:
         The report of each account that had something to heal still.
-
-    Raises:
-        Transient: An examination could not be made.
     """
     counts = {"deletions": before.deletions}
     audited = pipeline.audit.during("heal-links", before.ill, sorted(before.types), why=why, counts=counts)
     workers = pipeline.settings.ac_concurrent_users
     with audited if before.deletions else nullcontext() as entry:
         deleted = duplicates = 0
-        work = ahead(before.ill, lambda each: heal(pipeline.engine, each, selection, run_id), workers)
+        work: Iterator[tuple[Account, AccountReport | None]] = for_accounts(
+            before.ill,
+            lambda each: heal(pipeline.engine, each, selection, run_id),
+            workers,
+            lambda each, error: AccountReport(each.key, error=error),
+        )
         for _, report in progress(work, len(before.ill)):
             if report is None:
                 continue

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.errors import Misconfigured
+from ac_pipeline.errors import PipelineError
 from ac_pipeline.items import RepositoryMark
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.receipts import Aspect, Found, Part, Receipt, Total, Wrong
 from ac_pipeline.operations.link_states import Finding, Judge, LinkState, Repair
 from ac_pipeline.sync.engine import Engine
+from ac_pipeline.sync.for_accounts import for_accounts
 from ac_pipeline.sync.plan import existing_records
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import Verification, compare
@@ -64,7 +64,7 @@ class Taken:
 
     account: Account
     receipt: Receipt | None = None
-    error: Exception | None = None
+    error: PipelineError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,35 +157,13 @@ def take_receipts(
         Misconfigured: No account can be verified.
     """
 
-    def turn(account: Account) -> Receipt:
+    def turn(account: Account) -> Taken:
         receipt = take_receipt(engine, account, types, blobs=blobs, run_id=run_id, now=now())
         receipts.save(receipt)
-        return receipt
+        return Taken(account, receipt)
 
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="verify")
-    try:
-        coming = iter(accounts)
-        under_way: dict[Future[Receipt], Account] = {}
-        while True:
-            for account in coming:
-                under_way[pool.submit(turn, account)] = account
-                if len(under_way) == workers:
-                    break
-            if not under_way:
-                return
-            for future in wait(under_way, return_when=FIRST_COMPLETED).done:
-                yield _taken(under_way.pop(future), future)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _taken(account: Account, future: Future[Receipt]) -> Taken:
-    error = future.exception()
-    if error is None:
-        return Taken(account, future.result())
-    if isinstance(error, Misconfigured) or not isinstance(error, Exception):
-        raise error
-    return Taken(account, error=error)
+    for _, taken in for_accounts(accounts, turn, workers, lambda account, error: Taken(account, error=error)):
+        yield taken
 
 
 def _records(found: Verification) -> Part:

@@ -23,7 +23,8 @@ from ac_pipeline.operations.handles import REPAIRABLE, Handle, Handles, counts, 
 from ac_pipeline.operations.provision_plan import Planned, ProvisionPlan, email_domain, plan_provision, planned
 from ac_pipeline.operations.provisioning import Provisioner, ProvisionReport
 from ac_pipeline.operations.rotation import Rotated, may_rotate, rotate
-from ac_pipeline.operations.rounds import Progress, ahead, unwatched
+from ac_pipeline.operations.rounds import Progress, unwatched
+from ac_pipeline.sync.for_accounts import for_accounts, needed
 from ac_pipeline.wiring import Pipeline, new_run_id
 
 Told = Callable[[int, int], None]
@@ -232,7 +233,8 @@ def look_at_handles(
     handles = Handles(
         pipeline.administration, pipeline.provisioning, pipeline.administration.describe(), shared_dids(listed)
     )
-    found = [seen for _, seen in progress(ahead(having, handles.look, _AT_ONCE), len(having))]
+    looks = for_accounts(having, handles.look, _AT_ONCE, needed, ordered=True)
+    found = [seen for _, seen in progress(looks, len(having))]
     wrong = [(account, each) for account, each in zip(having, found, strict=True) if each.state in REPAIRABLE]
     if not repair or not wrong:
         return found

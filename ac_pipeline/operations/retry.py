@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 
 from ac_pipeline.accounts import Account
@@ -16,7 +15,9 @@ from ac_pipeline.errors import Misconfigured
 from ac_pipeline.items import LedgerEntry, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
+from ac_pipeline.operations.choice import chosen_accounts
 from ac_pipeline.sync.engine import Engine
+from ac_pipeline.sync.for_accounts import account_reports
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline
@@ -92,7 +93,7 @@ def plan_retry(pipeline: Pipeline, wanted: FailedItems) -> RetryPlan:
         Misconfigured: A selector names no user, or more than one.
         Transient: Accounts or ledger could not be read.
     """
-    accounts = pipeline.accounts.select(wanted.users) if wanted.users else pipeline.accounts.all()
+    accounts = chosen_accounts(pipeline, wanted.users)
     owners: list[str | None] = [account.id for account in accounts] if wanted.users else [None]
     types = [media.name for media in wanted.types]
     found = [
@@ -148,12 +149,13 @@ def plan_turns(
     )
 
 
-def run_turns(engine: Engine, turns: Sequence[Turn], run_id: str, workers: int) -> Iterator[AccountReport]:
+def run_turns(
+    engine: Engine, turns: Sequence[Turn], run_id: str, workers: int
+) -> Iterator[tuple[Account, AccountReport]]:
     """Run all turns, several accounts at once; reports as they come."""
-    with ThreadPoolExecutor(workers, thread_name_prefix="account") as pool:
-        futures = [pool.submit(engine.sync, turn.account, turn.selection, run_id) for turn in turns]
-        for future in as_completed(futures):
-            yield future.result()
+    selections = {turn.account.id: turn.selection for turn in turns}
+    accounts = [turn.account for turn in turns]
+    return account_reports(accounts, lambda account: engine.sync(account, selections[account.id], run_id), workers)
 
 
 def item_name(text: str) -> tuple[str, str]:

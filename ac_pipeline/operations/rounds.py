@@ -1,19 +1,14 @@
-"""Rounds: the same work for many accounts, some at once, answers in the order of the accounts.
-
-What is done for one account is said elsewhere; here is only that memory does not grow with their number (OPS-6), and
-that one account that cannot be used does not keep the others from being looked at.
-"""
+"""Rounds: many accounts looked at in their order, and who of them cannot be."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.errors import Blocked
+from ac_pipeline.errors import Blocked, PipelineError
+from ac_pipeline.sync.for_accounts import for_accounts, unread
 
 Result = TypeVar("Result")
 
@@ -26,7 +21,16 @@ class LeftOut:
     """A user who could not be looked at, and why."""
 
     user: str
-    message: str
+    error: PipelineError
+
+    @property
+    def message(self) -> str:
+        return self.error.message
+
+    @property
+    def failed(self) -> bool:
+        """Whether it is an error, and not that the account is blocked."""
+        return not isinstance(self.error, Blocked)
 
 
 def unwatched(things: Iterable[Any], total: int) -> Iterator[Any]:
@@ -35,42 +39,22 @@ def unwatched(things: Iterable[Any], total: int) -> Iterator[Any]:
     return iter(things)
 
 
-def ahead(
-    accounts: Iterable[Account], work: Callable[[Account], Result], workers: int
-) -> Iterator[tuple[Account, Result]]:
-    """Do something with many accounts, some at once, in their order.
-
-    Never more than twice the workers are begun and not taken: memory does not grow with their number (OPS-6).
-    """
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="account")
-    try:
-        waiting: deque[tuple[Account, Future[Result]]] = deque()
-        for account in accounts:
-            waiting.append((account, pool.submit(work, account)))
-            if len(waiting) == 2 * workers:
-                first, future = waiting.popleft()
-                yield first, future.result()
-        while waiting:
-            first, future = waiting.popleft()
-            yield first, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
+def failed(looks: Iterable[LeftOut]) -> int:
+    """How many of the users left out could not be looked at because of an error."""
+    return sum(each.failed for each in looks)
 
 
 def look_at(
     accounts: Sequence[Account], look: Callable[[Account], Result], workers: int, progress: Progress = unwatched
-) -> Iterator[tuple[Account, Result | Blocked]]:
+) -> Iterator[tuple[Account, Result | PipelineError]]:
     """Look at every account that ever had a repository; the others have nothing to say.
 
     Yields:
         Each account with what was found, or with the reason why it cannot be looked at.
+
+    Raises:
+        ServiceUnreachable: A service is down.
     """
-
-    def seen(account: Account) -> Result | Blocked:
-        try:
-            return look(account)
-        except Blocked as error:
-            return error
-
     having = [account for account in accounts if account.did is not None]
-    yield from progress(ahead(having, seen, workers), len(having))
+    looks: Iterator[tuple[Account, Result | PipelineError]] = for_accounts(having, look, workers, unread, ordered=True)
+    yield from progress(looks, len(having))

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.errors import Blocked, Misconfigured
+from ac_pipeline.errors import Blocked, Misconfigured, PipelineError
 from ac_pipeline.operations.differences import DELETED, Difference, accept_theirs, find_differences, push_ours
 from ac_pipeline.operations.rounds import LeftOut, Progress, look_at, unwatched
 from ac_pipeline.sync.report import AccountReport, SyncReport
@@ -81,8 +81,8 @@ def find_all_differences(
     workers = pipeline.settings.ac_concurrent_users
     looks = look_at(accounts, lambda each: find_differences(pipeline.engine, each, selection), workers, progress)
     for account, found in looks:
-        if isinstance(found, Blocked):
-            yield LeftOut(account.key, found.message)
+        if isinstance(found, PipelineError):
+            yield LeftOut(account.key, found)
         else:
             yield from found
 
@@ -168,7 +168,7 @@ def accept_all(
                     entry.counts["accepted"] = accepted
                     yield Accepted(each, problem)
             except Blocked as error:
-                yield LeftOut(account.key, error.message)
+                yield LeftOut(account.key, error)
 
 
 def all_pushed(report: SyncReport) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Final, Protocol
 
@@ -20,6 +19,7 @@ from ac_pipeline.errors import (
     AccountUnknown,
     Blocked,
     NoCredentials,
+    PipelineError,
     RateLimited,
     Transient,
     WrongPassword,
@@ -27,6 +27,7 @@ from ac_pipeline.errors import (
 from ac_pipeline.operations.accounts import hosted_repositories
 from ac_pipeline.operations.choice import chosen_accounts
 from ac_pipeline.operations.rounds import Progress, unwatched
+from ac_pipeline.sync.for_accounts import for_accounts
 from ac_pipeline.wiring import Pipeline
 
 OK, UNPROVISIONED, UNREACHED, UNKNOWN = "ok", "unprovisioned", "unreached", "unknown"
@@ -112,8 +113,15 @@ def check_sign_ins(
     Raises:
         Misconfigured: The administrator's password is wrong.
     """
-    with ThreadPoolExecutor(workers, thread_name_prefix="sign-in") as pool:
-        yield from pool.map(lambda account: _check(account, server, hosted, sleep), accounts)
+
+    def failed(account: Account, error: PipelineError) -> SignedIn:
+        return SignedIn(account.key, account.did, UNREACHED, error.message)
+
+    checks = for_accounts(
+        accounts, lambda account: _check(account, server, hosted, sleep), workers, failed, ordered=True
+    )
+    for _, found in checks:
+        yield found
 
 
 def _check(

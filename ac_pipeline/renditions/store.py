@@ -14,8 +14,8 @@ import hashlib
 import json
 import os
 import uuid
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,10 +92,8 @@ class RenditionStore:
 
     def has(self, cid: str) -> bool:
         """Whether the blob is there; its bytes are not looked at."""
-        try:
+        with self._answering():
             return bool(self._fs.exists(self._blob_path(cid)))
-        except OSError as error:
-            raise self._unreachable(error) from None
 
     def lookup(self, recipe: str, source: str, spec: str) -> Kept | None:
         """What was made before from this source by this recipe, if all of its blobs are still here.
@@ -182,32 +180,22 @@ class RenditionStore:
 
     def _holds(self, blob: BlobRef) -> bool:
         """Whether the blob is there in its full size; a torn one is written again."""
-        try:
+        with self._answering(), suppress(FileNotFoundError):
             return bool(self._fs.size(self._blob_path(blob.cid)) == blob.size)
-        except FileNotFoundError:
-            return False
-        except OSError as error:
-            raise self._unreachable(error) from None
+        return False
 
     def _read(self, path: str) -> bytes | None:
-        try:
+        with self._answering(), suppress(FileNotFoundError):
             return bytes(self._fs.cat_file(path))
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise self._unreachable(error) from None
+        return None
 
     def _remove(self, path: str) -> None:
-        try:
+        with self._answering(), suppress(FileNotFoundError):
             self._fs.rm_file(path)
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            raise self._unreachable(error) from None
 
     def _write(self, path: str, data: bytes) -> None:
         """All or nothing: on disk by renaming a synced file; a bucket's PUT is atomic by itself."""
-        try:
+        with self._answering():
             folder = path.rsplit("/", 1)[0]
             if not self._local:
                 self._fs.makedirs(folder, exist_ok=True)
@@ -224,12 +212,17 @@ class RenditionStore:
             finally:
                 if os.path.exists(temporary):
                     os.unlink(temporary)
-        except OSError as error:
-            raise self._unreachable(error) from None
 
-    def _unreachable(self, error: OSError) -> ServiceUnreachable:
-        words = f"The rendition store at {self._root} cannot be used ({error}); check AC_RENDITIONS_URL"
-        return ServiceUnreachable(self._redact(words))
+    @contextmanager
+    def _answering(self) -> Iterator[None]:
+        """Any error of the file system is one of the store; drivers of remote ones raise classes of their own."""
+        try:
+            yield
+        except Exception as error:
+            if self._local and not isinstance(error, OSError):
+                raise
+            words = f"The rendition store at {self._root} cannot be used ({error}); check AC_RENDITIONS_URL"
+            raise ServiceUnreachable(self._redact(words)) from None
 
 
 def _make_private(folder: Path) -> None:

@@ -9,7 +9,7 @@ after each committed batch stores links and ledger entries. Sources: design, sec
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor, as_completed
+from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import datetime
 from time import monotonic
@@ -33,6 +33,7 @@ from ac_pipeline.sync.agreement import Agreement
 from ac_pipeline.sync.bookkeeper import Bookkeeper
 from ac_pipeline.sync.copies import deletions, find_lost_sources
 from ac_pipeline.sync.erased import Eraser
+from ac_pipeline.sync.for_accounts import account_reports
 from ac_pipeline.sync.foresight import foresee
 from ac_pipeline.sync.mending import Mender, stand_in
 from ac_pipeline.sync.plan import Kind, Operation, Wanted
@@ -408,7 +409,5 @@ def sync_accounts(
         workers: Accounts at a time. Two to four hide the disk waits of a PDS (ATProto facts, "Writing"); more hide the
             bookkeeping of some accounts behind the writes of others.
     """
-    with ThreadPoolExecutor(workers, thread_name_prefix="account") as pool:
-        futures = [pool.submit(engine.sync, account, selection, run_id) for account in accounts]
-        for future in as_completed(futures):
-            yield future.result()
+    for _, report in account_reports(accounts, lambda account: engine.sync(account, selection, run_id), workers):
+        yield report

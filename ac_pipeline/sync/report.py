@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 
-from ac_pipeline.errors import Blocked, PipelineError
+from ac_pipeline.errors import Blocked, PipelineError, is_unreachable
 from ac_pipeline.items import Stage, State
 from ac_pipeline.media.base import Document, Verdict
 from ac_pipeline.sync.plan import Operation
@@ -145,13 +145,20 @@ class AccountReport:
 
 @dataclass(slots=True)
 class SyncReport:
-    """What a run did to all its accounts, with what it cost. `requests` and `transferred` are counted by the client."""
+    """What a run did to all its accounts, with what it cost. `requests` and `transferred` are counted by the client.
+
+    Args:
+        interrupted: Whether the run was ended by Ctrl-C.
+        not_reached: Users whose turn did not come for it.
+    """
 
     run_id: str
     accounts: list[AccountReport] = field(default_factory=list)
     requests: Mapping[str, int] = field(default_factory=dict)
     transferred: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
+    interrupted: bool = False
+    not_reached: int = 0
 
     def totals(self) -> dict[str, Tally]:
         totals: dict[str, Tally] = {}
@@ -170,11 +177,18 @@ class SyncReport:
             a.error or a.orphans_kept or any(f.state is State.QUARANTINED for f in a.failures) for a in self.accounts
         )
 
+    @property
+    def unreachable(self) -> bool:
+        """Whether a service could not be reached, for some account or item."""
+        errors = [(each.error.code, each.error.status) for each in self.accounts if each.error]
+        return any(is_unreachable(*each) for each in [*errors, *((f.error_class, f.status) for f in self.failures())])
+
     def to_json(self) -> dict[str, object]:
         """The report as design section 6 fixes it. Fields may be added, not renamed."""
         return {
             "run_id": self.run_id,
             "users": len(self.accounts),
+            "not_reached": self.not_reached,
             "types": {name: tally.to_json() for name, tally in self.totals().items()},
             "requests": dict(self.requests),
             "bytes": dict(self.transferred),

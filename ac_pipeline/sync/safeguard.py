@@ -252,8 +252,8 @@ class Safeguard:
 
     # -------------------------------------------------------------------------------------------- database and PDS
 
-    def check_accounts(self, accounts: Sequence[Account]) -> None:
-        """Refuse a database without anybody, or with (almost) none of the accounts whose repositories are known.
+    def check_platform(self, accounts: Sequence[Account]) -> None:
+        """Refuse to work on a database without anybody and anything.
 
         Raises:
             Misconfigured: It is such a one.
@@ -265,6 +265,13 @@ class Safeguard:
                 f"The database {self.database} holds no users and no documents: MONGODB_NAME or "
                 "MONGODB_CONNECTION_STRING seems to name another one. Nothing was done."
             )
+
+    def check_accounts(self, accounts: Sequence[Account]) -> None:
+        """Refuse a database with (almost) none of the accounts whose repositories are known.
+
+        Raises:
+            Misconfigured: It is such a one.
+        """
         known = self.ledger.marks().keys()
         named = known & {account.did for account in accounts}
         if _almost_none(len(named), len(known)):

@@ -7,16 +7,17 @@ Nothing is written; repairing is what a sync does.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import at_uri
+from ac_pipeline.errors import PipelineError
 from ac_pipeline.items import item_id
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.account_plan import AccountPlan
 from ac_pipeline.sync.blobs import Use, missing_blobs, uses
 from ac_pipeline.sync.engine import Engine
+from ac_pipeline.sync.for_accounts import for_accounts, unread
 from ac_pipeline.sync.plan import Kind, Operation, Withheld
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
@@ -58,7 +59,7 @@ class Finding:
 
 @dataclass(slots=True)
 class Verification:
-    """What was found in some accounts (design, section 6)."""
+    """What was found in some accounts (design, section 6). `unread`: users who could not be verified, and why."""
 
     users: int = 0
     expected: int = 0
@@ -72,11 +73,12 @@ class Verification:
     blobs_expected: int = 0
     blobs_verified: int = 0
     items: list[Finding] = field(default_factory=list)
+    unread: list[tuple[str, PipelineError]] = field(default_factory=list)
 
     @property
     def complete(self) -> bool:
-        """Whether every expected record and blob is there, once, and nothing else is."""
-        wrong = self.missing + self.extra + self.different + self.duplicates
+        """Whether every expected record and blob is there, once, and nothing else is, and everybody could be read."""
+        wrong = self.missing + self.extra + self.different + self.duplicates + len(self.unread)
         return not wrong and self.blobs_expected == self.blobs_verified
 
     def count(self, state: str) -> None:
@@ -104,6 +106,7 @@ class Verification:
                 "missing": self.blobs_expected - self.blobs_verified,
             },
             "items": [finding.to_json() for finding in self.items],
+            "unread": [{"user": user, "message": error.message} for user, error in self.unread],
         }
 
 
@@ -149,9 +152,19 @@ def compare(engine: Engine, plan: AccountPlan, report: AccountReport, *, blobs: 
 def verify_accounts(
     engine: Engine, accounts: Sequence[Account], selection: Selection, workers: int
 ) -> Iterator[Verification]:
-    """Verify many accounts at once, yielding each as it is done, in order."""
-    with ThreadPoolExecutor(workers, thread_name_prefix="verify") as pool:
-        yield from pool.map(lambda account: verify(engine, account, selection), accounts)
+    """Verify many accounts at once, in their order.
+
+    Raises:
+        ServiceUnreachable: A service is down.
+    """
+
+    def failed(account: Account, error: PipelineError) -> Verification:
+        return Verification(users=1, unread=[(account.key, unread(account, error))])
+
+    for _, found in for_accounts(
+        accounts, lambda account: verify(engine, account, selection), workers, failed, ordered=True
+    ):
+        yield found
 
 
 def _record(found: Verification, plan: AccountPlan, operation: Operation) -> None:

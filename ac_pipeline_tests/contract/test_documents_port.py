@@ -137,6 +137,16 @@ def test_a_collection_is_empty_until_anybody_owns_something_in_it(store: Store) 
     assert store.documents.is_empty(PAINTING)
 
 
+def test_every_document_has_a_date_whoever_owns_it(store: Store) -> None:
+    """GUARD-1, SEEN-3: its `when`, else that of its id, in any form of either."""
+    dated = store.add(MOOD, mood(user=ANNA.id) | {"when": "2025-10-15T12:30:45.123Z"})
+    undated = store.add(MOOD, {"mood": "x", "_id": ObjectId("68ef9675" + "0" * 16)})
+    odd = store.add(MOOD, {"mood": "x", "_id": ObjectId("68ef9675" + "1" * 16), "when": [1]})
+    found = {dated: 1_760_531_445_123, undated: 1_760_532_085_000, odd: 1_760_532_085_000}
+    assert dict(store.documents.dates(MOOD)) == found
+    assert dict(store.documents.dates(PAINTING)) == {}
+
+
 def test_a_link_is_written_with_its_did_and_read_back(store: Store) -> None:
     """LINK-3."""
     id = store.add(MOOD, mood(atproto={"rkey": "old", "text": "rest"}))

@@ -301,3 +301,28 @@ def test_past_blobs_are_kept_and_use_nothing(ledger: Ledger) -> None:
     assert ledger.used_blobs(["bafk0"], without=[]) == set()
     ledger.save([replace(gone, state=State.WRITTEN, past_blobs=())])
     assert ledger.load(ANNA, PAINTING)[gone.document].past_blobs == ()
+
+
+def test_a_last_look_is_replaced_by_the_next_version_only(harness: Harness) -> None:
+    """GUARD-1: of two who change it at once, one is told to look again."""
+    ledger = harness.ledger
+    first = ledger.last_look("mood")
+    assert (first.at, first.version) == (None, 0)
+    assert ledger.keep_look(replace(first, at=NOW, documents=7, expected=9, orphans={"ab": NOW}, newest=1))
+    kept = ledger.last_look("mood")
+    assert kept == replace(first, at=NOW, documents=7, expected=9, orphans={"ab": NOW}, newest=1, version=1)
+    assert not ledger.keep_look(first)
+    assert ledger.keep_look(kept)
+    assert not ledger.keep_look(kept)
+    assert ledger.last_look("piece").at is None
+
+
+def test_recorded_are_the_items_that_have_a_record(harness: Harness) -> None:
+    """GUARD-1."""
+    there, gone, never = (entry(document=f"{number:024x}") for number in range(3))
+    uri = "at://did:plc:anna/computer.aesthetic.mood/1"
+    harness.ledger.save(
+        [replace(there, uri=uri), replace(gone, uri=uri, state=State.DELETED), replace(never, uri=None)]
+    )
+    assert list(harness.ledger.recorded(there.type)) == [(there.account, there.document)]
+    assert list(harness.ledger.recorded("tape")) == []

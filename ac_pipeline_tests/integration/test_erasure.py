@@ -131,6 +131,7 @@ def test_a_document_that_is_gone_counts_until_its_record_is(cli: Run, slice_: Sl
 
 def test_a_deleted_account_is_pending_until_nothing_of_it_is_left(cli: Run, slice_: Slice, ada: Account) -> None:
     """DEL-7, DEL-9: every record and blob while the account is leaving, its repository once Mongo forgot it."""
+    slice_.user("somebody-else")  # a database without anybody is refused
     painting = slice_.add("painting", ada, code="one", slug="one")
     mood = slice_.add("mood", ada, mood="said")
     slice_.sync(ada)

@@ -6,7 +6,7 @@ import json
 import shlex
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -233,21 +233,6 @@ def test_runs_and_machines_that_ask_at_once_do_not_pass_the_share_together(
             assert ask(60) == []
         finally:
             one.drop_database(name)
-
-
-def test_what_is_kept_of_a_look_survives_the_database(mongo_database: Any) -> None:
-    """GUARD-1: a version is replaced by the next one only, whoever writes it."""
-    ledger = MongoLedger(mongo_database)
-    first = ledger.last_look("mood")
-    assert (first.at, first.version) == (None, 0)
-    moment = datetime(2026, 1, 2, 3, 4, 5, 6_000, tzinfo=UTC)
-    assert ledger.keep_look(type(first)("mood", at=moment, documents=7, expected=9, orphans={"ab": moment}))
-    kept = ledger.last_look("mood")
-    assert (kept.at, kept.documents, kept.orphans, kept.version) == (moment, 7, {"ab": moment}, 1)
-    assert not ledger.keep_look(first)
-    assert ledger.keep_look(kept)
-    assert not ledger.keep_look(kept)
-    assert moment - kept.orphans["ab"] == timedelta(0)
 
 
 def test_a_run_in_dagster_sweeps_its_number_and_says_which_it_is(

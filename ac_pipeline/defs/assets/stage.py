@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 import dagster as dg
 
 from ac_pipeline.defs.assets.turns import Context, Turns, Work
-from ac_pipeline.defs.failures import failure_of
+from ac_pipeline.defs.failures import Trouble, failure_of
 from ac_pipeline.defs.mirror import Mirror
 from ac_pipeline.media.base import MediaType
 
@@ -52,11 +52,14 @@ def run_stage(
     feeding = feeds is not None and (selected is None or feeds in selected)
     made: list[dg.AssetMaterialization] = []
     turns = Turns(context, mirror, assets, users, pictures=pictures, emit=made.append if feeds is not None else None)
-    troubles = turns.take(work)
-    if troubles or not feeding:
-        places = {user: place for place, user in enumerate(users)}
-        for materialization in sorted(made, key=lambda each: places[str(each.partition)]):
-            context.log_event(materialization)
+    troubles: Mapping[str, Trouble] | None = None
+    try:
+        troubles = turns.take(work)
+    finally:  # an interrupted run says what was done until then (GUARD-8)
+        if troubles is None or troubles or not feeding:
+            places = {user: place for place, user in enumerate(users)}
+            for materialization in sorted(made, key=lambda each: places[str(each.partition)]):
+                context.log_event(materialization)
     if troubles:
         raise failure_of(troubles, len(context.partition_keys))
     if feeding:

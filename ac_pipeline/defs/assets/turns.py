@@ -103,7 +103,7 @@ class Turns:
         user = outcome.account.key
         for key, media in self.assets.items():
             metadata = account_metadata(self.mirror, outcome, media)
-            versions = outcome.report.versions.get(media.name) if outcome.report is not None else None
+            versions = outcome.report.versions.get(media.name)
             if versions is not None:
                 self._observe(outcome, media, versions)
             if trouble is not None:
@@ -164,8 +164,6 @@ def _line(outcome: Outcome, trouble: Trouble | None) -> str:
     if trouble is not None:
         return f"{user} has to be run again: {trouble.code}: {trouble.message}"
     report = outcome.report
-    if report is None:
-        return user
     if report.blocked is not None:
         return f"{user} is blocked: {report.blocked.message}"
     tallies = report.types.values()

@@ -17,13 +17,14 @@ from ac_pipeline.defs.operators.tables import (
     Table,
     refusals,
     refused,
+    require_everybody,
     types_of,
 )
 from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.operations.differences import Difference
 from ac_pipeline.operations.retry import item_name
-from ac_pipeline.operations.rounds import LeftOut
+from ac_pipeline.operations.rounds import LeftOut, failed
 from ac_pipeline.operations.settling import Accepted, DifferenceCount, all_pushed, side_by_side
 from ac_pipeline.sync.report import AccountReport, SyncReport
 from ac_pipeline.sync.selection import Selection
@@ -72,6 +73,7 @@ def settle_each_difference(
             if choice:
                 metadata["confirm"] = number
                 context.log.info(f"Nothing was written: launch again with confirm {number} to settle {number} items.")
+            require_everybody(failed(counts.left_out), metadata)
             context.add_output_metadata({"dry_run": True, **metadata})
             return
         if choice == PUSH:
@@ -128,7 +130,7 @@ def _listed(found: Iterable[Difference | LeftOut]) -> tuple[DifferenceCount, Met
 
 def _pushed(reports: Iterable[AccountReport | LeftOut], run_id: str) -> tuple[bool, Metadata]:
     """Whether ours is everywhere again, and what was done."""
-    made, failed, left_out = SyncReport(run_id), Table(_FAILED), Table(LEFT_OUT)
+    made, wrong, left_out = SyncReport(run_id), Table(_FAILED), Table(LEFT_OUT)
     for each in reports:
         if isinstance(each, LeftOut):
             left_out.add({"user": each.user, "message": each.message})
@@ -136,11 +138,11 @@ def _pushed(reports: Iterable[AccountReport | LeftOut], run_id: str) -> tuple[bo
         made.accounts.append(each)
         trouble = each.error or each.blocked
         if trouble is not None:
-            failed.add({"user": each.user, "class": trouble.code, "message": trouble.message})
+            wrong.add({"user": each.user, "class": trouble.code, "message": trouble.message})
         for failure in each.failures:
-            failed.add(failure.to_json())
+            wrong.add(failure.to_json())
     written = sum(tally.written for tally in made.totals().values())
-    tables = {**failed.metadata("not_pushed"), **left_out.metadata("not_looked_at")}
+    tables = {**wrong.metadata("not_pushed"), **left_out.metadata("not_looked_at")}
     return all_pushed(made), {"pushed": written, **tables}
 
 

@@ -16,6 +16,7 @@ from ac_pipeline.defs.operators.tables import (
     Metadata,
     Table,
     refusals,
+    require_everybody,
     types_of,
 )
 from ac_pipeline.defs.run_marks import marked_in_process_executor
@@ -58,11 +59,12 @@ def look_for_erased_items(
         dg.Failure: Something could not be read.
     """
     pending, gone, left_out = Table(_ERASURE), Table(_ERASURE), Table(LEFT_OUT)
-    counts = Counter[str]()
+    counts, unread = Counter[str](), 0
     with refusals():
         for each in operator.erasures(config.users, types_of(config.types)):
             if isinstance(each, LeftOut):
                 left_out.add({"user": each.user, "message": each.message})
+                unread += each.failed
                 continue
             (pending if each.pending else gone).add(each.to_json())
             held = {
@@ -74,7 +76,9 @@ def look_for_erased_items(
             counts.update({"records": len(each.records), "links": each.linked, **held})
     found = {"pending": pending.count, "gone": gone.count, **{name: counts[name] for name in _COUNTED}}
     tables = {**pending.metadata("pending_items"), **gone.metadata("erased_items")}
-    context.add_output_metadata({**found, **tables, **left_out.metadata("not_looked_at")})
+    metadata = {**found, **tables, **left_out.metadata("not_looked_at")}
+    require_everybody(unread, metadata)
+    context.add_output_metadata(metadata)
 
 
 @dg.job(

@@ -8,7 +8,16 @@ import dagster as dg
 from pydantic import Field
 
 from ac_pipeline.defs.operator import Operator
-from ac_pipeline.defs.operators.tables import KIND, TYPES_FIELD, USERS_FIELD, Metadata, Table, refusals, types_of
+from ac_pipeline.defs.operators.tables import (
+    KIND,
+    TYPES_FIELD,
+    USERS_FIELD,
+    Metadata,
+    Table,
+    refusals,
+    require_everybody,
+    types_of,
+)
 from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.operations.flight_plan import FlightPlan
@@ -61,6 +70,7 @@ def plan_each_user(context: dg.OpExecutionContext, config: PlanConfig, operator:
     with refusals():
         made = operator.plan(config.users, _selection(config), config.relay_events, take)
     metadata = {**plan_metadata(made), **table.metadata("operations_listed")}
+    require_everybody(len(made.unread), metadata)
     context.log_event(dg.AssetMaterialization(FLIGHT_PLAN, metadata=metadata))
     context.log.info(f"Plan {made.hash}: {sum(made.counts.values())} operations of {made.users} users.")
 
@@ -86,9 +96,11 @@ def plan_metadata(made: FlightPlan) -> Metadata:
         costs.add({"what": f"limit: {what}", "amount": str(ceiling)})
     for bill in made.slowest:
         users.add(bill.to_json())
-    blocked = Table(("user", "message"))
+    blocked, unread = Table(("user", "message")), Table(("user", "message"))
     for user, message in made.blocked.items():
         blocked.add({"user": user, "message": message})
+    for user, error in made.unread.items():
+        unread.add({"user": user, "message": error.message})
     total = sum(made.counts.values())
     metadata: Metadata = {
         "hash": made.hash,
@@ -101,6 +113,7 @@ def plan_metadata(made: FlightPlan) -> Metadata:
         **costs.metadata("cost"),
         **users.metadata("users_who_take_longest"),
         **blocked.metadata("blocked_users"),
+        **unread.metadata("unread_users"),
     }
     if made.saved:
         metadata["to_do_it"] = dg.MetadataValue.md(f"`ac-pipeline sync --plan {made.hash[:12]}`")

@@ -19,12 +19,13 @@ from ac_pipeline.defs.operators.tables import (
     counts_table,
     refusals,
     refused,
+    require_everybody,
     types_of,
 )
 from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.operations.documents import Lost, LostCount
 from ac_pipeline.operations.links import Diagnosis, Examination
-from ac_pipeline.operations.rounds import LeftOut
+from ac_pipeline.operations.rounds import LeftOut, failed
 from ac_pipeline.sync.report import Tally
 
 _FINDING: Final = ("user", "item", "state", "repair", "reason", "held")
@@ -57,12 +58,13 @@ def heal_each_user(context: dg.OpExecutionContext, config: HealConfig, operator:
                 trouble = report.error or report.blocked
                 if trouble is not None:
                     again.add({"user": report.user, "message": trouble.message})
-        seen = _seen(operator.examine(config.users, types))
+        seen, unread = _seen(operator.examine(config.users, types))
     names = ("healed", "created", "updated", "deleted", "duplicates_removed")
     done = {} if config.dry_run else counts_table("done", {name: getattr(tally, name) for name in names})
     metadata: Metadata = {"dry_run": config.dry_run, **done, **seen, **again.metadata("not_healed")}
     if again.count:
         raise refused(f"{again.count} users could not be healed: launch again.", metadata)
+    require_everybody(unread, metadata)
     context.add_output_metadata(metadata)
 
 
@@ -103,11 +105,14 @@ def restore_lost_documents(
     with refusals():
         types = types_of(config.types)
         if config.confirm < 0:
-            number, metadata = _lost(operator.lost_documents(config.users, types))
+            found, metadata = _lost(operator.lost_documents(config.users, types))
+            number = found.total
+            require_everybody(failed(found.left_out), metadata)
             context.add_output_metadata({"dry_run": True, "confirm": number, **metadata})
             context.log.info(f"{number} documents can be rebuilt; launch again with confirm {number} to insert them.")
             return
-        number, metadata = _lost(operator.restore_documents(config.users, types, config.confirm, config.why))
+        found, metadata = _lost(operator.restore_documents(config.users, types, config.confirm, config.why))
+    number = found.total
     metadata = {"inserted": number, **metadata}
     if number != config.confirm:
         raise refused(f"{number} of {config.confirm} documents were inserted: see the table.", metadata)
@@ -125,8 +130,8 @@ def restore_documents() -> None:
     restore_lost_documents()
 
 
-def _seen(found: Iterable[Examination]) -> Metadata:
-    """What an examination found, in tables."""
+def _seen(found: Iterable[Examination]) -> tuple[Metadata, int]:
+    """What an examination found, in tables, and how many users could not be examined because of an error."""
     diagnosis, table, blocked = Diagnosis(), Table(_FINDING), Table(LEFT_OUT)
     for each in found:
         diagnosis.add(each)
@@ -139,10 +144,10 @@ def _seen(found: Iterable[Examination]) -> Metadata:
     deletions = {"to be deleted": diagnosis.deletions}
     total = {"documents": counts.documents.total(), "orphans": counts.orphans.total(), **deletions}
     tables = {**counts_table("states", {**total, **states}), **table.metadata("not_simply_linked")}
-    return {**tables, **blocked.metadata("not_examined")}
+    return {**tables, **blocked.metadata("not_examined")}, failed(diagnosis.blocked)
 
 
-def _lost(found: Iterable[Lost | LeftOut]) -> tuple[int, Metadata]:
+def _lost(found: Iterable[Lost | LeftOut]) -> tuple[LostCount, Metadata]:
     """How many documents can be, or were, rebuilt, and all that was found as tables."""
     counted, table, left_out = LostCount(), Table(_LOST), Table(LEFT_OUT)
     for each in found:
@@ -151,4 +156,4 @@ def _lost(found: Iterable[Lost | LeftOut]) -> tuple[int, Metadata]:
             table.add(each.to_json())
         else:
             left_out.add({"user": each.user, "message": each.message})
-    return counted.total, {**table.metadata("documents"), **left_out.metadata("left_alone")}
+    return counted, {**table.metadata("documents"), **left_out.metadata("left_alone")}

@@ -108,6 +108,12 @@ def refusals() -> Iterator[None]:
         raise dg.Failure(description=error.message, allow_retries=False) from error
 
 
+def require_everybody(unread: int, metadata: Metadata) -> None:
+    """Fail a job whose answer leaves users out because of an error, with what it saw of the others."""
+    if unread:
+        raise refused(f"{unread} users could not be looked at: see the tables, and launch again.", metadata)
+
+
 def refused(message: str, metadata: Metadata) -> dg.Failure:
     """A job that has looked and done nothing, or not all, with what it saw."""
     return dg.Failure(description=message, metadata=metadata, allow_retries=False)

@@ -55,6 +55,9 @@ class Refusing:
     def __getitem__(self, name: str) -> Any:
         return self._database[name]
 
+    def with_options(self, **options: Any) -> Refusing:
+        return Refusing(self._database.with_options(**options), self._code, always=self._always)
+
 
 @pytest.mark.parametrize("code", [286, 280, 136, 260, 40585, 9, 50])
 def test_a_lost_place_in_the_stream_is_said_with_its_code_and_a_new_one_is_taken(site: Site, code: int) -> None:

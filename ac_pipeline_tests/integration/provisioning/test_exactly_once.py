@@ -134,7 +134,7 @@ def test_credentials_are_stored_in_their_form_whatever_stood_there(site: Site, n
     id = site.user(unique(), code=code(), atproto=nested)
     site.run()
     stored = site.row(id)["atproto"]
-    assert {"did", "handle", "password", "created"} == set(stored)
+    assert {"did", "handle", "password", "created", "createdAt"} == set(stored)
 
 
 def test_a_limit_of_new_accounts_is_waited_for(site: Site) -> None:

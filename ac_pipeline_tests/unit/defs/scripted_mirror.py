@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from itertools import starmap
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.allowance import Allowance
 from ac_pipeline.atproto.messages import RepositoryStatus
-from ac_pipeline.defs.mirror import CollectionState, Outcome, Picture, each_account
+from ac_pipeline.defs.mirror import CollectionState, Outcome, Picture
 from ac_pipeline.errors import Blocked, PipelineError, Transient
 from ac_pipeline.items import Attempt, Failure, LastLook, LedgerEntry, RepositoryMark, Stage, State
 from ac_pipeline.media.base import MediaType
@@ -17,6 +18,7 @@ from ac_pipeline.mongo.pending import Changes, Work
 from ac_pipeline.mongo.receipts import Aspect, Part, Receipt
 from ac_pipeline.operations.receipts import Findings, Taken, findings
 from ac_pipeline.operations.retry import FailedItems, RetryPlan, Turn, narrowed, plan_turns
+from ac_pipeline.sync.for_accounts import account_reports
 from ac_pipeline.sync.report import AccountReport, ItemFailure
 from ac_pipeline.sync.versions import Versions
 from ac_pipeline_tests.memory_pds import MemoryPds
@@ -99,7 +101,7 @@ class ScriptedMirror:
         self.renditions.append(renditions)
         self.types.append(tuple(media.name for media in types))
         self.run_ids.add(run_id)
-        return each_account(accounts, lambda account: self._turn(account, types), workers=2)
+        return starmap(Outcome, account_reports(accounts, lambda account: self._turn(account, types), workers=2))
 
     def render(self, accounts: Sequence[Account], media: MediaType, run_id: str) -> Iterator[Outcome]:
         return self.sync(accounts, (media,), run_id)
@@ -131,7 +133,7 @@ class ScriptedMirror:
                     del self.ledger[f"{type_}:{document}"]
             return self._turn(account, selection.types)
 
-        return each_account([turn.account for turn in turns], again, workers=2)
+        return starmap(Outcome, account_reports([turn.account for turn in turns], again, workers=2))
 
     def survey(self, account: Account, types: Sequence[MediaType]) -> AccountReport:
         """As written twice: two items of each type that are as they should be, and those that are quarantined."""

@@ -11,7 +11,7 @@ from bson import ObjectId
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.lexicon_evolution import Change, Effect
 from ac_pipeline.defs.operator import Take, Types, Users
-from ac_pipeline.errors import Misconfigured, PipelineError
+from ac_pipeline.errors import Misconfigured, NoCredentials, PipelineError
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.mongo.snapshots import Snapshot
@@ -112,7 +112,7 @@ class ScriptedOperator:
     def lost_documents(self, users: Users, types: Types) -> Iterator[Lost | LeftOut]:
         self._may_fail()
         yield Lost("mood", "mood:1", "ada", "at://did:plc:ada/x/1", document={"_id": 1})
-        yield LeftOut("bea", "no password")
+        yield LeftOut("bea", NoCredentials("no password"))
 
     def restore_documents(self, users: Users, types: Types, confirm: int, why: str) -> Iterator[Lost | LeftOut]:
         if confirm != 1:
@@ -125,7 +125,7 @@ class ScriptedOperator:
         yield Erasure("mood:1", "ada", "it is nuked", ("at://did:plc:ada/x/1",), True)
         yield Erasure("tape:1", "ada", "it is nuked", renditions=("bafk1", "bafk2"))
         yield Erasure("mood:2", "ada", "it is nuked", gone_at=NOW)
-        yield LeftOut("bea", "no password")
+        yield LeftOut("bea", NoCredentials("no password"))
 
     def plan_forgetting(self, user: str, ids: Sequence[str]) -> Forgetting:
         self._may_fail()
@@ -141,7 +141,7 @@ class ScriptedOperator:
         self._may_fail()
         yield self.difference("a" * 24)
         yield self.difference("b" * 24, refusal="it has no text")
-        yield LeftOut("bea", "no password")
+        yield LeftOut("bea", NoCredentials("no password"))
 
     def push_ours(
         self, users: Users, selection: Selection, confirm: int, why: str, run_id: str
@@ -149,7 +149,7 @@ class ScriptedOperator:
         if confirm != 2:
             raise Misconfigured(f"2 items can be pushed, not {confirm}: nothing was written.")
         self.changes.append(("push-ours", tuple(users), selection.items, why))
-        yield LeftOut("bea", "no password")
+        yield LeftOut("bea", NoCredentials("no password"))
         yield AccountReport("ada", types={"mood": Tally(updated=2)}, error=self.stopped)
 
     def accept_theirs(self, users: Users, selection: Selection, confirm: int, why: str) -> Iterator[Accepted | LeftOut]:

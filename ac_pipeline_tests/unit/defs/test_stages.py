@@ -131,7 +131,9 @@ def test_an_error_that_no_attempt_can_help_is_not_retried(site: Site, error: Exc
     assert site.mirror.turns.count("bea") == 1
     assert not any(event.is_step_up_for_retry for event in result.all_events)
     assert site.green(MOODS) == {"ada", "cyd", "dan"}
-    assert type(error).__name__ in site.observed(MOODS)["bea"]["error"]
+    seen = site.observed(MOODS)["bea"]
+    assert str(error) in seen["error"]
+    assert seen["error_class"] == getattr(error, "code", "unforeseen")
 
 
 def test_a_blocked_account_and_quarantined_items_leave_their_partition_green(site: Site) -> None:

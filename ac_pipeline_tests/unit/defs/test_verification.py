@@ -11,7 +11,7 @@ import pytest
 from ac_pipeline.defs.ledger_checks import NO_QUARANTINED_ITEMS
 from ac_pipeline.defs.receipt_checks import BLOBS_PRESENT, LEXICON_VALID, LINKS_CONSISTENT, RECORDS_MATCH_DOCUMENTS
 from ac_pipeline.defs.verification import VERIFY_USERS
-from ac_pipeline.errors import AccountInactive, ServerFailed, ServiceUnreachable
+from ac_pipeline.errors import AccountInactive, ServerFailed, ServiceUnreachable, Unforeseen
 from ac_pipeline.mongo.receipts import Aspect, Part, Wrong
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
@@ -105,7 +105,7 @@ def test_a_user_who_could_not_be_read_fails_the_job_and_the_others_are_verified(
 ) -> None:
     """OPS-1, DEL-5: nothing is said of that user, and the job never reports success."""
     mirror.trouble("bea", ServerFailed("the PDS answered 502"))
-    mirror.trouble("cyd", KeyError("nobody foresaw this"))
+    mirror.trouble("cyd", Unforeseen("KeyError: nobody foresaw this"))
     result = site.launch(VERIFY_USERS, {})
     assert not result.success
     assert verified(mirror) == ["ada", "dan"]

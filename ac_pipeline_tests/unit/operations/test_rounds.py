@@ -1,33 +1,12 @@
-"""Rounds over many accounts: their order, how many are under way, and who cannot be looked at."""
+"""Rounds of looks at many accounts: who cannot be looked at, and what ends a round."""
 
 from __future__ import annotations
-
-import threading
 
 import pytest
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.errors import Blocked, ServiceUnreachable, WrongPassword
-from ac_pipeline.operations.rounds import ahead, look_at
-
-
-@pytest.mark.parametrize("workers", [1, 3])
-def test_no_more_accounts_are_under_way_than_twice_the_workers(workers: int) -> None:
-    """OPS-6: a slow listener holds the work back; the order is that of the accounts."""
-    begun, lock, most, taken = [0], threading.Lock(), 0, []
-
-    def work(account: Account) -> str:
-        with lock:
-            begun[0] += 1
-        return account.key
-
-    accounts = [Account(str(number), str(number)) for number in range(50)]
-    for account, key in ahead(accounts, work, workers):
-        taken.append(key)
-        assert account.key == key
-        most = max(most, begun[0] - len(taken))
-    assert taken == [account.key for account in accounts]
-    assert most <= 2 * workers
+from ac_pipeline.errors import PipelineError, ServerFailed, ServiceUnreachable, WrongPassword
+from ac_pipeline.operations.rounds import LeftOut, failed, look_at
 
 
 def test_an_account_that_cannot_be_used_is_an_answer_and_one_without_a_repository_is_not_asked() -> None:
@@ -40,11 +19,28 @@ def test_an_account_that_cannot_be_used_is_an_answer_and_one_without_a_repositor
             raise refusal
         return account.key
 
-    answers: list[tuple[str, str | Blocked]] = [(each.key, found) for each, found in look_at(accounts, look, 2)]
+    answers: list[tuple[str, str | PipelineError]] = [(each.key, found) for each, found in look_at(accounts, look, 2)]
     assert answers == [("ada", refusal), ("cyd", "cyd")]
 
 
-def test_a_failed_read_ends_the_round() -> None:
+def test_an_account_that_cannot_be_read_costs_its_own_answer_and_is_told_from_a_blocked_one() -> None:
+    """BORDER-2, GUARD-8: the others are looked at; who was left out because of an error is counted."""
+    accounts = [Account(str(n), key, f"did:plc:{key}") for n, key in enumerate(("ada", "bea", "cyd", "dan"))]
+    troubles = {"bea": ServerFailed("the PDS answered 500"), "cyd": WrongPassword("refused"), "dan": KeyError("x")}
+
+    def look(account: Account) -> str:
+        if account.key in troubles:
+            raise troubles[account.key]
+        return account.key
+
+    found = {each.key: answer for each, answer in look_at(accounts, look, 2)}
+    assert found["ada"] == "ada"
+    missing = [LeftOut(each.key, answer) for each, answer in look_at(accounts, look, 2) if not isinstance(answer, str)]
+    assert [(each.user, each.failed) for each in missing] == [("bea", True), ("cyd", False), ("dan", True)]
+    assert failed(missing) == 2
+
+
+def test_a_service_that_does_not_answer_ends_the_round() -> None:
     """A failed read is no empty answer: nothing can be said of the whole."""
 
     def look(account: Account) -> str:

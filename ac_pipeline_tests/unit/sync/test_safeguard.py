@@ -263,11 +263,11 @@ def test_a_database_is_refused_that_names_almost_none_of_the_known_accounts(
 def test_a_fresh_platform_begins(world: World) -> None:
     """GUARD-2: users without accounts on the PDS, or only a guest with work; a database without anything is none."""
     user, guest = replace(world.user(), did=None), replace(world.guest(), did=None)
-    world.safeguard.check_accounts([user, guest])
+    world.safeguard.check_platform([user, guest])
     with pytest.raises(Misconfigured, match="holds no users and no documents"):
-        world.safeguard.check_accounts([guest])
+        world.safeguard.check_platform([guest])
     world.moods(guest, 1)
-    world.safeguard.check_accounts([guest])
+    world.safeguard.check_platform([guest])
 
 
 def test_a_pds_that_hosts_none_stops_a_sync_before_anybody_is_blocked(world: World) -> None:
