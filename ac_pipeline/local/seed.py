@@ -51,6 +51,8 @@ Progress = Callable[[str, int, int], None]
 Store = Callable[[str, str, bytes], object]
 """`(bucket, key, data)`: keeps one object."""
 
+_EDITION = 2
+"""Another one when the same numbers give another demo."""
 _INSERT_BATCH = 5_000
 """Documents an insert holds; the local server wants no more (local services facts)."""
 _WRITES = 200
@@ -106,7 +108,7 @@ def seed(
         Misconfigured: They hold another demo, or other data; nothing was changed.
     """
     note = addresses.media_folder.with_name("seed.json")
-    asked = {"users": users, "items": items, "seed": seed}
+    asked = {"users": users, "items": items, "seed": seed, "edition": _EDITION}
     if note.exists():
         made = json.loads(note.read_text())
         if made["asked"] == asked:

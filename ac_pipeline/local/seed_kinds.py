@@ -15,6 +15,8 @@ from functools import lru_cache, partial
 from hashlib import sha256
 from typing import Any
 
+from bson import Code
+
 from ac_pipeline.local import artwork
 from ac_pipeline.local.seed_maker import NOW, Maker, iso, naive
 from ac_pipeline.local.seed_values import GUEST_BUCKET, OVEN_BUCKET, USER_BUCKET, Outcome, Past, Person, StoredObject
@@ -507,6 +509,7 @@ KIDLISP = Share(
         Kind("projection, record without ref", _PROJECTION, _H, past=Past.NO_REF),
         Kind("copied elsewhere", _kidlisp(), _H, past=Past.COPIED),
         Kind("nuked, record and copy left", _kidlisp(nuked=True), _H, _W, past=Past.COPIED),
+        Kind("code of another BSON type", _kidlisp(code=Code("jsz")), outcome=_Q, error_class=_DOCUMENT),
     ),
     (Kind("plain", _kidlisp()),),
     (Kind("plain guest", _kidlisp()),),
