@@ -33,27 +33,10 @@ _BLOCK = 4096
 _STAMP = (2025, 10, 23, 12, 30, 0)
 _EARLY_SCALE = 6
 
-_PALETTE = np.array(
-    [
-        (0, 0, 0),
-        (29, 43, 83),
-        (126, 37, 83),
-        (0, 135, 81),
-        (171, 82, 54),
-        (95, 87, 79),
-        (194, 195, 199),
-        (255, 241, 232),
-        (255, 0, 77),
-        (255, 163, 0),
-        (255, 236, 39),
-        (0, 228, 54),
-        (41, 173, 255),
-        (131, 118, 156),
-        (255, 119, 168),
-        (255, 204, 170),
-    ],
-    np.uint8,
+_COLOURS = (
+    "000000 1d2b53 7e2553 008751 ab5236 5f574f c2c3c7 fff1e8 ff004d ffa300 ffec27 00e436 29adff 83769c ff77a8 ffccaa"
 )
+_PALETTE = np.frombuffer(bytes.fromhex(_COLOURS), np.uint8).reshape(16, 3)
 
 
 def pixel_art(width: int, height: int, *, seed: int = 0, scale: int = 1, transparent: bool = False) -> bytes:

@@ -12,12 +12,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from atproto import Client, Request
 from pydantic import SecretStr
 
 from ac_pipeline.errors import PipelineError
@@ -25,7 +27,6 @@ from ac_pipeline.items import State
 from ac_pipeline.local.dagster_ui import SUCCEEDED, Backfill, Check, DagsterUi
 from ac_pipeline.local.demo_screen import Link, Screen
 from ac_pipeline.local.processes import LOOPBACK, free_port, is_free
-from ac_pipeline.local.second_opinion import count_records
 from ac_pipeline.local.seed import seed
 from ac_pipeline.local.seed_values import SeedSummary
 from ac_pipeline.local.services import Addresses, LocalServices
@@ -307,6 +308,30 @@ def _second_opinion(pipeline: Pipeline, found: Verified, made: SeedSummary, scre
     return total == ours
 
 
+def count_records(url: str, dids: Iterable[str], nsids: Iterable[str]) -> Counter[str]:
+    """Records by collection, over these repositories.
+
+    Args:
+        url: Address of the PDS.
+        dids: Repositories that can be read.
+        nsids: Collections.
+    """
+    client = Client(base_url=f"{url}/xrpc", request=Request(trust_env=False))
+    collections = list(nsids)
+    counts: Counter[str] = Counter()
+    for did in dids:
+        for nsid in collections:
+            cursor: str | None = None
+            while True:
+                query = {"repo": did, "collection": nsid, "limit": 100} | ({"cursor": cursor} if cursor else {})
+                page = client.com.atproto.repo.list_records(query)
+                counts[nsid] += len(page.records)
+                cursor = page.cursor
+                if not page.records or not cursor:
+                    break
+    return counts
+
+
 def _judge(backfill: Backfill, found: Verified, agreed: bool, screen: Screen) -> bool:
     """Say what came of it; whether all is well."""
     screen.say(f"Backfill: {backfill.status}{f' ({backfill.error})' if backfill.error else ''}")
@@ -315,7 +340,8 @@ def _judge(backfill: Backfill, found: Verified, agreed: bool, screen: Screen) ->
         screen.say(f"    {found.total(check, 'verified')} of {found.total(check, 'expected')} {what}")
     states = ("missing", "different", "extra", "duplicates")
     screen.say("    " + ", ".join(f"{state} {found.total(_RECORDS, state)}" for state in states))
-    screen.say(f"    quarantined {found.total(*_QUARANTINED)}, deferred {found.total(*_DEFERRED)}")
+    screen.say(f"    quarantined {found.total(*_QUARANTINED)}: documents that cannot be published")
+    screen.say(f"    deferred {found.total(*_DEFERRED)}: wait for their time, which is no failure")
     well = backfill.succeeded and found.complete and agreed
     screen.say("Every expected record is verified." if well else "Not everything is verified: see above.")
     return well

@@ -14,8 +14,10 @@ from typing import Literal
 
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from ac_pipeline.local.dagster_ui import Backfill, Check
 
@@ -86,11 +88,12 @@ class Screen:
         assets, names = dict.fromkeys(each.asset for each in checks), dict.fromkeys(each.name for each in checks)
         self._table("Checks, all users", assets, names, lambda asset, name: words.get((asset, name), ""))
         said: dict[str, list[str]] = {}
-        for each in checks:
+        for each in sorted(checks, key=lambda check: check.name):
             if each.passed is False:
-                said.setdefault(f"{each.name}: {each.said.partition('. ')[0]}", []).append(_type(each.asset))
+                sentence = each.said.partition(". ")[0].partition("; ")[0]
+                said.setdefault(f"{each.name}: {sentence}", []).append(_type(each.asset))
         for text, types in said.items():
-            self.say(f"  {text} ({', '.join(types)})")
+            self._console.print(Padding(Text(f"{text} ({', '.join(types)})"), (0, 0, 0, 4)))
 
     def _table(
         self,

@@ -11,14 +11,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-TYPES = ("painting", "mood", "piece", "kidlisp", "tape")
-COLLECTIONS = {
-    "painting": "paintings",
-    "mood": "moods",
-    "piece": "pieces",
-    "kidlisp": "kidlisp",
-    "tape": "tapes",
-}
+COLLECTIONS = {"painting": "paintings", "mood": "moods", "piece": "pieces", "kidlisp": "kidlisp", "tape": "tapes"}
+TYPES = tuple(COLLECTIONS)
 
 USER_BUCKET = "user-aesthetic-computer"
 GUEST_BUCKET = "art-aesthetic-computer"
@@ -44,7 +38,7 @@ class Situation(StrEnum):
     @property
     def has_account(self) -> bool:
         """Whether an account is made on the PDS."""
-        return self in _WITH_ACCOUNT
+        return self not in _WITHOUT_ACCOUNT
 
     @property
     def blocked(self) -> str | None:
@@ -52,17 +46,13 @@ class Situation(StrEnum):
         return _BLOCKED.get(self)
 
 
-_WITH_ACCOUNT = frozenset(
-    {
-        Situation.READY,
-        Situation.DID_ONLY,
-        Situation.WRONG_PASSWORD,
-        Situation.DEACTIVATED,
-        Situation.TAKEN_DOWN,
-        Situation.SCHEDULED,
-        Situation.CANCELLED,
-    }
-)
+_WITHOUT_ACCOUNT = {
+    Situation.NO_CREDENTIALS,
+    Situation.UNKNOWN_DID,
+    Situation.HANDLE_ONLY,
+    Situation.PURGED,
+    Situation.SISTER_TENANT,
+}
 _BLOCKED = {
     Situation.NO_CREDENTIALS: "no-credentials",
     Situation.DID_ONLY: "no-credentials",
@@ -150,22 +140,10 @@ class Past(StrEnum):
         return 0 if self in _WITHOUT_RECORD else 1
 
 
-_WITHOUT_RECORD = frozenset(
-    {
-        Past.NOTHING,
-        Past.DANGLING,
-        Past.CROSSED,
-        Past.WIPED,
-        Past.EMPTY_LINK,
-        Past.FOREIGN_DID,
-        Past.FOREIGN_RKEY,
-    }
-)
-
-_RIGHT = frozenset(
-    {Past.CORRECT, Past.CORRECT_SHORT_LINK, Past.CORRECT_UNLINKED, Past.COPIED, Past.WHEN_OFF, Past.DUPLICATES}
-)
-_WITHOUT_BLOBS = frozenset({"mood", "piece", "kidlisp"})
+_FOREIGN = {Past.FOREIGN_DID, Past.FOREIGN_RKEY}
+_WITHOUT_RECORD = {Past.NOTHING, Past.DANGLING, Past.CROSSED, Past.WIPED, Past.EMPTY_LINK, *_FOREIGN}
+_RIGHT = {Past.CORRECT, Past.CORRECT_SHORT_LINK, Past.CORRECT_UNLINKED, Past.COPIED, Past.WHEN_OFF, Past.DUPLICATES}
+_WITHOUT_BLOBS = {"mood", "piece", "kidlisp"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,16 +230,6 @@ class TypeSummary:
     copies: int
     withdrawn_copies: int
 
-    @property
-    def invalid(self) -> int:
-        """Documents that cannot become a record, whatever their media."""
-        return self.quarantined.get("invalid-document", 0)
-
-    @property
-    def eligible(self) -> int:
-        """Documents a record shall exist of, whether or not it can be made."""
-        return self.published + self.blocked + self.deferred + sum(self.quarantined.values()) - self.invalid
-
 
 @dataclass(frozen=True, slots=True)
 class SeedSummary:
@@ -288,15 +256,6 @@ class SeedSummary:
     @property
     def documents(self) -> int:
         return sum(one.documents for one in self.types.values())
-
-    @property
-    def quarantined(self) -> dict[str, int]:
-        """Error class -> documents, over all types."""
-        total: dict[str, int] = {}
-        for one in self.types.values():
-            for error_class, count in one.quarantined.items():
-                total[error_class] = total.get(error_class, 0) + count
-        return total
 
     def describe(self) -> str:
         """A few lines for people: what is there, and what a synchronisation should make of it."""

@@ -26,7 +26,6 @@ from typing import Any
 from ac_pipeline.defs.policies import RECORDS_A_RUN, RENDITIONS_A_RUN
 from ac_pipeline.items import State
 from ac_pipeline.local.dagster_ui import Backfill
-from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline.local.pds_accounts import NewAccount, PdsAccounts
 from ac_pipeline.local.pds_server import HANDLE_DOMAIN
 from ac_pipeline.local.seed_kinds import KIDLISP, MOODS, PAINTINGS, PIECES, TAPES, Kind, Share
@@ -41,6 +40,7 @@ from ac_pipeline.sync.verify import Verification, verify_accounts
 from ac_pipeline.wiring import Pipeline, open_pipeline
 from ac_pipeline_tests.benchmarks.ending import end_in_order
 from ac_pipeline_tests.dagster_home import DagsterHome, Partitions, Run, Ui
+from ac_pipeline_tests.scripted_storage import ObjectServer
 
 FAILING, BLOCKED = 5, 2
 HEAVY = 0

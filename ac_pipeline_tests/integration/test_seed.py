@@ -24,7 +24,6 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.items import State
 from ac_pipeline.local.media_server import object_path
-from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline.local.pds_server import PdsOptions
 from ac_pipeline.local.seed import COPIES, make_demo, seed
 from ac_pipeline.local.seed_plan import Demo, plan_demo
@@ -34,6 +33,7 @@ from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import verify
 from ac_pipeline_tests.conftest import MongoServer, Pds
 from ac_pipeline_tests.harness import Slice, open_slice
+from ac_pipeline_tests.scripted_storage import ObjectServer
 
 USERS = 8
 ITEMS = 120

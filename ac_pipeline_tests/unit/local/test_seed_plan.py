@@ -67,7 +67,6 @@ def test_each_document_is_counted_once_and_the_counts_survive_json(users: int, i
     for one in summary.types.values():
         ends = (one.published, one.withdrawn, one.owner_deleted, one.purged, one.blocked, *one.quarantined.values())
         assert sum(ends) + one.deferred == one.documents == sum(one.kinds.values())
-        assert one.eligible == one.documents - one.withdrawn - one.owner_deleted - one.purged - one.invalid
     orphans = sum(one.orphans for one in summary.types.values())
     assert summary.documents + orphans == len(demo.items)
     assert items <= len(demo.items) <= items + users
