@@ -106,7 +106,7 @@ def item(maker: Maker, type: str, kind: Kind, owner: Person | None) -> Item:
 
 def _expected(type: str, kind: Kind, owner: Person | None) -> tuple[Outcome, str]:
     if owner is None or owner.ready:
-        return kind.outcome, kind.error_class
+        return (Outcome.QUARANTINED if kind.error_class else kind.outcome), kind.error_class
     if owner.situation is Situation.SCHEDULED:
         return Outcome.OWNER_DELETED, ""
     if owner.situation is Situation.PURGED:
