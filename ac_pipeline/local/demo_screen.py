@@ -153,5 +153,5 @@ def _type(asset: str) -> str:
 
 def _word(check: Check) -> str:
     if check.passed is None:
-        return "not evaluated"
+        return "unknown"
     return "passed" if check.passed else "failed" if check.severe else "warning"

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ac_pipeline.errors import Misconfigured
-from ac_pipeline.local.seed_kinds import KIDLISP, MOODS, PAINTINGS, PIECES, TAPES
+from ac_pipeline.local.seed_kinds import KIDLISP, MOODS, PAINTINGS, PIECES, PRESENT, TAPES
 from ac_pipeline.local.seed_plan import Demo, plan_demo, summarise
 from ac_pipeline.local.seed_values import Outcome, SeedSummary, Situation
 
@@ -30,6 +30,13 @@ def test_the_same_numbers_give_the_same_demo_and_another_seed_another(demo: Demo
     assert _documents(again) == _documents(demo)
     assert again.cast == demo.cast
     assert _documents(plan_demo(60, 2_500, 2)) != _documents(demo)
+
+
+def test_only_the_tape_that_is_being_baked_has_a_time_that_is_not_fixed(demo: Demo) -> None:
+    """GUARD-6: it is posted when the demo is made."""
+    fresh = [item for item in demo.items if PRESENT in item.document.values()]
+    assert [(item.kind, item.outcome) for item in fresh] == [("being baked", Outcome.DEFERRED)]
+    assert {name for name, value in fresh[0].document.items() if value is PRESENT} == {"when", "mp4StartedAt"}
 
 
 def test_a_demo_of_ordinary_size_has_every_variant_of_every_type(demo: Demo) -> None:
