@@ -39,7 +39,9 @@ def waiting():
     wait()
 
 if __name__ == "__main__":
-    with dg.DagsterInstance.local_temp(sys.argv[1], {"telemetry": {"enabled": False}}) as instance:
+    from pathlib import Path
+    from ac_pipeline_tests.dagster_instance import open_instance
+    with open_instance(Path(sys.argv[1])) as instance:
         dg.execute_job(dg.reconstructable(waiting), instance)
 """
 _APART = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc"]

@@ -89,9 +89,9 @@ CALLS: dict[str, tuple[str, Callable[[PdsClient], object]]] = {
 }
 
 
-def limits(grace: float) -> Limits:
+def limits(grace: float, seconds: float = 0.25) -> Limits:
     names = ("answer", "repository", "blob", "media")
-    return Limits(**{name: Limit(f"AC_{name.upper()}", 0.25, 1, 500, grace) for name in names})
+    return Limits(**{name: Limit(f"AC_{name.upper()}", seconds, 1, 500, grace) for name in names})
 
 
 @pytest.mark.parametrize(
@@ -109,11 +109,10 @@ def test_no_answer_of_a_pds_goes_beyond_its_limits(call: str, feed: str) -> None
     named = f"AC_{setting}" if setting.startswith("LEAST") else kind + setting
     server = Server()
     with serving(answer) as url, open_http(timeout=5.0) as http:
-        pds = make(server, http, url, limits=limits(0.1 if setting.startswith("LEAST") else 30.0))
-        began = time.monotonic()
+        seconds = 0.25 if setting == "_SECONDS" else 60.0
+        pds = make(server, http, url, limits=limits(0.1 if setting.startswith("LEAST") else 30.0, seconds))
         with pytest.raises(OutcomeUnknown if call == "applyWrites" else ServerFailed, match=named):
             ask(pds)
-        assert time.monotonic() - began < 4
     assert server.slept == []
 
 
@@ -121,13 +120,12 @@ def test_no_answer_of_a_pds_goes_beyond_its_limits(call: str, feed: str) -> None
 def test_no_answer_of_object_storage_goes_beyond_its_limits(feed: str, tmp_path: Path) -> None:
     """ANSWER-2: what is stored packed is never unpacked, and so no bomb."""
     answer, setting = FEEDS[feed]
-    limit = limits(0.1 if setting.startswith("LEAST") else 30.0).media
+    seconds = 0.25 if setting == "_SECONDS" else 60.0
+    limit = limits(0.1 if setting.startswith("LEAST") else 30.0, seconds).media
     with serving(answer) as url, storage_client(timeout=5.0) as http:
         storage = ObjectStorage(http, f"{url}/{{bucket}}", limit=limit)
-        began = time.monotonic()
         with pytest.raises(ServerFailed, match=setting):
             storage.fetch([SourceObject("user-aesthetic-computer", "a.png", "png")], tmp_path / "file", 1 << 30)
-        assert time.monotonic() - began < 4
 
 
 def test_a_receiver_that_takes_an_upload_in_drips_is_given_up() -> None:

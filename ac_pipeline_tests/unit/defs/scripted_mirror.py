@@ -36,10 +36,10 @@ class ScriptedMirror:
         self.turns: list[str] = []
         self.types: list[tuple[str, ...]] = []
         self.full: list[bool] = []
-        self.renditions: list[bool] = []
         self.blobs: list[bool] = []
         self.sweeps: list[int | None] = []
         self.seen: dict[str, CollectionState] = {}
+        self.anew: list[bool] = []
         self.run_ids: set[str] = set()
         self.reads = 0
         self.troubles: dict[str, list[Exception]] = {}
@@ -98,7 +98,7 @@ class ScriptedMirror:
         self.full.append(full)
         self.sweeps.append(sweep)
         self.blobs.append(blobs)
-        self.renditions.append(renditions)
+        self.anew.append(renditions)
         self.types.append(tuple(media.name for media in types))
         self.run_ids.add(run_id)
         return starmap(Outcome, account_reports(accounts, lambda account: self._turn(account, types), workers=2))

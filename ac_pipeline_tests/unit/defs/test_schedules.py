@@ -13,6 +13,7 @@ import dagster as dg
 import pytest
 
 from ac_pipeline.definitions import build_defs
+from ac_pipeline.defs.assets.records import STEP
 from ac_pipeline.defs.jobs import SYNC_USERS
 from ac_pipeline.defs.partitions import RANGE_END, RANGE_START, USERS
 from ac_pipeline.defs.schedules import INCREMENTAL_SYNC, NIGHTLY_RECONCILE, SCHEDULE, WEEKLY_VERIFICATION, ranges
@@ -68,6 +69,17 @@ def test_a_schedule_requests_all_known_keys_in_ranges_and_adds_none(instance: dg
     assert job.execute_in_process(instance=instance, tags=requests[1].tags, run_config=requests[1].run_config).success
     assert sorted(site.mirror.turns) == sorted(keys[180:])
     assert site.mirror.full == [name == NIGHTLY_RECONCILE]
+    assert site.mirror.anew == [False]
+
+
+def test_a_person_has_renditions_made_again_from_the_launchpad(instance: dg.DagsterInstance) -> None:
+    """MEDIA-21."""
+    site = Site(instance, "ada")
+    config = {"ops": {STEP: {"config": {"renditions": True}}}}
+    job = site.definitions.resolve_job_def(SYNC_USERS)
+    tags = {RANGE_START: "ada", RANGE_END: "ada"}
+    assert job.execute_in_process(instance=instance, tags=tags, run_config=config).success
+    assert (site.mirror.anew, site.mirror.full) == ([True], [False])
 
 
 @pytest.mark.parametrize(
