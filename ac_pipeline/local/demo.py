@@ -304,7 +304,7 @@ def _second_opinion(pipeline: Pipeline, found: Verified, made: SeedSummary, scre
     total, ours = counted.total() - counted[COPIES], sum(found.total(_RECORDS, each) for each in _ON_THE_PDS)
     screen.say(f"It reads {total} records ({listed}); we verified {ours}.")
     left = sum(each.copies + each.withdrawn_copies for each in made.types.values())
-    screen.say(f"Copies in {COPIES}: {counted[COPIES]} of {left}; those of erased work go.")
+    screen.say(f"Of {left} copies in {COPIES}, {counted[COPIES]} are left: those of work that is not erased.")
     return total == ours
 
 
