@@ -29,11 +29,12 @@ from pymongo.server_api import ServerApi
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import ServiceUnreachable
 from ac_pipeline.local.mongo_server import mongo_service, mongo_uri
-from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline.local.pds_accounts import NewAccount, PdsAccounts
 from ac_pipeline.local.pds_server import HANDLE_DOMAIN, PdsOptions, installed_pds, pds_service, pds_url
-from ac_pipeline.local.processes import Service, Tethered, free_port
+from ac_pipeline.local.processes import Service, free_port
 from ac_pipeline_tests.postgres_server import PostgresServer, postgres_server_in
+from ac_pipeline_tests.scripted_storage import ObjectServer
+from ac_pipeline_tests.tethered import Tethered
 
 # Machines are shared and slow at times: how long an example takes says nothing. CI tries the same examples every time.
 hypothesis_settings.register_profile(

@@ -82,7 +82,7 @@ CHECKS: Final = (
     Check(
         NOTHING_DEFERRED,
         "No {singular} of any user waits for a limit of the PDS or for another attempt. A warning: nothing is to be "
-        "done, the result says when the rest will fit.",
+        "done, the result says until when.",
     ),
     Check(
         ACCOUNTS_USABLE,

@@ -81,7 +81,7 @@ def nothing_deferred(mirror: Mirror, media: MediaType) -> dg.AssetCheckResult:
     if blocked:
         described = f"What was deferred in partitions: {len(blocked)} is blocked meanwhile: see {ACCOUNTS_USABLE}."
     if count:
-        when = f"The rest fits at {until:%Y-%m-%d %H:%M} UTC." if until is not None else "The next run tries them."
+        when = f"The last is due at {until:%Y-%m-%d %H:%M} UTC." if until is not None else "The next run tries them."
         described = f"Deferred: {count}, in partitions: {users}. {when} Nothing is to be done: schedules pick them up."
     return dg.AssetCheckResult(
         passed=not count and not blocked,

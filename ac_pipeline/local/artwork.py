@@ -33,27 +33,10 @@ _BLOCK = 4096
 _STAMP = (2025, 10, 23, 12, 30, 0)
 _EARLY_SCALE = 6
 
-_PALETTE = np.array(
-    [
-        (0, 0, 0),
-        (29, 43, 83),
-        (126, 37, 83),
-        (0, 135, 81),
-        (171, 82, 54),
-        (95, 87, 79),
-        (194, 195, 199),
-        (255, 241, 232),
-        (255, 0, 77),
-        (255, 163, 0),
-        (255, 236, 39),
-        (0, 228, 54),
-        (41, 173, 255),
-        (131, 118, 156),
-        (255, 119, 168),
-        (255, 204, 170),
-    ],
-    np.uint8,
+_COLOURS = (
+    "000000 1d2b53 7e2553 008751 ab5236 5f574f c2c3c7 fff1e8 ff004d ffa300 ffec27 00e436 29adff 83769c ff77a8 ffccaa"
 )
+_PALETTE = np.frombuffer(bytes.fromhex(_COLOURS), np.uint8).reshape(16, 3)
 
 
 def pixel_art(width: int, height: int, *, seed: int = 0, scale: int = 1, transparent: bool = False) -> bytes:
@@ -164,7 +147,15 @@ def recording_zip(seed: int = 0) -> bytes:
 
 
 def tape_mp4(
-    frames: int, width: int, height: int, *, seed: int = 0, sound: bool = False, quality: int = 23, ffmpeg: str = ""
+    frames: int,
+    width: int,
+    height: int,
+    *,
+    seed: int = 0,
+    sound: bool = False,
+    quality: int = 23,
+    recorder: bool = False,
+    ffmpeg: str = "",
 ) -> bytes:
     """A finished tape as the platform's own converter writes it: constant rate, H.264, AAC, index first.
 
@@ -172,6 +163,7 @@ def tape_mp4(
         frames: How many, at 30 a second.
         width, height: Pixels; even.
         quality: CRF; 0 to 51, smaller is better and larger.
+        recorder: As its native recorder falls back to: MPEG-4 part 2, MP2, in fragments.
         ffmpeg: An ffmpeg with libx264; by default imageio-ffmpeg's.
 
     Raises:
@@ -181,19 +173,12 @@ def tape_mp4(
     command = [ffmpeg or default_binary(), "-hide_banner", "-loglevel", "error"]
     command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", "30", "-i", "pipe:0"]
     if sound:
-        command += [
-            "-f",
-            "lavfi",
-            "-i",
-            "sine=frequency=330:sample_rate=48000",
-            "-c:a",
-            "aac",
-            "-b:a",
-            "96k",
-            "-shortest",
-        ]
-    command += ["-c:v", "libx264", "-preset", "veryfast", "-crf", str(quality), "-threads", "1", "-pix_fmt", "yuv420p"]
-    command += ["-movflags", "+faststart", "-fflags", "+bitexact", "-f", "mp4", "-y"]
+        command += ["-f", "lavfi", "-i", "sine=frequency=330:sample_rate=48000", "-c:a", "mp2" if recorder else "aac"]
+        command += ["-b:a", "96k", "-shortest"]
+    x264 = ["libx264", "-preset", "veryfast", "-crf", str(quality)]
+    command += ["-c:v", *(["mpeg4", "-q:v", "5"] if recorder else x264), "-threads", "1", "-pix_fmt", "yuv420p"]
+    command += ["-movflags", "+frag_keyframe+empty_moov+default_base_moof" if recorder else "+faststart"]
+    command += ["-fflags", "+bitexact", "-f", "mp4", "-y"]
     with tempfile.TemporaryDirectory(prefix="sample-") as folder:
         out = Path(folder, "tape.mp4")  # ffmpeg goes back to put the index first, which a pipe does not allow
         try:

@@ -7,20 +7,23 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 from rich import box
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from ac_pipeline.local.dagster_ui import Backfill, Check
 
 _LINE_EVERY = 10.0
 """Seconds between lines of progress where there is no terminal to draw on."""
-_COLUMNS = ("documents", "eligible", "records", "written", "unchanged", "deleted", "quarantined", "blocked", "deferred")
+_COUNTS = ("documents", "eligible", "records", "written", "unchanged", "deleted", "quarantined", "blocked", "deferred")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,13 +42,13 @@ class Screen:
         self._last_line = 0.0
 
     def say(self, text: str) -> None:
-        """One line, addresses unbroken so that they can be clicked and copied."""
-        self._console.print(text, soft_wrap=True, markup=False)
+        """A line or more, addresses unbroken so that they can be clicked and copied."""
+        self._console.print(text, soft_wrap=not self._terminal or "://" in text, markup=False)
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
         """Something that takes a while; its seconds are in the summary."""
-        started = time.monotonic()
+        started = self._last_line = time.monotonic()
         self.say(f"==> {name}")
         yield
         self._taken.append((name, time.monotonic() - started))
@@ -75,29 +78,39 @@ class Screen:
 
     def counts(self, types: Mapping[str, Mapping[str, int]]) -> None:
         """Per type: what the materialisations of all users add up to."""
-        table = Table(title="Records, all users", title_justify="left", box=box.SIMPLE, pad_edge=False)
-        table.add_column("type")
-        for column in _COLUMNS:
-            table.add_column(column, justify="right")
         rows = {name: self._after(counts) for name, counts in types.items()}
-        for name, row in rows.items():
-            table.add_row(name, *(str(row[column]) for column in _COLUMNS))
-        table.add_row("all", *(str(sum(row[column] for row in rows.values())) for column in _COLUMNS))
-        self._console.print(table)
+        rows["all"] = {count: sum(row[count] for row in rows.values()) for count in _COUNTS}
+        self._table("Records, all users", rows, _COUNTS, lambda name, count: str(rows[name][count]), "right")
 
     def checks(self, checks: Sequence[Check]) -> None:
         """What each check says of each type, and the first sentence of each that did not pass; the UI has the rest."""
-        names = list(dict.fromkeys(each.name for each in checks))
-        table = Table(title="Checks, all users", title_justify="left", box=box.SIMPLE, pad_edge=False)
-        for column in ("type", *names):
-            table.add_column(column)
-        for asset in dict.fromkeys(each.asset for each in checks):
-            own = {each.name: _word(each) for each in checks if each.asset == asset}
-            table.add_row(asset.rpartition("/")[2], *(own.get(name, "") for name in names))
-        self._console.print(table)
-        for each in checks:
+        words = {(each.asset, each.name): _word(each) for each in checks}
+        assets, names = dict.fromkeys(each.asset for each in checks), dict.fromkeys(each.name for each in checks)
+        self._table("Checks, all users", assets, names, lambda asset, name: words.get((asset, name), ""))
+        said: dict[str, list[str]] = {}
+        for each in sorted(checks, key=lambda check: check.name):
             if each.passed is False:
-                self.say(f"    {each.asset} {each.name}: {each.said.partition('. ')[0]}")
+                sentence = each.said.partition(". ")[0].partition("; ")[0]
+                said.setdefault(f"{each.name}: {sentence}", []).append(_type(each.asset))
+        for text, types in said.items():
+            self._console.print(Padding(Text(f"{text} ({', '.join(types)})"), (0, 0, 0, 4)))
+
+    def _table(
+        self,
+        title: str,
+        types: Iterable[str],
+        rows: Iterable[str],
+        cell: Callable[[str, str], str],
+        justify: Literal["left", "right"] = "left",
+    ) -> None:
+        """A column for each type: that fits into 80 columns, a column for each count or check does not."""
+        table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+        table.add_column("")
+        for type in types:
+            table.add_column(_type(type), justify=justify)
+        for row in rows:
+            table.add_row(row, *(cell(type, row) for type in types))
+        self._console.print(table)
 
     def links(self, links: Sequence[Link]) -> None:
         width = max(len(link.name) for link in links)
@@ -129,12 +142,16 @@ class Screen:
     @staticmethod
     def _after(counts: Mapping[str, int]) -> dict[str, int]:
         """The counts with the records as they are now: a materialisation has those from before the run."""
-        row = {column: counts.get(column, 0) for column in _COLUMNS}
+        row = {column: counts.get(column, 0) for column in _COUNTS}
         row["records"] += counts.get("created", 0) - counts.get("deleted", 0) - counts.get("duplicates_removed", 0)
         return row
 
 
+def _type(asset: str) -> str:
+    return asset.rpartition("/")[2]
+
+
 def _word(check: Check) -> str:
     if check.passed is None:
-        return "not evaluated"
+        return "unknown"
     return "passed" if check.passed else "failed" if check.severe else "warning"

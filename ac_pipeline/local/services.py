@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ac_pipeline.errors import Misconfigured, ServiceUnreachable
-from ac_pipeline.local.file_lock import exclusive
 from ac_pipeline.local.media_server import media_service, media_url
 from ac_pipeline.local.mongo_server import mongo_service, mongo_uri
 from ac_pipeline.local.pds_server import PdsOptions, installed_pds, pds_service, pds_url
 from ac_pipeline.local.processes import (
     Service,
     command_line,
+    exclusive,
     free_port,
     gets_free,
     spawn_detached,

@@ -119,6 +119,7 @@ class MediaType:
         collection: Its Mongo collection.
         nsid: The collection of its records.
         fields: Mongo fields that decide the record or its eligibility; projected and fingerprinted.
+        facts: Those of its own fields that hold a time or a number; the others hold texts.
         anonymous: Whether guests can own one.
         outlives_owner: Whether a document can stay behind, without `user`, when its owner's account is purged; one
             whose stored link is not into the guest repository is then nobody's to publish (DEL-10).
@@ -156,6 +157,7 @@ class MediaType:
     companions: Callable[[Document], Mapping[str, tuple[SourceObject, ...]]] = _no_companions
     pending_since: Callable[[Document], int | None] = _not_pending
     oddities: Callable[[Document], tuple[str, ...]] = _no_oddities
+    facts: tuple[str, ...] = ()
     identity_fields: tuple[str, ...] = ()
 
     def identity(self, values: Mapping[str, object]) -> tuple[str, ...] | None:

@@ -110,11 +110,14 @@ def _check_texts(document: Document) -> None:
 
 
 def _passed_over(media: MediaType, document: Document) -> Iterator[str]:
-    """Fields of the type itself, all of them texts, that hold something else which its record can do without."""
+    """Fields of the type itself that hold something else than they should, which its record can do without."""
     for name in media.fields:
         value = document.fields.get(name)
-        if name not in COMMON_FIELDS and value is not None and not is_text(value):
-            yield f"`{name}` is of type {type(value).__name__}, not a text, and passed over: correct it in Mongo"
+        fact = name in media.facts
+        if name in COMMON_FIELDS or value is None or is_text(value) or (fact and type(value) in _FACTS):
+            continue
+        wanted = "a time or a number" if fact else "a text"
+        yield f"`{name}` is of type {type(value).__name__}, not {wanted}, and passed over: correct it in Mongo"
 
 
 def _about_when(value: object) -> str:
@@ -136,8 +139,8 @@ def _identity(stored: object) -> str:
 
 
 def owner_of(user: object) -> str:
-    """The owner that `user` names; nobody's id where it is no text."""
-    return user if is_text(user) else shown(user)
+    """The owner that `user` names; nobody's id where it is no text that can be stored."""
+    return sound_text(user) or shown(user)
 
 
 def shown(value: object) -> str:
@@ -172,6 +175,7 @@ def _content(value: object) -> object:
 
 
 _JSON = frozenset({str, int, float, bool})
+_FACTS = frozenset({datetime, int, float})
 _canonical = json.JSONEncoder(sort_keys=True, separators=(",", ":"), default=_plain, check_circular=False).encode
 
 

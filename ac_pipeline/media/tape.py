@@ -114,4 +114,5 @@ TAPE = MediaType(
     sources=_sources,
     pending_since=_pending_since,
     oddities=_oddities,
+    facts=("mp4StartedAt", *_BAKED),
 )

@@ -169,9 +169,8 @@ class RecordBuilder:
         return {
             document.id: self.pool.submit(look, document, known)
             for document in documents
-            if media.companions(document)
             for known in (self._known(media, document, entries.get(document.id)),)
-            if isinstance(known, Derived)
+            if isinstance(known, Derived) and media.companions(document)  # which only an eligible one has
         }
 
     @staticmethod

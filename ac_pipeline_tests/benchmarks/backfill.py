@@ -25,14 +25,12 @@ from typing import Any
 
 from ac_pipeline.defs.policies import RECORDS_A_RUN, RENDITIONS_A_RUN
 from ac_pipeline.items import State
-from ac_pipeline.local import seed_paintings, seed_tapes, seed_texts
 from ac_pipeline.local.dagster_ui import Backfill
-from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline.local.pds_accounts import NewAccount, PdsAccounts
 from ac_pipeline.local.pds_server import HANDLE_DOMAIN
-from ac_pipeline.local.seed_kinds import Kind, Share, item
+from ac_pipeline.local.seed_kinds import KIDLISP, MOODS, PAINTINGS, PIECES, TAPES, Kind, Share
 from ac_pipeline.local.seed_maker import Maker
-from ac_pipeline.local.seed_people import user_document
+from ac_pipeline.local.seed_plan import item, user_document
 from ac_pipeline.local.seed_values import COLLECTIONS, Item, Outcome, Person, Situation
 from ac_pipeline.local.services import LocalServices
 from ac_pipeline.mongo.database import connect
@@ -42,17 +40,18 @@ from ac_pipeline.sync.verify import Verification, verify_accounts
 from ac_pipeline.wiring import Pipeline, open_pipeline
 from ac_pipeline_tests.benchmarks.ending import end_in_order
 from ac_pipeline_tests.dagster_home import DagsterHome, Partitions, Run, Ui
+from ac_pipeline_tests.scripted_storage import ObjectServer
 
 FAILING, BLOCKED = 5, 2
 HEAVY = 0
 QUARANTINED: Sequence[tuple[Share, str]] = (
-    (seed_paintings.SHARE, "corrupt picture"),
-    (seed_paintings.SHARE, "not a picture"),
-    (seed_paintings.SHARE, "source missing"),
-    (seed_texts.MOODS, "no text"),
-    (seed_texts.MOODS, "too many bytes"),
-    (seed_texts.KIDLISP, "no source"),
-    (seed_tapes.SHARE, "corrupt ZIP"),
+    (PAINTINGS, "corrupt picture"),
+    (PAINTINGS, "not a picture"),
+    (PAINTINGS, "source missing"),
+    (MOODS, "no text"),
+    (MOODS, "too many bytes"),
+    (KIDLISP, "no source"),
+    (TAPES, "corrupt ZIP"),
 )
 STAGES = ("renditions", "atproto")
 PATIENCE = 600.0
@@ -119,9 +118,9 @@ def populate(users: int, heavy: int) -> Population:
     )
     items: list[Item] = []
     for number, person in enumerate(people):
-        counts = {seed_texts.MOODS: 2, seed_texts.KIDLISP: 3, seed_texts.PIECES: int(number % 5 == 0)}
-        counts[seed_paintings.SHARE] = 1 + number % 3 if number % 5 < 3 or number in failing else 0
-        counts[seed_tapes.SHARE] = int(number % 50 == 7)
+        counts = {MOODS: 2, KIDLISP: 3, PIECES: int(number % 5 == 0)}
+        counts[PAINTINGS] = 1 + number % 3 if number % 5 < 3 or number in failing else 0
+        counts[TAPES] = int(number % 50 == 7)
         if number == HEAVY:
             counts = {share: math.ceil(heavy * part) for share, part in HEAVY_SHARES.items()}
         for share, count in counts.items():
@@ -139,11 +138,11 @@ def populate(users: int, heavy: int) -> Population:
 
 
 HEAVY_SHARES = {
-    seed_texts.KIDLISP: 0.78,
-    seed_texts.MOODS: 0.1,
-    seed_texts.PIECES: 0.02,
-    seed_paintings.SHARE: 0.098,
-    seed_tapes.SHARE: 0.002,
+    KIDLISP: 0.78,
+    MOODS: 0.1,
+    PIECES: 0.02,
+    PAINTINGS: 0.098,
+    TAPES: 0.002,
 }
 
 

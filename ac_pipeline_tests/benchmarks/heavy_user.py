@@ -24,7 +24,6 @@ from bson import ObjectId
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.local.artwork import pixel_art
-from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline.local.pds_accounts import PdsAccounts
 from ac_pipeline.local.services import LocalServices
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
@@ -40,6 +39,7 @@ from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import verify
 from ac_pipeline.wiring import Pipeline, new_run_id, open_pipeline
 from ac_pipeline_tests.benchmarks.ending import end_in_order
+from ac_pipeline_tests.scripted_storage import ObjectServer
 
 HEAVY: Mapping[str, int] = {"painting": 395, "mood": 226, "piece": 26, "kidlisp": 2_220}
 BUCKET = "user-aesthetic-computer"

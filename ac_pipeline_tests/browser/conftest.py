@@ -15,10 +15,10 @@ from pymongo import MongoClient
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.local.artwork import pixel_art, tape_zip
-from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline_tests.conftest import MongoServer, Pds
 from ac_pipeline_tests.dagster_home import PATIENCE, QUICK, QUICK_ENVIRONMENT, DagsterHome, Ui
 from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice
+from ac_pipeline_tests.scripted_storage import ObjectServer
 
 MILLISECONDS = 1000 * PATIENCE
 SIZE = (1600, 1000)

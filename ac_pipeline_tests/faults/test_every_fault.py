@@ -21,13 +21,13 @@ from ac_pipeline import wiring
 from ac_pipeline.accounts import Account
 from ac_pipeline.items import State
 from ac_pipeline.local.artwork import pixel_art, recording_zip
-from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline.settings import Settings
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import verify
 from ac_pipeline.wiring import open_pipeline
 from ac_pipeline_tests.faults.fault_proxy import FAULTS, Break, FaultProxy, MongoProxy
 from ac_pipeline_tests.harness import USER_BUCKET, Slice
+from ac_pipeline_tests.scripted_storage import ObjectServer
 
 PDS_CALLS = (
     "GET describeServer",

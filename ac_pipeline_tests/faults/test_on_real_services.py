@@ -15,10 +15,10 @@ from ac_pipeline.atproto.syntax import document_tid, tid_time
 from ac_pipeline.errors import OutcomeUnknown
 from ac_pipeline.items import State
 from ac_pipeline.local.artwork import pixel_art
-from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline.media.mood import MOOD
 from ac_pipeline.sync.planner import new_key
 from ac_pipeline_tests.harness import USER_BUCKET, WHEN, Slice, open_slice
+from ac_pipeline_tests.scripted_storage import ObjectServer
 
 KEY = "3jzfcijpj2z2a"
 WHEN_TEXT = "2025-10-15T12:30:45.123Z"

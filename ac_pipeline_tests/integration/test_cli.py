@@ -15,11 +15,11 @@ import pytest
 from bson import ObjectId
 
 from ac_pipeline.local.artwork import pixel_art, tape_zip
-from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline_tests import media_samples as samples
 from ac_pipeline_tests.harness import USER_BUCKET, WHEN, Slice
 from ac_pipeline_tests.integration.conftest import Run
+from ac_pipeline_tests.scripted_storage import ObjectServer
 from ac_pipeline_tests.unit.renditions.fake_ffmpeg import script
 
 # In a process of its own: the package's client has no way to close its connections.

@@ -17,10 +17,10 @@ from ac_pipeline.defs.pipeline_mirror import PipelineMirror
 from ac_pipeline.defs.sensors.users import users_sensor
 from ac_pipeline.items import State
 from ac_pipeline.local.artwork import pixel_art
-from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline_tests.dagster_home import QUICK, QUICK_ENVIRONMENT, DagsterHome, Partitions, Run, Ui, wait_until
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice
+from ac_pipeline_tests.scripted_storage import ObjectServer
 
 PAINTINGS = ["atproto", "paintings"]
 USERS_IN_ALL = 50

@@ -15,11 +15,11 @@ import pytest
 from bson import ObjectId
 
 from ac_pipeline.local.artwork import photo_like, pixel_art, recording_zip, tape_mp4, tape_zip
-from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline_tests.harness import USER_BUCKET, Slice
 from ac_pipeline_tests.integration.conftest import Run
+from ac_pipeline_tests.scripted_storage import ObjectServer
 
 SITE = "https://aesthetic.computer"
 STORE = "https://user-aesthetic-computer.sfo3.digitaloceanspaces.com"

@@ -5,12 +5,12 @@ from __future__ import annotations
 from ac_pipeline.atproto.syntax import record_cid
 from ac_pipeline.items import Record, State
 from ac_pipeline.local.artwork import pixel_art, tape_zip
-from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline.media.base import Link
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import verify
 from ac_pipeline_tests.harness import GUEST_BUCKET, USER_BUCKET, Slice
+from ac_pipeline_tests.scripted_storage import ObjectServer
 
 KEY = "3jzfcijpj2z2a"
 WHEN_TEXT = "2025-10-15T12:30:45.123Z"

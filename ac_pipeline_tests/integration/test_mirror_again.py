@@ -11,11 +11,11 @@ import pytest
 from ac_pipeline.accounts import Account
 from ac_pipeline.items import State
 from ac_pipeline.local.artwork import pixel_art, tape_zip
-from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import verify
 from ac_pipeline_tests import pds_folder
 from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice
+from ac_pipeline_tests.scripted_storage import ObjectServer
 
 SLUG = "2025.10.15.12.30.45.123"
 

@@ -32,7 +32,6 @@ from ac_pipeline.cli.main import cli as command_line
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.checks import CHECKS
 from ac_pipeline.local.artwork import pixel_art
-from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline.local.pds_server import PdsOptions
 from ac_pipeline.local.services import LocalServices
 from ac_pipeline.media.registry import MEDIA_TYPES
@@ -43,6 +42,7 @@ from ac_pipeline.sync.lexicon_gate import SCHEMA
 from ac_pipeline_tests.conftest import Pds
 from ac_pipeline_tests.harness import USER_BUCKET, Slice
 from ac_pipeline_tests.integration.conftest import Run
+from ac_pipeline_tests.scripted_storage import ObjectServer
 
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "operators-guide.md").read_text()

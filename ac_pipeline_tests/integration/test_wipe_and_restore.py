@@ -15,7 +15,6 @@ from ac_pipeline.cli.main import run
 from ac_pipeline.errors import OutcomeUnknown, ServiceUnreachable
 from ac_pipeline.items import State
 from ac_pipeline.local.artwork import pixel_art, tape_zip
-from ac_pipeline.local.object_server import ObjectServer
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.operations.restore import find_snapshot, restore_from_mongo, restore_from_snapshot
@@ -25,6 +24,7 @@ from ac_pipeline.operations.wipe import WipeReport, wipe
 from ac_pipeline.operations.wipe_plan import plan_wipe
 from ac_pipeline_tests.benchmarks.heavy_user import HEAVY, Trip, fill
 from ac_pipeline_tests.harness import GUEST_BUCKET, USER_BUCKET, Slice, open_slice
+from ac_pipeline_tests.scripted_storage import ObjectServer
 
 SLUG = "2025.10.15.12.30.45.123"
 WHEN_TEXT = "2025-10-15T12:30:45.123Z"

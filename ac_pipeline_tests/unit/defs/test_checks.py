@@ -188,7 +188,7 @@ def test_deferred_items_are_a_warning_that_says_when_the_rest_will_fit(site: Sit
     check = site.check(PAINTINGS, NOTHING_DEFERRED)
     assert (check.passed, check.severity) == (False, WARN)
     assert str(check.description).startswith(
-        "Deferred: 2, in partitions: 2. The rest fits at 2026-01-02 08:04 UTC. Nothing is to be done"
+        "Deferred: 2, in partitions: 2. The last is due at 2026-01-02 08:04 UTC. Nothing is to be done"
     )
     assert value(check, "partitions") == {"ada": 1, "bea": 1}
     assert last in {row["item"] for row in rows(check)}

@@ -10,6 +10,8 @@ from ac_pipeline.defs.checks import CHECKS
 from ac_pipeline.defs.receipt_checks import ASPECTS
 from ac_pipeline.local.dagster_ui import SUCCEEDED, Check
 from ac_pipeline.local.demo import VERIFIED, Verified
+from ac_pipeline.local.demo_screen import Screen
+from ac_pipeline.media.registry import MEDIA_TYPES
 
 RECORDS = "records_match_documents"
 SOUND = tuple(Check("atproto/moods", name, True, True, "", {"expected": 3, "verified": 3}) for name in VERIFIED)
@@ -53,3 +55,16 @@ def test_one_record_too_many_is_not_complete(more: str) -> None:
 def test_what_was_not_looked_at_is_never_complete(found: Verified) -> None:
     """A failed read is never an empty read."""
     assert not found.complete
+
+
+def test_the_tables_of_the_summary_fit_eighty_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    """OPS-2: a type is a column, a count or a check a line."""
+    screen, assets = Screen(), [media.plural for media in MEDIA_TYPES]
+    screen.counts({asset: {"documents": 123_456, "quarantined": 1} for asset in assets})
+    screen.checks([Check(f"atproto/{asset}", check.name, None, True, "", {}) for asset in assets for check in CHECKS])
+    screen.checks([replace(WAITING, asset=f"atproto/{asset}") for asset in assets])
+    lines = capsys.readouterr().out.splitlines()
+    tables = [line for line in lines if "Quarantined" not in line]
+    assert "records_match_documents" in "".join(tables)
+    assert max(len(line.rstrip()) for line in tables) <= 80
+    assert sum("no_quarantined_items: Quarantined: 1" in line for line in lines) == 1, "once for all types"

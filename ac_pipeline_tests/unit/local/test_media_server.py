@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from ac_pipeline.local.media_server import FolderAnswers, MediaServer, media_url, object_path
-from ac_pipeline.local.object_server import ObjectServer, Request
+from ac_pipeline_tests.scripted_storage import ObjectServer, Request
 
 _BUCKET = "user-aesthetic-computer"
 

@@ -15,12 +15,12 @@ import pytest
 from ac_pipeline.errors import ServiceUnreachable
 from ac_pipeline.local.processes import (
     Service,
-    Tethered,
     command_line,
     spawn_detached,
     stop_processes,
     wait_until_healthy,
 )
+from ac_pipeline_tests.tethered import Tethered
 
 _STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
@@ -90,13 +90,16 @@ def test_a_tethered_server_ends_when_its_holder_is_killed(tmp_path: Path) -> Non
     holder = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from ac_pipeline.local.processes import Service, Tethered\n"
+        "from ac_pipeline.local.processes import Service\n"
+        "from ac_pipeline_tests.tethered import Tethered\n"
         "held = Tethered(Service('held', (sys.executable, '-c', 'import time; time.sleep(60)'), lambda: True),"
         f" Path({str(tmp_path / 'held.log')!r}))\n"
         "print(held.pid, flush=True)\n"
         "time.sleep(60)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", holder], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", holder], cwd=Path(__file__).parents[3], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         pid = int(process.stdout.readline())
         assert command_line(pid) is not None

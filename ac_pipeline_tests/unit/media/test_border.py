@@ -13,9 +13,10 @@ from ac_pipeline.media.links import read_link
 from ac_pipeline.media.mood import MOOD
 from ac_pipeline.media.painting import PAINTING
 from ac_pipeline.media.piece import PIECE
+from ac_pipeline.media.tape import TAPE
 from ac_pipeline_tests.bson_values import VALUES, any_value, nested
 from ac_pipeline_tests.unit.media.samples import ALL, ID, raw
-from ac_pipeline_tests.unit.sync.world import World
+from ac_pipeline_tests.unit.sync.world import WHEN, World
 
 each_type = pytest.mark.parametrize("media", ALL, ids=lambda media: media.name)
 NEEDED = {"painting": "code", "mood": "mood", "piece": "slug", "kidlisp": "source", "tape": "slug"}
@@ -80,6 +81,14 @@ def test_a_field_that_a_record_can_do_without_is_passed_over_with_a_warning() ->
     document = interpret(PIECE, raw(PIECE, code=Code("jsz")))
     assert document.verdict is Verdict.ELIGIBLE
     assert document.warnings == ("`code` is of type Code, not a text, and passed over: correct it in Mongo",)
+
+
+def test_times_and_sizes_of_a_baked_tape_are_no_oddities() -> None:
+    """BORDER-1, MEDIA-21: no operator is told to correct what the platform writes."""
+    baked = {"mp4StartedAt": WHEN, "mp4CompletedAt": WHEN, "mp4Size": Int64(12_345)}
+    assert interpret(TAPE, raw(TAPE, **baked)).warnings == ()
+    (warning,) = interpret(TAPE, raw(TAPE, **(baked | {"mp4Size": [1]}))).warnings
+    assert warning == "`mp4Size` is of type list, not a time or a number, and passed over: correct it in Mongo"
 
 
 def test_a_corrected_value_is_a_change() -> None:

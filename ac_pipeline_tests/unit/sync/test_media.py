@@ -286,6 +286,17 @@ def test_a_recording_that_comes_or_goes_later_is_noticed_by_a_full_look_and_by_v
         assert world.sync(user).types["painting"].unchanged == 1
 
 
+def test_a_painting_that_cannot_be_published_stops_no_verification(world: World) -> None:
+    """SRC-6, MEDIA-22: work in progress and slugs that nobody can read have no companions to ask for."""
+    user = world.user()
+    world.add("painting", user)
+    world.sync(user)
+    world.add("painting", user, slug="wip/x", status="wip")
+    world.add("painting", user, slug="a/../b")
+    found = verify(world.engine, user, Selection())
+    assert (found.complete, found.verified, found.quarantined) == (True, 1, 1)
+
+
 def test_a_storage_that_does_not_answer_a_full_look_changes_nothing(world: World) -> None:
     """MEDIA-22, MEDIA-5: the item waits, its record stays, and verify says nothing of it."""
 
