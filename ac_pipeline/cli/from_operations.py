@@ -71,6 +71,8 @@ def commands_of(operations: Iterable[Declaration[Any]]) -> list[click.Command]:
             continue
         group = made.setdefault(first, _Group(first, help=GROUPS[first]))
         cast(click.Group, group).add_command(command_of(each))
+        if rest == ["list"]:
+            cast(click.Group, group).invoke_without_command = True
     return list(made.values())
 
 

@@ -60,6 +60,9 @@ def _csv_cell(text: str) -> str:
     return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
 
 
+_NAMES = frozenset({"item", "code", "user", "snapshot", "plan"})
+
+
 def console() -> Console:
     return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140, highlight=False)
 
@@ -67,12 +70,15 @@ def console() -> Console:
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """A table on stdout; numbers are set to the right."""
     made = Table(title=Text(visible(title)), title_justify="left", box=box.SIMPLE, pad_edge=False)
-    listed = [list(row) for row in rows]
+    given = [list(row) for row in rows]
+    listed = [["" if cell is None else visible(str(cell)) for cell in row] for row in given]
     for index, name in enumerate(columns):
-        numeric = bool(listed) and all(isinstance(row[index], int) for row in listed)
-        made.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        numeric = bool(given) and all(isinstance(row[index], int) for row in given)
+        # A name that another command takes is copied from here: it is never broken over lines (OPER-2).
+        whole = max((len(row[index]) for row in listed), default=0) if name in _NAMES else None
+        made.add_column(name, justify="right" if numeric else "left", overflow="fold", min_width=whole)
     for row in listed:
-        made.add_row(*(Text("" if cell is None else visible(str(cell))) for cell in row))
+        made.add_row(*map(Text, row))
     console().print(made)
 
 

@@ -48,7 +48,8 @@ COMMANDS: dict[tuple[str, ...], list[str]] = {
     ("accounts", "visibility"): ["--relay", DEAD],
     ("accounts", "create-guest"): [],
     ("accounts", "provision"): ["--user", "bea"],
-    ("accounts", "rotate"): ["--user", "ada", "--confirm"],
+    ("accounts", "rotate"): ["--user", "ada", "--confirm", "ada"],
+    ("accounts", "handles"): [],
     ("lexicons", "check"): [],
     ("lexicons", "publish"): [],
 }
