@@ -174,7 +174,8 @@ class Administration:
             timeout=_SIGN_IN_SECONDS,
         )
         try:
-            return self._transport.send(request, lambda body: did_of(body, handle=handle))
+            named = {"did" if handle.startswith("did:") else "handle": handle}
+            return self._transport.send(request, lambda body: did_of(body, **named))
         except WrongPassword:
             return None
 

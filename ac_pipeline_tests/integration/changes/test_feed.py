@@ -94,7 +94,7 @@ def test_views_and_other_fields_that_no_record_shows_are_noise(site: Site) -> No
     site.start()
     for _ in range(20):
         site.change(item, inc={"hits": 1}, set={"lastAccessed": WHEN})
-    site.change(tape, set={"mp4Size": 3})
+    site.change(tape, set={"mp4Error": "x"})
     found = site.look(accounts=nobody)
     assert (found.works, found.events) == ((), 21)
 
@@ -161,7 +161,7 @@ def test_a_tape_that_is_being_baked_is_asked_for_when_it_is_done_or_its_time_is_
         entry = site.ledger.get(item)
         assert entry is not None
         site.ledger.save([entry.with_(failure=waits, deferred_until=until)])
-    site.change(done, set={"mp4Size": 1})  # no field that a record depends on
+    site.change(done, set={"mp4Error": "x"})  # no field that a record depends on
     assert not site.look(seconds=300).works
     site.change(done, set={"mp4Status": "complete"})
     assert items(site.look()) == {done: Cause.NEW}
