@@ -110,6 +110,7 @@ class Hostile(Guarded):
         foreign: Account -> records of other apps, and of ours that name nobody: path -> whole record.
         copies: Account -> copies of records: path -> type and document.
         touched: Items whose records another writer has changed or deleted.
+        addresses: Item -> key of its record, which it keeps, come what may from us and its owner.
         doing: What is being done: only a sync is judged by every single write.
         raced: Whether documents changed while that was done.
     """
@@ -128,6 +129,7 @@ class Hostile(Guarded):
         self.foreign: defaultdict[str, dict[str, Record]] = defaultdict(dict)
         self.copies: defaultdict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
         self.touched: set[tuple[str, str]] = set()
+        self.addresses: dict[tuple[str, str], str] = {}
         self.public: set[tuple[str, str]] = set()
         self.violations: list[str] = []
         for port, methods in _PORTS.items():
@@ -326,9 +328,12 @@ class Hostile(Guarded):
         if account.leaving is not None:
             assert records == {}, f"{account.key} leaves, and its {media.plural} are public"
         for id in shown:
-            (rkey,) = found.get(id, [None]) if len(found.get(id, [])) < 2 else found[id]
-            assert rkey is not None, f"{name} {id} has no record"
-            self._check_record(account, name, id, raws[id], rkey, records[rkey])
+            rkeys = found.get(id, [])
+            assert len(rkeys) == 1, f"{name} {id} has {len(rkeys)} records"
+            self._check_record(account, name, id, raws[id], rkeys[0], records[rkeys[0]])
+            if (name, id) in self.touched:  # another writer may have made it a new address
+                self.addresses.pop((name, id), None)
+            assert self.addresses.setdefault((name, id), rkeys[0]) == rkeys[0], f"{name} {id} has another address"
         for id in raws.keys() - shown:
             assert found.get(id, []) == [], f"{name} {id} is withdrawn and public"
             assert read_link(raws[id], media.link_homes) is None, f"{name} {id} is withdrawn and linked"

@@ -62,7 +62,12 @@ class Mirror(RuleBasedStateMachine):
         for who in range(len(self.users)):
             for type in TYPES:
                 self.make(type, who, many - 3 * who, pending=bool(who))
+        for which in range(many):
+            self.the_platforms_writer_is_first(which, which, named=bool(which % 2))
+        world.touched.clear()  # these records become ours as they are
         self.it_is_quiet()
+        for which in range(many):
+            self.a_script_copies_a_record(which, which * 7, named=bool(which % 2))
 
     # ------------------------------------------------------------------------------------------------------------- users
 
