@@ -14,12 +14,11 @@ from typing import Any
 from bson import ObjectId
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.messages import Commit, Write
+from ac_pipeline.atproto.messages import Write
 from ac_pipeline.atproto.syntax import blob_cid
 from ac_pipeline.errors import BlobMissing, OutcomeUnknown, PipelineError, RateLimited, ServerFailed, ServiceUnreachable
 from ac_pipeline.items import BlobRef, Derived, Record, Rendition
 from ac_pipeline.media.base import Document, MediaType
-from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.links import read_link
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.media.times import read_when
@@ -138,7 +137,7 @@ class Hostile(Guarded):
         give_back = self.ledger._give_back
         self.ledger._give_back = lambda did, token: not self.killed and give_back(did, token)  # type: ignore[method-assign]
 
-    # ----------------------------------------------------------------------------------------------------------- trouble
+    # ---------------------------------------------------------------------------------------------------------- trouble
 
     def _listen(self, port: Any, name: str) -> None:
         method = getattr(port, name)
@@ -227,7 +226,7 @@ class Hostile(Guarded):
             if self.is_kept(name, ref) and not rest:
                 self.violations.append(f"the record {path} was deleted, although documents vanished in bulk")
 
-    # ------------------------------------------------------------------------------------------------------------- model
+    # ------------------------------------------------------------------------------------------------------------ model
 
     def raws(self, name: str, account: Account | None = None) -> dict[str, dict[str, Any]]:
         """Documents of a type that are there, of all or of one account, by id."""
@@ -251,12 +250,14 @@ class Hostile(Guarded):
     def named(self, account: Account, name: str) -> dict[str, list[str]]:
         """Document -> keys of the records that show it, by name or, in KidLisp, by what they hold."""
         found: defaultdict[str, list[str]] = defaultdict(list)
-        texts = {(r["code"], r["source"]): id for id, r in self.raws(name, account).items()} if name == "kidlisp" else {}
+        texts = (
+            {(r["code"], r["source"]): id for id, r in self.raws(name, account).items()} if name == "kidlisp" else {}
+        )
         for rkey, record in self.records(account, name).items():
             found[record.get("ref") or texts.get((record.get("code"), record.get("source")), "")].append(rkey)
         return dict(found)
 
-    # ----------------------------------------------------------------------------------------------------------- somebody
+    # --------------------------------------------------------------------------------------------------------- somebody
 
     def write(self, account: Account, action: Any, path: str, value: Record | None = None) -> None:
         """Another writer on the PDS."""
@@ -293,7 +294,7 @@ class Hostile(Guarded):
         self.foreign[account.id] = {p: r for p, r in self.foreign[account.id].items() if not p.startswith(nsid)}
         self.copies[account.id] = {p: each for p, each in self.copies[account.id].items() if each[0] != name}
 
-    # ------------------------------------------------------------------------------------------------------------- checks
+    # ----------------------------------------------------------------------------------------------------------- checks
 
     def check(self) -> None:
         """The mirror holds. Called when the world is quiet."""
@@ -309,8 +310,10 @@ class Hostile(Guarded):
             if not holds:
                 mark = self.ledger.mark(str(account.did))
                 assert mark is not None
-                assert mark.rev == self.pds.latest_commit(str(account.did)).rev, "our own commit looks like a stranger's"
-            plan, report = self.survey(account)
+                assert mark.rev == self.pds.latest_commit(str(account.did)).rev, (
+                    "our own commit looks like a stranger's"
+                )
+            plan, _ = self.survey(account)
             assert [op for op in plan.operations() if op.item not in self._doubtful()] == [], "a second sync has a plan"
         self.public = {
             (media.name, id) for media in MEDIA_TYPES for each in self.accounts.values()
@@ -330,7 +333,7 @@ class Hostile(Guarded):
         for id in shown:
             rkeys = found.get(id, [])
             assert len(rkeys) == 1, f"{name} {id} has {len(rkeys)} records"
-            self._check_record(account, name, id, raws[id], rkeys[0], records[rkeys[0]])
+            self._check_record(account, name, id, rkeys[0], records[rkeys[0]])
             if (name, id) in self.touched:  # another writer may have made it a new address
                 self.addresses.pop((name, id), None)
             assert self.addresses.setdefault((name, id), rkeys[0]) == rkeys[0], f"{name} {id} has another address"
@@ -348,10 +351,8 @@ class Hostile(Guarded):
             (id,) = alone
             assert id not in found, f"{name} {id} was deleted alone, and its record stays"
 
-    def _check_record(
-        self, account: Account, name: str, id: str, raw: dict[str, Any], rkey: str, record: Record
-    ) -> None:
-        media = media_type(name)
+    def _check_record(self, account: Account, name: str, id: str, rkey: str, record: Record) -> None:
+        media, raw = media_type(name), self.raws(name)[id]
         assert record["ref"] == id
         assert {field: record[field] for field in FIELDS[name]} == {field: raw[field] for field in FIELDS[name]}
         assert abs((read_when(record["when"]) or 0) - (read_when(raw["when"]) or 0)) < 1000
@@ -385,7 +386,9 @@ class Hostile(Guarded):
 
     def _check_copies(self, account: Account, records: dict[str, Record]) -> None:
         for path, (name, id) in self.copies[account.id].items():
-            if account.leaving is not None or ((account.id, name) not in self.held and id in self.withdrawn(account, name)):
+            if account.leaving is not None or (
+                (account.id, name) not in self.held and id in self.withdrawn(account, name)
+            ):
                 assert path not in records, f"a copy of {name} {id} is public"
             elif id in self.shown(account, name) or self.is_kept(name, id):
                 assert path in records, f"a copy of {name} {id} is gone"
@@ -393,9 +396,6 @@ class Hostile(Guarded):
     def all_documents(self) -> Iterator[tuple[str, str]]:
         for media in MEDIA_TYPES:
             yield from ((media.name, id) for id in self.raws(media.name))
-
-    def meaning(self, name: str, raw: dict[str, Any]) -> Document:
-        return interpret(media_type(name), raw)
 
 
 def new_id(number: int) -> ObjectId:

@@ -20,10 +20,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from ac_pipeline.accounts import LEAVING, Account
 from ac_pipeline.errors import Misconfigured, PipelineError
+from ac_pipeline.items import State
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.operations import snapshot
 from ac_pipeline.operations.choice import confirm_sweep
-from ac_pipeline.operations.differences import DELETED, accept_theirs, find_differences, push_ours
+from ac_pipeline.operations.differences import accept_theirs, find_differences, push_ours
 from ac_pipeline.operations.links import heal
 from ac_pipeline.operations.retry import FAILED, FailedItems, narrowed, plan_turns
 from ac_pipeline.operations.snapshot import take_snapshot
@@ -45,7 +46,17 @@ TYPES = tuple(media.name for media in MEDIA_TYPES)
 ROUNDS = 12
 """Within so many days everything that waits is over, if nothing new comes."""
 NOT_FOR_GUESTS = {"mood"}
-METHODS = (None, None, "apply_writes", "upload_blob", "write_links", "save", "follow_mark", "read_repository", "keep_look")
+METHODS = (
+    None,
+    None,
+    "apply_writes",
+    "upload_blob",
+    "write_links",
+    "save",
+    "follow_mark",
+    "read_repository",
+    "keep_look",
+)
 
 pick = st.integers(0, 999)
 types = st.sampled_from(TYPES)
@@ -58,6 +69,7 @@ class Mirror(RuleBasedStateMachine):
     def begin(self, many: int) -> None:
         self.world = world = Hostile()
         self.numbers = iter(range(1, 10_000))
+        self.unseen = False
         self.users = [world.user("ada").id, world.user("bob").id, world.guest().id]
         for who in range(len(self.users)):
             for type in TYPES:
@@ -69,7 +81,7 @@ class Mirror(RuleBasedStateMachine):
         for which in range(many):
             self.a_script_copies_a_record(which, which * 7, named=bool(which % 2))
 
-    # ------------------------------------------------------------------------------------------------------------- users
+    # ------------------------------------------------------------------------------------------------------------ users
 
     @rule(type=types, who=pick, many=st.sampled_from([1, 1, 2, 6]), pending=st.booleans())
     def somebody_makes_work(self, type: str, who: int, many: int, pending: bool) -> None:
@@ -134,11 +146,12 @@ class Mirror(RuleBasedStateMachine):
                 done = self.world.clock().replace(microsecond=0)
                 self.world.change(type, id, mp4Status="complete", mp4CompletedAt=done, mp4Size=next(self.numbers))
             else:
+                self.unseen = True
                 self.world.renderer.stamps[id] = "shared" if share else str(next(self.numbers))
                 if share:
                     self.world.renderer.same[id] = "shared"
 
-    # ----------------------------------------------------------------------------------------------------- another writer
+    # --------------------------------------------------------------------------------------------------- another writer
 
     @rule(who=pick, which=pick, how=st.sampled_from(["edit", "edit", "delete", "twin", "mongoId"]))
     def another_writer_touches_a_record(self, who: int, which: int, how: str) -> None:
@@ -200,10 +213,12 @@ class Mirror(RuleBasedStateMachine):
         id, account = str(new_id(next(self.numbers))), self.one(who)
         if self.is_closed(account):
             return
-        self.world.write(account, "create", self.path(type), {"ref": id, "slug": "x", "when": "2025-10-15T12:30:45.123Z"})
+        self.world.write(
+            account, "create", self.path(type), {"ref": id, "slug": "x", "when": "2025-10-15T12:30:45.123Z"}
+        )
         self.world.missing[type].add(id)
 
-    # --------------------------------------------------------------------------------------------------- half a database
+    # -------------------------------------------------------------------------------------------------- half a database
 
     @rule(type=types, left=st.integers(0, 3))
     def documents_vanish_in_bulk(self, type: str, left: int) -> None:
@@ -218,7 +233,7 @@ class Mirror(RuleBasedStateMachine):
     def documents_come_back(self, type: str, all: bool) -> None:
         self.bring_back(type, all)
 
-    # -------------------------------------------------------------------------------------------------------- operations
+    # ------------------------------------------------------------------------------------------------------- operations
 
     @rule(who=pick)
     def sync(self, who: int) -> None:
@@ -236,7 +251,9 @@ class Mirror(RuleBasedStateMachine):
 
     @rule(who=pick, type=st.sampled_from(["painting", "tape"]))
     def render_ahead(self, who: int, type: str) -> None:
-        self.do(lambda each: self.world.engine.render(each, media_type(type), Selection(), self.run_id()), who, sums=False)
+        self.do(
+            lambda each: self.world.engine.render(each, media_type(type), Selection(), self.run_id()), who, sums=False
+        )
 
     @rule()
     def retry_what_failed(self) -> None:
@@ -286,7 +303,11 @@ class Mirror(RuleBasedStateMachine):
         self.do(lambda each: world.wipe(each, *names, keep_syncing=keep), who, doing="wipe")
         self.take_over_holds(account)
 
-    @rule(who=pick, names=st.sampled_from([TYPES, ("mood",), ("painting", "tape")]), source=st.sampled_from(["mongo", "latest"]))
+    @rule(
+        who=pick,
+        names=st.sampled_from([TYPES, ("mood",), ("painting", "tape")]),
+        source=st.sampled_from(["mongo", "latest"]),
+    )
     def restore(self, who: int, names: tuple[str, ...], source: str) -> None:
         account = self.one(who)
         self.do(lambda each: self.world.restore(each, *names, source=source), who, doing="restore")
@@ -339,7 +360,7 @@ class Mirror(RuleBasedStateMachine):
         """What the checks and sensors do between syncs."""
         self.world.run("look", lambda: self.world.safeguard.look(media_type(type)))
 
-    # ---------------------------------------------------------------------------------------------------- time and faults
+    # -------------------------------------------------------------------------------------------------- time and faults
 
     @rule(seconds=st.sampled_from([5, 90, 700, 7_200, 90_000, 800_000]))
     def time_passes(self, seconds: int) -> None:
@@ -360,6 +381,23 @@ class Mirror(RuleBasedStateMachine):
             act = self.turn(turn, which)
         calls = calls if method is None else calls % 3 + 1
         self.world.trouble.append(Trouble(calls, method, what in {"lost", "killed"}, act))
+
+    @rule(
+        who=pick,
+        method=st.sampled_from(["apply_writes", "write_links", "save"]),
+        call=st.integers(1, 3),
+        after=st.booleans(),
+    )
+    def a_sync_is_killed_between_its_writes(self, who: int, method: str, call: int, after: bool) -> None:
+        self.world.trouble.append(Trouble(call, method, after, self.world.kill))
+        self.sync(who)
+
+    @rule(who=pick, which=pick)
+    def somebody_takes_back_and_returns(self, who: int, which: int) -> None:
+        if (found := self.document(which)) is not None:
+            for value in (True, False):
+                self.world.change(*found, nuked=value)
+                self.sync(who)
 
     def turn(self, turn: int, which: int) -> Callable[[str], None]:
         """What somebody else does in the middle of our work."""
@@ -397,6 +435,7 @@ class Mirror(RuleBasedStateMachine):
         account = self.one(who)
         found = sorted(self.world.pds._hosted[str(account.did)].blobs)
         if found:
+            self.unseen = True
             self.world.pds.lose_blob(account, found[which % len(found)])
 
     @rule(which=pick)
@@ -405,12 +444,17 @@ class Mirror(RuleBasedStateMachine):
         if found:
             del self.world.renderer.store[found[which % len(found)]]
 
-    # -------------------------------------------------------------------------------------------------------------- quiet
+    # ------------------------------------------------------------------------------------------------------------ quiet
 
     @rule()
     def it_is_quiet(self) -> None:
-        """Faults end, time passes, and every user is synchronised until nothing changes: then everything holds."""
+        """Faults end, time passes, and every user is synchronised until nothing changes: then everything holds.
+
+        What only storage or the PDS knows takes a full look, and a verdict on an item takes a person; nothing else.
+        """
         world = self.world
+        full = self.unseen or any(each.state is State.QUARANTINED for each in world.ledger.entries.values())
+        self.unseen = False
         world.trouble.clear()
         world.ledger.leases.clear()
         for id, account in world.accounts.items():
@@ -422,9 +466,10 @@ class Mirror(RuleBasedStateMachine):
             before = self.everything()
             for media in MEDIA_TYPES:
                 world.safeguard.look(media)
-            more: dict[str, Any] = {0: {"full": True, "retry": True}, 1: {"blobs": True}}.get(number, {})
+            more: list[dict[str, Any]] = [{"full": True, "retry": True}, {"blobs": True}]
+            selection = chosen(**more[number]) if full and number < len(more) else Selection()
             for account in list(world.accounts.values()):
-                report = self.world.run("sync", lambda a=account: world.engine.sync(a, chosen(**more), "quiet"))
+                report = self.world.run("sync", lambda a=account, s=selection: world.engine.sync(a, s, "quiet"))
                 assert isinstance(report, AccountReport), report
                 assert_sums(report)
                 assert report.error is None
@@ -441,7 +486,9 @@ class Mirror(RuleBasedStateMachine):
         """Where the guard has no doubt any more and no orphan is left, nothing is missing."""
         for media in MEDIA_TYPES:
             look = self.world.safeguard.look(media)
-            records = [r for each in self.world.accounts.values() for r in self.world.records(each, media.name).values()]
+            records = [
+                r for each in self.world.accounts.values() for r in self.world.records(each, media.name).values()
+            ]
             refs = {record.get("ref") for record in records}
             if self.world.safeguard.doubt(look) is None and look.expected == look.documents:
                 self.world.missing[media.name] &= refs
@@ -450,7 +497,7 @@ class Mirror(RuleBasedStateMachine):
         if hasattr(self, "world"):
             self.it_is_quiet()
 
-    # ------------------------------------------------------------------------------------------------------------ helpers
+    # ---------------------------------------------------------------------------------------------------------- helpers
 
     def one(self, who: int) -> Account:
         return self.world.accounts[self.users[who % len(self.users)]]
@@ -495,7 +542,9 @@ class Mirror(RuleBasedStateMachine):
         account, type, rkey, value = found
         path = f"{media_type(type).nsid}/{rkey}"
         self.world.touched.add((type, str(value["ref"])))
-        self.world.write(account, "delete" if how == "delete" else "update", path, None if how == "delete" else value | {"x": 1})
+        self.world.write(
+            account, "delete" if how == "delete" else "update", path, None if how == "delete" else value | {"x": 1}
+        )
 
     def vanish_in_bulk(self, type: str, left: int) -> None:
         ids = sorted(self.world.raws(type))
