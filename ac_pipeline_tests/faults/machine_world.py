@@ -13,7 +13,7 @@ from typing import Any
 
 from bson import ObjectId
 
-from ac_pipeline.accounts import Account
+from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.atproto.messages import Write
 from ac_pipeline.atproto.syntax import blob_cid
 from ac_pipeline.errors import BlobMissing, OutcomeUnknown, PipelineError, RateLimited, ServerFailed, ServiceUnreachable
@@ -109,6 +109,7 @@ class Hostile(Guarded):
         foreign: Account -> records of other apps, and of ours that name nobody: path -> whole record.
         copies: Account -> copies of records: path -> type and document.
         touched: Items whose records another writer has changed or deleted.
+        taken_back: Items that were withdrawn at some time: their copies may be gone.
         addresses: Item -> key of its record, which it keeps, come what may from us and its owner.
         doing: What is being done: only a sync is judged by every single write.
         raced: Whether documents changed while that was done.
@@ -128,6 +129,7 @@ class Hostile(Guarded):
         self.foreign: defaultdict[str, dict[str, Record]] = defaultdict(dict)
         self.copies: defaultdict[str, dict[str, tuple[str, str]]] = defaultdict(dict)
         self.touched: set[tuple[str, str]] = set()
+        self.taken_back: set[tuple[str, str]] = set()
         self.addresses: dict[tuple[str, str], str] = {}
         self.public: set[tuple[str, str]] = set()
         self.violations: list[str] = []
@@ -148,6 +150,8 @@ class Hostile(Guarded):
             due = self._due(name)
             if due is not None and not due.after:
                 due.act(name)
+            if name == "apply_writes" and not self.raced:
+                self._judge_content(args[0], args[1])
             if name == "apply_writes" and self.doing == "sync":
                 self._judge(args[0], args[1])
             answer = method(*args, **kwargs)
@@ -198,6 +202,14 @@ class Hostile(Guarded):
         finally:
             self.doing, self.killed = "", False
             assert not self.violations, self.violations
+
+    def _judge_content(self, account: Account, writes: list[Write]) -> None:
+        """Nothing of ours, a restore included, publishes what its owner took back."""
+        withdrawn = {id for media in MEDIA_TYPES for id in self.withdrawn(self.accounts[account.id], media.name)}
+        for write in writes:
+            ref = (write.value or {}).get("ref")
+            if write.collection not in {COPIES, POST} and isinstance(ref, str) and ref in withdrawn:
+                self.violations.append(f"{write.collection}/{write.rkey} is withdrawn and was published")
 
     def _judge(self, account: Account, writes: list[Write]) -> None:
         """No write of a sync harms anybody, whatever else is going on."""
@@ -267,12 +279,17 @@ class Hostile(Guarded):
         with suppress(BlobMissing):  # lost
             MemoryPds.apply_writes(self.pds, own, [write], swap_commit=None)
 
+    def change(self, type: str, document: str, **fields: Any) -> None:
+        super().change(type, document, **fields)
+        if document in self.withdrawn(self.accounts[self.raws(type)[document].get("user") or GUEST_ID], type):
+            self.taken_back.add((type, document))
+
     def vanish(self, name: str, ids: set[str]) -> None:
         """Documents are gone. Records of those that were published stay, when they are many."""
         media = media_type(name)
         for id in ids:
             raw = self.documents.raw(media, id)
-            owner = self.accounts[raw.get("user") or "art-guest"]
+            owner = self.accounts[raw.get("user") or GUEST_ID]
             there = any(record.get("ref") == id for record in self.records(owner, name).values())
             if (name, id) in self.public and there and owner.leaving is None and len(ids) >= BULK:
                 self.kept[name][id] = owner.id
@@ -390,7 +407,7 @@ class Hostile(Guarded):
                 (account.id, name) not in self.held and id in self.withdrawn(account, name)
             ):
                 assert path not in records, f"a copy of {name} {id} is public"
-            elif id in self.shown(account, name) or self.is_kept(name, id):
+            elif (id in self.shown(account, name) or self.is_kept(name, id)) and (name, id) not in self.taken_back:
                 assert path in records, f"a copy of {name} {id} is gone"
 
     def all_documents(self) -> Iterator[tuple[str, str]]:

@@ -28,6 +28,7 @@ from ac_pipeline.operations.differences import accept_theirs, find_differences, 
 from ac_pipeline.operations.links import heal
 from ac_pipeline.operations.retry import FAILED, FailedItems, narrowed, plan_turns
 from ac_pipeline.operations.snapshot import take_snapshot
+from ac_pipeline.operations.wipe import WipeReport
 from ac_pipeline.sync import blobs, writer
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
@@ -298,10 +299,14 @@ class Mirror(RuleBasedStateMachine):
     @rule(who=pick, names=st.sampled_from([TYPES, ("mood",), ("painting", "tape")]), keep=st.booleans())
     def wipe(self, who: int, names: tuple[str, ...], keep: bool) -> None:
         world, account = self.world, self.one(who)
+        copies = {path for path, (name, _) in world.copies[account.id].items() if name in names}
         for name in names:
             world.forget(account, name)
-        self.do(lambda each: world.wipe(each, *names, keep_syncing=keep), who, doing="wipe")
+        report = self.do(lambda each: world.wipe(each, *names, keep_syncing=keep), who, doing="wipe")
         self.take_over_holds(account)
+        if isinstance(report, WipeReport) and report.clean and not world.raced:
+            assert copies.isdisjoint(world.pds.records(account)), "a wipe leaves copies"
+            assert not any(world.records(account, name) for name in names)
 
     @rule(
         who=pick,
@@ -336,8 +341,20 @@ class Mirror(RuleBasedStateMachine):
         with pytest.raises(Misconfigured):
             self.confirm(type, number, "sweep-wrong")
         assert self.repositories() == before
-        # A run that nobody has confirmed, as by a plain engine, takes no more than it was given.
-        self.do_all(lambda account: self.world.engine.sync(account, chosen(types=[type]), self.run_id()))
+        if off < 0:  # a run that nobody has confirmed takes no more than it was given
+            there, run_id = self.kept_records(type), self.run_id()
+            self.do_all(
+                lambda account: self.world.engine.sync(account, chosen(types=[type], sweep=number), run_id), "sweep"
+            )
+            swept = there - self.kept_records(type)
+            assert len(swept) <= number
+            for id in swept:
+                self.world.kept[type].pop(id, None)
+
+    def kept_records(self, type: str) -> set[str]:
+        """Documents whose records must stay, and are there."""
+        named = (self.world.named(each, type) for each in self.world.accounts.values())
+        return {id for found in named for id in found if self.world.is_kept(type, id)}
 
     @precondition(lambda self: any(self.world.kept.values()))
     @rule(which=pick)
@@ -566,8 +583,8 @@ class Mirror(RuleBasedStateMachine):
             assert_sums(found.sync)
         return found
 
-    def do_all(self, act: Callable[[Account], Any]) -> list[Any]:
-        return [self.do(act, number) for number in range(len(self.users))]
+    def do_all(self, act: Callable[[Account], Any], doing: str = "sync") -> list[Any]:
+        return [self.do(act, number, doing=doing) for number in range(len(self.users))]
 
     def blocked(self) -> bool:
         hosted = [self.world.pds._hosted[str(each.did)] for each in self.world.accounts.values()]
