@@ -37,7 +37,7 @@ demo: $(READY) ## Local services, demo data, the full backfill, a summary; UI=0 
 test: $(READY) lint ## Lint, types, import contracts and all tests on real services
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --durations 15
 
-test-faults: $(READY) ## Every call against every kind of fault, on real services; a sample of it is in `make test`
+test-faults: $(READY) ## Every call against every kind of fault, and a long state machine; samples are in `make test`
 	$(RUN) -m pytest -m faults -n $(WORKERS) --dist load --durations 5
 
 test-browser: $(READY) ## The UI in a headless Chromium; SCREENSHOTS=folder keeps pictures

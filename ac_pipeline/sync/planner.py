@@ -74,10 +74,12 @@ class _Planner:
                 self.by_ref[record.ref].append(record)
         self.claimed: dict[str, str] = {}
         self.matches: dict[str, list[Existing]] = {}
+        self.remembered: dict[str, str | None] = {}
 
     def match(self, wanted: Wanted) -> None:
         """Find the records of a document by `ref`, else `mongoId`, else the rkey in Mongo (LINK-2), and claim keys."""
         document = wanted.document
+        self.remembered[document.id] = wanted.known_rkey
         matches = self.by_ref.get(document.id, [])
         if any(record.value.get("ref") == document.id for record in matches):
             matches = [r for r in matches if r.value.get("ref") == document.id] + [
@@ -232,11 +234,13 @@ class _Planner:
         return link.rkey if link is not None and link.did in (None, self.did) else None
 
     def _is_foreign(self, document: Document) -> bool:
-        """A guest's document that may be what a deleted account left behind (DEL-10)."""
+        """A guest's document that may be what a deleted account left behind (DEL-10): its link is to a record that is
+        not in this repository, nor was when the ledger last heard of it."""
         link = document.link
         if not self.media.outlives_owner or document.owner is not None or link is None or link.rkey is None:
             return False
-        return not self.matches[document.id] and (link.did not in (None, self.did) or link.rkey not in self.by_rkey)
+        ours = link.rkey in self.by_rkey or link.rkey == self.remembered[document.id]
+        return not self.matches[document.id] and (link.did not in (None, self.did) or not ours)
 
     def _first_rkey(self, document: Document) -> str | None:
         matches = self.matches[document.id]

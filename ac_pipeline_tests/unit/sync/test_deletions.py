@@ -249,6 +249,17 @@ def test_a_guests_program_whose_record_exists_is_not_held_back(world: World) -> 
     assert totals(world.sync(guest), "kidlisp") == {"unchanged": 1, "healed": 1}
 
 
+def test_a_guests_program_whose_record_somebody_else_deleted_comes_back(world: World) -> None:
+    """DEL-10, LINK-5: the ledger knows that the guest repository held it under that key."""
+    guest = world.guest()
+    document = world.add("kidlisp", guest)
+    world.sync(guest)
+    (key,) = world.by_ref(guest, "kidlisp")[document]
+    world.drop(guest, "kidlisp", key)
+    assert totals(world.sync(guest), "kidlisp") == {"created": 1}
+    assert world.by_ref(guest, "kidlisp") == {document: [key]}
+
+
 def test_guests_paintings_may_be_made_again_under_their_stored_key(world: World) -> None:
     """DEL-10, LINK-5: only a type that outlives its owners is held back."""
     guest = world.guest()
