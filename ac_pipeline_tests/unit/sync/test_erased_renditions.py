@@ -291,7 +291,7 @@ def test_renditions_of_earlier_media_go_with_the_erased_work(world: World, ada: 
     id = world.add("painting", ada)
     world.sync(ada)
     first, derive = blobs(world, "painting", id), world.renderer.derive
-    world.renderer.derive = lambda media, document, known: derive(media, document, None)  # type: ignore[method-assign]
+    world.renderer.derive = lambda media, document, known, **_: derive(media, document, None)  # type: ignore[method-assign]
     world.renderer.version = "2"
     world.change("painting", id, slug="2025.10.15.12.30.45.124")
     world.sync(ada)
