@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 
+from ac_pipeline.defs.alerts.sensor import alerts_sensor
 from ac_pipeline.defs.assets.changed_users import changed_users_job
 from ac_pipeline.defs.assets.records import record_assets
 from ac_pipeline.defs.assets.renditions import rendition_assets
@@ -29,7 +30,6 @@ from ac_pipeline.defs.retries import retry_items
 from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.defs.schedules import schedules
 from ac_pipeline.defs.sensors.abandoned import abandoned_runs_sensor
-from ac_pipeline.defs.sensors.alerts import alerts_sensor
 from ac_pipeline.defs.sensors.content import make_content_sensor
 from ac_pipeline.defs.sensors.drift import make_drift_sensor
 from ac_pipeline.defs.sensors.users import users_sensor

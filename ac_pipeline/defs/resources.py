@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import dagster as dg
 import httpx
 
+from ac_pipeline.defs.alerts.delivery import AlertDelivery
 from ac_pipeline.defs.opening import PipelineResource
-from ac_pipeline.defs.outlet import Outlet
 from ac_pipeline.defs.pipeline_mirror import PipelineMirror
 from ac_pipeline.redaction import Redactor
 from ac_pipeline.settings import Settings, load_settings
@@ -44,13 +44,13 @@ def mirror_resource(context: dg.InitResourceContext) -> Iterator[PipelineMirror]
 
 
 @dg.resource(description="Where alerts go: AC_ALERT_WEBHOOK_URL, with links to AC_DAGSTER_URL.")
-def alerts_resource(_: dg.InitResourceContext) -> Iterator[Outlet]:
+def alerts_resource(_: dg.InitResourceContext) -> Iterator[AlertDelivery]:
     """The way out of one tick's alerts."""
     settings = load_settings()
     redact = Redactor(settings.secrets())
     url = settings.ac_alert_webhook_url
     if url is None:
-        yield Outlet(settings.ac_dagster_url, redact, None)
+        yield AlertDelivery(settings.ac_dagster_url, redact, None)
         return
     with Webhook(url, DELIVERY_SECONDS, transport=settings.proxies.transport(httpx.Limits())) as webhook:
-        yield Outlet(settings.ac_dagster_url, redact, webhook)
+        yield AlertDelivery(settings.ac_dagster_url, redact, webhook)

@@ -9,8 +9,8 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ac_pipeline.defs.outlet import Outlet
-from ac_pipeline.defs.sensors.alerts import alerts_sensor
+from ac_pipeline.defs.alerts.delivery import AlertDelivery
+from ac_pipeline.defs.alerts.sensor import alerts_sensor
 from ac_pipeline.errors import NoCredentials, ServiceUnreachable
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.redaction import Redactor
@@ -113,7 +113,7 @@ def test_a_tick_sends_what_is_new_and_keeps_in_its_cursor_what_is_not_delivered(
 ) -> None:
     """RUN-9, ACCT-5: delivered at least once, said in the log, no secret in either."""
     receiver = Receiver()
-    outlet = Outlet("https://dagster.example", Redactor(["mongodb://reader:hunter2@host"]), receiver)
+    outlet = AlertDelivery("https://dagster.example", Redactor(["mongodb://reader:hunter2@host"]), receiver)
     cursor = None
 
     def tick_once() -> str:

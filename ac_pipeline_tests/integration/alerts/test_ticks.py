@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ac_pipeline.defs.alerts import Memory
+from ac_pipeline.defs.alerts.messages import Memory
 from ac_pipeline_tests.dagster_rows import automatic, tick
 from ac_pipeline_tests.integration.alerts.site import DAEMONS, Site
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from ac_pipeline.defs.alerts import Alert, Facts, Known, Memory, Sighting, decide, read_cursor
-from ac_pipeline.defs.outlet import OUTBOX, bounded, deliver
+from ac_pipeline.defs.alerts.delivery import OUTBOX, bounded, deliver
+from ac_pipeline.defs.alerts.messages import Alert, Facts, Known, Memory, SubjectStatus, decide, read_cursor
 from ac_pipeline.errors import Misconfigured, ServiceUnreachable
 from ac_pipeline.redaction import Redactor
 
@@ -32,8 +32,10 @@ def plain(text: str) -> str:
     return text
 
 
-def seen(level: int, subject: str = "backfill:a", **facts: Any) -> Sighting:
-    return Sighting(subject, level, Facts("Backfill a", "failed" if level else "is repaired", "/runs/b/a", **facts))
+def seen(level: int, subject: str = "backfill:a", **facts: Any) -> SubjectStatus:
+    return SubjectStatus(
+        subject, level, Facts("Backfill a", "failed" if level else "is repaired", "/runs/b/a", **facts)
+    )
 
 
 class Looks:
@@ -42,8 +44,8 @@ class Looks:
     def __init__(self) -> None:
         self.known: dict[str, Known] = {}
 
-    def look(self, *sightings: Sighting, now: float = NOW, silent: bool = False) -> list[str]:
-        self.known, alerts = decide(self.known, sightings, now, silent=silent)
+    def look(self, *statuses: SubjectStatus, now: float = NOW, silent: bool = False) -> list[str]:
+        self.known, alerts = decide(self.known, statuses, now, silent=silent)
         return [alert.headline for alert in alerts]
 
 
@@ -81,7 +83,7 @@ def test_what_was_so_before_the_first_look_is_history_and_neither_failed_nor_rec
 def test_who_is_turned_off_by_a_person_is_forgotten_without_a_message() -> None:
     looks = Looks()
     looks.look(seen(1))
-    off = Sighting("backfill:a", 0, Facts("a", "is turned off", "/"), quiet=True)
+    off = SubjectStatus("backfill:a", 0, Facts("a", "is turned off", "/"), quiet=True)
     assert looks.look(off) == []
     assert looks.known == {}
 

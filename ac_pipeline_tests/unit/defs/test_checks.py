@@ -12,7 +12,8 @@ import pytest
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.allowance import Allowance, allowance
-from ac_pipeline.defs.alerts import Memory, decide
+from ac_pipeline.defs.alerts.messages import Memory, decide
+from ac_pipeline.defs.alerts.ticks_and_checks import look_at_checks
 from ac_pipeline.defs.assets.changed_users import SYNC_CHANGED_USERS
 from ac_pipeline.defs.assets.records import STEP
 from ac_pipeline.defs.checks import CHECKS, record_checks
@@ -28,7 +29,6 @@ from ac_pipeline.defs.ledger_checks import (
 from ac_pipeline.defs.metadata import ROWS
 from ac_pipeline.defs.mirror import CollectionState
 from ac_pipeline.defs.receipt_checks import BLOBS_PRESENT, LEXICON_VALID, LINKS_CONSISTENT, RECORDS_MATCH_DOCUMENTS
-from ac_pipeline.defs.sightings import look_at_checks
 from ac_pipeline.errors import AccountDeleted, NoCredentials, ServerFailed, ServiceUnreachable
 from ac_pipeline.items import Failure, LastLook, RepositoryMark, Stage, State
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type

@@ -13,8 +13,8 @@ from typing import Any, Final
 
 import dagster as dg
 
-from ac_pipeline.defs.alerts import Facts, Known, Memory, Sighting
-from ac_pipeline.defs.run_outcomes import innermost
+from ac_pipeline.defs.alerts.messages import Facts, Known, Memory, SubjectStatus
+from ac_pipeline.defs.alerts.run_outcomes import innermost
 
 FAILED_TICKS: Final = {"sensor": 2, "schedule": 1}
 """Failed ticks in a row that are worth a message: a sensor looks again within a minute, a schedule perhaps tomorrow."""
@@ -83,7 +83,7 @@ def automatics(instance: dg.DagsterInstance, apart_from: Collection[str]) -> lis
 
 def look_at_ticks(
     instance: dg.DagsterInstance, found: Iterable[Automatic], memory: Memory, now: float
-) -> Iterator[Sighting]:
+) -> Iterator[SubjectStatus]:
     """Whether ticks fail, and whether there are any.
 
     Args:
@@ -95,7 +95,7 @@ def look_at_ticks(
         if not each.running:
             # A person turned it off: that is no failure, and what was wrong with it is settled.
             off = Facts(_called(each), "is turned off", each.page)
-            yield from (Sighting(name, 0, off, quiet=True) for name in (failing, silent))
+            yield from (SubjectStatus(name, 0, off, quiet=True) for name in (failing, silent))
             continue
         where = (each.state.instigator_origin_id, each.state.selector_id)
         ticks = instance.get_tick_summaries(*where, limit=_TICKS_READ)
@@ -105,14 +105,14 @@ def look_at_ticks(
             failed = instance.get_ticks(*where, statuses=[done[0].status], limit=1)
             words = innermost(failed[0].error) if failed else ""
             called = f"Ticks of the {_called(each)}"
-            yield Sighting(failing, 1, Facts(called, "fail", each.page, since=begun, words=words))
+            yield SubjectStatus(failing, 1, Facts(called, "fail", each.page, since=begun, words=words))
         elif done and done[0].status.value != _FAILURE:
-            yield Sighting(failing, 0, Facts(f"Ticks of the {_called(each)}", "succeed again", each.page))
+            yield SubjectStatus(failing, 0, Facts(f"Ticks of the {_called(each)}", "succeed again", each.page))
         last = max([memory.awake, _turned_on(each.state), *(tick.timestamp for tick in ticks)])
         yield _silence(each, silent, last, now)
 
 
-def look_at_daemons(instance: dg.DagsterInstance, memory: Memory, now: float) -> Iterator[Sighting]:
+def look_at_daemons(instance: dg.DagsterInstance, memory: Memory, now: float) -> Iterator[SubjectStatus]:
     """Whether all of Dagster's daemons are at work. The one for sensors is, as it is the one that asks."""
     for kind, status in instance.get_daemon_statuses().items():
         if kind not in _DAEMONS or not status.required:
@@ -122,12 +122,12 @@ def look_at_daemons(instance: dg.DagsterInstance, memory: Memory, now: float) ->
         quiet = now - last > DAEMON_SILENCE_SECONDS
         said = "has stopped: nothing of it happens until Dagster is restarted" if quiet else "is at work again"
         facts = Facts(f"Dagster's daemon for {_DAEMONS[kind]}", said, "/deployment/daemons", since=last)
-        yield Sighting(f"daemon:{kind}", int(quiet), facts)
+        yield SubjectStatus(f"daemon:{kind}", int(quiet), facts)
 
 
 def look_at_checks(
     instance: dg.DagsterInstance, checks: Iterable[dg.AssetCheckKey], memory: Memory, now: float, *, busy: bool
-) -> tuple[list[Sighting], dict[str, float]]:
+) -> tuple[list[SubjectStatus], dict[str, float]]:
     """Failed checks by how many items they count; while runs go on, news of them waits for their end, or an hour.
 
     Returns:
@@ -139,18 +139,18 @@ def look_at_checks(
         event = record.event.dagster_event if record is not None and record.event is not None else None
         if event is None or event.event_type is not dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             continue
-        sighting = _check(key, event.asset_check_evaluation_data, memory.known)
-        before = memory.known.get(sighting.subject)
-        rises = sighting.level > (before.level if before is not None else 0)
-        since = memory.held.get(sighting.subject, now)
+        status = _check(key, event.asset_check_evaluation_data, memory.known)
+        before = memory.known.get(status.subject)
+        rises = status.level > (before.level if before is not None else 0)
+        since = memory.held.get(status.subject, now)
         if rises and busy and now - since < HOLD_SECONDS:
-            held[sighting.subject] = since
+            held[status.subject] = since
         else:
-            seen.append(sighting)
+            seen.append(status)
     return seen, held
 
 
-def _check(key: dg.AssetCheckKey, found: dg.AssetCheckEvaluation, known: Mapping[str, Known]) -> Sighting:
+def _check(key: dg.AssetCheckKey, found: dg.AssetCheckEvaluation, known: Mapping[str, Known]) -> SubjectStatus:
     asset = key.asset_key.to_user_string()
     values: dict[str, Any] = {name: value.value for name, value in found.metadata.items()}
     failed = not found.passed and found.severity is dg.AssetCheckSeverity.ERROR
@@ -173,7 +173,7 @@ def _check(key: dg.AssetCheckKey, found: dg.AssetCheckEvaluation, known: Mapping
         if failed
         else "",
     )
-    return Sighting(f"check:{asset}:{key.name}", level, facts)
+    return SubjectStatus(f"check:{asset}:{key.name}", level, facts)
 
 
 def _said(found: dg.AssetCheckEvaluation, values: Mapping[str, Any], counted: str) -> str:
@@ -192,10 +192,10 @@ def _failing_since(kind: str, ticks: list[Any], now: float) -> float | None:
     return float(ticks[row - 1].timestamp)
 
 
-def _silence(each: Automatic, subject: str, last: float, now: float) -> Sighting:
+def _silence(each: Automatic, subject: str, last: float, now: float) -> SubjectStatus:
     silent = now - last > _allowed_silence(each, now)
     said = "is on and does not tick" if silent else "ticks again"
-    return Sighting(
+    return SubjectStatus(
         subject, int(silent), Facts(_called(each)[:1].upper() + _called(each)[1:], said, each.page, since=last)
     )
 

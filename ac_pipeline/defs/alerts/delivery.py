@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from ac_pipeline.defs.alerts import TEXT_CHARACTERS, cut
+from ac_pipeline.defs.alerts.messages import TEXT_CHARACTERS, cut
 from ac_pipeline.errors import Misconfigured, PipelineError
 
 OUTBOX: Final = 50
@@ -20,7 +20,7 @@ _REFUSALS: Final = 3
 """So many refused messages in a row, and it is the webhook and not the message."""
 
 
-class Outbox(Protocol):
+class AlertSink(Protocol):
     """Where messages go besides the log."""
 
     def send(self, payload: Mapping[str, Any]) -> None:
@@ -32,7 +32,7 @@ class Outbox(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Outlet:
+class AlertDelivery:
     """How alerts leave.
 
     Args:
@@ -43,11 +43,11 @@ class Outlet:
 
     base_url: str | None
     redact: Callable[[str], str]
-    webhook: Outbox | None
+    webhook: AlertSink | None
 
 
 def deliver(
-    payloads: Sequence[Mapping[str, Any]], webhook: Outbox | None
+    payloads: Sequence[Mapping[str, Any]], webhook: AlertSink | None
 ) -> tuple[list[Mapping[str, Any]], str | None]:
     """Send messages in their order. One that is refused does not hold up the others; a webhook that is away does.
 

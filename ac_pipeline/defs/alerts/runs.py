@@ -12,9 +12,9 @@ from typing import Any, Final
 
 import dagster as dg
 
-from ac_pipeline.defs.alerts import Facts, Known, Memory, Sighting
+from ac_pipeline.defs.alerts.messages import Facts, Known, Memory, SubjectStatus
+from ac_pipeline.defs.alerts.run_outcomes import Outcome, RunReader, innermost
 from ac_pipeline.defs.jobs import UNFINISHED
-from ac_pipeline.defs.run_outcomes import Outcome, RunReader, innermost
 
 _OVERLAP_SECONDS: Final = 60.0
 """Runs of the last tick's last minute are looked at again: what another process wrote a moment ago may come late."""
@@ -43,7 +43,7 @@ _FAILED: Final = {"COMPLETED_FAILED", "FAILED"}
 _SHOWN_ASSETS: Final = 3
 
 
-class RunSightings:
+class RunStatuses:
     """The look of one tick at everything that runs. `look` first; then the attributes are what to remember.
 
     Args:
@@ -72,18 +72,18 @@ class RunSightings:
         self._done_well: list[frozenset[dg.AssetKey]] = []
         self._done_well_at: dict[str, int] = {}
 
-    def look(self) -> Iterator[Sighting]:
+    def look(self) -> Iterator[SubjectStatus]:
         """What ended badly since the last tick, and what is well again."""
         known = dict(self._memory.known)
-        for sighting in [*self._backfills(known), *self._run_sets(known)]:
-            known[sighting.subject] = Known(sighting.level, self._now, told=True, about=sighting.about)
-            yield sighting
+        for status in [*self._backfills(known), *self._run_sets(known)]:
+            known[status.subject] = Known(status.level, self._now, told=True, about=status.about)
+            yield status
         if self._changed:
             yield from self._recovered(known)
 
     # --- backfills ---
 
-    def _backfills(self, known: Mapping[str, Known]) -> Iterator[Sighting]:
+    def _backfills(self, known: Mapping[str, Known]) -> Iterator[SubjectStatus]:
         for backfill in self._new_and_watched():
             status = backfill.status.value
             if status not in _ENDED:
@@ -114,7 +114,7 @@ class RunSightings:
                 yield watched
         yield from (each for each in reversed(page) if each.backfill_id not in self._memory.backfills)
 
-    def _failed_backfill(self, backfill: Any, known: Mapping[str, Known]) -> Sighting:
+    def _failed_backfill(self, backfill: Any, known: Mapping[str, Known]) -> SubjectStatus:
         id, tags = backfill.backfill_id, backfill.tags
         family = tags.get(_ROOT_BACKFILL) or tags.get(_PARENT_BACKFILL) or id
         subject = f"backfill:{family}"
@@ -123,7 +123,7 @@ class RunSightings:
         assets = _listed(backfill.asset_selection or ())
         own = innermost(backfill.error) if backfill.error is not None else ""
         said = f"of {assets} failed" if own else f"of {assets} ended with failed runs"
-        return Sighting(
+        return SubjectStatus(
             subject,
             level=(before.level if before is not None else 0) + 1,
             facts=_facts(
@@ -142,8 +142,8 @@ class RunSightings:
 
     # --- runs of schedules and sensors ---
 
-    def _run_sets(self, known: Mapping[str, Known]) -> Iterator[Sighting]:
-        worse: dict[str, Sighting] = {}
+    def _run_sets(self, known: Mapping[str, Known]) -> Iterator[SubjectStatus]:
+        worse: dict[str, SubjectStatus] = {}
         for key in sorted(self._touched(), key=lambda key: int(key.split("|")[1])):
             kind, tick, name = key.split("|", 2)
             records = self._reader.tagged({_LAUNCHERS[kind]: name, _TICK: tick})
@@ -165,7 +165,7 @@ class RunSightings:
                 self._done_well_at[subject] = int(tick)
                 continue
             before = worse.get(subject) or known.get(subject)
-            worse[subject] = Sighting(
+            worse[subject] = SubjectStatus(
                 subject,
                 level=1,
                 facts=_facts(
@@ -201,7 +201,7 @@ class RunSightings:
 
     # --- well again ---
 
-    def _recovered(self, known: Mapping[str, Known]) -> Iterator[Sighting]:
+    def _recovered(self, known: Mapping[str, Known]) -> Iterator[SubjectStatus]:
         """Failed subjects whose users are done by now, whoever did it: a later backfill, the schedule or a person."""
         for subject, before in list(known.items())[-_FAILED_SUBJECTS:]:
             kind, _, rest = subject.partition(":")
@@ -212,7 +212,7 @@ class RunSightings:
             else:
                 continue
             if found is not None:
-                yield Sighting(subject, 0, found)
+                yield SubjectStatus(subject, 0, found)
 
     def _well_backfill(self, before: Known) -> Facts | None:
         users: set[str] = set()

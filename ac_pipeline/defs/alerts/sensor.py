@@ -1,7 +1,7 @@
 """The alerts sensor: looks at the instance, and says once what changed for the worse or the better.
 
 What is worth a message and what it says is in `defs/alerts.py`; what is looked at, in `defs/run_sightings.py` and
-`defs/sightings.py`. Messages stand in the log of the tick, and go to a webhook where one is set.
+`defs/statuses.py`. Messages stand in the log of the tick, and go to a webhook where one is set.
 """
 
 import logging
@@ -12,10 +12,10 @@ from typing import Final
 
 import dagster as dg
 
-from ac_pipeline.defs.alerts import Alert, Known, Memory, Sighting, decide, read_cursor
-from ac_pipeline.defs.outlet import Outlet, bounded, deliver
-from ac_pipeline.defs.run_sightings import RunSightings
-from ac_pipeline.defs.sightings import automatics, look_at_checks, look_at_daemons, look_at_ticks
+from ac_pipeline.defs.alerts.delivery import AlertDelivery, bounded, deliver
+from ac_pipeline.defs.alerts.messages import Alert, Known, Memory, SubjectStatus, decide, read_cursor
+from ac_pipeline.defs.alerts.runs import RunStatuses
+from ac_pipeline.defs.alerts.ticks_and_checks import automatics, look_at_checks, look_at_daemons, look_at_ticks
 
 NAME: Final = "alerts_sensor"
 INTERVAL_SECONDS: Final = 30
@@ -41,7 +41,7 @@ def make_alerts_sensor(clock: Callable[[], float] = time.time) -> dg.SensorDefin
         "the ticks of a schedule or sensor, a daemon or a check fails, and once when it is well again. It watches "
         "everything but itself.",
     )
-    def alerts_sensor(context: dg.SensorEvaluationContext, alerts: dg.ResourceParam[Outlet]) -> dg.SensorResult:
+    def alerts_sensor(context: dg.SensorEvaluationContext, alerts: dg.ResourceParam[AlertDelivery]) -> dg.SensorResult:
         """One look. What could not be delivered is in the cursor, and is sent at the next tick."""
         repository = context.repository_def
         checks = repository.asset_graph.asset_check_keys if repository is not None else ()
@@ -82,12 +82,12 @@ def look(
     if now - before.ticked > ASLEEP_SECONDS:
         before = replace(before, awake=now)
     watched = automatics(instance, apart_from={NAME})
-    runs = RunSightings(instance, before, {each.subject: each.page for each in watched}, now, first=first)
-    sightings: list[Sighting] = list(runs.look())
-    sightings += look_at_ticks(instance, watched, before, now)
-    sightings += look_at_daemons(instance, before, now)
+    runs = RunStatuses(instance, before, {each.subject: each.page for each in watched}, now, first=first)
+    statuses: list[SubjectStatus] = list(runs.look())
+    statuses += look_at_ticks(instance, watched, before, now)
+    statuses += look_at_daemons(instance, before, now)
     found, held = look_at_checks(instance, checks, before, now, busy=runs.busy)
-    known, alerts = decide(before.known, [*sightings, *found], now, silent=first)
+    known, alerts = decide(before.known, [*statuses, *found], now, silent=first)
     return (
         replace(
             before,

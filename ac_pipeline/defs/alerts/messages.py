@@ -1,7 +1,7 @@
 """Alerts: which changes of state are worth a message, what the message says, and what is remembered of them.
 
 Pure: no Dagster, no network. What the state of a backfill, schedule, sensor, daemon or check *is* is read in
-`sightings.py` and `run_sightings.py`; sending is `outlet.py`.
+`statuses.py` and `run_sightings.py`; sending is `outlet.py`.
 
 A subject is well (level 0) or not. A message is due when its level rises and when it falls to 0 again, and never
 besides: 500 failing partitions are one backfill that failed (RUN-9).
@@ -60,7 +60,7 @@ class Facts:
 
 
 @dataclass(frozen=True, slots=True)
-class Sighting:
+class SubjectStatus:
     """A subject as it is now.
 
     Args:
@@ -86,7 +86,7 @@ class Known:
         level: As it was seen last.
         since: Epoch seconds.
         told: Whether there was a message; what was so before the first tick has none.
-        about: See `Sighting`.
+        about: See `SubjectStatus`.
     """
 
     level: int
@@ -167,13 +167,13 @@ class Alert:
 
 
 def decide(
-    known: Mapping[str, Known], sightings: Iterable[Sighting], now: float, *, silent: bool = False
+    known: Mapping[str, Known], statuses: Iterable[SubjectStatus], now: float, *, silent: bool = False
 ) -> tuple[dict[str, Known], list[Alert]]:
     """Compare what is seen with what is remembered.
 
     Args:
         known: Subjects that were not well at the last look.
-        sightings: The subjects that could be looked at now; of the others nothing changes.
+        statuses: The subjects that could be looked at now; of the others nothing changes.
         now: Epoch seconds.
         silent: Remember, but say nothing: the first look replays no history.
 
@@ -181,7 +181,7 @@ def decide(
         What to remember, and the messages.
     """
     after, alerts = dict(known), []
-    for each in sightings:
+    for each in statuses:
         before = after.get(each.subject)
         if each.level == 0:
             if before is not None:

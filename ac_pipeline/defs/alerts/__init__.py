@@ -1,0 +1,1 @@
+"""Alerts: what failed is said once, and once that it is well again, to the log and a webhook."""
