@@ -5,12 +5,11 @@ from collections.abc import Iterator
 import dagster as dg
 import httpx
 
-from ac_pipeline.defs.alerts.delivery import AlertDelivery
+from ac_pipeline.defs.alerts.delivery import AlertDelivery, Webhook
 from ac_pipeline.defs.opening import PipelineResource
 from ac_pipeline.defs.pipeline_mirror import PipelineMirror
 from ac_pipeline.redaction import Redactor
 from ac_pipeline.settings import Settings, load_settings
-from ac_pipeline.webhook import Webhook
 
 PIPELINE = "pipeline"
 MIRROR = "mirror"

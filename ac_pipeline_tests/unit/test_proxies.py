@@ -17,6 +17,7 @@ from pydantic import SecretStr
 from ac_pipeline.atproto.relay import Relay
 from ac_pipeline.atproto.transport import open_http
 from ac_pipeline.cli.main import run
+from ac_pipeline.defs.alerts.delivery import Webhook
 from ac_pipeline.errors import Misconfigured, PipelineError, ServiceUnreachable
 from ac_pipeline.local.dagster_ui import DagsterUi
 from ac_pipeline.local.pds_accounts import PdsAccounts
@@ -24,7 +25,6 @@ from ac_pipeline.media.base import SourceObject
 from ac_pipeline.objects import ObjectStorage, storage_client
 from ac_pipeline.proxies import Proxies, read_proxies
 from ac_pipeline.settings import Settings, load_settings
-from ac_pipeline.webhook import Webhook
 from ac_pipeline_tests.unit.atproto.client.scripted_pds import Server, make
 
 VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
@@ -227,7 +227,7 @@ def test_every_client_names_the_proxy_that_does_not_answer(settings: Settings, d
         objects = ObjectStorage(storage, settings.ac_media_url, sleep=server.sleep)
         ask(lambda: objects.exists([SourceObject("bucket", "key", "png")]))
     transport = proxies.transport(httpx.Limits())
-    with Webhook(SecretStr(SOMEWHERE), 5, transport=transport, sleep=server.sleep) as webhook:
+    with Webhook(SecretStr(SOMEWHERE), 5, transport=transport) as webhook:
         ask(lambda: webhook.send({}))
     assert len(said) == 4
     for message in said:

@@ -1,17 +1,14 @@
-"""Alerts: which changes of state are worth a message, what the message says, and what is remembered of them.
-
-Pure: no Dagster, no network. What the state of a backfill, schedule, sensor, daemon or check *is* is read in
-`statuses.py` and `run_sightings.py`; sending is `outlet.py`.
+"""Which changes of state are worth a message, what it says, and what one tick of the sensor leaves to the next.
 
 A subject is well (level 0) or not. A message is due when its level rises and when it falls to 0 again, and never
-besides: 500 failing partitions are one backfill that failed (RUN-9).
+besides: 500 failing partitions are one backfill that failed (RUN-9). No Dagster and no network here.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, fields, replace
 from typing import Any, Final
 
 from ac_pipeline.media.times import format_when
@@ -68,7 +65,7 @@ class SubjectStatus:
         level: 0 when it is well; a higher one is worse, and worth another message.
         facts: What to say of it.
         about: What has to be remembered of it until it is well, to recognise that.
-        quiet: Whether being well is worth no message, e.g. because a person turned it off.
+        quiet: True if being well is worth no message, e.g. because a person turned it off.
     """
 
     subject: str
@@ -85,7 +82,7 @@ class Known:
     Args:
         level: As it was seen last.
         since: Epoch seconds.
-        told: Whether there was a message; what was so before the first tick has none.
+        told: True if there was a message; what was so before the first tick has none.
         about: See `SubjectStatus`.
     """
 
@@ -105,9 +102,13 @@ class Alert:
     facts: Facts
 
     @property
+    def state(self) -> str:
+        return "failed" if self.failed else "recovered"
+
+    @property
     def headline(self) -> str:
         """The first line, which says it all to who knows."""
-        return f"[{'failed' if self.failed else 'recovered'}] {self.facts.what} {self.facts.said}"
+        return f"[{self.state}] {self.facts.what} {self.facts.said}"
 
     def text(self, base_url: str | None, redact: Callable[[str], str]) -> str:
         """The whole message.
@@ -122,44 +123,45 @@ class Alert:
             since = "Since" if self.failed else "Had failed since"
             lines.append(f"{since} {_time(facts.since)} ({_duration(self.at - facts.since)}).")
         counts = [
-            f"{name}: {failed} of {of} failed" if self.failed else f"{name}: {of}"
+            f"{name}: {pair[0]} of {pair[1]} failed" if self.failed else f"{name}: {pair[1]}"
             for name, pair in (("Users", facts.partitions), ("Runs", facts.runs))
             if pair is not None
-            for failed, of in [pair]
         ]
         if counts:
             lines.append(f"{'; '.join(counts)}.")
-        classes = _by_count(facts.classes)
+        classes = by_count(facts.classes)
         if classes:
             lines.append(f"Errors: {', '.join(f'{name} {count}' for name, count in classes[:SHOWN_NAMES])}.")
         if facts.names:
-            more = len(facts.names) - SHOWN_NAMES
-            lines.append(f"{', '.join(facts.names[:SHOWN_NAMES])}{f' and {more} more' if more > 0 else ''}.")
+            lines.append(f"{listed(facts.names, SHOWN_NAMES)}.")
         if facts.words:
             # Redacted before it is cut: half a password is found by nobody.
-            lines.append(f"One says: {cut(redact(facts.words), WORDS_CHARACTERS)}")
+            lines.append(f"One says: {_cut(redact(facts.words), WORDS_CHARACTERS)}")
         if classes and (hint := _HINTS.get(classes[0][0])):
             lines.append(hint)
         address = (base_url or "") + facts.path
         whole = redact("\n".join(lines))
-        return f"{cut(whole, TEXT_CHARACTERS - len(address) - 1)}\n{address}"
+        return f"{_cut(whole, TEXT_CHARACTERS - len(address) - 1)}\n{address}"
 
     def payload(self, base_url: str | None, redact: Callable[[str], str]) -> dict[str, Any]:
         """What a webhook is sent: `text` for Slack and its like, `content` for Discord, `alert` for programs."""
-        facts, text = self.facts, self.text(base_url, redact)
+        facts, text, subject = self.facts, self.text(base_url, redact), redact(self.subject)
+        partitions, runs = (
+            {"failed": pair[0], "all": pair[1]} if pair is not None else None for pair in (facts.partitions, facts.runs)
+        )
         return {
             "text": text,
             "content": text,
             "alert": {
-                "id": f"{self.subject}:{'failed' if self.failed else 'recovered'}:{int(self.at)}",
-                "state": "failed" if self.failed else "recovered",
-                "subject": redact(self.subject),
+                "id": f"{subject}:{self.state}:{int(self.at)}",
+                "state": self.state,
+                "subject": subject,
                 "headline": redact(self.headline),
                 "at": _time(self.at),
                 "since": _time(facts.since) if facts.since is not None else None,
-                "partitions": _pair(facts.partitions),
-                "runs": _pair(facts.runs),
-                "error_classes": {redact(name): count for name, count in _by_count(facts.classes)},
+                "partitions": partitions,
+                "runs": runs,
+                "error_classes": {redact(name): count for name, count in by_count(facts.classes)},
                 "names": [redact(name) for name in facts.names[:SHOWN_NAMES]],
                 "url": (base_url or "") + facts.path,
             },
@@ -182,20 +184,17 @@ def decide(
     """
     after, alerts = dict(known), []
     for each in statuses:
-        before = after.get(each.subject)
+        before = after.pop(each.subject, None)
         if each.level == 0:
-            if before is not None:
-                del after[each.subject]
-                if before.told and not silent and not each.quiet:
-                    facts = replace(each.facts, since=before.since)
-                    alerts.append(Alert(each.subject, failed=False, at=now, facts=facts))
+            if before is not None and before.told and not silent and not each.quiet:
+                facts = replace(each.facts, since=before.since)
+                alerts.append(Alert(each.subject, failed=False, at=now, facts=facts))
             continue
-        since = before.since if before is not None else each.facts.since or now
-        told = before is not None and before.told
-        if (before is None or each.level > before.level) and not silent:
+        worse = (before is None or each.level > before.level) and not silent
+        if worse:
             alerts.append(Alert(each.subject, failed=True, at=now, facts=each.facts))
-            told = True
-        after[each.subject] = Known(each.level, since, told, each.about)
+        since = before.since if before is not None else each.facts.since or now
+        after[each.subject] = Known(each.level, since, worse or (before is not None and before.told), each.about)
     return after, alerts
 
 
@@ -213,7 +212,7 @@ class Memory:
         run_sets: Ticks whose runs changed lately -> how many of these failed; -1 while some are unfinished.
         held: Subjects whose message waits for the end of runs -> since when.
         known: Subjects that are not well.
-        outbox: Payloads that are not delivered yet, oldest first.
+        outbox: Of each subject the newest message that the webhook has not taken.
     """
 
     begun: float
@@ -229,22 +228,8 @@ class Memory:
 
     def cursor(self) -> str:
         """As the instance keeps it."""
-        return json.dumps(
-            {
-                "version": _VERSION,
-                "begun": self.begun,
-                "looked_at": self.looked_at,
-                "ticked": self.ticked,
-                "awake": self.awake,
-                "backfills_seen": self.backfills_seen,
-                "backfills": list(self.backfills),
-                "run_sets": dict(self.run_sets),
-                "held": dict(self.held),
-                "known": {name: [k.level, k.since, k.told, list(k.about)] for name, k in self.known.items()},
-                "outbox": list(self.outbox),
-            },
-            separators=(",", ":"),
-        )
+        known = {name: astuple(each) for name, each in self.known.items()}
+        return json.dumps({"version": _VERSION, **asdict(self), "known": known}, separators=(",", ":"))
 
 
 def read_cursor(cursor: str | None) -> Memory | None:
@@ -255,26 +240,20 @@ def read_cursor(cursor: str | None) -> Memory | None:
         return None
     if not isinstance(found, dict) or found.get("version") != _VERSION:
         return None
-    return Memory(
-        begun=found["begun"],
-        looked_at=found["looked_at"],
-        ticked=found["ticked"],
-        awake=found["awake"],
-        backfills_seen=found["backfills_seen"],
-        backfills=tuple(found["backfills"]),
-        run_sets=found["run_sets"],
-        held=found["held"],
-        known={name: Known(level, since, told, tuple(of)) for name, (level, since, told, of) in found["known"].items()},
-        outbox=tuple(found["outbox"]),
-    )
+    known = {name: Known(level, since, told, tuple(of)) for name, (level, since, told, of) in found["known"].items()}
+    found |= {"known": known, "backfills": tuple(found["backfills"]), "outbox": tuple(found["outbox"])}
+    return Memory(**{each.name: found[each.name] for each in fields(Memory)})
 
 
-def _by_count(classes: Mapping[str, int]) -> list[tuple[str, int]]:
+def by_count(classes: Mapping[str, int]) -> list[tuple[str, int]]:
+    """The most frequent first."""
     return sorted(classes.items(), key=lambda item: (-item[1], item[0]))
 
 
-def _pair(pair: tuple[int, int] | None) -> dict[str, int] | None:
-    return {"failed": pair[0], "all": pair[1]} if pair is not None else None
+def listed(names: Sequence[str], shown: int) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - shown} more" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + more
 
 
 def _time(seconds: float) -> str:
@@ -291,6 +270,5 @@ def _duration(seconds: float) -> str:
     return f"{hours} h ago" if hours < 48 else f"{hours // 24} days ago"
 
 
-def cut(text: str, characters: int) -> str:
-    """The beginning of a text that is too long."""
+def _cut(text: str, characters: int) -> str:
     return text if len(text) <= characters else f"{text[: characters - 3]}..."

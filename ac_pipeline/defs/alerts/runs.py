@@ -1,46 +1,114 @@
-"""How backfills, and the runs of schedules and sensors, stand: read from the instance, for `alerts.py` to decide on.
+"""How backfills, and the runs of schedules and sensors, stand: read from the instance, for `decide` to compare.
 
 Runs that a person launched are not looked at: who launches a run looks at it. Single partitions are not either; they
-are counted when their backfill, or the last run of their tick, has ended.
+are counted when their backfill, or the last run of their tick, has ended. Runs are counted as people count them: of a
+run and its automatic retries, the last one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 from typing import Any, Final
 
 import dagster as dg
 
-from ac_pipeline.defs.alerts.messages import Facts, Known, Memory, SubjectStatus
-from ac_pipeline.defs.alerts.run_outcomes import Outcome, RunReader, innermost
+from ac_pipeline.defs.alerts.messages import Facts, Known, Memory, SubjectStatus, by_count, listed
+from ac_pipeline.defs.assets.sources import source_key
+from ac_pipeline.defs.busy import keys_of_run
 from ac_pipeline.defs.jobs import UNFINISHED
+from ac_pipeline.defs.partitions import USERS, users
+from ac_pipeline.media.registry import MEDIA_TYPES
+
+RUNS_READ: Final = 1_000
+"""Most runs of one backfill or tick, and most changed runs, that one look reads; a full backfill has fewer than 100."""
+FAILURES_READ: Final = 200
+"""Most failed runs whose events are read, about 3 ms each."""
+WATCHED: Final = 50
+"""Backfills, and ticks with runs, that are followed; and most new backfills of one look."""
+REMEMBERED: Final = 20
+"""Backfills of one family, or ticks of one schedule, whose failures are remembered until they are repaired."""
+FAILED_SUBJECTS: Final = 40
 
 _OVERLAP_SECONDS: Final = 60.0
 """Runs of the last tick's last minute are looked at again: what another process wrote a moment ago may come late."""
-_CHANGED_RUNS: Final = 1_000
-"""Runs with a change that one tick reads; the rest waits for the next."""
-_BACKFILLS_A_TICK: Final = 50
-"""Most new backfills one tick looks at."""
-_BACKFILLS_WATCHED: Final = 50
-_RUN_SETS_WATCHED: Final = 50
-_UNFINISHED: Final = -1
-_REMEMBERED: Final = 20
-"""Backfills of one family, or ticks of one schedule, whose failures are remembered until they are repaired."""
-_FAILED_SUBJECTS: Final = 40
-
 _PATIENCE_SECONDS: Final = 1_800.0
 """How long the failed runs of a tick wait for its other runs, one of which may hang."""
+_RETRY_SECONDS: Final = 600.0
+"""A run that is to be retried and is not after so long counts as failed; the daemon launches retries within seconds."""
+_UNFINISHED: Final = -1
 
 _BACKFILL: Final = "dagster/backfill"
-_ROOT_BACKFILL: Final = "dagster/root_backfill_id"
-_PARENT_BACKFILL: Final = "dagster/parent_backfill_id"
+_FAMILY: Final = ("dagster/root_backfill_id", "dagster/parent_backfill_id")
 _TICK: Final = "dagster/tick"
 _LAUNCHERS: Final = {"schedule": "dagster/schedule_name", "sensor": "dagster/sensor_name"}
+_WILL_RETRY: Final = "dagster/will_retry"
+_RETRIED_AS: Final = "dagster/auto_retry_run_id"
 
 _ENDED: Final = {"COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"}
 _FAILED: Final = {"COMPLETED_FAILED", "FAILED"}
 _SHOWN_ASSETS: Final = 3
+_SOURCES: Final = frozenset(source_key(media) for media in MEDIA_TYPES)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What came of some runs.
+
+    Args:
+        runs: How many there are.
+        failed_runs: How many failed for good.
+        unfinished: How many are not done, or will be tried again.
+        users: Partition keys they were about.
+        failed: Keys that have to be run again -> class of the error.
+        planned: Assets whose partitions the failed runs were planned for.
+        observed: Assets of failed ops that name no partitions and say by observations what became of them.
+        unnamed: Failures of which nobody knows whom they left undone, by class of error.
+        words: An error's own words, by class.
+        since: When the first of the failed runs ended.
+    """
+
+    runs: int = 0
+    failed_runs: int = 0
+    unfinished: int = 0
+    users: set[str] = field(default_factory=set)
+    failed: dict[str, str] = field(default_factory=dict)
+    planned: set[dg.AssetKey] = field(default_factory=set)
+    observed: set[dg.AssetKey] = field(default_factory=set)
+    unnamed: Counter[str] = field(default_factory=Counter)
+    words: dict[str, str] = field(default_factory=dict)
+    since: float | None = None
+
+    def fail(self, keys: Iterable[str], code: str, words: str) -> None:
+        named = {key: self.failed.get(key, code) for key in keys}
+        self.failed |= named
+        if not named:
+            self.unnamed[code] += 1
+        if words:
+            self.words.setdefault(code, words)
+
+    @property
+    def named(self) -> bool:
+        """True if it is known for whom, and of which assets, the runs failed."""
+        return bool(self.failed and (self.planned or self.observed) and not self.unnamed)
+
+    def facts(self, what: str, said: str, path: str, *, since: float | None, words: str = "") -> Facts:
+        """What a message about the failed ones says, with the words of the class most failures have."""
+        classes = self.unnamed + Counter(self.failed.values())
+        return Facts(
+            what,
+            said,
+            path,
+            since=since,
+            partitions=(len(self.failed), len(self.users)) if self.users else None,
+            runs=(self.failed_runs, self.runs) if self.runs else None,
+            classes=classes,
+            names=sorted(self.failed),
+            words=words or next((self.words[name] for name, _ in by_count(classes) if name in self.words), ""),
+        )
 
 
 class RunStatuses:
@@ -51,140 +119,117 @@ class RunStatuses:
         memory: What the last tick left.
         pages: Subject (`schedule:NAME`, `sensor:NAME`) -> its page in the UI.
         now: Epoch seconds.
-        first: Whether this is the first tick, which sees no history.
+        first: True at the first tick, which sees no history.
 
     Attributes:
         looked_at, backfills_seen, backfills, run_sets: See `Memory`.
-        busy: Whether a backfill, or runs of a schedule or sensor, are going on.
+        busy: True while a backfill, or runs of a schedule or sensor, are going on.
     """
 
     def __init__(
         self, instance: dg.DagsterInstance, memory: Memory, pages: Mapping[str, str], now: float, *, first: bool
     ) -> None:
-        self.looked_at = now
-        self.backfills_seen = memory.backfills_seen
+        self.looked_at, self.backfills_seen = now, memory.backfills_seen
         self.backfills: list[str] = []
         self.run_sets: dict[str, int] = {}
         self.busy = False
         self._instance, self._memory, self._pages, self._now, self._first = instance, memory, pages, now, first
-        self._reader = RunReader(instance, now)
         self._changed = False
         self._done_well: list[frozenset[dg.AssetKey]] = []
         self._done_well_at: dict[str, int] = {}
 
     def look(self) -> Iterator[SubjectStatus]:
-        """What ended badly since the last tick, and what is well again."""
+        """What ended badly since the last tick, and what is well again, whoever repaired it."""
         known = dict(self._memory.known)
-        for status in [*self._backfills(known), *self._run_sets(known)]:
+        for status in [*self._ended_backfills(known), *self._ended_run_sets(known)]:
             known[status.subject] = Known(status.level, self._now, told=True, about=status.about)
             yield status
-        if self._changed:
-            yield from self._recovered(known)
+        passing = [(subject, before) for subject, before in known.items() if before.about] if self._changed else []
+        for subject, before in passing[-FAILED_SUBJECTS:]:
+            facts = self._repaired(subject, before)
+            if facts is not None:
+                yield SubjectStatus(subject, 0, facts)
 
     # --- backfills ---
 
-    def _backfills(self, known: Mapping[str, Known]) -> Iterator[SubjectStatus]:
+    def _ended_backfills(self, known: Mapping[str, Known]) -> Iterator[SubjectStatus]:
         for backfill in self._new_and_watched():
-            status = backfill.status.value
+            status, assets = backfill.status.value, frozenset(backfill.asset_selection or ())
             if status not in _ENDED:
                 self.backfills.append(backfill.backfill_id)
-                continue
-            if self._first:
-                continue
-            self._changed = True
-            assets = frozenset(backfill.asset_selection or ())
-            if status == "COMPLETED_SUCCESS":
-                self._done_well.append(assets)
-            if status in _FAILED:
-                yield self._failed_backfill(backfill, known)
-        self.backfills = self.backfills[-_BACKFILLS_WATCHED:]
-        self.busy = self.busy or bool(self.backfills)
+            elif not self._first:
+                self._changed = True
+                if status == "COMPLETED_SUCCESS":
+                    self._done_well.append(assets)
+                if status in _FAILED:
+                    yield self._failed_backfill(backfill, known)
+        self.backfills = self.backfills[-WATCHED:]
+        self.busy = bool(self.backfills)
 
     def _new_and_watched(self) -> Iterator[Any]:
         """Backfills that are new since the last tick, oldest first, after those that ran then."""
         # They are counted first: the row of a backfill of thousands of users is a megabyte, and mostly none is new.
         page: Sequence[Any] = ()
-        self.backfills_seen = self._memory.backfills_seen
         while (count := self._instance.get_backfills_count()) > self.backfills_seen:
-            page = self._instance.get_backfills(limit=min(_BACKFILLS_A_TICK, count - self._memory.backfills_seen))
+            page = self._instance.get_backfills(limit=min(WATCHED, count - self._memory.backfills_seen))
             self.backfills_seen = count  # another one may have been launched since it was counted: count again
-        for id in self._memory.backfills:
-            watched = self._instance.get_backfill(id)
+        for watched in map(self._instance.get_backfill, self._memory.backfills):
             if watched is not None:
                 yield watched
         yield from (each for each in reversed(page) if each.backfill_id not in self._memory.backfills)
 
     def _failed_backfill(self, backfill: Any, known: Mapping[str, Known]) -> SubjectStatus:
-        id, tags = backfill.backfill_id, backfill.tags
-        family = tags.get(_ROOT_BACKFILL) or tags.get(_PARENT_BACKFILL) or id
-        subject = f"backfill:{family}"
-        before = known.get(subject)
-        outcome = self._backfill_outcome(id)
-        assets = _listed(backfill.asset_selection or ())
+        id = backfill.backfill_id
+        family = next((backfill.tags[tag] for tag in _FAMILY if backfill.tags.get(tag)), id)
+        before = known.get(f"backfill:{family}", Known(0, self._now, told=False))
+        assets = sorted(asset.to_user_string() for asset in backfill.asset_selection or ())
         own = innermost(backfill.error) if backfill.error is not None else ""
-        said = f"of {assets} failed" if own else f"of {assets} ended with failed runs"
-        return SubjectStatus(
-            subject,
-            level=(before.level if before is not None else 0) + 1,
-            facts=_facts(
-                f"Backfill {id}",
-                said,
-                f"/runs/b/{id}",
-                outcome,
-                since=backfill.backfill_end_timestamp or self._now,
-                own=own,
-            ),
-            about=(*(before.about if before is not None else ()), id)[-_REMEMBERED:],
+        facts = self._outcome(f"backfill:{family}", id).facts(
+            f"Backfill {id}",
+            f"of {listed(assets, _SHOWN_ASSETS) or 'a job'} {'failed' if own else 'ended with failed runs'}",
+            f"/runs/b/{id}",
+            since=backfill.backfill_end_timestamp or self._now,
+            words=own,
         )
-
-    def _backfill_outcome(self, id: str) -> Outcome:
-        return self._reader.outcome(self._reader.tagged({_BACKFILL: id}), canceled=True)
+        return SubjectStatus(f"backfill:{family}", before.level + 1, facts, about=(*before.about, id)[-REMEMBERED:])
 
     # --- runs of schedules and sensors ---
 
-    def _run_sets(self, known: Mapping[str, Known]) -> Iterator[SubjectStatus]:
+    def _ended_run_sets(self, known: Mapping[str, Known]) -> Iterator[SubjectStatus]:
         worse: dict[str, SubjectStatus] = {}
         for key in sorted(self._touched(), key=lambda key: int(key.split("|")[1])):
             kind, tick, name = key.split("|", 2)
-            records = self._reader.tagged({_LAUNCHERS[kind]: name, _TICK: tick})
-            if not records:
+            subject = f"{kind}:{name}:runs"
+            outcome = self._outcome(subject, key)
+            if not outcome.runs:
                 continue
-            outcome = self._reader.outcome(records)
+            self.run_sets[key] = _UNFINISHED if outcome.unfinished else outcome.failed_runs
             if outcome.unfinished:
                 self.busy = True
-                self.run_sets[key] = _UNFINISHED
                 if outcome.since is None or self._now - outcome.since < _PATIENCE_SECONDS:
                     continue
-            else:
-                self.run_sets[key] = outcome.failed_runs
-                if self._memory.run_sets.get(key) == outcome.failed_runs:
-                    continue
+            elif self._memory.run_sets.get(key) == outcome.failed_runs:
+                continue
             self._changed = True
-            subject = f"{kind}:{name}:runs"
-            if not outcome.failed_runs or self._repaired(outcome):
+            if not outcome.failed_runs or (outcome.named and self._done(outcome)):
                 self._done_well_at[subject] = int(tick)
                 continue
             before = worse.get(subject) or known.get(subject)
-            worse[subject] = SubjectStatus(
-                subject,
-                level=1,
-                facts=_facts(
-                    f"Runs of the {kind} {name}", "failed", self._page(f"{kind}:{name}"), outcome, since=outcome.since
-                ),
-                about=(*(each for each in (before.about if before else ()) if each != key), key)[-_REMEMBERED:],
-            )
-        self.run_sets = dict(list(self.run_sets.items())[-_RUN_SETS_WATCHED:])
+            facts = outcome.facts(f"Runs of the {kind} {name}", "failed", self._page(subject), since=outcome.since)
+            others = tuple(each for each in (before.about if before else ()) if each != key)
+            worse[subject] = SubjectStatus(subject, 1, facts, about=(*others, key)[-REMEMBERED:])
+        self.run_sets = dict(list(self.run_sets.items())[-WATCHED:])
         yield from worse.values()
 
     def _touched(self) -> set[str]:
         """Ticks of schedules and sensors of whose runs one changed since the last look, or had not ended by then."""
-        since = max(self._memory.looked_at - _OVERLAP_SECONDS, self._memory.begun)
         if self._first:
             return set()
+        since = max(self._memory.looked_at - _OVERLAP_SECONDS, self._memory.begun)
         touched = {key for key, state in self._memory.run_sets.items() if state == _UNFINISHED}
         found = self._instance.get_run_records(
             dg.RunsFilter(updated_after=datetime.fromtimestamp(since, UTC)),
-            limit=_CHANGED_RUNS, order_by="update_timestamp", ascending=True,
+            limit=RUNS_READ, order_by="update_timestamp", ascending=True,
         )  # fmt: skip
         for record in found:
             run = record.dagster_run
@@ -192,88 +237,140 @@ class RunStatuses:
             for kind, tag in _LAUNCHERS.items():
                 if tag in run.tags and _TICK in run.tags and _BACKFILL not in run.tags:
                     touched.add(f"{kind}|{run.tags[_TICK]}|{run.tags[tag]}")
-        if len(found) == _CHANGED_RUNS:
+        if len(found) == RUNS_READ:  # the rest waits for the next look
             self.looked_at = found[-1].update_timestamp.replace(tzinfo=UTC).timestamp() + _OVERLAP_SECONDS
         return touched
 
     def _page(self, subject: str) -> str:
-        return self._pages.get(subject, "/runs")
+        return self._pages.get(subject.removesuffix(":runs"), "/runs")
 
     # --- well again ---
 
-    def _recovered(self, known: Mapping[str, Known]) -> Iterator[SubjectStatus]:
-        """Failed subjects whose users are done by now, whoever did it: a later backfill, the schedule or a person."""
-        for subject, before in list(known.items())[-_FAILED_SUBJECTS:]:
-            kind, _, rest = subject.partition(":")
-            if kind == "backfill":
-                found = self._well_backfill(before)
-            elif rest.endswith(":runs"):
-                found = self._well_sets(subject, before)
-            else:
-                continue
-            if found is not None:
-                yield SubjectStatus(subject, 0, found)
-
-    def _well_backfill(self, before: Known) -> Facts | None:
+    def _repaired(self, subject: str, before: Known) -> Facts | None:
+        """What to say of a failed subject all of whose users are done by now; None while they are not."""
+        kind, name = subject.split(":")[:2]
         users: set[str] = set()
-        for id in before.about:
-            backfill = self._instance.get_backfill(id)
-            assets = frozenset(backfill.asset_selection or ()) if backfill is not None else frozenset()
-            failed = self._backfill_outcome(id).failed
-            users |= set(failed)
-            if failed:
-                if not self._reader.well(failed, assets):
-                    return None
-            elif assets and not any(assets <= done for done in self._done_well):
-                return None
-        last = before.about[-1] if before.about else ""
-        return Facts(
-            f"Backfill {last}", "is repaired: what had failed is done by now", f"/runs/b/{last}",
-            partitions=(0, len(users)) if users else None,
-        )  # fmt: skip
-
-    def _well_sets(self, subject: str, before: Known) -> Facts | None:
-        kind, name, _ = subject.split(":")
-        users: set[str] = set()
-        for key in before.about:
-            _, tick, _ = key.split("|", 2)
-            outcome = self._reader.outcome(self._reader.tagged({_LAUNCHERS[kind]: name, _TICK: tick}))
+        for each in before.about:
+            outcome = self._outcome(subject, each)
             users |= set(outcome.failed)
-            if not self._reader.well(outcome.failed, outcome.planned, outcome.observed):
+            if kind == "backfill":
+                backfill = self._instance.get_backfill(each)
+                assets = frozenset(backfill.asset_selection or ()) if backfill is not None else frozenset()
+                outcome.planned, outcome.observed = set(assets), set()
+                known = bool(outcome.failed)
+                done = bool(assets) and any(assets <= done for done in self._done_well)
+            else:
+                known, done = outcome.named, self._done_well_at.get(subject, 0) > int(each.split("|")[1])
+            if not self._done(outcome) or not (known or done):
                 return None
-            if not _named(outcome) and self._done_well_at.get(subject, 0) <= int(tick):
-                return None
-        return Facts(
-            f"Runs of the {kind} {name}", "succeed again: what had failed is done by now",
-            self._page(f"{kind}:{name}"), partitions=(0, len(users)) if users else None,
-        )  # fmt: skip
+        partitions = (0, len(users)) if users else None
+        if kind == "backfill":
+            said, path = "is repaired: what had failed is done by now", f"/runs/b/{before.about[-1]}"
+            return Facts(f"Backfill {before.about[-1]}", said, path, partitions=partitions)
+        said = "succeed again: what had failed is done by now"
+        return Facts(f"Runs of the {kind} {name}", said, self._page(subject), partitions=partitions)
 
-    def _repaired(self, outcome: Outcome) -> bool:
-        """Whether all that failed is known by name and done by now, as after a run of the same users by hand."""
-        return _named(outcome) and self._reader.well(outcome.failed, outcome.planned, outcome.observed)
+    def _done(self, outcome: Outcome) -> bool:
+        """True if the users that failed are done by now, whoever did it; keys that are gone do not count.
+
+        A failed partition is red until it is materialised. An op that names no partitions left an observation, which
+        a materialisation has to follow.
+        """
+        left = {key for key in outcome.failed if key in self._places}
+        for asset in outcome.planned if left else ():
+            states = self._instance.get_status_by_partition(asset, sorted(left), users) or {}
+            if any(states.get(key) is not dg.AssetPartitionStatus.MATERIALIZED for key in left):
+                return False
+        for asset in outcome.observed if left else ():
+            made, seen = (
+                self._instance.get_latest_storage_id_by_partition(asset, kind, left)
+                for kind in (dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_OBSERVATION)
+            )
+            if any(made.get(key, 0) <= seen.get(key, 0) for key in left):
+                return False
+        return True
+
+    # --- what came of the runs of a backfill or tick ---
+
+    @cached_property
+    def _existing(self) -> Sequence[str]:
+        return self._instance.get_dynamic_partitions(USERS)
+
+    @cached_property
+    def _places(self) -> Mapping[str, int]:
+        return {key: place for place, key in enumerate(self._existing)}
+
+    def _outcome(self, subject: str, about: str) -> Outcome:
+        """What came of the runs of a backfill or a tick. A canceled run of a backfill that was not canceled failed."""
+        kind, _, name = subject.removesuffix(":runs").partition(":")
+        backfill = kind == "backfill"
+        tags = {_BACKFILL: about} if backfill else {_LAUNCHERS[kind]: name, _TICK: about.split("|")[1]}
+        last = self._last_of_each(self._instance.get_run_records(dg.RunsFilter(tags=tags), limit=RUNS_READ))
+        outcome = Outcome(runs=len(last))
+        for record in last:
+            run = record.dagster_run
+            keys = set(keys_of_run(run, self._existing, self._places))
+            outcome.users |= keys
+            if self._goes_on(record):
+                outcome.unfinished += 1
+            elif run.status is dg.DagsterRunStatus.FAILURE:
+                outcome.failed_runs += 1
+                ended = record.end_time or self._now
+                outcome.since = min(outcome.since or ended, ended)
+                if outcome.failed_runs <= FAILURES_READ:
+                    self._add_failure(outcome, run, keys)
+            elif run.status is dg.DagsterRunStatus.CANCELED and backfill:
+                outcome.failed_runs += 1
+                outcome.planned |= self._assets(run, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED)
+                outcome.fail(keys, "canceled", "")
+        return outcome
+
+    def _last_of_each(self, records: Sequence[dg.RunRecord]) -> list[dg.RunRecord]:
+        # A retry need not carry the tag by which its first attempt was found.
+        missing = {record.dagster_run.tags.get(_RETRIED_AS, "") for record in records}
+        missing -= {"", *(record.dagster_run.run_id for record in records)}
+        retries = self._instance.get_run_records(dg.RunsFilter(run_ids=sorted(missing))) if missing else ()
+        ordered = sorted([*records, *retries], key=lambda record: record.storage_id)
+        return list({each.dagster_run.root_run_id or each.dagster_run.run_id: each for each in ordered}.values())
+
+    def _goes_on(self, record: dg.RunRecord) -> bool:
+        tags = record.dagster_run.tags
+        awaited = tags.get(_WILL_RETRY) == "true" and _RETRIED_AS not in tags
+        young = self._now - (record.end_time or 0.0) < _RETRY_SECONDS
+        return record.dagster_run.status in UNFINISHED or (awaited and young)
+
+    def _assets(self, run: dg.DagsterRun, kind: dg.DagsterEventType) -> set[dg.AssetKey]:
+        return set(run.asset_selection or self._instance.get_asset_keys_for_run(run.run_id, {kind}))
+
+    def _add_failure(self, outcome: Outcome, run: dg.DagsterRun, keys: set[str]) -> None:
+        planned = self._assets(run, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED)
+        outcome.planned |= planned
+        if not planned:  # of an op's users only those are known that it named
+            keys = set()
+            outcome.observed |= self._assets(run, dg.DagsterEventType.ASSET_OBSERVATION) - _SOURCES
+        steps = self._events(run, dg.DagsterEventType.STEP_FAILURE)
+        for event in steps:
+            failure = event.step_failure_data
+            given = failure.user_failure_data
+            table = given.metadata.get("failed_users") if given else None
+            if isinstance(table, dg.TableMetadataValue):
+                for row in table.records:
+                    outcome.fail([str(row.data.get("user"))], str(row.data.get("class")), str(row.data.get("message")))
+            else:
+                words = given.description if given else None
+                outcome.fail(keys, "unforeseen", words or innermost(failure.error))
+        if not steps:
+            ends = self._events(run, dg.DagsterEventType.RUN_FAILURE)
+            outcome.fail(keys, "run-crashed", str(ends[0].message) if ends else "")
+
+    def _events(self, run: dg.DagsterRun, kind: dg.DagsterEventType) -> list[dg.DagsterEvent]:
+        found = self._instance.get_records_for_run(run.run_id, of_type=kind).records
+        events = (record.event_log_entry.dagster_event for record in found)
+        return [event for event in events if event is not None]
 
 
-def _named(outcome: Outcome) -> bool:
-    """Whether it is known for whom, and of which assets, the runs failed."""
-    return bool(outcome.failed and (outcome.planned or outcome.observed) and not outcome.unnamed)
-
-
-def _facts(what: str, said: str, path: str, outcome: Outcome, *, since: float | None, own: str = "") -> Facts:
-    return Facts(
-        what,
-        said,
-        path,
-        since=since,
-        partitions=(len(outcome.failed), len(outcome.users)) if outcome.users else None,
-        runs=(outcome.failed_runs, outcome.runs) if outcome.runs else None,
-        classes=outcome.errors,
-        names=sorted(outcome.failed),
-        words=own or outcome.first_words,
-    )
-
-
-def _listed(assets: Sequence[dg.AssetKey]) -> str:
-    names = sorted(asset.to_user_string() for asset in assets)
-    more = len(names) - _SHOWN_ASSETS
-    shown = ", ".join(names[:_SHOWN_ASSETS])
-    return f"{shown}{f' and {more} more' if more > 0 else ''}" if names else "a job"
+def innermost(error: object) -> str:
+    """What went wrong at the bottom of an error that Dagster stored: its own name and words, without the traceback."""
+    while (cause := getattr(error, "cause", None)) is not None:
+        error = cause
+    return str(getattr(error, "message", "")).strip()

@@ -1,21 +1,20 @@
 """The alerts sensor: looks at the instance, and says once what changed for the worse or the better.
 
-What is worth a message and what it says is in `defs/alerts.py`; what is looked at, in `defs/run_sightings.py` and
-`defs/statuses.py`. Messages stand in the log of the tick, and go to a webhook where one is set.
+Messages stand in the log of the tick, and go to a webhook where one is set.
 """
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Final
 
 import dagster as dg
 
-from ac_pipeline.defs.alerts.delivery import AlertDelivery, bounded, deliver
-from ac_pipeline.defs.alerts.messages import Alert, Known, Memory, SubjectStatus, decide, read_cursor
+from ac_pipeline.defs.alerts.delivery import AlertDelivery
+from ac_pipeline.defs.alerts.messages import Alert, Known, Memory, decide, read_cursor
 from ac_pipeline.defs.alerts.runs import RunStatuses
-from ac_pipeline.defs.alerts.ticks_and_checks import automatics, look_at_checks, look_at_daemons, look_at_ticks
+from ac_pipeline.defs.alerts.ticks_and_checks import automation, look_at_checks, look_at_daemons, look_at_ticks
 
 NAME: Final = "alerts_sensor"
 INTERVAL_SECONDS: Final = 30
@@ -26,42 +25,28 @@ REMEMBERED: Final = 60
 """Failed backfills and runs that are remembered until they are repaired."""
 
 
-def make_alerts_sensor(clock: Callable[[], float] = time.time) -> dg.SensorDefinition:
-    """The sensor.
-
-    Args:
-        clock: Epoch seconds.
-    """
-
-    @dg.sensor(
-        name=NAME,
-        minimum_interval_seconds=INTERVAL_SECONDS,
-        default_status=dg.DefaultSensorStatus.STOPPED,
-        description="Says once, in its log and to the webhook of AC_ALERT_WEBHOOK_URL, when a backfill, the runs or "
-        "the ticks of a schedule or sensor, a daemon or a check fails, and once when it is well again. It watches "
-        "everything but itself.",
-    )
-    def alerts_sensor(context: dg.SensorEvaluationContext, alerts: dg.ResourceParam[AlertDelivery]) -> dg.SensorResult:
-        """One look. What could not be delivered is in the cursor, and is sent at the next tick."""
-        repository = context.repository_def
-        checks = repository.asset_graph.asset_check_keys if repository is not None else ()
-        memory, new = look(context.instance, checks, read_cursor(context.cursor), clock())
-        for alert in new:
-            context.log.log(
-                logging.ERROR if alert.failed else logging.WARNING, alert.text(alerts.base_url, alerts.redact)
-            )
-        waiting = [*memory.outbox, *(alert.payload(alerts.base_url, alerts.redact) for alert in new)]
-        left, trouble = deliver(waiting, alerts.webhook)
-        if trouble is not None:
-            context.log.error(f"Messages that wait for the next tick: {len(left)}. {alerts.redact(trouble)}")
-        memory = replace(memory, outbox=bounded(left))
-        said = f"Messages: {len(new)}." if new else "Nothing has changed."
-        return dg.SensorResult(cursor=memory.cursor(), skip_reason=dg.SkipReason(said))
-
-    return alerts_sensor
-
-
-alerts_sensor = make_alerts_sensor()
+@dg.sensor(
+    name=NAME,
+    minimum_interval_seconds=INTERVAL_SECONDS,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    description="Says once, in its log and to the webhook of AC_ALERT_WEBHOOK_URL, when a backfill, the runs or "
+    "the ticks of a schedule or sensor, a daemon or a check fails, and once when it is well again. It watches "
+    "everything but itself.",
+)
+def alerts_sensor(context: dg.SensorEvaluationContext, alerts: dg.ResourceParam[AlertDelivery]) -> dg.SensorResult:
+    """One look. What the webhook did not take is in the cursor, and is sent at the next tick."""
+    repository = context.repository_def
+    checks = repository.asset_graph.asset_check_keys if repository is not None else ()
+    memory, new = look(context.instance, checks, read_cursor(context.cursor), time.time())
+    for alert in new:
+        level = logging.ERROR if alert.failed else logging.WARNING
+        context.log.log(level, alert.text(alerts.base_url, alerts.redact))
+    payloads = [alert.payload(alerts.base_url, alerts.redact) for alert in new]
+    left, trouble = alerts.deliver([*memory.outbox, *payloads])
+    if trouble is not None:
+        context.log.error(f"Messages that wait for the next tick: {len(left)}. {alerts.redact(trouble)}")
+    said = f"Messages: {len(new)}." if new else "Nothing has changed."
+    return dg.SensorResult(cursor=replace(memory, outbox=left).cursor(), skip_reason=dg.SkipReason(said))
 
 
 def look(
@@ -77,30 +62,27 @@ def look(
     Returns:
         What to remember, and the messages.
     """
-    first = memory is None
     before = memory or Memory(begun=now, looked_at=now, ticked=now, awake=now)
     if now - before.ticked > ASLEEP_SECONDS:
         before = replace(before, awake=now)
-    watched = automatics(instance, apart_from={NAME})
-    runs = RunStatuses(instance, before, {each.subject: each.page for each in watched}, now, first=first)
-    statuses: list[SubjectStatus] = list(runs.look())
+    watched = automation(instance, apart_from={NAME})
+    runs = RunStatuses(instance, before, {each.subject: each.page for each in watched}, now, first=memory is None)
+    statuses = list(runs.look())
     statuses += look_at_ticks(instance, watched, before, now)
     statuses += look_at_daemons(instance, before, now)
     found, held = look_at_checks(instance, checks, before, now, busy=runs.busy)
-    known, alerts = decide(before.known, [*statuses, *found], now, silent=first)
-    return (
-        replace(
-            before,
-            looked_at=runs.looked_at,
-            ticked=now,
-            backfills_seen=runs.backfills_seen,
-            backfills=tuple(runs.backfills),
-            run_sets=runs.run_sets,
-            held=held,
-            known=_bounded_known(known),
-        ),
-        alerts,
+    known, alerts = decide(before.known, [*statuses, *found], now, silent=memory is None)
+    after = replace(
+        before,
+        looked_at=runs.looked_at,
+        ticked=now,
+        backfills_seen=runs.backfills_seen,
+        backfills=tuple(runs.backfills),
+        run_sets=runs.run_sets,
+        held=held,
+        known=_bounded_known(known),
     )
+    return after, alerts
 
 
 def _bounded_known(known: Mapping[str, Known]) -> dict[str, Known]:

@@ -1,7 +1,7 @@
-"""How sensors, schedules, daemons and checks stand: read from the instance, for `alerts.py` to decide on.
+"""How sensors, schedules, daemons and checks stand: read from the instance, for `decide` to compare.
 
-Runs and backfills are `run_sightings.py`'s. The sensor that sends alerts does not look at itself, and what stops all of
-them (the daemon process, the code location) has to be watched from outside.
+The sensor that sends alerts does not look at itself, and what stops all of them (the daemon process, the code
+location) has to be watched from outside.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any, Final
 import dagster as dg
 
 from ac_pipeline.defs.alerts.messages import Facts, Known, Memory, SubjectStatus
-from ac_pipeline.defs.alerts.run_outcomes import innermost
+from ac_pipeline.defs.alerts.runs import innermost
 
 FAILED_TICKS: Final = {"sensor": 2, "schedule": 1}
 """Failed ticks in a row that are worth a message: a sensor looks again within a minute, a schedule perhaps tomorrow."""
@@ -44,21 +44,12 @@ _DAEMONS: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Automatic:
-    """A sensor or schedule that the instance knows.
-
-    Args:
-        kind: `sensor` or `schedule`.
-        name: Its name.
-        page: Its page in the UI.
-        running: Whether it is turned on.
-        state: As the instance keeps it.
-    """
+class Automation:
+    """A sensor or schedule that was ever turned on, with its page in the UI and its state in the instance."""
 
     kind: str
     name: str
     page: str
-    running: bool
     state: Any
 
     @property
@@ -66,23 +57,19 @@ class Automatic:
         return f"{self.kind}:{self.name}"
 
 
-def automatics(instance: dg.DagsterInstance, apart_from: Collection[str]) -> list[Automatic]:
-    """Every sensor and schedule that was ever turned on.
-
-    Args:
-        apart_from: Names that are left out.
-    """
+def automation(instance: dg.DagsterInstance, apart_from: Collection[str]) -> list[Automation]:
+    """Every sensor and schedule that was ever turned on, but those of these names."""
     found = []
     for state in instance.all_instigator_state():
-        kind = state.instigator_type.value.lower()
-        if kind in FAILED_TICKS and state.instigator_name not in apart_from:
-            page = f"/locations/{state.repository_selector.location_name}/{kind}s/{state.instigator_name}"
-            found.append(Automatic(kind, state.instigator_name, page, state.is_running, state))
+        kind, name = state.instigator_type.value.lower(), state.instigator_name
+        if kind in FAILED_TICKS and name not in apart_from:
+            page = f"/locations/{state.repository_selector.location_name}/{kind}s/{name}"
+            found.append(Automation(kind, name, page, state))
     return found
 
 
 def look_at_ticks(
-    instance: dg.DagsterInstance, found: Iterable[Automatic], memory: Memory, now: float
+    instance: dg.DagsterInstance, found: Iterable[Automation], memory: Memory, now: float
 ) -> Iterator[SubjectStatus]:
     """Whether ticks fail, and whether there are any.
 
@@ -91,11 +78,11 @@ def look_at_ticks(
         now: Epoch seconds.
     """
     for each in found:
-        failing, silent = f"{each.subject}:ticks", f"{each.subject}:silence"
-        if not each.running:
+        called, failing, silent = f"{each.kind} {each.name}", f"{each.subject}:ticks", f"{each.subject}:silence"
+        if not each.state.is_running:
             # A person turned it off: that is no failure, and what was wrong with it is settled.
-            off = Facts(_called(each), "is turned off", each.page)
-            yield from (SubjectStatus(name, 0, off, quiet=True) for name in (failing, silent))
+            off = Facts(called, "is turned off", each.page)
+            yield from (SubjectStatus(subject, 0, off, quiet=True) for subject in (failing, silent))
             continue
         where = (each.state.instigator_origin_id, each.state.selector_id)
         ticks = instance.get_tick_summaries(*where, limit=_TICKS_READ)
@@ -104,12 +91,17 @@ def look_at_ticks(
         if begun is not None:
             failed = instance.get_ticks(*where, statuses=[done[0].status], limit=1)
             words = innermost(failed[0].error) if failed else ""
-            called = f"Ticks of the {_called(each)}"
-            yield SubjectStatus(failing, 1, Facts(called, "fail", each.page, since=begun, words=words))
+            yield SubjectStatus(
+                failing, 1, Facts(f"Ticks of the {called}", "fail", each.page, since=begun, words=words)
+            )
         elif done and done[0].status.value != _FAILURE:
-            yield SubjectStatus(failing, 0, Facts(f"Ticks of the {_called(each)}", "succeed again", each.page))
+            yield SubjectStatus(failing, 0, Facts(f"Ticks of the {called}", "succeed again", each.page))
         last = max([memory.awake, _turned_on(each.state), *(tick.timestamp for tick in ticks)])
-        yield _silence(each, silent, last, now)
+        quiet = now - last > _allowed_silence(each, now)
+        said = "is on and does not tick" if quiet else "ticks again"
+        yield SubjectStatus(
+            silent, int(quiet), Facts(f"{each.kind.capitalize()} {each.name}", said, each.page, since=last)
+        )
 
 
 def look_at_daemons(instance: dg.DagsterInstance, memory: Memory, now: float) -> Iterator[SubjectStatus]:
@@ -139,46 +131,43 @@ def look_at_checks(
         event = record.event.dagster_event if record is not None and record.event is not None else None
         if event is None or event.event_type is not dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             continue
-        status = _check(key, event.asset_check_evaluation_data, memory.known)
-        before = memory.known.get(status.subject)
+        subject = f"check:{key.asset_key.to_user_string()}:{key.name}"
+        before = memory.known.get(subject)
+        status = _check(subject, key, event.asset_check_evaluation_data, before)
         rises = status.level > (before.level if before is not None else 0)
-        since = memory.held.get(status.subject, now)
+        since = memory.held.get(subject, now)
         if rises and busy and now - since < HOLD_SECONDS:
-            held[status.subject] = since
+            held[subject] = since
         else:
             seen.append(status)
     return seen, held
 
 
-def _check(key: dg.AssetCheckKey, found: dg.AssetCheckEvaluation, known: Mapping[str, Known]) -> SubjectStatus:
+def _check(subject: str, key: dg.AssetCheckKey, found: dg.AssetCheckEvaluation, before: Known | None) -> SubjectStatus:
     asset = key.asset_key.to_user_string()
+    called, page = f"Check {key.name} of {asset}", f"/assets/{asset}?view=checks"
+    if found.passed or found.severity is not dg.AssetCheckSeverity.ERROR:
+        return SubjectStatus(subject, 0, Facts(called, "passes again" if found.passed else "only warns now", page))
     values: dict[str, Any] = {name: value.value for name, value in found.metadata.items()}
-    failed = not found.passed and found.severity is dg.AssetCheckSeverity.ERROR
     count = values.get("quarantined", 1)
-    level = count if failed and isinstance(count, int) else int(failed)
-    before = known.get(f"check:{asset}:{key.name}")
-    new = level - (before.level if before is not None else 0)
+    level = count if isinstance(count, int) else 1
     table = values.get("items") or values.get("blocked_accounts")
     rows = table.records if isinstance(table, dg.TableMetadataValue) else ()
-    counted = f"counts {level} quarantined {'item' if level == 1 else 'items'}"
-    if before is not None:
-        counted += f", {new} of them new"
     facts = Facts(
-        f"Check {key.name} of {asset}",
-        _said(found, values, counted) if failed else "passes again" if found.passed else "only warns now",
-        f"/assets/{asset}?view=checks",
-        classes=values.get("error_classes") or {} if failed else {},
-        names=[f"{row.data.get('user')} {row.data.get('item', '')}".strip() for row in rows] if failed else [],
-        words=next((f"{row.data.get('class')}: {row.data.get('message')}" for row in rows), found.description or "")
-        if failed
-        else "",
+        called,
+        _said(values, level, before),
+        page,
+        classes=values.get("error_classes") or {},
+        names=[f"{row.data.get('user')} {row.data.get('item', '')}".strip() for row in rows],
+        words=next((f"{row.data.get('class')}: {row.data.get('message')}" for row in rows), found.description or ""),
     )
-    return SubjectStatus(f"check:{asset}:{key.name}", level, facts)
+    return SubjectStatus(subject, level, facts)
 
 
-def _said(found: dg.AssetCheckEvaluation, values: Mapping[str, Any], counted: str) -> str:
+def _said(values: Mapping[str, Any], level: int, before: Known | None) -> str:
     if "quarantined" in values:
-        return counted
+        new = f", {level - before.level} of them new" if before is not None else ""
+        return f"counts {level} quarantined {'item' if level == 1 else 'items'}{new}"
     # However many accounts are blocked, and become it later: one event (SEEN-1).
     blocked = values.get("blocked")
     return f"counts {blocked} blocked accounts of {values.get('accounts')}" if blocked else "failed"
@@ -192,15 +181,7 @@ def _failing_since(kind: str, ticks: list[Any], now: float) -> float | None:
     return float(ticks[row - 1].timestamp)
 
 
-def _silence(each: Automatic, subject: str, last: float, now: float) -> SubjectStatus:
-    silent = now - last > _allowed_silence(each, now)
-    said = "is on and does not tick" if silent else "ticks again"
-    return SubjectStatus(
-        subject, int(silent), Facts(_called(each)[:1].upper() + _called(each)[1:], said, each.page, since=last)
-    )
-
-
-def _allowed_silence(each: Automatic, now: float) -> float:
+def _allowed_silence(each: Automation, now: float) -> float:
     """Seconds without a tick that are as they should be."""
     data = each.state.instigator_data
     if each.kind == "sensor":
@@ -215,9 +196,8 @@ def _missed_time(cron: str, now: float) -> float:
         start=datetime(2020, 1, 1, tzinfo=UTC), cron_schedule=cron, fmt="%Y%m%d%H%M"
     )
     # The span between the last two times of the line; the newer one is given some minutes before it counts as missed.
-    span = times.get_prev_partition_window(
-        datetime.fromtimestamp(now - LEAST_SILENCE_SECONDS, UTC), respect_bounds=False
-    )
+    latest = datetime.fromtimestamp(now - LEAST_SILENCE_SECONDS, UTC)
+    span = times.get_prev_partition_window(latest, respect_bounds=False)
     return span.start.timestamp() if span is not None else 0.0
 
 
@@ -225,7 +205,3 @@ def _turned_on(state: Any) -> float:
     data = state.instigator_data
     times = (getattr(data, name, None) for name in ("last_sensor_start_timestamp", "start_timestamp"))
     return max((time for time in times if time is not None), default=0.0)
-
-
-def _called(each: Automatic) -> str:
-    return f"{each.kind} {each.name}"

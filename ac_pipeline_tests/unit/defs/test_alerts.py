@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
-from ac_pipeline.defs.alerts.delivery import OUTBOX, bounded, deliver
+from ac_pipeline.defs.alerts.delivery import WAITING, AlertDelivery
 from ac_pipeline.defs.alerts.messages import Alert, Facts, Known, Memory, SubjectStatus, decide, read_cursor
-from ac_pipeline.errors import Misconfigured, ServiceUnreachable
+from ac_pipeline.errors import Misconfigured, PipelineError, ServerFailed, ServiceUnreachable
 from ac_pipeline.redaction import Redactor
 
 NOW = 1_767_323_045.0  # 2026-01-02T03:04:05Z
@@ -157,7 +157,6 @@ def test_a_secret_appears_nowhere_in_a_message_also_where_it_is_cut(words: str) 
         f"Sensor {secret}", f"says {secret}", "/x", classes={secret: 1}, names=[secret], words=f"{words} {secret}"
     )
     payload = Alert(f"sensor:{secret}", failed=True, at=NOW, facts=facts).payload(None, Redactor([secret]))
-    payload["alert"].pop("id")
     assert "hunter2" not in json.dumps(payload)
 
 
@@ -188,64 +187,80 @@ class Receiver:
 
     def __init__(self, *troubles: Exception | None) -> None:
         self.troubles = list(troubles)
+        self.asked = 0
         self.got: list[str] = []
 
     def send(self, payload: Mapping[str, Any]) -> None:
-        assert set(payload) == {"text", "content", "alert"}
+        self.asked += 1
         trouble = self.troubles.pop(0) if self.troubles else None
         if trouble is not None:
             raise trouble
-        self.got.append(payload["text"])
+        self.got.append(payload["alert"]["headline"])
 
 
-def payloads(*names: str) -> list[dict[str, Any]]:
-    return [Alert(name, failed=True, at=NOW, facts=Facts(name, "failed", "/")).payload(None, plain) for name in names]
+def payloads(*names: str, failed: bool = True) -> list[dict[str, Any]]:
+    return [Alert(name, failed, NOW, Facts(name, "failed", "/")).payload(None, plain) for name in names]
 
 
-def texts(given: list[Any]) -> list[str]:
-    return [payload["alert"]["subject"] for payload in given]
+def deliver(given: Sequence[Mapping[str, Any]], sink: Receiver | None) -> tuple[list[str], str | None]:
+    """The headlines that are left, and why."""
+    left, trouble = AlertDelivery(None, plain, sink).deliver(given)
+    return [payload["alert"]["headline"] for payload in left], trouble
 
 
-def test_a_webhook_that_is_away_gets_every_message_later_in_order() -> None:
+def test_a_webhook_that_is_away_gets_every_message_later() -> None:
     """RUN-9: delivered at least once, not lost."""
     receiver = Receiver(None, ServiceUnreachable("The alert webhook does not answer."))
-    left, trouble = deliver(payloads("a", "b", "c"), receiver)
-    assert (texts(left), trouble) == (["b", "c"], "The alert webhook does not answer.")
-    left, trouble = deliver(left, receiver)
-    assert (left, trouble) == ([], None)
-    assert [text.split()[1] for text in receiver.got] == ["a", "b", "c"]
+    left, trouble = AlertDelivery(None, plain, receiver).deliver(payloads("a", "b", "c"))
+    assert (len(left), trouble, receiver.asked) == (2, "The alert webhook does not answer.", 2)
+    assert deliver(left, receiver) == ([], None)
+    assert sorted(receiver.got) == ["[failed] a failed", "[failed] b failed", "[failed] c failed"]
 
 
-def test_a_message_that_is_refused_holds_up_no_other() -> None:
-    left, trouble = deliver(payloads("a", "b", "c"), Receiver(None, Misconfigured("400")))
-    assert (texts(left), trouble) == (["b"], "400")
+@pytest.mark.parametrize("trouble", [Misconfigured("400"), ServerFailed("503")])
+def test_a_message_that_is_never_taken_holds_up_no_other_and_is_asked_for_once_a_tick(trouble: PipelineError) -> None:
+    class Picky(Receiver):
+        def send(self, payload: Mapping[str, Any]) -> None:
+            self.troubles = [trouble] if payload["alert"]["subject"] == "a" else []
+            super().send(payload)
+
+    receiver = Picky()
+    assert deliver(payloads("a", "b", "c"), receiver) == (
+        ["[failed] b failed", "[failed] c failed", "[failed] a failed"],
+        trouble.message,
+    )
+    assert receiver.asked == 1
+    assert deliver(payloads("b", "c", "a"), receiver) == (["[failed] a failed"], trouble.message)
+    assert receiver.got == ["[failed] b failed", "[failed] c failed"]
 
 
-def test_a_webhook_that_refuses_everything_is_not_asked_for_each_message() -> None:
-    receiver = Receiver(*[Misconfigured("404") for _ in range(3)])
-    left, _ = deliver(payloads("a", "b", "c", "d", "e"), receiver)
-    assert texts(left) == ["a", "b", "c", "d", "e"]
-    assert receiver.got == []
+def test_of_a_subject_only_its_newest_state_is_sent_when_the_webhook_is_back() -> None:
+    receiver = Receiver()
+    deliver([*payloads("a", "b"), *payloads("a", failed=False)], receiver)
+    assert sorted(receiver.got) == ["[failed] b failed", "[recovered] a failed"]
 
 
 def test_without_a_webhook_nothing_waits() -> None:
     assert deliver(payloads("a"), None) == ([], None)
 
 
-@pytest.mark.parametrize("count", [OUTBOX, OUTBOX + 1, OUTBOX + 99])
-def test_the_outbox_is_bounded_and_the_first_line_of_every_message_is_kept(count: int) -> None:
-    names = [f"number{number:03}" for number in range(count)]
-    kept: tuple[Any, ...] = ()
-    for payload in payloads(*names):
-        kept = bounded([*kept, payload])
-    assert len(kept) == min(count, OUTBOX)
-    assert all(name in json.dumps(kept) for name in names)
-    assert deliver(kept, Receiver()) == ([], None)
+def test_what_waits_is_bounded_by_its_newest() -> None:
+    names = [f"number{number:03}" for number in range(WAITING + 2)]
+    left, _ = deliver(payloads(*names), Receiver(ServerFailed("503")))
+    assert sorted(left) == [f"[failed] {name} failed" for name in names[2:]]
 
 
-def test_an_outbox_that_overflows_for_days_counts_what_it_no_longer_names() -> None:
-    kept: tuple[Any, ...] = ()
-    for payload in payloads(*(f"number{number:04}" for number in range(1_000))):
-        kept = bounded([*kept, payload])
-    assert kept[0]["text"].startswith("951 older messages")
-    assert len(json.dumps(kept)) < 100_000
+def test_messages_that_an_older_release_left_in_the_cursor_are_sent() -> None:
+    """RUN-9: its outbox held several of one subject, and one that listed older ones."""
+    digest = {"text": "old ones", "content": "old ones", "alert": {"subject": "digest", "headline": "2 older messages"}}
+    older = {
+        "version": 1, "begun": 1.0, "looked_at": 2.0, "ticked": 3.0, "awake": 1.0, "backfills_seen": 1,
+        "backfills": ["b"], "run_sets": {"schedule|1|s": 0}, "held": {}, "known": {"backfill:a": [1, 1.0, True, ["a"]]},
+        "outbox": [digest, *payloads("a"), *payloads("a", failed=False)],
+    }  # fmt: skip
+    memory = read_cursor(json.dumps(older))
+    assert memory is not None
+    assert memory.known == {"backfill:a": Known(1, 1.0, told=True, about=("a",))}
+    receiver = Receiver()
+    assert deliver(memory.outbox, receiver) == ([], None)
+    assert receiver.got == ["2 older messages", "[recovered] a failed"]
