@@ -138,13 +138,20 @@ def _config_of(operation: Declaration[Any]) -> type[dg.Config]:
         name: (
             info.annotation,
             Field(
-                confirmed is False if name == "dry_run" else info.default,
+                _default(name, info.default, confirmed=confirmed),
                 description=" ".join(filter(None, [info.description, _choices(info)])),
             ),
         )
         for name, info in operation.parameters.model_fields.items()
     }
     return create_model(f"{operation.job}_config", __base__=dg.Config, **fields)
+
+
+def _default(name: str, usual: Any, *, confirmed: bool) -> Any:
+    """What stands in a launchpad that nobody has touched; of a number to confirm -1, so that the field is seen."""
+    if name == "dry_run":
+        return not confirmed
+    return -1 if name == "confirm" and usual is None else usual
 
 
 def _choices(info: Any) -> str:

@@ -283,8 +283,8 @@ def _missing_credentials(credentials: _Credentials) -> Blocked | None:
     if credentials.faults:
         remedy = f"{'; '.join(credentials.faults)}: correct it in Mongo."
     elif credentials.did:
-        rotate = "`ac-pipeline accounts rotate --confirm` with its `--user`"
-        remedy = f"it is picked up by itself once it is there; {rotate} gives it a new one."
+        rotate = "`ac-pipeline accounts rotate` with its `--user`"
+        remedy = f"it is picked up by itself once it is there; {rotate} says how to give it a new one."
     return NoCredentials(f"Mongo holds no {' and no '.join(missing)} for this account (`users.atproto`): {remedy}")
 
 

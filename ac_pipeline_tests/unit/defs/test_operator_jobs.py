@@ -58,6 +58,8 @@ def test_command_and_job_have_the_same_parameters_defaults_and_help(operation: D
             assert given.help in field.description
         if name == "dry_run":
             assert field.default_value is ("confirm" not in fields), "a job that is launched as it is writes nothing"
+        elif name == "confirm" and given.default is None:
+            assert field.default_value == -1, "it is seen in a launchpad that nobody has touched"
         elif isinstance(given, click.Option) and not given.multiple:
             assert field.default_value == given.default
 
