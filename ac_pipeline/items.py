@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 Record = dict[str, Any]
 """A record as JSON values: blob references and CIDs as `{"$link": "bafy..."}` (ATProto data model, JSON form)."""
@@ -202,3 +202,49 @@ class LastLook:
 def item_id(type: str, document: str) -> str:
     """`painting:65f0...`: the id of an item in the ledger, in reports and on the command line."""
     return f"{type}:{document}"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One item, or one record without an item, and what was found of it by whoever looked; kinds of looks add to it.
+
+    Args:
+        item: `type:ObjectId`, else `type:rkey`; `account:did` and `snapshot:id` for what is no item.
+        user: Partition key of its account.
+        state: `missing`, `dangling`, `changed` and the like.
+        reason: What was found.
+        repair: What puts it right, in words.
+        uris: The records concerned, the one that stays first.
+    """
+
+    item: str
+    user: str
+    state: str
+    reason: str = ""
+    repair: str = ""
+    uris: tuple[str, ...] = ()
+
+    shown: ClassVar[tuple[str, ...]] = ("item", "user", "state", "reason", "repair", "uri")
+    """Names of what is in the JSON form."""
+
+    @property
+    def type(self) -> str:
+        return self.item.partition(":")[0]
+
+    @property
+    def uri(self) -> str | None:
+        return self.uris[0] if self.uris else None
+
+    @property
+    def repairable(self) -> bool:
+        """True if whoever looked can also put it right."""
+        return bool(self.repair)
+
+    def to_json(self) -> dict[str, object]:
+        return {name: _plain(getattr(self, name)) for name in self.shown}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return list(value) if isinstance(value, tuple) else value

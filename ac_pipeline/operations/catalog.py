@@ -7,15 +7,15 @@ from typing import Any, Final
 from ac_pipeline.operations.accounts import LIST
 from ac_pipeline.operations.audit import AUDIT
 from ac_pipeline.operations.declare import Declaration
+from ac_pipeline.operations.differences import DIFFERENCES
 from ac_pipeline.operations.documents import RESTORE_DOCUMENTS
-from ac_pipeline.operations.erasure_search import ERASURE
+from ac_pipeline.operations.erasure import ERASURE
 from ac_pipeline.operations.flight_plan import PLAN, PLANS
 from ac_pipeline.operations.forget import SNAPSHOTS, TAKE_SNAPSHOT
 from ac_pipeline.operations.lexicons import CHECK, PUBLISH
 from ac_pipeline.operations.links import LINKS
 from ac_pipeline.operations.registration import CREATE_GUEST, HANDLES, PROVISION, ROTATE
 from ac_pipeline.operations.restore import RESTORE
-from ac_pipeline.operations.settling import DIFFERENCES
 from ac_pipeline.operations.sign_ins import VERIFY
 from ac_pipeline.operations.visibility import VISIBILITY
 from ac_pipeline.operations.wipe import WIPE

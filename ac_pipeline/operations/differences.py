@@ -9,23 +9,35 @@ Pushing ours is a sync of exactly these items, through the engine.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Final
 
 from bson import ObjectId
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import at_uri
-from ac_pipeline.errors import Blocked, InvalidDocument
-from ac_pipeline.items import Derived, LedgerEntry, Record, item_id
+from ac_pipeline.errors import Blocked, InvalidDocument, Misconfigured
+from ac_pipeline.items import Derived, Finding, LedgerEntry, Record, item_id
 from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.rebuilding import removal_flag, shared_fields
+from ac_pipeline.operations.declare import (
+    Declaration,
+    Report,
+    Selected,
+    Table,
+    Work,
+    confirm_option,
+    option,
+    why_option,
+)
+from ac_pipeline.operations.rounds import FindingCount, LeftOut, audited_turns, counted, findings_of
+from ac_pipeline.operations.sync_report import sync_left_out, sync_lines, sync_tables
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.plan import Existing, Wanted, existing_records
 from ac_pipeline.sync.record_difference import difference
 from ac_pipeline.sync.render import offer
-from ac_pipeline.sync.report import AccountReport
+from ac_pipeline.sync.report import AccountReport, SyncReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline
 
@@ -33,63 +45,77 @@ CHANGED, DELETED = "changed", "deleted"
 
 _ABSENT = object()
 
+_CELL: Final = 60
+"""Characters of a value in a table; JSON has all."""
 
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """One item whose record others have touched.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference(Finding):
+    """One item whose record others have touched; `state` is `changed` or `deleted`, `reason` why theirs cannot be
+    taken over.
 
     Args:
-        media: Its type.
-        user: Partition key.
         document: As it was read.
-        kind: `changed` or `deleted`.
-        uri: The record as the ledger has it.
         fields: Field -> ours and theirs; a missing one is None.
         changes: What taking over theirs sets in the document; empty where that is not possible.
-        refusal: Why it is not.
         left: Fields that differ and follow from the document: the next sync writes ours there.
     """
 
     media: MediaType
-    user: str
     document: Document
-    kind: str
-    uri: str
     fields: Mapping[str, tuple[object, object]]
-    changes: Mapping[str, Any]
-    refusal: str = ""
+    changes: Mapping[str, Any] = field(default_factory=dict)
     left: tuple[str, ...] = ()
 
+    shown: ClassVar = (
+        *("item", "user", "code", "kind", "uri", "fields", "push_ours", "accept_theirs"),
+        *("ours", "theirs"),
+    )
+
     @property
-    def item(self) -> str:
-        return item_id(self.media.name, self.document.id)
+    def repairable(self) -> bool:
+        """True if theirs can be taken over."""
+        return not self.reason
+
+    @property
+    def code(self) -> str | None:
+        return self.document.code
+
+    @property
+    def kind(self) -> str:
+        return self.state
 
     @property
     def push_ours(self) -> str:
         """What pushing ours does."""
-        if self.kind == DELETED:
+        if self.state == DELETED:
             return "creates the record again"
         return f"updates the record: {', '.join(self.fields)}"
 
     @property
     def accept_theirs(self) -> str:
         """What taking over theirs does, or why it cannot be done."""
-        if self.refusal:
-            return f"not possible: {self.refusal}"
+        if self.reason:
+            return f"not possible: {self.reason}"
         then = f"; a sync then writes {', '.join(self.left)} as it follows from the document" if self.left else ""
         return f"sets {', '.join(self.changes)} of the document{then}"
 
+    @property
+    def ours(self) -> str:
+        return "exists" if self.state == DELETED else self._cell(0)
+
+    @property
+    def theirs(self) -> str:
+        return "deleted" if self.state == DELETED else self._cell(1)
+
+    def _cell(self, side: int) -> str:
+        texts = {name: "(none)" if pair[side] is None else str(pair[side]) for name, pair in self.fields.items()}
+        short = {name: text if len(text) <= _CELL else text[: _CELL - 1] + "…" for name, text in texts.items()}
+        return "; ".join(f"{name}: {text}" for name, text in short.items())
+
     def to_json(self) -> dict[str, object]:
-        return {
-            "item": self.item,
-            "user": self.user,
-            "code": self.document.code,
-            "kind": self.kind,
-            "uri": self.uri,
-            "fields": {name: {"ours": ours, "theirs": theirs} for name, (ours, theirs) in self.fields.items()},
-            "push_ours": self.push_ours,
-            "accept_theirs": self.accept_theirs,
-        }
+        fields = {name: {"ours": ours, "theirs": theirs} for name, (ours, theirs) in self.fields.items()}
+        return Finding.to_json(self) | {"fields": fields}
 
 
 def find_differences(engine: Engine, account: Account, selection: Selection) -> list[Difference]:
@@ -142,7 +168,7 @@ def accept_theirs(
     """
     with pipeline.ledger.lease(str(account.did), pipeline.engine.holder):
         for each in find_differences(pipeline.engine, account, selection):
-            problem = each.refusal or _obstacle(pipeline, each)
+            problem = each.reason or _obstacle(pipeline, each)
             if not problem and most == 0:
                 problem = "it was not there when the number was confirmed: look again"
             if not problem:
@@ -153,7 +179,7 @@ def accept_theirs(
 
 def _obstacle(pipeline: Pipeline, each: Difference) -> str:
     """What only the services know: values that others hold, media that is not there."""
-    if each.kind == DELETED:
+    if each.state == DELETED:
         return ""
     raw = _changed(each.document, each.changes)
     taken = pipeline.repairs.conflicts(each.media, raw, among=each.changes)
@@ -205,9 +231,7 @@ class _Comparer:
 
     def deleted(self, document: Document, rkey: str) -> Difference:
         changes = {removal_flag(self.media): True}
-        return Difference(
-            self.media, self.account.key, document, DELETED, self._uri(rkey), {"record": ("exists", None)}, changes
-        )
+        return self._of(document, DELETED, rkey, "", fields={"record": ("exists", None)}, changes=changes)
 
     def changed(self, document: Document, theirs: Existing, ours: Record | None) -> Difference:
         fields = self._fields(document, theirs, ours)
@@ -216,16 +240,13 @@ class _Comparer:
         changes = {name: value for name, value in shared.items() if follows.get(name, name) in fields}
         left = tuple(name for name in fields if name not in changes)
         refusal = self._refusal(document, theirs, changes, left)
+        changes = {} if refusal else changes
+        return self._of(document, CHANGED, theirs.rkey, refusal, fields=fields, changes=changes, left=left)
+
+    def _of(self, document: Document, state: str, rkey: str, refusal: str, **parts: Any) -> Difference:
+        item, uri = item_id(self.media.name, document.id), at_uri(str(self.account.did), self.media.nsid, rkey)
         return Difference(
-            self.media,
-            self.account.key,
-            document,
-            CHANGED,
-            self._uri(theirs.rkey),
-            fields,
-            {} if refusal else changes,
-            refusal,
-            left,
+            item, self.account.key, state, refusal, uris=(uri,), media=self.media, document=document, **parts
         )
 
     def _fields(self, document: Document, theirs: Existing, ours: Record | None) -> dict[str, tuple[object, object]]:
@@ -256,5 +277,134 @@ class _Comparer:
             return failure.message if failure is not None else ""
         return ""
 
-    def _uri(self, rkey: str) -> str:
-        return at_uri(str(self.account.did), self.media.nsid, rkey)
+
+class DifferencesParameters(Selected):
+    """Whose records to compare, and which side is to be settled on."""
+
+    push_ours: bool = option(False, "Write ours again, for exactly these items.")
+    accept_theirs: bool = option(False, "Take theirs over into the documents.")
+    confirm: int | None = confirm_option("items that are to be settled")
+    why: str = why_option()
+
+
+_COLUMNS: Final = ("user", "item", "kind", "ours", "theirs", "push_ours", "accept_theirs")
+
+
+def run_differences(work: Work, parameters: DifferencesParameters) -> Report:
+    """Show records that somebody else changed or deleted since the pipeline wrote them, with ours and theirs, and
+    the two ways to settle that.
+
+    Without a choice nothing is written; a sync puts ours back. Taking theirs over changes fields of the documents,
+    and for a deleted record sets the flag with which the platform removes an item; it never deletes a document.
+    Either choice needs users or items, and the number of items.
+    """
+    pipeline, selection = work.pipeline, parameters.selection()
+    if parameters.push_ours and parameters.accept_theirs:
+        raise Misconfigured("Choose either ours or theirs; nothing was done.")
+    chosen = parameters.push_ours or parameters.accept_theirs
+    if chosen and parameters.everybody:
+        raise Misconfigured("Say whose items are to be settled: name users, the guest, or items.")
+    accounts, table, workers = (
+        parameters.accounts(pipeline),
+        Table("items", _COLUMNS),
+        pipeline.settings.ac_concurrent_users,
+    )
+    looks = findings_of(
+        accounts, lambda each: find_differences(pipeline.engine, each, selection), workers, work.watch("Comparing")
+    )
+    found = counted(looks, table.add)
+    total, acceptable = found.found.total(), found.repairable.total()
+    number = acceptable if parameters.accept_theirs else total
+    if not chosen or parameters.confirm != number:
+        counts = {"differences": total, "acceptable": acceptable}
+        return Report(
+            f"{total} differences; theirs can be taken over for {acceptable}. A sync puts ours back.",
+            {**counts, "blocked": [each.to_json() for each in found.left_out], "items": table},
+            [table],
+            counts,
+            left_out=found.left_out,
+            confirm=number if chosen else None,
+            exit_code=2 if chosen else 1 if total else 0,
+        )
+    touched = [account for account in accounts if found.found[account.key]]
+    settle = _push_all if parameters.push_ours else _accept_all
+    return settle(work, touched, selection, found, parameters.why)
+
+
+def _push_all(work: Work, accounts: Sequence[Account], selection: Selection, found: FindingCount, why: str) -> Report:
+    """Write ours again, of each account at most as many items as were confirmed."""
+    engine, report, total = work.pipeline.engine, SyncReport(work.run_id), found.found.total()
+
+    def push(account: Account) -> Iterator[AccountReport]:
+        try:
+            again = find_differences(engine, account, selection)[: found.found[account.key]]
+        except Blocked as error:
+            yield AccountReport(account.key, blocked=error)
+            return
+        yield push_ours(engine, account, selection, again, work.run_id) if again else AccountReport(account.key)
+
+    turns = audited_turns(
+        work.pipeline,
+        accounts,
+        push,
+        lambda each: sum(tally.written for tally in each.types.values()),
+        action="push-ours",
+        types=selection.types,
+        why=why,
+        counts={"items": total},
+        counted_as="written",
+        progress=work.watch("Pushing"),
+    )
+    report.accounts.extend(each for each in turns if isinstance(each, AccountReport))
+    pushed = sum(tally.written for tally in report.totals().values())
+    clean = report.clean and not any(each.blocked for each in report.accounts)
+    return Report(
+        f"{pushed} of {total} records are ours again.",
+        {"pushed": pushed, "report": report.to_json(), "items": []},
+        sync_tables(report),
+        {"pushed": pushed},
+        sync_lines(report),
+        [*found.left_out, *sync_left_out(report)],
+        exit_code=0 if clean else 1,
+        failed=not clean,
+    )
+
+
+def _accept_all(work: Work, accounts: Sequence[Account], selection: Selection, found: FindingCount, why: str) -> Report:
+    """Take over theirs, of each account in at most as many documents as were confirmed."""
+    number, done, left_out = found.repairable.total(), 0, list[LeftOut]()
+    table = Table("items", ("user", "item", "kind", "accept_theirs", "outcome"), "Theirs")
+    turns = audited_turns(
+        work.pipeline,
+        accounts,
+        lambda each: accept_theirs(work.pipeline, each, selection, found.repairable[each.key]),
+        lambda taken: not taken[1],
+        action="accept-theirs",
+        types=selection.types,
+        why=why,
+        counts={"items": number},
+        counted_as="accepted",
+        progress=work.watch("Accepting"),
+    )
+    for taken in turns:
+        if isinstance(taken, LeftOut):
+            left_out.append(taken)
+            continue
+        each, problem = taken
+        table.add(each.to_json() | {"outcome": problem or "taken over"})
+        done += not problem
+    counts = {"accepted": done, "left": table.count - done}
+    return Report(
+        f"{done} documents changed, {table.count - done} left as they are. The next sync settles links and ledger.",
+        {**counts, "blocked": [each.to_json() for each in left_out], "items": table},
+        [table],
+        counts,
+        left_out=[*found.left_out, *left_out],
+        exit_code=0 if done == number else 1,
+        failed=done != number,
+    )
+
+
+DIFFERENCES: Final = Declaration(
+    "differences", "settle_differences", "settle_each_difference", DifferencesParameters, run_differences
+)

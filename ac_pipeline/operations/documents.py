@@ -8,24 +8,24 @@ its document is `media/rebuilding.py`; the insertion itself is `mongo/repairs.py
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Final
 
 from bson import ObjectId
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import at_uri
-from ac_pipeline.errors import Blocked, InvalidDocument, InvalidRecord, Misconfigured, PipelineError
-from ac_pipeline.items import Derived, LedgerEntry, item_id
+from ac_pipeline.errors import Blocked, InvalidDocument, InvalidRecord
+from ac_pipeline.items import Derived, Finding, LedgerEntry, item_id
 from ac_pipeline.media.base import Document, Link, MediaType, Verdict
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.rebuilding import documents, lost_fields
+from ac_pipeline.media.registry import media_type
 from ac_pipeline.media.times import format_when, read_when
 from ac_pipeline.mongo.documents import link_change
 from ac_pipeline.operations.declare import Declaration, Report, Selected, Table, Work, confirm_option, why_option
-from ac_pipeline.operations.rounds import LeftOut, Progress, look_at, unwatched
+from ac_pipeline.operations.rounds import FindingCount, audited_turns, counted, findings_of
 from ac_pipeline.renditions.renderer import source_key
 from ac_pipeline.sync.plan import Existing, existing_records, same_content
 from ac_pipeline.sync.record_difference import difference
@@ -40,28 +40,28 @@ CHOICE = (
 
 
 @dataclass(frozen=True, slots=True)
-class Lost:
-    """One record whose document is not there.
+class Lost(Finding):
+    """One record whose document is not there; `reason` is why it cannot or must not be inserted.
 
     Args:
-        type: Media type.
-        item: `type:ObjectId`, else `type:rkey`.
-        user: Partition key of the account.
-        uri: The record.
         document: What is inserted; None when it cannot or must not be.
-        reason: Why not.
-        fields_lost: Fields the document may have had that nobody knows, or that are guessed.
+        lost: Fields the document may have had that nobody knows, or that are guessed.
         then: What the next sync does with the record once the document is there; empty for nothing.
     """
 
-    type: str
-    item: str
-    user: str
-    uri: str
     document: Mapping[str, Any] | None = None
-    reason: str = ""
-    fields_lost: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
     then: str = ""
+
+    shown: ClassVar = ("item", "user", "uri", "inserts", "reason", "document", "lost", "then")
+
+    @property
+    def repairable(self) -> bool:
+        return self.document is not None
+
+    @property
+    def inserts(self) -> bool:
+        return self.document is not None
 
     def to_json(self) -> dict[str, object]:
         """Without the owner's Mongo id, which a slug may begin with."""
@@ -69,43 +69,7 @@ class Lost:
         owner = (self.document or {}).get("user")
         if owner is not None and isinstance(slug := shown.get("slug"), str):
             shown["slug"] = slug.replace(owner, "<owner>")
-        return {
-            "item": self.item,
-            "user": self.user,
-            "uri": self.uri,
-            "inserts": self.document is not None,
-            "reason": self.reason,
-            "document": shown if self.document is not None else None,
-            "lost": list(self.fields_lost),
-            "then": self.then,
-        }
-
-
-@dataclass(slots=True)
-class LostCount:
-    """What is kept of what was found, or inserted, in many accounts: numbers only (OPS-6).
-
-    Args:
-        ready: Partition key -> documents that can be inserted, or were.
-        left: Records that cannot give their document back.
-        left_out: Who was left alone, and why.
-    """
-
-    ready: Counter[str] = field(default_factory=Counter)
-    left: int = 0
-    left_out: list[LeftOut] = field(default_factory=list)
-
-    def add(self, each: Lost | LeftOut) -> None:
-        if isinstance(each, LeftOut):
-            self.left_out.append(each)
-        elif each.document is None:
-            self.left += 1
-        else:
-            self.ready[each.user] += 1
-
-    @property
-    def total(self) -> int:
-        return self.ready.total()
+        return Finding.to_json(self) | {"document": shown if self.document is not None else None}
 
 
 def why_not(account: Account) -> str:
@@ -141,62 +105,6 @@ def find_lost(pipeline: Pipeline, account: Account, selection: Selection) -> lis
     return found
 
 
-def find_all_lost(
-    pipeline: Pipeline, accounts: Sequence[Account], selection: Selection, progress: Progress = unwatched
-) -> Iterator[Lost | LeftOut]:
-    """What `find_lost` finds in many accounts, and who cannot be looked at. Nothing is written.
-
-    Raises:
-        Transient: Something could not be read.
-    """
-    workers = pipeline.settings.ac_concurrent_users
-    for account, found in look_at(accounts, lambda each: find_lost(pipeline, each, selection), workers, progress):
-        if isinstance(found, PipelineError):
-            yield LeftOut(account.key, found)
-        else:
-            yield from found
-
-
-def restore_all(
-    pipeline: Pipeline,
-    accounts: Sequence[Account],
-    selection: Selection,
-    found: LostCount,
-    confirm: int,
-    *,
-    why: str = "",
-    progress: Progress = unwatched,
-) -> Iterator[Lost | LeftOut]:
-    """Insert what was found, one account after another; in the audit before it starts.
-
-    Args:
-        found: What `find_all_lost` has found in these accounts.
-        confirm: How many documents are to be inserted.
-        why: The operator's own words, for the audit.
-
-    Yields:
-        What was inserted, with its `document`, what was not, with the reason, and who was left alone.
-
-    Raises:
-        Misconfigured: Another number of documents than confirmed can be rebuilt; nothing was inserted.
-        LeaseHeld: Somebody writes to a repository right now.
-    """
-    if confirm != found.total:
-        raise Misconfigured(f"{found.total} documents can be rebuilt, not {confirm}: nothing was inserted.")
-    ready = [account for account in accounts if found.ready[account.key]]
-    types, counts = [media.name for media in selection.types], {"documents": found.total}
-    inserted = 0
-    with pipeline.audit.during("restore-documents", ready, types, why=why, counts=counts) as entry:
-        for account in progress(ready, len(ready)):
-            try:
-                for lost in restore(pipeline, account, selection, found.ready[account.key]):
-                    inserted += lost.document is not None
-                    yield lost
-            except Blocked as error:
-                yield LeftOut(account.key, error)
-            entry.counts["inserted"] = inserted
-
-
 def restore(pipeline: Pipeline, account: Account, selection: Selection, most: int) -> Iterator[Lost]:
     """Insert what `find_lost` finds now, at most so many documents, under the lease of the repository.
 
@@ -216,13 +124,9 @@ def restore(pipeline: Pipeline, account: Account, selection: Selection, most: in
             if lost.document is not None and most == 0:
                 yield replace(lost, document=None, reason="it was not there when the number was confirmed: look again")
                 continue
-            done = _insert(pipeline, media_of(selection, lost), lost)
+            done = _insert(pipeline, media_type(lost.type), lost)
             most -= done.document is not None
             yield done
-
-
-def media_of(selection: Selection, lost: Lost) -> MediaType:
-    return next(media for media in selection.types if media.name == lost.type)
 
 
 def _insert(pipeline: Pipeline, media: MediaType, lost: Lost) -> Lost:
@@ -297,7 +201,7 @@ class _Rebuilder:
         lost = replace(
             self._left(record, ref, ""),
             document=raw,
-            fields_lost=lost_fields(self.media, raw),
+            lost=lost_fields(self.media, raw),
             then=self._then(record, document, derived),
         )
         return lost, document
@@ -349,7 +253,7 @@ class _Rebuilder:
 
     def _left(self, record: Existing, name: str, reason: str) -> Lost:
         uri = at_uri(str(self.account.did), self.media.nsid, record.rkey)
-        return Lost(self.media.name, item_id(self.media.name, name), self.account.key, uri, reason=reason)
+        return Lost(item_id(self.media.name, name), self.account.key, "missing", reason, uris=(uri,))
 
     @staticmethod
     def _without_twins(found: Sequence[Lost]) -> list[Lost]:
@@ -386,46 +290,45 @@ def run_restore_documents(work: Work, parameters: DocumentsParameters) -> Report
     """
     pipeline, accounts, selection = work.pipeline, parameters.accounts(work.pipeline), parameters.selection()
     missing = Table("items", _COLUMNS, "Documents that are missing (nothing was written)")
-    found = _counted(find_all_lost(pipeline, accounts, selection, work.watch("Looking")), missing)
-    if parameters.confirm is None or parameters.confirm != found.total:
-        answer = _lost(f"{found.total} documents can be rebuilt.", found, missing, inserted=0)
-        answer.confirm = found.total if found.total or parameters.confirm else None
+    workers = pipeline.settings.ac_concurrent_users
+    looks = findings_of(accounts, lambda each: find_lost(pipeline, each, selection), workers, work.watch("Looking"))
+    found = counted(looks, missing.add)
+    total = found.repairable.total()
+    if parameters.confirm is None or parameters.confirm != total:
+        answer = _answer(f"{total} documents can be rebuilt.", found, missing, inserted=0)
+        answer.confirm = total if total or parameters.confirm else None
         answer.exit_code = 1 if found.left else 0
         return answer
-    restored = Table("items", _COLUMNS, "Restored")
-    work_on = restore_all(
-        pipeline, accounts, selection, found, found.total, why=parameters.why, progress=work.watch("Restoring")
+    turns = audited_turns(
+        pipeline,
+        [account for account in accounts if found.repairable[account.key]],
+        lambda each: restore(pipeline, each, selection, found.repairable[each.key]),
+        lambda lost: lost.inserts,
+        action="restore-documents",
+        types=selection.types,
+        why=parameters.why,
+        counts={"documents": total},
+        counted_as="inserted",
+        progress=work.watch("Restoring"),
     )
-    done = _counted(work_on, restored)
+    restored = Table("items", _COLUMNS, "Restored")
+    done = counted(turns, restored.add)
     done.left_out[:0] = found.left_out
-    answer = _lost(f"{done.total} of {found.total} documents were inserted.", done, restored, inserted=done.total)
-    answer.failed = done.total != found.total
+    inserted = done.repairable.total()
+    answer = _answer(f"{inserted} of {total} documents were inserted.", done, restored, inserted=inserted)
+    answer.failed = inserted != total
     answer.exit_code = 1 if done.left or answer.failed else 0
     return answer
 
 
-def _counted(things: Iterable[Lost | LeftOut], table: Table) -> LostCount:
-    """What was found or done: rows go to the table as they come, only numbers stay (OPS-6)."""
-    counted = LostCount()
-    for each in things:
-        counted.add(each)
-        if isinstance(each, Lost):
-            table.add(each.to_json())
-    return counted
-
-
-def _lost(headline: str, found: LostCount, table: Table, *, inserted: int) -> Report:
-    refused = [{"user": each.user, "message": each.message} for each in found.left_out]
-    counts = {"restorable": found.total, "inserted": inserted, "left": found.left}
+def _answer(headline: str, found: FindingCount, table: Table, *, inserted: int) -> Report:
+    counts = {"restorable": found.repairable.total(), "inserted": inserted, "left": found.left}
     lines = [f"{found.left} records cannot give theirs back.", CHOICE]
+    refused = [each.to_json() for each in found.left_out]
     json = {**counts, "refused": refused, "choice": CHOICE, "items": table}
     return Report(headline, json, [table], counts, lines, found.left_out)
 
 
 RESTORE_DOCUMENTS: Final = Declaration(
-    "restore-documents",
-    "restore_documents",
-    "restore_lost_documents",
-    DocumentsParameters,
-    run_restore_documents,
+    "restore-documents", "restore_documents", "restore_lost_documents", DocumentsParameters, run_restore_documents
 )

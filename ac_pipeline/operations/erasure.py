@@ -2,34 +2,41 @@
 of deleted accounts.
 
 Looks at the PDS, Mongo and the rendition store themselves, not at what a run said; only times come from the ledger.
-Nothing is written: erasing is what a sync does (acceptance, DEL-1, DEL-6, DEL-7). A blob counts only where nothing that
-stays uses it. Looking at everybody is `erasure_search.py`.
+Nothing is written, as erasing is what a sync does (acceptance, DEL-1, DEL-6, DEL-7), except that renditions which no
+sync will ever see to can be given up here. A blob counts only where nothing that stays uses it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from datetime import datetime
-from typing import Protocol
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import ClassVar, Final, Protocol
 
 from ac_pipeline.accounts import LEAVING, Account
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import at_uri
-from ac_pipeline.errors import AccountInactive, AccountUnknown, Blocked, RepositoryUnreadable
-from ac_pipeline.items import LedgerEntry, State, item_id
+from ac_pipeline.errors import AccountInactive, AccountUnknown, Blocked, PipelineError, RepositoryUnreadable
+from ac_pipeline.items import Finding, LedgerEntry, State, item_id
 from ac_pipeline.media.base import MediaType, Verdict
+from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.snapshots import Snapshot
+from ac_pipeline.operations.declare import Declaration, Report, Selected, Table, Work, option
+from ac_pipeline.operations.rounds import LeftOut, look_at
 from ac_pipeline.operations.snapshot import blobs_of
 from ac_pipeline.sync.account_plan import AccountPlan
 from ac_pipeline.sync.blobs import missing_blobs
 from ac_pipeline.sync.copies import copies_of, deletions, find_lost_sources
-from ac_pipeline.sync.erased import made_of
+from ac_pipeline.sync.entries import without_renditions
+from ac_pipeline.sync.erased import Eraser, made_of
 from ac_pipeline.sync.plan import COPIES, Existing, Wanted, existing_records
 from ac_pipeline.sync.planner import plan_type
 from ac_pipeline.sync.ports import DataServer, Documents, Ledger
 from ac_pipeline.sync.reading import ANOTHERS, DOCUMENT_GONE
 from ac_pipeline.sync.selection import Selection
+from ac_pipeline.wiring import Pipeline
 
 PENDING, GONE = "pending", "gone"
 PURGED = "its account is not in Mongo any more"
@@ -43,28 +50,22 @@ class Shelf(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Erasure:
-    """One item that shall not be there.
+class Erasure(Finding):
+    """One item that shall not be there: `pending` while something of it is, else `gone`. `uris` are its records that
+    are still on the PDS; the item of a purged account is `account:did`.
 
     Args:
-        item: `type:ObjectId`, else `type:rkey`; of a purged account `account:did`.
-        user: Partition key, or the DID of a purged account.
-        reason: Why it has to go.
-        records: Its records that are still on the PDS.
-        linked: Whether Mongo still holds its link.
+        linked: True if Mongo still holds its link.
         blobs: CIDs of its blobs, used by nothing that stays, that can still be downloaded.
-        renditions: CIDs of its renditions, used by nothing that stays, that the rendition store still has.
         since: When a run first saw that its record has to go and could not delete it, where the ledger knows.
         gone_at: When its record was deleted, where the ledger knows.
         snapshot: The snapshot that still holds work of an account that has gone or is leaving.
+        renditions: CIDs of its renditions, used by nothing that stays, that the rendition store still has.
         entries: What the ledger knows of whatever these renditions were made for.
         copies: Copies of its records that are still on the PDS, in `site.standard.document` of the same repository.
     """
 
-    item: str
-    user: str
-    reason: str
-    records: tuple[str, ...] = ()
+    state: str = ""
     linked: bool = False
     blobs: tuple[str, ...] = ()
     since: datetime | None = None
@@ -74,25 +75,24 @@ class Erasure:
     entries: tuple[LedgerEntry, ...] = field(default=(), repr=False)
     copies: tuple[str, ...] = ()
 
+    shown: ClassVar = (
+        *("item", "user", "state", "reason", "records", "copies", "linked", "blobs", "renditions", "snapshot"),
+        *("since", "gone_at"),
+    )
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "state", PENDING if self.pending else GONE)
+
+    @property
+    def records(self) -> tuple[str, ...]:
+        return self.uris
+
     @property
     def pending(self) -> bool:
-        return bool(self.records or self.copies or self.linked or self.blobs or self.renditions or self.snapshot)
+        return bool(self.uris or self.copies or self.linked or self.blobs or self.renditions or self.snapshot)
 
     def to_json(self) -> dict[str, object]:
-        return {
-            "item": self.item,
-            "user": self.user,
-            "state": PENDING if self.pending else GONE,
-            "reason": self.reason,
-            "records": list(self.records),
-            "copies": list(self.copies),
-            "linked": self.linked,
-            "blobs": list(self.blobs),
-            "renditions": list(self.renditions),
-            "snapshot": self.snapshot,
-            "since": self.since.isoformat() if self.since else None,
-            "gone_at": self.gone_at.isoformat() if self.gone_at and not self.pending else None,
-        }
+        return Finding.to_json(self) | ({"gone_at": None} if self.pending else {})
 
 
 @dataclass(slots=True)
@@ -177,8 +177,15 @@ class Erasures:
             copies = tuple(at_uri(did, COPIES, copy.rkey) for copy in copies_of(repository, types))
         name, kept = did or id, self._kept(entries)
         owning = tuple(entry for entry in entries if _made(entry) & kept)
-        renditions = tuple(sorted(kept))
-        return Erasure(f"account:{name}", name, reason, left, renditions=renditions, entries=owning, copies=copies)
+        return Erasure(
+            f"account:{name}",
+            name,
+            reason=reason,
+            uris=left,
+            renditions=tuple(sorted(kept)),
+            entries=owning,
+            copies=copies,
+        )
 
     @staticmethod
     def _copies(plan: AccountPlan, subjects: dict[tuple[str, str], _Subject]) -> Iterator[_Subject]:
@@ -270,17 +277,18 @@ class Erasures:
     @staticmethod
     def _told(account: Account, subject: _Subject, present: set[str], kept: set[str]) -> Erasure:
         media, entry = subject.media, subject.entry
+        renditions = subject.made & kept
         return Erasure(
             item_id(media.name, subject.id),
             account.key,
-            subject.reason,
-            tuple(at_uri(str(account.did), media.nsid, record.rkey) for record in subject.records),
-            subject.linked,
-            tuple(sorted(subject.blobs & present)),
-            entry.withdrawn_at if entry is not None else None,
-            _gone_at(entry) if entry is not None else None,
-            renditions=tuple(sorted(subject.made & kept)),
-            entries=(entry,) if entry is not None and subject.made & kept else (),
+            reason=subject.reason,
+            uris=tuple(at_uri(str(account.did), media.nsid, record.rkey) for record in subject.records),
+            linked=subject.linked,
+            blobs=tuple(sorted(subject.blobs & present)),
+            since=entry.withdrawn_at if entry is not None else None,
+            gone_at=_gone_at(entry) if entry is not None else None,
+            renditions=tuple(sorted(renditions)),
+            entries=(entry,) if entry is not None and renditions else (),
             copies=tuple(at_uri(str(account.did), COPIES, rkey) for rkey in subject.copies),
         )
 
@@ -299,7 +307,7 @@ def _gone_at(entry: LedgerEntry) -> datetime | None:
 def unseen(account: Account, error: Blocked) -> Erasure:
     """An account that is being deleted and whose repository cannot be looked into: it may still hold everything."""
     uri = f"at://{account.did}"
-    return Erasure(f"account:{account.did}", account.key, f"{LEAVING}; {error.message}", (uri,))
+    return Erasure(f"account:{account.did}", account.key, reason=f"{LEAVING}; {error.message}", uris=(uri,))
 
 
 def kept_in_snapshots(
@@ -318,12 +326,146 @@ def kept_in_snapshots(
             continue
         if account is not None and not account.owner_deleted:
             continue
-        reason = LEAVING if account is not None else "its account is not in Mongo any more"
+        reason = LEAVING if account is not None else PURGED
         number = sum(each.records.values())
         yield Erasure(
             f"snapshot:{each.id}",
             each.user,
-            f"{reason}; a snapshot of {each.when:%Y-%m-%d} still holds {number} records: "
+            reason=f"{reason}; a snapshot of {each.when:%Y-%m-%d} still holds {number} records: "
             f"ac-pipeline snapshots --forget {each.id} --confirm 1",
             snapshot=each.id,
         )
+
+
+def _search(
+    work: Work, accounts: Sequence[Account], selection: Selection, *, everybody: bool
+) -> Iterator[Erasure | LeftOut]:
+    """Every item that has to go or has gone, as it is found, and the accounts that cannot be looked at.
+
+    Args:
+        everybody: True if these are all accounts of the platform, so that any other was purged.
+
+    Raises:
+        Transient: Something could not be read: nothing can be said.
+    """
+    pipeline = work.pipeline
+    erasures = Erasures(pipeline.documents, pipeline.server, pipeline.ledger, pipeline.store)
+    workers = pipeline.settings.ac_concurrent_users
+    looks = look_at(accounts, lambda each: erasures.of(each, selection), workers, work.watch("Looking"))
+    for account, answer in looks:
+        if not isinstance(answer, PipelineError):
+            yield from answer
+        elif account.owner_deleted and isinstance(answer, Blocked):
+            yield unseen(account, answer)
+        else:
+            yield LeftOut(account.key, answer)
+    rendered = pipeline.ledger.rendered()
+    for account in accounts:
+        if account.did is None and account.id in rendered:
+            yield from erasures.of(account, selection)
+    if everybody:
+        yield from _purged(pipeline, erasures, accounts, selection.types, rendered)
+    if not selection.items:
+        yield from kept_in_snapshots(pipeline.snapshots.find(), accounts, everybody=everybody)
+
+
+def _purged(
+    pipeline: Pipeline,
+    erasures: Erasures,
+    accounts: Sequence[Account],
+    types: Sequence[MediaType],
+    rendered: Mapping[str, str | None],
+) -> Iterator[Erasure]:
+    """Accounts that Mongo does not know any more, by what is remembered of repositories and of renditions."""
+    ledger, names = pipeline.ledger, {media.name for media in types}
+    known, dids = {account.id for account in accounts}, {account.did for account in accounts}
+    purged = {did: id for id, did in rendered.items() if id not in known}
+    for did in sorted({*ledger.marks(), *(did for did in purged if did is not None)} - dids):
+        entries = list(ledger.find(account=purged[did], types=names)) if did in purged else []
+        yield erasures.of_purged(did, types, entries)
+    for id in sorted(id for id, did in rendered.items() if id not in known and (did is None or did in dids)):
+        yield erasures.of_purged(None, types, list(ledger.find(account=id, types=names)), id=id)
+
+
+def _let_go(pipeline: Pipeline, found: Erasure) -> Erasure:
+    """Give its renditions up, unless it has a record, or the ledger says something else of it by now."""
+    if found.records or not found.renditions:
+        return found
+    engine, ledger = pipeline.engine, pipeline.ledger
+    did = next((entry.did for entry in found.entries if entry.did is not None), None)
+    with ledger.lease(did, engine.holder) if did is not None else nullcontext():
+        entries = [entry for entry in found.entries if ledger.get(entry.item) == entry]
+        eraser = Eraser(engine.documents, ledger, engine.renderer)
+        for media in MEDIA_TYPES:
+            eraser.forget(media, [entry for entry in entries if entry.type == media.name])
+        if entries == list(found.entries):
+            for cid in found.renditions:  # also what was made anew since the ledger gave it up
+                pipeline.store.remove(cid)
+        ledger.save(without_renditions(entry) for entry in entries)
+    return replace(found, renditions=(), entries=()) if entries == list(found.entries) else found
+
+
+class ErasureParameters(Selected):
+    """Whose erasures to look into."""
+
+    forget_renditions: bool = option(False, "Delete the renditions that are found, of items without record.")
+
+
+_COLUMNS: Final = ("user", "item", "reason", "records", "copies", "linked", "blobs", "renditions", "snapshot", "since")
+
+
+def run_erasure(work: Work, parameters: ErasureParameters) -> Report:
+    """Say what of withdrawn items and deleted accounts is still on the PDS, in Mongo, in the rendition store or in
+    snapshots, and what has gone, and when.
+
+    Asks the PDS for every record, for copies of erased ones in `site.standard.document`, and for every blob that only
+    erased items used. `ac-pipeline sync` erases, `ac-
+    pipeline snapshots --forget` deletes snapshots. Ends with 1 while anything is pending.
+    """
+    pipeline, everything = work.pipeline, Table("items", _COLUMNS)
+    pending = Table("items", _COLUMNS, "Pending erasures")
+    gone, counts = Table("erased", ("user", "item", "reason", "gone_at"), "Erased"), Counter[str]()
+    left_out, oldest = list[LeftOut](), None
+    accounts, selection = parameters.accounts(pipeline), parameters.selection()
+    for found in _search(work, accounts, selection, everybody=parameters.everybody):
+        if isinstance(found, LeftOut):
+            left_out.append(found)
+            continue
+        each = _let_go(pipeline, found) if parameters.forget_renditions else found
+        row = each.to_json()
+        everything.add(row)
+        (pending if each.pending else gone).add(row)
+        if each.pending:
+            counts.update(
+                records=len(each.records),
+                copies=len(each.copies),
+                links=each.linked,
+                blobs=len(each.blobs),
+                renditions=len(each.renditions),
+                snapshots=each.snapshot is not None,
+            )
+            oldest = min(oldest or each.since, each.since) if each.since is not None else oldest
+    held = {name: counts[name] for name in ("records", "copies", "links", "blobs", "renditions", "snapshots")}
+    age = (datetime.now(UTC) - oldest).total_seconds() if oldest else None
+    waited = f"{age / 3600:.1f} hours, since {oldest:%Y-%m-%d %H:%M} UTC" if oldest and age else "none"
+    return Report(
+        f"{pending.count} items pending ({', '.join(f'{number} {name}' for name, number in held.items())}); "
+        f"{gone.count} erased.",
+        {
+            "pending": pending.count,
+            "gone": gone.count,
+            **held,
+            "oldest_pending": oldest.isoformat() if oldest else None,
+            "oldest_pending_seconds": age,
+            "not_looked_at": [each.to_json() for each in left_out],
+            "items": everything,
+        },
+        [pending, gone],
+        {"pending": pending.count, "gone": gone.count, **held},
+        [f"Oldest pending deletion that a run has seen: {waited}."],
+        left_out,
+        exit_code=1 if pending.count else 0,
+    )
+
+
+ERASURE: Final = Declaration("erasure", "erasure_report", "look_for_erased_items", ErasureParameters, run_erasure)

@@ -1,141 +1,456 @@
-"""The link doctor: examines the links and records of one account after another, and heals what can be healed.
+"""Links: the state each document and record of an account is in, and how it is healed.
 
-Command and job show what is said here, and decide nothing themselves. What state something is in is `link_states.py`;
-what happens to it is the engine's: healing is a sync of exactly the items that need it, under the same lease, planner
-and writer, so no repair can do what a sync may not (LINK-8).
+Healing is a sync of exactly the items that need it, under the same lease, planner and writer, so no repair can do what
+a sync may not (LINK-8). Matching, keys and survivors are `sync/planner.py`'s; nothing is matched here again. Sources:
+design, section 5; acceptance, LINK-1 to LINK-11 and VERIFY-3; historical forms of records: aesthetic-computer facts,
+section 7.1.
+
+What is counted. Every document is in exactly one state, and so is every record that no document of this account wants
+(an orphan): the states add up to documents plus orphans, always (`Finding` per document and per orphan).
+
+- A document with several faults is in the first of these states: duplicate, crossed, wrong-shape, dangling, unlinked;
+  its one repair puts the others right as well, because it goes through the plan of the whole item.
+- `linked` is also a document that shall have no record, has none, and has no link: there is nothing to link. Documents
+  that cannot become a record are counted here too while they have neither; the sync quarantines them.
+- `unlinked` is also an eligible document that was never published; healing leaves it to the sync.
+- A link that names a free key while the document's own record lies under another is `unlinked`, not dangling: there is
+  a record, and the repair is to write the link.
+- The record of a withdrawn document is an orphan of its own; the document beside it is judged by its link alone.
+- The content of a record may be out of date under a right link: that is `linked`, and the sync's business, or, where
+  somebody else changed it, a difference. Only records that break their lexicon, or have a form that older writers left
+  (other fields, other addresses, other blobs, an owner-qualified slug), are wrong-shape.
 """
 
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from enum import StrEnum
+from typing import Any, ClassVar, Final
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.errors import Blocked, PipelineError
+from ac_pipeline.atproto.lexicon import Lexicons
+from ac_pipeline.atproto.syntax import at_uri
+from ac_pipeline.errors import InvalidDocument, PipelineError
+from ac_pipeline.items import Derived, Finding, Record, item_id
+from ac_pipeline.media.base import Document, Link, MediaType, Verdict
 from ac_pipeline.operations.choice import confirm_sweep
 from ac_pipeline.operations.declare import Declaration, Report, Selected, Table, Work, option, sweep_option, why_option
-from ac_pipeline.operations.link_states import DELETING, Finding, Judge, LinkState, Repair
-from ac_pipeline.operations.rounds import LeftOut, Progress, unwatched
+from ac_pipeline.operations.rounds import FindingCount, LeftOut
 from ac_pipeline.operations.sync_report import sync_left_out, sync_lines, sync_tables
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.for_accounts import for_accounts, unread
-from ac_pipeline.sync.plan import existing_records
+from ac_pipeline.sync.plan import Existing, Kind, Operation, TypePlan, Wanted, existing_records
+from ac_pipeline.sync.reading import DOCUMENT_GONE
 from ac_pipeline.sync.report import AccountReport, SyncReport
 from ac_pipeline.sync.selection import Selection
-from ac_pipeline.wiring import Pipeline
 
 
-@dataclass(slots=True)
-class Counts:
-    """How many documents and orphans are in which state, by type.
+class LinkState(StrEnum):
+    """The seven states (design, section 5)."""
+
+    LINKED = "linked"
+    UNLINKED = "unlinked"
+    DANGLING = "dangling"
+    CROSSED = "crossed"
+    DUPLICATE = "duplicate"
+    ORPHAN = "orphan"
+    WRONG_SHAPE = "wrong-shape"
+
+
+class Repair(StrEnum):
+    """What puts a state right; the first two need no healing."""
+
+    NOTHING = "nothing"
+    PUBLISH = "sync publishes it"
+    WRITE_LINK = "write the link"
+    RECREATE = "create the record again under the stored key"
+    CLEAR_LINK = "clear the link"
+    REWRITE_LINK = "rewrite the link"
+    OWN_RECORD = "give it a record of its own"
+    REDUCE = "keep one copy, delete the others, rewrite the link"
+    UPDATE = "update the record under its key"
+    DELETE = "delete the record"
+
+
+DELETING = frozenset({Repair.REDUCE, Repair.DELETE})
+"""Repairs that remove records."""
+
+RESTORABLE = (
+    "; to keep it instead, run `ac-pipeline restore-documents`, which names the number to confirm, before any sync"
+)
+"""The choice behind an orphan whose document is gone: the next sync deletes the record, unless the document is back."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkFinding(Finding):
+    """One document, or one record without one, and the state it is in.
 
     Args:
-        documents: Documents looked at.
-        orphans: Records that no document wants.
-        states: How many are in each state: their sum is documents + orphans.
+        held: Why healing leaves it as it is, or None.
+        document: Id of the document, where the account has it.
+        problems: Rules of the lexicon that the record breaks (VERIFY-3).
+        warnings: Fields the lexicon does not declare (REC-5), keys that are no TIDs.
     """
 
-    documents: Counter[str] = field(default_factory=Counter)
-    orphans: Counter[str] = field(default_factory=Counter)
-    states: defaultdict[str, Counter[LinkState]] = field(default_factory=lambda: defaultdict(Counter))
+    state: LinkState = LinkState.LINKED
+    repair: Repair = Repair.NOTHING
+    held: str | None = None
+    document: str | None = None
+    problems: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
-    def add(self, other: Counts) -> None:
-        self.documents.update(other.documents)
-        self.orphans.update(other.orphans)
-        for type_, states in other.states.items():
-            self.states[type_].update(states)
+    shown: ClassVar = ("item", "user", "state", "repair", "reason", "held", "uris", "problems", "warnings")
 
-    def total(self) -> Counter[LinkState]:
-        return sum(self.states.values(), Counter())
-
-    def to_json(self) -> dict[str, Any]:
-        def row(states: Counter[LinkState], documents: int, orphans: int) -> dict[str, int]:
-            return {"documents": documents, "orphans": orphans, **{state.value: states[state] for state in LinkState}}
-
-        return {
-            "types": {t: row(states, self.documents[t], self.orphans[t]) for t, states in self.states.items()},
-            "total": row(self.total(), self.documents.total(), self.orphans.total()),
-        }
+    @property
+    def repairable(self) -> bool:
+        """True if healing changes something."""
+        return self.held is None and self.repair not in {Repair.NOTHING, Repair.PUBLISH}
 
 
 @dataclass(slots=True)
-class Examination:
-    """What was found in one account.
+class Examination(FindingCount):
+    """What was found in one account, or in many.
 
     Args:
-        account: Whose.
-        counts: States by type.
-        findings: All that are not simply linked, and linked ones with something to say about their record.
-        blocked: Why the account could not be examined, or None. None of its documents is counted then.
-        notes: What the plan says of the whole: doubts about the database, types that are on hold and not counted.
-    """
-
-    account: Account
-    counts: Counts = field(default_factory=Counts)
-    findings: list[Finding] = field(default_factory=list)
-    blocked: PipelineError | None = None
-    notes: list[str] = field(default_factory=list)
-
-    @property
-    def healable(self) -> list[Finding]:
-        return [finding for finding in self.findings if finding.heals]
-
-    @property
-    def deletions(self) -> int:
-        """Findings whose repair removes records."""
-        return sum(finding.repair in DELETING for finding in self.healable)
-
-    @property
-    def settled(self) -> bool:
-        """Whether nothing is left to repair, by healing or by a person."""
-        read = self.blocked is None or isinstance(self.blocked, Blocked)
-        return read and all(finding.repair in {Repair.NOTHING, Repair.PUBLISH} for finding in self.findings)
-
-
-@dataclass(slots=True)
-class Diagnosis:
-    """What is kept of the examinations of many accounts: numbers, and who has something to heal (OPS-6).
-
-    Args:
-        counts: States by type.
-        ill: The accounts with something to heal.
-        types: Names of the types in which they have it.
+        findings: Of one account, all that are not simply linked, and linked ones with something to say of their record.
+        types: Names of the types in which something can be healed.
         deletions: Findings whose repair removes records.
-        settled: Whether nothing is left to repair, by healing or by a person.
-        blocked: Who could not be examined, and why.
-        notes: User and what the plan says of the whole.
+        settled: True if nothing is left to repair, by healing or by a person.
+        notes: User and what the plan says of the whole: doubts about the database, types that are on hold.
     """
 
-    counts: Counts = field(default_factory=Counts)
-    ill: list[Account] = field(default_factory=list)
+    findings: list[LinkFinding] = field(default_factory=list)
     types: set[str] = field(default_factory=set)
     deletions: int = 0
     settled: bool = True
-    blocked: list[LeftOut] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)
 
-    def add(self, found: Examination) -> None:
-        user = found.account.key
-        self.counts.add(found.counts)
-        if found.blocked is not None:
-            self.blocked.append(LeftOut(user, found.blocked))
-        self.notes += [(user, note) for note in found.notes]
-        self.settled &= found.settled
-        if found.healable:
-            self.ill.append(found.account)
-            self.types |= {finding.type for finding in found.healable}
-            self.deletions += found.deletions
+    def judged(self, finding: LinkFinding) -> None:
+        """Count a finding, and keep it where there is something to say."""
+        self.add(finding)
+        self.settled &= finding.repair in {Repair.NOTHING, Repair.PUBLISH}
+        if finding.repairable:
+            self.types.add(finding.type)
+            self.deletions += finding.repair in DELETING
+        if finding.repair is not Repair.NOTHING or finding.warnings:
+            self.findings.append(finding)
 
-    def to_json(self) -> dict[str, object]:
+    def left_alone(self, who: LeftOut) -> None:
+        self.add(who)
+        self.settled &= not who.failed
+
+    def merge(self, other: Examination) -> None:
+        """Add what was found in another account, without the findings themselves."""
+        for type_, states in other.states.items():
+            self.states[type_].update(states)
+        self.found.update(other.found)
+        self.repairable.update(other.repairable)
+        self.left_out += other.left_out
+        self.types |= other.types
+        self.deletions += other.deletions
+        self.settled &= other.settled
+        self.notes += other.notes
+
+    def to_json(self) -> dict[str, Any]:
+        def row(states: Mapping[str, int]) -> dict[str, int]:
+            orphans = states.get(LinkState.ORPHAN, 0)
+            counts = {state.value: states.get(state, 0) for state in LinkState}
+            return {"documents": sum(states.values()) - orphans, "orphans": orphans, **counts}
+
         return {
-            **self.counts.to_json(),
-            "blocked": [{"user": each.user, "message": each.message} for each in self.blocked],
+            "types": {type_: row(states) for type_, states in self.states.items()},
+            "total": row(self.total()),
+            "blocked": [each.to_json() for each in self.left_out],
             "notes": [{"user": user, "note": note} for user, note in self.notes],
         }
+
+
+class _Named(StrEnum):
+    """What the key in a link names."""
+
+    NOTHING = "nothing"
+    OWN = "its own record"
+    ANOTHER = "the record of another document"
+    ELSEWHERE = "another repository"
+    NOWHERE = "a record that does not exist"
+
+
+@dataclass(slots=True)
+class Judge:
+    """Judges one account's documents and records of one type.
+
+    Args:
+        lexicons: What records must satisfy.
+        user: Partition key of the account.
+        did: The repository.
+        plan: What the engine plans for this type.
+        existing: All its records.
+    """
+
+    lexicons: Lexicons
+    user: str
+    did: str
+    plan: TypePlan
+    existing: Iterable[Existing]
+    _records: dict[str, Existing] = field(default_factory=dict)
+    _planned: dict[str, list[Operation]] = field(default_factory=dict)
+    _survivors: dict[str, str] = field(default_factory=dict)
+    _held: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._records = {record.rkey: record for record in self.existing}
+        planned: defaultdict[str, list[Operation]] = defaultdict(list)
+        for operation in self.plan.operations:
+            if operation.document is not None:
+                planned[operation.document.id].append(operation)
+        self._planned = dict(planned)
+        self._survivors = {kept.wanted.document.id: kept.rkey for kept in self.plan.kept}
+        for withheld in self.plan.withheld:
+            if withheld.wanted is not None:
+                self._held[withheld.wanted.document.id] = withheld.failure.message
+
+    def findings(self, wanted: Iterable[Wanted]) -> Iterator[LinkFinding]:
+        """One finding for each selected document, then one for each orphan."""
+        for each in wanted:
+            if not each.skipped:
+                yield self._document(each)
+        yield from self._orphans()
+
+    # ------------------------------------------------------------------------------------------------------ documents
+
+    def _document(self, wanted: Wanted) -> LinkFinding:
+        document = wanted.document
+        keys = self.plan.matches.get(document.id, ())
+        named = self._named(document.link, keys)
+        if document.verdict is Verdict.WITHDRAWN:
+            return self._withdrawn(document, named, keys)
+        if not keys:
+            return self._without_record(wanted, named)
+        survivor = self._survivor(document, keys)
+        return self._with_record(wanted, named, [survivor, *(key for key in keys if key != survivor)])
+
+    def _withdrawn(self, document: Document, named: _Named, keys: Sequence[str]) -> LinkFinding:
+        gone = f"withdrawn ({document.reason})"
+        link = document.link
+        if named is _Named.OWN:
+            return self._of(
+                document, LinkState.LINKED, Repair.NOTHING, f"{gone}: link and record go together", keys=keys
+            )
+        if link is None:
+            return self._of(document, LinkState.LINKED, Repair.NOTHING, f"{gone}: nothing to link", keys=keys)
+        if named in {_Named.ANOTHER, _Named.ELSEWHERE}:
+            reason = f"{gone}; the link names {self._what(link, named)}"
+            return self._of(document, LinkState.CROSSED, Repair.CLEAR_LINK, reason, keys=keys)
+        rest = "holds no key" if link.rkey is None else f"names {link.rkey}, and there is no such record"
+        return self._of(document, LinkState.DANGLING, Repair.CLEAR_LINK, f"{gone}; the link {rest}", keys=keys)
+
+    def _without_record(self, wanted: Wanted, named: _Named) -> LinkFinding:
+        document, link = wanted.document, wanted.document.link
+        if link is None or named is _Named.NOTHING:
+            if document.verdict is not Verdict.ELIGIBLE:
+                return self._of(document, LinkState.LINKED, Repair.NOTHING, f"nothing to link: {document.reason}")
+            return self._of(document, LinkState.UNLINKED, Repair.PUBLISH, "never published")
+        if named is _Named.NOWHERE:
+            reason = f"the link names {link.rkey}, and there is no such record"
+            create = next(
+                (op for op in self._planned.get(document.id, ()) if op.kind in {Kind.CREATE, Kind.RENDER}), None
+            )
+            if create is not None and create.rkey != link.rkey:
+                reason += f"; that key cannot be used again, the record gets {create.rkey}"
+            return self._of(document, LinkState.DANGLING, Repair.RECREATE, reason)
+        reason = f"the link names {self._what(link, named)}"
+        return self._of(document, LinkState.CROSSED, Repair.OWN_RECORD, reason)
+
+    def _with_record(self, wanted: Wanted, named: _Named, keys: Sequence[str]) -> LinkFinding:
+        """`keys` of the document's own records, the one that stays first."""
+        document, link, record = wanted.document, wanted.document.link, self._records[keys[0]]
+        shape = shape_of(self.lexicons, self.plan.media, record, wanted)
+        reasons = []
+        if link is not None and named in {_Named.ANOTHER, _Named.ELSEWHERE}:
+            reasons.append(f"the link names {self._what(link, named)}")
+        if shape.wrong:
+            reasons.append(shape.words)
+        if len(keys) > 1:
+            reasons.insert(0, f"{len(keys)} records of it; {keys[0]} stays")
+            state, repair = LinkState.DUPLICATE, Repair.REDUCE
+        elif named in {_Named.ANOTHER, _Named.ELSEWHERE}:
+            state, repair = LinkState.CROSSED, Repair.REWRITE_LINK
+        elif shape.wrong:
+            state, repair = LinkState.WRONG_SHAPE, Repair.UPDATE
+        elif incomplete := self._incomplete(document, record, named):
+            reasons.append(incomplete)
+            state, repair = LinkState.UNLINKED, Repair.WRITE_LINK
+        else:
+            state, repair = LinkState.LINKED, Repair.NOTHING
+            reasons += [
+                f"its content {op.reason}: the sync updates it"
+                for op in self._planned.get(document.id, ())
+                if op.kind is Kind.UPDATE
+            ]
+        return self._of(document, state, repair, "; ".join(reasons), keys=keys, shape=shape)
+
+    def _incomplete(self, document: Document, record: Existing, named: _Named) -> str:
+        """What a link lacks that names the right key, or no other record; empty when it is whole."""
+        link = document.link
+        if link is None or link.rkey is None:
+            return "the record exists, Mongo has no link to it"
+        if named is _Named.NOWHERE:
+            return f"the record exists, the link names {link.rkey}, which no record has"
+        right = Link(record.rkey, at_uri(self.did, self.plan.media.nsid, record.rkey), record.cid, self.did)
+        # The CID of a record whose content is out of date is settled when the sync updates it.
+        outdated = link.cid is not None and any(op.kind is Kind.UPDATE for op in self._planned.get(document.id, ()))
+        parts = [
+            n for n in ("uri", "cid", "did") if getattr(link, n) != getattr(right, n) and (n, outdated) != ("cid", True)
+        ]
+        return f"the link's {', '.join(parts)} is missing or old" if parts else ""
+
+    # -------------------------------------------------------------------------------------------------------- records
+
+    def _orphans(self) -> Iterator[LinkFinding]:
+        """Records that no document wants: their documents are withdrawn, gone, somebody else's or never known."""
+        for operation in self.plan.operations:
+            if operation.kind is Kind.DELETE and operation.document is not None:
+                reason = f"its document is withdrawn ({operation.reason})"
+                yield self._orphan(operation.rkey, operation.item, reason, operation.document.id)
+            elif operation.kind is Kind.DELETE_ORPHAN:
+                choice = RESTORABLE if operation.reason == DOCUMENT_GONE else ""
+                yield self._orphan(operation.rkey, operation.item, operation.reason + choice)
+        for withheld in self.plan.withheld:
+            if withheld.wanted is None and withheld.rkey is not None:
+                ref = self._records[withheld.rkey].ref
+                item = item_id(self.plan.media.name, ref or withheld.rkey)
+                missing = f"names document {ref}, which is not confirmed as gone{RESTORABLE}"
+                known = "names no document" if ref is None else missing
+                yield self._orphan(withheld.rkey, item, known, held=withheld.failure.message)
+
+    def _orphan(
+        self, rkey: str, item: str, reason: str, document: str | None = None, held: str | None = None
+    ) -> LinkFinding:
+        shape = shape_of(self.lexicons, self.plan.media, self._records[rkey], None)
+        return self._finding(
+            item, LinkState.ORPHAN, Repair.DELETE, reason, keys=[rkey], shape=shape, held=held, document=document
+        )
+
+    # ---------------------------------------------------------------------------------------------------------- inner
+
+    def _named(self, link: Link | None, keys: Sequence[str]) -> _Named:
+        if link is None or link.rkey is None:
+            return _Named.NOTHING
+        if link.did not in (None, self.did):
+            return _Named.ELSEWHERE
+        if link.rkey in keys:
+            return _Named.OWN
+        return _Named.ANOTHER if link.rkey in self._records else _Named.NOWHERE
+
+    def _what(self, link: Link, named: _Named) -> str:
+        if named is _Named.ELSEWHERE:
+            return f"the repository {link.did}"
+        ref = self._records[str(link.rkey)].ref
+        return f"{link.rkey}, a record of {ref}" if ref else f"{link.rkey}, the record of another document"
+
+    def _survivor(self, document: Document, keys: Sequence[str]) -> str:
+        """The record that stays, as the plan has chosen it; of an item that is held back the first match."""
+        planned = {op.rkey for op in self._planned.get(document.id, ()) if op.kind in {Kind.UPDATE, Kind.RENDER}}
+        return self._survivors.get(document.id) or next((key for key in keys if key in planned), keys[0])
+
+    def _of(
+        self,
+        document: Document,
+        state: LinkState,
+        repair: Repair,
+        reason: str,
+        *,
+        keys: Sequence[str] = (),
+        shape: Shape | None = None,
+    ) -> LinkFinding:
+        held = self._held.get(document.id) if repair is not Repair.NOTHING else None
+        item, of = item_id(self.plan.media.name, document.id), document.id
+        return self._finding(item, state, repair, reason, keys=keys, shape=shape or Shape(), held=held, document=of)
+
+    def _finding(
+        self,
+        item: str,
+        state: LinkState,
+        repair: Repair,
+        reason: str,
+        *,
+        keys: Sequence[str],
+        shape: Shape,
+        held: str | None,
+        document: str | None,
+    ) -> LinkFinding:
+        uris = tuple(at_uri(self.did, self.plan.media.nsid, key) for key in keys)
+        return LinkFinding(item, self.user, state, reason, repair, uris, held, document, shape.problems, shape.warnings)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """How the form of a record deviates: `problems` break the lexicon, `forms` are what older writers left."""
+
+    problems: tuple[str, ...] = ()
+    forms: str = ""
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def wrong(self) -> bool:
+        return bool(self.problems or self.forms)
+
+    @property
+    def words(self) -> str:
+        return "; ".join(filter(None, [self.forms, *self.problems]))
+
+
+def shape_of(lexicons: Lexicons, media: MediaType, record: Existing, wanted: Wanted | None) -> Shape:
+    """The form of a record against its lexicon and, where that is known, against what would be written.
+
+    Args:
+        wanted: What its document would give; None for a record that no document wants.
+    """
+    nsid = media.nsid
+    problems = tuple(lexicons.problems(nsid, record.value))
+    warnings = [f"`{name}` is not declared" for name in lexicons.undeclared(nsid, record.value)]
+    # A key stays what it is, whatever its form: no update can change it.
+    warnings += [problem for problem in lexicons.problems(nsid, record.value, record.rkey) if problem not in problems]
+    forms = "" if wanted is None else _forms(lexicons, media, record.value, wanted)
+    return Shape(problems, forms, tuple(warnings))
+
+
+def _forms(lexicons: Lexicons, media: MediaType, value: Record, wanted: Wanted) -> str:
+    """Fields in a form that is not ours, in words.
+
+    Without renditions, fields that follow from media are judged by their presence, and companions not at all.
+    """
+    if wanted.record is not None:
+        least = most = wanted.record
+        unjudged: set[str] = set()
+    elif wanted.unrendered:
+        try:
+            least = media.build_record(wanted.document, Derived())
+            most = media.build_record(wanted.document, Derived(found=frozenset(media.companions(wanted.document))))
+        except InvalidDocument:
+            return ""
+        unjudged = {blob.name for blob in media.blobs}
+    else:
+        return ""
+    lacks = sorted({*least, *unjudged} - value.keys())
+    extra = sorted(value.keys() - most.keys() - unjudged)
+    rules: Mapping[str, Mapping[str, object]] = lexicons.documents[media.nsid]["defs"]["main"]["record"]["properties"]
+    other = sorted(
+        name
+        for name in most.keys() & value.keys()
+        if value[name] != most[name] and _is_form(rules.get(name, {}), name, value[name], wanted.document)
+    )
+    parts = (("lacks", lacks), ("has extra", extra), ("has another form of", other))
+    return "; ".join(f"{word} {', '.join(names)}" for word, names in parts if names)
+
+
+def _is_form(rule: Mapping[str, object], name: str, found: object, document: Document) -> bool:
+    """Whether another value of a field is another way to say the same: an address, a blob, a value as stored."""
+    return rule.get("type") == "blob" or rule.get("format") == "uri" or found == document.fields.get(name)
 
 
 def examine(engine: Engine, account: Account, selection: Selection) -> Examination:
@@ -145,23 +460,21 @@ def examine(engine: Engine, account: Account, selection: Selection) -> Examinati
         Transient: Something could not be read: nothing can be said.
     """
     plan, report = engine.survey(account, selection)
-    found = Examination(account, notes=report.notes)
+    found = Examination()
     if plan.repository is None:
-        found.blocked = report.blocked
+        found.notes = [(account.key, note) for note in report.notes]
+        if report.blocked is not None:
+            found.left_alone(LeftOut(account.key, report.blocked))
         return found
     for each in plan.plans:
         name = each.media.name
         records = existing_records(plan.repository, each.media)
+        found.states[name].update()  # a type without a document has its row, too
         judge = Judge(engine.lexicons, account.key, plan.repository.did, each, records)
-        found.counts.documents[name] += len(plan.selected[name])
-        states = found.counts.states[name]
         for finding in judge.findings(plan.wanted[name]):
-            states[finding.state] += 1
-            found.counts.orphans[name] += finding.state is LinkState.ORPHAN
-            if finding.repair is not Repair.NOTHING or finding.warnings:
-                found.findings.append(finding)
+            found.judged(finding)
     left_alone = {finding.held for finding in found.findings}
-    found.notes = [note for note in found.notes if note not in left_alone]
+    found.notes = [(account.key, note) for note in report.notes if note not in left_alone]
     return found
 
 
@@ -174,7 +487,7 @@ def heal(engine: Engine, account: Account, selection: Selection, run_id: str) ->
     Raises:
         Transient: The examination could not be made.
     """
-    findings = examine(engine, account, selection).healable
+    findings = [finding for finding in examine(engine, account, selection).findings if finding.repairable]
     if not findings:
         return None
     named = {finding.type for finding in findings}
@@ -190,73 +503,12 @@ def heal(engine: Engine, account: Account, selection: Selection, run_id: str) ->
     return engine.sync(account, chosen, run_id)
 
 
-def examine_all(
-    pipeline: Pipeline, accounts: Sequence[Account], selection: Selection, progress: Progress = unwatched
-) -> Iterator[Examination]:
-    """Examine many accounts, in their order. Nothing is written.
-
-    Raises:
-        ServiceUnreachable: A service is down.
-    """
-    looks = for_accounts(
-        accounts,
-        lambda each: examine(pipeline.engine, each, selection),
-        pipeline.settings.ac_concurrent_users,
-        lambda each, error: Examination(each, blocked=unread(each, error)),
-        ordered=True,
-    )
-    for _, found in progress(looks, len(accounts)):
-        yield found
-
-
-def heal_all(
-    pipeline: Pipeline,
-    before: Diagnosis,
-    selection: Selection,
-    run_id: str,
-    *,
-    why: str = "",
-    progress: Progress = unwatched,
-) -> Iterator[AccountReport]:
-    """Heal the accounts that need it; what deletes records is in the audit before it starts.
-
-    Args:
-        before: What `examine_all` has found.
-        why: The operator's own words, for the audit.
-
-    Yields:
-        The report of each account that had something to heal still.
-    """
-    counts = {"deletions": before.deletions}
-    audited = pipeline.audit.during("heal-links", before.ill, sorted(before.types), why=why, counts=counts)
-    workers = pipeline.settings.ac_concurrent_users
-    with audited if before.deletions else nullcontext() as entry:
-        deleted = duplicates = 0
-        work: Iterator[tuple[Account, AccountReport | None]] = for_accounts(
-            before.ill,
-            lambda each: heal(pipeline.engine, each, selection, run_id),
-            workers,
-            lambda each, error: AccountReport(each.key, error=error),
-        )
-        for _, report in progress(work, len(before.ill)):
-            if report is None:
-                continue
-            deleted += sum(tally.deleted for tally in report.types.values())
-            duplicates += sum(tally.duplicates_removed for tally in report.types.values())
-            yield report
-        if entry is not None:
-            entry.counts.update(deleted=deleted, duplicates=duplicates)
-
-
 class LinksParameters(Selected):
     """Whose links to examine, and whether to heal them."""
 
     heal: bool = option(False, "Carry out the repairs; a second time does nothing.")
     sweep: int | None = sweep_option()
     why: str = why_option()
-
-
-_COLUMNS: Final = ("user", "item", "state", "repair", "reason", "held")
 
 
 def run_links(work: Work, parameters: LinksParameters) -> Report:
@@ -269,20 +521,17 @@ def run_links(work: Work, parameters: LinksParameters) -> Report:
     selection = parameters.selection(sweep=parameters.sweep)
     if parameters.heal:
         confirm_sweep(pipeline, accounts, selection, work.run_id)
-    found = Table("items", _COLUMNS, "Not simply linked", more=("uris", "problems", "warnings"))
-    before = _diagnose(examine_all(pipeline, accounts, selection, work.watch("Examining")), found)
+    before, found = _examined(work, accounts, selection, "Examining")
     if not parameters.heal:
         json = {**before.to_json(), "items": found}
-        return _diagnosed(before, json, [_states("states", "Links", before), found], 0 if before.settled else 1)
+        return _answer(before, json, [_states("states", "Links", before), found], 0 if before.settled else 1)
     started, report = time.monotonic(), SyncReport(work.run_id)
-    healing = heal_all(pipeline, before, selection, work.run_id, why=parameters.why, progress=work.watch("Healing"))
-    report.accounts.extend(healing)
+    report.accounts.extend(_healed(work, accounts, before, selection, parameters.why))
     report.seconds = time.monotonic() - started
-    rest = Table("items", _COLUMNS, "Not simply linked", more=("uris", "problems", "warnings"))
-    after = _diagnose(examine_all(pipeline, accounts, selection, work.watch("Examining again")), rest)
+    after, rest = _examined(work, accounts, selection, "Examining again")
     json = {"before": before.to_json(), "after": after.to_json(), "healed": report.to_json(), "items": rest}
     tables = [_states("states_before", "Links before", before), *sync_tables(report), _states("states", "Links", after)]
-    answer = _diagnosed(after, json, [*tables, rest], 0 if report.clean and after.settled else 1)
+    answer = _answer(after, json, [*tables, rest], 0 if report.clean and after.settled else 1)
     again = [each.user for each in report.accounts if each.error or each.blocked]
     answer.lines = [*answer.lines, *sync_lines(report)]
     answer.left_out = [*answer.left_out, *sync_left_out(report)]
@@ -291,42 +540,73 @@ def run_links(work: Work, parameters: LinksParameters) -> Report:
     return answer
 
 
-def _diagnose(found: Iterable[Examination], table: Table) -> Diagnosis:
-    """All examinations counted; what is not simply linked goes to the table (OPS-6)."""
-    seen = Diagnosis()
-    for each in found:
-        seen.add(each)
-        table.extend(finding.to_json() for finding in each.findings)
-    return seen
+def _examined(work: Work, accounts: Sequence[Account], selection: Selection, title: str) -> tuple[Examination, Table]:
+    """All accounts examined: their numbers, and a table of what is not simply linked (OPS-6).
+
+    Raises:
+        ServiceUnreachable: A service is down.
+    """
+
+    def failed(account: Account, error: PipelineError) -> Examination:
+        found = Examination()
+        found.left_alone(LeftOut(account.key, unread(account, error)))
+        return found
+
+    engine, workers = work.pipeline.engine, work.pipeline.settings.ac_concurrent_users
+    seen, columns = Examination(), ("user", "item", "state", "repair", "reason", "held")
+    table = Table("items", columns, "Not simply linked", more=("uris", "problems", "warnings"))
+    looks = for_accounts(accounts, lambda each: examine(engine, each, selection), workers, failed, ordered=True)
+    for _, found in work.watch(title)(looks, len(accounts)):
+        seen.merge(found)
+        table.extend(finding.to_json() for finding in found.findings)
+    return seen, table
 
 
-def _diagnosed(seen: Diagnosis, json: Mapping[str, object], tables: Sequence[Table], code: int) -> Report:
-    total = seen.counts.total()
+def _healed(
+    work: Work, accounts: Sequence[Account], before: Examination, selection: Selection, why: str
+) -> Iterator[AccountReport]:
+    """Heal the accounts that need it; what deletes records is in the audit before it starts. Yields the report of each
+    account that had something to heal still."""
+    pipeline = work.pipeline
+    ill = [account for account in accounts if before.repairable[account.key]]
+    counts = {"deletions": before.deletions}
+    audited = pipeline.audit.during("heal-links", ill, sorted(before.types), why=why, counts=counts)
+    with audited if before.deletions else nullcontext() as entry:
+        deleted = duplicates = 0
+        reports: Iterator[tuple[Account, AccountReport | None]] = for_accounts(
+            ill,
+            lambda each: heal(pipeline.engine, each, selection, work.run_id),
+            pipeline.settings.ac_concurrent_users,
+            lambda each, error: AccountReport(each.key, error=error),
+        )
+        for _, report in work.watch("Healing")(reports, len(ill)):
+            if report is None:
+                continue
+            deleted += sum(tally.deleted for tally in report.types.values())
+            duplicates += sum(tally.duplicates_removed for tally in report.types.values())
+            yield report
+        if entry is not None:
+            entry.counts.update(deleted=deleted, duplicates=duplicates)
+
+
+def _answer(seen: Examination, json: Mapping[str, object], tables: Sequence[Table], code: int) -> Report:
+    total = seen.total()
     return Report(
         ", ".join(f"{state.value} {total[state]}" for state in LinkState if total[state]) or "There is no document.",
         json,
         tables,
         {"to_be_deleted": seen.deletions},
         [f"{user}: {note}" for user, note in seen.notes],
-        seen.blocked,
+        seen.left_out,
         exit_code=code,
     )
 
 
-def _states(name: str, title: str, seen: Diagnosis) -> Table:
-    table = Table(name, ("type", "documents", "orphans", *(state.value for state in LinkState)), title)
-    rows = seen.counts.to_json()
-    for type_, row in rows["types"].items():
+def _states(name: str, title: str, seen: Examination) -> Table:
+    table, rows = Table(name, ("type", "documents", "orphans", *LinkState), title), seen.to_json()
+    for type_, row in [*rows["types"].items(), ("total", rows["total"])]:
         table.add({"type": type_, **row})
-    table.add({"type": "total", **rows["total"]})
     return table
 
 
-LINKS: Final = Declaration(
-    "links",
-    "heal_links",
-    "heal_each_user",
-    LinksParameters,
-    run_links,
-    csv="items",
-)
+LINKS: Final = Declaration("links", "heal_links", "heal_each_user", LinksParameters, run_links, csv="items")

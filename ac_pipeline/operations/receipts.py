@@ -18,7 +18,7 @@ from ac_pipeline.errors import PipelineError
 from ac_pipeline.items import RepositoryMark
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.receipts import Aspect, Found, Part, Receipt, Total, Wrong
-from ac_pipeline.operations.link_states import Finding, Judge, LinkState, Repair
+from ac_pipeline.operations.links import Judge, LinkFinding, LinkState, Repair
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.for_accounts import for_accounts
 from ac_pipeline.sync.plan import existing_records
@@ -182,7 +182,7 @@ def _blobs(found: Verification) -> Part:
     return Part(found.blobs_expected, found.blobs_verified, {"missing": missing} if missing else {}, 0, tuple(listed))
 
 
-def _links(findings: Sequence[Finding]) -> Part:
+def _links(findings: Sequence[LinkFinding]) -> Part:
     """Links that are not as they should be. A document never published has none, and is missing, not unlinked.
 
     What is held back is quarantined, and listed as that; here it only counts as odd (DEL-10).
@@ -194,10 +194,10 @@ def _links(findings: Sequence[Finding]) -> Part:
     return Part(len(documents), len(documents) - len(wrong), states, odd, _listed(wrong, lambda each: each.reason))
 
 
-def _lexicon(findings: Sequence[Finding], records: int) -> Part:
+def _lexicon(findings: Sequence[LinkFinding], records: int) -> Part:
     """Records that break their lexicon or have a form that older writers left (VERIFY-3), and mere oddities (REC-5)."""
 
-    def is_wrong(finding: Finding) -> bool:
+    def is_wrong(finding: LinkFinding) -> bool:
         return bool(finding.problems) or finding.state is LinkState.WRONG_SHAPE
 
     wrong = [each for each in findings if is_wrong(each)]
@@ -207,7 +207,7 @@ def _lexicon(findings: Sequence[Finding], records: int) -> Part:
     return Part(records, max(0, records - len(wrong)), states, warnings, listed)
 
 
-def _listed(findings: Sequence[Finding], reason: Callable[[Finding], str]) -> tuple[Wrong, ...]:
+def _listed(findings: Sequence[LinkFinding], reason: Callable[[LinkFinding], str]) -> tuple[Wrong, ...]:
     return tuple(
         Wrong(
             each.item,

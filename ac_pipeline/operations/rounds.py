@@ -1,16 +1,21 @@
-"""Rounds: many accounts looked at in their order, and who of them cannot be."""
+"""Rounds: many accounts looked at in their order, what is found of them, and who cannot be looked at."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Blocked, PipelineError
+from ac_pipeline.items import Finding
+from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.for_accounts import for_accounts, unread
+from ac_pipeline.wiring import Pipeline
 
 Result = TypeVar("Result")
+Found = TypeVar("Found", bound=Finding)
 
 Progress = Callable[[Iterable[Any], int], Iterator[Any]]
 """Passes things on, told how many there will be: whoever shows progress looks at them here."""
@@ -31,6 +36,43 @@ class LeftOut:
     def failed(self) -> bool:
         """Whether it is an error, and not that the account is blocked."""
         return not isinstance(self.error, Blocked)
+
+    def to_json(self) -> dict[str, object]:
+        return {"user": self.user, "message": self.message}
+
+
+@dataclass(slots=True)
+class FindingCount:
+    """What is kept of the findings of many accounts: numbers, and who was left out (OPS-6).
+
+    Args:
+        states: Type -> state -> how many.
+        found: Partition key -> all findings.
+        repairable: Partition key -> those of them that can be put right here, or were.
+        left_out: Who could not be looked at, and why.
+    """
+
+    states: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    found: Counter[str] = field(default_factory=Counter)
+    repairable: Counter[str] = field(default_factory=Counter)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    def add(self, each: Finding | LeftOut) -> None:
+        if isinstance(each, LeftOut):
+            self.left_out.append(each)
+            return
+        self.states[each.type][each.state] += 1
+        self.found[each.user] += 1
+        self.repairable[each.user] += each.repairable
+
+    def total(self) -> Counter[str]:
+        """How many findings are in which state."""
+        return sum(self.states.values(), Counter())
+
+    @property
+    def left(self) -> int:
+        """Findings that cannot be put right here, or were not."""
+        return self.found.total() - self.repairable.total()
 
 
 def unwatched(things: Iterable[Any], total: int) -> Iterator[Any]:
@@ -58,3 +100,68 @@ def look_at(
     having = [account for account in accounts if account.did is not None]
     looks: Iterator[tuple[Account, Result | PipelineError]] = for_accounts(having, look, workers, unread, ordered=True)
     yield from progress(looks, len(having))
+
+
+def findings_of(
+    accounts: Sequence[Account],
+    look: Callable[[Account], Iterable[Found]],
+    workers: int,
+    progress: Progress = unwatched,
+) -> Iterator[Found | LeftOut]:
+    """What is found in many accounts, in their order, and who cannot be looked at.
+
+    Raises:
+        ServiceUnreachable: A service is down.
+    """
+    for account, found in look_at(accounts, look, workers, progress):
+        if isinstance(found, PipelineError):
+            yield LeftOut(account.key, found)
+        else:
+            yield from found
+
+
+def counted(things: Iterable[Finding | LeftOut], add_row: Callable[[dict[str, object]], None]) -> FindingCount:
+    """What was found or done, counted; rows are passed on as they come, only numbers stay (OPS-6)."""
+    count = FindingCount()
+    for each in things:
+        count.add(each)
+        if isinstance(each, Finding):
+            add_row(each.to_json())
+    return count
+
+
+def audited_turns(
+    pipeline: Pipeline,
+    accounts: Sequence[Account],
+    act: Callable[[Account], Iterable[Result]],
+    done: Callable[[Result], int],
+    *,
+    action: str,
+    types: Sequence[MediaType],
+    why: str,
+    counts: Mapping[str, int],
+    counted_as: str,
+    progress: Progress = unwatched,
+) -> Iterator[Result | LeftOut]:
+    """Change something in one account after another; in the audit before it starts, with what is done as it is done.
+
+    Args:
+        act: What is done to an account, as it is done.
+        done: How much of `counted_as` a result stands for.
+
+    Yields:
+        Every result, and who was left alone because the account is blocked.
+    """
+    if not accounts:
+        return
+    number = 0
+    with pipeline.audit.during(action, accounts, [media.name for media in types], why=why, counts=counts) as entry:
+        for account in progress(accounts, len(accounts)):
+            try:
+                for result in act(account):
+                    number += done(result)
+                    entry.counts[counted_as] = number
+                    yield result
+            except Blocked as error:
+                yield LeftOut(account.key, error)
+            entry.counts[counted_as] = number

@@ -36,7 +36,7 @@ from ac_pipeline.local.pds_server import PdsOptions
 from ac_pipeline.local.services import LocalServices
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.operations.accounts import AccountState
-from ac_pipeline.operations.link_states import LinkState
+from ac_pipeline.operations.links import LinkState
 from ac_pipeline.operations.snapshot import open_vault, take_snapshot
 from ac_pipeline.sync.lexicon_gate import SCHEMA
 from ac_pipeline_tests.conftest import Pds

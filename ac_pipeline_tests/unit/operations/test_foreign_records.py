@@ -53,7 +53,7 @@ def test_whatever_a_record_of_another_app_holds_nobody_is_stopped_by_it(block: b
     assert [found.verified for found in verify_accounts(world.engine, both, Selection(), 2)] == [1, 1]
     for user in both:
         assert not find_differences(world.engine, user, Selection())
-        assert examine(world.engine, user, Selection()).counts.total().total() >= 1
+        assert examine(world.engine, user, Selection()).total().total() >= 1
     assert world.wipe(owner, "painting").deleted == {"painting": 1}
     assert world.restore(owner, "painting").restored == {"painting": 1}
 

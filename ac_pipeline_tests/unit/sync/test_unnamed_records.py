@@ -12,8 +12,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.media.base import Link
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.operations.differences import find_differences
-from ac_pipeline.operations.link_states import LinkState, Repair
-from ac_pipeline.operations.links import examine
+from ac_pipeline.operations.links import LinkState, Repair, examine
 from ac_pipeline.operations.removals import Removals
 from ac_pipeline.sync.plan import Kind, existing_records
 from ac_pipeline.sync.verify import compare
