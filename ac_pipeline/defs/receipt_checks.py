@@ -7,7 +7,6 @@ repository is read here: the job `verify_users` does that, and calls these after
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import dagster as dg
@@ -17,9 +16,9 @@ from ac_pipeline.defs.ledger_checks import NAMED
 from ac_pipeline.defs.metadata import LINKED, ROWS, Metadata, coded, escaped, link
 from ac_pipeline.defs.mirror import Mirror
 from ac_pipeline.errors import InvalidRecord
-from ac_pipeline.items import State
+from ac_pipeline.items import Finding, State
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.mongo.receipts import Aspect, Part, Receipt, Total, Wrong
+from ac_pipeline.mongo.receipts import Aspect, Part, Receipt, Total
 from ac_pipeline.operations.receipts import Findings
 
 RECORDS_MATCH_DOCUMENTS: Final = "records_match_documents"
@@ -65,13 +64,8 @@ _COLUMNS = ("user", "item", "state", "reason", "repair", "uri", "verified")
 _SCHEMA = dg.TableSchema(columns=[dg.TableColumn(name) for name in _COLUMNS])
 
 
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """One thing that is wrong, and since when that is known."""
-
-    user: str
-    wrong: Wrong
-    known: str
+_Line = tuple[Finding, str]
+"""One thing that is wrong, and since when that is known."""
 
 
 def verified(
@@ -86,7 +80,7 @@ def verified(
     aspect = ASPECTS[check]
     total = findings.totals[media.name, aspect]
     found = [each for each in findings.unsound if (each.type, each.aspect) == (media.name, aspect)]
-    lines = [_Line(each.user, wrong, f"{each.at:%Y-%m-%d %H:%M}") for each in found for wrong in each.part.wrong]
+    lines = [(wrong, f"{each.at:%Y-%m-%d %H:%M}") for each in found for wrong in each.part.wrong]
     refused, refused_lines = _refused(mirror, media) if aspect is Aspect.LEXICON else (Counter[str](), [])
     users = Counter({each.user: each.part.unsound for each in found}) + refused
     states = sum(
@@ -124,7 +118,7 @@ def part_metadata(mirror: Mirror, receipt: Receipt, parts: Mapping[Aspect, Part]
     """
     records, blobs = parts.get(Aspect.RECORDS, Part()), parts.get(Aspect.BLOBS, Part())
     known = f"{receipt.at:%Y-%m-%d %H:%M}"
-    lines = [_Line(receipt.user, wrong, known) for part in parts.values() for wrong in part.wrong]
+    lines = [(wrong, known) for part in parts.values() for wrong in part.wrong]
     return {
         "status": "verified: not all is as it should be",
         "expected": records.expected,
@@ -164,14 +158,14 @@ def _refused(mirror: Mirror, media: MediaType) -> tuple[Counter[str], list[_Line
         return users, []
     entries = mirror.items(media, State.QUARANTINED, ROWS, error_class=InvalidRecord.code)
     return users, [
-        _Line(
-            entry.partition,
-            Wrong(
+        (
+            Finding(
                 entry.item,
+                entry.partition,
                 "refused",
                 entry.failure.message if entry.failure is not None else "",
-                entry.uri,
                 "correct the document",
+                (entry.uri,) if entry.uri else (),
             ),
             f"{entry.updated_at:%Y-%m-%d %H:%M}" if entry.updated_at is not None else "",
         )
@@ -185,28 +179,18 @@ def _listed(mirror: Mirror, lines: Sequence[_Line], count: int) -> Metadata:
         return {}
     shown = lines[:ROWS]
     links = [
-        f"- {coded(line.wrong.item)} of {escaped(line.user)}: {escaped(line.wrong.state)}: "
-        f"{escaped(line.wrong.reason)} · "
-        + (link(line.wrong.uri, mirror.record_address(line.wrong.uri)) if line.wrong.uri else "no record")
-        for line in shown[:LINKED]
+        f"- {coded(each.item)} of {escaped(each.user)}: {escaped(each.state)}: {escaped(each.reason)} · "
+        + (link(each.uri, mirror.record_address(each.uri)) if each.uri else "no record")
+        for each, _ in shown[:LINKED]
+    ]
+    rows = [
+        {"verified": known, **{name: str(value or "") for name, value in each.to_json().items()}}
+        for each, known in shown
     ]
     return {
-        "items": dg.MetadataValue.table([_record(line) for line in shown], schema=_SCHEMA),
+        "items": dg.MetadataValue.table(
+            [dg.TableRecord({name: row[name] for name in _COLUMNS}) for row in rows], schema=_SCHEMA
+        ),
         "items_links": dg.MetadataValue.md("\n".join(links)),
         **({"items_not_shown": count - len(shown)} if count > len(shown) else {}),
     }
-
-
-def _record(line: _Line) -> dg.TableRecord:
-    wrong = line.wrong
-    return dg.TableRecord(
-        {
-            "user": line.user,
-            "item": wrong.item,
-            "state": wrong.state,
-            "reason": wrong.reason,
-            "repair": wrong.repair,
-            "uri": wrong.uri or "",
-            "verified": line.known,
-        }
-    )

@@ -4,8 +4,8 @@ What is looked at is `operations/receipts.py`, what it amounts to for an asset i
 a check, where a person looks, and never the job; the job fails when somebody could not be read.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Final
 
 import dagster as dg
@@ -15,13 +15,12 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.checks import check_events
 from ac_pipeline.defs.failures import Trouble, dagster_failures, failure_of, trouble_of_error
-from ac_pipeline.defs.metadata import Metadata
 from ac_pipeline.defs.mirror import Mirror
 from ac_pipeline.defs.receipt_checks import part_metadata
 from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.mongo.receipts import Aspect, Receipt
+from ac_pipeline.mongo.receipts import Receipt
 from ac_pipeline.operations.receipts import Taken
 
 VERIFY_USERS: Final = "verify_users"
@@ -43,36 +42,6 @@ class VerificationConfig(dg.Config):
     )
 
 
-@dataclass(slots=True)
-class _Sums:
-    """What all users of a run amount to, by aspect; no user's receipt is kept here (OPS-6)."""
-
-    expected: dict[Aspect, int] = field(default_factory=dict)
-    sound: dict[Aspect, int] = field(default_factory=dict)
-    states: dict[str, int] = field(default_factory=dict)
-    verified: list[str] = field(default_factory=list)
-    blocked: int = 0
-
-    def add(self, receipt: Receipt) -> None:
-        self.verified.append(receipt.user)
-        self.blocked += receipt.blocked is not None
-        for (_, aspect), part in receipt.parts.items():
-            self.expected[aspect] = self.expected.get(aspect, 0) + part.expected
-            self.sound[aspect] = self.sound.get(aspect, 0) + part.sound
-            for state, count in part.states.items():
-                name = f"{aspect.value} {state}"
-                self.states[name] = self.states.get(name, 0) + count
-
-    def metadata(self) -> Metadata:
-        return {
-            "users": len(self.verified),
-            "blocked": self.blocked,
-            **{f"{aspect.value} expected": number for aspect, number in self.expected.items()},
-            **{f"{aspect.value} verified": number for aspect, number in self.sound.items()},
-            **self.states,
-        }
-
-
 @dg.op(name=VERIFY_STEP, out=dg.Out(dg.Nothing))
 def verify(
     context: dg.OpExecutionContext, config: VerificationConfig, mirror: dg.ResourceParam[Mirror]
@@ -85,18 +54,19 @@ def verify(
     with dagster_failures():
         types = tuple(media_type(name) for name in config.types) or MEDIA_TYPES
         accounts = _accounts(mirror, config.users)
-    sums = _Sums()
+    sums, verified = Counter[str](users=0, blocked=0), list[str]()  # no user's receipt is kept here (OPS-6)
     troubles: dict[str, Trouble] = {}
     with dagster_failures():
         taken = mirror.verify(accounts, types, blobs=config.blobs, run_id=context.run.run_id)
         for number, each in enumerate(taken, start=1):
             _tell(context, mirror, each, f"{number} of {len(accounts)}")
             if each.receipt is not None:
-                sums.add(each.receipt)
+                verified.append(each.receipt.user)
+                sums.update(_sums(each.receipt))
             if each.error is not None:
                 troubles[each.account.key] = trouble_of_error(each.error)
-    yield from check_events(mirror, types, sums.verified)
-    context.log.info(", ".join(f"{name}: {value}" for name, value in sums.metadata().items()))
+    yield from check_events(mirror, types, verified)
+    context.log.info(", ".join(f"{name}: {value}" for name, value in sums.items()))
     if troubles:
         raise failure_of(troubles, len(accounts))
 
@@ -110,6 +80,15 @@ def verify(
 )
 def verify_users() -> None:
     verify()
+
+
+def _sums(receipt: Receipt) -> Counter[str]:
+    """What a receipt adds to the sums of a run, by aspect."""
+    counts = Counter(users=1, blocked=int(receipt.blocked is not None))
+    for (_, aspect), part in receipt.parts.items():
+        counts.update({f"{aspect} expected": part.expected, f"{aspect} verified": part.sound})
+        counts.update({f"{aspect} {state}": number for state, number in part.states.items()})
+    return counts
 
 
 def _tell(context: dg.OpExecutionContext, mirror: Mirror, taken: Taken, count: str) -> None:

@@ -15,10 +15,12 @@ from typing import Any
 from bson.codec_options import CodecOptions
 from pymongo.database import Database
 
+from ac_pipeline.items import Finding
 from ac_pipeline.mongo.database import mongo_errors
 
 _AWARE: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
 _BATCH = 500
+_WRONG = ("item", "state", "reason", "uri", "repair")
 _COUNTS = ("expected", "sound", "unsound", "warnings")
 
 
@@ -29,25 +31,6 @@ class Aspect(StrEnum):
     LINKS = "links"
     LEXICON = "lexicon"
     BLOBS = "blobs"
-
-
-@dataclass(frozen=True, slots=True)
-class Wrong:
-    """One item, or one record without an item, that is not as it should be.
-
-    Args:
-        item: `type:ObjectId`, else `type:rkey`.
-        state: `missing`, `different`, `dangling` and the like.
-        reason: What was found.
-        uri: Its record, or None.
-        repair: What puts it right, in words.
-    """
-
-    item: str
-    state: str
-    reason: str
-    uri: str | None = None
-    repair: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +49,7 @@ class Part:
     sound: int = 0
     states: Mapping[str, int] = field(default_factory=dict)
     warnings: int = 0
-    wrong: tuple[Wrong, ...] = ()
+    wrong: tuple[Finding, ...] = ()
 
     @property
     def unsound(self) -> int:
@@ -195,7 +178,8 @@ class MongoReceipts:
                     type_, _, aspect = name.partition(".")
                     if type_ in types:
                         held = stored["parts"][type_][aspect]
-                        yield Found(stored["user"], stored["did"], type_, Aspect(aspect), held["at"], _part(held))
+                        user, part = stored["user"], _part(held, stored["user"])
+                        yield Found(user, stored["did"], type_, Aspect(aspect), held["at"], part)
 
 
 def _to_bson(part: Part) -> dict[str, Any]:
@@ -206,20 +190,15 @@ def _to_bson(part: Part) -> dict[str, Any]:
         "unsound": part.unsound,
         "warnings": part.warnings,
         "states": dict(part.states),
-        "wrong": [
-            {"item": each.item, "state": each.state, "reason": each.reason, "uri": each.uri, "repair": each.repair}
-            for each in part.wrong
-        ],
+        "wrong": [{name: getattr(each, name) for name in _WRONG} for each in part.wrong],
     }
 
 
-def _part(stored: Mapping[str, Any]) -> Part:
-    return Part(
-        stored["expected"],
-        stored["sound"],
-        stored["states"],
-        stored["warnings"],
-        tuple(
-            Wrong(each["item"], each["state"], each["reason"], each["uri"], each["repair"]) for each in stored["wrong"]
-        ),
+def _part(stored: Mapping[str, Any], user: str) -> Part:
+    wrong = (
+        Finding(
+            each["item"], user, each["state"], each["reason"], each["repair"], (each["uri"],) if each["uri"] else ()
+        )
+        for each in stored["wrong"]
     )
+    return Part(stored["expected"], stored["sound"], stored["states"], stored["warnings"], tuple(wrong))

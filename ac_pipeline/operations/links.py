@@ -29,7 +29,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NamedTuple
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.lexicon import Lexicons
@@ -179,7 +179,9 @@ class _Named(StrEnum):
     NOWHERE = "a record that does not exist"
 
 
-@dataclass(slots=True)
+_Verdict = tuple[LinkState, Repair, str]
+
+
 class Judge:
     """Judges one account's documents and records of one type.
 
@@ -191,27 +193,17 @@ class Judge:
         existing: All its records.
     """
 
-    lexicons: Lexicons
-    user: str
-    did: str
-    plan: TypePlan
-    existing: Iterable[Existing]
-    _records: dict[str, Existing] = field(default_factory=dict)
-    _planned: dict[str, list[Operation]] = field(default_factory=dict)
-    _survivors: dict[str, str] = field(default_factory=dict)
-    _held: dict[str, str] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._records = {record.rkey: record for record in self.existing}
-        planned: defaultdict[str, list[Operation]] = defaultdict(list)
-        for operation in self.plan.operations:
+    def __init__(self, lexicons: Lexicons, user: str, did: str, plan: TypePlan, existing: Iterable[Existing]) -> None:
+        self.lexicons, self.user, self.did, self.plan = lexicons, user, did, plan
+        self._records = {record.rkey: record for record in existing}
+        self._planned: defaultdict[str, list[Operation]] = defaultdict(list)
+        for operation in plan.operations:
             if operation.document is not None:
-                planned[operation.document.id].append(operation)
-        self._planned = dict(planned)
-        self._survivors = {kept.wanted.document.id: kept.rkey for kept in self.plan.kept}
-        for withheld in self.plan.withheld:
-            if withheld.wanted is not None:
-                self._held[withheld.wanted.document.id] = withheld.failure.message
+                self._planned[operation.document.id].append(operation)
+        self._survivors = {kept.wanted.document.id: kept.rkey for kept in plan.kept}
+        self._held = {
+            each.wanted.document.id: each.failure.message for each in plan.withheld if each.wanted is not None
+        }
 
     def findings(self, wanted: Iterable[Wanted]) -> Iterator[LinkFinding]:
         """One finding for each selected document, then one for each orphan."""
@@ -223,75 +215,68 @@ class Judge:
     # ------------------------------------------------------------------------------------------------------ documents
 
     def _document(self, wanted: Wanted) -> LinkFinding:
-        document = wanted.document
-        keys = self.plan.matches.get(document.id, ())
+        document, shape = wanted.document, Shape()
+        keys = list(self.plan.matches.get(document.id, ()))
         named = self._named(document.link, keys)
         if document.verdict is Verdict.WITHDRAWN:
-            return self._withdrawn(document, named, keys)
-        if not keys:
-            return self._without_record(wanted, named)
-        survivor = self._survivor(document, keys)
-        return self._with_record(wanted, named, [survivor, *(key for key in keys if key != survivor)])
+            state, repair, reason = self._withdrawn(document, named)
+        elif not keys:
+            state, repair, reason = self._without_record(document, named)
+        else:
+            survivor = self._survivor(document, keys)
+            keys.sort(key=lambda key: key != survivor)
+            shape = shape_of(self.lexicons, self.plan.media, self._records[survivor], wanted)
+            state, repair, reason = self._with_record(document, named, keys, shape)
+        item = item_id(self.plan.media.name, document.id)
+        held = self._held.get(document.id) if repair is not Repair.NOTHING else None
+        return self._finding(item, (state, repair, reason), keys, shape, document=document.id, held=held)
 
-    def _withdrawn(self, document: Document, named: _Named, keys: Sequence[str]) -> LinkFinding:
-        gone = f"withdrawn ({document.reason})"
-        link = document.link
+    def _withdrawn(self, document: Document, named: _Named) -> _Verdict:
+        gone, link = f"withdrawn ({document.reason})", document.link
         if named is _Named.OWN:
-            return self._of(
-                document, LinkState.LINKED, Repair.NOTHING, f"{gone}: link and record go together", keys=keys
-            )
+            return LinkState.LINKED, Repair.NOTHING, f"{gone}: link and record go together"
         if link is None:
-            return self._of(document, LinkState.LINKED, Repair.NOTHING, f"{gone}: nothing to link", keys=keys)
+            return LinkState.LINKED, Repair.NOTHING, f"{gone}: nothing to link"
         if named in {_Named.ANOTHER, _Named.ELSEWHERE}:
-            reason = f"{gone}; the link names {self._what(link, named)}"
-            return self._of(document, LinkState.CROSSED, Repair.CLEAR_LINK, reason, keys=keys)
+            return LinkState.CROSSED, Repair.CLEAR_LINK, f"{gone}; the link names {self._what(link, named)}"
         rest = "holds no key" if link.rkey is None else f"names {link.rkey}, and there is no such record"
-        return self._of(document, LinkState.DANGLING, Repair.CLEAR_LINK, f"{gone}; the link {rest}", keys=keys)
+        return LinkState.DANGLING, Repair.CLEAR_LINK, f"{gone}; the link {rest}"
 
-    def _without_record(self, wanted: Wanted, named: _Named) -> LinkFinding:
-        document, link = wanted.document, wanted.document.link
+    def _without_record(self, document: Document, named: _Named) -> _Verdict:
+        link = document.link
         if link is None or named is _Named.NOTHING:
             if document.verdict is not Verdict.ELIGIBLE:
-                return self._of(document, LinkState.LINKED, Repair.NOTHING, f"nothing to link: {document.reason}")
-            return self._of(document, LinkState.UNLINKED, Repair.PUBLISH, "never published")
-        if named is _Named.NOWHERE:
-            reason = f"the link names {link.rkey}, and there is no such record"
-            create = next(
-                (op for op in self._planned.get(document.id, ()) if op.kind in {Kind.CREATE, Kind.RENDER}), None
-            )
-            if create is not None and create.rkey != link.rkey:
-                reason += f"; that key cannot be used again, the record gets {create.rkey}"
-            return self._of(document, LinkState.DANGLING, Repair.RECREATE, reason)
-        reason = f"the link names {self._what(link, named)}"
-        return self._of(document, LinkState.CROSSED, Repair.OWN_RECORD, reason)
+                return LinkState.LINKED, Repair.NOTHING, f"nothing to link: {document.reason}"
+            return LinkState.UNLINKED, Repair.PUBLISH, "never published"
+        if named is not _Named.NOWHERE:
+            return LinkState.CROSSED, Repair.OWN_RECORD, f"the link names {self._what(link, named)}"
+        reason = f"the link names {link.rkey}, and there is no such record"
+        planned = self._planned.get(document.id, ())
+        create = next((each for each in planned if each.kind in {Kind.CREATE, Kind.RENDER}), None)
+        if create is not None and create.rkey != link.rkey:
+            reason += f"; that key cannot be used again, the record gets {create.rkey}"
+        return LinkState.DANGLING, Repair.RECREATE, reason
 
-    def _with_record(self, wanted: Wanted, named: _Named, keys: Sequence[str]) -> LinkFinding:
-        """`keys` of the document's own records, the one that stays first."""
-        document, link, record = wanted.document, wanted.document.link, self._records[keys[0]]
-        shape = shape_of(self.lexicons, self.plan.media, record, wanted)
-        reasons = []
-        if link is not None and named in {_Named.ANOTHER, _Named.ELSEWHERE}:
-            reasons.append(f"the link names {self._what(link, named)}")
-        if shape.wrong:
-            reasons.append(shape.words)
+    def _with_record(self, document: Document, named: _Named, keys: Sequence[str], shape: Shape) -> _Verdict:
+        """`keys` of the document's own records, the one that stays first, and the form of that one."""
+        link, crossed = document.link, named in {_Named.ANOTHER, _Named.ELSEWHERE}
+        reasons = [f"the link names {self._what(link, named)}"] if link is not None and crossed else []
+        reasons += [shape.words] if shape.wrong else []
         if len(keys) > 1:
             reasons.insert(0, f"{len(keys)} records of it; {keys[0]} stays")
             state, repair = LinkState.DUPLICATE, Repair.REDUCE
-        elif named in {_Named.ANOTHER, _Named.ELSEWHERE}:
+        elif crossed:
             state, repair = LinkState.CROSSED, Repair.REWRITE_LINK
         elif shape.wrong:
             state, repair = LinkState.WRONG_SHAPE, Repair.UPDATE
-        elif incomplete := self._incomplete(document, record, named):
+        elif incomplete := self._incomplete(document, self._records[keys[0]], named):
             reasons.append(incomplete)
             state, repair = LinkState.UNLINKED, Repair.WRITE_LINK
         else:
             state, repair = LinkState.LINKED, Repair.NOTHING
-            reasons += [
-                f"its content {op.reason}: the sync updates it"
-                for op in self._planned.get(document.id, ())
-                if op.kind is Kind.UPDATE
-            ]
-        return self._of(document, state, repair, "; ".join(reasons), keys=keys, shape=shape)
+            updates = [op for op in self._planned.get(document.id, ()) if op.kind is Kind.UPDATE]
+            reasons += [f"its content {op.reason}: the sync updates it" for op in updates]
+        return state, repair, "; ".join(reasons)
 
     def _incomplete(self, document: Document, record: Existing, named: _Named) -> str:
         """What a link lacks that names the right key, or no other record; empty when it is whole."""
@@ -303,9 +288,8 @@ class Judge:
         right = Link(record.rkey, at_uri(self.did, self.plan.media.nsid, record.rkey), record.cid, self.did)
         # The CID of a record whose content is out of date is settled when the sync updates it.
         outdated = link.cid is not None and any(op.kind is Kind.UPDATE for op in self._planned.get(document.id, ()))
-        parts = [
-            n for n in ("uri", "cid", "did") if getattr(link, n) != getattr(right, n) and (n, outdated) != ("cid", True)
-        ]
+        names = ("uri", "did") if outdated else ("uri", "cid", "did")
+        parts = [name for name in names if getattr(link, name) != getattr(right, name)]
         return f"the link's {', '.join(parts)} is missing or old" if parts else ""
 
     # -------------------------------------------------------------------------------------------------------- records
@@ -331,11 +315,17 @@ class Judge:
         self, rkey: str, item: str, reason: str, document: str | None = None, held: str | None = None
     ) -> LinkFinding:
         shape = shape_of(self.lexicons, self.plan.media, self._records[rkey], None)
-        return self._finding(
-            item, LinkState.ORPHAN, Repair.DELETE, reason, keys=[rkey], shape=shape, held=held, document=document
-        )
+        verdict = LinkState.ORPHAN, Repair.DELETE, reason
+        return self._finding(item, verdict, [rkey], shape, document=document, held=held)
 
     # ---------------------------------------------------------------------------------------------------------- inner
+
+    def _finding(
+        self, item: str, verdict: _Verdict, keys: Sequence[str], shape: Shape, *, document: str | None, held: str | None
+    ) -> LinkFinding:
+        state, repair, reason = verdict
+        uris = tuple(at_uri(self.did, self.plan.media.nsid, key) for key in keys)
+        return LinkFinding(item, self.user, state, reason, repair, uris, held, document, shape.problems, shape.warnings)
 
     def _named(self, link: Link | None, keys: Sequence[str]) -> _Named:
         if link is None or link.rkey is None:
@@ -357,38 +347,8 @@ class Judge:
         planned = {op.rkey for op in self._planned.get(document.id, ()) if op.kind in {Kind.UPDATE, Kind.RENDER}}
         return self._survivors.get(document.id) or next((key for key in keys if key in planned), keys[0])
 
-    def _of(
-        self,
-        document: Document,
-        state: LinkState,
-        repair: Repair,
-        reason: str,
-        *,
-        keys: Sequence[str] = (),
-        shape: Shape | None = None,
-    ) -> LinkFinding:
-        held = self._held.get(document.id) if repair is not Repair.NOTHING else None
-        item, of = item_id(self.plan.media.name, document.id), document.id
-        return self._finding(item, state, repair, reason, keys=keys, shape=shape or Shape(), held=held, document=of)
 
-    def _finding(
-        self,
-        item: str,
-        state: LinkState,
-        repair: Repair,
-        reason: str,
-        *,
-        keys: Sequence[str],
-        shape: Shape,
-        held: str | None,
-        document: str | None,
-    ) -> LinkFinding:
-        uris = tuple(at_uri(self.did, self.plan.media.nsid, key) for key in keys)
-        return LinkFinding(item, self.user, state, reason, repair, uris, held, document, shape.problems, shape.warnings)
-
-
-@dataclass(frozen=True, slots=True)
-class Shape:
+class Shape(NamedTuple):
     """How the form of a record deviates: `problems` break the lexicon, `forms` are what older writers left."""
 
     problems: tuple[str, ...] = ()

@@ -1,23 +1,22 @@
 """Receipts: every user verified against the repository itself, in four aspects, with what was found kept by user.
 
 Nothing is repaired. Whether content is right is `sync/verify.py`'s judgement, whether links and shapes are is
-`link_states.py`'s; here they are put side by side, for one read of each repository. Keeping receipts is
-`mongo/receipts.py`.
+`links.py`'s; here they are put side by side, for one read of each repository. Keeping receipts is `mongo/receipts.py`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Protocol
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import PipelineError
-from ac_pipeline.items import RepositoryMark
+from ac_pipeline.items import Finding, RepositoryMark
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.mongo.receipts import Aspect, Found, Part, Receipt, Total, Wrong
+from ac_pipeline.mongo.receipts import Aspect, Found, Part, Receipt, Total
 from ac_pipeline.operations.links import Judge, LinkFinding, LinkState, Repair
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.for_accounts import for_accounts
@@ -28,13 +27,6 @@ from ac_pipeline.sync.verify import Verification, compare
 LISTED = 20
 """Items a receipt lists for each type and aspect; it counts all. `ac-pipeline verify` and `links` list every one."""
 
-_REPAIRS: Mapping[str, str] = {
-    "missing": "a sync writes it",
-    "different": "a sync updates it in place",
-    "extra": "a sync deletes it, or leaves it alone for the reason given",
-    "duplicate": "a sync keeps one and deletes the others",
-    "blob-missing": "a sync with `--blobs`, or `blobs: true` in the launchpad, uploads it again",
-}
 _BROKEN_LINKS = frozenset({LinkState.UNLINKED, LinkState.DANGLING, LinkState.CROSSED})
 
 
@@ -171,15 +163,14 @@ def _records(found: Verification) -> Part:
         name: count for name in ("missing", "different", "extra", "duplicates") if (count := getattr(found, name))
     }
     wrong = [item for item in found.items if item.state in {"missing", "different", "extra", "duplicate"}]
-    listed = (Wrong(item.item, item.state, item.reason, item.uri, _REPAIRS[item.state]) for item in wrong[:LISTED])
-    return Part(found.expected, found.expected - found.missing - found.different, states, 0, tuple(listed))
+    return Part(found.expected, found.expected - found.missing - found.different, states, 0, _listed(wrong))
 
 
 def _blobs(found: Verification) -> Part:
     missing = found.blobs_expected - found.blobs_verified
     wrong = [item for item in found.items if item.state == "blob-missing"]
-    listed = (Wrong(item.item, item.state, item.reason, item.uri, _REPAIRS[item.state]) for item in wrong[:LISTED])
-    return Part(found.blobs_expected, found.blobs_verified, {"missing": missing} if missing else {}, 0, tuple(listed))
+    states = {"missing": missing} if missing else {}
+    return Part(found.blobs_expected, found.blobs_verified, states, 0, _listed(wrong))
 
 
 def _links(findings: Sequence[LinkFinding]) -> Part:
@@ -191,30 +182,29 @@ def _links(findings: Sequence[LinkFinding]) -> Part:
     broken = [each for each in documents if each.state in _BROKEN_LINKS and each.repair is not Repair.PUBLISH]
     wrong = [each for each in broken if each.held is None]
     states, odd = Counter(each.state.value for each in wrong), len(broken) - len(wrong)
-    return Part(len(documents), len(documents) - len(wrong), states, odd, _listed(wrong, lambda each: each.reason))
+    return Part(len(documents), len(documents) - len(wrong), states, odd, _listed(wrong))
 
 
 def _lexicon(findings: Sequence[LinkFinding], records: int) -> Part:
     """Records that break their lexicon or have a form that older writers left (VERIFY-3), and mere oddities (REC-5)."""
-
-    def is_wrong(finding: LinkFinding) -> bool:
-        return bool(finding.problems) or finding.state is LinkState.WRONG_SHAPE
-
-    wrong = [each for each in findings if is_wrong(each)]
+    wrong = [each for each in findings if each.problems or each.state is LinkState.WRONG_SHAPE]
     states = Counter("breaks-lexicon" if each.problems else "old-form" for each in wrong)
-    warnings = sum(1 for each in findings if each.warnings and not is_wrong(each))
-    listed = _listed(wrong, lambda each: "; ".join(each.problems) or each.reason)
-    return Part(records, max(0, records - len(wrong)), states, warnings, listed)
+    odd = sum(bool(each.warnings) for each in findings) - sum(bool(each.warnings) for each in wrong)
+    said = [replace(each, reason="; ".join(each.problems) or each.reason) for each in wrong[:LISTED]]
+    return Part(records, max(0, records - len(wrong)), states, odd, _listed(said))
 
 
-def _listed(findings: Sequence[LinkFinding], reason: Callable[[LinkFinding], str]) -> tuple[Wrong, ...]:
+def _listed(wrong: Sequence[Finding]) -> tuple[Finding, ...]:
+    """The first ones, as plain findings."""
+    held = [each.held if isinstance(each, LinkFinding) else None for each in wrong[:LISTED]]
     return tuple(
-        Wrong(
+        Finding(
             each.item,
-            each.state.value,
-            reason(each),
-            each.uris[0] if each.uris else None,
-            f"none: {each.held}" if each.held else each.repair.value,
+            each.user,
+            str(each.state),
+            each.reason,
+            f"none: {why}" if why else str(each.repair),
+            each.uris[:1],
         )
-        for each in findings[:LISTED]
+        for each, why in zip(wrong, held, strict=False)
     )

@@ -81,11 +81,6 @@ def unwatched(things: Iterable[Any], total: int) -> Iterator[Any]:
     return iter(things)
 
 
-def failed(looks: Iterable[LeftOut]) -> int:
-    """How many of the users left out could not be looked at because of an error."""
-    return sum(each.failed for each in looks)
-
-
 def look_at(
     accounts: Sequence[Account], look: Callable[[Account], Result], workers: int, progress: Progress = unwatched
 ) -> Iterator[tuple[Account, Result | PipelineError]]:

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import ClassVar
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.errors import PipelineError
-from ac_pipeline.items import item_id
+from ac_pipeline.items import Finding, item_id
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.account_plan import AccountPlan
-from ac_pipeline.sync.blobs import Use, missing_blobs, uses
+from ac_pipeline.sync.blobs import missing_blobs, uses
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.for_accounts import for_accounts, unread
 from ac_pipeline.sync.plan import Kind, Operation, Withheld
@@ -33,28 +34,23 @@ _STATES = {
 }
 
 
+_REPAIRS = {
+    "missing": "a sync writes it",
+    "different": "a sync updates it in place",
+    "extra": "a sync deletes it, or leaves it alone for the reason given",
+    "duplicate": "a sync keeps one and deletes the others",
+    "blob-missing": "a sync with `--blobs`, or `blobs: true` in the launchpad, uploads it again",
+}
+
+
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One item that is not as it should be."""
+class Compared(Finding):
+    """One item that is not as it should be, with the CIDs of the record that is expected and of the one found."""
 
-    item: str
-    user: str
-    state: str
-    uri: str | None
-    expected_cid: str | None
-    found_cid: str | None
-    reason: str
+    expected_cid: str | None = None
+    found_cid: str | None = None
 
-    def to_json(self) -> dict[str, object]:
-        return {
-            "item": self.item,
-            "user": self.user,
-            "state": self.state,
-            "uri": self.uri,
-            "expected_cid": self.expected_cid,
-            "found_cid": self.found_cid,
-            "reason": self.reason,
-        }
+    shown: ClassVar = ("item", "user", "state", "uri", "expected_cid", "found_cid", "reason")
 
 
 @dataclass(slots=True)
@@ -72,7 +68,7 @@ class Verification:
     blocked: int = 0
     blobs_expected: int = 0
     blobs_verified: int = 0
-    items: list[Finding] = field(default_factory=list)
+    items: list[Compared] = field(default_factory=list)
     unread: list[tuple[str, PipelineError]] = field(default_factory=list)
 
     @property
@@ -81,30 +77,15 @@ class Verification:
         wrong = self.missing + self.extra + self.different + self.duplicates + len(self.unread)
         return not wrong and self.blobs_expected == self.blobs_verified
 
-    def count(self, state: str) -> None:
-        name = "duplicates" if state == "duplicate" else state
-        setattr(self, name, getattr(self, name) + 1)
-
     def add(self, other: Verification) -> None:
         for name in self.__slots__:
             setattr(self, name, getattr(self, name) + getattr(other, name))
 
     def to_json(self) -> dict[str, object]:
+        blobs = {"expected": self.blobs_expected, "verified": self.blobs_verified}
         return {
-            "users": self.users,
-            "expected": self.expected,
-            "verified": self.verified,
-            "missing": self.missing,
-            "extra": self.extra,
-            "different": self.different,
-            "duplicates": self.duplicates,
-            "quarantined": self.quarantined,
-            "blocked": self.blocked,
-            "blobs": {
-                "expected": self.blobs_expected,
-                "verified": self.blobs_verified,
-                "missing": self.blobs_expected - self.blobs_verified,
-            },
+            **{name: getattr(self, name) for name in self.__slots__[: self.__slots__.index("blobs_expected")]},
+            "blobs": {**blobs, "missing": self.blobs_expected - self.blobs_verified},
             "items": [finding.to_json() for finding in self.items],
             "unread": [{"user": user, "message": error.message} for user, error in self.unread],
         }
@@ -169,34 +150,23 @@ def verify_accounts(
 
 def _record(found: Verification, plan: AccountPlan, operation: Operation) -> None:
     state = _STATES[operation.kind]
-    repository = plan.repository
-    stored = repository.records.get(operation.path) if repository is not None else None
-    if state in {"missing", "different"}:
-        found.expected += 1
-    found.count(state)
-    found.items.append(
-        Finding(
-            operation.item,
-            plan.account.key,
-            state,
-            at_uri(str(plan.account.did), operation.collection, operation.rkey),
-            operation.cid,
-            stored,
-            operation.reason,
-        )
-    )
+    found.expected += state in {"missing", "different"}
+    counted = "duplicates" if state == "duplicate" else state
+    setattr(found, counted, getattr(found, counted) + 1)
+    cids = operation.cid, plan.repository.records.get(operation.path) if plan.repository is not None else None
+    uri = at_uri(str(plan.account.did), operation.collection, operation.rkey)
+    found.items.append(_compared(plan, operation.item, state, operation.reason, uri, *cids))
 
 
 def _withheld(found: Verification, plan: AccountPlan, media: MediaType, withheld: Withheld) -> None:
-    user, message = plan.account.key, withheld.failure.message
+    message = withheld.failure.message
     if withheld.wanted is None:
         found.extra += 1
         uri = at_uri(str(plan.account.did), media.nsid, withheld.rkey or "")
-        found.items.append(Finding(f"{media.name}:{withheld.rkey}", user, "extra", uri, None, None, message))
+        found.items.append(_compared(plan, f"{media.name}:{withheld.rkey}", "extra", message, uri))
     elif withheld.wanted.until is None:  # else no record is expected yet
         found.quarantined += 1
-        item = item_id(media.name, withheld.wanted.document.id)
-        found.items.append(Finding(item, user, "quarantined", None, None, None, message))
+        found.items.append(_compared(plan, item_id(media.name, withheld.wanted.document.id), "quarantined", message))
 
 
 def _blobs(compared: Mapping[str, Verification], engine: Engine, plan: AccountPlan) -> None:
@@ -210,13 +180,12 @@ def _blobs(compared: Mapping[str, Verification], engine: Engine, plan: AccountPl
             found.blobs_verified += 1
             continue
         item = item_id(use.media.name, use.wanted.document.id)
-        found.items.append(_without_blob(plan, use, item))
+        uri, reason = at_uri(str(plan.account.did), use.media.nsid, use.rkey), f"its blob {use.blob.cid} is gone"
+        found.items.append(_compared(plan, item, "blob-missing", reason, uri, use.wanted.cid, use.cid))
         if item not in incomplete:
             incomplete.add(item)
             found.verified -= 1
 
 
-def _without_blob(plan: AccountPlan, use: Use, item: str) -> Finding:
-    uri = at_uri(str(plan.account.did), use.media.nsid, use.rkey)
-    reason = f"its blob {use.blob.cid} is gone"
-    return Finding(item, plan.account.key, "blob-missing", uri, use.wanted.cid, use.cid, reason)
+def _compared(plan: AccountPlan, item: str, state: str, reason: str, uri: str = "", *cids: str | None) -> Compared:
+    return Compared(item, plan.account.key, state, reason, _REPAIRS.get(state, ""), (uri,) if uri else (), *cids)

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
-from ac_pipeline.mongo.receipts import Aspect, MongoReceipts, Part, Receipt, Total, Wrong
+from ac_pipeline.items import Finding
+from ac_pipeline.mongo.receipts import Aspect, MongoReceipts, Part, Receipt, Total
 from ac_pipeline_tests.memory_receipts import MemoryReceipts
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 6_000, tzinfo=UTC)
-MISSING = Wrong("mood:1", "missing", "new", "at://did:plc:ada/computer.aesthetic.mood/1", "sync writes it")
+URI = "at://did:plc:ada/computer.aesthetic.mood/1"
+MISSING = Finding("mood:1", "ada", "missing", "new", "sync writes it", (URI,))
 TYPES = ("painting", "mood", "piece", "kidlisp", "tape")
 
 

@@ -30,9 +30,9 @@ from ac_pipeline.defs.metadata import ROWS
 from ac_pipeline.defs.mirror import CollectionState
 from ac_pipeline.defs.receipt_checks import BLOBS_PRESENT, LEXICON_VALID, LINKS_CONSISTENT, RECORDS_MATCH_DOCUMENTS
 from ac_pipeline.errors import AccountDeleted, NoCredentials, ServerFailed, ServiceUnreachable
-from ac_pipeline.items import Failure, LastLook, RepositoryMark, Stage, State
+from ac_pipeline.items import Failure, Finding, LastLook, RepositoryMark, Stage, State
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.mongo.receipts import Aspect, Part, Receipt, Wrong
+from ac_pipeline.mongo.receipts import Aspect, Part, Receipt
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 from ac_pipeline_tests.unit.defs.site import KEYS, MOODS, PAINTINGS, RECORDS, Site
@@ -76,7 +76,7 @@ def receive(mirror: ScriptedMirror, user: str, *, at: datetime = NOW, **parts: P
 
 def broken(item: str, state: str, count: int = 1) -> Part:
     uri = f"at://did:plc:bea/{PAINTING.nsid}/3k"
-    return Part(5, 5 - count, {state: count}, 0, (Wrong(item, state, "what was found", uri, "what to do"),))
+    return Part(5, 5 - count, {state: count}, 0, (Finding(item, "bea", state, "what was found", "what to do", (uri,)),))
 
 
 def test_every_records_asset_has_every_check_with_words_for_an_operator() -> None:

@@ -12,12 +12,15 @@ from ac_pipeline.defs.ledger_checks import NO_QUARANTINED_ITEMS
 from ac_pipeline.defs.receipt_checks import BLOBS_PRESENT, LEXICON_VALID, LINKS_CONSISTENT, RECORDS_MATCH_DOCUMENTS
 from ac_pipeline.defs.verification import VERIFY_USERS
 from ac_pipeline.errors import AccountInactive, ServerFailed, ServiceUnreachable, Unforeseen
-from ac_pipeline.mongo.receipts import Aspect, Part, Wrong
+from ac_pipeline.items import Finding
+from ac_pipeline.mongo.receipts import Aspect, Part
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 from ac_pipeline_tests.unit.defs.site import KEYS, MOODS, PAINTINGS, RECORDS, Site
 
-MISSING = Wrong("painting:1", "missing", "the linked record does not exist", "at://did:plc:bea/x/1", "a sync writes it")
+MISSING = Finding(
+    "painting:1", "bea", "missing", "the linked record does not exist", "a sync writes it", ("at://did:plc:bea/x/1",)
+)
 WRONG = Part(4, 3, {"missing": 1}, 0, (MISSING,))
 
 
