@@ -59,9 +59,7 @@ class Lost(Finding):
     def repairable(self) -> bool:
         return self.document is not None
 
-    @property
-    def inserts(self) -> bool:
-        return self.document is not None
+    inserts = repairable
 
     def to_json(self) -> dict[str, object]:
         """Without the owner's Mongo id, which a slug may begin with."""
@@ -72,15 +70,6 @@ class Lost(Finding):
         return Finding.to_json(self) | {"document": shown if self.document is not None else None}
 
 
-def why_not(account: Account) -> str:
-    """Why nothing may be rebuilt for an account; empty when it may."""
-    if account.leaving:
-        return account.leaving
-    if account.blocked is not None:
-        return account.blocked.message
-    return "" if account.did else "it has no account on the PDS"
-
-
 def find_lost(pipeline: Pipeline, account: Account, selection: Selection) -> list[Lost]:
     """Every record of an account whose document is missing, with the document it would give. Nothing is written.
 
@@ -88,9 +77,8 @@ def find_lost(pipeline: Pipeline, account: Account, selection: Selection) -> lis
         Blocked: The account may not be touched, or its repository cannot be read.
         Transient: Something could not be read: a failed read is no missing document.
     """
-    refusal = why_not(account)
-    if refusal:
-        raise account.blocked or Blocked(refusal)
+    if account.leaving or account.blocked or not account.did:
+        raise account.blocked or Blocked(account.leaving or "it has no account on the PDS")
     repository = pipeline.server.read_repository(str(account.did))
     found: list[Lost] = []
     for media in selection.types:
@@ -182,29 +170,29 @@ class _Rebuilder:
     def _one(
         self, record: Existing, ref: str, owners: Mapping[str, str | None], entry: LedgerEntry | None
     ) -> tuple[Lost, Document | None]:
-        if ref in owners:
-            return self._left(record, ref, "its document exists and belongs to another account"), None
-        if not ObjectId.is_valid(ref) or str(ObjectId(ref)) != ref:
-            return self._left(record, ref, f"`ref` is {ref[:40]!r}, which is no ObjectId"), None
-        if entry is not None and entry.withdrawn_at is not None:
-            since = f"{entry.withdrawn_at:%Y-%m-%d %H:%M} UTC"
-            return self._left(
-                record, ref, f"its record is to be deleted since {since}; what was removed stays so"
-            ), None
+        refusal = self._refusal(ref, owners, entry)
+        if refusal:
+            return self._left(record, ref, refusal), None
         try:
             raw, document, derived = self._choose(record, ref, entry)
         except (InvalidRecord, InvalidDocument) as error:
             return self._left(record, ref, error.message), None
-        taken = self.pipeline.repairs.conflicts(self.media, raw)
-        if taken:
+        if taken := self.pipeline.repairs.conflicts(self.media, raw):
             return self._left(record, ref, "; ".join(taken)), document
-        lost = replace(
-            self._left(record, ref, ""),
-            document=raw,
-            lost=lost_fields(self.media, raw),
-            then=self._then(record, document, derived),
-        )
-        return lost, document
+        then = self._then(record, document, derived)
+        return replace(
+            self._left(record, ref, ""), document=raw, lost=lost_fields(self.media, raw), then=then
+        ), document
+
+    @staticmethod
+    def _refusal(ref: str, owners: Mapping[str, str | None], entry: LedgerEntry | None) -> str:
+        if ref in owners:
+            return "its document exists and belongs to another account"
+        if not ObjectId.is_valid(ref) or str(ObjectId(ref)) != ref:
+            return f"`ref` is {ref[:40]!r}, which is no ObjectId"
+        if entry is None or entry.withdrawn_at is None:
+            return ""
+        return f"its record is to be deleted since {entry.withdrawn_at:%Y-%m-%d %H:%M} UTC; what was removed stays so"
 
     def _choose(
         self, record: Existing, ref: str, entry: LedgerEntry | None

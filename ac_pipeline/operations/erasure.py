@@ -176,16 +176,9 @@ class Erasures:
             left = tuple(at_uri(did, each.nsid, rkey) for each in types for rkey, _ in repository.collection(each.nsid))
             copies = tuple(at_uri(did, COPIES, copy.rkey) for copy in copies_of(repository, types))
         name, kept = did or id, self._kept(entries)
-        owning = tuple(entry for entry in entries if _made(entry) & kept)
-        return Erasure(
-            f"account:{name}",
-            name,
-            reason=reason,
-            uris=left,
-            renditions=tuple(sorted(kept)),
-            entries=owning,
-            copies=copies,
-        )
+        owning, renditions = tuple(entry for entry in entries if _made(entry) & kept), tuple(sorted(kept))
+        known = Erasure(f"account:{name}", name, reason=reason, uris=left, copies=copies)
+        return replace(known, renditions=renditions, entries=owning)
 
     @staticmethod
     def _copies(plan: AccountPlan, subjects: dict[tuple[str, str], _Subject]) -> Iterator[_Subject]:
@@ -227,12 +220,7 @@ class Erasures:
             strays = [record for record in records if record.rkey not in claimed]
             yield from self._without_document(plan, media, strays)
 
-    def _without_document(
-        self,
-        plan: AccountPlan,
-        media: MediaType,
-        strays: Iterable[Existing],
-    ) -> Iterator[_Subject]:
+    def _without_document(self, plan: AccountPlan, media: MediaType, strays: Iterable[Existing]) -> Iterator[_Subject]:
         """Records and ledger entries whose documents are gone; a collection that holds nothing says nothing (DEL-5)."""
         account, entries = plan.account, plan.entries[media.name]
         known = {document.id for document in plan.documents[media.name]}
@@ -313,18 +301,11 @@ def unseen(account: Account, error: Blocked) -> Erasure:
 def kept_in_snapshots(
     snapshots: Iterable[Snapshot], accounts: Iterable[Account], *, everybody: bool = True
 ) -> Iterator[Erasure]:
-    """Snapshots that hold work of accounts that are being deleted or are gone; forgetting them is `forget.py`.
-
-    Args:
-        accounts: The accounts that are looked at; all of the platform where `everybody`.
-        everybody: Whether snapshots of accounts that are not among these are of purged ones.
-    """
+    """Snapshots that hold work of accounts that are being deleted, or, where these are `everybody`, are gone."""
     known = {account.id: account for account in accounts}
     for each in snapshots:
         account = known.get(each.account)
-        if account is None and not everybody:
-            continue
-        if account is not None and not account.owner_deleted:
+        if not (everybody if account is None else account.owner_deleted):
             continue
         reason = LEAVING if account is not None else PURGED
         number = sum(each.records.values())

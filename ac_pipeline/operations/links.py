@@ -563,7 +563,7 @@ def _answer(seen: Examination, json: Mapping[str, object], tables: Sequence[Tabl
 
 
 def _states(name: str, title: str, seen: Examination) -> Table:
-    table, rows = Table(name, ("type", "documents", "orphans", *LinkState), title), seen.to_json()
+    table, rows = Table(name, ("type", "documents", "orphans", *map(str, LinkState)), title), seen.to_json()
     for type_, row in [*rows["types"].items(), ("total", rows["total"])]:
         table.add({"type": type_, **row})
     return table

@@ -6,7 +6,8 @@ import pytest
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import PipelineError, ServerFailed, ServiceUnreachable, WrongPassword
-from ac_pipeline.operations.rounds import LeftOut, look_at
+from ac_pipeline.items import Finding
+from ac_pipeline.operations.rounds import LeftOut, counted, findings_of, look_at
 
 
 def test_an_account_that_cannot_be_used_is_an_answer_and_one_without_a_repository_is_not_asked() -> None:
@@ -47,3 +48,27 @@ def test_a_service_that_does_not_answer_ends_the_round() -> None:
 
     with pytest.raises(ServiceUnreachable):
         list(look_at([Account("1", "ada", "did:plc:ada")], look, 2))
+
+
+def test_findings_of_many_are_counted_by_user_type_and_state_and_each_becomes_a_row() -> None:
+    """OPS-6, VERIFY-2: what can be put right is told from what cannot, and who was left out is named."""
+    accounts = [Account(str(n), key, f"did:plc:{key}") for n, key in enumerate(("ada", "bea", "cyd"))]
+
+    def look(account: Account) -> list[Finding]:
+        if account.key == "bea":
+            raise WrongPassword("refused")
+        uris = (f"at://{account.did}/x/1",)
+        return [
+            Finding("mood:1", account.key, "missing", "new", "a sync writes it", uris),
+            Finding("tape:2", "cyd", "odd"),
+        ]
+
+    rows: list[dict[str, object]] = []
+    count = counted(findings_of(accounts, look, 2), rows.append)
+    assert count.states == {"mood": {"missing": 2}, "tape": {"odd": 2}}
+    assert (count.found, +count.repairable, count.left) == ({"ada": 1, "cyd": 3}, {"ada": 1, "cyd": 1}, 2)
+    assert [each.to_json() for each in count.left_out] == [{"user": "bea", "message": "refused"}]
+    assert [(row["item"], row["user"], row["uri"]) for row in rows[:2]] == [
+        ("mood:1", "ada", "at://did:plc:ada/x/1"),
+        ("tape:2", "cyd", None),
+    ]
