@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +14,10 @@ from hypothesis import strategies as st
 from ac_pipeline.accounts import LEAVING
 from ac_pipeline.errors import AccountInactive, RecordRefused, SourceMissing
 from ac_pipeline.media.registry import media_type
-from ac_pipeline.operations.links import LinkState, Repair, heal
+from ac_pipeline.operations.declare import Work
+from ac_pipeline.operations.links import LinksParameters, LinkState, Repair, heal, run_links
+from ac_pipeline.operations.rounds import unwatched
+from ac_pipeline_tests.memory_vault import MemoryAudit
 from ac_pipeline_tests.unit.operations.examining import cure, look, mood, only, states
 from ac_pipeline_tests.unit.sync.test_last_copy import IDS, documents, records
 from ac_pipeline_tests.unit.sync.world import World, chosen
@@ -235,6 +239,27 @@ def test_a_record_that_names_nothing_is_listed_and_left(world: World) -> None:
     assert finding.problems
     cure(world, user)
     assert set(world.records(user, "mood")) == {A}
+
+
+def test_a_healing_that_only_removes_duplicates_is_in_the_audit_and_one_that_removes_nothing_is_not(
+    world: World,
+) -> None:
+    """LINK-7, LINK-8."""
+    user, audit = world.user(), MemoryAudit(world.clock)
+    settings, accounts = SimpleNamespace(ac_concurrent_users=2), SimpleNamespace(select=lambda _: [user])
+    pipeline: Any = SimpleNamespace(engine=world.engine, audit=audit, settings=settings, accounts=accounts)
+    work = Work(pipeline, "run-1", lambda *_: None, lambda _: unwatched, lambda _: None)
+    parameters = LinksParameters(users=[user.key], heal=True, why="two of it")
+    document = world.add("mood", user)
+    world.put(user, "mood", A, mood(document))
+    assert run_links(work, parameters).exit_code == 0
+    assert audit.lines == []
+    world.put(user, "mood", B, mood(document))
+    assert run_links(work, parameters).exit_code == 0
+    assert world.by_ref(user, "mood") == {document: [A]}
+    started, ended = audit.lines
+    assert (started.action, started.why, started.counts) == ("heal-links", "two of it", {"deletions": 1})
+    assert (ended.outcome, ended.counts) == ("done", {"deleted": 0, "duplicates": 1})
 
 
 # ------------------------------------------------------------------------------------------------- held back, narrowed

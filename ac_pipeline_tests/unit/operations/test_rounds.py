@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.errors import PipelineError, ServerFailed, ServiceUnreachable, WrongPassword
+from ac_pipeline.errors import Blocked, PipelineError, ServerFailed, ServiceUnreachable, WrongPassword
 from ac_pipeline.items import Finding
-from ac_pipeline.operations.rounds import LeftOut, counted, findings_of, look_at
+from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.operations.rounds import LeftOut, audited_turns, counted, findings_of, look_at
+from ac_pipeline_tests.memory_vault import MemoryAudit
 
 
 def test_an_account_that_cannot_be_used_is_an_answer_and_one_without_a_repository_is_not_asked() -> None:
@@ -72,3 +79,27 @@ def test_findings_of_many_are_counted_by_user_type_and_state_and_each_becomes_a_
         ("mood:1", "ada", "at://did:plc:ada/x/1"),
         ("tape:2", "cyd", None),
     ]
+
+
+def test_what_is_changed_in_one_account_after_another_is_in_the_audit_and_a_blocked_one_is_left_alone() -> None:
+    """DEL-9, RUN-1: an account that begins to leave in between costs only its own turn."""
+    accounts = [Account(str(n), key, f"did:plc:{key}") for n, key in enumerate(("ada", "bea", "cyd"))]
+    audit = MemoryAudit(lambda: datetime(2026, 1, 2, tzinfo=UTC))
+    pipeline: Any = SimpleNamespace(audit=audit)
+
+    def act(account: Account) -> Iterator[int]:
+        if account.key == "bea":
+            raise Blocked("bea is leaving")
+        yield 2
+
+    def turns(some: list[Account]) -> list[int | LeftOut]:
+        words: Any = {"action": "change", "types": MEDIA_TYPES[:1], "why": "asked", "counted_as": "changed"}
+        return list(audited_turns(pipeline, some, act, int, counts={"items": 6}, **words))
+
+    assert turns([]) == []
+    assert audit.lines == []
+    first, left, last = turns(accounts)
+    assert isinstance(left, LeftOut)
+    assert (first, left.user, last) == (2, "bea", 2)
+    started, ended = audit.lines
+    assert (started.counts, ended.counts, ended.outcome) == ({"items": 6}, {"changed": 4}, "done")
