@@ -391,7 +391,8 @@ def _accept_all(work: Work, accounts: Sequence[Account], selection: Selection, f
             left_out.append(taken)
             continue
         each, problem = taken
-        table.add(each.to_json() | {"outcome": problem or "taken over"})
+        row = {name: value for name, value in each.to_json().items() if name not in {"ours", "theirs"}}
+        table.add(row | {"outcome": problem or "taken over"})
         done += not problem
     counts = {"accepted": done, "left": table.count - done}
     return Report(
