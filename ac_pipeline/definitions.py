@@ -77,7 +77,7 @@ def build_defs(
             record_assets(retry_seconds),
             *assets_of(OPERATIONS),
         ],
-        jobs=[sync_users, changed_users, retry_items, verify_users, *map(job_of, OPERATIONS)],
+        jobs=[sync_users, changed_users, retry_items, verify_users, *(job_of(each) for each in OPERATIONS if each.job)],
         schedules=schedules(timetable or load_timetable()),
         sensors=[
             users_sensor,

@@ -16,8 +16,7 @@ from typing import Any, cast, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
-from ac_pipeline.cli.output import csv_row, json_text, print_json, progress, say, steps, table
-from ac_pipeline.cli.rows import SHOWN, about_users
+from ac_pipeline.cli.output import SHOWN, about_users, csv_row, json_text, print_json, progress, say, steps, table
 from ac_pipeline.operations.declare import (
     FAILED,
     USAGE,
@@ -102,12 +101,12 @@ def run_operation(
             new_run_id(),
             told,
             lambda title: partial(progress, title),
-            (lambda text: None) if quiet else say,
+            partial(say, err=quiet),
         )
         report = operation.run(work, parameters)
     to_do_it = operation.command_line(parameters, confirm=report.confirm) if report.confirm is not None else ""
     if as_csv:
-        _print_csv(next(each for each in report.tables if each.name == operation.csv))
+        print_csv(next(each for each in report.tables if each.name == operation.csv))
     else:
         print_report(report, to_do_it, as_json=as_json)
     given = getattr(parameters, "confirm", None)
@@ -138,7 +137,7 @@ def print_report(report: Report, to_do_it: str = "", *, as_json: bool) -> None:
 def _parameter(name: str, info: FieldInfo) -> click.Parameter:
     """The option or argument of one field."""
     if hint(info, "argument"):
-        return click.Argument([name])
+        return click.Argument([name], metavar=hint(info, "metavar") or None)
     kind, many = _kind(info.annotation)
     flags = [option_name(name, info), name]
     if kind is bool:
@@ -216,7 +215,7 @@ def _print_rows(rows: Table, margin: str) -> None:
     click.echo(f"\n{margin}]" if rows.count else "]", nl=False)
 
 
-def _print_csv(rows: Table) -> None:
+def print_csv(rows: Table) -> None:
     writer = csv.writer(sys.stdout)
     columns = (*rows.columns, *rows.more)
     writer.writerow(columns)

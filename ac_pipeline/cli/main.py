@@ -13,11 +13,8 @@ import sys
 import click
 
 from ac_pipeline.cli.from_operations import commands_of
-from ac_pipeline.cli.inspect import item, items, status, verify
 from ac_pipeline.cli.local import local
 from ac_pipeline.cli.output import say
-from ac_pipeline.cli.retry import retry
-from ac_pipeline.cli.sync import sync
 from ac_pipeline.errors import Misconfigured, PipelineError, Transient
 from ac_pipeline.operations.catalog import OPERATIONS
 from ac_pipeline.operations.declare import FAILED, INTERRUPTED, UNREACHABLE, USAGE, WELL
@@ -36,16 +33,7 @@ def cli() -> None:
     """
 
 
-for command in (
-    *commands_of(OPERATIONS),
-    sync,
-    retry,
-    status,
-    items,
-    item,
-    verify,
-    local,
-):
+for command in (*commands_of(OPERATIONS), local):
     cli.add_command(command)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,8 +19,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from ac_pipeline.sync.report import Tally
-
+SHOWN = 40
+"""Rows a table shows; JSON and CSV have all."""
+_NAMED = 5
+"""Users that are named of those of whom the same is to be said."""
 _CONTROLS = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
 )
@@ -82,14 +84,14 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     console().print(made)
 
 
-def tallies(title: str, types: Mapping[str, Tally], columns: Sequence[str]) -> None:
-    """Counts per type, and their sum."""
-    total = Tally()
-    for tally in types.values():
-        total.add(tally)
-    rows = [[name, *(getattr(tally, c) for c in columns)] for name, tally in types.items()]
-    rows.append(["total", *(getattr(total, c) for c in columns)])
-    table(title, ["type", *(name.replace("_", " ") for name in columns)], rows)
+def about_users(lines: Iterable[tuple[str, str]]) -> None:
+    """Print what is to be said of users, once for all of whom it is the same."""
+    users: dict[str, list[str]] = {}
+    for user, message in lines:
+        users.setdefault(message, []).append(user)
+    for message, named in users.items():
+        more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
+        say(f"{', '.join(named[:_NAMED])}{more}: {message}")
 
 
 def _bar() -> Progress:

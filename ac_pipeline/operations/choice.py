@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.errors import Misconfigured
-from ac_pipeline.media.registry import media_type
+from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.sync.for_accounts import for_accounts, needed
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline
@@ -43,6 +43,19 @@ def chosen_accounts(
             raise Misconfigured(f"There is no {type_} with the code or id {name!r}.")
         owners |= {owner or GUEST_ID for owner in found}
     return pipeline.accounts.select(sorted(owners))
+
+
+def item_name(text: str) -> tuple[str, str]:
+    """`painting:abc` as type and name.
+
+    Raises:
+        Misconfigured: It has another form, or names no type.
+    """
+    type_, colon, name = text.partition(":")
+    known = [media.name for media in MEDIA_TYPES]
+    if not colon or not name or type_ not in known:
+        raise Misconfigured(f"{text!r} is no item: write TYPE:CODE or TYPE:ID with one of {', '.join(known)}.")
+    return type_, name
 
 
 def confirm_sweep(pipeline: Pipeline, accounts: Sequence[Account], selection: Selection, run_id: str) -> None:

@@ -17,15 +17,14 @@ from datetime import UTC, datetime
 from inspect import getdoc
 from typing import Any, Final, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 
 from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.errors import Blocked, Misconfigured, PipelineError, is_unreachable
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.operations.choice import chosen_accounts
-from ac_pipeline.operations.retry import item_name
+from ac_pipeline.operations.choice import chosen_accounts, item_name
 from ac_pipeline.operations.rounds import LeftOut, Progress
 from ac_pipeline.sync.report import ItemFailure
 from ac_pipeline.sync.selection import Selection
@@ -146,6 +145,12 @@ class Selected(OfUsers, OfTypes):
     until: str = option("", "Only items before this day or moment (ISO 8601, UTC).", metavar="DATE")
     limit: int = option(0, "At most so many items of each user and type; 0 for all.", metavar="N", ge=0)
     items: list[str] = option([], "Only this item, by code or ObjectId.", name="--item", metavar="TYPE:CODE")
+
+    @model_validator(mode="after")
+    def _readable(self) -> Selected:
+        """What cannot be read is refused before anything is opened."""
+        self.selection()
+        return self
 
     @property
     def everybody(self) -> bool:
@@ -278,7 +283,7 @@ class Declaration(Generic[Given]):
 
     Args:
         command: Its words on the command line: `wipe`, or `accounts rotate`.
-        job: The name of its Dagster job.
+        job: The name of its Dagster job; empty where the job of assets or partitions does the same.
         op: The name of the job's one op, under which a launchpad has its parameters.
         parameters: The model of its parameters.
         run: Does it; its docstring is the help of command and job: a sentence, then what else one has to know.
@@ -307,6 +312,11 @@ class Declaration(Generic[Given]):
         known = {name: value for name, value in values.items() if value is not None}
         if known.get("confirm") == -1:
             del known["confirm"]
+        for name, info in self.parameters.model_fields.items():
+            choices, value = hint(info, "choices"), known.get(name)
+            for each in value if isinstance(value, list) else [value]:
+                if choices and each and each not in choices:
+                    raise Misconfigured(f"{name}: {each!r} is none of {', '.join(choices)}.")
         try:
             return self.parameters(**known)
         except ValidationError as error:

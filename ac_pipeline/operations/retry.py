@@ -9,16 +9,19 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
 
-from ac_pipeline.accounts import Account
-from ac_pipeline.errors import Misconfigured
+from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.items import LedgerEntry, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.operations.choice import chosen_accounts
+from ac_pipeline.operations.declare import Declaration, Report, Selected, Work, option
+from ac_pipeline.operations.sync_report import counted, sync_answer
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.for_accounts import account_reports
-from ac_pipeline.sync.report import AccountReport
+from ac_pipeline.sync.report import AccountReport, SyncReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline
 
@@ -158,19 +161,6 @@ def run_turns(
     return account_reports(accounts, lambda account: engine.sync(account, selections[account.id], run_id), workers)
 
 
-def item_name(text: str) -> tuple[str, str]:
-    """`painting:abc` as type and name.
-
-    Raises:
-        Misconfigured: It has another form, or names no type.
-    """
-    type_, colon, name = text.partition(":")
-    known = [media.name for media in MEDIA_TYPES]
-    if not colon or not name or type_ not in known:
-        raise Misconfigured(f"{text!r} is no item: write TYPE:CODE or TYPE:ID with one of {', '.join(known)}.")
-    return type_, name
-
-
 def in_order(report: AccountReport, media: MediaType) -> bool:
     """Whether a dry run found every record and link of this type as it should be, with no item left out."""
     tally = report.tally(media.name)
@@ -208,3 +198,49 @@ def _without_document(pipeline: Pipeline, entries: Sequence[LedgerEntry]) -> fro
         there = pipeline.documents.owners(media_type(name), [entry.document for entry in listed])
         lost.update(entry.item for entry in listed if entry.document not in there)
     return frozenset(lost)
+
+
+def states_option(states: Iterable[Enum]) -> Any:
+    return option([], "Only this state.", name="--state", choices=[each.value for each in states])
+
+
+def error_class_option() -> Any:
+    return option("", "Only items whose last error is of this class.", metavar="CLASS")
+
+
+class RetryParameters(Selected):
+    """Which of the failed items to run again."""
+
+    states: list[str] = states_option(FAILED)
+    error_class: str = error_class_option()
+
+
+def run_retry(work: Work, parameters: RetryParameters) -> Report:
+    """Run exactly the failed items selected, quarantined ones too, and nothing else."""
+    pipeline, selection = work.pipeline, parameters.selection()
+    wanted = FailedItems(
+        users=(*parameters.users, *([GUEST_ID] if parameters.anonymous else [])),
+        types=selection.types,
+        items=selection.items,
+        states=tuple(State(each) for each in parameters.states) or FAILED,
+        error_class=parameters.error_class or None,
+        since=selection.since,
+        until=selection.until,
+        each=selection.limit,
+    )
+    plan = plan_retry(pipeline, wanted)
+    for name in plan.unknown:
+        work.say(f"{name} is not among the failed items: nothing was done to it.")
+    for item in plan.ownerless:
+        work.say(f"{item} belongs to an account that is not on the platform any more: left alone.")
+    if not plan.turns:
+        return sync_answer(SyncReport(""), "No failed item fits.")
+
+    def reports() -> Iterator[AccountReport]:
+        workers = pipeline.settings.ac_concurrent_users
+        yield from (report for _, report in run_turns(pipeline.engine, plan.turns, work.run_id, workers))
+
+    return sync_answer(counted(work, reports, len(plan.turns)))
+
+
+RETRY: Final = Declaration("retry", "", "", RetryParameters, run_retry)

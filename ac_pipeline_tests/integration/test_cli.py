@@ -268,7 +268,7 @@ def test_an_account_whose_password_is_refused_is_blocked_for_every_command(cli: 
     plan = json.loads(cli("plan", "--json")[1])
     assert (plan["operations"], plan["cost"]["operations"], plan["cost"]["points"]) == ([], 0, 0)
     assert {each["user"] for each in plan["blocked"]} == {"ada", "art-guest"}
-    assert "Blocked users, of whom nothing is planned: 2" in cli("plan")[1]
+    assert "Blocked users, of whom nothing is planned" in cli("plan")[1]
 
     slice_.database["users"].update_one({"_id": ada.id}, {"$set": {"atproto.password": ada.password}})
     assert [each["operation"] for each in json.loads(cli("plan", "--json")[1])["operations"]] == ["create"]

@@ -59,7 +59,7 @@ WITHOUT_PDS = {("plans",), ("items",), ("item",), ("snapshots",), ("audit",)}
 
 
 def _leaves(command: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    if not isinstance(command, click.Group) or command.invoke_without_command:
+    if not isinstance(command, click.Group) or "list" in command.commands:
         yield path
     if isinstance(command, click.Group):
         for name, each in command.commands.items():

@@ -119,7 +119,9 @@ def test_a_code_that_looks_like_something_else_ends_no_command(slice_: Slice, cl
         ended, out = cli(*command)
         assert ended in {0, 1}
         assert "\x1b" not in out
-        assert (shown in out) == (command[0] in {"sync", "items", "item", "retry"}), command
+        if command[0] != "items":  # its table has too many columns for whole words
+            assert (shown in out) == (command[0] in {"sync", "item", "retry"}), command
     assert len(slice_.records(bob, "mood")) == 1
     _, out = cli("items", "--csv")
+    assert shown in out
     assert ("'=1+1" in out) == (code == "=1+1")

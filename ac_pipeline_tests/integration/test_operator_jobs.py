@@ -13,6 +13,7 @@ from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.opening import PipelineResource
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline_tests.dagster_instance import open_instance
+from ac_pipeline_tests.dagster_rows import said, sentence
 from ac_pipeline_tests.harness import Slice
 from ac_pipeline_tests.integration.conftest import Run
 
@@ -142,3 +143,21 @@ def test_links_lost_documents_erasures_and_snapshots_are_seen_and_healed_by_job(
     assert {entry.action for entry in slice_.pipeline.audit.entries()} >= {"restore-documents"}
     assert cli("sync")[0] == 0
     assert {record["mood"] for record in slice_.records(ada, "mood").values()} == {"lost", "unlinked"}
+
+
+def test_status_and_items_are_told_by_job_as_by_command(desk: Desk, slice_: Slice, cli: Run) -> None:
+    """OPS-4, OPER-1."""
+    ada = slice_.user("ada")
+    id = slice_.add("mood", ada, mood="fine")
+    slice_.add("kidlisp", ada, source="(line)")
+    assert cli("sync")[0] == 1
+    status = {row["type"]: row for row in said(desk.launch("show_status"))["status"]}
+    assert (status["mood"]["unchanged"], status["kidlisp"]["quarantined"], status["total"]["documents"]) == (1, 1, 2)
+    listed = json.loads(cli("items", "--json", "--state", "quarantined")[1])
+    (row,) = said(desk.launch("list_items", states=["quarantined"]))["items"]
+    assert (row["item"], row["class"]) == (listed[0]["item"], listed[0]["failure"]["error_class"])
+    shown = said(desk.launch("show_item", item=f"mood:{id}"))
+    assert {"field": "state", "value": "written"} in shown[f"mood:{id}"]
+    assert len(shown[f"timeline of mood:{id}"]) == 1
+    assert "is none of" in sentence(desk.launch("list_items", states=["lost"]))
+    assert "knows no mood:nothing" in sentence(desk.launch("show_item", item="mood:nothing"))

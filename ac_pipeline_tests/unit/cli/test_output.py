@@ -12,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ac_pipeline.accounts import Account
+from ac_pipeline.cli.from_operations import print_csv, print_report
 from ac_pipeline.cli.main import run
 from ac_pipeline.cli.output import csv_row, json_text, print_json, progress, say, table, visible
-from ac_pipeline.cli.rows import open_rows
-from ac_pipeline.cli.sync import show_report
 from ac_pipeline.defs.metadata import coded, escaped
 from ac_pipeline.errors import Unforeseen
 from ac_pipeline.items import Stage, State
+from ac_pipeline.operations.declare import Table
+from ac_pipeline.operations.sync_report import sync_answer
 from ac_pipeline.sync.report import AccountReport, ItemFailure, SyncReport
 
 MARKUP = ["[/x]", "[bold red]x[/]", "[link=https://x]y[/link]", "[/]", "[", "\\[", ":smile:", "[@click=x]a[/]"]
@@ -39,7 +40,7 @@ def test_markup_is_shown_as_it_is(text: str, capsys: pytest.CaptureFixture[str])
     table(f"Items of {text}", ["code"], [[text]])
     failure = ItemFailure("mood:1", text, Stage.RECORD, State.QUARANTINED, "invalid-document", f"odd {text}", code=text)
     report = AccountReport(text, failures=[failure], error=Unforeseen(text), notes=[text])
-    show_report(SyncReport("run", [report]))
+    print_report(sync_answer(SyncReport("run", [report])), as_json=False)
     assert list(progress(text, [1], 1)) == [1]
     out = capsys.readouterr().out
     assert out.count(text) >= 6
@@ -70,11 +71,11 @@ def test_no_text_makes_printing_fail_or_is_obeyed(text: str) -> None:
 def test_no_cell_of_csv_is_a_formula(start: str, capsys: pytest.CaptureFixture[str]) -> None:
     """SEEN-5: spreadsheets run what begins so; numbers stay numbers."""
     text = f'{start}HYPERLINK("http://x";"y")'
-    with open_rows(("item", "number"), as_json=False, as_csv=True) as rows:
-        rows.add({"item": text, "number": -5})
-        rows.add({"item": f" {text}", "number": 1})
-        rows.add({"item": [text, "b"], "number": 1})
-        rows.print_csv()
+    rows = Table("rows", ("item", "number"))
+    rows.add({"item": text, "number": -5})
+    rows.add({"item": f" {text}", "number": 1})
+    rows.add({"item": [text, "b"], "number": 1})
+    print_csv(rows)
     _, *read = csv.reader(io.StringIO(capsys.readouterr().out))
     assert [row[0][0] for row in read] == ["'"] * 3
     assert read[0] == [f"'{text}", "-5"]
@@ -117,5 +118,5 @@ def test_markdown_of_dagster_shows_text_as_text(text: str) -> None:
 def test_the_account_named_in_a_message_is_text(capsys: pytest.CaptureFixture[str]) -> None:
     report = AccountReport(Account("1", "[/x]").key)
     report.note("\x1b]8;;https://x\x07link")
-    show_report(SyncReport("run", [report]))
+    print_report(sync_answer(SyncReport("run", [report])), as_json=False)
     assert "[/x]: \\x1b]8;;https://x\\x07link" in capsys.readouterr().out

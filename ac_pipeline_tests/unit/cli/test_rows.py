@@ -8,7 +8,9 @@ import json
 
 import pytest
 
-from ac_pipeline.cli.rows import SHOWN, about_users, open_rows
+from ac_pipeline.cli.from_operations import print_csv, print_report
+from ac_pipeline.cli.output import SHOWN, about_users
+from ac_pipeline.operations.declare import Report, Table
 
 
 @pytest.mark.parametrize("count", [0, 1, 2, SHOWN + 1])
@@ -16,19 +18,20 @@ from ac_pipeline.cli.rows import SHOWN, about_users, open_rows
 def test_rows_and_the_rest_make_one_json_document(
     count: int, rest: dict[str, object], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    rows_ = [{"item": f"mood:{n}", "text": 'a "quoted"\nline \u2713', "list": [n]} for n in range(count)]
-    with open_rows(("item",), as_json=True) as rows:
-        for row in rows_:
-            rows.add(row)
-        rows.print_json("items", rest)
-    assert json.loads(capsys.readouterr().out) == {**rest, "items": rows_}
+    rows = [{"item": f"mood:{n}", "text": 'a "quoted"\nline \u2713', "list": [n]} for n in range(count)]
+    table = Table("items", ("item",)).extend(rows)
+    print_report(Report("Said.", {**rest, "items": table}), as_json=True)
+    assert json.loads(capsys.readouterr().out) == {**rest, "items": rows}
+    print_report(Report("Said.", table), as_json=True)
+    assert json.loads(capsys.readouterr().out) == rows
 
 
 def test_csv_has_all_rows_with_lists_in_one_cell(capsys: pytest.CaptureFixture[str]) -> None:
-    with open_rows(("item", "uris"), as_json=False, as_csv=True) as rows:
-        for n in range(SHOWN + 5):
-            rows.add({"item": f"mood:{n}", "uris": ["a", "b"], "more": 1})
-        rows.print_csv()
+    print_csv(
+        Table("items", ("item", "uris")).extend(
+            {"item": f"mood:{n}", "uris": ["a", "b"], "more": 1} for n in range(SHOWN + 5)
+        )
+    )
     read = list(csv.reader(io.StringIO(capsys.readouterr().out)))
     assert read[0] == ["item", "uris"]
     assert len(read) == SHOWN + 6
@@ -39,10 +42,8 @@ def test_csv_has_all_rows_with_lists_in_one_cell(capsys: pytest.CaptureFixture[s
 def test_a_table_shows_the_first_rows_and_how_many_there_are(
     count: int, more: str | None, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with open_rows(("item",), as_json=False) as rows:
-        for n in range(count):
-            rows.add({"item": f"mood:{n:04}"})
-        rows.print_table("Found")
+    table = Table("items", ("item",)).extend({"item": f"mood:{n:04}"} for n in range(count))
+    print_report(Report("Said.", table, [table]), as_json=False)
     out = capsys.readouterr().out
     assert out.count("mood:") == min(count, SHOWN)
     assert ("and 1 more" in out) == (more is not None)
