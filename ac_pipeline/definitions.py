@@ -20,10 +20,8 @@ from ac_pipeline.defs.operator_jobs import assets_of, job_of
 from ac_pipeline.defs.policies import RETRY_SECONDS
 from ac_pipeline.defs.resources import (
     ALERTS,
-    MIRROR,
     PIPELINE,
     alerts_resource,
-    mirror_resource,
     pipeline_resource,
 )
 from ac_pipeline.defs.retries import retry_items
@@ -65,11 +63,10 @@ def build_defs(
     """
     real = {
         PIPELINE: pipeline_resource,
-        MIRROR: mirror_resource,
         ALERTS: alerts_resource,
     }
     resources = {**real, **(overrides or {})}
-    changed_users = changed_users_job(resources[MIRROR], retry_seconds)
+    changed_users = changed_users_job(resources[PIPELINE], retry_seconds)
     return dg.Definitions(
         assets=[
             *source_assets(),

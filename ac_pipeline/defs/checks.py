@@ -32,7 +32,7 @@ from ac_pipeline.defs.ledger_checks import (
     no_quarantined_items,
     nothing_deferred,
 )
-from ac_pipeline.defs.mirror import Mirror
+from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.receipt_checks import (
     ASPECTS,
     BLOBS_PRESENT,
@@ -48,7 +48,7 @@ _BY_JOB = (
     "The job verify_users finds out, once a week by its schedule; here, and after every run, its last findings are "
     "looked at again, without those that a sync has settled since."
 )
-_LEDGER_CHECKS: Final[Mapping[str, Callable[[Mirror, MediaType], dg.AssetCheckResult]]] = {
+_LEDGER_CHECKS: Final[Mapping[str, Callable[[PipelineResource, MediaType], dg.AssetCheckResult]]] = {
     NO_QUARANTINED_ITEMS: no_quarantined_items,
     NOTHING_DEFERRED: nothing_deferred,
     ACCOUNTS_USABLE: accounts_usable,
@@ -138,7 +138,7 @@ def record_checks() -> list[dg.AssetCheckSpec]:
 
 
 def evaluate_checks(
-    mirror: Mirror, selected: Collection[dg.AssetCheckKey], run: Sequence[str] | None = None
+    pipeline: PipelineResource, selected: Collection[dg.AssetCheckKey], run: Sequence[str] | None = None
 ) -> Iterator[dg.AssetCheckResult]:
     """Evaluate the selected checks on ledger and receipts as they are now.
 
@@ -151,24 +151,24 @@ def evaluate_checks(
     with dagster_failures():
         wanted = {spec.key for spec in record_checks()} & set(selected)
         types = [media for media in MEDIA_TYPES if any(key.asset_key == records_key(media) for key in wanted)]
-        findings = mirror.findings(types) if any(key.name in ASPECTS for key in wanted) else None
+        findings = pipeline.findings(types) if any(key.name in ASPECTS for key in wanted) else None
         for media in types:
             for check in CHECKS:
                 if dg.AssetCheckKey(records_key(media), check.name) not in wanted:
                     continue
                 if check.name in _LEDGER_CHECKS:
-                    yield _LEDGER_CHECKS[check.name](mirror, media)
+                    yield _LEDGER_CHECKS[check.name](pipeline, media)
                 elif findings is not None:
-                    yield verified(mirror, media, check.name, findings, run)
+                    yield verified(pipeline, media, check.name, findings, run)
 
 
 def check_events(
-    mirror: Mirror, types: Collection[MediaType], run: Sequence[str] | None = None
+    pipeline: PipelineResource, types: Collection[MediaType], run: Sequence[str] | None = None
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """The results of all checks on these types as events of a plain op, which has no check outputs."""
     keys = {records_key(media) for media in types}
     wanted = [spec.key for spec in record_checks() if spec.asset_key in keys]
-    for result in evaluate_checks(mirror, wanted, run):
+    for result in evaluate_checks(pipeline, wanted, run):
         if result.asset_key is not None and result.check_name is not None:
             yield dg.AssetCheckEvaluation(
                 asset_key=result.asset_key,

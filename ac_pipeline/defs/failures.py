@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
-from ac_pipeline.defs.mirror import Outcome
+from ac_pipeline.defs.pipeline import Outcome
 from ac_pipeline.errors import Misconfigured, PipelineError, Transient
 
 _NAMED_USERS = 5

@@ -16,7 +16,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.allowance import Allowance
 from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.metadata import ROWS, Metadata, entry_row, items_links, items_table
-from ac_pipeline.defs.mirror import CollectionState, Mirror
+from ac_pipeline.defs.pipeline import CollectionState, PipelineResource
 from ac_pipeline.errors import AccountDeleted, Blocked, NoCredentials, OnHold
 from ac_pipeline.items import State
 from ac_pipeline.media.base import MediaType
@@ -39,13 +39,13 @@ NAMED: Final = 200
 """Partition keys a result names besides its table."""
 
 
-def no_quarantined_items(mirror: Mirror, media: MediaType) -> dg.AssetCheckResult:
+def no_quarantined_items(pipeline: PipelineResource, media: MediaType) -> dg.AssetCheckResult:
     """Fails with every quarantined item; as an error beyond `AC_QUARANTINE_THRESHOLD`, else as a warning (OPS-1)."""
-    standing = mirror.standing(media, State.QUARANTINED)
+    standing = pipeline.standing(media, State.QUARANTINED)
     count = sum(each.items for each in standing)
-    allowed = mirror.allowance()
+    allowed = pipeline.allowance()
     # The items are counted only where a share of them is asked for: it takes the ledger a look at each.
-    of = mirror.known_items(media) if count and allowed.percent is not None else 0
+    of = pipeline.known_items(media) if count and allowed.percent is not None else 0
     severity = dg.AssetCheckSeverity.WARN if allowed.covers(count, of) else dg.AssetCheckSeverity.ERROR
     users = len({each.user for each in standing})
     described = (
@@ -64,19 +64,19 @@ def no_quarantined_items(mirror: Mirror, media: MediaType) -> dg.AssetCheckResul
             "quarantined": count,
             "threshold": str(allowed),
             **of_users(standing),
-            **_items(mirror, media, State.QUARANTINED, count),
+            **_items(pipeline, media, State.QUARANTINED, count),
         },
     )
 
 
-def nothing_deferred(mirror: Mirror, media: MediaType) -> dg.AssetCheckResult:
+def nothing_deferred(pipeline: PipelineResource, media: MediaType) -> dg.AssetCheckResult:
     """Warns of every deferred item, with the moment the last of them will fit."""
-    standing = mirror.standing(media, State.DEFERRED)
+    standing = pipeline.standing(media, State.DEFERRED)
     count = sum(each.items for each in standing)
     until = max((each.until for each in standing if each.until is not None), default=None)
     users = len({each.user for each in standing})
     # Items of accounts that were blocked meanwhile wait no less, and not for the limit alone.
-    blocked = [each for each in mirror.standing(media, State.BLOCKED) if each.until is not None]
+    blocked = [each for each in pipeline.standing(media, State.BLOCKED) if each.until is not None]
     described = "Nothing waits."
     if blocked:
         described = f"What was deferred in partitions: {len(blocked)} is blocked meanwhile: see {ACCOUNTS_USABLE}."
@@ -93,7 +93,7 @@ def nothing_deferred(mirror: Mirror, media: MediaType) -> dg.AssetCheckResult:
             "deferred": count,
             **({"fits_at": dg.MetadataValue.timestamp(until)} if until is not None else {}),
             **of_users(standing),
-            **_items(mirror, media, State.DEFERRED, count),
+            **_items(pipeline, media, State.DEFERRED, count),
         },
     )
 
@@ -117,11 +117,11 @@ class _Unusable:
     lost: bool = True
 
 
-def accounts_usable(mirror: Mirror, media: MediaType) -> dg.AssetCheckResult:
+def accounts_usable(pipeline: PipelineResource, media: MediaType) -> dg.AssetCheckResult:
     """Warns of blocked accounts; fails as an error when they are many, or became many within a day (SEEN-1)."""
-    accounts = [account for account in mirror.accounts().values() if not account.owner_deleted]
-    unusable = sorted(_unusable(mirror, media, accounts), key=lambda each: (-each.items, each.user))
-    lost, allowed = [each for each in unusable if each.lost], mirror.blocked_allowance()
+    accounts = [account for account in pipeline.accounts().values() if not account.owner_deleted]
+    unusable = sorted(_unusable(pipeline, media, accounts), key=lambda each: (-each.items, each.user))
+    lost, allowed = [each for each in unusable if each.lost], pipeline.blocked_allowance()
     lately = [each for each in lost if each.since is None or each.since > datetime.now(UTC) - _LATELY]
     many = len(lost) > FEW_BLOCKED or len(lost) == len(accounts)
     sudden = len(lately) > _SUDDEN_LEAST and not _SUDDEN.covers(len(lately), len(accounts))
@@ -169,16 +169,16 @@ def accounts_usable(mirror: Mirror, media: MediaType) -> dg.AssetCheckResult:
     )
 
 
-def collection_intact(mirror: Mirror, media: MediaType) -> dg.AssetCheckResult:
+def collection_intact(pipeline: PipelineResource, media: MediaType) -> dg.AssetCheckResult:
     """Fails, as an error, while the collection is so much smaller, or so many records have lost their documents, that
     records without a document are kept."""
-    seen = mirror.last_look(media)
+    seen = pipeline.last_look(media)
     return _of_collection(media, COLLECTION_INTACT, seen, seen.doubt, "The collection holds what it should.")
 
 
-def input_arrives(mirror: Mirror, media: MediaType) -> dg.AssetCheckResult:
+def input_arrives(pipeline: PipelineResource, media: MediaType) -> dg.AssetCheckResult:
     """Fails, as an error, when nothing new has come for AC_SILENT_DAYS where there used to be some."""
-    seen = mirror.last_look(media)
+    seen = pipeline.last_look(media)
     return _of_collection(media, INPUT_ARRIVES, seen, seen.silence, "Nothing is missed.")
 
 
@@ -201,10 +201,10 @@ def _of_collection(
     )
 
 
-def _unusable(mirror: Mirror, media: MediaType, accounts: Sequence[Account]) -> Iterator[_Unusable]:
+def _unusable(pipeline: PipelineResource, media: MediaType, accounts: Sequence[Account]) -> Iterator[_Unusable]:
     """Who is blocked: whoever Mongo says is, and whoever the PDS refused at the last run."""
     waiting: dict[str, list[Standing]] = defaultdict(list)
-    for each in mirror.standing(media, State.BLOCKED):
+    for each in pipeline.standing(media, State.BLOCKED):
         if each.error_class not in {OnHold.code, AccountDeleted.code}:
             waiting[each.user].append(each)
     for account in accounts:
@@ -239,13 +239,13 @@ def of_users(standing: Sequence[Standing]) -> Metadata:
     return found
 
 
-def _items(mirror: Mirror, media: MediaType, state: State, count: int) -> Metadata:
+def _items(pipeline: PipelineResource, media: MediaType, state: State, count: int) -> Metadata:
     if not count:
         return {}
-    entries = list(mirror.items(media, state, ROWS))
+    entries = list(pipeline.items(media, state, ROWS))
     rows = [entry_row(media, entry) for entry in entries]
     return {
         "items": items_table(rows, narrow=True),
-        "items_links": items_links(mirror, rows, [entry.history for entry in entries]),
+        "items_links": items_links(pipeline, rows, [entry.history for entry in entries]),
         **({"items_not_shown": count - len(rows)} if count > len(rows) else {}),
     }

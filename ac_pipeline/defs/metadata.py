@@ -14,7 +14,7 @@ from typing import Any, Final
 import dagster as dg
 
 from ac_pipeline.defs.failures import Trouble
-from ac_pipeline.defs.mirror import Mirror, Outcome
+from ac_pipeline.defs.pipeline import Outcome, PipelineResource
 from ac_pipeline.items import Attempt, LedgerEntry
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import page_of
@@ -45,7 +45,7 @@ _RUN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#!~])")
 
 
-def account_metadata(mirror: Mirror, outcome: Outcome, media: MediaType) -> Metadata:
+def account_metadata(pipeline: PipelineResource, outcome: Outcome, media: MediaType) -> Metadata:
     """What happened to one account's items of one type: the counts of the report (design, section 6), and more."""
     report = outcome.report
     metadata: Metadata = {}  # what a person looks for comes first: the UI keeps this order
@@ -53,12 +53,12 @@ def account_metadata(mirror: Mirror, outcome: Outcome, media: MediaType) -> Meta
         metadata["blocked_reason"] = f"{report.blocked.code}: {report.blocked.message}"
     failures = [failure for failure in report.failures if failure.item.partition(":")[0] == media.name]
     if failures:
-        shown = [(failure, mirror.entry(failure.item)) for failure in failures[:ROWS]]
+        shown = [(failure, pipeline.entry(failure.item)) for failure in failures[:ROWS]]
         rows = [_failed(media, failure, entry) for failure, entry in shown]
         timelines = [entry.history if entry is not None else () for _, entry in shown]
         metadata["failed_items"] = items_table(rows)
-        metadata["failed_items_links"] = first_links(mirror, rows)
-        metadata["failed_items_timelines"] = items_links(mirror, rows, timelines)
+        metadata["failed_items_links"] = first_links(pipeline, rows)
+        metadata["failed_items_timelines"] = items_links(pipeline, rows, timelines)
         if len(failures) > ROWS:
             metadata["failed_items_not_shown"] = len(failures) - ROWS
     if report.notes:
@@ -77,12 +77,12 @@ def source_counts(outcome: Outcome, media: MediaType) -> dict[str, int]:
     return {name: found[name] for name in ("documents", "eligible", "withdrawn", "invalid") if name in found}
 
 
-def pictures_metadata(mirror: Mirror, outcome: Outcome, media: MediaType) -> Metadata:
+def pictures_metadata(pipeline: PipelineResource, outcome: Outcome, media: MediaType) -> Metadata:
     """A few pictures as Markdown, which the UI shows inline from their public addresses."""
     tally = outcome.report.tally(media.name)
     if not tally.written + tally.unchanged:
         return {}
-    pictures = mirror.pictures(outcome.account, media, PICTURES)
+    pictures = pipeline.pictures(outcome.account, media, PICTURES)
     if not pictures:
         return {}
     return {"pictures": dg.MetadataValue.md(" ".join(f"![{escaped(each.title)}]({each.url})" for each in pictures))}
@@ -105,12 +105,12 @@ def items_table(rows: Iterable[Row], *, narrow: bool = False) -> dg.TableMetadat
     )
 
 
-def first_links(mirror: Mirror, rows: Sequence[Row]) -> dg.MarkdownMetadataValue:
+def first_links(pipeline: PipelineResource, rows: Sequence[Row]) -> dg.MarkdownMetadataValue:
     """The links of the first items, as many as the UI shows inline."""
     lines: list[str] = []
     rest = "- the others: failed_items_timelines"
     for row in rows:
-        line = f"- {escaped(str(row['code'] or row['item']))}: {', '.join(_links(mirror, row, 'record'))}"
+        line = f"- {escaped(str(row['code'] or row['item']))}: {', '.join(_links(pipeline, row, 'record'))}"
         if sum(map(len, lines)) + len(lines) + len(line) + len(rest) >= _INLINE:
             lines.append(rest)
             break
@@ -119,7 +119,7 @@ def first_links(mirror: Mirror, rows: Sequence[Row]) -> dg.MarkdownMetadataValue
 
 
 def items_links(
-    mirror: Mirror, rows: Sequence[Row], timelines: Sequence[Sequence[Attempt]]
+    pipeline: PipelineResource, rows: Sequence[Row], timelines: Sequence[Sequence[Attempt]]
 ) -> dg.MarkdownMetadataValue:
     """The same items as a list of links: to the page, the record and the run that last tried, with the last attempts.
 
@@ -132,7 +132,7 @@ def items_links(
         name = f"**{escaped(str(row['code']))}** " if row["code"] else ""
         lines.append(
             f"- {name}{coded(str(row['item']))} of {escaped(str(row['user']))}: {escaped(str(row['class']))}: "
-            f"{escaped(str(row['message']))}  \n  {' · '.join(_links(mirror, row, str(row['record'])))}"
+            f"{escaped(str(row['message']))}  \n  {' · '.join(_links(pipeline, row, str(row['record'])))}"
         )
         lines += [f"    - {attempt_line(attempt)}" for attempt in timeline[-_ATTEMPTS:]]
     if len(rows) > LINKED:
@@ -140,11 +140,11 @@ def items_links(
     return dg.MetadataValue.md("\n".join(lines))
 
 
-def _links(mirror: Mirror, row: Row, record: str) -> list[str]:
+def _links(pipeline: PipelineResource, row: Row, record: str) -> list[str]:
     """Where an item is found; `record` is the text of the link to its record."""
     return [
         link("page", str(row["page"])) if row["page"] else "no page",
-        link(record, mirror.record_address(str(row["record"]))) if row["record"] else "no record",
+        link(record, pipeline.record_address(str(row["record"]))) if row["record"] else "no record",
         f"last run {run_link(str(row['run']))}",
     ]
 

@@ -14,7 +14,7 @@ import dagster as dg
 from pydantic import Field, create_model
 
 from ac_pipeline.defs.assets.sources import records_key
-from ac_pipeline.defs.opening import PipelineResource
+from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.errors import PipelineError
 from ac_pipeline.media.registry import media_type

@@ -14,7 +14,7 @@ import dagster as dg
 from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.ledger_checks import NAMED
 from ac_pipeline.defs.metadata import LINKED, ROWS, Metadata, coded, escaped, link
-from ac_pipeline.defs.mirror import Mirror
+from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.errors import InvalidRecord
 from ac_pipeline.items import Finding, State
 from ac_pipeline.media.base import MediaType
@@ -69,7 +69,7 @@ _Line = tuple[Finding, str]
 
 
 def verified(
-    mirror: Mirror, media: MediaType, check: str, findings: Findings, run: Sequence[str] | None = None
+    pipeline: PipelineResource, media: MediaType, check: str, findings: Findings, run: Sequence[str] | None = None
 ) -> dg.AssetCheckResult:
     """The result of one check on one type.
 
@@ -81,7 +81,7 @@ def verified(
     total = findings.totals[media.name, aspect]
     found = [each for each in findings.unsound if (each.type, each.aspect) == (media.name, aspect)]
     lines = [(wrong, f"{each.at:%Y-%m-%d %H:%M}") for each in found for wrong in each.part.wrong]
-    refused, refused_lines = _refused(mirror, media) if aspect is Aspect.LEXICON else (Counter[str](), [])
+    refused, refused_lines = _refused(pipeline, media) if aspect is Aspect.LEXICON else (Counter[str](), [])
     users = Counter({each.user: each.part.unsound for each in found}) + refused
     states = sum(
         (Counter(each.part.states) for each in found), Counter({"refused": refused.total()} if refused else {})
@@ -104,12 +104,12 @@ def verified(
             "looked_at": "the last verification of every user",
             **({"partitions": dg.MetadataValue.json(dict(users.most_common(NAMED)))} if users else {}),
             **({"verified_now": dg.MetadataValue.json(list(run[:NAMED]))} if run is not None else {}),
-            **_listed(mirror, [*refused_lines, *lines], users.total()),
+            **_listed(pipeline, [*refused_lines, *lines], users.total()),
         },
     )
 
 
-def part_metadata(mirror: Mirror, receipt: Receipt, parts: Mapping[Aspect, Part]) -> Metadata:
+def part_metadata(pipeline: PipelineResource, receipt: Receipt, parts: Mapping[Aspect, Part]) -> Metadata:
     """What a verification found of one user's items of one type.
 
     Args:
@@ -128,7 +128,7 @@ def part_metadata(mirror: Mirror, receipt: Receipt, parts: Mapping[Aspect, Part]
         "blobs_verified": blobs.sound,
         "links_wrong": parts.get(Aspect.LINKS, Part()).unsound,
         "wrong_shaped": parts.get(Aspect.LEXICON, Part()).unsound,
-        **_listed(mirror, lines, sum(part.unsound for part in parts.values())),
+        **_listed(pipeline, lines, sum(part.unsound for part in parts.values())),
     }
 
 
@@ -148,15 +148,15 @@ def _verdict(
     return True, dg.AssetCheckSeverity.ERROR, f"All {total.expected} are right. Users verified: {total.users}{since}."
 
 
-def _refused(mirror: Mirror, media: MediaType) -> tuple[Counter[str], list[_Line]]:
+def _refused(pipeline: PipelineResource, media: MediaType) -> tuple[Counter[str], list[_Line]]:
     """Records that were built and did not satisfy their lexicon: they were never written (REC-1)."""
     users = Counter[str]()
-    for each in mirror.standing(media, State.QUARANTINED):
+    for each in pipeline.standing(media, State.QUARANTINED):
         if each.error_class == InvalidRecord.code:
             users[each.user] += each.items
     if not users:
         return users, []
-    entries = mirror.items(media, State.QUARANTINED, ROWS, error_class=InvalidRecord.code)
+    entries = pipeline.items(media, State.QUARANTINED, ROWS, error_class=InvalidRecord.code)
     return users, [
         (
             Finding(
@@ -173,14 +173,14 @@ def _refused(mirror: Mirror, media: MediaType) -> tuple[Counter[str], list[_Line
     ]
 
 
-def _listed(mirror: Mirror, lines: Sequence[_Line], count: int) -> Metadata:
+def _listed(pipeline: PipelineResource, lines: Sequence[_Line], count: int) -> Metadata:
     """What is wrong as a table, and its records as links."""
     if not lines:
         return {}
     shown = lines[:ROWS]
     links = [
         f"- {coded(each.item)} of {escaped(each.user)}: {escaped(each.state)}: {escaped(each.reason)} · "
-        + (link(each.uri, mirror.record_address(each.uri)) if each.uri else "no record")
+        + (link(each.uri, pipeline.record_address(each.uri)) if each.uri else "no record")
         for each, _ in shown[:LINKED]
     ]
     rows = [

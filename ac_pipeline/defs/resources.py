@@ -6,13 +6,11 @@ import dagster as dg
 import httpx
 
 from ac_pipeline.defs.alerts.delivery import AlertDelivery, Webhook
-from ac_pipeline.defs.opening import PipelineResource
-from ac_pipeline.defs.pipeline_mirror import PipelineMirror
+from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.redaction import Redactor
 from ac_pipeline.settings import Settings, load_settings
 
 PIPELINE = "pipeline"
-MIRROR = "mirror"
 ALERTS = "alerts"
 """Keys of the resources; tests put objects of their own in their place."""
 
@@ -28,18 +26,11 @@ def _told(context: dg.InitResourceContext) -> Settings:
     return settings
 
 
-@dg.resource(description="Everything the settings name: database, PDS, object storage, renditions.")
+@dg.resource(description="Accounts, documents, ledger, renditions and PDS, as the environment and .env name them.")
 def pipeline_resource(context: dg.InitResourceContext) -> Iterator[PipelineResource]:
-    """One pipeline for each run, opened when it is first used, closed with the run."""
+    """One pipeline for each run or tick, opened when it is first used, closed with the run or tick."""
     with PipelineResource(lambda: _told(context)) as pipeline:
         yield pipeline
-
-
-@dg.resource(description="Accounts, documents, ledger, renditions and PDS, as the environment and .env name them.")
-def mirror_resource(context: dg.InitResourceContext) -> Iterator[PipelineMirror]:
-    """One pipeline for each run or tick, opened when it is first used, closed with the run or tick."""
-    with PipelineMirror(lambda: _told(context)) as mirror:
-        yield mirror
 
 
 @dg.resource(description="Where alerts go: AC_ALERT_WEBHOOK_URL, with links to AC_DAGSTER_URL.")

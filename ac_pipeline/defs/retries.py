@@ -15,7 +15,7 @@ from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.checks import check_events
 from ac_pipeline.defs.failures import Trouble, dagster_failures, failure_of, trouble_of
 from ac_pipeline.defs.metadata import Metadata, account_metadata, trouble_metadata
-from ac_pipeline.defs.mirror import Mirror, Outcome
+from ac_pipeline.defs.pipeline import Outcome, PipelineResource
 from ac_pipeline.defs.policies import PDS
 from ac_pipeline.errors import Misconfigured, Transient
 from ac_pipeline.items import State
@@ -53,24 +53,26 @@ class RetryConfig(dg.Config):
 
 
 @dg.op(name=RETRY_STEP, pool=PDS, out=dg.Out(dg.Nothing))
-def retry_failed_items(context: dg.OpExecutionContext, config: RetryConfig, mirror: dg.ResourceParam[Mirror]) -> None:
+def retry_failed_items(
+    context: dg.OpExecutionContext, config: RetryConfig, pipeline: dg.ResourceParam[PipelineResource]
+) -> None:
     """Run exactly the failed items that the config names, and say of each user and type what came of it.
 
     Raises:
         dg.Failure: Nothing is selected or a field is wrong; or some users have to be run again.
     """
     with dagster_failures():
-        plan = mirror.plan_retry(_wanted(config))
+        plan = pipeline.plan_retry(_wanted(config))
     _tell(context, plan)
     turns = {turn.account.key: turn for turn in plan.turns}
     troubles: dict[str, Trouble] = {}
     with dagster_failures():
-        for outcome in mirror.retry(plan.turns, context.run.run_id):
+        for outcome in pipeline.retry(plan.turns, context.run.run_id):
             trouble = trouble_of(outcome)
             if trouble is not None:
                 troubles[outcome.account.key] = trouble
-            _report(context, mirror, outcome, turns[outcome.account.key], trouble)
-    for event in check_events(mirror, {media for turn in plan.turns for media in turn.selection.types}):
+            _report(context, pipeline, outcome, turns[outcome.account.key], trouble)
+    for event in check_events(pipeline, {media for turn in plan.turns for media in turn.selection.types}):
         context.instance.report_runless_asset_event(event)
     if troubles:
         raise failure_of(troubles, len(turns))
@@ -118,15 +120,15 @@ def _tell(context: dg.OpExecutionContext, plan: RetryPlan) -> None:
 
 
 def _report(
-    context: dg.OpExecutionContext, mirror: Mirror, outcome: Outcome, turn: Turn, trouble: Trouble | None
+    context: dg.OpExecutionContext, pipeline: PipelineResource, outcome: Outcome, turn: Turn, trouble: Trouble | None
 ) -> None:
     """One event for each type of one user's turn."""
     user, types = outcome.account.key, turn.selection.types
     said = ", ".join(f"{count} {name}" for name, count in turn.counts.items())
     context.log.log("ERROR" if trouble else "INFO", f"{user}: {said} run again. {trouble.message if trouble else ''}")
-    proven = _proven(context, mirror, outcome, types) if trouble is None else {}
+    proven = _proven(context, pipeline, outcome, types) if trouble is None else {}
     for media in types:
-        metadata: Metadata = {"retried": turn.counts[media.name], **account_metadata(mirror, outcome, media)}
+        metadata: Metadata = {"retried": turn.counts[media.name], **account_metadata(pipeline, outcome, media)}
         if media.name in proven:
             whole = {**proven[media.name], "retried": turn.counts[media.name], "retried_in": context.run.run_id}
             context.log_event(dg.AssetMaterialization(records_key(media), partition=user, metadata=whole))
@@ -137,16 +139,16 @@ def _report(
 
 
 def _proven(
-    context: dg.OpExecutionContext, mirror: Mirror, outcome: Outcome, types: Sequence[MediaType]
+    context: dg.OpExecutionContext, pipeline: PipelineResource, outcome: Outcome, types: Sequence[MediaType]
 ) -> Mapping[str, Metadata]:
     """Types of which the user's whole partition is as it should be, with the counts of the dry run that says so."""
     report = outcome.report
     if report.blocked is not None or report.failures:
         return {}
     try:
-        survey = mirror.survey(outcome.account, types)
+        survey = pipeline.survey(outcome.account, types)
     except Transient as error:
         context.log.warning(f"{outcome.account.key}: whether the rest is in order could not be read: {error.message}")
         return {}
     whole = Outcome(outcome.account, survey)
-    return {media.name: account_metadata(mirror, whole, media) for media in types if in_order(survey, media)}
+    return {media.name: account_metadata(pipeline, whole, media) for media in types if in_order(survey, media)}

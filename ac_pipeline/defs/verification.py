@@ -15,7 +15,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.checks import check_events
 from ac_pipeline.defs.failures import Trouble, dagster_failures, failure_of, trouble_of_error
-from ac_pipeline.defs.mirror import Mirror
+from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.receipt_checks import part_metadata
 from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.errors import Misconfigured
@@ -44,7 +44,7 @@ class VerificationConfig(dg.Config):
 
 @dg.op(name=VERIFY_STEP, out=dg.Out(dg.Nothing))
 def verify(
-    context: dg.OpExecutionContext, config: VerificationConfig, mirror: dg.ResourceParam[Mirror]
+    context: dg.OpExecutionContext, config: VerificationConfig, pipeline: dg.ResourceParam[PipelineResource]
 ) -> Iterator[dg.AssetCheckEvaluation]:
     """Verify the users the config names, then let the checks of the verified types say what is amiss.
 
@@ -53,19 +53,19 @@ def verify(
     """
     with dagster_failures():
         types = tuple(media_type(name) for name in config.types) or MEDIA_TYPES
-        accounts = _accounts(mirror, config.users)
+        accounts = _accounts(pipeline, config.users)
     sums, verified = Counter[str](users=0, blocked=0), list[str]()  # no user's receipt is kept here (OPS-6)
     troubles: dict[str, Trouble] = {}
     with dagster_failures():
-        taken = mirror.verify(accounts, types, blobs=config.blobs, run_id=context.run.run_id)
+        taken = pipeline.verify(accounts, types, blobs=config.blobs, run_id=context.run.run_id)
         for number, each in enumerate(taken, start=1):
-            _tell(context, mirror, each, f"{number} of {len(accounts)}")
+            _tell(context, pipeline, each, f"{number} of {len(accounts)}")
             if each.receipt is not None:
                 verified.append(each.receipt.user)
                 sums.update(_sums(each.receipt))
             if each.error is not None:
                 troubles[each.account.key] = trouble_of_error(each.error)
-    yield from check_events(mirror, types, verified)
+    yield from check_events(pipeline, types, verified)
     context.log.info(", ".join(f"{name}: {value}" for name, value in sums.items()))
     if troubles:
         raise failure_of(troubles, len(accounts))
@@ -91,7 +91,7 @@ def _sums(receipt: Receipt) -> Counter[str]:
     return counts
 
 
-def _tell(context: dg.OpExecutionContext, mirror: Mirror, taken: Taken, count: str) -> None:
+def _tell(context: dg.OpExecutionContext, pipeline: PipelineResource, taken: Taken, count: str) -> None:
     """One line about each user, and an observation of each partition in which something is amiss."""
     user, receipt = taken.account.key, taken.receipt
     if receipt is None:
@@ -109,12 +109,12 @@ def _tell(context: dg.OpExecutionContext, mirror: Mirror, taken: Taken, count: s
     for media in MEDIA_TYPES:
         parts = {aspect: part for (type_, aspect), part in receipt.parts.items() if type_ == media.name}
         if any(part.unsound for part in parts.values()):
-            metadata = part_metadata(mirror, receipt, parts)
+            metadata = part_metadata(pipeline, receipt, parts)
             context.log_event(dg.AssetObservation(records_key(media), partition=user, metadata=metadata))
 
 
-def _accounts(mirror: Mirror, users: Sequence[str]) -> list[Account]:
-    known = mirror.accounts()
+def _accounts(pipeline: PipelineResource, users: Sequence[str]) -> list[Account]:
+    known = pipeline.accounts()
     unknown = sorted(set(users) - known.keys())
     if unknown:
         raise Misconfigured(f"No user has the partition key {', '.join(unknown)}: nothing was verified.")

@@ -18,7 +18,7 @@ from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.content import Memory
 from ac_pipeline.defs.jobs import SYNC_USERS
 from ac_pipeline.defs.partitions import USERS
-from ac_pipeline.defs.pipeline_mirror import PipelineMirror
+from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.sensors.content import NEW_CONTENT_SENSOR
 from ac_pipeline.items import State
 from ac_pipeline.local.artwork import pixel_art
@@ -61,12 +61,12 @@ class Site:
     def tick(self) -> Any:
         accounts = self.slice.pipeline.accounts.all()
         self.instance.add_dynamic_partitions(USERS, [account.key for account in accounts])
-        with PipelineMirror(lambda: self.slice.pipeline.settings) as mirror:
+        with PipelineResource(lambda: self.slice.pipeline.settings) as mirror:
             context = dg.build_sensor_context(
                 instance=self.instance,
                 cursor=self.cursor,
                 repository_def=self.repository,
-                resources={"mirror": mirror},
+                resources={"pipeline": mirror},
                 sensor_name=NEW_CONTENT_SENSOR,
             )
             with context, dg.partition_loading_context(dynamic_partitions_store=self.instance):
@@ -79,8 +79,8 @@ class Site:
         return [self.run(request.job_name, request.run_config, request.tags) for request in self.tick().run_requests]
 
     def run(self, job: str, config: Any, tags: Any) -> dg.ExecuteInProcessResult:
-        with PipelineMirror(lambda: self.slice.pipeline.settings) as mirror:
-            definitions = build_defs({"mirror": mirror}, retry_seconds=0)
+        with PipelineResource(lambda: self.slice.pipeline.settings) as mirror:
+            definitions = build_defs({"pipeline": mirror}, retry_seconds=0)
             return definitions.resolve_job_def(job).execute_in_process(
                 instance=self.instance, run_config=config, tags=dict(tags), raise_on_error=False
             )

@@ -48,7 +48,7 @@ def mirror(_):
         made.trouble(key, *[ServerFailed("the PDS answered 502") for _ in range(9)])
     return made
 
-defs = build_defs({"mirror": mirror}, retry_seconds=0)
+defs = build_defs({"pipeline": mirror}, retry_seconds=0)
 """
 
 

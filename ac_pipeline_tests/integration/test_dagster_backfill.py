@@ -13,7 +13,7 @@ import pytest
 from ac_pipeline.accounts import Account
 from ac_pipeline.defs.busy import Busy, busy_keys
 from ac_pipeline.defs.partitions import USERS
-from ac_pipeline.defs.pipeline_mirror import PipelineMirror
+from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.sensors.users import users_sensor
 from ac_pipeline.items import State
 from ac_pipeline.local.artwork import pixel_art
@@ -101,8 +101,8 @@ class Teller:
     def _look(self, when: str) -> None:
         """Who is busy, and a tick of the users sensor with its deletions carried out."""
         self.story.busy[when] = busy_keys(self.instance, self._keys())
-        with PipelineMirror(lambda: self.slice.pipeline.settings) as mirror:
-            result = users_sensor(dg.build_sensor_context(instance=self.instance), mirror=mirror)
+        with PipelineResource(lambda: self.slice.pipeline.settings) as mirror:
+            result = users_sensor(dg.build_sensor_context(instance=self.instance), pipeline=mirror)
         assert isinstance(result, dg.SensorResult)
         for request in result.dynamic_partitions_requests or ():
             if isinstance(request, dg.DeleteDynamicPartitionsRequest):

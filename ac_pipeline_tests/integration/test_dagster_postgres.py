@@ -87,7 +87,7 @@ def test_partitions_runs_and_materialisations_are_stored_and_read_back_by_anothe
     mirror.trouble("bea", *[ServerFailed("the PDS answered 502") for _ in range(4)])
     with prepared(given, monkeypatch) as instance:
         instance.add_dynamic_partitions(USERS, ["ada", "bea", "cyd"])
-        job = build_defs({"mirror": mirror}, retry_seconds=0).resolve_implicit_global_asset_job_def()
+        job = build_defs({"pipeline": mirror}, retry_seconds=0).resolve_implicit_global_asset_job_def()
         tags = {RANGE_START: "ada", RANGE_END: "cyd"}
         for _ in range(2):
             job.execute_in_process(instance=instance, asset_selection=[MOODS], tags=tags, raise_on_error=False)

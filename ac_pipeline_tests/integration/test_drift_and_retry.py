@@ -16,7 +16,7 @@ from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.jobs import SYNC_USERS
 from ac_pipeline.defs.partitions import RANGE_END, RANGE_START, USERS
-from ac_pipeline.defs.pipeline_mirror import PipelineMirror
+from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.retries import RETRY_ITEMS, RETRY_STEP
 from ac_pipeline.defs.schedules import INCREMENTAL_SYNC, NIGHTLY_RECONCILE
 from ac_pipeline.errors import ServerFailed
@@ -44,13 +44,13 @@ class Site:
 
     def tick(self) -> Any:
         """One look of the drift sensor."""
-        with PipelineMirror(lambda: self.slice.pipeline.settings) as mirror:
-            repository = build_defs({"mirror": mirror}).get_repository_def()
+        with PipelineResource(lambda: self.slice.pipeline.settings) as mirror:
+            repository = build_defs({"pipeline": mirror}).get_repository_def()
             context = dg.build_sensor_context(
                 instance=self.instance,
                 cursor=self.cursor,
                 repository_def=repository,
-                resources={"mirror": mirror},
+                resources={"pipeline": mirror},
                 sensor_name=SENSOR,
             )
             with context, dg.partition_loading_context(dynamic_partitions_store=self.instance):
@@ -59,8 +59,8 @@ class Site:
         return result
 
     def run(self, job: str, config: Any = None, tags: Any = None) -> dg.ExecuteInProcessResult:
-        with PipelineMirror(lambda: self.slice.pipeline.settings) as mirror:
-            definitions = build_defs({"mirror": mirror}, retry_seconds=0)
+        with PipelineResource(lambda: self.slice.pipeline.settings) as mirror:
+            definitions = build_defs({"pipeline": mirror}, retry_seconds=0)
             return definitions.resolve_job_def(job).execute_in_process(
                 instance=self.instance, run_config=config, tags=tags, raise_on_error=False
             )

@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from ac_pipeline.definitions import build_defs
-from ac_pipeline.defs.opening import PipelineResource
+from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.dagster_rows import said, sentence

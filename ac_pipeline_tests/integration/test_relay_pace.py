@@ -19,7 +19,7 @@ from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.jobs import SYNC_USERS
 from ac_pipeline.defs.ledger_checks import NOTHING_DEFERRED
 from ac_pipeline.defs.partitions import RANGE_END, RANGE_START, USERS
-from ac_pipeline.defs.pipeline_mirror import PipelineMirror
+from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.items import State
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.settings import load_settings
@@ -154,10 +154,10 @@ def test_partitions_that_wait_are_materialised_and_a_check_says_until_when(
     for name in ("ada", "bea", "cyd", "dan"):
         slice_.add("mood", slice_.user(name), mood=f"of {name}")
     moods = records_key(media_type("mood"))
-    with open_instance(tmp_path) as instance, PipelineMirror(load_settings) as mirror:
+    with open_instance(tmp_path) as instance, PipelineResource(load_settings) as mirror:
         keys = sorted(account.key for account in slice_.pipeline.accounts.all())
         instance.add_dynamic_partitions(USERS, keys)
-        job = build_defs({"mirror": mirror}, retry_seconds=0).resolve_job_def(SYNC_USERS)
+        job = build_defs({"pipeline": mirror}, retry_seconds=0).resolve_job_def(SYNC_USERS)
         tags = {RANGE_START: keys[0], RANGE_END: keys[-1]}
         result = job.execute_in_process(instance=instance, tags=tags, raise_on_error=False)
         assert result.success

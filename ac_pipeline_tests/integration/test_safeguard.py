@@ -15,7 +15,7 @@ from pymongo import MongoClient
 
 from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.cli.main import run
-from ac_pipeline.defs.pipeline_mirror import PipelineMirror
+from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.mongo.documents import MongoDocuments
@@ -243,7 +243,7 @@ def test_a_run_in_dagster_sweeps_its_number_and_says_which_it_is(
     lose(slice_, "pieces", owned)
     settings = slice_.pipeline.settings
     chosen = [slice_.account(user.id) for user in users[:4]]
-    with PipelineMirror(lambda: settings) as mirror:
+    with PipelineResource(lambda: settings) as mirror:
         assert [each.report.orphans_kept for each in mirror.sync(chosen, [PIECE], "run-1") if each.report] == [3] * 4
         state = mirror.last_look(PIECE)
         assert (state.look.documents, state.look.expected) == (14, 44)
@@ -254,5 +254,5 @@ def test_a_run_in_dagster_sweeps_its_number_and_says_which_it_is(
             assert all(each.report for each in mirror.sync(chosen, [PIECE], "run-3", sweep=12))
     assert [len(slice_.listed(user, "piece")) for user in users] == [0] * 4 + [3] * 6
     elsewhere = settings.model_copy(update={"mongodb_name": "test-nobody-has-this-name"})
-    with PipelineMirror(lambda: elsewhere) as mirror, pytest.raises(Misconfigured, match="MONGODB_NAME"):
+    with PipelineResource(lambda: elsewhere) as mirror, pytest.raises(Misconfigured, match="MONGODB_NAME"):
         mirror.accounts()

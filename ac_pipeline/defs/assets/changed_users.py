@@ -18,9 +18,9 @@ from ac_pipeline.defs.assets.stage import made_earlier
 from ac_pipeline.defs.assets.turns import Turns
 from ac_pipeline.defs.checks import check_events
 from ac_pipeline.defs.failures import failure_of
-from ac_pipeline.defs.mirror import Mirror
+from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.policies import CHANGED, RETRY_SECONDS, record_retries
-from ac_pipeline.defs.resources import MIRROR
+from ac_pipeline.defs.resources import PIPELINE
 from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.media.registry import MEDIA_TYPES
 
@@ -39,11 +39,11 @@ class ChangedUsersConfig(dg.Config):
     sweep: int | None = Field(default=None, ge=0, description=SWEEP_FIELD)
 
 
-def changed_users_job(mirror_resource: object, retry_seconds: float = RETRY_SECONDS) -> dg.JobDefinition:
+def changed_users_job(pipeline_resource: object, retry_seconds: float = RETRY_SECONDS) -> dg.JobDefinition:
     """The job.
 
     Args:
-        mirror_resource: The resource `mirror`. Given here, because a job that waits for the resources of the
+        pipeline_resource: The resource `pipeline`. Given here, because a job that waits for the resources of the
             definitions is copied together with its sensor, and Dagster 1.13 warns of a beta parameter then.
         retry_seconds: Before the first retry of its op.
     """
@@ -55,7 +55,7 @@ def changed_users_job(mirror_resource: object, retry_seconds: float = RETRY_SECO
         out=dg.Out(dg.Nothing),
     )
     def changed_users_records(
-        context: dg.OpExecutionContext, config: ChangedUsersConfig, mirror: dg.ResourceParam[Mirror]
+        context: dg.OpExecutionContext, config: ChangedUsersConfig, pipeline: dg.ResourceParam[PipelineResource]
     ) -> Iterator[dg.AssetCheckEvaluation]:
         """Synchronise the users the config names, and let the checks say what is quarantined now.
 
@@ -66,9 +66,9 @@ def changed_users_job(mirror_resource: object, retry_seconds: float = RETRY_SECO
         asked = list(dict.fromkeys(config.users))
         earlier = made_earlier(context, assets)
         users = [user for user in asked if any((key, user) not in earlier for key in assets)]
-        turns = Turns(context, mirror, assets, users, pictures=True)
+        turns = Turns(context, pipeline, assets, users, pictures=True)
         troubles = turns.take(
-            lambda accounts: mirror.sync(
+            lambda accounts: pipeline.sync(
                 accounts,
                 MEDIA_TYPES,
                 context.run.run_id,
@@ -77,13 +77,13 @@ def changed_users_job(mirror_resource: object, retry_seconds: float = RETRY_SECO
                 sweep=config.sweep,
             )
         )
-        yield from check_events(mirror, MEDIA_TYPES)
+        yield from check_events(pipeline, MEDIA_TYPES)
         if troubles:
             raise failure_of(troubles, len(asked))
 
     @dg.job(
         name=SYNC_CHANGED_USERS,
-        resource_defs={MIRROR: mirror_resource},
+        resource_defs={PIPELINE: pipeline_resource},
         executor_def=marked_in_process_executor,
         description="Makes the records of the users in its config equal to their documents. new_content_sensor "
         "launches it for users whose documents changed; it can be launched by hand for any users.",

@@ -10,8 +10,8 @@ from ac_pipeline.defs.assets.catalog import rendition_key
 from ac_pipeline.defs.assets.sources import OWNERS, records_key, source_key
 from ac_pipeline.defs.assets.stage import run_stage
 from ac_pipeline.defs.checks import evaluate_checks, record_checks
-from ac_pipeline.defs.mirror import Mirror
 from ac_pipeline.defs.partitions import users
+from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.policies import (
     PDS,
     RECORD_RETRIES,
@@ -73,7 +73,7 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
             pool=PDS,
         )
         def atproto_records(
-            context: dg.AssetExecutionContext, config: RecordsConfig, mirror: dg.ResourceParam[Mirror]
+            context: dg.AssetExecutionContext, config: RecordsConfig, pipeline: dg.ResourceParam[PipelineResource]
         ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
             selected = {records_key(media): media for media in MEDIA_TYPES}
             selected = {key: media for key, media in selected.items() if key in context.selected_asset_keys}
@@ -83,9 +83,9 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
                 try:
                     yield from run_stage(
                         context,
-                        mirror,
+                        pipeline,
                         selected,
-                        lambda accounts: mirror.sync(
+                        lambda accounts: pipeline.sync(
                             accounts,
                             types,
                             context.run.run_id,
@@ -101,7 +101,7 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
             if failure is not None and failure.allow_retries and context.retry_number < RECORD_RETRIES:
                 raise failure  # the last attempt evaluates the checks
             try:
-                yield from evaluate_checks(mirror, context.selected_asset_check_keys)
+                yield from evaluate_checks(pipeline, context.selected_asset_check_keys)
             except dg.Failure:
                 if failure is None:
                     raise

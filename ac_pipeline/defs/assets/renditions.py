@@ -8,8 +8,8 @@ import dagster as dg
 from ac_pipeline.defs.assets.catalog import RENDITIONS, RenditionAsset
 from ac_pipeline.defs.assets.sources import OWNERS, records_key, source_key
 from ac_pipeline.defs.assets.stage import Results, run_stage
-from ac_pipeline.defs.mirror import Mirror
 from ac_pipeline.defs.partitions import users
+from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.policies import (
     ENCODING,
     RENDITIONS_A_RUN,
@@ -46,12 +46,12 @@ def _rendition_asset(rendition: RenditionAsset, retry_seconds: float) -> dg.Asse
             pool=ENCODING,
             output_required=False,
         )
-        def render(context: dg.AssetExecutionContext, mirror: dg.ResourceParam[Mirror]) -> Results:
+        def render(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[PipelineResource]) -> Results:
             yield from run_stage(
                 context,
-                mirror,
+                pipeline,
                 {rendition.key: media},
-                lambda accounts: mirror.render(accounts, media, context.run.run_id),
+                lambda accounts: pipeline.render(accounts, media, context.run.run_id),
                 feeds=records_key(media),
             )
 

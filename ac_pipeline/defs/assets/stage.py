@@ -15,7 +15,7 @@ import dagster as dg
 
 from ac_pipeline.defs.assets.turns import Context, Turns, Work
 from ac_pipeline.defs.failures import Trouble, failure_of
-from ac_pipeline.defs.mirror import Mirror
+from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.media.base import MediaType
 
 Results = Iterator[dg.MaterializeResult]
@@ -23,7 +23,7 @@ Results = Iterator[dg.MaterializeResult]
 
 def run_stage(
     context: dg.AssetExecutionContext,
-    mirror: Mirror,
+    pipeline: PipelineResource,
     assets: Mapping[dg.AssetKey, MediaType],
     work: Work,
     *,
@@ -51,7 +51,7 @@ def run_stage(
     selected = context.run.asset_selection
     feeding = feeds is not None and (selected is None or feeds in selected)
     made: list[dg.AssetMaterialization] = []
-    turns = Turns(context, mirror, assets, users, pictures=pictures, emit=made.append if feeds is not None else None)
+    turns = Turns(context, pipeline, assets, users, pictures=pictures, emit=made.append if feeds is not None else None)
     troubles: Mapping[str, Trouble] | None = None
     try:
         troubles = turns.take(work)

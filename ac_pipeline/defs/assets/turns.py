@@ -21,7 +21,7 @@ from ac_pipeline.defs.metadata import (
     source_counts,
     trouble_metadata,
 )
-from ac_pipeline.defs.mirror import Mirror, Outcome
+from ac_pipeline.defs.pipeline import Outcome, PipelineResource
 from ac_pipeline.defs.versions import LastEvents, Seen, observation, tags
 from ac_pipeline.errors import Misconfigured, Transient
 from ac_pipeline.media.base import MediaType
@@ -37,7 +37,7 @@ class Turns:
 
     Args:
         context: Of the step or op.
-        mirror: The pipeline.
+        pipeline: The pipeline.
         assets: What a turn is about: records or renditions assets, with their types.
         users: Partition keys.
         pictures: Whether materialisations show some of the records' pictures.
@@ -45,7 +45,7 @@ class Turns:
     """
 
     context: Context
-    mirror: Mirror
+    pipeline: PipelineResource
     assets: Mapping[dg.AssetKey, MediaType]
     users: Sequence[str]
     pictures: bool = False
@@ -67,7 +67,7 @@ class Turns:
         troubles: dict[str, Trouble] = {}
         ended: set[str] = set()
         try:
-            known = self.mirror.accounts()
+            known = self.pipeline.accounts()
             for user in self.users:
                 if user not in known:
                     self._nobody(user)
@@ -102,7 +102,7 @@ class Turns:
         """The events about one user: documents first, which the others are made from."""
         user = outcome.account.key
         for key, media in self.assets.items():
-            metadata = account_metadata(self.mirror, outcome, media)
+            metadata = account_metadata(self.pipeline, outcome, media)
             versions = outcome.report.versions.get(media.name)
             if versions is not None:
                 self._observe(outcome, media, versions)
@@ -111,7 +111,7 @@ class Turns:
                 self.context.log_event(dg.AssetObservation(key, partition=user, metadata=metadata))
                 continue
             if self.pictures:
-                metadata.update(pictures_metadata(self.mirror, outcome, media))
+                metadata.update(pictures_metadata(self.pipeline, outcome, media))
             if key == records_key(media) and versions is not None:
                 self._made_along_the_way(outcome, media, versions)
             self._materialize(self._versioned(key, user, media, versions, metadata))

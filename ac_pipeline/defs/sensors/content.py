@@ -15,8 +15,8 @@ from ac_pipeline.defs.assets.changed_users import SYNC_CHANGED_USERS, run_config
 from ac_pipeline.defs.busy import busy_keys
 from ac_pipeline.defs.content import MANY, ContentPlan, Memory, plan_content
 from ac_pipeline.defs.jobs import SYNC_USERS, UNFINISHED, sync_users
-from ac_pipeline.defs.mirror import Mirror
 from ac_pipeline.defs.partitions import USERS
+from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.policies import PRIORITY, URGENT
 from ac_pipeline.defs.sensors.drift import REASON
 from ac_pipeline.defs.verification import VERIFY_USERS
@@ -49,7 +49,9 @@ def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], flo
         "edited documents: one user by a run of the partition, several by one run together. Reads MongoDB's change "
         "stream, and compares links with documents every few minutes, or when there is no stream.",
     )
-    def new_content_sensor(context: dg.SensorEvaluationContext, mirror: dg.ResourceParam[Mirror]) -> dg.SensorResult:
+    def new_content_sensor(
+        context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]
+    ) -> dg.SensorResult:
         """One look at what changed. A failed read fails the tick, and the next one begins where this one began."""
         now = clock()
         existing = context.instance.get_dynamic_partitions(USERS)
@@ -59,7 +61,7 @@ def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], flo
         together, alone, others = _unfinished(context.instance)
         memory = Memory.of(context.cursor)
         judged, watched = memory.watched(busy, now)
-        changes = mirror.changed(memory.position, watched)
+        changes = pipeline.changed(memory.position, watched)
         plan = plan_content(
             changes.works,
             memory,

@@ -15,8 +15,8 @@ from ac_pipeline.defs.busy import busy_keys
 from ac_pipeline.defs.content import USERS_A_RUN
 from ac_pipeline.defs.drift import Drift, DriftPlan, plan_drift
 from ac_pipeline.defs.jobs import SYNC_USERS, sync_users
-from ac_pipeline.defs.mirror import Mirror
 from ac_pipeline.defs.partitions import USERS
+from ac_pipeline.defs.pipeline import PipelineResource
 
 RUNS_A_TICK: Final = 100
 """Most runs one tick requests (Dagster facts, "Sensors, automation, pools")."""
@@ -45,14 +45,16 @@ def make_drift_sensor(changed_users: dg.JobDefinition, clock: Callable[[], float
         "launches a sync for users whose repository another client has changed. Costs one request for each 1,000 "
         "repositories. A drift that is still there after an hour is asked about again.",
     )
-    def drift_sensor(context: dg.SensorEvaluationContext, mirror: dg.ResourceParam[Mirror]) -> dg.SensorResult:
+    def drift_sensor(
+        context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]
+    ) -> dg.SensorResult:
         """One look at all repositories. A failed read fails the tick and requests nothing."""
         now = clock()
         existing = context.instance.get_dynamic_partitions(USERS)
         # In this order: a sync that ends while we look is busy here, or too young there.
         busy = busy_keys(context.instance, existing).ahead
-        repositories, marks = list(mirror.repositories()), mirror.marks()
-        accounts = mirror.accounts()
+        repositories, marks = list(pipeline.repositories()), pipeline.marks()
+        accounts = pipeline.accounts()
         plan = plan_drift(accounts, existing, repositories, marks=marks, busy=busy, cursor=context.cursor, now=now)
         requested = plan.drifted[: RUNS_A_TICK * USERS_A_RUN]
         _tell(context, plan, len(plan.drifted) - len(requested))

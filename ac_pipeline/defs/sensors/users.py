@@ -5,8 +5,8 @@ import dagster as dg
 from ac_pipeline.defs.busy import busy_keys
 from ac_pipeline.defs.jobs import sync_users
 from ac_pipeline.defs.keys import plan_keys, remember
-from ac_pipeline.defs.mirror import Mirror
 from ac_pipeline.defs.partitions import USERS, users
+from ac_pipeline.defs.pipeline import PipelineResource
 
 RUNS_A_TICK = 100
 """Most runs one tick requests (Dagster facts, "Sensors, automation, pools")."""
@@ -20,9 +20,9 @@ RUNS_A_TICK = 100
     description="Keeps the partition keys equal to the users of the platform: adds new ones, removes vanished ones "
     "once no run or backfill needs them, and launches a run for a key that passed to another user.",
 )
-def users_sensor(context: dg.SensorEvaluationContext, mirror: dg.ResourceParam[Mirror]) -> dg.SensorResult:
+def users_sensor(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]) -> dg.SensorResult:
     """One look at the accounts. A failed read fails the tick and changes no key."""
-    owners = {key: account.id for key, account in mirror.accounts().items()}
+    owners = {key: account.id for key, account in pipeline.accounts().items()}
     existing = context.instance.get_dynamic_partitions(USERS)
     vanished = [key for key in existing if key not in owners]
     busy = busy_keys(context.instance, existing).keys if vanished else frozenset()

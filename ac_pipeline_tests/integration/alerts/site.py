@@ -43,7 +43,7 @@ class Site:
         self.memory: Memory | None = None
         self.ahead = 0.0
         instance.add_dynamic_partitions(USERS, keys)
-        definitions = build_defs({"mirror": self.mirror}, retry_seconds=0)
+        definitions = build_defs({"pipeline": self.mirror}, retry_seconds=0)
         self.everything = definitions.resolve_implicit_global_asset_job_def()
         self.changed = definitions.resolve_job_def(SYNC_CHANGED_USERS)
         self.sync = definitions.resolve_job_def(SYNC_USERS)

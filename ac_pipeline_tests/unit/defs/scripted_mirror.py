@@ -9,7 +9,7 @@ from itertools import starmap
 from ac_pipeline.accounts import Account
 from ac_pipeline.allowance import Allowance
 from ac_pipeline.atproto.messages import RepositoryStatus
-from ac_pipeline.defs.mirror import CollectionState, Outcome, Picture
+from ac_pipeline.defs.pipeline import CollectionState, Outcome, Picture
 from ac_pipeline.errors import Blocked, PipelineError, Transient
 from ac_pipeline.items import Attempt, Failure, LastLook, LedgerEntry, RepositoryMark, Stage, State
 from ac_pipeline.media.base import MediaType

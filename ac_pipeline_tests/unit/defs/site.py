@@ -36,7 +36,7 @@ _STAGE = _Stage()
 @cache
 def _definitions() -> tuple[dg.Definitions, dg.JobDefinition]:
     """Built once: that takes longer than a run."""
-    definitions = build_defs({"mirror": _STAGE}, retry_seconds=0)
+    definitions = build_defs({"pipeline": _STAGE}, retry_seconds=0)
     return definitions, definitions.resolve_implicit_global_asset_job_def()
 
 

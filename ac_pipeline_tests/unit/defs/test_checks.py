@@ -27,7 +27,7 @@ from ac_pipeline.defs.ledger_checks import (
     nothing_deferred,
 )
 from ac_pipeline.defs.metadata import ROWS
-from ac_pipeline.defs.mirror import CollectionState
+from ac_pipeline.defs.pipeline import CollectionState
 from ac_pipeline.defs.receipt_checks import BLOBS_PRESENT, LEXICON_VALID, LINKS_CONSISTENT, RECORDS_MATCH_DOCUMENTS
 from ac_pipeline.errors import AccountDeleted, NoCredentials, ServerFailed, ServiceUnreachable
 from ac_pipeline.items import Failure, Finding, LastLook, RepositoryMark, Stage, State
@@ -340,7 +340,7 @@ def test_each_check_can_be_executed_alone_and_nobody_is_synchronised(
         [asset],
         instance=site.instance,
         selection=dg.AssetSelection.checks(dg.AssetCheckKey(PAINTINGS, name)),
-        resources={"mirror": mirror},
+        resources={"pipeline": mirror},
     )
     assert [(each.check_name, each.passed) for each in result.get_asset_check_evaluations()] == [(name, False)]
     assert not mirror.turns

@@ -39,7 +39,7 @@ class Site:
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self.instance, self.mirror = instance, ScriptedMirror(*KEYS)
         instance.add_dynamic_partitions(USERS, KEYS)
-        self.definitions = build_defs({"mirror": self.mirror}, retry_seconds=0)
+        self.definitions = build_defs({"pipeline": self.mirror}, retry_seconds=0)
         self.sensor = self.definitions.get_repository_def().get_sensor_def(NEW_CONTENT_SENSOR)
         self.cursor: str | None = None
 
@@ -50,7 +50,7 @@ class Site:
             instance=self.instance,
             cursor=self.cursor,
             repository_def=self.definitions.get_repository_def(),
-            resources={"mirror": self.mirror},
+            resources={"pipeline": self.mirror},
             sensor_name=NEW_CONTENT_SENSOR,
         )
         with context, dg.partition_loading_context(dynamic_partitions_store=self.instance):

@@ -184,7 +184,7 @@ class Ticks:
     def __init__(self, instance: dg.DagsterInstance, *keys: str) -> None:
         self.instance, self.mirror, self.now = instance, ScriptedMirror(*keys), NOW
         self.cursor: str | None = None
-        self.definitions = build_defs({"mirror": self.mirror})
+        self.definitions = build_defs({"pipeline": self.mirror})
         self.sensor = make_drift_sensor(
             changed_users_job(dg.ResourceDefinition.hardcoded_resource(self.mirror)), lambda: self.now
         )
@@ -204,7 +204,7 @@ class Ticks:
 
     def tick(self) -> dg.SensorResult:
         context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor, definitions=self.definitions)
-        result = self.sensor(context, mirror=self.mirror)
+        result = self.sensor(context, pipeline=self.mirror)
         assert isinstance(result, dg.SensorResult)
         self.cursor = result.cursor
         return result

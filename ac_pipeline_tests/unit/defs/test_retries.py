@@ -29,7 +29,7 @@ class Site:
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self.instance, self.mirror = instance, ScriptedMirror(*KEYS)
         instance.add_dynamic_partitions(USERS, KEYS)
-        self.definitions = build_defs({"mirror": self.mirror}, retry_seconds=0)
+        self.definitions = build_defs({"pipeline": self.mirror}, retry_seconds=0)
 
     def sync(self) -> None:
         job = self.definitions.resolve_job_def("sync_users")

@@ -37,7 +37,7 @@ class Site:
 
     def __init__(self, instance: dg.DagsterInstance, *keys: str) -> None:
         self.instance, self.mirror = instance, ScriptedMirror(*keys)
-        self.definitions = build_defs({"mirror": self.mirror}, timetable=Timetable())
+        self.definitions = build_defs({"pipeline": self.mirror}, timetable=Timetable())
         instance.add_dynamic_partitions(USERS, keys)
 
     def tick(self, name: str, hour: int = 3) -> Any:

@@ -28,11 +28,11 @@ class Ticks:
 
     def __init__(self, instance: dg.DagsterInstance, mirror: ScriptedMirror) -> None:
         self.instance, self.mirror, self.cursor = instance, mirror, None
-        self.definitions = build_defs({"mirror": mirror})
+        self.definitions = build_defs({"pipeline": mirror})
 
     def tick(self) -> dg.SensorResult:
         context = dg.build_sensor_context(instance=self.instance, cursor=self.cursor, definitions=self.definitions)
-        result = users_sensor(context, mirror=self.mirror)
+        result = users_sensor(context, pipeline=self.mirror)
         assert isinstance(result, dg.SensorResult)
         for request in result.dynamic_partitions_requests or ():
             if isinstance(request, dg.AddDynamicPartitionsRequest):

@@ -8,7 +8,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ac_pipeline.defs.mirror import Outcome
+from ac_pipeline.defs.pipeline import Outcome
 from ac_pipeline.errors import AccountInactive, InvalidRecord, Misconfigured, ServerFailed, ServiceUnreachable
 from ac_pipeline.media.registry import media_type
 from ac_pipeline_tests.dagster_instance import open_instance
