@@ -26,30 +26,24 @@ from pymongo.database import Database
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.administration import Administration
-from ac_pipeline.atproto.budget import Budget
+from ac_pipeline.atproto.budget import Budget, Pace
 from ac_pipeline.atproto.client import PdsClient
 from ac_pipeline.atproto.lexicon import Lexicons, load_lexicons
-from ac_pipeline.atproto.pace import Pace
 from ac_pipeline.atproto.relay import Relay
 from ac_pipeline.atproto.sessions import Sessions
 from ac_pipeline.atproto.transport import open_http
 from ac_pipeline.bounds import Limit, Limits
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.mongo.accounts import MongoAccounts
+from ac_pipeline.mongo.accounts import MongoAccounts, MongoProvisioning
 from ac_pipeline.mongo.audit import MongoAudit
-from ac_pipeline.mongo.budgets import MongoBudgetStore
 from ac_pipeline.mongo.changes import MongoChanges
 from ac_pipeline.mongo.database import connect
-from ac_pipeline.mongo.documents import MongoDocuments
+from ac_pipeline.mongo.documents import MongoDocuments, MongoRepairs
+from ac_pipeline.mongo.leases import is_dead, own_mark
 from ac_pipeline.mongo.ledger import MongoLedger
-from ac_pipeline.mongo.lexicons import MongoPublishedLexicons
 from ac_pipeline.mongo.plans import MongoPlans
-from ac_pipeline.mongo.process_mark import is_dead, own_mark
-from ac_pipeline.mongo.provisioning import MongoProvisioning
 from ac_pipeline.mongo.receipts import MongoReceipts
-from ac_pipeline.mongo.repairs import MongoRepairs
-from ac_pipeline.mongo.sessions import MongoSessionStore
-from ac_pipeline.mongo.snapshots import MongoSnapshots
+from ac_pipeline.mongo.stores import MongoBudgetStore, MongoPublishedLexicons, MongoSessionStore, MongoSnapshots
 from ac_pipeline.objects import ObjectStorage, storage_client
 from ac_pipeline.renditions.renderer import Renderer
 from ac_pipeline.renditions.store import RenditionStore

@@ -18,8 +18,7 @@ import libipld
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.answers import Answer, Call, classify
-from ac_pipeline.atproto.batches import encode_body
-from ac_pipeline.atproto.messages import Commit, RepositoryStatus, Write
+from ac_pipeline.atproto.messages import Commit, RepositoryStatus, Write, encode_body
 from ac_pipeline.atproto.repository import Repository, read_repository
 from ac_pipeline.atproto.syntax import (
     DAG_CBOR_CID,

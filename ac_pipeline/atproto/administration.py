@@ -14,12 +14,9 @@ from typing import Any, Final, Literal
 import httpx
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.answers import Call
-from ac_pipeline.atproto.budget import Budget, Charge
-from ac_pipeline.atproto.pace import Pace
-from ac_pipeline.atproto.replies import content_of, did_of, need, nothing, text_of
-from ac_pipeline.atproto.sessions import Sessions
-from ac_pipeline.atproto.sign_in import CREATE, PdsSignIn
+from ac_pipeline.atproto.answers import Call, content_of, did_of, need, nothing, text_of
+from ac_pipeline.atproto.budget import Budget, Charge, Pace
+from ac_pipeline.atproto.sessions import CREATE, PdsSignIn, Sessions
 from ac_pipeline.atproto.transport import Read, Request, Transport
 from ac_pipeline.bounds import Limits
 from ac_pipeline.errors import Misconfigured, ServerFailed, WrongPassword

@@ -1,19 +1,23 @@
 """What an answer of a PDS means: HTTP status and XRPC error name -> one of the errors of `errors.py`.
 
 One table, read from top to bottom; the first rule that fits decides. No I/O and no retries: sending is `client.py`.
-What may be repeated follows from the error: see the tree in `errors.py`.
+What may be repeated follows from the error: see the tree in `errors.py`. Also here: the bodies of good answers, and when
+a server wants to be asked again (`Retry-After`, `RateLimit-*`).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
-from ac_pipeline.atproto.waits import retry_after
+from ac_pipeline.atproto.messages import Commit, RepositoryStatus, Write
+from ac_pipeline.atproto.syntax import at_uri, cid_bytes, is_did, is_tid
 from ac_pipeline.errors import (
     AccountInactive,
     AccountRefused,
@@ -34,6 +38,141 @@ from ac_pipeline.errors import (
     WrongPassword,
 )
 from ac_pipeline.redaction import conceal
+
+
+def need(holds: object, otherwise: str) -> None:
+    """Go on when `holds`."""
+    if not holds:
+        raise ValueError(otherwise)
+
+
+def content_of(body: bytes) -> dict[str, Any]:
+    """The JSON object of a body."""
+    try:
+        content = json.loads(body)
+    except ValueError:
+        raise ValueError("it is not JSON") from None
+    need(isinstance(content, dict), "it is not a JSON object")
+    return dict(content)
+
+
+def nothing(body: bytes) -> None:
+    """The answer of a call that has none."""
+    need(not body.strip() or content_of(body) == {}, "this call answers with nothing")
+
+
+def did_of(body: bytes, **fixed: str) -> str:
+    """The DID in a body whose other fields `fixed` are as asked for, but for the case of their letters."""
+    content = content_of(body)
+    did = content.get("did")
+    need(all(str(content.get(key)).lower() == value.lower() for key, value in fixed.items()), "it is about another one")
+    if not isinstance(did, str) or not is_did(did):
+        raise ValueError("it names no DID")
+    return did
+
+
+def text_of(body: bytes, name: str) -> str:
+    """A text that is not empty."""
+    text = content_of(body).get(name)
+    if not isinstance(text, str) or not text:
+        raise ValueError(f"it has no {name}")
+    return text
+
+
+def blob_limit_of(body: bytes) -> int | None:
+    """The largest blob that an answer to `describeServer` names, in bytes; None when it names none."""
+    content = content_of(body)
+    need(isinstance(content.get("did"), str), "it names no server")
+    if "blobUploadLimit" not in content:
+        need(isinstance(content.get("availableUserDomains"), list), "it describes no server")
+        return None
+    limit = content["blobUploadLimit"]
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit <= 0:
+        raise ValueError("its blobUploadLimit is no size")
+    return limit
+
+
+def commit_of(did: str, writes: Sequence[Write], body: bytes) -> Commit:
+    """The commit that an answer to `applyWrites` names."""
+    content = content_of(body)
+    commit, results = content.get("commit"), content.get("results")
+    if not isinstance(commit, dict) or not isinstance(results, list) or len(results) != len(writes):
+        raise ValueError("it does not fit the batch")
+    head, rev = _head(commit, "cid")
+    cids: list[str | None] = []
+    for write, result in zip(writes, results, strict=True):
+        need(isinstance(result, dict), "it does not fit the batch")
+        kind = result.get("$type", f"#{write.action}Result")
+        need(isinstance(kind, str) and kind.endswith(f"#{write.action}Result"), "it answers another kind of write")
+        if write.action == "delete":
+            cids.append(None)
+            continue
+        cid = result.get("cid")
+        need(result.get("uri") == at_uri(did, write.collection, write.rkey), "it names other records")
+        # The PDS does not know these lexicons and says "unknown" (REC-1); nothing but a known refusal matters.
+        need(result.get("validationStatus") in (None, "unknown", "valid"), "it finds a record invalid")
+        cids.append(_cid(cid))
+    return Commit(head, rev, tuple(cids))
+
+
+def status_of(did: str, body: bytes) -> RepositoryStatus:
+    """The status that an answer to `getLatestCommit` names."""
+    head, rev = _head(content_of(body), "cid")
+    return RepositoryStatus(did, head, rev, active=True, status=None)
+
+
+def page_of(body: bytes, cursor: str | None) -> tuple[list[dict[str, Any]], str | None]:
+    """The repositories on a page of `listRepos`, each with a DID and perhaps a state, and the next cursor.
+
+    Args:
+        cursor: The one that was sent.
+    """
+    content = content_of(body)
+    repos: Any = content.get("repos")
+    following = content.get("cursor")
+    need(isinstance(repos, list), "it lists no repositories")
+    for repo in repos:
+        need(isinstance(repo, dict) and isinstance(repo.get("did"), str) and is_did(repo["did"]), "it lists no DIDs")
+        need(isinstance(repo.get("active", True), bool), "it does not say who is active")
+        need(isinstance(repo.get("status", ""), str | None), "it gives no status")
+    need(isinstance(following, str | None), "its cursor is none")
+    need(not following or following != cursor, f"it does not get beyond {cursor!r}")
+    return repos, following or None
+
+
+def repository_of(repo: dict[str, Any]) -> RepositoryStatus:
+    """One entry of a page of our PDS."""
+    head, rev = _head(repo, "head")
+    return RepositoryStatus(repo["did"], head, rev, active=repo.get("active", True), status=repo.get("status"))
+
+
+def blob_of(body: bytes) -> dict[str, Any]:
+    """The blob that an answer to `uploadBlob` names."""
+    blob = content_of(body).get("blob")
+    if not isinstance(blob, dict) or blob.get("$type") != "blob" or not isinstance(blob.get("ref"), dict):
+        raise ValueError("it names no blob")
+    _cid(blob["ref"].get("$link"))
+    need(isinstance(blob.get("mimeType"), str) and type(blob.get("size")) is int, "its blob has no type and size")
+    return blob
+
+
+def in_words(blob: dict[str, Any]) -> str:
+    """A blob that `blob_of` has read, for a message."""
+    return f"{blob['ref']['$link']} ({blob['mimeType']}, {blob['size']} bytes)"[:200]
+
+
+def _head(content: dict[str, Any], name: str) -> tuple[str, str]:
+    rev = content.get("rev")
+    if not isinstance(rev, str) or not is_tid(rev):
+        raise ValueError("it names no revision")
+    return _cid(content.get(name)), rev
+
+
+def _cid(text: object) -> str:
+    need(isinstance(text, str), "it names no CID")
+    cid_bytes(str(text))
+    return str(text)
+
 
 ANSWER_LENGTH: Final = 500
 """Characters kept of a server's own words; enough for a reason, too few for a page of HTML."""
@@ -410,3 +549,54 @@ def scrub(text: str, secrets: Iterable[str]) -> str:
     """`text` without anything like a token and without `secrets`, at most `ANSWER_LENGTH` characters (ACCT-5)."""
     text = _JWT.sub(HIDDEN, conceal(text[:_LOOKED_AT], secrets, HIDDEN))
     return text if len(text) <= ANSWER_LENGTH else f"{text[: ANSWER_LENGTH - 3]}..."
+
+
+_EARLIEST_EPOCH: Final = 1_000_000_000
+"""`RateLimit-Reset` is epoch seconds on the reference PDS, seconds from now in the IETF draft."""
+
+LONGEST: Final = 86_400.0
+"""Seconds: the longest window of a PDS. A header that names a later time would silence it for good."""
+
+
+def retry_after(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds until the server wants to be asked again: the later of `Retry-After` and the reset of a spent limit.
+
+    Args:
+        headers: Response headers, by lower-case name.
+        now: Epoch seconds.
+    """
+    waits = [wait for wait in (_retry_after_header(headers, now), _spent_reset(headers, now)) if wait is not None]
+    return min(max(waits), LONGEST) if waits else None
+
+
+def reset_time(value: str | None, now: float) -> float | None:
+    """Epoch seconds of a `RateLimit-Reset` header, which may count from 1970 or from now; None when unreadable."""
+    try:
+        number = float(value) if value is not None else -1.0
+    except ValueError:
+        return None
+    if not 0 <= number < float("inf"):
+        return None
+    return min(number if number >= _EARLIEST_EPOCH else now + number, now + LONGEST)
+
+
+def _spent_reset(headers: Mapping[str, str], now: float) -> float | None:
+    if headers.get("ratelimit-remaining", "0").strip() != "0":
+        return None
+    reset = reset_time(headers.get("ratelimit-reset"), now)
+    return None if reset is None else max(reset - now, 0.0)
+
+
+def _retry_after_header(headers: Mapping[str, str], now: float) -> float | None:
+    value = headers.get("retry-after", "").strip()
+    if not value:
+        return None
+    if value.isdecimal():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except (ValueError, OverflowError):
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(moment.timestamp() - now, 0.0)

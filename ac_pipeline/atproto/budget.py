@@ -1,25 +1,143 @@
 """What may still be sent to a PDS, learned from its `RateLimit-*` headers and asked before each request.
 
 Holds no limit of its own: until a server has named one, everything may be sent (LIMIT-4). What is learned and spent is
-kept in a store (`buckets.py`), so that all threads, runs and machines draw from one budget (RUN-8).
+kept in a store of buckets, so that all threads, runs and machines draw from one budget (RUN-8).
 
 A server reports one bucket per answer, the tightest, without its name (LIMIT-3). So a request names the buckets it
 draws from, most specific first, and an answer's policy (`5000;w=3600`) is filed under the one it fits; each policy of a
 bucket is counted by itself.
+
+Commits are paced for the relay besides (LIMIT-9): about 2,500 an hour of one PDS. That limit is a setting and never
+learned; it is one bucket for all accounts in the same store. An hour begins with its first commit, and whether one more
+fits is decided by the limit of whoever asks, so that a changed setting holds at once.
 """
 
 from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from threading import Lock
-from typing import Final
+from typing import Final, Protocol
 
-from ac_pipeline.atproto.buckets import Bucket, BudgetStore, MemoryBudgetStore, Window
-from ac_pipeline.atproto.waits import reset_time
-from ac_pipeline.errors import PipelineError, RateLimited
+from ac_pipeline.atproto.answers import reset_time
+from ac_pipeline.atproto.messages import Write
+from ac_pipeline.errors import OutcomeUnknown, PipelineError, RateLimited
+
+_SAME_WINDOW: Final = 2.0
+"""Seconds by which the reset of one window may differ between two answers: it is rounded to whole seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One policy of one bucket, as it stands.
+
+    Args:
+        limit: Points or requests per window.
+        length: Seconds.
+        remaining: What is left, everything that was taken off; below 0 while a request that does not fit is tried.
+        reset: Epoch seconds at which it ends.
+        guessed: Whether `reset` is our own reckoning, because no answer has named it yet.
+    """
+
+    limit: int
+    length: float
+    remaining: int
+    reset: float
+    guessed: bool = False
+
+    def at(self, now: float) -> Window:
+        """It, or when it is over the next one: full, and taken to last its length from now."""
+        return self if now < self.reset else Window(self.limit, self.length, self.limit, now + self.length, True)
+
+    def after(self, reported: Window, now: float) -> Window:
+        """It, once an answer has reported the same policy."""
+        window = self.at(now)
+        if window.guessed and reported.reset > now:
+            window = replace(window, reset=reported.reset, guessed=False)
+        if reported.reset > window.reset + _SAME_WINDOW:
+            return reported
+        if reported.reset < window.reset - _SAME_WINDOW:
+            return window
+        # Answers overtake each other; the smaller number has what is still on its way taken off.
+        return replace(
+            window,
+            remaining=min(window.remaining, reported.remaining),
+            reset=max(window.reset, reported.reset),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """Everything known of one bucket.
+
+    Args:
+        windows: By policy, such as `5000;w=3600`; none where the server has named no limit.
+        silent_until: Epoch seconds before which nothing may be sent, after a 429.
+    """
+
+    windows: Mapping[str, Window] = field(default_factory=dict)
+    silent_until: float = 0.0
+
+
+class BudgetStore(Protocol):
+    """Where buckets are kept. Each call is atomic, whoever else uses the store."""
+
+    def read(self, key: str) -> Bucket:
+        """A bucket as it is now; an empty one when nothing is known."""
+
+    def take(self, key: str, policies: Collection[str], cost: int) -> Bucket:
+        """Take `cost` off what remains of these policies, or give it back when it is below 0; the bucket afterwards.
+
+        Windows that are over are neither noticed nor renewed. When the bucket lacks one of the policies, nothing is
+        taken of any.
+        """
+
+    def change(self, key: str, policy: str, known: Window | None, new: Window) -> bool:
+        """Put `new` in place of `known` (None: nothing), unless somebody else has changed it meanwhile."""
+
+    def silence(self, key: str, until: float) -> None:
+        """Let nothing be sent before `until`; an earlier moment than is known changes nothing."""
+
+
+class MemoryBudgetStore:
+    """Buckets for the life of the process."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._buckets: dict[str, Bucket] = {}
+
+    def read(self, key: str) -> Bucket:
+        with self._lock:
+            return self._buckets.get(key, Bucket())
+
+    def take(self, key: str, policies: Collection[str], cost: int) -> Bucket:
+        with self._lock:
+            bucket = self._buckets.get(key, Bucket())
+            if not bucket.windows.keys() >= set(policies):
+                return bucket
+            taken = {
+                policy: replace(window, remaining=window.remaining - cost) if policy in policies else window
+                for policy, window in bucket.windows.items()
+            }
+            self._buckets[key] = replace(bucket, windows=taken)
+            return self._buckets[key]
+
+    def change(self, key: str, policy: str, known: Window | None, new: Window) -> bool:
+        with self._lock:
+            bucket = self._buckets.get(key, Bucket())
+            if bucket.windows.get(policy) != known:
+                return False
+            self._buckets[key] = replace(bucket, windows={**bucket.windows, policy: new})
+            return True
+
+    def silence(self, key: str, until: float) -> None:
+        with self._lock:
+            bucket = self._buckets.get(key, Bucket())
+            self._buckets[key] = replace(bucket, silent_until=max(bucket.silent_until, until))
+
 
 UNNAMED_WAIT: Final = 60.0
 """Seconds of silence after a 429 that names no time."""
@@ -370,3 +488,169 @@ class Budget:
         """Read the bucket when the last look is too long ago; the slot's lock is held."""
         if slot.looked is None or now - slot.looked >= LOOK_SECONDS:
             slot.view, slot.looked = self._store.read(key), now
+
+
+HOUR: Final = 3_600.0
+"""Seconds of a window: a relay counts by the hour."""
+
+POLICY: Final = "relay;w=3600"
+"""Name of the one window of the bucket; without the limit, which may change while the window is under way."""
+
+
+def commits_key(host: str) -> str:
+    """The bucket of the commits to one PDS."""
+    return f"{host} commits"
+
+
+def hour_under_way(bucket: Bucket, per_hour: int, now: float) -> Window | None:
+    """The hour that is under way, as it stands under this limit; None when the next commit begins one.
+
+    Args:
+        per_hour: Commits in an hour, whatever the limit was when the hour began.
+        now: Epoch seconds.
+    """
+    window = bucket.windows.get(POLICY)
+    if window is None or now >= window.reset:
+        return None
+    return replace(window, limit=per_hour, remaining=per_hour - (window.limit - window.remaining))
+
+
+def erases(writes: Iterable[Write]) -> bool:
+    """Whether a batch deletes something. Such a commit counts and is never held back: erasure does not wait for us."""
+    return any(write.action == "delete" for write in writes)
+
+
+class Pace:
+    """The pace of one PDS; safe to share between threads, and between processes through the store.
+
+    A commit costs one call of the store. Without a limit nothing is counted and the store is not asked.
+
+    Args:
+        host: Of the PDS.
+        per_hour: Commits in an hour; 0 for no limit.
+        store: Where the count is kept.
+        clock: Epoch seconds.
+        sleep: Waits that many seconds.
+        max_wait: Longest wait in seconds for the next hour; beyond it the caller is told to come back.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        per_hour: int,
+        *,
+        store: BudgetStore,
+        clock: Callable[[], float],
+        sleep: Callable[[float], None],
+        max_wait: float = 60.0,
+    ) -> None:
+        self._host = host
+        self._per_hour = per_hour
+        self._store = store
+        self._clock = clock
+        self._sleep = sleep
+        self._max_wait = max_wait
+        self._lock = Lock()
+        self._reserved: set[str] = set()
+        self._full_until = 0.0
+        self._renew_at: float | None = None
+
+    def reserve(self, subject: str) -> None:
+        """Count the next commit of an account now, before blobs are uploaded for it; a second time changes nothing.
+
+        Raises:
+            RateLimited: The hour is spent; `retry_after` says when the next one begins.
+            Transient: The store did not answer.
+        """
+        with self._lock:
+            reserved = subject in self._reserved
+        if self._per_hour and not reserved:
+            self._take(held=True)
+            with self._lock:
+                self._reserved.add(subject)
+
+    def release(self, subject: str) -> None:
+        """Give back what was reserved for an account and not used."""
+        if self._use(subject):
+            self._give_back()
+
+    @contextmanager
+    def commit(self, subject: str, *, held: bool) -> Iterator[None]:
+        """Send one commit inside; what certainly did not happen is not counted.
+
+        Args:
+            subject: Whose it is; what was reserved for it is used.
+            held: Whether it waits when the hour is spent. One that does not is counted all the same.
+
+        Raises:
+            RateLimited, Transient: As `reserve`; nothing was sent.
+        """
+        if not self._per_hour:
+            yield
+            return
+        if not self._use(subject):
+            self._take(held=held)
+        try:
+            yield
+        except OutcomeUnknown:
+            raise
+        except PipelineError:
+            self._give_back()
+            raise
+
+    def _use(self, subject: str) -> bool:
+        with self._lock:
+            reserved = subject in self._reserved
+            self._reserved.discard(subject)
+        return reserved
+
+    def _take(self, *, held: bool) -> None:
+        waited = 0.0
+        while True:
+            now = self._clock()
+            until = self._draw(now, held=held)
+            if until is None:
+                return
+            pause = until - now
+            if waited + pause > self._max_wait:
+                raise RateLimited(
+                    f"The {self._per_hour} commits an hour that the relay of {self._host} takes "
+                    f"(AC_RELAY_COMMITS_PER_HOUR) are spent for another {pause:.0f} s; nothing was sent. "
+                    "Continue then.",
+                    retry_after=pause,
+                )
+            self._sleep(pause)
+            waited += pause
+
+    def _draw(self, now: float, *, held: bool) -> float | None:
+        """Count one commit; or None of it, and when the next hour begins."""
+        if held and now < self._full_until:
+            return self._full_until
+        key = commits_key(self._host)
+        for _ in range(_ATTEMPTS):
+            over = self._renew_at is not None and now >= self._renew_at
+            bucket = self._store.read(key) if over else self._store.take(key, (POLICY,), 1)
+            window = hour_under_way(bucket, self._per_hour, now)
+            if window is None:
+                begun = Window(self._per_hour, HOUR, self._per_hour - 1, now + HOUR)
+                known = bucket.windows.get(POLICY)
+                if self._store.change(key, POLICY, known, begun):
+                    self._renew_at = begun.reset
+                    return None
+                self._renew_at = known.reset if known is not None else None  # look first, and disturb nobody
+                continue
+            self._renew_at = window.reset
+            if over:  # somebody else has begun the hour: take from it
+                continue
+            if not held or window.remaining >= 0:
+                return None
+            self._full_until = window.reset
+            self._store.take(key, (POLICY,), -1)
+            return window.reset
+        return None  # one commit too many is less of a harm than an hour of waiting for nothing
+
+    def _give_back(self) -> None:
+        try:
+            self._store.take(commits_key(self._host), (POLICY,), -1)
+        except PipelineError as error:
+            _log.warning("A commit that was not made stays counted for the relay: %s", error.message)

@@ -1,7 +1,7 @@
 """The client of one PDS: the calls the pipeline makes, and their arguments.
 
 Implements the port `DataServer`. How a request is sent is `transport.py`, who is signed in `sessions.py`, what may be
-sent `budget.py` and `pace.py`, what comes back `replies.py`.
+sent `budget.py` and `budget.py`, what comes back `answers.py`.
 """
 
 from __future__ import annotations
@@ -14,13 +14,9 @@ from typing import Final
 import httpx
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.answers import Call, TokenRefused
-from ac_pipeline.atproto.batches import MAX_OPERATIONS, encode_body, points
-from ac_pipeline.atproto.buckets import MemoryBudgetStore
-from ac_pipeline.atproto.budget import Budget, Charge
-from ac_pipeline.atproto.messages import Commit, RepositoryStatus, Write
-from ac_pipeline.atproto.pace import Pace, erases
-from ac_pipeline.atproto.replies import (
+from ac_pipeline.atproto.answers import (
+    Call,
+    TokenRefused,
     blob_limit_of,
     blob_of,
     commit_of,
@@ -30,12 +26,12 @@ from ac_pipeline.atproto.replies import (
     repository_of,
     status_of,
 )
+from ac_pipeline.atproto.budget import Budget, Charge, MemoryBudgetStore, Pace, erases
+from ac_pipeline.atproto.messages import MAX_OPERATIONS, Commit, RepositoryStatus, Write, encode_body, points
 from ac_pipeline.atproto.repository import Repository, read_repository
-from ac_pipeline.atproto.sessions import Sessions
-from ac_pipeline.atproto.sign_in import PdsSignIn
+from ac_pipeline.atproto.sessions import PdsSignIn, Sessions
 from ac_pipeline.atproto.syntax import blob_cid
-from ac_pipeline.atproto.transport import Read, Request, Transport
-from ac_pipeline.atproto.usage import Usage
+from ac_pipeline.atproto.transport import Read, Request, Transport, Usage
 from ac_pipeline.bounds import Limits
 from ac_pipeline.errors import (
     BlobMissing,

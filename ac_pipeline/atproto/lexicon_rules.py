@@ -1,29 +1,309 @@
 """The lexicon language: a definition becomes a function that checks values.
 
 Records, objects, arrays, references and unions, and the check that a schema is a proper one. Compiling happens once,
-at load, so that checking a record is a few function calls. Single fields are `lexicon_fields.py`; files and whole
-records are `lexicon.py`. Values are in JSON form; every rule is enforced, nothing is coerced or defaulted.
+at load, so that checking a record is a few function calls. Files and whole records are `lexicon.py`. Values are in JSON form; every rule is enforced, nothing is coerced or defaulted.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
-from ac_pipeline.atproto.lexicon_fields import (
-    SIMPLE_TYPES,
-    Check,
-    Report,
-    Schema,
-    bounds,
-    check_free,
-    check_size,
-    expect_shape,
-    is_map,
-    kind_of,
-    shorten,
-)
-from ac_pipeline.errors import Misconfigured
+import grapheme
+
+from ac_pipeline.atproto.syntax import FORMATS, MAX_INTEGER, bytes_of, cid_bytes, to_ipld
+from ac_pipeline.errors import InvalidRecord, Misconfigured
+
+Schema = Mapping[str, Any]
+Report = Callable[[str, str], None]
+"""Told the path of a field and the rule it breaks; may raise, or take a note and return."""
+Check = Callable[[Any, str, Report], None]
+"""Checks a value that stands at a path."""
+
+_KINDS: Final[Mapping[type, str]] = {
+    type(None): "null",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a float",
+    str: "text",
+    list: "an array",
+    dict: "an object",
+}
+_BLOB_KEYS: Final = frozenset({"$type", "ref", "mimeType", "size"})
+
+
+def expect_shape(schema: Schema, place: str, known: Mapping[str, type], required: tuple[str, ...] = ()) -> None:
+    """Raises Misconfigured unless a schema has the required rules, and only known ones of the right type.
+
+    A rule that is not known here would be a rule that nobody enforces.
+    """
+    for rule in required:
+        if rule not in schema:
+            raise Misconfigured(f"{place}: {rule} is missing")
+    for rule, value in schema.items():
+        if rule == "type":
+            continue
+        if rule not in known:
+            raise Misconfigured(f"{place}: {rule!r} is not a rule of type {schema.get('type')!r}")
+        if type(value) is not known[rule]:
+            raise Misconfigured(f"{place}: {rule} is {value!r}, expected {known[rule].__name__}")
+
+
+def bounds(schema: Schema, place: str, low: str, high: str) -> tuple[int, int]:
+    """Two limits of a schema, the missing ones filled in; raises Misconfigured when nothing can lie between them."""
+    least, most = schema.get(low, 0), schema.get(high, MAX_INTEGER)
+    if not 0 <= least <= most <= MAX_INTEGER:
+        raise Misconfigured(f"{place}: nothing lies between {low} {least} and {high} {most}")
+    return least, most
+
+
+def check_size(size: int, unit: str, limits: tuple[int, int], path: str, report: Report) -> None:
+    """Reports a size outside its limits (both inclusive)."""
+    least, most = limits
+    if size > most:
+        report(path, f"{size:,} {unit}, at most {most:,}")
+    elif size < least:
+        report(path, f"{size:,} {unit}, at least {least:,}")
+
+
+def is_map(value: object) -> bool:
+    """Whether a JSON value is a map of the data model: links and bytes only look like one."""
+    return isinstance(value, dict) and "$link" not in value and "$bytes" not in value
+
+
+def kind_of(value: object) -> str:
+    """What a JSON value is, for people."""
+    if isinstance(value, dict) and not is_map(value):
+        return "a link" if "$link" in value else "bytes"
+    return _KINDS.get(type(value), type(value).__name__)
+
+
+def shorten(value: object) -> str:
+    """A value as it may stand in a message: 80 characters at most."""
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def check_free(value: Any, path: str, report: Report) -> None:
+    """Check a value that no schema describes: only the data model's own rules (no floats, proper links and blobs)."""
+    if isinstance(value, str):
+        return None
+    try:
+        to_ipld(value, path)
+    except InvalidRecord as error:
+        return report(path, error.message.removeprefix(f"{path}: "))
+    return _check_types(value, path, report)
+
+
+def _check_types(value: Any, path: str, report: Report) -> None:
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            _check_types(item, f"{path}[{index}]", report)
+    elif isinstance(value, dict) and "$link" not in value and "$bytes" not in value:
+        kind = value.get("$type", "none")
+        if kind == "blob":
+            _check_blob(value, path, report)
+            return None
+        if not isinstance(kind, str) or not kind:
+            return report(f"{path}.$type", f"expected the name of a type, found {kind!r}")
+        for key, item in value.items():
+            _check_types(item, f"{path}.{key}", report)
+    return None
+
+
+def _string(schema: Schema, place: str) -> Check:
+    expect_shape(
+        schema,
+        place,
+        {
+            **{"format": str, "const": str, "default": str, "enum": list, "knownValues": list, "description": str},
+            **dict.fromkeys(("minLength", "maxLength", "minGraphemes", "maxGraphemes"), int),
+        },
+    )
+    least, most = bounds(schema, place, "minLength", "maxLength")
+    graphemes = bounds(schema, place, "minGraphemes", "maxGraphemes")
+    counts_graphemes = "minGraphemes" in schema or "maxGraphemes" in schema
+    allowed = _allowed(schema, place, str)
+    name = schema.get("format")
+    if name is not None and name not in FORMATS:
+        raise Misconfigured(f"{place}: {name!r} is not a string format")
+    matches = FORMATS[name] if name is not None else None
+
+    def check(value: Any, path: str, report: Report) -> None:
+        if not isinstance(value, str):
+            return report(path, f"expected text, found {kind_of(value)}")
+        size = len(value)
+        if not value.isascii():
+            try:
+                size = len(value.encode())
+            except UnicodeEncodeError:
+                return report(path, "the text holds half of a surrogate pair and has no UTF-8 form")
+        if not least <= size <= most:
+            return check_size(size, "bytes of UTF-8", (least, most), path, report)
+        if counts_graphemes:
+            check_size(grapheme.length(value), "graphemes", graphemes, path, report)
+        if allowed is not None and value not in allowed:
+            return report(path, f"{shorten(value)} is not one of {shorten(sorted(allowed))}")
+        if matches is not None and not matches(value):
+            return report(path, f"{shorten(value)} is not a valid {name}")
+        return None
+
+    return check
+
+
+def _integer(schema: Schema, place: str) -> Check:
+    expect_shape(
+        schema,
+        place,
+        {"minimum": int, "maximum": int, "const": int, "default": int, "enum": list, "description": str},
+    )
+    least, most = schema.get("minimum", -MAX_INTEGER), schema.get("maximum", MAX_INTEGER)
+    if not -MAX_INTEGER <= least <= most <= MAX_INTEGER:
+        raise Misconfigured(f"{place}: the range from {least} to {most} is empty or beyond 2**53 - 1")
+    allowed = _allowed(schema, place, int)
+
+    def check(value: Any, path: str, report: Report) -> None:
+        if type(value) is not int and not (type(value) is float and value.is_integer()):
+            return report(path, f"expected an integer, found {kind_of(value)}")
+        if not least <= value <= most:
+            return report(path, f"{value} is outside {least} to {most}")
+        if allowed is not None and value not in allowed:
+            return report(path, f"{value} is not one of {shorten(sorted(allowed))}")
+        return None
+
+    return check
+
+
+def _boolean(schema: Schema, place: str) -> Check:
+    expect_shape(schema, place, {"const": bool, "default": bool, "description": str})
+    const = schema.get("const")
+
+    def check(value: Any, path: str, report: Report) -> None:
+        if type(value) is not bool:
+            return report(path, f"expected true or false, found {kind_of(value)}")
+        if const is not None and value is not const:
+            return report(path, f"expected {const}, found {value}")
+        return None
+
+    return check
+
+
+def _blob(schema: Schema, place: str) -> Check:
+    expect_shape(schema, place, {"accept": list, "maxSize": int, "description": str})
+    if not all(isinstance(pattern, str) and "/" in pattern for pattern in schema.get("accept", ())):
+        raise Misconfigured(f"{place}: accept lists MIME types")
+    limits = bounds(schema, place, "minSize", "maxSize")
+    patterns = tuple(schema["accept"]) if "accept" in schema else ("*/*",)
+    exact = frozenset(patterns)
+    families = tuple(pattern[:-1] for pattern in patterns if pattern.endswith("/*") and pattern != "*/*")
+
+    def check(value: Any, path: str, report: Report) -> None:
+        if not _check_blob(value, path, report):
+            return None
+        mime_type, size = value["mimeType"], value["size"]
+        if mime_type not in exact and "*/*" not in exact and not (families and mime_type.startswith(families)):
+            report(f"{path}.mimeType", f"{shorten(mime_type)} is not one of {', '.join(patterns)}")
+        return check_size(size, "bytes", limits, f"{path}.size", report)
+
+    return check
+
+
+def _check_blob(value: Any, path: str, report: Report) -> bool:
+    """The shape of a blob reference: nothing missing, nothing extra, a CID, a size, something like a MIME type."""
+    if not isinstance(value, dict) or value.get("$type") != "blob" or value.keys() != _BLOB_KEYS:
+        found = f"an object with {', '.join(map(str, value))}" if isinstance(value, dict) else kind_of(value)
+        report(path, f"expected a blob ($type blob, ref, mimeType, size), found {found}")
+        return False
+    ref, mime_type, size = value["ref"], value["mimeType"], value["size"]
+    if not _is_link(ref):
+        report(f"{path}.ref", f"expected the link of a blob, found {shorten(ref)}")
+        return False
+    if not isinstance(mime_type, str) or "/" not in mime_type:
+        report(f"{path}.mimeType", f"expected a MIME type, found {shorten(mime_type)}")
+        return False
+    if type(size) is not int or not 0 <= size <= MAX_INTEGER:
+        report(f"{path}.size", f"expected a size in bytes, found {shorten(size)}")
+        return False
+    return True
+
+
+def _cid_link(schema: Schema, place: str) -> Check:
+    expect_shape(schema, place, {"description": str})
+
+    def check(value: Any, path: str, report: Report) -> None:
+        if not _is_link(value):
+            report(path, f"expected a link, found {shorten(value)}")
+
+    return check
+
+
+def _bytes(schema: Schema, place: str) -> Check:
+    expect_shape(schema, place, {"minLength": int, "maxLength": int, "description": str})
+    limits = bounds(schema, place, "minLength", "maxLength")
+
+    def check(value: Any, path: str, report: Report) -> None:
+        raw = bytes_of(value) if isinstance(value, dict) else None
+        if raw is None:
+            return report(path, f"expected bytes, found {shorten(value)}")
+        return check_size(len(raw), "bytes", limits, path, report)
+
+    return check
+
+
+def _unknown(schema: Schema, place: str) -> Check:
+    expect_shape(schema, place, {"description": str})
+
+    def check(value: Any, path: str, report: Report) -> None:
+        if not is_map(value):
+            return report(path, f"expected an object, found {kind_of(value)}")
+        return check_free(value, path, report)
+
+    return check
+
+
+def _null(schema: Schema, place: str) -> Check:
+    expect_shape(schema, place, {"description": str})
+
+    def check(value: Any, path: str, report: Report) -> None:
+        if value is not None:
+            report(path, f"expected null, found {kind_of(value)}")
+
+    return check
+
+
+def _allowed(schema: Schema, place: str, kind: type) -> frozenset[Any] | None:
+    """The values that `enum` and `const` leave, or None for all."""
+    listed = schema.get("enum")
+    if listed is not None and not (listed and all(type(value) is kind for value in listed)):
+        raise Misconfigured(f"{place}: enum lists values of type {kind.__name__}")
+    if "const" not in schema:
+        return None if listed is None else frozenset(listed)
+    if listed is not None and schema["const"] not in listed:
+        raise Misconfigured(f"{place}: const {schema['const']!r} is not in enum")
+    return frozenset({schema["const"]})
+
+
+def _is_link(value: object) -> bool:
+    """Whether a value is a link."""
+    if not isinstance(value, dict) or len(value) != 1 or not isinstance(value.get("$link"), str):
+        return False
+    try:
+        return bool(cid_bytes(value["$link"]))
+    except ValueError:
+        return False
+
+
+SIMPLE_TYPES: Final[Mapping[str, Callable[[Schema, str], Check]]] = {
+    "string": _string,
+    "integer": _integer,
+    "boolean": _boolean,
+    "blob": _blob,
+    "cid-link": _cid_link,
+    "bytes": _bytes,
+    "unknown": _unknown,
+    "null": _null,
+}
+"""Types that need no other definition: name -> compiler of a schema (schema, place in the document)."""
 
 
 class Compiler:

@@ -12,9 +12,8 @@ from typing import Final
 
 import httpx
 
-from ac_pipeline.atproto.answers import Call
+from ac_pipeline.atproto.answers import Call, content_of, did_of, need, page_of
 from ac_pipeline.atproto.budget import Budget, Charge
-from ac_pipeline.atproto.replies import content_of, did_of, need, page_of
 from ac_pipeline.atproto.transport import Request, Transport
 from ac_pipeline.bounds import Limits
 from ac_pipeline.errors import AccountInactive, AccountUnknown, Misconfigured, Transient

@@ -1,8 +1,8 @@
 """One signed-in session per DID: cached, refreshed, kept by a store, and never asked for too often.
 
 `createSession` takes at least 350 ms by design and is limited to 30 per 5 minutes and 300 a day (atproto facts,
-Accounts and sessions), so one session serves all runs. Sending the two calls is `client.py`, keeping tokens across
-processes is `mongo/sessions.py`. Tokens are secrets: no `repr` and no message here shows one.
+Accounts and sessions), so one session serves all runs. Keeping tokens across
+processes is `mongo/stores.py`. Tokens are secrets: no `repr` and no message here shows one.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from threading import Lock
 from typing import Final, Protocol, TypeGuard
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.answers import Malformed, TokenRefused
-from ac_pipeline.errors import Blocked, NoCredentials, RateLimited
+from ac_pipeline.atproto.answers import Call, Malformed, TokenRefused, content_of, need
+from ac_pipeline.atproto.budget import Charge
+from ac_pipeline.atproto.syntax import is_did
+from ac_pipeline.atproto.transport import Request, Transport
+from ac_pipeline.errors import AccountInactive, AccountUnknown, Blocked, NoCredentials, RateLimited
 
 SIGN_IN_LIMITS: Final = ((30, 300.0), (300, 86_400.0))
 """`createSession` per DID: calls and seconds, as the reference PDS limits them (LIMIT-7)."""
@@ -266,3 +269,79 @@ def expires_at(token: str) -> float | None:
         return float(expiry) if isinstance(expiry, int | float) and not isinstance(expiry, bool) else None
     except OverflowError:
         return None
+
+
+CREATE: Final = "com.atproto.server.createSession"
+REFRESH: Final = "com.atproto.server.refreshSession"
+
+
+class PdsSignIn:
+    """The `SignIn` of one PDS.
+
+    Args:
+        transport: What sends.
+        timeout: Seconds.
+    """
+
+    def __init__(self, transport: Transport, *, timeout: float) -> None:
+        self._transport = transport
+        self._timeout = timeout
+
+    def create_session(self, did: str, password: str) -> Tokens:
+        """Sign in; sent once, as the PDS counts attempts.
+
+        Raises:
+            WrongPassword: The PDS refuses DID and password; it does not say which.
+            AccountInactive: Deactivated, taken down or suspended; a PDS signs in deactivated accounts and says so.
+            AccountUnknown: It signs in another account; status 200.
+            Blocked: Another refusal.
+        """
+        request = Request(
+            Call.SIGN_IN,
+            "create_session",
+            "POST",
+            CREATE,
+            did,
+            (Charge(f"sign-in {did}", 1), Charge(self._transport.host, 1)),
+            body=json.dumps({"identifier": did, "password": password}).encode(),
+            content_type="application/json",
+            secrets=(password,),
+            timeout=self._timeout,
+        )
+        return self._transport.send(request, lambda body: self._tokens(did, body))
+
+    def refresh_session(self, did: str, refresh: str) -> Tokens:
+        """Renew a session.
+
+        Raises:
+            TokenRefused: The refresh token is expired, revoked, unknown or another account's.
+            AccountInactive: Deactivated, taken down or suspended.
+        """
+        charges = (Charge(self._transport.host, 1),)
+        request = Request(Call.REFRESH, "other", "POST", REFRESH, did, charges, token=refresh, timeout=self._timeout)
+        try:
+            return self._transport.send(request, lambda body: self._tokens(did, body))
+        except AccountUnknown as error:
+            if error.status != 200:
+                raise
+            raise TokenRefused(error.message, status=error.status) from None
+
+    def _tokens(self, did: str, body: bytes) -> Tokens:
+        content = content_of(body)
+        named, active = content.get("did"), content.get("active", True)
+        access, refresh = content.get("accessJwt"), content.get("refreshJwt")
+        need(isinstance(named, str) and is_did(named) and isinstance(active, bool), "it names no account")
+        if active and not (_fits_header(access) and _fits_header(refresh)):
+            raise ValueError("it gives no usable tokens")
+        place = self._transport.place
+        if named != did:
+            raise AccountUnknown(f"{place} signs {did} in as {named}. Check the DID.", status=200)
+        if not active:
+            status = content.get("status")
+            state = status if isinstance(status, str) and status.isalpha() else "inactive"
+            raise AccountInactive(f"{did} is {state} at {place}. Reactivate it, or leave it blocked.", answer=state)
+        return Tokens(str(access), str(refresh))
+
+
+def _fits_header(token: object) -> bool:
+    return isinstance(token, str) and bool(token) and token.isascii() and token.isprintable() and " " not in token

@@ -6,9 +6,11 @@ What requests mean belongs to `client.py`, what refusals mean to `answers.py`.
 from __future__ import annotations
 
 import base64
+from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
+from threading import Lock
 from typing import Final, Literal, TypeVar
 
 import httpx
@@ -20,13 +22,12 @@ from ac_pipeline.atproto.answers import (
     NothingSent,
     classify,
     lost,
+    need,
     read_answer,
     scrub,
     unfit,
 )
 from ac_pipeline.atproto.budget import Budget, Charge
-from ac_pipeline.atproto.replies import need
-from ac_pipeline.atproto.usage import Kind, Meter
 from ac_pipeline.bounds import Limits, OverLimit, within
 from ac_pipeline.errors import (
     Blocked,
@@ -38,6 +39,57 @@ from ac_pipeline.errors import (
     ServiceUnreachable,
 )
 from ac_pipeline.proxies import DIRECT, Proxies, through
+
+Kind = Literal["apply_writes", "upload_blob", "get_repo", "list_repos", "create_session", "other"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Requests by kind, every attempt counted, and bytes of their bodies (design, section 6)."""
+
+    apply_writes: int = 0
+    upload_blob: int = 0
+    get_repo: int = 0
+    list_repos: int = 0
+    create_session: int = 0
+    other: int = 0
+    bytes_uploaded: int = 0
+    bytes_downloaded: int = 0
+
+    def __sub__(self, earlier: Usage) -> Usage:
+        """What was used since `earlier`."""
+        return Usage(*(getattr(self, item.name) - getattr(earlier, item.name) for item in fields(self)))
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
+
+    @property
+    def requests(self) -> dict[str, int]:
+        """Requests by kind, under the names of the report."""
+        return {item.name: getattr(self, item.name) for item in fields(self) if not item.name.startswith("bytes_")}
+
+
+class Meter:
+    """Counts from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = Lock()
+        self._counts: Counter[str] = Counter()
+
+    def request(self, kind: Kind, uploaded: int) -> None:
+        with self._lock:
+            self._counts[kind] += 1
+            self._counts["bytes_uploaded"] += uploaded
+
+    def downloaded(self, amount: int) -> None:
+        with self._lock:
+            self._counts["bytes_downloaded"] += amount
+
+    def usage(self) -> Usage:
+        """The counts so far."""
+        with self._lock:
+            return Usage(**self._counts)
+
 
 PAUSES: Final = (0.5, 1.0, 2.0)
 """Seconds before each further attempt of a request that may be repeated: four attempts in 3.5 s (LIMIT-10)."""

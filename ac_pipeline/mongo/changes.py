@@ -29,8 +29,7 @@ from ac_pipeline.media.fields import is_text
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.compare import DEEP, LIGHT, Compare, Raw
 from ac_pipeline.mongo.feed import ChangeFeed, Drained
-from ac_pipeline.mongo.known import KnownItems
-from ac_pipeline.mongo.pending import Cause, Changes, Rule, Work, mark_of
+from ac_pipeline.mongo.pending import Cause, Changes, KnownItems, Rule, Work, mark_of
 
 FEED_SECONDS: Final = 1.0
 """How long a look waits for events when there are none."""

@@ -22,7 +22,7 @@ from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.eligibility import FLAGS, GUEST_VALUES
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.database import SOURCE_CODEC, mongo_errors
-from ac_pipeline.mongo.known import LOOKUPS, in_parts
+from ac_pipeline.mongo.pending import LOOKUPS, in_parts
 
 Raw = Mapping[str, Any]
 

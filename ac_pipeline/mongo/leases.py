@@ -1,7 +1,7 @@
 """Leases: one writer of a repository at a time, across threads, runs and machines (WRITE-12).
 
 A lease is a document that expires. Whoever holds it renews it in the background; who dies stops renewing. The lease of
-a process that certainly died on this machine (`process_mark.py`) is taken at once. What is written under a lease is the
+a process that certainly died on this machine is taken at once. What is written under a lease is the
 engine's business, and a commit is guarded by `swapCommit` besides: a lease that was lost unnoticed costs work, never
 data.
 """
@@ -9,11 +9,13 @@ data.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -22,7 +24,53 @@ from pymongo.errors import DuplicateKeyError
 
 from ac_pipeline.errors import LeaseHeld, PipelineError, Transient
 from ac_pipeline.mongo.database import mongo_errors
-from ac_pipeline.mongo.process_mark import is_dead, own_mark
+
+_PROC = Path("/proc")
+
+
+def own_mark() -> str | None:
+    """The mark of this process, or None where processes cannot be told apart for good.
+
+    Start of the machine, namespace of process ids, process id and start of the process: an id alone is given again.
+    """
+    try:
+        return f"{_here()} {os.getpid()} {_start(os.getpid())}"
+    except OSError:
+        return None
+
+
+def is_dead(mark: str) -> bool:
+    """Whether the process that left this mark has certainly ended."""
+    where, _, process = mark.partition(" ")
+    pid, _, start = process.partition(" ")
+    try:
+        if where != _here() or not pid.isdigit():
+            return False
+        # Not by /proc alone: a system may hide the processes of other users there, and this call never does.
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    except OSError:
+        return False
+    try:
+        return _start(int(pid)) != start
+    except OSError:
+        return False
+
+
+def _here() -> str:
+    """This start of this machine, and the namespace in which process ids mean what they do here."""
+    return f"{(_PROC / 'sys/kernel/random/boot_id').read_text().strip()}/{(_PROC / 'self/ns/pid').readlink()}"
+
+
+def _start(pid: int) -> str:
+    """When a process was started, in ticks since the machine was; empty for one that is dead and not collected."""
+    # The second field, a name in parentheses, may hold anything; the third is the state, the twenty-second the start.
+    state, *fields = (_PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()
+    return "" if state in {"Z", "X"} else fields[18]
+
 
 _log = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """The ledger: what the pipeline remembers of every item, in a database of its own, and what people ask it.
 
-The form of an entry is `entries.py`, who may write to a repository is `leases.py`, what is known of whole repositories
-is `marks.py`, sessions and budgets are `sessions.py`. The ledger is a memory, not the truth: a lost one is rebuilt by
+The form of an entry and what is known of whole repositories belong here; who may write to a repository is `leases.py`,
+sessions and budgets are `stores.py`. The ledger is a memory, not the truth: a lost one is rebuilt by
 the next run.
 """
 
@@ -10,22 +10,186 @@ from __future__ import annotations
 from collections.abc import Collection as AnyOf
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from itertools import groupby
 from typing import Any
 
 from bson.codec_options import CodecOptions
 from pymongo import ASCENDING, IndexModel, InsertOne, UpdateOne
 from pymongo.database import Database
-from pymongo.errors import BulkWriteError
+from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.items import LastLook, LedgerEntry, RepositoryMark, State
+from ac_pipeline.items import (
+    Attempt,
+    BlobRef,
+    Derived,
+    Failure,
+    LastLook,
+    LedgerEntry,
+    Rendition,
+    RepositoryMark,
+    Stage,
+    State,
+)
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.database import is_only_duplicates, mongo_errors
-from ac_pipeline.mongo.entries import HISTORY, attempt_to_bson, from_bson, to_bson
 from ac_pipeline.mongo.leases import Leases
-from ac_pipeline.mongo.marks import Holds, LastLooks, Marks
+
+HISTORY = 20
+"""Attempts an entry remembers; the last failure is kept beside them, without expiry (OPS-2)."""
+
+_LONGEST_TEXT = 4_000
+"""Characters of one message or answer. A server's page of HTML says nothing more after that."""
+_LONGEST_LINE = 500
+"""Characters of a message in a line of the timeline."""
+_MOST_WARNINGS = 50
+
+_PLAIN = (
+    "type",
+    "document",
+    "account",
+    "partition",
+    "code",
+    "did",
+    "fingerprint",
+    "rkey",
+    "uri",
+    "cid",
+    "attempts",
+    "deferred_until",
+    "withdrawn_at",
+    "run_id",
+    "updated_at",
+)
+"""Fields that BSON holds as they are."""
+
+
+def to_bson(entry: LedgerEntry) -> dict[str, Any]:
+    """All of an entry but its id and history. `blobs` repeats the CIDs of its renditions, to be looked up by."""
+    stored: dict[str, Any] = {name: getattr(entry, name) for name in _PLAIN}
+    stored["state"] = entry.state.value
+    stored["stage"] = entry.stage.value
+    stored["warnings"] = [_short(text, _LONGEST_LINE) for text in entry.warnings[:_MOST_WARNINGS]]
+    stored["derived"] = None if entry.derived is None else _derived_to_bson(entry.derived)
+    stored["blobs"] = [] if entry.derived is None else [made.blob.cid for made in entry.derived.renditions.values()]
+    stored["past_blobs"] = list(entry.past_blobs) or None
+    stored["failure"] = None if entry.failure is None else _failure_to_bson(entry.failure)
+    return stored
+
+
+def attempt_to_bson(attempt: Attempt) -> dict[str, Any]:
+    """One line of the timeline."""
+    return {
+        "at": attempt.at,
+        "run_id": attempt.run_id,
+        "stage": attempt.stage.value,
+        "state": attempt.state.value,
+        "error_class": attempt.error_class,
+        "message": _short(attempt.message, _LONGEST_LINE),
+    }
+
+
+def from_bson(stored: Mapping[str, Any]) -> LedgerEntry:
+    """The entry of a stored document; fields that an older version did not write take their defaults."""
+    failure, derived = stored.get("failure"), stored.get("derived")
+    return LedgerEntry(
+        item=stored["_id"],
+        state=State(stored["state"]),
+        stage=Stage(stored["stage"]),
+        derived=None if derived is None else _derived_from_bson(derived),
+        past_blobs=tuple(stored.get("past_blobs") or ()),
+        failure=None if failure is None else _failure_from_bson(failure),
+        warnings=tuple(stored.get("warnings") or ()),
+        history=_timeline(stored.get("history") or ()),
+        **{name: stored[name] for name in _PLAIN if name in stored},
+    )
+
+
+def _derived_to_bson(derived: Derived) -> dict[str, Any]:
+    return {
+        "key": derived.key,
+        "stamp": derived.stamp,
+        "found": sorted(derived.found),
+        "warnings": [_short(text, _LONGEST_LINE) for text in derived.warnings[:_MOST_WARNINGS]],
+        "renditions": {
+            field: {
+                "cid": made.blob.cid,
+                "mime_type": made.blob.mime_type,
+                "size": made.blob.size,
+                "source": made.source,
+                "spec": made.spec,
+                "details": dict(made.details),
+            }
+            for field, made in derived.renditions.items()
+        },
+    }
+
+
+def _derived_from_bson(stored: Mapping[str, Any]) -> Derived:
+    return Derived(
+        key=stored["key"],
+        stamp=stored.get("stamp", ""),
+        found=frozenset(stored["found"]),
+        warnings=tuple(stored["warnings"]),
+        renditions={
+            field: Rendition(
+                blob=BlobRef(cid=made["cid"], mime_type=made["mime_type"], size=made["size"]),
+                source=made["source"],
+                spec=made["spec"],
+                details=made["details"],
+            )
+            for field, made in stored["renditions"].items()
+        },
+    )
+
+
+def _failure_to_bson(failure: Failure) -> dict[str, Any]:
+    return {
+        "stage": failure.stage.value,
+        "error_class": failure.error_class,
+        "message": _short(failure.message, _LONGEST_TEXT),
+        "status": failure.status,
+        "answer": _short(failure.answer, _LONGEST_TEXT),
+        "payload_hash": failure.payload_hash,
+    }
+
+
+def _failure_from_bson(stored: Mapping[str, Any]) -> Failure:
+    return Failure(
+        stage=Stage(stored["stage"]),
+        error_class=stored["error_class"],
+        message=stored["message"],
+        status=stored["status"],
+        answer=stored["answer"],
+        payload_hash=stored["payload_hash"],
+    )
+
+
+def _timeline(stored: Iterable[Mapping[str, Any]]) -> tuple[Attempt, ...]:
+    """Without repeated lines: an entry that is saved twice for one attempt has that line twice in store."""
+    return tuple(line for line, _ in groupby(map(_attempt_from_bson, stored)))
+
+
+def _attempt_from_bson(stored: Mapping[str, Any]) -> Attempt:
+    at: datetime = stored["at"]
+    return Attempt(
+        at=at,
+        run_id=stored["run_id"],
+        stage=Stage(stored["stage"]),
+        state=State(stored["state"]),
+        error_class=stored["error_class"],
+        message=stored["message"],
+    )
+
+
+def _short(text: str | None, longest: int) -> str | None:
+    """Cut, and made storable: half a surrogate pair, as an odd document can put into a message, is no BSON text."""
+    if text is None:
+        return None
+    return (text if len(text) <= longest else text[: longest - 1] + "…").encode(errors="replace").decode()
+
 
 _BATCH = 500
 _PENDING = [State.DEFERRED.value, State.QUARANTINED.value, State.BLOCKED.value]
@@ -312,3 +476,127 @@ def _as_known(entry: LedgerEntry) -> UpdateOne:
     if entry.history:
         change["$push"] = {"history": {"$each": [attempt_to_bson(entry.history[-1])], "$slice": -HISTORY}}
     return UpdateOne({"_id": entry.item}, change, upsert=True)
+
+
+_CHECKPOINTS_A_BATCH = 5_000
+"""Marks an answer holds: those of all 4,200 repositories fit into one."""
+
+
+class Marks:
+    """The marks of repositories: `{_id: did, rev, at, settled, counts}`.
+
+    Args:
+        database: The pipeline's own database.
+    """
+
+    def __init__(self, database: Database[dict[str, Any]]) -> None:
+        self._repositories = database.get_collection("repositories", codec_options=_AWARE)
+
+    def of(self, did: str) -> RepositoryMark | None:
+        """How the last sync left this repository; None when none ever reached its end."""
+        with mongo_errors(f"read the mark of {did}"):
+            stored = self._repositories.find_one({"_id": did})
+        return None if stored is None else _mark(stored)
+
+    def all(self) -> dict[str, RepositoryMark]:
+        """All marks by DID, without `settled`, which is most of their bytes and says nothing about revisions."""
+        with mongo_errors("read the marks of all repositories"):
+            found = self._repositories.find({}, {"settled": 0}, batch_size=_CHECKPOINTS_A_BATCH)
+            return {stored["_id"]: _mark(stored) for stored in found}
+
+    def remember(self, mark: RepositoryMark) -> None:
+        """Keep a mark in place of what was known."""
+        stored = {
+            "_id": mark.did,
+            "rev": mark.rev,
+            "at": mark.at,
+            "settled": dict(mark.settled),
+            "counts": dict(mark.counts),
+        }
+        with mongo_errors(f"keep the mark of {mark.did}"):
+            self._repositories.replace_one({"_id": mark.did}, stored, upsert=True)
+
+    def follow(self, mark: RepositoryMark, since: str) -> None:
+        """Move a mark that stands at the revision `since`; the types counted in `mark` are not settled any more."""
+        counts = {f"counts.{name}": number for name, number in mark.counts.items()}
+        change: dict[str, Any] = {"$set": {"rev": mark.rev, "at": mark.at, **counts}}
+        if counts:
+            change["$unset"] = {f"settled.{name}": "" for name in mark.counts}
+        with mongo_errors(f"move the mark of {mark.did}"):
+            self._repositories.update_one({"_id": mark.did, "rev": since}, change)
+
+
+class Holds:
+    """Types that are not mirrored: `{_id: account id, types: {name: reason}}`.
+
+    Args:
+        database: The pipeline's own database.
+    """
+
+    def __init__(self, database: Database[dict[str, Any]]) -> None:
+        self._holds = database["holds"]
+
+    def add(self, account: Account, types: Iterable[MediaType], reason: str) -> None:
+        """Put types on hold; a later reason replaces an earlier one."""
+        change = {f"types.{media.name}": reason for media in types}
+        if change:
+            with mongo_errors(f"put {account.key} on hold"):
+                self._holds.update_one({"_id": account.id}, {"$set": change}, upsert=True)
+
+    def remove(self, account: Account, types: Iterable[MediaType]) -> None:
+        """Release types; those that are not on hold stay as they are."""
+        change = {f"types.{media.name}": "" for media in types}
+        if change:
+            with mongo_errors(f"release the hold on {account.key}"):
+                self._holds.update_one({"_id": account.id}, {"$unset": change})
+
+    def of(self, account: Account) -> Mapping[str, str]:
+        """Name of each type on hold -> the reason."""
+        with mongo_errors(f"read the holds on {account.key}"):
+            stored = self._holds.find_one({"_id": account.id})
+        return {} if stored is None else dict(stored.get("types") or {})
+
+    def all(self) -> dict[str, dict[str, str]]:
+        """The types on hold and their reasons by account id, for the accounts that have any."""
+        with mongo_errors("read the holds on all accounts"):
+            return {stored["_id"]: dict(stored["types"]) for stored in self._holds.find({}) if stored.get("types")}
+
+
+class LastLooks:
+    """What was there at the last look: `{_id: type, ...}` as `LastLook` has it.
+
+    Args:
+        database: The pipeline's own database.
+    """
+
+    def __init__(self, database: Database[dict[str, Any]]) -> None:
+        self._looks = database.get_collection("looks", codec_options=_AWARE)
+
+    def of(self, name: str) -> LastLook:
+        """What is remembered under this name; one without `at` when that is nothing."""
+        with mongo_errors(f"read the last look at {name}"):
+            stored = self._looks.find_one({"_id": name})
+        return LastLook(name) if stored is None else LastLook(type=stored.pop("_id"), **stored)
+
+    def keep(self, look: LastLook) -> bool:
+        """Keep it in place of the version before it; False when that is not the newest any more."""
+        stored = asdict(replace(look, version=look.version + 1))
+        stored["_id"] = stored.pop("type")
+        with mongo_errors(f"keep the last look at {look.type}"):
+            if look.version:
+                return bool(self._looks.replace_one({"_id": look.type, "version": look.version}, stored).matched_count)
+            try:
+                self._looks.insert_one(stored)
+            except DuplicateKeyError:
+                return False
+        return True
+
+
+def _mark(stored: Mapping[str, Any]) -> RepositoryMark:
+    return RepositoryMark(
+        did=stored["_id"],
+        rev=stored["rev"],
+        at=stored["at"],
+        settled=stored.get("settled") or {},
+        counts=stored.get("counts") or {},
+    )

@@ -3,7 +3,7 @@
 A record whose document is gone is normally an orphan, which the next sync deletes: between the two a person chooses,
 and choosing the document means to do so before any sync. Documents are inserted, never replaced; what is rebuilt
 yields the very same record wherever the record was in order, so that a sync then writes nothing. What a record says of
-its document is `media/rebuilding.py`; the insertion itself is `mongo/repairs.py`.
+its document is `media/rebuilding.py`; the insertion itself is `mongo/documents.py`.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from ac_pipeline.errors import AccountInactive, AccountUnknown, Blocked, Pipelin
 from ac_pipeline.items import Finding, LedgerEntry, State, item_id
 from ac_pipeline.media.base import MediaType, Verdict
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.mongo.snapshots import Snapshot
+from ac_pipeline.mongo.stores import Snapshot
 from ac_pipeline.operations.declare import Declaration, Report, Selected, Table, Work, option
 from ac_pipeline.operations.rounds import LeftOut, look_at
 from ac_pipeline.operations.snapshot import blobs_of

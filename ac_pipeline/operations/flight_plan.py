@@ -13,8 +13,7 @@ from datetime import datetime
 from typing import Any, Final, Protocol
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.buckets import Bucket
-from ac_pipeline.atproto.pace import HOUR, commits_key, hour_under_way
+from ac_pipeline.atproto.budget import HOUR, Bucket, commits_key, hour_under_way
 from ac_pipeline.errors import PipelineError
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.plans import KEPT, SHORTEST, Draft, Line, SavedPlan

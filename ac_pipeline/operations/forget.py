@@ -18,7 +18,7 @@ from ac_pipeline.errors import AccountInactive, AccountUnknown, HeldBack, Miscon
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.accounts import MongoAccounts
-from ac_pipeline.mongo.snapshots import MongoSnapshots, Snapshot
+from ac_pipeline.mongo.stores import MongoSnapshots, Snapshot
 from ac_pipeline.operations.declare import (
     Declaration,
     OfOneUser,

@@ -35,7 +35,7 @@ class Server(Protocol):
 
 
 class Store(Protocol):
-    """What is kept in Mongo; see `mongo/provisioning.py`."""
+    """What is kept in Mongo; see `mongo/accounts.py`."""
 
     def store_handle(self, account: str, did: str, handle: str, now: datetime) -> bool: ...
 

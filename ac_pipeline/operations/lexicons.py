@@ -1,7 +1,7 @@
 """The lexicons' publication, and what existing records say about them.
 
 Publishing writes one record for each lexicon into the authority's repository. What may change in a published lexicon is
-`atproto/lexicon_evolution.py`; what a breaking change keeps from happening is `sync/lexicon_gate.py`.
+`atproto/lexicon.py`; what a breaking change keeps from happening is `sync/lexicon_gate.py`.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ac_pipeline.atproto.batches import points, request_bytes
+from ac_pipeline.atproto.messages import points, request_bytes
 from ac_pipeline.sync.costs import REQUESTS_A_USER, packed
 from ac_pipeline.sync.forecast import SPEED, USUAL, Demand, Forecast
 from ac_pipeline.sync.plan import Operation

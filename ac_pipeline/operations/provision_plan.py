@@ -15,7 +15,7 @@ from typing import Final
 from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.atproto.administration import ServerDescription
 from ac_pipeline.errors import Misconfigured, NoCredentials
-from ac_pipeline.mongo.provisioning import Credentials, Intent
+from ac_pipeline.mongo.accounts import Credentials, Intent
 
 GUEST_LABEL: Final = "art"
 """The guest's handle is `art.{domain}` (aesthetic-computer facts, section 2.3)."""

@@ -26,7 +26,7 @@ from ac_pipeline.errors import (
     ServiceUnreachable,
     Transient,
 )
-from ac_pipeline.mongo.provisioning import Credentials, Intent, Kind
+from ac_pipeline.mongo.accounts import Credentials, Intent, Kind
 from ac_pipeline.operations.provision_plan import Planned
 
 PASSWORD_LENGTH: Final = 32
@@ -53,7 +53,7 @@ class Server(Protocol):
 
 
 class Store(Protocol):
-    """What is kept in Mongo; see `mongo/provisioning.py`."""
+    """What is kept in Mongo; see `mongo/accounts.py`."""
 
     def begin(self, intent: Intent) -> Intent: ...
     def intent(self, kind: Kind, subject: str) -> Intent | None: ...

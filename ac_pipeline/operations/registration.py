@@ -18,7 +18,7 @@ import httpx
 
 from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.errors import AccountUnknown, Misconfigured
-from ac_pipeline.mongo.provisioning import Intent, Kind
+from ac_pipeline.mongo.accounts import Intent, Kind
 from ac_pipeline.operations.choice import chosen_accounts
 from ac_pipeline.operations.declare import (
     FAILED,

@@ -26,7 +26,7 @@ from ac_pipeline.errors import (
 )
 from ac_pipeline.items import Attempt, LedgerEntry, Stage, State
 from ac_pipeline.media.base import Link, LinkUpdate, MediaType
-from ac_pipeline.mongo.snapshots import Snapshot
+from ac_pipeline.mongo.stores import Snapshot
 from ac_pipeline.operations.declare import (
     Declaration,
     OfOneUser,

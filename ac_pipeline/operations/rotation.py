@@ -1,7 +1,7 @@
 """A new password for an account on the PDS: written down, set, stored on the platform, proven; repaired by repeating.
 
 Until the new password is proven, it and every one before it are kept. The PDS's part is `atproto/administration.py`,
-Mongo's is `mongo/provisioning.py`.
+Mongo's is `mongo/accounts.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Protocol
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.administration import AccountInfo
 from ac_pipeline.errors import AccountInactive, HeldBack, Misconfigured
-from ac_pipeline.mongo.provisioning import Credentials, Intent, Kind
+from ac_pipeline.mongo.accounts import Credentials, Intent, Kind
 from ac_pipeline.operations.provisioning import new_password
 
 
@@ -29,7 +29,7 @@ class Server(Protocol):
 
 
 class Store(Protocol):
-    """What is kept in Mongo; see `mongo/provisioning.py`."""
+    """What is kept in Mongo; see `mongo/accounts.py`."""
 
     def begin(self, intent: Intent) -> Intent: ...
     def keep_former(self, did: str, password: str) -> None: ...

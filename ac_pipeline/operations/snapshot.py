@@ -2,7 +2,7 @@
 
 A snapshot is the CAR as the PDS sent it and every blob that records of the chosen types refer to. It counts only when
 everything was read back and verified. Taking, checking and opening one belongs here; where it is kept is
-`renditions/snapshot_files.py` and `mongo/snapshots.py`, what it is for is `wipe.py` and `restore.py`.
+`renditions/store.py` and `mongo/stores.py`, what it is for is `wipe.py` and `restore.py`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from ac_pipeline.errors import BlobMissing, HeldBack, InvalidRecord, RepositoryU
 from ac_pipeline.items import BlobRef, Record
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.audit import Audited
-from ac_pipeline.mongo.snapshots import Snapshot
-from ac_pipeline.renditions.snapshot_files import SnapshotFiles
+from ac_pipeline.mongo.stores import Snapshot
+from ac_pipeline.renditions.store import SnapshotFiles
 from ac_pipeline.sync.copies import copies_of
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.wiring import Pipeline

@@ -26,7 +26,7 @@ from ac_pipeline.errors import (
 from ac_pipeline.items import BlobRef, RepositoryMark
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.mongo.snapshots import Snapshot
+from ac_pipeline.mongo.stores import Snapshot
 from ac_pipeline.operations.declare import (
     Declaration,
     OfOneUser,

@@ -13,7 +13,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.errors import HeldBack, NoCredentials, SourceMissing
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.mongo.snapshots import Snapshot
+from ac_pipeline.mongo.stores import Snapshot
 from ac_pipeline.operations.price import Price, price
 from ac_pipeline.operations.removals import Records, Removals
 from ac_pipeline.operations.snapshot import Vault

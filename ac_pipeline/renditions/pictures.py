@@ -2,16 +2,20 @@
 
 Shared by thumbnails and tape frames. Pillow is given only those parts of a file that decide the pixels: broken or huge
 side information (text, EXIF, XMP, profiles, application data) never costs a picture. Orientation and colour profile are
-read here and applied while the picture is made plain RGB. What is made of the pixels is the callers'.
+read here and applied while the picture is made plain RGB. What a file is, is told from its first bytes. What is made of the pixels is the callers'.
 """
 
 from __future__ import annotations
 
+import ctypes
 import io
 import math
 import re
 import struct
+import threading
+import traceback
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,7 +25,47 @@ from typing import BinaryIO
 from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from ac_pipeline.errors import TooLarge, UnreadableMedia
-from ac_pipeline.renditions.memory import DECODING
+
+HEAD = 32
+"""Bytes that suffice for a verdict."""
+
+UNKNOWN = "application/octet-stream"
+
+_ISO_BRANDS = {
+    b"avif": "image/avif",
+    b"avis": "image/avif",
+    b"heic": "image/heic",
+    b"heix": "image/heic",
+    b"mif1": "image/heif",
+    b"msf1": "image/heif-sequence",
+    b"qt  ": "video/quicktime",
+    b"M4V ": "video/x-m4v",
+    b"M4VH": "video/x-m4v",
+    b"M4VP": "video/x-m4v",
+    b"M4A ": "audio/x-m4a",
+    b"M4B ": "audio/mp4",
+}
+
+
+def sniff(data: bytes) -> str:
+    """MIME type of a file's first bytes (32 suffice); `application/octet-stream` for anything unknown."""
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "image/png"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "image/jpeg"
+    if data.startswith((b"GIF87a", b"GIF89a")):
+        return "image/gif"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "image/webp"
+    if data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
+        return "application/zip"
+    if data[4:8] == b"ftyp" and len(data) >= 12:
+        brand = data[8:12].replace(b"\0", b" ")
+        if brand.startswith(b"3g"):
+            return "video/3gpp2" if brand.startswith(b"3g2") else "video/3gpp"
+        return _ISO_BRANDS.get(brand, "video/mp4")
+    return UNKNOWN
+
 
 # Pillow keeps these for the whole process, so they are set once, here, and by nobody else.
 ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -491,3 +535,58 @@ def block_size(image: Image.Image, *, least: int) -> int:
 def common_block(images: Iterable[Image.Image], *, least: int) -> int:
     """Largest factor that all of these pictures were enlarged by."""
     return math.gcd(*(block_size(image, least=least) for image in images))
+
+
+_LARGE = 16 << 20
+_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+"""Gives back to the system what the heaps of glibc keep of freed memory, one heap for each thread."""
+
+
+class MemoryBudget:
+    """A number of bytes, given out in the order in which they are asked for."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._free = total
+        self._waiting: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def reserve(self, size: int, name: str) -> Iterator[None]:
+        """Wait for `size` bytes and hold them while the context is open.
+
+        Raises:
+            TooLarge: More than there is for the whole process; the message begins with `name`.
+        """
+        if size > self.total:
+            raise TooLarge(f"{name} takes {size >> 20} MiB to decode; at most {self.total >> 20} MiB are used for that")
+        ticket = object()
+        with self._changed:
+            self._waiting.append(ticket)
+            try:
+                self._changed.wait_for(lambda: self._waiting[0] is ticket and size <= self._free)
+                self._free -= size
+            finally:
+                self._waiting.remove(ticket)
+                self._changed.notify_all()
+        try:
+            yield
+        except BaseException as error:
+            # An error may be kept for long, and with it the pixels that its frames name.
+            cause: BaseException | None = error
+            while cause is not None:
+                traceback.clear_frames(cause.__traceback__)
+                cause = cause.__cause__
+            raise
+        finally:
+            if size > _LARGE and _trim is not None:
+                _trim(0)
+            with self._changed:
+                self._free += size
+                self._changed.notify_all()
+
+
+DECODING = MemoryBudget(448 << 20)
+FRAMES = MemoryBudget(256 << 20)
+FRAME_COST = 12
+"""Bytes for each pixel of a tape's frames: the frame under way, the next one and the raw pixels for the encoder."""

@@ -14,8 +14,7 @@ from types import MappingProxyType
 
 from ac_pipeline.errors import TooLarge, UnreadableMedia
 from ac_pipeline.renditions import thumbnail
-from ac_pipeline.renditions.memory import FRAME_COST, FRAMES
-from ac_pipeline.renditions.sniffing import HEAD, sniff
+from ac_pipeline.renditions.pictures import FRAME_COST, FRAMES, HEAD, sniff
 from ac_pipeline.renditions.tape_archive import ARCHIVE_BYTES, TapeArchive
 from ac_pipeline.renditions.thumbnail import Thumbnail, check_thumbnail, make_thumbnail, thumbnail_of
 from ac_pipeline.renditions.video import VIDEO_CAP, Encoder, Job, Video, encode_tape, shrink_video

@@ -15,8 +15,7 @@ import PIL
 from PIL import Image
 
 from ac_pipeline.errors import InvalidRecord, TooLarge, UnreadableMedia
-from ac_pipeline.renditions.pictures import block_size, open_picture, shrunk_exactly, strips
-from ac_pipeline.renditions.sniffing import sniff
+from ac_pipeline.renditions.pictures import block_size, open_picture, shrunk_exactly, sniff, strips
 
 SIDE = 512
 CAP = 100_000

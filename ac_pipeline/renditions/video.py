@@ -7,6 +7,8 @@ the ZIP is `tape_archive.py`, running ffmpeg `ffmpeg_process.py`, checking the r
 from __future__ import annotations
 
 import functools
+import math
+import struct
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,11 +19,64 @@ from PIL import Image
 
 from ac_pipeline.errors import EncodingFailed, TooLarge
 from ac_pipeline.renditions.ffmpeg_process import TIMEOUT, Feed, Outcome, binary_version, default_binary, run_ffmpeg
-from ac_pipeline.renditions.matroska import frame_header, stream_header
 from ac_pipeline.renditions.pictures import common_block, shrunk_exactly
-from ac_pipeline.renditions.size_search import BEST_CRF, SMALLEST_SCALE, Attempt, SizeSearch
 from ac_pipeline.renditions.tape_archive import Soundtrack, TapeArchive
 from ac_pipeline.renditions.video_check import VideoFacts, check_encoded, check_smaller, read_facts
+
+TICK_NS = 10_000
+"""One tick is 10 microseconds: a frame's time is right to 0.005 ms."""
+
+_UNKNOWN_SIZE = b"\x01" + b"\xff" * 7
+_EBML, _SEGMENT, _INFO, _TRACKS, _CLUSTER = "1A45DFA3", "18538067", "1549A966", "1654AE6B", "1F43B675"
+
+
+def _element(id: str, body: bytes) -> bytes:
+    return bytes.fromhex(id) + _size(len(body)) + body
+
+
+def _size(length: int) -> bytes:
+    return (length | 1 << 56).to_bytes(8, "big")
+
+
+def _integer(id: str, value: int) -> bytes:
+    return _element(id, value.to_bytes(8, "big"))
+
+
+def stream_header(width: int, height: int) -> bytes:
+    """What precedes the first frame: one track of uncompressed 24-bit RGB of this size in pixels."""
+    ebml = (
+        _integer("4286", 1)  # EBMLVersion
+        + _integer("42F7", 1)  # EBMLReadVersion
+        + _integer("42F2", 4)  # EBMLMaxIDLength
+        + _integer("42F3", 8)  # EBMLMaxSizeLength
+        + _element("4282", b"matroska")  # DocType
+        + _integer("4287", 4)  # DocTypeVersion
+        + _integer("4285", 2)  # DocTypeReadVersion
+    )
+    info = _integer("2AD7B1", TICK_NS) + _element("4D80", b"t") + _element("5741", b"t")  # scale, apps
+    video = _integer("B0", width) + _integer("BA", height) + _element("2EB524", b"RGB\x18")  # UncompressedFourCC
+    track = (
+        _integer("D7", 1)  # TrackNumber
+        + _integer("73C5", 1)  # TrackUID
+        + _integer("83", 1)  # TrackType: video
+        + _integer("9C", 0)  # FlagLacing
+        + _element("86", b"V_UNCOMPRESSED")
+        + _integer("23E383", round(1e9 / 60))  # DefaultDuration; every block carries its own
+        + _element("E0", video)
+    )
+    head = _element(_EBML, ebml) + bytes.fromhex(_SEGMENT) + _UNKNOWN_SIZE
+    return head + _element(_INFO, info) + _element(_TRACKS, _element("AE", track))
+
+
+def frame_header(start: float, duration: float, length: int) -> bytes:
+    """What precedes the `length` raw bytes of one frame, shown from `start` for `duration` milliseconds."""
+    begin, end = round(start * 1e6 / TICK_NS), round((start + duration) * 1e6 / TICK_NS)
+    lasting = _integer("9B", max(1, end - begin))  # BlockDuration
+    block = b"\xa1" + _size(length + 4) + b"\x81" + struct.pack(">hB", 0, 0)
+    group = b"\xa0" + _size(len(lasting) + len(block) + length) + lasting + block
+    time = _integer("E7", begin)
+    return bytes.fromhex(_CLUSTER) + _size(len(time) + len(group) + length) + time + group
+
 
 VIDEO_CAP = 52_428_800
 """Bytes; `maxSize` of the tape lexicon's `video`."""
@@ -354,3 +409,121 @@ def _output_options(crf: int, reorder: bool, *, sound: bool) -> dict[str, str | 
     if sound:
         options |= {"acodec": "aac", "b:a": "128k", "ar": 48_000, "flags:a": "+bitexact"}
     return options
+
+
+BEST_CRF = 18
+WORST_CRF = 36
+"""Past this a smaller picture looks better than a coarser one."""
+SMALLER_CRF = 28
+SMALLEST_SCALE = 0.25
+AIM = 0.93
+GOOD_ENOUGH = 0.85
+MOST_FITTING = 6
+MOST_ATTEMPTS = 16
+"""Enough for two at each of the seven picture sizes, from eightfold down to a quarter."""
+_CRF_PER_OCTAVE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One encoding to try: constant rate factor, and the factor by which the picture is scaled."""
+
+    crf: int
+    scale: float
+
+
+@dataclass(slots=True)
+class SizeSearch:
+    """The search for one video; ask `next_attempt`, encode, tell `record`, until it answers None.
+
+    Args:
+        cap: Bytes.
+        scale: Factor to begin with.
+    """
+
+    cap: int
+    scale: float
+    best: Attempt | None = None
+    attempts: int = 0
+    _fitting: dict[int, int] = field(default_factory=dict)
+    _over: dict[int, int] = field(default_factory=dict)
+    _start: int = BEST_CRF
+
+    def record(self, attempt: Attempt, size: int, *, complete: bool) -> bool:
+        """Note a result; true if it is the best so far.
+
+        Args:
+            size: Bytes, or the estimate where the encoding was stopped for being too large.
+            complete: False where it was stopped.
+        """
+        self.attempts += 1
+        if complete and size <= self.cap:
+            self._fitting[attempt.crf] = size
+            better = self.best is None or attempt.crf < self.best.crf
+            self.best = attempt if better else self.best
+            return better
+        self._over[attempt.crf] = max(size, self.cap + 1)
+        return False
+
+    @property
+    def smallest(self) -> int:
+        """The smallest size seen at the present scale, in bytes."""
+        return min([*self._fitting.values(), *self._over.values()], default=0)
+
+    def next_attempt(self) -> Attempt | None:
+        """What to encode next, or None: `best` is final, or nothing fits."""
+        if not self._fitting and not self._over:
+            return Attempt(self._start, self.scale)
+        if self._fitting:
+            crf = self._refined()
+        elif self.attempts >= MOST_ATTEMPTS:
+            return None
+        else:
+            crf = self._coarser()
+        if crf is not None:
+            return Attempt(crf, self.scale)
+        return None if self._fitting else self._smaller()
+
+    def _refined(self) -> int | None:
+        """Between the coarsest that was too large and the finest that fits, by secant on the logarithm of the size."""
+        fits = min(self._fitting)
+        if not self._over or self._fitting[fits] >= GOOD_ENOUGH * self.cap or self.attempts >= MOST_FITTING:
+            return None
+        over = max(self._over)
+        if fits - over <= 1:
+            return None
+        slope = (_log(self._fitting[fits]) - _log(self._over[over])) / (fits - over)
+        guess = round(over + (self._aim - _log(self._over[over])) / min(slope, -0.02))
+        return min(fits - 1, max(over + 1, guess))
+
+    def _coarser(self) -> int | None:
+        crfs = sorted(self._over)
+        last = crfs[-1]
+        if last >= WORST_CRF:
+            return None
+        excess = _log(self._over[last]) - self._aim
+        if len(crfs) == 1:
+            return min(WORST_CRF, last + max(1, math.ceil(excess * _CRF_PER_OCTAVE)))
+        before = crfs[-2]
+        slope = (_log(self._over[last]) - _log(self._over[before])) / (last - before)
+        return min(WORST_CRF, max(last + 1, round(last - excess / min(slope, -0.02))))
+
+    def _smaller(self) -> Attempt | None:
+        """The next smaller picture: whole even factors, then the source's own size, a half, a quarter."""
+        if self.scale > 1:
+            self.scale = max(1.0, self.scale - 2)
+        elif self.scale > SMALLEST_SCALE:
+            self.scale /= 2
+        else:
+            return None
+        self._over.clear()
+        self._start = SMALLER_CRF
+        return Attempt(self._start, self.scale)
+
+    @property
+    def _aim(self) -> float:
+        return _log(self.cap * AIM)
+
+
+def _log(size: float) -> float:
+    return math.log2(max(1.0, size))

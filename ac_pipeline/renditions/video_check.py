@@ -23,9 +23,8 @@ from PIL import Image
 
 from ac_pipeline.errors import EncoderTimedOut, EncodingFailed, TooLarge, UnreadableMedia
 from ac_pipeline.renditions.ffmpeg_process import TIMEOUT
-from ac_pipeline.renditions.memory import DECODING
-from ac_pipeline.renditions.sniffing import HEAD, sniff
-from ac_pipeline.renditions.tape_timing import MOST_SECONDS
+from ac_pipeline.renditions.pictures import DECODING, HEAD, sniff
+from ac_pipeline.renditions.tape_archive import MOST_SECONDS
 
 PTS_TOLERANCE = 1.0
 """Milliseconds; measured errors stay below 0.02 (media facts, section 2.1)."""

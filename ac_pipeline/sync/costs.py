@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from ac_pipeline.atproto.batches import MAX_OPERATIONS, POINTS, points, request_bytes
-from ac_pipeline.atproto.pace import erases
+from ac_pipeline.atproto.budget import erases
+from ac_pipeline.atproto.messages import MAX_OPERATIONS, POINTS, points, request_bytes
 from ac_pipeline.sync.account_plan import AccountPlan
 from ac_pipeline.sync.forecast import BLOBS_PER_SECOND, RECORDS_PER_SECOND, USUAL, Demand, Forecast, Limits
 from ac_pipeline.sync.plan import Kind, Operation

@@ -1,6 +1,6 @@
 """The lexicons' gate: no record is written while our lexicons break what is published.
 
-A published record cannot be called back from those who read it. The rules of change are `atproto/lexicon_evolution.py`;
+A published record cannot be called back from those who read it. The rules of change are `atproto/lexicon.py`;
 publishing is `operations/lexicons.py`.
 """
 
@@ -12,8 +12,7 @@ from threading import Lock
 from typing import Any, Final, Protocol
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.lexicon import Lexicons
-from ac_pipeline.atproto.lexicon_evolution import Change, Effect, changes
+from ac_pipeline.atproto.lexicon import Change, Effect, Lexicons, changes
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.errors import Blocked, Misconfigured, Transient
 from ac_pipeline.sync.ports import DataServer
@@ -26,7 +25,7 @@ Published = Mapping[str, Mapping[str, Any]]
 
 
 class Memory(Protocol):
-    """What was last seen of the published lexicons (`mongo/lexicons.py`)."""
+    """What was last seen of the published lexicons (`mongo/stores.py`)."""
 
     def seen(self, authority: str) -> Published:
         """NSID -> lexicon; empty when nothing was ever read."""

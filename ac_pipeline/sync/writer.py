@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.batches import ENVELOPE_BYTES, MAX_OPERATIONS, request_bytes
-from ac_pipeline.atproto.messages import Write
+from ac_pipeline.atproto.messages import ENVELOPE_BYTES, MAX_OPERATIONS, Write, request_bytes
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import record_cid
 from ac_pipeline.errors import (

@@ -40,7 +40,7 @@ from ac_pipeline.local.services import LocalServices
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.mongo.database import connect
-from ac_pipeline.mongo.sessions import MongoSessionStore
+from ac_pipeline.mongo.stores import MongoSessionStore
 from ac_pipeline.settings import Settings
 from ac_pipeline.sync.engine import sync_accounts
 from ac_pipeline.sync.selection import Selection

@@ -19,7 +19,7 @@ from ac_pipeline.errors import (
     RateLimited,
 )
 from ac_pipeline.local.pds_server import PdsOptions
-from ac_pipeline.mongo.budgets import MongoBudgetStore
+from ac_pipeline.mongo.stores import MongoBudgetStore
 from ac_pipeline_tests.conftest import Pds
 from ac_pipeline_tests.contract.data_servers import NOWHERE, PAINTING, PNG, Connect, create, did_of, painting
 

@@ -9,8 +9,7 @@ import pytest
 
 from ac_pipeline.atproto.syntax import blob_cid
 from ac_pipeline.errors import InvalidRecord, ServiceUnreachable, SourceMissing
-from ac_pipeline.renditions.snapshot_files import SnapshotFiles
-from ac_pipeline.renditions.store import RenditionStore
+from ac_pipeline.renditions.store import RenditionStore, SnapshotFiles
 
 DATA = b"\x89PNG\r\n\x1a\n one"
 CID = blob_cid(DATA)

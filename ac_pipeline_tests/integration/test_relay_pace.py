@@ -13,7 +13,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ac_pipeline.atproto.pace import HOUR, POLICY, commits_key
+from ac_pipeline.atproto.budget import HOUR, POLICY, commits_key
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.jobs import SYNC_USERS
@@ -31,9 +31,9 @@ from ac_pipeline_tests.integration.conftest import Run
 # One run: commits as long as it may, and says how often that was. Told by a line on stdin when to start.
 RUN = """
 import sys, time
-from ac_pipeline.atproto.pace import Pace
+from ac_pipeline.atproto.budget import Pace
 from ac_pipeline.errors import RateLimited
-from ac_pipeline.mongo.budgets import MongoBudgetStore
+from ac_pipeline.mongo.stores import MongoBudgetStore
 from ac_pipeline.mongo.database import connect
 
 store = MongoBudgetStore(connect(sys.argv[1])[sys.argv[2]]["budgets"])

@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 from ac_pipeline.atproto.budget import Budget, Charge
-from ac_pipeline.mongo.budgets import MongoBudgetStore
+from ac_pipeline.mongo.stores import MongoBudgetStore
 from ac_pipeline_tests.conftest import MongoServer
 
 UPLOADS = "pds.test uploadBlob"
@@ -19,7 +19,7 @@ RUN = f"""
 import sys, time
 from ac_pipeline.atproto.budget import Budget, Charge
 from ac_pipeline.errors import RateLimited
-from ac_pipeline.mongo.budgets import MongoBudgetStore
+from ac_pipeline.mongo.stores import MongoBudgetStore
 from ac_pipeline.mongo.database import connect
 
 store = MongoBudgetStore(connect(sys.argv[1])[sys.argv[2]]["budgets"])

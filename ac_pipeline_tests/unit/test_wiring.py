@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ac_pipeline.mongo.process_mark import own_mark
+from ac_pipeline.mongo.leases import own_mark
 from ac_pipeline.wiring import work_folder
 
 _KILLED = """

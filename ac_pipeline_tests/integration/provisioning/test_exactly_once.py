@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ac_pipeline.errors import OutcomeUnknown, RateLimited, ServerFailed, ServiceUnreachable
-from ac_pipeline.mongo.provisioning import Credentials, Kind
+from ac_pipeline.mongo.accounts import Credentials, Kind
 from ac_pipeline.operations.provisioning import GOOD, Outcome
 from ac_pipeline_tests.integration.provisioning.site import Faulty, Killed, Site, code, unique
 

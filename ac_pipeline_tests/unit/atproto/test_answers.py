@@ -17,9 +17,9 @@ from ac_pipeline.atproto.answers import (
     classify,
     lost,
     read_answer,
+    retry_after,
     scrub,
 )
-from ac_pipeline.atproto.waits import retry_after
 from ac_pipeline.errors import (
     AccountInactive,
     AccountRefused,

@@ -6,8 +6,16 @@ from collections.abc import Collection
 
 import pytest
 
-from ac_pipeline.atproto.buckets import Bucket, MemoryBudgetStore, Window
-from ac_pipeline.atproto.budget import LOOK_SECONDS, UNNAMED_WAIT, Allowance, Budget, Charge
+from ac_pipeline.atproto.budget import (
+    LOOK_SECONDS,
+    UNNAMED_WAIT,
+    Allowance,
+    Bucket,
+    Budget,
+    Charge,
+    MemoryBudgetStore,
+    Window,
+)
 from ac_pipeline.errors import RateLimited, ServiceUnreachable
 
 START = 1_795_233_892.0

@@ -14,11 +14,9 @@ import libipld
 import pytest
 
 from ac_pipeline.atproto.lexicon import Lexicons, compile_lexicons
-from ac_pipeline.atproto.lexicon_fields import check_free
-from ac_pipeline.atproto.lexicon_formats import FORMATS
-from ac_pipeline.atproto.mst import key_depth, read_tree
-from ac_pipeline.atproto.repository import read_repository
-from ac_pipeline.atproto.syntax import cid_bytes, cid_text, decode_record, encode_record, record_cid
+from ac_pipeline.atproto.lexicon_rules import check_free
+from ac_pipeline.atproto.repository import key_depth, read_repository, read_tree
+from ac_pipeline.atproto.syntax import FORMATS, cid_bytes, cid_text, decode_record, encode_record, record_cid
 from ac_pipeline.errors import InvalidRecord, Misconfigured, RepositoryUnreadable
 from ac_pipeline_tests.car_builder import Blocks, CarBuilder, cid_of, encode_node, layer_of, plant
 

@@ -8,8 +8,7 @@ from typing import Any
 
 import pytest
 
-from ac_pipeline.atproto.lexicon import load_lexicons
-from ac_pipeline.atproto.lexicon_evolution import Effect, changes
+from ac_pipeline.atproto.lexicon import Effect, changes, load_lexicons
 
 Document = dict[str, Any]
 

@@ -8,9 +8,18 @@ from dataclasses import replace
 
 import pytest
 
-from ac_pipeline.atproto.buckets import Bucket, MemoryBudgetStore, Window
+from ac_pipeline.atproto.budget import (
+    HOUR,
+    POLICY,
+    Bucket,
+    MemoryBudgetStore,
+    Pace,
+    Window,
+    commits_key,
+    erases,
+    hour_under_way,
+)
 from ac_pipeline.atproto.messages import Write
-from ac_pipeline.atproto.pace import HOUR, POLICY, Pace, commits_key, erases, hour_under_way
 from ac_pipeline.errors import OutcomeUnknown, PipelineError, RateLimited, RecordRefused, ServiceUnreachable
 
 START = 1_795_233_892.0

@@ -12,14 +12,13 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import SourceMissing
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.mongo.snapshots import Snapshot
+from ac_pipeline.mongo.stores import Snapshot
 from ac_pipeline.operations.restore import find_snapshot, restore_from_mongo, restore_from_snapshot
 from ac_pipeline.operations.restore_report import RestoreReport
 from ac_pipeline.operations.snapshot import Archive, Vault
 from ac_pipeline.operations.wipe import WipeReport, wipe
 from ac_pipeline.operations.wipe_plan import WipePlan, plan_wipe
-from ac_pipeline.renditions.snapshot_files import SnapshotFiles
-from ac_pipeline.renditions.store import RenditionStore
+from ac_pipeline.renditions.store import RenditionStore, SnapshotFiles
 from ac_pipeline_tests.memory_vault import MemoryAudit, MemorySnapshots
 from ac_pipeline_tests.unit.sync.world import World
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.buckets import Bucket, Window
-from ac_pipeline.atproto.pace import POLICY
+from ac_pipeline.atproto.budget import POLICY, Bucket, Window
 from ac_pipeline.errors import NoCredentials
 from ac_pipeline.operations.agreed_sync import account_turn
 from ac_pipeline.operations.flight_plan import FlightPlan, draw_up, learned_limits, selection_of, selection_to_json

@@ -14,7 +14,7 @@ import pytest
 from ac_pipeline.accounts import LEAVING, Account
 from ac_pipeline.errors import HeldBack, Misconfigured, ServiceUnreachable, SourceMissing
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.mongo.snapshots import Snapshot
+from ac_pipeline.mongo.stores import Snapshot
 from ac_pipeline.operations.erasure import kept_in_snapshots
 from ac_pipeline.operations.forget import FORGET, Forgetting, forget, of_person, plan_forgetting
 from ac_pipeline.operations.snapshot import take_snapshot

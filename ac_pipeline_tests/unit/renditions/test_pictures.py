@@ -15,8 +15,7 @@ import pytest
 from PIL import Image
 
 from ac_pipeline.errors import TooLarge, UnreadableMedia
-from ac_pipeline.renditions.memory import MemoryBudget
-from ac_pipeline.renditions.pictures import MOST_CHUNKS, open_picture
+from ac_pipeline.renditions.pictures import MOST_CHUNKS, MemoryBudget, open_picture
 from ac_pipeline.renditions.thumbnail import BACKGROUND, make_thumbnail
 from ac_pipeline_tests import media_samples as samples
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from ac_pipeline.renditions.size_search import BEST_CRF, WORST_CRF, Attempt, SizeSearch
+from ac_pipeline.renditions.video import BEST_CRF, WORST_CRF, Attempt, SizeSearch
 
 
 def search(cap: int, size_of: Callable[[Attempt], float], scale: float = 2.0) -> tuple[SizeSearch, list[Attempt]]:

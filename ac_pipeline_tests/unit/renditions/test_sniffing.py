@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from ac_pipeline.local.artwork import photo_like, pixel_art, tape_zip
-from ac_pipeline.renditions.sniffing import HEAD, UNKNOWN, sniff
+from ac_pipeline.renditions.pictures import HEAD, UNKNOWN, sniff
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ac_pipeline.errors import TooLarge, UnreadableMedia
-from ac_pipeline.renditions.tape_timing import FALLBACK_MS, Timeline, make_timeline, parse_timing
+from ac_pipeline.renditions.tape_archive import FALLBACK_MS, Timeline, make_timeline, parse_timing
 from ac_pipeline_tests.media_samples import frame_name, timing
 
 

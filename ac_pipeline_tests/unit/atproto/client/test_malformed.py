@@ -11,9 +11,7 @@ import httpx
 import pytest
 
 from ac_pipeline.atproto.administration import Administration
-from ac_pipeline.atproto.buckets import MemoryBudgetStore
-from ac_pipeline.atproto.budget import Budget
-from ac_pipeline.atproto.pace import Pace
+from ac_pipeline.atproto.budget import Budget, MemoryBudgetStore, Pace
 from ac_pipeline.atproto.relay import Relay
 from ac_pipeline.atproto.sessions import MemorySessionStore, Sessions, expires_at
 from ac_pipeline.atproto.syntax import blob_cid

@@ -14,8 +14,7 @@ import pytest
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.client import PdsClient
 from ac_pipeline.atproto.sessions import Tokens
-from ac_pipeline.atproto.transport import open_http
-from ac_pipeline.atproto.usage import Usage
+from ac_pipeline.atproto.transport import Usage, open_http
 from ac_pipeline.errors import (
     AccountInactive,
     AccountUnknown,
