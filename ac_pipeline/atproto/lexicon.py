@@ -1,7 +1,8 @@
-"""The lexicons: the only definition of what a record looks like, and the gate every record passes.
+"""The lexicons: the only definition of what a record looks like.
 
-Loading the files, checking whole records and comparing two versions belong here; the language they are written in is `lexicon_rules.py`. The
-PDS knows none of these schemas and stores what it is given, so a record that passes this gate wrongly is published.
+Loading the files, checking whole records and comparing two versions belong here; the language they are written in is
+`lexicon_rules.py`. The PDS knows none of these schemas and stores what it is given, so a record that passes this gate
+wrongly is published.
 """
 
 from __future__ import annotations

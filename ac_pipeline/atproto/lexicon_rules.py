@@ -1,7 +1,8 @@
 """The lexicon language: a definition becomes a function that checks values.
 
-Records, objects, arrays, references and unions, and the check that a schema is a proper one. Compiling happens once,
-at load, so that checking a record is a few function calls. Files and whole records are `lexicon.py`. Values are in JSON form; every rule is enforced, nothing is coerced or defaulted.
+Records, objects, arrays, references and unions, and the check that a schema is a proper one. Compiling happens once, at
+load, so that checking a record is a few function calls. Files and whole records are `lexicon.py`. Values are in JSON
+form; every rule is enforced, nothing is coerced or defaulted.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The accounts of the platform, joined from the collections that each hold a part of them, and accounts written into them.
+"""The accounts of the platform, joined from their collections, and accounts written into them.
 
 The values and the rule for partition keys are `ac_pipeline/accounts.py`. Passwords pass through here: nothing of a user
 document is ever logged or put into a message. Facts: aesthetic-computer facts, section 2.

@@ -1,8 +1,8 @@
 """The rule of pending work: whether a run of its account could bring one item further, and why.
 
-The rule is pure: what Mongo holds of the document, what the ledger knows of the item and the state of the account go in, a cause
-or None comes out. It holds for any item at any time, whatever was seen or requested before (WRITE-14); finding the
-items it is asked about is `changes.py`. What a run cannot change is left out, as the engine decides that: a
+The rule is pure: what Mongo holds of the document, what the ledger knows of the item and the state of the account go
+in, a cause or None comes out. It holds for any item at any time, whatever was seen or requested before (WRITE-14);
+finding the items it is asked about is `changes.py`. What a run cannot change is left out, as the engine decides that: a
 quarantined item whose document is the same (`sync/render.py`), one that waits for a limit, an account blocked before.
 """
 

@@ -2,7 +2,8 @@
 
 Shared by thumbnails and tape frames. Pillow is given only those parts of a file that decide the pixels: broken or huge
 side information (text, EXIF, XMP, profiles, application data) never costs a picture. Orientation and colour profile are
-read here and applied while the picture is made plain RGB. What a file is, is told from its first bytes. What is made of the pixels is the callers'.
+read here and applied while the picture is made plain RGB. What a file is, is told from its first bytes. What is made of
+the pixels is the callers'.
 """
 
 from __future__ import annotations
