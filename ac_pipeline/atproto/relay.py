@@ -1,6 +1,6 @@
 """A relay, asked how far it passes the accounts of a PDS on to the network. Reading only, without login.
 
-What its answers mean beside the PDS's own is `operations/visibility.py`.
+What its answers mean beside the PDS's own is `operations/accounts.py`.
 """
 
 from __future__ import annotations

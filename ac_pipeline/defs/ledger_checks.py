@@ -13,7 +13,6 @@ from typing import Final
 import dagster as dg
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.allowance import Allowance
 from ac_pipeline.defs.assets.sources import records_key
 from ac_pipeline.defs.metadata import ROWS, Metadata, entry_row, items_links, items_table
 from ac_pipeline.defs.pipeline import CollectionState, PipelineResource
@@ -21,6 +20,7 @@ from ac_pipeline.errors import AccountDeleted, Blocked, NoCredentials, OnHold
 from ac_pipeline.items import State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.ledger import Standing
+from ac_pipeline.settings import Allowance
 
 NO_QUARANTINED_ITEMS: Final = "no_quarantined_items"
 NOTHING_DEFERRED: Final = "nothing_deferred"

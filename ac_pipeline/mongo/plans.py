@@ -2,7 +2,7 @@
 
 One document a plan in `plans`, its operations in `plan_operations`, at most 1,000 a document, so that neither saving
 nor reading a plan holds more of it than that (OPS-6). The last 50 plans are kept. Making plans is
-`operations/flight_plan.py`, carrying them out `operations/agreed_sync.py`.
+`operations/flight_plan.py`, carrying them out `operations/sync.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _AWARE: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One operation of a saved plan, as `sync/agreement.py` has it. `account`: Mongo id of its owner."""
+    """One operation of a saved plan, as `sync/selection.py` has it. `account`: Mongo id of its owner."""
 
     account: str
     item: str

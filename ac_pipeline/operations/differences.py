@@ -35,7 +35,7 @@ from ac_pipeline.operations.rounds import FindingCount, LeftOut, audited_turns, 
 from ac_pipeline.operations.sync_report import sync_left_out, sync_lines, sync_tables
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.plan import Existing, Wanted, existing_records
-from ac_pipeline.sync.record_difference import difference
+from ac_pipeline.sync.planner import difference
 from ac_pipeline.sync.render import offer
 from ac_pipeline.sync.report import AccountReport, SyncReport
 from ac_pipeline.sync.selection import Selection

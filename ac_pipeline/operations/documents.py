@@ -28,7 +28,7 @@ from ac_pipeline.operations.declare import Declaration, Report, Selected, Table,
 from ac_pipeline.operations.rounds import FindingCount, audited_turns, counted, findings_of
 from ac_pipeline.renditions.renderer import source_key
 from ac_pipeline.sync.plan import Existing, existing_records, same_content
-from ac_pipeline.sync.record_difference import difference
+from ac_pipeline.sync.planner import difference
 from ac_pipeline.sync.render import offer
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline

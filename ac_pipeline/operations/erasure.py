@@ -26,13 +26,12 @@ from ac_pipeline.mongo.stores import Snapshot
 from ac_pipeline.operations.declare import Declaration, Report, Selected, Table, Work, option
 from ac_pipeline.operations.rounds import LeftOut, look_at
 from ac_pipeline.operations.snapshot import blobs_of
-from ac_pipeline.sync.account_plan import AccountPlan
-from ac_pipeline.sync.blobs import missing_blobs
 from ac_pipeline.sync.copies import copies_of, deletions, find_lost_sources
 from ac_pipeline.sync.entries import without_renditions
 from ac_pipeline.sync.erased import Eraser, made_of
+from ac_pipeline.sync.mending import missing_blobs
 from ac_pipeline.sync.plan import COPIES, Existing, Wanted, existing_records
-from ac_pipeline.sync.planner import plan_type
+from ac_pipeline.sync.planner import AccountPlan, plan_type
 from ac_pipeline.sync.ports import DataServer, Documents, Ledger
 from ac_pipeline.sync.reading import ANOTHERS, DOCUMENT_GONE
 from ac_pipeline.sync.selection import Selection

@@ -1,7 +1,7 @@
 """The flight plan: the dry run of many users, with its cost under the limits that are known, kept under its hash.
 
 One user's plan is in memory for each worker; operations go out as they come (OPS-6). What one user's plan is decided
-by is the engine's; carrying a saved plan out is `agreed_sync.py`.
+by is the engine's; carrying a saved plan out is `sync.py`.
 """
 
 from __future__ import annotations
@@ -19,13 +19,11 @@ from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.plans import KEPT, SHORTEST, Draft, Line, SavedPlan
 from ac_pipeline.operations.declare import Declaration, Parameters, Report, Selected, Table, Work, command_line, option
 from ac_pipeline.operations.rounds import LeftOut, Progress, unwatched
-from ac_pipeline.sync.agreement import PlanHash, PlannedOperation, planned
-from ac_pipeline.sync.costs import Bill, Cost, UserBill, UserCost, user_cost
+from ac_pipeline.sync.costs import Bill, Ceiling, Cost, Limits, UserBill, UserCost, user_cost
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.for_accounts import for_accounts, unread
-from ac_pipeline.sync.forecast import Ceiling, Limits
 from ac_pipeline.sync.report import AccountReport
-from ac_pipeline.sync.selection import Selection
+from ac_pipeline.sync.selection import PlanHash, PlannedOperation, Selection, planned
 from ac_pipeline.sync.writer import REQUEST_BYTES, BatchLimits
 from ac_pipeline.wiring import Pipeline
 

@@ -33,7 +33,7 @@ from ac_pipeline.operations.declare import (
 )
 from ac_pipeline.operations.removals import Removals
 from ac_pipeline.operations.snapshot import Archive, Progress, Vault, needed_blobs, open_vault, quiet, take_snapshot
-from ac_pipeline.operations.wipe_plan import path_of, records_of
+from ac_pipeline.operations.wipe import path_of, records_of
 
 FORGET = "forget-snapshots"
 """The action, in the audit."""

@@ -18,8 +18,7 @@ from typing import Final, Protocol
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.administration import AccountInfo, ServerDescription
 from ac_pipeline.errors import AccountRefused, AccountUnknown, HandleRefused, Transient
-from ac_pipeline.operations.provision_plan import handle_labels
-from ac_pipeline.operations.provisioning import new_password
+from ac_pipeline.operations.provisioning import handle_labels, new_password
 
 _LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{1,16})[a-z0-9]")
 """What a PDS takes in front of its domain: 3 to 18 characters."""

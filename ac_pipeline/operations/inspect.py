@@ -1,4 +1,4 @@
-"""`status`, `items`, `item` and `verify`: what is there, item by item. Nothing is written."""
+"""`status`, `items`, `item`, `verify` and `audit`: what is there, item by item. Nothing is written."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from ac_pipeline.errors import Misconfigured, PipelineError
 from ac_pipeline.items import LedgerEntry, State, item_id
 from ac_pipeline.media.registry import media_type, page_of
 from ac_pipeline.media.times import format_when
-from ac_pipeline.operations.choice import item_name
 from ac_pipeline.operations.declare import (
     INTERRUPTED,
     Declaration,
@@ -25,7 +24,7 @@ from ac_pipeline.operations.declare import (
     option,
 )
 from ac_pipeline.operations.retry import error_class_option, first_of_each, states_option
-from ac_pipeline.operations.rounds import LeftOut
+from ac_pipeline.operations.rounds import LeftOut, item_name
 from ac_pipeline.operations.sync_report import tallies
 from ac_pipeline.sync.for_accounts import for_accounts, unread
 from ac_pipeline.sync.report import AccountReport, Tally
@@ -274,3 +273,41 @@ def run_verify(work: Work, parameters: Selected) -> Report:
 
 
 VERIFICATION: Final = Declaration("verify", "", "", Selected, run_verify)
+
+
+class AuditParameters(Parameters):
+    """Which lines to show."""
+
+    limit: int = option(50, "The last so many.", metavar="N", ge=1)
+    action: str = option("", "Only this action, such as wipe or restore.", metavar="NAME")
+    user: str = option("", "Only this user's: a key, or a DID.", metavar="KEY")
+
+
+def run_audit(work: Work, parameters: AuditParameters) -> Report:
+    """List operations that remove records or bring them back, the last one first.
+
+    An operation that stays `started` was killed: run it again.
+    """
+    found = work.pipeline.audit.entries(parameters.limit, parameters.action or None, parameters.user or None)
+    table = Table("operations", ("when", "action", "who", "users", "types", "records", "outcome", "why"))
+    for each in found:
+        counts = ", ".join(f"{name} {number}" for name, number in each.counts.items())
+        table.add(
+            {
+                **each.to_json(),
+                "when": f"{each.when:%Y-%m-%d %H:%M:%S}",
+                "users": " ".join(each.users),
+                "types": " ".join(each.types),
+                "records": counts,
+            }
+        )
+    return Report(f"{len(found)} operations.", [each.to_json() for each in found], [table])
+
+
+AUDIT: Final = Declaration(
+    "audit",
+    "show_audit",
+    "read_the_audit",
+    AuditParameters,
+    run_audit,
+)

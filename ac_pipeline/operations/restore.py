@@ -41,8 +41,7 @@ from ac_pipeline.operations.declare import (
     why_option,
 )
 from ac_pipeline.operations.flight_plan import OPERATION_COLUMNS, draw_up, known_limits, plan_report
-from ac_pipeline.operations.restore_plan import Held, RestorePlan, Saved, plan_restore
-from ac_pipeline.operations.restore_report import RestoreReport
+from ac_pipeline.operations.restore_plan import Held, RestorePlan, RestoreReport, Saved, plan_restore
 from ac_pipeline.operations.snapshot import Progress, Vault, open_vault, quiet
 from ac_pipeline.sync.engine import ROUNDS, Engine
 from ac_pipeline.sync.entries import Entries

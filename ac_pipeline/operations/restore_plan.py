@@ -14,15 +14,16 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.lexicon import Lexicons
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import record_cid
-from ac_pipeline.errors import InvalidDocument, InvalidRecord
+from ac_pipeline.errors import InvalidDocument, InvalidRecord, PipelineError
 from ac_pipeline.items import LedgerEntry, State, item_id
 from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.media.eligibility import why_withdrawn
-from ac_pipeline.operations.price import Price, price
 from ac_pipeline.operations.snapshot import blobs_of
 from ac_pipeline.sync.copies import COPIED, Copy, copies_of
+from ac_pipeline.sync.costs import Price, price
 from ac_pipeline.sync.plan import COPIES, Existing, Kind, Operation, existing_records, same_content
 from ac_pipeline.sync.ports import Documents, Ledger
+from ac_pipeline.sync.report import AccountReport, ItemFailure
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,3 +345,60 @@ class _Decider:
         """Whether the ledger knows that a wipe deleted this record, and nothing brought it back since."""
         entry = self.entries.get(rkey)
         return entry is not None and entry.state is State.DELETED and entry.did == self.account.did
+
+
+@dataclass(slots=True)
+class RestoreReport:
+    """What a restore did.
+
+    Args:
+        source: `mongo`, or the id of the snapshot.
+        restored: Type name -> records written; from Mongo, those the sync wrote.
+        present: Records that were there already.
+        held: Records that were not brought back, each with its reason.
+        failures: Records that the PDS refuses.
+        wrong_shaped: Records that came back as they were and break their lexicon: the next sync repairs them in place.
+        sync: What the sync did, when it was from Mongo.
+        on_hold: Types that are still on hold: the restore has to be run again.
+        error: What ended it early; the same command does the rest.
+    """
+
+    user: str
+    source: str
+    restored: dict[str, int] = field(default_factory=dict)
+    present: int = 0
+    held: list[Held] = field(default_factory=list)
+    failures: list[ItemFailure] = field(default_factory=list)
+    wrong_shaped: int = 0
+    sync: AccountReport | None = None
+    on_hold: list[str] = field(default_factory=list)
+    error: PipelineError | None = None
+    seconds: float = 0.0
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing failed. What was held back on purpose is not a failure."""
+        synced = self.sync is None or not (self.sync.error or self.sync.blocked or self.sync.failures)
+        return synced and self.error is None and not self.failures
+
+    def to_json(self) -> dict[str, object]:
+        sync = None
+        if self.sync is not None:
+            sync = {
+                "types": {name: tally.to_json() for name, tally in self.sync.types.items()},
+                "failures": [failure.to_json() for failure in self.sync.failures],
+                "blocked": self.sync.blocked.message if self.sync.blocked else None,
+            }
+        return {
+            "user": self.user,
+            "source": self.source,
+            "restored": self.restored,
+            "present": self.present,
+            "held": [held.to_json() for held in self.held],
+            "failures": [failure.to_json() for failure in self.failures],
+            "wrong_shaped": self.wrong_shaped,
+            "sync": sync,
+            "on_hold": self.on_hold,
+            "error": self.error.message if self.error else None,
+            "seconds": round(self.seconds, 3),
+        }

@@ -2,7 +2,7 @@
 
 One per account and run. It decides nothing about records; it stores at once how each item ended, so that a kill loses
 at most one batch of bookkeeping (design, section 1, ideas 5 and 6). What an entry says is `entries.py`, which items
-still wait and how they ended is `endings.py`, what their links are by now is `link_book.py`.
+still wait and how they ended is `endings.py`, what their links are by now is `endings.py`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,24 @@ from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.errors import Blocked, PipelineError, RateLimited, Transient
 from ac_pipeline.items import Failure, LedgerEntry, Stage, State, item_id
 from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType, Verdict
-from ac_pipeline.sync.account_plan import AccountPlan
-from ac_pipeline.sync.endings import BESIDE, DELETES, Endings
+from ac_pipeline.sync.endings import BESIDE, DELETES, Endings, LinkBook
 from ac_pipeline.sync.entries import Entries, end_of
-from ac_pipeline.sync.link_book import LinkBook
-from ac_pipeline.sync.plan import Kept, Kind, Operation, TypePlan, Wanted, Withheld
+from ac_pipeline.sync.plan import (
+    Kept,
+    Kind,
+    Operation,
+    TypePlan,
+    Versions,
+    Wanted,
+    Withheld,
+    documents_version,
+    records_version,
+    renditions_version,
+)
+from ac_pipeline.sync.planner import AccountPlan
 from ac_pipeline.sync.ports import Documents, Ledger
 from ac_pipeline.sync.render import failure_of
 from ac_pipeline.sync.report import AccountReport, ItemFailure
-from ac_pipeline.sync.versions import Versions, documents_version, records_version, renditions_version
 from ac_pipeline.sync.writer import Refused
 
 

@@ -15,8 +15,8 @@ from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.errors import InvalidRecord
 from ac_pipeline.items import Record
 from ac_pipeline.media.base import Document, MediaType, Verdict
-from ac_pipeline.sync.account_plan import AccountPlan
 from ac_pipeline.sync.plan import COPIES, Existing, Kind, Operation, TypePlan
+from ac_pipeline.sync.planner import AccountPlan
 from ac_pipeline.sync.ports import Documents
 from ac_pipeline.sync.reading import ANOTHERS, DOCUMENT_GONE
 from ac_pipeline.sync.selection import Selection

@@ -1,6 +1,6 @@
 """The engine: mirrors one account at a time, from documents to records, links and ledger.
 
-Decide, then do: takes who may be synchronised (`admission.py`), reads what there is (`reading.py`), unless nothing has
+Decide, then do: takes who may be synchronised (`reading.py`), reads what there is (`reading.py`), unless nothing has
 changed since the repository was left in order (`settlement.py`), lets `planner.py` decide, lets `writer.py` write, and
 after each committed batch stores links and ledger entries. Sources: design, section 1; acceptance, "Writing" and
 "Deletions".
@@ -27,23 +27,19 @@ from ac_pipeline.errors import (
 )
 from ac_pipeline.items import BlobRef, RepositoryMark
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.sync.account_plan import AccountPlan
-from ac_pipeline.sync.admission import Admission
-from ac_pipeline.sync.agreement import Agreement
 from ac_pipeline.sync.bookkeeper import Bookkeeper
 from ac_pipeline.sync.copies import deletions, find_lost_sources
 from ac_pipeline.sync.erased import Eraser
 from ac_pipeline.sync.for_accounts import account_reports
-from ac_pipeline.sync.foresight import foresee
 from ac_pipeline.sync.mending import Mender, stand_in
 from ac_pipeline.sync.plan import Kind, Operation, Wanted
-from ac_pipeline.sync.planner import plan_type
+from ac_pipeline.sync.planner import AccountPlan, plan_type
 from ac_pipeline.sync.ports import DataServer, Documents, Ledger, Renderer
-from ac_pipeline.sync.reading import DOCUMENT_GONE, Reader
+from ac_pipeline.sync.reading import DOCUMENT_GONE, Admission, Reader
 from ac_pipeline.sync.render import Made, Unmade, make, offer
-from ac_pipeline.sync.report import AccountReport
+from ac_pipeline.sync.report import AccountReport, foresee
 from ac_pipeline.sync.safeguard import Safeguard
-from ac_pipeline.sync.selection import Selection
+from ac_pipeline.sync.selection import Agreement, Selection
 from ac_pipeline.sync.settlement import counts, is_settled, may_be_settled, settled
 from ac_pipeline.sync.writer import Committed, Refused, Writer
 

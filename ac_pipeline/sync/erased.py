@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from ac_pipeline.errors import Transient
 from ac_pipeline.items import BlobRef, LedgerEntry, Rendition, State
 from ac_pipeline.media.base import MediaType, Verdict
-from ac_pipeline.sync.account_plan import AccountPlan
 from ac_pipeline.sync.bookkeeper import Bookkeeper
 from ac_pipeline.sync.plan import existing_records
+from ac_pipeline.sync.planner import AccountPlan
 from ac_pipeline.sync.ports import Documents, Ledger, Renderer
 from ac_pipeline.sync.selection import Selection
 

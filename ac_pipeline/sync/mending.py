@@ -11,20 +11,74 @@ that, so a run that dies in between is healed by the next.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from ac_pipeline.atproto.lexicon import Lexicons
 from ac_pipeline.atproto.syntax import blob_cid, record_cid
 from ac_pipeline.errors import BlobMissing, Permanent, PipelineError, RateLimited, Transient
 from ac_pipeline.items import BlobRef, Record, Stage, State
-from ac_pipeline.sync.account_plan import AccountPlan
-from ac_pipeline.sync.blobs import Use, missing_blobs, uses
+from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.bookkeeper import Bookkeeper
-from ac_pipeline.sync.plan import Kind, Operation
+from ac_pipeline.sync.plan import Kind, Operation, Wanted
+from ac_pipeline.sync.planner import AccountPlan
 from ac_pipeline.sync.ports import DataServer
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.writer import Refused, Writer
+
+BLOB_CHECKS = 8
+"""Blobs asked for at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One blob of one record that is as it should be; `field` refers to it."""
+
+    media: MediaType
+    wanted: Wanted
+    rkey: str
+    cid: str
+    field: str
+    blob: BlobRef
+
+    @property
+    def operation(self) -> Operation:
+        """The update that writes this record as it shall be."""
+        wanted = self.wanted
+        return Operation(
+            Kind.UPDATE, self.media, self.rkey, "its blob is gone", wanted, record=wanted.record, cid=wanted.cid
+        )
+
+
+def uses(plan: AccountPlan) -> Iterator[Use]:
+    """Every blob of the records that are in place: those that were kept, and those that this run has written."""
+    held = plan.repository.records if plan.repository is not None else {}
+    for made in plan.plans:
+        in_place = [(each.wanted, each.rkey, each.cid) for each in made.kept]
+        in_place += [
+            (op.wanted, op.rkey, op.cid)
+            for op in made.operations
+            if op.wanted is not None and op.cid is not None and held.get(op.path) == op.cid
+        ]
+        for wanted, rkey, cid in in_place:
+            for name, rendition in wanted.derived.renditions.items() if wanted.derived is not None else ():
+                yield Use(made.media, wanted, rkey, cid, name, rendition.blob)
+
+
+def missing_blobs(server: DataServer, did: str, cids: Iterable[str]) -> set[str]:
+    """Those of these blobs that cannot be downloaded; each is asked for once.
+
+    Raises:
+        Transient, Blocked: One could not be asked for: nothing can be said.
+    """
+    asked = sorted(set(cids))
+    if not asked:
+        return set()
+    with ThreadPoolExecutor(min(BLOB_CHECKS, len(asked)), thread_name_prefix="blobs") as pool:
+        answers = list(pool.map(lambda cid: server.has_blob(did, cid), asked))
+    return {cid for cid, there in zip(asked, answers, strict=True) if not there}
+
 
 PADDING: Mapping[str, bytes] = {"video/mp4": b"\x00\x00\x00\x08free"}
 """Bytes that make another blob of a file without changing what it shows: an empty `free` box (ISO 14496-12)."""

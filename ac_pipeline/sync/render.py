@@ -1,7 +1,7 @@
 """From documents to wanted records: what each document's record shall be, or why it has none to offer.
 
 Decides which renditions have to be made and which are known. Making them is the renderer's, comparing is
-`record_difference.py`'s.
+`planner.py`'s.
 """
 
 from __future__ import annotations

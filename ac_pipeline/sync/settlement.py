@@ -21,10 +21,10 @@ from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.items import RepositoryMark, item_id
 from ac_pipeline.media.base import Link, MediaType, Verdict
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.sync.account_plan import AccountPlan
 from ac_pipeline.sync.entries import Entries
 from ac_pipeline.sync.erased import unwanted
 from ac_pipeline.sync.plan import Wanted
+from ac_pipeline.sync.planner import AccountPlan
 from ac_pipeline.sync.selection import Selection
 
 _FORM = {True: b"2", False: b"2 with copies of erased work"}

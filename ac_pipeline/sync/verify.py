@@ -15,11 +15,11 @@ from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.errors import PipelineError
 from ac_pipeline.items import Finding, item_id
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.sync.account_plan import AccountPlan
-from ac_pipeline.sync.blobs import missing_blobs, uses
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.for_accounts import for_accounts, unread
+from ac_pipeline.sync.mending import missing_blobs, uses
 from ac_pipeline.sync.plan import Kind, Operation, Withheld
+from ac_pipeline.sync.planner import AccountPlan
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 

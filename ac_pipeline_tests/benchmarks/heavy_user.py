@@ -30,12 +30,10 @@ from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.mongo.database import connect
 from ac_pipeline.operations.restore import find_snapshot, restore_from_mongo, restore_from_snapshot
 from ac_pipeline.operations.snapshot import open_vault
-from ac_pipeline.operations.wipe import wipe
-from ac_pipeline.operations.wipe_plan import plan_wipe
+from ac_pipeline.operations.wipe import plan_wipe, wipe
 from ac_pipeline.settings import Settings
-from ac_pipeline.sync.agreement import planned
 from ac_pipeline.sync.report import AccountReport
-from ac_pipeline.sync.selection import Selection
+from ac_pipeline.sync.selection import Selection, planned
 from ac_pipeline.sync.verify import verify
 from ac_pipeline.wiring import Pipeline, new_run_id, open_pipeline
 from ac_pipeline_tests.benchmarks.ending import end_in_order

@@ -21,7 +21,7 @@ from ac_pipeline.local.demo import demo_settings, open_dagster
 from ac_pipeline.local.demo_screen import Screen
 from ac_pipeline.local.services import Addresses
 from ac_pipeline.media.registry import media_type
-from ac_pipeline.sync.versions import Versions, documents_version
+from ac_pipeline.sync.plan import Versions, documents_version
 from ac_pipeline_tests.dagster_home import PATIENCE
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice

@@ -24,8 +24,7 @@ from ac_pipeline.local.artwork import pixel_art
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.operations.restore import find_snapshot, restore_from_mongo, restore_from_snapshot
 from ac_pipeline.operations.snapshot import open_vault
-from ac_pipeline.operations.wipe import wipe
-from ac_pipeline.operations.wipe_plan import plan_wipe
+from ac_pipeline.operations.wipe import plan_wipe, wipe
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import USER_BUCKET, Slice
 

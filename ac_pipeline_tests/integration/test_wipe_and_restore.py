@@ -18,10 +18,9 @@ from ac_pipeline.local.artwork import pixel_art, tape_zip
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.operations.restore import find_snapshot, restore_from_mongo, restore_from_snapshot
-from ac_pipeline.operations.restore_report import RestoreReport
+from ac_pipeline.operations.restore_plan import RestoreReport
 from ac_pipeline.operations.snapshot import Vault, open_vault, take_snapshot
-from ac_pipeline.operations.wipe import WipeReport, wipe
-from ac_pipeline.operations.wipe_plan import plan_wipe
+from ac_pipeline.operations.wipe import WipeReport, plan_wipe, wipe
 from ac_pipeline_tests.benchmarks.heavy_user import HEAVY, Trip, fill
 from ac_pipeline_tests.harness import GUEST_BUCKET, USER_BUCKET, Slice, open_slice
 from ac_pipeline_tests.scripted_storage import ObjectServer

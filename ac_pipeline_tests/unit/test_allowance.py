@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ac_pipeline.allowance import Allowance, allowance
+from ac_pipeline.settings import Allowance, allowance
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import dagster as dg
 import pytest
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.allowance import Allowance, allowance
 from ac_pipeline.defs.alerts.messages import Memory, decide
 from ac_pipeline.defs.alerts.ticks_and_checks import look_at_checks
 from ac_pipeline.defs.assets.changed_users import SYNC_CHANGED_USERS
@@ -33,6 +32,7 @@ from ac_pipeline.errors import AccountDeleted, NoCredentials, ServerFailed, Serv
 from ac_pipeline.items import Failure, Finding, LastLook, RepositoryMark, Stage, State
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.mongo.receipts import Aspect, Part, Receipt
+from ac_pipeline.settings import Allowance, allowance
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 from ac_pipeline_tests.unit.defs.site import KEYS, MOODS, PAINTINGS, RECORDS, Site

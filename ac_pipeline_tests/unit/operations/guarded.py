@@ -14,10 +14,9 @@ from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.mongo.stores import Snapshot
 from ac_pipeline.operations.restore import find_snapshot, restore_from_mongo, restore_from_snapshot
-from ac_pipeline.operations.restore_report import RestoreReport
+from ac_pipeline.operations.restore_plan import RestoreReport
 from ac_pipeline.operations.snapshot import Archive, Vault
-from ac_pipeline.operations.wipe import WipeReport, wipe
-from ac_pipeline.operations.wipe_plan import WipePlan, plan_wipe
+from ac_pipeline.operations.wipe import WipePlan, WipeReport, plan_wipe, wipe
 from ac_pipeline.renditions.store import RenditionStore, SnapshotFiles
 from ac_pipeline_tests.memory_vault import MemoryAudit, MemorySnapshots
 from ac_pipeline_tests.unit.sync.world import World

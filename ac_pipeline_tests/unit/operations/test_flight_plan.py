@@ -9,11 +9,10 @@ import pytest
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.budget import POLICY, Bucket, Window
 from ac_pipeline.errors import NoCredentials
-from ac_pipeline.operations.agreed_sync import account_turn
 from ac_pipeline.operations.flight_plan import FlightPlan, draw_up, learned_limits, selection_of, selection_to_json
-from ac_pipeline.sync.agreement import PlannedOperation, plan_hash, planned
-from ac_pipeline.sync.forecast import USUAL, Ceiling, Limits
-from ac_pipeline.sync.selection import Selection
+from ac_pipeline.operations.sync import account_turn
+from ac_pipeline.sync.costs import USUAL, Ceiling, Limits
+from ac_pipeline.sync.selection import PlannedOperation, Selection, plan_hash, planned
 from ac_pipeline_tests.unit.sync.world import World, totals
 
 NOW = 1_000_000.0

@@ -10,7 +10,7 @@ from ac_pipeline.atproto.syntax import RAW_CID, blob_cid, cid_bytes, encode_reco
 from ac_pipeline.operations.differences import find_differences
 from ac_pipeline.operations.flight_plan import draw_up
 from ac_pipeline.operations.links import examine
-from ac_pipeline.sync.forecast import Limits
+from ac_pipeline.sync.costs import Limits
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import verify_accounts
 from ac_pipeline_tests.car_builder import build_repository

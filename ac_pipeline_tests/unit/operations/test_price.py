@@ -6,12 +6,11 @@ import pytest
 
 from ac_pipeline.items import BlobRef
 from ac_pipeline.media.registry import media_type
-from ac_pipeline.operations.price import Price, price
-from ac_pipeline.sync.forecast import POINTS, SPEED, UPLOADS
+from ac_pipeline.sync.costs import SPEED, UPLOADS, WRITE_POINTS, Price, price
 from ac_pipeline.sync.plan import Kind, Operation
 
 MOOD, PAINTING = media_type("mood"), media_type("painting")
-HOURLY, DAILY = f"{POINTS} (5,000 an hour)", f"{POINTS} (35,000 a day)"
+HOURLY, DAILY = f"{WRITE_POINTS} (5,000 an hour)", f"{WRITE_POINTS} (35,000 a day)"
 
 
 def deletes(number: int) -> list[Operation]:

@@ -22,11 +22,10 @@ from ac_pipeline.errors import (
 )
 from ac_pipeline.items import State
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.sync.agreement import planned
 from ac_pipeline.sync.costs import cost
 from ac_pipeline.sync.engine import sync_accounts
 from ac_pipeline.sync.report import SyncReport
-from ac_pipeline.sync.selection import Selection
+from ac_pipeline.sync.selection import Selection, planned
 from ac_pipeline_tests.unit.sync.world import World, totals
 
 

@@ -11,11 +11,9 @@ import pytest
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import NoCredentials, ServiceUnreachable, SourceMissing
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.sync.agreement import plan_hash, planned
-from ac_pipeline.sync.costs import cost, user_cost
+from ac_pipeline.sync.costs import Ceiling, Limits, cost, user_cost
 from ac_pipeline.sync.engine import AccountPlan
-from ac_pipeline.sync.forecast import Ceiling, Limits
-from ac_pipeline.sync.selection import Selection
+from ac_pipeline.sync.selection import Selection, plan_hash, planned
 from ac_pipeline_tests.unit.sync.world import World, totals
 
 KEYS = [f"3jzfcijpj2z2{letter}" for letter in "abcdef"]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from ac_pipeline.sync.forecast import (
+from ac_pipeline.sync.costs import (
     EVENTS,
-    POINTS,
     REQUESTS,
     SPEED,
     UPLOADS,
     USUAL,
+    WRITE_POINTS,
     Ceiling,
     Demand,
     Forecast,
@@ -106,8 +106,8 @@ def test_text_goes_on_while_pictures_wait() -> None:
 @pytest.mark.parametrize(
     ("demand", "binding", "seconds"),
     [
-        (Demand("did:plc:a", points=5_001, largest=3), f"{POINTS} (5,000 an hour)", HOUR),
-        (Demand("did:plc:a", points=35_001, largest=3), f"{POINTS} (35,000 a day)", DAY),
+        (Demand("did:plc:a", points=5_001, largest=3), f"{WRITE_POINTS} (5,000 an hour)", HOUR),
+        (Demand("did:plc:a", points=35_001, largest=3), f"{WRITE_POINTS} (35,000 a day)", DAY),
         (Demand("did:plc:a", uploads=1_001), f"{UPLOADS} (1,000 a day)", DAY),
         (Demand("did:plc:a", requests=3_001), f"{REQUESTS} (3,000 in 5 minutes)", 300),
         (Demand("did:plc:a", events=2_501), f"{EVENTS} (2,500 an hour)", HOUR),
