@@ -8,6 +8,7 @@ import pytest
 
 from ac_pipeline.errors import (
     BlobMissing,
+    Misconfigured,
     NoCredentials,
     OutcomeUnknown,
     RecordRefused,
@@ -105,6 +106,43 @@ def test_an_outage_ends_a_wipe_that_the_same_command_finishes(world: Guarded) ->
     assert again.deleted == {"mood": 300}
     assert [id for id in ids if world.link("mood", id)] == []
     assert len(world.snapshots()) == 1
+
+
+@pytest.mark.parametrize("since", ["another record", "another value under a key"])
+def test_the_number_of_an_interrupted_wipe_is_not_good_for_what_came_since(world: Guarded, since: str) -> None:
+    """PLAN-5: nobody has agreed to delete it; the number that is left is."""
+    user = world.user()
+    world.moods(user, 300)
+    world.sync(user)
+    world.pds.fail("apply_writes", ServiceUnreachable("down"), call=2)
+    assert world.wipe(user, confirm=300).left == 100
+    assert world.plan(user).accepts(300)
+    key = C
+    if since == "another value under a key":
+        key = next(iter(world.records(user, "mood")))
+        world.drop(user, "mood", key)
+    world.put(user, "mood", key, {"mood": "late", "when": WHEN_TEXT})
+    before, plan = world.contents(user), world.plan(user)
+    assert plan.unfinished is not None
+    assert not plan.accepts(300)
+    with pytest.raises(Misconfigured, match=f"{plan.total} records .* not 300"):
+        world.wipe(user, confirm=300)
+    assert world.contents(user) == before
+    report = world.wipe(user, confirm=plan.total)
+    assert report.clean
+    assert len(report.snapshots) == 2  # the second one holds what came since
+
+
+def test_the_number_of_an_ended_wipe_is_not_good_for_another_one(world: Guarded) -> None:
+    """PLAN-5."""
+    user = world.user()
+    world.moods(user, 3)
+    world.sync(user)
+    assert world.wipe(user, confirm=3).clean
+    world.put(user, "mood", C, {"mood": "late", "when": WHEN_TEXT})
+    with pytest.raises(Misconfigured, match="1 records"):
+        world.wipe(user, confirm=3)
+    assert set(world.records(user, "mood")) == {C}
 
 
 # ------------------------------------------------------------------------------------------------------ snapshot first
