@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from datetime import timedelta
 from typing import Any
 
 import pytest
 from bson import ObjectId
 
+from ac_pipeline.atproto.lexicon import compile_lexicons
 from ac_pipeline.atproto.syntax import record_cid
 from ac_pipeline.items import Stage, State
+from ac_pipeline.media.mood import MOOD
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.media.times import format_when
 from ac_pipeline.sync.plan import Kind
-from ac_pipeline_tests.unit.sync.world import WHEN, World, totals
+from ac_pipeline_tests.unit.sync.world import LEXICONS, WHEN, World, totals
 
 KEY = "3jzfcijpj2z2a"
 MS = int(WHEN.timestamp() * 1000)
@@ -228,3 +231,26 @@ def test_a_quarantined_item_is_not_tried_again_until_its_document_changes(world:
     assert world.sync(user).types["kidlisp"].created == 1
     assert world.entry("kidlisp", document).state is State.WRITTEN
     assert world.entry("kidlisp", document).failure is None
+
+
+def test_a_quarantined_item_is_stored_with_the_reason_of_today(world: World) -> None:
+    """OPS-2: another lexicon refuses the same document for another reason: the old words go, the timeline has both."""
+    user = world.user()
+    document = world.add("mood", user, mood="x" * 5_001)
+    world.sync(user)
+    before = world.entry("mood", document)
+    shorter = deepcopy({**LEXICONS.documents})
+    shorter[MOOD.nsid]["defs"]["main"]["record"]["properties"]["mood"]["maxLength"] = 4_000
+    world.engine.lexicons = compile_lexicons(shorter)
+    report = world.sync(user, full=True)
+    (failure,) = report.failures
+    after = world.entry("mood", document)
+    assert before.failure is not None
+    assert after.failure is not None
+    assert "at most 5,000" in before.failure.message
+    assert "at most 4,000" in failure.message
+    assert after.failure.message == failure.message
+    assert after.state is State.QUARANTINED
+    assert [line.message for line in after.history] == [before.failure.message, failure.message]
+    with world.quiet():
+        world.sync(user, full=True)
