@@ -14,7 +14,7 @@ from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.sync.costs import Ceiling, Limits, cost, user_cost
 from ac_pipeline.sync.engine import AccountPlan
 from ac_pipeline.sync.selection import Selection, plan_hash, planned
-from ac_pipeline_tests.unit.sync.world import World, totals
+from ac_pipeline_tests.unit.sync.world import World, at_second, totals
 
 KEYS = [f"3jzfcijpj2z2{letter}" for letter in "abcdef"]
 WHEN_TEXT = "2025-10-15T12:30:45.123Z"
@@ -123,6 +123,25 @@ def test_the_cost_is_what_the_sync_then_takes(world: World) -> None:
     after = cost([world.survey(user)[0]], world.clock.now)
     assert (after.operations, after.points, after.bytes, after.sessions) == (0, 0, 0, 0)
     assert after.finishes_at == world.clock.now
+
+
+@pytest.mark.parametrize(
+    ("moods", "paintings", "commits"), [(0, 1, 1), (199, 1, 1), (200, 1, 2), (150, 60, 2), (0, 201, 2)]
+)
+def test_records_whose_renditions_are_still_to_be_made_take_their_commits(
+    world: World, moods: int, paintings: int, commits: int
+) -> None:
+    """LIMIT-8: as many as the sync then sends."""
+    user = world.user()
+    world.moods(user, moods)
+    for number in range(paintings):
+        world.add("painting", user, code=f"p{number:03}", when=at_second(number))
+    plan = world.survey(user)[0]
+    price = user_cost(plan)
+    assert (price.operations, price.commits) == (moods + paintings, commits)
+    assert cost([plan], world.clock.now).commits == commits
+    world.sync(user)
+    assert len(world.pds.batches(user)) == commits
 
 
 @pytest.mark.parametrize(("count", "hours"), [(1_666, 0), (1_667, 1), (3_266, 1), (3_267, 2)])
