@@ -68,6 +68,19 @@ def test_users_turn_green_one_by_one_unless_another_stage_waits_for_them(
         assert [record.partition_key for record in made] == order
 
 
+@pytest.mark.parametrize("keys", [KEYS, KEYS[:1]], ids=["range", "one user"])
+def test_a_stage_that_feeds_another_one_materialises_each_user_once(site: Site, keys: list[str]) -> None:
+    """RUN-7: as results, which Dagster wants of it, or as events of the log, not as both."""
+    result = site.run(THUMBNAILS, PAINTINGS) if len(keys) > 1 else site.run_one("ada", THUMBNAILS, PAINTINGS)
+    assert result.success
+    for asset in (THUMBNAILS, PAINTINGS):
+        records = site.instance.fetch_materializations(asset, limit=100).records
+        events = [record.event_log_entry.dagster_event for record in records]
+        own = {THUMBNAILS: "renditions__painting_thumbnails", PAINTINGS: "atproto_records"}[asset]
+        made = [event.partition for event in events if event is not None and event.step_key == own]
+        assert sorted(map(str, made)) == keys
+
+
 def test_all_five_types_of_a_user_are_one_turn_in_one_run(site: Site) -> None:
     result = site.run(*RECORDS)
     assert result.success
