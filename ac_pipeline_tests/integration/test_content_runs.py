@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +24,7 @@ from ac_pipeline.defs.sensors.content import NEW_CONTENT_SENSOR
 from ac_pipeline.items import State
 from ac_pipeline.local.artwork import pixel_art
 from ac_pipeline.media.registry import media_type
+from ac_pipeline.wiring import Pipeline
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice
 
@@ -78,8 +80,10 @@ class Site:
         """One tick, and the runs it asks for, with definitions that have an account list of their own."""
         return [self.run(request.job_name, request.run_config, request.tags) for request in self.tick().run_requests]
 
-    def run(self, job: str, config: Any, tags: Any) -> dg.ExecuteInProcessResult:
-        with PipelineResource(lambda: self.slice.pipeline.settings) as mirror:
+    def run(
+        self, job: str, config: Any, tags: Any, door: type[PipelineResource] = PipelineResource
+    ) -> dg.ExecuteInProcessResult:
+        with door(lambda: self.slice.pipeline.settings) as mirror:
             definitions = build_defs({"pipeline": mirror}, retry_seconds=0)
             return definitions.resolve_job_def(job).execute_in_process(
                 instance=self.instance, run_config=config, tags=dict(tags), raise_on_error=False
@@ -189,9 +193,25 @@ def test_two_runs_of_different_kinds_on_one_user_at_once_both_succeed_and_write_
     for number in range(250):
         slice_.add("mood", ada, mood=f"mood {number}")
     site.tick()
+    both, begun = threading.Barrier(2, timeout=120), threading.Event()
+
+    class Door(PipelineResource):
+        """Opens when both runs are at their step. Dagster sets up its log anew for each run: two runs of one process
+        block each other when one of them logs meanwhile, which runs of their own processes never do."""
+
+        waited = False
+
+        def open(self) -> Pipeline:
+            if not self.waited:
+                self.waited = True
+                begun.set()
+                both.wait()
+            return super().open()
+
     with ThreadPoolExecutor(2) as pool:
-        alone = pool.submit(site.run, SYNC_USERS, {}, {"dagster/partition": "ada"})
-        together = pool.submit(site.run, SYNC_CHANGED_USERS, run_config(["ada"]), {})
+        alone = pool.submit(site.run, SYNC_USERS, {}, {"dagster/partition": "ada"}, Door)
+        assert begun.wait(120)
+        together = pool.submit(site.run, SYNC_CHANGED_USERS, run_config(["ada"]), {}, Door)
         runs = [alone.result(), together.result()]
     assert [run.success for run in runs] == [True, True]
     assert len(slice_.records(ada, "mood")) == 250
