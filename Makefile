@@ -12,7 +12,7 @@ RUN := $(BIN)/python
 WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-faults test-browser lint format bench bench-backfill bench-heavy bench-links bench-latency dev lock clean
+.PHONY: help setup demo test test-fast test-faults test-browser lint format bench bench-backfill bench-heavy bench-links bench-latency dev lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -36,6 +36,9 @@ demo: $(READY) ## Local services, demo data, the full backfill, a summary; UI=0 
 
 test: $(READY) lint ## Lint, types, import contracts and all tests on real services
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --durations 15
+
+test-fast: $(READY) ## The unit tests that start no process and no server: the loop while writing code
+	$(RUN) -m pytest -q -m "not slow" -n $(WORKERS) --dist loadfile ac_pipeline_tests/unit
 
 test-faults: $(READY) ## Every call against every kind of fault, and a long state machine; samples are in `make test`
 	$(RUN) -m pytest -m faults -n $(WORKERS) --dist load --durations 5

@@ -21,6 +21,8 @@ from ac_pipeline.media.base import SourceObject
 from ac_pipeline.objects import ObjectStorage, storage_client
 from ac_pipeline_tests.unit.atproto.client.scripted_pds import ALICE, CREATE, DATA, DID, Server, make, session
 
+pytestmark = pytest.mark.slow
+
 Feed = Callable[[socket.socket], object]
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 

@@ -60,6 +60,7 @@ def test_what_a_test_sets_in_context_variables_ends_with_it(seen_afterwards: Non
     SET.set("by this test")
 
 
+@pytest.mark.slow
 def test_a_context_that_an_earlier_test_forgot_takes_no_instance_away_when_it_is_collected(tmp_path: Path) -> None:
     """Else the job fails with "Attempted to resolve undefined DagsterInstance weakref"."""
     with nothing_is_collected():

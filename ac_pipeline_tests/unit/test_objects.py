@@ -22,6 +22,8 @@ from ac_pipeline.media.base import SourceObject
 from ac_pipeline.objects import LONGEST_WAIT, ObjectStorage, storage_client
 from ac_pipeline_tests.object_server import ObjectServer, Reply, object_server
 
+pytestmark = pytest.mark.slow
+
 BUCKET = "user-aesthetic-computer"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -177,6 +177,7 @@ def test_an_entry_of_no_proxy_that_is_none_ends_a_command_with_one_sentence(
     assert capsys.readouterr().err.startswith("Error: NO_PROXY holds something that is no host")
 
 
+@pytest.mark.slow
 def test_a_proxy_is_used_and_this_machine_is_not_reached_through_it(
     living: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -189,6 +190,7 @@ def test_a_proxy_is_used_and_this_machine_is_not_reached_through_it(
     assert asked == [f"{SOMEWHERE}/x", "/here"]
 
 
+@pytest.mark.slow
 def test_a_proxy_that_wants_a_password_is_no_answer_of_the_server(
     living: tuple[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -211,6 +213,7 @@ def settings(dead: str, monkeypatch: pytest.MonkeyPatch) -> Settings:
     return load_settings()
 
 
+@pytest.mark.slow
 def test_every_client_names_the_proxy_that_does_not_answer(settings: Settings, dead: str) -> None:
     """BORDER-3: host, port and variable, and no password; that the PDS is at fault is not said."""
     proxies, server, said = settings.proxies, Server(), []
@@ -236,6 +239,7 @@ def test_every_client_names_the_proxy_that_does_not_answer(settings: Settings, d
         assert "Check PDS_URL" not in message
 
 
+@pytest.mark.slow
 def test_local_services_are_found_whatever_the_proxy_variables_say(
     living: tuple[str, list[str]], dead: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -213,6 +213,7 @@ def shown(folder: Path, *, dagster: bool, **environment: str) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dagster", [False, True], ids=["a shell", "Dagster"])
 @pytest.mark.parametrize(
     ("env", "local", "environment", "found"),

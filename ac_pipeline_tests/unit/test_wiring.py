@@ -7,8 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from ac_pipeline.mongo.leases import own_mark
 from ac_pipeline.wiring import work_folder
+
+pytestmark = pytest.mark.slow
 
 _KILLED = """
 import os, signal, sys

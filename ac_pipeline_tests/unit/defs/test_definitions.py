@@ -82,6 +82,7 @@ def test_sensors_and_schedules_are_stopped_until_somebody_starts_them() -> None:
     assert all(each.default_status is dg.DefaultScheduleStatus.STOPPED for each in repository.schedule_defs)
 
 
+@pytest.mark.slow
 def test_the_code_location_loads_in_a_fresh_interpreter_with_an_empty_environment(tmp_path: Path) -> None:
     """No setting is read, nothing is connected, no warning is given; a step or tick reads the settings."""
     program = (
@@ -135,6 +136,7 @@ def test_a_run_and_the_code_location_say_where_they_write(tmp_path: Path, monkey
     assert "hunter2" not in str(said)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "says"), [("sync", True), ("links", True), ("status", False)])
 def test_a_command_that_may_write_says_where(tmp_path: Path, command: str, says: bool) -> None:
     """GUARD-4."""

@@ -29,6 +29,8 @@ from ac_pipeline.settings import Timetable
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 
+pytestmark = pytest.mark.slow
+
 SYNCS = [INCREMENTAL_SYNC, NIGHTLY_RECONCILE]
 
 

@@ -13,6 +13,8 @@ import pytest
 from ac_pipeline.local.media_server import FolderAnswers, MediaServer, media_url, object_path
 from ac_pipeline_tests.scripted_storage import ObjectServer, Request
 
+pytestmark = pytest.mark.slow
+
 _BUCKET = "user-aesthetic-computer"
 
 

@@ -22,6 +22,8 @@ from ac_pipeline.local.processes import (
 )
 from ac_pipeline_tests.tethered import Tethered
 
+pytestmark = pytest.mark.slow
+
 _STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('ready', flush=True); time.sleep(60)"
 )

@@ -352,6 +352,7 @@ def test_a_blocked_account_is_named_and_counts_nothing(world: World) -> None:
 # ------------------------------------------------------------------------------------------------------- the properties
 
 
+@pytest.mark.slow
 @settings(max_examples=200, deadline=None)
 @given(documents=documents, records=records, limit=st.one_of(st.none(), st.integers(0, 3)), bad=st.sampled_from(IDS))
 def test_states_add_up_healing_ends_and_no_last_copy_is_deleted(

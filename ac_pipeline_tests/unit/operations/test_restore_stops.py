@@ -142,6 +142,7 @@ def test_an_upload_that_hits_a_limit_leaves_the_hold(world: Guarded) -> None:
     assert world.contents(user) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 def test_a_kill_at_any_call_of_a_restore_doubles_nothing(after: bool) -> None:
     """PLAN-6, WRITE-13: the same command does the rest, links and ledger included."""

@@ -265,6 +265,7 @@ def test_an_account_without_credentials_is_not_begun(world: Guarded) -> None:
 # ------------------------------------------------------------------------------------------------------ kills
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 def test_a_kill_at_any_call_loses_nothing_and_the_same_command_does_the_rest(after: bool) -> None:
     """PLAN-5, DEL-6: same number, one wipe; links and ledger are right, and all of it can be restored."""

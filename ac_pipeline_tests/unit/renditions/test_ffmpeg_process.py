@@ -14,6 +14,8 @@ from ac_pipeline.errors import EncoderFailed, UnreadableMedia
 from ac_pipeline.renditions.ffmpeg_process import TAIL_CHARACTERS, binary_version, default_binary, run_ffmpeg
 from ac_pipeline_tests.unit.renditions.fake_ffmpeg import script
 
+pytestmark = pytest.mark.slow
+
 
 def stream(out: Path) -> object:
     raw = ffmpeg.input("pipe:0", format="rawvideo", pix_fmt="gray", s="64x64", r=30)

@@ -343,6 +343,7 @@ print(Path("/proc/self/status").read_text().partition("VmHWM:")[2].split()[0])
 """
 
 
+@pytest.mark.slow
 def test_the_worst_pictures_and_a_tape_at_once_stay_below_a_gigabyte(tmp_path: Path) -> None:
     """ANSWER-3: measured in a process of its own; before, eight of these took 7.5 GiB."""
     for script in (_MAKE, _WORST):

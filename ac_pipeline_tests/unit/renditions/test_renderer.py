@@ -42,6 +42,8 @@ from ac_pipeline_tests.media_samples import FRAME, archive, frame_name, tape, ti
 from ac_pipeline_tests.object_server import ObjectServer, Reply, object_server
 from ac_pipeline_tests.unit.renditions.fake_ffmpeg import runs, script
 
+pytestmark = pytest.mark.slow
+
 BUCKET = "user-aesthetic-computer"
 LIMIT = 5_242_880
 

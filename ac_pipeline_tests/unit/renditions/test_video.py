@@ -32,6 +32,8 @@ from ac_pipeline_tests import media_samples as samples
 from ac_pipeline_tests.media_samples import archive, frame_name, timing
 from ac_pipeline_tests.unit.renditions.fake_ffmpeg import runs, script
 
+pytestmark = pytest.mark.slow
+
 UNEVEN = [20.0, 333.0, 16.67, 700.5, 41.0, 16.67]
 
 

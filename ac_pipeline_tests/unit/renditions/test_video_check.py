@@ -47,6 +47,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_a_finished_tape_is_read(finished: Path) -> None:
     facts = read_facts(finished)
     assert (facts.mime_type, facts.codec, facts.sound) == ("video/mp4", "h264", "aac")
@@ -91,6 +92,7 @@ def test_a_cut_mp4_is_known_for_one(keep: float, finished: Path, tmp_path: Path)
     assert len(facts.times) <= 31
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [4, 20, 200])
 def test_a_cut_anywhere_in_the_last_fragment_is_known(after: int, tmp_path: Path) -> None:
     """MEDIA-18: in the size of its first box, in that box, or in its media."""
@@ -101,6 +103,7 @@ def test_a_cut_anywhere_in_the_last_fragment_is_known(after: int, tmp_path: Path
     assert 0 < len(facts.times) < samples.MP4_FRAMES
 
 
+@pytest.mark.slow
 def test_an_index_behind_the_media_that_is_cut_off_is_named(tmp_path: Path) -> None:
     """MEDIA-18: without it nothing decodes."""
     data = samples.mp4(late_index=True)
@@ -109,6 +112,7 @@ def test_an_index_behind_the_media_that_is_cut_off_is_named(tmp_path: Path) -> N
         read_facts(tmp_path / "x.mp4")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sound", [None, "aac"])
 @pytest.mark.parametrize("fragmented", [False, True])
 def test_length_and_frames_are_those_that_decode(fragmented: bool, sound: str | None, tmp_path: Path) -> None:
@@ -123,6 +127,7 @@ def test_length_and_frames_are_those_that_decode(fragmented: bool, sound: str | 
     assert why_not_as_it_is(facts) == []
 
 
+@pytest.mark.slow
 def test_what_an_edit_list_leaves_out_is_no_cut(tmp_path: Path) -> None:
     """MEDIA-18: a trimmed MP4 holds more frames than it shows."""
     (tmp_path / "whole.mp4").write_bytes(samples.mp4(sound="aac"))
@@ -156,6 +161,7 @@ def test_junk_behind_the_last_box_is_no_cut(tmp_path: Path) -> None:
     assert read_facts(tmp_path / "x.mp4").cut is None
 
 
+@pytest.mark.slow
 def test_the_limit_of_length_is_one_of_what_decodes(tmp_path: Path) -> None:
     """MEDIA-18: 301 s whose header claims 0.4 s."""
     data = samples.mp4("-r", "1", seconds=302)
@@ -172,6 +178,7 @@ def test_what_is_decoded_is_limited(finished: Path) -> None:
         read_facts(finished, timeout=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("matrix", samples.MATRICES)
 def test_a_poster_is_upright(matrix: tuple[int, int, int, int], tmp_path: Path) -> None:
     """MEDIA-18: turned and mirrored as ffmpeg, which players follow, turns and mirrors it."""
@@ -186,6 +193,7 @@ def test_a_poster_is_upright(matrix: tuple[int, int, int, int], tmp_path: Path) 
     assert np.abs(poster - due).mean() < 3
 
 
+@pytest.mark.slow
 def test_a_poster_has_square_pixels(tmp_path: Path) -> None:
     path = tmp_path / "x.mp4"
     path.write_bytes(samples.mp4("-vf", "setsar=2"))

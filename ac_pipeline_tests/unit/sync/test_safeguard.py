@@ -178,6 +178,7 @@ def test_a_loss_the_ledger_knew_nothing_of_is_forgotten_once_the_documents_are_b
     assert world.safeguard.problems(world.safeguard.look(MOOD))[0] is None
 
 
+@pytest.mark.slow
 @given(
     seed=st.integers(0, 2**16),
     steps=st.lists(st.tuples(st.sampled_from(["lose", "sync", "add", "wait", "plan"]), st.integers(0, 9)), max_size=25),

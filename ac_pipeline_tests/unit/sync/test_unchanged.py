@@ -261,6 +261,7 @@ def take(made: Home, step: tuple[str, Any, Any]) -> None:
         port.fail_next(name, ServiceUnreachable("MongoDB does not answer"))
 
 
+@pytest.mark.slow
 @settings(max_examples=150, deadline=None)
 @given(steps=steps)
 def test_runs_with_and_without_the_short_cut_cannot_be_told_apart(steps: list[tuple[str, Any, Any]]) -> None:

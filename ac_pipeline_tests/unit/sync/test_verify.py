@@ -45,6 +45,7 @@ def showing(world: World, did: str, records: dict[str, Record]) -> Iterator[None
     world.engine.server = right
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("position", [0, 1_234, MANY - 1])
 def test_one_changed_byte_in_one_of_thousands_names_that_item(world: World, position: int) -> None:
     """VERIFY-2: content is compared, read from a CAR as a PDS sends it."""

@@ -205,6 +205,7 @@ class _Refuser(BaseHTTPRequestHandler):
         pass
 
 
+@pytest.mark.slow
 def test_a_connection_is_kept_until_a_413_and_then_dropped(server: Server) -> None:
     """WRITE-5: after a 413 the PDS resets the connection on its next use, which would look like a lost write."""
     handler = type("Refuser", (_Refuser,), {"connections": set()})
