@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from ac_pipeline.renditions.recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "ac_pipeline").rglob("*.py"))
+PAGES = [ROOT / "CONTRIBUTING.md", ROOT / "docs" / "architecture.md"]
 MOST_LINES = 700
 
 
@@ -69,12 +71,36 @@ def test_every_variable_of_the_example_is_in_the_readme() -> None:
     assert [name for name in names if name not in readme] == []
 
 
-def test_every_make_target_of_the_readme_exists() -> None:
+@pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=lambda page: page.name)
+def test_every_make_target_of_a_page_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"\bmake ([a-z-]+)", (ROOT / "README.md").read_text()))
+    named = set(re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text(), re.MULTILINE))
+    assert named
     assert named <= targets
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_path_and_program_of_a_page_for_developers_exists(page: Path) -> None:
+    text = page.read_text()
+    paths = set(re.findall(r"(?<![\w./-])([\w.-]+(?:/[\w.-]+)*(?:\.(?:py|md|toml|lock|example)\b|/(?![\w.])))", text))
+    paths |= set(re.findall(r"\bac_pipeline(?:_tests)?(?:/[\w.]+)+", text))
+    roots = (ROOT, ROOT / "ac_pipeline", ROOT / "ac_pipeline_tests", page.parent)
+    assert len(paths) > 10
+    assert [path for path in sorted(paths) if not any((root / path).exists() for root in roots)] == []
+    programs = set(re.findall(r"\.venv/bin/(\w+)", text))
+    assert [name for name in programs if not (Path(sys.executable).parent / name).exists()] == []
+    assert page.relative_to(ROOT).as_posix() in (ROOT / "README.md").read_text()
+
+
+def test_the_picture_of_the_rooms_is_that_of_the_import_contract() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
+    picture = (ROOT / "docs" / "architecture.md").read_text().split("```")[1]
+    rooms = [name.removeprefix("ac_pipeline.") for layer in layers for name in layer.split(" | ")]
+    assert re.findall(r"(?<![\w/])(\w+)(?:/|\.py)(?!\w)", picture) == rooms
+
+
+@pytest.mark.slow
 def test_the_core_does_not_import_dagster_or_the_atproto_package() -> None:
     """`import dagster` costs about 0.6 s and `import atproto` 0.4 s: the command line must not pay for them."""
     code = "import sys, ac_pipeline.cli.main; print({'dagster', 'atproto'} & set(sys.modules))"
