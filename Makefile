@@ -37,8 +37,9 @@ demo: $(READY) ## Local services, demo data, the full backfill, a summary; UI=0 
 test: $(READY) lint ## Lint, types, import contracts and all tests on real services
 	$(RUN) -m pytest -n $(WORKERS) --dist loadfile --durations 15
 
+# These wait for nobody, and to collect them takes each worker 8 seconds: one for each core.
 test-fast: $(READY) ## The unit tests that start no process and no server: the loop while writing code
-	$(RUN) -m pytest -q -m "not slow" -n $(WORKERS) --dist loadfile ac_pipeline_tests/unit
+	$(RUN) -m pytest -q -m "not slow" -n auto --dist loadfile ac_pipeline_tests/unit
 
 test-faults: $(READY) ## Every call against every kind of fault, and a long state machine; samples are in `make test`
 	$(RUN) -m pytest -m faults -n $(WORKERS) --dist load --durations 5
