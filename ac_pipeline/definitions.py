@@ -11,10 +11,10 @@ from typing import Any
 import dagster as dg
 
 from ac_pipeline.defs.alerts.sensor import alerts_sensor
+from ac_pipeline.defs.assets.catalog import source_assets
 from ac_pipeline.defs.assets.changed_users import changed_users_job
 from ac_pipeline.defs.assets.records import record_assets
 from ac_pipeline.defs.assets.renditions import rendition_assets
-from ac_pipeline.defs.assets.sources import source_assets
 from ac_pipeline.defs.jobs import sync_users
 from ac_pipeline.defs.operator_jobs import assets_of, job_of
 from ac_pipeline.defs.policies import RETRY_SECONDS

@@ -1,8 +1,17 @@
-"""The jobs: sets of assets that people, schedules and sensors launch together."""
+"""The jobs: sets of assets that people, schedules and sensors launch together, and the keys that unfinished runs use.
 
-from typing import Final
+Sensors pass such users over, and no key is removed under a run (RUN-4).
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
 
 import dagster as dg
+
+from ac_pipeline.defs.assets.catalog import PARTITION, RANGE_END, RANGE_START, records_key
+from ac_pipeline.media.registry import MEDIA_TYPES
 
 SYNC_USERS: Final = "sync_users"
 
@@ -23,3 +32,124 @@ UNFINISHED: Final = [
     dg.DagsterRunStatus.CANCELING,
 ]
 """Statuses of a run that may still touch its partitions."""
+
+
+USERS_FIELD: Final = "users"
+"""Field of an op's config that lists the keys a run without partitions is about."""
+
+_RECORDS: Final = frozenset(records_key(media) for media in MEDIA_TYPES)
+
+_BACKFILL_ENDED: Final = {"COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"}
+_BACKFILLS_LOOKED_AT: Final = 50
+"""Newest backfills; one that still runs is hardly older than fifty others."""
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Keys with unfinished work.
+
+    Args:
+        runs: Keys of queued and started runs.
+        backfills: All keys an unfinished backfill was launched for, done ones included.
+        to_come: Those of them that it is not through with.
+    """
+
+    runs: frozenset[str] = frozenset()
+    backfills: frozenset[str] = frozenset()
+    to_come: frozenset[str] = frozenset()
+
+    @property
+    def keys(self) -> frozenset[str]:
+        """Of runs, and of backfills."""
+        return self.runs | self.backfills
+
+    @property
+    def ahead(self) -> frozenset[str]:
+        """Whoever has a turn under way or before them: their work need not be asked for."""
+        return self.runs | self.to_come
+
+
+def busy_keys(
+    instance: dg.DagsterInstance,
+    existing: Sequence[str],
+    *,
+    apart_from: Collection[str] = (),
+    by_turns: Collection[str] = (),
+) -> Busy:
+    """Look at all unfinished runs and backfills.
+
+    Args:
+        existing: All partition keys, in the order in which they were added: what the ranges of runs refer to.
+        apart_from: Names of jobs whose runs do not count, because they write nothing.
+        by_turns: Names of jobs of whose runs those users do not count whose turn is over, although the run goes on
+            with others.
+    """
+    places = {key: place for place, key in enumerate(existing)}
+    runs: set[str] = set()
+    for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
+        if run.job_name not in apart_from:
+            keys = set(keys_of_run(run, existing, places))
+            runs |= keys - _over(instance, run.run_id) if keys and run.job_name in by_turns else keys
+    targeted: set[str] = set()
+    to_come: set[str] = set()
+    for backfill in instance.get_backfills(limit=_BACKFILLS_LOOKED_AT):
+        if backfill.status.value not in _BACKFILL_ENDED:
+            targeted.update(_keys_of_backfill(backfill, existing))
+            to_come.update(_keys_to_come(backfill, existing))
+    return Busy(frozenset(runs), frozenset(targeted), frozenset(to_come))
+
+
+def keys_of_run(run: dg.DagsterRun, existing: Sequence[str], places: Mapping[str, int]) -> Iterator[str]:
+    """The partition keys a run is about.
+
+    Args:
+        existing: All keys in their order, which is what a run's range refers to.
+        places: Where each of them stands.
+    """
+    if (key := run.tags.get(PARTITION)) is not None:
+        yield key
+    first, last = places.get(run.tags.get(RANGE_START, "")), places.get(run.tags.get(RANGE_END, ""))
+    if first is not None and last is not None:
+        yield from existing[first : last + 1]
+    ops: Any = run.run_config.get("ops")
+    for op in ops.values() if isinstance(ops, Mapping) else ():
+        config = op.get("config") if isinstance(op, Mapping) else None
+        listed = config.get(USERS_FIELD) if isinstance(config, Mapping) else None
+        if isinstance(listed, Sequence) and not isinstance(listed, str):
+            yield from (str(key) for key in listed)
+
+
+def _over(instance: dg.DagsterInstance, run_id: str) -> set[str]:
+    """The users whose turn in a run is over and well: all of their records assets are materialised in it."""
+    made: Counter[str] = Counter()
+    events = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
+    for record in events.records:
+        event = record.asset_materialization
+        if event is not None and event.partition is not None and event.asset_key in _RECORDS:
+            made[event.partition] += 1
+    return {key for key, assets in made.items() if assets >= len(_RECORDS)}
+
+
+def _keys_of_backfill(backfill: Any, existing: Sequence[str]) -> Iterator[str]:
+    """The keys a backfill was launched for; all there are when it does not say, as those of older releases do not."""
+    data = backfill.asset_backfill_data
+    if data is not None:
+        for subset in data.target_subset.partitions_subsets_by_asset_key.values():
+            yield from subset.get_partition_keys()
+    else:
+        yield from backfill.partition_names or existing
+
+
+def _keys_to_come(backfill: Any, existing: Sequence[str]) -> Iterator[str]:
+    """The keys of which some asset was neither materialised nor given up yet, as the daemon's last look has it."""
+    data = backfill.asset_backfill_data
+    if data is None:
+        yield from backfill.partition_names or existing
+        return
+    over = (data.materialized_subset, data.failed_and_downstream_subset)
+    for asset, subset in data.target_subset.partitions_subsets_by_asset_key.items():
+        through: set[str] = set()
+        for each in over:
+            done = each.partitions_subsets_by_asset_key.get(asset)
+            through.update(done.get_partition_keys() if done is not None else ())
+        yield from (key for key in subset.get_partition_keys() if key not in through)

@@ -13,7 +13,7 @@ from typing import Any, Final
 import dagster as dg
 from pydantic import Field, create_model
 
-from ac_pipeline.defs.assets.sources import records_key
+from ac_pipeline.defs.assets.catalog import records_key
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.errors import PipelineError

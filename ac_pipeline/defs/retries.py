@@ -11,10 +11,17 @@ from typing import Final
 import dagster as dg
 from pydantic import Field
 
-from ac_pipeline.defs.assets.sources import records_key
+from ac_pipeline.defs.assets.catalog import records_key
 from ac_pipeline.defs.checks import check_events
-from ac_pipeline.defs.failures import Trouble, dagster_failures, failure_of, trouble_of
-from ac_pipeline.defs.metadata import Metadata, account_metadata, trouble_metadata
+from ac_pipeline.defs.metadata import (
+    Metadata,
+    Trouble,
+    account_metadata,
+    dagster_failures,
+    failure_of,
+    trouble_metadata,
+    trouble_of,
+)
 from ac_pipeline.defs.pipeline import Outcome, PipelineResource
 from ac_pipeline.defs.policies import PDS
 from ac_pipeline.errors import Misconfigured, Transient

@@ -1,6 +1,6 @@
 """The job `verify_users`: every user's records, links, blobs and shapes against the repository itself.
 
-What is looked at is `operations/receipts.py`, what it amounts to for an asset is `receipt_checks.py`. A finding fails
+What is looked at is `operations/receipts.py`, what it amounts to for an asset is `checks.py`. A finding fails
 a check, where a person looks, and never the job; the job fails when somebody could not be read.
 """
 
@@ -12,11 +12,10 @@ import dagster as dg
 from pydantic import Field
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.defs.assets.sources import records_key
-from ac_pipeline.defs.checks import check_events
-from ac_pipeline.defs.failures import Trouble, dagster_failures, failure_of, trouble_of_error
+from ac_pipeline.defs.assets.catalog import records_key
+from ac_pipeline.defs.checks import check_events, part_metadata
+from ac_pipeline.defs.metadata import Trouble, dagster_failures, failure_of, trouble_of_error
 from ac_pipeline.defs.pipeline import PipelineResource
-from ac_pipeline.defs.receipt_checks import part_metadata
 from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type

@@ -23,7 +23,7 @@ from typing import Final
 
 import dagster as dg
 
-from ac_pipeline.defs.assets.sources import source_key
+from ac_pipeline.defs.assets.catalog import source_key
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.plan import Versions
 

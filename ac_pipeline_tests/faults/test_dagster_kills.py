@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.defs.partitions import USERS
+from ac_pipeline.defs.assets.catalog import USERS
 from ac_pipeline.items import State
 from ac_pipeline.local.dagster_ui import Backfill
 from ac_pipeline.media.mood import MOOD

@@ -13,7 +13,7 @@ import dagster as dg
 import pytest
 from pydantic import SecretStr
 
-from ac_pipeline.defs.partitions import USERS
+from ac_pipeline.defs.assets.catalog import USERS
 from ac_pipeline.settings import Settings
 from ac_pipeline_tests.dagster_home import DagsterHome, wait_until
 from ac_pipeline_tests.dagster_instance import open_instance

@@ -11,8 +11,8 @@ import dagster as dg
 import pytest
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.defs.busy import Busy, busy_keys
-from ac_pipeline.defs.partitions import USERS
+from ac_pipeline.defs.assets.catalog import USERS
+from ac_pipeline.defs.jobs import Busy, busy_keys
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.sensors.users import users_sensor
 from ac_pipeline.items import State

@@ -11,9 +11,7 @@ import httpx
 import pytest
 
 from ac_pipeline.definitions import build_defs
-from ac_pipeline.defs.assets.catalog import RENDITIONS
-from ac_pipeline.defs.assets.sources import records_key
-from ac_pipeline.defs.partitions import RANGE_END, RANGE_START, USERS
+from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, RENDITIONS, USERS, records_key
 from ac_pipeline.items import State
 from ac_pipeline.local.artwork import pixel_art
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type

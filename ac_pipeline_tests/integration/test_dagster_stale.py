@@ -12,9 +12,7 @@ import pytest
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.definitions import build_defs
-from ac_pipeline.defs.assets.catalog import RENDITIONS
-from ac_pipeline.defs.assets.sources import records_key
-from ac_pipeline.defs.partitions import RANGE_END, RANGE_START, USERS
+from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, RENDITIONS, USERS, records_key
 from ac_pipeline.defs.versions import observation
 from ac_pipeline.local.artwork import pixel_art
 from ac_pipeline.local.demo import demo_settings, open_dagster

@@ -96,7 +96,7 @@ except KeyboardInterrupt:
 KEEPER = f"""
 import os, sys
 from pathlib import Path
-from ac_pipeline.defs.process_group import run_group
+from ac_pipeline.defs.home import run_group
 patience = tuple(float(word) for word in sys.argv[1].split(","))
 sys.exit(run_group([sys.executable, "-c", {PROGRAM!r}, *sys.argv[2:]], os.environ, Path("."), patience))
 """
@@ -120,7 +120,7 @@ def test_whatever_asks_to_stop_nobody_stays_behind(
 
 def test_a_program_that_ends_by_itself_leaves_nobody_and_its_exit_code(families: list[Family], tmp_path: Path) -> None:
     code = "import subprocess, sys; subprocess.Popen(['sleep', '99']); sys.exit(7)"
-    keeper = f"import os, sys; from pathlib import Path; from ac_pipeline.defs.process_group import run_group; \
+    keeper = f"import os, sys; from pathlib import Path; from ac_pipeline.defs.home import run_group; \
 sys.exit(run_group([sys.executable, '-c', {code!r}], os.environ, Path('.'), (0.1, 5.0, 1.0)))"
     family = Family(sys.executable, "-c", keeper, folder=tmp_path)
     families.append(family)

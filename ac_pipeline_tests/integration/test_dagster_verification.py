@@ -10,12 +10,17 @@ import dagster as dg
 import pytest
 
 from ac_pipeline.definitions import build_defs
+from ac_pipeline.defs.assets.catalog import PARTITION, RANGE_END, RANGE_START, USERS, records_key
 from ac_pipeline.defs.assets.changed_users import CHANGED_STEP, SYNC_CHANGED_USERS
 from ac_pipeline.defs.assets.records import STEP
-from ac_pipeline.defs.assets.sources import records_key
-from ac_pipeline.defs.ledger_checks import ACCOUNTS_USABLE, NO_QUARANTINED_ITEMS
-from ac_pipeline.defs.partitions import PARTITION, RANGE_END, RANGE_START, USERS
-from ac_pipeline.defs.receipt_checks import BLOBS_PRESENT, LEXICON_VALID, LINKS_CONSISTENT, RECORDS_MATCH_DOCUMENTS
+from ac_pipeline.defs.checks import (
+    ACCOUNTS_USABLE,
+    BLOBS_PRESENT,
+    LEXICON_VALID,
+    LINKS_CONSISTENT,
+    NO_QUARANTINED_ITEMS,
+    RECORDS_MATCH_DOCUMENTS,
+)
 from ac_pipeline.defs.verification import VERIFY_STEP, VERIFY_USERS
 from ac_pipeline.local.artwork import pixel_art
 from ac_pipeline.local.processes import free_port

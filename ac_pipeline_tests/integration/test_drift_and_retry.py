@@ -13,9 +13,8 @@ import pytest
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.definitions import build_defs
-from ac_pipeline.defs.assets.sources import records_key
+from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, USERS, records_key
 from ac_pipeline.defs.jobs import SYNC_USERS
-from ac_pipeline.defs.partitions import RANGE_END, RANGE_START, USERS
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.retries import RETRY_ITEMS, RETRY_STEP
 from ac_pipeline.defs.schedules import INCREMENTAL_SYNC, NIGHTLY_RECONCILE

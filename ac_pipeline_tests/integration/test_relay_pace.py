@@ -15,10 +15,9 @@ import pytest
 
 from ac_pipeline.atproto.budget import HOUR, POLICY, commits_key
 from ac_pipeline.definitions import build_defs
-from ac_pipeline.defs.assets.sources import records_key
+from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, USERS, records_key
+from ac_pipeline.defs.checks import NOTHING_DEFERRED
 from ac_pipeline.defs.jobs import SYNC_USERS
-from ac_pipeline.defs.ledger_checks import NOTHING_DEFERRED
-from ac_pipeline.defs.partitions import RANGE_END, RANGE_START, USERS
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.items import State
 from ac_pipeline.media.registry import media_type

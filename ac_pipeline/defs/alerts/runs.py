@@ -17,10 +17,8 @@ from typing import Any, Final
 import dagster as dg
 
 from ac_pipeline.defs.alerts.messages import Facts, Known, Memory, SubjectStatus, by_count, listed
-from ac_pipeline.defs.assets.sources import source_key
-from ac_pipeline.defs.busy import keys_of_run
-from ac_pipeline.defs.jobs import UNFINISHED
-from ac_pipeline.defs.partitions import USERS, users
+from ac_pipeline.defs.assets.catalog import USERS, source_key, users
+from ac_pipeline.defs.jobs import UNFINISHED, keys_of_run
 from ac_pipeline.media.registry import MEDIA_TYPES
 
 RUNS_READ: Final = 1_000

@@ -12,12 +12,11 @@ from typing import Final
 import dagster as dg
 from pydantic import Field
 
+from ac_pipeline.defs.assets.catalog import records_key
 from ac_pipeline.defs.assets.records import BLOBS_FIELD, SWEEP_FIELD
-from ac_pipeline.defs.assets.sources import records_key
-from ac_pipeline.defs.assets.stage import made_earlier
-from ac_pipeline.defs.assets.turns import Turns
+from ac_pipeline.defs.assets.stage import Turns, made_earlier
 from ac_pipeline.defs.checks import check_events
-from ac_pipeline.defs.failures import failure_of
+from ac_pipeline.defs.metadata import failure_of
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.policies import CHANGED, RETRY_SECONDS, record_retries
 from ac_pipeline.defs.resources import PIPELINE

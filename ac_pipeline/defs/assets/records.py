@@ -6,11 +6,9 @@ from typing import Final
 import dagster as dg
 from pydantic import Field
 
-from ac_pipeline.defs.assets.catalog import rendition_key
-from ac_pipeline.defs.assets.sources import OWNERS, records_key, source_key
+from ac_pipeline.defs.assets.catalog import OWNERS, records_key, rendition_key, source_key, users
 from ac_pipeline.defs.assets.stage import run_stage
 from ac_pipeline.defs.checks import evaluate_checks, record_checks
-from ac_pipeline.defs.partitions import users
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.policies import (
     PDS,

@@ -5,10 +5,8 @@ Making them is `ac_pipeline/renditions/`. A records run launched alone makes wha
 
 import dagster as dg
 
-from ac_pipeline.defs.assets.catalog import RENDITIONS, RenditionAsset
-from ac_pipeline.defs.assets.sources import OWNERS, records_key, source_key
+from ac_pipeline.defs.assets.catalog import OWNERS, RENDITIONS, RenditionAsset, records_key, source_key, users
 from ac_pipeline.defs.assets.stage import Results, run_stage
-from ac_pipeline.defs.partitions import users
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.policies import (
     ENCODING,

@@ -1,1 +1,1 @@
-"""The sensors: each watches one thing and asks for runs. What they decide is in pure modules beside them."""
+"""The sensors: each watches one thing and asks for runs; what it decides is a pure function beside it."""

@@ -1,28 +1,171 @@
 """The drift sensor: asks for a sync of users whose repository somebody else has touched.
 
-What it decides is in `defs/drift.py`. It is the safety net under the real-time writer and every other client: it needs
-no event, only the revision of each repository (VERIFY-9, VERIFY-10).
+`plan_drift` decides whom. It is the safety net under the real-time writer and every other client: it needs no event,
+only the revision of each repository (VERIFY-9, VERIFY-10).
 """
 
+import base64
+import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import Final
 
 import dagster as dg
 
+from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.messages import RepositoryStatus
+from ac_pipeline.defs.assets.catalog import USERS
 from ac_pipeline.defs.assets.changed_users import SYNC_CHANGED_USERS, run_config
-from ac_pipeline.defs.busy import busy_keys
-from ac_pipeline.defs.content import USERS_A_RUN
-from ac_pipeline.defs.drift import Drift, DriftPlan, plan_drift
-from ac_pipeline.defs.jobs import SYNC_USERS, sync_users
-from ac_pipeline.defs.partitions import USERS
+from ac_pipeline.defs.jobs import SYNC_USERS, busy_keys, sync_users
 from ac_pipeline.defs.pipeline import PipelineResource
+from ac_pipeline.defs.sensors.content import REASON, USERS_A_RUN
+from ac_pipeline.items import RepositoryMark
+
+ASK_AGAIN: Final = 3_600
+"""Seconds after which a drift that is still there is asked about again: its run failed, or its account was blocked."""
+
+MOST_REMEMBERED: Final = 20_000
+"""Requests of the last hour that are remembered, 8 bytes each in the cursor; beyond that, new ones wait."""
+
+_HASH_BYTES: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """One user whose repository is not as we left it.
+
+    Args:
+        key: The user's partition key.
+        did: The repository.
+        left: The revision our last sync left.
+        found: The one it has now.
+    """
+
+    key: str
+    did: str
+    left: str
+    found: str
+
+
+@dataclass(frozen=True, slots=True)
+class DriftPlan:
+    """What one look at all repositories amounts to.
+
+    Args:
+        drifted: To be run now, in the order of the partition keys.
+        busy: Drifted users with a queued or started run: it will find what changed.
+        asked: Drifted users for whose revision a run was requested less than `ASK_AGAIN` ago, and did not help.
+        inactive: Users we take for ready whose repository the PDS does not serve, with its word for it.
+        gone: Users we have synchronised whose repository the PDS does not list any more.
+        remembered: Earlier requests that still count: hash of repository and revision -> epoch seconds.
+        now: Of this look.
+    """
+
+    drifted: tuple[Drift, ...] = ()
+    busy: tuple[str, ...] = ()
+    asked: tuple[str, ...] = ()
+    inactive: tuple[tuple[str, str], ...] = ()
+    gone: tuple[str, ...] = ()
+    remembered: Mapping[bytes, int] = field(default_factory=dict)
+    now: float = 0.0
+
+    def cursor(self, requested: Iterable[Drift]) -> str:
+        """What the next look has to know, once runs were requested for these."""
+        asked = dict(self.remembered) | {_hash(each): int(self.now) for each in requested}
+        by_time: dict[int, list[bytes]] = {}
+        for name, at in sorted(asked.items()):
+            by_time.setdefault(at, []).append(name)
+        packed = {str(at): base64.b64encode(b"".join(names)).decode("ascii") for at, names in by_time.items()}
+        return json.dumps(packed, separators=(",", ":"))
+
+
+def plan_drift(
+    accounts: Mapping[str, Account],
+    existing: Sequence[str],
+    repositories: Iterable[RepositoryStatus],
+    *,
+    marks: Mapping[str, RepositoryMark],
+    busy: Collection[str],
+    cursor: str | None,
+    now: float,
+) -> DriftPlan:
+    """Compare the revision of every repository with the one our last sync left.
+
+    Left out are repositories that no account of ours has, those we never synchronised (that is the backfill's), blocked
+    accounts, and those whose sync ended after `now`.
+
+    Args:
+        accounts: All accounts by partition key.
+        existing: All partition keys, in order.
+        repositories: Every repository the PDS hosts.
+        marks: What our last syncs left, by DID.
+        busy: Keys with unfinished work, as it was before `repositories` and `marks` were read.
+        cursor: What `DriftPlan.cursor` said at the last look, or None at the first.
+        now: Epoch seconds at which the look began.
+    """
+    owners = {account.did: key for key, account in accounts.items() if account.did and account.blocked is None}
+    places = {key: place for place, key in enumerate(existing)}
+    before = _recall(cursor, now)
+    drifted: list[Drift] = []
+    working: list[str] = []
+    asked: list[str] = []
+    remembered: dict[bytes, int] = {}
+    inactive: list[tuple[str, str]] = []
+    listed: set[str] = set()
+    for repository in repositories:
+        listed.add(repository.did)
+        key, mark = owners.get(repository.did), marks.get(repository.did)
+        if key is None:
+            continue
+        if not repository.active:
+            inactive.append((key, repository.status or "inactive"))
+            continue
+        if key not in places or mark is None or mark.rev == repository.rev or mark.at.timestamp() >= now:
+            continue
+        drift = Drift(key, repository.did, mark.rev, repository.rev)
+        name = _hash(drift)
+        if name in before:
+            remembered[name] = before[name]
+        if key in busy:
+            working.append(key)
+        elif name in before:
+            asked.append(key)
+        else:
+            drifted.append(drift)
+    room = max(0, MOST_REMEMBERED - len(remembered))
+    return DriftPlan(
+        drifted=tuple(sorted(drifted, key=lambda each: places[each.key])[:room]),
+        busy=tuple(working),
+        asked=tuple(asked),
+        inactive=tuple(inactive),
+        gone=tuple(key for did, key in owners.items() if did in marks and did not in listed),
+        remembered=remembered,
+        now=now,
+    )
+
+
+def _recall(cursor: str | None, now: float) -> dict[bytes, int]:
+    """The requests that still count; a cursor that cannot be read counts as none: that costs a run too many."""
+    found: dict[bytes, int] = {}
+    try:
+        packed = json.loads(cursor) if cursor else {}
+        for at, joined in packed.items():
+            names = base64.b64decode(joined)
+            if now - ASK_AGAIN < int(at) <= now:
+                found.update((names[i : i + _HASH_BYTES], int(at)) for i in range(0, len(names), _HASH_BYTES))
+    except (ValueError, AttributeError, TypeError):
+        return {}
+    return found
+
+
+def _hash(drift: Drift) -> bytes:
+    return sha256(f"{drift.did} {drift.found}".encode()).digest()[:_HASH_BYTES]
+
 
 RUNS_A_TICK: Final = 100
 """Most runs one tick requests (Dagster facts, "Sensors, automation, pools")."""
-
-REASON: Final = "ac_pipeline/reason"
-"""Tag that says why a run was requested."""
 
 _SHOWN: Final = 20
 """Users a line of the tick's log names."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dagster as dg
 
+from ac_pipeline.defs.assets.catalog import PARTITION
 from ac_pipeline.defs.assets.changed_users import run_config
-from ac_pipeline.defs.partitions import PARTITION
 from ac_pipeline_tests.integration.alerts.site import RECORDS, THUMBNAILS, Site
 
 

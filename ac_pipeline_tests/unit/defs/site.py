@@ -9,9 +9,7 @@ from typing import Any
 import dagster as dg
 
 from ac_pipeline.definitions import build_defs
-from ac_pipeline.defs.assets.catalog import RENDITIONS
-from ac_pipeline.defs.assets.sources import records_key
-from ac_pipeline.defs.partitions import RANGE_END, RANGE_START, USERS
+from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, RENDITIONS, USERS, records_key
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 import dagster as dg
 import pytest
 
-from ac_pipeline.defs.busy import busy_keys
-from ac_pipeline.defs.partitions import PARTITION, RANGE_END, RANGE_START
+from ac_pipeline.defs.assets.catalog import PARTITION, RANGE_END, RANGE_START
+from ac_pipeline.defs.jobs import busy_keys
 from ac_pipeline_tests.dagster_instance import open_instance
 
 KEYS = ["ada", "bea", "cyd", "dan"]

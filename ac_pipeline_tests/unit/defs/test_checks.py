@@ -15,19 +15,23 @@ from ac_pipeline.defs.alerts.messages import Memory, decide
 from ac_pipeline.defs.alerts.ticks_and_checks import look_at_checks
 from ac_pipeline.defs.assets.changed_users import SYNC_CHANGED_USERS
 from ac_pipeline.defs.assets.records import STEP
-from ac_pipeline.defs.checks import CHECKS, record_checks
-from ac_pipeline.defs.ledger_checks import (
+from ac_pipeline.defs.checks import (
     ACCOUNTS_USABLE,
+    BLOBS_PRESENT,
+    CHECKS,
     COLLECTION_INTACT,
     INPUT_ARRIVES,
+    LEXICON_VALID,
+    LINKS_CONSISTENT,
     NO_QUARANTINED_ITEMS,
     NOTHING_DEFERRED,
+    RECORDS_MATCH_DOCUMENTS,
     accounts_usable,
     nothing_deferred,
+    record_checks,
 )
 from ac_pipeline.defs.metadata import ROWS
 from ac_pipeline.defs.pipeline import CollectionState
-from ac_pipeline.defs.receipt_checks import BLOBS_PRESENT, LEXICON_VALID, LINKS_CONSISTENT, RECORDS_MATCH_DOCUMENTS
 from ac_pipeline.errors import AccountDeleted, NoCredentials, ServerFailed, ServiceUnreachable
 from ac_pipeline.items import Failure, Finding, LastLook, RepositoryMark, Stage, State
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type

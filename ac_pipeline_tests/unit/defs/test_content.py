@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterable
 
 import pytest
 
-from ac_pipeline.defs.content import (
+from ac_pipeline.defs.sensors.content import (
     ALONE_A_TICK,
     ASK_AGAIN,
     CHECK,

@@ -11,8 +11,7 @@ import pytest
 import yaml
 
 from ac_pipeline.definitions import build_defs, defs, where_runs_write
-from ac_pipeline.defs.assets.catalog import RENDITIONS, rendition_key
-from ac_pipeline.defs.assets.sources import records_key
+from ac_pipeline.defs.assets.catalog import RENDITIONS, records_key, rendition_key
 from ac_pipeline.defs.policies import CHANGED, POOL_LIMITS, RECORDS_A_RUN, RENDITIONS_A_RUN
 from ac_pipeline.defs.sensors.content import NEW_CONTENT_SENSOR
 from ac_pipeline.media.registry import MEDIA_TYPES

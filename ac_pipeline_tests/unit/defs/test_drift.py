@@ -12,11 +12,10 @@ import pytest
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.messages import RepositoryStatus, Write
 from ac_pipeline.definitions import build_defs
+from ac_pipeline.defs.assets.catalog import PARTITION, RANGE_END, RANGE_START, USERS
 from ac_pipeline.defs.assets.changed_users import changed_users_job
-from ac_pipeline.defs.drift import ASK_AGAIN, MOST_REMEMBERED, DriftPlan, plan_drift
 from ac_pipeline.defs.jobs import SYNC_USERS
-from ac_pipeline.defs.partitions import PARTITION, RANGE_END, RANGE_START, USERS
-from ac_pipeline.defs.sensors.drift import make_drift_sensor
+from ac_pipeline.defs.sensors.drift import ASK_AGAIN, MOST_REMEMBERED, DriftPlan, make_drift_sensor, plan_drift
 from ac_pipeline.errors import NoCredentials, ServiceUnreachable
 from ac_pipeline.items import RepositoryMark
 from ac_pipeline_tests.dagster_instance import open_instance

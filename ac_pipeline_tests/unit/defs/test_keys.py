@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ac_pipeline.accounts import GUEST_ID, assign_keys, key_candidates
-from ac_pipeline.defs.keys import KEYS_A_TICK, LEGAL_KEY, plan_keys, remember
+from ac_pipeline.defs.sensors.users import KEYS_A_TICK, LEGAL_KEY, plan_keys, remember
 
 OWNERS = {"ada": "auth0|1", "bea": "auth0|2", "art-guest": "art-guest"}
 

@@ -13,7 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from ac_pipeline.cli.from_operations import command_of
-from ac_pipeline.defs.assets.sources import records_key
+from ac_pipeline.defs.assets.catalog import records_key
 from ac_pipeline.defs.operator_jobs import ROWS, job_of
 from ac_pipeline.errors import Misconfigured, NoCredentials, PipelineError, ServiceUnreachable
 from ac_pipeline.media.registry import media_type

@@ -10,8 +10,7 @@ import pytest
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.definitions import build_defs
-from ac_pipeline.defs.assets.sources import records_key
-from ac_pipeline.defs.partitions import RANGE_END, RANGE_START, USERS
+from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, USERS, records_key
 from ac_pipeline.defs.retries import RETRY_ITEMS, RETRY_STEP
 from ac_pipeline.errors import AccountInactive, ServerFailed, ServiceUnreachable
 from ac_pipeline.media.registry import media_type

@@ -13,9 +13,9 @@ import dagster as dg
 import pytest
 
 from ac_pipeline.definitions import build_defs
+from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, USERS
 from ac_pipeline.defs.assets.records import STEP
 from ac_pipeline.defs.jobs import SYNC_USERS
-from ac_pipeline.defs.partitions import RANGE_END, RANGE_START, USERS
 from ac_pipeline.defs.schedules import (
     INCREMENTAL_SYNC,
     NIGHTLY_RECONCILE,

@@ -9,8 +9,8 @@ import pytest
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.definitions import build_defs
+from ac_pipeline.defs.assets.catalog import PARTITION, RANGE_END, RANGE_START, USERS
 from ac_pipeline.defs.jobs import SYNC_USERS
-from ac_pipeline.defs.partitions import PARTITION, RANGE_END, RANGE_START, USERS
 from ac_pipeline.defs.sensors.users import users_sensor
 from ac_pipeline.errors import Misconfigured, PipelineError, ServiceUnreachable
 from ac_pipeline_tests.dagster_instance import open_instance

@@ -8,8 +8,13 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ac_pipeline.defs.ledger_checks import NO_QUARANTINED_ITEMS
-from ac_pipeline.defs.receipt_checks import BLOBS_PRESENT, LEXICON_VALID, LINKS_CONSISTENT, RECORDS_MATCH_DOCUMENTS
+from ac_pipeline.defs.checks import (
+    BLOBS_PRESENT,
+    LEXICON_VALID,
+    LINKS_CONSISTENT,
+    NO_QUARANTINED_ITEMS,
+    RECORDS_MATCH_DOCUMENTS,
+)
 from ac_pipeline.defs.verification import VERIFY_USERS
 from ac_pipeline.errors import AccountInactive, ServerFailed, ServiceUnreachable, Unforeseen
 from ac_pipeline.items import Finding

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import dagster as dg
 import pytest
 
-from ac_pipeline.defs.assets.sources import source_key
+from ac_pipeline.defs.assets.catalog import source_key
 from ac_pipeline.errors import AccountInactive, ServerFailed
 from ac_pipeline.media.registry import media_type
 from ac_pipeline_tests.dagster_instance import open_instance

@@ -6,8 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from ac_pipeline.defs.checks import CHECKS
-from ac_pipeline.defs.receipt_checks import ASPECTS
+from ac_pipeline.defs.checks import ASPECTS, CHECKS
 from ac_pipeline.local.dagster_ui import SUCCEEDED, Check
 from ac_pipeline.local.demo import VERIFIED, Verified
 from ac_pipeline.local.demo_screen import Screen
