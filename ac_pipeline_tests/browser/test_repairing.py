@@ -19,6 +19,7 @@ pytestmark = pytest.mark.browser
 
 def retry_in_the_launchpad(stage: Stage, page: Page, config: str) -> None:
     """Jobs, the job, Launchpad, its config, Launch Run; returns when the run has succeeded."""
+    page.set_viewport_size({"width": 1600, "height": 2400})  # the list of jobs draws only the rows in sight
     page.goto(f"{stage.dagster.url}/jobs")
     page.get_by_role("link", name="job retry_items", exact=True).click()
     page.get_by_role("tab", name="Launchpad", exact=True).click()
