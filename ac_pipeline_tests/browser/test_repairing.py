@@ -18,10 +18,8 @@ pytestmark = pytest.mark.browser
 
 
 def retry_in_the_launchpad(stage: Stage, page: Page, config: str) -> None:
-    """Jobs, the job, Launchpad, its config, Launch Run; returns when the run has succeeded."""
-    page.set_viewport_size({"width": 1600, "height": 2400})  # the list of jobs draws only the rows in sight
-    page.goto(f"{stage.dagster.url}/jobs")
-    page.get_by_role("link", name="job retry_items", exact=True).click()
+    """The job, Launchpad, its config, Launch Run; returns when the run has succeeded."""
+    page.goto(f"{stage.dagster.url}/locations/ac_pipeline/jobs/retry_items")
     page.get_by_role("tab", name="Launchpad", exact=True).click()
     launch = page.get_by_role("button", name="Launch Run")
     expect(launch).to_be_enabled()  # the config is there with its defaults, and is found to be right
