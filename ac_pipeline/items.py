@@ -1,6 +1,6 @@
 """What the pipeline knows of one item (state, stage, renditions, last failure) and of one repository (its mark).
 
-Plain values, shared by the engine, the ledger, the assets and the command line. Storing them is `mongo/ledger.py`.
+Plain values, shared by the engine, the ledger, the assets and the command line. `mongo/ledger/items.py` stores them.
 """
 
 from __future__ import annotations

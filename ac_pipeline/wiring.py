@@ -25,25 +25,30 @@ from pydantic import SecretStr
 from pymongo.database import Database
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.administration import Administration
-from ac_pipeline.atproto.budget import Budget, Pace
+from ac_pipeline.atproto.admin import Administration
 from ac_pipeline.atproto.client import PdsClient
 from ac_pipeline.atproto.lexicon import Lexicons, load_lexicons
+from ac_pipeline.atproto.rate_limits import Budget, Pace
 from ac_pipeline.atproto.relay import Relay
 from ac_pipeline.atproto.sessions import Sessions
 from ac_pipeline.atproto.transport import open_http
 from ac_pipeline.bounds import Limit, Limits
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.accounts import MongoAccounts, MongoProvisioning
-from ac_pipeline.mongo.audit import MongoAudit
-from ac_pipeline.mongo.changes import MongoChanges
+from ac_pipeline.mongo.changes.users import MongoChanges
 from ac_pipeline.mongo.database import connect
 from ac_pipeline.mongo.documents import MongoDocuments, MongoRepairs
-from ac_pipeline.mongo.leases import is_dead, own_mark
-from ac_pipeline.mongo.ledger import MongoLedger
-from ac_pipeline.mongo.plans import MongoPlans
-from ac_pipeline.mongo.receipts import MongoReceipts
-from ac_pipeline.mongo.stores import MongoBudgetStore, MongoPublishedLexicons, MongoSessionStore, MongoSnapshots
+from ac_pipeline.mongo.ledger.audit import MongoAudit
+from ac_pipeline.mongo.ledger.collections import (
+    MongoBudgetStore,
+    MongoPublishedLexicons,
+    MongoSessionStore,
+    MongoSnapshots,
+)
+from ac_pipeline.mongo.ledger.items import MongoLedger
+from ac_pipeline.mongo.ledger.leases import is_dead, own_mark
+from ac_pipeline.mongo.ledger.plans import MongoPlans
+from ac_pipeline.mongo.ledger.receipts import MongoReceipts
 from ac_pipeline.objects import ObjectStorage, storage_client
 from ac_pipeline.renditions.renderer import Renderer
 from ac_pipeline.renditions.store import RenditionStore

@@ -28,10 +28,10 @@ from pymongo.server_api import ServerApi
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import ServiceUnreachable
-from ac_pipeline.local.mongo_server import mongo_service, mongo_uri
-from ac_pipeline.local.pds_accounts import NewAccount, PdsAccounts
-from ac_pipeline.local.pds_server import HANDLE_DOMAIN, PdsOptions, installed_pds, pds_service, pds_url
-from ac_pipeline.local.processes import Service, free_port
+from ac_pipeline.local.services.mongo_server import mongo_service, mongo_uri
+from ac_pipeline.local.services.pds_accounts import NewAccount, PdsAccounts
+from ac_pipeline.local.services.pds_server import HANDLE_DOMAIN, PdsOptions, installed_pds, pds_service, pds_url
+from ac_pipeline.local.services.processes import Service, free_port
 from ac_pipeline_tests.postgres_server import PostgresServer, postgres_server_in
 from ac_pipeline_tests.scripted_storage import ObjectServer
 from ac_pipeline_tests.tethered import Tethered

@@ -1,6 +1,6 @@
 """Broken and hostile pictures, tapes and MP4s, each wrong in exactly one way.
 
-Sound ones are made by `ac_pipeline/local/artwork.py`.
+Sound ones are made by `ac_pipeline/local/seed/artwork.py`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ac_pipeline.local.artwork import pixel_art
+from ac_pipeline.local.seed.artwork import pixel_art
 from ac_pipeline.renditions.ffmpeg_process import default_binary
 
 FRAME = pixel_art(24, 16)

@@ -17,8 +17,6 @@ from typing import Literal, NoReturn
 import libipld
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.answers import Answer, Call, classify
-from ac_pipeline.atproto.messages import Commit, RepositoryStatus, Write, encode_body
 from ac_pipeline.atproto.repository import Repository, read_repository
 from ac_pipeline.atproto.syntax import (
     DAG_CBOR_CID,
@@ -29,6 +27,8 @@ from ac_pipeline.atproto.syntax import (
     record_cid,
     tid,
 )
+from ac_pipeline.atproto.types import Commit, RepositoryStatus, Write, encode_body
+from ac_pipeline.atproto.xrpc_errors import Answer, Call, classify
 from ac_pipeline.errors import BlobMissing, InvalidRecord, NoCredentials, PipelineError, TooLarge
 from ac_pipeline.items import BlobRef, Record
 from ac_pipeline_tests.car_builder import build_car

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from datetime import datetime
 
-from ac_pipeline.mongo.receipts import Aspect, Found, Part, Receipt, Total
+from ac_pipeline.mongo.ledger.receipts import Aspect, Found, Part, Receipt, Total
 
 
 class MemoryReceipts:

@@ -9,8 +9,8 @@ from datetime import datetime
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Misconfigured, PipelineError
-from ac_pipeline.mongo.audit import INTERRUPTED, Audited, AuditEntry
-from ac_pipeline.mongo.stores import Snapshot
+from ac_pipeline.mongo.ledger.audit import INTERRUPTED, Audited, AuditEntry
+from ac_pipeline.mongo.ledger.collections import Snapshot
 
 
 class MemorySnapshots:

@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from types import TracebackType
 
-from ac_pipeline.local.media_server import NOT_FOUND, Answer, MediaServer, media_url
+from ac_pipeline.local.services.media_server import NOT_FOUND, Answer, MediaServer, media_url
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from ac_pipeline.errors import ServiceUnreachable
-from ac_pipeline.local.processes import Service, wait_until_healthy
+from ac_pipeline.local.services.processes import Service, wait_until_healthy
 
 _KEEPER = str(Path(__file__).with_name("tether.py"))
 

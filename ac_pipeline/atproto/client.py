@@ -1,7 +1,7 @@
 """The client of one PDS: the calls the pipeline makes, and their arguments.
 
 Implements the port `DataServer`. How a request is sent is `transport.py`, who is signed in `sessions.py`, what may be
-sent `budget.py` and `budget.py`, what comes back `answers.py`.
+sent `rate_limits.py`, what comes back `xrpc_errors.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,13 @@ from typing import Final
 import httpx
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.answers import (
+from ac_pipeline.atproto.rate_limits import Budget, Charge, MemoryBudgetStore, Pace, erases
+from ac_pipeline.atproto.repository import Repository, read_repository
+from ac_pipeline.atproto.sessions import PdsSignIn, Sessions
+from ac_pipeline.atproto.syntax import blob_cid
+from ac_pipeline.atproto.transport import Read, Request, Transport, Usage
+from ac_pipeline.atproto.types import MAX_OPERATIONS, Commit, RepositoryStatus, Write, encode_body, points
+from ac_pipeline.atproto.xrpc_errors import (
     Call,
     TokenRefused,
     blob_limit_of,
@@ -26,12 +32,6 @@ from ac_pipeline.atproto.answers import (
     repository_of,
     status_of,
 )
-from ac_pipeline.atproto.budget import Budget, Charge, MemoryBudgetStore, Pace, erases
-from ac_pipeline.atproto.messages import MAX_OPERATIONS, Commit, RepositoryStatus, Write, encode_body, points
-from ac_pipeline.atproto.repository import Repository, read_repository
-from ac_pipeline.atproto.sessions import PdsSignIn, Sessions
-from ac_pipeline.atproto.syntax import blob_cid
-from ac_pipeline.atproto.transport import Read, Request, Transport, Usage
 from ac_pipeline.bounds import Limits
 from ac_pipeline.errors import (
     BlobMissing,

@@ -1,6 +1,6 @@
 """A relay, asked how far it passes the accounts of a PDS on to the network. Reading only, without login.
 
-What its answers mean beside the PDS's own is `operations/accounts.py`.
+What its answers mean beside the PDS's own is `operations/accounts/listing.py`.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Final
 
 import httpx
 
-from ac_pipeline.atproto.answers import Call, content_of, did_of, need, page_of
-from ac_pipeline.atproto.budget import Budget, Charge
+from ac_pipeline.atproto.rate_limits import Budget, Charge
 from ac_pipeline.atproto.transport import Request, Transport
+from ac_pipeline.atproto.xrpc_errors import Call, content_of, did_of, need, page_of
 from ac_pipeline.bounds import Limits
 from ac_pipeline.errors import AccountInactive, AccountUnknown, Misconfigured, Transient
 

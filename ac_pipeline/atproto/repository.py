@@ -15,8 +15,8 @@ from typing import Any, Final, TypeGuard
 
 import libipld
 
-from ac_pipeline.atproto.messages import Commit, Write
 from ac_pipeline.atproto.syntax import DAG_CBOR_CID, RAW_CID, cid_text, decode_record, encode_record, is_did, is_tid
+from ac_pipeline.atproto.types import Commit, Write
 from ac_pipeline.errors import RepositoryMoved, RepositoryUnreadable
 from ac_pipeline.items import Record
 

@@ -2,7 +2,7 @@
 
 `createSession` takes at least 350 ms by design and is limited to 30 per 5 minutes and 300 a day (atproto facts,
 Accounts and sessions), so one session serves all runs. Keeping tokens across
-processes is `mongo/stores.py`. Tokens are secrets: no `repr` and no message here shows one.
+processes is `mongo/ledger/collections.py`. Tokens are secrets: no `repr` and no message here shows one.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from threading import Lock
 from typing import Final, Protocol, TypeGuard
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.answers import Call, Malformed, TokenRefused, content_of, need
-from ac_pipeline.atproto.budget import Charge
+from ac_pipeline.atproto.rate_limits import Charge
 from ac_pipeline.atproto.syntax import is_did
 from ac_pipeline.atproto.transport import Request, Transport
+from ac_pipeline.atproto.xrpc_errors import Call, Malformed, TokenRefused, content_of, need
 from ac_pipeline.errors import AccountInactive, AccountUnknown, Blocked, NoCredentials, RateLimited
 
 SIGN_IN_LIMITS: Final = ((30, 300.0), (300, 86_400.0))

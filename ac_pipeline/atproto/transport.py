@@ -1,6 +1,6 @@
 """One XRPC request: asked of the budget, sent, counted, repeated where that is safe, its refusal turned into an error.
 
-What requests mean belongs to `client.py`, what refusals mean to `answers.py`.
+What requests mean belongs to `client.py`, what refusals mean to `xrpc_errors.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Final, Literal, TypeVar
 
 import httpx
 
-from ac_pipeline.atproto.answers import (
+from ac_pipeline.atproto.rate_limits import Budget, Charge
+from ac_pipeline.atproto.xrpc_errors import (
     REPEATABLE,
     Call,
     Malformed,
@@ -27,7 +28,6 @@ from ac_pipeline.atproto.answers import (
     scrub,
     unfit,
 )
-from ac_pipeline.atproto.budget import Budget, Charge
 from ac_pipeline.bounds import Limits, OverLimit, within
 from ac_pipeline.errors import (
     Blocked,

@@ -39,9 +39,9 @@ from ac_pipeline.errors import AccountDeleted, Blocked, InvalidRecord, NoCredent
 from ac_pipeline.items import Finding, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.mongo.ledger import Standing
-from ac_pipeline.mongo.receipts import Aspect, Part, Receipt, Total
-from ac_pipeline.operations.receipts import Findings
+from ac_pipeline.mongo.ledger.items import Standing
+from ac_pipeline.mongo.ledger.receipts import Aspect, Part, Receipt, Total
+from ac_pipeline.operations.inspection.verification import Findings
 from ac_pipeline.settings import Allowance
 
 NO_QUARANTINED_ITEMS: Final = "no_quarantined_items"

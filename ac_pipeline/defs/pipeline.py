@@ -17,15 +17,15 @@ from typing import Self
 from urllib.parse import urlencode
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.messages import RepositoryStatus
 from ac_pipeline.atproto.syntax import record_address
+from ac_pipeline.atproto.types import RepositoryStatus
 from ac_pipeline.items import LastLook, LedgerEntry, RepositoryMark, State
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.mongo.ledger import Standing
-from ac_pipeline.mongo.pending import Changes
-from ac_pipeline.operations.receipts import Findings, Taken, findings, take_receipts
+from ac_pipeline.mongo.changes.pending import Changes
+from ac_pipeline.mongo.ledger.items import Standing
+from ac_pipeline.operations.findings import chosen_accounts, confirm_sweep
+from ac_pipeline.operations.inspection.verification import Findings, Taken, findings, take_receipts
 from ac_pipeline.operations.retry import FailedItems, RetryPlan, Turn, plan_retry, run_turns
-from ac_pipeline.operations.rounds import chosen_accounts, confirm_sweep
 from ac_pipeline.settings import Allowance, Settings
 from ac_pipeline.sync.for_accounts import account_reports
 from ac_pipeline.sync.report import AccountReport

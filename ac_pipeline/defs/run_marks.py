@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import dagster as dg
 
-from ac_pipeline.mongo.leases import is_dead, own_mark
+from ac_pipeline.mongo.ledger.leases import is_dead, own_mark
 
 RUN_PROCESS: Final = ".dagster/ac_pipeline_process"
 """Tag of a run: its id (a retry inherits the tags of the run it repeats), the machine and the mark of the process."""

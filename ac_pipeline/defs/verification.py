@@ -1,7 +1,7 @@
 """The job `verify_users`: every user's records, links, blobs and shapes against the repository itself.
 
-What is looked at is `operations/receipts.py`, what it amounts to for an asset is `checks.py`. A finding fails
-a check, where a person looks, and never the job; the job fails when somebody could not be read.
+What is looked at is `operations/inspection/verification.py`, what it amounts to for an asset is `checks.py`. A finding
+fails a check, where a person looks, and never the job; the job fails when somebody could not be read.
 """
 
 from collections import Counter
@@ -19,8 +19,8 @@ from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.mongo.receipts import Receipt
-from ac_pipeline.operations.receipts import Taken
+from ac_pipeline.mongo.ledger.receipts import Receipt
+from ac_pipeline.operations.inspection.verification import Taken
 
 VERIFY_USERS: Final = "verify_users"
 VERIFY_STEP: Final = "verify_each_user"

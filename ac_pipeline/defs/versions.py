@@ -1,6 +1,6 @@
 """Data versions in Dagster: what tells the UI that a user's partition is behind its documents ("Unsynced").
 
-What a version is a hash of is `sync/plan.py`; which events are logged, and when, is `assets/turns.py`.
+What a version is a hash of is `sync/planning/plan.py`; which events are logged, and when, is `assets/turns.py`.
 
 Measured on Dagster 1.13.27, with `staleStatus` of real instances:
 
@@ -25,7 +25,7 @@ import dagster as dg
 
 from ac_pipeline.defs.assets.catalog import source_key
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.sync.plan import Versions
+from ac_pipeline.sync.planning.plan import Versions
 
 _PAGES: Final = 3
 """Pages of events that are looked through for the last one of each user. Whoever is not found there counts as unknown:

@@ -26,13 +26,13 @@ from ac_pipeline.errors import PipelineError
 from ac_pipeline.items import State
 from ac_pipeline.local.dagster_ui import SUCCEEDED, Backfill, Check, DagsterUi
 from ac_pipeline.local.demo_screen import Link, Screen
-from ac_pipeline.local.processes import LOOPBACK, free_port, is_free
-from ac_pipeline.local.seed import seed
-from ac_pipeline.local.seed_values import SeedSummary
-from ac_pipeline.local.services import Addresses, LocalServices
+from ac_pipeline.local.seed.fill import seed
+from ac_pipeline.local.seed.values import SeedSummary
+from ac_pipeline.local.services.processes import LOOPBACK, free_port, is_free
+from ac_pipeline.local.services.stack import Addresses, LocalServices
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.settings import Settings
-from ac_pipeline.sync.plan import COPIES
+from ac_pipeline.sync.planning.plan import COPIES
 from ac_pipeline.wiring import Pipeline, open_pipeline
 
 ALL_WELL, INCOMPLETE = 0, 1

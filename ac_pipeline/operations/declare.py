@@ -24,7 +24,7 @@ from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.errors import Blocked, Misconfigured, PipelineError, is_unreachable
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.operations.rounds import LeftOut, Progress, chosen_accounts, item_name
+from ac_pipeline.operations.findings import LeftOut, Progress, chosen_accounts, item_name
 from ac_pipeline.sync.report import ItemFailure
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline

@@ -13,9 +13,9 @@ from typing import Any, Final
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.lexicon import Lexicons
-from ac_pipeline.atproto.messages import Write
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import at_uri, record_cid
+from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import Blocked, InvalidRecord, Misconfigured, OutcomeUnknown, RepositoryMoved, Transient
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
@@ -29,10 +29,10 @@ from ac_pipeline.operations.declare import (
     option,
     why_option,
 )
-from ac_pipeline.operations.rounds import Progress, unwatched
+from ac_pipeline.operations.findings import Progress, unwatched
 from ac_pipeline.sync.lexicon_gate import SCHEMA, Authority, Comparison, compare, published_in
 from ac_pipeline.sync.ports import DataServer, Ledger
-from ac_pipeline.sync.writer import commit_writes
+from ac_pipeline.sync.writing.writer import commit_writes
 from ac_pipeline.wiring import Pipeline
 
 ATTEMPTS: Final = 5

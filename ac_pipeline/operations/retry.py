@@ -17,7 +17,7 @@ from ac_pipeline.items import LedgerEntry, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.operations.declare import Declaration, Report, Selected, Work, option
-from ac_pipeline.operations.rounds import chosen_accounts
+from ac_pipeline.operations.findings import chosen_accounts
 from ac_pipeline.operations.sync_report import counted, sync_answer
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.for_accounts import account_reports

@@ -18,7 +18,7 @@ from ac_pipeline.errors import Misconfigured, PipelineError, Transient
 from ac_pipeline.items import item_id
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import media_type
-from ac_pipeline.mongo.plans import SHORTEST, Line, SavedPlan
+from ac_pipeline.mongo.ledger.plans import SHORTEST, Line, SavedPlan
 from ac_pipeline.operations.declare import (
     Declaration,
     Report,
@@ -29,13 +29,13 @@ from ac_pipeline.operations.declare import (
     option,
     sweep_option,
 )
-from ac_pipeline.operations.flight_plan import kept_lines, make_plan, operation_of, selection_of
-from ac_pipeline.operations.rounds import confirm_sweep
+from ac_pipeline.operations.findings import confirm_sweep
+from ac_pipeline.operations.plan import kept_lines, make_plan, operation_of, selection_of
 from ac_pipeline.operations.sync_report import counted, sync_answer
 from ac_pipeline.sync.engine import Engine, sync_accounts
 from ac_pipeline.sync.for_accounts import for_accounts, unread
-from ac_pipeline.sync.plan import COPIES, Kind
-from ac_pipeline.sync.planner import AccountPlan
+from ac_pipeline.sync.planning.diff import AccountPlan
+from ac_pipeline.sync.planning.plan import COPIES, Kind
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Agreement, PlannedOperation, Selection, line
 from ac_pipeline.sync.verify import Verification, verify

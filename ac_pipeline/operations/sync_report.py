@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 from ac_pipeline.operations.declare import INTERRUPTED, UNREACHABLE, Report, Table, Work, exit_code
-from ac_pipeline.operations.rounds import LeftOut
+from ac_pipeline.operations.findings import LeftOut
 from ac_pipeline.sync.report import AccountReport, SyncReport, Tally
 
 _DONE: Final = (

@@ -10,11 +10,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from ac_pipeline.atproto.budget import erases
-from ac_pipeline.atproto.messages import MAX_OPERATIONS, POINTS, points, request_bytes
-from ac_pipeline.sync.plan import Kind, Operation
-from ac_pipeline.sync.planner import AccountPlan
-from ac_pipeline.sync.writer import BatchLimits
+from ac_pipeline.atproto.rate_limits import erases
+from ac_pipeline.atproto.types import MAX_OPERATIONS, POINTS, points, request_bytes
+from ac_pipeline.sync.planning.diff import AccountPlan
+from ac_pipeline.sync.planning.plan import Kind, Operation
+from ac_pipeline.sync.writing.writer import BatchLimits
 
 RECORDS_PER_SECOND = 1_000
 BLOBS_PER_SECOND = 150

@@ -1,7 +1,7 @@
 """The engine: mirrors one account at a time, from documents to records, links and ledger.
 
 Decide, then do: takes who may be synchronised (`reading.py`), reads what there is (`reading.py`), unless nothing has
-changed since the repository was left in order (`settlement.py`), lets `planner.py` decide, lets `writer.py` write, and
+changed since the repository was left in order (`checkpoint.py`), lets `diff.py` decide, lets `writer.py` write, and
 after each committed batch stores links and ledger entries. Sources: design, section 1; acceptance, "Writing" and
 "Deletions".
 """
@@ -27,21 +27,21 @@ from ac_pipeline.errors import (
 )
 from ac_pipeline.items import BlobRef, RepositoryMark
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.sync.bookkeeper import Bookkeeper
-from ac_pipeline.sync.copies import deletions, find_lost_sources
-from ac_pipeline.sync.erased import Eraser
 from ac_pipeline.sync.for_accounts import account_reports
-from ac_pipeline.sync.mending import Mender, stand_in
-from ac_pipeline.sync.plan import Kind, Operation, Wanted
-from ac_pipeline.sync.planner import AccountPlan, plan_type
+from ac_pipeline.sync.planning.checkpoint import counts, is_settled, may_be_settled, settled
+from ac_pipeline.sync.planning.copies import deletions, find_lost_sources
+from ac_pipeline.sync.planning.diff import AccountPlan, plan_type
+from ac_pipeline.sync.planning.plan import Kind, Operation, Wanted
+from ac_pipeline.sync.planning.reading import DOCUMENT_GONE, Admission, Reader
+from ac_pipeline.sync.planning.wanted import Made, Unmade, make, offer
 from ac_pipeline.sync.ports import DataServer, Documents, Ledger, Renderer
-from ac_pipeline.sync.reading import DOCUMENT_GONE, Admission, Reader
-from ac_pipeline.sync.render import Made, Unmade, make, offer
 from ac_pipeline.sync.report import AccountReport, foresee
 from ac_pipeline.sync.safeguard import Safeguard
 from ac_pipeline.sync.selection import Agreement, Selection
-from ac_pipeline.sync.settlement import counts, is_settled, may_be_settled, settled
-from ac_pipeline.sync.writer import Committed, Refused, Writer
+from ac_pipeline.sync.writing.blob_repair import Mender, stand_in
+from ac_pipeline.sync.writing.erased import Eraser
+from ac_pipeline.sync.writing.recorder import Bookkeeper
+from ac_pipeline.sync.writing.writer import Committed, Refused, Writer
 
 __all__ = ["DOCUMENT_GONE", "KEY_ATTEMPTS", "ROUNDS", "AccountPlan", "Engine", "sync_accounts"]
 

@@ -25,7 +25,7 @@ Published = Mapping[str, Mapping[str, Any]]
 
 
 class Memory(Protocol):
-    """What was last seen of the published lexicons (`mongo/stores.py`)."""
+    """What was last seen of the published lexicons (`mongo/ledger/collections.py`)."""
 
     def seen(self, authority: str) -> Published:
         """NSID -> lexicon; empty when nothing was ever read."""

@@ -11,8 +11,8 @@ from contextlib import AbstractContextManager
 from typing import Protocol
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.messages import Commit, RepositoryStatus, Write
 from ac_pipeline.atproto.repository import Repository
+from ac_pipeline.atproto.types import Commit, RepositoryStatus, Write
 from ac_pipeline.items import BlobRef, Derived, LastLook, LedgerEntry, Rendition, RepositoryMark
 from ac_pipeline.media.base import Document, LinkUpdate, MediaType
 

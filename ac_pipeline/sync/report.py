@@ -8,9 +8,9 @@ from dataclasses import dataclass, field, fields
 from ac_pipeline.errors import Blocked, PipelineError, is_unreachable
 from ac_pipeline.items import Stage, State, item_id
 from ac_pipeline.media.base import Document, Verdict
-from ac_pipeline.sync.entries import end_of
-from ac_pipeline.sync.plan import Kind, Operation, TypePlan, Versions, Wanted, Withheld
-from ac_pipeline.sync.planner import AccountPlan
+from ac_pipeline.sync.planning.diff import AccountPlan
+from ac_pipeline.sync.planning.plan import Kind, Operation, TypePlan, Versions, Wanted, Withheld
+from ac_pipeline.sync.writing.entries import end_of
 
 
 @dataclass(slots=True)

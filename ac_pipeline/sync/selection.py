@@ -11,8 +11,8 @@ from hashlib import sha256
 
 from ac_pipeline.media.base import Document, MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.sync.plan import Kind, Operation, TypePlan
-from ac_pipeline.sync.planner import AccountPlan
+from ac_pipeline.sync.planning.diff import AccountPlan
+from ac_pipeline.sync.planning.plan import Kind, Operation, TypePlan
 
 _OF_A_PROMISE = {Kind.RENDER, Kind.CREATE, Kind.UPDATE, Kind.ADOPT, Kind.HEAL}
 """What may become of an item whose rendition is still to be made: its record is not known before."""

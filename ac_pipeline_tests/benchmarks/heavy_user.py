@@ -23,14 +23,14 @@ from typing import Any
 from bson import ObjectId
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.local.artwork import pixel_art
-from ac_pipeline.local.pds_accounts import PdsAccounts
-from ac_pipeline.local.services import LocalServices
+from ac_pipeline.local.seed.artwork import pixel_art
+from ac_pipeline.local.services.pds_accounts import PdsAccounts
+from ac_pipeline.local.services.stack import LocalServices
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.mongo.database import connect
-from ac_pipeline.operations.restore import find_snapshot, restore_from_mongo, restore_from_snapshot
-from ac_pipeline.operations.snapshot import open_vault
-from ac_pipeline.operations.wipe import plan_wipe, wipe
+from ac_pipeline.operations.removal.restore import find_snapshot, restore_from_mongo, restore_from_snapshot
+from ac_pipeline.operations.removal.snapshot import open_vault
+from ac_pipeline.operations.removal.wipe import plan_wipe, wipe
 from ac_pipeline.settings import Settings
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection, planned

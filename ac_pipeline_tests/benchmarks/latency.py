@@ -31,13 +31,13 @@ import httpx
 from bson import ObjectId
 
 from ac_pipeline.accounts import GUEST_ID
-from ac_pipeline.local.artwork import pixel_art, tape_zip
 from ac_pipeline.local.dagster_ui import DagsterUi
 from ac_pipeline.local.demo import demo_settings, open_dagster
 from ac_pipeline.local.demo_screen import Screen
-from ac_pipeline.local.pds_accounts import PdsAccounts
-from ac_pipeline.local.seed import into_folder
-from ac_pipeline.local.services import Addresses, LocalServices
+from ac_pipeline.local.seed.artwork import pixel_art, tape_zip
+from ac_pipeline.local.seed.fill import into_folder
+from ac_pipeline.local.services.pds_accounts import PdsAccounts
+from ac_pipeline.local.services.stack import Addresses, LocalServices
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.mongo.database import connect
 from ac_pipeline_tests.benchmarks.ending import end_in_order

@@ -31,16 +31,16 @@ import httpx
 from bson import ObjectId
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.messages import Write
 from ac_pipeline.atproto.sessions import Tokens
 from ac_pipeline.atproto.syntax import document_tid
+from ac_pipeline.atproto.types import Write
 from ac_pipeline.items import Derived
-from ac_pipeline.local.pds_accounts import NewAccount, PdsAccounts
-from ac_pipeline.local.services import LocalServices
+from ac_pipeline.local.services.pds_accounts import NewAccount, PdsAccounts
+from ac_pipeline.local.services.stack import LocalServices
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.mongo.database import connect
-from ac_pipeline.mongo.stores import MongoSessionStore
+from ac_pipeline.mongo.ledger.collections import MongoSessionStore
 from ac_pipeline.settings import Settings
 from ac_pipeline.sync.engine import sync_accounts
 from ac_pipeline.sync.selection import Selection

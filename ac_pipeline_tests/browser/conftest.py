@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 from pymongo import MongoClient
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.local.artwork import pixel_art, tape_zip
+from ac_pipeline.local.seed.artwork import pixel_art, tape_zip
 from ac_pipeline_tests.conftest import MongoServer, Pds
 from ac_pipeline_tests.dagster_home import PATIENCE, QUICK, QUICK_ENVIRONMENT, DagsterHome, Ui
 from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice

@@ -8,7 +8,7 @@ import pytest
 from playwright.sync_api import Page, expect
 
 from ac_pipeline.items import State
-from ac_pipeline.local.artwork import pixel_art
+from ac_pipeline.local.seed.artwork import pixel_art
 from ac_pipeline_tests.browser.conftest import MILLISECONDS, PAINTINGS, Shoot, Stage, picture_of
 from ac_pipeline_tests.harness import USER_BUCKET
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.budget import Budget, BudgetStore
 from ac_pipeline.atproto.client import PdsClient
+from ac_pipeline.atproto.rate_limits import Budget, BudgetStore
 from ac_pipeline.atproto.sessions import MemorySessionStore, Sessions
 from ac_pipeline.atproto.transport import open_http
 from ac_pipeline.sync.ports import DataServer

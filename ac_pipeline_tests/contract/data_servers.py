@@ -8,7 +8,7 @@ from typing import Protocol
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.client import PdsClient
-from ac_pipeline.atproto.messages import Write
+from ac_pipeline.atproto.types import Write
 from ac_pipeline.items import BlobRef, Record
 from ac_pipeline.sync.ports import DataServer
 from ac_pipeline_tests import pds_folder

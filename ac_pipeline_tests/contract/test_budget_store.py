@@ -11,10 +11,10 @@ import pytest
 from pymongo import MongoClient
 from pymongo.database import Database
 
-from ac_pipeline.atproto.budget import HOUR as HOUR_LONG
-from ac_pipeline.atproto.budget import POLICY, Bucket, BudgetStore, MemoryBudgetStore, Pace, Window, commits_key
+from ac_pipeline.atproto.rate_limits import HOUR as HOUR_LONG
+from ac_pipeline.atproto.rate_limits import POLICY, Bucket, BudgetStore, MemoryBudgetStore, Pace, Window, commits_key
 from ac_pipeline.errors import RateLimited, ServiceUnreachable
-from ac_pipeline.mongo.stores import MongoBudgetStore
+from ac_pipeline.mongo.ledger.collections import MongoBudgetStore
 
 DID = "did:plc:alice"
 HOURLY, DAILY = "5000;w=3600", "35000;w=86400"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.messages import Write
 from ac_pipeline.atproto.repository import read_repository
 from ac_pipeline.atproto.syntax import record_cid
+from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import (
     OutcomeUnknown,
     RecordRefused,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.messages import Write
 from ac_pipeline.atproto.syntax import blob_cid
+from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import (
     BlobMissing,
     InvalidRecord,

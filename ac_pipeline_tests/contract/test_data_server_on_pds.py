@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from ac_pipeline.atproto.messages import Write
 from ac_pipeline.atproto.sessions import MemorySessionStore, Tokens
+from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import (
     BlobMissing,
     PipelineError,
     RateLimited,
 )
-from ac_pipeline.local.pds_server import PdsOptions
-from ac_pipeline.mongo.stores import MongoBudgetStore
+from ac_pipeline.local.services.pds_server import PdsOptions
+from ac_pipeline.mongo.ledger.collections import MongoBudgetStore
 from ac_pipeline_tests.conftest import Pds
 from ac_pipeline_tests.contract.data_servers import NOWHERE, PAINTING, PNG, Connect, create, did_of, painting
 

@@ -28,8 +28,8 @@ from ac_pipeline.items import (
 )
 from ac_pipeline.media.mood import MOOD
 from ac_pipeline.media.painting import PAINTING
-from ac_pipeline.mongo.leases import Leases
-from ac_pipeline.mongo.ledger import MongoLedger
+from ac_pipeline.mongo.ledger.items import MongoLedger
+from ac_pipeline.mongo.ledger.leases import Leases
 from ac_pipeline.sync.ports import Ledger
 from ac_pipeline_tests.memory_ports import FakeClock, MemoryLedger
 

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ac_pipeline.items import Finding
-from ac_pipeline.mongo.receipts import Aspect, MongoReceipts, Part, Receipt, Total
+from ac_pipeline.mongo.ledger.receipts import Aspect, MongoReceipts, Part, Receipt, Total
 from ac_pipeline_tests.memory_receipts import MemoryReceipts
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, 6_000, tzinfo=UTC)

@@ -20,7 +20,7 @@ import pytest
 from ac_pipeline.atproto.syntax import blob_cid
 from ac_pipeline.errors import InvalidRecord, Misconfigured, ServiceUnreachable, SourceMissing
 from ac_pipeline.items import BlobRef, Rendition
-from ac_pipeline.local.artwork import pixel_art
+from ac_pipeline.local.seed.artwork import pixel_art
 from ac_pipeline.renditions.store import RenditionStore
 
 DATA = pixel_art(16, 16)
@@ -196,7 +196,7 @@ def test_processes_that_keep_the_same_thing_at_once_all_succeed(tmp_path: Path) 
     program = """
 import sys
 from ac_pipeline.items import Rendition
-from ac_pipeline.local.artwork import pixel_art
+from ac_pipeline.local.seed.artwork import pixel_art
 from ac_pipeline.renditions.store import RenditionStore
 store = RenditionStore(sys.argv[1])
 for _ in range(40):

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 import httpx
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.messages import Commit, Write
 from ac_pipeline.atproto.repository import Repository, read_repository
 from ac_pipeline.atproto.syntax import document_tid
+from ac_pipeline.atproto.types import Commit, Write
 from ac_pipeline_tests.car_builder import build_repository
 from ac_pipeline_tests.conftest import Pds
 from ac_pipeline_tests.sample_records import example

@@ -10,7 +10,7 @@ from pymongo.database import Database
 
 from ac_pipeline.atproto.sessions import MemorySessionStore, SessionStore, Tokens
 from ac_pipeline.errors import ServiceUnreachable
-from ac_pipeline.mongo.stores import MongoSessionStore
+from ac_pipeline.mongo.ledger.collections import MongoSessionStore
 
 ALICE, BOB = "did:plc:alice", "did:plc:bob"
 

@@ -9,9 +9,9 @@ import pytest
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Misconfigured, Permanent
-from ac_pipeline.mongo.audit import AuditEntry, MongoAudit, operator_name
-from ac_pipeline.mongo.stores import MongoSnapshots, Snapshot
-from ac_pipeline.operations.snapshot import SnapshotIndex
+from ac_pipeline.mongo.ledger.audit import AuditEntry, MongoAudit, operator_name
+from ac_pipeline.mongo.ledger.collections import MongoSnapshots, Snapshot
+from ac_pipeline.operations.removal.snapshot import SnapshotIndex
 from ac_pipeline_tests.memory_ports import FakeClock
 from ac_pipeline_tests.memory_vault import MemorySnapshots
 

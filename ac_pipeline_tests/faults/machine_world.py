@@ -14,15 +14,15 @@ from typing import Any
 from bson import ObjectId
 
 from ac_pipeline.accounts import GUEST_ID, Account
-from ac_pipeline.atproto.messages import Write
 from ac_pipeline.atproto.syntax import blob_cid
+from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import BlobMissing, OutcomeUnknown, PipelineError, RateLimited, ServerFailed, ServiceUnreachable
 from ac_pipeline.items import BlobRef, Derived, Record, Rendition
 from ac_pipeline.media.base import Document, MediaType
 from ac_pipeline.media.links import read_link
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.media.times import read_when
-from ac_pipeline.sync.erased import made_of
+from ac_pipeline.sync.writing.erased import made_of
 from ac_pipeline_tests.memory_pds import MemoryPds
 from ac_pipeline_tests.unit.operations.guarded import Guarded, Killed
 from ac_pipeline_tests.unit.sync.world import MemoryRenderer

@@ -21,14 +21,16 @@ from ac_pipeline.errors import LeaseHeld
 from ac_pipeline.media.base import Link, LinkUpdate
 from ac_pipeline.media.mood import MOOD
 from ac_pipeline.mongo.documents import MongoDocuments
-from ac_pipeline.mongo.leases import Leases, is_dead, own_mark
+from ac_pipeline.mongo.ledger.leases import Leases, is_dead, own_mark
 from ac_pipeline_tests.memory_ports import FakeClock
 
 DID = "did:plc:anna"
 Mongo = Database[dict[str, Any]]
 
 # Says its mark, then waits until its input ends.
-MARKED = "import sys; from ac_pipeline.mongo.leases import own_mark; print(own_mark(), flush=True); sys.stdin.read()"
+MARKED = (
+    "import sys; from ac_pipeline.mongo.ledger.leases import own_mark; print(own_mark(), flush=True); sys.stdin.read()"
+)
 
 
 @pytest.fixture

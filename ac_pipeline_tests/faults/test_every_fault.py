@@ -20,7 +20,7 @@ from pymongo.uri_parser import parse_uri
 from ac_pipeline import wiring
 from ac_pipeline.accounts import Account
 from ac_pipeline.items import State
-from ac_pipeline.local.artwork import pixel_art, recording_zip
+from ac_pipeline.local.seed.artwork import pixel_art, recording_zip
 from ac_pipeline.settings import Settings
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import verify

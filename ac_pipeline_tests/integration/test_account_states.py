@@ -12,11 +12,11 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from ac_pipeline.atproto.messages import RepositoryStatus
+from ac_pipeline.atproto.types import RepositoryStatus
 from ac_pipeline.errors import RateLimited, ServerFailed
 from ac_pipeline.items import State
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.operations.accounts import check_sign_ins, compare_visibility
+from ac_pipeline.operations.accounts.listing import check_sign_ins, compare_visibility
 from ac_pipeline.settings import Settings
 from ac_pipeline.wiring import open_relay
 from ac_pipeline_tests.harness import Slice

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ac_pipeline.local.services import LocalServices
+from ac_pipeline.local.services.stack import LocalServices
 from ac_pipeline_tests.benchmarks.ending import ENDED
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -17,7 +17,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 PROGRAM = """
 import signal, sys
 from pathlib import Path
-from ac_pipeline.local.services import LocalServices
+from ac_pipeline.local.services.stack import LocalServices
 from ac_pipeline_tests.benchmarks.ending import end_in_order
 end_in_order()
 services = LocalServices(Path(sys.argv[1]))

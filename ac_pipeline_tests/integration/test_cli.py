@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
-from ac_pipeline.local.artwork import pixel_art, tape_zip
+from ac_pipeline.local.seed.artwork import pixel_art, tape_zip
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline_tests import media_samples as samples
 from ac_pipeline_tests.harness import USER_BUCKET, WHEN, Slice

@@ -20,7 +20,7 @@ from ac_pipeline.defs.jobs import SYNC_USERS
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.sensors.content import NEW_CONTENT_SENSOR, Memory
 from ac_pipeline.items import State
-from ac_pipeline.local.artwork import pixel_art
+from ac_pipeline.local.seed.artwork import pixel_art
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.wiring import Pipeline
 from ac_pipeline_tests.dagster_instance import open_instance

@@ -16,7 +16,7 @@ from ac_pipeline.defs.jobs import Busy, busy_keys
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.sensors.users import users_sensor
 from ac_pipeline.items import State
-from ac_pipeline.local.artwork import pixel_art
+from ac_pipeline.local.seed.artwork import pixel_art
 from ac_pipeline_tests.dagster_home import QUICK, QUICK_ENVIRONMENT, DagsterHome, Partitions, Run, Ui, wait_until
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice

@@ -16,7 +16,7 @@ from ac_pipeline.defs.home import environment, prepare_home
 from ac_pipeline.defs.policies import POOL_LIMITS
 from ac_pipeline.defs.web_server import MODULE
 from ac_pipeline.errors import Misconfigured
-from ac_pipeline.local.processes import LOOPBACK, free_port
+from ac_pipeline.local.services.processes import LOOPBACK, free_port
 from ac_pipeline.settings import Settings
 from ac_pipeline_tests.dagster_home import wait_until
 from ac_pipeline_tests.dagster_instance import open_instance

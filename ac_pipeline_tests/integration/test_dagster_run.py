@@ -13,7 +13,7 @@ import pytest
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, RENDITIONS, USERS, records_key
 from ac_pipeline.items import State
-from ac_pipeline.local.artwork import pixel_art
+from ac_pipeline.local.seed.artwork import pixel_art
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import Slice, open_slice

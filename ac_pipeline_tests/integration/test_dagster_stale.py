@@ -14,12 +14,12 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, RENDITIONS, USERS, records_key
 from ac_pipeline.defs.versions import observation
-from ac_pipeline.local.artwork import pixel_art
 from ac_pipeline.local.demo import demo_settings, open_dagster
 from ac_pipeline.local.demo_screen import Screen
-from ac_pipeline.local.services import Addresses
+from ac_pipeline.local.seed.artwork import pixel_art
+from ac_pipeline.local.services.stack import Addresses
 from ac_pipeline.media.registry import media_type
-from ac_pipeline.sync.plan import Versions, documents_version
+from ac_pipeline.sync.planning.plan import Versions, documents_version
 from ac_pipeline_tests.dagster_home import PATIENCE
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ac_pipeline.local.processes import free_port
+from ac_pipeline.local.services.processes import free_port
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 300.0

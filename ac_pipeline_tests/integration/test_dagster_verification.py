@@ -22,8 +22,8 @@ from ac_pipeline.defs.checks import (
     RECORDS_MATCH_DOCUMENTS,
 )
 from ac_pipeline.defs.verification import VERIFY_STEP, VERIFY_USERS
-from ac_pipeline.local.artwork import pixel_art
-from ac_pipeline.local.processes import free_port
+from ac_pipeline.local.seed.artwork import pixel_art
+from ac_pipeline.local.services.processes import free_port
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice

@@ -10,9 +10,9 @@ import pytest
 from bson import ObjectId
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.local.artwork import pixel_art, tape_zip
+from ac_pipeline.local.seed.artwork import pixel_art, tape_zip
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.operations.differences import accept_theirs, find_differences
+from ac_pipeline.operations.inspection.differences import accept_theirs, find_differences
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline_tests.harness import USER_BUCKET, Slice
 from ac_pipeline_tests.integration.conftest import Run

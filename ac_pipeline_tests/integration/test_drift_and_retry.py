@@ -19,11 +19,11 @@ from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.retries import RETRY_ITEMS, RETRY_STEP
 from ac_pipeline.defs.schedules import INCREMENTAL_SYNC, NIGHTLY_RECONCILE
 from ac_pipeline.errors import ServerFailed
-from ac_pipeline.local.artwork import pixel_art
+from ac_pipeline.local.seed.artwork import pixel_art
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.operations.restore import find_snapshot, restore_from_mongo, restore_from_snapshot
-from ac_pipeline.operations.snapshot import open_vault
-from ac_pipeline.operations.wipe import plan_wipe, wipe
+from ac_pipeline.operations.removal.restore import find_snapshot, restore_from_mongo, restore_from_snapshot
+from ac_pipeline.operations.removal.snapshot import open_vault
+from ac_pipeline.operations.removal.wipe import plan_wipe, wipe
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import USER_BUCKET, Slice
 

@@ -13,9 +13,9 @@ from bson import ObjectId
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.items import State
-from ac_pipeline.local.artwork import pixel_art, tape_zip
+from ac_pipeline.local.seed.artwork import pixel_art, tape_zip
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.sync.plan import COPIES
+from ac_pipeline.sync.planning.plan import COPIES
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline_tests.harness import USER_BUCKET, Slice
 from ac_pipeline_tests.integration.conftest import Run

@@ -16,8 +16,8 @@ from ac_pipeline.accounts import GUEST_ID
 from ac_pipeline.cli.main import cli as whole
 from ac_pipeline.cli.main import run
 from ac_pipeline.items import Failure, LedgerEntry, Stage, State
-from ac_pipeline.local.artwork import pixel_art
-from ac_pipeline.mongo.ledger import MongoLedger
+from ac_pipeline.local.seed.artwork import pixel_art
+from ac_pipeline.mongo.ledger.items import MongoLedger
 from ac_pipeline_tests.harness import Slice
 from ac_pipeline_tests.integration.conftest import Run
 

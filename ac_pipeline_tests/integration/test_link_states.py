@@ -14,7 +14,7 @@ import httpx
 import pytest
 from bson import ObjectId
 
-from ac_pipeline.local.artwork import photo_like, pixel_art, recording_zip, tape_mp4, tape_zip
+from ac_pipeline.local.seed.artwork import photo_like, pixel_art, recording_zip, tape_mp4, tape_zip
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline_tests.harness import USER_BUCKET, Slice

@@ -16,10 +16,10 @@ from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
 from ac_pipeline.errors import Misconfigured, ServiceUnreachable
-from ac_pipeline.local.media_server import object_path
-from ac_pipeline.local.pds_accounts import PdsAccounts
-from ac_pipeline.local.processes import command_line
-from ac_pipeline.local.services import LocalServices
+from ac_pipeline.local.services.media_server import object_path
+from ac_pipeline.local.services.pds_accounts import PdsAccounts
+from ac_pipeline.local.services.processes import command_line
+from ac_pipeline.local.services.stack import LocalServices
 from ac_pipeline_tests.conftest import Pds
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ac_pipeline.atproto.syntax import record_cid
 from ac_pipeline.items import Record, State
-from ac_pipeline.local.artwork import pixel_art, tape_zip
+from ac_pipeline.local.seed.artwork import pixel_art, tape_zip
 from ac_pipeline.media.base import Link
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.sync.selection import Selection

@@ -10,7 +10,7 @@ import pytest
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.items import State
-from ac_pipeline.local.artwork import pixel_art, tape_zip
+from ac_pipeline.local.seed.artwork import pixel_art, tape_zip
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import verify
 from ac_pipeline_tests import pds_folder

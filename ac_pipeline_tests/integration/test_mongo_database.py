@@ -35,7 +35,7 @@ from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.accounts import MongoAccounts
 from ac_pipeline.mongo.database import SOURCE_CODEC, connect, disconnect, mongo_errors
 from ac_pipeline.mongo.documents import MongoDocuments
-from ac_pipeline.mongo.ledger import MongoLedger
+from ac_pipeline.mongo.ledger.items import MongoLedger
 
 Mongo = Database[dict[str, Any]]
 ANNA = Account(id="auth0|63effeeb2a7d55f8098d62f9", key="anna", did="did:plc:anna")

@@ -16,8 +16,8 @@ from pymongo.database import Database
 
 from ac_pipeline.errors import LeaseHeld
 from ac_pipeline.items import BlobRef, Derived, Failure, LedgerEntry, Rendition, Stage, State, item_id
-from ac_pipeline.mongo.leases import Leases
-from ac_pipeline.mongo.ledger import MongoLedger, Standing
+from ac_pipeline.mongo.ledger.items import MongoLedger, Standing
+from ac_pipeline.mongo.ledger.leases import Leases
 from ac_pipeline_tests.memory_ports import FakeClock
 
 Mongo = Database[dict[str, Any]]

@@ -31,13 +31,13 @@ from ac_pipeline.atproto.lexicon import load_lexicons
 from ac_pipeline.cli.main import cli as command_line
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.checks import CHECKS
-from ac_pipeline.local.artwork import pixel_art
-from ac_pipeline.local.pds_server import PdsOptions
-from ac_pipeline.local.services import LocalServices
+from ac_pipeline.local.seed.artwork import pixel_art
+from ac_pipeline.local.services.pds_server import PdsOptions
+from ac_pipeline.local.services.stack import LocalServices
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.operations.accounts import AccountState
-from ac_pipeline.operations.links import LinkState
-from ac_pipeline.operations.snapshot import open_vault, take_snapshot
+from ac_pipeline.operations.accounts.listing import AccountState
+from ac_pipeline.operations.inspection.links import LinkState
+from ac_pipeline.operations.removal.snapshot import open_vault, take_snapshot
 from ac_pipeline.sync.lexicon_gate import SCHEMA
 from ac_pipeline_tests.conftest import Pds
 from ac_pipeline_tests.harness import USER_BUCKET, Slice

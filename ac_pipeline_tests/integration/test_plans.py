@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from bson import ObjectId
 
-from ac_pipeline.atproto.budget import Window
+from ac_pipeline.atproto.rate_limits import Window
 from ac_pipeline_tests.harness import Slice
 from ac_pipeline_tests.integration.conftest import Run
 

@@ -13,7 +13,7 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from ac_pipeline.atproto.budget import HOUR, POLICY, commits_key
+from ac_pipeline.atproto.rate_limits import HOUR, POLICY, commits_key
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, USERS, records_key
 from ac_pipeline.defs.checks import NOTHING_DEFERRED
@@ -30,9 +30,9 @@ from ac_pipeline_tests.integration.conftest import Run
 # One run: commits as long as it may, and says how often that was. Told by a line on stdin when to start.
 RUN = """
 import sys, time
-from ac_pipeline.atproto.budget import Pace
+from ac_pipeline.atproto.rate_limits import Pace
 from ac_pipeline.errors import RateLimited
-from ac_pipeline.mongo.stores import MongoBudgetStore
+from ac_pipeline.mongo.ledger.collections import MongoBudgetStore
 from ac_pipeline.mongo.database import connect
 
 store = MongoBudgetStore(connect(sys.argv[1])[sys.argv[2]]["budgets"])

@@ -19,7 +19,7 @@ from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.mongo.documents import MongoDocuments
-from ac_pipeline.mongo.ledger import MongoLedger
+from ac_pipeline.mongo.ledger.items import MongoLedger
 from ac_pipeline.sync.safeguard import Safeguard
 from ac_pipeline_tests.harness import Slice
 from ac_pipeline_tests.integration.conftest import Run

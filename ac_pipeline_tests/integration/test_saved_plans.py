@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from ac_pipeline.errors import Misconfigured
-from ac_pipeline.mongo.plans import KEPT, LINES, Line, MongoPlans, SavedPlan
+from ac_pipeline.mongo.ledger.plans import KEPT, LINES, Line, MongoPlans, SavedPlan
 
 SELECTION = {"accounts": None, "types": ["mood"], "since": None, "until": None, "items": None, "limit": None}
 

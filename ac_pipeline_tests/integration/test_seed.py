@@ -23,12 +23,12 @@ from pymongo.errors import DuplicateKeyError
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.items import State
-from ac_pipeline.local.media_server import object_path
-from ac_pipeline.local.pds_server import PdsOptions
-from ac_pipeline.local.seed import COPIES, make_demo, seed
-from ac_pipeline.local.seed_plan import Demo, plan_demo
-from ac_pipeline.local.seed_values import COLLECTIONS, Outcome, SeedSummary
-from ac_pipeline.local.services import Addresses
+from ac_pipeline.local.seed.fill import COPIES, make_demo, seed
+from ac_pipeline.local.seed.plan import Demo, plan_demo
+from ac_pipeline.local.seed.values import COLLECTIONS, Outcome, SeedSummary
+from ac_pipeline.local.services.media_server import object_path
+from ac_pipeline.local.services.pds_server import PdsOptions
+from ac_pipeline.local.services.stack import Addresses
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import verify
 from ac_pipeline_tests.conftest import MongoServer, Pds

@@ -7,8 +7,8 @@ import sys
 import time
 from typing import Any
 
-from ac_pipeline.atproto.budget import Budget, Charge
-from ac_pipeline.mongo.stores import MongoBudgetStore
+from ac_pipeline.atproto.rate_limits import Budget, Charge
+from ac_pipeline.mongo.ledger.collections import MongoBudgetStore
 from ac_pipeline_tests.conftest import MongoServer
 
 UPLOADS = "pds.test uploadBlob"
@@ -17,9 +17,9 @@ LIMIT = 200
 # One run: uploads as long as it may, and says how often that was. Told by a line on stdin when to start.
 RUN = f"""
 import sys, time
-from ac_pipeline.atproto.budget import Budget, Charge
+from ac_pipeline.atproto.rate_limits import Budget, Charge
 from ac_pipeline.errors import RateLimited
-from ac_pipeline.mongo.stores import MongoBudgetStore
+from ac_pipeline.mongo.ledger.collections import MongoBudgetStore
 from ac_pipeline.mongo.database import connect
 
 store = MongoBudgetStore(connect(sys.argv[1])[sys.argv[2]]["budgets"])

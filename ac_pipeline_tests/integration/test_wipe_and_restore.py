@@ -10,17 +10,17 @@ from typing import Any
 import pytest
 
 from ac_pipeline.accounts import GUEST_ID, Account
-from ac_pipeline.atproto.messages import Commit, Write
+from ac_pipeline.atproto.types import Commit, Write
 from ac_pipeline.cli.main import run
 from ac_pipeline.errors import OutcomeUnknown, ServiceUnreachable
 from ac_pipeline.items import State
-from ac_pipeline.local.artwork import pixel_art, tape_zip
+from ac_pipeline.local.seed.artwork import pixel_art, tape_zip
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.operations.restore import find_snapshot, restore_from_mongo, restore_from_snapshot
-from ac_pipeline.operations.restore_plan import RestoreReport
-from ac_pipeline.operations.snapshot import Vault, open_vault, take_snapshot
-from ac_pipeline.operations.wipe import WipeReport, plan_wipe, wipe
+from ac_pipeline.operations.removal.restore import find_snapshot, restore_from_mongo, restore_from_snapshot
+from ac_pipeline.operations.removal.restore_plan import RestoreReport
+from ac_pipeline.operations.removal.snapshot import Vault, open_vault, take_snapshot
+from ac_pipeline.operations.removal.wipe import WipeReport, plan_wipe, wipe
 from ac_pipeline_tests.benchmarks.heavy_user import HEAVY, Trip, fill
 from ac_pipeline_tests.harness import GUEST_BUCKET, USER_BUCKET, Slice, open_slice
 from ac_pipeline_tests.scripted_storage import ObjectServer

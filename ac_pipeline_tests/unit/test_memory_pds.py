@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from ac_pipeline.atproto.messages import Write
+from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import BlobMissing, OutcomeUnknown, RecordRefused
 from ac_pipeline_tests.memory_pds import Called, MemoryPds
 

@@ -20,7 +20,7 @@ from ac_pipeline.cli.main import run
 from ac_pipeline.defs.alerts.delivery import Webhook
 from ac_pipeline.errors import Misconfigured, PipelineError, ServiceUnreachable
 from ac_pipeline.local.dagster_ui import DagsterUi
-from ac_pipeline.local.pds_accounts import PdsAccounts
+from ac_pipeline.local.services.pds_accounts import PdsAccounts
 from ac_pipeline.media.base import SourceObject
 from ac_pipeline.objects import ObjectStorage, storage_client
 from ac_pipeline.proxies import Proxies, read_proxies

@@ -12,7 +12,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from ac_pipeline.atproto.answers import scrub
+from ac_pipeline.atproto.xrpc_errors import scrub
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.redaction import REMOVED, Redactor, conceal, url_secrets
 from ac_pipeline.renditions.store import RenditionStore

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from ac_pipeline.mongo.leases import own_mark
+from ac_pipeline.mongo.ledger.leases import own_mark
 from ac_pipeline.wiring import work_folder
 
 pytestmark = pytest.mark.slow

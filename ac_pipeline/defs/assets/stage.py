@@ -32,7 +32,7 @@ from ac_pipeline.defs.pipeline import Outcome, PipelineResource
 from ac_pipeline.defs.versions import LastEvents, Seen, observation, tags
 from ac_pipeline.errors import Misconfigured, Transient
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.sync.plan import Versions
+from ac_pipeline.sync.planning.plan import Versions
 
 Context = dg.OpExecutionContext | dg.AssetExecutionContext
 Work = Callable[[Sequence[Account]], Iterator[Outcome]]

@@ -1,8 +1,8 @@
 """The sensor of new content: what users make, change and remove reaches the PDS by itself, in seconds.
 
-Which users have work is the pipeline's to say (`mongo/changes.py`), whom to ask a run for is decided by `plan_content`,
-from the work there is and from what was asked before. The cursor only makes things fast: whatever it says, the work is
-found again from the documents.
+Which users have work is the pipeline's to say (`mongo/changes/users.py`), whom to ask a run for is decided by
+`plan_content`, from the work there is and from what was asked before. The cursor only makes things fast: whatever it
+says, the work is found again from the documents.
 """
 
 import json
@@ -20,7 +20,7 @@ from ac_pipeline.defs.jobs import SYNC_USERS, UNFINISHED, busy_keys, sync_users
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.policies import PRIORITY, URGENT
 from ac_pipeline.defs.verification import VERIFY_USERS
-from ac_pipeline.mongo.pending import Changes, Work
+from ac_pipeline.mongo.changes.pending import Changes, Work
 
 REASON: Final = "ac_pipeline/reason"
 """Tag that says why a run was requested."""

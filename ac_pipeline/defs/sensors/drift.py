@@ -15,7 +15,7 @@ from typing import Final
 import dagster as dg
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.messages import RepositoryStatus
+from ac_pipeline.atproto.types import RepositoryStatus
 from ac_pipeline.defs.assets.catalog import USERS
 from ac_pipeline.defs.assets.changed_users import SYNC_CHANGED_USERS, run_config
 from ac_pipeline.defs.jobs import SYNC_USERS, busy_keys, sync_users

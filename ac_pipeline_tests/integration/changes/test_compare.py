@@ -16,8 +16,8 @@ from ac_pipeline.errors import ServerFailed, ServiceUnreachable
 from ac_pipeline.media.base import MediaType, Verdict
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.mongo.compare import Compare, Scan
-from ac_pipeline.mongo.pending import Cause, is_linked
+from ac_pipeline.mongo.changes.compare import Compare, Scan
+from ac_pipeline.mongo.changes.pending import Cause, is_linked
 from ac_pipeline_tests.integration.changes.site import ADA, GUEST, KIDLISP, LINK, MOOD, NOW, RULE, WHEN, Site, items
 
 

@@ -11,7 +11,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.items import Failure, LedgerEntry, Stage, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.mongo.pending import Cause
+from ac_pipeline.mongo.changes.pending import Cause
 from ac_pipeline_tests.integration.changes.site import (
     ADA,
     BEA,

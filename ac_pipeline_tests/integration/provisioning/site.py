@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 from bson import ObjectId
 
-from ac_pipeline.operations.provisioning import Provisioner, ProvisionPlan, ProvisionReport, plan_provision
+from ac_pipeline.operations.accounts.provisioning import Provisioner, ProvisionPlan, ProvisionReport, plan_provision
 from ac_pipeline.settings import Settings
 from ac_pipeline.wiring import Pipeline, open_pipeline
 

@@ -16,8 +16,8 @@ from bson import ObjectId
 from ac_pipeline.accounts import GUEST_ID
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.items import State
-from ac_pipeline.local.pds_server import PdsOptions
-from ac_pipeline.operations.provisioning import Outcome, planned
+from ac_pipeline.local.services.pds_server import PdsOptions
+from ac_pipeline.operations.accounts.provisioning import Outcome, planned
 from ac_pipeline_tests.conftest import Pds
 from ac_pipeline_tests.integration.conftest import Run
 from ac_pipeline_tests.integration.provisioning.site import EMAIL, Faulty, Killed, code, open_site, unique

@@ -8,7 +8,7 @@ import pytest
 
 from ac_pipeline.errors import OutcomeUnknown, RateLimited, ServerFailed, ServiceUnreachable
 from ac_pipeline.mongo.accounts import Credentials, Kind
-from ac_pipeline.operations.provisioning import GOOD, Outcome
+from ac_pipeline.operations.accounts.provisioning import GOOD, Outcome
 from ac_pipeline_tests.integration.provisioning.site import Faulty, Killed, Site, code, unique
 
 STEPS = [

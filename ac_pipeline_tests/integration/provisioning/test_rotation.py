@@ -13,7 +13,7 @@ import pytest
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import AccountUnknown, HeldBack, Misconfigured, WrongPassword
 from ac_pipeline.mongo.accounts import Kind
-from ac_pipeline.operations.registration import Rotated, may_rotate, rotate
+from ac_pipeline.operations.accounts.registration import Rotated, may_rotate, rotate
 from ac_pipeline_tests.integration.conftest import Run
 from ac_pipeline_tests.integration.provisioning.site import Faulty, Killed, Site
 

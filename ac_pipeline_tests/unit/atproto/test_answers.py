@@ -8,7 +8,7 @@ from email.utils import format_datetime
 
 import pytest
 
-from ac_pipeline.atproto.answers import (
+from ac_pipeline.atproto.xrpc_errors import (
     ANSWER_LENGTH,
     Answer,
     Call,

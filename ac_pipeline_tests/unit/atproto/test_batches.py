@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from ac_pipeline.atproto.messages import ENVELOPE_BYTES, Write, encode_body, points, request_bytes
+from ac_pipeline.atproto.types import ENVELOPE_BYTES, Write, encode_body, points, request_bytes
 from ac_pipeline.errors import InvalidRecord
 
 MOOD = "computer.aesthetic.mood"

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import pytest
 
-from ac_pipeline.atproto.budget import (
+from ac_pipeline.atproto.rate_limits import (
     LOOK_SECONDS,
     UNNAMED_WAIT,
     Allowance,

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from ac_pipeline.atproto.budget import (
+from ac_pipeline.atproto.rate_limits import (
     HOUR,
     POLICY,
     Bucket,
@@ -19,7 +19,7 @@ from ac_pipeline.atproto.budget import (
     erases,
     hour_under_way,
 )
-from ac_pipeline.atproto.messages import Write
+from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import OutcomeUnknown, PipelineError, RateLimited, RecordRefused, ServiceUnreachable
 
 START = 1_795_233_892.0

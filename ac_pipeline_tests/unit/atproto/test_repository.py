@@ -12,9 +12,9 @@ from atproto_core.car import CAR
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ac_pipeline.atproto.messages import Commit, Write
 from ac_pipeline.atproto.repository import Repository, read_repository
 from ac_pipeline.atproto.syntax import blob_cid, cid_bytes, cid_text, document_tid, record_cid
+from ac_pipeline.atproto.types import Commit, Write
 from ac_pipeline.errors import InvalidRecord, RepositoryMoved, RepositoryUnreadable
 from ac_pipeline.items import Record
 from ac_pipeline_tests.car_builder import (

@@ -12,7 +12,6 @@ from threading import Barrier, BrokenBarrierError
 import pytest
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.answers import TokenRefused
 from ac_pipeline.atproto.sessions import (
     REFRESH_MARGIN,
     REFUSAL_SECONDS,
@@ -21,6 +20,7 @@ from ac_pipeline.atproto.sessions import (
     Tokens,
     expires_at,
 )
+from ac_pipeline.atproto.xrpc_errors import TokenRefused
 from ac_pipeline.errors import AccountInactive, NoCredentials, PipelineError, RateLimited, WrongPassword
 
 DAY = 86_400.0

@@ -7,19 +7,19 @@ from datetime import UTC, datetime
 from itertools import starmap
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.messages import RepositoryStatus
+from ac_pipeline.atproto.types import RepositoryStatus
 from ac_pipeline.defs.pipeline import CollectionState, Outcome, Picture
 from ac_pipeline.errors import Blocked, PipelineError, Transient
 from ac_pipeline.items import Attempt, Failure, LastLook, LedgerEntry, RepositoryMark, Stage, State
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.mongo.ledger import Standing
-from ac_pipeline.mongo.pending import Changes, Work
-from ac_pipeline.mongo.receipts import Aspect, Part, Receipt
-from ac_pipeline.operations.receipts import Findings, Taken, findings
+from ac_pipeline.mongo.changes.pending import Changes, Work
+from ac_pipeline.mongo.ledger.items import Standing
+from ac_pipeline.mongo.ledger.receipts import Aspect, Part, Receipt
+from ac_pipeline.operations.inspection.verification import Findings, Taken, findings
 from ac_pipeline.operations.retry import FailedItems, RetryPlan, Turn, narrowed, plan_turns
 from ac_pipeline.settings import Allowance
 from ac_pipeline.sync.for_accounts import account_reports
-from ac_pipeline.sync.plan import Versions
+from ac_pipeline.sync.planning.plan import Versions
 from ac_pipeline.sync.report import AccountReport, ItemFailure
 from ac_pipeline_tests.memory_pds import MemoryPds
 from ac_pipeline_tests.memory_receipts import MemoryReceipts

@@ -35,7 +35,7 @@ from ac_pipeline.defs.pipeline import CollectionState
 from ac_pipeline.errors import AccountDeleted, NoCredentials, ServerFailed, ServiceUnreachable
 from ac_pipeline.items import Failure, Finding, LastLook, RepositoryMark, Stage, State
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.mongo.receipts import Aspect, Part, Receipt
+from ac_pipeline.mongo.ledger.receipts import Aspect, Part, Receipt
 from ac_pipeline.settings import Allowance, allowance
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror

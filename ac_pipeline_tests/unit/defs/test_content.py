@@ -20,7 +20,7 @@ from ac_pipeline.defs.sensors.content import (
     Memory,
     plan_content,
 )
-from ac_pipeline.mongo.pending import Cause, Work
+from ac_pipeline.mongo.changes.pending import Cause, Work
 
 NOW = 1_000_000.0
 

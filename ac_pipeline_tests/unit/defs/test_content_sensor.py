@@ -18,7 +18,7 @@ from ac_pipeline.defs.policies import POOL_LIMITS
 from ac_pipeline.defs.sensors.content import NEW_CONTENT_SENSOR, USERS_A_RUN
 from ac_pipeline.errors import ServerFailed, ServiceUnreachable
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.mongo.pending import Cause, Work
+from ac_pipeline.mongo.changes.pending import Cause, Work
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 

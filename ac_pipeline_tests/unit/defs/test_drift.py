@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.messages import RepositoryStatus, Write
+from ac_pipeline.atproto.types import RepositoryStatus, Write
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.assets.catalog import PARTITION, RANGE_END, RANGE_START, USERS
 from ac_pipeline.defs.assets.changed_users import changed_users_job

@@ -18,7 +18,7 @@ from ac_pipeline.defs.checks import (
 from ac_pipeline.defs.verification import VERIFY_USERS
 from ac_pipeline.errors import AccountInactive, ServerFailed, ServiceUnreachable, Unforeseen
 from ac_pipeline.items import Finding
-from ac_pipeline.mongo.receipts import Aspect, Part
+from ac_pipeline.mongo.ledger.receipts import Aspect, Part
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 from ac_pipeline_tests.unit.defs.site import KEYS, MOODS, PAINTINGS, RECORDS, Site

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ac_pipeline.local.media_server import FolderAnswers, MediaServer, media_url, object_path
+from ac_pipeline.local.services.media_server import FolderAnswers, MediaServer, media_url, object_path
 from ac_pipeline_tests.scripted_storage import ObjectServer, Request
 
 pytestmark = pytest.mark.slow

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from ac_pipeline.errors import ServiceUnreachable
-from ac_pipeline.local.processes import (
+from ac_pipeline.local.services.processes import (
     Service,
     command_line,
     spawn_detached,
@@ -92,7 +92,7 @@ def test_a_tethered_server_ends_when_its_holder_is_killed(tmp_path: Path) -> Non
     holder = (
         "import sys, time\n"
         "from pathlib import Path\n"
-        "from ac_pipeline.local.processes import Service\n"
+        "from ac_pipeline.local.services.processes import Service\n"
         "from ac_pipeline_tests.tethered import Tethered\n"
         "held = Tethered(Service('held', (sys.executable, '-c', 'import time; time.sleep(60)'), lambda: True),"
         f" Path({str(tmp_path / 'held.log')!r}))\n"

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from ac_pipeline.errors import Misconfigured
-from ac_pipeline.local.seed_kinds import KIDLISP, MOODS, PAINTINGS, PIECES, PRESENT, TAPES
-from ac_pipeline.local.seed_plan import Demo, plan_demo, summarise
-from ac_pipeline.local.seed_values import Outcome, SeedSummary, Situation
+from ac_pipeline.local.seed.kinds import KIDLISP, MOODS, PAINTINGS, PIECES, PRESENT, TAPES
+from ac_pipeline.local.seed.plan import Demo, plan_demo, summarise
+from ac_pipeline.local.seed.values import Outcome, SeedSummary, Situation
 
 _SHARES = (PAINTINGS, MOODS, PIECES, KIDLISP, TAPES)
 

@@ -11,7 +11,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import AccountDeleted, NoCredentials
 from ac_pipeline.items import State
 from ac_pipeline.media.base import Document, Link, Verdict
-from ac_pipeline.mongo.pending import Cause, Known, Rule, mark_of
+from ac_pipeline.mongo.changes.pending import Cause, Known, Rule, mark_of
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 ADA = Account("auth0|ada", "ada", did="did:plc:ada", password="pw")

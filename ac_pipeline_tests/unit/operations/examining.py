@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.operations.links import Examination, examine, heal
+from ac_pipeline.operations.inspection.links import Examination, examine, heal
 from ac_pipeline_tests.unit.sync.world import World, chosen
 
 WHEN_TEXT = "2025-10-15T12:30:45.123Z"

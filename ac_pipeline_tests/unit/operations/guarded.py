@@ -12,11 +12,11 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import SourceMissing
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.mongo.stores import Snapshot
-from ac_pipeline.operations.restore import find_snapshot, restore_from_mongo, restore_from_snapshot
-from ac_pipeline.operations.restore_plan import RestoreReport
-from ac_pipeline.operations.snapshot import Archive, Vault
-from ac_pipeline.operations.wipe import WipePlan, WipeReport, plan_wipe, wipe
+from ac_pipeline.mongo.ledger.collections import Snapshot
+from ac_pipeline.operations.removal.restore import find_snapshot, restore_from_mongo, restore_from_snapshot
+from ac_pipeline.operations.removal.restore_plan import RestoreReport
+from ac_pipeline.operations.removal.snapshot import Archive, Vault
+from ac_pipeline.operations.removal.wipe import WipePlan, WipeReport, plan_wipe, wipe
 from ac_pipeline.renditions.store import RenditionStore, SnapshotFiles
 from ac_pipeline_tests.memory_vault import MemoryAudit, MemorySnapshots
 from ac_pipeline_tests.unit.sync.world import World

@@ -10,14 +10,14 @@ from typing import Any
 import pytest
 
 from ac_pipeline.accounts import LEAVING, Account
-from ac_pipeline.atproto.messages import Write
+from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import RecordRefused, RepositoryUnreadable
 from ac_pipeline.items import RepositoryMark
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.operations.erasure import Erasure, Erasures
+from ac_pipeline.operations.inspection.erasure import Erasure, Erasures
 from ac_pipeline.operations.sync import account_turn
 from ac_pipeline.sync.costs import user_cost
-from ac_pipeline.sync.plan import COPIES
+from ac_pipeline.sync.planning.plan import COPIES
 from ac_pipeline.sync.selection import Selection, planned
 from ac_pipeline.sync.verify import verify
 from ac_pipeline_tests.memory_pds import MemoryPds

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from ac_pipeline.atproto.messages import Write
+from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import AccountInactive, ServiceUnreachable
 from ac_pipeline.media.registry import media_type
-from ac_pipeline.operations.differences import find_differences, push_ours
+from ac_pipeline.operations.inspection.differences import find_differences, push_ours
 from ac_pipeline_tests.memory_pds import MemoryPds
 from ac_pipeline_tests.unit.sync.world import World, chosen
 

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.budget import POLICY, Bucket, Window
+from ac_pipeline.atproto.rate_limits import POLICY, Bucket, Window
 from ac_pipeline.errors import NoCredentials
-from ac_pipeline.operations.flight_plan import FlightPlan, draw_up, learned_limits, selection_of, selection_to_json
+from ac_pipeline.operations.plan import FlightPlan, draw_up, learned_limits, selection_of, selection_to_json
 from ac_pipeline.operations.sync import account_turn
 from ac_pipeline.sync.costs import USUAL, Ceiling, Limits
 from ac_pipeline.sync.selection import PlannedOperation, Selection, plan_hash, planned

@@ -7,9 +7,9 @@ import struct
 import pytest
 
 from ac_pipeline.atproto.syntax import RAW_CID, blob_cid, cid_bytes, encode_record
-from ac_pipeline.operations.differences import find_differences
-from ac_pipeline.operations.flight_plan import draw_up
-from ac_pipeline.operations.links import examine
+from ac_pipeline.operations.inspection.differences import find_differences
+from ac_pipeline.operations.inspection.links import examine
+from ac_pipeline.operations.plan import draw_up
 from ac_pipeline.sync.costs import Limits
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import verify_accounts

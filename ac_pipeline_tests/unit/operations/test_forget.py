@@ -14,10 +14,10 @@ import pytest
 from ac_pipeline.accounts import LEAVING, Account
 from ac_pipeline.errors import HeldBack, Misconfigured, ServiceUnreachable, SourceMissing
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.mongo.stores import Snapshot
-from ac_pipeline.operations.erasure import kept_in_snapshots
-from ac_pipeline.operations.forget import FORGET, Forgetting, forget, of_person, plan_forgetting
-from ac_pipeline.operations.snapshot import take_snapshot
+from ac_pipeline.mongo.ledger.collections import Snapshot
+from ac_pipeline.operations.inspection.erasure import kept_in_snapshots
+from ac_pipeline.operations.removal.prune import FORGET, Forgetting, forget, of_person, plan_forgetting
+from ac_pipeline.operations.removal.snapshot import take_snapshot
 from ac_pipeline_tests.unit.operations.guarded import Guarded, killed_at
 
 WHEN_TEXT = "2025-10-15T12:30:45.123Z"

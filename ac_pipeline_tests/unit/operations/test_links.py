@@ -15,8 +15,8 @@ from ac_pipeline.accounts import LEAVING
 from ac_pipeline.errors import AccountInactive, RecordRefused, SourceMissing
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.operations.declare import Work
-from ac_pipeline.operations.links import LinksParameters, LinkState, Repair, heal, run_links
-from ac_pipeline.operations.rounds import unwatched
+from ac_pipeline.operations.findings import unwatched
+from ac_pipeline.operations.inspection.links import LinksParameters, LinkState, Repair, heal, run_links
 from ac_pipeline_tests.memory_vault import MemoryAudit
 from ac_pipeline_tests.unit.operations.examining import cure, look, mood, only, states
 from ac_pipeline_tests.unit.sync.test_last_copy import IDS, documents, records

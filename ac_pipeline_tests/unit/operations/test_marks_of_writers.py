@@ -10,12 +10,12 @@ import pytest
 
 import ac_pipeline
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.messages import Write
 from ac_pipeline.atproto.repository import Repository
+from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import OutcomeUnknown, RepositoryMoved, ServerFailed
 from ac_pipeline.operations.lexicons import publish
 from ac_pipeline.sync.lexicon_gate import Authority
-from ac_pipeline.sync.writer import commit_writes
+from ac_pipeline.sync.writing.writer import commit_writes
 from ac_pipeline_tests.unit.operations.guarded import Guarded
 from ac_pipeline_tests.unit.sync.world import LEXICONS
 
@@ -166,4 +166,4 @@ def test_nothing_else_commits_to_a_repository() -> None:
         for path in package.rglob("*.py")
         if ".apply_writes(" in (text := path.read_text())
     }
-    assert found == {"sync/writer.py": 1}
+    assert found == {"sync/writing/writer.py": 1}

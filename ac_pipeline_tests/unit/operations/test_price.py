@@ -7,7 +7,7 @@ import pytest
 from ac_pipeline.items import BlobRef
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.sync.costs import SPEED, UPLOADS, WRITE_POINTS, Price, price
-from ac_pipeline.sync.plan import Kind, Operation
+from ac_pipeline.sync.planning.plan import Kind, Operation
 
 MOOD, PAINTING = media_type("mood"), media_type("painting")
 HOURLY, DAILY = f"{WRITE_POINTS} (5,000 an hour)", f"{WRITE_POINTS} (35,000 a day)"

@@ -11,8 +11,8 @@ import pytest
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Misconfigured, ServerFailed
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.mongo.receipts import Aspect, Part, Receipt
-from ac_pipeline.operations.receipts import LISTED, Taken, take_receipt, take_receipts
+from ac_pipeline.mongo.ledger.receipts import Aspect, Part, Receipt
+from ac_pipeline.operations.inspection.verification import LISTED, Taken, take_receipt, take_receipts
 from ac_pipeline_tests.memory_receipts import MemoryReceipts
 from ac_pipeline_tests.unit.sync.world import World
 

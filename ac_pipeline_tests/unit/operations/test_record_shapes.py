@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from ac_pipeline.operations.links import LinkState, Repair
+from ac_pipeline.operations.inspection.links import LinkState, Repair
 from ac_pipeline_tests.unit.operations.examining import cure, mood, only, states
 from ac_pipeline_tests.unit.sync.world import World
 

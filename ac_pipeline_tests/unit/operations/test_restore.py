@@ -16,8 +16,8 @@ from ac_pipeline.errors import (
 )
 from ac_pipeline.items import State
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.operations.restore import plan_from_snapshot
-from ac_pipeline.operations.snapshot import take_snapshot
+from ac_pipeline.operations.removal.restore import plan_from_snapshot
+from ac_pipeline.operations.removal.snapshot import take_snapshot
 from ac_pipeline_tests.unit.operations.guarded import Guarded, medias
 from ac_pipeline_tests.unit.operations.wiped import held, settled, wiped
 from ac_pipeline_tests.unit.sync.world import totals

@@ -13,7 +13,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Blocked, PipelineError, ServerFailed, ServiceUnreachable, WrongPassword
 from ac_pipeline.items import Finding
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.operations.rounds import LeftOut, audited_turns, counted, findings_of, look_at
+from ac_pipeline.operations.findings import LeftOut, audited_turns, counted, findings_of, look_at
 from ac_pipeline_tests.memory_vault import MemoryAudit
 
 

@@ -25,7 +25,7 @@ from ac_pipeline.errors import (
     UnreadableMedia,
 )
 from ac_pipeline.items import BlobRef, Derived
-from ac_pipeline.local.artwork import pixel_art, recording_zip, tape_mp4, tape_zip
+from ac_pipeline.local.seed.artwork import pixel_art, recording_zip, tape_mp4, tape_zip
 from ac_pipeline.media.base import BlobField, Document, MediaType, SourceObject
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.media.tape import TAPE

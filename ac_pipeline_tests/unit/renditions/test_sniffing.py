@@ -7,7 +7,7 @@ import io
 import pytest
 from PIL import Image
 
-from ac_pipeline.local.artwork import photo_like, pixel_art, tape_zip
+from ac_pipeline.local.seed.artwork import photo_like, pixel_art, tape_zip
 from ac_pipeline.renditions.pictures import HEAD, UNKNOWN, sniff
 
 

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from ac_pipeline.errors import PipelineError, TooLarge, UnreadableMedia
-from ac_pipeline.local.artwork import photo_like, tape_zip
+from ac_pipeline.local.seed.artwork import photo_like, tape_zip
 from ac_pipeline.renditions.tape_archive import ArchiveLimits, Soundtrack, TapeArchive
 from ac_pipeline_tests import media_samples as samples
 from ac_pipeline_tests.media_samples import FRAME, OTHER_SIZE, archive, frame_name, tape, timing, wav

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from ac_pipeline.errors import InvalidRecord, TooLarge, UnreadableMedia
-from ac_pipeline.local.artwork import photo_like, pixel_art
+from ac_pipeline.local.seed.artwork import photo_like, pixel_art
 from ac_pipeline.renditions.pictures import block_size, sniff
 from ac_pipeline.renditions.thumbnail import BACKGROUND, CAP, SIDE, check_thumbnail, make_thumbnail
 from ac_pipeline_tests import media_samples as samples

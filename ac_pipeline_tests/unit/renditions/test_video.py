@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from ac_pipeline.errors import EncoderFailed, EncoderTimedOut, EncodingFailed, TooLarge, UnreadableMedia
-from ac_pipeline.local.artwork import tape_mp4, tape_zip
+from ac_pipeline.local.seed.artwork import tape_mp4, tape_zip
 from ac_pipeline.renditions.ffmpeg_process import TIMEOUT
 from ac_pipeline.renditions.pictures import sniff
 from ac_pipeline.renditions.tape_archive import TapeArchive

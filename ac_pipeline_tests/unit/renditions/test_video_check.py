@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ac_pipeline.errors import EncoderTimedOut, EncodingFailed, TooLarge, UnreadableMedia
-from ac_pipeline.local.artwork import tape_mp4, tape_zip
+from ac_pipeline.local.seed.artwork import tape_mp4, tape_zip
 from ac_pipeline.renditions.video_check import (
     VideoFacts,
     check_encoded,

@@ -8,7 +8,7 @@ from typing import Any
 from bson import ObjectId
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.messages import Write
+from ac_pipeline.atproto.types import Write
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline_tests.memory_pds import MemoryPds

@@ -11,7 +11,7 @@ from ac_pipeline.items import State
 from ac_pipeline.media.kidlisp import KIDLISP
 from ac_pipeline.media.mood import MOOD
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.sync.plan import Kind
+from ac_pipeline.sync.planning.plan import Kind
 from ac_pipeline_tests.unit.sync.world import World, totals
 
 KEY, OTHER_KEY = "3jzfcijpj2z2a", "3jzfcijpj2z2b"

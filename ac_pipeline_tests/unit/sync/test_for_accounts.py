@@ -15,7 +15,7 @@ import pytest
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Misconfigured, PipelineError, ServerFailed, ServiceUnreachable, Unforeseen
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.operations.receipts import take_receipts
+from ac_pipeline.operations.inspection.verification import take_receipts
 from ac_pipeline.operations.retry import Turn, run_turns
 from ac_pipeline.sync.engine import sync_accounts
 from ac_pipeline.sync.for_accounts import account_reports, for_accounts, unread

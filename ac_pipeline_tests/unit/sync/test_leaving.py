@@ -14,7 +14,7 @@ from ac_pipeline.items import State
 from ac_pipeline.media.mood import MOOD
 from ac_pipeline.media.painting import PAINTING
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.sync.plan import Kind
+from ac_pipeline.sync.planning.plan import Kind
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import verify
 from ac_pipeline_tests.unit.sync.world import World, chosen, totals

@@ -12,7 +12,7 @@ from ac_pipeline.items import State
 from ac_pipeline.media.base import Link
 from ac_pipeline.media.painting import PAINTING
 from ac_pipeline.media.tape import TAPE
-from ac_pipeline.sync.plan import Kind
+from ac_pipeline.sync.planning.plan import Kind
 from ac_pipeline_tests.unit.sync.world import World, totals
 
 A, B, C, D = "3jzfcijpj2z2a", "3jzfcijpj2z2b", "3jzfcijpj2z2c", "3jzfcijpj2z2d"

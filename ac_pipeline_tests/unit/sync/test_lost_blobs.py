@@ -8,12 +8,12 @@ from collections.abc import Callable
 import pytest
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.messages import Write
 from ac_pipeline.atproto.syntax import blob_cid
+from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import RateLimited, ServiceUnreachable, SourceMissing, WrongPassword
 from ac_pipeline.items import State
-from ac_pipeline.sync.mending import PADDING
 from ac_pipeline.sync.verify import verify
+from ac_pipeline.sync.writing.blob_repair import PADDING
 from ac_pipeline_tests.memory_pds import MemoryPds
 from ac_pipeline_tests.unit.sync.world import World, chosen, totals
 

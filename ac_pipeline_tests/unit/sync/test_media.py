@@ -25,8 +25,8 @@ from ac_pipeline.items import Derived, Stage, State
 from ac_pipeline.media.base import Document, MediaType
 from ac_pipeline.media.painting import PAINTING
 from ac_pipeline.media.registry import media_type
-from ac_pipeline.mongo.receipts import Aspect
-from ac_pipeline.operations.receipts import take_receipt
+from ac_pipeline.mongo.ledger.receipts import Aspect
+from ac_pipeline.operations.inspection.verification import take_receipt
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import verify

@@ -15,7 +15,7 @@ from ac_pipeline.items import Stage, State
 from ac_pipeline.media.mood import MOOD
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.media.times import format_when
-from ac_pipeline.sync.plan import Kind
+from ac_pipeline.sync.planning.plan import Kind
 from ac_pipeline_tests.unit.sync.world import LEXICONS, WHEN, World, totals
 
 KEY = "3jzfcijpj2z2a"

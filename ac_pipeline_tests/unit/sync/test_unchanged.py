@@ -11,7 +11,7 @@ from bson import ObjectId
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ac_pipeline.atproto.messages import Write
+from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import AccountInactive, RecordRefused, ServiceUnreachable
 from ac_pipeline.items import Failure, Stage, State
 from ac_pipeline.media.base import Document

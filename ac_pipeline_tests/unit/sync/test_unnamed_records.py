@@ -11,10 +11,10 @@ from bson import ObjectId
 from ac_pipeline.accounts import Account
 from ac_pipeline.media.base import Link
 from ac_pipeline.media.registry import media_type
-from ac_pipeline.operations.differences import find_differences
-from ac_pipeline.operations.links import LinkState, Repair, examine
-from ac_pipeline.operations.removals import Removals
-from ac_pipeline.sync.plan import Kind, existing_records
+from ac_pipeline.operations.inspection.differences import find_differences
+from ac_pipeline.operations.inspection.links import LinkState, Repair, examine
+from ac_pipeline.operations.removal.removed import Removals
+from ac_pipeline.sync.planning.plan import Kind, existing_records
 from ac_pipeline.sync.verify import compare
 from ac_pipeline_tests.unit.sync.world import World, chosen, totals
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from ac_pipeline.media.registry import media_type
-from ac_pipeline.sync.plan import Versions
+from ac_pipeline.sync.planning.plan import Versions
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline_tests.unit.sync.world import World
 

@@ -17,8 +17,8 @@ from bson import ObjectId
 
 from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.atproto.lexicon import load_lexicons
-from ac_pipeline.atproto.messages import Commit, Write
 from ac_pipeline.atproto.syntax import blob_cid
+from ac_pipeline.atproto.types import Commit, Write
 from ac_pipeline.errors import PipelineError, SourceMissing
 from ac_pipeline.items import BlobRef, Derived, LedgerEntry, Record, Rendition
 from ac_pipeline.media.base import Document, Link, MediaType

@@ -5,11 +5,11 @@ from __future__ import annotations
 import httpx
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.budget import Budget, Pace
 from ac_pipeline.atproto.client import PdsClient
-from ac_pipeline.atproto.messages import Write
+from ac_pipeline.atproto.rate_limits import Budget, Pace
 from ac_pipeline.atproto.sessions import MemorySessionStore, Sessions
 from ac_pipeline.atproto.syntax import blob_cid
+from ac_pipeline.atproto.types import Write
 from ac_pipeline.bounds import Limits
 
 URL = "https://pds.test"

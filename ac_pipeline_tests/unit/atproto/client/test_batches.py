@@ -8,9 +8,9 @@ from functools import partial
 import httpx
 import pytest
 
-from ac_pipeline.atproto.budget import HOUR, MemoryBudgetStore, Pace
 from ac_pipeline.atproto.client import PdsClient
-from ac_pipeline.atproto.messages import Commit, Write
+from ac_pipeline.atproto.rate_limits import HOUR, MemoryBudgetStore, Pace
+from ac_pipeline.atproto.types import Commit, Write
 from ac_pipeline.errors import (
     OutcomeUnknown,
     RateLimited,

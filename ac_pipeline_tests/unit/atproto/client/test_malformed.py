@@ -10,8 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from ac_pipeline.atproto.administration import Administration
-from ac_pipeline.atproto.budget import Budget, MemoryBudgetStore, Pace
+from ac_pipeline.atproto.admin import Administration
+from ac_pipeline.atproto.rate_limits import Budget, MemoryBudgetStore, Pace
 from ac_pipeline.atproto.relay import Relay
 from ac_pipeline.atproto.sessions import MemorySessionStore, Sessions, expires_at
 from ac_pipeline.atproto.syntax import blob_cid

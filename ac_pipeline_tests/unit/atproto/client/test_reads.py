@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from ac_pipeline.atproto.client import PdsClient
-from ac_pipeline.atproto.messages import RepositoryStatus
+from ac_pipeline.atproto.types import RepositoryStatus
 from ac_pipeline.errors import (
     AccountInactive,
     AccountUnknown,

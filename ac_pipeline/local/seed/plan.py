@@ -1,0 +1,281 @@
+"""The whole demo as values, before anything is made: who there is, what they made, and what should become of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Any
+
+from ac_pipeline.errors import Misconfigured
+from ac_pipeline.local.seed.kinds import KIDLISP, MISSING, MOODS, PAINTINGS, PIECES, TAPES, Kind, Share, Whose
+from ac_pipeline.local.seed.maker import NOW, Maker, iso, naive
+from ac_pipeline.local.seed.values import TYPES, Item, Outcome, Past, Person, SeedSummary, Situation, TypeSummary
+
+LEAST_USERS = 8
+LEAST_ITEMS = 100
+
+_SHARES: tuple[tuple[Share, float, int], ...] = (
+    (PAINTINGS, 0.28, 0),
+    (MOODS, 0.22, 0),
+    (PIECES, 0.03, 8),
+    (TAPES, 0.015, 8),
+)
+"""Share of all items, and the least number; what is left is kidlisp, about 45 %."""
+
+
+SPECIAL_SHARE = 0.75
+"""Most of a type's documents that special kinds take up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """People (the guest is not among them) and items, in the order in which everything is made."""
+
+    maker: Maker
+    cast: tuple[Person, ...]
+    items: tuple[Item, ...]
+
+
+def plan_demo(users: int, items: int, seed: int) -> Demo:
+    """The demo of this size; the same numbers give the same demo.
+
+    Args:
+        users: People, 8 or more.
+        items: Documents, 100 or more; a few become records without a document instead.
+        seed: Another one, another demo.
+
+    Raises:
+        Misconfigured: Too few of either.
+    """
+    if users < LEAST_USERS or items < LEAST_ITEMS or items < 2 * users:
+        raise Misconfigured(
+            f"the demo needs at least {LEAST_USERS} users, {LEAST_ITEMS} items and two items a user;"
+            f" asked were {users} users and {items} items"
+        )
+    maker = Maker(seed)
+    cast = people(maker, users)
+    made: list[Item] = []
+    for share, part, least in _SHARES:
+        made += fill(maker, share, cast, max(least, round(items * part)))
+    made += fill(maker, KIDLISP, cast, max(users, items - len(made)))
+    return Demo(maker, tuple(cast), tuple(made))
+
+
+def fill(maker: Maker, share: Share, cast: Sequence[Person], count: int) -> list[Item]:
+    """So many items of one type, in no telling order."""
+    special = list(share.special[: int(count * SPECIAL_SHARE)])
+    ready = [
+        person
+        for person in cast
+        if person.ready and not person.moods_nuked and (person.handle or not share.needs_handle)
+    ]
+    items = [item(maker, share.type, kind, _owner(maker, kind, cast, ready)) for kind in special]
+    owners = [person for person in cast if _makes_plain(person, share)]
+    weights = _weights(len(owners))
+    waiting = list(owners) if share.everybody else []
+    while len(items) < count:
+        if waiting:
+            owner: Person | None = waiting.pop(0)
+        elif share.plain_guest and maker.random.random() < share.guests:
+            owner = None
+        else:
+            owner = maker.random.choices(owners, weights)[0]
+        kind = maker.random.choice(share.plain_guest if owner is None else share.plain_user)
+        items.append(item(maker, share.type, kind, owner))
+    return items
+
+
+def item(maker: Maker, type: str, kind: Kind, owner: Person | None) -> Item:
+    """One item of a kind."""
+    when = maker.moment()
+    made = kind.build(maker, owner, when)
+    document: dict[str, Any] = {"_id": maker.object_id(when), "when": naive(when), **made.fields}
+    if owner is not None:
+        document["user"] = owner.id
+    elif kind.guest_user:
+        document["user"] = kind.guest_user[0]
+    document = {name: value for name, value in document.items() if value is not MISSING}
+    outcome, error_class = _expected(type, kind, owner)
+    if type == "mood" and owner is not None and owner.moods_nuked:
+        document["deleted"] = True
+        outcome, error_class = Outcome.WITHDRAWN, ""
+    return Item(type, kind.name, owner, document, outcome, error_class, kind.past, made.objects)
+
+
+def _expected(type: str, kind: Kind, owner: Person | None) -> tuple[Outcome, str]:
+    if owner is None or owner.ready:
+        return (Outcome.QUARANTINED if kind.error_class else kind.outcome), kind.error_class
+    if owner.situation is Situation.SCHEDULED:
+        return Outcome.OWNER_DELETED, ""
+    if owner.situation is Situation.PURGED:
+        return Outcome.PURGED, ""
+    return Outcome.BLOCKED, ""
+
+
+def _owner(maker: Maker, kind: Kind, cast: Sequence[Person], ready: Sequence[Person]) -> Person | None:
+    if kind.whose is Whose.GUEST:
+        return None
+    if kind.whose is Whose.HISTORIAN:
+        return cast[1]
+    return maker.random.choices(ready, _weights(len(ready)))[0]
+
+
+def _makes_plain(person: Person, share: Share) -> bool:
+    if person.situation is Situation.SISTER_TENANT:
+        return False
+    return bool(person.handle) or not share.needs_handle
+
+
+def _weights(count: int) -> list[float]:
+    """One heavy user, then ever lighter ones (aesthetic-computer facts, section 12.1)."""
+    return [max(3.0, count / 4), *(1 / (1 + rank / 10) for rank in range(count - 1))][:count]
+
+
+def summarise(demo: Demo, *, users: int, objects: int, media_bytes: int, seconds: float) -> SeedSummary:
+    """What should be found, by counting what was planned."""
+    blocked = Counter(
+        person.situation.blocked
+        for person in demo.cast
+        if person.situation.blocked and person.situation is not Situation.SISTER_TENANT
+    )
+    return SeedSummary(
+        users=users,
+        ready=1 + sum(person.ready for person in demo.cast),
+        blocked={error_class: count for error_class, count in sorted(blocked.items()) if error_class},
+        types={type: _of_type([item for item in demo.items if item.type == type]) for type in TYPES},
+        objects=objects,
+        media_bytes=media_bytes,
+        seconds=seconds,
+    )
+
+
+def _of_type(items: Iterable[Item]) -> TypeSummary:
+    everything = list(items)
+    present = [item for item in everything if item.in_mongo]
+    copied = Counter(item.outcome for item in present if item.past is Past.COPIED)
+    outcomes = Counter(item.outcome for item in present)
+    quarantined = Counter(item.error_class for item in present if item.outcome is Outcome.QUARANTINED)
+    return TypeSummary(
+        documents=len(present),
+        published=outcomes[Outcome.PUBLISHED],
+        withdrawn=outcomes[Outcome.WITHDRAWN],
+        owner_deleted=outcomes[Outcome.OWNER_DELETED],
+        purged=outcomes[Outcome.PURGED],
+        blocked=outcomes[Outcome.BLOCKED],
+        quarantined=dict(sorted(quarantined.items())),
+        deferred=outcomes[Outcome.DEFERRED],
+        kinds=dict(sorted(Counter(item.kind for item in present).items())),
+        records=sum(item.past.records for item in everything),
+        unchanged=sum(item.unchanged for item in present),
+        duplicates=sum(item.past.records - 1 for item in present if item.past.records > 1),
+        orphans=sum(not item.in_mongo for item in everything),
+        withdrawn_records=sum(item.past.records for item in present if item.outcome is Outcome.WITHDRAWN),
+        copies=copied[Outcome.PUBLISHED],
+        withdrawn_copies=copied[Outcome.WITHDRAWN],
+    )
+
+
+GUEST_LABEL = "art"
+"""First label of the guest account's handle on the PDS."""
+
+_FIRST_NAMES = ("mila", "oskar", "yuki", "ines", "tomas", "nadia", "felix", "aiko", "bruno", "selma", "kofi", "lena")
+_SECOND = ("blue", "fox", "77", "draws", "wave", "loop", "ink", "moth", "zz", "tape", "sun", "nine")
+
+
+def people(maker: Maker, users: int) -> list[Person]:
+    """So many people. The first is the heavy user, the second has most of the past; the order is part of the seed.
+
+    Args:
+        users: How many, at least 8; every situation takes part from 21 on.
+    """
+    cast = [_ordinary(maker, index) for index in range(users)]
+    for index, change in enumerate(_SPECIAL):
+        if index < users:
+            cast[index] = replace(cast[index], **change)
+    if users > _OWNER_OF_CODE:  # a handle that is the permanent code of somebody else
+        cast[_NAMED_BY_CODE] = replace(cast[_NAMED_BY_CODE], handle=cast[_OWNER_OF_CODE].code)
+    return cast
+
+
+def user_document(person: Person, did: str | None, pds_handle: str | None) -> dict[str, Any] | None:
+    """The person's `users` document, or None where the platform has none."""
+    situation = person.situation
+    if situation in {Situation.HANDLE_ONLY, Situation.PURGED}:
+        return None
+    document: dict[str, Any] = {"_id": person.id, "code": person.code}
+    if did is None:
+        return document
+    password = f"{person.password[::-1]}!" if situation is Situation.WRONG_PASSWORD else person.password
+    if person.flat:
+        return {
+            **document,
+            "atproto_did": did,
+            "atproto_handle": pds_handle,
+            "atproto_password": password,
+            "atproto_created_at": naive(NOW),
+        }
+    document["atproto"] = {"did": did, "handle": pds_handle, "password": password, "created": iso(NOW)}
+    if situation is Situation.DID_ONLY:
+        del document["atproto"]["password"]
+    return document
+
+
+def deletion_documents(cast: Sequence[Person]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of `account-deletions` and of `account-tombstones`."""
+    states = {Situation.SCHEDULED: "scheduled", Situation.CANCELLED: "cancelled"}
+    rows = [
+        {"_id": person.id, "state": states[person.situation], "purgeAfter": naive(NOW)}
+        for person in cast
+        if person.situation in states
+    ]
+    tombstones = [
+        {"_id": sha256(person.id.encode()).hexdigest(), "deletedAt": naive(NOW)}
+        for person in cast
+        if person.situation is Situation.PURGED
+    ]
+    return rows, tombstones
+
+
+def label_of(person: Person) -> str:
+    """First label of the handle the platform asks the PDS for: `.` and `_` become `-`."""
+    return (person.handle or person.code).lower().replace(".", "-").replace("_", "-")
+
+
+def _ordinary(maker: Maker, index: int) -> Person:
+    draw = maker.random
+    name = f"{draw.choice(_FIRST_NAMES)}{draw.choice(('', '-', '.', '_'))}{draw.choice(_SECOND)}{index}"
+    return Person(
+        id=f"auth0|{maker.hex(24)}",
+        code=f"ac{draw.randint(23, 26)}{''.join(draw.choices('bcdfghjklmnpqrstvwxyz', k=5))}",
+        handle=name,
+        password=maker.password(),
+    )
+
+
+_SPECIAL: tuple[dict[str, Any], ...] = (
+    {"handle": "jeffrey-heavy"},
+    {"handle": "fifi-history"},
+    {"situation": Situation.NO_CREDENTIALS},
+    {"situation": Situation.WRONG_PASSWORD},
+    {"flat": True},
+    {"situation": Situation.SCHEDULED},
+    {"situation": Situation.DEACTIVATED},
+    {"handle": "Rosa.Luna_9"},
+    {"situation": Situation.TAKEN_DOWN},
+    {"situation": Situation.DID_ONLY},
+    {"handle": "LunaTick"},
+    {"handle": "lunatick"},
+    {},
+    {},
+    {"situation": Situation.PURGED, "handle": None},
+    {"situation": Situation.CANCELLED},
+    {"situation": Situation.HANDLE_ONLY},
+    {"situation": Situation.UNKNOWN_DID},
+    {"handle": None},
+    {"handle": "ñandú", "moods_nuked": True},
+    {"situation": Situation.SISTER_TENANT, "id": "sotce-auth0|65f1c0ffee65f1c0ffee65f1", "handle": None},
+)
+_NAMED_BY_CODE = 12
+_OWNER_OF_CODE = 13

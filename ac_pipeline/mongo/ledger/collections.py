@@ -1,0 +1,270 @@
+"""Small collections of the ledger database: PDS sessions, rate limits, published lexicons and snapshots.
+
+Runs and machines share one sign-in per DID (LIMIT-7) and one budget. A session is one document per DID: `{_id: did,
+access, refresh, sign_ins}`, its tokens replaced on each renewal, its sign-ins in epoch seconds. The documents are
+secrets; the collection belongs to the pipeline alone and nothing else reads it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any
+
+from bson.codec_options import CodecOptions
+from pymongo import DESCENDING, ReplaceOne, ReturnDocument
+from pymongo.collection import Collection as MongoCollection
+from pymongo.database import Database
+from pymongo.errors import DuplicateKeyError, PyMongoError
+
+from ac_pipeline.atproto.rate_limits import Bucket, Window
+from ac_pipeline.atproto.sessions import Tokens
+from ac_pipeline.errors import Misconfigured, ServiceUnreachable
+from ac_pipeline.mongo.database import mongo_errors
+
+
+class MongoSessionStore:
+    """The `SessionStore` of production.
+
+    Args:
+        collection: Where the documents are; needs no index beyond `_id`.
+
+    Every method raises ServiceUnreachable when the database does not answer.
+    """
+
+    def __init__(self, collection: MongoCollection[dict[str, Any]]) -> None:
+        self._collection = collection
+
+    def load(self, did: str) -> Tokens | None:
+        try:
+            found = self._collection.find_one({"_id": did})
+        except PyMongoError as error:
+            raise self._unreachable("reading the session of", did, error) from None
+        if found is None or not isinstance(found.get("access"), str) or not isinstance(found.get("refresh"), str):
+            return None
+        return Tokens(found["access"], found["refresh"])
+
+    def save(self, did: str, tokens: Tokens) -> None:
+        change = {"$set": {"access": tokens.access, "refresh": tokens.refresh}}
+        try:
+            self._collection.update_one({"_id": did}, change, upsert=True)
+        except PyMongoError as error:
+            raise self._unreachable("keeping the session of", did, error) from None
+
+    def drop(self, did: str) -> None:
+        try:
+            self._collection.update_one({"_id": did}, {"$unset": {"access": "", "refresh": ""}})
+        except PyMongoError as error:
+            raise self._unreachable("forgetting the session of", did, error) from None
+
+    def sign_ins(self, did: str) -> Sequence[float]:
+        try:
+            found = self._collection.find_one({"_id": did}, {"sign_ins": 1})
+        except PyMongoError as error:
+            raise self._unreachable("counting the sign-ins of", did, error) from None
+        return tuple(float(at) for at in (found or {}).get("sign_ins", ()))
+
+    def count_sign_in(self, did: str, at: float, keep: int) -> None:
+        change = {"$push": {"sign_ins": {"$each": [at], "$slice": -keep}}}
+        try:
+            self._collection.update_one({"_id": did}, change, upsert=True)
+        except PyMongoError as error:
+            raise self._unreachable("counting a sign-in of", did, error) from None
+
+    def _unreachable(self, what: str, did: str, error: PyMongoError) -> ServiceUnreachable:
+        # Only the class of the error: the text of a write error can repeat the document.
+        place = f"{self._collection.database.name}.{self._collection.name}"
+        return ServiceUnreachable(
+            f"{what} {did} in {place} failed with {type(error).__name__}. Check the ledger database."
+        )
+
+
+class MongoPublishedLexicons:
+    """The last seen published lexicons, in the pipeline's own database.
+
+    Args:
+        database: `AC_LEDGER_DATABASE`.
+    """
+
+    def __init__(self, database: Database[dict[str, Any]]) -> None:
+        self._collection = database["lexicons"]
+
+    def seen(self, authority: str) -> Mapping[str, Mapping[str, Any]]:
+        """NSID -> lexicon as this DID published it when it was last read; empty when it never was."""
+        with mongo_errors("read the published lexicons"):
+            return {row["_id"]: json.loads(row["schema"]) for row in self._collection.find({"authority": authority})}
+
+    def remember(self, authority: str, published: Mapping[str, Mapping[str, Any]]) -> None:
+        """Keep what this DID publishes now, in place of what was known."""
+        rows = {nsid: {"authority": authority, "schema": json.dumps(schema)} for nsid, schema in published.items()}
+        with mongo_errors("remember the published lexicons"):
+            if rows:
+                self._collection.bulk_write(
+                    [ReplaceOne({"_id": nsid}, row, upsert=True) for nsid, row in rows.items()], ordered=False
+                )
+            self._collection.delete_many({"_id": {"$nin": list(rows)}})
+
+
+class MongoBudgetStore:
+    """The `BudgetStore` of production. Policies such as `5000;w=3600` are fit for names of fields.
+
+    Args:
+        collection: Where the documents are; needs no index beyond `_id`.
+
+    Every method raises Transient when the database does not answer.
+    """
+
+    def __init__(self, collection: MongoCollection[dict[str, Any]]) -> None:
+        self._collection = collection
+
+    def read(self, key: str) -> Bucket:
+        with mongo_errors(f"read the budget of {key}"):
+            return _bucket(self._collection.find_one({"_id": key}))
+
+    def take(self, key: str, policies: Collection[str], cost: int) -> Bucket:
+        if not policies:
+            return self.read(key)
+        change = {f"windows.{policy}.remaining": -cost for policy in policies}
+        known = {f"windows.{policy}": {"$exists": True} for policy in policies}  # $inc would make half a window
+        with mongo_errors(f"draw from the budget of {key}"):
+            found = self._collection.find_one_and_update(
+                {"_id": key, **known}, {"$inc": change}, return_document=ReturnDocument.AFTER
+            )
+        if found is not None:
+            return _bucket(found)
+        bucket = self.read(key)
+        # What has come since then is not taken yet, and would be mistaken for it. It does not go again.
+        return self.take(key, policies, cost) if bucket.windows.keys() >= set(policies) else bucket
+
+    def change(self, key: str, policy: str, known: Window | None, new: Window) -> bool:
+        place = f"windows.{policy}"
+        if known is None:
+            unchanged: dict[str, Any] = {place: {"$exists": False}}
+        else:
+            unchanged = {f"{place}.remaining": known.remaining, f"{place}.reset": known.reset}
+        with mongo_errors(f"keep the budget of {key}"):
+            try:
+                done = self._collection.update_one(
+                    {"_id": key, **unchanged}, {"$set": {place: asdict(new)}}, upsert=known is None
+                )
+            except DuplicateKeyError:  # the bucket is there, with this policy in it
+                return False
+        return done.matched_count == 1 or done.upserted_id is not None
+
+    def silence(self, key: str, until: float) -> None:
+        with mongo_errors(f"keep the budget of {key}"):
+            self._collection.update_one({"_id": key}, {"$max": {"silent_until": until}}, upsert=True)
+
+    def buckets(self) -> Iterator[tuple[str, Bucket]]:
+        """Every bucket, with its key: for whoever wants to know what is known of a server."""
+        with mongo_errors("read the budgets"):
+            for stored in self._collection.find({}):
+                yield str(stored["_id"]), _bucket(stored)
+
+
+def _bucket(stored: Mapping[str, Any] | None) -> Bucket:
+    if stored is None:
+        return Bucket()
+    windows = {policy: Window(**window) for policy, window in stored.get("windows", {}).items()}
+    return Bucket(windows, float(stored.get("silent_until", 0.0)))
+
+
+_AWARE: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One snapshot of one repository.
+
+    Args:
+        id: Its name, for people and for `--from`.
+        account: Mongo id of the user.
+        user: Partition key of the user, when it was taken.
+        did: Whose repository.
+        when: When it was taken, UTC.
+        types: Names of the types whose records it can bring back: those whose blobs it holds.
+        commit: CID of the commit.
+        repository: sha-256 of its CAR.
+        records: Type name -> number of records.
+        blobs: Number of blobs.
+        bytes: Of the CAR and the blobs together.
+        complete: Everything is kept and was read back. Never true before it is.
+        previous: An earlier snapshot of the same wipe, which holds what was deleted before this one was taken.
+        wipe: How many records the wipe that took it was told to delete; None for one taken by itself.
+        open: Whether that wipe has not come to its end.
+    """
+
+    id: str
+    account: str
+    user: str
+    did: str
+    when: datetime
+    types: tuple[str, ...]
+    commit: str
+    repository: str
+    records: Mapping[str, int]
+    blobs: int = 0
+    bytes: int = 0
+    complete: bool = False
+    previous: str | None = None
+    wipe: int | None = None
+    open: bool = False
+
+    def to_json(self) -> dict[str, object]:
+        """As JSON values; the account's Mongo id stays inside."""
+        values: dict[str, object] = {name: getattr(self, name) for name in self.__slots__ if name != "account"}
+        return values | {"when": self.when.isoformat(), "types": list(self.types), "records": dict(self.records)}
+
+
+class MongoSnapshots:
+    """The index on a real database.
+
+    Args:
+        database: The pipeline's own (`AC_LEDGER_DATABASE`).
+    """
+
+    def __init__(self, database: Database[dict[str, Any]]) -> None:
+        self._collection = database.get_collection("snapshots", codec_options=_AWARE)
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Store or replace what is known of a snapshot."""
+        stored = {name: getattr(snapshot, name) for name in Snapshot.__slots__ if name != "id"}
+        stored |= {"types": list(snapshot.types), "records": dict(snapshot.records)}
+        with mongo_errors(f"store the snapshot {snapshot.id}"):
+            self._collection.replace_one({"_id": snapshot.id}, stored, upsert=True)
+
+    def get(self, id: str) -> Snapshot:
+        """The snapshot of this id.
+
+        Raises:
+            Misconfigured: There is none.
+        """
+        with mongo_errors(f"look up the snapshot {id}"):
+            stored = self._collection.find_one({"_id": id})
+        if stored is None:
+            raise Misconfigured(f"There is no snapshot {id!r}; `ac-pipeline snapshots` lists those there are.")
+        return _snapshot(stored)
+
+    def remove(self, id: str) -> None:
+        """Forget the snapshot of this id; one that is not there is forgotten already."""
+        with mongo_errors(f"forget the snapshot {id}"):
+            self._collection.delete_one({"_id": id})
+
+    def find(self, *, account: str | None = None, limit: int | None = None) -> list[Snapshot]:
+        """Snapshots, newest first.
+
+        Args:
+            account: Mongo id of their user; None for all.
+            limit: At most so many, one or more.
+        """
+        query = {} if account is None else {"account": account}
+        with mongo_errors("list the snapshots"):
+            found = self._collection.find(query, sort=[("when", DESCENDING), ("_id", DESCENDING)], limit=limit or 0)
+            return [_snapshot(stored) for stored in found]
+
+
+def _snapshot(stored: Mapping[str, Any]) -> Snapshot:
+    values = {name: stored[name] for name in Snapshot.__slots__ if name in stored}
+    return Snapshot(**{**values, "id": stored["_id"], "types": tuple(stored["types"])})

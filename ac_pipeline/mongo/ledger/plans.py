@@ -1,0 +1,228 @@
+"""Saved plans: what was shown in a dry run, kept under its hash so that exactly that can be carried out later.
+
+One document a plan in `plans`, its operations in `plan_operations`, at most 1,000 a document, so that neither saving
+nor reading a plan holds more of it than that (OPS-6). The last 50 plans are kept. Making plans is
+`operations/plan.py`, carrying them out `operations/sync.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import uuid4
+
+from bson.codec_options import CodecOptions
+from pymongo import ASCENDING, DESCENDING
+from pymongo.database import Database
+
+from ac_pipeline.errors import Misconfigured
+from ac_pipeline.mongo.database import mongo_errors
+from ac_pipeline.mongo.ledger.audit import operator_name
+
+LINES = 1_000
+"""Operations in one document: some 300 KB, far below the 16 MB of a document."""
+
+KEPT = 50
+SHORTEST = 8
+"""Characters of a hash that name a plan: two of 50 plans share them once in three million times."""
+
+_ABANDONED = timedelta(days=1)
+_AWARE: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One operation of a saved plan, as `sync/selection.py` has it. `account`: Mongo id of its owner."""
+
+    account: str
+    item: str
+    user: str
+    operation: str
+    reason: str
+    rkey: str
+    cid: str | None
+    fingerprint: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SavedPlan:
+    """One plan.
+
+    Args:
+        hash: sha-256 of its operations.
+        when: When it was made, UTC.
+        who: The operator.
+        selection: What it is about: `accounts` (Mongo ids, or None for all), `types`, `since`, `until`, `items`,
+            `limit`, `sweep`.
+        cost: As `sync/costs.py` has it, as JSON.
+        counts: Kind of operation -> how many.
+        users: How many users have operations.
+        accounts: Mongo ids of these.
+        draft: Joins its operations.
+    """
+
+    hash: str
+    when: datetime
+    who: str
+    selection: Mapping[str, Any]
+    cost: Mapping[str, Any]
+    counts: Mapping[str, int]
+    users: int
+    accounts: tuple[str, ...] = ()
+    draft: str = ""
+
+    @property
+    def operations(self) -> int:
+        return sum(self.counts.values())
+
+    def to_json(self) -> dict[str, object]:
+        """As JSON values; Mongo ids of accounts stay inside."""
+        selection = {name: value for name, value in self.selection.items() if name != "accounts"}
+        named = self.selection.get("accounts")
+        return {
+            "hash": self.hash,
+            "when": self.when.isoformat(),
+            "who": self.who,
+            "selection": {**selection, "users": "all" if named is None else len(named)},
+            "cost": dict(self.cost),
+            "counts": dict(self.counts),
+            "users": self.users,
+            "operations": self.operations,
+        }
+
+
+class Draft:
+    """The operations of a plan that is being made; it becomes a plan by `MongoPlans.save`."""
+
+    def __init__(self, plans: MongoPlans, id: str) -> None:
+        self.id = id
+        self._plans = plans
+        self._lines: list[Line] = []
+        self._number = 0
+
+    def add(self, line: Line) -> None:
+        """One more operation; stored with others.
+
+        Raises:
+            Transient: They could not be stored.
+        """
+        self._lines.append(line)
+        if len(self._lines) == LINES:
+            self.flush()
+
+    def flush(self) -> None:
+        if self._lines:
+            self._plans.store(self.id, self._number, self._lines)
+            self._lines, self._number = [], self._number + 1
+
+
+@dataclass(slots=True)
+class MongoPlans:
+    """The plans in the pipeline's own database. Every method raises Transient when it does not answer.
+
+    Args:
+        database: `AC_LEDGER_DATABASE`.
+        who: The operator.
+        now: The time, UTC.
+    """
+
+    database: Database[dict[str, Any]]
+    who: str | None = None
+    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+
+    def draft(self) -> Draft:
+        """A new plan's operations."""
+        return Draft(self, uuid4().hex)
+
+    def store(self, draft: str, number: int, lines: list[Line]) -> None:
+        stored = [{name: getattr(line, name) for name in Line.__slots__} for line in lines]
+        chunk = {"_id": f"{draft}:{number:06d}", "draft": draft, "number": number, "at": self.now(), "lines": stored}
+        with mongo_errors("save operations of a plan"):
+            self._operations.insert_one(chunk)
+
+    def save(
+        self,
+        draft: Draft,
+        *,
+        hash: str,
+        selection: Mapping[str, Any],
+        cost: Mapping[str, Any],
+        counts: Mapping[str, int],
+        accounts: tuple[str, ...],
+    ) -> SavedPlan:
+        """Make a draft the plan of this hash, in place of an earlier one with the same operations, and drop plans
+        beyond the last 50."""
+        draft.flush()
+        plan = SavedPlan(
+            hash, self.now(), operator_name(self.who), selection, cost, counts, len(accounts), accounts, draft.id
+        )
+        values = {name: getattr(plan, name) for name in SavedPlan.__slots__ if name != "hash"}
+        stored = {**values, "accounts": list(accounts), "counts": dict(counts), "cost": dict(cost)}
+        with mongo_errors(f"save the plan {hash[:SHORTEST]}"):
+            self._plans.replace_one({"_id": hash}, stored, upsert=True)
+        self._prune()
+        return plan
+
+    def find(self, prefix: str) -> SavedPlan:
+        """The plan whose hash begins so.
+
+        Raises:
+            Misconfigured: None does, several do, or fewer than 8 characters are given.
+        """
+        if len(prefix) < SHORTEST or not set(prefix) <= set("0123456789abcdef"):
+            raise Misconfigured(f"{prefix!r} names no plan: give {SHORTEST} or more of its hash's hex digits.")
+        with mongo_errors("look up a plan"):
+            found = list(self._plans.find({"_id": {"$gte": prefix, "$lt": prefix + "g"}}, limit=2))
+        if not found:
+            raise Misconfigured(f"There is no plan {prefix}: `ac-pipeline plans` lists those that are kept.")
+        if len(found) > 1:
+            raise Misconfigured(f"More than one plan begins with {prefix}: give more of its hash.")
+        return _plan(found[0])
+
+    def list(self, limit: int = KEPT) -> list[SavedPlan]:
+        """The last plans, newest first."""
+        with mongo_errors("list the plans"):
+            found = self._plans.find({}, sort=[("when", DESCENDING), ("_id", ASCENDING)], limit=limit)
+            return [_plan(stored) for stored in found]
+
+    def lines(self, plan: SavedPlan) -> Iterator[Line]:
+        """Its operations, by user and item.
+
+        Raises:
+            Misconfigured: Some of them are gone: the plan was replaced or dropped meanwhile.
+        """
+        seen = 0
+        with mongo_errors("read the operations of a plan"):
+            for chunk in self._operations.find({"draft": plan.draft}, sort=[("_id", ASCENDING)], batch_size=1):
+                for line in chunk["lines"]:
+                    seen += 1
+                    yield Line(**line)
+        if seen != plan.operations:
+            raise Misconfigured(
+                f"Plan {plan.hash[:SHORTEST]} has {plan.operations} operations and {seen} of them are kept: "
+                "make a new plan."
+            )
+
+    @property
+    def _plans(self) -> Any:
+        return self.database.get_collection("plans", codec_options=_AWARE)
+
+    @property
+    def _operations(self) -> Any:
+        return self.database.get_collection("plan_operations", codec_options=_AWARE)
+
+    def _prune(self) -> None:
+        """Drop plans beyond the last ones, and operations that belong to none, unless they are being saved."""
+        kept = self.list()
+        drafts = [plan.draft for plan in kept]
+        with mongo_errors("drop old plans"):
+            self._plans.delete_many({"draft": {"$nin": drafts}})
+            stale = {"$nin": drafts}
+            self._operations.delete_many({"draft": stale, "at": {"$lt": self.now() - _ABANDONED}})
+
+
+def _plan(stored: Mapping[str, Any]) -> SavedPlan:
+    values = {name: stored[name] for name in SavedPlan.__slots__ if name in stored}
+    return SavedPlan(**{**values, "hash": stored["_id"], "accounts": tuple(stored["accounts"])})

@@ -1,0 +1,204 @@
+"""The receipts: what the last verification of each user found, in the ledger's database.
+
+One document an account, a part of it for each type and aspect that was verified. Taking a receipt is
+`operations/inspection/verification.py`; what receipts amount to for an operator is `defs/checks.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from bson.codec_options import CodecOptions
+from pymongo.database import Database
+
+from ac_pipeline.items import Finding
+from ac_pipeline.mongo.database import mongo_errors
+
+_AWARE: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
+_BATCH = 500
+_WRONG = ("item", "state", "reason", "uri", "repair")
+_COUNTS = ("expected", "sound", "unsound", "warnings")
+
+
+class Aspect(StrEnum):
+    """What a verification looks at."""
+
+    RECORDS = "records"
+    LINKS = "links"
+    LEXICON = "lexicon"
+    BLOBS = "blobs"
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One aspect of one type.
+
+    Args:
+        expected: How many were looked at.
+        sound: How many of them are as they should be.
+        states: How many are not, by state.
+        warnings: Oddities that need no repair.
+        wrong: The first of those that are not; `states` counts all.
+    """
+
+    expected: int = 0
+    sound: int = 0
+    states: Mapping[str, int] = field(default_factory=dict)
+    warnings: int = 0
+    wrong: tuple[Finding, ...] = ()
+
+    @property
+    def unsound(self) -> int:
+        return sum(self.states.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Receipt:
+    """What was found of one account.
+
+    Args:
+        account: Mongo id of the owner.
+        user: Its partition key.
+        did: Whose repository, or None.
+        at: When its repository was read, UTC.
+        run_id: The run that verified it.
+        parts: By type name and aspect; what was not verified is absent.
+        blocked: Why nothing could be verified, or None.
+    """
+
+    account: str
+    user: str
+    did: str | None
+    at: datetime
+    run_id: str
+    parts: Mapping[tuple[str, Aspect], Part] = field(default_factory=dict)
+    blocked: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A part that is not all right, with whose it is and when it was looked at."""
+
+    user: str
+    did: str | None
+    type: str
+    aspect: Aspect
+    at: datetime
+    part: Part
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """What all receipts together say of one type and aspect.
+
+    Args:
+        users: How many users' were verified.
+        oldest: When the one was taken that was taken longest ago, or None.
+    """
+
+    users: int = 0
+    expected: int = 0
+    sound: int = 0
+    unsound: int = 0
+    warnings: int = 0
+    oldest: datetime | None = None
+
+
+class MongoReceipts:
+    """The receipts of all accounts: `{_id: account id, user, did, unsound, parts: {type: {aspect: ...}}}`.
+
+    Args:
+        database: The pipeline's own database.
+    """
+
+    def __init__(self, database: Database[dict[str, Any]]) -> None:
+        self._receipts = database.get_collection("receipts", codec_options=_AWARE)
+
+    def save(self, receipt: Receipt) -> None:
+        """Keep a receipt; parts of other types and aspects stay as they were.
+
+        So do all parts of an account that is blocked: what was wrong does not become right by being out of reach.
+        """
+        with mongo_errors(f"keep the receipt of {receipt.user}"):
+            stored = self._receipts.find_one({"_id": receipt.account}) or {}
+            parts: dict[str, dict[str, Any]] = dict(stored.get("parts") or {})
+            for (type_, aspect), part in receipt.parts.items():
+                parts.setdefault(type_, {})[aspect.value] = {**_to_bson(part), "at": receipt.at, "run": receipt.run_id}
+            unsound = sorted(
+                f"{type_}.{aspect}" for type_, held in parts.items() for aspect, each in held.items() if each["unsound"]
+            )
+            self._receipts.replace_one(
+                {"_id": receipt.account},
+                {
+                    "user": receipt.user,
+                    "did": receipt.did,
+                    "at": receipt.at,
+                    "blocked": receipt.blocked,
+                    "unsound": unsound,
+                    "parts": parts,
+                },
+                upsert=True,
+            )
+
+    def forget(self, known: Collection[str]) -> None:
+        """Drop the receipts of accounts that are none of these ids."""
+        with mongo_errors("drop the receipts of accounts that are gone"):
+            self._receipts.delete_many({"_id": {"$nin": list(known)}})
+
+    def totals(self, types: Iterable[str]) -> dict[tuple[str, Aspect], Total]:
+        """Sums over all accounts, added up by the server: one small answer for any number of users."""
+        cells = [(type_, aspect) for type_ in types for aspect in Aspect]
+        group: dict[str, Any] = {"_id": None}
+        for type_, aspect in cells:
+            place = f"parts.{type_}.{aspect.value}"
+            for name in _COUNTS:
+                group[f"{type_}_{aspect.value}_{name}"] = {"$sum": f"${place}.{name}"}
+            group[f"{type_}_{aspect.value}_users"] = {"$sum": f"${place}.users"}
+            group[f"{type_}_{aspect.value}_oldest"] = {"$min": f"${place}.at"}
+        with mongo_errors("add up the receipts"):
+            found = next(iter(self._receipts.aggregate([{"$group": group}])), {})
+        return {
+            (type_, aspect): Total(
+                **{name: found.get(f"{type_}_{aspect.value}_{name}") or 0 for name in ("users", *_COUNTS)},
+                oldest=found.get(f"{type_}_{aspect.value}_oldest"),
+            )
+            for type_, aspect in cells
+        }
+
+    def unsound(self, types: Collection[str]) -> Iterator[Found]:
+        """Every part of these types that is not all right, by user."""
+        with mongo_errors("read the receipts"):
+            query = {"unsound.0": {"$gt": ""}}
+            for stored in self._receipts.find(query, sort=[("user", 1)], batch_size=_BATCH):
+                for name in stored["unsound"]:
+                    type_, _, aspect = name.partition(".")
+                    if type_ in types:
+                        held = stored["parts"][type_][aspect]
+                        user, part = stored["user"], _part(held, stored["user"])
+                        yield Found(user, stored["did"], type_, Aspect(aspect), held["at"], part)
+
+
+def _to_bson(part: Part) -> dict[str, Any]:
+    return {
+        "users": 1,
+        "expected": part.expected,
+        "sound": part.sound,
+        "unsound": part.unsound,
+        "warnings": part.warnings,
+        "states": dict(part.states),
+        "wrong": [{name: getattr(each, name) for name in _WRONG} for each in part.wrong],
+    }
+
+
+def _part(stored: Mapping[str, Any], user: str) -> Part:
+    wrong = (
+        Finding(
+            each["item"], user, each["state"], each["reason"], each["repair"], (each["uri"],) if each["uri"] else ()
+        )
+        for each in stored["wrong"]
+    )
+    return Part(stored["expected"], stored["sound"], stored["states"], stored["warnings"], tuple(wrong))

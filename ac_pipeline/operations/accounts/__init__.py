@@ -1,0 +1,1 @@
+"""Accounts of the PDS: who has one, making them, their passwords and handles."""

@@ -1,0 +1,197 @@
+"""Handles: what the PDS calls each account, beside what the platform calls its user, and how that is put right.
+
+The PDS handle is the platform's, with `.` and `_` as `-`, or the user code where the PDS refuses that name; Mongo's
+`atproto.handle` says the same (aesthetic-computer facts, section 2.1). A change of the platform's handle that did not
+reach the PDS is never tried again by the platform. Identity is the Mongo id and the DID: no record depends on a handle.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
+from enum import StrEnum
+from typing import Final, Protocol
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.admin import AccountInfo, ServerDescription
+from ac_pipeline.errors import AccountRefused, AccountUnknown, HandleRefused, Transient
+from ac_pipeline.operations.accounts.provisioning import handle_labels, new_password
+
+_LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{1,16})[a-z0-9]")
+"""What a PDS takes in front of its domain: 3 to 18 characters."""
+
+
+class Server(Protocol):
+    """What is asked of the PDS; `atproto/admin.py` says what each call raises."""
+
+    def account_info(self, did: str) -> AccountInfo: ...
+    def holder_of(self, handle: str) -> str | None: ...
+    def create_account(self, handle: str, email: str, password: str, invite: str | None) -> str: ...
+    def update_handle(self, did: str, handle: str) -> None: ...
+
+
+class Store(Protocol):
+    """What is kept in Mongo; see `mongo/accounts.py`."""
+
+    def store_handle(self, account: str, did: str, handle: str, now: datetime) -> bool: ...
+
+
+class HandleState(StrEnum):
+    """`differs`: the PDS has another one than it should. `stored`: only Mongo has. `left`: a name of the user's own, or
+    nobody can say which is right. `refused`: the PDS takes none. `failed`: something did not answer, or changed."""
+
+    RIGHT = "right"
+    DIFFERS = "differs"
+    STORED = "stored"
+    LEFT = "left"
+    REFUSED = "refused"
+    FAILED = "failed"
+    REPAIRED = "repaired"
+
+
+REPAIRABLE: Final = frozenset({HandleState.DIFFERS, HandleState.STORED})
+
+
+@dataclass(frozen=True, slots=True)
+class Handle:
+    """The handles of one account.
+
+    Args:
+        user: Partition key.
+        did: Of the account.
+        platform: On the platform, without `@`.
+        pds: As the PDS has it.
+        mongo: `atproto.handle`, as Mongo has it.
+        wanted: What it is to be, or None.
+        state: See there.
+        note: Why.
+    """
+
+    user: str
+    did: str
+    platform: str | None
+    pds: str | None
+    mongo: str | None
+    wanted: str | None
+    state: HandleState
+    note: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+def counts(handles: Iterable[Handle]) -> dict[str, int]:
+    """Accounts by state, those without any left out."""
+    return dict(sorted(Counter(each.state.value for each in handles).items()))
+
+
+@dataclass(frozen=True, slots=True)
+class Handles:
+    """Compares and repairs handles.
+
+    Args:
+        server: The PDS.
+        store: Mongo.
+        description: Of the PDS.
+        shared: DIDs that stand in Mongo for several accounts.
+    """
+
+    server: Server
+    store: Store
+    description: ServerDescription
+    shared: frozenset[str] = frozenset()
+
+    def look(self, account: Account) -> Handle:
+        """The handles of one account that has a DID. Nothing is changed.
+
+        Raises:
+            Misconfigured: There is no administrator's password, or not the right one.
+        """
+        did = str(account.did)
+        found = Handle(account.key, did, account.handle, None, account.pds_handle, None, HandleState.LEFT)
+        if did in self.shared:
+            return replace(found, note="its DID stands in Mongo for others as well")
+        try:
+            info = self.server.account_info(did)
+            found = replace(found, pds=info.handle)
+            if info.handle is not None and self._is_own(info.handle):
+                return replace(found, note="a name under a domain of its own: the user chose it")
+            wanted, notes = None, []
+            for handle in self._candidates(account):
+                refusal = self._refusal(handle, info)
+                if not refusal:
+                    wanted = handle
+                    break
+                notes.append(f"{handle}: {refusal}")
+        except AccountUnknown as error:
+            return replace(found, note=error.message)
+        except Transient as error:
+            return replace(found, state=HandleState.FAILED, note=error.message)
+        note = "; ".join(notes)
+        if wanted is None:
+            state = HandleState.REFUSED if notes else HandleState.LEFT
+            return replace(found, state=state, note=note or "it has neither a handle nor a user code")
+        state = HandleState.RIGHT if wanted == info.handle else HandleState.DIFFERS
+        if state is HandleState.RIGHT and account.pds_handle != wanted:
+            state = HandleState.STORED
+        return replace(found, wanted=wanted, state=state, note=note)
+
+    def repair(self, account: Account, now: datetime) -> Handle:
+        """Give the account its handle on the PDS, then Mongo; what an interrupted repair left is found and finished.
+
+        Raises:
+            Misconfigured: As `look`.
+        """
+        found = self.look(account)
+        if found.state not in REPAIRABLE or found.wanted is None:
+            return found
+        try:
+            if found.state is HandleState.DIFFERS:
+                self.server.update_handle(found.did, found.wanted)
+            stored = self.store.store_handle(account.id, found.did, found.wanted, now)
+        except (HandleRefused, AccountRefused) as error:
+            return replace(found, state=HandleState.REFUSED, note=error.message)
+        except (AccountUnknown, Transient) as error:
+            return replace(found, state=HandleState.FAILED, note=error.message)
+        if not stored:
+            note = f"Mongo does not hold {found.did} for it any more; run this again"
+            return replace(found, pds=found.wanted, state=HandleState.FAILED, note=note)
+        return replace(found, pds=found.wanted, mongo=found.wanted, state=HandleState.REPAIRED)
+
+    def _candidates(self, account: Account) -> Iterator[str]:
+        return (f"{label}{self.description.domains[0]}" for label in handle_labels(account))
+
+    def _is_own(self, handle: str) -> bool:
+        return handle != "handle.invalid" and not any(handle.endswith(domain) for domain in self.description.domains)
+
+    def _refusal(self, handle: str, info: AccountInfo) -> str:
+        """Why the PDS would not give the account this name, or "".
+
+        Whether a name is reserved, only `createAccount` tells; the administrator's call would give it. It is asked
+        with the account's own e-mail address, which the PDS takes once: no account can come of it.
+        """
+        if handle == info.handle:
+            return ""
+        if _LABEL.fullmatch(handle.removesuffix(self.description.domains[0])) is None:
+            return "not 3 to 18 letters, digits and hyphens"
+        holder = self.server.holder_of(handle)
+        if holder is not None and holder != info.did:
+            return f"taken by {holder}"
+        if info.email is None:
+            return ""
+        try:
+            self.server.create_account(handle, info.email, new_password(), "none" if self.description.invites else None)
+        except HandleRefused as error:
+            return error.answer or error.message
+        except AccountRefused:
+            return ""
+        return "the PDS made a second account of it: delete that"
+
+
+def shared_dids(accounts: Sequence[Account]) -> frozenset[str]:
+    """DIDs that stand in Mongo for several accounts."""
+    numbers = Counter(account.did for account in accounts if account.did is not None)
+    return frozenset(did for did, number in numbers.items() if number > 1)

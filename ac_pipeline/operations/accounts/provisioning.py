@@ -1,0 +1,437 @@
+"""PDS accounts for users who have none, and for the guest: made exactly once, whatever happens in between.
+
+Handle and password are written down before the PDS is asked, and stay so until the platform holds them. Whoever finds
+them left behind signs in to learn whether the account was made. An account that does not open with our own password
+is not ours and is never adopted. Who gets which handle is decided here too; facts: atproto facts, Accounts and
+sessions.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import string
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from hashlib import sha256
+from ipaddress import ip_address
+from typing import Final, Protocol
+
+from ac_pipeline.accounts import GUEST_ID, Account
+from ac_pipeline.atproto.admin import ServerDescription
+from ac_pipeline.errors import (
+    HandleRefused,
+    Misconfigured,
+    NoCredentials,
+    OutcomeUnknown,
+    PipelineError,
+    RateLimited,
+    ServiceUnreachable,
+    Transient,
+)
+from ac_pipeline.mongo.accounts import Credentials, Intent, Kind
+
+GUEST_LABEL: Final = "art"
+"""The guest's handle is `art.{domain}` (aesthetic-computer facts, section 2.3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """One account that would be made: with the first of these handles that the PDS takes."""
+
+    account: Account
+    handles: tuple[str, ...]
+    email: str
+    unfinished: bool = False
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "user": self.account.key,
+            "handle": self.handles[0] if self.handles else None,
+            "otherwise": list(self.handles[1:]),
+            "email": self.email,
+            "unfinished": self.unfinished,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ProvisionPlan:
+    """Which accounts would be made, and whose not, with the reason.
+
+    Args:
+        accounts: To be made; those an earlier run left unfinished come first.
+        skipped: Partition key and reason of everybody else who has none.
+        invites: Whether the PDS asks for invite codes.
+    """
+
+    accounts: tuple[Planned, ...]
+    skipped: tuple[tuple[str, str], ...] = ()
+    invites: bool = False
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "accounts": [each.to_json() for each in self.accounts],
+            "number": len(self.accounts),
+            "skipped": [{"user": user, "reason": reason} for user, reason in self.skipped],
+            "invites": self.invites,
+        }
+
+
+def handle_labels(account: Account) -> tuple[str, ...]:
+    """First labels of the PDS handle, best first: the handle with `.` and `_` as `-`, then the user code."""
+    if account.is_guest:
+        return (GUEST_LABEL,)
+    named = re.sub(r"[._]", "-", account.handle.lower()) if account.handle else ""
+    return tuple(dict.fromkeys(label for label in (named, (account.code or "").lower()) if label))
+
+
+def email_domain(setting: str | None, pds_host: str) -> str:
+    """The domain of new accounts' e-mail addresses: the setting, else the PDS's host.
+
+    Raises:
+        Misconfigured: The host is no domain, and a PDS would refuse the address.
+    """
+    if setting is not None:
+        return setting
+    try:
+        ip_address(pds_host)
+    except ValueError:
+        if "." in pds_host:
+            return pds_host
+    raise Misconfigured(
+        f"PDS_URL names {pds_host}, which makes no e-mail address for new accounts: set AC_ACCOUNT_EMAIL_DOMAIN."
+    )
+
+
+def planned(account: Account, description: ServerDescription, domain: str) -> Planned:
+    """The handles and the e-mail address an account would get.
+
+    The address is made of what never changes, the code or the Mongo id: the PDS takes each only once, so that not even
+    a lost ledger leads to a second account of one user.
+    """
+    ending = description.domains[0]
+    hashed = f"u{sha256(account.id.encode(errors='surrogateescape')).hexdigest()[:16]}"
+    name = GUEST_LABEL if account.is_guest else (account.code or hashed).lower()
+    handles = tuple(f"{label}{ending}" for label in handle_labels(account))
+    return Planned(account, handles, f"{name}@{domain}")
+
+
+def plan_provision(
+    accounts: Iterable[Account],
+    *,
+    users: Mapping[str, Credentials],
+    unfinished: Iterable[Intent],
+    description: ServerDescription,
+    domain: str,
+    limit: int | None = None,
+) -> ProvisionPlan:
+    """Who would get an account; whatever an earlier run left unfinished comes first, whoever it is about.
+
+    Args:
+        accounts: Those that were chosen, of all accounts.
+        users: Every user document's credentials by Mongo id.
+        unfinished: Intents of accounts that were chosen, or that are not there any more.
+        description: Of the PDS.
+        domain: For e-mail addresses.
+        limit: At most so many.
+    """
+    left = {intent.subject: intent for intent in unfinished if intent.subject != GUEST_ID}
+    wanted: list[Planned] = []
+    skipped: list[tuple[str, str]] = []
+    listed = {account.id: account for account in accounts}
+    for id, intent in left.items():
+        account = listed.get(id) or Account(id, intent.key)
+        handles = (intent.handle or "", *planned(account, description, domain).handles)
+        wanted.append(Planned(account, tuple(dict.fromkeys(handles)), intent.email or "", unfinished=True))
+    for account in listed.values():
+        if account.did is not None or account.id in left:
+            continue
+        reason = _unfit(account, users.get(account.id))
+        if reason is None:
+            wanted.append(planned(account, description, domain))
+        else:
+            skipped.append((account.key, reason))
+    return ProvisionPlan(tuple(wanted[:limit]), tuple(skipped), description.invites)
+
+
+def _unfit(account: Account, held: Credentials | None) -> str | None:
+    if account.is_guest:
+        return "the guest account is made by `ac-pipeline accounts create-guest`"
+    if account.owner_deleted:
+        return "its owner's account is being deleted"
+    if account.blocked is not None and not isinstance(account.blocked, NoCredentials):
+        return account.blocked.message
+    if held is None:
+        return "the platform has no user document for it"
+    if held.password is not None:
+        return "Mongo holds a PDS password without a DID for it: find out whose it is"
+    if not handle_labels(account):
+        return "it has neither a handle nor a user code"
+    return None
+
+
+PASSWORD_LENGTH: Final = 32
+_ALPHABET: Final = string.ascii_letters + string.digits
+
+LONGEST_PAUSE: Final = 600.0
+"""Seconds to wait for a limit: 100 accounts fit into 5 minutes (atproto facts, Limits)."""
+
+STORING_SECONDS: Final = 5.0
+"""The platform stores an account that it makes by itself right afterwards: time to let it, where a handle is held."""
+
+FAILURES_IN_A_ROW: Final = 3
+"""After so many the PDS is in trouble, not the accounts: the rest is left for the next run."""
+
+
+class Server(Protocol):
+    """What is asked of the PDS; `atproto/admin.py` says what each call raises."""
+
+    def describe(self) -> ServerDescription: ...
+    def invite(self) -> str: ...
+    def create_account(self, handle: str, email: str, password: str, invite: str | None) -> str: ...
+    def identify(self, handle: str, password: str) -> str | None: ...
+    def holder_of(self, handle: str) -> str | None: ...
+
+
+class Store(Protocol):
+    """What is kept in Mongo; see `mongo/accounts.py`."""
+
+    def begin(self, intent: Intent) -> Intent: ...
+    def intent(self, kind: Kind, subject: str) -> Intent | None: ...
+    def try_handle(self, account: str, handle: str) -> None: ...
+    def end(self, kind: Kind, subject: str) -> None: ...
+    def obstacle(self, account: str) -> str | None: ...
+    def store_account(
+        self, account: str, did: str, handle: str, password: str, created: datetime
+    ) -> Credentials | None: ...
+
+
+class Outcome(StrEnum):
+    """How it ended for one account.
+
+    `finished`: an earlier run was interrupted, and its account is stored now. `skipped`: no account may be made.
+    `refused`: the PDS refuses it, and nothing was made. `conflict`: there is an account, and Mongo cannot hold it: a
+    person decides. `failed`: unclear or too early; running it again goes on.
+    """
+
+    MADE = "made"
+    FINISHED = "finished"
+    SKIPPED = "skipped"
+    REFUSED = "refused"
+    CONFLICT = "conflict"
+    FAILED = "failed"
+
+
+GOOD: Final = frozenset({Outcome.MADE, Outcome.FINISHED, Outcome.SKIPPED})
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What became of one account.
+
+    Args:
+        user: Partition key.
+        outcome: See there.
+        handle: The handle on the PDS.
+        did: Its DID.
+        note: Why it is not what was asked for.
+    """
+
+    user: str
+    outcome: Outcome
+    handle: str | None = None
+    did: str | None = None
+    note: str = ""
+
+    def to_json(self) -> dict[str, object]:
+        return asdict(self)
+
+
+@dataclass(slots=True)
+class ProvisionReport:
+    """What a run did.
+
+    Args:
+        made: Every account it looked at, in order.
+        left: How many it did not come to.
+        error: What ended it early.
+    """
+
+    made: list[Made] = field(default_factory=list)
+    left: int = 0
+    error: Transient | None = None
+
+    @property
+    def clean(self) -> bool:
+        return not self.left and all(each.outcome in GOOD for each in self.made)
+
+    def counts(self) -> dict[str, int]:
+        return {outcome.value: sum(each.outcome is outcome for each in self.made) for outcome in Outcome}
+
+    def to_json(self) -> dict[str, object]:
+        accounts = [each.to_json() for each in self.made]
+        error = self.error.message if self.error else None
+        return {"counts": self.counts(), "accounts": accounts, "left": self.left, "error": error}
+
+
+def new_password() -> str:
+    """32 random letters and digits, as the platform's own accounts have them."""
+    return "".join(secrets.choice(_ALPHABET) for _ in range(PASSWORD_LENGTH))
+
+
+@dataclass(frozen=True, slots=True)
+class Provisioner:
+    """Makes accounts, one after the other.
+
+    Args:
+        server: The PDS.
+        store: Mongo.
+        description: Of the PDS.
+        inactive_handles: Handles of accounts the PDS keeps though they are not active; asked at most once, for they
+            are taken without the PDS saying so.
+        now: The time, UTC.
+        sleep: Waits that many seconds.
+        password: Makes a password.
+    """
+
+    server: Server
+    store: Store
+    description: ServerDescription
+    inactive_handles: Callable[[], Collection[str]]
+    now: Callable[[], datetime]
+    sleep: Callable[[float], None]
+    password: Callable[[], str] = new_password
+
+    def run(self, wanted: Sequence[Planned], progress: Callable[[int, int], None]) -> ProvisionReport:
+        """Make these accounts; one that fails does not keep the others from being made.
+
+        Args:
+            progress: Told how many are done, and of how many.
+
+        Raises:
+            Misconfigured: The administrator's password is missing or wrong.
+        """
+        report, in_a_row = ProvisionReport(left=len(wanted)), 0
+        for each in wanted:
+            try:
+                report.made.append(self.make(each))
+                in_a_row = 0
+            except Misconfigured:
+                raise
+            except Transient as error:
+                in_a_row += 1
+                report.made.append(Made(each.account.key, Outcome.FAILED, note=error.message))
+                if isinstance(error, ServiceUnreachable | RateLimited) or in_a_row == FAILURES_IN_A_ROW:
+                    report.error = error
+            except PipelineError as error:
+                report.made.append(Made(each.account.key, Outcome.REFUSED, note=error.message))
+            report.left -= 1
+            progress(len(report.made), len(wanted))
+            if report.error is not None:
+                break
+        return report
+
+    def make(self, wanted: Planned) -> Made:
+        """Make one account, or finish what an earlier run began.
+
+        Raises:
+            HandleRefused, AccountRefused: The PDS refuses it; nothing was made.
+            Transient: Something did not answer; the next run goes on from there.
+        """
+        account = wanted.account
+        obstacle = self.store.obstacle(account.id)  # 4,000 accounts take hours: the plan may be old
+        intent = self.store.intent(Kind.PROVISION, account.id)
+        known = intent is not None
+        if intent is None:
+            if obstacle is not None:
+                return Made(account.key, Outcome.SKIPPED, note=obstacle)
+            fresh = Intent(
+                Kind.PROVISION, account.id, account.key, self.password(), self.now(), wanted.handles[0], wanted.email
+            )
+            intent = self.store.begin(fresh)
+            known = intent.password != fresh.password
+        handle = intent.handle or wanted.handles[0]
+        did = self.server.identify(handle, intent.password) if known else None
+        found = did is not None
+        notes: list[str] = []
+        if did is None:
+            if obstacle is not None:
+                self.store.end(Kind.PROVISION, account.id)
+                return Made(account.key, Outcome.SKIPPED, note=obstacle)
+            created = self._create(intent, [handle, *(h for h in wanted.handles if h != handle)], notes)
+            if isinstance(created, str):
+                self.store.end(Kind.PROVISION, account.id)
+                return Made(account.key, Outcome.SKIPPED, note=created)
+            handle, did = created
+        return self._store(intent, handle, did, Outcome.FINISHED if found else Outcome.MADE, notes)
+
+    def _create(self, intent: Intent, handles: Sequence[str], notes: list[str]) -> tuple[str, str] | str:
+        """The first handle the PDS takes, and the DID of the account that has it now; or why none may be made: the
+        platform makes accounts by itself, so PDS and user document are looked at once more before each attempt."""
+        invite = self.server.invite() if self.description.invites else None
+        for handle in handles:
+            if handle != intent.handle:
+                self.store.try_handle(intent.subject, handle)
+            if self.server.holder_of(handle) is not None:
+                self.sleep(STORING_SECONDS)
+            obstacle = self.store.obstacle(intent.subject)
+            if obstacle is not None:
+                return obstacle
+            try:
+                return handle, self._send(handle, intent, invite)
+            except HandleRefused as error:
+                # A lost answer of an earlier attempt may be why it is taken.
+                did = self.server.identify(handle, intent.password) if _taken(error) else None
+                holder = self.server.holder_of(handle) if _taken(error) and did is None else None
+                notes.append(f"{handle}: {error.answer}" + (f" ({holder})" if holder else ""))
+            except OutcomeUnknown:
+                did = self.server.identify(handle, intent.password)
+                if did is None and handle not in self.inactive_handles():
+                    raise
+                notes.append(f"{handle}: taken by an account that is not active")
+            if did is not None:
+                return handle, did
+        self.store.end(Kind.PROVISION, intent.subject)
+        raise HandleRefused(
+            f"The PDS takes none of the handles of {intent.key}: {'; '.join(notes)}. "
+            "Give the user a handle of 3 to 18 letters, digits and hyphens on the platform, or make the account there."
+        )
+
+    def _send(self, handle: str, intent: Intent, invite: str | None) -> str:
+        """`createAccount`, as often as it takes to fit into the limit."""
+        while True:
+            try:
+                return self.server.create_account(handle, intent.email or "", intent.password, invite)
+            except RateLimited as error:
+                pause = error.retry_after
+                if pause is None or pause > LONGEST_PAUSE:
+                    raise
+                self.sleep(max(pause, 1.0))
+
+    def _store(self, intent: Intent, handle: str, did: str, outcome: Outcome, notes: list[str]) -> Made:
+        """Give the platform the credentials; only then is the intent dropped."""
+        kept = self.store.store_account(intent.subject, did, handle, intent.password, self.now())
+        if kept == Credentials(did, intent.password):
+            self.store.end(Kind.PROVISION, intent.subject)
+            return Made(intent.key, outcome, handle, did, "; ".join(notes))
+        if kept is None:
+            why = "the platform has no user document any more"
+        elif kept.did is None:
+            why = "Mongo holds a password without a DID"
+        elif kept.did == did:
+            why = "Mongo holds another password for it"
+        else:
+            why = f"Mongo holds {kept.did} meanwhile"
+        return Made(
+            intent.key,
+            Outcome.CONFLICT,
+            handle,
+            did,
+            f"The account was made, but {why}: store it, or delete it on the PDS. Its password is kept until then.",
+        )
+
+
+def _taken(error: HandleRefused) -> bool:
+    return "taken" in (error.answer or "").lower()

@@ -1,0 +1,411 @@
+"""Differences: records that somebody else changed or deleted since the pipeline wrote them, and the two ways to settle.
+
+What was written is in the ledger: a record with another CID than it says, or none at all, was touched by others. A sync
+takes no notice and puts ours back; a person may instead take over theirs, which changes the document: its fields, or,
+for a deleted record, the flag with which the platform itself removes an item. No document is ever deleted (DEL-8).
+Pushing ours is a sync of exactly these items, through the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Final
+
+from bson import ObjectId
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.syntax import at_uri
+from ac_pipeline.errors import Blocked, InvalidDocument, Misconfigured
+from ac_pipeline.items import Derived, Finding, LedgerEntry, Record, item_id
+from ac_pipeline.media.base import Document, MediaType, Verdict
+from ac_pipeline.media.documents import interpret
+from ac_pipeline.media.rebuilding import removal_flag, shared_fields
+from ac_pipeline.operations.declare import (
+    Declaration,
+    Report,
+    Selected,
+    Table,
+    Work,
+    confirm_option,
+    option,
+    why_option,
+)
+from ac_pipeline.operations.findings import FindingCount, LeftOut, audited_turns, counted, findings_of
+from ac_pipeline.operations.sync_report import sync_left_out, sync_lines, sync_tables
+from ac_pipeline.sync.engine import Engine
+from ac_pipeline.sync.planning.diff import difference
+from ac_pipeline.sync.planning.plan import Existing, Wanted, existing_records
+from ac_pipeline.sync.planning.wanted import offer
+from ac_pipeline.sync.report import AccountReport, SyncReport
+from ac_pipeline.sync.selection import Selection
+from ac_pipeline.wiring import Pipeline
+
+CHANGED, DELETED = "changed", "deleted"
+
+_ABSENT = object()
+
+_CELL: Final = 60
+"""Characters of a value in a table; JSON has all."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Difference(Finding):
+    """One item whose record others have touched; `state` is `changed` or `deleted`, `reason` why theirs cannot be
+    taken over.
+
+    Args:
+        document: As it was read.
+        fields: Field -> ours and theirs; a missing one is None.
+        changes: What taking over theirs sets in the document; empty where that is not possible.
+        left: Fields that differ and follow from the document: the next sync writes ours there.
+    """
+
+    media: MediaType
+    document: Document
+    fields: Mapping[str, tuple[object, object]]
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    left: tuple[str, ...] = ()
+
+    shown: ClassVar = (
+        *("item", "user", "code", "kind", "uri", "fields", "push_ours", "accept_theirs"),
+        *("ours", "theirs"),
+    )
+
+    @property
+    def repairable(self) -> bool:
+        """True if theirs can be taken over."""
+        return not self.reason
+
+    @property
+    def code(self) -> str | None:
+        return self.document.code
+
+    @property
+    def kind(self) -> str:
+        return self.state
+
+    @property
+    def push_ours(self) -> str:
+        """What pushing ours does."""
+        if self.state == DELETED:
+            return "creates the record again"
+        return f"updates the record: {', '.join(self.fields)}"
+
+    @property
+    def accept_theirs(self) -> str:
+        """What taking over theirs does, or why it cannot be done."""
+        if self.reason:
+            return f"not possible: {self.reason}"
+        then = f"; a sync then writes {', '.join(self.left)} as it follows from the document" if self.left else ""
+        return f"sets {', '.join(self.changes)} of the document{then}"
+
+    @property
+    def ours(self) -> str:
+        return "exists" if self.state == DELETED else self._cell(0)
+
+    @property
+    def theirs(self) -> str:
+        return "deleted" if self.state == DELETED else self._cell(1)
+
+    def _cell(self, side: int) -> str:
+        texts = {name: "(none)" if pair[side] is None else str(pair[side]) for name, pair in self.fields.items()}
+        short = {name: text if len(text) <= _CELL else text[: _CELL - 1] + "…" for name, text in texts.items()}
+        return "; ".join(f"{name}: {text}" for name, text in short.items())
+
+    def to_json(self) -> dict[str, object]:
+        fields = {name: {"ours": ours, "theirs": theirs} for name, (ours, theirs) in self.fields.items()}
+        return Finding.to_json(self) | {"fields": fields}
+
+
+def find_differences(engine: Engine, account: Account, selection: Selection) -> list[Difference]:
+    """The selected items of an account whose records others have touched. Nothing is written.
+
+    Withdrawn items are none: their record goes, whatever it says. A repository that cannot be read says nothing.
+
+    Raises:
+        Blocked: The account cannot be read.
+        Transient: Something else could not be read.
+    """
+    plan, report = engine.survey(account, selection)
+    if plan.repository is None:
+        raise report.blocked or Blocked("; ".join(report.notes) or f"{account.key} cannot be read")
+    found = []
+    for each in plan.plans:
+        records = {record.rkey: record for record in existing_records(plan.repository, each.media)}
+        entries = plan.entries[each.media.name]
+        comparer = _Comparer(engine, each.media, account, records)
+        for wanted in plan.wanted[each.media.name]:
+            entry = entries.get(wanted.document.id)
+            if wanted.skipped or wanted.document.verdict is not Verdict.ELIGIBLE or entry is None:
+                continue
+            own = [records[key] for key in each.matches.get(wanted.document.id, ())]
+            one = comparer.compare(wanted, entry, own)
+            found += [one] if one is not None else []
+    return found
+
+
+def push_ours(
+    engine: Engine, account: Account, selection: Selection, differences: Sequence[Difference], run_id: str
+) -> AccountReport:
+    """Write ours again: a sync of exactly these items."""
+    items = frozenset((each.media.name, each.document.id) for each in differences)
+    types = tuple(media for media in selection.types if any(each.media is media for each in differences))
+    chosen = replace(selection, types=types, items=items, since=None, until=None, limit=None)
+    return engine.sync(account, chosen, run_id)
+
+
+def accept_theirs(
+    pipeline: Pipeline, account: Account, selection: Selection, most: int
+) -> Iterator[tuple[Difference, str]]:
+    """Take over theirs in at most so many documents, under the lease of the repository, on what is found now.
+
+    Yields:
+        Each difference, with why it was not taken over, or "".
+
+    Raises:
+        Blocked, Transient: As `find_differences`; LeaseHeld: somebody writes to the repository right now.
+    """
+    with pipeline.ledger.lease(str(account.did), pipeline.engine.holder):
+        for each in find_differences(pipeline.engine, account, selection):
+            problem = each.reason or _obstacle(pipeline, each)
+            if not problem and most == 0:
+                problem = "it was not there when the number was confirmed: look again"
+            if not problem:
+                problem = _store(pipeline, each)
+                most -= not problem
+            yield each, problem
+
+
+def _obstacle(pipeline: Pipeline, each: Difference) -> str:
+    """What only the services know: values that others hold, media that is not there."""
+    if each.state == DELETED:
+        return ""
+    raw = _changed(each.document, each.changes)
+    taken = pipeline.repairs.conflicts(each.media, raw, among=each.changes)
+    if taken:
+        return "; ".join(taken)
+    media_moves = each.media.recipe is not None and {"slug", "code"} & each.changes.keys()
+    if media_moves and pipeline.renderer.source(each.media, interpret(each.media, raw)) is None:
+        return "object storage has no media under that name"
+    return ""
+
+
+def _store(pipeline: Pipeline, each: Difference) -> str:
+    try:
+        done = pipeline.repairs.change(each.media, each.document, each.changes)
+    except InvalidDocument as error:
+        return error.message
+    return "" if done else "the document changed in between: look again"
+
+
+def _changed(document: Document, changes: Mapping[str, Any]) -> dict[str, Any]:
+    owner = {} if document.owner is None else {"user": document.owner}
+    return {"_id": ObjectId(document.id), **document.fields, **owner, **changes}
+
+
+@dataclass(frozen=True, slots=True)
+class _Comparer:
+    engine: Engine
+    media: MediaType
+    account: Account
+    records: Mapping[str, Existing]
+
+    def compare(self, wanted: Wanted, entry: LedgerEntry, own: Sequence[Existing]) -> Difference | None:
+        """The difference of one item; None when its record is as it was written, or as it shall be.
+
+        Args:
+            own: The records that are the document's own now.
+        """
+        document = wanted.document
+        if entry.cid is None or entry.rkey is None or entry.did != self.account.did:
+            return None  # never written here, or deleted by us
+        theirs = self.records.get(entry.rkey) or next(iter(own), None)
+        if theirs is None:
+            return self.deleted(document, entry.rkey)
+        # The link is stored before the ledger, so after a kill it may know more.
+        if theirs.cid in {entry.cid, wanted.cid, document.link.cid if document.link is not None else None}:
+            return None
+        in_order = wanted.record is not None and theirs in own and not difference(theirs, wanted)
+        return None if in_order else self.changed(document, theirs, wanted.record)
+
+    def deleted(self, document: Document, rkey: str) -> Difference:
+        changes = {removal_flag(self.media): True}
+        return self._of(document, DELETED, rkey, "", fields={"record": ("exists", None)}, changes=changes)
+
+    def changed(self, document: Document, theirs: Existing, ours: Record | None) -> Difference:
+        fields = self._fields(document, theirs, ours)
+        shared = shared_fields(self.media, theirs.value, document.owner)
+        follows = {"hash": "source"}  # fields of a document that come with another one
+        changes = {name: value for name, value in shared.items() if follows.get(name, name) in fields}
+        left = tuple(name for name in fields if name not in changes)
+        refusal = self._refusal(document, theirs, changes, left)
+        changes = {} if refusal else changes
+        return self._of(document, CHANGED, theirs.rkey, refusal, fields=fields, changes=changes, left=left)
+
+    def _of(self, document: Document, state: str, rkey: str, refusal: str, **parts: Any) -> Difference:
+        item, uri = item_id(self.media.name, document.id), at_uri(str(self.account.did), self.media.nsid, rkey)
+        return Difference(
+            item, self.account.key, state, refusal, uris=(uri,), media=self.media, document=document, **parts
+        )
+
+    def _fields(self, document: Document, theirs: Existing, ours: Record | None) -> dict[str, tuple[object, object]]:
+        """Fields that differ; blobs are left out while it is not known what ours are."""
+        unknown: set[str] = set()
+        if ours is None:
+            unknown = {blob.name for blob in self.media.blobs}
+            ours = self.media.build_record(document, Derived(found=frozenset(self.media.companions(document))))
+        names = [name for name in dict.fromkeys((*ours, *theirs.value)) if name not in unknown and name != "$type"]
+        pairs = {name: (ours.get(name, _ABSENT), theirs.value.get(name, _ABSENT)) for name in names}
+        return {
+            name: (None if mine is _ABSENT else mine, None if other is _ABSENT else other)
+            for name, (mine, other) in pairs.items()
+            if mine != other
+        }
+
+    def _refusal(self, document: Document, theirs: Existing, changes: Mapping[str, Any], left: Sequence[str]) -> str:
+        """Why theirs cannot become the document, as far as that can be told without asking anybody."""
+        if theirs.ref is not None and theirs.ref != document.id:
+            return f"the record names another document, {theirs.ref}"
+        if not changes:
+            return f"the document holds no {' and no '.join(left) or 'blob'}, so there is nowhere to store it"
+        would_be = interpret(self.media, _changed(document, changes), account_did=self.account.did)
+        if would_be.verdict is not Verdict.ELIGIBLE:
+            return would_be.reason
+        if self.media.recipe is None:
+            failure = offer(self.engine.lexicons, self.media, would_be, Derived()).failure
+            return failure.message if failure is not None else ""
+        return ""
+
+
+class DifferencesParameters(Selected):
+    """Whose records to compare, and which side is to be settled on."""
+
+    push_ours: bool = option(False, "Write ours again, for exactly these items.")
+    accept_theirs: bool = option(False, "Take theirs over into the documents.")
+    confirm: int | None = confirm_option("items that are to be settled")
+    why: str = why_option()
+
+
+_COLUMNS: Final = ("user", "item", "kind", "ours", "theirs", "push_ours", "accept_theirs")
+
+
+def run_differences(work: Work, parameters: DifferencesParameters) -> Report:
+    """Show records that somebody else changed or deleted since the pipeline wrote them, with ours and theirs, and
+    the two ways to settle that.
+
+    Without a choice nothing is written; a sync puts ours back. Taking theirs over changes fields of the documents,
+    and for a deleted record sets the flag with which the platform removes an item; it never deletes a document.
+    Either choice needs users or items, and the number of items.
+    """
+    pipeline, selection = work.pipeline, parameters.selection()
+    if parameters.push_ours and parameters.accept_theirs:
+        raise Misconfigured("Choose either ours or theirs; nothing was done.")
+    chosen = parameters.push_ours or parameters.accept_theirs
+    if chosen and parameters.everybody:
+        raise Misconfigured("Say whose items are to be settled: name users, the guest, or items.")
+    accounts, table, workers = (
+        parameters.accounts(pipeline),
+        Table("items", _COLUMNS),
+        pipeline.settings.ac_concurrent_users,
+    )
+    looks = findings_of(
+        accounts, lambda each: find_differences(pipeline.engine, each, selection), workers, work.watch("Comparing")
+    )
+    found = counted(looks, table.add)
+    total, acceptable = found.found.total(), found.repairable.total()
+    number = acceptable if parameters.accept_theirs else total
+    if not chosen or parameters.confirm != number:
+        counts = {"differences": total, "acceptable": acceptable}
+        return Report(
+            f"{total} differences; theirs can be taken over for {acceptable}. A sync puts ours back.",
+            {**counts, "blocked": [each.to_json() for each in found.left_out], "items": table},
+            [table],
+            counts,
+            left_out=found.left_out,
+            confirm=number if chosen else None,
+            exit_code=2 if chosen else 1 if total else 0,
+        )
+    touched = [account for account in accounts if found.found[account.key]]
+    settle = _push_all if parameters.push_ours else _accept_all
+    return settle(work, touched, selection, found, parameters.why)
+
+
+def _push_all(work: Work, accounts: Sequence[Account], selection: Selection, found: FindingCount, why: str) -> Report:
+    """Write ours again, of each account at most as many items as were confirmed."""
+    engine, report, total = work.pipeline.engine, SyncReport(work.run_id), found.found.total()
+
+    def push(account: Account) -> Iterator[AccountReport]:
+        try:
+            again = find_differences(engine, account, selection)[: found.found[account.key]]
+        except Blocked as error:
+            yield AccountReport(account.key, blocked=error)
+            return
+        yield push_ours(engine, account, selection, again, work.run_id) if again else AccountReport(account.key)
+
+    turns = audited_turns(
+        work.pipeline,
+        accounts,
+        push,
+        lambda each: sum(tally.written for tally in each.types.values()),
+        action="push-ours",
+        types=selection.types,
+        why=why,
+        counts={"items": total},
+        counted_as="written",
+        progress=work.watch("Pushing"),
+    )
+    report.accounts.extend(each for each in turns if isinstance(each, AccountReport))
+    pushed = sum(tally.written for tally in report.totals().values())
+    clean = report.clean and not any(each.blocked for each in report.accounts)
+    return Report(
+        f"{pushed} of {total} records are ours again.",
+        {"pushed": pushed, "report": report.to_json(), "items": []},
+        sync_tables(report),
+        {"pushed": pushed},
+        sync_lines(report),
+        [*found.left_out, *sync_left_out(report)],
+        exit_code=0 if clean else 1,
+        failed=not clean,
+    )
+
+
+def _accept_all(work: Work, accounts: Sequence[Account], selection: Selection, found: FindingCount, why: str) -> Report:
+    """Take over theirs, of each account in at most as many documents as were confirmed."""
+    number, done, left_out = found.repairable.total(), 0, list[LeftOut]()
+    table = Table("items", ("user", "item", "kind", "accept_theirs", "outcome"), "Theirs")
+    turns = audited_turns(
+        work.pipeline,
+        accounts,
+        lambda each: accept_theirs(work.pipeline, each, selection, found.repairable[each.key]),
+        lambda taken: not taken[1],
+        action="accept-theirs",
+        types=selection.types,
+        why=why,
+        counts={"items": number},
+        counted_as="accepted",
+        progress=work.watch("Accepting"),
+    )
+    for taken in turns:
+        if isinstance(taken, LeftOut):
+            left_out.append(taken)
+            continue
+        each, problem = taken
+        row = {name: value for name, value in each.to_json().items() if name not in {"ours", "theirs"}}
+        table.add(row | {"outcome": problem or "taken over"})
+        done += not problem
+    counts = {"accepted": done, "left": table.count - done}
+    return Report(
+        f"{done} documents changed, {table.count - done} left as they are. The next sync settles links and ledger.",
+        {**counts, "blocked": [each.to_json() for each in left_out], "items": table},
+        [table],
+        counts,
+        left_out=[*found.left_out, *left_out],
+        exit_code=0 if done == number else 1,
+        failed=done != number,
+    )
+
+
+DIFFERENCES: Final = Declaration(
+    "differences", "settle_differences", "settle_each_difference", DifferencesParameters, run_differences
+)

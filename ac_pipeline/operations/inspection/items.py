@@ -1,0 +1,313 @@
+"""`status`, `items`, `item`, `verify` and `audit`: what is there, item by item. Nothing is written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, replace
+from typing import Final
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.syntax import record_address
+from ac_pipeline.errors import Misconfigured, PipelineError
+from ac_pipeline.items import LedgerEntry, State, item_id
+from ac_pipeline.media.registry import media_type, page_of
+from ac_pipeline.media.times import format_when
+from ac_pipeline.operations.declare import (
+    INTERRUPTED,
+    Declaration,
+    Parameters,
+    Report,
+    Selected,
+    Table,
+    Work,
+    exit_code,
+    option,
+)
+from ac_pipeline.operations.findings import LeftOut, item_name
+from ac_pipeline.operations.retry import error_class_option, first_of_each, states_option
+from ac_pipeline.operations.sync_report import tallies
+from ac_pipeline.sync.for_accounts import for_accounts, unread
+from ac_pipeline.sync.report import AccountReport, Tally
+from ac_pipeline.sync.verify import Verification, verify_accounts
+from ac_pipeline.wiring import Pipeline
+
+# -------------------------------------------------------------------------------------------------------------- status
+
+_STATUS: Final = (
+    "documents",
+    "eligible",
+    "withdrawn",
+    "invalid",
+    "records",
+    "unchanged",
+    "pending",
+    "deferred",
+    "quarantined",
+    "blocked",
+)
+
+
+def run_status(work: Work, parameters: Selected) -> Report:
+    """Per type: documents, eligible ones, records on the PDS, and what is pending, quarantined or blocked."""
+    pipeline, selection = work.pipeline, parameters.selection()
+    every_hold, holds = pipeline.ledger.all_holds(), dict[str, Mapping[str, str]]()
+    totals: dict[str, Tally] = {}
+    blocked = Table("blocked_users", ("user", "message"))
+    left_out: list[LeftOut] = []
+
+    def failed(account: Account, error: PipelineError) -> AccountReport:
+        return AccountReport(account.key, error=unread(account, error))
+
+    accounts = parameters.accounts(pipeline)
+    surveys = for_accounts(  # what was read is dropped (OPS-6)
+        accounts,
+        lambda account: pipeline.engine.survey(account, selection)[1],
+        pipeline.settings.ac_concurrent_users,
+        failed,
+        ordered=True,
+    )
+    for account, report in work.watch("Reading")(surveys, len(accounts)):
+        for name, tally in report.types.items():
+            totals.setdefault(name, Tally()).add(tally)
+        if account.id in every_hold:
+            holds[account.key] = every_hold[account.id]
+        if report.blocked is not None:
+            blocked.add({"user": account.key, "message": report.blocked.message})
+        if report.error is not None:
+            left_out.append(LeftOut(account.key, report.error))
+    looks = {media.name: pipeline.safeguard.look(media) for media in selection.types}
+    problems = {name: pipeline.safeguard.problems(look) for name, look in looks.items()}
+    oldest = next((e.withdrawn_at for e in pipeline.ledger.pending_deletions(limit=1)), None)
+    ready = len(accounts) - blocked.count - len(left_out)
+    users = {"total": len(accounts), "ready": ready, "blocked": blocked.count, "unread": len(left_out)}
+    found = {
+        name: {
+            "documents": look.documents,
+            "expected": look.expected,
+            "records_without_document": look.lost,
+            "newest": format_when(look.newest) if look.newest is not None else None,
+            "doubt": problems[name][0],
+            "silence": problems[name][1],
+        }
+        for name, look in looks.items()
+    }
+    return Report(
+        f"Users: {users['total']}, ready {users['ready']}, blocked {users['blocked']}.",
+        {
+            "types": {name: {c: getattr(tally, c) for c in _STATUS} for name, tally in totals.items()},
+            "users": users,
+            "oldest_pending_deletion": oldest.isoformat() if oldest else None,
+            "on_hold": holds,
+            "input": found,
+            "blocked_users": blocked,
+        },
+        [tallies("status", totals, _STATUS, "Status"), blocked],
+        lines=[
+            *(f"On hold: {name} of {user}, {why}." for user, held in holds.items() for name, why in held.items()),
+            *filter(None, (message for said in problems.values() for message in said)),
+            f"Oldest pending deletion: {oldest or 'none'}.",
+        ],
+        left_out=left_out,
+    )
+
+
+STATUS: Final = Declaration("status", "show_status", "count_items", Selected, run_status)
+
+# --------------------------------------------------------------------------------------------------------------- items
+
+
+class ItemsParameters(Selected):
+    """Which items to list."""
+
+    states: list[str] = states_option(State)
+    error_class: str = error_class_option()
+
+
+def run_items(work: Work, parameters: ItemsParameters) -> Report:
+    """List items as the ledger knows them; those without a document are left out where a date is given."""
+    columns = ("item", "code", "user", "state", "stage", "class", "message", "attempts", "uri", "until", "warnings")
+    shown, entries = Table("items", columns), Table("entries", ())
+    for entry in _chosen(work.pipeline, parameters):
+        shown.add(_row(entry))
+        entries.add(_json(entry))
+    return Report(f"{shown.count} items.", entries, [shown])
+
+
+def _chosen(pipeline: Pipeline, chosen: ItemsParameters) -> Iterator[LedgerEntry]:
+    """The ledger's entries that are selected, at most `limit` of each user and type."""
+    selection, states = chosen.selection(), [State(each) for each in chosen.states] or None
+    types = [media.name for media in selection.types]
+    dated = selection.since is not None or selection.until is not None
+    accounts = chosen.accounts(pipeline) if dated or chosen.users or chosen.anonymous else [None]
+    names = selection.items
+    for account in accounts:
+        dates = replace(selection, items=None, limit=None)
+        inside = {
+            (media.name, id)
+            for media in selection.types
+            if dated and account is not None
+            for id in dates.documents(list(pipeline.documents.stream(account, media)))
+        }
+        entries = pipeline.ledger.find(
+            states=states,
+            error_class=chosen.error_class or None,
+            account=account.id if account else None,
+            types=types,
+        )
+        fitting = (
+            entry
+            for entry in entries
+            if (names is None or not names.isdisjoint({(entry.type, entry.document), (entry.type, entry.code or "")}))
+            and (not dated or (entry.type, entry.document) in inside)
+        )
+        yield from fitting if selection.limit is None else first_of_each(fitting, selection.limit)
+
+
+def _row(entry: LedgerEntry) -> dict[str, object]:
+    failure = entry.failure
+    return {
+        "item": entry.item,
+        "code": entry.code,
+        "user": entry.partition,
+        "state": entry.state.value,
+        "stage": entry.stage.value,
+        "class": failure.error_class if failure else None,
+        "message": failure.message if failure else None,
+        "attempts": entry.attempts,
+        "uri": entry.uri,
+        "until": f"{entry.deferred_until:%Y-%m-%d %H:%M:%S}" if entry.deferred_until else None,
+        "warnings": list(entry.warnings),
+    }
+
+
+def _json(entry: LedgerEntry) -> dict[str, object]:
+    """An entry as JSON; the account's Mongo id stays inside."""
+    values = asdict(entry)
+    values.pop("account")
+    values["user"] = values.pop("partition")
+    if entry.derived is not None:
+        values["derived"]["found"] = sorted(entry.derived.found)
+    return values
+
+
+ITEMS: Final = Declaration("items", "list_items", "list_known_items", ItemsParameters, run_items, csv="items")
+
+
+class ItemParameters(Parameters):
+    """Which item to show."""
+
+    item: str = option("", "The item: TYPE:CODE or TYPE:ObjectId.", argument=True, metavar="TYPE:CODE")
+
+
+def run_item(work: Work, parameters: ItemParameters) -> Report:
+    """One item's timeline, from document to record, with every attempt. TYPE:CODE or TYPE:ObjectId."""
+    type_, name = item_name(parameters.item)
+    ledger = work.pipeline.ledger
+    entry = ledger.get(item_id(type_, name))
+    entries = [entry] if entry is not None else ledger.by_code(type_, name)
+    if not entries:
+        raise Misconfigured(f"The ledger knows no {parameters.item}: it was never synced, or the code is another.")
+    known = [{**_json(each), **_links(each, work.pipeline.settings.pds_url)} for each in entries]
+    tables: list[Table] = []
+    for each, values in zip(entries, known, strict=True):
+        flat = {name: value for name, value in values.items() if name not in {"item", "history"}}
+        tables.append(Table(each.item, ("field", "value")).extend(_flat(flat)))
+        timeline = Table(
+            f"timeline of {each.item}", ("when (UTC)", "run", "stage", "state", "class", "message"), "Timeline"
+        )
+        for tried in each.history:
+            what = (f"{tried.at:%Y-%m-%d %H:%M:%S}", tried.run_id, tried.stage, tried.state)
+            timeline.add(dict(zip(timeline.columns, (*what, tried.error_class, tried.message), strict=True)))
+        tables.append(timeline)
+    return Report("; ".join(f"{each.item} is {each.state.value}" for each in entries) + ".", known, tables)
+
+
+def _links(entry: LedgerEntry, pds_url: str) -> dict[str, str | None]:
+    """Where people find an item, as Dagster's lists of failed items link it."""
+    record = record_address(pds_url, entry.uri) if entry.uri else None
+    return {"page": page_of(media_type(entry.type), entry.code), "record": record}
+
+
+def _flat(values: Mapping[str, object], above: str = "") -> Iterator[dict[str, object]]:
+    """What an entry holds, a row a value; what is empty is left out."""
+    for name, value in values.items():
+        label = f"{above} {name}".strip()
+        if isinstance(value, Mapping):
+            yield from _flat(value, label)
+        elif value not in (None, "", [], ()):
+            yield {"field": label, "value": value}
+
+
+ITEM: Final = Declaration("item", "show_item", "show_one_item", ItemParameters, run_item)
+
+# -------------------------------------------------------------------------------------------------------------- verify
+
+
+def run_verify(work: Work, parameters: Selected) -> Report:
+    """Compare every expected record and blob with the repositories themselves."""
+    pipeline, total = work.pipeline, Verification()
+    accounts = parameters.accounts(pipeline)
+    items = Table("items", ())
+    wrong = Table("not_as_expected", ("user", "item", "state", "uri", "reason"))
+    looks = verify_accounts(pipeline.engine, accounts, parameters.selection(), pipeline.settings.ac_concurrent_users)
+    try:
+        for each in work.watch("Verifying")(looks, len(accounts)):
+            for finding in each.items:
+                items.add(finding.to_json())
+                if finding.state != "quarantined":
+                    wrong.add(finding.to_json())
+            each.items = []  # they are in the tables (OPS-6)
+            total.add(each)
+    except KeyboardInterrupt:
+        work.say(f"Interrupted: {len(accounts) - total.users} users were not reached.")
+    known = total.to_json()
+    counts = Table("verification", ("what", "count"))
+    counts.extend({"what": what, "count": count} for what, count in known.items() if isinstance(count, int))
+    return Report(
+        f"Blobs: {total.blobs_verified} of {total.blobs_expected} can be downloaded.",
+        {**known, "items": items},
+        [counts, wrong],
+        left_out=[LeftOut(user, error) for user, error in total.unread],
+        exit_code=INTERRUPTED if total.users < len(accounts) else exit_code(total.complete),
+    )
+
+
+VERIFICATION: Final = Declaration("verify", "", "", Selected, run_verify)
+
+
+class AuditParameters(Parameters):
+    """Which lines to show."""
+
+    limit: int = option(50, "The last so many.", metavar="N", ge=1)
+    action: str = option("", "Only this action, such as wipe or restore.", metavar="NAME")
+    user: str = option("", "Only this user's: a key, or a DID.", metavar="KEY")
+
+
+def run_audit(work: Work, parameters: AuditParameters) -> Report:
+    """List operations that remove records or bring them back, the last one first.
+
+    An operation that stays `started` was killed: run it again.
+    """
+    found = work.pipeline.audit.entries(parameters.limit, parameters.action or None, parameters.user or None)
+    table = Table("operations", ("when", "action", "who", "users", "types", "records", "outcome", "why"))
+    for each in found:
+        counts = ", ".join(f"{name} {number}" for name, number in each.counts.items())
+        table.add(
+            {
+                **each.to_json(),
+                "when": f"{each.when:%Y-%m-%d %H:%M:%S}",
+                "users": " ".join(each.users),
+                "types": " ".join(each.types),
+                "records": counts,
+            }
+        )
+    return Report(f"{len(found)} operations.", [each.to_json() for each in found], [table])
+
+
+AUDIT: Final = Declaration(
+    "audit",
+    "show_audit",
+    "read_the_audit",
+    AuditParameters,
+    run_audit,
+)

@@ -1,0 +1,322 @@
+"""Lost documents, rebuilt from the records that were made of them.
+
+A record whose document is gone is normally an orphan, which the next sync deletes: between the two a person chooses,
+and choosing the document means to do so before any sync. Documents are inserted, never replaced; what is rebuilt
+yields the very same record wherever the record was in order, so that a sync then writes nothing. What a record says of
+its document is `media/rebuilding.py`; the insertion itself is `mongo/documents.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Final
+
+from bson import ObjectId
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.syntax import at_uri
+from ac_pipeline.errors import Blocked, InvalidDocument, InvalidRecord
+from ac_pipeline.items import Derived, Finding, LedgerEntry, item_id
+from ac_pipeline.media.base import Document, Link, MediaType, Verdict
+from ac_pipeline.media.documents import interpret
+from ac_pipeline.media.rebuilding import documents, lost_fields
+from ac_pipeline.media.registry import media_type
+from ac_pipeline.media.times import format_when, read_when
+from ac_pipeline.mongo.documents import link_change
+from ac_pipeline.operations.declare import Declaration, Report, Selected, Table, Work, confirm_option, why_option
+from ac_pipeline.operations.findings import FindingCount, audited_turns, counted, findings_of
+from ac_pipeline.renditions.renderer import source_key
+from ac_pipeline.sync.planning.diff import difference
+from ac_pipeline.sync.planning.plan import Existing, existing_records, same_content
+from ac_pipeline.sync.planning.wanted import offer
+from ac_pipeline.sync.selection import Selection
+from ac_pipeline.wiring import Pipeline
+
+CHOICE = (
+    "A record without a document is an orphan, and the next sync deletes it: restore documents before any sync, "
+    "or let the records go."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Lost(Finding):
+    """One record whose document is not there; `reason` is why it cannot or must not be inserted.
+
+    Args:
+        document: What is inserted; None when it cannot or must not be.
+        lost: Fields the document may have had that nobody knows, or that are guessed.
+        then: What the next sync does with the record once the document is there; empty for nothing.
+    """
+
+    document: Mapping[str, Any] | None = None
+    lost: tuple[str, ...] = ()
+    then: str = ""
+
+    shown: ClassVar = ("item", "user", "uri", "inserts", "reason", "document", "lost", "then")
+
+    @property
+    def repairable(self) -> bool:
+        return self.document is not None
+
+    inserts = repairable
+
+    def to_json(self) -> dict[str, object]:
+        """Without the owner's Mongo id, which a slug may begin with."""
+        shown = {n: v for n, v in (self.document or {}).items() if n not in {"user", "_id", "atproto", "at"}}
+        owner = (self.document or {}).get("user")
+        if owner is not None and isinstance(slug := shown.get("slug"), str):
+            shown["slug"] = slug.replace(owner, "<owner>")
+        return Finding.to_json(self) | {"document": shown if self.document is not None else None}
+
+
+def find_lost(pipeline: Pipeline, account: Account, selection: Selection) -> list[Lost]:
+    """Every record of an account whose document is missing, with the document it would give. Nothing is written.
+
+    Raises:
+        Blocked: The account may not be touched, or its repository cannot be read.
+        Transient: Something could not be read: a failed read is no missing document.
+    """
+    if account.leaving or account.blocked or not account.did:
+        raise account.blocked or Blocked(account.leaving or "it has no account on the PDS")
+    repository = pipeline.server.read_repository(str(account.did))
+    found: list[Lost] = []
+    for media in selection.types:
+        known = {document.id: document for document in pipeline.documents.stream(account, media)}
+        records = [
+            each
+            for each in existing_records(repository, media)
+            if each.ref not in known and (each.ref is not None or same_content(media, each, known.values()) is None)
+        ]
+        if records:
+            found += _Rebuilder(pipeline, account, media).rebuild(records, selection)
+    return found
+
+
+def restore(pipeline: Pipeline, account: Account, selection: Selection, most: int) -> Iterator[Lost]:
+    """Insert what `find_lost` finds now, at most so many documents, under the lease of the repository.
+
+    Yields:
+        What was inserted, with its `document`, and what was not, with the reason.
+
+    Raises:
+        Blocked: The account began to leave, or cannot be used any more.
+        LeaseHeld: Somebody writes to the repository right now.
+    """
+    # Asked anew, right before: between the look and now the account may have been scheduled for deletion.
+    current = next((each for each in pipeline.accounts.all() if each.id == account.id), None)
+    if current is None or current.did != account.did:
+        raise Blocked(f"{account.key} is not there any more, or has another repository: look again")
+    with pipeline.ledger.lease(str(account.did), pipeline.engine.holder):
+        for lost in find_lost(pipeline, current, selection):
+            if lost.document is not None and most == 0:
+                yield replace(lost, document=None, reason="it was not there when the number was confirmed: look again")
+                continue
+            done = _insert(pipeline, media_type(lost.type), lost)
+            most -= done.document is not None
+            yield done
+
+
+def _insert(pipeline: Pipeline, media: MediaType, lost: Lost) -> Lost:
+    if lost.document is None:
+        return lost
+    taken = pipeline.repairs.conflicts(media, lost.document)
+    if taken:
+        return replace(lost, document=None, reason="; ".join(taken))
+    try:
+        if pipeline.repairs.insert(media, lost.document):
+            return lost
+    except InvalidDocument as error:
+        return replace(lost, document=None, reason=error.message)
+    return replace(lost, document=None, reason="a document with its id has come in between; it stays as it is")
+
+
+@dataclass(slots=True)
+class _Rebuilder:
+    """Rebuilds documents of one account and type."""
+
+    pipeline: Pipeline
+    account: Account
+    media: MediaType
+
+    def rebuild(self, records: Sequence[Existing], selection: Selection) -> list[Lost]:
+        pipeline, media = self.pipeline, self.media
+        named = sorted({record.ref for record in records if record.ref is not None})
+        owners = pipeline.documents.owners(media, named)
+        entries = pipeline.ledger.load(self.account, media)
+        found: list[Lost] = []
+        rebuilt: list[Document] = []
+        for ref in named:
+            copies = [record for record in records if record.ref == ref]
+            record = self._best(copies, entries.get(ref))
+            lost, document = self._one(record, ref, owners, entries.get(ref))
+            if lost.document is not None and len(copies) > 1:
+                lost = replace(lost, then=f"{lost.then or 'keeps it'}; deletes {len(copies) - 1} more copies")
+            found.append(lost)
+            rebuilt += [document] if document is not None else []
+        nameless = [record for record in records if record.ref is None]
+        found += [self._left(record, record.rkey, "its record names no document") for record in nameless]
+        if not selection.partial:
+            return self._without_twins(found)
+        chosen = {item_id(media.name, id) for id in selection.documents(rebuilt)}
+        return self._without_twins([lost for lost in found if lost.item in chosen])
+
+    def _best(self, copies: Sequence[Existing], entry: LedgerEntry | None) -> Existing:
+        """The copy the pipeline knows, else one with its blobs, else the oldest: the one the sync would keep."""
+        known = entry.rkey if entry is not None and entry.did == self.account.did else None
+        needed = [blob.name for blob in self.media.blobs]
+        return min(copies, key=lambda r: (r.rkey != known, not all(n in r.value for n in needed), r.rkey))
+
+    def _one(
+        self, record: Existing, ref: str, owners: Mapping[str, str | None], entry: LedgerEntry | None
+    ) -> tuple[Lost, Document | None]:
+        refusal = self._refusal(ref, owners, entry)
+        if refusal:
+            return self._left(record, ref, refusal), None
+        try:
+            raw, document, derived = self._choose(record, ref, entry)
+        except (InvalidRecord, InvalidDocument) as error:
+            return self._left(record, ref, error.message), None
+        if taken := self.pipeline.repairs.conflicts(self.media, raw):
+            return self._left(record, ref, "; ".join(taken)), document
+        then = self._then(record, document, derived)
+        return replace(
+            self._left(record, ref, ""), document=raw, lost=lost_fields(self.media, raw), then=then
+        ), document
+
+    @staticmethod
+    def _refusal(ref: str, owners: Mapping[str, str | None], entry: LedgerEntry | None) -> str:
+        if ref in owners:
+            return "its document exists and belongs to another account"
+        if not ObjectId.is_valid(ref) or str(ObjectId(ref)) != ref:
+            return f"`ref` is {ref[:40]!r}, which is no ObjectId"
+        if entry is None or entry.withdrawn_at is None:
+            return ""
+        return f"its record is to be deleted since {entry.withdrawn_at:%Y-%m-%d %H:%M} UTC; what was removed stays so"
+
+    def _choose(
+        self, record: Existing, ref: str, entry: LedgerEntry | None
+    ) -> tuple[dict[str, Any], Document, Derived | None]:
+        """Of the documents the record may have been made of, the one the ledger saw last, else the first that fits.
+
+        Raises:
+            InvalidRecord: The record does not tell enough.
+            InvalidDocument: The document could not be published, or its media is gone.
+        """
+        account, media = self.account, self.media
+        owner = None if account.is_guest else account.id
+        link = Link(record.rkey, at_uri(str(account.did), media.nsid, record.rkey), record.cid, account.did)
+        synced_at = format_when(read_when(self.pipeline.engine.now()) or 0)
+        homes = link_change(media, link, synced_at)["$set"]
+        user = {} if owner is None else {"user": owner}
+        choices = []
+        for fields in documents(media, record.value, owner):
+            raw = {"_id": ObjectId(ref), **user, **fields, **homes}
+            document = interpret(media, raw, account_did=account.did)
+            if document.verdict is not Verdict.ELIGIBLE:
+                raise InvalidDocument(document.reason)
+            choices.append((raw, document))
+        if entry is not None:
+            choices.sort(key=lambda each: each[1].fingerprint != entry.fingerprint)
+        for raw, document in choices:
+            if media.recipe is None or self.pipeline.renderer.source(media, document) is not None:
+                return raw, document, self._derived(document, entry)
+        raise InvalidDocument("its media is not in object storage, at none of the places where it may lie")
+
+    def _derived(self, document: Document, entry: LedgerEntry | None) -> Derived | None:
+        """What its record is built from, where that is known without making it."""
+        if self.media.recipe is None:
+            return Derived()
+        known = entry.derived if entry is not None else None
+        return known if known is not None and known.key == source_key(self.media.sources(document)) else None
+
+    def _then(self, record: Existing, document: Document, derived: Derived | None) -> str:
+        if derived is None:
+            return "makes its renditions and compares them"
+        wanted = offer(self.pipeline.lexicons, self.media, document, derived)
+        if wanted.failure is not None:
+            return f"leaves it as it is: {wanted.failure.message}"
+        drift = difference(record, wanted)
+        return f"updates it in place: {drift}" if drift else ""
+
+    def _left(self, record: Existing, name: str, reason: str) -> Lost:
+        uri = at_uri(str(self.account.did), self.media.nsid, record.rkey)
+        return Lost(item_id(self.media.name, name), self.account.key, "missing", reason, uris=(uri,))
+
+    @staticmethod
+    def _without_twins(found: Sequence[Lost]) -> list[Lost]:
+        """Two documents with the same code, or the same program, cannot both come back: the first one does."""
+        seen: set[tuple[str, str]] = set()
+        kept = []
+        for lost in found:
+            marks = {
+                (name, str((lost.document or {})[name])) for name in ("code", "hash") if name in (lost.document or {})
+            }
+            twin = sorted(marks & seen)
+            seen |= marks
+            reason = f"another lost document has the same {twin[0][0]}" if twin else ""
+            kept.append(replace(lost, document=None, reason=reason) if twin else lost)
+        return kept
+
+
+class DocumentsParameters(Selected):
+    """Whose lost documents to rebuild."""
+
+    confirm: int | None = confirm_option("documents")
+    why: str = why_option()
+
+
+_COLUMNS: Final = ("user", "item", "inserts", "reason", "lost", "then")
+
+
+def run_restore_documents(work: Work, parameters: DocumentsParameters) -> Report:
+    """Rebuild documents that are missing in Mongo from their records. Without a confirmation nothing is written.
+
+    A record without a document is an orphan, which the next sync deletes: run this before any sync, or let it go.
+    Only documents that do not exist are inserted, with the record's `ref` as `_id`; none is ever replaced. An item
+    whose document is missing is selected by its ObjectId and its user.
+    """
+    pipeline, accounts, selection = work.pipeline, parameters.accounts(work.pipeline), parameters.selection()
+    missing = Table("items", _COLUMNS, "Documents that are missing (nothing was written)")
+    workers = pipeline.settings.ac_concurrent_users
+    looks = findings_of(accounts, lambda each: find_lost(pipeline, each, selection), workers, work.watch("Looking"))
+    found = counted(looks, missing.add)
+    total = found.repairable.total()
+    if parameters.confirm is None or parameters.confirm != total:
+        answer = _answer(f"{total} documents can be rebuilt.", found, missing, inserted=0)
+        answer.confirm = total if total or parameters.confirm else None
+        answer.exit_code = 1 if found.left else 0
+        return answer
+    turns = audited_turns(
+        pipeline,
+        [account for account in accounts if found.repairable[account.key]],
+        lambda each: restore(pipeline, each, selection, found.repairable[each.key]),
+        lambda lost: lost.inserts,
+        action="restore-documents",
+        types=selection.types,
+        why=parameters.why,
+        counts={"documents": total},
+        counted_as="inserted",
+        progress=work.watch("Restoring"),
+    )
+    restored = Table("items", _COLUMNS, "Restored")
+    done = counted(turns, restored.add)
+    done.left_out[:0] = found.left_out
+    inserted = done.repairable.total()
+    answer = _answer(f"{inserted} of {total} documents were inserted.", done, restored, inserted=inserted)
+    answer.failed = inserted != total
+    answer.exit_code = 1 if done.left or answer.failed else 0
+    return answer
+
+
+def _answer(headline: str, found: FindingCount, table: Table, *, inserted: int) -> Report:
+    counts = {"restorable": found.repairable.total(), "inserted": inserted, "left": found.left}
+    lines = [f"{found.left} records cannot give theirs back.", CHOICE]
+    refused = [each.to_json() for each in found.left_out]
+    json = {**counts, "refused": refused, "choice": CHOICE, "items": table}
+    return Report(headline, json, [table], counts, lines, found.left_out)
+
+
+RESTORE_DOCUMENTS: Final = Declaration(
+    "restore-documents", "restore_documents", "restore_lost_documents", DocumentsParameters, run_restore_documents
+)

@@ -1,0 +1,210 @@
+"""Receipts: every user verified against the repository itself, in four aspects, with what was found kept by user.
+
+Nothing is repaired. Whether content is right is `sync/verify.py`'s judgement, whether links and shapes are is
+`links.py`'s; here they are put side by side, for one read of each repository. `receipts.py` keeps receipts.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from typing import Protocol
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.errors import PipelineError
+from ac_pipeline.items import Finding, RepositoryMark
+from ac_pipeline.media.base import MediaType
+from ac_pipeline.mongo.ledger.receipts import Aspect, Found, Part, Receipt, Total
+from ac_pipeline.operations.inspection.links import Judge, LinkFinding, LinkState, Repair
+from ac_pipeline.sync.engine import Engine
+from ac_pipeline.sync.for_accounts import for_accounts
+from ac_pipeline.sync.planning.plan import existing_records
+from ac_pipeline.sync.selection import Selection
+from ac_pipeline.sync.verify import Verification, compare
+
+LISTED = 20
+"""Items a receipt lists for each type and aspect; it counts all. `ac-pipeline verify` and `links` list every one."""
+
+_BROKEN_LINKS = frozenset({LinkState.UNLINKED, LinkState.DANGLING, LinkState.CROSSED})
+
+
+class Receipts(Protocol):
+    """Where receipts are kept."""
+
+    def save(self, receipt: Receipt) -> None:
+        """Keep a receipt; parts of other types and aspects stay as they were."""
+
+    def totals(self, types: Iterable[str]) -> Mapping[tuple[str, Aspect], Total]:
+        """Sums over all accounts."""
+
+    def unsound(self, types: Collection[str]) -> Iterator[Found]:
+        """Every part of these types that is not all right, by user."""
+
+
+class Marks(Protocol):
+    """How repositories were left."""
+
+    def mark(self, did: str) -> RepositoryMark | None:
+        """How the last sync left this repository; None when none ever reached its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """How the verification of one account ended: with a receipt, or with the error that kept it from being made."""
+
+    account: Account
+    receipt: Receipt | None = None
+    error: PipelineError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What the receipts of all users say together.
+
+    Args:
+        totals: By type name and aspect.
+        unsound: What is wrong, by user, without what a sync has put right since.
+    """
+
+    totals: Mapping[tuple[str, Aspect], Total]
+    unsound: tuple[Found, ...] = ()
+
+
+def findings(receipts: Receipts, marks: Marks, types: Sequence[MediaType]) -> Findings:
+    """Add up the receipts of all users.
+
+    A repository that a later sync has left settled holds exactly what is wanted, with every link in place: what was
+    wrong before is put right. Of blobs a settled repository says nothing, so that those findings stay until the next
+    verification.
+    """
+    names = [media.name for media in types]
+    left: dict[str, RepositoryMark | None] = {}
+
+    def settled_since(found: Found) -> bool:
+        if found.aspect is Aspect.BLOBS or found.did is None:
+            return False
+        if found.did not in left:
+            left[found.did] = marks.mark(found.did)
+        mark = left[found.did]
+        return mark is not None and mark.at > found.at and found.type in mark.settled
+
+    wrong = tuple(found for found in receipts.unsound(names) if not settled_since(found))
+    return Findings(receipts.totals(names), wrong)
+
+
+def take_receipt(
+    engine: Engine, account: Account, types: Sequence[MediaType], *, blobs: bool, run_id: str, now: datetime
+) -> Receipt:
+    """Verify one account.
+
+    Args:
+        types: Only these.
+        blobs: Ask for every blob as well; else nothing is said of them.
+        run_id: Who verifies.
+        now: The time, UTC.
+
+    Raises:
+        Transient, RepositoryUnreadable: Something could not be read: nothing can be said.
+    """
+    plan, report = engine.survey(account, Selection(types=tuple(types), full=True))
+    if plan.repository is None:
+        blocked = report.blocked.message if report.blocked is not None else "nothing of it is mirrored"
+        return Receipt(account.id, account.key, account.did, now, run_id, blocked=blocked)
+    parts: dict[tuple[str, Aspect], Part] = {}
+    compared = compare(engine, plan, report, blobs=blobs)
+    for planned in plan.plans:
+        media = planned.media
+        found = compared[media.name]
+        if report.blocked is None:  # what is missing waits for the account; what was found before still holds
+            parts[media.name, Aspect.RECORDS] = _records(found)
+        if blobs and media.blobs:
+            parts[media.name, Aspect.BLOBS] = _blobs(found)
+        existing = existing_records(plan.repository, media)
+        judge = Judge(engine.lexicons, account.key, plan.repository.did, planned, existing)
+        findings = list(judge.findings(plan.wanted[media.name]))
+        parts[media.name, Aspect.LINKS] = _links(findings)
+        parts[media.name, Aspect.LEXICON] = _lexicon(findings, len(existing))
+    return Receipt(account.id, account.key, account.did, now, run_id, parts)
+
+
+def take_receipts(
+    engine: Engine,
+    receipts: Receipts,
+    accounts: Sequence[Account],
+    types: Sequence[MediaType],
+    *,
+    blobs: bool,
+    run_id: str,
+    workers: int,
+    now: Callable[[], datetime],
+) -> Iterator[Taken]:
+    """Verify many accounts, some at once, and keep each receipt as soon as it is made; yields them as they come.
+
+    No more accounts are under way than there are workers, and what was read of one is dropped with its turn: memory
+    does not grow with their number (OPS-6). One that cannot be read costs nobody else's receipt.
+
+    Raises:
+        Misconfigured: No account can be verified.
+    """
+
+    def turn(account: Account) -> Taken:
+        receipt = take_receipt(engine, account, types, blobs=blobs, run_id=run_id, now=now())
+        receipts.save(receipt)
+        return Taken(account, receipt)
+
+    for _, taken in for_accounts(accounts, turn, workers, lambda account, error: Taken(account, error=error)):
+        yield taken
+
+
+def _records(found: Verification) -> Part:
+    states = {
+        name: count for name in ("missing", "different", "extra", "duplicates") if (count := getattr(found, name))
+    }
+    wrong = [item for item in found.items if item.state in {"missing", "different", "extra", "duplicate"}]
+    return Part(found.expected, found.expected - found.missing - found.different, states, 0, _listed(wrong))
+
+
+def _blobs(found: Verification) -> Part:
+    missing = found.blobs_expected - found.blobs_verified
+    wrong = [item for item in found.items if item.state == "blob-missing"]
+    states = {"missing": missing} if missing else {}
+    return Part(found.blobs_expected, found.blobs_verified, states, 0, _listed(wrong))
+
+
+def _links(findings: Sequence[LinkFinding]) -> Part:
+    """Links that are not as they should be. A document never published has none, and is missing, not unlinked.
+
+    What is held back is quarantined, and listed as that; here it only counts as odd (DEL-10).
+    """
+    documents = [finding for finding in findings if finding.state is not LinkState.ORPHAN]
+    broken = [each for each in documents if each.state in _BROKEN_LINKS and each.repair is not Repair.PUBLISH]
+    wrong = [each for each in broken if each.held is None]
+    states, odd = Counter(each.state.value for each in wrong), len(broken) - len(wrong)
+    return Part(len(documents), len(documents) - len(wrong), states, odd, _listed(wrong))
+
+
+def _lexicon(findings: Sequence[LinkFinding], records: int) -> Part:
+    """Records that break their lexicon or have a form that older writers left (VERIFY-3), and mere oddities (REC-5)."""
+    wrong = [each for each in findings if each.problems or each.state is LinkState.WRONG_SHAPE]
+    states = Counter("breaks-lexicon" if each.problems else "old-form" for each in wrong)
+    odd = sum(bool(each.warnings) for each in findings) - sum(bool(each.warnings) for each in wrong)
+    said = [replace(each, reason="; ".join(each.problems) or each.reason) for each in wrong[:LISTED]]
+    return Part(records, max(0, records - len(wrong)), states, odd, _listed(said))
+
+
+def _listed(wrong: Sequence[Finding]) -> tuple[Finding, ...]:
+    """The first ones, as plain findings."""
+    held = [each.held if isinstance(each, LinkFinding) else None for each in wrong[:LISTED]]
+    return tuple(
+        Finding(
+            each.item,
+            each.user,
+            str(each.state),
+            each.reason,
+            f"none: {why}" if why else str(each.repair),
+            each.uris[:1],
+        )
+        for each, why in zip(wrong, held, strict=False)
+    )

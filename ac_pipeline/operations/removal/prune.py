@@ -1,0 +1,436 @@
+"""Forgetting snapshots: index entry, manifest, repository and the blobs that no other snapshot needs (DEL-7).
+
+A snapshot keeps a person's work after it has gone from the PDS, so there has to be a way to let it go as well. What is
+deleted is said beforehand. A kill in between leaves a snapshot that no restore uses, and the same command does the
+rest. Taking and checking snapshots is `snapshot.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass, replace
+from typing import Final
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.repository import Repository
+from ac_pipeline.errors import AccountInactive, AccountUnknown, HeldBack, Misconfigured, SourceMissing
+from ac_pipeline.media.base import MediaType
+from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.mongo.accounts import MongoAccounts
+from ac_pipeline.mongo.ledger.collections import MongoSnapshots, Snapshot
+from ac_pipeline.operations.declare import (
+    Declaration,
+    OfOneUser,
+    OfTypes,
+    Parameters,
+    Report,
+    Table,
+    Work,
+    confirm_option,
+    option,
+    why_option,
+)
+from ac_pipeline.operations.removal.removed import Removals
+from ac_pipeline.operations.removal.snapshot import (
+    Archive,
+    Progress,
+    Vault,
+    needed_blobs,
+    open_vault,
+    quiet,
+    take_snapshot,
+)
+from ac_pipeline.operations.removal.wipe import path_of, records_of
+
+FORGET = "forget-snapshots"
+"""The action, in the audit."""
+
+_AT_ONCE = 4
+"""Blobs deleted between two looks at the index; a tape's video has at most 50 MB, and they are in memory meanwhile."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forgetting:
+    """What forgetting some snapshots would delete, or has deleted.
+
+    Args:
+        snapshots: The snapshots, newest first.
+        blobs: How many blobs go with them.
+        shared: How many of their blobs stay, because other snapshots need them.
+        last_copies: Records of theirs that neither the PDS nor another snapshot has, and that no document in Mongo
+            stands behind: with the snapshots they are gone for good.
+        lost: Snapshots that are so damaged that nobody knows which blobs were theirs; such blobs stay.
+    """
+
+    snapshots: tuple[Snapshot, ...]
+    blobs: int
+    shared: int
+    last_copies: int
+    lost: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "snapshots": [each.to_json() for each in self.snapshots],
+            "blobs": self.blobs,
+            "shared_blobs": self.shared,
+            "last_copies": self.last_copies,
+            "lost": list(self.lost),
+        }
+
+
+def of_person(snapshots: Iterable[Snapshot], name: str, account: Account | None) -> list[Snapshot]:
+    """Every snapshot of a user, of a purged one too.
+
+    Args:
+        name: As the operator wrote it.
+        account: Whom that is, or None when the platform does not know them any more: then `name` has to be the
+            partition key they had, their DID or their Mongo id.
+
+    Raises:
+        Misconfigured: There is none, or several people had this key.
+    """
+    if account is not None:
+        return [each for each in snapshots if each.account == account.id]
+    found = [each for each in snapshots if name.lower() in (each.user, each.did) or name == each.account]
+    if not found:
+        raise Misconfigured(f"No account and no snapshot is {name!r}'s; `ac-pipeline snapshots` lists whose there are.")
+    if len({each.account for each in found}) > 1:
+        dids = ", ".join(sorted({each.did for each in found}))
+        raise Misconfigured(f"Several people had the key {name!r}: say which of {dids}.")
+    return found
+
+
+def chosen_snapshots(
+    index: MongoSnapshots, accounts: MongoAccounts, *, ids: Iterable[str] = (), user: str | None = None
+) -> list[Snapshot]:
+    """The snapshots an operator names.
+
+    Args:
+        ids: By their ids; not looked at where a user is named.
+        user: Every snapshot of this user, of a purged one too.
+
+    Raises:
+        Misconfigured: A snapshot does not exist, or nobody has this name.
+    """
+    if user is None:
+        return [index.get(id) for id in dict.fromkeys(ids)]
+    try:
+        account = accounts.find(user)
+    except Misconfigured:  # as after a purge
+        account = None
+    return of_person(index.find(), user, account)
+
+
+def plan_forgetting(vault: Vault, snapshots: Sequence[Snapshot], accounts: Sequence[Account]) -> Forgetting:
+    """What forgetting these snapshots would delete; reads only.
+
+    Args:
+        accounts: All accounts of the platform.
+
+    Raises:
+        HeldBack: A wipe needs one of them, or a later snapshot of the same wipe does.
+        SourceMissing: A snapshot that stays is damaged: which blobs it needs is not known.
+        Transient: Something could not be read.
+    """
+    chosen = tuple(snapshots)
+    _refuse(vault.archive, chosen, {account.id: account for account in accounts})
+    needs, lost = _needs(vault.archive, chosen)
+    kept = _kept(vault.archive, {each.id for each in chosen})
+    return Forgetting(
+        chosen,
+        len(needs - kept),
+        len(needs & kept),
+        sum(
+            _last_copies(vault, account, [each for each in chosen if each.account == account.id])
+            for account in accounts
+            if any(each.account == account.id for each in chosen)
+        ),
+        lost,
+    )
+
+
+def forget(
+    vault: Vault,
+    snapshots: Sequence[Snapshot],
+    accounts: Callable[[], Sequence[Account]],
+    *,
+    why: str = "",
+    progress: Progress = quiet,
+) -> Forgetting:
+    """Delete snapshots with everything that only they need, in the audit before it starts.
+
+    Args:
+        accounts: Reads all accounts of the platform.
+        why: The operator's words, for the audit.
+
+    Raises:
+        HeldBack, SourceMissing, Transient: As for `plan_forgetting`; nothing was deleted, or the same call does the
+            rest.
+    """
+    if not snapshots:
+        return Forgetting((), 0, 0, 0)
+    archive = vault.archive
+    with ExitStack() as stack:
+        for did in sorted({each.did for each in snapshots}):
+            stack.enter_context(vault.engine.ledger.lease(did, vault.engine.holder))
+        current = tuple(archive.index.get(each.id) for each in snapshots)
+        plan = plan_forgetting(vault, current, accounts())
+        owners = {each.account: Account(each.account, each.user, did=each.did) for each in current}
+        counts = {"snapshots": len(current), "blobs": plan.blobs, "last_copies": plan.last_copies}
+        types = [media.name for media in MEDIA_TYPES if any(media.name in each.types for each in current)]
+        with vault.audit.during(FORGET, list(owners.values()), types, why=why, counts=counts) as audited:
+            for each in current:
+                archive.index.save(replace(each, complete=False, open=False))  # from now on no restore uses it
+            needs, _ = _needs(archive, current)
+            gone = _delete_blobs(archive, needs, {each.id for each in current}, progress)
+            _delete_repositories(archive, current)
+            for each in current:
+                archive.files.remove_manifest(each.id)
+                archive.index.remove(each.id)
+            audited.counts.update(counts, blobs=gone)
+    return replace(plan, blobs=gone, shared=plan.shared + plan.blobs - gone)
+
+
+def _refuse(archive: Archive, chosen: Sequence[Snapshot], accounts: dict[str, Account]) -> None:
+    ids = {each.id for each in chosen}
+    for each in chosen:
+        owner = accounts.get(each.account)
+        unfinished = archive.unfinished(owner) if owner is not None and owner.did is not None else None
+        if unfinished is not None:
+            raise HeldBack(
+                f"A wipe of {each.user} is unfinished and goes on with snapshot {unfinished.id}: end it with "
+                f"`ac-pipeline wipe {each.user}`, which names the number to confirm, or undo it with "
+                f"`ac-pipeline restore {each.user} --from {unfinished.id}`. Nothing was forgotten."
+            )
+        for other in archive.index.find(account=each.account):
+            if other.previous == each.id and other.id not in ids:
+                raise HeldBack(
+                    f"Snapshot {other.id} is a later part of the same wipe and cannot be restored without {each.id}: "
+                    "forget both. Nothing was forgotten."
+                )
+
+
+def _needs(archive: Archive, snapshots: Iterable[Snapshot]) -> tuple[set[str], tuple[str, ...]]:
+    """CIDs of the blobs of snapshots that are to go, and those of which nobody can say."""
+    found: set[str] = set()
+    lost: list[str] = []
+    for each in snapshots:
+        try:
+            found |= _cids(archive, each)
+        except SourceMissing:
+            lost.append(each.id)
+    return found, tuple(lost)
+
+
+def _kept(archive: Archive, without: Collection[str]) -> set[str]:
+    """CIDs of the blobs that all other snapshots need, unfinished ones included."""
+    found: set[str] = set()
+    for each in archive.index.find():
+        if each.id not in without:
+            try:
+                found |= _cids(archive, each)
+            except SourceMissing as error:
+                raise SourceMissing(
+                    f"Which blobs snapshot {each.id} of {each.user} needs cannot be read, so none can be deleted: "
+                    f"{error.message} If it is of no use, forget it first or together with the others."
+                ) from error
+    return found
+
+
+def _cids(archive: Archive, snapshot: Snapshot) -> set[str]:
+    """From the manifest; a snapshot that never became complete has none, but its repository.
+
+    Raises:
+        SourceMissing: Both are gone or damaged.
+    """
+    try:
+        listed = archive.files.manifest(snapshot.id).get("cids")
+    except SourceMissing:
+        listed = None
+    if isinstance(listed, list):
+        return {str(cid) for cid in listed}
+    types = [media for media in MEDIA_TYPES if media.name in snapshot.types]
+    return set(needed_blobs(archive.repository(snapshot), types))
+
+
+def _delete_blobs(archive: Archive, needs: set[str], going: set[str], progress: Progress) -> int:
+    """Delete what no other snapshot needs; how many that were.
+
+    A snapshot that is being taken enters the index before it looks for its blobs. So after each few deletions the
+    index is asked once more, and what a new one needs is put back: it had found it there.
+    """
+    known = {each.id for each in archive.index.find()}
+    doomed = sorted(needs - _kept(archive, going))
+    gone = 0
+    for first in range(0, len(doomed), _AT_ONCE):
+        held: dict[str, bytes] = {}
+        for cid in doomed[first : first + _AT_ONCE]:
+            with suppress(SourceMissing):  # gone already, or damaged: of no use to anybody
+                held[cid] = archive.files.blob(cid)
+            archive.files.remove_blob(cid)
+            gone += 1
+        if {each.id for each in archive.index.find()} - known:
+            for cid in _kept(archive, going) & held.keys():
+                archive.files.put_blob(cid, held[cid])
+                gone -= 1
+        progress("Deleting blobs", min(first + _AT_ONCE, len(doomed)), len(doomed))
+    return gone
+
+
+def _delete_repositories(archive: Archive, snapshots: Sequence[Snapshot]) -> None:
+    """CARs that only these snapshots are; a snapshot that is being taken reads its own back in the end."""
+    going = {each.id for each in snapshots}
+    used = {each.repository for each in archive.index.find() if each.id not in going}
+    for digest in sorted({each.repository for each in snapshots} - used):
+        archive.files.remove_repository(digest)
+
+
+def _last_copies(vault: Vault, account: Account, snapshots: Sequence[Snapshot]) -> int:
+    """Records of these snapshots of an account that would be gone for good."""
+    elsewhere = set(_present(vault, account))
+    ids = {each.id for each in snapshots}
+    for other in vault.archive.index.find(account=account.id):
+        if other.id not in ids and other.complete:
+            try:
+                elsewhere |= set(vault.archive.contents(other).records.items())
+            except SourceMissing:  # a damaged one is no other copy
+                continue
+    removals = Removals(vault.engine, account, MEDIA_TYPES, "")
+    alone: set[tuple[str, str]] = set()
+    for each in snapshots:
+        try:
+            repository = vault.archive.repository(each)
+        except SourceMissing:
+            continue
+        types = [media for media in MEDIA_TYPES if media.name in each.types]
+        for media, path, cid, documented in _told(repository, types, removals):
+            if not documented and (path, cid) not in elsewhere:
+                alone.add((f"{media.name} {path}", cid))
+    return len(alone)
+
+
+def _told(
+    repository: Repository, types: Sequence[MediaType], removals: Removals
+) -> Iterator[tuple[MediaType, str, str, bool]]:
+    for media in types:
+        for record in records_of(repository, [media])[media.name]:
+            yield media, path_of(media, record), record.cid, removals.documented(media, record)
+
+
+def _present(vault: Vault, account: Account) -> Iterator[tuple[str, str]]:
+    if account.did is None:
+        return
+    try:
+        yield from vault.engine.server.read_repository(account.did).records.items()
+    except (AccountUnknown, AccountInactive):
+        return
+
+
+_COLUMNS: Final = ("snapshot", "user", "taken", "records", "blobs", "bytes", "for", "usable")
+
+
+def snapshots_table(name: str, found: Iterable[Snapshot], title: str = "") -> Table:
+    """Snapshots, one a row."""
+    table = Table(name, _COLUMNS, title)
+    for each in found:
+        purpose = "" if each.wipe is None else "a wipe, unfinished" if each.open else "a wipe"
+        shown = {
+            "snapshot": each.id,
+            "taken": f"{each.when:%Y-%m-%d %H:%M:%S}",
+            "for": purpose,
+            "usable": "yes" if each.complete else "no: incomplete",
+        }
+        table.add({**each.to_json(), **shown, "records": sum(each.records.values())})
+    return table
+
+
+class TakeParameters(OfOneUser, OfTypes):
+    """Whose repository to keep."""
+
+
+def run_take(work: Work, parameters: TakeParameters) -> Report:
+    """Keep what a user's repository holds, records and blobs, and verify it by reading it back.
+
+    Nothing else is changed. `ac-pipeline restore USER --from SNAPSHOT` brings it back.
+    """
+    account = parameters.account(work.pipeline)
+    taken = take_snapshot(open_vault(work.pipeline), account, parameters.media, progress=work.told)
+    return Report(
+        f"Snapshot {taken.id} of {taken.user}: {sum(taken.records.values())} records, {taken.blobs} blobs, "
+        f"{taken.bytes} bytes.",
+        taken.to_json(),
+        [snapshots_table("snapshot", [taken])],
+        {"snapshot": taken.id, "user": taken.user, "blobs": taken.blobs, "bytes": taken.bytes},
+    )
+
+
+TAKE_SNAPSHOT: Final = Declaration(
+    "snapshot",
+    "take_snapshot",
+    "take_one_snapshot",
+    TakeParameters,
+    run_take,
+)
+
+
+class SnapshotsParameters(Parameters):
+    """Which snapshots to list, or to delete."""
+
+    user: str = option("", "List only those of this user.", metavar="KEY")
+    limit: int = option(0, "List the newest so many only; 0 for all.", metavar="N", ge=0)
+    snapshots: list[str] = option([], "Delete this snapshot.", name="--forget", metavar="ID")
+    forget_user: str = option("", "Delete every snapshot of this user, or of a purged one's DID.", metavar="KEY")
+    confirm: int | None = confirm_option("snapshots")
+    why: str = why_option()
+
+
+def run_snapshots(work: Work, parameters: SnapshotsParameters) -> Report:
+    """List the snapshots, newest first; or delete some for good, with the records and blobs that no other snapshot
+    needs: the last step of an erasure.
+
+    Without a confirmation it only says what would be deleted.
+    """
+    pipeline, ids, user = work.pipeline, parameters.snapshots, parameters.forget_user.strip()
+    if ids and user:
+        raise Misconfigured("Nothing was deleted: name either snapshots or the user whose snapshots shall go.")
+    if not (ids or user):
+        if parameters.confirm is not None:
+            raise Misconfigured("Nothing was deleted: name the snapshots, or the user whose snapshots shall go.")
+        account = pipeline.accounts.find(parameters.user).id if parameters.user else None
+        found = pipeline.snapshots.find(account=account, limit=parameters.limit or None)
+        return Report(
+            f"{len(found)} snapshots.", [each.to_json() for each in found], [snapshots_table("snapshots", found)]
+        )
+    vault = open_vault(pipeline)
+    chosen = chosen_snapshots(pipeline.snapshots, pipeline.accounts, ids=ids, user=user or None)
+    if parameters.confirm != len(chosen):
+        plan = plan_forgetting(vault, chosen, pipeline.accounts.all())
+        return _forgetting(f"{len(chosen)} snapshots would be deleted.", plan, confirm=len(chosen), exit_code=2)
+    done = forget(vault, chosen, pipeline.accounts.all, why=parameters.why, progress=work.told)
+    return _forgetting(f"{len(done.snapshots)} snapshots were deleted.", done)
+
+
+def _forgetting(headline: str, found: Forgetting, *, confirm: int | None = None, exit_code: int = 0) -> Report:
+    lines = [f"{found.blobs} blobs go with them; {found.shared} stay, because other snapshots need them."]
+    if found.last_copies:
+        lines.append(
+            f"{found.last_copies} records are neither on the PDS nor in another snapshot, and have no document in "
+            "Mongo: these are their last copies."
+        )
+    lines += [
+        f"Which blobs snapshot {id} had cannot be read any more: blobs that were only its stay in the store."
+        for id in found.lost
+    ]
+    facts = {"blobs": found.blobs, "shared_blobs": found.shared, "last_copies": found.last_copies}
+    tables = [snapshots_table("snapshots", found.snapshots)]
+    return Report(headline, found.to_json(), tables, facts, lines, confirm=confirm, exit_code=exit_code)
+
+
+SNAPSHOTS: Final = Declaration(
+    "snapshots",
+    "forget_snapshots",
+    "forget_some_snapshots",
+    SnapshotsParameters,
+    run_snapshots,
+)

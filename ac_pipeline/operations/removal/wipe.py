@@ -1,0 +1,587 @@
+"""The wipe: empties the chosen collections of one account, after a snapshot, and keeps them empty.
+
+Records without a document go as well: the snapshot has them. What a wipe would do is said beforehand, and it is done
+only for whoever names the number of records (PLAN-5). It can be repeated after a kill: an unfinished wipe goes on with
+its own snapshot. Links and ledger follow in `removed.py`, bringing records back is `restore.py`.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
+from time import monotonic
+from typing import Final
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.repository import Repository
+from ac_pipeline.errors import (
+    Blocked,
+    HeldBack,
+    Misconfigured,
+    NoCredentials,
+    PipelineError,
+    RepositoryMoved,
+    SourceMissing,
+)
+from ac_pipeline.items import BlobRef, RepositoryMark
+from ac_pipeline.media.base import MediaType
+from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.mongo.ledger.collections import Snapshot
+from ac_pipeline.operations.declare import (
+    Declaration,
+    OfOneUser,
+    OfTypes,
+    Report,
+    Table,
+    Work,
+    confirm_option,
+    dry_run_option,
+    exit_code,
+    failures_table,
+    option,
+    why_option,
+)
+from ac_pipeline.operations.removal.removed import Records, Removals
+from ac_pipeline.operations.removal.snapshot import Progress, Vault, open_vault, quiet
+from ac_pipeline.sync.costs import Price, price
+from ac_pipeline.sync.engine import ROUNDS
+from ac_pipeline.sync.planning.copies import COPIED, copies_of, deletion, of_records
+from ac_pipeline.sync.planning.plan import Existing, Kind, Operation, existing_records
+from ac_pipeline.sync.planning.wanted import failure_of
+from ac_pipeline.sync.report import ItemFailure
+from ac_pipeline.sync.writing.entries import end_of
+from ac_pipeline.sync.writing.writer import Committed, Refused
+
+
+@dataclass(frozen=True, slots=True)
+class WipePlan:
+    """What a wipe would do. Nothing was written.
+
+    Args:
+        user: Partition key.
+        records: Type name -> records that would be deleted; `copies`: those of them in `site.standard.document`.
+        undocumented: How many of them no document of the account stands behind: only the snapshot would have them.
+        addresses: How many public addresses hold the key of one of them, and break.
+        price: What it takes of the PDS.
+        unfinished: The snapshot of a wipe of this account that has not come to its end.
+        confirmed: What that wipe was told to delete, when it is this one: its number is good for the rest as well.
+        hash: sha-256 (hex) of keys and CIDs of all of these records.
+    """
+
+    user: str
+    records: Mapping[str, int]
+    undocumented: int
+    addresses: int
+    price: Price
+    unfinished: str | None
+    confirmed: int | None
+    hash: str
+
+    @property
+    def total(self) -> int:
+        return sum(self.records.values())
+
+    def accepts(self, confirm: int | None) -> bool:
+        """Whether this number agrees to this plan."""
+        return confirm is not None and confirm in (self.total, self.confirmed)
+
+    def to_json(self) -> dict[str, object]:
+        values: dict[str, object] = {name: getattr(self, name) for name in self.__slots__}
+        return values | {"records": dict(self.records), "total": self.total, "price": self.price.to_json()}
+
+
+def plan_wipe(vault: Vault, account: Account, types: Sequence[MediaType]) -> WipePlan:
+    """What a wipe would do; reads only.
+
+    Raises:
+        Blocked: The account cannot be used.
+        Transient: Something could not be read.
+    """
+    _, repository = vault.archive.read(usable(account))
+    return decide(vault, account, types, repository, Removals(vault.engine, account, types, ""))
+
+
+def decide(
+    vault: Vault, account: Account, types: Sequence[MediaType], repository: Repository, removals: Removals
+) -> WipePlan:
+    present = records_of(repository, types)
+    copies = copy_deletions(vault, repository, types, present, "wipe")
+    operations = [
+        Operation(Kind.DELETE, media, record.rkey, "wipe") for media in types for record in present[media.name]
+    ] + copies
+    unfinished = vault.archive.unfinished(account)
+    digest = sha256()
+    for media in types:
+        for record in present[media.name]:
+            digest.update(f"{path_of(media, record)} {record.cid}\n".encode())
+    for each in copies:
+        digest.update(f"{each.path} {repository.records[each.path]}\n".encode())
+    return WipePlan(
+        user=account.key,
+        records={name: len(records) for name, records in present.items()} | ({COPIED: len(copies)} if copies else {}),
+        undocumented=sum(not removals.documented(media, record) for media in types for record in present[media.name]),
+        addresses=sum(len(present[media.name]) for media in types if media.addressed_by_key),
+        price=price(operations),
+        unfinished=unfinished.id if unfinished is not None else None,
+        confirmed=_confirmed(vault, unfinished, repository, types),
+        hash=digest.hexdigest(),
+    )
+
+
+def _confirmed(
+    vault: Vault, unfinished: Snapshot | None, repository: Repository, types: Sequence[MediaType]
+) -> int | None:
+    """The number an unfinished wipe was started with, while nothing but its own work has changed since."""
+    if unfinished is None:
+        return None
+    try:
+        contents = vault.archive.contents(unfinished)
+    except (SourceMissing, HeldBack):
+        return None
+    kept, present = records_of(contents, types), records_of(repository, types)
+    whole = holds_all(kept, present, unfinished, types) and holds_copies(contents, repository, types)
+    return unfinished.wipe if whole else None
+
+
+def holds_all(kept: Records, present: Records, snapshot: Snapshot, types: Sequence[MediaType]) -> bool:
+    """Whether a snapshot is of these types, and holds every record that is present, byte by byte."""
+    if any(media.name not in snapshot.types for media in types):
+        return False
+    return all(
+        {(record.rkey, record.cid) for record in present[media.name]}
+        <= {(record.rkey, record.cid) for record in kept[media.name]}
+        for media in types
+    )
+
+
+def holds_copies(contents: Repository, repository: Repository, types: Sequence[MediaType]) -> bool:
+    """Whether a snapshot holds every copy of records of these types that is present, byte by byte."""
+    return all(contents.records.get(copy.path) == copy.cid for copy in copies_of(repository, types))
+
+
+def copy_deletions(
+    vault: Vault, repository: Repository, types: Sequence[MediaType], present: Records, reason: str
+) -> list[Operation]:
+    """The deletions of all copies of records of these types, unless copies are left alone (AC_ERASE_COPIES)."""
+    copies = copies_of(repository, types) if vault.engine.erase_copies else []
+    return [
+        deletion(media, copy, reason, copy.ref or copy.source or copy.rkey)
+        for media in types
+        for copy in of_records(copies, media, present[media.name])
+    ]
+
+
+def records_of(repository: Repository, types: Sequence[MediaType]) -> dict[str, list[Existing]]:
+    return {media.name: existing_records(repository, media) for media in types}
+
+
+def path_of(media: MediaType, record: Existing) -> str:
+    return f"{media.nsid}/{record.rkey}"
+
+
+def usable(account: Account) -> str:
+    """The account's DID.
+
+    Raises:
+        Blocked: It cannot be written to.
+    """
+    if account.blocked is not None:
+        raise account.blocked
+    if account.did is None:
+        raise NoCredentials(f"{account.key} has no account on the PDS: there is nothing to wipe.")
+    return account.did
+
+
+@dataclass(slots=True)
+class WipeReport:
+    """What a wipe did.
+
+    Args:
+        deleted: Type name -> records that this run deleted; `copies`: copies of records, in `site.standard.document`.
+        left: Records of these types that are still there.
+        failures: Records that cannot be deleted; their links are kept.
+        on_hold: Types that stay empty until a restore.
+        error: What ended it early; the same command does the rest.
+    """
+
+    user: str
+    snapshots: list[str] = field(default_factory=list)
+    deleted: dict[str, int] = field(default_factory=dict)
+    left: int = 0
+    links_cleared: int = 0
+    failures: list[ItemFailure] = field(default_factory=list)
+    on_hold: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    error: PipelineError | None = None
+    seconds: float = 0.0
+
+    @property
+    def clean(self) -> bool:
+        return self.error is None and not self.failures and not self.left
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "user": self.user,
+            "snapshots": self.snapshots,
+            "deleted": self.deleted,
+            "left": self.left,
+            "links_cleared": self.links_cleared,
+            "failures": [failure.to_json() for failure in self.failures],
+            "on_hold": self.on_hold,
+            "notes": self.notes,
+            "error": self.error.message if self.error else None,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def wipe(
+    vault: Vault,
+    account: Account,
+    types: Sequence[MediaType],
+    *,
+    confirm: int | None,
+    run_id: str,
+    why: str = "",
+    keep_syncing: bool = False,
+    progress: Progress = quiet,
+) -> WipeReport:
+    """Take a snapshot and delete every record of these types.
+
+    Args:
+        confirm: The number of records that `plan_wipe` named, or that an unfinished wipe was started with.
+        run_id: The run, as the ledger names it.
+        why: The operator's words, for the audit.
+        keep_syncing: Leave these types to the schedule, which publishes what Mongo holds anew; else they are on hold.
+
+    Raises:
+        Misconfigured: Another number of records would be deleted; nothing was written.
+        Blocked, Transient: Nothing was begun. What ends a wipe that has begun is in its report.
+    """
+    did, started = usable(account), monotonic()
+    report = WipeReport(account.key)
+    names = [media.name for media in types]
+    with vault.engine.ledger.lease(did, vault.engine.holder):
+        car, repository = vault.archive.read(did)
+        removals = Removals(vault.engine, account, types, run_id)
+        plan = decide(vault, account, types, repository, removals)
+        if confirm is None or not plan.accepts(confirm):
+            raise Misconfigured(
+                f"{plan.total} records of {account.key} would be deleted, not {confirm}: nothing was written. "
+                "Look at the plan and confirm its number."
+            )
+        with vault.audit.during(
+            "wipe", [account], names, why=why, plan_hash=plan.hash, counts=dict(plan.records)
+        ) as audited:
+            work = _Wipe(vault, account, tuple(types), removals, report, confirm, why, keep_syncing, progress)
+            try:
+                work.run(car, repository)
+            except PipelineError as error:
+                report.error = error
+                audited.outcome = f"stopped: {error.message}"
+            else:
+                if report.failures:
+                    audited.outcome = f"done but for {len(report.failures)} records"
+            audited.counts.update(report.deleted)
+    report.links_cleared = removals.links_cleared
+    report.on_hold = sorted(name for name in vault.engine.ledger.holds(account) if name in names)
+    report.seconds = monotonic() - started
+    return report
+
+
+@dataclass(slots=True)
+class _Wipe:
+    """One wipe under its lease."""
+
+    vault: Vault
+    account: Account
+    types: tuple[MediaType, ...]
+    removals: Removals
+    report: WipeReport
+    confirm: int
+    why: str
+    keep_syncing: bool
+    progress: Progress
+    refused: set[str] = field(default_factory=set)
+    uncounted: set[str] = field(default_factory=set)
+    began: bool = False
+    moved: int = 0
+
+    def run(self, car: bytes, repository: Repository) -> None:
+        held_before = self.vault.engine.ledger.holds(self.account)
+        while True:
+            try:
+                self.report.left = self._left(repository)
+                repository = self._empty(car, repository)
+                break
+            except RepositoryMoved as error:
+                self.moved += 1
+                if self.moved == ROUNDS:
+                    raise RepositoryMoved(
+                        f"the repository of {self.account.key} changed {ROUNDS} times while it was wiped: the same "
+                        "command does the rest"
+                    ) from error
+                car, repository = self.vault.archive.read(repository.did)
+            except PipelineError as error:
+                if not self.began or (isinstance(error, Blocked) and not self.report.deleted):
+                    # Nothing can have gone, so nothing has to stay away.
+                    self.vault.engine.ledger.release(
+                        self.account, [media for media in self.types if media.name not in held_before]
+                    )
+                raise
+        self._finish(repository)
+        self._mark(repository)
+
+    def _left(self, repository: Repository) -> int:
+        present = records_of(repository, self.types)
+        copies = copy_deletions(self.vault, repository, self.types, present, "")
+        return sum(map(len, present.values())) + len(copies)
+
+    def _empty(self, car: bytes, repository: Repository) -> Repository:
+        """One round: snapshot, hold, settle, delete. The repository as the last batch left it."""
+        engine = self.vault.engine
+        present = records_of(repository, self.types)
+        copies = copy_deletions(self.vault, repository, self.types, present, "deleted by a wipe")
+        nothing = not any(present.values()) and not copies and self.vault.archive.unfinished(self.account) is None
+        snapshots = [] if nothing else self._cover(car, repository)  # an empty one would only hide those before it
+        name = snapshots[0].id if snapshots else "none"
+        reason = f"deleted by a wipe; snapshot {name} has it"
+        if not self.keep_syncing:
+            because = f" ({self.why})" if self.why else ""
+            engine.ledger.hold(self.account, self.types, f"wiped{because}; snapshot {name}")
+        gone = _missing(self._kept(snapshots), present)
+        self.removals.begin(present, gone, reason)
+        unheard = {name: self._unheard(name, records) for name, records in gone.items()}
+        self._count(unheard)
+        by_path = {path_of(media, each): (media, each) for media in self.types for each in present[media.name]}
+        operations = [
+            Operation(Kind.DELETE, media, record.rkey, reason)
+            for path, (media, record) in by_path.items()
+            if path not in self.refused
+        ]
+        self.uncounted = {operation.path for operation in operations}
+        operations += [operation for operation in copies if operation.path not in self.refused]
+        self.began = self.began or bool(operations)
+        done = 0
+        for outcome in engine.writer(self.account, _no_blob).write(operations, repository):
+            if isinstance(outcome, Refused):
+                self._refuse(outcome, by_path.get(outcome.operation.path))
+            else:
+                repository = outcome.repository
+                batch = _batch(outcome, {path: record for path, (_, record) in by_path.items()})
+                gone_copies = sum(operation.copy for operation in outcome.operations)
+                if gone_copies:
+                    self.report.deleted[COPIED] = self.report.deleted.get(COPIED, 0) + gone_copies
+                    self.report.left -= gone_copies
+                self._count(batch)
+                self.removals.settle(batch, reason)
+                done += len(outcome.operations)
+                self.progress("Deleting records", done, len(operations))
+        return repository
+
+    def _cover(self, car: bytes, repository: Repository) -> list[Snapshot]:
+        """A snapshot that holds every record that is still to go, and those before it, newest first.
+
+        An unfinished wipe's own snapshot is used again, when it is whole and nothing has changed since; else a new one
+        is taken that names it.
+        """
+        archive = self.vault.archive
+        unfinished = archive.unfinished(self.account)
+        if unfinished is not None:
+            chain = archive.chain(unfinished)
+            try:
+                for each in chain:
+                    archive.check(each, self.types, self.progress)
+                whole = holds_all(self._kept(chain), records_of(repository, self.types), unfinished, self.types)
+                if whole and holds_copies(archive.contents(unfinished), repository, self.types):
+                    self._name(chain)
+                    return chain
+            except (SourceMissing, HeldBack) as error:
+                self._note(f"the snapshot of the unfinished wipe cannot be used: {error.message}")
+                unfinished = None
+        taken = archive.take(
+            self.account,
+            self.types,
+            (car, repository),
+            previous=unfinished.id if unfinished is not None else None,
+            wipe=self.confirm,
+            progress=self.progress,
+        )
+        chain = archive.chain(taken)
+        self._name(chain)
+        return chain
+
+    def _kept(self, chain: Sequence[Snapshot]) -> dict[str, list[Existing]]:
+        """Every record that these snapshots hold; of two under one key the newer."""
+        found: dict[str, dict[str, Existing]] = {media.name: {} for media in self.types}
+        for snapshot in chain:
+            for name, records in records_of(self.vault.archive.contents(snapshot), self.types).items():
+                if name in snapshot.types:
+                    for record in records:
+                        found[name].setdefault(record.rkey, record)
+        return {name: list(records.values()) for name, records in found.items()}
+
+    def _refuse(self, outcome: Refused, subject: tuple[MediaType, Existing] | None) -> None:
+        self.refused.add(outcome.operation.path)
+        if subject is not None:
+            self.report.failures.append(self.removals.refused(*subject, outcome.error))
+            return
+        failure = failure_of(outcome.stage, outcome.error)
+        what = (failure.stage, end_of(failure), failure.error_class, failure.message, failure.status)
+        self.report.failures.append(ItemFailure(outcome.operation.item, self.account.key, *what))
+
+    def _count(self, records: Records) -> None:
+        for name, listed in records.items():
+            if listed:
+                self.report.deleted[name] = self.report.deleted.get(name, 0) + len(listed)
+                self.report.left -= len(listed)
+            self.uncounted -= {path_of(self._media(name), record) for record in listed}
+
+    def _unheard(self, name: str, gone: Sequence[Existing]) -> list[Existing]:
+        """Those of these records that this run has deleted without an answer."""
+        media = self._media(name)
+        return [record for record in gone if path_of(media, record) in self.uncounted]
+
+    def _finish(self, repository: Repository) -> None:
+        """Count what is left, and end the wipe when nothing is left of what its snapshots were taken for."""
+        self.report.left = self._left(repository)
+        index = self.vault.archive.index
+        wiped = {media.name for media in self.types}
+        for snapshot in index.find(account=self.account.id):
+            if snapshot.open and not self.report.left and set(snapshot.types) <= wiped:
+                index.save(replace(snapshot, open=False))
+
+    def _mark(self, repository: Repository) -> None:
+        """Mark a repository that holds nothing of ours any more: whatever somebody else did to it is known (VERIFY-9).
+
+        Else the mark has followed each commit, unless somebody else's change is still to be looked at.
+        """
+        ledger = self.vault.engine.ledger
+        known, left = ledger.mark(repository.did), {media.name: 0 for media in MEDIA_TYPES}
+        emptied = not self.report.left and left.keys() <= {media.name for media in self.types}
+        if emptied and known is not None and known.rev != repository.rev:
+            now = self.vault.engine.now()
+            ledger.remember_mark(RepositoryMark(repository.did, repository.rev, now, counts=left))
+
+    def _media(self, name: str) -> MediaType:
+        return next(media for media in self.types if media.name == name)
+
+    def _name(self, chain: Sequence[Snapshot]) -> None:
+        self.report.snapshots = [snapshot.id for snapshot in chain]
+
+    def _note(self, text: str) -> None:
+        if text not in self.report.notes:
+            self.report.notes.append(text)
+
+
+def _missing(kept: Records, present: Records) -> dict[str, list[Existing]]:
+    found = {}
+    for name, records in kept.items():
+        there = {record.rkey for record in present[name]}
+        found[name] = [record for record in records if record.rkey not in there]
+    return found
+
+
+def _batch(outcome: Committed, by_path: Mapping[str, Existing]) -> dict[str, list[Existing]]:
+    batch: dict[str, list[Existing]] = {}
+    for operation in outcome.operations:
+        if not operation.copy:
+            batch.setdefault(operation.media.name, []).append(by_path[operation.path])
+    return batch
+
+
+def _no_blob(operation: Operation, blob: BlobRef) -> bytes:
+    raise SourceMissing(f"{operation.path} is deleted: it needs no blob {blob.cid}")
+
+
+class WipeParameters(OfOneUser, OfTypes):
+    """Whose records to delete."""
+
+    confirm: int | None = confirm_option("records")
+    dry_run: bool = dry_run_option("deleted")
+    keep_syncing: bool = option(False, "Put nothing on hold: the next sync publishes everything anew.")
+    why: str = why_option()
+
+
+def run_wipe(work: Work, parameters: WipeParameters) -> Report:
+    """Delete every record of a user, or those of some types, after a snapshot that was read back.
+
+    Without a confirmation it only says what it would delete. A wiped type is on hold, so that nothing publishes it
+    again, until it is restored. After an interruption the same again does the rest.
+    """
+    vault, account = open_vault(work.pipeline), parameters.account(work.pipeline)
+    plan = plan_wipe(vault, account, parameters.media)
+    if parameters.dry_run or not plan.accepts(parameters.confirm):
+        return _planned(plan, parameters)
+    work.say(plan.price.sentence)
+    report = wipe(
+        vault,
+        account,
+        parameters.media,
+        confirm=parameters.confirm,
+        run_id=work.run_id,
+        why=parameters.why,
+        keep_syncing=parameters.keep_syncing,
+        progress=work.told,
+    )
+    return _wiped(report, parameters.media)
+
+
+def _planned(plan: WipePlan, parameters: WipeParameters) -> Report:
+    lines = [plan.price.sentence]
+    if plan.addresses:
+        lines.append(
+            f"{plan.addresses} public addresses hold the key of one of these records and break; a restore brings the "
+            "same keys back."
+        )
+    if plan.undocumented:
+        lines.append(f"{plan.undocumented} of them have no document in Mongo: only the snapshot will have them.")
+    if plan.unfinished:
+        lines.append(f"An earlier wipe did not come to its end: its snapshot is {plan.unfinished}.")
+    return Report(
+        f"{plan.total} records of {plan.user} would be deleted.",
+        plan.to_json(),
+        [Table.counts("plan", plan.records, title=f"Wipe of {plan.user} (nothing was written)")],
+        {"user": plan.user, **{f"price: {name}": value for name, value in plan.price.to_json().items()}},
+        lines,
+        confirm=plan.total,
+        exit_code=0 if parameters.dry_run else 2,
+    )
+
+
+def _wiped(report: WipeReport, types: Sequence[MediaType]) -> Report:
+    lines = [f"{report.links_cleared} links cleared. {report.left} records of these types are left.", *report.notes]
+    if report.snapshots:
+        lines.append(f"The records are in snapshot {report.snapshots[0]}.")
+    if report.on_hold:
+        on_hold = ", ".join(report.on_hold)
+        lines.append(f"On hold: {on_hold}. To bring them back: ac-pipeline restore {shlex.quote(report.user)}")
+    deleted = sum(report.deleted.values())
+    headline = f"{deleted} records of {report.user} were deleted in {report.seconds:.1f} s."
+    if report.error is not None:
+        headline = f"The wipe stopped: {report.error.message} The same wipe again does the rest."
+    elif not report.clean:
+        headline = f"{len(report.failures)} records could not be deleted, {report.left} are left."
+    return Report(
+        headline,
+        report.to_json(),
+        [
+            Table.counts("deleted", report.deleted, title=f"Wiped {report.user}"),
+            failures_table("not_deleted", report.failures),
+        ],
+        {"user": report.user, "snapshots": ", ".join(report.snapshots) or "none", "left": report.left},
+        lines,
+        exit_code=exit_code(report.clean, [report.error]),
+        failed=not report.clean,
+        touched={(report.user, media.name): {"deleted": report.deleted.get(media.name, 0)} for media in types},
+    )
+
+
+WIPE: Final = Declaration(
+    "wipe",
+    "wipe_user",
+    "wipe_one_user",
+    WipeParameters,
+    run_wipe,
+)

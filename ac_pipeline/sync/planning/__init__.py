@@ -1,0 +1,1 @@
+"""What has to happen to one account: documents against records, without any writing."""

@@ -1,0 +1,366 @@
+"""The planner: decides what has to happen to one user's records of one type, as a pure diff of documents and records.
+
+Nothing here reads or writes anything. Matching, keys, duplicates, orphans and links are decided here and nowhere else
+(design, section 1; acceptance cases LINK-1 to LINK-11, WRITE-2, WRITE-3, DEL-4, DEL-5, DEL-10). What a plan consists of
+is `plan.py`.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.repository import Repository
+from ac_pipeline.atproto.syntax import at_uri, document_tid, is_tid, parse_datetime
+from ac_pipeline.errors import AccountInactive, AccountUnknown, HeldBack
+from ac_pipeline.items import BlobRef, Derived, Failure, LedgerEntry, Record, RepositoryMark, Stage, State
+from ac_pipeline.media.base import Document, Link, MediaType, Verdict
+from ac_pipeline.sync.planning.plan import Existing, Kept, Kind, Operation, TypePlan, Wanted, Withheld, existing_records
+from ac_pipeline.sync.planning.wanted import Made
+
+_SEEN_BY_READING = frozenset({AccountInactive.code, AccountUnknown.code})
+"""Reasons to be blocked that are over where the repository can be read."""
+
+
+@dataclass(slots=True)
+class AccountPlan:
+    """Everything that was read of one account, and what shall happen to it.
+
+    Args:
+        made: What came of asking the renderer, which is not asked again; None to ask it as the account is read.
+        mark: How the last sync left the repository, or None.
+        types: The types it is about.
+        base: Revision of the repository when it was last read as a whole.
+        existing: Its records as they were read, decoded once; given up as soon as the plan is made.
+        refused: Paths of operations that did not happen in this run and are not sent again.
+        unsettled: Items of which a write was refused, so that no copy of their records is given up.
+        changed: Names of the types this run has written to.
+        remade: Path -> what was derived anew in this run because the store had lost its bytes.
+        uploaded: CIDs of blobs this run has uploaded.
+        stand_ins: CID of a blob that stands in for a lost one in one commit -> the lost one.
+        aside: Operations that were not agreed to and are not done in this run, by kind and path.
+        erase_copies: Whether copies of erased work in `site.standard.document` go too.
+    """
+
+    account: Account
+    made: Made | None = None
+    mark: RepositoryMark | None = None
+    repository: Repository | None = None
+    types: tuple[MediaType, ...] = ()
+    base: str = ""
+    documents: dict[str, list[Document]] = field(default_factory=dict)
+    selected: dict[str, set[str]] = field(default_factory=dict)
+    entries: dict[str, dict[str, LedgerEntry]] = field(default_factory=dict)
+    wanted: dict[str, list[Wanted]] = field(default_factory=dict)
+    gone: dict[str, Mapping[str, str]] = field(default_factory=dict)
+    plans: list[TypePlan] = field(default_factory=list)
+    existing: dict[str, list[Existing]] = field(default_factory=dict)
+    refused: set[str] = field(default_factory=set)
+    unsettled: set[str] = field(default_factory=set)
+    changed: set[str] = field(default_factory=set)
+    remade: dict[str, Derived] = field(default_factory=dict)
+    uploaded: set[str] = field(default_factory=set)
+    stand_ins: dict[str, BlobRef] = field(default_factory=dict)
+    aside: dict[tuple[str, str], Operation] = field(default_factory=dict)
+    erase_copies: bool = True
+
+    def take(self, repository: Repository) -> None:
+        """The repository was read as a whole."""
+        self.repository, self.base = repository, repository.rev
+
+    def records(self, media: MediaType) -> list[Existing]:
+        """The records of one type; none when no repository was read."""
+        if media.name not in self.existing and self.repository is not None:
+            self.existing[media.name] = existing_records(self.repository, media)
+        return self.existing.get(media.name, [])
+
+    def operations(self) -> list[Operation]:
+        return [operation for plan in self.plans for operation in plan.operations]
+
+    def refusal(self) -> Failure | None:
+        """Why the PDS refused the account's last writes, which reading it cannot tell; None once its credentials are
+        others than those that were refused."""
+        found = (entry for entries in self.entries.values() for entry in entries.values())
+        return next(
+            (
+                entry.failure
+                for entry in sorted(found, key=lambda each: each.item)
+                if entry.state is State.BLOCKED
+                and entry.failure is not None
+                and entry.failure.payload_hash == self.account.credentials
+                and entry.failure.error_class not in _SEEN_BY_READING
+            ),
+            None,
+        )
+
+
+SAME_TIME_SALTS = 4
+"""Salts under which a new key stays in its document's millisecond. A PDS may refuse the letters that this millisecond
+stands for, which no other salt changes: from here on the key moves on by 256 ms, doubled each time."""
+
+
+def new_key(media: MediaType, document: Document, salt: int) -> str:
+    """The deterministic key of a document: under salt 0, or under the next one when that is taken or refused."""
+    later = 0 if salt < SAME_TIME_SALTS else 256 << (salt - SAME_TIME_SALTS)
+    return document_tid(media.nsid, document.id, document.when + later, salt)
+
+
+def plan_type(
+    media: MediaType,
+    did: str,
+    wanted: Iterable[Wanted],
+    existing: Sequence[Existing],
+    gone: Mapping[str, str] | None,
+    *,
+    leaving: str | None = None,
+) -> TypePlan:
+    """Decide what has to happen so that the repository holds exactly the wanted records, each once.
+
+    Args:
+        media: The type.
+        did: The repository's DID.
+        wanted: Every document of the account and type, eligible or not.
+        existing: Every record of that type in the repository.
+        gone: Documents that were confirmed not to be this account's any more -> why. Records that name another
+            unknown document are left alone. None: records without a document are none of this plan's business.
+        leaving: Why every record without a document has to go, confirmed or not: the account is being erased (DEL-7).
+    """
+    planner = _Planner(media, did, existing)
+    documents = sorted(wanted, key=lambda each: each.document.id)
+    # Eligible ones choose first: a link shared with a withdrawn document must not cost them their record (LINK-8).
+    choosing = sorted(documents, key=lambda each: each.document.verdict is not Verdict.ELIGIBLE)
+    for each in choosing:
+        planner.match(each)
+    planner.match_unnamed([each.document for each in choosing])
+    for each in documents:
+        planner.decide(each)
+    if gone is not None:
+        planner.sweep(gone, {each.document.id for each in documents}, leaving)
+    return planner.plan
+
+
+class _Planner:
+    def __init__(self, media: MediaType, did: str, existing: Sequence[Existing]) -> None:
+        self.media = media
+        self.did = did
+        self.plan = TypePlan(media)
+        self.by_rkey = {record.rkey: record for record in existing}
+        self.by_ref: dict[str, list[Existing]] = defaultdict(list)
+        for record in existing:
+            if record.ref is not None:
+                self.by_ref[record.ref].append(record)
+        self.claimed: dict[str, str] = {}
+        self.matches: dict[str, list[Existing]] = {}
+        self.remembered: dict[str, str | None] = {}
+
+    def match(self, wanted: Wanted) -> None:
+        """Find the records of a document by `ref`, else `mongoId`, else the rkey in Mongo (LINK-2), and claim keys."""
+        document = wanted.document
+        self.remembered[document.id] = wanted.known_rkey
+        matches = self.by_ref.get(document.id, [])
+        if any(record.value.get("ref") == document.id for record in matches):
+            matches = [r for r in matches if r.value.get("ref") == document.id] + [
+                r for r in matches if r.value.get("ref") != document.id
+            ]
+        rkey = self._linked_rkey(document)
+        if not matches and rkey in self.by_rkey and self.by_rkey[rkey].ref is None and rkey not in self.claimed:
+            matches = [self.by_rkey[rkey]]
+        self.matches[document.id] = matches
+        if matches:
+            self.plan.matches[document.id] = tuple(record.rkey for record in matches)
+        for record in matches:
+            self.claimed[record.rkey] = document.id
+        stored = next((k for k in (rkey, wanted.known_rkey) if k and is_tid(k) and k not in self.by_rkey), None)
+        if not matches and stored and document.verdict is Verdict.ELIGIBLE:
+            self.claimed.setdefault(stored, document.id)
+
+    def match_unnamed(self, documents: Sequence[Document]) -> None:
+        """Records that name no document and that nobody claims, by what they hold (GUARD-7).
+
+        Of several documents that hold the same, those without a record get one each, in the order given and in key
+        order; records that are left over are copies of the first one's. A document that may be what a deleted account
+        left behind gets none, unless it is withdrawn (DEL-10).
+        """
+        unnamed: dict[tuple[str, ...], list[Existing]] = defaultdict(list)
+        for rkey in sorted(self.by_rkey):
+            record = self.by_rkey[rkey]
+            identity = self.media.identity(record.value)
+            if record.ref is None and rkey not in self.claimed and identity is not None:
+                unnamed[identity].append(record)
+        if not unnamed:
+            return
+        claimants: dict[tuple[str, ...], list[Document]] = defaultdict(list)
+        for document in documents:
+            identity = self.media.identity(document.fields)
+            withdrawn = document.verdict is Verdict.WITHDRAWN
+            if identity in unnamed and identity is not None and (withdrawn or not self._is_foreign(document)):
+                claimants[identity].append(document)
+        for identity, listed in claimants.items():
+            records = unnamed[identity]
+            without = [document for document in listed if not self.matches[document.id]]
+            owners = [*without, *[listed[0]] * len(records)]
+            for document, record in zip(owners, records, strict=False):
+                self.matches[document.id] = [*self.matches[document.id], record]
+                self.plan.matches[document.id] = tuple(each.rkey for each in self.matches[document.id])
+                self.claimed[record.rkey] = document.id
+
+    def decide(self, wanted: Wanted) -> None:
+        document = wanted.document
+        if wanted.skipped:
+            return
+        if document.verdict is Verdict.WITHDRAWN:
+            self._withdraw(wanted)
+        elif wanted.failure is not None:
+            self.plan.withheld.append(Withheld(wanted.failure, wanted, self._first_rkey(document)))
+        elif self._is_foreign(document):
+            error = HeldBack(
+                f"{self.media.name} {document.id} has no owner, but its stored link is not of the guest repository: "
+                "it may outlive a deleted account; it is not published as guest work. Clear its link to publish it."
+            )
+            self.plan.withheld.append(Withheld(_held(error), wanted))
+        else:
+            self._publish(wanted)
+
+    def sweep(self, gone: Mapping[str, str], documents: set[str], leaving: str | None) -> None:
+        """Records no document claims: delete those of confirmed orphans, list those that name nothing."""
+        for record in self.by_rkey.values():
+            if record.rkey in self.claimed and self.claimed[record.rkey] in documents:
+                continue
+            if leaving is not None:
+                self._add(Kind.DELETE_ORPHAN, record.rkey, leaving, orphan=record.ref)
+            elif record.ref in gone and record.ref is not None:
+                self._add(Kind.DELETE_ORPHAN, record.rkey, gone[record.ref], orphan=record.ref)
+            else:
+                what = "names no document" if record.ref is None else f"names document {record.ref}, which is not known"
+                error = HeldBack(f"{self.media.name} record {record.rkey} {what}; it is left alone")
+                self.plan.withheld.append(Withheld(_held(error), rkey=record.rkey))
+
+    def _withdraw(self, wanted: Wanted) -> None:
+        document = wanted.document
+        for record in self.matches[document.id]:
+            self._add(Kind.DELETE, record.rkey, document.reason, wanted)
+        if not self.matches[document.id] and document.link is not None:
+            rkey = document.link.rkey or ""
+            self._add(Kind.UNLINK, rkey, f"{document.reason}; its record is gone", wanted)
+
+    def _publish(self, wanted: Wanted) -> None:
+        matches = self.matches[wanted.document.id]
+        if not matches:
+            rkey, why = self._new_key(wanted)
+            kind = Kind.RENDER if wanted.unrendered else Kind.CREATE
+            self._add(kind, rkey, why, wanted, record=wanted.record, cid=wanted.cid)
+            return
+        survivor = self._survivor(wanted, matches)
+        for record in matches:
+            if record is not survivor:
+                self._add(Kind.DELETE_DUPLICATE, record.rkey, f"duplicate of {survivor.rkey}", wanted)
+        if wanted.unrendered:
+            self._add(Kind.RENDER, survivor.rkey, "its renditions are not made yet; the record may change", wanted)
+            return
+        drift = difference(survivor, wanted)
+        if drift:
+            self._add(Kind.UPDATE, survivor.rkey, drift, wanted, record=wanted.record, cid=wanted.cid)
+            return
+        self.plan.kept.append(Kept(wanted, survivor.rkey, survivor.cid))
+        self._mend_link(wanted, survivor)
+
+    def _mend_link(self, wanted: Wanted, record: Existing) -> None:
+        link = wanted.document.link
+        right = Link(record.rkey, at_uri(self.did, self.media.nsid, record.rkey), record.cid, self.did)
+        if link == right:
+            return
+        if link is None or link.rkey is None:
+            self._add(Kind.ADOPT, record.rkey, "the record exists, Mongo has no link to it", wanted, link=right)
+        elif link.rkey != record.rkey or link.did not in (None, self.did):
+            self._add(Kind.HEAL, record.rkey, f"the link names {link.uri or link.rkey} instead", wanted, link=right)
+        else:
+            stale = [n for n in ("uri", "cid", "did") if getattr(link, n) != getattr(right, n)]
+            self._add(Kind.HEAL, record.rkey, f"the link's {', '.join(stale)} is missing or old", wanted, link=right)
+
+    def _survivor(self, wanted: Wanted, matches: list[Existing]) -> Existing:
+        """The linked copy, else one with its blobs, else the oldest key (LINK-7)."""
+        linked = self._linked_rkey(wanted.document)
+        needed = [blob.name for blob in self.media.blobs]
+        return min(
+            matches,
+            key=lambda record: (record.rkey != linked, not all(n in record.value for n in needed), record.rkey),
+        )
+
+    def _new_key(self, wanted: Wanted) -> tuple[str, str]:
+        document = wanted.document
+        linked = self._linked_rkey(document)
+        if linked and linked in self.by_rkey:
+            why = f"new; the stored link names a record of {self.by_rkey[linked].ref}"
+        elif linked:
+            why = "the linked record does not exist"
+        else:
+            why = "new"
+        for stored in (linked, wanted.known_rkey):
+            if stored and wanted.salt == 0 and is_tid(stored) and self.claimed.get(stored) == document.id:
+                return stored, why
+        salt = wanted.salt
+        while True:
+            rkey = new_key(self.media, document, salt)
+            if rkey not in self.by_rkey and self.claimed.setdefault(rkey, document.id) == document.id:
+                return rkey, why
+            salt += 1
+
+    def _linked_rkey(self, document: Document) -> str | None:
+        """The stored rkey, unless it is stored for another repository (LINK-3)."""
+        link = document.link
+        return link.rkey if link is not None and link.did in (None, self.did) else None
+
+    def _is_foreign(self, document: Document) -> bool:
+        """A guest's document that may be what a deleted account left behind (DEL-10): its link is to a record that is
+        not in this repository, nor was when the ledger last heard of it."""
+        link = document.link
+        if not self.media.outlives_owner or document.owner is not None or link is None or link.rkey is None:
+            return False
+        ours = link.rkey in self.by_rkey or link.rkey == self.remembered[document.id]
+        return not self.matches[document.id] and (link.did not in (None, self.did) or not ours)
+
+    def _first_rkey(self, document: Document) -> str | None:
+        matches = self.matches[document.id]
+        return matches[0].rkey if matches else None
+
+    def _add(
+        self,
+        kind: Kind,
+        rkey: str,
+        reason: str,
+        wanted: Wanted | None = None,
+        *,
+        record: Record | None = None,
+        cid: str | None = None,
+        link: Link | None = None,
+        orphan: str | None = None,
+    ) -> None:
+        self.plan.operations.append(Operation(kind, self.media, rkey, reason, wanted, record, cid, link, orphan))
+
+
+def _held(error: HeldBack) -> Failure:
+    return Failure(Stage.RECORD, error.code, error.message)
+
+
+WHEN_TOLERANCE_MS = 1000
+"""The platform's real-time writer takes the clock twice, so its `when` is off by milliseconds (acceptance, REC-7)."""
+
+
+def difference(existing: Existing, wanted: Wanted) -> str:
+    """In which fields a record differs from the wanted one, in words; empty when it need not be written."""
+    if existing.cid == wanted.cid or wanted.record is None:
+        return ""
+    changed = [n for n in wanted.record if n in existing.value and existing.value[n] != wanted.record[n]]
+    missing = [n for n in wanted.record if n not in existing.value]
+    extra = [n for n in existing.value if n not in wanted.record]
+    if changed == ["when"] and not missing and not extra and _same_moment(existing.value, wanted.record):
+        return ""
+    parts = [("differs in", changed), ("lacks", missing), ("has extra", extra)]
+    return "; ".join(f"{word} {', '.join(names)}" for word, names in parts if names) or "encoded differently"
+
+
+def _same_moment(one: Record, other: Record) -> bool:
+    times = [parse_datetime(value) if isinstance(value, str) else None for value in (one["when"], other["when"])]
+    return None not in times and abs(times[0] - times[1]) < WHEN_TOLERANCE_MS  # type: ignore[operator]

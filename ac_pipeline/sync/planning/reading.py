@@ -1,0 +1,195 @@
+"""Reading one account: its documents, what the ledger knows, the records it shall have, and which records are orphans.
+
+Fills an `AccountPlan`; decides nothing about records and writes nothing. Reading the repository is the engine's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.lexicon import Lexicons
+from ac_pipeline.errors import Blocked, NoCredentials, OnHold
+from ac_pipeline.items import LedgerEntry, State
+from ac_pipeline.media.base import Document, MediaType
+from ac_pipeline.sync.planning.diff import AccountPlan
+from ac_pipeline.sync.planning.plan import Existing, Wanted
+from ac_pipeline.sync.planning.wanted import Made, RecordBuilder, make
+from ac_pipeline.sync.ports import Documents, Ledger, Renderer
+from ac_pipeline.sync.safeguard import Safeguard
+from ac_pipeline.sync.selection import Selection
+from ac_pipeline.sync.writing.recorder import Bookkeeper
+
+DOCUMENT_GONE = "its document is gone"
+"""Why an orphan goes whose document no longer exists: the only copy of it may be the record."""
+
+ANOTHERS = "its document belongs to another account"
+
+
+@dataclass(frozen=True, slots=True)
+class Reader:
+    """Reads accounts. Its arguments are those of the engine."""
+
+    documents: Documents
+    ledger: Ledger
+    renderer: Renderer
+    lexicons: Lexicons
+    now: Callable[[], datetime]
+    renders: Executor
+    grace: float
+    safeguard: Safeguard
+
+    def read(self, plan: AccountPlan, selection: Selection, *, dry: bool = False) -> None:
+        """Documents, what the ledger knows, and the records that are wanted; renditions that are missing are made.
+
+        Raises:
+            Unmade: They are not, as `plan.made` shall hold them all.
+            Transient: Something could not be read: nothing can be said of the account.
+        """
+        builder = self._builder(selection, dry=dry)
+        for media in selection.types:
+            documents = list(self.documents.stream(plan.account, media))
+            entries = dict(self.ledger.load(plan.account, media))
+            chosen = selection.documents(documents)
+            asked = [document for document in documents if document.id in chosen]
+            wanted = builder.build(media, asked, entries, plan.account.did, plan.made)
+            plan.documents[media.name] = documents
+            plan.entries[media.name] = entries
+            plan.selected[media.name] = chosen
+            plan.wanted[media.name] = wanted + [Wanted(d, skipped=True) for d in documents if d.id not in chosen]
+
+    def render(self, account: Account, selection: Selection) -> Made:
+        """Make what is missing of an account's renditions, and ask for companions; nothing is remembered of it.
+
+        Types on hold are left out, and items that were blocked: it may be in vain.
+
+        Raises:
+            Transient: Something could not be read.
+        """
+        builder, jobs = self._builder(selection), []
+        for media in selection.types:
+            if media.recipe is None:
+                continue
+            entries = self.ledger.load(account, media)
+            documents = list(self.documents.stream(account, media))
+            chosen = selection.documents(documents)
+            asked = [d for d in documents if d.id in chosen and not _is_blocked(entries.get(d.id))]
+            jobs += builder.jobs(media, asked, entries, {})
+        held = self.ledger.holds(account) if jobs else {}
+        return make(self.renderer, self.renders, [job for job in jobs if job[0].name not in held])
+
+    def _builder(self, selection: Selection, *, dry: bool = False) -> RecordBuilder:
+        return RecordBuilder(
+            self.lexicons,
+            self.renderer,
+            self.renders,
+            lambda: int(self.now().timestamp() * 1000),
+            self.grace * 1000,
+            dry=dry,
+            retry=selection.retry,
+            full=selection.full,
+            anew=selection.renditions,
+        )
+
+    def find_orphans(self, plan: AccountPlan, selection: Selection, books: Bookkeeper) -> None:
+        """Which of the repository's records have no document any more, unless the database is doubted.
+
+        Nothing is looked up for an account that is leaving: every record goes, whatever is known of its document.
+        """
+        if not selection.judges_orphans:
+            return
+        for media in selection.types:
+            if plan.account.leaving is not None:
+                plan.gone[media.name] = {}
+                continue
+            records = plan.records(media)
+            gone = self._gone(records, plan.account, media, plan.documents[media.name])
+            orphans = {
+                record.rkey: record.ref if gone[record.ref] == DOCUMENT_GONE else f"{record.ref} elsewhere"
+                for record in records
+                if record.ref is not None and record.ref in gone
+            }
+            if orphans:
+                why = self.safeguard.permit(
+                    media,
+                    plan.account,
+                    orphans,
+                    len(records),
+                    sweep=selection.sweep,
+                    run_id=books.run_id,
+                    dry=books.dry,
+                )
+                if why is not None:
+                    books.doubt(media, len(orphans), len(records), why)
+                # Confirmed once more: while a backup is being restored, documents come back between two looks.
+                gone = {} if why is not None else self._gone(records, plan.account, media, plan.documents[media.name])
+            plan.gone[media.name] = gone
+
+    def _gone(
+        self, records: Sequence[Existing], account: Account, media: MediaType, documents: Sequence[Document]
+    ) -> Mapping[str, str]:
+        """Documents that records name and this account does not have, confirmed one by one (DEL-4, DEL-5)."""
+        known = {document.id for document in documents}
+        named = {record.ref for record in records if record.ref is not None}
+        strangers = sorted(named - known)
+        if not strangers:
+            return {}
+        owners = self.documents.owners(media, strangers)
+        gone = {}
+        for id in strangers:
+            if id not in owners:
+                gone[id] = DOCUMENT_GONE
+            elif owners[id] != (None if account.is_guest else account.id):
+                gone[id] = ANOTHERS
+        return gone
+
+
+def _is_blocked(entry: LedgerEntry | None) -> bool:
+    return entry is not None and entry.state is State.BLOCKED
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Lets types through, or books their items as blocked."""
+
+    documents: Documents
+    ledger: Ledger
+
+    def released(self, account: Account, selection: Selection, books: Bookkeeper) -> Selection:
+        """The selection without the types an operator holds; their items are counted and remembered as blocked.
+
+        Asked for under the lease: whoever puts a hold on before taking it finds that no sync writes there any more.
+        A hold keeps work from being published; it keeps nobody who leaves from being erased.
+        """
+        if account.leaving is not None:
+            return selection
+        holds = self.ledger.holds(account)
+        held = [media for media in selection.types if media.name in holds]
+        for media in held:
+            reason = OnHold(f"the {media.plural} of {account.key} are on hold: {holds[media.name]}")
+            books.report.note(reason.message)
+            self._wait(account, [media], selection, books, reason)
+        if held and len(held) == len(selection.types):
+            reasons = dict.fromkeys(holds[media.name] for media in held)
+            books.report.blocked = OnHold(f"{account.key} is on hold: {'; '.join(reasons)}")
+        return replace(selection, types=tuple(media for media in selection.types if media not in held))
+
+    def block(self, account: Account, selection: Selection, books: Bookkeeper, error: Blocked | None) -> None:
+        """Count and remember what waits for an account that cannot be used.
+
+        Args:
+            error: Why; None for an account without a repository.
+        """
+        reason = error or NoCredentials(f"{account.key} has no account on the PDS")
+        self._wait(account, selection.types, selection, books, reason)
+        books.report.blocked = reason
+
+    def _wait(
+        self, account: Account, types: Sequence[MediaType], selection: Selection, books: Bookkeeper, reason: Blocked
+    ) -> None:
+        for media in types:
+            documents = list(self.documents.stream(account, media))
+            books.block(media, documents, selection.documents(documents), self.ledger.load(account, media), reason)
