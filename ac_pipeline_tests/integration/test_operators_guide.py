@@ -240,7 +240,7 @@ BEFORE: Mapping[str, Callable[[Stage], object]] = {
     "ac-pipeline retry --item painting:abc": Stage.abc_is_repaired,
     "ac-pipeline links": Stage.a_link_is_lost,
     "ac-pipeline differences": Stage.others_write,
-    "ac-pipeline restore-documents": Stage.a_document_is_lost,
+    "ac-pipeline restore-documents (2)": Stage.a_document_is_lost,
     "ac-pipeline sync --user bob (2)": Stage.many_documents_are_lost,
     "ac-pipeline erasure": Stage.carol_leaves,
     "ac-pipeline accounts create-guest --confirm art-guest --why first set-up": Stage.dora_comes,
