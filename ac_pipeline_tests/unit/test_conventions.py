@@ -110,6 +110,17 @@ def test_every_path_and_program_of_a_page_exists(page: Path) -> None:
     assert [name for name in programs if not (Path(sys.executable).parent / name).exists()] == []
 
 
+def test_every_module_that_a_module_names_exists() -> None:
+    """By its name alone, or with the end of its path."""
+    there = [
+        f"/{path.relative_to(ROOT).as_posix()}" for path in [*SOURCES, *(ROOT / "ac_pipeline_tests").rglob("*.py")]
+    ]
+    for path in SOURCES:
+        named = set(re.findall(r"`((?:\w+/)*\w+\.py)`", path.read_text()))
+        missing = [name for name in named if not any(each.endswith(f"/{name}") for each in there)]
+        assert missing == [], f"{path.relative_to(ROOT)} names {missing}"
+
+
 @pytest.mark.parametrize("page", [*PAGES, ROOT / "CHANGELOG.md"], ids=lambda page: page.name)
 def test_every_link_of_a_page_leads_somewhere(page: Path) -> None:
     broken = []
@@ -165,12 +176,12 @@ def test_the_ffmpeg_in_the_package_has_the_licence_that_the_readme_names() -> No
     assert "version 3 of the License, or" in " ".join(said.split())
 
 
-def test_the_picture_of_the_rooms_is_that_of_the_import_contract() -> None:
+def test_the_picture_of_the_layers_is_that_of_the_import_contract() -> None:
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     layers = next(contract["layers"] for contract in contracts if contract["type"] == "layers")
     picture = (ROOT / "docs" / "architecture.md").read_text().split("```")[1]
-    rooms = [name.removeprefix("ac_pipeline.") for layer in layers for name in layer.split(" | ")]
-    assert re.findall(r"(?<![\w/])(\w+)(?:/|\.py)(?!\w)", picture) == rooms
+    listed = [name.removeprefix("ac_pipeline.") for layer in layers for name in layer.split(" | ")]
+    assert re.findall(r"(?<![\w/])(\w+)(?:/|\.py)(?!\w)", picture) == listed
 
 
 @pytest.mark.slow

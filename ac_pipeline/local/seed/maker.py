@@ -1,6 +1,6 @@
 """The small change of the demo data: times, ids, codes, slugs, texts, all from one random generator and a fixed clock.
 
-What documents are made of it is in `seed_kinds.py`.
+What documents are made of it is in `kinds.py`.
 """
 
 from __future__ import annotations

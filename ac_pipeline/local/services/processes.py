@@ -1,7 +1,7 @@
 """Server processes on this machine: start them, wait until they answer, stop them by process id.
 
 What the servers are is in `mongo_server.py`, `pds_server.py` and `media_server.py`; what is remembered of them is in
-`services.py`.
+`stack.py`.
 """
 
 from __future__ import annotations
