@@ -4,6 +4,7 @@ records that are there already."""
 from __future__ import annotations
 
 import csv
+import json
 import re
 from io import StringIO
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from bson import ObjectId
 
 from ac_pipeline.accounts import Account
+from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline_tests.harness import Slice
 from ac_pipeline_tests.integration.conftest import Run
 
@@ -84,3 +86,9 @@ def test_what_the_first_sync_does_with_records_that_are_there(cli: Run, slice_: 
     slice_.database["moods"].update_many({}, {"$unset": {"atproto": ""}})
     after = {name: kept for name, kept in outside(slice_).items() if name != "repositories"}
     assert after == before, "a sync stores links and changes nothing else of the platform's database"
+
+
+def test_the_role_covers_the_collections_that_links_are_stored_in() -> None:
+    listed = re.search(r"\.\.\.(\[.+?\])\.map", CHAPTER)
+    assert listed is not None
+    assert json.loads(listed[1]) == [media.collection for media in MEDIA_TYPES]
