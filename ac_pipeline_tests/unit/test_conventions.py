@@ -93,7 +93,7 @@ def test_every_setting_that_is_named_is_there(path: Path) -> None:
 def test_every_make_target_of_a_page_exists(page: Path) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = set(re.findall(r"(?:`|^)make ([a-z-]+)", page.read_text(), re.MULTILINE))
-    assert named
+    assert named or page in DOCS
     assert named <= targets
 
 
@@ -104,7 +104,7 @@ def test_every_path_and_program_of_a_page_exists(page: Path) -> None:
     paths |= set(re.findall(r"\bac_pipeline(?:_tests)?(?:/[\w.]+)+", text))
     roots = (ROOT, ROOT / "ac_pipeline", ROOT / "ac_pipeline_tests", page.parent)
     missing = {path for path in paths if not any((root / path).exists() for root in roots)}
-    assert paths
+    assert paths or page in DOCS
     assert missing <= RENDITIONS | MADE
     programs = set(re.findall(r"\.venv/bin/([\w-]+)", text))
     assert [name for name in programs if not (Path(sys.executable).parent / name).exists()] == []
