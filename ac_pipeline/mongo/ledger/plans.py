@@ -13,12 +13,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from bson.codec_options import CodecOptions
 from pymongo import ASCENDING, DESCENDING
 from pymongo.database import Database
 
 from ac_pipeline.errors import Misconfigured
-from ac_pipeline.mongo.database import mongo_errors
+from ac_pipeline.mongo.database import mongo_errors, own_collection, storable, value_of
 from ac_pipeline.mongo.ledger.audit import operator_name
 
 LINES = 1_000
@@ -29,7 +28,6 @@ SHORTEST = 8
 """Characters of a hash that name a plan: two of 50 plans share them once in three million times."""
 
 _ABANDONED = timedelta(days=1)
-_AWARE: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,14 +80,9 @@ class SavedPlan:
         selection = {name: value for name, value in self.selection.items() if name != "accounts"}
         named = self.selection.get("accounts")
         return {
-            "hash": self.hash,
+            **{name: getattr(self, name) for name in ("hash", "who", "cost", "counts", "users", "operations")},
             "when": self.when.isoformat(),
-            "who": self.who,
             "selection": {**selection, "users": "all" if named is None else len(named)},
-            "cost": dict(self.cost),
-            "counts": dict(self.counts),
-            "users": self.users,
-            "operations": self.operations,
         }
 
 
@@ -137,10 +130,9 @@ class MongoPlans:
         return Draft(self, uuid4().hex)
 
     def store(self, draft: str, number: int, lines: list[Line]) -> None:
-        stored = [{name: getattr(line, name) for name in Line.__slots__} for line in lines]
-        chunk = {"_id": f"{draft}:{number:06d}", "draft": draft, "number": number, "at": self.now(), "lines": stored}
+        chunk = {"_id": f"{draft}:{number:06d}", "draft": draft, "number": number, "at": self.now()}
         with mongo_errors("save operations of a plan"):
-            self._operations.insert_one(chunk)
+            self._operations.insert_one({**chunk, "lines": [storable(line) for line in lines]})
 
     def save(
         self,
@@ -158,8 +150,8 @@ class MongoPlans:
         plan = SavedPlan(
             hash, self.now(), operator_name(self.who), selection, cost, counts, len(accounts), accounts, draft.id
         )
-        values = {name: getattr(plan, name) for name in SavedPlan.__slots__ if name != "hash"}
-        stored = {**values, "accounts": list(accounts), "counts": dict(counts), "cost": dict(cost)}
+        stored = storable(plan)
+        del stored["hash"]
         with mongo_errors(f"save the plan {hash[:SHORTEST]}"):
             self._plans.replace_one({"_id": hash}, stored, upsert=True)
         self._prune()
@@ -207,11 +199,11 @@ class MongoPlans:
 
     @property
     def _plans(self) -> Any:
-        return self.database.get_collection("plans", codec_options=_AWARE)
+        return own_collection(self.database, "plans")
 
     @property
     def _operations(self) -> Any:
-        return self.database.get_collection("plan_operations", codec_options=_AWARE)
+        return own_collection(self.database, "plan_operations")
 
     def _prune(self) -> None:
         """Drop plans beyond the last ones, and operations that belong to none, unless they are being saved."""
@@ -219,10 +211,8 @@ class MongoPlans:
         drafts = [plan.draft for plan in kept]
         with mongo_errors("drop old plans"):
             self._plans.delete_many({"draft": {"$nin": drafts}})
-            stale = {"$nin": drafts}
-            self._operations.delete_many({"draft": stale, "at": {"$lt": self.now() - _ABANDONED}})
+            self._operations.delete_many({"draft": {"$nin": drafts}, "at": {"$lt": self.now() - _ABANDONED}})
 
 
 def _plan(stored: Mapping[str, Any]) -> SavedPlan:
-    values = {name: stored[name] for name in SavedPlan.__slots__ if name in stored}
-    return SavedPlan(**{**values, "hash": stored["_id"], "accounts": tuple(stored["accounts"])})
+    return value_of(SavedPlan, stored, hash=stored["_id"], accounts=tuple(stored["accounts"]))
