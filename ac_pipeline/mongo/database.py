@@ -138,7 +138,7 @@ def storable(value: object) -> Any:
     return value
 
 
-def value_of(kind: type[Value], stored: Mapping[str, Any], **changes: Any) -> Value:
+def value_of(kind: type[Value], stored: Mapping[str, Any], /, **changes: Any) -> Value:
     """The value that was stored, with some fields converted; a field that another version wrote or did not write is
     passed over or takes its default."""
     return kind(**{name: stored[name] for name in kind.__slots__ if name in stored} | changes)  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final
 
 from bson import ObjectId
 from pymongo import UpdateOne
@@ -24,9 +24,9 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import InvalidDocument
 from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType, Verdict
 from ac_pipeline.media.documents import interpret, owner_of
-from ac_pipeline.media.eligibility import GUEST_VALUES, is_guest
+from ac_pipeline.media.eligibility import FLAGS, GUEST_VALUES, is_guest
 from ac_pipeline.media.times import format_when, object_id_time, read_when
-from ac_pipeline.mongo.database import SOURCE_CODEC, mongo_errors
+from ac_pipeline.mongo.database import mongo_errors, platform_collection
 
 _NO_TRANSACTIONS = {20, 263}
 """Error codes of a server without replication: IllegalOperation, OperationNotSupportedInTransaction."""
@@ -74,11 +74,7 @@ class MongoDocuments:
         self._sleep = sleep
 
     def stream(self, account: Account, media: MediaType) -> Iterator[Document]:
-        """Every document of the account, whatever its verdict, in no particular order, read with a projection.
-
-        Raises:
-            Transient: The read failed, perhaps after some documents: what was read then is not the whole.
-        """
+        """As the port has it; a read may fail after some documents: what was read then is not the whole."""
         with mongo_errors(f"read the {media.plural} of {account.key}"):
             cursor = self._collection(media).find(
                 owned_by(account), dict.fromkeys((*media.fields, *media.link_homes), 1), batch_size=_BATCH
@@ -88,7 +84,6 @@ class MongoDocuments:
                     yield interpret(media, raw, owner_deleted=account.owner_deleted, account_did=account.did)
 
     def owners(self, media: MediaType, documents: Sequence[str]) -> Mapping[str, str | None]:
-        """Owner (None: guest) of each of these ids that exists; what is no ObjectId cannot exist."""
         ids = [ObjectId(id) for id in dict.fromkeys(documents) if ObjectId.is_valid(id)]
         owners: dict[str, str | None] = {}
         for start in range(0, len(ids), _BATCH):
@@ -109,14 +104,13 @@ class MongoDocuments:
             return {None if is_guest(raw.get("user")) else owner_of(raw["user"]) for raw in found}
 
     def dates(self, media: MediaType) -> Mapping[str, int]:
-        """Id of every document of the collection, whoever owns it -> its `when` in ms since 1970, or that of its id."""
+        """As the port has it; a document without `when` has the time of its id."""
         with mongo_errors(f"read the ids of the {media.plural}"):
             found = self._collection(media).find({}, {"when": 1}, batch_size=_BATCH)
             ids = ((str(raw["_id"]), raw.get("when")) for raw in found)
             return {id: read_when(when) or object_id_time(id) or 0 for id, when in ids}
 
     def is_empty(self, media: MediaType) -> bool:
-        """Whether the whole collection holds nothing; one document is enough to know that it does not."""
         with mongo_errors(f"look into the collection {media.collection}"):
             return self._collection(media).find_one({}, {"_id": 1}) is None
 
@@ -176,7 +170,19 @@ class MongoDocuments:
         )
 
     def _collection(self, media: MediaType) -> MongoCollection[dict[str, Any]]:
-        return self._database.get_collection(media.collection, codec_options=SOURCE_CODEC)
+        return platform_collection(self._database, media.collection)
+
+
+WITHDRAWN: Final[dict[str, Any]] = {
+    "$or": [*({flag: True} for flag in FLAGS), {"visibility": {"$nin": [None, "public"]}}, {"status": "wip"}]
+}
+"""`media/eligibility.py` in Mongo's words; what the two may disagree about, Python decides."""
+
+
+def unlinked(media: MediaType) -> dict[str, Any]:
+    """The filter of documents without a stored key in any home of the type. What is stored but cannot be a key passes
+    for one."""
+    return {f"{home}.rkey": {"$not": {"$gt": ""}} for home in media.link_homes}
 
 
 def owned_by(account: Account) -> dict[str, Any]:
@@ -266,7 +272,7 @@ class MongoRepairs:
         return done.matched_count == 1
 
     def _collection(self, media: MediaType) -> MongoCollection[dict[str, Any]]:
-        return self._database.get_collection(media.collection, codec_options=SOURCE_CODEC)
+        return platform_collection(self._database, media.collection)
 
 
 def _unique(collection: MongoCollection[dict[str, Any]], raw: Mapping[str, Any]) -> list[tuple[str, ...]]:

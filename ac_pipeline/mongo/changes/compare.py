@@ -19,10 +19,11 @@ from pymongo.database import Database
 
 from ac_pipeline.accounts import GUEST_ID
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.media.eligibility import FLAGS, GUEST_VALUES
+from ac_pipeline.media.eligibility import GUEST_VALUES
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.changes.pending import LOOKUPS, in_parts
-from ac_pipeline.mongo.database import SOURCE_CODEC, mongo_errors
+from ac_pipeline.mongo.database import mongo_errors, platform_collection
+from ac_pipeline.mongo.documents import WITHDRAWN, unlinked
 
 Raw = Mapping[str, Any]
 
@@ -37,15 +38,6 @@ _FEW, _MANY = 1_000, 4_000
 """A window of time with fewer documents is followed by one four times as long; one with more is made shorter."""
 _LONGEST = 365 * _DAY
 _UNDATED: Final = "undated"
-
-_WITHDRAWN: Final[dict[str, Any]] = {
-    "$or": [
-        *({flag: True} for flag in FLAGS),
-        {"visibility": {"$nin": [None, "public"]}},
-        {"status": "wip"},
-    ]
-}
-"""`media/eligibility.py` in Mongo's words; what the two may disagree about, Python decides."""
 
 
 class Scan(StrEnum):
@@ -188,7 +180,7 @@ class Compare:
         self, media: MediaType, ids: Iterable[str], *, withdrawn: bool = False
     ) -> Iterator[list[dict[str, Any]]]:
         """These documents, as far as they exist; only withdrawn ones where that is asked."""
-        condition = _WITHDRAWN if withdrawn else {}
+        condition = WITHDRAWN if withdrawn else {}
         for part in in_parts((ObjectId(id) for id in ids if ObjectId.is_valid(id)), LOOKUPS):
             yield from self._read(media, {"_id": {"$in": part}, **condition}, f"read {len(part)} {media.plural}")
 
@@ -200,13 +192,13 @@ class Compare:
 
     def since(self, media: MediaType, moment: datetime) -> Iterator[list[dict[str, Any]]]:
         """Documents without a stored key that were made since a moment."""
-        condition = {"when": {"$gte": moment}, **_unlinked(media)}
+        condition = {"when": {"$gte": moment}, **unlinked(media)}
         yield from self._read(media, condition, f"read the newest {media.plural}")
 
     def _read(self, media: MediaType, condition: Mapping[str, Any], action: str) -> Iterator[list[dict[str, Any]]]:
         fields = dict.fromkeys((*media.fields, *media.link_homes), 1)
         with mongo_errors(action):
-            collection = self._database.get_collection(media.collection, codec_options=SOURCE_CODEC)
+            collection = platform_collection(self._database, media.collection)
             cursor = collection.find(condition, fields, batch_size=LOOKUPS, max_time_ms=_MAX_TIME_MS).sort("_id", 1)
             with closing(cursor):
                 yield from in_parts(cursor, LOOKUPS)
@@ -215,19 +207,14 @@ class Compare:
 def _conditions(scan: Scan, media: MediaType, leaving: Collection[str]) -> Iterator[dict[str, Any]]:
     match scan:
         case Scan.UNLINKED:
-            yield _unlinked(media)
+            yield unlinked(media)
         case Scan.WITHDRAWN:
-            yield {"$and": [_WITHDRAWN, _any_link(media)]}
+            yield {"$and": [WITHDRAWN, _any_link(media)]}
         case Scan.LEAVING:
             if leaving:
                 yield {"user": {"$in": sorted(leaving)}, **_any_link(media)}
         case Scan.EVERYTHING:
             raise ValueError("everything is read in windows of time")
-
-
-def _unlinked(media: MediaType) -> dict[str, Any]:
-    """No home of the type stores a key. What is stored but cannot be a key is found by reading everything."""
-    return {f"{home}.rkey": {"$not": {"$gt": ""}} for home in media.link_homes}
 
 
 def _any_link(media: MediaType) -> dict[str, Any]:

@@ -187,19 +187,13 @@ class MongoChanges:
 
     def _next_compare(self, place: _Place, drained: Drained, now: datetime) -> _Place:
         """Begin a compare where one has to begin; a lost feed makes it one of everything, from the start."""
-        at = now.timestamp()
-        begun = {"unit": 0, "after": None, "took": 0.0}
-        place = replace(place, token=drained.token)
-        if drained.lost is not None:
-            why = place.fallback or drained.lost
-            return replace(place, deep=True, fallback=why, **begun)  # type: ignore[arg-type]
-        if place.deep is not None:
+        at, place = now.timestamp(), replace(place, token=drained.token)
+        due = at >= min(place.due, place.deep_due)
+        if drained.lost is None and (place.deep is not None or not due):
             return place
-        if at >= place.deep_due:
-            return replace(place, deep=True, fallback=None, **begun)  # type: ignore[arg-type]
-        if at >= place.due:
-            return replace(place, deep=False, fallback=None, **begun)  # type: ignore[arg-type]
-        return place
+        why = None if drained.lost is None else place.fallback or drained.lost
+        deep = drained.lost is not None or at >= place.deep_due
+        return replace(place, deep=deep, fallback=why, unit=0, after=None, took=0.0)
 
     def _judge_events(self, look: _Look, drained: Drained) -> None:
         """What the feed named. A written link matters only where it was written to a document withdrawn meanwhile."""
