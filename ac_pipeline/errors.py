@@ -35,7 +35,7 @@ attempt can help; whoever catches one reads the branch of the tree and never a m
         |-- AccountInactive      deactivated, taken down or suspended on the PDS
         |-- AccountUnknown       the PDS does not host this DID
         |-- AccountDeleted       scheduled for deletion, or deleted, on the platform
-        `-- OnHold               an operator keeps these types from being mirrored
+        `-- Paused               an operator keeps these types from being mirrored
 """
 
 from __future__ import annotations
@@ -203,7 +203,7 @@ class AccountDeleted(Blocked):
     code = "account-deleted"
 
 
-class OnHold(Blocked):
+class Paused(Blocked):
     code = "on-hold"
 
 

@@ -147,7 +147,7 @@ class LedgerEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class RepositoryMark:
+class RepositoryCheckpoint:
     """How the last sync that reached its end left one repository.
 
     Args:

@@ -19,7 +19,7 @@ from urllib.parse import urlencode
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import record_address
 from ac_pipeline.atproto.types import RepositoryStatus
-from ac_pipeline.items import LastLook, LedgerEntry, RepositoryMark, State
+from ac_pipeline.items import LastLook, LedgerEntry, RepositoryCheckpoint, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.changes.pending import Changes
 from ac_pipeline.mongo.ledger.items import Standing
@@ -181,9 +181,9 @@ class PipelineResource:
         """
         return self.open().server.list_repositories()
 
-    def marks(self) -> Mapping[str, RepositoryMark]:
+    def marks(self) -> Mapping[str, RepositoryCheckpoint]:
         """How the last sync left each repository, by DID."""
-        return self.open().ledger.marks()
+        return self.open().ledger.checkpoints()
 
     def changed(self, position: str | None, watched: Collection[str]) -> Changes:
         """Which users have work that a run would do, looked for from where the last look ended.

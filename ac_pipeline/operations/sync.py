@@ -479,7 +479,7 @@ def account_turn(
         return taken
     taken.report = engine.sync(account, _only(selection, same), run_id)
     told = {(each.operation.item, each.operation.rkey) for each in taken.moved}
-    for operation in taken.report.aside:
+    for operation in taken.report.skipped:
         if (operation.item, operation.rkey) not in told:  # moved between our look and the write
             now = line(account.key, operation)
             taken.moved.append(Moved(Change.CHANGED, now, "left alone: something about its item is not as agreed"))

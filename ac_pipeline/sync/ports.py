@@ -13,7 +13,7 @@ from typing import Protocol
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.types import Commit, RepositoryStatus, Write
-from ac_pipeline.items import BlobRef, Derived, LastLook, LedgerEntry, Rendition, RepositoryMark
+from ac_pipeline.items import BlobRef, Derived, LastLook, LedgerEntry, Rendition, RepositoryCheckpoint
 from ac_pipeline.media.base import Document, LinkUpdate, MediaType
 
 
@@ -124,19 +124,19 @@ class Ledger(Protocol):
     def remember_batch_bytes(self, host: str, limit: int) -> None:
         """Keep a smaller body size learned from a 413."""
 
-    def mark(self, did: str) -> RepositoryMark | None:
+    def checkpoint(self, did: str) -> RepositoryCheckpoint | None:
         """How the last sync left this repository; None when none ever reached its end."""
 
-    def marks(self) -> Mapping[str, RepositoryMark]:
-        """The marks of all repositories by DID, without `settled`: what a compare of revisions needs."""
+    def checkpoints(self) -> Mapping[str, RepositoryCheckpoint]:
+        """The checkpoints of all repositories by DID, without `settled`: what a compare of revisions needs."""
 
-    def remember_mark(self, mark: RepositoryMark) -> None:
+    def keep_checkpoint(self, checkpoint: RepositoryCheckpoint) -> None:
         """Keep how a repository was left, in place of what was known."""
 
-    def follow_mark(self, mark: RepositoryMark, *, since: str) -> None:
-        """Move a mark that stands at the revision `since` to that of a commit of ours on top of it; another one stays
-        where it is, with the change by somebody else that it does not know. The types counted in `mark` were written
-        to: they are not settled any more.
+    def follow_checkpoint(self, checkpoint: RepositoryCheckpoint, *, since: str) -> None:
+        """Move one that stands at the revision `since` to that of a commit of ours on top of it; another one stays
+        where it is, with the change by somebody else that it does not know. The types counted in `checkpoint` were
+        written to: they are not up to date any more.
         """
 
     def recorded(self, type: str) -> Iterable[tuple[str, str]]:

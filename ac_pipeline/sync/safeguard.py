@@ -272,7 +272,7 @@ class Safeguard:
         Raises:
             Misconfigured: It is such a one.
         """
-        known = self.ledger.marks().keys()
+        known = self.ledger.checkpoints().keys()
         named = known & {account.did for account in accounts}
         if _almost_none(len(named), len(known)):
             raise Misconfigured(

@@ -124,25 +124,25 @@ class Agreement:
         promise = (operation.item, operation.rkey, _fingerprint(operation))
         return operation.kind in _OF_A_PROMISE and promise in self._promised
 
-    def hold(self, plans: Iterable[TypePlan], aside: dict[tuple[str, str], Operation]) -> None:
+    def hold(self, plans: Iterable[TypePlan], skipped: dict[tuple[str, str], Operation]) -> None:
         """Take everything out of these plans that was not agreed to.
 
         Duplicates of an item stay as long as anything else about the item is not as it was agreed: what is left of its
         copies then is for a new plan to say.
 
         Args:
-            aside: What was taken out in this run, by kind and path. It is added to, and what is in it stays out.
+            skipped: What was taken out in this run, by kind and path. It is added to, and what is in it stays out.
         """
         for plan in plans:
             for operation in plan.operations:
                 if not self.allows(operation):
-                    aside[operation.kind.value, operation.path] = operation
-            doubtful = {each.item for each in aside.values()}
+                    skipped[operation.kind.value, operation.path] = operation
+            doubtful = {each.item for each in skipped.values()}
             kept = []
             for operation in plan.operations:
-                out = (operation.kind.value, operation.path) in aside
+                out = (operation.kind.value, operation.path) in skipped
                 if operation.kind is Kind.DELETE_DUPLICATE and operation.item in doubtful:
-                    aside[operation.kind.value, operation.path] = operation
+                    skipped[operation.kind.value, operation.path] = operation
                 elif not out:
                     kept.append(operation)
             plan.operations = kept

@@ -42,8 +42,8 @@ _MAGIC = {"image/png": b"\x89PNG\r\n\x1a\n", "video/mp4": b"\x00\x00\x00\x18ftyp
 _PORTS = {
     "documents": ("stream", "owners", "dates", "is_empty", "write_links"),
     "ledger": (
-        "load", "save", "used_blobs", "lease", "batch_bytes", "mark", "remember_mark", "follow_mark", "recorded",
-        "last_look", "keep_look", "hold", "release", "holds",
+        "load", "save", "used_blobs", "lease", "batch_bytes", "checkpoint", "keep_checkpoint", "follow_checkpoint",
+        "recorded", "last_look", "keep_look", "hold", "release", "holds",
     ),
     "pds": (
         "read_repository", "latest_commit", "apply_writes", "upload_blob", "has_blob", "get_blob",
@@ -325,7 +325,7 @@ class Hostile(Guarded):
             holds = {name for id, name in self.held if id == account.id}
             assert set(self.ledger.holds(account)) == holds
             if not holds:
-                mark = self.ledger.mark(str(account.did))
+                mark = self.ledger.checkpoint(str(account.did))
                 assert mark is not None
                 assert mark.rev == self.pds.latest_commit(str(account.did)).rev, (
                     "our own commit looks like a stranger's"

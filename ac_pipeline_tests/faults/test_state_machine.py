@@ -55,7 +55,7 @@ METHODS = (
     "upload_blob",
     "write_links",
     "save",
-    "follow_mark",
+    "follow_checkpoint",
     "read_repository",
     "keep_look",
 )

@@ -28,7 +28,7 @@ from ac_pipeline.items import (
     LastLook,
     LedgerEntry,
     Rendition,
-    RepositoryMark,
+    RepositoryCheckpoint,
     Stage,
     State,
 )
@@ -233,27 +233,27 @@ class MongoLedger:
         with mongo_errors(f"remember the batch size of {host}"):
             self._hosts.update_one({"_id": host}, {"$min": {"batch_bytes": limit}}, upsert=True)
 
-    def mark(self, did: str) -> RepositoryMark | None:
+    def checkpoint(self, did: str) -> RepositoryCheckpoint | None:
         with mongo_errors(f"read the checkpoint of {did}"):
             stored = self._repositories.find_one({"_id": did})
         return None if stored is None else _checkpoint(stored)
 
-    def marks(self) -> Mapping[str, RepositoryMark]:
+    def checkpoints(self) -> Mapping[str, RepositoryCheckpoint]:
         with mongo_errors("read the checkpoints of all repositories"):
             found = self._repositories.find({}, {"settled": 0}, batch_size=_CHECKPOINTS_A_BATCH)
             return {stored["_id"]: _checkpoint(stored) for stored in found}
 
-    def remember_mark(self, mark: RepositoryMark) -> None:
-        with mongo_errors(f"keep the checkpoint of {mark.did}"):
-            self._repositories.replace_one({"_id": mark.did}, _with_id(mark, "did"), upsert=True)
+    def keep_checkpoint(self, checkpoint: RepositoryCheckpoint) -> None:
+        with mongo_errors(f"keep the checkpoint of {checkpoint.did}"):
+            self._repositories.replace_one({"_id": checkpoint.did}, _with_id(checkpoint, "did"), upsert=True)
 
-    def follow_mark(self, mark: RepositoryMark, *, since: str) -> None:
-        counts = {f"counts.{name}": number for name, number in mark.counts.items()}
-        change: dict[str, Any] = {"$set": {"rev": mark.rev, "at": mark.at, **counts}}
+    def follow_checkpoint(self, checkpoint: RepositoryCheckpoint, *, since: str) -> None:
+        counts = {f"counts.{name}": number for name, number in checkpoint.counts.items()}
+        change: dict[str, Any] = {"$set": {"rev": checkpoint.rev, "at": checkpoint.at, **counts}}
         if counts:
-            change["$unset"] = {f"settled.{name}": "" for name in mark.counts}
-        with mongo_errors(f"move the checkpoint of {mark.did}"):
-            self._repositories.update_one({"_id": mark.did, "rev": since}, change)
+            change["$unset"] = {f"settled.{name}": "" for name in checkpoint.counts}
+        with mongo_errors(f"move the checkpoint of {checkpoint.did}"):
+            self._repositories.update_one({"_id": checkpoint.did, "rev": since}, change)
 
     def recorded(self, type: str) -> Iterable[tuple[str, str]]:
         query = {"type": type, "state": _NOT_DELETED, "uri": {"$gt": ""}}
@@ -417,14 +417,14 @@ def _as_known(entry: LedgerEntry) -> UpdateOne:
     return UpdateOne({"_id": entry.item}, change, upsert=True)
 
 
-def _with_id(value: RepositoryMark | LastLook, id: str) -> dict[str, Any]:
+def _with_id(value: RepositoryCheckpoint | LastLook, id: str) -> dict[str, Any]:
     stored = storable(value)
     return {"_id": stored.pop(id), **stored}
 
 
-def _checkpoint(stored: Mapping[str, Any]) -> RepositoryMark:
+def _checkpoint(stored: Mapping[str, Any]) -> RepositoryCheckpoint:
     return value_of(
-        RepositoryMark,
+        RepositoryCheckpoint,
         stored,
         did=stored["_id"],
         settled=stored.get("settled") or {},

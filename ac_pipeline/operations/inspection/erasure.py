@@ -360,7 +360,7 @@ def _purged(
     ledger, names = pipeline.ledger, {media.name for media in types}
     known, dids = {account.id for account in accounts}, {account.did for account in accounts}
     purged = {did: id for id, did in rendered.items() if id not in known}
-    for did in sorted({*ledger.marks(), *(did for did in purged if did is not None)} - dids):
+    for did in sorted({*ledger.checkpoints(), *(did for did in purged if did is not None)} - dids):
         entries = list(ledger.find(account=purged[did], types=names)) if did in purged else []
         yield erasures.of_purged(did, types, entries)
     for id in sorted(id for id, did in rendered.items() if id not in known and (did is None or did in dids)):

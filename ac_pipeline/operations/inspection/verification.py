@@ -14,7 +14,7 @@ from typing import Protocol
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import PipelineError
-from ac_pipeline.items import Finding, RepositoryMark
+from ac_pipeline.items import Finding, RepositoryCheckpoint
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.ledger.receipts import Aspect, Found, Part, Receipt, Total
 from ac_pipeline.operations.inspection.links import Judge, LinkFinding, LinkState, Repair
@@ -46,7 +46,7 @@ class Receipts(Protocol):
 class Marks(Protocol):
     """How repositories were left."""
 
-    def mark(self, did: str) -> RepositoryMark | None:
+    def checkpoint(self, did: str) -> RepositoryCheckpoint | None:
         """How the last sync left this repository; None when none ever reached its end."""
 
 
@@ -80,13 +80,13 @@ def findings(receipts: Receipts, marks: Marks, types: Sequence[MediaType]) -> Fi
     verification.
     """
     names = [media.name for media in types]
-    left: dict[str, RepositoryMark | None] = {}
+    left: dict[str, RepositoryCheckpoint | None] = {}
 
     def settled_since(found: Found) -> bool:
         if found.aspect is Aspect.BLOBS or found.did is None:
             return False
         if found.did not in left:
-            left[found.did] = marks.mark(found.did)
+            left[found.did] = marks.checkpoint(found.did)
         mark = left[found.did]
         return mark is not None and mark.at > found.at and found.type in mark.settled
 

@@ -25,7 +25,7 @@ from ac_pipeline.errors import (
     RepositoryMoved,
     SourceMissing,
 )
-from ac_pipeline.items import BlobRef, RepositoryMark
+from ac_pipeline.items import BlobRef, RepositoryCheckpoint
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.ledger.collections import Snapshot
@@ -458,11 +458,11 @@ class _Wipe:
         Else the mark has followed each commit, unless somebody else's change is still to be looked at.
         """
         ledger = self.vault.engine.ledger
-        known, left = ledger.mark(repository.did), {media.name: 0 for media in MEDIA_TYPES}
+        known, left = ledger.checkpoint(repository.did), {media.name: 0 for media in MEDIA_TYPES}
         emptied = not self.report.left and left.keys() <= {media.name for media in self.types}
         if emptied and known is not None and known.rev != repository.rev:
             now = self.vault.engine.now()
-            ledger.remember_mark(RepositoryMark(repository.did, repository.rev, now, counts=left))
+            ledger.keep_checkpoint(RepositoryCheckpoint(repository.did, repository.rev, now, counts=left))
 
     def _media(self, name: str) -> MediaType:
         return next(media for media in self.types if media.name == name)

@@ -17,7 +17,7 @@ from ac_pipeline.items import Record
 from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.sync.planning.diff import AccountPlan
 from ac_pipeline.sync.planning.plan import COPIES, Existing, Kind, Operation, TypePlan
-from ac_pipeline.sync.planning.reading import ANOTHERS, DOCUMENT_GONE
+from ac_pipeline.sync.planning.reading import gone_from
 from ac_pipeline.sync.ports import Documents
 from ac_pipeline.sync.selection import Selection
 
@@ -89,17 +89,10 @@ def find_lost_sources(plan: AccountPlan, selection: Selection, documents: Docume
         lost = sorted(sources.keys() - known - named)
         if not lost or named - known - gone.keys() or documents.is_empty(media):
             continue
-        owners = documents.owners(media, [source for source in lost if sources[source].path != source])
-        found = {}
-        for source in lost:
-            copy = sources[source]
-            if source == copy.path:
-                if copy.source not in present:
-                    found[source] = RECORD_GONE
-            elif source not in owners:
-                found[source] = DOCUMENT_GONE
-            elif owners[source] != (None if account.is_guest else account.id):
-                found[source] = ANOTHERS
+        named_documents = [source for source in lost if sources[source].path != source]
+        unnamed = [source for source in lost if sources[source].path == source]
+        found = gone_from(account, documents.owners(media, named_documents), named_documents)
+        found |= {source: RECORD_GONE for source in unnamed if sources[source].source not in present}
         plan.gone[media.name] = {**gone, **found}
 
 

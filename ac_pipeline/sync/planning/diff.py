@@ -15,7 +15,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import at_uri, document_tid, is_tid, parse_datetime
 from ac_pipeline.errors import AccountInactive, AccountUnknown, HeldBack
-from ac_pipeline.items import BlobRef, Derived, Failure, LedgerEntry, Record, RepositoryMark, Stage, State
+from ac_pipeline.items import BlobRef, Derived, Failure, LedgerEntry, Record, RepositoryCheckpoint, Stage, State
 from ac_pipeline.media.base import Document, Link, MediaType, Verdict
 from ac_pipeline.sync.planning.plan import Existing, Kept, Kind, Operation, TypePlan, Wanted, Withheld, existing_records
 from ac_pipeline.sync.planning.wanted import Made
@@ -30,23 +30,23 @@ class AccountPlan:
 
     Args:
         made: What came of asking the renderer, which is not asked again; None to ask it as the account is read.
-        mark: How the last sync left the repository, or None.
+        checkpoint: How the last sync left the repository, or None.
         types: The types it is about.
         base: Revision of the repository when it was last read as a whole.
         existing: Its records as they were read, decoded once; given up as soon as the plan is made.
         refused: Paths of operations that did not happen in this run and are not sent again.
-        unsettled: Items of which a write was refused, so that no copy of their records is given up.
+        unresolved: Items of which a write was refused, so that no copy of their records is given up.
         changed: Names of the types this run has written to.
         remade: Path -> what was derived anew in this run because the store had lost its bytes.
         uploaded: CIDs of blobs this run has uploaded.
         stand_ins: CID of a blob that stands in for a lost one in one commit -> the lost one.
-        aside: Operations that were not agreed to and are not done in this run, by kind and path.
+        skipped: Operations that were not agreed to and are not done in this run, by kind and path.
         erase_copies: Whether copies of erased work in `site.standard.document` go too.
     """
 
     account: Account
     made: Made | None = None
-    mark: RepositoryMark | None = None
+    checkpoint: RepositoryCheckpoint | None = None
     repository: Repository | None = None
     types: tuple[MediaType, ...] = ()
     base: str = ""
@@ -58,12 +58,12 @@ class AccountPlan:
     plans: list[TypePlan] = field(default_factory=list)
     existing: dict[str, list[Existing]] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
-    unsettled: set[str] = field(default_factory=set)
+    unresolved: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
     remade: dict[str, Derived] = field(default_factory=dict)
     uploaded: set[str] = field(default_factory=set)
     stand_ins: dict[str, BlobRef] = field(default_factory=dict)
-    aside: dict[tuple[str, str], Operation] = field(default_factory=dict)
+    skipped: dict[tuple[str, str], Operation] = field(default_factory=dict)
     erase_copies: bool = True
 
     def take(self, repository: Repository) -> None:
@@ -264,9 +264,9 @@ class _Planner:
             self._add(Kind.UPDATE, survivor.rkey, drift, wanted, record=wanted.record, cid=wanted.cid)
             return
         self.plan.kept.append(Kept(wanted, survivor.rkey, survivor.cid))
-        self._mend_link(wanted, survivor)
+        self._heal_link(wanted, survivor)
 
-    def _mend_link(self, wanted: Wanted, record: Existing) -> None:
+    def _heal_link(self, wanted: Wanted, record: Existing) -> None:
         link = wanted.document.link
         right = Link(record.rkey, at_uri(self.did, self.media.nsid, record.rkey), record.cid, self.did)
         if link == right:

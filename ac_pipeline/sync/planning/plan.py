@@ -44,6 +44,12 @@ _WRITES = {
     Kind.DELETE_COPY: "delete",
 }
 
+ERASES: Final = frozenset({Kind.DELETE, Kind.DELETE_ORPHAN})
+"""What takes all records of an item away; of its duplicates one always stays."""
+BESIDE: Final = frozenset({Kind.DELETE_DUPLICATE, Kind.DELETE_COPY})
+"""What is deleted beside an item, which does not wait for it."""
+LINKS_ONLY: Final = frozenset({Kind.ADOPT, Kind.HEAL, Kind.UNLINK})
+
 COPIES: Final = "site.standard.document"
 """The collection in which copies of our records lie; see `copies.py`."""
 
@@ -77,6 +83,10 @@ class Wanted:
     skipped: bool = False
     known_rkey: str | None = None
     salt: int = 0
+
+    @property
+    def item(self) -> str:
+        return item_id(self.document.type, self.document.id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +127,7 @@ class Operation:
 
     @property
     def writes(self) -> bool:
-        """Whether it changes the repository."""
+        """True if it changes the repository."""
         return self.kind in _WRITES
 
     @property
@@ -171,7 +181,7 @@ class TypePlan:
 
     def links(self) -> list[Operation]:
         """Operations that only touch links in Mongo."""
-        return [op for op in self.operations if op.kind in (Kind.ADOPT, Kind.HEAL, Kind.UNLINK)]
+        return [op for op in self.operations if op.kind in LINKS_ONLY]
 
 
 def same_content(media: MediaType, record: Existing, documents: Iterable[Document]) -> Document | None:

@@ -18,7 +18,7 @@ from ac_pipeline.sync.planning.diff import AccountPlan
 from ac_pipeline.sync.planning.plan import existing_records
 from ac_pipeline.sync.ports import Documents, Ledger, Renderer
 from ac_pipeline.sync.selection import Selection
-from ac_pipeline.sync.writing.recorder import Bookkeeper
+from ac_pipeline.sync.writing.recorder import Recorder
 
 
 def unwanted(plan: AccountPlan, media: MediaType) -> list[LedgerEntry]:
@@ -57,16 +57,18 @@ class Eraser:
     ledger: Ledger
     renderer: Renderer
 
-    def erase(self, plan: AccountPlan, selection: Selection, books: Bookkeeper) -> None:
+    def erase(self, plan: AccountPlan, selection: Selection, recorder: Recorder) -> None:
         """After the records: end every selected item that is withdrawn, or whose document is gone, and of which the
         repository holds no record, and let its renditions go. Never raises for a store or ledger that does not answer:
         that costs neither an item nor the erasure, it is in the notes.
         """
         try:
             for media in selection.types:
-                self._let_go(media, self._confirmed(plan, media, selection), books)
+                self._let_go(media, self._confirmed(plan, media, selection), recorder)
         except Transient as error:
-            books.report.note(f"renditions of erased items are still kept, the next sync tries again: {error.message}")
+            recorder.report.note(
+                f"renditions of erased items are still kept, the next sync tries again: {error.message}"
+            )
 
     def forget(self, media: MediaType, entries: Sequence[LedgerEntry]) -> None:
         """Let the store give up what these items of one type alone use.
@@ -79,10 +81,10 @@ class Eraser:
             used = self.ledger.used_blobs(made, without=[entry.item for entry in entries])
             self.renderer.forget(media, [rendition for cid, rendition in made.items() if cid not in used])
 
-    def _let_go(self, media: MediaType, entries: Sequence[LedgerEntry], books: Bookkeeper) -> None:
+    def _let_go(self, media: MediaType, entries: Sequence[LedgerEntry], recorder: Recorder) -> None:
         if entries:
             self.forget(media, entries)
-            books.erased(media, entries)
+            recorder.erased(media, entries)
 
     def _confirmed(self, plan: AccountPlan, media: MediaType, selection: Selection) -> list[LedgerEntry]:
         """The unwanted ones of which no record is left, as the repository stands after our writes."""

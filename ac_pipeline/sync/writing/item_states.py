@@ -1,29 +1,20 @@
-"""Endings: what each item of one account still waits for in a run, and in which state it ended.
+"""Item states: what each item of one account still waits for in a run, and in which state it ended.
 
 Every planned item ends in exactly one state, whatever happens to it in later rounds (VERIFY-1), and is counted there
-once. In memory only: links and ledger entries are the bookkeeper's.
+once. In memory only: links and ledger entries are the recorder's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.items import State
-from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType
-from ac_pipeline.sync.planning.plan import Kind, Operation, TypePlan
-from ac_pipeline.sync.ports import Documents
+from ac_pipeline.media.base import MediaType
+from ac_pipeline.sync.planning.plan import BESIDE, ERASES, Kind, Operation
 from ac_pipeline.sync.report import AccountReport
 
-DELETES = frozenset({Kind.DELETE, Kind.DELETE_ORPHAN})
-"""What takes all records of an item away; of its duplicates one always stays."""
 
-BESIDE = frozenset({Kind.DELETE_DUPLICATE, Kind.DELETE_COPY})
-"""What is deleted beside an item, which does not wait for it."""
-
-
-class Endings:
+class ItemStates:
     """How the items of one account end in one run.
 
     Args:
@@ -57,7 +48,7 @@ class Endings:
             self._open.setdefault(item, {})[operation.path] = operation
 
     def close(self, operation: Operation) -> bool:
-        """An operation needs no more waiting for; whether it was its item's last."""
+        """An operation needs no more waiting for; True if it was its item's last."""
         waiting = self._open.get(operation.item, {})
         waiting.pop(operation.path, None)
         if not waiting:
@@ -65,7 +56,7 @@ class Endings:
         return not waiting
 
     def end(self, media: MediaType, item: str, state: State) -> bool:
-        """Count an item where it ended; whether it had not ended before."""
+        """Count an item where it ended; False if it had ended before."""
         if item in self._states:
             return False
         self._states[item] = state
@@ -88,12 +79,13 @@ class Endings:
         """What was sent for an item in this run, by path."""
         return self._sent.get(item, {})
 
-    def unheard_deletions(self) -> list[tuple[str, Operation]]:
-        """Items whose deletions were sent in an earlier round and need not be sent again: they arrived."""
+    def unheard_deletions(self) -> list[Operation]:
+        """One deletion of each item whose deletions were sent in an earlier round and need not be sent again: they
+        arrived."""
         return [
-            (item, next(iter(operations.values())))
+            next(iter(operations.values()))
             for item, operations in self._sent.items()
-            if item not in self._open and all(each.kind in DELETES for each in operations.values())
+            if item not in self._open and all(each.kind in ERASES for each in operations.values())
         ]
 
     def take_open(self) -> Sequence[Operation]:
@@ -106,48 +98,3 @@ class Endings:
     def left_open(self) -> int:
         """Items that still wait."""
         return len(self._open)
-
-
-class LinkBook:
-    """Stores links, and remembers them.
-
-    Args:
-        documents: Where links are stored.
-        account: Whose documents.
-    """
-
-    def __init__(self, documents: Documents, account: Account) -> None:
-        self._documents = documents
-        self._did = str(account.did)
-        self._stored: dict[str, Link | None] = {}
-
-    @property
-    def stored(self) -> Mapping[str, Link | None]:
-        """What this run has stored, by item; None where a link was cleared."""
-        return self._stored
-
-    def update(self, item: str, document: Document, link: Link | None) -> LinkUpdate:
-        """The link a document shall have; `write` stores it."""
-        self._stored[item] = link
-        return LinkUpdate(document.id, link)
-
-    def to_record(self, item: str, document: Document, media: MediaType, rkey: str, cid: str | None) -> LinkUpdate:
-        """The link of a document to its record under a key of this account's repository."""
-        return self.update(item, document, Link(rkey, at_uri(self._did, media.nsid, rkey), cid, self._did))
-
-    def write(self, media: MediaType, updates: Sequence[LinkUpdate]) -> None:
-        """Store links in one bulk write, if there are any."""
-        if updates:
-            self._documents.write_links(media, updates)
-
-    def mend(self, plan: TypePlan) -> list[Operation]:
-        """Store the links that are missing or wrong, unless this run has stored them just so; which they were."""
-        mended, updates = [], []
-        for operation in plan.links():
-            item, document = operation.item, operation.document
-            if document is None or (item in self._stored and self._stored[item] == operation.link):
-                continue
-            updates.append(self.update(item, document, operation.link))
-            mended.append(operation)
-        self.write(plan.media, updates)
-        return mended

@@ -10,7 +10,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.types import RepositoryStatus
 from ac_pipeline.defs.pipeline import CollectionState, Outcome, Picture
 from ac_pipeline.errors import Blocked, PipelineError, Transient
-from ac_pipeline.items import Attempt, Failure, LastLook, LedgerEntry, RepositoryMark, Stage, State
+from ac_pipeline.items import Attempt, Failure, LastLook, LedgerEntry, RepositoryCheckpoint, Stage, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.changes.pending import Changes, Work
 from ac_pipeline.mongo.ledger.items import Standing
@@ -51,7 +51,7 @@ class ScriptedMirror:
         self.surveyed: list[str] = []
         self.unreadable: Transient | None = None
         self.pds = MemoryPds()
-        self.left: dict[str, RepositoryMark] = {}
+        self.left: dict[str, RepositoryCheckpoint] = {}
         self.works: list[Work] = []
         self.looks: list[frozenset[str]] = []
         self.fallback: str | None = None
@@ -150,7 +150,7 @@ class ScriptedMirror:
             raise self.broken
         return list(self.pds.list_repositories())
 
-    def marks(self) -> Mapping[str, RepositoryMark]:
+    def marks(self) -> Mapping[str, RepositoryCheckpoint]:
         return self.left
 
     def changed(self, position: str | None, watched: Collection[str]) -> Changes:
@@ -231,7 +231,7 @@ class ScriptedMirror:
             raise self.broken
         return findings(self.receipts, self, types)
 
-    def mark(self, did: str) -> RepositoryMark | None:
+    def checkpoint(self, did: str) -> RepositoryCheckpoint | None:
         return self.left.get(did)
 
     def record_address(self, uri: str) -> str | None:

@@ -12,7 +12,7 @@ import pytest
 from ac_pipeline.accounts import LEAVING, Account
 from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import RecordRefused, RepositoryUnreadable
-from ac_pipeline.items import RepositoryMark
+from ac_pipeline.items import RepositoryCheckpoint
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.operations.inspection.erasure import Erasure, Erasures
 from ac_pipeline.operations.sync import account_turn
@@ -145,11 +145,11 @@ def test_a_repository_that_an_earlier_version_left_in_order_is_read_once(world: 
     world.engine.erase_copies = False
     world.nuke("mood", erased)
     world.sync(user)
-    mark = world.ledger.mark(str(user.did))
+    mark = world.ledger.checkpoint(str(user.did))
     assert mark is not None
     withdrawn = json.dumps([erased, "withdrawn"]).encode()
     earlier = {name: sha256(b"1" + (withdrawn if name == "mood" else b"")).hexdigest() for name in mark.settled}
-    world.ledger.remember_mark(RepositoryMark(mark.did, mark.rev, mark.at, earlier, mark.counts))
+    world.ledger.keep_checkpoint(RepositoryCheckpoint(mark.did, mark.rev, mark.at, earlier, mark.counts))
     world.engine.erase_copies = True
     world.sync(user)
     assert world.copies(user) == set()

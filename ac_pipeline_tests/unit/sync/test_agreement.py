@@ -90,7 +90,7 @@ def test_a_sync_that_is_held_to_nothing_does_nothing(world: World) -> None:
     before, links = world.pds.records(user), len(world.documents.link_writes)
     report = world.engine.sync(user, Selection(agreed=Agreement(())), "run-2")
     assert (world.pds.records(user), len(world.documents.link_writes)) == (before, links)
-    assert len(report.aside) == 10, "all there is to do but the orphan, which is not even looked for"
+    assert len(report.skipped) == 10, "all there is to do but the orphan, which is not even looked for"
 
 
 def test_what_moves_between_the_look_and_the_write_is_left_alone(world: World) -> None:
