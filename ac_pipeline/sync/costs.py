@@ -7,8 +7,9 @@ Pure arithmetic over one account's plan after another; nothing of a plan is kept
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from ac_pipeline.atproto.rate_limits import erases
 from ac_pipeline.atproto.types import MAX_OPERATIONS, POINTS, points, request_bytes
@@ -68,21 +69,12 @@ class Limits:
 
     def named(self) -> list[tuple[str, Ceiling]]:
         """Every limit with what it is about."""
-        listed = [
-            (WRITE_POINTS, self.points),
-            (UPLOADS, self.uploads),
-            (REQUESTS, self.requests),
-            (EVENTS, self.events),
-        ]
+        listed = zip(_NAMES, (self.points, self.uploads, self.requests, self.events), strict=True)
         return [(name, ceiling) for name, ceilings in listed for ceiling in ceilings]
 
 
-WRITE_POINTS, UPLOADS, REQUESTS, EVENTS = (
-    "write points of one user",
-    "blob uploads",
-    "requests",
-    "commits the relay takes",
-)
+_NAMES = ("write points of one user", "blob uploads", "requests", "commits the relay takes")
+WRITE_POINTS, UPLOADS, REQUESTS, EVENTS = _NAMES
 SPEED = "the speed of the PDS"
 
 USUAL = Limits(
@@ -116,16 +108,11 @@ class Demand:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """When something is done: seconds from now, and what it waits for until then."""
 
     seconds: float = 0.0
     waits_for: str = SPEED
-
-    @staticmethod
-    def latest(*endings: Ending) -> Ending:
-        return max(endings, key=lambda each: each.seconds)
 
 
 @dataclass(slots=True)
@@ -134,6 +121,10 @@ class _Window:
     usable: int
     left: int
     ends: float | None
+
+    def spend(self, amount: int, now: float) -> None:
+        self.left -= amount
+        self.ends = now + self.ceiling.seconds if self.ends is None else self.ends
 
 
 class Timeline:
@@ -150,9 +141,9 @@ class Timeline:
         self._windows = []
         for each in ceilings:
             kept = int(each.limit * headroom)
-            running = each.left is not None and each.resets_in > 0
-            left = each.limit if each.left is None or not running else each.left
-            ends = each.resets_in if running else None
+            left, ends = (
+                (each.left, each.resets_in) if each.left is not None and each.resets_in > 0 else (each.limit, None)
+            )
             self._windows.append(_Window(each, max(each.limit - kept, 1), left - kept, ends))
 
     def spend(self, amount: int, unit: int = 1) -> None:
@@ -167,15 +158,13 @@ class Timeline:
                 self._wait(min(unit, amount))
                 continue
             for window in self._windows:
-                window.left -= taken
-                window.ends = self._now + window.ceiling.seconds if window.ends is None else window.ends
+                window.spend(taken, self._now)
             amount -= taken
 
     def count(self, amount: int) -> None:
         """Spend so much now, whether it fits or not."""
         for window in self._windows if amount else ():
-            window.left -= amount
-            window.ends = self._now + window.ceiling.seconds if window.ends is None else window.ends
+            window.spend(amount, self._now)
 
     def ending(self, name: str) -> Ending:
         """When everything that was spent so far is spent."""
@@ -192,7 +181,7 @@ class Timeline:
 
 
 class Forecast:
-    """Adds users up in the order of their turns: points are each user's own, everything else is shared."""
+    """Adds users up in the order given: points are each user's own, everything else is shared."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -203,7 +192,7 @@ class Forecast:
         self.end = Ending()
 
     def add(self, demand: Demand) -> Ending:
-        """When this user, whose turn comes after those added before, is done."""
+        """When this user, who comes after those added before, is done."""
         limits = self._limits
         points = Timeline(limits.spent.get(demand.did, limits.points), limits.headroom)
         points.spend(demand.points, demand.largest)
@@ -212,41 +201,47 @@ class Forecast:
         self._events.count(demand.counted)
         self._events.spend(demand.events)
         self._seconds += demand.seconds
-        shared = [(demand.uploads, self._uploads, UPLOADS), (demand.requests, self._requests, REQUESTS)]
-        shared.append((demand.events, self._events, EVENTS))
-        waits = [timeline.ending(name) for number, timeline, name in shared if number]
-        ending = Ending.latest(Ending(self._seconds), points.ending(WRITE_POINTS), *waits)
-        self.end = Ending.latest(self.end, ending)
+        ends = [Ending(self._seconds), points.ending(WRITE_POINTS)]
+        ends += [self._uploads.ending(UPLOADS)] if demand.uploads else []
+        ends += [self._requests.ending(REQUESTS)] if demand.requests else []
+        ends += [self._events.ending(EVENTS)] if demand.events else []
+        ending = max(ends, key=_seconds)
+        self.end = max(self.end, ending, key=_seconds)
         return ending
 
 
+def _seconds(ending: Ending) -> float:
+    return ending.seconds
+
+
 REQUESTS_A_USER = 2
-"""Requests of a user's turn besides commits, uploads and a login: the latest commit, and one to spare."""
+"""Requests of a user besides commits, uploads and a login: the latest commit, and one to spare."""
 
 
-@dataclass(frozen=True, slots=True)
-class UserCost:
-    """What one account's plan takes.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Amounts:
+    """What plans take: records written or deleted, write points, blobs that the repositories do not hold yet, bytes of
+    the request bodies and these blobs as far as they are known, requests that write, and logins at most."""
 
-    Args:
-        operations: Records written or deleted.
-        points: Write points of its repository.
-        blob_uploads: Blobs that the repository does not hold yet.
-        bytes: Of the request bodies and these blobs, as far as they are known.
-        commits: Requests that write.
-        sessions: Logins, at most.
-        largest: Points of the largest commit.
-        erasing: Commits that delete something, which the relay's hour does not hold back (LIMIT-9).
-    """
-
-    user: str
-    did: str
     operations: int = 0
     points: int = 0
     blob_uploads: int = 0
     bytes: int = 0
     commits: int = 0
     sessions: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserCost(_Amounts):
+    """What one account's plan takes.
+
+    Args:
+        largest: Points of the largest commit.
+        erasing: Commits that delete something, which the relay's hour does not hold back (LIMIT-9).
+    """
+
+    user: str
+    did: str
     largest: int = 0
     erasing: int = 0
 
@@ -277,35 +272,29 @@ class UserBill:
         return {**counts, "finishes_at": self.finishes_at.isoformat(), "waits_for": self.waits_for}
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost(_Amounts):
     """What carrying out a plan takes (design, section 6).
 
     Args:
         finishes_at: The earliest end under the limits that are known of this PDS; without any, at its own speed.
         waits_for: What binds until then: a limit, or the speed of the PDS.
-        finishes_limited: The same under the limits a PDS has by default when they are on, with the same relay.
-        limited_by: What would bind until then.
+        finishes_limited, limited_by: The same under the limits a PDS has by default when they are on, with the same
+            relay.
     """
 
-    operations: int
-    points: int
-    blob_uploads: int
-    bytes: int
-    commits: int
-    sessions: int
     finishes_at: datetime
     waits_for: str
     finishes_limited: datetime
     limited_by: str
 
     def to_json(self) -> dict[str, object]:
-        values = {name: getattr(self, name) for name in self.__slots__}
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}
 
 
 class Bill:
-    """Adds up what accounts take, in the order of their turns.
+    """Adds up what accounts take, in the order given.
 
     Args:
         now: When it would start, UTC.
@@ -316,7 +305,7 @@ class Bill:
         self._now = now
         self._known = Forecast(known)
         self._usual = Forecast(replace(USUAL, events=known.events))
-        self._sums = dict.fromkeys(("operations", "points", "blob_uploads", "bytes", "commits", "sessions"), 0)
+        self._sums = dict.fromkeys((each.name for each in fields(_Amounts)), 0)
 
     def add(self, cost: UserCost) -> UserBill:
         """One more account that has something to do."""
@@ -358,26 +347,25 @@ def user_cost(plan: AccountPlan, limits: BatchLimits | None = None) -> UserCost:
     extra = [_points(batch) for batch in packed(copies, limits)]
     blobs = _uploads(plan, writes)
     return UserCost(
-        plan.account.key,
-        str(plan.account.did),
-        len(writes) + len(waiting),
-        sum(batches) + sum(extra) + later,
-        len(blobs) + sum(len(operation.media.blobs) for operation in waiting),
-        sum(request_bytes(operation.to_write()) for operation in writes) + sum(blobs.values()),
-        commits + len(extra),
-        int(bool(writes or waiting)),
-        max([largest, *extra]),
-        sum(erases(operation.to_write() for operation in batch) for batch in main) + len(extra),
+        user=plan.account.key,
+        did=str(plan.account.did),
+        operations=len(writes) + len(waiting),
+        points=sum(batches) + sum(extra) + later,
+        blob_uploads=len(blobs) + sum(len(operation.media.blobs) for operation in waiting),
+        bytes=sum(request_bytes(operation.to_write()) for operation in writes) + sum(blobs.values()),
+        commits=commits + len(extra),
+        sessions=int(bool(writes or waiting)),
+        largest=max([largest, *extra]),
+        erasing=sum(erases(operation.to_write() for operation in batch) for batch in main) + len(extra),
     )
 
 
 def cost(plans: Iterable[AccountPlan], now: datetime, known: Limits | None = None) -> Cost:
     """Add up what the operations of these plans take."""
     bill = Bill(now, known or Limits())
-    for plan in plans:
-        price = user_cost(plan)
-        if price.operations:
-            bill.add(price)
+    for each in map(user_cost, plans):
+        if each.operations:
+            bill.add(each)
     return bill.total()
 
 
@@ -410,19 +398,12 @@ def _uploads(plan: AccountPlan, writes: Iterable[Operation]) -> dict[str, int]:
     return {cid: size for cid, size in made.items() if cid not in present}
 
 
-_COUNTS = ("operations", "commits", "points", "blobs", "bytes")
-
-
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What some operations take.
+    """What some operations of one repository take.
 
     Args:
-        operations: Records written or deleted.
-        commits: Requests that write them.
-        points: Write points of the repository.
         blobs: Blobs their records refer to: the most that is uploaded.
-        bytes: Of the request bodies and these blobs.
         hours: Hours to wait on a PDS with the usual limits of which nothing is spent; 0 when they are enough.
         waits_for: The limit that binds then.
     """
@@ -447,8 +428,7 @@ class Price:
         return said
 
     def to_json(self) -> dict[str, object]:
-        """The counts."""
-        return {name: getattr(self, name) for name in _COUNTS}
+        return {name: getattr(self, name) for name in ("operations", "commits", "points", "blobs", "bytes")}
 
 
 def price(operations: Sequence[Operation]) -> Price:
