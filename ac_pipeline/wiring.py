@@ -37,7 +37,7 @@ from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.accounts import MongoAccounts, MongoProvisioning
 from ac_pipeline.mongo.changes.users import MongoChanges
 from ac_pipeline.mongo.database import connect
-from ac_pipeline.mongo.documents import MongoDocuments, MongoRepairs
+from ac_pipeline.mongo.documents import MongoDocuments
 from ac_pipeline.mongo.ledger.audit import MongoAudit
 from ac_pipeline.mongo.ledger.collections import (
     MongoBudgetStore,
@@ -77,7 +77,7 @@ class Pipeline:
     snapshots: MongoSnapshots
     store: RenditionStore
     changes: MongoChanges
-    repairs: MongoRepairs
+    repairs: MongoDocuments
     receipts: MongoReceipts
     gate: LexiconGate
     plans: MongoPlans
@@ -178,7 +178,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             MongoSnapshots(own),
             store,
             MongoChanges(source, own),
-            MongoRepairs(source),
+            documents,
             MongoReceipts(own),
             gate,
             MongoPlans(own, settings.ac_operator),

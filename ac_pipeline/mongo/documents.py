@@ -37,6 +37,11 @@ _BATCH = 1_000
 """Documents an answer holds: at about 1 KB each well under the server's 16 MB, and few round trips for a heavy user."""
 
 
+_ALWAYS_UNIQUE = ("code", "hash")
+"""Unique by the platform's rules, whatever indexes there are: codes per collection, programs by their hash over all
+users (aesthetic-computer facts, sections 3.4 and 5). Documents without them are no conflict here."""
+
+
 @dataclass(frozen=True, slots=True)
 class DocumentCounts:
     """How many documents of one account and type there are, by verdict.
@@ -169,54 +174,6 @@ class MongoDocuments:
             version=sha256(str(mixture).encode()).hexdigest(),
         )
 
-    def _collection(self, media: MediaType) -> MongoCollection[dict[str, Any]]:
-        return platform_collection(self._database, media.collection)
-
-
-WITHDRAWN: Final[dict[str, Any]] = {
-    "$or": [*({flag: True} for flag in FLAGS), {"visibility": {"$nin": [None, "public"]}}, {"status": "wip"}]
-}
-"""`media/eligibility.py` in Mongo's words; what the two may disagree about, Python decides."""
-
-
-def unlinked(media: MediaType) -> dict[str, Any]:
-    """The filter of documents without a stored key in any home of the type. What is stored but cannot be a key passes
-    for one."""
-    return {f"{home}.rkey": {"$not": {"$gt": ""}} for home in media.link_homes}
-
-
-def owned_by(account: Account) -> dict[str, Any]:
-    """The filter of an account's documents; for the guest the one definition of anonymous work (SRC-4)."""
-    return {"user": {"$in": list(GUEST_VALUES)}} if account.is_guest else {"user": account.id}
-
-
-def link_change(media: MediaType, link: Link | None, synced_at: str) -> dict[str, Any]:
-    """The update that stores a link in all homes of a type, or takes it out of all of them (LINK-4).
-
-    Each home is replaced as a whole: parts of an older link never survive beside a newer one.
-    """
-    if link is None:
-        return {"$unset": dict.fromkeys(media.link_homes, "")}
-    parts = {"rkey": link.rkey, "uri": link.uri, "cid": link.cid, "did": link.did}
-    home = {name: value for name, value in parts.items() if value is not None} | {"syncedAt": synced_at}
-    return {"$set": dict.fromkeys(media.link_homes, home)}
-
-
-_ALWAYS_UNIQUE = ("code", "hash")
-"""Unique by the platform's rules, whatever indexes there are: codes per collection, programs by their hash over all
-users (aesthetic-computer facts, sections 3.4 and 5). Documents without them are no conflict here."""
-
-
-class MongoRepairs:
-    """Writes to single documents.
-
-    Args:
-        database: The platform's database.
-    """
-
-    def __init__(self, database: Database[dict[str, Any]]) -> None:
-        self._database = database
-
     def conflicts(self, media: MediaType, raw: Mapping[str, Any], *, among: Collection[str] | None = None) -> list[str]:
         """Unique fields whose values another document holds already, as `code abc`; empty when it can be stored.
 
@@ -273,6 +230,35 @@ class MongoRepairs:
 
     def _collection(self, media: MediaType) -> MongoCollection[dict[str, Any]]:
         return platform_collection(self._database, media.collection)
+
+
+WITHDRAWN: Final[dict[str, Any]] = {
+    "$or": [*({flag: True} for flag in FLAGS), {"visibility": {"$nin": [None, "public"]}}, {"status": "wip"}]
+}
+"""`media/eligibility.py` in Mongo's words; what the two may disagree about, Python decides."""
+
+
+def unlinked(media: MediaType) -> dict[str, Any]:
+    """The filter of documents without a stored key in any home of the type. What is stored but cannot be a key passes
+    for one."""
+    return {f"{home}.rkey": {"$not": {"$gt": ""}} for home in media.link_homes}
+
+
+def owned_by(account: Account) -> dict[str, Any]:
+    """The filter of an account's documents; for the guest the one definition of anonymous work (SRC-4)."""
+    return {"user": {"$in": list(GUEST_VALUES)}} if account.is_guest else {"user": account.id}
+
+
+def link_change(media: MediaType, link: Link | None, synced_at: str) -> dict[str, Any]:
+    """The update that stores a link in all homes of a type, or takes it out of all of them (LINK-4).
+
+    Each home is replaced as a whole: parts of an older link never survive beside a newer one.
+    """
+    if link is None:
+        return {"$unset": dict.fromkeys(media.link_homes, "")}
+    parts = {"rkey": link.rkey, "uri": link.uri, "cid": link.cid, "did": link.did}
+    home = {name: value for name, value in parts.items() if value is not None} | {"syncedAt": synced_at}
+    return {"$set": dict.fromkeys(media.link_homes, home)}
 
 
 def _unique(collection: MongoCollection[dict[str, Any]], raw: Mapping[str, Any]) -> list[tuple[str, ...]]:

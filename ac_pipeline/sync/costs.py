@@ -27,11 +27,9 @@ _UNITS = ((_DAY, "day", "a"), (_HOUR, "hour", "an"), (60.0, "minute", "a"), (1.0
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """One limit of one bucket.
+    """One limit of one bucket: so many points, uploads, requests or events in a window of so many seconds.
 
     Args:
-        limit: Points, uploads, requests or events in a window.
-        seconds: Length of the window.
         left: What is left of the window that is under way; None when none is.
         resets_in: Seconds until that one ends.
     """
@@ -49,13 +47,12 @@ class Ceiling:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """All that is known of what one PDS, and the relay that reads it, let through; empty where nothing is known.
+    """What one PDS, and the relay that reads it, let through as far as it is known; empty where nothing is.
 
     Args:
         points: Write points of any one DID.
         spent: DID -> the same, for those of which something is spent already.
-        uploads: `uploadBlob`, of all users together.
-        requests: Requests to the host, of all users together.
+        uploads, requests: Of all users together.
         events: Commits an hour that the relay takes from this PDS, which we keep to.
         headroom: Share of each DID's points left to its owner (LIMIT-5), 0 to 1.
     """
@@ -90,11 +87,8 @@ class Demand:
     """What one user's operations take of the limits.
 
     Args:
-        did: The repository.
-        points: Write points in all.
-        largest: Points of the largest commit, which fits into a window as a whole or not at all.
-        events: Commits that wait for the relay's hour.
-        counted: Commits that count in it and do not wait: those that delete.
+        points: Write points in all; `largest`: of the largest commit, which fits into a window whole or not at all.
+        events: Commits that wait for the relay's hour; `counted`: those that delete, which count in it and do not wait.
         seconds: What the PDS needs for it without any limit.
     """
 
@@ -128,10 +122,9 @@ class _Window:
 
 
 class Timeline:
-    """One bucket, spent as fast as its ceilings allow.
+    """One bucket, spent as fast as the ceilings that hold at once allow; without any, nothing ever waits.
 
     Args:
-        ceilings: Those that hold at once; without any, nothing ever waits.
         headroom: Share of each that stays unspent, 0 to 1.
     """
 
@@ -233,11 +226,8 @@ class _Amounts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UserCost(_Amounts):
-    """What one account's plan takes.
-
-    Args:
-        largest: Points of the largest commit.
-        erasing: Commits that delete something, which the relay's hour does not hold back (LIMIT-9).
+    """What one account's plan takes; `largest`: points of the largest commit, `erasing`: commits that delete something,
+    which the relay's hour does not hold back (LIMIT-9).
     """
 
     user: str
@@ -294,12 +284,7 @@ class Cost(_Amounts):
 
 
 class Bill:
-    """Adds up what accounts take, in the order given.
-
-    Args:
-        now: When it would start, UTC.
-        known: The limits that are known.
-    """
+    """Adds up what accounts take, in the order given, from a start `now` (UTC) under the limits that are `known`."""
 
     def __init__(self, now: datetime, known: Limits) -> None:
         self._now = now
@@ -330,9 +315,6 @@ def user_cost(plan: AccountPlan, limits: BatchLimits | None = None) -> UserCost:
     """What the operations of one account's plan take, packed as the writer packs them.
 
     A record whose rendition is still to be made is counted with its points and blobs; its bytes are not known.
-
-    Args:
-        limits: Caps of a batch; the reference PDS's when None.
     """
     limits = limits or BatchLimits()
     writes = [operation for operation in plan.operations() if operation.writes]
@@ -404,8 +386,7 @@ class Price:
 
     Args:
         blobs: Blobs their records refer to: the most that is uploaded.
-        hours: Hours to wait on a PDS with the usual limits of which nothing is spent; 0 when they are enough.
-        waits_for: The limit that binds then.
+        hours: To wait on a PDS with the usual limits and nothing spent, for `waits_for`; 0 when they are enough.
     """
 
     operations: int = 0

@@ -31,9 +31,9 @@ from ac_pipeline.sync.for_accounts import account_reports
 from ac_pipeline.sync.planning.checkpoint import counts, is_up_to_date, may_be_up_to_date, up_to_date_types
 from ac_pipeline.sync.planning.copies import deletions, find_lost_sources
 from ac_pipeline.sync.planning.diff import AccountPlan, plan_type
-from ac_pipeline.sync.planning.plan import Kind, Operation, Wanted
+from ac_pipeline.sync.planning.plan import Kind, Made, Operation, Wanted
 from ac_pipeline.sync.planning.reading import DOCUMENT_GONE, Reader
-from ac_pipeline.sync.planning.wanted import Made, Unmade, make, offer
+from ac_pipeline.sync.planning.wanted import Unmade, make, offer
 from ac_pipeline.sync.ports import DataServer, Documents, Ledger, Renderer
 from ac_pipeline.sync.report import AccountReport, foresee
 from ac_pipeline.sync.safeguard import Safeguard
@@ -61,8 +61,6 @@ class Engine:
     """Mirrors accounts. All it touches comes in through ports.
 
     Args:
-        documents, server, ledger, renderer: The ports.
-        lexicons: What records must satisfy.
         host: Name of the PDS, under which its learned limits are kept.
         holder: Who holds the leases: unique to this process.
         now: The time, UTC.
@@ -70,7 +68,7 @@ class Engine:
         safeguard: Keeps a wrong or half-restored database, and a wrong PDS, from doing harm.
         gate: Raises when no record may be written; accounts that are emptied do not ask.
         grace: Seconds that an item without a record waits for media that the platform is still making.
-        erase_copies: Whether copies of erased work in `site.standard.document` go too.
+        erase_copies: True if copies of erased work in `site.standard.document` go too.
     """
 
     documents: Documents
@@ -249,8 +247,7 @@ class Engine:
         self._decide(plan, selection.agreed)
 
     def _carry_out(self, plan: AccountPlan, recorder: Recorder, agreed: Agreement | None = None) -> None:
-        """Write what is planned; plan anew whenever the repository moved or some items take another key or other
-        bytes."""
+        """Write what is planned; plan anew whenever the repository moved or items take another key or other bytes."""
         moved = 0
         while True:
             recorder.begin(plan.plans)
@@ -396,9 +393,8 @@ def sync_accounts(
 ) -> Iterator[AccountReport]:
     """Mirror many accounts at once, one writer each, yielding reports as they come.
 
-    Args:
-        workers: Accounts at a time. Two to four hide the disk waits of a PDS (ATProto facts, "Writing"); more hide the
-            bookkeeping of some accounts behind the writes of others.
+    Two to four workers hide the disk waits of a PDS (ATProto facts, "Writing"); more hide the reading and recording of
+    some accounts behind the writes of others.
     """
     for _, report in account_reports(accounts, lambda account: engine.sync(account, selection, run_id), workers):
         yield report

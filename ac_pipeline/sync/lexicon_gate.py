@@ -36,13 +36,7 @@ class Memory(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One lexicon of ours beside the published one.
-
-    Args:
-        nsid: Its name.
-        published: Whether a version of it is.
-        changes: What differs.
-    """
+    """One lexicon of ours beside the published one; `published`: True if there is one, `changes`: what differs."""
 
     nsid: str
     published: bool
@@ -71,12 +65,7 @@ def compare(lexicons: Lexicons, published: Published) -> list[Comparison]:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """Who publishes the lexicons, and where.
-
-    Args:
-        account: With a DID; with a password, if it is to publish.
-        server: Its PDS.
-    """
+    """Who publishes the lexicons, and on which PDS: an account with a DID; with a password, if it is to publish."""
 
     account: Account
     server: DataServer
@@ -99,7 +88,6 @@ class LexiconGate:
     """Lets records through only while our lexicons keep what the published ones promise. Asked once, then open.
 
     Args:
-        lexicons: Ours.
         authority: Who publishes them; None leaves the gate open.
         memory: Stands in while the authority's PDS does not answer.
     """

@@ -50,11 +50,8 @@ def may_be_up_to_date(checkpoint: RepositoryCheckpoint, selection: Selection) ->
 def is_up_to_date(
     plan: AccountPlan, selection: Selection, checkpoint: RepositoryCheckpoint, now: Callable[[], datetime]
 ) -> bool:
-    """True if what is wanted now is what the repository holds at its checkpoint, and the ledger has nothing to learn.
-
-    Args:
-        plan: The account as it was read, without its repository.
-        now: As for `Entries`.
+    """True if what is wanted now is what the repository holds at its checkpoint, and the ledger has nothing to learn;
+    `plan` is the account as it was read, without its repository.
     """
     ledger = Entries(plan.account, "", now)
     for media in selection.types:
@@ -91,7 +88,6 @@ def up_to_date_types(plan: AccountPlan, selection: Selection, links: Mapping[str
 
 
 def counts(plan: AccountPlan) -> dict[str, int]:
-    """Records of each type in the repository."""
     if plan.repository is None:
         return {}
     return {media.name: sum(1 for _ in plan.repository.collection(media.nsid)) for media in MEDIA_TYPES}

@@ -29,13 +29,7 @@ RECORD_GONE = "the record it is a copy of is gone"
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """One copy.
-
-    Args:
-        collection: Of its original; None where it does not say.
-        source: Key of its original, or None.
-        ref: The document behind its original, or None.
-    """
+    """One copy: type and key of its original, as far as it says them, and the document behind that (`ref`)."""
 
     rkey: str
     cid: str
@@ -72,9 +66,8 @@ def copies_of(repository: Repository, types: Iterable[MediaType]) -> list[Copy]:
 
 def find_lost_sources(plan: AccountPlan, selection: Selection, documents: Documents) -> None:
     """Add to `plan.gone` what copies name and no record does any more: documents that are gone, by their ids, and
-    originals that nobody knows, by the path of the copy.
-
-    Nothing is added of a type of which records without a document are held back.
+    originals that nobody knows, by the path of the copy; nothing of a type of which records without a document are
+    kept.
     """
     for media in selection.types:
         gone, account = plan.gone.get(media.name), plan.account

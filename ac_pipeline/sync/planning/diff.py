@@ -17,8 +17,17 @@ from ac_pipeline.atproto.syntax import at_uri, document_tid, is_tid, parse_datet
 from ac_pipeline.errors import AccountInactive, AccountUnknown, HeldBack
 from ac_pipeline.items import BlobRef, Derived, Failure, LedgerEntry, Record, RepositoryCheckpoint, Stage, State
 from ac_pipeline.media.base import Document, Link, MediaType, Verdict
-from ac_pipeline.sync.planning.plan import Existing, Kept, Kind, Operation, TypePlan, Wanted, Withheld, existing_records
-from ac_pipeline.sync.planning.wanted import Made
+from ac_pipeline.sync.planning.plan import (
+    Existing,
+    Kept,
+    Kind,
+    Made,
+    Operation,
+    TypePlan,
+    Wanted,
+    Withheld,
+    existing_records,
+)
 
 _SEEN_BY_READING = frozenset({AccountInactive.code, AccountUnknown.code})
 """Reasons to be blocked that are over where the repository can be read."""
@@ -31,7 +40,6 @@ class AccountPlan:
     Args:
         made: What came of asking the renderer, which is not asked again; None to ask it as the account is read.
         checkpoint: How the last sync left the repository, or None.
-        types: The types it is about.
         base: Revision of the repository when it was last read as a whole.
         existing: Its records as they were read, decoded once; given up as soon as the plan is made.
         refused: Paths of operations that did not happen in this run and are not sent again.
@@ -41,7 +49,7 @@ class AccountPlan:
         uploaded: CIDs of blobs this run has uploaded.
         stand_ins: CID of a blob that stands in for a lost one in one commit -> the lost one.
         skipped: Operations that were not agreed to and are not done in this run, by kind and path.
-        erase_copies: Whether copies of erased work in `site.standard.document` go too.
+        erase_copies: True if copies of erased work in `site.standard.document` go too.
     """
 
     account: Account
@@ -67,7 +75,6 @@ class AccountPlan:
     erase_copies: bool = True
 
     def take(self, repository: Repository) -> None:
-        """The repository was read as a whole."""
         self.repository, self.base = repository, repository.rev
 
     def records(self, media: MediaType) -> list[Existing]:
@@ -83,17 +90,13 @@ class AccountPlan:
         """Why the PDS refused the account's last writes, which reading it cannot tell; None once its credentials are
         others than those that were refused."""
         found = (entry for entries in self.entries.values() for entry in entries.values())
-        return next(
-            (
-                entry.failure
-                for entry in sorted(found, key=lambda each: each.item)
-                if entry.state is State.BLOCKED
-                and entry.failure is not None
-                and entry.failure.payload_hash == self.account.credentials
-                and entry.failure.error_class not in _SEEN_BY_READING
-            ),
-            None,
-        )
+        for entry in sorted(found, key=lambda each: each.item):
+            failure = entry.failure if entry.state is State.BLOCKED else None
+            if failure is None or failure.error_class in _SEEN_BY_READING:
+                continue
+            if failure.payload_hash == self.account.credentials:
+                return failure
+        return None
 
 
 SAME_TIME_SALTS = 4
@@ -119,8 +122,6 @@ def plan_type(
     """Decide what has to happen so that the repository holds exactly the wanted records, each once.
 
     Args:
-        media: The type.
-        did: The repository's DID.
         wanted: Every document of the account and type, eligible or not.
         existing: Every record of that type in the repository.
         gone: Documents that were confirmed not to be this account's any more -> why. Records that name another
@@ -160,10 +161,7 @@ class _Planner:
         document = wanted.document
         self.remembered[document.id] = wanted.known_rkey
         matches = self.by_ref.get(document.id, [])
-        if any(record.value.get("ref") == document.id for record in matches):
-            matches = [r for r in matches if r.value.get("ref") == document.id] + [
-                r for r in matches if r.value.get("ref") != document.id
-            ]
+        matches = sorted(matches, key=lambda record: record.value.get("ref") != document.id)
         rkey = self._linked_rkey(document)
         if not matches and rkey in self.by_rkey and self.by_rkey[rkey].ref is None and rkey not in self.claimed:
             matches = [self.by_rkey[rkey]]
@@ -213,13 +211,14 @@ class _Planner:
         if document.verdict is Verdict.WITHDRAWN:
             self._withdraw(wanted)
         elif wanted.failure is not None:
-            self.plan.withheld.append(Withheld(wanted.failure, wanted, self._first_rkey(document)))
+            matches = self.matches[document.id]
+            self.plan.withheld.append(Withheld(wanted.failure, wanted, matches[0].rkey if matches else None))
         elif self._is_foreign(document):
-            error = HeldBack(
+            failure = _held_back(
                 f"{self.media.name} {document.id} has no owner, but its stored link is not of the guest repository: "
                 "it may outlive a deleted account; it is not published as guest work. Clear its link to publish it."
             )
-            self.plan.withheld.append(Withheld(_held(error), wanted))
+            self.plan.withheld.append(Withheld(failure, wanted))
         else:
             self._publish(wanted)
 
@@ -234,8 +233,8 @@ class _Planner:
                 self._add(Kind.DELETE_ORPHAN, record.rkey, gone[record.ref], orphan=record.ref)
             else:
                 what = "names no document" if record.ref is None else f"names document {record.ref}, which is not known"
-                error = HeldBack(f"{self.media.name} record {record.rkey} {what}; it is left alone")
-                self.plan.withheld.append(Withheld(_held(error), rkey=record.rkey))
+                failure = _held_back(f"{self.media.name} record {record.rkey} {what}; it is left alone")
+                self.plan.withheld.append(Withheld(failure, rkey=record.rkey))
 
     def _withdraw(self, wanted: Wanted) -> None:
         document = wanted.document
@@ -272,12 +271,13 @@ class _Planner:
         if link == right:
             return
         if link is None or link.rkey is None:
-            self._add(Kind.ADOPT, record.rkey, "the record exists, Mongo has no link to it", wanted, link=right)
+            kind, reason = Kind.ADOPT, "the record exists, Mongo has no link to it"
         elif link.rkey != record.rkey or link.did not in (None, self.did):
-            self._add(Kind.HEAL, record.rkey, f"the link names {link.uri or link.rkey} instead", wanted, link=right)
+            kind, reason = Kind.HEAL, f"the link names {link.uri or link.rkey} instead"
         else:
             stale = [n for n in ("uri", "cid", "did") if getattr(link, n) != getattr(right, n)]
-            self._add(Kind.HEAL, record.rkey, f"the link's {', '.join(stale)} is missing or old", wanted, link=right)
+            kind, reason = Kind.HEAL, f"the link's {', '.join(stale)} is missing or old"
+        self._add(kind, record.rkey, reason, wanted, link=right)
 
     def _survivor(self, wanted: Wanted, matches: list[Existing]) -> Existing:
         """The linked copy, else one with its blobs, else the oldest key (LINK-7)."""
@@ -321,10 +321,6 @@ class _Planner:
         ours = link.rkey in self.by_rkey or link.rkey == self.remembered[document.id]
         return not self.matches[document.id] and (link.did not in (None, self.did) or not ours)
 
-    def _first_rkey(self, document: Document) -> str | None:
-        matches = self.matches[document.id]
-        return matches[0].rkey if matches else None
-
     def _add(
         self,
         kind: Kind,
@@ -340,8 +336,8 @@ class _Planner:
         self.plan.operations.append(Operation(kind, self.media, rkey, reason, wanted, record, cid, link, orphan))
 
 
-def _held(error: HeldBack) -> Failure:
-    return Failure(Stage.RECORD, error.code, error.message)
+def _held_back(message: str) -> Failure:
+    return Failure(Stage.RECORD, HeldBack.code, message)
 
 
 WHEN_TOLERANCE_MS = 1000

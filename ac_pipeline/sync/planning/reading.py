@@ -16,8 +16,8 @@ from ac_pipeline.errors import Blocked, NoCredentials, Paused
 from ac_pipeline.items import State
 from ac_pipeline.media.base import Document, MediaType
 from ac_pipeline.sync.planning.diff import AccountPlan
-from ac_pipeline.sync.planning.plan import Existing, Wanted
-from ac_pipeline.sync.planning.wanted import Made, RecordBuilder, make
+from ac_pipeline.sync.planning.plan import Existing, Made, Wanted
+from ac_pipeline.sync.planning.wanted import RecordBuilder, make
 from ac_pipeline.sync.ports import Documents, Ledger, Renderer
 from ac_pipeline.sync.safeguard import Safeguard
 from ac_pipeline.sync.selection import Selection
@@ -30,10 +30,8 @@ ANOTHERS = "its document belongs to another account"
 
 
 def gone_from(account: Account, owners: Mapping[str, str | None], documents: Iterable[str]) -> dict[str, str]:
-    """Those of these documents that are not this account's, with the reason.
-
-    Args:
-        owners: As `Documents.owners` tells them.
+    """Those of these documents that are not this account's, with the reason; `owners` as `Documents.owners` tells
+    them.
     """
     own = None if account.is_guest else account.id
     return {
@@ -95,17 +93,11 @@ class Reader:
         return make(self.renderer, self.renders, [job for job in jobs if job.media.name not in paused])
 
     def _builder(self, selection: Selection, *, dry: bool = False) -> RecordBuilder:
-        return RecordBuilder(
-            self.lexicons,
-            self.renderer,
-            self.renders,
-            lambda: int(self.now().timestamp() * 1000),
-            self.grace * 1000,
-            dry=dry,
-            retry=selection.retry,
-            full=selection.full,
-            anew=selection.renditions,
-        )
+        def milliseconds() -> int:
+            return int(self.now().timestamp() * 1000)
+
+        grace = self.grace * 1000
+        return RecordBuilder(self.lexicons, self.renderer, self.renders, milliseconds, grace, selection, dry=dry)
 
     def find_orphans(self, plan: AccountPlan, selection: Selection, recorder: Recorder) -> None:
         """Which of the repository's records have no document any more, unless the database is doubted.
@@ -171,11 +163,7 @@ class Reader:
         return replace(selection, types=tuple(media for media in selection.types if media not in paused))
 
     def block(self, account: Account, selection: Selection, recorder: Recorder, error: Blocked | None) -> None:
-        """Count and remember what waits for an account that cannot be used.
-
-        Args:
-            error: Why; None for an account without a repository.
-        """
+        """Count and remember what waits for an account that cannot be used, or has no repository (`error` None)."""
         reason = error or NoCredentials(f"{account.key} has no account on the PDS")
         self._wait(account, selection.types, selection, recorder, reason)
         recorder.report.blocked = reason
