@@ -59,11 +59,10 @@ class Credentials:
 
 
 class MongoAccounts:
-    """All accounts: users, owners of documents who have no user document, and the guest.
+    """All accounts: users, owners of documents of these types who have no user document, and the guest.
 
     Args:
         database: The platform's database.
-        types: The media types whose owners count.
         check: Given all accounts before anybody else is; raises Misconfigured when they cannot be right.
     """
 
@@ -344,8 +343,6 @@ _ATTEMPTS: Final = 5
 
 
 class Kind(StrEnum):
-    """What an intent is about."""
-
     PROVISION = "provision"
     ROTATE = "rotate"
 
@@ -355,7 +352,6 @@ class Intent:
     """An account or a password that is being made.
 
     Args:
-        kind: Which of the two.
         subject: Mongo id of the account to be made; the DID whose password changes.
         key: The account's partition key, for people.
         password: The new password.
@@ -376,12 +372,7 @@ class Intent:
 
 
 class MongoProvisioning:
-    """The store of the operations on accounts.
-
-    Args:
-        source: The platform's database.
-        own: The pipeline's own database.
-    """
+    """What is unfinished of the accounts, in the pipeline's `own` database, and their credentials in the platform's."""
 
     def __init__(self, source: Database[dict[str, Any]], own: Database[dict[str, Any]]) -> None:
         self._source = source
@@ -489,11 +480,7 @@ class MongoProvisioning:
         return self._store(account, change)
 
     def store_handle(self, account: str, did: str, handle: str, now: datetime) -> bool:
-        """Write down the PDS handle of a DID, in each form the platform holds it in; False when it is not there.
-
-        Raises:
-            ServerFailed: Somebody else keeps changing the document.
-        """
+        """Write down the PDS handle of a DID; otherwise as `store_password`."""
 
         def change(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
             if row is None or credentials_of(row).did != did:

@@ -146,10 +146,8 @@ def value_of(kind: type[Value], stored: Mapping[str, Any], /, **changes: Any) ->
 
 @contextmanager
 def mongo_errors(action: str) -> Iterator[None]:
-    """Turn the driver's errors into those of `errors.py`, so that a failed read can never pass for an empty one.
-
-    Args:
-        action: What was being done, for the message: "read the paintings of jeffrey".
+    """Turn the driver's errors into those of `errors.py`, so that a failed read can never pass for an empty one;
+    `action` is what was being done, for the message: "read the paintings of jeffrey".
     """
     try:
         yield
@@ -202,7 +200,7 @@ def _from_bulk(action: str, error: BulkWriteError) -> PipelineError:
 
 
 def is_only_duplicates(error: BulkWriteError | DuplicateKeyError) -> bool:
-    """Whether nothing but "exists already" (E11000) went wrong."""
+    """True if nothing but "exists already" (E11000) went wrong."""
     if isinstance(error, DuplicateKeyError):
         return True
     failures = error.details.get("writeErrors") or []

@@ -44,10 +44,8 @@ users (aesthetic-computer facts, sections 3.4 and 5). Documents without them are
 
 @dataclass(frozen=True, slots=True)
 class DocumentCounts:
-    """How many documents of one account and type there are, by verdict.
-
-    Args:
-        version: Changes when, and only when, a document came, went or changed in a way that its record could show.
+    """How many documents of one account and type there are, by verdict; `version` changes when, and only when, a
+    document came, went or changed in a way that its record could show.
     """
 
     documents: int
@@ -59,10 +57,9 @@ class DocumentCounts:
 
 
 class MongoDocuments:
-    """The Documents port on a real database.
+    """The Documents port on the platform's database, and writes to single documents.
 
     Args:
-        database: The platform's database.
         clock: Tells the time for `syncedAt`.
         sleep: Waits between two tries of a transaction that met another one, in seconds.
     """

@@ -105,7 +105,6 @@ class AccountReport:
 
     Args:
         user: Its partition key.
-        types: Tally per type name.
         versions: Data versions per type name, for the types of which every document was read.
         failures: Items that were quarantined, or deferred by an error.
         blocked: Why the account could not be used, or None.
@@ -145,11 +144,8 @@ class AccountReport:
 
 @dataclass(slots=True)
 class SyncReport:
-    """What a run did to all its accounts, with what it cost. `requests` and `transferred` are counted by the client.
-
-    Args:
-        interrupted: True if the run was ended by Ctrl-C.
-        not_reached: Users whose turn did not come for it.
+    """What a run did to all its accounts, with what it cost; the client counts `requests` and `transferred`.
+    `not_reached`: users whom an interrupted run did not come to.
     """
 
     run_id: str

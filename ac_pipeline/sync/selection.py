@@ -20,10 +20,9 @@ _OF_A_PROMISE = {Kind.RENDER, Kind.CREATE, Kind.UPDATE, Kind.ADOPT, Kind.HEAL}
 
 @dataclass(frozen=True, slots=True)
 class PlannedOperation:
-    """One line of a plan.
+    """One line of a plan; `user` is a partition key.
 
     Args:
-        user: Partition key.
         fingerprint: Of the document, where the record is not known yet (`render`): what was agreed to is this document.
     """
 
@@ -56,7 +55,6 @@ def planned(plans: Iterable[AccountPlan]) -> list[PlannedOperation]:
 
 
 def line(user: str, operation: Operation) -> PlannedOperation:
-    """An operation as a line of a plan."""
     return PlannedOperation(
         operation.item,
         user,
@@ -118,7 +116,6 @@ class Agreement:
         object.__setattr__(self, "_promised", frozenset((each.item, each.rkey, each.fingerprint) for each in promised))
 
     def allows(self, operation: Operation) -> bool:
-        """Whether it is one of these."""
         if (operation.item, operation.kind.value, operation.rkey, operation.cid) in self._exact:
             return operation.kind is not Kind.RENDER
         promise = (operation.item, operation.rkey, _fingerprint(operation))
@@ -188,17 +185,17 @@ class Selection:
 
     @property
     def partial(self) -> bool:
-        """Whether it leaves out documents."""
+        """True if it leaves out documents."""
         return any(bound is not None for bound in (self.since, self.until, self.items, self.limit, self.agreed))
 
     @property
     def whole(self) -> bool:
-        """Whether it is about all items of all types."""
+        """True if it is about all items of all types."""
         return not self.partial and set(self.types) >= set(MEDIA_TYPES)
 
     @property
     def judges_orphans(self) -> bool:
-        """Whether records without a document are its business: when it is about all documents, or was told so."""
+        """True if records without a document are its business: when it is about all documents, or was told so."""
         return self.orphans or not self.partial
 
     def documents(self, documents: list[Document]) -> set[str]:

@@ -41,11 +41,8 @@ _UNDATED: Final = "undated"
 
 
 class Scan(StrEnum):
-    """What a compare looks for in one collection.
-
-    `unlinked` and `withdrawn` are the usual ones: documents without a stored key, and removed ones with a link.
-    `leaving` are linked documents of accounts that are being deleted. `everything` reads all documents, and so finds
-    edits that no event told of.
+    """What a compare looks for in one collection: documents without a stored key, removed ones with a link, linked ones
+    of accounts that are being deleted, or, to find edits that no event told of, everything.
     """
 
     UNLINKED = "unlinked"
@@ -56,12 +53,8 @@ class Scan(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """A span of `when`, and how far it was read.
-
-    Args:
-        start, end: In ms since 1970, UTC, the end not included; None at the very beginning and the very end.
-        undated: Whether it is the last one, of documents whose `when` is no date.
-        after: The last `_id` that was read, or empty.
+    """A span of `when` in ms since 1970, UTC, its end not included (None at the very beginning and the very end), and
+    the last `_id` that was read of it; the last span of all is that of documents whose `when` is no date (`undated`).
     """
 
     start: int | None = None
@@ -106,12 +99,7 @@ DEEP: Final = (Scan.EVERYTHING,)
 
 
 class Compare:
-    """Reads candidates.
-
-    Args:
-        database: The platform's database.
-        types: The media types whose documents count.
-    """
+    """Reads candidates of these types from the platform's database."""
 
     def __init__(self, database: Database[dict[str, Any]], *, types: Sequence[MediaType] = MEDIA_TYPES) -> None:
         self._database = database

@@ -72,8 +72,6 @@ class Drained:
 
 @dataclass(slots=True)
 class _Events:
-    """Items and accounts, each where its last event put it."""
-
     types: Mapping[str, MediaType]
     last: dict[str, str] = field(default_factory=dict)
     accounts: set[str] = field(default_factory=set)
@@ -124,13 +122,7 @@ def _meaning(media: MediaType, kind: str, event: Mapping[str, Any]) -> str | Non
 
 
 class ChangeFeed:
-    """The change stream of the platform's database.
-
-    Args:
-        database: The platform's database.
-        types: The media types whose documents count.
-        clock: Seconds that only go forward.
-    """
+    """The change stream of the platform's database; `clock` tells seconds that only go forward."""
 
     def __init__(
         self,

@@ -60,10 +60,8 @@ class Work:
 
     Args:
         key: The user's partition key.
-        item: `type:ObjectId hex`.
-        cause: What is to be done.
         mark: Changes when the item changes in a way that is new work; short, for a sensor's memory.
-        touched: Whether an event about it was read just now.
+        touched: True if an event about it was read just now.
     """
 
     key: str
@@ -100,7 +98,7 @@ class Rule:
 
     Args:
         now: The time, UTC.
-        held: Account id -> names of its types that an operator keeps from being mirrored.
+        held: Account id -> names of its types that an operator has paused.
         blocked_before: `(account id, class of the reason)` of blocked items in the ledger.
         changed: Ids of accounts that changed in Mongo just now: that they were blocked says nothing any more.
     """
@@ -111,17 +109,11 @@ class Rule:
     changed: Collection[str] = frozenset()
 
     def hopeless(self, account: Account) -> bool:
-        """Whether no run of this account can change anything: it is blocked, and its items show that already."""
+        """True if no run of this account can change anything: it is blocked, and its items show that already."""
         return account.blocked is not None and (account.id, account.blocked.code) in self.blocked_before
 
     def cause(self, account: Account, document: Document, known: Known | None) -> Cause | None:
-        """Why a run is needed for a document, or None.
-
-        Args:
-            account: Its owner.
-            document: As it was interpreted for this account.
-            known: What the ledger knows of it.
-        """
+        """Why a run of its owner is needed for a document, as it was interpreted for that account, or None."""
         if document.type in self.held.get(account.id, ()) or self.hopeless(account):
             return None
         if account.blocked is not None:
@@ -166,7 +158,7 @@ class Rule:
 
 
 def is_linked(document: Document, account: Account) -> bool:
-    """Whether a record key in this account's repository is stored for the document; in any home of its type."""
+    """True if a record key in this account's repository is stored for the document; in any home of its type."""
     link = document.link
     return link is not None and link.rkey is not None and (link.did is None or link.did == account.did)
 
@@ -184,11 +176,7 @@ _Item = TypeVar("_Item")
 
 
 class KnownItems:
-    """A view of the ledger.
-
-    Args:
-        database: The pipeline's own database.
-    """
+    """A view of the ledger in the pipeline's own database."""
 
     def __init__(self, database: Database[dict[str, Any]]) -> None:
         self._items = own_collection(database, "items")

@@ -59,11 +59,10 @@ _ACCOUNTS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where the next look goes on: in the feed, and in a compare that is under way.
+    """Where the next look goes on: in the feed (`token`), and in a compare that is under way.
 
     Args:
-        token: Place in the change stream.
-        deep: Whether the compare under way reads everything; None when none is.
+        deep: True if the compare under way reads everything; None when none is.
         unit, after: Its step, and the place in that step.
         took: Seconds it has taken so far.
         due, deep_due: When the next one has to begin, epoch seconds.
@@ -96,13 +95,7 @@ class _Place:
 
 @dataclass(slots=True)
 class _Look:
-    """What one look has found so far.
-
-    Args:
-        accounts: All accounts by id.
-        rule: The rule, with the state of the ledger.
-        judged: Items decided already.
-    """
+    """What one look has found so far; `accounts` by id, `judged` the items decided already."""
 
     accounts: Mapping[str, Account]
     rule: Rule
@@ -118,12 +111,11 @@ class _Look:
 
 
 class MongoChanges:
-    """Looks for work, a little at a time.
+    """Looks for work of these types, a little at a time.
 
     Args:
         source: The platform's database.
         own: The pipeline's own database.
-        types: The media types that are mirrored.
         clock: The time, UTC.
         monotonic: Seconds that only go forward.
         feed_seconds, compare_seconds: See the constants.
@@ -150,10 +142,7 @@ class MongoChanges:
         self._compare_seconds = compare_seconds
 
     def look(
-        self,
-        position: str | None,
-        watched: Collection[str],
-        accounts: Callable[[], Iterable[Account]],
+        self, position: str | None, watched: Collection[str], accounts: Callable[[], Iterable[Account]]
     ) -> Changes:
         """Read the feed, judge what it and `watched` name, and compare for a while if that is due.
 

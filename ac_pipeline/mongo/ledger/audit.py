@@ -83,13 +83,7 @@ class Audited:
 
 
 class MongoAudit:
-    """The audit in the pipeline's own database.
-
-    Args:
-        database: `AC_LEDGER_DATABASE`.
-        who: The operator, for `during`.
-        now: The time, UTC.
-    """
+    """The audit in the pipeline's own database; `who` is the operator, for `during`."""
 
     def __init__(
         self,
@@ -147,12 +141,8 @@ class MongoAudit:
         self._end(audited, audited.outcome)
 
     def entries(self, limit: int = 50, action: str | None = None, user: str | None = None) -> list[AuditEntry]:
-        """Operations, the last one to begin or end first, each as its last line has it.
-
-        Args:
-            limit: At most so many, one or more.
-            action: Only these.
-            user: Only those that touch this partition key or DID.
+        """Operations, the last one to begin or end first, each as its last line has it; at most `limit`, only of an
+        action, only those that touch a `user` (partition key or DID).
         """
         query = {name: value for name, value in (("action", action), ("users", user)) if value is not None}
         found: dict[str, AuditEntry] = {}

@@ -26,10 +26,7 @@ from ac_pipeline.mongo.database import mongo_errors, own_collection, storable, v
 
 
 class MongoSessionStore:
-    """The `SessionStore` of production.
-
-    Args:
-        collection: Where the documents are; needs no index beyond `_id`.
+    """The `SessionStore` of production; the collection needs no index beyond `_id`.
 
     Every method raises ServiceUnreachable when the database does not answer.
     """
@@ -76,11 +73,7 @@ class MongoSessionStore:
 
 
 class MongoPublishedLexicons:
-    """The last seen published lexicons, in the pipeline's own database.
-
-    Args:
-        database: `AC_LEDGER_DATABASE`.
-    """
+    """The last seen published lexicons, in the pipeline's own database."""
 
     def __init__(self, database: Database[dict[str, Any]]) -> None:
         self._collection = database["lexicons"]
@@ -102,10 +95,8 @@ class MongoPublishedLexicons:
 
 
 class MongoBudgetStore:
-    """The `BudgetStore` of production. Policies such as `5000;w=3600` are fit for names of fields.
-
-    Args:
-        collection: Where the documents are; needs no index beyond `_id`.
+    """The `BudgetStore` of production; the collection needs no index beyond `_id`. Policies such as `5000;w=3600` are
+    fit for names of fields.
 
     Every method raises Transient when the database does not answer.
     """
@@ -210,17 +201,12 @@ class Snapshot:
 
 
 class MongoSnapshots:
-    """The index on a real database.
-
-    Args:
-        database: The pipeline's own (`AC_LEDGER_DATABASE`).
-    """
+    """The index of snapshots in the pipeline's own database."""
 
     def __init__(self, database: Database[dict[str, Any]]) -> None:
         self._collection = own_collection(database, "snapshots")
 
     def save(self, snapshot: Snapshot) -> None:
-        """Store or replace what is known of a snapshot."""
         stored = storable(snapshot)
         del stored["id"]
         with mongo_errors(f"store the snapshot {snapshot.id}"):
@@ -244,12 +230,7 @@ class MongoSnapshots:
             self._collection.delete_one({"_id": id})
 
     def find(self, *, account: str | None = None, limit: int | None = None) -> list[Snapshot]:
-        """Snapshots, newest first.
-
-        Args:
-            account: Mongo id of their user; None for all.
-            limit: At most so many, one or more.
-        """
+        """Snapshots, newest first: of one account (its Mongo id) or of all, at most `limit`."""
         query = {} if account is None else {"account": account}
         with mongo_errors("list the snapshots"):
             found = self._collection.find(query, sort=[("when", DESCENDING), ("_id", DESCENDING)], limit=limit or 0)

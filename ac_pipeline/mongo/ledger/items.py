@@ -149,10 +149,9 @@ class Standing:
     Args:
         user: Partition key.
         error_class: The `code` of their last failure's class, or None.
-        items: How many.
         until: When the last of them will be tried again, where that is known.
         since: When the first of them came to be so, UTC, where that is known.
-        mirrored: Whether one of them had a record before.
+        mirrored: True if one of them had a record before.
     """
 
     user: str

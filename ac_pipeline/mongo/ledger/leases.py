@@ -40,7 +40,7 @@ def own_mark() -> str | None:
 
 
 def is_dead(mark: str) -> bool:
-    """Whether the process that left this mark has certainly ended."""
+    """True if the process that left this mark has certainly ended."""
     where, _, process = mark.partition(" ")
     pid, _, start = process.partition(" ")
     try:
@@ -76,20 +76,18 @@ _log = logging.getLogger(__name__)
 
 
 class Leases:
-    """Leases kept in one collection.
+    """Leases kept in one collection, whose times have a time zone.
 
     Args:
-        collection: Where; decoded with time zones.
         clock: The time that counts for expiry. Machines may differ by less than `seconds` / 3.
-        sleep: Waits between two tries to get a lease, in seconds.
         wait: Waits until an event is set or some seconds have passed, and says whether it is set; paces renewal.
         seconds: How long a lease lasts without renewal; it is renewed every third of that.
         patience: How long to wait for a lease that somebody else holds; longer than `seconds`, so that a retry
             outlasts the lease of a run that died.
-        poll: Seconds between two tries.
+        poll: Seconds between two tries, for which `sleep` waits.
         token: Makes the mark of one acquisition, so that two holders of the same name are two holders.
         process: The mark of this process, or None.
-        dead: Whether the process of such a mark has certainly ended.
+        dead: True if the process of such a mark has certainly ended.
     """
 
     def __init__(
@@ -119,11 +117,7 @@ class Leases:
 
     @contextmanager
     def hold(self, did: str, holder: str) -> Iterator[None]:
-        """Be the only writer of a repository while the context is open.
-
-        Args:
-            did: The repository.
-            holder: Who we are, for people: a run id.
+        """Be the only writer of a repository while the context is open; `holder` says who we are, for people: a run id.
 
         Raises:
             LeaseHeld: Somebody else holds it, and did so for all of `patience`; or, at the end, that it was lost in

@@ -51,13 +51,11 @@ class SavedPlan:
     Args:
         hash: sha-256 of its operations.
         when: When it was made, UTC.
-        who: The operator.
         selection: What it is about: `accounts` (Mongo ids, or None for all), `types`, `since`, `until`, `items`,
             `limit`, `sweep`.
         cost: As `sync/costs.py` has it, as JSON.
         counts: Kind of operation -> how many.
-        users: How many users have operations.
-        accounts: Mongo ids of these.
+        users: How many users have operations; `accounts`: their Mongo ids.
         draft: Joins its operations.
     """
 
@@ -96,11 +94,7 @@ class Draft:
         self._number = 0
 
     def add(self, line: Line) -> None:
-        """One more operation; stored with others.
-
-        Raises:
-            Transient: They could not be stored.
-        """
+        """One more operation; stored with others."""
         self._lines.append(line)
         if len(self._lines) == LINES:
             self.flush()
@@ -113,12 +107,8 @@ class Draft:
 
 @dataclass(slots=True)
 class MongoPlans:
-    """The plans in the pipeline's own database. Every method raises Transient when it does not answer.
-
-    Args:
-        database: `AC_LEDGER_DATABASE`.
-        who: The operator.
-        now: The time, UTC.
+    """The plans in the pipeline's own database; `who` is the operator. Every method raises Transient when it does not
+    answer.
     """
 
     database: Database[dict[str, Any]]

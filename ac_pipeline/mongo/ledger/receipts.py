@@ -33,14 +33,8 @@ class Aspect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One aspect of one type.
-
-    Args:
-        expected: How many were looked at.
-        sound: How many of them are as they should be.
-        states: How many are not, by state.
-        warnings: Oddities that need no repair.
-        wrong: The first of those that are not; `states` counts all.
+    """One aspect of one type: how many were looked at (`expected`), how many are `sound`, how many are not by state,
+    how many have oddities that need no repair, and the first of those that are `wrong`.
     """
 
     expected: int = 0
@@ -61,9 +55,7 @@ class Receipt:
     Args:
         account: Mongo id of the owner.
         user: Its partition key.
-        did: Whose repository, or None.
         at: When its repository was read, UTC.
-        run_id: The run that verified it.
         parts: By type name and aspect; what was not verified is absent.
         blocked: Why nothing could be verified, or None.
     """
@@ -91,11 +83,8 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """What all receipts together say of one type and aspect.
-
-    Args:
-        users: How many users' were verified.
-        oldest: When the one was taken that was taken longest ago, or None.
+    """What all receipts together say of one type and aspect; `users`: how many were verified, `oldest`: when the one
+    was taken that was taken longest ago, or None.
     """
 
     users: int = 0
@@ -107,11 +96,7 @@ class Total:
 
 
 class MongoReceipts:
-    """The receipts of all accounts: `{_id: account id, user, did, unsound, parts: {type: {aspect: ...}}}`.
-
-    Args:
-        database: The pipeline's own database.
-    """
+    """The receipts of all accounts: `{_id: account id, user, did, unsound, parts: {type: {aspect: ...}}}`."""
 
     def __init__(self, database: Database[dict[str, Any]]) -> None:
         self._receipts = own_collection(database, "receipts")

@@ -284,8 +284,7 @@ class _Planner:
         linked = self._linked_rkey(wanted.document)
         needed = [blob.name for blob in self.media.blobs]
         return min(
-            matches,
-            key=lambda record: (record.rkey != linked, not all(n in record.value for n in needed), record.rkey),
+            matches, key=lambda record: (record.rkey != linked, not all(n in record.value for n in needed), record.rkey)
         )
 
     def _new_key(self, wanted: Wanted) -> tuple[str, str]:

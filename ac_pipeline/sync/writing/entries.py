@@ -26,13 +26,7 @@ _IDENTITY = ("rkey", "did", "fingerprint", "partition", "code", "withdrawn_at")
 
 
 class Entries:
-    """What the ledger knows of one account's items, and what it shall know next.
-
-    Args:
-        account: Whose items.
-        run_id: The run that changes them.
-        now: The time, UTC.
-    """
+    """What the ledger knows of one account's items, and what it shall know next of what a run does at `now()` (UTC)."""
 
     def __init__(self, account: Account, run_id: str, now: Callable[[], datetime]) -> None:
         self._account = account

@@ -47,11 +47,7 @@ def _ever_made(entry: LedgerEntry) -> tuple[Rendition, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Eraser:
-    """Lets go of what is kept of erased items.
-
-    Args:
-        documents, ledger, renderer: The ports.
-    """
+    """Lets go of what is kept of erased items."""
 
     documents: Documents
     ledger: Ledger

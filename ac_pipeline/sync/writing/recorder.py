@@ -41,15 +41,7 @@ from ac_pipeline.sync.writing.writer import Refused
 
 
 class Recorder:
-    """Records what happens to the items of one account in one run.
-
-    Args:
-        documents: Where links are stored.
-        ledger: Where entries are stored.
-        account: Whose items they are.
-        run_id: The run, as the ledger names it.
-        now: The time, UTC.
-        dry: Count only; store nothing.
+    """Records what happens to the items of one account in one run; `dry` counts only and stores nothing.
 
     Attributes:
         links: What this run has stored in Mongo, by item; None where a link was cleared.
@@ -90,10 +82,8 @@ class Recorder:
                     tally.companions_missing += bool(media.companions(each.document).keys() - each.derived.found)
 
     def untouched(self, plan: AccountPlan, types: Iterable[MediaType], records: Mapping[str, int]) -> None:
-        """Everything is known to be as it has to be: what a run that reads the repository would count (VERIFY-11).
-
-        Args:
-            records: Records of each type in the repository.
+        """Everything is known to be as it has to be: what a run that reads the repository would count (VERIFY-11);
+        `records` of each type are in the repository.
         """
         self.count(plan, types)
         for media in types:
@@ -115,10 +105,8 @@ class Recorder:
             self.report.tally(media.name).records = sum(1 for _ in repository.collection(media.nsid))
 
     def doubt(self, media: MediaType, orphans: int, records: int, why: str) -> None:
-        """Records without a document are kept, because the database is doubted and not the records.
-
-        Args:
-            why: The end of a sentence.
+        """Records without a document are kept, because the database is doubted and not the records; `why` ends a
+        sentence.
         """
         self.report.tally(media.name).orphans_kept += orphans
         self.report.note(

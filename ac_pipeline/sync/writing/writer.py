@@ -97,7 +97,7 @@ class Refused:
 
     @property
     def about_key(self) -> bool:
-        """Whether the PDS refuses the new key and not the record, so that another key may do (WRITE-3)."""
+        """True if the PDS refuses the new key and not the record, so that another key may do (WRITE-3)."""
         refused = isinstance(self.error, RecordRefused) and self.operation.kind is Kind.CREATE
         return refused and _ABOUT_KEY.search(self.error.answer or "") is not None
 
@@ -107,11 +107,9 @@ class Writer:
     """Writes to the repository of one account.
 
     Args:
-        server: The PDS.
         ledger: Knows the request size the PDS takes, learns a smaller one, and keeps the repository's checkpoint.
         host: The PDS, as the ledger names it.
         now: The time, UTC.
-        account: Whose repository it is.
         load: Bytes of a blob that an operation's record refers to; raises `Permanent` or `Transient`.
         uploaded: CIDs of blobs this run has uploaded; grows.
     """
@@ -250,9 +248,7 @@ class Writer:
 
     def _upload_again(self, batch: list[Operation], error: BlobMissing) -> bool:
         """Send the blob that the PDS lacks once more, or all of the batch's if it names none; each once (MEDIA-15).
-
-        Returns:
-            Whether anything was sent, so that the batch is worth another attempt.
+        True if anything was sent, so that the batch is worth another attempt.
         """
         blobs = {blob.cid: (op, blob) for op in batch for blob in _blobs(op)}
         named = [cid for cid in blobs if cid in (error.answer or "")]
