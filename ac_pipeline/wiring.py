@@ -35,7 +35,7 @@ from ac_pipeline.atproto.transport import open_http
 from ac_pipeline.bounds import Limit, Limits
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.accounts import MongoAccounts, MongoProvisioning
-from ac_pipeline.mongo.changes.users import MongoChanges
+from ac_pipeline.mongo.changes.pending import MongoChanges
 from ac_pipeline.mongo.database import connect
 from ac_pipeline.mongo.documents import MongoDocuments
 from ac_pipeline.mongo.ledger.audit import MongoAudit

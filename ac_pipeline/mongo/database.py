@@ -192,11 +192,9 @@ def _from_refusal(action: str, code: int | None, details: Any) -> PipelineError:
 
 def _from_bulk(action: str, error: BulkWriteError) -> PipelineError:
     failures = error.details.get("writeErrors") or error.details.get("writeConcernErrors") or [{}]
-    first = failures[0]
-    return ServerFailed(
-        f"Could not {action}: {len(failures)} of its writes failed, the first with code {first.get('code')}.",
-        answer=str(first.get("errmsg", ""))[:300],
-    )
+    code, words = failures[0].get("code"), str(failures[0].get("errmsg", ""))[:300]
+    said = f"Could not {action}: {len(failures)} of its writes failed, the first with code {code}."
+    return ServerFailed(said, answer=words)
 
 
 def is_only_duplicates(error: BulkWriteError | DuplicateKeyError) -> bool:

@@ -15,15 +15,16 @@ from typing import Any, Final, Protocol
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.rate_limits import HOUR, Bucket, commits_key, hour_under_way
 from ac_pipeline.errors import PipelineError
+from ac_pipeline.items import PlannedOperation
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.mongo.ledger.plans import KEPT, SHORTEST, Draft, Line, SavedPlan
+from ac_pipeline.mongo.ledger.plans import KEPT, SHORTEST, Draft, SavedPlan
 from ac_pipeline.operations.declare import Declaration, Parameters, Report, Selected, Table, Work, command_line, option
 from ac_pipeline.operations.findings import LeftOut, Progress, unwatched
 from ac_pipeline.sync.costs import Bill, Ceiling, Cost, Limits, UserBill, UserCost, user_cost
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.for_accounts import for_accounts, unread
 from ac_pipeline.sync.report import AccountReport
-from ac_pipeline.sync.selection import PlanHash, PlannedOperation, Selection, planned
+from ac_pipeline.sync.selection import PlanHash, Selection, planned
 from ac_pipeline.sync.writing.writer import REQUEST_BYTES, BatchLimits
 from ac_pipeline.wiring import Pipeline
 
@@ -165,7 +166,7 @@ def draw_up(
             digest.add(each)
             made.counts[each.operation] += 1
             if draft is not None:
-                draft.add(_stored(account, each))
+                draft.add(replace(each, account=account.id))
             take(each, priced)
     made.hash, made.cost, made.users = digest.hexdigest(), bill.total(), len(touched)
     if plans is not None and draft is not None and touched:
@@ -268,17 +269,6 @@ def selection_of(stored: Mapping[str, Any]) -> Selection:
         limit=stored["limit"],
         sweep=0 if stored["sweep"] else None,  # a dry run takes any number for enough; to carry it out needs its own
     )
-
-
-def operation_of(stored: Line) -> PlannedOperation:
-    """A saved line as the plan had it."""
-    return PlannedOperation(
-        stored.item, stored.user, stored.operation, stored.reason, stored.rkey, stored.cid, stored.fingerprint
-    )
-
-
-def _stored(account: Account, each: PlannedOperation) -> Line:
-    return Line(account.id, each.item, each.user, each.operation, each.reason, each.rkey, each.cid, each.fingerprint)
 
 
 def _by_time(bill: UserBill) -> tuple[datetime, int]:

@@ -15,10 +15,10 @@ from pydantic import model_validator
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.errors import Misconfigured, PipelineError, Transient
-from ac_pipeline.items import item_id
+from ac_pipeline.items import PlannedOperation, item_id
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import media_type
-from ac_pipeline.mongo.ledger.plans import SHORTEST, Line, SavedPlan
+from ac_pipeline.mongo.ledger.plans import SHORTEST, SavedPlan
 from ac_pipeline.operations.declare import (
     Declaration,
     Report,
@@ -30,14 +30,14 @@ from ac_pipeline.operations.declare import (
     sweep_option,
 )
 from ac_pipeline.operations.findings import confirm_sweep
-from ac_pipeline.operations.plan import kept_lines, make_plan, operation_of, selection_of
+from ac_pipeline.operations.plan import kept_lines, make_plan, selection_of
 from ac_pipeline.operations.sync_report import counted, sync_answer
 from ac_pipeline.sync.engine import Engine, sync_accounts
 from ac_pipeline.sync.for_accounts import for_accounts, unread
 from ac_pipeline.sync.planning.diff import AccountPlan
 from ac_pipeline.sync.planning.plan import COPIES, Kind
 from ac_pipeline.sync.report import AccountReport
-from ac_pipeline.sync.selection import Agreement, PlannedOperation, Selection, line
+from ac_pipeline.sync.selection import Agreement, Selection, line
 from ac_pipeline.sync.verify import Verification, verify
 
 SHOWN = 3
@@ -373,7 +373,7 @@ class AgreedTurn:
 def agreed_sync(
     engine: Engine,
     plan: SavedPlan,
-    lines: Iterable[Line],
+    lines: Iterable[PlannedOperation],
     accounts: Sequence[Account],
     *,
     run_id: str,
@@ -410,7 +410,7 @@ def agreed_sync(
         selection = replace(selection, sweep=number)
     known = {account.id: account for account in accounts}
     about = plan.selection["accounts"]
-    parts = ((id, [operation_of(each) for each in part]) for id, part in groupby(lines, lambda each: each.account))
+    parts = ((id, list(part)) for id, part in groupby(lines, lambda each: each.account))
     waiting: dict[str, list[PlannedOperation]] = {}
 
     def planned_accounts() -> Iterator[Account]:

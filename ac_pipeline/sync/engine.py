@@ -9,13 +9,10 @@ after each committed batch stores links and ledger entries. Sources: design, sec
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from datetime import datetime
 from time import monotonic
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.lexicon import Lexicons
 from ac_pipeline.errors import (
     AccountUnknown,
     Blocked,
@@ -34,9 +31,8 @@ from ac_pipeline.sync.planning.diff import AccountPlan, plan_type
 from ac_pipeline.sync.planning.plan import Kind, Made, Operation, Wanted
 from ac_pipeline.sync.planning.reading import DOCUMENT_GONE, Reader
 from ac_pipeline.sync.planning.wanted import Unmade, make, offer
-from ac_pipeline.sync.ports import DataServer, Documents, Ledger, Renderer
+from ac_pipeline.sync.ports import DataServer
 from ac_pipeline.sync.report import AccountReport, foresee
-from ac_pipeline.sync.safeguard import Safeguard
 from ac_pipeline.sync.selection import Agreement, Selection
 from ac_pipeline.sync.writing.blob_repair import BlobRepair, stand_in
 from ac_pipeline.sync.writing.erased import Eraser
@@ -56,39 +52,22 @@ def _open() -> None:
     """A gate that keeps nothing back."""
 
 
-@dataclass(slots=True)
-class Engine:
+@dataclass(slots=True, kw_only=True)
+class Engine(Reader):
     """Mirrors accounts. All it touches comes in through ports.
 
     Args:
         host: Name of the PDS, under which its learned limits are kept.
         holder: Who holds the leases: unique to this process.
-        now: The time, UTC.
-        renders: Pool in which renditions are made.
-        safeguard: Keeps a wrong or half-restored database, and a wrong PDS, from doing harm.
         gate: Raises when no record may be written; accounts that are emptied do not ask.
-        grace: Seconds that an item without a record waits for media that the platform is still making.
         erase_copies: True if copies of erased work in `site.standard.document` go too.
     """
 
-    documents: Documents
     server: DataServer
-    ledger: Ledger
-    renderer: Renderer
-    lexicons: Lexicons
     host: str
     holder: str
-    now: Callable[[], datetime]
-    renders: Executor
-    safeguard: Safeguard
     gate: Callable[[], None] = _open
-    grace: float = 600.0
     erase_copies: bool = True
-
-    @property
-    def _reader(self) -> Reader:
-        ports, rules = (self.documents, self.ledger, self.renderer), (self.grace, self.safeguard)
-        return Reader(*ports, self.lexicons, self.now, self.renders, *rules)
 
     def _recorder(self, account: Account, run_id: str, *, dry: bool = False) -> Recorder:
         return Recorder(self.documents, self.ledger, account, run_id, self.now, dry=dry)
@@ -111,7 +90,7 @@ class Engine:
             try:
                 if not number and account.blocked is None and account.did is not None and account.leaving is None:
                     self.gate()
-                    made = self._reader.render(account, selection)
+                    made = self.render_missing(account, selection)
                 # In the last round what is missing is made at once: documents change faster than they are rendered.
                 plan = AccountPlan(account, made if number < ROUNDS - 1 else None, erase_copies=self.erase_copies)
                 self._sync(plan, selection, recorder)
@@ -127,7 +106,7 @@ class Engine:
     def _sync(self, plan: AccountPlan, selection: Selection, recorder: Recorder) -> None:
         account = plan.account
         if account.blocked is not None or account.did is None:
-            self._reader.block(account, selection, recorder, account.blocked)
+            self.block(account, selection, recorder, account.blocked)
             return
         with self.ledger.lease(account.did, self.holder):
             try:
@@ -147,9 +126,9 @@ class Engine:
         recorder = self._recorder(account, run_id, dry=True)
         plan = AccountPlan(account, erase_copies=self.erase_copies)
         if account.blocked is not None or account.did is None:
-            self._reader.block(account, selection, recorder, account.blocked)
+            self.block(account, selection, recorder, account.blocked)
             return plan, recorder.report
-        selection = self._reader.without_paused(account, selection, recorder)
+        selection = self.without_paused(account, selection, recorder)
         if not selection.types:
             return plan, recorder.report
         try:
@@ -157,7 +136,7 @@ class Engine:
         except Blocked as error:
             self._refuse(account, selection, recorder, error)
             return plan, recorder.report
-        self._reader.read(plan, selection, dry=True)
+        self.read(plan, selection, dry=True)
         self._judge(plan, selection, recorder)
         foresee(plan, recorder.report)
         return plan, recorder.report
@@ -168,8 +147,8 @@ class Engine:
         recorder = self._recorder(account, run_id)
         try:
             plan = AccountPlan(account)
-            selection = self._reader.without_paused(account, replace(selection, types=(media,)), recorder)
-            self._reader.read(plan, selection)
+            selection = self.without_paused(account, replace(selection, types=(media,)), recorder)
+            self.read(plan, selection)
             recorder.count(plan, selection.types)
             for each in selection.types:
                 recorder.rendered(each, plan.wanted[each.name])
@@ -182,10 +161,10 @@ class Engine:
         """Record an account as blocked, unless the PDS knows the others as little: then nobody is."""
         if isinstance(error, AccountUnknown):
             self.safeguard.check_server()
-        self._reader.block(account, selection, recorder, error)
+        self.block(account, selection, recorder, error)
 
     def _mirror(self, plan: AccountPlan, asked: Selection, recorder: Recorder) -> None:
-        selection = self._reader.without_paused(plan.account, asked, recorder)
+        selection = self.without_paused(plan.account, asked, recorder)
         if not selection.types:
             return
         try:
@@ -226,13 +205,13 @@ class Engine:
             and self.server.latest_commit(did).rev == known.rev
         ):
             unmoved = known.rev
-            self._reader.read(plan, selection)
+            self.read(plan, selection)
             if is_up_to_date(plan, selection, known, self.now):
                 recorder.untouched(plan, selection.types, known.counts)
                 return True
         plan.take(self.server.read_repository(did))
         if plan.base != unmoved:
-            self._reader.read(plan, selection)
+            self.read(plan, selection)
         return False
 
     def _judge(self, plan: AccountPlan, selection: Selection, recorder: Recorder) -> None:
@@ -241,7 +220,7 @@ class Engine:
             return
         recorder.records(plan.repository, selection.types)
         recorder.count(plan, selection.types)
-        self._reader.find_orphans(plan, selection, recorder)
+        self.find_orphans(plan, selection, recorder)
         find_lost_sources(plan, selection, self.documents)
         plan.types = selection.types
         self._decide(plan, selection.agreed)

@@ -5,10 +5,11 @@ Also here: the lines of a saved plan, which select what a sync of that plan may 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 
+from ac_pipeline.items import PlannedOperation
 from ac_pipeline.media.base import Document, MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.sync.planning.diff import AccountPlan
@@ -16,36 +17,6 @@ from ac_pipeline.sync.planning.plan import Kind, Operation, TypePlan
 
 _OF_A_PROMISE = {Kind.RENDER, Kind.CREATE, Kind.UPDATE, Kind.ADOPT, Kind.HEAL}
 """What may become of an item whose rendition is still to be made: its record is not known before."""
-
-
-@dataclass(frozen=True, slots=True)
-class PlannedOperation:
-    """One line of a plan; `user` is a partition key.
-
-    Args:
-        fingerprint: Of the document, where the record is not known yet (`render`): what was agreed to is this document.
-    """
-
-    item: str
-    user: str
-    operation: str
-    reason: str
-    rkey: str
-    cid: str | None
-    fingerprint: str | None = None
-
-    @property
-    def type(self) -> str:
-        return self.item.partition(":")[0]
-
-    @property
-    def document(self) -> str:
-        """ObjectId of its document, else the key of its record."""
-        return self.item.partition(":")[2]
-
-    def to_json(self) -> dict[str, object]:
-        """As design section 6 has it."""
-        return {name: getattr(self, name) for name in self.__slots__ if name != "fingerprint"}
 
 
 def planned(plans: Iterable[AccountPlan]) -> list[PlannedOperation]:
@@ -71,16 +42,14 @@ class PlanHash:
     reasons are called."""
 
     def __init__(self) -> None:
-        self._digest = sha256(b"[")
-        self._first = True
+        self._digest, self._separator = sha256(b"["), b""
 
     def add(self, operation: PlannedOperation) -> None:
         content = [operation.user, operation.item, operation.operation, operation.rkey, operation.cid]
         if operation.fingerprint is not None:
             content.append(operation.fingerprint)
-        self._digest.update(b"" if self._first else b",")
-        self._digest.update(json.dumps(content, separators=(",", ":")).encode())
-        self._first = False
+        self._digest.update(self._separator + json.dumps(content, separators=(",", ":")).encode())
+        self._separator = b","
 
     def hexdigest(self) -> str:
         done = self._digest.copy()
@@ -96,7 +65,6 @@ def plan_hash(operations: Iterable[PlannedOperation]) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
 class Agreement:
     """Operations that were looked at and agreed to: those of one account.
 
@@ -104,16 +72,11 @@ class Agreement:
     to be made, it is the same item under the same key, made from the same document.
     """
 
-    lines: tuple[PlannedOperation, ...]
-    _exact: frozenset[tuple[str, str, str, str | None]] = field(init=False, repr=False)
-    _promised: frozenset[tuple[str, str, str | None]] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        known = [each for each in self.lines if each.fingerprint is None]
-        promised = [each for each in self.lines if each.fingerprint is not None]
-        exact = frozenset((each.item, each.operation, each.rkey, each.cid) for each in known)
-        object.__setattr__(self, "_exact", exact)
-        object.__setattr__(self, "_promised", frozenset((each.item, each.rkey, each.fingerprint) for each in promised))
+    def __init__(self, lines: Sequence[PlannedOperation]) -> None:
+        known = [each for each in lines if each.fingerprint is None]
+        promised = [each for each in lines if each.fingerprint is not None]
+        self._exact = {(each.item, each.operation, each.rkey, each.cid) for each in known}
+        self._promised = {(each.item, each.rkey, each.fingerprint) for each in promised}
 
     def allows(self, operation: Operation) -> bool:
         if (operation.item, operation.kind.value, operation.rkey, operation.cid) in self._exact:
@@ -135,14 +98,10 @@ class Agreement:
                 if not self.allows(operation):
                     skipped[operation.kind.value, operation.path] = operation
             doubtful = {each.item for each in skipped.values()}
-            kept = []
             for operation in plan.operations:
-                out = (operation.kind.value, operation.path) in skipped
                 if operation.kind is Kind.DELETE_DUPLICATE and operation.item in doubtful:
                     skipped[operation.kind.value, operation.path] = operation
-                elif not out:
-                    kept.append(operation)
-            plan.operations = kept
+            plan.operations = [each for each in plan.operations if (each.kind.value, each.path) not in skipped]
 
 
 def _fingerprint(operation: Operation) -> str | None:

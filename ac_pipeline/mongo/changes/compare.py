@@ -12,7 +12,8 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final
+from itertools import islice
+from typing import Any, Final, TypeVar
 
 from bson import ObjectId
 from pymongo.database import Database
@@ -21,7 +22,6 @@ from ac_pipeline.accounts import GUEST_ID
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.eligibility import GUEST_VALUES
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.mongo.changes.pending import LOOKUPS, in_parts
 from ac_pipeline.mongo.database import mongo_errors, platform_collection
 from ac_pipeline.mongo.documents import WITHDRAWN, unlinked
 
@@ -38,6 +38,10 @@ _FEW, _MANY = 1_000, 4_000
 """A window of time with fewer documents is followed by one four times as long; one with more is made shorter."""
 _LONGEST = 365 * _DAY
 _UNDATED: Final = "undated"
+LOOKUPS = 200
+"""Ids of one query: the local server takes 0.03 s for 200 and 16 s for 5,000 of them."""
+
+_Item = TypeVar("_Item")
 
 
 class Scan(StrEnum):
@@ -128,8 +132,14 @@ class Compare:
         if scan is Scan.EVERYTHING:
             yield from self._everything(media, after, now, action)
             return
-        for condition in _conditions(scan, media, leaving):
-            place = {"_id": {"$gt": ObjectId(after) if after else _FIRST}}
+        link = {"$or": [{home: {"$exists": True}} for home in media.link_homes]}
+        condition = {
+            Scan.UNLINKED: unlinked(media),
+            Scan.WITHDRAWN: {"$and": [WITHDRAWN, link]},
+            Scan.LEAVING: {"user": {"$in": sorted(leaving)}, **link},
+        }[scan]
+        place = {"_id": {"$gt": ObjectId(after) if after else _FIRST}}
+        if scan is not Scan.LEAVING or leaving:
             for raws in self._read(media, {**place, **condition}, action):
                 yield raws, str(raws[-1]["_id"])
 
@@ -192,22 +202,12 @@ class Compare:
                 yield from in_parts(cursor, LOOKUPS)
 
 
-def _conditions(scan: Scan, media: MediaType, leaving: Collection[str]) -> Iterator[dict[str, Any]]:
-    match scan:
-        case Scan.UNLINKED:
-            yield unlinked(media)
-        case Scan.WITHDRAWN:
-            yield {"$and": [WITHDRAWN, _any_link(media)]}
-        case Scan.LEAVING:
-            if leaving:
-                yield {"user": {"$in": sorted(leaving)}, **_any_link(media)}
-        case Scan.EVERYTHING:
-            raise ValueError("everything is read in windows of time")
-
-
-def _any_link(media: MediaType) -> dict[str, Any]:
-    return {"$or": [{home: {"$exists": True}} for home in media.link_homes]}
-
-
 def _moment(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
+
+
+def in_parts(values: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
+    """The values in lists of at most `size`."""
+    rest = iter(values)
+    while part := list(islice(rest, size)):
+        yield part

@@ -153,38 +153,36 @@ class Leases:
             if self._end_of_dead(did):
                 continue
             if self._clock() >= deadline:
-                with mongo_errors(f"read the lease on {did}"):
-                    current = self._collection.find_one({"_id": did}) or {}
                 raise LeaseHeld(
-                    f"Another run ({current.get('holder', 'ended just now')}) writes to {did} and did not end within "
-                    f"{self._patience:.0f} s; the next attempt tries again."
+                    f"Another run ({self._current(did).get('holder', 'ended just now')}) writes to {did} and did not "
+                    f"end within {self._patience:.0f} s; the next attempt tries again."
                 )
             self._sleep(self._poll)
         return token
 
     def _take(self, did: str, holder: str, token: str) -> bool:
         """One atomic try: an upsert that meets a lease still running breaks on its `_id`."""
+        ours = {"holder": holder, "token": token, "process": self._process(), "expires_at": self._expiry()}
         with mongo_errors(f"take the lease on {did}"):
             try:
                 self._collection.find_one_and_update(
-                    {"_id": did, "expires_at": {"$lte": self._clock()}},
-                    {"$set": self._ours(holder, token)},
-                    upsert=True,
+                    {"_id": did, "expires_at": {"$lte": self._clock()}}, {"$set": ours}, upsert=True
                 )
             except DuplicateKeyError:
                 return False
         return True
 
-    def _ours(self, holder: str, token: str) -> dict[str, Any]:
-        return {"holder": holder, "token": token, "process": self._process(), "expires_at": self._expiry()}
+    def _current(self, did: str) -> dict[str, Any]:
+        with mongo_errors(f"look at the lease on {did}"):
+            return self._collection.find_one({"_id": did}) or {}
 
     def _end_of_dead(self, did: str) -> bool:
-        """End a lease whose holder died here: a killed run's retry would wait up to a minute for it; whether it did."""
-        with mongo_errors(f"look at the lease on {did}"):
-            current = self._collection.find_one({"_id": did}) or {}
-            process = current.get("process")
-            if not isinstance(process, str) or not self._dead(process):
-                return False
+        """End a lease whose holder died here, for which a killed run's retry would wait up to a minute; True if so."""
+        current = self._current(did)
+        process = current.get("process")
+        if not isinstance(process, str) or not self._dead(process):
+            return False
+        with mongo_errors(f"end the lease on {did}"):
             ended = self._collection.delete_one({"_id": did, "token": current.get("token")}).deleted_count == 1
         if ended:
             _log.warning("The lease on %s was left behind by %s, which is dead.", did, current.get("holder"))

@@ -17,6 +17,7 @@ from pymongo import ASCENDING, DESCENDING
 from pymongo.database import Database
 
 from ac_pipeline.errors import Misconfigured
+from ac_pipeline.items import PlannedOperation
 from ac_pipeline.mongo.database import mongo_errors, own_collection, storable, value_of
 from ac_pipeline.mongo.ledger.audit import operator_name
 
@@ -28,20 +29,6 @@ SHORTEST = 8
 """Characters of a hash that name a plan: two of 50 plans share them once in three million times."""
 
 _ABANDONED = timedelta(days=1)
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One operation of a saved plan, as `sync/selection.py` has it. `account`: Mongo id of its owner."""
-
-    account: str
-    item: str
-    user: str
-    operation: str
-    reason: str
-    rkey: str
-    cid: str | None
-    fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,10 +77,10 @@ class Draft:
     def __init__(self, plans: MongoPlans, id: str) -> None:
         self.id = id
         self._plans = plans
-        self._lines: list[Line] = []
+        self._lines: list[PlannedOperation] = []
         self._number = 0
 
-    def add(self, line: Line) -> None:
+    def add(self, line: PlannedOperation) -> None:
         """One more operation; stored with others."""
         self._lines.append(line)
         if len(self._lines) == LINES:
@@ -119,7 +106,7 @@ class MongoPlans:
         """A new plan's operations."""
         return Draft(self, uuid4().hex)
 
-    def store(self, draft: str, number: int, lines: list[Line]) -> None:
+    def store(self, draft: str, number: int, lines: list[PlannedOperation]) -> None:
         chunk = {"_id": f"{draft}:{number:06d}", "draft": draft, "number": number, "at": self.now()}
         with mongo_errors("save operations of a plan"):
             self._operations.insert_one({**chunk, "lines": [storable(line) for line in lines]})
@@ -169,7 +156,7 @@ class MongoPlans:
             found = self._plans.find({}, sort=[("when", DESCENDING), ("_id", ASCENDING)], limit=limit)
             return [_plan(stored) for stored in found]
 
-    def lines(self, plan: SavedPlan) -> Iterator[Line]:
+    def lines(self, plan: SavedPlan) -> Iterator[PlannedOperation]:
         """Its operations, by user and item.
 
         Raises:
@@ -180,7 +167,7 @@ class MongoPlans:
             for chunk in self._operations.find({"draft": plan.draft}, sort=[("_id", ASCENDING)], batch_size=1):
                 for line in chunk["lines"]:
                     seen += 1
-                    yield Line(**line)
+                    yield value_of(PlannedOperation, line)
         if seen != plan.operations:
             raise Misconfigured(
                 f"Plan {plan.hash[:SHORTEST]} has {plan.operations} operations and {seen} of them are kept: "

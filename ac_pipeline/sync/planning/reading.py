@@ -39,9 +39,16 @@ def gone_from(account: Account, owners: Mapping[str, str | None], documents: Ite
     }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, kw_only=True)
 class Reader:
-    """Reads accounts, and says what of them is not to be written. Its arguments are those of the engine."""
+    """Reads accounts, and says what of them is not to be written.
+
+    Args:
+        now: The time, UTC.
+        renders: Pool in which renditions are made.
+        safeguard: Keeps a wrong or half-restored database, and a wrong PDS, from doing harm.
+        grace: Seconds that an item without a record waits for media that the platform is still making.
+    """
 
     documents: Documents
     ledger: Ledger
@@ -49,8 +56,8 @@ class Reader:
     lexicons: Lexicons
     now: Callable[[], datetime]
     renders: Executor
-    grace: float
     safeguard: Safeguard
+    grace: float = 600.0
 
     def read(self, plan: AccountPlan, selection: Selection, *, dry: bool = False) -> None:
         """Documents, what the ledger knows, and the records that are wanted; renditions that are missing are made.
@@ -71,7 +78,7 @@ class Reader:
             plan.selected[media.name] = chosen
             plan.wanted[media.name] = wanted + [Wanted(d, skipped=True) for d in documents if d.id not in chosen]
 
-    def render(self, account: Account, selection: Selection) -> Made:
+    def render_missing(self, account: Account, selection: Selection) -> Made:
         """Make what is missing of an account's renditions, and ask for companions; nothing is remembered of it.
 
         Paused types are left out, and items that were blocked: it may be in vain.

@@ -9,10 +9,11 @@ import pytest
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.rate_limits import POLICY, Bucket, Window
 from ac_pipeline.errors import NoCredentials
+from ac_pipeline.items import PlannedOperation
 from ac_pipeline.operations.plan import FlightPlan, draw_up, learned_limits, selection_of, selection_to_json
 from ac_pipeline.operations.sync import account_turn
 from ac_pipeline.sync.costs import USUAL, Ceiling, Limits
-from ac_pipeline.sync.selection import PlannedOperation, Selection, plan_hash, planned
+from ac_pipeline.sync.selection import Selection, plan_hash, planned
 from ac_pipeline_tests.unit.sync.world import World, totals
 
 NOW = 1_000_000.0

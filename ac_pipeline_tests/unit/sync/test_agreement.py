@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import RecordRefused
-from ac_pipeline.items import State
+from ac_pipeline.items import PlannedOperation, State
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.operations.sync import AgreedTurn, Change, account_turn
 from ac_pipeline.sync.planning.plan import Kind
-from ac_pipeline.sync.selection import Agreement, PlanHash, PlannedOperation, Selection, plan_hash, planned
+from ac_pipeline.sync.selection import Agreement, PlanHash, Selection, plan_hash, planned
 from ac_pipeline_tests.unit.sync.test_dry_run import a_bit_of_everything
 from ac_pipeline_tests.unit.sync.world import World
 
