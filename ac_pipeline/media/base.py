@@ -19,7 +19,7 @@ class Verdict(StrEnum):
     ELIGIBLE = "eligible"
     WITHDRAWN = "withdrawn"
     INVALID = "invalid"
-    HELD = "held"
+    OWNERSHIP_UNCLEAR = "held"
 
 
 @dataclass(frozen=True, slots=True)

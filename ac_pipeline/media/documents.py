@@ -79,7 +79,7 @@ def _judge(
     link = document.link
     if media.outlives_owner and document.owner is None and account_did and link and link.did not in {None, account_did}:
         return (
-            Verdict.HELD,
+            Verdict.OWNERSHIP_UNCLEAR,
             f"it has no `user`, and its link is into the repository {link.did}: its owner seems to have left; "
             "publish it as guest work only by clearing the link, or remove it",
             oddities,

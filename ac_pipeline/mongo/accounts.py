@@ -189,7 +189,7 @@ def _account(id: str, handle: str | None, row: Mapping[str, Any], deletion: _Del
         code=sound_text(row.get("code")),
         password=held.password,
         blocked=deleted or missing,
-        leaving=LEAVING if leaving else None,
+        pending_deletion=LEAVING if leaving else None,
         created=format_when(moment) if moment is not None else None,
     )
 
@@ -249,7 +249,7 @@ def _one_account_a_repository(accounts: Sequence[Account]) -> list[Account]:
     """Block whoever names a DID that is not theirs alone: two accounts mirrored into one repository undo each other.
 
     The guest keeps its DID, then the only one of the platform's own tenant; when that does not decide, all are blocked.
-    One that is leaving keeps none: what would be removed may be another's.
+    One that is to be deleted keeps none: what would be removed may be another's.
     """
     sharing: defaultdict[str, list[Account]] = defaultdict(list)
     for account in accounts:
@@ -262,7 +262,7 @@ def _one_account_a_repository(accounts: Sequence[Account]) -> list[Account]:
         keepers = [account for account in group if account.is_guest] or [
             account for account in group if not account.id.startswith(_SISTER_TENANT)
         ]
-        keeper = keepers[0] if len(keepers) == 1 and keepers[0].leaving is None else None
+        keeper = keepers[0] if len(keepers) == 1 and keepers[0].pending_deletion is None else None
         for account in group:
             if account is not keeper:
                 others = ", ".join(sorted(other.key for other in group if other is not account))

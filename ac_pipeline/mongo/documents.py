@@ -167,7 +167,7 @@ class MongoDocuments:
             eligible=verdicts[Verdict.ELIGIBLE],
             withdrawn=verdicts[Verdict.WITHDRAWN],
             invalid=verdicts[Verdict.INVALID],
-            held=verdicts[Verdict.HELD],
+            held=verdicts[Verdict.OWNERSHIP_UNCLEAR],
             version=sha256(str(mixture).encode()).hexdigest(),
         )
 

@@ -88,7 +88,12 @@ class Engine(Reader):
         for number in range(ROUNDS):
             recorder = self._recorder(account, run_id)
             try:
-                if not number and account.blocked is None and account.did is not None and account.leaving is None:
+                if (
+                    not number
+                    and account.blocked is None
+                    and account.did is not None
+                    and account.pending_deletion is None
+                ):
                     self.gate()
                     made = self.render_missing(account, selection)
                 # In the last round what is missing is made at once: documents change faster than they are rendered.
@@ -275,12 +280,10 @@ class Engine(Reader):
     def _decide(plan: AccountPlan, agreed: Agreement | None = None) -> None:
         if plan.repository is None:
             return
-        did, leaving = plan.repository.did, plan.account.leaving
+        did, why = plan.repository.did, plan.account.pending_deletion
         plan.plans = [
-            plan_type(
-                media, did, plan.wanted[media.name], plan.records(media), plan.gone.get(media.name), leaving=leaving
-            )
-            for media in plan.types
+            plan_type(media, did, plan.wanted[name], plan.records(media), plan.gone.get(name), pending_deletion=why)
+            for name, media in ((media.name, media) for media in plan.types)
         ]
         for made in plan.plans if plan.erase_copies else ():
             made.operations += deletions(plan, made)

@@ -30,7 +30,7 @@ class Documents(Protocol):
         """Id of every document of the collection, whoever owns it -> its `when` in ms since 1970."""
 
     def is_empty(self, media: MediaType) -> bool:
-        """Whether the whole collection holds nothing: a reason to distrust what is missing from it."""
+        """True if the whole collection holds nothing: a reason to distrust what is missing from it."""
 
     def write_links(self, media: MediaType, updates: Sequence[LinkUpdate]) -> None:
         """Store or clear links, all in one bulk write."""
@@ -89,7 +89,7 @@ class DataServer(Protocol):
         """
 
     def has_blob(self, did: str, cid: str) -> bool:
-        """Whether the blob can be downloaded (`com.atproto.sync.getBlob`)."""
+        """True if the blob can be downloaded (`com.atproto.sync.getBlob`)."""
 
     def list_repositories(self) -> Iterator[RepositoryStatus]:
         """Every repository the PDS hosts, a page at a time (`com.atproto.sync.listRepos`)."""

@@ -56,7 +56,7 @@ class Tally:
             self.documents += 1
             self.eligible += document.verdict is Verdict.ELIGIBLE
             self.withdrawn += document.verdict is Verdict.WITHDRAWN
-            self.invalid += document.verdict in {Verdict.INVALID, Verdict.HELD}
+            self.invalid += document.verdict in {Verdict.INVALID, Verdict.OWNERSHIP_UNCLEAR}
             self.warnings += bool(document.warnings)
 
     def count(self, state: State, number: int = 1) -> None:

@@ -4,7 +4,7 @@ its users. What was there at the last look is kept in the ledger, so that all ru
 A record whose document is gone (an orphan) may be the only copy of somebody's work. Orphans of a type are deleted only
 while its collection, the documents of the records that are known, and all orphans met within a day are each within
 the allowed share, and those of one user are not most of what that user has. What its owner withdrew, or an account
-that is leaving, is never asked about here.
+that is to be deleted, is never asked about here.
 """
 
 from __future__ import annotations

@@ -128,8 +128,10 @@ class Mirror(RuleBasedStateMachine):
     @rule(who=st.integers(0, 1))
     def somebody_leaves_or_comes_back(self, who: int) -> None:
         account = self.one(who)
-        self.world.accounts[account.id] = replace(account, leaving=None if account.leaving else LEAVING)
-        if account.leaving is None:
+        self.world.accounts[account.id] = replace(
+            account, pending_deletion=None if account.pending_deletion else LEAVING
+        )
+        if account.pending_deletion is None:
             for type in TYPES:
                 self.world.forget(account, type)
 
@@ -195,7 +197,7 @@ class Mirror(RuleBasedStateMachine):
         if type == "kidlisp":
             value = {"source": f"(nobody {number})", "code": f"n{number:05}"}
         self.world.write(account, "create", path, value)
-        if account.leaving is None or not type:
+        if account.pending_deletion is None or not type:
             self.world.foreign[account.id][path] = self.world.pds.records(account)[path]
 
     @rule(who=pick, which=pick, named=st.booleans())

@@ -111,23 +111,23 @@ class Rule:
 
     Args:
         now: The time, UTC.
-        held: Account id -> names of its types that an operator has paused.
+        paused: Account id -> names of its types that an operator has paused.
         blocked_before: `(account id, class of the reason)` of blocked items in the ledger.
         changed: Ids of accounts that changed in Mongo just now: that they were blocked says nothing any more.
     """
 
     now: datetime
-    held: Mapping[str, Collection[str]]
+    paused: Mapping[str, Collection[str]]
     blocked_before: Collection[tuple[str, str]]
     changed: Collection[str] = frozenset()
 
-    def hopeless(self, account: Account) -> bool:
+    def waits_for_account(self, account: Account) -> bool:
         """True if no run of this account can change anything: it is blocked, and its items show that already."""
         return account.blocked is not None and (account.id, account.blocked.code) in self.blocked_before
 
     def cause(self, account: Account, document: Document, known: Known | None) -> Cause | None:
         """Why a run of its owner is needed for a document, as it was interpreted for that account, or None."""
-        if document.type in self.held.get(account.id, ()) or self.hopeless(account):
+        if document.type in self.paused.get(account.id, ()) or self.waits_for_account(account):
             return None
         if account.blocked is not None:
             # One run, which names the account and its items as blocked (RUN-7); it can do nothing else.
@@ -141,7 +141,7 @@ class Rule:
         match document.verdict:
             case Verdict.WITHDRAWN:
                 return Cause.WITHDRAWN if document.link is not None else None
-            case Verdict.INVALID | Verdict.HELD:
+            case Verdict.INVALID | Verdict.OWNERSHIP_UNCLEAR:
                 return None if same else Cause.UNREADABLE
         if known is not None and same and known.state is State.QUARANTINED:
             return None
@@ -152,7 +152,7 @@ class Rule:
 
     def cause_of_gone(self, account: Account, type: str, known: Known) -> Cause | None:
         """Why a run is needed for an item whose document does not exist, or None: its record has to go (DEL-4)."""
-        if type in self.held.get(account.id, ()) or account.blocked is not None:
+        if type in self.paused.get(account.id, ()) or account.blocked is not None:
             return None
         if known.state is State.DELETED or known.cid is None or self._waits(known):
             return None
@@ -207,8 +207,8 @@ class KnownItems:
             rows = list(self._items.aggregate([{"$match": {"state": State.BLOCKED.value}}, {"$group": group}]))
         return {(row["_id"]["account"], str(row["_id"].get("class"))) for row in rows}
 
-    def held(self) -> dict[str, frozenset[str]]:
-        """Account id -> names of its types that are on hold."""
+    def paused(self) -> dict[str, frozenset[str]]:
+        """Account id -> names of its types that are paused."""
         with mongo_errors("list the types on hold"):
             return {str(row["_id"]): frozenset(row.get("types") or {}) for row in self._holds.find({}, {"types": 1})}
 
@@ -349,7 +349,7 @@ class MongoChanges:
         if not anything and place.deep is None and drained.unavailable is None:
             return Changes((), place.to_text(), drained.events)
         by_id = {account.id: account for account in accounts()}
-        rule = Rule(now, self._known.held(), self._known.blocked(), frozenset(drained.accounts))
+        rule = Rule(now, self._known.paused(), self._known.blocked(), frozenset(drained.accounts))
         look = _Look(by_id, rule)
         self._judge_events(look, drained)
         self._judge_items(look, [item for item in watched if item not in look.judged])
@@ -408,7 +408,7 @@ class MongoChanges:
             user = raw.get("user")
             owner = GUEST_ID if is_guest(user) else user
             account = look.accounts.get(owner) if is_text(owner) else None
-            if item in look.judged or account is None or look.rule.hopeless(account):
+            if item in look.judged or account is None or look.rule.waits_for_account(account):
                 continue
             look.judged.add(item)
             if look.counts[account.key] > WORKS_A_USER and not touched:
@@ -432,7 +432,7 @@ class MongoChanges:
         """Go on with the compare for its share of this look; say what was done, and why it could not go on."""
         if place.deep is None:
             return place, None, None
-        leaving = [account.id for account in look.accounts.values() if account.leaving is not None]
+        leaving = [account.id for account in look.accounts.values() if account.pending_deletion is not None]
         units = self._compare.units(DEEP if place.deep else LIGHT)
         started, unit, after, read = self._monotonic(), place.unit, place.after, 0
         out_of_time = False

@@ -175,7 +175,7 @@ class Snapshot:
         complete: Everything is kept and was read back. Never true before it is.
         previous: An earlier snapshot of the same wipe, which holds what was deleted before this one was taken.
         wipe: How many records the wipe that took it was told to delete; None for one taken by itself.
-        open: Whether that wipe has not come to its end.
+        open: True if that wipe has not come to its end.
     """
 
     id: str

@@ -179,8 +179,8 @@ def _state(
 
 def _as_mongo_has_it(account: Account) -> tuple[AccountState, str | None, str] | None:
     blocked = account.blocked
-    if account.leaving is not None:
-        return AccountState.LEAVING, "leaving", account.leaving
+    if account.pending_deletion is not None:
+        return AccountState.LEAVING, "leaving", account.pending_deletion
     if isinstance(blocked, AccountDeleted):
         return AccountState.BLOCKED, blocked.code, blocked.message
     if account.did is None:

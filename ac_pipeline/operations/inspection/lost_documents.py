@@ -77,8 +77,8 @@ def find_lost(pipeline: Pipeline, account: Account, selection: Selection) -> lis
         Blocked: The account may not be touched, or its repository cannot be read.
         Transient: Something could not be read: a failed read is no missing document.
     """
-    if account.leaving or account.blocked or not account.did:
-        raise account.blocked or Blocked(account.leaving or "it has no account on the PDS")
+    if account.pending_deletion or account.blocked or not account.did:
+        raise account.blocked or Blocked(account.pending_deletion or "it has no account on the PDS")
     repository = pipeline.server.read_repository(str(account.did))
     found: list[Lost] = []
     for media in selection.types:

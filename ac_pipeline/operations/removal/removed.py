@@ -99,7 +99,7 @@ class Removals:
         failure = failure_of(Stage.WRITE, error, record.cid)
         state = end_of(failure)
         subject = None if document is None else Wanted(document, fresh=True)
-        entry = self._entries.failed(media, item, subject, failure, state, rkey=record.rkey, leaving=True)
+        entry = self._entries.failed(media, item, subject, failure, state, rkey=record.rkey, pending_deletion=True)
         if entry is not None:
             known = self._entries.of(item)
             entry = entry.with_(fingerprint=known.fingerprint if known is not None else "")

@@ -72,7 +72,7 @@ def find_lost_sources(plan: AccountPlan, selection: Selection, documents: Docume
     for media in selection.types:
         gone, account = plan.gone.get(media.name), plan.account
         copies = copies_of(plan.repository, [media]) if plan.repository is not None else []
-        if not copies or gone is None or account.leaving is not None:
+        if not copies or gone is None or account.pending_deletion is not None:
             continue
         records = plan.records(media)
         named = {record.ref for record in records if record.ref is not None}
@@ -104,8 +104,8 @@ def deletions(plan: AccountPlan, made: TypePlan) -> Iterator[Operation]:
         if document is not None:
             chosen = document.verdict is Verdict.WITHDRAWN and source in plan.selected[media.name]
             reason = document.reason if chosen else None
-        elif gone is not None and account.leaving is not None:
-            reason = account.leaving if copy.collection else None
+        elif gone is not None and account.pending_deletion is not None:
+            reason = account.pending_deletion if copy.collection else None
         elif gone is not None and not any(copy.shows(each, by_text=source == copy.path) for each in live):
             reason = gone.get(source)
         if reason is not None:

@@ -117,7 +117,7 @@ def plan_type(
     existing: Sequence[Existing],
     gone: Mapping[str, str] | None,
     *,
-    leaving: str | None = None,
+    pending_deletion: str | None = None,
 ) -> TypePlan:
     """Decide what has to happen so that the repository holds exactly the wanted records, each once.
 
@@ -126,7 +126,8 @@ def plan_type(
         existing: Every record of that type in the repository.
         gone: Documents that were confirmed not to be this account's any more -> why. Records that name another
             unknown document are left alone. None: records without a document are none of this plan's business.
-        leaving: Why every record without a document has to go, confirmed or not: the account is being erased (DEL-7).
+        pending_deletion: Why every record without a document has to go, confirmed or not: the account is being erased
+            (DEL-7).
     """
     planner = _Planner(media, did, existing)
     documents = sorted(wanted, key=lambda each: each.document.id)
@@ -138,7 +139,7 @@ def plan_type(
     for each in documents:
         planner.decide(each)
     if gone is not None:
-        planner.sweep(gone, {each.document.id for each in documents}, leaving)
+        planner.sweep(gone, {each.document.id for each in documents}, pending_deletion)
     return planner.plan
 
 
@@ -222,13 +223,13 @@ class _Planner:
         else:
             self._publish(wanted)
 
-    def sweep(self, gone: Mapping[str, str], documents: set[str], leaving: str | None) -> None:
+    def sweep(self, gone: Mapping[str, str], documents: set[str], pending_deletion: str | None) -> None:
         """Records no document claims: delete those of confirmed orphans, list those that name nothing."""
         for record in self.by_rkey.values():
             if record.rkey in self.claimed and self.claimed[record.rkey] in documents:
                 continue
-            if leaving is not None:
-                self._add(Kind.DELETE_ORPHAN, record.rkey, leaving, orphan=record.ref)
+            if pending_deletion is not None:
+                self._add(Kind.DELETE_ORPHAN, record.rkey, pending_deletion, orphan=record.ref)
             elif record.ref in gone and record.ref is not None:
                 self._add(Kind.DELETE_ORPHAN, record.rkey, gone[record.ref], orphan=record.ref)
             else:

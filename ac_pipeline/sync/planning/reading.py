@@ -109,12 +109,12 @@ class Reader:
     def find_orphans(self, plan: AccountPlan, selection: Selection, recorder: Recorder) -> None:
         """Which of the repository's records have no document any more, unless the database is doubted.
 
-        Nothing is looked up for an account that is leaving: every record goes, whatever is known of its document.
+        Nothing is looked up for an account that is to be deleted: every record goes, whatever is known of its document.
         """
         if not selection.judges_orphans:
             return
         for media in selection.types:
-            if plan.account.leaving is not None:
+            if plan.account.pending_deletion is not None:
                 plan.gone[media.name] = {}
                 continue
             records = plan.records(media)
@@ -156,7 +156,7 @@ class Reader:
         Asked for under the lease: whoever pauses types before taking it finds that no sync writes there any more.
         A pause keeps work from being published; it keeps no account that is to be deleted from being erased.
         """
-        if account.leaving is not None:
+        if account.pending_deletion is not None:
             return selection
         holds = self.ledger.holds(account)
         paused = [media for media in selection.types if media.name in holds]

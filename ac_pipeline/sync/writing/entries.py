@@ -109,25 +109,25 @@ class Entries:
         *,
         rkey: str | None = None,
         until: datetime | None = None,
-        leaving: bool = False,
+        pending_deletion: bool = False,
     ) -> LedgerEntry | None:
         """An item that is not where it should be; None when the ledger says so already and nothing was tried.
 
         Args:
             subject: What was wanted; None for a record without a document.
             until: When it will be tried again, where that is known.
-            leaving: True if its record has to go and did not: its waiting time starts, or goes on (DEL-6).
+            pending_deletion: True if its record has to go and did not: its waiting time starts, or goes on (DEL-6).
         """
         known = self._known.get(item)
         if state is State.BLOCKED and subject is not None and self.stays_quarantined(item, subject.document, failure):
             return None
-        document = subject.document if subject is not None else None
+        document, since = subject.document if subject is not None else None, known.withdrawn_at if known else None
         hash_ = subject.cid or subject.document.fingerprint if subject is not None else rkey
         failure = replace(failure, payload_hash=failure.payload_hash or hash_)
         changes: dict[str, object] = {
             # Of a blocked item it says that a limit, too, held it up.
             "deferred_until": until or (known.deferred_until if known is not None and state is State.BLOCKED else None),
-            "withdrawn_at": (known.withdrawn_at if known is not None else None) or self._now() if leaving else None,
+            "withdrawn_at": (since or self._now()) if pending_deletion else None,
         }
         if subject is not None:
             changes |= _media_of(subject)

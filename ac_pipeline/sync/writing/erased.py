@@ -25,7 +25,7 @@ def unwanted(plan: AccountPlan, media: MediaType) -> list[LedgerEntry]:
     """Entries that are not over, or have renditions, whose documents are withdrawn or not among the account's any more;
     asks nobody.
 
-    Of an account that is leaving every document is withdrawn.
+    Of an account that is to be deleted every document is withdrawn.
     """
     wanted = {document.id for document in plan.documents[media.name] if document.verdict is not Verdict.WITHDRAWN}
     return [
@@ -114,6 +114,6 @@ class Eraser:
         """Documents that are not gone: they belong to another account now, or the collection is doubted (DEL-5)."""
         if not missing:
             return set()
-        if self.documents.is_empty(media) and plan.account.leaving is None:
+        if self.documents.is_empty(media) and plan.account.pending_deletion is None:
             return set(missing)
         return set(self.documents.owners(media, missing))

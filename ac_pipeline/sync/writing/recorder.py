@@ -424,7 +424,7 @@ class Recorder:
             state,
             rkey=operation.rkey,
             until=until,
-            leaving=operation.kind in ERASES,
+            pending_deletion=operation.kind in ERASES,
         )
 
     # ---------------------------------------------------------------------------------------------------------- storing

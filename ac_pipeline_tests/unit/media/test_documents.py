@@ -179,7 +179,7 @@ def test_kidlisp_of_a_vanished_owner_is_held_back() -> None:
     """DEL-10: no `user`, and a link into a repository that is not the guests'."""
     link = {"rkey": "3k", "uri": "at://did:plc:gone/computer.aesthetic.kidlisp/3k"}
     document = interpret(KIDLISP, raw(KIDLISP, user=..., atproto=link), account_did=GUEST_DID)
-    assert document.verdict is Verdict.HELD
+    assert document.verdict is Verdict.OWNERSHIP_UNCLEAR
     assert "did:plc:gone" in document.reason
 
 

@@ -211,7 +211,7 @@ def test_every_copy_of_an_account_that_is_leaving_goes(world: Copied) -> None:
     world.copy(user, "mood", live, "b", sourceRef=...)
     world.copy(user, "mood", None, "c", sourceAtUri=f"at://{user.did}/computer.aesthetic.mood/3kaaaaaaaaaa2")
     world.copy(user, "mood", None, "paper", sourceAtUri=f"at://{user.did}/computer.aesthetic.paper/x")
-    leaving = replace(user, leaving=LEAVING)
+    leaving = replace(user, pending_deletion=LEAVING)
     assert sum(len(each.copies) for each in world.erasure(leaving)) == 3
     report = world.engine.sync(leaving, Selection(), "run-1")
     assert report.tally("mood").copies_removed == 3

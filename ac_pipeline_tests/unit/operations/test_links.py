@@ -320,7 +320,7 @@ def test_everything_of_an_account_that_leaves_is_an_orphan_beside_its_documents(
         world.add(type_, user)
     world.sync(user)
     world.put(user, "mood", A, {"mood": "of nobody", "when": WHEN_TEXT})
-    leaving = replace(user, leaving=LEAVING)
+    leaving = replace(user, pending_deletion=LEAVING)
     assert look(world, leaving).total() == {LinkState.LINKED: 3, LinkState.ORPHAN: 4}
     cure(world, leaving)
     assert world.pds.records(user) == {}

@@ -180,7 +180,7 @@ CHANGES: dict[str, Callable[[Home], object]] = {
         {made.ids["painting 1"]: frozenset({"recording"})}
     ),
     "a new name": lambda made: setattr(made, "user", replace(made.user, key="renamed")),
-    "a deletion of the account": lambda made: setattr(made, "user", replace(made.user, leaving="it leaves")),
+    "a deletion of the account": lambda made: setattr(made, "user", replace(made.user, pending_deletion="it leaves")),
 }  # fmt: skip
 
 
