@@ -92,8 +92,7 @@ class MongoDocuments:
             part = ids[start : start + _BATCH]
             with mongo_errors(f"look up the owners of {len(part)} {media.plural}"):
                 for raw in self._collection(media).find({"_id": {"$in": part}}, {"user": 1}, batch_size=_BATCH):
-                    user = raw.get("user")
-                    owners[str(raw["_id"])] = None if is_guest(user) else owner_of(user)
+                    owners[str(raw["_id"])] = _owner(raw)
         return owners
 
     def owners_of(self, media: MediaType, name: str) -> set[str | None]:
@@ -103,7 +102,7 @@ class MongoDocuments:
             either.append({"_id": ObjectId(name)})
         with mongo_errors(f"look up {media.name}:{name}"):
             found = self._collection(media).find({"$or": either}, {"user": 1})
-            return {None if is_guest(raw.get("user")) else owner_of(raw["user"]) for raw in found}
+            return {_owner(raw) for raw in found}
 
     def dates(self, media: MediaType) -> Mapping[str, int]:
         """As the port has it; a document without `when` has the time of its id."""
@@ -195,9 +194,7 @@ class MongoDocuments:
 
     def insert(self, media: MediaType, raw: Mapping[str, Any]) -> bool:
         """Insert a document under its own `_id`; False when one with that id has come in between: it stays as it is.
-
-        Raises:
-            InvalidDocument: Another document holds one of its unique values.
+        Raises InvalidDocument when another document holds one of its unique values.
         """
         with mongo_errors(f"insert {media.name} {raw['_id']}"):
             collection = self._collection(media)
@@ -211,9 +208,7 @@ class MongoDocuments:
 
     def change(self, media: MediaType, document: Document, changes: Mapping[str, Any]) -> bool:
         """Set fields of a document, unless one of them is not as it was read; False then, and nothing is changed.
-
-        Raises:
-            InvalidDocument: Another document holds one of the unique values.
+        Raises InvalidDocument when another document holds one of the unique values.
         """
         as_read = {name: document.fields.get(name) for name in changes if name in media.fields}
         with mongo_errors(f"change {media.name} {document.id}"):
@@ -256,6 +251,10 @@ def link_change(media: MediaType, link: Link | None, synced_at: str) -> dict[str
     parts = {"rkey": link.rkey, "uri": link.uri, "cid": link.cid, "did": link.did}
     home = {name: value for name, value in parts.items() if value is not None} | {"syncedAt": synced_at}
     return {"$set": dict.fromkeys(media.link_homes, home)}
+
+
+def _owner(raw: Mapping[str, Any]) -> str | None:
+    return None if is_guest(raw.get("user")) else owner_of(raw["user"])
 
 
 def _unique(collection: MongoCollection[dict[str, Any]], raw: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -56,7 +56,6 @@ class Comparison:
 
 
 def compare(lexicons: Lexicons, published: Published) -> list[Comparison]:
-    """Every lexicon of ours beside its published version."""
     return [
         Comparison(nsid, nsid in published, tuple(changes(published[nsid], ours)) if nsid in published else ())
         for nsid, ours in lexicons.documents.items()
@@ -75,10 +74,8 @@ class Authority:
         return str(self.account.did)
 
     def published(self, lexicons: Lexicons) -> Published:
-        """The lexicons of ours that are published, as they stand in the authority's repository.
-
-        Raises:
-            Transient, Blocked: It could not be read.
+        """The lexicons of ours that stand in the authority's repository; raises Transient or Blocked when it cannot be
+        read.
         """
         return published_in(self.server.read_repository(self.did), lexicons)
 
@@ -143,7 +140,6 @@ class LexiconGate:
 
 
 def published_in(repository: Repository, lexicons: Lexicons) -> Published:
-    """The lexicons of ours that a repository publishes."""
     found: dict[str, Mapping[str, Any]] = {}
     for nsid, _ in repository.collection(SCHEMA):
         if nsid in lexicons.documents:

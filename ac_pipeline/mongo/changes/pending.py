@@ -36,6 +36,7 @@ from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.changes.compare import DEEP, LIGHT, LOOKUPS, Compare, Raw, in_parts
 from ac_pipeline.mongo.changes.feed import ChangeFeed, Drained
 from ac_pipeline.mongo.database import mongo_errors, own_collection, value_of
+from ac_pipeline.mongo.ledger.items import MongoLedger
 
 _ONLY_A_RUN_CAN_TELL = frozenset(error.code for error in (WrongPassword, AccountInactive, AccountUnknown))
 """Why the PDS refuses an account: Mongo cannot show that it is over, unless the account itself changes there. The
@@ -184,35 +185,6 @@ def mark_of(cause: Cause, fingerprint: str) -> str:
 _FIELDS = ("account", "state", "fingerprint", "did", "cid", "failure.error_class", "deferred_until")
 
 
-class KnownItems:
-    """A view of the ledger in the pipeline's own database."""
-
-    def __init__(self, database: Database[dict[str, Any]]) -> None:
-        self._items = own_collection(database, "items")
-        self._holds = database["holds"]
-
-    def of(self, items: Iterable[str]) -> dict[str, Known]:
-        """What is known of these items; those without an entry are absent."""
-        found: dict[str, Known] = {}
-        with mongo_errors("look up items in the ledger"):
-            for part in in_parts(items, LOOKUPS):
-                for row in self._items.find({"_id": {"$in": part}}, dict.fromkeys(_FIELDS, 1), batch_size=LOOKUPS):
-                    found[row["_id"]] = _known(row)
-        return found
-
-    def blocked(self) -> set[tuple[str, str]]:
-        """`(account id, class of the reason)` of all items that are blocked."""
-        group = {"_id": {"account": "$account", "class": "$failure.error_class"}}
-        with mongo_errors("list the blocked accounts of the ledger"):
-            rows = list(self._items.aggregate([{"$match": {"state": State.BLOCKED.value}}, {"$group": group}]))
-        return {(row["_id"]["account"], str(row["_id"].get("class"))) for row in rows}
-
-    def paused(self) -> dict[str, frozenset[str]]:
-        """Account id -> names of its types that are paused."""
-        with mongo_errors("list the types on hold"):
-            return {str(row["_id"]): frozenset(row.get("types") or {}) for row in self._holds.find({}, {"types": 1})}
-
-
 def _known(row: Mapping[str, Any]) -> Known:
     fingerprint, error_class = row.get("fingerprint") or "", (row.get("failure") or {}).get("error_class")
     return value_of(Known, row, state=State(row["state"]), fingerprint=fingerprint, error_class=error_class)
@@ -322,7 +294,7 @@ class MongoChanges:
         self._types = {media.name: media for media in types}
         self._feed = ChangeFeed(source, types=types, clock=monotonic)
         self._compare = Compare(source, types=types)
-        self._known = KnownItems(own)
+        self._items, self._ledger = own_collection(own, "items"), MongoLedger(own)
         self._clock = clock
         self._monotonic = monotonic
         self._feed_seconds = feed_seconds
@@ -349,7 +321,7 @@ class MongoChanges:
         if not anything and place.deep is None and drained.unavailable is None:
             return Changes((), place.to_text(), drained.events)
         by_id = {account.id: account for account in accounts()}
-        rule = Rule(now, self._known.paused(), self._known.blocked(), frozenset(drained.accounts))
+        rule = Rule(now, self._ledger.all_holds(), self._ledger.blocked(), frozenset(drained.accounts))
         look = _Look(by_id, rule)
         self._judge_events(look, drained)
         self._judge_items(look, [item for item in watched if item not in look.judged])
@@ -391,7 +363,7 @@ class MongoChanges:
                 existing.update(item_id(media.name, str(raw["_id"])) for raw in raws)
                 self._judge(look, media, raws, touched=touched)
             gone = {item_id(media.name, id) for id in ids} - existing - look.judged
-            for item, known in self._known.of(sorted(gone)).items():
+            for item, known in self._known(sorted(gone)).items():
                 look.judged.add(item)
                 account = look.accounts.get(known.account)
                 if account is not None:
@@ -417,7 +389,7 @@ class MongoChanges:
             documents.append((account, item, interpret(media, raw, owner_deleted=deleted, account_did=did)))
         if not documents:
             return
-        known = self._known.of(item for _, item, _ in documents)
+        known = self._known(item for _, item, _ in documents)
         for account, item, document in documents:
             entry = known.get(item)
             look.add(account, item, look.rule.cause(account, document, entry), document.fingerprint, touched=touched)
@@ -468,6 +440,15 @@ class MongoChanges:
         due = at + min(max(share * place.took, soonest), _LATEST)
         deep_due = at + _EVERYTHING_AGAIN if place.deep else place.deep_due
         return _Place(token=place.token, due=due, deep_due=deep_due)
+
+    def _known(self, items: Iterable[str]) -> dict[str, Known]:
+        """What the ledger knows of these items; those without an entry are absent."""
+        found: dict[str, Known] = {}
+        with mongo_errors("look up items in the ledger"):
+            for part in in_parts(items, LOOKUPS):
+                for row in self._items.find({"_id": {"$in": part}}, dict.fromkeys(_FIELDS, 1), batch_size=LOOKUPS):
+                    found[row["_id"]] = _known(row)
+        return found
 
     def _by_type(self, items: Iterable[str]) -> list[tuple[MediaType, list[str]]]:
         ids: dict[str, list[str]] = {}

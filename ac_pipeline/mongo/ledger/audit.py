@@ -97,11 +97,7 @@ class MongoAudit:
         self._now = now
 
     def record(self, entry: AuditEntry) -> None:
-        """Add a line.
-
-        Raises:
-            Transient: It could not be stored: an operation that is about to start must not.
-        """
+        """Add a line; Transient when it could not be stored: an operation that is about to start must not."""
         line = {**storable(entry), "recorded": self._now(), "ended": entry.outcome != STARTED}
         with mongo_errors(f"write the {entry.action} into the audit"):
             self._lines.insert_one(line)

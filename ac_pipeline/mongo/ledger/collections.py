@@ -213,11 +213,7 @@ class MongoSnapshots:
             self._collection.replace_one({"_id": snapshot.id}, stored, upsert=True)
 
     def get(self, id: str) -> Snapshot:
-        """The snapshot of this id.
-
-        Raises:
-            Misconfigured: There is none.
-        """
+        """The snapshot of this id; raises Misconfigured when there is none."""
         with mongo_errors(f"look up the snapshot {id}"):
             stored = self._collection.find_one({"_id": id})
         if stored is None:

@@ -300,6 +300,12 @@ class MongoLedger:
         with mongo_errors("read the holds on all accounts"):
             return {stored["_id"]: dict(stored["types"]) for stored in self._holds.find({}) if stored.get("types")}
 
+    def blocked(self) -> set[tuple[str, str]]:
+        """`(account id, class of the reason)` of all items that are blocked."""
+        group = {"_id": {"account": "$account", "class": "$failure.error_class"}}
+        rows = self._groups({"state": State.BLOCKED.value}, group, "list the blocked accounts of the ledger")
+        return {(row["_id"]["account"], str(row["_id"].get("class"))) for row in rows}
+
     def get(self, item: str) -> LedgerEntry | None:
         """The entry of `type:ObjectId hex`, or None."""
         return next(self._read({"_id": item}, f"read {item} in the ledger"), None)

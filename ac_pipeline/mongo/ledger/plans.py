@@ -135,10 +135,8 @@ class MongoPlans:
         return plan
 
     def find(self, prefix: str) -> SavedPlan:
-        """The plan whose hash begins so.
-
-        Raises:
-            Misconfigured: None does, several do, or fewer than 8 characters are given.
+        """The plan whose hash begins so; raises Misconfigured when none does, several do, or fewer than 8 characters
+        are given.
         """
         if len(prefix) < SHORTEST or not set(prefix) <= set("0123456789abcdef"):
             raise Misconfigured(f"{prefix!r} names no plan: give {SHORTEST} or more of its hash's hex digits.")
@@ -157,10 +155,8 @@ class MongoPlans:
             return [_plan(stored) for stored in found]
 
     def lines(self, plan: SavedPlan) -> Iterator[PlannedOperation]:
-        """Its operations, by user and item.
-
-        Raises:
-            Misconfigured: Some of them are gone: the plan was replaced or dropped meanwhile.
+        """Its operations, by user and item; raises Misconfigured when some are gone: the plan was replaced or dropped
+        meanwhile.
         """
         seen = 0
         with mongo_errors("read the operations of a plan"):

@@ -67,10 +67,8 @@ class Eraser:
             )
 
     def forget(self, media: MediaType, entries: Sequence[LedgerEntry]) -> None:
-        """Let the store give up what these items of one type alone use.
-
-        Raises:
-            Transient: Store or ledger did not answer; some may be gone.
+        """Let the store give up what these items of one type alone use; Transient when store or ledger did not answer,
+        and some may be gone.
         """
         made = {rendition.blob.cid: rendition for entry in entries for rendition in _ever_made(entry)}
         if made:

@@ -326,7 +326,6 @@ def _written(repository: Repository, writes: Sequence[Write]) -> Mapping[str, st
 
 class _Present:
     """Blobs that need no upload: those of records that this plan leaves alone, and those a record keeps in an update.
-
     What only a record refers to that is deleted or changed goes with it, perhaps batches before it is wanted again.
     """
 
