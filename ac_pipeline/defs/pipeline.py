@@ -23,9 +23,10 @@ from ac_pipeline.items import LastLook, LedgerEntry, RepositoryMark, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.changes.pending import Changes
 from ac_pipeline.mongo.ledger.items import Standing
-from ac_pipeline.operations.findings import chosen_accounts, confirm_sweep
 from ac_pipeline.operations.inspection.verification import Findings, Taken, findings, take_receipts
+from ac_pipeline.operations.parameters import chosen_accounts
 from ac_pipeline.operations.retry import FailedItems, RetryPlan, Turn, plan_retry, run_turns
+from ac_pipeline.operations.sync import confirm_sweep
 from ac_pipeline.settings import Allowance, Settings
 from ac_pipeline.sync.for_accounts import account_reports
 from ac_pipeline.sync.report import AccountReport

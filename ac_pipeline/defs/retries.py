@@ -28,7 +28,7 @@ from ac_pipeline.errors import Misconfigured, Transient
 from ac_pipeline.items import State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.operations.findings import item_name
+from ac_pipeline.operations.parameters import item_name
 from ac_pipeline.operations.retry import FAILED, FailedItems, RetryPlan, Turn, in_order
 
 RETRY_ITEMS: Final = "retry_items"

@@ -6,7 +6,7 @@ Publishing writes one record for each lexicon into the authority's repository. W
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -19,17 +19,8 @@ from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import Blocked, InvalidRecord, Misconfigured, OutcomeUnknown, RepositoryMoved, Transient
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.operations.declare import (
-    Declaration,
-    Parameters,
-    Report,
-    Table,
-    Work,
-    dry_run_option,
-    option,
-    why_option,
-)
-from ac_pipeline.operations.findings import Progress, unwatched
+from ac_pipeline.operations.declare import Declaration, Report, Table, Work
+from ac_pipeline.operations.parameters import Parameters, dry_run_option, option, why_option
 from ac_pipeline.sync.lexicon_gate import SCHEMA, Authority, Comparison, compare, published_in
 from ac_pipeline.sync.ports import DataServer, Ledger
 from ac_pipeline.sync.writing.writer import commit_writes
@@ -87,81 +78,6 @@ def readable(server: DataServer, accounts: Iterable[Account], found: Scan) -> It
             found.unreadable.append((account.key, error.message))
             continue
         yield repository
-
-
-@dataclass(frozen=True, slots=True)
-class LexiconCheck:
-    """Our lexicons beside the published ones, and what existing records say about them.
-
-    Args:
-        comparisons: Every lexicon of ours.
-        authority: DID of who publishes them; None where AC_LEXICON_AUTHORITY is not set.
-        scan: What the records say, or None where they were left unread.
-        passed_over: Other files beside our lexicons -> why they are not used.
-    """
-
-    comparisons: list[Comparison]
-    authority: str | None
-    scan: Scan | None
-    passed_over: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def breaking(self) -> list[str]:
-        """The NSIDs that would break what is published. While there is one, no record is written."""
-        return [each.nsid for each in self.comparisons if each.breaking]
-
-
-def check_ours(pipeline: Pipeline, *, records: bool, progress: Progress = unwatched) -> LexiconCheck:
-    """Compare our lexicons with the published ones, and every existing record with our lexicons. Nothing is written.
-
-    Args:
-        records: Whether to read the records.
-
-    Raises:
-        Misconfigured: The authority's account cannot be read, and never was.
-        Transient: The published lexicons cannot be read, and never were; or Mongo could not be read.
-    """
-    comparisons = pipeline.gate.comparisons()
-    authority = pipeline.gate.authority
-    found = Scan() if records else None
-    if found is not None:
-        accounts = pipeline.accounts.all()
-        listed = progress(accounts, len(accounts))
-        scan(pipeline.lexicons, readable(pipeline.server, listed, found), MEDIA_TYPES, found)
-    return LexiconCheck(comparisons, authority.did if authority else None, found, pipeline.lexicons.passed_over)
-
-
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """What was published, or would be, as it compared before, and the DNS records by which others find it."""
-
-    lexicons: list[Comparison]
-    dns: list[str]
-
-
-def publish_ours(pipeline: Pipeline, *, dry_run: bool, force: bool = False, why: str = "") -> Publication:
-    """Publish our lexicons in the repository of AC_LEXICON_AUTHORITY; in the audit before it starts.
-
-    Args:
-        dry_run: Only say what would be published.
-        force: Publish breaking changes too.
-        why: The operator's own words, for the audit.
-
-    Raises:
-        Misconfigured: AC_LEXICON_AUTHORITY is not set; or a change is breaking, and not forced. Nothing was written.
-        Transient, Blocked: The PDS did not take it; publishing again does the rest.
-    """
-    authority = _authority(pipeline)
-    dns = dns_record(pipeline.lexicons, authority.did)
-    comparisons = pipeline.gate.comparisons()
-    if dry_run:
-        return Publication([each for each in comparisons if each.state != "same"], dns)
-    counts = {"breaking": sum(bool(each.breaking) for each in comparisons)}
-    with pipeline.audit.during("publish-lexicons", [authority.account], [], why=why, counts=counts) as audited:
-        published = publish(pipeline.lexicons, authority, pipeline.ledger, force=force)
-        audited.counts["published"] = len(published)
-    pipeline.gate.comparisons()  # so that what is published now is remembered
-    return Publication(published, dns)
 
 
 def publish(lexicons: Lexicons, authority: Authority, ledger: Ledger, *, force: bool = False) -> list[Comparison]:
@@ -253,13 +169,17 @@ def run_check(work: Work, parameters: CheckParameters) -> Report:
 
     While a published lexicon would be broken, no record is written either.
     """
-    found = check_ours(work.pipeline, records=not parameters.no_scan, progress=work.watch("Reading records"))
-    read = found.scan or Scan()
-    columns = ("lexicon", "published") if found.scan is None else ("lexicon", "published", "records", "invalid")
+    pipeline, read, columns = work.pipeline, Scan(), ["lexicon", "published"]
+    comparisons, authority = pipeline.gate.comparisons(), pipeline.gate.authority
+    if not parameters.no_scan:
+        columns += ["records", "invalid"]
+        accounts = pipeline.accounts.all()
+        listed_accounts = work.watch("Reading records")(accounts, len(accounts))
+        scan(pipeline.lexicons, readable(pipeline.server, listed_accounts, read), MEDIA_TYPES, read)
     lexicons = Table("lexicons", columns)
     changed = Table("changes", ("lexicon", "path", "effect", "what"), "Changes against the published versions")
     listed = []
-    for each in found.comparisons:
+    for each in comparisons:
         numbers = {"records": read.records.get(each.nsid, 0), "invalid": read.invalid.get(each.nsid, 0)}
         changes = [{"path": c.path, "effect": c.effect.value, "what": c.what} for c in each.changes]
         lexicons.add({"lexicon": each.nsid, "published": each.state, **numbers})
@@ -267,35 +187,29 @@ def run_check(work: Work, parameters: CheckParameters) -> Report:
         listed.append({"nsid": each.nsid, "state": each.state, "changes": changes, **numbers})
     examples = [{"uri": uri, "problem": problem} for uri, problem in read.examples]
     broken = Table("examples", ("uri", "problem"), "Records that break our lexicon (a sync repairs those it knows)")
-    breaking = ", ".join(found.breaking)
-    lines = [] if found.authority else ["AC_LEXICON_AUTHORITY is not set: nothing is known of published versions."]
-    lines += [f"{name} is not used: {reason}" for name, reason in found.passed_over.items()]
+    breaking, passed_over = [each.nsid for each in comparisons if each.breaking], pipeline.lexicons.passed_over
+    lines = [] if authority else ["AC_LEXICON_AUTHORITY is not set: nothing is known of published versions."]
+    lines += [f"{name} is not used: {reason}" for name, reason in passed_over.items()]
     lines += [f"{user} could not be read: {reason}" for user, reason in read.unreadable]
     return Report(
-        f"No record is written while {breaking} would break what is published."
+        f"No record is written while {', '.join(breaking)} would break what is published."
         if breaking
         else "No lexicon would break what is published.",
         {
-            "authority": found.authority,
+            "authority": authority.did if authority else None,
             "lexicons": listed,
             "examples": examples,
-            "passed_over": dict(found.passed_over),
+            "passed_over": dict(passed_over),
             "unreadable": [{"user": user, "reason": reason} for user, reason in read.unreadable],
         },
         [lexicons, changed, broken.extend(examples)],
-        {"authority": found.authority or "not set", "breaking": len(found.breaking)},
+        {"authority": authority.did if authority else "not set", "breaking": len(breaking)},
         lines,
         exit_code=1 if breaking else 0,
     )
 
 
-CHECK: Final = Declaration(
-    "lexicons check",
-    "check_lexicons",
-    "check_our_lexicons",
-    CheckParameters,
-    run_check,
-)
+CHECK: Final = Declaration("lexicons check", "check_lexicons", "check_our_lexicons", CheckParameters, run_check)
 
 
 class PublishParameters(Parameters):
@@ -310,26 +224,31 @@ def run_publish(work: Work, parameters: PublishParameters) -> Report:
     """Write our lexicons into the repository of AC_LEXICON_AUTHORITY. What is the same already is left alone,
     breaking changes are refused unless they are forced.
     """
-    dry = parameters.dry_run
-    published = publish_ours(work.pipeline, dry_run=dry, force=parameters.force, why=parameters.why)
+    pipeline, dry = work.pipeline, parameters.dry_run
+    authority = _authority(pipeline)
+    dns, comparisons = dns_record(pipeline.lexicons, authority.did), pipeline.gate.comparisons()
+    if dry:
+        published = [each for each in comparisons if each.state != "same"]
+    else:
+        counts, why = {"breaking": sum(bool(each.breaking) for each in comparisons)}, parameters.why
+        with pipeline.audit.during("publish-lexicons", [authority.account], [], why=why, counts=counts) as audited:
+            published = publish(pipeline.lexicons, authority, pipeline.ledger, force=parameters.force)
+            audited.counts["published"] = len(published)
+        pipeline.gate.comparisons()  # so that what is published now is remembered
     table = Table("would_be_published" if dry else "published", ("lexicon", "state", "changes"))
-    for each in published.lexicons:
+    for each in published:
         changes = [f"{change.path}: {change.what}" for change in each.changes]
         table.add({"lexicon": each.nsid, "state": each.state, "changes": changes})
     headline = f"{table.count} lexicons {'would be' if dry else 'were'} published."
     return Report(
         headline if table.count else "Every lexicon is published as it is.",
-        {"published": [each.nsid for each in published.lexicons], "dry_run": dry, "dns": published.dns},
+        {"published": [each.nsid for each in published], "dry_run": dry, "dns": dns},
         [table],
-        {"dry_run": dry, "lexicons": table.count, "dns_records": "\n".join(published.dns)},
-        [f"Others find them by this DNS record: {line}" for line in published.dns],
+        {"dry_run": dry, "lexicons": table.count, "dns_records": "\n".join(dns)},
+        [f"Others find them by this DNS record: {line}" for line in dns],
     )
 
 
 PUBLISH: Final = Declaration(
-    "lexicons publish",
-    "publish_lexicons",
-    "publish_our_lexicons",
-    PublishParameters,
-    run_publish,
+    "lexicons publish", "publish_lexicons", "publish_our_lexicons", PublishParameters, run_publish
 )

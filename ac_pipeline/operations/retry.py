@@ -16,9 +16,9 @@ from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.items import LedgerEntry, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.operations.declare import Declaration, Report, Selected, Work, option
-from ac_pipeline.operations.findings import chosen_accounts
-from ac_pipeline.operations.sync_report import counted, sync_answer
+from ac_pipeline.operations.declare import Declaration, Report, Work
+from ac_pipeline.operations.parameters import Selected, chosen_accounts, option
+from ac_pipeline.operations.sync import measured, sync_answer
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.for_accounts import account_reports
 from ac_pipeline.sync.report import AccountReport, SyncReport
@@ -72,7 +72,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class RetryPlan:
-    """All turns, and what could not become part of one.
+    """All of it, and what could not become part of it.
 
     Args:
         turns: One for each account, by partition key.
@@ -162,7 +162,7 @@ def run_turns(
 
 
 def in_order(report: AccountReport, media: MediaType) -> bool:
-    """Whether a dry run found every record and link of this type as it should be, with no item left out."""
+    """True if a dry run found every record and link of this type as it should be, with no item left out."""
     tally = report.tally(media.name)
     still = (
         tally.planned - tally.unchanged + tally.healed + tally.duplicates_removed + tally.copies_removed + tally.pending
@@ -240,7 +240,7 @@ def run_retry(work: Work, parameters: RetryParameters) -> Report:
         workers = pipeline.settings.ac_concurrent_users
         yield from (report for _, report in run_turns(pipeline.engine, plan.turns, work.run_id, workers))
 
-    return sync_answer(counted(work, reports, len(plan.turns)))
+    return sync_answer(measured(work, reports, len(plan.turns)))
 
 
 RETRY: Final = Declaration("retry", "", "", RetryParameters, run_retry)

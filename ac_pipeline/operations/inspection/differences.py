@@ -21,18 +21,10 @@ from ac_pipeline.items import Derived, Finding, LedgerEntry, Record, item_id
 from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.rebuilding import removal_flag, shared_fields
-from ac_pipeline.operations.declare import (
-    Declaration,
-    Report,
-    Selected,
-    Table,
-    Work,
-    confirm_option,
-    option,
-    why_option,
-)
-from ac_pipeline.operations.findings import FindingCount, LeftOut, audited_turns, counted, findings_of
-from ac_pipeline.operations.sync_report import sync_left_out, sync_lines, sync_tables
+from ac_pipeline.operations.declare import Declaration, LeftOut, Report, Table, Work
+from ac_pipeline.operations.findings import FindingCount, audited, search
+from ac_pipeline.operations.parameters import Selected, confirm_option, option, why_option
+from ac_pipeline.operations.sync import sync_left_out, sync_lines, sync_tables
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.planning.diff import difference
 from ac_pipeline.sync.planning.plan import Existing, Wanted, existing_records
@@ -304,18 +296,11 @@ def run_differences(work: Work, parameters: DifferencesParameters) -> Report:
     chosen = parameters.push_ours or parameters.accept_theirs
     if chosen and parameters.everybody:
         raise Misconfigured("Say whose items are to be settled: name users, the guest, or items.")
-    accounts, table, workers = (
-        parameters.accounts(pipeline),
-        Table("items", _COLUMNS),
-        pipeline.settings.ac_concurrent_users,
-    )
-    looks = findings_of(
-        accounts, lambda each: find_differences(pipeline.engine, each, selection), workers, work.watch("Comparing")
-    )
-    found = counted(looks, table.add)
+    accounts, table = parameters.accounts(pipeline), Table("items", _COLUMNS)
+    found = search(work, "Comparing", accounts, lambda each: find_differences(pipeline.engine, each, selection), table)
     total, acceptable = found.found.total(), found.repairable.total()
     number = acceptable if parameters.accept_theirs else total
-    if not chosen or parameters.confirm != number:
+    if not (chosen and parameters.confirms(number)):
         counts = {"differences": total, "acceptable": acceptable}
         return Report(
             f"{total} differences; theirs can be taken over for {acceptable}. A sync puts ours back.",
@@ -343,7 +328,7 @@ def _push_all(work: Work, accounts: Sequence[Account], selection: Selection, fou
             return
         yield push_ours(engine, account, selection, again, work.run_id) if again else AccountReport(account.key)
 
-    turns = audited_turns(
+    results = audited(
         work.pipeline,
         accounts,
         push,
@@ -355,7 +340,7 @@ def _push_all(work: Work, accounts: Sequence[Account], selection: Selection, fou
         counted_as="written",
         progress=work.watch("Pushing"),
     )
-    report.accounts.extend(each for each in turns if isinstance(each, AccountReport))
+    report.accounts.extend(each for each in results if isinstance(each, AccountReport))
     pushed = sum(tally.written for tally in report.totals().values())
     clean = report.clean and not any(each.blocked for each in report.accounts)
     return Report(
@@ -374,7 +359,7 @@ def _accept_all(work: Work, accounts: Sequence[Account], selection: Selection, f
     """Take over theirs, of each account in at most as many documents as were confirmed."""
     number, done, left_out = found.repairable.total(), 0, list[LeftOut]()
     table = Table("items", ("user", "item", "kind", "accept_theirs", "outcome"), "Theirs")
-    turns = audited_turns(
+    results = audited(
         work.pipeline,
         accounts,
         lambda each: accept_theirs(work.pipeline, each, selection, found.repairable[each.key]),
@@ -386,7 +371,7 @@ def _accept_all(work: Work, accounts: Sequence[Account], selection: Selection, f
         counted_as="accepted",
         progress=work.watch("Accepting"),
     )
-    for taken in turns:
+    for taken in results:
         if isinstance(taken, LeftOut):
             left_out.append(taken)
             continue

@@ -23,8 +23,9 @@ from ac_pipeline.items import Finding, LedgerEntry, State, item_id
 from ac_pipeline.media.base import MediaType, Verdict
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.ledger.collections import Snapshot
-from ac_pipeline.operations.declare import Declaration, Report, Selected, Table, Work, option
-from ac_pipeline.operations.findings import LeftOut, look_at
+from ac_pipeline.operations.declare import Declaration, LeftOut, Report, Table, Work
+from ac_pipeline.operations.findings import look_at
+from ac_pipeline.operations.parameters import Selected, option
 from ac_pipeline.operations.removal.snapshot import blobs_of
 from ac_pipeline.sync.planning.copies import copies_of, deletions, find_lost_sources
 from ac_pipeline.sync.planning.diff import AccountPlan, plan_type
@@ -399,8 +400,8 @@ def run_erasure(work: Work, parameters: ErasureParameters) -> Report:
     snapshots, and what has gone, and when.
 
     Asks the PDS for every record, for copies of erased ones in `site.standard.document`, and for every blob that only
-    erased items used. `ac-pipeline sync` erases, `ac-
-    pipeline snapshots --forget` deletes snapshots. Ends with 1 while anything is pending.
+    erased items used. `ac-pipeline sync` erases,
+    `ac-pipeline snapshots --forget` deletes snapshots. Ends with 1 while anything is pending.
     """
     pipeline, everything = work.pipeline, Table("items", _COLUMNS)
     pending = Table("items", _COLUMNS, "Pending erasures")

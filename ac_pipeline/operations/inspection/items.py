@@ -12,20 +12,10 @@ from ac_pipeline.errors import Misconfigured, PipelineError
 from ac_pipeline.items import LedgerEntry, State, item_id
 from ac_pipeline.media.registry import media_type, page_of
 from ac_pipeline.media.times import format_when
-from ac_pipeline.operations.declare import (
-    INTERRUPTED,
-    Declaration,
-    Parameters,
-    Report,
-    Selected,
-    Table,
-    Work,
-    exit_code,
-    option,
-)
-from ac_pipeline.operations.findings import LeftOut, item_name
+from ac_pipeline.operations.declare import INTERRUPTED, Declaration, LeftOut, Report, Table, Work, exit_code
+from ac_pipeline.operations.parameters import Parameters, Selected, item_name, option
 from ac_pipeline.operations.retry import error_class_option, first_of_each, states_option
-from ac_pipeline.operations.sync_report import tallies
+from ac_pipeline.operations.sync import tallies
 from ac_pipeline.sync.for_accounts import for_accounts, unread
 from ac_pipeline.sync.report import AccountReport, Tally
 from ac_pipeline.sync.verify import Verification, verify_accounts
@@ -304,10 +294,4 @@ def run_audit(work: Work, parameters: AuditParameters) -> Report:
     return Report(f"{len(found)} operations.", [each.to_json() for each in found], [table])
 
 
-AUDIT: Final = Declaration(
-    "audit",
-    "show_audit",
-    "read_the_audit",
-    AuditParameters,
-    run_audit,
-)
+AUDIT: Final = Declaration("audit", "show_audit", "read_the_audit", AuditParameters, run_audit)

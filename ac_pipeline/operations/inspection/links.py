@@ -37,9 +37,10 @@ from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.errors import InvalidDocument, PipelineError
 from ac_pipeline.items import Derived, Finding, Record, item_id
 from ac_pipeline.media.base import Document, Link, MediaType, Verdict
-from ac_pipeline.operations.declare import Declaration, Report, Selected, Table, Work, option, sweep_option, why_option
-from ac_pipeline.operations.findings import FindingCount, LeftOut, confirm_sweep
-from ac_pipeline.operations.sync_report import sync_left_out, sync_lines, sync_tables
+from ac_pipeline.operations.declare import Declaration, LeftOut, Report, Table, Work
+from ac_pipeline.operations.findings import FindingCount
+from ac_pipeline.operations.parameters import Selected, option, sweep_option, why_option
+from ac_pipeline.operations.sync import confirm_sweep, sync_left_out, sync_lines, sync_tables
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.for_accounts import for_accounts, unread
 from ac_pipeline.sync.planning.plan import Existing, Kind, Operation, TypePlan, Wanted, existing_records

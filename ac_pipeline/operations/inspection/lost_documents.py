@@ -24,8 +24,9 @@ from ac_pipeline.media.rebuilding import documents, lost_fields
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.media.times import format_when, read_when
 from ac_pipeline.mongo.documents import link_change
-from ac_pipeline.operations.declare import Declaration, Report, Selected, Table, Work, confirm_option, why_option
-from ac_pipeline.operations.findings import FindingCount, audited_turns, counted, findings_of
+from ac_pipeline.operations.declare import Declaration, Report, Table, Work
+from ac_pipeline.operations.findings import FindingCount, audited, counted, search
+from ac_pipeline.operations.parameters import Selected, confirm_option, why_option
 from ac_pipeline.renditions.renderer import source_key
 from ac_pipeline.sync.planning.diff import difference
 from ac_pipeline.sync.planning.plan import Existing, existing_records, same_content
@@ -278,16 +279,14 @@ def run_restore_documents(work: Work, parameters: DocumentsParameters) -> Report
     """
     pipeline, accounts, selection = work.pipeline, parameters.accounts(work.pipeline), parameters.selection()
     missing = Table("items", _COLUMNS, "Documents that are missing (nothing was written)")
-    workers = pipeline.settings.ac_concurrent_users
-    looks = findings_of(accounts, lambda each: find_lost(pipeline, each, selection), workers, work.watch("Looking"))
-    found = counted(looks, missing.add)
+    found = search(work, "Looking", accounts, lambda each: find_lost(pipeline, each, selection), missing)
     total = found.repairable.total()
-    if parameters.confirm is None or parameters.confirm != total:
+    if not parameters.confirms(total):
         answer = _answer(f"{total} documents can be rebuilt.", found, missing, inserted=0)
         answer.confirm = total if total or parameters.confirm else None
         answer.exit_code = 1 if found.left else 0
         return answer
-    turns = audited_turns(
+    results = audited(
         pipeline,
         [account for account in accounts if found.repairable[account.key]],
         lambda each: restore(pipeline, each, selection, found.repairable[each.key]),
@@ -300,7 +299,7 @@ def run_restore_documents(work: Work, parameters: DocumentsParameters) -> Report
         progress=work.watch("Restoring"),
     )
     restored = Table("items", _COLUMNS, "Restored")
-    done = counted(turns, restored.add)
+    done = counted(results, restored.add)
     done.left_out[:0] = found.left_out
     inserted = done.repairable.total()
     answer = _answer(f"{inserted} of {total} documents were inserted.", done, restored, inserted=inserted)

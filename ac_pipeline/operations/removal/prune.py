@@ -19,18 +19,8 @@ from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.accounts import MongoAccounts
 from ac_pipeline.mongo.ledger.collections import MongoSnapshots, Snapshot
-from ac_pipeline.operations.declare import (
-    Declaration,
-    OfOneUser,
-    OfTypes,
-    Parameters,
-    Report,
-    Table,
-    Work,
-    confirm_option,
-    option,
-    why_option,
-)
+from ac_pipeline.operations.declare import Declaration, Report, Table, Work
+from ac_pipeline.operations.parameters import OfOneUser, OfTypes, Parameters, confirm_option, option, why_option
 from ac_pipeline.operations.removal.removed import Removals
 from ac_pipeline.operations.removal.snapshot import (
     Archive,
@@ -365,13 +355,7 @@ def run_take(work: Work, parameters: TakeParameters) -> Report:
     )
 
 
-TAKE_SNAPSHOT: Final = Declaration(
-    "snapshot",
-    "take_snapshot",
-    "take_one_snapshot",
-    TakeParameters,
-    run_take,
-)
+TAKE_SNAPSHOT: Final = Declaration("snapshot", "take_snapshot", "take_one_snapshot", TakeParameters, run_take)
 
 
 class SnapshotsParameters(Parameters):
@@ -404,7 +388,7 @@ def run_snapshots(work: Work, parameters: SnapshotsParameters) -> Report:
         )
     vault = open_vault(pipeline)
     chosen = chosen_snapshots(pipeline.snapshots, pipeline.accounts, ids=ids, user=user or None)
-    if parameters.confirm != len(chosen):
+    if not parameters.confirms(len(chosen)):
         plan = plan_forgetting(vault, chosen, pipeline.accounts.all())
         return _forgetting(f"{len(chosen)} snapshots would be deleted.", plan, confirm=len(chosen), exit_code=2)
     done = forget(vault, chosen, pipeline.accounts.all, why=parameters.why, progress=work.told)
@@ -428,9 +412,5 @@ def _forgetting(headline: str, found: Forgetting, *, confirm: int | None = None,
 
 
 SNAPSHOTS: Final = Declaration(
-    "snapshots",
-    "forget_snapshots",
-    "forget_some_snapshots",
-    SnapshotsParameters,
-    run_snapshots,
+    "snapshots", "forget_snapshots", "forget_some_snapshots", SnapshotsParameters, run_snapshots
 )

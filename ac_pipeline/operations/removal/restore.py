@@ -16,38 +16,20 @@ from typing import Final, cast
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import at_uri
-from ac_pipeline.errors import (
-    AccountDeleted,
-    Misconfigured,
-    NoCredentials,
-    PipelineError,
-    RepositoryMoved,
-    Transient,
-)
+from ac_pipeline.errors import AccountDeleted, Misconfigured, Transient
 from ac_pipeline.items import Attempt, LedgerEntry, Stage, State
 from ac_pipeline.media.base import Link, LinkUpdate, MediaType
 from ac_pipeline.mongo.ledger.collections import Snapshot
-from ac_pipeline.operations.declare import (
-    Declaration,
-    OfOneUser,
-    OfTypes,
-    Report,
-    Table,
-    Work,
-    dry_run_option,
-    exit_code,
-    failures_table,
-    option,
-    why_option,
-)
-from ac_pipeline.operations.plan import OPERATION_COLUMNS, draw_up, known_limits, plan_report
+from ac_pipeline.operations.declare import Declaration, Report, Table, Work, exit_code, failures_table
+from ac_pipeline.operations.parameters import OfOneUser, OfTypes, dry_run_option, option, why_option
+from ac_pipeline.operations.plan import OPERATION_COLUMNS, dry_run, known_limits, plan_report
 from ac_pipeline.operations.removal.restore_plan import Held, RestorePlan, RestoreReport, Saved, plan_restore
 from ac_pipeline.operations.removal.snapshot import Progress, Vault, open_vault, quiet
-from ac_pipeline.sync.engine import ROUNDS, Engine
+from ac_pipeline.operations.removal.steps import audited, conclude, failed_item, repository_of, until_unmoved
+from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.planning.plan import Wanted
 from ac_pipeline.sync.planning.wanted import failure_of
 from ac_pipeline.sync.ports import Ledger
-from ac_pipeline.sync.report import ItemFailure
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.writing.entries import Entries
 from ac_pipeline.sync.writing.writer import Refused
@@ -66,18 +48,15 @@ def restore_from_mongo(
     Raises:
         Transient: Nothing was begun.
     """
-    started = monotonic()
-    report = RestoreReport(account.key, MONGO)
-    engine = vault.engine
-    with vault.audit.during("restore", [account], [media.name for media in types], why=why) as audited:
+    started, engine = monotonic(), vault.engine
+    report = RestoreReport(account.key, source=MONGO)
+    with audited(vault, report, "restore", account, types, why=why) as entry:
         engine.ledger.release(account, types)
         vault.archive.close(account)
         report.sync = engine.sync(account, Selection(types=tuple(types)), run_id)
         report.error = report.sync.error or report.sync.blocked
         report.restored = {name: tally.written for name, tally in report.sync.types.items() if tally.written}
-        audited.counts.update(report.restored)
-        if report.error is not None:
-            audited.outcome = f"stopped: {report.error.message}"
+        entry.counts.update(report.restored)
     report.seconds = monotonic() - started
     return report
 
@@ -134,9 +113,9 @@ def plan_from_snapshot(
         SourceMissing: The snapshot is not whole.
         Blocked, Transient: Something could not be read.
     """
-    work = _Restore(vault, account, _covered(snapshot, types), snapshot, overwrite, RestoreReport("", ""), "", quiet)
+    repository = vault.engine.server.read_repository(_usable(account))
     contents = [(each.id, vault.archive.contents(each)) for each in vault.archive.chain(snapshot)]
-    return work.plan(vault.engine.server.read_repository(_usable(account)), contents)
+    return plan_restore(vault.engine, account, _covered(snapshot, types), contents, repository, overwrite=overwrite)
 
 
 def restore_from_snapshot(
@@ -155,8 +134,6 @@ def restore_from_snapshot(
     Args:
         types: The types to bring back, those of the snapshot only.
         overwrite: Replace records that are there but differ.
-        run_id: The run, as the ledger names it.
-        why: The operator's words, for the audit.
 
     Raises:
         Misconfigured: The snapshot does not hold one of these types.
@@ -164,29 +141,23 @@ def restore_from_snapshot(
         Blocked, Transient: Nothing was begun. What ends a restore that has begun is in its report.
     """
     did, started = _usable(account), monotonic()
-    report = RestoreReport(account.key, snapshot.id)
-    covered = _covered(snapshot, types)
-    engine, names = vault.engine, [media.name for media in covered]
+    report = RestoreReport(account.key, source=snapshot.id)
+    covered, engine = _covered(snapshot, types), vault.engine
     work = _Restore(vault, account, covered, snapshot, overwrite, report, run_id, progress)
     with engine.ledger.lease(did, engine.holder):
         contents = work.open()
         counts = {media.name: snapshot.records.get(media.name, 0) for media in covered}
-        with vault.audit.during("restore", [account], names, why=why, counts=counts) as audited:
+        with audited(vault, report, "restore", account, covered, why=why, counts=counts) as entry:
             try:
                 work.run(contents)
-            except PipelineError as error:
-                report.error = error
-                audited.outcome = f"stopped: {error.message}"
-            else:
                 if report.held or report.failures:
-                    audited.outcome = f"done; {len(report.held)} held back, {len(report.failures)} refused"
-            audited.counts.clear()
-            audited.counts.update(report.restored)
+                    entry.outcome = f"done; {len(report.held)} held back, {len(report.failures)} refused"
+            finally:
+                entry.counts = dict(report.restored)
         if report.error is None:
             engine.ledger.release(account, covered)
             vault.archive.close(account)
-    report.on_hold = sorted(name for name in engine.ledger.holds(account) if name in names)
-    report.seconds = monotonic() - started
+    conclude(vault, report, account, covered, started)
     return report
 
 
@@ -216,38 +187,20 @@ class _Restore:
         archive = self.vault.archive
         return [(each.id, archive.check(each, self.types, self.progress)) for each in archive.chain(self.snapshot)]
 
-    def plan(self, repository: Repository, contents: Sequence[tuple[str, Repository]]) -> RestorePlan:
-        engine = self.vault.engine
-        return plan_restore(
-            self.account,
-            self.types,
-            contents,
-            repository,
-            documents=engine.documents,
-            ledger=engine.ledger,
-            lexicons=engine.lexicons,
-            overwrite=self.overwrite,
-        )
-
     def run(self, contents: Sequence[tuple[str, Repository]]) -> None:
         """Plan and write, anew whenever somebody else writes in between."""
-        engine, moved = self.vault.engine, 0
+        engine = self.vault.engine
         for media in self.types:
             self.entries.know(engine.ledger.load(self.account, media).values())
-        while True:
+
+        def step() -> None:
             repository = engine.server.read_repository(str(self.account.did))
-            plan = self.plan(repository, contents)
-            try:
-                self._round(plan, repository)
-            except RepositoryMoved as error:
-                moved += 1
-                if moved == ROUNDS:
-                    raise RepositoryMoved(
-                        f"the repository of {self.account.key} changed {ROUNDS} times while it was restored: the "
-                        "same command does the rest"
-                    ) from error
-                continue
-            return
+            overwrite = self.overwrite
+            self._round(
+                plan_restore(engine, self.account, self.types, contents, repository, overwrite=overwrite), repository
+            )
+
+        until_unmoved(self.account, "restored", step)
 
     def _round(self, plan: RestorePlan, repository: Repository) -> None:
         report, engine = self.report, self.vault.engine
@@ -284,10 +237,9 @@ class _Restore:
     def _refuse(self, outcome: Refused, saved: Saved) -> None:
         """Only the report knows of it: in the ledger it would keep the sync from writing the item anew."""
         self.refused.add(outcome.operation.path)
-        failure = failure_of(outcome.stage, outcome.error)
-        what = (failure.stage, State.QUARANTINED, failure.error_class, failure.message, failure.status)
-        code = saved.document.code if saved.document else None
-        self.report.failures.append(ItemFailure(saved.item, self.account.key, *what, code))
+        failure, document = failure_of(outcome.stage, outcome.error), saved.document
+        code = document.code if document else None
+        self.report.failures.append(failed_item(saved.item, self.account.key, failure, State.QUARANTINED, code=code))
 
     def _settle(self, present: Sequence[Saved]) -> None:
         """These records are there: their links and their entries, each in one bulk write per type."""
@@ -344,7 +296,7 @@ class _Restore:
 
 
 def _may_link(stored: Link | None, right: Link) -> bool:
-    """Whether a stored link is to be replaced: when there is none, or it is an incomplete one to this very record. One
+    """True if a stored link is to be replaced: when there is none, or it is an incomplete one to this very record. One
     to another record is for the sync to judge, which sees all records."""
     if stored is None or stored.rkey is None:
         return True
@@ -367,9 +319,7 @@ def _usable(account: Account) -> str:
     """The account's DID. Of an account that is being deleted everything is held back, which its plan says."""
     if account.blocked is not None and not isinstance(account.blocked, AccountDeleted):
         raise account.blocked
-    if account.did is None:
-        raise NoCredentials(f"{account.key} has no account on the PDS: there is nothing to restore to.")
-    return account.did
+    return repository_of(account, "restore to")
 
 
 class RestoreParameters(OfOneUser, OfTypes):
@@ -417,7 +367,7 @@ def run_restore(work: Work, parameters: RestoreParameters) -> Report:
 
 def _planned_from_mongo(work: Work, account: Account, types: Sequence[MediaType]) -> Report:
     operations = Table("operations", OPERATION_COLUMNS, "Would be brought back (nothing was written)")
-    made = draw_up(
+    made = dry_run(
         without_holds(work.pipeline.engine),
         [account],
         Selection(types=tuple(types)),
@@ -482,10 +432,4 @@ def _shape(wrong: int) -> list[str]:
     return [f"{wrong} records break their lexicon; they come back as they were, the next sync repairs them."]
 
 
-RESTORE: Final = Declaration(
-    "restore",
-    "restore_user",
-    "restore_one_user",
-    RestoreParameters,
-    run_restore,
-)
+RESTORE: Final = Declaration("restore", "restore_user", "restore_one_user", RestoreParameters, run_restore)

@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Protocol
 from uuid import uuid4
 
 from ac_pipeline.accounts import Account
@@ -21,7 +20,7 @@ from ac_pipeline.atproto.repository import Repository, read_repository
 from ac_pipeline.errors import BlobMissing, HeldBack, InvalidRecord, RepositoryUnreadable, SourceMissing
 from ac_pipeline.items import BlobRef, Record
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.mongo.ledger.audit import Audited
+from ac_pipeline.mongo.ledger.audit import MongoAudit
 from ac_pipeline.mongo.ledger.collections import Snapshot
 from ac_pipeline.renditions.store import SnapshotFiles
 from ac_pipeline.sync.engine import Engine
@@ -66,22 +65,6 @@ class SnapshotIndex(Protocol):
 
     def find(self, *, account: str | None = None, limit: int | None = None) -> list[Snapshot]:
         """Snapshots of an account or of all, newest first."""
-
-
-class Audit(Protocol):
-    """Where every operation leaves a line before it starts."""
-
-    def during(
-        self,
-        action: str,
-        accounts: Any,
-        types: Any,
-        *,
-        why: str = "",
-        plan_hash: str | None = None,
-        counts: Any = None,
-    ) -> AbstractContextManager[Audited]:
-        """Record an operation around its work; see `MongoAudit.during`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,11 +230,10 @@ class Vault:
 
     engine: Engine
     archive: Archive
-    audit: Audit
+    audit: MongoAudit
 
 
 def open_vault(pipeline: Pipeline) -> Vault:
-    """The vault of a running pipeline."""
     archive = Archive(
         pipeline.server, SnapshotFiles(pipeline.store), pipeline.snapshots, pipeline.engine.now, pipeline.store.open
     )

@@ -16,41 +16,27 @@ from typing import Final
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
-from ac_pipeline.errors import (
-    Blocked,
-    HeldBack,
-    Misconfigured,
-    NoCredentials,
-    PipelineError,
-    RepositoryMoved,
-    SourceMissing,
-)
+from ac_pipeline.errors import Blocked, HeldBack, Misconfigured, PipelineError, RepositoryMoved, SourceMissing
 from ac_pipeline.items import BlobRef, RepositoryMark
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.ledger.collections import Snapshot
-from ac_pipeline.operations.declare import (
-    Declaration,
-    OfOneUser,
-    OfTypes,
-    Report,
-    Table,
-    Work,
-    confirm_option,
-    dry_run_option,
-    exit_code,
-    failures_table,
-    option,
-    why_option,
-)
+from ac_pipeline.operations.declare import Declaration, Report, Table, Work, exit_code, failures_table
+from ac_pipeline.operations.parameters import OfOneUser, OfTypes, confirm_option, dry_run_option, option, why_option
 from ac_pipeline.operations.removal.removed import Records, Removals
 from ac_pipeline.operations.removal.snapshot import Progress, Vault, open_vault, quiet
+from ac_pipeline.operations.removal.steps import (
+    RemovalReport,
+    audited,
+    conclude,
+    failed_item,
+    repository_of,
+    until_unmoved,
+)
 from ac_pipeline.sync.costs import Price, price
-from ac_pipeline.sync.engine import ROUNDS
 from ac_pipeline.sync.planning.copies import COPIED, copies_of, deletion, of_records
 from ac_pipeline.sync.planning.plan import Existing, Kind, Operation, existing_records
 from ac_pipeline.sync.planning.wanted import failure_of
-from ac_pipeline.sync.report import ItemFailure
 from ac_pipeline.sync.writing.entries import end_of
 from ac_pipeline.sync.writing.writer import Committed, Refused
 
@@ -82,10 +68,6 @@ class WipePlan:
     @property
     def total(self) -> int:
         return sum(self.records.values())
-
-    def accepts(self, confirm: int | None) -> bool:
-        """Whether this number agrees to this plan."""
-        return confirm is not None and confirm in (self.total, self.confirmed)
 
     def to_json(self) -> dict[str, object]:
         values: dict[str, object] = {name: getattr(self, name) for name in self.__slots__}
@@ -146,7 +128,7 @@ def _confirmed(
 
 
 def holds_all(kept: Records, present: Records, snapshot: Snapshot, types: Sequence[MediaType]) -> bool:
-    """Whether a snapshot is of these types, and holds every record that is present, byte by byte."""
+    """True if a snapshot is of these types, and holds every record that is present, byte by byte."""
     if any(media.name not in snapshot.types for media in types):
         return False
     return all(
@@ -157,7 +139,7 @@ def holds_all(kept: Records, present: Records, snapshot: Snapshot, types: Sequen
 
 
 def holds_copies(contents: Repository, repository: Repository, types: Sequence[MediaType]) -> bool:
-    """Whether a snapshot holds every copy of records of these types that is present, byte by byte."""
+    """True if a snapshot holds every copy of records of these types that is present, byte by byte."""
     return all(contents.records.get(copy.path) == copy.cid for copy in copies_of(repository, types))
 
 
@@ -189,51 +171,32 @@ def usable(account: Account) -> str:
     """
     if account.blocked is not None:
         raise account.blocked
-    if account.did is None:
-        raise NoCredentials(f"{account.key} has no account on the PDS: there is nothing to wipe.")
-    return account.did
+    return repository_of(account, "wipe")
 
 
 @dataclass(slots=True)
-class WipeReport:
+class WipeReport(RemovalReport):
     """What a wipe did.
 
     Args:
+        snapshots: Ids of those that hold the records, newest first.
         deleted: Type name -> records that this run deleted; `copies`: copies of records, in `site.standard.document`.
         left: Records of these types that are still there.
-        failures: Records that cannot be deleted; their links are kept.
-        on_hold: Types that stay empty until a restore.
-        error: What ended it early; the same command does the rest.
     """
 
-    user: str
     snapshots: list[str] = field(default_factory=list)
     deleted: dict[str, int] = field(default_factory=dict)
     left: int = 0
     links_cleared: int = 0
-    failures: list[ItemFailure] = field(default_factory=list)
-    on_hold: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    error: PipelineError | None = None
-    seconds: float = 0.0
 
     @property
     def clean(self) -> bool:
         return self.error is None and not self.failures and not self.left
 
     def to_json(self) -> dict[str, object]:
-        return {
-            "user": self.user,
-            "snapshots": self.snapshots,
-            "deleted": self.deleted,
-            "left": self.left,
-            "links_cleared": self.links_cleared,
-            "failures": [failure.to_json() for failure in self.failures],
-            "on_hold": self.on_hold,
-            "notes": self.notes,
-            "error": self.error.message if self.error else None,
-            "seconds": round(self.seconds, 3),
-        }
+        own = {name: getattr(self, name) for name in self.__slots__}
+        return RemovalReport.to_json(self) | own
 
 
 def wipe(
@@ -251,8 +214,6 @@ def wipe(
 
     Args:
         confirm: The number of records that `plan_wipe` named, or that an unfinished wipe was started with.
-        run_id: The run, as the ledger names it.
-        why: The operator's words, for the audit.
         keep_syncing: Leave these types to the schedule, which publishes what Mongo holds anew; else they are on hold.
 
     Raises:
@@ -261,32 +222,26 @@ def wipe(
     """
     did, started = usable(account), monotonic()
     report = WipeReport(account.key)
-    names = [media.name for media in types]
     with vault.engine.ledger.lease(did, vault.engine.holder):
         car, repository = vault.archive.read(did)
         removals = Removals(vault.engine, account, types, run_id)
         plan = decide(vault, account, types, repository, removals)
-        if confirm is None or not plan.accepts(confirm):
+        if confirm is None or confirm not in (plan.total, plan.confirmed):
             raise Misconfigured(
                 f"{plan.total} records of {account.key} would be deleted, not {confirm}: nothing was written. "
                 "Look at the plan and confirm its number."
             )
-        with vault.audit.during(
-            "wipe", [account], names, why=why, plan_hash=plan.hash, counts=dict(plan.records)
-        ) as audited:
+        counts, hash = dict(plan.records), plan.hash
+        with audited(vault, report, "wipe", account, types, why=why, plan_hash=hash, counts=counts) as entry:
             work = _Wipe(vault, account, tuple(types), removals, report, confirm, why, keep_syncing, progress)
             try:
                 work.run(car, repository)
-            except PipelineError as error:
-                report.error = error
-                audited.outcome = f"stopped: {error.message}"
-            else:
                 if report.failures:
-                    audited.outcome = f"done but for {len(report.failures)} records"
-            audited.counts.update(report.deleted)
+                    entry.outcome = f"done but for {len(report.failures)} records"
+            finally:
+                entry.counts.update(report.deleted)
     report.links_cleared = removals.links_cleared
-    report.on_hold = sorted(name for name in vault.engine.ledger.holds(account) if name in names)
-    report.seconds = monotonic() - started
+    conclude(vault, report, account, types, started)
     return report
 
 
@@ -306,32 +261,29 @@ class _Wipe:
     refused: set[str] = field(default_factory=set)
     uncounted: set[str] = field(default_factory=set)
     began: bool = False
-    moved: int = 0
 
     def run(self, car: bytes, repository: Repository) -> None:
         held_before = self.vault.engine.ledger.holds(self.account)
-        while True:
+        fresh: tuple[bytes, Repository] | None = (car, repository)
+
+        def step() -> Repository:
+            nonlocal fresh
+            read, fresh = fresh or self.vault.archive.read(repository.did), None
             try:
-                self.report.left = self._left(repository)
-                repository = self._empty(car, repository)
-                break
-            except RepositoryMoved as error:
-                self.moved += 1
-                if self.moved == ROUNDS:
-                    raise RepositoryMoved(
-                        f"the repository of {self.account.key} changed {ROUNDS} times while it was wiped: the same "
-                        "command does the rest"
-                    ) from error
-                car, repository = self.vault.archive.read(repository.did)
+                self.report.left = self._left(read[1])
+                return self._empty(*read)
+            except RepositoryMoved:
+                raise
             except PipelineError as error:
                 if not self.began or (isinstance(error, Blocked) and not self.report.deleted):
                     # Nothing can have gone, so nothing has to stay away.
-                    self.vault.engine.ledger.release(
-                        self.account, [media for media in self.types if media.name not in held_before]
-                    )
+                    unheld = [media for media in self.types if media.name not in held_before]
+                    self.vault.engine.ledger.release(self.account, unheld)
                 raise
-        self._finish(repository)
-        self._mark(repository)
+
+        emptied = until_unmoved(self.account, "wiped", step)
+        self._finish(emptied)
+        self._mark(emptied)
 
     def _left(self, repository: Repository) -> int:
         present = records_of(repository, self.types)
@@ -428,8 +380,7 @@ class _Wipe:
             self.report.failures.append(self.removals.refused(*subject, outcome.error))
             return
         failure = failure_of(outcome.stage, outcome.error)
-        what = (failure.stage, end_of(failure), failure.error_class, failure.message, failure.status)
-        self.report.failures.append(ItemFailure(outcome.operation.item, self.account.key, *what))
+        self.report.failures.append(failed_item(outcome.operation.item, self.account.key, failure, end_of(failure)))
 
     def _count(self, records: Records) -> None:
         for name, listed in records.items():
@@ -510,22 +461,22 @@ def run_wipe(work: Work, parameters: WipeParameters) -> Report:
     Without a confirmation it only says what it would delete. A wiped type is on hold, so that nothing publishes it
     again, until it is restored. After an interruption the same again does the rest.
     """
-    vault, account = open_vault(work.pipeline), parameters.account(work.pipeline)
-    plan = plan_wipe(vault, account, parameters.media)
-    if parameters.dry_run or not plan.accepts(parameters.confirm):
+    vault, account, types = open_vault(work.pipeline), parameters.account(work.pipeline), parameters.media
+    plan = plan_wipe(vault, account, types)
+    if not parameters.confirms(plan.total, plan.confirmed):
         return _planned(plan, parameters)
     work.say(plan.price.sentence)
     report = wipe(
         vault,
         account,
-        parameters.media,
+        types,
         confirm=parameters.confirm,
         run_id=work.run_id,
         why=parameters.why,
         keep_syncing=parameters.keep_syncing,
         progress=work.told,
     )
-    return _wiped(report, parameters.media)
+    return _wiped(report, types)
 
 
 def _planned(plan: WipePlan, parameters: WipeParameters) -> Report:
@@ -578,10 +529,4 @@ def _wiped(report: WipeReport, types: Sequence[MediaType]) -> Report:
     )
 
 
-WIPE: Final = Declaration(
-    "wipe",
-    "wipe_user",
-    "wipe_one_user",
-    WipeParameters,
-    run_wipe,
-)
+WIPE: Final = Declaration("wipe", "wipe_user", "wipe_one_user", WipeParameters, run_wipe)

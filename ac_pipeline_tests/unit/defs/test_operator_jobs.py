@@ -18,17 +18,8 @@ from ac_pipeline.defs.operator_jobs import ROWS, job_of
 from ac_pipeline.errors import Misconfigured, NoCredentials, PipelineError, ServiceUnreachable
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.operations.catalog import OPERATIONS
-from ac_pipeline.operations.declare import (
-    Declaration,
-    OfOneUser,
-    Report,
-    Table,
-    Work,
-    confirm_option,
-    dry_run_option,
-    option,
-    why_option,
-)
+from ac_pipeline.operations.declare import Declaration, Report, Table, Work
+from ac_pipeline.operations.parameters import OfOneUser, confirm_option, dry_run_option, option, why_option
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.dagster_rows import said, sentence
 

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from ac_pipeline.accounts import LEAVING
 from ac_pipeline.errors import AccountInactive, RecordRefused, SourceMissing
 from ac_pipeline.media.registry import media_type
-from ac_pipeline.operations.declare import Work
-from ac_pipeline.operations.findings import unwatched
+from ac_pipeline.operations.declare import Work, unwatched
 from ac_pipeline.operations.inspection.links import LinksParameters, LinkState, Repair, heal, run_links
 from ac_pipeline_tests.memory_vault import MemoryAudit
 from ac_pipeline_tests.unit.operations.examining import cure, look, mood, only, states

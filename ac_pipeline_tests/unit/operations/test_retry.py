@@ -10,7 +10,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Misconfigured, NoCredentials
 from ac_pipeline.items import LedgerEntry, Stage, State
 from ac_pipeline.media.registry import media_type
-from ac_pipeline.operations.findings import item_name
+from ac_pipeline.operations.parameters import item_name
 from ac_pipeline.operations.retry import FailedItems, in_order, narrowed, plan_turns
 from ac_pipeline.sync.report import AccountReport
 

@@ -1,4 +1,4 @@
-"""Rounds of looks at many accounts: who cannot be looked at, and what ends a round."""
+"""Looks at many accounts: who cannot be looked at, and what ends all of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Blocked, PipelineError, ServerFailed, ServiceUnreachable, WrongPassword
 from ac_pipeline.items import Finding
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.operations.findings import LeftOut, audited_turns, counted, findings_of, look_at
+from ac_pipeline.operations.declare import LeftOut
+from ac_pipeline.operations.findings import audited, counted, findings_of, look_at
 from ac_pipeline_tests.memory_vault import MemoryAudit
 
 
@@ -47,7 +48,7 @@ def test_an_account_that_cannot_be_read_costs_its_own_answer_and_is_told_from_a_
     assert [(each.user, each.failed) for each in missing] == [("bea", True), ("cyd", False), ("dan", True)]
 
 
-def test_a_service_that_does_not_answer_ends_the_round() -> None:
+def test_a_service_that_does_not_answer_ends_it_all() -> None:
     """A failed read is no empty answer: nothing can be said of the whole."""
 
     def look(account: Account) -> str:
@@ -92,13 +93,13 @@ def test_what_is_changed_in_one_account_after_another_is_in_the_audit_and_a_bloc
             raise Blocked("bea is leaving")
         yield 2
 
-    def turns(some: list[Account]) -> list[int | LeftOut]:
+    def changed(some: list[Account]) -> list[int | LeftOut]:
         words: Any = {"action": "change", "types": MEDIA_TYPES[:1], "why": "asked", "counted_as": "changed"}
-        return list(audited_turns(pipeline, some, act, int, counts={"items": 6}, **words))
+        return list(audited(pipeline, some, act, int, counts={"items": 6}, **words))
 
-    assert turns([]) == []
+    assert changed([]) == []
     assert audit.lines == []
-    first, left, last = turns(accounts)
+    first, left, last = changed(accounts)
     assert isinstance(left, LeftOut)
     assert (first, left.user, last) == (2, "bea", 2)
     started, ended = audit.lines
