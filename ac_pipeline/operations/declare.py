@@ -134,14 +134,14 @@ class Work:
     Args:
         pipeline: All parts of the pipeline.
         run_id: Of this run, as ledger and audit name it.
-        told: Told what is being done, how much of it is done, and of how much.
+        progress: Is told what is being done, how much of it is done, and of how much.
         watch: Passes things on under a title, showing how many have passed.
         say: Tells a sentence at once, before what may take long.
     """
 
     pipeline: Pipeline
     run_id: str
-    told: Callable[[str, int, int], None]
+    progress: Callable[[str, int, int], None]
     watch: Callable[[str], Progress]
     say: Callable[[str], None]
 

@@ -11,7 +11,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Blocked, PipelineError
 from ac_pipeline.items import Finding
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.operations.declare import LeftOut, Progress, Table, Work, unwatched
+from ac_pipeline.operations.declare import LeftOut, Progress, Report, Table, Work, unwatched
 from ac_pipeline.sync.for_accounts import for_accounts, unread
 from ac_pipeline.wiring import Pipeline
 
@@ -42,6 +42,14 @@ class FindingCount:
         self.states[each.type][each.state] += 1
         self.found[each.user] += 1
         self.repairable[each.user] += each.repairable
+
+    def add_counts(self, other: FindingCount) -> None:
+        """Add what was counted elsewhere."""
+        for type_, states in other.states.items():
+            self.states[type_].update(states)
+        self.found.update(other.found)
+        self.repairable.update(other.repairable)
+        self.left_out += other.left_out
 
     def total(self) -> Counter[str]:
         """How many findings are in which state."""
@@ -140,3 +148,24 @@ def audited(
             except Blocked as error:
                 yield LeftOut(account.key, error)
             entry.counts[counted_as] = number
+
+
+def findings_report(
+    headline: str,
+    counts: Mapping[str, int],
+    items: Table,
+    left_out: Sequence[LeftOut],
+    *,
+    left_out_as: str = "blocked",
+    more: Mapping[str, object] | None = None,
+    lines: Sequence[str] = (),
+) -> Report:
+    """The answer of whoever has looked for something: the numbers, every finding, and who was left out.
+
+    Args:
+        left_out_as: The field of the JSON document under which those who were left out stand.
+        more: Further fields of the JSON document.
+    """
+    users = {left_out_as: [each.to_json() for each in left_out]}
+    json = {**counts, **(more or {}), **users, "items": items}
+    return Report(headline, json, [items], dict(counts), lines, left_out)

@@ -132,7 +132,7 @@ def _make(work: Work, wanted: Sequence[Planned], action: str, why: str) -> Repor
     )
     about = [replace(each.account, password=None) for each in wanted]
     with pipeline.audit.during(action, about, (), why=why, counts={"accounts": len(wanted)}) as audited:
-        report = provisioner.run(wanted, partial(work.told, "Making accounts"))
+        report = provisioner.run(wanted, partial(work.progress, "Making accounts"))
         audited.counts = report.counts()
         if report.error is not None:
             audited.outcome = f"ended early: {report.error.message}"

@@ -22,7 +22,7 @@ from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.rebuilding import removal_flag, shared_fields
 from ac_pipeline.operations.declare import Declaration, LeftOut, Report, Table, Work
-from ac_pipeline.operations.findings import FindingCount, audited, search
+from ac_pipeline.operations.findings import FindingCount, audited, findings_report, search
 from ac_pipeline.operations.parameters import Selected, confirm_option, option, why_option
 from ac_pipeline.operations.sync import sync_left_out, sync_lines, sync_tables
 from ac_pipeline.sync.engine import Engine
@@ -214,16 +214,13 @@ class _Comparer:
             return None  # never written here, or deleted by us
         theirs = self.records.get(entry.rkey) or next(iter(own), None)
         if theirs is None:
-            return self.deleted(document, entry.rkey)
+            fields, flag = {"record": ("exists", None)}, {removal_flag(self.media): True}
+            return self._of(document, DELETED, entry.rkey, "", fields=fields, changes=flag)
         # The link is stored before the ledger, so after a kill it may know more.
         if theirs.cid in {entry.cid, wanted.cid, document.link.cid if document.link is not None else None}:
             return None
         in_order = wanted.record is not None and theirs in own and not difference(theirs, wanted)
         return None if in_order else self.changed(document, theirs, wanted.record)
-
-    def deleted(self, document: Document, rkey: str) -> Difference:
-        changes = {removal_flag(self.media): True}
-        return self._of(document, DELETED, rkey, "", fields={"record": ("exists", None)}, changes=changes)
 
     def changed(self, document: Document, theirs: Existing, ours: Record | None) -> Difference:
         fields = self._fields(document, theirs, ours)
@@ -302,15 +299,11 @@ def run_differences(work: Work, parameters: DifferencesParameters) -> Report:
     number = acceptable if parameters.accept_theirs else total
     if not (chosen and parameters.confirms(number)):
         counts = {"differences": total, "acceptable": acceptable}
-        return Report(
-            f"{total} differences; theirs can be taken over for {acceptable}. A sync puts ours back.",
-            {**counts, "blocked": [each.to_json() for each in found.left_out], "items": table},
-            [table],
-            counts,
-            left_out=found.left_out,
-            confirm=number if chosen else None,
-            exit_code=2 if chosen else 1 if total else 0,
-        )
+        headline = f"{total} differences; theirs can be taken over for {acceptable}. A sync puts ours back."
+        report = findings_report(headline, counts, table, found.left_out)
+        report.confirm = number if chosen else None
+        report.exit_code = 2 if chosen else 1 if total else 0
+        return report
     touched = [account for account in accounts if found.found[account.key]]
     settle = _push_all if parameters.push_ours else _accept_all
     return settle(work, touched, selection, found, parameters.why)
@@ -379,16 +372,15 @@ def _accept_all(work: Work, accounts: Sequence[Account], selection: Selection, f
         row = {name: value for name, value in each.to_json().items() if name not in {"ours", "theirs"}}
         table.add(row | {"outcome": problem or "taken over"})
         done += not problem
-    counts = {"accepted": done, "left": table.count - done}
-    return Report(
+    report = findings_report(
         f"{done} documents changed, {table.count - done} left as they are. The next sync settles links and ledger.",
-        {**counts, "blocked": [each.to_json() for each in left_out], "items": table},
-        [table],
-        counts,
-        left_out=[*found.left_out, *left_out],
-        exit_code=0 if done == number else 1,
-        failed=done != number,
+        {"accepted": done, "left": table.count - done},
+        table,
+        left_out,
     )
+    report.left_out = [*found.left_out, *left_out]
+    report.exit_code, report.failed = int(done != number), done != number
+    return report
 
 
 DIFFERENCES: Final = Declaration(

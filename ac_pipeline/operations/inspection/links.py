@@ -28,13 +28,13 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 from typing import Any, ClassVar, Final, NamedTuple
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.lexicon import Lexicons
 from ac_pipeline.atproto.syntax import at_uri
-from ac_pipeline.errors import InvalidDocument, PipelineError
+from ac_pipeline.errors import Blocked, InvalidDocument, PipelineError
 from ac_pipeline.items import Derived, Finding, Record, item_id
 from ac_pipeline.media.base import Document, Link, MediaType, Verdict
 from ac_pipeline.operations.declare import Declaration, LeftOut, Report, Table, Work
@@ -139,59 +139,61 @@ class Examination(FindingCount):
         if finding.repair is not Repair.NOTHING or finding.warnings:
             self.findings.append(finding)
 
-    def left_alone(self, who: LeftOut) -> None:
-        self.add(who)
-        self.settled &= not who.failed
+    def left_alone(self, account: Account, error: PipelineError) -> Examination:
+        self.left_out.append(LeftOut(account.key, error))
+        self.settled &= isinstance(error, Blocked)
+        return self
 
     def merge(self, other: Examination) -> None:
         """Add what was found in another account, without the findings themselves."""
-        for type_, states in other.states.items():
-            self.states[type_].update(states)
-        self.found.update(other.found)
-        self.repairable.update(other.repairable)
-        self.left_out += other.left_out
+        self.add_counts(other)
         self.types |= other.types
         self.deletions += other.deletions
         self.settled &= other.settled
         self.notes += other.notes
 
-    def to_json(self) -> dict[str, Any]:
+    def rows(self) -> dict[str, dict[str, int]]:
+        """Documents, orphans and states of each type, and of all of them under `total`."""
+
         def row(states: Mapping[str, int]) -> dict[str, int]:
             orphans = states.get(LinkState.ORPHAN, 0)
             counts = {state.value: states.get(state, 0) for state in LinkState}
             return {"documents": sum(states.values()) - orphans, "orphans": orphans, **counts}
 
+        return {**{type_: row(states) for type_, states in self.states.items()}, "total": row(self.total())}
+
+    def to_json(self) -> dict[str, Any]:
+        types = self.rows()
         return {
-            "types": {type_: row(states) for type_, states in self.states.items()},
-            "total": row(self.total()),
+            "types": types,
+            "total": types.pop("total"),
             "blocked": [each.to_json() for each in self.left_out],
             "notes": [{"user": user, "note": note} for user, note in self.notes],
         }
 
+    def table(self, name: str, title: str) -> Table:
+        table = Table(name, ("type", "documents", "orphans", *map(str, LinkState)), title)
+        return table.extend({"type": type_, **row} for type_, row in self.rows().items())
 
-class _Named(StrEnum):
+
+class _Named(Enum):
     """What the key in a link names."""
 
-    NOTHING = "nothing"
-    OWN = "its own record"
-    ANOTHER = "the record of another document"
-    ELSEWHERE = "another repository"
-    NOWHERE = "a record that does not exist"
+    NOTHING = auto()
+    OWN = auto()
+    ANOTHER = auto()
+    """The record of another document."""
+    ELSEWHERE = auto()
+    """Something in another repository."""
+    NOWHERE = auto()
+    """A record that does not exist."""
 
 
 _Verdict = tuple[LinkState, Repair, str]
 
 
 class Judge:
-    """Judges one account's documents and records of one type.
-
-    Args:
-        lexicons: What records must satisfy.
-        user: Partition key of the account.
-        did: The repository.
-        plan: What the engine plans for this type.
-        existing: All its records.
-    """
+    """Judges one account's documents and all its records of one type, beside what the engine plans for them."""
 
     def __init__(self, lexicons: Lexicons, user: str, did: str, plan: TypePlan, existing: Iterable[Existing]) -> None:
         self.lexicons, self.user, self.did, self.plan = lexicons, user, did, plan
@@ -211,8 +213,6 @@ class Judge:
             if not each.skipped:
                 yield self._document(each)
         yield from self._orphans()
-
-    # ------------------------------------------------------------------------------------------------------ documents
 
     def _document(self, wanted: Wanted) -> LinkFinding:
         document, shape = wanted.document, Shape()
@@ -261,13 +261,13 @@ class Judge:
         """`keys` of the document's own records, the one that stays first, and the form of that one."""
         link, crossed = document.link, named in {_Named.ANOTHER, _Named.ELSEWHERE}
         reasons = [f"the link names {self._what(link, named)}"] if link is not None and crossed else []
-        reasons += [shape.words] if shape.wrong else []
+        reasons += [shape.words] if shape.words else []
         if len(keys) > 1:
             reasons.insert(0, f"{len(keys)} records of it; {keys[0]} stays")
             state, repair = LinkState.DUPLICATE, Repair.REDUCE
         elif crossed:
             state, repair = LinkState.CROSSED, Repair.REWRITE_LINK
-        elif shape.wrong:
+        elif shape.words:
             state, repair = LinkState.WRONG_SHAPE, Repair.UPDATE
         elif incomplete := self._incomplete(document, self._records[keys[0]], named):
             reasons.append(incomplete)
@@ -292,8 +292,6 @@ class Judge:
         parts = [name for name in names if getattr(link, name) != getattr(right, name)]
         return f"the link's {', '.join(parts)} is missing or old" if parts else ""
 
-    # -------------------------------------------------------------------------------------------------------- records
-
     def _orphans(self) -> Iterator[LinkFinding]:
         """Records that no document wants: their documents are withdrawn, gone, somebody else's or never known."""
         for operation in self.plan.operations:
@@ -315,10 +313,9 @@ class Judge:
         self, rkey: str, item: str, reason: str, document: str | None = None, held: str | None = None
     ) -> LinkFinding:
         shape = shape_of(self.lexicons, self.plan.media, self._records[rkey], None)
-        verdict = LinkState.ORPHAN, Repair.DELETE, reason
-        return self._finding(item, verdict, [rkey], shape, document=document, held=held)
-
-    # ---------------------------------------------------------------------------------------------------------- inner
+        return self._finding(
+            item, (LinkState.ORPHAN, Repair.DELETE, reason), [rkey], shape, document=document, held=held
+        )
 
     def _finding(
         self, item: str, verdict: _Verdict, keys: Sequence[str], shape: Shape, *, document: str | None, held: str | None
@@ -356,20 +353,13 @@ class Shape(NamedTuple):
     warnings: tuple[str, ...] = ()
 
     @property
-    def wrong(self) -> bool:
-        return bool(self.problems or self.forms)
-
-    @property
     def words(self) -> str:
+        """Empty for a record that is not wrong-shaped."""
         return "; ".join(filter(None, [self.forms, *self.problems]))
 
 
 def shape_of(lexicons: Lexicons, media: MediaType, record: Existing, wanted: Wanted | None) -> Shape:
-    """The form of a record against its lexicon and, where that is known, against what would be written.
-
-    Args:
-        wanted: What its document would give; None for a record that no document wants.
-    """
+    """The form of a record against its lexicon and, where a document wants it, against what would be written."""
     nsid = media.nsid
     problems = tuple(lexicons.problems(nsid, record.value))
     warnings = [f"`{name}` is not declared" for name in lexicons.undeclared(nsid, record.value)]
@@ -409,7 +399,7 @@ def _forms(lexicons: Lexicons, media: MediaType, value: Record, wanted: Wanted) 
 
 
 def _is_form(rule: Mapping[str, object], name: str, found: object, document: Document) -> bool:
-    """Whether another value of a field is another way to say the same: an address, a blob, a value as stored."""
+    """True if another value of a field is another way to say the same: an address, a blob, a value as stored."""
     return rule.get("type") == "blob" or rule.get("format") == "uri" or found == document.fields.get(name)
 
 
@@ -423,9 +413,7 @@ def examine(engine: Engine, account: Account, selection: Selection) -> Examinati
     found = Examination()
     if plan.repository is None:
         found.notes = [(account.key, note) for note in report.notes]
-        if report.blocked is not None:
-            found.left_alone(LeftOut(account.key, report.blocked))
-        return found
+        return found if report.blocked is None else found.left_alone(account, report.blocked)
     for each in plan.plans:
         name = each.media.name
         records = existing_records(plan.repository, each.media)
@@ -481,17 +469,22 @@ def run_links(work: Work, parameters: LinksParameters) -> Report:
     selection = parameters.selection(sweep=parameters.sweep)
     if parameters.heal:
         confirm_sweep(pipeline, accounts, selection, work.run_id)
-    before, found = _examined(work, accounts, selection, "Examining")
+    before, items = _examined(work, accounts, selection, "Examining")
     if not parameters.heal:
-        json = {**before.to_json(), "items": found}
-        return _answer(before, json, [_states("states", "Links", before), found], 0 if before.settled else 1)
+        json = {**before.to_json(), "items": items}
+        return _answer(before, json, [before.table("states", "Links"), items], 0 if before.settled else 1)
     started, report = time.monotonic(), SyncReport(work.run_id)
     report.accounts.extend(_healed(work, accounts, before, selection, parameters.why))
     report.seconds = time.monotonic() - started
-    after, rest = _examined(work, accounts, selection, "Examining again")
-    json = {"before": before.to_json(), "after": after.to_json(), "healed": report.to_json(), "items": rest}
-    tables = [_states("states_before", "Links before", before), *sync_tables(report), _states("states", "Links", after)]
-    answer = _answer(after, json, [*tables, rest], 0 if report.clean and after.settled else 1)
+    after, items = _examined(work, accounts, selection, "Examining again")
+    json = {"before": before.to_json(), "after": after.to_json(), "healed": report.to_json(), "items": items}
+    tables = [
+        before.table("states_before", "Links before"),
+        *sync_tables(report),
+        after.table("states", "Links"),
+        items,
+    ]
+    answer = _answer(after, json, tables, 0 if report.clean and after.settled else 1)
     again = [each.user for each in report.accounts if each.error or each.blocked]
     answer.lines = [*answer.lines, *sync_lines(report)]
     answer.left_out = [*answer.left_out, *sync_left_out(report)]
@@ -501,16 +494,10 @@ def run_links(work: Work, parameters: LinksParameters) -> Report:
 
 
 def _examined(work: Work, accounts: Sequence[Account], selection: Selection, title: str) -> tuple[Examination, Table]:
-    """All accounts examined: their numbers, and a table of what is not simply linked (OPS-6).
-
-    Raises:
-        ServiceUnreachable: A service is down.
-    """
+    """All accounts examined: their numbers, and a table of what is not simply linked (OPS-6)."""
 
     def failed(account: Account, error: PipelineError) -> Examination:
-        found = Examination()
-        found.left_alone(LeftOut(account.key, unread(account, error)))
-        return found
+        return Examination().left_alone(account, unread(account, error))
 
     engine, workers = work.pipeline.engine, work.pipeline.settings.ac_concurrent_users
     seen, columns = Examination(), ("user", "item", "state", "repair", "reason", "held")
@@ -528,18 +515,18 @@ def _healed(
     """Heal the accounts that need it; what deletes records is in the audit before it starts. Yields the report of each
     account that had something to heal still."""
     pipeline = work.pipeline
-    ill = [account for account in accounts if before.repairable[account.key]]
+    unhealed = [account for account in accounts if before.repairable[account.key]]
     counts = {"deletions": before.deletions}
-    audited = pipeline.audit.during("heal-links", ill, sorted(before.types), why=why, counts=counts)
+    audited = pipeline.audit.during("heal-links", unhealed, sorted(before.types), why=why, counts=counts)
     with audited if before.deletions else nullcontext() as entry:
         deleted = duplicates = 0
         reports: Iterator[tuple[Account, AccountReport | None]] = for_accounts(
-            ill,
+            unhealed,
             lambda each: heal(pipeline.engine, each, selection, work.run_id),
             pipeline.settings.ac_concurrent_users,
             lambda each, error: AccountReport(each.key, error=error),
         )
-        for _, report in work.watch("Healing")(reports, len(ill)):
+        for _, report in work.watch("Healing")(reports, len(unhealed)):
             if report is None:
                 continue
             deleted += sum(tally.deleted for tally in report.types.values())
@@ -560,13 +547,6 @@ def _answer(seen: Examination, json: Mapping[str, object], tables: Sequence[Tabl
         seen.left_out,
         exit_code=code,
     )
-
-
-def _states(name: str, title: str, seen: Examination) -> Table:
-    table, rows = Table(name, ("type", "documents", "orphans", *map(str, LinkState)), title), seen.to_json()
-    for type_, row in [*rows["types"].items(), ("total", rows["total"])]:
-        table.add({"type": type_, **row})
-    return table
 
 
 LINKS: Final = Declaration("links", "heal_links", "heal_each_user", LinksParameters, run_links, csv="items")

@@ -25,7 +25,7 @@ from ac_pipeline.media.registry import media_type
 from ac_pipeline.media.times import format_when, read_when
 from ac_pipeline.mongo.documents import link_change
 from ac_pipeline.operations.declare import Declaration, Report, Table, Work
-from ac_pipeline.operations.findings import FindingCount, audited, counted, search
+from ac_pipeline.operations.findings import FindingCount, audited, counted, findings_report, search
 from ac_pipeline.operations.parameters import Selected, confirm_option, why_option
 from ac_pipeline.renditions.renderer import source_key
 from ac_pipeline.sync.planning.diff import difference
@@ -311,9 +311,8 @@ def run_restore_documents(work: Work, parameters: DocumentsParameters) -> Report
 def _answer(headline: str, found: FindingCount, table: Table, *, inserted: int) -> Report:
     counts = {"restorable": found.repairable.total(), "inserted": inserted, "left": found.left}
     lines = [f"{found.left} records cannot give theirs back.", CHOICE]
-    refused = [each.to_json() for each in found.left_out]
-    json = {**counts, "refused": refused, "choice": CHOICE, "items": table}
-    return Report(headline, json, [table], counts, lines, found.left_out)
+    more = {"choice": CHOICE}
+    return findings_report(headline, counts, table, found.left_out, left_out_as="refused", more=more, lines=lines)
 
 
 RESTORE_DOCUMENTS: Final = Declaration(

@@ -360,7 +360,7 @@ def run_restore(work: Work, parameters: RestoreParameters) -> Report:
         run_id=work.run_id,
         overwrite=parameters.overwrite,
         why=parameters.why,
-        progress=work.told,
+        progress=work.progress,
     )
     return _restored(report, types)
 

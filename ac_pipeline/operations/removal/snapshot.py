@@ -12,16 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol
 from uuid import uuid4
 
 from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.client import PdsClient
 from ac_pipeline.atproto.repository import Repository, read_repository
 from ac_pipeline.errors import BlobMissing, HeldBack, InvalidRecord, RepositoryUnreadable, SourceMissing
 from ac_pipeline.items import BlobRef, Record
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.ledger.audit import MongoAudit
-from ac_pipeline.mongo.ledger.collections import Snapshot
+from ac_pipeline.mongo.ledger.collections import MongoSnapshots, Snapshot
 from ac_pipeline.renditions.store import SnapshotFiles
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.planning.copies import copies_of
@@ -41,47 +41,19 @@ def quiet(what: str, done: int, total: int) -> None:
     """A listener to progress that does not care."""
 
 
-class SnapshotServer(Protocol):
-    """What a snapshot asks of the PDS."""
-
-    def download_repository(self, did: str) -> bytes:
-        """The CAR of the whole repository, as it was sent."""
-
-    def get_blob(self, did: str, cid: str) -> bytes:
-        """The bytes of a blob, checked against their CID; raises BlobMissing when the PDS has not got it."""
-
-
-class SnapshotIndex(Protocol):
-    """Which snapshots there are."""
-
-    def save(self, snapshot: Snapshot) -> None:
-        """Store or replace what is known of a snapshot."""
-
-    def get(self, id: str) -> Snapshot:
-        """The snapshot of this id; raises Misconfigured when there is none."""
-
-    def remove(self, id: str) -> None:
-        """Forget the snapshot of this id; one that is not there is forgotten already."""
-
-    def find(self, *, account: str | None = None, limit: int | None = None) -> list[Snapshot]:
-        """Snapshots of an account or of all, newest first."""
-
-
 @dataclass(frozen=True, slots=True)
 class Archive:
     """Takes, checks and opens snapshots.
 
     Args:
-        server: The PDS.
         files: Where repositories and blobs are kept.
         index: Which snapshots there are.
-        now: The time, UTC.
         spare: Another place for a blob that the PDS has lost: its bytes, or SourceMissing.
     """
 
-    server: SnapshotServer
+    server: PdsClient
     files: SnapshotFiles
-    index: SnapshotIndex
+    index: MongoSnapshots
     now: Callable[[], datetime]
     spare: Callable[[str], bytes]
 
@@ -182,10 +154,8 @@ class Archive:
 
     def latest(self, account: Account, types: Sequence[MediaType]) -> Snapshot | None:
         """The newest complete snapshot of this account's repository that holds a record of any of these types."""
-        for each in self.index.find(account=account.id):
-            if each.complete and each.did == account.did and any(each.records.get(media.name) for media in types):
-                return each
-        return None
+        found = (each for each in self.index.find(account=account.id) if each.complete and each.did == account.did)
+        return next((each for each in found if any(each.records.get(media.name) for media in types)), None)
 
     def close(self, account: Account) -> None:
         """No wipe of this account goes on any more."""

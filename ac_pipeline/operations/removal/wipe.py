@@ -38,7 +38,7 @@ from ac_pipeline.sync.planning.copies import COPIED, copies_of, deletion, of_rec
 from ac_pipeline.sync.planning.plan import Existing, Kind, Operation, existing_records
 from ac_pipeline.sync.planning.wanted import failure_of
 from ac_pipeline.sync.writing.entries import end_of
-from ac_pipeline.sync.writing.writer import Committed, Refused
+from ac_pipeline.sync.writing.writer import Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +94,7 @@ def decide(
         Operation(Kind.DELETE, media, record.rkey, "wipe") for media in types for record in present[media.name]
     ] + copies
     unfinished = vault.archive.unfinished(account)
-    digest = sha256()
-    for media in types:
-        for record in present[media.name]:
-            digest.update(f"{path_of(media, record)} {record.cid}\n".encode())
-    for each in copies:
-        digest.update(f"{each.path} {repository.records[each.path]}\n".encode())
+    lines = (f"{each.path} {repository.records[each.path]}\n" for each in operations)
     return WipePlan(
         user=account.key,
         records={name: len(records) for name, records in present.items()} | ({COPIED: len(copies)} if copies else {}),
@@ -108,7 +103,7 @@ def decide(
         price=price(operations),
         unfinished=unfinished.id if unfinished is not None else None,
         confirmed=_confirmed(vault, unfinished, repository, types),
-        hash=digest.hexdigest(),
+        hash=sha256("".join(lines).encode()).hexdigest(),
     )
 
 
@@ -122,25 +117,20 @@ def _confirmed(
         contents = vault.archive.contents(unfinished)
     except (SourceMissing, HeldBack):
         return None
-    kept, present = records_of(contents, types), records_of(repository, types)
-    whole = holds_all(kept, present, unfinished, types) and holds_copies(contents, repository, types)
-    return unfinished.wipe if whole else None
+    kept = records_of(contents, types)
+    return unfinished.wipe if _holds_all(kept, unfinished, contents, repository, types) else None
 
 
-def holds_all(kept: Records, present: Records, snapshot: Snapshot, types: Sequence[MediaType]) -> bool:
-    """True if a snapshot is of these types, and holds every record that is present, byte by byte."""
-    if any(media.name not in snapshot.types for media in types):
-        return False
+def _holds_all(
+    kept: Records, snapshot: Snapshot, contents: Repository, repository: Repository, types: Sequence[MediaType]
+) -> bool:
+    """True if a snapshot is of these types, and holds every record that is present and every copy, byte by byte."""
     return all(
-        {(record.rkey, record.cid) for record in present[media.name]}
+        media.name in snapshot.types
+        and {(record.rkey, record.cid) for record in existing_records(repository, media)}
         <= {(record.rkey, record.cid) for record in kept[media.name]}
         for media in types
-    )
-
-
-def holds_copies(contents: Repository, repository: Repository, types: Sequence[MediaType]) -> bool:
-    """True if a snapshot holds every copy of records of these types that is present, byte by byte."""
-    return all(contents.records.get(copy.path) == copy.cid for copy in copies_of(repository, types))
+    ) and all(contents.records.get(copy.path) == copy.cid for copy in copies_of(repository, types))
 
 
 def copy_deletions(
@@ -270,7 +260,6 @@ class _Wipe:
             nonlocal fresh
             read, fresh = fresh or self.vault.archive.read(repository.did), None
             try:
-                self.report.left = self._left(read[1])
                 return self._empty(*read)
             except RepositoryMoved:
                 raise
@@ -285,16 +274,17 @@ class _Wipe:
         self._finish(emptied)
         self._mark(emptied)
 
-    def _left(self, repository: Repository) -> int:
+    def _present(self, repository: Repository, reason: str) -> tuple[dict[str, list[Existing]], list[Operation]]:
+        """What is to go: records by type, and the deletions of their copies."""
         present = records_of(repository, self.types)
-        copies = copy_deletions(self.vault, repository, self.types, present, "")
-        return sum(map(len, present.values())) + len(copies)
+        copies = copy_deletions(self.vault, repository, self.types, present, reason)
+        self.report.left = sum(map(len, present.values())) + len(copies)
+        return present, copies
 
     def _empty(self, car: bytes, repository: Repository) -> Repository:
         """One round: snapshot, hold, settle, delete. The repository as the last batch left it."""
         engine = self.vault.engine
-        present = records_of(repository, self.types)
-        copies = copy_deletions(self.vault, repository, self.types, present, "deleted by a wipe")
+        present, copies = self._present(repository, "deleted by a wipe")
         nothing = not any(present.values()) and not copies and self.vault.archive.unfinished(self.account) is None
         snapshots = [] if nothing else self._cover(car, repository)  # an empty one would only hide those before it
         name = snapshots[0].id if snapshots else "none"
@@ -302,10 +292,19 @@ class _Wipe:
         if not self.keep_syncing:
             because = f" ({self.why})" if self.why else ""
             engine.ledger.hold(self.account, self.types, f"wiped{because}; snapshot {name}")
-        gone = _missing(self._kept(snapshots), present)
+        there = {media.name: {record.rkey for record in present[media.name]} for media in self.types}
+        gone = {
+            name: [record for record in records if record.rkey not in there[name]]
+            for name, records in self._kept(snapshots).items()
+        }
         self.removals.begin(present, gone, reason)
-        unheard = {name: self._unheard(name, records) for name, records in gone.items()}
-        self._count(unheard)
+        # Of what is gone, this run has deleted without an answer what it has sent and not counted.
+        self._count(
+            {
+                media.name: [record for record in gone[media.name] if path_of(media, record) in self.uncounted]
+                for media in self.types
+            }
+        )
         by_path = {path_of(media, each): (media, each) for media in self.types for each in present[media.name]}
         operations = [
             Operation(Kind.DELETE, media, record.rkey, reason)
@@ -321,11 +320,11 @@ class _Wipe:
                 self._refuse(outcome, by_path.get(outcome.operation.path))
             else:
                 repository = outcome.repository
-                batch = _batch(outcome, {path: record for path, (_, record) in by_path.items()})
-                gone_copies = sum(operation.copy for operation in outcome.operations)
-                if gone_copies:
-                    self.report.deleted[COPIED] = self.report.deleted.get(COPIED, 0) + gone_copies
-                    self.report.left -= gone_copies
+                batch: dict[str, list[Existing]] = {}
+                for operation in outcome.operations:
+                    if not operation.copy:
+                        batch.setdefault(operation.media.name, []).append(by_path[operation.path][1])
+                self._add(COPIED, sum(operation.copy for operation in outcome.operations))
                 self._count(batch)
                 self.removals.settle(batch, reason)
                 done += len(outcome.operations)
@@ -345,12 +344,13 @@ class _Wipe:
             try:
                 for each in chain:
                     archive.check(each, self.types, self.progress)
-                whole = holds_all(self._kept(chain), records_of(repository, self.types), unfinished, self.types)
-                if whole and holds_copies(archive.contents(unfinished), repository, self.types):
-                    self._name(chain)
+                if _holds_all(self._kept(chain), unfinished, archive.contents(unfinished), repository, self.types):
+                    self.report.snapshots = [snapshot.id for snapshot in chain]
                     return chain
             except (SourceMissing, HeldBack) as error:
-                self._note(f"the snapshot of the unfinished wipe cannot be used: {error.message}")
+                note = f"the snapshot of the unfinished wipe cannot be used: {error.message}"
+                if note not in self.report.notes:
+                    self.report.notes.append(note)
                 unfinished = None
         taken = archive.take(
             self.account,
@@ -361,7 +361,7 @@ class _Wipe:
             progress=self.progress,
         )
         chain = archive.chain(taken)
-        self._name(chain)
+        self.report.snapshots = [snapshot.id for snapshot in chain]
         return chain
 
     def _kept(self, chain: Sequence[Snapshot]) -> dict[str, list[Existing]]:
@@ -383,20 +383,19 @@ class _Wipe:
         self.report.failures.append(failed_item(outcome.operation.item, self.account.key, failure, end_of(failure)))
 
     def _count(self, records: Records) -> None:
-        for name, listed in records.items():
-            if listed:
-                self.report.deleted[name] = self.report.deleted.get(name, 0) + len(listed)
-                self.report.left -= len(listed)
-            self.uncounted -= {path_of(self._media(name), record) for record in listed}
+        for media in self.types:
+            deleted = records.get(media.name, ())
+            self._add(media.name, len(deleted))
+            self.uncounted -= {path_of(media, record) for record in deleted}
 
-    def _unheard(self, name: str, gone: Sequence[Existing]) -> list[Existing]:
-        """Those of these records that this run has deleted without an answer."""
-        media = self._media(name)
-        return [record for record in gone if path_of(media, record) in self.uncounted]
+    def _add(self, name: str, number: int) -> None:
+        if number:
+            self.report.deleted[name] = self.report.deleted.get(name, 0) + number
+            self.report.left -= number
 
     def _finish(self, repository: Repository) -> None:
         """Count what is left, and end the wipe when nothing is left of what its snapshots were taken for."""
-        self.report.left = self._left(repository)
+        self._present(repository, "")
         index = self.vault.archive.index
         wiped = {media.name for media in self.types}
         for snapshot in index.find(account=self.account.id):
@@ -414,32 +413,6 @@ class _Wipe:
         if emptied and known is not None and known.rev != repository.rev:
             now = self.vault.engine.now()
             ledger.remember_mark(RepositoryMark(repository.did, repository.rev, now, counts=left))
-
-    def _media(self, name: str) -> MediaType:
-        return next(media for media in self.types if media.name == name)
-
-    def _name(self, chain: Sequence[Snapshot]) -> None:
-        self.report.snapshots = [snapshot.id for snapshot in chain]
-
-    def _note(self, text: str) -> None:
-        if text not in self.report.notes:
-            self.report.notes.append(text)
-
-
-def _missing(kept: Records, present: Records) -> dict[str, list[Existing]]:
-    found = {}
-    for name, records in kept.items():
-        there = {record.rkey for record in present[name]}
-        found[name] = [record for record in records if record.rkey not in there]
-    return found
-
-
-def _batch(outcome: Committed, by_path: Mapping[str, Existing]) -> dict[str, list[Existing]]:
-    batch: dict[str, list[Existing]] = {}
-    for operation in outcome.operations:
-        if not operation.copy:
-            batch.setdefault(operation.media.name, []).append(by_path[operation.path])
-    return batch
 
 
 def _no_blob(operation: Operation, blob: BlobRef) -> bytes:
@@ -474,7 +447,7 @@ def run_wipe(work: Work, parameters: WipeParameters) -> Report:
         run_id=work.run_id,
         why=parameters.why,
         keep_syncing=parameters.keep_syncing,
-        progress=work.told,
+        progress=work.progress,
     )
     return _wiped(report, types)
 
