@@ -113,8 +113,36 @@ def search(
     return counted(findings_of(accounts, look, workers, work.watch(title)), table.add)
 
 
-def audited(
+def put_right(
     pipeline: Pipeline,
+    account: Account,
+    look: Callable[[], Iterable[Found]],
+    most: int,
+    change: Callable[[Found], str],
+) -> Iterator[tuple[Found, str]]:
+    """Put right at most so many of what is found now, under the lease of the repository.
+
+    Args:
+        change: Puts one right; returns why it cannot be, or "".
+
+    Yields:
+        Each finding, with why it was not put right, or "".
+
+    Raises:
+        LeaseHeld: Somebody writes to the repository right now.
+    """
+    with pipeline.ledger.lease(str(account.did), pipeline.engine.holder):
+        for each in look():
+            problem = "" if each.repairable else each.reason
+            if each.repairable:
+                problem = change(each) if most else "it was not there when the number was confirmed: look again"
+                most -= not problem
+            yield each, problem
+
+
+def audited(
+    work: Work,
+    title: str,
     accounts: Sequence[Account],
     act: Callable[[Account], Iterable[Result]],
     done: Callable[[Result], int],
@@ -124,11 +152,11 @@ def audited(
     why: str,
     counts: Mapping[str, int],
     counted_as: str,
-    progress: Progress = unwatched,
 ) -> Iterator[Result | LeftOut]:
     """Change something in one account after another; in the audit before it starts, with what is done as it is done.
 
     Args:
+        title: Of the progress that is shown.
         act: What is done to an account, as it is done.
         done: How much of `counted_as` a result stands for.
 
@@ -137,9 +165,9 @@ def audited(
     """
     if not accounts:
         return
-    number = 0
-    with pipeline.audit.during(action, accounts, [media.name for media in types], why=why, counts=counts) as entry:
-        for account in progress(accounts, len(accounts)):
+    number, names = 0, [media.name for media in types]
+    with work.pipeline.audit.during(action, accounts, names, why=why, counts=counts) as entry:
+        for account in work.watch(title)(accounts, len(accounts)):
             try:
                 for result in act(account):
                     number += done(result)

@@ -36,7 +36,6 @@ class DryRun:
     """A dry run's sums; its operations went to the listener.
 
     Args:
-        hash: Of all operations.
         users: How many users have operations.
         counts: Kind of operation -> how many.
         slowest: The users who are done last.
@@ -102,8 +101,7 @@ def dry_run(
         limits: Under which the finishing time is reckoned.
         plans: Where the plan is kept, or None.
         chosen: The accounts that were named; None when the plan is about whoever there is.
-        take: Told every operation, with what its user's take.
-        progress: Passes the users on.
+        take: Is passed every operation, with what its user's cost.
 
     Raises:
         ServiceUnreachable: A service is down: there is no plan.
@@ -165,7 +163,6 @@ def learned_limits(
 
     Args:
         buckets: All that is known, by key.
-        host: Of the PDS.
         now: Epoch seconds.
         headroom: Share of each DID's points left to its owner.
         relay: Commits an hour that the relay takes; 0 for no such limit.

@@ -57,18 +57,8 @@ REPAIRABLE: Final = frozenset({HandleState.DIFFERS, HandleState.STORED})
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """The handles of one account.
-
-    Args:
-        user: Partition key.
-        did: Of the account.
-        platform: On the platform, without `@`.
-        pds: As the PDS has it.
-        mongo: `atproto.handle`, as Mongo has it.
-        wanted: What it is to be, or None.
-        state: See there.
-        note: Why.
-    """
+    """The handles of one account: on the platform (without `@`), as the PDS has it, and `atproto.handle` in Mongo;
+    `wanted` is what it is to be, `note` why."""
 
     user: str
     did: str
@@ -90,11 +80,7 @@ class Handles:
     shared: frozenset[str] = frozenset()
 
     def look(self, account: Account) -> Handle:
-        """The handles of one account that has a DID. Nothing is changed.
-
-        Raises:
-            Misconfigured: There is no administrator's password, or not the right one.
-        """
+        """The handles of one account that has a DID. Nothing is changed."""
         did = str(account.did)
         found = Handle(account.key, did, account.handle, None, account.pds_handle, None, HandleState.LEFT)
         if did in self.shared:
@@ -125,11 +111,7 @@ class Handles:
         return replace(found, wanted=wanted, state=state, note=note)
 
     def repair(self, account: Account, now: datetime) -> Handle:
-        """Give the account its handle on the PDS, then Mongo; what an interrupted repair left is found and finished.
-
-        Raises:
-            Misconfigured: As `look`.
-        """
+        """Give the account its handle on the PDS, then Mongo; what an interrupted repair left is found and finished."""
         found = self.look(account)
         if found.state not in REPAIRABLE or found.wanted is None:
             return found

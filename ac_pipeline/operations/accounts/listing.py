@@ -86,11 +86,7 @@ LIST: Final = Declaration("accounts list", "list_accounts", "list_each_account",
 
 def _rows(pipeline: Pipeline, accounts: Iterable[Account]) -> list[dict[str, object]]:
     """Each account with its state; `cause` is the reason in one word, such as `takendown`, `waiting` the number of its
-    documents without a record.
-
-    Raises:
-        Transient: Mongo or PDS could not be read.
-    """
+    documents without a record."""
     refused: defaultdict[str, set[str]] = defaultdict(set)
     for media in MEDIA_TYPES:
         for standing in pipeline.ledger.standing(State.BLOCKED, media.name):

@@ -135,9 +135,7 @@ def plan_provision(
         accounts: Those that were chosen, of all accounts.
         users: Every user document's credentials by Mongo id.
         unfinished: Intents of accounts that were chosen, or that are not there any more.
-        description: Of the PDS.
         domain: For e-mail addresses.
-        limit: At most so many.
     """
     left = {intent.subject: intent for intent in unfinished if intent.subject != GUEST_ID}
     wanted: list[Planned] = []
@@ -259,12 +257,8 @@ class Provisioner:
     """Makes accounts, one after the other.
 
     Args:
-        server: The PDS.
-        store: Mongo.
-        description: Of the PDS.
         inactive_handles: Handles of accounts the PDS keeps though they are not active; asked at most once, for they
             are taken without the PDS saying so.
-        now: The time, UTC.
         sleep: Waits that many seconds.
     """
 
@@ -277,9 +271,6 @@ class Provisioner:
 
     def run(self, wanted: Sequence[Planned], progress: Callable[[int, int], None]) -> ProvisionReport:
         """Make these accounts; one that fails does not keep the others from being made.
-
-        Args:
-            progress: Told how many are done, and of how many.
 
         Raises:
             Misconfigured: The administrator's password is missing or wrong.

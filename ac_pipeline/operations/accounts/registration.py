@@ -89,12 +89,7 @@ PROVISION: Final = Declaration(
 
 def _plan(pipeline: Pipeline, parameters: ProvisionParameters) -> ProvisionPlan:
     """Who would get an account. What an earlier run left unfinished comes with all users even where its own is not
-    there any more.
-
-    Raises:
-        Misconfigured: A name fits nobody, or AC_ACCOUNT_EMAIL_DOMAIN is needed and not set.
-        Transient: Mongo or PDS could not be read.
-    """
+    there any more."""
     description, domain = pipeline.administration.describe(), _domain(pipeline)
     users, listed = parameters.users, pipeline.accounts.all()
     chosen = chosen_accounts(pipeline, users) if users else listed

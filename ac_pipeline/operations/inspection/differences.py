@@ -22,7 +22,7 @@ from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.rebuilding import removal_flag, shared_fields
 from ac_pipeline.operations.declare import Declaration, LeftOut, Report, Table, Work
-from ac_pipeline.operations.findings import FindingCount, audited, findings_report, search
+from ac_pipeline.operations.findings import FindingCount, audited, findings_report, put_right, search
 from ac_pipeline.operations.parameters import Selected, confirm_option, option, why_option
 from ac_pipeline.operations.sync import sync_left_out, sync_lines, sync_tables
 from ac_pipeline.sync.engine import Engine
@@ -158,15 +158,13 @@ def accept_theirs(
     Raises:
         Blocked, Transient: As `find_differences`; LeaseHeld: somebody writes to the repository right now.
     """
-    with pipeline.ledger.lease(str(account.did), pipeline.engine.holder):
-        for each in find_differences(pipeline.engine, account, selection):
-            problem = each.reason or _obstacle(pipeline, each)
-            if not problem and most == 0:
-                problem = "it was not there when the number was confirmed: look again"
-            if not problem:
-                problem = _store(pipeline, each)
-                most -= not problem
-            yield each, problem
+    return put_right(
+        pipeline,
+        account,
+        lambda: find_differences(pipeline.engine, account, selection),
+        most,
+        lambda each: _obstacle(pipeline, each) or _store(pipeline, each),
+    )
 
 
 def _obstacle(pipeline: Pipeline, each: Difference) -> str:
@@ -322,7 +320,8 @@ def _push_all(work: Work, accounts: Sequence[Account], selection: Selection, fou
         yield push_ours(engine, account, selection, again, work.run_id) if again else AccountReport(account.key)
 
     results = audited(
-        work.pipeline,
+        work,
+        "Pushing",
         accounts,
         push,
         lambda each: sum(tally.written for tally in each.types.values()),
@@ -331,7 +330,6 @@ def _push_all(work: Work, accounts: Sequence[Account], selection: Selection, fou
         why=why,
         counts={"items": total},
         counted_as="written",
-        progress=work.watch("Pushing"),
     )
     report.accounts.extend(each for each in results if isinstance(each, AccountReport))
     pushed = sum(tally.written for tally in report.totals().values())
@@ -353,7 +351,8 @@ def _accept_all(work: Work, accounts: Sequence[Account], selection: Selection, f
     number, done, left_out = found.repairable.total(), 0, list[LeftOut]()
     table = Table("items", ("user", "item", "kind", "accept_theirs", "outcome"), "Theirs")
     results = audited(
-        work.pipeline,
+        work,
+        "Accepting",
         accounts,
         lambda each: accept_theirs(work.pipeline, each, selection, found.repairable[each.key]),
         lambda taken: not taken[1],
@@ -362,7 +361,6 @@ def _accept_all(work: Work, accounts: Sequence[Account], selection: Selection, f
         why=why,
         counts={"items": number},
         counted_as="accepted",
-        progress=work.watch("Accepting"),
     )
     for taken in results:
         if isinstance(taken, LeftOut):

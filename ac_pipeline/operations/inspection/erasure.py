@@ -397,8 +397,8 @@ def run_erasure(work: Work, parameters: ErasureParameters) -> Report:
     snapshots, and what has gone, and when.
 
     Asks the PDS for every record, for copies of erased ones in `site.standard.document`, and for every blob that only
-    erased items used. `ac-pipeline sync` erases,
-    `ac-pipeline snapshots --forget` deletes snapshots. Ends with 1 while anything is pending.
+    erased items used. `ac-pipeline sync` erases, `ac-pipeline snapshots --forget` deletes snapshots. Ends with 1 while
+    anything is pending.
     """
     pipeline, items = work.pipeline, Table("items", _COLUMNS)
     pending = Table("items", _COLUMNS, "Pending erasures")

@@ -25,7 +25,7 @@ from ac_pipeline.media.registry import media_type
 from ac_pipeline.media.times import format_when, read_when
 from ac_pipeline.mongo.documents import link_change
 from ac_pipeline.operations.declare import Declaration, Report, Table, Work
-from ac_pipeline.operations.findings import FindingCount, audited, counted, findings_report, search
+from ac_pipeline.operations.findings import FindingCount, audited, counted, findings_report, put_right, search
 from ac_pipeline.operations.parameters import Selected, confirm_option, why_option
 from ac_pipeline.renditions.renderer import source_key
 from ac_pipeline.sync.planning.diff import difference
@@ -108,28 +108,25 @@ def restore(pipeline: Pipeline, account: Account, selection: Selection, most: in
     current = next((each for each in pipeline.accounts.all() if each.id == account.id), None)
     if current is None or current.did != account.did:
         raise Blocked(f"{account.key} is not there any more, or has another repository: look again")
-    with pipeline.ledger.lease(str(account.did), pipeline.engine.holder):
-        for lost in find_lost(pipeline, current, selection):
-            if lost.document is not None and most == 0:
-                yield replace(lost, document=None, reason="it was not there when the number was confirmed: look again")
-                continue
-            done = _insert(pipeline, media_type(lost.type), lost)
-            most -= done.document is not None
-            yield done
+    found = put_right(
+        pipeline, account, lambda: find_lost(pipeline, current, selection), most, lambda lost: _insert(pipeline, lost)
+    )
+    for lost, problem in found:
+        yield replace(lost, document=None, reason=problem) if problem else lost
 
 
-def _insert(pipeline: Pipeline, media: MediaType, lost: Lost) -> Lost:
-    if lost.document is None:
-        return lost
-    taken = pipeline.repairs.conflicts(media, lost.document)
+def _insert(pipeline: Pipeline, lost: Lost) -> str:
+    """Insert the document; why that cannot be, or ""."""
+    media, document = media_type(lost.type), lost.document or {}
+    taken = pipeline.repairs.conflicts(media, document)
     if taken:
-        return replace(lost, document=None, reason="; ".join(taken))
+        return "; ".join(taken)
     try:
-        if pipeline.repairs.insert(media, lost.document):
-            return lost
+        if pipeline.repairs.insert(media, document):
+            return ""
     except InvalidDocument as error:
-        return replace(lost, document=None, reason=error.message)
-    return replace(lost, document=None, reason="a document with its id has come in between; it stays as it is")
+        return error.message
+    return "a document with its id has come in between; it stays as it is"
 
 
 @dataclass(slots=True)
@@ -287,7 +284,8 @@ def run_restore_documents(work: Work, parameters: DocumentsParameters) -> Report
         answer.exit_code = 1 if found.left else 0
         return answer
     results = audited(
-        pipeline,
+        work,
+        "Restoring",
         [account for account in accounts if found.repairable[account.key]],
         lambda each: restore(pipeline, each, selection, found.repairable[each.key]),
         lambda lost: lost.inserts,
@@ -296,7 +294,6 @@ def run_restore_documents(work: Work, parameters: DocumentsParameters) -> Report
         why=parameters.why,
         counts={"documents": total},
         counted_as="inserted",
-        progress=work.watch("Restoring"),
     )
     restored = Table("items", _COLUMNS, "Restored")
     done = counted(results, restored.add)

@@ -203,11 +203,7 @@ def _kept(archive: Archive, without: Collection[str]) -> set[str]:
 
 
 def _cids(archive: Archive, snapshot: Snapshot) -> set[str]:
-    """From the manifest; a snapshot that never became complete has none, but its repository.
-
-    Raises:
-        SourceMissing: Both are gone or damaged.
-    """
+    """From the manifest; a snapshot that never became complete has none, but its repository."""
     try:
         listed = archive.files.manifest(snapshot.id).get("cids")
     except SourceMissing:

@@ -143,9 +143,11 @@ def restore_from_snapshot(
     did, started = _usable(account), monotonic()
     report = RestoreReport(account.key, source=snapshot.id)
     covered, engine = _covered(snapshot, types), vault.engine
-    work = _Restore(vault, account, covered, snapshot, overwrite, report, run_id, progress)
+    work = _Restore(vault, account, covered, overwrite, report, run_id, progress)
     with engine.ledger.lease(did, engine.holder):
-        contents = work.open()
+        # The snapshot and the earlier ones of its wipe, each verified with its blobs, newest first.
+        chain = vault.archive.chain(snapshot)
+        contents = [(each.id, vault.archive.check(each, covered, progress)) for each in chain]
         counts = {media.name: snapshot.records.get(media.name, 0) for media in covered}
         with audited(vault, report, "restore", account, covered, why=why, counts=counts) as entry:
             try:
@@ -168,7 +170,6 @@ class _Restore:
     vault: Vault
     account: Account
     types: tuple[MediaType, ...]
-    snapshot: Snapshot
     overwrite: bool
     report: RestoreReport
     run_id: str
@@ -182,30 +183,22 @@ class _Restore:
     def __post_init__(self) -> None:
         self.entries = Entries(self.account, self.run_id, self.vault.engine.now)
 
-    def open(self) -> list[tuple[str, Repository]]:
-        """The snapshot and the earlier ones of its wipe, each verified with its blobs, newest first."""
-        archive = self.vault.archive
-        return [(each.id, archive.check(each, self.types, self.progress)) for each in archive.chain(self.snapshot)]
-
     def run(self, contents: Sequence[tuple[str, Repository]]) -> None:
         """Plan and write, anew whenever somebody else writes in between."""
-        engine = self.vault.engine
-        for media in self.types:
-            self.entries.know(engine.ledger.load(self.account, media).values())
+        engine, account, types = self.vault.engine, self.account, self.types
+        for media in types:
+            self.entries.know(engine.ledger.load(account, media).values())
 
         def step() -> None:
-            repository = engine.server.read_repository(str(self.account.did))
-            overwrite = self.overwrite
-            self._round(
-                plan_restore(engine, self.account, self.types, contents, repository, overwrite=overwrite), repository
-            )
+            repository = engine.server.read_repository(str(account.did))
+            plan = plan_restore(engine, account, types, contents, repository, overwrite=self.overwrite)
+            self._round(plan, repository)
 
-        until_unmoved(self.account, "restored", step)
+        until_unmoved(account, "restored", step)
 
     def _round(self, plan: RestorePlan, repository: Repository) -> None:
         report, engine = self.report, self.vault.engine
-        unheard = [saved for saved in plan.present if saved.path in self.sent]
-        self._count(unheard)
+        self._count([saved for saved in plan.present if saved.path in self.sent])  # without an answer
         self._settle(plan.present)
         report.held, report.wrong_shaped = plan.held, max(report.wrong_shaped, plan.wrong_shaped)
         report.present = len(plan.present) - sum(report.restored.values())
@@ -229,8 +222,7 @@ class _Restore:
             raise waiting
 
     def _count(self, saved: Sequence[Saved]) -> None:
-        counts = Counter(each.counted for each in saved)
-        for name, number in counts.items():
+        for name, number in Counter(each.counted for each in saved).items():
             self.report.restored[name] = self.report.restored.get(name, 0) + number
         self.sent -= {each.path for each in saved}
 
@@ -251,7 +243,8 @@ class _Restore:
             types[media.name] = media
             if saved.copy or not saved.shown:
                 continue
-            link = self._link(saved)
+            did, rkey = str(self.account.did), saved.record.rkey
+            link = Link(rkey, at_uri(did, media.nsid, rkey), saved.record.cid, did)
             if document is not None and _may_link(document.link, link) and document.id not in self.linked:
                 updates[media.name].append(LinkUpdate(document.id, link))
             entry = self._entry(saved)
@@ -263,10 +256,6 @@ class _Restore:
         if entries:
             self.entries.know(entries)
             self.vault.engine.ledger.save(entries)
-
-    def _link(self, saved: Saved) -> Link:
-        did, rkey = str(self.account.did), saved.record.rkey
-        return Link(rkey, at_uri(did, saved.media.nsid, rkey), saved.record.cid, did)
 
     def _entry(self, saved: Saved) -> LedgerEntry | None:
         """What the ledger shall know of a record that is there; None when it knows."""
@@ -280,13 +269,8 @@ class _Restore:
                 return None
             now = self.vault.engine.now()
             line = Attempt(now, self.run_id, Stage.WRITE, State.WRITTEN, None, "restored")
-            return known.with_(
-                state=State.WRITTEN,
-                cid=record.cid,
-                run_id=self.run_id,
-                updated_at=now,
-                history=(*known.history, line),
-            )
+            history = (*known.history, line)
+            return known.with_(state=State.WRITTEN, cid=record.cid, run_id=self.run_id, updated_at=now, history=history)
         derived = known.derived if known is not None else None
         wanted = Wanted(saved.document, record.value, record.cid, derived)
         entry = self.entries.written(saved.media, item, wanted, record.rkey)
@@ -304,11 +288,7 @@ def _may_link(stored: Link | None, right: Link) -> bool:
 
 
 def _covered(snapshot: Snapshot, types: Sequence[MediaType]) -> tuple[MediaType, ...]:
-    """The chosen types that a snapshot holds.
-
-    Raises:
-        Misconfigured: It holds none of them.
-    """
+    """The chosen types that a snapshot holds."""
     covered = tuple(media for media in types if media.name in snapshot.types)
     if not covered:
         raise Misconfigured(f"Snapshot {snapshot.id} holds {', '.join(snapshot.types)} and none of the chosen types.")

@@ -182,7 +182,7 @@ class _Decider:
             document = self._document(record, by_key)
             saved = Saved(self.media, record, document)
             if document is None:
-                self._without_document(saved)
+                self._decide(saved)
             else:
                 copies[document.id].append(saved)
         there = self._documents_there(by_key)
@@ -190,7 +190,7 @@ class _Decider:
             survivor = self._survivor(saved_copies, there.get(document_id, []))
             for saved in saved_copies:
                 if saved is survivor:
-                    self._of_document(saved, there.get(document_id, []))
+                    self._decide(saved, there.get(document_id, []))
                 elif saved.record.rkey not in self.there:
                     self._hold(saved, f"it is a duplicate of {survivor.record.rkey}")
 
@@ -255,37 +255,32 @@ class _Decider:
             ),
         )
 
-    def _without_document(self, saved: Saved) -> None:
-        record = saved.record
+    def _decide(self, saved: Saved, there: Sequence[str] = ()) -> None:
+        """One record; `there` are the keys of the records that the repository has of its document."""
         if saved.record.rkey in self.there:
-            self._compare(saved, replaceable=False)
-        elif record.ref in self.owners:
-            self._hold(saved, "its document belongs to another account")
-        elif record.ref is not None:
-            self._hold(saved, "its document is gone")
-        elif not record.value:
-            self._hold(saved, "it has no JSON form, in which alone a record can be written")
-        elif self.account.owner_deleted:
-            self._hold(saved, "its owner is leaving")
-        elif not self._wiped(record.rkey):
-            self._hold(saved, "it names no document, and no wipe deleted it: somebody else did")
+            self._compare(saved, replaceable=saved.document is not None and saved.shown)
+        elif reason := self._obstacle(saved, there):
+            self._hold(saved, reason)
         else:
             self._write(saved, Kind.CREATE)
 
-    def _of_document(self, saved: Saved, there: Sequence[str]) -> None:
-        document = saved.document
+    def _obstacle(self, saved: Saved, there: Sequence[str]) -> str:
+        """Why a record whose key is free does not come back, or ""."""
+        record, document = saved.record, saved.document
         if document is None:
-            return
-        if saved.record.rkey in self.there:
-            self._compare(saved, replaceable=saved.shown)
+            if record.ref in self.owners:
+                return "its document belongs to another account"
+            if record.ref is not None:
+                return "its document is gone"
+            if not record.value:
+                return "it has no JSON form, in which alone a record can be written"
         elif not saved.shown:
-            self._hold(saved, f"its document is {document.verdict.value}: {document.reason}")
-        elif self.account.owner_deleted:
-            self._hold(saved, "its owner is leaving")
-        elif there:
-            self._hold(saved, f"its document has the record {there[0]} already")
-        else:
-            self._write(saved, Kind.CREATE)
+            return f"its document is {document.verdict.value}: {document.reason}"
+        if self.account.owner_deleted:
+            return "its owner is leaving"
+        if document is None:
+            return "" if self._wiped(record.rkey) else "it names no document, and no wipe deleted it: somebody else did"
+        return f"its document has the record {there[0]} already" if there else ""
 
     def _compare(self, saved: Saved, *, replaceable: bool) -> None:
         """A record under a key that is taken: it is there, or something else is."""

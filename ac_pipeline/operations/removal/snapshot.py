@@ -58,11 +58,7 @@ class Archive:
     spare: Callable[[str], bytes]
 
     def read(self, did: str) -> tuple[bytes, Repository]:
-        """The repository as it is now, as bytes and verified.
-
-        Raises:
-            Transient, Blocked: It cannot be read.
-        """
+        """The repository as it is now, as bytes and verified."""
         car = self.server.download_repository(did)
         return car, _verified(car, did)
 
@@ -137,11 +133,7 @@ class Archive:
         return repository
 
     def chain(self, snapshot: Snapshot) -> list[Snapshot]:
-        """A snapshot and the earlier ones of the same wipe, newest first.
-
-        Raises:
-            Misconfigured: One of them is not in the index.
-        """
+        """A snapshot and the earlier ones of the same wipe, newest first."""
         found = [snapshot]
         while (previous := found[-1].previous) is not None:
             found.append(self.index.get(previous))

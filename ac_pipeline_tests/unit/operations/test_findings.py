@@ -13,7 +13,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Blocked, PipelineError, ServerFailed, ServiceUnreachable, WrongPassword
 from ac_pipeline.items import Finding
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.operations.declare import LeftOut
+from ac_pipeline.operations.declare import LeftOut, unwatched
 from ac_pipeline.operations.findings import audited, counted, findings_of, look_at
 from ac_pipeline_tests.memory_vault import MemoryAudit
 
@@ -86,7 +86,7 @@ def test_what_is_changed_in_one_account_after_another_is_in_the_audit_and_a_bloc
     """DEL-9, RUN-1: an account that begins to leave in between costs only its own turn."""
     accounts = [Account(str(n), key, f"did:plc:{key}") for n, key in enumerate(("ada", "bea", "cyd"))]
     audit = MemoryAudit(lambda: datetime(2026, 1, 2, tzinfo=UTC))
-    pipeline: Any = SimpleNamespace(audit=audit)
+    work: Any = SimpleNamespace(pipeline=SimpleNamespace(audit=audit), watch=lambda title: unwatched)
 
     def act(account: Account) -> Iterator[int]:
         if account.key == "bea":
@@ -95,7 +95,7 @@ def test_what_is_changed_in_one_account_after_another_is_in_the_audit_and_a_bloc
 
     def changed(some: list[Account]) -> list[int | LeftOut]:
         words: Any = {"action": "change", "types": MEDIA_TYPES[:1], "why": "asked", "counted_as": "changed"}
-        return list(audited(pipeline, some, act, int, counts={"items": 6}, **words))
+        return list(audited(work, "Changing", some, act, int, counts={"items": 6}, **words))
 
     assert changed([]) == []
     assert audit.lines == []
