@@ -25,6 +25,7 @@ from ac_pipeline.operations.declare import (
     Report,
     Table,
     Work,
+    command_line,
     exit_code,
     wrong_confirmation,
 )
@@ -94,16 +95,16 @@ def run_operation(
 ) -> int:
     """Run an operation, print its report, and return the exit code."""
     quiet = as_json or as_csv
-    with opens() as pipeline, steps() as told:
+    with opens() as pipeline, steps() as shown:
         work = Work(
             pipeline,
             new_run_id(),
-            told,
+            shown,
             lambda title: partial(progress, title),
             partial(say, err=quiet),
         )
         report = operation.run(work, parameters)
-    to_do_it = operation.command_line(parameters, confirm=report.confirm) if report.confirm is not None else ""
+    to_do_it = command_line(operation.command, parameters, confirm=report.confirm) if report.confirm is not None else ""
     if as_csv:
         print_csv(next(each for each in report.tables if each.name == operation.csv))
     else:

@@ -174,15 +174,15 @@ def apply_part(
     """One account: planned anew, compared with what was agreed to, and what is the same carried out."""
     applied = AppliedPart(account)
     try:
-        plan, foreseen = engine.survey(account, selection)
+        plan, report = engine.survey(account, selection)
     except Transient as error:
         applied.error = error
         return applied
     if plan.repository is None:
-        reason = foreseen.blocked.message if foreseen.blocked is not None else "nothing of it is mirrored"
+        reason = report.blocked.message if report.blocked is not None else "nothing of it is mirrored"
         applied.moved = [Moved(Change.BLOCKED, each, reason) for each in operations]
         return applied
-    if foreseen.blocked is not None and not operations:  # as the plan would have it: blocked users have no operations
+    if report.blocked is not None and not operations:  # as the plan would have it: blocked users have no operations
         return applied
     same = compare(plan, operations, applied)
     applied.same = len(same)

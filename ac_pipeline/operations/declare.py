@@ -18,16 +18,21 @@ from typing import Any, Final, Generic, TypeVar
 
 from pydantic import ValidationError
 
+from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Blocked, Misconfigured, PipelineError, is_unreachable
 from ac_pipeline.operations.parameters import Parameters, hint, option_name
+from ac_pipeline.sync.for_accounts import for_accounts, unread
 from ac_pipeline.sync.report import ItemFailure
 from ac_pipeline.wiring import Pipeline
+
+Given = TypeVar("Given", bound=Parameters)
+Result = TypeVar("Result")
 
 _IN_MEMORY: Final = 4_000_000
 """Bytes of a table's rows that are kept in memory before they go to a temporary file."""
 
 Progress = Callable[[Iterable[Any], int], Iterator[Any]]
-"""Passes things on, told how many there will be: whoever shows progress looks at them here."""
+"""Passes things on, given how many there will be: whoever shows progress looks at them here."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,8 +150,22 @@ class Work:
     watch: Callable[[str], Progress]
     say: Callable[[str], None]
 
+    def for_each(
+        self, title: str, accounts: Sequence[Account], look: Callable[[Account], Result]
+    ) -> Iterator[tuple[Account, Result | PipelineError]]:
+        """Look at many accounts, several at once, with progress under this title.
 
-Given = TypeVar("Given", bound=Parameters)
+        Yields:
+            Each account, in their order, with what was found, or with the reason why it cannot be looked at.
+
+        Raises:
+            ServiceUnreachable: A service is down.
+        """
+        workers = self.pipeline.settings.ac_concurrent_users
+        looks: Iterator[tuple[Account, Result | PipelineError]] = for_accounts(
+            accounts, look, workers, unread, ordered=True
+        )
+        return self.watch(title)(looks, len(accounts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,10 +213,6 @@ class Declaration(Generic[Given]):
         except ValidationError as error:
             wrong = error.errors()[0]
             raise Misconfigured(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}.") from None
-
-    def command_line(self, parameters: Given, **changed: object) -> str:
-        """The command that does this, with some parameters changed."""
-        return command_line(self.command, parameters, **changed)
 
 
 def command_line(command: str, parameters: Parameters, **changed: object) -> str:

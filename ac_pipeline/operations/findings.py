@@ -11,8 +11,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Blocked, PipelineError
 from ac_pipeline.items import Finding
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.operations.declare import LeftOut, Progress, Report, Table, Work, unwatched
-from ac_pipeline.sync.for_accounts import for_accounts, unread
+from ac_pipeline.operations.declare import LeftOut, Report, Table, Work
 from ac_pipeline.wiring import Pipeline
 
 Result = TypeVar("Result")
@@ -61,30 +60,17 @@ class FindingCount:
         return self.found.total() - self.repairable.total()
 
 
-def look_at(
-    accounts: Sequence[Account], look: Callable[[Account], Result], workers: int, progress: Progress = unwatched
-) -> Iterator[tuple[Account, Result | PipelineError]]:
-    """Look at every account that ever had a repository; the others have nothing to say.
-
-    Yields:
-        Each account with what was found, or with the reason why it cannot be looked at.
+def findings_of(
+    work: Work, title: str, accounts: Sequence[Account], look: Callable[[Account], Iterable[Found]]
+) -> Iterator[Found | LeftOut]:
+    """What is found in those of these accounts that ever had a repository, in their order, with progress under this
+    title; and who cannot be looked at. The others have nothing to say.
 
     Raises:
         ServiceUnreachable: A service is down.
     """
     having = [account for account in accounts if account.did is not None]
-    looks: Iterator[tuple[Account, Result | PipelineError]] = for_accounts(having, look, workers, unread, ordered=True)
-    yield from progress(looks, len(having))
-
-
-def findings_of(
-    accounts: Sequence[Account],
-    look: Callable[[Account], Iterable[Found]],
-    workers: int,
-    progress: Progress = unwatched,
-) -> Iterator[Found | LeftOut]:
-    """What is found in many accounts, in their order, and who cannot be looked at; errors as for `look_at`."""
-    for account, found in look_at(accounts, look, workers, progress):
+    for account, found in work.for_each(title, having, look):
         if isinstance(found, PipelineError):
             yield LeftOut(account.key, found)
         else:
@@ -104,13 +90,8 @@ def counted(things: Iterable[Finding | LeftOut], add_row: Callable[[dict[str, ob
 def search(
     work: Work, title: str, accounts: Sequence[Account], look: Callable[[Account], Iterable[Found]], table: Table
 ) -> FindingCount:
-    """Look for something in these accounts, with progress under this title; every finding becomes a row of the table.
-
-    Raises:
-        ServiceUnreachable: A service is down.
-    """
-    workers = work.pipeline.settings.ac_concurrent_users
-    return counted(findings_of(accounts, look, workers, work.watch(title)), table.add)
+    """Count what is found in these accounts; every finding becomes a row of the table. Errors as for `findings_of`."""
+    return counted(findings_of(work, title, accounts, look), table.add)
 
 
 def put_right(

@@ -6,10 +6,11 @@ Publishing writes one record for each lexicon into the authority's repository. W
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.lexicon import Lexicons
@@ -17,7 +18,6 @@ from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import at_uri, record_cid
 from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import Blocked, InvalidRecord, Misconfigured, OutcomeUnknown, RepositoryMoved, Transient
-from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.operations.declare import Declaration, Report, Table, Work
 from ac_pipeline.operations.parameters import Parameters, dry_run_option, option, why_option
@@ -44,31 +44,15 @@ class Scan:
         unreadable: Users whose repository could not be read, with the reason.
     """
 
-    records: dict[str, int] = field(default_factory=dict)
-    invalid: dict[str, int] = field(default_factory=dict)
+    records: Counter[str] = field(default_factory=Counter)
+    invalid: Counter[str] = field(default_factory=Counter)
     examples: list[tuple[str, str]] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
 
-def scan(lexicons: Lexicons, repositories: Iterable[Repository], types: Sequence[MediaType], found: Scan) -> None:
-    """Check every existing record of these types, one repository at a time (VERIFY-3).
-
-    Args:
-        found: Is added to.
-    """
-    for repository in repositories:
-        for media in types:
-            for rkey, _ in repository.collection(media.nsid):
-                found.records[media.nsid] = found.records.get(media.nsid, 0) + 1
-                problems = _problems(lexicons, repository, media.nsid, rkey)
-                if problems:
-                    found.invalid[media.nsid] = found.invalid.get(media.nsid, 0) + 1
-                    if len(found.examples) < EXAMPLES:
-                        found.examples.append((at_uri(repository.did, media.nsid, rkey), problems[0]))
-
-
-def readable(server: DataServer, accounts: Iterable[Account], found: Scan) -> Iterator[Repository]:
-    """The repositories of these accounts, one after another; those that cannot be read are named in `found`."""
+def scan(lexicons: Lexicons, server: DataServer, accounts: Iterable[Account]) -> Scan:
+    """Check every existing record of these accounts, one repository at a time (VERIFY-3)."""
+    found = Scan()
     for account in accounts:
         if account.did is None:
             continue
@@ -77,7 +61,14 @@ def readable(server: DataServer, accounts: Iterable[Account], found: Scan) -> It
         except (Blocked, Transient) as error:
             found.unreadable.append((account.key, error.message))
             continue
-        yield repository
+        for media in MEDIA_TYPES:
+            for rkey, _ in repository.collection(media.nsid):
+                found.records[media.nsid] += 1
+                problems = _problems(lexicons, repository, media.nsid, rkey)
+                found.invalid[media.nsid] += bool(problems)
+                if problems and len(found.examples) < EXAMPLES:
+                    found.examples.append((at_uri(repository.did, media.nsid, rkey), problems[0]))
+    return found
 
 
 def publish(lexicons: Lexicons, authority: Authority, ledger: Ledger, *, force: bool = False) -> list[Comparison]:
@@ -105,7 +96,11 @@ def publish(lexicons: Lexicons, authority: Authority, ledger: Ledger, *, force: 
                 f"Nothing was published: {listed}. Records written for the published version would no longer fit; "
                 "give the new shape an NSID of its own, or publish with --force."
             )
-        writes = [_write(lexicons, each) for each in comparisons if _differs(lexicons, repository, each)]
+        writes = []
+        for each in comparisons:
+            record = {"$type": SCHEMA, **lexicons.documents[each.nsid]}
+            if repository.records.get(f"{SCHEMA}/{each.nsid}") != record_cid(record):
+                writes.append(Write("update" if each.published else "create", SCHEMA, each.nsid, record))
         if not writes:
             return []
         try:
@@ -145,18 +140,6 @@ def _problems(lexicons: Lexicons, repository: Repository, nsid: str, rkey: str) 
         return [error.message]
 
 
-def _record(lexicons: Lexicons, nsid: str) -> dict[str, Any]:
-    return {"$type": SCHEMA, **lexicons.documents[nsid]}
-
-
-def _differs(lexicons: Lexicons, repository: Repository, each: Comparison) -> bool:
-    return repository.records.get(f"{SCHEMA}/{each.nsid}") != record_cid(_record(lexicons, each.nsid))
-
-
-def _write(lexicons: Lexicons, each: Comparison) -> Write:
-    return Write("update" if each.published else "create", SCHEMA, each.nsid, _record(lexicons, each.nsid))
-
-
 class CheckParameters(Parameters):
     """What to read."""
 
@@ -174,13 +157,12 @@ def run_check(work: Work, parameters: CheckParameters) -> Report:
     if not parameters.no_scan:
         columns += ["records", "invalid"]
         accounts = pipeline.accounts.all()
-        listed_accounts = work.watch("Reading records")(accounts, len(accounts))
-        scan(pipeline.lexicons, readable(pipeline.server, listed_accounts, read), MEDIA_TYPES, read)
+        read = scan(pipeline.lexicons, pipeline.server, work.watch("Reading records")(accounts, len(accounts)))
     lexicons = Table("lexicons", columns)
     changed = Table("changes", ("lexicon", "path", "effect", "what"), "Changes against the published versions")
     listed = []
     for each in comparisons:
-        numbers = {"records": read.records.get(each.nsid, 0), "invalid": read.invalid.get(each.nsid, 0)}
+        numbers = {"records": read.records[each.nsid], "invalid": read.invalid[each.nsid]}
         changes = [{"path": c.path, "effect": c.effect.value, "what": c.what} for c in each.changes]
         lexicons.add({"lexicon": each.nsid, "published": each.state, **numbers})
         changed.extend({"lexicon": each.nsid, **change} for change in changes)

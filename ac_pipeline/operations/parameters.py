@@ -217,7 +217,7 @@ def item_name(text: str) -> tuple[str, str]:
 
 
 def hint(info: FieldInfo, name: str) -> Any:
-    """What `option` was told of a parameter."""
+    """What `option` was given for a parameter."""
     extra = info.json_schema_extra
     return extra.get(name) if isinstance(extra, dict) else None
 

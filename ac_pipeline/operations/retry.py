@@ -106,7 +106,7 @@ def plan_retry(pipeline: Pipeline, wanted: FailedItems) -> RetryPlan:
 def narrowed(entries: Iterable[LedgerEntry], wanted: FailedItems) -> list[LedgerEntry]:
     """Those of the failed items that are named, at most `each` of a user and type, and at most `limit`."""
     names = wanted.items
-    fitting = [entry for entry in entries if names is None or not names.isdisjoint(_names(entry))]
+    fitting = [entry for entry in entries if names is None or not names.isdisjoint(names_of(entry))]
     if wanted.each is not None:
         fitting = list(first_of_each(fitting, wanted.each))
     return fitting if wanted.limit is None else fitting[: wanted.limit]
@@ -136,7 +136,7 @@ def group_by_account(
         by_owner[entry.account].append(entry)
     owners = sorted((each for each in accounts if each.id in by_owner), key=lambda account: account.key)
     retries = tuple(_retry_of(account, by_owner.pop(account.id), wanted, lost) for account in owners)
-    met = {name for entry in entries for name in _names(entry)}
+    met = {name for entry in entries for name in names_of(entry)}
     unknown = (wanted.items or frozenset()) - met
     return RetryPlan(
         retries,
@@ -178,7 +178,7 @@ def _retry_of(
     return AccountRetry(account, selection, dict(counts))
 
 
-def _names(entry: LedgerEntry) -> set[tuple[str, str]]:
+def names_of(entry: LedgerEntry) -> set[tuple[str, str]]:
     return {(entry.type, name) for name in (entry.document, entry.code) if name}
 
 

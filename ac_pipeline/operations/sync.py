@@ -198,10 +198,7 @@ def _canary(
         return len(plan.operations()) if report.blocked is None else 0
 
     def reports() -> Iterator[AccountReport]:
-        surveys: Iterator[tuple[Account, int | PipelineError]] = for_accounts(
-            accounts, operations, workers, unread, ordered=True
-        )
-        for account, planned in surveys:
+        for account, planned in for_accounts(accounts, operations, workers, unread, ordered=True):
             if isinstance(planned, PipelineError):
                 yield AccountReport(account.key, error=planned)
             elif planned:

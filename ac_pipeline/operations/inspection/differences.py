@@ -303,8 +303,8 @@ def run_differences(work: Work, parameters: DifferencesParameters) -> Report:
         report.exit_code = 2 if chosen else 1 if total else 0
         return report
     touched = [account for account in accounts if found.found[account.key]]
-    settle = _push_all if parameters.push_ours else _accept_all
-    return settle(work, touched, selection, found, parameters.why)
+    carry_out = _push_all if parameters.push_ours else _accept_all
+    return carry_out(work, touched, selection, found, parameters.why)
 
 
 def _push_all(work: Work, accounts: Sequence[Account], selection: Selection, found: FindingCount, why: str) -> Report:

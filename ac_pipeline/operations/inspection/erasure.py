@@ -24,7 +24,7 @@ from ac_pipeline.media.base import MediaType, Verdict
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.ledger.collections import Snapshot
 from ac_pipeline.operations.declare import Declaration, LeftOut, Report, Table, Work
-from ac_pipeline.operations.findings import findings_report, look_at
+from ac_pipeline.operations.findings import findings_report
 from ac_pipeline.operations.parameters import Selected, option
 from ac_pipeline.operations.removal.snapshot import blobs_of
 from ac_pipeline.renditions.store import RenditionStore
@@ -143,7 +143,7 @@ class Erasures:
         subjects += self._copies(plan, {(each.media.name, each.id): each for each in subjects})
         present = self._blobs(subjects, repository)
         kept = self._kept([each.entry for each in subjects if each.entry is not None])
-        return [self._told(account, each, present, kept) for each in subjects]
+        return [self._erasure(account, each, present, kept) for each in subjects]
 
     def of_purged(
         self, did: str | None, types: Sequence[MediaType], entries: Sequence[LedgerEntry] = (), *, id: str = ""
@@ -260,7 +260,7 @@ class Erasures:
         return stored - self.ledger.used_blobs(stored, without=[e.item for e in entries]) if stored else set()
 
     @staticmethod
-    def _told(account: Account, subject: _Subject, present: set[str], kept: set[str]) -> Erasure:
+    def _erasure(account: Account, subject: _Subject, present: set[str], kept: set[str]) -> Erasure:
         media, entry = subject.media, subject.entry
         renditions = subject.made & kept
         return Erasure(
@@ -328,9 +328,8 @@ def _search(
     """
     pipeline = work.pipeline
     erasures = Erasures(pipeline.documents, pipeline.server, pipeline.ledger, pipeline.store)
-    workers = pipeline.settings.ac_concurrent_users
-    looks = look_at(accounts, lambda each: erasures.of(each, selection), workers, work.watch("Looking"))
-    for account, answer in looks:
+    having = [account for account in accounts if account.did is not None]
+    for account, answer in work.for_each("Looking", having, lambda each: erasures.of(each, selection)):
         if not isinstance(answer, PipelineError):
             yield from answer
         elif account.owner_deleted and isinstance(answer, Blocked):

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Final
 
-from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import record_address
 from ac_pipeline.errors import Misconfigured, PipelineError
 from ac_pipeline.items import LedgerEntry, State, item_id
@@ -14,10 +13,9 @@ from ac_pipeline.media.registry import media_type, page_of
 from ac_pipeline.media.times import format_when
 from ac_pipeline.operations.declare import INTERRUPTED, Declaration, LeftOut, Report, Table, Work, exit_code
 from ac_pipeline.operations.parameters import Parameters, Selected, item_name, option
-from ac_pipeline.operations.retry import error_class_option, first_of_each, states_option
+from ac_pipeline.operations.retry import error_class_option, first_of_each, names_of, states_option
 from ac_pipeline.operations.sync import tallies
-from ac_pipeline.sync.for_accounts import for_accounts, unread
-from ac_pipeline.sync.report import AccountReport, Tally
+from ac_pipeline.sync.report import Tally
 from ac_pipeline.sync.verify import Verification, verify_accounts
 from ac_pipeline.wiring import Pipeline
 
@@ -45,26 +43,20 @@ def run_status(work: Work, parameters: Selected) -> Report:
     blocked = Table("blocked_users", ("user", "message"))
     left_out: list[LeftOut] = []
 
-    def failed(account: Account, error: PipelineError) -> AccountReport:
-        return AccountReport(account.key, error=unread(account, error))
-
     accounts = parameters.accounts(pipeline)
-    surveys = for_accounts(  # what was read is dropped (OPS-6)
-        accounts,
-        lambda account: pipeline.engine.survey(account, selection)[1],
-        pipeline.settings.ac_concurrent_users,
-        failed,
-        ordered=True,
+    surveys = work.for_each(  # what was read is dropped (OPS-6)
+        "Reading", accounts, lambda account: pipeline.engine.survey(account, selection)[1]
     )
-    for account, report in work.watch("Reading")(surveys, len(accounts)):
-        for name, tally in report.types.items():
-            totals.setdefault(name, Tally()).add(tally)
+    for account, report in surveys:
         if account.id in every_hold:
             holds[account.key] = every_hold[account.id]
+        if isinstance(report, PipelineError):
+            left_out.append(LeftOut(account.key, report))
+            continue
+        for name, tally in report.types.items():
+            totals.setdefault(name, Tally()).add(tally)
         if report.blocked is not None:
             blocked.add({"user": account.key, "message": report.blocked.message})
-        if report.error is not None:
-            left_out.append(LeftOut(account.key, report.error))
     looks = {media.name: pipeline.safeguard.look(media) for media in selection.types}
     problems = {name: pipeline.safeguard.problems(look) for name, look in looks.items()}
     oldest = next((e.withdrawn_at for e in pipeline.ledger.pending_deletions(limit=1)), None)
@@ -147,7 +139,7 @@ def _chosen(pipeline: Pipeline, chosen: ItemsParameters) -> Iterator[LedgerEntry
         fitting = (
             entry
             for entry in entries
-            if (names is None or not names.isdisjoint({(entry.type, entry.document), (entry.type, entry.code or "")}))
+            if (names is None or not names.isdisjoint(names_of(entry)))
             and (not dated or (entry.type, entry.document) in inside)
         )
         yield from fitting if selection.limit is None else first_of_each(fitting, selection.limit)

@@ -42,7 +42,7 @@ from ac_pipeline.operations.findings import FindingCount
 from ac_pipeline.operations.parameters import Selected, option, sweep_option, why_option
 from ac_pipeline.operations.sync import confirm_sweep, sync_left_out, sync_lines, sync_tables
 from ac_pipeline.sync.engine import Engine
-from ac_pipeline.sync.for_accounts import for_accounts, unread
+from ac_pipeline.sync.for_accounts import for_accounts
 from ac_pipeline.sync.planning.plan import Existing, Kind, Operation, TypePlan, Wanted, existing_records
 from ac_pipeline.sync.planning.reading import DOCUMENT_GONE
 from ac_pipeline.sync.report import AccountReport, SyncReport
@@ -119,20 +119,20 @@ class Examination(FindingCount):
         findings: Of one account, all that are not simply linked, and linked ones with something to say of their record.
         types: Names of the types in which something can be healed.
         deletions: Findings whose repair removes records.
-        settled: True if nothing is left to repair, by healing or by a person.
+        in_order: True if nothing is left to repair, by healing or by a person.
         notes: User and what the plan says of the whole: doubts about the database, types that are on hold.
     """
 
     findings: list[LinkFinding] = field(default_factory=list)
     types: set[str] = field(default_factory=set)
     deletions: int = 0
-    settled: bool = True
+    in_order: bool = True
     notes: list[tuple[str, str]] = field(default_factory=list)
 
     def judged(self, finding: LinkFinding) -> None:
         """Count a finding, and keep it where there is something to say."""
         self.add(finding)
-        self.settled &= finding.repair in {Repair.NOTHING, Repair.PUBLISH}
+        self.in_order &= finding.repair in {Repair.NOTHING, Repair.PUBLISH}
         if finding.repairable:
             self.types.add(finding.type)
             self.deletions += finding.repair in DELETING
@@ -141,7 +141,7 @@ class Examination(FindingCount):
 
     def left_alone(self, account: Account, error: PipelineError) -> Examination:
         self.left_out.append(LeftOut(account.key, error))
-        self.settled &= isinstance(error, Blocked)
+        self.in_order &= isinstance(error, Blocked)
         return self
 
     def merge(self, other: Examination) -> None:
@@ -149,7 +149,7 @@ class Examination(FindingCount):
         self.add_counts(other)
         self.types |= other.types
         self.deletions += other.deletions
-        self.settled &= other.settled
+        self.in_order &= other.in_order
         self.notes += other.notes
 
     def rows(self) -> dict[str, dict[str, int]]:
@@ -286,7 +286,7 @@ class Judge:
         if named is _Named.NOWHERE:
             return f"the record exists, the link names {link.rkey}, which no record has"
         right = Link(record.rkey, at_uri(self.did, self.plan.media.nsid, record.rkey), record.cid, self.did)
-        # The CID of a record whose content is out of date is settled when the sync updates it.
+        # The CID of a record whose content is out of date is put right when the sync updates it.
         outdated = link.cid is not None and any(op.kind is Kind.UPDATE for op in self._planned.get(document.id, ()))
         names = ("uri", "did") if outdated else ("uri", "cid", "did")
         parts = [name for name in names if getattr(link, name) != getattr(right, name)]
@@ -472,7 +472,7 @@ def run_links(work: Work, parameters: LinksParameters) -> Report:
     before, items = _examined(work, accounts, selection, "Examining")
     if not parameters.heal:
         json = {**before.to_json(), "items": items}
-        return _answer(before, json, [before.table("states", "Links"), items], 0 if before.settled else 1)
+        return _answer(before, json, [before.table("states", "Links"), items], 0 if before.in_order else 1)
     started, report = time.monotonic(), SyncReport(work.run_id)
     report.accounts.extend(_healed(work, accounts, before, selection, parameters.why))
     report.seconds = time.monotonic() - started
@@ -484,7 +484,7 @@ def run_links(work: Work, parameters: LinksParameters) -> Report:
         after.table("states", "Links"),
         items,
     ]
-    answer = _answer(after, json, tables, 0 if report.clean and after.settled else 1)
+    answer = _answer(after, json, tables, 0 if report.clean and after.in_order else 1)
     again = [each.user for each in report.accounts if each.error or each.blocked]
     answer.lines = [*answer.lines, *sync_lines(report)]
     answer.left_out = [*answer.left_out, *sync_left_out(report)]
@@ -496,16 +496,14 @@ def run_links(work: Work, parameters: LinksParameters) -> Report:
 def _examined(work: Work, accounts: Sequence[Account], selection: Selection, title: str) -> tuple[Examination, Table]:
     """All accounts examined: their numbers, and a table of what is not simply linked (OPS-6)."""
 
-    def failed(account: Account, error: PipelineError) -> Examination:
-        return Examination().left_alone(account, unread(account, error))
-
-    engine, workers = work.pipeline.engine, work.pipeline.settings.ac_concurrent_users
     seen, columns = Examination(), ("user", "item", "state", "repair", "reason", "held")
     table = Table("items", columns, "Not simply linked", more=("uris", "problems", "warnings"))
-    looks = for_accounts(accounts, lambda each: examine(engine, each, selection), workers, failed, ordered=True)
-    for _, found in work.watch(title)(looks, len(accounts)):
-        seen.merge(found)
-        table.extend(finding.to_json() for finding in found.findings)
+    for account, found in work.for_each(title, accounts, lambda each: examine(work.pipeline.engine, each, selection)):
+        if isinstance(found, PipelineError):
+            seen.left_alone(account, found)
+        else:
+            seen.merge(found)
+            table.extend(finding.to_json() for finding in found.findings)
     return seen, table
 
 

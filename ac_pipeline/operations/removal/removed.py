@@ -54,7 +54,7 @@ class Removals:
         return self._document(media, record) is not None
 
     def begin(self, present: Records, gone: Records, reason: str) -> None:
-        """A round starts: settle what went without our hearing of it, in this run or in one that was killed.
+        """Before each attempt: record what went without our hearing of it, in this run or in one that was killed.
 
         Args:
             present: Every record of the types as the repository holds them now.
@@ -66,9 +66,9 @@ class Removals:
         for name, records in present.items():
             for record in records:
                 self._left[self.item(self._types[name], record)].add(record.rkey)
-        self.settle(gone, reason)
+        self.record_gone(gone, reason)
 
-    def settle(self, gone: Records, reason: str) -> None:
+    def record_gone(self, gone: Records, reason: str) -> None:
         """These records are confirmed gone: their links and their entries, each in one bulk write per type."""
         entries: list[LedgerEntry] = []
         for name, records in gone.items():

@@ -37,7 +37,7 @@ from ac_pipeline.sync.writing.writer import Refused
 MONGO, LATEST = "mongo", "latest"
 """What a restore can be made from besides the id of a snapshot."""
 
-_SETTLED = {State.WRITTEN, State.UNCHANGED}
+_THERE = {State.WRITTEN, State.UNCHANGED}
 
 
 def restore_from_mongo(
@@ -192,14 +192,14 @@ class _Restore:
         def step() -> None:
             repository = engine.server.read_repository(str(account.did))
             plan = plan_restore(engine, account, types, contents, repository, overwrite=self.overwrite)
-            self._round(plan, repository)
+            self._attempt(plan, repository)
 
         until_unmoved(account, "restored", step)
 
-    def _round(self, plan: RestorePlan, repository: Repository) -> None:
+    def _attempt(self, plan: RestorePlan, repository: Repository) -> None:
         report, engine = self.report, self.vault.engine
         self._count([saved for saved in plan.present if saved.path in self.sent])  # without an answer
-        self._settle(plan.present)
+        self._record_present(plan.present)
         report.held, report.wrong_shaped = plan.held, max(report.wrong_shaped, plan.wrong_shaped)
         report.present = len(plan.present) - sum(report.restored.values())
         operations = [operation for operation in plan.operations if operation.path not in self.refused]
@@ -215,7 +215,7 @@ class _Restore:
                 continue
             batch = [plan.saved[operation.path] for operation in outcome.operations]
             self._count(batch)
-            self._settle(batch)
+            self._record_present(batch)
             done += len(batch)
             self.progress("Writing records", done, len(operations))
         if waiting is not None:
@@ -233,7 +233,7 @@ class _Restore:
         code = document.code if document else None
         self.report.failures.append(failed_item(saved.item, self.account.key, failure, State.QUARANTINED, code=code))
 
-    def _settle(self, present: Sequence[Saved]) -> None:
+    def _record_present(self, present: Sequence[Saved]) -> None:
         """These records are there: their links and their entries, each in one bulk write per type."""
         updates: dict[str, list[LinkUpdate]] = defaultdict(list)
         types: dict[str, MediaType] = {}
@@ -262,7 +262,7 @@ class _Restore:
         item, record, account = saved.item, saved.record, self.account
         known = self.entries.of(item)
         where = (record.rkey, record.cid, account.did)
-        if known is not None and known.state in _SETTLED and (known.rkey, known.cid, known.did) == where:
+        if known is not None and known.state in _THERE and (known.rkey, known.cid, known.did) == where:
             return None
         if saved.document is None:
             if known is None:

@@ -34,7 +34,7 @@ _NAMED = 5
 """Records a message names."""
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how many of it are done, and of how many."""
+"""Is given what is being done, how many of it are done, and of how many."""
 
 
 def quiet(what: str, done: int, total: int) -> None:

@@ -1,4 +1,4 @@
-"""What a wipe and a restore share: the line in the audit, the repeated rounds, and the fields of their reports."""
+"""What a wipe and a restore share: the line in the audit, the attempts, and the fields of their reports."""
 
 from __future__ import annotations
 

@@ -82,10 +82,10 @@ def plan_wipe(vault: Vault, account: Account, types: Sequence[MediaType]) -> Wip
         Transient: Something could not be read.
     """
     _, repository = vault.archive.read(usable(account))
-    return decide(vault, account, types, repository, Removals(vault.engine, account, types, ""))
+    return _decide(vault, account, types, repository, Removals(vault.engine, account, types, ""))
 
 
-def decide(
+def _decide(
     vault: Vault, account: Account, types: Sequence[MediaType], repository: Repository, removals: Removals
 ) -> WipePlan:
     present = records_of(repository, types)
@@ -215,7 +215,7 @@ def wipe(
     with vault.engine.ledger.lease(did, vault.engine.holder):
         car, repository = vault.archive.read(did)
         removals = Removals(vault.engine, account, types, run_id)
-        plan = decide(vault, account, types, repository, removals)
+        plan = _decide(vault, account, types, repository, removals)
         if confirm is None or confirm not in (plan.total, plan.confirmed):
             raise Misconfigured(
                 f"{plan.total} records of {account.key} would be deleted, not {confirm}: nothing was written. "
@@ -282,7 +282,7 @@ class _Wipe:
         return present, copies
 
     def _empty(self, car: bytes, repository: Repository) -> Repository:
-        """One round: snapshot, hold, settle, delete. The repository as the last batch left it."""
+        """One attempt: snapshot, hold, delete. The repository as the last batch left it."""
         engine = self.vault.engine
         present, copies = self._present(repository, "deleted by a wipe")
         nothing = not any(present.values()) and not copies and self.vault.archive.unfinished(self.account) is None
@@ -326,7 +326,7 @@ class _Wipe:
                         batch.setdefault(operation.media.name, []).append(by_path[operation.path][1])
                 self._add(COPIED, sum(operation.copy for operation in outcome.operations))
                 self._count(batch)
-                self.removals.settle(batch, reason)
+                self.removals.record_gone(batch, reason)
                 done += len(outcome.operations)
                 self.progress("Deleting records", done, len(operations))
         return repository
