@@ -84,9 +84,8 @@ def conclude(
     for each in report.tables:
         metadata.update(table_metadata(each))
     if report.left_out:
-        left_out = Table("left_out", ("user", "message"))
-        left_out.extend({"user": each.user, "message": each.message} for each in report.left_out)
-        metadata.update(table_metadata(left_out))
+        rows = ((each.user, each.message) for each in report.left_out)
+        metadata.update(table_metadata(Table.of("left_out", ("user", "message"), rows)))
     sentence = " ".join([*report.lines, report.headline])
     if report.confirm is not None:
         metadata["confirm"] = report.confirm

@@ -95,12 +95,14 @@ class Table:
         self._file.seek(0, 2)
 
     @classmethod
+    def of(cls, name: str, columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
+        """Rows whose values stand in the order of the columns."""
+        return cls(name, columns, title).extend(dict(zip(columns, row, strict=True)) for row in rows)
+
+    @classmethod
     def counts(cls, name: str, counts: Mapping[str, int], what: str = "type", *, title: str = "") -> Table:
         """Numbers by what they count, and their sum."""
-        table = cls(name, (what, "number"), title)
-        table.extend({what: key, "number": number} for key, number in counts.items())
-        table.add({what: "total", "number": sum(counts.values())})
-        return table
+        return cls.of(name, (what, "number"), [*counts.items(), ("total", sum(counts.values()))], title)
 
 
 @dataclass(slots=True)

@@ -280,12 +280,9 @@ def plan_report(made: DryRun, operations: Table, by_user: Sequence[UserBill] = (
         headline = f"{operations.count} operations of {made.users} users. Nothing was written."
     if made.saved:
         lines += [f"Plan {made.hash}", f"To do exactly this: ac-pipeline sync --plan {made.hash[:12]}"]
-    amounts = Table("cost", ("what", "amount"), "Cost")
-    amounts.extend({"what": what, "amount": amount} for what, amount in _amounts(made))
-    blocked = Table(
-        "blocked_users", ("user", "message"), f"Blocked users, of whom nothing is planned: {len(made.blocked)}"
-    )
-    blocked.extend({"user": user, "message": message} for user, message in made.blocked.items())
+    amounts = Table.of("cost", ("what", "amount"), _amounts(made), "Cost")
+    title = f"Blocked users, of whom nothing is planned: {len(made.blocked)}"
+    blocked = Table.of("blocked_users", ("user", "message"), made.blocked.items(), title)
     slowest = Table("users_who_take_longest", _USER, "Users who take longest")
     slowest.extend(bill.to_json() for bill in (made.slowest if len(made.slowest) > 1 else ()))
     return Report(

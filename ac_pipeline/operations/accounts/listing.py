@@ -384,10 +384,9 @@ def run_visibility(work: Work, parameters: VisibilityParameters) -> Report:
         keys = {account.did: account.key for account in pipeline.accounts.all() if account.did is not None}
         hosted, place = pipeline.server.list_repositories(), relay.place
         found = compare_visibility(hosted, keys, relay, workers=_QUESTIONS_AT_ONCE, by_list=parameters.by_list)
-    states = Table("states", ("state", "pds", "relay")).extend(
-        {"state": state, "pds": found.pds.get(state, 0), "relay": found.relay.get(state, 0)}
-        for state in dict.fromkeys([*found.pds, *found.relay])
-    )
+    names = dict.fromkeys([*found.pds, *found.relay])
+    rows = ((state, found.pds.get(state, 0), found.relay.get(state, 0)) for state in names)
+    states = Table.of("states", ("state", "pds", "relay"), rows)
     differing = Table("accounts_that_differ", ("user", "did", "pds", "relay"))
     return Report(
         f"{found.hidden} accounts are active on the PDS and do not reach the network by {place}.",

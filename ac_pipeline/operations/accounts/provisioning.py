@@ -382,17 +382,10 @@ class Provisioner:
             why = "the platform has no user document any more"
         elif kept.did is None:
             why = "Mongo holds a password without a DID"
-        elif kept.did == did:
-            why = "Mongo holds another password for it"
         else:
-            why = f"Mongo holds {kept.did} meanwhile"
-        return Made(
-            intent.key,
-            Outcome.CONFLICT,
-            handle,
-            did,
-            f"The account was made, but {why}: store it, or delete it on the PDS. Its password is kept until then.",
-        )
+            why = "Mongo holds another password for it" if kept.did == did else f"Mongo holds {kept.did} meanwhile"
+        note = f"The account was made, but {why}: store it, or delete it on the PDS. Its password is kept until then."
+        return Made(intent.key, Outcome.CONFLICT, handle, did, note)
 
 
 def _taken(error: HandleRefused) -> bool:

@@ -194,13 +194,12 @@ def run_item(work: Work, parameters: ItemParameters) -> Report:
     for each, values in zip(entries, known, strict=True):
         flat = {name: value for name, value in values.items() if name not in {"item", "history"}}
         tables.append(Table(each.item, ("field", "value")).extend(_flat(flat)))
-        timeline = Table(
-            f"timeline of {each.item}", ("when (UTC)", "run", "stage", "state", "class", "message"), "Timeline"
+        lines = (
+            (f"{at.at:%Y-%m-%d %H:%M:%S}", at.run_id, at.stage, at.state, at.error_class, at.message)
+            for at in each.history
         )
-        for tried in each.history:
-            what = (f"{tried.at:%Y-%m-%d %H:%M:%S}", tried.run_id, tried.stage, tried.state)
-            timeline.add(dict(zip(timeline.columns, (*what, tried.error_class, tried.message), strict=True)))
-        tables.append(timeline)
+        columns = ("when (UTC)", "run", "stage", "state", "class", "message")
+        tables.append(Table.of(f"timeline of {each.item}", columns, lines, "Timeline"))
     return Report("; ".join(f"{each.item} is {each.state.value}" for each in entries) + ".", known, tables)
 
 
@@ -243,8 +242,8 @@ def run_verify(work: Work, parameters: Selected) -> Report:
     except KeyboardInterrupt:
         work.say(f"Interrupted: {len(accounts) - total.users} users were not reached.")
     known = total.to_json()
-    counts = Table("verification", ("what", "count"))
-    counts.extend({"what": what, "count": count} for what, count in known.items() if isinstance(count, int))
+    numbers = ((what, count) for what, count in known.items() if isinstance(count, int))
+    counts = Table.of("verification", ("what", "count"), numbers)
     return Report(
         f"Blobs: {total.blobs_verified} of {total.blobs_expected} can be downloaded.",
         {**known, "items": items},
@@ -273,16 +272,13 @@ def run_audit(work: Work, parameters: AuditParameters) -> Report:
     found = work.pipeline.audit.entries(parameters.limit, parameters.action or None, parameters.user or None)
     table = Table("operations", ("when", "action", "who", "users", "types", "records", "outcome", "why"))
     for each in found:
-        counts = ", ".join(f"{name} {number}" for name, number in each.counts.items())
-        table.add(
-            {
-                **each.to_json(),
-                "when": f"{each.when:%Y-%m-%d %H:%M:%S}",
-                "users": " ".join(each.users),
-                "types": " ".join(each.types),
-                "records": counts,
-            }
-        )
+        shown = {
+            "when": f"{each.when:%Y-%m-%d %H:%M:%S}",
+            "users": " ".join(each.users),
+            "types": " ".join(each.types),
+            "records": ", ".join(f"{name} {number}" for name, number in each.counts.items()),
+        }
+        table.add({**each.to_json(), **shown})
     return Report(f"{len(found)} operations.", [each.to_json() for each in found], [table])
 
 

@@ -168,19 +168,17 @@ class _Rebuilder:
     def _one(
         self, record: Existing, ref: str, owners: Mapping[str, str | None], entry: LedgerEntry | None
     ) -> tuple[Lost, Document | None]:
-        refusal = self._refusal(ref, owners, entry)
+        lost, refusal = self._left(record, ref, ""), self._refusal(ref, owners, entry)
         if refusal:
-            return self._left(record, ref, refusal), None
+            return replace(lost, reason=refusal), None
         try:
-            raw, document, derived = self._choose(record, ref, entry)
+            raw, document = self._choose(record, ref, entry)
         except (InvalidRecord, InvalidDocument) as error:
-            return self._left(record, ref, error.message), None
+            return replace(lost, reason=error.message), None
         if taken := self.pipeline.repairs.conflicts(self.media, raw):
-            return self._left(record, ref, "; ".join(taken)), document
-        then = self._then(record, document, derived)
-        return replace(
-            self._left(record, ref, ""), document=raw, lost=lost_fields(self.media, raw), then=then
-        ), document
+            return replace(lost, reason="; ".join(taken)), document
+        unknown, then = lost_fields(self.media, raw), self._then(record, document, entry)
+        return replace(lost, document=raw, lost=unknown, then=then), document
 
     @staticmethod
     def _refusal(ref: str, owners: Mapping[str, str | None], entry: LedgerEntry | None) -> str:
@@ -192,9 +190,7 @@ class _Rebuilder:
             return ""
         return f"its record is to be deleted since {entry.withdrawn_at:%Y-%m-%d %H:%M} UTC; what was removed stays so"
 
-    def _choose(
-        self, record: Existing, ref: str, entry: LedgerEntry | None
-    ) -> tuple[dict[str, Any], Document, Derived | None]:
+    def _choose(self, record: Existing, ref: str, entry: LedgerEntry | None) -> tuple[dict[str, Any], Document]:
         """Of the documents the record may have been made of, the one the ledger saw last, else the first that fits.
 
         Raises:
@@ -218,18 +214,15 @@ class _Rebuilder:
             choices.sort(key=lambda each: each[1].fingerprint != entry.fingerprint)
         for raw, document in choices:
             if media.recipe is None or self.pipeline.renderer.source(media, document) is not None:
-                return raw, document, self._derived(document, entry)
+                return raw, document
         raise InvalidDocument("its media is not in object storage, at none of the places where it may lie")
 
-    def _derived(self, document: Document, entry: LedgerEntry | None) -> Derived | None:
-        """What its record is built from, where that is known without making it."""
+    def _then(self, record: Existing, document: Document, entry: LedgerEntry | None) -> str:
+        """What the next sync does with the record, as far as that is known without making its renditions."""
+        derived = entry.derived if entry is not None else None
         if self.media.recipe is None:
-            return Derived()
-        known = entry.derived if entry is not None else None
-        return known if known is not None and known.key == source_key(self.media.sources(document)) else None
-
-    def _then(self, record: Existing, document: Document, derived: Derived | None) -> str:
-        if derived is None:
+            derived = Derived()
+        elif derived is None or derived.key != source_key(self.media.sources(document)):
             return "makes its renditions and compares them"
         wanted = offer(self.pipeline.lexicons, self.media, document, derived)
         if wanted.failure is not None:
@@ -247,9 +240,8 @@ class _Rebuilder:
         seen: set[tuple[str, str]] = set()
         kept = []
         for lost in found:
-            marks = {
-                (name, str((lost.document or {})[name])) for name in ("code", "hash") if name in (lost.document or {})
-            }
+            document = lost.document or {}
+            marks = {(name, str(document[name])) for name in ("code", "hash") if name in document}
             twin = sorted(marks & seen)
             seen |= marks
             reason = f"another lost document has the same {twin[0][0]}" if twin else ""
