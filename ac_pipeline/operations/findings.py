@@ -42,14 +42,6 @@ class FindingCount:
         self.found[each.user] += 1
         self.repairable[each.user] += each.repairable
 
-    def add_counts(self, other: FindingCount) -> None:
-        """Add what was counted elsewhere."""
-        for type_, states in other.states.items():
-            self.states[type_].update(states)
-        self.found.update(other.found)
-        self.repairable.update(other.repairable)
-        self.left_out += other.left_out
-
     def total(self) -> Counter[str]:
         """How many findings are in which state."""
         return sum(self.states.values(), Counter())

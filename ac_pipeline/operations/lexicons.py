@@ -117,12 +117,6 @@ def publish(lexicons: Lexicons, authority: Authority, ledger: Ledger, *, force: 
     )
 
 
-def dns_record(lexicons: Lexicons, did: str) -> list[str]:
-    """The DNS records by which others find the lexicons: one TXT record for each authority name among the NSIDs."""
-    domains = sorted({".".join(reversed(nsid.split(".")[:-1])) for nsid in lexicons.documents})
-    return [f'_lexicon.{domain}. TXT "did={did}"' for domain in domains]
-
-
 def _authority(pipeline: Pipeline) -> Authority:
     """Who publishes, with a password: the setting's, else the one Mongo holds for the DID."""
     authority = pipeline.gate.authority
@@ -208,7 +202,10 @@ def run_publish(work: Work, parameters: PublishParameters) -> Report:
     """
     pipeline, dry = work.pipeline, parameters.dry_run
     authority = _authority(pipeline)
-    dns, comparisons = dns_record(pipeline.lexicons, authority.did), pipeline.gate.comparisons()
+    # Others find the lexicons by one TXT record for each authority name among the NSIDs.
+    domains = sorted({".".join(reversed(nsid.split(".")[:-1])) for nsid in pipeline.lexicons.documents})
+    dns = [f'_lexicon.{domain}. TXT "did={authority.did}"' for domain in domains]
+    comparisons = pipeline.gate.comparisons()
     if dry:
         published = [each for each in comparisons if each.state != "same"]
     else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from heapq import nlargest
 from typing import Any, Final
 
 from ac_pipeline.accounts import Account
@@ -133,7 +133,8 @@ def dry_run(
             continue
         touched.append(account.id)
         priced = bill.add(cost) if cost.operations else UserBill(cost, engine.now(), "")
-        made.slowest = sorted([*made.slowest, priced], key=_by_time, reverse=True)[:SLOWEST]
+        made.slowest.append(priced)
+        made.slowest = nlargest(SLOWEST, made.slowest, key=lambda bill: (bill.finishes_at, bill.cost.points))
         for each in operations:
             digest.add(each)
             made.counts[each.operation] += 1
@@ -257,10 +258,6 @@ _LINE: Final = ("item", "user", "operation", "reason", "rkey", "cid", "fingerpri
 def orphans_kept(report: AccountReport) -> dict[str, int]:
     """Type name -> records without a document that stay because the database is doubted."""
     return {name: tally.orphans_kept for name, tally in report.types.items() if tally.orphans_kept}
-
-
-def _by_time(bill: UserBill) -> tuple[datetime, int]:
-    return bill.finishes_at, bill.cost.points
 
 
 OPERATION_COLUMNS = ("item", "user", "operation", "reason", "rkey", "cid")

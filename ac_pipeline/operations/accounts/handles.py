@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -88,10 +88,12 @@ class Handles:
         try:
             info = self.server.account_info(did)
             found = replace(found, pds=info.handle)
-            if info.handle is not None and self._is_own(info.handle):
+            domains, own = self.description.domains, info.handle
+            if own not in (None, "handle.invalid") and not own.endswith(tuple(domains)):
                 return replace(found, note="a name under a domain of its own: the user chose it")
             wanted, notes = None, []
-            for handle in self._candidates(account):
+            for label in handle_labels(account):
+                handle = f"{label}{domains[0]}"
                 refusal = self._refusal(handle, info)
                 if not refusal:
                     wanted = handle
@@ -127,12 +129,6 @@ class Handles:
             note = f"Mongo does not hold {found.did} for it any more; run this again"
             return replace(found, pds=found.wanted, state=HandleState.FAILED, note=note)
         return replace(found, pds=found.wanted, mongo=found.wanted, state=HandleState.REPAIRED)
-
-    def _candidates(self, account: Account) -> Iterator[str]:
-        return (f"{label}{self.description.domains[0]}" for label in handle_labels(account))
-
-    def _is_own(self, handle: str) -> bool:
-        return handle != "handle.invalid" and not any(handle.endswith(domain) for domain in self.description.domains)
 
     def _refusal(self, handle: str, info: AccountInfo) -> str:
         """Why the PDS would not give the account this name, or "".

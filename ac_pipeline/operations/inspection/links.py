@@ -146,7 +146,11 @@ class Examination(FindingCount):
 
     def merge(self, other: Examination) -> None:
         """Add what was found in another account, without the findings themselves."""
-        self.add_counts(other)
+        for type_, states in other.states.items():
+            self.states[type_].update(states)
+        self.found.update(other.found)
+        self.repairable.update(other.repairable)
+        self.left_out += other.left_out
         self.types |= other.types
         self.deletions += other.deletions
         self.in_order &= other.in_order

@@ -148,8 +148,12 @@ def forget(
             for each in current:
                 archive.index.save(replace(each, complete=False, open=False))  # from now on no restore uses it
             needs, _ = _needs(archive, current)
-            gone = _delete_blobs(archive, needs, {each.id for each in current}, progress)
-            _delete_repositories(archive, current)
+            going = {each.id for each in current}
+            gone = _delete_blobs(archive, needs, going, progress)
+            # CARs that only these are; a snapshot that is being taken reads its own back in the end.
+            used = {each.repository for each in archive.index.find() if each.id not in going}
+            for digest in sorted({each.repository for each in current} - used):
+                archive.files.remove_repository(digest)
             for each in current:
                 archive.files.remove_manifest(each.id)
                 archive.index.remove(each.id)
@@ -236,14 +240,6 @@ def _delete_blobs(archive: Archive, needs: set[str], going: set[str], progress: 
                 gone -= 1
         progress("Deleting blobs", min(first + _AT_ONCE, len(doomed)), len(doomed))
     return gone
-
-
-def _delete_repositories(archive: Archive, snapshots: Sequence[Snapshot]) -> None:
-    """CARs that only these snapshots are; a snapshot that is being taken reads its own back in the end."""
-    going = {each.id for each in snapshots}
-    used = {each.repository for each in archive.index.find() if each.id not in going}
-    for digest in sorted({each.repository for each in snapshots} - used):
-        archive.files.remove_repository(digest)
 
 
 def _last_copies(vault: Vault, account: Account, snapshots: Sequence[Snapshot]) -> int:

@@ -26,7 +26,6 @@ from ac_pipeline.operations.plan import OPERATION_COLUMNS, dry_run, known_limits
 from ac_pipeline.operations.removal.restore_plan import Held, RestorePlan, RestoreReport, Saved, plan_restore
 from ac_pipeline.operations.removal.snapshot import Progress, Vault, open_vault, quiet
 from ac_pipeline.operations.removal.steps import audited, conclude, failed_item, repository_of, until_unmoved
-from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.planning.plan import Wanted
 from ac_pipeline.sync.planning.wanted import failure_of
 from ac_pipeline.sync.ports import Ledger
@@ -72,11 +71,6 @@ class _NothingHeld:
 
     def holds(self, account: Account) -> Mapping[str, str]:
         return {}
-
-
-def without_holds(engine: Engine) -> Engine:
-    """An engine to ask what a sync would do once the holds are released. Only for dry runs."""
-    return replace(engine, ledger=cast(Ledger, _NothingHeld(engine.ledger)))
 
 
 def find_snapshot(vault: Vault, account: Account, types: Sequence[MediaType], source: str) -> Snapshot:
@@ -346,9 +340,10 @@ def run_restore(work: Work, parameters: RestoreParameters) -> Report:
 
 
 def _planned_from_mongo(work: Work, account: Account, types: Sequence[MediaType]) -> Report:
+    engine = work.pipeline.engine
     operations = Table("operations", OPERATION_COLUMNS, "Would be brought back (nothing was written)")
     made = dry_run(
-        without_holds(work.pipeline.engine),
+        replace(engine, ledger=cast(Ledger, _NothingHeld(engine.ledger))),  # as once the holds are released
         [account],
         Selection(types=tuple(types)),
         limits=known_limits(work.pipeline),

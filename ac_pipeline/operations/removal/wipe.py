@@ -272,7 +272,6 @@ class _Wipe:
 
         emptied = until_unmoved(self.account, "wiped", step)
         self._finish(emptied)
-        self._mark(emptied)
 
     def _present(self, repository: Repository, reason: str) -> tuple[dict[str, list[Existing]], list[Operation]]:
         """What is to go: records by type, and the deletions of their copies."""
@@ -401,12 +400,8 @@ class _Wipe:
         for snapshot in index.find(account=self.account.id):
             if snapshot.open and not self.report.left and set(snapshot.types) <= wiped:
                 index.save(replace(snapshot, open=False))
-
-    def _mark(self, repository: Repository) -> None:
-        """Mark a repository that holds nothing of ours any more: whatever somebody else did to it is known (VERIFY-9).
-
-        Else the mark has followed each commit, unless somebody else's change is still to be looked at.
-        """
+        # A repository that holds nothing of ours any more is marked: whatever somebody else did to it is known
+        # (VERIFY-9). Else the mark has followed each commit, unless somebody else's change is still to be looked at.
         ledger = self.vault.engine.ledger
         known, left = ledger.mark(repository.did), {media.name: 0 for media in MEDIA_TYPES}
         emptied = not self.report.left and left.keys() <= {media.name for media in self.types}
