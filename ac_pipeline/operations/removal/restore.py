@@ -49,13 +49,15 @@ def restore_from_mongo(
     """
     started, engine = monotonic(), vault.engine
     report = RestoreReport(account.key, source=MONGO)
-    with audited(vault, report, "restore", account, types, why=why) as entry:
+    with vault.audit.during("restore", [account], [media.name for media in types], why=why) as entry:
         engine.ledger.release(account, types)
         vault.archive.close(account)
         report.sync = engine.sync(account, Selection(types=tuple(types)), run_id)
         report.error = report.sync.error or report.sync.blocked
         report.restored = {name: tally.written for name, tally in report.sync.types.items() if tally.written}
         entry.counts.update(report.restored)
+        if report.error is not None:
+            entry.outcome = f"stopped: {report.error.message}"
     report.seconds = monotonic() - started
     return report
 

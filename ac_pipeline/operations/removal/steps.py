@@ -66,8 +66,7 @@ def audited(
             yield entry
         except PipelineError as error:
             report.error = error
-        if report.error is not None:
-            entry.outcome = f"stopped: {report.error.message}"
+            entry.outcome = f"stopped: {error.message}"
 
 
 def conclude(vault: Vault, report: RemovalReport, account: Account, types: Sequence[MediaType], started: float) -> None:
