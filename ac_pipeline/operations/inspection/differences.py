@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from bson import ObjectId
 
@@ -59,55 +59,34 @@ class Difference(Finding):
     changes: Mapping[str, Any] = field(default_factory=dict)
     left: tuple[str, ...] = ()
 
-    shown: ClassVar = (
-        *("item", "user", "code", "kind", "uri", "fields", "push_ours", "accept_theirs"),
-        *("ours", "theirs"),
-    )
-
     @property
     def repairable(self) -> bool:
         """True if theirs can be taken over."""
         return not self.reason
 
-    @property
-    def code(self) -> str | None:
-        return self.document.code
-
-    @property
-    def kind(self) -> str:
-        return self.state
-
-    @property
-    def push_ours(self) -> str:
-        """What pushing ours does."""
-        if self.state == DELETED:
-            return "creates the record again"
-        return f"updates the record: {', '.join(self.fields)}"
-
-    @property
-    def accept_theirs(self) -> str:
-        """What taking over theirs does, or why it cannot be done."""
-        if self.reason:
-            return f"not possible: {self.reason}"
-        then = f"; a sync then writes {', '.join(self.left)} as it follows from the document" if self.left else ""
-        return f"sets {', '.join(self.changes)} of the document{then}"
-
-    @property
-    def ours(self) -> str:
-        return "exists" if self.state == DELETED else self._cell(0)
-
-    @property
-    def theirs(self) -> str:
-        return "deleted" if self.state == DELETED else self._cell(1)
+    def to_json(self) -> dict[str, object]:
+        """`push_ours` and `accept_theirs` say what that does, or why not; `ours` and `theirs` are short."""
+        deleted, then = self.state == DELETED, ""
+        if self.left:
+            then = f"; a sync then writes {', '.join(self.left)} as it follows from the document"
+        sets = f"sets {', '.join(self.changes)} of the document{then}"
+        return {
+            "item": self.item,
+            "user": self.user,
+            "code": self.document.code,
+            "kind": self.state,
+            "uri": self.uri,
+            "fields": {name: {"ours": ours, "theirs": theirs} for name, (ours, theirs) in self.fields.items()},
+            "push_ours": "creates the record again" if deleted else f"updates the record: {', '.join(self.fields)}",
+            "accept_theirs": f"not possible: {self.reason}" if self.reason else sets,
+            "ours": "exists" if deleted else self._cell(0),
+            "theirs": "deleted" if deleted else self._cell(1),
+        }
 
     def _cell(self, side: int) -> str:
         texts = {name: "(none)" if pair[side] is None else str(pair[side]) for name, pair in self.fields.items()}
         short = {name: text if len(text) <= _CELL else text[: _CELL - 1] + "…" for name, text in texts.items()}
         return "; ".join(f"{name}: {text}" for name, text in short.items())
-
-    def to_json(self) -> dict[str, object]:
-        fields = {name: {"ours": ours, "theirs": theirs} for name, (ours, theirs) in self.fields.items()}
-        return Finding.to_json(self) | {"fields": fields}
 
 
 def find_differences(engine: Engine, account: Account, selection: Selection) -> list[Difference]:

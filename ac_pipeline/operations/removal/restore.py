@@ -96,12 +96,7 @@ def find_snapshot(vault: Vault, account: Account, types: Sequence[MediaType], so
 
 
 def plan_from_snapshot(
-    vault: Vault,
-    account: Account,
-    types: Sequence[MediaType],
-    snapshot: Snapshot,
-    *,
-    overwrite: bool = False,
+    vault: Vault, account: Account, types: Sequence[MediaType], snapshot: Snapshot, *, overwrite: bool = False
 ) -> RestorePlan:
     """What a restore would do; reads only. The snapshot's blobs are left unread.
 
@@ -109,9 +104,10 @@ def plan_from_snapshot(
         SourceMissing: The snapshot is not whole.
         Blocked, Transient: Something could not be read.
     """
-    repository = vault.engine.server.read_repository(_usable(account))
+    covered = _covered(snapshot, types)
     contents = [(each.id, vault.archive.contents(each)) for each in vault.archive.chain(snapshot)]
-    return plan_restore(vault.engine, account, _covered(snapshot, types), contents, repository, overwrite=overwrite)
+    repository = vault.engine.server.read_repository(_usable(account))
+    return plan_restore(vault.engine, account, covered, contents, repository, overwrite=overwrite)
 
 
 def restore_from_snapshot(
