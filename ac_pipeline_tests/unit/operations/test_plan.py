@@ -1,4 +1,4 @@
-"""The flight plan: limits that were learned, and plans of many users."""
+"""The plan: limits that were learned, and plans of many users."""
 
 from __future__ import annotations
 
