@@ -200,17 +200,14 @@ def apply_part(
 def compare(plan: AccountPlan, operations: Sequence[PlannedOperation], applied: AppliedPart) -> list[PlannedOperation]:
     """Which of the agreed operations are to be done now; what differs is put into `applied`."""
     agreement = Agreement(tuple(operations))
-    found = plan.operations()
-    allowed = [operation for operation in found if agreement.allows(operation)]
-    others: dict[str, list[PlannedOperation]] = {}
-    for operation in found:
-        if not agreement.allows(operation):
+    matched, others = set[tuple[str, str]](), dict[str, list[PlannedOperation]]()
+    for operation in plan.operations():
+        if agreement.allows(operation):
+            matched.add((operation.item, operation.rkey))
+        else:
             others.setdefault(operation.item, []).append(line(plan.account.key, operation))
-    matched = {(operation.item, operation.rkey) for operation in allowed}
-    same: list[PlannedOperation] = []
-    unmatched: list[PlannedOperation] = []
-    for each in operations:
-        (same if (each.item, each.rkey) in matched else unmatched).append(each)
+    same = [each for each in operations if (each.item, each.rkey) in matched]
+    unmatched = [each for each in operations if (each.item, each.rkey) not in matched]
     for each in unmatched:
         if each.item in others:
             now = others[each.item]

@@ -159,17 +159,14 @@ _SIGN_INS_AT_ONCE: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """How an account's sign-in ended.
+    """How an account's sign-in ended; `note` is a handle that differs from Mongo's.
 
     Args:
-        user: Partition key.
         did: As Mongo holds it.
         state: `ok`, `wrong-password`, `deactivated`, `takendown` or another state the PDS names, `unknown` (the PDS
             does not host the DID), `no-credentials`, `blocked`, `unprovisioned` (no DID: nothing to check), or
             `unreached` (no answer, or too many sign-ins).
-        reason: In words.
         handle: On the PDS, where its administrator asked.
-        note: A handle that differs from Mongo's.
     """
 
     user: str
