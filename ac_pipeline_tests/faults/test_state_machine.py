@@ -22,13 +22,13 @@ from ac_pipeline.accounts import LEAVING, Account
 from ac_pipeline.errors import Misconfigured, PipelineError
 from ac_pipeline.items import State
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.operations.findings import confirm_sweep
 from ac_pipeline.operations.inspection.differences import accept_theirs, find_differences, push_ours
 from ac_pipeline.operations.inspection.links import heal
 from ac_pipeline.operations.removal import snapshot
 from ac_pipeline.operations.removal.snapshot import take_snapshot
 from ac_pipeline.operations.removal.wipe import WipeReport
-from ac_pipeline.operations.retry import FAILED, FailedItems, narrowed, plan_turns
+from ac_pipeline.operations.retry import FAILED, FailedItems, group_by_account, narrowed
+from ac_pipeline.operations.sync import confirm_sweep
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.writing import blob_repair as blobs
@@ -262,7 +262,9 @@ class Mirror(RuleBasedStateMachine):
     @rule()
     def retry_what_failed(self) -> None:
         failed = [each for each in self.world.ledger.entries.values() if each.state in FAILED]
-        turns = plan_turns(narrowed(failed, FailedItems()), list(self.world.accounts.values()), FailedItems()).turns
+        turns = group_by_account(
+            narrowed(failed, FailedItems()), list(self.world.accounts.values()), FailedItems()
+        ).accounts
         for turn in turns:
             self.do(lambda _, turn=turn: self.world.engine.sync(turn.account, turn.selection, self.run_id()), 0)
 

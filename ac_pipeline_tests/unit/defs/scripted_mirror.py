@@ -16,7 +16,7 @@ from ac_pipeline.mongo.changes.pending import Changes, Work
 from ac_pipeline.mongo.ledger.items import Standing
 from ac_pipeline.mongo.ledger.receipts import Aspect, Part, Receipt
 from ac_pipeline.operations.inspection.verification import Findings, Taken, findings
-from ac_pipeline.operations.retry import FailedItems, RetryPlan, Turn, narrowed, plan_turns
+from ac_pipeline.operations.retry import AccountRetry, FailedItems, RetryPlan, group_by_account, narrowed
 from ac_pipeline.settings import Allowance
 from ac_pipeline.sync.for_accounts import account_reports
 from ac_pipeline.sync.planning.plan import Versions
@@ -118,9 +118,9 @@ class ScriptedMirror:
             and wanted.users in {(), (entry.partition,)}
             and wanted.error_class in {None, entry.failure.error_class if entry.failure else None}
         ]
-        return plan_turns(narrowed(found, wanted), self.known.values(), wanted)
+        return group_by_account(narrowed(found, wanted), self.known.values(), wanted)
 
-    def retry(self, turns: Sequence[Turn], run_id: str) -> Iterator[Outcome]:
+    def retry(self, turns: Sequence[AccountRetry], run_id: str) -> Iterator[Outcome]:
         """Every item of a turn is well afterwards, unless it stands in `stubborn`."""
         self.run_ids.add(run_id)
         selections = {turn.account.id: turn.selection for turn in turns}

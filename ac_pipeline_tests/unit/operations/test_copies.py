@@ -14,8 +14,8 @@ from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import RecordRefused, RepositoryUnreadable
 from ac_pipeline.items import RepositoryCheckpoint
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
+from ac_pipeline.operations.apply_plan import apply_part
 from ac_pipeline.operations.inspection.erasure import Erasure, Erasures
-from ac_pipeline.operations.sync import account_turn
 from ac_pipeline.sync.costs import user_cost
 from ac_pipeline.sync.planning.plan import COPIES
 from ac_pipeline.sync.selection import Selection, planned
@@ -280,7 +280,7 @@ def test_a_plan_counts_copies_and_is_carried_out_as_agreed(world: Copied) -> Non
     assert sum(tally.copies_removed for tally in report.types.values()) == 2
     extra = [each.uri for each in verify(world.engine, user, Selection()).items if each.state == "extra"]
     assert f"at://{user.did}/{COPIES}/copy" in extra
-    taken = account_turn(world.engine, user, Selection(), lines, "run-1", dry=False)
+    taken = apply_part(world.engine, user, Selection(), lines, "run-1", dry=False)
     assert (taken.same, taken.moved, world.copies(user)) == (4, [], set())
 
 
