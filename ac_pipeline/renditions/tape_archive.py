@@ -11,16 +11,17 @@ import math
 import re
 import statistics
 import struct
+import sys
 import zipfile
 import zlib
+from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, Final, Literal
 
-import numpy as np
 from PIL import Image
 
 from ac_pipeline.errors import TooLarge, UnreadableMedia
@@ -278,7 +279,7 @@ _SAMPLES = {
     (7, 8): "mulaw",
 }
 """Format tag and bits of a sample -> ffmpeg's name (Microsoft's `mmreg.h`)."""
-_FLOATS = {"f32le": "<f4", "f64le": "<f8"}
+_FLOATS: Final[Mapping[str, Literal["f", "d"]]] = {"f32le": "f", "f64le": "d"}
 _EXTENSIBLE = 0xFFFE
 _SUBFORMAT = bytes.fromhex("0000 0000 1000 8000 00aa 0038 9b71")
 """What follows the tag in the GUID that WAVE_FORMAT_EXTENSIBLE names the format by."""
@@ -551,11 +552,21 @@ def _copy_samples(member: IO[bytes], wave: _Wave, out: BinaryIO) -> float:
         left -= len(samples)
         sounding = len(samples.rstrip(b"\0"))
         silent = len(samples) - sounding + (0 if sounding else silent)
-        if wave.format in _FLOATS:  # ffmpeg refuses to encode what is no number
-            values = np.frombuffer(samples, _FLOATS[wave.format])
-            samples = np.clip(np.nan_to_num(values), -1, 1).astype(values.dtype).tobytes()
-        out.write(samples)
+        out.write(_within_range(samples, _FLOATS[wave.format]) if wave.format in _FLOATS else samples)
     return (wave.length - left - min(silent, PADDING * wave.width)) / wave.width / wave.rate
+
+
+def _within_range(samples: bytes, kind: Literal["f", "d"]) -> bytes:
+    """Samples in floating point, each from -1 to 1 and 0 for what is no number: ffmpeg refuses to encode others."""
+    values = array(kind, samples)
+    if sys.byteorder == "big":
+        values.byteswap()
+    if math.isfinite(sum(values)) and min(values) >= -1.0 and max(values) <= 1.0:
+        return samples  # as usual; told ten times as fast as the others are made
+    values = array(kind, [0.0 if math.isnan(value) else max(-1.0, min(1.0, value)) for value in values])
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values.tobytes()
 
 
 def _end_record(file: BinaryIO, size: int) -> tuple[int, int]:
