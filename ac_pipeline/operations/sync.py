@@ -17,7 +17,7 @@ from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.errors import Misconfigured, PipelineError, Transient
 from ac_pipeline.items import item_id
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.media.registry import media_type
+from ac_pipeline.media.registry import media_type, page_of
 from ac_pipeline.mongo.ledger.plans import SHORTEST, Line, SavedPlan
 from ac_pipeline.operations.declare import (
     Declaration,
@@ -118,7 +118,7 @@ def look(engine: Engine, account: Account, selection: Selection, run_id: str) ->
             entry = entries.get(document.id)
             if entry is not None and entry.run_id == run_id and len(addresses) < SHOWN:
                 uri = at_uri(str(account.did), made.media.nsid, kept.rkey)
-                addresses.append(Address(uri, made.media.page(document)))
+                addresses.append(Address(uri, page_of(made.media, document.code)))
     return Look(verification, tuple(addresses))
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from ac_pipeline.errors import TooLarge, UnreadableMedia
+from ac_pipeline.errors import Misconfigured, TooLarge, UnreadableMedia
 from ac_pipeline.renditions import thumbnail
 from ac_pipeline.renditions.pictures import FRAME_COST, FRAMES, HEAD, sniff
 from ac_pipeline.renditions.tape_archive import ARCHIVE_BYTES, TapeArchive
@@ -67,18 +67,24 @@ class Recipe:
     Args:
         formats: Formats its sources come in, by the names of `SourceObject.format`.
         source_bytes: Largest source taken.
+        products: What it makes, as the asset of a type's derived media is named: `thumbnails`.
+        kinds: How it is made and in which format, as the UI shows it.
+        description: Of that asset, with `{type}` for the name of the type.
         spec: Names everything besides the source that decides the result.
         make: Source file, the format its key promised, an empty folder to work in -> blobs.
     """
 
     formats: tuple[str, ...]
     source_bytes: int
+    products: str
+    kinds: tuple[str, ...]
+    description: str
     spec: Callable[[Workshop], str]
     make: Callable[[Path, str, Path, Workshop], Made]
 
 
 def _painting_thumbnail(source: Path, format: str, folder: Path, workshop: Workshop) -> Made:
-    made = make_thumbnail(source, "The painting")
+    made = make_thumbnail(source, "The picture")
     return Made({"thumbnail": _thumbnail_product(made)})
 
 
@@ -142,14 +148,36 @@ def _thumbnail_product(made: Thumbnail) -> Product:
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "painting-thumbnail": Recipe(
-            ("png",), thumbnail.SOURCE_BYTES, lambda workshop: thumbnail.SPEC, _painting_thumbnail
+            formats=("png",),
+            source_bytes=thumbnail.SOURCE_BYTES,
+            products="thumbnails",
+            kinds=("python", "png"),
+            description="One thumbnail for each {type} of the user: 512 x 512, at most 100,000 bytes, kept under its "
+            "blob's CID.",
+            spec=lambda workshop: thumbnail.SPEC,
+            make=_painting_thumbnail,
         ),
         "tape-video": Recipe(
-            ("zip", "mp4"),
-            ARCHIVE_BYTES,
-            lambda workshop: f"{workshop.encoder.spec(workshop.video_cap)}; {thumbnail.SPEC}",
-            _tape_video,
+            formats=("zip", "mp4"),
+            source_bytes=ARCHIVE_BYTES,
+            products="videos",
+            kinds=("ffmpeg", "mp4"),
+            description="One MP4 for each {type} of the user, every frame at its own time, checked after encoding, "
+            "kept under its blob's CID.",
+            spec=lambda workshop: f"{workshop.encoder.spec(workshop.video_cap)}; {thumbnail.SPEC}",
+            make=_tape_video,
         ),
     }
 )
-"""Name on the media type -> recipe."""
+"""Name on the media type -> recipe. The names stand in the rendition store: another one renders everything anew."""
+
+
+def recipe_of(name: str) -> Recipe:
+    """The recipe of this name.
+
+    Raises:
+        Misconfigured: There is none; the message lists those there are.
+    """
+    if name not in RECIPES:
+        raise Misconfigured(f"There is no rendition recipe {name!r}; known are {', '.join(sorted(RECIPES))}")
+    return RECIPES[name]

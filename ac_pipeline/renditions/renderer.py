@@ -16,7 +16,6 @@ from pathlib import Path
 
 from ac_pipeline.errors import (
     EncodingFailed,
-    Misconfigured,
     Permanent,
     SourceMissing,
     TooLarge,
@@ -27,7 +26,7 @@ from ac_pipeline.items import BlobRef, Derived, Rendition
 from ac_pipeline.media.base import Document, MediaType, SourceObject
 from ac_pipeline.objects import Fetched, ObjectStorage
 from ac_pipeline.renditions.ffmpeg_process import TIMEOUT, default_binary
-from ac_pipeline.renditions.recipes import ENDS_EARLY, RECIPES, Workshop
+from ac_pipeline.renditions.recipes import ENDS_EARLY, RECIPES, Workshop, recipe_of
 from ac_pipeline.renditions.store import Kept, RenditionStore
 from ac_pipeline.renditions.video import MOST_PIXELS, Encoder
 
@@ -146,7 +145,7 @@ class Renderer:
             ServiceUnreachable: The store did not answer, or keeps one.
         """
         recipe = media.recipe or ""
-        formats = RECIPES[recipe].formats if recipe in RECIPES else ()
+        formats = recipe_of(recipe).formats if recipe else ()
         for made in renditions:
             for format in formats:
                 self._store.forget(_identity(recipe, format), made.source, made.spec)
@@ -170,8 +169,7 @@ class Renderer:
         """Render the first candidate that exists: the renditions and its stamp. If it cannot be used, those after it in
         another format are tried: a broken MP4 does not hide the ZIP it was made from, but a broken picture is never
         replaced by another one. What could be made of an MP4 that ends early is taken when no ZIP is whole."""
-        if recipe not in RECIPES:
-            raise Misconfigured(f"There is no rendition recipe {recipe!r}; known are {', '.join(sorted(RECIPES))}")
+        source_bytes = recipe_of(recipe).source_bytes
         left = tuple(candidates)
         unusable: Permanent | None = None
         partial: Kept | None = None
@@ -181,7 +179,7 @@ class Renderer:
             self._work_dir.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix="derive-", dir=self._work_dir) as folder:
                 try:
-                    fetched = self._objects.fetch(left, Path(folder, "source"), RECIPES[recipe].source_bytes)
+                    fetched = self._objects.fetch(left, Path(folder, "source"), source_bytes)
                 except (SourceMissing, TooLarge) as error:
                     if partial is not None:
                         return partial, stamp

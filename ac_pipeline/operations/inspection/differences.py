@@ -20,7 +20,7 @@ from ac_pipeline.errors import Blocked, InvalidDocument, Misconfigured
 from ac_pipeline.items import Derived, Finding, LedgerEntry, Record, item_id
 from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.media.documents import interpret
-from ac_pipeline.media.rebuilding import removal_flag, shared_fields
+from ac_pipeline.media.rebuilding import shared_fields
 from ac_pipeline.operations.declare import (
     Declaration,
     Report,
@@ -230,7 +230,7 @@ class _Comparer:
         return None if in_order else self.changed(document, theirs, wanted.record)
 
     def deleted(self, document: Document, rkey: str) -> Difference:
-        changes = {removal_flag(self.media): True}
+        changes = {self.media.removed_by: True}
         return self._of(document, DELETED, rkey, "", fields={"record": ("exists", None)}, changes=changes)
 
     def changed(self, document: Document, theirs: Existing, ours: Record | None) -> Difference:
