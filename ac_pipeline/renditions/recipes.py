@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -16,21 +16,12 @@ from ac_pipeline.errors import Misconfigured, TooLarge, UnreadableMedia
 from ac_pipeline.renditions import thumbnail
 from ac_pipeline.renditions.pictures import FRAME_COST, FRAMES, HEAD, sniff
 from ac_pipeline.renditions.tape_archive import ARCHIVE_BYTES, TapeArchive
-from ac_pipeline.renditions.thumbnail import Thumbnail, check_thumbnail, make_thumbnail, thumbnail_of
+from ac_pipeline.renditions.thumbnail import Product, check_thumbnail, make_thumbnail, thumbnail_of
 from ac_pipeline.renditions.video import VIDEO_CAP, Encoder, Job, Video, encode_tape, shrink_video
 from ac_pipeline.renditions.video_check import check_finished, middle_frame, read_facts, why_not_as_it_is
 
 ENDS_EARLY = "ends_early"
 """Detail of a video that was made of a file that is not all there: any other source is better."""
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """One finished blob with its sniffed MIME type; `details` tells people how it was made."""
-
-    data: bytes
-    mime_type: str
-    details: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +75,7 @@ class Recipe:
 
 
 def _painting_thumbnail(source: Path, format: str, folder: Path, workshop: Workshop) -> Made:
-    made = make_thumbnail(source, "The picture")
-    return Made({"thumbnail": _thumbnail_product(made)})
+    return Made({"thumbnail": _checked(make_thumbnail(source, "The picture"))})
 
 
 def _tape_video(source: Path, format: str, folder: Path, workshop: Workshop) -> Made:
@@ -98,9 +88,7 @@ def _from_zip(source: Path, job: Job) -> Made:
     with TapeArchive(source) as archive, FRAMES.reserve(archive.memory, "The tape"):
         video = encode_tape(archive, job)
         poster = thumbnail_of(archive.picture(len(archive.frames) // 2))
-        return Made(
-            {"video": _video_product(video, job.cap), "thumbnail": _thumbnail_product(poster)}, archive.warnings
-        )
+        return Made({"video": _video_product(video, job.cap), "thumbnail": _checked(poster)}, archive.warnings)
 
 
 def _from_mp4(source: Path, job: Job) -> Made:
@@ -108,7 +96,7 @@ def _from_mp4(source: Path, job: Job) -> Made:
     facts = read_facts(source, most_pixels=10 * job.encoder.most_pixels, timeout=job.encoder.timeout)
     check_finished(facts)
     with FRAMES.reserve(facts.width * facts.height * FRAME_COST, "The MP4"):
-        poster = _thumbnail_product(thumbnail_of(middle_frame(source, facts)))
+        poster = _checked(thumbnail_of(middle_frame(source, facts)))
     size = source.stat().st_size
     reasons = why_not_as_it_is(facts)
     if size > job.cap:
@@ -140,9 +128,9 @@ def _video_product(video: Video, cap: int) -> Product:
     return Product(data, mime_type, video.details)
 
 
-def _thumbnail_product(made: Thumbnail) -> Product:
+def _checked(made: Product) -> Product:
     check_thumbnail(made.data)
-    return Product(made.data, made.mime_type, made.details)
+    return made
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(

@@ -9,10 +9,10 @@ import hashlib
 import json
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from ac_pipeline.errors import (
     EncodingFailed,
@@ -66,7 +66,8 @@ class Renderer:
             blob_limit,
             threading.BoundedSemaphore(encode_slots),
         )
-        self._sources = _Turns()
+        self._guard = threading.Lock()
+        self._locks: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()  # those that somebody holds
 
     def derive(
         self, media: MediaType, document: Document, known: Derived | None, *, look: bool = False, anew: bool = False
@@ -212,7 +213,9 @@ class Renderer:
             )
         spec = RECIPES[recipe].spec(self._workshop)
         identity = _identity(recipe, fetched.object.format)
-        with self._sources.turn(f"{identity}:{fetched.sha256}"):
+        with self._guard:
+            lock = self._locks.setdefault(f"{identity}:{fetched.sha256}", threading.Lock())
+        with lock:
             kept = None if anew else self._store.lookup(identity, fetched.sha256, spec)
             if kept is not None:
                 return kept
@@ -242,27 +245,3 @@ def source_key(candidates: Sequence[SourceObject]) -> str:
     """Identity of what an item is derived from: sha-256 (hex) of its ordered candidate objects."""
     value = [[part for part in (c.bucket, c.key, c.format, c.version) if part] for c in candidates]
     return hashlib.sha256(json.dumps(value, separators=(",", ":")).encode()).hexdigest()
-
-
-class _Turns:
-    """One thread at a time for each name; names nobody waits for are forgotten."""
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._waiting: dict[str, tuple[threading.Lock, int]] = {}
-
-    @contextmanager
-    def turn(self, name: str) -> Iterator[None]:
-        with self._guard:
-            lock, users = self._waiting.get(name, (threading.Lock(), 0))
-            self._waiting[name] = (lock, users + 1)
-        try:
-            with lock:
-                yield
-        finally:
-            with self._guard:
-                _, users = self._waiting[name]
-                if users == 1:
-                    del self._waiting[name]
-                else:
-                    self._waiting[name] = (lock, users - 1)

@@ -249,21 +249,6 @@ class ArchiveLimits:
     pixels: int = 4096 * 4096
 
 
-@dataclass(frozen=True, slots=True)
-class Soundtrack:
-    """Sound as raw samples in a file.
-
-    Args:
-        rate: Hz.
-        format: What ffmpeg calls samples of this kind, e.g. `s16le`.
-    """
-
-    path: Path
-    rate: int
-    channels: int
-    format: str
-
-
 class _BrokenSound(ValueError):
     """A WAV that cannot be read, with the reason."""
 
@@ -288,8 +273,15 @@ _UNTOLD = (0, 0xFFFFFFFF)
 
 
 @dataclass(frozen=True, slots=True)
-class _Wave:
-    """How a WAV holds its samples: ffmpeg's name, Hz, channels, bytes of one sample of all channels, and where."""
+class Sound:
+    """How a WAV holds its samples.
+
+    Args:
+        format: What ffmpeg calls samples of this kind, e.g. `s16le`.
+        rate: Hz.
+        width: Bytes of one sample of all channels.
+        start, length: Where they are, in bytes.
+    """
 
     format: str
     rate: int
@@ -371,7 +363,7 @@ class TapeArchive:
         """
         return self._decode(self.frames[index].member)
 
-    def soundtrack(self, into: Path) -> Soundtrack | None:
+    def soundtrack(self, into: Path) -> Sound | None:
         """Write the sound to the file `into` as raw samples. None without sound; if it is broken, with a warning."""
         if self._wave is None:
             return None
@@ -386,9 +378,9 @@ class TapeArchive:
             self._notes.append(
                 f"the sound lasts {heard:.2f} s and the frames {self.seconds:.2f} s: the rest of the sound is cut"
             )
-        return Soundtrack(into, self._wave.rate, self._wave.channels, self._wave.format)
+        return self._wave
 
-    def _sound_header(self) -> _Wave | None:
+    def _sound_header(self) -> Sound | None:
         """How the sound is stored; None without any, or with a warning if it is of no use."""
         info = self._members.get("soundtrack.wav")
         if info is None:
@@ -490,7 +482,7 @@ class TapeArchive:
             return image.copy()
 
 
-def _read_header(member: IO[bytes], size: int) -> _Wave:
+def _read_header(member: IO[bytes], size: int) -> Sound:
     """Find the samples of a WAV of so many bytes (RIFF, or RF64 of EBU Tech 3306), past all other chunks.
 
     One reader of our own: which headers the standard library's takes depends on the version of Python.
@@ -522,7 +514,7 @@ def _read_header(member: IO[bytes], size: int) -> _Wave:
     raise _BrokenSound("it has no samples")
 
 
-def _layout(header: bytes, start: int, length: int) -> _Wave:
+def _layout(header: bytes, start: int, length: int) -> Sound:
     """What the header of a WAV says of its samples.
 
     Raises:
@@ -541,10 +533,10 @@ def _layout(header: bytes, start: int, length: int) -> _Wave:
     width = bits // 8 * channels
     if length < width:
         raise _BrokenSound("it has no samples")
-    return _Wave(name, rate, channels, width, start, length // width * width)
+    return Sound(name, rate, channels, width, start, length // width * width)
 
 
-def _copy_samples(member: IO[bytes], wave: _Wave, out: BinaryIO) -> float:
+def _copy_samples(member: IO[bytes], wave: Sound, out: BinaryIO) -> float:
     """Copy the samples of a WAV; how many seconds they last without the silence that only fills up the last block."""
     member.seek(wave.start)
     left, silent = wave.length, 0
