@@ -42,7 +42,6 @@ class Renderer:
         ffmpeg: An ffmpeg with libx264 (`AC_FFMPEG`), or None for imageio-ffmpeg's.
         encode_seconds, encode_pixels: Limits of one encoding: its time, and frames x width x height.
         encode_slots: Most encodings at a time; each uses one thread of libx264 and one that decodes frames.
-        stop: Set by anybody to cancel running encodings.
     """
 
     def __init__(
@@ -56,13 +55,12 @@ class Renderer:
         encode_seconds: float = TIMEOUT,
         encode_pixels: int = MOST_PIXELS,
         encode_slots: int = 2,
-        stop: threading.Event | None = None,
     ) -> None:
         self._objects = objects
         self._store = store
         self._work_dir = work_dir
         self._workshop = Workshop(
-            Encoder(ffmpeg or default_binary(), encode_seconds, encode_pixels, stop),
+            Encoder(ffmpeg or default_binary(), encode_seconds, encode_pixels),
             blob_limit,
             threading.BoundedSemaphore(encode_slots),
         )

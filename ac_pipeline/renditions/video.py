@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import math
 import struct
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -114,15 +113,11 @@ class Encoder:
         binary: Path of an ffmpeg with libx264; by default imageio-ffmpeg's.
         timeout: Seconds one run may take.
         most_pixels: Frames x width x height of what is encoded.
-        stop: Set by anybody to cancel the encoding that runs.
-        progress: Called with the share done, 0 to 1; starts again with each attempt at a smaller size.
     """
 
     binary: str = field(default_factory=default_binary)
     timeout: float = TIMEOUT
     most_pixels: int = MOST_PIXELS
-    stop: threading.Event | None = None
-    progress: Callable[[float], None] | None = None
 
     def spec(self, cap: int) -> str:
         """Names everything that decides the bytes of a video of at most `cap` bytes."""
@@ -141,14 +136,7 @@ class Encoder:
         """
         for _ in range(2):
             outcome = run_ffmpeg(
-                stream,
-                self.binary,
-                feed=feed,
-                timeout=self.timeout,
-                stop=self.stop,
-                stop_above=stop_above,
-                seconds=seconds,
-                progress=self.progress,
+                stream, self.binary, feed=feed, timeout=self.timeout, stop_above=stop_above, seconds=seconds
             )
             if outcome.code == 0 or outcome.estimate is not None:
                 return outcome
