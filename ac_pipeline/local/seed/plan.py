@@ -90,8 +90,8 @@ def fill(maker: Maker, share: Share, cast: Sequence[Person], count: int) -> list
 def item(maker: Maker, type: str, kind: Kind, owner: Person | None) -> Item:
     """One item of a kind."""
     when = maker.moment()
-    made = kind.build(maker, owner, when)
-    document: dict[str, Any] = {"_id": maker.object_id(when), "when": naive(when), **made.fields}
+    fields, objects = kind.build(maker, owner, when)
+    document: dict[str, Any] = {"_id": maker.object_id(when), "when": naive(when), **fields}
     if owner is not None:
         document["user"] = owner.id
     elif kind.guest_user:
@@ -101,7 +101,7 @@ def item(maker: Maker, type: str, kind: Kind, owner: Person | None) -> Item:
     if type == "mood" and owner is not None and owner.moods_nuked:
         document["deleted"] = True
         outcome, error_class = Outcome.WITHDRAWN, ""
-    return Item(type, kind.name, owner, document, outcome, error_class, kind.past, made.objects)
+    return Item(type, kind.name, owner, document, outcome, error_class, kind.past, objects)
 
 
 def _expected(type: str, kind: Kind, owner: Person | None) -> tuple[Outcome, str]:
