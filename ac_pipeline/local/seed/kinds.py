@@ -54,7 +54,7 @@ class Kind:
         outcome: What becomes of it when its owner's account is ready.
         error_class: Class of its quarantine, which is then its outcome.
         past: What earlier writers left of it.
-        guest_user: Value of `user` in a guest's document; without one there is no such field.
+        guest_user: Value of `user` in a guest's document.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Kind:
     outcome: Outcome = Outcome.PUBLISHED
     error_class: str = ""
     past: Past = Past.NOTHING
-    guest_user: tuple[str | None, ...] = ()
+    guest_user: object = MISSING
 
 
 @dataclass(frozen=True, slots=True)
@@ -243,7 +243,7 @@ PAINTINGS = Share(
         Kind("work in progress", _work_in_progress, outcome=_W),
         Kind("corrupt picture", _painting(_half(_art(artwork.pixel_art, 64, 64))), error_class=_MEDIA),
         Kind("user with recording", _recorded(_painting())),
-        Kind("guest, user null", _painting(), _G, guest_user=(None,)),
+        Kind("guest, user null", _painting(), _G, guest_user=None),
         Kind("record of a vanished document", _painting(), _H, past=Past.ORPHAN),
         Kind("when as text", _painting(when=lambda maker, when: iso(when))),
         Kind("photo-like", _painting(_art(artwork.photo_like, 480, 320))),
@@ -263,7 +263,7 @@ PAINTINGS = Share(
         Kind("unlisted", _painting(visibility="unlisted"), outcome=_W),
         Kind("public by name", _painting(visibility="public", nuked=False)),
         Kind("guest, nuked", _painting(nuked=True), _G, _W),
-        Kind("guest, user empty", _painting(), _G, guest_user=("",)),
+        Kind("guest, user empty", _painting(), _G, guest_user=""),
         Kind("guest whose recording is gone", _PAIRED, _G),
         Kind("when missing", _painting(when=MISSING)),
         Kind("when unreadable", _painting(when="last tuesday")),
@@ -480,12 +480,12 @@ KIDLISP = Share(
         Kind("hidden", _kidlisp(hidden=True), outcome=_W),
         Kind("when missing", _kidlisp(when=MISSING)),
         Kind("when as text", _kidlisp(when=lambda maker, when: iso(when))),
-        Kind("guest, user null", _kidlisp(), _G, guest_user=(None,)),
+        Kind("guest, user null", _kidlisp(), _G, guest_user=None),
         Kind("guest, unlisted", _kidlisp(visibility="unlisted"), _G, _W),
         Kind("link into another repository", _kidlisp(), _H, past=Past.FOREIGN_DID),
         Kind("rkey without record", _kidlisp(), _H, past=Past.DANGLING),
         Kind("projection", _PROJECTION),
-        Kind("projection, user null", _PROJECTION, _G, guest_user=(None,)),
+        Kind("projection, user null", _PROJECTION, _G, guest_user=None),
         Kind("projection, record without ref", _PROJECTION, _H, past=Past.NO_REF),
         Kind("copied elsewhere", _kidlisp(), _H, past=Past.COPIED),
         Kind("nuked, record and copy left", _kidlisp(nuked=True), _H, _W, past=Past.COPIED),
