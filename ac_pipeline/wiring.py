@@ -104,7 +104,10 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
         ledger = MongoLedger(own)
         ledger.ensure_indexes()
         audit = MongoAudit(own, who=settings.ac_operator)
-        lexicons = load_lexicons(needed=[media.nsid for media in MEDIA_TYPES])
+        lexicons = load_lexicons(
+            needed=[media.nsid for media in MEDIA_TYPES],
+            more=[media.lexicons for media in MEDIA_TYPES if media.lexicons is not None],
+        )
         http = stack.enter_context(open_http(timeout=settings.ac_pds_timeout_seconds, proxies=settings.proxies))
         server = _data_server(settings, settings.pds_url, http, own, bypass=settings.pds_rate_limit_bypass_key)
         media_http = stack.enter_context(

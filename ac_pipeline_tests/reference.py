@@ -22,7 +22,8 @@ from ac_pipeline.cli.main import cli
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.checks import CHECKS
 from ac_pipeline.operations.catalog import OPERATIONS
-from ac_pipeline.operations.declare import Declaration, Selected
+from ac_pipeline.operations.declare import Declaration
+from ac_pipeline.operations.parameters import Selected
 from ac_pipeline.settings import Settings, Timetable
 
 ROOT = Path(__file__).parents[1]

@@ -8,9 +8,10 @@ wrongly is published.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
@@ -93,7 +94,9 @@ class Lexicons:
         return None if fits else f"record key {rkey[:80]!r} is not of type {key_type}"
 
 
-def load_lexicons(directory: Path | None = None, needed: Collection[str] | None = None) -> Lexicons:
+def load_lexicons(
+    directory: Path | None = None, needed: Collection[str] | None = None, more: Iterable[Path] = ()
+) -> Lexicons:
     """Read and compile the record lexicons below a folder: `computer/aesthetic/mood.json` is `computer.aesthetic.mood`.
 
     A lexicon that defines no record (a permission set, shared definitions, a query) is passed over.
@@ -102,6 +105,7 @@ def load_lexicons(directory: Path | None = None, needed: Collection[str] | None 
         directory: The folder; by default the one inside the installed package, else `lexicons/` of the checkout.
         needed: NSIDs without which nothing can start; any other file is passed over when it cannot be used. None: every
             file is needed that cannot be told to be something else.
+        more: Folders beside it, of types that live in other packages.
 
     Raises:
         Misconfigured: There is no record lexicon, or a needed one is missing, is not JSON, does not lie where its id
@@ -110,9 +114,7 @@ def load_lexicons(directory: Path | None = None, needed: Collection[str] | None 
     folder = directory if directory is not None else _own_folder()
     documents: dict[str, Any] = {}
     unusable: dict[str, str] = {}
-    files = (path for path in folder.rglob("*.json") if path.is_file() and not path.name.startswith("."))
-    for path in sorted(files):
-        expected = ".".join(path.relative_to(folder).with_suffix("").parts)
+    for expected, path in chain.from_iterable(map(_files, (folder, *more))):
         try:
             documents[expected] = _read(path, expected)
         except Misconfigured as error:
@@ -160,6 +162,13 @@ def compile_lexicons(documents: Mapping[str, Mapping[str, Any]], needed: Collect
 def _own_folder() -> Path:
     installed = _PACKAGE / "lexicons"
     return installed if installed.is_dir() else _PACKAGE.parent / "lexicons"
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Each JSON file below a folder, by the NSID that its place says."""
+    for path in sorted(folder.rglob("*.json")):
+        if path.is_file() and not path.name.startswith("."):
+            yield ".".join(path.relative_to(folder).with_suffix("").parts), path
 
 
 def _read(path: Path, expected: str) -> dict[str, Any]:

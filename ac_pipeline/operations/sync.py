@@ -17,6 +17,7 @@ from pydantic import model_validator
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.errors import Misconfigured, PipelineError
+from ac_pipeline.media.registry import page_of
 from ac_pipeline.mongo.ledger.plans import SHORTEST
 from ac_pipeline.operations.apply_plan import apply_plan
 from ac_pipeline.operations.declare import (
@@ -240,7 +241,7 @@ class _Verified:
                 entry = entries.get(document.id)
                 if entry is not None and entry.run_id == run_id and len(records) < SHOWN:
                     uri = at_uri(str(account.did), made.media.nsid, kept.rkey)
-                    records.append({"uri": uri, "page": made.media.page(document)})
+                    records.append({"uri": uri, "page": page_of(made.media, document.code)})
         self.users.append((account.key, verification, records))
 
     @property

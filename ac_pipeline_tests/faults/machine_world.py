@@ -19,7 +19,7 @@ from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import BlobMissing, OutcomeUnknown, PipelineError, RateLimited, ServerFailed, ServiceUnreachable
 from ac_pipeline.items import BlobRef, Derived, Record, Rendition
 from ac_pipeline.media.base import Document, MediaType
-from ac_pipeline.media.links import read_link
+from ac_pipeline.media.documents import read_link
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.media.times import read_when
 from ac_pipeline.sync.writing.erased import made_of

@@ -32,7 +32,6 @@ from ac_pipeline.cli.main import cli as command_line
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.checks import CHECKS
 from ac_pipeline.local.seed.artwork import pixel_art
-from ac_pipeline.local.services.pds_server import PdsOptions
 from ac_pipeline.local.services.stack import LocalServices
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.operations.accounts.listing import AccountState
@@ -131,7 +130,7 @@ def pds(services_folder: Path) -> Iterator[Pds]:
     """A PDS of its own: the guide speaks of everybody on it."""
     folder = services_folder / "pds-of-the-guide"
     folder.mkdir()
-    server = Pds(folder, PdsOptions())
+    server = Pds(folder)
     yield server
     server.close()
 

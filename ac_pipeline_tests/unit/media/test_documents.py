@@ -18,6 +18,7 @@ from ac_pipeline.media.kidlisp import KIDLISP
 from ac_pipeline.media.mood import MOOD
 from ac_pipeline.media.painting import PAINTING
 from ac_pipeline.media.piece import PIECE
+from ac_pipeline.media.registry import page_of
 from ac_pipeline.media.tape import TAPE
 from ac_pipeline_tests.unit.media.samples import ALL, ID, SUB, WHEN, raw
 
@@ -262,4 +263,4 @@ def test_no_document_can_make_the_interpretation_fail(data: st.DataObject, media
     if document.verdict is Verdict.ELIGIBLE:
         media.sources(document)
         media.companions(document)
-        media.page(document)
+        page_of(media, document.code)

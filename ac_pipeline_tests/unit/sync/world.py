@@ -22,8 +22,7 @@ from ac_pipeline.atproto.types import Commit, Write
 from ac_pipeline.errors import PipelineError, SourceMissing
 from ac_pipeline.items import BlobRef, Derived, LedgerEntry, Record, Rendition
 from ac_pipeline.media.base import Document, Link, MediaType
-from ac_pipeline.media.documents import interpret
-from ac_pipeline.media.links import read_link
+from ac_pipeline.media.documents import interpret, read_link
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.sync.engine import AccountPlan, Engine
 from ac_pipeline.sync.report import AccountReport
