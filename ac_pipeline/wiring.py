@@ -10,7 +10,6 @@ import os
 import shutil
 import socket
 import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
@@ -31,7 +30,7 @@ from ac_pipeline.atproto.lexicon import Lexicons, load_lexicons
 from ac_pipeline.atproto.rate_limits import Budget, Pace
 from ac_pipeline.atproto.relay import Relay
 from ac_pipeline.atproto.sessions import Sessions
-from ac_pipeline.atproto.transport import open_http
+from ac_pipeline.atproto.transport import Transport, open_http
 from ac_pipeline.bounds import Limit, Limits
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.accounts import MongoAccounts, MongoProvisioning
@@ -106,7 +105,8 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
         audit = MongoAudit(own, who=settings.ac_operator)
         lexicons = load_lexicons(needed=[media.nsid for media in MEDIA_TYPES])
         http = stack.enter_context(open_http(timeout=settings.ac_pds_timeout_seconds, proxies=settings.proxies))
-        server = _data_server(settings, settings.pds_url, http, own, bypass=settings.pds_rate_limit_bypass_key)
+        pds = _Pds(settings, settings.pds_url, http, own, settings.pds_rate_limit_bypass_key)
+        server = pds.client()
         media_http = stack.enter_context(
             storage_client(
                 timeout=settings.ac_media_timeout_seconds,
@@ -183,7 +183,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             gate,
             MongoPlans(own, settings.ac_operator),
             MongoBudgetStore(own["budgets"]),
-            _administration(settings, http, own),
+            pds.administration(),
             MongoProvisioning(source, own),
             safeguard,
         )
@@ -213,47 +213,48 @@ def open_relay(settings: Settings, url: str) -> Iterator[Relay]:
         Misconfigured: The address cannot be used.
     """
     with open_http(timeout=settings.ac_pds_timeout_seconds, proxies=settings.proxies) as http:
-        yield Relay(url, http=http, clock=time.time, sleep=time.sleep, limits=_limits(settings))
+        yield Relay(url, http=http, limits=_limits(settings))
 
 
-def _administration(settings: Settings, http: httpx.Client, own: Database[dict[str, Any]]) -> Administration:
-    """The account calls of our PDS, with the sessions and budgets that all runs share."""
-    password, bypass = settings.pds_admin_password, settings.pds_rate_limit_bypass_key
-    return Administration(
-        settings.pds_url,
-        http=http,
-        password=password.get_secret_value() if password else None,
-        sessions=Sessions(MongoSessionStore(own["sessions"]), clock=time.time),
-        bypass_key=bypass.get_secret_value() if bypass else None,
-        clock=time.time,
-        sleep=time.sleep,
-        budget=Budget(clock=time.time, sleep=time.sleep, store=None if bypass else MongoBudgetStore(own["budgets"])),
-        pace=_pace(settings, settings.pds_url, own),
-        limits=_limits(settings),
-    )
+@dataclass(frozen=True, slots=True)
+class _Pds:
+    """What the clients of one PDS are made of. Sessions and budgets are shared by all runs, in our own database."""
 
+    settings: Settings
+    url: str
+    http: httpx.Client
+    own: Database[dict[str, Any]]
+    bypass: SecretStr | None = None
 
-def _data_server(
-    settings: Settings, url: str, http: httpx.Client, own: Database[dict[str, Any]], *, bypass: SecretStr | None = None
-) -> PdsClient:
-    """The client of one PDS. Sessions and budgets are shared by all runs, in the pipeline's own database."""
-    return PdsClient(
-        url,
-        http=http,
-        sessions=Sessions(MongoSessionStore(own["sessions"]), clock=time.time),
-        bypass_key=bypass.get_secret_value() if bypass else None,
-        clock=time.time,
-        sleep=time.sleep,
-        budget=Budget(
-            clock=time.time,
-            sleep=time.sleep,
-            headroom=settings.ac_points_headroom,
-            # With the key, limits that were learned without it do not hold.
-            store=None if bypass else MongoBudgetStore(own["budgets"]),
-        ),
-        pace=_pace(settings, url, own),
-        limits=_limits(settings),
-    )
+    def client(self) -> PdsClient:
+        return PdsClient(self._transport(), self._sessions(), self._pace())
+
+    def administration(self) -> Administration:
+        password = self.settings.pds_admin_password
+        secret = password.get_secret_value() if password else None
+        return Administration(self._transport(), self._sessions(), self._pace(), secret)
+
+    def _transport(self) -> Transport:
+        # With the key, limits that were learned without it do not hold.
+        store = None if self.bypass else self._budgets()
+        return Transport(
+            self.url,
+            http=self.http,
+            budget=Budget(store=store, headroom=self.settings.ac_points_headroom),
+            bypass_key=self.bypass.get_secret_value() if self.bypass else None,
+            limits=_limits(self.settings),
+        )
+
+    def _sessions(self) -> Sessions:
+        return Sessions(MongoSessionStore(self.own["sessions"]))
+
+    def _pace(self) -> Pace:
+        """The pace of commits. The relay does not know of a bypass key."""
+        host, per_hour = httpx.URL(self.url).netloc.decode(), self.settings.ac_relay_commits_per_hour
+        return Pace(host, per_hour, store=self._budgets())
+
+    def _budgets(self) -> MongoBudgetStore:
+        return MongoBudgetStore(self.own["budgets"])
 
 
 def _limits(settings: Settings) -> Limits:
@@ -272,12 +273,6 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def _pace(settings: Settings, url: str, own: Database[dict[str, Any]]) -> Pace:
-    """The pace of commits to one PDS. The relay does not know of a bypass key."""
-    host, per_hour = httpx.URL(url).netloc.decode(), settings.ac_relay_commits_per_hour
-    return Pace(host, per_hour, store=MongoBudgetStore(own["budgets"]), clock=time.time, sleep=time.sleep)
-
-
 def _authority(
     settings: Settings, server: PdsClient, http: httpx.Client, own: Database[dict[str, Any]]
 ) -> Authority | None:
@@ -287,7 +282,7 @@ def _authority(
         return None
     account = Account(did, "lexicon authority", did=did, password=password.get_secret_value() if password else None)
     elsewhere = url is not None and url != settings.pds_url
-    return Authority(account, _data_server(settings, url or settings.pds_url, http, own) if elsewhere else server)
+    return Authority(account, _Pds(settings, url or settings.pds_url, http, own).client() if elsewhere else server)
 
 
 def new_run_id() -> str:

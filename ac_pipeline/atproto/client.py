@@ -7,14 +7,12 @@ sent `rate_limits.py`, what comes back `xrpc_errors.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from threading import Lock
 from typing import Final
 
-import httpx
-
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.rate_limits import Budget, Charge, MemoryBudgetStore, Pace, erases
+from ac_pipeline.atproto.rate_limits import Charge, Pace, erases
 from ac_pipeline.atproto.repository import Repository, read_repository
 from ac_pipeline.atproto.sessions import PdsSignIn, Sessions
 from ac_pipeline.atproto.syntax import blob_cid
@@ -32,7 +30,6 @@ from ac_pipeline.atproto.xrpc_errors import (
     repository_of,
     status_of,
 )
-from ac_pipeline.bounds import Limits
 from ac_pipeline.errors import (
     BlobMissing,
     InvalidRecord,
@@ -52,57 +49,24 @@ _POINTS_WINDOW: Final = 3_600.0
 """Seconds: write points and uploads are limited per hour or day, never per minutes (atproto facts, Limits)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds of silence before a request is given up; None is the HTTP client's own."""
-
-    default: float | None = None
-    sign_in: float = 30.0
-    repository: float = 120.0
+_REPOSITORY_SECONDS: Final = 120.0
+"""Seconds of silence while a repository is read."""
 
 
 class PdsClient:
     """One PDS, as `DataServer` describes it; safe to share between threads.
 
     Args:
-        url: Its address.
-        http: As `transport.open_http` makes it.
+        transport: What sends.
         sessions: Who is signed in.
-        bypass_key: Lifts the limits of a PDS that knows it; a secret.
-        clock: Epoch seconds.
-        sleep: Waits that many seconds.
-        budget: What may be sent.
         pace: How many commits may be made; any number when None.
-        timeouts: Of the calls that take longer.
-        limits: How long, slow and large answers may be.
-
-    Raises:
-        Misconfigured: The address or the key cannot be used.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        http: httpx.Client,
-        sessions: Sessions,
-        bypass_key: str | None,
-        clock: Callable[[], float],
-        sleep: Callable[[float], None],
-        budget: Budget,
-        pace: Pace | None = None,
-        timeouts: Timeouts | None = None,
-        limits: Limits | None = None,
-    ) -> None:
-        self._transport = Transport(
-            url, http=http, bypass_key=bypass_key, clock=clock, sleep=sleep, budget=budget, limits=limits
-        )
+    def __init__(self, transport: Transport, sessions: Sessions, pace: Pace | None = None) -> None:
+        self._transport = transport
         self._sessions = sessions
-        host = self._transport.host
-        self._pace = pace or Pace(host, 0, store=MemoryBudgetStore(), clock=clock, sleep=sleep)
-        self._timeouts = timeouts or Timeouts()
-        self._sign_in = PdsSignIn(self._transport, timeout=self._timeouts.sign_in)
-        self._general = Charge(host, 1)
+        self._pace = pace or Pace(transport.host, 0)
+        self._sign_in = PdsSignIn(transport)
         self._lock = Lock()
         self._blob_limit: int | None = None
 
@@ -119,15 +83,7 @@ class PdsClient:
         """Largest blob the PDS takes, in bytes; asked once."""
         with self._lock:
             if self._blob_limit is None:
-                request = Request(
-                    Call.READ,
-                    "other",
-                    "GET",
-                    "com.atproto.server.describeServer",
-                    self._transport.host,
-                    (self._general,),
-                    timeout=self._timeouts.default,
-                )
+                request = Request(Call.READ, "com.atproto.server.describeServer", self._transport.host)
                 self._blob_limit = self._transport.send(request, blob_limit_of) or DEFAULT_BLOB_LIMIT
             return self._blob_limit
 
@@ -161,16 +117,7 @@ class PdsClient:
             AccountInactive, AccountUnknown: The account cannot be read.
             Transient: The PDS did not answer, or with something else.
         """
-        request = Request(
-            Call.READ,
-            "other",
-            "GET",
-            "com.atproto.sync.getLatestCommit",
-            did,
-            (self._general,),
-            params={"did": did},
-            timeout=self._timeouts.default,
-        )
+        request = Request(Call.READ, "com.atproto.sync.getLatestCommit", did, params={"did": did})
         return self._transport.send(request, lambda body: status_of(did, body))
 
     def has_blob(self, did: str, cid: str) -> bool:
@@ -217,15 +164,7 @@ class PdsClient:
             params: dict[str, str | int] = {"limit": REPOSITORIES_A_PAGE}
             if cursor is not None:
                 params["cursor"] = cursor
-            request = Request(
-                Call.READ,
-                "list_repos",
-                "GET",
-                "com.atproto.sync.listRepos",
-                "all repositories",
-                (self._general,),
-                params=params,
-            )
+            request = Request(Call.READ, "com.atproto.sync.listRepos", "all repositories", params=params)
 
             def read(body: bytes, sent: str | None = cursor) -> tuple[list[RepositoryStatus], str | None]:
                 repos, following = page_of(body, sent)
@@ -256,14 +195,11 @@ class PdsClient:
         did = account.did or ""
         request = Request(
             Call.WRITE,
-            "apply_writes",
-            "POST",
             "com.atproto.repo.applyWrites",
             did,
-            (Charge(did, points(writes), _POINTS_WINDOW), self._general),
+            (Charge(did, points(writes), _POINTS_WINDOW),),
+            method="POST",
             body=encode_body(did, writes, swap_commit),
-            content_type="application/json",
-            timeout=self._timeouts.default,
         )
         with self._pace.commit(did, held=not erases(writes)):
             return self._send_signed(account, request, lambda body: commit_of(did, writes, body))
@@ -306,14 +242,12 @@ class PdsClient:
             raise TooLarge(f"A blob of {len(data)} bytes; {self._transport.place} takes {limit}. Make it smaller.")
         request = Request(
             Call.UPLOAD,
-            "upload_blob",
-            "POST",
             "com.atproto.repo.uploadBlob",
             account.did or "",
-            (Charge(f"{self._transport.host} uploadBlob", 1, _POINTS_WINDOW), self._general),
+            (Charge(f"{self._transport.host} uploadBlob", 1, _POINTS_WINDOW),),
+            method="POST",
             body=data,
-            content_type=mime_type,
-            timeout=self._timeouts.default,
+            headers={"Content-Type": mime_type},
             limit="blob",
         )
         sent = BlobRef(blob_cid(data), mime_type, len(data))
@@ -354,14 +288,12 @@ class PdsClient:
     def _get_repository(self, did: str, read: Callable[[bytes], Read]) -> Read:
         request = Request(
             Call.READ,
-            "get_repo",
-            "GET",
             "com.atproto.sync.getRepo",
             did,
             (Charge(f"{self._transport.host} getRepo", 1),),
             params={"did": did},
             headers={"Accept-Encoding": "identity"},  # gzip doubles the time (atproto facts, Reading back)
-            timeout=self._timeouts.repository,
+            timeout=_REPOSITORY_SECONDS,
             limit="repository",
         )
         return self._transport.send(request, read)
@@ -375,13 +307,9 @@ class PdsClient:
     def _blob_request(self, did: str, cid: str) -> Request:
         return Request(
             Call.READ,
-            "other",
-            "GET",
             "com.atproto.sync.getBlob",
             did,
-            (self._general,),
             params={"did": did, "cid": cid},
             headers={"Accept-Encoding": "identity"},
-            timeout=self._timeouts.default,
             limit="blob",
         )

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -225,21 +226,21 @@ class Budget:
     """The budgets of one PDS; safe to share between threads, and between processes through the store.
 
     Args:
-        clock: Epoch seconds.
-        sleep: Waits that many seconds.
+        store: Where buckets are kept; in memory when None.
         max_wait: Longest wait in seconds inside `reserve`; beyond it the caller is told to come back.
         headroom: Share of each write budget (bucket key `did:...`) left to the account's owner (LIMIT-5), 0 to 1.
-        store: Where buckets are kept; in memory when None.
+        clock: Epoch seconds.
+        sleep: Waits that many seconds.
     """
 
     def __init__(
         self,
         *,
-        clock: Callable[[], float],
-        sleep: Callable[[float], None],
+        store: BudgetStore | None = None,
         max_wait: float = 60.0,
         headroom: float = 0.0,
-        store: BudgetStore | None = None,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._clock = clock
         self._sleep = sleep
@@ -528,10 +529,10 @@ class Pace:
     Args:
         host: Of the PDS.
         per_hour: Commits in an hour; 0 for no limit.
-        store: Where the count is kept.
+        store: Where the count is kept; in memory when None.
+        max_wait: Longest wait in seconds for the next hour; beyond it the caller is told to come back.
         clock: Epoch seconds.
         sleep: Waits that many seconds.
-        max_wait: Longest wait in seconds for the next hour; beyond it the caller is told to come back.
     """
 
     def __init__(
@@ -539,14 +540,14 @@ class Pace:
         host: str,
         per_hour: int,
         *,
-        store: BudgetStore,
-        clock: Callable[[], float],
-        sleep: Callable[[float], None],
+        store: BudgetStore | None = None,
         max_wait: float = 60.0,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._host = host
         self._per_hour = per_hour
-        self._store = store
+        self._store = store or MemoryBudgetStore()
         self._clock = clock
         self._sleep = sleep
         self._max_wait = max_wait
