@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import grapheme
+import regex
 
 from ac_pipeline.atproto.syntax import FORMATS, MAX_INTEGER, bytes_of, cid_bytes, to_ipld
 from ac_pipeline.errors import InvalidRecord, Misconfigured
@@ -30,6 +30,7 @@ _KINDS: Final[Mapping[type, str]] = {
     list: "an array",
     dict: "an object",
 }
+_GRAPHEME: Final = regex.compile(r"\X")
 _BLOB_KEYS: Final = frozenset({"$type", "ref", "mimeType", "size"})
 
 
@@ -142,7 +143,7 @@ def _string(schema: Schema, place: str) -> Check:
         if not least <= size <= most:
             return check_size(size, "bytes of UTF-8", (least, most), path, report)
         if counts_graphemes:
-            check_size(grapheme.length(value), "graphemes", graphemes, path, report)
+            check_size(len(_GRAPHEME.findall(value)), "graphemes", graphemes, path, report)
         if allowed is not None and value not in allowed:
             return report(path, f"{shorten(value)} is not one of {shorten(sorted(allowed))}")
         if matches is not None and not matches(value):
