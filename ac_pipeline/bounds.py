@@ -1,14 +1,18 @@
 """How long, how slow and how large an answer over HTTP may be, for the PDS, the relay and object storage alike.
 
+Also here: how long such a server wants to be left alone (`Retry-After`).
+
 httpx bounds each silence only: a server that sends a byte now and then, or never ends, holds its caller for ever.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from time import monotonic
 from typing import Any, Final
 
@@ -101,6 +105,25 @@ def within(limit: Limit) -> Iterator[None]:
         raise
     finally:
         _ends.at = before
+
+
+def seconds_to_wait(headers: Mapping[str, str], now: float) -> float | None:
+    """The seconds that either form of `Retry-After` names (RFC 9110, 10.2.3); None without, or when unreadable.
+
+    Args:
+        headers: Response headers, by lower-case name.
+        now: Epoch seconds.
+    """
+    value = headers.get("retry-after", "").strip()
+    if value.isdecimal():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return max(moment.timestamp() - now, 0.0)
+    except (ValueError, OverflowError):
+        return None
 
 
 def bounded(transport: httpx.HTTPTransport) -> httpx.HTTPTransport:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from threading import Lock
 from typing import Final
 
@@ -27,7 +28,6 @@ from ac_pipeline.atproto.xrpc_errors import (
     in_words,
     need,
     page_of,
-    repository_of,
     status_of,
 )
 from ac_pipeline.errors import (
@@ -166,11 +166,7 @@ class PdsClient:
                 params["cursor"] = cursor
             request = Request(Call.READ, "com.atproto.sync.listRepos", "all repositories", params=params)
 
-            def read(body: bytes, sent: str | None = cursor) -> tuple[list[RepositoryStatus], str | None]:
-                repos, following = page_of(body, sent)
-                return [repository_of(repo) for repo in repos], following
-
-            statuses, cursor = self._transport.send(request, read)
+            statuses, cursor = self._transport.send(request, partial(page_of, cursor=cursor))
             yield from statuses
             if cursor is None:
                 return
