@@ -31,7 +31,7 @@ ABSENT = frozenset({403, 404, 410})
 KEY_BYTES = 1024
 """Longest key S3-compatible storage holds, in UTF-8 bytes; a longer one cannot exist."""
 
-CHUNK = 1 << 16
+ATTEMPTS = 3
 FIRST_DELAY = 0.5
 LONGEST_WAIT = 20.0
 """Seconds a download waits in place; a server that asks for more is answered by giving up until the next run."""
@@ -80,7 +80,6 @@ class ObjectStorage:
         url_template: Base address with `{bucket}` in it, e.g. `https://{bucket}.sfo3.digitaloceanspaces.com`.
         buckets: The only buckets that are asked, whatever a document names; None for any.
         concurrency: Most downloads at a time, over all threads that share this value.
-        attempts: How often one object is asked for before a transient error is raised.
         limit: How long a download may take, and how slow and large it may be; those a caller names are smaller.
         sleep, clock, jitter: Waiting, epoch seconds (for `Retry-After` dates) and a number in [0, 1).
 
@@ -95,7 +94,6 @@ class ObjectStorage:
         *,
         buckets: Collection[str] | None = None,
         concurrency: int = 8,
-        attempts: int = 3,
         limit: Limit | None = None,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.time,
@@ -110,7 +108,6 @@ class ObjectStorage:
         self._template = url_template.rstrip("/")
         self._buckets = buckets
         self._slots = threading.BoundedSemaphore(concurrency)
-        self._attempts = max(1, attempts)
         self._limit = limit or Limits().media
         self._sleep = sleep
         self._clock = clock
@@ -200,9 +197,10 @@ class ObjectStorage:
         return None
 
     def _persist(self, ask: Callable[[str], Answer], source: SourceObject) -> Answer:
-        """Ask up to `attempts` times with growing waits, or after the time the server names."""
-        url = self.url(source)
-        for attempt in range(1, self._attempts + 1):
+        """Ask up to `ATTEMPTS` times with growing waits, or after the time the server names."""
+        url, attempt = self.url(source), 0
+        while True:
+            attempt += 1
             try:
                 return ask(url)
             except OverLimit as error:
@@ -210,10 +208,9 @@ class ObjectStorage:
             except (ServiceUnreachable, ServerFailed, RateLimited) as error:
                 delay = FIRST_DELAY * 2 ** (attempt - 1) * (0.5 + self._jitter())
                 wait = max(delay, error.retry_after or 0.0)
-                if attempt == self._attempts or wait > LONGEST_WAIT:
+                if attempt == ATTEMPTS or wait > LONGEST_WAIT:
                     raise
                 self._sleep(wait)
-        raise ServiceUnreachable(f"{_name(source)}: never asked")
 
     def _head(self, url: str) -> tuple[int, httpx.Headers]:
         with within(self._limit), self._answer("HEAD", url) as response:

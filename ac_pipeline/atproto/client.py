@@ -54,7 +54,8 @@ _REPOSITORY_SECONDS: Final = 120.0
 
 
 class PdsClient:
-    """One PDS, as `DataServer` describes it; safe to share between threads.
+    """One PDS, as the port `DataServer` describes it; safe to share between threads. All reading raises AccountInactive
+    or AccountUnknown where the account cannot be read, and Transient where the PDS did not answer.
 
     Args:
         transport: What sends.
@@ -80,7 +81,7 @@ class PdsClient:
     # -------------------------------------------------------------------------------------------------------- reading
 
     def blob_limit(self) -> int:
-        """Largest blob the PDS takes, in bytes; asked once."""
+        """As the port says; asked once."""
         with self._lock:
             if self._blob_limit is None:
                 request = Request(Call.READ, "com.atproto.server.describeServer", self._transport.host)
@@ -88,13 +89,7 @@ class PdsClient:
             return self._blob_limit
 
     def read_repository(self, did: str) -> Repository:
-        """The whole repository of `did`, verified.
-
-        Raises:
-            AccountInactive, AccountUnknown: The account cannot be read.
-            RepositoryUnreadable: The CAR does not verify, or is another repository's.
-            Transient: The PDS did not answer.
-        """
+        """As the port says; another repository's CAR is unreadable, too."""
         return self._get_repository(did, lambda car: self._verified(did, car))
 
     def download_repository(self, did: str) -> bytes:
@@ -111,22 +106,11 @@ class PdsClient:
         return self._get_repository(did, read)
 
     def latest_commit(self, did: str) -> RepositoryStatus:
-        """Head and revision of the repository of `did`, in one small request.
-
-        Raises:
-            AccountInactive, AccountUnknown: The account cannot be read.
-            Transient: The PDS did not answer, or with something else.
-        """
         request = Request(Call.READ, "com.atproto.sync.getLatestCommit", did, params={"did": did})
         return self._transport.send(request, lambda body: status_of(did, body))
 
     def has_blob(self, did: str, cid: str) -> bool:
-        """Whether the blob can be downloaded: some record of the account refers to it, and the PDS keeps it.
-
-        Raises:
-            AccountInactive, AccountUnknown: The account cannot be read.
-            Transient: The PDS did not answer.
-        """
+        """True if the blob can be downloaded: some record of the account refers to it, and the PDS keeps it."""
         request = replace(self._blob_request(did, cid), method="HEAD")
         try:
             self._transport.send(request, lambda _: None)
@@ -144,7 +128,6 @@ class PdsClient:
         Raises:
             BlobMissing: No record refers to it, or the PDS has lost it.
             ServerFailed: Other bytes came back, each time.
-            AccountInactive, AccountUnknown, Transient: As for `has_blob`.
         """
 
         def read(data: bytes) -> bytes:
@@ -154,11 +137,7 @@ class PdsClient:
         return self._transport.send(self._blob_request(did, cid), read)
 
     def list_repositories(self) -> Iterator[RepositoryStatus]:
-        """Every repository the PDS hosts, with its head and whether its account is active.
-
-        Raises:
-            Transient: A page could not be read; what came before it is not the whole list.
-        """
+        """As the port says. Where a page cannot be read, what came before it is not the whole list."""
         cursor: str | None = None
         while True:
             params: dict[str, str | int] = {"limit": REPOSITORIES_A_PAGE}
@@ -174,15 +153,10 @@ class PdsClient:
     # -------------------------------------------------------------------------------------------------------- writing
 
     def apply_writes(self, account: Account, writes: Sequence[Write], *, swap_commit: str | None) -> Commit:
-        """Commit all of `writes` or none; errors as in `DataServer.apply_writes`.
+        """As the port says, for 1 to 200 operations; `swap_commit` is the head they were planned on, or None for any.
 
         Sent once. It is sent again only where it certainly did not happen: the token was refused, or no connection
         could be made. It counts for the relay, and waits for its hour unless it deletes something (LIMIT-9).
-
-        Args:
-            account: Whose repository.
-            writes: 1 to 200 operations.
-            swap_commit: The head the writes were planned on, or None for any.
         """
         if not writes:
             raise ValueError("a batch holds at least one write")
@@ -201,38 +175,15 @@ class PdsClient:
             return self._send_signed(account, request, lambda body: commit_of(did, writes, body))
 
     def reserve_commit(self, account: Account, writes: Sequence[Write]) -> None:
-        """Count the next commit of `account` for the relay, so that it is not held back after its blobs were uploaded.
-
-        Args:
-            account: Whose repository.
-            writes: What it will be; where it deletes something there is nothing to wait for.
-
-        Raises:
-            RateLimited: The relay takes no more in this hour.
-            Transient: The count could not be read.
-        """
         if not erases(writes):
             self._pace.reserve(account.did or "")
 
     def release_commit(self, account: Account) -> None:
-        """Give back what `reserve_commit` counted and no commit used, if anything."""
         self._pace.release(account.did or "")
 
     def upload_blob(self, account: Account, data: bytes, mime_type: str) -> BlobRef:
-        """Upload one blob and check what the PDS makes of it (MEDIA-2).
-
-        Uploading again is harmless, so lost answers are repeated.
-
-        Args:
-            account: Who will refer to it.
-            data: Its bytes.
-            mime_type: The type sniffed from them.
-
-        Raises:
-            TooLarge: Over `blob_limit()`, known before sending, or 413.
-            InvalidRecord: The answer names another CID, MIME type or size, the same one twice.
-            RateLimited, Blocked, Transient: As their names say.
-        """
+        """As the port says; the MIME type is the one sniffed from the bytes (MEDIA-2). Lost answers are repeated, as
+        uploading again is harmless; an answer that names other things counts when it is given twice."""
         limit = self.blob_limit()
         if len(data) > limit:
             raise TooLarge(f"A blob of {len(data)} bytes; {self._transport.place} takes {limit}. Make it smaller.")
