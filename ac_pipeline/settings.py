@@ -40,7 +40,7 @@ class Allowance:
     percent: float | None = None
 
     def covers(self, amiss: int, of: int) -> bool:
-        """Whether it is still allowed that so many of so many are amiss; what is exactly at the limit is."""
+        """True if so many of so many may be amiss; exactly at the limit they may."""
         return amiss <= self.items if self.percent is None else 100 * amiss <= self.percent * of
 
     def __str__(self) -> str:
@@ -67,35 +67,34 @@ ENV_FILES = (".env", ".env.local")
 _DAGSTER = re.compile(r"dagster(?:[-_.].*)?|dg|ac_pipeline\.defs\.web_server")
 """Dagster's own commands, and the module that is one of them."""
 _MONGO_HOSTS = re.compile(r"mongodb(?:\+srv)?://(?:[^/@?]*@)?([\w.-]+(?::\d+)?(?:,[\w.-]+(?::\d+)?)*)(?:[/?][^@]*)?")
-_DATABASE = re.compile(r"[^/\\. \"$*<>:|?\0]{1,63}")
-"""Characters and length MongoDB allows in the name of a database."""
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
-_DID = re.compile(r"did:[a-z]+:[A-Za-z0-9._:%-]*[A-Za-z0-9._-]")
-_DOMAIN = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z][A-Za-z0-9-]*[A-Za-z0-9]")
-_POSTGRES = "postgresql+psycopg2://"
+_BUCKET = r"\s*[a-z0-9][a-z0-9-]{1,61}[a-z0-9]\s*"
 
 
-def _mongo_uri(value: SecretStr) -> SecretStr:
-    if not value.get_secret_value().startswith(("mongodb://", "mongodb+srv://")):
-        raise ValueError("must begin with mongodb:// or mongodb+srv://")
-    return value
+def _text(value: str | SecretStr) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
-def _database(value: str) -> str:
-    if _DATABASE.fullmatch(value) is None:
-        raise ValueError("must be the name of a database: 1 to 63 characters, no dots, spaces or slashes")
-    return value
+def _must(words: str, form: str) -> AfterValidator:
+    """Takes a text, secret or not, that is of this form as a whole; of another one it says `must ...`, and no more."""
+    pattern = re.compile(form, re.DOTALL)
+
+    def check(value: Any) -> Any:
+        if pattern.fullmatch(_text(value)) is None:
+            raise ValueError(f"must {words}")
+        return value
+
+    return AfterValidator(check)
 
 
-def _address(value: str) -> str:
+def _address(value: Any) -> Any:
     try:
-        parts = urlsplit(value)
+        parts = urlsplit(_text(value))
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.username is None
     except ValueError:
         usable = False
     if not usable:
         raise ValueError("must be an http or https address without user and password")
-    return value.rstrip("/")
+    return value if isinstance(value, SecretStr) else value.rstrip("/")
 
 
 def _template(value: str) -> str:
@@ -104,41 +103,29 @@ def _template(value: str) -> str:
     return _address(value.replace("{bucket}", "bucket")) and value.rstrip("/")
 
 
-def _buckets(value: str) -> str:
-    names = [name.strip() for name in value.split(",")]
-    if not all(_BUCKET.fullmatch(name) for name in names):
-        raise ValueError("must be names of buckets with commas between them")
-    return ",".join(names)
-
-
-def _secret_address(value: SecretStr) -> SecretStr:
-    try:
-        _address(value.get_secret_value())
-    except ValueError:
-        raise ValueError("must be an http or https address without user and password") from None
-    return value
-
-
-def _did(value: str) -> str:
-    if _DID.fullmatch(value) is None:
-        raise ValueError("must be a DID such as did:plc:...")
-    return value
-
-
-def _domain(value: str) -> str:
-    if _DOMAIN.fullmatch(value) is None:
-        raise ValueError("must be a domain such as example.com")
-    return value.lower()
-
-
-def _postgres(value: SecretStr) -> SecretStr:
-    if not value.get_secret_value().startswith(_POSTGRES):
-        raise ValueError(f"must begin with {_POSTGRES}")
-    return value
-
-
 Address = Annotated[str, AfterValidator(_address)]
-DatabaseName = Annotated[str, AfterValidator(_database)]
+DatabaseName = Annotated[
+    str,
+    _must(  # characters and length that MongoDB allows
+        "be the name of a database: 1 to 63 characters, no dots, spaces or slashes", r"[^/\\. \"$*<>:|?\0]{1,63}"
+    ),
+]
+Buckets = Annotated[
+    str,
+    _must("be names of buckets with commas between them", f"{_BUCKET}(?:,{_BUCKET})*"),
+    AfterValidator(lambda value: "".join(value.split())),
+]
+Did = Annotated[str, _must("be a DID such as did:plc:...", r"did:[a-z]+:[A-Za-z0-9._:%-]*[A-Za-z0-9._-]")]
+Domain = Annotated[
+    str,
+    _must(
+        "be a domain such as example.com",
+        r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z][A-Za-z0-9-]*[A-Za-z0-9]",
+    ),
+    AfterValidator(str.lower),
+]
+MongoAddress = Annotated[SecretStr, _must("begin with mongodb:// or mongodb+srv://", r"mongodb(?:\+srv)?://.*")]
+PostgresAddress = Annotated[SecretStr, _must("begin with postgresql+psycopg2://", r"postgresql\+psycopg2://.*")]
 
 
 class Timetable(BaseSettings):
@@ -156,27 +143,25 @@ class Timetable(BaseSettings):
 class Settings(Timetable):
     """All settings. Field names are the variables' names in lower case; secrets do not show in `repr`."""
 
-    mongodb_connection_string: Annotated[SecretStr, AfterValidator(_mongo_uri)]
+    mongodb_connection_string: MongoAddress
     mongodb_name: DatabaseName
     pds_url: Address = "https://at.aesthetic.computer"
     pds_admin_password: SecretStr | None = None
     pds_rate_limit_bypass_key: SecretStr | None = None
     ac_ledger_database: DatabaseName = ""
     ac_media_url: Annotated[str, AfterValidator(_template)] = "https://{bucket}.sfo3.digitaloceanspaces.com"
-    ac_media_buckets: Annotated[str, AfterValidator(_buckets)] = (
-        "user-aesthetic-computer,art-aesthetic-computer,at-blobs-aesthetic-computer"
-    )
+    ac_media_buckets: Buckets = "user-aesthetic-computer,art-aesthetic-computer,at-blobs-aesthetic-computer"
     ac_renditions_url: str = Field(default="", repr=False)
-    ac_lexicon_authority: Annotated[str, AfterValidator(_did)] | None = None
+    ac_lexicon_authority: Did | None = None
     ac_lexicon_pds_url: Address | None = None
     ac_lexicon_password: SecretStr | None = None
-    ac_account_email_domain: Annotated[str, AfterValidator(_domain)] | None = None
+    ac_account_email_domain: Domain | None = None
     ac_relay_url: Address | None = None
     ac_operator: str | None = None
     dagster_home: Path = Path(".dagster")
-    dagster_postgres_url: Annotated[SecretStr, AfterValidator(_postgres)] | None = None
+    dagster_postgres_url: PostgresAddress | None = None
     ac_dagster_url: Address | None = None
-    ac_alert_webhook_url: Annotated[SecretStr, AfterValidator(_secret_address)] | None = None
+    ac_alert_webhook_url: Annotated[SecretStr, AfterValidator(_address)] | None = None
 
     ac_ffmpeg: Path | None = None
     ac_concurrent_users: int = Field(default=12, ge=1, le=64)
@@ -336,7 +321,7 @@ def _given_to_dagster() -> Mapping[str, str] | None:
 
 
 def _is_dagster(words: Sequence[str]) -> bool:
-    """Whether a command line is one of Dagster's commands: by its script, or by the module that Python runs."""
+    """True if a command line is one of Dagster's commands: by its script, or by the module that Python runs."""
     names = [Path(word).name for word in words[:2]]
     if "-m" in words:
         names += words[words.index("-m") + 1 :][:1]
