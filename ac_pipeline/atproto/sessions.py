@@ -75,42 +75,22 @@ class SignIn(Protocol):
     """The two calls a session is made with."""
 
     def create_session(self, did: str, password: str) -> Tokens:
-        """Sign in (`com.atproto.server.createSession`).
+        """Sign in (`com.atproto.server.createSession`); sent once, as the PDS counts attempts.
 
         Raises:
-            WrongPassword, AccountInactive, Blocked: The PDS refuses the account.
+            WrongPassword: The PDS refuses DID and password; it does not say which.
+            AccountInactive: Deactivated, taken down or suspended; a PDS signs in deactivated accounts and says so.
+            AccountUnknown: It signs in another account; status 200.
+            Blocked: Another refusal.
         """
 
     def refresh_session(self, did: str, refresh: str) -> Tokens:
         """Renew (`com.atproto.server.refreshSession`).
 
         Raises:
-            TokenRefused: The refresh token is expired, revoked or unknown.
-            AccountInactive: As its name says.
+            TokenRefused: The refresh token is expired, revoked, unknown or another account's.
+            AccountInactive: Deactivated, taken down or suspended.
         """
-
-
-class MemorySessionStore:
-    """Tokens for the life of the process."""
-
-    def __init__(self) -> None:
-        self._tokens: dict[str, Tokens] = {}
-        self._sign_ins: dict[str, tuple[float, ...]] = {}
-
-    def load(self, did: str) -> Tokens | None:
-        return self._tokens.get(did)
-
-    def save(self, did: str, tokens: Tokens) -> None:
-        self._tokens[did] = tokens
-
-    def drop(self, did: str) -> None:
-        self._tokens.pop(did, None)
-
-    def sign_ins(self, did: str) -> Sequence[float]:
-        return self._sign_ins.get(did, ())
-
-    def count_sign_in(self, did: str, at: float, keep: int) -> None:
-        self._sign_ins[did] = (*self._sign_ins.get(did, ()), at)[-keep:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,14 +263,6 @@ class PdsSignIn:
         self._transport = transport
 
     def create_session(self, did: str, password: str) -> Tokens:
-        """Sign in; sent once, as the PDS counts attempts.
-
-        Raises:
-            WrongPassword: The PDS refuses DID and password; it does not say which.
-            AccountInactive: Deactivated, taken down or suspended; a PDS signs in deactivated accounts and says so.
-            AccountUnknown: It signs in another account; status 200.
-            Blocked: Another refusal.
-        """
         request = Request(
             Call.SIGN_IN,
             "com.atproto.server.createSession",
@@ -304,12 +276,6 @@ class PdsSignIn:
         return self._transport.send(request, lambda body: self._tokens(did, body))
 
     def refresh_session(self, did: str, refresh: str) -> Tokens:
-        """Renew a session.
-
-        Raises:
-            TokenRefused: The refresh token is expired, revoked, unknown or another account's.
-            AccountInactive: Deactivated, taken down or suspended.
-        """
         nsid = "com.atproto.server.refreshSession"
         request = Request(Call.REFRESH, nsid, did, method="POST", token=refresh, timeout=SIGN_IN_SECONDS)
         try:

@@ -10,11 +10,12 @@ import pytest
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.client import PdsClient
 from ac_pipeline.atproto.rate_limits import Budget, BudgetStore
-from ac_pipeline.atproto.sessions import MemorySessionStore, Sessions
+from ac_pipeline.atproto.sessions import Sessions
 from ac_pipeline.atproto.transport import Transport, open_http
 from ac_pipeline.sync.ports import DataServer
 from ac_pipeline_tests.conftest import Pds
 from ac_pipeline_tests.contract.data_servers import Connect, InMemory, OnPds, World
+from ac_pipeline_tests.memory_sessions import MemorySessionStore
 
 
 @pytest.fixture

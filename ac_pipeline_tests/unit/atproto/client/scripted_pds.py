@@ -7,11 +7,12 @@ import httpx
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.client import PdsClient
 from ac_pipeline.atproto.rate_limits import Budget, Pace
-from ac_pipeline.atproto.sessions import MemorySessionStore, Sessions
+from ac_pipeline.atproto.sessions import Sessions
 from ac_pipeline.atproto.syntax import blob_cid
 from ac_pipeline.atproto.transport import Transport
 from ac_pipeline.atproto.types import Write
 from ac_pipeline.bounds import Limits
+from ac_pipeline_tests.memory_sessions import MemorySessionStore
 
 URL = "https://pds.test"
 

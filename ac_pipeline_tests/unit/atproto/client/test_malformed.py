@@ -13,11 +13,12 @@ import pytest
 from ac_pipeline.atproto.admin import Administration
 from ac_pipeline.atproto.rate_limits import Budget, Pace
 from ac_pipeline.atproto.relay import Relay
-from ac_pipeline.atproto.sessions import MemorySessionStore, Sessions, expires_at
+from ac_pipeline.atproto.sessions import Sessions, expires_at
 from ac_pipeline.atproto.syntax import blob_cid
 from ac_pipeline.atproto.transport import Transport
 from ac_pipeline.errors import OutcomeUnknown, Transient
 from ac_pipeline_tests.car_builder import build_car
+from ac_pipeline_tests.memory_sessions import MemorySessionStore
 from ac_pipeline_tests.unit.atproto.client.scripted_pds import (
     ALICE,
     CREATE,
