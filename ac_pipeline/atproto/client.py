@@ -76,7 +76,7 @@ class PdsClient:
 
     def usage(self) -> Usage:
         """Requests and bytes so far; subtract two of them for what lies between."""
-        return self._transport.meter.usage()
+        return self._transport.usage()
 
     # -------------------------------------------------------------------------------------------------------- reading
 

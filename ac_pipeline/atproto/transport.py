@@ -75,35 +75,10 @@ class Usage:
         """What was used since `earlier`."""
         return Usage(*(getattr(self, item.name) - getattr(earlier, item.name) for item in fields(self)))
 
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
-
     @property
     def requests(self) -> dict[str, int]:
         """Requests by kind, under the names of the report."""
         return {item.name: getattr(self, item.name) for item in fields(self) if not item.name.startswith("bytes_")}
-
-
-class Meter:
-    """Counts from any thread."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._counts: Counter[str] = Counter()
-
-    def request(self, nsid: str, uploaded: int) -> None:
-        with self._lock:
-            self._counts[_KINDS.get(nsid, "other")] += 1
-            self._counts["bytes_uploaded"] += uploaded
-
-    def downloaded(self, amount: int) -> None:
-        with self._lock:
-            self._counts["bytes_downloaded"] += amount
-
-    def usage(self) -> Usage:
-        """The counts so far."""
-        with self._lock:
-            return Usage(**self._counts)
 
 
 PAUSES: Final = (0.5, 1.0, 2.0)
@@ -223,7 +198,8 @@ class Transport:
         self._budget = budget
         self._general = Charge(self.host, 1)
         self._limits = limits or Limits()
-        self.meter: Final = Meter()
+        self._lock = Lock()
+        self._counts: Counter[str] = Counter()
 
     def send(self, request: Request, read: Callable[[bytes], Read]) -> Read:
         """Send a request, again where that is safe, and return what `read` makes of its successful answer.
@@ -275,7 +251,7 @@ class Transport:
         """Send a request whose charges are reserved, once; otherwise as `send`."""
         subject, charges = self._subject(request), self._charges(request)
         limit = getattr(self._limits, request.limit)
-        self.meter.request(request.nsid, len(request.body or b""))
+        self._count({_KINDS.get(request.nsid, "other"): 1, "bytes_uploaded": len(request.body or b"")})
         # The cause is left out of what is raised here: httpx quotes header values in some of its messages.
         try:
             with (
@@ -299,7 +275,7 @@ class Transport:
             raise lost(request.call, subject, self._reason(error, request), sent=False) from None
         except httpx.RequestError as error:
             raise lost(request.call, subject, self._reason(error, request), sent=True) from None
-        self.meter.downloaded(response.num_bytes_downloaded)
+        self._count({"bytes_downloaded": response.num_bytes_downloaded})
         if response.status_code == _OK:
             self._budget.learn(response.headers, charges)
             try:
@@ -316,6 +292,15 @@ class Transport:
         else:
             self._budget.learn(response.headers, charges)
         raise classify(request.call, answer, subject)
+
+    def usage(self) -> Usage:
+        """Requests and bytes so far; subtract two of them for what lies between."""
+        with self._lock:
+            return Usage(**self._counts)
+
+    def _count(self, used: Mapping[str, int]) -> None:
+        with self._lock:
+            self._counts.update(used)
 
     def malformed(self, request: Request, why: str) -> PipelineError:
         """The error of a request whose successful answer is none to it."""
