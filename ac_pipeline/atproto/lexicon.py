@@ -19,6 +19,8 @@ from ac_pipeline.atproto.syntax import is_nsid, is_record_key, is_tid
 from ac_pipeline.errors import InvalidRecord, Misconfigured
 from ac_pipeline.items import Record
 
+_KEY_TYPES: Final = {"tid": is_tid, "nsid": is_nsid, "any": is_record_key}
+"""Types of record keys besides `literal:...`."""
 _PACKAGE: Final = Path(__file__).resolve().parent.parent
 
 
@@ -82,14 +84,7 @@ class Lexicons:
 
     def _key_problem(self, nsid: str, rkey: str) -> str | None:
         key_type: str = self.documents[nsid]["defs"]["main"]["key"]
-        if key_type == "tid":
-            fits = is_tid(rkey)
-        elif key_type == "nsid":
-            fits = is_nsid(rkey)
-        elif key_type == "any":
-            fits = is_record_key(rkey)
-        else:
-            fits = is_record_key(rkey) and rkey == key_type.removeprefix("literal:")
+        fits = _KEY_TYPES.get(key_type, is_record_key)(rkey) and key_type in (*_KEY_TYPES, f"literal:{rkey}")
         return None if fits else f"record key {rkey[:80]!r} is not of type {key_type}"
 
 
