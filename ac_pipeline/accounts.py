@@ -62,7 +62,7 @@ class Account:
 
     @property
     def owner_deleted(self) -> bool:
-        """Whether none of its documents shall have a record: it is leaving, or blocked because of a deletion."""
+        """True if none of its documents shall have a record: it is leaving, or blocked because of a deletion."""
         return self.leaving is not None or isinstance(self.blocked, AccountDeleted)
 
 

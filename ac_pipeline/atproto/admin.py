@@ -25,7 +25,7 @@ class ServerDescription:
 
     Args:
         domains: Endings of the handles it gives, each with its leading dot.
-        invites: Whether a new account needs an invite code.
+        invites: True if a new account needs an invite code.
     """
 
     domains: tuple[str, ...]

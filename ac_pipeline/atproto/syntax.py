@@ -34,7 +34,6 @@ _DEEPEST: Final = 128
 """Levels of a record that is read: so many, every walk over it can go down."""
 
 _ALPHABET: Final = "234567abcdefghijklmnopqrstuvwxyz"
-_DIGIT: Final = {letter: value for value, letter in enumerate(_ALPHABET)}
 _AT_URI: Final = re.compile(r"at://(did:[^/]+)/([^/]+)/([^/]+)")
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -242,20 +241,6 @@ is_tid: Final = _form(f"[{_ALPHABET[:16]}][{_ALPHABET}]{{12}}", 13)
 """True for a TID: 13 characters, the first one without the top bit."""
 
 
-def tid_time(text: str) -> int:
-    """Microseconds since 1970 of a TID.
-
-    Raises:
-        ValueError: `text` is not a TID.
-    """
-    if not is_tid(text):
-        raise ValueError(f"{text[:80]!r} is not a TID")
-    number = 0
-    for letter in text:
-        number = number << 5 | _DIGIT[letter]
-    return number >> 10
-
-
 def document_tid(nsid: str, oid: str, when_ms: int, salt: int = 0) -> str:
     """The record key of a document, the same in every run on every host (design, section 1, idea 3).
 
@@ -311,7 +296,7 @@ is_did: Final = _form(r"did:[a-z]+:[a-zA-Z0-9._:%-]*[a-zA-Z0-9._-]", 2048)
 is_handle: Final = _form(rf"(?:{_LABEL}\.)+{_TOP_LABEL}", 253)
 is_nsid: Final = _form(rf"{_TOP_LABEL}(?:\.{_LABEL})+\.[a-zA-Z][a-zA-Z0-9]{{0,62}}", 317)
 is_uri: Final = _form(r"[a-zA-Z][a-zA-Z0-9+.-]*:(?://)?[^\s/\ufeff][^\s\ufeff]*", 8192)
-"""True for a URI with a scheme as RFC 3986 has it, without white space; what lies behind the scheme is not looked at."""
+"""True for a URI with a scheme, as RFC 3986 has it, without white space; what lies behind the scheme is not read."""
 _AT_URI_FORM: Final = re.compile(r"at://([^/?#]+)(?:/([^/?#]+)(?:/([^/?#]+))?)?")
 
 # RFC 5646, section 2.1, with the primary subtag in lower case and of two or three letters, as the protocol wants it.

@@ -380,7 +380,7 @@ def lost(call: Call, subject: str, reason: str, *, sent: bool) -> PipelineError:
         call: What was asked.
         subject: As for `classify`.
         reason: What broke, without secrets.
-        sent: Whether any of the request may have reached the server.
+        sent: True if any of the request may have reached the server.
     """
     if sent and call not in REPEATABLE:
         return _unknown(call, f"{subject}: {reason}.")
