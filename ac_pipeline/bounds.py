@@ -132,7 +132,7 @@ def bounded(transport: httpx.HTTPTransport) -> httpx.HTTPTransport:
     httpx has no public place for a network backend; a test shows that this one is used.
     """
     pool: Any = transport._pool
-    pool._network_backend = _Backend(pool._network_backend)
+    pool._network_backend = _Backend()
     return transport
 
 
@@ -145,10 +145,7 @@ def _left(timeout: float | None, error: type[Exception]) -> float | None:
     return left if timeout is None else min(timeout, left)
 
 
-class _Backend(httpcore.NetworkBackend):
-    def __init__(self, inner: httpcore.NetworkBackend) -> None:
-        self._inner = inner
-
+class _Backend(httpcore.SyncBackend):
     def connect_tcp(
         self,
         host: str,
@@ -158,10 +155,7 @@ class _Backend(httpcore.NetworkBackend):
         socket_options: Any = None,
     ) -> httpcore.NetworkStream:
         timeout = _left(timeout, httpcore.ConnectTimeout)
-        return _Stream(self._inner.connect_tcp(host, port, timeout, local_address, socket_options))
-
-    def sleep(self, seconds: float) -> None:
-        self._inner.sleep(seconds)
+        return _Stream(super().connect_tcp(host, port, timeout, local_address, socket_options))
 
 
 class _Stream(httpcore.NetworkStream):
