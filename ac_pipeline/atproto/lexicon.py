@@ -14,7 +14,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
-from ac_pipeline.atproto.lexicon_rules import Check, Compiler, Report
+from ac_pipeline.atproto.lexicon_rules import Check, Compiler
 from ac_pipeline.atproto.syntax import is_nsid, is_record_key, is_tid
 from ac_pipeline.errors import InvalidRecord, Misconfigured
 from ac_pipeline.items import Record
@@ -45,18 +45,18 @@ class Lexicons:
         Raises:
             InvalidRecord: The first broken rule: collection, path of the field, rule, what was found.
         """
-
-        def refuse(path: str, problem: str) -> None:
-            raise InvalidRecord(f"{nsid}: {path}: {problem}")
-
-        self._run(nsid, record, refuse)
-        if rkey is not None and (problem := self._key_problem(nsid, rkey)):
-            raise InvalidRecord(f"{nsid}: {problem}")
+        problems = self.problems(nsid, record, rkey)
+        if problems:
+            raise InvalidRecord(f"{nsid}: {problems[0]}")
 
     def problems(self, nsid: str, record: Record, rkey: str | None = None) -> list[str]:
         """Every rule that a record breaks, as `path: rule` (VERIFY-3); empty for a valid one."""
         found: list[str] = []
-        self._run(nsid, record, lambda path, problem: found.append(f"{path}: {problem}"))
+        check = self._check(nsid)
+        try:
+            check(record, "$", lambda path, problem: found.append(f"{path}: {problem}"))
+        except RecursionError:
+            found.append("$: nested too deeply to be checked")
         if rkey is not None and (problem := self._key_problem(nsid, rkey)):
             found.append(problem)
         return found
@@ -66,13 +66,6 @@ class Lexicons:
         self._check(nsid)
         declared = self.documents[nsid]["defs"]["main"]["record"]["properties"]
         return [name for name in record if name not in declared and name != "$type"]
-
-    def _run(self, nsid: str, record: Record, report: Report) -> None:
-        check = self._check(nsid)
-        try:
-            check(record, "$", report)
-        except RecursionError:
-            report("$", "nested too deeply to be checked")
 
     def _check(self, nsid: str) -> Check:
         try:

@@ -17,7 +17,7 @@ from ac_pipeline.errors import InvalidRecord, Misconfigured
 
 Schema = Mapping[str, Any]
 Report = Callable[[str, str], None]
-"""Told the path of a field and the rule it breaks; may raise, or take a note and return."""
+"""Takes note of the path of a field and the rule it breaks."""
 Check = Callable[[Any, str, Report], None]
 """Checks a value that stands at a path."""
 
