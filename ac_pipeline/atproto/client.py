@@ -13,12 +13,12 @@ from threading import Lock
 from typing import Final
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.rate_limits import Charge, Pace, erases
+from ac_pipeline.atproto.rate_limits import Charge, Pace
 from ac_pipeline.atproto.repository import Repository, read_repository
 from ac_pipeline.atproto.sessions import PdsSignIn, Sessions
 from ac_pipeline.atproto.syntax import blob_cid
 from ac_pipeline.atproto.transport import Read, Request, Transport, Usage
-from ac_pipeline.atproto.types import MAX_OPERATIONS, Commit, RepositoryStatus, Write, encode_body, points
+from ac_pipeline.atproto.types import MAX_OPERATIONS, Commit, RepositoryStatus, Write, encode_body, erases, points
 from ac_pipeline.atproto.xrpc_errors import (
     Call,
     TokenRefused,

@@ -24,7 +24,6 @@ from operator import itemgetter
 from threading import Lock
 from typing import Final, Protocol
 
-from ac_pipeline.atproto.types import Write
 from ac_pipeline.atproto.xrpc_errors import reset_time
 from ac_pipeline.errors import OutcomeUnknown, PipelineError, RateLimited
 
@@ -502,11 +501,6 @@ def hour_under_way(bucket: Bucket, per_hour: int, now: float) -> Window | None:
     if window is None or now >= window.reset:
         return None
     return replace(window, limit=per_hour, remaining=per_hour - (window.limit - window.remaining))
-
-
-def erases(writes: Iterable[Write]) -> bool:
-    """True if a batch deletes something. Such a commit counts and is never held back: erasure does not wait for us."""
-    return any(write.action == "delete" for write in writes)
 
 
 class Pace:

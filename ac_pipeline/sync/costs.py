@@ -10,8 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from ac_pipeline.atproto.rate_limits import erases
-from ac_pipeline.atproto.types import MAX_OPERATIONS, POINTS, points, request_bytes
+from ac_pipeline.atproto.types import MAX_OPERATIONS, POINTS, erases, points, request_bytes
 from ac_pipeline.sync.planning.diff import AccountPlan
 from ac_pipeline.sync.planning.plan import Kind, Operation
 from ac_pipeline.sync.writing.writer import BatchLimits
