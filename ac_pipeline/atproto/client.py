@@ -140,11 +140,8 @@ class PdsClient:
         """As the port says. Where a page cannot be read, what came before it is not the whole list."""
         cursor: str | None = None
         while True:
-            params: dict[str, str | int] = {"limit": REPOSITORIES_A_PAGE}
-            if cursor is not None:
-                params["cursor"] = cursor
+            params: dict[str, str | int] = {"limit": REPOSITORIES_A_PAGE} | ({"cursor": cursor} if cursor else {})
             request = Request(Call.READ, "com.atproto.sync.listRepos", "all repositories", params=params)
-
             statuses, cursor = self._transport.send(request, partial(page_of, cursor=cursor))
             yield from statuses
             if cursor is None:

@@ -107,16 +107,11 @@ class Relay:
         """Errors of the transport name the setting of the PDS; here it is the relay's."""
         try:
             yield
-        except Transient as error:
+        except (Transient, Misconfigured) as error:
             words = error.message.replace("PDS_URL is a PDS", "AC_RELAY_URL is a relay")
-            raise type(error)(
-                words.replace("PDS_URL", "AC_RELAY_URL"),
-                status=error.status,
-                answer=error.answer,
-                retry_after=error.retry_after,
-            ) from None
-        except Misconfigured as error:
-            raise Misconfigured(error.message.replace("PDS_URL", "AC_RELAY_URL")) from None
+            error.message = words.replace("PDS_URL", "AC_RELAY_URL")
+            error.args = (error.message,)
+            raise
 
 
 def _state(found: Any) -> str:
