@@ -212,7 +212,7 @@ _NO_SERVICE_BEHIND = frozenset({502, 503, 504})
 
 
 def is_unreachable(code: str, status: int | None) -> bool:
-    """Whether an error of this class and HTTP status says that a service could not be reached."""
+    """True if an error of this class and HTTP status says that a service could not be reached."""
     return code in {ServiceUnreachable.code, OutcomeUnknown.code} or (
         code == ServerFailed.code and status in _NO_SERVICE_BEHIND
     )

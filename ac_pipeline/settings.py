@@ -40,7 +40,7 @@ class Allowance:
     percent: float | None = None
 
     def covers(self, amiss: int, of: int) -> bool:
-        """Whether it is still allowed that so many of so many are amiss; what is exactly at the limit is."""
+        """True if so many of so many may be amiss; exactly at the limit they may."""
         return amiss <= self.items if self.percent is None else 100 * amiss <= self.percent * of
 
     def __str__(self) -> str:
@@ -67,35 +67,34 @@ ENV_FILES = (".env", ".env.local")
 _DAGSTER = re.compile(r"dagster(?:[-_.].*)?|dg|ac_pipeline\.defs\.web_server")
 """Dagster's own commands, and the module that is one of them."""
 _MONGO_HOSTS = re.compile(r"mongodb(?:\+srv)?://(?:[^/@?]*@)?([\w.-]+(?::\d+)?(?:,[\w.-]+(?::\d+)?)*)(?:[/?][^@]*)?")
-_DATABASE = re.compile(r"[^/\\. \"$*<>:|?\0]{1,63}")
-"""Characters and length MongoDB allows in the name of a database."""
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
-_DID = re.compile(r"did:[a-z]+:[A-Za-z0-9._:%-]*[A-Za-z0-9._-]")
-_DOMAIN = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z][A-Za-z0-9-]*[A-Za-z0-9]")
-_POSTGRES = "postgresql+psycopg2://"
+_BUCKET = r"\s*[a-z0-9][a-z0-9-]{1,61}[a-z0-9]\s*"
 
 
-def _mongo_uri(value: SecretStr) -> SecretStr:
-    if not value.get_secret_value().startswith(("mongodb://", "mongodb+srv://")):
-        raise ValueError("must begin with mongodb:// or mongodb+srv://")
-    return value
+def _text(value: str | SecretStr) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
-def _database(value: str) -> str:
-    if _DATABASE.fullmatch(value) is None:
-        raise ValueError("must be the name of a database: 1 to 63 characters, no dots, spaces or slashes")
-    return value
+def _must(words: str, form: str) -> AfterValidator:
+    """Takes a text, secret or not, that is of this form as a whole; of another one it says `must ...`, and no more."""
+    pattern = re.compile(form, re.DOTALL)
+
+    def check(value: Any) -> Any:
+        if pattern.fullmatch(_text(value)) is None:
+            raise ValueError(f"must {words}")
+        return value
+
+    return AfterValidator(check)
 
 
-def _address(value: str) -> str:
+def _address(value: Any) -> Any:
     try:
-        parts = urlsplit(value)
+        parts = urlsplit(_text(value))
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.username is None
     except ValueError:
         usable = False
     if not usable:
         raise ValueError("must be an http or https address without user and password")
-    return value.rstrip("/")
+    return value if isinstance(value, SecretStr) else value.rstrip("/")
 
 
 def _template(value: str) -> str:
@@ -104,41 +103,29 @@ def _template(value: str) -> str:
     return _address(value.replace("{bucket}", "bucket")) and value.rstrip("/")
 
 
-def _buckets(value: str) -> str:
-    names = [name.strip() for name in value.split(",")]
-    if not all(_BUCKET.fullmatch(name) for name in names):
-        raise ValueError("must be names of buckets with commas between them")
-    return ",".join(names)
-
-
-def _secret_address(value: SecretStr) -> SecretStr:
-    try:
-        _address(value.get_secret_value())
-    except ValueError:
-        raise ValueError("must be an http or https address without user and password") from None
-    return value
-
-
-def _did(value: str) -> str:
-    if _DID.fullmatch(value) is None:
-        raise ValueError("must be a DID such as did:plc:...")
-    return value
-
-
-def _domain(value: str) -> str:
-    if _DOMAIN.fullmatch(value) is None:
-        raise ValueError("must be a domain such as example.com")
-    return value.lower()
-
-
-def _postgres(value: SecretStr) -> SecretStr:
-    if not value.get_secret_value().startswith(_POSTGRES):
-        raise ValueError(f"must begin with {_POSTGRES}")
-    return value
-
-
 Address = Annotated[str, AfterValidator(_address)]
-DatabaseName = Annotated[str, AfterValidator(_database)]
+DatabaseName = Annotated[
+    str,
+    _must(  # characters and length that MongoDB allows
+        "be the name of a database: 1 to 63 characters, no dots, spaces or slashes", r"[^/\\. \"$*<>:|?\0]{1,63}"
+    ),
+]
+Buckets = Annotated[
+    str,
+    _must("be names of buckets with commas between them", f"{_BUCKET}(?:,{_BUCKET})*"),
+    AfterValidator(lambda value: "".join(value.split())),
+]
+Did = Annotated[str, _must("be a DID such as did:plc:...", r"did:[a-z]+:[A-Za-z0-9._:%-]*[A-Za-z0-9._-]")]
+Domain = Annotated[
+    str,
+    _must(
+        "be a domain such as example.com",
+        r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z][A-Za-z0-9-]*[A-Za-z0-9]",
+    ),
+    AfterValidator(str.lower),
+]
+MongoAddress = Annotated[SecretStr, _must("begin with mongodb:// or mongodb+srv://", r"mongodb(?:\+srv)?://.*")]
+PostgresAddress = Annotated[SecretStr, _must("begin with postgresql+psycopg2://", r"postgresql\+psycopg2://.*")]
 
 
 class Timetable(BaseSettings):
@@ -163,7 +150,7 @@ class Settings(Timetable):
     `docs/reference.md` and `.env.example` are made from the fields: `make reference`.
     """
 
-    mongodb_connection_string: Annotated[SecretStr, AfterValidator(_mongo_uri)] = Field(
+    mongodb_connection_string: MongoAddress = Field(
         description="The server of the platform's database. User and password must be percent-encoded; the server must "
         "accept Stable API v1, strict."
     )
@@ -178,7 +165,7 @@ class Settings(Timetable):
         description="Sent as `x-ratelimit-bypass`, so that the PDS sets no limits; must equal the PDS's own setting of "
         "this name.",
     )
-    ac_account_email_domain: Annotated[str, AfterValidator(_domain)] | None = Field(
+    ac_account_email_domain: Domain | None = Field(
         default=None, description="Domain of the e-mail addresses of new accounts. Left out: the host of `PDS_URL`."
     )
     ac_relay_url: Address | None = Field(
@@ -194,7 +181,7 @@ class Settings(Timetable):
         default="https://{bucket}.sfo3.digitaloceanspaces.com",
         description="Object storage of the source media; `{bucket}` stands for the bucket.",
     )
-    ac_media_buckets: Annotated[str, AfterValidator(_buckets)] = Field(
+    ac_media_buckets: Buckets = Field(
         default="user-aesthetic-computer,art-aesthetic-computer,at-blobs-aesthetic-computer",
         description="Buckets that a document may name, commas between them; no other is asked.",
     )
@@ -205,7 +192,7 @@ class Settings(Timetable):
         "`s3://bucket/folder`.",
     )
 
-    ac_lexicon_authority: Annotated[str, AfterValidator(_did)] | None = Field(
+    ac_lexicon_authority: Did | None = Field(
         default=None,
         description="DID that publishes the lexicons. When set, no record is written while ours would break what it "
         "published.",
@@ -219,7 +206,7 @@ class Settings(Timetable):
     )
 
     dagster_home: Path = Field(default=Path(".dagster"), description="Folder of the Dagster instance.")
-    dagster_postgres_url: Annotated[SecretStr, AfterValidator(_postgres)] | None = Field(
+    dagster_postgres_url: PostgresAddress | None = Field(
         default=None,
         description="PostgreSQL for the Dagster instance: `postgresql+psycopg2://user:password@host/database`. Left "
         "out: SQLite in `DAGSTER_HOME`.",
@@ -229,7 +216,7 @@ class Settings(Timetable):
         description="Where people reach the Dagster UI: for the links in alerts, and so that `make dev` answers there. "
         "Left out: it answers under 127.0.0.1, localhost and the address it listens at.",
     )
-    ac_alert_webhook_url: Annotated[SecretStr, AfterValidator(_secret_address)] | None = Field(
+    ac_alert_webhook_url: Annotated[SecretStr, AfterValidator(_address)] | None = Field(
         default=None,
         description="Incoming webhook (Slack, Discord, Mattermost or your own) to which `alerts_sensor` posts. Left "
         "out: its log alone.",
@@ -441,7 +428,7 @@ def _given_to_dagster() -> Mapping[str, str] | None:
 
 
 def _is_dagster(words: Sequence[str]) -> bool:
-    """Whether a command line is one of Dagster's commands: by its script, or by the module that Python runs."""
+    """True if a command line is one of Dagster's commands: by its script, or by the module that Python runs."""
     names = [Path(word).name for word in words[:2]]
     if "-m" in words:
         names += words[words.index("-m") + 1 :][:1]

@@ -11,8 +11,7 @@ from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from ac_pipeline.atproto.rate_limits import erases
-from ac_pipeline.atproto.types import MAX_OPERATIONS, POINTS, points, request_bytes
+from ac_pipeline.atproto.types import MAX_OPERATIONS, POINTS, erases, points, request_bytes
 from ac_pipeline.sync.planning.diff import AccountPlan
 from ac_pipeline.sync.planning.plan import Kind, Operation
 from ac_pipeline.sync.writing.writer import BatchLimits

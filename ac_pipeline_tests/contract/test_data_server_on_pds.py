@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from ac_pipeline.atproto.sessions import MemorySessionStore, Tokens
+from ac_pipeline.atproto.sessions import Tokens
 from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import (
     BlobMissing,
@@ -21,6 +21,7 @@ from ac_pipeline.errors import (
 from ac_pipeline.mongo.ledger.collections import MongoBudgetStore
 from ac_pipeline_tests.conftest import Pds
 from ac_pipeline_tests.contract.data_servers import NOWHERE, PAINTING, PNG, Connect, create, did_of, painting
+from ac_pipeline_tests.memory_sessions import MemorySessionStore
 
 
 def test_one_sign_in_serves_many_calls_and_the_next_run(pds: Pds, connect: Connect) -> None:
