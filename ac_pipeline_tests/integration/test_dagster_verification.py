@@ -29,8 +29,6 @@ from ac_pipeline_tests.pds_folder import lose_bytes
 RECORDS = [records_key(media) for media in MEDIA_TYPES]
 MOODS = records_key(media_type("mood"))
 PAINTINGS = records_key(media_type("painting"))
-
-
 pytestmark = pytest.mark.usefixtures("named_services")  # the runs read them by themselves
 
 
