@@ -10,20 +10,14 @@ from typing import Any
 
 import dagster as dg
 
-from ac_pipeline.defs.alerts.sensor import alerts_sensor
-from ac_pipeline.defs.assets.catalog import source_assets
+from ac_pipeline.defs.alerts.sensor import ALERTS, alerts_resource, alerts_sensor
+from ac_pipeline.defs.assets.catalog import RETRY_SECONDS, source_assets
 from ac_pipeline.defs.assets.changed_users import changed_users_job
 from ac_pipeline.defs.assets.records import record_assets
 from ac_pipeline.defs.assets.renditions import rendition_assets
 from ac_pipeline.defs.jobs import sync_users
 from ac_pipeline.defs.operator_jobs import assets_of, job_of
-from ac_pipeline.defs.policies import RETRY_SECONDS
-from ac_pipeline.defs.resources import (
-    ALERTS,
-    PIPELINE,
-    alerts_resource,
-    pipeline_resource,
-)
+from ac_pipeline.defs.pipeline import PIPELINE, pipeline_resource
 from ac_pipeline.defs.retries import retry_items
 from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.defs.schedules import schedules
@@ -61,11 +55,7 @@ def build_defs(
     Raises:
         Misconfigured: The timetable is wrong.
     """
-    real = {
-        PIPELINE: pipeline_resource,
-        ALERTS: alerts_resource,
-    }
-    resources = {**real, **(overrides or {})}
+    resources = {PIPELINE: pipeline_resource, ALERTS: alerts_resource, **(overrides or {})}
     changed_users = changed_users_job(resources[PIPELINE], retry_seconds)
     return dg.Definitions(
         assets=[

@@ -24,7 +24,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from ac_pipeline.defs import web_server
-from ac_pipeline.defs.policies import POOL_LIMITS
+from ac_pipeline.defs.assets.catalog import POOL_LIMITS
 from ac_pipeline.errors import Misconfigured, PipelineError
 from ac_pipeline.redaction import Redactor
 from ac_pipeline.settings import Settings, load_settings

@@ -34,12 +34,16 @@ UNFINISHED: Final = [
 """Statuses of a run that may still touch its partitions."""
 
 
+WILL_RETRY: Final = "dagster/will_retry"
+RETRIED_AS: Final = "dagster/auto_retry_run_id"
+"""Tags of a run: Dagster promises a retry, and names it."""
+
 USERS_FIELD: Final = "users"
 """Field of an op's config that lists the keys a run without partitions is about."""
 
 _RECORDS: Final = frozenset(records_key(media) for media in MEDIA_TYPES)
 
-_BACKFILL_ENDED: Final = {"COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"}
+BACKFILL_ENDED: Final = frozenset({"COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"})
 _BACKFILLS_LOOKED_AT: Final = 50
 """Newest backfills; one that still runs is hardly older than fifty others."""
 
@@ -93,7 +97,7 @@ def busy_keys(
     targeted: set[str] = set()
     to_come: set[str] = set()
     for backfill in instance.get_backfills(limit=_BACKFILLS_LOOKED_AT):
-        if backfill.status.value not in _BACKFILL_ENDED:
+        if backfill.status.value not in BACKFILL_ENDED:
             targeted.update(_keys_of_backfill(backfill, existing))
             to_come.update(_keys_to_come(backfill, existing))
     return Busy(frozenset(runs), frozenset(targeted), frozenset(to_come))

@@ -1,4 +1,4 @@
-"""The pipeline as Dagster sees it: accounts and media types in, reports out. No Dagster here.
+"""The pipeline as Dagster sees it: accounts and media types in, reports out.
 
 One pipeline for each run or tick, opened at the first question: a missing setting so fails the step that needs it, with
 its sentence, and not the loading of the definitions.
@@ -16,6 +16,8 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlencode
 
+import dagster as dg
+
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import record_address
 from ac_pipeline.atproto.types import RepositoryStatus
@@ -26,7 +28,7 @@ from ac_pipeline.mongo.ledger.items import Standing
 from ac_pipeline.operations.findings import chosen_accounts, confirm_sweep
 from ac_pipeline.operations.inspection.verification import Findings, Taken, findings, take_receipts
 from ac_pipeline.operations.retry import FailedItems, RetryPlan, Turn, plan_retry, run_turns
-from ac_pipeline.settings import Allowance, Settings
+from ac_pipeline.settings import Allowance, Settings, load_settings
 from ac_pipeline.sync.for_accounts import account_reports
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
@@ -281,3 +283,22 @@ class PipelineResource:
                 if made is not None and made.blob.mime_type.startswith("image/") and entry.did is not None:
                     query = urlencode({"did": entry.did, "cid": made.blob.cid})
                     yield Picture(entry.code or entry.document, f"{pds_url}/xrpc/com.atproto.sync.getBlob?{query}")
+
+
+PIPELINE = "pipeline"
+"""Key of the resource; tests put an object of their own in its place."""
+
+
+def _told(context: dg.InitResourceContext) -> Settings:
+    """The settings, once the log of the run says where they lead. The ticks of sensors do not repeat it."""
+    settings = load_settings()
+    if context.run is not None and context.log is not None:
+        context.log.info(f"This run works on {settings.destination}.")
+    return settings
+
+
+@dg.resource(description="Accounts, documents, ledger, renditions and PDS, as the environment and .env name them.")
+def pipeline_resource(context: dg.InitResourceContext) -> Iterator[PipelineResource]:
+    """One pipeline for each run or tick, opened when it is first used, closed with the run or tick."""
+    with PipelineResource(lambda: _told(context)) as pipeline:
+        yield pipeline

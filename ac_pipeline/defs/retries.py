@@ -11,7 +11,7 @@ from typing import Final
 import dagster as dg
 from pydantic import Field
 
-from ac_pipeline.defs.assets.catalog import records_key
+from ac_pipeline.defs.assets.catalog import PDS, records_key
 from ac_pipeline.defs.checks import check_events
 from ac_pipeline.defs.metadata import (
     Metadata,
@@ -23,7 +23,6 @@ from ac_pipeline.defs.metadata import (
     trouble_of,
 )
 from ac_pipeline.defs.pipeline import Outcome, PipelineResource
-from ac_pipeline.defs.policies import PDS
 from ac_pipeline.errors import Misconfigured, Transient
 from ac_pipeline.items import State
 from ac_pipeline.media.base import MediaType

@@ -9,10 +9,9 @@ from typing import Any, Final
 
 import dagster as dg
 
-from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, USERS
+from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, RECORDS_A_RUN, USERS
 from ac_pipeline.defs.assets.records import FULL, STEP
 from ac_pipeline.defs.jobs import SYNC_USERS, UNFINISHED
-from ac_pipeline.defs.policies import RECORDS_A_RUN
 from ac_pipeline.defs.verification import VERIFY_USERS
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.settings import Timetable

@@ -12,14 +12,12 @@ from typing import Final
 import dagster as dg
 from pydantic import Field
 
-from ac_pipeline.defs.assets.catalog import records_key
+from ac_pipeline.defs.assets.catalog import CHANGED, RETRY_SECONDS, record_retries, records_key
 from ac_pipeline.defs.assets.records import BLOBS_FIELD, SWEEP_FIELD
 from ac_pipeline.defs.assets.stage import Turns, made_earlier
 from ac_pipeline.defs.checks import check_events
 from ac_pipeline.defs.metadata import failure_of
-from ac_pipeline.defs.pipeline import PipelineResource
-from ac_pipeline.defs.policies import CHANGED, RETRY_SECONDS, record_retries
-from ac_pipeline.defs.resources import PIPELINE
+from ac_pipeline.defs.pipeline import PIPELINE, PipelineResource
 from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.media.registry import MEDIA_TYPES
 

@@ -6,18 +6,22 @@ from typing import Final
 import dagster as dg
 from pydantic import Field
 
-from ac_pipeline.defs.assets.catalog import OWNERS, records_key, rendition_key, source_key, users
-from ac_pipeline.defs.assets.stage import run_stage
-from ac_pipeline.defs.checks import evaluate_checks, record_checks
-from ac_pipeline.defs.pipeline import PipelineResource
-from ac_pipeline.defs.policies import (
+from ac_pipeline.defs.assets.catalog import (
+    OWNERS,
     PDS,
     RECORD_RETRIES,
     RECORDS_A_RUN,
     RETRY_SECONDS,
     backfill_policy_is_beta,
     record_retries,
+    records_key,
+    rendition_key,
+    source_key,
+    users,
 )
+from ac_pipeline.defs.assets.stage import run_stage
+from ac_pipeline.defs.checks import evaluate_checks, record_checks
+from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 

@@ -5,16 +5,21 @@ Making them is `ac_pipeline/renditions/`. A records run launched alone makes wha
 
 import dagster as dg
 
-from ac_pipeline.defs.assets.catalog import OWNERS, RENDITIONS, RenditionAsset, records_key, source_key, users
-from ac_pipeline.defs.assets.stage import Results, run_stage
-from ac_pipeline.defs.pipeline import PipelineResource
-from ac_pipeline.defs.policies import (
+from ac_pipeline.defs.assets.catalog import (
     ENCODING,
+    OWNERS,
+    RENDITIONS,
     RENDITIONS_A_RUN,
     RETRY_SECONDS,
+    RenditionAsset,
     backfill_policy_is_beta,
+    records_key,
     rendition_retries,
+    source_key,
+    users,
 )
+from ac_pipeline.defs.assets.stage import Results, run_stage
+from ac_pipeline.defs.pipeline import PipelineResource
 
 
 def rendition_assets(retry_seconds: float = RETRY_SECONDS) -> list[dg.AssetsDefinition]:

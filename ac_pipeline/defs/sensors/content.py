@@ -14,11 +14,10 @@ from typing import Any, Final, Self
 
 import dagster as dg
 
-from ac_pipeline.defs.assets.catalog import USERS
+from ac_pipeline.defs.assets.catalog import PRIORITY, URGENT, USERS
 from ac_pipeline.defs.assets.changed_users import SYNC_CHANGED_USERS, run_config
 from ac_pipeline.defs.jobs import SYNC_USERS, UNFINISHED, busy_keys, sync_users
 from ac_pipeline.defs.pipeline import PipelineResource
-from ac_pipeline.defs.policies import PRIORITY, URGENT
 from ac_pipeline.defs.verification import VERIFY_USERS
 from ac_pipeline.mongo.changes.pending import Changes, Work
 

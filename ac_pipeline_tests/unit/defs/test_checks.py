@@ -466,7 +466,7 @@ def test_a_failed_check_of_a_collection_is_an_alert_with_its_sentence(site: Site
     seen, _ = look_at_checks(site.instance, keys, memory, 2.0, busy=False)
     _, (alert,) = decide({}, seen, 2.0)
     assert alert.headline == "[failed] Check collection_intact of atproto/moods failed"
-    assert "where there were 300" in alert.text(None, str)
+    assert "where there were 300" in alert.text(2.0, None, str)
 
 
 def test_the_number_in_the_launchpad_reaches_the_sync(site: Site, mirror: ScriptedMirror) -> None:

@@ -11,8 +11,15 @@ import pytest
 import yaml
 
 from ac_pipeline.definitions import build_defs, defs, where_runs_write
-from ac_pipeline.defs.assets.catalog import RENDITIONS, records_key, rendition_key
-from ac_pipeline.defs.policies import CHANGED, POOL_LIMITS, RECORDS_A_RUN, RENDITIONS_A_RUN
+from ac_pipeline.defs.assets.catalog import (
+    CHANGED,
+    POOL_LIMITS,
+    RECORDS_A_RUN,
+    RENDITIONS,
+    RENDITIONS_A_RUN,
+    records_key,
+    rendition_key,
+)
 from ac_pipeline.defs.sensors.content import NEW_CONTENT_SENSOR
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline_tests.dagster_instance import open_instance
