@@ -12,8 +12,7 @@ import dagster as dg
 
 from ac_pipeline.defs.alerts.sensor import ALERTS, alerts_resource, alerts_sensor
 from ac_pipeline.defs.assets.catalog import RETRY_SECONDS, source_assets
-from ac_pipeline.defs.assets.changed_users import changed_users_job
-from ac_pipeline.defs.assets.records import record_assets
+from ac_pipeline.defs.assets.records import changed_users_job, record_assets
 from ac_pipeline.defs.assets.renditions import rendition_assets
 from ac_pipeline.defs.jobs import sync_users
 from ac_pipeline.defs.operator_jobs import assets_of, job_of

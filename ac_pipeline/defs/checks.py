@@ -33,6 +33,7 @@ from ac_pipeline.defs.metadata import (
     items_links,
     items_table,
     link,
+    table_of,
 )
 from ac_pipeline.defs.pipeline import CollectionState, PipelineResource
 from ac_pipeline.errors import AccountDeleted, Blocked, InvalidRecord, NoCredentials, OnHold
@@ -158,19 +159,23 @@ def accounts_usable(pipeline: PipelineResource, media: MediaType) -> dg.AssetChe
             + ("So many at once have one cause: check PDS_URL and the users in Mongo. " if sudden else "")
             + "The job list_accounts says what each needs; they are picked up by themselves once they are right."
         )
-    table = dg.TableSchema(columns=[dg.TableColumn(name) for name in ("user", "items", "class", "message", "since")])
     rows = [
-        dg.TableRecord(
-            {
-                "user": each.user,
-                "items": each.items,
-                "class": each.cause,
-                "message": each.reason,
-                "since": f"{each.since:%Y-%m-%d %H:%M}" if each.since is not None else "",
-            }
-        )
+        {
+            "user": each.user,
+            "items": each.items,
+            "class": each.cause,
+            "message": each.reason,
+            "since": f"{each.since:%Y-%m-%d %H:%M}" if each.since is not None else "",
+        }
         for each in unusable[:ROWS]
     ]
+    blocked: Metadata = {}
+    if unusable:
+        blocked = {
+            "error_classes": dg.MetadataValue.json(dict(causes.most_common())),
+            "partitions": dg.MetadataValue.json([each.user for each in unusable[:NAMED]]),
+            "blocked_accounts": table_of(rows, ("user", "items", "class", "message", "since")),
+        }
     return dg.AssetCheckResult(
         passed=not unusable,
         asset_key=records_key(media),
@@ -184,9 +189,7 @@ def accounts_usable(pipeline: PipelineResource, media: MediaType) -> dg.AssetChe
             "items_waiting": sum(each.items for each in unusable),
             "threshold": str(allowed),
             "looked_at": "all users",
-            **({"error_classes": dg.MetadataValue.json(dict(causes.most_common()))} if unusable else {}),
-            **({"partitions": dg.MetadataValue.json([each.user for each in unusable[:NAMED]])} if unusable else {}),
-            **({"blocked_accounts": dg.MetadataValue.table(rows, schema=table)} if unusable else {}),
+            **blocked,
         },
     )
 
@@ -313,7 +316,6 @@ _STATES: Final[Mapping[Aspect, tuple[str, ...]]] = {
 """States that are counted in every result, so that the UI can draw them over time."""
 
 _COLUMNS = ("user", "item", "state", "reason", "repair", "uri", "verified")
-_SCHEMA = dg.TableSchema(columns=[dg.TableColumn(name) for name in _COLUMNS])
 
 
 _Line = tuple[Finding, str]
@@ -440,9 +442,7 @@ def _listed(pipeline: PipelineResource, lines: Sequence[_Line], count: int) -> M
         for each, known in shown
     ]
     return {
-        "items": dg.MetadataValue.table(
-            [dg.TableRecord({name: row[name] for name in _COLUMNS}) for row in rows], schema=_SCHEMA
-        ),
+        "items": table_of(rows, _COLUMNS),
         "items_links": dg.MetadataValue.md("\n".join(links)),
         **({"items_not_shown": count - len(shown)} if count > len(shown) else {}),
     }

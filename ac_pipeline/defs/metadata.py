@@ -11,7 +11,6 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 import dagster as dg
@@ -27,54 +26,27 @@ _NAMED_USERS = 5
 """Users a failure's sentence names; its table has them all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Why a user has to be run again.
-
-    Args:
-        code: Class of the error, as reports show it.
-        message: The error's own words.
-        passing: Whether another attempt may help.
-    """
-
-    code: str
-    message: str
-    passing: bool
-
-
-def trouble_of(outcome: Outcome) -> Trouble | None:
-    """What an outcome means for its partition; None when it is well."""
-    return None if outcome.report.error is None else trouble_of_error(outcome.report.error)
-
-
-def trouble_of_error(error: PipelineError) -> Trouble:
-    """What an error means for the partitions it kept from being done."""
-    return Trouble(error.code, error.message, passing=isinstance(error, Transient))
-
-
-def failure_of(troubles: Mapping[str, Trouble], users: int) -> dg.Failure:
+def failure_of(failures: Mapping[str, PipelineError], users: int) -> dg.Failure:
     """The failure of a step, some of whose users have to be run again.
 
     Args:
-        troubles: By partition key.
+        failures: By partition key.
         users: How many the step was asked for.
     """
-    classes = Counter(trouble.code for trouble in troubles.values())
-    named = "; ".join(f"{user}: {trouble.message}" for user, trouble in list(troubles.items())[:_NAMED_USERS])
-    more = f"; and {len(troubles) - _NAMED_USERS} more" if len(troubles) > _NAMED_USERS else ""
+    classes = Counter(error.code for error in failures.values())
+    named = "; ".join(f"{user}: {error.message}" for user, error in list(failures.items())[:_NAMED_USERS])
+    more = f"; and {len(failures) - _NAMED_USERS} more" if len(failures) > _NAMED_USERS else ""
     return dg.Failure(
-        description=f"{len(troubles)} of {users} users have to be run again "
+        description=f"{len(failures)} of {users} users have to be run again "
         f"({', '.join(f'{code} {count}' for code, count in classes.most_common())}). {named}{more}",
         metadata={
-            "failed_users": dg.MetadataValue.table(
-                [
-                    dg.TableRecord({"user": user, "class": trouble.code, "message": trouble.message})
-                    for user, trouble in troubles.items()
-                ]
+            "failed_users": table_of(
+                ({"user": user, "class": error.code, "message": error.message} for user, error in failures.items()),
+                ("user", "class", "message"),
             ),
             "error_classes": dg.MetadataValue.json(dict(classes)),
         },
-        allow_retries=any(trouble.passing for trouble in troubles.values()),
+        allow_retries=any(isinstance(error, Transient) for error in failures.values()),
     )
 
 
@@ -157,8 +129,21 @@ def pictures_metadata(pipeline: PipelineResource, outcome: Outcome, media: Media
     return {"pictures": dg.MetadataValue.md(" ".join(f"![{escaped(each.title)}]({each.url})" for each in pictures))}
 
 
-def trouble_metadata(trouble: Trouble) -> Metadata:
-    return {"status": "run again", "error_class": trouble.code, "error": trouble.message}
+def error_metadata(error: PipelineError) -> Metadata:
+    return {"status": "run again", "error_class": error.code, "error": error.message}
+
+
+def table_of(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> dg.TableMetadataValue:
+    """A table of these columns; one that holds nothing but whole numbers is a column of numbers."""
+    records = [dg.TableRecord({name: row[name] for name in columns}) for row in rows]
+    whole = {
+        name
+        for name in columns
+        if (given := [each.data[name] for each in records if each.data[name] is not None])
+        and all(isinstance(value, int) and not isinstance(value, bool) for value in given)
+    }
+    schema = dg.TableSchema([dg.TableColumn(name, "int" if name in whole else "string") for name in columns])
+    return dg.MetadataValue.table(records, schema=schema)
 
 
 def items_table(rows: Iterable[Row], *, narrow: bool = False) -> dg.TableMetadataValue:
@@ -167,11 +152,8 @@ def items_table(rows: Iterable[Row], *, narrow: bool = False) -> dg.TableMetadat
     Args:
         narrow: Leave out page, record and run, and cut long messages.
     """
-    columns = _NARROW if narrow else _COLUMNS
-    return dg.MetadataValue.table(
-        [dg.TableRecord({name: _cell(row[name], narrow=narrow) for name in columns}) for row in rows],
-        schema=dg.TableSchema([dg.TableColumn(name, "int" if name == "attempts" else "string") for name in columns]),
-    )
+    shown = [{name: _cell(value, narrow=narrow) for name, value in row.items()} for row in rows]
+    return table_of(shown, _NARROW if narrow else _COLUMNS)
 
 
 def first_links(pipeline: PipelineResource, rows: Sequence[Row]) -> dg.MarkdownMetadataValue:

@@ -5,7 +5,7 @@ A preview is a green run that says what it would do and what to launch; a run is
 What an operation does and says is `operations/`. No secret reaches an event: a report holds none (ACCT-5).
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final
@@ -14,6 +14,7 @@ import dagster as dg
 from pydantic import Field, create_model
 
 from ac_pipeline.defs.assets.catalog import records_key
+from ac_pipeline.defs.metadata import Metadata, table_of
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.errors import PipelineError
@@ -28,8 +29,6 @@ KIND: Final = {"kind": "operator"}
 
 _TELL_EACH: Final = 25
 """Things done between two lines of the log."""
-
-Metadata = dict[str, Any]
 
 
 def job_of(operation: Declaration[Any]) -> dg.JobDefinition:
@@ -125,8 +124,7 @@ def table_metadata(table: Table) -> Metadata:
     if not table.count:
         return {}
     rows = [{name: _cell(row.get(name)) for name in table.columns} for row in islice(table, ROWS)]
-    schema = dg.TableSchema([dg.TableColumn(name, _kind([row[name] for row in rows])) for name in table.columns])
-    made: Metadata = {table.name: dg.MetadataValue.table([dg.TableRecord(row) for row in rows], schema=schema)}
+    made: Metadata = {table.name: table_of(rows, table.columns)}
     if table.count > len(rows):
         made[f"{table.name}_not_shown"] = table.count - len(rows)
     return made
@@ -179,9 +177,3 @@ def _cell(value: object) -> str | int | float | bool | None:
     if value is None or isinstance(value, int | float | bool):
         return value
     return "; ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _kind(values: Sequence[object]) -> str:
-    given = [value for value in values if value is not None]
-    whole = bool(given) and all(isinstance(value, int) and not isinstance(value, bool) for value in given)
-    return "int" if whole else "string"

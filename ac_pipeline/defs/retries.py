@@ -15,15 +15,13 @@ from ac_pipeline.defs.assets.catalog import PDS, records_key
 from ac_pipeline.defs.checks import check_events
 from ac_pipeline.defs.metadata import (
     Metadata,
-    Trouble,
     account_metadata,
     dagster_failures,
+    error_metadata,
     failure_of,
-    trouble_metadata,
-    trouble_of,
 )
 from ac_pipeline.defs.pipeline import Outcome, PipelineResource
-from ac_pipeline.errors import Misconfigured, Transient
+from ac_pipeline.errors import Misconfigured, PipelineError, Transient
 from ac_pipeline.items import State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
@@ -71,17 +69,16 @@ def retry_failed_items(
         plan = pipeline.plan_retry(_wanted(config))
     _tell(context, plan)
     turns = {turn.account.key: turn for turn in plan.turns}
-    troubles: dict[str, Trouble] = {}
+    failures: dict[str, PipelineError] = {}
     with dagster_failures():
         for outcome in pipeline.retry(plan.turns, context.run.run_id):
-            trouble = trouble_of(outcome)
-            if trouble is not None:
-                troubles[outcome.account.key] = trouble
-            _report(context, pipeline, outcome, turns[outcome.account.key], trouble)
+            if outcome.report.error is not None:
+                failures[outcome.account.key] = outcome.report.error
+            _report(context, pipeline, outcome, turns[outcome.account.key])
     for event in check_events(pipeline, {media for turn in plan.turns for media in turn.selection.types}):
         context.instance.report_runless_asset_event(event)
-    if troubles:
-        raise failure_of(troubles, len(turns))
+    if failures:
+        raise failure_of(failures, len(turns))
 
 
 @dg.job(
@@ -125,22 +122,20 @@ def _tell(context: dg.OpExecutionContext, plan: RetryPlan) -> None:
         context.log.warning(f"{item} belongs to an account that is not on the platform any more: left alone.")
 
 
-def _report(
-    context: dg.OpExecutionContext, pipeline: PipelineResource, outcome: Outcome, turn: Turn, trouble: Trouble | None
-) -> None:
+def _report(context: dg.OpExecutionContext, pipeline: PipelineResource, outcome: Outcome, turn: Turn) -> None:
     """One event for each type of one user's turn."""
-    user, types = outcome.account.key, turn.selection.types
+    user, types, error = outcome.account.key, turn.selection.types, outcome.report.error
     said = ", ".join(f"{count} {name}" for name, count in turn.counts.items())
-    context.log.log("ERROR" if trouble else "INFO", f"{user}: {said} run again. {trouble.message if trouble else ''}")
-    proven = _proven(context, pipeline, outcome, types) if trouble is None else {}
+    context.log.log("ERROR" if error else "INFO", f"{user}: {said} run again. {error.message if error else ''}")
+    proven = _proven(context, pipeline, outcome, types) if error is None else {}
     for media in types:
         metadata: Metadata = {"retried": turn.counts[media.name], **account_metadata(pipeline, outcome, media)}
         if media.name in proven:
             whole = {**proven[media.name], "retried": turn.counts[media.name], "retried_in": context.run.run_id}
             context.log_event(dg.AssetMaterialization(records_key(media), partition=user, metadata=whole))
             continue
-        if trouble is not None:
-            metadata.update(trouble_metadata(trouble))
+        if error is not None:
+            metadata.update(error_metadata(error))
         context.log_event(dg.AssetObservation(records_key(media), partition=user, metadata=metadata))
 
 

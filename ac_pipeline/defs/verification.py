@@ -14,10 +14,10 @@ from pydantic import Field
 from ac_pipeline.accounts import Account
 from ac_pipeline.defs.assets.catalog import records_key
 from ac_pipeline.defs.checks import check_events, part_metadata
-from ac_pipeline.defs.metadata import Trouble, dagster_failures, failure_of, trouble_of_error
+from ac_pipeline.defs.metadata import dagster_failures, failure_of
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.run_marks import marked_in_process_executor
-from ac_pipeline.errors import Misconfigured
+from ac_pipeline.errors import Misconfigured, PipelineError
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.mongo.ledger.receipts import Receipt
 from ac_pipeline.operations.inspection.verification import Taken
@@ -54,7 +54,7 @@ def verify(
         types = tuple(media_type(name) for name in config.types) or MEDIA_TYPES
         accounts = _accounts(pipeline, config.users)
     sums, verified = Counter[str](users=0, blocked=0), list[str]()  # no user's receipt is kept here (OPS-6)
-    troubles: dict[str, Trouble] = {}
+    failures: dict[str, PipelineError] = {}
     with dagster_failures():
         taken = pipeline.verify(accounts, types, blobs=config.blobs, run_id=context.run.run_id)
         for number, each in enumerate(taken, start=1):
@@ -63,11 +63,11 @@ def verify(
                 verified.append(each.receipt.user)
                 sums.update(_sums(each.receipt))
             if each.error is not None:
-                troubles[each.account.key] = trouble_of_error(each.error)
+                failures[each.account.key] = each.error
     yield from check_events(pipeline, types, verified)
     context.log.info(", ".join(f"{name}: {value}" for name, value in sums.items()))
-    if troubles:
-        raise failure_of(troubles, len(accounts))
+    if failures:
+        raise failure_of(failures, len(accounts))
 
 
 @dg.job(

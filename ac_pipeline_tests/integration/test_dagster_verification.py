@@ -11,8 +11,7 @@ import pytest
 
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.assets.catalog import PARTITION, RANGE_END, RANGE_START, USERS, records_key
-from ac_pipeline.defs.assets.changed_users import CHANGED_STEP, SYNC_CHANGED_USERS
-from ac_pipeline.defs.assets.records import STEP
+from ac_pipeline.defs.assets.records import CHANGED_STEP, STEP, SYNC_CHANGED_USERS
 from ac_pipeline.defs.checks import (
     ACCOUNTS_USABLE,
     BLOBS_PRESENT,

@@ -226,7 +226,7 @@ def by_count(classes: Mapping[str, int]) -> list[tuple[str, int]]:
     return sorted(classes.items(), key=lambda item: (-item[1], item[0]))
 
 
-def listed(names: Sequence[str], shown: int) -> str:
+def listed(names: Sequence[str], shown: int = 20) -> str:
     """The first names, and how many more there are."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from ac_pipeline.defs.assets.catalog import PARTITION
-from ac_pipeline.defs.assets.changed_users import run_config
+from ac_pipeline.defs.assets.records import run_config
 from ac_pipeline_tests.integration.alerts.site import RECORDS, THUMBNAILS, Site
 
 

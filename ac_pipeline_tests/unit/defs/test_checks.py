@@ -13,8 +13,7 @@ import pytest
 from ac_pipeline.accounts import Account
 from ac_pipeline.defs.alerts.messages import Memory, decide
 from ac_pipeline.defs.alerts.ticks_and_checks import look_at_checks
-from ac_pipeline.defs.assets.changed_users import SYNC_CHANGED_USERS
-from ac_pipeline.defs.assets.records import STEP
+from ac_pipeline.defs.assets.records import STEP, SYNC_CHANGED_USERS
 from ac_pipeline.defs.checks import (
     ACCOUNTS_USABLE,
     BLOBS_PRESENT,

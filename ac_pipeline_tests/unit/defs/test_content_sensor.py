@@ -11,7 +11,7 @@ import pytest
 from ac_pipeline.accounts import Account
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.assets.catalog import PARTITION, POOL_LIMITS, RANGE_END, RANGE_START, USERS, records_key, users
-from ac_pipeline.defs.assets.changed_users import SYNC_CHANGED_USERS, run_config
+from ac_pipeline.defs.assets.records import SYNC_CHANGED_USERS, run_config
 from ac_pipeline.defs.checks import NO_QUARANTINED_ITEMS, record_checks
 from ac_pipeline.defs.jobs import SYNC_USERS
 from ac_pipeline.defs.sensors.content import NEW_CONTENT_SENSOR, USERS_A_RUN
