@@ -78,5 +78,6 @@ def build_defs(
 
 
 defs = build_defs()
-if parent_process() is None:  # once for each code server, and not for each run
+# Once for each code server, not for each run, which is its child, and not where somebody merely imports this.
+if parent_process() is None and not {"grpc", "code-server"}.isdisjoint(sys.argv):
     sys.stderr.write(f"ac_pipeline: {where_runs_write()}\n")
