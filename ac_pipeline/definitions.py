@@ -14,6 +14,7 @@ from ac_pipeline.defs.alerts.sensor import ALERTS, alerts_resource, alerts_senso
 from ac_pipeline.defs.assets.catalog import RETRY_SECONDS, source_assets
 from ac_pipeline.defs.assets.records import changed_users_job, record_assets
 from ac_pipeline.defs.assets.renditions import rendition_assets
+from ac_pipeline.defs.assets.totals import count_mirror, derived_assets, totals_sensor
 from ac_pipeline.defs.jobs import sync_users
 from ac_pipeline.defs.operator_jobs import assets_of, job_of
 from ac_pipeline.defs.pipeline import PIPELINE, pipeline_resource
@@ -24,7 +25,7 @@ from ac_pipeline.defs.sensors.abandoned import abandoned_runs_sensor
 from ac_pipeline.defs.sensors.content import make_content_sensor
 from ac_pipeline.defs.sensors.drift import make_drift_sensor
 from ac_pipeline.defs.sensors.users import users_sensor
-from ac_pipeline.defs.verification import verify_users
+from ac_pipeline.defs.verification import verification_asset, verify_users
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.operations.catalog import OPERATIONS
 from ac_pipeline.settings import Timetable, load_settings, load_timetable
@@ -61,14 +62,24 @@ def build_defs(
             *source_assets(),
             *rendition_assets(retry_seconds),
             record_assets(retry_seconds),
+            *derived_assets(),
             *assets_of(OPERATIONS),
+            verification_asset,
         ],
-        jobs=[sync_users, changed_users, retry_items, verify_users, *(job_of(each) for each in OPERATIONS if each.job)],
+        jobs=[
+            sync_users,
+            changed_users,
+            retry_items,
+            verify_users,
+            count_mirror,
+            *(job_of(each) for each in OPERATIONS if each.job),
+        ],
         schedules=schedules(timetable or load_timetable()),
         sensors=[
             users_sensor,
             make_content_sensor(changed_users),
             make_drift_sensor(changed_users),
+            totals_sensor,
             alerts_sensor,
             abandoned_runs_sensor,
         ],

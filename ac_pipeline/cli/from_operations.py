@@ -64,6 +64,8 @@ def commands_of(operations: Iterable[Declaration[Any]]) -> list[click.Command]:
     """The commands of these operations; those of two words in a group of the first."""
     made: dict[str, click.Command] = {}
     for each in operations:
+        if not each.command:
+            continue
         first, *rest = each.command.split()
         if not rest:
             made[first] = command_of(each)

@@ -23,12 +23,13 @@ import dagster as dg
 from ac_pipeline.accounts import Account
 from ac_pipeline.defs.assets.catalog import records_key
 from ac_pipeline.defs.metadata import (
+    ALL_FAILED_ITEMS,
     LINKED,
     ROWS,
+    ItemRow,
     Metadata,
     coded,
     dagster_failures,
-    entry_row,
     escaped,
     items_links,
     items_table,
@@ -267,11 +268,11 @@ def of_users(standing: Sequence[Standing]) -> Metadata:
 def _items(pipeline: PipelineResource, media: MediaType, state: State, count: int) -> Metadata:
     if not count:
         return {}
-    entries = list(pipeline.items(media, state, ROWS))
-    rows = [entry_row(media, entry) for entry in entries]
+    rows = [ItemRow.of(entry) for entry in pipeline.items(media, state, ROWS)]
     return {
-        "items": items_table(rows, narrow=True),
-        "items_links": items_links(pipeline, rows, [entry.history for entry in entries]),
+        "items": items_table(rows),
+        "items_links": items_links(pipeline, rows),
+        "all_failed_items": dg.MetadataValue.md(link("operations/failed_items", ALL_FAILED_ITEMS)),
         **({"items_not_shown": count - len(rows)} if count > len(rows) else {}),
     }
 

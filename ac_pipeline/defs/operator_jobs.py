@@ -5,7 +5,7 @@ A preview is a green run that says what it would do and what to launch; a run is
 What an operation does and says is `operations/`. No secret reaches an event: a report holds none (ACCT-5).
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final
@@ -13,7 +13,7 @@ from typing import Any, Final
 import dagster as dg
 from pydantic import Field, create_model
 
-from ac_pipeline.defs.assets.catalog import records_key
+from ac_pipeline.defs.assets.catalog import OPERATIONS_GROUP, OWNERS, records_key
 from ac_pipeline.defs.metadata import Metadata, table_of
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.run_marks import marked_in_process_executor
@@ -27,6 +27,10 @@ ROWS: Final = 500
 KIND: Final = {"kind": "operator"}
 """Tag of these jobs, by which the UI finds them and their runs."""
 
+OPERATION, USER, DRY_RUN = "ac_pipeline/operation", "ac_pipeline/user", "ac_pipeline/dry_run"
+"""Tags of a run of an operator's job."""
+_TAGGED_USERS: Final = 5
+
 _TELL_EACH: Final = 25
 """Things done between two lines of the log."""
 
@@ -34,13 +38,16 @@ _TELL_EACH: Final = 25
 def job_of(operation: Declaration[Any]) -> dg.JobDefinition:
     """The job of an operation."""
     config_type = _config_of(operation)
-    asset = dg.AssetKey(["operations", operation.asset]) if operation.asset else None
 
     def work(context: Any, config: Any, pipeline: Any) -> None:
         with refusals():
             parameters = operation.parse(config.model_dump())
+            tag_run(context, operation.command or operation.job, _named_users(parameters))
             report = operation.run(_work(context, pipeline), parameters)
-        conclude(context, parameters, report, asset)
+        preview = report.confirm is not None or bool(getattr(parameters, "dry_run", False))
+        if hasattr(parameters, "dry_run") or hasattr(parameters, "confirm"):
+            tag_run(context, operation.command or operation.job, dry_run=preview)
+        conclude(context, parameters, report, answer_key(operation))
 
     work.__annotations__ = {
         "context": dg.OpExecutionContext,
@@ -54,7 +61,9 @@ def job_of(operation: Declaration[Any]) -> dg.JobDefinition:
         name=operation.job,
         tags=KIND,
         executor_def=marked_in_process_executor,
-        description=f"{operation.help}\n\nThe same as `ac-pipeline {operation.command}`.",
+        description=f"{operation.help}\n\n"
+        + (f"The same as `ac-pipeline {operation.command}`. " if operation.command else "")
+        + f"Its answer: [{answer_key(operation).to_user_string()}](/assets/{answer_key(operation).to_user_string()}).",
     )
     def job() -> None:
         made()
@@ -62,18 +71,47 @@ def job_of(operation: Declaration[Any]) -> dg.JobDefinition:
     return job
 
 
+def answer_key(operation: Declaration[Any]) -> dg.AssetKey:
+    """The asset whose materialisations are the answers of an operation's job, one for each launch."""
+    return dg.AssetKey(["operations", operation.asset or operation.job])
+
+
 def assets_of(operations: Iterable[Declaration[Any]]) -> Iterator[dg.AssetSpec]:
     """The assets whose materialisations show what these operations answer."""
     for each in operations:
-        if each.asset:
-            text = f"What the job `{each.job}` answers: each materialisation is one launch. {each.help}"
-            yield dg.AssetSpec(dg.AssetKey(["operations", each.asset]), group_name="operations", description=text)
+        if each.job:
+            yield answer_asset(
+                answer_key(each), f"What the job `{each.job}` answers: each materialisation is one launch. {each.help}"
+            )
 
 
-def conclude(
-    context: dg.OpExecutionContext, parameters: Parameters, report: Report, asset: dg.AssetKey | None = None
+def answer_asset(key: dg.AssetKey, description: str, **more: Any) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        key, group_name=OPERATIONS_GROUP, owners=OWNERS, kinds={"report"}, description=description, **more
+    )
+
+
+def tag_run(
+    context: dg.OpExecutionContext, operation: str, users: Sequence[str] = (), dry_run: bool | None = None
 ) -> None:
-    """Show a report as the answer of a run.
+    """Let the list of runs say what a run does, to whom, and whether it only says what it would do."""
+    tags = {OPERATION: operation}
+    if users:
+        more = f" and {len(users) - _TAGGED_USERS} more" if len(users) > _TAGGED_USERS else ""
+        tags[USER] = ", ".join(users[:_TAGGED_USERS]) + more
+    if dry_run is not None:
+        tags[DRY_RUN] = str(dry_run).lower()
+    context.instance.add_run_tags(context.run_id, tags)
+
+
+def _named_users(parameters: Parameters) -> list[str]:
+    """The users that any of the parameters names."""
+    given = (getattr(parameters, name, None) for name in ("user", "users", "forget_user"))
+    return [name for each in given if each for name in ([each] if isinstance(each, str) else each)]
+
+
+def conclude(context: dg.OpExecutionContext, parameters: Parameters, report: Report, asset: dg.AssetKey) -> None:
+    """Show a report as the answer of a run: one sentence in its log, and a materialisation with its tables.
 
     Raises:
         dg.Failure: Something went wrong, or was confirmed with another number.
@@ -103,10 +141,7 @@ def conclude(
     if report.failed or unread:
         raise dg.Failure(sentence, metadata, allow_retries=False)
     context.log.info(sentence)
-    if asset is not None:
-        context.log_event(dg.AssetMaterialization(asset, description=sentence, metadata=metadata))
-    else:
-        context.add_output_metadata({"answer": sentence, **metadata})
+    context.log_event(dg.AssetMaterialization(asset, description=sentence, metadata={"answer": sentence, **metadata}))
 
 
 @contextmanager

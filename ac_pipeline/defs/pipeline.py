@@ -21,6 +21,7 @@ import dagster as dg
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import record_address
 from ac_pipeline.atproto.types import RepositoryStatus
+from ac_pipeline.defs.web_server import THUMBNAILS
 from ac_pipeline.items import LastLook, LedgerEntry, RepositoryMark, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.changes.pending import Changes
@@ -48,10 +49,16 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture of a record, at its public address on the PDS."""
+    """A picture of a record.
+
+    Args:
+        url: Public address on the PDS of what it shows: the picture, or the video whose poster it is.
+        thumbnail: Path at our web server (`web_server.py`) where it is as small as a list needs it.
+    """
 
     title: str
     url: str
+    thumbnail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,19 +277,27 @@ class PipelineResource:
         entries = pipeline.ledger.find(
             states={State.WRITTEN, State.UNCHANGED}, account=account.id, types={media.name}, limit=limit
         )
-        return tuple(islice(self._shown(entries, media, pipeline.settings.pds_url), limit))
+        return tuple(islice(self._shown(entries, pipeline.settings.pds_url), limit))
+
+    def renditions(self, account: Account, media: MediaType) -> tuple[int, int]:
+        """How many renditions the account's items of a type have, and their bytes."""
+        entries = self.open().ledger.find(account=account.id, types={media.name})
+        sizes = [made.blob.size for each in entries if each.derived for made in each.derived.renditions.values()]
+        return len(sizes), sum(sizes)
 
     def _outcomes(self, accounts: Sequence[Account], work: Callable[[Account], AccountReport]) -> Iterator[Outcome]:
         return starmap(Outcome, account_reports(accounts, work, self.open().settings.ac_concurrent_users))
 
     @staticmethod
-    def _shown(entries: Iterable[LedgerEntry], media: MediaType, pds_url: str) -> Iterator[Picture]:
+    def _shown(entries: Iterable[LedgerEntry], pds_url: str) -> Iterator[Picture]:
         for entry in entries:
-            for field in media.blobs:
-                made = entry.derived.renditions.get(field.name) if entry.derived else None
-                if made is not None and made.blob.mime_type.startswith("image/") and entry.did is not None:
-                    query = urlencode({"did": entry.did, "cid": made.blob.cid})
-                    yield Picture(entry.code or entry.document, f"{pds_url}/xrpc/com.atproto.sync.getBlob?{query}")
+            blobs = [made.blob for made in entry.derived.renditions.values()] if entry.derived else []
+            picture = next((each for each in blobs if each.mime_type.startswith("image/")), None)
+            if picture is None or entry.did is None:
+                continue
+            shown = next((each for each in blobs if each.mime_type.startswith("video/")), picture)
+            address = f"{pds_url}/xrpc/com.atproto.sync.getBlob?{urlencode({'did': entry.did, 'cid': shown.cid})}"
+            yield Picture(entry.code or entry.document, address, f"{THUMBNAILS}{entry.did}/{picture.cid}")
 
 
 PIPELINE = "pipeline"

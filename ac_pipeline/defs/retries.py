@@ -5,6 +5,7 @@ came of its items; it is materialised only where a dry run afterwards proves tha
 be, with the counts of that dry run.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -15,11 +16,13 @@ from ac_pipeline.defs.assets.catalog import PDS, records_key
 from ac_pipeline.defs.checks import check_events
 from ac_pipeline.defs.metadata import (
     Metadata,
+    Summary,
     account_metadata,
     dagster_failures,
     error_metadata,
     failure_of,
 )
+from ac_pipeline.defs.operator_jobs import tag_run
 from ac_pipeline.defs.pipeline import Outcome, PipelineResource
 from ac_pipeline.errors import Misconfigured, PipelineError, Transient
 from ac_pipeline.items import State
@@ -63,22 +66,36 @@ def retry_failed_items(
     """Run exactly the failed items that the config names, and say of each user and type what came of it.
 
     Raises:
-        dg.Failure: Nothing is selected or a field is wrong; or some users have to be run again.
+        dg.Failure: Nothing is selected or a field is wrong; or some users have to be run again, or items failed again.
     """
     with dagster_failures():
         plan = pipeline.plan_retry(_wanted(config))
-    _tell(context, plan)
+    tag_run(context, "retry", config.users or [turn.account.key for turn in plan.turns])
+    _log_plan(context, plan)
+    summary, again = Summary(), Counter[str]()
     turns = {turn.account.key: turn for turn in plan.turns}
     failures: dict[str, PipelineError] = {}
     with dagster_failures():
         for outcome in pipeline.retry(plan.turns, context.run.run_id):
             if outcome.report.error is not None:
                 failures[outcome.account.key] = outcome.report.error
+            summary.add(outcome.report)
+            again.update(each.error_class for each in outcome.report.failures if each.state is State.QUARANTINED)
             _report(context, pipeline, outcome, turns[outcome.account.key])
     for event in check_events(pipeline, {media for turn in plan.turns for media in turn.selection.types}):
         context.instance.report_runless_asset_event(event)
+    types = [media.name for media in MEDIA_TYPES if media.name in summary.types]
+    context.log.info(summary.sentence(types, failures))
     if failures:
         raise failure_of(failures, len(turns))
+    if again:  # as the command ends with 1
+        classes = ", ".join(f"{name} {number}" for name, number in again.most_common())
+        raise dg.Failure(
+            f"{again.total()} of {plan.items} items failed again ({classes}): their partitions and "
+            "operations/failed_items say why.",
+            {"error_classes": dg.MetadataValue.json(dict(again))},
+            allow_retries=False,
+        )
 
 
 @dg.job(
@@ -114,7 +131,7 @@ def _wanted(config: RetryConfig) -> FailedItems:
     )
 
 
-def _tell(context: dg.OpExecutionContext, plan: RetryPlan) -> None:
+def _log_plan(context: dg.OpExecutionContext, plan: RetryPlan) -> None:
     context.log.info(f"{plan.items} failed items of {len(plan.turns)} users are run again.")
     for name in plan.unknown:
         context.log.warning(f"{name} is not among the failed items: nothing was done to it.")

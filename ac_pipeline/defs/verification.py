@@ -6,6 +6,7 @@ fails a check, where a person looks, and never the job; the job fails when someb
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import Final
 
 import dagster as dg
@@ -15,6 +16,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.defs.assets.catalog import records_key
 from ac_pipeline.defs.checks import check_events, part_metadata
 from ac_pipeline.defs.metadata import dagster_failures, failure_of
+from ac_pipeline.defs.operator_jobs import answer_asset, tag_run
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.errors import Misconfigured, PipelineError
@@ -24,6 +26,14 @@ from ac_pipeline.operations.inspection.verification import Taken
 
 VERIFY_USERS: Final = "verify_users"
 VERIFY_STEP: Final = "verify_each_user"
+
+VERIFICATION: Final = dg.AssetKey(["operations", "verification"])
+verification_asset = answer_asset(
+    VERIFICATION,
+    f"What the job `{VERIFY_USERS}` found of all users: each materialisation is one verification of everybody. What is "
+    "wrong stands in the checks of the records.",
+    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=15), warn_window=timedelta(days=8)),
+)
 
 _TYPES: Final = ", ".join(media.name for media in MEDIA_TYPES)
 
@@ -53,6 +63,7 @@ def verify(
     with dagster_failures():
         types = tuple(media_type(name) for name in config.types) or MEDIA_TYPES
         accounts = _accounts(pipeline, config.users)
+    tag_run(context, "verify", config.users)
     sums, verified = Counter[str](users=0, blocked=0), list[str]()  # no user's receipt is kept here (OPS-6)
     failures: dict[str, PipelineError] = {}
     with dagster_failures():
@@ -65,7 +76,10 @@ def verify(
             if each.error is not None:
                 failures[each.account.key] = each.error
     yield from check_events(pipeline, types, verified)
-    context.log.info(", ".join(f"{name}: {value}" for name, value in sums.items()))
+    said = ", ".join(f"{name}: {value}" for name, value in sums.items())
+    context.log.info(said)
+    if not config.users and not failures:
+        context.log_event(dg.AssetMaterialization(VERIFICATION, description=said, metadata={"answer": said, **sums}))
     if failures:
         raise failure_of(failures, len(accounts))
 

@@ -24,11 +24,12 @@ from ac_pipeline.accounts import GUEST_ID, LEAVING, Account, assign_keys, key_ca
 from ac_pipeline.errors import AccountDeleted, Blocked, Misconfigured, NoCredentials, ServerFailed
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.documents import shown
-from ac_pipeline.media.eligibility import FLAGS, is_guest
+from ac_pipeline.media.eligibility import is_guest
 from ac_pipeline.media.fields import is_text, sound_text
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.media.times import format_when, read_when
 from ac_pipeline.mongo.database import SOURCE_CODEC, mongo_errors
+from ac_pipeline.mongo.documents import NOT_REMOVED
 
 _SISTER_TENANT = "sotce-"
 _FIELDS = (
@@ -533,12 +534,7 @@ class MongoProvisioning:
         counts: dict[str, int] = {}
         for media in MEDIA_TYPES:
             unlinked: dict[str, Any] = {f"{home}.rkey": {"$not": {"$gt": ""}} for home in media.link_homes}
-            removed = [
-                *({flag: True} for flag in FLAGS),
-                {"visibility": {"$nin": [None, "public"]}},
-                {"status": "wip"},
-            ]
-            stages = [{"$match": {**unlinked, "$nor": removed}}, {"$group": {"_id": "$user", "number": {"$sum": 1}}}]
+            stages = [{"$match": {**unlinked, **NOT_REMOVED}}, {"$group": {"_id": "$user", "number": {"$sum": 1}}}]
             with mongo_errors(f"count the {media.plural} without a record"):
                 rows = list(
                     self._source.get_collection(media.collection, codec_options=SOURCE_CODEC).aggregate(

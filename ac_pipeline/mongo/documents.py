@@ -24,7 +24,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import InvalidDocument
 from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType, Verdict
 from ac_pipeline.media.documents import interpret, owner_of
-from ac_pipeline.media.eligibility import GUEST_VALUES, is_guest
+from ac_pipeline.media.eligibility import FLAGS, GUEST_VALUES, is_guest
 from ac_pipeline.media.times import format_when, object_id_time, read_when
 from ac_pipeline.mongo.database import SOURCE_CODEC, mongo_errors
 
@@ -35,6 +35,11 @@ _CONFLICT_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8, *(2.0 for _ in range(37)))
 client that died after 60 s, and the local server does so only when the next one begins."""
 _BATCH = 1_000
 """Documents an answer holds: at about 1 KB each well under the server's 16 MB, and few round trips for a heavy user."""
+
+NOT_REMOVED: dict[str, Any] = {
+    "$nor": [*({flag: True} for flag in FLAGS), {"visibility": {"$nin": [None, "public"]}}, {"status": "wip"}]
+}
+"""`media/eligibility.py` in Mongo's words: documents that nobody has removed or keeps from being shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +119,26 @@ class MongoDocuments:
             found = self._collection(media).find({}, {"when": 1}, batch_size=_BATCH)
             ids = ((str(raw["_id"]), raw.get("when")) for raw in found)
             return {id: read_when(when) or object_id_time(id) or 0 for id, when in ids}
+
+    def unlinked(self, media: MediaType, without: Collection[str] = ()) -> tuple[int, int | None]:
+        """How many documents have no record stored in them, removed ones left out, and the `when` of the oldest.
+
+        Args:
+            without: Ids that do not count.
+
+        Returns:
+            Their number, and ms since 1970; None where there is none with a date.
+        """
+        keyless: dict[str, Any] = {f"{home}.rkey": {"$not": {"$gt": ""}} for home in media.link_homes}
+        others = {"_id": {"$nin": [ObjectId(each) for each in without if ObjectId.is_valid(each)]}}
+        dated = {"$cond": [{"$eq": [{"$type": "$when"}, "date"]}, "$when", None]}
+        stages: list[dict[str, Any]] = [
+            {"$match": {**keyless, **others, **NOT_REMOVED}},
+            {"$group": {"_id": None, "number": {"$sum": 1}, "oldest": {"$min": dated}}},
+        ]
+        with mongo_errors(f"count the {media.plural} without a record"):
+            row = next(iter(self._collection(media).aggregate(stages)), None)
+        return (int(row["number"]), read_when(row["oldest"])) if row is not None else (0, None)
 
     def is_empty(self, media: MediaType) -> bool:
         """Whether the whole collection holds nothing; one document is enough to know that it does not."""

@@ -6,6 +6,7 @@ from typing import Any, Final
 
 from ac_pipeline.operations.accounts.listing import LIST, VERIFY, VISIBILITY
 from ac_pipeline.operations.accounts.registration import CREATE_GUEST, HANDLES, PROVISION, ROTATE
+from ac_pipeline.operations.apply_plan import APPLY_PLAN
 from ac_pipeline.operations.declare import Declaration
 from ac_pipeline.operations.inspection.differences import DIFFERENCES
 from ac_pipeline.operations.inspection.erasure import ERASURE
@@ -23,6 +24,7 @@ from ac_pipeline.operations.sync import SYNC
 OPERATIONS: Final[tuple[Declaration[Any], ...]] = (
     PLAN,
     PLANS,
+    APPLY_PLAN,
     SYNC,
     STATUS,
     ITEMS,

@@ -19,6 +19,7 @@ import dagster as dg
 from ac_pipeline.defs.alerts.messages import Known, Memory, SubjectStatus, by_count, listed
 from ac_pipeline.defs.assets.catalog import USERS, source_key, users
 from ac_pipeline.defs.jobs import BACKFILL_ENDED, RETRIED_AS, UNFINISHED, WILL_RETRY, keys_of_run
+from ac_pipeline.defs.metadata import unbroken
 from ac_pipeline.media.registry import MEDIA_TYPES
 
 RUNS_READ: Final = 1_000
@@ -352,7 +353,8 @@ class RunStatuses:
             table = given.metadata.get("failed_users") if given else None
             if isinstance(table, dg.TableMetadataValue):
                 for row in table.records:
-                    outcome.fail([str(row.data.get("user"))], str(row.data.get("class")), str(row.data.get("message")))
+                    user, code, message = (unbroken(row.data.get(name)) for name in ("user", "class", "message"))
+                    outcome.fail([user], code, message)
             else:
                 words = given.description if given else None
                 outcome.fail(keys, "unforeseen", words or innermost(failure.error))

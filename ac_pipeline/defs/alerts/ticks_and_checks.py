@@ -15,6 +15,7 @@ import dagster as dg
 
 from ac_pipeline.defs.alerts.messages import Known, Memory, SubjectStatus
 from ac_pipeline.defs.alerts.runs import innermost
+from ac_pipeline.defs.metadata import unbroken
 
 FAILED_TICKS: Final = {"sensor": 2, "schedule": 1}
 """Failed ticks in a row that are worth a message: a sensor looks again within a minute, a schedule perhaps tomorrow."""
@@ -162,8 +163,10 @@ def _check(subject: str, key: dg.AssetCheckKey, found: dg.AssetCheckEvaluation, 
         said,
         page,
         classes=values.get("error_classes") or {},
-        names=[f"{row.data.get('user')} {row.data.get('item', '')}".strip() for row in rows],
-        words=next((f"{row.data.get('class')}: {row.data.get('message')}" for row in rows), found.description or ""),
+        names=[unbroken(f"{row.data.get('user', '')} {row.data.get('item', '')}").strip() for row in rows],
+        words=next(
+            (unbroken(f"{row.data.get('class')}: {row.data.get('message')}") for row in rows), found.description or ""
+        ),
     )
 
 

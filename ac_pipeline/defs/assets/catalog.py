@@ -4,10 +4,10 @@ And numbers, with their reasons: how much one run takes on, how often a step is 
 """
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 import dagster as dg
 
@@ -45,14 +45,15 @@ RENDITIONS: Final = (
         "painting_thumbnails",
         "painting",
         frozenset({"python", "png"}),
-        "One thumbnail for each painting of the user: 512 x 512, at most 100,000 bytes, kept under its blob's CID.",
+        "Thumbnails of the paintings. One for each painting of the user: 512 x 512, at most 100,000 bytes, kept under "
+        "its blob's CID.",
     ),
     RenditionAsset(
         "tape_videos",
         "tape",
         frozenset({"ffmpeg", "mp4"}),
-        "One MP4 for each tape of the user, every frame at its own time, checked after encoding, kept under its "
-        "blob's CID.",
+        "Videos of the tapes. One MP4 for each tape of the user, every frame at its own time, checked after encoding, "
+        "kept under its blob's CID.",
     ),
 )
 """Every type whose records hold derived media, with its asset."""
@@ -78,6 +79,10 @@ PARTITION = "dagster/partition"
 
 OWNERS = ["team:aesthetic-computer"]
 
+DOCUMENTS_GROUP, RENDITIONS_GROUP, RECORDS_GROUP = "documents", "renditions", "records"
+DERIVED_GROUP, OPERATIONS_GROUP = "derived", "operations"
+"""Groups follow the flow, so that the collapsed graph reads documents -> renditions -> records -> derived."""
+
 
 def source_key(media: MediaType) -> dg.AssetKey:
     return dg.AssetKey(["mongo", media.plural])
@@ -93,15 +98,33 @@ def source_assets() -> list[dg.AssetSpec]:
         dg.AssetSpec(
             source_key(media),
             partitions_def=users,
-            group_name=media.plural,
+            group_name=DOCUMENTS_GROUP,
             owners=OWNERS,
             kinds={"mongodb"},
             tags={"media_type": media.name},
-            description=f"The {media.plural} of each user as the platform stores them: documents of the collection "
-            f"`{media.collection}`. Written by the platform; the pipeline only adds the link of each record.",
+            description=f"Source: documents of the {media.plural}. Each user's, in the MongoDB collection "
+            f"`{media.collection}`, as the platform stores them. Written by the platform; the pipeline only adds the "
+            "link of each record. A partition is filled when its documents were read, with their counts.",
         )
         for media in MEDIA_TYPES
     ]
+
+
+def columns_of(lexicon: Mapping[str, Any]) -> dg.TableSchema:
+    """The fields of a record as columns, from the document of its lexicon."""
+    record = lexicon["defs"]["main"]["record"]
+    columns = []
+    for name, field in record["properties"].items():
+        required = name in record.get("required", ())
+        columns.append(
+            dg.TableColumn(
+                name,
+                field.get("format") or field["type"],
+                description=field.get("description"),
+                constraints=dg.TableColumnConstraints(nullable=not required),
+            )
+        )
+    return dg.TableSchema(columns)
 
 
 RENDITIONS_A_RUN: Final = 360

@@ -13,14 +13,17 @@ from typing import Any, Final
 import dagster as dg
 from pydantic import Field
 
+from ac_pipeline.atproto.lexicon import load_lexicons
 from ac_pipeline.defs.assets.catalog import (
     CHANGED,
     OWNERS,
     PDS,
     RECORD_RETRIES,
     RECORDS_A_RUN,
+    RECORDS_GROUP,
     RETRY_SECONDS,
     backfill_policy_is_beta,
+    columns_of,
     record_retries,
     records_key,
     rendition_key,
@@ -97,7 +100,7 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
 
         @dg.multi_asset(
             name=STEP,
-            specs=[_spec(media) for media in MEDIA_TYPES],
+            specs=_specs(),
             check_specs=record_checks(),
             partitions_def=users,
             can_subset=True,
@@ -114,7 +117,7 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
             failure = None
             try:
                 if selected:
-                    yield from run_stage(context, pipeline, selected, work, pictures=True)
+                    yield from run_stage(context, pipeline, selected, work)
             except dg.Failure as error:
                 failure = error
             if failure is not None and failure.allow_retries and context.retry_number < RECORD_RETRIES:
@@ -130,19 +133,27 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
     return atproto_records
 
 
-def _spec(media: MediaType) -> dg.AssetSpec:
-    made = rendition_key(media)
-    return dg.AssetSpec(
-        records_key(media),
-        deps=[source_key(media), *([made] if made is not None else [])],
-        group_name=media.plural,
-        owners=OWNERS,
-        kinds={"atproto"},
-        tags={"media_type": media.name},
-        skippable=True,
-        description=f"The user's records `{media.nsid}` on the PDS, equal to the eligible {media.plural} in Mongo, "
-        "each once. Synchronising an unchanged user writes nothing.",
-    )
+def _specs() -> list[dg.AssetSpec]:
+    lexicons = load_lexicons(needed=[media.nsid for media in MEDIA_TYPES])
+    specs = []
+    for media in MEDIA_TYPES:
+        made = rendition_key(media)
+        specs.append(
+            dg.AssetSpec(
+                records_key(media),
+                deps=[source_key(media), *([made] if made is not None else [])],
+                group_name=RECORDS_GROUP,
+                owners=OWNERS,
+                kinds={"atproto"},
+                tags={"media_type": media.name},
+                metadata={"dagster/column_schema": columns_of(lexicons.documents[media.nsid])},
+                skippable=True,
+                description=f"Target: records of the {media.plural}. The user's records `{media.nsid}` on the PDS, "
+                f"equal to the eligible {media.plural} in Mongo, each once. Synchronising an unchanged user writes "
+                "nothing.",
+            )
+        )
+    return specs
 
 
 def changed_users_job(pipeline_resource: object, retry_seconds: float = RETRY_SECONDS) -> dg.JobDefinition:
@@ -167,7 +178,7 @@ def changed_users_job(pipeline_resource: object, retry_seconds: float = RETRY_SE
         asked = list(dict.fromkeys(config.users))
         earlier = made_earlier(context, assets)
         left = [user for user in asked if any((key, user) not in earlier for key in assets)]
-        failures = UsersOfRun(context, pipeline, assets, left, pictures=True).process(
+        failures = UsersOfRun(context, pipeline, assets, left).process(
             config.work(pipeline, MEDIA_TYPES, context.run.run_id)
         )
         yield from check_events(pipeline, MEDIA_TYPES)

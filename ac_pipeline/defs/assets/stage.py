@@ -10,7 +10,7 @@ for 500 users). Such a step logs all at its end, in the order of keys: a look in
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import dagster as dg
 
@@ -18,16 +18,16 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.defs.assets.catalog import records_key, rendition_key, source_key
 from ac_pipeline.defs.metadata import (
     Metadata,
+    Summary,
     account_metadata,
     counts,
     error_metadata,
     failure_of,
-    pictures_metadata,
     source_counts,
 )
 from ac_pipeline.defs.pipeline import Outcome, PipelineResource
 from ac_pipeline.defs.versions import LastEvents, Seen, observation, tags
-from ac_pipeline.errors import Misconfigured, PipelineError, Transient
+from ac_pipeline.errors import Blocked, Misconfigured, PipelineError, Transient
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.planning.plan import Versions
 
@@ -44,7 +44,6 @@ class UsersOfRun:
         pipeline: The pipeline.
         assets: What the work is about: records or renditions assets, with their types.
         users: Partition keys.
-        pictures: Whether materialisations show some of the records' pictures.
         emit: What becomes of the materialisations of `assets`; by default they are logged at once.
     """
 
@@ -52,7 +51,6 @@ class UsersOfRun:
     pipeline: PipelineResource
     assets: Mapping[dg.AssetKey, MediaType]
     users: Sequence[str]
-    pictures: bool = False
     emit: Callable[[dg.AssetMaterialization], None] | None = None
     _events: LastEvents = field(init=False)
 
@@ -69,6 +67,7 @@ class UsersOfRun:
             What was wrong, by partition key: who is in it has to be run again and is observed, not materialised.
         """
         failures: dict[str, PipelineError] = {}
+        summary = Summary()
         ended: set[str] = set()
         try:
             known = self.pipeline.accounts()
@@ -81,6 +80,7 @@ class UsersOfRun:
                 user, error = outcome.account.key, outcome.report.error
                 level = "ERROR" if error else "INFO"
                 self.context.log.log(level, f"{number} of {len(accounts)}: {_line(outcome)}")
+                summary.add(outcome.report)
                 if error is not None:
                     failures[user] = error
                 self._log_events(outcome)
@@ -93,6 +93,7 @@ class UsersOfRun:
                         self.context.log_event(
                             dg.AssetObservation(key, partition=user, metadata=error_metadata(stopped))
                         )
+        self.context.log.info(summary.sentence([media.name for media in self.assets.values()], failures))
         return failures
 
     def _nobody(self, user: str) -> None:
@@ -103,29 +104,44 @@ class UsersOfRun:
 
     def _log_events(self, outcome: Outcome) -> None:
         """The events about one user: documents first, which the others are made from."""
-        user, error = outcome.account.key, outcome.report.error
+        user, report = outcome.account.key, outcome.report
         for key, media in self.assets.items():
-            metadata = account_metadata(self.pipeline, outcome, media)
-            versions = outcome.report.versions.get(media.name)
+            records = key == records_key(media)
+            blocked = report.blocked if records else None
+            versions = report.versions.get(media.name)
             if versions is not None:
-                self._observe(outcome, media, versions)
-            if error is not None:
-                metadata = {**error_metadata(error), **metadata}
+                self._observe(outcome, media, versions, blocked)
+            metadata = account_metadata(self.pipeline, outcome, media, renditions=not records)
+            if report.error is not None:
+                metadata = {**error_metadata(report.error), **metadata}
+            elif blocked is not None:
+                metadata = {"status": "blocked: nothing can be published until the account can be used", **metadata}
+            if report.error is not None or blocked is not None:
+                # No materialisation: the partition of somebody who is blocked does not look like one that is well.
                 self.context.log_event(dg.AssetObservation(key, partition=user, metadata=metadata))
                 continue
-            if self.pictures:
-                metadata.update(pictures_metadata(self.pipeline, outcome, media))
-            if key == records_key(media) and versions is not None:
+            if records and versions is not None:
                 self._made_along_the_way(outcome, media, versions)
             self._materialize(self._versioned(key, user, media, versions, metadata))
 
-    def _observe(self, outcome: Outcome, media: MediaType, versions: Versions) -> None:
-        """Say what was seen of the documents, unless Dagster knows it already: an event costs 5 to 8 ms."""
+    def _observe(self, outcome: Outcome, media: MediaType, versions: Versions, blocked: Blocked | None) -> None:
+        """Say what was seen of the documents, unless Dagster knows it already: an event costs 5 to 8 ms.
+
+        The documents of somebody who is blocked are seen in another version than when they could be published, so
+        that what was materialised before is shown as behind them.
+        """
         source, user = source_key(media), outcome.account.key
+        if blocked is not None and versions.documents is not None:
+            versions = replace(versions, documents=f"{versions.documents}-blocked")
         known = self._events.observed(source).get(user)
         if versions.documents is None or (known is not None and known.version == versions.documents):
             return
-        self.context.log_event(observation(media, user, versions, source_counts(outcome, media)))
+        # Dagster tells from observations who is behind its documents, and from materialisations who was ever read.
+        seen = observation(media, user, versions, source_counts(outcome, media))
+        self.context.log_event(seen)
+        self.context.log_event(
+            dg.AssetMaterialization(source, partition=user, metadata=seen.metadata, tags=dict(seen.tags))
+        )
         self._events.look_again(source, user)
 
     def _made_along_the_way(self, outcome: Outcome, media: MediaType, versions: Versions) -> None:
@@ -191,7 +207,6 @@ def run_stage(
     work: Work,
     *,
     feeds: dg.AssetKey | None = None,
-    pictures: bool = False,
 ) -> Results:
     """Do the work for every user of the run's partitions, and say of each how it ended.
 
@@ -199,7 +214,6 @@ def run_stage(
         assets: The selected assets of this step, with their types.
         work: What is done to accounts; yields an outcome for each.
         feeds: The asset that waits for this step.
-        pictures: Whether materialisations show some of the records' pictures.
 
     Yields:
         Nothing, as a rule: the materialisations are logged. Only a step that feeds another one of the same run yields
@@ -215,7 +229,7 @@ def run_stage(
     feeding = feeds is not None and (selected is None or feeds in selected)
     made: list[dg.AssetMaterialization] = []
     log = made.append if feeds is not None else None
-    batch = UsersOfRun(context, pipeline, assets, users, pictures=pictures, emit=log)
+    batch = UsersOfRun(context, pipeline, assets, users, emit=log)
     failures: Mapping[str, PipelineError] | None = None
     try:
         failures = batch.process(work)

@@ -154,6 +154,26 @@ def overview(
     return lines
 
 
+def blocked_reason(account: Account, code: str, message: str, answer: str | None = None) -> str:
+    """Why an account is blocked, in the sentence of `accounts list`: no words of a protocol.
+
+    Args:
+        code: Class of the error that a run met.
+        message: Its message.
+        answer: What the PDS said, such as `AccountDeactivated`.
+    """
+    if code == AccountInactive.code:
+        said = (answer or "").removeprefix("Account").lower()
+        return f"the PDS says that {account.did} is {_AS_LISTED.get(said, said) or 'inactive'}"
+    if code == AccountUnknown.code:
+        return f"the PDS does not host {account.did}"
+    return _AT_THE_LAST_RUN.get(code, message).replace("{user}", shlex.quote(account.key))
+
+
+_AS_LISTED: Final = {"takedown": "takendown"}
+"""What a PDS answers -> what it says of the account in its list."""
+
+
 def counts(lines: Iterable[AccountLine]) -> dict[str, int]:
     """Accounts per state, those without any included."""
     found = Counter(line.state for line in lines)

@@ -238,7 +238,11 @@ class ScriptedMirror:
         return f"https://pds.example/{uri.removeprefix('at://')}"
 
     def pictures(self, account: Account, media: MediaType, limit: int) -> Sequence[Picture]:
-        return (Picture("abc", "https://pds.example/blob"),) if media.blobs else ()
+        return (Picture("abc", "https://pds.example/blob", "/thumbnails/did:plc:a/bafy"),) if media.blobs else ()
+
+    def renditions(self, account: Account, media: MediaType) -> tuple[int, int]:
+        """Two, of 50 bytes each."""
+        return 2, 100
 
     def _turn(self, account: Account, types: Sequence[MediaType]) -> AccountReport:
         self.turns.append(account.key)
