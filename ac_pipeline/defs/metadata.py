@@ -99,13 +99,13 @@ ALL_FAILED_ITEMS: Final = "/assets/operations/failed_items"
 
 _NOTHING: Final = "Nothing is to be done: it is tried again by itself."
 _ADVICE: Final = {
-    "invalid-document": "Correct the document; then it is tried again by itself.",
-    "invalid-record": "Correct what the document says there; then it is tried again by itself.",
-    "source-missing": "Put the file into storage, then launch retry_items.",
-    "unreadable-media": "Replace the stored file, then launch retry_items.",
-    "encoding-failed": "Replace the stored file, then launch retry_items.",
-    "too-large": "Make the source smaller, then launch retry_items.",
-    "record-refused": "Correct what the PDS names; then it is tried again by itself.",
+    "invalid-document": "When the document is right, it is tried again by itself.",
+    "invalid-record": "When the document is right, it is tried again by itself.",
+    "source-missing": "When the file is in storage, launch retry_items.",
+    "unreadable-media": "When that is done, launch retry_items.",
+    "encoding-failed": "When the stored file is another one, launch retry_items.",
+    "too-large": "When the source is smaller, launch retry_items.",
+    "record-refused": "When the document is right, it is tried again by itself.",
     "blob-missing": "Launch sync_users for the user with `blobs: true`.",
     "held-back": "A person has to decide whose it is: see Held back in the operators' guide.",
     **{error.code: _NOTHING for error in (RateLimited, ServerFailed, ServiceUnreachable, SourcePending)},
@@ -187,14 +187,14 @@ def account_metadata(
         metadata["failed_items_timelines"] = items_links(pipeline, rows)
         if len(failures) > ROWS:
             metadata["failed_items_not_shown"] = len(failures) - ROWS
-    if not report.error and (shown := pipeline.pictures(outcome.account, media, PICTURES)):
+    if not report.error and (shown := pipeline.pictures(outcome.account, media, PICTURES, pending=renditions)):
         metadata["pictures"] = dg.MetadataValue.md(
             " ".join(f"[![{escaped(each.title)}]({each.thumbnail})]({each.url})" for each in shown)
         )
     if report.notes:
         metadata["notes"] = dg.MetadataValue.md("\n".join(f"- {escaped(note)}" for note in report.notes[:ROWS]))
     if renditions:
-        kept, size = pipeline.renditions(outcome.account, media)
+        kept, size = pipeline.kept_renditions(outcome.account, media)
         metadata |= {
             "made": tally.pending,
             "reused": tally.unchanged,

@@ -269,17 +269,24 @@ class PipelineResource:
         """Where a record can be read by anybody; None when the text is no address of a record."""
         return record_address(self.open().settings.pds_url, uri)
 
-    def pictures(self, account: Account, media: MediaType, limit: int) -> Sequence[Picture]:
-        """Some pictures of the account's records; none for a type whose records hold no picture."""
+    def pictures(self, account: Account, media: MediaType, limit: int, *, pending: bool = False) -> Sequence[Picture]:
+        """Some pictures of the account's records; none for a type whose records hold no picture.
+
+        Args:
+            pending: Also those that are made and not published yet: they are seen once they are.
+        """
         if not media.blobs or account.did is None:
             return ()
         pipeline = self.open()
         entries = pipeline.ledger.find(
-            states={State.WRITTEN, State.UNCHANGED}, account=account.id, types={media.name}, limit=limit
+            states={State.WRITTEN, State.UNCHANGED, *([State.PENDING] if pending else [])},
+            account=account.id,
+            types={media.name},
+            limit=limit,
         )
         return tuple(islice(self._shown(entries, pipeline.settings.pds_url), limit))
 
-    def renditions(self, account: Account, media: MediaType) -> tuple[int, int]:
+    def kept_renditions(self, account: Account, media: MediaType) -> tuple[int, int]:
         """How many renditions the account's items of a type have, and their bytes."""
         entries = self.open().ledger.find(account=account.id, types={media.name})
         sizes = [made.blob.size for each in entries if each.derived for made in each.derived.renditions.values()]

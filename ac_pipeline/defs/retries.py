@@ -80,8 +80,14 @@ def retry_failed_items(
             if outcome.report.error is not None:
                 failures[outcome.account.key] = outcome.report.error
             summary.add(outcome.report)
-            again.update(each.error_class for each in outcome.report.failures if each.state is State.QUARANTINED)
-            _report(context, pipeline, outcome, turns[outcome.account.key])
+            turn = turns[outcome.account.key]
+            asked = {f"{type_}:{document}" for type_, document in turn.selection.items or ()}
+            again.update(
+                each.error_class
+                for each in outcome.report.failures
+                if each.state is State.QUARANTINED and each.item in asked
+            )
+            _report(context, pipeline, outcome, turn)
     for event in check_events(pipeline, {media for turn in plan.turns for media in turn.selection.types}):
         context.instance.report_runless_asset_event(event)
     types = [media.name for media in MEDIA_TYPES if media.name in summary.types]

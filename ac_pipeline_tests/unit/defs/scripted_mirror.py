@@ -237,10 +237,10 @@ class ScriptedMirror:
     def record_address(self, uri: str) -> str | None:
         return f"https://pds.example/{uri.removeprefix('at://')}"
 
-    def pictures(self, account: Account, media: MediaType, limit: int) -> Sequence[Picture]:
+    def pictures(self, account: Account, media: MediaType, limit: int, *, pending: bool = False) -> Sequence[Picture]:
         return (Picture("abc", "https://pds.example/blob", "/thumbnails/did:plc:a/bafy"),) if media.blobs else ()
 
-    def renditions(self, account: Account, media: MediaType) -> tuple[int, int]:
+    def kept_renditions(self, account: Account, media: MediaType) -> tuple[int, int]:
         """Two, of 50 bytes each."""
         return 2, 100
 
