@@ -272,7 +272,7 @@ def _items(pipeline: PipelineResource, media: MediaType, state: State, count: in
     return {
         "items": items_table(rows),
         "items_links": items_links(pipeline, rows),
-        "all_failed_items": dg.MetadataValue.md(link("operations/failed_items", ALL_FAILED_ITEMS)),
+        "all_failed_items": dg.MetadataValue.asset(ALL_FAILED_ITEMS),
         **({"items_not_shown": count - len(rows)} if count > len(rows) else {}),
     }
 

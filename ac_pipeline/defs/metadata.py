@@ -94,8 +94,8 @@ PICTURES = 8
 
 Metadata = dict[str, Any]
 
-ALL_FAILED_ITEMS: Final = "/assets/operations/failed_items"
-"""The page that lists every failed item."""
+ALL_FAILED_ITEMS: Final = dg.AssetKey(["operations", "failed_items"])
+"""The asset that lists every failed item."""
 
 _NOTHING: Final = "Nothing is to be done: it is tried again by itself."
 _ADVICE: Final = {
@@ -116,7 +116,7 @@ _ADVICE: Final = {
 _RUN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#!~])")
 _LONG_WORD = re.compile(r"\S{14,}")
-_BREAKS = re.compile(r"([/.:_-]|\w{12}(?=\w))")
+_BREAKS = re.compile(r"([/.:_-]|[0-9a-f]{8}(?=[0-9a-f])|\w{12}(?=\w))")
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from ac_pipeline.defs.metadata import (
 )
 from ac_pipeline.defs.pipeline import Outcome, PipelineResource
 from ac_pipeline.defs.versions import LastEvents, Seen, observation, tags
-from ac_pipeline.errors import Blocked, Misconfigured, PipelineError, Transient
+from ac_pipeline.errors import Misconfigured, PipelineError, Transient
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.planning.plan import Versions
 
@@ -107,32 +107,29 @@ class UsersOfRun:
         user, report = outcome.account.key, outcome.report
         for key, media in self.assets.items():
             records = key == records_key(media)
-            blocked = report.blocked if records else None
             versions = report.versions.get(media.name)
             if versions is not None:
-                self._observe(outcome, media, versions, blocked)
+                self._observe(outcome, media, versions)
             metadata = account_metadata(self.pipeline, outcome, media, renditions=not records)
             if report.error is not None:
                 metadata = {**error_metadata(report.error), **metadata}
-            elif blocked is not None:
-                metadata = {"status": "blocked: nothing can be published until the account can be used", **metadata}
-            if report.error is not None or blocked is not None:
-                # No materialisation: the partition of somebody who is blocked does not look like one that is well.
                 self.context.log_event(dg.AssetObservation(key, partition=user, metadata=metadata))
                 continue
+            blocked = records and report.blocked is not None
+            if blocked:
+                metadata = {"status": "blocked: nothing can be published until the account can be used", **metadata}
             if records and versions is not None:
                 self._made_along_the_way(outcome, media, versions)
             self._materialize(self._versioned(key, user, media, versions, metadata))
+            if blocked and versions is not None and versions.documents is not None:
+                # Shown as behind its documents: what is materialised here does not look like one that is well.
+                seen = observation(media, user, replace(versions, documents=f"{versions.documents}-blocked"), {})
+                self.context.log_event(seen)
+                self._events.look_again(source_key(media), user)
 
-    def _observe(self, outcome: Outcome, media: MediaType, versions: Versions, blocked: Blocked | None) -> None:
-        """Say what was seen of the documents, unless Dagster knows it already: an event costs 5 to 8 ms.
-
-        The documents of somebody who is blocked are seen in another version than when they could be published, so
-        that what was materialised before is shown as behind them.
-        """
+    def _observe(self, outcome: Outcome, media: MediaType, versions: Versions) -> None:
+        """Say what was seen of the documents, unless Dagster knows it already: an event costs 5 to 8 ms."""
         source, user = source_key(media), outcome.account.key
-        if blocked is not None and versions.documents is not None:
-            versions = replace(versions, documents=f"{versions.documents}-blocked")
         known = self._events.observed(source).get(user)
         if versions.documents is None or (known is not None and known.version == versions.documents):
             return

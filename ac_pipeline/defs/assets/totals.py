@@ -12,7 +12,16 @@ import dagster as dg
 
 from ac_pipeline.defs.assets.catalog import DERIVED_GROUP, OWNERS, records_key
 from ac_pipeline.defs.jobs import UNFINISHED
-from ac_pipeline.defs.metadata import ROWS, ItemRow, Metadata, dagster_failures, items_links, items_table, table_of
+from ac_pipeline.defs.metadata import (
+    ALL_FAILED_ITEMS,
+    ROWS,
+    ItemRow,
+    Metadata,
+    dagster_failures,
+    items_links,
+    items_table,
+    table_of,
+)
 from ac_pipeline.defs.operator_jobs import tag_run
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.run_marks import marked_in_process_executor
@@ -20,7 +29,6 @@ from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.operations.totals import Totals, mirror_totals
 
 TOTALS: Final = dg.AssetKey(["mirror", "totals"])
-FAILED_ITEMS: Final = dg.AssetKey(["operations", "failed_items"])
 COUNT_MIRROR: Final = "count_mirror"
 TOTALS_SENSOR: Final = "totals_sensor"
 
@@ -46,7 +54,7 @@ def derived_assets() -> list[dg.AssetSpec]:
             ),
         ),
         dg.AssetSpec(
-            FAILED_ITEMS,
+            ALL_FAILED_ITEMS,
             deps=records,
             group_name=DERIVED_GROUP,
             owners=OWNERS,
@@ -74,7 +82,7 @@ def count(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[PipelineRes
     kept = sum(found[name] for name in ("quarantined", "deferred", "blocked"))
     context.log_event(
         dg.AssetMaterialization(
-            FAILED_ITEMS,
+            ALL_FAILED_ITEMS,
             description=f"{kept} items have not got where they should.",
             metadata=_failed_metadata(pipeline, totals, kept),
         )
@@ -85,8 +93,8 @@ def totals_metadata(totals: Totals) -> Metadata:
     """The sentence, who is blocked and why, and every number, for Dagster to plot."""
     metadata: Metadata = {"answer": totals.headline}
     if totals.blocked:
-        rows = [{"user": each.user, "cause": each.cause, "reason": each.reason} for each in totals.blocked[:ROWS]]
-        metadata["blocked_accounts_now"] = table_of(rows, ("user", "cause", "reason"))
+        rows = [{"user": each.user, "reason": each.reason} for each in totals.blocked[:ROWS]]
+        metadata["blocked_now"] = table_of(rows, ("user", "reason"))
     return {**metadata, **totals.numbers()}
 
 
