@@ -129,14 +129,17 @@ def sentence(result: dg.ExecuteInProcessResult) -> str:
     return str(event.step_failure_data.user_failure_data.description)
 
 
+def cells_of(table: dg.TableMetadataValue) -> list[dict[str, Any]]:
+    """The rows of a table, without the marks at which the UI may break their words."""
+    return [
+        {column: unbroken(cell) if isinstance(cell, str) else cell for column, cell in record.data.items()}
+        for record in table.records
+    ]
+
+
 def plain(metadata: Any) -> dict[str, Any]:
     """Metadata as values, tables as lists of rows."""
     return {
-        name: [
-            {column: unbroken(cell) if isinstance(cell, str) else cell for column, cell in record.data.items()}
-            for record in value.records
-        ]
-        if isinstance(value, dg.TableMetadataValue)
-        else value.value
+        name: cells_of(value) if isinstance(value, dg.TableMetadataValue) else value.value
         for name, value in metadata.items()
     }

@@ -270,7 +270,7 @@ def _items(pipeline: PipelineResource, media: MediaType, state: State, count: in
         return {}
     rows = [ItemRow.of(entry) for entry in pipeline.items(media, state, ROWS)]
     return {
-        "items": items_table(rows),
+        "items": items_table(rows, users=True),
         "items_links": items_links(pipeline, rows),
         "all_failed_items": dg.MetadataValue.asset(ALL_FAILED_ITEMS),
         **({"items_not_shown": count - len(rows)} if count > len(rows) else {}),

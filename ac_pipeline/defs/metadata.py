@@ -115,8 +115,10 @@ _ADVICE: Final = {
 
 _RUN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#!~])")
+_NAMES: Final = frozenset({"code", "class", "user", "plan", "snapshot", "state", "states"})
+"""Columns of what people copy into a launchpad: their words stay whole."""
 _LONG_WORD = re.compile(r"\S{14,}")
-_BREAKS = re.compile(r"([/.:_-]|[0-9a-f]{8}(?=[0-9a-f])|\w{12}(?=\w))")
+_BREAKS = re.compile(r"([/.:]|[0-9a-f]{8}(?=[0-9a-f])|\w{12}(?=\w))")
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,7 +270,9 @@ def _by_number(counter: Counter[str]) -> str:
 
 def table_of(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> dg.TableMetadataValue:
     """A table of these columns, whose long words can be broken; one of whole numbers is a column of numbers."""
-    records = [dg.TableRecord({name: _cell(row[name]) for name in columns}) for row in rows]
+    records = [
+        dg.TableRecord({name: row[name] if name in _NAMES else _cell(row[name]) for name in columns}) for row in rows
+    ]
     whole = {
         name
         for name in columns
@@ -279,10 +283,13 @@ def table_of(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> dg.Ta
     return dg.MetadataValue.table(records, schema=schema)
 
 
-def items_table(rows: Sequence[ItemRow]) -> dg.TableMetadataValue:
-    """Items as a table, one row each: why first, the id last, the user only where there are several."""
-    several = len({row.user for row in rows}) > 1
-    columns = ("code", "class", "message", *(["user"] if several else []), "item")
+def items_table(rows: Sequence[ItemRow], *, users: bool = False) -> dg.TableMetadataValue:
+    """Items as a table, one row each: why first, the id last.
+
+    Args:
+        users: True where they may be of several users.
+    """
+    columns = ("code", "class", "message", *(["user"] if users else []), "item")
     return table_of(
         (
             {

@@ -102,7 +102,7 @@ def _failed_metadata(pipeline: PipelineResource, totals: Totals, kept: int) -> M
     rows = [ItemRow.of(entry) for entry in totals.failed]
     found: Metadata = {}
     if rows:
-        found["failed_items"] = items_table(rows)
+        found["failed_items"] = items_table(rows, users=True)
         found["failed_items_links"] = items_links(pipeline, rows, limit=ROWS)
     numbers = totals.numbers()
     found |= {"items": kept, "items_not_shown": kept - len(rows)}

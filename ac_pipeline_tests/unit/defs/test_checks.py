@@ -37,6 +37,7 @@ from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.mongo.ledger.receipts import Aspect, Part, Receipt
 from ac_pipeline.settings import Allowance, allowance
 from ac_pipeline_tests.dagster_instance import open_instance
+from ac_pipeline_tests.dagster_rows import cells_of
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 from ac_pipeline_tests.unit.defs.site import KEYS, MOODS, PAINTINGS, RECORDS, Site
 
@@ -68,7 +69,7 @@ def value(check: dg.AssetCheckEvaluation, name: str) -> Any:
 
 
 def rows(check: dg.AssetCheckEvaluation) -> list[dict[str, Any]]:
-    return [dict(record.data) for record in value(check, "items").records]
+    return cells_of(value(check, "items"))
 
 
 def receive(mirror: ScriptedMirror, user: str, *, at: datetime = NOW, **parts: Part) -> None:
@@ -375,7 +376,7 @@ def test_a_user_without_password_is_a_warning_that_names_the_user_and_the_reason
     check = site.check(MOODS, ACCOUNTS_USABLE)
     assert (check.passed, check.severity) == (False, WARN)
     assert "Blocked: 1 of 4 accounts (no-credentials 1)" in str(check.description)
-    (row,) = [dict(record.data) for record in value(check, "blocked_accounts").records]
+    (row,) = cells_of(value(check, "blocked_accounts"))
     assert (row["user"], row["items"], row["class"], row["message"]) == (
         "bea", 1, "no-credentials", "Mongo holds no password",
     )  # fmt: skip

@@ -19,6 +19,7 @@ from ac_pipeline.errors import ServerFailed, ServiceUnreachable
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.mongo.changes.pending import Cause, Work
 from ac_pipeline_tests.dagster_instance import open_instance
+from ac_pipeline_tests.dagster_rows import cells_of
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 
 KEYS = ["ada", "art-guest", "bea", "cyd"]
@@ -230,8 +231,8 @@ def test_a_run_over_several_users_evaluates_the_checks(site: Site) -> None:
     }
     paintings = records_key(media_type("painting"))
     assert {key: each.passed for key, each in evaluated.items()} == {key: key != paintings for key in RECORDS}
-    (row,) = evaluated[paintings].metadata["items"].value.records
-    assert (row.data["item"], row.data["user"]) == (item, "bea")
+    (row,) = cells_of(evaluated[paintings].metadata["items"])
+    assert (row["item"], row["user"]) == (item, "bea")
     names = {each.check_name for each in result.get_asset_check_evaluations()}
     assert names == {spec.name for spec in record_checks()}
 
