@@ -316,7 +316,7 @@ _STATES: Final[Mapping[Aspect, tuple[str, ...]]] = {
 }
 """States that are counted in every result, so that the UI can draw them over time."""
 
-_COLUMNS = ("user", "item", "state", "reason", "repair", "uri", "verified")
+_COLUMNS = ("user", "state", "reason", "repair", "verified", "item", "uri")
 
 
 _Line = tuple[Finding, str]

@@ -24,9 +24,9 @@ def choose_partitions(page: Page, keys: tuple[str, ...]) -> None:
     page.keyboard.press("Escape")
 
 
-def row_of(page: Page, item: str) -> Locator:
-    """The item's row in a table of items: other rows of the page may name the item inside a text."""
-    return page.get_by_role("row").filter(has=page.get_by_role("cell", name=item, exact=True)).last
+def row_of(page: Page, code: str) -> Locator:
+    """The item's row in a table of failed items, which begins with its code."""
+    return page.get_by_role("row").filter(has=page.get_by_role("cell", name=code, exact=True)).last
 
 
 def test_a_backfill_of_three_typed_users_leads_to_the_item_that_failed(stage: Stage, page: Page, shoot: Shoot) -> None:
@@ -45,21 +45,19 @@ def test_a_backfill_of_three_typed_users_leads_to_the_item_that_failed(stage: St
     expect(page.get_by_text("100% completed")).to_have_count(7)
     shoot(page, "backfill")
 
-    page.set_viewport_size({"width": SIZE[0], "height": 2 * SIZE[1]})
     page.goto(f"{stage.dagster.url}/asset-groups")
-    page.get_by_role("button", name="Materialize all").wait_for()
-    page.keyboard.press("Alt+e")
-    expect(page.get_by_text("painting_thumbnails").first).to_be_visible()
+    for group in ("documents", "renditions", "records", "derived"):
+        expect(page.get_by_text(group, exact=True).last).to_be_visible()
     shoot(page, "lineage")
 
-    page.set_viewport_size({"width": SIZE[0], "height": SIZE[1]})
     page.goto(f"{stage.dagster.url}/assets/atproto/paintings?view=partitions")
     expect(page.get_by_text(f"Materialized ({len(green)})")).to_be_visible()
     expect(page.get_by_text("Failed (0)")).to_be_visible()
     page.get_by_text("bob", exact=True).first.click()
-    row = row_of(page, stage.broken)
+    row = row_of(page, "bad")
     expect(row).to_contain_text("unreadable-media")
-    expect(row).to_contain_text("https://aesthetic.computer/#bad")
+    expect(row).to_contain_text("launch retry_items")
+    assert fits(page, row)
     links = page.get_by_role("row", name="failed_items_links")
     expect(links.get_by_role("link", name="page")).to_have_attribute("href", "https://aesthetic.computer/#bad")
     expect(page.get_by_role("row", name="failed_items_timelines")).to_contain_text("quarantined")
@@ -74,10 +72,38 @@ def test_a_backfill_of_three_typed_users_leads_to_the_item_that_failed(stage: St
     assert stage.platform.records(untouched, "mood") == moods
 
 
+def fits(page: Page, row: Locator) -> bool:
+    """True if a row ends within the page (OPER-2)."""
+    box = row.bounding_box()
+    return box is not None and box["x"] + box["width"] <= SIZE[0]
+
+
 def test_the_check_names_the_quarantined_item(stage: Stage, page: Page, shoot: Shoot) -> None:
     """OPS-1, OPS-2: a person finds from the asset's check which item has to be looked at."""
     stage.dagster.finish(stage.dagster.launch_backfill([PAINTINGS], ["bob"]))
     page.goto(f"{stage.dagster.url}/assets/atproto/paintings?view=checks&checkDetail=no_quarantined_items")
     expect(page.get_by_text("Failed").first).to_be_visible()
-    expect(row_of(page, stage.broken)).to_contain_text("bob")
+    expect(row_of(page, "bad")).to_contain_text("bob")
+    assert fits(page, row_of(page, "bad"))
     shoot(page, "check")
+
+
+def test_totals_and_failed_items_answer_at_a_glance(stage: Stage, page: Page, shoot: Shoot) -> None:
+    """OPER-2, OPER-4: what failed and why stands on one page of all users; the numbers are plotted."""
+    stage.dagster.finish(stage.dagster.launch_backfill([PAINTINGS], ["bob"]))
+    page.goto(f"{stage.dagster.url}/locations/ac_pipeline/jobs/count_mirror")
+    page.get_by_role("tab", name="Launchpad", exact=True).click()
+    launch = page.get_by_role("button", name="Launch Run")
+    expect(launch).to_be_enabled()
+    launch.click()
+    expect(page.get_by_text("Success", exact=True).first).to_be_visible(timeout=MILLISECONDS)
+    page.goto(f"{stage.dagster.url}/assets/operations/failed_items")
+    row = row_of(page, "bad")
+    expect(row).to_contain_text("bob")
+    expect(row).to_contain_text("launch retry_items")
+    assert fits(page, row)
+    shoot(page, "all-failed-items")
+    page.goto(f"{stage.dagster.url}/assets/mirror/totals")
+    page.get_by_role("button", name="Plots").click()
+    expect(page.get_by_text("records", exact=True).first).to_be_visible()
+    shoot(page, "totals")

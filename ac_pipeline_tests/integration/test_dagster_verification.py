@@ -25,6 +25,7 @@ from ac_pipeline.local.seed.artwork import pixel_art
 from ac_pipeline.local.services.processes import free_port
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline_tests.dagster_instance import open_instance
+from ac_pipeline_tests.dagster_rows import cells_of
 from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice
 from ac_pipeline_tests.pds_folder import lose_bytes
 
@@ -85,7 +86,7 @@ def check(instance: dg.DagsterInstance, asset: dg.AssetKey, name: str) -> dg.Ass
 
 
 def rows(found: dg.AssetCheckEvaluation) -> list[tuple[str, str, str]]:
-    return [(r.data["user"], r.data["item"], r.data["state"]) for r in found.metadata["items"].value.records]
+    return [(each["user"], each["item"], each["state"]) for each in cells_of(found.metadata["items"])]
 
 
 def test_what_others_have_broken_is_found_by_user_and_item_and_a_sync_takes_it_back(
