@@ -134,6 +134,8 @@ class ItemRow:
     uri: str | None = None
     run_id: str = ""
     history: Sequence[Attempt] = ()
+    attempts: int = 1
+    stage: str = ""
 
     @classmethod
     def of(cls, entry: LedgerEntry) -> ItemRow:
@@ -148,6 +150,8 @@ class ItemRow:
             entry.uri,
             entry.run_id,
             entry.history,
+            entry.attempts,
+            failure.stage.value if failure else entry.stage.value,
         )
 
     @property
@@ -325,7 +329,7 @@ def items_links(pipeline: PipelineResource, rows: Sequence[ItemRow], limit: int 
         name = f"**{escaped(row.code)}** " if row.code else ""
         lines.append(
             f"- {name}{escaped(row.error_class)}: {escaped(row.advised)}  \n  {row.links(pipeline)} · "
-            f"{escaped(row.user)} · {coded(row.item)}"
+            f"{escaped(row.user)} · {row.stage}, attempts: {row.attempts} · {coded(row.item)}"
         )
         lines += [f"    - {attempt_line(attempt)}" for attempt in row.history[-_ATTEMPTS:]]
     if len(rows) > limit:
@@ -352,6 +356,8 @@ def _failed(media: MediaType, failure: ItemFailure, entry: LedgerEntry | None) -
         entry.uri if entry is not None else None,
         entry.run_id if entry is not None else "",
         entry.history if entry is not None else (),
+        entry.attempts if entry is not None else failure.attempts,
+        failure.stage.value,
     )
 
 

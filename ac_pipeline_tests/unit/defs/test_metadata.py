@@ -52,7 +52,7 @@ def test_a_failed_item_is_linked_with_its_page_its_record_and_the_run_that_last_
     assert links == (
         "  [page](https://aesthetic.computer/#abc) · "
         "[record](https://pds.example/did:plc:bea/computer.aesthetic.painting/1) · "
-        f"last run [6f9619ff](/runs/{RUN}) · bea · `{item}`"
+        f"last run [6f9619ff](/runs/{RUN}) · bea · rendition, attempts: 3 · `{item}`"
     )
     assert timeline == [
         "    - 2026-01-01 03:04:05 · `20260101T000000-abcdef12` · write · deferred",
