@@ -163,7 +163,7 @@ def _parameter(name: str, info: FieldInfo) -> click.Parameter:
 
 
 def _kind(annotation: Any) -> tuple[type, bool]:
-    """The type of a value, and whether there may be many of it."""
+    """The type of a value, and True if there may be many of it."""
     if get_origin(annotation) is list:
         return get_args(annotation)[0], True
     given = [each for each in get_args(annotation) if each is not type(None)]

@@ -130,7 +130,7 @@ class _Unusable:
         cause: Class of the reason.
         items: How many of its items of the type wait.
         since: Since when it is known, where it is.
-        lost: Whether it could be used before; a new user whom the platform has made no PDS account could not.
+        lost: True if it could be used before; a new user whom the platform has made no PDS account could not.
     """
 
     user: str
@@ -390,7 +390,7 @@ def part_metadata(pipeline: PipelineResource, receipt: Receipt, parts: Mapping[A
 def _verdict(
     aspect: Aspect, total: Total, users: Counter[str], states: Counter[str]
 ) -> tuple[bool, dg.AssetCheckSeverity, str]:
-    """Whether the check passes, how bad it is, and what an operator reads."""
+    """True if the check passes; how bad it is; and what an operator reads."""
     what, todo = _WORDS[aspect]
     if users:
         counted = ", ".join(f"{name} {number}" for name, number in states.most_common())
@@ -469,7 +469,7 @@ class Check:
     Args:
         name: Its name.
         description: What it says and what to do, with `{singular}` and `{plural}` for the type.
-        blobs: Whether it is only about types whose records hold blobs.
+        blobs: True if it is only about types whose records hold blobs.
     """
 
     name: str

@@ -69,7 +69,7 @@ def verify(
     with dagster_failures():
         taken = pipeline.verify(accounts, types, blobs=config.blobs, run_id=context.run.run_id)
         for number, each in enumerate(taken, start=1):
-            _tell(context, pipeline, each, f"{number} of {len(accounts)}")
+            _log_user(context, pipeline, each, f"{number} of {len(accounts)}")
             if each.receipt is not None:
                 verified.append(each.receipt.user)
                 sums.update(_sums(each.receipt))
@@ -104,7 +104,7 @@ def _sums(receipt: Receipt) -> Counter[str]:
     return counts
 
 
-def _tell(context: dg.OpExecutionContext, pipeline: PipelineResource, taken: Taken, count: str) -> None:
+def _log_user(context: dg.OpExecutionContext, pipeline: PipelineResource, taken: Taken, count: str) -> None:
     """One line about each user, and an observation of each partition in which something is amiss."""
     user, receipt = taken.account.key, taken.receipt
     if receipt is None:

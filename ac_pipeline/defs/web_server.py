@@ -145,7 +145,7 @@ def why_refused(scope: Scope, url: str = "") -> str:
 
 
 def _changes(query: bytes) -> bool:
-    """Whether one of the GraphQL documents in a query string holds anything but queries, or cannot be read."""
+    """True if one of the GraphQL documents in a query string holds anything but queries, or cannot be read."""
     try:
         found = [parse(text) for text in parse_qs(query.decode("latin-1")).get("query", ())]
     except GraphQLError:

@@ -167,8 +167,8 @@ class UsersOfRun:
             if made is not None:
                 used[made] = versions.renditions
                 parents[made] = self._events.materialized(made).get(user)
-        told = tags(own, self.context.run.run_id, parents, used)
-        return dg.AssetMaterialization(key, partition=user, metadata=metadata, tags=told)
+        versioned = tags(own, self.context.run.run_id, parents, used)
+        return dg.AssetMaterialization(key, partition=user, metadata=metadata, tags=versioned)
 
     def _materialize(self, made: dg.AssetMaterialization) -> None:
         (self.emit or self.context.log_event)(made)

@@ -163,7 +163,7 @@ def plan_content(
         busy: Keys that queued and started runs, or backfills, are about.
         now: Epoch seconds.
         unfinished: Queued and started runs that earlier ticks asked for: over several users, and of single partitions.
-        others_run: Whether other runs are under way: then one user goes into a run like several, which does not wait
+        others_run: True if other runs are under way: then one user goes into a run like several, which does not wait
             for the pool that the others fill.
     """
     by_key = _by_key(works)
@@ -222,7 +222,7 @@ def _by_key(works: Iterable[Work]) -> dict[str, list[Work]]:
 
 
 def _is_new(asked: Asked, found: Iterable[Work]) -> bool:
-    """Whether there is work that no run was asked for. A user with more of it than is remembered has so only by event,
+    """True if there is work that no run was asked for. A user with more of it than is remembered has so only by event,
     or what lies beyond the memory would be new at every compare."""
     full = len(asked.items) >= ITEMS_A_USER and asked.times > 0
     return any(asked.items.get(work.item) != work.mark for work in found if work.touched or not full)
@@ -310,7 +310,7 @@ def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], flo
         now = clock()
         existing = context.instance.get_dynamic_partitions(USERS)
         # Before the look: work of a run that ends meanwhile is seen here as busy, and done or not at the next tick.
-        seen = busy_keys(context.instance, existing, apart_from={VERIFY_USERS}, by_turns={SYNC_CHANGED_USERS})
+        seen = busy_keys(context.instance, existing, apart_from={VERIFY_USERS}, one_by_one={SYNC_CHANGED_USERS})
         busy = seen.ahead
         together, alone, others = _unfinished(context.instance)
         memory = Memory.of(context.cursor)
@@ -380,8 +380,8 @@ def _log(context: dg.SensorEvaluationContext, plan: ContentPlan, changes: Change
     if plan.asked:
         context.log.info(f"{len(plan.asked)} users have new work: {listed(_why(changes.works, plan.asked))}")
     if plan.waiting:
-        told = f"{len(plan.waiting)} more users wait for the next ticks."
-        context.log.log(logging.WARNING if len(plan.waiting) > MANY else logging.INFO, f"{told}{_advice(plan)}")
+        level = logging.WARNING if len(plan.waiting) > MANY else logging.INFO
+        context.log.log(level, f"{len(plan.waiting)} more users wait for the next ticks.{_advice(plan)}")
     if plan.busy:
         context.log.info(f"{len(plan.busy)} users are being synchronised or wait for it: {listed(plan.busy)}")
     if plan.unknown:
