@@ -43,6 +43,7 @@ from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.ledger.items import Standing
 from ac_pipeline.mongo.ledger.receipts import Aspect, Part, Receipt, Total
+from ac_pipeline.operations.accounts.listing import blocked_reason
 from ac_pipeline.operations.inspection.verification import Findings
 from ac_pipeline.settings import Allowance
 
@@ -59,8 +60,21 @@ _LATELY: Final = timedelta(days=1)
 COLLECTION_INTACT: Final = "collection_intact"
 INPUT_ARRIVES: Final = "input_arrives"
 
+WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
+
+_REFUSED: Final = "the PDS refused the account at the last run"
+
 NAMED: Final = 200
 """Partition keys a result names besides its table."""
+
+
+def _result(
+    media: MediaType, name: str, description: str, metadata: Metadata, *, passed: bool, severity: dg.AssetCheckSeverity
+) -> dg.AssetCheckResult:
+    key = records_key(media)
+    return dg.AssetCheckResult(
+        passed=passed, asset_key=key, check_name=name, severity=severity, description=description, metadata=metadata
+    )
 
 
 def no_quarantined_items(pipeline: PipelineResource, media: MediaType) -> dg.AssetCheckResult:
@@ -70,7 +84,7 @@ def no_quarantined_items(pipeline: PipelineResource, media: MediaType) -> dg.Ass
     allowed = pipeline.allowance()
     # The items are counted only where a share of them is asked for: it takes the ledger a look at each.
     of = pipeline.known_items(media) if count and allowed.percent is not None else 0
-    severity = dg.AssetCheckSeverity.WARN if allowed.covers(count, of) else dg.AssetCheckSeverity.ERROR
+    severity = WARN if allowed.covers(count, of) else ERROR
     users = len({each.user for each in standing})
     described = (
         f"Quarantined: {count}, in partitions: {users}. Correct the documents or the stored media the table names: "
@@ -78,19 +92,13 @@ def no_quarantined_items(pipeline: PipelineResource, media: MediaType) -> dg.Ass
         if count
         else "No item is quarantined."
     )
-    return dg.AssetCheckResult(
-        passed=not count,
-        asset_key=records_key(media),
-        check_name=NO_QUARANTINED_ITEMS,
-        severity=severity,
-        description=described,
-        metadata={
-            "quarantined": count,
-            "threshold": str(allowed),
-            **of_users(standing),
-            **_items(pipeline, media, State.QUARANTINED, count),
-        },
-    )
+    metadata: Metadata = {
+        "quarantined": count,
+        "threshold": str(allowed),
+        **of_users(standing),
+        **_items(pipeline, media, State.QUARANTINED, count),
+    }
+    return _result(media, NO_QUARANTINED_ITEMS, described, metadata, passed=not count, severity=severity)
 
 
 def nothing_deferred(pipeline: PipelineResource, media: MediaType) -> dg.AssetCheckResult:
@@ -107,19 +115,13 @@ def nothing_deferred(pipeline: PipelineResource, media: MediaType) -> dg.AssetCh
     if count:
         when = f"The last is due at {until:%Y-%m-%d %H:%M} UTC." if until is not None else "The next run tries them."
         described = f"Deferred: {count}, in partitions: {users}. {when} Nothing is to be done: schedules pick them up."
-    return dg.AssetCheckResult(
-        passed=not count and not blocked,
-        asset_key=records_key(media),
-        check_name=NOTHING_DEFERRED,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=described,
-        metadata={
-            "deferred": count,
-            **({"fits_at": dg.MetadataValue.timestamp(until)} if until is not None else {}),
-            **of_users(standing),
-            **_items(pipeline, media, State.DEFERRED, count),
-        },
-    )
+    metadata: Metadata = {
+        "deferred": count,
+        **({"fits_at": dg.MetadataValue.timestamp(until)} if until is not None else {}),
+        **of_users(standing),
+        **_items(pipeline, media, State.DEFERRED, count),
+    }
+    return _result(media, NOTHING_DEFERRED, described, metadata, passed=not count and not blocked, severity=WARN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,22 +179,16 @@ def accounts_usable(pipeline: PipelineResource, media: MediaType) -> dg.AssetChe
             "partitions": dg.MetadataValue.json([each.user for each in unusable[:NAMED]]),
             "blocked_accounts": table_of(rows, ("user", "items", "class", "message", "since")),
         }
-    return dg.AssetCheckResult(
-        passed=not unusable,
-        asset_key=records_key(media),
-        check_name=ACCOUNTS_USABLE,
-        severity=dg.AssetCheckSeverity.ERROR if error else dg.AssetCheckSeverity.WARN,
-        description=described,
-        metadata={
-            "blocked": len(unusable),
-            "blocked_lately": len(lately),
-            "accounts": len(accounts),
-            "items_waiting": sum(each.items for each in unusable),
-            "threshold": str(allowed),
-            "looked_at": "all users",
-            **blocked,
-        },
-    )
+    metadata: Metadata = {
+        "blocked": len(unusable),
+        "blocked_lately": len(lately),
+        "accounts": len(accounts),
+        "items_waiting": sum(each.items for each in unusable),
+        "threshold": str(allowed),
+        "looked_at": "all users",
+        **blocked,
+    }
+    return _result(media, ACCOUNTS_USABLE, described, metadata, passed=not unusable, severity=ERROR if error else WARN)
 
 
 def collection_intact(pipeline: PipelineResource, media: MediaType) -> dg.AssetCheckResult:
@@ -212,19 +208,13 @@ def _of_collection(
     media: MediaType, name: str, seen: CollectionState, problem: str | None, well: str
 ) -> dg.AssetCheckResult:
     look = seen.look
-    return dg.AssetCheckResult(
-        passed=problem is None,
-        asset_key=records_key(media),
-        check_name=name,
-        severity=dg.AssetCheckSeverity.ERROR,
-        description=problem or well,
-        metadata={
-            "documents": look.documents,
-            "documents_expected": look.expected,
-            "records_without_document": look.lost,
-            **({"newest": dg.MetadataValue.timestamp(look.newest / 1000)} if look.newest is not None else {}),
-        },
-    )
+    metadata: Metadata = {
+        "documents": look.documents,
+        "documents_expected": look.expected,
+        "records_without_document": look.lost,
+        **({"newest": dg.MetadataValue.timestamp(look.newest / 1000)} if look.newest is not None else {}),
+    }
+    return _result(media, name, problem or well, metadata, passed=problem is None, severity=ERROR)
 
 
 def _unusable(pipeline: PipelineResource, media: MediaType, accounts: Sequence[Account]) -> Iterator[_Unusable]:
@@ -244,7 +234,7 @@ def _unusable(pipeline: PipelineResource, media: MediaType, accounts: Sequence[A
         yield _Unusable(
             account.key,
             cause,
-            blocked.message if blocked is not None else "The PDS refused the account at the last run.",
+            blocked.message if blocked is not None else blocked_reason(account, cause, _REFUSED),
             sum(each.items for each in standing),
             min((each.since for each in standing if each.since is not None), default=None),
             account.did is not None or any(each.mirrored for each in standing),
@@ -342,26 +332,20 @@ def verified(
         (Counter(each.part.states) for each in found), Counter({"refused": refused.total()} if refused else {})
     )
     passed, severity, described = _verdict(aspect, total, users, states)
-    return dg.AssetCheckResult(
-        passed=passed,
-        asset_key=records_key(media),
-        check_name=check,
-        severity=severity,
-        description=described,
-        metadata={
-            "users_verified": total.users,
-            "expected": total.expected,
-            "verified": total.expected - sum(each.part.expected - each.part.sound for each in found),
-            **{name: states.get(name, 0) for name in _STATES[aspect]},
-            **states,
-            **({"warnings": total.warnings} if total.warnings else {}),
-            **({"oldest_verification": dg.MetadataValue.timestamp(total.oldest)} if total.oldest is not None else {}),
-            "looked_at": "the last verification of every user",
-            **({"partitions": dg.MetadataValue.json(dict(users.most_common(NAMED)))} if users else {}),
-            **({"verified_now": dg.MetadataValue.json(list(run[:NAMED]))} if run is not None else {}),
-            **_listed(pipeline, [*refused_lines, *lines], users.total()),
-        },
-    )
+    metadata: Metadata = {
+        "users_verified": total.users,
+        "expected": total.expected,
+        "verified": total.expected - sum(each.part.expected - each.part.sound for each in found),
+        **{name: states.get(name, 0) for name in _STATES[aspect]},
+        **states,
+        **({"warnings": total.warnings} if total.warnings else {}),
+        **({"oldest_verification": dg.MetadataValue.timestamp(total.oldest)} if total.oldest is not None else {}),
+        "looked_at": "the last verification of every user",
+        **({"partitions": dg.MetadataValue.json(dict(users.most_common(NAMED)))} if users else {}),
+        **({"verified_now": dg.MetadataValue.json(list(run[:NAMED]))} if run is not None else {}),
+        **_listed(pipeline, [*refused_lines, *lines], users.total()),
+    }
+    return _result(media, check, described, metadata, passed=passed, severity=severity)
 
 
 def part_metadata(pipeline: PipelineResource, receipt: Receipt, parts: Mapping[Aspect, Part]) -> Metadata:
@@ -395,12 +379,12 @@ def _verdict(
     if users:
         counted = ", ".join(f"{name} {number}" for name, number in states.most_common())
         text = f"Wrong {what}: {users.total()} ({counted}), in partitions: {len(users)}. {todo}"
-        return False, dg.AssetCheckSeverity.ERROR, text
+        return False, ERROR, text
     if not total.users:
         text = "Nobody was verified yet: launch the job verify_users. Nothing is known to be wrong."
-        return False, dg.AssetCheckSeverity.WARN, text
+        return False, WARN, text
     since = f", the longest ago on {total.oldest:%Y-%m-%d}" if total.oldest is not None else ""
-    return True, dg.AssetCheckSeverity.ERROR, f"All {total.expected} are right. Users verified: {total.users}{since}."
+    return True, ERROR, f"All {total.expected} are right. Users verified: {total.users}{since}."
 
 
 def _refused(pipeline: PipelineResource, media: MediaType) -> tuple[Counter[str], list[_Line]]:
