@@ -10,20 +10,14 @@ from typing import Any
 
 import dagster as dg
 
-from ac_pipeline.defs.alerts.sensor import alerts_sensor
-from ac_pipeline.defs.assets.catalog import source_assets
-from ac_pipeline.defs.assets.changed_users import changed_users_job
-from ac_pipeline.defs.assets.records import record_assets
+from ac_pipeline.defs.alerts.sensor import ALERTS, alerts_resource, alerts_sensor
+from ac_pipeline.defs.assets.catalog import RETRY_SECONDS, source_assets
+from ac_pipeline.defs.assets.records import changed_users_job, record_assets
 from ac_pipeline.defs.assets.renditions import rendition_assets
+from ac_pipeline.defs.assets.totals import count_mirror, derived_assets, totals_sensor
 from ac_pipeline.defs.jobs import sync_users
 from ac_pipeline.defs.operator_jobs import assets_of, job_of
-from ac_pipeline.defs.policies import RETRY_SECONDS
-from ac_pipeline.defs.resources import (
-    ALERTS,
-    PIPELINE,
-    alerts_resource,
-    pipeline_resource,
-)
+from ac_pipeline.defs.pipeline import PIPELINE, pipeline_resource
 from ac_pipeline.defs.retries import retry_items
 from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.defs.schedules import schedules
@@ -31,7 +25,7 @@ from ac_pipeline.defs.sensors.abandoned import abandoned_runs_sensor
 from ac_pipeline.defs.sensors.content import make_content_sensor
 from ac_pipeline.defs.sensors.drift import make_drift_sensor
 from ac_pipeline.defs.sensors.users import users_sensor
-from ac_pipeline.defs.verification import verify_users
+from ac_pipeline.defs.verification import verification_asset, verify_users
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.operations.catalog import OPERATIONS
 from ac_pipeline.settings import Timetable, load_settings, load_timetable
@@ -61,25 +55,31 @@ def build_defs(
     Raises:
         Misconfigured: The timetable is wrong.
     """
-    real = {
-        PIPELINE: pipeline_resource,
-        ALERTS: alerts_resource,
-    }
-    resources = {**real, **(overrides or {})}
+    resources = {PIPELINE: pipeline_resource, ALERTS: alerts_resource, **(overrides or {})}
     changed_users = changed_users_job(resources[PIPELINE], retry_seconds)
     return dg.Definitions(
         assets=[
             *source_assets(),
             *rendition_assets(retry_seconds),
             record_assets(retry_seconds),
+            *derived_assets(),
             *assets_of(OPERATIONS),
+            verification_asset,
         ],
-        jobs=[sync_users, changed_users, retry_items, verify_users, *(job_of(each) for each in OPERATIONS if each.job)],
+        jobs=[
+            sync_users,
+            changed_users,
+            retry_items,
+            verify_users,
+            count_mirror,
+            *(job_of(each) for each in OPERATIONS if each.job),
+        ],
         schedules=schedules(timetable or load_timetable()),
         sensors=[
             users_sensor,
             make_content_sensor(changed_users),
             make_drift_sensor(changed_users),
+            totals_sensor,
             alerts_sensor,
             abandoned_runs_sensor,
         ],
@@ -89,5 +89,6 @@ def build_defs(
 
 
 defs = build_defs()
-if parent_process() is None:  # once for each code server, and not for each run
+# Once for each code server, not for each run, which is its child, and not where somebody merely imports this.
+if parent_process() is None and not {"grpc", "code-server"}.isdisjoint(sys.argv):
     sys.stderr.write(f"ac_pipeline: {where_runs_write()}\n")

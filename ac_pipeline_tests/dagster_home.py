@@ -20,8 +20,8 @@ from typing import Any
 
 import yaml
 
+from ac_pipeline.defs.assets.catalog import RETRY_SECONDS
 from ac_pipeline.defs.home import environment
-from ac_pipeline.defs.policies import RETRY_SECONDS
 from ac_pipeline.local.dagster_ui import LOCATION, Backfill, DagsterUi
 from ac_pipeline.local.services.processes import LOOPBACK, free_port
 from ac_pipeline.settings import Settings

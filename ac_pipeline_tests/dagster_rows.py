@@ -10,6 +10,8 @@ from typing import Any
 
 import dagster as dg
 
+from ac_pipeline.defs.metadata import unbroken
+
 
 def _error(words: str) -> dict[str, Any]:
     inner = {"__class__": "SerializableErrorInfo", "message": f"{words}\n", "stack": ["a line"], "cls_name": "E"}
@@ -109,13 +111,15 @@ def heartbeat(daemon: str, at: float) -> Any:
 
 
 def said(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
-    """Metadata of the op's output, or of its failure; tables as lists of rows."""
+    """Metadata of the materialisation that is a run's answer, or of its failure; tables as lists of rows."""
+    answers = [event for event in result.all_events if event.is_step_materialization]
+    for event in answers:
+        if event.asset_key is not None and event.asset_key.path[0] == "operations":
+            return plain(event.step_materialization_data.materialization.metadata)
     for event in result.all_events:
-        if event.is_successful_output:
-            return plain(event.step_output_data.metadata)
         if event.is_step_failure and event.step_failure_data.user_failure_data is not None:
             return plain(event.step_failure_data.user_failure_data.metadata)
-    raise AssertionError("no output and no failure")
+    raise AssertionError("no answer and no failure")
 
 
 def sentence(result: dg.ExecuteInProcessResult) -> str:
@@ -125,11 +129,17 @@ def sentence(result: dg.ExecuteInProcessResult) -> str:
     return str(event.step_failure_data.user_failure_data.description)
 
 
+def cells_of(table: dg.TableMetadataValue) -> list[dict[str, Any]]:
+    """The rows of a table, without the marks at which the UI may break their words."""
+    return [
+        {column: unbroken(cell) if isinstance(cell, str) else cell for column, cell in record.data.items()}
+        for record in table.records
+    ]
+
+
 def plain(metadata: Any) -> dict[str, Any]:
     """Metadata as values, tables as lists of rows."""
     return {
-        name: [dict(record.data) for record in value.records]
-        if isinstance(value, dg.TableMetadataValue)
-        else value.value
+        name: cells_of(value) if isinstance(value, dg.TableMetadataValue) else value.value
         for name, value in metadata.items()
     }

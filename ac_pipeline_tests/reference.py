@@ -227,7 +227,7 @@ def _operations(jobs: Mapping[str, dg.JobDefinition]) -> Iterator[str]:
     yield "### Selectors"
     fields = _launchpad(jobs[selecting.job])[1]
     yield _options(_rows(commands[selecting.command], fields, Selected.model_fields, {JSON}), launched=True)
-    for each in OPERATIONS:
+    for each in (each for each in OPERATIONS if each.command):
         yield from _operation(each, commands.pop(each.command), jobs.get(each.job))
     yield "## Other commands"
     for name, command in commands.items():
@@ -237,7 +237,7 @@ def _operations(jobs: Mapping[str, dg.JobDefinition]) -> Iterator[str]:
 
 
 def _other_jobs(jobs: Mapping[str, dg.JobDefinition]) -> Iterator[str]:
-    declared = {each.job for each in OPERATIONS}
+    declared = {each.job for each in OPERATIONS if each.command}
     for name, job in sorted(jobs.items()):
         if name not in declared and not name.startswith("__"):
             op, fields = _launchpad(job)

@@ -64,6 +64,8 @@ def commands_of(operations: Iterable[Declaration[Any]]) -> list[click.Command]:
     """The commands of these operations; those of two words in a group of the first."""
     made: dict[str, click.Command] = {}
     for each in operations:
+        if not each.command:
+            continue
         first, *rest = each.command.split()
         if not rest:
             made[first] = command_of(each)
@@ -161,7 +163,7 @@ def _parameter(name: str, info: FieldInfo) -> click.Parameter:
 
 
 def _kind(annotation: Any) -> tuple[type, bool]:
-    """The type of a value, and whether there may be many of it."""
+    """The type of a value, and True if there may be many of it."""
     if get_origin(annotation) is list:
         return get_args(annotation)[0], True
     given = [each for each in get_args(annotation) if each is not type(None)]

@@ -23,16 +23,18 @@ import dagster as dg
 from ac_pipeline.accounts import Account
 from ac_pipeline.defs.assets.catalog import records_key
 from ac_pipeline.defs.metadata import (
+    ALL_FAILED_ITEMS,
     LINKED,
     ROWS,
+    ItemRow,
     Metadata,
     coded,
     dagster_failures,
-    entry_row,
     escaped,
     items_links,
     items_table,
     link,
+    table_of,
 )
 from ac_pipeline.defs.pipeline import CollectionState, PipelineResource
 from ac_pipeline.errors import AccountDeleted, Blocked, InvalidRecord, NoCredentials, Paused
@@ -41,6 +43,7 @@ from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.ledger.items import Standing
 from ac_pipeline.mongo.ledger.receipts import Aspect, Part, Receipt, Total
+from ac_pipeline.operations.accounts.listing import blocked_reason
 from ac_pipeline.operations.inspection.verification import Findings
 from ac_pipeline.settings import Allowance
 
@@ -57,8 +60,21 @@ _LATELY: Final = timedelta(days=1)
 COLLECTION_INTACT: Final = "collection_intact"
 INPUT_ARRIVES: Final = "input_arrives"
 
+WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
+
+_REFUSED: Final = "the PDS refused the account at the last run"
+
 NAMED: Final = 200
 """Partition keys a result names besides its table."""
+
+
+def _result(
+    media: MediaType, name: str, description: str, metadata: Metadata, *, passed: bool, severity: dg.AssetCheckSeverity
+) -> dg.AssetCheckResult:
+    key = records_key(media)
+    return dg.AssetCheckResult(
+        passed=passed, asset_key=key, check_name=name, severity=severity, description=description, metadata=metadata
+    )
 
 
 def no_quarantined_items(pipeline: PipelineResource, media: MediaType) -> dg.AssetCheckResult:
@@ -68,7 +84,7 @@ def no_quarantined_items(pipeline: PipelineResource, media: MediaType) -> dg.Ass
     allowed = pipeline.allowance()
     # The items are counted only where a share of them is asked for: it takes the ledger a look at each.
     of = pipeline.known_items(media) if count and allowed.percent is not None else 0
-    severity = dg.AssetCheckSeverity.WARN if allowed.covers(count, of) else dg.AssetCheckSeverity.ERROR
+    severity = WARN if allowed.covers(count, of) else ERROR
     users = len({each.user for each in standing})
     described = (
         f"Quarantined: {count}, in partitions: {users}. Correct the documents or the stored media the table names: "
@@ -76,19 +92,13 @@ def no_quarantined_items(pipeline: PipelineResource, media: MediaType) -> dg.Ass
         if count
         else "No item is quarantined."
     )
-    return dg.AssetCheckResult(
-        passed=not count,
-        asset_key=records_key(media),
-        check_name=NO_QUARANTINED_ITEMS,
-        severity=severity,
-        description=described,
-        metadata={
-            "quarantined": count,
-            "threshold": str(allowed),
-            **of_users(standing),
-            **_items(pipeline, media, State.QUARANTINED, count),
-        },
-    )
+    metadata: Metadata = {
+        "quarantined": count,
+        "threshold": str(allowed),
+        **of_users(standing),
+        **_items(pipeline, media, State.QUARANTINED, count),
+    }
+    return _result(media, NO_QUARANTINED_ITEMS, described, metadata, passed=not count, severity=severity)
 
 
 def nothing_deferred(pipeline: PipelineResource, media: MediaType) -> dg.AssetCheckResult:
@@ -105,19 +115,13 @@ def nothing_deferred(pipeline: PipelineResource, media: MediaType) -> dg.AssetCh
     if count:
         when = f"The last is due at {until:%Y-%m-%d %H:%M} UTC." if until is not None else "The next run tries them."
         described = f"Deferred: {count}, in partitions: {users}. {when} Nothing is to be done: schedules pick them up."
-    return dg.AssetCheckResult(
-        passed=not count and not blocked,
-        asset_key=records_key(media),
-        check_name=NOTHING_DEFERRED,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=described,
-        metadata={
-            "deferred": count,
-            **({"fits_at": dg.MetadataValue.timestamp(until)} if until is not None else {}),
-            **of_users(standing),
-            **_items(pipeline, media, State.DEFERRED, count),
-        },
-    )
+    metadata: Metadata = {
+        "deferred": count,
+        **({"fits_at": dg.MetadataValue.timestamp(until)} if until is not None else {}),
+        **of_users(standing),
+        **_items(pipeline, media, State.DEFERRED, count),
+    }
+    return _result(media, NOTHING_DEFERRED, described, metadata, passed=not count and not blocked, severity=WARN)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +132,7 @@ class _Unusable:
         cause: Class of the reason.
         items: How many of its items of the type wait.
         since: Since when it is known, where it is.
-        lost: Whether it could be used before; a new user whom the platform has made no PDS account could not.
+        lost: True if it could be used before; a new user whom the platform has made no PDS account could not.
     """
 
     user: str
@@ -158,37 +162,33 @@ def accounts_usable(pipeline: PipelineResource, media: MediaType) -> dg.AssetChe
             + ("So many at once have one cause: check PDS_URL and the users in Mongo. " if sudden else "")
             + "The job list_accounts says what each needs; they are picked up by themselves once they are right."
         )
-    table = dg.TableSchema(columns=[dg.TableColumn(name) for name in ("user", "items", "class", "message", "since")])
     rows = [
-        dg.TableRecord(
-            {
-                "user": each.user,
-                "items": each.items,
-                "class": each.cause,
-                "message": each.reason,
-                "since": f"{each.since:%Y-%m-%d %H:%M}" if each.since is not None else "",
-            }
-        )
+        {
+            "user": each.user,
+            "items": each.items,
+            "class": each.cause,
+            "message": each.reason,
+            "since": f"{each.since:%Y-%m-%d %H:%M}" if each.since is not None else "",
+        }
         for each in unusable[:ROWS]
     ]
-    return dg.AssetCheckResult(
-        passed=not unusable,
-        asset_key=records_key(media),
-        check_name=ACCOUNTS_USABLE,
-        severity=dg.AssetCheckSeverity.ERROR if error else dg.AssetCheckSeverity.WARN,
-        description=described,
-        metadata={
-            "blocked": len(unusable),
-            "blocked_lately": len(lately),
-            "accounts": len(accounts),
-            "items_waiting": sum(each.items for each in unusable),
-            "threshold": str(allowed),
-            "looked_at": "all users",
-            **({"error_classes": dg.MetadataValue.json(dict(causes.most_common()))} if unusable else {}),
-            **({"partitions": dg.MetadataValue.json([each.user for each in unusable[:NAMED]])} if unusable else {}),
-            **({"blocked_accounts": dg.MetadataValue.table(rows, schema=table)} if unusable else {}),
-        },
-    )
+    blocked: Metadata = {}
+    if unusable:
+        blocked = {
+            "error_classes": dg.MetadataValue.json(dict(causes.most_common())),
+            "partitions": dg.MetadataValue.json([each.user for each in unusable[:NAMED]]),
+            "blocked_accounts": table_of(rows, ("user", "items", "class", "message", "since")),
+        }
+    metadata: Metadata = {
+        "blocked": len(unusable),
+        "blocked_lately": len(lately),
+        "accounts": len(accounts),
+        "items_waiting": sum(each.items for each in unusable),
+        "threshold": str(allowed),
+        "looked_at": "all users",
+        **blocked,
+    }
+    return _result(media, ACCOUNTS_USABLE, described, metadata, passed=not unusable, severity=ERROR if error else WARN)
 
 
 def collection_intact(pipeline: PipelineResource, media: MediaType) -> dg.AssetCheckResult:
@@ -208,19 +208,13 @@ def _of_collection(
     media: MediaType, name: str, seen: CollectionState, problem: str | None, well: str
 ) -> dg.AssetCheckResult:
     look = seen.look
-    return dg.AssetCheckResult(
-        passed=problem is None,
-        asset_key=records_key(media),
-        check_name=name,
-        severity=dg.AssetCheckSeverity.ERROR,
-        description=problem or well,
-        metadata={
-            "documents": look.documents,
-            "documents_expected": look.expected,
-            "records_without_document": look.lost,
-            **({"newest": dg.MetadataValue.timestamp(look.newest / 1000)} if look.newest is not None else {}),
-        },
-    )
+    metadata: Metadata = {
+        "documents": look.documents,
+        "documents_expected": look.expected,
+        "records_without_document": look.lost,
+        **({"newest": dg.MetadataValue.timestamp(look.newest / 1000)} if look.newest is not None else {}),
+    }
+    return _result(media, name, problem or well, metadata, passed=problem is None, severity=ERROR)
 
 
 def _unusable(pipeline: PipelineResource, media: MediaType, accounts: Sequence[Account]) -> Iterator[_Unusable]:
@@ -240,7 +234,7 @@ def _unusable(pipeline: PipelineResource, media: MediaType, accounts: Sequence[A
         yield _Unusable(
             account.key,
             cause,
-            blocked.message if blocked is not None else "The PDS refused the account at the last run.",
+            blocked.message if blocked is not None else blocked_reason(account, cause, _REFUSED),
             sum(each.items for each in standing),
             min((each.since for each in standing if each.since is not None), default=None),
             account.did is not None or any(each.mirrored for each in standing),
@@ -264,11 +258,11 @@ def of_users(standing: Sequence[Standing]) -> Metadata:
 def _items(pipeline: PipelineResource, media: MediaType, state: State, count: int) -> Metadata:
     if not count:
         return {}
-    entries = list(pipeline.items(media, state, ROWS))
-    rows = [entry_row(media, entry) for entry in entries]
+    rows = [ItemRow.of(entry) for entry in pipeline.items(media, state, ROWS)]
     return {
-        "items": items_table(rows, narrow=True),
-        "items_links": items_links(pipeline, rows, [entry.history for entry in entries]),
+        "items": items_table(rows, users=True),
+        "items_links": items_links(pipeline, rows),
+        "all_failed_items": dg.MetadataValue.asset(ALL_FAILED_ITEMS),
         **({"items_not_shown": count - len(rows)} if count > len(rows) else {}),
     }
 
@@ -312,8 +306,7 @@ _STATES: Final[Mapping[Aspect, tuple[str, ...]]] = {
 }
 """States that are counted in every result, so that the UI can draw them over time."""
 
-_COLUMNS = ("user", "item", "state", "reason", "repair", "uri", "verified")
-_SCHEMA = dg.TableSchema(columns=[dg.TableColumn(name) for name in _COLUMNS])
+_COLUMNS = ("user", "state", "reason", "repair", "verified", "item", "uri")
 
 
 _Line = tuple[Finding, str]
@@ -339,26 +332,20 @@ def verified(
         (Counter(each.part.states) for each in found), Counter({"refused": refused.total()} if refused else {})
     )
     passed, severity, described = _verdict(aspect, total, users, states)
-    return dg.AssetCheckResult(
-        passed=passed,
-        asset_key=records_key(media),
-        check_name=check,
-        severity=severity,
-        description=described,
-        metadata={
-            "users_verified": total.users,
-            "expected": total.expected,
-            "verified": total.expected - sum(each.part.expected - each.part.sound for each in found),
-            **{name: states.get(name, 0) for name in _STATES[aspect]},
-            **states,
-            **({"warnings": total.warnings} if total.warnings else {}),
-            **({"oldest_verification": dg.MetadataValue.timestamp(total.oldest)} if total.oldest is not None else {}),
-            "looked_at": "the last verification of every user",
-            **({"partitions": dg.MetadataValue.json(dict(users.most_common(NAMED)))} if users else {}),
-            **({"verified_now": dg.MetadataValue.json(list(run[:NAMED]))} if run is not None else {}),
-            **_listed(pipeline, [*refused_lines, *lines], users.total()),
-        },
-    )
+    metadata: Metadata = {
+        "users_verified": total.users,
+        "expected": total.expected,
+        "verified": total.expected - sum(each.part.expected - each.part.sound for each in found),
+        **{name: states.get(name, 0) for name in _STATES[aspect]},
+        **states,
+        **({"warnings": total.warnings} if total.warnings else {}),
+        **({"oldest_verification": dg.MetadataValue.timestamp(total.oldest)} if total.oldest is not None else {}),
+        "looked_at": "the last verification of every user",
+        **({"partitions": dg.MetadataValue.json(dict(users.most_common(NAMED)))} if users else {}),
+        **({"verified_now": dg.MetadataValue.json(list(run[:NAMED]))} if run is not None else {}),
+        **_listed(pipeline, [*refused_lines, *lines], users.total()),
+    }
+    return _result(media, check, described, metadata, passed=passed, severity=severity)
 
 
 def part_metadata(pipeline: PipelineResource, receipt: Receipt, parts: Mapping[Aspect, Part]) -> Metadata:
@@ -387,17 +374,17 @@ def part_metadata(pipeline: PipelineResource, receipt: Receipt, parts: Mapping[A
 def _verdict(
     aspect: Aspect, total: Total, users: Counter[str], states: Counter[str]
 ) -> tuple[bool, dg.AssetCheckSeverity, str]:
-    """Whether the check passes, how bad it is, and what an operator reads."""
+    """True if the check passes; how bad it is; and what an operator reads."""
     what, todo = _WORDS[aspect]
     if users:
         counted = ", ".join(f"{name} {number}" for name, number in states.most_common())
         text = f"Wrong {what}: {users.total()} ({counted}), in partitions: {len(users)}. {todo}"
-        return False, dg.AssetCheckSeverity.ERROR, text
+        return False, ERROR, text
     if not total.users:
         text = "Nobody was verified yet: launch the job verify_users. Nothing is known to be wrong."
-        return False, dg.AssetCheckSeverity.WARN, text
+        return False, WARN, text
     since = f", the longest ago on {total.oldest:%Y-%m-%d}" if total.oldest is not None else ""
-    return True, dg.AssetCheckSeverity.ERROR, f"All {total.expected} are right. Users verified: {total.users}{since}."
+    return True, ERROR, f"All {total.expected} are right. Users verified: {total.users}{since}."
 
 
 def _refused(pipeline: PipelineResource, media: MediaType) -> tuple[Counter[str], list[_Line]]:
@@ -440,9 +427,7 @@ def _listed(pipeline: PipelineResource, lines: Sequence[_Line], count: int) -> M
         for each, known in shown
     ]
     return {
-        "items": dg.MetadataValue.table(
-            [dg.TableRecord({name: row[name] for name in _COLUMNS}) for row in rows], schema=_SCHEMA
-        ),
+        "items": table_of(rows, _COLUMNS),
         "items_links": dg.MetadataValue.md("\n".join(links)),
         **({"items_not_shown": count - len(shown)} if count > len(shown) else {}),
     }
@@ -468,7 +453,7 @@ class Check:
     Args:
         name: Its name.
         description: What it says and what to do, with `{singular}` and `{plural}` for the type.
-        blobs: Whether it is only about types whose records hold blobs.
+        blobs: True if it is only about types whose records hold blobs.
     """
 
     name: str

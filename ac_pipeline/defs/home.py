@@ -24,7 +24,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from ac_pipeline.defs import web_server
-from ac_pipeline.defs.policies import POOL_LIMITS
+from ac_pipeline.defs.assets.catalog import POOL_LIMITS
 from ac_pipeline.errors import Misconfigured, PipelineError
 from ac_pipeline.redaction import Redactor
 from ac_pipeline.settings import Settings, load_settings
@@ -257,7 +257,7 @@ def _stop(process: subprocess.Popen[bytes], wishes: _Wishes, patience: tuple[flo
 
 
 def _gone(process: subprocess.Popen[bytes], seconds: float, wishes: _Wishes) -> bool:
-    """Whether everybody of the group is gone, within so many seconds and before we are asked again."""
+    """True if everybody of the group is gone within so many seconds and before we are asked again."""
     begun, asked = time.monotonic(), wishes.count
     while process.poll() is None or _anybody(process.pid):
         passed = time.monotonic() - begun
@@ -270,7 +270,7 @@ def _gone(process: subprocess.Popen[bytes], seconds: float, wishes: _Wishes) -> 
 
 
 def _anybody(group: int) -> bool:
-    """Whether a process of the group runs. Dead ones that nobody collects (a container without init) do not count."""
+    """True if a process of the group runs. Dead ones that nobody collects (a container without init) do not count."""
     if not Path("/proc/self/stat").exists():
         try:
             os.killpg(group, 0)

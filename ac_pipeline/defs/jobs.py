@@ -34,12 +34,16 @@ UNFINISHED: Final = [
 """Statuses of a run that may still touch its partitions."""
 
 
+WILL_RETRY: Final = "dagster/will_retry"
+RETRIED_AS: Final = "dagster/auto_retry_run_id"
+"""Tags of a run: Dagster promises a retry, and names it."""
+
 USERS_FIELD: Final = "users"
 """Field of an op's config that lists the keys a run without partitions is about."""
 
 _RECORDS: Final = frozenset(records_key(media) for media in MEDIA_TYPES)
 
-_BACKFILL_ENDED: Final = {"COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"}
+BACKFILL_ENDED: Final = frozenset({"COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"})
 _BACKFILLS_LOOKED_AT: Final = 50
 """Newest backfills; one that still runs is hardly older than fifty others."""
 
@@ -65,7 +69,7 @@ class Busy:
 
     @property
     def ahead(self) -> frozenset[str]:
-        """Whoever has a turn under way or before them: their work need not be asked for."""
+        """Whoever is being synchronised or will be: their work need not be asked for."""
         return self.runs | self.to_come
 
 
@@ -74,14 +78,14 @@ def busy_keys(
     existing: Sequence[str],
     *,
     apart_from: Collection[str] = (),
-    by_turns: Collection[str] = (),
+    one_by_one: Collection[str] = (),
 ) -> Busy:
     """Look at all unfinished runs and backfills.
 
     Args:
         existing: All partition keys, in the order in which they were added: what the ranges of runs refer to.
         apart_from: Names of jobs whose runs do not count, because they write nothing.
-        by_turns: Names of jobs of whose runs those users do not count whose turn is over, although the run goes on
+        one_by_one: Names of jobs of whose runs those users do not count that they are done with, although they go on
             with others.
     """
     places = {key: place for place, key in enumerate(existing)}
@@ -89,11 +93,11 @@ def busy_keys(
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):
         if run.job_name not in apart_from:
             keys = set(keys_of_run(run, existing, places))
-            runs |= keys - _over(instance, run.run_id) if keys and run.job_name in by_turns else keys
+            runs |= keys - _over(instance, run.run_id) if keys and run.job_name in one_by_one else keys
     targeted: set[str] = set()
     to_come: set[str] = set()
     for backfill in instance.get_backfills(limit=_BACKFILLS_LOOKED_AT):
-        if backfill.status.value not in _BACKFILL_ENDED:
+        if backfill.status.value not in BACKFILL_ENDED:
             targeted.update(_keys_of_backfill(backfill, existing))
             to_come.update(_keys_to_come(backfill, existing))
     return Busy(frozenset(runs), frozenset(targeted), frozenset(to_come))
@@ -120,7 +124,7 @@ def keys_of_run(run: dg.DagsterRun, existing: Sequence[str], places: Mapping[str
 
 
 def _over(instance: dg.DagsterInstance, run_id: str) -> set[str]:
-    """The users whose turn in a run is over and well: all of their records assets are materialised in it."""
+    """The users that a run is done with, and well: all of their records assets are materialised in it."""
     made: Counter[str] = Counter()
     events = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION)
     for record in events.records:

@@ -1,80 +1,67 @@
 """What a materialisation, an observation and a check show to people: counts, pictures, and items with their links.
 
-Tables and lists of items have the same columns wherever they stand. Measured in Dagster's UI (1.13.27): an address in
-a table is plain text, one in Markdown is a link; Markdown of less than 1,000 characters stands inline on a partition's
-page, anything else behind a click; a picture shows from its public address. So every table of items has links beside
-it: a few inline, and a list of all with the last lines of their timelines. A table is never folded: on a check's page,
-a wide one draws the sentences above it out of sight, so there it goes without the addresses, which are in the list.
+Tables and lists of items have the same columns wherever they stand. Measured in Dagster's UI (1.13.27) at 1440 px: the
+value of an entry has 390 px on an asset's page, and one entry that is wider than that cuts all of them: a long word, an
+address, a picture. So tables begin with what a person looks for, and their words can be broken. An address in a table
+is plain text, one in Markdown is a link; Markdown of less than 1,000 characters stands inline on a partition's page,
+anything else behind a click. So every table of items has links beside it: a few inline, and a list of all with the
+last lines of their timelines. Pictures are as large as their file: thumbnails come from our web server.
 """
+
+from __future__ import annotations
 
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import dagster as dg
 
 from ac_pipeline.defs.pipeline import Outcome, PipelineResource
-from ac_pipeline.errors import Misconfigured, PipelineError, Transient
+from ac_pipeline.errors import (
+    Misconfigured,
+    NoCredentials,
+    PipelineError,
+    RateLimited,
+    ServerFailed,
+    ServiceUnreachable,
+    SourcePending,
+    Transient,
+    WrongPassword,
+)
 from ac_pipeline.items import Attempt, LedgerEntry
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.media.registry import page_of
-from ac_pipeline.sync.report import ItemFailure
+from ac_pipeline.media.registry import media_type, page_of
+from ac_pipeline.operations.accounts.listing import blocked_reason
+from ac_pipeline.sync.report import AccountReport, ItemFailure, Tally
 
 _NAMED_USERS = 5
 """Users a failure's sentence names; its table has them all."""
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Why a user has to be run again.
-
-    Args:
-        code: Class of the error, as reports show it.
-        message: The error's own words.
-        passing: Whether another attempt may help.
-    """
-
-    code: str
-    message: str
-    passing: bool
-
-
-def trouble_of(outcome: Outcome) -> Trouble | None:
-    """What an outcome means for its partition; None when it is well."""
-    return None if outcome.report.error is None else trouble_of_error(outcome.report.error)
-
-
-def trouble_of_error(error: PipelineError) -> Trouble:
-    """What an error means for the partitions it kept from being done."""
-    return Trouble(error.code, error.message, passing=isinstance(error, Transient))
-
-
-def failure_of(troubles: Mapping[str, Trouble], users: int) -> dg.Failure:
+def failure_of(failures: Mapping[str, PipelineError], users: int) -> dg.Failure:
     """The failure of a step, some of whose users have to be run again.
 
     Args:
-        troubles: By partition key.
+        failures: By partition key.
         users: How many the step was asked for.
     """
-    classes = Counter(trouble.code for trouble in troubles.values())
-    named = "; ".join(f"{user}: {trouble.message}" for user, trouble in list(troubles.items())[:_NAMED_USERS])
-    more = f"; and {len(troubles) - _NAMED_USERS} more" if len(troubles) > _NAMED_USERS else ""
+    classes = Counter(error.code for error in failures.values())
+    named = "; ".join(f"{user}: {error.message}" for user, error in list(failures.items())[:_NAMED_USERS])
+    more = f"; and {len(failures) - _NAMED_USERS} more" if len(failures) > _NAMED_USERS else ""
     return dg.Failure(
-        description=f"{len(troubles)} of {users} users have to be run again "
+        description=f"{len(failures)} of {users} users have to be run again "
         f"({', '.join(f'{code} {count}' for code, count in classes.most_common())}). {named}{more}",
         metadata={
-            "failed_users": dg.MetadataValue.table(
-                [
-                    dg.TableRecord({"user": user, "class": trouble.code, "message": trouble.message})
-                    for user, trouble in troubles.items()
-                ]
+            "failed_users": table_of(
+                ({"user": user, "class": error.code, "message": error.message} for user, error in failures.items()),
+                ("user", "class", "message"),
             ),
             "error_classes": dg.MetadataValue.json(dict(classes)),
         },
-        allow_retries=any(trouble.passing for trouble in troubles.values()),
+        allow_retries=any(isinstance(error, Transient) for error in failures.values()),
     )
 
 
@@ -96,48 +83,143 @@ LINKED: Final = 25
 _ATTEMPTS: Final = 3
 """Lines of an item's timeline in such a list; `ac-pipeline item` prints all."""
 _SAID: Final = 120
-"""Characters of the message in such a line, and in a narrow table."""
+"""Characters of the message in such a line."""
 _MESSAGE: Final = 500
 """Characters of a message: the tail of an encoder's output is in the ledger."""
 
 _INLINE: Final = 990
 """Characters of Markdown the UI shows inline: it stops at 1,000."""
 
-PICTURES = 4
+PICTURES = 8
 
 Metadata = dict[str, Any]
-Row = Mapping[str, str | int]
 
-_COLUMNS = ("item", "code", "user", "stage", "class", "message", "attempts", "page", "record", "run")
-_NARROW = _COLUMNS[:-3]
+ALL_FAILED_ITEMS: Final = dg.AssetKey(["operations", "failed_items"])
+"""The asset that lists every failed item."""
+
+_NOTHING: Final = "Nothing is to be done: it is tried again by itself."
+_ADVICE: Final = {
+    "invalid-document": "When the document is right, it is tried again by itself.",
+    "invalid-record": "When the document is right, it is tried again by itself.",
+    "source-missing": "When the file is in storage, launch retry_items.",
+    "unreadable-media": "When that is done, launch retry_items.",
+    "encoding-failed": "When the stored file is another one, launch retry_items.",
+    "too-large": "When the source is smaller, launch retry_items.",
+    "record-refused": "When the document is right, it is tried again by itself.",
+    "blob-missing": "Launch sync_users for the user with `blobs: true`.",
+    "held-back": "A person has to decide whose it is: see Held back in the operators' guide.",
+    **{error.code: _NOTHING for error in (RateLimited, ServerFailed, ServiceUnreachable, SourcePending)},
+    **{error.code: "The job list_accounts says what the account needs." for error in (NoCredentials, WrongPassword)},
+}
+"""What to do, by class of error."""
+
 _RUN = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _SPECIAL = re.compile(r"([\\`*_\[\]<>|#!~])")
+_NAMES: Final = frozenset({"code", "class", "user", "plan", "snapshot", "state", "states"})
+"""Columns of what people copy into a launchpad: their words stay whole."""
+_LONG_WORD = re.compile(r"\S{14,}")
+_BREAKS = re.compile(r"([/.:]|[0-9a-f]{8}(?=[0-9a-f])|\w{12}(?=\w))")
 
 
-def account_metadata(pipeline: PipelineResource, outcome: Outcome, media: MediaType) -> Metadata:
-    """What happened to one account's items of one type: the counts of the report (design, section 6), and more."""
-    report = outcome.report
+@dataclass(frozen=True, slots=True)
+class ItemRow:
+    """One item that is not where it should be, as tables and lists show it."""
+
+    media: MediaType
+    item: str
+    user: str
+    code: str | None
+    error_class: str
+    message: str
+    uri: str | None = None
+    run_id: str = ""
+    history: Sequence[Attempt] = ()
+    attempts: int = 1
+    stage: str = ""
+
+    @classmethod
+    def of(cls, entry: LedgerEntry) -> ItemRow:
+        failure = entry.failure
+        return cls(
+            media_type(entry.type),
+            entry.item,
+            entry.partition,
+            entry.code,
+            failure.error_class if failure else "",
+            _short(failure.message) if failure else "",
+            entry.uri,
+            entry.run_id,
+            entry.history,
+            entry.attempts,
+            failure.stage.value if failure else entry.stage.value,
+        )
+
+    @property
+    def advised(self) -> str:
+        """The message, and what to do about it."""
+        advice = _ADVICE.get(self.error_class, "")
+        return f"{self.message.rstrip('.')}. {advice}" if advice else self.message
+
+    def links(self, pipeline: PipelineResource) -> str:
+        """Where it is found: its page, its record and the run that last tried."""
+        page = page_of(self.media, self.code)
+        found = [
+            link("page", page) if page else "no page",
+            link("record", pipeline.record_address(self.uri)) if self.uri else "no record",
+            f"last run {run_link(self.run_id)}",
+        ]
+        return " · ".join(found)
+
+
+def account_metadata(
+    pipeline: PipelineResource, outcome: Outcome, media: MediaType, *, renditions: bool = False
+) -> Metadata:
+    """What happened to one account's items of one type: the counts of the report (design, section 6), and more.
+
+    Args:
+        renditions: True for the assets of derived media, which tell of what was made.
+    """
+    report, tally = outcome.report, outcome.report.tally(media.name)
     metadata: Metadata = {}  # what a person looks for comes first: the UI keeps this order
     if report.blocked is not None:
-        metadata["blocked_reason"] = f"{report.blocked.code}: {report.blocked.message}"
+        blocked = report.blocked
+        reason = blocked_reason(outcome.account, blocked.code, blocked.message, blocked.answer)
+        metadata["blocked_reason"] = f"{blocked.code}: {reason}"
     failures = [failure for failure in report.failures if failure.item.partition(":")[0] == media.name]
     if failures:
-        shown = [(failure, pipeline.entry(failure.item)) for failure in failures[:ROWS]]
-        rows = [_failed(media, failure, entry) for failure, entry in shown]
-        timelines = [entry.history if entry is not None else () for _, entry in shown]
+        rows = [_failed(media, failure, pipeline.entry(failure.item)) for failure in failures[:ROWS]]
         metadata["failed_items"] = items_table(rows)
         metadata["failed_items_links"] = first_links(pipeline, rows)
-        metadata["failed_items_timelines"] = items_links(pipeline, rows, timelines)
+        metadata["failed_items_timelines"] = items_links(pipeline, rows)
         if len(failures) > ROWS:
             metadata["failed_items_not_shown"] = len(failures) - ROWS
+    if not report.error and (shown := pipeline.pictures(outcome.account, media, PICTURES, pending=renditions)):
+        metadata["pictures"] = dg.MetadataValue.md(
+            " ".join(f"[![{escaped(each.title)}]({each.thumbnail})]({each.url})" for each in shown)
+        )
     if report.notes:
         metadata["notes"] = dg.MetadataValue.md("\n".join(f"- {escaped(note)}" for note in report.notes[:ROWS]))
+    if renditions:
+        kept, size = pipeline.kept_renditions(outcome.account, media)
+        metadata |= {
+            "made": tally.pending,
+            "reused": tally.unchanged,
+            "failed": tally.quarantined + tally.deferred,
+            "renditions": kept,
+            "bytes": size,
+            "seconds_of_encoding": round(report.seconds, 3) if tally.pending else 0.0,
+            "documents": tally.documents,
+            "eligible": tally.eligible,
+        }
+        return metadata
     return {**metadata, **counts(outcome, media), "seconds": round(report.seconds, 3)}
 
 
 def counts(outcome: Outcome, media: MediaType) -> dict[str, int]:
-    """The counts of one account and type, as design section 6 names them."""
-    return outcome.report.tally(media.name).to_json()
+    """The counts of one account and type, as design section 6 names them; `records` is their number after the run."""
+    tally = outcome.report.tally(media.name)
+    after = tally.records + tally.created - tally.deleted - tally.duplicates_removed
+    return {**tally.to_json(), "records": max(0, after)}
 
 
 def source_counts(outcome: Outcome, media: MediaType) -> dict[str, int]:
@@ -146,40 +228,93 @@ def source_counts(outcome: Outcome, media: MediaType) -> dict[str, int]:
     return {name: found[name] for name in ("documents", "eligible", "withdrawn", "invalid") if name in found}
 
 
-def pictures_metadata(pipeline: PipelineResource, outcome: Outcome, media: MediaType) -> Metadata:
-    """A few pictures as Markdown, which the UI shows inline from their public addresses."""
-    tally = outcome.report.tally(media.name)
-    if not tally.written + tally.unchanged:
-        return {}
-    pictures = pipeline.pictures(outcome.account, media, PICTURES)
-    if not pictures:
-        return {}
-    return {"pictures": dg.MetadataValue.md(" ".join(f"![{escaped(each.title)}]({each.url})" for each in pictures))}
+def error_metadata(error: PipelineError) -> Metadata:
+    return {"status": "run again", "error_class": error.code, "error": error.message}
 
 
-def trouble_metadata(trouble: Trouble) -> Metadata:
-    return {"status": "run again", "error_class": trouble.code, "error": trouble.message}
+@dataclass(slots=True)
+class Summary:
+    """What became of all users of a run, for its closing line."""
+
+    users: int = 0
+    types: dict[str, Tally] = field(default_factory=dict)
+    classes: Counter[str] = field(default_factory=Counter)
+    blocked: Counter[str] = field(default_factory=Counter)
+
+    def add(self, report: AccountReport) -> None:
+        self.users += 1
+        for name, tally in report.types.items():
+            self.types.setdefault(name, Tally()).add(tally)
+        self.classes.update(failure.error_class for failure in report.failures)
+        if report.blocked is not None:
+            self.blocked[report.blocked.code] += 1
+
+    def sentence(self, types: Iterable[str], failures: Mapping[str, PipelineError]) -> str:
+        """One line: users, what became of the items of each type, classes of errors, blocked accounts."""
+        said = [f"{name}: {_outcomes(self.types.get(name, Tally()))}" for name in types]
+        classes = self.classes + Counter(error.code for error in failures.values())
+        parts = [
+            f"Users: {self.users}{f', to be run again: {len(failures)}' if failures else ''}",
+            "; ".join(said),
+            f"Errors: {_by_number(classes)}" if classes else "No errors",
+            *([f"Blocked accounts: {self.blocked.total()} ({_by_number(self.blocked)})"] if self.blocked else []),
+        ]
+        return f"Done. {'. '.join(parts)}."
 
 
-def items_table(rows: Iterable[Row], *, narrow: bool = False) -> dg.TableMetadataValue:
-    """Items as a table, one row each.
+def _outcomes(tally: Tally) -> str:
+    names = ("created", "updated", "deleted", "unchanged", "deferred", "quarantined", "blocked")
+    numbers = {"rendered": tally.pending, **{name: getattr(tally, name) for name in names}}
+    return ", ".join(f"{number} {name}" for name, number in numbers.items() if number) or "nothing to do"
+
+
+def _by_number(counter: Counter[str]) -> str:
+    return ", ".join(f"{name} {number}" for name, number in counter.most_common())
+
+
+def table_of(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> dg.TableMetadataValue:
+    """A table of these columns, whose long words can be broken; one of whole numbers is a column of numbers."""
+    records = [
+        dg.TableRecord({name: row[name] if name in _NAMES else _cell(row[name]) for name in columns}) for row in rows
+    ]
+    whole = {
+        name
+        for name in columns
+        if (given := [each.data[name] for each in records if each.data[name] is not None])
+        and all(isinstance(value, int) and not isinstance(value, bool) for value in given)
+    }
+    schema = dg.TableSchema([dg.TableColumn(name, "int" if name in whole else "string") for name in columns])
+    return dg.MetadataValue.table(records, schema=schema)
+
+
+def items_table(rows: Sequence[ItemRow], *, users: bool = False) -> dg.TableMetadataValue:
+    """Items as a table, one row each: why first, the id last.
 
     Args:
-        narrow: Leave out page, record and run, and cut long messages.
+        users: True where they may be of several users.
     """
-    columns = _NARROW if narrow else _COLUMNS
-    return dg.MetadataValue.table(
-        [dg.TableRecord({name: _cell(row[name], narrow=narrow) for name in columns}) for row in rows],
-        schema=dg.TableSchema([dg.TableColumn(name, "int" if name == "attempts" else "string") for name in columns]),
+    columns = ("code", "class", "message", *(["user"] if users else []), "item")
+    return table_of(
+        (
+            {
+                "code": row.code or "",
+                "class": row.error_class,
+                "message": row.advised,
+                "user": row.user,
+                "item": row.item,
+            }
+            for row in rows
+        ),
+        columns,
     )
 
 
-def first_links(pipeline: PipelineResource, rows: Sequence[Row]) -> dg.MarkdownMetadataValue:
+def first_links(pipeline: PipelineResource, rows: Sequence[ItemRow]) -> dg.MarkdownMetadataValue:
     """The links of the first items, as many as the UI shows inline."""
     lines: list[str] = []
     rest = "- the others: failed_items_timelines"
     for row in rows:
-        line = f"- {escaped(str(row['code'] or row['item']))}: {', '.join(_links(pipeline, row, 'record'))}"
+        line = f"- {escaped(row.code or row.item)}: {row.links(pipeline)}"
         if sum(map(len, lines)) + len(lines) + len(line) + len(rest) >= _INLINE:
             lines.append(rest)
             break
@@ -187,35 +322,19 @@ def first_links(pipeline: PipelineResource, rows: Sequence[Row]) -> dg.MarkdownM
     return dg.MetadataValue.md("\n".join(lines))
 
 
-def items_links(
-    pipeline: PipelineResource, rows: Sequence[Row], timelines: Sequence[Sequence[Attempt]]
-) -> dg.MarkdownMetadataValue:
-    """The same items as a list of links: to the page, the record and the run that last tried, with the last attempts.
-
-    Args:
-        rows: Rows of `items_table`.
-        timelines: Of each of them, oldest attempt first, as `ac-pipeline item` prints it.
-    """
+def items_links(pipeline: PipelineResource, rows: Sequence[ItemRow], limit: int = LINKED) -> dg.MarkdownMetadataValue:
+    """The same items as a list: why, the links to page, record and the run that last tried, and the last attempts."""
     lines = []
-    for row, timeline in list(zip(rows, timelines, strict=True))[:LINKED]:
-        name = f"**{escaped(str(row['code']))}** " if row["code"] else ""
+    for row in rows[:limit]:
+        name = f"**{escaped(row.code)}** " if row.code else ""
         lines.append(
-            f"- {name}{coded(str(row['item']))} of {escaped(str(row['user']))}: {escaped(str(row['class']))}: "
-            f"{escaped(str(row['message']))}  \n  {' · '.join(_links(pipeline, row, str(row['record'])))}"
+            f"- {name}{escaped(row.error_class)}: {escaped(row.advised)}  \n  {row.links(pipeline)} · "
+            f"{escaped(row.user)} · {row.stage}, attempts: {row.attempts} · {coded(row.item)}"
         )
-        lines += [f"    - {attempt_line(attempt)}" for attempt in timeline[-_ATTEMPTS:]]
-    if len(rows) > LINKED:
-        lines.append(f"\n{len(rows) - LINKED} more are in the table; `ac-pipeline item` shows each with its timeline.")
+        lines += [f"    - {attempt_line(attempt)}" for attempt in row.history[-_ATTEMPTS:]]
+    if len(rows) > limit:
+        lines.append(f"\n{len(rows) - limit} more are in the table; `ac-pipeline item` shows each with its timeline.")
     return dg.MetadataValue.md("\n".join(lines))
-
-
-def _links(pipeline: PipelineResource, row: Row, record: str) -> list[str]:
-    """Where an item is found; `record` is the text of the link to its record."""
-    return [
-        link("page", str(row["page"])) if row["page"] else "no page",
-        link(record, pipeline.record_address(str(row["record"]))) if row["record"] else "no record",
-        f"last run {run_link(str(row['run']))}",
-    ]
 
 
 def attempt_line(attempt: Attempt) -> str:
@@ -225,36 +344,21 @@ def attempt_line(attempt: Attempt) -> str:
     return " · ".join([*parts, *filter(None, said)])
 
 
-def entry_row(media: MediaType, entry: LedgerEntry) -> dict[str, str | int]:
-    """A row about one item of the ledger that is not where it should be."""
-    failure = entry.failure
-    return {
-        "item": entry.item,
-        "code": entry.code or "",
-        "user": entry.partition,
-        "stage": failure.stage.value if failure else entry.stage.value,
-        "class": failure.error_class if failure else "",
-        "message": _short(failure.message) if failure else "",
-        "attempts": entry.attempts,
-        "page": page_of(media, entry.code) or "",
-        "record": entry.uri or "",
-        "run": entry.run_id,
-    }
-
-
-def _failed(media: MediaType, failure: ItemFailure, entry: LedgerEntry | None) -> dict[str, str | int]:
-    return {
-        "item": failure.item,
-        "code": failure.code or "",
-        "user": failure.user,
-        "stage": failure.stage.value,
-        "class": failure.error_class,
-        "message": _short(failure.message),
-        "attempts": entry.attempts if entry is not None else failure.attempts,
-        "page": page_of(media, failure.code) or "",
-        "record": (entry.uri if entry is not None else None) or "",
-        "run": entry.run_id if entry is not None else "",
-    }
+def _failed(media: MediaType, failure: ItemFailure, entry: LedgerEntry | None) -> ItemRow:
+    """What the run says of an item, with where it is found."""
+    return ItemRow(
+        media,
+        failure.item,
+        failure.user,
+        failure.code,
+        failure.error_class,
+        _short(failure.message),
+        entry.uri if entry is not None else None,
+        entry.run_id if entry is not None else "",
+        entry.history if entry is not None else (),
+        entry.attempts if entry is not None else failure.attempts,
+        failure.stage.value,
+    )
 
 
 def link(text: str, address: str | None) -> str:
@@ -277,8 +381,19 @@ def escaped(text: str) -> str:
     return _SPECIAL.sub(r"\\\1", " ".join(text.split()))
 
 
-def _cell(value: str | int, *, narrow: bool) -> str | int:
-    return _short(value, _SAID) if narrow and isinstance(value, str) else value
+def breakable(text: str) -> str:
+    """A text whose long words may be broken over lines, at marks that nobody sees: a table is as wide as its longest
+    word, and what is wider than the page is cut."""
+    return _LONG_WORD.sub(lambda word: _BREAKS.sub("\\1\u200b", word[0]), text)
+
+
+def unbroken(text: object) -> str:
+    """The text that a cell of a table was made of."""
+    return str(text).replace("\u200b", "")
+
+
+def _cell(value: Any) -> Any:
+    return breakable(value) if isinstance(value, str) else value
 
 
 def _short(message: str, limit: int = _MESSAGE) -> str:

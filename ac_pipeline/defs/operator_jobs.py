@@ -13,7 +13,8 @@ from typing import Any, Final
 import dagster as dg
 from pydantic import Field, create_model
 
-from ac_pipeline.defs.assets.catalog import records_key
+from ac_pipeline.defs.assets.catalog import OPERATIONS_GROUP, OWNERS, records_key
+from ac_pipeline.defs.metadata import Metadata, table_of
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.errors import PipelineError
@@ -27,22 +28,27 @@ ROWS: Final = 500
 KIND: Final = {"kind": "operator"}
 """Tag of these jobs, by which the UI finds them and their runs."""
 
+OPERATION, USER, DRY_RUN = "ac_pipeline/operation", "ac_pipeline/user", "ac_pipeline/dry_run"
+"""Tags of a run of an operator's job."""
+_TAGGED_USERS: Final = 5
+
 _TELL_EACH: Final = 25
 """Things done between two lines of the log."""
-
-Metadata = dict[str, Any]
 
 
 def job_of(operation: Declaration[Any]) -> dg.JobDefinition:
     """The job of an operation."""
     config_type = _config_of(operation)
-    asset = dg.AssetKey(["operations", operation.asset]) if operation.asset else None
 
     def work(context: Any, config: Any, pipeline: Any) -> None:
         with refusals():
             parameters = operation.parse(config.model_dump())
+            tag_run(context, operation.command or operation.job, _named_users(parameters))
             report = operation.run(_work(context, pipeline), parameters)
-        conclude(context, parameters, report, asset)
+        preview = report.confirm is not None or bool(getattr(parameters, "dry_run", False))
+        if hasattr(parameters, "dry_run") or hasattr(parameters, "confirm"):
+            tag_run(context, operation.command or operation.job, dry_run=preview)
+        conclude(context, parameters, report, answer_key(operation))
 
     work.__annotations__ = {
         "context": dg.OpExecutionContext,
@@ -56,7 +62,9 @@ def job_of(operation: Declaration[Any]) -> dg.JobDefinition:
         name=operation.job,
         tags=KIND,
         executor_def=marked_in_process_executor,
-        description=f"{operation.help}\n\nThe same as `ac-pipeline {operation.command}`.",
+        description=f"{operation.help}\n\n"
+        + (f"The same as `ac-pipeline {operation.command}`. " if operation.command else "")
+        + f"Its answer: [{answer_key(operation).to_user_string()}](/assets/{answer_key(operation).to_user_string()}).",
     )
     def job() -> None:
         made()
@@ -64,18 +72,47 @@ def job_of(operation: Declaration[Any]) -> dg.JobDefinition:
     return job
 
 
+def answer_key(operation: Declaration[Any]) -> dg.AssetKey:
+    """The asset whose materialisations are the answers of an operation's job, one for each launch."""
+    return dg.AssetKey(["operations", operation.asset or operation.job])
+
+
 def assets_of(operations: Iterable[Declaration[Any]]) -> Iterator[dg.AssetSpec]:
     """The assets whose materialisations show what these operations answer."""
     for each in operations:
-        if each.asset:
-            text = f"What the job `{each.job}` answers: each materialisation is one launch. {each.help}"
-            yield dg.AssetSpec(dg.AssetKey(["operations", each.asset]), group_name="operations", description=text)
+        if each.job:
+            yield answer_asset(
+                answer_key(each), f"What the job `{each.job}` answers: each materialisation is one launch. {each.help}"
+            )
 
 
-def conclude(
-    context: dg.OpExecutionContext, parameters: Parameters, report: Report, asset: dg.AssetKey | None = None
+def answer_asset(key: dg.AssetKey, description: str, **more: Any) -> dg.AssetSpec:
+    return dg.AssetSpec(
+        key, group_name=OPERATIONS_GROUP, owners=OWNERS, kinds={"report"}, description=description, **more
+    )
+
+
+def tag_run(
+    context: dg.OpExecutionContext, operation: str, users: Sequence[str] = (), dry_run: bool | None = None
 ) -> None:
-    """Show a report as the answer of a run.
+    """Let the list of runs say what a run does, to whom, and whether it only says what it would do."""
+    tags = {OPERATION: operation}
+    if users:
+        more = f" and {len(users) - _TAGGED_USERS} more" if len(users) > _TAGGED_USERS else ""
+        tags[USER] = ", ".join(users[:_TAGGED_USERS]) + more
+    if dry_run is not None:
+        tags[DRY_RUN] = str(dry_run).lower()
+    context.instance.add_run_tags(context.run_id, tags)
+
+
+def _named_users(parameters: Parameters) -> list[str]:
+    """The users that any of the parameters names."""
+    given = (getattr(parameters, name, None) for name in ("user", "users", "forget_user"))
+    return [name for each in given if each for name in ([each] if isinstance(each, str) else each)]
+
+
+def conclude(context: dg.OpExecutionContext, parameters: Parameters, report: Report, asset: dg.AssetKey) -> None:
+    """Show a report as the answer of a run: one sentence in its log, and a materialisation with its tables.
 
     Raises:
         dg.Failure: Something went wrong, or was confirmed with another number.
@@ -104,10 +141,7 @@ def conclude(
     if report.failed or unread:
         raise dg.Failure(sentence, metadata, allow_retries=False)
     context.log.info(sentence)
-    if asset is not None:
-        context.log_event(dg.AssetMaterialization(asset, description=sentence, metadata=metadata))
-    else:
-        context.add_output_metadata({"answer": sentence, **metadata})
+    context.log_event(dg.AssetMaterialization(asset, description=sentence, metadata={"answer": sentence, **metadata}))
 
 
 @contextmanager
@@ -125,8 +159,7 @@ def table_metadata(table: Table) -> Metadata:
     if not table.count:
         return {}
     rows = [{name: _cell(row.get(name)) for name in table.columns} for row in islice(table, ROWS)]
-    schema = dg.TableSchema([dg.TableColumn(name, _kind([row[name] for row in rows])) for name in table.columns])
-    made: Metadata = {table.name: dg.MetadataValue.table([dg.TableRecord(row) for row in rows], schema=schema)}
+    made: Metadata = {table.name: table_of(rows, table.columns)}
     if table.count > len(rows):
         made[f"{table.name}_not_shown"] = table.count - len(rows)
     return made
@@ -179,9 +212,3 @@ def _cell(value: object) -> str | int | float | bool | None:
     if value is None or isinstance(value, int | float | bool):
         return value
     return "; ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-def _kind(values: Sequence[object]) -> str:
-    given = [value for value in values if value is not None]
-    whole = bool(given) and all(isinstance(value, int) and not isinstance(value, bool) for value in given)
-    return "int" if whole else "string"

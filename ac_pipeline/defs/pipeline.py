@@ -1,4 +1,4 @@
-"""The pipeline as Dagster sees it: accounts and media types in, reports out. No Dagster here.
+"""The pipeline as Dagster sees it: accounts and media types in, reports out.
 
 One pipeline for each run or tick, opened at the first question: a missing setting so fails the step that needs it, with
 its sentence, and not the loading of the definitions.
@@ -16,9 +16,12 @@ from types import TracebackType
 from typing import Self
 from urllib.parse import urlencode
 
+import dagster as dg
+
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import record_address
 from ac_pipeline.atproto.types import RepositoryStatus
+from ac_pipeline.defs.web_server import THUMBNAILS
 from ac_pipeline.items import LastLook, LedgerEntry, RepositoryCheckpoint, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.changes.pending import Changes
@@ -27,7 +30,7 @@ from ac_pipeline.operations.inspection.verification import Findings, Taken, find
 from ac_pipeline.operations.parameters import chosen_accounts
 from ac_pipeline.operations.retry import AccountRetry, FailedItems, RetryPlan, plan_retry, retry_accounts
 from ac_pipeline.operations.sync import confirm_sweep
-from ac_pipeline.settings import Allowance, Settings
+from ac_pipeline.settings import Allowance, Settings, load_settings
 from ac_pipeline.sync.for_accounts import account_reports
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
@@ -47,10 +50,16 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture of a record, at its public address on the PDS."""
+    """A picture of a record.
+
+    Args:
+        url: Public address on the PDS of what it shows: the picture, or the video whose poster it is.
+        thumbnail: Path at our web server (`web_server.py`) where it is as small as a list needs it.
+    """
 
     title: str
     url: str
+    thumbnail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,24 +270,58 @@ class PipelineResource:
         """Where a record can be read by anybody; None when the text is no address of a record."""
         return record_address(self.open().settings.pds_url, uri)
 
-    def pictures(self, account: Account, media: MediaType, limit: int) -> Sequence[Picture]:
-        """Some pictures of the account's records; none for a type whose records hold no picture."""
+    def pictures(self, account: Account, media: MediaType, limit: int, *, pending: bool = False) -> Sequence[Picture]:
+        """Some pictures of the account's records; none for a type whose records hold no picture.
+
+        Args:
+            pending: Also those that are made and not published yet: they are seen once they are.
+        """
         if not media.blobs or account.did is None:
             return ()
         pipeline = self.open()
         entries = pipeline.ledger.find(
-            states={State.WRITTEN, State.UNCHANGED}, account=account.id, types={media.name}, limit=limit
+            states={State.WRITTEN, State.UNCHANGED, *([State.PENDING] if pending else [])},
+            account=account.id,
+            types={media.name},
+            limit=limit,
         )
-        return tuple(islice(self._shown(entries, media, pipeline.settings.pds_url), limit))
+        return tuple(islice(self._shown(entries, pipeline.settings.pds_url), limit))
+
+    def kept_renditions(self, account: Account, media: MediaType) -> tuple[int, int]:
+        """How many renditions the account's items of a type have, and their bytes."""
+        entries = self.open().ledger.find(account=account.id, types={media.name})
+        sizes = [made.blob.size for each in entries if each.derived for made in each.derived.renditions.values()]
+        return len(sizes), sum(sizes)
 
     def _outcomes(self, accounts: Sequence[Account], work: Callable[[Account], AccountReport]) -> Iterator[Outcome]:
         return starmap(Outcome, account_reports(accounts, work, self.open().settings.ac_concurrent_users))
 
     @staticmethod
-    def _shown(entries: Iterable[LedgerEntry], media: MediaType, pds_url: str) -> Iterator[Picture]:
+    def _shown(entries: Iterable[LedgerEntry], pds_url: str) -> Iterator[Picture]:
         for entry in entries:
-            for field in media.blobs:
-                made = entry.derived.renditions.get(field.name) if entry.derived else None
-                if made is not None and made.blob.mime_type.startswith("image/") and entry.did is not None:
-                    query = urlencode({"did": entry.did, "cid": made.blob.cid})
-                    yield Picture(entry.code or entry.document, f"{pds_url}/xrpc/com.atproto.sync.getBlob?{query}")
+            blobs = [made.blob for made in entry.derived.renditions.values()] if entry.derived else []
+            picture = next((each for each in blobs if each.mime_type.startswith("image/")), None)
+            if picture is None or entry.did is None:
+                continue
+            shown = next((each for each in blobs if each.mime_type.startswith("video/")), picture)
+            address = f"{pds_url}/xrpc/com.atproto.sync.getBlob?{urlencode({'did': entry.did, 'cid': shown.cid})}"
+            yield Picture(entry.code or entry.document, address, f"{THUMBNAILS}{entry.did}/{picture.cid}")
+
+
+PIPELINE = "pipeline"
+"""Key of the resource; tests put an object of their own in its place."""
+
+
+def _told(context: dg.InitResourceContext) -> Settings:
+    """The settings, once the log of the run says where they lead. The ticks of sensors do not repeat it."""
+    settings = load_settings()
+    if context.run is not None and context.log is not None:
+        context.log.info(f"This run works on {settings.destination}.")
+    return settings
+
+
+@dg.resource(description="Accounts, documents, ledger, renditions and PDS, as the environment and .env name them.")
+def pipeline_resource(context: dg.InitResourceContext) -> Iterator[PipelineResource]:
+    """One pipeline for each run or tick, opened when it is first used, closed with the run or tick."""
+    with PipelineResource(lambda: _told(context)) as pipeline:
+        yield pipeline

@@ -5,26 +5,26 @@ came of its items; it is materialised only where a dry run afterwards proves tha
 be, with the counts of that dry run.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
 import dagster as dg
 from pydantic import Field
 
-from ac_pipeline.defs.assets.catalog import records_key
+from ac_pipeline.defs.assets.catalog import PDS, records_key
 from ac_pipeline.defs.checks import check_events
 from ac_pipeline.defs.metadata import (
     Metadata,
-    Trouble,
+    Summary,
     account_metadata,
     dagster_failures,
+    error_metadata,
     failure_of,
-    trouble_metadata,
-    trouble_of,
 )
+from ac_pipeline.defs.operator_jobs import tag_run
 from ac_pipeline.defs.pipeline import Outcome, PipelineResource
-from ac_pipeline.defs.policies import PDS
-from ac_pipeline.errors import Misconfigured, Transient
+from ac_pipeline.errors import Misconfigured, PipelineError, Transient
 from ac_pipeline.items import State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
@@ -66,23 +66,42 @@ def retry_failed_items(
     """Run exactly the failed items that the config names, and say of each user and type what came of it.
 
     Raises:
-        dg.Failure: Nothing is selected or a field is wrong; or some users have to be run again.
+        dg.Failure: Nothing is selected or a field is wrong; or some users have to be run again, or items failed again.
     """
     with dagster_failures():
         plan = pipeline.plan_retry(_wanted(config))
-    _tell(context, plan)
+    tag_run(context, "retry", config.users or [retry.account.key for retry in plan.accounts])
+    _log_plan(context, plan)
+    summary, again = Summary(), Counter[str]()
     retries = {retry.account.key: retry for retry in plan.accounts}
-    troubles: dict[str, Trouble] = {}
+    failures: dict[str, PipelineError] = {}
     with dagster_failures():
         for outcome in pipeline.retry(plan.accounts, context.run.run_id):
-            trouble = trouble_of(outcome)
-            if trouble is not None:
-                troubles[outcome.account.key] = trouble
-            _report(context, pipeline, outcome, retries[outcome.account.key], trouble)
+            if outcome.report.error is not None:
+                failures[outcome.account.key] = outcome.report.error
+            summary.add(outcome.report)
+            retry = retries[outcome.account.key]
+            asked = {f"{type_}:{document}" for type_, document in retry.selection.items or ()}
+            again.update(
+                each.error_class
+                for each in outcome.report.failures
+                if each.state is State.QUARANTINED and each.item in asked
+            )
+            _report(context, pipeline, outcome, retry)
     for event in check_events(pipeline, {media for retry in plan.accounts for media in retry.selection.types}):
         context.instance.report_runless_asset_event(event)
-    if troubles:
-        raise failure_of(troubles, len(retries))
+    types = [media.name for media in MEDIA_TYPES if media.name in summary.types]
+    context.log.info(summary.sentence(types, failures))
+    if failures:
+        raise failure_of(failures, len(retries))
+    if again:  # as the command ends with 1
+        classes = ", ".join(f"{name} {number}" for name, number in again.most_common())
+        raise dg.Failure(
+            f"{again.total()} of {plan.items} items failed again ({classes}): their partitions and "
+            "operations/failed_items say why.",
+            {"error_classes": dg.MetadataValue.json(dict(again))},
+            allow_retries=False,
+        )
 
 
 @dg.job(
@@ -118,7 +137,7 @@ def _wanted(config: RetryConfig) -> FailedItems:
     )
 
 
-def _tell(context: dg.OpExecutionContext, plan: RetryPlan) -> None:
+def _log_plan(context: dg.OpExecutionContext, plan: RetryPlan) -> None:
     context.log.info(f"{plan.items} failed items of {len(plan.accounts)} users are run again.")
     for name in plan.unknown:
         context.log.warning(f"{name} is not among the failed items: nothing was done to it.")
@@ -126,26 +145,20 @@ def _tell(context: dg.OpExecutionContext, plan: RetryPlan) -> None:
         context.log.warning(f"{item} belongs to an account that is not on the platform any more: left alone.")
 
 
-def _report(
-    context: dg.OpExecutionContext,
-    pipeline: PipelineResource,
-    outcome: Outcome,
-    retry: AccountRetry,
-    trouble: Trouble | None,
-) -> None:
-    """One event for each type of one user."""
-    user, types = outcome.account.key, retry.selection.types
+def _report(context: dg.OpExecutionContext, pipeline: PipelineResource, outcome: Outcome, retry: AccountRetry) -> None:
+    """One event for each type of one user's turn."""
+    user, types, error = outcome.account.key, retry.selection.types, outcome.report.error
     said = ", ".join(f"{count} {name}" for name, count in retry.counts.items())
-    context.log.log("ERROR" if trouble else "INFO", f"{user}: {said} run again. {trouble.message if trouble else ''}")
-    proven = _proven(context, pipeline, outcome, types) if trouble is None else {}
+    context.log.log("ERROR" if error else "INFO", f"{user}: {said} run again. {error.message if error else ''}")
+    proven = _proven(context, pipeline, outcome, types) if error is None else {}
     for media in types:
         metadata: Metadata = {"retried": retry.counts[media.name], **account_metadata(pipeline, outcome, media)}
         if media.name in proven:
             whole = {**proven[media.name], "retried": retry.counts[media.name], "retried_in": context.run.run_id}
             context.log_event(dg.AssetMaterialization(records_key(media), partition=user, metadata=whole))
             continue
-        if trouble is not None:
-            metadata.update(trouble_metadata(trouble))
+        if error is not None:
+            metadata.update(error_metadata(error))
         context.log_event(dg.AssetObservation(records_key(media), partition=user, metadata=metadata))
 
 

@@ -49,7 +49,7 @@ def marked_in_process_executor(context: dg.InitExecutorContext) -> dg.Executor:
 
 
 def process_is_dead(run: dg.DagsterRun) -> bool:
-    """Whether the process of a run has certainly ended: it is gone from here, or this very machine was started anew."""
+    """True if the process of a run has certainly ended: it is gone from here, or this very machine was started anew."""
     run_id, _, rest = run.tags.get(RUN_PROCESS, "").partition(" ")
     machine, _, mark = rest.partition(" ")
     if run_id != run.run_id:

@@ -1,4 +1,5 @@
-"""The schedules: when all known users have their turn. Who is known is the users sensor's: a schedule adds no keys.
+"""The schedules: when all known users are synchronised or verified. Who is known is the users sensor's: a schedule
+adds no keys.
 
 The hours are settings, read when the code location loads (`AC_CRON_SYNC`, `AC_CRON_RECONCILE`, `AC_CRON_VERIFY`).
 """
@@ -9,10 +10,9 @@ from typing import Any, Final
 
 import dagster as dg
 
-from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, USERS
+from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, RECORDS_A_RUN, USERS
 from ac_pipeline.defs.assets.records import FULL, STEP
 from ac_pipeline.defs.jobs import SYNC_USERS, UNFINISHED
-from ac_pipeline.defs.policies import RECORDS_A_RUN
 from ac_pipeline.defs.verification import VERIFY_USERS
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.settings import Timetable
@@ -35,7 +35,7 @@ class UsersSchedule:
         description: For people.
         run_config: Of each run.
         waits_for: Schedules that must have no unfinished runs, besides itself.
-        ranged: Whether its runs are about ranges of keys; else it is one run, which knows by itself who there is.
+        ranged: True if its runs are about ranges of keys; else it is one run, which knows by itself who there is.
     """
 
     name: str

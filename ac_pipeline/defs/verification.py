@@ -6,6 +6,7 @@ fails a check, where a person looks, and never the job; the job fails when someb
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from datetime import timedelta
 from typing import Final
 
 import dagster as dg
@@ -14,16 +15,25 @@ from pydantic import Field
 from ac_pipeline.accounts import Account
 from ac_pipeline.defs.assets.catalog import records_key
 from ac_pipeline.defs.checks import check_events, part_metadata
-from ac_pipeline.defs.metadata import Trouble, dagster_failures, failure_of, trouble_of_error
+from ac_pipeline.defs.metadata import dagster_failures, failure_of
+from ac_pipeline.defs.operator_jobs import answer_asset, tag_run
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.run_marks import marked_in_process_executor
-from ac_pipeline.errors import Misconfigured
+from ac_pipeline.errors import Misconfigured, PipelineError
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.mongo.ledger.receipts import Receipt
 from ac_pipeline.operations.inspection.verification import Taken
 
 VERIFY_USERS: Final = "verify_users"
 VERIFY_STEP: Final = "verify_each_user"
+
+VERIFICATION: Final = dg.AssetKey(["operations", "verification"])
+verification_asset = answer_asset(
+    VERIFICATION,
+    f"What the job `{VERIFY_USERS}` found of all users: each materialisation is one verification of everybody. What is "
+    "wrong stands in the checks of the records.",
+    freshness_policy=dg.FreshnessPolicy.time_window(fail_window=timedelta(days=15), warn_window=timedelta(days=8)),
+)
 
 _TYPES: Final = ", ".join(media.name for media in MEDIA_TYPES)
 
@@ -53,21 +63,25 @@ def verify(
     with dagster_failures():
         types = tuple(media_type(name) for name in config.types) or MEDIA_TYPES
         accounts = _accounts(pipeline, config.users)
+    tag_run(context, "verify", config.users)
     sums, verified = Counter[str](users=0, blocked=0), list[str]()  # no user's receipt is kept here (OPS-6)
-    troubles: dict[str, Trouble] = {}
+    failures: dict[str, PipelineError] = {}
     with dagster_failures():
         taken = pipeline.verify(accounts, types, blobs=config.blobs, run_id=context.run.run_id)
         for number, each in enumerate(taken, start=1):
-            _tell(context, pipeline, each, f"{number} of {len(accounts)}")
+            _log_user(context, pipeline, each, f"{number} of {len(accounts)}")
             if each.receipt is not None:
                 verified.append(each.receipt.user)
                 sums.update(_sums(each.receipt))
             if each.error is not None:
-                troubles[each.account.key] = trouble_of_error(each.error)
+                failures[each.account.key] = each.error
     yield from check_events(pipeline, types, verified)
-    context.log.info(", ".join(f"{name}: {value}" for name, value in sums.items()))
-    if troubles:
-        raise failure_of(troubles, len(accounts))
+    said = ", ".join(f"{name}: {value}" for name, value in sums.items())
+    context.log.info(said)
+    if not config.users and not failures:
+        context.log_event(dg.AssetMaterialization(VERIFICATION, description=said, metadata={"answer": said, **sums}))
+    if failures:
+        raise failure_of(failures, len(accounts))
 
 
 @dg.job(
@@ -90,7 +104,7 @@ def _sums(receipt: Receipt) -> Counter[str]:
     return counts
 
 
-def _tell(context: dg.OpExecutionContext, pipeline: PipelineResource, taken: Taken, count: str) -> None:
+def _log_user(context: dg.OpExecutionContext, pipeline: PipelineResource, taken: Taken, count: str) -> None:
     """One line about each user, and an observation of each partition in which something is amiss."""
     user, receipt = taken.account.key, taken.receipt
     if receipt is None:

@@ -17,7 +17,7 @@ Measured on Dagster 1.13.27, with `staleStatus` of real instances:
   partitioned assets); an external asset never is; a user without any materialisation is missing, not stale.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -44,9 +44,6 @@ class Seen:
     version: str | None
 
 
-Fetch = Callable[..., dg.EventRecordsResult]
-
-
 @dataclass(slots=True)
 class LastEvents:
     """The last events of some users' partitions, read an asset at a time, when they are first asked for.
@@ -58,29 +55,42 @@ class LastEvents:
 
     instance: dg.DagsterInstance
     users: Sequence[str]
-    _observed: dict[dg.AssetKey, dict[str, Seen]] = field(default_factory=dict)
-    _materialized: dict[dg.AssetKey, dict[str, Seen]] = field(default_factory=dict)
+    _known: dict[tuple[bool, dg.AssetKey], dict[str, Seen]] = field(default_factory=dict)
 
     def observed(self, asset: dg.AssetKey) -> dict[str, Seen]:
         """Partition -> its last observation."""
-        if asset not in self._observed:
-            self._observed[asset] = _last(self.instance.fetch_observations, asset, self.users)
-        return self._observed[asset]
+        return self._of(asset, made=False)
 
     def materialized(self, asset: dg.AssetKey) -> dict[str, Seen]:
         """Partition -> its last materialisation."""
-        if asset not in self._materialized:
-            self._materialized[asset] = _last(self.instance.fetch_materializations, asset, self.users)
-        return self._materialized[asset]
+        return self._of(asset, made=True)
 
     def look_again(self, asset: dg.AssetKey, user: str) -> None:
         """An event of this user was logged just now: find its place in the log."""
-        for known, fetch in (
-            (self._observed, self.instance.fetch_observations),
-            (self._materialized, self.instance.fetch_materializations),
-        ):
-            if asset in known:
-                known[asset].update(_last(fetch, asset, [user]))
+        for made in (False, True):
+            if (made, asset) in self._known:
+                self._known[made, asset].update(self._read(asset, [user], made=made))
+
+    def _of(self, asset: dg.AssetKey, *, made: bool) -> dict[str, Seen]:
+        if (made, asset) not in self._known:
+            self._known[made, asset] = self._read(asset, self.users, made=made)
+        return self._known[made, asset]
+
+    def _read(self, asset: dg.AssetKey, users: Sequence[str], *, made: bool) -> dict[str, Seen]:
+        fetch = self.instance.fetch_materializations if made else self.instance.fetch_observations
+        wanted = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=list(users))
+        found: dict[str, Seen] = {}
+        cursor = None
+        for _ in range(_PAGES if users else 0):
+            page = fetch(wanted, limit=2 * len(users), cursor=cursor)
+            for record in page.records:
+                event = record.asset_materialization or record.asset_observation
+                if event is not None and event.partition is not None:
+                    found.setdefault(event.partition, Seen(record.storage_id, (event.tags or {}).get(_VERSION)))
+            if len(found) == len(users) or not page.has_more:
+                break
+            cursor = page.cursor
+        return found
 
 
 def observation(media: MediaType, user: str, versions: Versions, counts: Mapping[str, int]) -> dg.AssetObservation:
@@ -115,19 +125,3 @@ def _own(version: str | None) -> dict[str, str]:
     if version is None:
         return {}
     return {_VERSION: version, "dagster/data_version_is_user_provided": "true"}
-
-
-def _last(fetch: Fetch, asset: dg.AssetKey, users: Sequence[str]) -> dict[str, Seen]:
-    found: dict[str, Seen] = {}
-    cursor = None
-    for _ in range(_PAGES if users else 0):
-        wanted = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=list(users))
-        page = fetch(wanted, limit=2 * len(users), cursor=cursor)
-        for record in page.records:
-            event = record.asset_materialization or record.asset_observation
-            if event is not None and event.partition is not None:
-                found.setdefault(event.partition, Seen(record.storage_id, (event.tags or {}).get(_VERSION)))
-        if len(found) == len(users) or not page.has_more:
-            break
-        cursor = page.cursor
-    return found

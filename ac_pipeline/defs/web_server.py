@@ -4,20 +4,32 @@ Dagster's UI has no login, and its web server does what any request asks: a link
 can launch runs, and a name that leads to 127.0.0.1 (DNS rebinding) reads everything. The guard refuses what does not
 come from the UI itself or from a program. It keeps nobody out who can reach the port: that takes a proxy with a login.
 
+It also serves small pictures below `/thumbnails/`, for lists of records: the UI shows a picture as large as its file.
+
 `python -m ac_pipeline.defs.web_server` takes the arguments of `dagster-webserver`; with `dev` before them, those of
 `dagster dev`, whose web server it becomes.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from functools import lru_cache
 from importlib import import_module
+from io import BytesIO
 from typing import Any, Final
 from urllib.parse import parse_qs, urlsplit
 
+import httpx
 from graphql import GraphQLError, OperationDefinitionNode, OperationType, parse
+from PIL import Image
+
+from ac_pipeline.bounds import Limit, within
+from ac_pipeline.errors import PipelineError
+from ac_pipeline.settings import load_settings
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -26,6 +38,12 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 MODULE: Final = "ac_pipeline.defs.web_server"
+THUMBNAILS: Final = "/thumbnails/"
+"""Path below which small pictures are served, by DID and CID."""
+THUMBNAIL_SIDE: Final = 96
+_PICTURE: Final = re.compile(r"(did:[a-z]+:[A-Za-z0-9.:%_-]{1,200})/([a-z2-7]{20,100})")
+_PICTURE_SECONDS, _PICTURE_MEGABYTES, _PICTURE_SIDE = 10.0, 2, 4_096
+"""What a picture may take to come, hold, and be wide: ours have 512 pixels and 100,000 bytes."""
 LOCAL: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
@@ -43,14 +61,57 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         reason = why_refused(scope, self._url) if scope["type"] in {"http", "websocket"} else ""
-        if not reason:
+        if not reason and scope["type"] == "http" and scope["path"].startswith(THUMBNAILS):
+            await _send_thumbnail(scope["path"], send)
+        elif not reason:
             await self._app(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008, "reason": reason})
         else:
-            headers = [(b"content-type", b"text/plain; charset=utf-8")]
-            await send({"type": "http.response.start", "status": 403, "headers": headers})
-            await send({"type": "http.response.body", "body": f"{reason}\n".encode()})
+            await _answer(send, 403, f"{reason}\n".encode())
+
+
+async def _answer(send: Send, status: int, body: bytes, *more: tuple[bytes, bytes]) -> None:
+    headers = [*more] or [(b"content-type", b"text/plain; charset=utf-8")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def _send_thumbnail(path: str, send: Send) -> None:
+    named = _PICTURE.fullmatch(path.removeprefix(THUMBNAILS))
+    try:
+        picture = await asyncio.to_thread(thumbnail, *named.groups()) if named is not None else None
+    except (PipelineError, httpx.HTTPError, OSError, ValueError):  # the PDS is away, or it is no picture
+        picture = None
+    if picture is None:
+        await _answer(send, 404, b"There is no such picture.\n")
+    else:
+        kept = (b"cache-control", b"private, max-age=31536000, immutable")
+        await _answer(send, 200, picture, (b"content-type", b"image/png"), kept)
+
+
+@lru_cache(maxsize=512)
+def thumbnail(did: str, cid: str) -> bytes:
+    """A picture of the PDS as a PNG of at most 96 x 96 pixels.
+
+    Raises:
+        PipelineError, httpx.HTTPError, OSError, ValueError: It cannot be read, or is none.
+    """
+    settings = load_settings()
+    with httpx.Client(transport=settings.proxies.transport(httpx.Limits()), trust_env=False) as http:
+        asked = {"did": did, "cid": cid}
+        with http.stream("GET", f"{settings.pds_url}/xrpc/com.atproto.sync.getBlob", params=asked) as answer:
+            answer.raise_for_status()
+            limit = Limit("AC_BLOB", _PICTURE_SECONDS, _PICTURE_MEGABYTES)
+            with within(limit):
+                data = b"".join(limit.watch(answer.iter_bytes()))
+    with Image.open(BytesIO(data), formats=("PNG", "JPEG", "WEBP")) as picture:
+        if max(picture.size) > _PICTURE_SIDE:
+            raise ValueError(f"a picture of {picture.size}")
+        picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+        small = BytesIO()
+        picture.convert("RGBA").save(small, "PNG")
+    return small.getvalue()
 
 
 def why_refused(scope: Scope, url: str = "") -> str:
@@ -84,7 +145,7 @@ def why_refused(scope: Scope, url: str = "") -> str:
 
 
 def _changes(query: bytes) -> bool:
-    """Whether one of the GraphQL documents in a query string holds anything but queries, or cannot be read."""
+    """True if one of the GraphQL documents in a query string holds anything but queries, or cannot be read."""
     try:
         found = [parse(text) for text in parse_qs(query.decode("latin-1")).get("query", ())]
     except GraphQLError:

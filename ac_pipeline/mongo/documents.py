@@ -36,7 +36,6 @@ client that died after 60 s, and the local server does so only when the next one
 _BATCH = 1_000
 """Documents an answer holds: at about 1 KB each well under the server's 16 MB, and few round trips for a heavy user."""
 
-
 _ALWAYS_UNIQUE = ("code", "hash")
 """Unique by the platform's rules, whatever indexes there are: codes per collection, programs by their hash over all
 users (aesthetic-computer facts, sections 3.4 and 5). Documents without them are no conflict here."""
@@ -110,6 +109,25 @@ class MongoDocuments:
             found = self._collection(media).find({}, {"when": 1}, batch_size=_BATCH)
             ids = ((str(raw["_id"]), raw.get("when")) for raw in found)
             return {id: read_when(when) or object_id_time(id) or 0 for id, when in ids}
+
+    def unlinked(self, media: MediaType, without: Collection[str] = ()) -> tuple[int, int | None]:
+        """How many documents have no record stored in them, removed ones left out, and the `when` of the oldest.
+
+        Args:
+            without: Ids that do not count.
+
+        Returns:
+            Their number, and ms since 1970; None where there is none with a date.
+        """
+        others = {"_id": {"$nin": [ObjectId(each) for each in without if ObjectId.is_valid(each)]}}
+        dated = {"$cond": [{"$eq": [{"$type": "$when"}, "date"]}, "$when", None]}
+        stages: list[dict[str, Any]] = [
+            {"$match": {**unlinked(media), **others, "$nor": WITHDRAWN["$or"]}},
+            {"$group": {"_id": None, "number": {"$sum": 1}, "oldest": {"$min": dated}}},
+        ]
+        with mongo_errors(f"count the {media.plural} without a record"):
+            row = next(iter(self._collection(media).aggregate(stages)), None)
+        return (int(row["number"]), read_when(row["oldest"])) if row is not None else (0, None)
 
     def is_empty(self, media: MediaType) -> bool:
         with mongo_errors(f"look into the collection {media.collection}"):

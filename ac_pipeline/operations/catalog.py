@@ -19,11 +19,12 @@ from ac_pipeline.operations.removal.prune import SNAPSHOTS, TAKE_SNAPSHOT
 from ac_pipeline.operations.removal.restore import RESTORE
 from ac_pipeline.operations.removal.wipe import WIPE
 from ac_pipeline.operations.retry import RETRY
-from ac_pipeline.operations.sync import SYNC
+from ac_pipeline.operations.sync import APPLY_PLAN, SYNC
 
 OPERATIONS: Final[tuple[Declaration[Any], ...]] = (
     PLAN,
     PLANS,
+    APPLY_PLAN,
     SYNC,
     STATUS,
     ITEMS,

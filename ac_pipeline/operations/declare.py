@@ -175,13 +175,14 @@ class Declaration(Generic[Given]):
     """One operation.
 
     Args:
-        command: Its words on the command line: `wipe`, or `accounts rotate`.
+        command: Its words on the command line: `wipe`, or `accounts rotate`; empty where an option of another one
+            does the same.
         job: The name of its Dagster job; empty where the job of assets or partitions does the same.
         op: The name of the job's one op, under which a launchpad has its parameters.
         parameters: The model of its parameters.
         run: Does it; its docstring is the help of command and job: a sentence, then what else one has to know.
         csv: Name of the table that `--csv` prints; empty for none.
-        asset: Name of the asset `operations/...` whose materialisation shows the answer; empty for none.
+        asset: Name of the asset `operations/...` whose materialisation shows the answer; empty for the job's name.
     """
 
     command: str

@@ -209,7 +209,7 @@ def item_name(text: str) -> tuple[str, str]:
     Raises:
         Misconfigured: It has another form, or names no type.
     """
-    type_, colon, name = text.partition(":")
+    type_, colon, name = text.replace("\u200b", "").partition(":")  # Dagster's tables have such marks to break lines at
     known = [media.name for media in MEDIA_TYPES]
     if not colon or not name or type_ not in known:
         raise Misconfigured(f"{text!r} is no item: write TYPE:CODE or TYPE:ID with one of {', '.join(known)}.")

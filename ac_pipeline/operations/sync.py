@@ -23,6 +23,7 @@ from ac_pipeline.operations.apply_plan import apply_plan
 from ac_pipeline.operations.declare import (
     INTERRUPTED,
     UNREACHABLE,
+    WELL,
     Declaration,
     LeftOut,
     Report,
@@ -31,7 +32,7 @@ from ac_pipeline.operations.declare import (
     command_line,
     exit_code,
 )
-from ac_pipeline.operations.parameters import Selected, option, sweep_option
+from ac_pipeline.operations.parameters import Parameters, Selected, dry_run_option, option, sweep_option
 from ac_pipeline.operations.plan import kept_lines, make_plan, orphans_kept, selection_of
 from ac_pipeline.sync.engine import Engine, sync_accounts
 from ac_pipeline.sync.for_accounts import for_accounts, needed, unread
@@ -376,3 +377,26 @@ def sync_left_out(report: SyncReport) -> list[LeftOut]:
 def sync_lines(report: SyncReport) -> list[str]:
     """What a person may want to know of single users."""
     return [f"{each.user}: {note}" for each in report.accounts for note in each.notes]
+
+
+class ApplyPlanParameters(Parameters):
+    """Which plan, and how much of it."""
+
+    plan: str = option("", "The hash of the plan, as `plan_users` and `list_plans` show it.", metavar="HASH")
+    canary: int | None = option(None, "The first N users with work, then stop.", metavar="N", ge=1)
+    dry_run: bool = dry_run_option("done, and what has moved since")
+    sweep: int | None = sweep_option()
+
+
+def run_apply_plan(work: Work, parameters: ApplyPlanParameters) -> Report:
+    """Carry out exactly the operations of a saved plan, where they are still the same, and list what has moved since.
+
+    A canary stops after a few users and verifies them; launch again without it to go on.
+    """
+    if not parameters.plan.strip():
+        raise Misconfigured("No plan is named, so nothing was done: fill in `plan` in the launchpad; see list_plans.")
+    report = run_sync(work, SyncParameters(**{**parameters.model_dump(), "plan": parameters.plan.strip()}))
+    return replace(report, failed=report.exit_code != WELL and not parameters.dry_run)
+
+
+APPLY_PLAN: Final = Declaration("", "apply_plan", "apply_saved_plan", ApplyPlanParameters, run_apply_plan)

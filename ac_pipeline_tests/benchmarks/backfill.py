@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ac_pipeline.defs.policies import RECORDS_A_RUN, RENDITIONS_A_RUN
+from ac_pipeline.defs.assets.catalog import RECORDS_A_RUN, RENDITIONS_A_RUN
 from ac_pipeline.items import State
 from ac_pipeline.local.dagster_ui import Backfill
 from ac_pipeline.local.seed.kinds import KIDLISP, MOODS, PAINTINGS, PIECES, TAPES, Kind, Share

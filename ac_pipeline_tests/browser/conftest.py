@@ -21,7 +21,7 @@ from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice
 from ac_pipeline_tests.scripted_storage import ObjectServer
 
 MILLISECONDS = 1000 * PATIENCE
-SIZE = (1600, 1000)
+SIZE = (1440, 900)
 PAINTINGS = ["atproto", "paintings"]
 
 Shoot = Callable[[Page, str], None]

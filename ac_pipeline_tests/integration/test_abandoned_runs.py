@@ -12,10 +12,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from ac_pipeline.defs.jobs import RETRIED_AS, WILL_RETRY
 from ac_pipeline.defs.run_marks import RUN_PROCESS, process_is_dead
 from ac_pipeline.defs.sensors.abandoned import (
-    RETRIED_AS,
-    WILL_RETRY,
     abandoned_runs_sensor,
     fail_abandoned_runs,
     remind_of_retries,

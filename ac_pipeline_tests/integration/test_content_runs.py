@@ -15,7 +15,7 @@ from bson import ObjectId
 from ac_pipeline.accounts import Account
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.assets.catalog import USERS, records_key
-from ac_pipeline.defs.assets.changed_users import SYNC_CHANGED_USERS, run_config
+from ac_pipeline.defs.assets.records import SYNC_CHANGED_USERS, run_config
 from ac_pipeline.defs.jobs import SYNC_USERS
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.sensors.content import NEW_CONTENT_SENSOR, Memory

@@ -12,8 +12,8 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
+from ac_pipeline.defs.assets.catalog import POOL_LIMITS
 from ac_pipeline.defs.home import environment, prepare_home
-from ac_pipeline.defs.policies import POOL_LIMITS
 from ac_pipeline.defs.web_server import MODULE
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.local.services.processes import LOOPBACK, free_port

@@ -16,9 +16,8 @@ import yaml
 from pydantic import SecretStr
 
 from ac_pipeline.definitions import build_defs
-from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, USERS, records_key
+from ac_pipeline.defs.assets.catalog import POOL_LIMITS, RANGE_END, RANGE_START, USERS, records_key
 from ac_pipeline.defs.home import environment, prepare_home, why_unusable
-from ac_pipeline.defs.policies import POOL_LIMITS
 from ac_pipeline.errors import Misconfigured, ServerFailed
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.settings import Settings

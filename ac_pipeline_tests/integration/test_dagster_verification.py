@@ -9,8 +9,7 @@ import pytest
 
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.assets.catalog import PARTITION, RANGE_END, RANGE_START, USERS, records_key
-from ac_pipeline.defs.assets.changed_users import CHANGED_STEP, SYNC_CHANGED_USERS
-from ac_pipeline.defs.assets.records import STEP
+from ac_pipeline.defs.assets.records import CHANGED_STEP, STEP, SYNC_CHANGED_USERS
 from ac_pipeline.defs.checks import (
     ACCOUNTS_USABLE,
     BLOBS_PRESENT,
@@ -23,6 +22,7 @@ from ac_pipeline.defs.verification import VERIFY_STEP, VERIFY_USERS
 from ac_pipeline.local.seed.artwork import pixel_art
 from ac_pipeline.local.services.processes import free_port
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
+from ac_pipeline_tests.dagster_rows import cells_of
 from ac_pipeline_tests.harness import USER_BUCKET, Slice
 from ac_pipeline_tests.pds_folder import lose_bytes
 
@@ -55,7 +55,7 @@ def check(instance: dg.DagsterInstance, asset: dg.AssetKey, name: str) -> dg.Ass
 
 
 def rows(found: dg.AssetCheckEvaluation) -> list[tuple[str, str, str]]:
-    return [(r.data["user"], r.data["item"], r.data["state"]) for r in found.metadata["items"].value.records]
+    return [(each["user"], each["item"], each["state"]) for each in cells_of(found.metadata["items"])]
 
 
 def test_what_others_have_broken_is_found_by_user_and_item_and_a_sync_takes_it_back(

@@ -13,7 +13,7 @@ from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline_tests.dagster_instance import open_instance
-from ac_pipeline_tests.dagster_rows import said, sentence
+from ac_pipeline_tests.dagster_rows import plain, said, sentence
 from ac_pipeline_tests.harness import Slice
 from ac_pipeline_tests.integration.conftest import Run
 
@@ -107,8 +107,13 @@ def test_what_is_planned_in_dagster_is_carried_out_by_its_hash(desk: Desk, slice
     assert event.asset_materialization is not None
     hash_ = event.asset_materialization.metadata["hash"].value
     assert hash_ == json.loads(cli("plan", "--user", "ada", "--json")[1])["hash"]
-    assert cli("sync", "--plan", str(hash_)[:8])[0] == 0
+    assert desk.launch("apply_plan", plan=str(hash_)[:12], dry_run=True).success
+    assert desk.contents(ada, bob) == {}
+    assert desk.launch("apply_plan", plan=str(hash_)[:12], canary=1, dry_run=False).success
     assert [path.partition("/")[0] for path in desk.contents(ada, bob)] == ["ada"]
+    again = desk.launch("apply_plan", plan=str(hash_)[:12], dry_run=False)
+    assert (again.success, "1 were in place already" in said(again)["answer"]) == (True, True)
+    assert cli("sync", "--plan", str(hash_)[:8])[0] == 0
     told = str(desk.instance.all_logs(event.run_id))
     assert str(ada.password) not in told
     assert ada.id not in told
@@ -161,3 +166,36 @@ def test_status_and_items_are_told_by_job_as_by_command(desk: Desk, slice_: Slic
     assert len(shown[f"timeline of mood:{id}"]) == 1
     assert "is none of" in sentence(desk.launch("list_items", states=["lost"]))
     assert "knows no mood:nothing" in sentence(desk.launch("show_item", item="mood:nothing"))
+
+
+def test_the_mirror_is_counted_and_every_failed_item_is_listed(desk: Desk, slice_: Slice, cli: Run) -> None:
+    """OPER-4, SEEN-1: documents, records, what is kept back and why, blocked accounts by reason, and how long the
+    oldest waits; the failed items of all users, the newest first, with what to do."""
+    ada, bob = slice_.user("ada"), slice_.user("bob")
+    for user in (ada, bob):
+        slice_.add("mood", user, mood=f"of {user.key}")
+    lost = slice_.add("painting", ada, code="abc", slug="2025.1.2.3.4.5.678", bucket="user-aesthetic-computer")
+    removed = slice_.add("mood", ada, mood="removed")
+    slice_.change("mood", removed, nuked=True)
+    assert cli("sync")[0] == 1
+    slice_.database["users"].update_one({"_id": bob.id}, {"$unset": {"atproto.password": ""}})
+    slice_.add("mood", ada, mood="not yet")
+
+    result = desk.launch("count_mirror")
+    assert result.success
+    event = desk.instance.get_latest_materialization_event(dg.AssetKey(["mirror", "totals"]))
+    assert event is not None
+    assert event.asset_materialization is not None
+    found = plain(event.asset_materialization.metadata)
+    wanted = {
+        "documents": 5, "eligible": 4, "records": 2, "pending": 1, "quarantined": 1, "deferred": 0, "blocked": 0,
+        "quarantined: source-missing": 1, "blocked_accounts: no-credentials": 1, "accounts_blocked": 1,
+        "mood: documents": 4, "mood: records": 2, "mood: pending": 1, "oldest_pending_deletion_seconds": 0,
+    }  # fmt: skip
+    assert {name: found[name] for name in wanted} == wanted
+    assert found["oldest_unmirrored_document_seconds"] > 0
+    assert [row["user"] for row in found["blocked_now"]] == ["bob"]
+    (row,) = said(result)["failed_items"]
+    assert (row["code"], row["class"], row["user"], row["item"]) == ("abc", "source-missing", "ada", f"painting:{lost}")
+    assert "launch retry_items" in row["message"]
+    assert "https://aesthetic.computer/#abc" in said(result)["failed_items_links"]

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 from ac_pipeline.atproto.relay import Relay
 from ac_pipeline.atproto.transport import open_http
 from ac_pipeline.cli.main import run
-from ac_pipeline.defs.alerts.delivery import Webhook
+from ac_pipeline.defs.alerts.sensor import Webhook
 from ac_pipeline.errors import Misconfigured, PipelineError, ServiceUnreachable
 from ac_pipeline.local.dagster_ui import DagsterUi
 from ac_pipeline.local.services.pds_accounts import PdsAccounts
@@ -230,7 +230,7 @@ def test_every_client_names_the_proxy_that_does_not_answer(settings: Settings, d
         objects = ObjectStorage(storage, settings.ac_media_url, sleep=server.sleep)
         ask(lambda: objects.exists([SourceObject("bucket", "key", "png")]))
     transport = proxies.transport(httpx.Limits())
-    with Webhook(SecretStr(SOMEWHERE), 5, transport=transport) as webhook:
+    with closing(Webhook(SecretStr(SOMEWHERE), 5, transport=transport)) as webhook:
         ask(lambda: webhook.send({}))
     assert len(said) == 4
     for message in said:

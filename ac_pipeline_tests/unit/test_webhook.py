@@ -6,13 +6,14 @@ import json
 import logging
 import traceback
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import httpx
 import pytest
 from pydantic import SecretStr
 
-from ac_pipeline.defs.alerts.delivery import Webhook
+from ac_pipeline.defs.alerts.sensor import Webhook
 from ac_pipeline.errors import Misconfigured, PipelineError, ServerFailed, ServiceUnreachable, Transient
 from ac_pipeline.settings import Settings, load_settings
 
@@ -51,7 +52,7 @@ def test_a_message_is_posted_as_json_to_the_address() -> None:
         requests.append(request)
         return httpx.Response(204)
 
-    with Place(receive).webhook() as webhook:
+    with closing(Place(receive).webhook()) as webhook:
         webhook.send({"text": "hello"})
     assert (requests[0].method, str(requests[0].url)) == ("POST", URL)
     assert requests[0].headers["content-type"] == "application/json"
@@ -61,7 +62,7 @@ def test_a_message_is_posted_as_json_to_the_address() -> None:
 @pytest.mark.parametrize("trouble", [500, 503, 429, 408, httpx.ConnectError("no"), httpx.ReadTimeout("slow")])
 def test_trouble_that_may_pass_is_left_to_the_next_tick(trouble: int | Exception) -> None:
     place = Place(trouble)
-    with place.webhook() as webhook:
+    with closing(place.webhook()) as webhook:
         with pytest.raises(Transient):
             webhook.send({"text": "hello"})
         assert place.got == []
@@ -72,14 +73,17 @@ def test_trouble_that_may_pass_is_left_to_the_next_tick(trouble: int | Exception
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 410, 302])
 def test_a_refusal_names_the_setting(status: int) -> None:
     place = Place(status)
-    with place.webhook() as webhook, pytest.raises(Misconfigured, match=f"answered {status}.*AC_ALERT_WEBHOOK_URL"):
+    with (
+        closing(place.webhook()) as webhook,
+        pytest.raises(Misconfigured, match=f"answered {status}.*AC_ALERT_WEBHOOK_URL"),
+    ):
         webhook.send({"text": "hello"})
 
 
 def test_all_messages_of_a_tick_share_one_budget() -> None:
     place = Place()
     place.seconds = 9.0
-    with place.webhook() as webhook:
+    with closing(place.webhook()) as webhook:
         for text in ("a", "b", "c"):
             webhook.send({"text": text})
         with pytest.raises(ServiceUnreachable, match="time of this tick"):
@@ -89,7 +93,7 @@ def test_all_messages_of_a_tick_share_one_budget() -> None:
 
 def test_the_words_of_slack_are_told_and_sentences_that_may_quote_the_address_are_not() -> None:
     place = Place(lambda _: httpx.Response(400, text="invalid_payload"))
-    with place.webhook() as webhook, pytest.raises(Misconfigured, match="invalid_payload"):
+    with closing(place.webhook()) as webhook, pytest.raises(Misconfigured, match="invalid_payload"):
         webhook.send({"text": "hello"})
 
 
@@ -108,7 +112,7 @@ def test_the_address_is_told_to_nobody(
 ) -> None:
     """ACCT-5: not in the error, not in its traceback, not in a log, not in a repr."""
     caplog.set_level(logging.DEBUG)
-    with Place(trouble).webhook() as webhook:
+    with closing(Place(trouble).webhook()) as webhook:
         with pytest.raises(kind) as error:
             webhook.send({"text": "hello"})
         told = "".join(traceback.format_exception(error.value)) + repr(webhook) + str(vars(webhook))
@@ -117,7 +121,7 @@ def test_the_address_is_told_to_nobody(
 
 def test_other_requests_of_this_process_are_logged_again_afterwards(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="httpx")
-    with Place().webhook() as webhook:
+    with closing(Place().webhook()) as webhook:
         webhook.send({"text": "hello"})
     assert "very-secret-part" not in caplog.text
     with httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200))) as client:

@@ -30,10 +30,12 @@ _VERSION: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
-    """What a message is made of.
+class SubjectStatus:
+    """A subject as it is now, and what a message about it says.
 
     Args:
+        subject: Its name, e.g. `backfill:abcdefgh` or `sensor:users_sensor:ticks`.
+        level: 0 when it is well; a higher one is worse, and worth another message.
         what: The subject, for people: `Backfill abcdefgh`.
         said: What is the matter with it, as the rest of that sentence.
         path: Its page in the UI, from the root.
@@ -43,8 +45,12 @@ class Facts:
         classes: Failures by class of error.
         names: Users or items it is about.
         words: One error's own words.
+        about: What has to be remembered of it until it is well, to recognise that.
+        quiet: True if being well is worth no message, e.g. because a person turned it off.
     """
 
+    subject: str
+    level: int
     what: str
     said: str
     path: str
@@ -54,25 +60,74 @@ class Facts:
     classes: Mapping[str, int] = field(default_factory=dict)
     names: Sequence[str] = ()
     words: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class SubjectStatus:
-    """A subject as it is now.
-
-    Args:
-        subject: Its name, e.g. `backfill:abcdefgh` or `sensor:users_sensor:ticks`.
-        level: 0 when it is well; a higher one is worse, and worth another message.
-        facts: What to say of it.
-        about: What has to be remembered of it until it is well, to recognise that.
-        quiet: True if being well is worth no message, e.g. because a person turned it off.
-    """
-
-    subject: str
-    level: int
-    facts: Facts
     about: tuple[str, ...] = ()
     quiet: bool = False
+
+    @property
+    def state(self) -> str:
+        return "failed" if self.level else "recovered"
+
+    @property
+    def headline(self) -> str:
+        """The first line of its message, which says it all to who knows."""
+        return f"[{self.state}] {self.what} {self.said}"
+
+    def text(self, at: float, base_url: str | None, redact: Callable[[str], str]) -> str:
+        """The whole message.
+
+        Args:
+            at: Epoch seconds of the message.
+            base_url: Of the UI; None leaves paths.
+            redact: Removes secrets; given every text, ours as well.
+        """
+        lines = [self.headline]
+        if self.since is not None:
+            since = "Since" if self.level else "Had failed since"
+            lines.append(f"{since} {_time(self.since)} ({_duration(at - self.since)}).")
+        counts = [
+            f"{name}: {pair[0]} of {pair[1]} failed" if self.level else f"{name}: {pair[1]}"
+            for name, pair in (("Users", self.partitions), ("Runs", self.runs))
+            if pair is not None
+        ]
+        if counts:
+            lines.append(f"{'; '.join(counts)}.")
+        classes = by_count(self.classes)
+        if classes:
+            lines.append(f"Errors: {', '.join(f'{name} {count}' for name, count in classes[:SHOWN_NAMES])}.")
+        if self.names:
+            lines.append(f"{listed(self.names, SHOWN_NAMES)}.")
+        if self.words:
+            # Redacted before it is cut: half a password is found by nobody.
+            lines.append(f"One says: {_cut(redact(self.words), WORDS_CHARACTERS)}")
+        if classes and (hint := _HINTS.get(classes[0][0])):
+            lines.append(hint)
+        address = (base_url or "") + self.path
+        whole = redact("\n".join(lines))
+        return f"{_cut(whole, TEXT_CHARACTERS - len(address) - 1)}\n{address}"
+
+    def payload(self, at: float, base_url: str | None, redact: Callable[[str], str]) -> dict[str, Any]:
+        """What a webhook is sent: `text` for Slack and its like, `content` for Discord, `alert` for programs."""
+        text, subject = self.text(at, base_url, redact), redact(self.subject)
+        partitions, runs = (
+            {"failed": pair[0], "all": pair[1]} if pair is not None else None for pair in (self.partitions, self.runs)
+        )
+        return {
+            "text": text,
+            "content": text,
+            "alert": {
+                "id": f"{subject}:{self.state}:{int(at)}",
+                "state": self.state,
+                "subject": subject,
+                "headline": redact(self.headline),
+                "at": _time(at),
+                "since": _time(self.since) if self.since is not None else None,
+                "partitions": partitions,
+                "runs": runs,
+                "error_classes": {redact(name): count for name, count in by_count(self.classes)},
+                "names": [redact(name) for name in self.names[:SHOWN_NAMES]],
+                "url": (base_url or "") + self.path,
+            },
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,85 +147,9 @@ class Known:
     about: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Alert:
-    """One message: something failed, or is well again."""
-
-    subject: str
-    failed: bool
-    at: float
-    facts: Facts
-
-    @property
-    def state(self) -> str:
-        return "failed" if self.failed else "recovered"
-
-    @property
-    def headline(self) -> str:
-        """The first line, which says it all to who knows."""
-        return f"[{self.state}] {self.facts.what} {self.facts.said}"
-
-    def text(self, base_url: str | None, redact: Callable[[str], str]) -> str:
-        """The whole message.
-
-        Args:
-            base_url: Of the UI; None leaves paths.
-            redact: Removes secrets; given every text, ours as well.
-        """
-        facts = self.facts
-        lines = [self.headline]
-        if facts.since is not None:
-            since = "Since" if self.failed else "Had failed since"
-            lines.append(f"{since} {_time(facts.since)} ({_duration(self.at - facts.since)}).")
-        counts = [
-            f"{name}: {pair[0]} of {pair[1]} failed" if self.failed else f"{name}: {pair[1]}"
-            for name, pair in (("Users", facts.partitions), ("Runs", facts.runs))
-            if pair is not None
-        ]
-        if counts:
-            lines.append(f"{'; '.join(counts)}.")
-        classes = by_count(facts.classes)
-        if classes:
-            lines.append(f"Errors: {', '.join(f'{name} {count}' for name, count in classes[:SHOWN_NAMES])}.")
-        if facts.names:
-            lines.append(f"{listed(facts.names, SHOWN_NAMES)}.")
-        if facts.words:
-            # Redacted before it is cut: half a password is found by nobody.
-            lines.append(f"One says: {_cut(redact(facts.words), WORDS_CHARACTERS)}")
-        if classes and (hint := _HINTS.get(classes[0][0])):
-            lines.append(hint)
-        address = (base_url or "") + facts.path
-        whole = redact("\n".join(lines))
-        return f"{_cut(whole, TEXT_CHARACTERS - len(address) - 1)}\n{address}"
-
-    def payload(self, base_url: str | None, redact: Callable[[str], str]) -> dict[str, Any]:
-        """What a webhook is sent: `text` for Slack and its like, `content` for Discord, `alert` for programs."""
-        facts, text, subject = self.facts, self.text(base_url, redact), redact(self.subject)
-        partitions, runs = (
-            {"failed": pair[0], "all": pair[1]} if pair is not None else None for pair in (facts.partitions, facts.runs)
-        )
-        return {
-            "text": text,
-            "content": text,
-            "alert": {
-                "id": f"{subject}:{self.state}:{int(self.at)}",
-                "state": self.state,
-                "subject": subject,
-                "headline": redact(self.headline),
-                "at": _time(self.at),
-                "since": _time(facts.since) if facts.since is not None else None,
-                "partitions": partitions,
-                "runs": runs,
-                "error_classes": {redact(name): count for name, count in by_count(facts.classes)},
-                "names": [redact(name) for name in facts.names[:SHOWN_NAMES]],
-                "url": (base_url or "") + facts.path,
-            },
-        }
-
-
 def decide(
     known: Mapping[str, Known], statuses: Iterable[SubjectStatus], now: float, *, silent: bool = False
-) -> tuple[dict[str, Known], list[Alert]]:
+) -> tuple[dict[str, Known], list[SubjectStatus]]:
     """Compare what is seen with what is remembered.
 
     Args:
@@ -180,25 +159,24 @@ def decide(
         silent: Remember, but say nothing: the first look replays no history.
 
     Returns:
-        What to remember, and the messages.
+        What to remember, and the subjects that are worth a message.
     """
     after, alerts = dict(known), []
     for each in statuses:
         before = after.pop(each.subject, None)
         if each.level == 0:
             if before is not None and before.told and not silent and not each.quiet:
-                facts = replace(each.facts, since=before.since)
-                alerts.append(Alert(each.subject, failed=False, at=now, facts=facts))
+                alerts.append(replace(each, since=before.since))
             continue
         worse = (before is None or each.level > before.level) and not silent
         if worse:
-            alerts.append(Alert(each.subject, failed=True, at=now, facts=each.facts))
-        since = before.since if before is not None else each.facts.since or now
+            alerts.append(each)
+        since = before.since if before is not None else each.since or now
         after[each.subject] = Known(each.level, since, worse or (before is not None and before.told), each.about)
     return after, alerts
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Memory:
     """What one tick leaves to the next, in the sensor's cursor. Its size is bounded by its parts.
 
@@ -212,7 +190,6 @@ class Memory:
         run_sets: Ticks whose runs changed lately -> how many of these failed; -1 while some are unfinished.
         held: Subjects whose message waits for the end of runs -> since when.
         known: Subjects that are not well.
-        outbox: Of each subject the newest message that the webhook has not taken.
     """
 
     begun: float
@@ -224,7 +201,6 @@ class Memory:
     run_sets: Mapping[str, int] = field(default_factory=dict)
     held: Mapping[str, float] = field(default_factory=dict)
     known: Mapping[str, Known] = field(default_factory=dict)
-    outbox: tuple[Mapping[str, Any], ...] = ()
 
     def cursor(self) -> str:
         """As the instance keeps it."""
@@ -241,7 +217,7 @@ def read_cursor(cursor: str | None) -> Memory | None:
     if not isinstance(found, dict) or found.get("version") != _VERSION:
         return None
     known = {name: Known(level, since, told, tuple(of)) for name, (level, since, told, of) in found["known"].items()}
-    found |= {"known": known, "backfills": tuple(found["backfills"]), "outbox": tuple(found["outbox"])}
+    found |= {"known": known, "backfills": tuple(found["backfills"])}
     return Memory(**{each.name: found[each.name] for each in fields(Memory)})
 
 
@@ -250,7 +226,7 @@ def by_count(classes: Mapping[str, int]) -> list[tuple[str, int]]:
     return sorted(classes.items(), key=lambda item: (-item[1], item[0]))
 
 
-def listed(names: Sequence[str], shown: int) -> str:
+def listed(names: Sequence[str], shown: int = 20) -> str:
     """The first names, and how many more there are."""
     more = f" and {len(names) - shown} more" if len(names) > shown else ""
     return ", ".join(names[:shown]) + more

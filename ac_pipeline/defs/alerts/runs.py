@@ -16,9 +16,10 @@ from typing import Any, Final
 
 import dagster as dg
 
-from ac_pipeline.defs.alerts.messages import Facts, Known, Memory, SubjectStatus, by_count, listed
+from ac_pipeline.defs.alerts.messages import Known, Memory, SubjectStatus, by_count, listed
 from ac_pipeline.defs.assets.catalog import USERS, source_key, users
-from ac_pipeline.defs.jobs import UNFINISHED, keys_of_run
+from ac_pipeline.defs.jobs import BACKFILL_ENDED, RETRIED_AS, UNFINISHED, WILL_RETRY, keys_of_run
+from ac_pipeline.defs.metadata import unbroken
 from ac_pipeline.media.registry import MEDIA_TYPES
 
 RUNS_READ: Final = 1_000
@@ -27,9 +28,9 @@ FAILURES_READ: Final = 200
 """Most failed runs whose events are read, about 3 ms each."""
 WATCHED: Final = 50
 """Backfills, and ticks with runs, that are followed; and most new backfills of one look."""
-REMEMBERED: Final = 20
-"""Backfills of one family, or ticks of one schedule, whose failures are remembered until they are repaired."""
-FAILED_SUBJECTS: Final = 40
+REMEMBERED: Final = 40
+"""Failed backfills and runs, and backfills of one family or ticks of one schedule, that are remembered until they are
+repaired."""
 
 _OVERLAP_SECONDS: Final = 60.0
 """Runs of the last tick's last minute are looked at again: what another process wrote a moment ago may come late."""
@@ -43,13 +44,12 @@ _BACKFILL: Final = "dagster/backfill"
 _FAMILY: Final = ("dagster/root_backfill_id", "dagster/parent_backfill_id")
 _TICK: Final = "dagster/tick"
 _LAUNCHERS: Final = {"schedule": "dagster/schedule_name", "sensor": "dagster/sensor_name"}
-_WILL_RETRY: Final = "dagster/will_retry"
-_RETRIED_AS: Final = "dagster/auto_retry_run_id"
-
-_ENDED: Final = {"COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"}
 _FAILED: Final = {"COMPLETED_FAILED", "FAILED"}
 _SHOWN_ASSETS: Final = 3
 _SOURCES: Final = frozenset(source_key(media) for media in MEDIA_TYPES)
+_PLANNED: Final = dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+_MADE: Final = dg.DagsterEventType.ASSET_MATERIALIZATION
+_SEEN: Final = dg.DagsterEventType.ASSET_OBSERVATION
 
 
 @dataclass(slots=True)
@@ -93,138 +93,143 @@ class Outcome:
         """True if it is known for whom, and of which assets, the runs failed."""
         return bool(self.failed and (self.planned or self.observed) and not self.unnamed)
 
-    def facts(self, what: str, said: str, path: str, *, since: float | None, words: str = "") -> Facts:
-        """What a message about the failed ones says, with the words of the class most failures have."""
+    def numbers(self, words: str = "") -> dict[str, Any]:
+        """What a message says of the failed ones, with the words of the class most failures have."""
         classes = self.unnamed + Counter(self.failed.values())
-        return Facts(
-            what,
-            said,
-            path,
-            since=since,
-            partitions=(len(self.failed), len(self.users)) if self.users else None,
-            runs=(self.failed_runs, self.runs) if self.runs else None,
-            classes=classes,
-            names=sorted(self.failed),
-            words=words or next((self.words[name] for name, _ in by_count(classes) if name in self.words), ""),
-        )
+        return {
+            "partitions": (len(self.failed), len(self.users)) if self.users else None,
+            "runs": (self.failed_runs, self.runs) if self.runs else None,
+            "classes": classes,
+            "names": sorted(self.failed),
+            "words": words or next((self.words[name] for name, _ in by_count(classes) if name in self.words), ""),
+        }
 
 
 class RunStatuses:
-    """The look of one tick at everything that runs. `look` first; then the attributes are what to remember.
+    """The look of one tick at everything that runs.
 
     Args:
         instance: Where to look.
-        memory: What the last tick left.
+        before: What the last tick left.
+        after: What this one leaves; `look` fills in what it saw of runs and backfills.
         pages: Subject (`schedule:NAME`, `sensor:NAME`) -> its page in the UI.
         now: Epoch seconds.
         first: True at the first tick, which sees no history.
 
     Attributes:
-        looked_at, backfills_seen, backfills, run_sets: See `Memory`.
-        busy: True while a backfill, or runs of a schedule or sensor, are going on.
+        busy: True, after `look`, while a backfill, or runs of a schedule or sensor, are going on.
     """
 
     def __init__(
-        self, instance: dg.DagsterInstance, memory: Memory, pages: Mapping[str, str], now: float, *, first: bool
+        self,
+        instance: dg.DagsterInstance,
+        before: Memory,
+        after: Memory,
+        pages: Mapping[str, str],
+        now: float,
+        *,
+        first: bool,
     ) -> None:
-        self.looked_at, self.backfills_seen = now, memory.backfills_seen
-        self.backfills: list[str] = []
-        self.run_sets: dict[str, int] = {}
         self.busy = False
-        self._instance, self._memory, self._pages, self._now, self._first = instance, memory, pages, now, first
+        self._instance, self._before, self._after = instance, before, after
+        self._pages, self._now, self._first = pages, now, first
         self._changed = False
         self._done_well: list[frozenset[dg.AssetKey]] = []
         self._done_well_at: dict[str, int] = {}
 
     def look(self) -> Iterator[SubjectStatus]:
         """What ended badly since the last tick, and what is well again, whoever repaired it."""
-        known = dict(self._memory.known)
+        known = dict(self._before.known)
         for status in [*self._ended_backfills(known), *self._ended_run_sets(known)]:
             known[status.subject] = Known(status.level, self._now, told=True, about=status.about)
             yield status
-        passing = [(subject, before) for subject, before in known.items() if before.about] if self._changed else []
-        for subject, before in passing[-FAILED_SUBJECTS:]:
-            facts = self._repaired(subject, before)
-            if facts is not None:
-                yield SubjectStatus(subject, 0, facts)
+        for subject, before in known.items() if self._changed else ():
+            repaired = self._repaired(subject, before) if before.about else None
+            if repaired is not None:
+                yield repaired
 
     # --- backfills ---
 
     def _ended_backfills(self, known: Mapping[str, Known]) -> Iterator[SubjectStatus]:
+        going_on = []
         for backfill in self._new_and_watched():
             status, assets = backfill.status.value, frozenset(backfill.asset_selection or ())
-            if status not in _ENDED:
-                self.backfills.append(backfill.backfill_id)
+            if status not in BACKFILL_ENDED:
+                going_on.append(backfill.backfill_id)
             elif not self._first:
                 self._changed = True
                 if status == "COMPLETED_SUCCESS":
                     self._done_well.append(assets)
                 if status in _FAILED:
                     yield self._failed_backfill(backfill, known)
-        self.backfills = self.backfills[-WATCHED:]
-        self.busy = bool(self.backfills)
+        self._after.backfills = tuple(going_on[-WATCHED:])
+        self.busy = bool(going_on)
 
     def _new_and_watched(self) -> Iterator[Any]:
         """Backfills that are new since the last tick, oldest first, after those that ran then."""
         # They are counted first: the row of a backfill of thousands of users is a megabyte, and mostly none is new.
         page: Sequence[Any] = ()
-        while (count := self._instance.get_backfills_count()) > self.backfills_seen:
-            page = self._instance.get_backfills(limit=min(WATCHED, count - self._memory.backfills_seen))
-            self.backfills_seen = count  # another one may have been launched since it was counted: count again
-        for watched in map(self._instance.get_backfill, self._memory.backfills):
-            if watched is not None:
-                yield watched
-        yield from (each for each in reversed(page) if each.backfill_id not in self._memory.backfills)
+        while (count := self._instance.get_backfills_count()) > self._after.backfills_seen:
+            page = self._instance.get_backfills(limit=min(WATCHED, count - self._before.backfills_seen))
+            self._after.backfills_seen = count  # another one may have been launched since it was counted: count again
+        watched = map(self._instance.get_backfill, self._before.backfills)
+        yield from (each for each in watched if each is not None)
+        yield from (each for each in reversed(page) if each.backfill_id not in self._before.backfills)
 
     def _failed_backfill(self, backfill: Any, known: Mapping[str, Known]) -> SubjectStatus:
         id = backfill.backfill_id
-        family = next((backfill.tags[tag] for tag in _FAMILY if backfill.tags.get(tag)), id)
-        before = known.get(f"backfill:{family}", Known(0, self._now, told=False))
+        subject = f"backfill:{next((backfill.tags[tag] for tag in _FAMILY if backfill.tags.get(tag)), id)}"
+        before = known.get(subject, Known(0, self._now, told=False))
         assets = sorted(asset.to_user_string() for asset in backfill.asset_selection or ())
         own = innermost(backfill.error) if backfill.error is not None else ""
-        facts = self._outcome(f"backfill:{family}", id).facts(
+        return SubjectStatus(
+            subject,
+            before.level + 1,
             f"Backfill {id}",
             f"of {listed(assets, _SHOWN_ASSETS) or 'a job'} {'failed' if own else 'ended with failed runs'}",
             f"/runs/b/{id}",
             since=backfill.backfill_end_timestamp or self._now,
-            words=own,
+            about=(*before.about, id)[-REMEMBERED:],
+            **self._outcome(subject, id).numbers(own),
         )
-        return SubjectStatus(f"backfill:{family}", before.level + 1, facts, about=(*before.about, id)[-REMEMBERED:])
 
     # --- runs of schedules and sensors ---
 
     def _ended_run_sets(self, known: Mapping[str, Known]) -> Iterator[SubjectStatus]:
         worse: dict[str, SubjectStatus] = {}
+        run_sets: dict[str, int] = {}
         for key in sorted(self._touched(), key=lambda key: int(key.split("|")[1])):
             kind, tick, name = key.split("|", 2)
             subject = f"{kind}:{name}:runs"
             outcome = self._outcome(subject, key)
             if not outcome.runs:
                 continue
-            self.run_sets[key] = _UNFINISHED if outcome.unfinished else outcome.failed_runs
+            run_sets[key] = _UNFINISHED if outcome.unfinished else outcome.failed_runs
             if outcome.unfinished:
                 self.busy = True
                 if outcome.since is None or self._now - outcome.since < _PATIENCE_SECONDS:
                     continue
-            elif self._memory.run_sets.get(key) == outcome.failed_runs:
+            elif self._before.run_sets.get(key) == outcome.failed_runs:
                 continue
             self._changed = True
             if not outcome.failed_runs or (outcome.named and self._done(outcome)):
                 self._done_well_at[subject] = int(tick)
                 continue
             before = worse.get(subject) or known.get(subject)
-            facts = outcome.facts(f"Runs of the {kind} {name}", "failed", self._page(subject), since=outcome.since)
-            others = tuple(each for each in (before.about if before else ()) if each != key)
-            worse[subject] = SubjectStatus(subject, 1, facts, about=(*others, key)[-REMEMBERED:])
-        self.run_sets = dict(list(self.run_sets.items())[-WATCHED:])
+            about = (*(each for each in (before.about if before else ()) if each != key), key)[-REMEMBERED:]
+            worse[subject] = SubjectStatus(
+                subject, 1, f"Runs of the {kind} {name}", "failed", self._page(subject),
+                since=outcome.since, about=about, **outcome.numbers(),
+            )  # fmt: skip
+        self._after.run_sets = dict(list(run_sets.items())[-WATCHED:])
         yield from worse.values()
 
     def _touched(self) -> set[str]:
         """Ticks of schedules and sensors of whose runs one changed since the last look, or had not ended by then."""
         if self._first:
             return set()
-        since = max(self._memory.looked_at - _OVERLAP_SECONDS, self._memory.begun)
-        touched = {key for key, state in self._memory.run_sets.items() if state == _UNFINISHED}
+        since = max(self._before.looked_at - _OVERLAP_SECONDS, self._before.begun)
+        touched = {key for key, state in self._before.run_sets.items() if state == _UNFINISHED}
         found = self._instance.get_run_records(
             dg.RunsFilter(updated_after=datetime.fromtimestamp(since, UTC)),
             limit=RUNS_READ, order_by="update_timestamp", ascending=True,
@@ -236,7 +241,7 @@ class RunStatuses:
                 if tag in run.tags and _TICK in run.tags and _BACKFILL not in run.tags:
                     touched.add(f"{kind}|{run.tags[_TICK]}|{run.tags[tag]}")
         if len(found) == RUNS_READ:  # the rest waits for the next look
-            self.looked_at = found[-1].update_timestamp.replace(tzinfo=UTC).timestamp() + _OVERLAP_SECONDS
+            self._after.looked_at = found[-1].update_timestamp.replace(tzinfo=UTC).timestamp() + _OVERLAP_SECONDS
         return touched
 
     def _page(self, subject: str) -> str:
@@ -244,8 +249,8 @@ class RunStatuses:
 
     # --- well again ---
 
-    def _repaired(self, subject: str, before: Known) -> Facts | None:
-        """What to say of a failed subject all of whose users are done by now; None while they are not."""
+    def _repaired(self, subject: str, before: Known) -> SubjectStatus | None:
+        """A failed subject all of whose users are done by now; None while they are not."""
         kind, name = subject.split(":")[:2]
         users: set[str] = set()
         for each in before.about:
@@ -261,12 +266,11 @@ class RunStatuses:
                 known, done = outcome.named, self._done_well_at.get(subject, 0) > int(each.split("|")[1])
             if not self._done(outcome) or not (known or done):
                 return None
-        partitions = (0, len(users)) if users else None
+        what, said, page = f"Runs of the {kind} {name}", "succeed again", self._page(subject)
         if kind == "backfill":
-            said, path = "is repaired: what had failed is done by now", f"/runs/b/{before.about[-1]}"
-            return Facts(f"Backfill {before.about[-1]}", said, path, partitions=partitions)
-        said = "succeed again: what had failed is done by now"
-        return Facts(f"Runs of the {kind} {name}", said, self._page(subject), partitions=partitions)
+            what, said, page = f"Backfill {before.about[-1]}", "is repaired", f"/runs/b/{before.about[-1]}"
+        partitions = (0, len(users)) if users else None
+        return SubjectStatus(subject, 0, what, f"{said}: what had failed is done by now", page, partitions=partitions)
 
     def _done(self, outcome: Outcome) -> bool:
         """True if the users that failed are done by now, whoever did it; keys that are gone do not count.
@@ -281,8 +285,7 @@ class RunStatuses:
                 return False
         for asset in outcome.observed if left else ():
             made, seen = (
-                self._instance.get_latest_storage_id_by_partition(asset, kind, left)
-                for kind in (dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_OBSERVATION)
+                self._instance.get_latest_storage_id_by_partition(asset, kind, left) for kind in (_MADE, _SEEN)
             )
             if any(made.get(key, 0) <= seen.get(key, 0) for key in left):
                 return False
@@ -291,12 +294,9 @@ class RunStatuses:
     # --- what came of the runs of a backfill or tick ---
 
     @cached_property
-    def _existing(self) -> Sequence[str]:
-        return self._instance.get_dynamic_partitions(USERS)
-
-    @cached_property
     def _places(self) -> Mapping[str, int]:
-        return {key: place for place, key in enumerate(self._existing)}
+        """Partition key -> its place."""
+        return {key: place for place, key in enumerate(self._instance.get_dynamic_partitions(USERS))}
 
     def _outcome(self, subject: str, about: str) -> Outcome:
         """What came of the runs of a backfill or a tick. A canceled run of a backfill that was not canceled failed."""
@@ -307,7 +307,7 @@ class RunStatuses:
         outcome = Outcome(runs=len(last))
         for record in last:
             run = record.dagster_run
-            keys = set(keys_of_run(run, self._existing, self._places))
+            keys = set(keys_of_run(run, list(self._places), self._places))
             outcome.users |= keys
             if self._goes_on(record):
                 outcome.unfinished += 1
@@ -319,13 +319,13 @@ class RunStatuses:
                     self._add_failure(outcome, run, keys)
             elif run.status is dg.DagsterRunStatus.CANCELED and backfill:
                 outcome.failed_runs += 1
-                outcome.planned |= self._assets(run, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED)
+                outcome.planned |= self._assets(run, _PLANNED)
                 outcome.fail(keys, "canceled", "")
         return outcome
 
     def _last_of_each(self, records: Sequence[dg.RunRecord]) -> list[dg.RunRecord]:
         # A retry need not carry the tag by which its first attempt was found.
-        missing = {record.dagster_run.tags.get(_RETRIED_AS, "") for record in records}
+        missing = {record.dagster_run.tags.get(RETRIED_AS, "") for record in records}
         missing -= {"", *(record.dagster_run.run_id for record in records)}
         retries = self._instance.get_run_records(dg.RunsFilter(run_ids=sorted(missing))) if missing else ()
         ordered = sorted([*records, *retries], key=lambda record: record.storage_id)
@@ -333,7 +333,7 @@ class RunStatuses:
 
     def _goes_on(self, record: dg.RunRecord) -> bool:
         tags = record.dagster_run.tags
-        awaited = tags.get(_WILL_RETRY) == "true" and _RETRIED_AS not in tags
+        awaited = tags.get(WILL_RETRY) == "true" and RETRIED_AS not in tags
         young = self._now - (record.end_time or 0.0) < _RETRY_SECONDS
         return record.dagster_run.status in UNFINISHED or (awaited and young)
 
@@ -341,11 +341,11 @@ class RunStatuses:
         return set(run.asset_selection or self._instance.get_asset_keys_for_run(run.run_id, {kind}))
 
     def _add_failure(self, outcome: Outcome, run: dg.DagsterRun, keys: set[str]) -> None:
-        planned = self._assets(run, dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED)
+        planned = self._assets(run, _PLANNED)
         outcome.planned |= planned
         if not planned:  # of an op's users only those are known that it named
             keys = set()
-            outcome.observed |= self._assets(run, dg.DagsterEventType.ASSET_OBSERVATION) - _SOURCES
+            outcome.observed |= self._assets(run, _SEEN) - _SOURCES
         steps = self._events(run, dg.DagsterEventType.STEP_FAILURE)
         for event in steps:
             failure = event.step_failure_data
@@ -353,7 +353,8 @@ class RunStatuses:
             table = given.metadata.get("failed_users") if given else None
             if isinstance(table, dg.TableMetadataValue):
                 for row in table.records:
-                    outcome.fail([str(row.data.get("user"))], str(row.data.get("class")), str(row.data.get("message")))
+                    user, code, message = (unbroken(row.data.get(name)) for name in ("user", "class", "message"))
+                    outcome.fail([user], code, message)
             else:
                 words = given.description if given else None
                 outcome.fail(keys, "unforeseen", words or innermost(failure.error))

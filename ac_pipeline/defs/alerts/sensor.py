@@ -1,28 +1,144 @@
 """The alerts sensor: looks at the instance, and says once what changed for the worse or the better.
 
-Messages stand in the log of the tick, and go to a webhook where one is set.
+Messages stand in the log of the tick, and go to a webhook where one is set, whose address is itself a secret: it lets
+anybody post (ACCT-5). One that the webhook does not take is in the log alone; the next change of its subject is told.
 """
 
 import logging
+import re
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import replace
-from typing import Final
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final
 
 import dagster as dg
+import httpx
+from pydantic import SecretStr
 
-from ac_pipeline.defs.alerts.delivery import AlertDelivery
-from ac_pipeline.defs.alerts.messages import Alert, Known, Memory, decide, read_cursor
-from ac_pipeline.defs.alerts.runs import RunStatuses
+from ac_pipeline.bounds import Limit, OverLimit, within
+from ac_pipeline.defs.alerts.messages import Memory, SubjectStatus, decide, read_cursor
+from ac_pipeline.defs.alerts.runs import REMEMBERED, RunStatuses
 from ac_pipeline.defs.alerts.ticks_and_checks import automation, look_at_checks, look_at_daemons, look_at_ticks
+from ac_pipeline.errors import Misconfigured, PipelineError, ServerFailed, ServiceUnreachable
+from ac_pipeline.proxies import through
+from ac_pipeline.redaction import Redactor
+from ac_pipeline.settings import load_settings
 
 NAME: Final = "alerts_sensor"
 INTERVAL_SECONDS: Final = 30
 ASLEEP_SECONDS: Final = 10.0 * INTERVAL_SECONDS
 """Without a tick of our own for so long, we slept: Dagster was down, or the sensor off."""
 
-REMEMBERED: Final = 60
-"""Failed backfills and runs that are remembered until they are repaired."""
+ALERTS: Final = "alerts"
+"""Key of the resource; tests put one of their own in its place."""
+MESSAGE_SECONDS: Final = 10.0
+DELIVERY_SECONDS: Final = 25.0
+"""For one message, and for all of one tick, which has 60 seconds (Dagster facts, "Sensors, automation, pools")."""
+
+
+class Webhook:
+    """An incoming webhook.
+
+    Args:
+        url: The address; in no error, log or repr.
+        budget_seconds: For all messages together; what does not fit is refused at once.
+        transport: How it is reached; directly when None.
+        clock: Seconds that only grow.
+    """
+
+    def __init__(
+        self,
+        url: SecretStr,
+        budget_seconds: float,
+        *,
+        transport: httpx.BaseTransport | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._url, self._clock, self._ends = url, clock, clock() + budget_seconds
+        self._http = httpx.Client(transport=transport, trust_env=False)
+
+    def send(self, payload: Mapping[str, Any]) -> None:
+        """Deliver one message.
+
+        Raises:
+            Transient: It was not delivered; the same may succeed later.
+            Misconfigured: The receiver refuses it: the address or its rights are wrong.
+        """
+        limit = Limit("TIMEOUT", min(MESSAGE_SECONDS, self._ends - self._clock()), 1)
+        if limit.seconds <= 0:
+            raise ServiceUnreachable("The alert webhook was not asked: the time of this tick is used up.")
+        error: PipelineError
+        logging.getLogger("httpx").addFilter(_no_requests)
+        try:
+            post = self._http.stream("POST", self._url.get_secret_value(), json=dict(payload), timeout=limit.seconds)
+            with within(limit), post as answer:
+                said = b"".join(limit.watch(answer.iter_bytes())).decode("utf-8", "replace").strip()
+        except OverLimit:
+            error = ServiceUnreachable("The alert webhook does not come to the end of its answer.")
+        except (httpx.HTTPError, httpx.InvalidURL) as trouble:
+            # Their words and their traceback may hold the address: only the kind of trouble is told.
+            kind = type(trouble).__name__
+            error = ServiceUnreachable(f"The alert webhook does not answer{through(trouble)} ({kind}).")
+        else:
+            if answer.is_success:
+                return
+            error = _refusal(answer.status_code, said)
+        finally:
+            logging.getLogger("httpx").removeFilter(_no_requests)
+        raise error
+
+    def close(self) -> None:
+        self._http.close()
+
+
+def _no_requests(record: logging.LogRecord) -> bool:
+    """httpx logs every request with its address, at level INFO."""
+    return False
+
+
+def _refusal(status: int, said: str) -> PipelineError:
+    # Slack says one word, such as `invalid_payload`. Whole sentences of others may quote the address.
+    word = f": {said}" if re.fullmatch(r"[a-z_]{1,40}", said) else ""
+    message = f"The alert webhook answered {status}{word}."
+    if status >= 500 or status in {408, 425, 429}:
+        return ServerFailed(message, status=status)
+    return Misconfigured(f"{message} Check AC_ALERT_WEBHOOK_URL.", status=status)
+
+
+@dataclass(frozen=True, slots=True)
+class AlertDelivery:
+    """How the alerts of one tick leave.
+
+    Args:
+        base_url: Of the UI, for links; None leaves paths.
+        redact: Removes secrets from a text.
+        webhook: Where messages are posted, or None for the log alone.
+    """
+
+    base_url: str | None
+    redact: Callable[[str], str]
+    webhook: Webhook | None
+
+    def deliver(self, alert: SubjectStatus, at: float) -> str | None:
+        """Post one message; returns why it was not taken, without a secret, or None."""
+        try:
+            if self.webhook is not None:
+                self.webhook.send(alert.payload(at, self.base_url, self.redact))
+        except PipelineError as error:
+            return self.redact(error.message)
+        return None
+
+
+@dg.resource(description="Where alerts go: AC_ALERT_WEBHOOK_URL, with links to AC_DAGSTER_URL.")
+def alerts_resource(_: dg.InitResourceContext) -> Iterator[AlertDelivery]:
+    """The way out of one tick's alerts."""
+    settings = load_settings()
+    url, webhook = settings.ac_alert_webhook_url, None
+    if url is not None:
+        webhook = Webhook(url, DELIVERY_SECONDS, transport=settings.proxies.transport(httpx.Limits()))
+    yield AlertDelivery(settings.ac_dagster_url, Redactor(settings.secrets()), webhook)
+    if webhook is not None:
+        webhook.close()
 
 
 @dg.sensor(
@@ -34,24 +150,22 @@ REMEMBERED: Final = 60
     "everything but itself.",
 )
 def alerts_sensor(context: dg.SensorEvaluationContext, alerts: dg.ResourceParam[AlertDelivery]) -> dg.SensorResult:
-    """One look. What the webhook did not take is in the cursor, and is sent at the next tick."""
-    repository = context.repository_def
+    """One look."""
+    now, repository = time.time(), context.repository_def
     checks = repository.asset_graph.asset_check_keys if repository is not None else ()
-    memory, new = look(context.instance, checks, read_cursor(context.cursor), time.time())
+    memory, new = look(context.instance, checks, read_cursor(context.cursor), now)
     for alert in new:
-        level = logging.ERROR if alert.failed else logging.WARNING
-        context.log.log(level, alert.text(alerts.base_url, alerts.redact))
-    payloads = [alert.payload(alerts.base_url, alerts.redact) for alert in new]
-    left, trouble = alerts.deliver([*memory.outbox, *payloads])
-    if trouble is not None:
-        context.log.error(f"Messages that wait for the next tick: {len(left)}. {alerts.redact(trouble)}")
+        level = logging.ERROR if alert.level else logging.WARNING
+        context.log.log(level, alert.text(now, alerts.base_url, alerts.redact))
+        if (trouble := alerts.deliver(alert, now)) is not None:
+            context.log.error(f"This message stands here alone, the webhook did not take it: {trouble}")
     said = f"Messages: {len(new)}." if new else "Nothing has changed."
-    return dg.SensorResult(cursor=replace(memory, outbox=left).cursor(), skip_reason=dg.SkipReason(said))
+    return dg.SensorResult(cursor=memory.cursor(), skip_reason=dg.SkipReason(said))
 
 
 def look(
     instance: dg.DagsterInstance, checks: Iterable[dg.AssetCheckKey], memory: Memory | None, now: float
-) -> tuple[Memory, list[Alert]]:
+) -> tuple[Memory, list[SubjectStatus]]:
     """One look at everything.
 
     Args:
@@ -60,33 +174,21 @@ def look(
         now: Epoch seconds.
 
     Returns:
-        What to remember, and the messages.
+        What to remember, and the subjects that are worth a message.
     """
     before = memory or Memory(begun=now, looked_at=now, ticked=now, awake=now)
     if now - before.ticked > ASLEEP_SECONDS:
         before = replace(before, awake=now)
+    after = replace(before, looked_at=now, ticked=now)
     watched = automation(instance, apart_from={NAME})
-    runs = RunStatuses(instance, before, {each.subject: each.page for each in watched}, now, first=memory is None)
+    pages = {each.subject: each.page for each in watched}
+    runs = RunStatuses(instance, before, after, pages, now, first=memory is None)
     statuses = list(runs.look())
     statuses += look_at_ticks(instance, watched, before, now)
     statuses += look_at_daemons(instance, before, now)
-    found, held = look_at_checks(instance, checks, before, now, busy=runs.busy)
+    found, after.held = look_at_checks(instance, checks, before, now, busy=runs.busy)
     known, alerts = decide(before.known, [*statuses, *found], now, silent=memory is None)
-    after = replace(
-        before,
-        looked_at=runs.looked_at,
-        ticked=now,
-        backfills_seen=runs.backfills_seen,
-        backfills=tuple(runs.backfills),
-        run_sets=runs.run_sets,
-        held=held,
-        known=_bounded_known(known),
-    )
+    # Of subjects that come and go, the newest; a sensor or check is one of few.
+    passing = sorted((name for name, each in known.items() if each.about), key=lambda name: known[name].since)
+    after.known = {name: each for name, each in known.items() if name not in passing[:-REMEMBERED]}
     return after, alerts
-
-
-def _bounded_known(known: Mapping[str, Known]) -> dict[str, Known]:
-    """Of subjects that come and go, the newest; a sensor or check is one of few."""
-    passing = [name for name, each in known.items() if each.about]
-    forgotten = set(sorted(passing, key=lambda name: known[name].since)[:-REMEMBERED])
-    return {name: each for name, each in known.items() if name not in forgotten}

@@ -6,15 +6,16 @@ location) has to be watched from outside.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import dagster as dg
 
-from ac_pipeline.defs.alerts.messages import Facts, Known, Memory, SubjectStatus
+from ac_pipeline.defs.alerts.messages import Known, Memory, SubjectStatus
 from ac_pipeline.defs.alerts.runs import innermost
+from ac_pipeline.defs.metadata import unbroken
 
 FAILED_TICKS: Final = {"sensor": 2, "schedule": 1}
 """Failed ticks in a row that are worth a message: a sensor looks again within a minute, a schedule perhaps tomorrow."""
@@ -71,7 +72,7 @@ def automation(instance: dg.DagsterInstance, apart_from: Collection[str]) -> lis
 def look_at_ticks(
     instance: dg.DagsterInstance, found: Iterable[Automation], memory: Memory, now: float
 ) -> Iterator[SubjectStatus]:
-    """Whether ticks fail, and whether there are any.
+    """The sensors and schedules whose ticks fail, that do not tick, and that are well.
 
     Args:
         memory: Ticks before its beginning are history.
@@ -81,8 +82,8 @@ def look_at_ticks(
         called, failing, silent = f"{each.kind} {each.name}", f"{each.subject}:ticks", f"{each.subject}:silence"
         if not each.state.is_running:
             # A person turned it off: that is no failure, and what was wrong with it is settled.
-            off = Facts(called, "is turned off", each.page)
-            yield from (SubjectStatus(subject, 0, off, quiet=True) for subject in (failing, silent))
+            for subject in (failing, silent):
+                yield SubjectStatus(subject, 0, called, "is turned off", each.page, quiet=True)
             continue
         where = (each.state.instigator_origin_id, each.state.selector_id)
         ticks = instance.get_tick_summaries(*where, limit=_TICKS_READ)
@@ -91,21 +92,17 @@ def look_at_ticks(
         if begun is not None:
             failed = instance.get_ticks(*where, statuses=[done[0].status], limit=1)
             words = innermost(failed[0].error) if failed else ""
-            yield SubjectStatus(
-                failing, 1, Facts(f"Ticks of the {called}", "fail", each.page, since=begun, words=words)
-            )
+            yield SubjectStatus(failing, 1, f"Ticks of the {called}", "fail", each.page, since=begun, words=words)
         elif done and done[0].status.value != _FAILURE:
-            yield SubjectStatus(failing, 0, Facts(f"Ticks of the {called}", "succeed again", each.page))
+            yield SubjectStatus(failing, 0, f"Ticks of the {called}", "succeed again", each.page)
         last = max([memory.awake, _turned_on(each.state), *(tick.timestamp for tick in ticks)])
         quiet = now - last > _allowed_silence(each, now)
         said = "is on and does not tick" if quiet else "ticks again"
-        yield SubjectStatus(
-            silent, int(quiet), Facts(f"{each.kind.capitalize()} {each.name}", said, each.page, since=last)
-        )
+        yield SubjectStatus(silent, int(quiet), called.capitalize(), said, each.page, since=last)
 
 
 def look_at_daemons(instance: dg.DagsterInstance, memory: Memory, now: float) -> Iterator[SubjectStatus]:
-    """Whether all of Dagster's daemons are at work. The one for sensors is, as it is the one that asks."""
+    """Each of Dagster's daemons, at work or not. The one for sensors is, as it is the one that asks."""
     for kind, status in instance.get_daemon_statuses().items():
         if kind not in _DAEMONS or not status.required:
             continue
@@ -113,8 +110,8 @@ def look_at_daemons(instance: dg.DagsterInstance, memory: Memory, now: float) ->
         last = max(beat, memory.awake)
         quiet = now - last > DAEMON_SILENCE_SECONDS
         said = "has stopped: nothing of it happens until Dagster is restarted" if quiet else "is at work again"
-        facts = Facts(f"Dagster's daemon for {_DAEMONS[kind]}", said, "/deployment/daemons", since=last)
-        yield SubjectStatus(f"daemon:{kind}", int(quiet), facts)
+        what = f"Dagster's daemon for {_DAEMONS[kind]}"
+        yield SubjectStatus(f"daemon:{kind}", int(quiet), what, said, "/deployment/daemons", since=last)
 
 
 def look_at_checks(
@@ -145,32 +142,32 @@ def look_at_checks(
 
 def _check(subject: str, key: dg.AssetCheckKey, found: dg.AssetCheckEvaluation, before: Known | None) -> SubjectStatus:
     asset = key.asset_key.to_user_string()
-    called, page = f"Check {key.name} of {asset}", f"/assets/{asset}?view=checks"
+    what, page = f"Check {key.name} of {asset}", f"/assets/{asset}?view=checks"
     if found.passed or found.severity is not dg.AssetCheckSeverity.ERROR:
-        return SubjectStatus(subject, 0, Facts(called, "passes again" if found.passed else "only warns now", page))
+        return SubjectStatus(subject, 0, what, "passes again" if found.passed else "only warns now", page)
     values: dict[str, Any] = {name: value.value for name, value in found.metadata.items()}
     count = values.get("quarantined", 1)
     level = count if isinstance(count, int) else 1
-    table = values.get("items") or values.get("blocked_accounts")
-    rows = table.records if isinstance(table, dg.TableMetadataValue) else ()
-    facts = Facts(
-        called,
-        _said(values, level, before),
-        page,
-        classes=values.get("error_classes") or {},
-        names=[f"{row.data.get('user')} {row.data.get('item', '')}".strip() for row in rows],
-        words=next((f"{row.data.get('class')}: {row.data.get('message')}" for row in rows), found.description or ""),
-    )
-    return SubjectStatus(subject, level, facts)
-
-
-def _said(values: Mapping[str, Any], level: int, before: Known | None) -> str:
+    said = "failed"
     if "quarantined" in values:
         new = f", {level - before.level} of them new" if before is not None else ""
-        return f"counts {level} quarantined {'item' if level == 1 else 'items'}{new}"
-    # However many accounts are blocked, and become it later: one event (SEEN-1).
-    blocked = values.get("blocked")
-    return f"counts {blocked} blocked accounts of {values.get('accounts')}" if blocked else "failed"
+        said = f"counts {level} quarantined {'item' if level == 1 else 'items'}{new}"
+    elif values.get("blocked"):  # however many accounts are blocked, and become it later: one event (SEEN-1)
+        said = f"counts {values['blocked']} blocked accounts of {values.get('accounts')}"
+    table = values.get("items") or values.get("blocked_accounts")
+    rows = table.records if isinstance(table, dg.TableMetadataValue) else ()
+    return SubjectStatus(
+        subject,
+        level,
+        what,
+        said,
+        page,
+        classes=values.get("error_classes") or {},
+        names=[unbroken(f"{row.data.get('user', '')} {row.data.get('item', '')}").strip() for row in rows],
+        words=next(
+            (unbroken(f"{row.data.get('class')}: {row.data.get('message')}") for row in rows), found.description or ""
+        ),
+    )
 
 
 def _failing_since(kind: str, ticks: list[Any], now: float) -> float | None:

@@ -1,38 +1,48 @@
-"""The records on the PDS: an asset for each type, one step, so that a repository is read and written once a run."""
+"""The records on the PDS as assets: one for each type, one step, so that a repository is read and written once a run.
 
-from collections.abc import Iterator
-from typing import Final
+And the job `sync_changed_users`: one run over users who have nothing in common but that something of theirs changed.
+Their partition keys are no range, so that no ranged run can be about them; a run each costs 1.5 CPU seconds before it
+begins. Its op does what the step of the assets does and says of each user the same: a materialisation of each records
+asset, or an observation with what went wrong. It targets no partition, so its failure turns none red: who still has
+work afterwards gets a run of the partition from the sensor.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 import dagster as dg
 from pydantic import Field
 
-from ac_pipeline.defs.assets.catalog import OWNERS, records_key, rendition_key, source_key, users
-from ac_pipeline.defs.assets.stage import run_stage
-from ac_pipeline.defs.checks import evaluate_checks, record_checks
-from ac_pipeline.defs.pipeline import PipelineResource
-from ac_pipeline.defs.policies import (
+from ac_pipeline.atproto.lexicon import load_lexicons
+from ac_pipeline.defs.assets.catalog import (
+    CHANGED,
+    OWNERS,
     PDS,
     RECORD_RETRIES,
     RECORDS_A_RUN,
+    RECORDS_GROUP,
     RETRY_SECONDS,
     backfill_policy_is_beta,
+    columns_of,
     record_retries,
+    records_key,
+    rendition_key,
+    source_key,
+    users,
 )
+from ac_pipeline.defs.assets.stage import UsersOfRun, Work, made_earlier, run_stage
+from ac_pipeline.defs.checks import check_events, evaluate_checks, record_checks
+from ac_pipeline.defs.metadata import failure_of
+from ac_pipeline.defs.pipeline import PIPELINE, PipelineResource
+from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 
 STEP: Final = "atproto_records"
-BLOBS_FIELD: Final = (
-    "Ask the PDS for every picture and video as well, and upload again what it has lost: one small request for each."
-)
+SYNC_CHANGED_USERS: Final = "sync_changed_users"
+CHANGED_STEP: Final = "changed_users_records"
 FULL: Final = "full"
 """Name of the field below, for run configs."""
-
-
-SWEEP_FIELD: Final = (
-    "Delete so many records without a document of this run's users although the database is doubted. The check "
-    "collection_intact says why they are kept; with another number than there are, the run fails and says it."
-)
 
 
 class RecordsConfig(dg.Config):
@@ -48,8 +58,36 @@ class RecordsConfig(dg.Config):
         default=False,
         description="Make every thumbnail and video of these users again from its source, whatever is known of it.",
     )
-    blobs: bool = Field(default=False, description=BLOBS_FIELD)
-    sweep: int | None = Field(default=None, ge=0, description=SWEEP_FIELD)
+    blobs: bool = Field(
+        default=False,
+        description="Ask the PDS for every picture and video as well, and upload again what it has lost: one small "
+        "request for each.",
+    )
+    sweep: int | None = Field(
+        default=None,
+        ge=0,
+        description="Delete so many records without a document of this run's users although the database is doubted. "
+        "The check collection_intact says why they are kept; with another number than there are, the run fails and "
+        "says it.",
+    )
+
+    def work(self, pipeline: PipelineResource, types: Sequence[MediaType], run_id: str) -> Work:
+        """A sync of these types as it is configured."""
+        chosen: dict[str, Any] = {name: getattr(self, name) for name in RecordsConfig.model_fields}
+        return lambda accounts: pipeline.sync(accounts, types, run_id, **chosen)
+
+
+class ChangedUsersConfig(RecordsConfig):
+    """Whom a run is about, and the same."""
+
+    users: list[str] = Field(
+        description='Partition keys of the users to synchronise, for example ["ada", "art-guest"].'
+    )
+
+
+def run_config(users: list[str]) -> dict[str, object]:
+    """The run config of `sync_changed_users` that names these users."""
+    return {"ops": {CHANGED_STEP: {"config": {"users": users}}}}
 
 
 def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
@@ -62,7 +100,7 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
 
         @dg.multi_asset(
             name=STEP,
-            specs=[_spec(media) for media in MEDIA_TYPES],
+            specs=_specs(),
             check_specs=record_checks(),
             partitions_def=users,
             can_subset=True,
@@ -75,27 +113,13 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
         ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
             selected = {records_key(media): media for media in MEDIA_TYPES}
             selected = {key: media for key, media in selected.items() if key in context.selected_asset_keys}
-            types = tuple(selected.values())
+            work = config.work(pipeline, tuple(selected.values()), context.run.run_id)
             failure = None
-            if selected:
-                try:
-                    yield from run_stage(
-                        context,
-                        pipeline,
-                        selected,
-                        lambda accounts: pipeline.sync(
-                            accounts,
-                            types,
-                            context.run.run_id,
-                            full=config.full,
-                            blobs=config.blobs,
-                            renditions=config.renditions,
-                            sweep=config.sweep,
-                        ),
-                        pictures=True,
-                    )
-                except dg.Failure as error:
-                    failure = error
+            try:
+                if selected:
+                    yield from run_stage(context, pipeline, selected, work)
+            except dg.Failure as error:
+                failure = error
             if failure is not None and failure.allow_retries and context.retry_number < RECORD_RETRIES:
                 raise failure  # the last attempt evaluates the checks
             try:
@@ -109,16 +133,66 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
     return atproto_records
 
 
-def _spec(media: MediaType) -> dg.AssetSpec:
-    made = rendition_key(media)
-    return dg.AssetSpec(
-        records_key(media),
-        deps=[source_key(media), *([made] if made is not None else [])],
-        group_name=media.plural,
-        owners=OWNERS,
-        kinds={"atproto"},
-        tags={"media_type": media.name},
-        skippable=True,
-        description=f"The user's records `{media.nsid}` on the PDS, equal to the eligible {media.plural} in Mongo, "
-        "each once. Synchronising an unchanged user writes nothing.",
+def _specs() -> list[dg.AssetSpec]:
+    lexicons = load_lexicons(needed=[media.nsid for media in MEDIA_TYPES])
+    specs = []
+    for media in MEDIA_TYPES:
+        made = rendition_key(media)
+        specs.append(
+            dg.AssetSpec(
+                records_key(media),
+                deps=[source_key(media), *([made] if made is not None else [])],
+                group_name=RECORDS_GROUP,
+                owners=OWNERS,
+                kinds={"atproto"},
+                tags={"media_type": media.name},
+                metadata={"dagster/column_schema": columns_of(lexicons.documents[media.nsid])},
+                skippable=True,
+                description=f"Target: records of the {media.plural}. The user's records `{media.nsid}` on the PDS, "
+                f"equal to the eligible {media.plural} in Mongo, each once. Synchronising an unchanged user writes "
+                "nothing.",
+            )
+        )
+    return specs
+
+
+def changed_users_job(pipeline_resource: object, retry_seconds: float = RETRY_SECONDS) -> dg.JobDefinition:
+    """The job `sync_changed_users`.
+
+    Args:
+        pipeline_resource: The resource `pipeline`. Given here, because a job that waits for the resources of the
+            definitions is copied together with its sensor, and Dagster 1.13 warns of a beta parameter then.
+        retry_seconds: Before the first retry of its op.
+    """
+
+    @dg.op(name=CHANGED_STEP, retry_policy=record_retries(retry_seconds), pool=CHANGED, out=dg.Out(dg.Nothing))
+    def changed_users_records(
+        context: dg.OpExecutionContext, config: ChangedUsersConfig, pipeline: dg.ResourceParam[PipelineResource]
+    ) -> Iterator[dg.AssetCheckEvaluation]:
+        """Synchronise the users the config names, and let the checks say what is quarantined now.
+
+        Raises:
+            dg.Failure: Some users have to be run again; a retry leaves out whoever is materialised in this run.
+        """
+        assets = {records_key(media): media for media in MEDIA_TYPES}
+        asked = list(dict.fromkeys(config.users))
+        earlier = made_earlier(context, assets)
+        left = [user for user in asked if any((key, user) not in earlier for key in assets)]
+        failures = UsersOfRun(context, pipeline, assets, left).process(
+            config.work(pipeline, MEDIA_TYPES, context.run.run_id)
+        )
+        yield from check_events(pipeline, MEDIA_TYPES)
+        if failures:
+            raise failure_of(failures, len(asked))
+
+    @dg.job(
+        name=SYNC_CHANGED_USERS,
+        resource_defs={PIPELINE: pipeline_resource},
+        executor_def=marked_in_process_executor,
+        description="Makes the records of the users in its config equal to their documents. new_content_sensor "
+        "launches it for users whose documents changed; it can be launched by hand for any users.",
     )
+    def sync_changed_users() -> None:
+        changed_users_records()
+
+    return sync_changed_users

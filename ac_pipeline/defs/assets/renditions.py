@@ -5,16 +5,22 @@ Making them is `ac_pipeline/renditions/`. A records run launched alone makes wha
 
 import dagster as dg
 
-from ac_pipeline.defs.assets.catalog import OWNERS, RENDITIONS, RenditionAsset, records_key, source_key, users
+from ac_pipeline.defs.assets.catalog import (
+    ENCODING,
+    OWNERS,
+    RENDITIONS,
+    RENDITIONS_A_RUN,
+    RENDITIONS_GROUP,
+    RETRY_SECONDS,
+    RenditionAsset,
+    backfill_policy_is_beta,
+    records_key,
+    rendition_retries,
+    source_key,
+    users,
+)
 from ac_pipeline.defs.assets.stage import Results, run_stage
 from ac_pipeline.defs.pipeline import PipelineResource
-from ac_pipeline.defs.policies import (
-    ENCODING,
-    RENDITIONS_A_RUN,
-    RETRY_SECONDS,
-    backfill_policy_is_beta,
-    rendition_retries,
-)
 
 
 def rendition_assets(retry_seconds: float = RETRY_SECONDS) -> list[dg.AssetsDefinition]:
@@ -34,7 +40,7 @@ def _rendition_asset(rendition: RenditionAsset, retry_seconds: float) -> dg.Asse
             key=rendition.key,
             partitions_def=users,
             deps=[source_key(media)],
-            group_name=media.plural,
+            group_name=RENDITIONS_GROUP,
             description=rendition.description,
             owners=OWNERS,
             kinds=set(rendition.recipe.kinds),

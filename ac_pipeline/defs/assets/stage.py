@@ -10,7 +10,7 @@ for 500 users). Such a step logs all at its end, in the order of keys: a look in
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import dagster as dg
 
@@ -18,19 +18,16 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.defs.assets.catalog import records_key, rendition_key, source_key
 from ac_pipeline.defs.metadata import (
     Metadata,
-    Trouble,
+    Summary,
     account_metadata,
     counts,
+    error_metadata,
     failure_of,
-    pictures_metadata,
     source_counts,
-    trouble_metadata,
-    trouble_of,
-    trouble_of_error,
 )
 from ac_pipeline.defs.pipeline import Outcome, PipelineResource
 from ac_pipeline.defs.versions import LastEvents, Seen, observation, tags
-from ac_pipeline.errors import Misconfigured, Transient
+from ac_pipeline.errors import Misconfigured, PipelineError, Transient
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.planning.plan import Versions
 
@@ -39,15 +36,14 @@ Work = Callable[[Sequence[Account]], Iterator[Outcome]]
 
 
 @dataclass(slots=True)
-class Turns:
-    """The turns of some users.
+class UsersOfRun:
+    """Some users of a run: each is worked on, and gets an event that says how it ended.
 
     Args:
         context: Of the step or op.
         pipeline: The pipeline.
-        assets: What a turn is about: records or renditions assets, with their types.
+        assets: What the work is about: records or renditions assets, with their types.
         users: Partition keys.
-        pictures: Whether materialisations show some of the records' pictures.
         emit: What becomes of the materialisations of `assets`; by default they are logged at once.
     """
 
@@ -55,15 +51,14 @@ class Turns:
     pipeline: PipelineResource
     assets: Mapping[dg.AssetKey, MediaType]
     users: Sequence[str]
-    pictures: bool = False
     emit: Callable[[dg.AssetMaterialization], None] | None = None
     _events: LastEvents = field(init=False)
 
     def __post_init__(self) -> None:
         self._events = LastEvents(self.context.instance, self.users)
 
-    def take(self, work: Work) -> dict[str, Trouble]:
-        """Let every user have a turn, and log how each one ended: nobody is left without an event (RUN-7).
+    def process(self, work: Work) -> dict[str, PipelineError]:
+        """Do the work for every user, and log how it ended: nobody is left without an event (RUN-7).
 
         Args:
             work: What is done to accounts; yields an outcome for each.
@@ -71,7 +66,8 @@ class Turns:
         Returns:
             What was wrong, by partition key: who is in it has to be run again and is observed, not materialised.
         """
-        troubles: dict[str, Trouble] = {}
+        failures: dict[str, PipelineError] = {}
+        summary = Summary()
         ended: set[str] = set()
         try:
             known = self.pipeline.accounts()
@@ -81,23 +77,24 @@ class Turns:
                     ended.add(user)
             accounts = [known[user] for user in self.users if user in known]
             for number, outcome in enumerate(work(accounts), start=1):
-                user, trouble = outcome.account.key, trouble_of(outcome)
-                level = "ERROR" if trouble else "INFO"
-                self.context.log.log(level, f"{number} of {len(accounts)}: {_line(outcome, trouble)}")
-                if trouble is not None:
-                    troubles[user] = trouble
-                self._tell(outcome, trouble)
+                user, error = outcome.account.key, outcome.report.error
+                level = "ERROR" if error else "INFO"
+                self.context.log.log(level, f"{number} of {len(accounts)}: {_line(outcome)}")
+                summary.add(outcome.report)
+                if error is not None:
+                    failures[user] = error
+                self._log_events(outcome)
                 ended.add(user)
-        except (Misconfigured, Transient) as error:
-            stopped = trouble_of_error(error)
+        except (Misconfigured, Transient) as stopped:
             for user in self.users:
                 if user not in ended:
-                    troubles[user] = stopped
+                    failures[user] = stopped
                     for key in self.assets:
                         self.context.log_event(
-                            dg.AssetObservation(key, partition=user, metadata=trouble_metadata(stopped))
+                            dg.AssetObservation(key, partition=user, metadata=error_metadata(stopped))
                         )
-        return troubles
+        self.context.log.info(summary.sentence([media.name for media in self.assets.values()], failures))
+        return failures
 
     def _nobody(self, user: str) -> None:
         self.context.log.warning(f"{user}: no account has this key any more; nothing was done")
@@ -105,23 +102,30 @@ class Turns:
         for key in self.assets:
             self._materialize(dg.AssetMaterialization(key, partition=user, metadata={"note": note}))
 
-    def _tell(self, outcome: Outcome, trouble: Trouble | None) -> None:
+    def _log_events(self, outcome: Outcome) -> None:
         """The events about one user: documents first, which the others are made from."""
-        user = outcome.account.key
+        user, report = outcome.account.key, outcome.report
         for key, media in self.assets.items():
-            metadata = account_metadata(self.pipeline, outcome, media)
-            versions = outcome.report.versions.get(media.name)
+            records = key == records_key(media)
+            versions = report.versions.get(media.name)
             if versions is not None:
                 self._observe(outcome, media, versions)
-            if trouble is not None:
-                metadata = {**trouble_metadata(trouble), **metadata}
+            metadata = account_metadata(self.pipeline, outcome, media, renditions=not records)
+            if report.error is not None:
+                metadata = {**error_metadata(report.error), **metadata}
                 self.context.log_event(dg.AssetObservation(key, partition=user, metadata=metadata))
                 continue
-            if self.pictures:
-                metadata.update(pictures_metadata(self.pipeline, outcome, media))
-            if key == records_key(media) and versions is not None:
+            blocked = records and report.blocked is not None
+            if blocked:
+                metadata = {"status": "blocked: nothing can be published until the account can be used", **metadata}
+            if records and versions is not None:
                 self._made_along_the_way(outcome, media, versions)
             self._materialize(self._versioned(key, user, media, versions, metadata))
+            if blocked and versions is not None and versions.documents is not None:
+                # Shown as behind its documents: what is materialised here does not look like one that is well.
+                seen = observation(media, user, replace(versions, documents=f"{versions.documents}-blocked"), {})
+                self.context.log_event(seen)
+                self._events.look_again(source_key(media), user)
 
     def _observe(self, outcome: Outcome, media: MediaType, versions: Versions) -> None:
         """Say what was seen of the documents, unless Dagster knows it already: an event costs 5 to 8 ms."""
@@ -129,7 +133,12 @@ class Turns:
         known = self._events.observed(source).get(user)
         if versions.documents is None or (known is not None and known.version == versions.documents):
             return
-        self.context.log_event(observation(media, user, versions, source_counts(outcome, media)))
+        # Dagster tells from observations who is behind its documents, and from materialisations who was ever read.
+        seen = observation(media, user, versions, source_counts(outcome, media))
+        self.context.log_event(seen)
+        self.context.log_event(
+            dg.AssetMaterialization(source, partition=user, metadata=seen.metadata, tags=dict(seen.tags))
+        )
         self._events.look_again(source, user)
 
     def _made_along_the_way(self, outcome: Outcome, media: MediaType, versions: Versions) -> None:
@@ -158,19 +167,18 @@ class Turns:
             if made is not None:
                 used[made] = versions.renditions
                 parents[made] = self._events.materialized(made).get(user)
-        told = tags(own, self.context.run.run_id, parents, used)
-        return dg.AssetMaterialization(key, partition=user, metadata=metadata, tags=told)
+        versioned = tags(own, self.context.run.run_id, parents, used)
+        return dg.AssetMaterialization(key, partition=user, metadata=metadata, tags=versioned)
 
     def _materialize(self, made: dg.AssetMaterialization) -> None:
         (self.emit or self.context.log_event)(made)
 
 
-def _line(outcome: Outcome, trouble: Trouble | None) -> str:
+def _line(outcome: Outcome) -> str:
     """One line of the run's log about one user."""
-    user = outcome.account.key
-    if trouble is not None:
-        return f"{user} has to be run again: {trouble.code}: {trouble.message}"
-    report = outcome.report
+    user, report = outcome.account.key, outcome.report
+    if report.error is not None:
+        return f"{user} has to be run again: {report.error.code}: {report.error.message}"
     if report.blocked is not None:
         return f"{user} is blocked: {report.blocked.message}"
     tallies = report.types.values()
@@ -196,7 +204,6 @@ def run_stage(
     work: Work,
     *,
     feeds: dg.AssetKey | None = None,
-    pictures: bool = False,
 ) -> Results:
     """Do the work for every user of the run's partitions, and say of each how it ended.
 
@@ -204,7 +211,6 @@ def run_stage(
         assets: The selected assets of this step, with their types.
         work: What is done to accounts; yields an outcome for each.
         feeds: The asset that waits for this step.
-        pictures: Whether materialisations show some of the records' pictures.
 
     Yields:
         Nothing, as a rule: the materialisations are logged. Only a step that feeds another one of the same run yields
@@ -219,17 +225,18 @@ def run_stage(
     selected = context.run.asset_selection
     feeding = feeds is not None and (selected is None or feeds in selected)
     made: list[dg.AssetMaterialization] = []
-    turns = Turns(context, pipeline, assets, users, pictures=pictures, emit=made.append if feeds is not None else None)
-    troubles: Mapping[str, Trouble] | None = None
+    log = made.append if feeds is not None else None
+    batch = UsersOfRun(context, pipeline, assets, users, emit=log)
+    failures: Mapping[str, PipelineError] | None = None
     try:
-        troubles = turns.take(work)
+        failures = batch.process(work)
     finally:  # an interrupted run says what was done until then (GUARD-8)
-        if troubles is None or troubles or not feeding:
+        if failures is None or failures or not feeding:
             places = {user: place for place, user in enumerate(users)}
             for materialization in sorted(made, key=lambda each: places[str(each.partition)]):
                 context.log_event(materialization)
-    if troubles:
-        raise failure_of(troubles, len(context.partition_keys))
+    if failures:
+        raise failure_of(failures, len(context.partition_keys))
     if feeding:
         yield from _results(context, assets, [*earlier.values(), *made])
 

@@ -17,14 +17,13 @@ from typing import Final
 
 import dagster as dg
 
+from ac_pipeline.defs.jobs import RETRIED_AS, WILL_RETRY
 from ac_pipeline.defs.run_marks import process_is_dead
 
 NAME: Final = "abandoned_runs_sensor"
 
-WILL_RETRY: Final = "dagster/will_retry"
-RETRIED_AS: Final = "dagster/auto_retry_run_id"
 REMINDED: Final = "ac-pipeline/retry_asked_for"
-"""Tags of a run: Dagster promises a retry, names it, and was reminded of it by us."""
+"""Tag of a run: Dagster was reminded of its promised retry by us."""
 _PROMISE_SECONDS: Final = 20.0
 """A retry comes within about 5 seconds."""
 _PROMISES_OF_SECONDS: Final = 86_400.0

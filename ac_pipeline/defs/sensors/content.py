@@ -14,11 +14,11 @@ from typing import Any, Final, Self
 
 import dagster as dg
 
-from ac_pipeline.defs.assets.catalog import USERS
-from ac_pipeline.defs.assets.changed_users import SYNC_CHANGED_USERS, run_config
+from ac_pipeline.defs.alerts.messages import listed
+from ac_pipeline.defs.assets.catalog import PRIORITY, URGENT, USERS
+from ac_pipeline.defs.assets.records import SYNC_CHANGED_USERS, run_config
 from ac_pipeline.defs.jobs import SYNC_USERS, UNFINISHED, busy_keys, sync_users
 from ac_pipeline.defs.pipeline import PipelineResource
-from ac_pipeline.defs.policies import PRIORITY, URGENT
 from ac_pipeline.defs.verification import VERIFY_USERS
 from ac_pipeline.mongo.changes.pending import Changes, Work
 
@@ -163,7 +163,7 @@ def plan_content(
         busy: Keys that queued and started runs, or backfills, are about.
         now: Epoch seconds.
         unfinished: Queued and started runs that earlier ticks asked for: over several users, and of single partitions.
-        others_run: Whether other runs are under way: then one user goes into a run like several, which does not wait
+        others_run: True if other runs are under way: then one user goes into a run like several, which does not wait
             for the pool that the others fill.
     """
     by_key = _by_key(works)
@@ -211,8 +211,7 @@ def _runs(
     groups, single = (max(0, UNFINISHED_AT_MOST - count) for count in unfinished)
     if len(first) == 1 and not others_run:
         return [], [*first, *again][: min(single, ALONE_A_TICK)]
-    together = [tuple(first[i : i + USERS_A_RUN]) for i in range(0, len(first), USERS_A_RUN)]
-    return together[: min(groups, GROUPS_A_TICK)], list(again[: min(single, ALONE_A_TICK)])
+    return in_groups(first)[: min(groups, GROUPS_A_TICK)], list(again[: min(single, ALONE_A_TICK)])
 
 
 def _by_key(works: Iterable[Work]) -> dict[str, list[Work]]:
@@ -223,7 +222,7 @@ def _by_key(works: Iterable[Work]) -> dict[str, list[Work]]:
 
 
 def _is_new(asked: Asked, found: Iterable[Work]) -> bool:
-    """Whether there is work that no run was asked for. A user with more of it than is remembered has so only by event,
+    """True if there is work that no run was asked for. A user with more of it than is remembered has so only by event,
     or what lies beyond the memory would be new at every compare."""
     full = len(asked.items) >= ITEMS_A_USER and asked.times > 0
     return any(asked.items.get(work.item) != work.mark for work in found if work.touched or not full)
@@ -269,8 +268,33 @@ _SENSOR: Final = "dagster/sensor_name"
 """Tag that Dagster gives the runs of a sensor."""
 _SECONDS: Final = 5
 """As often as Dagster's daemon looks at any sensor."""
-_SHOWN: Final = 20
-"""Users a line of the tick's log names."""
+
+
+Look = Callable[[dg.SensorEvaluationContext, PipelineResource], dg.SensorResult]
+
+
+def sync_sensor(
+    name: str, seconds: int, description: str, changed_users: dg.JobDefinition, look: Look
+) -> dg.SensorDefinition:
+    """A sensor that asks for syncs of users, off until somebody turns it on.
+
+    Args:
+        seconds: Between two looks.
+        changed_users: The job over several users.
+        look: One look, which may fail; then the next one begins where this one began.
+    """
+
+    @dg.sensor(
+        name=name,
+        jobs=[sync_users, changed_users],
+        minimum_interval_seconds=seconds,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description=description,
+    )
+    def sensor(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]) -> dg.SensorResult:
+        return look(context, pipeline)
+
+    return sensor
 
 
 def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], float] = time.time) -> dg.SensorDefinition:
@@ -281,23 +305,12 @@ def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], flo
         clock: Epoch seconds.
     """
 
-    @dg.sensor(
-        name=NEW_CONTENT_SENSOR,
-        jobs=[sync_users, changed_users],
-        minimum_interval_seconds=_SECONDS,
-        default_status=dg.DefaultSensorStatus.STOPPED,
-        description="Launches a sync for users who have documents without a record, records of removed documents, or "
-        "edited documents: one user by a run of the partition, several by one run together. Reads MongoDB's change "
-        "stream, and compares links with documents every few minutes, or when there is no stream.",
-    )
-    def new_content_sensor(
-        context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]
-    ) -> dg.SensorResult:
-        """One look at what changed. A failed read fails the tick, and the next one begins where this one began."""
+    def look(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult:
+        """One look at what changed."""
         now = clock()
         existing = context.instance.get_dynamic_partitions(USERS)
         # Before the look: work of a run that ends meanwhile is seen here as busy, and done or not at the next tick.
-        seen = busy_keys(context.instance, existing, apart_from={VERIFY_USERS}, by_turns={SYNC_CHANGED_USERS})
+        seen = busy_keys(context.instance, existing, apart_from={VERIFY_USERS}, one_by_one={SYNC_CHANGED_USERS})
         busy = seen.ahead
         together, alone, others = _unfinished(context.instance)
         memory = Memory.of(context.cursor)
@@ -313,15 +326,37 @@ def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], flo
             unfinished=(together, alone),
             others_run=bool(others),
         )
-        _tell(context, plan, changes)
-        requests = [_alone(key) for key in plan.alone] + [_together(group) for group in plan.together]
+        _log(context, plan, changes)
+        tags = {PRIORITY: URGENT, REASON: "new content"}
+        requests = [run_alone(key, tags) for key in plan.alone] + [run_together(group, tags) for group in plan.together]
         return dg.SensorResult(
             run_requests=requests,
             cursor=plan.memory.at(changes.position).to_text(),
             skip_reason=None if requests else dg.SkipReason(_quiet(plan, changes)),
         )
 
-    return new_content_sensor
+    return sync_sensor(
+        NEW_CONTENT_SENSOR,
+        _SECONDS,
+        "Launches a sync for users who have documents without a record, records of removed documents, or edited "
+        "documents: one user by a run of the partition, several by one run together. Reads MongoDB's change stream, "
+        "and compares links with documents every few minutes, or when there is no stream.",
+        changed_users,
+        look,
+    )
+
+
+def run_alone(key: str, tags: Mapping[str, str]) -> dg.RunRequest:
+    return dg.RunRequest(job_name=SYNC_USERS, partition_key=key, tags=dict(tags))
+
+
+def run_together(keys: Sequence[str], tags: Mapping[str, str]) -> dg.RunRequest:
+    return dg.RunRequest(job_name=SYNC_CHANGED_USERS, run_config=run_config(list(keys)), tags=dict(tags))
+
+
+def in_groups(keys: Sequence[str]) -> list[tuple[str, ...]]:
+    """The users of each run over several."""
+    return [tuple(keys[first : first + USERS_A_RUN]) for first in range(0, len(keys), USERS_A_RUN)]
 
 
 def _unfinished(instance: dg.DagsterInstance) -> tuple[int, int, int]:
@@ -334,19 +369,7 @@ def _unfinished(instance: dg.DagsterInstance) -> tuple[int, int, int]:
     return together, alone, instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED)) - together - alone
 
 
-def _alone(key: str) -> dg.RunRequest:
-    return dg.RunRequest(job_name=SYNC_USERS, partition_key=key, tags=_tags())
-
-
-def _together(keys: Sequence[str]) -> dg.RunRequest:
-    return dg.RunRequest(job_name=SYNC_CHANGED_USERS, run_config=run_config(list(keys)), tags=_tags())
-
-
-def _tags() -> dict[str, str]:
-    return {PRIORITY: URGENT, REASON: "new content"}
-
-
-def _tell(context: dg.SensorEvaluationContext, plan: ContentPlan, changes: Changes) -> None:
+def _log(context: dg.SensorEvaluationContext, plan: ContentPlan, changes: Changes) -> None:
     """The tick's log: what was found, and what a person may have to do."""
     if changes.fallback:
         context.log.warning(f"Everything is compared, because {changes.fallback}.")
@@ -355,18 +378,18 @@ def _tell(context: dg.SensorEvaluationContext, plan: ContentPlan, changes: Chang
     if changes.compared:
         context.log.info(f"The look {changes.compared}.")
     if plan.asked:
-        context.log.info(f"{len(plan.asked)} users have new work: {_named(_why(changes.works, plan.asked))}")
+        context.log.info(f"{len(plan.asked)} users have new work: {listed(_why(changes.works, plan.asked))}")
     if plan.waiting:
-        told = f"{len(plan.waiting)} more users wait for the next ticks."
-        context.log.log(logging.WARNING if len(plan.waiting) > MANY else logging.INFO, f"{told}{_advice(plan)}")
+        level = logging.WARNING if len(plan.waiting) > MANY else logging.INFO
+        context.log.log(level, f"{len(plan.waiting)} more users wait for the next ticks.{_advice(plan)}")
     if plan.busy:
-        context.log.info(f"{len(plan.busy)} users are being synchronised or wait for it: {_named(plan.busy)}")
+        context.log.info(f"{len(plan.busy)} users are being synchronised or wait for it: {listed(plan.busy)}")
     if plan.unknown:
         context.log.info(
-            f"{len(plan.unknown)} users have no partition yet; users_sensor adds it: {_named(plan.unknown)}"
+            f"{len(plan.unknown)} users have no partition yet; users_sensor adds it: {listed(plan.unknown)}"
         )
     if plan.resting:
-        context.log.info(f"{len(plan.resting)} users have work that two runs did not help: {_named(plan.resting)}")
+        context.log.info(f"{len(plan.resting)} users have work that two runs did not help: {listed(plan.resting)}")
 
 
 def _quiet(plan: ContentPlan, changes: Changes) -> str:
@@ -391,8 +414,3 @@ def _why(works: Sequence[Work], keys: Sequence[str]) -> list[str]:
     for work in works:
         first.setdefault(work.key, work)
     return [f"{key} ({first[key].cause} {first[key].item})" for key in keys]
-
-
-def _named(texts: Sequence[str]) -> str:
-    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
-    return f"{', '.join(texts[:_SHOWN])}{more}"

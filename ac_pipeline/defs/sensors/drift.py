@@ -16,11 +16,11 @@ import dagster as dg
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.types import RepositoryStatus
+from ac_pipeline.defs.alerts.messages import listed
 from ac_pipeline.defs.assets.catalog import USERS
-from ac_pipeline.defs.assets.changed_users import SYNC_CHANGED_USERS, run_config
-from ac_pipeline.defs.jobs import SYNC_USERS, busy_keys, sync_users
+from ac_pipeline.defs.jobs import busy_keys
 from ac_pipeline.defs.pipeline import PipelineResource
-from ac_pipeline.defs.sensors.content import REASON, USERS_A_RUN
+from ac_pipeline.defs.sensors.content import REASON, USERS_A_RUN, in_groups, run_alone, run_together, sync_sensor
 from ac_pipeline.items import RepositoryCheckpoint
 
 ASK_AGAIN: Final = 3_600
@@ -167,9 +167,6 @@ def _hash(drift: Drift) -> bytes:
 RUNS_A_TICK: Final = 100
 """Most runs one tick requests (Dagster facts, "Sensors, automation, pools")."""
 
-_SHOWN: Final = 20
-"""Users a line of the tick's log names."""
-
 
 def make_drift_sensor(changed_users: dg.JobDefinition, clock: Callable[[], float] = time.time) -> dg.SensorDefinition:
     """The sensor.
@@ -179,18 +176,7 @@ def make_drift_sensor(changed_users: dg.JobDefinition, clock: Callable[[], float
         clock: Epoch seconds.
     """
 
-    @dg.sensor(
-        name="drift_sensor",
-        jobs=[sync_users, changed_users],
-        minimum_interval_seconds=60,
-        default_status=dg.DefaultSensorStatus.STOPPED,
-        description="Compares the revision of every repository on the PDS with the one our last sync left, and "
-        "launches a sync for users whose repository another client has changed. Costs one request for each 1,000 "
-        "repositories. A drift that is still there after an hour is asked about again.",
-    )
-    def drift_sensor(
-        context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]
-    ) -> dg.SensorResult:
+    def look(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult:
         """One look at all repositories. A failed read fails the tick and requests nothing."""
         now = clock()
         existing = context.instance.get_dynamic_partitions(USERS)
@@ -200,41 +186,42 @@ def make_drift_sensor(changed_users: dg.JobDefinition, clock: Callable[[], float
         accounts = pipeline.accounts()
         plan = plan_drift(accounts, existing, repositories, marks=marks, busy=busy, cursor=context.cursor, now=now)
         requested = plan.drifted[: RUNS_A_TICK * USERS_A_RUN]
-        _tell(context, plan, len(plan.drifted) - len(requested))
+        _log(context, plan, len(plan.drifted) - len(requested))
+        tags, keys = {REASON: "drift"}, [each.key for each in requested]
+        runs = [run_together(group, tags) for group in in_groups(keys)]
         return dg.SensorResult(
-            run_requests=_requests(requested),
+            run_requests=[run_alone(keys[0], tags)] if len(keys) == 1 else runs,
             cursor=plan.cursor(requested),
             skip_reason=None if requested else dg.SkipReason(_quiet(plan, len(marks))),
         )
 
-    return drift_sensor
+    return sync_sensor(
+        "drift_sensor",
+        60,
+        "Compares the revision of every repository on the PDS with the one our last sync left, and launches a sync "
+        "for users whose repository another client has changed. Costs one request for each 1,000 repositories. A "
+        "drift that is still there after an hour is asked about again.",
+        changed_users,
+        look,
+    )
 
 
-def _requests(drifted: Sequence[Drift]) -> list[dg.RunRequest]:
-    """One user by a run of the partition, several by runs together: neighbours or not."""
-    tags, keys = {REASON: "drift"}, [each.key for each in drifted]
-    if len(keys) == 1:
-        return [dg.RunRequest(job_name=SYNC_USERS, partition_key=keys[0], tags=tags)]
-    groups = [keys[first : first + USERS_A_RUN] for first in range(0, len(keys), USERS_A_RUN)]
-    return [dg.RunRequest(job_name=SYNC_CHANGED_USERS, run_config=run_config(group), tags=tags) for group in groups]
-
-
-def _tell(context: dg.SensorEvaluationContext, plan: DriftPlan, left: int) -> None:
+def _log(context: dg.SensorEvaluationContext, plan: DriftPlan, left: int) -> None:
     """The tick's log: who drifted, and what a person may have to look at."""
     if plan.drifted:
         revisions = [f"{each.key} ({each.left} -> {each.found})" for each in plan.drifted]
-        context.log.info(f"{len(plan.drifted)} repositories were changed by somebody else: {_named(revisions)}")
+        context.log.info(f"{len(plan.drifted)} repositories were changed by somebody else: {listed(revisions)}")
     if left:
         context.log.info(f"{left} of them follow in the next tick.")
     if plan.busy:
-        context.log.info(f"{len(plan.busy)} drifted users are being synchronised or wait for it: {_named(plan.busy)}")
+        context.log.info(f"{len(plan.busy)} drifted users are being synchronised or wait for it: {listed(plan.busy)}")
     if plan.asked:
-        context.log.info(f"{len(plan.asked)} drifted users were asked for in the last hour: {_named(plan.asked)}")
+        context.log.info(f"{len(plan.asked)} drifted users were asked for in the last hour: {listed(plan.asked)}")
     if plan.inactive:
         said = [f"{key} ({status})" for key, status in plan.inactive]
-        context.log.warning(f"The PDS does not serve {len(said)} repositories of accounts in use: {_named(said)}")
+        context.log.warning(f"The PDS does not serve {len(said)} repositories of accounts in use: {listed(said)}")
     if plan.gone:
-        context.log.error(f"The PDS no longer lists {len(plan.gone)} repositories that we filled: {_named(plan.gone)}")
+        context.log.error(f"The PDS no longer lists {len(plan.gone)} repositories that we filled: {listed(plan.gone)}")
 
 
 def _quiet(plan: DriftPlan, marked: int) -> str:
@@ -242,8 +229,3 @@ def _quiet(plan: DriftPlan, marked: int) -> str:
     if waiting:
         return f"{waiting} repositories were changed by somebody else; a sync of each is under way or was tried."
     return f"All {marked} repositories are as their last sync left them."
-
-
-def _named(texts: Sequence[str]) -> str:
-    more = f" and {len(texts) - _SHOWN} more" if len(texts) > _SHOWN else ""
-    return f"{', '.join(texts[:_SHOWN])}{more}"

@@ -130,7 +130,7 @@ def users_sensor(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam
     if changes.left:
         context.log.info(f"{changes.left} more keys follow in the next tick.")
     # A takeover whose run was not requested yet stays out of the memory, and is seen again at the next tick.
-    settled = {key: id for key, id in owners.items() if key not in changes.taken_over[RUNS_A_TICK:]}
+    remembered = {key: id for key, id in owners.items() if key not in changes.taken_over[RUNS_A_TICK:]}
     if changed or requested:
         context.log.info(
             f"{len(changes.add)} keys added, {len(changes.remove)} removed, {len(requested)} passed to another user"
@@ -138,7 +138,7 @@ def users_sensor(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam
     return dg.SensorResult(
         dynamic_partitions_requests=changed,
         run_requests=[dg.RunRequest(partition_key=key) for key in requested],
-        cursor=remember(settled),
+        cursor=remember(remembered),
         skip_reason=None if requested else dg.SkipReason(_said(len(changes.add), len(changes.remove), changes.refused)),
     )
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.admin import Administration
@@ -69,7 +69,7 @@ def run_list(work: Work, parameters: AccountsParameters) -> Report:
     """Show every account: key, handles, DID, its state (ready, blocked, leaving, on-hold or unprovisioned), the
     reason, and how many of its documents wait for a record.
     """
-    rows = _rows(work.pipeline, chosen_accounts(work.pipeline, parameters.users))
+    rows = account_rows(work.pipeline, chosen_accounts(work.pipeline, parameters.users))
     found = Counter(row["state"] for row in rows)
     totals = {state.value: found[state] for state in AccountState}
     shown = [row for row in rows if not parameters.states or row["state"] in parameters.states]
@@ -84,7 +84,7 @@ def run_list(work: Work, parameters: AccountsParameters) -> Report:
 LIST: Final = Declaration("accounts list", "list_accounts", "list_each_account", AccountsParameters, run_list)
 
 
-def _rows(pipeline: Pipeline, accounts: Iterable[Account]) -> list[dict[str, object]]:
+def account_rows(pipeline: Pipeline, accounts: Iterable[Account]) -> list[dict[str, Any]]:
     """Each account with its state; `cause` is the reason in one word, such as `takendown`, `waiting` the number of its
     documents without a record."""
     refused: defaultdict[str, set[str]] = defaultdict(set)
@@ -94,7 +94,7 @@ def _rows(pipeline: Pipeline, accounts: Iterable[Account]) -> list[dict[str, obj
     hosted, holds = _hosted(pipeline), pipeline.ledger.all_holds()
     waiting = pipeline.provisioning.waiting()
     unfinished = {intent.subject for intent in pipeline.provisioning.unfinished()}
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for account in accounts:
         state, cause, reason = _state(account, hosted, refused.get(account.key, ()), holds.get(account.id, {}))
         reason = reason.replace("{user}", shlex.quote(account.key))
@@ -109,6 +109,26 @@ def _rows(pipeline: Pipeline, accounts: Iterable[Account]) -> list[dict[str, obj
 def _hosted(pipeline: Pipeline) -> dict[str, RepositoryStatus]:
     """Every repository of the PDS by DID: it refuses unknown DIDs and wrong passwords with the same words."""
     return {status.did: status for status in pipeline.server.list_repositories()}
+
+
+def blocked_reason(account: Account, code: str, message: str, answer: str | None = None) -> str:
+    """Why an account is blocked, in the sentence of `accounts list`: no words of a protocol.
+
+    Args:
+        code: Class of the error that a run met.
+        message: Its message.
+        answer: What the PDS said, such as `AccountDeactivated`.
+    """
+    if code == AccountInactive.code:
+        said = (answer or "").removeprefix("Account").lower()
+        return f"the PDS says that {account.did} is {_AS_LISTED.get(said, said) or 'inactive'}"
+    if code == AccountUnknown.code:
+        return f"the PDS does not host {account.did}"
+    return _AT_THE_LAST_RUN.get(code, message).replace("{user}", shlex.quote(account.key))
+
+
+_AS_LISTED: Final = {"takedown": "takendown"}
+"""What a PDS answers -> what it says of the account in its list."""
 
 
 def _state(

@@ -22,9 +22,9 @@ def test_a_backfill_that_fails_is_one_message_and_one_more_when_its_users_are_re
     site.store("first", "COMPLETED_FAILED", THUMBNAILS)
     (alert,) = site.alerts()
     assert alert.headline == "[failed] Backfill first of renditions/painting_thumbnails ended with failed runs"
-    assert (alert.facts.partitions, alert.facts.runs) == ((2, 4), (1, 1))
-    assert (dict(alert.facts.classes), list(alert.facts.names)) == ({"server-failed": 2}, ["bea", "dan"])
-    assert (alert.facts.words, alert.facts.path) == ("the PDS answered 502", "/runs/b/first")
+    assert (alert.partitions, alert.runs) == ((2, 4), (1, 1))
+    assert (dict(alert.classes), list(alert.names)) == ({"server-failed": 2}, ["bea", "dan"])
+    assert (alert.words, alert.path) == ("the PDS answered 502", "/runs/b/first")
     assert site.look() == []
     site.heal()
     site.run(THUMBNAILS, first="bea", last="bea")
@@ -58,9 +58,9 @@ def test_five_hundred_failing_partitions_are_one_message(instance: dg.DagsterIns
         site.run(THUMBNAILS, first=keys[first], last=keys[last], backfill="huge")
     site.store("huge", "COMPLETED_FAILED", THUMBNAILS)
     (alert,) = site.alerts()
-    assert (alert.facts.partitions, alert.facts.runs) == ((500, 501), (3, 3))
-    assert sum(alert.facts.classes.values()) == 500
-    assert "u000, u001, u002, u003, u004 and 495 more." in alert.text(None, str)
+    assert (alert.partitions, alert.runs) == ((500, 501), (3, 3))
+    assert sum(alert.classes.values()) == 500
+    assert "u000, u001, u002, u003, u004 and 495 more." in alert.text(0.0, None, str)
 
 
 def test_a_backfill_that_dagster_itself_gave_up_says_why_and_the_next_good_one_repairs_it(site: Site) -> None:
@@ -68,7 +68,7 @@ def test_a_backfill_that_dagster_itself_gave_up_says_why_and_the_next_good_one_r
     site.store("first", "FAILED", PAINTINGS, error="the code location could not be reached")
     (alert,) = site.alerts()
     assert alert.headline == "[failed] Backfill first of atproto/paintings failed"
-    assert alert.facts.words == "the code location could not be reached"
+    assert alert.words == "the code location could not be reached"
     site.store("other", "COMPLETED_SUCCESS", THUMBNAILS)
     assert site.look() == []
     site.store("second", "COMPLETED_SUCCESS", *RECORDS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dagster as dg
 
 from ac_pipeline.defs.assets.catalog import PARTITION
-from ac_pipeline.defs.assets.changed_users import run_config
+from ac_pipeline.defs.assets.records import run_config
 from ac_pipeline_tests.integration.alerts.site import RECORDS, THUMBNAILS, Site
 
 
@@ -17,7 +17,7 @@ def test_the_runs_of_a_schedule_fail_once_and_succeed_again_once(site: Site) -> 
     site.run(first="cyd", last="dan", schedule_name="sync_every_hour", tick="1")
     (alert,) = site.alerts()
     assert alert.headline == "[failed] Runs of the schedule sync_every_hour failed"
-    assert (alert.facts.partitions, alert.facts.runs) == ((1, 4), (1, 2))
+    assert (alert.partitions, alert.runs) == ((1, 4), (1, 2))
     site.fail("bea", "cyd")
     site.run(first="ada", last="dan", schedule_name="sync_every_hour", tick="2")
     assert site.look() == []
@@ -44,7 +44,7 @@ def test_a_run_over_users_without_a_range_is_repaired_when_they_are_done_later(s
     )
     (alert,) = site.alerts()
     assert alert.headline == "[failed] Runs of the sensor new_content_sensor failed"
-    assert (alert.facts.partitions, list(alert.facts.names)) == ((1, 2), ["bea"])
+    assert (alert.partitions, list(alert.names)) == ((1, 2), ["bea"])
     site.heal()
     site.run(*RECORDS, first="ada", last="ada")
     assert site.look() == []
@@ -112,7 +112,7 @@ def test_a_run_whose_process_died_counts_by_its_automatic_retry(site: Site) -> N
     assert site.look() == []
     site.instance.report_run_failed(again)
     (alert,) = site.alerts()
-    assert (alert.facts.runs, alert.facts.partitions, dict(alert.facts.classes)) == ((1, 1), (1, 1), {"run-crashed": 1})
+    assert (alert.runs, alert.partitions, dict(alert.classes)) == ((1, 1), (1, 1), {"run-crashed": 1})
 
 
 def test_a_retry_that_never_comes_is_not_waited_for_without_end(site: Site) -> None:

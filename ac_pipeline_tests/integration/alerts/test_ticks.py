@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from ac_pipeline.defs.alerts.messages import Memory
 from ac_pipeline_tests.dagster_rows import automatic, tick
 from ac_pipeline_tests.integration.alerts.site import DAEMONS, Site
 
@@ -35,7 +35,7 @@ def test_ticks_that_fail_twice_are_one_message_and_one_when_they_succeed_again(s
     sensor.tick("FAILURE", "MongoDB does not answer")
     (alert,) = site.alerts()
     assert alert.headline == "[failed] Ticks of the sensor users_sensor fail"
-    assert (alert.facts.words, alert.facts.path) == (
+    assert (alert.words, alert.path) == (
         "MongoDB does not answer",
         "/locations/ac_pipeline/sensors/users_sensor",
     )
@@ -105,7 +105,7 @@ def test_a_schedule_is_silent_when_it_missed_two_of_its_times(site: Site, cron: 
 def awake(site: Site) -> None:
     """As if the alerts sensor had ticked all the time."""
     assert site.memory is not None
-    site.memory = Memory(**{**{name: getattr(site.memory, name) for name in Memory.__slots__}, "ticked": site.now - 30})
+    site.memory = replace(site.memory, ticked=site.now - 30)
 
 
 def test_nobody_is_reproached_for_the_time_that_we_slept(site: Site) -> None:

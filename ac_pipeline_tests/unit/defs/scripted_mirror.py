@@ -237,8 +237,12 @@ class ScriptedMirror:
     def record_address(self, uri: str) -> str | None:
         return f"https://pds.example/{uri.removeprefix('at://')}"
 
-    def pictures(self, account: Account, media: MediaType, limit: int) -> Sequence[Picture]:
-        return (Picture("abc", "https://pds.example/blob"),) if media.blobs else ()
+    def pictures(self, account: Account, media: MediaType, limit: int, *, pending: bool = False) -> Sequence[Picture]:
+        return (Picture("abc", "https://pds.example/blob", "/thumbnails/did:plc:a/bafy"),) if media.blobs else ()
+
+    def kept_renditions(self, account: Account, media: MediaType) -> tuple[int, int]:
+        """Two, of 50 bytes each."""
+        return 2, 100
 
     def _turn(self, account: Account, types: Sequence[MediaType]) -> AccountReport:
         self.turns.append(account.key)

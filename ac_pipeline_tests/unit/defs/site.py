@@ -87,6 +87,13 @@ class Site:
         assert made is not None
         return {name: value.value for name, value in made.metadata.items()}
 
+    def version(self, asset: dg.AssetKey, key: str) -> str | None:
+        """Data version of the last observation of a partition."""
+        wanted = dg.AssetRecordsFilter(asset_key=asset, asset_partitions=[key])
+        seen = self.instance.fetch_observations(wanted, limit=1).records[0].asset_observation
+        assert seen is not None
+        return (seen.tags or {}).get("dagster/data_version")
+
     def observed(self, asset: dg.AssetKey) -> dict[str, dict[str, Any]]:
         """Partition -> metadata of its last observation."""
         records = self.instance.fetch_observations(dg.AssetRecordsFilter(asset_key=asset), limit=100).records

@@ -1,21 +1,20 @@
-"""Which changes are worth a message, what it says, and what becomes of it when nobody takes it."""
+"""Which changes are worth a message, and what it says."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
-from ac_pipeline.defs.alerts.delivery import WAITING, AlertDelivery
-from ac_pipeline.defs.alerts.messages import Alert, Facts, Known, Memory, SubjectStatus, decide, read_cursor
-from ac_pipeline.errors import Misconfigured, PipelineError, ServerFailed, ServiceUnreachable
+from ac_pipeline.defs.alerts.messages import Known, Memory, SubjectStatus, decide, read_cursor
 from ac_pipeline.redaction import Redactor
 
 NOW = 1_767_323_045.0  # 2026-01-02T03:04:05Z
 USERS = [f"user{number:03}" for number in range(500)]
-FACTS = Facts(
+STATUS = SubjectStatus(
+    "backfill:abcdefgh",
+    1,
     "Backfill abcdefgh",
     "of atproto/moods and atproto/paintings ended with failed runs",
     "/runs/b/abcdefgh",
@@ -33,9 +32,7 @@ def plain(text: str) -> str:
 
 
 def seen(level: int, subject: str = "backfill:a", **facts: Any) -> SubjectStatus:
-    return SubjectStatus(
-        subject, level, Facts("Backfill a", "failed" if level else "is repaired", "/runs/b/a", **facts)
-    )
+    return SubjectStatus(subject, level, "Backfill a", "failed" if level else "is repaired", "/runs/b/a", **facts)
 
 
 class Looks:
@@ -83,7 +80,7 @@ def test_what_was_so_before_the_first_look_is_history_and_neither_failed_nor_rec
 def test_who_is_turned_off_by_a_person_is_forgotten_without_a_message() -> None:
     looks = Looks()
     looks.look(seen(1))
-    off = SubjectStatus("backfill:a", 0, Facts("a", "is turned off", "/"), quiet=True)
+    off = SubjectStatus("backfill:a", 0, "a", "is turned off", "/", quiet=True)
     assert looks.look(off) == []
     assert looks.known == {}
 
@@ -93,12 +90,12 @@ def test_since_when_is_remembered_until_it_is_well() -> None:
     looks.look(seen(1, since=NOW - 60), now=NOW)
     looks.look(seen(2, since=NOW + 600), now=NOW + 600)
     _, (alert,) = decide(looks.known, [seen(0)], NOW + 7_200)
-    assert alert.facts.since == NOW - 60
+    assert alert.since == NOW - 60
 
 
 def test_five_hundred_failing_users_are_one_message_with_classes_counts_a_few_names_and_the_page() -> None:
     """RUN-9, OPS-1."""
-    text = Alert("backfill:abcdefgh", failed=True, at=NOW, facts=FACTS).text("https://dagster.example", plain)
+    text = STATUS.text(NOW, "https://dagster.example", plain)
     assert text == (
         "[failed] Backfill abcdefgh of atproto/moods and atproto/paintings ended with failed runs\n"
         "Since 2026-01-02T01:34:05Z (90 min ago).\n"
@@ -112,8 +109,7 @@ def test_five_hundred_failing_users_are_one_message_with_classes_counts_a_few_na
 
 
 def test_a_recovery_says_since_when_it_had_failed_and_counts_no_failures() -> None:
-    facts = Facts("Backfill a", "is repaired", "/runs/b/a", since=NOW - 10_800, partitions=(0, 6))
-    text = Alert("backfill:a", failed=False, at=NOW, facts=facts).text(None, plain)
+    text = seen(0, since=NOW - 10_800, partitions=(0, 6)).text(NOW, None, plain)
     assert (
         text
         == "[recovered] Backfill a is repaired\nHad failed since 2026-01-02T00:04:05Z (3 h ago).\nUsers: 6.\n/runs/b/a"
@@ -126,12 +122,11 @@ def test_a_recovery_says_since_when_it_had_failed_and_counts_no_failures() -> No
      (172_740, "47 h ago"), (172_800, "2 days ago")],
 )  # fmt: skip
 def test_how_long_ago_is_said_in_fitting_units(seconds: float, said: str) -> None:
-    facts = Facts("a", "b", "/", since=NOW - seconds)
-    assert f"({said})" in Alert("a", failed=True, at=NOW, facts=facts).text(None, plain)
+    assert f"({said})" in seen(1, since=NOW - seconds).text(NOW, None, plain)
 
 
 def test_receivers_of_every_kind_find_their_field_and_programs_find_figures() -> None:
-    payload = Alert("backfill:abcdefgh", failed=True, at=NOW, facts=FACTS).payload("https://dagster.example", plain)
+    payload = STATUS.payload(NOW, "https://dagster.example", plain)
     assert payload["text"] == payload["content"]
     assert payload["alert"] == {
         "id": "backfill:abcdefgh:failed:1767323045",
@@ -153,16 +148,15 @@ def test_receivers_of_every_kind_find_their_field_and_programs_find_figures() ->
 def test_a_secret_appears_nowhere_in_a_message_also_where_it_is_cut(words: str) -> None:
     """ACCT-5."""
     secret = "hunter2-and-a-half-of-it-is-still-one"
-    facts = Facts(
-        f"Sensor {secret}", f"says {secret}", "/x", classes={secret: 1}, names=[secret], words=f"{words} {secret}"
-    )
-    payload = Alert(f"sensor:{secret}", failed=True, at=NOW, facts=facts).payload(None, Redactor([secret]))
+    named: dict[str, Any] = {"classes": {secret: 1}, "names": [secret], "words": f"{words} {secret}"}
+    status = SubjectStatus(f"sensor:{secret}", 1, f"Sensor {secret}", f"says {secret}", "/x", **named)
+    payload = status.payload(NOW, None, Redactor([secret]))
     assert "hunter2" not in json.dumps(payload)
 
 
 def test_a_message_is_no_longer_than_chats_accept_and_keeps_its_address() -> None:
-    facts = Facts("Backfill a", "b" * 5_000, "/runs/b/a", names=["c" * 900] * 5)
-    text = Alert("backfill:a", failed=True, at=NOW, facts=facts).text("https://dagster.example", plain)
+    status = SubjectStatus("backfill:a", 1, "Backfill a", "b" * 5_000, "/runs/b/a", names=["c" * 900] * 5)
+    text = status.text(NOW, "https://dagster.example", plain)
     assert len(text) == 1_900
     assert text.endswith("...\nhttps://dagster.example/runs/b/a")
 
@@ -172,7 +166,6 @@ def test_what_a_tick_leaves_is_read_back_by_the_next() -> None:
         begun=1.0, looked_at=2.0, ticked=3.0, awake=2.5, backfills_seen=7, backfills=("b", "c"),
         run_sets={"schedule|1|s": -1}, held={"check:a": 1.0},
         known={"backfill:b": Known(2, 1.0, told=True, about=("b",))},
-        outbox=({"text": "a", "content": "a", "alert": {}},),
     )  # fmt: skip
     assert read_cursor(memory.cursor()) == memory
 
@@ -182,85 +175,12 @@ def test_a_cursor_that_is_not_ours_counts_as_none(cursor: str | None) -> None:
     assert read_cursor(cursor) is None
 
 
-class Receiver:
-    """A webhook in memory that fails as it is told, in its order."""
-
-    def __init__(self, *troubles: Exception | None) -> None:
-        self.troubles = list(troubles)
-        self.asked = 0
-        self.got: list[str] = []
-
-    def send(self, payload: Mapping[str, Any]) -> None:
-        self.asked += 1
-        trouble = self.troubles.pop(0) if self.troubles else None
-        if trouble is not None:
-            raise trouble
-        self.got.append(payload["alert"]["headline"])
-
-
-def payloads(*names: str, failed: bool = True) -> list[dict[str, Any]]:
-    return [Alert(name, failed, NOW, Facts(name, "failed", "/")).payload(None, plain) for name in names]
-
-
-def deliver(given: Sequence[Mapping[str, Any]], sink: Receiver | None) -> tuple[list[str], str | None]:
-    """The headlines that are left, and why."""
-    left, trouble = AlertDelivery(None, plain, sink).deliver(given)
-    return [payload["alert"]["headline"] for payload in left], trouble
-
-
-def test_a_webhook_that_is_away_gets_every_message_later() -> None:
-    """RUN-9: delivered at least once, not lost."""
-    receiver = Receiver(None, ServiceUnreachable("The alert webhook does not answer."))
-    left, trouble = AlertDelivery(None, plain, receiver).deliver(payloads("a", "b", "c"))
-    assert (len(left), trouble, receiver.asked) == (2, "The alert webhook does not answer.", 2)
-    assert deliver(left, receiver) == ([], None)
-    assert sorted(receiver.got) == ["[failed] a failed", "[failed] b failed", "[failed] c failed"]
-
-
-@pytest.mark.parametrize("trouble", [Misconfigured("400"), ServerFailed("503")])
-def test_a_message_that_is_never_taken_holds_up_no_other_and_is_asked_for_once_a_tick(trouble: PipelineError) -> None:
-    class Picky(Receiver):
-        def send(self, payload: Mapping[str, Any]) -> None:
-            self.troubles = [trouble] if payload["alert"]["subject"] == "a" else []
-            super().send(payload)
-
-    receiver = Picky()
-    assert deliver(payloads("a", "b", "c"), receiver) == (
-        ["[failed] b failed", "[failed] c failed", "[failed] a failed"],
-        trouble.message,
-    )
-    assert receiver.asked == 1
-    assert deliver(payloads("b", "c", "a"), receiver) == (["[failed] a failed"], trouble.message)
-    assert receiver.got == ["[failed] b failed", "[failed] c failed"]
-
-
-def test_of_a_subject_only_its_newest_state_is_sent_when_the_webhook_is_back() -> None:
-    receiver = Receiver()
-    deliver([*payloads("a", "b"), *payloads("a", failed=False)], receiver)
-    assert sorted(receiver.got) == ["[failed] b failed", "[recovered] a failed"]
-
-
-def test_without_a_webhook_nothing_waits() -> None:
-    assert deliver(payloads("a"), None) == ([], None)
-
-
-def test_what_waits_is_bounded_by_its_newest() -> None:
-    names = [f"number{number:03}" for number in range(WAITING + 2)]
-    left, _ = deliver(payloads(*names), Receiver(ServerFailed("503")))
-    assert sorted(left) == [f"[failed] {name} failed" for name in names[2:]]
-
-
-def test_messages_that_an_older_release_left_in_the_cursor_are_sent() -> None:
-    """RUN-9: its outbox held several of one subject, and one that listed older ones."""
-    digest = {"text": "old ones", "content": "old ones", "alert": {"subject": "digest", "headline": "2 older messages"}}
+def test_the_cursor_of_an_older_release_is_read_without_the_messages_that_waited_in_it() -> None:
     older = {
         "version": 1, "begun": 1.0, "looked_at": 2.0, "ticked": 3.0, "awake": 1.0, "backfills_seen": 1,
         "backfills": ["b"], "run_sets": {"schedule|1|s": 0}, "held": {}, "known": {"backfill:a": [1, 1.0, True, ["a"]]},
-        "outbox": [digest, *payloads("a"), *payloads("a", failed=False)],
+        "outbox": [{"text": "a", "content": "a", "alert": {"subject": "a"}}],
     }  # fmt: skip
     memory = read_cursor(json.dumps(older))
     assert memory is not None
     assert memory.known == {"backfill:a": Known(1, 1.0, told=True, about=("a",))}
-    receiver = Receiver()
-    assert deliver(memory.outbox, receiver) == ([], None)
-    assert receiver.got == ["2 older messages", "[recovered] a failed"]

@@ -13,8 +13,7 @@ import pytest
 from ac_pipeline.accounts import Account
 from ac_pipeline.defs.alerts.messages import Memory, decide
 from ac_pipeline.defs.alerts.ticks_and_checks import look_at_checks
-from ac_pipeline.defs.assets.changed_users import SYNC_CHANGED_USERS
-from ac_pipeline.defs.assets.records import STEP
+from ac_pipeline.defs.assets.records import STEP, SYNC_CHANGED_USERS
 from ac_pipeline.defs.checks import (
     ACCOUNTS_USABLE,
     BLOBS_PRESENT,
@@ -38,6 +37,7 @@ from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.mongo.ledger.receipts import Aspect, Part, Receipt
 from ac_pipeline.settings import Allowance, allowance
 from ac_pipeline_tests.dagster_instance import open_instance
+from ac_pipeline_tests.dagster_rows import cells_of
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 from ac_pipeline_tests.unit.defs.site import KEYS, MOODS, PAINTINGS, RECORDS, Site
 
@@ -69,7 +69,7 @@ def value(check: dg.AssetCheckEvaluation, name: str) -> Any:
 
 
 def rows(check: dg.AssetCheckEvaluation) -> list[dict[str, Any]]:
-    return [dict(record.data) for record in value(check, "items").records]
+    return cells_of(value(check, "items"))
 
 
 def receive(mirror: ScriptedMirror, user: str, *, at: datetime = NOW, **parts: Part) -> None:
@@ -111,13 +111,9 @@ def test_every_quarantined_item_is_named_also_when_a_user_of_the_range_fails(
     assert (check.passed, check.severity) == (False, ERROR)
     assert str(check.description).startswith("Quarantined: 1, in partitions: 1. Correct the documents")
     (row,) = rows(check)
-    assert (row["item"], row["user"], row["class"], row["message"], row["attempts"]) == (
-        item,
-        "bea",
-        "source-missing",
-        "no candidate is left",
-        3,
-    )
+    assert (row["item"], row["user"], row["class"]) == (item, "bea", "source-missing")
+    assert row["message"].startswith("no candidate is left. ")
+    assert f"bea · rendition, attempts: 3 · `{item}`" in value(check, "items_links")
     assert (value(check, "partitions"), value(check, "error_classes")) == ({"bea": 1}, {"source-missing": 1})
     assert (value(check, "quarantined"), value(check, "users"), value(check, "looked_at")) == (1, 1, "all users")
     assert site.check(MOODS, NO_QUARANTINED_ITEMS).passed
@@ -378,7 +374,7 @@ def test_a_user_without_password_is_a_warning_that_names_the_user_and_the_reason
     check = site.check(MOODS, ACCOUNTS_USABLE)
     assert (check.passed, check.severity) == (False, WARN)
     assert "Blocked: 1 of 4 accounts (no-credentials 1)" in str(check.description)
-    (row,) = [dict(record.data) for record in value(check, "blocked_accounts").records]
+    (row,) = cells_of(value(check, "blocked_accounts"))
     assert (row["user"], row["items"], row["class"], row["message"]) == (
         "bea", 1, "no-credentials", "Mongo holds no password",
     )  # fmt: skip
@@ -468,7 +464,7 @@ def test_a_failed_check_of_a_collection_is_an_alert_with_its_sentence(site: Site
     seen, _ = look_at_checks(site.instance, keys, memory, 2.0, busy=False)
     _, (alert,) = decide({}, seen, 2.0)
     assert alert.headline == "[failed] Check collection_intact of atproto/moods failed"
-    assert "where there were 300" in alert.text(None, str)
+    assert "where there were 300" in alert.text(2.0, None, str)
 
 
 def test_the_number_in_the_launchpad_reaches_the_sync(site: Site, mirror: ScriptedMirror) -> None:

@@ -10,16 +10,16 @@ import pytest
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.definitions import build_defs
-from ac_pipeline.defs.assets.catalog import PARTITION, RANGE_END, RANGE_START, USERS, records_key, users
-from ac_pipeline.defs.assets.changed_users import SYNC_CHANGED_USERS, run_config
+from ac_pipeline.defs.assets.catalog import PARTITION, POOL_LIMITS, RANGE_END, RANGE_START, USERS, records_key, users
+from ac_pipeline.defs.assets.records import SYNC_CHANGED_USERS, run_config
 from ac_pipeline.defs.checks import NO_QUARANTINED_ITEMS, record_checks
 from ac_pipeline.defs.jobs import SYNC_USERS
-from ac_pipeline.defs.policies import POOL_LIMITS
 from ac_pipeline.defs.sensors.content import NEW_CONTENT_SENSOR, USERS_A_RUN
 from ac_pipeline.errors import ServerFailed, ServiceUnreachable
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.mongo.changes.pending import Cause, Work
 from ac_pipeline_tests.dagster_instance import open_instance
+from ac_pipeline_tests.dagster_rows import cells_of
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 
 KEYS = ["ada", "art-guest", "bea", "cyd"]
@@ -231,8 +231,8 @@ def test_a_run_over_several_users_evaluates_the_checks(site: Site) -> None:
     }
     paintings = records_key(media_type("painting"))
     assert {key: each.passed for key, each in evaluated.items()} == {key: key != paintings for key in RECORDS}
-    (row,) = evaluated[paintings].metadata["items"].value.records
-    assert (row.data["item"], row.data["user"]) == (item, "bea")
+    (row,) = cells_of(evaluated[paintings].metadata["items"])
+    assert (row["item"], row["user"]) == (item, "bea")
     names = {each.check_name for each in result.get_asset_check_evaluations()}
     assert names == {spec.name for spec in record_checks()}
 

@@ -10,11 +10,20 @@ import dagster as dg
 import pytest
 import yaml
 
+from ac_pipeline.atproto.lexicon import load_lexicons
 from ac_pipeline.definitions import build_defs, defs, where_runs_write
-from ac_pipeline.defs.assets.catalog import RENDITIONS, records_key, rendition_key
-from ac_pipeline.defs.policies import CHANGED, POOL_LIMITS, RECORDS_A_RUN, RENDITIONS_A_RUN
+from ac_pipeline.defs.assets.catalog import (
+    CHANGED,
+    POOL_LIMITS,
+    RECORDS_A_RUN,
+    RENDITIONS,
+    RENDITIONS_A_RUN,
+    records_key,
+    rendition_key,
+)
 from ac_pipeline.defs.sensors.content import NEW_CONTENT_SENSOR
 from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.operations.catalog import OPERATIONS
 from ac_pipeline_tests.dagster_instance import open_instance
 
 ROOT = Path(__file__).parents[3]
@@ -29,18 +38,48 @@ def test_the_asset_keys_are_those_of_the_design() -> None:
         *(f"atproto/{name}" for name in TYPES),
         "renditions/painting_thumbnails",
         "renditions/tape_videos",
+        "mirror/totals",
+        "operations/failed_items",
         "operations/flight_plan",
+        "operations/verification",
+        *(f"operations/{each.job}" for each in OPERATIONS if each.job and not each.asset),
     }
 
 
-def test_every_asset_is_partitioned_by_user_and_stands_in_the_group_of_its_type() -> None:
-    for key in GRAPH.get_all_asset_keys() - {dg.AssetKey(["operations", "flight_plan"])}:
+def test_groups_follow_the_flow_and_what_is_of_users_is_partitioned_by_them() -> None:
+    groups = {"mongo": "documents", "renditions": "renditions", "atproto": "records", "mirror": "derived"}
+    for key in GRAPH.get_all_asset_keys():
         node = GRAPH.get(key)
-        assert node.partitions_def is not None
-        assert node.partitions_def.name == "users"
-        assert node.group_name in TYPES
+        if key == dg.AssetKey(["operations", "failed_items"]):
+            assert node.group_name == "derived"
+        else:
+            assert node.group_name == groups.get(key.path[0], "operations")
+        assert (node.partitions_def is not None) == (key.path[0] in {"mongo", "renditions", "atproto"})
         assert node.description
-    assert {GRAPH.get(each.key).group_name for each in RENDITIONS} == {"paintings", "tapes"}
+        assert node.owners == ["team:aesthetic-computer"]
+        assert node.kinds
+
+
+def test_boxes_tell_source_from_target() -> None:
+    for media in MEDIA_TYPES:
+        assert str(GRAPH.get(dg.AssetKey(["mongo", media.plural])).description).startswith("Source: documents of the ")
+        assert str(GRAPH.get(records_key(media)).description).startswith("Target: records of the ")
+
+
+def test_records_have_the_fields_of_their_lexicon_as_columns() -> None:
+    lexicons = load_lexicons()
+    for media in MEDIA_TYPES:
+        schema = GRAPH.get(records_key(media)).metadata["dagster/column_schema"]
+        fields = lexicons.documents[media.nsid]["defs"]["main"]["record"]
+        assert [column.name for column in schema.columns] == list(fields["properties"])
+        assert {column.name for column in schema.columns if not column.constraints.nullable} == set(fields["required"])
+
+
+def test_totals_and_the_verification_tell_when_they_are_old() -> None:
+    """OPER-4."""
+    specs = {each.key.to_user_string(): each for each in defs.resolve_all_asset_specs()}
+    for name in ("mirror/totals", "operations/verification"):
+        assert specs[name].freshness_policy is not None
 
 
 def test_every_type_with_derived_media_has_one_rendition_asset_that_its_records_depend_on() -> None:
@@ -82,25 +121,29 @@ def test_sensors_and_schedules_are_stopped_until_somebody_starts_them() -> None:
 
 
 @pytest.mark.slow
-def test_the_code_location_loads_in_a_fresh_interpreter_with_an_empty_environment(tmp_path: Path) -> None:
-    """No setting is read, nothing is connected, no warning is given; a step or tick reads the settings."""
+@pytest.mark.parametrize("arguments", [[], ["api", "grpc"]], ids=["import", "code server"])
+def test_the_code_location_loads_in_a_fresh_interpreter_with_an_empty_environment(
+    tmp_path: Path, arguments: list[str]
+) -> None:
+    """No setting is read, nothing is connected, no warning is given; a step or tick reads the settings. A code server
+    says where its runs write, who only imports the definitions is told nothing."""
     program = (
         "import dagster as dg, ac_pipeline.definitions as location;"
         "dg.Definitions.validate_loadable(location.defs);"
         "print(len(location.defs.get_repository_def().asset_graph.get_all_asset_keys()))"
     )
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", program],
+        [sys.executable, "-W", "error", "-c", program, *arguments],
         cwd=tmp_path,
         env={},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert (done.returncode, done.stdout.strip()) == (0, "13")
-    said = done.stderr.splitlines()
-    assert len(said) == 1
-    assert said[0].startswith("ac_pipeline: runs cannot work: MONGODB_CONNECTION_STRING and MONGODB_NAME are not set")
+    assert (done.returncode, done.stdout.strip()) == (0, str(len(GRAPH.get_all_asset_keys())))
+    said = [line.partition(": set it in")[0] for line in done.stderr.splitlines()]
+    server = "ac_pipeline: runs cannot work: MONGODB_CONNECTION_STRING and MONGODB_NAME are not set"
+    assert said == ([server] if arguments else [])
 
 
 def test_a_missing_setting_fails_the_run_in_one_clear_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.types import RepositoryStatus, Write
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.assets.catalog import PARTITION, RANGE_END, RANGE_START, USERS
-from ac_pipeline.defs.assets.changed_users import changed_users_job
+from ac_pipeline.defs.assets.records import changed_users_job
 from ac_pipeline.defs.jobs import SYNC_USERS
 from ac_pipeline.defs.sensors.drift import ASK_AGAIN, MOST_REMEMBERED, DriftPlan, make_drift_sensor, plan_drift
 from ac_pipeline.errors import NoCredentials, ServiceUnreachable

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from ac_pipeline.defs.metadata import LINKED, attempt_line, escaped, run_link
+from ac_pipeline.defs.metadata import LINKED, attempt_line, breakable, escaped, run_link, unbroken
 from ac_pipeline.errors import ServerFailed
 from ac_pipeline.items import Attempt, Stage, State
 from ac_pipeline.media.registry import media_type
@@ -41,15 +41,18 @@ def test_a_failed_item_is_linked_with_its_page_its_record_and_the_run_that_last_
     site.run(PAINTINGS)
     said = site.said(PAINTINGS, "bea")
     assert said["failed_items_links"] == (
-        "- abc: [page](https://aesthetic.computer/#abc), "
-        "[record](https://pds.example/did:plc:bea/computer.aesthetic.painting/1), "
+        "- abc: [page](https://aesthetic.computer/#abc) · "
+        "[record](https://pds.example/did:plc:bea/computer.aesthetic.painting/1) · "
         f"last run [6f9619ff](/runs/{RUN})"
     )
     first, links, *timeline = str(said["failed_items_timelines"]).splitlines()
-    assert first == rf"- **abc** `{item}` of bea: source-missing: no candidate \| is \[left\]  "
+    assert first == (
+        r"- **abc** source-missing: no candidate \| is \[left\]. When the file is in storage, launch retry\_items.  "
+    )
     assert links == (
-        "  [page](https://aesthetic.computer/#abc) · [at://did:plc:bea/computer.aesthetic.painting/1]"
-        f"(https://pds.example/did:plc:bea/computer.aesthetic.painting/1) · last run [6f9619ff](/runs/{RUN})"
+        "  [page](https://aesthetic.computer/#abc) · "
+        "[record](https://pds.example/did:plc:bea/computer.aesthetic.painting/1) · "
+        f"last run [6f9619ff](/runs/{RUN}) · bea · rendition, attempts: 3 · `{item}`"
     )
     assert timeline == [
         "    - 2026-01-01 03:04:05 · `20260101T000000-abcdef12` · write · deferred",
@@ -62,8 +65,7 @@ def test_what_a_person_looks_for_stands_before_the_counts(site: Site, mirror: Sc
     mirror.quarantine("bea", PAINTING, "no candidate is left")
     site.run(PAINTINGS)
     names = list(site.said(PAINTINGS, "bea"))
-    assert names[:4] == ["failed_items", "failed_items_links", "failed_items_timelines", "documents"]
-    assert names[-1] == "pictures"  # as large as they are
+    assert names[:5] == ["failed_items", "failed_items_links", "failed_items_timelines", "pictures", "documents"]
 
 
 def test_a_user_who_failed_shows_the_same_in_an_observation(site: Site, mirror: ScriptedMirror) -> None:
@@ -73,7 +75,7 @@ def test_a_user_who_failed_shows_the_same_in_an_observation(site: Site, mirror: 
     site.run(PAINTINGS)
     said = site.observed(PAINTINGS)["bea"]
     assert list(said)[:3] == ["status", "error_class", "error"]
-    assert [row.data["item"] for row in said["failed_items"].records] == [item]
+    assert [unbroken(row.data["item"]) for row in said["failed_items"].records] == [item]
     assert f"last run [6f9619ff](/runs/{RUN})" in said["failed_items_links"]
 
 
@@ -119,3 +121,11 @@ def test_only_runs_of_dagster_are_links(run: str, shown: str) -> None:
 def test_a_long_message_of_an_attempt_is_cut(mirror: ScriptedMirror) -> None:
     line = attempt_line(Attempt(mirror.now, RUN, Stage.RENDITION, State.QUARANTINED, "encoding-failed", "x" * 200))
     assert line.endswith(f" · encoding-failed · {'x' * 120} ...")
+
+
+@pytest.mark.parametrize("text", ["painting:6b0da4eac3f5942faaba4416", "a/b_long/path-of.png is gone", "short", ""])
+def test_long_words_of_a_table_can_be_broken_and_put_together_again(text: str) -> None:
+    """OPER-2: a table is as wide as its longest word, and the UI cuts what is wider than the page."""
+    shown = breakable(text)
+    assert max(map(len, shown.replace(" ", "\u200b").split("\u200b"))) <= 14
+    assert unbroken(shown) == text

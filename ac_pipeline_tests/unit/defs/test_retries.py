@@ -11,6 +11,7 @@ import pytest
 from ac_pipeline.accounts import Account
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, USERS, records_key
+from ac_pipeline.defs.metadata import unbroken
 from ac_pipeline.defs.retries import RETRY_ITEMS, RETRY_STEP
 from ac_pipeline.errors import AccountInactive, ServerFailed, ServiceUnreachable
 from ac_pipeline.media.registry import media_type
@@ -145,17 +146,19 @@ def test_a_partition_that_is_proven_to_be_in_order_is_materialised_with_its_whol
     assert said["retried_in"] == result.run_id
 
 
-def test_an_item_that_fails_again_is_observed_in_a_table_and_its_partition_keeps_what_was_said(site: Site) -> None:
-    """OPS-2, OPS-3: a quarantined item fails no run."""
+def test_an_item_that_fails_again_is_observed_in_a_table_and_fails_the_run(site: Site) -> None:
+    """OPS-2, OPS-3, OPER-3: its partition keeps what was said; the run is red as the command ends with 1."""
     site.sync()
     item = site.mirror.quarantine("ada", PAINTING, "no candidate is left")
     site.mirror.stubborn.add(item)
     result = site.retry(items=[item])
-    assert result.success
+    assert not result.success
+    assert "1 of 1 items failed again (source-missing 1)" in words(result)
+    assert not any(event.is_step_up_for_retry for event in result.all_events)
     assert site.materialised(result) == set()
     (seen,) = site.observed(result).values()
     assert (seen["retried"], seen["quarantined"]) == (1, 1)
-    assert [row.data["item"] for row in seen["failed_items"].records] == [item]
+    assert [unbroken(row.data["item"]) for row in seen["failed_items"].records] == [item]
     assert "retried" not in site.said(PAINTINGS, "ada")
     assert site.mirror.surveyed == []
 

@@ -20,6 +20,7 @@ from ac_pipeline.errors import AccountInactive, ServerFailed, ServiceUnreachable
 from ac_pipeline.items import Finding
 from ac_pipeline.mongo.ledger.receipts import Aspect, Part
 from ac_pipeline_tests.dagster_instance import open_instance
+from ac_pipeline_tests.dagster_rows import cells_of
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 from ac_pipeline_tests.unit.defs.site import KEYS, MOODS, PAINTINGS, RECORDS, Site
 
@@ -80,8 +81,8 @@ def test_a_finding_fails_the_check_and_is_shown_on_the_partition_and_the_job_suc
         "duplicates": 0,
     }
     assert (said["blobs_expected"], said["blobs_verified"], said["links_wrong"], said["wrong_shaped"]) == (2, 2, 0, 0)
-    (row,) = said["items"].records
-    assert (row.data["user"], row.data["item"], row.data["repair"]) == ("bea", "painting:1", "a sync writes it")
+    (row,) = cells_of(said["items"])
+    assert (row["user"], row["item"], row["repair"]) == ("bea", "painting:1", "a sync writes it")
     assert "https://pds.example/did:plc:bea/x/1" in said["items_links"]
     assert not site.observed(MOODS)
 

@@ -147,7 +147,7 @@ def test_of_a_blocked_account_only_the_documents_have_a_version(site: Site, mirr
     """ACCT-1: nothing was written, and that is not another version of it."""
     mirror.blocked["ada"] = AccountInactive("deactivated")
     site.run(PAINTINGS)
-    assert ("ada", "documents") in observations(site)
+    assert ("ada", "documents-blocked") in observations(site)
     assert VERSION not in made(site, PAINTINGS, "ada")
 
 

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
+from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from PIL import Image
 
-from ac_pipeline.defs.web_server import Guard, why_refused
+from ac_pipeline.defs.web_server import Guard, thumbnail, why_refused
 
 HOST = {"host": "127.0.0.1:3000"}
 URL = "https://dagster.example"
@@ -97,3 +104,65 @@ def test_what_is_refused_does_not_reach_the_application(kind: str, foreign: bool
     assert reached == ([] if refused else [kind])
     start = {"http": "http.response.start", "websocket": "websocket.close"}
     assert sent[:1] == ([start[kind]] if refused else [])
+
+
+def picture(side: int, format: str = "PNG") -> bytes:
+    stream = BytesIO()
+    Image.new("RGB", (side, side), "teal").save(stream, format)
+    return stream.getvalue()
+
+
+def get(path: str) -> tuple[int, bytes]:
+    """What the guard answers by itself."""
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def nobody(*_: Any) -> None:
+        raise AssertionError("handed on")
+
+    asyncio.run(Guard(nobody)(request(path, "GET"), nobody, send))
+    return sent[0]["status"], sent[1]["body"]
+
+
+@pytest.fixture
+def blobs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[dict[str, bytes]]:
+    """The blobs of a PDS on this machine, by CID."""
+    held: dict[str, bytes] = {}
+
+    class Pds(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            cid = parse_qs(urlsplit(self.path).query)["cid"][0]
+            self.send_response(200 if cid in held else 404)
+            self.end_headers()
+            self.wfile.write(held.get(cid, b""))
+
+        def log_message(self, format: str, *args: object) -> None:
+            return
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Pds) as server:
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("MONGODB_CONNECTION_STRING", "mongodb://127.0.0.1:1")
+        monkeypatch.setenv("MONGODB_NAME", "platform")
+        monkeypatch.setenv("PDS_URL", f"http://127.0.0.1:{server.server_address[1]}")
+        thumbnail.cache_clear()
+        yield held
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.slow
+def test_small_pictures_are_made_of_blobs_of_the_pds_and_of_nothing_else(blobs: dict[str, bytes]) -> None:
+    """For lists of records; what is no picture, too wide, unknown or named oddly is not found."""
+    blobs["a" * 40], blobs["b" * 40] = picture(512), picture(200, "JPEG")
+    blobs["c" * 40], blobs["d" * 40] = b"not a picture", picture(4_097)
+    for cid, side in (("a" * 40, 96), ("b" * 40, 96)):
+        status, body = get(f"/thumbnails/did:plc:ada/{cid}")
+        assert status == 200
+        assert Image.open(BytesIO(body)).size == (side, side)
+    for path in ("c" * 40, "d" * 40, "e" * 40, "../secret", "a" * 19, "x/y"):
+        assert get(f"/thumbnails/did:plc:ada/{path}")[0] == 404
+    assert get("/thumbnails/ada")[0] == 404

@@ -1,0 +1,150 @@
+"""What is derived from the records: the mirror's totals over time, and the list of every failed item.
+
+Both are external assets that the job `count_mirror` materialises, so that a backfill of everything leaves them alone.
+`totals_sensor` launches it once an hour, and when runs of a schedule or backfill have ended.
+"""
+
+import time
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+import dagster as dg
+
+from ac_pipeline.defs.assets.catalog import DERIVED_GROUP, OWNERS, records_key
+from ac_pipeline.defs.jobs import UNFINISHED
+from ac_pipeline.defs.metadata import (
+    ALL_FAILED_ITEMS,
+    ROWS,
+    ItemRow,
+    Metadata,
+    dagster_failures,
+    items_links,
+    items_table,
+    table_of,
+)
+from ac_pipeline.defs.operator_jobs import tag_run
+from ac_pipeline.defs.pipeline import PipelineResource
+from ac_pipeline.defs.run_marks import marked_in_process_executor
+from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.operations.totals import Totals, mirror_totals
+
+TOTALS: Final = dg.AssetKey(["mirror", "totals"])
+COUNT_MIRROR: Final = "count_mirror"
+TOTALS_SENSOR: Final = "totals_sensor"
+
+HOUR: Final = 3_600.0
+_RUNS_READ: Final = 200
+
+
+def derived_assets() -> list[dg.AssetSpec]:
+    """The totals and the list."""
+    records = [records_key(media) for media in MEDIA_TYPES]
+    return [
+        dg.AssetSpec(
+            TOTALS,
+            deps=records,
+            group_name=DERIVED_GROUP,
+            owners=OWNERS,
+            kinds={"report"},
+            description="The mirror in numbers: documents, eligible ones, records, what is pending or kept back and "
+            "why, blocked accounts, and how long the oldest waits. Plots: Metadata, Plots. Counted once an hour and "
+            f"after schedules and backfills, once `{TOTALS_SENSOR}` is on, or by the job `{COUNT_MIRROR}`.",
+            freshness_policy=dg.FreshnessPolicy.time_window(
+                fail_window=timedelta(hours=4), warn_window=timedelta(hours=2)
+            ),
+        ),
+        dg.AssetSpec(
+            ALL_FAILED_ITEMS,
+            deps=records,
+            group_name=DERIVED_GROUP,
+            owners=OWNERS,
+            kinds={"report"},
+            description="Every item of any type and user that is quarantined, deferred or blocked, the newest first, "
+            "with its page, its record and the run that last tried. The job list_items lists all of them, by user, "
+            "type, state and class.",
+        ),
+    ]
+
+
+@dg.op(name="count_the_mirror", out=dg.Out(dg.Nothing))
+def count(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[PipelineResource]) -> None:
+    """Count everything, and list what failed.
+
+    Raises:
+        dg.Failure: Something could not be read.
+    """
+    tag_run(context, "count")
+    with dagster_failures():
+        totals = mirror_totals(pipeline.open(), failed=ROWS)
+    context.log.info(totals.headline)
+    context.log_event(dg.AssetMaterialization(TOTALS, description=totals.headline, metadata=totals_metadata(totals)))
+    found = totals.numbers()
+    kept = sum(found[name] for name in ("quarantined", "deferred", "blocked"))
+    context.log_event(
+        dg.AssetMaterialization(
+            ALL_FAILED_ITEMS,
+            description=f"{kept} items have not got where they should.",
+            metadata=_failed_metadata(pipeline, totals, kept),
+        )
+    )
+
+
+def totals_metadata(totals: Totals) -> Metadata:
+    """The sentence, who is blocked and why, and every number, for Dagster to plot."""
+    metadata: Metadata = {"answer": totals.headline}
+    if totals.blocked:
+        rows = [{"user": each["user"], "reason": each["reason"]} for each in totals.blocked[:ROWS]]
+        metadata["blocked_now"] = table_of(rows, ("user", "reason"))
+    return {**metadata, **totals.numbers()}
+
+
+def _failed_metadata(pipeline: PipelineResource, totals: Totals, kept: int) -> Metadata:
+    rows = [ItemRow.of(entry) for entry in totals.failed]
+    found: Metadata = {}
+    if rows:
+        found["failed_items"] = items_table(rows, users=True)
+        found["failed_items_links"] = items_links(pipeline, rows, limit=ROWS)
+    numbers = totals.numbers()
+    found |= {"items": kept, "items_not_shown": kept - len(rows)}
+    return found | {name: numbers[name] for name in ("quarantined", "deferred", "blocked")}
+
+
+@dg.job(
+    name=COUNT_MIRROR,
+    tags={"kind": "operator"},
+    executor_def=marked_in_process_executor,
+    description="Counts documents, records and what is kept back, and lists every failed item: mirror/totals and "
+    "operations/failed_items. Writes nothing.",
+)
+def count_mirror() -> None:
+    count()
+
+
+@dg.sensor(
+    name=TOTALS_SENSOR,
+    job_name=COUNT_MIRROR,
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    description="Launches count_mirror once an hour, and when the runs of a schedule or backfill have ended.",
+)
+def totals_sensor(context: dg.SensorEvaluationContext) -> dg.SensorResult:
+    """One look at the runs. The cursor is the moment of the last count that was asked for."""
+    now, last = time.time(), float(context.cursor or 0)
+    if context.instance.get_runs_count(dg.RunsFilter(job_name=COUNT_MIRROR, statuses=UNFINISHED)):
+        return dg.SensorResult(skip_reason=dg.SkipReason("The last count goes on."))
+    if now - last < HOUR and not _ended_since(context.instance, last):
+        return dg.SensorResult(skip_reason=dg.SkipReason("Counted within the hour, and nothing has ended since."))
+    return dg.SensorResult(run_requests=[dg.RunRequest()], cursor=str(now))
+
+
+def _ended_since(instance: dg.DagsterInstance, last: float) -> bool:
+    """True if runs of a schedule or backfill ended since, and none of them goes on."""
+    if any(map(_launched, instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)))):
+        return False
+    changed = dg.RunsFilter(updated_after=datetime.fromtimestamp(last, UTC))
+    return any(map(_launched, instance.get_runs(changed, limit=_RUNS_READ)))
+
+
+def _launched(run: dg.DagsterRun) -> bool:
+    """True if a schedule or a backfill has launched it."""
+    return not {"dagster/schedule_name", "dagster/backfill"}.isdisjoint(run.tags)
