@@ -71,7 +71,7 @@ class Screen:
 
     def counts(self, types: Mapping[str, Mapping[str, int]]) -> None:
         """Per type: what the materialisations of all users add up to."""
-        rows = {name: self._after(counts) for name, counts in types.items()}
+        rows = {name: {count: counts.get(count, 0) for count in _COUNTS} for name, counts in types.items()}
         rows["all"] = {count: sum(row[count] for row in rows.values()) for count in _COUNTS}
         self._table("Records, all users", rows, _COUNTS, lambda name, count: str(rows[name][count]), "right")
 
@@ -132,13 +132,6 @@ class Screen:
             return False
         self._last_line = now
         return True
-
-    @staticmethod
-    def _after(counts: Mapping[str, int]) -> dict[str, int]:
-        """The counts with the records as they are now: a materialisation has those from before the run."""
-        row = {column: counts.get(column, 0) for column in _COUNTS}
-        row["records"] += counts.get("created", 0) - counts.get("deleted", 0) - counts.get("duplicates_removed", 0)
-        return row
 
 
 def _type(asset: str) -> str:

@@ -76,7 +76,7 @@ def test_a_sensor_that_is_on_and_stops_ticking_is_noticed(site: Site, interval: 
     for site.ahead in range(0, quiet, 200):
         site.beat()
         assert site.look() == []
-    site.ahead = quiet - 5
+    site.ahead = quiet - 60
     assert site.look() == []
     site.ahead = quiet + 5
     assert site.look() == ["[failed] Sensor users_sensor is on and does not tick"]
