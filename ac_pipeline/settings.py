@@ -137,6 +137,26 @@ def _postgres(value: SecretStr) -> SecretStr:
     return value
 
 
+def pool_limits(value: str) -> dict[str, int]:
+    """Read `encoding=2,pds=4`: the limit of each pool that is named.
+
+    Raises:
+        ValueError: Something else, or a limit below 1.
+    """
+    limits = {}
+    for word in filter(None, value.replace(" ", "").split(",")):
+        pool, _, limit = word.partition("=")
+        if not pool or not limit.isdecimal() or int(limit) < 1:
+            raise ValueError("must be pools with their limits, such as encoding=2,pds=4")
+        limits[pool] = int(limit)
+    return limits
+
+
+def _pool_limits(value: str) -> str:
+    pool_limits(value)
+    return value
+
+
 Address = Annotated[str, AfterValidator(_address)]
 DatabaseName = Annotated[str, AfterValidator(_database)]
 
@@ -175,6 +195,8 @@ class Settings(Timetable):
     ac_operator: str | None = None
     dagster_home: Path = Path(".dagster")
     dagster_postgres_url: Annotated[SecretStr, AfterValidator(_postgres)] | None = None
+    ac_dagster_yaml: Path | None = None
+    ac_pool_limits: Annotated[str, AfterValidator(_pool_limits)] = ""
     ac_dagster_url: Address | None = None
     ac_alert_webhook_url: Annotated[SecretStr, AfterValidator(_secret_address)] | None = None
 

@@ -33,6 +33,21 @@ def cli() -> None:
     """
 
 
+@cli.command("dagster")
+@click.argument("part", type=click.Choice(["dev", "prepare", "webserver", "daemon", "code-server"]))
+@click.option("--workspace", help="Another workspace.yaml than our own.")
+@click.option("--host", help="Address of the UI, or of the code server; 127.0.0.1 by default.")
+@click.option("--port", type=int, help="Its port: 3000, of the code server 4000.")
+@click.option("--read-only", is_flag=True, help="A UI that launches and changes nothing.")
+def dagster(part: str, read_only: bool, **options: object) -> None:
+    """Dagster on these settings: UI, daemon and code server together (dev), or one of them. Each of these first does
+    what `prepare` does alone: writes DAGSTER_HOME, makes the tables and sets the limits of the pools.
+    """
+    given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    words = [part, *given, *(["--read-only"] if read_only else [])]
+    os.execv(sys.executable, [sys.executable, "-m", "ac_pipeline.defs.home", *words])  # noqa: S606 - our own module
+
+
 for command in (*commands_of(OPERATIONS), local):
     cli.add_command(command)
 
