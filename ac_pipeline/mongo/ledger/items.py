@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection as AnyOf
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import groupby
@@ -21,6 +21,7 @@ from pymongo.database import Database
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from ac_pipeline.accounts import Account
+from ac_pipeline.errors import NotPermitted
 from ac_pipeline.items import (
     Attempt,
     BlobRef,
@@ -246,8 +247,9 @@ class MongoLedger:
         self._looks = LastLooks(database)
 
     def ensure_indexes(self) -> None:
-        """Make the indexes that are missing; nothing else depends on having been called before."""
-        with mongo_errors("make the indexes of the ledger"):
+        """Make the indexes that are missing; nothing else depends on having been called before (PROD-3: not by users
+        who may only read)."""
+        with suppress(NotPermitted), mongo_errors("make the indexes of the ledger"):
             self._items.create_indexes(_INDEXES)
 
     def load(self, account: Account, media: MediaType) -> Mapping[str, LedgerEntry]:
@@ -579,10 +581,11 @@ class LastLooks:
         return LastLook(name) if stored is None else LastLook(type=stored.pop("_id"), **stored)
 
     def keep(self, look: LastLook) -> bool:
-        """Keep it in place of the version before it; False when that is not the newest any more."""
+        """Keep it in place of the version before it; False when that is not the newest any more. A user of MongoDB who
+        may only read keeps nothing, and looks at what it found (PROD-3)."""
         stored = asdict(replace(look, version=look.version + 1))
         stored["_id"] = stored.pop("type")
-        with mongo_errors(f"keep the last look at {look.type}"):
+        with suppress(NotPermitted), mongo_errors(f"keep the last look at {look.type}"):
             if look.version:
                 return bool(self._looks.replace_one({"_id": look.type, "version": look.version}, stored).matched_count)
             try:
