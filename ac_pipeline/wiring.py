@@ -49,6 +49,7 @@ from ac_pipeline.mongo.ledger.items import MongoLedger
 from ac_pipeline.mongo.ledger.leases import is_dead, own_mark
 from ac_pipeline.mongo.ledger.plans import MongoPlans
 from ac_pipeline.mongo.ledger.receipts import MongoReceipts
+from ac_pipeline.mongo.ledger.whole import bring_up_to_date
 from ac_pipeline.objects import ObjectStorage, storage_client
 from ac_pipeline.renditions.renderer import Renderer
 from ac_pipeline.renditions.store import RenditionStore
@@ -101,6 +102,7 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             settings.mongodb_connection_string.get_secret_value(), selection_seconds=settings.ac_mongo_timeout_seconds
         )
         source, own = mongo[settings.mongodb_name], mongo[settings.ac_ledger_database]
+        bring_up_to_date(own)
         ledger = MongoLedger(own)
         ledger.ensure_indexes()
         audit = MongoAudit(own, who=settings.ac_operator)

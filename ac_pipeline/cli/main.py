@@ -13,6 +13,7 @@ import sys
 import click
 
 from ac_pipeline.cli.from_operations import commands_of
+from ac_pipeline.cli.ledger import ledger
 from ac_pipeline.cli.local import local
 from ac_pipeline.cli.output import say
 from ac_pipeline.errors import Misconfigured, PipelineError, Transient
@@ -48,7 +49,7 @@ def dagster(part: str, read_only: bool, **options: object) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "ac_pipeline.defs.home", *words])  # noqa: S606 - our own module
 
 
-for command in (*commands_of(OPERATIONS), local):
+for command in (*commands_of(OPERATIONS), ledger, local):
     cli.add_command(command)
 
 

@@ -119,6 +119,19 @@ def test_each_storage_keeps_its_own_data_when_the_setting_goes_back_and_forth(
             assert instance.get_dynamic_partitions(USERS) == [key]
 
 
+def test_services_that_start_at_once_make_the_tables_of_an_empty_database_once(tmp_path: Path, url: str) -> None:
+    """Each with a home of its own, as containers have."""
+    command = [sys.executable, "-m", "ac_pipeline.defs.home", "prepare"]
+    starting = [
+        subprocess.Popen(
+            command, cwd=tmp_path, env=environment(settings(tmp_path / str(number), url)), stderr=subprocess.PIPE
+        )
+        for number in range(3)
+    ]
+    said = [process.communicate()[1] for process in starting]
+    assert ([process.returncode for process in starting], said) == ([0, 0, 0], [b"", b"", b""])
+
+
 def test_the_password_is_in_no_file_of_the_home_and_not_in_what_dagster_shows_of_itself(
     tmp_path: Path, url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
