@@ -15,7 +15,6 @@ from pydantic import Field, create_model
 
 from ac_pipeline.defs.assets.catalog import records_key
 from ac_pipeline.defs.pipeline import PipelineResource
-from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.errors import PipelineError
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.operations.declare import Declaration, Parameters, Report, Table, Work, hint
@@ -54,7 +53,6 @@ def job_of(operation: Declaration[Any]) -> dg.JobDefinition:
     @dg.job(
         name=operation.job,
         tags=KIND,
-        executor_def=marked_in_process_executor,
         description=f"{operation.help}\n\nThe same as `ac-pipeline {operation.command}`.",
     )
     def job() -> None:

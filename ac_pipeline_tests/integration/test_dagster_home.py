@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
 import signal
 import subprocess
@@ -18,19 +17,16 @@ import pytest
 import yaml
 from pydantic import SecretStr
 
-from ac_pipeline.definitions import build_defs
-from ac_pipeline.defs.assets.catalog import USERS, records_key
+from ac_pipeline.definitions import build_defs, defs
 from ac_pipeline.defs.home import environment, prepare_home
 from ac_pipeline.defs.policies import POOL_LIMITS
 from ac_pipeline.defs.web_server import MODULE
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.local.dagster_ui import DagsterUi
 from ac_pipeline.local.services.processes import LOOPBACK, free_port
-from ac_pipeline.media.registry import media_type
 from ac_pipeline.settings import Settings
 from ac_pipeline_tests.dagster_home import wait_until
 from ac_pipeline_tests.dagster_instance import open_instance
-from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 
 ROOT = Path(__file__).parents[2]
 
@@ -183,26 +179,46 @@ def test_changes_that_cannot_be_used_are_named(tmp_path: Path, variable: str, va
         prepare_home(settings(tmp_path, **{variable: value}), ROOT)
 
 
+_POOLED = """
+import sys
+from pathlib import Path
+import dagster as dg
+from ac_pipeline.defs.run_marks import marked_in_process_executor
+from ac_pipeline_tests.dagster_instance import open_instance
+
+@dg.op(pool="encoding")
+def encode():
+    pass
+
+@dg.job(executor_def=marked_in_process_executor)
+def encoding():
+    encode()
+
+if __name__ == "__main__":
+    with open_instance(Path(sys.argv[1])) as instance:
+        for _ in range(2):
+            done = dg.execute_job(dg.reconstructable(encoding), instance)
+            print([line.user_message for line in instance.all_logs(done.run_id) if line.level == 30])
+            instance.event_log_storage.set_concurrency_slots("encoding", 1)
+"""
+
+
 def test_a_pool_without_a_limit_is_a_warning_in_the_log_of_a_run(tmp_path: Path) -> None:
     """A home that was not prepared would run as many encoders at once as there are runs."""
-    mirror = ScriptedMirror("ada")
-    moods = records_key(media_type("mood"))
-    job = build_defs({"pipeline": mirror}, retry_seconds=0).resolve_implicit_global_asset_job_def()
-    with open_instance(tmp_path) as instance:
-        instance.add_dynamic_partitions(USERS, ["ada"])
-        for limited in (False, True):
-            done = job.execute_in_process(instance=instance, asset_selection=[moods], partition_key="ada")
-            said = [line.user_message for line in instance.all_logs(done.run_id) if line.level == logging.WARNING]
-            assert [line.startswith("The pool pds has no limit") for line in said] == ([] if limited else [True])
-            instance.event_log_storage.set_concurrency_slots("pds", 2)
+    (tmp_path / "pooled.py").write_text(_POOLED)
+    command = [sys.executable, str(tmp_path / "pooled.py"), str(tmp_path / "home")]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=variables, capture_output=True, text=True, check=True)
+    said = "The pool encoding has no limit: `ac-pipeline dagster prepare` sets it."
+    assert done.stdout.splitlines() == [f"[{said!r}]", "[]"]
 
 
 def test_definitions_can_be_given_another_executor() -> None:
-    """And can be merged with others, as a location of several projects does."""
+    """Every job has it, and they can be merged with others, as a location of several projects does."""
     given = build_defs(executor=dg.multiprocess_executor)
-    assert given.executor is dg.multiprocess_executor
     merged = dg.Definitions.merge(given, dg.Definitions(assets=[dg.AssetSpec("somebody_elses")]))
-    assert merged.get_job_def("show_status").executor_def is dg.multiprocess_executor
+    for found, name in ((defs, "in_process"), (given, "multiprocess"), (merged, "multiprocess")):
+        assert {job.executor_def.name for job in found.get_repository_def().get_all_jobs()} == {name}
 
 
 def given(home: Path) -> dict[str, str]:
@@ -244,8 +260,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_wheel_is_enough_and_its_services_may_start_at_once(tmp_path: Path, wheel: Path) -> None:
     """PROD-1: in an empty folder, on a home that nobody has prepared."""
     variables = {**given(tmp_path / "home"), "PYTHONPATH": str(wheel)}
-    where = "import ac_pipeline; print(ac_pipeline.__path__[0])"
-    found = subprocess.run([sys.executable, "-c", where], env=variables, capture_output=True, text=True, check=True)
+    where = [sys.executable, "-c", "import ac_pipeline; print(ac_pipeline.__path__[0])"]
+    found = subprocess.run(where, cwd=tmp_path, env=variables, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == str(wheel / "ac_pipeline")
     program, port = [sys.executable, "-m", "ac_pipeline.cli", "dagster"], free_port()
     with ExitStack() as running:

@@ -83,6 +83,7 @@ def test_partitions_runs_and_materialisations_are_stored_and_read_back_by_anothe
     given = settings(tmp_path / "home", url)
     mirror = ScriptedMirror("ada", "bea", "cyd")
     mirror.trouble("bea", *[ServerFailed("the PDS answered 502") for _ in range(4)])
+    database = url.partition("@/")[2].partition("?")[0]
     with prepared(given, monkeypatch) as instance:
         instance.add_dynamic_partitions(USERS, ["ada", "bea", "cyd"])
         job = build_defs({"pipeline": mirror}, retry_seconds=0).resolve_implicit_global_asset_job_def()
@@ -90,6 +91,8 @@ def test_partitions_runs_and_materialisations_are_stored_and_read_back_by_anothe
         for _ in range(2):
             job.execute_in_process(instance=instance, asset_selection=[MOODS], tags=tags, raise_on_error=False)
             mirror.troubles.clear()
+        held = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}'"
+        assert postgres_server.execute(held) == [(0,)]  # a run holds a connection only while it writes
         assert {
             pool: instance.event_log_storage.get_concurrency_info(pool).slot_count for pool in POOL_LIMITS
         } == POOL_LIMITS
@@ -101,7 +104,6 @@ def test_partitions_runs_and_materialisations_are_stored_and_read_back_by_anothe
     assert found["runs"] == ["SUCCESS", "FAILURE"]
     assert found["failures"][0].startswith("1 of 3 users have to be run again (server-failed 1).")
     assert found["storage"] == "PostgresEventLogStorage"
-    database = url.partition("@/")[2].partition("?")[0]
     assert postgres_server.execute("SELECT count(*) FROM runs", database) == [(2,)]
     assert not list((tmp_path / "home").rglob("*.db"))
 
