@@ -205,6 +205,8 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--read-only", action="store_true", help="A UI that launches and changes nothing.")
     parser.add_argument("--prepare-only", action="store_true", help="The same as prepare.")
     options = parser.parse_args(arguments)
+    if options.read_only and options.part != "webserver":
+        parser.error("--read-only is for the webserver")
     try:
         settings = load_settings()
         home = prepare_home(settings, options.project)
@@ -215,11 +217,12 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write(f"{home}\n")
         return 0
     sys.stderr.write(f"Dagster works on {settings.destination}.\n")
-    command = [sys.executable, "-m", *_PARTS.get(options.part, (web_server.MODULE, "dev"))]
+    command = [sys.executable, "-m", *_PARTS.get(options.part, [web_server.MODULE, "dev"])]
     if options.part == "code-server":
         # Containers of runs get every setting, by name; Dagster fills in the value that its daemon has.
         context = {"docker": {"env_vars": sorted(_values(settings))}}
-        command += ["--location-name", LOCATION, "--container-context", json.dumps(context)]
+        command += ["--module-name", "ac_pipeline.definitions", "--attribute", "defs", "--location-name", LOCATION]
+        command += ["--container-context", json.dumps(context)]
     else:
         command += ["--workspace", str((options.workspace or options.project / "workspace.yaml").absolute())]
     if options.part != "daemon":
@@ -231,17 +234,9 @@ def main(arguments: Sequence[str]) -> int:
 
 
 _PARTS: Final = {
-    "webserver": (web_server.MODULE,),
-    "daemon": ("dagster._daemon", "run"),
-    "code-server": (
-        "dagster",
-        "code-server",
-        "start",
-        "--module-name",
-        "ac_pipeline.definitions",
-        "--attribute",
-        "defs",
-    ),
+    "webserver": [web_server.MODULE],
+    "daemon": ["dagster._daemon", "run"],
+    "code-server": ["dagster", "code-server", "start"],
 }
 
 
