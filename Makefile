@@ -12,7 +12,7 @@ RUN := $(BIN)/python
 WORKERS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-faults test-browser lint format bench bench-backfill bench-heavy bench-links bench-latency dev lock clean
+.PHONY: help setup demo test test-fast test-faults test-browser lint format bench bench-backfill bench-heavy bench-links bench-latency dev reference lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
@@ -77,6 +77,9 @@ bench-links: $(READY) ## Every link state and every older record form: the link 
 
 dev: $(READY) ## Dagster UI and daemon against .env and .env.local
 	$(RUN) -m ac_pipeline.defs.home
+
+reference: $(READY) ## Write docs/reference.md and .env.example anew from the code
+	$(RUN) -m ac_pipeline_tests.reference
 
 lock: ## Pin all dependencies anew, with hashes (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-strip-extras \

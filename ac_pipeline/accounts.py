@@ -16,7 +16,7 @@ GUEST_ID = "art-guest"
 """`users._id` of the account that owns all anonymous work; also its partition key."""
 
 LEAVING = "its owner's account is being deleted"
-"""Why the records of an account that is leaving go, in the words of plans, ledger and reports."""
+"""Why the records of an account that is to be deleted go, in the words of plans, ledger and reports."""
 
 _KEY = re.compile(r"[a-z0-9._-]+")
 _DID_KEY = re.compile(r"[a-z0-9:._-]+")
@@ -36,8 +36,8 @@ class Account:
         password: The account password on the PDS; kept out of `repr` so that no log can show it.
         created: When its PDS account was made, ISO 8601, or None where Mongo does not say.
         blocked: Why the account cannot be used, or None when it can.
-        leaving: Why everything of it has to go (its owner's account is being deleted), or None. It says nothing about
-            whether the account can be used, and it is never set for the guest.
+        pending_deletion: Why everything of it has to go (its owner's account is being deleted), or None. It says
+            nothing about whether the account can be used, and it is never set for the guest.
     """
 
     id: str
@@ -48,7 +48,7 @@ class Account:
     code: str | None = None
     password: str | None = field(default=None, repr=False)
     blocked: Blocked | None = None
-    leaving: str | None = None
+    pending_deletion: str | None = None
     created: str | None = None
 
     @property
@@ -62,8 +62,8 @@ class Account:
 
     @property
     def owner_deleted(self) -> bool:
-        """Whether none of its documents shall have a record: it is leaving, or blocked because of a deletion."""
-        return self.leaving is not None or isinstance(self.blocked, AccountDeleted)
+        """True if none of its documents shall have a record: it is to be deleted, or blocked because of a deletion."""
+        return self.pending_deletion is not None or isinstance(self.blocked, AccountDeleted)
 
 
 def key_candidates(*, id: str, handle: str | None, code: str | None, did: str | None) -> list[str]:

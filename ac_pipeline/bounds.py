@@ -1,14 +1,18 @@
 """How long, how slow and how large an answer over HTTP may be, for the PDS, the relay and object storage alike.
 
+Also here: how long such a server wants to be left alone (`Retry-After`).
+
 httpx bounds each silence only: a server that sends a byte now and then, or never ends, holds its caller for ever.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from time import monotonic
 from typing import Any, Final
 
@@ -103,13 +107,32 @@ def within(limit: Limit) -> Iterator[None]:
         _ends.at = before
 
 
+def seconds_to_wait(headers: Mapping[str, str], now: float) -> float | None:
+    """The seconds that either form of `Retry-After` names (RFC 9110, 10.2.3); None without, or when unreadable.
+
+    Args:
+        headers: Response headers, by lower-case name.
+        now: Epoch seconds.
+    """
+    value = headers.get("retry-after", "").strip()
+    if value.isdecimal():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=UTC)
+        return max(moment.timestamp() - now, 0.0)
+    except (ValueError, OverflowError):
+        return None
+
+
 def bounded(transport: httpx.HTTPTransport) -> httpx.HTTPTransport:
     """The transport, every wait on its connections cut at the end that `within` sets, headers and uploads included.
 
     httpx has no public place for a network backend; a test shows that this one is used.
     """
     pool: Any = transport._pool
-    pool._network_backend = _Backend(pool._network_backend)
+    pool._network_backend = _Backend()
     return transport
 
 
@@ -122,10 +145,7 @@ def _left(timeout: float | None, error: type[Exception]) -> float | None:
     return left if timeout is None else min(timeout, left)
 
 
-class _Backend(httpcore.NetworkBackend):
-    def __init__(self, inner: httpcore.NetworkBackend) -> None:
-        self._inner = inner
-
+class _Backend(httpcore.SyncBackend):
     def connect_tcp(
         self,
         host: str,
@@ -135,10 +155,7 @@ class _Backend(httpcore.NetworkBackend):
         socket_options: Any = None,
     ) -> httpcore.NetworkStream:
         timeout = _left(timeout, httpcore.ConnectTimeout)
-        return _Stream(self._inner.connect_tcp(host, port, timeout, local_address, socket_options))
-
-    def sleep(self, seconds: float) -> None:
-        self._inner.sleep(seconds)
+        return _Stream(super().connect_tcp(host, port, timeout, local_address, socket_options))
 
 
 class _Stream(httpcore.NetworkStream):

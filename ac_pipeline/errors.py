@@ -36,7 +36,7 @@ attempt can help; whoever catches one reads the branch of the tree and never a m
         |-- AccountInactive      deactivated, taken down or suspended on the PDS
         |-- AccountUnknown       the PDS does not host this DID
         |-- AccountDeleted       scheduled for deletion, or deleted, on the platform
-        `-- OnHold               an operator keeps these types from being mirrored
+        `-- Paused               an operator keeps these types from being mirrored
 """
 
 from __future__ import annotations
@@ -208,7 +208,7 @@ class AccountDeleted(Blocked):
     code = "account-deleted"
 
 
-class OnHold(Blocked):
+class Paused(Blocked):
     code = "on-hold"
 
 
@@ -217,7 +217,7 @@ _NO_SERVICE_BEHIND = frozenset({502, 503, 504})
 
 
 def is_unreachable(code: str, status: int | None) -> bool:
-    """Whether an error of this class and HTTP status says that a service could not be reached."""
+    """True if an error of this class and HTTP status says that a service could not be reached."""
     return code in {ServiceUnreachable.code, OutcomeUnknown.code} or (
         code == ServerFailed.code and status in _NO_SERVICE_BEHIND
     )

@@ -147,7 +147,7 @@ class LedgerEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class RepositoryMark:
+class RepositoryCheckpoint:
     """How the last sync that reached its end left one repository.
 
     Args:
@@ -248,3 +248,34 @@ def _plain(value: object) -> object:
     if isinstance(value, datetime):
         return value.isoformat()
     return list(value) if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedOperation:
+    """One line of a plan; `user` is the partition key of its owner, `account` the Mongo id in a plan that is kept.
+
+    Args:
+        fingerprint: Of the document, where the record is not known yet (`render`): what was agreed to is this document.
+    """
+
+    item: str
+    user: str
+    operation: str
+    reason: str
+    rkey: str
+    cid: str | None
+    fingerprint: str | None = None
+    account: str = ""
+
+    @property
+    def type(self) -> str:
+        return self.item.partition(":")[0]
+
+    @property
+    def document(self) -> str:
+        """ObjectId of its document, else the key of its record."""
+        return self.item.partition(":")[2]
+
+    def to_json(self) -> dict[str, object]:
+        """As design section 6 has it."""
+        return {name: getattr(self, name) for name in ("item", "user", "operation", "reason", "rkey", "cid")}

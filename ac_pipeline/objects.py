@@ -11,18 +11,16 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
 import httpx
 
-from ac_pipeline.bounds import Limit, Limits, OverLimit, within
+from ac_pipeline.bounds import Limit, Limits, OverLimit, seconds_to_wait, within
 from ac_pipeline.errors import Misconfigured, RateLimited, ServerFailed, ServiceUnreachable, SourceMissing, TooLarge
 from ac_pipeline.media.base import SourceObject
 from ac_pipeline.proxies import DIRECT, Proxies, through
@@ -33,7 +31,7 @@ ABSENT = frozenset({403, 404, 410})
 KEY_BYTES = 1024
 """Longest key S3-compatible storage holds, in UTF-8 bytes; a longer one cannot exist."""
 
-CHUNK = 1 << 16
+ATTEMPTS = 3
 FIRST_DELAY = 0.5
 LONGEST_WAIT = 20.0
 """Seconds a download waits in place; a server that asks for more is answered by giving up until the next run."""
@@ -82,9 +80,8 @@ class ObjectStorage:
         url_template: Base address with `{bucket}` in it, e.g. `https://{bucket}.sfo3.digitaloceanspaces.com`.
         buckets: The only buckets that are asked, whatever a document names; None for any.
         concurrency: Most downloads at a time, over all threads that share this value.
-        attempts: How often one object is asked for before a transient error is raised.
         limit: How long a download may take, and how slow and large it may be; those a caller names are smaller.
-        sleep, clock, jitter: Waiting, the time (for `Retry-After` dates) and a number in [0, 1).
+        sleep, clock, jitter: Waiting, epoch seconds (for `Retry-After` dates) and a number in [0, 1).
 
     Raises:
         Misconfigured: The template is no http(s) address with `{bucket}` in it.
@@ -97,10 +94,9 @@ class ObjectStorage:
         *,
         buckets: Collection[str] | None = None,
         concurrency: int = 8,
-        attempts: int = 3,
         limit: Limit | None = None,
         sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        clock: Callable[[], float] = time.time,
         jitter: Callable[[], float] = random.random,
     ) -> None:
         if "{bucket}" not in url_template or not url_template.startswith(("http://", "https://")):
@@ -112,7 +108,6 @@ class ObjectStorage:
         self._template = url_template.rstrip("/")
         self._buckets = buckets
         self._slots = threading.BoundedSemaphore(concurrency)
-        self._attempts = max(1, attempts)
         self._limit = limit or Limits().media
         self._sleep = sleep
         self._clock = clock
@@ -202,9 +197,10 @@ class ObjectStorage:
         return None
 
     def _persist(self, ask: Callable[[str], Answer], source: SourceObject) -> Answer:
-        """Ask up to `attempts` times with growing waits, or after the time the server names."""
-        url = self.url(source)
-        for attempt in range(1, self._attempts + 1):
+        """Ask up to `ATTEMPTS` times with growing waits, or after the time the server names."""
+        url, attempt = self.url(source), 0
+        while True:
+            attempt += 1
             try:
                 return ask(url)
             except OverLimit as error:
@@ -212,10 +208,9 @@ class ObjectStorage:
             except (ServiceUnreachable, ServerFailed, RateLimited) as error:
                 delay = FIRST_DELAY * 2 ** (attempt - 1) * (0.5 + self._jitter())
                 wait = max(delay, error.retry_after or 0.0)
-                if attempt == self._attempts or wait > LONGEST_WAIT:
+                if attempt == ATTEMPTS or wait > LONGEST_WAIT:
                     raise
                 self._sleep(wait)
-        raise ServiceUnreachable(f"{_name(source)}: never asked")
 
     def _head(self, url: str) -> tuple[int, httpx.Headers]:
         with within(self._limit), self._answer("HEAD", url) as response:
@@ -275,68 +270,41 @@ class ObjectStorage:
                 raise ServerFailed(f"{url} is answered with other bytes than its ETag names; try again")
         return sha256, size
 
-    def _answer(self, method: str, url: str) -> AbstractContextManager[httpx.Response]:
-        return _Answer(self._client, method, url)
+    @contextmanager
+    def _answer(self, method: str, url: str) -> Iterator[httpx.Response]:
+        """One streamed answer; redirects are followed on the same scheme, host and port only."""
+        here = httpx.URL(url)
+        for _ in range(REDIRECTS + 1):
+            request = self._client.build_request(method, here, headers={"accept-encoding": "identity"})
+            try:
+                response = self._client.send(request, stream=True, follow_redirects=False)
+            except httpx.TransportError as error:
+                raise _unreachable(str(here), error) from error
+            with closing(response):
+                following = here.join(response.headers["location"]) if response.has_redirect_location else None
+                if following is None or _origin(following) != _origin(here):
+                    yield response
+                    return
+            here = following
+        raise ServerFailed(f"{url} redirects more than {REDIRECTS} times")
 
     def _meaning(self, response: httpx.Response, url: str) -> int:
         """200 or a status that means absent; everything else says nothing about existence and raises."""
         status = response.status_code
         if status == 200 or status in ABSENT:
             return status
+        wait = seconds_to_wait(response.headers, self._clock())
         if status == 429:
-            raise RateLimited(f"{url}: too many requests", status=status, retry_after=self._retry_after(response))
+            raise RateLimited(f"{url}: too many requests", status=status, retry_after=wait)
         if 300 <= status < 400:
             raise ServerFailed(
                 f"{url} leads elsewhere ({status}); only its own host is followed: check AC_MEDIA_URL", status=status
             )
-        raise ServerFailed(
-            f"{url} answered {status}; try again", status=status, retry_after=self._retry_after(response)
-        )
-
-    def _retry_after(self, response: httpx.Response) -> float | None:
-        """Seconds to wait, from either form of `Retry-After` (RFC 9110, 10.2.3)."""
-        value = response.headers.get("retry-after", "").strip()
-        if not value:
-            return None
-        if value.isdecimal():
-            return float(value)
-        try:
-            return max(0.0, (parsedate_to_datetime(value) - self._clock()).total_seconds())
-        except (TypeError, ValueError):
-            return None
+        raise ServerFailed(f"{url} answered {status}; try again", status=status, retry_after=wait)
 
 
-class _Answer(AbstractContextManager[httpx.Response]):
-    """One streamed answer; redirects are followed on the same scheme, host and port only."""
-
-    def __init__(self, client: httpx.Client, method: str, url: str) -> None:
-        self._client = client
-        self._method = method
-        self._url = httpx.URL(url)
-        self._response: httpx.Response | None = None
-
-    def __enter__(self) -> httpx.Response:
-        url = self._url
-        for _ in range(REDIRECTS + 1):
-            request = self._client.build_request(self._method, url, headers={"accept-encoding": "identity"})
-            try:
-                response = self._client.send(request, stream=True, follow_redirects=False)
-            except httpx.TransportError as error:
-                raise _unreachable(str(url), error) from error
-            self._response = response
-            target = response.headers.get("location")
-            if response.status_code not in (301, 302, 303, 307, 308) or not target:
-                return response
-            following = url.join(target)
-            if (following.scheme, following.host, following.port) != (url.scheme, url.host, url.port):
-                return response
-            response.close()
-            url = following
-        raise ServerFailed(f"{self._url} redirects more than {REDIRECTS} times")
-
-    def __exit__(self, *_: object) -> None:
-        if self._response is not None:
-            self._response.close()
+def _origin(url: httpx.URL) -> tuple[str, str, int | None]:
+    return url.scheme, url.host, url.port
 
 
 def _etag(response: httpx.Response) -> str:

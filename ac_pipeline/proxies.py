@@ -43,6 +43,13 @@ class Exempt:
             return False
 
 
+_HERE = (
+    Exempt(None, "localhost", None),
+    *(Exempt(ip_network(text), "", None) for text in ("127.0.0.0/8", "::1/128", "::ffff:127.0.0.0/104")),
+)
+"""This machine."""
+
+
 @dataclass(frozen=True, slots=True)
 class Proxy:
     """A proxy as one variable names it.
@@ -78,7 +85,7 @@ class Proxies:
         """
         proxy, host = self.by_scheme.get(url.scheme), url.host.lower().rstrip(".")
         port = url.port or {"http": 80}.get(url.scheme, 443)
-        if proxy is None or _is_here(host) or any(each.fits(host, port) for each in self.exempt):
+        if proxy is None or any(each.fits(host, port) for each in (*_HERE, *self.exempt)):
             return None
         if proxy.wrong:
             raise Misconfigured(f"{proxy.variable} {proxy.wrong}")
@@ -152,15 +159,6 @@ def _exempt(entry: str) -> Exempt:
         return Exempt(ip_network(host), "", port)
     except ValueError:
         return Exempt(None, host.removeprefix("*.").strip("."), port)
-
-
-def _is_here(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 class _Routes(httpx.BaseTransport):

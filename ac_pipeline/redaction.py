@@ -148,7 +148,7 @@ class Redactor:
 def _forms(secret: str) -> Iterable[str]:
     yield secret
     if "://" not in secret:
-        yield from (unquote(secret), secret.strip("\"' "), basic("admin", secret))
+        yield from (unquote(secret), secret.strip("\"' "), basic("admin", secret).rstrip("="))
         return
     rest = secret.partition("://")[2]
     yield rest
@@ -158,7 +158,7 @@ def _forms(secret: str) -> Iterable[str]:
     except ValueError:
         user, password = "", None
     if password:
-        yield basic(user, unquote(password))
+        yield basic(user, unquote(password)).rstrip("=")  # some leave the padding out
     # What stands before the last @, however the rest of the address is to be read.
     for found in (password, rest.rpartition("@")[0].partition(":")[2]):
         if found:
@@ -166,5 +166,5 @@ def _forms(secret: str) -> Iterable[str]:
 
 
 def basic(user: str, password: str) -> str:
-    """What HTTP's basic authentication sends for a user, without the padding that some leave out."""
-    return base64.b64encode(f"{user}:{password}".encode()).decode("ascii").rstrip("=")
+    """What HTTP's basic authentication sends for a user."""
+    return base64.b64encode(f"{user}:{password}".encode()).decode("ascii")

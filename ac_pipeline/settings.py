@@ -1,7 +1,7 @@
 """The settings: every environment variable the pipeline reads, with its default and its check.
 
 Read once, at the edge, by `load_settings`; nothing below the edge looks at the environment. Turning settings into
-clients is `wiring.py`. `.env.example` documents the same variables for people.
+clients is `wiring.py`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Allowance:
     percent: float | None = None
 
     def covers(self, amiss: int, of: int) -> bool:
-        """Whether it is still allowed that so many of so many are amiss; what is exactly at the limit is."""
+        """True if so many of so many may be amiss; exactly at the limit they may."""
         return amiss <= self.items if self.percent is None else 100 * amiss <= self.percent * of
 
     def __str__(self) -> str:
@@ -67,74 +67,40 @@ ENV_FILES = (".env", ".env.local")
 _DAGSTER = re.compile(r"dagster(?:[-_.].*)?|dg|ac_pipeline\.defs\.web_server")
 """Dagster's own commands, and the module that is one of them."""
 _MONGO_HOSTS = re.compile(r"mongodb(?:\+srv)?://(?:[^/@?]*@)?([\w.-]+(?::\d+)?(?:,[\w.-]+(?::\d+)?)*)(?:[/?][^@]*)?")
-_DATABASE = re.compile(r"[^/\\. \"$*<>:|?\0]{1,63}")
-"""Characters and length MongoDB allows in the name of a database."""
-_BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
-_DID = re.compile(r"did:[a-z]+:[A-Za-z0-9._:%-]*[A-Za-z0-9._-]")
-_DOMAIN = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z][A-Za-z0-9-]*[A-Za-z0-9]")
-_POSTGRES = "postgresql+psycopg2://"
+_BUCKET = r"\s*[a-z0-9][a-z0-9-]{1,61}[a-z0-9]\s*"
 
 
-def _mongo_uri(value: SecretStr) -> SecretStr:
-    if not value.get_secret_value().startswith(("mongodb://", "mongodb+srv://")):
-        raise ValueError("must begin with mongodb:// or mongodb+srv://")
-    return value
+def _text(value: str | SecretStr) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else value
 
 
-def _database(value: str) -> str:
-    if _DATABASE.fullmatch(value) is None:
-        raise ValueError("must be the name of a database: 1 to 63 characters, no dots, spaces or slashes")
-    return value
+def _must(words: str, form: str) -> AfterValidator:
+    """Takes a text, secret or not, that is of this form as a whole; of another one it says `must ...`, and no more."""
+    pattern = re.compile(form, re.DOTALL)
+
+    def check(value: Any) -> Any:
+        if pattern.fullmatch(_text(value)) is None:
+            raise ValueError(f"must {words}")
+        return value
+
+    return AfterValidator(check)
 
 
-def _address(value: str) -> str:
+def _address(value: Any) -> Any:
     try:
-        parts = urlsplit(value)
+        parts = urlsplit(_text(value))
         usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.username is None
     except ValueError:
         usable = False
     if not usable:
         raise ValueError("must be an http or https address without user and password")
-    return value.rstrip("/")
+    return value if isinstance(value, SecretStr) else value.rstrip("/")
 
 
 def _template(value: str) -> str:
     if value.count("{bucket}") != 1:
         raise ValueError("must hold {bucket} once, for the name of the bucket")
     return _address(value.replace("{bucket}", "bucket")) and value.rstrip("/")
-
-
-def _buckets(value: str) -> str:
-    names = [name.strip() for name in value.split(",")]
-    if not all(_BUCKET.fullmatch(name) for name in names):
-        raise ValueError("must be names of buckets with commas between them")
-    return ",".join(names)
-
-
-def _secret_address(value: SecretStr) -> SecretStr:
-    try:
-        _address(value.get_secret_value())
-    except ValueError:
-        raise ValueError("must be an http or https address without user and password") from None
-    return value
-
-
-def _did(value: str) -> str:
-    if _DID.fullmatch(value) is None:
-        raise ValueError("must be a DID such as did:plc:...")
-    return value
-
-
-def _domain(value: str) -> str:
-    if _DOMAIN.fullmatch(value) is None:
-        raise ValueError("must be a domain such as example.com")
-    return value.lower()
-
-
-def _postgres(value: SecretStr) -> SecretStr:
-    if not value.get_secret_value().startswith(_POSTGRES):
-        raise ValueError(f"must begin with {_POSTGRES}")
-    return value
 
 
 def pool_limits(value: str) -> dict[str, int]:
@@ -158,7 +124,28 @@ def _pool_limits(value: str) -> str:
 
 
 Address = Annotated[str, AfterValidator(_address)]
-DatabaseName = Annotated[str, AfterValidator(_database)]
+DatabaseName = Annotated[
+    str,
+    _must(  # characters and length that MongoDB allows
+        "be the name of a database: 1 to 63 characters, no dots, spaces or slashes", r"[^/\\. \"$*<>:|?\0]{1,63}"
+    ),
+]
+Buckets = Annotated[
+    str,
+    _must("be names of buckets with commas between them", f"{_BUCKET}(?:,{_BUCKET})*"),
+    AfterValidator(lambda value: "".join(value.split())),
+]
+Did = Annotated[str, _must("be a DID such as did:plc:...", r"did:[a-z]+:[A-Za-z0-9._:%-]*[A-Za-z0-9._-]")]
+Domain = Annotated[
+    str,
+    _must(
+        "be a domain such as example.com",
+        r"(?:[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?\.)+[A-Za-z][A-Za-z0-9-]*[A-Za-z0-9]",
+    ),
+    AfterValidator(str.lower),
+]
+MongoAddress = Annotated[SecretStr, _must("begin with mongodb:// or mongodb+srv://", r"mongodb(?:\+srv)?://.*")]
+PostgresAddress = Annotated[SecretStr, _must("begin with postgresql+psycopg2://", r"postgresql\+psycopg2://.*")]
 
 
 class Timetable(BaseSettings):
@@ -168,65 +155,176 @@ class Timetable(BaseSettings):
         env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True, env_file_encoding="utf-8"
     )
 
-    ac_cron_sync: str = "0 * * * *"
-    ac_cron_reconcile: str = "30 3 * * *"
-    ac_cron_verify: str = "0 5 * * 0"
+    ac_cron_sync: str = Field(default="0 * * * *", description="When `incremental_sync` runs: all known users.")
+    ac_cron_reconcile: str = Field(
+        default="30 3 * * *", description="When `nightly_reconcile` runs: every document and record compared."
+    )
+    ac_cron_verify: str = Field(
+        default="0 5 * * 0", description="When `weekly_verification` runs: every record and blob looked at."
+    )
 
 
 class Settings(Timetable):
-    """All settings. Field names are the variables' names in lower case; secrets do not show in `repr`."""
+    """All settings. Field names are the variables' names in lower case; secrets do not show in `repr`.
 
-    mongodb_connection_string: Annotated[SecretStr, AfterValidator(_mongo_uri)]
-    mongodb_name: DatabaseName
-    pds_url: Address = "https://at.aesthetic.computer"
-    pds_admin_password: SecretStr | None = None
-    pds_rate_limit_bypass_key: SecretStr | None = None
-    ac_ledger_database: DatabaseName = ""
-    ac_media_url: Annotated[str, AfterValidator(_template)] = "https://{bucket}.sfo3.digitaloceanspaces.com"
-    ac_media_buckets: Annotated[str, AfterValidator(_buckets)] = (
-        "user-aesthetic-computer,art-aesthetic-computer,at-blobs-aesthetic-computer"
+    `docs/reference.md` and `.env.example` are made from the fields: `make reference`.
+    """
+
+    mongodb_connection_string: MongoAddress = Field(
+        description="The server of the platform's database. User and password must be percent-encoded; the server must "
+        "accept Stable API v1, strict."
     )
-    ac_renditions_url: str = Field(default="", repr=False)
-    ac_lexicon_authority: Annotated[str, AfterValidator(_did)] | None = None
-    ac_lexicon_pds_url: Address | None = None
-    ac_lexicon_password: SecretStr | None = None
-    ac_account_email_domain: Annotated[str, AfterValidator(_domain)] | None = None
-    ac_relay_url: Address | None = None
-    ac_operator: str | None = None
-    dagster_home: Path = Path(".dagster")
-    dagster_postgres_url: Annotated[SecretStr, AfterValidator(_postgres)] | None = None
-    ac_dagster_yaml: Path | None = None
-    ac_pool_limits: Annotated[str, AfterValidator(_pool_limits)] = ""
-    ac_dagster_url: Address | None = None
-    ac_alert_webhook_url: Annotated[SecretStr, AfterValidator(_secret_address)] | None = None
+    mongodb_name: DatabaseName = Field(description="The platform's database.")
 
-    ac_ffmpeg: Path | None = None
-    ac_concurrent_users: int = Field(default=12, ge=1, le=64)
-    ac_concurrent_downloads: int = Field(default=8, ge=1, le=64)
-    ac_concurrent_encodes: int = Field(default=2, ge=1, le=64)
-    ac_encode_timeout_seconds: float = Field(default=600.0, gt=0)
-    ac_encode_megapixels: int = Field(default=6_000, ge=1)
-    ac_tape_grace_seconds: float = Field(default=600.0, ge=0)
-    ac_pds_timeout_seconds: float = Field(default=60.0, gt=0)
-    ac_media_timeout_seconds: float = Field(default=60.0, gt=0)
-    ac_mongo_timeout_seconds: float = Field(default=15.0, gt=0)
-    ac_answer_seconds: float = Field(default=120.0, gt=0)
-    ac_answer_megabytes: int = Field(default=16, ge=1)
-    ac_repository_seconds: float = Field(default=900.0, gt=0)
-    ac_repository_megabytes: int = Field(default=256, ge=1)
-    ac_blob_seconds: float = Field(default=900.0, gt=0)
-    ac_blob_megabytes: int = Field(default=256, ge=1)
-    ac_media_seconds: float = Field(default=900.0, gt=0)
-    ac_media_megabytes: int = Field(default=1024, ge=1)
-    ac_least_bytes_per_second: int = Field(default=500, ge=0)
-    ac_points_headroom: float = Field(default=0.1, ge=0, lt=1)
-    ac_relay_commits_per_hour: int = Field(default=2_500, ge=0)
-    ac_erase_copies: bool = True
-    ac_max_orphan_share: float = Field(default=0.1, ge=0, le=1)
-    ac_orphan_floor: int = Field(default=5, ge=0)
-    ac_silent_days: int = Field(default=14, ge=0)
-    ac_quarantine_threshold: Annotated[Allowance, NoDecode, BeforeValidator(allowance)] = Allowance()
-    ac_blocked_threshold: Annotated[Allowance, NoDecode, BeforeValidator(allowance)] = Allowance(percent=10)
+    pds_url: Address = Field(default="https://at.aesthetic.computer", description="The PDS.")
+    pds_admin_password: SecretStr | None = Field(
+        default=None, description="The PDS's administrator: only for operations on accounts."
+    )
+    pds_rate_limit_bypass_key: SecretStr | None = Field(
+        default=None,
+        description="Sent as `x-ratelimit-bypass`, so that the PDS sets no limits; must equal the PDS's own setting of "
+        "this name.",
+    )
+    ac_account_email_domain: Domain | None = Field(
+        default=None, description="Domain of the e-mail addresses of new accounts. Left out: the host of `PDS_URL`."
+    )
+    ac_relay_url: Address | None = Field(
+        default=None,
+        description="The relay that `ac-pipeline accounts visibility` compares the PDS with, such as "
+        "`https://relay1.us-east.bsky.network`.",
+    )
+
+    ac_ledger_database: DatabaseName = Field(
+        default="", description="The pipeline's own database: ledger, leases, sessions, budgets, audit."
+    )
+    ac_media_url: Annotated[str, AfterValidator(_template)] = Field(
+        default="https://{bucket}.sfo3.digitaloceanspaces.com",
+        description="Object storage of the source media; `{bucket}` stands for the bucket.",
+    )
+    ac_media_buckets: Buckets = Field(
+        default="user-aesthetic-computer,art-aesthetic-computer,at-blobs-aesthetic-computer",
+        description="Buckets that a document may name, commas between them; no other is asked.",
+    )
+    ac_renditions_url: str = Field(
+        default="",
+        repr=False,
+        description="Where thumbnails, videos and snapshots are kept: a path, or an fsspec URL such as "
+        "`s3://bucket/folder`.",
+    )
+
+    ac_lexicon_authority: Did | None = Field(
+        default=None,
+        description="DID that publishes the lexicons. When set, no record is written while ours would break what it "
+        "published.",
+    )
+    ac_lexicon_pds_url: Address | None = Field(default=None, description="Its PDS. Left out: `PDS_URL`.")
+    ac_lexicon_password: SecretStr | None = Field(
+        default=None, description="Its password. Left out: the one that Mongo holds for the DID."
+    )
+    ac_operator: str | None = Field(
+        default=None, description="Who operates the pipeline, for the audit. Left out: login name and machine."
+    )
+
+    dagster_home: Path = Field(default=Path(".dagster"), description="Folder of the Dagster instance.")
+    dagster_postgres_url: PostgresAddress | None = Field(
+        default=None,
+        description="PostgreSQL for the Dagster instance: `postgresql+psycopg2://user:password@host/database`. Left "
+        "out: SQLite in `DAGSTER_HOME`.",
+    )
+    ac_dagster_yaml: Path | None = Field(
+        default=None,
+        description="A file with changes to our `dagster.yaml`, section by section, such as a run launcher "
+        "(`docs/production.md`).",
+    )
+    ac_pool_limits: Annotated[str, AfterValidator(_pool_limits)] = Field(
+        default="encoding=1,pds=2,changed=2", description="Runs at once in each pool; what is not named stays."
+    )
+    ac_dagster_url: Address | None = Field(
+        default=None,
+        description="Where people reach the Dagster UI: for the links in alerts, and so that `make dev` answers there. "
+        "Left out: it answers under 127.0.0.1, localhost and the address it listens at.",
+    )
+    ac_alert_webhook_url: Annotated[SecretStr, AfterValidator(_address)] | None = Field(
+        default=None,
+        description="Incoming webhook (Slack, Discord, Mattermost or your own) to which `alerts_sensor` posts. Left "
+        "out: its log alone.",
+    )
+
+    ac_erase_copies: bool = Field(
+        default=True,
+        description="Delete copies of erased work in `site.standard.document` with it; `false`: `ac-pipeline erasure` "
+        "only lists them.",
+    )
+    ac_max_orphan_share: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Share of a type's documents that may be missing, or whose records may be deleted in a day because "
+        "they are missing. Beyond it and `AC_ORPHAN_FLOOR` no record of the type is deleted for that.",
+    )
+    ac_orphan_floor: int = Field(default=5, ge=0, description="So many may be missing or deleted in any case.")
+    ac_silent_days: int = Field(
+        default=14,
+        ge=0,
+        description="Days without a new document of a type that used to get some, after which the check "
+        "`input_arrives` fails; 0 for never.",
+    )
+    ac_quarantine_threshold: Annotated[Allowance, NoDecode, BeforeValidator(allowance)] = Field(
+        default=Allowance(),
+        description="Quarantined items, a number or a share of the type's items such as `0.5%`, up to which the check "
+        "`no_quarantined_items` only warns.",
+    )
+    ac_blocked_threshold: Annotated[Allowance, NoDecode, BeforeValidator(allowance)] = Field(
+        default=Allowance(percent=10),
+        description="Blocked accounts, a number or a share of all accounts, up to which the check `accounts_usable` "
+        "only warns. One or two are never an error.",
+    )
+
+    ac_points_headroom: float = Field(
+        default=0.1, ge=0, lt=1, description="Share of a repository's write points that is left to its user."
+    )
+    ac_relay_commits_per_hour: int = Field(
+        default=2_500,
+        ge=0,
+        description="Commits an hour that the relay takes of the PDS; all runs and machines together make no more, but "
+        "for those that delete. 0 where no relay reads the PDS.",
+    )
+
+    ac_ffmpeg: Path | None = Field(default=None, description="Another ffmpeg. Left out: the one in the package.")
+    ac_concurrent_users: int = Field(default=12, ge=1, le=64, description="Users synchronised at once in one run.")
+    ac_concurrent_downloads: int = Field(default=8, ge=1, le=64, description="Downloads of source media at once.")
+    ac_concurrent_encodes: int = Field(default=2, ge=1, le=64, description="Encoder processes at once.")
+    ac_encode_timeout_seconds: float = Field(
+        default=600.0, gt=0, description="How long one encoding may take; an item that exceeds it twice is quarantined."
+    )
+    ac_encode_megapixels: int = Field(
+        default=6_000, ge=1, description="Most pixels of one tape, frames x width x height in millions."
+    )
+    ac_tape_grace_seconds: float = Field(
+        default=600.0,
+        ge=0,
+        description="How long a tape waits for the platform's own MP4, after it was posted or its baking began, before "
+        "its ZIP is converted here.",
+    )
+
+    ac_pds_timeout_seconds: float = Field(
+        default=60.0, gt=0, description="Silence of the PDS after which a request is given up."
+    )
+    ac_media_timeout_seconds: float = Field(default=60.0, gt=0, description="The same for object storage.")
+    ac_mongo_timeout_seconds: float = Field(
+        default=15.0, gt=0, description="How long to look for a MongoDB server before it counts as unreachable."
+    )
+    ac_answer_seconds: float = Field(default=120.0, gt=0, description="Longest that a JSON answer of the PDS may take.")
+    ac_answer_megabytes: int = Field(default=16, ge=1, description="Most that it may hold, unpacked.")
+    ac_repository_seconds: float = Field(default=900.0, gt=0, description="Longest that a whole repository may take.")
+    ac_repository_megabytes: int = Field(default=256, ge=1, description="Most that it may hold.")
+    ac_blob_seconds: float = Field(default=900.0, gt=0, description="Longest that a blob may take, up or down.")
+    ac_blob_megabytes: int = Field(default=256, ge=1, description="Most that it may hold.")
+    ac_media_seconds: float = Field(default=900.0, gt=0, description="Longest that an object in storage may take.")
+    ac_media_megabytes: int = Field(default=1024, ge=1, description="Most that it may hold.")
+    ac_least_bytes_per_second: int = Field(
+        default=500, ge=0, description="An answer that comes more slowly is given up after 30 seconds; 0 for any speed."
+    )
 
     _proxies: Proxies = PrivateAttr(default_factory=lambda: read_proxies(os.environ))
 
@@ -358,7 +456,7 @@ def _given_to_dagster() -> Mapping[str, str] | None:
 
 
 def _is_dagster(words: Sequence[str]) -> bool:
-    """Whether a command line is one of Dagster's commands: by its script, or by the module that Python runs."""
+    """True if a command line is one of Dagster's commands: by its script, or by the module that Python runs."""
     names = [Path(word).name for word in words[:2]]
     if "-m" in words:
         names += words[words.index("-m") + 1 :][:1]

@@ -11,7 +11,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -27,17 +27,17 @@ from pymongo.database import Database
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.admin import Administration
 from ac_pipeline.atproto.client import PdsClient
-from ac_pipeline.atproto.lexicon import Lexicons, load_lexicons
+from ac_pipeline.atproto.lexicon import load_lexicons
 from ac_pipeline.atproto.rate_limits import Budget, Pace
 from ac_pipeline.atproto.relay import Relay
 from ac_pipeline.atproto.sessions import Sessions
-from ac_pipeline.atproto.transport import open_http
+from ac_pipeline.atproto.transport import Transport, open_http
 from ac_pipeline.bounds import Limit, Limits
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.accounts import MongoAccounts, MongoProvisioning
-from ac_pipeline.mongo.changes.users import MongoChanges
+from ac_pipeline.mongo.changes.pending import MongoChanges
 from ac_pipeline.mongo.database import connect
-from ac_pipeline.mongo.documents import MongoDocuments, MongoRepairs
+from ac_pipeline.mongo.documents import MongoDocuments
 from ac_pipeline.mongo.ledger.audit import MongoAudit
 from ac_pipeline.mongo.ledger.collections import (
     MongoBudgetStore,
@@ -62,53 +62,21 @@ _WORK, _MARK = "ac-pipeline-", "process"
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
 class Pipeline:
-    """All parts of a running pipeline."""
+    """All parts of a running pipeline. Made by `open_pipeline`.
 
-    settings: Settings
-    accounts: MongoAccounts
-    documents: MongoDocuments
-    ledger: MongoLedger
-    server: PdsClient
-    renderer: Renderer
-    lexicons: Lexicons
-    engine: Engine
-    audit: MongoAudit
-    snapshots: MongoSnapshots
-    store: RenditionStore
-    changes: MongoChanges
-    repairs: MongoRepairs
-    receipts: MongoReceipts
-    gate: LexiconGate
-    plans: MongoPlans
-    budgets: MongoBudgetStore
-    administration: Administration
-    provisioning: MongoProvisioning
-    safeguard: Safeguard
-
-
-@contextmanager
-def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
-    """Open every client the settings name, and close them in the end.
-
-    Raises:
-        Misconfigured: A setting or a lexicon cannot be used.
-        ServiceUnreachable: MongoDB does not answer.
+    Args:
+        settings: What they are made from.
+        stack: Closes them.
+        sleep: As for `open_pipeline`.
     """
-    _log.info("Works on %s.", settings.destination)
-    with ExitStack() as stack:
+
+    def __init__(self, settings: Settings, stack: ExitStack, sleep: Callable[[float], None]) -> None:
         mongo = connect(
             settings.mongodb_connection_string.get_secret_value(), selection_seconds=settings.ac_mongo_timeout_seconds
         )
         source, own = mongo[settings.mongodb_name], mongo[settings.ac_ledger_database]
-        bring_up_to_date(own)
-        ledger = MongoLedger(own)
-        ledger.ensure_indexes()
-        audit = MongoAudit(own, who=settings.ac_operator)
-        lexicons = load_lexicons(needed=[media.nsid for media in MEDIA_TYPES])
         http = stack.enter_context(open_http(timeout=settings.ac_pds_timeout_seconds, proxies=settings.proxies))
-        server = _data_server(settings, settings.pds_url, http, own, bypass=settings.pds_rate_limit_bypass_key)
         media_http = stack.enter_context(
             storage_client(
                 timeout=settings.ac_media_timeout_seconds,
@@ -116,8 +84,29 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
                 proxies=settings.proxies,
             )
         )
-        store = RenditionStore(settings.ac_renditions_url)
-        renderer = Renderer(
+        pds = _Pds(settings, settings.pds_url, http, own, settings.pds_rate_limit_bypass_key, sleep)
+        now, host = (lambda: datetime.now(UTC)), httpx.URL(settings.pds_url).netloc.decode()
+
+        self.settings = settings
+        bring_up_to_date(own)
+        self.ledger = MongoLedger(own)
+        self.ledger.ensure_indexes()
+        self.audit = MongoAudit(own, who=settings.ac_operator)
+        self.snapshots = MongoSnapshots(own)
+        self.receipts = MongoReceipts(own)
+        self.plans = MongoPlans(own, settings.ac_operator)
+        self.budgets = MongoBudgetStore(own["budgets"])
+        self.provisioning = MongoProvisioning(source, own)
+        self.changes = MongoChanges(source, own)
+        self.documents = self.repairs = MongoDocuments(source)
+        self.lexicons = load_lexicons(
+            needed=[media.nsid for media in MEDIA_TYPES],
+            more=[media.lexicons for media in MEDIA_TYPES if media.lexicons is not None],
+        )
+        self.server = pds.client()
+        self.administration = pds.administration()
+        self.store = RenditionStore(settings.ac_renditions_url)
+        self.renderer = Renderer(
             ObjectStorage(
                 media_http,
                 settings.ac_media_url,
@@ -125,8 +114,8 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
                 limit=_limits(settings).media,
                 concurrency=settings.ac_concurrent_downloads,
             ),
-            store,
-            blob_limit=server.blob_limit,
+            self.store,
+            blob_limit=self.server.blob_limit,
             work_dir=stack.enter_context(work_folder()),
             ffmpeg=str(settings.ac_ffmpeg) if settings.ac_ffmpeg else None,
             encode_seconds=settings.ac_encode_timeout_seconds,
@@ -136,12 +125,10 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
         renders = ThreadPoolExecutor(settings.ac_concurrent_downloads, thread_name_prefix="rendition")
         # Whoever closes a pipeline waits for nothing: after a second Ctrl-C renditions are still being made.
         stack.callback(renders.shutdown, wait=False, cancel_futures=True)
-        documents = MongoDocuments(source)
-        now, host = (lambda: datetime.now(UTC)), httpx.URL(settings.pds_url).netloc.decode()
-        safeguard = Safeguard(
-            documents,
-            ledger,
-            server,
+        self.safeguard = Safeguard(
+            self.documents,
+            self.ledger,
+            self.server,
             MongoAccounts(source).all,
             now,
             share=settings.ac_max_orphan_share,
@@ -150,45 +137,41 @@ def open_pipeline(settings: Settings) -> Iterator[Pipeline]:
             database=settings.mongodb_name,
             host=host,
         )
-        accounts = MongoAccounts(source, check=safeguard.check_accounts)
-        gate = LexiconGate(lexicons, _authority(settings, server, http, own), MongoPublishedLexicons(own))
-        engine = Engine(
-            documents=documents,
-            server=server,
-            ledger=ledger,
-            renderer=renderer,
-            lexicons=lexicons,
+        self.accounts = MongoAccounts(source, check=self.safeguard.check_accounts)
+        authority = _authority(settings, self.server, http, own)
+        self.gate = LexiconGate(self.lexicons, authority, MongoPublishedLexicons(own))
+        self.engine = Engine(
+            documents=self.documents,
+            server=self.server,
+            ledger=self.ledger,
+            renderer=self.renderer,
+            lexicons=self.lexicons,
             host=host,
             holder=f"{socket.gethostname()}:{os.getpid()}:{uuid4().hex[:8]}",
             now=now,
             renders=renders,
-            safeguard=safeguard,
-            gate=gate.require,
+            safeguard=self.safeguard,
+            gate=self.gate.require,
             grace=settings.ac_tape_grace_seconds,
             erase_copies=settings.ac_erase_copies,
         )
-        yield Pipeline(
-            settings,
-            accounts,
-            documents,
-            ledger,
-            server,
-            renderer,
-            lexicons,
-            engine,
-            audit,
-            MongoSnapshots(own),
-            store,
-            MongoChanges(source, own),
-            MongoRepairs(source),
-            MongoReceipts(own),
-            gate,
-            MongoPlans(own, settings.ac_operator),
-            MongoBudgetStore(own["budgets"]),
-            _administration(settings, http, own),
-            MongoProvisioning(source, own),
-            safeguard,
-        )
+
+
+@contextmanager
+def open_pipeline(settings: Settings, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[Pipeline]:
+    """Open every client the settings name, and close them in the end.
+
+    Args:
+        settings: What to open.
+        sleep: Waits that many seconds, between two calls of the PDS.
+
+    Raises:
+        Misconfigured: A setting or a lexicon cannot be used.
+        ServiceUnreachable: MongoDB does not answer.
+    """
+    _log.info("Works on %s.", settings.destination)
+    with ExitStack() as stack:
+        yield Pipeline(settings, stack, sleep)
 
 
 @contextmanager
@@ -215,47 +198,50 @@ def open_relay(settings: Settings, url: str) -> Iterator[Relay]:
         Misconfigured: The address cannot be used.
     """
     with open_http(timeout=settings.ac_pds_timeout_seconds, proxies=settings.proxies) as http:
-        yield Relay(url, http=http, clock=time.time, sleep=time.sleep, limits=_limits(settings))
+        yield Relay(url, http=http, limits=_limits(settings))
 
 
-def _administration(settings: Settings, http: httpx.Client, own: Database[dict[str, Any]]) -> Administration:
-    """The account calls of our PDS, with the sessions and budgets that all runs share."""
-    password, bypass = settings.pds_admin_password, settings.pds_rate_limit_bypass_key
-    return Administration(
-        settings.pds_url,
-        http=http,
-        password=password.get_secret_value() if password else None,
-        sessions=Sessions(MongoSessionStore(own["sessions"]), clock=time.time),
-        bypass_key=bypass.get_secret_value() if bypass else None,
-        clock=time.time,
-        sleep=time.sleep,
-        budget=Budget(clock=time.time, sleep=time.sleep, store=None if bypass else MongoBudgetStore(own["budgets"])),
-        pace=_pace(settings, settings.pds_url, own),
-        limits=_limits(settings),
-    )
+@dataclass(frozen=True, slots=True)
+class _Pds:
+    """What the clients of one PDS are made of. Sessions and budgets are shared by all runs, in our own database."""
 
+    settings: Settings
+    url: str
+    http: httpx.Client
+    own: Database[dict[str, Any]]
+    bypass: SecretStr | None = None
+    sleep: Callable[[float], None] = time.sleep
 
-def _data_server(
-    settings: Settings, url: str, http: httpx.Client, own: Database[dict[str, Any]], *, bypass: SecretStr | None = None
-) -> PdsClient:
-    """The client of one PDS. Sessions and budgets are shared by all runs, in the pipeline's own database."""
-    return PdsClient(
-        url,
-        http=http,
-        sessions=Sessions(MongoSessionStore(own["sessions"]), clock=time.time),
-        bypass_key=bypass.get_secret_value() if bypass else None,
-        clock=time.time,
-        sleep=time.sleep,
-        budget=Budget(
-            clock=time.time,
-            sleep=time.sleep,
-            headroom=settings.ac_points_headroom,
-            # With the key, limits that were learned without it do not hold.
-            store=None if bypass else MongoBudgetStore(own["budgets"]),
-        ),
-        pace=_pace(settings, url, own),
-        limits=_limits(settings),
-    )
+    def client(self) -> PdsClient:
+        return PdsClient(self._transport(), self._sessions(), self._pace())
+
+    def administration(self) -> Administration:
+        password = self.settings.pds_admin_password
+        secret = password.get_secret_value() if password else None
+        return Administration(self._transport(), self._sessions(), self._pace(), secret)
+
+    def _transport(self) -> Transport:
+        # With the key, limits that were learned without it do not hold.
+        store = None if self.bypass else self._budgets()
+        return Transport(
+            self.url,
+            http=self.http,
+            budget=Budget(store=store, headroom=self.settings.ac_points_headroom, sleep=self.sleep),
+            bypass_key=self.bypass.get_secret_value() if self.bypass else None,
+            limits=_limits(self.settings),
+            sleep=self.sleep,
+        )
+
+    def _sessions(self) -> Sessions:
+        return Sessions(MongoSessionStore(self.own["sessions"]))
+
+    def _pace(self) -> Pace:
+        """The pace of commits. The relay does not know of a bypass key."""
+        host, per_hour = httpx.URL(self.url).netloc.decode(), self.settings.ac_relay_commits_per_hour
+        return Pace(host, per_hour, store=self._budgets(), sleep=self.sleep)
+
+    def _budgets(self) -> MongoBudgetStore:
+        return MongoBudgetStore(self.own["budgets"])
 
 
 def _limits(settings: Settings) -> Limits:
@@ -274,12 +260,6 @@ def _limits(settings: Settings) -> Limits:
     )
 
 
-def _pace(settings: Settings, url: str, own: Database[dict[str, Any]]) -> Pace:
-    """The pace of commits to one PDS. The relay does not know of a bypass key."""
-    host, per_hour = httpx.URL(url).netloc.decode(), settings.ac_relay_commits_per_hour
-    return Pace(host, per_hour, store=MongoBudgetStore(own["budgets"]), clock=time.time, sleep=time.sleep)
-
-
 def _authority(
     settings: Settings, server: PdsClient, http: httpx.Client, own: Database[dict[str, Any]]
 ) -> Authority | None:
@@ -289,7 +269,7 @@ def _authority(
         return None
     account = Account(did, "lexicon authority", did=did, password=password.get_secret_value() if password else None)
     elsewhere = url is not None and url != settings.pds_url
-    return Authority(account, _data_server(settings, url or settings.pds_url, http, own) if elsewhere else server)
+    return Authority(account, _Pds(settings, url or settings.pds_url, http, own).client() if elsewhere else server)
 
 
 def new_run_id() -> str:

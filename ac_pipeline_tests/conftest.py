@@ -30,7 +30,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import ServiceUnreachable
 from ac_pipeline.local.services.mongo_server import mongo_service, mongo_uri
 from ac_pipeline.local.services.pds_accounts import NewAccount, PdsAccounts
-from ac_pipeline.local.services.pds_server import HANDLE_DOMAIN, PdsOptions, installed_pds, pds_service, pds_url
+from ac_pipeline.local.services.pds_server import ADMIN_PASSWORD, HANDLE_DOMAIN, installed_pds, pds_service, pds_url
 from ac_pipeline.local.services.processes import Service, free_port
 from ac_pipeline_tests.postgres_server import PostgresServer, postgres_server_in
 from ac_pipeline_tests.scripted_storage import ObjectServer
@@ -95,10 +95,11 @@ class Pds:
         folder: Its data.
     """
 
-    def __init__(self, folder: Path, options: PdsOptions) -> None:
+    def __init__(self, folder: Path, **variables: str) -> None:
+        """Start it, with these variables of its own other than usual."""
         self.folder = folder
-        self.admin_password = options.admin_password
-        self._options = options
+        self.admin_password = ADMIN_PASSWORD
+        self._variables = variables
         self._tokens: dict[str, str] = {}
         self._numbers = itertools.count(1)
         self._port, self._plc_port, self._process = self._start_anywhere()
@@ -141,7 +142,7 @@ class Pds:
         self._process.stop()
 
     def _start(self, port: int, plc_port: int) -> Tethered:
-        service = pds_service(port, plc_port, self.folder, self._options, installed_pds())
+        service = pds_service(port, plc_port, self.folder, installed_pds(), self._variables)
         return Tethered(service, self.folder / "server.log")
 
     def _start_anywhere(self) -> tuple[int, int, Tethered]:
@@ -228,7 +229,7 @@ def pds(services_folder: Path) -> Iterator[Pds]:
     """A real PDS without rate limits, shared by the tests of one worker: make accounts of your own."""
     folder = services_folder / "pds"
     folder.mkdir()
-    server = Pds(folder, PdsOptions())
+    server = Pds(folder)
     yield server
     server.close()
 

@@ -15,7 +15,7 @@ from pymongo.database import Database
 from ac_pipeline.accounts import Account
 from ac_pipeline.items import LedgerEntry, item_id
 from ac_pipeline.media.base import Link
-from ac_pipeline.media.links import read_link
+from ac_pipeline.media.documents import read_link
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.settings import Settings
 from ac_pipeline.sync.report import AccountReport

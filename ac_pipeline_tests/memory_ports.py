@@ -16,7 +16,7 @@ from bson import ObjectId
 
 from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.errors import LeaseHeld, PipelineError
-from ac_pipeline.items import LastLook, LedgerEntry, RepositoryMark, State
+from ac_pipeline.items import LastLook, LedgerEntry, RepositoryCheckpoint, State
 from ac_pipeline.media.base import Document, LinkUpdate, MediaType
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.eligibility import is_guest
@@ -158,7 +158,7 @@ class MemoryLedger(_Scripted):
         self.saves: list[tuple[LedgerEntry, ...]] = []
         self.leases: dict[str, tuple[object, datetime]] = {}
         self.hosts: dict[str, int] = {}
-        self.repositories: dict[str, RepositoryMark] = {}
+        self.repositories: dict[str, RepositoryCheckpoint] = {}
         self.held: dict[str, dict[str, str]] = {}
         self.looks: dict[str, LastLook] = {}
         self._clock = clock or FakeClock()
@@ -230,26 +230,28 @@ class MemoryLedger(_Scripted):
         self._called("remember_batch_bytes")
         self.hosts[host] = min(self.hosts.get(host, limit), limit)
 
-    def mark(self, did: str) -> RepositoryMark | None:
-        self._called("mark")
+    def checkpoint(self, did: str) -> RepositoryCheckpoint | None:
+        self._called("checkpoint")
         return self.repositories.get(did)
 
-    def marks(self) -> Mapping[str, RepositoryMark]:
-        self._called("marks")
-        return {did: replace(mark, settled={}) for did, mark in self.repositories.items()}
+    def checkpoints(self) -> Mapping[str, RepositoryCheckpoint]:
+        self._called("checkpoints")
+        return {did: replace(checkpoint, settled={}) for did, checkpoint in self.repositories.items()}
 
-    def remember_mark(self, mark: RepositoryMark) -> None:
-        self._called("remember_mark")
+    def keep_checkpoint(self, checkpoint: RepositoryCheckpoint) -> None:
+        self._called("keep_checkpoint")
         with self._lock:
-            self.repositories[mark.did] = mark
+            self.repositories[checkpoint.did] = checkpoint
 
-    def follow_mark(self, mark: RepositoryMark, *, since: str) -> None:
-        self._called("follow_mark")
+    def follow_checkpoint(self, checkpoint: RepositoryCheckpoint, *, since: str) -> None:
+        self._called("follow_checkpoint")
         with self._lock:
-            known = self.repositories.get(mark.did)
+            known = self.repositories.get(checkpoint.did)
             if known is not None and known.rev == since:
-                settled = {name: hash_ for name, hash_ in known.settled.items() if name not in mark.counts}
-                self.repositories[mark.did] = replace(mark, settled=settled, counts={**known.counts, **mark.counts})
+                settled = {name: hash_ for name, hash_ in known.settled.items() if name not in checkpoint.counts}
+                self.repositories[checkpoint.did] = replace(
+                    checkpoint, settled=settled, counts={**known.counts, **checkpoint.counts}
+                )
 
     def recorded(self, type: str) -> list[tuple[str, str]]:
         self._called("recorded")

@@ -5,13 +5,16 @@ The HTTP is `media_server.py`'s; nothing here is used by the local services.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import socket
 import threading
 from collections import Counter
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 
-from ac_pipeline.local.services.media_server import NOT_FOUND, Answer, MediaServer, media_url
+from ac_pipeline.local.services.media_server import Handler, MediaServer, media_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +34,44 @@ class _Fault:
     times: int | None
 
 
+class _Server(MediaServer):
+    """One that can be closed although clients keep their connections, and whose answers are an `ObjectServer`'s."""
+
+    def __init__(self, scripts: ObjectServer) -> None:
+        self.scripts = scripts
+        self._connections: set[socket.socket] = set()
+        self._lock = threading.Lock()
+        super().__init__(Path(), handler=_Handler)
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        connection, address = super().get_request()
+        with self._lock:
+            self._connections.add(connection)
+        return connection, address
+
+    def close_request(self, request: socket.socket | tuple[bytes, socket.socket]) -> None:
+        if isinstance(request, socket.socket):
+            with self._lock:
+                self._connections.discard(request)
+        super().close_request(request)
+
+    def close(self) -> None:
+        """Stop serving; `serve_forever` runs in another thread."""
+        self.shutdown()
+        with self._lock:
+            for connection in self._connections:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+        self.server_close()
+
+
+class _Handler(Handler):
+    server: _Server
+
+    def answer(self, bucket: str, key: str) -> None:
+        self.server.scripts.answer(self, bucket, key)
+
+
 class ObjectServer:
     """A running server; a context manager that stops it.
 
@@ -43,8 +84,8 @@ class ObjectServer:
         self._requests: list[Request] = []
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._server = MediaServer(self._answer)
-        self.url_template = media_url(self._server.port)
+        self._server = _Server(self)
+        self.url_template = media_url(self._server.server_port)
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
         self._thread.start()
 
@@ -109,21 +150,28 @@ class ObjectServer:
         with self._lock:
             self._faults[bucket, key] = fault
 
-    def _answer(self, method: str, bucket: str, key: str) -> Answer:
+    def answer(self, handler: Handler, bucket: str, key: str) -> None:
+        """Answer a request as scripted."""
         with self._lock:
-            self._requests.append(Request(method, bucket, key))
+            self._requests.append(Request(handler.command, bucket, key))
             fault = self._take_fault(bucket, key)
             data = self._objects.get((bucket, key))
         if fault is not None and fault.seconds:
             self._closing.wait(fault.seconds)
         if fault is not None and fault.status is not None:
-            return Answer(fault.status)
+            handler.reply(fault.status)
+            return
         if data is None:
-            return NOT_FOUND
-        cut_after = fault.cut_after if fault is not None and method != "HEAD" else None
+            handler.reply(404)
+            return
         # Not secret: the storage's own ETag of a single-part upload is the MD5 of its bytes.
         etag = hashlib.md5(data, usedforsecurity=False).hexdigest()
-        return Answer(200, data, etag=etag, cut_after=cut_after)
+        if fault is None or fault.cut_after is None or handler.command == "HEAD":
+            handler.reply(200, data, key, etag)
+            return
+        handler.head(200, len(data), key, etag)
+        handler.wfile.write(data[: fault.cut_after])
+        handler.close_connection = True
 
     def _take_fault(self, bucket: str, key: str) -> _Fault | None:
         fault = self._faults.get((bucket, key))

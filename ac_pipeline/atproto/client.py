@@ -7,19 +7,18 @@ sent `rate_limits.py`, what comes back `xrpc_errors.py`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from threading import Lock
 from typing import Final
 
-import httpx
-
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.rate_limits import Budget, Charge, MemoryBudgetStore, Pace, erases
+from ac_pipeline.atproto.rate_limits import Charge, Pace
 from ac_pipeline.atproto.repository import Repository, read_repository
 from ac_pipeline.atproto.sessions import PdsSignIn, Sessions
 from ac_pipeline.atproto.syntax import blob_cid
 from ac_pipeline.atproto.transport import Read, Request, Transport, Usage
-from ac_pipeline.atproto.types import MAX_OPERATIONS, Commit, RepositoryStatus, Write, encode_body, points
+from ac_pipeline.atproto.types import MAX_OPERATIONS, Commit, RepositoryStatus, Write, encode_body, erases, points
 from ac_pipeline.atproto.xrpc_errors import (
     Call,
     TokenRefused,
@@ -29,10 +28,8 @@ from ac_pipeline.atproto.xrpc_errors import (
     in_words,
     need,
     page_of,
-    repository_of,
     status_of,
 )
-from ac_pipeline.bounds import Limits
 from ac_pipeline.errors import (
     BlobMissing,
     InvalidRecord,
@@ -52,57 +49,25 @@ _POINTS_WINDOW: Final = 3_600.0
 """Seconds: write points and uploads are limited per hour or day, never per minutes (atproto facts, Limits)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """Seconds of silence before a request is given up; None is the HTTP client's own."""
-
-    default: float | None = None
-    sign_in: float = 30.0
-    repository: float = 120.0
+_REPOSITORY_SECONDS: Final = 120.0
+"""Seconds of silence while a repository is read."""
 
 
 class PdsClient:
-    """One PDS, as `DataServer` describes it; safe to share between threads.
+    """One PDS, as the port `DataServer` describes it; safe to share between threads. All reading raises AccountInactive
+    or AccountUnknown where the account cannot be read, and Transient where the PDS did not answer.
 
     Args:
-        url: Its address.
-        http: As `transport.open_http` makes it.
+        transport: What sends.
         sessions: Who is signed in.
-        bypass_key: Lifts the limits of a PDS that knows it; a secret.
-        clock: Epoch seconds.
-        sleep: Waits that many seconds.
-        budget: What may be sent.
         pace: How many commits may be made; any number when None.
-        timeouts: Of the calls that take longer.
-        limits: How long, slow and large answers may be.
-
-    Raises:
-        Misconfigured: The address or the key cannot be used.
     """
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        http: httpx.Client,
-        sessions: Sessions,
-        bypass_key: str | None,
-        clock: Callable[[], float],
-        sleep: Callable[[float], None],
-        budget: Budget,
-        pace: Pace | None = None,
-        timeouts: Timeouts | None = None,
-        limits: Limits | None = None,
-    ) -> None:
-        self._transport = Transport(
-            url, http=http, bypass_key=bypass_key, clock=clock, sleep=sleep, budget=budget, limits=limits
-        )
+    def __init__(self, transport: Transport, sessions: Sessions, pace: Pace | None = None) -> None:
+        self._transport = transport
         self._sessions = sessions
-        host = self._transport.host
-        self._pace = pace or Pace(host, 0, store=MemoryBudgetStore(), clock=clock, sleep=sleep)
-        self._timeouts = timeouts or Timeouts()
-        self._sign_in = PdsSignIn(self._transport, timeout=self._timeouts.sign_in)
-        self._general = Charge(host, 1)
+        self._pace = pace or Pace(transport.host, 0)
+        self._sign_in = PdsSignIn(transport)
         self._lock = Lock()
         self._blob_limit: int | None = None
 
@@ -111,34 +76,20 @@ class PdsClient:
 
     def usage(self) -> Usage:
         """Requests and bytes so far; subtract two of them for what lies between."""
-        return self._transport.meter.usage()
+        return self._transport.usage()
 
     # -------------------------------------------------------------------------------------------------------- reading
 
     def blob_limit(self) -> int:
-        """Largest blob the PDS takes, in bytes; asked once."""
+        """As the port says; asked once."""
         with self._lock:
             if self._blob_limit is None:
-                request = Request(
-                    Call.READ,
-                    "other",
-                    "GET",
-                    "com.atproto.server.describeServer",
-                    self._transport.host,
-                    (self._general,),
-                    timeout=self._timeouts.default,
-                )
+                request = Request(Call.READ, "com.atproto.server.describeServer", self._transport.host)
                 self._blob_limit = self._transport.send(request, blob_limit_of) or DEFAULT_BLOB_LIMIT
             return self._blob_limit
 
     def read_repository(self, did: str) -> Repository:
-        """The whole repository of `did`, verified.
-
-        Raises:
-            AccountInactive, AccountUnknown: The account cannot be read.
-            RepositoryUnreadable: The CAR does not verify, or is another repository's.
-            Transient: The PDS did not answer.
-        """
+        """As the port says; another repository's CAR is unreadable, too."""
         return self._get_repository(did, lambda car: self._verified(did, car))
 
     def download_repository(self, did: str) -> bytes:
@@ -155,31 +106,11 @@ class PdsClient:
         return self._get_repository(did, read)
 
     def latest_commit(self, did: str) -> RepositoryStatus:
-        """Head and revision of the repository of `did`, in one small request.
-
-        Raises:
-            AccountInactive, AccountUnknown: The account cannot be read.
-            Transient: The PDS did not answer, or with something else.
-        """
-        request = Request(
-            Call.READ,
-            "other",
-            "GET",
-            "com.atproto.sync.getLatestCommit",
-            did,
-            (self._general,),
-            params={"did": did},
-            timeout=self._timeouts.default,
-        )
+        request = Request(Call.READ, "com.atproto.sync.getLatestCommit", did, params={"did": did})
         return self._transport.send(request, lambda body: status_of(did, body))
 
     def has_blob(self, did: str, cid: str) -> bool:
-        """Whether the blob can be downloaded: some record of the account refers to it, and the PDS keeps it.
-
-        Raises:
-            AccountInactive, AccountUnknown: The account cannot be read.
-            Transient: The PDS did not answer.
-        """
+        """True if the blob can be downloaded: some record of the account refers to it, and the PDS keeps it."""
         request = replace(self._blob_request(did, cid), method="HEAD")
         try:
             self._transport.send(request, lambda _: None)
@@ -197,7 +128,6 @@ class PdsClient:
         Raises:
             BlobMissing: No record refers to it, or the PDS has lost it.
             ServerFailed: Other bytes came back, each time.
-            AccountInactive, AccountUnknown, Transient: As for `has_blob`.
         """
 
         def read(data: bytes) -> bytes:
@@ -207,31 +137,12 @@ class PdsClient:
         return self._transport.send(self._blob_request(did, cid), read)
 
     def list_repositories(self) -> Iterator[RepositoryStatus]:
-        """Every repository the PDS hosts, with its head and whether its account is active.
-
-        Raises:
-            Transient: A page could not be read; what came before it is not the whole list.
-        """
+        """As the port says. Where a page cannot be read, what came before it is not the whole list."""
         cursor: str | None = None
         while True:
-            params: dict[str, str | int] = {"limit": REPOSITORIES_A_PAGE}
-            if cursor is not None:
-                params["cursor"] = cursor
-            request = Request(
-                Call.READ,
-                "list_repos",
-                "GET",
-                "com.atproto.sync.listRepos",
-                "all repositories",
-                (self._general,),
-                params=params,
-            )
-
-            def read(body: bytes, sent: str | None = cursor) -> tuple[list[RepositoryStatus], str | None]:
-                repos, following = page_of(body, sent)
-                return [repository_of(repo) for repo in repos], following
-
-            statuses, cursor = self._transport.send(request, read)
+            params: dict[str, str | int] = {"limit": REPOSITORIES_A_PAGE} | ({"cursor": cursor} if cursor else {})
+            request = Request(Call.READ, "com.atproto.sync.listRepos", "all repositories", params=params)
+            statuses, cursor = self._transport.send(request, partial(page_of, cursor=cursor))
             yield from statuses
             if cursor is None:
                 return
@@ -239,15 +150,10 @@ class PdsClient:
     # -------------------------------------------------------------------------------------------------------- writing
 
     def apply_writes(self, account: Account, writes: Sequence[Write], *, swap_commit: str | None) -> Commit:
-        """Commit all of `writes` or none; errors as in `DataServer.apply_writes`.
+        """As the port says, for 1 to 200 operations; `swap_commit` is the head they were planned on, or None for any.
 
         Sent once. It is sent again only where it certainly did not happen: the token was refused, or no connection
         could be made. It counts for the relay, and waits for its hour unless it deletes something (LIMIT-9).
-
-        Args:
-            account: Whose repository.
-            writes: 1 to 200 operations.
-            swap_commit: The head the writes were planned on, or None for any.
         """
         if not writes:
             raise ValueError("a batch holds at least one write")
@@ -256,64 +162,36 @@ class PdsClient:
         did = account.did or ""
         request = Request(
             Call.WRITE,
-            "apply_writes",
-            "POST",
             "com.atproto.repo.applyWrites",
             did,
-            (Charge(did, points(writes), _POINTS_WINDOW), self._general),
+            (Charge(did, points(writes), _POINTS_WINDOW),),
+            method="POST",
             body=encode_body(did, writes, swap_commit),
-            content_type="application/json",
-            timeout=self._timeouts.default,
         )
         with self._pace.commit(did, held=not erases(writes)):
             return self._send_signed(account, request, lambda body: commit_of(did, writes, body))
 
     def reserve_commit(self, account: Account, writes: Sequence[Write]) -> None:
-        """Count the next commit of `account` for the relay, so that it is not held back after its blobs were uploaded.
-
-        Args:
-            account: Whose repository.
-            writes: What it will be; where it deletes something there is nothing to wait for.
-
-        Raises:
-            RateLimited: The relay takes no more in this hour.
-            Transient: The count could not be read.
-        """
         if not erases(writes):
             self._pace.reserve(account.did or "")
 
     def release_commit(self, account: Account) -> None:
-        """Give back what `reserve_commit` counted and no commit used, if anything."""
         self._pace.release(account.did or "")
 
     def upload_blob(self, account: Account, data: bytes, mime_type: str) -> BlobRef:
-        """Upload one blob and check what the PDS makes of it (MEDIA-2).
-
-        Uploading again is harmless, so lost answers are repeated.
-
-        Args:
-            account: Who will refer to it.
-            data: Its bytes.
-            mime_type: The type sniffed from them.
-
-        Raises:
-            TooLarge: Over `blob_limit()`, known before sending, or 413.
-            InvalidRecord: The answer names another CID, MIME type or size, the same one twice.
-            RateLimited, Blocked, Transient: As their names say.
-        """
+        """As the port says; the MIME type is the one sniffed from the bytes (MEDIA-2). Lost answers are repeated, as
+        uploading again is harmless; an answer that names other things counts when it is given twice."""
         limit = self.blob_limit()
         if len(data) > limit:
             raise TooLarge(f"A blob of {len(data)} bytes; {self._transport.place} takes {limit}. Make it smaller.")
         request = Request(
             Call.UPLOAD,
-            "upload_blob",
-            "POST",
             "com.atproto.repo.uploadBlob",
             account.did or "",
-            (Charge(f"{self._transport.host} uploadBlob", 1, _POINTS_WINDOW), self._general),
+            (Charge(f"{self._transport.host} uploadBlob", 1, _POINTS_WINDOW),),
+            method="POST",
             body=data,
-            content_type=mime_type,
-            timeout=self._timeouts.default,
+            headers={"Content-Type": mime_type},
             limit="blob",
         )
         sent = BlobRef(blob_cid(data), mime_type, len(data))
@@ -354,14 +232,12 @@ class PdsClient:
     def _get_repository(self, did: str, read: Callable[[bytes], Read]) -> Read:
         request = Request(
             Call.READ,
-            "get_repo",
-            "GET",
             "com.atproto.sync.getRepo",
             did,
             (Charge(f"{self._transport.host} getRepo", 1),),
             params={"did": did},
             headers={"Accept-Encoding": "identity"},  # gzip doubles the time (atproto facts, Reading back)
-            timeout=self._timeouts.repository,
+            timeout=_REPOSITORY_SECONDS,
             limit="repository",
         )
         return self._transport.send(request, read)
@@ -375,13 +251,9 @@ class PdsClient:
     def _blob_request(self, did: str, cid: str) -> Request:
         return Request(
             Call.READ,
-            "other",
-            "GET",
             "com.atproto.sync.getBlob",
             did,
-            (self._general,),
             params={"did": did, "cid": cid},
             headers={"Accept-Encoding": "identity"},
-            timeout=self._timeouts.default,
             limit="blob",
         )

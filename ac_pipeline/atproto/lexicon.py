@@ -8,17 +8,20 @@ wrongly is published.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final
 
-from ac_pipeline.atproto.lexicon_rules import Check, Compiler, Report
+from ac_pipeline.atproto.lexicon_rules import Check, Compiler
 from ac_pipeline.atproto.syntax import is_nsid, is_record_key, is_tid
 from ac_pipeline.errors import InvalidRecord, Misconfigured
 from ac_pipeline.items import Record
 
+_KEY_TYPES: Final = {"tid": is_tid, "nsid": is_nsid, "any": is_record_key}
+"""Types of record keys besides `literal:...`."""
 _PACKAGE: Final = Path(__file__).resolve().parent.parent
 
 
@@ -43,18 +46,18 @@ class Lexicons:
         Raises:
             InvalidRecord: The first broken rule: collection, path of the field, rule, what was found.
         """
-
-        def refuse(path: str, problem: str) -> None:
-            raise InvalidRecord(f"{nsid}: {path}: {problem}")
-
-        self._run(nsid, record, refuse)
-        if rkey is not None and (problem := self._key_problem(nsid, rkey)):
-            raise InvalidRecord(f"{nsid}: {problem}")
+        problems = self.problems(nsid, record, rkey)
+        if problems:
+            raise InvalidRecord(f"{nsid}: {problems[0]}")
 
     def problems(self, nsid: str, record: Record, rkey: str | None = None) -> list[str]:
         """Every rule that a record breaks, as `path: rule` (VERIFY-3); empty for a valid one."""
         found: list[str] = []
-        self._run(nsid, record, lambda path, problem: found.append(f"{path}: {problem}"))
+        check = self._check(nsid)
+        try:
+            check(record, "$", lambda path, problem: found.append(f"{path}: {problem}"))
+        except RecursionError:
+            found.append("$: nested too deeply to be checked")
         if rkey is not None and (problem := self._key_problem(nsid, rkey)):
             found.append(problem)
         return found
@@ -64,13 +67,6 @@ class Lexicons:
         self._check(nsid)
         declared = self.documents[nsid]["defs"]["main"]["record"]["properties"]
         return [name for name in record if name not in declared and name != "$type"]
-
-    def _run(self, nsid: str, record: Record, report: Report) -> None:
-        check = self._check(nsid)
-        try:
-            check(record, "$", report)
-        except RecursionError:
-            report("$", "nested too deeply to be checked")
 
     def _check(self, nsid: str) -> Check:
         try:
@@ -82,18 +78,13 @@ class Lexicons:
 
     def _key_problem(self, nsid: str, rkey: str) -> str | None:
         key_type: str = self.documents[nsid]["defs"]["main"]["key"]
-        if key_type == "tid":
-            fits = is_tid(rkey)
-        elif key_type == "nsid":
-            fits = is_nsid(rkey)
-        elif key_type == "any":
-            fits = is_record_key(rkey)
-        else:
-            fits = is_record_key(rkey) and rkey == key_type.removeprefix("literal:")
+        fits = _KEY_TYPES.get(key_type, is_record_key)(rkey) and key_type in (*_KEY_TYPES, f"literal:{rkey}")
         return None if fits else f"record key {rkey[:80]!r} is not of type {key_type}"
 
 
-def load_lexicons(directory: Path | None = None, needed: Collection[str] | None = None) -> Lexicons:
+def load_lexicons(
+    directory: Path | None = None, needed: Collection[str] | None = None, more: Iterable[Path] = ()
+) -> Lexicons:
     """Read and compile the record lexicons below a folder: `computer/aesthetic/mood.json` is `computer.aesthetic.mood`.
 
     A lexicon that defines no record (a permission set, shared definitions, a query) is passed over.
@@ -102,6 +93,7 @@ def load_lexicons(directory: Path | None = None, needed: Collection[str] | None 
         directory: The folder; by default the one inside the installed package, else `lexicons/` of the checkout.
         needed: NSIDs without which nothing can start; any other file is passed over when it cannot be used. None: every
             file is needed that cannot be told to be something else.
+        more: Folders beside it, of types that live in other packages.
 
     Raises:
         Misconfigured: There is no record lexicon, or a needed one is missing, is not JSON, does not lie where its id
@@ -110,9 +102,7 @@ def load_lexicons(directory: Path | None = None, needed: Collection[str] | None 
     folder = directory if directory is not None else _own_folder()
     documents: dict[str, Any] = {}
     unusable: dict[str, str] = {}
-    files = (path for path in folder.rglob("*.json") if path.is_file() and not path.name.startswith("."))
-    for path in sorted(files):
-        expected = ".".join(path.relative_to(folder).with_suffix("").parts)
+    for expected, path in chain.from_iterable(map(_files, (folder, *more))):
         try:
             documents[expected] = _read(path, expected)
         except Misconfigured as error:
@@ -160,6 +150,13 @@ def compile_lexicons(documents: Mapping[str, Mapping[str, Any]], needed: Collect
 def _own_folder() -> Path:
     installed = _PACKAGE / "lexicons"
     return installed if installed.is_dir() else _PACKAGE.parent / "lexicons"
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """Each JSON file below a folder, by the NSID that its place says."""
+    for path in sorted(folder.rglob("*.json")):
+        if path.is_file() and not path.name.startswith("."):
+            yield ".".join(path.relative_to(folder).with_suffix("").parts), path
 
 
 def _read(path: Path, expected: str) -> dict[str, Any]:
@@ -228,12 +225,47 @@ class Change:
     what: str
 
 
-_UPPER: Final = ("maxLength", "maxGraphemes", "maximum", "maxSize")
-_LOWER: Final = ("minLength", "minGraphemes", "minimum")
-_LISTS: Final = ("enum", "accept", "refs")
-_FIXED: Final = ("format", "const", "closed", "ref", "key")
 _WORDS: Final = ("description", "default", "knownValues", "revision")
-_STRUCTURE: Final = ("type", "required", "nullable", "properties", "items", "record")
+_STRUCTURE: Final = frozenset({"type", "required", "properties", "items", "record"})
+
+
+def _narrower(sign: int) -> Callable[[Any, Any], Effect]:
+    """The effect of another limit: breaking where less is allowed than before."""
+
+    def effect(old: Any, new: Any) -> Effect:
+        tightened = new is not None and (old is None or sign * new < sign * old)
+        return Effect.BREAKING if tightened else Effect.WIDENING
+
+    return effect
+
+
+def _fewer(old: Any, new: Any) -> Effect:
+    """The effect of another list of what is allowed; without a list everything is."""
+    if old is not None and new is not None and set(old) == set(new):
+        return Effect.COMPATIBLE
+    return Effect.BREAKING if new is not None and (old is None or not set(old) <= set(new)) else Effect.WIDENING
+
+
+def _fewer_nulls(old: Any, new: Any) -> Effect:
+    return _fewer(old or (), new or ())
+
+
+def _gone(old: Any, new: Any) -> Effect:
+    return Effect.WIDENING if new is None else Effect.BREAKING
+
+
+def _other(old: Any, new: Any) -> Effect:
+    return Effect.BREAKING
+
+
+_EFFECTS: Final[Mapping[str, Callable[[Any, Any], Effect]]] = {
+    **dict.fromkeys(("maxLength", "maxGraphemes", "maximum", "maxSize"), _narrower(1)),
+    **dict.fromkeys(("minLength", "minGraphemes", "minimum"), _narrower(-1)),
+    **dict.fromkeys(("enum", "accept", "refs"), _fewer),
+    "nullable": _fewer_nulls,
+    **dict.fromkeys(("format", "const", "closed"), _gone),
+}
+"""Rule -> what it means that it has changed. A rule that is not here is taken for the worst."""
 
 
 def changes(published: Schema, ours: Schema) -> list[Change]:
@@ -261,46 +293,16 @@ def _schemas(path: str, before: Schema, after: Schema) -> Iterator[Change]:
     if before.get("type") != after.get("type"):
         yield Change(path, Effect.BREAKING, f"the type was {before.get('type')}, and is {after.get('type')}")
         return
-    yield from _limits(path, before, after)
-    yield from _choices(path, before, after)
-    for name in _FIXED:
-        if before.get(name) != after.get(name):
-            loosened = name in {"format", "const", "closed"} and name not in after
-            effect = Effect.WIDENING if loosened else Effect.BREAKING
-            yield Change(path, effect, _turned(name, before.get(name), after.get(name)))
+    for name in sorted((before.keys() | after.keys()) - _STRUCTURE - {*_WORDS}):
+        old, new = before.get(name), after.get(name)
+        if old != new:
+            yield Change(path, _EFFECTS.get(name, _other)(old, new), _turned(name, old, new))
     yield from _words(path, before, after)
     if "record" in before or "record" in after:
         yield from _schemas(f"{path}.record", before.get("record", {}), after.get("record", {}))
     if "items" in before or "items" in after:
         yield from _schemas(f"{path}[]", before.get("items", {}), after.get("items", {}))
     yield from _fields(path, before, after)
-    known = {*_UPPER, *_LOWER, *_LISTS, *_FIXED, *_WORDS, *_STRUCTURE}
-    for name in sorted((before.keys() | after.keys()) - known):
-        if before.get(name) != after.get(name):
-            # A rule this module does not know is taken for the worst.
-            yield Change(path, Effect.BREAKING, _turned(name, before.get(name), after.get(name)))
-
-
-def _limits(path: str, before: Schema, after: Schema) -> Iterator[Change]:
-    for name in (*_UPPER, *_LOWER):
-        old, new = before.get(name), after.get(name)
-        if old == new:
-            continue
-        sign = 1 if name in _UPPER else -1
-        tightened = new is not None and (old is None or sign * new < sign * old)
-        yield Change(path, Effect.BREAKING if tightened else Effect.WIDENING, _turned(name, old, new))
-
-
-def _choices(path: str, before: Schema, after: Schema) -> Iterator[Change]:
-    for name in _LISTS:
-        old, new = before.get(name), after.get(name)
-        if old == new:
-            continue
-        narrowed = new is not None and (old is None or not set(old) <= set(new))
-        effect = Effect.BREAKING if narrowed else Effect.WIDENING
-        if old is not None and new is not None and set(old) == set(new):
-            effect = Effect.COMPATIBLE
-        yield Change(path, effect, _turned(name, old, new))
 
 
 def _fields(path: str, before: Schema, after: Schema) -> Iterator[Change]:
@@ -318,10 +320,6 @@ def _fields(path: str, before: Schema, after: Schema) -> Iterator[Change]:
             if needed != needs:
                 yield Change(place, Effect.BREAKING, "was required" if needed else "is required now")
             yield from _schemas(place, old[name], new[name])
-    if set(before.get("nullable", ())) != set(after.get("nullable", ())):
-        narrowed = not set(before.get("nullable", ())) <= set(after.get("nullable", ()))
-        effect = Effect.BREAKING if narrowed else Effect.WIDENING
-        yield Change(path, effect, _turned("nullable", before.get("nullable"), after.get("nullable")))
 
 
 def _words(path: str, before: Schema, after: Schema) -> Iterator[Change]:

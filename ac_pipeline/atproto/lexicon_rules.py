@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
-import grapheme
+import regex
 
 from ac_pipeline.atproto.syntax import FORMATS, MAX_INTEGER, bytes_of, cid_bytes, to_ipld
 from ac_pipeline.errors import InvalidRecord, Misconfigured
 
 Schema = Mapping[str, Any]
 Report = Callable[[str, str], None]
-"""Told the path of a field and the rule it breaks; may raise, or take a note and return."""
+"""Takes note of the path of a field and the rule it breaks."""
 Check = Callable[[Any, str, Report], None]
 """Checks a value that stands at a path."""
 
@@ -30,22 +30,52 @@ _KINDS: Final[Mapping[type, str]] = {
     list: "an array",
     dict: "an object",
 }
+_GRAPHEME: Final = regex.compile(r"\X")
 _BLOB_KEYS: Final = frozenset({"$type", "ref", "mimeType", "size"})
 
 
-def expect_shape(schema: Schema, place: str, known: Mapping[str, type], required: tuple[str, ...] = ()) -> None:
-    """Raises Misconfigured unless a schema has the required rules, and only known ones of the right type.
+_LENGTHS: Final = {"minLength": int, "maxLength": int}
+_RULES: Final[Mapping[str, Mapping[str, type]]] = {
+    "string": {"format": str, "const": str, "default": str, "enum": list, "knownValues": list}
+    | {"minGraphemes": int, "maxGraphemes": int, **_LENGTHS},
+    "integer": {"minimum": int, "maximum": int, "const": int, "default": int, "enum": list},
+    "boolean": {"const": bool, "default": bool},
+    "blob": {"accept": list, "maxSize": int},
+    "bytes": _LENGTHS,
+    "array": {"items": dict, **_LENGTHS},
+    "object": {"properties": dict, "required": list, "nullable": list},
+    "ref": {"ref": str},
+    "union": {"refs": list, "closed": bool},
+    "record": {"key": str, "record": dict},
+    "cid-link": {},
+    "unknown": {},
+    "null": {},
+    "token": {},
+}
+"""Type of a schema -> its rules and their types, besides `type` and `description`."""
+_REQUIRED: Final[Mapping[str, tuple[str, ...]]] = {
+    "array": ("items",),
+    "object": ("properties",),
+    "ref": ("ref",),
+    "union": ("refs",),
+    "record": ("key", "record"),
+}
 
-    A rule that is not known here would be a rule that nobody enforces.
+
+def expect_shape(schema: Schema, place: str) -> None:
+    """Raises Misconfigured unless a schema of a known type has the required rules, and only known ones of the right
+    type. A rule that is not known here would be a rule that nobody enforces.
     """
-    for rule in required:
+    kind = schema["type"]
+    known = {**_RULES[kind], "description": str}
+    for rule in _REQUIRED.get(kind, ()):
         if rule not in schema:
             raise Misconfigured(f"{place}: {rule} is missing")
     for rule, value in schema.items():
         if rule == "type":
             continue
         if rule not in known:
-            raise Misconfigured(f"{place}: {rule!r} is not a rule of type {schema.get('type')!r}")
+            raise Misconfigured(f"{place}: {rule!r} is not a rule of type {kind!r}")
         if type(value) is not known[rule]:
             raise Misconfigured(f"{place}: {rule} is {value!r}, expected {known[rule].__name__}")
 
@@ -68,7 +98,7 @@ def check_size(size: int, unit: str, limits: tuple[int, int], path: str, report:
 
 
 def is_map(value: object) -> bool:
-    """Whether a JSON value is a map of the data model: links and bytes only look like one."""
+    """True if a JSON value is a map of the data model: links and bytes only look like one."""
     return isinstance(value, dict) and "$link" not in value and "$bytes" not in value
 
 
@@ -113,14 +143,6 @@ def _check_types(value: Any, path: str, report: Report) -> None:
 
 
 def _string(schema: Schema, place: str) -> Check:
-    expect_shape(
-        schema,
-        place,
-        {
-            **{"format": str, "const": str, "default": str, "enum": list, "knownValues": list, "description": str},
-            **dict.fromkeys(("minLength", "maxLength", "minGraphemes", "maxGraphemes"), int),
-        },
-    )
     least, most = bounds(schema, place, "minLength", "maxLength")
     graphemes = bounds(schema, place, "minGraphemes", "maxGraphemes")
     counts_graphemes = "minGraphemes" in schema or "maxGraphemes" in schema
@@ -142,7 +164,7 @@ def _string(schema: Schema, place: str) -> Check:
         if not least <= size <= most:
             return check_size(size, "bytes of UTF-8", (least, most), path, report)
         if counts_graphemes:
-            check_size(grapheme.length(value), "graphemes", graphemes, path, report)
+            check_size(len(_GRAPHEME.findall(value)), "graphemes", graphemes, path, report)
         if allowed is not None and value not in allowed:
             return report(path, f"{shorten(value)} is not one of {shorten(sorted(allowed))}")
         if matches is not None and not matches(value):
@@ -153,11 +175,6 @@ def _string(schema: Schema, place: str) -> Check:
 
 
 def _integer(schema: Schema, place: str) -> Check:
-    expect_shape(
-        schema,
-        place,
-        {"minimum": int, "maximum": int, "const": int, "default": int, "enum": list, "description": str},
-    )
     least, most = schema.get("minimum", -MAX_INTEGER), schema.get("maximum", MAX_INTEGER)
     if not -MAX_INTEGER <= least <= most <= MAX_INTEGER:
         raise Misconfigured(f"{place}: the range from {least} to {most} is empty or beyond 2**53 - 1")
@@ -176,7 +193,6 @@ def _integer(schema: Schema, place: str) -> Check:
 
 
 def _boolean(schema: Schema, place: str) -> Check:
-    expect_shape(schema, place, {"const": bool, "default": bool, "description": str})
     const = schema.get("const")
 
     def check(value: Any, path: str, report: Report) -> None:
@@ -190,7 +206,6 @@ def _boolean(schema: Schema, place: str) -> Check:
 
 
 def _blob(schema: Schema, place: str) -> Check:
-    expect_shape(schema, place, {"accept": list, "maxSize": int, "description": str})
     if not all(isinstance(pattern, str) and "/" in pattern for pattern in schema.get("accept", ())):
         raise Misconfigured(f"{place}: accept lists MIME types")
     limits = bounds(schema, place, "minSize", "maxSize")
@@ -228,18 +243,12 @@ def _check_blob(value: Any, path: str, report: Report) -> bool:
     return True
 
 
-def _cid_link(schema: Schema, place: str) -> Check:
-    expect_shape(schema, place, {"description": str})
-
-    def check(value: Any, path: str, report: Report) -> None:
-        if not _is_link(value):
-            report(path, f"expected a link, found {shorten(value)}")
-
-    return check
+def _check_link(value: Any, path: str, report: Report) -> None:
+    if not _is_link(value):
+        report(path, f"expected a link, found {shorten(value)}")
 
 
 def _bytes(schema: Schema, place: str) -> Check:
-    expect_shape(schema, place, {"minLength": int, "maxLength": int, "description": str})
     limits = bounds(schema, place, "minLength", "maxLength")
 
     def check(value: Any, path: str, report: Report) -> None:
@@ -251,25 +260,15 @@ def _bytes(schema: Schema, place: str) -> Check:
     return check
 
 
-def _unknown(schema: Schema, place: str) -> Check:
-    expect_shape(schema, place, {"description": str})
-
-    def check(value: Any, path: str, report: Report) -> None:
-        if not is_map(value):
-            return report(path, f"expected an object, found {kind_of(value)}")
-        return check_free(value, path, report)
-
-    return check
+def _check_unknown(value: Any, path: str, report: Report) -> None:
+    if not is_map(value):
+        return report(path, f"expected an object, found {kind_of(value)}")
+    return check_free(value, path, report)
 
 
-def _null(schema: Schema, place: str) -> Check:
-    expect_shape(schema, place, {"description": str})
-
-    def check(value: Any, path: str, report: Report) -> None:
-        if value is not None:
-            report(path, f"expected null, found {kind_of(value)}")
-
-    return check
+def _check_null(value: Any, path: str, report: Report) -> None:
+    if value is not None:
+        report(path, f"expected null, found {kind_of(value)}")
 
 
 def _allowed(schema: Schema, place: str, kind: type) -> frozenset[Any] | None:
@@ -285,7 +284,6 @@ def _allowed(schema: Schema, place: str, kind: type) -> frozenset[Any] | None:
 
 
 def _is_link(value: object) -> bool:
-    """Whether a value is a link."""
     if not isinstance(value, dict) or len(value) != 1 or not isinstance(value.get("$link"), str):
         return False
     try:
@@ -294,15 +292,15 @@ def _is_link(value: object) -> bool:
         return False
 
 
-SIMPLE_TYPES: Final[Mapping[str, Callable[[Schema, str], Check]]] = {
+_SIMPLE: Final[Mapping[str, Callable[[Schema, str], Check]]] = {
     "string": _string,
     "integer": _integer,
     "boolean": _boolean,
     "blob": _blob,
-    "cid-link": _cid_link,
     "bytes": _bytes,
-    "unknown": _unknown,
-    "null": _null,
+    "cid-link": lambda schema, place: _check_link,
+    "unknown": lambda schema, place: _check_unknown,
+    "null": lambda schema, place: _check_null,
 }
 """Types that need no other definition: name -> compiler of a schema (schema, place in the document)."""
 
@@ -348,20 +346,19 @@ class Compiler:
         schema = self._lookup(nsid, name, place)
         type_name = nsid if name == "main" else place
         kind = schema.get("type")
+        if kind in ("ref", "union"):
+            raise Misconfigured(f"{place}: a definition is not a {kind}; use it where the {kind} is needed")
         if kind == "record":
-            expect_shape(schema, place, {"key": str, "record": dict, "description": str}, required=("key", "record"))
+            expect_shape(schema, place)
             check_key_type(schema["key"], place)
             if schema["record"].get("type") != "object":
                 raise Misconfigured(f"{place}: the shape of a record is an object")
-            return _typed(type_name, self._object(nsid, schema["record"], place), required=True)
+            return _typed(type_name, self._field(nsid, schema["record"], place), required=True)
         if kind == "token":
-            expect_shape(schema, place, {"description": str})
+            expect_shape(schema, place)
             return _token(type_name)
-        if kind == "object":
-            return _typed(type_name, self._object(nsid, schema, place), required=False)
-        if kind in ("ref", "union"):
-            raise Misconfigured(f"{place}: a definition is not a {kind}; use it where the {kind} is needed")
-        return self._field(nsid, schema, place)
+        check = self._field(nsid, schema, place)
+        return _typed(type_name, check, required=False) if kind == "object" else check
 
     def _lookup(self, nsid: str, name: str, place: str) -> Schema:
         schema = self._documents.get(nsid, {}).get("defs", {}).get(name)
@@ -372,27 +369,14 @@ class Compiler:
     def _field(self, nsid: str, schema: object, place: str) -> Check:
         if not isinstance(schema, dict):
             raise Misconfigured(f"{place}: a schema is an object with a type")
-        match schema.get("type"):
-            case "object":
-                return self._object(nsid, schema, place)
-            case "array":
-                return self._array(nsid, schema, place)
-            case "ref":
-                return self._ref(nsid, schema, place)
-            case "union":
-                return self._union(nsid, schema, place)
-            case kind if isinstance(kind, str) and kind in SIMPLE_TYPES:
-                return SIMPLE_TYPES[kind](schema, place)
-            case kind:
-                raise Misconfigured(f"{place}: {kind!r} is not a type that a field can have")
+        kind = schema.get("type")
+        compound = {"object": self._object, "array": self._array, "ref": self._ref, "union": self._union}
+        if not isinstance(kind, str) or not (kind in compound or kind in _SIMPLE):
+            raise Misconfigured(f"{place}: {kind!r} is not a type that a field can have")
+        expect_shape(schema, place)
+        return _SIMPLE[kind](schema, place) if kind in _SIMPLE else compound[kind](nsid, schema, place)
 
     def _object(self, nsid: str, schema: Schema, place: str) -> Check:
-        expect_shape(
-            schema,
-            place,
-            {"properties": dict, "required": list, "nullable": list, "description": str},
-            required=("properties",),
-        )
         properties = schema["properties"]
         for rule in ("required", "nullable"):
             unknown = [name for name in schema.get(rule, ()) if name not in properties]
@@ -404,12 +388,6 @@ class Compiler:
         return _object(checks, tuple(schema.get("required", ())), frozenset(schema.get("nullable", ())))
 
     def _array(self, nsid: str, schema: Schema, place: str) -> Check:
-        expect_shape(
-            schema,
-            place,
-            {"items": dict, "minLength": int, "maxLength": int, "description": str},
-            required=("items",),
-        )
         limits = bounds(schema, place, "minLength", "maxLength")
         item_check = self._field(nsid, schema["items"], f"{place}[]")
 
@@ -424,12 +402,10 @@ class Compiler:
         return check
 
     def _ref(self, nsid: str, schema: Schema, place: str) -> Check:
-        expect_shape(schema, place, {"ref": str, "description": str}, required=("ref",))
         target, name = _target(nsid, schema["ref"])
         return self.definition(target, name)
 
     def _union(self, nsid: str, schema: Schema, place: str) -> Check:
-        expect_shape(schema, place, {"refs": list, "closed": bool, "description": str}, required=("refs",))
         closed = schema.get("closed", False)
         if closed and not schema["refs"]:
             raise Misconfigured(f"{place}: a closed union without members can never be met")

@@ -16,13 +16,14 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from operator import itemgetter
 from threading import Lock
 from typing import Final, Protocol
 
-from ac_pipeline.atproto.types import Write
 from ac_pipeline.atproto.xrpc_errors import reset_time
 from ac_pipeline.errors import OutcomeUnknown, PipelineError, RateLimited
 
@@ -39,7 +40,7 @@ class Window:
         length: Seconds.
         remaining: What is left, everything that was taken off; below 0 while a request that does not fit is tried.
         reset: Epoch seconds at which it ends.
-        guessed: Whether `reset` is our own reckoning, because no answer has named it yet.
+        guessed: True if no answer has named `reset` yet: it is our own reckoning.
     """
 
     limit: int
@@ -176,31 +177,40 @@ class Charge:
     shortest_window: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Allowance:
-    """What is known of one policy of one bucket.
+_Obstacle = tuple[float, str]
+"""Until when a charge does not fit, in epoch seconds, and what it does not fit into."""
 
-    Args:
-        key: The bucket.
-        policy: Limit and seconds, e.g. `5000;w=3600`.
-        limit: Points or requests per window.
-        remaining: What is left now, what is on its way to the server taken off.
-        reset: Epoch seconds at which the window ends.
+
+def _last(obstacles: Iterable[_Obstacle | None]) -> _Obstacle | None:
+    """The obstacle that ends last."""
+    return max(filter(None, obstacles), key=itemgetter(0), default=None)
+
+
+def _wait(
+    draw: Callable[[float], _Obstacle | None],
+    max_wait: float,
+    clock: Callable[[], float],
+    sleep: Callable[[float], None],
+) -> None:
+    """Draw, after waiting where that helps.
+
+    Raises:
+        RateLimited: It would take more than `max_wait` seconds in all.
     """
-
-    key: str
-    policy: str
-    limit: int
-    remaining: int
-    reset: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Obstacle:
-    """Why a charge does not fit, and until when."""
-
-    what: str
-    until: float
+    waited = 0.0
+    while True:
+        now = clock()
+        obstacle = draw(now)
+        if obstacle is None:
+            return
+        until, what = obstacle
+        pause = until - now
+        if waited + pause > max_wait:
+            raise RateLimited(
+                f"The {what} spent for another {pause:.0f} s; nothing was sent. Continue then.", retry_after=pause
+            )
+        sleep(pause)
+        waited += pause
 
 
 @dataclass(slots=True)
@@ -225,21 +235,21 @@ class Budget:
     """The budgets of one PDS; safe to share between threads, and between processes through the store.
 
     Args:
-        clock: Epoch seconds.
-        sleep: Waits that many seconds.
+        store: Where buckets are kept; in memory when None.
         max_wait: Longest wait in seconds inside `reserve`; beyond it the caller is told to come back.
         headroom: Share of each write budget (bucket key `did:...`) left to the account's owner (LIMIT-5), 0 to 1.
-        store: Where buckets are kept; in memory when None.
+        clock: Epoch seconds.
+        sleep: Waits that many seconds.
     """
 
     def __init__(
         self,
         *,
-        clock: Callable[[], float],
-        sleep: Callable[[float], None],
+        store: BudgetStore | None = None,
         max_wait: float = 60.0,
         headroom: float = 0.0,
-        store: BudgetStore | None = None,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._clock = clock
         self._sleep = sleep
@@ -258,20 +268,7 @@ class Budget:
             RateLimited: A bucket is empty for longer; `retry_after` says for how long. Nothing was sent.
             Transient: The store did not answer. Nothing was sent.
         """
-        waited = 0.0
-        while True:
-            now = self._clock()
-            obstacle = self._draw_all(charges, now)
-            if obstacle is None:
-                return
-            pause = obstacle.until - now
-            if waited + pause > self._max_wait:
-                raise RateLimited(
-                    f"The budget {obstacle.what} is spent for another {pause:.0f} s; nothing was sent. Continue then.",
-                    retry_after=pause,
-                )
-            self._sleep(pause)
-            waited += pause
+        _wait(lambda now: self._draw_all(charges, now), self._max_wait, self._clock, self._sleep)
 
     def learn(self, headers: Mapping[str, str], charges: Sequence[Charge]) -> None:
         """Take note of the limit an answer reports. Never fails: the answer is worth more than its headers.
@@ -310,8 +307,8 @@ class Budget:
             except PipelineError as error:
                 _log.warning("Other runs do not hear of a refusal: %s", error.message)
 
-    def known(self, key: str) -> tuple[Allowance, ...]:
-        """What is known of a bucket: one entry per policy, none where the server has named no limit.
+    def known(self, key: str) -> dict[str, Window]:
+        """What is known of a bucket now, by policy; empty where the server has named no limit.
 
         Raises:
             Transient: The store did not answer.
@@ -321,34 +318,26 @@ class Budget:
             slot.view, slot.looked = self._store.read(key), now
             ahead = self._ahead(slot, now)
             windows = {policy: window.at(now) for policy, window in slot.view.windows.items()}
-        return tuple(
-            Allowance(key, policy, window.limit, max(window.remaining + ahead, 0), window.reset)
-            for policy, window in sorted(windows.items())
-        )
+        return {policy: replace(each, remaining=max(each.remaining + ahead, 0)) for policy, each in windows.items()}
 
     # ------------------------------------------------------------------------------------------------------- drawing
 
     def _draw_all(self, charges: Sequence[Charge], now: float) -> _Obstacle | None:
         """Draw all charges, or none and say what is in the way for longest."""
-        drawn: list[Charge] = []
-        worst: _Obstacle | None = None
-        for charge in charges:
-            obstacle = self._draw(charge, now)
-            if obstacle is None:
-                drawn.append(charge)
-            elif worst is None or obstacle.until > worst.until:
-                worst = obstacle
-        if worst is not None:
-            for charge in drawn:
-                self._give_back(charge)
-        return worst
+        outcomes = [(charge, self._draw(charge, now)) for charge in charges]
+        obstacle = _last(found for _, found in outcomes)
+        if obstacle is not None:
+            for charge, found in outcomes:
+                if found is None:
+                    self._give_back(charge)
+        return obstacle
 
     def _draw(self, charge: Charge, now: float) -> _Obstacle | None:
         slot = self._slot(charge.key)
         with slot.lock:
             self._look(charge.key, slot, now)
             if slot.view.silent_until > now:
-                return _Obstacle(charge.key, slot.view.silent_until)
+                return slot.view.silent_until, f"budget {charge.key} is"
             if not slot.view.windows:
                 return None
             if charge.cost <= self._ahead(slot, now):
@@ -405,17 +394,16 @@ class Budget:
             taken: What was already taken off for it.
         """
         headroom = self._headroom if key.startswith("did:") else 0.0
-        worst: _Obstacle | None = None
-        if bucket.silent_until > now:
-            worst = _Obstacle(key, bucket.silent_until)
-        for policy, known in bucket.windows.items():
-            window = known.at(now)
+
+        def fits(window: Window) -> bool:
             remaining = window.remaining + taken
             # A cost above the whole limit is let through when nothing is spent: waiting would never make it fit.
-            fits = remaining >= window.limit or cost <= remaining - int(window.limit * headroom)
-            if not fits and (worst is None or window.reset > worst.until):
-                worst = _Obstacle(f"{key} ({policy})", window.reset)
-        return worst
+            return remaining >= window.limit or cost <= remaining - int(window.limit * headroom)
+
+        windows = {policy: window.at(now) for policy, window in bucket.windows.items()}
+        full = [(each.reset, f"budget {key} ({policy}) is") for policy, each in windows.items() if not fits(each)]
+        silent = (bucket.silent_until, f"budget {key} is") if bucket.silent_until > now else None
+        return _last([silent, *full])
 
     def _give_back(self, charge: Charge) -> None:
         slot = self._slot(charge.key)
@@ -515,11 +503,6 @@ def hour_under_way(bucket: Bucket, per_hour: int, now: float) -> Window | None:
     return replace(window, limit=per_hour, remaining=per_hour - (window.limit - window.remaining))
 
 
-def erases(writes: Iterable[Write]) -> bool:
-    """Whether a batch deletes something. Such a commit counts and is never held back: erasure does not wait for us."""
-    return any(write.action == "delete" for write in writes)
-
-
 class Pace:
     """The pace of one PDS; safe to share between threads, and between processes through the store.
 
@@ -528,10 +511,10 @@ class Pace:
     Args:
         host: Of the PDS.
         per_hour: Commits in an hour; 0 for no limit.
-        store: Where the count is kept.
+        store: Where the count is kept; in memory when None.
+        max_wait: Longest wait in seconds for the next hour; beyond it the caller is told to come back.
         clock: Epoch seconds.
         sleep: Waits that many seconds.
-        max_wait: Longest wait in seconds for the next hour; beyond it the caller is told to come back.
     """
 
     def __init__(
@@ -539,14 +522,14 @@ class Pace:
         host: str,
         per_hour: int,
         *,
-        store: BudgetStore,
-        clock: Callable[[], float],
-        sleep: Callable[[float], None],
+        store: BudgetStore | None = None,
         max_wait: float = 60.0,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._host = host
         self._per_hour = per_hour
-        self._store = store
+        self._store = store or MemoryBudgetStore()
         self._clock = clock
         self._sleep = sleep
         self._max_wait = max_wait
@@ -580,7 +563,7 @@ class Pace:
 
         Args:
             subject: Whose it is; what was reserved for it is used.
-            held: Whether it waits when the hour is spent. One that does not is counted all the same.
+            held: False for one that does not wait when the hour is spent; it is counted all the same.
 
         Raises:
             RateLimited, Transient: As `reserve`; nothing was sent.
@@ -605,22 +588,13 @@ class Pace:
         return reserved
 
     def _take(self, *, held: bool) -> None:
-        waited = 0.0
-        while True:
-            now = self._clock()
+        what = f"{self._per_hour} commits an hour that the relay of {self._host} takes (AC_RELAY_COMMITS_PER_HOUR) are"
+
+        def draw(now: float) -> _Obstacle | None:
             until = self._draw(now, held=held)
-            if until is None:
-                return
-            pause = until - now
-            if waited + pause > self._max_wait:
-                raise RateLimited(
-                    f"The {self._per_hour} commits an hour that the relay of {self._host} takes "
-                    f"(AC_RELAY_COMMITS_PER_HOUR) are spent for another {pause:.0f} s; nothing was sent. "
-                    "Continue then.",
-                    retry_after=pause,
-                )
-            self._sleep(pause)
-            waited += pause
+            return None if until is None else (until, what)
+
+        _wait(draw, self._max_wait, self._clock, self._sleep)
 
     def _draw(self, now: float, *, held: bool) -> float | None:
         """Count one commit; or None of it, and when the next hour begins."""

@@ -98,7 +98,7 @@ def decode_block(data: bytes, name: str) -> Any:
 
 
 def is_dag_cbor(cid: object) -> TypeGuard[bytes]:
-    """Whether a decoded value is the binary CID of a DAG-CBOR block."""
+    """True if a decoded value is the binary CID of a DAG-CBOR block."""
     return type(cid) is bytes and len(cid) == _CID_LENGTH and cid[:4] == DAG_CBOR_CID
 
 

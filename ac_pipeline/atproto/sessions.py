@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
@@ -28,6 +29,9 @@ SIGN_IN_LIMITS: Final = ((30, 300.0), (300, 86_400.0))
 
 REFRESH_MARGIN: Final = 60.0
 """Seconds before its expiry at which a token is renewed, so that it does not run out on its way to the PDS."""
+
+SIGN_IN_SECONDS: Final = 30.0
+"""Seconds of silence before a sign-in is given up, however long other calls may take."""
 
 _OK: Final = 200
 
@@ -71,42 +75,22 @@ class SignIn(Protocol):
     """The two calls a session is made with."""
 
     def create_session(self, did: str, password: str) -> Tokens:
-        """Sign in (`com.atproto.server.createSession`).
+        """Sign in (`com.atproto.server.createSession`); sent once, as the PDS counts attempts.
 
         Raises:
-            WrongPassword, AccountInactive, Blocked: The PDS refuses the account.
+            WrongPassword: The PDS refuses DID and password; it does not say which.
+            AccountInactive: Deactivated, taken down or suspended; a PDS signs in deactivated accounts and says so.
+            AccountUnknown: It signs in another account; status 200.
+            Blocked: Another refusal.
         """
 
     def refresh_session(self, did: str, refresh: str) -> Tokens:
         """Renew (`com.atproto.server.refreshSession`).
 
         Raises:
-            TokenRefused: The refresh token is expired, revoked or unknown.
-            AccountInactive: As its name says.
+            TokenRefused: The refresh token is expired, revoked, unknown or another account's.
+            AccountInactive: Deactivated, taken down or suspended.
         """
-
-
-class MemorySessionStore:
-    """Tokens for the life of the process."""
-
-    def __init__(self) -> None:
-        self._tokens: dict[str, Tokens] = {}
-        self._sign_ins: dict[str, tuple[float, ...]] = {}
-
-    def load(self, did: str) -> Tokens | None:
-        return self._tokens.get(did)
-
-    def save(self, did: str, tokens: Tokens) -> None:
-        self._tokens[did] = tokens
-
-    def drop(self, did: str) -> None:
-        self._tokens.pop(did, None)
-
-    def sign_ins(self, did: str) -> Sequence[float]:
-        return self._sign_ins.get(did, ())
-
-    def count_sign_in(self, did: str, at: float, keep: int) -> None:
-        self._sign_ins[did] = (*self._sign_ins.get(did, ()), at)[-keep:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +124,7 @@ class Sessions:
         self,
         store: SessionStore,
         *,
-        clock: Callable[[], float],
+        clock: Callable[[], float] = time.time,
         limits: tuple[tuple[int, float], ...] = SIGN_IN_LIMITS,
     ) -> None:
         self._store = store
@@ -163,10 +147,7 @@ class Sessions:
             WrongPassword, AccountInactive, Blocked: The PDS refuses the account.
             Transient: The PDS did not answer.
         """
-        did, password = account.did, account.password
-        if not did or not password:
-            missing = "DID" if not did else "password"
-            raise NoCredentials(f"Account {account.key} has no PDS {missing} on the platform; add it there.")
+        did, password = _credentials(account)
         slot = self._slot(did)
         with slot.lock:
             if not self._usable(slot.tokens, refused):
@@ -182,10 +163,7 @@ class Sessions:
         Raises:
             As `access`; a refused password leaves the session there was.
         """
-        did, password = account.did, account.password
-        if not did or not password:
-            missing = "DID" if not did else "password"
-            raise NoCredentials(f"Account {account.key} has no PDS {missing} on the platform; add it there.")
+        did, password = _credentials(account)
         slot = self._slot(did)
         with slot.lock:
             slot.tokens = self._sign_in(did, password, slot, via)
@@ -255,6 +233,13 @@ class Sessions:
         return expiry is None or self._clock() < expiry - REFRESH_MARGIN
 
 
+def _credentials(account: Account) -> tuple[str, str]:
+    if account.did and account.password:
+        return account.did, account.password
+    missing = "password" if account.did else "DID"
+    raise NoCredentials(f"Account {account.key} has no PDS {missing} on the platform; add it there.")
+
+
 def expires_at(token: str) -> float | None:
     """Epoch seconds at which a JWT expires, None when it does not say; its signature is the PDS's business."""
     parts = token.split(".")
@@ -271,54 +256,28 @@ def expires_at(token: str) -> float | None:
         return None
 
 
-CREATE: Final = "com.atproto.server.createSession"
-REFRESH: Final = "com.atproto.server.refreshSession"
-
-
 class PdsSignIn:
-    """The `SignIn` of one PDS.
+    """The `SignIn` of one PDS."""
 
-    Args:
-        transport: What sends.
-        timeout: Seconds.
-    """
-
-    def __init__(self, transport: Transport, *, timeout: float) -> None:
+    def __init__(self, transport: Transport) -> None:
         self._transport = transport
-        self._timeout = timeout
 
     def create_session(self, did: str, password: str) -> Tokens:
-        """Sign in; sent once, as the PDS counts attempts.
-
-        Raises:
-            WrongPassword: The PDS refuses DID and password; it does not say which.
-            AccountInactive: Deactivated, taken down or suspended; a PDS signs in deactivated accounts and says so.
-            AccountUnknown: It signs in another account; status 200.
-            Blocked: Another refusal.
-        """
         request = Request(
             Call.SIGN_IN,
-            "create_session",
-            "POST",
-            CREATE,
+            "com.atproto.server.createSession",
             did,
-            (Charge(f"sign-in {did}", 1), Charge(self._transport.host, 1)),
+            (Charge(f"sign-in {did}", 1),),
+            method="POST",
             body=json.dumps({"identifier": did, "password": password}).encode(),
-            content_type="application/json",
             secrets=(password,),
-            timeout=self._timeout,
+            timeout=SIGN_IN_SECONDS,
         )
         return self._transport.send(request, lambda body: self._tokens(did, body))
 
     def refresh_session(self, did: str, refresh: str) -> Tokens:
-        """Renew a session.
-
-        Raises:
-            TokenRefused: The refresh token is expired, revoked, unknown or another account's.
-            AccountInactive: Deactivated, taken down or suspended.
-        """
-        charges = (Charge(self._transport.host, 1),)
-        request = Request(Call.REFRESH, "other", "POST", REFRESH, did, charges, token=refresh, timeout=self._timeout)
+        nsid = "com.atproto.server.refreshSession"
+        request = Request(Call.REFRESH, nsid, did, method="POST", token=refresh, timeout=SIGN_IN_SECONDS)
         try:
             return self._transport.send(request, lambda body: self._tokens(did, body))
         except AccountUnknown as error:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import re
 from collections.abc import Callable, Mapping
-from datetime import date
+from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from typing import Final
 from urllib.parse import urlencode
@@ -34,20 +34,20 @@ _DEEPEST: Final = 128
 """Levels of a record that is read: so many, every walk over it can go down."""
 
 _ALPHABET: Final = "234567abcdefghijklmnopqrstuvwxyz"
-_DIGIT: Final = {letter: value for value, letter in enumerate(_ALPHABET)}
-_TID: Final = re.compile(f"[{_ALPHABET[:16]}][{_ALPHABET}]{{12}}")
-_RECORD_KEY: Final = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._:~-]{1,512}")
-
 _AT_URI: Final = re.compile(r"at://(did:[^/]+)/([^/]+)/([^/]+)")
 
-_EPOCH_DAY: Final = date(1970, 1, 1).toordinal()
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_TID_MICROS: Final = 2**53 - 1
 _MAX_TID_MS: Final = _MAX_TID_MICROS // 1000 - 1  # so that every sub-millisecond part still fits: June 2255
 _DATETIME: Final = re.compile(
-    r"(\d{4})-(\d\d)-(\d\d)T([01]\d|2[0-3]):([0-5]\d):([0-5]\d)(?:\.(\d+))?"
-    r"(?:Z|([+-])([01]\d|2[0-3]):([0-5]\d))",
-    re.ASCII,
+    r"\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d+)?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII
 )
+
+
+def _form(pattern: str, most: int) -> Callable[[str], bool]:
+    """True for a text of at most so many characters that is of this form as a whole."""
+    whole = re.compile(pattern)
+    return lambda text: len(text) <= most and whole.fullmatch(text) is not None
 
 
 # ---------------------------------------------------------------------------------------------------------------- CIDs
@@ -203,7 +203,7 @@ def bytes_of(value: dict[object, object]) -> bytes | None:
 
 
 def _is_link(raw: bytes) -> bool:
-    """Whether libipld takes these bytes for a CID; it has no type of its own for links."""
+    """True if libipld takes these bytes for a CID; it has no type of its own for links."""
     return bool(libipld.encode_dag_cbor(raw)[:2] == _LINK_TAG)
 
 
@@ -237,23 +237,8 @@ def tid(micros: int, clock: int) -> str:
     return "".join([_ALPHABET[number >> shift & 31] for shift in range(60, -1, -5)])
 
 
-def is_tid(text: str) -> bool:
-    """Whether `text` is a TID: 13 characters, the first one without the top bit."""
-    return _TID.fullmatch(text) is not None
-
-
-def tid_time(text: str) -> int:
-    """Microseconds since 1970 of a TID.
-
-    Raises:
-        ValueError: `text` is not a TID.
-    """
-    if not is_tid(text):
-        raise ValueError(f"{text[:80]!r} is not a TID")
-    number = 0
-    for letter in text:
-        number = number << 5 | _DIGIT[letter]
-    return number >> 10
+is_tid: Final = _form(f"[{_ALPHABET[:16]}][{_ALPHABET}]{{12}}", 13)
+"""True for a TID: 13 characters, the first one without the top bit."""
 
 
 def document_tid(nsid: str, oid: str, when_ms: int, salt: int = 0) -> str:
@@ -270,9 +255,8 @@ def document_tid(nsid: str, oid: str, when_ms: int, salt: int = 0) -> str:
     return tid(clamped * 1000 + number % 1000, number // 1000 % 1024)
 
 
-def is_record_key(text: str) -> bool:
-    """Whether `text` can be a record key at all: 1 to 512 of `A-Za-z0-9._:~-`, not `.` or `..`."""
-    return _RECORD_KEY.fullmatch(text) is not None
+is_record_key: Final = _form(r"(?!\.{1,2}\Z)[A-Za-z0-9._:~-]+", 512)
+"""True for what can be a record key at all: 1 to 512 of `A-Za-z0-9._:~-`, not `.` or `..`."""
 
 
 def at_uri(did: str, nsid: str, rkey: str) -> str:
@@ -297,28 +281,23 @@ def parse_datetime(text: str) -> int | None:
 
     `T`, seconds and a zone are required; a leap second and a day that does not exist are refused.
     """
-    match = _DATETIME.fullmatch(text)
-    if match is None:
+    if _DATETIME.fullmatch(text) is None:
         return None
-    year, month, day, hour, minute, second, fraction, sign, zone_hours, zone_minutes = match.groups()
     try:
-        days = date(int(year), int(month), int(day)).toordinal() - _EPOCH_DAY
+        moment = datetime.fromisoformat(text)
     except ValueError:
         return None
-    minutes = (days * 24 + int(hour)) * 60 + int(minute)
-    if sign:
-        offset = int(zone_hours) * 60 + int(zone_minutes)
-        minutes -= offset if sign == "+" else -offset
-    return (minutes * 60 + int(second)) * 1000 + (int(f"{fraction}00"[:3]) if fraction else 0)
+    return (moment - _EPOCH) // timedelta(milliseconds=1)
 
 
 _LABEL: Final = r"[a-zA-Z0-9](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
 _TOP_LABEL: Final = r"[a-zA-Z](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
-_DID: Final = re.compile(r"did:[a-z]+:[a-zA-Z0-9._:%-]*[a-zA-Z0-9._-]")
-_HANDLE: Final = re.compile(rf"(?:{_LABEL}\.)+{_TOP_LABEL}")
-_NSID: Final = re.compile(rf"{_TOP_LABEL}(?:\.{_LABEL})+\.[a-zA-Z][a-zA-Z0-9]{{0,62}}")
+is_did: Final = _form(r"did:[a-z]+:[a-zA-Z0-9._:%-]*[a-zA-Z0-9._-]", 2048)
+is_handle: Final = _form(rf"(?:{_LABEL}\.)+{_TOP_LABEL}", 253)
+is_nsid: Final = _form(rf"{_TOP_LABEL}(?:\.{_LABEL})+\.[a-zA-Z][a-zA-Z0-9]{{0,62}}", 317)
+is_uri: Final = _form(r"[a-zA-Z][a-zA-Z0-9+.-]*:(?://)?[^\s/\ufeff][^\s\ufeff]*", 8192)
+"""True for a URI with a scheme, as RFC 3986 has it, without white space; what lies behind the scheme is not read."""
 _AT_URI_FORM: Final = re.compile(r"at://([^/?#]+)(?:/([^/?#]+)(?:/([^/?#]+))?)?")
-_URI: Final = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]*:(?://)?[^\s/\ufeff][^\s\ufeff]*")
 
 # RFC 5646, section 2.1, with the primary subtag in lower case and of two or three letters, as the protocol wants it.
 _LANGUAGE: Final = re.compile(
@@ -347,20 +326,8 @@ def is_datetime(text: str) -> bool:
     return ms is not None and ms <= _LAST_MS
 
 
-def is_did(text: str) -> bool:
-    return len(text) <= 2048 and _DID.fullmatch(text) is not None
-
-
-def is_handle(text: str) -> bool:
-    return len(text) <= 253 and _HANDLE.fullmatch(text) is not None
-
-
 def is_at_identifier(text: str) -> bool:
     return is_did(text) if text.startswith("did:") else is_handle(text)
-
-
-def is_nsid(text: str) -> bool:
-    return len(text) <= 317 and _NSID.fullmatch(text) is not None
 
 
 def is_at_uri(text: str) -> bool:
@@ -374,12 +341,6 @@ def is_at_uri(text: str) -> bool:
         and (collection is None or is_nsid(collection))
         and (key is None or is_record_key(key))
     )
-
-
-def is_uri(text: str) -> bool:
-    """Any URI with a scheme as RFC 3986 has it, without white space, at most 8 KiB; what lies behind the scheme is not
-    looked at."""
-    return len(text) <= 8192 and _URI.fullmatch(text) is not None
 
 
 def is_cid(text: str) -> bool:

@@ -1,11 +1,12 @@
 """One XRPC request: asked of the budget, sent, counted, repeated where that is safe, its refusal turned into an error.
 
-What requests mean belongs to `client.py`, what refusals mean to `xrpc_errors.py`.
+What requests mean belongs to `client.py`, what refusals mean to `xrpc_errors.py`. `package.py` sends the calls of the
+`atproto` package with what is here.
 """
 
 from __future__ import annotations
 
-import base64
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -33,14 +34,28 @@ from ac_pipeline.errors import (
     Blocked,
     Misconfigured,
     Permanent,
+    PipelineError,
     RateLimited,
     RepositoryUnreadable,
     ServerFailed,
     ServiceUnreachable,
 )
 from ac_pipeline.proxies import DIRECT, Proxies, through
+from ac_pipeline.redaction import basic
 
-Kind = Literal["apply_writes", "upload_blob", "get_repo", "list_repos", "create_session", "other"]
+_KINDS: Final = {
+    "com.atproto.repo.applyWrites": "apply_writes",
+    "com.atproto.repo.uploadBlob": "upload_blob",
+    "com.atproto.sync.getRepo": "get_repo",
+    "com.atproto.sync.listRepos": "list_repos",
+    "com.atproto.server.createSession": "create_session",
+}
+"""Under which name of `Usage` a call is counted; all others are `other`."""
+
+Method = Literal["GET", "HEAD", "POST"]
+
+_NOT_GENERAL: Final = frozenset({"com.atproto.sync.getRepo"})
+"""Calls that have a limit of their own in place of the server's general one (atproto facts, Limits)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,35 +75,10 @@ class Usage:
         """What was used since `earlier`."""
         return Usage(*(getattr(self, item.name) - getattr(earlier, item.name) for item in fields(self)))
 
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(self)))
-
     @property
     def requests(self) -> dict[str, int]:
         """Requests by kind, under the names of the report."""
         return {item.name: getattr(self, item.name) for item in fields(self) if not item.name.startswith("bytes_")}
-
-
-class Meter:
-    """Counts from any thread."""
-
-    def __init__(self) -> None:
-        self._lock = Lock()
-        self._counts: Counter[str] = Counter()
-
-    def request(self, kind: Kind, uploaded: int) -> None:
-        with self._lock:
-            self._counts[kind] += 1
-            self._counts["bytes_uploaded"] += uploaded
-
-    def downloaded(self, amount: int) -> None:
-        with self._lock:
-            self._counts["bytes_downloaded"] += amount
-
-    def usage(self) -> Usage:
-        """The counts so far."""
-        with self._lock:
-            return Usage(**self._counts)
 
 
 PAUSES: Final = (0.5, 1.0, 2.0)
@@ -134,14 +124,12 @@ class Request:
 
     Args:
         call: What its failure means.
-        kind: Under which name it is counted.
-        method: HTTP method.
-        nsid: Method of the PDS.
+        nsid: Method of the server.
         subject: What it is about, for messages: a DID, mostly.
-        charges: What it takes from which budget.
+        charges: What it takes from which budget, besides one of the server's general one.
+        method: HTTP method.
         params: Query.
-        body: Body, with its `content_type`.
-        content_type: MIME type of the body.
+        body: JSON, where `headers` name no other type.
         headers: Further headers.
         token: Bearer token.
         admin: Password of the PDS's administrator, for the calls that want it.
@@ -151,14 +139,12 @@ class Request:
     """
 
     call: Call
-    kind: Kind
-    method: Literal["GET", "HEAD", "POST"]
     nsid: str
     subject: str
-    charges: tuple[Charge, ...]
+    charges: tuple[Charge, ...] = ()
+    method: Method = "GET"
     params: Mapping[str, str | int] = field(default_factory=dict)
     body: bytes | None = field(default=None, repr=False)
-    content_type: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
     token: str | None = field(default=None, repr=False)
     admin: str | None = field(default=None, repr=False)
@@ -173,11 +159,11 @@ class Transport:
     Args:
         url: Address of the PDS.
         http: As `open_http` makes it.
+        budget: Asked before each request, told of each answer.
         bypass_key: Sent as `x-ratelimit-bypass`; a secret.
+        limits: How long, slow and large answers may be.
         clock: Epoch seconds.
         sleep: Waits that many seconds.
-        budget: Asked before each request, told of each answer.
-        limits: How long, slow and large answers may be.
 
     Raises:
         Misconfigured: The address or the key cannot be used.
@@ -188,11 +174,11 @@ class Transport:
         url: str,
         *,
         http: httpx.Client,
-        bypass_key: str | None,
-        clock: Callable[[], float],
-        sleep: Callable[[float], None],
         budget: Budget,
+        bypass_key: str | None = None,
         limits: Limits | None = None,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         try:
             address = httpx.URL(url)
@@ -210,8 +196,10 @@ class Transport:
         self._clock = clock
         self._sleep = sleep
         self._budget = budget
+        self._general = Charge(self.host, 1)
         self._limits = limits or Limits()
-        self.meter: Final = Meter()
+        self._lock = Lock()
+        self._counts: Counter[str] = Counter()
 
     def send(self, request: Request, read: Callable[[bytes], Read]) -> Read:
         """Send a request, again where that is safe, and return what `read` makes of its successful answer.
@@ -227,27 +215,31 @@ class Transport:
                 `Blocked` of status 200, that it is, and is not what was asked for.
 
         Raises:
-            PipelineError: What `answers.classify` makes of the refusal, or of no answer at all.
+            PipelineError: What `xrpc_errors.classify` makes of the refusal, or of no answer at all.
         """
-        attempt, said = 0, ""
+        return self.repeat(request, lambda: self.once(request, read))
+
+    def repeat(self, request: Request, once: Callable[[], Read]) -> Read:
+        """What `once` returns, which sends the request: called when the budget allows, and again as `send` says."""
+        call, attempt, said = request.call, 0, ""
         while True:
-            self._budget.reserve(request.charges)
+            self._budget.reserve(self._charges(request))
             last = attempt == len(PAUSES)
             try:
-                return self._once(request, read)
+                return once()
             except RateLimited:
                 # Reserving again waits for the reset when it is near, and raises when it is not.
-                if request.call not in (Call.READ, Call.UPLOAD) or last:
+                if call not in (Call.READ, Call.UPLOAD) or last:
                     raise
             except (ServiceUnreachable, ServerFailed, RepositoryUnreadable) as error:
                 # Another 3xx or 4xx is an answer, and would be the same again; what exceeds a limit would do so again.
                 failed = error.status is None or error.status >= _SERVER_ERROR or isinstance(error, Malformed)
-                again = failed and not isinstance(error, OverLimit) and request.call in REPEATABLE - {Call.SIGN_IN}
+                again = failed and not isinstance(error, OverLimit) and call in REPEATABLE - {Call.SIGN_IN}
                 if not (again or isinstance(error, NothingSent)) or last:
                     raise
                 self._sleep(PAUSES[attempt])
             except (Permanent, Blocked) as error:
-                if error.status != _OK or request.call not in REPEATABLE - {Call.SIGN_IN} or error.message == said:
+                if error.status != _OK or call not in REPEATABLE - {Call.SIGN_IN} or error.message == said:
                     raise
                 if last:
                     raise ServerFailed(f"{error.message} It answers otherwise each time.", status=_OK) from None
@@ -255,10 +247,11 @@ class Transport:
                 self._sleep(PAUSES[attempt])
             attempt += 1
 
-    def _once(self, request: Request, read: Callable[[bytes], Read]) -> Read:
-        subject = f"{request.nsid} for {request.subject} at {self.place}"
+    def once(self, request: Request, read: Callable[[bytes], Read]) -> Read:
+        """Send a request whose charges are reserved, once; otherwise as `send`."""
+        subject, charges = self._subject(request), self._charges(request)
         limit = getattr(self._limits, request.limit)
-        self.meter.request(request.kind, len(request.body or b""))
+        self._count({_KINDS.get(request.nsid, "other"): 1, "bytes_uploaded": len(request.body or b"")})
         # The cause is left out of what is raised here: httpx quotes header values in some of its messages.
         try:
             with (
@@ -282,46 +275,60 @@ class Transport:
             raise lost(request.call, subject, self._reason(error, request), sent=False) from None
         except httpx.RequestError as error:
             raise lost(request.call, subject, self._reason(error, request), sent=True) from None
-        self.meter.downloaded(response.num_bytes_downloaded)
+        self._count({"bytes_downloaded": response.num_bytes_downloaded})
         if response.status_code == _OK:
-            self._budget.learn(response.headers, request.charges)
+            self._budget.learn(response.headers, charges)
             try:
                 kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
                 need(kind != "text/html" and not (request.method == "HEAD" and kind in _NO_BLOB), f"it is {kind}")
                 return read(body)
             except (ValueError, RecursionError) as error:
-                words = scrub(str(error), self._secrets(request))
-                raise unfit(request.call, subject, Malformed(f"not an answer to this call ({words})")) from None
+                raise self.malformed(request, str(error)) from None
         answer = read_answer(
             response.status_code, response.headers, body, now=self._clock(), secrets=self._secrets(request)
         )
         if response.status_code == _RATE_LIMITED:
-            self._budget.refused(response.headers, request.charges, answer.retry_after)
+            self._budget.refused(response.headers, charges, answer.retry_after)
         else:
-            self._budget.learn(response.headers, request.charges)
+            self._budget.learn(response.headers, charges)
         raise classify(request.call, answer, subject)
 
+    def usage(self) -> Usage:
+        """Requests and bytes so far; subtract two of them for what lies between."""
+        with self._lock:
+            return Usage(**self._counts)
+
+    def _count(self, used: Mapping[str, int]) -> None:
+        with self._lock:
+            self._counts.update(used)
+
+    def malformed(self, request: Request, why: str) -> PipelineError:
+        """The error of a request whose successful answer is none to it."""
+        words = scrub(why, self._secrets(request))
+        return unfit(request.call, self._subject(request), Malformed(f"not an answer to this call ({words})"))
+
+    def _charges(self, request: Request) -> tuple[Charge, ...]:
+        return request.charges if request.nsid in _NOT_GENERAL else (*request.charges, self._general)
+
+    def _subject(self, request: Request) -> str:
+        return f"{request.nsid} for {request.subject} at {self.place}"
+
     def _headers(self, request: Request) -> dict[str, str]:
-        headers = dict(request.headers)
-        if request.content_type is not None:
-            headers["Content-Type"] = request.content_type
+        headers = {} if request.body is None else {"Content-Type": "application/json"}
+        headers |= request.headers
         if request.token is not None:
             headers["Authorization"] = f"Bearer {request.token}"
         elif request.admin is not None:
-            headers["Authorization"] = f"Basic {_basic(request.admin)}"
+            headers["Authorization"] = f"Basic {basic('admin', request.admin)}"
         if self._bypass_key is not None:
             headers[_BYPASS] = self._bypass_key
         return headers
 
     def _secrets(self, request: Request) -> tuple[str, ...]:
-        admin = (request.admin, _basic(request.admin).rstrip("=")) if request.admin else ()
+        admin = (request.admin, basic("admin", request.admin).rstrip("=")) if request.admin else ()
         return (*request.secrets, *admin, request.token or "", self._bypass_key or "")
 
     def _reason(self, error: httpx.RequestError, request: Request) -> str:
         said = scrub(str(error), self._secrets(request))
         kind = type(error).__name__
         return f"no answer{through(error)} ({kind}: {said})" if said else f"no answer{through(error)} ({kind})"
-
-
-def _basic(password: str) -> str:
-    return base64.b64encode(f"admin:{password}".encode()).decode("ascii")

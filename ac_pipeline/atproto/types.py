@@ -67,6 +67,11 @@ def points(writes: Iterable[Write]) -> int:
     return sum(POINTS[write.action] for write in writes)
 
 
+def erases(writes: Iterable[Write]) -> bool:
+    """True if a batch deletes something. Such a commit counts and is never held back: erasure does not wait for us."""
+    return any(write.action == "delete" for write in writes)
+
+
 def request_bytes(write: Write) -> int:
     """Bytes that one operation adds to a body: its JSON in UTF-8 and the comma.
 

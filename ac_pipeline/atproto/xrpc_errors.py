@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC
-from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from typing import Any, Final
 
 from ac_pipeline.atproto.syntax import at_uri, cid_bytes, is_did, is_tid
 from ac_pipeline.atproto.types import Commit, RepositoryStatus, Write
+from ac_pipeline.bounds import seconds_to_wait
 from ac_pipeline.errors import (
     AccountInactive,
     AccountRefused,
@@ -54,29 +53,6 @@ def content_of(body: bytes) -> dict[str, Any]:
         raise ValueError("it is not JSON") from None
     need(isinstance(content, dict), "it is not a JSON object")
     return dict(content)
-
-
-def nothing(body: bytes) -> None:
-    """The answer of a call that has none."""
-    need(not body.strip() or content_of(body) == {}, "this call answers with nothing")
-
-
-def did_of(body: bytes, **fixed: str) -> str:
-    """The DID in a body whose other fields `fixed` are as asked for, but for the case of their letters."""
-    content = content_of(body)
-    did = content.get("did")
-    need(all(str(content.get(key)).lower() == value.lower() for key, value in fixed.items()), "it is about another one")
-    if not isinstance(did, str) or not is_did(did):
-        raise ValueError("it names no DID")
-    return did
-
-
-def text_of(body: bytes, name: str) -> str:
-    """A text that is not empty."""
-    text = content_of(body).get(name)
-    if not isinstance(text, str) or not text:
-        raise ValueError(f"it has no {name}")
-    return text
 
 
 def blob_limit_of(body: bytes) -> int | None:
@@ -121,8 +97,8 @@ def status_of(did: str, body: bytes) -> RepositoryStatus:
     return RepositoryStatus(did, head, rev, active=True, status=None)
 
 
-def page_of(body: bytes, cursor: str | None) -> tuple[list[dict[str, Any]], str | None]:
-    """The repositories on a page of `listRepos`, each with a DID and perhaps a state, and the next cursor.
+def page_of(body: bytes, cursor: str | None) -> tuple[list[RepositoryStatus], str | None]:
+    """The repositories on a page of `listRepos`, and the next cursor.
 
     Args:
         cursor: The one that was sent.
@@ -131,19 +107,17 @@ def page_of(body: bytes, cursor: str | None) -> tuple[list[dict[str, Any]], str 
     repos: Any = content.get("repos")
     following = content.get("cursor")
     need(isinstance(repos, list), "it lists no repositories")
+    statuses: list[RepositoryStatus] = []
     for repo in repos:
         need(isinstance(repo, dict) and isinstance(repo.get("did"), str) and is_did(repo["did"]), "it lists no DIDs")
-        need(isinstance(repo.get("active", True), bool), "it does not say who is active")
-        need(isinstance(repo.get("status", ""), str | None), "it gives no status")
+        active, status = repo.get("active", True), repo.get("status")
+        need(isinstance(active, bool), "it does not say who is active")
+        need(isinstance(status, str | None), "it gives no status")
+        head, rev = _head(repo, "head")
+        statuses.append(RepositoryStatus(repo["did"], head, rev, active=active, status=status))
     need(isinstance(following, str | None), "its cursor is none")
     need(not following or following != cursor, f"it does not get beyond {cursor!r}")
-    return repos, following or None
-
-
-def repository_of(repo: dict[str, Any]) -> RepositoryStatus:
-    """One entry of a page of our PDS."""
-    head, rev = _head(repo, "head")
-    return RepositoryStatus(repo["did"], head, rev, active=repo.get("active", True), status=repo.get("status"))
+    return statuses, following or None
 
 
 def blob_of(body: bytes) -> dict[str, Any]:
@@ -243,231 +217,144 @@ class Answer:
     retry_after: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class _Rule:
-    """One line of the table. An empty set of statuses or names fits all; `words` is searched for in the answer."""
-
-    becomes: type[PipelineError]
-    advice: str
-    calls: frozenset[Call] = _ALL
-    statuses: frozenset[int] = frozenset()
-    names: frozenset[str] = frozenset()
-    words: re.Pattern[str] | None = None
-    xrpc: bool | None = None
-
-    def fits(self, call: Call, answer: Answer) -> bool:
-        return (
-            call in self.calls
-            and (not self.statuses or answer.status in self.statuses)
-            and (not self.names or answer.error in self.names)
-            and (self.words is None or self.words.search(answer.words or "") is not None)
-            and (self.xrpc is None or self.xrpc == (answer.error is not None))
-        )
-
-
-def _any_of(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern, re.IGNORECASE)
-
-
 _READS: Final = frozenset({Call.READ})
 _WRITES: Final = frozenset({Call.WRITE})
 _SENDS: Final = frozenset({Call.WRITE, Call.UPLOAD})
 _SIGN_IN: Final = frozenset({Call.SIGN_IN})
 _NEW_ACCOUNT: Final = frozenset({Call.NEW_ACCOUNT})
 _ADMIN: Final = frozenset({Call.ADMIN})
-_CLIENT_ERRORS: Final = frozenset(range(400, 500))
-_SERVER_ERRORS: Final = frozenset(range(500, 600))
-_REDIRECTS: Final = frozenset(range(300, 400))
+_ANY_STATUS: Final = range(1000)
+_CLIENT_ERRORS: Final = range(400, 500)
+
+_CHECK_DID: Final = "Check the DID of the account, and that PDS_URL is the server that hosts it."
+_RENEWED: Final = "The access is renewed by itself."
+_SEND_LESS: Final = "Send less at once."
+_UPLOAD_AGAIN: Final = "Upload the blob again in the same batch."
+_READ_BACK: Final = "Read the repository back before any retry."
+_READ_CONFLICT: Final = "Read the repository back: a record exists already, or is missing."
 
 _INACTIVE: Final = frozenset(
     f"{subject}{state}"
     for subject in ("Account", "Repo")
     for state in ("Deactivated", "Takedown", "Takendown", "Suspended", "Inactive")
 )
+_TOO_LARGE: Final = frozenset(
+    {"PayloadTooLarge", "PayloadTooLargeError", "CommitTooBig", "BlobTooLarge", "RecordTooLarge"}
+)
+_ANYTHING: Final = re.compile("")
 
-_TABLE: Final = (
-    _Rule(RateLimited, "Wait until the limit resets.", statuses=frozenset({429})),
-    _Rule(
+
+def _says(pattern: str) -> re.Pattern[str]:
+    return re.compile(pattern, re.IGNORECASE)
+
+
+_Rule = tuple[frozenset[Call], Container[int], "frozenset[str] | re.Pattern[str] | None", type[PipelineError], str]
+
+_TABLE: Final[tuple[_Rule, ...]] = (
+    # What was asked, HTTP statuses, and the XRPC error: its names, or a pattern found in name or words (`_ANYTHING`
+    # fits every XRPC error), or None where a proxy may have spoken; then what it becomes, and the advice.
+    (_ALL, {429}, None, RateLimited, "Wait until the limit resets."),
+    (
+        _ADMIN,
+        {401, 403},
+        None,
         Misconfigured,
         "PDS_ADMIN_PASSWORD is not the one this PDS was started with: correct it.",
-        calls=_ADMIN,
-        statuses=frozenset({401, 403}),
     ),
-    _Rule(
-        AccountUnknown,
-        "Check the DID of the account, and that PDS_URL is the server that hosts it.",
-        calls=_ADMIN,
-        statuses=frozenset({400, 404}),
-        words=_any_of(r"NotFound\b|account not found"),
-        xrpc=True,
-    ),
+    (_ADMIN, {400, 404}, _says(r"NotFound\b|account not found"), AccountUnknown, _CHECK_DID),
     # The reference PDS to names that are reserved, taken, too short or too long, and to those that are no handles.
-    _Rule(
+    (
+        _NEW_ACCOUNT | _ADMIN,
+        _CLIENT_ERRORS,
+        _says(r"InvalidHandle\b|HandleNotAvailable\b|handle already taken|valid handle"),
         HandleRefused,
         "Give the account another handle.",
-        calls=_NEW_ACCOUNT | _ADMIN,
-        statuses=_CLIENT_ERRORS,
-        words=_any_of(r"InvalidHandle\b|HandleNotAvailable\b|handle already taken|valid handle"),
-        xrpc=True,
     ),
-    _Rule(
-        AccountRefused,
-        "Correct what it names, then run this again.",
-        calls=_NEW_ACCOUNT | _ADMIN,
-        statuses=_CLIENT_ERRORS,
-        xrpc=True,
-    ),
-    _Rule(
-        AccountInactive,
-        "Reactivate the account, or leave it blocked.",
-        statuses=_CLIENT_ERRORS,
-        names=_INACTIVE,
-    ),
-    _Rule(
+    (_NEW_ACCOUNT | _ADMIN, _CLIENT_ERRORS, _ANYTHING, AccountRefused, "Correct what it names, then run this again."),
+    (_ALL, _CLIENT_ERRORS, _INACTIVE, AccountInactive, "Reactivate the account, or leave it blocked."),
+    (_ALL, _CLIENT_ERRORS, frozenset({"AccountNotFound", "RepoNotFound"}), AccountUnknown, _CHECK_DID),
+    (
+        _READS,
+        {400, 404},
+        _says(r"could not find (repo|root|account|user)|invalid did"),
         AccountUnknown,
-        "Check the DID of the account, and that PDS_URL is the server that hosts it.",
-        statuses=_CLIENT_ERRORS,
-        names=frozenset({"AccountNotFound", "RepoNotFound"}),
+        _CHECK_DID,
     ),
-    _Rule(
-        AccountUnknown,
-        "Check the DID of the account, and that PDS_URL is the server that hosts it.",
-        calls=_READS,
-        statuses=frozenset({400, 404}),
-        words=_any_of(r"could not find (repo|root|account|user)|invalid did"),
-        xrpc=True,
-    ),
-    _Rule(
-        TokenRefused,
-        "The access is renewed by itself.",
-        calls=_WITH_TOKEN,
-        statuses=frozenset({400, 401, 403}),
-        names=frozenset({"ExpiredToken", "InvalidToken"}),
-    ),
-    _Rule(
+    (_WITH_TOKEN, {400, 401, 403}, frozenset({"ExpiredToken", "InvalidToken"}), TokenRefused, _RENEWED),
+    (
+        _SIGN_IN,
+        _ANY_STATUS,
+        frozenset({"AuthFactorTokenRequired"}),
         Blocked,
         "Sign-in by password needs the second factor of this account to be off.",
-        calls=_SIGN_IN,
-        names=frozenset({"AuthFactorTokenRequired"}),
     ),
-    _Rule(
-        WrongPassword,
-        "Store the account's current PDS password on the platform.",
-        calls=_SIGN_IN,
-        statuses=frozenset({401}),
-        xrpc=True,
-    ),
-    _Rule(
-        TokenRefused,
-        "The access is renewed by itself.",
-        calls=_WITH_TOKEN,
-        statuses=frozenset({401}),
-        xrpc=True,
-    ),
-    _Rule(
-        TooLarge,
-        "Send less at once.",
-        calls=_SENDS,
-        statuses=frozenset({413}),
-    ),
-    _Rule(
-        TooLarge,
-        "Send less at once.",
-        calls=_SENDS,
-        statuses=_CLIENT_ERRORS,
-        names=frozenset({"PayloadTooLarge", "PayloadTooLargeError", "CommitTooBig", "BlobTooLarge", "RecordTooLarge"}),
-    ),
+    (_SIGN_IN, {401}, _ANYTHING, WrongPassword, "Store the account's current PDS password on the platform."),
+    (_WITH_TOKEN, {401}, _ANYTHING, TokenRefused, _RENEWED),
+    (_SENDS, {413}, None, TooLarge, _SEND_LESS),
+    (_SENDS, _CLIENT_ERRORS, _TOO_LARGE, TooLarge, _SEND_LESS),
     # The reference PDS to a commit over 2,000,000 bytes: 400 InvalidRequest "Too many writes. Max event size: 2MB".
-    _Rule(
+    (
+        _SENDS,
+        {400},
+        _says(r"too many writes|max event size|\b(payload|request|entity|body|commit)\b.{0,40}\btoo (large|big)\b"),
         TooLarge,
-        "Send less at once.",
-        calls=_SENDS,
-        statuses=frozenset({400}),
-        words=_any_of(
-            r"too many writes|max event size|\b(payload|request|entity|body|commit)\b.{0,40}\btoo (large|big)\b"
-        ),
-        xrpc=True,
+        _SEND_LESS,
     ),
-    _Rule(
+    (
+        _WRITES,
+        _CLIENT_ERRORS,
+        frozenset({"InvalidSwap"}),
         RepositoryMoved,
         "Read the repository again and plan anew.",
-        calls=_WRITES,
-        statuses=_CLIENT_ERRORS,
-        names=frozenset({"InvalidSwap"}),
     ),
-    _Rule(
-        BlobMissing,
-        "Upload the blob again in the same batch.",
-        calls=_WRITES | _READS,
-        statuses=_CLIENT_ERRORS,
-        names=frozenset({"BlobNotFound"}),
-    ),
+    (_WRITES | _READS, _CLIENT_ERRORS, frozenset({"BlobNotFound"}), BlobMissing, _UPLOAD_AGAIN),
     # The reference PDS to `getBlob`: 400 InvalidRequest "Blob not found".
-    _Rule(
-        BlobMissing,
-        "Upload the blob again in the same batch.",
-        calls=_READS,
-        statuses=frozenset({400, 404}),
-        words=_any_of(r"blob not found"),
-        xrpc=True,
-    ),
+    (_READS, {400, 404}, _says(r"blob not found"), BlobMissing, _UPLOAD_AGAIN),
     # The reference PDS says 500 where a record exists or is missing, others say 409 or 400 (WRITE-7).
-    _Rule(
-        OutcomeUnknown,
-        "Read the repository back: a record exists already, or is missing.",
-        calls=_WRITES,
-        statuses=frozenset({409}),
-    ),
-    _Rule(
-        OutcomeUnknown,
-        "Read the repository back: a record exists already, or is missing.",
-        calls=_WRITES,
-        statuses=frozenset({400, 404}),
-        words=_any_of(
+    (_WRITES, {409}, None, OutcomeUnknown, _READ_CONFLICT),
+    (
+        _WRITES,
+        {400, 404},
+        _says(
             r"RecordAlreadyExists|RecordNotFound|RecordExists"
             r"|\brecord\b.{0,200}\b(already exists|not found|does not exist)|could not (find|locate) record"
         ),
-        xrpc=True,
+        OutcomeUnknown,
+        _READ_CONFLICT,
     ),
-    _Rule(
+    (
+        _ALL,
+        {501},
+        frozenset({"MethodNotImplemented"}),
         ServerFailed,
         "Check that PDS_URL names a PDS that knows this call.",
-        statuses=frozenset({501}),
-        names=frozenset({"MethodNotImplemented"}),
     ),
-    _Rule(
+    (
+        _ALL,
+        range(300, 400),
+        None,
         ServiceUnreachable,
         "Set PDS_URL to the address it redirects to; redirects are not followed.",
-        statuses=_REDIRECTS,
     ),
-    _Rule(OutcomeUnknown, "Read the repository back before any retry.", calls=_WRITES, statuses=_SERVER_ERRORS),
-    _Rule(
-        Blocked,
-        "Ask the operator of the PDS why this account may not do this.",
-        calls=_SENDS | _SIGN_IN,
-        statuses=frozenset({403}),
-        xrpc=True,
-    ),
-    _Rule(
-        Blocked,
-        "Check DID and password of the account.",
-        calls=_SIGN_IN,
-        statuses=_CLIENT_ERRORS,
-        xrpc=True,
-    ),
-    _Rule(TokenRefused, "The access is renewed by itself.", calls=frozenset({Call.REFRESH}), statuses=_CLIENT_ERRORS),
-    _Rule(
-        RecordRefused,
-        "Correct the document, or the way it is mapped.",
-        calls=_SENDS,
-        statuses=_CLIENT_ERRORS,
-        xrpc=True,
-    ),
-    _Rule(OutcomeUnknown, "Sign in with the new account to see whether it was made.", calls=_NEW_ACCOUNT),
+    (_WRITES, range(500, 600), None, OutcomeUnknown, _READ_BACK),
+    (_SENDS | _SIGN_IN, {403}, _ANYTHING, Blocked, "Ask the operator of the PDS why this account may not do this."),
+    (_SIGN_IN, _CLIENT_ERRORS, _ANYTHING, Blocked, "Check DID and password of the account."),
+    (frozenset({Call.REFRESH}), _CLIENT_ERRORS, None, TokenRefused, _RENEWED),
+    (_SENDS, _CLIENT_ERRORS, _ANYTHING, RecordRefused, "Correct the document, or the way it is mapped."),
+    (_NEW_ACCOUNT, _ANY_STATUS, None, OutcomeUnknown, "Sign in with the new account to see whether it was made."),
     # A 4xx that is not an XRPC error comes from something in front of the PDS and blames no record.
-    _Rule(OutcomeUnknown, "Read the repository back before any retry.", calls=_WRITES),
-    _Rule(ServerFailed, "Try again later."),
+    (_WRITES, _ANY_STATUS, None, OutcomeUnknown, _READ_BACK),
+    (_ALL, _ANY_STATUS, None, ServerFailed, "Try again later."),
 )
+
+
+def _fits(rule: _Rule, call: Call, answer: Answer) -> bool:
+    calls, statuses, said, _, _ = rule
+    if call not in calls or answer.status not in statuses:
+        return False
+    if isinstance(said, re.Pattern):
+        return answer.error is not None and said.search(answer.words or "") is not None
+    return said is None or answer.error in said
 
 
 def classify(call: Call, answer: Answer, subject: str) -> PipelineError:
@@ -478,12 +365,12 @@ def classify(call: Call, answer: Answer, subject: str) -> PipelineError:
         answer: The refusal.
         subject: The call and its target for people, e.g. `com.atproto.repo.applyWrites of did:plc:abc at http://pds`.
     """
-    rule = next(rule for rule in _TABLE if rule.fits(call, answer))
+    *_, becomes, advice = next(rule for rule in _TABLE if _fits(rule, call, answer))
     said = f": {answer.words}" if answer.words else ""
-    message = f"{subject}: the server answered {answer.status}{said}. {rule.advice}"
-    if issubclass(rule.becomes, Transient):
-        return rule.becomes(message, status=answer.status, answer=answer.words, retry_after=answer.retry_after)
-    return rule.becomes(message, status=answer.status, answer=answer.words)
+    message = f"{subject}: the server answered {answer.status}{said}. {advice}"
+    if issubclass(becomes, Transient):
+        return becomes(message, status=answer.status, answer=answer.words, retry_after=answer.retry_after)
+    return becomes(message, status=answer.status, answer=answer.words)
 
 
 def lost(call: Call, subject: str, reason: str, *, sent: bool) -> PipelineError:
@@ -493,11 +380,10 @@ def lost(call: Call, subject: str, reason: str, *, sent: bool) -> PipelineError:
         call: What was asked.
         subject: As for `classify`.
         reason: What broke, without secrets.
-        sent: Whether any of the request may have reached the server.
+        sent: True if any of the request may have reached the server.
     """
     if sent and call not in REPEATABLE:
-        advice = "Sign in to see" if call is Call.NEW_ACCOUNT else "Read the repository back before any retry"
-        return OutcomeUnknown(f"{subject}: {reason}. {advice}.")
+        return _unknown(call, f"{subject}: {reason}.")
     becomes = ServiceUnreachable if sent else NothingSent
     proxied = "the proxy and its variable, and " if " through the proxy " in reason else ""
     return becomes(f"{subject}: {reason}. Check {proxied}PDS_URL and that the server runs.")
@@ -512,10 +398,13 @@ def unfit(call: Call, subject: str, reason: ServerFailed) -> PipelineError:
         reason: An `OverLimit` or a `Malformed`, in a few words without secrets.
     """
     if call not in REPEATABLE:
-        advice = "Sign in to see" if call is Call.NEW_ACCOUNT else "Read the repository back before any retry"
-        return OutcomeUnknown(f"{subject}: {reason.message}. {advice}.", status=200)
+        return _unknown(call, f"{subject}: {reason.message}.", status=200)
     advice = "Check that PDS_URL is a PDS" if isinstance(reason, Malformed) else "Try again later, or raise the limit"
     return type(reason)(f"{subject}: {reason.message}. {advice}.", status=200)
+
+
+def _unknown(call: Call, message: str, status: int | None = None) -> OutcomeUnknown:
+    return OutcomeUnknown(f"{message} {'Sign in to see.' if call is Call.NEW_ACCOUNT else _READ_BACK}", status=status)
 
 
 def read_answer(status: int, headers: Mapping[str, str], body: bytes, *, now: float, secrets: Iterable[str]) -> Answer:
@@ -565,7 +454,7 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
         headers: Response headers, by lower-case name.
         now: Epoch seconds.
     """
-    waits = [wait for wait in (_retry_after_header(headers, now), _spent_reset(headers, now)) if wait is not None]
+    waits = [wait for wait in (seconds_to_wait(headers, now), _spent_reset(headers, now)) if wait is not None]
     return min(max(waits), LONGEST) if waits else None
 
 
@@ -585,18 +474,3 @@ def _spent_reset(headers: Mapping[str, str], now: float) -> float | None:
         return None
     reset = reset_time(headers.get("ratelimit-reset"), now)
     return None if reset is None else max(reset - now, 0.0)
-
-
-def _retry_after_header(headers: Mapping[str, str], now: float) -> float | None:
-    value = headers.get("retry-after", "").strip()
-    if not value:
-        return None
-    if value.isdecimal():
-        return float(value)
-    try:
-        moment = parsedate_to_datetime(value)
-    except (ValueError, OverflowError):
-        return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return max(moment.timestamp() - now, 0.0)

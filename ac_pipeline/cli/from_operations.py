@@ -22,14 +22,14 @@ from ac_pipeline.operations.declare import (
     USAGE,
     WELL,
     Declaration,
-    Parameters,
     Report,
     Table,
     Work,
+    command_line,
     exit_code,
-    hint,
-    option_name,
+    wrong_confirmation,
 )
+from ac_pipeline.operations.parameters import Parameters, hint, option_name
 from ac_pipeline.settings import load_settings
 from ac_pipeline.wiring import Pipeline, new_run_id, open_pipeline
 
@@ -95,22 +95,22 @@ def run_operation(
 ) -> int:
     """Run an operation, print its report, and return the exit code."""
     quiet = as_json or as_csv
-    with opens() as pipeline, steps() as told:
+    with opens() as pipeline, steps() as shown:
         work = Work(
             pipeline,
             new_run_id(),
-            told,
+            shown,
             lambda title: partial(progress, title),
             partial(say, err=quiet),
         )
         report = operation.run(work, parameters)
-    to_do_it = operation.command_line(parameters, confirm=report.confirm) if report.confirm is not None else ""
+    to_do_it = command_line(operation.command, parameters, confirm=report.confirm) if report.confirm is not None else ""
     if as_csv:
         print_csv(next(each for each in report.tables if each.name == operation.csv))
     else:
         print_report(report, to_do_it, as_json=as_json)
-    given = getattr(parameters, "confirm", None)
-    if report.confirm is not None and given not in {None, False, ""} and not getattr(parameters, "dry_run", False):
+    given = wrong_confirmation(parameters, report)
+    if given is not None:
         say(f"Error: --confirm {given} is not the right one, {report.confirm}: nothing was done.", err=True)
         return USAGE
     if report.failed:

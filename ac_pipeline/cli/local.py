@@ -38,7 +38,7 @@ def local() -> None:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def up(as_json: bool) -> int:
     """Start MongoDB, PDS and object storage in the background, and write their addresses to .env.local."""
-    addresses = _module("services").LocalServices(Path.cwd()).up()
+    addresses = _module("services.stack").LocalServices(Path.cwd()).up()
     shown = {"mongodb": addresses.mongo, "database": addresses.database, "pds": addresses.pds, "media": addresses.media}
     if as_json:
         print_json(shown)
@@ -50,7 +50,7 @@ def up(as_json: bool) -> int:
 @local.command()
 def down() -> int:
     """Stop the services; their data stays."""
-    stopped = _module("services").LocalServices(Path.cwd()).down()
+    stopped = _module("services.stack").LocalServices(Path.cwd()).down()
     say(f"Stopped: {', '.join(stopped) or 'nothing was running'}.", err=True)
     return 0
 
@@ -61,7 +61,9 @@ def down() -> int:
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def seed(users: int, items: int, as_json: bool) -> int:
     """Fill the local services with demo data, the same at every call."""
-    summary = _module("seed").seed(_module("services").LocalServices(Path.cwd()).up(), users=users, items=items)
+    summary = _module("seed.fill").seed(
+        _module("services.stack").LocalServices(Path.cwd()).up(), users=users, items=items
+    )
     if as_json:
         print_json(summary.to_json())
     else:

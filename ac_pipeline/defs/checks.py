@@ -35,7 +35,7 @@ from ac_pipeline.defs.metadata import (
     link,
 )
 from ac_pipeline.defs.pipeline import CollectionState, PipelineResource
-from ac_pipeline.errors import AccountDeleted, Blocked, InvalidRecord, NoCredentials, OnHold
+from ac_pipeline.errors import AccountDeleted, Blocked, InvalidRecord, NoCredentials, Paused
 from ac_pipeline.items import Finding, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
@@ -227,7 +227,7 @@ def _unusable(pipeline: PipelineResource, media: MediaType, accounts: Sequence[A
     """Who is blocked: whoever Mongo says is, and whoever the PDS refused at the last run."""
     waiting: dict[str, list[Standing]] = defaultdict(list)
     for each in pipeline.standing(media, State.BLOCKED):
-        if each.error_class not in {OnHold.code, AccountDeleted.code}:
+        if each.error_class not in {Paused.code, AccountDeleted.code}:
             waiting[each.user].append(each)
     for account in accounts:
         standing, blocked = waiting.get(account.key, []), account.blocked

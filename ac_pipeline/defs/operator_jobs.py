@@ -17,7 +17,8 @@ from ac_pipeline.defs.assets.catalog import records_key
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.errors import PipelineError
 from ac_pipeline.media.registry import media_type
-from ac_pipeline.operations.declare import Declaration, Parameters, Report, Table, Work, hint
+from ac_pipeline.operations.declare import Declaration, Report, Table, Work, wrong_confirmation
+from ac_pipeline.operations.parameters import Parameters, hint
 
 ROWS: Final = 500
 """Rows of a table in one event: an event is kept for good. The command line lists all of them."""
@@ -81,15 +82,14 @@ def conclude(
     for each in report.tables:
         metadata.update(table_metadata(each))
     if report.left_out:
-        left_out = Table("left_out", ("user", "message"))
-        left_out.extend({"user": each.user, "message": each.message} for each in report.left_out)
-        metadata.update(table_metadata(left_out))
+        rows = ((each.user, each.message) for each in report.left_out)
+        metadata.update(table_metadata(Table.of("left_out", ("user", "message"), rows)))
     sentence = " ".join([*report.lines, report.headline])
-    given = getattr(parameters, "confirm", None)
     if report.confirm is not None:
         metadata["confirm"] = report.confirm
         sentence += f" Nothing was done: to do it, launch again with confirm {report.confirm}."
-        if given not in {None, False, ""} and not getattr(parameters, "dry_run", False):
+        given = wrong_confirmation(parameters, report)
+        if given is not None:
             raise dg.Failure(f"{given} is not {report.confirm}. {sentence}", metadata, allow_retries=False)
     for (user, type_), shown in report.touched.items():
         key = records_key(media_type(type_))

@@ -19,13 +19,14 @@ from urllib.parse import urlencode
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import record_address
 from ac_pipeline.atproto.types import RepositoryStatus
-from ac_pipeline.items import LastLook, LedgerEntry, RepositoryMark, State
+from ac_pipeline.items import LastLook, LedgerEntry, RepositoryCheckpoint, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.changes.pending import Changes
 from ac_pipeline.mongo.ledger.items import Standing
-from ac_pipeline.operations.findings import chosen_accounts, confirm_sweep
 from ac_pipeline.operations.inspection.verification import Findings, Taken, findings, take_receipts
-from ac_pipeline.operations.retry import FailedItems, RetryPlan, Turn, plan_retry, run_turns
+from ac_pipeline.operations.parameters import chosen_accounts
+from ac_pipeline.operations.retry import AccountRetry, FailedItems, RetryPlan, plan_retry, retry_accounts
+from ac_pipeline.operations.sync import confirm_sweep
 from ac_pipeline.settings import Allowance, Settings
 from ac_pipeline.sync.for_accounts import account_reports
 from ac_pipeline.sync.report import AccountReport
@@ -159,10 +160,10 @@ class PipelineResource:
         """
         return plan_retry(self.open(), wanted)
 
-    def retry(self, turns: Sequence[Turn], run_id: str) -> Iterator[Outcome]:
+    def retry(self, retries: Sequence[AccountRetry], run_id: str) -> Iterator[Outcome]:
         """Run exactly these items, several accounts at once; outcomes as they come."""
         pipeline = self.open()
-        return starmap(Outcome, run_turns(pipeline.engine, turns, run_id, pipeline.settings.ac_concurrent_users))
+        return starmap(Outcome, retry_accounts(pipeline.engine, retries, run_id, pipeline.settings.ac_concurrent_users))
 
     def survey(self, account: Account, types: Sequence[MediaType]) -> AccountReport:
         """The dry run of one account: what a sync would do.
@@ -181,9 +182,9 @@ class PipelineResource:
         """
         return self.open().server.list_repositories()
 
-    def marks(self) -> Mapping[str, RepositoryMark]:
+    def marks(self) -> Mapping[str, RepositoryCheckpoint]:
         """How the last sync left each repository, by DID."""
-        return self.open().ledger.marks()
+        return self.open().ledger.checkpoints()
 
     def changed(self, position: str | None, watched: Collection[str]) -> Changes:
         """Which users have work that a run would do, looked for from where the last look ended.

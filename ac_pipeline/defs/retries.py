@@ -28,8 +28,8 @@ from ac_pipeline.errors import Misconfigured, Transient
 from ac_pipeline.items import State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.operations.findings import item_name
-from ac_pipeline.operations.retry import FAILED, FailedItems, RetryPlan, Turn, in_order
+from ac_pipeline.operations.parameters import item_name
+from ac_pipeline.operations.retry import FAILED, AccountRetry, FailedItems, RetryPlan, in_order
 
 RETRY_ITEMS: Final = "retry_items"
 RETRY_STEP: Final = "retry_failed_items"
@@ -71,18 +71,18 @@ def retry_failed_items(
     with dagster_failures():
         plan = pipeline.plan_retry(_wanted(config))
     _tell(context, plan)
-    turns = {turn.account.key: turn for turn in plan.turns}
+    retries = {retry.account.key: retry for retry in plan.accounts}
     troubles: dict[str, Trouble] = {}
     with dagster_failures():
-        for outcome in pipeline.retry(plan.turns, context.run.run_id):
+        for outcome in pipeline.retry(plan.accounts, context.run.run_id):
             trouble = trouble_of(outcome)
             if trouble is not None:
                 troubles[outcome.account.key] = trouble
-            _report(context, pipeline, outcome, turns[outcome.account.key], trouble)
-    for event in check_events(pipeline, {media for turn in plan.turns for media in turn.selection.types}):
+            _report(context, pipeline, outcome, retries[outcome.account.key], trouble)
+    for event in check_events(pipeline, {media for retry in plan.accounts for media in retry.selection.types}):
         context.instance.report_runless_asset_event(event)
     if troubles:
-        raise failure_of(troubles, len(turns))
+        raise failure_of(troubles, len(retries))
 
 
 @dg.job(
@@ -119,7 +119,7 @@ def _wanted(config: RetryConfig) -> FailedItems:
 
 
 def _tell(context: dg.OpExecutionContext, plan: RetryPlan) -> None:
-    context.log.info(f"{plan.items} failed items of {len(plan.turns)} users are run again.")
+    context.log.info(f"{plan.items} failed items of {len(plan.accounts)} users are run again.")
     for name in plan.unknown:
         context.log.warning(f"{name} is not among the failed items: nothing was done to it.")
     for item in plan.ownerless:
@@ -127,17 +127,21 @@ def _tell(context: dg.OpExecutionContext, plan: RetryPlan) -> None:
 
 
 def _report(
-    context: dg.OpExecutionContext, pipeline: PipelineResource, outcome: Outcome, turn: Turn, trouble: Trouble | None
+    context: dg.OpExecutionContext,
+    pipeline: PipelineResource,
+    outcome: Outcome,
+    retry: AccountRetry,
+    trouble: Trouble | None,
 ) -> None:
-    """One event for each type of one user's turn."""
-    user, types = outcome.account.key, turn.selection.types
-    said = ", ".join(f"{count} {name}" for name, count in turn.counts.items())
+    """One event for each type of one user."""
+    user, types = outcome.account.key, retry.selection.types
+    said = ", ".join(f"{count} {name}" for name, count in retry.counts.items())
     context.log.log("ERROR" if trouble else "INFO", f"{user}: {said} run again. {trouble.message if trouble else ''}")
     proven = _proven(context, pipeline, outcome, types) if trouble is None else {}
     for media in types:
-        metadata: Metadata = {"retried": turn.counts[media.name], **account_metadata(pipeline, outcome, media)}
+        metadata: Metadata = {"retried": retry.counts[media.name], **account_metadata(pipeline, outcome, media)}
         if media.name in proven:
-            whole = {**proven[media.name], "retried": turn.counts[media.name], "retried_in": context.run.run_id}
+            whole = {**proven[media.name], "retried": retry.counts[media.name], "retried_in": context.run.run_id}
             context.log_event(dg.AssetMaterialization(records_key(media), partition=user, metadata=whole))
             continue
         if trouble is not None:

@@ -1,6 +1,6 @@
 """Data versions in Dagster: what tells the UI that a user's partition is behind its documents ("Unsynced").
 
-What a version is a hash of is `sync/planning/plan.py`; which events are logged, and when, is `assets/turns.py`.
+What a version is a hash of is `sync/planning/plan.py`; which events are logged, and when, is `assets/stage.py`.
 
 Measured on Dagster 1.13.27, with `staleStatus` of real instances:
 

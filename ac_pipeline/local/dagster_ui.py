@@ -202,7 +202,7 @@ class DagsterUi:
         what = {"selector": selector, "runConfigData": {}, "mode": "default"}
         return str(self._done(_LAUNCH_JOB, "launchRun", {"what": what}, "LaunchRunSuccess")["run"]["runId"])
 
-    def wait_for_run(self, id: str, shown: Callable[[str], None], every: float = 0.5) -> str:
+    def wait_for_run(self, id: str, shown: Callable[[str], None]) -> str:
         """Watch a run to its end, showing each line of its log on the way; its status."""
         after: str | None = None
         while True:
@@ -218,7 +218,7 @@ class DagsterUi:
             if found["status"] in _ENDED and not more:
                 return str(found["status"])
             if not more:
-                self._wait(float("inf"), "finish the run", every)
+                self._wait(float("inf"), "finish the run", 0.5)
 
     def checks(self, asset: Sequence[str]) -> list[Check]:
         """The checks of an asset, in their order, as its page shows them."""

@@ -14,7 +14,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -25,7 +25,7 @@ from pydantic import SecretStr
 from ac_pipeline.errors import PipelineError
 from ac_pipeline.items import State
 from ac_pipeline.local.dagster_ui import SUCCEEDED, Backfill, Check, DagsterUi
-from ac_pipeline.local.demo_screen import Link, Screen
+from ac_pipeline.local.demo_screen import Screen
 from ac_pipeline.local.seed.fill import seed
 from ac_pipeline.local.seed.values import SeedSummary
 from ac_pipeline.local.services.processes import LOOPBACK, free_port, is_free
@@ -95,7 +95,12 @@ def run_demo(users: int, items: int, ui: bool) -> int:
 def _run(root: Path, users: int, items: int, *, ui: bool, screen: Screen, stack: ExitStack) -> int:
     services = LocalServices(root)
     if not services.running():
-        stack.callback(_stop_services, services, screen)
+
+        @stack.callback
+        def stop() -> None:
+            with screen.step("Stopping the local services"):
+                services.down()
+
     with screen.step("Local services: MongoDB, PDS, object storage"):
         addresses = services.up()
     settings = demo_settings(addresses, services.folder)
@@ -137,7 +142,9 @@ def _run(root: Path, users: int, items: int, *, ui: bool, screen: Screen, stack:
             dagster.start_schedule(name)
         screen.say("Every sensor and schedule is on: what is added, changed or removed in MongoDB reaches the PDS.")
         screen.say(f"Dagster stays at {dagster.url} until Ctrl-C.")
-        _wait_for_ctrl_c(dagster)
+        with suppress(KeyboardInterrupt):
+            while dagster.alive():
+                time.sleep(1)
     return ALL_WELL if well else INCOMPLETE
 
 
@@ -180,32 +187,21 @@ def _environment(settings: Settings) -> dict[str, str]:
     return {**ours, **shown}
 
 
-@dataclass(slots=True)
-class _Process:
-    """The process group of a Dagster: web server, daemon, code server and runs."""
-
-    process: subprocess.Popen[bytes]
-    log: Path
-
-    def alive(self) -> bool:
-        return self.process.poll() is None
-
-    def stop(self) -> None:
-        """End it as Ctrl-C in its terminal would, then whatever of its group is left."""
-        if self.alive():
-            self._signal(signal.SIGINT)
-            try:
-                self.process.wait(_PARTING)
-            except subprocess.TimeoutExpired:
-                self._signal(signal.SIGTERM)
-        self._signal(signal.SIGKILL)
-        self.process.wait()
-
-    def _signal(self, number: signal.Signals) -> None:
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    """End a Dagster (web server, daemon, code server, runs) as Ctrl-C in its terminal would, then the rest."""
+    if process.poll() is None:
+        _signal(process, signal.SIGINT)
         try:
-            os.killpg(self.process.pid, number)
-        except ProcessLookupError:
-            return
+            process.wait(_PARTING)
+        except subprocess.TimeoutExpired:
+            _signal(process, signal.SIGTERM)
+    _signal(process, signal.SIGKILL)
+    process.wait()
+
+
+def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, number)
 
 
 @contextmanager
@@ -224,32 +220,24 @@ def open_dagster(
     # A module of the layer above, so it is run and not imported. Its working directory has no `.env` to read.
     command = [sys.executable, "-m", "ac_pipeline.defs.home", "--project", str(root), "--port", str(port)]
     with log.open("wb") as output:
-        process = _Process(
-            subprocess.Popen(  # noqa: S603 - our own interpreter and module
-                command,
-                cwd=settings.dagster_home,
-                env=_environment(settings),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            ),
-            log,
+        process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
+            command,
+            cwd=settings.dagster_home,
+            env=_environment(settings),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
         )
     try:
-        with DagsterUi(f"http://{LOOPBACK}:{port}", process.alive) as dagster:
+        with DagsterUi(f"http://{LOOPBACK}:{port}", lambda: process.poll() is None) as dagster:
             yield dagster
     except PipelineError as error:
         screen.say(f"{error.message}\nSee {log}")
         raise
     finally:
         with screen.step("Stopping Dagster"):
-            process.stop()
-
-
-def _stop_services(services: LocalServices, screen: Screen) -> None:
-    with screen.step("Stopping the local services"):
-        services.down()
+            _stop(process)
 
 
 @dataclass(frozen=True, slots=True)
@@ -347,26 +335,18 @@ def _judge(backfill: Backfill, found: Verified, agreed: bool, screen: Screen) ->
     return well
 
 
-def _links(dagster: DagsterUi, backfill: str, settings: Settings, pipeline: Pipeline) -> list[Link]:
-    links = [
-        Link("Backfill", f"{dagster.url}/runs/b/{backfill}"),
-        Link("Assets", f"{dagster.url}/assets"),
-        Link("PDS", settings.pds_url),
-    ]
+def _links(dagster: DagsterUi, backfill: str, settings: Settings, pipeline: Pipeline) -> dict[str, str]:
+    links = {
+        "Backfill": f"{dagster.url}/runs/b/{backfill}",
+        "Assets": f"{dagster.url}/assets",
+        "PDS": settings.pds_url,
+    }
     for media in MEDIA_TYPES:
         states = {State.WRITTEN, State.UNCHANGED}
         for entry in pipeline.ledger.find(states=states, types={media.name}, limit=1):
             query = f"repo={entry.did}&collection={media.nsid}&rkey={entry.rkey}"
-            links.append(Link(f"A {media.name}", f"{settings.pds_url}/xrpc/com.atproto.repo.getRecord?{query}"))
+            links[f"A {media.name}"] = f"{settings.pds_url}/xrpc/com.atproto.repo.getRecord?{query}"
     return links
-
-
-def _wait_for_ctrl_c(dagster: DagsterUi) -> None:
-    try:
-        while dagster.alive():
-            time.sleep(1)
-    except KeyboardInterrupt:
-        return
 
 
 def _interrupted(number: int, frame: FrameType | None) -> None:

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Literal
 
 from rich import box
@@ -24,12 +23,6 @@ from ac_pipeline.local.dagster_ui import Backfill, Check
 _LINE_EVERY = 10.0
 """Seconds between lines of progress where there is no terminal to draw on."""
 _COUNTS = ("documents", "eligible", "records", "written", "unchanged", "deleted", "quarantined", "blocked", "deferred")
-
-
-@dataclass(frozen=True, slots=True)
-class Link:
-    name: str
-    address: str
 
 
 class Screen:
@@ -112,10 +105,11 @@ class Screen:
             table.add_row(row, *(cell(type, row) for type in types))
         self._console.print(table)
 
-    def links(self, links: Sequence[Link]) -> None:
-        width = max(len(link.name) for link in links)
-        for link in links:
-            self.say(f"    {link.name:<{width}}  {link.address}")
+    def links(self, links: Mapping[str, str]) -> None:
+        """Names and addresses."""
+        width = max(map(len, links))
+        for name, address in links.items():
+            self.say(f"    {name:<{width}}  {address}")
 
     def seconds(self) -> None:
         """How long each step took."""

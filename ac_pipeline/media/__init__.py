@@ -1,1 +1,1 @@
-"""The five media types: what a Mongo document means and which record it becomes."""
+"""The media types: what a Mongo document means and which record it becomes."""

@@ -1,6 +1,6 @@
 """What a media type is, and what one of its documents means.
 
-Values only: the five types fill them in their own modules, generic code reads them. No media name appears here.
+Values only: each type fills them in in its own module, generic code reads them. No media name appears here.
 """
 
 from __future__ import annotations
@@ -8,9 +8,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import Any
 
 from ac_pipeline.items import Derived, Record
+
+SITE = "https://aesthetic.computer"
 
 
 class Verdict(StrEnum):
@@ -19,7 +22,7 @@ class Verdict(StrEnum):
     ELIGIBLE = "eligible"
     WITHDRAWN = "withdrawn"
     INVALID = "invalid"
-    HELD = "held"
+    OWNERSHIP_UNCLEAR = "held"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,25 +96,9 @@ class BlobField:
     required: bool
 
 
-def _no_sources(document: Document) -> tuple[SourceObject, ...]:
-    return ()
-
-
-def _no_companions(document: Document) -> Mapping[str, tuple[SourceObject, ...]]:
-    return {}
-
-
-def _not_pending(document: Document) -> int | None:
-    return None
-
-
-def _no_oddities(document: Document) -> tuple[str, ...]:
-    return ()
-
-
 @dataclass(frozen=True, slots=True)
 class MediaType:
-    """One of the five types, as data.
+    """One media type, as data.
 
     Args:
         name: `painting`; what people type.
@@ -125,7 +112,8 @@ class MediaType:
             whose stored link is not into the guest repository is then nobody's to publish (DEL-10).
         validate: Raises `InvalidDocument` for a document that cannot become a record.
         build_record: Document and what was derived from it -> record.
-        page: Its public page, or None where it has none.
+        content: Fields that mean the same in document and record; without the first a lost document is not rebuilt.
+        page: Code -> its public page; None where it has none, or one that its code does not name.
         addressed_by_key: Whether the key of its record is part of a public address, which a deletion breaks.
         link_homes: Mongo fields that hold its link, the pipeline's own first.
         recipe: Name of the rendition recipe, or None for a type without blobs.
@@ -137,6 +125,11 @@ class MediaType:
         oddities: What was passed over in a document that can become a record; joins its warnings.
         identity_fields: Fields that stand alike in document and record and tell whose a record is that names no
             document: other writers make such records (GUARD-7). Empty where nothing but `ref` tells.
+        lost: Other fields that its documents often have: no record shows them, and some can only be guessed.
+        hidden: The fields that no record shows and that say where its media lie in storage, by the other fields of a
+            lost document: one set for each way there is, the usual one first.
+        removed_by: The flag with which the platform itself removes an item.
+        lexicons: Folder that holds its lexicon, where that is not in `lexicons/` of the pipeline.
     """
 
     name: str
@@ -147,18 +140,23 @@ class MediaType:
     anonymous: bool
     validate: Callable[[Document], None]
     build_record: Callable[[Document, Derived], Record]
-    page: Callable[[Document], str | None]
+    content: tuple[str, ...]
+    page: Callable[[str], str] | None = None
     outlives_owner: bool = False
     addressed_by_key: bool = False
     link_homes: tuple[str, ...] = ("atproto",)
     recipe: str | None = None
     blobs: tuple[BlobField, ...] = field(default=())
-    sources: Callable[[Document], tuple[SourceObject, ...]] = _no_sources
-    companions: Callable[[Document], Mapping[str, tuple[SourceObject, ...]]] = _no_companions
-    pending_since: Callable[[Document], int | None] = _not_pending
-    oddities: Callable[[Document], tuple[str, ...]] = _no_oddities
+    sources: Callable[[Document], tuple[SourceObject, ...]] = lambda document: ()
+    companions: Callable[[Document], Mapping[str, tuple[SourceObject, ...]]] = lambda document: {}
+    pending_since: Callable[[Document], int | None] = lambda document: None
+    oddities: Callable[[Document], tuple[str, ...]] = lambda document: ()
     facts: tuple[str, ...] = ()
     identity_fields: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    hidden: Callable[[Mapping[str, Any]], tuple[Mapping[str, Any], ...]] = lambda fields: ({},)
+    removed_by: str = "nuked"
+    lexicons: Path | None = None
 
     def identity(self, values: Mapping[str, object]) -> tuple[str, ...] | None:
         """The values of `identity_fields` in a record or in the fields of a document; None where one is missing."""

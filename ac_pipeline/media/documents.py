@@ -1,27 +1,30 @@
 """What a Mongo document means: its owner, time, link and fingerprint, and whether a record of it shall exist.
 
-Generic over the five types; what differs between them is data on `MediaType`. No I/O, and never a failure for what a
+Generic over the types; what differs between them is data on `MediaType`. No I/O, and never a failure for what a
 document holds: a value of the wrong type ends as a verdict with a reason.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from hashlib import sha256
 from typing import Any
 
 from ac_pipeline.errors import InvalidDocument
-from ac_pipeline.media.base import Document, MediaType, Verdict
+from ac_pipeline.media.base import Document, Link, MediaType, Verdict
 from ac_pipeline.media.eligibility import COMMON_FIELDS, is_guest, why_withdrawn
 from ac_pipeline.media.fields import is_text, plain, sound_text
-from ac_pipeline.media.links import read_link
 from ac_pipeline.media.times import object_id_time, read_when
 
 _SHOWN = 60
 """Characters of an odd value that stands where a text or an ObjectId should."""
+_AT_URI = re.compile(r"at://(did:[a-z]+:[A-Za-z0-9._:%-]+)/")
+_RKEY = re.compile(r"[A-Za-z0-9._:~-]{1,512}")
+"""Record key syntax of ATProto. Anything else cannot be the key of a record and is no link."""
 
 
 def interpret(
@@ -79,7 +82,7 @@ def _judge(
     link = document.link
     if media.outlives_owner and document.owner is None and account_did and link and link.did not in {None, account_did}:
         return (
-            Verdict.HELD,
+            Verdict.OWNERSHIP_UNCLEAR,
             f"it has no `user`, and its link is into the repository {link.did}: its owner seems to have left; "
             "publish it as guest work only by clearing the link, or remove it",
             oddities,
@@ -185,3 +188,37 @@ def _fingerprint(fields: Mapping[str, Any], owner: str | None, when: int) -> str
     content["user"] = owner
     content["when"] = when
     return sha256(_canonical(content).encode()).hexdigest()
+
+
+def read_link(raw: Mapping[str, Any], homes: Sequence[str]) -> Link | None:
+    """Where a document says its record is (aesthetic-computer facts, section 11), or None when no home holds a link.
+
+    The first home with a record key wins, else the first that holds anything: a wipe of the original leaves `uri`
+    and `cid` behind without `rkey`, and such a rest is no key to write under. Where a type has several homes and they
+    do not say the same, the CID is unknown (None), so that whoever compares the link with the record writes all homes
+    anew (LINK-4).
+
+    Args:
+        raw: The Mongo document.
+        homes: Names of its link sub-documents, the pipeline's own first.
+    """
+    found = [_read_home(raw.get(home)) for home in homes]
+    winner = next((link for link in found if link and link.rkey), None) or next((link for link in found if link), None)
+    if winner is None or all(link is not None and _same(link, winner) for link in found):
+        return winner
+    return Link(rkey=winner.rkey, uri=winner.uri, cid=None, did=winner.did)
+
+
+def _same(one: Link, other: Link) -> bool:
+    return (one.rkey, one.uri, one.cid) == (other.rkey, other.uri, other.cid)
+
+
+def _read_home(home: object) -> Link | None:
+    if not isinstance(home, Mapping):
+        return None
+    rkey, uri, cid, did = (sound_text(home.get(part)) for part in ("rkey", "uri", "cid", "did"))
+    if rkey is not None and (_RKEY.fullmatch(rkey) is None or rkey in {".", ".."}):
+        rkey = None
+    if did is None and uri is not None and (match := _AT_URI.match(uri)):
+        did = match.group(1)
+    return Link(rkey=rkey, uri=uri, cid=cid, did=did) if rkey or uri or cid else None

@@ -67,7 +67,7 @@ def code(document: Document) -> str:
         raise InvalidDocument(
             f"{document.type} {document.id} has no `code`, and its record needs one: give it a code in Mongo"
         )
-    if _CODE.fullmatch(value) is None or value in _NOT_CODES:
+    if not is_code(value):
         raise InvalidDocument(
             f"{document.type} {document.id}: the code {value[:40]!r} is not 3 to 12 letters and digits: "
             "correct it in Mongo"
@@ -75,7 +75,6 @@ def code(document: Document) -> str:
     return value
 
 
-def code_or_none(document: Document) -> str | None:
-    """The code where a type can do without one; None also for something that is not a code."""
-    value = document.code
-    return value if value is not None and _CODE.fullmatch(value) and value not in _NOT_CODES else None
+def is_code(value: str) -> bool:
+    """True if it looks like a short code."""
+    return _CODE.fullmatch(value) is not None and value not in _NOT_CODES

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from ac_pipeline.errors import InvalidDocument
 from ac_pipeline.items import Derived, Record
-from ac_pipeline.media import fields, urls
-from ac_pipeline.media.base import Document, MediaType
+from ac_pipeline.media import fields
+from ac_pipeline.media.base import SITE, Document, MediaType
 from ac_pipeline.media.eligibility import COMMON_FIELDS
 from ac_pipeline.media.times import format_when
+
+
+def _page(code: str) -> str:
+    return f"{SITE}/${code}"
 
 
 def _source(document: Document) -> str:
@@ -28,15 +32,10 @@ def _build_record(document: Document, derived: Derived) -> Record:
         "$type": KIDLISP.nsid,
         "source": _source(document),
         "code": code,
-        "acUrl": urls.kidlisp_page(code),
+        "acUrl": _page(code),
         "when": format_when(document.when),
         "ref": document.id,
     }
-
-
-def _page(document: Document) -> str | None:
-    code = fields.code_or_none(document)
-    return None if code is None else urls.kidlisp_page(code)
 
 
 KIDLISP = MediaType(
@@ -54,4 +53,6 @@ KIDLISP = MediaType(
     identity_fields=("code", "source"),
     # Minted and shared programs stay, without `user`, when an account is purged (aesthetic-computer facts, 2.4).
     outlives_owner=True,
+    content=("source", "code"),
+    lost=("hits", "lastAccessed", "handle", "kept"),
 )

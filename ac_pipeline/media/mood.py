@@ -32,11 +32,6 @@ def _build_record(document: Document, derived: Derived) -> Record:
     }
 
 
-def _page(document: Document) -> str | None:
-    """None: the page is named by its owner's handle and its record key, which a document does not hold."""
-    return None
-
-
 MOOD = MediaType(
     name="mood",
     plural="moods",
@@ -46,6 +41,7 @@ MOOD = MediaType(
     anonymous=False,
     validate=_validate,
     build_record=_build_record,
-    page=_page,
-    addressed_by_key=True,
+    addressed_by_key=True,  # its page is named by handle and record key: a document does not hold the key
+    content=("mood",),
+    removed_by="deleted",
 )

@@ -5,13 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from ac_pipeline.items import Derived, Record
-from ac_pipeline.media import fields, slugs, sources, urls
-from ac_pipeline.media.base import BlobField, Document, MediaType, SourceObject
+from ac_pipeline.media import fields, slugs, sources
+from ac_pipeline.media.base import SITE, BlobField, Document, MediaType, SourceObject
 from ac_pipeline.media.eligibility import COMMON_FIELDS
 from ac_pipeline.media.times import format_when
 
 RECORDING = "recording"
 """Companion whose existence decides `recordingUrl` (MEDIA-5)."""
+
+
+def _page(code: str) -> str:
+    return f"{SITE}/#{code}"
 
 
 def _validate(document: Document) -> None:
@@ -27,13 +31,13 @@ def _build_record(document: Document, derived: Derived) -> Record:
         "$type": PAINTING.nsid,
         "slug": slugs.of(document).published,
         "code": code,
-        "imageUrl": urls.painting_image(code),
-        "acUrl": urls.painting_page(code),
+        "imageUrl": f"{SITE}/media/paintings/{code}",
+        "acUrl": _page(code),
         "when": format_when(document.when),
         "ref": document.id,
     }
     if RECORDING in derived.found:
-        record["recordingUrl"] = urls.painting_recording(code)
+        record["recordingUrl"] = f"{SITE}/media/paintings/{code}.zip"
     if (thumbnail := derived.renditions.get("thumbnail")) is not None:
         record["thumbnail"] = thumbnail.blob.to_json()
     return record
@@ -59,11 +63,6 @@ def _keys(document: Document, slug: slugs.Slug, name: str) -> tuple[str, ...]:
     return (f"{document.owner}/painting/{name}", f"{document.owner}/{name}")
 
 
-def _page(document: Document) -> str | None:
-    code = fields.code_or_none(document)
-    return None if code is None else urls.painting_page(code)
-
-
 PAINTING = MediaType(
     name="painting",
     plural="paintings",
@@ -78,4 +77,6 @@ PAINTING = MediaType(
     blobs=(BlobField("thumbnail", required=False),),
     sources=_sources,
     companions=_companions,
+    content=("slug", "code"),
+    lost=("bucket",),
 )

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from ac_pipeline.items import Derived, Record
-from ac_pipeline.media import fields, slugs, urls
-from ac_pipeline.media.base import Document, MediaType
+from ac_pipeline.media import slugs
+from ac_pipeline.media.base import SITE, Document, MediaType
 from ac_pipeline.media.eligibility import COMMON_FIELDS
 from ac_pipeline.media.times import format_when
+
+
+def _page(code: str) -> str:
+    return f"{SITE}/{code}"
 
 
 def _validate(document: Document) -> None:
@@ -22,12 +26,6 @@ def _build_record(document: Document, derived: Derived) -> Record:
     }
 
 
-def _page(document: Document) -> str | None:
-    """By its code; pieces imported in 2023 have none."""
-    code = fields.code_or_none(document)
-    return None if code is None else urls.piece_page(code)
-
-
 PIECE = MediaType(
     name="piece",
     plural="pieces",
@@ -37,5 +35,7 @@ PIECE = MediaType(
     anonymous=True,
     validate=_validate,
     build_record=_build_record,
-    page=_page,
+    page=_page,  # those imported in 2023 have no code
+    content=("slug", "code"),
+    lost=("code", "source", "hash", "name"),
 )

@@ -16,29 +16,11 @@ from typing import Any
 from ac_pipeline.errors import InvalidRecord
 from ac_pipeline.items import Record
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.media.sources import GUEST_BUCKET, OVEN_BUCKET, USER_BUCKET
+from ac_pipeline.media.sources import GUEST_BUCKET, USER_BUCKET
 from ac_pipeline.media.times import read_when
-
-_SHARED = ("mood", "source", "slug", "code", "when")
-"""Fields that mean the same in a record and in a document, where the type has them at all."""
 
 _DATED_CODE = re.compile(r"\d{4}/\d{1,2}/\d{1,2}/([0-9A-Za-z]{3,12})")
 """The slug of a piece published as source ends with its code."""
-
-_REMOVED = {"mood": "deleted"}
-_KEPT: Mapping[str, tuple[dict[str, Any], ...]] = {
-    "tape": ({}, {"kind": "mp4"}, {"mp4Status": "complete", "mp4Url": "oven"})
-}
-"""How a type's media may lie in storage: fields that say so, the usual way first."""
-_INSERTED: Mapping[str, dict[str, Any]] = {"tape": {"nuked": False}}
-"""Fields that the platform itself sets at insertion and no record shows."""
-_LOST = {
-    "piece": ("code", "source", "hash", "name"),
-    "kidlisp": ("hits", "lastAccessed", "handle", "kept"),
-    "painting": ("bucket",),
-    "tape": ("bucket", "kind", "mp4Url", "thumbnailUrl"),
-}
-"""What a document of the type may have held and a record never does; some of it is guessed again."""
 
 _TRIMMED = "\t\n\v\f\r \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"  # noqa: E501
 """What JavaScript's `trim` takes off: not the same as Python's `strip`."""
@@ -54,20 +36,14 @@ def documents(media: MediaType, record: Record, owner: str | None) -> list[dict[
         InvalidRecord: The record lacks what only it could tell; the message says what.
     """
     fields = shared_fields(media, record, owner)
-    content = next((name for name in ("mood", "source", "slug") if name in media.fields), "")
-    if not isinstance(fields.get(content), str):
-        raise InvalidRecord(f"its record holds no `{content}`, and nothing else does")
+    if not isinstance(fields.get(media.content[0]), str):
+        raise InvalidRecord(f"its record holds no `{media.content[0]}`, and nothing else does")
     if "code" in media.fields and "code" not in fields and (code := _DATED_CODE.search(str(fields.get("slug")))):
         fields["code"] = code.group(1)
-    fields |= _INSERTED.get(media.name, {})
     buckets: tuple[dict[str, Any], ...] = ({},)
-    if media.recipe is not None:
+    if "bucket" in media.fields:
         buckets = ({"bucket": USER_BUCKET if owner is not None else GUEST_BUCKET}, {})
-    made = [fields | kept | bucket for kept in _KEPT.get(media.name, ({},)) for bucket in buckets]
-    for each in made:
-        if "mp4Url" in each:
-            each["mp4Url"] = f"https://{OVEN_BUCKET}.sfo3.digitaloceanspaces.com/tapes/{each.get('code')}.mp4"
-    return made
+    return [{**fields, **hidden, **bucket} for hidden in media.hidden(fields) for bucket in buckets]
 
 
 def shared_fields(media: MediaType, record: Record, owner: str | None) -> dict[str, Any]:
@@ -76,7 +52,7 @@ def shared_fields(media: MediaType, record: Record, owner: str | None) -> dict[s
     A mood's text may stand under its older name; a slug gets its owner back where it is a path (REC-6); a source comes
     with its hash. A time that cannot be read is left out: the ObjectId has one.
     """
-    found: dict[str, Any] = {name: record[name] for name in _SHARED if name in media.fields and name in record}
+    found: dict[str, Any] = {name: record[name] for name in (*media.content, "when") if name in record}
     if "mood" in media.fields and "mood" not in found and isinstance(record.get("text"), str):
         found["mood"] = record["text"]
     moment = read_when(found.pop("when", None))
@@ -91,12 +67,7 @@ def shared_fields(media: MediaType, record: Record, owner: str | None) -> dict[s
 
 def lost_fields(media: MediaType, document: Mapping[str, Any]) -> tuple[str, ...]:
     """Fields that documents of this type often have and a rebuilt one has not, or has only guessed."""
-    return tuple(name for name in _LOST.get(media.name, ()) if name not in document or name == "bucket")
-
-
-def removal_flag(media: MediaType) -> str:
-    """The flag with which the platform itself removes an item of this type."""
-    return _REMOVED.get(media.name, "nuked")
+    return tuple(name for name in media.lost if name not in document or name == "bucket")
 
 
 def source_hash(source: str) -> str:

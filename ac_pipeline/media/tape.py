@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from ac_pipeline.items import Derived, Record
-from ac_pipeline.media import fields, slugs, sources, urls
-from ac_pipeline.media.base import BlobField, Document, MediaType, SourceObject
+from ac_pipeline.media import fields, slugs, sources
+from ac_pipeline.media.base import SITE, BlobField, Document, MediaType, SourceObject
 from ac_pipeline.media.eligibility import COMMON_FIELDS
 from ac_pipeline.media.times import format_when, read_when
 
@@ -17,6 +19,10 @@ _BAKING = ("pending", "processing")
 """`mp4Status` while the oven makes the MP4 of a ZIP."""
 _BAKED = ("mp4CompletedAt", "mp4Size")
 """Tell a finished MP4 from the one that was under the same address before."""
+
+
+def _page(code: str) -> str:
+    return f"{SITE}/!{code}"
 
 
 def _validate(document: Document) -> None:
@@ -33,7 +39,7 @@ def _build_record(document: Document, derived: Derived) -> Record:
         "$type": TAPE.nsid,
         "slug": slugs.of(document).published,
         "code": code,
-        "acUrl": urls.tape_page(code),
+        "acUrl": _page(code),
         "when": format_when(document.when),
         "ref": document.id,
     }
@@ -93,9 +99,11 @@ def _oddities(document: Document) -> tuple[str, ...]:
     return tuple(f"`{name}` {fault}, so it is not fetched" for name, _, fault in _finished(document) if fault)
 
 
-def _page(document: Document) -> str | None:
-    code = fields.code_or_none(document)
-    return None if code is None else urls.tape_page(code)
+def _hidden(fields: Mapping[str, Any]) -> tuple[Mapping[str, Any], ...]:
+    """A ZIP of frames, an uploaded MP4, or one that the oven has finished."""
+    oven = f"https://{sources.OVEN_BUCKET}.sfo3.digitaloceanspaces.com/tapes/{fields.get('code')}.mp4"
+    ways: tuple[dict[str, Any], ...] = ({}, {"kind": "mp4"}, {"mp4Status": "complete", "mp4Url": oven})
+    return tuple({"nuked": False, **way} for way in ways)  # the platform sets the flag at insertion
 
 
 TAPE = MediaType(
@@ -115,4 +123,7 @@ TAPE = MediaType(
     pending_since=_pending_since,
     oddities=_oddities,
     facts=("mp4StartedAt", *_BAKED),
+    content=("slug", "code"),
+    lost=("bucket", "kind", "mp4Url", "thumbnailUrl"),
+    hidden=_hidden,
 )

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-from bson.codec_options import CodecOptions
 from pymongo import ReturnDocument
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
@@ -24,55 +23,46 @@ from ac_pipeline.accounts import GUEST_ID, LEAVING, Account, assign_keys, key_ca
 from ac_pipeline.errors import AccountDeleted, Blocked, Misconfigured, NoCredentials, ServerFailed
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.documents import shown
-from ac_pipeline.media.eligibility import FLAGS, is_guest
+from ac_pipeline.media.eligibility import is_guest
 from ac_pipeline.media.fields import is_text, sound_text
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.media.times import format_when, read_when
-from ac_pipeline.mongo.database import SOURCE_CODEC, mongo_errors
+from ac_pipeline.mongo.database import mongo_errors, own_collection, platform_collection, storable, value_of
+from ac_pipeline.mongo.documents import WITHDRAWN, unlinked
 
 _SISTER_TENANT = "sotce-"
-_FIELDS = (
-    "code",
-    "atproto",
-    "atproto_did",
-    "atproto_handle",
-    "atproto_password",
-    "atproto_created_at",
-)
+_FIELDS = ("code", "atproto", "atproto_did", "atproto_handle", "atproto_password", "atproto_created_at")
 _BATCH = 5_000
 """Rows an answer holds: all 4,201 users fit into one."""
 
 _DID = re.compile(r"did:[a-z]+:[A-Za-z0-9._:%-]{1,2048}")
 
 _CANCELLED = "cancelled"
-_LEAVING = frozenset({"scheduled", "running", "failed"})
+_DELETING = frozenset({"scheduled", "running", "failed"})
 """States of `account-deletions` in which the records go (aesthetic-computer facts, section 2.4). In any other but
 `cancelled`, such as `restoring`, nobody can say whether they are to go or to stay: nothing is touched."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Deletion:
+class _Deletion(NamedTuple):
     """What the platform says of the end of an account; `certain` when its records have to go."""
 
     reason: str
     certain: bool
 
 
-@dataclass(frozen=True, slots=True, repr=False)
-class _Credentials:
-    did: str | None
-    pds_handle: str | None
-    password: str | None
-    created: str | None = None
-    faults: tuple[str, ...] = ()
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """DID and password as the platform holds them, in either form; None where it holds none."""
+
+    did: str | None = None
+    password: str | None = field(default=None, repr=False)
 
 
 class MongoAccounts:
-    """All accounts: users, owners of documents who have no user document, and the guest.
+    """All accounts: users, owners of documents of these types who have no user document, and the guest.
 
     Args:
         database: The platform's database.
-        types: The media types whose owners count.
         check: Given all accounts before anybody else is; raises Misconfigured when they cannot be right.
     """
 
@@ -98,38 +88,26 @@ class MongoAccounts:
             Transient: A part could not be read; there is no list without all of its parts.
             Misconfigured: `check` refuses the database.
         """
-        users, nameless = dict[str, dict[str, Any]](), list[Account]()
-        for row in self._rows("users", dict.fromkeys(_FIELDS, 1)):
-            id = sound_text(row["_id"])
-            if id is None:
-                nameless.append(_nameless(row["_id"]))
-            else:
-                users[id] = row
-        handles = {
-            row["_id"]: sound_text(row.get("handle"))
-            for row in self._rows("@handles", {"handle": 1})
-            if sound_text(row["_id"])
-        }
+        rows = self._rows("users", *_FIELDS)
+        users = _by_id(rows)
+        users.setdefault(GUEST_ID, {})
+        handles = {id: sound_text(row.get("handle")) for id, row in _by_id(self._rows("@handles", "handle")).items()}
         deletions = {
-            row["_id"]: sound_text(row.get("state")) or f"of type {type(row.get('state')).__name__}"
-            for row in self._rows("account-deletions", {"state": 1})
-            if sound_text(row["_id"])
+            id: sound_text(row.get("state")) or f"of type {type(row.get('state')).__name__}"
+            for id, row in _by_id(self._rows("account-deletions", "state")).items()
         }
-        tombstones = {row["_id"] for row in self._rows("account-tombstones", {"_id": 1}) if sound_text(row["_id"])}
+        tombstones = _by_id(self._rows("account-tombstones", "_id")).keys()
         owners = self._owners()
 
-        users.setdefault(GUEST_ID, {})
-        accounts: dict[str, Account] = {}
+        accounts = [_nameless(row["_id"]) for row in rows if sound_text(row["_id"]) is None]
         for id in {*users, *owners}:
             deletion = _deletion(id, deletions, tombstones)
             if deletion and id not in users:
                 continue
-            row = users.get(id, {})
-            credentials = _credentials(row)
-            if id.startswith(_SISTER_TENANT) and id not in owners and credentials.did is None:
-                continue
-            accounts[id] = _account(id, handles.get(id), sound_text(row.get("code")), credentials, deletion)
-        listed = _one_account_a_repository(_with_keys([*accounts.values(), *nameless]))
+            account = _account(id, handles.get(id), users.get(id, {}), deletion)
+            if not id.startswith(_SISTER_TENANT) or id in owners or account.did is not None:
+                accounts.append(account)
+        listed = _one_account_a_repository(_with_keys(accounts))
         self._check(listed)
         return listed
 
@@ -153,23 +131,24 @@ class MongoAccounts:
         """The account one selector names; see `select`."""
         return self.select([selector])[0]
 
-    def _rows(self, collection: str, projection: Mapping[str, int]) -> Iterable[dict[str, Any]]:
+    def _rows(self, collection: str, *fields: str) -> list[dict[str, Any]]:
         with mongo_errors(f"read the collection {collection}"):
-            return list(
-                self._database.get_collection(collection, codec_options=SOURCE_CODEC).find(
-                    {}, projection, batch_size=_BATCH
-                )
-            )
+            found = platform_collection(self._database, collection)
+            return list(found.find({}, dict.fromkeys(fields, 1), batch_size=_BATCH))
 
     def _owners(self) -> set[str]:
         """Everybody who owns a document, by `$group`: `distinct` is not in Stable API v1 (OPS-5)."""
         owners: set[str] = set()
         for media in self._types:
             with mongo_errors(f"list the owners of the {media.plural}"):
-                collection = self._database.get_collection(media.collection, codec_options=SOURCE_CODEC)
+                collection = platform_collection(self._database, media.collection)
                 groups = collection.aggregate([{"$group": {"_id": "$user"}}], batchSize=_BATCH)
                 owners.update(id for row in groups if (id := sound_text(row["_id"])) is not None)
         return owners
+
+
+def _by_id(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {row["_id"]: row for row in rows if sound_text(row["_id"]) is not None}
 
 
 def _nameless(stored: object) -> Account:
@@ -182,30 +161,75 @@ def _nameless(stored: object) -> Account:
     )
 
 
-def _account(
-    id: str, handle: str | None, code: str | None, credentials: _Credentials, deletion: _Deletion | None
-) -> Account:
+def _account(id: str, handle: str | None, row: Mapping[str, Any], deletion: _Deletion | None) -> Account:
     """The account without its key, which depends on all others.
 
-    One that is leaving can be used as long as there are credentials: its records have to go (DEL-7).
+    DID, password and handle are those of `atproto`, else of the flat fields used before it; never one account's DID
+    with another's password. One that is to be deleted can be used as long as there are credentials: its records have
+    to go (DEL-7).
     """
-    missing = _missing_credentials(credentials)
+    stored, held, faults = _nested(row), credentials_of(row), _faults(row)
+    did = held.did
+    if did is not None and _DID.fullmatch(did) is None:
+        faults.append("`users.atproto.did` is not a DID")
+        did = None
+    missing = _missing_credentials(did, held.password, faults)
     leaving = deletion is not None and deletion.certain and id != GUEST_ID
     deleted = None
     if deletion is not None and (missing is not None or not leaving):
         deleted = AccountDeleted(deletion.reason)
+    created = (stored.get("createdAt"), stored.get("created"), row.get("atproto_created_at"))
+    moment = next((at for value in created if (at := read_when(value)) is not None), None)
     return Account(
         id=id,
         key="",
-        did=credentials.did,
+        did=did,
         handle=handle,
-        pds_handle=credentials.pds_handle,
-        code=code,
-        password=credentials.password,
+        pds_handle=sound_text(stored.get("handle")) or sound_text(_flat(row).get("atproto_handle")),
+        code=sound_text(row.get("code")),
+        password=held.password,
         blocked=deleted or missing,
-        leaving=LEAVING if leaving else None,
-        created=credentials.created,
+        pending_deletion=LEAVING if leaving else None,
+        created=format_when(moment) if moment is not None else None,
     )
+
+
+def _nested(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    nested = row.get("atproto")
+    return nested if isinstance(nested, Mapping) else {}
+
+
+def _flat(row: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The row, unless its flat fields are of another DID than its `atproto`."""
+    flat, nested = sound_text(row.get("atproto_did")), sound_text(_nested(row).get("did"))
+    return row if flat is None or nested in (None, flat) else {}
+
+
+def credentials_of(row: Mapping[str, Any]) -> Credentials:
+    """The credentials of a user document, as they stand there: even a password that belongs to no DID."""
+    nested = _nested(row)
+    return Credentials(
+        sound_text(nested.get("did")) or sound_text(row.get("atproto_did")),
+        sound_text(nested.get("password")) or sound_text(_flat(row).get("atproto_password")),
+    )
+
+
+def _faults(row: Mapping[str, Any]) -> list[str]:
+    """What is stored of the credentials of a user document and cannot be read."""
+    nested = _nested(row)
+    parts = {f"atproto.{name}": nested.get(name) for name in ("did", "password")}
+    parts |= {name: row.get(name) for name in ("atproto_did", "atproto_password")}
+    faults = [
+        f"`users.{name}` is of type {type(value).__name__}, not a text"
+        if not is_text(value)
+        else f"`users.{name}` is not valid UTF-8"
+        for name, value in parts.items()
+        if value is not None and value != "" and sound_text(value) is None
+    ]
+    stored = row.get("atproto")
+    if stored is not None and not isinstance(stored, Mapping):
+        faults.append(f"`users.atproto` is of type {type(stored).__name__}, not a document")
+    return faults
 
 
 def _with_keys(accounts: Iterable[Account]) -> list[Account]:
@@ -225,7 +249,7 @@ def _one_account_a_repository(accounts: Sequence[Account]) -> list[Account]:
     """Block whoever names a DID that is not theirs alone: two accounts mirrored into one repository undo each other.
 
     The guest keeps its DID, then the only one of the platform's own tenant; when that does not decide, all are blocked.
-    One that is leaving keeps none: what would be removed may be another's.
+    One that is to be deleted keeps none: what would be removed may be another's.
     """
     sharing: defaultdict[str, list[Account]] = defaultdict(list)
     for account in accounts:
@@ -238,7 +262,7 @@ def _one_account_a_repository(accounts: Sequence[Account]) -> list[Account]:
         keepers = [account for account in group if account.is_guest] or [
             account for account in group if not account.id.startswith(_SISTER_TENANT)
         ]
-        keeper = keepers[0] if len(keepers) == 1 and keepers[0].leaving is None else None
+        keeper = keepers[0] if len(keepers) == 1 and keepers[0].pending_deletion is None else None
         for account in group:
             if account is not keeper:
                 others = ", ".join(sorted(other.key for other in group if other is not account))
@@ -250,54 +274,25 @@ def _one_account_a_repository(accounts: Sequence[Account]) -> list[Account]:
     return [blocked.get(account.id, account) for account in accounts]
 
 
-def _credentials(row: Mapping[str, Any]) -> _Credentials:
-    """From `atproto`, else from the flat fields used before it; never one account's DID with another's password."""
-    stored = row.get("atproto")
-    nested = stored if isinstance(stored, Mapping) else {}
-    flat_did, flat_password = sound_text(row.get("atproto_did")), sound_text(row.get("atproto_password"))
-    did = sound_text(nested.get("did")) or flat_did
-    belongs = flat_did is None or flat_did == did
-    parts = {f"atproto.{name}": nested.get(name) for name in ("did", "password")}
-    faults = [
-        f"`users.{name}` is of type {type(value).__name__}, not a text"
-        if not is_text(value)
-        else f"`users.{name}` is not valid UTF-8"
-        for name, value in (parts | {name: row.get(name) for name in ("atproto_did", "atproto_password")}).items()
-        if value is not None and value != "" and sound_text(value) is None
-    ]
-    if stored is not None and not isinstance(stored, Mapping):
-        faults.append(f"`users.atproto` is of type {type(stored).__name__}, not a document")
-    if did is not None and _DID.fullmatch(did) is None:
-        faults.append("`users.atproto.did` is not a DID")
-        did = None
-    return _Credentials(
-        did=did,
-        pds_handle=sound_text(nested.get("handle")) or (sound_text(row.get("atproto_handle")) if belongs else None),
-        password=sound_text(nested.get("password")) or (flat_password if belongs else None),
-        created=_moment(nested.get("createdAt"), nested.get("created"), row.get("atproto_created_at")),
-        faults=tuple(faults),
-    )
-
-
-def _missing_credentials(credentials: _Credentials) -> Blocked | None:
-    missing = [name for name, value in (("DID", credentials.did), ("password", credentials.password)) if not value]
+def _missing_credentials(did: str | None, password: str | None, faults: Sequence[str]) -> Blocked | None:
+    missing = [name for name, value in (("DID", did), ("password", password)) if not value]
     if not missing:
         return None
     remedy = (
         "it is picked up by itself once the platform, or `ac-pipeline accounts provision`, has made its PDS account."
     )
-    if credentials.faults:
-        remedy = f"{'; '.join(credentials.faults)}: correct it in Mongo."
-    elif credentials.did:
+    if faults:
+        remedy = f"{'; '.join(faults)}: correct it in Mongo."
+    elif did:
         rotate = "`ac-pipeline accounts rotate` with its `--user`"
         remedy = f"it is picked up by itself once it is there; {rotate} says how to give it a new one."
     return NoCredentials(f"Mongo holds no {' and no '.join(missing)} for this account (`users.atproto`): {remedy}")
 
 
-def _deletion(id: str, deletions: Mapping[str, str], tombstones: set[str]) -> _Deletion | None:
+def _deletion(id: str, deletions: Mapping[str, str], tombstones: Container[str]) -> _Deletion | None:
     """A tombstone beside a row that says otherwise is a contradiction, which no record is deleted for."""
     state = deletions.get(id)
-    buried = sha256(id.encode(errors="surrogateescape")).hexdigest() in tombstones
+    buried = _tombstone(id) in tombstones
     if state is None:
         gone = "The account was deleted (`account-tombstones`): nothing is written for it."
         return _Deletion(gone, certain=True) if buried else None
@@ -307,7 +302,11 @@ def _deletion(id: str, deletions: Mapping[str, str], tombstones: set[str]) -> _D
         f"The account is to be deleted (`account-deletions`, state {state}): nothing is written for it unless its "
         "owner cancels."
     )
-    return _Deletion(reason, certain=state in _LEAVING)
+    return _Deletion(reason, certain=state in _DELETING)
+
+
+def _tombstone(id: str) -> str:
+    return sha256(id.encode(errors="surrogateescape")).hexdigest()
 
 
 def _pick(accounts: Sequence[Account], selector: str) -> Account:
@@ -338,21 +337,12 @@ def _pick(accounts: Sequence[Account], selector: str) -> Account:
     )
 
 
-def _moment(*values: object) -> str | None:
-    """The first of these that is a time, a date or an ISO string, as writers of several years left them."""
-    moment = next((at for value in values if (at := read_when(value)) is not None), None)
-    return format_when(moment) if moment is not None else None
-
-
-_AWARE: Final[CodecOptions[dict[str, Any]]] = CodecOptions(tz_aware=True)
 _CREDENTIAL_FIELDS: Final = ("atproto.did", "atproto.password", "atproto_did", "atproto_password")
 _ATTEMPTS: Final = 5
 """Tries to change a user document that somebody else keeps changing."""
 
 
 class Kind(StrEnum):
-    """What an intent is about."""
-
     PROVISION = "provision"
     ROTATE = "rotate"
 
@@ -362,7 +352,6 @@ class Intent:
     """An account or a password that is being made.
 
     Args:
-        kind: Which of the two.
         subject: Mongo id of the account to be made; the DID whose password changes.
         key: The account's partition key, for people.
         password: The new password.
@@ -382,36 +371,22 @@ class Intent:
     former: tuple[str, ...] = field(default=(), repr=False)
 
 
-@dataclass(frozen=True, slots=True)
-class Credentials:
-    """DID and password as the platform holds them, in either form; None where it holds none."""
-
-    did: str | None = None
-    password: str | None = field(default=None, repr=False)
-
-
 class MongoProvisioning:
-    """The store of the operations on accounts.
-
-    Args:
-        source: The platform's database.
-        own: The pipeline's own database.
-    """
+    """What is unfinished of the accounts, in the pipeline's `own` database, and their credentials in the platform's."""
 
     def __init__(self, source: Database[dict[str, Any]], own: Database[dict[str, Any]]) -> None:
         self._source = source
-        self._users = source.get_collection("users", codec_options=SOURCE_CODEC)
-        self._intents = own.get_collection("provisioning", codec_options=_AWARE)
+        self._users = platform_collection(source, "users")
+        self._intents = own_collection(own, "provisioning")
 
     # -------------------------------------------------------------------------------------------------------- intents
 
     def begin(self, intent: Intent) -> Intent:
         """Keep an intent, unless there is one of its kind and subject; the one that is kept."""
-        stored = {name: getattr(intent, name) for name in Intent.__slots__} | {"former": list(intent.former)}
         with mongo_errors(f"write down what is to be done about the account {intent.key}"):
             kept = self._intents.find_one_and_update(
                 {"_id": _name(intent.kind, intent.subject)},
-                {"$setOnInsert": stored},
+                {"$setOnInsert": storable(intent)},
                 upsert=True,
                 return_document=ReturnDocument.AFTER,
             )
@@ -449,12 +424,12 @@ class MongoProvisioning:
         """Every user document's credentials by Mongo id; reads all of them."""
         with mongo_errors("read the credentials of all users"):
             rows = self._users.find({}, dict.fromkeys(_CREDENTIAL_FIELDS, 1), batch_size=_BATCH)
-            return {row["_id"]: _held_credentials(row) for row in rows if is_text(row["_id"])}
+            return {row["_id"]: credentials_of(row) for row in rows if is_text(row["_id"])}
 
     def credentials(self, account: str) -> Credentials | None:
         """What the platform holds for one account, as of now; None without a user document."""
         row = self._row(account)
-        return None if row is None else _held_credentials(row)
+        return None if row is None else credentials_of(row)
 
     def obstacle(self, account: str) -> str | None:
         """Why no PDS account may be made for this one, as of now; None when one may."""
@@ -465,10 +440,9 @@ class MongoProvisioning:
             return f"it has the DID {held.did}"
         if held is not None and held.password:
             return "Mongo holds a PDS password without a DID for it: find out whose it is"
-        buried = sha256(account.encode(errors="surrogateescape")).hexdigest()
         with mongo_errors("look whether an account is being deleted"):
             row = self._source["account-deletions"].find_one({"_id": account}, {"state": 1})
-            gone = self._source["account-tombstones"].find_one({"_id": buried}, {"_id": 1})
+            gone = self._source["account-tombstones"].find_one({"_id": _tombstone(account)}, {"_id": 1})
         leaving = (row is not None and row.get("state") != _CANCELLED) or gone is not None
         return "its owner's account is being deleted" if leaving and account != GUEST_ID else None
 
@@ -479,18 +453,16 @@ class MongoProvisioning:
 
         A user document is made for the guest only. None: there is no user document.
         """
-        for _ in range(_ATTEMPTS):
-            row = self._row(account)
-            if row is None and account != GUEST_ID:
-                return None
-            held = _held_credentials(row or {})
-            if held.did or held.password:
-                return held
-            # The platform's own writers have called it `created`, and `createdAt` since 2026.
-            values = {"did": did, "handle": handle, "password": password, "created": created, "createdAt": created}
-            if self._change(account, row, _nested(row or {}, values)):
-                return Credentials(did, password)
-        raise _busy(account)
+        held: Credentials | None = None
+        # The platform's own writers have called it `created`, and `createdAt` since 2026.
+        values = {"did": did, "handle": handle, "password": password, "created": created, "createdAt": created}
+
+        def change(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
+            nonlocal held
+            held = None if row is None and account != GUEST_ID else credentials_of(row or {})
+            return None if held is None or held.did or held.password else _in_atproto(row or {}, values)
+
+        return Credentials(did, password) if self._store(account, change) else held
 
     def store_password(self, account: str, did: str, password: str) -> bool:
         """Give the platform the new password of a DID, in each form it holds this DID in; False when it is not there.
@@ -498,72 +470,66 @@ class MongoProvisioning:
         Raises:
             ServerFailed: Somebody else keeps changing the document.
         """
-        for _ in range(_ATTEMPTS):
-            row = self._row(account)
-            if row is None or _held_credentials(row).did != did:
-                return False
-            change = _nested(row, {"did": did, "password": password})
-            if row.get("atproto_did") == did:
-                change["atproto_password"] = password
-            if self._change(account, row, change):
-                return True
-        raise _busy(account)
+
+        def change(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
+            if row is None or credentials_of(row).did != did:
+                return None
+            flat = {"atproto_password": password} if row.get("atproto_did") == did else {}
+            return {**_in_atproto(row, {"did": did, "password": password}), **flat}
+
+        return self._store(account, change)
 
     def store_handle(self, account: str, did: str, handle: str, now: datetime) -> bool:
-        """Write down the PDS handle of a DID, in each form the platform holds it in; False when it is not there.
+        """Write down the PDS handle of a DID; otherwise as `store_password`."""
 
-        Raises:
-            ServerFailed: Somebody else keeps changing the document.
-        """
+        def change(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
+            if row is None or credentials_of(row).did != did:
+                return None
+            flat = {"atproto_handle": handle} if row.get("atproto_did") == did else {}
+            if not isinstance(row.get("atproto"), Mapping):
+                return flat
+            return {"atproto.handle": handle, "atproto.syncedAt": format_when(int(now.timestamp() * 1000)), **flat}
+
+        return self._store(account, change)
+
+    def _store(self, account: str, change: Callable[[Mapping[str, Any] | None], dict[str, Any] | None]) -> bool:
+        """Change a user document as long as its credentials are those that were read, else look again; False when
+        `change` has nothing to change in it."""
         for _ in range(_ATTEMPTS):
             row = self._row(account)
-            if row is None or _held_credentials(row).did != did:
+            changes = change(row)
+            if changes is None:
                 return False
-            change: dict[str, Any] = {}
-            if isinstance(row.get("atproto"), Mapping):
-                change = {"atproto.handle": handle, "atproto.syncedAt": format_when(int(now.timestamp() * 1000))}
-            if row.get("atproto_did") == did:
-                change["atproto_handle"] = handle
-            if self._change(account, row, change):
+            with mongo_errors("store the credentials of an account"):
+                try:
+                    done = self._users.update_one(_unchanged(account, row), {"$set": changes}, upsert=row is None)
+                except DuplicateKeyError:  # somebody else has made the guest's document meanwhile
+                    continue
+            if done.matched_count == 1 or done.upserted_id is not None:
                 return True
-        raise _busy(account)
+        who = "the guest account" if account == GUEST_ID else "a user"
+        raise ServerFailed(f"The credentials of {who} in Mongo keep changing while they are stored. Run this again.")
 
     def waiting(self) -> dict[str, int]:
         """Documents without a record by Mongo id of their owner, removed ones left out; owners without are absent."""
         counts: dict[str, int] = {}
         for media in MEDIA_TYPES:
-            unlinked: dict[str, Any] = {f"{home}.rkey": {"$not": {"$gt": ""}} for home in media.link_homes}
-            removed = [
-                *({flag: True} for flag in FLAGS),
-                {"visibility": {"$nin": [None, "public"]}},
-                {"status": "wip"},
+            stages = [
+                {"$match": {**unlinked(media), "$nor": WITHDRAWN["$or"]}},
+                {"$group": {"_id": "$user", "number": {"$sum": 1}}},
             ]
-            stages = [{"$match": {**unlinked, "$nor": removed}}, {"$group": {"_id": "$user", "number": {"$sum": 1}}}]
             with mongo_errors(f"count the {media.plural} without a record"):
-                rows = list(
-                    self._source.get_collection(media.collection, codec_options=SOURCE_CODEC).aggregate(
-                        stages, batchSize=_BATCH
-                    )
-                )
+                collection = platform_collection(self._source, media.collection)
+                rows = list(collection.aggregate(stages, batchSize=_BATCH))
             for row in rows:
                 id = GUEST_ID if is_guest(row["_id"]) else row["_id"]
-                if not is_text(id):
-                    continue
-                counts[id] = counts.get(id, 0) + int(row["number"])
+                if is_text(id):
+                    counts[id] = counts.get(id, 0) + int(row["number"])
         return counts
 
     def _row(self, account: str) -> dict[str, Any] | None:
         with mongo_errors("read the credentials of an account"):
             return self._users.find_one({"_id": account}, {"atproto": 1, **dict.fromkeys(_CREDENTIAL_FIELDS[2:], 1)})
-
-    def _change(self, account: str, row: Mapping[str, Any] | None, change: Mapping[str, Any]) -> bool:
-        """Set fields of a user document as long as its credentials are those that were read; whether they were."""
-        with mongo_errors("store the credentials of an account"):
-            try:
-                done = self._users.update_one(_unchanged(account, row), {"$set": dict(change)}, upsert=row is None)
-            except DuplicateKeyError:  # somebody else has made the guest's document meanwhile
-                return False
-        return done.matched_count == 1 or done.upserted_id is not None
 
 
 def _unchanged(account: str, row: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -582,21 +548,11 @@ def _unchanged(account: str, row: Mapping[str, Any] | None) -> dict[str, Any]:
     return query
 
 
-def _nested(row: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+def _in_atproto(row: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
     """What to set so that these stand in `atproto`, whatever stands there now; other fields of it stay."""
     if isinstance(row.get("atproto"), Mapping):
         return {f"atproto.{name}": value for name, value in values.items()}
     return {"atproto": dict(values)}
-
-
-def _held_credentials(row: Mapping[str, Any]) -> Credentials:
-    """As `mongo/accounts.py` reads them, but with a password that belongs to no DID, so that none is overwritten."""
-    nested = row.get("atproto")
-    nested = nested if isinstance(nested, Mapping) else {}
-    flat_did, flat_password = sound_text(row.get("atproto_did")), sound_text(row.get("atproto_password"))
-    did = sound_text(nested.get("did")) or flat_did
-    belongs = flat_did is None or flat_did == did
-    return Credentials(did, sound_text(nested.get("password")) or (flat_password if belongs else None))
 
 
 def _name(kind: Kind, subject: str) -> str:
@@ -604,18 +560,4 @@ def _name(kind: Kind, subject: str) -> str:
 
 
 def _intent(row: Mapping[str, Any]) -> Intent:
-    return Intent(
-        Kind(row["kind"]),
-        row["subject"],
-        row["key"],
-        row["password"],
-        row["at"],
-        row.get("handle"),
-        row.get("email"),
-        tuple(row.get("former") or ()),
-    )
-
-
-def _busy(account: str) -> ServerFailed:
-    who = "the guest account" if account == GUEST_ID else "a user"
-    return ServerFailed(f"The credentials of {who} in Mongo keep changing while they are stored. Run this again.")
+    return value_of(Intent, row, kind=Kind(row["kind"]), former=tuple(row.get("former") or ()))

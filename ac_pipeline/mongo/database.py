@@ -9,13 +9,17 @@ import atexit
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from typing import Any, TypeVar
 
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
 from pymongo import MongoClient
+from pymongo.collection import Collection
+from pymongo.database import Database
 from pymongo.errors import (
     AutoReconnect,
     BulkWriteError,
@@ -34,6 +38,7 @@ from pymongo.server_api import ServerApi, ServerApiVersion
 from ac_pipeline.errors import Misconfigured, NotPermitted, PipelineError, ServerFailed, ServiceUnreachable
 
 Client = MongoClient[dict[str, Any]]
+Value = TypeVar("Value")
 
 SOURCE_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
     # A date outside the years 1 to 9999, or bytes that are not UTF-8, spoil one document, not the user's whole read:
@@ -42,6 +47,8 @@ SOURCE_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
     unicode_decode_error_handler="surrogateescape",
 )
 """How the platform's documents are decoded."""
+
+_OWN_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
 
 _UNAUTHORIZED = 13
 _REFUSED_ACCESS = frozenset({_UNAUTHORIZED, 18, 8000})
@@ -109,12 +116,39 @@ def _open(uri: str, application: str, selection_seconds: float, socket_seconds: 
         )
 
 
+def platform_collection(database: Database[dict[str, Any]], name: str) -> Collection[dict[str, Any]]:
+    """A collection of the platform's database."""
+    return database.get_collection(name, codec_options=SOURCE_CODEC)
+
+
+def own_collection(database: Database[dict[str, Any]], name: str) -> Collection[dict[str, Any]]:
+    """A collection of the pipeline's own database; its times have a time zone."""
+    return database.get_collection(name, codec_options=_OWN_CODEC)
+
+
+def storable(value: object) -> Any:
+    """A value as BSON holds it: dataclasses by their fields, enums by value, tuples and sets as lists."""
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {name: storable(each) for name, each in value.items()}
+    if isinstance(value, (tuple, frozenset)):
+        return [storable(each) for each in value]
+    if is_dataclass(value):
+        return {each.name: storable(getattr(value, each.name)) for each in fields(value)}
+    return value
+
+
+def value_of(kind: type[Value], stored: Mapping[str, Any], /, **changes: Any) -> Value:
+    """The value that was stored, with some fields converted; a field that another version wrote or did not write is
+    passed over or takes its default."""
+    return kind(**{name: stored[name] for name in kind.__slots__ if name in stored} | changes)  # type: ignore[attr-defined]
+
+
 @contextmanager
 def mongo_errors(action: str) -> Iterator[None]:
-    """Turn the driver's errors into those of `errors.py`, so that a failed read can never pass for an empty one.
-
-    Args:
-        action: What was being done, for the message: "read the paintings of jeffrey".
+    """Turn the driver's errors into those of `errors.py`, so that a failed read can never pass for an empty one;
+    `action` is what was being done, for the message: "read the paintings of jeffrey".
     """
     try:
         yield
@@ -159,15 +193,13 @@ def _from_refusal(action: str, code: int | None, details: Any) -> PipelineError:
 
 def _from_bulk(action: str, error: BulkWriteError) -> PipelineError:
     failures = error.details.get("writeErrors") or error.details.get("writeConcernErrors") or [{}]
-    first = failures[0]
-    return ServerFailed(
-        f"Could not {action}: {len(failures)} of its writes failed, the first with code {first.get('code')}.",
-        answer=str(first.get("errmsg", ""))[:300],
-    )
+    code, words = failures[0].get("code"), str(failures[0].get("errmsg", ""))[:300]
+    said = f"Could not {action}: {len(failures)} of its writes failed, the first with code {code}."
+    return ServerFailed(said, answer=words)
 
 
 def is_only_duplicates(error: BulkWriteError | DuplicateKeyError) -> bool:
-    """Whether nothing but "exists already" (E11000) went wrong."""
+    """True if nothing but "exists already" (E11000) went wrong."""
     if isinstance(error, DuplicateKeyError):
         return True
     failures = error.details.get("writeErrors") or []

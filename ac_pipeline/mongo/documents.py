@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final
 
 from bson import ObjectId
 from pymongo import UpdateOne
@@ -24,9 +24,9 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import InvalidDocument
 from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType, Verdict
 from ac_pipeline.media.documents import interpret, owner_of
-from ac_pipeline.media.eligibility import GUEST_VALUES, is_guest
+from ac_pipeline.media.eligibility import FLAGS, GUEST_VALUES, is_guest
 from ac_pipeline.media.times import format_when, object_id_time, read_when
-from ac_pipeline.mongo.database import SOURCE_CODEC, mongo_errors
+from ac_pipeline.mongo.database import mongo_errors, platform_collection
 
 _NO_TRANSACTIONS = {20, 263}
 """Error codes of a server without replication: IllegalOperation, OperationNotSupportedInTransaction."""
@@ -37,12 +37,15 @@ _BATCH = 1_000
 """Documents an answer holds: at about 1 KB each well under the server's 16 MB, and few round trips for a heavy user."""
 
 
+_ALWAYS_UNIQUE = ("code", "hash")
+"""Unique by the platform's rules, whatever indexes there are: codes per collection, programs by their hash over all
+users (aesthetic-computer facts, sections 3.4 and 5). Documents without them are no conflict here."""
+
+
 @dataclass(frozen=True, slots=True)
 class DocumentCounts:
-    """How many documents of one account and type there are, by verdict.
-
-    Args:
-        version: Changes when, and only when, a document came, went or changed in a way that its record could show.
+    """How many documents of one account and type there are, by verdict; `version` changes when, and only when, a
+    document came, went or changed in a way that its record could show.
     """
 
     documents: int
@@ -54,10 +57,9 @@ class DocumentCounts:
 
 
 class MongoDocuments:
-    """The Documents port on a real database.
+    """The Documents port on the platform's database, and writes to single documents.
 
     Args:
-        database: The platform's database.
         clock: Tells the time for `syncedAt`.
         sleep: Waits between two tries of a transaction that met another one, in seconds.
     """
@@ -74,11 +76,7 @@ class MongoDocuments:
         self._sleep = sleep
 
     def stream(self, account: Account, media: MediaType) -> Iterator[Document]:
-        """Every document of the account, whatever its verdict, in no particular order, read with a projection.
-
-        Raises:
-            Transient: The read failed, perhaps after some documents: what was read then is not the whole.
-        """
+        """As the port has it; a read may fail after some documents: what was read then is not the whole."""
         with mongo_errors(f"read the {media.plural} of {account.key}"):
             cursor = self._collection(media).find(
                 owned_by(account), dict.fromkeys((*media.fields, *media.link_homes), 1), batch_size=_BATCH
@@ -88,15 +86,13 @@ class MongoDocuments:
                     yield interpret(media, raw, owner_deleted=account.owner_deleted, account_did=account.did)
 
     def owners(self, media: MediaType, documents: Sequence[str]) -> Mapping[str, str | None]:
-        """Owner (None: guest) of each of these ids that exists; what is no ObjectId cannot exist."""
         ids = [ObjectId(id) for id in dict.fromkeys(documents) if ObjectId.is_valid(id)]
         owners: dict[str, str | None] = {}
         for start in range(0, len(ids), _BATCH):
             part = ids[start : start + _BATCH]
             with mongo_errors(f"look up the owners of {len(part)} {media.plural}"):
                 for raw in self._collection(media).find({"_id": {"$in": part}}, {"user": 1}, batch_size=_BATCH):
-                    user = raw.get("user")
-                    owners[str(raw["_id"])] = None if is_guest(user) else owner_of(user)
+                    owners[str(raw["_id"])] = _owner(raw)
         return owners
 
     def owners_of(self, media: MediaType, name: str) -> set[str | None]:
@@ -106,17 +102,16 @@ class MongoDocuments:
             either.append({"_id": ObjectId(name)})
         with mongo_errors(f"look up {media.name}:{name}"):
             found = self._collection(media).find({"$or": either}, {"user": 1})
-            return {None if is_guest(raw.get("user")) else owner_of(raw["user"]) for raw in found}
+            return {_owner(raw) for raw in found}
 
     def dates(self, media: MediaType) -> Mapping[str, int]:
-        """Id of every document of the collection, whoever owns it -> its `when` in ms since 1970, or that of its id."""
+        """As the port has it; a document without `when` has the time of its id."""
         with mongo_errors(f"read the ids of the {media.plural}"):
             found = self._collection(media).find({}, {"when": 1}, batch_size=_BATCH)
             ids = ((str(raw["_id"]), raw.get("when")) for raw in found)
             return {id: read_when(when) or object_id_time(id) or 0 for id, when in ids}
 
     def is_empty(self, media: MediaType) -> bool:
-        """Whether the whole collection holds nothing; one document is enough to know that it does not."""
         with mongo_errors(f"look into the collection {media.collection}"):
             return self._collection(media).find_one({}, {"_id": 1}) is None
 
@@ -171,45 +166,9 @@ class MongoDocuments:
             eligible=verdicts[Verdict.ELIGIBLE],
             withdrawn=verdicts[Verdict.WITHDRAWN],
             invalid=verdicts[Verdict.INVALID],
-            held=verdicts[Verdict.HELD],
+            held=verdicts[Verdict.OWNERSHIP_UNCLEAR],
             version=sha256(str(mixture).encode()).hexdigest(),
         )
-
-    def _collection(self, media: MediaType) -> MongoCollection[dict[str, Any]]:
-        return self._database.get_collection(media.collection, codec_options=SOURCE_CODEC)
-
-
-def owned_by(account: Account) -> dict[str, Any]:
-    """The filter of an account's documents; for the guest the one definition of anonymous work (SRC-4)."""
-    return {"user": {"$in": list(GUEST_VALUES)}} if account.is_guest else {"user": account.id}
-
-
-def link_change(media: MediaType, link: Link | None, synced_at: str) -> dict[str, Any]:
-    """The update that stores a link in all homes of a type, or takes it out of all of them (LINK-4).
-
-    Each home is replaced as a whole: parts of an older link never survive beside a newer one.
-    """
-    if link is None:
-        return {"$unset": dict.fromkeys(media.link_homes, "")}
-    parts = {"rkey": link.rkey, "uri": link.uri, "cid": link.cid, "did": link.did}
-    home = {name: value for name, value in parts.items() if value is not None} | {"syncedAt": synced_at}
-    return {"$set": dict.fromkeys(media.link_homes, home)}
-
-
-_ALWAYS_UNIQUE = ("code", "hash")
-"""Unique by the platform's rules, whatever indexes there are: codes per collection, programs by their hash over all
-users (aesthetic-computer facts, sections 3.4 and 5). Documents without them are no conflict here."""
-
-
-class MongoRepairs:
-    """Writes to single documents.
-
-    Args:
-        database: The platform's database.
-    """
-
-    def __init__(self, database: Database[dict[str, Any]]) -> None:
-        self._database = database
 
     def conflicts(self, media: MediaType, raw: Mapping[str, Any], *, among: Collection[str] | None = None) -> list[str]:
         """Unique fields whose values another document holds already, as `code abc`; empty when it can be stored.
@@ -235,9 +194,7 @@ class MongoRepairs:
 
     def insert(self, media: MediaType, raw: Mapping[str, Any]) -> bool:
         """Insert a document under its own `_id`; False when one with that id has come in between: it stays as it is.
-
-        Raises:
-            InvalidDocument: Another document holds one of its unique values.
+        Raises InvalidDocument when another document holds one of its unique values.
         """
         with mongo_errors(f"insert {media.name} {raw['_id']}"):
             collection = self._collection(media)
@@ -251,9 +208,7 @@ class MongoRepairs:
 
     def change(self, media: MediaType, document: Document, changes: Mapping[str, Any]) -> bool:
         """Set fields of a document, unless one of them is not as it was read; False then, and nothing is changed.
-
-        Raises:
-            InvalidDocument: Another document holds one of the unique values.
+        Raises InvalidDocument when another document holds one of the unique values.
         """
         as_read = {name: document.fields.get(name) for name in changes if name in media.fields}
         with mongo_errors(f"change {media.name} {document.id}"):
@@ -266,7 +221,40 @@ class MongoRepairs:
         return done.matched_count == 1
 
     def _collection(self, media: MediaType) -> MongoCollection[dict[str, Any]]:
-        return self._database.get_collection(media.collection, codec_options=SOURCE_CODEC)
+        return platform_collection(self._database, media.collection)
+
+
+WITHDRAWN: Final[dict[str, Any]] = {
+    "$or": [*({flag: True} for flag in FLAGS), {"visibility": {"$nin": [None, "public"]}}, {"status": "wip"}]
+}
+"""`media/eligibility.py` in Mongo's words; what the two may disagree about, Python decides."""
+
+
+def unlinked(media: MediaType) -> dict[str, Any]:
+    """The filter of documents without a stored key in any home of the type. What is stored but cannot be a key passes
+    for one."""
+    return {f"{home}.rkey": {"$not": {"$gt": ""}} for home in media.link_homes}
+
+
+def owned_by(account: Account) -> dict[str, Any]:
+    """The filter of an account's documents; for the guest the one definition of anonymous work (SRC-4)."""
+    return {"user": {"$in": list(GUEST_VALUES)}} if account.is_guest else {"user": account.id}
+
+
+def link_change(media: MediaType, link: Link | None, synced_at: str) -> dict[str, Any]:
+    """The update that stores a link in all homes of a type, or takes it out of all of them (LINK-4).
+
+    Each home is replaced as a whole: parts of an older link never survive beside a newer one.
+    """
+    if link is None:
+        return {"$unset": dict.fromkeys(media.link_homes, "")}
+    parts = {"rkey": link.rkey, "uri": link.uri, "cid": link.cid, "did": link.did}
+    home = {name: value for name, value in parts.items() if value is not None} | {"syncedAt": synced_at}
+    return {"$set": dict.fromkeys(media.link_homes, home)}
+
+
+def _owner(raw: Mapping[str, Any]) -> str | None:
+    return None if is_guest(raw.get("user")) else owner_of(raw["user"])
 
 
 def _unique(collection: MongoCollection[dict[str, Any]], raw: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from ac_pipeline.operations.accounts.handles import HANDLES
 from ac_pipeline.operations.accounts.listing import LIST, VERIFY, VISIBILITY
-from ac_pipeline.operations.accounts.registration import CREATE_GUEST, HANDLES, PROVISION, ROTATE
+from ac_pipeline.operations.accounts.registration import CREATE_GUEST, PROVISION, ROTATE
 from ac_pipeline.operations.declare import Declaration
 from ac_pipeline.operations.inspection.differences import DIFFERENCES
 from ac_pipeline.operations.inspection.erasure import ERASURE

@@ -13,174 +13,52 @@ import tempfile
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from inspect import getdoc
 from typing import Any, Final, Generic, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import ValidationError
 
-from ac_pipeline.accounts import GUEST_ID, Account
+from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Blocked, Misconfigured, PipelineError, is_unreachable
-from ac_pipeline.media.base import MediaType
-from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.operations.findings import LeftOut, Progress, chosen_accounts, item_name
+from ac_pipeline.operations.parameters import Parameters, hint, option_name
+from ac_pipeline.sync.for_accounts import for_accounts, unread
 from ac_pipeline.sync.report import ItemFailure
-from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline
+
+Given = TypeVar("Given", bound=Parameters)
+Result = TypeVar("Result")
 
 _IN_MEMORY: Final = 4_000_000
 """Bytes of a table's rows that are kept in memory before they go to a temporary file."""
 
-TYPE_NAMES: Final = tuple(media.name for media in MEDIA_TYPES)
+Progress = Callable[[Iterable[Any], int], Iterator[Any]]
+"""Passes things on, given how many there will be: whoever shows progress looks at them here."""
 
 
-def option(
-    default: Any,
-    help: str,
-    *,
-    name: str = "",
-    metavar: str = "",
-    choices: Sequence[str] = (),
-    argument: bool = False,
-    bare: Any = None,
-    **limits: Any,
-) -> Any:
-    """A parameter.
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A user who could not be looked at, and why."""
 
-    Args:
-        default: Its value when it is left out.
-        help: What it means, for the command's help and for the launchpad.
-        name: The command's option, when it is not the field's own name: `--from`.
-        metavar: What stands for its value in the help.
-        choices: The values it can have.
-        argument: True for a positional argument of the command.
-        bare: What the option stands for on the command line without a value; None where it needs one.
-        limits: Pydantic's, such as `ge`.
-    """
-    hints = {"name": name, "metavar": metavar, "choices": list(choices), "argument": argument, "bare": bare}
-    extra: dict[str, Any] = dict(hints)
-    return Field(default, description=help, json_schema_extra=extra, **limits)
-
-
-def why_option() -> Any:
-    return option("", "Your reason, for the audit.", metavar="TEXT")
-
-
-def dry_run_option(what: str) -> Any:
-    """True in the launchpad where no confirmation is asked for: a job that is launched as it is writes nothing."""
-    return option(False, f"Only say what would be {what}.")
-
-
-def sweep_option() -> Any:
-    return option(
-        None,
-        "So many records without a document go although the database is doubted. With another number, or without one, "
-        "nothing is done and the number is said.",
-        metavar="N",
-        bare=-1,
-        ge=-1,
-    )
-
-
-def confirm_option(what: str) -> Any:
-    return option(
-        None,
-        f"The number of {what}, as the preview names it. Left out (or -1), nothing is done and the number is said.",
-        metavar="N",
-        ge=-1,
-    )
-
-
-class Parameters(BaseModel):
-    """Parameters of an operation. Each field is one option of the command and one field of the launchpad."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class OfTypes(Parameters):
-    """Some media types."""
-
-    types: list[str] = option([], "Only this type. Left out: all.", name="--type", choices=TYPE_NAMES)
+    user: str
+    error: PipelineError
 
     @property
-    def media(self) -> tuple[MediaType, ...]:
-        """The types that are named, in their usual order; all of them when none is."""
-        return media_types(self.types)
-
-
-class OfUsers(Parameters):
-    """Some users."""
-
-    users: list[str] = option(
-        [],
-        "Only this user: partition key, handle, user code, DID or Mongo id. Left out: all.",
-        name="--user",
-        metavar="KEY",
-    )
-
-
-class OfOneUser(Parameters):
-    """One user, who has to be named."""
-
-    user: str = option("", "The user: partition key, handle, user code, DID or Mongo id.", argument=True)
-
-    def account(self, pipeline: Pipeline) -> Account:
-        """The account of the named user.
-
-        Raises:
-            Misconfigured: Nobody is named, or the name fits nobody.
-        """
-        if not self.user.strip():
-            raise Misconfigured("No user is named, so nothing was done: fill in `user` in the launchpad.")
-        return pipeline.accounts.find(self.user.strip())
-
-
-class Selected(OfUsers, OfTypes):
-    """Some items of some users (PLAN-2)."""
-
-    anonymous: bool = option(False, "The guest account only.")
-    since: str = option("", "Only items from this day or moment on (ISO 8601, UTC).", metavar="DATE")
-    until: str = option("", "Only items before this day or moment (ISO 8601, UTC).", metavar="DATE")
-    limit: int = option(0, "At most so many items of each user and type; 0 for all.", metavar="N", ge=0)
-    items: list[str] = option([], "Only this item, by code or ObjectId.", name="--item", metavar="TYPE:CODE")
-
-    @model_validator(mode="after")
-    def _readable(self) -> Selected:
-        """What cannot be read is refused before anything is opened."""
-        self.selection()
-        return self
+    def message(self) -> str:
+        return self.error.message
 
     @property
-    def everybody(self) -> bool:
-        """True if no account is named, neither by itself nor by an item."""
-        return not (self.users or self.anonymous or self.items)
+    def failed(self) -> bool:
+        """True if it is an error, not if the account is blocked."""
+        return not isinstance(self.error, Blocked)
 
-    def accounts(self, pipeline: Pipeline) -> list[Account]:
-        """Those named, else the owners of the named items, else all.
+    def to_json(self) -> dict[str, object]:
+        return {"user": self.user, "message": self.message}
 
-        Raises:
-            Misconfigured: A name fits no account or no item.
-        """
-        users = (*self.users, *([GUEST_ID] if self.anonymous else []))
-        return chosen_accounts(pipeline, users, self.selection().items)
 
-    def selection(self, **more: Any) -> Selection:
-        """The items that are meant.
-
-        Raises:
-            Misconfigured: A date or an item cannot be read.
-        """
-        items = frozenset(item_name(text) for text in self.items) or None
-        named = self.types or ([type_ for type_, _ in items] if items else [])
-        return Selection(
-            types=media_types(named),
-            since=_moment("since", self.since),
-            until=_moment("until", self.until),
-            items=items,
-            limit=self.limit or None,
-            **more,
-        )
+def unwatched(things: Iterable[Any], total: int) -> Iterator[Any]:
+    """Pass things on where nobody watches."""
+    del total
+    return iter(things)
 
 
 class Table:
@@ -217,12 +95,14 @@ class Table:
         self._file.seek(0, 2)
 
     @classmethod
+    def of(cls, name: str, columns: Sequence[str], rows: Iterable[Sequence[object]], title: str = "") -> Table:
+        """Rows whose values stand in the order of the columns."""
+        return cls(name, columns, title).extend(dict(zip(columns, row, strict=True)) for row in rows)
+
+    @classmethod
     def counts(cls, name: str, counts: Mapping[str, int], what: str = "type", *, title: str = "") -> Table:
         """Numbers by what they count, and their sum."""
-        table = cls(name, (what, "number"), title)
-        table.extend({what: key, "number": number} for key, number in counts.items())
-        table.add({what: "total", "number": sum(counts.values())})
-        return table
+        return cls.of(name, (what, "number"), [*counts.items(), ("total", sum(counts.values()))], title)
 
 
 @dataclass(slots=True)
@@ -261,19 +141,33 @@ class Work:
     Args:
         pipeline: All parts of the pipeline.
         run_id: Of this run, as ledger and audit name it.
-        told: Told what is being done, how much of it is done, and of how much.
+        progress: Is told what is being done, how much of it is done, and of how much.
         watch: Passes things on under a title, showing how many have passed.
         say: Tells a sentence at once, before what may take long.
     """
 
     pipeline: Pipeline
     run_id: str
-    told: Callable[[str, int, int], None]
+    progress: Callable[[str, int, int], None]
     watch: Callable[[str], Progress]
     say: Callable[[str], None]
 
+    def for_each(
+        self, title: str, accounts: Sequence[Account], look: Callable[[Account], Result]
+    ) -> Iterator[tuple[Account, Result | PipelineError]]:
+        """Look at many accounts, several at once, with progress under this title.
 
-Given = TypeVar("Given", bound=Parameters)
+        Yields:
+            Each account, in their order, with what was found, or with the reason why it cannot be looked at.
+
+        Raises:
+            ServiceUnreachable: A service is down.
+        """
+        workers = self.pipeline.settings.ac_concurrent_users
+        looks: Iterator[tuple[Account, Result | PipelineError]] = for_accounts(
+            accounts, look, workers, unread, ordered=True
+        )
+        return self.watch(title)(looks, len(accounts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,10 +216,6 @@ class Declaration(Generic[Given]):
             wrong = error.errors()[0]
             raise Misconfigured(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}.") from None
 
-    def command_line(self, parameters: Given, **changed: object) -> str:
-        """The command that does this, with some parameters changed."""
-        return command_line(self.command, parameters, **changed)
-
 
 def command_line(command: str, parameters: Parameters, **changed: object) -> str:
     """A command with these parameters, some of them changed; those that are as usual, and `dry_run`, are left out."""
@@ -343,6 +233,14 @@ def command_line(command: str, parameters: Parameters, **changed: object) -> str
             each = value if isinstance(value, list) else [value]
             words += [word for one in each for word in (option_name(name, info), str(one))]
     return shlex.join(["ac-pipeline", *command.split(), *arguments, *words])
+
+
+def wrong_confirmation(parameters: Parameters, report: Report) -> object:
+    """What is given in `confirm` and is not what the report names; None where there is no such thing."""
+    given = getattr(parameters, "confirm", None)
+    if report.confirm is None or given in {None, False, ""} or getattr(parameters, "dry_run", False):
+        return None
+    return given
 
 
 def failures_table(name: str, failures: Iterable[ItemFailure], title: str = "") -> Table:
@@ -363,45 +261,3 @@ def exit_code(well: bool, errors: Iterable[PipelineError | None] = ()) -> int:
     if any(is_unreachable(error.code, error.status) for error in met):
         return UNREACHABLE
     return WELL if well and not met else FAILED
-
-
-def confirms(typed: str, key: str) -> bool:
-    """True if what was typed in `confirm` is the account's key, False if nothing was.
-
-    Raises:
-        Misconfigured: It names somebody else.
-    """
-    if typed.strip() not in {"", key}:
-        raise Misconfigured(f"`confirm` names another account than {key}: nothing was changed.")
-    return bool(typed.strip())
-
-
-def hint(info: FieldInfo, name: str) -> Any:
-    """What `option` was told of a parameter."""
-    extra = info.json_schema_extra
-    return extra.get(name) if isinstance(extra, dict) else None
-
-
-def option_name(name: str, info: FieldInfo) -> str:
-    return str(hint(info, "name") or "--" + name.replace("_", "-"))
-
-
-def media_types(names: Iterable[str]) -> tuple[MediaType, ...]:
-    """The types of these names in their usual order; all of them when none is named.
-
-    Raises:
-        Misconfigured: A name is no type.
-    """
-    chosen = {media_type(name).name for name in names}
-    return tuple(media for media in MEDIA_TYPES if not chosen or media.name in chosen)
-
-
-def _moment(name: str, text: str) -> int | None:
-    if not text:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise Misconfigured(f"{name}: {text!r} is no date: write for example 2025-10-31.") from None
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return int(aware.timestamp() * 1000)

@@ -6,10 +6,11 @@ Publishing writes one record for each lexicon into the authority's repository. W
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Final
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.lexicon import Lexicons
@@ -17,19 +18,9 @@ from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import at_uri, record_cid
 from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import Blocked, InvalidRecord, Misconfigured, OutcomeUnknown, RepositoryMoved, Transient
-from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.operations.declare import (
-    Declaration,
-    Parameters,
-    Report,
-    Table,
-    Work,
-    dry_run_option,
-    option,
-    why_option,
-)
-from ac_pipeline.operations.findings import Progress, unwatched
+from ac_pipeline.operations.declare import Declaration, Report, Table, Work
+from ac_pipeline.operations.parameters import Parameters, dry_run_option, option, why_option
 from ac_pipeline.sync.lexicon_gate import SCHEMA, Authority, Comparison, compare, published_in
 from ac_pipeline.sync.ports import DataServer, Ledger
 from ac_pipeline.sync.writing.writer import commit_writes
@@ -53,31 +44,15 @@ class Scan:
         unreadable: Users whose repository could not be read, with the reason.
     """
 
-    records: dict[str, int] = field(default_factory=dict)
-    invalid: dict[str, int] = field(default_factory=dict)
+    records: Counter[str] = field(default_factory=Counter)
+    invalid: Counter[str] = field(default_factory=Counter)
     examples: list[tuple[str, str]] = field(default_factory=list)
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
 
-def scan(lexicons: Lexicons, repositories: Iterable[Repository], types: Sequence[MediaType], found: Scan) -> None:
-    """Check every existing record of these types, one repository at a time (VERIFY-3).
-
-    Args:
-        found: Is added to.
-    """
-    for repository in repositories:
-        for media in types:
-            for rkey, _ in repository.collection(media.nsid):
-                found.records[media.nsid] = found.records.get(media.nsid, 0) + 1
-                problems = _problems(lexicons, repository, media.nsid, rkey)
-                if problems:
-                    found.invalid[media.nsid] = found.invalid.get(media.nsid, 0) + 1
-                    if len(found.examples) < EXAMPLES:
-                        found.examples.append((at_uri(repository.did, media.nsid, rkey), problems[0]))
-
-
-def readable(server: DataServer, accounts: Iterable[Account], found: Scan) -> Iterator[Repository]:
-    """The repositories of these accounts, one after another; those that cannot be read are named in `found`."""
+def scan(lexicons: Lexicons, server: DataServer, accounts: Iterable[Account]) -> Scan:
+    """Check every existing record of these accounts, one repository at a time (VERIFY-3)."""
+    found = Scan()
     for account in accounts:
         if account.did is None:
             continue
@@ -86,82 +61,14 @@ def readable(server: DataServer, accounts: Iterable[Account], found: Scan) -> It
         except (Blocked, Transient) as error:
             found.unreadable.append((account.key, error.message))
             continue
-        yield repository
-
-
-@dataclass(frozen=True, slots=True)
-class LexiconCheck:
-    """Our lexicons beside the published ones, and what existing records say about them.
-
-    Args:
-        comparisons: Every lexicon of ours.
-        authority: DID of who publishes them; None where AC_LEXICON_AUTHORITY is not set.
-        scan: What the records say, or None where they were left unread.
-        passed_over: Other files beside our lexicons -> why they are not used.
-    """
-
-    comparisons: list[Comparison]
-    authority: str | None
-    scan: Scan | None
-    passed_over: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def breaking(self) -> list[str]:
-        """The NSIDs that would break what is published. While there is one, no record is written."""
-        return [each.nsid for each in self.comparisons if each.breaking]
-
-
-def check_ours(pipeline: Pipeline, *, records: bool, progress: Progress = unwatched) -> LexiconCheck:
-    """Compare our lexicons with the published ones, and every existing record with our lexicons. Nothing is written.
-
-    Args:
-        records: Whether to read the records.
-
-    Raises:
-        Misconfigured: The authority's account cannot be read, and never was.
-        Transient: The published lexicons cannot be read, and never were; or Mongo could not be read.
-    """
-    comparisons = pipeline.gate.comparisons()
-    authority = pipeline.gate.authority
-    found = Scan() if records else None
-    if found is not None:
-        accounts = pipeline.accounts.all()
-        listed = progress(accounts, len(accounts))
-        scan(pipeline.lexicons, readable(pipeline.server, listed, found), MEDIA_TYPES, found)
-    return LexiconCheck(comparisons, authority.did if authority else None, found, pipeline.lexicons.passed_over)
-
-
-@dataclass(frozen=True, slots=True)
-class Publication:
-    """What was published, or would be, as it compared before, and the DNS records by which others find it."""
-
-    lexicons: list[Comparison]
-    dns: list[str]
-
-
-def publish_ours(pipeline: Pipeline, *, dry_run: bool, force: bool = False, why: str = "") -> Publication:
-    """Publish our lexicons in the repository of AC_LEXICON_AUTHORITY; in the audit before it starts.
-
-    Args:
-        dry_run: Only say what would be published.
-        force: Publish breaking changes too.
-        why: The operator's own words, for the audit.
-
-    Raises:
-        Misconfigured: AC_LEXICON_AUTHORITY is not set; or a change is breaking, and not forced. Nothing was written.
-        Transient, Blocked: The PDS did not take it; publishing again does the rest.
-    """
-    authority = _authority(pipeline)
-    dns = dns_record(pipeline.lexicons, authority.did)
-    comparisons = pipeline.gate.comparisons()
-    if dry_run:
-        return Publication([each for each in comparisons if each.state != "same"], dns)
-    counts = {"breaking": sum(bool(each.breaking) for each in comparisons)}
-    with pipeline.audit.during("publish-lexicons", [authority.account], [], why=why, counts=counts) as audited:
-        published = publish(pipeline.lexicons, authority, pipeline.ledger, force=force)
-        audited.counts["published"] = len(published)
-    pipeline.gate.comparisons()  # so that what is published now is remembered
-    return Publication(published, dns)
+        for media in MEDIA_TYPES:
+            for rkey, _ in repository.collection(media.nsid):
+                found.records[media.nsid] += 1
+                problems = _problems(lexicons, repository, media.nsid, rkey)
+                found.invalid[media.nsid] += bool(problems)
+                if problems and len(found.examples) < EXAMPLES:
+                    found.examples.append((at_uri(repository.did, media.nsid, rkey), problems[0]))
+    return found
 
 
 def publish(lexicons: Lexicons, authority: Authority, ledger: Ledger, *, force: bool = False) -> list[Comparison]:
@@ -189,7 +96,11 @@ def publish(lexicons: Lexicons, authority: Authority, ledger: Ledger, *, force: 
                 f"Nothing was published: {listed}. Records written for the published version would no longer fit; "
                 "give the new shape an NSID of its own, or publish with --force."
             )
-        writes = [_write(lexicons, each) for each in comparisons if _differs(lexicons, repository, each)]
+        writes = []
+        for each in comparisons:
+            record = {"$type": SCHEMA, **lexicons.documents[each.nsid]}
+            if repository.records.get(f"{SCHEMA}/{each.nsid}") != record_cid(record):
+                writes.append(Write("update" if each.published else "create", SCHEMA, each.nsid, record))
         if not writes:
             return []
         try:
@@ -204,12 +115,6 @@ def publish(lexicons: Lexicons, authority: Authority, ledger: Ledger, *, force: 
     raise RepositoryMoved(
         f"The repository of {authority.did} changed {ATTEMPTS} times while the lexicons were published: publish again."
     )
-
-
-def dns_record(lexicons: Lexicons, did: str) -> list[str]:
-    """The DNS records by which others find the lexicons: one TXT record for each authority name among the NSIDs."""
-    domains = sorted({".".join(reversed(nsid.split(".")[:-1])) for nsid in lexicons.documents})
-    return [f'_lexicon.{domain}. TXT "did={did}"' for domain in domains]
 
 
 def _authority(pipeline: Pipeline) -> Authority:
@@ -229,18 +134,6 @@ def _problems(lexicons: Lexicons, repository: Repository, nsid: str, rkey: str) 
         return [error.message]
 
 
-def _record(lexicons: Lexicons, nsid: str) -> dict[str, Any]:
-    return {"$type": SCHEMA, **lexicons.documents[nsid]}
-
-
-def _differs(lexicons: Lexicons, repository: Repository, each: Comparison) -> bool:
-    return repository.records.get(f"{SCHEMA}/{each.nsid}") != record_cid(_record(lexicons, each.nsid))
-
-
-def _write(lexicons: Lexicons, each: Comparison) -> Write:
-    return Write("update" if each.published else "create", SCHEMA, each.nsid, _record(lexicons, each.nsid))
-
-
 class CheckParameters(Parameters):
     """What to read."""
 
@@ -253,49 +146,46 @@ def run_check(work: Work, parameters: CheckParameters) -> Report:
 
     While a published lexicon would be broken, no record is written either.
     """
-    found = check_ours(work.pipeline, records=not parameters.no_scan, progress=work.watch("Reading records"))
-    read = found.scan or Scan()
-    columns = ("lexicon", "published") if found.scan is None else ("lexicon", "published", "records", "invalid")
+    pipeline, read, columns = work.pipeline, Scan(), ["lexicon", "published"]
+    comparisons, authority = pipeline.gate.comparisons(), pipeline.gate.authority
+    if not parameters.no_scan:
+        columns += ["records", "invalid"]
+        accounts = pipeline.accounts.all()
+        read = scan(pipeline.lexicons, pipeline.server, work.watch("Reading records")(accounts, len(accounts)))
     lexicons = Table("lexicons", columns)
     changed = Table("changes", ("lexicon", "path", "effect", "what"), "Changes against the published versions")
     listed = []
-    for each in found.comparisons:
-        numbers = {"records": read.records.get(each.nsid, 0), "invalid": read.invalid.get(each.nsid, 0)}
+    for each in comparisons:
+        numbers = {"records": read.records[each.nsid], "invalid": read.invalid[each.nsid]}
         changes = [{"path": c.path, "effect": c.effect.value, "what": c.what} for c in each.changes]
         lexicons.add({"lexicon": each.nsid, "published": each.state, **numbers})
         changed.extend({"lexicon": each.nsid, **change} for change in changes)
         listed.append({"nsid": each.nsid, "state": each.state, "changes": changes, **numbers})
     examples = [{"uri": uri, "problem": problem} for uri, problem in read.examples]
     broken = Table("examples", ("uri", "problem"), "Records that break our lexicon (a sync repairs those it knows)")
-    breaking = ", ".join(found.breaking)
-    lines = [] if found.authority else ["AC_LEXICON_AUTHORITY is not set: nothing is known of published versions."]
-    lines += [f"{name} is not used: {reason}" for name, reason in found.passed_over.items()]
+    breaking, passed_over = [each.nsid for each in comparisons if each.breaking], pipeline.lexicons.passed_over
+    lines = [] if authority else ["AC_LEXICON_AUTHORITY is not set: nothing is known of published versions."]
+    lines += [f"{name} is not used: {reason}" for name, reason in passed_over.items()]
     lines += [f"{user} could not be read: {reason}" for user, reason in read.unreadable]
     return Report(
-        f"No record is written while {breaking} would break what is published."
+        f"No record is written while {', '.join(breaking)} would break what is published."
         if breaking
         else "No lexicon would break what is published.",
         {
-            "authority": found.authority,
+            "authority": authority.did if authority else None,
             "lexicons": listed,
             "examples": examples,
-            "passed_over": dict(found.passed_over),
+            "passed_over": dict(passed_over),
             "unreadable": [{"user": user, "reason": reason} for user, reason in read.unreadable],
         },
         [lexicons, changed, broken.extend(examples)],
-        {"authority": found.authority or "not set", "breaking": len(found.breaking)},
+        {"authority": authority.did if authority else "not set", "breaking": len(breaking)},
         lines,
         exit_code=1 if breaking else 0,
     )
 
 
-CHECK: Final = Declaration(
-    "lexicons check",
-    "check_lexicons",
-    "check_our_lexicons",
-    CheckParameters,
-    run_check,
-)
+CHECK: Final = Declaration("lexicons check", "check_lexicons", "check_our_lexicons", CheckParameters, run_check)
 
 
 class PublishParameters(Parameters):
@@ -310,26 +200,34 @@ def run_publish(work: Work, parameters: PublishParameters) -> Report:
     """Write our lexicons into the repository of AC_LEXICON_AUTHORITY. What is the same already is left alone,
     breaking changes are refused unless they are forced.
     """
-    dry = parameters.dry_run
-    published = publish_ours(work.pipeline, dry_run=dry, force=parameters.force, why=parameters.why)
+    pipeline, dry = work.pipeline, parameters.dry_run
+    authority = _authority(pipeline)
+    # Others find the lexicons by one TXT record for each authority name among the NSIDs.
+    domains = sorted({".".join(reversed(nsid.split(".")[:-1])) for nsid in pipeline.lexicons.documents})
+    dns = [f'_lexicon.{domain}. TXT "did={authority.did}"' for domain in domains]
+    comparisons = pipeline.gate.comparisons()
+    if dry:
+        published = [each for each in comparisons if each.state != "same"]
+    else:
+        counts, why = {"breaking": sum(bool(each.breaking) for each in comparisons)}, parameters.why
+        with pipeline.audit.during("publish-lexicons", [authority.account], [], why=why, counts=counts) as audited:
+            published = publish(pipeline.lexicons, authority, pipeline.ledger, force=parameters.force)
+            audited.counts["published"] = len(published)
+        pipeline.gate.comparisons()  # so that what is published now is remembered
     table = Table("would_be_published" if dry else "published", ("lexicon", "state", "changes"))
-    for each in published.lexicons:
+    for each in published:
         changes = [f"{change.path}: {change.what}" for change in each.changes]
         table.add({"lexicon": each.nsid, "state": each.state, "changes": changes})
     headline = f"{table.count} lexicons {'would be' if dry else 'were'} published."
     return Report(
         headline if table.count else "Every lexicon is published as it is.",
-        {"published": [each.nsid for each in published.lexicons], "dry_run": dry, "dns": published.dns},
+        {"published": [each.nsid for each in published], "dry_run": dry, "dns": dns},
         [table],
-        {"dry_run": dry, "lexicons": table.count, "dns_records": "\n".join(published.dns)},
-        [f"Others find them by this DNS record: {line}" for line in published.dns],
+        {"dry_run": dry, "lexicons": table.count, "dns_records": "\n".join(dns)},
+        [f"Others find them by this DNS record: {line}" for line in dns],
     )
 
 
 PUBLISH: Final = Declaration(
-    "lexicons publish",
-    "publish_lexicons",
-    "publish_our_lexicons",
-    PublishParameters,
-    run_publish,
+    "lexicons publish", "publish_lexicons", "publish_our_lexicons", PublishParameters, run_publish
 )

@@ -1,7 +1,7 @@
-"""The flight plan: the dry run of many users, with its cost under the limits that are known, kept under its hash.
+"""The plan: the dry run of many users, with its cost under the limits that are known, kept under its hash.
 
 One user's plan is in memory for each worker; operations go out as they come (OPS-6). What one user's plan is decided
-by is the engine's; carrying a saved plan out is `sync.py`.
+by is the engine's; carrying a saved plan out is `apply_plan.py`.
 """
 
 from __future__ import annotations
@@ -10,21 +10,22 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import datetime
-from typing import Any, Final, Protocol
+from heapq import nlargest
+from typing import Any, Final
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.rate_limits import HOUR, Bucket, commits_key, hour_under_way
 from ac_pipeline.errors import NotPermitted, PipelineError
+from ac_pipeline.items import PlannedOperation
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.mongo.ledger.plans import KEPT, SHORTEST, Draft, Line, SavedPlan
-from ac_pipeline.operations.declare import Declaration, Parameters, Report, Selected, Table, Work, command_line, option
-from ac_pipeline.operations.findings import LeftOut, Progress, unwatched
+from ac_pipeline.mongo.ledger.plans import KEPT, SHORTEST, MongoPlans
+from ac_pipeline.operations.declare import Declaration, LeftOut, Progress, Report, Table, Work, command_line, unwatched
+from ac_pipeline.operations.parameters import Parameters, Selected, option
 from ac_pipeline.sync.costs import Bill, Ceiling, Cost, Limits, UserBill, UserCost, user_cost
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.for_accounts import for_accounts, unread
 from ac_pipeline.sync.report import AccountReport
-from ac_pipeline.sync.selection import PlanHash, PlannedOperation, Selection, planned
+from ac_pipeline.sync.selection import PlanHash, Selection, planned
 from ac_pipeline.sync.writing.writer import REQUEST_BYTES, BatchLimits
 from ac_pipeline.wiring import Pipeline
 
@@ -32,38 +33,18 @@ SLOWEST = 10
 """Users that a plan names of those that take longest."""
 
 
-class Plans(Protocol):
-    """Where plans are kept."""
-
-    def draft(self) -> Draft:
-        """A new plan's operations."""
-
-    def save(
-        self,
-        draft: Draft,
-        *,
-        hash: str,
-        selection: Mapping[str, Any],
-        cost: Mapping[str, Any],
-        counts: Mapping[str, int],
-        accounts: tuple[str, ...],
-    ) -> SavedPlan:
-        """Make a draft the plan of this hash."""
-
-
 @dataclass(slots=True)
-class FlightPlan:
+class DryRun:
     """A dry run's sums; its operations went to the listener.
 
     Args:
-        hash: Of all operations.
         users: How many users have operations.
         counts: Kind of operation -> how many.
         slowest: The users who are done last.
         blocked: User -> why nothing can be done.
         notes: User and what a person may want to know.
         limits: What is known of the PDS's limits.
-        saved: Whether it is kept, to be carried out later.
+        saved: True if it is kept, to be carried out later.
         orphans_kept: Type -> records without a document that stay because the database is doubted.
         unread: User -> the error for which nothing is planned for them.
     """
@@ -100,35 +81,29 @@ class FlightPlan:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class _Survey:
-    """What is kept of one user's dry run."""
-
-    lines: list[PlannedOperation]
-    cost: UserCost
-    report: AccountReport
+_Survey = tuple[list[PlannedOperation], UserCost, AccountReport]
+"""What is kept of one user's dry run."""
 
 
-def draw_up(
+def dry_run(
     engine: Engine,
     accounts: Sequence[Account],
     selection: Selection,
     *,
     limits: Limits,
     workers: int,
-    plans: Plans | None = None,
+    plans: MongoPlans | None = None,
     chosen: Sequence[Account] | None = None,
     take: Callable[[PlannedOperation, UserBill], None] = lambda operation, bill: None,
     progress: Progress = unwatched,
-) -> FlightPlan:
+) -> DryRun:
     """Plan these users, one after another in their order.
 
     Args:
         limits: Under which the finishing time is reckoned.
         plans: Where the plan is kept, or None.
         chosen: The accounts that were named; None when the plan is about whoever there is.
-        take: Told every operation, with what its user's take.
-        progress: Passes the users on.
+        take: Is passed every operation, with what its user's cost.
 
     Raises:
         ServiceUnreachable: A service is down: there is no plan.
@@ -139,12 +114,11 @@ def draw_up(
         plan, report = engine.survey(account, selection)
         if report.blocked is not None:  # what cannot be done is no work
             plan.plans = []
-        return _Survey(planned([plan]), user_cost(plan, caps), report)
+        return planned([plan]), user_cost(plan, caps), report
 
     digest, bill = PlanHash(), Bill(engine.now(), limits)
     draft = plans.draft() if plans is not None else None
-    made = FlightPlan("", bill.total(), limits=limits)
-    touched: list[str] = []
+    made, touched = DryRun("", bill.total(), limits=limits), list[str]()
     surveys: Iterable[tuple[Account, _Survey | PipelineError]] = for_accounts(
         accounts, survey, workers, unread, ordered=True
     )
@@ -152,21 +126,22 @@ def draw_up(
         if isinstance(found, PipelineError):
             made.unread[account.key] = found
             continue
-        made.notes += [(account.key, note) for note in found.report.notes]
-        kept = {name: tally.orphans_kept for name, tally in found.report.types.items() if tally.orphans_kept}
-        made.orphans_kept.update(kept)
-        if found.report.blocked is not None:
-            made.blocked[account.key] = found.report.blocked.message
-        if not found.lines:
+        operations, cost, report = found
+        made.notes += [(account.key, note) for note in report.notes]
+        made.orphans_kept.update(orphans_kept(report))
+        if report.blocked is not None:
+            made.blocked[account.key] = report.blocked.message
+        if not operations:
             continue
         touched.append(account.id)
-        priced = bill.add(found.cost) if found.cost.operations else UserBill(found.cost, engine.now(), "")
-        made.slowest = sorted([*made.slowest, priced], key=_by_time, reverse=True)[:SLOWEST]
-        for each in found.lines:
+        priced = bill.add(cost) if cost.operations else UserBill(cost, engine.now(), "")
+        made.slowest.append(priced)
+        made.slowest = nlargest(SLOWEST, made.slowest, key=lambda bill: (bill.finishes_at, bill.cost.points))
+        for each in operations:
             digest.add(each)
             made.counts[each.operation] += 1
             if draft is not None:
-                draft.add(_stored(account, each))
+                draft.add(replace(each, account=account.id))
             take(each, priced)
     made.hash, made.cost, made.users = digest.hexdigest(), bill.total(), len(touched)
     if plans is not None and draft is not None and touched:
@@ -192,7 +167,6 @@ def learned_limits(
 
     Args:
         buckets: All that is known, by key.
-        host: Of the PDS.
         now: Epoch seconds.
         headroom: Share of each DID's points left to its owner.
         relay: Commits an hour that the relay takes; 0 for no such limit.
@@ -272,27 +246,15 @@ def selection_of(stored: Mapping[str, Any]) -> Selection:
     )
 
 
-def operation_of(stored: Line) -> PlannedOperation:
-    """A saved line as the plan had it."""
-    return PlannedOperation(
-        stored.item, stored.user, stored.operation, stored.reason, stored.rkey, stored.cid, stored.fingerprint
-    )
-
-
-def _stored(account: Account, each: PlannedOperation) -> Line:
-    return Line(account.id, each.item, each.user, each.operation, each.reason, each.rkey, each.cid, each.fingerprint)
-
-
-def _by_time(bill: UserBill) -> tuple[datetime, int]:
-    return bill.finishes_at, bill.cost.points
+def orphans_kept(report: AccountReport) -> dict[str, int]:
+    """Type name -> records without a document that stay because the database is doubted."""
+    return {name: tally.orphans_kept for name, tally in report.types.items() if tally.orphans_kept}
 
 
 OPERATION_COLUMNS = ("item", "user", "operation", "reason", "rkey", "cid")
 
 
-def plan_report(
-    made: FlightPlan, operations: Table, by_user: Sequence[UserBill] = (), kept: Sequence[str] = ()
-) -> Report:
+def plan_report(made: DryRun, operations: Table, by_user: Sequence[UserBill] = (), kept: Sequence[str] = ()) -> Report:
     """The answer of a dry run: its operations, what they cost, and how it is carried out.
 
     Args:
@@ -306,12 +268,9 @@ def plan_report(
         headline = f"{operations.count} operations of {made.users} users. Nothing was written."
     if made.saved:
         lines += [f"Plan {made.hash}", f"To do exactly this: ac-pipeline sync --plan {made.hash[:12]}"]
-    amounts = Table("cost", ("what", "amount"), "Cost")
-    amounts.extend({"what": what, "amount": amount} for what, amount in _amounts(made))
-    blocked = Table(
-        "blocked_users", ("user", "message"), f"Blocked users, of whom nothing is planned: {len(made.blocked)}"
-    )
-    blocked.extend({"user": user, "message": message} for user, message in made.blocked.items())
+    amounts = Table.of("cost", ("what", "amount"), _amounts(made), "Cost")
+    title = f"Blocked users, of whom nothing is planned: {len(made.blocked)}"
+    blocked = Table.of("blocked_users", ("user", "message"), made.blocked.items(), title)
     slowest = Table("users_who_take_longest", _USER, "Users who take longest")
     slowest.extend(bill.to_json() for bill in (made.slowest if len(made.slowest) > 1 else ()))
     return Report(
@@ -335,7 +294,7 @@ def plan_report(
 _USER = ("user", "operations", "points", "blob_uploads", "commits", "finishes_at", "waits_for")
 
 
-def _amounts(made: FlightPlan) -> list[tuple[str, str]]:
+def _amounts(made: DryRun) -> list[tuple[str, str]]:
     """Amounts, when it ends and what binds, under the limits that are known and the usual ones."""
     cost, limits = made.cost, made.limits.named()
     lines = [
@@ -379,39 +338,38 @@ def run_plan(work: Work, parameters: PlanParameters) -> Report:
     The plan is kept under its hash: `ac-pipeline sync --plan HASH` carries out exactly these operations.
     """
     return make_plan(
-        work.pipeline,
+        work,
         parameters.accounts(work.pipeline),
         parameters.selection(sweep=0 if parameters.sweep else None),
         everybody=parameters.everybody,
         swept=lambda types, number: command_line("sync", parameters, types=types, sweep=number),
         relay=parameters.relay_events,
-        watch=work.watch("Planning"),
     )
 
 
 def make_plan(
-    pipeline: Pipeline,
+    work: Work,
     accounts: Sequence[Account],
     selection: Selection,
     *,
     everybody: bool,
     swept: Callable[[list[str], int], str],
     relay: int | None = None,
-    watch: Progress = unwatched,
 ) -> Report:
     """Plan, keep the plan under its hash, and say what it costs. Operations go to a file as they come (OPS-6).
 
     Args:
         swept: The command that deletes so many records of these types although the database is doubted.
+        relay: As for `known_limits`.
     """
+    pipeline, bills = work.pipeline, dict[str, UserBill]()
     operations = Table("operations", OPERATION_COLUMNS, "Plan (nothing was written)")
-    bills: dict[str, UserBill] = {}
 
     def take(operation: PlannedOperation, bill: UserBill) -> None:
         operations.add(operation.to_json())
         bills[operation.user] = bill
 
-    made = draw_up(
+    made = dry_run(
         pipeline.engine,
         accounts,
         selection,
@@ -420,7 +378,7 @@ def make_plan(
         plans=pipeline.plans,
         chosen=None if everybody else accounts,
         take=take,
-        progress=watch,
+        progress=work.watch("Planning"),
     )
     return plan_report(made, operations, list(bills.values()), kept_lines(made.orphans_kept, swept))
 
@@ -435,13 +393,7 @@ def kept_lines(kept: Mapping[str, int], swept: Callable[[list[str], int], str]) 
 
 
 PLAN: Final = Declaration(
-    "plan",
-    "plan_users",
-    "plan_each_user",
-    PlanParameters,
-    run_plan,
-    csv="operations",
-    asset="flight_plan",
+    "plan", "plan_users", "plan_each_user", PlanParameters, run_plan, csv="operations", asset="flight_plan"
 )
 
 
@@ -470,10 +422,4 @@ def run_plans(work: Work, parameters: PlansParameters) -> Report:
     return Report(f"{len(found)} plans.", [each.to_json() for each in found], [table])
 
 
-PLANS: Final = Declaration(
-    "plans",
-    "list_plans",
-    "list_kept_plans",
-    PlansParameters,
-    run_plans,
-)
+PLANS: Final = Declaration("plans", "list_plans", "list_kept_plans", PlansParameters, run_plans)

@@ -1,4 +1,4 @@
-"""Failed items once more: which ones a person means, and what each account's turn is about (OPS-3).
+"""Failed items once more: which ones a person means, by account (OPS-3).
 
 Quarantined items are tried again by nothing else while their documents stay the same. How items are run is the
 engine's; the command line and the job share what is here.
@@ -16,9 +16,9 @@ from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.items import LedgerEntry, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.operations.declare import Declaration, Report, Selected, Work, option
-from ac_pipeline.operations.findings import chosen_accounts
-from ac_pipeline.operations.sync_report import counted, sync_answer
+from ac_pipeline.operations.declare import Declaration, Report, Work
+from ac_pipeline.operations.parameters import Selected, chosen_accounts, option
+from ac_pipeline.operations.sync import measured, sync_answer
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.for_accounts import account_reports
 from ac_pipeline.sync.report import AccountReport, SyncReport
@@ -35,7 +35,6 @@ class FailedItems:
 
     Args:
         users: Selectors of users: keys, handles, codes, DIDs or Mongo ids; empty for all.
-        types: Media types.
         items: Only these, as `(type name, code or ObjectId)`, or None.
         states: Some of `FAILED`.
         error_class: Only items whose last error is of this class (`code` of the error), or None.
@@ -56,14 +55,8 @@ class FailedItems:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """What is done again for one account.
-
-    Args:
-        account: Whose items they are.
-        selection: Exactly the items.
-        counts: How many of each type, by type name.
-    """
+class AccountRetry:
+    """What is done again for one account: exactly these items, and how many of each type they are."""
 
     account: Account
     selection: Selection
@@ -72,21 +65,20 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class RetryPlan:
-    """All turns, and what could not become part of one.
+    """All of it, by partition key, and what could not become part of it.
 
     Args:
-        turns: One for each account, by partition key.
         unknown: Items that were named and have not failed, as `type:name`.
         ownerless: Ids of failed items whose account is not on the platform any more.
     """
 
-    turns: tuple[Turn, ...]
+    accounts: tuple[AccountRetry, ...]
     unknown: tuple[str, ...] = ()
     ownerless: tuple[str, ...] = ()
 
     @property
     def items(self) -> int:
-        return sum(sum(turn.counts.values()) for turn in self.turns)
+        return sum(sum(each.counts.values()) for each in self.accounts)
 
 
 def plan_retry(pipeline: Pipeline, wanted: FailedItems) -> RetryPlan:
@@ -108,13 +100,13 @@ def plan_retry(pipeline: Pipeline, wanted: FailedItems) -> RetryPlan:
     ]
     entries = narrowed(found, wanted)
     lost = _without_document(pipeline, [entry for entry in entries if entry.withdrawn_at is not None])
-    return plan_turns(entries, accounts, wanted, lost)
+    return group_by_account(entries, accounts, wanted, lost)
 
 
 def narrowed(entries: Iterable[LedgerEntry], wanted: FailedItems) -> list[LedgerEntry]:
     """Those of the failed items that are named, at most `each` of a user and type, and at most `limit`."""
     names = wanted.items
-    fitting = [entry for entry in entries if names is None or not names.isdisjoint(_names(entry))]
+    fitting = [entry for entry in entries if names is None or not names.isdisjoint(names_of(entry))]
     if wanted.each is not None:
         fitting = list(first_of_each(fitting, wanted.each))
     return fitting if wanted.limit is None else fitting[: wanted.limit]
@@ -129,7 +121,7 @@ def first_of_each(entries: Iterable[LedgerEntry], number: int) -> Iterator[Ledge
             yield entry
 
 
-def plan_turns(
+def group_by_account(
     entries: Sequence[LedgerEntry], accounts: Iterable[Account], wanted: FailedItems, lost: frozenset[str] = frozenset()
 ) -> RetryPlan:
     """Put failed items together by account. Pure.
@@ -142,27 +134,28 @@ def plan_turns(
     by_owner: defaultdict[str, list[LedgerEntry]] = defaultdict(list)
     for entry in entries:
         by_owner[entry.account].append(entry)
-    turns = [_turn(account, by_owner.pop(account.id), wanted, lost) for account in accounts if account.id in by_owner]
-    met = {name for entry in entries for name in _names(entry)}
-    named = wanted.items or frozenset()
+    owners = sorted((each for each in accounts if each.id in by_owner), key=lambda account: account.key)
+    retries = tuple(_retry_of(account, by_owner.pop(account.id), wanted, lost) for account in owners)
+    met = {name for entry in entries for name in names_of(entry)}
+    unknown = (wanted.items or frozenset()) - met
     return RetryPlan(
-        turns=tuple(sorted(turns, key=lambda turn: turn.account.key)),
-        unknown=tuple(sorted(f"{type_}:{name}" for type_, name in named - met)),
+        retries,
+        unknown=tuple(sorted(f"{type_}:{name}" for type_, name in unknown)),
         ownerless=tuple(sorted(entry.item for left in by_owner.values() for entry in left)),
     )
 
 
-def run_turns(
-    engine: Engine, turns: Sequence[Turn], run_id: str, workers: int
+def retry_accounts(
+    engine: Engine, retries: Sequence[AccountRetry], run_id: str, workers: int
 ) -> Iterator[tuple[Account, AccountReport]]:
-    """Run all turns, several accounts at once; reports as they come."""
-    selections = {turn.account.id: turn.selection for turn in turns}
-    accounts = [turn.account for turn in turns]
+    """Do all of them, several accounts at once; reports as they come."""
+    selections = {each.account.id: each.selection for each in retries}
+    accounts = [each.account for each in retries]
     return account_reports(accounts, lambda account: engine.sync(account, selections[account.id], run_id), workers)
 
 
 def in_order(report: AccountReport, media: MediaType) -> bool:
-    """Whether a dry run found every record and link of this type as it should be, with no item left out."""
+    """True if a dry run found every record and link of this type as it should be, with no item left out."""
     tally = report.tally(media.name)
     still = (
         tally.planned - tally.unchanged + tally.healed + tally.duplicates_removed + tally.copies_removed + tally.pending
@@ -170,10 +163,10 @@ def in_order(report: AccountReport, media: MediaType) -> bool:
     return not still and report.blocked is None and report.error is None and not report.notes
 
 
-def _turn(account: Account, entries: Sequence[LedgerEntry], wanted: FailedItems, lost: frozenset[str]) -> Turn:
-    counts: defaultdict[str, int] = defaultdict(int)
-    for entry in entries:
-        counts[entry.type] += 1
+def _retry_of(
+    account: Account, entries: Sequence[LedgerEntry], wanted: FailedItems, lost: frozenset[str]
+) -> AccountRetry:
+    counts = Counter(entry.type for entry in entries)
     selection = Selection(
         types=tuple(media for media in MEDIA_TYPES if media.name in counts),
         since=wanted.since,
@@ -182,10 +175,10 @@ def _turn(account: Account, entries: Sequence[LedgerEntry], wanted: FailedItems,
         retry=True,
         orphans=any(entry.item in lost for entry in entries),
     )
-    return Turn(account, selection, dict(counts))
+    return AccountRetry(account, selection, dict(counts))
 
 
-def _names(entry: LedgerEntry) -> set[tuple[str, str]]:
+def names_of(entry: LedgerEntry) -> set[tuple[str, str]]:
     return {(entry.type, name) for name in (entry.document, entry.code) if name}
 
 
@@ -233,14 +226,14 @@ def run_retry(work: Work, parameters: RetryParameters) -> Report:
         work.say(f"{name} is not among the failed items: nothing was done to it.")
     for item in plan.ownerless:
         work.say(f"{item} belongs to an account that is not on the platform any more: left alone.")
-    if not plan.turns:
+    if not plan.accounts:
         return sync_answer(SyncReport(""), "No failed item fits.")
 
     def reports() -> Iterator[AccountReport]:
         workers = pipeline.settings.ac_concurrent_users
-        yield from (report for _, report in run_turns(pipeline.engine, plan.turns, work.run_id, workers))
+        yield from (report for _, report in retry_accounts(pipeline.engine, plan.accounts, work.run_id, workers))
 
-    return sync_answer(counted(work, reports, len(plan.turns)))
+    return sync_answer(measured(work, reports, len(plan.accounts)))
 
 
 RETRY: Final = Declaration("retry", "", "", RetryParameters, run_retry)

@@ -12,7 +12,6 @@ import platform
 import signal
 import subprocess
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -26,7 +25,6 @@ TIMEOUT = 600.0
 """Seconds; twice what the most pixels that are encoded took at 22 million a second, one thread (`video.py`)."""
 TAIL_LINES = 40
 TAIL_CHARACTERS = 800
-_POLL = 0.1
 
 Feed = Callable[[Callable[[bytes], object]], None]
 """Given a function that writes to ffmpeg's input, writes all of it."""
@@ -82,7 +80,6 @@ class _Watch:
 
     stop_above: int | None
     seconds: float
-    progress: Callable[[float], None] | None
     tail: deque[bytes] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
     estimate: int | None = None
     feed_error: BaseException | None = None
@@ -94,10 +91,8 @@ def run_ffmpeg(
     *,
     feed: Feed | None = None,
     timeout: float = TIMEOUT,
-    stop: threading.Event | None = None,
     stop_above: int | None = None,
     seconds: float = 0.0,
-    progress: Callable[[float], None] | None = None,
 ) -> Outcome:
     """Run one ffmpeg-python stream to its end.
 
@@ -106,13 +101,11 @@ def run_ffmpeg(
         binary: The ffmpeg to run.
         feed: Writes ffmpeg's input; whatever it raises ends the run and is raised here.
         timeout: Seconds after which it is killed.
-        stop: Set by anybody to cancel.
         stop_above: Output size in bytes above which it is killed and the whole estimated.
-        seconds: Length of the result, for the estimate and the progress.
-        progress: Called with the share done, 0 to 1.
+        seconds: Length of the result, for the estimate.
 
     Raises:
-        EncoderFailed: It did not start, was killed or was cancelled.
+        EncoderFailed: It did not start, or was killed.
         EncoderTimedOut: It ran out of time.
     """
     reading, writing = os.pipe()
@@ -136,7 +129,7 @@ def run_ffmpeg(
         raise EncoderFailed(f"{binary} does not start ({error}); set AC_FFMPEG to an ffmpeg with libx264") from error
     finally:
         os.close(writing)
-    watch = _Watch(stop_above, seconds, progress)
+    watch = _Watch(stop_above, seconds)
     threads = [
         threading.Thread(target=_keep_tail, args=(process, watch), daemon=True),
         threading.Thread(target=_follow, args=(process, reading, watch), daemon=True),
@@ -146,7 +139,11 @@ def run_ffmpeg(
     for thread in threads:
         thread.start()
     try:
-        code = _wait(process, timeout, stop)
+        code = process.wait(timeout)
+    except subprocess.TimeoutExpired:
+        raise EncoderTimedOut(
+            f"ffmpeg took longer than {timeout:g} s and was ended (AC_ENCODE_TIMEOUT_SECONDS)"
+        ) from None
     finally:
         _kill(process)
         process.wait()
@@ -158,20 +155,6 @@ def run_ffmpeg(
     if watch.estimate is None and code < 0:
         raise EncoderFailed(f"ffmpeg was killed by signal {-code}; try again. Its last words: {tail or 'none'}")
     return Outcome(code, tail, watch.estimate)
-
-
-def _wait(process: subprocess.Popen[bytes], timeout: float, stop: threading.Event | None) -> int:
-    end = time.monotonic() + timeout
-    while True:
-        try:
-            return process.wait(timeout=min(_POLL, max(0.0, timeout)))
-        except subprocess.TimeoutExpired:
-            if time.monotonic() >= end:
-                raise EncoderTimedOut(
-                    f"ffmpeg took longer than {timeout:g} s and was ended (AC_ENCODE_TIMEOUT_SECONDS)"
-                ) from None
-            if stop is not None and stop.is_set():
-                raise EncoderFailed("The encoding was cancelled") from None
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
@@ -211,12 +194,9 @@ def _follow(process: subprocess.Popen[bytes], reading: int, watch: _Watch) -> No
             state[key] = value
             if key != "progress":
                 continue
-            share = _share(state, watch.seconds)
-            if watch.progress is not None:
-                watch.progress(share)
             size = state.get("total_size", "")
             if watch.stop_above is not None and value != "end" and size.isdigit() and int(size) > watch.stop_above:
-                watch.estimate = int(int(size) / max(0.05, share))
+                watch.estimate = int(int(size) / max(0.05, _share(state, watch.seconds)))
                 _kill(process)
 
 

@@ -8,29 +8,20 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from ac_pipeline.errors import TooLarge, UnreadableMedia
+from ac_pipeline.errors import Misconfigured, TooLarge, UnreadableMedia
 from ac_pipeline.renditions import thumbnail
 from ac_pipeline.renditions.pictures import FRAME_COST, FRAMES, HEAD, sniff
 from ac_pipeline.renditions.tape_archive import ARCHIVE_BYTES, TapeArchive
-from ac_pipeline.renditions.thumbnail import Thumbnail, check_thumbnail, make_thumbnail, thumbnail_of
+from ac_pipeline.renditions.thumbnail import Product, check_thumbnail, make_thumbnail, thumbnail_of
 from ac_pipeline.renditions.video import VIDEO_CAP, Encoder, Job, Video, encode_tape, shrink_video
 from ac_pipeline.renditions.video_check import check_finished, middle_frame, read_facts, why_not_as_it_is
 
 ENDS_EARLY = "ends_early"
 """Detail of a video that was made of a file that is not all there: any other source is better."""
-
-
-@dataclass(frozen=True, slots=True)
-class Product:
-    """One finished blob with its sniffed MIME type; `details` tells people how it was made."""
-
-    data: bytes
-    mime_type: str
-    details: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,19 +58,24 @@ class Recipe:
     Args:
         formats: Formats its sources come in, by the names of `SourceObject.format`.
         source_bytes: Largest source taken.
+        products: What it makes, as the asset of a type's derived media is named: `thumbnails`.
+        kinds: How it is made and in which format, as the UI shows it.
+        description: Of that asset, with `{type}` for the name of the type.
         spec: Names everything besides the source that decides the result.
         make: Source file, the format its key promised, an empty folder to work in -> blobs.
     """
 
     formats: tuple[str, ...]
     source_bytes: int
+    products: str
+    kinds: tuple[str, ...]
+    description: str
     spec: Callable[[Workshop], str]
     make: Callable[[Path, str, Path, Workshop], Made]
 
 
 def _painting_thumbnail(source: Path, format: str, folder: Path, workshop: Workshop) -> Made:
-    made = make_thumbnail(source, "The painting")
-    return Made({"thumbnail": _thumbnail_product(made)})
+    return Made({"thumbnail": _checked(make_thumbnail(source, "The picture"))})
 
 
 def _tape_video(source: Path, format: str, folder: Path, workshop: Workshop) -> Made:
@@ -92,9 +88,7 @@ def _from_zip(source: Path, job: Job) -> Made:
     with TapeArchive(source) as archive, FRAMES.reserve(archive.memory, "The tape"):
         video = encode_tape(archive, job)
         poster = thumbnail_of(archive.picture(len(archive.frames) // 2))
-        return Made(
-            {"video": _video_product(video, job.cap), "thumbnail": _thumbnail_product(poster)}, archive.warnings
-        )
+        return Made({"video": _video_product(video, job.cap), "thumbnail": _checked(poster)}, archive.warnings)
 
 
 def _from_mp4(source: Path, job: Job) -> Made:
@@ -102,7 +96,7 @@ def _from_mp4(source: Path, job: Job) -> Made:
     facts = read_facts(source, most_pixels=10 * job.encoder.most_pixels, timeout=job.encoder.timeout)
     check_finished(facts)
     with FRAMES.reserve(facts.width * facts.height * FRAME_COST, "The MP4"):
-        poster = _thumbnail_product(thumbnail_of(middle_frame(source, facts)))
+        poster = _checked(thumbnail_of(middle_frame(source, facts)))
     size = source.stat().st_size
     reasons = why_not_as_it_is(facts)
     if size > job.cap:
@@ -134,22 +128,44 @@ def _video_product(video: Video, cap: int) -> Product:
     return Product(data, mime_type, video.details)
 
 
-def _thumbnail_product(made: Thumbnail) -> Product:
+def _checked(made: Product) -> Product:
     check_thumbnail(made.data)
-    return Product(made.data, made.mime_type, made.details)
+    return made
 
 
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "painting-thumbnail": Recipe(
-            ("png",), thumbnail.SOURCE_BYTES, lambda workshop: thumbnail.SPEC, _painting_thumbnail
+            formats=("png",),
+            source_bytes=thumbnail.SOURCE_BYTES,
+            products="thumbnails",
+            kinds=("python", "png"),
+            description="One thumbnail for each {type} of the user: 512 x 512, at most 100,000 bytes, kept under its "
+            "blob's CID.",
+            spec=lambda workshop: thumbnail.SPEC,
+            make=_painting_thumbnail,
         ),
         "tape-video": Recipe(
-            ("zip", "mp4"),
-            ARCHIVE_BYTES,
-            lambda workshop: f"{workshop.encoder.spec(workshop.video_cap)}; {thumbnail.SPEC}",
-            _tape_video,
+            formats=("zip", "mp4"),
+            source_bytes=ARCHIVE_BYTES,
+            products="videos",
+            kinds=("ffmpeg", "mp4"),
+            description="One MP4 for each {type} of the user, every frame at its own time, checked after encoding, "
+            "kept under its blob's CID.",
+            spec=lambda workshop: f"{workshop.encoder.spec(workshop.video_cap)}; {thumbnail.SPEC}",
+            make=_tape_video,
         ),
     }
 )
-"""Name on the media type -> recipe."""
+"""Name on the media type -> recipe. The names stand in the rendition store: another one renders everything anew."""
+
+
+def recipe_of(name: str) -> Recipe:
+    """The recipe of this name.
+
+    Raises:
+        Misconfigured: There is none; the message lists those there are.
+    """
+    if name not in RECIPES:
+        raise Misconfigured(f"There is no rendition recipe {name!r}; known are {', '.join(sorted(RECIPES))}")
+    return RECIPES[name]

@@ -9,14 +9,13 @@ import hashlib
 import json
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from ac_pipeline.errors import (
     EncodingFailed,
-    Misconfigured,
     Permanent,
     SourceMissing,
     TooLarge,
@@ -27,7 +26,7 @@ from ac_pipeline.items import BlobRef, Derived, Rendition
 from ac_pipeline.media.base import Document, MediaType, SourceObject
 from ac_pipeline.objects import Fetched, ObjectStorage
 from ac_pipeline.renditions.ffmpeg_process import TIMEOUT, default_binary
-from ac_pipeline.renditions.recipes import ENDS_EARLY, RECIPES, Workshop
+from ac_pipeline.renditions.recipes import ENDS_EARLY, RECIPES, Workshop, recipe_of
 from ac_pipeline.renditions.store import Kept, RenditionStore
 from ac_pipeline.renditions.video import MOST_PIXELS, Encoder
 
@@ -43,7 +42,6 @@ class Renderer:
         ffmpeg: An ffmpeg with libx264 (`AC_FFMPEG`), or None for imageio-ffmpeg's.
         encode_seconds, encode_pixels: Limits of one encoding: its time, and frames x width x height.
         encode_slots: Most encodings at a time; each uses one thread of libx264 and one that decodes frames.
-        stop: Set by anybody to cancel running encodings.
     """
 
     def __init__(
@@ -57,17 +55,17 @@ class Renderer:
         encode_seconds: float = TIMEOUT,
         encode_pixels: int = MOST_PIXELS,
         encode_slots: int = 2,
-        stop: threading.Event | None = None,
     ) -> None:
         self._objects = objects
         self._store = store
         self._work_dir = work_dir
         self._workshop = Workshop(
-            Encoder(ffmpeg or default_binary(), encode_seconds, encode_pixels, stop),
+            Encoder(ffmpeg or default_binary(), encode_seconds, encode_pixels),
             blob_limit,
             threading.BoundedSemaphore(encode_slots),
         )
-        self._sources = _Turns()
+        self._guard = threading.Lock()
+        self._locks: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()  # those that somebody holds
 
     def derive(
         self, media: MediaType, document: Document, known: Derived | None, *, look: bool = False, anew: bool = False
@@ -146,7 +144,7 @@ class Renderer:
             ServiceUnreachable: The store did not answer, or keeps one.
         """
         recipe = media.recipe or ""
-        formats = RECIPES[recipe].formats if recipe in RECIPES else ()
+        formats = recipe_of(recipe).formats if recipe else ()
         for made in renditions:
             for format in formats:
                 self._store.forget(_identity(recipe, format), made.source, made.spec)
@@ -170,8 +168,7 @@ class Renderer:
         """Render the first candidate that exists: the renditions and its stamp. If it cannot be used, those after it in
         another format are tried: a broken MP4 does not hide the ZIP it was made from, but a broken picture is never
         replaced by another one. What could be made of an MP4 that ends early is taken when no ZIP is whole."""
-        if recipe not in RECIPES:
-            raise Misconfigured(f"There is no rendition recipe {recipe!r}; known are {', '.join(sorted(RECIPES))}")
+        source_bytes = recipe_of(recipe).source_bytes
         left = tuple(candidates)
         unusable: Permanent | None = None
         partial: Kept | None = None
@@ -181,7 +178,7 @@ class Renderer:
             self._work_dir.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix="derive-", dir=self._work_dir) as folder:
                 try:
-                    fetched = self._objects.fetch(left, Path(folder, "source"), RECIPES[recipe].source_bytes)
+                    fetched = self._objects.fetch(left, Path(folder, "source"), source_bytes)
                 except (SourceMissing, TooLarge) as error:
                     if partial is not None:
                         return partial, stamp
@@ -214,7 +211,9 @@ class Renderer:
             )
         spec = RECIPES[recipe].spec(self._workshop)
         identity = _identity(recipe, fetched.object.format)
-        with self._sources.turn(f"{identity}:{fetched.sha256}"):
+        with self._guard:
+            lock = self._locks.setdefault(f"{identity}:{fetched.sha256}", threading.Lock())
+        with lock:
             kept = None if anew else self._store.lookup(identity, fetched.sha256, spec)
             if kept is not None:
                 return kept
@@ -244,27 +243,3 @@ def source_key(candidates: Sequence[SourceObject]) -> str:
     """Identity of what an item is derived from: sha-256 (hex) of its ordered candidate objects."""
     value = [[part for part in (c.bucket, c.key, c.format, c.version) if part] for c in candidates]
     return hashlib.sha256(json.dumps(value, separators=(",", ":")).encode()).hexdigest()
-
-
-class _Turns:
-    """One thread at a time for each name; names nobody waits for are forgotten."""
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._waiting: dict[str, tuple[threading.Lock, int]] = {}
-
-    @contextmanager
-    def turn(self, name: str) -> Iterator[None]:
-        with self._guard:
-            lock, users = self._waiting.get(name, (threading.Lock(), 0))
-            self._waiting[name] = (lock, users + 1)
-        try:
-            with lock:
-                yield
-        finally:
-            with self._guard:
-                _, users = self._waiting[name]
-                if users == 1:
-                    del self._waiting[name]
-                else:
-                    self._waiting[name] = (lock, users - 1)

@@ -10,12 +10,11 @@ upgrades (media facts, section 5). Making renditions is not done here.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -74,7 +73,7 @@ class RenditionStore:
             raise InvalidRecord(f"The blob is declared {mime_type}, its bytes are {actual}")
         blob = BlobRef(blob_cid(data), mime_type, len(data))
         if not self._holds(blob):
-            self._write(self._blob_path(blob.cid), data)
+            self.write_file(_blob(blob.cid), data)
         return blob
 
     def open(self, cid: str) -> bytes:
@@ -84,19 +83,18 @@ class RenditionStore:
             SourceMissing: They are gone, or damaged; damaged ones are removed, so that they can be made again.
             ServiceUnreachable: The store did not answer.
         """
-        path = self._blob_path(cid)
-        data = self._read(path)
+        data = self.read_file(_blob(cid))
         if data is None:
             raise SourceMissing(f"The rendition store has no blob {cid}; derive it again")
         if blob_cid(data) != cid:
-            self._remove(path)
+            self.remove(cid)
             raise SourceMissing(f"The rendition store's blob {cid} is damaged and was removed; derive it again")
         return data
 
     def has(self, cid: str) -> bool:
-        """Whether the blob is there; its bytes are not looked at."""
+        """True if the blob is there; its bytes are not looked at."""
         with self._answering():
-            return bool(self._fs.exists(self._blob_path(cid)))
+            return bool(self._fs.exists(f"{self._root}/{_blob(cid)}"))
 
     def lookup(self, recipe: str, source: str, spec: str) -> Kept | None:
         """What was made before from this source by this recipe, if all of its blobs are still here.
@@ -106,7 +104,7 @@ class RenditionStore:
             source: sha-256 (hex) of the source bytes.
             spec: Everything else that decides the result: encoder, version, caps.
         """
-        data = self._read(self._index_path(recipe, source, spec))
+        data = self.read_file(_index(recipe, source, spec))
         if data is None:
             return None
         try:
@@ -129,7 +127,7 @@ class RenditionStore:
             "renditions": {name: _json(rendition) for name, rendition in renditions.items()},
             "warnings": list(warnings),
         }
-        self._write(self._index_path(recipe, source, spec), _canonical(value))
+        self.write_file(_index(recipe, source, spec), _canonical(value))
 
     def remove(self, cid: str) -> None:
         """Delete a blob; one that is not there is gone already. What was remembered of it counts no longer.
@@ -137,7 +135,7 @@ class RenditionStore:
         Raises:
             ServiceUnreachable: The store did not answer, or keeps it.
         """
-        self._remove(self._blob_path(cid))
+        self.remove_file(_blob(cid))
 
     def forget(self, recipe: str, source: str, spec: str) -> None:
         """Delete what `remember` has kept; arguments as for `lookup`. Its blobs stay.
@@ -145,59 +143,28 @@ class RenditionStore:
         Raises:
             ServiceUnreachable: As for `remove`.
         """
-        self._remove(self._index_path(recipe, source, spec))
+        self.remove_file(_index(recipe, source, spec))
 
-    def write_file(self, name: str, data: bytes) -> None:
-        """Keep another file, all or nothing.
+    def read_file(self, name: str) -> bytes | None:
+        """The bytes of a file; None when there is none.
 
         Args:
             name: Its path below the store, of segments that the caller has chosen.
 
         Raises:
-            ServiceUnreachable: The store does not take it.
-        """
-        self._write(f"{self._root}/{name}", data)
-
-    def read_file(self, name: str) -> bytes | None:
-        """The bytes of such a file; None when there is none.
-
-        Raises:
             ServiceUnreachable: The store did not answer.
         """
-        return self._read(f"{self._root}/{name}")
-
-    def remove_file(self, name: str) -> None:
-        """Delete such a file; one that is not there is gone already.
-
-        Raises:
-            ServiceUnreachable: The store did not answer, or keeps it.
-        """
-        self._remove(f"{self._root}/{name}")
-
-    def _blob_path(self, cid: str) -> str:
-        return f"{self._root}/blobs/{cid}"
-
-    def _index_path(self, recipe: str, source: str, spec: str) -> str:
-        key = hashlib.sha256(_canonical([recipe, source, spec])).hexdigest()
-        return f"{self._root}/index/{key}.json"
-
-    def _holds(self, blob: BlobRef) -> bool:
-        """Whether the blob is there in its full size; a torn one is written again."""
         with self._answering(), suppress(FileNotFoundError):
-            return bool(self._fs.size(self._blob_path(blob.cid)) == blob.size)
-        return False
-
-    def _read(self, path: str) -> bytes | None:
-        with self._answering(), suppress(FileNotFoundError):
-            return bytes(self._fs.cat_file(path))
+            return bytes(self._fs.cat_file(f"{self._root}/{name}"))
         return None
 
-    def _remove(self, path: str) -> None:
-        with self._answering(), suppress(FileNotFoundError):
-            self._fs.rm_file(path)
+    def write_file(self, name: str, data: bytes) -> None:
+        """Keep a file, all or nothing: on disk by renaming a synced file; a bucket's PUT is atomic by itself.
 
-    def _write(self, path: str, data: bytes) -> None:
-        """All or nothing: on disk by renaming a synced file; a bucket's PUT is atomic by itself."""
+        Raises:
+            ServiceUnreachable: The store does not take it.
+        """
+        path = f"{self._root}/{name}"
         with self._answering():
             folder = path.rsplit("/", 1)[0]
             if not self._local:
@@ -216,6 +183,21 @@ class RenditionStore:
                 if os.path.exists(temporary):
                     os.unlink(temporary)
 
+    def remove_file(self, name: str) -> None:
+        """Delete a file; one that is not there is gone already.
+
+        Raises:
+            ServiceUnreachable: The store did not answer, or keeps it.
+        """
+        with self._answering(), suppress(FileNotFoundError):
+            self._fs.rm_file(f"{self._root}/{name}")
+
+    def _holds(self, blob: BlobRef) -> bool:
+        """True if the blob is there in its full size; a torn one is written again."""
+        with self._answering(), suppress(FileNotFoundError):
+            return bool(self._fs.size(f"{self._root}/{_blob(blob.cid)}") == blob.size)
+        return False
+
     @contextmanager
     def _answering(self) -> Iterator[None]:
         """Any error of the file system is one of the store; drivers of remote ones raise classes of their own."""
@@ -226,6 +208,14 @@ class RenditionStore:
                 raise
             words = f"The rendition store at {self._root} cannot be used ({error}); check AC_RENDITIONS_URL"
             raise ServiceUnreachable(self._redact(words)) from None
+
+
+def _blob(cid: str) -> str:
+    return f"blobs/{cid}"
+
+
+def _index(recipe: str, source: str, spec: str) -> str:
+    return f"index/{sha256(_canonical([recipe, source, spec])).hexdigest()}.json"
 
 
 def _make_private(folder: Path) -> None:
@@ -305,10 +295,7 @@ class SnapshotFiles:
             SourceMissing: They are gone or damaged: no snapshot that needs them can be used.
             ServiceUnreachable: The store did not answer.
         """
-        data = self._store.read_file(_path("blobs", cid))
-        if data is None or blob_cid(data) != cid:
-            raise SourceMissing(f"The snapshots' blob {cid} is {'gone' if data is None else 'damaged'}.")
-        return data
+        return self._read(_path("blobs", cid), f"The snapshots' blob {cid}", lambda data: blob_cid(data) == cid)
 
     def put_repository(self, car: bytes) -> str:
         """Keep a repository; returns its sha-256 (hex).
@@ -322,10 +309,8 @@ class SnapshotFiles:
 
     def repository(self, digest: str) -> bytes:
         """The CAR of this sha-256; errors as for `blob`."""
-        car = self._store.read_file(_path("repositories", digest, ".car"))
-        if car is None or sha256(car).hexdigest() != digest:
-            raise SourceMissing(f"The snapshots' repository {digest} is {'gone' if car is None else 'damaged'}.")
-        return car
+        path, name = _path("repositories", digest, ".car"), f"The snapshots' repository {digest}"
+        return self._read(path, name, lambda car: sha256(car).hexdigest() == digest)
 
     def put_manifest(self, id: str, manifest: Mapping[str, Any]) -> None:
         """Keep what belongs to a snapshot; values of JSON."""
@@ -333,14 +318,8 @@ class SnapshotFiles:
 
     def manifest(self, id: str) -> dict[str, Any]:
         """What belongs to a snapshot; errors as for `blob`."""
-        data = self._store.read_file(_path("manifests", id, ".json"))
-        try:
-            manifest = json.loads(data or b"")
-        except ValueError:
-            manifest = None
-        if not isinstance(manifest, dict):
-            raise SourceMissing(f"The manifest of snapshot {id} is {'gone' if data is None else 'damaged'}.")
-        return manifest
+        data = self._read(_path("manifests", id, ".json"), f"The manifest of snapshot {id}", _is_object)
+        return dict(json.loads(data))
 
     def remove_blob(self, cid: str) -> None:
         """Delete a blob; the caller knows that no snapshot needs it.
@@ -358,6 +337,12 @@ class SnapshotFiles:
         """Delete the manifest of a snapshot; as for `remove_blob`."""
         self._store.remove_file(_path("manifests", id, ".json"))
 
+    def _read(self, path: str, name: str, fits: Callable[[bytes], bool]) -> bytes:
+        data = self._store.read_file(path)
+        if data is None or not fits(data):
+            raise SourceMissing(f"{name} is {'gone' if data is None else 'damaged'}.")
+        return data
+
     def _put(self, path: str, data: bytes) -> None:
         """Write unless it is there as it should be, and read it back."""
         if self._store.read_file(path) == data:
@@ -365,6 +350,13 @@ class SnapshotFiles:
         self._store.write_file(path, data)
         if self._store.read_file(path) != data:
             raise ServiceUnreachable(f"The rendition store gives other bytes back for {path} than it was given.")
+
+
+def _is_object(data: bytes) -> bool:
+    try:
+        return isinstance(json.loads(data), dict)
+    except ValueError:
+        return False
 
 
 def _path(folder: str, name: str, ending: str = "") -> str:

@@ -43,17 +43,15 @@ _LEAST_PIXELS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Thumbnail:
-    """A finished thumbnail; `details` tells people how it was made."""
+class Product:
+    """One finished blob with its sniffed MIME type; `details` tells people how it was made."""
 
     data: bytes
     mime_type: str
-    width: int
-    height: int
     details: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
-def make_thumbnail(source: bytes | Path, name: str = "the picture") -> Thumbnail:
+def make_thumbnail(source: bytes | Path, name: str = "the picture") -> Product:
     """The thumbnail of a picture file; of an animation, of its first picture.
 
     Args:
@@ -86,7 +84,7 @@ def make_thumbnail(source: bytes | Path, name: str = "the picture") -> Thumbnail
     return replace(made, details={**made.details, **details})
 
 
-def thumbnail_of(image: Image.Image) -> Thumbnail:
+def thumbnail_of(image: Image.Image) -> Product:
     """The thumbnail of a decoded RGB picture, such as a video's middle frame."""
     block = block_size(image, least=_LEAST_PIXELS)
     true = shrunk_exactly(image, block) if block > 1 else None
@@ -97,7 +95,7 @@ def thumbnail_of(image: Image.Image) -> Thumbnail:
         "source_height": image.height,
         "encoding": how,
     }
-    return Thumbnail(data, sniff(data), SIDE, SIDE, details)
+    return Product(data, sniff(data), details)
 
 
 def check_thumbnail(data: bytes) -> None:

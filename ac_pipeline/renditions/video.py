@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import math
 import struct
-import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from PIL import Image
 from ac_pipeline.errors import EncodingFailed, TooLarge
 from ac_pipeline.renditions.ffmpeg_process import TIMEOUT, Feed, Outcome, binary_version, default_binary, run_ffmpeg
 from ac_pipeline.renditions.pictures import common_block, shrunk_exactly
-from ac_pipeline.renditions.tape_archive import Soundtrack, TapeArchive
+from ac_pipeline.renditions.tape_archive import Sound, TapeArchive
 from ac_pipeline.renditions.video_check import VideoFacts, check_encoded, check_smaller, read_facts
 
 TICK_NS = 10_000
@@ -114,15 +113,11 @@ class Encoder:
         binary: Path of an ffmpeg with libx264; by default imageio-ffmpeg's.
         timeout: Seconds one run may take.
         most_pixels: Frames x width x height of what is encoded.
-        stop: Set by anybody to cancel the encoding that runs.
-        progress: Called with the share done, 0 to 1; starts again with each attempt at a smaller size.
     """
 
     binary: str = field(default_factory=default_binary)
     timeout: float = TIMEOUT
     most_pixels: int = MOST_PIXELS
-    stop: threading.Event | None = None
-    progress: Callable[[float], None] | None = None
 
     def spec(self, cap: int) -> str:
         """Names everything that decides the bytes of a video of at most `cap` bytes."""
@@ -141,14 +136,7 @@ class Encoder:
         """
         for _ in range(2):
             outcome = run_ffmpeg(
-                stream,
-                self.binary,
-                feed=feed,
-                timeout=self.timeout,
-                stop=self.stop,
-                stop_above=stop_above,
-                seconds=seconds,
-                progress=self.progress,
+                stream, self.binary, feed=feed, timeout=self.timeout, stop_above=stop_above, seconds=seconds
             )
             if outcome.code == 0 or outcome.estimate is not None:
                 return outcome
@@ -196,6 +184,10 @@ class _Source:
     name: str
 
 
+_SAMPLES = "sound.pcm"
+"""Name of the file with the raw samples of a tape's sound, in the folder of its job."""
+
+
 class _NotEnlarged(Exception):
     """A frame in the middle is finer than the blocks seen in the sampled ones."""
 
@@ -212,7 +204,7 @@ def encode_tape(archive: TapeArchive, job: Job) -> Video:
     last = len(archive.frames) - 1
     sampled = (archive.picture(index) for index in sorted({0, (last + 1) // 2, last}))
     block = common_block(sampled, least=LEAST_TRUE_SIDE)
-    sound = archive.soundtrack(job.folder / "sound.pcm")
+    sound = archive.soundtrack(job.folder / _SAMPLES)
     try:
         return _encode_blocks(archive, block, sound, job)
     except _NotEnlarged:
@@ -259,7 +251,7 @@ def enlargement(width: int, height: int) -> int:
     return min(MOST_ENLARGED, max(2, ENLARGED_SIDE // longest // 2 * 2))
 
 
-def _encode_blocks(archive: TapeArchive, block: int, sound: Soundtrack | None, job: Job) -> Video:
+def _encode_blocks(archive: TapeArchive, block: int, sound: Sound | None, job: Job) -> Video:
     """Encode with every `block` x `block` square as one pixel.
 
     Raises:
@@ -274,7 +266,11 @@ def _encode_blocks(archive: TapeArchive, block: int, sound: Soundtrack | None, j
         tracks = [_picture(pixels, width, height, attempt.scale)]
         if sound is not None:
             samples = ffmpeg.input(
-                str(sound.path), format=sound.format, ar=sound.rate, ac=sound.channels, protocol_whitelist="file"
+                str(job.folder / _SAMPLES),
+                format=sound.format,
+                ar=sound.rate,
+                ac=sound.channels,
+                protocol_whitelist="file",
             )
             if sound.channels > 2:
                 samples = samples.filter("aformat", channel_layouts="stereo")

@@ -332,7 +332,7 @@ def middle_frame(path: Path, facts: VideoFacts) -> Image.Image:
                 if not isinstance(frame, VideoFrame) or frame.pts is None:
                     continue
                 if float(frame.pts * (video.time_base or 1)) * 1000 >= target:
-                    picture = Image.fromarray(frame.to_ndarray(format="rgb24"))
+                    picture: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
                     aspect = float(video.sample_aspect_ratio or 1)
                     if 0.1 < aspect < 10 and aspect != 1:
                         picture = picture.resize((max(1, round(picture.width * aspect)), picture.height))

@@ -7,11 +7,11 @@ Pure arithmetic over one account's plan after another; nothing of a plan is kept
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
-from ac_pipeline.atproto.rate_limits import erases
-from ac_pipeline.atproto.types import MAX_OPERATIONS, POINTS, points, request_bytes
+from ac_pipeline.atproto.types import MAX_OPERATIONS, POINTS, erases, points, request_bytes
 from ac_pipeline.sync.planning.diff import AccountPlan
 from ac_pipeline.sync.planning.plan import Kind, Operation
 from ac_pipeline.sync.writing.writer import BatchLimits
@@ -26,11 +26,9 @@ _UNITS = ((_DAY, "day", "a"), (_HOUR, "hour", "an"), (60.0, "minute", "a"), (1.0
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """One limit of one bucket.
+    """One limit of one bucket: so many points, uploads, requests or events in a window of so many seconds.
 
     Args:
-        limit: Points, uploads, requests or events in a window.
-        seconds: Length of the window.
         left: What is left of the window that is under way; None when none is.
         resets_in: Seconds until that one ends.
     """
@@ -48,13 +46,12 @@ class Ceiling:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """All that is known of what one PDS, and the relay that reads it, let through; empty where nothing is known.
+    """What one PDS, and the relay that reads it, let through as far as it is known; empty where nothing is.
 
     Args:
         points: Write points of any one DID.
         spent: DID -> the same, for those of which something is spent already.
-        uploads: `uploadBlob`, of all users together.
-        requests: Requests to the host, of all users together.
+        uploads, requests: Of all users together.
         events: Commits an hour that the relay takes from this PDS, which we keep to.
         headroom: Share of each DID's points left to its owner (LIMIT-5), 0 to 1.
     """
@@ -68,21 +65,12 @@ class Limits:
 
     def named(self) -> list[tuple[str, Ceiling]]:
         """Every limit with what it is about."""
-        listed = [
-            (WRITE_POINTS, self.points),
-            (UPLOADS, self.uploads),
-            (REQUESTS, self.requests),
-            (EVENTS, self.events),
-        ]
+        listed = zip(_NAMES, (self.points, self.uploads, self.requests, self.events), strict=True)
         return [(name, ceiling) for name, ceilings in listed for ceiling in ceilings]
 
 
-WRITE_POINTS, UPLOADS, REQUESTS, EVENTS = (
-    "write points of one user",
-    "blob uploads",
-    "requests",
-    "commits the relay takes",
-)
+_NAMES = ("write points of one user", "blob uploads", "requests", "commits the relay takes")
+WRITE_POINTS, UPLOADS, REQUESTS, EVENTS = _NAMES
 SPEED = "the speed of the PDS"
 
 USUAL = Limits(
@@ -98,11 +86,8 @@ class Demand:
     """What one user's operations take of the limits.
 
     Args:
-        did: The repository.
-        points: Write points in all.
-        largest: Points of the largest commit, which fits into a window as a whole or not at all.
-        events: Commits that wait for the relay's hour.
-        counted: Commits that count in it and do not wait: those that delete.
+        points: Write points in all; `largest`: of the largest commit, which fits into a window whole or not at all.
+        events: Commits that wait for the relay's hour; `counted`: those that delete, which count in it and do not wait.
         seconds: What the PDS needs for it without any limit.
     """
 
@@ -116,16 +101,11 @@ class Demand:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(NamedTuple):
     """When something is done: seconds from now, and what it waits for until then."""
 
     seconds: float = 0.0
     waits_for: str = SPEED
-
-    @staticmethod
-    def latest(*endings: Ending) -> Ending:
-        return max(endings, key=lambda each: each.seconds)
 
 
 @dataclass(slots=True)
@@ -135,12 +115,15 @@ class _Window:
     left: int
     ends: float | None
 
+    def spend(self, amount: int, now: float) -> None:
+        self.left -= amount
+        self.ends = now + self.ceiling.seconds if self.ends is None else self.ends
+
 
 class Timeline:
-    """One bucket, spent as fast as its ceilings allow.
+    """One bucket, spent as fast as the ceilings that hold at once allow; without any, nothing ever waits.
 
     Args:
-        ceilings: Those that hold at once; without any, nothing ever waits.
         headroom: Share of each that stays unspent, 0 to 1.
     """
 
@@ -150,9 +133,9 @@ class Timeline:
         self._windows = []
         for each in ceilings:
             kept = int(each.limit * headroom)
-            running = each.left is not None and each.resets_in > 0
-            left = each.limit if each.left is None or not running else each.left
-            ends = each.resets_in if running else None
+            left, ends = (
+                (each.left, each.resets_in) if each.left is not None and each.resets_in > 0 else (each.limit, None)
+            )
             self._windows.append(_Window(each, max(each.limit - kept, 1), left - kept, ends))
 
     def spend(self, amount: int, unit: int = 1) -> None:
@@ -167,15 +150,13 @@ class Timeline:
                 self._wait(min(unit, amount))
                 continue
             for window in self._windows:
-                window.left -= taken
-                window.ends = self._now + window.ceiling.seconds if window.ends is None else window.ends
+                window.spend(taken, self._now)
             amount -= taken
 
     def count(self, amount: int) -> None:
         """Spend so much now, whether it fits or not."""
         for window in self._windows if amount else ():
-            window.left -= amount
-            window.ends = self._now + window.ceiling.seconds if window.ends is None else window.ends
+            window.spend(amount, self._now)
 
     def ending(self, name: str) -> Ending:
         """When everything that was spent so far is spent."""
@@ -192,7 +173,7 @@ class Timeline:
 
 
 class Forecast:
-    """Adds users up in the order of their turns: points are each user's own, everything else is shared."""
+    """Adds users up in the order given: points are each user's own, everything else is shared."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
@@ -203,7 +184,7 @@ class Forecast:
         self.end = Ending()
 
     def add(self, demand: Demand) -> Ending:
-        """When this user, whose turn comes after those added before, is done."""
+        """When this user, who comes after those added before, is done."""
         limits = self._limits
         points = Timeline(limits.spent.get(demand.did, limits.points), limits.headroom)
         points.spend(demand.points, demand.largest)
@@ -212,41 +193,44 @@ class Forecast:
         self._events.count(demand.counted)
         self._events.spend(demand.events)
         self._seconds += demand.seconds
-        shared = [(demand.uploads, self._uploads, UPLOADS), (demand.requests, self._requests, REQUESTS)]
-        shared.append((demand.events, self._events, EVENTS))
-        waits = [timeline.ending(name) for number, timeline, name in shared if number]
-        ending = Ending.latest(Ending(self._seconds), points.ending(WRITE_POINTS), *waits)
-        self.end = Ending.latest(self.end, ending)
+        ends = [Ending(self._seconds), points.ending(WRITE_POINTS)]
+        ends += [self._uploads.ending(UPLOADS)] if demand.uploads else []
+        ends += [self._requests.ending(REQUESTS)] if demand.requests else []
+        ends += [self._events.ending(EVENTS)] if demand.events else []
+        ending = max(ends, key=_seconds)
+        self.end = max(self.end, ending, key=_seconds)
         return ending
 
 
+def _seconds(ending: Ending) -> float:
+    return ending.seconds
+
+
 REQUESTS_A_USER = 2
-"""Requests of a user's turn besides commits, uploads and a login: the latest commit, and one to spare."""
+"""Requests of a user besides commits, uploads and a login: the latest commit, and one to spare."""
 
 
-@dataclass(frozen=True, slots=True)
-class UserCost:
-    """What one account's plan takes.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Amounts:
+    """What plans take: records written or deleted, write points, blobs that the repositories do not hold yet, bytes of
+    the request bodies and these blobs as far as they are known, requests that write, and logins at most."""
 
-    Args:
-        operations: Records written or deleted.
-        points: Write points of its repository.
-        blob_uploads: Blobs that the repository does not hold yet.
-        bytes: Of the request bodies and these blobs, as far as they are known.
-        commits: Requests that write.
-        sessions: Logins, at most.
-        largest: Points of the largest commit.
-        erasing: Commits that delete something, which the relay's hour does not hold back (LIMIT-9).
-    """
-
-    user: str
-    did: str
     operations: int = 0
     points: int = 0
     blob_uploads: int = 0
     bytes: int = 0
     commits: int = 0
     sessions: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserCost(_Amounts):
+    """What one account's plan takes; `largest`: points of the largest commit, `erasing`: commits that delete something,
+    which the relay's hour does not hold back (LIMIT-9).
+    """
+
+    user: str
+    did: str
     largest: int = 0
     erasing: int = 0
 
@@ -277,46 +261,35 @@ class UserBill:
         return {**counts, "finishes_at": self.finishes_at.isoformat(), "waits_for": self.waits_for}
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cost(_Amounts):
     """What carrying out a plan takes (design, section 6).
 
     Args:
         finishes_at: The earliest end under the limits that are known of this PDS; without any, at its own speed.
         waits_for: What binds until then: a limit, or the speed of the PDS.
-        finishes_limited: The same under the limits a PDS has by default when they are on, with the same relay.
-        limited_by: What would bind until then.
+        finishes_limited, limited_by: The same under the limits a PDS has by default when they are on, with the same
+            relay.
     """
 
-    operations: int
-    points: int
-    blob_uploads: int
-    bytes: int
-    commits: int
-    sessions: int
     finishes_at: datetime
     waits_for: str
     finishes_limited: datetime
     limited_by: str
 
     def to_json(self) -> dict[str, object]:
-        values = {name: getattr(self, name) for name in self.__slots__}
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}
 
 
 class Bill:
-    """Adds up what accounts take, in the order of their turns.
-
-    Args:
-        now: When it would start, UTC.
-        known: The limits that are known.
-    """
+    """Adds up what accounts take, in the order given, from a start `now` (UTC) under the limits that are `known`."""
 
     def __init__(self, now: datetime, known: Limits) -> None:
         self._now = now
         self._known = Forecast(known)
         self._usual = Forecast(replace(USUAL, events=known.events))
-        self._sums = dict.fromkeys(("operations", "points", "blob_uploads", "bytes", "commits", "sessions"), 0)
+        self._sums = dict.fromkeys((each.name for each in fields(_Amounts)), 0)
 
     def add(self, cost: UserCost) -> UserBill:
         """One more account that has something to do."""
@@ -341,9 +314,6 @@ def user_cost(plan: AccountPlan, limits: BatchLimits | None = None) -> UserCost:
     """What the operations of one account's plan take, packed as the writer packs them.
 
     A record whose rendition is still to be made is counted with its points and blobs; its bytes are not known.
-
-    Args:
-        limits: Caps of a batch; the reference PDS's when None.
     """
     limits = limits or BatchLimits()
     writes = [operation for operation in plan.operations() if operation.writes]
@@ -358,26 +328,25 @@ def user_cost(plan: AccountPlan, limits: BatchLimits | None = None) -> UserCost:
     extra = [_points(batch) for batch in packed(copies, limits)]
     blobs = _uploads(plan, writes)
     return UserCost(
-        plan.account.key,
-        str(plan.account.did),
-        len(writes) + len(waiting),
-        sum(batches) + sum(extra) + later,
-        len(blobs) + sum(len(operation.media.blobs) for operation in waiting),
-        sum(request_bytes(operation.to_write()) for operation in writes) + sum(blobs.values()),
-        commits + len(extra),
-        int(bool(writes or waiting)),
-        max([largest, *extra]),
-        sum(erases(operation.to_write() for operation in batch) for batch in main) + len(extra),
+        user=plan.account.key,
+        did=str(plan.account.did),
+        operations=len(writes) + len(waiting),
+        points=sum(batches) + sum(extra) + later,
+        blob_uploads=len(blobs) + sum(len(operation.media.blobs) for operation in waiting),
+        bytes=sum(request_bytes(operation.to_write()) for operation in writes) + sum(blobs.values()),
+        commits=commits + len(extra),
+        sessions=int(bool(writes or waiting)),
+        largest=max([largest, *extra]),
+        erasing=sum(erases(operation.to_write() for operation in batch) for batch in main) + len(extra),
     )
 
 
 def cost(plans: Iterable[AccountPlan], now: datetime, known: Limits | None = None) -> Cost:
     """Add up what the operations of these plans take."""
     bill = Bill(now, known or Limits())
-    for plan in plans:
-        price = user_cost(plan)
-        if price.operations:
-            bill.add(price)
+    for each in map(user_cost, plans):
+        if each.operations:
+            bill.add(each)
     return bill.total()
 
 
@@ -410,21 +379,13 @@ def _uploads(plan: AccountPlan, writes: Iterable[Operation]) -> dict[str, int]:
     return {cid: size for cid, size in made.items() if cid not in present}
 
 
-_COUNTS = ("operations", "commits", "points", "blobs", "bytes")
-
-
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What some operations take.
+    """What some operations of one repository take.
 
     Args:
-        operations: Records written or deleted.
-        commits: Requests that write them.
-        points: Write points of the repository.
         blobs: Blobs their records refer to: the most that is uploaded.
-        bytes: Of the request bodies and these blobs.
-        hours: Hours to wait on a PDS with the usual limits of which nothing is spent; 0 when they are enough.
-        waits_for: The limit that binds then.
+        hours: To wait on a PDS with the usual limits and nothing spent, for `waits_for`; 0 when they are enough.
     """
 
     operations: int = 0
@@ -447,8 +408,7 @@ class Price:
         return said
 
     def to_json(self) -> dict[str, object]:
-        """The counts."""
-        return {name: getattr(self, name) for name in _COUNTS}
+        return {name: getattr(self, name) for name in ("operations", "commits", "points", "blobs", "bytes")}
 
 
 def price(operations: Sequence[Operation]) -> Price:

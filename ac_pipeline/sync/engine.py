@@ -9,13 +9,10 @@ after each committed batch stores links and ledger entries. Sources: design, sec
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass, replace
-from datetime import datetime
 from time import monotonic
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.lexicon import Lexicons
 from ac_pipeline.errors import (
     AccountUnknown,
     Blocked,
@@ -25,22 +22,21 @@ from ac_pipeline.errors import (
     SourceMissing,
     Transient,
 )
-from ac_pipeline.items import BlobRef, RepositoryMark
+from ac_pipeline.items import BlobRef, RepositoryCheckpoint
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.for_accounts import account_reports
-from ac_pipeline.sync.planning.checkpoint import counts, is_settled, may_be_settled, settled
+from ac_pipeline.sync.planning.checkpoint import counts, is_up_to_date, may_be_up_to_date, up_to_date_types
 from ac_pipeline.sync.planning.copies import deletions, find_lost_sources
 from ac_pipeline.sync.planning.diff import AccountPlan, plan_type
-from ac_pipeline.sync.planning.plan import Kind, Operation, Wanted
-from ac_pipeline.sync.planning.reading import DOCUMENT_GONE, Admission, Reader
-from ac_pipeline.sync.planning.wanted import Made, Unmade, make, offer
-from ac_pipeline.sync.ports import DataServer, Documents, Ledger, Renderer
+from ac_pipeline.sync.planning.plan import Kind, Made, Operation, Wanted
+from ac_pipeline.sync.planning.reading import DOCUMENT_GONE, Reader
+from ac_pipeline.sync.planning.wanted import Unmade, make, offer
+from ac_pipeline.sync.ports import DataServer
 from ac_pipeline.sync.report import AccountReport, foresee
-from ac_pipeline.sync.safeguard import Safeguard
 from ac_pipeline.sync.selection import Agreement, Selection
-from ac_pipeline.sync.writing.blob_repair import Mender, stand_in
+from ac_pipeline.sync.writing.blob_repair import BlobRepair, stand_in
 from ac_pipeline.sync.writing.erased import Eraser
-from ac_pipeline.sync.writing.recorder import Bookkeeper
+from ac_pipeline.sync.writing.recorder import Recorder
 from ac_pipeline.sync.writing.writer import Committed, Refused, Writer
 
 __all__ = ["DOCUMENT_GONE", "KEY_ATTEMPTS", "ROUNDS", "AccountPlan", "Engine", "sync_accounts"]
@@ -56,39 +52,28 @@ def _open() -> None:
     """A gate that keeps nothing back."""
 
 
-@dataclass(slots=True)
-class Engine:
+@dataclass(slots=True, kw_only=True)
+class Engine(Reader):
     """Mirrors accounts. All it touches comes in through ports.
 
     Args:
-        documents, server, ledger, renderer: The ports.
-        lexicons: What records must satisfy.
         host: Name of the PDS, under which its learned limits are kept.
         holder: Who holds the leases: unique to this process.
-        now: The time, UTC.
-        renders: Pool in which renditions are made.
-        safeguard: Keeps a wrong or half-restored database, and a wrong PDS, from doing harm.
         gate: Raises when no record may be written; accounts that are emptied do not ask.
-        grace: Seconds that an item without a record waits for media that the platform is still making.
-        erase_copies: Whether copies of erased work in `site.standard.document` go too.
+        erase_copies: True if copies of erased work in `site.standard.document` go too.
     """
 
-    documents: Documents
     server: DataServer
-    ledger: Ledger
-    renderer: Renderer
-    lexicons: Lexicons
     host: str
     holder: str
-    now: Callable[[], datetime]
-    renders: Executor
-    safeguard: Safeguard
     gate: Callable[[], None] = _open
-    grace: float = 600.0
     erase_copies: bool = True
 
+    def _recorder(self, account: Account, run_id: str, *, dry: bool = False) -> Recorder:
+        return Recorder(self.documents, self.ledger, account, run_id, self.now, dry=dry)
+
     def sync(self, account: Account, selection: Selection, run_id: str) -> AccountReport:
-        """Make the account's repository equal to its eligible documents; of an account that is leaving, empty it.
+        """Make the account's repository equal to its eligible documents; of an account that is to be deleted, empty it.
 
         What has to be rendered is rendered without the lease, which an encoding would hold for minutes (MEDIA-23): all
         of it before, and what is found to be missing under the lease in between.
@@ -101,34 +86,39 @@ class Engine:
         started = monotonic()
         made: Made = {}
         for number in range(ROUNDS):
-            books = Bookkeeper(self.documents, self.ledger, account, run_id, self.now)
+            recorder = self._recorder(account, run_id)
             try:
-                if not number and account.blocked is None and account.did is not None and account.leaving is None:
+                if (
+                    not number
+                    and account.blocked is None
+                    and account.did is not None
+                    and account.pending_deletion is None
+                ):
                     self.gate()
-                    made = self._reader.render(account, selection)
+                    made = self.render_missing(account, selection)
                 # In the last round what is missing is made at once: documents change faster than they are rendered.
                 plan = AccountPlan(account, made if number < ROUNDS - 1 else None, erase_copies=self.erase_copies)
-                self._sync(plan, selection, books)
+                self._sync(plan, selection, recorder)
             except Unmade as rest:
                 made |= make(self.renderer, self.renders, rest.jobs)
                 continue
             except (Transient, Permanent) as error:
-                books.interrupt(error)
+                recorder.interrupt(error)
             break
-        books.report.seconds = monotonic() - started
-        return books.report
+        recorder.report.seconds = monotonic() - started
+        return recorder.report
 
-    def _sync(self, plan: AccountPlan, selection: Selection, books: Bookkeeper) -> None:
+    def _sync(self, plan: AccountPlan, selection: Selection, recorder: Recorder) -> None:
         account = plan.account
         if account.blocked is not None or account.did is None:
-            self._admission.block(account, selection, books, account.blocked)
+            self.block(account, selection, recorder, account.blocked)
             return
         with self.ledger.lease(account.did, self.holder):
             try:
-                self._mirror(plan, selection, books)
+                self._mirror(plan, selection, recorder)
             finally:
-                books.report.aside = list(plan.aside.values())
-                books.set_aside(books.report.aside)
+                recorder.report.skipped = list(plan.skipped.values())
+                recorder.skip(recorder.report.skipped)
 
     def survey(self, account: Account, selection: Selection, run_id: str = "") -> tuple[AccountPlan, AccountReport]:
         """The dry run: the plan of an account and what it amounts to. Nothing is written, made or uploaded.
@@ -138,129 +128,115 @@ class Engine:
         Raises:
             Transient: Something could not be read.
         """
-        books = Bookkeeper(self.documents, self.ledger, account, run_id, self.now, dry=True)
+        recorder = self._recorder(account, run_id, dry=True)
         plan = AccountPlan(account, erase_copies=self.erase_copies)
         if account.blocked is not None or account.did is None:
-            self._admission.block(account, selection, books, account.blocked)
-            return plan, books.report
-        selection = self._admission.released(account, selection, books)
+            self.block(account, selection, recorder, account.blocked)
+            return plan, recorder.report
+        selection = self.without_paused(account, selection, recorder)
         if not selection.types:
-            return plan, books.report
+            return plan, recorder.report
         try:
             plan.take(self.server.read_repository(account.did))
         except Blocked as error:
-            self._refuse(account, selection, books, error)
-            return plan, books.report
-        self._reader.read(plan, selection, dry=True)
-        self._judge(plan, selection, books)
-        foresee(plan, books.report)
-        return plan, books.report
+            self._refuse(account, selection, recorder, error)
+            return plan, recorder.report
+        self.read(plan, selection, dry=True)
+        self._judge(plan, selection, recorder)
+        foresee(plan, recorder.report)
+        return plan, recorder.report
 
     def render(self, account: Account, media: MediaType, selection: Selection, run_id: str) -> AccountReport:
         """Make the renditions of one type that are not known yet, and remember them for the sync that follows."""
         started = monotonic()
-        books = Bookkeeper(self.documents, self.ledger, account, run_id, self.now)
+        recorder = self._recorder(account, run_id)
         try:
             plan = AccountPlan(account)
-            selection = self._admission.released(account, replace(selection, types=(media,)), books)
-            self._reader.read(plan, selection)
-            books.count(plan, selection.types)
+            selection = self.without_paused(account, replace(selection, types=(media,)), recorder)
+            self.read(plan, selection)
+            recorder.count(plan, selection.types)
             for each in selection.types:
-                books.rendered(each, plan.wanted[each.name])
+                recorder.rendered(each, plan.wanted[each.name])
         except Transient as error:
-            books.interrupt(error)
-        books.report.seconds = monotonic() - started
-        return books.report
+            recorder.interrupt(error)
+        recorder.report.seconds = monotonic() - started
+        return recorder.report
 
-    @property
-    def _admission(self) -> Admission:
-        return Admission(self.documents, self.ledger)
-
-    def _refuse(self, account: Account, selection: Selection, books: Bookkeeper, error: Blocked) -> None:
-        """Book an account as blocked, unless the PDS knows the others as little: then nobody is."""
+    def _refuse(self, account: Account, selection: Selection, recorder: Recorder, error: Blocked) -> None:
+        """Record an account as blocked, unless the PDS knows the others as little: then nobody is."""
         if isinstance(error, AccountUnknown):
             self.safeguard.check_server()
-        self._admission.block(account, selection, books, error)
+        self.block(account, selection, recorder, error)
 
-    @property
-    def _reader(self) -> Reader:
-        return Reader(
-            self.documents,
-            self.ledger,
-            self.renderer,
-            self.lexicons,
-            self.now,
-            self.renders,
-            self.grace,
-            self.safeguard,
-        )
-
-    def _mirror(self, plan: AccountPlan, asked: Selection, books: Bookkeeper) -> None:
-        selection = self._admission.released(plan.account, asked, books)
+    def _mirror(self, plan: AccountPlan, asked: Selection, recorder: Recorder) -> None:
+        selection = self.without_paused(plan.account, asked, recorder)
         if not selection.types:
             return
         try:
-            if self._is_settled(plan, selection, books):
+            if self._is_up_to_date(plan, selection, recorder):
                 return
-            self._judge(plan, selection, books)
-            self._carry_out(plan, books, selection.agreed)
+            self._judge(plan, selection, recorder)
+            self._carry_out(plan, recorder, selection.agreed)
             if selection.agreed is None:
-                self._mend(plan, selection, books)
+                self._repair_blobs(plan, selection, recorder)
             if not selection.partial:
-                books.vanished(plan, selection.types)
+                recorder.vanished(plan, selection.types)
         except Blocked as error:
             if not plan.plans:
-                self._refuse(plan.account, selection, books, error)
+                self._refuse(plan.account, selection, recorder, error)
                 return
-            books.block_rest(error)
+            recorder.block_rest(error)
         except RateLimited as error:
             if not plan.plans:
                 raise
-            books.defer_rest(error)
-        Eraser(self.documents, self.ledger, self.renderer).erase(plan, selection, books)
-        books.finish()
-        if plan.mark is None or plan.mark.rev == plan.base or asked.whole:
-            self._remember(plan, selection, books)
+            recorder.defer_rest(error)
+        Eraser(self.documents, self.ledger, self.renderer).erase(plan, selection, recorder)
+        recorder.finish()
+        if plan.checkpoint is None or plan.checkpoint.rev == plan.base or asked.whole:
+            self._remember(plan, selection, recorder)
 
-    def _is_settled(self, plan: AccountPlan, selection: Selection, books: Bookkeeper) -> bool:
-        """Whether there is nothing to do, which is counted then; else the repository and all it is compared with are
+    def _is_up_to_date(self, plan: AccountPlan, selection: Selection, recorder: Recorder) -> bool:
+        """True if there is nothing to do, which is counted then; else the repository and all it is compared with are
         read.
 
         Repository or revision come first: a record that appears while we read has its document in Mongo by then.
         """
         did = str(plan.account.did)
-        plan.mark = mark = self.ledger.mark(did)
+        plan.checkpoint = known = self.ledger.checkpoint(did)
         unmoved = None
-        if mark is not None and may_be_settled(mark, selection) and self.server.latest_commit(did).rev == mark.rev:
-            unmoved = mark.rev
-            self._reader.read(plan, selection)
-            if is_settled(plan, selection, mark, self.now):
-                books.untouched(plan, selection.types, mark.counts)
+        if (
+            known is not None
+            and may_be_up_to_date(known, selection)
+            and self.server.latest_commit(did).rev == known.rev
+        ):
+            unmoved = known.rev
+            self.read(plan, selection)
+            if is_up_to_date(plan, selection, known, self.now):
+                recorder.untouched(plan, selection.types, known.counts)
                 return True
         plan.take(self.server.read_repository(did))
         if plan.base != unmoved:
-            self._reader.read(plan, selection)
+            self.read(plan, selection)
         return False
 
-    def _judge(self, plan: AccountPlan, selection: Selection, books: Bookkeeper) -> None:
+    def _judge(self, plan: AccountPlan, selection: Selection, recorder: Recorder) -> None:
         """Count what was read, find the orphans and make the plan."""
         if plan.repository is None:
             return
-        books.records(plan.repository, selection.types)
-        books.count(plan, selection.types)
-        self._reader.find_orphans(plan, selection, books)
+        recorder.records(plan.repository, selection.types)
+        recorder.count(plan, selection.types)
+        self.find_orphans(plan, selection, recorder)
         find_lost_sources(plan, selection, self.documents)
         plan.types = selection.types
         self._decide(plan, selection.agreed)
 
-    def _carry_out(self, plan: AccountPlan, books: Bookkeeper, agreed: Agreement | None = None) -> None:
-        """Write what is planned; plan anew whenever the repository moved or some items take another key or other
-        bytes."""
+    def _carry_out(self, plan: AccountPlan, recorder: Recorder, agreed: Agreement | None = None) -> None:
+        """Write what is planned; plan anew whenever the repository moved or items take another key or other bytes."""
         moved = 0
         while True:
-            books.begin(plan.plans)
+            recorder.begin(plan.plans)
             try:
-                if not self._write(plan, books):
+                if not self._write(plan, recorder):
                     return
             except RepositoryMoved as error:
                 moved += 1
@@ -272,53 +248,51 @@ class Engine:
                 plan.take(self.server.read_repository(str(plan.account.did)))
             self._decide(plan, agreed)
 
-    def _mend(self, plan: AccountPlan, selection: Selection, books: Bookkeeper) -> None:
+    def _repair_blobs(self, plan: AccountPlan, selection: Selection, recorder: Recorder) -> None:
         """Give the PDS back what it has lost of the blobs of records that are in place (VERIFY-5)."""
-        mender = Mender(
+        repair = BlobRepair(
             plan,
-            books,
+            recorder,
             self.server,
             self.lexicons,
             lambda operation, blob: self._load(plan, operation, blob),
-            lambda refused: self._settle(plan, books, refused),
+            lambda refused: self._take(plan, recorder, refused),
         )
-        if mender.mend(selection, lambda: self._writer(plan)):
+        if repair.repair(selection, lambda: self._writer(plan)):
             self._decide(plan)
-            self._carry_out(plan, books)
-            mender.check()
+            self._carry_out(plan, recorder)
+            repair.check()
 
-    def _remember(self, plan: AccountPlan, selection: Selection, books: Bookkeeper) -> None:
+    def _remember(self, plan: AccountPlan, selection: Selection, recorder: Recorder) -> None:
         """How the repository is left, unless that is known already.
 
         What somebody else changed is vouched for only by a run that was asked for everything: after one about some
-        items or types the mark stays behind, and the drift sensor sees to the rest (VERIFY-9).
+        items or types the checkpoint stays behind, and the drift sensor sees to the rest (VERIFY-9).
         """
         if plan.repository is None:
             return
-        done = settled(plan, selection, books.links)
-        mark = RepositoryMark(plan.repository.did, plan.repository.rev, self.now(), done, counts(plan))
-        if plan.mark is None or replace(mark, at=plan.mark.at) != plan.mark:
-            self.ledger.remember_mark(mark)
+        done = up_to_date_types(plan, selection, recorder.links)
+        left = RepositoryCheckpoint(plan.repository.did, plan.repository.rev, self.now(), done, counts(plan))
+        if plan.checkpoint is None or replace(left, at=plan.checkpoint.at) != plan.checkpoint:
+            self.ledger.keep_checkpoint(left)
 
     @staticmethod
     def _decide(plan: AccountPlan, agreed: Agreement | None = None) -> None:
         if plan.repository is None:
             return
-        did, leaving = plan.repository.did, plan.account.leaving
+        did, why = plan.repository.did, plan.account.pending_deletion
         plan.plans = [
-            plan_type(
-                media, did, plan.wanted[media.name], plan.records(media), plan.gone.get(media.name), leaving=leaving
-            )
-            for media in plan.types
+            plan_type(media, did, plan.wanted[name], plan.records(media), plan.gone.get(name), pending_deletion=why)
+            for name, media in ((media.name, media) for media in plan.types)
         ]
         for made in plan.plans if plan.erase_copies else ():
             made.operations += deletions(plan, made)
         plan.existing = {}
         if agreed is not None:
-            agreed.hold(plan.plans, plan.aside)
+            agreed.hold(plan.plans, plan.skipped)
 
-    def _write(self, plan: AccountPlan, books: Bookkeeper) -> bool:
-        """Write what is planned; whether items are left that are wanted differently now, to be planned anew.
+    def _write(self, plan: AccountPlan, recorder: Recorder) -> bool:
+        """Write what is planned; True if items are left that are wanted differently now, to be planned anew.
 
         Duplicates go last, in commits of their own, and only where the copy that stays is right: a commit that deletes
         a record and makes another one equal to it costs the reference PDS the block of both, and with it the whole
@@ -330,10 +304,10 @@ class Engine:
         writer = self._writer(plan)
         again = False
         for outcome in writer.write([op for op in operations if op.kind is not Kind.DELETE_DUPLICATE], plan.repository):
-            again |= self._settle(plan, books, outcome)
-        copies = [op for op in operations if op.kind is Kind.DELETE_DUPLICATE and op.item not in plan.unsettled]
+            again |= self._take(plan, recorder, outcome)
+        copies = [op for op in operations if op.kind is Kind.DELETE_DUPLICATE and op.item not in plan.unresolved]
         for outcome in writer.write(copies, plan.repository):
-            self._settle(plan, books, outcome)
+            self._take(plan, recorder, outcome)
         return again
 
     def writer(
@@ -346,20 +320,20 @@ class Engine:
     def _writer(self, plan: AccountPlan) -> Writer:
         return self.writer(plan.account, lambda operation, blob: self._load(plan, operation, blob), plan.uploaded)
 
-    def _settle(self, plan: AccountPlan, books: Bookkeeper, outcome: Committed | Refused) -> bool:
-        """Put a batch or a refusal into the books, or the item into the next round: whether there has to be one."""
+    def _take(self, plan: AccountPlan, recorder: Recorder, outcome: Committed | Refused) -> bool:
+        """Record a batch or a refusal, or put the item into the next round; True if there has to be one."""
         if isinstance(outcome, Committed):
             plan.repository = outcome.repository
             plan.changed.update(operation.media.name for operation in outcome.operations)
-            books.committed(outcome.operations)
-            plan.unsettled.difference_update(operation.item for operation in outcome.operations)
+            recorder.committed(outcome.operations)
+            plan.unresolved.difference_update(operation.item for operation in outcome.operations)
             return False
         operation = outcome.operation
-        plan.unsettled.add(operation.item)
+        plan.unresolved.add(operation.item)
         other = self._otherwise(plan, outcome)
         if other is None:
             plan.refused.add(operation.path)
-            books.refused(outcome)
+            recorder.refused(outcome)
             return False
         listed = plan.wanted[operation.media.name]
         listed[[each.document.id for each in listed].index(other.document.id)] = other
@@ -401,9 +375,8 @@ def sync_accounts(
 ) -> Iterator[AccountReport]:
     """Mirror many accounts at once, one writer each, yielding reports as they come.
 
-    Args:
-        workers: Accounts at a time. Two to four hide the disk waits of a PDS (ATProto facts, "Writing"); more hide the
-            bookkeeping of some accounts behind the writes of others.
+    Two to four workers hide the disk waits of a PDS (ATProto facts, "Writing"); more hide the reading and recording of
+    some accounts behind the writes of others.
     """
     for _, report in account_reports(accounts, lambda account: engine.sync(account, selection, run_id), workers):
         yield report

@@ -50,7 +50,7 @@ def for_accounts(
         ordered: Yield in the order of the accounts; up to twice the workers may then be begun and not yielded.
 
     Raises:
-        Misconfigured: No account can have its turn.
+        Misconfigured: No account can be worked on.
     """
     pool = ThreadPoolExecutor(workers, thread_name_prefix="account")
     coming, under_way = iter(accounts), dict[Future[Result], Account]()
@@ -121,10 +121,10 @@ def account_reports(
 
 
 def _named(account: Account, error: BaseException) -> PipelineError:
-    """The error; one that nobody foresaw as its class, its message without secrets, and the line that raised it.
+    """The error; one that nobody foresaw with its class, its message without secrets, and the line that raised it.
 
     Raises:
-        Misconfigured: The error is one: no account can have its turn.
+        Misconfigured: The error is one: no account can be worked on.
     """
     if isinstance(error, Misconfigured):
         raise error

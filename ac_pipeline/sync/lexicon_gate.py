@@ -36,13 +36,7 @@ class Memory(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One lexicon of ours beside the published one.
-
-    Args:
-        nsid: Its name.
-        published: Whether a version of it is.
-        changes: What differs.
-    """
+    """One lexicon of ours beside the published one; `published`: True if there is one, `changes`: what differs."""
 
     nsid: str
     published: bool
@@ -62,7 +56,6 @@ class Comparison:
 
 
 def compare(lexicons: Lexicons, published: Published) -> list[Comparison]:
-    """Every lexicon of ours beside its published version."""
     return [
         Comparison(nsid, nsid in published, tuple(changes(published[nsid], ours)) if nsid in published else ())
         for nsid, ours in lexicons.documents.items()
@@ -71,12 +64,7 @@ def compare(lexicons: Lexicons, published: Published) -> list[Comparison]:
 
 @dataclass(frozen=True, slots=True)
 class Authority:
-    """Who publishes the lexicons, and where.
-
-    Args:
-        account: With a DID; with a password, if it is to publish.
-        server: Its PDS.
-    """
+    """Who publishes the lexicons, and on which PDS: an account with a DID; with a password, if it is to publish."""
 
     account: Account
     server: DataServer
@@ -86,10 +74,8 @@ class Authority:
         return str(self.account.did)
 
     def published(self, lexicons: Lexicons) -> Published:
-        """The lexicons of ours that are published, as they stand in the authority's repository.
-
-        Raises:
-            Transient, Blocked: It could not be read.
+        """The lexicons of ours that stand in the authority's repository; raises Transient or Blocked when it cannot be
+        read.
         """
         return published_in(self.server.read_repository(self.did), lexicons)
 
@@ -99,7 +85,6 @@ class LexiconGate:
     """Lets records through only while our lexicons keep what the published ones promise. Asked once, then open.
 
     Args:
-        lexicons: Ours.
         authority: Who publishes them; None leaves the gate open.
         memory: Stands in while the authority's PDS does not answer.
     """
@@ -155,7 +140,6 @@ class LexiconGate:
 
 
 def published_in(repository: Repository, lexicons: Lexicons) -> Published:
-    """The lexicons of ours that a repository publishes."""
     found: dict[str, Mapping[str, Any]] = {}
     for nsid, _ in repository.collection(SCHEMA):
         if nsid in lexicons.documents:

@@ -13,7 +13,7 @@ from typing import Protocol
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.types import Commit, RepositoryStatus, Write
-from ac_pipeline.items import BlobRef, Derived, LastLook, LedgerEntry, Rendition, RepositoryMark
+from ac_pipeline.items import BlobRef, Derived, LastLook, LedgerEntry, Rendition, RepositoryCheckpoint
 from ac_pipeline.media.base import Document, LinkUpdate, MediaType
 
 
@@ -30,7 +30,7 @@ class Documents(Protocol):
         """Id of every document of the collection, whoever owns it -> its `when` in ms since 1970."""
 
     def is_empty(self, media: MediaType) -> bool:
-        """Whether the whole collection holds nothing: a reason to distrust what is missing from it."""
+        """True if the whole collection holds nothing: a reason to distrust what is missing from it."""
 
     def write_links(self, media: MediaType, updates: Sequence[LinkUpdate]) -> None:
         """Store or clear links, all in one bulk write."""
@@ -51,10 +51,8 @@ class DataServer(Protocol):
         """
 
     def latest_commit(self, did: str) -> RepositoryStatus:
-        """Head and revision of one repository, in one small request (`com.atproto.sync.getLatestCommit`).
-
-        Raises:
-            AccountInactive, AccountUnknown: The account cannot be read.
+        """Head and revision of one repository, in one small request (`com.atproto.sync.getLatestCommit`); errors as
+        above.
         """
 
     def apply_writes(self, account: Account, writes: Sequence[Write], *, swap_commit: str | None) -> Commit:
@@ -70,11 +68,11 @@ class DataServer(Protocol):
         """
 
     def reserve_commit(self, account: Account, writes: Sequence[Write]) -> None:
-        """Make sure that the next commit of the account, which will be `writes`, is not held back by a pace of our own
-        (LIMIT-9), so that no blob is uploaded for one that is. Where there is no such pace, nothing happens.
+        """Make sure that the next commit of the account, which will be `writes`, does not have to wait for a pace of
+        our own (LIMIT-9), so that no blob is uploaded for one that does. Where there is no such pace, nothing happens.
 
         Raises:
-            RateLimited: It would be; `retry_after` says until when.
+            RateLimited: It would have to wait; `retry_after` says until when.
         """
 
     def release_commit(self, account: Account) -> None:
@@ -89,7 +87,7 @@ class DataServer(Protocol):
         """
 
     def has_blob(self, did: str, cid: str) -> bool:
-        """Whether the blob can be downloaded (`com.atproto.sync.getBlob`)."""
+        """True if the blob can be downloaded (`com.atproto.sync.getBlob`)."""
 
     def list_repositories(self) -> Iterator[RepositoryStatus]:
         """Every repository the PDS hosts, a page at a time (`com.atproto.sync.listRepos`)."""
@@ -105,10 +103,9 @@ class Ledger(Protocol):
         """Insert or replace entries in one bulk write; each entry's last history line is appended to its timeline."""
 
     def used_blobs(self, cids: Collection[str], *, without: Collection[str]) -> set[str]:
-        """Those of these blobs that an item uses whose record is not deleted, besides the items `without`.
-
-        Who asks has marked its own deletions before, so that of two that share a blob at least the later one sees that
-        nobody needs it.
+        """Those of these blobs that an item uses whose record is not deleted, besides the items `without`. Who asks has
+        marked its own deletions before, so that of two that share a blob at least the later one sees that nobody needs
+        it.
         """
 
     def lease(self, did: str, holder: str) -> AbstractContextManager[None]:
@@ -124,19 +121,19 @@ class Ledger(Protocol):
     def remember_batch_bytes(self, host: str, limit: int) -> None:
         """Keep a smaller body size learned from a 413."""
 
-    def mark(self, did: str) -> RepositoryMark | None:
+    def checkpoint(self, did: str) -> RepositoryCheckpoint | None:
         """How the last sync left this repository; None when none ever reached its end."""
 
-    def marks(self) -> Mapping[str, RepositoryMark]:
-        """The marks of all repositories by DID, without `settled`: what a compare of revisions needs."""
+    def checkpoints(self) -> Mapping[str, RepositoryCheckpoint]:
+        """The checkpoints of all repositories by DID, without `settled`: what a compare of revisions needs."""
 
-    def remember_mark(self, mark: RepositoryMark) -> None:
+    def keep_checkpoint(self, checkpoint: RepositoryCheckpoint) -> None:
         """Keep how a repository was left, in place of what was known."""
 
-    def follow_mark(self, mark: RepositoryMark, *, since: str) -> None:
-        """Move a mark that stands at the revision `since` to that of a commit of ours on top of it; another one stays
-        where it is, with the change by somebody else that it does not know. The types counted in `mark` were written
-        to: they are not settled any more.
+    def follow_checkpoint(self, checkpoint: RepositoryCheckpoint, *, since: str) -> None:
+        """Move one that stands at the revision `since` to that of a commit of ours on top of it; another one stays
+        where it is, with the change by somebody else that it does not know. The types counted in `checkpoint` were
+        written to: they are not up to date any more.
         """
 
     def recorded(self, type: str) -> Iterable[tuple[str, str]]:
@@ -150,15 +147,14 @@ class Ledger(Protocol):
 
     def hold(self, account: Account, types: Iterable[MediaType], reason: str) -> None:
         """Keep these types of an account from being mirrored until `release`; a later reason replaces an earlier one.
-
         Take it inside the repository's lease, or before it: a sync asks `holds` once it has the lease.
         """
 
     def release(self, account: Account, types: Iterable[MediaType]) -> None:
-        """Let these types be mirrored again; what is not on hold stays so."""
+        """Let these types be mirrored again; what is not paused stays so."""
 
     def holds(self, account: Account) -> Mapping[str, str]:
-        """Name of each type of the account that is on hold -> the reason."""
+        """Name of each type of the account that is paused -> the reason."""
 
 
 class Renderer(Protocol):
@@ -193,9 +189,8 @@ class Renderer(Protocol):
         """
 
     def forget(self, media: MediaType, renditions: Iterable[Rendition]) -> None:
-        """Let the store give up these renditions and how they were made; what is not there is gone already.
-
-        Nobody is harmed who needs one after all: it is made again.
+        """Let the store give up these renditions and how they were made; what is not there is gone already. Nobody is
+        harmed who needs one after all: it is made again.
 
         Raises:
             Transient: The store did not answer, or keeps one.

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 
 from ac_pipeline.errors import Blocked, PipelineError, is_unreachable
-from ac_pipeline.items import Stage, State, item_id
+from ac_pipeline.items import Failure, Stage, State
 from ac_pipeline.media.base import Document, Verdict
 from ac_pipeline.sync.planning.diff import AccountPlan
-from ac_pipeline.sync.planning.plan import Kind, Operation, TypePlan, Versions, Wanted, Withheld
+from ac_pipeline.sync.planning.plan import ERASES, LINKS_ONLY, Kind, Operation, TypePlan, Versions
 from ac_pipeline.sync.writing.entries import end_of
 
 
@@ -56,7 +56,7 @@ class Tally:
             self.documents += 1
             self.eligible += document.verdict is Verdict.ELIGIBLE
             self.withdrawn += document.verdict is Verdict.WITHDRAWN
-            self.invalid += document.verdict in {Verdict.INVALID, Verdict.HELD}
+            self.invalid += document.verdict in {Verdict.INVALID, Verdict.OWNERSHIP_UNCLEAR}
             self.warnings += bool(document.warnings)
 
     def count(self, state: State, number: int = 1) -> None:
@@ -86,18 +86,17 @@ class ItemFailure:
     code: str | None = None
     attempts: int = 1
 
+    @classmethod
+    def of(
+        cls, item: str, user: str, failure: Failure, state: State, *, code: str | None, attempts: int
+    ) -> ItemFailure:
+        """What the report shows of a failure as the ledger keeps it."""
+        what = (failure.stage, state, failure.error_class, failure.message, failure.status)
+        return cls(item, user, *what, code, attempts)
+
     def to_json(self) -> dict[str, object]:
-        return {
-            "item": self.item,
-            "user": self.user,
-            "stage": self.stage.value,
-            "state": self.state.value,
-            "class": self.error_class,
-            "message": self.message,
-            "status": self.status,
-            "code": self.code,
-            "attempts": self.attempts,
-        }
+        names = {each.name: "class" if each.name == "error_class" else each.name for each in fields(self)}
+        return {shown: getattr(self, name) for name, shown in names.items()}
 
 
 @dataclass(slots=True)
@@ -106,13 +105,12 @@ class AccountReport:
 
     Args:
         user: Its partition key.
-        types: Tally per type name.
         versions: Data versions per type name, for the types of which every document was read.
         failures: Items that were quarantined, or deferred by an error.
         blocked: Why the account could not be used, or None.
         error: The transient error that ended its sync early, or None; the account has to be run again.
         notes: What a person may want to know: records left alone, untrusted reads.
-        aside: Operations that were not done because the sync was held to others (`Selection.agreed`).
+        skipped: Operations that were not done because the sync was held to others (`Selection.agreed`).
     """
 
     user: str
@@ -123,11 +121,11 @@ class AccountReport:
     error: PipelineError | None = None
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
-    aside: list[Operation] = field(default_factory=list)
+    skipped: list[Operation] = field(default_factory=list)
 
     @property
     def run_again(self) -> bool:
-        """Whether a transient error outlived its retries: the partition fails."""
+        """True if a transient error outlived its retries: the partition fails."""
         return self.error is not None
 
     @property
@@ -146,11 +144,8 @@ class AccountReport:
 
 @dataclass(slots=True)
 class SyncReport:
-    """What a run did to all its accounts, with what it cost. `requests` and `transferred` are counted by the client.
-
-    Args:
-        interrupted: Whether the run was ended by Ctrl-C.
-        not_reached: Users whose turn did not come for it.
+    """What a run did to all its accounts, with what it cost; the client counts `requests` and `transferred`.
+    `not_reached`: users whom an interrupted run did not come to.
     """
 
     run_id: str
@@ -173,14 +168,14 @@ class SyncReport:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing was quarantined, nothing has to be run again, and the database was not doubted."""
+        """True if nothing was quarantined, nothing has to be run again, and the database was not doubted."""
         return not any(
             a.error or a.orphans_kept or any(f.state is State.QUARANTINED for f in a.failures) for a in self.accounts
         )
 
     @property
     def unreachable(self) -> bool:
-        """Whether a service could not be reached, for some account or item."""
+        """True if a service could not be reached, for some account or item."""
         errors = [(each.error.code, each.error.status) for each in self.accounts if each.error]
         return any(is_unreachable(*each) for each in [*errors, *((f.error_class, f.status) for f in self.failures())])
 
@@ -195,20 +190,14 @@ class SyncReport:
             "bytes": dict(self.transferred),
             "seconds": round(self.seconds, 3),
             "failures": [failure.to_json() for failure in self.failures()],
-            "blocked": [
-                {"user": a.user, "class": a.blocked.code, "message": a.blocked.message}
-                for a in self.accounts
-                if a.blocked
-            ],
+            "blocked": [_error(each.user, each.blocked) for each in self.accounts if each.blocked],
             "notes": [{"user": each.user, "note": note} for each in self.accounts for note in each.notes],
-            "run_again": [
-                {"user": a.user, "class": a.error.code, "message": a.error.message} for a in self.accounts if a.error
-            ],
+            "run_again": [_error(each.user, each.error) for each in self.accounts if each.error],
         }
 
 
-_DELETES = {Kind.DELETE, Kind.DELETE_ORPHAN}
-_LINKS_ONLY = {Kind.ADOPT, Kind.HEAL, Kind.UNLINK}
+def _error(user: str, error: PipelineError) -> dict[str, object]:
+    return {"user": user, "class": error.code, "message": error.message}
 
 
 def foresee(plan: AccountPlan, report: AccountReport) -> None:
@@ -218,50 +207,36 @@ def foresee(plan: AccountPlan, report: AccountReport) -> None:
         report.blocked = Blocked(refusal.message)
     for made in plan.plans:
         waits = {op.item for op in made.operations if op.writes or op.kind is Kind.RENDER} if refusal else set()
-        _count_operations(made, waits, report)
+        tally = report.tally(made.media.name)
+        _count_operations(made, waits, tally)
         for withheld in made.withheld:
-            if withheld.wanted is None:
-                report.note(withheld.failure.message)
-            elif withheld.wanted.until is not None:
-                report.note(f"{item_id(made.media.name, withheld.wanted.document.id)}: {withheld.failure.message}")
-                report.tally(made.media.name).deferred += 1
-            else:
-                _count_withheld(plan, made, withheld, withheld.wanted, report)
+            wanted, failure = withheld.wanted, withheld.failure
+            if wanted is None:
+                report.note(failure.message)
+                continue
+            if wanted.until is not None:
+                report.note(f"{wanted.item}: {failure.message}")
+                tally.deferred += 1
+                continue
+            state, document = end_of(failure), wanted.document
+            tally.count(state)
+            entry = plan.entries[made.media.name].get(document.id)
+            attempts = (entry.attempts if entry is not None else 0) + 1
+            report.failures.append(
+                ItemFailure.of(wanted.item, plan.account.key, failure, state, code=document.code, attempts=attempts)
+            )
 
 
-def _count_operations(made: TypePlan, waiting: set[str], report: AccountReport) -> None:
-    tally = report.tally(made.media.name)
+def _count_operations(made: TypePlan, waiting: set[str], tally: Tally) -> None:
     tally.unchanged += len(made.kept)
     tally.blocked += len(waiting)
     moving = [operation for operation in made.operations if operation.item not in waiting]
-    tally.deleted += len({operation.item for operation in moving if operation.kind in _DELETES})
+    tally.deleted += len({operation.item for operation in moving if operation.kind in ERASES})
     for operation in moving:
         tally.created += operation.kind is Kind.CREATE
         tally.updated += operation.kind is Kind.UPDATE
         tally.duplicates_removed += operation.kind is Kind.DELETE_DUPLICATE
         tally.copies_removed += operation.copy
-        tally.healed += operation.kind in _LINKS_ONLY
+        tally.healed += operation.kind in LINKS_ONLY
         tally.deferred += operation.kind is Kind.RENDER
         tally.pending += operation.writes or operation.kind is Kind.RENDER
-
-
-def _count_withheld(
-    plan: AccountPlan, made: TypePlan, withheld: Withheld, wanted: Wanted, report: AccountReport
-) -> None:
-    document, failure = wanted.document, withheld.failure
-    state = end_of(failure)
-    report.tally(made.media.name).count(state)
-    entry = plan.entries[made.media.name].get(document.id)
-    report.failures.append(
-        ItemFailure(
-            item_id(made.media.name, document.id),
-            plan.account.key,
-            failure.stage,
-            state,
-            failure.error_class,
-            failure.message,
-            failure.status,
-            document.code,
-            (entry.attempts if entry is not None else 0) + 1,
-        )
-    )

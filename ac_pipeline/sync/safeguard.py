@@ -4,7 +4,7 @@ its users. What was there at the last look is kept in the ledger, so that all ru
 A record whose document is gone (an orphan) may be the only copy of somebody's work. Orphans of a type are deleted only
 while its collection, the documents of the records that are known, and all orphans met within a day are each within
 the allowed share, and those of one user are not most of what that user has. What its owner withdrew, or an account
-that is leaving, is never asked about here.
+that is to be deleted, is never asked about here.
 """
 
 from __future__ import annotations
@@ -66,7 +66,6 @@ class Safeguard:
     """Of the look at the PDS: what is wrong with it, empty when nothing is, None before it."""
 
     def allowed(self, number: int) -> int:
-        """How many of so many may go."""
         return max(self.floor, int(self.share * number))
 
     # ------------------------------------------------------------------------------------------------- collections
@@ -211,11 +210,10 @@ class Safeguard:
             self._change(media.name, right)
 
     def sweeping(self, run_id: str) -> bool:
-        """Whether the number of this run is agreed to already: a retry goes on where it was."""
+        """True if the number of this run is agreed to already: a retry goes on where it was."""
         return self.ledger.last_look(_sweep_name(run_id)).at is not None
 
     def begin_sweep(self, run_id: str) -> None:
-        """The number of this run is agreed to."""
         self._change(_sweep_name(run_id), lambda look: replace(look, at=self.now()))
 
     def _sweep(self, run_id: str, met: set[str], number: int) -> int | None:
@@ -253,11 +251,7 @@ class Safeguard:
     # -------------------------------------------------------------------------------------------- database and PDS
 
     def check_platform(self, accounts: Sequence[Account]) -> None:
-        """Refuse to work on a database without anybody and anything.
-
-        Raises:
-            Misconfigured: It is such a one.
-        """
+        """Raise Misconfigured for a database without anybody and anything."""
         if not any(account.did or not account.is_guest for account in accounts) and all(
             self.documents.is_empty(media) for media in MEDIA_TYPES
         ):
@@ -267,12 +261,8 @@ class Safeguard:
             )
 
     def check_accounts(self, accounts: Sequence[Account]) -> None:
-        """Refuse a database with (almost) none of the accounts whose repositories are known.
-
-        Raises:
-            Misconfigured: It is such a one.
-        """
-        known = self.ledger.marks().keys()
+        """Raise Misconfigured for a database with (almost) none of the accounts whose repositories are known."""
+        known = self.ledger.checkpoints().keys()
         named = known & {account.did for account in accounts}
         if _almost_none(len(named), len(known)):
             raise Misconfigured(
@@ -282,12 +272,8 @@ class Safeguard:
             )
 
     def check_server(self) -> None:
-        """Refuse a PDS that hosts (almost) none of the accounts. Asked once, by whoever meets an account it does not
-        know.
-
-        Raises:
-            Misconfigured: It is such a one.
-            Transient: It does not answer.
+        """Raise Misconfigured for a PDS that hosts (almost) none of the accounts, Transient for one that does not
+        answer. Asked once, by whoever meets an account it does not know.
         """
         with self._lock:
             if self._verdict is None:
@@ -304,7 +290,7 @@ class Safeguard:
 
 
 def _almost_none(found: int, of: int) -> bool:
-    """Whether so few of what is known are there that it is not the same place."""
+    """True if so few of what is known are there that it is not the same place."""
     return of >= _FEW and (not found or (of - found > MANY_OF_ONE and 2 * found < of))
 
 

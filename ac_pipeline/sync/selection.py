@@ -5,10 +5,11 @@ Also here: the lines of a saved plan, which select what a sync of that plan may 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 
+from ac_pipeline.items import PlannedOperation
 from ac_pipeline.media.base import Document, MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.sync.planning.diff import AccountPlan
@@ -18,37 +19,6 @@ _OF_A_PROMISE = {Kind.RENDER, Kind.CREATE, Kind.UPDATE, Kind.ADOPT, Kind.HEAL}
 """What may become of an item whose rendition is still to be made: its record is not known before."""
 
 
-@dataclass(frozen=True, slots=True)
-class PlannedOperation:
-    """One line of a plan.
-
-    Args:
-        user: Partition key.
-        fingerprint: Of the document, where the record is not known yet (`render`): what was agreed to is this document.
-    """
-
-    item: str
-    user: str
-    operation: str
-    reason: str
-    rkey: str
-    cid: str | None
-    fingerprint: str | None = None
-
-    @property
-    def type(self) -> str:
-        return self.item.partition(":")[0]
-
-    @property
-    def document(self) -> str:
-        """ObjectId of its document, else the key of its record."""
-        return self.item.partition(":")[2]
-
-    def to_json(self) -> dict[str, object]:
-        """As design section 6 has it."""
-        return {name: getattr(self, name) for name in self.__slots__ if name != "fingerprint"}
-
-
 def planned(plans: Iterable[AccountPlan]) -> list[PlannedOperation]:
     """Every operation of these plans, ordered by user and item."""
     lines = [line(plan.account.key, operation) for plan in plans for operation in plan.operations()]
@@ -56,7 +26,6 @@ def planned(plans: Iterable[AccountPlan]) -> list[PlannedOperation]:
 
 
 def line(user: str, operation: Operation) -> PlannedOperation:
-    """An operation as a line of a plan."""
     return PlannedOperation(
         operation.item,
         user,
@@ -73,16 +42,14 @@ class PlanHash:
     reasons are called."""
 
     def __init__(self) -> None:
-        self._digest = sha256(b"[")
-        self._first = True
+        self._digest, self._separator = sha256(b"["), b""
 
     def add(self, operation: PlannedOperation) -> None:
         content = [operation.user, operation.item, operation.operation, operation.rkey, operation.cid]
         if operation.fingerprint is not None:
             content.append(operation.fingerprint)
-        self._digest.update(b"" if self._first else b",")
-        self._digest.update(json.dumps(content, separators=(",", ":")).encode())
-        self._first = False
+        self._digest.update(self._separator + json.dumps(content, separators=(",", ":")).encode())
+        self._separator = b","
 
     def hexdigest(self) -> str:
         done = self._digest.copy()
@@ -98,7 +65,6 @@ def plan_hash(operations: Iterable[PlannedOperation]) -> str:
     return digest.hexdigest()
 
 
-@dataclass(frozen=True, slots=True)
 class Agreement:
     """Operations that were looked at and agreed to: those of one account.
 
@@ -106,46 +72,36 @@ class Agreement:
     to be made, it is the same item under the same key, made from the same document.
     """
 
-    lines: tuple[PlannedOperation, ...]
-    _exact: frozenset[tuple[str, str, str, str | None]] = field(init=False, repr=False)
-    _promised: frozenset[tuple[str, str, str | None]] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        known = [each for each in self.lines if each.fingerprint is None]
-        promised = [each for each in self.lines if each.fingerprint is not None]
-        exact = frozenset((each.item, each.operation, each.rkey, each.cid) for each in known)
-        object.__setattr__(self, "_exact", exact)
-        object.__setattr__(self, "_promised", frozenset((each.item, each.rkey, each.fingerprint) for each in promised))
+    def __init__(self, lines: Sequence[PlannedOperation]) -> None:
+        known = [each for each in lines if each.fingerprint is None]
+        promised = [each for each in lines if each.fingerprint is not None]
+        self._exact = {(each.item, each.operation, each.rkey, each.cid) for each in known}
+        self._promised = {(each.item, each.rkey, each.fingerprint) for each in promised}
 
     def allows(self, operation: Operation) -> bool:
-        """Whether it is one of these."""
         if (operation.item, operation.kind.value, operation.rkey, operation.cid) in self._exact:
             return operation.kind is not Kind.RENDER
         promise = (operation.item, operation.rkey, _fingerprint(operation))
         return operation.kind in _OF_A_PROMISE and promise in self._promised
 
-    def hold(self, plans: Iterable[TypePlan], aside: dict[tuple[str, str], Operation]) -> None:
+    def hold(self, plans: Iterable[TypePlan], skipped: dict[tuple[str, str], Operation]) -> None:
         """Take everything out of these plans that was not agreed to.
 
         Duplicates of an item stay as long as anything else about the item is not as it was agreed: what is left of its
         copies then is for a new plan to say.
 
         Args:
-            aside: What was taken out in this run, by kind and path. It is added to, and what is in it stays out.
+            skipped: What was taken out in this run, by kind and path. It is added to, and what is in it stays out.
         """
         for plan in plans:
             for operation in plan.operations:
                 if not self.allows(operation):
-                    aside[operation.kind.value, operation.path] = operation
-            doubtful = {each.item for each in aside.values()}
-            kept = []
+                    skipped[operation.kind.value, operation.path] = operation
+            doubtful = {each.item for each in skipped.values()}
             for operation in plan.operations:
-                out = (operation.kind.value, operation.path) in aside
                 if operation.kind is Kind.DELETE_DUPLICATE and operation.item in doubtful:
-                    aside[operation.kind.value, operation.path] = operation
-                elif not out:
-                    kept.append(operation)
-            plan.operations = kept
+                    skipped[operation.kind.value, operation.path] = operation
+            plan.operations = [each for each in plan.operations if (each.kind.value, each.path) not in skipped]
 
 
 def _fingerprint(operation: Operation) -> str | None:
@@ -188,17 +144,17 @@ class Selection:
 
     @property
     def partial(self) -> bool:
-        """Whether it leaves out documents."""
+        """True if it leaves out documents."""
         return any(bound is not None for bound in (self.since, self.until, self.items, self.limit, self.agreed))
 
     @property
     def whole(self) -> bool:
-        """Whether it is about all items of all types."""
+        """True if it is about all items of all types."""
         return not self.partial and set(self.types) >= set(MEDIA_TYPES)
 
     @property
     def judges_orphans(self) -> bool:
-        """Whether records without a document are its business: when it is about all documents, or was told so."""
+        """True if records without a document are its business: when it is about all documents, or was told so."""
         return self.orphans or not self.partial
 
     def documents(self, documents: list[Document]) -> set[str]:

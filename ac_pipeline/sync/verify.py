@@ -73,7 +73,7 @@ class Verification:
 
     @property
     def complete(self) -> bool:
-        """Whether every expected record and blob is there, once, and nothing else is, and everybody could be read."""
+        """True if every expected record and blob is there, once, and nothing else is, and everybody could be read."""
         wrong = self.missing + self.extra + self.different + self.duplicates + len(self.unread)
         return not wrong and self.blobs_expected == self.blobs_verified
 
@@ -105,10 +105,10 @@ def verify(engine: Engine, account: Account, selection: Selection) -> Verificati
 
 
 def compare(engine: Engine, plan: AccountPlan, report: AccountReport, *, blobs: bool = True) -> dict[str, Verification]:
-    """What a survey amounts to, by type name. No user is counted in it: it is a part of one.
+    """What a survey, of which plan and report are, amounts to, by type name. No user is counted in it: it is a part of
+    one.
 
     Args:
-        plan, report: Of the survey.
         blobs: Ask for every blob, too; else none is expected.
 
     Raises:
@@ -133,11 +133,7 @@ def compare(engine: Engine, plan: AccountPlan, report: AccountReport, *, blobs: 
 def verify_accounts(
     engine: Engine, accounts: Sequence[Account], selection: Selection, workers: int
 ) -> Iterator[Verification]:
-    """Verify many accounts at once, in their order.
-
-    Raises:
-        ServiceUnreachable: A service is down.
-    """
+    """Verify many accounts at once, in their order; raises ServiceUnreachable when a service is down."""
 
     def failed(account: Account, error: PipelineError) -> Verification:
         return Verification(users=1, unread=[(account.key, unread(account, error))])

@@ -10,11 +10,12 @@ import pytest
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.client import PdsClient
 from ac_pipeline.atproto.rate_limits import Budget, BudgetStore
-from ac_pipeline.atproto.sessions import MemorySessionStore, Sessions
-from ac_pipeline.atproto.transport import open_http
+from ac_pipeline.atproto.sessions import Sessions
+from ac_pipeline.atproto.transport import Transport, open_http
 from ac_pipeline.sync.ports import DataServer
 from ac_pipeline_tests.conftest import Pds
 from ac_pipeline_tests.contract.data_servers import Connect, InMemory, OnPds, World
+from ac_pipeline_tests.memory_sessions import MemorySessionStore
 
 
 @pytest.fixture
@@ -30,15 +31,9 @@ def connect() -> Iterator[Connect]:
             sleep: Callable[[float], None] = time.sleep,
             budgets: BudgetStore | None = None,
         ) -> PdsClient:
-            return PdsClient(
-                url,
-                http=http,
-                sessions=Sessions(store or MemorySessionStore(), clock=time.time),
-                bypass_key=bypass_key,
-                clock=time.time,
-                sleep=sleep,
-                budget=Budget(clock=time.time, sleep=time.sleep, max_wait=0.0, store=budgets),
-            )
+            budget = Budget(max_wait=0.0, store=budgets)
+            transport = Transport(url, http=http, budget=budget, bypass_key=bypass_key, sleep=sleep)
+            return PdsClient(transport, Sessions(store or MemorySessionStore()))
 
         yield client
 

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from pymongo.database import Database
 
-from ac_pipeline.atproto.sessions import MemorySessionStore, Tokens
+from ac_pipeline.atproto.sessions import Tokens
 from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import (
     BlobMissing,
     PipelineError,
     RateLimited,
 )
-from ac_pipeline.local.services.pds_server import PdsOptions
 from ac_pipeline.mongo.ledger.collections import MongoBudgetStore
 from ac_pipeline_tests.conftest import Pds
 from ac_pipeline_tests.contract.data_servers import NOWHERE, PAINTING, PNG, Connect, create, did_of, painting
+from ac_pipeline_tests.memory_sessions import MemorySessionStore
 
 
 def test_one_sign_in_serves_many_calls_and_the_next_run(pds: Pds, connect: Connect) -> None:
@@ -100,7 +100,7 @@ def test_every_request_and_byte_is_counted(pds: Pds, connect: Connect) -> None:
 @pytest.fixture
 def limited_pds(tmp_path: Path) -> Iterator[Pds]:
     """A real PDS with the limits of the official installer."""
-    server = Pds(tmp_path, PdsOptions(rate_limits=True, bypass_key="a-bypass-key"))
+    server = Pds(tmp_path, PDS_RATE_LIMITS_ENABLED="true", PDS_RATE_LIMIT_BYPASS_KEY="a-bypass-key")
     yield server
     server.close()
 

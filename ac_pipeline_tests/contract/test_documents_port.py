@@ -107,7 +107,7 @@ def test_work_of_a_deleted_account_is_withdrawn(store: Store) -> None:
     """DEL-9."""
     store.add(MOOD, mood())
     blocked = Account(id=ANNA.id, key="anna", blocked=AccountDeleted("The account is to be deleted."))
-    leaving = Account(id=ANNA.id, key="anna", leaving=LEAVING)
+    leaving = Account(id=ANNA.id, key="anna", pending_deletion=LEAVING)
     for account in (blocked, leaving):
         (document,) = store.documents.stream(account, MOOD)
         assert (document.verdict, document.reason) == (Verdict.WITHDRAWN, LEAVING)
@@ -118,7 +118,7 @@ def test_kidlisp_of_a_vanished_owner_is_held_back_from_the_guest(store: Store) -
     store.add(KIDLISP, kidlisp(atproto={"rkey": "3k", "did": "did:plc:gone"}))
     store.add(KIDLISP, kidlisp(atproto={"rkey": "3l", "did": GUEST.did}))
     verdicts = sorted(document.verdict for document in store.documents.stream(GUEST, KIDLISP))
-    assert verdicts == [Verdict.ELIGIBLE, Verdict.HELD]
+    assert verdicts == [Verdict.ELIGIBLE, Verdict.OWNERSHIP_UNCLEAR]
 
 
 def test_owners_are_told_for_what_exists_and_for_nothing_else(store: Store) -> None:

@@ -21,7 +21,7 @@ from ac_pipeline.items import (
     Failure,
     LedgerEntry,
     Rendition,
-    RepositoryMark,
+    RepositoryCheckpoint,
     Stage,
     State,
     item_id,
@@ -222,39 +222,39 @@ def test_the_batch_size_of_a_server_only_shrinks(ledger: Ledger) -> None:
 
 def test_the_mark_of_a_repository_comes_back_as_it_was_remembered(ledger: Ledger) -> None:
     """VERIFY-9, VERIFY-11."""
-    assert ledger.mark("did:plc:anna") is None
-    mark = RepositoryMark("did:plc:anna", "3kaaaaaaaaaa2", NOW, {"mood": "a" * 64}, {"mood": 3, "tape": 0})
-    ledger.remember_mark(mark)
-    assert ledger.mark("did:plc:anna") == mark
-    later = RepositoryMark("did:plc:anna", "3kbbbbbbbbbb2", NOW)
-    ledger.remember_mark(later)
-    assert ledger.mark("did:plc:anna") == later
+    assert ledger.checkpoint("did:plc:anna") is None
+    mark = RepositoryCheckpoint("did:plc:anna", "3kaaaaaaaaaa2", NOW, {"mood": "a" * 64}, {"mood": 3, "tape": 0})
+    ledger.keep_checkpoint(mark)
+    assert ledger.checkpoint("did:plc:anna") == mark
+    later = RepositoryCheckpoint("did:plc:anna", "3kbbbbbbbbbb2", NOW)
+    ledger.keep_checkpoint(later)
+    assert ledger.checkpoint("did:plc:anna") == later
 
 
 def test_a_mark_follows_our_commit_from_the_revision_where_it_stands_and_from_no_other(ledger: Ledger) -> None:
     """GUARD-5: what was written to is not settled any more; of the rest all is known that was."""
-    mark = RepositoryMark("did:plc:anna", "rev-1", NOW, {"mood": "a", "tape": "b"}, {"mood": 3, "tape": 0})
+    mark = RepositoryCheckpoint("did:plc:anna", "rev-1", NOW, {"mood": "a", "tape": "b"}, {"mood": 3, "tape": 0})
     later = NOW + timedelta(seconds=1)
-    followed = RepositoryMark("did:plc:anna", "rev-2", later, counts={"mood": 4, "piece": 1})
-    ledger.follow_mark(followed, since="rev-1")
-    assert ledger.mark("did:plc:anna") is None
-    ledger.remember_mark(mark)
-    ledger.follow_mark(followed, since="rev-0")
-    assert ledger.mark("did:plc:anna") == mark
-    ledger.follow_mark(followed, since="rev-1")
-    known = RepositoryMark("did:plc:anna", "rev-2", later, {"tape": "b"}, {"mood": 4, "tape": 0, "piece": 1})
-    assert ledger.mark("did:plc:anna") == known
-    ledger.follow_mark(RepositoryMark("did:plc:anna", "rev-3", later), since="rev-2")
-    assert ledger.mark("did:plc:anna") == replace(known, rev="rev-3")
+    followed = RepositoryCheckpoint("did:plc:anna", "rev-2", later, counts={"mood": 4, "piece": 1})
+    ledger.follow_checkpoint(followed, since="rev-1")
+    assert ledger.checkpoint("did:plc:anna") is None
+    ledger.keep_checkpoint(mark)
+    ledger.follow_checkpoint(followed, since="rev-0")
+    assert ledger.checkpoint("did:plc:anna") == mark
+    ledger.follow_checkpoint(followed, since="rev-1")
+    known = RepositoryCheckpoint("did:plc:anna", "rev-2", later, {"tape": "b"}, {"mood": 4, "tape": 0, "piece": 1})
+    assert ledger.checkpoint("did:plc:anna") == known
+    ledger.follow_checkpoint(RepositoryCheckpoint("did:plc:anna", "rev-3", later), since="rev-2")
+    assert ledger.checkpoint("did:plc:anna") == replace(known, rev="rev-3")
 
 
 def test_the_marks_of_all_repositories_are_read_without_what_is_settled(ledger: Ledger) -> None:
     """VERIFY-9: comparing 4,200 revisions needs no hashes."""
-    assert dict(ledger.marks()) == {}
-    marks = [RepositoryMark(f"did:plc:{name}", f"rev-{name}", NOW, {"mood": "a"}, {"mood": 1}) for name in "abc"]
+    assert dict(ledger.checkpoints()) == {}
+    marks = [RepositoryCheckpoint(f"did:plc:{name}", f"rev-{name}", NOW, {"mood": "a"}, {"mood": 1}) for name in "abc"]
     for mark in marks:
-        ledger.remember_mark(mark)
-    assert dict(ledger.marks()) == {mark.did: replace(mark, settled={}) for mark in marks}
+        ledger.keep_checkpoint(mark)
+    assert dict(ledger.checkpoints()) == {mark.did: replace(mark, settled={}) for mark in marks}
 
 
 def test_types_are_on_hold_until_they_are_released(ledger: Ledger) -> None:

@@ -8,9 +8,10 @@ import pytest
 from pymongo import MongoClient
 from pymongo.database import Database
 
-from ac_pipeline.atproto.sessions import MemorySessionStore, SessionStore, Tokens
+from ac_pipeline.atproto.sessions import SessionStore, Tokens
 from ac_pipeline.errors import ServiceUnreachable
 from ac_pipeline.mongo.ledger.collections import MongoSessionStore
+from ac_pipeline_tests.memory_sessions import MemorySessionStore
 
 ALICE, BOB = "did:plc:alice", "did:plc:bob"
 

@@ -11,7 +11,6 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Misconfigured, Permanent
 from ac_pipeline.mongo.ledger.audit import AuditEntry, MongoAudit, operator_name
 from ac_pipeline.mongo.ledger.collections import MongoSnapshots, Snapshot
-from ac_pipeline.operations.removal.snapshot import SnapshotIndex
 from ac_pipeline_tests.memory_ports import FakeClock
 from ac_pipeline_tests.memory_vault import MemorySnapshots
 
@@ -20,7 +19,7 @@ ADA = Account("auth0|1", "ada", did="did:plc:ada", password="hunter2")
 
 
 @pytest.fixture(params=["in memory", "on MongoDB"])
-def index(request: pytest.FixtureRequest) -> SnapshotIndex:
+def index(request: pytest.FixtureRequest) -> MongoSnapshots | MemorySnapshots:
     if request.param == "in memory":
         return MemorySnapshots()
     return MongoSnapshots(request.getfixturevalue("mongo"))
@@ -40,7 +39,7 @@ def snapshot(id: str, **fields: Any) -> Snapshot:
     return Snapshot(id, **(values | fields))
 
 
-def test_a_snapshot_is_read_as_it_was_saved(index: SnapshotIndex) -> None:
+def test_a_snapshot_is_read_as_it_was_saved(index: MongoSnapshots | MemorySnapshots) -> None:
     """PLAN-5."""
     saved = snapshot("a", blobs=2, bytes=10, complete=True, previous="b", wipe=4, open=True)
     index.save(snapshot("a"))
@@ -49,7 +48,7 @@ def test_a_snapshot_is_read_as_it_was_saved(index: SnapshotIndex) -> None:
     assert index.find() == [saved]
 
 
-def test_snapshots_are_listed_newest_first_and_by_account(index: SnapshotIndex) -> None:
+def test_snapshots_are_listed_newest_first_and_by_account(index: MongoSnapshots | MemorySnapshots) -> None:
     """PLAN-5."""
     for number in (1, 3, 2):
         index.save(snapshot(f"s{number}", when=NOW + timedelta(seconds=number), account=f"auth0|{number % 2}"))
@@ -59,12 +58,12 @@ def test_snapshots_are_listed_newest_first_and_by_account(index: SnapshotIndex) 
     assert index.find(account="auth0|9") == []
 
 
-def test_an_unknown_snapshot_is_named(index: SnapshotIndex) -> None:
+def test_an_unknown_snapshot_is_named(index: MongoSnapshots | MemorySnapshots) -> None:
     with pytest.raises(Misconfigured, match="no snapshot 'x'"):
         index.get("x")
 
 
-def test_a_removed_snapshot_is_forgotten_and_the_others_stay(index: SnapshotIndex) -> None:
+def test_a_removed_snapshot_is_forgotten_and_the_others_stay(index: MongoSnapshots | MemorySnapshots) -> None:
     """DEL-7: also when it is removed twice."""
     for id in "ab":
         index.save(snapshot(id))

@@ -19,7 +19,7 @@ from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import BlobMissing, OutcomeUnknown, PipelineError, RateLimited, ServerFailed, ServiceUnreachable
 from ac_pipeline.items import BlobRef, Derived, Record, Rendition
 from ac_pipeline.media.base import Document, MediaType
-from ac_pipeline.media.links import read_link
+from ac_pipeline.media.documents import read_link
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.media.times import read_when
 from ac_pipeline.sync.writing.erased import made_of
@@ -42,8 +42,8 @@ _MAGIC = {"image/png": b"\x89PNG\r\n\x1a\n", "video/mp4": b"\x00\x00\x00\x18ftyp
 _PORTS = {
     "documents": ("stream", "owners", "dates", "is_empty", "write_links"),
     "ledger": (
-        "load", "save", "used_blobs", "lease", "batch_bytes", "mark", "remember_mark", "follow_mark", "recorded",
-        "last_look", "keep_look", "hold", "release", "holds",
+        "load", "save", "used_blobs", "lease", "batch_bytes", "checkpoint", "keep_checkpoint", "follow_checkpoint",
+        "recorded", "last_look", "keep_look", "hold", "release", "holds",
     ),
     "pds": (
         "read_repository", "latest_commit", "apply_writes", "upload_blob", "has_blob", "get_blob",
@@ -222,7 +222,7 @@ class Hostile(Guarded):
                 if write.collection != COPIES or write.action != "delete":
                     self.violations.append(f"a sync wrote {path}")
                 continue
-            if account.leaving is not None:
+            if account.pending_deletion is not None:
                 if write.action != "delete":
                     self.violations.append(f"{path} was written for an account that leaves")
                 continue
@@ -248,7 +248,7 @@ class Hostile(Guarded):
 
     def shown(self, account: Account, name: str) -> set[str]:
         """Documents that shall have a record: those that nobody took back, of an account that stays."""
-        if account.leaving is not None:
+        if account.pending_deletion is not None:
             return set()
         found = self.raws(name, account).items()
         return {id for id, raw in found if not (raw.get("nuked") or raw.get("deleted") or raw.get("private"))}
@@ -291,7 +291,7 @@ class Hostile(Guarded):
             raw = self.documents.raw(media, id)
             owner = self.accounts[raw.get("user") or GUEST_ID]
             there = any(record.get("ref") == id for record in self.records(owner, name).values())
-            if (name, id) in self.public and there and owner.leaving is None and len(ids) >= BULK:
+            if (name, id) in self.public and there and owner.pending_deletion is None and len(ids) >= BULK:
                 self.kept[name][id] = owner.id
             self.backup[name, id] = dict(raw)
             self.missing[name].add(id)
@@ -325,7 +325,7 @@ class Hostile(Guarded):
             holds = {name for id, name in self.held if id == account.id}
             assert set(self.ledger.holds(account)) == holds
             if not holds:
-                mark = self.ledger.mark(str(account.did))
+                mark = self.ledger.checkpoint(str(account.did))
                 assert mark is not None
                 assert mark.rev == self.pds.latest_commit(str(account.did)).rev, (
                     "our own commit looks like a stranger's"
@@ -341,11 +341,11 @@ class Hostile(Guarded):
         return {f"{name}:{id}" for name, ids in self.missing.items() for id in ids}
 
     def _check_type(self, account: Account, name: str) -> None:
-        if (account.id, name) in self.held and account.leaving is None:
+        if (account.id, name) in self.held and account.pending_deletion is None:
             return
         media, found, raws = media_type(name), self.named(account, name), self.raws(name, account)
         records, shown = self.records(account, name), self.shown(account, name)
-        if account.leaving is not None:
+        if account.pending_deletion is not None:
             assert records == {}, f"{account.key} leaves, and its {media.plural} are public"
         for id in shown:
             rkeys = found.get(id, [])
@@ -403,7 +403,7 @@ class Hostile(Guarded):
 
     def _check_copies(self, account: Account, records: dict[str, Record]) -> None:
         for path, (name, id) in self.copies[account.id].items():
-            if account.leaving is not None or (
+            if account.pending_deletion is not None or (
                 (account.id, name) not in self.held and id in self.withdrawn(account, name)
             ):
                 assert path not in records, f"a copy of {name} {id} is public"

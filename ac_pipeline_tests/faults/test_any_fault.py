@@ -51,7 +51,7 @@ pds_faults = st.one_of(
     st.tuples(st.just("latest_commit"), st.just(ServiceUnreachable("down")), st.just(1), st.just(False)),
     st.tuples(st.just("has_blob"), st.just(ServiceUnreachable("down")), st.integers(1, 6), st.just(False)),
 )
-LEDGER = ("load", "save", "batch_bytes", "mark", "remember_mark", "holds")
+LEDGER = ("load", "save", "batch_bytes", "checkpoint", "keep_checkpoint", "holds")
 mongo_faults = st.sampled_from(["stream", "write_links", "owners", *LEDGER])
 
 

@@ -10,14 +10,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, get_args
 
 import pytest
 from pymongo.database import Database
 from pymongo.uri_parser import parse_uri
 
-from ac_pipeline import wiring
 from ac_pipeline.accounts import Account
 from ac_pipeline.items import State
 from ac_pipeline.local.seed.artwork import pixel_art, recording_zip
@@ -87,7 +85,8 @@ class Bench:
             **{f"ac_{kind}_seconds": 1.5 for kind in ("answer", "repository", "blob", "media")},
             **{f"ac_{kind}_megabytes": 1 for kind in ("answer", "repository", "blob", "media")},
         )
-        with open_pipeline(settings) as pipeline:
+        # The pauses between attempts, shortened; nothing waits for anything in them.
+        with open_pipeline(settings, sleep=lambda seconds: time.sleep(min(seconds, 1.0) / 20)) as pipeline:
             yield Slice(pipeline, self.database, self.pds)
 
     def close(self) -> None:
@@ -104,12 +103,8 @@ class Bench:
 def bench(
     mongo_database: Any, mongo_server: Any, pds: Any, object_server: ObjectServer, tmp_path: Path
 ) -> Iterator[Bench]:
-    # The pauses between attempts, shortened; nothing waits for anything in them.
-    quick = SimpleNamespace(time=time.time, sleep=lambda seconds: time.sleep(min(seconds, 1.0) / 20))
     made = Bench(pds, object_server, mongo_server.uri, mongo_database, tmp_path)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(wiring, "time", quick)
-        yield made
+    yield made
     made.close()
     mongo_database.client.drop_database(f"{mongo_database.name}-pipeline")
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.syntax import document_tid, tid_time
+from ac_pipeline.atproto.syntax import document_tid
 from ac_pipeline.atproto.types import Commit, Write
 from ac_pipeline.errors import OutcomeUnknown
 from ac_pipeline.items import State
@@ -18,6 +18,7 @@ from ac_pipeline.local.seed.artwork import pixel_art
 from ac_pipeline.media.mood import MOOD
 from ac_pipeline.sync.planning.diff import new_key
 from ac_pipeline_tests.harness import USER_BUCKET, WHEN, Slice, open_slice
+from ac_pipeline_tests.sample_records import tid_time
 from ac_pipeline_tests.scripted_storage import ObjectServer
 
 KEY = "3jzfcijpj2z2a"

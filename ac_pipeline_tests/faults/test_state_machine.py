@@ -22,13 +22,13 @@ from ac_pipeline.accounts import LEAVING, Account
 from ac_pipeline.errors import Misconfigured, PipelineError
 from ac_pipeline.items import State
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.operations.findings import confirm_sweep
 from ac_pipeline.operations.inspection.differences import accept_theirs, find_differences, push_ours
 from ac_pipeline.operations.inspection.links import heal
 from ac_pipeline.operations.removal import snapshot
 from ac_pipeline.operations.removal.snapshot import take_snapshot
 from ac_pipeline.operations.removal.wipe import WipeReport
-from ac_pipeline.operations.retry import FAILED, FailedItems, narrowed, plan_turns
+from ac_pipeline.operations.retry import FAILED, FailedItems, group_by_account, narrowed
+from ac_pipeline.operations.sync import confirm_sweep
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.writing import blob_repair as blobs
@@ -55,7 +55,7 @@ METHODS = (
     "upload_blob",
     "write_links",
     "save",
-    "follow_mark",
+    "follow_checkpoint",
     "read_repository",
     "keep_look",
 )
@@ -128,8 +128,10 @@ class Mirror(RuleBasedStateMachine):
     @rule(who=st.integers(0, 1))
     def somebody_leaves_or_comes_back(self, who: int) -> None:
         account = self.one(who)
-        self.world.accounts[account.id] = replace(account, leaving=None if account.leaving else LEAVING)
-        if account.leaving is None:
+        self.world.accounts[account.id] = replace(
+            account, pending_deletion=None if account.pending_deletion else LEAVING
+        )
+        if account.pending_deletion is None:
             for type in TYPES:
                 self.world.forget(account, type)
 
@@ -195,7 +197,7 @@ class Mirror(RuleBasedStateMachine):
         if type == "kidlisp":
             value = {"source": f"(nobody {number})", "code": f"n{number:05}"}
         self.world.write(account, "create", path, value)
-        if account.leaving is None or not type:
+        if account.pending_deletion is None or not type:
             self.world.foreign[account.id][path] = self.world.pds.records(account)[path]
 
     @rule(who=pick, which=pick, named=st.booleans())
@@ -260,7 +262,9 @@ class Mirror(RuleBasedStateMachine):
     @rule()
     def retry_what_failed(self) -> None:
         failed = [each for each in self.world.ledger.entries.values() if each.state in FAILED]
-        turns = plan_turns(narrowed(failed, FailedItems()), list(self.world.accounts.values()), FailedItems()).turns
+        turns = group_by_account(
+            narrowed(failed, FailedItems()), list(self.world.accounts.values()), FailedItems()
+        ).accounts
         for turn in turns:
             self.do(lambda _, turn=turn: self.world.engine.sync(turn.account, turn.selection, self.run_id()), 0)
 

@@ -14,7 +14,6 @@ from bson import ObjectId
 from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.atproto.lexicon import load_lexicons
 from ac_pipeline.definitions import build_defs
-from ac_pipeline.local.services.pds_server import PdsOptions
 from ac_pipeline.sync.lexicon_gate import SCHEMA
 from ac_pipeline_tests.conftest import Pds
 from ac_pipeline_tests.dagster_instance import open_instance
@@ -31,7 +30,7 @@ def pds(services_folder: Path) -> Iterator[Pds]:
     """A PDS of its own: one guest account is made on it, and everybody on it is spoken of."""
     folder = services_folder / "pds-of-the-account-jobs"
     folder.mkdir()
-    server = Pds(folder, PdsOptions())
+    server = Pds(folder)
     yield server
     server.close()
 

@@ -15,7 +15,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import NoCredentials
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.accounts import MongoAccounts
-from ac_pipeline.mongo.changes.users import MongoChanges
+from ac_pipeline.mongo.changes.pending import MongoChanges
 from ac_pipeline_tests.bson_values import VALUES
 from ac_pipeline_tests.harness import WHEN, Slice
 from ac_pipeline_tests.integration.conftest import Run

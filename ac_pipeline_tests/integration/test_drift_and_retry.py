@@ -184,9 +184,9 @@ def test_the_nightly_compare_finds_what_a_wrong_mark_hides_from_the_hourly_one(
     assert site.sync_all().success
     before, did, ledger = slice_.listed(ada, "mood"), str(ada.did), slice_.pipeline.ledger
     site.delete(ada, "mood", next(iter(before)))
-    mark = ledger.mark(did)
+    mark = ledger.checkpoint(did)
     assert mark is not None
-    ledger.remember_mark(replace(mark, rev=slice_.pipeline.server.latest_commit(did).rev))
+    ledger.keep_checkpoint(replace(mark, rev=slice_.pipeline.server.latest_commit(did).rev))
 
     def carry_out(schedule: str) -> None:
         repository = build_defs().get_repository_def()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ from pymongo import MongoClient
 from pymongo.database import Database
 from pymongo.errors import OperationFailure
 
+from ac_pipeline.cli.main import run
 from ac_pipeline.errors import Misconfigured, ServiceUnreachable
 from ac_pipeline.local.services.media_server import object_path
 from ac_pipeline.local.services.pds_accounts import PdsAccounts
@@ -107,6 +109,19 @@ def test_services_start_once_stop_twice_and_keep_their_data_and_ports(services: 
     assert session.json()["did"] == account.did
     url = first.media.format(bucket="user-aesthetic-computer")
     assert httpx.get(f"{url}/auth0%7C1/painting/a.png").content == b"kept"
+
+
+def test_the_commands_start_fill_and_stop_the_services(
+    services: LocalServices, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+
+    assert run(["local", "up", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["pds"] in services.env_file.read_text()
+    assert run(["local", "seed", "--users", "8", "--items", "100", "--json"]) == 0
+    assert sum(each["documents"] for each in json.loads(capsys.readouterr().out)["types"].values()) > 90
+    assert run(["local", "down"]) == 0
+    assert services.running() == {}
 
 
 def test_a_killed_server_alone_is_started_again_and_loses_nothing(services: LocalServices) -> None:

@@ -100,7 +100,7 @@ def test_an_account_that_is_to_be_deleted_is_leaving(mongo_database: Mongo, stat
     mongo_database["users"].insert_many([user(ANNA), user(BERT, atproto={"did": "did:plc:bert"})])
     mongo_database["account-deletions"].insert_many([{"_id": id, "state": state} for id in (ANNA, BERT)])
     found = accounts(mongo_database)
-    assert (found[ANNA].leaving, found[ANNA].blocked) == (LEAVING, None)
+    assert (found[ANNA].pending_deletion, found[ANNA].blocked) == (LEAVING, None)
     assert isinstance(found[BERT].blocked, AccountDeleted)
     assert state in str(found[BERT].blocked)
 
@@ -112,14 +112,14 @@ def test_a_deletion_in_an_unclear_state_blocks_and_removes_nothing(mongo_databas
     mongo_database["account-deletions"].insert_one({"_id": ANNA, "state": state})
     found = accounts(mongo_database)[ANNA]
     assert isinstance(found.blocked, AccountDeleted)
-    assert found.leaving is None
+    assert found.pending_deletion is None
 
 
 def test_a_cancelled_deletion_blocks_nothing(mongo_database: Mongo) -> None:
     """DEL-9."""
     mongo_database["users"].insert_one(user(ANNA))
     mongo_database["account-deletions"].insert_one({"_id": ANNA, "state": "cancelled"})
-    assert (accounts(mongo_database)[ANNA].blocked, accounts(mongo_database)[ANNA].leaving) == (None, None)
+    assert (accounts(mongo_database)[ANNA].blocked, accounts(mongo_database)[ANNA].pending_deletion) == (None, None)
 
 
 def test_a_tombstone_is_the_end_and_a_purged_account_is_gone(mongo_database: Mongo) -> None:
@@ -127,7 +127,7 @@ def test_a_tombstone_is_the_end_and_a_purged_account_is_gone(mongo_database: Mon
     mongo_database["users"].insert_one(user(ANNA))
     mongo_database["tapes"].insert_one({"user": ANNA, "slug": "x"})
     bury(mongo_database, ANNA)
-    assert accounts(mongo_database)[ANNA].leaving == LEAVING
+    assert accounts(mongo_database)[ANNA].pending_deletion == LEAVING
     mongo_database["users"].delete_one({"_id": ANNA})
     assert set(accounts(mongo_database)) == {GUEST_ID}
 
@@ -140,7 +140,7 @@ def test_a_tombstone_that_a_row_contradicts_blocks_and_removes_nothing(mongo_dat
     bury(mongo_database, ANNA)
     found = accounts(mongo_database)[ANNA]
     assert isinstance(found.blocked, AccountDeleted)
-    assert found.leaving is None
+    assert found.pending_deletion is None
 
 
 def test_the_guest_never_leaves(mongo_database: Mongo) -> None:
@@ -149,7 +149,7 @@ def test_the_guest_never_leaves(mongo_database: Mongo) -> None:
     mongo_database["account-deletions"].insert_one({"_id": GUEST_ID, "state": "scheduled"})
     bury(mongo_database, GUEST_ID)
     found = accounts(mongo_database)[GUEST_ID]
-    assert found.leaving is None
+    assert found.pending_deletion is None
     assert isinstance(found.blocked, AccountDeleted)
 
 

@@ -32,7 +32,6 @@ from ac_pipeline.cli.main import cli as command_line
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.checks import CHECKS
 from ac_pipeline.local.seed.artwork import pixel_art
-from ac_pipeline.local.services.pds_server import PdsOptions
 from ac_pipeline.local.services.stack import LocalServices
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.operations.accounts.listing import AccountState
@@ -131,7 +130,7 @@ def pds(services_folder: Path) -> Iterator[Pds]:
     """A PDS of its own: the guide speaks of everybody on it."""
     folder = services_folder / "pds-of-the-guide"
     folder.mkdir()
-    server = Pds(folder, PdsOptions())
+    server = Pds(folder)
     yield server
     server.close()
 
@@ -240,7 +239,7 @@ BEFORE: Mapping[str, Callable[[Stage], object]] = {
     "ac-pipeline retry --item painting:abc": Stage.abc_is_repaired,
     "ac-pipeline links": Stage.a_link_is_lost,
     "ac-pipeline differences": Stage.others_write,
-    "ac-pipeline restore-documents": Stage.a_document_is_lost,
+    "ac-pipeline restore-documents (2)": Stage.a_document_is_lost,
     "ac-pipeline sync --user bob (2)": Stage.many_documents_are_lost,
     "ac-pipeline erasure": Stage.carol_leaves,
     "ac-pipeline accounts create-guest --confirm art-guest --why first set-up": Stage.dora_comes,

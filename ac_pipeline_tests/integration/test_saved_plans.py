@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from ac_pipeline.errors import Misconfigured
-from ac_pipeline.mongo.ledger.plans import KEPT, LINES, Line, MongoPlans, SavedPlan
+from ac_pipeline.items import PlannedOperation
+from ac_pipeline.mongo.ledger.plans import KEPT, LINES, MongoPlans, SavedPlan
 
 SELECTION = {"accounts": None, "types": ["mood"], "since": None, "until": None, "items": None, "limit": None}
 
@@ -24,7 +25,7 @@ class Clock:
 def save(plans: MongoPlans, name: str, number: int) -> SavedPlan:
     draft = plans.draft()
     for n in range(number):
-        draft.add(Line("auth0|ada", f"mood:{n:06d}", "ada", "create", "new", f"{n:06d}", "bafy"))
+        draft.add(PlannedOperation(f"mood:{n:06d}", "ada", "create", "new", f"{n:06d}", "bafy", account="auth0|ada"))
     counts = {"create": number}
     return plans.save(
         draft, hash=name.ljust(64, "0"), selection=SELECTION, cost={}, counts=counts, accounts=("auth0|ada",)

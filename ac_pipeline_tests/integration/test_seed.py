@@ -27,7 +27,6 @@ from ac_pipeline.local.seed.fill import COPIES, make_demo, seed
 from ac_pipeline.local.seed.plan import Demo, plan_demo
 from ac_pipeline.local.seed.values import COLLECTIONS, Outcome, SeedSummary
 from ac_pipeline.local.services.media_server import object_path
-from ac_pipeline.local.services.pds_server import PdsOptions
 from ac_pipeline.local.services.stack import Addresses
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import verify
@@ -78,7 +77,7 @@ def _seeded(client: MongoClient[dict[str, Any]], folder: Path, demo: Demo | None
     demo = demo or plan_demo(USERS, ITEMS, 1)
     name = f"test-{uuid.uuid4().hex}"
     folder.mkdir()
-    pds = Pds(folder, PdsOptions())
+    pds = Pds(folder)
     with ObjectServer() as objects:
         summary = make_demo(demo, client[name], pds.accounts, objects.put)
         yield Seeded(client[name], pds, objects, summary)
@@ -253,7 +252,7 @@ def test_the_same_demo_is_made_once_and_another_one_is_refused(
     """`local seed` may be repeated: it never adds a second demo to the first."""
     folder = services_folder / "seed-once-pds"
     folder.mkdir()
-    pds = Pds(folder, PdsOptions())
+    pds = Pds(folder)
     addresses = Addresses(
         mongo=mongo_server.uri,
         database=mongo.name,

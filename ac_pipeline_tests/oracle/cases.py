@@ -189,6 +189,9 @@ POINT, CIRCLE, PART = f"{EVERYTHING}#point", f"{EVERYTHING}#circle", f"{OTHER}#p
 CID_V0 = "QmbFMke1KXqnYyBBWxB74N4c5SBnJMVAiMNRcGu6x1AwQH"
 CID_BASE58 = "zdpuAyvkgEDQm9TenwGkd5eNaosSxjgEYd8QatfPetgB1CdEZ"
 FAMILY = "\N{MAN}\u200d\N{WOMAN}\u200d\N{GIRL}\u200d\N{GIRL}"
+ENGLAND = "\N{WAVING BLACK FLAG}" + "".join(chr(0xE0000 + ord(letter)) for letter in "gbeng\x7f")
+CONJUNCT = "\u0915\u094d\u0937\u093f"
+"""Devanagari: two consonants that are one grapheme since Unicode 15.1."""
 FLAGS = "".join(chr(0x1F1E6 + ord(letter) - ord("A")) for letter in "DEFRITES")
 
 # fmt: off
@@ -198,6 +201,8 @@ RULES: dict[str, list[Any]] = {
     "graphemes": [
         "x", "xx", "xxx", "xxxx", FAMILY, FAMILY * 2, FAMILY * 4,
         "e\u0301" * 3, "e\u0301" * 4, "\r\n", FLAGS,
+        ENGLAND * 3, ENGLAND * 4, "\N{THUMBS UP SIGN}\U0001f3fd" * 4,
+        CONJUNCT * 3, CONJUNCT * 4, "\u1100\u1161\u11a8" * 3,
     ],
     "enum": ["a", "b", "c", "", None],
     "const": ["c", "d"],

@@ -56,14 +56,14 @@ def server() -> Iterator[ObjectServer]:
 @pytest.fixture
 def storage(server: ObjectServer, waits: Waits) -> Iterator[ObjectStorage]:
     with storage_client() as client:
-        yield ObjectStorage(client, server.template, sleep=waits, clock=lambda: NOW, jitter=lambda: 0.5)
+        yield ObjectStorage(client, server.template, sleep=waits, clock=NOW.timestamp, jitter=lambda: 0.5)
 
 
 def scripted(
     answer: Callable[[httpx.Request], httpx.Response], waits: Waits, template: str = "https://{bucket}.example.test"
 ) -> ObjectStorage:
     client = httpx.Client(transport=httpx.MockTransport(answer))
-    return ObjectStorage(client, template, sleep=waits, clock=lambda: NOW, jitter=lambda: 0.5)
+    return ObjectStorage(client, template, sleep=waits, clock=NOW.timestamp, jitter=lambda: 0.5)
 
 
 def test_the_first_existing_candidate_is_downloaded_and_hashed(

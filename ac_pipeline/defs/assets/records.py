@@ -1,4 +1,4 @@
-"""The records on the PDS as assets: five assets, one step, so that a repository is read and written once a run."""
+"""The records on the PDS: an asset for each type, one step, so that a repository is read and written once a run."""
 
 from collections.abc import Iterator
 from typing import Final
@@ -42,7 +42,7 @@ class RecordsConfig(dg.Config):
         default=False,
         description="Compare every document and record of each user, also of those in whom nothing seems changed. "
         "The nightly schedule does; it costs one read of the whole repository for each user, and one question to "
-        "storage for each painting and tape: what was replaced there is rendered anew.",
+        "storage for each item with media: what was replaced there is rendered anew.",
     )
     renditions: bool = Field(
         default=False,
@@ -53,7 +53,7 @@ class RecordsConfig(dg.Config):
 
 
 def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
-    """The five records assets with their checks.
+    """The records asset of each type, with their checks.
 
     Args:
         retry_seconds: Before the first retry of the step.

@@ -37,7 +37,7 @@ def _rendition_asset(rendition: RenditionAsset, retry_seconds: float) -> dg.Asse
             group_name=media.plural,
             description=rendition.description,
             owners=OWNERS,
-            kinds=set(rendition.kinds),
+            kinds=set(rendition.recipe.kinds),
             tags={"media_type": media.name},
             backfill_policy=dg.BackfillPolicy.multi_run(RENDITIONS_A_RUN),
             retry_policy=rendition_retries(retry_seconds),

@@ -21,7 +21,7 @@ from ac_pipeline.defs.assets.changed_users import SYNC_CHANGED_USERS, run_config
 from ac_pipeline.defs.jobs import SYNC_USERS, busy_keys, sync_users
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.sensors.content import REASON, USERS_A_RUN
-from ac_pipeline.items import RepositoryMark
+from ac_pipeline.items import RepositoryCheckpoint
 
 ASK_AGAIN: Final = 3_600
 """Seconds after which a drift that is still there is asked about again: its run failed, or its account was blocked."""
@@ -86,7 +86,7 @@ def plan_drift(
     existing: Sequence[str],
     repositories: Iterable[RepositoryStatus],
     *,
-    marks: Mapping[str, RepositoryMark],
+    marks: Mapping[str, RepositoryCheckpoint],
     busy: Collection[str],
     cursor: str | None,
     now: float,

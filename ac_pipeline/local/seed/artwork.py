@@ -122,10 +122,10 @@ def tape_zip(
     return file.getvalue()
 
 
-def soundtrack(seconds: float, rate: int = SOUND_RATE) -> bytes:
+def soundtrack(seconds: float) -> bytes:
     """A stereo WAV of 16 bits with a beat, padded with silence as the producer pads it."""
-    count = int(seconds * rate)
-    time = np.arange(count) / rate
+    count = int(seconds * SOUND_RATE)
+    time = np.arange(count) / SOUND_RATE
     left = 0.4 * np.sin(2 * np.pi * 220 * time) + 0.3 * ((time * 2) % 1 < 0.08)
     right = 0.4 * np.sin(2 * np.pi * 277 * time)
     padded = np.pad(np.stack([left, right], 1), ((0, -count % _BLOCK), (0, 0)))
@@ -133,7 +133,7 @@ def soundtrack(seconds: float, rate: int = SOUND_RATE) -> bytes:
     with wave.open(file, "wb") as sound:
         sound.setnchannels(2)
         sound.setsampwidth(2)
-        sound.setframerate(rate)
+        sound.setframerate(SOUND_RATE)
         sound.writeframes((np.clip(padded, -1, 1) * 32_767).astype("<i2").tobytes())
     return file.getvalue()
 
@@ -155,7 +155,6 @@ def tape_mp4(
     sound: bool = False,
     quality: int = 23,
     recorder: bool = False,
-    ffmpeg: str = "",
 ) -> bytes:
     """A finished tape as the platform's own converter writes it: constant rate, H.264, AAC, index first.
 
@@ -164,13 +163,12 @@ def tape_mp4(
         width, height: Pixels; even.
         quality: CRF; 0 to 51, smaller is better and larger.
         recorder: As its native recorder falls back to: MPEG-4 part 2, MP2, in fragments.
-        ffmpeg: An ffmpeg with libx264; by default imageio-ffmpeg's.
 
     Raises:
         EncoderFailed: ffmpeg did not make it.
     """
     raw = b"".join(_scene(width, height, seed, index / 30)[..., :3].tobytes() for index in range(frames))
-    command = [ffmpeg or default_binary(), "-hide_banner", "-loglevel", "error"]
+    command = [default_binary(), "-hide_banner", "-loglevel", "error"]
     command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", "30", "-i", "pipe:0"]
     if sound:
         command += ["-f", "lavfi", "-i", "sine=frequency=330:sample_rate=48000", "-c:a", "mp2" if recorder else "aac"]

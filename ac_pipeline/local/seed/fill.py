@@ -1,7 +1,7 @@
 """Fills the local services with a demo that is realistic in shape: people, documents, media, and an uneven past.
 
 Only the making is here: accounts on the PDS, objects in storage, records of earlier writers, documents in Mongo. What
-is made is `seed_plan.py`. Everything is the same for the same seed but the DIDs, which the PDS draws, and the times of
+is made is `plan.py`. Everything is the same for the same seed but the DIDs, which the PDS draws, and the times of
 the one tape that is being baked: it is posted as the demo is made.
 
 The records of earlier writers are put together from the facts (sections 7, 7.1, 11 and 15), not by the pipeline's own
@@ -98,7 +98,7 @@ def seed(
 
     Args:
         addresses: What `LocalServices.up` returned.
-        users, items, seed: See `seed_plan.plan_demo`.
+        users, items, seed: See `plan.plan_demo`.
         progress: Called with what is being made, how many are done, and of how many.
 
     Returns:

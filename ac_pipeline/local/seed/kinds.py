@@ -35,14 +35,8 @@ class Whose(Enum):
     HISTORIAN = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Made:
-    """The fields of one document but `user`, and its media; `_id` and `when` where they are not as usual."""
-
-    fields: Mapping[str, Any]
-    objects: tuple[StoredObject, ...] = ()
-
-
+Made = tuple[dict[str, Any], tuple[StoredObject, ...]]
+"""The fields of one document but `user`, and its media; `_id` and `when` where they are not as usual."""
 Build = Callable[[Maker, Person | None, datetime], Made]
 Bytes = Callable[[], bytes]
 Content = Callable[[Maker], Bytes]
@@ -60,7 +54,7 @@ class Kind:
         outcome: What becomes of it when its owner's account is ready.
         error_class: Class of its quarantine, which is then its outcome.
         past: What earlier writers left of it.
-        guest_user: Value of `user` in a guest's document; without one there is no such field.
+        guest_user: Value of `user` in a guest's document.
     """
 
     name: str
@@ -69,7 +63,7 @@ class Kind:
     outcome: Outcome = Outcome.PUBLISHED
     error_class: str = ""
     past: Past = Past.NOTHING
-    guest_user: tuple[str | None, ...] = ()
+    guest_user: object = MISSING
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +101,10 @@ def _bucket(owner: Person | None) -> str:
     return GUEST_BUCKET if owner is None else USER_BUCKET
 
 
+def _object(owner: Person | None, key: str, extension: str, make: Bytes) -> StoredObject:
+    return StoredObject(_bucket(owner), f"{key}.{extension}", make)
+
+
 def _file(collection: str, extension: str, content: Content | None, slug: Slug, path: str, **extra: Any) -> Build:
     """What is stored as one object.
 
@@ -124,17 +122,16 @@ def _file(collection: str, extension: str, content: Content | None, slug: Slug, 
             key = name.partition(":")[0]
         else:
             key = name if name.startswith(owner.id) else f"{owner.id}/{path.format(name)}"
-        objects = (StoredObject(_bucket(owner), f"{key}.{extension}", content(maker)),) if content else ()
-        return Made(fields, objects)
+        return fields, (_object(owner, key, extension, content(maker)),) if content else ()
 
     return build
 
 
 def _without_object(collection: str, slug: Callable[[Maker], Any]) -> Build:
-    def build(maker: Maker, owner: Person | None, when: datetime) -> Made:
-        return Made({"code": maker.code(collection), "slug": slug(maker), "bucket": USER_BUCKET})
-
-    return build
+    return lambda maker, owner, when: (
+        {"code": maker.code(collection), "slug": slug(maker), "bucket": USER_BUCKET},
+        (),
+    )
 
 
 def _new_slug(maker: Maker, owner: Person | None, when: datetime) -> str:
@@ -191,11 +188,6 @@ def _imported_slug(maker: Maker, owner: Person | None, when: datetime) -> str:
     return maker.old_slug(when.replace(year=2022, day=min(when.day, 28)))
 
 
-def _long_slug(maker: Maker, owner: Person | None, when: datetime) -> str:
-    """129 bytes, one more than the lexicon allows."""
-    return f"{maker.nanoid()}-{maker.words(40)}"[:128] + "x"
-
-
 def _zulu(maker: Maker, owner: Person | None, when: datetime) -> str:
     return f"{maker.new_slug(when)}Z"
 
@@ -205,24 +197,21 @@ def _qualified(kind: str) -> Build:
     return _painting(slug=lambda maker, owner, when: f"{owner and owner.id}/{kind}/{maker.new_slug(when)}")
 
 
-def _paired() -> Build:
-    """A guest's slug that names its recording, too."""
-    return _painting(
-        slug=lambda maker, owner, when: f"{maker.nanoid()}:{maker.nanoid()}",
-        _recordingMatchType="time",
-        _recordingTimeDiff=lambda maker, when: maker.random.randrange(4000),
-    )
+_PAIRED = _painting(
+    slug=lambda maker, owner, when: f"{maker.nanoid()}:{maker.nanoid()}",
+    _recordingMatchType="time",
+    _recordingTimeDiff=lambda maker, when: maker.random.randrange(4000),
+)
+"""A guest's slug that names its recording, too."""
 
 
 def _recorded(painting: Build) -> Build:
     """A painting and the recording beside it."""
 
     def build(maker: Maker, owner: Person | None, when: datetime) -> Made:
-        made = painting(maker, owner, when)
-        (one,) = made.objects
-        key = made.fields["slug"].partition(":")[2] or one.key.removesuffix(".png")
-        recording = StoredObject(one.bucket, f"{key}.zip", _art(artwork.recording_zip)(maker))
-        return Made(made.fields, (one, recording))
+        fields, (one,) = painting(maker, owner, when)
+        key = fields["slug"].partition(":")[2] or one.key.removesuffix(".png")
+        return fields, (one, _object(owner, key, "zip", _art(artwork.recording_zip)(maker)))
 
     return build
 
@@ -232,13 +221,13 @@ def _work_in_progress(maker: Maker, owner: Person | None, when: datetime) -> Mad
     wip = {"id": id, "revision": 4, "steps": 31, "width": 128, "height": 128, "hash": maker.hex(64)}
     wip["expiresAt"] = naive(when + timedelta(hours=1))
     fields = {"code": maker.code("paintings"), "slug": f"wip/{id}", "status": "wip"}
-    return Made({**fields, "wip": wip, "updatedAt": naive(when)})
+    return {**fields, "wip": wip, "updatedAt": naive(when)}, ()
 
 
 PAINTINGS = Share(
     "painting",
     (
-        Kind("guest with recording", _recorded(_paired()), _G),
+        Kind("guest with recording", _recorded(_PAIRED), _G),
         Kind("nuked", _painting(nuked=True), outcome=_W),
         Kind("imported 2023, code added", _painting(slug=_imported_slug, bucket=MISSING)),
         Kind(
@@ -254,7 +243,7 @@ PAINTINGS = Share(
         Kind("work in progress", _work_in_progress, outcome=_W),
         Kind("corrupt picture", _painting(_half(_art(artwork.pixel_art, 64, 64))), error_class=_MEDIA),
         Kind("user with recording", _recorded(_painting())),
-        Kind("guest, user null", _painting(), _G, guest_user=(None,)),
+        Kind("guest, user null", _painting(), _G, guest_user=None),
         Kind("record of a vanished document", _painting(), _H, past=Past.ORPHAN),
         Kind("when as text", _painting(when=lambda maker, when: iso(when))),
         Kind("photo-like", _painting(_art(artwork.photo_like, 480, 320))),
@@ -274,8 +263,8 @@ PAINTINGS = Share(
         Kind("unlisted", _painting(visibility="unlisted"), outcome=_W),
         Kind("public by name", _painting(visibility="public", nuked=False)),
         Kind("guest, nuked", _painting(nuked=True), _G, _W),
-        Kind("guest, user empty", _painting(), _G, guest_user=("",)),
-        Kind("guest whose recording is gone", _paired(), _G),
+        Kind("guest, user empty", _painting(), _G, guest_user=""),
+        Kind("guest whose recording is gone", _PAIRED, _G),
         Kind("when missing", _painting(when=MISSING)),
         Kind("when unreadable", _painting(when="last tuesday")),
         Kind("slug with Z", _painting(slug=_zulu)),
@@ -285,7 +274,11 @@ PAINTINGS = Share(
             error_class=_DOCUMENT,
         ),
         Kind("slug missing", _without_object("paintings", lambda maker: MISSING), error_class=_DOCUMENT),
-        Kind("slug too long", _painting(slug=_long_slug), error_class=_RECORD),
+        Kind(
+            "slug too long",  # 129 bytes, one more than the lexicon allows
+            _painting(slug=lambda maker, owner, when: f"{maker.nanoid()}-{maker.words(40)}"[:128] + "x"),
+            error_class=_RECORD,
+        ),
         Kind("not a picture", _painting(lambda maker: partial(bytes, _HTML)), error_class=_MEDIA),
         Kind(
             "code differs in case only",
@@ -309,10 +302,7 @@ _MOOD_BYTES = 5_000
 
 
 def _mood(words: Callable[[Maker], Any] = Maker.mood, **extra: Any) -> Build:
-    def build(maker: Maker, owner: Person | None, when: datetime) -> Made:
-        return Made({"mood": words(maker), **_resolved(extra, maker, when)})
-
-    return build
+    return lambda maker, owner, when: ({"mood": words(maker), **_resolved(extra, maker, when)}, ())
 
 
 MOODS = Share(
@@ -369,7 +359,7 @@ def _piece(*, extension: str = "mjs", **extra: Any) -> Build:
         slug = _new_slug(maker, owner, when)
         key = slug if owner is None else f"{owner.id}/piece/{slug}"
         fields = {"code": code, "slug": slug, "bucket": _bucket(owner), **extra}
-        return Made(fields, (StoredObject(_bucket(owner), f"{key}.{extension}", partial(_program, code)),))
+        return fields, (_object(owner, key, extension, partial(_program, code)),)
 
     return build
 
@@ -392,20 +382,20 @@ def _piece_published(maker: Maker, owner: Person | None, when: datetime) -> Made
         "hits": maker.random.randrange(90),
         "lastAccessed": naive(when + timedelta(days=2)),
     }
-    return Made(fields, (StoredObject(_bucket(owner), f"{fields['slug']}.mjs", partial(_program, code)),))
+    return fields, (_object(owner, str(fields["slug"]), "mjs", partial(_program, code)),)
 
 
 def _piece_migrated(maker: Maker, owner: Person | None, when: datetime) -> Made:
     code = maker.code("pieces")
     fields = {"code": code, "slug": code, "bucket": GUEST_BUCKET, "type": "piece", "extension": ".mjs"}
     old = {"oldSlug": maker.nanoid(), "migratedAt": naive(when + timedelta(days=90))}
-    return Made({**fields, **old}, (StoredObject(GUEST_BUCKET, f"{code}.mjs", partial(_program, code)),))
+    return {**fields, **old}, (_object(None, code, "mjs", partial(_program, code)),)
 
 
 PIECES = Share(
     "piece",
     (
-        Kind("imported 2023", lambda maker, owner, when: Made({"slug": maker.words(2)})),
+        Kind("imported 2023", lambda maker, owner, when: ({"slug": maker.words(2)}, ())),
         Kind("published source", _piece_published),
         Kind("nuked", _piece(nuked=True), outcome=_W),
         Kind("guest's, migrated", _piece_migrated, _G),
@@ -447,7 +437,7 @@ def _kidlisp(source: Callable[[Maker], Any] = Maker.kidlisp, **extra: Any) -> Bu
             "lastAccessed": naive(when + timedelta(days=maker.random.randrange(40))),
             "handle": (owner and owner.handle) or MISSING,
         }
-        return Made({**fields, **_resolved(extra, maker, when)})
+        return {**fields, **_resolved(extra, maker, when)}, ()
 
     return build
 
@@ -490,12 +480,12 @@ KIDLISP = Share(
         Kind("hidden", _kidlisp(hidden=True), outcome=_W),
         Kind("when missing", _kidlisp(when=MISSING)),
         Kind("when as text", _kidlisp(when=lambda maker, when: iso(when))),
-        Kind("guest, user null", _kidlisp(), _G, guest_user=(None,)),
+        Kind("guest, user null", _kidlisp(), _G, guest_user=None),
         Kind("guest, unlisted", _kidlisp(visibility="unlisted"), _G, _W),
         Kind("link into another repository", _kidlisp(), _H, past=Past.FOREIGN_DID),
         Kind("rkey without record", _kidlisp(), _H, past=Past.DANGLING),
         Kind("projection", _PROJECTION),
-        Kind("projection, user null", _PROJECTION, _G, guest_user=(None,)),
+        Kind("projection, user null", _PROJECTION, _G, guest_user=None),
         Kind("projection, record without ref", _PROJECTION, _H, past=Past.NO_REF),
         Kind("copied elsewhere", _kidlisp(), _H, past=Past.COPIED),
         Kind("nuked, record and copy left", _kidlisp(nuked=True), _H, _W, past=Past.COPIED),
@@ -541,11 +531,11 @@ def _baked(*, stored: bool, field: str = "mp4Url") -> Build:
     """A tape the oven has finished; `stored`: its MP4 can be had, else only the ZIP can."""
 
     def build(maker: Maker, owner: Person | None, when: datetime) -> Made:
-        made = _tape()(maker, owner, when)
-        key = f"tapes/{made.fields['code']}.mp4"
+        fields, objects = _tape()(maker, owner, when)
+        key = f"tapes/{fields['code']}.mp4"
         baked = {field: f"{_OVEN}/{key}", "mp4CompletedAt": naive(when + timedelta(seconds=40))}
         finished = (StoredObject(OVEN_BUCKET, key, _video()(maker)),) if stored else ()
-        return Made({**made.fields, "mp4Status": "complete", **baked}, (*made.objects, *finished))
+        return {**fields, "mp4Status": "complete", **baked}, (*objects, *finished)
 
     return build
 
@@ -554,19 +544,18 @@ def _uploaded_video(content: Content) -> Build:
     """From the native app: the object is an MP4 already."""
 
     def build(maker: Maker, owner: Person | None, when: datetime) -> Made:
-        made = _tape(content, extension="mp4", kind="mp4", source="ac-native")(maker, owner, when)
-        (one,) = made.objects
+        fields, (one,) = _tape(content, extension="mp4", kind="mp4", source="ac-native")(maker, owner, when)
         url = f"https://{one.bucket}.sfo3.digitaloceanspaces.com/{one.key.replace('|', '%7C')}"
-        return Made({**made.fields, "mp4Url": url}, made.objects)
+        return {**fields, "mp4Url": url}, (one,)
 
     return build
 
 
 def _by_piece_and_time(maker: Maker, owner: Person | None, when: datetime) -> Made:
     """The oldest: the server made a folder of the first dash."""
-    made = _tape(slug=lambda maker, owner, when: f"{maker.words(1)}-{int(when.timestamp() * 1000)}")(maker, owner, when)
-    (one,) = made.objects
-    return Made(made.fields, (StoredObject(one.bucket, "/".join(one.key.rsplit("-", 1)), one.make),))
+    named = _tape(slug=lambda maker, owner, when: f"{maker.words(1)}-{int(when.timestamp() * 1000)}")
+    fields, (one,) = named(maker, owner, when)
+    return fields, (StoredObject(one.bucket, "/".join(one.key.rsplit("-", 1)), one.make),)
 
 
 TAPES = Share(

@@ -1,6 +1,6 @@
 """The small change of the demo data: times, ids, codes, slugs, texts, all from one random generator and a fixed clock.
 
-What documents are made of it is in `seed_kinds.py`.
+What documents are made of it is in `kinds.py`.
 """
 
 from __future__ import annotations
@@ -113,8 +113,8 @@ class Maker:
                 return tid
             micros += 1
 
-    def words(self, count: int, joint: str = "-") -> str:
-        return joint.join(self.random.choices(_WORDS, k=count))
+    def words(self, count: int) -> str:
+        return "-".join(self.random.choices(_WORDS, k=count))
 
     def mood(self) -> str:
         return f"{self.random.choice(_FEELINGS)} {self.random.choice(_PLACES)}{self.random.choice(_ENDINGS)}"

@@ -90,28 +90,25 @@ def fill(maker: Maker, share: Share, cast: Sequence[Person], count: int) -> list
 def item(maker: Maker, type: str, kind: Kind, owner: Person | None) -> Item:
     """One item of a kind."""
     when = maker.moment()
-    made = kind.build(maker, owner, when)
-    document: dict[str, Any] = {"_id": maker.object_id(when), "when": naive(when), **made.fields}
+    fields, objects = kind.build(maker, owner, when)
+    document: dict[str, Any] = {"_id": maker.object_id(when), "when": naive(when), **fields}
     if owner is not None:
         document["user"] = owner.id
-    elif kind.guest_user:
-        document["user"] = kind.guest_user[0]
+    else:
+        document["user"] = kind.guest_user
     document = {name: value for name, value in document.items() if value is not MISSING}
-    outcome, error_class = _expected(type, kind, owner)
+    outcome, error_class = _expected(kind, owner)
     if type == "mood" and owner is not None and owner.moods_nuked:
         document["deleted"] = True
         outcome, error_class = Outcome.WITHDRAWN, ""
-    return Item(type, kind.name, owner, document, outcome, error_class, kind.past, made.objects)
+    return Item(type, kind.name, owner, document, outcome, error_class, kind.past, objects)
 
 
-def _expected(type: str, kind: Kind, owner: Person | None) -> tuple[Outcome, str]:
+def _expected(kind: Kind, owner: Person | None) -> tuple[Outcome, str]:
     if owner is None or owner.ready:
         return (Outcome.QUARANTINED if kind.error_class else kind.outcome), kind.error_class
-    if owner.situation is Situation.SCHEDULED:
-        return Outcome.OWNER_DELETED, ""
-    if owner.situation is Situation.PURGED:
-        return Outcome.PURGED, ""
-    return Outcome.BLOCKED, ""
+    gone = {Situation.SCHEDULED: Outcome.OWNER_DELETED, Situation.PURGED: Outcome.PURGED}
+    return gone.get(owner.situation, Outcome.BLOCKED), ""
 
 
 def _owner(maker: Maker, kind: Kind, cast: Sequence[Person], ready: Sequence[Person]) -> Person | None:
@@ -135,11 +132,7 @@ def _weights(count: int) -> list[float]:
 
 def summarise(demo: Demo, *, users: int, objects: int, media_bytes: int, seconds: float) -> SeedSummary:
     """What should be found, by counting what was planned."""
-    blocked = Counter(
-        person.situation.blocked
-        for person in demo.cast
-        if person.situation.blocked and person.situation is not Situation.SISTER_TENANT
-    )
+    blocked = Counter(person.situation.blocked for person in demo.cast if person.situation.blocked)
     return SeedSummary(
         users=users,
         ready=1 + sum(person.ready for person in demo.cast),

@@ -13,19 +13,17 @@ from pymongo.errors import PyMongoError
 
 from ac_pipeline.local.services.processes import LOOPBACK, Service
 
-IN_MEMORY = ":memory:"
-
 
 def mongo_uri(port: int) -> str:
     """The connection string of the local server on this port."""
     return f"mongodb://{LOOPBACK}:{port}/?w=majority&journal=true"
 
 
-def mongo_service(port: int, folder: Path | None, *, config: Path) -> Service:
+def mongo_service(port: int, folder: Path, *, config: Path) -> Service:
     """The server on `port`.
 
     Args:
-        folder: Where it keeps its data; None for a temporary folder of its own that ends with it.
+        folder: Where it keeps its data.
         config: Its configuration file, made empty if missing. Named explicitly, or the server would read one from the
             home or working folder.
     """
@@ -37,7 +35,7 @@ def mongo_service(port: int, folder: Path | None, *, config: Path) -> Service:
         name="the local MongoDB server",
         argv=(
             *(sys.executable, "-m", "secantus", "--config", str(config), "--host", LOOPBACK, "--port", str(port)),
-            *("--storage-path", IN_MEMORY if folder is None else str(folder), "--cache-size", "256M"),
+            *("--storage-path", str(folder), "--cache-size", "256M"),
             *("--sync-on-commit", "--oplog-max-entries", "5000000", "--log-level", "WARNING"),
         ),
         healthy=lambda: _answers(port),

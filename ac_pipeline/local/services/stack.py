@@ -14,7 +14,7 @@ from pathlib import Path
 from ac_pipeline.errors import Misconfigured, ServiceUnreachable
 from ac_pipeline.local.services.media_server import media_service, media_url
 from ac_pipeline.local.services.mongo_server import mongo_service, mongo_uri
-from ac_pipeline.local.services.pds_server import PdsOptions, installed_pds, pds_service, pds_url
+from ac_pipeline.local.services.pds_server import ADMIN_PASSWORD, installed_pds, pds_service, pds_url
 from ac_pipeline.local.services.processes import (
     Service,
     command_line,
@@ -53,23 +53,20 @@ class Addresses:
 
 @dataclass(frozen=True, slots=True)
 class _Noted:
-    """What `services.json` has of one server: ports for good, process and options while it runs."""
+    """What `services.json` has of one server: ports for good, process while it runs."""
 
     ports: tuple[int, ...]
     pid: int | None = None
     command: str | None = None
-    options: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class _Wanted:
-    """One server as it shall run: its options, and how to start it on given ports."""
+    """One server as it shall run: how to start it on given ports, and whether data is bound to them."""
 
-    name: str
-    number_of_ports: int
-    fixed_ports: bool
-    options: str
-    service: Callable[[tuple[int, ...]], Service]
+    service: Callable[..., Service]
+    number_of_ports: int = 1
+    fixed_ports: bool = False
 
 
 class LocalServices:
@@ -77,12 +74,10 @@ class LocalServices:
 
     Args:
         root: The project folder; `.local/` and `.env.local` are made in it.
-        pds: Options of the PDS; a running PDS with others is restarted.
     """
 
-    def __init__(self, root: Path, *, pds: PdsOptions | None = None) -> None:
+    def __init__(self, root: Path) -> None:
         self._root = root.resolve()
-        self._pds = pds or PdsOptions()
 
     @property
     def folder(self) -> Path:
@@ -105,16 +100,15 @@ class LocalServices:
         program = installed_pds()
         with exclusive(self.folder / "services.lock"):
             noted = self._read()
-            ports = {}
-            for wanted in self._wanted(program):
-                noted[wanted.name] = self._ensure(wanted, noted.get(wanted.name), noted)
-                ports[wanted.name] = noted[wanted.name].ports
+            for name, wanted in self._wanted(program).items():
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+                noted[name] = self._ensure(name, wanted, noted)
             addresses = Addresses(
-                mongo=mongo_uri(ports["mongo"][0]),
+                mongo=mongo_uri(*noted["mongo"].ports),
                 database=DATABASE,
-                pds=pds_url(ports["pds"][0]),
-                pds_admin_password=self._pds.admin_password,
-                media=media_url(ports["media"][0]),
+                pds=pds_url(noted["pds"].ports[0]),
+                pds_admin_password=ADMIN_PASSWORD,
+                media=media_url(*noted["media"].ports),
                 media_folder=self.folder / "media",
             )
             self._write_env(addresses)
@@ -138,82 +132,56 @@ class LocalServices:
             if entry.pid is not None and entry.command is not None and command_line(entry.pid) == entry.command
         }
 
-    def _wanted(self, program: Path) -> tuple[_Wanted, ...]:
-        folder = self.folder
-        for name in ("mongo", "pds", "media"):
-            (folder / name).mkdir(parents=True, exist_ok=True)
-        return (
-            _Wanted(
-                name="mongo",
-                number_of_ports=1,
-                fixed_ports=False,
-                options="",
-                service=lambda ports: mongo_service(
-                    ports[0], folder / "mongo" / "data", config=folder / "mongo" / "secantusd.toml"
-                ),
-            ),
-            _Wanted(
-                name="pds",
+    def _wanted(self, program: Path) -> dict[str, _Wanted]:
+        mongo, pds, media = (self.folder / name for name in ("mongo", "pds", "media"))
+        return {
+            "mongo": _Wanted(lambda port: mongo_service(port, mongo / "data", config=mongo / "secantusd.toml")),
+            "pds": _Wanted(
+                lambda port, plc_port: pds_service(port, plc_port, pds, program),
                 number_of_ports=2,
                 fixed_ports=True,  # they are in every DID document and in the PDS's own settings
-                options=f"{self._pds.rate_limits} {self._pds.blob_limit} {self._pds.invites} "
-                f"{self._pds.bypass_key is not None}",
-                service=lambda ports: pds_service(ports[0], ports[1], folder / "pds", self._pds, program),
             ),
-            _Wanted(
-                name="media",
-                number_of_ports=1,
-                fixed_ports=False,
-                options="",
-                service=lambda ports: media_service(ports[0], folder / "media"),
-            ),
-        )
+            "media": _Wanted(lambda port: media_service(port, media)),
+        }
 
-    def _ensure(self, wanted: _Wanted, entry: _Noted | None, noted: dict[str, _Noted]) -> _Noted:
+    def _ensure(self, name: str, wanted: _Wanted, noted: dict[str, _Noted]) -> _Noted:
+        entry, log = noted.get(name), self.folder / "logs" / f"{name}.log"
         if entry is not None and entry.pid is not None and entry.command is not None:
-            service = wanted.service(entry.ports)
-            if entry.options == wanted.options and command_line(entry.pid) == entry.command:
-                pid = entry.pid
-                wait_until_healthy(service, lambda: command_line(pid) is not None, self._log(wanted.name))
+            pid = entry.pid
+            if command_line(pid) == entry.command:
+                wait_until_healthy(wanted.service(*entry.ports), lambda: command_line(pid) is not None, log)
                 return entry
-            stop_processes(_commands([entry]))
-        ports = self._ports(wanted, entry)
-        service = wanted.service(ports)
-        log = self._log(wanted.name)
+        ports = self._ports(name, wanted, entry)
+        service = wanted.service(*ports)
         pid = spawn_detached(service, log)
-        started = _Noted(ports=ports, pid=pid, command=command_line(pid), options=wanted.options)
+        started = _Noted(ports=ports, pid=pid, command=command_line(pid))
         # Noted before it answers: if we are killed while we wait, the next `up` or `down` still knows it.
-        self._write({**noted, wanted.name: started})
+        self._write({**noted, name: started})
         try:
             wait_until_healthy(service, lambda: command_line(pid) is not None, log)
         except ServiceUnreachable:
             stop_processes(_commands([started]))
-            self._write({**noted, wanted.name: replace(started, pid=None, command=None)})
+            self._write({**noted, name: _Noted(ports)})
             raise
         return started
 
-    def _ports(self, wanted: _Wanted, entry: _Noted | None) -> tuple[int, ...]:
+    def _ports(self, name: str, wanted: _Wanted, entry: _Noted | None) -> tuple[int, ...]:
         if entry is None:
             return tuple(free_port() for _ in range(wanted.number_of_ports))
         taken = [port for port in entry.ports if not gets_free(port)]
-        if not taken:
-            return entry.ports
-        if wanted.fixed_ports:
+        if taken and wanted.fixed_ports:
             raise Misconfigured(
-                f"port {taken[0]} belongs to the local {wanted.name}, whose accounts are bound to it, but another"
+                f"port {taken[0]} belongs to the local {name}, whose accounts are bound to it, but another"
                 f" program listens there: stop that program, or delete {self.folder} to start afresh"
             )
         return tuple(free_port() if port in taken else port for port in entry.ports)
-
-    def _log(self, name: str) -> Path:
-        return self.folder / "logs" / f"{name}.log"
 
     def _read(self) -> dict[str, _Noted]:
         try:
             content = json.loads((self.folder / "services.json").read_text())
         except FileNotFoundError:
             return {}
-        return {name: _Noted(**{**entry, "ports": tuple(entry["ports"])}) for name, entry in content.items()}
+        return {name: _Noted(tuple(each["ports"]), each["pid"], each["command"]) for name, each in content.items()}
 
     def _write(self, noted: dict[str, _Noted]) -> None:
         content = json.dumps({name: asdict(entry) for name, entry in noted.items()}, indent=2)
@@ -229,8 +197,6 @@ class LocalServices:
             "AC_MEDIA_URL": addresses.media,
             "DAGSTER_HOME": str(self.folder / "dagster"),  # the demo's, so that `make dev` shows what it did
         }
-        if self._pds.bypass_key:
-            lines["PDS_RATE_LIMIT_BYPASS_KEY"] = self._pds.bypass_key
         _replace(
             self.env_file,
             "# Written by `ac-pipeline local up`, removed by `ac-pipeline local down`.\n"

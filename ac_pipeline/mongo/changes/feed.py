@@ -72,8 +72,6 @@ class Drained:
 
 @dataclass(slots=True)
 class _Events:
-    """Items and accounts, each where its last event put it."""
-
     types: Mapping[str, MediaType]
     last: dict[str, str] = field(default_factory=dict)
     accounts: set[str] = field(default_factory=set)
@@ -101,8 +99,12 @@ class _Events:
         elif said is not None:
             self.last[item] = said
 
-    def of(self, meaning: str) -> frozenset[str]:
-        return frozenset(item for item, said in self.last.items() if said == meaning)
+    def drained(self, place: Token | None, lost: str | None) -> Drained:
+        def of(meaning: str) -> frozenset[str]:
+            return frozenset(item for item, said in self.last.items() if said == meaning)
+
+        touched, relinked, gone = map(of, ("touched", "relinked", "gone"))
+        return Drained(place, touched, relinked, gone, frozenset(self.accounts), self.count, lost)
 
 
 def _meaning(media: MediaType, kind: str, event: Mapping[str, Any]) -> str | None:
@@ -120,13 +122,7 @@ def _meaning(media: MediaType, kind: str, event: Mapping[str, Any]) -> str | Non
 
 
 class ChangeFeed:
-    """The change stream of the platform's database.
-
-    Args:
-        database: The platform's database.
-        types: The media types whose documents count.
-        clock: Seconds that only go forward.
-    """
+    """The change stream of the platform's database; `clock` tells seconds that only go forward."""
 
     def __init__(
         self,
@@ -159,7 +155,7 @@ class ChangeFeed:
                 return self._begin(f"MongoDB refuses our place in the change stream (code {error.code})", seconds)
             if events.broken is not None or not alive:
                 return self._begin(f"the change stream ended ({events.broken or 'invalidated'})", seconds)
-            return _drained(events, place, None)
+            return events.drained(place, None)
 
     def _begin(self, why: str, seconds: float) -> Drained:
         """A new place, from now on; whatever happened before has to be found by comparing."""
@@ -167,7 +163,7 @@ class ChangeFeed:
             events, place, _ = self._read(None, min(seconds, _AWAIT_MS / 1000))
         except OperationFailure as error:
             return Drained(unavailable=_refusal(error))
-        return _drained(events, place, why)
+        return events.drained(place, why)
 
     def _read(self, token: Token | None, seconds: float) -> tuple[_Events, Token | None, bool]:
         events = _Events(self._types)
@@ -204,18 +200,6 @@ class ChangeFeed:
             },
         ]
         return self._database.watch(stages, resume_after=token, max_await_time_ms=_AWAIT_MS, batch_size=_BATCH)
-
-
-def _drained(events: _Events, place: Token | None, lost: str | None) -> Drained:
-    return Drained(
-        token=place,
-        touched=events.of("touched"),
-        relinked=events.of("relinked"),
-        gone=events.of("gone"),
-        accounts=frozenset(events.accounts),
-        events=events.count,
-        lost=lost,
-    )
 
 
 def _refusal(error: OperationFailure) -> str:

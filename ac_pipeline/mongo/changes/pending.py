@@ -1,29 +1,42 @@
-"""The rule of pending work: whether a run of its account could bring one item further, and why.
+"""Pending work: which users have work that a run of them would do, and why; found afresh at every look.
 
 The rule is pure: what Mongo holds of the document, what the ledger knows of the item and the state of the account go
-in, a cause or None comes out. It holds for any item at any time, whatever was seen or requested before (WRITE-14);
-finding the items it is asked about is `users.py`. What a run cannot change is left out, as the engine decides that: a
-quarantined item whose document is the same (`sync/planning/wanted.py`), one that waits for a limit, a blocked account.
+in, a cause or None comes out. It holds for any item at any time, whatever was seen or requested before (WRITE-14). What
+a run cannot change is left out, as the engine decides that: a quarantined item whose document is the same
+(`sync/planning/wanted.py`), one that waits for a limit, a blocked account.
+
+The feed says early where to look, the compare looks everywhere, a part at a time and bounded in time, and both end at
+the same rule (RUN-12, VERIFY-10, WRITE-14). What is done about work is the sensor's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from datetime import datetime
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any, Final
 
-from bson.codec_options import CodecOptions
+from bson import ObjectId, json_util
+from bson.errors import BSONError
 from pymongo.database import Database
 
-from ac_pipeline.accounts import Account
-from ac_pipeline.errors import AccountInactive, AccountUnknown, SourcePending, WrongPassword
-from ac_pipeline.items import State
-from ac_pipeline.media.base import Document, Verdict
-from ac_pipeline.mongo.database import mongo_errors
+from ac_pipeline.accounts import GUEST_ID, Account
+from ac_pipeline.errors import AccountInactive, AccountUnknown, ServerFailed, SourcePending, WrongPassword
+from ac_pipeline.items import State, item_id
+from ac_pipeline.media.base import Document, MediaType, Verdict
+from ac_pipeline.media.documents import interpret
+from ac_pipeline.media.eligibility import is_guest
+from ac_pipeline.media.fields import is_text
+from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.mongo.changes.compare import DEEP, LIGHT, LOOKUPS, Compare, Raw, in_parts
+from ac_pipeline.mongo.changes.feed import ChangeFeed, Drained
+from ac_pipeline.mongo.database import mongo_errors, own_collection, value_of
+from ac_pipeline.mongo.ledger.items import MongoLedger
 
 _ONLY_A_RUN_CAN_TELL = frozenset(error.code for error in (WrongPassword, AccountInactive, AccountUnknown))
 """Why the PDS refuses an account: Mongo cannot show that it is over, unless the account itself changes there. The
@@ -61,10 +74,8 @@ class Work:
 
     Args:
         key: The user's partition key.
-        item: `type:ObjectId hex`.
-        cause: What is to be done.
         mark: Changes when the item changes in a way that is new work; short, for a sensor's memory.
-        touched: Whether an event about it was read just now.
+        touched: True if an event about it was read just now.
     """
 
     key: str
@@ -101,29 +112,23 @@ class Rule:
 
     Args:
         now: The time, UTC.
-        held: Account id -> names of its types that an operator keeps from being mirrored.
+        paused: Account id -> names of its types that an operator has paused.
         blocked_before: `(account id, class of the reason)` of blocked items in the ledger.
         changed: Ids of accounts that changed in Mongo just now: that they were blocked says nothing any more.
     """
 
     now: datetime
-    held: Mapping[str, Collection[str]]
+    paused: Mapping[str, Collection[str]]
     blocked_before: Collection[tuple[str, str]]
     changed: Collection[str] = frozenset()
 
-    def hopeless(self, account: Account) -> bool:
-        """Whether no run of this account can change anything: it is blocked, and its items show that already."""
+    def waits_for_account(self, account: Account) -> bool:
+        """True if no run of this account can change anything: it is blocked, and its items show that already."""
         return account.blocked is not None and (account.id, account.blocked.code) in self.blocked_before
 
     def cause(self, account: Account, document: Document, known: Known | None) -> Cause | None:
-        """Why a run is needed for a document, or None.
-
-        Args:
-            account: Its owner.
-            document: As it was interpreted for this account.
-            known: What the ledger knows of it.
-        """
-        if document.type in self.held.get(account.id, ()) or self.hopeless(account):
+        """Why a run of its owner is needed for a document, as it was interpreted for that account, or None."""
+        if document.type in self.paused.get(account.id, ()) or self.waits_for_account(account):
             return None
         if account.blocked is not None:
             # One run, which names the account and its items as blocked (RUN-7); it can do nothing else.
@@ -137,7 +142,7 @@ class Rule:
         match document.verdict:
             case Verdict.WITHDRAWN:
                 return Cause.WITHDRAWN if document.link is not None else None
-            case Verdict.INVALID | Verdict.HELD:
+            case Verdict.INVALID | Verdict.OWNERSHIP_UNCLEAR:
                 return None if same else Cause.UNREADABLE
         if known is not None and same and known.state is State.QUARANTINED:
             return None
@@ -148,7 +153,7 @@ class Rule:
 
     def cause_of_gone(self, account: Account, type: str, known: Known) -> Cause | None:
         """Why a run is needed for an item whose document does not exist, or None: its record has to go (DEL-4)."""
-        if type in self.held.get(account.id, ()) or account.blocked is not None:
+        if type in self.paused.get(account.id, ()) or account.blocked is not None:
             return None
         if known.state is State.DELETED or known.cid is None or self._waits(known):
             return None
@@ -167,7 +172,7 @@ class Rule:
 
 
 def is_linked(document: Document, account: Account) -> bool:
-    """Whether a record key in this account's repository is stored for the document; in any home of its type."""
+    """True if a record key in this account's repository is stored for the document; in any home of its type."""
     link = document.link
     return link is not None and link.rkey is not None and (link.did is None or link.did == account.did)
 
@@ -177,27 +182,267 @@ def mark_of(cause: Cause, fingerprint: str) -> str:
     return sha256(f"{cause} {fingerprint}".encode()).hexdigest()[:_MARK_DIGITS]
 
 
-LOOKUPS = 200
-"""Ids of one query: the local server takes 0.03 s for 200 and 16 s for 5,000 of them."""
-
-_AWARE: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
 _FIELDS = ("account", "state", "fingerprint", "did", "cid", "failure.error_class", "deferred_until")
-_Item = TypeVar("_Item")
 
 
-class KnownItems:
-    """A view of the ledger.
+def _known(row: Mapping[str, Any]) -> Known:
+    fingerprint, error_class = row.get("fingerprint") or "", (row.get("failure") or {}).get("error_class")
+    return value_of(Known, row, state=State(row["state"]), fingerprint=fingerprint, error_class=error_class)
+
+
+FEED_SECONDS: Final = 1.0
+"""How long a look waits for events when there are none."""
+COMPARE_SECONDS: Final = 6.0
+"""How long a look compares before the rest is left for the next one."""
+
+_SHARE: Final = 20
+"""A compare that took a second is due again after this many: it costs the database 5 % of one thread."""
+_SHARE_WITHOUT_FEED: Final = 4
+_SOONEST: Final = 30.0
+_LATEST: Final = 240.0
+"""Seconds until the next compare, at least with a feed, and at most in any case (VERIFY-10)."""
+_EVERYTHING_AGAIN: Final = 3_600.0
+"""Seconds until every document is compared with the ledger again, for edits no event told of."""
+_NEWEST = timedelta(hours=1)
+"""Without a feed, documents of this age are looked at every time."""
+
+WORKS_A_USER: Final = 20
+"""Pieces of work of one user that one look names; a run of the user does all there are."""
+_USERS_A_LOOK: Final = 1_000
+"""A compare that finds more users with work stops here for this look."""
+_RELINKED: Final = 2_000
+"""Written links of one look whose documents are looked at; a backfill writes hundreds a second."""
+_ACCOUNTS: Final = 200
+"""Changed accounts of one look whose documents are all looked at; the compare finds those of the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where the next look goes on: in the feed (`token`), and in a compare that is under way.
 
     Args:
-        database: The pipeline's own database.
+        deep: True if the compare under way reads everything; None when none is.
+        unit, after: Its step, and the place in that step.
+        took: Seconds it has taken so far.
+        due, deep_due: When the next one has to begin, epoch seconds.
+        fallback: Why it was begun, when that was not its time.
     """
 
-    def __init__(self, database: Database[dict[str, Any]]) -> None:
-        self._items = database.get_collection("items", codec_options=_AWARE)
-        self._holds = database["holds"]
+    token: Mapping[str, Any] | None = None
+    deep: bool | None = None
+    unit: int = 0
+    after: str | None = None
+    took: float = 0.0
+    due: float = 0.0
+    deep_due: float = 0.0
+    fallback: str | None = None
 
-    def of(self, items: Iterable[str]) -> dict[str, Known]:
-        """What is known of these items; those without an entry are absent."""
+    def to_text(self) -> str:
+        stored = {name: getattr(self, name) for name in self.__slots__}
+        return json_util.dumps(stored, separators=(",", ":"))
+
+    @classmethod
+    def of(cls, text: str | None) -> _Place:
+        """What `to_text` made; a place nobody can read is the beginning: everything is compared."""
+        if not text:
+            return cls()
+        try:
+            return cls(**json_util.loads(text))
+        except (json.JSONDecodeError, TypeError, ValueError, BSONError):
+            return cls(fallback="the cursor cannot be read")
+
+
+@dataclass(slots=True)
+class _Look:
+    """What one look has found so far; `accounts` by id, `judged` the items decided already."""
+
+    accounts: Mapping[str, Account]
+    rule: Rule
+    works: list[Work] = field(default_factory=list)
+    judged: set[str] = field(default_factory=set)
+    counts: Counter[str] = field(default_factory=Counter)
+
+    def add(self, account: Account, item: str, cause: Cause | None, fingerprint: str, *, touched: bool) -> None:
+        if cause is not None:
+            self.counts[account.key] += 1
+            if self.counts[account.key] <= WORKS_A_USER:
+                self.works.append(Work(account.key, item, cause, mark_of(cause, fingerprint), touched))
+
+
+class MongoChanges:
+    """Looks for work of these types, a little at a time.
+
+    Args:
+        source: The platform's database.
+        own: The pipeline's own database.
+        clock: The time, UTC.
+        monotonic: Seconds that only go forward.
+        feed_seconds, compare_seconds: See the constants.
+    """
+
+    def __init__(
+        self,
+        source: Database[dict[str, Any]],
+        own: Database[dict[str, Any]],
+        *,
+        types: Sequence[MediaType] = MEDIA_TYPES,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+        monotonic: Callable[[], float] = time.monotonic,
+        feed_seconds: float = FEED_SECONDS,
+        compare_seconds: float = COMPARE_SECONDS,
+    ) -> None:
+        self._types = {media.name: media for media in types}
+        self._feed = ChangeFeed(source, types=types, clock=monotonic)
+        self._compare = Compare(source, types=types)
+        self._items, self._ledger = own_collection(own, "items"), MongoLedger(own)
+        self._clock = clock
+        self._monotonic = monotonic
+        self._feed_seconds = feed_seconds
+        self._compare_seconds = compare_seconds
+
+    def look(
+        self, position: str | None, watched: Collection[str], accounts: Callable[[], Iterable[Account]]
+    ) -> Changes:
+        """Read the feed, judge what it and `watched` name, and compare for a while if that is due.
+
+        Args:
+            position: Of the last look; None at the first.
+            watched: Items to judge in any case, as `type:ObjectId hex`; those without work are absent from the answer.
+            accounts: All accounts; asked only when there is something to judge.
+
+        Raises:
+            Transient: Something could not be read. Nothing was passed: the next look begins where this one began.
+        """
+        now = self._clock()
+        place = _Place.of(position)
+        drained = self._feed.drain(place.token, self._feed_seconds)
+        place = self._next_compare(place, drained, now)
+        anything = drained.touched or drained.relinked or drained.gone or drained.accounts or watched
+        if not anything and place.deep is None and drained.unavailable is None:
+            return Changes((), place.to_text(), drained.events)
+        by_id = {account.id: account for account in accounts()}
+        rule = Rule(now, self._ledger.all_holds(), self._ledger.blocked(), frozenset(drained.accounts))
+        look = _Look(by_id, rule)
+        self._judge_events(look, drained)
+        self._judge_items(look, [item for item in watched if item not in look.judged])
+        if drained.unavailable is not None:
+            for media in self._types.values():
+                for raws in self._compare.since(media, now - _NEWEST):
+                    self._judge(look, media, raws)
+        why = drained.unavailable or place.fallback
+        place, compared, failed = self._go_on(look, place, drained, now)
+        return Changes(tuple(look.works), place.to_text(), drained.events, why, compared, failed)
+
+    def _next_compare(self, place: _Place, drained: Drained, now: datetime) -> _Place:
+        """Begin a compare where one has to begin; a lost feed makes it one of everything, from the start."""
+        at, place = now.timestamp(), replace(place, token=drained.token)
+        due = at >= min(place.due, place.deep_due)
+        if drained.lost is None and (place.deep is not None or not due):
+            return place
+        why = None if drained.lost is None else place.fallback or drained.lost
+        deep = drained.lost is not None or at >= place.deep_due
+        return replace(place, deep=deep, fallback=why, unit=0, after=None, took=0.0)
+
+    def _judge_events(self, look: _Look, drained: Drained) -> None:
+        """What the feed named. A written link matters only where it was written to a document withdrawn meanwhile."""
+        self._judge_items(look, drained.touched, touched=True)
+        self._judge_items(look, drained.gone, touched=True)
+        for media, ids in self._by_type(list(drained.relinked)[:_RELINKED]):
+            for raws in self._compare.by_ids(media, ids, withdrawn=True):
+                self._judge(look, media, raws, touched=True)
+        changed = sorted(id for id in drained.accounts if id in look.accounts)[:_ACCOUNTS]
+        for media in self._types.values() if changed else ():
+            for raws in self._compare.of_accounts(media, changed):
+                self._judge(look, media, raws, touched=True)
+
+    def _judge_items(self, look: _Look, items: Iterable[str], *, touched: bool = False) -> None:
+        """Items by name; one whose document does not exist is judged by what the ledger knows of it."""
+        for media, ids in self._by_type(items):
+            existing: set[str] = set()
+            for raws in self._compare.by_ids(media, ids):
+                existing.update(item_id(media.name, str(raw["_id"])) for raw in raws)
+                self._judge(look, media, raws, touched=touched)
+            gone = {item_id(media.name, id) for id in ids} - existing - look.judged
+            for item, known in self._known(sorted(gone)).items():
+                look.judged.add(item)
+                account = look.accounts.get(known.account)
+                if account is not None:
+                    cause = look.rule.cause_of_gone(account, media.name, known)
+                    look.add(account, item, cause, known.fingerprint, touched=touched)
+
+    def _judge(self, look: _Look, media: MediaType, raws: Iterable[Raw], *, touched: bool = False) -> None:
+        """Documents as they were read; those of nobody's account are passed over, and so is who cannot be helped."""
+        documents = []
+        for raw in raws:
+            if not isinstance(raw["_id"], ObjectId):
+                continue  # it can have no record
+            item = item_id(media.name, str(raw["_id"]))
+            user = raw.get("user")
+            owner = GUEST_ID if is_guest(user) else user
+            account = look.accounts.get(owner) if is_text(owner) else None
+            if item in look.judged or account is None or look.rule.waits_for_account(account):
+                continue
+            look.judged.add(item)
+            if look.counts[account.key] > WORKS_A_USER and not touched:
+                continue
+            did, deleted = account.did, account.owner_deleted
+            documents.append((account, item, interpret(media, raw, owner_deleted=deleted, account_did=did)))
+        if not documents:
+            return
+        known = self._known(item for _, item, _ in documents)
+        for account, item, document in documents:
+            entry = known.get(item)
+            look.add(account, item, look.rule.cause(account, document, entry), document.fingerprint, touched=touched)
+            before = look.accounts.get(entry.account) if entry is not None else None
+            if entry is not None and before is not None and before.id != account.id:
+                cause = look.rule.cause_of_gone(before, media.name, entry)  # it belongs to another user now
+                look.add(before, item, cause, entry.fingerprint, touched=touched)
+
+    def _go_on(
+        self, look: _Look, place: _Place, drained: Drained, now: datetime
+    ) -> tuple[_Place, str | None, str | None]:
+        """Go on with the compare for its share of this look; say what was done, and why it could not go on."""
+        if place.deep is None:
+            return place, None, None
+        leaving = [account.id for account in look.accounts.values() if account.pending_deletion is not None]
+        units = self._compare.units(DEEP if place.deep else LIGHT)
+        started, unit, after, read = self._monotonic(), place.unit, place.after, 0
+        out_of_time = False
+        failed = None
+        while unit < len(units) and not out_of_time:
+            scan, media = units[unit]
+            try:
+                for raws, reached in self._compare.pages(scan, media, after, leaving, now):
+                    self._judge(look, media, raws)
+                    after, read = reached, read + len(raws)
+                    spent = self._monotonic() - started
+                    out_of_time = spent > self._compare_seconds or len(look.counts) >= _USERS_A_LOOK
+                    if out_of_time:
+                        break
+                else:
+                    unit, after = unit + 1, None
+                    out_of_time = self._monotonic() - started > self._compare_seconds
+            except ServerFailed as error:  # a slow compare must not hold up the feed: its place is kept, and it is said
+                failed, out_of_time = error.message, True
+        seconds = self._monotonic() - started
+        what = "all documents with the ledger" if place.deep else "links with documents"
+        said = f"compared {what}: {read} looked at in {seconds:.1f} s"
+        place = replace(place, unit=unit, after=after, took=place.took + seconds)
+        if unit < len(units):
+            return place, f"{said}; step {unit + 1} of {len(units)} goes on at the next look", failed
+        return self._done(place, drained, now.timestamp()), said, None
+
+    @staticmethod
+    def _done(place: _Place, drained: Drained, at: float) -> _Place:
+        """The compare reached its end: when the next ones are due."""
+        fed = drained.unavailable is None
+        share, soonest = (_SHARE, _SOONEST) if fed else (_SHARE_WITHOUT_FEED, 0.0)
+        due = at + min(max(share * place.took, soonest), _LATEST)
+        deep_due = at + _EVERYTHING_AGAIN if place.deep else place.deep_due
+        return _Place(token=place.token, due=due, deep_due=deep_due)
+
+    def _known(self, items: Iterable[str]) -> dict[str, Known]:
+        """What the ledger knows of these items; those without an entry are absent."""
         found: dict[str, Known] = {}
         with mongo_errors("look up items in the ledger"):
             for part in in_parts(items, LOOKUPS):
@@ -205,37 +450,9 @@ class KnownItems:
                     found[row["_id"]] = _known(row)
         return found
 
-    def blocked(self) -> set[tuple[str, str]]:
-        """`(account id, class of the reason)` of all items that are blocked."""
-        stages: list[dict[str, Any]] = [
-            {"$match": {"state": State.BLOCKED.value}},
-            {"$group": {"_id": {"account": "$account", "class": "$failure.error_class"}}},
-        ]
-        with mongo_errors("list the blocked accounts of the ledger"):
-            rows = list(self._items.aggregate(stages))
-        return {(row["_id"]["account"], str(row["_id"].get("class"))) for row in rows}
-
-    def held(self) -> dict[str, frozenset[str]]:
-        """Account id -> names of its types that are on hold."""
-        with mongo_errors("list the types on hold"):
-            return {str(row["_id"]): frozenset(row.get("types") or {}) for row in self._holds.find({}, {"types": 1})}
-
-
-def in_parts(values: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
-    """The values in lists of at most `size`."""
-    rest = iter(values)
-    while part := list(islice(rest, size)):
-        yield part
-
-
-def _known(row: Mapping[str, Any]) -> Known:
-    failure = row.get("failure") or {}
-    return Known(
-        account=row["account"],
-        state=State(row["state"]),
-        fingerprint=row.get("fingerprint") or "",
-        did=row.get("did"),
-        cid=row.get("cid"),
-        error_class=failure.get("error_class"),
-        deferred_until=row.get("deferred_until"),
-    )
+    def _by_type(self, items: Iterable[str]) -> list[tuple[MediaType, list[str]]]:
+        ids: dict[str, list[str]] = {}
+        for item in items:
+            type, _, id = item.partition(":")
+            ids.setdefault(type, []).append(id)
+        return [(self._types[type], sorted(found)) for type, found in ids.items() if type in self._types]

@@ -17,18 +17,15 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
-from bson.codec_options import CodecOptions
 from pymongo import DESCENDING
 from pymongo.database import Database
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import PipelineError, Transient
-from ac_pipeline.mongo.database import mongo_errors
+from ac_pipeline.mongo.database import mongo_errors, own_collection, storable, value_of
 
 STARTED, DONE, INTERRUPTED = "started", "done", "interrupted"
 """Outcomes besides `failed: ...` and what an operation says of itself."""
-
-_AWARE: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
 
 _log = logging.getLogger(__name__)
 
@@ -86,13 +83,7 @@ class Audited:
 
 
 class MongoAudit:
-    """The audit in the pipeline's own database.
-
-    Args:
-        database: `AC_LEDGER_DATABASE`.
-        who: The operator, for `during`.
-        now: The time, UTC.
-    """
+    """The audit in the pipeline's own database; `who` is the operator, for `during`."""
 
     def __init__(
         self,
@@ -101,25 +92,13 @@ class MongoAudit:
         who: str | None = None,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self._lines = database.get_collection("audit", codec_options=_AWARE)
+        self._lines = own_collection(database, "audit")
         self._who = operator_name(who)
         self._now = now
 
     def record(self, entry: AuditEntry) -> None:
-        """Add a line.
-
-        Raises:
-            Transient: It could not be stored: an operation that is about to start must not.
-        """
-        stored = {name: getattr(entry, name) for name in AuditEntry.__slots__}
-        line = {
-            **stored,
-            "users": list(entry.users),
-            "types": list(entry.types),
-            "counts": dict(entry.counts),
-            "recorded": self._now(),
-            "ended": entry.outcome != STARTED,
-        }
+        """Add a line; Transient when it could not be stored: an operation that is about to start must not."""
+        line = {**storable(entry), "recorded": self._now(), "ended": entry.outcome != STARTED}
         with mongo_errors(f"write the {entry.action} into the audit"):
             self._lines.insert_one(line)
 
@@ -158,22 +137,15 @@ class MongoAudit:
         self._end(audited, audited.outcome)
 
     def entries(self, limit: int = 50, action: str | None = None, user: str | None = None) -> list[AuditEntry]:
-        """Operations, the last one to begin or end first, each as its last line has it.
-
-        Args:
-            limit: At most so many, one or more.
-            action: Only these.
-            user: Only those that touch this partition key or DID.
+        """Operations, the last one to begin or end first, each as its last line has it; at most `limit`, only of an
+        action, only those that touch a `user` (partition key or DID).
         """
-        query: dict[str, Any] = {}
-        if action is not None:
-            query["action"] = action
-        if user is not None:
-            query["users"] = user
+        query = {name: value for name, value in (("action", action), ("users", user)) if value is not None}
         found: dict[str, AuditEntry] = {}
         with mongo_errors("read the audit"):
             for line in self._lines.find(query, sort=[("recorded", DESCENDING), ("ended", DESCENDING)]):
-                found.setdefault(line["operation"], _entry(line))
+                users, types = tuple(line["users"]), tuple(line["types"])
+                found.setdefault(line["operation"], value_of(AuditEntry, line, users=users, types=types))
                 if len(found) > limit:
                     break
         return list(found.values())[:limit]
@@ -183,8 +155,3 @@ class MongoAudit:
             self.record(replace(audited.entry, counts=audited.counts or audited.entry.counts, outcome=outcome))
         except Transient as error:  # the first line stays and tells that it began; the work is what it is
             _log.warning("%s", error.message)
-
-
-def _entry(line: Mapping[str, Any]) -> AuditEntry:
-    values = {name: line[name] for name in AuditEntry.__slots__ if name in line}
-    return AuditEntry(**{**values, "users": tuple(line["users"]), "types": tuple(line["types"])})

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from bson.codec_options import CodecOptions
 from pymongo import DESCENDING, ReplaceOne, ReturnDocument
 from pymongo.collection import Collection as MongoCollection
 from pymongo.database import Database
@@ -22,14 +22,11 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 from ac_pipeline.atproto.rate_limits import Bucket, Window
 from ac_pipeline.atproto.sessions import Tokens
 from ac_pipeline.errors import Misconfigured, ServiceUnreachable
-from ac_pipeline.mongo.database import mongo_errors
+from ac_pipeline.mongo.database import mongo_errors, own_collection, storable, value_of
 
 
 class MongoSessionStore:
-    """The `SessionStore` of production.
-
-    Args:
-        collection: Where the documents are; needs no index beyond `_id`.
+    """The `SessionStore` of production; the collection needs no index beyond `_id`.
 
     Every method raises ServiceUnreachable when the database does not answer.
     """
@@ -38,55 +35,45 @@ class MongoSessionStore:
         self._collection = collection
 
     def load(self, did: str) -> Tokens | None:
-        try:
+        with self._errors("reading the session of", did):
             found = self._collection.find_one({"_id": did})
-        except PyMongoError as error:
-            raise self._unreachable("reading the session of", did, error) from None
         if found is None or not isinstance(found.get("access"), str) or not isinstance(found.get("refresh"), str):
             return None
         return Tokens(found["access"], found["refresh"])
 
     def save(self, did: str, tokens: Tokens) -> None:
         change = {"$set": {"access": tokens.access, "refresh": tokens.refresh}}
-        try:
+        with self._errors("keeping the session of", did):
             self._collection.update_one({"_id": did}, change, upsert=True)
-        except PyMongoError as error:
-            raise self._unreachable("keeping the session of", did, error) from None
 
     def drop(self, did: str) -> None:
-        try:
+        with self._errors("forgetting the session of", did):
             self._collection.update_one({"_id": did}, {"$unset": {"access": "", "refresh": ""}})
-        except PyMongoError as error:
-            raise self._unreachable("forgetting the session of", did, error) from None
 
     def sign_ins(self, did: str) -> Sequence[float]:
-        try:
+        with self._errors("counting the sign-ins of", did):
             found = self._collection.find_one({"_id": did}, {"sign_ins": 1})
-        except PyMongoError as error:
-            raise self._unreachable("counting the sign-ins of", did, error) from None
         return tuple(float(at) for at in (found or {}).get("sign_ins", ()))
 
     def count_sign_in(self, did: str, at: float, keep: int) -> None:
         change = {"$push": {"sign_ins": {"$each": [at], "$slice": -keep}}}
-        try:
+        with self._errors("counting a sign-in of", did):
             self._collection.update_one({"_id": did}, change, upsert=True)
-        except PyMongoError as error:
-            raise self._unreachable("counting a sign-in of", did, error) from None
 
-    def _unreachable(self, what: str, did: str, error: PyMongoError) -> ServiceUnreachable:
-        # Only the class of the error: the text of a write error can repeat the document.
-        place = f"{self._collection.database.name}.{self._collection.name}"
-        return ServiceUnreachable(
-            f"{what} {did} in {place} failed with {type(error).__name__}. Check the ledger database."
-        )
+    @contextmanager
+    def _errors(self, what: str, did: str) -> Iterator[None]:
+        """Only the class of an error is told: the text of a write error can repeat the document."""
+        try:
+            yield
+        except PyMongoError as error:
+            place = f"{self._collection.database.name}.{self._collection.name}"
+            raise ServiceUnreachable(
+                f"{what} {did} in {place} failed with {type(error).__name__}. Check the ledger database."
+            ) from None
 
 
 class MongoPublishedLexicons:
-    """The last seen published lexicons, in the pipeline's own database.
-
-    Args:
-        database: `AC_LEDGER_DATABASE`.
-    """
+    """The last seen published lexicons, in the pipeline's own database."""
 
     def __init__(self, database: Database[dict[str, Any]]) -> None:
         self._collection = database["lexicons"]
@@ -108,10 +95,8 @@ class MongoPublishedLexicons:
 
 
 class MongoBudgetStore:
-    """The `BudgetStore` of production. Policies such as `5000;w=3600` are fit for names of fields.
-
-    Args:
-        collection: Where the documents are; needs no index beyond `_id`.
+    """The `BudgetStore` of production; the collection needs no index beyond `_id`. Policies such as `5000;w=3600` are
+    fit for names of fields.
 
     Every method raises Transient when the database does not answer.
     """
@@ -171,9 +156,6 @@ def _bucket(stored: Mapping[str, Any] | None) -> Bucket:
     return Bucket(windows, float(stored.get("silent_until", 0.0)))
 
 
-_AWARE: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
-
-
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """One snapshot of one repository.
@@ -193,7 +175,7 @@ class Snapshot:
         complete: Everything is kept and was read back. Never true before it is.
         previous: An earlier snapshot of the same wipe, which holds what was deleted before this one was taken.
         wipe: How many records the wipe that took it was told to delete; None for one taken by itself.
-        open: Whether that wipe has not come to its end.
+        open: True if that wipe has not come to its end.
     """
 
     id: str
@@ -214,33 +196,24 @@ class Snapshot:
 
     def to_json(self) -> dict[str, object]:
         """As JSON values; the account's Mongo id stays inside."""
-        values: dict[str, object] = {name: getattr(self, name) for name in self.__slots__ if name != "account"}
-        return values | {"when": self.when.isoformat(), "types": list(self.types), "records": dict(self.records)}
+        values = {name: value for name, value in storable(self).items() if name != "account"}
+        return values | {"when": self.when.isoformat()}
 
 
 class MongoSnapshots:
-    """The index on a real database.
-
-    Args:
-        database: The pipeline's own (`AC_LEDGER_DATABASE`).
-    """
+    """The index of snapshots in the pipeline's own database."""
 
     def __init__(self, database: Database[dict[str, Any]]) -> None:
-        self._collection = database.get_collection("snapshots", codec_options=_AWARE)
+        self._collection = own_collection(database, "snapshots")
 
     def save(self, snapshot: Snapshot) -> None:
-        """Store or replace what is known of a snapshot."""
-        stored = {name: getattr(snapshot, name) for name in Snapshot.__slots__ if name != "id"}
-        stored |= {"types": list(snapshot.types), "records": dict(snapshot.records)}
+        stored = storable(snapshot)
+        del stored["id"]
         with mongo_errors(f"store the snapshot {snapshot.id}"):
             self._collection.replace_one({"_id": snapshot.id}, stored, upsert=True)
 
     def get(self, id: str) -> Snapshot:
-        """The snapshot of this id.
-
-        Raises:
-            Misconfigured: There is none.
-        """
+        """The snapshot of this id; raises Misconfigured when there is none."""
         with mongo_errors(f"look up the snapshot {id}"):
             stored = self._collection.find_one({"_id": id})
         if stored is None:
@@ -253,12 +226,7 @@ class MongoSnapshots:
             self._collection.delete_one({"_id": id})
 
     def find(self, *, account: str | None = None, limit: int | None = None) -> list[Snapshot]:
-        """Snapshots, newest first.
-
-        Args:
-            account: Mongo id of their user; None for all.
-            limit: At most so many, one or more.
-        """
+        """Snapshots, newest first: of one account (its Mongo id) or of all, at most `limit`."""
         query = {} if account is None else {"account": account}
         with mongo_errors("list the snapshots"):
             found = self._collection.find(query, sort=[("when", DESCENDING), ("_id", DESCENDING)], limit=limit or 0)
@@ -266,5 +234,4 @@ class MongoSnapshots:
 
 
 def _snapshot(stored: Mapping[str, Any]) -> Snapshot:
-    values = {name: stored[name] for name in Snapshot.__slots__ if name in stored}
-    return Snapshot(**{**values, "id": stored["_id"], "types": tuple(stored["types"])})
+    return value_of(Snapshot, stored, id=stored["_id"], types=tuple(stored["types"]))

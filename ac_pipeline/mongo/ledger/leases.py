@@ -40,7 +40,7 @@ def own_mark() -> str | None:
 
 
 def is_dead(mark: str) -> bool:
-    """Whether the process that left this mark has certainly ended."""
+    """True if the process that left this mark has certainly ended."""
     where, _, process = mark.partition(" ")
     pid, _, start = process.partition(" ")
     try:
@@ -76,20 +76,18 @@ _log = logging.getLogger(__name__)
 
 
 class Leases:
-    """Leases kept in one collection.
+    """Leases kept in one collection, whose times have a time zone.
 
     Args:
-        collection: Where; decoded with time zones.
         clock: The time that counts for expiry. Machines may differ by less than `seconds` / 3.
-        sleep: Waits between two tries to get a lease, in seconds.
         wait: Waits until an event is set or some seconds have passed, and says whether it is set; paces renewal.
         seconds: How long a lease lasts without renewal; it is renewed every third of that.
         patience: How long to wait for a lease that somebody else holds; longer than `seconds`, so that a retry
             outlasts the lease of a run that died.
-        poll: Seconds between two tries.
+        poll: Seconds between two tries, for which `sleep` waits.
         token: Makes the mark of one acquisition, so that two holders of the same name are two holders.
         process: The mark of this process, or None.
-        dead: Whether the process of such a mark has certainly ended.
+        dead: True if the process of such a mark has certainly ended.
     """
 
     def __init__(
@@ -119,11 +117,7 @@ class Leases:
 
     @contextmanager
     def hold(self, did: str, holder: str) -> Iterator[None]:
-        """Be the only writer of a repository while the context is open.
-
-        Args:
-            did: The repository.
-            holder: Who we are, for people: a run id.
+        """Be the only writer of a repository while the context is open; `holder` says who we are, for people: a run id.
 
         Raises:
             LeaseHeld: Somebody else holds it, and did so for all of `patience`; or, at the end, that it was lost in
@@ -159,38 +153,36 @@ class Leases:
             if self._end_of_dead(did):
                 continue
             if self._clock() >= deadline:
-                with mongo_errors(f"read the lease on {did}"):
-                    current = self._collection.find_one({"_id": did}) or {}
                 raise LeaseHeld(
-                    f"Another run ({current.get('holder', 'ended just now')}) writes to {did} and did not end within "
-                    f"{self._patience:.0f} s; the next attempt tries again."
+                    f"Another run ({self._current(did).get('holder', 'ended just now')}) writes to {did} and did not "
+                    f"end within {self._patience:.0f} s; the next attempt tries again."
                 )
             self._sleep(self._poll)
         return token
 
     def _take(self, did: str, holder: str, token: str) -> bool:
         """One atomic try: an upsert that meets a lease still running breaks on its `_id`."""
+        ours = {"holder": holder, "token": token, "process": self._process(), "expires_at": self._expiry()}
         with mongo_errors(f"take the lease on {did}"):
             try:
                 self._collection.find_one_and_update(
-                    {"_id": did, "expires_at": {"$lte": self._clock()}},
-                    {"$set": self._ours(holder, token)},
-                    upsert=True,
+                    {"_id": did, "expires_at": {"$lte": self._clock()}}, {"$set": ours}, upsert=True
                 )
             except DuplicateKeyError:
                 return False
         return True
 
-    def _ours(self, holder: str, token: str) -> dict[str, Any]:
-        return {"holder": holder, "token": token, "process": self._process(), "expires_at": self._expiry()}
+    def _current(self, did: str) -> dict[str, Any]:
+        with mongo_errors(f"look at the lease on {did}"):
+            return self._collection.find_one({"_id": did}) or {}
 
     def _end_of_dead(self, did: str) -> bool:
-        """End a lease whose holder died here: a killed run's retry would wait up to a minute for it; whether it did."""
-        with mongo_errors(f"look at the lease on {did}"):
-            current = self._collection.find_one({"_id": did}) or {}
-            process = current.get("process")
-            if not isinstance(process, str) or not self._dead(process):
-                return False
+        """End a lease whose holder died here, for which a killed run's retry would wait up to a minute; True if so."""
+        current = self._current(did)
+        process = current.get("process")
+        if not isinstance(process, str) or not self._dead(process):
+            return False
+        with mongo_errors(f"end the lease on {did}"):
             ended = self._collection.delete_one({"_id": did, "token": current.get("token")}).deleted_count == 1
         if ended:
             _log.warning("The lease on %s was left behind by %s, which is dead.", did, current.get("holder"))

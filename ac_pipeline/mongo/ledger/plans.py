@@ -14,12 +14,12 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
-from bson.codec_options import CodecOptions
 from pymongo import ASCENDING, DESCENDING
 from pymongo.database import Database
 
 from ac_pipeline.errors import Misconfigured, NotPermitted
-from ac_pipeline.mongo.database import mongo_errors
+from ac_pipeline.items import PlannedOperation
+from ac_pipeline.mongo.database import mongo_errors, own_collection, storable, value_of
 from ac_pipeline.mongo.ledger.audit import operator_name
 
 LINES = 1_000
@@ -30,21 +30,6 @@ SHORTEST = 8
 """Characters of a hash that name a plan: two of 50 plans share them once in three million times."""
 
 _ABANDONED = timedelta(days=1)
-_AWARE: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
-
-
-@dataclass(frozen=True, slots=True)
-class Line:
-    """One operation of a saved plan, as `sync/selection.py` has it. `account`: Mongo id of its owner."""
-
-    account: str
-    item: str
-    user: str
-    operation: str
-    reason: str
-    rkey: str
-    cid: str | None
-    fingerprint: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +39,11 @@ class SavedPlan:
     Args:
         hash: sha-256 of its operations.
         when: When it was made, UTC.
-        who: The operator.
         selection: What it is about: `accounts` (Mongo ids, or None for all), `types`, `since`, `until`, `items`,
             `limit`, `sweep`.
         cost: As `sync/costs.py` has it, as JSON.
         counts: Kind of operation -> how many.
-        users: How many users have operations.
-        accounts: Mongo ids of these.
+        users: How many users have operations; `accounts`: their Mongo ids.
         draft: Joins its operations.
     """
 
@@ -83,14 +66,9 @@ class SavedPlan:
         selection = {name: value for name, value in self.selection.items() if name != "accounts"}
         named = self.selection.get("accounts")
         return {
-            "hash": self.hash,
+            **{name: getattr(self, name) for name in ("hash", "who", "cost", "counts", "users", "operations")},
             "when": self.when.isoformat(),
-            "who": self.who,
             "selection": {**selection, "users": "all" if named is None else len(named)},
-            "cost": dict(self.cost),
-            "counts": dict(self.counts),
-            "users": self.users,
-            "operations": self.operations,
         }
 
 
@@ -100,15 +78,11 @@ class Draft:
     def __init__(self, plans: MongoPlans, id: str) -> None:
         self.id = id
         self._plans = plans
-        self._lines: list[Line] = []
+        self._lines: list[PlannedOperation] = []
         self._number = 0
 
-    def add(self, line: Line) -> None:
-        """One more operation; stored with others.
-
-        Raises:
-            Transient: They could not be stored.
-        """
+    def add(self, line: PlannedOperation) -> None:
+        """One more operation; stored with others."""
         self._lines.append(line)
         if len(self._lines) == LINES:
             self.flush()
@@ -122,12 +96,8 @@ class Draft:
 
 @dataclass(slots=True)
 class MongoPlans:
-    """The plans in the pipeline's own database. Every method raises Transient when it does not answer.
-
-    Args:
-        database: `AC_LEDGER_DATABASE`.
-        who: The operator.
-        now: The time, UTC.
+    """The plans in the pipeline's own database; `who` is the operator. Every method raises Transient when it does not
+    answer.
     """
 
     database: Database[dict[str, Any]]
@@ -138,11 +108,10 @@ class MongoPlans:
         """A new plan's operations."""
         return Draft(self, uuid4().hex)
 
-    def store(self, draft: str, number: int, lines: list[Line]) -> None:
-        stored = [{name: getattr(line, name) for name in Line.__slots__} for line in lines]
-        chunk = {"_id": f"{draft}:{number:06d}", "draft": draft, "number": number, "at": self.now(), "lines": stored}
+    def store(self, draft: str, number: int, lines: list[PlannedOperation]) -> None:
+        chunk = {"_id": f"{draft}:{number:06d}", "draft": draft, "number": number, "at": self.now()}
         with mongo_errors("save operations of a plan"):
-            self._operations.insert_one(chunk)
+            self._operations.insert_one({**chunk, "lines": [storable(line) for line in lines]})
 
     def save(
         self,
@@ -160,18 +129,16 @@ class MongoPlans:
         plan = SavedPlan(
             hash, self.now(), operator_name(self.who), selection, cost, counts, len(accounts), accounts, draft.id
         )
-        values = {name: getattr(plan, name) for name in SavedPlan.__slots__ if name != "hash"}
-        stored = {**values, "accounts": list(accounts), "counts": dict(counts), "cost": dict(cost)}
+        stored = storable(plan)
+        del stored["hash"]
         with mongo_errors(f"save the plan {hash[:SHORTEST]}"):
             self._plans.replace_one({"_id": hash}, stored, upsert=True)
         self._prune()
         return plan
 
     def find(self, prefix: str) -> SavedPlan:
-        """The plan whose hash begins so.
-
-        Raises:
-            Misconfigured: None does, several do, or fewer than 8 characters are given.
+        """The plan whose hash begins so; raises Misconfigured when none does, several do, or fewer than 8 characters
+        are given.
         """
         if len(prefix) < SHORTEST or not set(prefix) <= set("0123456789abcdef"):
             raise Misconfigured(f"{prefix!r} names no plan: give {SHORTEST} or more of its hash's hex digits.")
@@ -189,18 +156,16 @@ class MongoPlans:
             found = self._plans.find({}, sort=[("when", DESCENDING), ("_id", ASCENDING)], limit=limit)
             return [_plan(stored) for stored in found]
 
-    def lines(self, plan: SavedPlan) -> Iterator[Line]:
-        """Its operations, by user and item.
-
-        Raises:
-            Misconfigured: Some of them are gone: the plan was replaced or dropped meanwhile.
+    def lines(self, plan: SavedPlan) -> Iterator[PlannedOperation]:
+        """Its operations, by user and item; raises Misconfigured when some are gone: the plan was replaced or dropped
+        meanwhile.
         """
         seen = 0
         with mongo_errors("read the operations of a plan"):
             for chunk in self._operations.find({"draft": plan.draft}, sort=[("_id", ASCENDING)], batch_size=1):
                 for line in chunk["lines"]:
                     seen += 1
-                    yield Line(**line)
+                    yield value_of(PlannedOperation, line)
         if seen != plan.operations:
             raise Misconfigured(
                 f"Plan {plan.hash[:SHORTEST]} has {plan.operations} operations and {seen} of them are kept: "
@@ -209,11 +174,11 @@ class MongoPlans:
 
     @property
     def _plans(self) -> Any:
-        return self.database.get_collection("plans", codec_options=_AWARE)
+        return own_collection(self.database, "plans")
 
     @property
     def _operations(self) -> Any:
-        return self.database.get_collection("plan_operations", codec_options=_AWARE)
+        return own_collection(self.database, "plan_operations")
 
     def _prune(self) -> None:
         """Drop plans beyond the last ones, and operations that belong to none, unless they are being saved."""
@@ -221,10 +186,8 @@ class MongoPlans:
         drafts = [plan.draft for plan in kept]
         with mongo_errors("drop old plans"):
             self._plans.delete_many({"draft": {"$nin": drafts}})
-            stale = {"$nin": drafts}
-            self._operations.delete_many({"draft": stale, "at": {"$lt": self.now() - _ABANDONED}})
+            self._operations.delete_many({"draft": {"$nin": drafts}, "at": {"$lt": self.now() - _ABANDONED}})
 
 
 def _plan(stored: Mapping[str, Any]) -> SavedPlan:
-    values = {name: stored[name] for name in SavedPlan.__slots__ if name in stored}
-    return SavedPlan(**{**values, "hash": stored["_id"], "accounts": tuple(stored["accounts"])})
+    return value_of(SavedPlan, stored, hash=stored["_id"], accounts=tuple(stored["accounts"]))

@@ -12,16 +12,14 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from bson.codec_options import CodecOptions
 from pymongo.database import Database
 
 from ac_pipeline.items import Finding
-from ac_pipeline.mongo.database import mongo_errors
+from ac_pipeline.mongo.database import mongo_errors, own_collection, storable, value_of
 
-_AWARE: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
 _BATCH = 500
 _WRONG = ("item", "state", "reason", "uri", "repair")
-_COUNTS = ("expected", "sound", "unsound", "warnings")
+_COUNTS = ("users", "expected", "sound", "unsound", "warnings")
 
 
 class Aspect(StrEnum):
@@ -35,14 +33,8 @@ class Aspect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """One aspect of one type.
-
-    Args:
-        expected: How many were looked at.
-        sound: How many of them are as they should be.
-        states: How many are not, by state.
-        warnings: Oddities that need no repair.
-        wrong: The first of those that are not; `states` counts all.
+    """One aspect of one type: how many were looked at (`expected`), how many are `sound`, how many are not by state,
+    how many have oddities that need no repair, and the first of those that are `wrong`.
     """
 
     expected: int = 0
@@ -63,9 +55,7 @@ class Receipt:
     Args:
         account: Mongo id of the owner.
         user: Its partition key.
-        did: Whose repository, or None.
         at: When its repository was read, UTC.
-        run_id: The run that verified it.
         parts: By type name and aspect; what was not verified is absent.
         blocked: Why nothing could be verified, or None.
     """
@@ -93,11 +83,8 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class Total:
-    """What all receipts together say of one type and aspect.
-
-    Args:
-        users: How many users' were verified.
-        oldest: When the one was taken that was taken longest ago, or None.
+    """What all receipts together say of one type and aspect; `users`: how many were verified, `oldest`: when the one
+    was taken that was taken longest ago, or None.
     """
 
     users: int = 0
@@ -109,14 +96,10 @@ class Total:
 
 
 class MongoReceipts:
-    """The receipts of all accounts: `{_id: account id, user, did, unsound, parts: {type: {aspect: ...}}}`.
-
-    Args:
-        database: The pipeline's own database.
-    """
+    """The receipts of all accounts: `{_id: account id, user, did, unsound, parts: {type: {aspect: ...}}}`."""
 
     def __init__(self, database: Database[dict[str, Any]]) -> None:
-        self._receipts = database.get_collection("receipts", codec_options=_AWARE)
+        self._receipts = own_collection(database, "receipts")
 
     def save(self, receipt: Receipt) -> None:
         """Keep a receipt; parts of other types and aspects stay as they were.
@@ -131,17 +114,9 @@ class MongoReceipts:
             unsound = sorted(
                 f"{type_}.{aspect}" for type_, held in parts.items() for aspect, each in held.items() if each["unsound"]
             )
+            kept = {name: getattr(receipt, name) for name in ("user", "did", "at", "blocked")}
             self._receipts.replace_one(
-                {"_id": receipt.account},
-                {
-                    "user": receipt.user,
-                    "did": receipt.did,
-                    "at": receipt.at,
-                    "blocked": receipt.blocked,
-                    "unsound": unsound,
-                    "parts": parts,
-                },
-                upsert=True,
+                {"_id": receipt.account}, {**kept, "unsound": unsound, "parts": parts}, upsert=True
             )
 
     def forget(self, known: Collection[str]) -> None:
@@ -154,17 +129,15 @@ class MongoReceipts:
         cells = [(type_, aspect) for type_ in types for aspect in Aspect]
         group: dict[str, Any] = {"_id": None}
         for type_, aspect in cells:
-            place = f"parts.{type_}.{aspect.value}"
-            for name in _COUNTS:
-                group[f"{type_}_{aspect.value}_{name}"] = {"$sum": f"${place}.{name}"}
-            group[f"{type_}_{aspect.value}_users"] = {"$sum": f"${place}.users"}
-            group[f"{type_}_{aspect.value}_oldest"] = {"$min": f"${place}.at"}
+            place = f"$parts.{type_}.{aspect}"
+            group |= {f"{type_}_{aspect}_{name}": {"$sum": f"{place}.{name}"} for name in _COUNTS}
+            group[f"{type_}_{aspect}_oldest"] = {"$min": f"{place}.at"}
         with mongo_errors("add up the receipts"):
             found = next(iter(self._receipts.aggregate([{"$group": group}])), {})
         return {
             (type_, aspect): Total(
-                **{name: found.get(f"{type_}_{aspect.value}_{name}") or 0 for name in ("users", *_COUNTS)},
-                oldest=found.get(f"{type_}_{aspect.value}_oldest"),
+                **{name: found.get(f"{type_}_{aspect}_{name}") or 0 for name in _COUNTS},
+                oldest=found.get(f"{type_}_{aspect}_oldest"),
             )
             for type_, aspect in cells
         }
@@ -183,22 +156,10 @@ class MongoReceipts:
 
 
 def _to_bson(part: Part) -> dict[str, Any]:
-    return {
-        "users": 1,
-        "expected": part.expected,
-        "sound": part.sound,
-        "unsound": part.unsound,
-        "warnings": part.warnings,
-        "states": dict(part.states),
-        "wrong": [{name: getattr(each, name) for name in _WRONG} for each in part.wrong],
-    }
+    wrong = [{name: getattr(each, name) for name in _WRONG} for each in part.wrong]
+    return {**storable(part), "users": 1, "unsound": part.unsound, "wrong": wrong}
 
 
 def _part(stored: Mapping[str, Any], user: str) -> Part:
-    wrong = (
-        Finding(
-            each["item"], user, each["state"], each["reason"], each["repair"], (each["uri"],) if each["uri"] else ()
-        )
-        for each in stored["wrong"]
-    )
-    return Part(stored["expected"], stored["sound"], stored["states"], stored["warnings"], tuple(wrong))
+    wrong = [value_of(Finding, each, user=user, uris=(each["uri"],) if each["uri"] else ()) for each in stored["wrong"]]
+    return value_of(Part, stored, wrong=tuple(wrong))

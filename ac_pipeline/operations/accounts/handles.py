@@ -9,34 +9,34 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Final, Protocol
+from typing import Final
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.admin import AccountInfo, ServerDescription
+from ac_pipeline.atproto.admin import AccountInfo, Administration, ServerDescription
 from ac_pipeline.errors import AccountRefused, AccountUnknown, HandleRefused, Transient
-from ac_pipeline.operations.accounts.provisioning import handle_labels, new_password
+from ac_pipeline.mongo.accounts import MongoProvisioning
+from ac_pipeline.operations.accounts.provisioning import alone, handle_labels, new_password
+from ac_pipeline.operations.declare import (
+    FAILED,
+    UNREACHABLE,
+    WELL,
+    Declaration,
+    Progress,
+    Report,
+    Table,
+    Work,
+    unwatched,
+)
+from ac_pipeline.operations.parameters import OfUsers, chosen_accounts, confirm_option, why_option
+from ac_pipeline.sync.for_accounts import for_accounts, needed
+from ac_pipeline.wiring import Pipeline
 
 _LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{1,16})[a-z0-9]")
 """What a PDS takes in front of its domain: 3 to 18 characters."""
-
-
-class Server(Protocol):
-    """What is asked of the PDS; `atproto/admin.py` says what each call raises."""
-
-    def account_info(self, did: str) -> AccountInfo: ...
-    def holder_of(self, handle: str) -> str | None: ...
-    def create_account(self, handle: str, email: str, password: str, invite: str | None) -> str: ...
-    def update_handle(self, did: str, handle: str) -> None: ...
-
-
-class Store(Protocol):
-    """What is kept in Mongo; see `mongo/accounts.py`."""
-
-    def store_handle(self, account: str, did: str, handle: str, now: datetime) -> bool: ...
 
 
 class HandleState(StrEnum):
@@ -57,18 +57,8 @@ REPAIRABLE: Final = frozenset({HandleState.DIFFERS, HandleState.STORED})
 
 @dataclass(frozen=True, slots=True)
 class Handle:
-    """The handles of one account.
-
-    Args:
-        user: Partition key.
-        did: Of the account.
-        platform: On the platform, without `@`.
-        pds: As the PDS has it.
-        mongo: `atproto.handle`, as Mongo has it.
-        wanted: What it is to be, or None.
-        state: See there.
-        note: Why.
-    """
+    """The handles of one account: on the platform (without `@`), as the PDS has it, and `atproto.handle` in Mongo;
+    `wanted` is what it is to be, `note` why."""
 
     user: str
     did: str
@@ -79,37 +69,18 @@ class Handle:
     state: HandleState
     note: str = ""
 
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)
-
-
-def counts(handles: Iterable[Handle]) -> dict[str, int]:
-    """Accounts by state, those without any left out."""
-    return dict(sorted(Counter(each.state.value for each in handles).items()))
-
 
 @dataclass(frozen=True, slots=True)
 class Handles:
-    """Compares and repairs handles.
+    """Compares and repairs handles; `shared` are DIDs that stand in Mongo for several accounts."""
 
-    Args:
-        server: The PDS.
-        store: Mongo.
-        description: Of the PDS.
-        shared: DIDs that stand in Mongo for several accounts.
-    """
-
-    server: Server
-    store: Store
+    server: Administration
+    store: MongoProvisioning
     description: ServerDescription
     shared: frozenset[str] = frozenset()
 
     def look(self, account: Account) -> Handle:
-        """The handles of one account that has a DID. Nothing is changed.
-
-        Raises:
-            Misconfigured: There is no administrator's password, or not the right one.
-        """
+        """The handles of one account that has a DID. Nothing is changed."""
         did = str(account.did)
         found = Handle(account.key, did, account.handle, None, account.pds_handle, None, HandleState.LEFT)
         if did in self.shared:
@@ -117,10 +88,12 @@ class Handles:
         try:
             info = self.server.account_info(did)
             found = replace(found, pds=info.handle)
-            if info.handle is not None and self._is_own(info.handle):
+            domains, own = self.description.domains, info.handle
+            if own not in (None, "handle.invalid") and not own.endswith(tuple(domains)):
                 return replace(found, note="a name under a domain of its own: the user chose it")
             wanted, notes = None, []
-            for handle in self._candidates(account):
+            for label in handle_labels(account):
+                handle = f"{label}{domains[0]}"
                 refusal = self._refusal(handle, info)
                 if not refusal:
                     wanted = handle
@@ -140,11 +113,7 @@ class Handles:
         return replace(found, wanted=wanted, state=state, note=note)
 
     def repair(self, account: Account, now: datetime) -> Handle:
-        """Give the account its handle on the PDS, then Mongo; what an interrupted repair left is found and finished.
-
-        Raises:
-            Misconfigured: As `look`.
-        """
+        """Give the account its handle on the PDS, then Mongo; what an interrupted repair left is found and finished."""
         found = self.look(account)
         if found.state not in REPAIRABLE or found.wanted is None:
             return found
@@ -160,12 +129,6 @@ class Handles:
             note = f"Mongo does not hold {found.did} for it any more; run this again"
             return replace(found, pds=found.wanted, state=HandleState.FAILED, note=note)
         return replace(found, pds=found.wanted, mongo=found.wanted, state=HandleState.REPAIRED)
-
-    def _candidates(self, account: Account) -> Iterator[str]:
-        return (f"{label}{self.description.domains[0]}" for label in handle_labels(account))
-
-    def _is_own(self, handle: str) -> bool:
-        return handle != "handle.invalid" and not any(handle.endswith(domain) for domain in self.description.domains)
 
     def _refusal(self, handle: str, info: AccountInfo) -> str:
         """Why the PDS would not give the account this name, or "".
@@ -191,7 +154,81 @@ class Handles:
         return "the PDS made a second account of it: delete that"
 
 
-def shared_dids(accounts: Sequence[Account]) -> frozenset[str]:
-    """DIDs that stand in Mongo for several accounts."""
-    numbers = Counter(account.did for account in accounts if account.did is not None)
-    return frozenset(did for did, number in numbers.items() if number > 1)
+_AT_ONCE: Final = 8
+"""Questions to the PDS at a time."""
+
+
+def look_at_handles(
+    pipeline: Pipeline, users: Sequence[str], progress: Progress = unwatched, *, repair: bool = False, why: str = ""
+) -> list[Handle]:
+    """Compare the handles of accounts on platform, PDS and in Mongo; repair what differs only where it is asked for.
+
+    Args:
+        users: As `chosen_accounts` takes them; empty for all.
+
+    Raises:
+        Misconfigured: A name fits nobody, or the administrator's password is missing or wrong.
+        LeaseHeld: Somebody else changes accounts right now.
+        Transient: Mongo or PDS could not be read.
+    """
+    listed = pipeline.accounts.all()
+    chosen = chosen_accounts(pipeline, users) if users else listed
+    having = [each for each in chosen if each.did is not None and not each.owner_deleted]
+    numbers = Counter(account.did for account in listed if account.did is not None)
+    shared = frozenset(did for did, number in numbers.items() if number > 1)
+    handles = Handles(pipeline.administration, pipeline.provisioning, pipeline.administration.describe(), shared)
+    looks = for_accounts(having, handles.look, _AT_ONCE, needed, ordered=True)
+    found = [seen for _, seen in progress(looks, len(having))]
+    wrong = [account for account, each in zip(having, found, strict=True) if each.state in REPAIRABLE]
+    if not repair or not wrong:
+        return found
+    about, number = [replace(account, password=None) for account in wrong], {"handles": len(wrong)}
+    with alone(pipeline), pipeline.audit.during("repair-handles", about, (), why=why, counts=number) as audited:
+        repaired = {account.key: handles.repair(account, datetime.now(UTC)) for account in wrong}
+        audited.counts = _counts(repaired.values())
+    return [repaired.get(each.user, each) for each in found]
+
+
+def _counts(handles: Iterable[Handle]) -> dict[str, int]:
+    """Accounts by state, those without any left out."""
+    return dict(sorted(Counter(each.state.value for each in handles).items()))
+
+
+class HandlesParameters(OfUsers):
+    """Whose handles to compare."""
+
+    confirm: int | None = confirm_option("handles")
+    why: str = why_option()
+
+
+def run_handles(work: Work, parameters: HandlesParameters) -> Report:
+    """Compare the handle of each user on the platform with that of the PDS account and with what Mongo says of it.
+
+    PDS and Mongo are repaired once the number is confirmed. It needs PDS_ADMIN_PASSWORD.
+    """
+    pipeline, users, watch = work.pipeline, parameters.users, work.watch("Looking at handles")
+    found = look_at_handles(pipeline, users, watch)
+    number = sum(each.state in REPAIRABLE for each in found)
+    repaired = parameters.confirms(number)
+    if repaired:
+        found = look_at_handles(pipeline, users, watch, repair=True, why=parameters.why)
+    shown = [asdict(each) for each in found if each.state is not HandleState.RIGHT]
+    states, totals = {each.state for each in found}, _counts(found)
+    table = Table("handles", ("user", "platform", "pds", "mongo", "wanted", "state", "note"))
+    amiss = {HandleState.FAILED, HandleState.REFUSED} if repaired else {HandleState.FAILED}
+    headline = ", ".join(f"{state} {each}" for state, each in totals.items())
+    if states & amiss:
+        headline = f"Some handles could not be looked at or repaired: {headline}."
+    code = FAILED if states & {*REPAIRABLE, HandleState.REFUSED} else WELL
+    return Report(
+        headline,
+        {"states": totals, "handles": shown},
+        [table.extend(shown)],
+        dict(totals),
+        confirm=number if number and not repaired else None,
+        exit_code=UNREACHABLE if HandleState.FAILED in states else code,
+        failed=bool(states & amiss),
+    )
+
+
+HANDLES: Final = Declaration("accounts handles", "repair_handles", "repair_each_handle", HandlesParameters, run_handles)

@@ -11,16 +11,17 @@ from __future__ import annotations
 import re
 import secrets
 import string
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from hashlib import sha256
 from ipaddress import ip_address
-from typing import Final, Protocol
+from typing import Final
 
 from ac_pipeline.accounts import GUEST_ID, Account
-from ac_pipeline.atproto.admin import ServerDescription
+from ac_pipeline.atproto.admin import Administration, ServerDescription
 from ac_pipeline.errors import (
     HandleRefused,
     Misconfigured,
@@ -31,7 +32,8 @@ from ac_pipeline.errors import (
     ServiceUnreachable,
     Transient,
 )
-from ac_pipeline.mongo.accounts import Credentials, Intent, Kind
+from ac_pipeline.mongo.accounts import Credentials, Intent, Kind, MongoProvisioning
+from ac_pipeline.wiring import Pipeline, new_run_id
 
 GUEST_LABEL: Final = "art"
 """The guest's handle is `art.{domain}` (aesthetic-computer facts, section 2.3)."""
@@ -63,7 +65,7 @@ class ProvisionPlan:
     Args:
         accounts: To be made; those an earlier run left unfinished come first.
         skipped: Partition key and reason of everybody else who has none.
-        invites: Whether the PDS asks for invite codes.
+        invites: True if the PDS asks for invite codes.
     """
 
     accounts: tuple[Planned, ...]
@@ -133,9 +135,7 @@ def plan_provision(
         accounts: Those that were chosen, of all accounts.
         users: Every user document's credentials by Mongo id.
         unfinished: Intents of accounts that were chosen, or that are not there any more.
-        description: Of the PDS.
         domain: For e-mail addresses.
-        limit: At most so many.
     """
     left = {intent.subject: intent for intent in unfinished if intent.subject != GUEST_ID}
     wanted: list[Planned] = []
@@ -185,29 +185,6 @@ FAILURES_IN_A_ROW: Final = 3
 """After so many the PDS is in trouble, not the accounts: the rest is left for the next run."""
 
 
-class Server(Protocol):
-    """What is asked of the PDS; `atproto/admin.py` says what each call raises."""
-
-    def describe(self) -> ServerDescription: ...
-    def invite(self) -> str: ...
-    def create_account(self, handle: str, email: str, password: str, invite: str | None) -> str: ...
-    def identify(self, handle: str, password: str) -> str | None: ...
-    def holder_of(self, handle: str) -> str | None: ...
-
-
-class Store(Protocol):
-    """What is kept in Mongo; see `mongo/accounts.py`."""
-
-    def begin(self, intent: Intent) -> Intent: ...
-    def intent(self, kind: Kind, subject: str) -> Intent | None: ...
-    def try_handle(self, account: str, handle: str) -> None: ...
-    def end(self, kind: Kind, subject: str) -> None: ...
-    def obstacle(self, account: str) -> str | None: ...
-    def store_account(
-        self, account: str, did: str, handle: str, password: str, created: datetime
-    ) -> Credentials | None: ...
-
-
 class Outcome(StrEnum):
     """How it ended for one account.
 
@@ -229,15 +206,7 @@ GOOD: Final = frozenset({Outcome.MADE, Outcome.FINISHED, Outcome.SKIPPED})
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What became of one account.
-
-    Args:
-        user: Partition key.
-        outcome: See there.
-        handle: The handle on the PDS.
-        did: Its DID.
-        note: Why it is not what was asked for.
-    """
+    """What became of one account; `note` is why it is not what was asked for."""
 
     user: str
     outcome: Outcome
@@ -245,19 +214,10 @@ class Made:
     did: str | None = None
     note: str = ""
 
-    def to_json(self) -> dict[str, object]:
-        return asdict(self)
-
 
 @dataclass(slots=True)
 class ProvisionReport:
-    """What a run did.
-
-    Args:
-        made: Every account it looked at, in order.
-        left: How many it did not come to.
-        error: What ended it early.
-    """
+    """What a run did: every account it looked at, how many it did not come to, and what ended it early."""
 
     made: list[Made] = field(default_factory=list)
     left: int = 0
@@ -271,9 +231,20 @@ class ProvisionReport:
         return {outcome.value: sum(each.outcome is outcome for each in self.made) for outcome in Outcome}
 
     def to_json(self) -> dict[str, object]:
-        accounts = [each.to_json() for each in self.made]
+        accounts = [asdict(each) for each in self.made]
         error = self.error.message if self.error else None
         return {"counts": self.counts(), "accounts": accounts, "left": self.left, "error": error}
+
+
+@contextmanager
+def alone(pipeline: Pipeline) -> Iterator[None]:
+    """One operator at a time changes accounts, on whatever machine.
+
+    Raises:
+        LeaseHeld: Somebody else does right now.
+    """
+    with pipeline.ledger.lease("the accounts of the PDS", new_run_id()):
+        yield
 
 
 def new_password() -> str:
@@ -286,29 +257,20 @@ class Provisioner:
     """Makes accounts, one after the other.
 
     Args:
-        server: The PDS.
-        store: Mongo.
-        description: Of the PDS.
         inactive_handles: Handles of accounts the PDS keeps though they are not active; asked at most once, for they
             are taken without the PDS saying so.
-        now: The time, UTC.
         sleep: Waits that many seconds.
-        password: Makes a password.
     """
 
-    server: Server
-    store: Store
+    server: Administration
+    store: MongoProvisioning
     description: ServerDescription
     inactive_handles: Callable[[], Collection[str]]
     now: Callable[[], datetime]
     sleep: Callable[[float], None]
-    password: Callable[[], str] = new_password
 
     def run(self, wanted: Sequence[Planned], progress: Callable[[int, int], None]) -> ProvisionReport:
         """Make these accounts; one that fails does not keep the others from being made.
-
-        Args:
-            progress: Told how many are done, and of how many.
 
         Raises:
             Misconfigured: The administrator's password is missing or wrong.
@@ -348,7 +310,7 @@ class Provisioner:
             if obstacle is not None:
                 return Made(account.key, Outcome.SKIPPED, note=obstacle)
             fresh = Intent(
-                Kind.PROVISION, account.id, account.key, self.password(), self.now(), wanted.handles[0], wanted.email
+                Kind.PROVISION, account.id, account.key, new_password(), self.now(), wanted.handles[0], wanted.email
             )
             intent = self.store.begin(fresh)
             known = intent.password != fresh.password
@@ -420,17 +382,10 @@ class Provisioner:
             why = "the platform has no user document any more"
         elif kept.did is None:
             why = "Mongo holds a password without a DID"
-        elif kept.did == did:
-            why = "Mongo holds another password for it"
         else:
-            why = f"Mongo holds {kept.did} meanwhile"
-        return Made(
-            intent.key,
-            Outcome.CONFLICT,
-            handle,
-            did,
-            f"The account was made, but {why}: store it, or delete it on the PDS. Its password is kept until then.",
-        )
+            why = "Mongo holds another password for it" if kept.did == did else f"Mongo holds {kept.did} meanwhile"
+        note = f"The account was made, but {why}: store it, or delete it on the PDS. Its password is kept until then."
+        return Made(intent.key, Outcome.CONFLICT, handle, did, note)
 
 
 def _taken(error: HandleRefused) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 from bson import ObjectId
 
@@ -20,19 +20,11 @@ from ac_pipeline.errors import Blocked, InvalidDocument, Misconfigured
 from ac_pipeline.items import Derived, Finding, LedgerEntry, Record, item_id
 from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.media.documents import interpret
-from ac_pipeline.media.rebuilding import removal_flag, shared_fields
-from ac_pipeline.operations.declare import (
-    Declaration,
-    Report,
-    Selected,
-    Table,
-    Work,
-    confirm_option,
-    option,
-    why_option,
-)
-from ac_pipeline.operations.findings import FindingCount, LeftOut, audited_turns, counted, findings_of
-from ac_pipeline.operations.sync_report import sync_left_out, sync_lines, sync_tables
+from ac_pipeline.media.rebuilding import shared_fields
+from ac_pipeline.operations.declare import Declaration, LeftOut, Report, Table, Work
+from ac_pipeline.operations.findings import FindingCount, audited, findings_report, put_right, search
+from ac_pipeline.operations.parameters import Selected, confirm_option, option, why_option
+from ac_pipeline.operations.sync import sync_left_out, sync_lines, sync_tables
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.planning.diff import difference
 from ac_pipeline.sync.planning.plan import Existing, Wanted, existing_records
@@ -67,55 +59,34 @@ class Difference(Finding):
     changes: Mapping[str, Any] = field(default_factory=dict)
     left: tuple[str, ...] = ()
 
-    shown: ClassVar = (
-        *("item", "user", "code", "kind", "uri", "fields", "push_ours", "accept_theirs"),
-        *("ours", "theirs"),
-    )
-
     @property
     def repairable(self) -> bool:
         """True if theirs can be taken over."""
         return not self.reason
 
-    @property
-    def code(self) -> str | None:
-        return self.document.code
-
-    @property
-    def kind(self) -> str:
-        return self.state
-
-    @property
-    def push_ours(self) -> str:
-        """What pushing ours does."""
-        if self.state == DELETED:
-            return "creates the record again"
-        return f"updates the record: {', '.join(self.fields)}"
-
-    @property
-    def accept_theirs(self) -> str:
-        """What taking over theirs does, or why it cannot be done."""
-        if self.reason:
-            return f"not possible: {self.reason}"
-        then = f"; a sync then writes {', '.join(self.left)} as it follows from the document" if self.left else ""
-        return f"sets {', '.join(self.changes)} of the document{then}"
-
-    @property
-    def ours(self) -> str:
-        return "exists" if self.state == DELETED else self._cell(0)
-
-    @property
-    def theirs(self) -> str:
-        return "deleted" if self.state == DELETED else self._cell(1)
+    def to_json(self) -> dict[str, object]:
+        """`push_ours` and `accept_theirs` say what that does, or why not; `ours` and `theirs` are short."""
+        deleted, then = self.state == DELETED, ""
+        if self.left:
+            then = f"; a sync then writes {', '.join(self.left)} as it follows from the document"
+        sets = f"sets {', '.join(self.changes)} of the document{then}"
+        return {
+            "item": self.item,
+            "user": self.user,
+            "code": self.document.code,
+            "kind": self.state,
+            "uri": self.uri,
+            "fields": {name: {"ours": ours, "theirs": theirs} for name, (ours, theirs) in self.fields.items()},
+            "push_ours": "creates the record again" if deleted else f"updates the record: {', '.join(self.fields)}",
+            "accept_theirs": f"not possible: {self.reason}" if self.reason else sets,
+            "ours": "exists" if deleted else self._cell(0),
+            "theirs": "deleted" if deleted else self._cell(1),
+        }
 
     def _cell(self, side: int) -> str:
         texts = {name: "(none)" if pair[side] is None else str(pair[side]) for name, pair in self.fields.items()}
         short = {name: text if len(text) <= _CELL else text[: _CELL - 1] + "…" for name, text in texts.items()}
         return "; ".join(f"{name}: {text}" for name, text in short.items())
-
-    def to_json(self) -> dict[str, object]:
-        fields = {name: {"ours": ours, "theirs": theirs} for name, (ours, theirs) in self.fields.items()}
-        return Finding.to_json(self) | {"fields": fields}
 
 
 def find_differences(engine: Engine, account: Account, selection: Selection) -> list[Difference]:
@@ -166,15 +137,13 @@ def accept_theirs(
     Raises:
         Blocked, Transient: As `find_differences`; LeaseHeld: somebody writes to the repository right now.
     """
-    with pipeline.ledger.lease(str(account.did), pipeline.engine.holder):
-        for each in find_differences(pipeline.engine, account, selection):
-            problem = each.reason or _obstacle(pipeline, each)
-            if not problem and most == 0:
-                problem = "it was not there when the number was confirmed: look again"
-            if not problem:
-                problem = _store(pipeline, each)
-                most -= not problem
-            yield each, problem
+    return put_right(
+        pipeline,
+        account,
+        lambda: find_differences(pipeline.engine, account, selection),
+        most,
+        lambda each: _obstacle(pipeline, each) or _store(pipeline, each),
+    )
 
 
 def _obstacle(pipeline: Pipeline, each: Difference) -> str:
@@ -222,16 +191,13 @@ class _Comparer:
             return None  # never written here, or deleted by us
         theirs = self.records.get(entry.rkey) or next(iter(own), None)
         if theirs is None:
-            return self.deleted(document, entry.rkey)
+            fields, flag = {"record": ("exists", None)}, {self.media.removed_by: True}
+            return self._of(document, DELETED, entry.rkey, "", fields=fields, changes=flag)
         # The link is stored before the ledger, so after a kill it may know more.
         if theirs.cid in {entry.cid, wanted.cid, document.link.cid if document.link is not None else None}:
             return None
         in_order = wanted.record is not None and theirs in own and not difference(theirs, wanted)
         return None if in_order else self.changed(document, theirs, wanted.record)
-
-    def deleted(self, document: Document, rkey: str) -> Difference:
-        changes = {removal_flag(self.media): True}
-        return self._of(document, DELETED, rkey, "", fields={"record": ("exists", None)}, changes=changes)
 
     def changed(self, document: Document, theirs: Existing, ours: Record | None) -> Difference:
         fields = self._fields(document, theirs, ours)
@@ -304,31 +270,20 @@ def run_differences(work: Work, parameters: DifferencesParameters) -> Report:
     chosen = parameters.push_ours or parameters.accept_theirs
     if chosen and parameters.everybody:
         raise Misconfigured("Say whose items are to be settled: name users, the guest, or items.")
-    accounts, table, workers = (
-        parameters.accounts(pipeline),
-        Table("items", _COLUMNS),
-        pipeline.settings.ac_concurrent_users,
-    )
-    looks = findings_of(
-        accounts, lambda each: find_differences(pipeline.engine, each, selection), workers, work.watch("Comparing")
-    )
-    found = counted(looks, table.add)
+    accounts, table = parameters.accounts(pipeline), Table("items", _COLUMNS)
+    found = search(work, "Comparing", accounts, lambda each: find_differences(pipeline.engine, each, selection), table)
     total, acceptable = found.found.total(), found.repairable.total()
     number = acceptable if parameters.accept_theirs else total
-    if not chosen or parameters.confirm != number:
+    if not (chosen and parameters.confirms(number)):
         counts = {"differences": total, "acceptable": acceptable}
-        return Report(
-            f"{total} differences; theirs can be taken over for {acceptable}. A sync puts ours back.",
-            {**counts, "blocked": [each.to_json() for each in found.left_out], "items": table},
-            [table],
-            counts,
-            left_out=found.left_out,
-            confirm=number if chosen else None,
-            exit_code=2 if chosen else 1 if total else 0,
-        )
+        headline = f"{total} differences; theirs can be taken over for {acceptable}. A sync puts ours back."
+        report = findings_report(headline, counts, table, found.left_out)
+        report.confirm = number if chosen else None
+        report.exit_code = 2 if chosen else 1 if total else 0
+        return report
     touched = [account for account in accounts if found.found[account.key]]
-    settle = _push_all if parameters.push_ours else _accept_all
-    return settle(work, touched, selection, found, parameters.why)
+    carry_out = _push_all if parameters.push_ours else _accept_all
+    return carry_out(work, touched, selection, found, parameters.why)
 
 
 def _push_all(work: Work, accounts: Sequence[Account], selection: Selection, found: FindingCount, why: str) -> Report:
@@ -343,8 +298,9 @@ def _push_all(work: Work, accounts: Sequence[Account], selection: Selection, fou
             return
         yield push_ours(engine, account, selection, again, work.run_id) if again else AccountReport(account.key)
 
-    turns = audited_turns(
-        work.pipeline,
+    results = audited(
+        work,
+        "Pushing",
         accounts,
         push,
         lambda each: sum(tally.written for tally in each.types.values()),
@@ -353,9 +309,8 @@ def _push_all(work: Work, accounts: Sequence[Account], selection: Selection, fou
         why=why,
         counts={"items": total},
         counted_as="written",
-        progress=work.watch("Pushing"),
     )
-    report.accounts.extend(each for each in turns if isinstance(each, AccountReport))
+    report.accounts.extend(each for each in results if isinstance(each, AccountReport))
     pushed = sum(tally.written for tally in report.totals().values())
     clean = report.clean and not any(each.blocked for each in report.accounts)
     return Report(
@@ -374,8 +329,9 @@ def _accept_all(work: Work, accounts: Sequence[Account], selection: Selection, f
     """Take over theirs, of each account in at most as many documents as were confirmed."""
     number, done, left_out = found.repairable.total(), 0, list[LeftOut]()
     table = Table("items", ("user", "item", "kind", "accept_theirs", "outcome"), "Theirs")
-    turns = audited_turns(
-        work.pipeline,
+    results = audited(
+        work,
+        "Accepting",
         accounts,
         lambda each: accept_theirs(work.pipeline, each, selection, found.repairable[each.key]),
         lambda taken: not taken[1],
@@ -384,9 +340,8 @@ def _accept_all(work: Work, accounts: Sequence[Account], selection: Selection, f
         why=why,
         counts={"items": number},
         counted_as="accepted",
-        progress=work.watch("Accepting"),
     )
-    for taken in turns:
+    for taken in results:
         if isinstance(taken, LeftOut):
             left_out.append(taken)
             continue
@@ -394,16 +349,15 @@ def _accept_all(work: Work, accounts: Sequence[Account], selection: Selection, f
         row = {name: value for name, value in each.to_json().items() if name not in {"ours", "theirs"}}
         table.add(row | {"outcome": problem or "taken over"})
         done += not problem
-    counts = {"accepted": done, "left": table.count - done}
-    return Report(
+    report = findings_report(
         f"{done} documents changed, {table.count - done} left as they are. The next sync settles links and ledger.",
-        {**counts, "blocked": [each.to_json() for each in left_out], "items": table},
-        [table],
-        counts,
-        left_out=[*found.left_out, *left_out],
-        exit_code=0 if done == number else 1,
-        failed=done != number,
+        {"accepted": done, "left": table.count - done},
+        table,
+        left_out,
     )
+    report.left_out = [*found.left_out, *left_out]
+    report.exit_code, report.failed = int(done != number), done != number
+    return report
 
 
 DIFFERENCES: Final = Declaration(

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import ClassVar, Final, Protocol
+from typing import ClassVar, Final
 
 from ac_pipeline.accounts import LEAVING, Account
 from ac_pipeline.atproto.repository import Repository
@@ -23,9 +23,11 @@ from ac_pipeline.items import Finding, LedgerEntry, State, item_id
 from ac_pipeline.media.base import MediaType, Verdict
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.ledger.collections import Snapshot
-from ac_pipeline.operations.declare import Declaration, Report, Selected, Table, Work, option
-from ac_pipeline.operations.findings import LeftOut, look_at
+from ac_pipeline.operations.declare import Declaration, LeftOut, Report, Table, Work
+from ac_pipeline.operations.findings import findings_report
+from ac_pipeline.operations.parameters import Selected, option
 from ac_pipeline.operations.removal.snapshot import blobs_of
+from ac_pipeline.renditions.store import RenditionStore
 from ac_pipeline.sync.planning.copies import copies_of, deletions, find_lost_sources
 from ac_pipeline.sync.planning.diff import AccountPlan, plan_type
 from ac_pipeline.sync.planning.plan import COPIES, Existing, Wanted, existing_records
@@ -38,14 +40,8 @@ from ac_pipeline.sync.writing.erased import Eraser, made_of
 from ac_pipeline.wiring import Pipeline
 
 PENDING, GONE = "pending", "gone"
+_COUNTED = ("records", "copies", "links", "blobs", "renditions", "snapshots")
 PURGED = "its account is not in Mongo any more"
-
-
-class Shelf(Protocol):
-    """Where renditions are kept."""
-
-    def has(self, cid: str) -> bool:
-        """Whether a rendition is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,8 +83,14 @@ class Erasure(Finding):
         return self.uris
 
     @property
+    def left(self) -> dict[str, int]:
+        """How much of it is still there, by kind."""
+        numbers = (self.uris, self.copies, [1] * self.linked, self.blobs, self.renditions, [1] * bool(self.snapshot))
+        return dict(zip(_COUNTED, map(len, numbers), strict=True))
+
+    @property
     def pending(self) -> bool:
-        return bool(self.uris or self.copies or self.linked or self.blobs or self.renditions or self.snapshot)
+        return any(self.left.values())
 
     def to_json(self) -> dict[str, object]:
         return Finding.to_json(self) | ({"gone_at": None} if self.pending else {})
@@ -115,16 +117,12 @@ class _Subject:
 
 @dataclass(frozen=True, slots=True)
 class Erasures:
-    """Looks for what is left of erased items.
-
-    Args:
-        documents, server, ledger, store: The ports; nothing is written through them.
-    """
+    """Looks for what is left of erased items; nothing is written."""
 
     documents: Documents
     server: DataServer
     ledger: Ledger
-    store: Shelf
+    store: RenditionStore
 
     def of(self, account: Account, selection: Selection) -> list[Erasure]:
         """Every selected item of an account that has to go or has gone: withdrawn ones, those whose documents are
@@ -145,7 +143,7 @@ class Erasures:
         subjects += self._copies(plan, {(each.media.name, each.id): each for each in subjects})
         present = self._blobs(subjects, repository)
         kept = self._kept([each.entry for each in subjects if each.entry is not None])
-        return [self._told(account, each, present, kept) for each in subjects]
+        return [self._erasure(account, each, present, kept) for each in subjects]
 
     def of_purged(
         self, did: str | None, types: Sequence[MediaType], entries: Sequence[LedgerEntry] = (), *, id: str = ""
@@ -262,7 +260,7 @@ class Erasures:
         return stored - self.ledger.used_blobs(stored, without=[e.item for e in entries]) if stored else set()
 
     @staticmethod
-    def _told(account: Account, subject: _Subject, present: set[str], kept: set[str]) -> Erasure:
+    def _erasure(account: Account, subject: _Subject, present: set[str], kept: set[str]) -> Erasure:
         media, entry = subject.media, subject.entry
         renditions = subject.made & kept
         return Erasure(
@@ -330,9 +328,8 @@ def _search(
     """
     pipeline = work.pipeline
     erasures = Erasures(pipeline.documents, pipeline.server, pipeline.ledger, pipeline.store)
-    workers = pipeline.settings.ac_concurrent_users
-    looks = look_at(accounts, lambda each: erasures.of(each, selection), workers, work.watch("Looking"))
-    for account, answer in looks:
+    having = [account for account in accounts if account.did is not None]
+    for account, answer in work.for_each("Looking", having, lambda each: erasures.of(each, selection)):
         if not isinstance(answer, PipelineError):
             yield from answer
         elif account.owner_deleted and isinstance(answer, Blocked):
@@ -360,7 +357,7 @@ def _purged(
     ledger, names = pipeline.ledger, {media.name for media in types}
     known, dids = {account.id for account in accounts}, {account.did for account in accounts}
     purged = {did: id for id, did in rendered.items() if id not in known}
-    for did in sorted({*ledger.marks(), *(did for did in purged if did is not None)} - dids):
+    for did in sorted({*ledger.checkpoints(), *(did for did in purged if did is not None)} - dids):
         entries = list(ledger.find(account=purged[did], types=names)) if did in purged else []
         yield erasures.of_purged(did, types, entries)
     for id in sorted(id for id, did in rendered.items() if id not in known and (did is None or did in dids)):
@@ -399,13 +396,14 @@ def run_erasure(work: Work, parameters: ErasureParameters) -> Report:
     snapshots, and what has gone, and when.
 
     Asks the PDS for every record, for copies of erased ones in `site.standard.document`, and for every blob that only
-    erased items used. `ac-pipeline sync` erases, `ac-
-    pipeline snapshots --forget` deletes snapshots. Ends with 1 while anything is pending.
+    erased items used. `ac-pipeline sync` erases, `ac-pipeline snapshots --forget` deletes snapshots. Ends with 1 while
+    anything is pending.
     """
-    pipeline, everything = work.pipeline, Table("items", _COLUMNS)
+    pipeline, items = work.pipeline, Table("items", _COLUMNS)
     pending = Table("items", _COLUMNS, "Pending erasures")
-    gone, counts = Table("erased", ("user", "item", "reason", "gone_at"), "Erased"), Counter[str]()
-    left_out, oldest = list[LeftOut](), None
+    gone = Table("erased", ("user", "item", "reason", "gone_at"), "Erased")
+    counts: Counter[str] = Counter(dict.fromkeys(_COUNTED, 0))
+    left_out, since = list[LeftOut](), set[datetime]()
     accounts, selection = parameters.accounts(pipeline), parameters.selection()
     for found in _search(work, accounts, selection, everybody=parameters.everybody):
         if isinstance(found, LeftOut):
@@ -413,39 +411,26 @@ def run_erasure(work: Work, parameters: ErasureParameters) -> Report:
             continue
         each = _let_go(pipeline, found) if parameters.forget_renditions else found
         row = each.to_json()
-        everything.add(row)
+        items.add(row)
         (pending if each.pending else gone).add(row)
         if each.pending:
-            counts.update(
-                records=len(each.records),
-                copies=len(each.copies),
-                links=each.linked,
-                blobs=len(each.blobs),
-                renditions=len(each.renditions),
-                snapshots=each.snapshot is not None,
-            )
-            oldest = min(oldest or each.since, each.since) if each.since is not None else oldest
-    held = {name: counts[name] for name in ("records", "copies", "links", "blobs", "renditions", "snapshots")}
+            counts.update(each.left)
+            since.update([each.since] if each.since is not None else [])
+    oldest = min(since, default=None)
     age = (datetime.now(UTC) - oldest).total_seconds() if oldest else None
     waited = f"{age / 3600:.1f} hours, since {oldest:%Y-%m-%d %H:%M} UTC" if oldest and age else "none"
-    return Report(
-        f"{pending.count} items pending ({', '.join(f'{number} {name}' for name, number in held.items())}); "
+    report = findings_report(
+        f"{pending.count} items pending ({', '.join(f'{number} {name}' for name, number in counts.items())}); "
         f"{gone.count} erased.",
-        {
-            "pending": pending.count,
-            "gone": gone.count,
-            **held,
-            "oldest_pending": oldest.isoformat() if oldest else None,
-            "oldest_pending_seconds": age,
-            "not_looked_at": [each.to_json() for each in left_out],
-            "items": everything,
-        },
-        [pending, gone],
-        {"pending": pending.count, "gone": gone.count, **held},
-        [f"Oldest pending deletion that a run has seen: {waited}."],
+        {"pending": pending.count, "gone": gone.count, **counts},
+        items,
         left_out,
-        exit_code=1 if pending.count else 0,
+        left_out_as="not_looked_at",
+        more={"oldest_pending": oldest.isoformat() if oldest else None, "oldest_pending_seconds": age},
+        lines=[f"Oldest pending deletion that a run has seen: {waited}."],
     )
+    report.tables, report.exit_code = [pending, gone], int(bool(pending.count))
+    return report
 
 
 ERASURE: Final = Declaration("erasure", "erasure_report", "look_for_erased_items", ErasureParameters, run_erasure)

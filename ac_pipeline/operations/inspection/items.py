@@ -6,28 +6,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
 from typing import Final
 
-from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import record_address
 from ac_pipeline.errors import Misconfigured, PipelineError
 from ac_pipeline.items import LedgerEntry, State, item_id
 from ac_pipeline.media.registry import media_type, page_of
 from ac_pipeline.media.times import format_when
-from ac_pipeline.operations.declare import (
-    INTERRUPTED,
-    Declaration,
-    Parameters,
-    Report,
-    Selected,
-    Table,
-    Work,
-    exit_code,
-    option,
-)
-from ac_pipeline.operations.findings import LeftOut, item_name
-from ac_pipeline.operations.retry import error_class_option, first_of_each, states_option
-from ac_pipeline.operations.sync_report import tallies
-from ac_pipeline.sync.for_accounts import for_accounts, unread
-from ac_pipeline.sync.report import AccountReport, Tally
+from ac_pipeline.operations.declare import INTERRUPTED, Declaration, LeftOut, Report, Table, Work, exit_code
+from ac_pipeline.operations.parameters import Parameters, Selected, item_name, option
+from ac_pipeline.operations.retry import error_class_option, first_of_each, names_of, states_option
+from ac_pipeline.operations.sync import tallies
+from ac_pipeline.sync.report import Tally
 from ac_pipeline.sync.verify import Verification, verify_accounts
 from ac_pipeline.wiring import Pipeline
 
@@ -55,26 +43,20 @@ def run_status(work: Work, parameters: Selected) -> Report:
     blocked = Table("blocked_users", ("user", "message"))
     left_out: list[LeftOut] = []
 
-    def failed(account: Account, error: PipelineError) -> AccountReport:
-        return AccountReport(account.key, error=unread(account, error))
-
     accounts = parameters.accounts(pipeline)
-    surveys = for_accounts(  # what was read is dropped (OPS-6)
-        accounts,
-        lambda account: pipeline.engine.survey(account, selection)[1],
-        pipeline.settings.ac_concurrent_users,
-        failed,
-        ordered=True,
+    surveys = work.for_each(  # what was read is dropped (OPS-6)
+        "Reading", accounts, lambda account: pipeline.engine.survey(account, selection)[1]
     )
-    for account, report in work.watch("Reading")(surveys, len(accounts)):
-        for name, tally in report.types.items():
-            totals.setdefault(name, Tally()).add(tally)
+    for account, report in surveys:
         if account.id in every_hold:
             holds[account.key] = every_hold[account.id]
+        if isinstance(report, PipelineError):
+            left_out.append(LeftOut(account.key, report))
+            continue
+        for name, tally in report.types.items():
+            totals.setdefault(name, Tally()).add(tally)
         if report.blocked is not None:
             blocked.add({"user": account.key, "message": report.blocked.message})
-        if report.error is not None:
-            left_out.append(LeftOut(account.key, report.error))
     looks = {media.name: pipeline.safeguard.look(media) for media in selection.types}
     problems = {name: pipeline.safeguard.problems(look) for name, look in looks.items()}
     oldest = next((e.withdrawn_at for e in pipeline.ledger.pending_deletions(limit=1)), None)
@@ -157,7 +139,7 @@ def _chosen(pipeline: Pipeline, chosen: ItemsParameters) -> Iterator[LedgerEntry
         fitting = (
             entry
             for entry in entries
-            if (names is None or not names.isdisjoint({(entry.type, entry.document), (entry.type, entry.code or "")}))
+            if (names is None or not names.isdisjoint(names_of(entry)))
             and (not dated or (entry.type, entry.document) in inside)
         )
         yield from fitting if selection.limit is None else first_of_each(fitting, selection.limit)
@@ -212,13 +194,12 @@ def run_item(work: Work, parameters: ItemParameters) -> Report:
     for each, values in zip(entries, known, strict=True):
         flat = {name: value for name, value in values.items() if name not in {"item", "history"}}
         tables.append(Table(each.item, ("field", "value")).extend(_flat(flat)))
-        timeline = Table(
-            f"timeline of {each.item}", ("when (UTC)", "run", "stage", "state", "class", "message"), "Timeline"
+        lines = (
+            (f"{at.at:%Y-%m-%d %H:%M:%S}", at.run_id, at.stage, at.state, at.error_class, at.message)
+            for at in each.history
         )
-        for tried in each.history:
-            what = (f"{tried.at:%Y-%m-%d %H:%M:%S}", tried.run_id, tried.stage, tried.state)
-            timeline.add(dict(zip(timeline.columns, (*what, tried.error_class, tried.message), strict=True)))
-        tables.append(timeline)
+        columns = ("when (UTC)", "run", "stage", "state", "class", "message")
+        tables.append(Table.of(f"timeline of {each.item}", columns, lines, "Timeline"))
     return Report("; ".join(f"{each.item} is {each.state.value}" for each in entries) + ".", known, tables)
 
 
@@ -261,8 +242,8 @@ def run_verify(work: Work, parameters: Selected) -> Report:
     except KeyboardInterrupt:
         work.say(f"Interrupted: {len(accounts) - total.users} users were not reached.")
     known = total.to_json()
-    counts = Table("verification", ("what", "count"))
-    counts.extend({"what": what, "count": count} for what, count in known.items() if isinstance(count, int))
+    numbers = ((what, count) for what, count in known.items() if isinstance(count, int))
+    counts = Table.of("verification", ("what", "count"), numbers)
     return Report(
         f"Blobs: {total.blobs_verified} of {total.blobs_expected} can be downloaded.",
         {**known, "items": items},
@@ -291,23 +272,14 @@ def run_audit(work: Work, parameters: AuditParameters) -> Report:
     found = work.pipeline.audit.entries(parameters.limit, parameters.action or None, parameters.user or None)
     table = Table("operations", ("when", "action", "who", "users", "types", "records", "outcome", "why"))
     for each in found:
-        counts = ", ".join(f"{name} {number}" for name, number in each.counts.items())
-        table.add(
-            {
-                **each.to_json(),
-                "when": f"{each.when:%Y-%m-%d %H:%M:%S}",
-                "users": " ".join(each.users),
-                "types": " ".join(each.types),
-                "records": counts,
-            }
-        )
+        shown = {
+            "when": f"{each.when:%Y-%m-%d %H:%M:%S}",
+            "users": " ".join(each.users),
+            "types": " ".join(each.types),
+            "records": ", ".join(f"{name} {number}" for name, number in each.counts.items()),
+        }
+        table.add({**each.to_json(), **shown})
     return Report(f"{len(found)} operations.", [each.to_json() for each in found], [table])
 
 
-AUDIT: Final = Declaration(
-    "audit",
-    "show_audit",
-    "read_the_audit",
-    AuditParameters,
-    run_audit,
-)
+AUDIT: Final = Declaration("audit", "show_audit", "read_the_audit", AuditParameters, run_audit)

@@ -28,20 +28,21 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from enum import StrEnum
+from enum import Enum, StrEnum, auto
 from typing import Any, ClassVar, Final, NamedTuple
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.lexicon import Lexicons
 from ac_pipeline.atproto.syntax import at_uri
-from ac_pipeline.errors import InvalidDocument, PipelineError
+from ac_pipeline.errors import Blocked, InvalidDocument, PipelineError
 from ac_pipeline.items import Derived, Finding, Record, item_id
 from ac_pipeline.media.base import Document, Link, MediaType, Verdict
-from ac_pipeline.operations.declare import Declaration, Report, Selected, Table, Work, option, sweep_option, why_option
-from ac_pipeline.operations.findings import FindingCount, LeftOut, confirm_sweep
-from ac_pipeline.operations.sync_report import sync_left_out, sync_lines, sync_tables
+from ac_pipeline.operations.declare import Declaration, LeftOut, Report, Table, Work
+from ac_pipeline.operations.findings import FindingCount
+from ac_pipeline.operations.parameters import Selected, option, sweep_option, why_option
+from ac_pipeline.operations.sync import confirm_sweep, sync_left_out, sync_lines, sync_tables
 from ac_pipeline.sync.engine import Engine
-from ac_pipeline.sync.for_accounts import for_accounts, unread
+from ac_pipeline.sync.for_accounts import for_accounts
 from ac_pipeline.sync.planning.plan import Existing, Kind, Operation, TypePlan, Wanted, existing_records
 from ac_pipeline.sync.planning.reading import DOCUMENT_GONE
 from ac_pipeline.sync.report import AccountReport, SyncReport
@@ -118,29 +119,30 @@ class Examination(FindingCount):
         findings: Of one account, all that are not simply linked, and linked ones with something to say of their record.
         types: Names of the types in which something can be healed.
         deletions: Findings whose repair removes records.
-        settled: True if nothing is left to repair, by healing or by a person.
+        in_order: True if nothing is left to repair, by healing or by a person.
         notes: User and what the plan says of the whole: doubts about the database, types that are on hold.
     """
 
     findings: list[LinkFinding] = field(default_factory=list)
     types: set[str] = field(default_factory=set)
     deletions: int = 0
-    settled: bool = True
+    in_order: bool = True
     notes: list[tuple[str, str]] = field(default_factory=list)
 
     def judged(self, finding: LinkFinding) -> None:
         """Count a finding, and keep it where there is something to say."""
         self.add(finding)
-        self.settled &= finding.repair in {Repair.NOTHING, Repair.PUBLISH}
+        self.in_order &= finding.repair in {Repair.NOTHING, Repair.PUBLISH}
         if finding.repairable:
             self.types.add(finding.type)
             self.deletions += finding.repair in DELETING
         if finding.repair is not Repair.NOTHING or finding.warnings:
             self.findings.append(finding)
 
-    def left_alone(self, who: LeftOut) -> None:
-        self.add(who)
-        self.settled &= not who.failed
+    def left_alone(self, account: Account, error: PipelineError) -> Examination:
+        self.left_out.append(LeftOut(account.key, error))
+        self.in_order &= isinstance(error, Blocked)
+        return self
 
     def merge(self, other: Examination) -> None:
         """Add what was found in another account, without the findings themselves."""
@@ -151,46 +153,51 @@ class Examination(FindingCount):
         self.left_out += other.left_out
         self.types |= other.types
         self.deletions += other.deletions
-        self.settled &= other.settled
+        self.in_order &= other.in_order
         self.notes += other.notes
 
-    def to_json(self) -> dict[str, Any]:
+    def rows(self) -> dict[str, dict[str, int]]:
+        """Documents, orphans and states of each type, and of all of them under `total`."""
+
         def row(states: Mapping[str, int]) -> dict[str, int]:
             orphans = states.get(LinkState.ORPHAN, 0)
             counts = {state.value: states.get(state, 0) for state in LinkState}
             return {"documents": sum(states.values()) - orphans, "orphans": orphans, **counts}
 
+        return {**{type_: row(states) for type_, states in self.states.items()}, "total": row(self.total())}
+
+    def to_json(self) -> dict[str, Any]:
+        types = self.rows()
         return {
-            "types": {type_: row(states) for type_, states in self.states.items()},
-            "total": row(self.total()),
+            "types": types,
+            "total": types.pop("total"),
             "blocked": [each.to_json() for each in self.left_out],
             "notes": [{"user": user, "note": note} for user, note in self.notes],
         }
 
+    def table(self, name: str, title: str) -> Table:
+        table = Table(name, ("type", "documents", "orphans", *map(str, LinkState)), title)
+        return table.extend({"type": type_, **row} for type_, row in self.rows().items())
 
-class _Named(StrEnum):
+
+class _Named(Enum):
     """What the key in a link names."""
 
-    NOTHING = "nothing"
-    OWN = "its own record"
-    ANOTHER = "the record of another document"
-    ELSEWHERE = "another repository"
-    NOWHERE = "a record that does not exist"
+    NOTHING = auto()
+    OWN = auto()
+    ANOTHER = auto()
+    """The record of another document."""
+    ELSEWHERE = auto()
+    """Something in another repository."""
+    NOWHERE = auto()
+    """A record that does not exist."""
 
 
 _Verdict = tuple[LinkState, Repair, str]
 
 
 class Judge:
-    """Judges one account's documents and records of one type.
-
-    Args:
-        lexicons: What records must satisfy.
-        user: Partition key of the account.
-        did: The repository.
-        plan: What the engine plans for this type.
-        existing: All its records.
-    """
+    """Judges one account's documents and all its records of one type, beside what the engine plans for them."""
 
     def __init__(self, lexicons: Lexicons, user: str, did: str, plan: TypePlan, existing: Iterable[Existing]) -> None:
         self.lexicons, self.user, self.did, self.plan = lexicons, user, did, plan
@@ -210,8 +217,6 @@ class Judge:
             if not each.skipped:
                 yield self._document(each)
         yield from self._orphans()
-
-    # ------------------------------------------------------------------------------------------------------ documents
 
     def _document(self, wanted: Wanted) -> LinkFinding:
         document, shape = wanted.document, Shape()
@@ -260,13 +265,13 @@ class Judge:
         """`keys` of the document's own records, the one that stays first, and the form of that one."""
         link, crossed = document.link, named in {_Named.ANOTHER, _Named.ELSEWHERE}
         reasons = [f"the link names {self._what(link, named)}"] if link is not None and crossed else []
-        reasons += [shape.words] if shape.wrong else []
+        reasons += [shape.words] if shape.words else []
         if len(keys) > 1:
             reasons.insert(0, f"{len(keys)} records of it; {keys[0]} stays")
             state, repair = LinkState.DUPLICATE, Repair.REDUCE
         elif crossed:
             state, repair = LinkState.CROSSED, Repair.REWRITE_LINK
-        elif shape.wrong:
+        elif shape.words:
             state, repair = LinkState.WRONG_SHAPE, Repair.UPDATE
         elif incomplete := self._incomplete(document, self._records[keys[0]], named):
             reasons.append(incomplete)
@@ -285,13 +290,11 @@ class Judge:
         if named is _Named.NOWHERE:
             return f"the record exists, the link names {link.rkey}, which no record has"
         right = Link(record.rkey, at_uri(self.did, self.plan.media.nsid, record.rkey), record.cid, self.did)
-        # The CID of a record whose content is out of date is settled when the sync updates it.
+        # The CID of a record whose content is out of date is put right when the sync updates it.
         outdated = link.cid is not None and any(op.kind is Kind.UPDATE for op in self._planned.get(document.id, ()))
         names = ("uri", "did") if outdated else ("uri", "cid", "did")
         parts = [name for name in names if getattr(link, name) != getattr(right, name)]
         return f"the link's {', '.join(parts)} is missing or old" if parts else ""
-
-    # -------------------------------------------------------------------------------------------------------- records
 
     def _orphans(self) -> Iterator[LinkFinding]:
         """Records that no document wants: their documents are withdrawn, gone, somebody else's or never known."""
@@ -314,10 +317,9 @@ class Judge:
         self, rkey: str, item: str, reason: str, document: str | None = None, held: str | None = None
     ) -> LinkFinding:
         shape = shape_of(self.lexicons, self.plan.media, self._records[rkey], None)
-        verdict = LinkState.ORPHAN, Repair.DELETE, reason
-        return self._finding(item, verdict, [rkey], shape, document=document, held=held)
-
-    # ---------------------------------------------------------------------------------------------------------- inner
+        return self._finding(
+            item, (LinkState.ORPHAN, Repair.DELETE, reason), [rkey], shape, document=document, held=held
+        )
 
     def _finding(
         self, item: str, verdict: _Verdict, keys: Sequence[str], shape: Shape, *, document: str | None, held: str | None
@@ -355,20 +357,13 @@ class Shape(NamedTuple):
     warnings: tuple[str, ...] = ()
 
     @property
-    def wrong(self) -> bool:
-        return bool(self.problems or self.forms)
-
-    @property
     def words(self) -> str:
+        """Empty for a record that is not wrong-shaped."""
         return "; ".join(filter(None, [self.forms, *self.problems]))
 
 
 def shape_of(lexicons: Lexicons, media: MediaType, record: Existing, wanted: Wanted | None) -> Shape:
-    """The form of a record against its lexicon and, where that is known, against what would be written.
-
-    Args:
-        wanted: What its document would give; None for a record that no document wants.
-    """
+    """The form of a record against its lexicon and, where a document wants it, against what would be written."""
     nsid = media.nsid
     problems = tuple(lexicons.problems(nsid, record.value))
     warnings = [f"`{name}` is not declared" for name in lexicons.undeclared(nsid, record.value)]
@@ -408,7 +403,7 @@ def _forms(lexicons: Lexicons, media: MediaType, value: Record, wanted: Wanted) 
 
 
 def _is_form(rule: Mapping[str, object], name: str, found: object, document: Document) -> bool:
-    """Whether another value of a field is another way to say the same: an address, a blob, a value as stored."""
+    """True if another value of a field is another way to say the same: an address, a blob, a value as stored."""
     return rule.get("type") == "blob" or rule.get("format") == "uri" or found == document.fields.get(name)
 
 
@@ -422,9 +417,7 @@ def examine(engine: Engine, account: Account, selection: Selection) -> Examinati
     found = Examination()
     if plan.repository is None:
         found.notes = [(account.key, note) for note in report.notes]
-        if report.blocked is not None:
-            found.left_alone(LeftOut(account.key, report.blocked))
-        return found
+        return found if report.blocked is None else found.left_alone(account, report.blocked)
     for each in plan.plans:
         name = each.media.name
         records = existing_records(plan.repository, each.media)
@@ -480,17 +473,22 @@ def run_links(work: Work, parameters: LinksParameters) -> Report:
     selection = parameters.selection(sweep=parameters.sweep)
     if parameters.heal:
         confirm_sweep(pipeline, accounts, selection, work.run_id)
-    before, found = _examined(work, accounts, selection, "Examining")
+    before, items = _examined(work, accounts, selection, "Examining")
     if not parameters.heal:
-        json = {**before.to_json(), "items": found}
-        return _answer(before, json, [_states("states", "Links", before), found], 0 if before.settled else 1)
+        json = {**before.to_json(), "items": items}
+        return _answer(before, json, [before.table("states", "Links"), items], 0 if before.in_order else 1)
     started, report = time.monotonic(), SyncReport(work.run_id)
     report.accounts.extend(_healed(work, accounts, before, selection, parameters.why))
     report.seconds = time.monotonic() - started
-    after, rest = _examined(work, accounts, selection, "Examining again")
-    json = {"before": before.to_json(), "after": after.to_json(), "healed": report.to_json(), "items": rest}
-    tables = [_states("states_before", "Links before", before), *sync_tables(report), _states("states", "Links", after)]
-    answer = _answer(after, json, [*tables, rest], 0 if report.clean and after.settled else 1)
+    after, items = _examined(work, accounts, selection, "Examining again")
+    json = {"before": before.to_json(), "after": after.to_json(), "healed": report.to_json(), "items": items}
+    tables = [
+        before.table("states_before", "Links before"),
+        *sync_tables(report),
+        after.table("states", "Links"),
+        items,
+    ]
+    answer = _answer(after, json, tables, 0 if report.clean and after.in_order else 1)
     again = [each.user for each in report.accounts if each.error or each.blocked]
     answer.lines = [*answer.lines, *sync_lines(report)]
     answer.left_out = [*answer.left_out, *sync_left_out(report)]
@@ -500,24 +498,16 @@ def run_links(work: Work, parameters: LinksParameters) -> Report:
 
 
 def _examined(work: Work, accounts: Sequence[Account], selection: Selection, title: str) -> tuple[Examination, Table]:
-    """All accounts examined: their numbers, and a table of what is not simply linked (OPS-6).
+    """All accounts examined: their numbers, and a table of what is not simply linked (OPS-6)."""
 
-    Raises:
-        ServiceUnreachable: A service is down.
-    """
-
-    def failed(account: Account, error: PipelineError) -> Examination:
-        found = Examination()
-        found.left_alone(LeftOut(account.key, unread(account, error)))
-        return found
-
-    engine, workers = work.pipeline.engine, work.pipeline.settings.ac_concurrent_users
     seen, columns = Examination(), ("user", "item", "state", "repair", "reason", "held")
     table = Table("items", columns, "Not simply linked", more=("uris", "problems", "warnings"))
-    looks = for_accounts(accounts, lambda each: examine(engine, each, selection), workers, failed, ordered=True)
-    for _, found in work.watch(title)(looks, len(accounts)):
-        seen.merge(found)
-        table.extend(finding.to_json() for finding in found.findings)
+    for account, found in work.for_each(title, accounts, lambda each: examine(work.pipeline.engine, each, selection)):
+        if isinstance(found, PipelineError):
+            seen.left_alone(account, found)
+        else:
+            seen.merge(found)
+            table.extend(finding.to_json() for finding in found.findings)
     return seen, table
 
 
@@ -527,18 +517,18 @@ def _healed(
     """Heal the accounts that need it; what deletes records is in the audit before it starts. Yields the report of each
     account that had something to heal still."""
     pipeline = work.pipeline
-    ill = [account for account in accounts if before.repairable[account.key]]
+    unhealed = [account for account in accounts if before.repairable[account.key]]
     counts = {"deletions": before.deletions}
-    audited = pipeline.audit.during("heal-links", ill, sorted(before.types), why=why, counts=counts)
+    audited = pipeline.audit.during("heal-links", unhealed, sorted(before.types), why=why, counts=counts)
     with audited if before.deletions else nullcontext() as entry:
         deleted = duplicates = 0
         reports: Iterator[tuple[Account, AccountReport | None]] = for_accounts(
-            ill,
+            unhealed,
             lambda each: heal(pipeline.engine, each, selection, work.run_id),
             pipeline.settings.ac_concurrent_users,
             lambda each, error: AccountReport(each.key, error=error),
         )
-        for _, report in work.watch("Healing")(reports, len(ill)):
+        for _, report in work.watch("Healing")(reports, len(unhealed)):
             if report is None:
                 continue
             deleted += sum(tally.deleted for tally in report.types.values())
@@ -559,13 +549,6 @@ def _answer(seen: Examination, json: Mapping[str, object], tables: Sequence[Tabl
         seen.left_out,
         exit_code=code,
     )
-
-
-def _states(name: str, title: str, seen: Examination) -> Table:
-    table, rows = Table(name, ("type", "documents", "orphans", *map(str, LinkState)), title), seen.to_json()
-    for type_, row in [*rows["types"].items(), ("total", rows["total"])]:
-        table.add({"type": type_, **row})
-    return table
 
 
 LINKS: Final = Declaration("links", "heal_links", "heal_each_user", LinksParameters, run_links, csv="items")

@@ -24,8 +24,9 @@ from ac_pipeline.media.rebuilding import documents, lost_fields
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.media.times import format_when, read_when
 from ac_pipeline.mongo.documents import link_change
-from ac_pipeline.operations.declare import Declaration, Report, Selected, Table, Work, confirm_option, why_option
-from ac_pipeline.operations.findings import FindingCount, audited_turns, counted, findings_of
+from ac_pipeline.operations.declare import Declaration, Report, Table, Work
+from ac_pipeline.operations.findings import FindingCount, audited, counted, findings_report, put_right, search
+from ac_pipeline.operations.parameters import Selected, confirm_option, why_option
 from ac_pipeline.renditions.renderer import source_key
 from ac_pipeline.sync.planning.diff import difference
 from ac_pipeline.sync.planning.plan import Existing, existing_records, same_content
@@ -77,8 +78,8 @@ def find_lost(pipeline: Pipeline, account: Account, selection: Selection) -> lis
         Blocked: The account may not be touched, or its repository cannot be read.
         Transient: Something could not be read: a failed read is no missing document.
     """
-    if account.leaving or account.blocked or not account.did:
-        raise account.blocked or Blocked(account.leaving or "it has no account on the PDS")
+    if account.pending_deletion or account.blocked or not account.did:
+        raise account.blocked or Blocked(account.pending_deletion or "it has no account on the PDS")
     repository = pipeline.server.read_repository(str(account.did))
     found: list[Lost] = []
     for media in selection.types:
@@ -107,28 +108,25 @@ def restore(pipeline: Pipeline, account: Account, selection: Selection, most: in
     current = next((each for each in pipeline.accounts.all() if each.id == account.id), None)
     if current is None or current.did != account.did:
         raise Blocked(f"{account.key} is not there any more, or has another repository: look again")
-    with pipeline.ledger.lease(str(account.did), pipeline.engine.holder):
-        for lost in find_lost(pipeline, current, selection):
-            if lost.document is not None and most == 0:
-                yield replace(lost, document=None, reason="it was not there when the number was confirmed: look again")
-                continue
-            done = _insert(pipeline, media_type(lost.type), lost)
-            most -= done.document is not None
-            yield done
+    found = put_right(
+        pipeline, account, lambda: find_lost(pipeline, current, selection), most, lambda lost: _insert(pipeline, lost)
+    )
+    for lost, problem in found:
+        yield replace(lost, document=None, reason=problem) if problem else lost
 
 
-def _insert(pipeline: Pipeline, media: MediaType, lost: Lost) -> Lost:
-    if lost.document is None:
-        return lost
-    taken = pipeline.repairs.conflicts(media, lost.document)
+def _insert(pipeline: Pipeline, lost: Lost) -> str:
+    """Insert the document; why that cannot be, or ""."""
+    media, document = media_type(lost.type), lost.document or {}
+    taken = pipeline.repairs.conflicts(media, document)
     if taken:
-        return replace(lost, document=None, reason="; ".join(taken))
+        return "; ".join(taken)
     try:
-        if pipeline.repairs.insert(media, lost.document):
-            return lost
+        if pipeline.repairs.insert(media, document):
+            return ""
     except InvalidDocument as error:
-        return replace(lost, document=None, reason=error.message)
-    return replace(lost, document=None, reason="a document with its id has come in between; it stays as it is")
+        return error.message
+    return "a document with its id has come in between; it stays as it is"
 
 
 @dataclass(slots=True)
@@ -170,19 +168,17 @@ class _Rebuilder:
     def _one(
         self, record: Existing, ref: str, owners: Mapping[str, str | None], entry: LedgerEntry | None
     ) -> tuple[Lost, Document | None]:
-        refusal = self._refusal(ref, owners, entry)
+        lost, refusal = self._left(record, ref, ""), self._refusal(ref, owners, entry)
         if refusal:
-            return self._left(record, ref, refusal), None
+            return replace(lost, reason=refusal), None
         try:
-            raw, document, derived = self._choose(record, ref, entry)
+            raw, document = self._choose(record, ref, entry)
         except (InvalidRecord, InvalidDocument) as error:
-            return self._left(record, ref, error.message), None
+            return replace(lost, reason=error.message), None
         if taken := self.pipeline.repairs.conflicts(self.media, raw):
-            return self._left(record, ref, "; ".join(taken)), document
-        then = self._then(record, document, derived)
-        return replace(
-            self._left(record, ref, ""), document=raw, lost=lost_fields(self.media, raw), then=then
-        ), document
+            return replace(lost, reason="; ".join(taken)), document
+        unknown, then = lost_fields(self.media, raw), self._then(record, document, entry)
+        return replace(lost, document=raw, lost=unknown, then=then), document
 
     @staticmethod
     def _refusal(ref: str, owners: Mapping[str, str | None], entry: LedgerEntry | None) -> str:
@@ -194,9 +190,7 @@ class _Rebuilder:
             return ""
         return f"its record is to be deleted since {entry.withdrawn_at:%Y-%m-%d %H:%M} UTC; what was removed stays so"
 
-    def _choose(
-        self, record: Existing, ref: str, entry: LedgerEntry | None
-    ) -> tuple[dict[str, Any], Document, Derived | None]:
+    def _choose(self, record: Existing, ref: str, entry: LedgerEntry | None) -> tuple[dict[str, Any], Document]:
         """Of the documents the record may have been made of, the one the ledger saw last, else the first that fits.
 
         Raises:
@@ -220,18 +214,15 @@ class _Rebuilder:
             choices.sort(key=lambda each: each[1].fingerprint != entry.fingerprint)
         for raw, document in choices:
             if media.recipe is None or self.pipeline.renderer.source(media, document) is not None:
-                return raw, document, self._derived(document, entry)
+                return raw, document
         raise InvalidDocument("its media is not in object storage, at none of the places where it may lie")
 
-    def _derived(self, document: Document, entry: LedgerEntry | None) -> Derived | None:
-        """What its record is built from, where that is known without making it."""
+    def _then(self, record: Existing, document: Document, entry: LedgerEntry | None) -> str:
+        """What the next sync does with the record, as far as that is known without making its renditions."""
+        derived = entry.derived if entry is not None else None
         if self.media.recipe is None:
-            return Derived()
-        known = entry.derived if entry is not None else None
-        return known if known is not None and known.key == source_key(self.media.sources(document)) else None
-
-    def _then(self, record: Existing, document: Document, derived: Derived | None) -> str:
-        if derived is None:
+            derived = Derived()
+        elif derived is None or derived.key != source_key(self.media.sources(document)):
             return "makes its renditions and compares them"
         wanted = offer(self.pipeline.lexicons, self.media, document, derived)
         if wanted.failure is not None:
@@ -249,9 +240,8 @@ class _Rebuilder:
         seen: set[tuple[str, str]] = set()
         kept = []
         for lost in found:
-            marks = {
-                (name, str((lost.document or {})[name])) for name in ("code", "hash") if name in (lost.document or {})
-            }
+            document = lost.document or {}
+            marks = {(name, str(document[name])) for name in ("code", "hash") if name in document}
             twin = sorted(marks & seen)
             seen |= marks
             reason = f"another lost document has the same {twin[0][0]}" if twin else ""
@@ -278,17 +268,16 @@ def run_restore_documents(work: Work, parameters: DocumentsParameters) -> Report
     """
     pipeline, accounts, selection = work.pipeline, parameters.accounts(work.pipeline), parameters.selection()
     missing = Table("items", _COLUMNS, "Documents that are missing (nothing was written)")
-    workers = pipeline.settings.ac_concurrent_users
-    looks = findings_of(accounts, lambda each: find_lost(pipeline, each, selection), workers, work.watch("Looking"))
-    found = counted(looks, missing.add)
+    found = search(work, "Looking", accounts, lambda each: find_lost(pipeline, each, selection), missing)
     total = found.repairable.total()
-    if parameters.confirm is None or parameters.confirm != total:
+    if not parameters.confirms(total):
         answer = _answer(f"{total} documents can be rebuilt.", found, missing, inserted=0)
         answer.confirm = total if total or parameters.confirm else None
         answer.exit_code = 1 if found.left else 0
         return answer
-    turns = audited_turns(
-        pipeline,
+    results = audited(
+        work,
+        "Restoring",
         [account for account in accounts if found.repairable[account.key]],
         lambda each: restore(pipeline, each, selection, found.repairable[each.key]),
         lambda lost: lost.inserts,
@@ -297,10 +286,9 @@ def run_restore_documents(work: Work, parameters: DocumentsParameters) -> Report
         why=parameters.why,
         counts={"documents": total},
         counted_as="inserted",
-        progress=work.watch("Restoring"),
     )
     restored = Table("items", _COLUMNS, "Restored")
-    done = counted(turns, restored.add)
+    done = counted(results, restored.add)
     done.left_out[:0] = found.left_out
     inserted = done.repairable.total()
     answer = _answer(f"{inserted} of {total} documents were inserted.", done, restored, inserted=inserted)
@@ -312,9 +300,8 @@ def run_restore_documents(work: Work, parameters: DocumentsParameters) -> Report
 def _answer(headline: str, found: FindingCount, table: Table, *, inserted: int) -> Report:
     counts = {"restorable": found.repairable.total(), "inserted": inserted, "left": found.left}
     lines = [f"{found.left} records cannot give theirs back.", CHOICE]
-    refused = [each.to_json() for each in found.left_out]
-    json = {**counts, "refused": refused, "choice": CHOICE, "items": table}
-    return Report(headline, json, [table], counts, lines, found.left_out)
+    more = {"choice": CHOICE}
+    return findings_report(headline, counts, table, found.left_out, left_out_as="refused", more=more, lines=lines)
 
 
 RESTORE_DOCUMENTS: Final = Declaration(

@@ -7,20 +7,20 @@ Nothing is repaired. Whether content is right is `sync/verify.py`'s judgement, w
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Protocol
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import PipelineError
-from ac_pipeline.items import Finding, RepositoryMark
+from ac_pipeline.items import Finding, RepositoryCheckpoint
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.mongo.ledger.receipts import Aspect, Found, Part, Receipt, Total
+from ac_pipeline.mongo.ledger.receipts import Aspect, Found, MongoReceipts, Part, Receipt, Total
 from ac_pipeline.operations.inspection.links import Judge, LinkFinding, LinkState, Repair
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.for_accounts import for_accounts
 from ac_pipeline.sync.planning.plan import existing_records
+from ac_pipeline.sync.ports import Ledger
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import Verification, compare
 
@@ -28,26 +28,6 @@ LISTED = 20
 """Items a receipt lists for each type and aspect; it counts all. `ac-pipeline verify` and `links` list every one."""
 
 _BROKEN_LINKS = frozenset({LinkState.UNLINKED, LinkState.DANGLING, LinkState.CROSSED})
-
-
-class Receipts(Protocol):
-    """Where receipts are kept."""
-
-    def save(self, receipt: Receipt) -> None:
-        """Keep a receipt; parts of other types and aspects stay as they were."""
-
-    def totals(self, types: Iterable[str]) -> Mapping[tuple[str, Aspect], Total]:
-        """Sums over all accounts."""
-
-    def unsound(self, types: Collection[str]) -> Iterator[Found]:
-        """Every part of these types that is not all right, by user."""
-
-
-class Marks(Protocol):
-    """How repositories were left."""
-
-    def mark(self, did: str) -> RepositoryMark | None:
-        """How the last sync left this repository; None when none ever reached its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +52,7 @@ class Findings:
     unsound: tuple[Found, ...] = ()
 
 
-def findings(receipts: Receipts, marks: Marks, types: Sequence[MediaType]) -> Findings:
+def findings(receipts: MongoReceipts, marks: Ledger, types: Sequence[MediaType]) -> Findings:
     """Add up the receipts of all users.
 
     A repository that a later sync has left settled holds exactly what is wanted, with every link in place: what was
@@ -80,13 +60,13 @@ def findings(receipts: Receipts, marks: Marks, types: Sequence[MediaType]) -> Fi
     verification.
     """
     names = [media.name for media in types]
-    left: dict[str, RepositoryMark | None] = {}
+    left: dict[str, RepositoryCheckpoint | None] = {}
 
     def settled_since(found: Found) -> bool:
         if found.aspect is Aspect.BLOBS or found.did is None:
             return False
         if found.did not in left:
-            left[found.did] = marks.mark(found.did)
+            left[found.did] = marks.checkpoint(found.did)
         mark = left[found.did]
         return mark is not None and mark.at > found.at and found.type in mark.settled
 
@@ -97,13 +77,7 @@ def findings(receipts: Receipts, marks: Marks, types: Sequence[MediaType]) -> Fi
 def take_receipt(
     engine: Engine, account: Account, types: Sequence[MediaType], *, blobs: bool, run_id: str, now: datetime
 ) -> Receipt:
-    """Verify one account.
-
-    Args:
-        types: Only these.
-        blobs: Ask for every blob as well; else nothing is said of them.
-        run_id: Who verifies.
-        now: The time, UTC.
+    """Verify one account; of its blobs nothing is said unless every one is asked for.
 
     Raises:
         Transient, RepositoryUnreadable: Something could not be read: nothing can be said.
@@ -131,7 +105,7 @@ def take_receipt(
 
 def take_receipts(
     engine: Engine,
-    receipts: Receipts,
+    receipts: MongoReceipts,
     accounts: Sequence[Account],
     types: Sequence[MediaType],
     *,
@@ -142,26 +116,25 @@ def take_receipts(
 ) -> Iterator[Taken]:
     """Verify many accounts, some at once, and keep each receipt as soon as it is made; yields them as they come.
 
-    No more accounts are under way than there are workers, and what was read of one is dropped with its turn: memory
+    No more accounts are under way than there are workers, and what was read of one is dropped after it: memory
     does not grow with their number (OPS-6). One that cannot be read costs nobody else's receipt.
 
     Raises:
         Misconfigured: No account can be verified.
     """
 
-    def turn(account: Account) -> Taken:
+    def take(account: Account) -> Taken:
         receipt = take_receipt(engine, account, types, blobs=blobs, run_id=run_id, now=now())
         receipts.save(receipt)
         return Taken(account, receipt)
 
-    for _, taken in for_accounts(accounts, turn, workers, lambda account, error: Taken(account, error=error)):
+    for _, taken in for_accounts(accounts, take, workers, lambda account, error: Taken(account, error=error)):
         yield taken
 
 
 def _records(found: Verification) -> Part:
-    states = {
-        name: count for name in ("missing", "different", "extra", "duplicates") if (count := getattr(found, name))
-    }
+    counts = {name: getattr(found, name) for name in ("missing", "different", "extra", "duplicates")}
+    states = {name: count for name, count in counts.items() if count}
     wrong = [item for item in found.items if item.state in {"missing", "different", "extra", "duplicate"}]
     return Part(found.expected, found.expected - found.missing - found.different, states, 0, _listed(wrong))
 
@@ -196,15 +169,9 @@ def _lexicon(findings: Sequence[LinkFinding], records: int) -> Part:
 
 def _listed(wrong: Sequence[Finding]) -> tuple[Finding, ...]:
     """The first ones, as plain findings."""
-    held = [each.held if isinstance(each, LinkFinding) else None for each in wrong[:LISTED]]
-    return tuple(
-        Finding(
-            each.item,
-            each.user,
-            str(each.state),
-            each.reason,
-            f"none: {why}" if why else str(each.repair),
-            each.uris[:1],
-        )
-        for each, why in zip(wrong, held, strict=False)
-    )
+    listed = []
+    for each in wrong[:LISTED]:
+        held = each.held if isinstance(each, LinkFinding) else None
+        repair = f"none: {held}" if held else str(each.repair)
+        listed.append(Finding(each.item, each.user, str(each.state), each.reason, repair, each.uris[:1]))
+    return tuple(listed)

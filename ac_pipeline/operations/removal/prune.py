@@ -7,30 +7,17 @@ rest. Taking and checking snapshots is `snapshot.py`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Final
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.errors import AccountInactive, AccountUnknown, HeldBack, Misconfigured, SourceMissing
-from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.mongo.accounts import MongoAccounts
-from ac_pipeline.mongo.ledger.collections import MongoSnapshots, Snapshot
-from ac_pipeline.operations.declare import (
-    Declaration,
-    OfOneUser,
-    OfTypes,
-    Parameters,
-    Report,
-    Table,
-    Work,
-    confirm_option,
-    option,
-    why_option,
-)
+from ac_pipeline.mongo.ledger.collections import Snapshot
+from ac_pipeline.operations.declare import Declaration, Report, Table, Work
+from ac_pipeline.operations.parameters import OfOneUser, OfTypes, Parameters, confirm_option, option, why_option
 from ac_pipeline.operations.removal.removed import Removals
 from ac_pipeline.operations.removal.snapshot import (
     Archive,
@@ -41,7 +28,8 @@ from ac_pipeline.operations.removal.snapshot import (
     quiet,
     take_snapshot,
 )
-from ac_pipeline.operations.removal.wipe import path_of, records_of
+from ac_pipeline.operations.removal.wipe import path_of
+from ac_pipeline.sync.planning.plan import existing_records
 
 FORGET = "forget-snapshots"
 """The action, in the audit."""
@@ -101,27 +89,6 @@ def of_person(snapshots: Iterable[Snapshot], name: str, account: Account | None)
     return found
 
 
-def chosen_snapshots(
-    index: MongoSnapshots, accounts: MongoAccounts, *, ids: Iterable[str] = (), user: str | None = None
-) -> list[Snapshot]:
-    """The snapshots an operator names.
-
-    Args:
-        ids: By their ids; not looked at where a user is named.
-        user: Every snapshot of this user, of a purged one too.
-
-    Raises:
-        Misconfigured: A snapshot does not exist, or nobody has this name.
-    """
-    if user is None:
-        return [index.get(id) for id in dict.fromkeys(ids)]
-    try:
-        account = accounts.find(user)
-    except Misconfigured:  # as after a purge
-        account = None
-    return of_person(index.find(), user, account)
-
-
 def plan_forgetting(vault: Vault, snapshots: Sequence[Snapshot], accounts: Sequence[Account]) -> Forgetting:
     """What forgetting these snapshots would delete; reads only.
 
@@ -133,8 +100,8 @@ def plan_forgetting(vault: Vault, snapshots: Sequence[Snapshot], accounts: Seque
         SourceMissing: A snapshot that stays is damaged: which blobs it needs is not known.
         Transient: Something could not be read.
     """
-    chosen = tuple(snapshots)
-    _refuse(vault.archive, chosen, {account.id: account for account in accounts})
+    chosen, owners = tuple(snapshots), {account.id: account for account in accounts}
+    _refuse(vault.archive, chosen, owners)
     needs, lost = _needs(vault.archive, chosen)
     kept = _kept(vault.archive, {each.id for each in chosen})
     return Forgetting(
@@ -142,9 +109,8 @@ def plan_forgetting(vault: Vault, snapshots: Sequence[Snapshot], accounts: Seque
         len(needs - kept),
         len(needs & kept),
         sum(
-            _last_copies(vault, account, [each for each in chosen if each.account == account.id])
-            for account in accounts
-            if any(each.account == account.id for each in chosen)
+            _last_copies(vault, owners[id], [each for each in chosen if each.account == id])
+            for id in {each.account for each in chosen} & owners.keys()
         ),
         lost,
     )
@@ -162,7 +128,6 @@ def forget(
 
     Args:
         accounts: Reads all accounts of the platform.
-        why: The operator's words, for the audit.
 
     Raises:
         HeldBack, SourceMissing, Transient: As for `plan_forgetting`; nothing was deleted, or the same call does the
@@ -183,8 +148,12 @@ def forget(
             for each in current:
                 archive.index.save(replace(each, complete=False, open=False))  # from now on no restore uses it
             needs, _ = _needs(archive, current)
-            gone = _delete_blobs(archive, needs, {each.id for each in current}, progress)
-            _delete_repositories(archive, current)
+            going = {each.id for each in current}
+            gone = _delete_blobs(archive, needs, going, progress)
+            # CARs that only these are; a snapshot that is being taken reads its own back in the end.
+            used = {each.repository for each in archive.index.find() if each.id not in going}
+            for digest in sorted({each.repository for each in current} - used):
+                archive.files.remove_repository(digest)
             for each in current:
                 archive.files.remove_manifest(each.id)
                 archive.index.remove(each.id)
@@ -213,8 +182,7 @@ def _refuse(archive: Archive, chosen: Sequence[Snapshot], accounts: dict[str, Ac
 
 def _needs(archive: Archive, snapshots: Iterable[Snapshot]) -> tuple[set[str], tuple[str, ...]]:
     """CIDs of the blobs of snapshots that are to go, and those of which nobody can say."""
-    found: set[str] = set()
-    lost: list[str] = []
+    found, lost = set[str](), list[str]()
     for each in snapshots:
         try:
             found |= _cids(archive, each)
@@ -239,11 +207,7 @@ def _kept(archive: Archive, without: Collection[str]) -> set[str]:
 
 
 def _cids(archive: Archive, snapshot: Snapshot) -> set[str]:
-    """From the manifest; a snapshot that never became complete has none, but its repository.
-
-    Raises:
-        SourceMissing: Both are gone or damaged.
-    """
+    """From the manifest; a snapshot that never became complete has none, but its repository."""
     try:
         listed = archive.files.manifest(snapshot.id).get("cids")
     except SourceMissing:
@@ -278,17 +242,12 @@ def _delete_blobs(archive: Archive, needs: set[str], going: set[str], progress: 
     return gone
 
 
-def _delete_repositories(archive: Archive, snapshots: Sequence[Snapshot]) -> None:
-    """CARs that only these snapshots are; a snapshot that is being taken reads its own back in the end."""
-    going = {each.id for each in snapshots}
-    used = {each.repository for each in archive.index.find() if each.id not in going}
-    for digest in sorted({each.repository for each in snapshots} - used):
-        archive.files.remove_repository(digest)
-
-
 def _last_copies(vault: Vault, account: Account, snapshots: Sequence[Snapshot]) -> int:
     """Records of these snapshots of an account that would be gone for good."""
-    elsewhere = set(_present(vault, account))
+    elsewhere: set[tuple[str, str]] = set()
+    if account.did is not None:
+        with suppress(AccountUnknown, AccountInactive):
+            elsewhere = set(vault.engine.server.read_repository(account.did).records.items())
     ids = {each.id for each in snapshots}
     for other in vault.archive.index.find(account=account.id):
         if other.id not in ids and other.complete:
@@ -303,28 +262,12 @@ def _last_copies(vault: Vault, account: Account, snapshots: Sequence[Snapshot]) 
             repository = vault.archive.repository(each)
         except SourceMissing:
             continue
-        types = [media for media in MEDIA_TYPES if media.name in each.types]
-        for media, path, cid, documented in _told(repository, types, removals):
-            if not documented and (path, cid) not in elsewhere:
-                alone.add((f"{media.name} {path}", cid))
+        for media in MEDIA_TYPES:
+            for record in existing_records(repository, media) if media.name in each.types else ():
+                path = path_of(media, record)
+                if not removals.documented(media, record) and (path, record.cid) not in elsewhere:
+                    alone.add((f"{media.name} {path}", record.cid))
     return len(alone)
-
-
-def _told(
-    repository: Repository, types: Sequence[MediaType], removals: Removals
-) -> Iterator[tuple[MediaType, str, str, bool]]:
-    for media in types:
-        for record in records_of(repository, [media])[media.name]:
-            yield media, path_of(media, record), record.cid, removals.documented(media, record)
-
-
-def _present(vault: Vault, account: Account) -> Iterator[tuple[str, str]]:
-    if account.did is None:
-        return
-    try:
-        yield from vault.engine.server.read_repository(account.did).records.items()
-    except (AccountUnknown, AccountInactive):
-        return
 
 
 _COLUMNS: Final = ("snapshot", "user", "taken", "records", "blobs", "bytes", "for", "usable")
@@ -355,7 +298,7 @@ def run_take(work: Work, parameters: TakeParameters) -> Report:
     Nothing else is changed. `ac-pipeline restore USER --from SNAPSHOT` brings it back.
     """
     account = parameters.account(work.pipeline)
-    taken = take_snapshot(open_vault(work.pipeline), account, parameters.media, progress=work.told)
+    taken = take_snapshot(open_vault(work.pipeline), account, parameters.media, progress=work.progress)
     return Report(
         f"Snapshot {taken.id} of {taken.user}: {sum(taken.records.values())} records, {taken.blobs} blobs, "
         f"{taken.bytes} bytes.",
@@ -365,13 +308,7 @@ def run_take(work: Work, parameters: TakeParameters) -> Report:
     )
 
 
-TAKE_SNAPSHOT: Final = Declaration(
-    "snapshot",
-    "take_snapshot",
-    "take_one_snapshot",
-    TakeParameters,
-    run_take,
-)
+TAKE_SNAPSHOT: Final = Declaration("snapshot", "take_snapshot", "take_one_snapshot", TakeParameters, run_take)
 
 
 class SnapshotsParameters(Parameters):
@@ -397,17 +334,24 @@ def run_snapshots(work: Work, parameters: SnapshotsParameters) -> Report:
     if not (ids or user):
         if parameters.confirm is not None:
             raise Misconfigured("Nothing was deleted: name the snapshots, or the user whose snapshots shall go.")
-        account = pipeline.accounts.find(parameters.user).id if parameters.user else None
-        found = pipeline.snapshots.find(account=account, limit=parameters.limit or None)
+        whose = pipeline.accounts.find(parameters.user).id if parameters.user else None
+        found = pipeline.snapshots.find(account=whose, limit=parameters.limit or None)
         return Report(
             f"{len(found)} snapshots.", [each.to_json() for each in found], [snapshots_table("snapshots", found)]
         )
     vault = open_vault(pipeline)
-    chosen = chosen_snapshots(pipeline.snapshots, pipeline.accounts, ids=ids, user=user or None)
-    if parameters.confirm != len(chosen):
+    if user:
+        try:
+            account = pipeline.accounts.find(user)
+        except Misconfigured:  # as after a purge
+            account = None
+        chosen = of_person(pipeline.snapshots.find(), user, account)
+    else:
+        chosen = [pipeline.snapshots.get(id) for id in dict.fromkeys(ids)]
+    if not parameters.confirms(len(chosen)):
         plan = plan_forgetting(vault, chosen, pipeline.accounts.all())
         return _forgetting(f"{len(chosen)} snapshots would be deleted.", plan, confirm=len(chosen), exit_code=2)
-    done = forget(vault, chosen, pipeline.accounts.all, why=parameters.why, progress=work.told)
+    done = forget(vault, chosen, pipeline.accounts.all, why=parameters.why, progress=work.progress)
     return _forgetting(f"{len(done.snapshots)} snapshots were deleted.", done)
 
 
@@ -428,9 +372,5 @@ def _forgetting(headline: str, found: Forgetting, *, confirm: int | None = None,
 
 
 SNAPSHOTS: Final = Declaration(
-    "snapshots",
-    "forget_snapshots",
-    "forget_some_snapshots",
-    SnapshotsParameters,
-    run_snapshots,
+    "snapshots", "forget_snapshots", "forget_some_snapshots", SnapshotsParameters, run_snapshots
 )

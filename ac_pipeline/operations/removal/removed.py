@@ -1,4 +1,4 @@
-"""The books of a wipe: for records that are confirmed gone, and only for those, links and ledger entries are changed.
+"""Links and ledger of a wipe: for records that are confirmed gone, and only for those, both are changed.
 
 What is deleted is decided in `wipe.py`. A link is cleared when the very record it names is gone, in all homes of its
 type (LINK-4); the ledger remembers the key, so that a restore brings it back.
@@ -13,6 +13,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import PipelineError
 from ac_pipeline.items import LedgerEntry, Stage, State, item_id
 from ac_pipeline.media.base import Document, LinkUpdate, MediaType
+from ac_pipeline.operations.removal.steps import failed_item
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.planning.plan import Existing, Wanted, same_content
 from ac_pipeline.sync.planning.wanted import failure_of
@@ -24,14 +25,7 @@ Records = Mapping[str, Sequence[Existing]]
 
 
 class Removals:
-    """Keeps the books of one account while its records go.
-
-    Args:
-        engine: The ports, and the time.
-        account: Whose records.
-        types: The types that are emptied.
-        run_id: The run, as the ledger names it.
-    """
+    """Keeps links and ledger of one account right while its records of these types go."""
 
     def __init__(self, engine: Engine, account: Account, types: Sequence[MediaType], run_id: str) -> None:
         self._engine = engine
@@ -56,11 +50,11 @@ class Removals:
             self._documents[media.name], self._linked[media.name] = documents, linked
 
     def documented(self, media: MediaType, record: Existing) -> bool:
-        """Whether a document of this account stands behind a record."""
+        """True if a document of this account stands behind a record."""
         return self._document(media, record) is not None
 
     def begin(self, present: Records, gone: Records, reason: str) -> None:
-        """A round starts: settle what went without our hearing of it, in this run or in one that was killed.
+        """Before each attempt: record what went without our hearing of it, in this run or in one that was killed.
 
         Args:
             present: Every record of the types as the repository holds them now.
@@ -72,9 +66,9 @@ class Removals:
         for name, records in present.items():
             for record in records:
                 self._left[self.item(self._types[name], record)].add(record.rkey)
-        self.settle(gone, reason)
+        self.record_gone(gone, reason)
 
-    def settle(self, gone: Records, reason: str) -> None:
+    def record_gone(self, gone: Records, reason: str) -> None:
         """These records are confirmed gone: their links and their entries, each in one bulk write per type."""
         entries: list[LedgerEntry] = []
         for name, records in gone.items():
@@ -99,15 +93,14 @@ class Removals:
         failure = failure_of(Stage.WRITE, error, record.cid)
         state = end_of(failure)
         subject = None if document is None else Wanted(document, fresh=True)
-        entry = self._entries.failed(media, item, subject, failure, state, rkey=record.rkey, leaving=True)
+        entry = self._entries.failed(media, item, subject, failure, state, rkey=record.rkey, pending_deletion=True)
         if entry is not None:
             known = self._entries.of(item)
             entry = entry.with_(fingerprint=known.fingerprint if known is not None else "")
             self._entries.know([entry])
             self._engine.ledger.save([entry])
-        what = (failure.stage, state, failure.error_class, failure.message, failure.status)
         code = document.code if document is not None else None
-        return ItemFailure(item, self._account.key, *what, code, self._entries.attempts(item))
+        return failed_item(item, self._account.key, failure, state, code=code, attempts=self._entries.attempts(item))
 
     def item(self, media: MediaType, record: Existing) -> str:
         """The item a record belongs to; that of its key when no document of this account can be meant."""

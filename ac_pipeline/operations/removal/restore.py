@@ -16,38 +16,19 @@ from typing import Final, cast
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import at_uri
-from ac_pipeline.errors import (
-    AccountDeleted,
-    Misconfigured,
-    NoCredentials,
-    PipelineError,
-    RepositoryMoved,
-    Transient,
-)
+from ac_pipeline.errors import AccountDeleted, Misconfigured, Transient
 from ac_pipeline.items import Attempt, LedgerEntry, Stage, State
 from ac_pipeline.media.base import Link, LinkUpdate, MediaType
 from ac_pipeline.mongo.ledger.collections import Snapshot
-from ac_pipeline.operations.declare import (
-    Declaration,
-    OfOneUser,
-    OfTypes,
-    Report,
-    Table,
-    Work,
-    dry_run_option,
-    exit_code,
-    failures_table,
-    option,
-    why_option,
-)
-from ac_pipeline.operations.plan import OPERATION_COLUMNS, draw_up, known_limits, plan_report
+from ac_pipeline.operations.declare import Declaration, Report, Table, Work, exit_code, failures_table
+from ac_pipeline.operations.parameters import OfOneUser, OfTypes, dry_run_option, option, why_option
+from ac_pipeline.operations.plan import OPERATION_COLUMNS, dry_run, known_limits, plan_report
 from ac_pipeline.operations.removal.restore_plan import Held, RestorePlan, RestoreReport, Saved, plan_restore
 from ac_pipeline.operations.removal.snapshot import Progress, Vault, open_vault, quiet
-from ac_pipeline.sync.engine import ROUNDS, Engine
+from ac_pipeline.operations.removal.steps import audited, conclude, failed_item, repository_of, until_unmoved
 from ac_pipeline.sync.planning.plan import Wanted
 from ac_pipeline.sync.planning.wanted import failure_of
 from ac_pipeline.sync.ports import Ledger
-from ac_pipeline.sync.report import ItemFailure
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.writing.entries import Entries
 from ac_pipeline.sync.writing.writer import Refused
@@ -55,7 +36,7 @@ from ac_pipeline.sync.writing.writer import Refused
 MONGO, LATEST = "mongo", "latest"
 """What a restore can be made from besides the id of a snapshot."""
 
-_SETTLED = {State.WRITTEN, State.UNCHANGED}
+_THERE = {State.WRITTEN, State.UNCHANGED}
 
 
 def restore_from_mongo(
@@ -66,18 +47,17 @@ def restore_from_mongo(
     Raises:
         Transient: Nothing was begun.
     """
-    started = monotonic()
-    report = RestoreReport(account.key, MONGO)
-    engine = vault.engine
-    with vault.audit.during("restore", [account], [media.name for media in types], why=why) as audited:
+    started, engine = monotonic(), vault.engine
+    report = RestoreReport(account.key, source=MONGO)
+    with vault.audit.during("restore", [account], [media.name for media in types], why=why) as entry:
         engine.ledger.release(account, types)
         vault.archive.close(account)
         report.sync = engine.sync(account, Selection(types=tuple(types)), run_id)
         report.error = report.sync.error or report.sync.blocked
         report.restored = {name: tally.written for name, tally in report.sync.types.items() if tally.written}
-        audited.counts.update(report.restored)
+        entry.counts.update(report.restored)
         if report.error is not None:
-            audited.outcome = f"stopped: {report.error.message}"
+            entry.outcome = f"stopped: {report.error.message}"
     report.seconds = monotonic() - started
     return report
 
@@ -93,11 +73,6 @@ class _NothingHeld:
 
     def holds(self, account: Account) -> Mapping[str, str]:
         return {}
-
-
-def without_holds(engine: Engine) -> Engine:
-    """An engine to ask what a sync would do once the holds are released. Only for dry runs."""
-    return replace(engine, ledger=cast(Ledger, _NothingHeld(engine.ledger)))
 
 
 def find_snapshot(vault: Vault, account: Account, types: Sequence[MediaType], source: str) -> Snapshot:
@@ -121,12 +96,7 @@ def find_snapshot(vault: Vault, account: Account, types: Sequence[MediaType], so
 
 
 def plan_from_snapshot(
-    vault: Vault,
-    account: Account,
-    types: Sequence[MediaType],
-    snapshot: Snapshot,
-    *,
-    overwrite: bool = False,
+    vault: Vault, account: Account, types: Sequence[MediaType], snapshot: Snapshot, *, overwrite: bool = False
 ) -> RestorePlan:
     """What a restore would do; reads only. The snapshot's blobs are left unread.
 
@@ -134,9 +104,10 @@ def plan_from_snapshot(
         SourceMissing: The snapshot is not whole.
         Blocked, Transient: Something could not be read.
     """
-    work = _Restore(vault, account, _covered(snapshot, types), snapshot, overwrite, RestoreReport("", ""), "", quiet)
+    covered = _covered(snapshot, types)
     contents = [(each.id, vault.archive.contents(each)) for each in vault.archive.chain(snapshot)]
-    return work.plan(vault.engine.server.read_repository(_usable(account)), contents)
+    repository = vault.engine.server.read_repository(_usable(account))
+    return plan_restore(vault.engine, account, covered, contents, repository, overwrite=overwrite)
 
 
 def restore_from_snapshot(
@@ -155,8 +126,6 @@ def restore_from_snapshot(
     Args:
         types: The types to bring back, those of the snapshot only.
         overwrite: Replace records that are there but differ.
-        run_id: The run, as the ledger names it.
-        why: The operator's words, for the audit.
 
     Raises:
         Misconfigured: The snapshot does not hold one of these types.
@@ -164,29 +133,25 @@ def restore_from_snapshot(
         Blocked, Transient: Nothing was begun. What ends a restore that has begun is in its report.
     """
     did, started = _usable(account), monotonic()
-    report = RestoreReport(account.key, snapshot.id)
-    covered = _covered(snapshot, types)
-    engine, names = vault.engine, [media.name for media in covered]
-    work = _Restore(vault, account, covered, snapshot, overwrite, report, run_id, progress)
+    report = RestoreReport(account.key, source=snapshot.id)
+    covered, engine = _covered(snapshot, types), vault.engine
+    work = _Restore(vault, account, covered, overwrite, report, run_id, progress)
     with engine.ledger.lease(did, engine.holder):
-        contents = work.open()
+        # The snapshot and the earlier ones of its wipe, each verified with its blobs, newest first.
+        chain = vault.archive.chain(snapshot)
+        contents = [(each.id, vault.archive.check(each, covered, progress)) for each in chain]
         counts = {media.name: snapshot.records.get(media.name, 0) for media in covered}
-        with vault.audit.during("restore", [account], names, why=why, counts=counts) as audited:
+        with audited(vault, report, "restore", account, covered, why=why, counts=counts) as entry:
             try:
                 work.run(contents)
-            except PipelineError as error:
-                report.error = error
-                audited.outcome = f"stopped: {error.message}"
-            else:
                 if report.held or report.failures:
-                    audited.outcome = f"done; {len(report.held)} held back, {len(report.failures)} refused"
-            audited.counts.clear()
-            audited.counts.update(report.restored)
+                    entry.outcome = f"done; {len(report.held)} held back, {len(report.failures)} refused"
+            finally:
+                entry.counts = dict(report.restored)
         if report.error is None:
             engine.ledger.release(account, covered)
             vault.archive.close(account)
-    report.on_hold = sorted(name for name in engine.ledger.holds(account) if name in names)
-    report.seconds = monotonic() - started
+    conclude(vault, report, account, covered, started)
     return report
 
 
@@ -197,7 +162,6 @@ class _Restore:
     vault: Vault
     account: Account
     types: tuple[MediaType, ...]
-    snapshot: Snapshot
     overwrite: bool
     report: RestoreReport
     run_id: str
@@ -211,49 +175,23 @@ class _Restore:
     def __post_init__(self) -> None:
         self.entries = Entries(self.account, self.run_id, self.vault.engine.now)
 
-    def open(self) -> list[tuple[str, Repository]]:
-        """The snapshot and the earlier ones of its wipe, each verified with its blobs, newest first."""
-        archive = self.vault.archive
-        return [(each.id, archive.check(each, self.types, self.progress)) for each in archive.chain(self.snapshot)]
-
-    def plan(self, repository: Repository, contents: Sequence[tuple[str, Repository]]) -> RestorePlan:
-        engine = self.vault.engine
-        return plan_restore(
-            self.account,
-            self.types,
-            contents,
-            repository,
-            documents=engine.documents,
-            ledger=engine.ledger,
-            lexicons=engine.lexicons,
-            overwrite=self.overwrite,
-        )
-
     def run(self, contents: Sequence[tuple[str, Repository]]) -> None:
         """Plan and write, anew whenever somebody else writes in between."""
-        engine, moved = self.vault.engine, 0
-        for media in self.types:
-            self.entries.know(engine.ledger.load(self.account, media).values())
-        while True:
-            repository = engine.server.read_repository(str(self.account.did))
-            plan = self.plan(repository, contents)
-            try:
-                self._round(plan, repository)
-            except RepositoryMoved as error:
-                moved += 1
-                if moved == ROUNDS:
-                    raise RepositoryMoved(
-                        f"the repository of {self.account.key} changed {ROUNDS} times while it was restored: the "
-                        "same command does the rest"
-                    ) from error
-                continue
-            return
+        engine, account, types = self.vault.engine, self.account, self.types
+        for media in types:
+            self.entries.know(engine.ledger.load(account, media).values())
 
-    def _round(self, plan: RestorePlan, repository: Repository) -> None:
+        def step() -> None:
+            repository = engine.server.read_repository(str(account.did))
+            plan = plan_restore(engine, account, types, contents, repository, overwrite=self.overwrite)
+            self._attempt(plan, repository)
+
+        until_unmoved(account, "restored", step)
+
+    def _attempt(self, plan: RestorePlan, repository: Repository) -> None:
         report, engine = self.report, self.vault.engine
-        unheard = [saved for saved in plan.present if saved.path in self.sent]
-        self._count(unheard)
-        self._settle(plan.present)
+        self._count([saved for saved in plan.present if saved.path in self.sent])  # without an answer
+        self._record_present(plan.present)
         report.held, report.wrong_shaped = plan.held, max(report.wrong_shaped, plan.wrong_shaped)
         report.present = len(plan.present) - sum(report.restored.values())
         operations = [operation for operation in plan.operations if operation.path not in self.refused]
@@ -269,27 +207,25 @@ class _Restore:
                 continue
             batch = [plan.saved[operation.path] for operation in outcome.operations]
             self._count(batch)
-            self._settle(batch)
+            self._record_present(batch)
             done += len(batch)
             self.progress("Writing records", done, len(operations))
         if waiting is not None:
             raise waiting
 
     def _count(self, saved: Sequence[Saved]) -> None:
-        counts = Counter(each.counted for each in saved)
-        for name, number in counts.items():
+        for name, number in Counter(each.counted for each in saved).items():
             self.report.restored[name] = self.report.restored.get(name, 0) + number
         self.sent -= {each.path for each in saved}
 
     def _refuse(self, outcome: Refused, saved: Saved) -> None:
         """Only the report knows of it: in the ledger it would keep the sync from writing the item anew."""
         self.refused.add(outcome.operation.path)
-        failure = failure_of(outcome.stage, outcome.error)
-        what = (failure.stage, State.QUARANTINED, failure.error_class, failure.message, failure.status)
-        code = saved.document.code if saved.document else None
-        self.report.failures.append(ItemFailure(saved.item, self.account.key, *what, code))
+        failure, document = failure_of(outcome.stage, outcome.error), saved.document
+        code = document.code if document else None
+        self.report.failures.append(failed_item(saved.item, self.account.key, failure, State.QUARANTINED, code=code))
 
-    def _settle(self, present: Sequence[Saved]) -> None:
+    def _record_present(self, present: Sequence[Saved]) -> None:
         """These records are there: their links and their entries, each in one bulk write per type."""
         updates: dict[str, list[LinkUpdate]] = defaultdict(list)
         types: dict[str, MediaType] = {}
@@ -299,7 +235,8 @@ class _Restore:
             types[media.name] = media
             if saved.copy or not saved.shown:
                 continue
-            link = self._link(saved)
+            did, rkey = str(self.account.did), saved.record.rkey
+            link = Link(rkey, at_uri(did, media.nsid, rkey), saved.record.cid, did)
             if document is not None and _may_link(document.link, link) and document.id not in self.linked:
                 updates[media.name].append(LinkUpdate(document.id, link))
             entry = self._entry(saved)
@@ -312,29 +249,20 @@ class _Restore:
             self.entries.know(entries)
             self.vault.engine.ledger.save(entries)
 
-    def _link(self, saved: Saved) -> Link:
-        did, rkey = str(self.account.did), saved.record.rkey
-        return Link(rkey, at_uri(did, saved.media.nsid, rkey), saved.record.cid, did)
-
     def _entry(self, saved: Saved) -> LedgerEntry | None:
         """What the ledger shall know of a record that is there; None when it knows."""
         item, record, account = saved.item, saved.record, self.account
         known = self.entries.of(item)
         where = (record.rkey, record.cid, account.did)
-        if known is not None and known.state in _SETTLED and (known.rkey, known.cid, known.did) == where:
+        if known is not None and known.state in _THERE and (known.rkey, known.cid, known.did) == where:
             return None
         if saved.document is None:
             if known is None:
                 return None
             now = self.vault.engine.now()
             line = Attempt(now, self.run_id, Stage.WRITE, State.WRITTEN, None, "restored")
-            return known.with_(
-                state=State.WRITTEN,
-                cid=record.cid,
-                run_id=self.run_id,
-                updated_at=now,
-                history=(*known.history, line),
-            )
+            history = (*known.history, line)
+            return known.with_(state=State.WRITTEN, cid=record.cid, run_id=self.run_id, updated_at=now, history=history)
         derived = known.derived if known is not None else None
         wanted = Wanted(saved.document, record.value, record.cid, derived)
         entry = self.entries.written(saved.media, item, wanted, record.rkey)
@@ -344,7 +272,7 @@ class _Restore:
 
 
 def _may_link(stored: Link | None, right: Link) -> bool:
-    """Whether a stored link is to be replaced: when there is none, or it is an incomplete one to this very record. One
+    """True if a stored link is to be replaced: when there is none, or it is an incomplete one to this very record. One
     to another record is for the sync to judge, which sees all records."""
     if stored is None or stored.rkey is None:
         return True
@@ -352,11 +280,7 @@ def _may_link(stored: Link | None, right: Link) -> bool:
 
 
 def _covered(snapshot: Snapshot, types: Sequence[MediaType]) -> tuple[MediaType, ...]:
-    """The chosen types that a snapshot holds.
-
-    Raises:
-        Misconfigured: It holds none of them.
-    """
+    """The chosen types that a snapshot holds."""
     covered = tuple(media for media in types if media.name in snapshot.types)
     if not covered:
         raise Misconfigured(f"Snapshot {snapshot.id} holds {', '.join(snapshot.types)} and none of the chosen types.")
@@ -367,9 +291,7 @@ def _usable(account: Account) -> str:
     """The account's DID. Of an account that is being deleted everything is held back, which its plan says."""
     if account.blocked is not None and not isinstance(account.blocked, AccountDeleted):
         raise account.blocked
-    if account.did is None:
-        raise NoCredentials(f"{account.key} has no account on the PDS: there is nothing to restore to.")
-    return account.did
+    return repository_of(account, "restore to")
 
 
 class RestoreParameters(OfOneUser, OfTypes):
@@ -410,15 +332,16 @@ def run_restore(work: Work, parameters: RestoreParameters) -> Report:
         run_id=work.run_id,
         overwrite=parameters.overwrite,
         why=parameters.why,
-        progress=work.told,
+        progress=work.progress,
     )
     return _restored(report, types)
 
 
 def _planned_from_mongo(work: Work, account: Account, types: Sequence[MediaType]) -> Report:
+    engine = work.pipeline.engine
     operations = Table("operations", OPERATION_COLUMNS, "Would be brought back (nothing was written)")
-    made = draw_up(
-        without_holds(work.pipeline.engine),
+    made = dry_run(
+        replace(engine, ledger=cast(Ledger, _NothingHeld(engine.ledger))),  # as once the holds are released
         [account],
         Selection(types=tuple(types)),
         limits=known_limits(work.pipeline),
@@ -482,10 +405,4 @@ def _shape(wrong: int) -> list[str]:
     return [f"{wrong} records break their lexicon; they come back as they were, the next sync repairs them."]
 
 
-RESTORE: Final = Declaration(
-    "restore",
-    "restore_user",
-    "restore_one_user",
-    RestoreParameters,
-    run_restore,
-)
+RESTORE: Final = Declaration("restore", "restore_user", "restore_one_user", RestoreParameters, run_restore)

@@ -14,16 +14,17 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.lexicon import Lexicons
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import record_cid
-from ac_pipeline.errors import InvalidDocument, InvalidRecord, PipelineError
+from ac_pipeline.errors import InvalidDocument, InvalidRecord
 from ac_pipeline.items import LedgerEntry, State, item_id
 from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.media.eligibility import why_withdrawn
 from ac_pipeline.operations.removal.snapshot import blobs_of
+from ac_pipeline.operations.removal.steps import RemovalReport
 from ac_pipeline.sync.costs import Price, price
+from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.planning.copies import COPIED, Copy, copies_of
 from ac_pipeline.sync.planning.plan import COPIES, Existing, Kind, Operation, existing_records, same_content
-from ac_pipeline.sync.ports import Documents, Ledger
-from ac_pipeline.sync.report import AccountReport, ItemFailure
+from ac_pipeline.sync.report import AccountReport
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ class Saved:
 
     @property
     def shown(self) -> bool:
-        """Whether its document lets a record of it be there. One with damaged content does: the mirror leaves the
+        """True if its document lets a record of it be there. One with damaged content does: the mirror leaves the
         record of such a document alone, so a restore brings it back. One whose flags are unclear does not."""
         document = self.document
         if document is None or document.verdict is Verdict.ELIGIBLE:
@@ -117,14 +118,12 @@ class RestorePlan:
 
 
 def plan_restore(
+    engine: Engine,
     account: Account,
     types: Sequence[MediaType],
     snapshots: Sequence[tuple[str, Repository]],
     repository: Repository,
     *,
-    documents: Documents,
-    ledger: Ledger,
-    lexicons: Lexicons,
     overwrite: bool,
 ) -> RestorePlan:
     """Decide, record by record.
@@ -138,7 +137,7 @@ def plan_restore(
     Raises:
         Transient: Documents or ledger could not be read: nothing is decided.
     """
-    plan = RestorePlan(account.key, tuple(id for id, _ in snapshots))
+    plan, documents = RestorePlan(account.key, tuple(id for id, _ in snapshots)), engine.documents
     for media in types:
         saved: dict[str, Existing] = {}
         for _, contents in snapshots:
@@ -151,10 +150,10 @@ def plan_restore(
             account,
             media,
             known,
-            ledger.load(account, media),
+            engine.ledger.load(account, media),
             {record.rkey: record for record in existing_records(repository, media)},
             documents.owners(media, strangers) if strangers else {},
-            lexicons,
+            engine.lexicons,
             overwrite,
         )
         decider.decide([saved[rkey] for rkey in sorted(saved)])
@@ -183,7 +182,7 @@ class _Decider:
             document = self._document(record, by_key)
             saved = Saved(self.media, record, document)
             if document is None:
-                self._without_document(saved)
+                self._decide(saved)
             else:
                 copies[document.id].append(saved)
         there = self._documents_there(by_key)
@@ -191,24 +190,23 @@ class _Decider:
             survivor = self._survivor(saved_copies, there.get(document_id, []))
             for saved in saved_copies:
                 if saved is survivor:
-                    self._of_document(saved, there.get(document_id, []))
-                elif not self._is_there(saved):
+                    self._decide(saved, there.get(document_id, []))
+                elif saved.record.rkey not in self.there:
                     self._hold(saved, f"it is a duplicate of {survivor.record.rkey}")
 
     def decide_copies(self, copies: Sequence[Copy], repository: Repository) -> None:
         """A copy comes back with its original, and with another record of the same document; of two under one key the
         newer counts."""
         shown = [each for each in self.plan.saved.values() if each.media == self.media and each.shown]
-        records = {each.record.rkey for each in shown if each.document is None or not self._leaving()}
-        documents = {each.document.id for each in shown if each.document is not None and not self._leaving()}
+        records = {each.record.rkey for each in shown if each.document is None or not self.account.owner_deleted}
+        documents = {each.document.id for each in shown if each.document is not None and not self.account.owner_deleted}
         for copy in {copy.rkey: copy for copy in reversed(copies)}.values():
             if copy.collection is None and copy.ref not in documents:
                 continue
             saved = Saved(self.media, Existing(copy.rkey, copy.cid, copy.ref, copy.value), None, copy=True)
             if copy.path in repository.records:
                 if repository.records[copy.path] == copy.cid:
-                    self.plan.present.append(saved)
-                    self.plan.saved[copy.path] = saved
+                    self._present(saved)
             elif copy.source in records or copy.ref in documents:
                 self._write(saved, Kind.CREATE)
 
@@ -257,44 +255,38 @@ class _Decider:
             ),
         )
 
-    def _without_document(self, saved: Saved) -> None:
-        record = saved.record
-        if self._is_there(saved):
-            self._compare(saved, replaceable=False)
-        elif record.ref in self.owners:
-            self._hold(saved, "its document belongs to another account")
-        elif record.ref is not None:
-            self._hold(saved, "its document is gone")
-        elif not record.value:
-            self._hold(saved, "it has no JSON form, in which alone a record can be written")
-        elif self._leaving():
-            self._hold(saved, "its owner is leaving")
-        elif not self._wiped(record.rkey):
-            self._hold(saved, "it names no document, and no wipe deleted it: somebody else did")
+    def _decide(self, saved: Saved, there: Sequence[str] = ()) -> None:
+        """One record; `there` are the keys of the records that the repository has of its document."""
+        if saved.record.rkey in self.there:
+            self._compare(saved, replaceable=saved.document is not None and saved.shown)
+        elif reason := self._obstacle(saved, there):
+            self._hold(saved, reason)
         else:
             self._write(saved, Kind.CREATE)
 
-    def _of_document(self, saved: Saved, there: Sequence[str]) -> None:
-        document = saved.document
+    def _obstacle(self, saved: Saved, there: Sequence[str]) -> str:
+        """Why a record whose key is free does not come back, or ""."""
+        record, document = saved.record, saved.document
         if document is None:
-            return
-        if self._is_there(saved):
-            self._compare(saved, replaceable=saved.shown)
+            if record.ref in self.owners:
+                return "its document belongs to another account"
+            if record.ref is not None:
+                return "its document is gone"
+            if not record.value:
+                return "it has no JSON form, in which alone a record can be written"
         elif not saved.shown:
-            self._hold(saved, f"its document is {document.verdict.value}: {document.reason}")
-        elif self._leaving():
-            self._hold(saved, "its owner is leaving")
-        elif there:
-            self._hold(saved, f"its document has the record {there[0]} already")
-        else:
-            self._write(saved, Kind.CREATE)
+            return f"its document is {document.verdict.value}: {document.reason}"
+        if self.account.owner_deleted:
+            return "its owner is leaving"
+        if document is None:
+            return "" if self._wiped(record.rkey) else "it names no document, and no wipe deleted it: somebody else did"
+        return f"its document has the record {there[0]} already" if there else ""
 
     def _compare(self, saved: Saved, *, replaceable: bool) -> None:
         """A record under a key that is taken: it is there, or something else is."""
         current = self.there[saved.record.rkey]
         if current.cid == saved.record.cid:
-            self.plan.present.append(saved)
-            self.plan.saved[saved.path] = saved
+            self._present(saved)
         elif current.ref is not None and current.ref != saved.record.ref:
             self._hold(saved, f"its key belongs to the record of document {current.ref}")
         elif self.overwrite and replaceable:
@@ -332,52 +324,42 @@ class _Decider:
         )
         self.plan.saved[saved.path] = saved
 
+    def _present(self, saved: Saved) -> None:
+        self.plan.present.append(saved)
+        self.plan.saved[saved.path] = saved
+
     def _hold(self, saved: Saved, reason: str) -> None:
         self.plan.held.append(Held(saved, reason))
 
-    def _is_there(self, saved: Saved) -> bool:
-        return saved.record.rkey in self.there
-
-    def _leaving(self) -> bool:
-        return self.account.owner_deleted
-
     def _wiped(self, rkey: str) -> bool:
-        """Whether the ledger knows that a wipe deleted this record, and nothing brought it back since."""
+        """True if the ledger knows that a wipe deleted this record, and nothing brought it back since."""
         entry = self.entries.get(rkey)
         return entry is not None and entry.state is State.DELETED and entry.did == self.account.did
 
 
 @dataclass(slots=True)
-class RestoreReport:
-    """What a restore did.
+class RestoreReport(RemovalReport):
+    """What a restore did; `on_hold`: types for which it has to be run again.
 
     Args:
         source: `mongo`, or the id of the snapshot.
         restored: Type name -> records written; from Mongo, those the sync wrote.
         present: Records that were there already.
         held: Records that were not brought back, each with its reason.
-        failures: Records that the PDS refuses.
         wrong_shaped: Records that came back as they were and break their lexicon: the next sync repairs them in place.
         sync: What the sync did, when it was from Mongo.
-        on_hold: Types that are still on hold: the restore has to be run again.
-        error: What ended it early; the same command does the rest.
     """
 
-    user: str
-    source: str
+    source: str = ""
     restored: dict[str, int] = field(default_factory=dict)
     present: int = 0
     held: list[Held] = field(default_factory=list)
-    failures: list[ItemFailure] = field(default_factory=list)
     wrong_shaped: int = 0
     sync: AccountReport | None = None
-    on_hold: list[str] = field(default_factory=list)
-    error: PipelineError | None = None
-    seconds: float = 0.0
 
     @property
     def clean(self) -> bool:
-        """Whether nothing failed. What was held back on purpose is not a failure."""
+        """True if nothing failed. What was held back on purpose is not a failure."""
         synced = self.sync is None or not (self.sync.error or self.sync.blocked or self.sync.failures)
         return synced and self.error is None and not self.failures
 
@@ -389,16 +371,11 @@ class RestoreReport:
                 "failures": [failure.to_json() for failure in self.sync.failures],
                 "blocked": self.sync.blocked.message if self.sync.blocked else None,
             }
-        return {
-            "user": self.user,
+        return RemovalReport.to_json(self) | {
             "source": self.source,
             "restored": self.restored,
             "present": self.present,
             "held": [held.to_json() for held in self.held],
-            "failures": [failure.to_json() for failure in self.failures],
             "wrong_shaped": self.wrong_shaped,
             "sync": sync,
-            "on_hold": self.on_hold,
-            "error": self.error.message if self.error else None,
-            "seconds": round(self.seconds, 3),
         }

@@ -10,19 +10,18 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Protocol
 from uuid import uuid4
 
 from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.client import PdsClient
 from ac_pipeline.atproto.repository import Repository, read_repository
 from ac_pipeline.errors import BlobMissing, HeldBack, InvalidRecord, RepositoryUnreadable, SourceMissing
 from ac_pipeline.items import BlobRef, Record
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.mongo.ledger.audit import Audited
-from ac_pipeline.mongo.ledger.collections import Snapshot
+from ac_pipeline.mongo.ledger.audit import MongoAudit
+from ac_pipeline.mongo.ledger.collections import MongoSnapshots, Snapshot
 from ac_pipeline.renditions.store import SnapshotFiles
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.planning.copies import copies_of
@@ -35,53 +34,11 @@ _NAMED = 5
 """Records a message names."""
 
 Progress = Callable[[str, int, int], None]
-"""Told what is being done, how many of it are done, and of how many."""
+"""Is given what is being done, how many of it are done, and of how many."""
 
 
 def quiet(what: str, done: int, total: int) -> None:
     """A listener to progress that does not care."""
-
-
-class SnapshotServer(Protocol):
-    """What a snapshot asks of the PDS."""
-
-    def download_repository(self, did: str) -> bytes:
-        """The CAR of the whole repository, as it was sent."""
-
-    def get_blob(self, did: str, cid: str) -> bytes:
-        """The bytes of a blob, checked against their CID; raises BlobMissing when the PDS has not got it."""
-
-
-class SnapshotIndex(Protocol):
-    """Which snapshots there are."""
-
-    def save(self, snapshot: Snapshot) -> None:
-        """Store or replace what is known of a snapshot."""
-
-    def get(self, id: str) -> Snapshot:
-        """The snapshot of this id; raises Misconfigured when there is none."""
-
-    def remove(self, id: str) -> None:
-        """Forget the snapshot of this id; one that is not there is forgotten already."""
-
-    def find(self, *, account: str | None = None, limit: int | None = None) -> list[Snapshot]:
-        """Snapshots of an account or of all, newest first."""
-
-
-class Audit(Protocol):
-    """Where every operation leaves a line before it starts."""
-
-    def during(
-        self,
-        action: str,
-        accounts: Any,
-        types: Any,
-        *,
-        why: str = "",
-        plan_hash: str | None = None,
-        counts: Any = None,
-    ) -> AbstractContextManager[Audited]:
-        """Record an operation around its work; see `MongoAudit.during`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,25 +46,19 @@ class Archive:
     """Takes, checks and opens snapshots.
 
     Args:
-        server: The PDS.
         files: Where repositories and blobs are kept.
         index: Which snapshots there are.
-        now: The time, UTC.
         spare: Another place for a blob that the PDS has lost: its bytes, or SourceMissing.
     """
 
-    server: SnapshotServer
+    server: PdsClient
     files: SnapshotFiles
-    index: SnapshotIndex
+    index: MongoSnapshots
     now: Callable[[], datetime]
     spare: Callable[[str], bytes]
 
     def read(self, did: str) -> tuple[bytes, Repository]:
-        """The repository as it is now, as bytes and verified.
-
-        Raises:
-            Transient, Blocked: It cannot be read.
-        """
+        """The repository as it is now, as bytes and verified."""
         car = self.server.download_repository(did)
         return car, _verified(car, did)
 
@@ -182,11 +133,7 @@ class Archive:
         return repository
 
     def chain(self, snapshot: Snapshot) -> list[Snapshot]:
-        """A snapshot and the earlier ones of the same wipe, newest first.
-
-        Raises:
-            Misconfigured: One of them is not in the index.
-        """
+        """A snapshot and the earlier ones of the same wipe, newest first."""
         found = [snapshot]
         while (previous := found[-1].previous) is not None:
             found.append(self.index.get(previous))
@@ -199,10 +146,8 @@ class Archive:
 
     def latest(self, account: Account, types: Sequence[MediaType]) -> Snapshot | None:
         """The newest complete snapshot of this account's repository that holds a record of any of these types."""
-        for each in self.index.find(account=account.id):
-            if each.complete and each.did == account.did and any(each.records.get(media.name) for media in types):
-                return each
-        return None
+        found = (each for each in self.index.find(account=account.id) if each.complete and each.did == account.did)
+        return next((each for each in found if any(each.records.get(media.name) for media in types)), None)
 
     def close(self, account: Account) -> None:
         """No wipe of this account goes on any more."""
@@ -247,11 +192,10 @@ class Vault:
 
     engine: Engine
     archive: Archive
-    audit: Audit
+    audit: MongoAudit
 
 
 def open_vault(pipeline: Pipeline) -> Vault:
-    """The vault of a running pipeline."""
     archive = Archive(
         pipeline.server, SnapshotFiles(pipeline.store), pipeline.snapshots, pipeline.engine.now, pipeline.store.open
     )

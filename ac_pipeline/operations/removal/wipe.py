@@ -16,43 +16,29 @@ from typing import Final
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
-from ac_pipeline.errors import (
-    Blocked,
-    HeldBack,
-    Misconfigured,
-    NoCredentials,
-    PipelineError,
-    RepositoryMoved,
-    SourceMissing,
-)
-from ac_pipeline.items import BlobRef, RepositoryMark
+from ac_pipeline.errors import Blocked, HeldBack, Misconfigured, PipelineError, RepositoryMoved, SourceMissing
+from ac_pipeline.items import BlobRef, RepositoryCheckpoint
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.ledger.collections import Snapshot
-from ac_pipeline.operations.declare import (
-    Declaration,
-    OfOneUser,
-    OfTypes,
-    Report,
-    Table,
-    Work,
-    confirm_option,
-    dry_run_option,
-    exit_code,
-    failures_table,
-    option,
-    why_option,
-)
+from ac_pipeline.operations.declare import Declaration, Report, Table, Work, exit_code, failures_table
+from ac_pipeline.operations.parameters import OfOneUser, OfTypes, confirm_option, dry_run_option, option, why_option
 from ac_pipeline.operations.removal.removed import Records, Removals
 from ac_pipeline.operations.removal.snapshot import Progress, Vault, open_vault, quiet
+from ac_pipeline.operations.removal.steps import (
+    RemovalReport,
+    audited,
+    conclude,
+    failed_item,
+    repository_of,
+    until_unmoved,
+)
 from ac_pipeline.sync.costs import Price, price
-from ac_pipeline.sync.engine import ROUNDS
 from ac_pipeline.sync.planning.copies import COPIED, copies_of, deletion, of_records
 from ac_pipeline.sync.planning.plan import Existing, Kind, Operation, existing_records
 from ac_pipeline.sync.planning.wanted import failure_of
-from ac_pipeline.sync.report import ItemFailure
 from ac_pipeline.sync.writing.entries import end_of
-from ac_pipeline.sync.writing.writer import Committed, Refused
+from ac_pipeline.sync.writing.writer import Refused
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +69,6 @@ class WipePlan:
     def total(self) -> int:
         return sum(self.records.values())
 
-    def accepts(self, confirm: int | None) -> bool:
-        """Whether this number agrees to this plan."""
-        return confirm is not None and confirm in (self.total, self.confirmed)
-
     def to_json(self) -> dict[str, object]:
         values: dict[str, object] = {name: getattr(self, name) for name in self.__slots__}
         return values | {"records": dict(self.records), "total": self.total, "price": self.price.to_json()}
@@ -100,10 +82,10 @@ def plan_wipe(vault: Vault, account: Account, types: Sequence[MediaType]) -> Wip
         Transient: Something could not be read.
     """
     _, repository = vault.archive.read(usable(account))
-    return decide(vault, account, types, repository, Removals(vault.engine, account, types, ""))
+    return _decide(vault, account, types, repository, Removals(vault.engine, account, types, ""))
 
 
-def decide(
+def _decide(
     vault: Vault, account: Account, types: Sequence[MediaType], repository: Repository, removals: Removals
 ) -> WipePlan:
     present = records_of(repository, types)
@@ -112,12 +94,7 @@ def decide(
         Operation(Kind.DELETE, media, record.rkey, "wipe") for media in types for record in present[media.name]
     ] + copies
     unfinished = vault.archive.unfinished(account)
-    digest = sha256()
-    for media in types:
-        for record in present[media.name]:
-            digest.update(f"{path_of(media, record)} {record.cid}\n".encode())
-    for each in copies:
-        digest.update(f"{each.path} {repository.records[each.path]}\n".encode())
+    lines = (f"{each.path} {repository.records[each.path]}\n" for each in operations)
     return WipePlan(
         user=account.key,
         records={name: len(records) for name, records in present.items()} | ({COPIED: len(copies)} if copies else {}),
@@ -126,7 +103,7 @@ def decide(
         price=price(operations),
         unfinished=unfinished.id if unfinished is not None else None,
         confirmed=_confirmed(vault, unfinished, repository, types),
-        hash=digest.hexdigest(),
+        hash=sha256("".join(lines).encode()).hexdigest(),
     )
 
 
@@ -140,25 +117,20 @@ def _confirmed(
         contents = vault.archive.contents(unfinished)
     except (SourceMissing, HeldBack):
         return None
-    kept, present = records_of(contents, types), records_of(repository, types)
-    whole = holds_all(kept, present, unfinished, types) and holds_copies(contents, repository, types)
-    return unfinished.wipe if whole else None
+    kept = records_of(contents, types)
+    return unfinished.wipe if _holds_all(kept, unfinished, contents, repository, types) else None
 
 
-def holds_all(kept: Records, present: Records, snapshot: Snapshot, types: Sequence[MediaType]) -> bool:
-    """Whether a snapshot is of these types, and holds every record that is present, byte by byte."""
-    if any(media.name not in snapshot.types for media in types):
-        return False
+def _holds_all(
+    kept: Records, snapshot: Snapshot, contents: Repository, repository: Repository, types: Sequence[MediaType]
+) -> bool:
+    """True if a snapshot is of these types, and holds every record that is present and every copy, byte by byte."""
     return all(
-        {(record.rkey, record.cid) for record in present[media.name]}
+        media.name in snapshot.types
+        and {(record.rkey, record.cid) for record in existing_records(repository, media)}
         <= {(record.rkey, record.cid) for record in kept[media.name]}
         for media in types
-    )
-
-
-def holds_copies(contents: Repository, repository: Repository, types: Sequence[MediaType]) -> bool:
-    """Whether a snapshot holds every copy of records of these types that is present, byte by byte."""
-    return all(contents.records.get(copy.path) == copy.cid for copy in copies_of(repository, types))
+    ) and all(contents.records.get(copy.path) == copy.cid for copy in copies_of(repository, types))
 
 
 def copy_deletions(
@@ -189,51 +161,32 @@ def usable(account: Account) -> str:
     """
     if account.blocked is not None:
         raise account.blocked
-    if account.did is None:
-        raise NoCredentials(f"{account.key} has no account on the PDS: there is nothing to wipe.")
-    return account.did
+    return repository_of(account, "wipe")
 
 
 @dataclass(slots=True)
-class WipeReport:
+class WipeReport(RemovalReport):
     """What a wipe did.
 
     Args:
+        snapshots: Ids of those that hold the records, newest first.
         deleted: Type name -> records that this run deleted; `copies`: copies of records, in `site.standard.document`.
         left: Records of these types that are still there.
-        failures: Records that cannot be deleted; their links are kept.
-        on_hold: Types that stay empty until a restore.
-        error: What ended it early; the same command does the rest.
     """
 
-    user: str
     snapshots: list[str] = field(default_factory=list)
     deleted: dict[str, int] = field(default_factory=dict)
     left: int = 0
     links_cleared: int = 0
-    failures: list[ItemFailure] = field(default_factory=list)
-    on_hold: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    error: PipelineError | None = None
-    seconds: float = 0.0
 
     @property
     def clean(self) -> bool:
         return self.error is None and not self.failures and not self.left
 
     def to_json(self) -> dict[str, object]:
-        return {
-            "user": self.user,
-            "snapshots": self.snapshots,
-            "deleted": self.deleted,
-            "left": self.left,
-            "links_cleared": self.links_cleared,
-            "failures": [failure.to_json() for failure in self.failures],
-            "on_hold": self.on_hold,
-            "notes": self.notes,
-            "error": self.error.message if self.error else None,
-            "seconds": round(self.seconds, 3),
-        }
+        own = {name: getattr(self, name) for name in self.__slots__}
+        return RemovalReport.to_json(self) | own
 
 
 def wipe(
@@ -251,8 +204,6 @@ def wipe(
 
     Args:
         confirm: The number of records that `plan_wipe` named, or that an unfinished wipe was started with.
-        run_id: The run, as the ledger names it.
-        why: The operator's words, for the audit.
         keep_syncing: Leave these types to the schedule, which publishes what Mongo holds anew; else they are on hold.
 
     Raises:
@@ -261,32 +212,26 @@ def wipe(
     """
     did, started = usable(account), monotonic()
     report = WipeReport(account.key)
-    names = [media.name for media in types]
     with vault.engine.ledger.lease(did, vault.engine.holder):
         car, repository = vault.archive.read(did)
         removals = Removals(vault.engine, account, types, run_id)
-        plan = decide(vault, account, types, repository, removals)
-        if confirm is None or not plan.accepts(confirm):
+        plan = _decide(vault, account, types, repository, removals)
+        if confirm is None or confirm not in (plan.total, plan.confirmed):
             raise Misconfigured(
                 f"{plan.total} records of {account.key} would be deleted, not {confirm}: nothing was written. "
                 "Look at the plan and confirm its number."
             )
-        with vault.audit.during(
-            "wipe", [account], names, why=why, plan_hash=plan.hash, counts=dict(plan.records)
-        ) as audited:
+        counts, hash = dict(plan.records), plan.hash
+        with audited(vault, report, "wipe", account, types, why=why, plan_hash=hash, counts=counts) as entry:
             work = _Wipe(vault, account, tuple(types), removals, report, confirm, why, keep_syncing, progress)
             try:
                 work.run(car, repository)
-            except PipelineError as error:
-                report.error = error
-                audited.outcome = f"stopped: {error.message}"
-            else:
                 if report.failures:
-                    audited.outcome = f"done but for {len(report.failures)} records"
-            audited.counts.update(report.deleted)
+                    entry.outcome = f"done but for {len(report.failures)} records"
+            finally:
+                entry.counts.update(report.deleted)
     report.links_cleared = removals.links_cleared
-    report.on_hold = sorted(name for name in vault.engine.ledger.holds(account) if name in names)
-    report.seconds = monotonic() - started
+    conclude(vault, report, account, types, started)
     return report
 
 
@@ -306,43 +251,39 @@ class _Wipe:
     refused: set[str] = field(default_factory=set)
     uncounted: set[str] = field(default_factory=set)
     began: bool = False
-    moved: int = 0
 
     def run(self, car: bytes, repository: Repository) -> None:
         held_before = self.vault.engine.ledger.holds(self.account)
-        while True:
+        fresh: tuple[bytes, Repository] | None = (car, repository)
+
+        def step() -> Repository:
+            nonlocal fresh
+            read, fresh = fresh or self.vault.archive.read(repository.did), None
             try:
-                self.report.left = self._left(repository)
-                repository = self._empty(car, repository)
-                break
-            except RepositoryMoved as error:
-                self.moved += 1
-                if self.moved == ROUNDS:
-                    raise RepositoryMoved(
-                        f"the repository of {self.account.key} changed {ROUNDS} times while it was wiped: the same "
-                        "command does the rest"
-                    ) from error
-                car, repository = self.vault.archive.read(repository.did)
+                return self._empty(*read)
+            except RepositoryMoved:
+                raise
             except PipelineError as error:
                 if not self.began or (isinstance(error, Blocked) and not self.report.deleted):
                     # Nothing can have gone, so nothing has to stay away.
-                    self.vault.engine.ledger.release(
-                        self.account, [media for media in self.types if media.name not in held_before]
-                    )
+                    unheld = [media for media in self.types if media.name not in held_before]
+                    self.vault.engine.ledger.release(self.account, unheld)
                 raise
-        self._finish(repository)
-        self._mark(repository)
 
-    def _left(self, repository: Repository) -> int:
+        emptied = until_unmoved(self.account, "wiped", step)
+        self._finish(emptied)
+
+    def _present(self, repository: Repository, reason: str) -> tuple[dict[str, list[Existing]], list[Operation]]:
+        """What is to go: records by type, and the deletions of their copies."""
         present = records_of(repository, self.types)
-        copies = copy_deletions(self.vault, repository, self.types, present, "")
-        return sum(map(len, present.values())) + len(copies)
+        copies = copy_deletions(self.vault, repository, self.types, present, reason)
+        self.report.left = sum(map(len, present.values())) + len(copies)
+        return present, copies
 
     def _empty(self, car: bytes, repository: Repository) -> Repository:
-        """One round: snapshot, hold, settle, delete. The repository as the last batch left it."""
+        """One attempt: snapshot, hold, delete. The repository as the last batch left it."""
         engine = self.vault.engine
-        present = records_of(repository, self.types)
-        copies = copy_deletions(self.vault, repository, self.types, present, "deleted by a wipe")
+        present, copies = self._present(repository, "deleted by a wipe")
         nothing = not any(present.values()) and not copies and self.vault.archive.unfinished(self.account) is None
         snapshots = [] if nothing else self._cover(car, repository)  # an empty one would only hide those before it
         name = snapshots[0].id if snapshots else "none"
@@ -350,10 +291,19 @@ class _Wipe:
         if not self.keep_syncing:
             because = f" ({self.why})" if self.why else ""
             engine.ledger.hold(self.account, self.types, f"wiped{because}; snapshot {name}")
-        gone = _missing(self._kept(snapshots), present)
+        there = {media.name: {record.rkey for record in present[media.name]} for media in self.types}
+        gone = {
+            name: [record for record in records if record.rkey not in there[name]]
+            for name, records in self._kept(snapshots).items()
+        }
         self.removals.begin(present, gone, reason)
-        unheard = {name: self._unheard(name, records) for name, records in gone.items()}
-        self._count(unheard)
+        # Of what is gone, this run has deleted without an answer what it has sent and not counted.
+        self._count(
+            {
+                media.name: [record for record in gone[media.name] if path_of(media, record) in self.uncounted]
+                for media in self.types
+            }
+        )
         by_path = {path_of(media, each): (media, each) for media in self.types for each in present[media.name]}
         operations = [
             Operation(Kind.DELETE, media, record.rkey, reason)
@@ -369,13 +319,13 @@ class _Wipe:
                 self._refuse(outcome, by_path.get(outcome.operation.path))
             else:
                 repository = outcome.repository
-                batch = _batch(outcome, {path: record for path, (_, record) in by_path.items()})
-                gone_copies = sum(operation.copy for operation in outcome.operations)
-                if gone_copies:
-                    self.report.deleted[COPIED] = self.report.deleted.get(COPIED, 0) + gone_copies
-                    self.report.left -= gone_copies
+                batch: dict[str, list[Existing]] = {}
+                for operation in outcome.operations:
+                    if not operation.copy:
+                        batch.setdefault(operation.media.name, []).append(by_path[operation.path][1])
+                self._add(COPIED, sum(operation.copy for operation in outcome.operations))
                 self._count(batch)
-                self.removals.settle(batch, reason)
+                self.removals.record_gone(batch, reason)
                 done += len(outcome.operations)
                 self.progress("Deleting records", done, len(operations))
         return repository
@@ -393,12 +343,13 @@ class _Wipe:
             try:
                 for each in chain:
                     archive.check(each, self.types, self.progress)
-                whole = holds_all(self._kept(chain), records_of(repository, self.types), unfinished, self.types)
-                if whole and holds_copies(archive.contents(unfinished), repository, self.types):
-                    self._name(chain)
+                if _holds_all(self._kept(chain), unfinished, archive.contents(unfinished), repository, self.types):
+                    self.report.snapshots = [snapshot.id for snapshot in chain]
                     return chain
             except (SourceMissing, HeldBack) as error:
-                self._note(f"the snapshot of the unfinished wipe cannot be used: {error.message}")
+                note = f"the snapshot of the unfinished wipe cannot be used: {error.message}"
+                if note not in self.report.notes:
+                    self.report.notes.append(note)
                 unfinished = None
         taken = archive.take(
             self.account,
@@ -409,7 +360,7 @@ class _Wipe:
             progress=self.progress,
         )
         chain = archive.chain(taken)
-        self._name(chain)
+        self.report.snapshots = [snapshot.id for snapshot in chain]
         return chain
 
     def _kept(self, chain: Sequence[Snapshot]) -> dict[str, list[Existing]]:
@@ -428,67 +379,35 @@ class _Wipe:
             self.report.failures.append(self.removals.refused(*subject, outcome.error))
             return
         failure = failure_of(outcome.stage, outcome.error)
-        what = (failure.stage, end_of(failure), failure.error_class, failure.message, failure.status)
-        self.report.failures.append(ItemFailure(outcome.operation.item, self.account.key, *what))
+        self.report.failures.append(failed_item(outcome.operation.item, self.account.key, failure, end_of(failure)))
 
     def _count(self, records: Records) -> None:
-        for name, listed in records.items():
-            if listed:
-                self.report.deleted[name] = self.report.deleted.get(name, 0) + len(listed)
-                self.report.left -= len(listed)
-            self.uncounted -= {path_of(self._media(name), record) for record in listed}
+        for media in self.types:
+            deleted = records.get(media.name, ())
+            self._add(media.name, len(deleted))
+            self.uncounted -= {path_of(media, record) for record in deleted}
 
-    def _unheard(self, name: str, gone: Sequence[Existing]) -> list[Existing]:
-        """Those of these records that this run has deleted without an answer."""
-        media = self._media(name)
-        return [record for record in gone if path_of(media, record) in self.uncounted]
+    def _add(self, name: str, number: int) -> None:
+        if number:
+            self.report.deleted[name] = self.report.deleted.get(name, 0) + number
+            self.report.left -= number
 
     def _finish(self, repository: Repository) -> None:
         """Count what is left, and end the wipe when nothing is left of what its snapshots were taken for."""
-        self.report.left = self._left(repository)
+        self._present(repository, "")
         index = self.vault.archive.index
         wiped = {media.name for media in self.types}
         for snapshot in index.find(account=self.account.id):
             if snapshot.open and not self.report.left and set(snapshot.types) <= wiped:
                 index.save(replace(snapshot, open=False))
-
-    def _mark(self, repository: Repository) -> None:
-        """Mark a repository that holds nothing of ours any more: whatever somebody else did to it is known (VERIFY-9).
-
-        Else the mark has followed each commit, unless somebody else's change is still to be looked at.
-        """
+        # A repository that holds nothing of ours any more is marked: whatever somebody else did to it is known
+        # (VERIFY-9). Else the mark has followed each commit, unless somebody else's change is still to be looked at.
         ledger = self.vault.engine.ledger
-        known, left = ledger.mark(repository.did), {media.name: 0 for media in MEDIA_TYPES}
+        known, left = ledger.checkpoint(repository.did), {media.name: 0 for media in MEDIA_TYPES}
         emptied = not self.report.left and left.keys() <= {media.name for media in self.types}
         if emptied and known is not None and known.rev != repository.rev:
             now = self.vault.engine.now()
-            ledger.remember_mark(RepositoryMark(repository.did, repository.rev, now, counts=left))
-
-    def _media(self, name: str) -> MediaType:
-        return next(media for media in self.types if media.name == name)
-
-    def _name(self, chain: Sequence[Snapshot]) -> None:
-        self.report.snapshots = [snapshot.id for snapshot in chain]
-
-    def _note(self, text: str) -> None:
-        if text not in self.report.notes:
-            self.report.notes.append(text)
-
-
-def _missing(kept: Records, present: Records) -> dict[str, list[Existing]]:
-    found = {}
-    for name, records in kept.items():
-        there = {record.rkey for record in present[name]}
-        found[name] = [record for record in records if record.rkey not in there]
-    return found
-
-
-def _batch(outcome: Committed, by_path: Mapping[str, Existing]) -> dict[str, list[Existing]]:
-    batch: dict[str, list[Existing]] = {}
-    for operation in outcome.operations:
-        if not operation.copy:
-            batch.setdefault(operation.media.name, []).append(by_path[operation.path])
-    return batch
+            ledger.keep_checkpoint(RepositoryCheckpoint(repository.did, repository.rev, now, counts=left))
 
 
 def _no_blob(operation: Operation, blob: BlobRef) -> bytes:
@@ -510,22 +429,22 @@ def run_wipe(work: Work, parameters: WipeParameters) -> Report:
     Without a confirmation it only says what it would delete. A wiped type is on hold, so that nothing publishes it
     again, until it is restored. After an interruption the same again does the rest.
     """
-    vault, account = open_vault(work.pipeline), parameters.account(work.pipeline)
-    plan = plan_wipe(vault, account, parameters.media)
-    if parameters.dry_run or not plan.accepts(parameters.confirm):
+    vault, account, types = open_vault(work.pipeline), parameters.account(work.pipeline), parameters.media
+    plan = plan_wipe(vault, account, types)
+    if not parameters.confirms(plan.total, plan.confirmed):
         return _planned(plan, parameters)
     work.say(plan.price.sentence)
     report = wipe(
         vault,
         account,
-        parameters.media,
+        types,
         confirm=parameters.confirm,
         run_id=work.run_id,
         why=parameters.why,
         keep_syncing=parameters.keep_syncing,
-        progress=work.told,
+        progress=work.progress,
     )
-    return _wiped(report, parameters.media)
+    return _wiped(report, types)
 
 
 def _planned(plan: WipePlan, parameters: WipeParameters) -> Report:
@@ -578,10 +497,4 @@ def _wiped(report: WipeReport, types: Sequence[MediaType]) -> Report:
     )
 
 
-WIPE: Final = Declaration(
-    "wipe",
-    "wipe_user",
-    "wipe_one_user",
-    WipeParameters,
-    run_wipe,
-)
+WIPE: Final = Declaration("wipe", "wipe_user", "wipe_one_user", WipeParameters, run_wipe)

@@ -1,9 +1,9 @@
-"""Settlement: when a repository holds exactly what is wanted, and how a later run knows that it still does (VERIFY-11).
+"""Checkpoints: when a repository holds exactly what is wanted, and how a later run knows that it does (VERIFY-11).
 
 Pure. A repository at a known revision is the same in every run; documents, links and the ledger are what may have
-changed. So everything that is wanted of a type is condensed into one hash, which the repository's mark keeps only where
-the repository and every link are exactly as they have to be. A run that wants the same of the same revision has nothing
-to do there and need not read the repository.
+changed. So everything that is wanted of a type is condensed into one hash, which the repository's checkpoint keeps
+only where the repository and every link are exactly as they have to be. A run that wants the same of the same revision
+has nothing to do there and need not read the repository.
 
 The hash is of the state itself, not of what was done to reach it: whatever changes a record, a link or the rules by
 which records are built changes the hash or the revision. What the ledger remembers is compared item by item instead.
@@ -18,7 +18,7 @@ from datetime import datetime
 from hashlib import sha256
 
 from ac_pipeline.atproto.syntax import at_uri
-from ac_pipeline.items import RepositoryMark, item_id
+from ac_pipeline.items import RepositoryCheckpoint
 from ac_pipeline.media.base import Link, MediaType, Verdict
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.sync.planning.diff import AccountPlan
@@ -34,30 +34,30 @@ more."""
 _NONE: Mapping[str, Link | None] = {}
 
 
-def may_be_settled(mark: RepositoryMark, selection: Selection) -> bool:
-    """Whether it is worth asking if the repository is still at its mark: all selected types were settled there.
+def may_be_up_to_date(checkpoint: RepositoryCheckpoint, selection: Selection) -> bool:
+    """True if the repository may still be at its checkpoint, with all selected types up to date there.
 
     Whoever asks for more than what has changed (`full`, `blobs`, `renditions`, `retry`, `sweep`), or for a part, gets
     the whole way.
     """
     more = selection.full or selection.blobs or selection.renditions or selection.retry
-    special = selection.partial or more or selection.sweep is not None
     names = {media.name for media in selection.types}
-    return not special and names <= mark.settled.keys() and names <= mark.counts.keys()
+    if selection.partial or more or selection.sweep is not None:
+        return False
+    return names <= checkpoint.settled.keys() and names <= checkpoint.counts.keys()
 
 
-def is_settled(plan: AccountPlan, selection: Selection, mark: RepositoryMark, now: Callable[[], datetime]) -> bool:
-    """Whether what is wanted now is what the repository holds at its mark, and the ledger has nothing to learn.
-
-    Args:
-        plan: The account as it was read, without its repository.
-        now: As for `Entries`.
+def is_up_to_date(
+    plan: AccountPlan, selection: Selection, checkpoint: RepositoryCheckpoint, now: Callable[[], datetime]
+) -> bool:
+    """True if what is wanted now is what the repository holds at its checkpoint, and the ledger has nothing to learn;
+    `plan` is the account as it was read, without its repository.
     """
     ledger = Entries(plan.account, "", now)
     for media in selection.types:
         ledger.know(plan.entries[media.name].values())
         hash_ = _wanted_hash(plan, media, _NONE)
-        if hash_ is None or hash_ != mark.settled.get(media.name):
+        if hash_ is None or hash_ != checkpoint.settled.get(media.name):
             return False
         if unwanted(plan, media):  # a store that did not answer is asked again
             return False
@@ -66,16 +66,16 @@ def is_settled(plan: AccountPlan, selection: Selection, mark: RepositoryMark, no
     return True
 
 
-def settled(plan: AccountPlan, selection: Selection, links: Mapping[str, Link | None]) -> dict[str, str]:
+def up_to_date_types(plan: AccountPlan, selection: Selection, links: Mapping[str, Link | None]) -> dict[str, str]:
     """The types of which the repository is known to hold exactly what is wanted, with the hash of that.
 
-    What an earlier mark says of a type stays true as long as the repository was only changed by us, in other types.
+    What an earlier one says of a type stays true as long as the repository was only changed by us, in other types.
 
     Args:
         plan: The account after everything was done that could be.
         links: What this run has stored, by item: the documents were read before.
     """
-    known = plan.mark.settled if plan.mark is not None and plan.mark.rev == plan.base else {}
+    known = plan.checkpoint.settled if plan.checkpoint is not None and plan.checkpoint.rev == plan.base else {}
     found = {name: hash_ for name, hash_ in known.items() if name not in plan.changed}
     if selection.partial:
         return found
@@ -88,7 +88,6 @@ def settled(plan: AccountPlan, selection: Selection, links: Mapping[str, Link | 
 
 
 def counts(plan: AccountPlan) -> dict[str, int]:
-    """Records of each type in the repository."""
     if plan.repository is None:
         return {}
     return {media.name: sum(1 for _ in plan.repository.collection(media.nsid)) for media in MEDIA_TYPES}
@@ -99,7 +98,7 @@ def _wanted_hash(plan: AccountPlan, media: MediaType, links: Mapping[str, Link |
     did = str(plan.account.did)
     digest = sha256(_FORM[plan.erase_copies])
     for wanted in sorted(plan.wanted[media.name], key=lambda each: each.document.id):
-        link = _link(media, wanted, links)
+        link = _link(wanted, links)
         line: list[str | None] = [wanted.document.id]
         if wanted.document.verdict is Verdict.WITHDRAWN:
             if link is not None:
@@ -116,7 +115,7 @@ def _wanted_hash(plan: AccountPlan, media: MediaType, links: Mapping[str, Link |
 
 
 def _holds_exactly(plan: AccountPlan, media: MediaType, links: Mapping[str, Link | None]) -> bool:
-    """Whether the repository holds one record of each eligible document, where its link says, and none besides; and
+    """True if the repository holds one record of each eligible document, where its link says, and none besides; and
     nothing was refused that would have made it so, or given back a lost blob."""
     if plan.repository is None or any(path.startswith(f"{media.nsid}/") for path in plan.refused):
         return False
@@ -128,7 +127,7 @@ def _holds_exactly(plan: AccountPlan, media: MediaType, links: Mapping[str, Link
     kept = {(each.wanted.document.id, each.cid) for made in plan.plans if made.media == media for each in made.kept}
     found: set[str] = set()
     for wanted in plan.wanted[media.name]:
-        link = _link(media, wanted, links)
+        link = _link(wanted, links)
         if wanted.document.verdict is Verdict.WITHDRAWN:
             continue
         if link is None or link.rkey is None or link.rkey in found or held.get(link.rkey) != link.cid:
@@ -140,15 +139,15 @@ def _holds_exactly(plan: AccountPlan, media: MediaType, links: Mapping[str, Link
 
 
 def _is_known(ledger: Entries, media: MediaType, wanted: Wanted) -> bool:
-    """Whether a run that finds this item unchanged would leave its entry as it is."""
-    item, link = item_id(media.name, wanted.document.id), wanted.document.link
+    """True if a run that finds this item unchanged would leave its entry as it is."""
+    link = wanted.document.link
     if wanted.document.verdict is Verdict.WITHDRAWN:
-        entry = ledger.of(item)
+        entry = ledger.of(wanted.item)
         return entry is None or entry.withdrawn_at is None
     if link is None or link.rkey is None:
         return False
-    return ledger.unchanged(media, item, replace(wanted, cid=link.cid), link.rkey) is None
+    return ledger.unchanged(media, replace(wanted, cid=link.cid), link.rkey) is None
 
 
-def _link(media: MediaType, wanted: Wanted, links: Mapping[str, Link | None]) -> Link | None:
-    return links.get(item_id(media.name, wanted.document.id), wanted.document.link)
+def _link(wanted: Wanted, links: Mapping[str, Link | None]) -> Link | None:
+    return links.get(wanted.item, wanted.document.link)

@@ -17,7 +17,7 @@ from ac_pipeline.items import Record
 from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.sync.planning.diff import AccountPlan
 from ac_pipeline.sync.planning.plan import COPIES, Existing, Kind, Operation, TypePlan
-from ac_pipeline.sync.planning.reading import ANOTHERS, DOCUMENT_GONE
+from ac_pipeline.sync.planning.reading import gone_from
 from ac_pipeline.sync.ports import Documents
 from ac_pipeline.sync.selection import Selection
 
@@ -29,13 +29,7 @@ RECORD_GONE = "the record it is a copy of is gone"
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """One copy.
-
-    Args:
-        collection: Of its original; None where it does not say.
-        source: Key of its original, or None.
-        ref: The document behind its original, or None.
-    """
+    """One copy: type and key of its original, as far as it says them, and the document behind that (`ref`)."""
 
     rkey: str
     cid: str
@@ -72,14 +66,13 @@ def copies_of(repository: Repository, types: Iterable[MediaType]) -> list[Copy]:
 
 def find_lost_sources(plan: AccountPlan, selection: Selection, documents: Documents) -> None:
     """Add to `plan.gone` what copies name and no record does any more: documents that are gone, by their ids, and
-    originals that nobody knows, by the path of the copy.
-
-    Nothing is added of a type of which records without a document are held back.
+    originals that nobody knows, by the path of the copy; nothing of a type of which records without a document are
+    kept.
     """
     for media in selection.types:
         gone, account = plan.gone.get(media.name), plan.account
         copies = copies_of(plan.repository, [media]) if plan.repository is not None else []
-        if not copies or gone is None or account.leaving is not None:
+        if not copies or gone is None or account.pending_deletion is not None:
             continue
         records = plan.records(media)
         named = {record.ref for record in records if record.ref is not None}
@@ -89,17 +82,10 @@ def find_lost_sources(plan: AccountPlan, selection: Selection, documents: Docume
         lost = sorted(sources.keys() - known - named)
         if not lost or named - known - gone.keys() or documents.is_empty(media):
             continue
-        owners = documents.owners(media, [source for source in lost if sources[source].path != source])
-        found = {}
-        for source in lost:
-            copy = sources[source]
-            if source == copy.path:
-                if copy.source not in present:
-                    found[source] = RECORD_GONE
-            elif source not in owners:
-                found[source] = DOCUMENT_GONE
-            elif owners[source] != (None if account.is_guest else account.id):
-                found[source] = ANOTHERS
+        named_documents = [source for source in lost if sources[source].path != source]
+        unnamed = [source for source in lost if sources[source].path == source]
+        found = gone_from(account, documents.owners(media, named_documents), named_documents)
+        found |= {source: RECORD_GONE for source in unnamed if sources[source].source not in present}
         plan.gone[media.name] = {**gone, **found}
 
 
@@ -118,8 +104,8 @@ def deletions(plan: AccountPlan, made: TypePlan) -> Iterator[Operation]:
         if document is not None:
             chosen = document.verdict is Verdict.WITHDRAWN and source in plan.selected[media.name]
             reason = document.reason if chosen else None
-        elif gone is not None and account.leaving is not None:
-            reason = account.leaving if copy.collection else None
+        elif gone is not None and account.pending_deletion is not None:
+            reason = account.pending_deletion if copy.collection else None
         elif gone is not None and not any(copy.shows(each, by_text=source == copy.path) for each in live):
             reason = gone.get(source)
         if reason is not None:

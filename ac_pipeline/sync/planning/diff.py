@@ -15,10 +15,19 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import at_uri, document_tid, is_tid, parse_datetime
 from ac_pipeline.errors import AccountInactive, AccountUnknown, HeldBack
-from ac_pipeline.items import BlobRef, Derived, Failure, LedgerEntry, Record, RepositoryMark, Stage, State
+from ac_pipeline.items import BlobRef, Derived, Failure, LedgerEntry, Record, RepositoryCheckpoint, Stage, State
 from ac_pipeline.media.base import Document, Link, MediaType, Verdict
-from ac_pipeline.sync.planning.plan import Existing, Kept, Kind, Operation, TypePlan, Wanted, Withheld, existing_records
-from ac_pipeline.sync.planning.wanted import Made
+from ac_pipeline.sync.planning.plan import (
+    Existing,
+    Kept,
+    Kind,
+    Made,
+    Operation,
+    TypePlan,
+    Wanted,
+    Withheld,
+    existing_records,
+)
 
 _SEEN_BY_READING = frozenset({AccountInactive.code, AccountUnknown.code})
 """Reasons to be blocked that are over where the repository can be read."""
@@ -30,23 +39,22 @@ class AccountPlan:
 
     Args:
         made: What came of asking the renderer, which is not asked again; None to ask it as the account is read.
-        mark: How the last sync left the repository, or None.
-        types: The types it is about.
+        checkpoint: How the last sync left the repository, or None.
         base: Revision of the repository when it was last read as a whole.
         existing: Its records as they were read, decoded once; given up as soon as the plan is made.
         refused: Paths of operations that did not happen in this run and are not sent again.
-        unsettled: Items of which a write was refused, so that no copy of their records is given up.
+        unresolved: Items of which a write was refused, so that no copy of their records is given up.
         changed: Names of the types this run has written to.
         remade: Path -> what was derived anew in this run because the store had lost its bytes.
         uploaded: CIDs of blobs this run has uploaded.
         stand_ins: CID of a blob that stands in for a lost one in one commit -> the lost one.
-        aside: Operations that were not agreed to and are not done in this run, by kind and path.
-        erase_copies: Whether copies of erased work in `site.standard.document` go too.
+        skipped: Operations that were not agreed to and are not done in this run, by kind and path.
+        erase_copies: True if copies of erased work in `site.standard.document` go too.
     """
 
     account: Account
     made: Made | None = None
-    mark: RepositoryMark | None = None
+    checkpoint: RepositoryCheckpoint | None = None
     repository: Repository | None = None
     types: tuple[MediaType, ...] = ()
     base: str = ""
@@ -58,16 +66,15 @@ class AccountPlan:
     plans: list[TypePlan] = field(default_factory=list)
     existing: dict[str, list[Existing]] = field(default_factory=dict)
     refused: set[str] = field(default_factory=set)
-    unsettled: set[str] = field(default_factory=set)
+    unresolved: set[str] = field(default_factory=set)
     changed: set[str] = field(default_factory=set)
     remade: dict[str, Derived] = field(default_factory=dict)
     uploaded: set[str] = field(default_factory=set)
     stand_ins: dict[str, BlobRef] = field(default_factory=dict)
-    aside: dict[tuple[str, str], Operation] = field(default_factory=dict)
+    skipped: dict[tuple[str, str], Operation] = field(default_factory=dict)
     erase_copies: bool = True
 
     def take(self, repository: Repository) -> None:
-        """The repository was read as a whole."""
         self.repository, self.base = repository, repository.rev
 
     def records(self, media: MediaType) -> list[Existing]:
@@ -83,17 +90,13 @@ class AccountPlan:
         """Why the PDS refused the account's last writes, which reading it cannot tell; None once its credentials are
         others than those that were refused."""
         found = (entry for entries in self.entries.values() for entry in entries.values())
-        return next(
-            (
-                entry.failure
-                for entry in sorted(found, key=lambda each: each.item)
-                if entry.state is State.BLOCKED
-                and entry.failure is not None
-                and entry.failure.payload_hash == self.account.credentials
-                and entry.failure.error_class not in _SEEN_BY_READING
-            ),
-            None,
-        )
+        for entry in sorted(found, key=lambda each: each.item):
+            failure = entry.failure if entry.state is State.BLOCKED else None
+            if failure is None or failure.error_class in _SEEN_BY_READING:
+                continue
+            if failure.payload_hash == self.account.credentials:
+                return failure
+        return None
 
 
 SAME_TIME_SALTS = 4
@@ -114,18 +117,17 @@ def plan_type(
     existing: Sequence[Existing],
     gone: Mapping[str, str] | None,
     *,
-    leaving: str | None = None,
+    pending_deletion: str | None = None,
 ) -> TypePlan:
     """Decide what has to happen so that the repository holds exactly the wanted records, each once.
 
     Args:
-        media: The type.
-        did: The repository's DID.
         wanted: Every document of the account and type, eligible or not.
         existing: Every record of that type in the repository.
         gone: Documents that were confirmed not to be this account's any more -> why. Records that name another
             unknown document are left alone. None: records without a document are none of this plan's business.
-        leaving: Why every record without a document has to go, confirmed or not: the account is being erased (DEL-7).
+        pending_deletion: Why every record without a document has to go, confirmed or not: the account is being erased
+            (DEL-7).
     """
     planner = _Planner(media, did, existing)
     documents = sorted(wanted, key=lambda each: each.document.id)
@@ -137,7 +139,7 @@ def plan_type(
     for each in documents:
         planner.decide(each)
     if gone is not None:
-        planner.sweep(gone, {each.document.id for each in documents}, leaving)
+        planner.sweep(gone, {each.document.id for each in documents}, pending_deletion)
     return planner.plan
 
 
@@ -160,10 +162,7 @@ class _Planner:
         document = wanted.document
         self.remembered[document.id] = wanted.known_rkey
         matches = self.by_ref.get(document.id, [])
-        if any(record.value.get("ref") == document.id for record in matches):
-            matches = [r for r in matches if r.value.get("ref") == document.id] + [
-                r for r in matches if r.value.get("ref") != document.id
-            ]
+        matches = sorted(matches, key=lambda record: record.value.get("ref") != document.id)
         rkey = self._linked_rkey(document)
         if not matches and rkey in self.by_rkey and self.by_rkey[rkey].ref is None and rkey not in self.claimed:
             matches = [self.by_rkey[rkey]]
@@ -213,29 +212,30 @@ class _Planner:
         if document.verdict is Verdict.WITHDRAWN:
             self._withdraw(wanted)
         elif wanted.failure is not None:
-            self.plan.withheld.append(Withheld(wanted.failure, wanted, self._first_rkey(document)))
+            matches = self.matches[document.id]
+            self.plan.withheld.append(Withheld(wanted.failure, wanted, matches[0].rkey if matches else None))
         elif self._is_foreign(document):
-            error = HeldBack(
+            failure = _held_back(
                 f"{self.media.name} {document.id} has no owner, but its stored link is not of the guest repository: "
                 "it may outlive a deleted account; it is not published as guest work. Clear its link to publish it."
             )
-            self.plan.withheld.append(Withheld(_held(error), wanted))
+            self.plan.withheld.append(Withheld(failure, wanted))
         else:
             self._publish(wanted)
 
-    def sweep(self, gone: Mapping[str, str], documents: set[str], leaving: str | None) -> None:
+    def sweep(self, gone: Mapping[str, str], documents: set[str], pending_deletion: str | None) -> None:
         """Records no document claims: delete those of confirmed orphans, list those that name nothing."""
         for record in self.by_rkey.values():
             if record.rkey in self.claimed and self.claimed[record.rkey] in documents:
                 continue
-            if leaving is not None:
-                self._add(Kind.DELETE_ORPHAN, record.rkey, leaving, orphan=record.ref)
+            if pending_deletion is not None:
+                self._add(Kind.DELETE_ORPHAN, record.rkey, pending_deletion, orphan=record.ref)
             elif record.ref in gone and record.ref is not None:
                 self._add(Kind.DELETE_ORPHAN, record.rkey, gone[record.ref], orphan=record.ref)
             else:
                 what = "names no document" if record.ref is None else f"names document {record.ref}, which is not known"
-                error = HeldBack(f"{self.media.name} record {record.rkey} {what}; it is left alone")
-                self.plan.withheld.append(Withheld(_held(error), rkey=record.rkey))
+                failure = _held_back(f"{self.media.name} record {record.rkey} {what}; it is left alone")
+                self.plan.withheld.append(Withheld(failure, rkey=record.rkey))
 
     def _withdraw(self, wanted: Wanted) -> None:
         document = wanted.document
@@ -264,28 +264,28 @@ class _Planner:
             self._add(Kind.UPDATE, survivor.rkey, drift, wanted, record=wanted.record, cid=wanted.cid)
             return
         self.plan.kept.append(Kept(wanted, survivor.rkey, survivor.cid))
-        self._mend_link(wanted, survivor)
+        self._heal_link(wanted, survivor)
 
-    def _mend_link(self, wanted: Wanted, record: Existing) -> None:
+    def _heal_link(self, wanted: Wanted, record: Existing) -> None:
         link = wanted.document.link
         right = Link(record.rkey, at_uri(self.did, self.media.nsid, record.rkey), record.cid, self.did)
         if link == right:
             return
         if link is None or link.rkey is None:
-            self._add(Kind.ADOPT, record.rkey, "the record exists, Mongo has no link to it", wanted, link=right)
+            kind, reason = Kind.ADOPT, "the record exists, Mongo has no link to it"
         elif link.rkey != record.rkey or link.did not in (None, self.did):
-            self._add(Kind.HEAL, record.rkey, f"the link names {link.uri or link.rkey} instead", wanted, link=right)
+            kind, reason = Kind.HEAL, f"the link names {link.uri or link.rkey} instead"
         else:
             stale = [n for n in ("uri", "cid", "did") if getattr(link, n) != getattr(right, n)]
-            self._add(Kind.HEAL, record.rkey, f"the link's {', '.join(stale)} is missing or old", wanted, link=right)
+            kind, reason = Kind.HEAL, f"the link's {', '.join(stale)} is missing or old"
+        self._add(kind, record.rkey, reason, wanted, link=right)
 
     def _survivor(self, wanted: Wanted, matches: list[Existing]) -> Existing:
         """The linked copy, else one with its blobs, else the oldest key (LINK-7)."""
         linked = self._linked_rkey(wanted.document)
         needed = [blob.name for blob in self.media.blobs]
         return min(
-            matches,
-            key=lambda record: (record.rkey != linked, not all(n in record.value for n in needed), record.rkey),
+            matches, key=lambda record: (record.rkey != linked, not all(n in record.value for n in needed), record.rkey)
         )
 
     def _new_key(self, wanted: Wanted) -> tuple[str, str]:
@@ -321,10 +321,6 @@ class _Planner:
         ours = link.rkey in self.by_rkey or link.rkey == self.remembered[document.id]
         return not self.matches[document.id] and (link.did not in (None, self.did) or not ours)
 
-    def _first_rkey(self, document: Document) -> str | None:
-        matches = self.matches[document.id]
-        return matches[0].rkey if matches else None
-
     def _add(
         self,
         kind: Kind,
@@ -340,8 +336,8 @@ class _Planner:
         self.plan.operations.append(Operation(kind, self.media, rkey, reason, wanted, record, cid, link, orphan))
 
 
-def _held(error: HeldBack) -> Failure:
-    return Failure(Stage.RECORD, error.code, error.message)
+def _held_back(message: str) -> Failure:
+    return Failure(Stage.RECORD, HeldBack.code, message)
 
 
 WHEN_TOLERANCE_MS = 1000

@@ -15,9 +15,12 @@ from typing import Final
 
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.types import Write
-from ac_pipeline.errors import InvalidRecord
+from ac_pipeline.errors import InvalidRecord, PipelineError
 from ac_pipeline.items import BlobRef, Derived, Failure, Record, item_id
 from ac_pipeline.media.base import Document, Link, MediaType, Verdict
+
+Made = dict[str, tuple[str, Derived | PipelineError]]
+"""What came of asking the renderer, by item, with the fingerprint of the document it was asked about."""
 
 
 class Kind(StrEnum):
@@ -44,6 +47,12 @@ _WRITES = {
     Kind.DELETE_COPY: "delete",
 }
 
+ERASES: Final = frozenset({Kind.DELETE, Kind.DELETE_ORPHAN})
+"""What takes all records of an item away; of its duplicates one always stays."""
+BESIDE: Final = frozenset({Kind.DELETE_DUPLICATE, Kind.DELETE_COPY})
+"""What is deleted beside an item, which does not wait for it."""
+LINKS_ONLY: Final = frozenset({Kind.ADOPT, Kind.HEAL, Kind.UNLINK})
+
 COPIES: Final = "site.standard.document"
 """The collection in which copies of our records lie; see `copies.py`."""
 
@@ -58,7 +67,7 @@ class Wanted:
         cid: CID of `record`.
         derived: What `record` was built from.
         failure: Why an eligible document has no record to offer; its existing record then stays as it is.
-        fresh: Whether `failure` is of an attempt made now, not one remembered.
+        fresh: True if `failure` is of an attempt made now, not one remembered.
         until: When what `failure` says is over by itself; None where only another attempt, or a person, can tell.
         skipped: It is not selected: its records are recognised and left alone.
         unrendered: The record waits for renditions that a dry run does not make.
@@ -78,6 +87,10 @@ class Wanted:
     known_rkey: str | None = None
     salt: int = 0
 
+    @property
+    def item(self) -> str:
+        return item_id(self.document.type, self.document.id)
+
 
 @dataclass(frozen=True, slots=True)
 class Existing:
@@ -96,7 +109,7 @@ class Operation:
     Args:
         orphan: The missing document an orphaned record names; of a copy, the document it is of.
         blobs: What its record refers to besides the renditions of `wanted`.
-        copy: Whether its record is a copy in `site.standard.document`, and not one of `media`.
+        copy: True if its record is a copy in `site.standard.document`, and not one of `media`.
     """
 
     kind: Kind
@@ -117,7 +130,6 @@ class Operation:
 
     @property
     def writes(self) -> bool:
-        """Whether it changes the repository."""
         return self.kind in _WRITES
 
     @property
@@ -170,8 +182,7 @@ class TypePlan:
     matches: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def links(self) -> list[Operation]:
-        """Operations that only touch links in Mongo."""
-        return [op for op in self.operations if op.kind in (Kind.ADOPT, Kind.HEAL, Kind.UNLINK)]
+        return [op for op in self.operations if op.kind in LINKS_ONLY]
 
 
 def same_content(media: MediaType, record: Existing, documents: Iterable[Document]) -> Document | None:
@@ -194,18 +205,10 @@ def existing_records(repository: Repository, media: MediaType) -> list[Existing]
     return found
 
 
-_LENGTH = 16
-"""Hex digits of a version: 64 bits, so that no two of the same user and type are ever taken for one."""
-
-
 @dataclass(slots=True)
 class Versions:
-    """Versions of one account's items of one type; None for what was not looked at.
-
-    Args:
-        documents: Of the documents in Mongo.
-        renditions: Of the derived media their records refer to.
-        records: Of the records that shall exist.
+    """Versions of one account's documents in Mongo, of the derived media their records refer to, and of the records
+    that shall exist; None for what was not looked at.
     """
 
     documents: str | None = None
@@ -233,4 +236,5 @@ def records_version(wanted: Iterable[Wanted]) -> str:
 
 
 def _hash(lines: Iterable[str]) -> str:
-    return sha256("\n".join(sorted(lines)).encode()).hexdigest()[:_LENGTH]
+    """64 bits as hex digits, so that no two versions of the same user and type are ever taken for one."""
+    return sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]

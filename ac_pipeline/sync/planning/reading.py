@@ -5,23 +5,23 @@ Fills an `AccountPlan`; decides nothing about records and writes nothing. Readin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import datetime
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.lexicon import Lexicons
-from ac_pipeline.errors import Blocked, NoCredentials, OnHold
-from ac_pipeline.items import LedgerEntry, State
+from ac_pipeline.errors import Blocked, NoCredentials, Paused
+from ac_pipeline.items import State
 from ac_pipeline.media.base import Document, MediaType
 from ac_pipeline.sync.planning.diff import AccountPlan
-from ac_pipeline.sync.planning.plan import Existing, Wanted
-from ac_pipeline.sync.planning.wanted import Made, RecordBuilder, make
+from ac_pipeline.sync.planning.plan import Existing, Made, Wanted
+from ac_pipeline.sync.planning.wanted import RecordBuilder, make
 from ac_pipeline.sync.ports import Documents, Ledger, Renderer
 from ac_pipeline.sync.safeguard import Safeguard
 from ac_pipeline.sync.selection import Selection
-from ac_pipeline.sync.writing.recorder import Bookkeeper
+from ac_pipeline.sync.writing.recorder import Recorder
 
 DOCUMENT_GONE = "its document is gone"
 """Why an orphan goes whose document no longer exists: the only copy of it may be the record."""
@@ -29,9 +29,26 @@ DOCUMENT_GONE = "its document is gone"
 ANOTHERS = "its document belongs to another account"
 
 
-@dataclass(frozen=True, slots=True)
+def gone_from(account: Account, owners: Mapping[str, str | None], documents: Iterable[str]) -> dict[str, str]:
+    """Those of these documents that are not this account's, with the reason; `owners` as `Documents.owners` tells
+    them.
+    """
+    own = None if account.is_guest else account.id
+    return {
+        id: ANOTHERS if id in owners else DOCUMENT_GONE for id in documents if id not in owners or owners[id] != own
+    }
+
+
+@dataclass(slots=True, kw_only=True)
 class Reader:
-    """Reads accounts. Its arguments are those of the engine."""
+    """Reads accounts, and says what of them is not to be written.
+
+    Args:
+        now: The time, UTC.
+        renders: Pool in which renditions are made.
+        safeguard: Keeps a wrong or half-restored database, and a wrong PDS, from doing harm.
+        grace: Seconds that an item without a record waits for media that the platform is still making.
+    """
 
     documents: Documents
     ledger: Ledger
@@ -39,8 +56,8 @@ class Reader:
     lexicons: Lexicons
     now: Callable[[], datetime]
     renders: Executor
-    grace: float
     safeguard: Safeguard
+    grace: float = 600.0
 
     def read(self, plan: AccountPlan, selection: Selection, *, dry: bool = False) -> None:
         """Documents, what the ledger knows, and the records that are wanted; renditions that are missing are made.
@@ -61,10 +78,10 @@ class Reader:
             plan.selected[media.name] = chosen
             plan.wanted[media.name] = wanted + [Wanted(d, skipped=True) for d in documents if d.id not in chosen]
 
-    def render(self, account: Account, selection: Selection) -> Made:
+    def render_missing(self, account: Account, selection: Selection) -> Made:
         """Make what is missing of an account's renditions, and ask for companions; nothing is remembered of it.
 
-        Types on hold are left out, and items that were blocked: it may be in vain.
+        Paused types are left out, and items that were blocked: it may be in vain.
 
         Raises:
             Transient: Something could not be read.
@@ -76,33 +93,28 @@ class Reader:
             entries = self.ledger.load(account, media)
             documents = list(self.documents.stream(account, media))
             chosen = selection.documents(documents)
-            asked = [d for d in documents if d.id in chosen and not _is_blocked(entries.get(d.id))]
+            blocked = {id for id, entry in entries.items() if entry.state is State.BLOCKED}
+            asked = [document for document in documents if document.id in chosen and document.id not in blocked]
             jobs += builder.jobs(media, asked, entries, {})
-        held = self.ledger.holds(account) if jobs else {}
-        return make(self.renderer, self.renders, [job for job in jobs if job[0].name not in held])
+        paused = self.ledger.holds(account) if jobs else {}
+        return make(self.renderer, self.renders, [job for job in jobs if job.media.name not in paused])
 
     def _builder(self, selection: Selection, *, dry: bool = False) -> RecordBuilder:
-        return RecordBuilder(
-            self.lexicons,
-            self.renderer,
-            self.renders,
-            lambda: int(self.now().timestamp() * 1000),
-            self.grace * 1000,
-            dry=dry,
-            retry=selection.retry,
-            full=selection.full,
-            anew=selection.renditions,
-        )
+        def milliseconds() -> int:
+            return int(self.now().timestamp() * 1000)
 
-    def find_orphans(self, plan: AccountPlan, selection: Selection, books: Bookkeeper) -> None:
+        grace = self.grace * 1000
+        return RecordBuilder(self.lexicons, self.renderer, self.renders, milliseconds, grace, selection, dry=dry)
+
+    def find_orphans(self, plan: AccountPlan, selection: Selection, recorder: Recorder) -> None:
         """Which of the repository's records have no document any more, unless the database is doubted.
 
-        Nothing is looked up for an account that is leaving: every record goes, whatever is known of its document.
+        Nothing is looked up for an account that is to be deleted: every record goes, whatever is known of its document.
         """
         if not selection.judges_orphans:
             return
         for media in selection.types:
-            if plan.account.leaving is not None:
+            if plan.account.pending_deletion is not None:
                 plan.gone[media.name] = {}
                 continue
             records = plan.records(media)
@@ -119,11 +131,11 @@ class Reader:
                     orphans,
                     len(records),
                     sweep=selection.sweep,
-                    run_id=books.run_id,
-                    dry=books.dry,
+                    run_id=recorder.run_id,
+                    dry=recorder.dry,
                 )
                 if why is not None:
-                    books.doubt(media, len(orphans), len(records), why)
+                    recorder.doubt(media, len(orphans), len(records), why)
                 # Confirmed once more: while a backup is being restored, documents come back between two looks.
                 gone = {} if why is not None else self._gone(records, plan.account, media, plan.documents[media.name])
             plan.gone[media.name] = gone
@@ -132,64 +144,40 @@ class Reader:
         self, records: Sequence[Existing], account: Account, media: MediaType, documents: Sequence[Document]
     ) -> Mapping[str, str]:
         """Documents that records name and this account does not have, confirmed one by one (DEL-4, DEL-5)."""
-        known = {document.id for document in documents}
         named = {record.ref for record in records if record.ref is not None}
-        strangers = sorted(named - known)
-        if not strangers:
-            return {}
-        owners = self.documents.owners(media, strangers)
-        gone = {}
-        for id in strangers:
-            if id not in owners:
-                gone[id] = DOCUMENT_GONE
-            elif owners[id] != (None if account.is_guest else account.id):
-                gone[id] = ANOTHERS
-        return gone
+        strangers = sorted(named - {document.id for document in documents})
+        return gone_from(account, self.documents.owners(media, strangers), strangers) if strangers else {}
 
+    # -------------------------------------------------------------------------------------------- what has to wait
 
-def _is_blocked(entry: LedgerEntry | None) -> bool:
-    return entry is not None and entry.state is State.BLOCKED
+    def without_paused(self, account: Account, selection: Selection, recorder: Recorder) -> Selection:
+        """The selection without the types an operator has paused; their items are counted and remembered as blocked.
 
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """Lets types through, or books their items as blocked."""
-
-    documents: Documents
-    ledger: Ledger
-
-    def released(self, account: Account, selection: Selection, books: Bookkeeper) -> Selection:
-        """The selection without the types an operator holds; their items are counted and remembered as blocked.
-
-        Asked for under the lease: whoever puts a hold on before taking it finds that no sync writes there any more.
-        A hold keeps work from being published; it keeps nobody who leaves from being erased.
+        Asked for under the lease: whoever pauses types before taking it finds that no sync writes there any more.
+        A pause keeps work from being published; it keeps no account that is to be deleted from being erased.
         """
-        if account.leaving is not None:
+        if account.pending_deletion is not None:
             return selection
         holds = self.ledger.holds(account)
-        held = [media for media in selection.types if media.name in holds]
-        for media in held:
-            reason = OnHold(f"the {media.plural} of {account.key} are on hold: {holds[media.name]}")
-            books.report.note(reason.message)
-            self._wait(account, [media], selection, books, reason)
-        if held and len(held) == len(selection.types):
-            reasons = dict.fromkeys(holds[media.name] for media in held)
-            books.report.blocked = OnHold(f"{account.key} is on hold: {'; '.join(reasons)}")
-        return replace(selection, types=tuple(media for media in selection.types if media not in held))
+        paused = [media for media in selection.types if media.name in holds]
+        for media in paused:
+            reason = Paused(f"the {media.plural} of {account.key} are on hold: {holds[media.name]}")
+            recorder.report.note(reason.message)
+            self._wait(account, [media], selection, recorder, reason)
+        if paused and len(paused) == len(selection.types):
+            reasons = dict.fromkeys(holds[media.name] for media in paused)
+            recorder.report.blocked = Paused(f"{account.key} is on hold: {'; '.join(reasons)}")
+        return replace(selection, types=tuple(media for media in selection.types if media not in paused))
 
-    def block(self, account: Account, selection: Selection, books: Bookkeeper, error: Blocked | None) -> None:
-        """Count and remember what waits for an account that cannot be used.
-
-        Args:
-            error: Why; None for an account without a repository.
-        """
+    def block(self, account: Account, selection: Selection, recorder: Recorder, error: Blocked | None) -> None:
+        """Count and remember what waits for an account that cannot be used, or has no repository (`error` None)."""
         reason = error or NoCredentials(f"{account.key} has no account on the PDS")
-        self._wait(account, selection.types, selection, books, reason)
-        books.report.blocked = reason
+        self._wait(account, selection.types, selection, recorder, reason)
+        recorder.report.blocked = reason
 
     def _wait(
-        self, account: Account, types: Sequence[MediaType], selection: Selection, books: Bookkeeper, reason: Blocked
+        self, account: Account, types: Sequence[MediaType], selection: Selection, recorder: Recorder, reason: Blocked
     ) -> None:
         for media in types:
             documents = list(self.documents.stream(account, media))
-            books.block(media, documents, selection.documents(documents), self.ledger.load(account, media), reason)
+            recorder.block(media, documents, selection.documents(documents), self.ledger.load(account, media), reason)

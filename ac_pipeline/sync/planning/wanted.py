@@ -28,8 +28,9 @@ from ac_pipeline.errors import (
 )
 from ac_pipeline.items import Derived, Failure, LedgerEntry, Stage, State, item_id
 from ac_pipeline.media.base import Document, MediaType, Verdict
-from ac_pipeline.sync.planning.plan import Wanted
+from ac_pipeline.sync.planning.plan import Made, Wanted
 from ac_pipeline.sync.ports import Renderer
+from ac_pipeline.sync.selection import Selection
 
 COMPANION_DAYS = 7
 """How long a missing companion, such as a recording, may still turn up: it is uploaded together with its item."""
@@ -48,15 +49,9 @@ class Job(NamedTuple):
     anew: bool
 
 
-Made = dict[str, tuple[str, Derived | PipelineError]]
-"""What came of asking the renderer, by item, with the fingerprint of the document it was asked about."""
-
-
 class Unmade(Exception):
-    """Renditions that have to be made, or companions asked for, before the records of an account are known.
-
-    Args:
-        jobs: All of one type.
+    """Renditions, all of one type, that have to be made, or companions asked for, before an account's records are
+    known.
     """
 
     def __init__(self, jobs: Sequence[Job]) -> None:
@@ -66,18 +61,15 @@ class Unmade(Exception):
 
 def make(renderer: Renderer, pool: Executor, jobs: Sequence[Job]) -> Made:
     """Ask the renderer, several at once."""
-    asked = [
-        (job, pool.submit(renderer.derive, job.media, job.document, job.known, look=job.look, anew=job.anew))
-        for job in jobs
-    ]
-    made: Made = {}
-    for (media, document, *_), future in asked:
+
+    def ask(job: Job) -> Derived | PipelineError:
         try:
-            outcome: Derived | PipelineError = future.result()
+            return renderer.derive(job.media, job.document, job.known, look=job.look, anew=job.anew)
         except (Permanent, Transient) as error:
-            outcome = error
-        made[item_id(media.name, document.id)] = (document.fingerprint, outcome)
-    return made
+            return error
+
+    outcomes = zip(jobs, pool.map(ask, jobs), strict=True)
+    return {item_id(job.media.name, job.document.id): (job.document.fingerprint, outcome) for job, outcome in outcomes}
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,16 +77,11 @@ class RecordBuilder:
     """Turns documents into wanted records.
 
     Args:
-        lexicons: What a record must satisfy.
-        renderer: Makes renditions.
         pool: Where renditions are made, several at once.
         now: Milliseconds since 1970.
         grace: Milliseconds that an item without a record waits for media that the platform is still making.
+        asked: What the run was asked for: `retry`, `full` (MEDIA-21, MEDIA-22) and `renditions` count here.
         dry: Use only renditions that are known: make, ask and store nothing.
-        retry: Try again what failed before on the same document.
-        full: Ask storage again: whether objects are still those that were rendered, for companions, and for sources
-            that were missing (MEDIA-21, MEDIA-22).
-        anew: Make all renditions again.
     """
 
     lexicons: Lexicons
@@ -102,10 +89,8 @@ class RecordBuilder:
     pool: Executor
     now: Callable[[], int]
     grace: float
+    asked: Selection
     dry: bool = False
-    retry: bool = False
-    full: bool = False
-    anew: bool = False
 
     def build(
         self,
@@ -130,7 +115,7 @@ class RecordBuilder:
         if jobs and made is not None:
             raise Unmade(jobs)
         made = {**(made or {}), **make(self.renderer, self.pool, jobs)}
-        looks = self._looks(media, documents, entries) if self.dry and self.full else {}
+        looks = self._looks(media, documents, entries) if self.dry and self.asked.full else {}
         wanted = []
         for document in documents:
             entry = entries.get(document.id)
@@ -151,7 +136,7 @@ class RecordBuilder:
     ) -> list[Job]:
         """What the renderer has to be asked before the records of these documents are known, besides what is made."""
         return [
-            Job(media, document, entry.derived if entry else None, self.full, self.anew)
+            Job(media, document, entry.derived if entry else None, self.asked.full, self.asked.renditions)
             for document in documents
             for entry in (entries.get(document.id),)
             if self._known(media, document, entry) is None
@@ -208,8 +193,8 @@ class RecordBuilder:
         if (waiting := self._pending(media, document, entry)) is not None:
             return waiting
         same = entry is not None and entry.fingerprint == document.fingerprint
-        asks = self.full and not self.dry
-        if same and not self.retry and not self.anew and entry is not None and entry.state is State.QUARANTINED:
+        asks, anew = self.asked.full and not self.dry, self.asked.renditions
+        if same and not self.asked.retry and not anew and entry is not None and entry.state is State.QUARANTINED:
             failure = entry.failure
             gone = asks and failure is not None and failure.error_class == SourceMissing.code
             if failure is not None and failure.stage in _REMEMBERED and not gone:
@@ -217,7 +202,7 @@ class RecordBuilder:
         companions = media.companions(document)
         if media.recipe is None and not companions:
             return Derived()
-        if asks or (self.anew and media.recipe is not None) or not same or entry is None or entry.derived is None:
+        if asks or (anew and media.recipe is not None) or not same or entry is None or entry.derived is None:
             return None
         open_ = [name for name in companions if name not in entry.derived.found]
         if open_ and not self.dry and self.now() - document.when < COMPANION_DAYS * _DAY_MS:

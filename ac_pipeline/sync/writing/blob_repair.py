@@ -1,4 +1,4 @@
-"""Mending: giving the PDS back the blobs it has lost, of records that are as they should be otherwise (VERIFY-5).
+"""Blob repair: giving the PDS back the blobs it has lost, of records that are as they should be otherwise (VERIFY-5).
 
 The reference PDS (measured on 0.5.35) keeps a blob that is uploaded again only if its database has forgotten it. Where
 the database knows the blob and only the bytes are gone, it throws the new bytes away, and an update that keeps the
@@ -24,7 +24,7 @@ from ac_pipeline.sync.planning.diff import AccountPlan
 from ac_pipeline.sync.planning.plan import Kind, Operation, Wanted
 from ac_pipeline.sync.ports import DataServer
 from ac_pipeline.sync.selection import Selection
-from ac_pipeline.sync.writing.recorder import Bookkeeper
+from ac_pipeline.sync.writing.recorder import Recorder
 from ac_pipeline.sync.writing.writer import Refused, Writer
 
 BLOB_CHECKS = 8
@@ -85,29 +85,27 @@ PADDING: Mapping[str, bytes] = {"video/mp4": b"\x00\x00\x00\x08free"}
 
 
 @dataclass(slots=True)
-class Mender:
-    """Mends the blobs of one account in one run.
+class BlobRepair:
+    """Repairs the blobs of one account in one run.
 
     Args:
         plan: The account, after its records were written.
-        books: Its books.
-        server: The PDS.
         lexicons: What records must satisfy, for one commit as for good.
         load: The bytes of a blob, made anew if the store has lost them.
-        settle: Puts a refusal into the books, or the item into another round: whether there has to be one.
+        refuse: Records a refusal, or puts the item into another round; True if there has to be one.
     """
 
     plan: AccountPlan
-    books: Bookkeeper
+    recorder: Recorder
     server: DataServer
     lexicons: Lexicons
     load: Callable[[Operation, BlobRef], bytes]
-    settle: Callable[[Refused], bool]
-    _let_go: list[Use] = field(default_factory=list)
+    refuse: Callable[[Refused], bool]
+    _released: list[Use] = field(default_factory=list)
     _again: bool = False
 
-    def mend(self, selection: Selection, writer: Callable[[], Writer]) -> bool:
-        """Ask for blobs and upload those that are missing: whether records have to be written again for it.
+    def repair(self, selection: Selection, writer: Callable[[], Writer]) -> bool:
+        """Ask for blobs and upload those that are missing; True if records have to be written again for it.
 
         Without `Selection.blobs` only those are asked for that an earlier run had to leave: nothing else would tell.
         With it also those just uploaded: the PDS throws away an upload of a blob that another record refers to, even
@@ -117,7 +115,7 @@ class Mender:
             writer: Makes what writes to the account's repository; of a stand-in it loads `stand_in` of the original.
 
         Raises:
-            Transient, Blocked: Nothing more can be done now; what was not mended is found again by the next run.
+            Transient, Blocked: Nothing more can be done now; what was not repaired is found again by the next run.
         """
         lost = self._missing(
             [
@@ -136,14 +134,14 @@ class Mender:
         return self._again
 
     def check(self) -> None:
-        """Once the records are written again: whether the PDS keeps their blobs now."""
-        missing = self._missing(self._let_go)
-        self._healed(use for use in self._let_go if use not in missing)
+        """Once the records are written again, ask whether the PDS keeps their blobs now."""
+        missing = self._missing(self._released)
+        self._healed(use for use in self._released if use not in missing)
         for use in missing:
             self._fail(use, BlobMissing(f"the PDS does not keep the blob {use.blob.cid}, however often it is sent"))
 
     def _failed_before(self, use: Use) -> bool:
-        """Whether a run may have known that the blob is lost, and left it so."""
+        """True if a run may have known that the blob is lost, and left it so."""
         entry = self.plan.entries[use.media.name].get(use.wanted.document.id)
         if entry is None or entry.failure is None:
             return False
@@ -193,7 +191,7 @@ class Mender:
                 for use in own:
                     self._fail(use, error)
             else:  # it waits from now on, whatever stops this run
-                self.books.reopen(own[0].operation)
+                self.recorder.reopen(own[0].operation)
         for outcome in writer.write(operations, repository):
             if isinstance(outcome, Refused):
                 for use in by_path[outcome.operation.path]:
@@ -203,7 +201,7 @@ class Mender:
             self.plan.repository = outcome.repository
             for operation in outcome.operations:
                 self.plan.changed.add(operation.media.name)
-                self._let_go += by_path[operation.path]
+                self._released += by_path[operation.path]
 
     def _without(self, own: Sequence[Use], record: Record, strangers: Mapping[str, str]) -> Operation:
         """The update with which a record lets go of blobs.
@@ -234,13 +232,13 @@ class Mender:
         reason = "it lets go of a blob whose bytes are lost"
         return Operation(Kind.UPDATE, media, rkey, reason, record=record, cid=record_cid(record), blobs=tuple(copies))
 
-    def _healed(self, mended: Iterable[Use]) -> None:
-        for use in {use.operation.item: use for use in mended}.values():
-            self.books.mended(use.media)
+    def _healed(self, repaired: Iterable[Use]) -> None:
+        for use in {use.operation.item: use for use in repaired}.values():
+            self.recorder.report.tally(use.media.name).healed += 1
 
     def _fail(self, use: Use, error: PipelineError) -> None:
-        self.books.reopen(use.operation)
-        self._again |= self.settle(Refused(use.operation, error, Stage.UPLOAD))
+        self.recorder.reopen(use.operation)
+        self._again |= self.refuse(Refused(use.operation, error, Stage.UPLOAD))
 
 
 def stand_in(data: bytes, mime_type: str) -> bytes:

@@ -1,6 +1,6 @@
 """Ledger entries: what the ledger shall remember of an item after something happened to it, or that it knows already.
 
-Values only: what happened is decided by the bookkeeper, which also stores what is made here. An entry is made anew
+Values only: what happened is decided by the recorder, which also stores what is made here. An entry is made anew
 only when it says something new, so that a run over unchanged data stores nothing.
 """
 
@@ -12,12 +12,12 @@ from datetime import datetime
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import at_uri
-from ac_pipeline.errors import TRANSIENT_CODES, OnHold
+from ac_pipeline.errors import TRANSIENT_CODES, Paused
 from ac_pipeline.items import Attempt, Derived, Failure, LedgerEntry, Stage, State
 from ac_pipeline.media.base import Document, MediaType
 from ac_pipeline.sync.planning.plan import Wanted
 
-_SETTLED = {State.WRITTEN, State.UNCHANGED}
+_IN_ORDER = {State.WRITTEN, State.UNCHANGED}
 _TRIED = {Stage.RENDITION, Stage.UPLOAD, Stage.WRITE}
 """Stages that cost an attempt; a document or record that cannot be built is the same verdict read again."""
 
@@ -26,13 +26,7 @@ _IDENTITY = ("rkey", "did", "fingerprint", "partition", "code", "withdrawn_at")
 
 
 class Entries:
-    """What the ledger knows of one account's items, and what it shall know next.
-
-    Args:
-        account: Whose items.
-        run_id: The run that changes them.
-        now: The time, UTC.
-    """
+    """What the ledger knows of one account's items, and what it shall know next of what a run does at `now()` (UTC)."""
 
     def __init__(self, account: Account, run_id: str, now: Callable[[], datetime]) -> None:
         self._account = account
@@ -52,21 +46,21 @@ class Entries:
         return known.attempts if known is not None else 0
 
     def stays_quarantined(self, item: str, document: Document, failure: Failure) -> bool:
-        """Whether an item of an account that is blocked has a fault of its own, which is to be seen although nobody can
-        reach the account; a type on hold is an operator's own choice."""
+        """True if an item of an account that is blocked has a fault of its own, which is to be seen although nobody can
+        reach the account; a paused type is an operator's own choice."""
         known = self._known.get(item)
-        quarantined = known is not None and known.state is State.QUARANTINED and failure.error_class != OnHold.code
+        quarantined = known is not None and known.state is State.QUARANTINED and failure.error_class != Paused.code
         return quarantined and known is not None and known.fingerprint == document.fingerprint
 
     def written(self, media: MediaType, item: str, wanted: Wanted, rkey: str) -> LedgerEntry:
         return self._fulfilled(media, item, wanted, rkey, State.WRITTEN)
 
-    def unchanged(self, media: MediaType, item: str, wanted: Wanted, rkey: str) -> LedgerEntry | None:
+    def unchanged(self, media: MediaType, wanted: Wanted, rkey: str) -> LedgerEntry | None:
         """None when the ledger says so already."""
-        known, document, account = self._known.get(item), wanted.document, self._account
+        known, document, account = self._known.get(wanted.item), wanted.document, self._account
         if (
             known is not None
-            and known.state in _SETTLED
+            and known.state in _IN_ORDER
             and (known.rkey, known.cid, known.did) == (rkey, wanted.cid, account.did)
             and (known.partition, known.code, known.fingerprint) == (account.key, document.code, document.fingerprint)
             and known.derived == (wanted.derived or known.derived)
@@ -74,32 +68,25 @@ class Entries:
             and known.withdrawn_at is None
         ):
             return None
-        return self._fulfilled(media, item, wanted, rkey, State.UNCHANGED)
+        return self._fulfilled(media, wanted.item, wanted, rkey, State.UNCHANGED)
 
-    def rendered(self, media: MediaType, item: str, wanted: Wanted) -> LedgerEntry | None:
+    def rendered(self, media: MediaType, wanted: Wanted) -> LedgerEntry | None:
         """None when these renditions are known; else the item waits for its record."""
-        known, document = self._known.get(item), wanted.document
+        known, document = self._known.get(wanted.item), wanted.document
         # A failure that holds up the record alone is no news about its renditions.
         failed = known is not None and known.failure is not None and known.failure.stage is Stage.RENDITION
         same = known is not None and (known.derived, known.fingerprint) == (wanted.derived, document.fingerprint)
         if same and not failed:
             return None
-        return self._entry(
-            media,
-            item,
-            document,
-            State.PENDING,
-            Stage.RENDITION,
-            changes={"derived": wanted.derived, "warnings": _warnings(wanted)},
-        )
+        changes = {"derived": wanted.derived, "warnings": _warnings(wanted)}
+        return self._entry(media, wanted.item, document, State.PENDING, Stage.RENDITION, changes=changes)
 
     def deleted(
         self, media: MediaType, item: str, document: Document | None, rkey: str | None, reason: str
     ) -> LedgerEntry:
         """The key stays on record, so that an un-nuked item returns under its old address (DEL-2)."""
-        return self._entry(
-            media, item, document, State.DELETED, rkey=rkey, message=reason, changes={"cid": None, "withdrawn_at": None}
-        )
+        changes = {"cid": None, "withdrawn_at": None}
+        return self._entry(media, item, document, State.DELETED, rkey=rkey, message=reason, changes=changes)
 
     def erased(self, media: MediaType, item: str) -> LedgerEntry | None:
         """An item without a record, that shall have none, and whose renditions are given up; None when the ledger says
@@ -122,39 +109,29 @@ class Entries:
         *,
         rkey: str | None = None,
         until: datetime | None = None,
-        leaving: bool = False,
+        pending_deletion: bool = False,
     ) -> LedgerEntry | None:
         """An item that is not where it should be; None when the ledger says so already and nothing was tried.
 
         Args:
             subject: What was wanted; None for a record without a document.
             until: When it will be tried again, where that is known.
-            leaving: Whether its record has to go and did not: its waiting time starts, or goes on (DEL-6).
+            pending_deletion: True if its record has to go and did not: its waiting time starts, or goes on (DEL-6).
         """
         known = self._known.get(item)
         if state is State.BLOCKED and subject is not None and self.stays_quarantined(item, subject.document, failure):
             return None
+        document, since = subject.document if subject is not None else None, known.withdrawn_at if known else None
         hash_ = subject.cid or subject.document.fingerprint if subject is not None else rkey
         failure = replace(failure, payload_hash=failure.payload_hash or hash_)
         changes: dict[str, object] = {
             # Of a blocked item it says that a limit, too, held it up.
             "deferred_until": until or (known.deferred_until if known is not None and state is State.BLOCKED else None),
-            "withdrawn_at": (known.withdrawn_at if known is not None else None) or self._now() if leaving else None,
+            "withdrawn_at": (since or self._now()) if pending_deletion else None,
         }
         if subject is not None:
-            changes["warnings"] = _warnings(subject)
-            if subject.derived is not None:
-                changes["derived"] = subject.derived
-        entry = self._entry(
-            media,
-            item,
-            subject.document if subject is not None else None,
-            state,
-            failure.stage,
-            rkey=rkey,
-            failure=failure,
-            changes=changes,
-        )
+            changes |= _media_of(subject)
+        entry = self._entry(media, item, document, state, failure.stage, rkey=rkey, failure=failure, changes=changes)
         tried = subject is None or (subject.fresh and failure.stage in _TRIED)
         if tried or known is None or known.state is not state or known.failure != failure:
             return entry
@@ -163,13 +140,7 @@ class Entries:
         return replace(entry, attempts=known.attempts, history=())  # no new line for its timeline
 
     def _fulfilled(self, media: MediaType, item: str, wanted: Wanted, rkey: str, state: State) -> LedgerEntry:
-        changes: dict[str, object] = {
-            "cid": wanted.cid,
-            "warnings": _warnings(wanted),
-            "withdrawn_at": None,
-        }
-        if wanted.derived is not None:
-            changes["derived"] = wanted.derived
+        changes = {"cid": wanted.cid, "withdrawn_at": None, **_media_of(wanted)}
         return self._entry(media, item, wanted.document, state, rkey=rkey, changes=changes)
 
     def _entry(
@@ -229,6 +200,11 @@ def _cids(derived: object) -> tuple[str, ...]:
 def end_of(failure: Failure) -> State:
     """How an item with this failure ends: what another attempt may overcome waits, the rest is for a person."""
     return State.DEFERRED if failure.error_class in TRANSIENT_CODES else State.QUARANTINED
+
+
+def _media_of(wanted: Wanted) -> dict[str, object]:
+    derived = {} if wanted.derived is None else {"derived": wanted.derived}
+    return {"warnings": _warnings(wanted), **derived}
 
 
 def _warnings(wanted: Wanted) -> tuple[str, ...]:

@@ -18,14 +18,14 @@ from ac_pipeline.sync.planning.diff import AccountPlan
 from ac_pipeline.sync.planning.plan import existing_records
 from ac_pipeline.sync.ports import Documents, Ledger, Renderer
 from ac_pipeline.sync.selection import Selection
-from ac_pipeline.sync.writing.recorder import Bookkeeper
+from ac_pipeline.sync.writing.recorder import Recorder
 
 
 def unwanted(plan: AccountPlan, media: MediaType) -> list[LedgerEntry]:
     """Entries that are not over, or have renditions, whose documents are withdrawn or not among the account's any more;
     asks nobody.
 
-    Of an account that is leaving every document is withdrawn.
+    Of an account that is to be deleted every document is withdrawn.
     """
     wanted = {document.id for document in plan.documents[media.name] if document.verdict is not Verdict.WITHDRAWN}
     return [
@@ -47,42 +47,38 @@ def _ever_made(entry: LedgerEntry) -> tuple[Rendition, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Eraser:
-    """Lets go of what is kept of erased items.
-
-    Args:
-        documents, ledger, renderer: The ports.
-    """
+    """Lets go of what is kept of erased items."""
 
     documents: Documents
     ledger: Ledger
     renderer: Renderer
 
-    def erase(self, plan: AccountPlan, selection: Selection, books: Bookkeeper) -> None:
+    def erase(self, plan: AccountPlan, selection: Selection, recorder: Recorder) -> None:
         """After the records: end every selected item that is withdrawn, or whose document is gone, and of which the
         repository holds no record, and let its renditions go. Never raises for a store or ledger that does not answer:
         that costs neither an item nor the erasure, it is in the notes.
         """
         try:
             for media in selection.types:
-                self._let_go(media, self._confirmed(plan, media, selection), books)
+                self._let_go(media, self._confirmed(plan, media, selection), recorder)
         except Transient as error:
-            books.report.note(f"renditions of erased items are still kept, the next sync tries again: {error.message}")
+            recorder.report.note(
+                f"renditions of erased items are still kept, the next sync tries again: {error.message}"
+            )
 
     def forget(self, media: MediaType, entries: Sequence[LedgerEntry]) -> None:
-        """Let the store give up what these items of one type alone use.
-
-        Raises:
-            Transient: Store or ledger did not answer; some may be gone.
+        """Let the store give up what these items of one type alone use; Transient when store or ledger did not answer,
+        and some may be gone.
         """
         made = {rendition.blob.cid: rendition for entry in entries for rendition in _ever_made(entry)}
         if made:
             used = self.ledger.used_blobs(made, without=[entry.item for entry in entries])
             self.renderer.forget(media, [rendition for cid, rendition in made.items() if cid not in used])
 
-    def _let_go(self, media: MediaType, entries: Sequence[LedgerEntry], books: Bookkeeper) -> None:
+    def _let_go(self, media: MediaType, entries: Sequence[LedgerEntry], recorder: Recorder) -> None:
         if entries:
             self.forget(media, entries)
-            books.erased(media, entries)
+            recorder.erased(media, entries)
 
     def _confirmed(self, plan: AccountPlan, media: MediaType, selection: Selection) -> list[LedgerEntry]:
         """The unwanted ones of which no record is left, as the repository stands after our writes."""
@@ -116,6 +112,6 @@ class Eraser:
         """Documents that are not gone: they belong to another account now, or the collection is doubted (DEL-5)."""
         if not missing:
             return set()
-        if self.documents.is_empty(media) and plan.account.leaving is None:
+        if self.documents.is_empty(media) and plan.account.pending_deletion is None:
             return set(missing)
         return set(self.documents.owners(media, missing))

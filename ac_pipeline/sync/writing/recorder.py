@@ -1,24 +1,25 @@
-"""The bookkeeper: turns what happened to items into tallies, links and ledger entries, per committed batch.
+"""The recorder: turns what happened to items into tallies, links and ledger entries, per committed batch.
 
 One per account and run. It decides nothing about records; it stores at once how each item ended, so that a kill loses
-at most one batch of bookkeeping (design, section 1, ideas 5 and 6). What an entry says is `entries.py`, which items
-still wait, how they ended and what their links are by now is `item_states.py`.
+at most one batch of records of it (design, section 1, ideas 5 and 6). What an entry says is `entries.py`.
 """
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
+from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.errors import Blocked, PipelineError, RateLimited, Transient
-from ac_pipeline.items import Failure, LedgerEntry, Stage, State, item_id
+from ac_pipeline.items import Failure, LedgerEntry, Stage, State
 from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType, Verdict
 from ac_pipeline.sync.planning.diff import AccountPlan
 from ac_pipeline.sync.planning.plan import (
+    BESIDE,
+    ERASES,
     Kept,
     Kind,
     Operation,
@@ -34,20 +35,100 @@ from ac_pipeline.sync.planning.wanted import failure_of
 from ac_pipeline.sync.ports import Documents, Ledger
 from ac_pipeline.sync.report import AccountReport, ItemFailure
 from ac_pipeline.sync.writing.entries import Entries, end_of
-from ac_pipeline.sync.writing.item_states import BESIDE, DELETES, Endings, LinkBook
 from ac_pipeline.sync.writing.writer import Refused
 
 
-class Bookkeeper:
-    """Keeps the books of one account in one run.
+class ItemStates:
+    """What each item of one account still waits for in a run, and in which state it ended, counted in the report.
 
-    Args:
-        documents: Where links are stored.
-        ledger: Where entries are stored.
-        account: Whose items they are.
-        run_id: The run, as the ledger names it.
-        now: The time, UTC.
-        dry: Count only; store nothing.
+    Every planned item ends in exactly one state, whatever happens to it in later rounds (VERIFY-1), and is counted
+    there once. In memory only.
+    """
+
+    def __init__(self, report: AccountReport) -> None:
+        self._report = report
+        self._states: dict[str, State] = {}
+        self._open: dict[str, dict[str, Operation]] = {}  # what each item still waits for, by path
+        self._sent: dict[str, dict[str, Operation]] = {}
+
+    def begin(self) -> None:
+        """A round starts: what the last one left open is planned anew."""
+        self._open = {}
+
+    def send(self) -> None:
+        """What is open now goes to the PDS, and may arrive there without an answer."""
+        for item, operations in self._open.items():
+            self._sent.setdefault(item, {}).update(operations)
+
+    def reopen(self, operation: Operation) -> None:
+        """An item waits for a write; one that was in order a round ago may do so, one that has ended otherwise not."""
+        item = operation.item
+        if not operation.writes or operation.kind in BESIDE:
+            return
+        if self._states.get(item) is State.UNCHANGED:
+            del self._states[item]
+            self._report.tally(operation.media.name).count(State.UNCHANGED, -1)
+        if item not in self._states:
+            self._open.setdefault(item, {})[operation.path] = operation
+
+    def close(self, operation: Operation) -> bool:
+        """An operation needs no more waiting for; True if it was its item's last."""
+        waiting = self._open.get(operation.item, {})
+        waiting.pop(operation.path, None)
+        if not waiting:
+            self._open.pop(operation.item, None)
+        return not waiting
+
+    def end(self, media: MediaType, item: str, state: State) -> bool:
+        """Count an item where it ended; False if it had ended before."""
+        if item in self._states:
+            return False
+        self._states[item] = state
+        self._report.tally(media.name).count(state)
+        return True
+
+    def write(self, media: MediaType, item: str, kind: Kind) -> None:
+        """An item ended with its record written: `written` is the sum of both kinds."""
+        if item not in self._states:
+            self._states[item] = State.WRITTEN
+            tally = self._report.tally(media.name)
+            tally.created += kind is Kind.CREATE
+            tally.updated += kind is Kind.UPDATE
+
+    def of(self, item: str) -> State | None:
+        """How an item ended; None as long as it has not."""
+        return self._states.get(item)
+
+    def sent(self, item: str) -> dict[str, Operation]:
+        """What was sent for an item in this run, by path."""
+        return self._sent.get(item, {})
+
+    def unheard_deletions(self) -> list[Operation]:
+        """One deletion of each item whose deletions were sent in an earlier round and need not be sent again: they
+        arrived."""
+        return [
+            next(iter(operations.values()))
+            for item, operations in self._sent.items()
+            if item not in self._open and all(each.kind in ERASES for each in operations.values())
+        ]
+
+    def take_open(self) -> Sequence[Operation]:
+        """One operation of each item that has not ended; none of them is waited for any more."""
+        waiting = [next(iter(ops.values())) for item, ops in self._open.items() if item not in self._states]
+        self._open = {}
+        return waiting
+
+    @property
+    def left_open(self) -> int:
+        """Items that still wait."""
+        return len(self._open)
+
+
+class Recorder:
+    """Records what happens to the items of one account in one run; `dry` counts only and stores nothing.
+
+    Attributes:
+        links: What this run has stored in Mongo, by item; None where a link was cleared.
     """
 
     def __init__(
@@ -62,12 +143,13 @@ class Bookkeeper:
     ) -> None:
         self.report = AccountReport(account.key)
         self.run_id, self.dry = run_id, dry
+        self.links: dict[str, Link | None] = {}
+        self._documents = documents
         self._ledger = ledger
         self._account = account
         self._now = now
         self._entries = Entries(account, run_id, now)
-        self._endings = Endings(self.report)
-        self._links = LinkBook(documents, account)
+        self._states = ItemStates(self.report)
 
     def count(self, plan: AccountPlan, types: Iterable[MediaType]) -> None:
         """Count the documents of these types, and keep what the ledger knows of them."""
@@ -84,10 +166,8 @@ class Bookkeeper:
                     tally.companions_missing += bool(media.companions(each.document).keys() - each.derived.found)
 
     def untouched(self, plan: AccountPlan, types: Iterable[MediaType], records: Mapping[str, int]) -> None:
-        """Everything is known to be as it has to be: what a run that reads the repository would count (VERIFY-11).
-
-        Args:
-            records: Records of each type in the repository.
+        """Everything is known to be as it has to be: what a run that reads the repository would count (VERIFY-11);
+        `records` of each type are in the repository.
         """
         self.count(plan, types)
         for media in types:
@@ -109,10 +189,8 @@ class Bookkeeper:
             self.report.tally(media.name).records = sum(1 for _ in repository.collection(media.nsid))
 
     def doubt(self, media: MediaType, orphans: int, records: int, why: str) -> None:
-        """Records without a document are kept, because the database is doubted and not the records.
-
-        Args:
-            why: The end of a sentence.
+        """Records without a document are kept, because the database is doubted and not the records; `why` ends a
+        sentence.
         """
         self.report.tally(media.name).orphans_kept += orphans
         self.report.note(
@@ -122,73 +200,69 @@ class Bookkeeper:
         )
 
     def begin(self, plans: Sequence[TypePlan]) -> None:
-        """A round starts: everything that needs no write is settled now; what was written unheard is recognised."""
-        self._endings.begin()
+        """A round starts: everything that needs no write ends now; what was written without an answer is recognised."""
+        self._states.begin()
         saved: list[LedgerEntry | None] = []
         # Before their links are cleared: a kill in between must not cost the keys.
         self._save(self._remember_key(op) for plan in plans for op in plan.links() if op.kind is Kind.UNLINK)
         for plan in plans:
             for operation in plan.operations:
-                self._endings.reopen(operation)
-            for kept in plan.kept:
-                saved.append(self._keep(plan.media, kept))
-            for withheld in plan.withheld:
-                saved.append(self._withhold(plan.media, withheld))
+                self._states.reopen(operation)
+            saved += [self._keep(plan.media, kept) for kept in plan.kept]
+            saved += [self._withhold(plan.media, withheld) for withheld in plan.withheld]
         for plan in plans:  # after all is counted: should Mongo not answer, no item is left out
-            self._mend_links(plan)
-        saved += [self._delete(item, operation) for item, operation in self._endings.unheard_deletions()]
+            self._heal_links(plan)
+        saved += [self._delete(operation) for operation in self._states.unheard_deletions()]
         self._save(saved)
-        self._endings.send()
+        self._states.send()
 
     def committed(self, operations: Sequence[Operation]) -> None:
         """A batch is durable: store its links, then its entries, each in one bulk write.
 
         What was deleted goes the other way round: its entry holds the key it may return under, its link no longer.
         """
-        links: dict[str, list[LinkUpdate]] = defaultdict(list)
-        types: dict[str, MediaType] = {}
+        links: dict[str, tuple[MediaType, list[LinkUpdate]]] = {}
         saved: list[LedgerEntry | None] = []
         gone: list[LedgerEntry | None] = []
         for operation in operations:
-            media, item = operation.media, operation.item
-            types[media.name] = media
+            media, document = operation.media, operation.document
             if operation.kind in BESIDE:
                 tally = self.report.tally(media.name)
                 tally.duplicates_removed += operation.kind is Kind.DELETE_DUPLICATE
                 tally.copies_removed += operation.copy
                 continue
-            last = self._endings.close(operation)
-            if operation.kind in DELETES:
-                if last and self._endings.of(item) is None:
-                    gone.append(self._delete(item, operation))
-                    if operation.document is not None:
-                        links[media.name].append(self._links.update(item, operation.document, None))
+            last, link = self._states.close(operation), None
+            if operation.kind in ERASES:
+                if not last or self._states.of(operation.item) is not None:
+                    continue
+                gone.append(self._delete(operation))
             elif operation.wanted is not None:
-                document, rkey = operation.wanted.document, operation.rkey
-                links[media.name].append(self._links.to_record(item, document, media, rkey, operation.cid))
-                saved.append(self._write(media, operation.wanted, operation.kind, rkey, item))
+                did, rkey = str(self._account.did), operation.rkey
+                link = Link(rkey, at_uri(did, media.nsid, rkey), operation.cid, did)
+                saved.append(self._write(media, operation.wanted, operation.kind, rkey))
+            if document is not None:
+                links.setdefault(media.name, (media, []))[1].append(self._link(operation.item, document, link))
         self._save(gone)
-        for name, updates in links.items():
-            self._links.write(types[name], updates)
+        for media, updates in links.values():
+            self._documents.write_links(media, updates)
         self._save(saved)
 
     def refused(self, outcome: Refused) -> None:
         """One operation did not happen: quarantined, or to be tried again."""
         operation, error = outcome.operation, outcome.error
-        item = operation.item
         failure = failure_of(outcome.stage, error, operation.cid)
         state = end_of(failure)
         until = self._wait(error) if isinstance(error, RateLimited) else None
         if state is State.DEFERRED and until is None:
-            self._disturb(item, failure)
+            self._disturb(operation.item, failure)
         if operation.kind in BESIDE:
             what = "a copy of erased work" if operation.copy else "a duplicate"
             self.report.note(f"{operation.path}, {what}, could not be deleted: {error.message}")
-            self._list(item, operation.document, failure, state)
+            self._list(operation.item, operation.document, failure, state)
             return
-        self._endings.close(operation)
-        if self._endings.of(item) is None:
-            self._save([self._miss(operation, failure, item, state, until)])
+        self._states.close(operation)
+        if self._states.of(operation.item) is None:
+            self._save([self._miss(operation, failure, state, until)])
 
     def block(
         self,
@@ -198,16 +272,15 @@ class Bookkeeper:
         known: Mapping[str, LedgerEntry],
         reason: Blocked,
     ) -> None:
-        """The eligible ones among the chosen documents of one type wait for their account, or for a hold to end."""
+        """The eligible ones among the chosen documents of one type wait for their account, or for a pause to end."""
         self._know(media, documents, chosen, known)
         failure = failure_of(Stage.WRITE, reason)
         saved = []
-        for document in documents:
-            if document.id in chosen and document.verdict is Verdict.ELIGIBLE:
-                item = item_id(media.name, document.id)
-                faulty = self._entries.stays_quarantined(item, document, failure)
-                self._endings.end(media, item, State.QUARANTINED if faulty else State.BLOCKED)
-                saved.append(self._entries.failed(media, item, Wanted(document), failure, State.BLOCKED))
+        for wanted in map(Wanted, documents):
+            if wanted.document.id in chosen and wanted.document.verdict is Verdict.ELIGIBLE:
+                faulty = self._entries.stays_quarantined(wanted.item, wanted.document, failure)
+                self._states.end(media, wanted.item, State.QUARANTINED if faulty else State.BLOCKED)
+                saved.append(self._entries.failed(media, wanted.item, wanted, failure, State.BLOCKED))
         self._save(saved)
 
     def block_rest(self, reason: Blocked) -> None:
@@ -229,10 +302,6 @@ class Bookkeeper:
         except Transient as other:  # the ledger itself may be what does not answer; the report still tells
             self.report.note(f"the ledger does not know of the interruption: {other.message}")
 
-    def mended(self, media: MediaType) -> None:
-        """The PDS has the blobs of an item again that it had lost."""
-        self.report.tally(media.name).healed += 1
-
     def vanished(self, plan: AccountPlan, types: Iterable[MediaType]) -> None:
         """Records that had to go, or have no document, and are gone without us wait no longer (DEL-6)."""
         saved: list[LedgerEntry | None] = []
@@ -240,13 +309,10 @@ class Bookkeeper:
         for media in types:
             documents = {document.id: document for document in plan.documents[media.name]}
             for entry in plan.entries[media.name].values():
-                over = entry.withdrawn_at is not None or (
-                    entry.document not in documents and entry.state is not State.DELETED
-                )
-                if not over or self._endings.of(entry.item) is not None or not entry.rkey:
-                    continue
-                if f"{media.nsid}/{entry.rkey}" not in records:
-                    document = documents.get(entry.document)
+                document = documents.get(entry.document)
+                over = entry.withdrawn_at is not None or (document is None and entry.state is not State.DELETED)
+                there = f"{media.nsid}/{entry.rkey}" in records
+                if over and entry.rkey and not there and self._states.of(entry.item) is None:
                     saved.append(self._entries.deleted(media, entry.item, document, entry.rkey, "its record is gone"))
         self._save(saved)
 
@@ -261,69 +327,62 @@ class Bookkeeper:
         for each in wanted:
             if each.skipped or each.document.verdict is Verdict.WITHDRAWN:
                 continue
-            item = item_id(media.name, each.document.id)
             if each.failure is not None:
-                saved.append(self._fail(media, each, each.failure, item))
+                saved.append(self._fail(media, each, each.failure))
                 continue
-            entry = self._entries.rendered(media, item, each)
+            entry = self._entries.rendered(media, each)
             saved.append(entry)
             if entry is None:
-                self._endings.end(media, item, State.UNCHANGED)
+                self._states.end(media, each.item, State.UNCHANGED)
             else:
                 self.report.tally(media.name).pending += 1
         self._save(saved)
 
-    def set_aside(self, operations: Iterable[Operation]) -> None:
+    def skip(self, operations: Iterable[Operation]) -> None:
         """What was not agreed to is not done: its items wait for another sync. The ledger need not know."""
         for operation in operations:
             if operation.writes and operation.kind not in BESIDE:
-                self._endings.end(operation.media, operation.item, State.DEFERRED)
-
-    @property
-    def links(self) -> Mapping[str, Link | None]:
-        """What this run has stored in Mongo, by item; None where a link was cleared."""
-        return self._links.stored
+                self._states.end(operation.media, operation.item, State.DEFERRED)
 
     def reopen(self, operation: Operation) -> None:
         """An item waits for a write again, unless it has ended otherwise than in order."""
-        self._endings.reopen(operation)
+        self._states.reopen(operation)
 
     def finish(self) -> None:
         """Nothing is left open: every planned item has ended in exactly one state (VERIFY-1)."""
-        if self._endings.left_open:
-            raise RuntimeError(f"{self._endings.left_open} items of {self._account.key} have no end")
+        if self._states.left_open:
+            raise RuntimeError(f"{self._states.left_open} items of {self._account.key} have no end")
 
     # --------------------------------------------------------------------------------------------------- ends of items
 
     def _keep(self, media: MediaType, kept: Kept) -> LedgerEntry | None:
-        item = item_id(media.name, kept.wanted.document.id)
-        if self._endings.of(item) is not None:
+        item = kept.wanted.item
+        if self._states.of(item) is not None:
             return None
         wanted = replace(kept.wanted, cid=kept.cid)
-        sent = self._endings.sent(item).get(f"{media.nsid}/{kept.rkey}")
+        sent = self._states.sent(item).get(f"{media.nsid}/{kept.rkey}")
         if sent is not None and sent.cid == kept.cid:
-            return self._write(media, wanted, sent.kind, kept.rkey, item)
-        self._endings.end(media, item, State.UNCHANGED)
-        return self._entries.unchanged(media, item, wanted, kept.rkey)
+            return self._write(media, wanted, sent.kind, kept.rkey)
+        self._states.end(media, item, State.UNCHANGED)
+        return self._entries.unchanged(media, wanted, kept.rkey)
 
     def _withhold(self, media: MediaType, withheld: Withheld) -> LedgerEntry | None:
         if withheld.wanted is None:
             self.report.note(withheld.failure.message)
             return None
-        item = item_id(media.name, withheld.wanted.document.id)
-        return self._fail(media, withheld.wanted, withheld.failure, item, withheld.rkey)
+        return self._fail(media, withheld.wanted, withheld.failure, withheld.rkey)
 
-    def _write(self, media: MediaType, wanted: Wanted, kind: Kind, rkey: str, item: str) -> LedgerEntry:
-        self._endings.write(media, item, kind)
-        return self._entries.written(media, item, wanted, rkey)
+    def _write(self, media: MediaType, wanted: Wanted, kind: Kind, rkey: str) -> LedgerEntry:
+        self._states.write(media, wanted.item, kind)
+        return self._entries.written(media, wanted.item, wanted, rkey)
 
-    def _delete(self, item: str, operation: Operation) -> LedgerEntry | None:
+    def _delete(self, operation: Operation) -> LedgerEntry | None:
         """All records of an item are gone. Of several keys the linked one is remembered, else the oldest."""
-        if not self._endings.end(operation.media, item, State.DELETED):
+        item, document = operation.item, operation.document
+        if not self._states.end(operation.media, item, State.DELETED):
             return None
-        document = operation.document
         linked = document.link.rkey if document is not None and document.link is not None else None
-        keys = [each.rkey for each in self._endings.sent(item).values()] or [operation.rkey]
+        keys = [each.rkey for each in self._states.sent(item).values()] or [operation.rkey]
         rkey = linked if linked in keys else min(keys)
         return self._entries.deleted(operation.media, item, document, str(rkey), operation.reason)
 
@@ -337,50 +396,53 @@ class Bookkeeper:
             return None
         return self._entries.deleted(operation.media, item, document, operation.rkey, operation.reason)
 
-    def _fail(
-        self, media: MediaType, wanted: Wanted, failure: Failure, item: str, rkey: str | None = None
-    ) -> LedgerEntry | None:
-        state = end_of(failure)
-        if not self._endings.end(media, item, state):
+    def _fail(self, media: MediaType, wanted: Wanted, failure: Failure, rkey: str | None = None) -> LedgerEntry | None:
+        item, state = wanted.item, end_of(failure)
+        if not self._states.end(media, item, state):
             return None
         if wanted.until is not None:
             self.report.note(f"{item}: {failure.message}")
-            return self._entries.failed(media, item, wanted, failure, state, rkey=rkey, until=wanted.until)
-        if state is State.DEFERRED:
-            self._disturb(item, failure)
-        self._list(item, wanted.document, failure, state)
-        return self._entries.failed(media, item, wanted, failure, state, rkey=rkey)
+        else:
+            if state is State.DEFERRED:
+                self._disturb(item, failure)
+            self._list(item, wanted.document, failure, state)
+        return self._entries.failed(media, item, wanted, failure, state, rkey=rkey, until=wanted.until)
 
     def _fail_rest(self, failure: Failure, state: State, until: datetime | None = None) -> list[LedgerEntry | None]:
-        waiting = self._endings.take_open()
-        return [self._miss(operation, failure, operation.item, state, until) for operation in waiting]
+        return [self._miss(operation, failure, state, until) for operation in self._states.take_open()]
 
-    def _miss(
-        self, operation: Operation, failure: Failure, item: str, state: State, until: datetime | None
-    ) -> LedgerEntry | None:
-        """An item whose operation was tried, or had its turn, and did not happen."""
-        self._endings.end(operation.media, item, state)
+    def _miss(self, operation: Operation, failure: Failure, state: State, until: datetime | None) -> LedgerEntry | None:
+        """An item whose operation was tried, or would have come next, and did not happen."""
+        self._states.end(operation.media, operation.item, state)
         if state is not State.BLOCKED:  # the account is named once, its items do not fail for it
-            self._list(item, operation.document, failure, state)
+            self._list(operation.item, operation.document, failure, state)
         return self._entries.failed(
             operation.media,
-            item,
+            operation.item,
             replace(operation.wanted, fresh=True) if operation.wanted is not None else None,
             failure,
             state,
             rkey=operation.rkey,
             until=until,
-            leaving=operation.kind in DELETES,
+            pending_deletion=operation.kind in ERASES,
         )
 
     # ---------------------------------------------------------------------------------------------------------- storing
 
-    def _mend_links(self, plan: TypePlan) -> None:
-        """Put right what links are missing or wrong; those of this run's own writes do not count as healed."""
-        for operation in self._links.mend(plan):
-            item = operation.item
-            withdrawn = operation.kind is Kind.UNLINK and bool(self._endings.sent(item))
-            own = self._endings.of(item) is State.WRITTEN or withdrawn
+    def _link(self, item: str, document: Document, link: Link | None) -> LinkUpdate:
+        self.links[item] = link
+        return LinkUpdate(document.id, link)
+
+    def _heal_links(self, plan: TypePlan) -> None:
+        """Store the links that are missing or wrong, unless this run has stored them just so; those of this run's own
+        writes do not count as healed."""
+        wrong = [op for op in plan.links() if op.item not in self.links or self.links[op.item] != op.link]
+        updates = [self._link(op.item, op.document, op.link) for op in wrong if op.document is not None]
+        if updates:
+            self._documents.write_links(plan.media, updates)
+        for operation in wrong:
+            withdrawn = operation.kind is Kind.UNLINK and bool(self._states.sent(operation.item))
+            own = self._states.of(operation.item) is State.WRITTEN or withdrawn
             self.report.tally(plan.media.name).healed += not own
 
     def _save(self, entries: Iterable[LedgerEntry | None]) -> None:
@@ -392,9 +454,10 @@ class Bookkeeper:
     # -------------------------------------------------------------------------------------------------------- reporting
 
     def _list(self, item: str, document: Document | None, failure: Failure, state: State) -> None:
-        user, code = self._account.key, document.code if document is not None else None
-        what = (failure.stage, state, failure.error_class, failure.message, failure.status)
-        self.report.failures.append(ItemFailure(item, user, *what, code, self._entries.attempts(item) + 1))
+        code, attempts = document.code if document is not None else None, self._entries.attempts(item) + 1
+        self.report.failures.append(
+            ItemFailure.of(item, self._account.key, failure, state, code=code, attempts=attempts)
+        )
 
     def _disturb(self, item: str, failure: Failure) -> None:
         """A transient failure of one item: the account has to be run again."""

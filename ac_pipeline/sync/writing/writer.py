@@ -29,12 +29,11 @@ from ac_pipeline.errors import (
     TooLarge,
     Transient,
 )
-from ac_pipeline.items import BlobRef, Record, RepositoryMark, Stage
+from ac_pipeline.items import BlobRef, Record, RepositoryCheckpoint, Stage
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.sync.planning.plan import Kind, Operation
+from ac_pipeline.sync.planning.plan import ERASES, Kind, Operation
 from ac_pipeline.sync.ports import DataServer, Ledger
-from ac_pipeline.sync.writing.item_states import DELETES
 
 REQUEST_BYTES = 1_000_000
 """Request body the reference PDS takes; versions before 0.4.226 take 150 KiB, which a 413 teaches."""
@@ -98,7 +97,7 @@ class Refused:
 
     @property
     def about_key(self) -> bool:
-        """Whether the PDS refuses the new key and not the record, so that another key may do (WRITE-3)."""
+        """True if the PDS refuses the new key and not the record, so that another key may do (WRITE-3)."""
         refused = isinstance(self.error, RecordRefused) and self.operation.kind is Kind.CREATE
         return refused and _ABOUT_KEY.search(self.error.answer or "") is not None
 
@@ -108,11 +107,9 @@ class Writer:
     """Writes to the repository of one account.
 
     Args:
-        server: The PDS.
-        ledger: Knows the request size the PDS takes, learns a smaller one, and keeps the repository's mark.
+        ledger: Knows the request size the PDS takes, learns a smaller one, and keeps the repository's checkpoint.
         host: The PDS, as the ledger names it.
         now: The time, UTC.
-        account: Whose repository it is.
         load: Bytes of a blob that an operation's record refers to; raises `Permanent` or `Transient`.
         uploaded: CIDs of blobs this run has uploaded; grows.
     """
@@ -181,7 +178,7 @@ class Writer:
                 self._progressed = self._signed_in = True
                 yield Committed(tuple(batch), repository)
                 follow()
-        yield from self._settle(silent)
+        yield from self._judge(silent)
         if spent is not None:
             raise spent
 
@@ -251,9 +248,7 @@ class Writer:
 
     def _upload_again(self, batch: list[Operation], error: BlobMissing) -> bool:
         """Send the blob that the PDS lacks once more, or all of the batch's if it names none; each once (MEDIA-15).
-
-        Returns:
-            Whether anything was sent, so that the batch is worth another attempt.
+        True if anything was sent, so that the batch is worth another attempt.
         """
         blobs = {blob.cid: (op, blob) for op in batch for blob in _blobs(op)}
         named = [cid for cid in blobs if cid in (error.answer or "")]
@@ -264,7 +259,7 @@ class Writer:
             self.uploaded.add(blob.cid)
         return bool(lacking)
 
-    def _settle(self, silent: list[Refused]) -> Iterator[Refused]:
+    def _judge(self, silent: list[Refused]) -> Iterator[Refused]:
         """Operations the PDS answered with a 5xx, alone and twice: their own fault if others went through, else its."""
         for each in silent:
             if not self._progressed:
@@ -289,9 +284,9 @@ def commit_writes(
     """Commit a batch to a repository as it was read. Nothing else calls `apply_writes`.
 
     Returns:
-        The repository after the batch; and what lets its mark follow, so that the drift sensor does not take the batch
-        for a stranger's (VERIFY-9). It is to be called once everything is stored that follows from the batch: a run
-        that dies before is found as a drift.
+        The repository after the batch; and what lets its checkpoint follow, so that the drift sensor does not take the
+        batch for a stranger's (VERIFY-9). It is to be called once everything is stored that follows from the batch: a
+        run that dies before is found as a drift.
 
     Raises:
         OutcomeUnknown: There was no answer, and the repository, read back, is as it was.
@@ -313,7 +308,7 @@ def commit_writes(
     counts = {media.name: sum(1 for _ in after.collection(media.nsid)) for media in written}
 
     def follow() -> None:
-        ledger.follow_mark(RepositoryMark(after.did, after.rev, now(), counts=counts), since=repository.rev)
+        ledger.follow_checkpoint(RepositoryCheckpoint(after.did, after.rev, now(), counts=counts), since=repository.rev)
 
     return after, follow
 
@@ -331,7 +326,6 @@ def _written(repository: Repository, writes: Sequence[Write]) -> Mapping[str, st
 
 class _Present:
     """Blobs that need no upload: those of records that this plan leaves alone, and those a record keeps in an update.
-
     What only a record refers to that is deleted or changed goes with it, perhaps batches before it is wanted again.
     """
 
@@ -367,7 +361,7 @@ def _blob_cids(repository: Repository, path: str, media: MediaType) -> set[str]:
 
 def _erasures(batches: Iterable[list[Operation]]) -> list[Operation]:
     """Those that take withdrawn work away; a duplicate is none, and goes only once the copy that stays is right."""
-    return [op for batch in batches for op in batch if op.kind in DELETES or op.kind is Kind.DELETE_COPY]
+    return [op for batch in batches for op in batch if op.kind in ERASES or op.kind is Kind.DELETE_COPY]
 
 
 def _body_bytes(batch: list[Operation]) -> int:

@@ -13,8 +13,7 @@ from ac_pipeline.items import Failure, LedgerEntry, Stage, State, item_id
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.registry import media_type
-from ac_pipeline.mongo.changes.pending import Cause, Changes, Rule
-from ac_pipeline.mongo.changes.users import MongoChanges
+from ac_pipeline.mongo.changes.pending import Cause, Changes, MongoChanges, Rule
 from ac_pipeline.mongo.ledger.items import MongoLedger
 
 WHEN = datetime(2025, 10, 15, 12, 30, 45, 123_000)  # noqa: DTZ001  (naive, as pymongo stores it)

@@ -218,7 +218,7 @@ def test_accounts_that_are_being_deleted_have_work_as_long_as_they_have_links(si
     site.settle(item)
     site.start()
     assert not site.look(seconds=300).works
-    site.accounts = [Account(ADA.id, "ada", did=ADA.did, password="pw", leaving="the owner leaves"), BEA]
+    site.accounts = [Account(ADA.id, "ada", did=ADA.did, password="pw", pending_deletion="the owner leaves"), BEA]
     assert items(site.look(seconds=300)) == {item: Cause.WITHDRAWN}
     site.settle(item, state=State.DELETED, link=False)
     assert not site.look(seconds=300).works
@@ -232,6 +232,6 @@ def test_the_row_of_a_deletion_is_seen_at_the_next_look(site: Site) -> None:
     site.settle(item)
     site.start()
     site.database["account-deletions"].insert_one({"_id": ADA.id, "state": "scheduled"})
-    site.accounts = [Account(ADA.id, "ada", did=ADA.did, password="pw", leaving="the owner leaves")]
+    site.accounts = [Account(ADA.id, "ada", did=ADA.did, password="pw", pending_deletion="the owner leaves")]
     found = site.look()
     assert (items(found), found.compared) == ({item: Cause.WITHDRAWN}, None)

@@ -16,7 +16,6 @@ from bson import ObjectId
 from ac_pipeline.accounts import GUEST_ID
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.items import State
-from ac_pipeline.local.services.pds_server import PdsOptions
 from ac_pipeline.operations.accounts.provisioning import Outcome, planned
 from ac_pipeline_tests.conftest import Pds
 from ac_pipeline_tests.integration.conftest import Run
@@ -27,7 +26,7 @@ from ac_pipeline_tests.integration.provisioning.site import EMAIL, Faulty, Kille
 def pds_with_invites(services_folder: Path) -> Iterator[Pds]:
     folder = services_folder / "pds-with-invites"
     folder.mkdir()
-    server = Pds(folder, PdsOptions(invites=True))
+    server = Pds(folder, PDS_INVITE_REQUIRED="true")
     yield server
     server.close()
     shutil.rmtree(folder, ignore_errors=True)
@@ -138,7 +137,7 @@ def test_the_guest_account_is_made_once(
     """ACCT-4: `art` is its handle; the user document is made with it."""
     folder = services_folder / f"pds-{secrets.token_hex(4)}"
     folder.mkdir()
-    pds = Pds(folder, PdsOptions())
+    pds = Pds(folder)
     try:
         with open_site(mongo_database, mongo_server.uri, pds, tmp_path) as site:
             guest = site.pipeline.accounts.find(GUEST_ID)

@@ -16,10 +16,9 @@ from ac_pipeline.atproto.rate_limits import (
     Pace,
     Window,
     commits_key,
-    erases,
     hour_under_way,
 )
-from ac_pipeline.atproto.types import Write
+from ac_pipeline.atproto.types import Write, erases
 from ac_pipeline.errors import OutcomeUnknown, PipelineError, RateLimited, RecordRefused, ServiceUnreachable
 
 START = 1_795_233_892.0

@@ -15,13 +15,13 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.sessions import (
     REFRESH_MARGIN,
     REFUSAL_SECONDS,
-    MemorySessionStore,
     Sessions,
     Tokens,
     expires_at,
 )
 from ac_pipeline.atproto.xrpc_errors import TokenRefused
 from ac_pipeline.errors import AccountInactive, NoCredentials, PipelineError, RateLimited, WrongPassword
+from ac_pipeline_tests.memory_sessions import MemorySessionStore
 
 DAY = 86_400.0
 START = 1_795_233_892.0

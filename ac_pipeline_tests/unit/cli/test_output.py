@@ -19,7 +19,7 @@ from ac_pipeline.defs.metadata import coded, escaped
 from ac_pipeline.errors import Unforeseen
 from ac_pipeline.items import Stage, State
 from ac_pipeline.operations.declare import Table
-from ac_pipeline.operations.sync_report import sync_answer
+from ac_pipeline.operations.sync import sync_answer
 from ac_pipeline.sync.report import AccountReport, ItemFailure, SyncReport
 
 MARKUP = ["[/x]", "[bold red]x[/]", "[link=https://x]y[/link]", "[/]", "[", "\\[", ":smile:", "[@click=x]a[/]"]

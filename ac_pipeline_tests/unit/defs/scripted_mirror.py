@@ -10,13 +10,13 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.types import RepositoryStatus
 from ac_pipeline.defs.pipeline import CollectionState, Outcome, Picture
 from ac_pipeline.errors import Blocked, PipelineError, Transient
-from ac_pipeline.items import Attempt, Failure, LastLook, LedgerEntry, RepositoryMark, Stage, State
+from ac_pipeline.items import Attempt, Failure, LastLook, LedgerEntry, RepositoryCheckpoint, Stage, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.changes.pending import Changes, Work
 from ac_pipeline.mongo.ledger.items import Standing
 from ac_pipeline.mongo.ledger.receipts import Aspect, Part, Receipt
 from ac_pipeline.operations.inspection.verification import Findings, Taken, findings
-from ac_pipeline.operations.retry import FailedItems, RetryPlan, Turn, narrowed, plan_turns
+from ac_pipeline.operations.retry import AccountRetry, FailedItems, RetryPlan, group_by_account, narrowed
 from ac_pipeline.settings import Allowance
 from ac_pipeline.sync.for_accounts import account_reports
 from ac_pipeline.sync.planning.plan import Versions
@@ -51,7 +51,7 @@ class ScriptedMirror:
         self.surveyed: list[str] = []
         self.unreadable: Transient | None = None
         self.pds = MemoryPds()
-        self.left: dict[str, RepositoryMark] = {}
+        self.left: dict[str, RepositoryCheckpoint] = {}
         self.works: list[Work] = []
         self.looks: list[frozenset[str]] = []
         self.fallback: str | None = None
@@ -118,9 +118,9 @@ class ScriptedMirror:
             and wanted.users in {(), (entry.partition,)}
             and wanted.error_class in {None, entry.failure.error_class if entry.failure else None}
         ]
-        return plan_turns(narrowed(found, wanted), self.known.values(), wanted)
+        return group_by_account(narrowed(found, wanted), self.known.values(), wanted)
 
-    def retry(self, turns: Sequence[Turn], run_id: str) -> Iterator[Outcome]:
+    def retry(self, turns: Sequence[AccountRetry], run_id: str) -> Iterator[Outcome]:
         """Every item of a turn is well afterwards, unless it stands in `stubborn`."""
         self.run_ids.add(run_id)
         selections = {turn.account.id: turn.selection for turn in turns}
@@ -150,7 +150,7 @@ class ScriptedMirror:
             raise self.broken
         return list(self.pds.list_repositories())
 
-    def marks(self) -> Mapping[str, RepositoryMark]:
+    def marks(self) -> Mapping[str, RepositoryCheckpoint]:
         return self.left
 
     def changed(self, position: str | None, watched: Collection[str]) -> Changes:
@@ -231,7 +231,7 @@ class ScriptedMirror:
             raise self.broken
         return findings(self.receipts, self, types)
 
-    def mark(self, did: str) -> RepositoryMark | None:
+    def checkpoint(self, did: str) -> RepositoryCheckpoint | None:
         return self.left.get(did)
 
     def record_address(self, uri: str) -> str | None:

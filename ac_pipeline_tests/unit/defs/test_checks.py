@@ -33,7 +33,7 @@ from ac_pipeline.defs.checks import (
 from ac_pipeline.defs.metadata import ROWS
 from ac_pipeline.defs.pipeline import CollectionState
 from ac_pipeline.errors import AccountDeleted, NoCredentials, ServerFailed, ServiceUnreachable
-from ac_pipeline.items import Failure, Finding, LastLook, RepositoryMark, Stage, State
+from ac_pipeline.items import Failure, Finding, LastLook, RepositoryCheckpoint, Stage, State
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.mongo.ledger.receipts import Aspect, Part, Receipt
 from ac_pipeline.settings import Allowance, allowance
@@ -274,7 +274,7 @@ def test_what_a_sync_has_settled_since_counts_no_more(
 ) -> None:
     """VERIFY-9: only a sync that left the repository as it has to be takes a finding back."""
     receive(mirror, "bea", painting_records=broken("painting:1", "missing"))
-    mark = RepositoryMark("did:plc:bea", "3k", NOW + timedelta(seconds=age), dict.fromkeys(settled, "hash"), {})
+    mark = RepositoryCheckpoint("did:plc:bea", "3k", NOW + timedelta(seconds=age), dict.fromkeys(settled, "hash"), {})
     mirror.left["did:plc:bea"] = mark
     site.run(PAINTINGS)
     assert site.check(PAINTINGS, RECORDS_MATCH_DOCUMENTS).passed is passes
@@ -283,7 +283,9 @@ def test_what_a_sync_has_settled_since_counts_no_more(
 def test_a_blob_that_was_missing_stays_so_until_it_is_verified_again(site: Site, mirror: ScriptedMirror) -> None:
     """VERIFY-5: that a repository is settled says nothing of blobs."""
     receive(mirror, "bea", painting_blobs=broken("painting:1", "missing"))
-    mirror.left["did:plc:bea"] = RepositoryMark("did:plc:bea", "3k", NOW + timedelta(days=1), {"painting": "hash"}, {})
+    mirror.left["did:plc:bea"] = RepositoryCheckpoint(
+        "did:plc:bea", "3k", NOW + timedelta(days=1), {"painting": "hash"}, {}
+    )
     site.run(PAINTINGS)
     assert not site.check(PAINTINGS, BLOBS_PRESENT).passed
     receive(mirror, "bea", painting_blobs=Part(5, 5))

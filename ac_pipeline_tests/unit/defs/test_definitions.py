@@ -44,7 +44,7 @@ def test_every_asset_is_partitioned_by_user_and_stands_in_the_group_of_its_type(
 
 
 def test_every_type_with_derived_media_has_one_rendition_asset_that_its_records_depend_on() -> None:
-    assert [each.type for each in RENDITIONS] == [media.name for media in MEDIA_TYPES if media.recipe is not None]
+    assert [each.media for each in RENDITIONS] == [media for media in MEDIA_TYPES if media.recipe is not None]
     for media in MEDIA_TYPES:
         parents = {key.to_user_string() for key in GRAPH.get(records_key(media)).parent_keys}
         made = rendition_key(media)

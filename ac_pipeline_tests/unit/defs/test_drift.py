@@ -17,7 +17,7 @@ from ac_pipeline.defs.assets.changed_users import changed_users_job
 from ac_pipeline.defs.jobs import SYNC_USERS
 from ac_pipeline.defs.sensors.drift import ASK_AGAIN, MOST_REMEMBERED, DriftPlan, make_drift_sensor, plan_drift
 from ac_pipeline.errors import NoCredentials, ServiceUnreachable
-from ac_pipeline.items import RepositoryMark
+from ac_pipeline.items import RepositoryCheckpoint
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 
@@ -33,8 +33,8 @@ def hosted(key: str, rev: str, status: str | None = None) -> RepositoryStatus:
     return RepositoryStatus(f"did:plc:{key}", "bafyhead", rev, status is None, status)
 
 
-def mark(key: str, rev: str, at: datetime = BEFORE) -> RepositoryMark:
-    return RepositoryMark(f"did:plc:{key}", rev, at)
+def mark(key: str, rev: str, at: datetime = BEFORE) -> RepositoryCheckpoint:
+    return RepositoryCheckpoint(f"did:plc:{key}", rev, at)
 
 
 class World:
@@ -194,7 +194,7 @@ class Ticks:
     def settle(self) -> None:
         """Let every repository be as a sync left it."""
         for status in self.mirror.pds.list_repositories():
-            self.mirror.left[status.did] = RepositoryMark(status.did, status.rev, BEFORE)
+            self.mirror.left[status.did] = RepositoryCheckpoint(status.did, status.rev, BEFORE)
 
     def post(self, key: str) -> None:
         """A commit of somebody else's."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -18,17 +19,8 @@ from ac_pipeline.defs.operator_jobs import ROWS, job_of
 from ac_pipeline.errors import Misconfigured, NoCredentials, PipelineError, ServiceUnreachable
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.operations.catalog import OPERATIONS
-from ac_pipeline.operations.declare import (
-    Declaration,
-    OfOneUser,
-    Report,
-    Table,
-    Work,
-    confirm_option,
-    dry_run_option,
-    option,
-    why_option,
-)
+from ac_pipeline.operations.declare import Declaration, Report, Table, Work
+from ac_pipeline.operations.parameters import OfOneUser, confirm_option, dry_run_option, option, why_option
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.dagster_rows import said, sentence
 
@@ -71,6 +63,12 @@ def test_every_operation_says_what_it_does(operation: Declaration[Any]) -> None:
     assert job.tags["kind"] == "operator"
     assert operation.help in str(job.description)
     assert len(operation.help) > 60
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda each: each.command)
+def test_no_help_text_breaks_a_word(operation: Declaration[Any]) -> None:
+    """A line that ends within a word, such as `ac-` and `pipeline`, would be shown with a space in it."""
+    assert re.findall(r"\w-\n\s*\w+", operation.help) == []
 
 
 @pytest.mark.parametrize(

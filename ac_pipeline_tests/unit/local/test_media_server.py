@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ac_pipeline.local.services.media_server import FolderAnswers, MediaServer, media_url, object_path
+from ac_pipeline.local.services.media_server import MediaServer, media_url, object_path
 from ac_pipeline_tests.scripted_storage import ObjectServer, Request
 
 pytestmark = pytest.mark.slow
@@ -32,12 +32,13 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def url(root: Path) -> Iterator[str]:
-    server = MediaServer(FolderAnswers(root))
+    server = MediaServer(root)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()
-    yield media_url(server.port).removesuffix("/{bucket}")
-    server.close()
+    yield media_url(server.server_port).removesuffix("/{bucket}")
+    server.shutdown()
     thread.join()
+    server.server_close()
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ac_pipeline.media.base import MediaType, Verdict
-from ac_pipeline.media.documents import interpret
-from ac_pipeline.media.links import read_link
+from ac_pipeline.media.documents import interpret, read_link
 from ac_pipeline.media.mood import MOOD
 from ac_pipeline.media.painting import PAINTING
 from ac_pipeline.media.piece import PIECE
+from ac_pipeline.media.registry import page_of
 from ac_pipeline.media.tape import TAPE
 from ac_pipeline_tests.bson_values import VALUES, any_value, nested
 from ac_pipeline_tests.unit.media.samples import ALL, ID, raw
@@ -43,7 +43,7 @@ def test_any_value_in_any_field_has_a_verdict_that_can_be_stored_and_shown(
     if document.verdict is Verdict.ELIGIBLE:
         media.sources(document)
         media.companions(document)
-        media.page(document)
+        page_of(media, document.code)
 
 
 @each_type

@@ -18,6 +18,7 @@ from ac_pipeline.media.kidlisp import KIDLISP
 from ac_pipeline.media.mood import MOOD
 from ac_pipeline.media.painting import PAINTING
 from ac_pipeline.media.piece import PIECE
+from ac_pipeline.media.registry import page_of
 from ac_pipeline.media.tape import TAPE
 from ac_pipeline_tests.unit.media.samples import ALL, ID, SUB, WHEN, raw
 
@@ -179,7 +180,7 @@ def test_kidlisp_of_a_vanished_owner_is_held_back() -> None:
     """DEL-10: no `user`, and a link into a repository that is not the guests'."""
     link = {"rkey": "3k", "uri": "at://did:plc:gone/computer.aesthetic.kidlisp/3k"}
     document = interpret(KIDLISP, raw(KIDLISP, user=..., atproto=link), account_did=GUEST_DID)
-    assert document.verdict is Verdict.HELD
+    assert document.verdict is Verdict.OWNERSHIP_UNCLEAR
     assert "did:plc:gone" in document.reason
 
 
@@ -262,4 +263,4 @@ def test_no_document_can_make_the_interpretation_fail(data: st.DataObject, media
     if document.verdict is Verdict.ELIGIBLE:
         media.sources(document)
         media.companions(document)
-        media.page(document)
+        page_of(media, document.code)

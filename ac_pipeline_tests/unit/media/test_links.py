@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ac_pipeline.media.base import Link
-from ac_pipeline.media.links import read_link
+from ac_pipeline.media.documents import read_link
 
 URI = "at://did:plc:abc/computer.aesthetic.tape/3kaaa"
 ONE = ("atproto",)

@@ -16,7 +16,7 @@ from ac_pipeline.errors import InvalidRecord
 from ac_pipeline.items import Derived
 from ac_pipeline.media.base import Verdict
 from ac_pipeline.media.documents import interpret
-from ac_pipeline.media.rebuilding import documents, lost_fields, removal_flag, shared_fields, source_hash
+from ac_pipeline.media.rebuilding import documents, lost_fields, shared_fields, source_hash
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 
 OWNER = "auth0|" + "5" * 24
@@ -104,5 +104,5 @@ def test_what_a_record_never_held_is_named() -> None:
 
 
 def test_each_type_is_removed_by_the_flag_of_the_platform() -> None:
-    flags = {media.name: removal_flag(media) for media in MEDIA_TYPES}
+    flags = {media.name: media.removed_by for media in MEDIA_TYPES}
     assert flags == dict.fromkeys(("painting", "piece", "kidlisp", "tape"), "nuked") | {"mood": "deleted"}

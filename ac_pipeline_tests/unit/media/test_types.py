@@ -8,14 +8,13 @@ import pytest
 
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.items import BlobRef, Derived, Record, Rendition
-from ac_pipeline.media import urls
 from ac_pipeline.media.base import MediaType, Verdict
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.kidlisp import KIDLISP
 from ac_pipeline.media.mood import MOOD
 from ac_pipeline.media.painting import PAINTING
 from ac_pipeline.media.piece import PIECE
-from ac_pipeline.media.registry import MEDIA_TYPES, media_type
+from ac_pipeline.media.registry import MEDIA_TYPES, media_type, page_of
 from ac_pipeline.media.tape import TAPE
 from ac_pipeline_tests.unit.media.samples import ID, SUB, WHEN_TEXT, raw
 
@@ -156,7 +155,7 @@ def test_a_kidlisp_without_source_is_invalid(source: object) -> None:
 
 
 def test_pages() -> None:
-    pages = {media.name: media.page(interpret(media, raw(media))) for media in MEDIA_TYPES}
+    pages = {media.name: page_of(media, interpret(media, raw(media)).code) for media in MEDIA_TYPES}
     assert pages == {
         "painting": "https://aesthetic.computer/#bef",
         "mood": None,
@@ -164,8 +163,8 @@ def test_pages() -> None:
         "kidlisp": "https://aesthetic.computer/$cow",
         "tape": "https://aesthetic.computer/!Gif",
     }
-    assert PIECE.page(interpret(PIECE, raw(PIECE, code="abc"))) == "https://aesthetic.computer/abc"
-    assert urls.mood_page("jeffrey", "3k") == "https://aesthetic.computer/moods~jeffrey~3k"
+    assert page_of(PIECE, "abc") == "https://aesthetic.computer/abc"
+    assert page_of(PIECE, "undefined") is None
 
 
 U, A, B = "user-aesthetic-computer", "art-aesthetic-computer", "at-blobs-aesthetic-computer"

@@ -56,8 +56,8 @@ def known(state: State, fingerprint: str = "now", **more: object) -> Known:
         (replace(DOCUMENT, verdict=Verdict.INVALID), None, Cause.UNREADABLE),
         (replace(DOCUMENT, verdict=Verdict.INVALID), known(State.QUARANTINED), None),
         (replace(DOCUMENT, verdict=Verdict.INVALID), known(State.QUARANTINED, "before"), Cause.UNREADABLE),
-        (replace(LINKED, verdict=Verdict.HELD), known(State.QUARANTINED), None),
-        (replace(LINKED, verdict=Verdict.HELD), None, Cause.UNREADABLE),
+        (replace(LINKED, verdict=Verdict.OWNERSHIP_UNCLEAR), known(State.QUARANTINED), None),
+        (replace(LINKED, verdict=Verdict.OWNERSHIP_UNCLEAR), None, Cause.UNREADABLE),
     ],
 )
 def test_what_a_document_needs_follows_from_its_state_and_what_the_ledger_knows(
@@ -107,15 +107,15 @@ def test_a_blocked_account_gets_one_run_that_says_so_and_no_more() -> None:
     assert RULE.cause(blocked, DOCUMENT, None) is Cause.NEW
     assert RULE.cause(blocked, WITHDRAWN, None) is None
     after = replace(RULE, blocked_before={(ADA.id, "no-credentials")})
-    assert after.hopeless(blocked)
+    assert after.waits_for_account(blocked)
     assert after.cause(blocked, DOCUMENT, None) is None
     assert after.cause(ADA, DOCUMENT, None) is Cause.NEW
     other = replace(blocked, blocked=AccountDeleted("a state nobody knows"))
-    assert not after.hopeless(other)
+    assert not after.waits_for_account(other)
 
 
 def test_types_on_hold_have_no_work_until_they_are_released() -> None:
-    held = replace(RULE, held={ADA.id: {"mood"}})
+    held = replace(RULE, paused={ADA.id: {"mood"}})
     assert held.cause(ADA, DOCUMENT, None) is None
     assert held.cause(ADA, replace(DOCUMENT, type="piece"), None) is Cause.NEW
     assert held.cause_of_gone(ADA, "mood", known(State.WRITTEN)) is None

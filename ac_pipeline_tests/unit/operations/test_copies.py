@@ -12,10 +12,10 @@ import pytest
 from ac_pipeline.accounts import LEAVING, Account
 from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import RecordRefused, RepositoryUnreadable
-from ac_pipeline.items import RepositoryMark
+from ac_pipeline.items import RepositoryCheckpoint
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
+from ac_pipeline.operations.apply_plan import apply_part
 from ac_pipeline.operations.inspection.erasure import Erasure, Erasures
-from ac_pipeline.operations.sync import account_turn
 from ac_pipeline.sync.costs import user_cost
 from ac_pipeline.sync.planning.plan import COPIES
 from ac_pipeline.sync.selection import Selection, planned
@@ -145,11 +145,11 @@ def test_a_repository_that_an_earlier_version_left_in_order_is_read_once(world: 
     world.engine.erase_copies = False
     world.nuke("mood", erased)
     world.sync(user)
-    mark = world.ledger.mark(str(user.did))
+    mark = world.ledger.checkpoint(str(user.did))
     assert mark is not None
     withdrawn = json.dumps([erased, "withdrawn"]).encode()
     earlier = {name: sha256(b"1" + (withdrawn if name == "mood" else b"")).hexdigest() for name in mark.settled}
-    world.ledger.remember_mark(RepositoryMark(mark.did, mark.rev, mark.at, earlier, mark.counts))
+    world.ledger.keep_checkpoint(RepositoryCheckpoint(mark.did, mark.rev, mark.at, earlier, mark.counts))
     world.engine.erase_copies = True
     world.sync(user)
     assert world.copies(user) == set()
@@ -211,7 +211,7 @@ def test_every_copy_of_an_account_that_is_leaving_goes(world: Copied) -> None:
     world.copy(user, "mood", live, "b", sourceRef=...)
     world.copy(user, "mood", None, "c", sourceAtUri=f"at://{user.did}/computer.aesthetic.mood/3kaaaaaaaaaa2")
     world.copy(user, "mood", None, "paper", sourceAtUri=f"at://{user.did}/computer.aesthetic.paper/x")
-    leaving = replace(user, leaving=LEAVING)
+    leaving = replace(user, pending_deletion=LEAVING)
     assert sum(len(each.copies) for each in world.erasure(leaving)) == 3
     report = world.engine.sync(leaving, Selection(), "run-1")
     assert report.tally("mood").copies_removed == 3
@@ -280,7 +280,7 @@ def test_a_plan_counts_copies_and_is_carried_out_as_agreed(world: Copied) -> Non
     assert sum(tally.copies_removed for tally in report.types.values()) == 2
     extra = [each.uri for each in verify(world.engine, user, Selection()).items if each.state == "extra"]
     assert f"at://{user.did}/{COPIES}/copy" in extra
-    taken = account_turn(world.engine, user, Selection(), lines, "run-1", dry=False)
+    taken = apply_part(world.engine, user, Selection(), lines, "run-1", dry=False)
     assert (taken.same, taken.moved, world.copies(user)) == (4, [], set())
 
 

@@ -28,7 +28,7 @@ def test_one_changed_byte_in_one_of_a_thousand_records_names_that_item_and_no_ot
     record = world.records(user, "mood")[key] | {"mood": "mood 778"}
     MemoryPds.apply_writes(world.pds, user, [Write("update", MOOD.nsid, key, record)], swap_commit=None)
     (found,) = find_differences(world.engine, user, chosen(types=["mood"]))
-    assert (found.item, found.kind) == (f"mood:{ids[777]}", "changed")
+    assert (found.item, found.state) == (f"mood:{ids[777]}", "changed")
     assert found.fields == {"mood": ("mood 777", "mood 778")}
     push_ours(world.engine, user, chosen(types=["mood"]), [found], "run-2")
     assert find_differences(world.engine, user, chosen(types=["mood"])) == []
@@ -46,7 +46,7 @@ def test_a_record_that_was_moved_to_another_key_is_not_taken_for_deleted(world: 
     world.drop(user, "mood", "3jzfcijpj2z2a")
     world.put(user, "mood", "3jzfcijpj2z2a", record | {"mood": "moved and changed"})
     (found,) = find_differences(world.engine, user, chosen())
-    assert (found.item, found.kind) == (f"mood:{document}", "changed")
+    assert (found.item, found.state) == (f"mood:{document}", "changed")
 
 
 def test_a_lost_entry_of_the_ledger_is_no_difference(world: World) -> None:

@@ -9,7 +9,7 @@ import pytest
 from ac_pipeline.atproto.syntax import RAW_CID, blob_cid, cid_bytes, encode_record
 from ac_pipeline.operations.inspection.differences import find_differences
 from ac_pipeline.operations.inspection.links import examine
-from ac_pipeline.operations.plan import draw_up
+from ac_pipeline.operations.plan import dry_run
 from ac_pipeline.sync.costs import Limits
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import verify_accounts
@@ -45,7 +45,7 @@ def test_whatever_a_record_of_another_app_holds_nobody_is_stopped_by_it(block: b
     world.pds.plant(owner, place, block)
     both = [owner, other]
 
-    plan = draw_up(world.engine, both, Selection(), limits=Limits(), workers=1)
+    plan = dry_run(world.engine, both, Selection(), limits=Limits(), workers=1)
     assert (plan.counts["render"], plan.cost.blob_uploads, plan.blocked) == (2, 2, {})
     for user in both:
         report = world.sync(user, blobs=True)

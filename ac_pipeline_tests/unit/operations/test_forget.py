@@ -276,8 +276,8 @@ def test_a_purged_users_snapshots_are_found_by_what_they_were_called() -> None:
     ("accounts", "everybody", "pending"),
     [
         ([Account("one", "ada")], True, ["snapshot:c"]),
-        ([Account("one", "ada", leaving=LEAVING)], True, ["snapshot:a", "snapshot:c"]),
-        ([Account("one", "ada", leaving=LEAVING)], False, ["snapshot:a"]),
+        ([Account("one", "ada", pending_deletion=LEAVING)], True, ["snapshot:a", "snapshot:c"]),
+        ([Account("one", "ada", pending_deletion=LEAVING)], False, ["snapshot:a"]),
         ([Account("one", "ada"), Account("two", "bob")], True, []),
     ],
 )

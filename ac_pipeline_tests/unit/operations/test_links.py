@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from ac_pipeline.accounts import LEAVING
 from ac_pipeline.errors import AccountInactive, RecordRefused, SourceMissing
 from ac_pipeline.media.registry import media_type
-from ac_pipeline.operations.declare import Work
-from ac_pipeline.operations.findings import unwatched
+from ac_pipeline.operations.declare import Work, unwatched
 from ac_pipeline.operations.inspection.links import LinksParameters, LinkState, Repair, heal, run_links
 from ac_pipeline_tests.memory_vault import MemoryAudit
 from ac_pipeline_tests.unit.operations.examining import cure, look, mood, only, states
@@ -75,7 +74,7 @@ def test_a_document_that_was_never_published_is_left_to_the_sync(world: World) -
     assert (finding.repair, finding.repairable) == (Repair.PUBLISH, False)
     with world.quiet():
         assert heal(world.engine, user, chosen(), "run-1") is None
-    assert look(world, user).settled
+    assert look(world, user).in_order
     world.sync(user)
     assert world.link("mood", document) is not None
 
@@ -310,7 +309,7 @@ def test_a_repair_that_is_refused_is_in_the_report_and_stays_listed(world: World
     assert report is not None
     assert [failure.item for failure in report.failures] == [f"mood:{document}"]
     assert states(world, user) == {"dangling": 1}
-    assert not look(world, user).settled
+    assert not look(world, user).in_order
 
 
 def test_everything_of_an_account_that_leaves_is_an_orphan_beside_its_documents(world: World) -> None:
@@ -320,7 +319,7 @@ def test_everything_of_an_account_that_leaves_is_an_orphan_beside_its_documents(
         world.add(type_, user)
     world.sync(user)
     world.put(user, "mood", A, {"mood": "of nobody", "when": WHEN_TEXT})
-    leaving = replace(user, leaving=LEAVING)
+    leaving = replace(user, pending_deletion=LEAVING)
     assert look(world, leaving).total() == {LinkState.LINKED: 3, LinkState.ORPHAN: 4}
     cure(world, leaving)
     assert world.pds.records(user) == {}

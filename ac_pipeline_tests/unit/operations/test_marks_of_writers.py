@@ -26,7 +26,7 @@ Act = Callable[[Guarded, Account], object]
 def drifted(world: Guarded, account: Account) -> bool:
     """Whether the drift sensor would ask for a sync."""
     did = str(account.did)
-    mark = world.ledger.mark(did)
+    mark = world.ledger.checkpoint(did)
     assert mark is not None
     return mark.rev != world.pds.latest_commit(did).rev
 

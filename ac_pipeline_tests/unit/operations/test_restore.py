@@ -140,7 +140,7 @@ def test_nothing_of_an_owner_who_is_leaving_comes_back(world: Guarded, form: str
     world.wipe(user)
     blocked = AccountDeleted("scheduled") if form == "blocked" else None
     leaving = None if form == "blocked" else "the owner's account is deleted"
-    report = world.restore(replace(user, blocked=blocked, leaving=leaving))
+    report = world.restore(replace(user, blocked=blocked, pending_deletion=leaving))
     assert len(report.held) == 6
     assert world.contents(user) == {}
 

@@ -10,8 +10,8 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Misconfigured, NoCredentials
 from ac_pipeline.items import LedgerEntry, Stage, State
 from ac_pipeline.media.registry import media_type
-from ac_pipeline.operations.findings import item_name
-from ac_pipeline.operations.retry import FailedItems, in_order, narrowed, plan_turns
+from ac_pipeline.operations.parameters import item_name
+from ac_pipeline.operations.retry import FailedItems, group_by_account, in_order, narrowed
 from ac_pipeline.sync.report import AccountReport
 
 ADA, BEA = Account("auth0|1", "ada"), Account("auth0|2", "bea")
@@ -34,9 +34,9 @@ ENTRIES = [
 
 def test_each_account_has_one_turn_about_exactly_its_failed_items() -> None:
     """OPS-3, PLAN-2."""
-    plan = plan_turns(ENTRIES, [BEA, ADA], FailedItems(since=7))
-    assert [turn.account.key for turn in plan.turns] == ["ada", "bea"]
-    ada, bea = (turn.selection for turn in plan.turns)
+    plan = group_by_account(ENTRIES, [BEA, ADA], FailedItems(since=7))
+    assert [turn.account.key for turn in plan.accounts] == ["ada", "bea"]
+    ada, bea = (turn.selection for turn in plan.accounts)
     assert ada.items == {("painting", "1"), ("painting", "2"), ("mood", "3")}
     assert bea.items == {("painting", "4")}
     assert ([media.name for media in ada.types], [media.name for media in bea.types]) == (
@@ -44,7 +44,7 @@ def test_each_account_has_one_turn_about_exactly_its_failed_items() -> None:
         ["painting"],
     )
     assert all((each.retry, each.since, each.judges_orphans) == (True, 7, False) for each in (ada, bea))
-    assert plan.turns[0].counts == {"painting": 2, "mood": 1}
+    assert plan.accounts[0].counts == {"painting": 2, "mood": 1}
     assert plan.items == 4
     assert plan.ownerless == ("tape:5",)
 
@@ -68,7 +68,7 @@ def test_items_are_named_by_code_or_id_of_their_type(named: set[tuple[str, str]]
 
 def test_an_item_that_was_named_and_has_not_failed_is_told() -> None:
     wanted = FailedItems(items=frozenset({("painting", "abc"), ("mood", "well")}))
-    assert plan_turns(narrowed(ENTRIES, wanted), [ADA], wanted).unknown == ("mood:well",)
+    assert group_by_account(narrowed(ENTRIES, wanted), [ADA], wanted).unknown == ("mood:well",)
 
 
 @pytest.mark.parametrize(("limit", "items"), [(1, 1), (4, 4), (5, 5), (6, 5), (None, 5)])
@@ -86,8 +86,8 @@ def test_a_limit_of_each_counts_the_items_of_one_user_and_type(each: int) -> Non
 
 def test_the_record_of_a_lost_document_is_dealt_with_in_its_turn() -> None:
     """DEL-6: an item without a document is reached by no selection of documents."""
-    plan = plan_turns(ENTRIES, [ADA, BEA], FailedItems(), lost=frozenset({"mood:3"}))
-    assert [turn.selection.judges_orphans for turn in plan.turns] == [True, False]
+    plan = group_by_account(ENTRIES, [ADA, BEA], FailedItems(), lost=frozenset({"mood:3"}))
+    assert [turn.selection.judges_orphans for turn in plan.accounts] == [True, False]
 
 
 @pytest.mark.parametrize("text", ["painting", "painting:", "poem:abc", ":abc", ""])

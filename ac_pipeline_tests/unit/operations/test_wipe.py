@@ -6,7 +6,7 @@ import pytest
 
 from ac_pipeline.errors import (
     Misconfigured,
-    OnHold,
+    Paused,
 )
 from ac_pipeline.items import State
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
@@ -205,7 +205,7 @@ def test_a_sync_leaves_what_is_on_hold_alone_and_a_restore_undoes_it(world: Guar
     world.wipe(user)
     report = world.sync(user)
     assert world.contents(user) == {}
-    assert isinstance(report.blocked, OnHold)
+    assert isinstance(report.blocked, Paused)
     assert all(world.link(name, id) is None for name, id in ids.items())
     assert world.restore(user).clean
     assert world.contents(user) == before
@@ -225,7 +225,7 @@ def test_a_wipe_is_not_taken_for_a_change_by_somebody_else(
     if others:
         world.put(user, "piece", A, {"slug": "theirs", "when": WHEN_TEXT})
     world.wipe(user, *types)
-    mark = world.ledger.mark(str(user.did))
+    mark = world.ledger.checkpoint(str(user.did))
     assert mark is not None
     assert (mark.rev == world.pds.read_repository(str(user.did)).rev) is ours
     if ours:

@@ -322,9 +322,11 @@ with zipfile.ZipFile("tape.zip", "w") as tape:
     tape.write("frame-00000.png", "frame-00001.png")
 """
 _WORST = """
+from io import BytesIO
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import BoundedSemaphore
+from PIL import Image
 from ac_pipeline.renditions.recipes import RECIPES, Workshop
 from ac_pipeline.renditions.thumbnail import make_thumbnail
 from ac_pipeline.renditions.video import Encoder
@@ -332,7 +334,7 @@ workshop = Workshop(Encoder(), lambda: 50 << 20, BoundedSemaphore(2))
 
 def made(source):
     if source.suffix != ".zip":
-        return make_thumbnail(source).width
+        return Image.open(BytesIO(make_thumbnail(source).data)).width
     folder = Path("work")
     folder.mkdir()
     return len(RECIPES["tape-video"].make(source, "zip", folder, workshop).products)

@@ -67,7 +67,7 @@ def media(
         anonymous=True,
         validate=lambda document: None,
         build_record=lambda document, derived: {},
-        page=lambda document: None,
+        content=("slug",),
         recipe=recipe,
         blobs=tuple(BlobField(name, True) for name in fields),
         sources=lambda document: objects(*keys),

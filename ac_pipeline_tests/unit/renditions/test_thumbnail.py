@@ -46,7 +46,7 @@ def test_every_thumbnail_is_512_square_small_and_what_it_says_it_is(name: str) -
     """MEDIA-1, MEDIA-2."""
     made = make_thumbnail(SAMPLES[name])
     image = picture(made.data)
-    assert image.size == (made.width, made.height) == (SIDE, SIDE)
+    assert image.size == (SIDE, SIDE)
     assert len(made.data) <= CAP
     assert made.mime_type == sniff(made.data) == f"image/{(image.format or '').lower()}"
     check_thumbnail(made.data)
@@ -155,7 +155,7 @@ def test_colours_of_a_profile_become_srgb_and_a_broken_profile_is_passed_over() 
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("XYZ")).tobytes()
     assert make_thumbnail(samples.png_of(image, icc_profile=srgb)).data == plain
     assert make_thumbnail(samples.png_of(image, icc_profile=b"broken")).data == plain
-    assert make_thumbnail(samples.png_of(image, icc_profile=lab)).width == SIDE
+    assert picture(make_thumbnail(samples.png_of(image, icc_profile=lab)).data).width == SIDE
 
 
 def test_of_an_animation_the_first_picture_is_shown() -> None:
@@ -201,7 +201,7 @@ def test_a_picture_that_only_claims_to_be_huge_costs_nothing() -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(16_384, 8), (8, 16_384), (7_000, 7_142)])
 def test_pictures_at_the_limits_are_taken(width: int, height: int) -> None:
-    assert make_thumbnail(samples.blank(width, height)).width == SIDE
+    assert picture(make_thumbnail(samples.blank(width, height)).data).width == SIDE
 
 
 @pytest.mark.parametrize(("width", "height"), [(16_385, 8), (8, 16_385), (7_000, 7_143)])

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import RecordRefused
-from ac_pipeline.items import State
+from ac_pipeline.items import PlannedOperation, State
 from ac_pipeline.media.registry import media_type
-from ac_pipeline.operations.sync import AgreedTurn, Change, account_turn
+from ac_pipeline.operations.apply_plan import AppliedPart, Change, apply_part
 from ac_pipeline.sync.planning.plan import Kind
-from ac_pipeline.sync.selection import Agreement, PlanHash, PlannedOperation, Selection, plan_hash, planned
+from ac_pipeline.sync.selection import Agreement, PlanHash, Selection, plan_hash, planned
 from ac_pipeline_tests.unit.sync.test_dry_run import a_bit_of_everything
 from ac_pipeline_tests.unit.sync.world import World
 
@@ -29,11 +29,11 @@ def world() -> World:
     return World()
 
 
-def carry_out(world: World, user: Account, lines: list[PlannedOperation], **options: Any) -> AgreedTurn:
-    return account_turn(world.engine, user, Selection(), lines, "run-2", **{"dry": False, **options})
+def carry_out(world: World, user: Account, lines: list[PlannedOperation], **options: Any) -> AppliedPart:
+    return apply_part(world.engine, user, Selection(), lines, "run-2", **{"dry": False, **options})
 
 
-def listed(turn: AgreedTurn) -> Counter[tuple[str, str]]:
+def listed(turn: AppliedPart) -> Counter[tuple[str, str]]:
     return Counter((moved.change.name, moved.operation.operation) for moved in turn.moved)
 
 
@@ -90,7 +90,7 @@ def test_a_sync_that_is_held_to_nothing_does_nothing(world: World) -> None:
     before, links = world.pds.records(user), len(world.documents.link_writes)
     report = world.engine.sync(user, Selection(agreed=Agreement(())), "run-2")
     assert (world.pds.records(user), len(world.documents.link_writes)) == (before, links)
-    assert len(report.aside) == 10, "all there is to do but the orphan, which is not even looked for"
+    assert len(report.skipped) == 10, "all there is to do but the orphan, which is not even looked for"
 
 
 def test_what_moves_between_the_look_and_the_write_is_left_alone(world: World) -> None:

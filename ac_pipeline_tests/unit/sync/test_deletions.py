@@ -74,14 +74,14 @@ def test_an_item_whose_record_vanished_with_its_nuke_returns_under_its_key(world
 
 
 MOMENTS = {
-    "before the ledger knows the account": ("ledger", "mark"),
+    "before the ledger knows the account": ("ledger", "checkpoint"),
     "before the documents are read": ("documents", "stream"),
     "after the documents were read": ("ledger", "load"),
     "before the first batch": ("pds", 0),
     "before the second batch": ("pds", 1),
     "after the write, before the links": ("documents", "write_links"),
     "after the links, before the ledger": ("ledger", "save"),
-    "before the mark is kept": ("ledger", "remember_mark"),
+    "before the mark is kept": ("ledger", "keep_checkpoint"),
 }
 
 

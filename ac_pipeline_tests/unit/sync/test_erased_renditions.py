@@ -46,7 +46,7 @@ def dropped(world: World, user: Account, type: str, id: str) -> Account:
 
 def left(world: World, user: Account, type: str, id: str) -> Account:
     world.change(type, id, user=user.id)
-    return replace(user, leaving=LEAVING)
+    return replace(user, pending_deletion=LEAVING)
 
 
 @pytest.mark.parametrize("type", ["painting", "tape"])
@@ -60,7 +60,7 @@ def test_the_renditions_of_erased_work_go_with_its_record(go: Gone, type: str, w
     assert len(own) == len(media_type(type).blobs)
     assert own <= world.renderer.store.keys()
     user = go(world, ada, type, id)
-    if user.leaving is not None:  # as Mongo's documents are read of an account that is being deleted
+    if user.pending_deletion is not None:  # as Mongo's documents are read of an account that is being deleted
         world.change(type, id, nuked=True)
     report = world.sync(user)
     assert totals(report, type) == {"deleted": 1}
@@ -168,7 +168,7 @@ def test_a_failure_of_work_that_is_withdrawn_waits_for_nobody(
     world.sync(ada)
     assert world.entry("painting", id).state in {State.QUARANTINED, State.DEFERRED}
     user = go(world, ada, "painting", id)
-    if user.leaving is not None:
+    if user.pending_deletion is not None:
         world.change("painting", id, nuked=True)
     report = world.sync(user)
     assert (totals(report, "painting"), report.failures) == ({}, [])

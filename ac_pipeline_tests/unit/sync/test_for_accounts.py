@@ -16,7 +16,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Misconfigured, PipelineError, ServerFailed, ServiceUnreachable, Unforeseen
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.operations.inspection.verification import take_receipts
-from ac_pipeline.operations.retry import Turn, run_turns
+from ac_pipeline.operations.retry import AccountRetry, retry_accounts
 from ac_pipeline.sync.engine import sync_accounts
 from ac_pipeline.sync.for_accounts import account_reports, for_accounts, unread
 from ac_pipeline.sync.report import AccountReport
@@ -64,7 +64,7 @@ def _reports(engine: Any) -> Iterator[AccountReport]:
 
 
 def _retries(engine: Any) -> Iterator[AccountReport]:
-    for _, report in run_turns(engine, [Turn(user, Selection(), {}) for user in USERS], "run", WORKERS):
+    for _, report in retry_accounts(engine, [AccountRetry(user, Selection(), {}) for user in USERS], "run", WORKERS):
         yield report
 
 

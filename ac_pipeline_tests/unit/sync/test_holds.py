@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.errors import OnHold
+from ac_pipeline.errors import Paused
 from ac_pipeline.items import State
 from ac_pipeline.media.mood import MOOD
 from ac_pipeline.media.painting import PAINTING
@@ -90,12 +90,12 @@ def test_nothing_of_a_type_on_hold_is_written_healed_or_deleted(world: World, us
 def test_an_account_with_everything_on_hold_is_blocked_and_not_asked_for(world: World, user: Account) -> None:
     world.ledger.hold(user, MEDIA_TYPES, REASON)
     report = world.sync(user)
-    assert isinstance(report.blocked, OnHold)
+    assert isinstance(report.blocked, Paused)
     assert REASON in report.blocked.message
     assert world.pds.calls == []
     assert sum(tally.blocked for tally in report.types.values()) == 5
     only = world.sync(user, types=["mood"])
-    assert isinstance(only.blocked, OnHold)
+    assert isinstance(only.blocked, Paused)
 
 
 def test_a_survey_and_a_verification_leave_out_what_is_on_hold(world: World, user: Account) -> None:
@@ -112,7 +112,7 @@ def test_a_survey_and_a_verification_leave_out_what_is_on_hold(world: World, use
     asked = len(world.pds.calls)
     with world.quiet():
         plan, report = world.survey(user)
-    assert (plan.operations(), isinstance(report.blocked, OnHold)) == ([], True)
+    assert (plan.operations(), isinstance(report.blocked, Paused)) == ([], True)
     assert len(world.pds.calls) == asked
 
 
@@ -129,7 +129,7 @@ def test_nothing_is_rendered_for_a_type_on_hold(world: World, user: Account) -> 
     world.ledger.hold(user, [PAINTING], REASON)
     report = world.engine.render(user, PAINTING, Selection(), "run-1")
     assert report.types["painting"].blocked == 1
-    assert isinstance(report.blocked, OnHold)
+    assert isinstance(report.blocked, Paused)
     assert world.renderer.derived == []
     world.ledger.release(user, [PAINTING])
     assert world.engine.render(user, PAINTING, Selection(), "run-2").types["painting"].pending == 1

@@ -29,7 +29,7 @@ def world() -> World:
 
 
 def leaving(user: Account) -> Account:
-    return replace(user, leaving=LEAVING)
+    return replace(user, pending_deletion=LEAVING)
 
 
 def one_of_each(world: World, user: Account) -> dict[str, str]:

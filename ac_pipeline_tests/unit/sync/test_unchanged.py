@@ -180,7 +180,7 @@ CHANGES: dict[str, Callable[[Home], object]] = {
         {made.ids["painting 1"]: frozenset({"recording"})}
     ),
     "a new name": lambda made: setattr(made, "user", replace(made.user, key="renamed")),
-    "a deletion of the account": lambda made: setattr(made, "user", replace(made.user, leaving="it leaves")),
+    "a deletion of the account": lambda made: setattr(made, "user", replace(made.user, pending_deletion="it leaves")),
 }  # fmt: skip
 
 
@@ -224,7 +224,9 @@ steps = st.lists(
         st.tuples(st.just("refuse"), st.integers(0, 6), st.booleans()),
         st.tuples(st.just("forget"), st.sampled_from(NAMES), st.none()),
         st.tuples(st.just("fail"), st.sampled_from(["write_links", "owners", "stream"]), st.none()),
-        st.tuples(st.just("fail ledger"), st.sampled_from(["load", "save", "mark", "remember_mark"]), st.none()),
+        st.tuples(
+            st.just("fail ledger"), st.sampled_from(["load", "save", "checkpoint", "keep_checkpoint"]), st.none()
+        ),
         st.tuples(st.just("sync"), st.just(""), st.none()),
     ),
     max_size=12,
@@ -330,7 +332,7 @@ def test_a_record_that_comes_after_the_short_cut_was_taken_is_found_by_the_next_
     made = home()
     changed = {"mood": "hacked", "when": WHEN_TEXT, "ref": made.ids["mood 1"]}
     turns = made.world.ledger.before  # the mark is read before the latest commit, entries after it
-    turns["mark"] = lambda: turns.update(load=lambda: made.write("update", "mood 1", **changed))
+    turns["checkpoint"] = lambda: turns.update(load=lambda: made.write("update", "mood 1", **changed))
     assert made.world.sync(made.user).types["mood"].unchanged == 2
     assert made.world.sync(made.user).types["mood"].updated == 1
 

@@ -22,8 +22,7 @@ from ac_pipeline.atproto.types import Commit, Write
 from ac_pipeline.errors import PipelineError, SourceMissing
 from ac_pipeline.items import BlobRef, Derived, LedgerEntry, Record, Rendition
 from ac_pipeline.media.base import Document, Link, MediaType
-from ac_pipeline.media.documents import interpret
-from ac_pipeline.media.links import read_link
+from ac_pipeline.media.documents import interpret, read_link
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.sync.engine import AccountPlan, Engine
 from ac_pipeline.sync.report import AccountReport
@@ -272,7 +271,7 @@ class World:
         written = {"apply_writes", "upload_blob"}
         assert [call.method for call in self.pds.calls[sent:] if call.method in written] == []
         looks = {"last_look", "recorded", "keep_look"}  # what was there is remembered, whoever looks
-        assert set(self.ledger.calls[calls[0] :]) <= {"load", "lease", "batch_bytes", "mark", "holds", *looks}
+        assert set(self.ledger.calls[calls[0] :]) <= {"load", "lease", "batch_bytes", "checkpoint", "holds", *looks}
         assert set(self.documents.calls[calls[1] :]) <= {"stream", "owners", "is_empty", "dates"}
 
 

@@ -7,10 +7,12 @@ import httpx
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.client import PdsClient
 from ac_pipeline.atproto.rate_limits import Budget, Pace
-from ac_pipeline.atproto.sessions import MemorySessionStore, Sessions
+from ac_pipeline.atproto.sessions import Sessions
 from ac_pipeline.atproto.syntax import blob_cid
+from ac_pipeline.atproto.transport import Transport
 from ac_pipeline.atproto.types import Write
 from ac_pipeline.bounds import Limits
+from ac_pipeline_tests.memory_sessions import MemorySessionStore
 
 URL = "https://pds.test"
 
@@ -132,17 +134,16 @@ def make(
     def clock() -> float:
         return server.now
 
-    return PdsClient(
+    transport = Transport(
         url,
         http=http,
-        sessions=Sessions(MemorySessionStore(), clock=clock),
+        budget=Budget(clock=clock, sleep=server.sleep, max_wait=30.0),
         bypass_key=bypass_key,
+        limits=limits,
         clock=clock,
         sleep=server.sleep,
-        budget=Budget(clock=clock, sleep=server.sleep, max_wait=30.0),
-        pace=pace,
-        limits=limits,
     )
+    return PdsClient(transport, Sessions(MemorySessionStore(), clock=clock), pace)
 
 
 CREATE = Write("create", MOOD, "a", {"$type": MOOD, "mood": "glad"})

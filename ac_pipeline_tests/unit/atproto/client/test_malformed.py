@@ -11,12 +11,14 @@ import httpx
 import pytest
 
 from ac_pipeline.atproto.admin import Administration
-from ac_pipeline.atproto.rate_limits import Budget, MemoryBudgetStore, Pace
+from ac_pipeline.atproto.rate_limits import Budget, Pace
 from ac_pipeline.atproto.relay import Relay
-from ac_pipeline.atproto.sessions import MemorySessionStore, Sessions, expires_at
+from ac_pipeline.atproto.sessions import Sessions, expires_at
 from ac_pipeline.atproto.syntax import blob_cid
+from ac_pipeline.atproto.transport import Transport
 from ac_pipeline.errors import OutcomeUnknown, Transient
 from ac_pipeline_tests.car_builder import build_car
+from ac_pipeline_tests.memory_sessions import MemorySessionStore
 from ac_pipeline_tests.unit.atproto.client.scripted_pds import (
     ALICE,
     CREATE,
@@ -47,17 +49,9 @@ class Callers:
         budget = Budget(clock=clock, sleep=server.sleep)
         self.pds = make(server, http)
         self.relay = Relay("https://relay.test", http=http, clock=clock, sleep=server.sleep)
-        self.administration = Administration(
-            URL,
-            http=http,
-            password="admin-password",
-            sessions=Sessions(MemorySessionStore(), clock=clock),
-            bypass_key=None,
-            clock=clock,
-            sleep=server.sleep,
-            budget=budget,
-            pace=Pace("pds.test", 0, store=MemoryBudgetStore(), clock=clock, sleep=server.sleep),
-        )
+        transport = Transport(URL, http=http, budget=budget, clock=clock, sleep=server.sleep)
+        sessions = Sessions(MemorySessionStore(), clock=clock)
+        self.administration = Administration(transport, sessions, Pace("pds.test", 0), "admin-password")
 
 
 def reply(**content: Any) -> httpx.Response:
@@ -113,7 +107,7 @@ CALLS: dict[str, tuple[str, Callable[[Callers], object], httpx.Response]] = {
     "getAccountInfo": (
         "getAccountInfo",
         lambda on: on.administration.account_info(DID).handle,
-        reply(did=DID, handle=HANDLE),
+        reply(did=DID, handle=HANDLE, indexedAt="2026-01-01T00:00:00.000Z"),
     ),
     "updateAccountPassword": (
         "updateAccountPassword",

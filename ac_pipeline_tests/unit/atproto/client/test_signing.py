@@ -173,7 +173,7 @@ def test_every_attempt_is_counted_by_kind(client: PdsClient, server: Server) -> 
         "other": 2,  # refreshSession, describeServer
     }
     assert used.bytes_uploaded == sum(len(request.content) for request in server.requests)
-    assert used + before == client.usage()
+    assert client.usage() - used == before
     assert client.usage() - client.usage() == Usage()
 
 

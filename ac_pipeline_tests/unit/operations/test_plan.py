@@ -1,4 +1,4 @@
-"""The flight plan: limits that were learned, and plans of many users."""
+"""The plan: limits that were learned, and plans of many users."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import pytest
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.rate_limits import POLICY, Bucket, Window
 from ac_pipeline.errors import NoCredentials
-from ac_pipeline.operations.plan import FlightPlan, draw_up, learned_limits, selection_of, selection_to_json
-from ac_pipeline.operations.sync import account_turn
+from ac_pipeline.items import PlannedOperation
+from ac_pipeline.operations.apply_plan import apply_part
+from ac_pipeline.operations.plan import DryRun, dry_run, learned_limits, selection_of, selection_to_json
 from ac_pipeline.sync.costs import USUAL, Ceiling, Limits
-from ac_pipeline.sync.selection import PlannedOperation, Selection, plan_hash, planned
+from ac_pipeline.sync.selection import Selection, plan_hash, planned
 from ac_pipeline_tests.unit.sync.world import World, totals
 
 NOW = 1_000_000.0
@@ -68,7 +69,7 @@ def test_a_plan_of_many_users_is_the_sum_of_their_plans_and_holds_none_of_them()
         world.moods(user, number)
     out: list[PlannedOperation] = []
     with world.quiet():
-        made = draw_up(
+        made = dry_run(
             world.engine, users, Selection(), limits=USUAL, workers=2, take=lambda each, bill: out.append(each)
         )
     assert made.hash == plan_hash(out) == plan_hash(planned([world.survey(user)[0] for user in users]))
@@ -83,9 +84,9 @@ def test_a_selection_is_kept_with_its_plan() -> None:
     assert selection_of(selection_to_json(Selection(), [Account("auth0|a", "a")])) == Selection()
 
 
-def drawn(world: World, *users: Account) -> FlightPlan:
+def drawn(world: World, *users: Account) -> DryRun:
     with world.quiet():
-        return draw_up(world.engine, users, Selection(), limits=USUAL, workers=1)
+        return dry_run(world.engine, users, Selection(), limits=USUAL, workers=1)
 
 
 def test_users_known_to_be_blocked_are_apart_from_operations_hash_and_cost() -> None:
@@ -131,4 +132,4 @@ def test_a_saved_plan_does_not_take_the_work_of_a_blocked_user_for_news() -> Non
     wrong = replace(world.user(), password="wrong")
     world.moods(wrong, 3)
     world.sync(wrong)
-    assert account_turn(world.engine, wrong, Selection(), [], "run", dry=True).moved == []
+    assert apply_part(world.engine, wrong, Selection(), [], "run", dry=True).moved == []

@@ -1,4 +1,4 @@
-"""Rounds of looks at many accounts: who cannot be looked at, and what ends a round."""
+"""Looks at many accounts: who cannot be looked at, and what ends all of it."""
 
 from __future__ import annotations
 
@@ -10,11 +10,18 @@ from typing import Any
 import pytest
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.errors import Blocked, PipelineError, ServerFailed, ServiceUnreachable, WrongPassword
+from ac_pipeline.errors import Blocked, ServerFailed, ServiceUnreachable, WrongPassword
 from ac_pipeline.items import Finding
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.operations.findings import LeftOut, audited_turns, counted, findings_of, look_at
+from ac_pipeline.operations.declare import LeftOut, Work, unwatched
+from ac_pipeline.operations.findings import audited, counted, findings_of
 from ac_pipeline_tests.memory_vault import MemoryAudit
+
+
+def work_with(**pipeline: Any) -> Work:
+    """Work of two workers that nobody watches."""
+    parts: Any = SimpleNamespace(settings=SimpleNamespace(ac_concurrent_users=2), **pipeline)
+    return Work(parts, "run", lambda what, done, total: None, lambda title: unwatched, lambda sentence: None)
 
 
 def test_an_account_that_cannot_be_used_is_an_answer_and_one_without_a_repository_is_not_asked() -> None:
@@ -22,13 +29,14 @@ def test_an_account_that_cannot_be_used_is_an_answer_and_one_without_a_repositor
     accounts = [Account("1", "ada", "did:plc:ada"), Account("2", "bea"), Account("3", "cyd", "did:plc:cyd")]
     refusal = WrongPassword("the PDS refuses the password of ada")
 
-    def look(account: Account) -> str:
+    def look(account: Account) -> list[Finding]:
         if account.key == "ada":
             raise refusal
-        return account.key
+        return [Finding("mood:1", account.key, "missing")]
 
-    answers: list[tuple[str, str | PipelineError]] = [(each.key, found) for each, found in look_at(accounts, look, 2)]
-    assert answers == [("ada", refusal), ("cyd", "cyd")]
+    ada, cyd = findings_of(work_with(), "Looking", accounts, look)
+    assert isinstance(ada, LeftOut)
+    assert (ada.user, ada.error, cyd.user) == ("ada", refusal, "cyd")
 
 
 def test_an_account_that_cannot_be_read_costs_its_own_answer_and_is_told_from_a_blocked_one() -> None:
@@ -41,20 +49,20 @@ def test_an_account_that_cannot_be_read_costs_its_own_answer_and_is_told_from_a_
             raise troubles[account.key]
         return account.key
 
-    found = {each.key: answer for each, answer in look_at(accounts, look, 2)}
-    assert found["ada"] == "ada"
-    missing = [LeftOut(each.key, answer) for each, answer in look_at(accounts, look, 2) if not isinstance(answer, str)]
+    found = [(each.key, answer) for each, answer in work_with().for_each("Looking", accounts, look)]
+    assert found[0] == ("ada", "ada")
+    missing = [LeftOut(key, answer) for key, answer in found if not isinstance(answer, str)]
     assert [(each.user, each.failed) for each in missing] == [("bea", True), ("cyd", False), ("dan", True)]
 
 
-def test_a_service_that_does_not_answer_ends_the_round() -> None:
+def test_a_service_that_does_not_answer_ends_it_all() -> None:
     """A failed read is no empty answer: nothing can be said of the whole."""
 
     def look(account: Account) -> str:
         raise ServiceUnreachable(f"the PDS does not answer for {account.key}")
 
     with pytest.raises(ServiceUnreachable):
-        list(look_at([Account("1", "ada", "did:plc:ada")], look, 2))
+        list(work_with().for_each("Looking", [Account("1", "ada", "did:plc:ada")], look))
 
 
 def test_findings_of_many_are_counted_by_user_type_and_state_and_each_becomes_a_row() -> None:
@@ -71,7 +79,7 @@ def test_findings_of_many_are_counted_by_user_type_and_state_and_each_becomes_a_
         ]
 
     rows: list[dict[str, object]] = []
-    count = counted(findings_of(accounts, look, 2), rows.append)
+    count = counted(findings_of(work_with(), "Looking", accounts, look), rows.append)
     assert count.states == {"mood": {"missing": 2}, "tape": {"odd": 2}}
     assert (count.found, +count.repairable, count.left) == ({"ada": 1, "cyd": 3}, {"ada": 1, "cyd": 1}, 2)
     assert [each.to_json() for each in count.left_out] == [{"user": "bea", "message": "refused"}]
@@ -85,20 +93,20 @@ def test_what_is_changed_in_one_account_after_another_is_in_the_audit_and_a_bloc
     """DEL-9, RUN-1: an account that begins to leave in between costs only its own turn."""
     accounts = [Account(str(n), key, f"did:plc:{key}") for n, key in enumerate(("ada", "bea", "cyd"))]
     audit = MemoryAudit(lambda: datetime(2026, 1, 2, tzinfo=UTC))
-    pipeline: Any = SimpleNamespace(audit=audit)
+    work = work_with(audit=audit)
 
     def act(account: Account) -> Iterator[int]:
         if account.key == "bea":
             raise Blocked("bea is leaving")
         yield 2
 
-    def turns(some: list[Account]) -> list[int | LeftOut]:
+    def changed(some: list[Account]) -> list[int | LeftOut]:
         words: Any = {"action": "change", "types": MEDIA_TYPES[:1], "why": "asked", "counted_as": "changed"}
-        return list(audited_turns(pipeline, some, act, int, counts={"items": 6}, **words))
+        return list(audited(work, "Changing", some, act, int, counts={"items": 6}, **words))
 
-    assert turns([]) == []
+    assert changed([]) == []
     assert audit.lines == []
-    first, left, last = turns(accounts)
+    first, left, last = changed(accounts)
     assert isinstance(left, LeftOut)
     assert (first, left.user, last) == (2, "bea", 2)
     started, ended = audit.lines
