@@ -68,7 +68,16 @@ class Size:
         """Of the average user: a commit for text, paintings and tapes each, of 200 items at most."""
         items, blobs = ceil(self.items / self.users), round(BLOB_SHARE * self.items / self.users)
         commits = ceil((items - blobs) / 200) + 2 * min(1, ceil(blobs / 400))
-        return UserCost("", "", items, 3 * items, blobs, commits=commits, sessions=1, largest=min(600, 3 * items))
+        return UserCost(
+            user="",
+            did="",
+            operations=items,
+            points=3 * items,
+            blob_uploads=blobs,
+            commits=commits,
+            sessions=1,
+            largest=min(600, 3 * items),
+        )
 
     def seconds(self, storage: str = "SQLite", *, again: bool = False) -> float:
         """A backfill without limits on an idle machine of two cores; a second one finds nothing to do."""
