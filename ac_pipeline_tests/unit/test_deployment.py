@@ -26,7 +26,7 @@ from dagster_k8s.job import construct_dagster_k8s_job
 
 from ac_pipeline.cli.main import cli
 from ac_pipeline.definitions import defs
-from ac_pipeline.defs.home import LOCATION, prepare_home
+from ac_pipeline.defs.home import LOCATION, POOL_LIMITS, prepare_home
 from ac_pipeline.settings import Settings, pool_limits
 from ac_pipeline_tests.dagster_instance import open_instance
 
@@ -182,11 +182,13 @@ def test_what_we_keep_of_the_instance_is_kept_by_every_deployment(
     assert differing <= {"run_launcher", "compute_logs", "concurrency"}
     runs = written["concurrency"]["runs"]
     limits = {each["key"]: each["limit"] for each in runs["tag_concurrency_limits"]}
-    pools = pool_limits(
-        kubernetes_settings()["AC_POOL_LIMITS"] if kind == "kubernetes" else "encoding=1,pds=2,changed=2"
-    )
+    pools = pool_limits(kubernetes_settings()["AC_POOL_LIMITS"]) if kind == "kubernetes" else POOL_LIMITS
     assert pools["encoding"] + pools["pds"] <= limits["dagster/backfill"] < runs["max_concurrent_runs"]
     assert limits["dagster/sensor_name"] <= pools["changed"]
+
+
+def test_the_limits_of_pools_that_the_settings_show_are_those_of_the_code() -> None:
+    assert pool_limits(Settings.model_fields["ac_pool_limits"].default) == POOL_LIMITS
 
 
 def test_every_command_is_one_of_ours() -> None:
