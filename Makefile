@@ -10,6 +10,8 @@ RUN := $(BIN)/python
 # Two for each of two cores: with one each, the cores are idle for two fifths of the time, while tests wait for Dagster's
 # daemon (it looks every 30 seconds) and for the PDS (a sign-in takes 350 ms, whatever the password).
 WORKERS ?= 4
+# Where it is set, each of the hundred processes that a test run starts compiles the whole project anew.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test test-fast test-faults test-browser lint format bench bench-backfill bench-heavy bench-links bench-latency dev reference lock clean

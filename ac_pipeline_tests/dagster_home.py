@@ -190,7 +190,7 @@ class Ui(DagsterUi):
 
     def finish(self, backfill: str) -> Backfill:
         """Wait for the end of a backfill."""
-        return self.wait_for_backfill(backfill, lambda _: None, 0.25)
+        return self.wait_for_backfill(backfill, lambda _: None, 0.5)
 
 
 class DagsterHome:
@@ -279,6 +279,11 @@ class DagsterHome:
         """Wait for Dagster to end by itself, as it does when one of its services died."""
         self._keepers[-1].wait(PATIENCE)
 
+    def terminate(self) -> int:
+        """Ask what `make dev` started to end (SIGTERM), and wait for it; its exit code."""
+        self._keepers[-1].send_signal(signal.SIGTERM)
+        return self._keepers[-1].wait(PATIENCE)
+
     def stop(self) -> None:
         """End everything that was started here, as Ctrl-C in its terminal would, then by force."""
         self.processes()
@@ -328,11 +333,13 @@ def wait_until(happened: Callable[[], object], what: str, seconds: float = PATIE
     Raises:
         TimeoutError: It did not in time.
     """
-    deadline = time.monotonic() + seconds
+    deadline, pause = time.monotonic() + seconds, 0.05
     while not happened():
         if time.monotonic() > deadline:
             raise TimeoutError(f"after {seconds:.0f} s still waiting until {what}")
-        time.sleep(0.05)
+        time.sleep(pause)
+        # Whoever asks twenty times a second through a daemon's pause keeps a core busy that others wait for.
+        pause = min(1.2 * pause, 0.5)
 
 
 def _all_processes() -> list[tuple[int, int, int, str]]:

@@ -1,15 +1,12 @@
-"""The index of snapshots and the audit in memory, held to the same contract suite as those on MongoDB."""
+"""The index of snapshots in memory, held to the same contract suite as the one on MongoDB, and the audit as a list."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable
 from datetime import datetime
 
-from ac_pipeline.accounts import Account
-from ac_pipeline.errors import Misconfigured, PipelineError
-from ac_pipeline.mongo.ledger.audit import INTERRUPTED, Audited, AuditEntry
+from ac_pipeline.errors import Misconfigured
+from ac_pipeline.mongo.ledger.audit import AuditEntry, MongoAudit
 from ac_pipeline.mongo.ledger.collections import Snapshot
 
 
@@ -38,34 +35,12 @@ class MemorySnapshots:
         return sorted(found, key=lambda each: (each.when, order[each.id]), reverse=True)[:limit]
 
 
-class MemoryAudit:
+class MemoryAudit(MongoAudit):
     """The audit as a list of lines."""
 
     def __init__(self, now: Callable[[], datetime]) -> None:
         self.lines: list[AuditEntry] = []
-        self._now = now
+        self._who, self._now = "tester", now
 
-    @contextmanager
-    def during(
-        self,
-        action: str,
-        accounts: Iterable[Account],
-        types: Iterable[str],
-        *,
-        why: str = "",
-        plan_hash: str | None = None,
-        counts: Mapping[str, int] | None = None,
-    ) -> Iterator[Audited]:
-        users = tuple(name for account in accounts for name in (account.key, account.did) if name)
-        entry = AuditEntry(action, "tester", self._now(), why, users, tuple(types), plan_hash, dict(counts or {}))
+    def record(self, entry: AuditEntry) -> None:
         self.lines.append(entry)
-        audited = Audited(entry)
-        try:
-            yield audited
-        except PipelineError as error:
-            self.lines.append(replace(entry, outcome=f"failed: {error.message}"))
-            raise
-        except BaseException:
-            self.lines.append(replace(entry, outcome=INTERRUPTED))
-            raise
-        self.lines.append(replace(entry, counts=audited.counts or entry.counts, outcome=audited.outcome))

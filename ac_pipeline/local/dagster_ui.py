@@ -196,10 +196,10 @@ class DagsterUi:
                 return backfill
             self._wait(float("inf"), "finish the backfill", every)
 
-    def launch_job(self, name: str) -> str:
-        """Launch a job as its launchpad does, with the config it has by itself; the run's id."""
+    def launch_job(self, name: str, config: Mapping[str, Any] | None = None) -> str:
+        """Launch a job as its launchpad does, with this config or the one it has by itself; the run's id."""
         selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, "jobName": name}
-        what = {"selector": selector, "runConfigData": {}, "mode": "default"}
+        what = {"selector": selector, "runConfigData": dict(config or {}), "mode": "default"}
         return str(self._done(_LAUNCH_JOB, "launchRun", {"what": what}, "LaunchRunSuccess")["run"]["runId"])
 
     def wait_for_run(self, id: str, shown: Callable[[str], None]) -> str:

@@ -11,32 +11,27 @@ from __future__ import annotations
 import argparse
 import secrets
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 from bson import ObjectId
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.local.seed.artwork import pixel_art
-from ac_pipeline.local.services.pds_accounts import PdsAccounts
-from ac_pipeline.local.services.stack import LocalServices
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.mongo.database import connect
 from ac_pipeline.operations.removal.restore import find_snapshot, restore_from_mongo, restore_from_snapshot
 from ac_pipeline.operations.removal.snapshot import open_vault
 from ac_pipeline.operations.removal.wipe import plan_wipe, wipe
-from ac_pipeline.settings import Settings
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection, planned
 from ac_pipeline.sync.verify import verify
-from ac_pipeline.wiring import Pipeline, new_run_id, open_pipeline
+from ac_pipeline.wiring import Pipeline, new_run_id
 from ac_pipeline_tests.benchmarks.ending import end_in_order
+from ac_pipeline_tests.benchmarks.services import open_services
 from ac_pipeline_tests.scripted_storage import ObjectServer
 
 HEAVY: Mapping[str, int] = {"painting": 395, "mood": 226, "piece": 26, "kidlisp": 2_220}
@@ -164,32 +159,17 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="part of the heavy user's work")
     options = parser.parse_args()
     sizes = {name: max(1, round(number * options.share)) for name, number in HEAVY.items()}
-    with tempfile.TemporaryDirectory(prefix="ac-bench-") as folder, ObjectServer() as objects:
-        services = LocalServices(Path(folder))
-        try:
-            addresses = services.up()
-            settings = Settings(
-                mongodb_connection_string=addresses.mongo,
-                mongodb_name="bench",
-                pds_url=addresses.pds,
-                ac_media_url=objects.url_template,
-                ac_renditions_url=f"{folder}/renditions",
-                ac_relay_commits_per_hour=0,  # no relay reads this PDS, and its speed is what is measured
-            )
-            with open_pipeline(settings) as pipeline, PdsAccounts(addresses.pds, addresses.pds_admin_password) as made:
-                database = connect(addresses.mongo)["bench"]
-                owner = f"auth0|{ObjectId()}"
-                password = secrets.token_hex(16)
-                new = made.create("heavy-user.test", password)
-                database["users"].insert_one({"_id": owner, "atproto": {"did": new.did, "password": password}})
-                database["@handles"].insert_one({"_id": owner, "handle": "heavy"})
-                fill(database, objects, owner, sizes)
-                sys.stdout.write(", ".join(f"{number} {name}" for name, number in sizes.items()) + "\n\n")
-                trip = Trip(pipeline, pipeline.accounts.find("heavy"), sizes)
-                trip.told = lambda step: sys.stdout.write(f"{step}\n") and sys.stdout.flush()
-                trip.run()
-        finally:
-            services.down()
+    with ObjectServer() as objects, open_services(objects.url_template) as (pipeline, database, made):
+        owner = f"auth0|{ObjectId()}"
+        password = secrets.token_hex(16)
+        new = made.create("heavy-user.test", password)
+        database["users"].insert_one({"_id": owner, "atproto": {"did": new.did, "password": password}})
+        database["@handles"].insert_one({"_id": owner, "handle": "heavy"})
+        fill(database, objects, owner, sizes)
+        sys.stdout.write(", ".join(f"{number} {name}" for name, number in sizes.items()) + "\n\n")
+        trip = Trip(pipeline, pipeline.accounts.find("heavy"), sizes)
+        trip.told = lambda step: sys.stdout.write(f"{step}\n") and sys.stdout.flush()
+        trip.run()
 
 
 if __name__ == "__main__":

@@ -18,13 +18,11 @@ import random
 import secrets
 import statistics
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -36,16 +34,14 @@ from ac_pipeline.atproto.syntax import document_tid
 from ac_pipeline.atproto.types import Write
 from ac_pipeline.items import Derived
 from ac_pipeline.local.services.pds_accounts import NewAccount, PdsAccounts
-from ac_pipeline.local.services.stack import LocalServices
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.registry import media_type
-from ac_pipeline.mongo.database import connect
 from ac_pipeline.mongo.ledger.collections import MongoSessionStore
-from ac_pipeline.settings import Settings
 from ac_pipeline.sync.engine import sync_accounts
 from ac_pipeline.sync.selection import Selection
-from ac_pipeline.wiring import Pipeline, new_run_id, open_pipeline
+from ac_pipeline.wiring import Pipeline, new_run_id
 from ac_pipeline_tests.benchmarks.ending import end_in_order
+from ac_pipeline_tests.benchmarks.services import open_services
 
 TYPES = ("mood", "piece", "kidlisp")
 BATCH = 100
@@ -206,27 +202,12 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=5000)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="ac-bench-") as folder:
-        services = LocalServices(Path(folder))
-        try:
-            addresses = services.up()
-            settings = Settings(
-                mongodb_connection_string=addresses.mongo,
-                mongodb_name="bench",
-                pds_url=addresses.pds,
-                ac_media_url=addresses.media,
-                ac_renditions_url=f"{folder}/renditions",
-                ac_relay_commits_per_hour=0,  # no relay reads this PDS, and its speed is what is measured
-            )
-            with open_pipeline(settings) as pipeline, PdsAccounts(addresses.pds, addresses.pds_admin_password) as made:
-                database = connect(addresses.mongo)["bench"]
-                for name in TYPES:
-                    database[media_type(name).collection].create_index("user")
-                sessions = MongoSessionStore(connect(addresses.mongo)[settings.ac_ledger_database]["sessions"])
-                bench = Bench(pipeline, made, sessions, database, addresses.pds)
-                show(measure(bench, options.users, options.items, options.rounds), options.users, options.items)
-        finally:
-            services.down()
+    with open_services() as (pipeline, database, made):
+        for name in TYPES:
+            database[media_type(name).collection].create_index("user")
+        sessions = MongoSessionStore(database.client[pipeline.settings.ac_ledger_database]["sessions"])
+        bench = Bench(pipeline, made, sessions, database, pipeline.settings.pds_url)
+        show(measure(bench, options.users, options.items, options.rounds), options.users, options.items)
 
 
 if __name__ == "__main__":

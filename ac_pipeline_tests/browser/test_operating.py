@@ -7,7 +7,9 @@ import re
 import pytest
 from playwright.sync_api import Locator, Page, expect
 
+from ac_pipeline.defs.assets.changed_users import SYNC_CHANGED_USERS, run_config
 from ac_pipeline.items import State
+from ac_pipeline.local.dagster_ui import SUCCEEDED
 from ac_pipeline_tests.browser.conftest import MILLISECONDS, PAINTINGS, SIZE, Shoot, Stage
 
 TYPED = ("ada", "bob", "cleo")
@@ -76,7 +78,8 @@ def test_a_backfill_of_three_typed_users_leads_to_the_item_that_failed(stage: St
 
 def test_the_check_names_the_quarantined_item(stage: Stage, page: Page, shoot: Shoot) -> None:
     """OPS-1, OPS-2: a person finds from the asset's check which item has to be looked at."""
-    stage.dagster.finish(stage.dagster.launch_backfill([PAINTINGS], ["bob"]))
+    run = stage.dagster.launch_job(SYNC_CHANGED_USERS, run_config(["bob"]))  # sooner done than a backfill
+    assert stage.dagster.wait_for_run(run, lambda line: None) == SUCCEEDED
     page.goto(f"{stage.dagster.url}/assets/atproto/paintings?view=checks&checkDetail=no_quarantined_items")
     expect(page.get_by_text("Failed").first).to_be_visible()
     expect(row_of(page, stage.broken)).to_contain_text("bob")

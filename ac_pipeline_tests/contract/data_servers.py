@@ -16,20 +16,12 @@ from ac_pipeline_tests.conftest import Pds
 from ac_pipeline_tests.memory_pds import MemoryPds
 
 MOOD = "computer.aesthetic.mood"
-
-
 PAINTING = "computer.aesthetic.painting"
-
-
 PNG = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
 )
 """One pixel."""
-
-
 NOWHERE = "did:plc:aaaaaaaaaaaaaaaaaaaaaaaa"
-
-
 OTHER_HEAD = "bafyreidlnubb7khzevumufw3ktlidl67pv2qvvyewfsaqzezdi5qsxv5yy"
 
 

@@ -10,13 +10,14 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import TracebackType
 from typing import Any, Literal
 
 import httpx
 
-_HOP_BY_HOP = frozenset({"connection", "keep-alive", "transfer-encoding", "content-length", "content-encoding", "host"})
+from ac_pipeline_tests.http_proxy import HttpProxy
+
 _HTML = b"<!doctype html><html><head><title>Welcome</title></head><body>Please sign in to the network</body></html>"
 _DRIP_SECONDS = 0.02
 
@@ -126,23 +127,15 @@ FAULTS: dict[str, tuple[bool, Act]] = {
 """Name -> whether the request is carried out, and what is answered instead."""
 
 
-class FaultProxy:
-    """A running HTTP proxy; a context manager that stops it.
-
-    Args:
-        url: Address of the real server.
-    """
+class FaultProxy(HttpProxy):
+    """A running HTTP proxy; a context manager that stops it."""
 
     def __init__(self, url: str) -> None:
         self._lock = threading.Lock()
         self._fault: tuple[str, str, int] | None = None
         self.spoilt = 0
         self.answers: dict[str, bytes] = {}
-        self._upstream = httpx.Client(base_url=url, timeout=60.0, trust_env=False)
-        self._server = _Server(("127.0.0.1", 0), _handler(self))
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
-        self._thread.start()
+        super().__init__(url, timeout=60.0)
 
     def spoil(self, call: str, fault: str, times: int) -> None:
         """Spoil the next answers to a call: `GET` or `HEAD` of storage, or e.g. `GET getRepo` of a PDS."""
@@ -153,75 +146,26 @@ class FaultProxy:
         with self._lock:
             self._fault = None
 
-    def take(self, call: str) -> str | None:
+    def handle(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        path = handler.path.partition("?")[0]
+        call = f"{handler.command} {path.rpartition('.')[2]}" if path.startswith("/xrpc/") else handler.command
+        fault = self._take(call)
+        reaches, act = FAULTS[fault] if fault is not None else (True, None)
+        answer = self.ask(handler, body) if reaches else httpx.Response(200)
+        if act is not None:
+            act(Spoilt(handler, answer, self.answers.get(call, b'{"blob": {"size": 1}}')))
+            return
+        if answer.is_success and call not in self.answers:
+            self.answers[call] = answer.content
+        self.reply(handler, answer)
+
+    def _take(self, call: str) -> str | None:
+        """The fault that this call meets now."""
         with self._lock:
             if self._fault is None or self._fault[0] != call or self.spoilt >= self._fault[2]:
                 return None
             self.spoilt += 1
             return self._fault[1]
-
-    def ask(self, method: str, path: str, headers: dict[str, str], body: bytes) -> httpx.Response:
-        return self._upstream.request(method, path, headers=headers, content=body)
-
-    def __enter__(self) -> FaultProxy:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-        self._upstream.close()
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Broken connections are what this proxy is for."""
-
-
-def _handler(proxy: FaultProxy) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def do_GET(self) -> None:
-            self._pass_on()
-
-        def do_HEAD(self) -> None:
-            self._pass_on()
-
-        def do_POST(self) -> None:
-            self._pass_on()
-
-        def _pass_on(self) -> None:
-            body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            sent = {name: value for name, value in self.headers.items() if name.lower() not in _HOP_BY_HOP}
-            sent["accept-encoding"] = "identity"
-            path = self.path.partition("?")[0]
-            call = f"{self.command} {path.rpartition('.')[2]}" if path.startswith("/xrpc/") else self.command
-            fault = proxy.take(call)
-            reaches, act = FAULTS[fault] if fault is not None else (True, None)
-            answer = proxy.ask(self.command, self.path, sent, body) if reaches else httpx.Response(200)
-            if act is not None:
-                act(Spoilt(self, answer, proxy.answers.get(call, b'{"blob": {"size": 1}}')))
-                return
-            if answer.is_success and call not in proxy.answers:
-                proxy.answers[call] = answer.content
-            self.send_response(answer.status_code)
-            for name, value in answer.headers.items():
-                if name.lower() not in _HOP_BY_HOP:
-                    self.send_header(name, value)
-            self.send_header("content-length", str(len(answer.content)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(answer.content)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """No access log."""
-
-    return Handler
 
 
 class MongoProxy:

@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from ac_pipeline.cli.main import run
+from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import Slice, open_slice
 
 Run = Callable[..., tuple[int, str]]
@@ -21,26 +23,26 @@ def slice_(mongo_database: Any, mongo_server: Any, pds: Any, object_server: Any,
 
 
 @pytest.fixture
-def cli(  # noqa: PLR0917 - fixtures
-    slice_: Slice,
-    mongo_server: Any,
-    object_server: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Run:
-    """Run a command in an environment that names the test's services; exit code and what it printed on stdout."""
+def named_services(slice_: Slice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """An environment that names the test's services, for commands and runs that read it by themselves."""
+    settings = slice_.pipeline.settings
     monkeypatch.chdir(tmp_path)
     for name, value in {
-        "MONGODB_CONNECTION_STRING": mongo_server.uri,
-        "MONGODB_NAME": slice_.database.name,
-        "PDS_URL": slice_.pds.url,
+        "MONGODB_CONNECTION_STRING": settings.mongodb_connection_string.get_secret_value(),
+        "MONGODB_NAME": settings.mongodb_name,
+        "PDS_URL": settings.pds_url,
         "PDS_ADMIN_PASSWORD": slice_.pds.admin_password,
-        "AC_MEDIA_URL": object_server.url_template,
-        "AC_RENDITIONS_URL": slice_.pipeline.settings.ac_renditions_url,
+        "AC_MEDIA_URL": settings.ac_media_url,
+        "AC_RENDITIONS_URL": settings.ac_renditions_url,
         "DAGSTER_HOME": str(tmp_path / "home"),
     }.items():
         monkeypatch.setenv(name, value)
+    return monkeypatch
+
+
+@pytest.fixture
+def cli(named_services: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Run a command in an environment that names the test's services; exit code and what it printed on stdout."""
 
     def call(*arguments: str) -> tuple[int, str]:
         capsys.readouterr()
@@ -48,3 +50,10 @@ def cli(  # noqa: PLR0917 - fixtures
         return code, capsys.readouterr().out
 
     return call
+
+
+@pytest.fixture
+def instance() -> Iterator[dg.DagsterInstance]:
+    """A Dagster instance in memory."""
+    with open_instance() as made:
+        yield made

@@ -20,7 +20,7 @@ from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.dagster_rows import said, sentence
 from ac_pipeline_tests.harness import Slice
 from ac_pipeline_tests.integration.conftest import Run
-from ac_pipeline_tests.integration.test_account_states import relay_server
+from ac_pipeline_tests.integration.relay import relay_server
 
 MOOD = "computer.aesthetic.mood"
 

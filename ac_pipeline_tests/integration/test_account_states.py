@@ -3,12 +3,7 @@
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -21,6 +16,7 @@ from ac_pipeline.settings import Settings
 from ac_pipeline.wiring import open_relay
 from ac_pipeline_tests.harness import Slice
 from ac_pipeline_tests.integration.conftest import Run
+from ac_pipeline_tests.integration.relay import relay_server
 
 
 def cases(slice_: Slice) -> dict[str, str]:
@@ -164,47 +160,6 @@ def test_a_limit_of_minutes_is_waited_for_and_one_of_hours_is_not(
 
 
 # ---------------------------------------------------------------- visibility
-
-
-@contextmanager
-def relay_server(states: dict[str, str]) -> Iterator[str]:
-    """A relay that knows these accounts, by both of its calls; its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            path = urlsplit(self.path)
-            query = {name: values[0] for name, values in parse_qs(path.query).items()}
-            if path.path.endswith("getRepoStatus"):
-                status, body = self.status(query["did"])
-            else:
-                start = int(query.get("cursor", "0"))
-                dids = list(states)[start : start + 300]
-                following = {"cursor": str(start + 300)} if start + 300 < len(states) else {}
-                status, body = 200, {"repos": [{"head": "x", "rev": "y", **row(did)} for did in dids], **following}
-            data = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def status(self, did: str) -> tuple[int, dict[str, Any]]:
-            return (200, row(did)) if did in states else (404, {"error": "RepoNotFound", "message": "account unknown"})
-
-        def log_message(self, format: str, *arguments: Any) -> None:
-            pass
-
-    def row(did: str) -> dict[str, Any]:
-        state = states[did]
-        return {"did": did, "active": state == "active"} | ({} if state == "active" else {"status": state})
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
 
 
 @pytest.mark.parametrize("by_list", [False, True], ids=["one by one", "by list"])

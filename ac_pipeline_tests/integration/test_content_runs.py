@@ -24,16 +24,10 @@ from ac_pipeline.local.seed.artwork import pixel_art
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.wiring import Pipeline
 from ac_pipeline_tests.dagster_instance import open_instance
-from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice
+from ac_pipeline_tests.harness import USER_BUCKET, Slice
 
 MOODS = records_key(media_type("mood"))
 SLUG = "2025.1.2.3.4.5.678"
-
-
-@pytest.fixture
-def slice_(mongo_database: Any, mongo_server: Any, pds: Any, object_server: Any, tmp_path: Path) -> Iterator[Slice]:
-    with open_slice(mongo_database, mongo_server.uri, pds, object_server.url_template, tmp_path) as opened:
-        yield opened
 
 
 @pytest.fixture

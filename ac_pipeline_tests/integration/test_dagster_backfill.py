@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
+import httpx
 import pytest
 
 from ac_pipeline.accounts import Account
@@ -17,7 +18,17 @@ from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.sensors.users import users_sensor
 from ac_pipeline.items import State
 from ac_pipeline.local.seed.artwork import pixel_art
-from ac_pipeline_tests.dagster_home import QUICK, QUICK_ENVIRONMENT, DagsterHome, Partitions, Run, Ui, wait_until
+from ac_pipeline_tests.dagster_home import (
+    QUICK,
+    QUICK_ENVIRONMENT,
+    DagsterHome,
+    Partitions,
+    Process,
+    Role,
+    Run,
+    Ui,
+    wait_until,
+)
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice
 from ac_pipeline_tests.scripted_storage import ObjectServer
@@ -48,6 +59,10 @@ class Story:
     messages: str = ""
     quarantined: list[tuple[str, str]] = field(default_factory=list)
     written: dict[str, dict[str, Any]] = field(default_factory=dict)
+    processes: list[Process] = field(default_factory=list)
+    """While Dagster ran, and what is left of them after SIGTERM, to which it answers with this exit code."""
+    left: list[Process] = field(default_factory=list)
+    exit_code: int | None = None
 
 
 class Teller:
@@ -130,7 +145,13 @@ def story(mongo_client: Any, mongo_server: Any, pds: Any, tmp_path_factory: pyte
     ):
         ui = home.start()
         with open_instance(home.home) as instance:
-            yield Teller(slice_, storage, instance, ui).tell()
+            told = Teller(slice_, storage, instance, ui).tell()
+        told.processes = home.processes()
+        told.exit_code = home.terminate()
+        told.left = home.processes()
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{home.url}/server_info", timeout=5)
+        yield told
     mongo_client.drop_database(name)
 
 
@@ -180,3 +201,10 @@ def test_the_key_of_a_user_who_leaves_during_a_backfill_outlives_it(story: Story
 def test_everybody_a_backfill_is_about_is_busy_until_it_has_ended(story: Story) -> None:
     assert story.busy["during"].backfills == frozenset(story.keys["during"])
     assert story.busy["after"] == Busy()
+
+
+def test_sigterm_leaves_none_of_its_processes(story: Story) -> None:
+    """The web server, the daemon and both code servers end with the process that `make dev` started."""
+    roles = {process.role for process in story.processes}
+    assert roles >= {Role.WEB_SERVER, Role.DAEMON, Role.CODE_SERVER_PROXY, Role.CODE_SERVER, Role.SUPERVISOR}
+    assert (story.exit_code, story.left) == (0, [])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -15,38 +13,16 @@ from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, RENDITIONS, 
 from ac_pipeline.items import State
 from ac_pipeline.local.seed.artwork import pixel_art
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline_tests.dagster_instance import open_instance
-from ac_pipeline_tests.harness import Slice, open_slice
+from ac_pipeline_tests.harness import Slice
 
 PAINTINGS = records_key(media_type("painting"))
 MOODS = records_key(media_type("mood"))
 
 
-@pytest.fixture
-def slice_(  # noqa: PLR0917 - fixtures
-    mongo_database: Any,
-    mongo_server: Any,
-    pds: Any,
-    object_server: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Slice]:
-    """The services, and an environment that names them, for the run to read by itself."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("MONGODB_CONNECTION_STRING", mongo_server.uri)
-    monkeypatch.setenv("MONGODB_NAME", mongo_database.name)
-    monkeypatch.setenv("PDS_URL", pds.url)
-    monkeypatch.setenv("AC_MEDIA_URL", object_server.url_template)
-    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
-    monkeypatch.setenv("AC_SILENT_DAYS", "0")  # the tests' documents are of a fixed past
-    with open_slice(mongo_database, mongo_server.uri, pds, object_server.url_template, tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with open_instance() as made:
-        yield made
+@pytest.fixture(autouse=True)
+def environment(named_services: pytest.MonkeyPatch) -> None:
+    """The runs read it by themselves."""
+    named_services.setenv("AC_SILENT_DAYS", "0")  # the tests' documents are of a fixed past
 
 
 def run(instance: dg.DagsterInstance, keys: list[str], *assets: dg.AssetKey) -> dg.ExecuteInProcessResult:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from ac_pipeline.media.registry import media_type
 from ac_pipeline.sync.planning.plan import Versions, documents_version
 from ac_pipeline_tests.dagster_home import PATIENCE
 from ac_pipeline_tests.dagster_instance import open_instance
-from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice
+from ac_pipeline_tests.harness import USER_BUCKET, Slice
 
 ROOT = Path(__file__).parents[2]
 PAINTING = media_type("painting")
@@ -31,29 +30,6 @@ THUMBNAILS = RENDITIONS[0].key
 KEYS = ["ada", "bea", "cyd", "dan"]
 STALE = """query($key: AssetKeyInput!, $partition: String!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
   staleStatus(partition: $partition) staleCauses(partition: $partition) { key { path } reason } } } }"""
-
-
-@pytest.fixture
-def slice_(  # noqa: PLR0917 - fixtures
-    mongo_database: Any,
-    mongo_server: Any,
-    pds: Any,
-    object_server: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Slice]:
-    """The services, and an environment that names them, for runs in this process to read."""
-    monkeypatch.chdir(tmp_path)
-    for name, value in {
-        "MONGODB_CONNECTION_STRING": mongo_server.uri,
-        "MONGODB_NAME": mongo_database.name,
-        "PDS_URL": pds.url,
-        "AC_MEDIA_URL": object_server.url_template,
-        "DAGSTER_HOME": str(tmp_path / "dagster"),
-    }.items():
-        monkeypatch.setenv(name, value)
-    with open_slice(mongo_database, mongo_server.uri, pds, object_server.url_template, tmp_path) as opened:
-        yield opened
 
 
 def run(instance: dg.DagsterInstance, first: str, last: str, *assets: dg.AssetKey) -> None:
@@ -69,6 +45,7 @@ def observe(instance: dg.DagsterInstance, slice_: Slice, user: Account) -> None:
     instance.report_runless_asset_event(seen)
 
 
+@pytest.mark.usefixtures("named_services")
 def test_only_users_whose_documents_changed_since_their_last_run_are_shown_as_behind(
     slice_: Slice, object_server: Any, mongo_server: Any, pds: Any, tmp_path: Path
 ) -> None:

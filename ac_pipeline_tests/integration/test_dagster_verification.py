@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -25,42 +23,13 @@ from ac_pipeline.defs.verification import VERIFY_STEP, VERIFY_USERS
 from ac_pipeline.local.seed.artwork import pixel_art
 from ac_pipeline.local.services.processes import free_port
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline_tests.dagster_instance import open_instance
-from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice
+from ac_pipeline_tests.harness import USER_BUCKET, Slice
 from ac_pipeline_tests.pds_folder import lose_bytes
 
 RECORDS = [records_key(media) for media in MEDIA_TYPES]
 MOODS = records_key(media_type("mood"))
 PAINTINGS = records_key(media_type("painting"))
-
-
-@pytest.fixture
-def slice_(  # noqa: PLR0917 - fixtures
-    mongo_database: Any,
-    mongo_server: Any,
-    pds: Any,
-    object_server: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Iterator[Slice]:
-    """The services, and an environment that names them, for the runs to read by themselves."""
-    monkeypatch.chdir(tmp_path)
-    for name, value in {
-        "MONGODB_CONNECTION_STRING": mongo_server.uri,
-        "MONGODB_NAME": mongo_database.name,
-        "PDS_URL": pds.url,
-        "AC_MEDIA_URL": object_server.url_template,
-        "DAGSTER_HOME": str(tmp_path),
-    }.items():
-        monkeypatch.setenv(name, value)
-    with open_slice(mongo_database, mongo_server.uri, pds, object_server.url_template, tmp_path) as opened:
-        yield opened
-
-
-@pytest.fixture
-def instance() -> Iterator[dg.DagsterInstance]:
-    with open_instance() as made:
-        yield made
+pytestmark = pytest.mark.usefixtures("named_services")  # the runs read them by themselves
 
 
 def sync(instance: dg.DagsterInstance, first: str, last: str, *assets: dg.AssetKey, **config: Any) -> None:

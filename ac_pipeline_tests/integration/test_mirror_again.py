@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,16 +13,10 @@ from ac_pipeline.local.seed.artwork import pixel_art, tape_zip
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import verify
 from ac_pipeline_tests import pds_folder
-from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice
+from ac_pipeline_tests.harness import USER_BUCKET, Slice
 from ac_pipeline_tests.scripted_storage import ObjectServer
 
 SLUG = "2025.10.15.12.30.45.123"
-
-
-@pytest.fixture
-def slice_(mongo_database: Any, mongo_server: Any, pds: Any, object_server: Any, tmp_path: Path) -> Iterator[Slice]:
-    with open_slice(mongo_database, mongo_server.uri, pds, object_server.url_template, tmp_path) as opened:
-        yield opened
 
 
 def one_of_each(slice_: Slice, user: Account, object_server: ObjectServer) -> dict[str, str]:

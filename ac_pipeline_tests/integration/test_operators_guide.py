@@ -12,13 +12,10 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import click
 import dagster as dg
@@ -41,6 +38,7 @@ from ac_pipeline.sync.lexicon_gate import SCHEMA
 from ac_pipeline_tests.conftest import Pds
 from ac_pipeline_tests.harness import USER_BUCKET, Slice
 from ac_pipeline_tests.integration.conftest import Run
+from ac_pipeline_tests.integration.relay import Everybody, relay_server
 from ac_pipeline_tests.scripted_storage import ObjectServer
 
 ROOT = Path(__file__).parents[2]
@@ -135,32 +133,6 @@ def pds(services_folder: Path) -> Iterator[Pds]:
     server.close()
 
 
-@contextmanager
-def relay_of_all() -> Iterator[str]:
-    """A relay that sees every account; its address."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            query = parse_qs(urlsplit(self.path).query)
-            data = json.dumps({"did": query["did"][0], "active": True}).encode()
-            self.send_response(200)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            self.wfile.write(data)
-
-        def log_message(self, format: str, *arguments: Any) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    thread.join()
-    server.server_close()
-
-
 @dataclass(slots=True)
 class Stage:
     """The platform of the guide: ada, bob and carol, their work, and what happens to it between the tasks."""
@@ -219,7 +191,7 @@ class Stage:
         self.monkeypatch.setenv("AC_ACCOUNT_EMAIL_DOMAIN", "example.test")
 
     def a_relay_is_named(self) -> None:
-        self.monkeypatch.setenv("AC_RELAY_URL", self.stack.enter_context(relay_of_all()))
+        self.monkeypatch.setenv("AC_RELAY_URL", self.stack.enter_context(relay_server(Everybody())))
 
     def an_authority_is_named(self) -> None:
         self.monkeypatch.setenv("AC_LEXICON_AUTHORITY", str(self.people["lexi"].did))

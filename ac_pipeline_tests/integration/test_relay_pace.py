@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,6 +24,7 @@ from ac_pipeline_tests.conftest import MongoServer
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import Slice
 from ac_pipeline_tests.integration.conftest import Run
+from ac_pipeline_tests.integration.processes import run_at_once
 
 # One run: commits as long as it may, and says how often that was. Told by a line on stdin when to start.
 RUN = """
@@ -174,16 +173,6 @@ def test_partitions_that_wait_are_materialised_and_a_check_says_until_when(
 
 def test_runs_in_parallel_make_as_many_commits_as_one_may(mongo_database: Any, mongo_server: MongoServer) -> None:
     """LIMIT-9, RUN-8: three processes, one hour in the database, none of it left unused."""
-    command = [sys.executable, "-c", RUN, mongo_server.uri, mongo_database.name]
-    runs = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    for run in runs:
-        assert run.stdout is not None
-        assert run.stdout.readline() == "ready\n"
-    for run in runs:
-        assert run.stdin is not None
-        run.stdin.write("go\n")
-        run.stdin.flush()
-    made = [int(run.communicate(timeout=120)[0]) for run in runs]
-    assert [run.returncode for run in runs] == [0, 0, 0]
+    made = run_at_once(RUN, mongo_server.uri, mongo_database.name)
     assert sum(made) == 200
     assert all(made), "they did not run at the same time"

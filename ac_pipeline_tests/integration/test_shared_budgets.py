@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import time
 from typing import Any
 
 from ac_pipeline.atproto.rate_limits import Budget, Charge
 from ac_pipeline.mongo.ledger.collections import MongoBudgetStore
 from ac_pipeline_tests.conftest import MongoServer
+from ac_pipeline_tests.integration.processes import run_at_once
 
 UPLOADS = "pds.test uploadBlob"
 LIMIT = 200
@@ -48,17 +47,7 @@ def test_runs_in_parallel_never_send_more_than_the_server_allows_and_use_all_of_
     }
     earlier = Budget(clock=time.time, sleep=time.sleep, store=MongoBudgetStore(mongo_database["budgets"]))
     earlier.learn(answer, (Charge(UPLOADS, 0, 3600.0),))
-    command = [sys.executable, "-c", RUN, mongo_server.uri, mongo_database.name]
-    runs = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    for run in runs:
-        assert run.stdout is not None
-        assert run.stdout.readline() == "ready\n"
-    for run in runs:
-        assert run.stdin is not None
-        run.stdin.write("go\n")
-        run.stdin.flush()
-    sent = [int(run.communicate(timeout=120)[0]) for run in runs]
-    assert [run.returncode for run in runs] == [0, 0, 0]
+    sent = run_at_once(RUN, mongo_server.uri, mongo_database.name)
     assert sum(sent) == LIMIT
     assert all(sent), "they did not run at the same time"
     assert [window.remaining for window in earlier.known(UPLOADS).values()] == [0]

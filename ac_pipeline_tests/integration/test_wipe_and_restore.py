@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from ac_pipeline.operations.removal.restore_plan import RestoreReport
 from ac_pipeline.operations.removal.snapshot import Vault, open_vault, take_snapshot
 from ac_pipeline.operations.removal.wipe import WipeReport, plan_wipe, wipe
 from ac_pipeline_tests.benchmarks.heavy_user import HEAVY, Trip, fill
-from ac_pipeline_tests.harness import GUEST_BUCKET, USER_BUCKET, Slice, open_slice
+from ac_pipeline_tests.harness import GUEST_BUCKET, USER_BUCKET, Slice
 from ac_pipeline_tests.scripted_storage import ObjectServer
 
 SLUG = "2025.10.15.12.30.45.123"
@@ -32,12 +32,6 @@ KEY = "3jzfcijpj2z2a"
 
 class Killed(BaseException):
     """SIGKILL as a test can have it."""
-
-
-@pytest.fixture
-def slice_(mongo_database: Any, mongo_server: Any, pds: Any, object_server: Any, tmp_path: Path) -> Iterator[Slice]:
-    with open_slice(mongo_database, mongo_server.uri, pds, object_server.url_template, tmp_path) as opened:
-        yield opened
 
 
 class Desk:
@@ -279,25 +273,9 @@ def test_a_twentieth_of_the_heaviest_user_goes_there_and_back(slice_: Slice, obj
 
 
 @pytest.fixture
-def cli(  # noqa: PLR0917 - fixtures
-    slice_: Slice,
-    mongo_server: Any,
-    object_server: Any,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> Callable[..., Any]:
+def cli(named_services: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     """Run a command in an environment that names the test's services; exit code, and what it printed."""
-    monkeypatch.chdir(tmp_path)
-    for name, value in {
-        "MONGODB_CONNECTION_STRING": mongo_server.uri,
-        "MONGODB_NAME": slice_.database.name,
-        "PDS_URL": slice_.pds.url,
-        "AC_MEDIA_URL": object_server.url_template,
-        "DAGSTER_HOME": str(tmp_path / "home"),
-        "AC_OPERATOR": "ada@desk",
-    }.items():
-        monkeypatch.setenv(name, value)
+    named_services.setenv("AC_OPERATOR", "ada@desk")
 
     def call(*arguments: str) -> tuple[int, str, str]:
         capsys.readouterr()

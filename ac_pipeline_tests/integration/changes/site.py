@@ -17,26 +17,12 @@ from ac_pipeline.mongo.changes.pending import Cause, Changes, MongoChanges, Rule
 from ac_pipeline.mongo.ledger.items import MongoLedger
 
 WHEN = datetime(2025, 10, 15, 12, 30, 45, 123_000)  # noqa: DTZ001  (naive, as pymongo stores it)
-
-
 ADA = Account("auth0|ada", "ada", did="did:plc:ada", password="pw")
-
-
 BEA = Account("auth0|bea", "bea", did="did:plc:bea", password="pw")
-
-
 GUEST = Account(GUEST_ID, GUEST_ID, did="did:plc:guest", password="pw")
-
-
 LINK = {"rkey": "3kaaaaaaaaa2a", "uri": "at://did:plc:ada/x/3kaaaaaaaaa2a", "cid": "bafy", "did": "did:plc:ada"}
-
-
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
-
-
 RULE = Rule(NOW, {}, frozenset())
-
-
 MOOD, PAINTING, KIDLISP, TAPE = (media_type(name) for name in ("mood", "painting", "kidlisp", "tape"))
 
 

@@ -17,8 +17,6 @@ from ac_pipeline.settings import Settings
 from ac_pipeline.wiring import Pipeline, open_pipeline
 
 EMAIL = "example.test"
-
-
 CREATED = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 

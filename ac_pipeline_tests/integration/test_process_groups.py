@@ -1,4 +1,7 @@
-"""The end of Dagster: whatever asks it to stop, nothing it started stays behind."""
+"""The end of what `make dev` starts: whatever asks it to stop, nothing it started stays behind.
+
+That of a real Dagster is in `test_dagster_backfill.py`.
+"""
 
 from __future__ import annotations
 
@@ -10,25 +13,20 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
-from ac_pipeline.local.services.processes import free_port
-
-ROOT = Path(__file__).parents[2]
 SECONDS = 300.0
 
 
 class Family:
     """A process and all that descend from it, as they are seen while it runs."""
 
-    def __init__(self, *command: str, folder: Path, **environment: str) -> None:
+    def __init__(self, *command: str, folder: Path) -> None:
         self.log = folder / "log"
         with self.log.open("wb") as output:
             self.process = subprocess.Popen(
                 command,
                 cwd=folder,
-                env={**os.environ, **environment},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -140,30 +138,3 @@ def test_who_asks_again_later_waits_no_longer(families: list[Family], tmp_path: 
         family.process.send_signal(signal.SIGTERM)
         time.sleep(0.2)
     assert family.descendants() == set()
-
-
-def test_dagster_answers_and_sigterm_leaves_none_of_its_processes(families: list[Family], tmp_path: Path) -> None:
-    """The web server, the daemon and both code servers end with the process that `make dev` started."""
-    port = free_port()
-    for name in ("workspace.yaml", "dagster.yaml"):
-        (tmp_path / name).write_text((ROOT / name).read_text())
-    family = Family(
-        sys.executable, "-m", "ac_pipeline.defs.home", "--port", str(port), folder=tmp_path,
-        MONGODB_CONNECTION_STRING="mongodb://127.0.0.1:1", MONGODB_NAME="platform", DAGSTER_HOME=str(tmp_path / "home"),
-        DAGSTER_POSTGRES_URL="",
-    )  # fmt: skip
-    families.append(family)
-
-    def answers() -> bool:
-        try:
-            return httpx.get(f"http://127.0.0.1:{port}/server_info", timeout=5).is_success
-        except httpx.TransportError:
-            return False
-
-    family.wait_until(answers)
-    assert len(family.descendants()) >= 5
-    family.process.send_signal(signal.SIGTERM)
-    assert family.process.wait(SECONDS) == 0
-    assert family.descendants() == set()
-    with pytest.raises(httpx.ConnectError):
-        httpx.get(f"http://127.0.0.1:{port}/server_info", timeout=5)
