@@ -85,9 +85,9 @@ reference: $(READY) ## Write docs/reference.md and .env.example anew from the co
 
 lock: ## Pin all dependencies anew, with hashes (needs uv)
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-strip-extras \
-	  --extra local --extra dev pyproject.toml --output-file requirements-dev.lock
+	  --all-extras pyproject.toml --output-file requirements-dev.lock
 	uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-strip-extras \
-	  --constraints requirements-dev.lock pyproject.toml --output-file requirements.lock
+	  --constraints requirements-dev.lock $(foreach extra,s3 docker kubernetes celery build,--extra $(extra)) pyproject.toml --output-file requirements.lock
 
 clean: ## Stop the local services and remove what the targets made
 	-[ -x $(BIN)/python ] && $(RUN) -m ac_pipeline.cli local down

@@ -44,6 +44,7 @@ def build_defs(
     *,
     retry_seconds: float = RETRY_SECONDS,
     timetable: Timetable | None = None,
+    executor: dg.ExecutorDefinition = marked_in_process_executor,
 ) -> dg.Definitions:
     """All definitions.
 
@@ -51,6 +52,7 @@ def build_defs(
         overrides: Resources in place of the real ones, by key.
         retry_seconds: Before the first retry of a step.
         timetable: When the schedules tick; as the environment and .env name it when None.
+        executor: Of all jobs. With another one `abandoned_runs_sensor` knows of no process, and judges no run.
 
     Raises:
         Misconfigured: The timetable is wrong.
@@ -84,7 +86,7 @@ def build_defs(
             abandoned_runs_sensor,
         ],
         resources=resources,
-        executor=marked_in_process_executor,
+        executor=executor,
     )
 
 

@@ -5,6 +5,7 @@ attempt can help; whoever catches one reads the branch of the tree and never a m
 
     PipelineError
     |-- Misconfigured            a setting is missing or wrong; nothing was started
+    |   `-- NotPermitted         the user of MongoDB may not do this; whoever only looks goes on without
     |-- Transient                the same request may succeed later
     |   |-- ServiceUnreachable   no connection, or no answer to a read
     |   |-- RateLimited          429; `retry_after` says when
@@ -63,6 +64,10 @@ class PipelineError(Exception):
 
 class Misconfigured(PipelineError):
     code = "misconfigured"
+
+
+class NotPermitted(Misconfigured):
+    pass
 
 
 class Transient(PipelineError):

@@ -103,6 +103,26 @@ def _template(value: str) -> str:
     return _address(value.replace("{bucket}", "bucket")) and value.rstrip("/")
 
 
+def pool_limits(value: str) -> dict[str, int]:
+    """Read `encoding=2,pds=4`: the limit of each pool that is named.
+
+    Raises:
+        ValueError: Something else, or a limit below 1.
+    """
+    limits = {}
+    for word in filter(None, value.replace(" ", "").split(",")):
+        pool, _, limit = word.partition("=")
+        if not pool or not limit.isdecimal() or int(limit) < 1:
+            raise ValueError("must be pools with their limits, such as encoding=2,pds=4")
+        limits[pool] = int(limit)
+    return limits
+
+
+def _pool_limits(value: str) -> str:
+    pool_limits(value)
+    return value
+
+
 Address = Annotated[str, AfterValidator(_address)]
 DatabaseName = Annotated[
     str,
@@ -210,6 +230,14 @@ class Settings(Timetable):
         default=None,
         description="PostgreSQL for the Dagster instance: `postgresql+psycopg2://user:password@host/database`. Left "
         "out: SQLite in `DAGSTER_HOME`.",
+    )
+    ac_dagster_yaml: Path | None = Field(
+        default=None,
+        description="A file with changes to our `dagster.yaml`, section by section, such as a run launcher "
+        "(`docs/production.md`).",
+    )
+    ac_pool_limits: Annotated[str, AfterValidator(_pool_limits)] = Field(
+        default="encoding=1,pds=2,changed=2", description="Runs at once in each pool; what is not named stays."
     )
     ac_dagster_url: Address | None = Field(
         default=None,

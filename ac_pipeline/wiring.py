@@ -49,6 +49,7 @@ from ac_pipeline.mongo.ledger.items import MongoLedger
 from ac_pipeline.mongo.ledger.leases import is_dead, own_mark
 from ac_pipeline.mongo.ledger.plans import MongoPlans
 from ac_pipeline.mongo.ledger.receipts import MongoReceipts
+from ac_pipeline.mongo.ledger.whole import bring_up_to_date
 from ac_pipeline.objects import ObjectStorage, storage_client
 from ac_pipeline.renditions.renderer import Renderer
 from ac_pipeline.renditions.store import RenditionStore
@@ -87,6 +88,7 @@ class Pipeline:
         now, host = (lambda: datetime.now(UTC)), httpx.URL(settings.pds_url).netloc.decode()
 
         self.settings = settings
+        bring_up_to_date(own)
         self.ledger = MongoLedger(own)
         self.ledger.ensure_indexes()
         self.audit = MongoAudit(own, who=settings.ac_operator)

@@ -194,7 +194,8 @@ def _rows(
         if name in without:
             continue
         if isinstance(each, click.Argument):
-            rows.append((f"`{each.make_metavar(context)}`", _field(name, fields), str(model[name].description)))
+            meaning = str(model[name].description) if name in model else "Needed."
+            rows.append((f"`{each.make_metavar(context)}`", _field(name, fields), meaning))
         else:
             written, help_ = each.get_help_record(context) or ("", "")
             rows.append((f"`{written}`", _field(name, fields), help_))

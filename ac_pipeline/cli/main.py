@@ -13,6 +13,7 @@ import sys
 import click
 
 from ac_pipeline.cli.from_operations import commands_of
+from ac_pipeline.cli.ledger import ledger
 from ac_pipeline.cli.local import local
 from ac_pipeline.cli.output import say
 from ac_pipeline.errors import Misconfigured, PipelineError, Transient
@@ -33,7 +34,22 @@ def cli() -> None:
     """
 
 
-for command in (*commands_of(OPERATIONS), local):
+@cli.command("dagster")
+@click.argument("part", type=click.Choice(["dev", "prepare", "webserver", "daemon", "code-server"]))
+@click.option("--workspace", help="Another workspace.yaml than our own.")
+@click.option("--host", help="Address of the UI, or of the code server; 127.0.0.1 by default.")
+@click.option("--port", type=int, help="Its port: 3000, of the code server 4000.")
+@click.option("--read-only", is_flag=True, help="A UI that launches and changes nothing.")
+def dagster(part: str, read_only: bool, **options: object) -> None:
+    """Dagster on these settings: UI, daemon and code server together (dev), or one of them. Each of these first does
+    what `prepare` does alone: writes DAGSTER_HOME, makes the tables and sets the limits of the pools.
+    """
+    given = [f"--{name}={value}" for name, value in options.items() if value is not None]
+    words = [part, *given, *(["--read-only"] if read_only else [])]
+    os.execv(sys.executable, [sys.executable, "-m", "ac_pipeline.defs.home", *words])  # noqa: S606 - our own module
+
+
+for command in (*commands_of(OPERATIONS), ledger, local):
     cli.add_command(command)
 
 

@@ -1,4 +1,5 @@
-"""The start of Dagster: prepares DAGSTER_HOME and runs the UI with its daemon (`python -m ac_pipeline.defs.home`).
+"""The start of Dagster: prepares DAGSTER_HOME and runs the UI with its daemon, or one of its services alone
+(`ac-pipeline dagster`, which is `python -m ac_pipeline.defs.home`).
 
 Dagster's commands read a `.env` in their working directory over the real environment, so that a forgotten `.env` could
 lead a local demo to the production database. Therefore the settings are read here, handed on as plain environment, and
@@ -8,18 +9,22 @@ Dagster is started in its home folder.
 from __future__ import annotations
 
 import argparse
+import fcntl
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import FrameType
+from typing import Any, Final
 
+import yaml
 from pydantic import SecretStr
-from sqlalchemy import create_engine
+from sqlalchemy import create_engine, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
@@ -27,7 +32,7 @@ from ac_pipeline.defs import web_server
 from ac_pipeline.defs.assets.catalog import POOL_LIMITS
 from ac_pipeline.errors import Misconfigured, PipelineError
 from ac_pipeline.redaction import Redactor
-from ac_pipeline.settings import Settings, load_settings
+from ac_pipeline.settings import Settings, load_settings, pool_limits
 
 _CONNECT_SECONDS = 5
 
@@ -66,7 +71,14 @@ def why_unusable(url: SecretStr) -> str | None:
         return f"{name} {reason}."
 
 
-_OURS = "# Written by ac_pipeline.defs.home at every start: change dagster.yaml in the project instead.\n"
+_PACKAGE: Final = Path(__file__).parents[1]
+PROJECT: Final = _PACKAGE if (_PACKAGE / "dagster.yaml").is_file() else _PACKAGE.parent
+"""The folder of our own dagster.yaml and workspace.yaml: inside an installed package, or the checkout."""
+LOCATION: Final = "ac_pipeline"
+"""The name of the code location, as workspace.yaml and pyproject.toml have it."""
+_WRITTEN_BY_US = "# Written by ac_pipeline.defs.home at every start: change dagster.yaml in the project"
+"""How the file of every version of ours begins."""
+_OURS = f"{_WRITTEN_BY_US}, or the file of AC_DAGSTER_YAML, instead.\n"
 _PATIENT_BACKFILLS = {"DAGSTER_BACKFILL_RETRY_DEFINITION_CHANGED_ERROR": "1"}
 """Without it a backfill fails, and its runs are cancelled, when its daemon looks while the code server restarts (RUN-6;
 Dagster 1.13.27)."""
@@ -85,20 +97,22 @@ with dagster.DagsterInstance.get() as instance:
 """
 
 
-def prepare_home(settings: Settings, project: Path) -> Path:
-    """Make DAGSTER_HOME ready: closed to other users, its dagster.yaml, the storage it names, the limits of the pools.
+def prepare_home(settings: Settings, project: Path = PROJECT) -> Path:
+    """Make DAGSTER_HOME ready: closed to other users, its dagster.yaml and workspace.yaml, the storage it names with
+    its tables, the limits of the pools. One process at a time does so; another one waits for it.
 
     A dagster.yaml that somebody else put there is left as it is.
 
     Args:
         settings: Name the home and, if the instance is to live there, the PostgreSQL database.
-        project: The folder of the project's own dagster.yaml.
+        project: The folder of the project's own dagster.yaml and workspace.yaml.
 
     Returns:
         The home.
 
     Raises:
-        Misconfigured: There is no dagster.yaml in the project, or Dagster cannot use home or database.
+        Misconfigured: There is no dagster.yaml in the project, changes to it cannot be read, or Dagster cannot use home
+            or database.
     """
     home = settings.dagster_home
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -106,18 +120,61 @@ def prepare_home(settings: Settings, project: Path) -> Path:
         home.chmod(0o700)
     target = home / "dagster.yaml"
     try:
-        template = (project / "dagster.yaml").read_text()
-    except FileNotFoundError:
-        raise Misconfigured(f"There is no dagster.yaml in {project}: start from the project's folder.") from None
-    if not target.exists() or target.read_text().startswith(_OURS):
-        target.write_text(_OURS + template + (_POSTGRES if settings.dagster_postgres_url else ""))
-        target.chmod(0o600)
-    _set_pool_limits(settings)
+        template, workspace = ((project / name).read_text() for name in ("dagster.yaml", "workspace.yaml"))
+    except FileNotFoundError as error:
+        name = Path(error.filename).name
+        raise Misconfigured(f"There is no {name} in {project}: start from the project's folder.") from None
+    instance = _with_changes(template + (_POSTGRES if settings.dagster_postgres_url else ""), settings.ac_dagster_yaml)
+    with ExitStack() as locks:
+        fcntl.flock(locks.enter_context((home / ".prepare.lock").open("w")), fcntl.LOCK_EX)
+        if not target.exists() or target.read_text().startswith(_WRITTEN_BY_US):
+            _write(target, _OURS + instance)
+            _write(home / "workspace.yaml", workspace)
+        url = settings.dagster_postgres_url
+        if url is not None and why_unusable(url) is None:
+            connection = locks.enter_context(create_engine(url.get_secret_value(), poolclass=NullPool).connect())
+            connection.execute(text("SELECT pg_advisory_lock(hashtext('ac_pipeline.defs.home'))"))
+        _set_pool_limits(settings)
     return home
+
+
+def _with_changes(instance: str, changes: Path | None) -> str:
+    """The text of a dagster.yaml with the values of another file in it, mapping by mapping; lists are replaced."""
+    if changes is None:
+        return instance
+    try:
+        found = yaml.safe_load(changes.read_text())
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise Misconfigured(f"AC_DAGSTER_YAML: {changes} cannot be read: {error}") from None
+    if not isinstance(found, dict):
+        raise Misconfigured(f"AC_DAGSTER_YAML: {changes} holds no sections.")
+    return str(yaml.safe_dump(_merged(yaml.safe_load(instance), found), sort_keys=False))
+
+
+def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    inside = {
+        name: _merged(values[name], change)
+        for name, change in changes.items()
+        if isinstance(change, Mapping) and isinstance(values.get(name), Mapping)
+    }
+    return {**values, **changes, **inside}
+
+
+def _write(path: Path, content: str) -> None:
+    """At once, so that who starts at the same time reads the whole file or the one before."""
+    new = path.with_suffix(f".{os.getpid()}")
+    new.touch(0o600)
+    new.write_text(content)
+    new.replace(path)
 
 
 def environment(settings: Settings) -> dict[str, str]:
     """The environment for Dagster and everything it starts: ours, with every setting in it as it was read."""
+    ours = {name: value for name, value in os.environ.items() if name.lower() not in type(settings).model_fields}
+    return {**_PATIENT_BACKFILLS, **ours, **_values(settings)}
+
+
+def _values(settings: Settings) -> dict[str, str]:
     values: dict[str, str] = {}
     for name in type(settings).model_fields:
         value = getattr(settings, name)
@@ -128,44 +185,70 @@ def environment(settings: Settings) -> dict[str, str]:
         values["AC_RENDITIONS_URL"] = str(Path(folder).absolute())
     if settings.ac_ffmpeg is not None and len(settings.ac_ffmpeg.parts) > 1:
         values["AC_FFMPEG"] = str(settings.ac_ffmpeg.absolute())
-    ours = {name: value for name, value in os.environ.items() if name.lower() not in type(settings).model_fields}
-    return {**_PATIENT_BACKFILLS, **ours, **values}
+    return values
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Prepare the home and run `dagster dev` until Ctrl-C or SIGTERM; with `--prepare-only`, print the home instead.
+    """Dagster on the settings of the environment, .env and .env.local; each part prepares its home first.
 
-    Settings come from the environment and from .env and .env.local of the working directory.
+    dev (default): UI, daemon and code server, until Ctrl-C or SIGTERM. webserver, daemon, code-server: one of them.
+    prepare: none of them; prints the home.
     """
-    parser = argparse.ArgumentParser(prog="python -m ac_pipeline.defs.home", description=main.__doc__)
-    parser.add_argument("--project", type=Path, default=Path(), help="Folder of workspace.yaml and dagster.yaml.")
-    parser.add_argument("--host", default="127.0.0.1", help="Address of the UI.")
-    parser.add_argument("--port", type=int, default=3000, help="Port of the UI.")
-    parser.add_argument("--prepare-only", action="store_true", help="Start nothing; print the home.")
+    parser = argparse.ArgumentParser(
+        prog="ac-pipeline dagster", description=main.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", nargs="?", default="dev", choices=["dev", "prepare", *_PARTS])
+    parser.add_argument("--project", type=Path, default=PROJECT, help="Folder of workspace.yaml and dagster.yaml.")
+    parser.add_argument("--workspace", type=Path, help="Another workspace.yaml.")
+    parser.add_argument("--host", default="127.0.0.1", help="Address of the UI, or of the code server.")
+    parser.add_argument("--port", type=int, help="Its port: 3000, of the code server 4000.")
+    parser.add_argument("--read-only", action="store_true", help="A UI that launches and changes nothing.")
+    parser.add_argument("--prepare-only", action="store_true", help="The same as prepare.")
     options = parser.parse_args(arguments)
+    if options.read_only and options.part != "webserver":
+        parser.error("--read-only is for the webserver")
     try:
         settings = load_settings()
         home = prepare_home(settings, options.project)
     except PipelineError as error:
         sys.stderr.write(f"Error: {error.message}\n")
         return 2
-    if options.prepare_only:
+    if options.prepare_only or options.part == "prepare":
         sys.stdout.write(f"{home}\n")
         return 0
     sys.stderr.write(f"Dagster works on {settings.destination}.\n")
-    return _run_dagster(settings, home, (options.project / "workspace.yaml").absolute(), options.host, options.port)
+    command = [sys.executable, "-m", *_PARTS.get(options.part, [web_server.MODULE, "dev"])]
+    if options.part == "code-server":
+        # Containers of runs get every setting, by name; Dagster fills in the value that its daemon has.
+        context = {"docker": {"env_vars": sorted(_values(settings))}}
+        command += ["--module-name", "ac_pipeline.definitions", "--attribute", "defs", "--location-name", LOCATION]
+        command += ["--container-context", json.dumps(context)]
+    else:
+        command += ["--workspace", str((options.workspace or options.project / "workspace.yaml").absolute())]
+    if options.part != "daemon":
+        port = options.port or (4000 if options.part == "code-server" else 3000)
+        command += ["--host", options.host, "--port", str(port)]
+    if options.read_only:
+        command.append("--read-only")
+    return run_group(command, environment(settings), home)
 
 
-def _run_dagster(settings: Settings, home: Path, workspace: Path, host: str, port: int) -> int:
-    """Run `dagster dev`, its web server behind a guard, until it ends or we are told to; nothing of it is left."""
-    command = [sys.executable, "-m", web_server.MODULE, "dev", "--workspace", str(workspace)]
-    return run_group([*command, "--host", host, "--port", str(port)], environment(settings), home)
+_PARTS: Final = {
+    "webserver": [web_server.MODULE],
+    "daemon": ["dagster._daemon", "run"],
+    "code-server": ["dagster", "code-server", "start"],
+}
 
 
 def _set_pool_limits(settings: Settings) -> None:
     """In one process for all pools, with Dagster's environment: each start of Dagster costs a second."""
+    limits = {**POOL_LIMITS, **pool_limits(settings.ac_pool_limits)}
+    if unknown := limits.keys() - POOL_LIMITS:
+        raise Misconfigured(
+            f"AC_POOL_LIMITS: there is no pool {', '.join(sorted(unknown))}; {', '.join(POOL_LIMITS)} are."
+        )
     done = subprocess.run(  # noqa: S603 - our own interpreter and words
-        [sys.executable, "-c", _SET_LIMITS, *(f"{pool}={limit}" for pool, limit in POOL_LIMITS.items())],
+        [sys.executable, "-c", _SET_LIMITS, *(f"{pool}={limit}" for pool, limit in limits.items())],
         cwd=settings.dagster_home,
         env=environment(settings),
         capture_output=True,

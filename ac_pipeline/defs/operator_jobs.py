@@ -16,7 +16,6 @@ from pydantic import Field, create_model
 from ac_pipeline.defs.assets.catalog import OPERATIONS_GROUP, OWNERS, records_key
 from ac_pipeline.defs.metadata import Metadata, table_of
 from ac_pipeline.defs.pipeline import PipelineResource
-from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.errors import PipelineError
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.operations.declare import Declaration, Report, Table, Work, wrong_confirmation
@@ -61,7 +60,6 @@ def job_of(operation: Declaration[Any]) -> dg.JobDefinition:
     @dg.job(
         name=operation.job,
         tags=KIND,
-        executor_def=marked_in_process_executor,
         description=f"{operation.help}\n\n"
         + (f"The same as `ac-pipeline {operation.command}`. " if operation.command else "")
         + f"Its answer: [{answer_key(operation).to_user_string()}](/assets/{answer_key(operation).to_user_string()}).",

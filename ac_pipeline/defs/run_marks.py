@@ -36,6 +36,11 @@ class _MarksRuns(dg.Executor):
 
     def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[Any]:
         mark, run_id = own_mark(), plan_context.run_id
+        storage = plan_context.instance.event_log_storage
+        if storage.supports_global_concurrency_limits:
+            limited = {pool.name for pool in storage.get_pool_limits()}
+            for pool in sorted({step.pool for step in execution_plan.steps if step.pool} - limited):
+                plan_context.log.warning(f"The pool {pool} has no limit: `ac-pipeline dagster prepare` sets it.")
         if mark is not None:
             plan_context.instance.add_run_tags(run_id, {RUN_PROCESS: f"{run_id} {_machine()} {mark}"})
         yield from self._inner.execute(plan_context, execution_plan)

@@ -18,7 +18,6 @@ from ac_pipeline.defs.checks import check_events, part_metadata
 from ac_pipeline.defs.metadata import dagster_failures, failure_of
 from ac_pipeline.defs.operator_jobs import answer_asset, tag_run
 from ac_pipeline.defs.pipeline import PipelineResource
-from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.errors import Misconfigured, PipelineError
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.mongo.ledger.receipts import Receipt
@@ -86,7 +85,6 @@ def verify(
 
 @dg.job(
     name=VERIFY_USERS,
-    executor_def=marked_in_process_executor,
     description="Compares every expected record, link and blob of the users in its config, or of all, with their "
     "repositories, and repairs nothing. What it finds is in the checks of the records assets, and in an observation of "
     "each partition in which something is amiss. It fails only when a user could not be read.",

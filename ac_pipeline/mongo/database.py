@@ -35,7 +35,7 @@ from pymongo.errors import (
 )
 from pymongo.server_api import ServerApi, ServerApiVersion
 
-from ac_pipeline.errors import Misconfigured, PipelineError, ServerFailed, ServiceUnreachable
+from ac_pipeline.errors import Misconfigured, NotPermitted, PipelineError, ServerFailed, ServiceUnreachable
 
 Client = MongoClient[dict[str, Any]]
 Value = TypeVar("Value")
@@ -50,7 +50,8 @@ SOURCE_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
 
 _OWN_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
 
-_REFUSED_ACCESS = frozenset({13, 18, 8000})
+_UNAUTHORIZED = 13
+_REFUSED_ACCESS = frozenset({_UNAUTHORIZED, 18, 8000})
 """Unauthorized, AuthenticationFailed, and Atlas's own code for wrong credentials."""
 _OUR_FAULT = frozenset({73, 322, 323, 324})
 """InvalidNamespace and the Stable API errors (version, strict, deprecation): no retry can help."""
@@ -181,7 +182,7 @@ def _translate(action: str, error: Exception) -> PipelineError:
 def _from_refusal(action: str, code: int | None, details: Any) -> PipelineError:
     words = str((details or {}).get("errmsg", ""))[:300]
     if code in _REFUSED_ACCESS:
-        return Misconfigured(
+        return (NotPermitted if code == _UNAUTHORIZED else Misconfigured)(
             f"Could not {action}: MongoDB refuses the user or password in MONGODB_CONNECTION_STRING, "
             f"or that user may not do this (code {code})."
         )

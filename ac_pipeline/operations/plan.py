@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from heapq import nlargest
 from typing import Any, Final
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.rate_limits import HOUR, Bucket, commits_key, hour_under_way
-from ac_pipeline.errors import PipelineError
+from ac_pipeline.errors import NotPermitted, PipelineError
 from ac_pipeline.items import PlannedOperation
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.ledger.plans import KEPT, SHORTEST, MongoPlans
@@ -144,15 +145,16 @@ def dry_run(
             take(each, priced)
     made.hash, made.cost, made.users = digest.hexdigest(), bill.total(), len(touched)
     if plans is not None and draft is not None and touched:
-        plans.save(
-            draft,
-            hash=made.hash,
-            selection=selection_to_json(selection, chosen),
-            cost=made.cost.to_json(),
-            counts=made.counts,
-            accounts=tuple(touched),
-        )
-        made.saved = True
+        with suppress(NotPermitted):  # PROD-3: a user who may only read sees a plan that is not kept
+            plans.save(
+                draft,
+                hash=made.hash,
+                selection=selection_to_json(selection, chosen),
+                cost=made.cost.to_json(),
+                counts=made.counts,
+                accounts=tuple(touched),
+            )
+            made.saved = True
     return made
 
 

@@ -82,6 +82,7 @@ def test_partitions_runs_and_materialisations_are_stored_and_read_back_by_anothe
     given = settings(tmp_path / "home", url)
     mirror = ScriptedMirror("ada", "bea", "cyd")
     mirror.trouble("bea", *[ServerFailed("the PDS answered 502") for _ in range(4)])
+    database = url.partition("@/")[2].partition("?")[0]
     with prepared(given, monkeypatch) as instance:
         instance.add_dynamic_partitions(USERS, ["ada", "bea", "cyd"])
         job = build_defs({"pipeline": mirror}, retry_seconds=0).resolve_implicit_global_asset_job_def()
@@ -89,6 +90,8 @@ def test_partitions_runs_and_materialisations_are_stored_and_read_back_by_anothe
         for _ in range(2):
             job.execute_in_process(instance=instance, asset_selection=[MOODS], tags=tags, raise_on_error=False)
             mirror.troubles.clear()
+        held = f"SELECT count(*) FROM pg_stat_activity WHERE datname = '{database}'"
+        assert postgres_server.execute(held) == [(0,)]  # a run holds a connection only while it writes
         assert {
             pool: instance.event_log_storage.get_concurrency_info(pool).slot_count for pool in POOL_LIMITS
         } == POOL_LIMITS
@@ -100,7 +103,6 @@ def test_partitions_runs_and_materialisations_are_stored_and_read_back_by_anothe
     assert found["runs"] == ["SUCCESS", "FAILURE"]
     assert found["failures"][0].startswith("1 of 3 users have to be run again (server-failed 1).")
     assert found["storage"] == "PostgresEventLogStorage"
-    database = url.partition("@/")[2].partition("?")[0]
     assert postgres_server.execute("SELECT count(*) FROM runs", database) == [(2,)]
     assert not list((tmp_path / "home").rglob("*.db"))
 
@@ -116,6 +118,19 @@ def test_each_storage_keeps_its_own_data_when_the_setting_goes_back_and_forth(
     for given, key in ((None, "in-files"), (url, "in-postgres")):
         with prepared(settings(home, given), monkeypatch) as instance:
             assert instance.get_dynamic_partitions(USERS) == [key]
+
+
+def test_services_that_start_at_once_make_the_tables_of_an_empty_database_once(tmp_path: Path, url: str) -> None:
+    """Each with a home of its own, as containers have."""
+    command = [sys.executable, "-m", "ac_pipeline.defs.home", "prepare"]
+    starting = [
+        subprocess.Popen(
+            command, cwd=tmp_path, env=environment(settings(tmp_path / str(number), url)), stderr=subprocess.PIPE
+        )
+        for number in range(3)
+    ]
+    said = [process.communicate()[1] for process in starting]
+    assert ([process.returncode for process in starting], said) == ([0, 0, 0], [b"", b"", b""])
 
 
 def test_the_password_is_in_no_file_of_the_home_and_not_in_what_dagster_shows_of_itself(

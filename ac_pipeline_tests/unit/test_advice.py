@@ -23,10 +23,13 @@ ROOT = Path(__file__).parents[2]
 GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SOURCES = [path for path in sorted((ROOT / "ac_pipeline").rglob("*.py")) if "local" not in path.parts]
 
-COMMAND = re.compile(r"ac-pipeline((?: +(?:--?)?[A-Za-z][\w-]*| +[A-Z$'{][^\s`,;)]*)+)")
+COMMAND = re.compile(r"(?<![\w/=@-])ac-pipeline((?: +(?:--?)?[A-Za-z][\w-]*| +[A-Z$'{][^\s`,;)]*)+)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 NOT_OURS = {"--uri", "--db", "--help", "--format", "--prepare-only", "--project", "--host", "--port", "--workspace"}
-NOT_OURS |= {"--multiprocessing-fork"}
+NOT_OURS |= {"--multiprocessing-fork", "--module-name", "--attribute", "--location-name", "--container-context"}
+NOT_OURS |= {"--require-hashes", "--requirement", "--no-deps", "--no-build-isolation"}  # pip
+NOT_OURS |= {"--system", "--home-dir", "--mode", "--now", "--build", "--detach"}  # useradd, install, systemctl, docker
+NOT_OURS |= {"--namespace", "--from-env-file", "--kustomize"}  # kubectl
 """Options of other programs, and of `ac_pipeline.defs.home`."""
 JOB = re.compile(r"(?:\bjobs?|\b[Ll]aunch(?: the job)?) `?([a-z]+_[a-z_]+)`?")
 FIELD = re.compile(r"`([a-z_]+): (?:true|false)`|\b(?:with|launch with) (confirm|dry_run|full|blobs) (?:true|false)\b")

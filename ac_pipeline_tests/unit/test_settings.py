@@ -88,6 +88,8 @@ def test_the_example_documents_every_variable() -> None:
         ("AC_QUARANTINE_THRESHOLD", "hunter2"),
         ("AC_QUARANTINE_THRESHOLD", "101%"),
         ("AC_PDS_TIMEOUT_SECONDS", "0"),
+        ("AC_POOL_LIMITS", "encoding"),
+        ("AC_POOL_LIMITS", "encoding=2,pds=0"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence_that_names_it_and_hides_its_value(
@@ -115,6 +117,7 @@ def test_a_wrong_setting_is_one_sentence_that_names_it_and_hides_its_value(
         ("AC_RELAY_COMMITS_PER_HOUR", "0"),
         ("AC_QUARANTINE_THRESHOLD", "0.5%"),
         ("PDS_URL", "http://localhost:2583/"),
+        ("AC_POOL_LIMITS", "encoding=3, pds=4"),
     ],
 )
 def test_usable_values_are_taken(tmp_path: Path, variable: str, value: str) -> None:

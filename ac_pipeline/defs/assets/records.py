@@ -34,7 +34,6 @@ from ac_pipeline.defs.assets.stage import UsersOfRun, Work, made_earlier, run_st
 from ac_pipeline.defs.checks import check_events, evaluate_checks, record_checks
 from ac_pipeline.defs.metadata import failure_of
 from ac_pipeline.defs.pipeline import PIPELINE, PipelineResource
-from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 
@@ -188,7 +187,6 @@ def changed_users_job(pipeline_resource: object, retry_seconds: float = RETRY_SE
     @dg.job(
         name=SYNC_CHANGED_USERS,
         resource_defs={PIPELINE: pipeline_resource},
-        executor_def=marked_in_process_executor,
         description="Makes the records of the users in its config equal to their documents. new_content_sensor "
         "launches it for users whose documents changed; it can be launched by hand for any users.",
     )

@@ -24,7 +24,6 @@ from ac_pipeline.defs.metadata import (
 )
 from ac_pipeline.defs.operator_jobs import tag_run
 from ac_pipeline.defs.pipeline import PipelineResource
-from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.operations.totals import Totals, mirror_totals
 
@@ -112,7 +111,6 @@ def _failed_metadata(pipeline: PipelineResource, totals: Totals, kept: int) -> M
 @dg.job(
     name=COUNT_MIRROR,
     tags={"kind": "operator"},
-    executor_def=marked_in_process_executor,
     description="Counts documents, records and what is kept back, and lists every failed item: mirror/totals and "
     "operations/failed_items. Writes nothing.",
 )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection as AnyOf
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing
+from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import groupby
@@ -20,6 +20,7 @@ from pymongo.database import Database
 from pymongo.errors import BulkWriteError, DuplicateKeyError
 
 from ac_pipeline.accounts import Account
+from ac_pipeline.errors import NotPermitted
 from ac_pipeline.items import (
     Attempt,
     BlobRef,
@@ -182,8 +183,9 @@ class MongoLedger:
         self._leases = leases or Leases(own_collection(database, "leases"))
 
     def ensure_indexes(self) -> None:
-        """Make the indexes that are missing; nothing else depends on having been called before."""
-        with mongo_errors("make the indexes of the ledger"):
+        """Make the indexes that are missing; nothing else depends on having been called before (PROD-3: not by users
+        who may only read)."""
+        with suppress(NotPermitted), mongo_errors("make the indexes of the ledger"):
             self._items.create_indexes(_INDEXES)
 
     # ------------------------------------------------------------------------------------------------------- the port
@@ -267,7 +269,8 @@ class MongoLedger:
 
     def keep_look(self, look: LastLook) -> bool:
         stored = _with_id(replace(look, version=look.version + 1), "type")
-        with mongo_errors(f"keep the last look at {look.type}"):
+        # PROD-3: a user of MongoDB who may only read goes on with what was found.
+        with suppress(NotPermitted), mongo_errors(f"keep the last look at {look.type}"):
             if look.version:
                 return bool(self._looks.replace_one({"_id": look.type, "version": look.version}, stored).matched_count)
             try:

@@ -8,6 +8,7 @@ nor reading a plan holds more of it than that (OPS-6). The last 50 plans are kep
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -16,7 +17,7 @@ from uuid import uuid4
 from pymongo import ASCENDING, DESCENDING
 from pymongo.database import Database
 
-from ac_pipeline.errors import Misconfigured
+from ac_pipeline.errors import Misconfigured, NotPermitted
 from ac_pipeline.items import PlannedOperation
 from ac_pipeline.mongo.database import mongo_errors, own_collection, storable, value_of
 from ac_pipeline.mongo.ledger.audit import operator_name
@@ -88,7 +89,8 @@ class Draft:
 
     def flush(self) -> None:
         if self._lines:
-            self._plans.store(self.id, self._number, self._lines)
+            with suppress(NotPermitted):  # who may only read sees the plan all the same; to save it is refused
+                self._plans.store(self.id, self._number, self._lines)
             self._lines, self._number = [], self._number + 1
 
 
