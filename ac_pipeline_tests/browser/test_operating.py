@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from ac_pipeline.defs.assets.changed_users import SYNC_CHANGED_USERS, run_config
+from ac_pipeline.defs.assets.records import SYNC_CHANGED_USERS, run_config
 from playwright.sync_api import Locator, Page, expect
 
 from ac_pipeline.items import State
