@@ -8,6 +8,7 @@ writes both files; `unit/test_reference.py` fails when they are not what is made
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -243,7 +244,8 @@ def _other_jobs(jobs: Mapping[str, dg.JobDefinition]) -> Iterator[str]:
         if name not in declared and not name.startswith("__"):
             op, fields = _launchpad(job)
             yield f"### Job {name}"
-            yield from paragraphs(f"{job.description} Op `{op}`.")
+            described = re.sub(r"\s*Its answer: \[[^]]*]\([^)]*\)\.", "", str(job.description))  # a link of the UI
+            yield from paragraphs(f"{described} Op `{op}`.")
             yield table(("launchpad", "meaning"), [(_field(key, fields), fields[key].description) for key in fields])
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import re
 
 import pytest
-from ac_pipeline.defs.assets.records import SYNC_CHANGED_USERS, run_config
 from playwright.sync_api import Locator, Page, expect
 
+from ac_pipeline.defs.assets.records import SYNC_CHANGED_USERS, run_config
 from ac_pipeline.items import State
 from ac_pipeline.local.dagster_ui import SUCCEEDED
 from ac_pipeline_tests.browser.conftest import MILLISECONDS, PAINTINGS, SIZE, Shoot, Stage

@@ -17,6 +17,8 @@ from imageio_ffmpeg import get_ffmpeg_exe
 
 from ac_pipeline.atproto.lexicon import load_lexicons
 from ac_pipeline.cli.main import cli, run
+from ac_pipeline.defs.operator_jobs import DRY_RUN, OPERATION, USER
+from ac_pipeline.defs.sensors.content import REASON
 from ac_pipeline.errors import TRANSIENT_CODES, Transient
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.renditions.recipes import RECIPES
@@ -28,6 +30,8 @@ DOCS = sorted((ROOT / "docs").glob("*.md"))
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *DOCS]
 RENDITIONS = {"blobs/", "index/", "snapshots/"}
 """Folders that pages name below `AC_RENDITIONS_URL`."""
+TAGS = {OPERATION, USER, DRY_RUN, REASON}
+"""Tags of runs, which look like paths."""
 MADE = {".local/", ".dagster/", ".venv/"}
 """Folders that the targets make."""
 MOST_LINES = 700
@@ -105,7 +109,7 @@ def test_every_path_and_program_of_a_page_exists(page: Path) -> None:
     roots = (ROOT, ROOT / "ac_pipeline", ROOT / "ac_pipeline_tests", page.parent)
     missing = {path for path in paths if not any((root / path).exists() for root in roots)}
     assert paths or page in DOCS
-    assert missing <= RENDITIONS | MADE
+    assert missing <= RENDITIONS | MADE | TAGS
     programs = set(re.findall(r"\.venv/bin/([\w-]+)", text))
     assert [name for name in programs if not (Path(sys.executable).parent / name).exists()] == []
 

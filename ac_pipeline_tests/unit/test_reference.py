@@ -28,7 +28,7 @@ def test_every_command_every_parameter_and_every_job_is_there() -> None:
     """Made from the declarations, but read here by other means."""
     text = reference()
     headings = set(re.findall(r"^### ac-pipeline (.+)$", text, re.MULTILINE))
-    assert {each.command for each in OPERATIONS} <= headings
+    assert {each.command for each in OPERATIONS if each.command} <= headings
     assert {name.split()[0] for name in headings} == set(cli.commands)
     for each in OPERATIONS:
         assert not each.job or f"Job `{each.job}`, op `{each.op}`" in " ".join(text.split())
