@@ -12,7 +12,7 @@ from typing import Any
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.rate_limits import Charge, Pace
-from ac_pipeline.atproto.sessions import SIGN_IN_SECONDS, PdsSignIn, Sessions
+from ac_pipeline.atproto.sessions import SIGN_IN_SECONDS, Sessions, SignIn
 from ac_pipeline.atproto.syntax import is_did
 from ac_pipeline.atproto.transport import Read, Request, Transport
 from ac_pipeline.atproto.xrpc_errors import Call, need
@@ -56,7 +56,7 @@ class Administration:
         self._sessions = sessions
         self._pace = pace
         self._password = password
-        self._sign_in = PdsSignIn(transport)
+        self._sign_in = SignIn(transport)
 
     def __repr__(self) -> str:
         return f"Administration({self._transport.place!r})"

@@ -15,7 +15,7 @@ from typing import Final
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.rate_limits import Charge, Pace
 from ac_pipeline.atproto.repository import Repository, read_repository
-from ac_pipeline.atproto.sessions import PdsSignIn, Sessions
+from ac_pipeline.atproto.sessions import Sessions, SignIn
 from ac_pipeline.atproto.syntax import blob_cid
 from ac_pipeline.atproto.transport import Read, Request, Transport, Usage
 from ac_pipeline.atproto.types import MAX_OPERATIONS, Commit, RepositoryStatus, Write, encode_body, erases, points
@@ -67,7 +67,7 @@ class PdsClient:
         self._transport = transport
         self._sessions = sessions
         self._pace = pace or Pace(transport.host, 0)
-        self._sign_in = PdsSignIn(transport)
+        self._sign_in = SignIn(transport)
         self._lock = Lock()
         self._blob_limit: int | None = None
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import httpx
@@ -22,17 +21,15 @@ SUCCEEDED = "SUCCESS"
 _LOADED = """{ workspaceOrError { ... on Workspace { locationEntries {
   name loadStatus locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
 _START_SENSOR = """mutation($which: SensorSelector!) { startSensor(sensorSelector: $which) {
-  __typename ... on PythonError { message } ... on UnauthorizedError { message }
-  ... on SensorNotFoundError { message } } }"""
+  __typename ... on Error { message } } }"""
 _START_SCHEDULE = """mutation($which: ScheduleSelector!) { startSchedule(scheduleSelector: $which) {
-  __typename ... on PythonError { message } ... on UnauthorizedError { message } } }"""
+  __typename ... on Error { message } } }"""
 _KEYS = "query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode { partitionKeys } } }"
 _ASSETS = "{ assetNodes { assetKey { path } isExecutable } }"
 _LAUNCH = """mutation($what: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $what) {
-  __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message }
-  ... on PartitionKeysNotFoundError { message } ... on InvalidSubsetError { message } } }"""
+  __typename ... on LaunchBackfillSuccess { backfillId } ... on Error { message } } }"""
 _BACKFILL = """query($id: String!) { partitionBackfillOrError(backfillId: $id) {
-  __typename ... on PythonError { message } ... on BackfillNotFoundError { message }
+  __typename ... on Error { message }
   ... on PartitionBackfill { status error { message } assetBackfillData { assetBackfillStatuses {
     ... on AssetPartitionsStatusCounts { assetKey { path } numPartitionsTargeted numPartitionsInProgress
       numPartitionsMaterialized numPartitionsFailed } } } } } }"""
@@ -44,7 +41,7 @@ _LAUNCH_JOB = """mutation($what: ExecutionParams!) { launchRun(executionParams: 
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
   ... on RunConfigValidationInvalid { errors { message } } } }"""
 _RUN = """query($id: ID!, $after: String) { runOrError(runId: $id) {
-  __typename ... on PythonError { message } ... on RunNotFoundError { message } ... on Run { status } }
+  __typename ... on Error { message } ... on Run { status } }
   logsForRun(runId: $id, afterCursor: $after, limit: 1000) { ... on EventConnection { cursor events {
     ... on LogMessageEvent { message } } } } }"""
 _CHECKS = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
@@ -257,9 +254,7 @@ class DagsterUi:
     def __enter__(self) -> DagsterUi:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _ask(self, query: str, variables: Mapping[str, Any] | None = None) -> dict[str, Any]:

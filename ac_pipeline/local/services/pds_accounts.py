@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from json import dumps
-from types import TracebackType
 from typing import Any
 
 import httpx
@@ -76,11 +75,11 @@ class PdsAccounts:
         """Take an account down, as moderation does."""
         subject = {"$type": "com.atproto.admin.defs#repoRef", "did": did}
         data = {"subject": subject, "takedown": {"applied": True, "ref": "local"}}
-        self._send(self._com.admin.update_subject_status, data, headers=self._admin)
+        self.admin("com.atproto.admin.updateSubjectStatus", data)
 
     def deactivate(self, token: str) -> None:
         """Deactivate the account whose token this is, as its owner does."""
-        self._send(self._com.server.deactivate_account, {}, headers=_bearer(token))
+        self.call("com.atproto.server.deactivateAccount", {}, token=token)
 
     def close(self) -> None:
         self._request.close()
@@ -88,9 +87,7 @@ class PdsAccounts:
     def __enter__(self) -> PdsAccounts:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _call(self, method: str, json: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:

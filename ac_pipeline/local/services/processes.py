@@ -1,7 +1,6 @@
 """Server processes on this machine: start them, wait until they answer, stop them by process id.
 
-What the servers are is in `mongo_server.py`, `pds_server.py` and `media_server.py`; what is remembered of them is in
-`stack.py`.
+What the servers are is in `servers.py`; what is remembered of them is in `stack.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -182,18 +181,14 @@ def wait_until_healthy(service: Service, alive: Callable[[], bool], log: Path, *
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        return
 
 
 def _reap(pid: int) -> None:
     """Collect a child that has ended: until then the system keeps its process id."""
-    try:
+    with suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return
 
 
 def _tail(log: Path) -> str:

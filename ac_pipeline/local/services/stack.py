@@ -12,9 +12,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ac_pipeline.errors import Misconfigured, ServiceUnreachable
-from ac_pipeline.local.services.media_server import media_service, media_url
-from ac_pipeline.local.services.mongo_server import mongo_service, mongo_uri
-from ac_pipeline.local.services.pds_server import ADMIN_PASSWORD, installed_pds, pds_service, pds_url
 from ac_pipeline.local.services.processes import (
     Service,
     command_line,
@@ -24,6 +21,16 @@ from ac_pipeline.local.services.processes import (
     spawn_detached,
     stop_processes,
     wait_until_healthy,
+)
+from ac_pipeline.local.services.servers import (
+    ADMIN_PASSWORD,
+    installed_pds,
+    media_service,
+    media_url,
+    mongo_service,
+    mongo_uri,
+    pds_service,
+    pds_url,
 )
 
 DATABASE = "aesthetic"
