@@ -92,10 +92,7 @@ def item(maker: Maker, type: str, kind: Kind, owner: Person | None) -> Item:
     when = maker.moment()
     fields, objects = kind.build(maker, owner, when)
     document: dict[str, Any] = {"_id": maker.object_id(when), "when": naive(when), **fields}
-    if owner is not None:
-        document["user"] = owner.id
-    else:
-        document["user"] = kind.guest_user
+    document["user"] = owner.id if owner is not None else kind.guest_user
     document = {name: value for name, value in document.items() if value is not MISSING}
     outcome, error_class = _expected(kind, owner)
     if type == "mood" and owner is not None and owner.moods_nuked:
@@ -106,7 +103,7 @@ def item(maker: Maker, type: str, kind: Kind, owner: Person | None) -> Item:
 
 def _expected(kind: Kind, owner: Person | None) -> tuple[Outcome, str]:
     if owner is None or owner.ready:
-        return (Outcome.QUARANTINED if kind.error_class else kind.outcome), kind.error_class
+        return (Outcome.QUARANTINED if kind.error else kind.outcome), kind.error
     gone = {Situation.SCHEDULED: Outcome.OWNER_DELETED, Situation.PURGED: Outcome.PURGED}
     return gone.get(owner.situation, Outcome.BLOCKED), ""
 
@@ -152,13 +149,8 @@ def _of_type(items: Iterable[Item]) -> TypeSummary:
     quarantined = Counter(item.error_class for item in present if item.outcome is Outcome.QUARANTINED)
     return TypeSummary(
         documents=len(present),
-        published=outcomes[Outcome.PUBLISHED],
-        withdrawn=outcomes[Outcome.WITHDRAWN],
-        owner_deleted=outcomes[Outcome.OWNER_DELETED],
-        purged=outcomes[Outcome.PURGED],
-        blocked=outcomes[Outcome.BLOCKED],
+        **{outcome.name.lower(): outcomes[outcome] for outcome in Outcome if outcome is not Outcome.QUARANTINED},
         quarantined=dict(sorted(quarantined.items())),
-        deferred=outcomes[Outcome.DEFERRED],
         kinds=dict(sorted(Counter(item.kind for item in present).items())),
         records=sum(item.past.records for item in everything),
         unchanged=sum(item.unchanged for item in present),
