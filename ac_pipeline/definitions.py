@@ -18,12 +18,7 @@ from ac_pipeline.defs.assets.renditions import rendition_assets
 from ac_pipeline.defs.jobs import sync_users
 from ac_pipeline.defs.operator_jobs import assets_of, job_of
 from ac_pipeline.defs.policies import RETRY_SECONDS
-from ac_pipeline.defs.resources import (
-    ALERTS,
-    PIPELINE,
-    alerts_resource,
-    pipeline_resource,
-)
+from ac_pipeline.defs.resources import ALERTS, PIPELINE, alerts_resource, pipeline_resource
 from ac_pipeline.defs.retries import retry_items
 from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.defs.schedules import schedules
@@ -61,10 +56,7 @@ def build_defs(
     Raises:
         Misconfigured: The timetable is wrong.
     """
-    real = {
-        PIPELINE: pipeline_resource,
-        ALERTS: alerts_resource,
-    }
+    real = {PIPELINE: pipeline_resource, ALERTS: alerts_resource}
     resources = {**real, **(overrides or {})}
     changed_users = changed_users_job(resources[PIPELINE], retry_seconds)
     return dg.Definitions(

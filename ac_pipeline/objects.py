@@ -66,9 +66,7 @@ def storage_client(*, timeout: float = 30.0, connections: int = 16, proxies: Pro
     """A client fit for `ObjectStorage`: TLS verified, no redirect followed on its own, every wait bounded (seconds)."""
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
     return httpx.Client(
-        follow_redirects=False,
-        timeout=httpx.Timeout(timeout, connect=10.0),
-        transport=proxies.transport(limits),
+        follow_redirects=False, timeout=httpx.Timeout(timeout, connect=10.0), transport=proxies.transport(limits)
     )
 
 

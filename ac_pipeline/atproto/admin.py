@@ -142,8 +142,7 @@ class Administration:
         """The DID of the active account that has this handle, or None."""
         try:
             return self._ask(
-                Request(Call.READ, "", handle),
-                lambda com: _did_of(com.identity.resolve_handle({"handle": handle})),
+                Request(Call.READ, "", handle), lambda com: _did_of(com.identity.resolve_handle({"handle": handle}))
             )
         except ServerFailed as error:
             if error.status is None or not 400 <= error.status < 500:

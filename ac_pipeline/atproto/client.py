@@ -30,13 +30,7 @@ from ac_pipeline.atproto.xrpc_errors import (
     page_of,
     status_of,
 )
-from ac_pipeline.errors import (
-    BlobMissing,
-    InvalidRecord,
-    RepositoryUnreadable,
-    ServerFailed,
-    TooLarge,
-)
+from ac_pipeline.errors import BlobMissing, InvalidRecord, RepositoryUnreadable, ServerFailed, TooLarge
 from ac_pipeline.items import BlobRef
 
 DEFAULT_BLOB_LIMIT: Final = 5 * 2**20

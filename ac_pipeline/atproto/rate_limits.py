@@ -64,9 +64,7 @@ class Window:
             return window
         # Answers overtake each other; the smaller number has what is still on its way taken off.
         return replace(
-            window,
-            remaining=min(window.remaining, reported.remaining),
-            reset=max(window.reset, reported.reset),
+            window, remaining=min(window.remaining, reported.remaining), reset=max(window.reset, reported.reset)
         )
 
 

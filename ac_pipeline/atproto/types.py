@@ -100,11 +100,7 @@ def encode_body(did: str, writes: Sequence[Write], swap_commit: str | None) -> b
 
 
 def _encode(write: Write) -> bytes:
-    operation: dict[str, object] = {
-        "$type": _TYPE + write.action,
-        "collection": write.collection,
-        "rkey": write.rkey,
-    }
+    operation: dict[str, object] = {"$type": _TYPE + write.action, "collection": write.collection, "rkey": write.rkey}
     if write.action != "delete":
         operation["value"] = write.value
     try:

@@ -273,13 +273,7 @@ _TABLE: Final[tuple[_Rule, ...]] = (
     (_NEW_ACCOUNT | _ADMIN, _CLIENT_ERRORS, _ANYTHING, AccountRefused, "Correct what it names, then run this again."),
     (_ALL, _CLIENT_ERRORS, _INACTIVE, AccountInactive, "Reactivate the account, or leave it blocked."),
     (_ALL, _CLIENT_ERRORS, frozenset({"AccountNotFound", "RepoNotFound"}), AccountUnknown, _CHECK_DID),
-    (
-        _READS,
-        {400, 404},
-        _says(r"could not find (repo|root|account|user)|invalid did"),
-        AccountUnknown,
-        _CHECK_DID,
-    ),
+    (_READS, {400, 404}, _says(r"could not find (repo|root|account|user)|invalid did"), AccountUnknown, _CHECK_DID),
     (_WITH_TOKEN, {400, 401, 403}, frozenset({"ExpiredToken", "InvalidToken"}), TokenRefused, _RENEWED),
     (
         _SIGN_IN,
@@ -300,13 +294,7 @@ _TABLE: Final[tuple[_Rule, ...]] = (
         TooLarge,
         _SEND_LESS,
     ),
-    (
-        _WRITES,
-        _CLIENT_ERRORS,
-        frozenset({"InvalidSwap"}),
-        RepositoryMoved,
-        "Read the repository again and plan anew.",
-    ),
+    (_WRITES, _CLIENT_ERRORS, frozenset({"InvalidSwap"}), RepositoryMoved, "Read the repository again and plan anew."),
     (_WRITES | _READS, _CLIENT_ERRORS, frozenset({"BlobNotFound"}), BlobMissing, _UPLOAD_AGAIN),
     # The reference PDS to `getBlob`: 400 InvalidRequest "Blob not found".
     (_READS, {400, 404}, _says(r"blob not found"), BlobMissing, _UPLOAD_AGAIN),

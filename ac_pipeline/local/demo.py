@@ -336,11 +336,7 @@ def _judge(backfill: Backfill, found: Verified, agreed: bool, screen: Screen) ->
 
 
 def _links(dagster: DagsterUi, backfill: str, settings: Settings, pipeline: Pipeline) -> dict[str, str]:
-    links = {
-        "Backfill": f"{dagster.url}/runs/b/{backfill}",
-        "Assets": f"{dagster.url}/assets",
-        "PDS": settings.pds_url,
-    }
+    links = {"Backfill": f"{dagster.url}/runs/b/{backfill}", "Assets": f"{dagster.url}/assets", "PDS": settings.pds_url}
     for media in MEDIA_TYPES:
         states = {State.WRITTEN, State.UNCHANGED}
         for entry in pipeline.ledger.find(states=states, types={media.name}, limit=1):

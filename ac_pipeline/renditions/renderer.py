@@ -14,14 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from ac_pipeline.errors import (
-    EncodingFailed,
-    Permanent,
-    SourceMissing,
-    TooLarge,
-    Transient,
-    UnreadableMedia,
-)
+from ac_pipeline.errors import EncodingFailed, Permanent, SourceMissing, TooLarge, Transient, UnreadableMedia
 from ac_pipeline.items import BlobRef, Derived, Rendition
 from ac_pipeline.media.base import Document, MediaType, SourceObject
 from ac_pipeline.objects import Fetched, ObjectStorage

@@ -221,15 +221,7 @@ _END, _ZIP64_LOCATOR, _ZIP64_END = b"PK\x05\x06", b"PK\x06\x07", b"PK\x06\x06"
 _DIRECTORY_BYTES_PER_ENTRY = 256
 _EXPORT = re.compile(r"frame_[^/]*\.png")
 _KNOWN = frozenset({"timing.json", "metadata.json", "soundtrack.wav"})
-_ZIP_ERRORS = (
-    zipfile.BadZipFile,
-    ValueError,
-    NotImplementedError,
-    RuntimeError,
-    EOFError,
-    struct.error,
-    zlib.error,
-)
+_ZIP_ERRORS = (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, EOFError, struct.error, zlib.error)
 
 
 @dataclass(frozen=True, slots=True)

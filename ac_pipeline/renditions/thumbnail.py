@@ -66,13 +66,7 @@ def make_thumbnail(source: bytes | Path, name: str = "the picture") -> Product:
     if length > SOURCE_BYTES:
         raise TooLarge(f"{name} has {length} bytes; at most {SOURCE_BYTES} are read")
     with open_picture(
-        source,
-        name,
-        formats=FORMATS,
-        max_side=SOURCE_SIDE,
-        max_pixels=SOURCE_PIXELS,
-        background=BACKGROUND,
-        draft=SIDE,
+        source, name, formats=FORMATS, max_side=SOURCE_SIDE, max_pixels=SOURCE_PIXELS, background=BACKGROUND, draft=SIDE
     ) as picture:
         made = thumbnail_of(picture.image)
         # A draft-decoded JPEG is smaller than its file says.

@@ -87,12 +87,7 @@ def into_folder(root: Path) -> Store:
 
 
 def seed(
-    addresses: Addresses,
-    *,
-    users: int,
-    items: int,
-    seed: int = 1,
-    progress: Progress | None = None,
+    addresses: Addresses, *, users: int, items: int, seed: int = 1, progress: Progress | None = None
 ) -> SeedSummary:
     """Fill running local services, unless they hold this very demo already.
 

@@ -128,10 +128,7 @@ def _file(collection: str, extension: str, content: Content | None, slug: Slug, 
 
 
 def _without_object(collection: str, slug: Callable[[Maker], Any]) -> Build:
-    return lambda maker, owner, when: (
-        {"code": maker.code(collection), "slug": slug(maker), "bucket": USER_BUCKET},
-        (),
-    )
+    return lambda maker, owner, when: ({"code": maker.code(collection), "slug": slug(maker), "bucket": USER_BUCKET}, ())
 
 
 def _new_slug(maker: Maker, owner: Person | None, when: datetime) -> str:
@@ -513,12 +510,7 @@ def _video(**options: bool) -> Content:
 
 
 def _tape(
-    content: Content | None = _frames,
-    *,
-    slug: Slug = _new_slug,
-    path: str = "{}",
-    extension: str = "zip",
-    **extra: Any,
+    content: Content | None = _frames, *, slug: Slug = _new_slug, path: str = "{}", extension: str = "zip", **extra: Any
 ) -> Build:
     return _file("tapes", extension, content, slug, path, **{"nuked": False, **extra})
 
