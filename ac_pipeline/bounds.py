@@ -33,21 +33,14 @@ class OverLimit(ServerFailed):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The bounds of one kind of answer.
+    """The bounds of one kind of answer."""
 
-    Args:
-        setting: What its settings begin with, e.g. `AC_ANSWER`.
-        seconds: From sending the request to the last byte of the answer.
-        megabytes: Of the body, unpacked (2^20 bytes each).
-        least: Bytes a second, on average, once the answer has begun and `grace` seconds have passed; 0 for any speed.
-        grace: Seconds.
-    """
-
-    setting: str
-    seconds: float
-    megabytes: int
+    setting: str  # What its settings begin with, e.g. `AC_ANSWER`.
+    seconds: float  # From sending the request to the last byte of the answer
+    megabytes: int  # Of the body, unpacked (2^20 bytes each)
+    # Bytes a second, on average, once the answer has begun and `grace` seconds have passed; 0 for any speed
     least: int = 500
-    grace: float = 30.0
+    grace: float = 30.0  # Seconds
 
     def late(self) -> OverLimit:
         return OverLimit(f"not at its end after {self.seconds:g} s, the limit of {self.setting}_SECONDS")

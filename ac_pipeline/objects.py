@@ -47,19 +47,14 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """One downloaded object: which candidate it was, where it lies, its sha-256 (hex) and its size in bytes.
-
-    Args:
-        stamp: See `ObjectStorage.look`.
-        encoding: The `Content-Encoding` it is stored with, which is not undone; empty without one.
-    """
+    """One downloaded object: which candidate it was, where it lies, its sha-256 (hex) and its size in bytes."""
 
     object: SourceObject
     path: Path
     sha256: str
     size: int
-    stamp: str = ""
-    encoding: str = ""
+    stamp: str = ""  # See `ObjectStorage.look`
+    encoding: str = ""  # The `Content-Encoding` it is stored with, which is not undone; empty without one
 
 
 def storage_client(*, timeout: float = 30.0, connections: int = 16, proxies: Proxies = DIRECT) -> httpx.Client:

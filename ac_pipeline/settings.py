@@ -29,15 +29,10 @@ _FORM: Final = re.compile(r"(\d{1,9})|(\d{1,3}(?:\.\d{1,6})?)%")
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """An allowance, as a setting names it; `str` gives that form back.
+    """An allowance, as a setting names it; `str` gives that form back."""
 
-    Args:
-        items: So many items, where it is a number.
-        percent: So many of a hundred, where it is a share; None where it is a number.
-    """
-
-    items: int = 0
-    percent: float | None = None
+    items: int = 0  # So many items, where it is a number
+    percent: float | None = None  # So many of a hundred, where it is a share; None where it is a number
 
     def covers(self, amiss: int, of: int) -> bool:
         """True if so many of so many may be amiss; exactly at the limit they may."""

@@ -21,15 +21,10 @@ from ac_pipeline.errors import Misconfigured, ServerFailed, WrongPassword
 
 @dataclass(frozen=True, slots=True)
 class ServerDescription:
-    """What a PDS says of itself.
+    """What a PDS says of itself."""
 
-    Args:
-        domains: Endings of the handles it gives, each with its leading dot.
-        invites: True if a new account needs an invite code.
-    """
-
-    domains: tuple[str, ...]
-    invites: bool
+    domains: tuple[str, ...]  # Endings of the handles it gives, each with its leading dot
+    invites: bool  # True if a new account needs an invite code
 
 
 @dataclass(frozen=True, slots=True)

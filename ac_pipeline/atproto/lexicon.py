@@ -27,15 +27,11 @@ _PACKAGE: Final = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True, slots=True)
 class Lexicons:
-    """A set of lexicons, compiled. Made by `load_lexicons` or `compile_lexicons`.
+    """A set of lexicons, compiled. Made by `load_lexicons` or `compile_lexicons`."""
 
-    Args:
-        documents: NSID -> lexicon document of a record, as it is published.
-        passed_over: What else lay beside them -> why it is not used; a record may still refer to its definitions.
-    """
-
-    documents: Mapping[str, Mapping[str, Any]]
+    documents: Mapping[str, Mapping[str, Any]]  # NSID -> lexicon document of a record, as it is published
     _checks: Mapping[str, Check]
+    # What else lay beside them -> why it is not used; a record may still refer to its definitions
     passed_over: Mapping[str, str] = field(default_factory=dict)
 
     def validate(self, nsid: str, record: Record, rkey: str | None = None) -> None:
@@ -211,18 +207,13 @@ class Effect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One difference between the published version and ours.
+    """One difference between the published version and ours."""
 
-    Args:
-        path: Where, such as `main.record.slug`.
-        effect: `breaking`: existing data or programs fail; `widening`: programs that know the published version may
-            refuse new data; `compatible`: nobody notices.
-        what: The difference in words.
-    """
-
-    path: str
+    path: str  # Where, such as `main.record.slug`
+    # `breaking`: existing data or programs fail; `widening`: programs that know the published version may refuse new
+    # data; `compatible`: nobody notices
     effect: Effect
-    what: str
+    what: str  # The difference in words
 
 
 _WORDS: Final = ("description", "default", "knownValues", "revision")

@@ -33,21 +33,13 @@ _SAME_WINDOW: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One policy of one bucket, as it stands.
+    """One policy of one bucket, as it stands."""
 
-    Args:
-        limit: Points or requests per window.
-        length: Seconds.
-        remaining: What is left, everything that was taken off; below 0 while a request that does not fit is tried.
-        reset: Epoch seconds at which it ends.
-        guessed: True if no answer has named `reset` yet: it is our own reckoning.
-    """
-
-    limit: int
-    length: float
-    remaining: int
-    reset: float
-    guessed: bool = False
+    limit: int  # Points or requests per window
+    length: float  # Seconds
+    remaining: int  # What is left, everything that was taken off; below 0 while a request that does not fit is tried
+    reset: float  # Epoch seconds at which it ends
+    guessed: bool = False  # True if no answer has named `reset` yet: it is our own reckoning
 
     def at(self, now: float) -> Window:
         """It, or when it is over the next one: full, and taken to last its length from now."""
@@ -70,15 +62,11 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Everything known of one bucket.
+    """Everything known of one bucket."""
 
-    Args:
-        windows: By policy, such as `5000;w=3600`; none where the server has named no limit.
-        silent_until: Epoch seconds before which nothing may be sent, after a 429.
-    """
-
+    # By policy, such as `5000;w=3600`; none where the server has named no limit
     windows: Mapping[str, Window] = field(default_factory=dict)
-    silent_until: float = 0.0
+    silent_until: float = 0.0  # Epoch seconds before which nothing may be sent, after a 429
 
 
 class BudgetStore(Protocol):
@@ -161,17 +149,12 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What one request takes from one bucket.
+    """What one request takes from one bucket."""
 
-    Args:
-        key: The bucket: a DID for write points, a host, or a host and a call.
-        cost: Points or requests.
-        shortest_window: Seconds; a policy with a shorter window is not this bucket's. Write points and uploads are
-            limited per hour and day, requests in general per five minutes (atproto facts, Limits).
-    """
-
-    key: str
-    cost: int
+    key: str  # The bucket: a DID for write points, a host, or a host and a call
+    cost: int  # Points or requests
+    # Seconds; a policy with a shorter window is not this bucket's. Write points and uploads are limited per hour and
+    # day, requests in general per five minutes (atproto facts, Limits).
     shortest_window: float = 0.0
 
 
@@ -213,20 +196,13 @@ def _wait(
 
 @dataclass(slots=True)
 class _Slot:
-    """What this process knows of one bucket; guarded by its lock.
-
-    Args:
-        view: The bucket as the store last showed it.
-        looked: When that was.
-        ahead: Drawn from the store and not spent yet.
-        ahead_until: When the window ends that `ahead` was drawn from.
-    """
+    """What this process knows of one bucket; guarded by its lock."""
 
     lock: Lock = field(default_factory=Lock)
-    view: Bucket = field(default_factory=Bucket)
-    looked: float | None = None
-    ahead: int = 0
-    ahead_until: float = 0.0
+    view: Bucket = field(default_factory=Bucket)  # The bucket as the store last showed it
+    looked: float | None = None  # When that was
+    ahead: int = 0  # Drawn from the store and not spent yet
+    ahead_until: float = 0.0  # When the window ends that `ahead` was drawn from
 
 
 class Budget:

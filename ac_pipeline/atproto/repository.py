@@ -196,21 +196,13 @@ _BLOB_REF: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """One repository at one commit. Made by `read_repository` and `with_writes`.
+    """One repository at one commit. Made by `read_repository` and `with_writes`."""
 
-    Args:
-        did: Its owner.
-        rev: TID of the commit; rises with every commit.
-        commit: CID of the commit: the head, what `swapCommit` names.
-        data: CID of the tree, or None after `with_writes`, which does not rebuild it.
-        records: `collection/rkey` -> CID of the record.
-    """
-
-    did: str
-    rev: str
-    commit: str
-    data: str | None
-    records: Mapping[str, str]
+    did: str  # Its owner
+    rev: str  # TID of the commit; rises with every commit
+    commit: str  # CID of the commit: the head, what `swapCommit` names
+    data: str | None  # CID of the tree, or None after `with_writes`, which does not rebuild it
+    records: Mapping[str, str]  # `collection/rkey` -> CID of the record
     _encoded: Mapping[str, bytes] = field(repr=False, compare=False)
 
     def value(self, path: str) -> Record:

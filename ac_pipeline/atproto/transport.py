@@ -120,37 +120,22 @@ def open_http(*, timeout: float = 30.0, proxies: Proxies = DIRECT) -> httpx.Clie
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call as it goes over the wire.
+    """One call as it goes over the wire."""
 
-    Args:
-        call: What its failure means.
-        nsid: Method of the server.
-        subject: What it is about, for messages: a DID, mostly.
-        charges: What it takes from which budget, besides one of the server's general one.
-        method: HTTP method.
-        params: Query.
-        body: JSON, where `headers` name no other type.
-        headers: Further headers.
-        token: Bearer token.
-        admin: Password of the PDS's administrator, for the calls that want it.
-        secrets: Texts in the request that no message may repeat.
-        timeout: Seconds of silence, in place of the client's.
-        limit: Which of the transport's limits its answer is under.
-    """
-
-    call: Call
-    nsid: str
-    subject: str
-    charges: tuple[Charge, ...] = ()
-    method: Method = "GET"
-    params: Mapping[str, str | int] = field(default_factory=dict)
-    body: bytes | None = field(default=None, repr=False)
-    headers: Mapping[str, str] = field(default_factory=dict)
-    token: str | None = field(default=None, repr=False)
+    call: Call  # What its failure means
+    nsid: str  # Method of the server
+    subject: str  # What it is about, for messages: a DID, mostly
+    charges: tuple[Charge, ...] = ()  # What it takes from which budget, besides one of the server's general one
+    method: Method = "GET"  # HTTP method
+    params: Mapping[str, str | int] = field(default_factory=dict)  # Query
+    body: bytes | None = field(default=None, repr=False)  # JSON, where `headers` name no other type
+    headers: Mapping[str, str] = field(default_factory=dict)  # Further headers
+    token: str | None = field(default=None, repr=False)  # Bearer token
+    # Password of the PDS's administrator, for the calls that want it
     admin: str | None = field(default=None, repr=False)
-    secrets: tuple[str, ...] = field(default=(), repr=False)
-    timeout: float | None = None
-    limit: Literal["answer", "repository", "blob"] = "answer"
+    secrets: tuple[str, ...] = field(default=(), repr=False)  # Texts in the request that no message may repeat
+    timeout: float | None = None  # Seconds of silence, in place of the client's
+    limit: Literal["answer", "repository", "blob"] = "answer"  # Which of the transport's limits its answer is under
 
 
 class Transport:

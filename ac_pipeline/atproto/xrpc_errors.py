@@ -202,19 +202,13 @@ _ALL: Final = frozenset(Call)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A refusal as it came over the wire.
+    """A refusal as it came over the wire."""
 
-    Args:
-        status: HTTP status.
-        error: The XRPC error name, or None when the body is not an XRPC error: then a proxy spoke, not the PDS.
-        words: The server's own words, without secrets, at most `ANSWER_LENGTH` characters.
-        retry_after: Seconds until the server wants to be asked again, where it said so.
-    """
-
-    status: int
+    status: int  # HTTP status
+    # The XRPC error name, or None when the body is not an XRPC error: then a proxy spoke, not the PDS
     error: str | None
-    words: str | None
-    retry_after: float | None = None
+    words: str | None  # The server's own words, without secrets, at most `ANSWER_LENGTH` characters
+    retry_after: float | None = None  # Seconds until the server wants to be asked again, where it said so
 
 
 _READS: Final = frozenset({Call.READ})

@@ -79,22 +79,14 @@ class Backfill:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What an asset's page shows of one of its checks.
+    """What an asset's page shows of one of its checks."""
 
-    Args:
-        asset: The asset, `atproto/moods`.
-        passed: Whether it passed; None when it was not evaluated since the last materialisation.
-        severe: Whether it is an error when it does not pass, and no mere warning.
-        said: Its description of the result.
-        counts: The whole numbers of its metadata.
-    """
-
-    asset: str
+    asset: str  # The asset, `atproto/moods`
     name: str
-    passed: bool | None
-    severe: bool
-    said: str
-    counts: Mapping[str, int]
+    passed: bool | None  # Whether it passed; None when it was not evaluated since the last materialisation
+    severe: bool  # Whether it is an error when it does not pass, and no mere warning
+    said: str  # Its description of the result
+    counts: Mapping[str, int]  # The whole numbers of its metadata
 
 
 class DagsterUi:

@@ -242,15 +242,10 @@ def open_dagster(
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What the verification job found, as the checks on the assets' pages say it.
+    """What the verification job found, as the checks on the assets' pages say it."""
 
-    Args:
-        status: How its run ended.
-        checks: All checks of all records assets.
-    """
-
-    status: str
-    checks: Sequence[Check]
+    status: str  # How its run ended
+    checks: Sequence[Check]  # All checks of all records assets
 
     def total(self, check: str, count: str) -> int:
         """A count of one check, over all types."""

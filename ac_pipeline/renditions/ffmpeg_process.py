@@ -32,16 +32,11 @@ Feed = Callable[[Callable[[bytes], object]], None]
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended.
+    """How a run ended."""
 
-    Args:
-        code: ffmpeg's exit code.
-        tail: The last lines it wrote to its error output.
-        estimate: Expected size of the whole in bytes, where the run was ended for passing `stop_above`; else None.
-    """
-
-    code: int
-    tail: str
+    code: int  # ffmpeg's exit code
+    tail: str  # The last lines it wrote to its error output
+    # Expected size of the whole in bytes, where the run was ended for passing `stop_above`; else None
     estimate: int | None = None
 
 

@@ -186,22 +186,17 @@ def _unreadable(name: str, error: Exception) -> UnreadableMedia:
 
 @dataclass(slots=True)
 class _Parts:
-    """What of a file decides the picture.
-
-    Args:
-        pieces: What is given to Pillow, in order: bytes, and ranges of the file.
-        depth: Bits of a sample in a PNG.
-        layers: Components of a JPEG.
-    """
+    """What of a file decides the picture."""
 
     format: str
     width: int = 0
     height: int = 0
+    # What is given to Pillow, in order: bytes, and ranges of the file
     pieces: list[bytes | range] = field(default_factory=list)
     exif: bytes = b""
     profile: bytes = b""
-    depth: int = 8
-    layers: int = 0
+    depth: int = 8  # Bits of a sample in a PNG
+    layers: int = 0  # Components of a JPEG
 
     @property
     def bytes(self) -> int:

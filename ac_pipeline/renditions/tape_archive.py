@@ -265,19 +265,13 @@ _UNTOLD = (0, 0xFFFFFFFF)
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """How a WAV holds its samples.
+    """How a WAV holds its samples."""
 
-    Args:
-        format: What ffmpeg calls samples of this kind, e.g. `s16le`.
-        rate: Hz.
-        width: Bytes of one sample of all channels.
-        start, length: Where they are, in bytes.
-    """
-
-    format: str
-    rate: int
+    format: str  # What ffmpeg calls samples of this kind, e.g. `s16le`.
+    rate: int  # Hz
     channels: int
-    width: int
+    width: int  # Bytes of one sample of all channels
+    # start, length: Where they are, in bytes
     start: int
     length: int
 

@@ -107,17 +107,11 @@ class Video:
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """An ffmpeg and how it may be used.
+    """An ffmpeg and how it may be used."""
 
-    Args:
-        binary: Path of an ffmpeg with libx264; by default imageio-ffmpeg's.
-        timeout: Seconds one run may take.
-        most_pixels: Frames x width x height of what is encoded.
-    """
-
-    binary: str = field(default_factory=default_binary)
-    timeout: float = TIMEOUT
-    most_pixels: int = MOST_PIXELS
+    binary: str = field(default_factory=default_binary)  # Path of an ffmpeg with libx264; by default imageio-ffmpeg's
+    timeout: float = TIMEOUT  # Seconds one run may take
+    most_pixels: int = MOST_PIXELS  # Frames x width x height of what is encoded
 
     def spec(self, cap: int) -> str:
         """Names everything that decides the bytes of a video of at most `cap` bytes."""
@@ -430,15 +424,10 @@ class Attempt:
 
 @dataclass(slots=True)
 class SizeSearch:
-    """The search for one video; ask `next_attempt`, encode, tell `record`, until it answers None.
+    """The search for one video; ask `next_attempt`, encode, tell `record`, until it answers None."""
 
-    Args:
-        cap: Bytes.
-        scale: Factor to begin with.
-    """
-
-    cap: int
-    scale: float
+    cap: int  # Bytes
+    scale: float  # Factor to begin with
     best: Attempt | None = None
     attempts: int = 0
     _fitting: dict[int, int] = field(default_factory=dict)

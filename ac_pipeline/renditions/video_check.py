@@ -59,36 +59,26 @@ decoded picture upright."""
 
 @dataclass(frozen=True, slots=True)
 class VideoFacts:
-    """What is in a video file, as it decodes; times in milliseconds.
-
-    Args:
-        width, height: Pixels of the upright picture.
-        times: Presentation time of every frame that decodes, in order.
-        duration: From the first frame to the end of the last one.
-        declared, indexed: Frames and length of the picture track that the file's index names; 0 where it names none.
-        cut: Why not all of the file is there, or None.
-        colour: Numbers of primaries, transfer, matrix and range; all 1 for BT.709 in TV range.
-        faststart: Whether the index precedes the media, so that playing can begin before the download ends.
-        sound: Codec of the sound track, None without one.
-        sound_duration: Of what decodes of it; 0 when nothing does.
-        stream, sound_stream: Their numbers in the file.
-    """
+    """What is in a video file, as it decodes; times in milliseconds."""
 
     mime_type: str
     codec: str
     pixel_format: str
+    # width, height: Pixels of the upright picture
     width: int
     height: int
-    times: tuple[float, ...]
-    duration: float
+    times: tuple[float, ...]  # Presentation time of every frame that decodes, in order
+    duration: float  # From the first frame to the end of the last one
+    # declared, indexed: Frames and length of the picture track that the file's index names; 0 where it names none
     declared: int
     indexed: float
-    colour: tuple[int, int, int, int]
-    faststart: bool
-    sound: str | None
-    sound_duration: float
+    colour: tuple[int, int, int, int]  # Numbers of primaries, transfer, matrix and range; all 1 for BT.709 in TV range
+    faststart: bool  # Whether the index precedes the media, so that playing can begin before the download ends
+    sound: str | None  # Codec of the sound track, None without one
+    sound_duration: float  # Of what decodes of it; 0 when nothing does
     profile: str = ""
-    cut: str | None = None
+    cut: str | None = None  # Why not all of the file is there, or None
+    # stream, sound_stream: Their numbers in the file
     stream: int = 0
     sound_stream: int = 1
 

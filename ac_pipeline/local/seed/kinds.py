@@ -45,47 +45,29 @@ Slug = Callable[[Maker, Person | None, datetime], str]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One variant of a type.
+    """One variant of a type."""
 
-    Args:
-        name: For people.
-        build: Makes its fields and media.
-        whose: Who makes it.
-        outcome: What becomes of it when its owner's account is ready.
-        error: Class of its quarantine, which is then its outcome.
-        past: What earlier writers left of it.
-        guest_user: Value of `user` in a guest's document.
-    """
-
-    name: str
-    build: Build
-    whose: Whose = Whose.USER
-    outcome: Outcome = Outcome.PUBLISHED
-    error: str = ""
-    past: Past = Past.NOTHING
-    guest_user: object = MISSING
+    name: str  # For people
+    build: Build  # Makes its fields and media
+    whose: Whose = Whose.USER  # Who makes it
+    outcome: Outcome = Outcome.PUBLISHED  # What becomes of it when its owner's account is ready
+    error: str = ""  # Class of its quarantine, which is then its outcome
+    past: Past = Past.NOTHING  # What earlier writers left of it
+    guest_user: object = MISSING  # Value of `user` in a guest's document
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How one type is filled.
+    """How one type is filled."""
 
-    Args:
-        type: Media type.
-        special: Special kinds, most telling first.
-        plain_user, plain_guest: Plain kinds, drawn at random.
-        guests: Share of plain documents that guests made.
-        needs_handle: Whether only people with a handle make any.
-        everybody: Whether each person gets at least one.
-    """
-
-    type: str
-    special: Sequence[Kind]
+    type: str  # Media type
+    special: Sequence[Kind]  # Special kinds, most telling first
+    # plain_user, plain_guest: Plain kinds, drawn at random
     plain_user: Sequence[Kind]
     plain_guest: Sequence[Kind] = ()
-    guests: float = 0.0
-    needs_handle: bool = False
-    everybody: bool = False
+    guests: float = 0.0  # Share of plain documents that guests made
+    needs_handle: bool = False  # Whether only people with a handle make any
+    everybody: bool = False  # Whether each person gets at least one
 
 
 _W, _D, _G, _H = Outcome.WITHDRAWN, Outcome.DEFERRED, Whose.GUEST, Whose.HISTORIAN

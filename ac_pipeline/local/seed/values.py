@@ -66,25 +66,15 @@ _BLOCKED = {
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """One user of the demo.
+    """One user of the demo."""
 
-    Args:
-        id: Auth0 id.
-        code: Permanent user code.
-        handle: Name on the platform, or None.
-        password: Of the PDS account, as Mongo has it.
-        situation: See `Situation`.
-        flat: Whether the credentials are in the flat fields from before they were nested.
-        moods_nuked: Whether all moods were nuked at once.
-    """
-
-    id: str
-    code: str
-    handle: str | None
-    password: str = field(repr=False)
-    situation: Situation = Situation.READY
-    flat: bool = False
-    moods_nuked: bool = False
+    id: str  # Auth0 id
+    code: str  # Permanent user code
+    handle: str | None  # Name on the platform, or None
+    password: str = field(repr=False)  # Of the PDS account, as Mongo has it
+    situation: Situation = Situation.READY  # See `Situation`
+    flat: bool = False  # Whether the credentials are in the flat fields from before they were nested
+    moods_nuked: bool = False  # Whether all moods were nuked at once
 
     @property
     def ready(self) -> bool:
@@ -157,27 +147,16 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One document of the demo.
+    """One document of the demo."""
 
-    Args:
-        type: Media type.
-        kind: Name of its variant, for people.
-        owner: Who made it; None for a guest.
-        document: As it is in Mongo, before any link.
-        outcome: What should become of it.
-        error_class: Class of its quarantine.
-        past: What earlier writers left of it.
-        objects: Its media.
-    """
-
-    type: str
-    kind: str
-    owner: Person | None
-    document: dict[str, Any]
-    outcome: Outcome
-    error_class: str = ""
-    past: Past = Past.NOTHING
-    objects: tuple[StoredObject, ...] = ()
+    type: str  # Media type
+    kind: str  # Name of its variant, for people
+    owner: Person | None  # Who made it; None for a guest
+    document: dict[str, Any]  # As it is in Mongo, before any link
+    outcome: Outcome  # What should become of it
+    error_class: str = ""  # Class of its quarantine
+    past: Past = Past.NOTHING  # What earlier writers left of it
+    objects: tuple[StoredObject, ...] = ()  # Its media
 
     @property
     def unchanged(self) -> bool:
@@ -192,66 +171,37 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class TypeSummary:
-    """What the demo has of one type, and what the pipeline should make of it.
+    """What the demo has of one type, and what the pipeline should make of it."""
 
-    Args:
-        documents: In Mongo. The sum of the eight counts that follow.
-        published: End with one record each.
-        withdrawn: Not eligible by their own fields.
-        owner_deleted: Not eligible because their owner's account is scheduled for deletion.
-        purged: Left behind by a purged account, which is no partition any more.
-        blocked: Eligible documents of blocked accounts.
-        quarantined: Error class -> documents of ready accounts that fail for good.
-        deferred: Wait for media that the platform is still making.
-        kinds: Variant -> documents.
-        records: On the PDS before the first sync.
-        unchanged: Documents whose record is already right.
-        duplicates: Records too many for one document, to be deleted.
-        orphans: Records whose document is gone, to be deleted.
-        withdrawn_records: Records of withdrawn documents, to be deleted.
-        copies: Copies of published documents in `site.standard.document`, to stay.
-        withdrawn_copies: Copies of withdrawn documents there, to be deleted.
-    """
-
-    documents: int
-    published: int
-    withdrawn: int
-    owner_deleted: int
-    purged: int
-    blocked: int
-    quarantined: Mapping[str, int]
-    deferred: int
-    kinds: Mapping[str, int]
-    records: int
-    unchanged: int
-    duplicates: int
-    orphans: int
-    withdrawn_records: int
-    copies: int
-    withdrawn_copies: int
+    documents: int  # In Mongo. The sum of the eight counts that follow.
+    published: int  # End with one record each
+    withdrawn: int  # Not eligible by their own fields
+    owner_deleted: int  # Not eligible because their owner's account is scheduled for deletion
+    purged: int  # Left behind by a purged account, which is no partition any more
+    blocked: int  # Eligible documents of blocked accounts
+    quarantined: Mapping[str, int]  # Error class -> documents of ready accounts that fail for good
+    deferred: int  # Wait for media that the platform is still making
+    kinds: Mapping[str, int]  # Variant -> documents
+    records: int  # On the PDS before the first sync
+    unchanged: int  # Documents whose record is already right
+    duplicates: int  # Records too many for one document, to be deleted
+    orphans: int  # Records whose document is gone, to be deleted
+    withdrawn_records: int  # Records of withdrawn documents, to be deleted
+    copies: int  # Copies of published documents in `site.standard.document`, to stay
+    withdrawn_copies: int  # Copies of withdrawn documents there, to be deleted
 
 
 @dataclass(frozen=True, slots=True)
 class SeedSummary:
-    """What a seed made.
+    """What a seed made."""
 
-    Args:
-        users: Documents in `users`, the guest's included.
-        ready: Accounts that can be synchronised, the guest's included.
-        blocked: Error class -> accounts.
-        types: Media type -> what is there of it.
-        objects: Objects in storage.
-        media_bytes: Their bytes.
-        seconds: How long the seed took; not part of what it is.
-    """
-
-    users: int
-    ready: int
-    blocked: Mapping[str, int]
-    types: Mapping[str, TypeSummary]
-    objects: int
-    media_bytes: int
-    seconds: float = field(default=0.0, compare=False)
+    users: int  # Documents in `users`, the guest's included
+    ready: int  # Accounts that can be synchronised, the guest's included
+    blocked: Mapping[str, int]  # Error class -> accounts
+    types: Mapping[str, TypeSummary]  # Media type -> what is there of it
+    objects: int  # Objects in storage
+    media_bytes: int  # Their bytes
+    seconds: float = field(default=0.0, compare=False)  # How long the seed took; not part of what it is
 
     @property
     def documents(self) -> int:

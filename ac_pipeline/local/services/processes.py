@@ -29,19 +29,12 @@ _READS = 50
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """How to run one server.
+    """How to run one server."""
 
-    Args:
-        name: What messages and log files call it.
-        argv: Command line, program first.
-        healthy: Whether it answers; never raises, never waits longer than about a second.
-        environment: Variables on top of ours. The command line is visible to everybody on the machine, so passwords
-            belong here.
-    """
-
-    name: str
-    argv: tuple[str, ...]
-    healthy: Callable[[], bool]
+    name: str  # What messages and log files call it
+    argv: tuple[str, ...]  # Command line, program first
+    healthy: Callable[[], bool]  # Whether it answers; never raises, never waits longer than about a second
+    # Variables on top of ours. The command line is visible to everybody on the machine, so passwords belong here.
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 

@@ -39,23 +39,14 @@ DATABASE = "aesthetic"
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the local services are.
+    """Where the local services are."""
 
-    Args:
-        mongo: Connection string.
-        database: Name of the source database.
-        pds: Address of the PDS.
-        pds_admin_password: For `com.atproto.admin.*`.
-        media: Template of the object storage, with `{bucket}` in it.
-        media_folder: The folder the object storage serves, with one folder for each bucket.
-    """
-
-    mongo: str
-    database: str
-    pds: str
-    pds_admin_password: str = field(repr=False)
-    media: str
-    media_folder: Path
+    mongo: str  # Connection string
+    database: str  # Name of the source database
+    pds: str  # Address of the PDS
+    pds_admin_password: str = field(repr=False)  # For `com.atproto.admin.*`
+    media: str  # Template of the object storage, with `{bucket}` in it
+    media_folder: Path  # The folder the object storage serves, with one folder for each bucket
 
 
 @dataclass(frozen=True, slots=True)
