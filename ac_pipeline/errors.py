@@ -1,8 +1,16 @@
 """Every error the pipeline raises on purpose, by what can be done about it.
 
 Nothing else belongs here: no handling, no retries. Whoever raises an error says at the boundary whether another
-attempt can help; whoever catches one reads its branch (`Misconfigured`, `Transient`, `Permanent`, `Blocked`) and never
-a message.
+attempt can help; whoever catches one reads the branch of the tree and never a message.
+
+    PipelineError
+    |-- Misconfigured
+    |-- Transient: ServiceUnreachable, RateLimited, ServerFailed, OutcomeUnknown, RepositoryMoved, RepositoryUnreadable,
+    |       EncoderFailed (EncoderTimedOut), SourcePending, LeaseHeld
+    |-- Permanent: InvalidDocument, InvalidRecord, SourceMissing, UnreadableMedia, EncodingFailed, TooLarge,
+    |       RecordRefused, BlobMissing, HandleRefused, AccountRefused, HeldBack
+    |-- Unforeseen
+    `-- Blocked: NoCredentials, WrongPassword, AccountInactive, AccountUnknown, AccountDeleted, Paused
 """
 
 from __future__ import annotations

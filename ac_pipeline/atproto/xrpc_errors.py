@@ -1,7 +1,7 @@
 """What an answer of a PDS means: HTTP status and XRPC error name -> one of the errors of `errors.py`.
 
 One table, read from top to bottom; the first rule that fits decides. No I/O and no retries: sending is `client.py`.
-What may be repeated follows from the error: see `errors.py`. Also here: the bodies of good answers, and
+What may be repeated follows from the error: see the tree in `errors.py`. Also here: the bodies of good answers, and
 when a server wants to be asked again (`Retry-After`, `RateLimit-*`).
 """
 
