@@ -105,7 +105,6 @@ def seconds_to_wait(headers: Mapping[str, str], now: float) -> float | None:
 
     Args:
         headers: Response headers, by lower-case name.
-        now: Epoch seconds.
     """
     value = headers.get("retry-after", "").strip()
     if value.isdecimal():

@@ -69,7 +69,6 @@ class ObjectStorage:
     """Read access to the platform's buckets.
 
     Args:
-        client: See `storage_client`.
         url_template: Base address with `{bucket}` in it, e.g. `https://{bucket}.sfo3.digitaloceanspaces.com`.
         buckets: The only buckets that are asked, whatever a document names; None for any.
         concurrency: Most downloads at a time, over all threads that share this value.

@@ -62,13 +62,7 @@ _log = logging.getLogger(__name__)
 
 
 class Pipeline:
-    """All parts of a running pipeline. Made by `open_pipeline`.
-
-    Args:
-        settings: What they are made from.
-        stack: Closes them.
-        sleep: As for `open_pipeline`.
-    """
+    """All parts of a running pipeline. Made by `open_pipeline`."""
 
     def __init__(self, settings: Settings, stack: ExitStack, sleep: Callable[[float], None]) -> None:
         mongo = connect(
@@ -158,10 +152,6 @@ class Pipeline:
 @contextmanager
 def open_pipeline(settings: Settings, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[Pipeline]:
     """Open every client the settings name, and close them in the end.
-
-    Args:
-        settings: What to open.
-        sleep: Waits that many seconds, between two calls of the PDS.
 
     Raises:
         Misconfigured: A setting or a lexicon cannot be used.

@@ -40,8 +40,6 @@ class Administration:
     """The account calls of one PDS; safe to share between threads.
 
     Args:
-        transport: What sends.
-        sessions: Who is signed in.
         pace: Where the first commit of a new account's repository is counted.
         password: Of the PDS's administrator (`PDS_ADMIN_PASSWORD`), or None.
     """

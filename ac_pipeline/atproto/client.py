@@ -52,8 +52,6 @@ class PdsClient:
     or AccountUnknown where the account cannot be read, and Transient where the PDS did not answer.
 
     Args:
-        transport: What sends.
-        sessions: Who is signed in.
         pace: How many commits may be made; any number when None.
     """
 

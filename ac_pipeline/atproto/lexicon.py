@@ -260,12 +260,7 @@ _EFFECTS: Final[Mapping[str, Callable[[Any, Any], Effect]]] = {
 
 
 def changes(published: Schema, ours: Schema) -> list[Change]:
-    """Every difference between two versions of one lexicon document, in order of their paths.
-
-    Args:
-        published: The document others know.
-        ours: The document that would replace it.
-    """
+    """Every difference between the published version of a lexicon document and ours, in order of their paths."""
     before, after = published.get("defs", {}), ours.get("defs", {})
     found: list[Change] = []
     for name in sorted(before.keys() | after.keys()):

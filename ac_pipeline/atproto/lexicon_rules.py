@@ -306,10 +306,7 @@ _SIMPLE: Final[Mapping[str, Callable[[Schema, str], Check]]] = {
 
 
 class Compiler:
-    """Compiles the definitions of a set of lexicon documents; references between them are resolved here.
-
-    Args:
-        documents: NSID -> lexicon document.
+    """Compiles the definitions of lexicon documents, given by NSID; references between them are resolved here.
 
     Raises:
         Misconfigured: From `definition`, when a schema is not a proper one. The message names the place.

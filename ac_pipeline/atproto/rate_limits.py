@@ -212,8 +212,6 @@ class Budget:
         store: Where buckets are kept; in memory when None.
         max_wait: Longest wait in seconds inside `reserve`; beyond it the caller is told to come back.
         headroom: Share of each write budget (bucket key `did:...`) left to the account's owner (LIMIT-5), 0 to 1.
-        clock: Epoch seconds.
-        sleep: Waits that many seconds.
     """
 
     def __init__(
@@ -249,7 +247,6 @@ class Budget:
 
         Args:
             headers: Response headers, by lower-case name.
-            charges: What was reserved for the request.
         """
         try:
             self._learn(headers, charges)
@@ -262,8 +259,6 @@ class Budget:
         A refusal that does not name its policy silences all buckets of the request: any of them could be meant.
 
         Args:
-            headers: Response headers, by lower-case name.
-            charges: What was reserved for the request.
             retry_after: Seconds the server asked for, where it did.
         """
         until = self._clock() + (UNNAMED_WAIT if retry_after is None else retry_after)
@@ -469,7 +464,6 @@ def hour_under_way(bucket: Bucket, per_hour: int, now: float) -> Window | None:
 
     Args:
         per_hour: Commits in an hour, whatever the limit was when the hour began.
-        now: Epoch seconds.
     """
     window = bucket.windows.get(POLICY)
     if window is None or now >= window.reset:
@@ -483,12 +477,8 @@ class Pace:
     A commit costs one call of the store. Without a limit nothing is counted and the store is not asked.
 
     Args:
-        host: Of the PDS.
         per_hour: Commits in an hour; 0 for no limit.
-        store: Where the count is kept; in memory when None.
-        max_wait: Longest wait in seconds for the next hour; beyond it the caller is told to come back.
-        clock: Epoch seconds.
-        sleep: Waits that many seconds.
+        store, max_wait: As for `Budget`.
     """
 
     def __init__(

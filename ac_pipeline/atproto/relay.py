@@ -26,15 +26,7 @@ _A_PAGE: Final = 1_000
 
 
 class Relay:
-    """One relay; safe to share between threads.
-
-    Args:
-        url: Its address (`AC_RELAY_URL`).
-        http: As `transport.open_http` makes it.
-        limits: How long, slow and large answers may be.
-        clock: Epoch seconds.
-        sleep: Waits that many seconds.
-    """
+    """One relay (`AC_RELAY_URL`); safe to share between threads."""
 
     def __init__(
         self,

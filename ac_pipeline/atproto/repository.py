@@ -240,7 +240,6 @@ class Repository:
 
         Args:
             commit: The answer; `cids` in the order of `writes`.
-            writes: The batch.
 
         Raises:
             RepositoryMoved: The answer does not fit this repository and the batch (another content's CID, a create

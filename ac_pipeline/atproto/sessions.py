@@ -154,12 +154,7 @@ class _Slot:
 
 
 class Sessions:
-    """The sessions of one PDS.
-
-    Args:
-        store: Where tokens are kept.
-        clock: Epoch seconds.
-    """
+    """The sessions of one PDS."""
 
     def __init__(self, store: SessionStore, *, clock: Callable[[], float] = time.time) -> None:
         self._store = store
@@ -171,8 +166,6 @@ class Sessions:
         """An access token of the account.
 
         Args:
-            account: Whose; signed in by DID and password.
-            via: What sends the calls.
             refused: An access token the PDS has just refused, to get another one.
 
         Raises:

@@ -105,7 +105,6 @@ def open_http(*, timeout: float = 30.0, proxies: Proxies = DIRECT) -> httpx.Clie
 
     Args:
         timeout: Seconds for connecting, and for each silence while sending or receiving.
-        proxies: It goes through these.
     """
     limits = httpx.Limits(
         max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE
@@ -142,13 +141,7 @@ class Transport:
     """Sends requests to one PDS; safe to share between threads.
 
     Args:
-        url: Address of the PDS.
-        http: As `open_http` makes it.
-        budget: Asked before each request, told of each answer.
         bypass_key: Sent as `x-ratelimit-bypass`; a secret.
-        limits: How long, slow and large answers may be.
-        clock: Epoch seconds.
-        sleep: Waits that many seconds.
 
     Raises:
         Misconfigured: The address or the key cannot be used.
@@ -195,7 +188,6 @@ class Transport:
         first may have been the answer to another request.
 
         Args:
-            request: The request.
             read: Reads the body of a 200. A `ValueError` says that it is not what this call answers; a `Permanent` or
                 `Blocked` of status 200, that it is, and is not what was asked for.
 

@@ -343,8 +343,6 @@ def classify(call: Call, answer: Answer, subject: str) -> PipelineError:
     """The error an answer stands for.
 
     Args:
-        call: What was asked.
-        answer: The refusal.
         subject: The call and its target for people, e.g. `com.atproto.repo.applyWrites of did:plc:abc at http://pds`.
     """
     *_, becomes, advice = next(rule for rule in _TABLE if _fits(rule, call, answer))
@@ -359,7 +357,6 @@ def lost(call: Call, subject: str, reason: str, *, sent: bool) -> PipelineError:
     """The error of a request without an answer.
 
     Args:
-        call: What was asked.
         subject: As for `classify`.
         reason: What broke, without secrets.
         sent: True if any of the request may have reached the server.
@@ -375,7 +372,6 @@ def unfit(call: Call, subject: str, reason: ServerFailed) -> PipelineError:
     """The error of a request whose answer cannot be used: `reason`, or that its outcome is unknown.
 
     Args:
-        call: What was asked.
         subject: As for `classify`.
         reason: An `OverLimit` or a `Malformed`, in a few words without secrets.
     """
@@ -393,10 +389,8 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes, *, now: fl
     """Make an `Answer` of a response that is not a success.
 
     Args:
-        status: HTTP status.
         headers: Response headers; looked up in lower case, so a case-insensitive mapping or lower-case names.
         body: The body, or its beginning.
-        now: Epoch seconds.
         secrets: Texts that must not be repeated, e.g. the password that was sent.
     """
     error: str | None = None
@@ -434,7 +428,6 @@ def retry_after(headers: Mapping[str, str], now: float) -> float | None:
 
     Args:
         headers: Response headers, by lower-case name.
-        now: Epoch seconds.
     """
     waits = [wait for wait in (seconds_to_wait(headers, now), _spent_reset(headers, now)) if wait is not None]
     return min(max(waits), LONGEST) if waits else None

@@ -93,7 +93,6 @@ class DagsterUi:
     """One Dagster web server. A context manager that closes its connections.
 
     Args:
-        url: Its address.
         alive: Whether its process still runs; asked while waiting.
     """
 

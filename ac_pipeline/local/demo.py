@@ -72,8 +72,6 @@ def run_demo(users: int, items: int, ui: bool) -> int:
     What the demo started is stopped in the end, also after Ctrl-C; `.local/` is kept.
 
     Args:
-        users: Users besides the guest.
-        items: Documents, about.
         ui: Leave Dagster running after the summary, until Ctrl-C.
 
     Returns:
@@ -152,7 +150,6 @@ def demo_settings(addresses: Addresses, folder: Path) -> Settings:
     """The settings of the demo: the local services and nothing else, whatever the environment holds.
 
     Args:
-        addresses: Of the local services.
         folder: Where the demo keeps its own Dagster and renditions.
     """
     return Settings(
@@ -292,13 +289,7 @@ def _second_opinion(pipeline: Pipeline, found: Verified, made: SeedSummary, scre
 
 
 def count_records(url: str, dids: Iterable[str], nsids: Iterable[str]) -> Counter[str]:
-    """Records by collection, over these repositories.
-
-    Args:
-        url: Address of the PDS.
-        dids: Repositories that can be read.
-        nsids: Collections.
-    """
+    """Records by collection, over these repositories."""
     client = Client(base_url=f"{url}/xrpc", request=Request(trust_env=False))
     collections = list(nsids)
     counts: Counter[str] = Counter()

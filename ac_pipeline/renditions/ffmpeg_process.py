@@ -93,7 +93,6 @@ def run_ffmpeg(
 
     Args:
         stream: What `ffmpeg.output(...)` returned.
-        binary: The ffmpeg to run.
         feed: Writes ffmpeg's input; whatever it raises ends the run and is raised here.
         timeout: Seconds after which it is killed.
         stop_above: Output size in bytes above which it is killed and the whole estimated.

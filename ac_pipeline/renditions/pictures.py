@@ -142,7 +142,6 @@ def open_picture(
 
     Args:
         source: The file, or its bytes.
-        name: What it is, for messages.
         formats: Names of the formats taken, of PNG, JPEG, GIF and WEBP; the content decides, never the extension.
         max_side, max_pixels: Limits in pixels, checked before any pixel is decoded.
         background: Shown where the picture is transparent.

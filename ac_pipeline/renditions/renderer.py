@@ -28,8 +28,6 @@ class Renderer:
     """Renders documents, any number of threads at once.
 
     Args:
-        objects: Where sources are.
-        store: Where renditions are kept.
         blob_limit: Largest blob the PDS takes, in bytes; asked only when something has to be made or looked up.
         work_dir: Folder for temporary files; made if missing, nothing stays in it.
         ffmpeg: An ffmpeg with libx264 (`AC_FFMPEG`), or None for imageio-ffmpeg's.

@@ -100,7 +100,6 @@ class RenditionStore:
         """What was made before from this source by this recipe, if all of its blobs are still here.
 
         Args:
-            recipe: Name of the recipe.
             source: sha-256 (hex) of the source bytes.
             spec: Everything else that decides the result: encoder, version, caps.
         """

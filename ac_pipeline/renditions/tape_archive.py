@@ -283,10 +283,6 @@ class Sound:
 class TapeArchive:
     """One open tape ZIP; a context manager.
 
-    Args:
-        path: The ZIP on disk.
-        limits: How much is taken.
-
     Raises:
         UnreadableMedia: Not a ZIP, a broken or hostile one, or not a tape.
         TooLarge: Over a limit.

@@ -56,7 +56,6 @@ def make_thumbnail(source: bytes | Path, name: str = "the picture") -> Product:
 
     Args:
         source: PNG, JPEG, GIF or WebP, or the path of one; the content decides, not the name.
-        name: What it is, for messages.
 
     Raises:
         UnreadableMedia: Not such a picture, or a broken one.

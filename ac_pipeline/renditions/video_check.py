@@ -87,9 +87,7 @@ def read_facts(path: Path, *, most_pixels: int = MOST_DECODED, timeout: float = 
     """Read a video file by decoding all of it.
 
     Args:
-        path: The file.
         most_pixels: Frames x width x height that are decoded.
-        timeout: Seconds it may take.
 
     Raises:
         UnreadableMedia: Not an MP4, a broken one, or longer than 300 s.
@@ -186,11 +184,7 @@ def _is_unknown(stream: VideoStream | AudioStream) -> bool:
 def _decoded(
     container: InputContainer, stream: VideoStream | AudioStream, timeout: float = TIMEOUT
 ) -> Iterator[Sequence[object] | None]:
-    """The frames of each packet of a track; None for one that cannot be decoded, or that the file's end cuts off.
-
-    Args:
-        timeout: Seconds it may take.
-    """
+    """The frames of each packet of a track; None for one that cannot be decoded, or that the file's end cuts off."""
     end = time.monotonic() + timeout
     for packet in container.demux(stream):
         try:
@@ -233,10 +227,8 @@ def check_encoded(facts: VideoFacts, starts: Sequence[float], end: float, *, sou
     """Whether an encoding has every frame at its time, lasts as long as its tape, and plays everywhere.
 
     Args:
-        facts: Of the encoding.
         starts: When each frame of the tape begins, in milliseconds.
         end: When the last one ends.
-        sound: Whether the tape has sound.
 
     Raises:
         EncodingFailed: Naming everything that is wrong.

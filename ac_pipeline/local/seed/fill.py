@@ -92,7 +92,6 @@ def seed(
     """Fill running local services, unless they hold this very demo already.
 
     Args:
-        addresses: What `LocalServices.up` returned.
         users, items, seed: See `plan.plan_demo`.
         progress: Called with what is being made, how many are done, and of how many.
 

@@ -44,7 +44,6 @@ def plan_demo(users: int, items: int, seed: int) -> Demo:
     Args:
         users: People, 8 or more.
         items: Documents, 100 or more; a few become records without a document instead.
-        seed: Another one, another demo.
 
     Raises:
         Misconfigured: Too few of either.

@@ -83,8 +83,6 @@ class MediaServer(ThreadingHTTPServer):
 
     Args:
         root: It holds a folder for each bucket.
-        port: 0 for a free one; see `server_port`.
-        handler: What answers.
     """
 
     request_queue_size = 128

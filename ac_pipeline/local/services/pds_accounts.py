@@ -25,12 +25,7 @@ class NewAccount:
 
 
 class PdsAccounts:
-    """The account calls of one PDS. Usable from several threads; a context manager that closes its connections.
-
-    Args:
-        url: Address of the PDS.
-        admin_password: Of `com.atproto.admin.*`.
-    """
+    """The account calls of one PDS. Usable from several threads; a context manager that closes its connections."""
 
     def __init__(self, url: str, admin_password: str) -> None:
         self._http = httpx.Client(base_url=f"{url}/xrpc/", timeout=30.0, trust_env=False)

@@ -41,7 +41,6 @@ def mongo_service(port: int, folder: Path, *, config: Path) -> Service:
     """The MongoDB server.
 
     Args:
-        folder: Where it keeps its data.
         config: Its configuration file, made empty if missing. Named explicitly, or the server would read one from the
             home or working folder.
     """
@@ -97,7 +96,6 @@ def pds_service(
     The port is written into every DID document: a data folder works on its own port only.
 
     Args:
-        folder: Their data.
         program: What `installed_pds` returned.
         variables: The PDS's own, where they shall be others.
     """
