@@ -201,17 +201,18 @@ class _Pds:
     sleep: Callable[[float], None] = time.sleep
 
     def client(self) -> PdsClient:
-        return PdsClient(self._transport(), self._sessions(), self._pace())
+        return PdsClient(*self._parts())
 
     def administration(self) -> Administration:
         password = self.settings.pds_admin_password
         secret = password.get_secret_value() if password else None
-        return Administration(self._transport(), self._sessions(), self._pace(), secret)
+        return Administration(*self._parts(), secret)
 
-    def _transport(self) -> Transport:
-        # With the key, limits that were learned without it do not hold.
-        store = None if self.bypass else self._budgets()
-        return Transport(
+    def _parts(self) -> tuple[Transport, Sessions, Pace]:
+        budgets = MongoBudgetStore(self.own["budgets"])
+        # With the key, limits that were learned without it do not hold; the relay does not know of it.
+        store = None if self.bypass else budgets
+        transport = Transport(
             self.url,
             http=self.http,
             budget=Budget(store=store, headroom=self.settings.ac_points_headroom, sleep=self.sleep),
@@ -219,33 +220,18 @@ class _Pds:
             limits=_limits(self.settings),
             sleep=self.sleep,
         )
-
-    def _sessions(self) -> Sessions:
-        return Sessions(MongoSessionStore(self.own["sessions"]))
-
-    def _pace(self) -> Pace:
-        """The pace of commits. The relay does not know of a bypass key."""
-        host, per_hour = httpx.URL(self.url).netloc.decode(), self.settings.ac_relay_commits_per_hour
-        return Pace(host, per_hour, store=self._budgets(), sleep=self.sleep)
-
-    def _budgets(self) -> MongoBudgetStore:
-        return MongoBudgetStore(self.own["budgets"])
+        pace = Pace(transport.host, self.settings.ac_relay_commits_per_hour, store=budgets, sleep=self.sleep)
+        return transport, Sessions(MongoSessionStore(self.own["sessions"])), pace
 
 
 def _limits(settings: Settings) -> Limits:
     """How long, slow and large answers may be."""
-    names = ("answer", "repository", "blob", "media")
-    return Limits(
-        **{
-            name: Limit(
-                f"AC_{name.upper()}",
-                getattr(settings, f"ac_{name}_seconds"),
-                getattr(settings, f"ac_{name}_megabytes"),
-                settings.ac_least_bytes_per_second,
-            )
-            for name in names
-        }
-    )
+    values, least = settings.model_dump(), settings.ac_least_bytes_per_second
+
+    def limit(name: str) -> Limit:
+        return Limit(f"AC_{name.upper()}", values[f"ac_{name}_seconds"], values[f"ac_{name}_megabytes"], least)
+
+    return Limits(limit("answer"), limit("repository"), limit("blob"), limit("media"))
 
 
 def _authority(

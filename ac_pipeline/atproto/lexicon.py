@@ -282,7 +282,7 @@ def _schemas(path: str, before: Schema, after: Schema) -> Iterator[Change]:
     for name in sorted((before.keys() | after.keys()) - _STRUCTURE - {*_WORDS}):
         old, new = before.get(name), after.get(name)
         if old != new:
-            yield Change(path, _EFFECTS.get(name, _other)(old, new), _turned(name, old, new))
+            yield Change(path, _EFFECTS.get(name, _other)(old, new), f"{name} was {_shown(old)}, and is {_shown(new)}")
     yield from _words(path, before, after)
     if "record" in before or "record" in after:
         yield from _schemas(f"{path}.record", before.get("record", {}), after.get("record", {}))
@@ -312,10 +312,6 @@ def _words(path: str, before: Schema, after: Schema) -> Iterator[Change]:
     for name in _WORDS:
         if before.get(name) != after.get(name):
             yield Change(path or name, Effect.COMPATIBLE, f"another {name}")
-
-
-def _turned(name: str, old: object, new: object) -> str:
-    return f"{name} was {_shown(old)}, and is {_shown(new)}"
 
 
 def _shown(value: object) -> str:

@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -265,7 +265,8 @@ def _canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
-_FOLDER: Final = "snapshots"
+Kind = Literal["blobs", "repositories", "manifests"]
+_ENDINGS: Final[Mapping[Kind, str]] = {"blobs": "", "repositories": ".car", "manifests": ".json"}
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 """What ids, digests and CIDs are made of; nothing else may become part of a path."""
 
@@ -303,38 +304,30 @@ class SnapshotFiles:
             ServiceUnreachable: As for `put_blob`.
         """
         digest = sha256(car).hexdigest()
-        self._put(_path("repositories", digest, ".car"), car)
+        self._put(_path("repositories", digest), car)
         return digest
 
     def repository(self, digest: str) -> bytes:
         """The CAR of this sha-256; errors as for `blob`."""
-        path, name = _path("repositories", digest, ".car"), f"The snapshots' repository {digest}"
-        return self._read(path, name, lambda car: sha256(car).hexdigest() == digest)
+        name = f"The snapshots' repository {digest}"
+        return self._read(_path("repositories", digest), name, lambda car: sha256(car).hexdigest() == digest)
 
     def put_manifest(self, id: str, manifest: Mapping[str, Any]) -> None:
         """Keep what belongs to a snapshot; values of JSON."""
-        self._put(_path("manifests", id, ".json"), json.dumps(manifest, sort_keys=True, indent=1).encode())
+        self._put(_path("manifests", id), json.dumps(manifest, sort_keys=True, indent=1).encode())
 
     def manifest(self, id: str) -> dict[str, Any]:
         """What belongs to a snapshot; errors as for `blob`."""
-        data = self._read(_path("manifests", id, ".json"), f"The manifest of snapshot {id}", _is_object)
+        data = self._read(_path("manifests", id), f"The manifest of snapshot {id}", _is_object)
         return dict(json.loads(data))
 
-    def remove_blob(self, cid: str) -> None:
-        """Delete a blob; the caller knows that no snapshot needs it.
+    def remove(self, kind: Kind, name: str) -> None:
+        """Delete a blob, a repository or a manifest by its name; the caller knows that no snapshot needs it.
 
         Raises:
             ServiceUnreachable: The store did not answer, or keeps it.
         """
-        self._store.remove_file(_path("blobs", cid))
-
-    def remove_repository(self, digest: str) -> None:
-        """Delete the CAR of this sha-256; as for `remove_blob`."""
-        self._store.remove_file(_path("repositories", digest, ".car"))
-
-    def remove_manifest(self, id: str) -> None:
-        """Delete the manifest of a snapshot; as for `remove_blob`."""
-        self._store.remove_file(_path("manifests", id, ".json"))
+        self._store.remove_file(_path(kind, name))
 
     def _read(self, path: str, name: str, fits: Callable[[bytes], bool]) -> bytes:
         data = self._store.read_file(path)
@@ -358,7 +351,7 @@ def _is_object(data: bytes) -> bool:
         return False
 
 
-def _path(folder: str, name: str, ending: str = "") -> str:
+def _path(kind: Kind, name: str) -> str:
     if _SEGMENT.fullmatch(name) is None:
         raise SourceMissing(f"{name[:100]!r} is no name of a snapshot's file.")
-    return f"{_FOLDER}/{folder}/{name}{ending}"
+    return f"snapshots/{kind}/{name}{_ENDINGS[kind]}"

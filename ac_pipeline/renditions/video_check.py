@@ -94,11 +94,11 @@ def read_facts(path: Path, *, most_pixels: int = MOST_DECODED, timeout: float = 
         TooLarge: It has more pixels.
         EncoderTimedOut: It takes longer.
     """
-    boxes = _boxes(path)
+    mime_type, faststart, cut = _boxes(path)
     shown: list[tuple[int, int]] = []
     lost, left = 0, most_pixels
     first: VideoFrame | None = None
-    with _opened(path, boxes.cut) as (container, video):
+    with _opened(path, cut) as (container, video):
         _check_size(video.width, video.height)
         base = float(video.time_base or 1)
         for frames in _decoded(container, video, timeout):
@@ -122,7 +122,7 @@ def read_facts(path: Path, *, most_pixels: int = MOST_DECODED, timeout: float = 
         if first is not None and not _signs(first)[0]:
             width, height = height, width
         facts = VideoFacts(
-            mime_type=boxes.mime_type,
+            mime_type=mime_type,
             codec=context.name,
             pixel_format=context.pix_fmt or "",
             width=width,
@@ -137,11 +137,11 @@ def read_facts(path: Path, *, most_pixels: int = MOST_DECODED, timeout: float = 
                 int(context.colorspace),
                 int(context.color_range),
             ),
-            faststart=boxes.faststart,
+            faststart=faststart,
             sound=None,
             sound_duration=0.0,
             profile=video.profile or "",
-            cut=boxes.cut or (f"{lost} of its frames are broken" if lost else _missing(path, len(shown), video.frames)),
+            cut=cut or (f"{lost} of its frames are broken" if lost else _missing(path, len(shown), video.frames)),
             stream=video.index,
         )
     heard = 0.0
@@ -358,17 +358,9 @@ def _wrong_times(facts: VideoFacts, starts: Sequence[float], end: float) -> list
     return wrong
 
 
-@dataclass(frozen=True, slots=True)
-class _Boxes:
-    """What the outermost boxes tell: the MIME type, whether `moov` precedes `mdat`, and where the file ends early."""
-
-    mime_type: str
-    faststart: bool
-    cut: str | None
-
-
-def _boxes(path: Path) -> _Boxes:
-    """Walk the outermost boxes (ISO/IEC 14496-12, 4.2: size, type, optional 64-bit size)."""
+def _boxes(path: Path) -> tuple[str, bool, str | None]:
+    """What the outermost boxes tell (ISO/IEC 14496-12, 4.2: size, type, optional 64-bit size): the MIME type, True if
+    `moov` precedes `mdat`, and where the file ends early."""
     end = path.stat().st_size
     kinds: list[bytes] = []
     cut = None
@@ -388,7 +380,7 @@ def _boxes(path: Path) -> _Boxes:
     if cut is None and (kinds[-1:] == [b"moof"] or (b"moof" in kinds and 0 < end - at < 8)):
         cut = "its last fragment is missing"
     index, media = (kinds.index(kind) if kind in kinds else len(kinds) for kind in (b"moov", b"mdat"))
-    return _Boxes(mime_type, index < media, cut)
+    return mime_type, index < media, cut
 
 
 def _decoding(video: VideoStream) -> AbstractContextManager[None]:

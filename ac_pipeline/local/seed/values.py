@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Any
 
 COLLECTIONS = {"painting": "paintings", "mood": "moods", "piece": "pieces", "kidlisp": "kidlisp", "tape": "tapes"}
@@ -19,49 +19,25 @@ GUEST_BUCKET = "art-aesthetic-computer"
 OVEN_BUCKET = "at-blobs-aesthetic-computer"
 
 
-class Situation(StrEnum):
-    """How a person stands with the platform and the PDS."""
+class Situation(Enum):
+    """How a person stands with the platform and the PDS; whether an account is made there; and the error class by which
+    the pipeline shows it as blocked, or None."""
 
-    READY = "ready"
-    NO_CREDENTIALS = "no credentials"
-    DID_ONLY = "DID without password"
-    WRONG_PASSWORD = "wrong password"  # noqa: S105 - the name of a situation
-    DEACTIVATED = "deactivated"
-    TAKEN_DOWN = "taken down"
-    UNKNOWN_DID = "DID the PDS does not host"
-    HANDLE_ONLY = "no user document"
-    SCHEDULED = "deletion scheduled"
-    CANCELLED = "deletion cancelled"
-    PURGED = "purged, documents left"
-    SISTER_TENANT = "sister tenant"
+    READY = "ready", True, None
+    NO_CREDENTIALS = "no credentials", False, "no-credentials"
+    DID_ONLY = "DID without password", True, "no-credentials"
+    WRONG_PASSWORD = "wrong password", True, "wrong-password"
+    DEACTIVATED = "deactivated", True, "account-inactive"
+    TAKEN_DOWN = "taken down", True, "account-inactive"
+    UNKNOWN_DID = "DID the PDS does not host", False, "account-unknown"
+    HANDLE_ONLY = "no user document", False, "no-credentials"
+    SCHEDULED = "deletion scheduled", True, None
+    CANCELLED = "deletion cancelled", True, None
+    PURGED = "purged, documents left", False, None
+    SISTER_TENANT = "sister tenant", False, None
 
-    @property
-    def has_account(self) -> bool:
-        """Whether an account is made on the PDS."""
-        return self not in _WITHOUT_ACCOUNT
-
-    @property
-    def blocked(self) -> str | None:
-        """Error class by which the pipeline shows the account as blocked, or None."""
-        return _BLOCKED.get(self)
-
-
-_WITHOUT_ACCOUNT = {
-    Situation.NO_CREDENTIALS,
-    Situation.UNKNOWN_DID,
-    Situation.HANDLE_ONLY,
-    Situation.PURGED,
-    Situation.SISTER_TENANT,
-}
-_BLOCKED = {
-    Situation.NO_CREDENTIALS: "no-credentials",
-    Situation.DID_ONLY: "no-credentials",
-    Situation.HANDLE_ONLY: "no-credentials",
-    Situation.WRONG_PASSWORD: "wrong-password",
-    Situation.DEACTIVATED: "account-inactive",
-    Situation.TAKEN_DOWN: "account-inactive",
-    Situation.UNKNOWN_DID: "account-unknown",
-}
+    def __init__(self, words: str, has_account: bool, blocked: str | None) -> None:
+        self.has_account, self.blocked = has_account, blocked
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +48,7 @@ class Person:
     code: str  # Permanent user code
     handle: str | None  # Name on the platform, or None
     password: str = field(repr=False)  # Of the PDS account, as Mongo has it
-    situation: Situation = Situation.READY  # See `Situation`
+    situation: Situation = Situation.READY
     flat: bool = False  # Whether the credentials are in the flat fields from before they were nested
     moods_nuked: bool = False  # Whether all moods were nuked at once
 
@@ -125,13 +101,11 @@ class Past(StrEnum):
     @property
     def records(self) -> int:
         """How many records it puts on the PDS."""
-        if self is Past.DUPLICATES:
-            return 3
-        return 0 if self in _WITHOUT_RECORD else 1
+        return 3 if self is Past.DUPLICATES else int(self not in _WITHOUT_RECORD)
 
 
-_FOREIGN = {Past.FOREIGN_DID, Past.FOREIGN_RKEY}
-_WITHOUT_RECORD = {Past.NOTHING, Past.DANGLING, Past.CROSSED, Past.WIPED, Past.EMPTY_LINK, *_FOREIGN}
+_WITHOUT_RECORD = {Past.NOTHING, Past.DANGLING, Past.CROSSED, Past.WIPED, Past.EMPTY_LINK}
+_WITHOUT_RECORD |= {Past.FOREIGN_DID, Past.FOREIGN_RKEY}
 _RIGHT = {Past.CORRECT, Past.CORRECT_SHORT_LINK, Past.CORRECT_UNLINKED, Past.COPIED, Past.WHEN_OFF, Past.DUPLICATES}
 _WITHOUT_BLOBS = {"mood", "piece", "kidlisp"}
 
