@@ -37,7 +37,8 @@ class AccountInfo:
 
 
 class Administration:
-    """The account calls of one PDS; safe to share between threads.
+    """The account calls of one PDS; safe to share between threads. All raise Transient where it did not answer; those
+    of its administrator raise Misconfigured where there is no password, or not the right one.
 
     Args:
         pace: Where the first commit of a new account's repository is counted.
@@ -64,7 +65,6 @@ class Administration:
 
         Raises:
             ServerFailed: It names no domain.
-            Transient: It did not answer.
         """
 
         def question(com: Any) -> ServerDescription:
@@ -75,12 +75,7 @@ class Administration:
         return self._ask(Request(Call.READ, "", self._transport.host), question)
 
     def invite(self) -> str:
-        """A new invite code for one account; a secret.
-
-        Raises:
-            Misconfigured: There is no administrator's password, or not the right one.
-            Transient: The PDS did not answer.
-        """
+        """A new invite code for one account; a secret."""
 
         def question(com: Any) -> str:
             code = str(com.server.create_invite_code({"use_count": 1}).code)
@@ -117,7 +112,6 @@ class Administration:
 
         Raises:
             AccountInactive: It is taken down.
-            Transient: The PDS did not answer.
         """
 
         def question(com: Any) -> str:
@@ -147,7 +141,6 @@ class Administration:
 
         Raises:
             AccountUnknown: The PDS does not host it.
-            Misconfigured: As for `invite`.
         """
 
         def question(com: Any) -> AccountInfo:
@@ -164,7 +157,6 @@ class Administration:
 
         Raises:
             AccountRefused: The PDS refuses this password.
-            Misconfigured: As for `invite`.
         """
         data = {"did": did, "password": password}
         self._administer(did, lambda com: _done(com.admin.update_account_password(data)), secrets=(password,))
@@ -175,7 +167,6 @@ class Administration:
         Raises:
             HandleRefused: Malformed, too short or long, or taken; nothing was changed.
             AccountUnknown: The PDS does not host the account.
-            Misconfigured: As for `invite`.
         """
         data = {"did": did, "handle": handle}
         self._administer(did, lambda com: _done(com.admin.update_account_handle(data)))

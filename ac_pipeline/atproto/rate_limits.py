@@ -206,7 +206,8 @@ class _Slot:
 
 
 class Budget:
-    """The budgets of one PDS; safe to share between threads, and between processes through the store.
+    """The budgets of one PDS; safe to share between threads, and between processes through the store. Raises Transient
+    where the store did not answer; nothing was sent then.
 
     Args:
         store: Where buckets are kept; in memory when None.
@@ -238,7 +239,6 @@ class Budget:
 
         Raises:
             RateLimited: A bucket is empty for longer; `retry_after` says for how long. Nothing was sent.
-            Transient: The store did not answer. Nothing was sent.
         """
         _wait(lambda now: self._draw_all(charges, now), self._max_wait, self._clock, self._sleep)
 
@@ -277,11 +277,7 @@ class Budget:
                 _log.warning("Other runs do not hear of a refusal: %s", error.message)
 
     def known(self, key: str) -> dict[str, Window]:
-        """What is known of a bucket now, by policy; empty where the server has named no limit.
-
-        Raises:
-            Transient: The store did not answer.
-        """
+        """What is known of a bucket now, by policy; empty where the server has named no limit."""
         slot, now = self._slot(key), self._clock()
         with slot.lock:
             slot.view, slot.looked = self._store.read(key), now

@@ -25,7 +25,7 @@ from ac_pipeline.renditions.video import MOST_PIXELS, Encoder
 
 
 class Renderer:
-    """Renders documents, any number of threads at once.
+    """Renders documents, any number of threads at once. What asks storage raises Transient where it did not answer.
 
     Args:
         blob_limit: Largest blob the PDS takes, in bytes; asked only when something has to be made or looked up.
@@ -103,11 +103,7 @@ class Renderer:
 
     def companions(self, media: MediaType, document: Document, known: frozenset[str]) -> frozenset[str]:
         """Names of the document's companions that are in storage now. What differs from what is known is believed when
-        storage says it twice.
-
-        Raises:
-            Transient: Storage did not answer.
-        """
+        storage says it twice."""
         found = self._found(media, document, frozenset())
         return found if found == known else self._found(media, document, frozenset())
 
@@ -116,7 +112,6 @@ class Renderer:
 
         Raises:
             InvalidDocument: It names no object.
-            Transient: Storage did not answer.
         """
         return self._objects.exists(media.sources(document))
 

@@ -40,7 +40,8 @@ class Kept:
 
 
 class RenditionStore:
-    """Derived media in one folder or bucket; any number of processes may share it.
+    """Derived media in one folder or bucket; any number of processes may share it. Everything raises ServiceUnreachable
+    where the store does not answer, or does not do what it is told.
 
     Args:
         url: A path, or any fsspec URL such as `s3://bucket/renditions` or `memory://renditions`.
@@ -66,7 +67,6 @@ class RenditionStore:
 
         Raises:
             InvalidRecord: The bytes are not of the declared type (MEDIA-2).
-            ServiceUnreachable: The store does not take it.
         """
         actual = sniff(data)
         if actual != mime_type:
@@ -81,7 +81,6 @@ class RenditionStore:
 
         Raises:
             SourceMissing: They are gone, or damaged; damaged ones are removed, so that they can be made again.
-            ServiceUnreachable: The store did not answer.
         """
         data = self.read_file(_blob(cid))
         if data is None:
@@ -129,40 +128,21 @@ class RenditionStore:
         self.write_file(_index(recipe, source, spec), _canonical(value))
 
     def remove(self, cid: str) -> None:
-        """Delete a blob; one that is not there is gone already. What was remembered of it counts no longer.
-
-        Raises:
-            ServiceUnreachable: The store did not answer, or keeps it.
-        """
+        """Delete a blob; one that is not there is gone already. What was remembered of it counts no longer."""
         self.remove_file(_blob(cid))
 
     def forget(self, recipe: str, source: str, spec: str) -> None:
-        """Delete what `remember` has kept; arguments as for `lookup`. Its blobs stay.
-
-        Raises:
-            ServiceUnreachable: As for `remove`.
-        """
+        """Delete what `remember` has kept; arguments as for `lookup`. Its blobs stay."""
         self.remove_file(_index(recipe, source, spec))
 
     def read_file(self, name: str) -> bytes | None:
-        """The bytes of a file; None when there is none.
-
-        Args:
-            name: Its path below the store, of segments that the caller has chosen.
-
-        Raises:
-            ServiceUnreachable: The store did not answer.
-        """
+        """The bytes of a file, by its path below the store, of segments that the caller has chosen; None without it."""
         with self._answering(), suppress(FileNotFoundError):
             return bytes(self._fs.cat_file(f"{self._root}/{name}"))
         return None
 
     def write_file(self, name: str, data: bytes) -> None:
-        """Keep a file, all or nothing: on disk by renaming a synced file; a bucket's PUT is atomic by itself.
-
-        Raises:
-            ServiceUnreachable: The store does not take it.
-        """
+        """Keep a file, all or nothing: on disk by renaming a synced file; a bucket's PUT is atomic by itself."""
         path = f"{self._root}/{name}"
         with self._answering():
             folder = path.rsplit("/", 1)[0]
@@ -183,11 +163,7 @@ class RenditionStore:
                     os.unlink(temporary)
 
     def remove_file(self, name: str) -> None:
-        """Delete a file; one that is not there is gone already.
-
-        Raises:
-            ServiceUnreachable: The store did not answer, or keeps it.
-        """
+        """Delete a file; one that is not there is gone already."""
         with self._answering(), suppress(FileNotFoundError):
             self._fs.rm_file(f"{self._root}/{name}")
 
@@ -272,7 +248,8 @@ _SEGMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 
 
 class SnapshotFiles:
-    """The files of all snapshots of one rendition store; any number of processes may share it."""
+    """The files of all snapshots of one rendition store; any number of processes may share it. Everything raises
+    ServiceUnreachable where the store does not answer, or gives other bytes back than it was given."""
 
     def __init__(self, store: RenditionStore) -> None:
         self._store = store
@@ -282,7 +259,6 @@ class SnapshotFiles:
 
         Raises:
             InvalidRecord: The bytes are not those of `cid`.
-            ServiceUnreachable: The store does not take it, or gives other bytes back.
         """
         if blob_cid(data) != cid:
             raise InvalidRecord(f"The bytes for blob {cid} are not what their CID says; it was not kept.")
@@ -293,16 +269,11 @@ class SnapshotFiles:
 
         Raises:
             SourceMissing: They are gone or damaged: no snapshot that needs them can be used.
-            ServiceUnreachable: The store did not answer.
         """
         return self._read(_path("blobs", cid), f"The snapshots' blob {cid}", lambda data: blob_cid(data) == cid)
 
     def put_repository(self, car: bytes) -> str:
-        """Keep a repository; returns its sha-256 (hex).
-
-        Raises:
-            ServiceUnreachable: As for `put_blob`.
-        """
+        """Keep a repository; returns its sha-256 (hex)."""
         digest = sha256(car).hexdigest()
         self._put(_path("repositories", digest), car)
         return digest
@@ -322,11 +293,7 @@ class SnapshotFiles:
         return dict(json.loads(data))
 
     def remove(self, kind: Kind, name: str) -> None:
-        """Delete a blob, a repository or a manifest by its name; the caller knows that no snapshot needs it.
-
-        Raises:
-            ServiceUnreachable: The store did not answer, or keeps it.
-        """
+        """Delete a blob, a repository or a manifest by its name; the caller knows that no snapshot needs it."""
         self._store.remove_file(_path(kind, name))
 
     def _read(self, path: str, name: str, fits: Callable[[bytes], bool]) -> bytes:
