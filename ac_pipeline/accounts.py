@@ -12,8 +12,7 @@ from hashlib import sha256
 
 from ac_pipeline.errors import AccountDeleted, Blocked
 
-GUEST_ID = "art-guest"
-"""`users._id` of the account that owns all anonymous work; also its partition key."""
+GUEST_ID = "art-guest"  # `users._id` of the account that owns all anonymous work; also its partition key
 
 LEAVING = "its owner's account is being deleted"
 """Why the records of an account that is to be deleted go, in the words of plans, ledger and reports."""

@@ -23,8 +23,7 @@ from ac_pipeline.errors import ServerFailed, ServiceUnreachable
 
 SPEED_SETTING: Final = "AC_LEAST_BYTES_PER_SECOND"
 _TICK: Final = 0.02
-_PIECE: Final = 1 << 13
-"""Bytes sent at once: a receiver that takes little of them is noticed after each piece."""
+_PIECE: Final = 1 << 13  # Bytes sent at once: a receiver that takes little of them is noticed after each piece
 
 
 class OverLimit(ServerFailed):
@@ -78,8 +77,7 @@ class _Ends(threading.local):
     at: float | None = None
 
 
-_ends = _Ends()
-"""When what this thread sends and receives must be at its end, by `monotonic`."""
+_ends = _Ends()  # When what this thread sends and receives must be at its end, by `monotonic`
 
 
 @contextmanager

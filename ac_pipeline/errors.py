@@ -182,8 +182,7 @@ class Paused(Blocked):
     code = "on-hold"
 
 
-_NO_SERVICE_BEHIND = frozenset({502, 503, 504})
-"""Statuses by which a proxy says that it does not reach the service."""
+_NO_SERVICE_BEHIND = frozenset({502, 503, 504})  # Statuses by which a proxy says that it does not reach the service
 
 
 def is_unreachable(code: str, status: int | None) -> bool:

@@ -28,8 +28,7 @@ from ac_pipeline.proxies import DIRECT, Proxies, through
 ABSENT = frozenset({403, 404, 410})
 """Private objects answer 403 where missing ones answer 404; both mean "try the next key" (facts, section 6)."""
 
-KEY_BYTES = 1024
-"""Longest key S3-compatible storage holds, in UTF-8 bytes; a longer one cannot exist."""
+KEY_BYTES = 1024  # Longest key S3-compatible storage holds, in UTF-8 bytes; a longer one cannot exist
 
 ATTEMPTS = 3
 FIRST_DELAY = 0.5

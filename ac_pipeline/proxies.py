@@ -90,8 +90,7 @@ class Proxies:
         return _Routes(self, limits)
 
 
-DIRECT = Proxies()
-"""No proxies at all."""
+DIRECT = Proxies()  # No proxies at all
 
 
 def read_proxies(environment: Mapping[str, str]) -> Proxies:

@@ -13,8 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 REMOVED = "[removed]"
 
-_SHORTEST = 4
-"""Characters of a value that is looked for: a shorter one would be found everywhere."""
+_SHORTEST = 4  # Characters of a value that is looked for: a shorter one would be found everywhere
 
 _SHAPES = (
     (re.compile(r"(?<=://)[^\s/@]*:[^\s@]*@"), f"{REMOVED}@"),
@@ -42,8 +41,7 @@ _ESCAPED = re.compile(
 """How a server may write a character it was sent: escaped for JSON, a URL or HTML."""
 
 _LETTERS = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
-_LEVELS = 3
-"""How many times over something may be escaped: the HTML of JSON in JSON."""
+_LEVELS = 3  # How many times over something may be escaped: the HTML of JSON in JSON
 
 
 def conceal(text: str, secrets: Iterable[str], instead: str) -> str:

@@ -36,15 +36,13 @@ from ac_pipeline.items import BlobRef
 DEFAULT_BLOB_LIMIT: Final = 5 * 2**20
 """Bytes, where `describeServer` names no limit: the default of the reference PDS's code (atproto facts, Blobs)."""
 
-REPOSITORIES_A_PAGE: Final = 1_000
-"""The most that `listRepos` gives (atproto facts, Reading back)."""
+REPOSITORIES_A_PAGE: Final = 1_000  # The most that `listRepos` gives (atproto facts, Reading back)
 
 _POINTS_WINDOW: Final = 3_600.0
 """Seconds: write points and uploads are limited per hour or day, never per minutes (atproto facts, Limits)."""
 
 
-_REPOSITORY_SECONDS: Final = 120.0
-"""Seconds of silence while a repository is read."""
+_REPOSITORY_SECONDS: Final = 120.0  # Seconds of silence while a repository is read
 
 
 class PdsClient:

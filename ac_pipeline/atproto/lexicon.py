@@ -20,8 +20,7 @@ from ac_pipeline.atproto.syntax import is_nsid, is_record_key, is_tid
 from ac_pipeline.errors import InvalidRecord, Misconfigured
 from ac_pipeline.items import Record
 
-_KEY_TYPES: Final = {"tid": is_tid, "nsid": is_nsid, "any": is_record_key}
-"""Types of record keys besides `literal:...`."""
+_KEY_TYPES: Final = {"tid": is_tid, "nsid": is_nsid, "any": is_record_key}  # Types of record keys besides `literal:...`
 _PACKAGE: Final = Path(__file__).resolve().parent.parent
 
 

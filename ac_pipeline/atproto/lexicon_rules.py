@@ -16,10 +16,8 @@ from ac_pipeline.atproto.syntax import FORMATS, MAX_INTEGER, bytes_of, is_cid, t
 from ac_pipeline.errors import InvalidRecord, Misconfigured
 
 Schema = Mapping[str, Any]
-Report = Callable[[str, str], None]
-"""Takes note of the path of a field and the rule it breaks."""
-Check = Callable[[Any, str, Report], None]
-"""Checks a value that stands at a path."""
+Report = Callable[[str, str], None]  # Takes note of the path of a field and the rule it breaks
+Check = Callable[[Any, str, Report], None]  # Checks a value that stands at a path
 
 _KINDS: Final[Mapping[type, str]] = {
     type(None): "null",

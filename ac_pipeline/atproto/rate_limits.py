@@ -126,8 +126,7 @@ class MemoryBudgetStore:
             self._buckets[key] = replace(bucket, silent_until=max(bucket.silent_until, until))
 
 
-UNNAMED_WAIT: Final = 60.0
-"""Seconds of silence after a 429 that names no time."""
+UNNAMED_WAIT: Final = 60.0  # Seconds of silence after a 429 that names no time
 
 LOOK_SECONDS: Final = 5.0
 """How long what was read of a bucket is good enough: one small read a batch at most, one in 5 s for what is asked
@@ -139,8 +138,7 @@ AHEAD_SHARE: Final = 100
 a process leaves of it unspent comes back minutes later. Points and uploads, with their hours and days, are drawn
 exactly."""
 
-_ATTEMPTS: Final = 5
-"""Tries to change what others keep changing; the next answer puts right what is missed."""
+_ATTEMPTS: Final = 5  # Tries to change what others keep changing; the next answer puts right what is missed
 
 _POLICY: Final = re.compile(r"\s*([0-9]{1,9})\s*;\s*w=([0-9]{1,9})\b")
 _COUNT: Final = re.compile(r"[0-9]{1,9}")
@@ -158,8 +156,7 @@ class Charge:
     shortest_window: float = 0.0
 
 
-_Obstacle = tuple[float, str]
-"""Until when a charge does not fit, in epoch seconds, and what it does not fit into."""
+_Obstacle = tuple[float, str]  # Until when a charge does not fit, in epoch seconds, and what it does not fit into
 
 
 def _last(obstacles: Iterable[_Obstacle | None]) -> _Obstacle | None:
@@ -443,8 +440,7 @@ class Budget:
             slot.view, slot.looked = self._store.read(key), now
 
 
-HOUR: Final = 3_600.0
-"""Seconds of a window: a relay counts by the hour."""
+HOUR: Final = 3_600.0  # Seconds of a window: a relay counts by the hour
 
 POLICY: Final = "relay;w=3600"
 """Name of the one window of the bucket; without the limit, which may change while the window is under way."""

@@ -19,8 +19,7 @@ from ac_pipeline.atproto.xrpc_errors import Call, need
 from ac_pipeline.bounds import Limits
 from ac_pipeline.errors import AccountInactive, AccountUnknown, Misconfigured, Transient
 
-UNKNOWN: Final = "unknown"
-"""State of an account the relay has never heard of."""
+UNKNOWN: Final = "unknown"  # State of an account the relay has never heard of
 
 _A_PAGE: Final = 1_000
 

@@ -30,8 +30,7 @@ SIGN_IN_LIMITS: Final = ((30, 300.0), (300, 86_400.0))
 REFRESH_MARGIN: Final = 60.0
 """Seconds before its expiry at which a token is renewed, so that it does not run out on its way to the PDS."""
 
-SIGN_IN_SECONDS: Final = 30.0
-"""Seconds of silence before a sign-in is given up, however long other calls may take."""
+SIGN_IN_SECONDS: Final = 30.0  # Seconds of silence before a sign-in is given up, however long other calls may take
 
 _OK: Final = 200
 

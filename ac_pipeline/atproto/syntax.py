@@ -25,13 +25,11 @@ MAX_INTEGER: Final = 2**53 - 1
 DAG_CBOR_CID: Final = b"\x01\x71\x12\x20"
 """First bytes of the CID of a record, MST node or commit: CIDv1, dag-cbor, sha-256, 32 bytes follow."""
 
-RAW_CID: Final = b"\x01\x55\x12\x20"
-"""First bytes of the CID of a blob: CIDv1, raw, sha-256, 32 bytes follow."""
+RAW_CID: Final = b"\x01\x55\x12\x20"  # First bytes of the CID of a blob: CIDv1, raw, sha-256, 32 bytes follow
 
 _CID_LENGTH: Final = 36
 _LINK_TAG: Final = b"\xd8\x2a"  # CBOR tag 42
-_DEEPEST: Final = 128
-"""Levels of a record that is read: so many, every walk over it can go down."""
+_DEEPEST: Final = 128  # Levels of a record that is read: so many, every walk over it can go down
 
 _ALPHABET: Final = "234567abcdefghijklmnopqrstuvwxyz"
 _AT_URI: Final = re.compile(r"at://(did:[^/]+)/([^/]+)/([^/]+)")

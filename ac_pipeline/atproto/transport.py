@@ -85,8 +85,7 @@ PAUSES: Final = (0.5, 1.0, 2.0)
 """Seconds before each further attempt of a request that may be repeated: four attempts in 3.5 s (LIMIT-10)."""
 
 CONNECTIONS: Final = 16
-KEEP_ALIVE: Final = 30.0
-"""Seconds an idle connection is kept; the PDS itself closes them after 90."""
+KEEP_ALIVE: Final = 30.0  # Seconds an idle connection is kept; the PDS itself closes them after 90
 
 _BYPASS: Final = "x-ratelimit-bypass"
 _OK: Final = 200

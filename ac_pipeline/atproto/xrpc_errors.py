@@ -148,8 +148,7 @@ def _cid(text: object) -> str:
     return str(text)
 
 
-ANSWER_LENGTH: Final = 500
-"""Characters kept of a server's own words; enough for a reason, too few for a page of HTML."""
+ANSWER_LENGTH: Final = 500  # Characters kept of a server's own words; enough for a reason, too few for a page of HTML
 
 HIDDEN: Final = "[hidden]"
 

@@ -37,12 +37,9 @@ from ac_pipeline.wiring import Pipeline, open_pipeline
 
 ALL_WELL, INCOMPLETE = 0, 1
 
-_PORT = 3000
-"""Where people look for Dagster; another one when it is taken."""
-_PATIENCE = 180.0
-"""Seconds for Dagster to load, and for its sensor to add the users; 5 and 10 are usual."""
-_PARTING = 30.0
-"""Seconds Dagster has to stop its processes."""
+_PORT = 3000  # Where people look for Dagster; another one when it is taken
+_PATIENCE = 180.0  # Seconds for Dagster to load, and for its sensor to add the users; 5 and 10 are usual
+_PARTING = 30.0  # Seconds Dagster has to stop its processes
 _TAPE_GRACE = 3600.0
 """Seconds, longer than any demo takes: the tape that is being baked waits until it is over, and none is verified."""
 _STAGES = ("renditions", "atproto")
@@ -59,8 +56,7 @@ VERIFIED = {
 }
 """The checks that the verification is about, and what they count; by name, for nothing here may import Dagster."""
 _ON_THE_PDS = ("verified", "different", "extra", "duplicates")
-_TURN = re.compile(r"(\d+) of (\d+): ")
-"""How each user's line in the job's log begins."""
+_TURN = re.compile(r"(\d+) of (\d+): ")  # How each user's line in the job's log begins
 _SENSORS = ("new_content_sensor", "drift_sensor", "alerts_sensor")
 _SCHEDULES = ("incremental_sync", "nightly_reconcile", "weekly_verification")
 """All there are: started while the UI stays, so that what people try out has consequences."""

@@ -26,8 +26,7 @@ TIMEOUT = 600.0
 TAIL_LINES = 40
 TAIL_CHARACTERS = 800
 
-Feed = Callable[[Callable[[bytes], object]], None]
-"""Given a function that writes to ffmpeg's input, writes all of it."""
+Feed = Callable[[Callable[[bytes], object]], None]  # Given a function that writes to ffmpeg's input, writes all of it
 
 
 @dataclass(frozen=True, slots=True)

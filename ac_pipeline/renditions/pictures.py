@@ -27,8 +27,7 @@ from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from ac_pipeline.errors import TooLarge, UnreadableMedia
 
-HEAD = 32
-"""Bytes that suffice for a verdict."""
+HEAD = 32  # Bytes that suffice for a verdict
 
 UNKNOWN = "application/octet-stream"
 
@@ -98,8 +97,7 @@ BLOCKS = (16, 12, 10, 8, 6, 5, 4, 3, 2)
 MOST_CHUNKS = 100_000
 """Parts of one file that are looked at: 64 MiB of PNG in the smallest chunks that encoders write are a tenth of it."""
 _EXIF_BYTES = 1 << 20
-_PROFILE_BYTES = 4 << 20
-"""Unpacked. Profiles of printing presses have 3 MiB; larger ones are passed over."""
+_PROFILE_BYTES = 4 << 20  # Unpacked. Profiles of printing presses have 3 MiB; larger ones are passed over.
 _STRIP_PIXELS = 1 << 18
 """Pixels converted at a time, so that a conversion never holds several copies of a whole picture."""
 

@@ -20,8 +20,7 @@ from ac_pipeline.renditions.thumbnail import Product, check_thumbnail, make_thum
 from ac_pipeline.renditions.video import VIDEO_CAP, Encoder, Job, Video, encode_tape, shrink_video
 from ac_pipeline.renditions.video_check import check_finished, middle_frame, read_facts, why_not_as_it_is
 
-ENDS_EARLY = "ends_early"
-"""Detail of a video that was made of a file that is not all there: any other source is better."""
+ENDS_EARLY = "ends_early"  # Detail of a video that was made of a file that is not all there: any other source is better
 
 
 @dataclass(frozen=True, slots=True)

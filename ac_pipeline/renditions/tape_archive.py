@@ -29,16 +29,12 @@ from ac_pipeline.renditions.pictures import FRAME_COST, open_picture
 FRAME = re.compile(r"frame-(\d{1,7})\.png")
 """Posted tapes pad to five digits, the early layout does not (aesthetic-computer facts, section 10.1)."""
 
-FALLBACK_MS = 16.67
-"""The producer's own default: one frame at 60 Hz."""
-PRODUCER_FLOOR_MS = 10.0
-"""The producer raises shorter durations to this; the timestamps beside them stay true."""
+FALLBACK_MS = 16.67  # The producer's own default: one frame at 60 Hz
+PRODUCER_FLOOR_MS = 10.0  # The producer raises shorter durations to this; the timestamps beside them stay true
 
 SHORTEST_MS, LONGEST_MS = 1.0, 10_000.0
-MOST_SECONDS = 300.0
-"""Ten times the 30 s the platform allows."""
-HELD_SHARE = 100
-"""One frame in this many may be missing before the tape is refused (media facts, decisions)."""
+MOST_SECONDS = 300.0  # Ten times the 30 s the platform allows
+HELD_SHARE = 100  # One frame in this many may be missing before the tape is refused (media facts, decisions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,8 +207,7 @@ def _numbers(indices: Sequence[int]) -> str:
 
 
 ARCHIVE_BYTES = 512 << 20
-BACKGROUND = (0, 0, 0)
-"""Behind transparent pixels and around frames that are smaller than the first."""
+BACKGROUND = (0, 0, 0)  # Behind transparent pixels and around frames that are smaller than the first
 
 PADDING = 4096
 """Samples to a multiple of which the producer fills up the sound with silence (aesthetic-computer facts, 10.1)."""
@@ -259,8 +254,7 @@ _FLOATS: Final[Mapping[str, Literal["f", "d"]]] = {"f32le": "f", "f64le": "d"}
 _EXTENSIBLE = 0xFFFE
 _SUBFORMAT = bytes.fromhex("0000 0000 1000 8000 00aa 0038 9b71")
 """What follows the tag in the GUID that WAVE_FORMAT_EXTENSIBLE names the format by."""
-_UNTOLD = (0, 0xFFFFFFFF)
-"""Lengths of a data chunk whose writer could not go back and fill them in."""
+_UNTOLD = (0, 0xFFFFFFFF)  # Lengths of a data chunk whose writer could not go back and fill them in
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,7 @@ from ac_pipeline.errors import InvalidRecord, TooLarge, UnreadableMedia
 from ac_pipeline.renditions.pictures import block_size, open_picture, shrunk_exactly, sniff, strips
 
 SIDE = 512
-CAP = 100_000
-"""Bytes; satisfies every version of the lexicon, the strictest of which says 102,400."""
+CAP = 100_000  # Bytes; satisfies every version of the lexicon, the strictest of which says 102,400
 
 SOURCE_BYTES = 64 << 20
 SOURCE_SIDE = 16_384
@@ -30,8 +29,7 @@ FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
 BACKGROUND = (32, 32, 32)
 """Behind transparent pictures, as the platform's own `/api/pixel` has it; also the letterbox of a JPEG."""
 
-EXACT_COLOURS = 255
-"""A palette has 256 places; one is kept for the transparent letterbox."""
+EXACT_COLOURS = 255  # A palette has 256 places; one is kept for the transparent letterbox
 FEW_COLOURS = 8192
 """Above this a picture counts as photo-like: JPEG 4:4:4 is then about 10 dB better than a 256-colour PNG."""
 QUALITIES = (95, 92, 88, 84, 78, 70, 60, 50, 40, 30, 20, 10)

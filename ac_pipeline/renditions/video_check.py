@@ -26,14 +26,12 @@ from ac_pipeline.renditions.ffmpeg_process import TIMEOUT
 from ac_pipeline.renditions.pictures import DECODING, HEAD, sniff
 from ac_pipeline.renditions.tape_archive import MOST_SECONDS
 
-PTS_TOLERANCE = 1.0
-"""Milliseconds; measured errors stay below 0.02 (media facts, section 2.1)."""
+PTS_TOLERANCE = 1.0  # Milliseconds; measured errors stay below 0.02 (media facts, section 2.1)
 FRAME_MS = 1000 / 60 + 0.34
 """One frame at 60 Hz, rounded up to 17 ms: how much the whole may last too long or too short."""
 SOUND_TOLERANCE = 50.0
 MOST_SIDE = 4096
-_MOST_BOXES = 100_000
-"""Three times the fragments of 300 s at 60 a second, with one frame in each."""
+_MOST_BOXES = 100_000  # Three times the fragments of 300 s at 60 a second, with one frame in each
 MOST_DECODED = 60_000_000_000
 """Frames x width x height that are decoded to judge one file; decoding is some ten times as fast as encoding."""
 _PLAYED_FORMATS = frozenset({"yuv420p", "yuvj420p"})

@@ -28,8 +28,7 @@ Layout = Literal["posted", "early"]
 
 FRAME_MS = 16.667
 SOUND_RATE = 48_000
-_BLOCK = 4096
-"""The producer rounds its sound up to this many samples."""
+_BLOCK = 4096  # The producer rounds its sound up to this many samples
 _STAMP = (2025, 10, 23, 12, 30, 0)
 _EARLY_SCALE = 6
 

@@ -46,22 +46,16 @@ from ac_pipeline.local.services.stack import Addresses
 
 COPIES = "site.standard.document"
 
-Progress = Callable[[str, int, int], None]
-"""`(what, done, total)`."""
-Store = Callable[[str, str, bytes], object]
-"""`(bucket, key, data)`: keeps one object."""
+Progress = Callable[[str, int, int], None]  # `(what, done, total)`
+Store = Callable[[str, str, bytes], object]  # `(bucket, key, data)`: keeps one object
 
-_EDITION = 2
-"""Another one when the same numbers give another demo."""
-_INSERT_BATCH = 5_000
-"""Documents an insert holds; the local server wants no more (local services facts)."""
-_WRITES = 200
-"""Operations an `applyWrites` takes (ATProto facts)."""
+_EDITION = 2  # Another one when the same numbers give another demo
+_INSERT_BATCH = 5_000  # Documents an insert holds; the local server wants no more (local services facts)
+_WRITES = 200  # Operations an `applyWrites` takes (ATProto facts)
 _ACCOUNTS_AT_ONCE = 8
 _GUEST_CODE = "ac24guest"
 _SITE = "https://aesthetic.computer"
-_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{1,16})[a-z0-9]")
-"""What the reference PDS takes as first label of a handle."""
+_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{1,16})[a-z0-9]")  # What the reference PDS takes as first label of a handle
 
 _UNIQUE, _SPARSE = {"unique": True}, {"sparse": True}
 _INDEXES: dict[str, dict[str, dict[str, bool]]] = {
@@ -242,8 +236,7 @@ def _write_past(
     return links
 
 
-_FULL = ("uri", "cid", "did", "syncedAt")
-"""The pipeline's own form of a link."""
+_FULL = ("uri", "cid", "did", "syncedAt")  # The pipeline's own form of a link
 _FORMS = {
     **dict.fromkeys((Past.CORRECT, Past.COPIED, Past.WHEN_OFF), _FULL),
     Past.NO_VIDEO: ("uri", "cid"),

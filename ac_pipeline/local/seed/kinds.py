@@ -21,8 +21,7 @@ from ac_pipeline.local.seed import artwork
 from ac_pipeline.local.seed.maker import NOW, Maker, iso, naive
 from ac_pipeline.local.seed.values import GUEST_BUCKET, OVEN_BUCKET, USER_BUCKET, Outcome, Past, Person, StoredObject
 
-MISSING = object()
-"""As the value of a field: the document does not have it."""
+MISSING = object()  # As the value of a field: the document does not have it
 PRESENT = object()
 """As the value of a field: the moment at which the document gets into Mongo, the only thing of it that is not fixed."""
 
@@ -134,8 +133,7 @@ def _half(whole: Content) -> Content:
 # Paintings
 
 _SIZES = ((16, 16), (32, 32), (64, 64), (96, 64), (128, 72), (128, 128), (160, 90), (256, 144), (64, 128))
-_SHARED_PICTURES = 40
-"""So many pictures are used by more than one painting."""
+_SHARED_PICTURES = 40  # So many pictures are used by more than one painting
 _HTML = b"<!doctype html><title>Not found</title>"
 
 

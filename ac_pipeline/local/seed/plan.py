@@ -25,8 +25,7 @@ _SHARES: tuple[tuple[Share, float, int], ...] = (
 """Share of all items, and the least number; what is left is kidlisp, about 45 %."""
 
 
-SPECIAL_SHARE = 0.75
-"""Most of a type's documents that special kinds take up."""
+SPECIAL_SHARE = 0.75  # Most of a type's documents that special kinds take up
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +160,7 @@ def _of_type(items: Iterable[Item]) -> TypeSummary:
     )
 
 
-GUEST_LABEL = "art"
-"""First label of the guest account's handle on the PDS."""
+GUEST_LABEL = "art"  # First label of the guest account's handle on the PDS
 
 _FIRST_NAMES = ("mila", "oskar", "yuki", "ines", "tomas", "nadia", "felix", "aiko", "bruno", "selma", "kofi", "lena")
 _SECOND = ("blue", "fox", "77", "draws", "wave", "loop", "ink", "moth", "zz", "tape", "sun", "nine")

@@ -26,8 +26,7 @@ from ac_pipeline.local.services.processes import LOOPBACK, Service, exclusive
 
 HANDLE_DOMAIN = ".test"
 ADMIN_PASSWORD = "local-admin"  # noqa: S105 - a throw-away server on the loopback interface
-BLOB_LIMIT = 100 * 2**20
-"""Bytes; what the official installer sets."""
+BLOB_LIMIT = 100 * 2**20  # Bytes; what the official installer sets
 
 _PROGRAM = ("launch.mjs", "package.json", "package-lock.json")
 
