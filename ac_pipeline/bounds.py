@@ -100,10 +100,7 @@ def within(limit: Limit) -> Iterator[None]:
 
 def seconds_to_wait(headers: Mapping[str, str], now: float) -> float | None:
     """The seconds that either form of `Retry-After` names (RFC 9110, 10.2.3); None without, or when unreadable.
-
-    Args:
-        headers: Response headers, by lower-case name.
-    """
+    `headers`: response headers, by lower-case name."""
     value = headers.get("retry-after", "").strip()
     if value.isdecimal():
         return float(value)

@@ -47,11 +47,8 @@ class Misconfigured(PipelineError):
 
 
 class Transient(PipelineError):
-    """The same request may succeed later.
-
-    Args:
-        retry_after: Seconds to wait before the next attempt, where the server named them.
-    """
+    """The same request may succeed later. `retry_after`: seconds to wait before the next attempt, where the server
+    named them."""
 
     def __init__(
         self, message: str, *, status: int | None = None, answer: str | None = None, retry_after: float | None = None

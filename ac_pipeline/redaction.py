@@ -123,11 +123,8 @@ def url_secrets(url: str) -> tuple[str, ...]:
 
 
 class Redactor:
-    """Removes secrets from texts.
-
-    Args:
-        secrets: Values that must not be seen. Of an address, its password is looked for as well.
-    """
+    """Removes secrets from texts. `secrets`: values that must not be seen. Of an address, its password is looked for as
+    well."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._known = tuple({form for secret in secrets for form in _forms(secret) if len(form) >= _SHORTEST})

@@ -357,10 +357,7 @@ def load_settings(env_dir: Path | None = None) -> Settings:
 
 
 def load_timetable(env_dir: Path | None = None) -> Timetable:
-    """When the schedules tick; needs no other setting.
-
-    Args:
-        env_dir: As in `load_settings`.
+    """When the schedules tick; needs no other setting. `env_dir`: as in `load_settings`.
 
     Raises:
         Misconfigured: A cron line is wrong. The message names its variable.

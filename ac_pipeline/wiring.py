@@ -164,11 +164,8 @@ def open_pipeline(settings: Settings, *, sleep: Callable[[float], None] = time.s
 
 @contextmanager
 def work_folder(place: Path | None = None) -> Iterator[Path]:
-    """A folder for temporary files, gone in the end; so are those of processes that have certainly died.
-
-    Args:
-        place: Where they are; the system's folder for temporary files when None.
-    """
+    """A folder for temporary files, gone in the end; so are those of processes that have certainly died. `place`: where
+    they are; the system's folder for temporary files when None."""
     for left in (place or Path(tempfile.gettempdir())).glob(f"{_WORK}*"):
         with suppress(OSError):
             if left.lstat().st_uid == os.getuid() and is_dead((left / _MARK).read_text()):

@@ -47,11 +47,8 @@ _REPOSITORY_SECONDS: Final = 120.0  # Seconds of silence while a repository is r
 
 class PdsClient:
     """One PDS, as the port `DataServer` describes it; safe to share between threads. All reading raises AccountInactive
-    or AccountUnknown where the account cannot be read, and Transient where the PDS did not answer.
-
-    Args:
-        pace: How many commits may be made; any number when None.
-    """
+    or AccountUnknown where the account cannot be read, and Transient where the PDS did not answer. `pace`: how many
+    commits may be made; any number when None."""
 
     def __init__(self, transport: Transport, sessions: Sessions, pace: Pace | None = None) -> None:
         self._transport = transport

@@ -115,10 +115,7 @@ def load_lexicons(
 
 
 def compile_lexicons(documents: Mapping[str, Mapping[str, Any]], needed: Collection[str] | None = None) -> Lexicons:
-    """Compile the lexicon documents that define a record.
-
-    Args:
-        needed: As for `load_lexicons`.
+    """Compile the lexicon documents that define a record. `needed`: as for `load_lexicons`.
 
     Raises:
         Misconfigured: A needed document is not a proper lexicon; the message names document, definition and rule.

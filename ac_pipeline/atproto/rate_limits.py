@@ -240,11 +240,8 @@ class Budget:
         _wait(lambda now: self._draw_all(charges, now), self._max_wait, self._clock, self._sleep)
 
     def learn(self, headers: Mapping[str, str], charges: Sequence[Charge]) -> None:
-        """Take note of the limit an answer reports. Never fails: the answer is worth more than its headers.
-
-        Args:
-            headers: Response headers, by lower-case name.
-        """
+        """Take note of the limit an answer reports. Never fails: the answer is worth more than its headers. `headers`:
+        response headers, by lower-case name."""
         try:
             self._learn(headers, charges)
         except PipelineError as error:
@@ -254,10 +251,7 @@ class Budget:
         """Take note of a 429: nothing goes to that bucket before its reset or `Retry-After` (LIMIT-1).
 
         A refusal that does not name its policy silences all buckets of the request: any of them could be meant.
-
-        Args:
-            retry_after: Seconds the server asked for, where it did.
-        """
+        `retry_after`: seconds the server asked for, where it did."""
         until = self._clock() + (UNNAMED_WAIT if retry_after is None else retry_after)
         try:
             named = self._learn(headers, charges)
@@ -350,11 +344,8 @@ class Budget:
         return bucket
 
     def _in_the_way(self, key: str, bucket: Bucket, cost: int, now: float, *, taken: int = 0) -> _Obstacle | None:
-        """The window that ends last of those into which a cost does not fit.
-
-        Args:
-            taken: What was already taken off for it.
-        """
+        """The window that ends last of those into which a cost does not fit. `taken`: what was already taken off for
+        it."""
         headroom = self._headroom if key.startswith("did:") else 0.0
 
         def fits(window: Window) -> bool:
@@ -452,11 +443,8 @@ def commits_key(host: str) -> str:
 
 
 def hour_under_way(bucket: Bucket, per_hour: int, now: float) -> Window | None:
-    """The hour that is under way, as it stands under this limit; None when the next commit begins one.
-
-    Args:
-        per_hour: Commits in an hour, whatever the limit was when the hour began.
-    """
+    """The hour that is under way, as it stands under this limit; None when the next commit begins one. `per_hour`:
+    commits in an hour, whatever the limit was when the hour began."""
     window = bucket.windows.get(POLICY)
     if window is None or now >= window.reset:
         return None

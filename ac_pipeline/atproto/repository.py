@@ -236,10 +236,8 @@ class Repository:
         return {cid for _, cid in self.blob_references()}
 
     def with_writes(self, commit: Commit, writes: Sequence[Write]) -> Repository:
-        """This repository after a batch that the PDS has acknowledged, so that it need not be read again.
-
-        Args:
-            commit: The answer; `cids` in the order of `writes`.
+        """This repository after a batch that the PDS has acknowledged, so that it need not be read again. `commit`: the
+        answer; `cids` in the order of `writes`.
 
         Raises:
             RepositoryMoved: The answer does not fit this repository and the batch (another content's CID, a create
@@ -271,10 +269,8 @@ class Repository:
 
 
 def read_repository(car: bytes) -> Repository:
-    """Read and verify a whole repository: blocks, commit and tree (VERIFY-4).
-
-    Args:
-        car: The answer to `com.atproto.sync.getRepo` without `since`.
+    """Read and verify a whole repository: blocks, commit and tree (VERIFY-4). `car`: the answer to
+    `com.atproto.sync.getRepo` without `since`.
 
     Raises:
         RepositoryUnreadable: Anything is missing, cut or not what its CID says; a failed read is never an empty one.

@@ -162,10 +162,7 @@ class Sessions:
         self._slots: dict[str, _Slot] = {}
 
     def access(self, account: Account, via: SignIn, *, refused: str | None = None) -> str:
-        """An access token of the account.
-
-        Args:
-            refused: An access token the PDS has just refused, to get another one.
+        """An access token of the account. `refused`: an access token the PDS has just refused, to get another one.
 
         Raises:
             NoCredentials: DID or password is missing; nothing was sent (ACCT-1).

@@ -101,10 +101,7 @@ Read = TypeVar("Read")
 
 def open_http(*, timeout: float = 30.0, proxies: Proxies = DIRECT) -> httpx.Client:
     """The HTTP client for one PDS: pooled connections, verified TLS, no redirects, every request bounded in time.
-
-    Args:
-        timeout: Seconds for connecting, and for each silence while sending or receiving.
-    """
+    `timeout`: seconds for connecting, and for each silence while sending or receiving."""
     limits = httpx.Limits(
         max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE
     )
@@ -137,10 +134,7 @@ class Request:
 
 
 class Transport:
-    """Sends requests to one PDS; safe to share between threads.
-
-    Args:
-        bypass_key: Sent as `x-ratelimit-bypass`; a secret.
+    """Sends requests to one PDS; safe to share between threads. `bypass_key`: sent as `x-ratelimit-bypass`; a secret.
 
     Raises:
         Misconfigured: The address or the key cannot be used.

@@ -98,11 +98,7 @@ def status_of(did: str, body: bytes) -> RepositoryStatus:
 
 
 def page_of(body: bytes, cursor: str | None) -> tuple[list[RepositoryStatus], str | None]:
-    """The repositories on a page of `listRepos`, and the next cursor.
-
-    Args:
-        cursor: The one that was sent.
-    """
+    """The repositories on a page of `listRepos`, and the next cursor. `cursor`: the one that was sent."""
     content = content_of(body)
     repos: Any = content.get("repos")
     following = content.get("cursor")
@@ -313,11 +309,8 @@ def _fits(rule: _Rule, call: Call, answer: Answer) -> bool:
 
 
 def classify(call: Call, answer: Answer, subject: str) -> PipelineError:
-    """The error an answer stands for.
-
-    Args:
-        subject: The call and its target for people, e.g. `com.atproto.repo.applyWrites of did:plc:abc at http://pds`.
-    """
+    """The error an answer stands for. `subject`: the call and its target for people, e.g. `com.atproto.repo.applyWrites
+    of did:plc:abc at http://pds`."""
     *_, becomes, advice = next(rule for rule in _TABLE if _fits(rule, call, answer))
     said = f": {answer.words}" if answer.words else ""
     message = f"{subject}: the server answered {answer.status}{said}. {advice}"
@@ -398,10 +391,7 @@ LONGEST: Final = 86_400.0
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds until the server wants to be asked again: the later of `Retry-After` and the reset of a spent limit.
-
-    Args:
-        headers: Response headers, by lower-case name.
-    """
+    `headers`: response headers, by lower-case name."""
     waits = [wait for wait in (seconds_to_wait(headers, now), _spent_reset(headers, now)) if wait is not None]
     return min(max(waits), LONGEST) if waits else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -83,18 +84,15 @@ class Check:
 
     asset: str  # The asset, `atproto/moods`
     name: str
-    passed: bool | None  # Whether it passed; None when it was not evaluated since the last materialisation
-    severe: bool  # Whether it is an error when it does not pass, and no mere warning
+    passed: bool | None  # True if it passed; None when it was not evaluated since the last materialisation
+    severe: bool  # True if it is an error when it does not pass, and no mere warning
     said: str  # Its description of the result
     counts: Mapping[str, int]  # The whole numbers of its metadata
 
 
 class DagsterUi:
-    """One Dagster web server. A context manager that closes its connections.
-
-    Args:
-        alive: Whether its process still runs; asked while waiting.
-    """
+    """One Dagster web server. A context manager that closes its connections. `alive`: True while its process runs;
+    asked while waiting."""
 
     def __init__(self, url: str, alive: Callable[[], bool]) -> None:
         self.url = url
@@ -213,31 +211,19 @@ class DagsterUi:
         node = self._ask(_CHECKS, {"key": {"path": list(asset)}})["assetNodeOrError"]
         found = []
         for each in node["assetChecksOrError"].get("checks") or []:
-            result = (each["executionForLatestMaterialization"] or {}).get("evaluation")
-            entries = (result or {}).get("metadataEntries") or []
-            found.append(
-                Check(
-                    "/".join(asset),
-                    each["name"],
-                    result["success"] if result else None,
-                    result["severity"] == "ERROR" if result else False,
-                    (result or {}).get("description") or "",
-                    {entry["label"]: entry["intValue"] for entry in entries if entry.get("intValue") is not None},
-                )
-            )
+            result = (each["executionForLatestMaterialization"] or {}).get("evaluation") or {}
+            severe, said = result.get("severity") == "ERROR", result.get("description") or ""
+            counts = _whole_numbers(result)
+            found.append(Check("/".join(asset), each["name"], result.get("success"), severe, said, counts))
         return found
 
     def counts(self, asset: Sequence[str]) -> dict[str, int]:
         """Sums of the whole numbers that the last materialisation of each partition shows."""
-        sums: dict[str, int] = {}
-        made = self._ask(_COUNTS, {"key": {"path": list(asset)}})["assetNodeOrError"][
-            "latestMaterializationByPartition"
-        ]
-        for event in made:
-            for entry in (event or {}).get("metadataEntries") or []:
-                if entry.get("intValue") is not None:
-                    sums[entry["label"]] = sums.get(entry["label"], 0) + entry["intValue"]
-        return sums
+        sums: Counter[str] = Counter()
+        node = self._ask(_COUNTS, {"key": {"path": list(asset)}})["assetNodeOrError"]
+        for event in node["latestMaterializationByPartition"]:
+            sums.update(_whole_numbers(event or {}))
+        return dict(sums)
 
     def close(self) -> None:
         self._http.close()
@@ -271,3 +257,9 @@ class DagsterUi:
 
 def _selector(name: str, value: str) -> dict[str, str]:
     return {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, name: value}
+
+
+def _whole_numbers(shown: Mapping[str, Any]) -> dict[str, int]:
+    """Those of the metadata of a materialisation or a check, by label."""
+    entries = shown.get("metadataEntries") or []
+    return {entry["label"]: entry["intValue"] for entry in entries if entry.get("intValue") is not None}

@@ -65,10 +65,8 @@ _SCHEDULES = ("incremental_sync", "nightly_reconcile", "weekly_verification")
 def run_demo(users: int, items: int, ui: bool) -> int:
     """Run the whole demo in the project of the working directory. May be repeated: the second one finds all unchanged.
 
-    What the demo started is stopped in the end, also after Ctrl-C; `.local/` is kept.
-
-    Args:
-        ui: Leave Dagster running after the summary, until Ctrl-C.
+    What the demo started is stopped in the end, also after Ctrl-C; `.local/` is kept. `ui`: leave Dagster running after
+    the summary, until Ctrl-C.
 
     Returns:
         0 when the backfill succeeded and every expected record and blob was verified, else 1.
@@ -143,11 +141,8 @@ def _run(root: Path, users: int, items: int, *, ui: bool, screen: Screen, stack:
 
 
 def demo_settings(addresses: Addresses, folder: Path) -> Settings:
-    """The settings of the demo: the local services and nothing else, whatever the environment holds.
-
-    Args:
-        folder: Where the demo keeps its own Dagster and renditions.
-    """
+    """The settings of the demo: the local services and nothing else, whatever the environment holds. `folder`: where
+    the demo keeps its own Dagster and renditions."""
     return Settings(
         _env_file=None,  # type: ignore[call-arg]  # a documented argument that the generated signature hides
         mongodb_connection_string=SecretStr(addresses.mongo),
@@ -201,11 +196,8 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
 def open_dagster(
     root: Path, folder: Path, settings: Settings, screen: Screen, port: int | None = None
 ) -> Iterator[DagsterUi]:
-    """A Dagster of the demo's own, in a process group of its own, stopped in the end.
-
-    Args:
-        port: Where it listens; None for where people look for it, or another one when that is taken.
-    """
+    """A Dagster of the demo's own, in a process group of its own, stopped in the end. `port`: where it listens; None
+    for where people look for it, or another one when that is taken."""
     port = port or (_PORT if is_free(_PORT) else free_port())
     settings.dagster_home.mkdir(parents=True, exist_ok=True)
     log = folder / "logs" / "dagster.log"
@@ -246,7 +238,7 @@ class Verified:
 
     @property
     def complete(self) -> bool:
-        """Whether all were verified, and no record, link or blob is amiss.
+        """True if all were verified, and no record, link or blob is amiss.
 
         Quarantined items do not count: they were never published. The demo data holds some, for people to look at.
         """
@@ -272,7 +264,7 @@ def _verify(dagster: DagsterUi, records: Sequence[Sequence[str]], screen: Screen
 
 
 def _second_opinion(pipeline: Pipeline, found: Verified, made: SeedSummary, screen: Screen) -> bool:
-    """Whether a client that is not ours counts as many records as we verified."""
+    """True if a client that is not ours counts as many records as we verified."""
     readable = [each.did for each in pipeline.server.list_repositories() if each.active]
     nsids = {media.nsid: media.plural for media in MEDIA_TYPES}
     counted = count_records(pipeline.settings.pds_url, readable, [*nsids, COPIES])

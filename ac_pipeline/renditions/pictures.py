@@ -482,10 +482,7 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 def strips(image: Image.Image, enlarged: int = 1) -> Iterator[tuple[int, Image.Image]]:
     """Top edge and pixels of one horizontal part after the other: what is done strip by strip takes little memory.
-
-    Args:
-        enlarged: By how much the strips are enlarged afterwards.
-    """
+    `enlarged`: by how much the strips are enlarged afterwards."""
     rows = max(1, _STRIP_PIXELS // (image.width * enlarged**2))
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(image.height, top + rows)))
@@ -505,11 +502,8 @@ def shrunk_exactly(image: Image.Image, block: int) -> Image.Image | None:
 
 
 def block_size(image: Image.Image, *, least: int) -> int:
-    """Largest whole factor by which the picture was enlarged, 1 if it was not.
-
-    Args:
-        least: Smallest side, in true pixels, that is believed; a plain area would count as enlarged by anything.
-    """
+    """Largest whole factor by which the picture was enlarged, 1 if it was not. `least`: smallest side, in true pixels,
+    that is believed; a plain area would count as enlarged by anything."""
     width, height = image.size
     for block in BLOCKS:
         if width % block or height % block or min(width, height) // block < least:

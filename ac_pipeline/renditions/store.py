@@ -41,10 +41,8 @@ class Kept:
 
 class RenditionStore:
     """Derived media in one folder or bucket; any number of processes may share it. Everything raises ServiceUnreachable
-    where the store does not answer, or does not do what it is told.
-
-    Args:
-        url: A path, or any fsspec URL such as `s3://bucket/renditions` or `memory://renditions`.
+    where the store does not answer, or does not do what it is told. `url`: a path, or any fsspec URL such as
+    `s3://bucket/renditions` or `memory://renditions`.
 
     Raises:
         Misconfigured: The URL's kind is unknown, or its driver is not installed.

@@ -50,10 +50,8 @@ class Product:
 
 
 def make_thumbnail(source: bytes | Path, name: str = "the picture") -> Product:
-    """The thumbnail of a picture file; of an animation, of its first picture.
-
-    Args:
-        source: PNG, JPEG, GIF or WebP, or the path of one; the content decides, not the name.
+    """The thumbnail of a picture file; of an animation, of its first picture. `source`: PNG, JPEG, GIF or WebP, or the
+    path of one; the content decides, not the name.
 
     Raises:
         UnreadableMedia: Not such a picture, or a broken one.

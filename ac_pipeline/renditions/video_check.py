@@ -71,7 +71,7 @@ class VideoFacts:
     declared: int
     indexed: float
     colour: tuple[int, int, int, int]  # Numbers of primaries, transfer, matrix and range; all 1 for BT.709 in TV range
-    faststart: bool  # Whether the index precedes the media, so that playing can begin before the download ends
+    faststart: bool  # True if the index precedes the media, so that playing can begin before the download ends
     sound: str | None  # Codec of the sound track, None without one
     sound_duration: float  # Of what decodes of it; 0 when nothing does
     profile: str = ""
@@ -82,10 +82,7 @@ class VideoFacts:
 
 
 def read_facts(path: Path, *, most_pixels: int = MOST_DECODED, timeout: float = TIMEOUT) -> VideoFacts:
-    """Read a video file by decoding all of it.
-
-    Args:
-        most_pixels: Frames x width x height that are decoded.
+    """Read a video file by decoding all of it. `most_pixels`: frames x width x height that are decoded.
 
     Raises:
         UnreadableMedia: Not an MP4, a broken one, or longer than 300 s.
@@ -222,7 +219,7 @@ def _signs(frame: VideoFrame) -> tuple[int, int, int, int]:
 
 
 def check_encoded(facts: VideoFacts, starts: Sequence[float], end: float, *, sound: bool) -> None:
-    """Whether an encoding has every frame at its time, lasts as long as its tape, and plays everywhere.
+    """Check that an encoding has every frame at its time, lasts as long as its tape, and plays everywhere.
 
     Args:
         starts: When each frame of the tape begins, in milliseconds.
@@ -245,7 +242,7 @@ def check_encoded(facts: VideoFacts, starts: Sequence[float], end: float, *, sou
 
 
 def check_finished(facts: VideoFacts) -> None:
-    """Whether somebody else's MP4 can be published, as it is or encoded again: some frames, at most 300 s and 4096
+    """Check that somebody else's MP4 can be published, as it is or encoded again: some frames, at most 300 s and 4096
     pixels a side.
 
     Raises:
@@ -282,7 +279,7 @@ def why_not_as_it_is(facts: VideoFacts) -> list[str]:
 
 
 def check_smaller(facts: VideoFacts, source: VideoFacts) -> None:
-    """Whether a re-encoded MP4 still has all frames, the length and the sound of its source.
+    """Check that a re-encoded MP4 still has all frames, the length and the sound of its source.
 
     Raises:
         EncodingFailed: Naming what is wrong.

@@ -267,11 +267,8 @@ def _write_records(maker: Maker, item: Item, repository: _Repository, accounts: 
 
 
 def _link_alone(maker: Maker, item: Item, others: Mapping[str, str]) -> dict[str, Any] | None:
-    """A link to a record that is not there, or not this document's.
-
-    Args:
-        others: Media type -> a key that holds another document's record of the same repository.
-    """
+    """A link to a record that is not there, or not this document's. `others`: media type -> a key that holds another
+    document's record of the same repository."""
     past = item.past
     rkey = maker.tid(item.document["_id"].generation_time)
     if past is Past.DANGLING or past is Past.FOREIGN_RKEY:

@@ -65,8 +65,8 @@ class Share:
     plain_user: Sequence[Kind]
     plain_guest: Sequence[Kind] = ()
     guests: float = 0.0  # Share of plain documents that guests made
-    needs_handle: bool = False  # Whether only people with a handle make any
-    everybody: bool = False  # Whether each person gets at least one
+    needs_handle: bool = False  # True if only people with a handle make any
+    everybody: bool = False  # True if each person gets at least one
 
 
 _W, _D, _G, _H = Outcome.WITHDRAWN, Outcome.DEFERRED, Whose.GUEST, Whose.HISTORIAN

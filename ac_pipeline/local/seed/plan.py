@@ -168,10 +168,7 @@ _SECOND = ("blue", "fox", "77", "draws", "wave", "loop", "ink", "moth", "zz", "t
 
 def people(maker: Maker, users: int) -> list[Person]:
     """So many people. The first is the heavy user, the second has most of the past; the order is part of the seed.
-
-    Args:
-        users: How many, at least 8; every situation takes part from 21 on.
-    """
+    `users`: how many, at least 8; every situation takes part from 21 on."""
     cast = [_ordinary(maker, index) for index in range(users)]
     for index, change in enumerate(_SPECIAL):
         if index < users:

@@ -49,8 +49,8 @@ class Person:
     handle: str | None  # Name on the platform, or None
     password: str = field(repr=False)  # Of the PDS account, as Mongo has it
     situation: Situation = Situation.READY
-    flat: bool = False  # Whether the credentials are in the flat fields from before they were nested
-    moods_nuked: bool = False  # Whether all moods were nuked at once
+    flat: bool = False  # True if the credentials are in the flat fields from before they were nested
+    moods_nuked: bool = False  # True if all moods were nuked at once
 
     @property
     def ready(self) -> bool:
@@ -134,7 +134,7 @@ class Item:
 
     @property
     def unchanged(self) -> bool:
-        """Whether a record of it is right as it is (its link may not be). Earlier records never have our blobs."""
+        """True if a record of it is right as it is (its link may not be). Earlier records never have our blobs."""
         return self.outcome is Outcome.PUBLISHED and self.past in _RIGHT and self.type in _WITHOUT_BLOBS
 
     @property

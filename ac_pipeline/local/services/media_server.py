@@ -56,11 +56,7 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(HTTPStatus.OK, path.read_bytes(), key, f"{stat.st_mtime_ns:x}-{stat.st_size:x}")
 
     def reply(self, status: int, body: bytes = b"", name: str = ".txt", etag: str = "") -> None:
-        """Send an answer; a HEAD gets the length of the body only.
-
-        Args:
-            name: File name that tells the type of the body.
-        """
+        """Send an answer; a HEAD gets the length of the body only. `name`: a file name that tells its type."""
         self.head(status, len(body), name, etag)
         if self.command != "HEAD":
             self.wfile.write(body)
@@ -79,11 +75,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class MediaServer(ThreadingHTTPServer):
-    """An HTTP/1.1 server of one folder on the loopback interface, one thread a connection.
-
-    Args:
-        root: It holds a folder for each bucket.
-    """
+    """An HTTP/1.1 server of one folder on the loopback interface, one thread a connection. `root`: it holds a folder
+    for each bucket."""
 
     request_queue_size = 128
 

@@ -32,10 +32,7 @@ class PdsAccounts:
         self._admin = httpx.BasicAuth("admin", admin_password)
 
     def create(self, handle: str, password: str) -> NewAccount:
-        """Make an account (`com.atproto.server.createAccount`).
-
-        Args:
-            handle: Whole PDS handle, e.g. `jeffrey.test`.
+        """Make an account (`com.atproto.server.createAccount`). `handle`: whole PDS handle, e.g. `jeffrey.test`.
 
         Raises:
             PipelineError: The PDS refused; with its words.

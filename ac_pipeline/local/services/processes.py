@@ -33,7 +33,7 @@ class Service:
 
     name: str  # What messages and log files call it
     argv: tuple[str, ...]  # Command line, program first
-    healthy: Callable[[], bool]  # Whether it answers; never raises, never waits longer than about a second
+    healthy: Callable[[], bool]  # True if it answers; never raises, never waits longer than about a second
     # Variables on top of ours. The command line is visible to everybody on the machine, so passwords belong here.
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 

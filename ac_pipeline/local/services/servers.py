@@ -37,12 +37,8 @@ def mongo_uri(port: int) -> str:
 
 
 def mongo_service(port: int, folder: Path, *, config: Path) -> Service:
-    """The MongoDB server.
-
-    Args:
-        config: Its configuration file, made empty if missing. Named explicitly, or the server would read one from the
-            home or working folder.
-    """
+    """The MongoDB server. `config`: its configuration file, made empty if missing. Named explicitly, or the server
+    would read one from the home or working folder."""
     config.parent.mkdir(parents=True, exist_ok=True)
     config.touch()
     # --sync-on-commit: without it a kill -9 loses acknowledged writes. The oplog is long enough for a change stream to

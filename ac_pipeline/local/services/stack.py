@@ -68,11 +68,8 @@ class _Wanted:
 
 
 class LocalServices:
-    """The services of one project folder. Every call may be repeated, and made by several processes at once.
-
-    Args:
-        root: The project folder; `.local/` and `.env.local` are made in it.
-    """
+    """The services of one project folder. Every call may be repeated, and made by several processes at once. `root`:
+    the project folder; `.local/` and `.env.local` are made in it."""
 
     def __init__(self, root: Path) -> None:
         self._root = root.resolve()
