@@ -12,8 +12,7 @@ from hashlib import sha256
 
 from ac_pipeline.errors import AccountDeleted, Blocked
 
-GUEST_ID = "art-guest"
-"""`users._id` of the account that owns all anonymous work; also its partition key."""
+GUEST_ID = "art-guest"  # `users._id` of the account that owns all anonymous work; also its partition key
 
 LEAVING = "its owner's account is being deleted"
 """Why the records of an account that is to be deleted go, in the words of plans, ledger and reports."""
@@ -24,32 +23,21 @@ _DID_KEY = re.compile(r"[a-z0-9:._-]+")
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One account as the pipeline sees it.
+    """One account as the pipeline sees it."""
 
-    Args:
-        id: `users._id`: the Auth0 id, or `art-guest`. The identity; never published.
-        key: The partition key, made for the person who types it.
-        did: `did:plc:...`, or None where the platform has made no PDS account.
-        handle: The name on the platform without `@`, or None.
-        pds_handle: The handle on the PDS, or None.
-        code: The permanent user code, or None.
-        password: The account password on the PDS; kept out of `repr` so that no log can show it.
-        created: When its PDS account was made, ISO 8601, or None where Mongo does not say.
-        blocked: Why the account cannot be used, or None when it can.
-        pending_deletion: Why everything of it has to go (its owner's account is being deleted), or None. It says
-            nothing about whether the account can be used, and it is never set for the guest.
-    """
-
-    id: str
-    key: str
-    did: str | None = None
-    handle: str | None = None
-    pds_handle: str | None = None
-    code: str | None = None
+    id: str  # `users._id`: the Auth0 id, or `art-guest`. The identity; never published.
+    key: str  # The partition key, made for the person who types it
+    did: str | None = None  # `did:plc:...`, or None where the platform has made no PDS account
+    handle: str | None = None  # The name on the platform without `@`, or None
+    pds_handle: str | None = None  # The handle on the PDS, or None
+    code: str | None = None  # The permanent user code, or None
+    # The account password on the PDS; kept out of `repr` so that no log can show it
     password: str | None = field(default=None, repr=False)
-    blocked: Blocked | None = None
+    blocked: Blocked | None = None  # Why the account cannot be used, or None when it can
+    # Why everything of it has to go (its owner's account is being deleted), or None. It says nothing about whether the
+    # account can be used, and it is never set for the guest.
     pending_deletion: str | None = None
-    created: str | None = None
+    created: str | None = None  # When its PDS account was made, ISO 8601, or None where Mongo does not say
 
     @property
     def is_guest(self) -> bool:

@@ -23,8 +23,7 @@ from ac_pipeline.errors import ServerFailed, ServiceUnreachable
 
 SPEED_SETTING: Final = "AC_LEAST_BYTES_PER_SECOND"
 _TICK: Final = 0.02
-_PIECE: Final = 1 << 13
-"""Bytes sent at once: a receiver that takes little of them is noticed after each piece."""
+_PIECE: Final = 1 << 13  # Bytes sent at once: a receiver that takes little of them is noticed after each piece
 
 
 class OverLimit(ServerFailed):
@@ -33,21 +32,14 @@ class OverLimit(ServerFailed):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The bounds of one kind of answer.
+    """The bounds of one kind of answer."""
 
-    Args:
-        setting: What its settings begin with, e.g. `AC_ANSWER`.
-        seconds: From sending the request to the last byte of the answer.
-        megabytes: Of the body, unpacked (2^20 bytes each).
-        least: Bytes a second, on average, once the answer has begun and `grace` seconds have passed; 0 for any speed.
-        grace: Seconds.
-    """
-
-    setting: str
-    seconds: float
-    megabytes: int
+    setting: str  # What its settings begin with, e.g. `AC_ANSWER`.
+    seconds: float  # From sending the request to the last byte of the answer
+    megabytes: int  # Of the body, unpacked (2^20 bytes each)
+    # Bytes a second, on average, once the answer has begun and `grace` seconds have passed; 0 for any speed
     least: int = 500
-    grace: float = 30.0
+    grace: float = 30.0  # Seconds
 
     def late(self) -> OverLimit:
         return OverLimit(f"not at its end after {self.seconds:g} s, the limit of {self.setting}_SECONDS")
@@ -85,8 +77,7 @@ class _Ends(threading.local):
     at: float | None = None
 
 
-_ends = _Ends()
-"""When what this thread sends and receives must be at its end, by `monotonic`."""
+_ends = _Ends()  # When what this thread sends and receives must be at its end, by `monotonic`
 
 
 @contextmanager
@@ -109,11 +100,7 @@ def within(limit: Limit) -> Iterator[None]:
 
 def seconds_to_wait(headers: Mapping[str, str], now: float) -> float | None:
     """The seconds that either form of `Retry-After` names (RFC 9110, 10.2.3); None without, or when unreadable.
-
-    Args:
-        headers: Response headers, by lower-case name.
-        now: Epoch seconds.
-    """
+    `headers`: response headers, by lower-case name."""
     value = headers.get("retry-after", "").strip()
     if value.isdecimal():
         return float(value)

@@ -4,48 +4,24 @@ Nothing else belongs here: no handling, no retries. Whoever raises an error says
 attempt can help; whoever catches one reads the branch of the tree and never a message.
 
     PipelineError
-    |-- Misconfigured            a setting is missing or wrong; nothing was started
-    |   `-- NotPermitted         the user of MongoDB may not do this; whoever only looks goes on without
-    |-- Transient                the same request may succeed later
-    |   |-- ServiceUnreachable   no connection, or no answer to a read
-    |   |-- RateLimited          429; `retry_after` says when
-    |   |-- ServerFailed         5xx to a read, or to a write that is known not to have happened
-    |   |-- OutcomeUnknown       a write was sent and its answer was lost: read back before any retry
-    |   |-- RepositoryMoved      somebody else committed to the repository in between
-    |   |-- RepositoryUnreadable a CAR that does not verify: cut, mixed up or forged
-    |   |-- SourcePending        the platform is still making the item's media
-    |   |-- EncoderFailed        ffmpeg could not start, was killed or ran out of time
-    |   |   `-- EncoderTimedOut  it ran out of time; the second time is a verdict on the item
-    |   `-- LeaseHeld            another run is writing to this repository
-    |-- Permanent                this item fails until its document, its media or our code changes
-    |   |-- InvalidDocument      the Mongo document cannot become a record
-    |   |-- InvalidRecord        the record breaks its lexicon
-    |   |-- SourceMissing        no candidate key exists in object storage
-    |   |-- UnreadableMedia      the picture or the tape cannot be read
-    |   |-- EncodingFailed       the encoder refuses the tape, or its result fails the checks
-    |   |-- TooLarge             over a limit of the lexicon or of the PDS
-    |   |-- RecordRefused        the PDS refuses this one record
-    |   |-- BlobMissing          the PDS does not keep a blob that it accepted
-    |   |-- HandleRefused        the PDS refuses a handle: reserved, malformed or taken
-    |   |-- AccountRefused       the PDS refuses to make or change an account
-    |   `-- HeldBack             publishing could be wrong (owner unclear, key crossed): a person decides
-    |-- Unforeseen               any other exception, where it ended the turn of one account
-    `-- Blocked                  the account cannot be used; none of its items fails for it
-        |-- NoCredentials        no DID or no password in Mongo
-        |-- WrongPassword        the PDS refuses the password
-        |-- AccountInactive      deactivated, taken down or suspended on the PDS
-        |-- AccountUnknown       the PDS does not host this DID
-        |-- AccountDeleted       scheduled for deletion, or deleted, on the platform
-        `-- Paused               an operator keeps these types from being mirrored
+    |-- Misconfigured: NotPermitted
+    |-- Transient: ServiceUnreachable, RateLimited, ServerFailed, OutcomeUnknown, RepositoryMoved, RepositoryUnreadable,
+    |       EncoderFailed (EncoderTimedOut), SourcePending, LeaseHeld
+    |-- Permanent: InvalidDocument, InvalidRecord, SourceMissing, UnreadableMedia, EncodingFailed, TooLarge,
+    |       RecordRefused, BlobMissing, HandleRefused, AccountRefused, HeldBack
+    |-- Unforeseen
+    `-- Blocked: NoCredentials, WrongPassword, AccountInactive, AccountUnknown, AccountDeleted, Paused
 """
 
 from __future__ import annotations
 
+import re
 from typing import ClassVar
 
 
 class PipelineError(Exception):
-    """Base of all. `code` is the class as people and reports see it.
+    """Base of all. `code` is the class as people and reports see it: its name here, such as `wrong-password`, unless it
+    says otherwise. A class of another module has that of its base.
 
     Args:
         message: What happened, to which thing, and what to do; never holds a secret.
@@ -55,6 +31,10 @@ class PipelineError(Exception):
 
     code: ClassVar[str] = "pipeline-error"
 
+    def __init_subclass__(cls) -> None:
+        if cls.__module__ == __name__ and "code" not in vars(cls):
+            cls.code = re.sub(r"\B(?=[A-Z])", "-", cls.__name__).lower()
+
     def __init__(self, message: str, *, status: int | None = None, answer: str | None = None) -> None:
         super().__init__(message)
         self.message = message
@@ -63,21 +43,16 @@ class PipelineError(Exception):
 
 
 class Misconfigured(PipelineError):
-    code = "misconfigured"
+    """A setting is missing or wrong; nothing was started."""
 
 
 class NotPermitted(Misconfigured):
-    pass
+    """The user of MongoDB may not do this; whoever only looks goes on without."""
 
 
 class Transient(PipelineError):
-    """Another attempt may succeed.
-
-    Args:
-        retry_after: Seconds to wait before the next attempt, where the server named them.
-    """
-
-    code = "transient"
+    """The same request may succeed later. `retry_after`: seconds to wait before the next attempt, where the server
+    named them."""
 
     def __init__(
         self, message: str, *, status: int | None = None, answer: str | None = None, retry_after: float | None = None
@@ -87,133 +62,128 @@ class Transient(PipelineError):
 
 
 class ServiceUnreachable(Transient):
-    code = "service-unreachable"
+    """No connection, or no answer to a read."""
 
 
 class RateLimited(Transient):
-    code = "rate-limited"
+    """429; `retry_after` says when."""
 
 
 class ServerFailed(Transient):
-    code = "server-failed"
+    """5xx to a read, or to a write that is known not to have happened."""
 
 
 class OutcomeUnknown(Transient):
-    code = "outcome-unknown"
+    """A write was sent and its answer was lost: read back before any retry."""
 
 
 class RepositoryMoved(Transient):
-    code = "repository-moved"
+    """Somebody else committed to the repository in between."""
 
 
 class RepositoryUnreadable(Transient):
-    code = "repository-unreadable"
+    """A CAR that does not verify: cut, mixed up or forged."""
 
 
 class EncoderFailed(Transient):
-    code = "encoder-failed"
+    """ffmpeg could not start, was killed or ran out of time."""
 
 
 class EncoderTimedOut(EncoderFailed):
-    code = "encoder-timed-out"
+    """It ran out of time; the second time is a verdict on the item."""
 
 
 class SourcePending(Transient):
-    code = "source-pending"
+    """The platform is still making the item's media."""
 
 
 class LeaseHeld(Transient):
-    code = "lease-held"
+    """Another run is writing to this repository."""
 
 
 class Permanent(PipelineError):
-    """No retry can help until something else changes."""
-
-    code = "permanent"
+    """This item fails until its document, its media or our code changes."""
 
 
 class InvalidDocument(Permanent):
-    code = "invalid-document"
+    """The Mongo document cannot become a record."""
 
 
 class InvalidRecord(Permanent):
-    code = "invalid-record"
+    """The record breaks its lexicon."""
 
 
 class SourceMissing(Permanent):
-    code = "source-missing"
+    """No candidate key exists in object storage."""
 
 
 class UnreadableMedia(Permanent):
-    code = "unreadable-media"
+    """The picture or the tape cannot be read."""
 
 
 class EncodingFailed(Permanent):
-    code = "encoding-failed"
+    """The encoder refuses the tape, or its result fails the checks."""
 
 
 class TooLarge(Permanent):
-    code = "too-large"
+    """Over a limit of the lexicon or of the PDS."""
 
 
 class RecordRefused(Permanent):
-    code = "record-refused"
+    """The PDS refuses this one record."""
 
 
 class BlobMissing(Permanent):
-    code = "blob-missing"
+    """The PDS does not keep a blob that it accepted."""
 
 
 class HandleRefused(Permanent):
-    code = "handle-refused"
+    """The PDS refuses a handle: reserved, malformed or taken."""
 
 
 class AccountRefused(Permanent):
-    code = "account-refused"
+    """The PDS refuses to make or change an account."""
 
 
 class HeldBack(Permanent):
-    code = "held-back"
+    """Publishing could be wrong (owner unclear, key crossed): a person decides."""
 
 
 class Unforeseen(PipelineError):
     """A fault of ours, or of what we use, that ended the turn of one account."""
 
-    code = "unforeseen"
-
 
 class Blocked(PipelineError):
-    """The account cannot be used; the reason is for its owner or an operator."""
-
-    code = "blocked"
+    """The account cannot be used, and none of its items fails for it; the reason is for its owner or an operator."""
 
 
 class NoCredentials(Blocked):
-    code = "no-credentials"
+    """No DID or no password in Mongo."""
 
 
 class WrongPassword(Blocked):
-    code = "wrong-password"
+    """The PDS refuses the password."""
 
 
 class AccountInactive(Blocked):
-    code = "account-inactive"
+    """Deactivated, taken down or suspended on the PDS."""
 
 
 class AccountUnknown(Blocked):
-    code = "account-unknown"
+    """The PDS does not host this DID."""
 
 
 class AccountDeleted(Blocked):
-    code = "account-deleted"
+    """Scheduled for deletion, or deleted, on the platform."""
 
 
 class Paused(Blocked):
+    """An operator keeps these types from being mirrored."""
+
     code = "on-hold"
 
 
-_NO_SERVICE_BEHIND = frozenset({502, 503, 504})
-"""Statuses by which a proxy says that it does not reach the service."""
+_NO_SERVICE_BEHIND = frozenset({502, 503, 504})  # Statuses by which a proxy says that it does not reach the service
 
 
 def is_unreachable(code: str, status: int | None) -> bool:
@@ -224,10 +194,6 @@ def is_unreachable(code: str, status: int | None) -> bool:
 
 
 TRANSIENT_CODES = frozenset(
-    error.code
-    for error in (
-        Transient, ServiceUnreachable, RateLimited, ServerFailed, OutcomeUnknown, RepositoryMoved, RepositoryUnreadable,
-        EncoderFailed, EncoderTimedOut, SourcePending, LeaseHeld,
-    )
-)  # fmt: skip
+    error.code for error in tuple(globals().values()) if isinstance(error, type) and issubclass(error, Transient)
+)
 """Codes of errors that another attempt may overcome, for reading the ledger."""

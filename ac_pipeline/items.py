@@ -51,37 +51,24 @@ class BlobRef:
 
 @dataclass(frozen=True, slots=True)
 class Rendition:
-    """One piece of derived media, kept in the rendition store under its blob's CID.
+    """One piece of derived media, kept in the rendition store under its blob's CID."""
 
-    Args:
-        blob: What a record refers to.
-        source: sha-256 (hex) of the source bytes it was made from.
-        spec: Encoder name and version it was made with.
-        details: Width, height, seconds, CRF and the like, for people.
-    """
-
-    blob: BlobRef
-    source: str
-    spec: str
+    blob: BlobRef  # What a record refers to
+    source: str  # sha-256 (hex) of the source bytes it was made from
+    spec: str  # Encoder name and version it was made with
+    # Width, height, seconds, CRF and the like, for people
     details: Mapping[str, str | int | float | bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Derived:
-    """What was made of, or found beside, an item's source media.
+    """What was made of, or found beside, an item's source media."""
 
-    Args:
-        renditions: Record field -> rendition.
-        found: Names of companion objects that were confirmed in storage, e.g. `recording`.
-        key: Identity of what it was derived from (candidate objects), to tell when it is outdated.
-        warnings: Oddities of the source that a person may want to know.
-        stamp: What storage said of the object when it was last looked at (`ObjectStorage.look`); empty if it was not.
-    """
-
-    renditions: Mapping[str, Rendition] = field(default_factory=dict)
-    found: frozenset[str] = frozenset()
-    key: str = ""
-    warnings: tuple[str, ...] = ()
+    renditions: Mapping[str, Rendition] = field(default_factory=dict)  # Record field -> rendition
+    found: frozenset[str] = frozenset()  # Names of companion objects that were confirmed in storage, e.g. `recording`.
+    key: str = ""  # Identity of what it was derived from (candidate objects), to tell when it is outdated
+    warnings: tuple[str, ...] = ()  # Oddities of the source that a person may want to know
+    # What storage said of the object when it was last looked at (`ObjectStorage.look`); empty if it was not
     stamp: str = ""
 
 
@@ -148,55 +135,36 @@ class LedgerEntry:
 
 @dataclass(frozen=True, slots=True)
 class RepositoryCheckpoint:
-    """How the last sync that reached its end left one repository.
+    """How the last sync that reached its end left one repository."""
 
-    Args:
-        did: Whose it is.
-        rev: Its revision after our last write, or as it was read: another one means that somebody else has written.
-        at: When that sync ended, UTC.
-        settled: Type name -> sha-256 (hex) of everything that was wanted of that type, for the types of which the
-            repository holds exactly that at `rev`, every link and ledger entry included (VERIFY-11).
-        counts: Type name -> records it holds at `rev`, for the types that were counted.
-    """
-
-    did: str
-    rev: str
-    at: datetime
+    did: str  # Whose it is
+    rev: str  # Its revision after our last write, or as it was read: another one means that somebody else has written
+    at: datetime  # When that sync ended, UTC
+    # Type name -> sha-256 (hex) of everything that was wanted of that type, for the types of which the repository holds
+    # exactly that at `rev`, every link and ledger entry included (VERIFY-11)
     settled: Mapping[str, str] = field(default_factory=dict)
+    # Type name -> records it holds at `rev`, for the types that were counted
     counts: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class LastLook:
-    """What was there when a collection was last looked at: shared by all runs and machines.
+    """What was there when a collection was last looked at: shared by all runs and machines."""
 
-    Args:
-        type: Name of the type.
-        at: When that was, UTC; None when nobody has looked yet.
-        documents: How many there were.
-        expected: How many there should be: never lowered by more than the allowed share, and once a day at most.
-        lowered_at: When `expected` was last lowered or begun.
-        known: Records of the type that the ledger knows of accounts in use.
-        lost: Those of them whose document does not exist.
-        newest: `when` of the newest document ever seen, in ms since 1970, or None.
-        arrivals: How many documents came in the days before it.
-        orphans: Document of each record that was let go for want of it in the last day -> when that was.
-        waiting: Document of some records that are kept although it is gone -> when that was last seen.
-        version: Counts the changes, so that of two writers at once only one succeeds.
-    """
-
-    type: str
-    at: datetime | None = None
-    documents: int = 0
-    expected: int = 0
-    lowered_at: datetime | None = None
-    known: int = 0
-    lost: int = 0
-    newest: int | None = None
-    arrivals: int = 0
+    type: str  # Name of the type
+    at: datetime | None = None  # When that was, UTC; None when nobody has looked yet
+    documents: int = 0  # How many there were
+    expected: int = 0  # How many there should be: never lowered by more than the allowed share, and once a day at most
+    lowered_at: datetime | None = None  # When `expected` was last lowered or begun
+    known: int = 0  # Records of the type that the ledger knows of accounts in use
+    lost: int = 0  # Those of them whose document does not exist
+    newest: int | None = None  # `when` of the newest document ever seen, in ms since 1970, or None
+    arrivals: int = 0  # How many documents came in the days before it
+    # Document of each record that was let go for want of it in the last day -> when that was
     orphans: Mapping[str, datetime] = field(default_factory=dict)
+    # Document of some records that are kept although it is gone -> when that was last seen
     waiting: Mapping[str, datetime] = field(default_factory=dict)
-    version: int = 0
+    version: int = 0  # Counts the changes, so that of two writers at once only one succeeds
 
 
 def item_id(type: str, document: str) -> str:
@@ -206,23 +174,14 @@ def item_id(type: str, document: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One item, or one record without an item, and what was found of it by whoever looked; kinds of looks add to it.
+    """One item, or one record without an item, and what was found of it by whoever looked; kinds of looks add to it."""
 
-    Args:
-        item: `type:ObjectId`, else `type:rkey`; `account:did` and `snapshot:id` for what is no item.
-        user: Partition key of its account.
-        state: `missing`, `dangling`, `changed` and the like.
-        reason: What was found.
-        repair: What puts it right, in words.
-        uris: The records concerned, the one that stays first.
-    """
-
-    item: str
-    user: str
-    state: str
-    reason: str = ""
-    repair: str = ""
-    uris: tuple[str, ...] = ()
+    item: str  # `type:ObjectId`, else `type:rkey`; `account:did` and `snapshot:id` for what is no item
+    user: str  # Partition key of its account
+    state: str  # `missing`, `dangling`, `changed` and the like
+    reason: str = ""  # What was found
+    repair: str = ""  # What puts it right, in words
+    uris: tuple[str, ...] = ()  # The records concerned, the one that stays first
 
     shown: ClassVar[tuple[str, ...]] = ("item", "user", "state", "reason", "repair", "uri")
     """Names of what is in the JSON form."""
@@ -252,11 +211,7 @@ def _plain(value: object) -> object:
 
 @dataclass(frozen=True, slots=True)
 class PlannedOperation:
-    """One line of a plan; `user` is the partition key of its owner, `account` the Mongo id in a plan that is kept.
-
-    Args:
-        fingerprint: Of the document, where the record is not known yet (`render`): what was agreed to is this document.
-    """
+    """One line of a plan; `user` is the partition key of its owner, `account` the Mongo id in a plan that is kept."""
 
     item: str
     user: str
@@ -264,6 +219,7 @@ class PlannedOperation:
     reason: str
     rkey: str
     cid: str | None
+    # Of the document, where the record is not known yet (`render`): what was agreed to is this document
     fingerprint: str | None = None
     account: str = ""
 

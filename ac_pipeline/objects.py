@@ -28,8 +28,7 @@ from ac_pipeline.proxies import DIRECT, Proxies, through
 ABSENT = frozenset({403, 404, 410})
 """Private objects answer 403 where missing ones answer 404; both mean "try the next key" (facts, section 6)."""
 
-KEY_BYTES = 1024
-"""Longest key S3-compatible storage holds, in UTF-8 bytes; a longer one cannot exist."""
+KEY_BYTES = 1024  # Longest key S3-compatible storage holds, in UTF-8 bytes; a longer one cannot exist
 
 ATTEMPTS = 3
 FIRST_DELAY = 0.5
@@ -47,28 +46,21 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """One downloaded object: which candidate it was, where it lies, its sha-256 (hex) and its size in bytes.
-
-    Args:
-        stamp: See `ObjectStorage.look`.
-        encoding: The `Content-Encoding` it is stored with, which is not undone; empty without one.
-    """
+    """One downloaded object: which candidate it was, where it lies, its sha-256 (hex) and its size in bytes."""
 
     object: SourceObject
     path: Path
     sha256: str
     size: int
-    stamp: str = ""
-    encoding: str = ""
+    stamp: str = ""  # See `ObjectStorage.look`
+    encoding: str = ""  # The `Content-Encoding` it is stored with, which is not undone; empty without one
 
 
 def storage_client(*, timeout: float = 30.0, connections: int = 16, proxies: Proxies = DIRECT) -> httpx.Client:
     """A client fit for `ObjectStorage`: TLS verified, no redirect followed on its own, every wait bounded (seconds)."""
     limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
     return httpx.Client(
-        follow_redirects=False,
-        timeout=httpx.Timeout(timeout, connect=10.0),
-        transport=proxies.transport(limits),
+        follow_redirects=False, timeout=httpx.Timeout(timeout, connect=10.0), transport=proxies.transport(limits)
     )
 
 
@@ -76,7 +68,6 @@ class ObjectStorage:
     """Read access to the platform's buckets.
 
     Args:
-        client: See `storage_client`.
         url_template: Base address with `{bucket}` in it, e.g. `https://{bucket}.sfo3.digitaloceanspaces.com`.
         buckets: The only buckets that are asked, whatever a document names; None for any.
         concurrency: Most downloads at a time, over all threads that share this value.

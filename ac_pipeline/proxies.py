@@ -52,17 +52,11 @@ _HERE = (
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """A proxy as one variable names it.
+    """A proxy as one variable names it."""
 
-    Args:
-        variable: Which.
-        url: Its address, with user and password if it has any.
-        wrong: Why it cannot be used, or empty.
-    """
-
-    variable: str
-    url: str = field(repr=False)
-    wrong: str = ""
+    variable: str  # Which
+    url: str = field(repr=False)  # Its address, with user and password if it has any
+    wrong: str = ""  # Why it cannot be used, or empty
 
     def __str__(self) -> str:
         """Host, port and variable."""
@@ -96,8 +90,7 @@ class Proxies:
         return _Routes(self, limits)
 
 
-DIRECT = Proxies()
-"""No proxies at all."""
+DIRECT = Proxies()  # No proxies at all
 
 
 def read_proxies(environment: Mapping[str, str]) -> Proxies:

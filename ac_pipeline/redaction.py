@@ -13,8 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 REMOVED = "[removed]"
 
-_SHORTEST = 4
-"""Characters of a value that is looked for: a shorter one would be found everywhere."""
+_SHORTEST = 4  # Characters of a value that is looked for: a shorter one would be found everywhere
 
 _SHAPES = (
     (re.compile(r"(?<=://)[^\s/@]*:[^\s@]*@"), f"{REMOVED}@"),
@@ -42,8 +41,7 @@ _ESCAPED = re.compile(
 """How a server may write a character it was sent: escaped for JSON, a URL or HTML."""
 
 _LETTERS = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
-_LEVELS = 3
-"""How many times over something may be escaped: the HTML of JSON in JSON."""
+_LEVELS = 3  # How many times over something may be escaped: the HTML of JSON in JSON
 
 
 def conceal(text: str, secrets: Iterable[str], instead: str) -> str:
@@ -125,11 +123,8 @@ def url_secrets(url: str) -> tuple[str, ...]:
 
 
 class Redactor:
-    """Removes secrets from texts.
-
-    Args:
-        secrets: Values that must not be seen. Of an address, its password is looked for as well.
-    """
+    """Removes secrets from texts. `secrets`: values that must not be seen. Of an address, its password is looked for as
+    well."""
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
         self._known = tuple({form for secret in secrets for form in _forms(secret) if len(form) >= _SHORTEST})

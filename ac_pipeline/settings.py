@@ -29,15 +29,10 @@ _FORM: Final = re.compile(r"(\d{1,9})|(\d{1,3}(?:\.\d{1,6})?)%")
 
 @dataclass(frozen=True, slots=True)
 class Allowance:
-    """An allowance, as a setting names it; `str` gives that form back.
+    """An allowance, as a setting names it; `str` gives that form back."""
 
-    Args:
-        items: So many items, where it is a number.
-        percent: So many of a hundred, where it is a share; None where it is a number.
-    """
-
-    items: int = 0
-    percent: float | None = None
+    items: int = 0  # So many items, where it is a number
+    percent: float | None = None  # So many of a hundred, where it is a share; None where it is a number
 
     def covers(self, amiss: int, of: int) -> bool:
         """True if so many of so many may be amiss; exactly at the limit they may."""
@@ -390,10 +385,7 @@ def load_settings(env_dir: Path | None = None) -> Settings:
 
 
 def load_timetable(env_dir: Path | None = None) -> Timetable:
-    """When the schedules tick; needs no other setting.
-
-    Args:
-        env_dir: As in `load_settings`.
+    """When the schedules tick; needs no other setting. `env_dir`: as in `load_settings`.
 
     Raises:
         Misconfigured: A cron line is wrong. The message names its variable.

@@ -63,13 +63,7 @@ _log = logging.getLogger(__name__)
 
 
 class Pipeline:
-    """All parts of a running pipeline. Made by `open_pipeline`.
-
-    Args:
-        settings: What they are made from.
-        stack: Closes them.
-        sleep: As for `open_pipeline`.
-    """
+    """All parts of a running pipeline. Made by `open_pipeline`."""
 
     def __init__(self, settings: Settings, stack: ExitStack, sleep: Callable[[float], None]) -> None:
         mongo = connect(
@@ -161,10 +155,6 @@ class Pipeline:
 def open_pipeline(settings: Settings, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[Pipeline]:
     """Open every client the settings name, and close them in the end.
 
-    Args:
-        settings: What to open.
-        sleep: Waits that many seconds, between two calls of the PDS.
-
     Raises:
         Misconfigured: A setting or a lexicon cannot be used.
         ServiceUnreachable: MongoDB does not answer.
@@ -176,11 +166,8 @@ def open_pipeline(settings: Settings, *, sleep: Callable[[float], None] = time.s
 
 @contextmanager
 def work_folder(place: Path | None = None) -> Iterator[Path]:
-    """A folder for temporary files, gone in the end; so are those of processes that have certainly died.
-
-    Args:
-        place: Where they are; the system's folder for temporary files when None.
-    """
+    """A folder for temporary files, gone in the end; so are those of processes that have certainly died. `place`: where
+    they are; the system's folder for temporary files when None."""
     for left in (place or Path(tempfile.gettempdir())).glob(f"{_WORK}*"):
         with suppress(OSError):
             if left.lstat().st_uid == os.getuid() and is_dead((left / _MARK).read_text()):
@@ -213,17 +200,18 @@ class _Pds:
     sleep: Callable[[float], None] = time.sleep
 
     def client(self) -> PdsClient:
-        return PdsClient(self._transport(), self._sessions(), self._pace())
+        return PdsClient(*self._parts())
 
     def administration(self) -> Administration:
         password = self.settings.pds_admin_password
         secret = password.get_secret_value() if password else None
-        return Administration(self._transport(), self._sessions(), self._pace(), secret)
+        return Administration(*self._parts(), secret)
 
-    def _transport(self) -> Transport:
-        # With the key, limits that were learned without it do not hold.
-        store = None if self.bypass else self._budgets()
-        return Transport(
+    def _parts(self) -> tuple[Transport, Sessions, Pace]:
+        budgets = MongoBudgetStore(self.own["budgets"])
+        # With the key, limits that were learned without it do not hold; the relay does not know of it.
+        store = None if self.bypass else budgets
+        transport = Transport(
             self.url,
             http=self.http,
             budget=Budget(store=store, headroom=self.settings.ac_points_headroom, sleep=self.sleep),
@@ -231,33 +219,18 @@ class _Pds:
             limits=_limits(self.settings),
             sleep=self.sleep,
         )
-
-    def _sessions(self) -> Sessions:
-        return Sessions(MongoSessionStore(self.own["sessions"]))
-
-    def _pace(self) -> Pace:
-        """The pace of commits. The relay does not know of a bypass key."""
-        host, per_hour = httpx.URL(self.url).netloc.decode(), self.settings.ac_relay_commits_per_hour
-        return Pace(host, per_hour, store=self._budgets(), sleep=self.sleep)
-
-    def _budgets(self) -> MongoBudgetStore:
-        return MongoBudgetStore(self.own["budgets"])
+        pace = Pace(transport.host, self.settings.ac_relay_commits_per_hour, store=budgets, sleep=self.sleep)
+        return transport, Sessions(MongoSessionStore(self.own["sessions"])), pace
 
 
 def _limits(settings: Settings) -> Limits:
     """How long, slow and large answers may be."""
-    names = ("answer", "repository", "blob", "media")
-    return Limits(
-        **{
-            name: Limit(
-                f"AC_{name.upper()}",
-                getattr(settings, f"ac_{name}_seconds"),
-                getattr(settings, f"ac_{name}_megabytes"),
-                settings.ac_least_bytes_per_second,
-            )
-            for name in names
-        }
-    )
+    values, least = settings.model_dump(), settings.ac_least_bytes_per_second
+
+    def limit(name: str) -> Limit:
+        return Limit(f"AC_{name.upper()}", values[f"ac_{name}_seconds"], values[f"ac_{name}_megabytes"], least)
+
+    return Limits(limit("answer"), limit("repository"), limit("blob"), limit("media"))
 
 
 def _authority(

@@ -28,10 +28,17 @@ from pymongo.server_api import ServerApi
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import ServiceUnreachable
-from ac_pipeline.local.services.mongo_server import mongo_service, mongo_uri
 from ac_pipeline.local.services.pds_accounts import NewAccount, PdsAccounts
-from ac_pipeline.local.services.pds_server import ADMIN_PASSWORD, HANDLE_DOMAIN, installed_pds, pds_service, pds_url
 from ac_pipeline.local.services.processes import Service, free_port
+from ac_pipeline.local.services.servers import (
+    ADMIN_PASSWORD,
+    HANDLE_DOMAIN,
+    installed_pds,
+    mongo_service,
+    mongo_uri,
+    pds_service,
+    pds_url,
+)
 from ac_pipeline_tests.postgres_server import PostgresServer, postgres_server_in
 from ac_pipeline_tests.scripted_storage import ObjectServer
 from ac_pipeline_tests.tethered import Tethered

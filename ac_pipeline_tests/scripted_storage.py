@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from ac_pipeline.local.services.media_server import Handler, MediaServer, media_url
+from ac_pipeline.local.services.media_server import Handler, MediaServer
+from ac_pipeline.local.services.servers import media_url
 
 
 @dataclass(frozen=True, slots=True)

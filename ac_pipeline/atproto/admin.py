@@ -12,7 +12,7 @@ from typing import Any
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.rate_limits import Charge, Pace
-from ac_pipeline.atproto.sessions import SIGN_IN_SECONDS, PdsSignIn, Sessions
+from ac_pipeline.atproto.sessions import SIGN_IN_SECONDS, Sessions, SignIn
 from ac_pipeline.atproto.syntax import is_did
 from ac_pipeline.atproto.transport import Read, Request, Transport
 from ac_pipeline.atproto.xrpc_errors import Call, need
@@ -21,15 +21,10 @@ from ac_pipeline.errors import Misconfigured, ServerFailed, WrongPassword
 
 @dataclass(frozen=True, slots=True)
 class ServerDescription:
-    """What a PDS says of itself.
+    """What a PDS says of itself."""
 
-    Args:
-        domains: Endings of the handles it gives, each with its leading dot.
-        invites: True if a new account needs an invite code.
-    """
-
-    domains: tuple[str, ...]
-    invites: bool
+    domains: tuple[str, ...]  # Endings of the handles it gives, each with its leading dot
+    invites: bool  # True if a new account needs an invite code
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +37,10 @@ class AccountInfo:
 
 
 class Administration:
-    """The account calls of one PDS; safe to share between threads.
+    """The account calls of one PDS; safe to share between threads. All raise Transient where it did not answer; those
+    of its administrator raise Misconfigured where there is no password, or not the right one.
 
     Args:
-        transport: What sends.
-        sessions: Who is signed in.
         pace: Where the first commit of a new account's repository is counted.
         password: Of the PDS's administrator (`PDS_ADMIN_PASSWORD`), or None.
     """
@@ -56,7 +50,7 @@ class Administration:
         self._sessions = sessions
         self._pace = pace
         self._password = password
-        self._sign_in = PdsSignIn(transport)
+        self._sign_in = SignIn(transport)
 
     def __repr__(self) -> str:
         return f"Administration({self._transport.place!r})"
@@ -71,7 +65,6 @@ class Administration:
 
         Raises:
             ServerFailed: It names no domain.
-            Transient: It did not answer.
         """
 
         def question(com: Any) -> ServerDescription:
@@ -82,12 +75,7 @@ class Administration:
         return self._ask(Request(Call.READ, "", self._transport.host), question)
 
     def invite(self) -> str:
-        """A new invite code for one account; a secret.
-
-        Raises:
-            Misconfigured: There is no administrator's password, or not the right one.
-            Transient: The PDS did not answer.
-        """
+        """A new invite code for one account; a secret."""
 
         def question(com: Any) -> str:
             code = str(com.server.create_invite_code({"use_count": 1}).code)
@@ -124,7 +112,6 @@ class Administration:
 
         Raises:
             AccountInactive: It is taken down.
-            Transient: The PDS did not answer.
         """
 
         def question(com: Any) -> str:
@@ -142,8 +129,7 @@ class Administration:
         """The DID of the active account that has this handle, or None."""
         try:
             return self._ask(
-                Request(Call.READ, "", handle),
-                lambda com: _did_of(com.identity.resolve_handle({"handle": handle})),
+                Request(Call.READ, "", handle), lambda com: _did_of(com.identity.resolve_handle({"handle": handle}))
             )
         except ServerFailed as error:
             if error.status is None or not 400 <= error.status < 500:
@@ -155,7 +141,6 @@ class Administration:
 
         Raises:
             AccountUnknown: The PDS does not host it.
-            Misconfigured: As for `invite`.
         """
 
         def question(com: Any) -> AccountInfo:
@@ -172,7 +157,6 @@ class Administration:
 
         Raises:
             AccountRefused: The PDS refuses this password.
-            Misconfigured: As for `invite`.
         """
         data = {"did": did, "password": password}
         self._administer(did, lambda com: _done(com.admin.update_account_password(data)), secrets=(password,))
@@ -183,7 +167,6 @@ class Administration:
         Raises:
             HandleRefused: Malformed, too short or long, or taken; nothing was changed.
             AccountUnknown: The PDS does not host the account.
-            Misconfigured: As for `invite`.
         """
         data = {"did": did, "handle": handle}
         self._administer(did, lambda com: _done(com.admin.update_account_handle(data)))

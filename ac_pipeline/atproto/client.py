@@ -15,7 +15,7 @@ from typing import Final
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.rate_limits import Charge, Pace
 from ac_pipeline.atproto.repository import Repository, read_repository
-from ac_pipeline.atproto.sessions import PdsSignIn, Sessions
+from ac_pipeline.atproto.sessions import Sessions, SignIn
 from ac_pipeline.atproto.syntax import blob_cid
 from ac_pipeline.atproto.transport import Read, Request, Transport, Usage
 from ac_pipeline.atproto.types import MAX_OPERATIONS, Commit, RepositoryStatus, Write, encode_body, erases, points
@@ -30,44 +30,31 @@ from ac_pipeline.atproto.xrpc_errors import (
     page_of,
     status_of,
 )
-from ac_pipeline.errors import (
-    BlobMissing,
-    InvalidRecord,
-    RepositoryUnreadable,
-    ServerFailed,
-    TooLarge,
-)
+from ac_pipeline.errors import BlobMissing, InvalidRecord, RepositoryUnreadable, ServerFailed, TooLarge
 from ac_pipeline.items import BlobRef
 
 DEFAULT_BLOB_LIMIT: Final = 5 * 2**20
 """Bytes, where `describeServer` names no limit: the default of the reference PDS's code (atproto facts, Blobs)."""
 
-REPOSITORIES_A_PAGE: Final = 1_000
-"""The most that `listRepos` gives (atproto facts, Reading back)."""
+REPOSITORIES_A_PAGE: Final = 1_000  # The most that `listRepos` gives (atproto facts, Reading back)
 
 _POINTS_WINDOW: Final = 3_600.0
 """Seconds: write points and uploads are limited per hour or day, never per minutes (atproto facts, Limits)."""
 
 
-_REPOSITORY_SECONDS: Final = 120.0
-"""Seconds of silence while a repository is read."""
+_REPOSITORY_SECONDS: Final = 120.0  # Seconds of silence while a repository is read
 
 
 class PdsClient:
     """One PDS, as the port `DataServer` describes it; safe to share between threads. All reading raises AccountInactive
-    or AccountUnknown where the account cannot be read, and Transient where the PDS did not answer.
-
-    Args:
-        transport: What sends.
-        sessions: Who is signed in.
-        pace: How many commits may be made; any number when None.
-    """
+    or AccountUnknown where the account cannot be read, and Transient where the PDS did not answer. `pace`: how many
+    commits may be made; any number when None."""
 
     def __init__(self, transport: Transport, sessions: Sessions, pace: Pace | None = None) -> None:
         self._transport = transport
         self._sessions = sessions
         self._pace = pace or Pace(transport.host, 0)
-        self._sign_in = PdsSignIn(transport)
+        self._sign_in = SignIn(transport)
         self._lock = Lock()
         self._blob_limit: int | None = None
 

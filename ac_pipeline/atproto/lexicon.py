@@ -20,22 +20,17 @@ from ac_pipeline.atproto.syntax import is_nsid, is_record_key, is_tid
 from ac_pipeline.errors import InvalidRecord, Misconfigured
 from ac_pipeline.items import Record
 
-_KEY_TYPES: Final = {"tid": is_tid, "nsid": is_nsid, "any": is_record_key}
-"""Types of record keys besides `literal:...`."""
+_KEY_TYPES: Final = {"tid": is_tid, "nsid": is_nsid, "any": is_record_key}  # Types of record keys besides `literal:...`
 _PACKAGE: Final = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True, slots=True)
 class Lexicons:
-    """A set of lexicons, compiled. Made by `load_lexicons` or `compile_lexicons`.
+    """A set of lexicons, compiled. Made by `load_lexicons` or `compile_lexicons`."""
 
-    Args:
-        documents: NSID -> lexicon document of a record, as it is published.
-        passed_over: What else lay beside them -> why it is not used; a record may still refer to its definitions.
-    """
-
-    documents: Mapping[str, Mapping[str, Any]]
+    documents: Mapping[str, Mapping[str, Any]]  # NSID -> lexicon document of a record, as it is published
     _checks: Mapping[str, Check]
+    # What else lay beside them -> why it is not used; a record may still refer to its definitions
     passed_over: Mapping[str, str] = field(default_factory=dict)
 
     def validate(self, nsid: str, record: Record, rkey: str | None = None) -> None:
@@ -120,10 +115,7 @@ def load_lexicons(
 
 
 def compile_lexicons(documents: Mapping[str, Mapping[str, Any]], needed: Collection[str] | None = None) -> Lexicons:
-    """Compile the lexicon documents that define a record.
-
-    Args:
-        needed: As for `load_lexicons`.
+    """Compile the lexicon documents that define a record. `needed`: as for `load_lexicons`.
 
     Raises:
         Misconfigured: A needed document is not a proper lexicon; the message names document, definition and rule.
@@ -211,18 +203,13 @@ class Effect(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One difference between the published version and ours.
+    """One difference between the published version and ours."""
 
-    Args:
-        path: Where, such as `main.record.slug`.
-        effect: `breaking`: existing data or programs fail; `widening`: programs that know the published version may
-            refuse new data; `compatible`: nobody notices.
-        what: The difference in words.
-    """
-
-    path: str
+    path: str  # Where, such as `main.record.slug`
+    # `breaking`: existing data or programs fail; `widening`: programs that know the published version may refuse new
+    # data; `compatible`: nobody notices
     effect: Effect
-    what: str
+    what: str  # The difference in words
 
 
 _WORDS: Final = ("description", "default", "knownValues", "revision")
@@ -269,12 +256,7 @@ _EFFECTS: Final[Mapping[str, Callable[[Any, Any], Effect]]] = {
 
 
 def changes(published: Schema, ours: Schema) -> list[Change]:
-    """Every difference between two versions of one lexicon document, in order of their paths.
-
-    Args:
-        published: The document others know.
-        ours: The document that would replace it.
-    """
+    """Every difference between the published version of a lexicon document and ours, in order of their paths."""
     before, after = published.get("defs", {}), ours.get("defs", {})
     found: list[Change] = []
     for name in sorted(before.keys() | after.keys()):
@@ -296,7 +278,7 @@ def _schemas(path: str, before: Schema, after: Schema) -> Iterator[Change]:
     for name in sorted((before.keys() | after.keys()) - _STRUCTURE - {*_WORDS}):
         old, new = before.get(name), after.get(name)
         if old != new:
-            yield Change(path, _EFFECTS.get(name, _other)(old, new), _turned(name, old, new))
+            yield Change(path, _EFFECTS.get(name, _other)(old, new), f"{name} was {_shown(old)}, and is {_shown(new)}")
     yield from _words(path, before, after)
     if "record" in before or "record" in after:
         yield from _schemas(f"{path}.record", before.get("record", {}), after.get("record", {}))
@@ -326,10 +308,6 @@ def _words(path: str, before: Schema, after: Schema) -> Iterator[Change]:
     for name in _WORDS:
         if before.get(name) != after.get(name):
             yield Change(path or name, Effect.COMPATIBLE, f"another {name}")
-
-
-def _turned(name: str, old: object, new: object) -> str:
-    return f"{name} was {_shown(old)}, and is {_shown(new)}"
 
 
 def _shown(value: object) -> str:

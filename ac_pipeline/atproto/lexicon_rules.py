@@ -12,14 +12,12 @@ from typing import Any, Final
 
 import regex
 
-from ac_pipeline.atproto.syntax import FORMATS, MAX_INTEGER, bytes_of, cid_bytes, to_ipld
+from ac_pipeline.atproto.syntax import FORMATS, MAX_INTEGER, bytes_of, is_cid, to_ipld
 from ac_pipeline.errors import InvalidRecord, Misconfigured
 
 Schema = Mapping[str, Any]
-Report = Callable[[str, str], None]
-"""Takes note of the path of a field and the rule it breaks."""
-Check = Callable[[Any, str, Report], None]
-"""Checks a value that stands at a path."""
+Report = Callable[[str, str], None]  # Takes note of the path of a field and the rule it breaks
+Check = Callable[[Any, str, Report], None]  # Checks a value that stands at a path
 
 _KINDS: Final[Mapping[type, str]] = {
     type(None): "null",
@@ -284,12 +282,8 @@ def _allowed(schema: Schema, place: str, kind: type) -> frozenset[Any] | None:
 
 
 def _is_link(value: object) -> bool:
-    if not isinstance(value, dict) or len(value) != 1 or not isinstance(value.get("$link"), str):
-        return False
-    try:
-        return bool(cid_bytes(value["$link"]))
-    except ValueError:
-        return False
+    link = value.get("$link") if isinstance(value, dict) and len(value) == 1 else None
+    return isinstance(link, str) and is_cid(link)
 
 
 _SIMPLE: Final[Mapping[str, Callable[[Schema, str], Check]]] = {
@@ -306,10 +300,7 @@ _SIMPLE: Final[Mapping[str, Callable[[Schema, str], Check]]] = {
 
 
 class Compiler:
-    """Compiles the definitions of a set of lexicon documents; references between them are resolved here.
-
-    Args:
-        documents: NSID -> lexicon document.
+    """Compiles the definitions of lexicon documents, given by NSID; references between them are resolved here.
 
     Raises:
         Misconfigured: From `definition`, when a schema is not a proper one. The message names the place.
@@ -385,7 +376,24 @@ class Compiler:
                     f"{place}: {rule} names {', '.join(map(repr, unknown))}, which no property declares"
                 )
         checks = {name: self._field(nsid, field, f"{place}.{name}") for name, field in properties.items()}
-        return _object(checks, tuple(schema.get("required", ())), frozenset(schema.get("nullable", ())))
+        required, nullable = tuple(schema.get("required", ())), frozenset(schema.get("nullable", ()))
+
+        def check(value: Any, path: str, report: Report) -> None:
+            if not is_map(value):
+                return report(path, f"expected an object, found {kind_of(value)}")
+            for name in required:
+                if name not in value:
+                    report(f"{path}.{name}", "required and missing")
+            for name, item in value.items():
+                field_check = checks.get(name)
+                if field_check is None:
+                    if name != "$type":
+                        check_free(item, f"{path}.{name}", report)
+                elif item is not None or name not in nullable:
+                    field_check(item, f"{path}.{name}", report)
+            return None
+
+        return check
 
     def _array(self, nsid: str, schema: Schema, place: str) -> Check:
         limits = bounds(schema, place, "minLength", "maxLength")
@@ -450,25 +458,6 @@ def _typed(name: str, inner: Check, *, required: bool) -> Check:
         if type(value) is dict and value.get("$type") != name and (required or "$type" in value):
             report(f"{path}.$type", f"expected {name}, found {shorten(value.get('$type'))}")
         inner(value, path, report)
-
-    return check
-
-
-def _object(checks: Mapping[str, Check], required: tuple[str, ...], nullable: frozenset[str]) -> Check:
-    def check(value: Any, path: str, report: Report) -> None:
-        if not is_map(value):
-            return report(path, f"expected an object, found {kind_of(value)}")
-        for name in required:
-            if name not in value:
-                report(f"{path}.{name}", "required and missing")
-        for name, item in value.items():
-            field_check = checks.get(name)
-            if field_check is None:
-                if name != "$type":
-                    check_free(item, f"{path}.{name}", report)
-            elif item is not None or name not in nullable:
-                field_check(item, f"{path}.{name}", report)
-        return None
 
     return check
 

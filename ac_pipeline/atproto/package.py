@@ -23,7 +23,6 @@ def ask(transport: Transport, request: Request, question: Callable[[Any], Read])
     """What a question to the package's `com.atproto` namespace comes to, asked again where `Transport.send` would.
 
     Args:
-        transport: What sends.
         request: What holds for each call of the question; method, name, query and body are the package's.
         question: Makes one call and reads its answer, a model of the package. A `ValueError` says that it is not what
             was asked for. A call that is answered with nothing returns True if it was.

@@ -33,21 +33,13 @@ _SAME_WINDOW: Final = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """One policy of one bucket, as it stands.
+    """One policy of one bucket, as it stands."""
 
-    Args:
-        limit: Points or requests per window.
-        length: Seconds.
-        remaining: What is left, everything that was taken off; below 0 while a request that does not fit is tried.
-        reset: Epoch seconds at which it ends.
-        guessed: True if no answer has named `reset` yet: it is our own reckoning.
-    """
-
-    limit: int
-    length: float
-    remaining: int
-    reset: float
-    guessed: bool = False
+    limit: int  # Points or requests per window
+    length: float  # Seconds
+    remaining: int  # What is left, everything that was taken off; below 0 while a request that does not fit is tried
+    reset: float  # Epoch seconds at which it ends
+    guessed: bool = False  # True if no answer has named `reset` yet: it is our own reckoning
 
     def at(self, now: float) -> Window:
         """It, or when it is over the next one: full, and taken to last its length from now."""
@@ -64,23 +56,17 @@ class Window:
             return window
         # Answers overtake each other; the smaller number has what is still on its way taken off.
         return replace(
-            window,
-            remaining=min(window.remaining, reported.remaining),
-            reset=max(window.reset, reported.reset),
+            window, remaining=min(window.remaining, reported.remaining), reset=max(window.reset, reported.reset)
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Everything known of one bucket.
+    """Everything known of one bucket."""
 
-    Args:
-        windows: By policy, such as `5000;w=3600`; none where the server has named no limit.
-        silent_until: Epoch seconds before which nothing may be sent, after a 429.
-    """
-
+    # By policy, such as `5000;w=3600`; none where the server has named no limit
     windows: Mapping[str, Window] = field(default_factory=dict)
-    silent_until: float = 0.0
+    silent_until: float = 0.0  # Epoch seconds before which nothing may be sent, after a 429
 
 
 class BudgetStore(Protocol):
@@ -140,8 +126,7 @@ class MemoryBudgetStore:
             self._buckets[key] = replace(bucket, silent_until=max(bucket.silent_until, until))
 
 
-UNNAMED_WAIT: Final = 60.0
-"""Seconds of silence after a 429 that names no time."""
+UNNAMED_WAIT: Final = 60.0  # Seconds of silence after a 429 that names no time
 
 LOOK_SECONDS: Final = 5.0
 """How long what was read of a bucket is good enough: one small read a batch at most, one in 5 s for what is asked
@@ -153,8 +138,7 @@ AHEAD_SHARE: Final = 100
 a process leaves of it unspent comes back minutes later. Points and uploads, with their hours and days, are drawn
 exactly."""
 
-_ATTEMPTS: Final = 5
-"""Tries to change what others keep changing; the next answer puts right what is missed."""
+_ATTEMPTS: Final = 5  # Tries to change what others keep changing; the next answer puts right what is missed
 
 _POLICY: Final = re.compile(r"\s*([0-9]{1,9})\s*;\s*w=([0-9]{1,9})\b")
 _COUNT: Final = re.compile(r"[0-9]{1,9}")
@@ -163,22 +147,16 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What one request takes from one bucket.
+    """What one request takes from one bucket."""
 
-    Args:
-        key: The bucket: a DID for write points, a host, or a host and a call.
-        cost: Points or requests.
-        shortest_window: Seconds; a policy with a shorter window is not this bucket's. Write points and uploads are
-            limited per hour and day, requests in general per five minutes (atproto facts, Limits).
-    """
-
-    key: str
-    cost: int
+    key: str  # The bucket: a DID for write points, a host, or a host and a call
+    cost: int  # Points or requests
+    # Seconds; a policy with a shorter window is not this bucket's. Write points and uploads are limited per hour and
+    # day, requests in general per five minutes (atproto facts, Limits).
     shortest_window: float = 0.0
 
 
-_Obstacle = tuple[float, str]
-"""Until when a charge does not fit, in epoch seconds, and what it does not fit into."""
+_Obstacle = tuple[float, str]  # Until when a charge does not fit, in epoch seconds, and what it does not fit into
 
 
 def _last(obstacles: Iterable[_Obstacle | None]) -> _Obstacle | None:
@@ -215,31 +193,23 @@ def _wait(
 
 @dataclass(slots=True)
 class _Slot:
-    """What this process knows of one bucket; guarded by its lock.
-
-    Args:
-        view: The bucket as the store last showed it.
-        looked: When that was.
-        ahead: Drawn from the store and not spent yet.
-        ahead_until: When the window ends that `ahead` was drawn from.
-    """
+    """What this process knows of one bucket; guarded by its lock."""
 
     lock: Lock = field(default_factory=Lock)
-    view: Bucket = field(default_factory=Bucket)
-    looked: float | None = None
-    ahead: int = 0
-    ahead_until: float = 0.0
+    view: Bucket = field(default_factory=Bucket)  # The bucket as the store last showed it
+    looked: float | None = None  # When that was
+    ahead: int = 0  # Drawn from the store and not spent yet
+    ahead_until: float = 0.0  # When the window ends that `ahead` was drawn from
 
 
 class Budget:
-    """The budgets of one PDS; safe to share between threads, and between processes through the store.
+    """The budgets of one PDS; safe to share between threads, and between processes through the store. Raises Transient
+    where the store did not answer; nothing was sent then.
 
     Args:
         store: Where buckets are kept; in memory when None.
         max_wait: Longest wait in seconds inside `reserve`; beyond it the caller is told to come back.
         headroom: Share of each write budget (bucket key `did:...`) left to the account's owner (LIMIT-5), 0 to 1.
-        clock: Epoch seconds.
-        sleep: Waits that many seconds.
     """
 
     def __init__(
@@ -266,17 +236,12 @@ class Budget:
 
         Raises:
             RateLimited: A bucket is empty for longer; `retry_after` says for how long. Nothing was sent.
-            Transient: The store did not answer. Nothing was sent.
         """
         _wait(lambda now: self._draw_all(charges, now), self._max_wait, self._clock, self._sleep)
 
     def learn(self, headers: Mapping[str, str], charges: Sequence[Charge]) -> None:
-        """Take note of the limit an answer reports. Never fails: the answer is worth more than its headers.
-
-        Args:
-            headers: Response headers, by lower-case name.
-            charges: What was reserved for the request.
-        """
+        """Take note of the limit an answer reports. Never fails: the answer is worth more than its headers. `headers`:
+        response headers, by lower-case name."""
         try:
             self._learn(headers, charges)
         except PipelineError as error:
@@ -286,12 +251,7 @@ class Budget:
         """Take note of a 429: nothing goes to that bucket before its reset or `Retry-After` (LIMIT-1).
 
         A refusal that does not name its policy silences all buckets of the request: any of them could be meant.
-
-        Args:
-            headers: Response headers, by lower-case name.
-            charges: What was reserved for the request.
-            retry_after: Seconds the server asked for, where it did.
-        """
+        `retry_after`: seconds the server asked for, where it did."""
         until = self._clock() + (UNNAMED_WAIT if retry_after is None else retry_after)
         try:
             named = self._learn(headers, charges)
@@ -308,11 +268,7 @@ class Budget:
                 _log.warning("Other runs do not hear of a refusal: %s", error.message)
 
     def known(self, key: str) -> dict[str, Window]:
-        """What is known of a bucket now, by policy; empty where the server has named no limit.
-
-        Raises:
-            Transient: The store did not answer.
-        """
+        """What is known of a bucket now, by policy; empty where the server has named no limit."""
         slot, now = self._slot(key), self._clock()
         with slot.lock:
             slot.view, slot.looked = self._store.read(key), now
@@ -388,11 +344,8 @@ class Budget:
         return bucket
 
     def _in_the_way(self, key: str, bucket: Bucket, cost: int, now: float, *, taken: int = 0) -> _Obstacle | None:
-        """The window that ends last of those into which a cost does not fit.
-
-        Args:
-            taken: What was already taken off for it.
-        """
+        """The window that ends last of those into which a cost does not fit. `taken`: what was already taken off for
+        it."""
         headroom = self._headroom if key.startswith("did:") else 0.0
 
         def fits(window: Window) -> bool:
@@ -478,8 +431,7 @@ class Budget:
             slot.view, slot.looked = self._store.read(key), now
 
 
-HOUR: Final = 3_600.0
-"""Seconds of a window: a relay counts by the hour."""
+HOUR: Final = 3_600.0  # Seconds of a window: a relay counts by the hour
 
 POLICY: Final = "relay;w=3600"
 """Name of the one window of the bucket; without the limit, which may change while the window is under way."""
@@ -491,12 +443,8 @@ def commits_key(host: str) -> str:
 
 
 def hour_under_way(bucket: Bucket, per_hour: int, now: float) -> Window | None:
-    """The hour that is under way, as it stands under this limit; None when the next commit begins one.
-
-    Args:
-        per_hour: Commits in an hour, whatever the limit was when the hour began.
-        now: Epoch seconds.
-    """
+    """The hour that is under way, as it stands under this limit; None when the next commit begins one. `per_hour`:
+    commits in an hour, whatever the limit was when the hour began."""
     window = bucket.windows.get(POLICY)
     if window is None or now >= window.reset:
         return None
@@ -509,12 +457,8 @@ class Pace:
     A commit costs one call of the store. Without a limit nothing is counted and the store is not asked.
 
     Args:
-        host: Of the PDS.
         per_hour: Commits in an hour; 0 for no limit.
-        store: Where the count is kept; in memory when None.
-        max_wait: Longest wait in seconds for the next hour; beyond it the caller is told to come back.
-        clock: Epoch seconds.
-        sleep: Waits that many seconds.
+        store, max_wait: As for `Budget`.
     """
 
     def __init__(

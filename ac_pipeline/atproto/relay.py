@@ -19,22 +19,13 @@ from ac_pipeline.atproto.xrpc_errors import Call, need
 from ac_pipeline.bounds import Limits
 from ac_pipeline.errors import AccountInactive, AccountUnknown, Misconfigured, Transient
 
-UNKNOWN: Final = "unknown"
-"""State of an account the relay has never heard of."""
+UNKNOWN: Final = "unknown"  # State of an account the relay has never heard of
 
 _A_PAGE: Final = 1_000
 
 
 class Relay:
-    """One relay; safe to share between threads.
-
-    Args:
-        url: Its address (`AC_RELAY_URL`).
-        http: As `transport.open_http` makes it.
-        limits: How long, slow and large answers may be.
-        clock: Epoch seconds.
-        sleep: Waits that many seconds.
-    """
+    """One relay (`AC_RELAY_URL`); safe to share between threads. All raise Transient where it did not answer."""
 
     def __init__(
         self,
@@ -55,11 +46,7 @@ class Relay:
         return self._transport.place
 
     def state(self, did: str) -> str:
-        """`active`, else the status the relay gives: `throttled`, `takendown` ...; `unknown` when it has none.
-
-        Raises:
-            Transient: It did not answer.
-        """
+        """`active`, else the status the relay gives: `throttled`, `takendown` ...; `unknown` when it has none."""
 
         def question(com: Any) -> str:
             found = com.sync.get_repo_status({"did": did})
@@ -76,11 +63,8 @@ class Relay:
                 return named.removeprefix("Repo").removeprefix("Account").lower()
 
     def states(self) -> Iterator[tuple[str, str]]:
-        """DID and state of every account it lists: on a public relay that is the whole network.
-
-        Raises:
-            Transient: A page could not be read; what came before it is not the whole list.
-        """
+        """DID and state of every account it lists: on a public relay that is the whole network. Where a page cannot be
+        read, what came before it is not the whole list."""
         cursor: str | None = None
         while True:
 

@@ -196,21 +196,13 @@ _BLOB_REF: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """One repository at one commit. Made by `read_repository` and `with_writes`.
+    """One repository at one commit. Made by `read_repository` and `with_writes`."""
 
-    Args:
-        did: Its owner.
-        rev: TID of the commit; rises with every commit.
-        commit: CID of the commit: the head, what `swapCommit` names.
-        data: CID of the tree, or None after `with_writes`, which does not rebuild it.
-        records: `collection/rkey` -> CID of the record.
-    """
-
-    did: str
-    rev: str
-    commit: str
-    data: str | None
-    records: Mapping[str, str]
+    did: str  # Its owner
+    rev: str  # TID of the commit; rises with every commit
+    commit: str  # CID of the commit: the head, what `swapCommit` names
+    data: str | None  # CID of the tree, or None after `with_writes`, which does not rebuild it
+    records: Mapping[str, str]  # `collection/rkey` -> CID of the record
     _encoded: Mapping[str, bytes] = field(repr=False, compare=False)
 
     def value(self, path: str) -> Record:
@@ -244,11 +236,8 @@ class Repository:
         return {cid for _, cid in self.blob_references()}
 
     def with_writes(self, commit: Commit, writes: Sequence[Write]) -> Repository:
-        """This repository after a batch that the PDS has acknowledged, so that it need not be read again.
-
-        Args:
-            commit: The answer; `cids` in the order of `writes`.
-            writes: The batch.
+        """This repository after a batch that the PDS has acknowledged, so that it need not be read again. `commit`: the
+        answer; `cids` in the order of `writes`.
 
         Raises:
             RepositoryMoved: The answer does not fit this repository and the batch (another content's CID, a create
@@ -280,10 +269,8 @@ class Repository:
 
 
 def read_repository(car: bytes) -> Repository:
-    """Read and verify a whole repository: blocks, commit and tree (VERIFY-4).
-
-    Args:
-        car: The answer to `com.atproto.sync.getRepo` without `since`.
+    """Read and verify a whole repository: blocks, commit and tree (VERIFY-4). `car`: the answer to
+    `com.atproto.sync.getRepo` without `since`.
 
     Raises:
         RepositoryUnreadable: Anything is missing, cut or not what its CID says; a failed read is never an empty one.

@@ -30,8 +30,7 @@ SIGN_IN_LIMITS: Final = ((30, 300.0), (300, 86_400.0))
 REFRESH_MARGIN: Final = 60.0
 """Seconds before its expiry at which a token is renewed, so that it does not run out on its way to the PDS."""
 
-SIGN_IN_SECONDS: Final = 30.0
-"""Seconds of silence before a sign-in is given up, however long other calls may take."""
+SIGN_IN_SECONDS: Final = 30.0  # Seconds of silence before a sign-in is given up, however long other calls may take
 
 _OK: Final = 200
 
@@ -71,8 +70,11 @@ class SessionStore(Protocol):
         """
 
 
-class SignIn(Protocol):
-    """The two calls a session is made with."""
+class SignIn:
+    """The two calls of one PDS that a session is made with."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
 
     def create_session(self, did: str, password: str) -> Tokens:
         """Sign in (`com.atproto.server.createSession`); sent once, as the PDS counts attempts.
@@ -83,6 +85,17 @@ class SignIn(Protocol):
             AccountUnknown: It signs in another account; status 200.
             Blocked: Another refusal.
         """
+        request = Request(
+            Call.SIGN_IN,
+            "com.atproto.server.createSession",
+            did,
+            (Charge(f"sign-in {did}", 1),),
+            method="POST",
+            body=json.dumps({"identifier": did, "password": password}).encode(),
+            secrets=(password,),
+            timeout=SIGN_IN_SECONDS,
+        )
+        return self._transport.send(request, lambda body: self._tokens(did, body))
 
     def refresh_session(self, did: str, refresh: str) -> Tokens:
         """Renew (`com.atproto.server.refreshSession`).
@@ -91,6 +104,34 @@ class SignIn(Protocol):
             TokenRefused: The refresh token is expired, revoked, unknown or another account's.
             AccountInactive: Deactivated, taken down or suspended.
         """
+        nsid = "com.atproto.server.refreshSession"
+        request = Request(Call.REFRESH, nsid, did, method="POST", token=refresh, timeout=SIGN_IN_SECONDS)
+        try:
+            return self._transport.send(request, lambda body: self._tokens(did, body))
+        except AccountUnknown as error:
+            if error.status != 200:
+                raise
+            raise TokenRefused(error.message, status=error.status) from None
+
+    def _tokens(self, did: str, body: bytes) -> Tokens:
+        content = content_of(body)
+        named, active = content.get("did"), content.get("active", True)
+        access, refresh = content.get("accessJwt"), content.get("refreshJwt")
+        need(isinstance(named, str) and is_did(named) and isinstance(active, bool), "it names no account")
+        if active and not (_fits_header(access) and _fits_header(refresh)):
+            raise ValueError("it gives no usable tokens")
+        place = self._transport.place
+        if named != did:
+            raise AccountUnknown(f"{place} signs {did} in as {named}. Check the DID.", status=200)
+        if not active:
+            status = content.get("status")
+            state = status if isinstance(status, str) and status.isalpha() else "inactive"
+            raise AccountInactive(f"{did} is {state} at {place}. Reactivate it, or leave it blocked.", answer=state)
+        return Tokens(str(access), str(refresh))
+
+
+def _fits_header(token: object) -> bool:
+    return isinstance(token, str) and bool(token) and token.isascii() and token.isprintable() and " " not in token
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,34 +153,16 @@ class _Slot:
 
 
 class Sessions:
-    """The sessions of one PDS.
+    """The sessions of one PDS."""
 
-    Args:
-        store: Where tokens are kept.
-        clock: Epoch seconds.
-        limits: `(calls, seconds)` pairs that sign-ins of one DID stay under.
-    """
-
-    def __init__(
-        self,
-        store: SessionStore,
-        *,
-        clock: Callable[[], float] = time.time,
-        limits: tuple[tuple[int, float], ...] = SIGN_IN_LIMITS,
-    ) -> None:
+    def __init__(self, store: SessionStore, *, clock: Callable[[], float] = time.time) -> None:
         self._store = store
         self._clock = clock
-        self._limits = limits
         self._lock = Lock()
         self._slots: dict[str, _Slot] = {}
 
     def access(self, account: Account, via: SignIn, *, refused: str | None = None) -> str:
-        """An access token of the account.
-
-        Args:
-            account: Whose; signed in by DID and password.
-            via: What sends the calls.
-            refused: An access token the PDS has just refused, to get another one.
+        """An access token of the account. `refused`: an access token the PDS has just refused, to get another one.
 
         Raises:
             NoCredentials: DID or password is missing; nothing was sent (ACCT-1).
@@ -216,13 +239,13 @@ class Sessions:
     def _count_sign_in(self, did: str) -> None:
         """Count one more, those of other runs included, unless it is one too many."""
         now, before = self._clock(), self._store.sign_ins(did)
-        waits = [before[-calls] + seconds - now for calls, seconds in self._limits if len(before) >= calls]
+        waits = [before[-calls] + seconds - now for calls, seconds in SIGN_IN_LIMITS if len(before) >= calls]
         wait = max(waits, default=0.0)
         if wait > 0:
             raise RateLimited(
                 f"{did} has signed in too often; nothing was sent. Continue in {wait:.0f} s.", retry_after=wait
             )
-        self._store.count_sign_in(did, now, max(calls for calls, _ in self._limits))
+        self._store.count_sign_in(did, now, max(calls for calls, _ in SIGN_IN_LIMITS))
 
     def _slot(self, did: str) -> _Slot:
         with self._lock:
@@ -254,53 +277,3 @@ def expires_at(token: str) -> float | None:
         return float(expiry) if isinstance(expiry, int | float) and not isinstance(expiry, bool) else None
     except OverflowError:
         return None
-
-
-class PdsSignIn:
-    """The `SignIn` of one PDS."""
-
-    def __init__(self, transport: Transport) -> None:
-        self._transport = transport
-
-    def create_session(self, did: str, password: str) -> Tokens:
-        request = Request(
-            Call.SIGN_IN,
-            "com.atproto.server.createSession",
-            did,
-            (Charge(f"sign-in {did}", 1),),
-            method="POST",
-            body=json.dumps({"identifier": did, "password": password}).encode(),
-            secrets=(password,),
-            timeout=SIGN_IN_SECONDS,
-        )
-        return self._transport.send(request, lambda body: self._tokens(did, body))
-
-    def refresh_session(self, did: str, refresh: str) -> Tokens:
-        nsid = "com.atproto.server.refreshSession"
-        request = Request(Call.REFRESH, nsid, did, method="POST", token=refresh, timeout=SIGN_IN_SECONDS)
-        try:
-            return self._transport.send(request, lambda body: self._tokens(did, body))
-        except AccountUnknown as error:
-            if error.status != 200:
-                raise
-            raise TokenRefused(error.message, status=error.status) from None
-
-    def _tokens(self, did: str, body: bytes) -> Tokens:
-        content = content_of(body)
-        named, active = content.get("did"), content.get("active", True)
-        access, refresh = content.get("accessJwt"), content.get("refreshJwt")
-        need(isinstance(named, str) and is_did(named) and isinstance(active, bool), "it names no account")
-        if active and not (_fits_header(access) and _fits_header(refresh)):
-            raise ValueError("it gives no usable tokens")
-        place = self._transport.place
-        if named != did:
-            raise AccountUnknown(f"{place} signs {did} in as {named}. Check the DID.", status=200)
-        if not active:
-            status = content.get("status")
-            state = status if isinstance(status, str) and status.isalpha() else "inactive"
-            raise AccountInactive(f"{did} is {state} at {place}. Reactivate it, or leave it blocked.", answer=state)
-        return Tokens(str(access), str(refresh))
-
-
-def _fits_header(token: object) -> bool:
-    return isinstance(token, str) and bool(token) and token.isascii() and token.isprintable() and " " not in token

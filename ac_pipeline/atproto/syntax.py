@@ -25,13 +25,11 @@ MAX_INTEGER: Final = 2**53 - 1
 DAG_CBOR_CID: Final = b"\x01\x71\x12\x20"
 """First bytes of the CID of a record, MST node or commit: CIDv1, dag-cbor, sha-256, 32 bytes follow."""
 
-RAW_CID: Final = b"\x01\x55\x12\x20"
-"""First bytes of the CID of a blob: CIDv1, raw, sha-256, 32 bytes follow."""
+RAW_CID: Final = b"\x01\x55\x12\x20"  # First bytes of the CID of a blob: CIDv1, raw, sha-256, 32 bytes follow
 
 _CID_LENGTH: Final = 36
 _LINK_TAG: Final = b"\xd8\x2a"  # CBOR tag 42
-_DEEPEST: Final = 128
-"""Levels of a record that is read: so many, every walk over it can go down."""
+_DEEPEST: Final = 128  # Levels of a record that is read: so many, every walk over it can go down
 
 _ALPHABET: Final = "234567abcdefghijklmnopqrstuvwxyz"
 _AT_URI: Final = re.compile(r"at://(did:[^/]+)/([^/]+)/([^/]+)")
@@ -157,34 +155,26 @@ def to_ipld(value: object, path: str) -> object:
 
 def _map(value: dict[object, object], path: str) -> object:
     if "$link" in value:
-        return _link_to_ipld(value, path)
+        text = value["$link"]
+        if len(value) != 1 or not isinstance(text, str):
+            raise InvalidRecord(f'{path}: a link is {{"$link": CID}} and nothing else')
+        try:
+            return cid_bytes(text)
+        except ValueError as error:
+            raise InvalidRecord(f"{path}: {error}") from error
     if "$bytes" in value:
-        return _bytes_to_ipld(value, path)
+        raw = bytes_of(value)
+        if raw is None:
+            raise InvalidRecord(f'{path}: bytes are {{"$bytes": base64}} and nothing else')
+        if _is_link(raw):
+            raise InvalidRecord(f"{path}: bytes that are themselves a CID would be encoded as a link")
+        return raw
     result: dict[str, object] = {}
     for key, item in value.items():
         if type(key) is not str:
             raise InvalidRecord(f"{path}: keys are text, found {key!r}")
         result[key] = item if type(item) is str else to_ipld(item, f"{path}.{key}")
     return result
-
-
-def _link_to_ipld(value: dict[object, object], path: str) -> bytes:
-    text = value["$link"]
-    if len(value) != 1 or not isinstance(text, str):
-        raise InvalidRecord(f'{path}: a link is {{"$link": CID}} and nothing else')
-    try:
-        return cid_bytes(text)
-    except ValueError as error:
-        raise InvalidRecord(f"{path}: {error}") from error
-
-
-def _bytes_to_ipld(value: dict[object, object], path: str) -> bytes:
-    raw = bytes_of(value)
-    if raw is None:
-        raise InvalidRecord(f'{path}: bytes are {{"$bytes": base64}} and nothing else')
-    if _is_link(raw):
-        raise InvalidRecord(f"{path}: bytes that are themselves a CID would be encoded as a link")
-    return raw
 
 
 def bytes_of(value: dict[object, object]) -> bytes | None:

@@ -85,8 +85,7 @@ PAUSES: Final = (0.5, 1.0, 2.0)
 """Seconds before each further attempt of a request that may be repeated: four attempts in 3.5 s (LIMIT-10)."""
 
 CONNECTIONS: Final = 16
-KEEP_ALIVE: Final = 30.0
-"""Seconds an idle connection is kept; the PDS itself closes them after 90."""
+KEEP_ALIVE: Final = 30.0  # Seconds an idle connection is kept; the PDS itself closes them after 90
 
 _BYPASS: Final = "x-ratelimit-bypass"
 _OK: Final = 200
@@ -102,11 +101,7 @@ Read = TypeVar("Read")
 
 def open_http(*, timeout: float = 30.0, proxies: Proxies = DIRECT) -> httpx.Client:
     """The HTTP client for one PDS: pooled connections, verified TLS, no redirects, every request bounded in time.
-
-    Args:
-        timeout: Seconds for connecting, and for each silence while sending or receiving.
-        proxies: It goes through these.
-    """
+    `timeout`: seconds for connecting, and for each silence while sending or receiving."""
     limits = httpx.Limits(
         max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE
     )
@@ -120,50 +115,26 @@ def open_http(*, timeout: float = 30.0, proxies: Proxies = DIRECT) -> httpx.Clie
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call as it goes over the wire.
+    """One call as it goes over the wire."""
 
-    Args:
-        call: What its failure means.
-        nsid: Method of the server.
-        subject: What it is about, for messages: a DID, mostly.
-        charges: What it takes from which budget, besides one of the server's general one.
-        method: HTTP method.
-        params: Query.
-        body: JSON, where `headers` name no other type.
-        headers: Further headers.
-        token: Bearer token.
-        admin: Password of the PDS's administrator, for the calls that want it.
-        secrets: Texts in the request that no message may repeat.
-        timeout: Seconds of silence, in place of the client's.
-        limit: Which of the transport's limits its answer is under.
-    """
-
-    call: Call
-    nsid: str
-    subject: str
-    charges: tuple[Charge, ...] = ()
-    method: Method = "GET"
-    params: Mapping[str, str | int] = field(default_factory=dict)
-    body: bytes | None = field(default=None, repr=False)
-    headers: Mapping[str, str] = field(default_factory=dict)
-    token: str | None = field(default=None, repr=False)
+    call: Call  # What its failure means
+    nsid: str  # Method of the server
+    subject: str  # What it is about, for messages: a DID, mostly
+    charges: tuple[Charge, ...] = ()  # What it takes from which budget, besides one of the server's general one
+    method: Method = "GET"  # HTTP method
+    params: Mapping[str, str | int] = field(default_factory=dict)  # Query
+    body: bytes | None = field(default=None, repr=False)  # JSON, where `headers` name no other type
+    headers: Mapping[str, str] = field(default_factory=dict)  # Further headers
+    token: str | None = field(default=None, repr=False)  # Bearer token
+    # Password of the PDS's administrator, for the calls that want it
     admin: str | None = field(default=None, repr=False)
-    secrets: tuple[str, ...] = field(default=(), repr=False)
-    timeout: float | None = None
-    limit: Literal["answer", "repository", "blob"] = "answer"
+    secrets: tuple[str, ...] = field(default=(), repr=False)  # Texts in the request that no message may repeat
+    timeout: float | None = None  # Seconds of silence, in place of the client's
+    limit: Literal["answer", "repository", "blob"] = "answer"  # Which of the transport's limits its answer is under
 
 
 class Transport:
-    """Sends requests to one PDS; safe to share between threads.
-
-    Args:
-        url: Address of the PDS.
-        http: As `open_http` makes it.
-        budget: Asked before each request, told of each answer.
-        bypass_key: Sent as `x-ratelimit-bypass`; a secret.
-        limits: How long, slow and large answers may be.
-        clock: Epoch seconds.
-        sleep: Waits that many seconds.
+    """Sends requests to one PDS; safe to share between threads. `bypass_key`: sent as `x-ratelimit-bypass`; a secret.
 
     Raises:
         Misconfigured: The address or the key cannot be used.
@@ -210,7 +181,6 @@ class Transport:
         first may have been the answer to another request.
 
         Args:
-            request: The request.
             read: Reads the body of a 200. A `ValueError` says that it is not what this call answers; a `Permanent` or
                 `Blocked` of status 200, that it is, and is not what was asked for.
 

@@ -46,8 +46,7 @@ class RepositoryStatus:
     status: str | None
 
 
-MAX_OPERATIONS: Final = 200
-"""Operations in one `applyWrites` (atproto facts, Writing)."""
+MAX_OPERATIONS: Final = 200  # Operations in one `applyWrites` (atproto facts, Writing)
 
 ENVELOPE_BYTES: Final = 512
 """Upper bound of everything in a body that is not an operation: repository, `swapCommit`, brackets.
@@ -55,8 +54,7 @@ ENVELOPE_BYTES: Final = 512
 A DID is at most 253 bytes for `did:web` and 32 for `did:plc`, a commit CID 59, the fixed text 41.
 """
 
-POINTS: Final = {"create": 3, "update": 2, "delete": 1}
-"""Write points of one operation (atproto facts, Limits)."""
+POINTS: Final = {"create": 3, "update": 2, "delete": 1}  # Write points of one operation (atproto facts, Limits)
 
 _TYPE: Final = "com.atproto.repo.applyWrites#"
 _JSON: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
@@ -100,11 +98,7 @@ def encode_body(did: str, writes: Sequence[Write], swap_commit: str | None) -> b
 
 
 def _encode(write: Write) -> bytes:
-    operation: dict[str, object] = {
-        "$type": _TYPE + write.action,
-        "collection": write.collection,
-        "rkey": write.rkey,
-    }
+    operation: dict[str, object] = {"$type": _TYPE + write.action, "collection": write.collection, "rkey": write.rkey}
     if write.action != "delete":
         operation["value"] = write.value
     try:

@@ -98,11 +98,7 @@ def status_of(did: str, body: bytes) -> RepositoryStatus:
 
 
 def page_of(body: bytes, cursor: str | None) -> tuple[list[RepositoryStatus], str | None]:
-    """The repositories on a page of `listRepos`, and the next cursor.
-
-    Args:
-        cursor: The one that was sent.
-    """
+    """The repositories on a page of `listRepos`, and the next cursor. `cursor`: the one that was sent."""
     content = content_of(body)
     repos: Any = content.get("repos")
     following = content.get("cursor")
@@ -148,8 +144,7 @@ def _cid(text: object) -> str:
     return str(text)
 
 
-ANSWER_LENGTH: Final = 500
-"""Characters kept of a server's own words; enough for a reason, too few for a page of HTML."""
+ANSWER_LENGTH: Final = 500  # Characters kept of a server's own words; enough for a reason, too few for a page of HTML
 
 HIDDEN: Final = "[hidden]"
 
@@ -202,19 +197,13 @@ _ALL: Final = frozenset(Call)
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A refusal as it came over the wire.
+    """A refusal as it came over the wire."""
 
-    Args:
-        status: HTTP status.
-        error: The XRPC error name, or None when the body is not an XRPC error: then a proxy spoke, not the PDS.
-        words: The server's own words, without secrets, at most `ANSWER_LENGTH` characters.
-        retry_after: Seconds until the server wants to be asked again, where it said so.
-    """
-
-    status: int
+    status: int  # HTTP status
+    # The XRPC error name, or None when the body is not an XRPC error: then a proxy spoke, not the PDS
     error: str | None
-    words: str | None
-    retry_after: float | None = None
+    words: str | None  # The server's own words, without secrets, at most `ANSWER_LENGTH` characters
+    retry_after: float | None = None  # Seconds until the server wants to be asked again, where it said so
 
 
 _READS: Final = frozenset({Call.READ})
@@ -232,6 +221,15 @@ _SEND_LESS: Final = "Send less at once."
 _UPLOAD_AGAIN: Final = "Upload the blob again in the same batch."
 _READ_BACK: Final = "Read the repository back before any retry."
 _READ_CONFLICT: Final = "Read the repository back: a record exists already, or is missing."
+_ADMIN_REFUSED: Final = "PDS_ADMIN_PASSWORD is not the one this PDS was started with: correct it."
+_OTHER_HANDLE: Final = "Give the account another handle."
+_CORRECT: Final = "Correct what it names, then run this again."
+_REACTIVATE: Final = "Reactivate the account, or leave it blocked."
+_NO_FACTOR: Final = "Sign-in by password needs the second factor of this account to be off."
+_STORE_IT: Final = "Store the account's current PDS password on the platform."
+_UNKNOWN_CALL: Final = "Check that PDS_URL names a PDS that knows this call."
+_REDIRECTED: Final = "Set PDS_URL to the address it redirects to; redirects are not followed."
+_ASK_OPERATOR: Final = "Ask the operator of the PDS why this account may not do this."
 
 _INACTIVE: Final = frozenset(
     f"{subject}{state}"
@@ -248,96 +246,49 @@ def _says(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern, re.IGNORECASE)
 
 
+# The reference PDS to names that are reserved, taken, too short or too long, and to those that are no handles.
+_BAD_HANDLE: Final = _says(r"InvalidHandle\b|HandleNotAvailable\b|handle already taken|valid handle")
+_NO_ACCOUNT: Final = _says(r"could not find (repo|root|account|user)|invalid did")
+# The reference PDS to a commit over 2,000,000 bytes: 400 InvalidRequest "Too many writes. Max event size: 2MB".
+_TOO_MANY: Final = _says(
+    r"too many writes|max event size|\b(payload|request|entity|body|commit)\b.{0,40}\btoo (large|big)\b"
+)
+_CONFLICT: Final = _says(
+    r"RecordAlreadyExists|RecordNotFound|RecordExists"
+    r"|\brecord\b.{0,200}\b(already exists|not found|does not exist)|could not (find|locate) record"
+)
+
 _Rule = tuple[frozenset[Call], Container[int], "frozenset[str] | re.Pattern[str] | None", type[PipelineError], str]
 
 _TABLE: Final[tuple[_Rule, ...]] = (
     # What was asked, HTTP statuses, and the XRPC error: its names, or a pattern found in name or words (`_ANYTHING`
     # fits every XRPC error), or None where a proxy may have spoken; then what it becomes, and the advice.
     (_ALL, {429}, None, RateLimited, "Wait until the limit resets."),
-    (
-        _ADMIN,
-        {401, 403},
-        None,
-        Misconfigured,
-        "PDS_ADMIN_PASSWORD is not the one this PDS was started with: correct it.",
-    ),
+    (_ADMIN, {401, 403}, None, Misconfigured, _ADMIN_REFUSED),
     (_ADMIN, {400, 404}, _says(r"NotFound\b|account not found"), AccountUnknown, _CHECK_DID),
-    # The reference PDS to names that are reserved, taken, too short or too long, and to those that are no handles.
-    (
-        _NEW_ACCOUNT | _ADMIN,
-        _CLIENT_ERRORS,
-        _says(r"InvalidHandle\b|HandleNotAvailable\b|handle already taken|valid handle"),
-        HandleRefused,
-        "Give the account another handle.",
-    ),
-    (_NEW_ACCOUNT | _ADMIN, _CLIENT_ERRORS, _ANYTHING, AccountRefused, "Correct what it names, then run this again."),
-    (_ALL, _CLIENT_ERRORS, _INACTIVE, AccountInactive, "Reactivate the account, or leave it blocked."),
+    (_NEW_ACCOUNT | _ADMIN, _CLIENT_ERRORS, _BAD_HANDLE, HandleRefused, _OTHER_HANDLE),
+    (_NEW_ACCOUNT | _ADMIN, _CLIENT_ERRORS, _ANYTHING, AccountRefused, _CORRECT),
+    (_ALL, _CLIENT_ERRORS, _INACTIVE, AccountInactive, _REACTIVATE),
     (_ALL, _CLIENT_ERRORS, frozenset({"AccountNotFound", "RepoNotFound"}), AccountUnknown, _CHECK_DID),
-    (
-        _READS,
-        {400, 404},
-        _says(r"could not find (repo|root|account|user)|invalid did"),
-        AccountUnknown,
-        _CHECK_DID,
-    ),
+    (_READS, {400, 404}, _NO_ACCOUNT, AccountUnknown, _CHECK_DID),
     (_WITH_TOKEN, {400, 401, 403}, frozenset({"ExpiredToken", "InvalidToken"}), TokenRefused, _RENEWED),
-    (
-        _SIGN_IN,
-        _ANY_STATUS,
-        frozenset({"AuthFactorTokenRequired"}),
-        Blocked,
-        "Sign-in by password needs the second factor of this account to be off.",
-    ),
-    (_SIGN_IN, {401}, _ANYTHING, WrongPassword, "Store the account's current PDS password on the platform."),
+    (_SIGN_IN, _ANY_STATUS, frozenset({"AuthFactorTokenRequired"}), Blocked, _NO_FACTOR),
+    (_SIGN_IN, {401}, _ANYTHING, WrongPassword, _STORE_IT),
     (_WITH_TOKEN, {401}, _ANYTHING, TokenRefused, _RENEWED),
     (_SENDS, {413}, None, TooLarge, _SEND_LESS),
     (_SENDS, _CLIENT_ERRORS, _TOO_LARGE, TooLarge, _SEND_LESS),
-    # The reference PDS to a commit over 2,000,000 bytes: 400 InvalidRequest "Too many writes. Max event size: 2MB".
-    (
-        _SENDS,
-        {400},
-        _says(r"too many writes|max event size|\b(payload|request|entity|body|commit)\b.{0,40}\btoo (large|big)\b"),
-        TooLarge,
-        _SEND_LESS,
-    ),
-    (
-        _WRITES,
-        _CLIENT_ERRORS,
-        frozenset({"InvalidSwap"}),
-        RepositoryMoved,
-        "Read the repository again and plan anew.",
-    ),
+    (_SENDS, {400}, _TOO_MANY, TooLarge, _SEND_LESS),
+    (_WRITES, _CLIENT_ERRORS, frozenset({"InvalidSwap"}), RepositoryMoved, "Read the repository again and plan anew."),
     (_WRITES | _READS, _CLIENT_ERRORS, frozenset({"BlobNotFound"}), BlobMissing, _UPLOAD_AGAIN),
     # The reference PDS to `getBlob`: 400 InvalidRequest "Blob not found".
     (_READS, {400, 404}, _says(r"blob not found"), BlobMissing, _UPLOAD_AGAIN),
     # The reference PDS says 500 where a record exists or is missing, others say 409 or 400 (WRITE-7).
     (_WRITES, {409}, None, OutcomeUnknown, _READ_CONFLICT),
-    (
-        _WRITES,
-        {400, 404},
-        _says(
-            r"RecordAlreadyExists|RecordNotFound|RecordExists"
-            r"|\brecord\b.{0,200}\b(already exists|not found|does not exist)|could not (find|locate) record"
-        ),
-        OutcomeUnknown,
-        _READ_CONFLICT,
-    ),
-    (
-        _ALL,
-        {501},
-        frozenset({"MethodNotImplemented"}),
-        ServerFailed,
-        "Check that PDS_URL names a PDS that knows this call.",
-    ),
-    (
-        _ALL,
-        range(300, 400),
-        None,
-        ServiceUnreachable,
-        "Set PDS_URL to the address it redirects to; redirects are not followed.",
-    ),
+    (_WRITES, {400, 404}, _CONFLICT, OutcomeUnknown, _READ_CONFLICT),
+    (_ALL, {501}, frozenset({"MethodNotImplemented"}), ServerFailed, _UNKNOWN_CALL),
+    (_ALL, range(300, 400), None, ServiceUnreachable, _REDIRECTED),
     (_WRITES, range(500, 600), None, OutcomeUnknown, _READ_BACK),
-    (_SENDS | _SIGN_IN, {403}, _ANYTHING, Blocked, "Ask the operator of the PDS why this account may not do this."),
+    (_SENDS | _SIGN_IN, {403}, _ANYTHING, Blocked, _ASK_OPERATOR),
     (_SIGN_IN, _CLIENT_ERRORS, _ANYTHING, Blocked, "Check DID and password of the account."),
     (frozenset({Call.REFRESH}), _CLIENT_ERRORS, None, TokenRefused, _RENEWED),
     (_SENDS, _CLIENT_ERRORS, _ANYTHING, RecordRefused, "Correct the document, or the way it is mapped."),
@@ -358,13 +309,8 @@ def _fits(rule: _Rule, call: Call, answer: Answer) -> bool:
 
 
 def classify(call: Call, answer: Answer, subject: str) -> PipelineError:
-    """The error an answer stands for.
-
-    Args:
-        call: What was asked.
-        answer: The refusal.
-        subject: The call and its target for people, e.g. `com.atproto.repo.applyWrites of did:plc:abc at http://pds`.
-    """
+    """The error an answer stands for. `subject`: the call and its target for people, e.g. `com.atproto.repo.applyWrites
+    of did:plc:abc at http://pds`."""
     *_, becomes, advice = next(rule for rule in _TABLE if _fits(rule, call, answer))
     said = f": {answer.words}" if answer.words else ""
     message = f"{subject}: the server answered {answer.status}{said}. {advice}"
@@ -377,7 +323,6 @@ def lost(call: Call, subject: str, reason: str, *, sent: bool) -> PipelineError:
     """The error of a request without an answer.
 
     Args:
-        call: What was asked.
         subject: As for `classify`.
         reason: What broke, without secrets.
         sent: True if any of the request may have reached the server.
@@ -393,7 +338,6 @@ def unfit(call: Call, subject: str, reason: ServerFailed) -> PipelineError:
     """The error of a request whose answer cannot be used: `reason`, or that its outcome is unknown.
 
     Args:
-        call: What was asked.
         subject: As for `classify`.
         reason: An `OverLimit` or a `Malformed`, in a few words without secrets.
     """
@@ -411,10 +355,8 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes, *, now: fl
     """Make an `Answer` of a response that is not a success.
 
     Args:
-        status: HTTP status.
         headers: Response headers; looked up in lower case, so a case-insensitive mapping or lower-case names.
         body: The body, or its beginning.
-        now: Epoch seconds.
         secrets: Texts that must not be repeated, e.g. the password that was sent.
     """
     error: str | None = None
@@ -449,11 +391,7 @@ LONGEST: Final = 86_400.0
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds until the server wants to be asked again: the later of `Retry-After` and the reset of a spent limit.
-
-    Args:
-        headers: Response headers, by lower-case name.
-        now: Epoch seconds.
-    """
+    `headers`: response headers, by lower-case name."""
     waits = [wait for wait in (seconds_to_wait(headers, now), _spent_reset(headers, now)) if wait is not None]
     return min(max(waits), LONGEST) if waits else None
 

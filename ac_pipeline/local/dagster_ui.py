@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import httpx
@@ -22,17 +22,15 @@ SUCCEEDED = "SUCCESS"
 _LOADED = """{ workspaceOrError { ... on Workspace { locationEntries {
   name loadStatus locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
 _START_SENSOR = """mutation($which: SensorSelector!) { startSensor(sensorSelector: $which) {
-  __typename ... on PythonError { message } ... on UnauthorizedError { message }
-  ... on SensorNotFoundError { message } } }"""
+  __typename ... on Error { message } } }"""
 _START_SCHEDULE = """mutation($which: ScheduleSelector!) { startSchedule(scheduleSelector: $which) {
-  __typename ... on PythonError { message } ... on UnauthorizedError { message } } }"""
+  __typename ... on Error { message } } }"""
 _KEYS = "query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode { partitionKeys } } }"
 _ASSETS = "{ assetNodes { assetKey { path } isExecutable } }"
 _LAUNCH = """mutation($what: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $what) {
-  __typename ... on LaunchBackfillSuccess { backfillId } ... on PythonError { message }
-  ... on PartitionKeysNotFoundError { message } ... on InvalidSubsetError { message } } }"""
+  __typename ... on LaunchBackfillSuccess { backfillId } ... on Error { message } } }"""
 _BACKFILL = """query($id: String!) { partitionBackfillOrError(backfillId: $id) {
-  __typename ... on PythonError { message } ... on BackfillNotFoundError { message }
+  __typename ... on Error { message }
   ... on PartitionBackfill { status error { message } assetBackfillData { assetBackfillStatuses {
     ... on AssetPartitionsStatusCounts { assetKey { path } numPartitionsTargeted numPartitionsInProgress
       numPartitionsMaterialized numPartitionsFailed } } } } } }"""
@@ -44,7 +42,7 @@ _LAUNCH_JOB = """mutation($what: ExecutionParams!) { launchRun(executionParams: 
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message }
   ... on RunConfigValidationInvalid { errors { message } } } }"""
 _RUN = """query($id: ID!, $after: String) { runOrError(runId: $id) {
-  __typename ... on PythonError { message } ... on RunNotFoundError { message } ... on Run { status } }
+  __typename ... on Error { message } ... on Run { status } }
   logsForRun(runId: $id, afterCursor: $after, limit: 1000) { ... on EventConnection { cursor events {
     ... on LogMessageEvent { message } } } } }"""
 _CHECKS = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
@@ -82,31 +80,19 @@ class Backfill:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """What an asset's page shows of one of its checks.
+    """What an asset's page shows of one of its checks."""
 
-    Args:
-        asset: The asset, `atproto/moods`.
-        passed: Whether it passed; None when it was not evaluated since the last materialisation.
-        severe: Whether it is an error when it does not pass, and no mere warning.
-        said: Its description of the result.
-        counts: The whole numbers of its metadata.
-    """
-
-    asset: str
+    asset: str  # The asset, `atproto/moods`
     name: str
-    passed: bool | None
-    severe: bool
-    said: str
-    counts: Mapping[str, int]
+    passed: bool | None  # True if it passed; None when it was not evaluated since the last materialisation
+    severe: bool  # True if it is an error when it does not pass, and no mere warning
+    said: str  # Its description of the result
+    counts: Mapping[str, int]  # The whole numbers of its metadata
 
 
 class DagsterUi:
-    """One Dagster web server. A context manager that closes its connections.
-
-    Args:
-        url: Its address.
-        alive: Whether its process still runs; asked while waiting.
-    """
+    """One Dagster web server. A context manager that closes its connections. `alive`: True while its process runs;
+    asked while waiting."""
 
     def __init__(self, url: str, alive: Callable[[], bool]) -> None:
         self.url = url
@@ -225,31 +211,19 @@ class DagsterUi:
         node = self._ask(_CHECKS, {"key": {"path": list(asset)}})["assetNodeOrError"]
         found = []
         for each in node["assetChecksOrError"].get("checks") or []:
-            result = (each["executionForLatestMaterialization"] or {}).get("evaluation")
-            entries = (result or {}).get("metadataEntries") or []
-            found.append(
-                Check(
-                    "/".join(asset),
-                    each["name"],
-                    result["success"] if result else None,
-                    result["severity"] == "ERROR" if result else False,
-                    (result or {}).get("description") or "",
-                    {entry["label"]: entry["intValue"] for entry in entries if entry.get("intValue") is not None},
-                )
-            )
+            result = (each["executionForLatestMaterialization"] or {}).get("evaluation") or {}
+            severe, said = result.get("severity") == "ERROR", result.get("description") or ""
+            counts = _whole_numbers(result)
+            found.append(Check("/".join(asset), each["name"], result.get("success"), severe, said, counts))
         return found
 
     def counts(self, asset: Sequence[str]) -> dict[str, int]:
         """Sums of the whole numbers that the last materialisation of each partition shows."""
-        sums: dict[str, int] = {}
-        made = self._ask(_COUNTS, {"key": {"path": list(asset)}})["assetNodeOrError"][
-            "latestMaterializationByPartition"
-        ]
-        for event in made:
-            for entry in (event or {}).get("metadataEntries") or []:
-                if entry.get("intValue") is not None:
-                    sums[entry["label"]] = sums.get(entry["label"], 0) + entry["intValue"]
-        return sums
+        sums: Counter[str] = Counter()
+        node = self._ask(_COUNTS, {"key": {"path": list(asset)}})["assetNodeOrError"]
+        for event in node["latestMaterializationByPartition"]:
+            sums.update(_whole_numbers(event or {}))
+        return dict(sums)
 
     def close(self) -> None:
         self._http.close()
@@ -257,9 +231,7 @@ class DagsterUi:
     def __enter__(self) -> DagsterUi:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _ask(self, query: str, variables: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -285,3 +257,9 @@ class DagsterUi:
 
 def _selector(name: str, value: str) -> dict[str, str]:
     return {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, name: value}
+
+
+def _whole_numbers(shown: Mapping[str, Any]) -> dict[str, int]:
+    """Those of the metadata of a materialisation or a check, by label."""
+    entries = shown.get("metadataEntries") or []
+    return {entry["label"]: entry["intValue"] for entry in entries if entry.get("intValue") is not None}

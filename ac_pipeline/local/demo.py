@@ -37,12 +37,9 @@ from ac_pipeline.wiring import Pipeline, open_pipeline
 
 ALL_WELL, INCOMPLETE = 0, 1
 
-_PORT = 3000
-"""Where people look for Dagster; another one when it is taken."""
-_PATIENCE = 180.0
-"""Seconds for Dagster to load, and for its sensor to add the users; 5 and 10 are usual."""
-_PARTING = 30.0
-"""Seconds Dagster has to stop its processes."""
+_PORT = 3000  # Where people look for Dagster; another one when it is taken
+_PATIENCE = 180.0  # Seconds for Dagster to load, and for its sensor to add the users; 5 and 10 are usual
+_PARTING = 30.0  # Seconds Dagster has to stop its processes
 _TAPE_GRACE = 3600.0
 """Seconds, longer than any demo takes: the tape that is being baked waits until it is over, and none is verified."""
 _STAGES = ("renditions", "atproto")
@@ -59,8 +56,7 @@ VERIFIED = {
 }
 """The checks that the verification is about, and what they count; by name, for nothing here may import Dagster."""
 _ON_THE_PDS = ("verified", "different", "extra", "duplicates")
-_TURN = re.compile(r"(\d+) of (\d+): ")
-"""How each user's line in the job's log begins."""
+_TURN = re.compile(r"(\d+) of (\d+): ")  # How each user's line in the job's log begins
 _SENSORS = ("new_content_sensor", "drift_sensor", "alerts_sensor")
 _SCHEDULES = ("incremental_sync", "nightly_reconcile", "weekly_verification")
 """All there are: started while the UI stays, so that what people try out has consequences."""
@@ -69,12 +65,8 @@ _SCHEDULES = ("incremental_sync", "nightly_reconcile", "weekly_verification")
 def run_demo(users: int, items: int, ui: bool) -> int:
     """Run the whole demo in the project of the working directory. May be repeated: the second one finds all unchanged.
 
-    What the demo started is stopped in the end, also after Ctrl-C; `.local/` is kept.
-
-    Args:
-        users: Users besides the guest.
-        items: Documents, about.
-        ui: Leave Dagster running after the summary, until Ctrl-C.
+    What the demo started is stopped in the end, also after Ctrl-C; `.local/` is kept. `ui`: leave Dagster running after
+    the summary, until Ctrl-C.
 
     Returns:
         0 when the backfill succeeded and every expected record and blob was verified, else 1.
@@ -149,12 +141,8 @@ def _run(root: Path, users: int, items: int, *, ui: bool, screen: Screen, stack:
 
 
 def demo_settings(addresses: Addresses, folder: Path) -> Settings:
-    """The settings of the demo: the local services and nothing else, whatever the environment holds.
-
-    Args:
-        addresses: Of the local services.
-        folder: Where the demo keeps its own Dagster and renditions.
-    """
+    """The settings of the demo: the local services and nothing else, whatever the environment holds. `folder`: where
+    the demo keeps its own Dagster and renditions."""
     return Settings(
         _env_file=None,  # type: ignore[call-arg]  # a documented argument that the generated signature hides
         mongodb_connection_string=SecretStr(addresses.mongo),
@@ -208,11 +196,8 @@ def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
 def open_dagster(
     root: Path, folder: Path, settings: Settings, screen: Screen, port: int | None = None
 ) -> Iterator[DagsterUi]:
-    """A Dagster of the demo's own, in a process group of its own, stopped in the end.
-
-    Args:
-        port: Where it listens; None for where people look for it, or another one when that is taken.
-    """
+    """A Dagster of the demo's own, in a process group of its own, stopped in the end. `port`: where it listens; None
+    for where people look for it, or another one when that is taken."""
     port = port or (_PORT if is_free(_PORT) else free_port())
     settings.dagster_home.mkdir(parents=True, exist_ok=True)
     log = folder / "logs" / "dagster.log"
@@ -242,15 +227,10 @@ def open_dagster(
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What the verification job found, as the checks on the assets' pages say it.
+    """What the verification job found, as the checks on the assets' pages say it."""
 
-    Args:
-        status: How its run ended.
-        checks: All checks of all records assets.
-    """
-
-    status: str
-    checks: Sequence[Check]
+    status: str  # How its run ended
+    checks: Sequence[Check]  # All checks of all records assets
 
     def total(self, check: str, count: str) -> int:
         """A count of one check, over all types."""
@@ -258,7 +238,7 @@ class Verified:
 
     @property
     def complete(self) -> bool:
-        """Whether all were verified, and no record, link or blob is amiss.
+        """True if all were verified, and no record, link or blob is amiss.
 
         Quarantined items do not count: they were never published. The demo data holds some, for people to look at.
         """
@@ -284,7 +264,7 @@ def _verify(dagster: DagsterUi, records: Sequence[Sequence[str]], screen: Screen
 
 
 def _second_opinion(pipeline: Pipeline, found: Verified, made: SeedSummary, screen: Screen) -> bool:
-    """Whether a client that is not ours counts as many records as we verified."""
+    """True if a client that is not ours counts as many records as we verified."""
     readable = [each.did for each in pipeline.server.list_repositories() if each.active]
     nsids = {media.nsid: media.plural for media in MEDIA_TYPES}
     counted = count_records(pipeline.settings.pds_url, readable, [*nsids, COPIES])
@@ -297,13 +277,7 @@ def _second_opinion(pipeline: Pipeline, found: Verified, made: SeedSummary, scre
 
 
 def count_records(url: str, dids: Iterable[str], nsids: Iterable[str]) -> Counter[str]:
-    """Records by collection, over these repositories.
-
-    Args:
-        url: Address of the PDS.
-        dids: Repositories that can be read.
-        nsids: Collections.
-    """
+    """Records by collection, over these repositories."""
     client = Client(base_url=f"{url}/xrpc", request=Request(trust_env=False))
     collections = list(nsids)
     counts: Counter[str] = Counter()
@@ -336,11 +310,7 @@ def _judge(backfill: Backfill, found: Verified, agreed: bool, screen: Screen) ->
 
 
 def _links(dagster: DagsterUi, backfill: str, settings: Settings, pipeline: Pipeline) -> dict[str, str]:
-    links = {
-        "Backfill": f"{dagster.url}/runs/b/{backfill}",
-        "Assets": f"{dagster.url}/assets",
-        "PDS": settings.pds_url,
-    }
+    links = {"Backfill": f"{dagster.url}/runs/b/{backfill}", "Assets": f"{dagster.url}/assets", "PDS": settings.pds_url}
     for media in MEDIA_TYPES:
         states = {State.WRITTEN, State.UNCHANGED}
         for entry in pipeline.ledger.find(states=states, types={media.name}, limit=1):

@@ -20,8 +20,7 @@ from rich.text import Text
 
 from ac_pipeline.local.dagster_ui import Backfill, Check
 
-_LINE_EVERY = 10.0
-"""Seconds between lines of progress where there is no terminal to draw on."""
+_LINE_EVERY = 10.0  # Seconds between lines of progress where there is no terminal to draw on
 _COUNTS = ("documents", "eligible", "records", "written", "unchanged", "deleted", "quarantined", "blocked", "deferred")
 
 

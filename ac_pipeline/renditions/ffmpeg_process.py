@@ -26,22 +26,16 @@ TIMEOUT = 600.0
 TAIL_LINES = 40
 TAIL_CHARACTERS = 800
 
-Feed = Callable[[Callable[[bytes], object]], None]
-"""Given a function that writes to ffmpeg's input, writes all of it."""
+Feed = Callable[[Callable[[bytes], object]], None]  # Given a function that writes to ffmpeg's input, writes all of it
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended.
+    """How a run ended."""
 
-    Args:
-        code: ffmpeg's exit code.
-        tail: The last lines it wrote to its error output.
-        estimate: Expected size of the whole in bytes, where the run was ended for passing `stop_above`; else None.
-    """
-
-    code: int
-    tail: str
+    code: int  # ffmpeg's exit code
+    tail: str  # The last lines it wrote to its error output
+    # Expected size of the whole in bytes, where the run was ended for passing `stop_above`; else None
     estimate: int | None = None
 
 
@@ -98,7 +92,6 @@ def run_ffmpeg(
 
     Args:
         stream: What `ffmpeg.output(...)` returned.
-        binary: The ffmpeg to run.
         feed: Writes ffmpeg's input; whatever it raises ends the run and is raised here.
         timeout: Seconds after which it is killed.
         stop_above: Output size in bytes above which it is killed and the whole estimated.

@@ -27,8 +27,7 @@ from PIL import Image, ImageCms, ImageFile, UnidentifiedImageError
 
 from ac_pipeline.errors import TooLarge, UnreadableMedia
 
-HEAD = 32
-"""Bytes that suffice for a verdict."""
+HEAD = 32  # Bytes that suffice for a verdict
 
 UNKNOWN = "application/octet-stream"
 
@@ -98,8 +97,7 @@ BLOCKS = (16, 12, 10, 8, 6, 5, 4, 3, 2)
 MOST_CHUNKS = 100_000
 """Parts of one file that are looked at: 64 MiB of PNG in the smallest chunks that encoders write are a tenth of it."""
 _EXIF_BYTES = 1 << 20
-_PROFILE_BYTES = 4 << 20
-"""Unpacked. Profiles of printing presses have 3 MiB; larger ones are passed over."""
+_PROFILE_BYTES = 4 << 20  # Unpacked. Profiles of printing presses have 3 MiB; larger ones are passed over.
 _STRIP_PIXELS = 1 << 18
 """Pixels converted at a time, so that a conversion never holds several copies of a whole picture."""
 
@@ -142,7 +140,6 @@ def open_picture(
 
     Args:
         source: The file, or its bytes.
-        name: What it is, for messages.
         formats: Names of the formats taken, of PNG, JPEG, GIF and WEBP; the content decides, never the extension.
         max_side, max_pixels: Limits in pixels, checked before any pixel is decoded.
         background: Shown where the picture is transparent.
@@ -186,22 +183,17 @@ def _unreadable(name: str, error: Exception) -> UnreadableMedia:
 
 @dataclass(slots=True)
 class _Parts:
-    """What of a file decides the picture.
-
-    Args:
-        pieces: What is given to Pillow, in order: bytes, and ranges of the file.
-        depth: Bits of a sample in a PNG.
-        layers: Components of a JPEG.
-    """
+    """What of a file decides the picture."""
 
     format: str
     width: int = 0
     height: int = 0
+    # What is given to Pillow, in order: bytes, and ranges of the file
     pieces: list[bytes | range] = field(default_factory=list)
     exif: bytes = b""
     profile: bytes = b""
-    depth: int = 8
-    layers: int = 0
+    depth: int = 8  # Bits of a sample in a PNG
+    layers: int = 0  # Components of a JPEG
 
     @property
     def bytes(self) -> int:
@@ -490,10 +482,7 @@ def _to_srgb(profile: bytes, mode: str) -> ImageCms.ImageCmsTransform | None:
 
 def strips(image: Image.Image, enlarged: int = 1) -> Iterator[tuple[int, Image.Image]]:
     """Top edge and pixels of one horizontal part after the other: what is done strip by strip takes little memory.
-
-    Args:
-        enlarged: By how much the strips are enlarged afterwards.
-    """
+    `enlarged`: by how much the strips are enlarged afterwards."""
     rows = max(1, _STRIP_PIXELS // (image.width * enlarged**2))
     for top in range(0, image.height, rows):
         yield top, image.crop((0, top, image.width, min(image.height, top + rows)))
@@ -513,11 +502,8 @@ def shrunk_exactly(image: Image.Image, block: int) -> Image.Image | None:
 
 
 def block_size(image: Image.Image, *, least: int) -> int:
-    """Largest whole factor by which the picture was enlarged, 1 if it was not.
-
-    Args:
-        least: Smallest side, in true pixels, that is believed; a plain area would count as enlarged by anything.
-    """
+    """Largest whole factor by which the picture was enlarged, 1 if it was not. `least`: smallest side, in true pixels,
+    that is believed; a plain area would count as enlarged by anything."""
     width, height = image.size
     for block in BLOCKS:
         if width % block or height % block or min(width, height) // block < least:

@@ -20,8 +20,7 @@ from ac_pipeline.renditions.thumbnail import Product, check_thumbnail, make_thum
 from ac_pipeline.renditions.video import VIDEO_CAP, Encoder, Job, Video, encode_tape, shrink_video
 from ac_pipeline.renditions.video_check import check_finished, middle_frame, read_facts, why_not_as_it_is
 
-ENDS_EARLY = "ends_early"
-"""Detail of a video that was made of a file that is not all there: any other source is better."""
+ENDS_EARLY = "ends_early"  # Detail of a video that was made of a file that is not all there: any other source is better
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,17 +33,11 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """What recipes work with.
+    """What recipes work with."""
 
-    Args:
-        encoder: Which ffmpeg.
-        blob_limit: Largest blob the PDS takes, in bytes.
-        slots: Held while encoding, so that only so many encodings run at a time.
-    """
-
-    encoder: Encoder
-    blob_limit: Callable[[], int]
-    slots: threading.BoundedSemaphore
+    encoder: Encoder  # Which ffmpeg
+    blob_limit: Callable[[], int]  # Largest blob the PDS takes, in bytes
+    slots: threading.BoundedSemaphore  # Held while encoding, so that only so many encodings run at a time
 
     @property
     def video_cap(self) -> int:
@@ -53,24 +46,15 @@ class Workshop:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How one kind of source is rendered.
+    """How one kind of source is rendered."""
 
-    Args:
-        formats: Formats its sources come in, by the names of `SourceObject.format`.
-        source_bytes: Largest source taken.
-        products: What it makes, as the asset of a type's derived media is named: `thumbnails`.
-        kinds: How it is made and in which format, as the UI shows it.
-        description: Of that asset, with `{type}` for the name of the type.
-        spec: Names everything besides the source that decides the result.
-        make: Source file, the format its key promised, an empty folder to work in -> blobs.
-    """
-
-    formats: tuple[str, ...]
-    source_bytes: int
-    products: str
-    kinds: tuple[str, ...]
-    description: str
-    spec: Callable[[Workshop], str]
+    formats: tuple[str, ...]  # Formats its sources come in, by the names of `SourceObject.format`
+    source_bytes: int  # Largest source taken
+    products: str  # What it makes, as the asset of a type's derived media is named: `thumbnails`
+    kinds: tuple[str, ...]  # How it is made and in which format, as the UI shows it
+    description: str  # Of that asset, with `{type}` for the name of the type
+    spec: Callable[[Workshop], str]  # Names everything besides the source that decides the result
+    # Source file, the format its key promised, an empty folder to work in -> blobs
     make: Callable[[Path, str, Path, Workshop], Made]
 
 

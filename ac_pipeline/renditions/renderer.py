@@ -14,14 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from weakref import WeakValueDictionary
 
-from ac_pipeline.errors import (
-    EncodingFailed,
-    Permanent,
-    SourceMissing,
-    TooLarge,
-    Transient,
-    UnreadableMedia,
-)
+from ac_pipeline.errors import EncodingFailed, Permanent, SourceMissing, TooLarge, Transient, UnreadableMedia
 from ac_pipeline.items import BlobRef, Derived, Rendition
 from ac_pipeline.media.base import Document, MediaType, SourceObject
 from ac_pipeline.objects import Fetched, ObjectStorage
@@ -32,11 +25,9 @@ from ac_pipeline.renditions.video import MOST_PIXELS, Encoder
 
 
 class Renderer:
-    """Renders documents, any number of threads at once.
+    """Renders documents, any number of threads at once. What asks storage raises Transient where it did not answer.
 
     Args:
-        objects: Where sources are.
-        store: Where renditions are kept.
         blob_limit: Largest blob the PDS takes, in bytes; asked only when something has to be made or looked up.
         work_dir: Folder for temporary files; made if missing, nothing stays in it.
         ffmpeg: An ffmpeg with libx264 (`AC_FFMPEG`), or None for imageio-ffmpeg's.
@@ -112,11 +103,7 @@ class Renderer:
 
     def companions(self, media: MediaType, document: Document, known: frozenset[str]) -> frozenset[str]:
         """Names of the document's companions that are in storage now. What differs from what is known is believed when
-        storage says it twice.
-
-        Raises:
-            Transient: Storage did not answer.
-        """
+        storage says it twice."""
         found = self._found(media, document, frozenset())
         return found if found == known else self._found(media, document, frozenset())
 
@@ -125,7 +112,6 @@ class Renderer:
 
         Raises:
             InvalidDocument: It names no object.
-            Transient: Storage did not answer.
         """
         return self._objects.exists(media.sources(document))
 

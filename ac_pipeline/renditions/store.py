@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import fsspec
 from fsspec.implementations.local import LocalFileSystem
@@ -40,10 +40,9 @@ class Kept:
 
 
 class RenditionStore:
-    """Derived media in one folder or bucket; any number of processes may share it.
-
-    Args:
-        url: A path, or any fsspec URL such as `s3://bucket/renditions` or `memory://renditions`.
+    """Derived media in one folder or bucket; any number of processes may share it. Everything raises ServiceUnreachable
+    where the store does not answer, or does not do what it is told. `url`: a path, or any fsspec URL such as
+    `s3://bucket/renditions` or `memory://renditions`.
 
     Raises:
         Misconfigured: The URL's kind is unknown, or its driver is not installed.
@@ -66,7 +65,6 @@ class RenditionStore:
 
         Raises:
             InvalidRecord: The bytes are not of the declared type (MEDIA-2).
-            ServiceUnreachable: The store does not take it.
         """
         actual = sniff(data)
         if actual != mime_type:
@@ -81,7 +79,6 @@ class RenditionStore:
 
         Raises:
             SourceMissing: They are gone, or damaged; damaged ones are removed, so that they can be made again.
-            ServiceUnreachable: The store did not answer.
         """
         data = self.read_file(_blob(cid))
         if data is None:
@@ -100,7 +97,6 @@ class RenditionStore:
         """What was made before from this source by this recipe, if all of its blobs are still here.
 
         Args:
-            recipe: Name of the recipe.
             source: sha-256 (hex) of the source bytes.
             spec: Everything else that decides the result: encoder, version, caps.
         """
@@ -130,40 +126,21 @@ class RenditionStore:
         self.write_file(_index(recipe, source, spec), _canonical(value))
 
     def remove(self, cid: str) -> None:
-        """Delete a blob; one that is not there is gone already. What was remembered of it counts no longer.
-
-        Raises:
-            ServiceUnreachable: The store did not answer, or keeps it.
-        """
+        """Delete a blob; one that is not there is gone already. What was remembered of it counts no longer."""
         self.remove_file(_blob(cid))
 
     def forget(self, recipe: str, source: str, spec: str) -> None:
-        """Delete what `remember` has kept; arguments as for `lookup`. Its blobs stay.
-
-        Raises:
-            ServiceUnreachable: As for `remove`.
-        """
+        """Delete what `remember` has kept; arguments as for `lookup`. Its blobs stay."""
         self.remove_file(_index(recipe, source, spec))
 
     def read_file(self, name: str) -> bytes | None:
-        """The bytes of a file; None when there is none.
-
-        Args:
-            name: Its path below the store, of segments that the caller has chosen.
-
-        Raises:
-            ServiceUnreachable: The store did not answer.
-        """
+        """The bytes of a file, by its path below the store, of segments that the caller has chosen; None without it."""
         with self._answering(), suppress(FileNotFoundError):
             return bytes(self._fs.cat_file(f"{self._root}/{name}"))
         return None
 
     def write_file(self, name: str, data: bytes) -> None:
-        """Keep a file, all or nothing: on disk by renaming a synced file; a bucket's PUT is atomic by itself.
-
-        Raises:
-            ServiceUnreachable: The store does not take it.
-        """
+        """Keep a file, all or nothing: on disk by renaming a synced file; a bucket's PUT is atomic by itself."""
         path = f"{self._root}/{name}"
         with self._answering():
             folder = path.rsplit("/", 1)[0]
@@ -184,11 +161,7 @@ class RenditionStore:
                     os.unlink(temporary)
 
     def remove_file(self, name: str) -> None:
-        """Delete a file; one that is not there is gone already.
-
-        Raises:
-            ServiceUnreachable: The store did not answer, or keeps it.
-        """
+        """Delete a file; one that is not there is gone already."""
         with self._answering(), suppress(FileNotFoundError):
             self._fs.rm_file(f"{self._root}/{name}")
 
@@ -266,13 +239,15 @@ def _canonical(value: object) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
-_FOLDER: Final = "snapshots"
+Kind = Literal["blobs", "repositories", "manifests"]
+_ENDINGS: Final[Mapping[Kind, str]] = {"blobs": "", "repositories": ".car", "manifests": ".json"}
 _SEGMENT: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]*")
 """What ids, digests and CIDs are made of; nothing else may become part of a path."""
 
 
 class SnapshotFiles:
-    """The files of all snapshots of one rendition store; any number of processes may share it."""
+    """The files of all snapshots of one rendition store; any number of processes may share it. Everything raises
+    ServiceUnreachable where the store does not answer, or gives other bytes back than it was given."""
 
     def __init__(self, store: RenditionStore) -> None:
         self._store = store
@@ -282,7 +257,6 @@ class SnapshotFiles:
 
         Raises:
             InvalidRecord: The bytes are not those of `cid`.
-            ServiceUnreachable: The store does not take it, or gives other bytes back.
         """
         if blob_cid(data) != cid:
             raise InvalidRecord(f"The bytes for blob {cid} are not what their CID says; it was not kept.")
@@ -293,49 +267,32 @@ class SnapshotFiles:
 
         Raises:
             SourceMissing: They are gone or damaged: no snapshot that needs them can be used.
-            ServiceUnreachable: The store did not answer.
         """
         return self._read(_path("blobs", cid), f"The snapshots' blob {cid}", lambda data: blob_cid(data) == cid)
 
     def put_repository(self, car: bytes) -> str:
-        """Keep a repository; returns its sha-256 (hex).
-
-        Raises:
-            ServiceUnreachable: As for `put_blob`.
-        """
+        """Keep a repository; returns its sha-256 (hex)."""
         digest = sha256(car).hexdigest()
-        self._put(_path("repositories", digest, ".car"), car)
+        self._put(_path("repositories", digest), car)
         return digest
 
     def repository(self, digest: str) -> bytes:
         """The CAR of this sha-256; errors as for `blob`."""
-        path, name = _path("repositories", digest, ".car"), f"The snapshots' repository {digest}"
-        return self._read(path, name, lambda car: sha256(car).hexdigest() == digest)
+        name = f"The snapshots' repository {digest}"
+        return self._read(_path("repositories", digest), name, lambda car: sha256(car).hexdigest() == digest)
 
     def put_manifest(self, id: str, manifest: Mapping[str, Any]) -> None:
         """Keep what belongs to a snapshot; values of JSON."""
-        self._put(_path("manifests", id, ".json"), json.dumps(manifest, sort_keys=True, indent=1).encode())
+        self._put(_path("manifests", id), json.dumps(manifest, sort_keys=True, indent=1).encode())
 
     def manifest(self, id: str) -> dict[str, Any]:
         """What belongs to a snapshot; errors as for `blob`."""
-        data = self._read(_path("manifests", id, ".json"), f"The manifest of snapshot {id}", _is_object)
+        data = self._read(_path("manifests", id), f"The manifest of snapshot {id}", _is_object)
         return dict(json.loads(data))
 
-    def remove_blob(self, cid: str) -> None:
-        """Delete a blob; the caller knows that no snapshot needs it.
-
-        Raises:
-            ServiceUnreachable: The store did not answer, or keeps it.
-        """
-        self._store.remove_file(_path("blobs", cid))
-
-    def remove_repository(self, digest: str) -> None:
-        """Delete the CAR of this sha-256; as for `remove_blob`."""
-        self._store.remove_file(_path("repositories", digest, ".car"))
-
-    def remove_manifest(self, id: str) -> None:
-        """Delete the manifest of a snapshot; as for `remove_blob`."""
-        self._store.remove_file(_path("manifests", id, ".json"))
+    def remove(self, kind: Kind, name: str) -> None:
+        """Delete a blob, a repository or a manifest by its name; the caller knows that no snapshot needs it."""
+        self._store.remove_file(_path(kind, name))
 
     def _read(self, path: str, name: str, fits: Callable[[bytes], bool]) -> bytes:
         data = self._store.read_file(path)
@@ -359,7 +316,7 @@ def _is_object(data: bytes) -> bool:
         return False
 
 
-def _path(folder: str, name: str, ending: str = "") -> str:
+def _path(kind: Kind, name: str) -> str:
     if _SEGMENT.fullmatch(name) is None:
         raise SourceMissing(f"{name[:100]!r} is no name of a snapshot's file.")
-    return f"{_FOLDER}/{folder}/{name}{ending}"
+    return f"snapshots/{kind}/{name}{_ENDINGS[kind]}"

@@ -19,7 +19,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from types import TracebackType
 from typing import IO, BinaryIO, Final, Literal
 
 from PIL import Image
@@ -30,16 +29,12 @@ from ac_pipeline.renditions.pictures import FRAME_COST, open_picture
 FRAME = re.compile(r"frame-(\d{1,7})\.png")
 """Posted tapes pad to five digits, the early layout does not (aesthetic-computer facts, section 10.1)."""
 
-FALLBACK_MS = 16.67
-"""The producer's own default: one frame at 60 Hz."""
-PRODUCER_FLOOR_MS = 10.0
-"""The producer raises shorter durations to this; the timestamps beside them stay true."""
+FALLBACK_MS = 16.67  # The producer's own default: one frame at 60 Hz
+PRODUCER_FLOOR_MS = 10.0  # The producer raises shorter durations to this; the timestamps beside them stay true
 
 SHORTEST_MS, LONGEST_MS = 1.0, 10_000.0
-MOST_SECONDS = 300.0
-"""Ten times the 30 s the platform allows."""
-HELD_SHARE = 100
-"""One frame in this many may be missing before the tape is refused (media facts, decisions)."""
+MOST_SECONDS = 300.0  # Ten times the 30 s the platform allows
+HELD_SHARE = 100  # One frame in this many may be missing before the tape is refused (media facts, decisions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,8 +207,7 @@ def _numbers(indices: Sequence[int]) -> str:
 
 
 ARCHIVE_BYTES = 512 << 20
-BACKGROUND = (0, 0, 0)
-"""Behind transparent pixels and around frames that are smaller than the first."""
+BACKGROUND = (0, 0, 0)  # Behind transparent pixels and around frames that are smaller than the first
 
 PADDING = 4096
 """Samples to a multiple of which the producer fills up the sound with silence (aesthetic-computer facts, 10.1)."""
@@ -222,15 +216,7 @@ _END, _ZIP64_LOCATOR, _ZIP64_END = b"PK\x05\x06", b"PK\x06\x07", b"PK\x06\x06"
 _DIRECTORY_BYTES_PER_ENTRY = 256
 _EXPORT = re.compile(r"frame_[^/]*\.png")
 _KNOWN = frozenset({"timing.json", "metadata.json", "soundtrack.wav"})
-_ZIP_ERRORS = (
-    zipfile.BadZipFile,
-    ValueError,
-    NotImplementedError,
-    RuntimeError,
-    EOFError,
-    struct.error,
-    zlib.error,
-)
+_ZIP_ERRORS = (zipfile.BadZipFile, ValueError, NotImplementedError, RuntimeError, EOFError, struct.error, zlib.error)
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,25 +254,18 @@ _FLOATS: Final[Mapping[str, Literal["f", "d"]]] = {"f32le": "f", "f64le": "d"}
 _EXTENSIBLE = 0xFFFE
 _SUBFORMAT = bytes.fromhex("0000 0000 1000 8000 00aa 0038 9b71")
 """What follows the tag in the GUID that WAVE_FORMAT_EXTENSIBLE names the format by."""
-_UNTOLD = (0, 0xFFFFFFFF)
-"""Lengths of a data chunk whose writer could not go back and fill them in."""
+_UNTOLD = (0, 0xFFFFFFFF)  # Lengths of a data chunk whose writer could not go back and fill them in
 
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """How a WAV holds its samples.
+    """How a WAV holds its samples."""
 
-    Args:
-        format: What ffmpeg calls samples of this kind, e.g. `s16le`.
-        rate: Hz.
-        width: Bytes of one sample of all channels.
-        start, length: Where they are, in bytes.
-    """
-
-    format: str
-    rate: int
+    format: str  # What ffmpeg calls samples of this kind, e.g. `s16le`.
+    rate: int  # Hz
     channels: int
-    width: int
+    width: int  # Bytes of one sample of all channels
+    # start, length: Where they are, in bytes
     start: int
     length: int
 
@@ -297,10 +276,6 @@ class Sound:
 
 class TapeArchive:
     """One open tape ZIP; a context manager.
-
-    Args:
-        path: The ZIP on disk.
-        limits: How much is taken.
 
     Raises:
         UnreadableMedia: Not a ZIP, a broken or hostile one, or not a tape.
@@ -331,9 +306,7 @@ class TapeArchive:
     def __enter__(self) -> TapeArchive:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._zip.close()
         self._file.close()
 

@@ -18,8 +18,7 @@ from ac_pipeline.errors import InvalidRecord, TooLarge, UnreadableMedia
 from ac_pipeline.renditions.pictures import block_size, open_picture, shrunk_exactly, sniff, strips
 
 SIDE = 512
-CAP = 100_000
-"""Bytes; satisfies every version of the lexicon, the strictest of which says 102,400."""
+CAP = 100_000  # Bytes; satisfies every version of the lexicon, the strictest of which says 102,400
 
 SOURCE_BYTES = 64 << 20
 SOURCE_SIDE = 16_384
@@ -30,8 +29,7 @@ FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
 BACKGROUND = (32, 32, 32)
 """Behind transparent pictures, as the platform's own `/api/pixel` has it; also the letterbox of a JPEG."""
 
-EXACT_COLOURS = 255
-"""A palette has 256 places; one is kept for the transparent letterbox."""
+EXACT_COLOURS = 255  # A palette has 256 places; one is kept for the transparent letterbox
 FEW_COLOURS = 8192
 """Above this a picture counts as photo-like: JPEG 4:4:4 is then about 10 dB better than a 256-colour PNG."""
 QUALITIES = (95, 92, 88, 84, 78, 70, 60, 50, 40, 30, 20, 10)
@@ -52,11 +50,8 @@ class Product:
 
 
 def make_thumbnail(source: bytes | Path, name: str = "the picture") -> Product:
-    """The thumbnail of a picture file; of an animation, of its first picture.
-
-    Args:
-        source: PNG, JPEG, GIF or WebP, or the path of one; the content decides, not the name.
-        name: What it is, for messages.
+    """The thumbnail of a picture file; of an animation, of its first picture. `source`: PNG, JPEG, GIF or WebP, or the
+    path of one; the content decides, not the name.
 
     Raises:
         UnreadableMedia: Not such a picture, or a broken one.
@@ -66,13 +61,7 @@ def make_thumbnail(source: bytes | Path, name: str = "the picture") -> Product:
     if length > SOURCE_BYTES:
         raise TooLarge(f"{name} has {length} bytes; at most {SOURCE_BYTES} are read")
     with open_picture(
-        source,
-        name,
-        formats=FORMATS,
-        max_side=SOURCE_SIDE,
-        max_pixels=SOURCE_PIXELS,
-        background=BACKGROUND,
-        draft=SIDE,
+        source, name, formats=FORMATS, max_side=SOURCE_SIDE, max_pixels=SOURCE_PIXELS, background=BACKGROUND, draft=SIDE
     ) as picture:
         made = thumbnail_of(picture.image)
         # A draft-decoded JPEG is smaller than its file says.

@@ -22,8 +22,7 @@ from ac_pipeline.renditions.pictures import common_block, shrunk_exactly
 from ac_pipeline.renditions.tape_archive import Sound, TapeArchive
 from ac_pipeline.renditions.video_check import VideoFacts, check_encoded, check_smaller, read_facts
 
-TICK_NS = 10_000
-"""One tick is 10 microseconds: a frame's time is right to 0.005 ms."""
+TICK_NS = 10_000  # One tick is 10 microseconds: a frame's time is right to 0.005 ms
 
 _UNKNOWN_SIZE = b"\x01" + b"\xff" * 7
 _EBML, _SEGMENT, _INFO, _TRACKS, _CLUSTER = "1A45DFA3", "18538067", "1549A966", "1654AE6B", "1F43B675"
@@ -77,8 +76,7 @@ def frame_header(start: float, duration: float, length: int) -> bytes:
     return bytes.fromhex(_CLUSTER) + _size(len(time) + len(group) + length) + time + group
 
 
-VIDEO_CAP = 52_428_800
-"""Bytes; `maxSize` of the tape lexicon's `video`."""
+VIDEO_CAP = 52_428_800  # Bytes; `maxSize` of the tape lexicon's `video`
 
 PRESET = "medium"
 THREADS = 1
@@ -92,8 +90,7 @@ ENLARGED_SIDE = 720
 LARGEST_ENLARGED = 960
 MOST_ENLARGED = 8
 LEAST_TRUE_SIDE = 16
-OVERSHOOT = 1.02
-"""An encoding is ended once it is this far over the cap; ffmpeg's count of bytes runs a little ahead."""
+OVERSHOOT = 1.02  # An encoding is ended once it is this far over the cap; ffmpeg's count of bytes runs a little ahead
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,17 +104,11 @@ class Video:
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """An ffmpeg and how it may be used.
+    """An ffmpeg and how it may be used."""
 
-    Args:
-        binary: Path of an ffmpeg with libx264; by default imageio-ffmpeg's.
-        timeout: Seconds one run may take.
-        most_pixels: Frames x width x height of what is encoded.
-    """
-
-    binary: str = field(default_factory=default_binary)
-    timeout: float = TIMEOUT
-    most_pixels: int = MOST_PIXELS
+    binary: str = field(default_factory=default_binary)  # Path of an ffmpeg with libx264; by default imageio-ffmpeg's
+    timeout: float = TIMEOUT  # Seconds one run may take
+    most_pixels: int = MOST_PIXELS  # Frames x width x height of what is encoded
 
     def spec(self, cap: int) -> str:
         """Names everything that decides the bytes of a video of at most `cap` bytes."""
@@ -184,8 +175,7 @@ class _Source:
     name: str
 
 
-_SAMPLES = "sound.pcm"
-"""Name of the file with the raw samples of a tape's sound, in the folder of its job."""
+_SAMPLES = "sound.pcm"  # Name of the file with the raw samples of a tape's sound, in the folder of its job
 
 
 class _NotEnlarged(Exception):
@@ -408,15 +398,13 @@ def _output_options(crf: int, reorder: bool, *, sound: bool) -> dict[str, str | 
 
 
 BEST_CRF = 18
-WORST_CRF = 36
-"""Past this a smaller picture looks better than a coarser one."""
+WORST_CRF = 36  # Past this a smaller picture looks better than a coarser one
 SMALLER_CRF = 28
 SMALLEST_SCALE = 0.25
 AIM = 0.93
 GOOD_ENOUGH = 0.85
 MOST_FITTING = 6
-MOST_ATTEMPTS = 16
-"""Enough for two at each of the seven picture sizes, from eightfold down to a quarter."""
+MOST_ATTEMPTS = 16  # Enough for two at each of the seven picture sizes, from eightfold down to a quarter
 _CRF_PER_OCTAVE = 8
 
 
@@ -430,15 +418,10 @@ class Attempt:
 
 @dataclass(slots=True)
 class SizeSearch:
-    """The search for one video; ask `next_attempt`, encode, tell `record`, until it answers None.
+    """The search for one video; ask `next_attempt`, encode, tell `record`, until it answers None."""
 
-    Args:
-        cap: Bytes.
-        scale: Factor to begin with.
-    """
-
-    cap: int
-    scale: float
+    cap: int  # Bytes
+    scale: float  # Factor to begin with
     best: Attempt | None = None
     attempts: int = 0
     _fitting: dict[int, int] = field(default_factory=dict)

@@ -26,14 +26,12 @@ from ac_pipeline.renditions.ffmpeg_process import TIMEOUT
 from ac_pipeline.renditions.pictures import DECODING, HEAD, sniff
 from ac_pipeline.renditions.tape_archive import MOST_SECONDS
 
-PTS_TOLERANCE = 1.0
-"""Milliseconds; measured errors stay below 0.02 (media facts, section 2.1)."""
+PTS_TOLERANCE = 1.0  # Milliseconds; measured errors stay below 0.02 (media facts, section 2.1)
 FRAME_MS = 1000 / 60 + 0.34
 """One frame at 60 Hz, rounded up to 17 ms: how much the whole may last too long or too short."""
 SOUND_TOLERANCE = 50.0
 MOST_SIDE = 4096
-_MOST_BOXES = 100_000
-"""Three times the fragments of 300 s at 60 a second, with one frame in each."""
+_MOST_BOXES = 100_000  # Three times the fragments of 300 s at 60 a second, with one frame in each
 MOST_DECODED = 60_000_000_000
 """Frames x width x height that are decoded to judge one file; decoding is some ten times as fast as encoding."""
 _PLAYED_FORMATS = frozenset({"yuv420p", "yuvj420p"})
@@ -59,58 +57,43 @@ decoded picture upright."""
 
 @dataclass(frozen=True, slots=True)
 class VideoFacts:
-    """What is in a video file, as it decodes; times in milliseconds.
-
-    Args:
-        width, height: Pixels of the upright picture.
-        times: Presentation time of every frame that decodes, in order.
-        duration: From the first frame to the end of the last one.
-        declared, indexed: Frames and length of the picture track that the file's index names; 0 where it names none.
-        cut: Why not all of the file is there, or None.
-        colour: Numbers of primaries, transfer, matrix and range; all 1 for BT.709 in TV range.
-        faststart: Whether the index precedes the media, so that playing can begin before the download ends.
-        sound: Codec of the sound track, None without one.
-        sound_duration: Of what decodes of it; 0 when nothing does.
-        stream, sound_stream: Their numbers in the file.
-    """
+    """What is in a video file, as it decodes; times in milliseconds."""
 
     mime_type: str
     codec: str
     pixel_format: str
+    # width, height: Pixels of the upright picture
     width: int
     height: int
-    times: tuple[float, ...]
-    duration: float
+    times: tuple[float, ...]  # Presentation time of every frame that decodes, in order
+    duration: float  # From the first frame to the end of the last one
+    # declared, indexed: Frames and length of the picture track that the file's index names; 0 where it names none
     declared: int
     indexed: float
-    colour: tuple[int, int, int, int]
-    faststart: bool
-    sound: str | None
-    sound_duration: float
+    colour: tuple[int, int, int, int]  # Numbers of primaries, transfer, matrix and range; all 1 for BT.709 in TV range
+    faststart: bool  # True if the index precedes the media, so that playing can begin before the download ends
+    sound: str | None  # Codec of the sound track, None without one
+    sound_duration: float  # Of what decodes of it; 0 when nothing does
     profile: str = ""
-    cut: str | None = None
+    cut: str | None = None  # Why not all of the file is there, or None
+    # stream, sound_stream: Their numbers in the file
     stream: int = 0
     sound_stream: int = 1
 
 
 def read_facts(path: Path, *, most_pixels: int = MOST_DECODED, timeout: float = TIMEOUT) -> VideoFacts:
-    """Read a video file by decoding all of it.
-
-    Args:
-        path: The file.
-        most_pixels: Frames x width x height that are decoded.
-        timeout: Seconds it may take.
+    """Read a video file by decoding all of it. `most_pixels`: frames x width x height that are decoded.
 
     Raises:
         UnreadableMedia: Not an MP4, a broken one, or longer than 300 s.
         TooLarge: It has more pixels.
         EncoderTimedOut: It takes longer.
     """
-    boxes = _boxes(path)
+    mime_type, faststart, cut = _boxes(path)
     shown: list[tuple[int, int]] = []
     lost, left = 0, most_pixels
     first: VideoFrame | None = None
-    with _opened(path, boxes.cut) as (container, video):
+    with _opened(path, cut) as (container, video):
         _check_size(video.width, video.height)
         base = float(video.time_base or 1)
         for frames in _decoded(container, video, timeout):
@@ -134,7 +117,7 @@ def read_facts(path: Path, *, most_pixels: int = MOST_DECODED, timeout: float = 
         if first is not None and not _signs(first)[0]:
             width, height = height, width
         facts = VideoFacts(
-            mime_type=boxes.mime_type,
+            mime_type=mime_type,
             codec=context.name,
             pixel_format=context.pix_fmt or "",
             width=width,
@@ -149,11 +132,11 @@ def read_facts(path: Path, *, most_pixels: int = MOST_DECODED, timeout: float = 
                 int(context.colorspace),
                 int(context.color_range),
             ),
-            faststart=boxes.faststart,
+            faststart=faststart,
             sound=None,
             sound_duration=0.0,
             profile=video.profile or "",
-            cut=boxes.cut or (f"{lost} of its frames are broken" if lost else _missing(path, len(shown), video.frames)),
+            cut=cut or (f"{lost} of its frames are broken" if lost else _missing(path, len(shown), video.frames)),
             stream=video.index,
         )
     heard = 0.0
@@ -196,11 +179,7 @@ def _is_unknown(stream: VideoStream | AudioStream) -> bool:
 def _decoded(
     container: InputContainer, stream: VideoStream | AudioStream, timeout: float = TIMEOUT
 ) -> Iterator[Sequence[object] | None]:
-    """The frames of each packet of a track; None for one that cannot be decoded, or that the file's end cuts off.
-
-    Args:
-        timeout: Seconds it may take.
-    """
+    """The frames of each packet of a track; None for one that cannot be decoded, or that the file's end cuts off."""
     end = time.monotonic() + timeout
     for packet in container.demux(stream):
         try:
@@ -240,13 +219,11 @@ def _signs(frame: VideoFrame) -> tuple[int, int, int, int]:
 
 
 def check_encoded(facts: VideoFacts, starts: Sequence[float], end: float, *, sound: bool) -> None:
-    """Whether an encoding has every frame at its time, lasts as long as its tape, and plays everywhere.
+    """Check that an encoding has every frame at its time, lasts as long as its tape, and plays everywhere.
 
     Args:
-        facts: Of the encoding.
         starts: When each frame of the tape begins, in milliseconds.
         end: When the last one ends.
-        sound: Whether the tape has sound.
 
     Raises:
         EncodingFailed: Naming everything that is wrong.
@@ -265,7 +242,7 @@ def check_encoded(facts: VideoFacts, starts: Sequence[float], end: float, *, sou
 
 
 def check_finished(facts: VideoFacts) -> None:
-    """Whether somebody else's MP4 can be published, as it is or encoded again: some frames, at most 300 s and 4096
+    """Check that somebody else's MP4 can be published, as it is or encoded again: some frames, at most 300 s and 4096
     pixels a side.
 
     Raises:
@@ -302,7 +279,7 @@ def why_not_as_it_is(facts: VideoFacts) -> list[str]:
 
 
 def check_smaller(facts: VideoFacts, source: VideoFacts) -> None:
-    """Whether a re-encoded MP4 still has all frames, the length and the sound of its source.
+    """Check that a re-encoded MP4 still has all frames, the length and the sound of its source.
 
     Raises:
         EncodingFailed: Naming what is wrong.
@@ -376,17 +353,9 @@ def _wrong_times(facts: VideoFacts, starts: Sequence[float], end: float) -> list
     return wrong
 
 
-@dataclass(frozen=True, slots=True)
-class _Boxes:
-    """What the outermost boxes tell: the MIME type, whether `moov` precedes `mdat`, and where the file ends early."""
-
-    mime_type: str
-    faststart: bool
-    cut: str | None
-
-
-def _boxes(path: Path) -> _Boxes:
-    """Walk the outermost boxes (ISO/IEC 14496-12, 4.2: size, type, optional 64-bit size)."""
+def _boxes(path: Path) -> tuple[str, bool, str | None]:
+    """What the outermost boxes tell (ISO/IEC 14496-12, 4.2: size, type, optional 64-bit size): the MIME type, True if
+    `moov` precedes `mdat`, and where the file ends early."""
     end = path.stat().st_size
     kinds: list[bytes] = []
     cut = None
@@ -406,7 +375,7 @@ def _boxes(path: Path) -> _Boxes:
     if cut is None and (kinds[-1:] == [b"moof"] or (b"moof" in kinds and 0 < end - at < 8)):
         cut = "its last fragment is missing"
     index, media = (kinds.index(kind) if kind in kinds else len(kinds) for kind in (b"moov", b"mdat"))
-    return _Boxes(mime_type, index < media, cut)
+    return mime_type, index < media, cut
 
 
 def _decoding(video: VideoStream) -> AbstractContextManager[None]:

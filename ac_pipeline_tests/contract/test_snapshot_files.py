@@ -80,9 +80,9 @@ def test_what_is_removed_is_gone_and_may_be_removed_again(files: SnapshotFiles) 
     digest = files.put_repository(b"car")
     files.put_manifest("m", {"user": "ada"})
     for _ in range(2):
-        files.remove_blob(CID)
-        files.remove_repository(digest)
-        files.remove_manifest("m")
+        files.remove("blobs", CID)
+        files.remove("repositories", digest)
+        files.remove("manifests", "m")
     for read in (lambda: files.blob(CID), lambda: files.repository(digest), lambda: files.manifest("m")):
         with pytest.raises(SourceMissing, match="gone"):
             read()

@@ -28,8 +28,7 @@ Layout = Literal["posted", "early"]
 
 FRAME_MS = 16.667
 SOUND_RATE = 48_000
-_BLOCK = 4096
-"""The producer rounds its sound up to this many samples."""
+_BLOCK = 4096  # The producer rounds its sound up to this many samples
 _STAMP = (2025, 10, 23, 12, 30, 0)
 _EARLY_SCALE = 6
 
@@ -44,9 +43,7 @@ def pixel_art(width: int, height: int, *, seed: int = 0, scale: int = 1, transpa
 
     Args:
         width, height: Pixels before enlarging.
-        seed: Another one, another picture.
         scale: Whole factor by which it is enlarged.
-        transparent: Leave the ground around the figure clear.
     """
     pixels = _scene(width, height, seed, 0.0)
     if transparent:
@@ -86,11 +83,8 @@ def tape_zip(
     """A tape as a ZIP of frames (aesthetic-computer facts, section 10.1).
 
     Args:
-        frames: How many.
         width, height: Pixels of a frame before the early layout's sixfold enlarging.
-        seed: Another one, another tape.
         durations: Milliseconds of each frame; by default all alike.
-        sound: Add a soundtrack as long as the tape.
         layout: `posted`: padded names, timing as a list; `early`: plain names, timing as an object, enlarged.
     """
     times = list(durations) if durations is not None else [FRAME_MS] * frames

@@ -41,27 +41,21 @@ from ac_pipeline.local.seed.plan import (
 from ac_pipeline.local.seed.values import COLLECTIONS, Item, Past, SeedSummary, Situation
 from ac_pipeline.local.services.media_server import object_path
 from ac_pipeline.local.services.pds_accounts import NewAccount, PdsAccounts
-from ac_pipeline.local.services.pds_server import HANDLE_DOMAIN
+from ac_pipeline.local.services.servers import HANDLE_DOMAIN
 from ac_pipeline.local.services.stack import Addresses
 
 COPIES = "site.standard.document"
 
-Progress = Callable[[str, int, int], None]
-"""`(what, done, total)`."""
-Store = Callable[[str, str, bytes], object]
-"""`(bucket, key, data)`: keeps one object."""
+Progress = Callable[[str, int, int], None]  # `(what, done, total)`
+Store = Callable[[str, str, bytes], object]  # `(bucket, key, data)`: keeps one object
 
-_EDITION = 2
-"""Another one when the same numbers give another demo."""
-_INSERT_BATCH = 5_000
-"""Documents an insert holds; the local server wants no more (local services facts)."""
-_WRITES = 200
-"""Operations an `applyWrites` takes (ATProto facts)."""
+_EDITION = 2  # Another one when the same numbers give another demo
+_INSERT_BATCH = 5_000  # Documents an insert holds; the local server wants no more (local services facts)
+_WRITES = 200  # Operations an `applyWrites` takes (ATProto facts)
 _ACCOUNTS_AT_ONCE = 8
 _GUEST_CODE = "ac24guest"
 _SITE = "https://aesthetic.computer"
-_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{1,16})[a-z0-9]")
-"""What the reference PDS takes as first label of a handle."""
+_LABEL = re.compile(r"[a-z0-9](?:[a-z0-9-]{1,16})[a-z0-9]")  # What the reference PDS takes as first label of a handle
 
 _UNIQUE, _SPARSE = {"unique": True}, {"sparse": True}
 _INDEXES: dict[str, dict[str, dict[str, bool]]] = {
@@ -87,17 +81,11 @@ def into_folder(root: Path) -> Store:
 
 
 def seed(
-    addresses: Addresses,
-    *,
-    users: int,
-    items: int,
-    seed: int = 1,
-    progress: Progress | None = None,
+    addresses: Addresses, *, users: int, items: int, seed: int = 1, progress: Progress | None = None
 ) -> SeedSummary:
     """Fill running local services, unless they hold this very demo already.
 
     Args:
-        addresses: What `LocalServices.up` returned.
         users, items, seed: See `plan.plan_demo`.
         progress: Called with what is being made, how many are done, and of how many.
 
@@ -248,8 +236,7 @@ def _write_past(
     return links
 
 
-_FULL = ("uri", "cid", "did", "syncedAt")
-"""The pipeline's own form of a link."""
+_FULL = ("uri", "cid", "did", "syncedAt")  # The pipeline's own form of a link
 _FORMS = {
     **dict.fromkeys((Past.CORRECT, Past.COPIED, Past.WHEN_OFF), _FULL),
     Past.NO_VIDEO: ("uri", "cid"),
@@ -280,11 +267,8 @@ def _write_records(maker: Maker, item: Item, repository: _Repository, accounts: 
 
 
 def _link_alone(maker: Maker, item: Item, others: Mapping[str, str]) -> dict[str, Any] | None:
-    """A link to a record that is not there, or not this document's.
-
-    Args:
-        others: Media type -> a key that holds another document's record of the same repository.
-    """
+    """A link to a record that is not there, or not this document's. `others`: media type -> a key that holds another
+    document's record of the same repository."""
     past = item.past
     rkey = maker.tid(item.document["_id"].generation_time)
     if past is Past.DANGLING or past is Past.FOREIGN_RKEY:

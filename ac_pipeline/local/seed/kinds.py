@@ -21,8 +21,7 @@ from ac_pipeline.local.seed import artwork
 from ac_pipeline.local.seed.maker import NOW, Maker, iso, naive
 from ac_pipeline.local.seed.values import GUEST_BUCKET, OVEN_BUCKET, USER_BUCKET, Outcome, Past, Person, StoredObject
 
-MISSING = object()
-"""As the value of a field: the document does not have it."""
+MISSING = object()  # As the value of a field: the document does not have it
 PRESENT = object()
 """As the value of a field: the moment at which the document gets into Mongo, the only thing of it that is not fixed."""
 
@@ -45,47 +44,29 @@ Slug = Callable[[Maker, Person | None, datetime], str]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One variant of a type.
+    """One variant of a type."""
 
-    Args:
-        name: For people.
-        build: Makes its fields and media.
-        whose: Who makes it.
-        outcome: What becomes of it when its owner's account is ready.
-        error_class: Class of its quarantine, which is then its outcome.
-        past: What earlier writers left of it.
-        guest_user: Value of `user` in a guest's document.
-    """
-
-    name: str
-    build: Build
-    whose: Whose = Whose.USER
-    outcome: Outcome = Outcome.PUBLISHED
-    error_class: str = ""
-    past: Past = Past.NOTHING
-    guest_user: object = MISSING
+    name: str  # For people
+    build: Build  # Makes its fields and media
+    whose: Whose = Whose.USER  # Who makes it
+    outcome: Outcome = Outcome.PUBLISHED  # What becomes of it when its owner's account is ready
+    error: str = ""  # Class of its quarantine, which is then its outcome
+    past: Past = Past.NOTHING  # What earlier writers left of it
+    guest_user: object = MISSING  # Value of `user` in a guest's document
 
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How one type is filled.
+    """How one type is filled."""
 
-    Args:
-        type: Media type.
-        special: Special kinds, most telling first.
-        plain_user, plain_guest: Plain kinds, drawn at random.
-        guests: Share of plain documents that guests made.
-        needs_handle: Whether only people with a handle make any.
-        everybody: Whether each person gets at least one.
-    """
-
-    type: str
-    special: Sequence[Kind]
+    type: str  # Media type
+    special: Sequence[Kind]  # Special kinds, most telling first
+    # plain_user, plain_guest: Plain kinds, drawn at random
     plain_user: Sequence[Kind]
     plain_guest: Sequence[Kind] = ()
-    guests: float = 0.0
-    needs_handle: bool = False
-    everybody: bool = False
+    guests: float = 0.0  # Share of plain documents that guests made
+    needs_handle: bool = False  # True if only people with a handle make any
+    everybody: bool = False  # True if each person gets at least one
 
 
 _W, _D, _G, _H = Outcome.WITHDRAWN, Outcome.DEFERRED, Whose.GUEST, Whose.HISTORIAN
@@ -128,10 +109,7 @@ def _file(collection: str, extension: str, content: Content | None, slug: Slug, 
 
 
 def _without_object(collection: str, slug: Callable[[Maker], Any]) -> Build:
-    return lambda maker, owner, when: (
-        {"code": maker.code(collection), "slug": slug(maker), "bucket": USER_BUCKET},
-        (),
-    )
+    return lambda maker, owner, when: ({"code": maker.code(collection), "slug": slug(maker), "bucket": USER_BUCKET}, ())
 
 
 def _new_slug(maker: Maker, owner: Person | None, when: datetime) -> str:
@@ -155,8 +133,7 @@ def _half(whole: Content) -> Content:
 # Paintings
 
 _SIZES = ((16, 16), (32, 32), (64, 64), (96, 64), (128, 72), (128, 128), (160, 90), (256, 144), (64, 128))
-_SHARED_PICTURES = 40
-"""So many pictures are used by more than one painting."""
+_SHARED_PICTURES = 40  # So many pictures are used by more than one painting
 _HTML = b"<!doctype html><title>Not found</title>"
 
 
@@ -230,18 +207,14 @@ PAINTINGS = Share(
         Kind("guest with recording", _recorded(_PAIRED), _G),
         Kind("nuked", _painting(nuked=True), outcome=_W),
         Kind("imported 2023, code added", _painting(slug=_imported_slug, bucket=MISSING)),
-        Kind(
-            "imported 2023, no code",
-            _painting(slug=_imported_slug, bucket=MISSING, code=MISSING),
-            error_class=_DOCUMENT,
-        ),
-        Kind("source missing", _painting(None), error_class="source-missing"),
+        Kind("imported 2023, no code", _painting(slug=_imported_slug, bucket=MISSING, code=MISSING), error=_DOCUMENT),
+        Kind("source missing", _painting(None), error="source-missing"),
         Kind("owner-qualified slug", _qualified("painting")),
         Kind("nuked, record left", _painting(nuked=True), _H, _W, past=Past.CORRECT),
         Kind("record without thumbnail", _painting(), _H, past=Past.NO_THUMBNAIL),
         Kind("record with whole picture", _painting(), _H, past=Past.WHOLE_PICTURE),
         Kind("work in progress", _work_in_progress, outcome=_W),
-        Kind("corrupt picture", _painting(_half(_art(artwork.pixel_art, 64, 64))), error_class=_MEDIA),
+        Kind("corrupt picture", _painting(_half(_art(artwork.pixel_art, 64, 64))), error=_MEDIA),
         Kind("user with recording", _recorded(_painting())),
         Kind("guest, user null", _painting(), _G, guest_user=None),
         Kind("record of a vanished document", _painting(), _H, past=Past.ORPHAN),
@@ -271,15 +244,15 @@ PAINTINGS = Share(
         Kind(
             "slug of unknown shape",
             _without_object("paintings", lambda maker: f"{maker.words(1)}/../{maker.words(1)}"),
-            error_class=_DOCUMENT,
+            error=_DOCUMENT,
         ),
-        Kind("slug missing", _without_object("paintings", lambda maker: MISSING), error_class=_DOCUMENT),
+        Kind("slug missing", _without_object("paintings", lambda maker: MISSING), error=_DOCUMENT),
         Kind(
             "slug too long",  # 129 bytes, one more than the lexicon allows
             _painting(slug=lambda maker, owner, when: f"{maker.nanoid()}-{maker.words(40)}"[:128] + "x"),
-            error_class=_RECORD,
+            error=_RECORD,
         ),
-        Kind("not a picture", _painting(lambda maker: partial(bytes, _HTML)), error_class=_MEDIA),
+        Kind("not a picture", _painting(lambda maker: partial(bytes, _HTML)), error=_MEDIA),
         Kind(
             "code differs in case only",
             _painting(code=lambda maker, when: maker.same_code_elsewhere("paintings", "paintings", swap_case=True)),
@@ -315,8 +288,8 @@ MOODS = Share(
         Kind("record not linked", _mood(), _H, past=Past.CORRECT_UNLINKED),
         Kind("rkey without record", _mood(), _H, past=Past.DANGLING),
         Kind("nuked", _mood(deleted=True), outcome=_W),
-        Kind("no text", _mood(lambda maker: MISSING), error_class=_DOCUMENT),
-        Kind("too many bytes", _mood(lambda maker: "é" * (_MOOD_BYTES // 2 + 1)), error_class=_RECORD),
+        Kind("no text", _mood(lambda maker: MISSING), error=_DOCUMENT),
+        Kind("too many bytes", _mood(lambda maker: "é" * (_MOOD_BYTES // 2 + 1)), error=_RECORD),
         Kind("written line break", _mood(lambda maker: f"{maker.mood()}\\n{maker.mood()}")),
         Kind("record with text field", _mood(), _H, past=Past.TEXT_FIELD),
         Kind("record off by milliseconds", _mood(), _H, past=Past.WHEN_OFF),
@@ -325,7 +298,7 @@ MOODS = Share(
         Kind("nuked, record left", _mood(deleted=True), _H, _W, past=Past.CORRECT),
         Kind("link to another's record", _mood(), _H, past=Past.CROSSED),
         Kind("text field", _mood(lambda maker: MISSING, text="the words are in `text`")),
-        Kind("empty text", _mood(lambda maker: ""), error_class=_DOCUMENT),
+        Kind("empty text", _mood(lambda maker: ""), error=_DOCUMENT),
         Kind("as many bytes as allowed", _mood(lambda maker: "é" * (_MOOD_BYTES // 2))),
         Kind("nuked and restored", _mood(deleted=False)),
         Kind("mirrored to Bluesky", _mood(bluesky=lambda maker, when: {"rkey": maker.tid(when)})),
@@ -405,12 +378,12 @@ PIECES = Share(
         Kind(
             "slug too long",
             _without_object("pieces", lambda maker: f"{maker.words(1)}-{'x' * _PIECE_SLUG_BYTES}"),
-            error_class=_RECORD,
+            error=_RECORD,
         ),
         Kind("in Lua", _piece(extension="lua")),
         Kind("in KidLisp", _piece(extension="lisp")),
         Kind("private", _piece(private=True), outcome=_W),
-        Kind("no slug", _without_object("pieces", lambda maker: MISSING), error_class=_DOCUMENT),
+        Kind("no slug", _without_object("pieces", lambda maker: MISSING), error=_DOCUMENT),
         Kind("nuked, record left", _piece(nuked=True), _H, _W, past=Past.CORRECT),
         Kind("draft", _piece(draft=True), outcome=_W),
         Kind("nuked, record and copy left", _piece(nuked=True), _H, _W, past=Past.COPIED),
@@ -458,14 +431,14 @@ KIDLISP = Share(
         Kind("record not linked", _kidlisp(), _H, past=Past.CORRECT_UNLINKED),
         Kind("record without page", _kidlisp(), _H, past=Past.NO_PAGE),
         Kind("record without ref", _kidlisp(), _H, past=Past.NO_REF),
-        Kind("left by a deleted account", _kidlisp(), _G, error_class="held-back", past=Past.FOREIGN_DID),
-        Kind("left by a deleted account, DID unknown", _kidlisp(), _G, error_class="held-back", past=Past.FOREIGN_RKEY),
+        Kind("left by a deleted account", _kidlisp(), _G, error="held-back", past=Past.FOREIGN_DID),
+        Kind("left by a deleted account, DID unknown", _kidlisp(), _G, error="held-back", past=Past.FOREIGN_RKEY),
         Kind(
             "too many bytes",
             _kidlisp(lambda maker: f"; {maker.nanoid()}\n{'→' * (_KIDLISP_BYTES // 3)}"),
-            error_class=_RECORD,
+            error=_RECORD,
         ),
-        Kind("no code", _kidlisp(code=MISSING), error_class=_DOCUMENT),
+        Kind("no code", _kidlisp(code=MISSING), error=_DOCUMENT),
         Kind("nuked", _kidlisp(nuked=True), outcome=_W),
         Kind(
             "code of a painting", _kidlisp(code=lambda maker, when: maker.same_code_elsewhere("kidlisp", "paintings"))
@@ -474,8 +447,8 @@ KIDLISP = Share(
         Kind("record of a vanished document", _kidlisp(), _H, past=Past.ORPHAN),
         Kind("as many bytes as allowed", _kidlisp(lambda maker: f"; {maker.nanoid()}\n".ljust(_KIDLISP_BYTES, "x"))),
         Kind("guest's correct record", _kidlisp(), _G, past=Past.CORRECT),
-        Kind("no source", _kidlisp(lambda maker: MISSING), error_class=_DOCUMENT),
-        Kind("empty source", _kidlisp(lambda maker: ""), error_class=_DOCUMENT),
+        Kind("no source", _kidlisp(lambda maker: MISSING), error=_DOCUMENT),
+        Kind("empty source", _kidlisp(lambda maker: ""), error=_DOCUMENT),
         Kind("nuked, record left", _kidlisp(nuked=True), _H, _W, past=Past.CORRECT),
         Kind("hidden", _kidlisp(hidden=True), outcome=_W),
         Kind("when missing", _kidlisp(when=MISSING)),
@@ -489,7 +462,7 @@ KIDLISP = Share(
         Kind("projection, record without ref", _PROJECTION, _H, past=Past.NO_REF),
         Kind("copied elsewhere", _kidlisp(), _H, past=Past.COPIED),
         Kind("nuked, record and copy left", _kidlisp(nuked=True), _H, _W, past=Past.COPIED),
-        Kind("code of another BSON type", _kidlisp(code=Code("jsz")), error_class=_DOCUMENT),
+        Kind("code of another BSON type", _kidlisp(code=Code("jsz")), error=_DOCUMENT),
     ),
     (Kind("plain", _kidlisp()),),
     (Kind("plain guest", _kidlisp()),),
@@ -517,12 +490,7 @@ def _video(**options: bool) -> Content:
 
 
 def _tape(
-    content: Content | None = _frames,
-    *,
-    slug: Slug = _new_slug,
-    path: str = "{}",
-    extension: str = "zip",
-    **extra: Any,
+    content: Content | None = _frames, *, slug: Slug = _new_slug, path: str = "{}", extension: str = "zip", **extra: Any
 ) -> Build:
     return _file("tapes", extension, content, slug, path, **{"nuked": False, **extra})
 
@@ -564,9 +532,9 @@ TAPES = Share(
         Kind("with sound", _tape(partial(_frames, sound=True))),
         Kind("guest's, early layout", _tape(partial(_frames, layout="early")), _G),
         Kind("uploaded MP4", _uploaded_video(_video(sound=True))),
-        Kind("source missing", _tape(None), error_class="source-missing"),
+        Kind("source missing", _tape(None), error="source-missing"),
         Kind("finished by the oven", _baked(stored=True), _G),
-        Kind("corrupt ZIP", _tape(_half(_frames)), error_class=_MEDIA),
+        Kind("corrupt ZIP", _tape(_half(_frames)), error=_MEDIA),
         Kind("nuked", _tape(nuked=True), outcome=_W),
         Kind("record without video", _tape(), _H, past=Past.NO_VIDEO),
         Kind("oven's MP4 is gone", _baked(stored=False), _G),

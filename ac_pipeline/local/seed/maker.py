@@ -61,7 +61,7 @@ class Maker:
 
     def did(self) -> str:
         """The DID of nobody."""
-        return "did:plc:" + "".join(self.random.choices("234567abcdefghijklmnopqrstuvwxyz", k=24))
+        return "did:plc:" + "".join(self.random.choices(_TID, k=24))
 
     def code(self, collection: str) -> str:
         """A short code, unique in its collection only; case counts (aesthetic-computer facts, section 5)."""
@@ -123,19 +123,15 @@ class Maker:
         """A short program; unique, as the platform keeps one document for each source."""
 
         def program() -> str:
-            lines = [f"({self.random.choice(_SHAPES)} {' '.join(self._numbers())})" for _ in range(self._lines())]
-            return "\n".join(
-                [f"(wipe {self.random.choice(_COLOURS)})", f"(ink {self.random.choice(_COLOURS)})", *lines]
-            )
+            lines = []
+            for _ in range(min(60, int(self.random.paretovariate(1.1)) + 1)):  # mostly a few, now and then many
+                shape = self.random.choice(_SHAPES)
+                numbers = [str(self.random.randrange(256)) for _ in range(self.random.randint(2, 4))]
+                lines.append(f"({shape} {' '.join(numbers)})")
+            wipe, ink = self.random.choice(_COLOURS), self.random.choice(_COLOURS)
+            return "\n".join([f"(wipe {wipe})", f"(ink {ink})", *lines])
 
         return self._unique(program)
-
-    def _numbers(self) -> list[str]:
-        return [str(self.random.randrange(256)) for _ in range(self.random.randint(2, 4))]
-
-    def _lines(self) -> int:
-        """Mostly a few, now and then many."""
-        return min(60, int(self.random.paretovariate(1.1)) + 1)
 
     def _unique(self, make: Callable[[], str]) -> str:
         while (made := make()) in self._taken:

@@ -25,8 +25,7 @@ _SHARES: tuple[tuple[Share, float, int], ...] = (
 """Share of all items, and the least number; what is left is kidlisp, about 45 %."""
 
 
-SPECIAL_SHARE = 0.75
-"""Most of a type's documents that special kinds take up."""
+SPECIAL_SHARE = 0.75  # Most of a type's documents that special kinds take up
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +43,6 @@ def plan_demo(users: int, items: int, seed: int) -> Demo:
     Args:
         users: People, 8 or more.
         items: Documents, 100 or more; a few become records without a document instead.
-        seed: Another one, another demo.
 
     Raises:
         Misconfigured: Too few of either.
@@ -92,10 +90,7 @@ def item(maker: Maker, type: str, kind: Kind, owner: Person | None) -> Item:
     when = maker.moment()
     fields, objects = kind.build(maker, owner, when)
     document: dict[str, Any] = {"_id": maker.object_id(when), "when": naive(when), **fields}
-    if owner is not None:
-        document["user"] = owner.id
-    else:
-        document["user"] = kind.guest_user
+    document["user"] = owner.id if owner is not None else kind.guest_user
     document = {name: value for name, value in document.items() if value is not MISSING}
     outcome, error_class = _expected(kind, owner)
     if type == "mood" and owner is not None and owner.moods_nuked:
@@ -106,7 +101,7 @@ def item(maker: Maker, type: str, kind: Kind, owner: Person | None) -> Item:
 
 def _expected(kind: Kind, owner: Person | None) -> tuple[Outcome, str]:
     if owner is None or owner.ready:
-        return (Outcome.QUARANTINED if kind.error_class else kind.outcome), kind.error_class
+        return (Outcome.QUARANTINED if kind.error else kind.outcome), kind.error
     gone = {Situation.SCHEDULED: Outcome.OWNER_DELETED, Situation.PURGED: Outcome.PURGED}
     return gone.get(owner.situation, Outcome.BLOCKED), ""
 
@@ -152,13 +147,8 @@ def _of_type(items: Iterable[Item]) -> TypeSummary:
     quarantined = Counter(item.error_class for item in present if item.outcome is Outcome.QUARANTINED)
     return TypeSummary(
         documents=len(present),
-        published=outcomes[Outcome.PUBLISHED],
-        withdrawn=outcomes[Outcome.WITHDRAWN],
-        owner_deleted=outcomes[Outcome.OWNER_DELETED],
-        purged=outcomes[Outcome.PURGED],
-        blocked=outcomes[Outcome.BLOCKED],
+        **{outcome.name.lower(): outcomes[outcome] for outcome in Outcome if outcome is not Outcome.QUARANTINED},
         quarantined=dict(sorted(quarantined.items())),
-        deferred=outcomes[Outcome.DEFERRED],
         kinds=dict(sorted(Counter(item.kind for item in present).items())),
         records=sum(item.past.records for item in everything),
         unchanged=sum(item.unchanged for item in present),
@@ -170,8 +160,7 @@ def _of_type(items: Iterable[Item]) -> TypeSummary:
     )
 
 
-GUEST_LABEL = "art"
-"""First label of the guest account's handle on the PDS."""
+GUEST_LABEL = "art"  # First label of the guest account's handle on the PDS
 
 _FIRST_NAMES = ("mila", "oskar", "yuki", "ines", "tomas", "nadia", "felix", "aiko", "bruno", "selma", "kofi", "lena")
 _SECOND = ("blue", "fox", "77", "draws", "wave", "loop", "ink", "moth", "zz", "tape", "sun", "nine")
@@ -179,10 +168,7 @@ _SECOND = ("blue", "fox", "77", "draws", "wave", "loop", "ink", "moth", "zz", "t
 
 def people(maker: Maker, users: int) -> list[Person]:
     """So many people. The first is the heavy user, the second has most of the past; the order is part of the seed.
-
-    Args:
-        users: How many, at least 8; every situation takes part from 21 on.
-    """
+    `users`: how many, at least 8; every situation takes part from 21 on."""
     cast = [_ordinary(maker, index) for index in range(users)]
     for index, change in enumerate(_SPECIAL):
         if index < users:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Any
 
 COLLECTIONS = {"painting": "paintings", "mood": "moods", "piece": "pieces", "kidlisp": "kidlisp", "tape": "tapes"}
@@ -19,72 +19,38 @@ GUEST_BUCKET = "art-aesthetic-computer"
 OVEN_BUCKET = "at-blobs-aesthetic-computer"
 
 
-class Situation(StrEnum):
-    """How a person stands with the platform and the PDS."""
+class Situation(Enum):
+    """How a person stands with the platform and the PDS; whether an account is made there; and the error class by which
+    the pipeline shows it as blocked, or None."""
 
-    READY = "ready"
-    NO_CREDENTIALS = "no credentials"
-    DID_ONLY = "DID without password"
-    WRONG_PASSWORD = "wrong password"  # noqa: S105 - the name of a situation
-    DEACTIVATED = "deactivated"
-    TAKEN_DOWN = "taken down"
-    UNKNOWN_DID = "DID the PDS does not host"
-    HANDLE_ONLY = "no user document"
-    SCHEDULED = "deletion scheduled"
-    CANCELLED = "deletion cancelled"
-    PURGED = "purged, documents left"
-    SISTER_TENANT = "sister tenant"
+    READY = "ready", True, None
+    NO_CREDENTIALS = "no credentials", False, "no-credentials"
+    DID_ONLY = "DID without password", True, "no-credentials"
+    WRONG_PASSWORD = "wrong password", True, "wrong-password"
+    DEACTIVATED = "deactivated", True, "account-inactive"
+    TAKEN_DOWN = "taken down", True, "account-inactive"
+    UNKNOWN_DID = "DID the PDS does not host", False, "account-unknown"
+    HANDLE_ONLY = "no user document", False, "no-credentials"
+    SCHEDULED = "deletion scheduled", True, None
+    CANCELLED = "deletion cancelled", True, None
+    PURGED = "purged, documents left", False, None
+    SISTER_TENANT = "sister tenant", False, None
 
-    @property
-    def has_account(self) -> bool:
-        """Whether an account is made on the PDS."""
-        return self not in _WITHOUT_ACCOUNT
-
-    @property
-    def blocked(self) -> str | None:
-        """Error class by which the pipeline shows the account as blocked, or None."""
-        return _BLOCKED.get(self)
-
-
-_WITHOUT_ACCOUNT = {
-    Situation.NO_CREDENTIALS,
-    Situation.UNKNOWN_DID,
-    Situation.HANDLE_ONLY,
-    Situation.PURGED,
-    Situation.SISTER_TENANT,
-}
-_BLOCKED = {
-    Situation.NO_CREDENTIALS: "no-credentials",
-    Situation.DID_ONLY: "no-credentials",
-    Situation.HANDLE_ONLY: "no-credentials",
-    Situation.WRONG_PASSWORD: "wrong-password",
-    Situation.DEACTIVATED: "account-inactive",
-    Situation.TAKEN_DOWN: "account-inactive",
-    Situation.UNKNOWN_DID: "account-unknown",
-}
+    def __init__(self, words: str, has_account: bool, blocked: str | None) -> None:
+        self.has_account, self.blocked = has_account, blocked
 
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """One user of the demo.
+    """One user of the demo."""
 
-    Args:
-        id: Auth0 id.
-        code: Permanent user code.
-        handle: Name on the platform, or None.
-        password: Of the PDS account, as Mongo has it.
-        situation: See `Situation`.
-        flat: Whether the credentials are in the flat fields from before they were nested.
-        moods_nuked: Whether all moods were nuked at once.
-    """
-
-    id: str
-    code: str
-    handle: str | None
-    password: str = field(repr=False)
+    id: str  # Auth0 id
+    code: str  # Permanent user code
+    handle: str | None  # Name on the platform, or None
+    password: str = field(repr=False)  # Of the PDS account, as Mongo has it
     situation: Situation = Situation.READY
-    flat: bool = False
-    moods_nuked: bool = False
+    flat: bool = False  # True if the credentials are in the flat fields from before they were nested
+    moods_nuked: bool = False  # True if all moods were nuked at once
 
     @property
     def ready(self) -> bool:
@@ -135,13 +101,11 @@ class Past(StrEnum):
     @property
     def records(self) -> int:
         """How many records it puts on the PDS."""
-        if self is Past.DUPLICATES:
-            return 3
-        return 0 if self in _WITHOUT_RECORD else 1
+        return 3 if self is Past.DUPLICATES else int(self not in _WITHOUT_RECORD)
 
 
-_FOREIGN = {Past.FOREIGN_DID, Past.FOREIGN_RKEY}
-_WITHOUT_RECORD = {Past.NOTHING, Past.DANGLING, Past.CROSSED, Past.WIPED, Past.EMPTY_LINK, *_FOREIGN}
+_WITHOUT_RECORD = {Past.NOTHING, Past.DANGLING, Past.CROSSED, Past.WIPED, Past.EMPTY_LINK}
+_WITHOUT_RECORD |= {Past.FOREIGN_DID, Past.FOREIGN_RKEY}
 _RIGHT = {Past.CORRECT, Past.CORRECT_SHORT_LINK, Past.CORRECT_UNLINKED, Past.COPIED, Past.WHEN_OFF, Past.DUPLICATES}
 _WITHOUT_BLOBS = {"mood", "piece", "kidlisp"}
 
@@ -157,31 +121,20 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One document of the demo.
+    """One document of the demo."""
 
-    Args:
-        type: Media type.
-        kind: Name of its variant, for people.
-        owner: Who made it; None for a guest.
-        document: As it is in Mongo, before any link.
-        outcome: What should become of it.
-        error_class: Class of its quarantine.
-        past: What earlier writers left of it.
-        objects: Its media.
-    """
-
-    type: str
-    kind: str
-    owner: Person | None
-    document: dict[str, Any]
-    outcome: Outcome
-    error_class: str = ""
-    past: Past = Past.NOTHING
-    objects: tuple[StoredObject, ...] = ()
+    type: str  # Media type
+    kind: str  # Name of its variant, for people
+    owner: Person | None  # Who made it; None for a guest
+    document: dict[str, Any]  # As it is in Mongo, before any link
+    outcome: Outcome  # What should become of it
+    error_class: str = ""  # Class of its quarantine
+    past: Past = Past.NOTHING  # What earlier writers left of it
+    objects: tuple[StoredObject, ...] = ()  # Its media
 
     @property
     def unchanged(self) -> bool:
-        """Whether a record of it is right as it is (its link may not be). Earlier records never have our blobs."""
+        """True if a record of it is right as it is (its link may not be). Earlier records never have our blobs."""
         return self.outcome is Outcome.PUBLISHED and self.past in _RIGHT and self.type in _WITHOUT_BLOBS
 
     @property
@@ -192,66 +145,37 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class TypeSummary:
-    """What the demo has of one type, and what the pipeline should make of it.
+    """What the demo has of one type, and what the pipeline should make of it."""
 
-    Args:
-        documents: In Mongo. The sum of the eight counts that follow.
-        published: End with one record each.
-        withdrawn: Not eligible by their own fields.
-        owner_deleted: Not eligible because their owner's account is scheduled for deletion.
-        purged: Left behind by a purged account, which is no partition any more.
-        blocked: Eligible documents of blocked accounts.
-        quarantined: Error class -> documents of ready accounts that fail for good.
-        deferred: Wait for media that the platform is still making.
-        kinds: Variant -> documents.
-        records: On the PDS before the first sync.
-        unchanged: Documents whose record is already right.
-        duplicates: Records too many for one document, to be deleted.
-        orphans: Records whose document is gone, to be deleted.
-        withdrawn_records: Records of withdrawn documents, to be deleted.
-        copies: Copies of published documents in `site.standard.document`, to stay.
-        withdrawn_copies: Copies of withdrawn documents there, to be deleted.
-    """
-
-    documents: int
-    published: int
-    withdrawn: int
-    owner_deleted: int
-    purged: int
-    blocked: int
-    quarantined: Mapping[str, int]
-    deferred: int
-    kinds: Mapping[str, int]
-    records: int
-    unchanged: int
-    duplicates: int
-    orphans: int
-    withdrawn_records: int
-    copies: int
-    withdrawn_copies: int
+    documents: int  # In Mongo. The sum of the eight counts that follow.
+    published: int  # End with one record each
+    withdrawn: int  # Not eligible by their own fields
+    owner_deleted: int  # Not eligible because their owner's account is scheduled for deletion
+    purged: int  # Left behind by a purged account, which is no partition any more
+    blocked: int  # Eligible documents of blocked accounts
+    quarantined: Mapping[str, int]  # Error class -> documents of ready accounts that fail for good
+    deferred: int  # Wait for media that the platform is still making
+    kinds: Mapping[str, int]  # Variant -> documents
+    records: int  # On the PDS before the first sync
+    unchanged: int  # Documents whose record is already right
+    duplicates: int  # Records too many for one document, to be deleted
+    orphans: int  # Records whose document is gone, to be deleted
+    withdrawn_records: int  # Records of withdrawn documents, to be deleted
+    copies: int  # Copies of published documents in `site.standard.document`, to stay
+    withdrawn_copies: int  # Copies of withdrawn documents there, to be deleted
 
 
 @dataclass(frozen=True, slots=True)
 class SeedSummary:
-    """What a seed made.
+    """What a seed made."""
 
-    Args:
-        users: Documents in `users`, the guest's included.
-        ready: Accounts that can be synchronised, the guest's included.
-        blocked: Error class -> accounts.
-        types: Media type -> what is there of it.
-        objects: Objects in storage.
-        media_bytes: Their bytes.
-        seconds: How long the seed took; not part of what it is.
-    """
-
-    users: int
-    ready: int
-    blocked: Mapping[str, int]
-    types: Mapping[str, TypeSummary]
-    objects: int
-    media_bytes: int
-    seconds: float = field(default=0.0, compare=False)
+    users: int  # Documents in `users`, the guest's included
+    ready: int  # Accounts that can be synchronised, the guest's included
+    blocked: Mapping[str, int]  # Error class -> accounts
+    types: Mapping[str, TypeSummary]  # Media type -> what is there of it
+    objects: int  # Objects in storage
+    media_bytes: int  # Their bytes
+    seconds: float = field(default=0.0, compare=False)  # How long the seed took; not part of what it is
 
     @property
     def documents(self) -> int:

@@ -1,11 +1,10 @@
 """The local object storage for media: plain HTTP GET and HEAD on `/{bucket}/{key}`, as the platform's buckets answer.
 
-Serves one folder (`python -m` this module). No listing, no writing, no byte ranges.
+Serves one folder (`python -m` this module, with the folder and a port). No listing, no writing, no byte ranges.
 """
 
 from __future__ import annotations
 
-import argparse
 import mimetypes
 import os
 import signal
@@ -15,34 +14,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
-import httpx
-
-from ac_pipeline.local.services.processes import LOOPBACK, Service
+from ac_pipeline.local.services.processes import LOOPBACK
 
 _HEALTH_PATH = "/_health"
 _IDLE_SECONDS = 30.0
-
-
-def media_url(port: int) -> str:
-    """The template of the local object storage, with `{bucket}` in it."""
-    return f"http://{LOOPBACK}:{port}/{{bucket}}"
-
-
-def media_service(port: int, folder: Path) -> Service:
-    """The server of one folder, which holds a folder for each bucket."""
-    return Service(
-        name="the local media server",
-        argv=(
-            sys.executable,
-            "-m",
-            "ac_pipeline.local.services.media_server",
-            "--root",
-            str(folder),
-            "--port",
-            str(port),
-        ),
-        healthy=lambda: _answers(port),
-    )
 
 
 def object_path(root: Path, bucket: str, key: str) -> Path:
@@ -81,11 +56,7 @@ class Handler(BaseHTTPRequestHandler):
         self.reply(HTTPStatus.OK, path.read_bytes(), key, f"{stat.st_mtime_ns:x}-{stat.st_size:x}")
 
     def reply(self, status: int, body: bytes = b"", name: str = ".txt", etag: str = "") -> None:
-        """Send an answer; a HEAD gets the length of the body only.
-
-        Args:
-            name: File name that tells the type of the body.
-        """
+        """Send an answer; a HEAD gets the length of the body only. `name`: a file name that tells its type."""
         self.head(status, len(body), name, etag)
         if self.command != "HEAD":
             self.wfile.write(body)
@@ -104,13 +75,8 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class MediaServer(ThreadingHTTPServer):
-    """An HTTP/1.1 server of one folder on the loopback interface, one thread a connection.
-
-    Args:
-        root: It holds a folder for each bucket.
-        port: 0 for a free one; see `server_port`.
-        handler: What answers.
-    """
+    """An HTTP/1.1 server of one folder on the loopback interface, one thread a connection. `root`: it holds a folder
+    for each bucket."""
 
     request_queue_size = 128
 
@@ -124,25 +90,13 @@ class MediaServer(ThreadingHTTPServer):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
-def _answers(port: int) -> bool:
-    try:
-        return httpx.get(f"http://{LOOPBACK}:{port}{_HEALTH_PATH}", timeout=1.0, trust_env=False).is_success
-    except httpx.HTTPError:
-        return False
-
-
-def main(argv: list[str]) -> int:
-    """Serve a folder until SIGTERM or SIGINT."""
-    parser = argparse.ArgumentParser(prog="ac_pipeline.local.services.media_server", description="Serves a folder.")
-    parser.add_argument("--root", type=Path, required=True, help="folder with one folder for each bucket")
-    parser.add_argument("--port", type=int, required=True)
-    arguments = parser.parse_args(argv)
+def main(root: str, port: str) -> None:
+    """Serve a folder, which holds a folder for each bucket, until SIGTERM or SIGINT."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(0))  # nothing to save: files are read only
-    with MediaServer(arguments.root, arguments.port) as server:
+    with MediaServer(Path(root), int(port)) as server:
         server.serve_forever()
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(*sys.argv[1:])

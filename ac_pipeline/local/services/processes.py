@@ -1,7 +1,6 @@
 """Server processes on this machine: start them, wait until they answer, stop them by process id.
 
-What the servers are is in `mongo_server.py`, `pds_server.py` and `media_server.py`; what is remembered of them is in
-`stack.py`.
+What the servers are is in `servers.py`; what is remembered of them is in `stack.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,19 +29,12 @@ _READS = 50
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """How to run one server.
+    """How to run one server."""
 
-    Args:
-        name: What messages and log files call it.
-        argv: Command line, program first.
-        healthy: Whether it answers; never raises, never waits longer than about a second.
-        environment: Variables on top of ours. The command line is visible to everybody on the machine, so passwords
-            belong here.
-    """
-
-    name: str
-    argv: tuple[str, ...]
-    healthy: Callable[[], bool]
+    name: str  # What messages and log files call it
+    argv: tuple[str, ...]  # Command line, program first
+    healthy: Callable[[], bool]  # True if it answers; never raises, never waits longer than about a second
+    # Variables on top of ours. The command line is visible to everybody on the machine, so passwords belong here.
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -182,18 +174,14 @@ def wait_until_healthy(service: Service, alive: Callable[[], bool], log: Path, *
 
 
 def _signal(pid: int, number: signal.Signals) -> None:
-    try:
+    with suppress(ProcessLookupError):
         os.kill(pid, number)
-    except ProcessLookupError:
-        return
 
 
 def _reap(pid: int) -> None:
     """Collect a child that has ended: until then the system keeps its process id."""
-    try:
+    with suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return
 
 
 def _tail(log: Path) -> str:

@@ -12,9 +12,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from ac_pipeline.errors import Misconfigured, ServiceUnreachable
-from ac_pipeline.local.services.media_server import media_service, media_url
-from ac_pipeline.local.services.mongo_server import mongo_service, mongo_uri
-from ac_pipeline.local.services.pds_server import ADMIN_PASSWORD, installed_pds, pds_service, pds_url
 from ac_pipeline.local.services.processes import (
     Service,
     command_line,
@@ -25,6 +22,16 @@ from ac_pipeline.local.services.processes import (
     stop_processes,
     wait_until_healthy,
 )
+from ac_pipeline.local.services.servers import (
+    ADMIN_PASSWORD,
+    installed_pds,
+    media_service,
+    media_url,
+    mongo_service,
+    mongo_uri,
+    pds_service,
+    pds_url,
+)
 
 DATABASE = "aesthetic"
 """`MONGODB_NAME` of the local services; upstream's own name for it (aesthetic-computer facts, section 1)."""
@@ -32,23 +39,14 @@ DATABASE = "aesthetic"
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the local services are.
+    """Where the local services are."""
 
-    Args:
-        mongo: Connection string.
-        database: Name of the source database.
-        pds: Address of the PDS.
-        pds_admin_password: For `com.atproto.admin.*`.
-        media: Template of the object storage, with `{bucket}` in it.
-        media_folder: The folder the object storage serves, with one folder for each bucket.
-    """
-
-    mongo: str
-    database: str
-    pds: str
-    pds_admin_password: str = field(repr=False)
-    media: str
-    media_folder: Path
+    mongo: str  # Connection string
+    database: str  # Name of the source database
+    pds: str  # Address of the PDS
+    pds_admin_password: str = field(repr=False)  # For `com.atproto.admin.*`
+    media: str  # Template of the object storage, with `{bucket}` in it
+    media_folder: Path  # The folder the object storage serves, with one folder for each bucket
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +68,8 @@ class _Wanted:
 
 
 class LocalServices:
-    """The services of one project folder. Every call may be repeated, and made by several processes at once.
-
-    Args:
-        root: The project folder; `.local/` and `.env.local` are made in it.
-    """
+    """The services of one project folder. Every call may be repeated, and made by several processes at once. `root`:
+    the project folder; `.local/` and `.env.local` are made in it."""
 
     def __init__(self, root: Path) -> None:
         self._root = root.resolve()

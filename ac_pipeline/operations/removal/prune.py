@@ -153,9 +153,9 @@ def forget(
             # CARs that only these are; a snapshot that is being taken reads its own back in the end.
             used = {each.repository for each in archive.index.find() if each.id not in going}
             for digest in sorted({each.repository for each in current} - used):
-                archive.files.remove_repository(digest)
+                archive.files.remove("repositories", digest)
             for each in current:
-                archive.files.remove_manifest(each.id)
+                archive.files.remove("manifests", each.id)
                 archive.index.remove(each.id)
             audited.counts.update(counts, blobs=gone)
     return replace(plan, blobs=gone, shared=plan.shared + plan.blobs - gone)
@@ -232,7 +232,7 @@ def _delete_blobs(archive: Archive, needs: set[str], going: set[str], progress: 
         for cid in doomed[first : first + _AT_ONCE]:
             with suppress(SourceMissing):  # gone already, or damaged: of no use to anybody
                 held[cid] = archive.files.blob(cid)
-            archive.files.remove_blob(cid)
+            archive.files.remove("blobs", cid)
             gone += 1
         if {each.id for each in archive.index.find()} - known:
             for cid in _kept(archive, going) & held.keys():

@@ -10,7 +10,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from ac_pipeline.local.services.media_server import MediaServer, media_url, object_path
+from ac_pipeline.local.services.media_server import MediaServer, object_path
+from ac_pipeline.local.services.servers import media_url
 from ac_pipeline_tests.scripted_storage import ObjectServer, Request
 
 pytestmark = pytest.mark.slow

@@ -18,6 +18,7 @@ from ac_pipeline.mongo.ledger.collections import Snapshot
 from ac_pipeline.operations.inspection.erasure import kept_in_snapshots
 from ac_pipeline.operations.removal.prune import FORGET, Forgetting, forget, of_person, plan_forgetting
 from ac_pipeline.operations.removal.snapshot import take_snapshot
+from ac_pipeline.renditions.store import Kind
 from ac_pipeline_tests.unit.operations.guarded import Guarded, killed_at
 
 WHEN_TEXT = "2025-10-15T12:30:45.123Z"
@@ -103,7 +104,7 @@ def test_blobs_that_another_snapshot_needs_stay(desk: Desk) -> None:
     desk.forget(second)
     assert (desk.whole(first), desk.whole(of_bob)) == (True, True)
     desk.index.save(replace(of_bob, complete=False))
-    desk.files.remove_manifest(of_bob.id)
+    desk.files.remove("manifests", of_bob.id)
     assert desk.forget(first).blobs == 3
     desk.index.save(of_bob)
     assert desk.whole(of_bob)
@@ -194,14 +195,14 @@ def test_a_snapshot_that_is_taken_meanwhile_keeps_its_blobs(desk: Desk, monkeypa
         desk.sync(user)
     of_ada = desk.keep(ada)
     taken: list[Snapshot] = []
-    remove = desk.files.remove_blob
+    remove = desk.files.remove
 
-    def meanwhile(cid: str) -> None:
-        if not taken:
+    def meanwhile(kind: Kind, name: str) -> None:
+        if kind == "blobs" and not taken:
             taken.append(desk.keep(bob))
-        remove(cid)
+        remove(kind, name)
 
-    monkeypatch.setattr(desk.files, "remove_blob", meanwhile)
+    monkeypatch.setattr(desk.files, "remove", meanwhile)
     done = desk.forget(of_ada)
     assert (done.blobs, done.shared) == (0, 1)
     assert desk.whole(taken[0])
@@ -212,9 +213,9 @@ def test_a_damaged_snapshot_that_stays_keeps_everything(desk: Desk) -> None:
     ada = desk.person()
     desk.one_of_each(ada)
     damaged, other = desk.keep(ada), desk.keep(ada)
-    desk.files.remove_manifest(damaged.id)
+    desk.files.remove("manifests", damaged.id)
     assert desk.planned(other).blobs == 0, "its repository tells as well"
-    desk.files.remove_repository(damaged.repository)
+    desk.files.remove("repositories", damaged.repository)
     with pytest.raises(SourceMissing, match=f"snapshot {damaged.id}"):
         desk.forget(other)
     assert len(desk.snapshots()) == 2
@@ -228,7 +229,7 @@ def test_one_that_never_became_complete_can_be_forgotten(desk: Desk) -> None:
     desk.one_of_each(ada)
     snapshot = desk.keep(ada)
     desk.index.save(replace(snapshot, complete=False))
-    desk.files.remove_manifest(snapshot.id)
+    desk.files.remove("manifests", snapshot.id)
     assert desk.forget(snapshot).blobs == 3
     assert desk.kept() == set()
 
@@ -238,11 +239,11 @@ def test_when_the_store_is_away_the_audit_says_so(desk: Desk, monkeypatch: pytes
     desk.one_of_each(ada)
     snapshot = desk.keep(ada)
 
-    def away(cid: str) -> None:
+    def away(kind: Kind, name: str) -> None:
         raise ServiceUnreachable("the store is away")
 
     with monkeypatch.context() as patch:
-        patch.setattr(desk.files, "remove_blob", away)
+        patch.setattr(desk.files, "remove", away)
         with pytest.raises(ServiceUnreachable):
             desk.forget(snapshot)
     assert desk.audit.lines[-1].outcome == "failed: the store is away"

