@@ -199,6 +199,19 @@ class PipelineResource:
         pipeline = self.open()
         return pipeline.changes.look(position, watched, lambda: self.accounts().values())
 
+    def pending(self, synchronised: Collection[str], served: Collection[str], seconds: float) -> Changes:
+        """The work of all users that their documents show, looked for once.
+
+        Args:
+            synchronised: DIDs of the repositories that a sync has read to its end.
+            served: DIDs of those that the PDS serves.
+            seconds: The look stops after so long, and says so in `failed`.
+
+        Raises:
+            Transient, Misconfigured: Something could not be read.
+        """
+        return self.open().changes.look_at_everybody(self.accounts().values(), synchronised, served, seconds)
+
     def entry(self, item: str) -> LedgerEntry | None:
         """What the ledger knows of one item."""
         return self.open().ledger.get(item)

@@ -15,18 +15,22 @@ from typing import Any, Final, Self
 import dagster as dg
 
 from ac_pipeline.defs.assets.catalog import USERS
-from ac_pipeline.defs.assets.changed_users import SYNC_CHANGED_USERS, run_config
-from ac_pipeline.defs.jobs import SYNC_USERS, UNFINISHED, busy_keys, sync_users
+from ac_pipeline.defs.assets.changed_users import SYNC_CHANGED_USERS
+from ac_pipeline.defs.jobs import (
+    REASON,
+    SYNC_USERS,
+    UNFINISHED,
+    USERS_A_RUN,
+    busy_keys,
+    in_groups,
+    request_together,
+    sync_users,
+)
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.policies import PRIORITY, URGENT
 from ac_pipeline.defs.verification import VERIFY_USERS
 from ac_pipeline.mongo.changes.pending import Changes, Work
 
-REASON: Final = "ac_pipeline/reason"
-"""Tag that says why a run was requested."""
-
-USERS_A_RUN: Final = 60
-"""Users in one run together: a few seconds' work, so that nobody's content waits long behind somebody's tape."""
 GROUPS_A_TICK: Final = 2
 ALONE_A_TICK: Final = 3
 UNFINISHED_AT_MOST: Final = 3
@@ -211,7 +215,7 @@ def _runs(
     groups, single = (max(0, UNFINISHED_AT_MOST - count) for count in unfinished)
     if len(first) == 1 and not others_run:
         return [], [*first, *again][: min(single, ALONE_A_TICK)]
-    together = [tuple(first[i : i + USERS_A_RUN]) for i in range(0, len(first), USERS_A_RUN)]
+    together = [tuple(group) for group in in_groups(first)]
     return together[: min(groups, GROUPS_A_TICK)], list(again[: min(single, ALONE_A_TICK)])
 
 
@@ -314,7 +318,8 @@ def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], flo
             others_run=bool(others),
         )
         _tell(context, plan, changes)
-        requests = [_alone(key) for key in plan.alone] + [_together(group) for group in plan.together]
+        requests = [_alone(key) for key in plan.alone]
+        requests += [request_together(group, _tags()) for group in plan.together]
         return dg.SensorResult(
             run_requests=requests,
             cursor=plan.memory.at(changes.position).to_text(),
@@ -336,10 +341,6 @@ def _unfinished(instance: dg.DagsterInstance) -> tuple[int, int, int]:
 
 def _alone(key: str) -> dg.RunRequest:
     return dg.RunRequest(job_name=SYNC_USERS, partition_key=key, tags=_tags())
-
-
-def _together(keys: Sequence[str]) -> dg.RunRequest:
-    return dg.RunRequest(job_name=SYNC_CHANGED_USERS, run_config=run_config(list(keys)), tags=_tags())
 
 
 def _tags() -> dict[str, str]:

@@ -17,10 +17,17 @@ import dagster as dg
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.types import RepositoryStatus
 from ac_pipeline.defs.assets.catalog import USERS
-from ac_pipeline.defs.assets.changed_users import SYNC_CHANGED_USERS, run_config
-from ac_pipeline.defs.jobs import SYNC_USERS, busy_keys, sync_users
+from ac_pipeline.defs.jobs import (
+    REASON,
+    RUNS_A_TICK,
+    SYNC_USERS,
+    USERS_A_RUN,
+    busy_keys,
+    in_groups,
+    request_together,
+    sync_users,
+)
 from ac_pipeline.defs.pipeline import PipelineResource
-from ac_pipeline.defs.sensors.content import REASON, USERS_A_RUN
 from ac_pipeline.items import RepositoryCheckpoint
 
 ASK_AGAIN: Final = 3_600
@@ -164,9 +171,6 @@ def _hash(drift: Drift) -> bytes:
     return sha256(f"{drift.did} {drift.found}".encode()).digest()[:_HASH_BYTES]
 
 
-RUNS_A_TICK: Final = 100
-"""Most runs one tick requests (Dagster facts, "Sensors, automation, pools")."""
-
 _SHOWN: Final = 20
 """Users a line of the tick's log names."""
 
@@ -215,8 +219,7 @@ def _requests(drifted: Sequence[Drift]) -> list[dg.RunRequest]:
     tags, keys = {REASON: "drift"}, [each.key for each in drifted]
     if len(keys) == 1:
         return [dg.RunRequest(job_name=SYNC_USERS, partition_key=keys[0], tags=tags)]
-    groups = [keys[first : first + USERS_A_RUN] for first in range(0, len(keys), USERS_A_RUN)]
-    return [dg.RunRequest(job_name=SYNC_CHANGED_USERS, run_config=run_config(group), tags=tags) for group in groups]
+    return [request_together(group, tags) for group in in_groups(keys)]
 
 
 def _tell(context: dg.SensorEvaluationContext, plan: DriftPlan, left: int) -> None:

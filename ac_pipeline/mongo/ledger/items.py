@@ -126,6 +126,7 @@ def _short(text: str | None, longest: int) -> str | None:
 _BATCH = 500
 _CHECKPOINTS_A_BATCH = 5_000
 """Checkpoints an answer holds: those of all 4,200 repositories fit into one."""
+_IDS_A_BATCH = 10_000
 _PENDING = [State.DEFERRED.value, State.QUARANTINED.value, State.BLOCKED.value]
 """The states of an item that is not yet where it should be."""
 _NOT_DELETED = {"$ne": State.DELETED.value}
@@ -305,6 +306,15 @@ class MongoLedger:
         group = {"_id": {"account": "$account", "class": "$failure.error_class"}}
         rows = self._groups({"state": State.BLOCKED.value}, group, "list the blocked accounts of the ledger")
         return {(row["_id"]["account"], str(row["_id"].get("class"))) for row in rows}
+
+    def not_deleted(self) -> Iterator[str]:
+        """The ids of all items but the deleted ones; by an index alone."""
+        states = [state.value for state in State if state is not State.DELETED]
+        with mongo_errors("list the items of the ledger"):
+            found = self._items.find({"state": {"$in": states}}, {"_id": 1}, batch_size=_IDS_A_BATCH)
+            with closing(found) as cursor:
+                for stored in cursor:
+                    yield stored["_id"]
 
     def get(self, item: str) -> LedgerEntry | None:
         """The entry of `type:ObjectId hex`, or None."""
