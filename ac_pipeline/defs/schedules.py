@@ -149,7 +149,7 @@ SCHEDULES: Final = (
         "ac_cron_reconcile",
         SYNC_USERS,
         "Synchronises all known users with every document and record compared and no short cut taken: what events, "
-        "marks and clocks missed is found here, and what a new release or another password makes possible.",
+        "marks and clocks missed is found here, and what a new release builds differently.",
         all_users_in_ranges,
         run_config={"ops": {STEP: {"config": {FULL: True}}}},
     ),

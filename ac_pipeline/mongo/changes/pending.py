@@ -59,7 +59,11 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the rule reads of an entry of the ledger."""
+    """What the rule reads of an entry of the ledger.
+
+    Args:
+        credentials: Mark of those the PDS refused, of a blocked item; None where that was not the reason.
+    """
 
     account: str
     state: State
@@ -68,6 +72,7 @@ class Known:
     cid: str | None = None
     error_class: str | None = None
     deferred_until: datetime | None = None
+    credentials: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +179,7 @@ class Rule:
             known.state is State.BLOCKED
             and known.error_class in _ONLY_A_RUN_CAN_TELL
             and known.did == account.did
+            and known.credentials in (None, account.credentials)
             and account.id not in self.changed
         )
 
@@ -189,12 +195,22 @@ def mark_of(cause: Cause, fingerprint: str) -> str:
     return sha256(f"{cause} {fingerprint}".encode()).hexdigest()[:_MARK_DIGITS]
 
 
-_FIELDS = ("account", "state", "fingerprint", "did", "cid", "failure.error_class", "deferred_until")
+_FIELDS = (
+    *("account", "state", "fingerprint", "did", "cid", "deferred_until"),
+    *("failure.error_class", "failure.payload_hash"),
+)
 
 
 def _known(row: Mapping[str, Any]) -> Known:
-    fingerprint, error_class = row.get("fingerprint") or "", (row.get("failure") or {}).get("error_class")
-    return value_of(Known, row, state=State(row["state"]), fingerprint=fingerprint, error_class=error_class)
+    failure, state = row.get("failure") or {}, State(row["state"])
+    return value_of(
+        Known,
+        row,
+        state=state,
+        fingerprint=row.get("fingerprint") or "",
+        error_class=failure.get("error_class"),
+        credentials=failure.get("payload_hash") if state is State.BLOCKED else None,
+    )
 
 
 FEED_SECONDS: Final = 1.0
@@ -346,8 +362,7 @@ class MongoChanges:
     ) -> Changes:
         """Judge all documents, and all items of the ledger whose document is gone, at once and without the feed.
 
-        What only a run can tell (a password that the PDS refuses) and what no document shows (a record that another
-        client changed, a new rule for records) is not found so.
+        What no document shows (a record that another client changed, a new rule for records) is not found so.
 
         Args:
             accounts: All accounts.

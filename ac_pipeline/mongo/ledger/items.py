@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 from pymongo import ASCENDING, IndexModel, InsertOne, UpdateOne
@@ -357,8 +357,14 @@ class MongoLedger:
             "account": account,
             "type": None if types is None else {"$in": list(types)},
         }
+        if account is not None:
+            # By the index on account and type alone: beside a condition on the state, a server may take the index on
+            # states, and goes through the ledger of everybody.
+            conditions |= {"state": None, "failure.error_class": None}
         query = {name: condition for name, condition in conditions.items() if condition is not None}
-        return self._read(query, "list items of the ledger", sort=[("_id", ASCENDING)], limit=limit)
+        most = limit if account is None else None
+        found = self._read(query, "list items of the ledger", sort=[("_id", ASCENDING)], limit=most)
+        return islice((entry for entry in found if _is(entry, states, error_class)), limit)
 
     def counts(self, *, account: str | None = None) -> dict[str, dict[State, int]]:
         """Entries by type and state, of one account or of all."""
@@ -418,6 +424,12 @@ class MongoLedger:
         ):
             for stored in cursor:
                 yield from_bson(stored)
+
+
+def _is(entry: LedgerEntry, states: AnyOf[State] | None, error_class: str | None) -> bool:
+    """True if the entry is in one of the states, where they are named, and its last failure of the class."""
+    failed = entry.failure.error_class if entry.failure is not None else None
+    return (states is None or entry.state in states) and error_class in (None, failed)
 
 
 def _as_new(entry: LedgerEntry) -> dict[str, Any]:

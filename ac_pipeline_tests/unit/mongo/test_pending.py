@@ -160,3 +160,10 @@ def test_what_is_linked_of_a_user_whom_no_sync_ever_read_is_looked_at(
     rule = replace(RULE, unsynchronised={ADA.id})
     assert rule.cause(ADA, document, entry) == cause
     assert replace(rule, paused={ADA.id: {"mood"}}).cause(ADA, document, entry) is None
+
+
+def test_a_refused_password_is_work_as_soon_as_another_one_stands_in_mongo() -> None:
+    """ACCT-1: as the engine decides it, whatever events were missed."""
+    refused = known(State.BLOCKED, error_class="wrong-password", credentials=ADA.credentials)
+    assert RULE.cause(ADA, LINKED, refused) is None
+    assert RULE.cause(replace(ADA, password="another"), LINKED, refused) is Cause.EDITED
