@@ -28,6 +28,7 @@ from ac_pipeline.operations.parameters import chosen_accounts
 from ac_pipeline.operations.retry import AccountRetry, FailedItems, RetryPlan, plan_retry, retry_accounts
 from ac_pipeline.operations.sync import confirm_sweep
 from ac_pipeline.settings import Allowance, Settings
+from ac_pipeline.sync.engine import sync_accounts
 from ac_pipeline.sync.for_accounts import account_reports
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
@@ -143,7 +144,8 @@ class PipelineResource:
         pipeline = self.open()
         selection = Selection(types=tuple(types), full=full, blobs=blobs, renditions=renditions, sweep=sweep)
         confirm_sweep(pipeline, accounts, selection, run_id)
-        return self._outcomes(accounts, lambda account: pipeline.engine.sync(account, selection, run_id))
+        workers = pipeline.settings.ac_concurrent_users
+        return starmap(Outcome, sync_accounts(pipeline.engine, accounts, selection, run_id, workers))
 
     def render(self, accounts: Sequence[Account], media: MediaType, run_id: str) -> Iterator[Outcome]:
         """Make the renditions of one type for these accounts; outcomes as they come."""

@@ -108,7 +108,8 @@ def run_pipeline(bench: Bench, users: Sequence[tuple[Account, NewAccount]], item
     started = time.perf_counter()
     workers = bench.pipeline.settings.ac_concurrent_users
     accounts = [account for account, _ in users]
-    reports = list(sync_accounts(bench.pipeline.engine, accounts, selection, new_run_id(), workers))
+    synced = sync_accounts(bench.pipeline.engine, accounts, selection, new_run_id(), workers)
+    reports = [report for _, report in synced]
     seconds = time.perf_counter() - started
     created = sum(tally.created for report in reports for tally in report.types.values())
     if created != items // len(users) * len(users):
