@@ -190,8 +190,14 @@ class MongoLedger:
     # ------------------------------------------------------------------------------------------------------- the port
 
     def load(self, account: Account, media: MediaType) -> Mapping[str, LedgerEntry]:
-        query = {"account": account.id, "type": media.name}
-        return {entry.document: entry for entry in self._read(query, f"read the ledger of {account.key}")}
+        return self.load_types(account, (media,))[media.name]
+
+    def load_types(self, account: Account, types: Sequence[MediaType]) -> Mapping[str, Mapping[str, LedgerEntry]]:
+        found: dict[str, dict[str, LedgerEntry]] = {media.name: {} for media in types}
+        query = {"account": account.id, "type": {"$in": list(found)}}
+        for entry in self._read(query, f"read the ledger of {account.key}") if found else ():
+            found[entry.type][entry.document] = entry
+        return found
 
     def save(self, entries: Iterable[LedgerEntry]) -> None:
         """Insert or replace entries; each entry's last history line is appended to its timeline.
