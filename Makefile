@@ -75,7 +75,7 @@ bench-statements: $(READY) ## Every MongoDB statement and PDS request of a sync 
 	$(RUN) -m ac_pipeline_tests.benchmarks.statements
 
 bench: $(READY) ## Throughput against the bare PDS, side by side in one run
-	$(RUN) -m ac_pipeline_tests.benchmarks.throughput
+	$(RUN) -m ac_pipeline_tests.benchmarks.throughput --json bench.json
 
 bench-links: $(READY) ## Every link state and every older record form: the link doctor before and after healing
 	$(RUN) -m pytest -q -s ac_pipeline_tests/integration/test_link_states.py -k every_state

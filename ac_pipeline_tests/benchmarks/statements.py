@@ -15,77 +15,22 @@ import json
 import os
 import random
 import sys
-import tempfile
-import threading
-import time
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from pymongo import monitoring
 
-from ac_pipeline.accounts import Account
-from ac_pipeline.local.services.pds_accounts import PdsAccounts
-from ac_pipeline.local.services.stack import LocalServices
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.mongo.database import connect
-from ac_pipeline.settings import Settings
-from ac_pipeline.sync.engine import sync_accounts
-from ac_pipeline.sync.selection import Selection
-from ac_pipeline.wiring import Pipeline, new_run_id, open_pipeline
+from ac_pipeline_tests.benchmarks.counting import Requests, Statements, counted_sync
 from ac_pipeline_tests.benchmarks.ending import end_in_order
+from ac_pipeline_tests.benchmarks.services import open_services
 from ac_pipeline_tests.benchmarks.throughput import TYPES, Bench, documents, new_users
 
 ITEMS: Final = 10
 GROWN: Final = 3.0
 """A statement that takes so many times as long beside the work of others is marked, if it takes a millisecond."""
-
-
-class Statements(monitoring.CommandListener):
-    """Counts what the driver sends, and how long each answer took."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._sent: dict[int, str] = {}
-        self.count: Counter[str] = Counter()
-        self.seconds: Counter[str] = Counter()
-
-    def clear(self) -> None:
-        with self._lock:
-            self.count.clear()
-            self.seconds.clear()
-
-    def started(self, event: monitoring.CommandStartedEvent) -> None:
-        command = event.command
-        about = command.get("filter") or command.get("query") or {}
-        collection = command.get("collection") if event.command_name == "getMore" else command.get(event.command_name)
-        with self._lock:
-            self._sent[event.request_id] = f"{event.command_name} {collection} ({', '.join(about)})"
-
-    def succeeded(self, event: monitoring.CommandSucceededEvent) -> None:
-        self._ended(event.request_id, event.duration_micros)
-
-    def failed(self, event: monitoring.CommandFailedEvent) -> None:
-        self._ended(event.request_id, event.duration_micros)
-
-    def _ended(self, request: int, micros: int) -> None:
-        with self._lock:
-            name = self._sent.pop(request, "?")
-            self.count[name] += 1
-            self.seconds[name] += micros / 1_000_000  # type: ignore[assignment]  (a counter of seconds)
-
-
-class Requests:
-    """The PDS of an engine, with every call counted by its method."""
-
-    def __init__(self, server: Any) -> None:
-        self._server = server
-        self.count: Counter[str] = Counter()
-
-    def __getattr__(self, name: str) -> Any:
-        self.count[name] += 1
-        return getattr(self._server, name)
 
 
 def fill(bench: Bench, others: int, rng: random.Random) -> None:
@@ -114,30 +59,10 @@ def rounds(bench: Bench, users: int, others: int, statements: Statements) -> Ite
                 bench.database[media_type(name).collection].insert_many(rows)
     server = Requests(bench.pipeline.engine.server)
     bench.pipeline.engine.server = server  # type: ignore[assignment]
-    yield "first", sync(bench.pipeline, people, statements, server)
-    yield "again", sync(bench.pipeline, people, statements, server)
+    yield "first", counted_sync(bench.pipeline, people, statements, server)
+    yield "again", counted_sync(bench.pipeline, people, statements, server)
     fill(bench, others, rng)
-    yield "beside others", sync(bench.pipeline, people, statements, server)
-
-
-def sync(pipeline: Pipeline, people: Sequence[Account], statements: Statements, server: Requests) -> dict[str, Any]:
-    statements.clear()
-    server.count.clear()
-    wall, cpu = time.perf_counter(), time.process_time()
-    for _, report in sync_accounts(
-        pipeline.engine, people, Selection(), new_run_id(), pipeline.settings.ac_concurrent_users
-    ):
-        if report.error is not None or report.blocked is not None:
-            raise SystemExit(f"{report.user}: {report.error or report.blocked}")
-    return {
-        "wall_seconds": round(time.perf_counter() - wall, 2),
-        "cpu_seconds": round(time.process_time() - cpu, 2),
-        "requests": dict(server.count),
-        "statements": {
-            name: {"count": count, "mean_ms": round(1000 * statements.seconds[name] / count, 2)}
-            for name, count in sorted(statements.count.items())
-        },
-    }
+    yield "beside others", counted_sync(bench.pipeline, people, statements, server)
 
 
 def growing(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
@@ -175,26 +100,11 @@ def main() -> None:
     options = parser.parse_args()
     statements = Statements()
     monitoring.register(statements)
-    with tempfile.TemporaryDirectory(prefix="ac-bench-") as folder:
-        services = LocalServices(Path(folder))
-        try:
-            addresses = services.up()
-            settings = Settings(
-                mongodb_connection_string=addresses.mongo,
-                mongodb_name="bench",
-                pds_url=addresses.pds,
-                ac_media_url=addresses.media,
-                ac_renditions_url=f"{folder}/renditions",
-                ac_relay_commits_per_hour=0,
-            )
-            with open_pipeline(settings) as pipeline, PdsAccounts(addresses.pds, addresses.pds_admin_password) as made:
-                database = connect(addresses.mongo)["bench"]
-                for name in TYPES:
-                    database[media_type(name).collection].create_index("user")
-                bench = Bench(pipeline, made, None, database, addresses.pds)  # type: ignore[arg-type]
-                found = dict(rounds(bench, options.users, options.others, statements))
-        finally:
-            services.down()
+    with open_services() as (pipeline, database, made):
+        for name in TYPES:
+            database[media_type(name).collection].create_index("user")
+        bench = Bench(pipeline, made, None, database, pipeline.settings.pds_url)  # type: ignore[arg-type]
+        found = dict(rounds(bench, options.users, options.others, statements))
     grown = growing(found["again"], found["beside others"])
     show(options.users, options.others, found, grown)
     if options.json is not None:
