@@ -14,10 +14,10 @@ WORKERS ?= 4
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-faults test-browser lint format bench bench-backfill bench-heavy bench-links bench-latency dev reference lock clean
+.PHONY: help setup demo test test-fast test-faults test-browser lint format bench bench-backfill bench-heavy bench-links bench-latency bench-statements dev reference lock clean
 
 help: ## List the targets
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
 
 setup: $(READY) ## Make the environment in .venv/
 
@@ -71,8 +71,11 @@ bench-heavy: $(READY) ## The heaviest user there and back: sync, verify, wipe, r
 bench-latency: $(READY) ## From a change in MongoDB to the PDS by the sensors: p50, p95, max of 100 inserts and 100 nukes
 	$(RUN) -m ac_pipeline_tests.benchmarks.latency
 
+bench-statements: $(READY) ## Every MongoDB statement and PDS request of a sync with nothing to do, and which grow
+	$(RUN) -m ac_pipeline_tests.benchmarks.statements
+
 bench: $(READY) ## Throughput against the bare PDS, side by side in one run
-	$(RUN) -m ac_pipeline_tests.benchmarks.throughput
+	$(RUN) -m ac_pipeline_tests.benchmarks.throughput --json bench.json
 
 bench-links: $(READY) ## Every link state and every older record form: the link doctor before and after healing
 	$(RUN) -m pytest -q -s ac_pipeline_tests/integration/test_link_states.py -k every_state

@@ -150,7 +150,7 @@ class Timetable(BaseSettings):
         env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True, env_file_encoding="utf-8"
     )
 
-    ac_cron_sync: str = Field(default="0 * * * *", description="When `incremental_sync` runs: all known users.")
+    ac_cron_sync: str = Field(default="0 * * * *", description="When `incremental_sync` looks for users with work.")
     ac_cron_reconcile: str = Field(
         default="30 3 * * *", description="When `nightly_reconcile` runs: every document and record compared."
     )

@@ -167,12 +167,15 @@ class MemoryLedger(_Scripted):
         self._lock = threading.Lock()
 
     def load(self, account: Account, media: MediaType) -> Mapping[str, LedgerEntry]:
+        return self.load_types(account, (media,))[media.name]
+
+    def load_types(self, account: Account, types: Sequence[MediaType]) -> Mapping[str, Mapping[str, LedgerEntry]]:
         self._called("load")
-        return {
-            entry.document: entry
-            for entry in self.entries.values()
-            if (entry.account, entry.type) == (account.id, media.name)
-        }
+        found: dict[str, dict[str, LedgerEntry]] = {media.name: {} for media in types}
+        for entry in self.entries.values():
+            if entry.account == account.id and entry.type in found:
+                found[entry.type][entry.document] = entry
+        return found
 
     def save(self, entries: Iterable[LedgerEntry]) -> None:
         self._called("save")

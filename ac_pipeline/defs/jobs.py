@@ -11,6 +11,7 @@ from typing import Any, Final
 import dagster as dg
 
 from ac_pipeline.defs.assets.catalog import PARTITION, RANGE_END, RANGE_START, records_key
+from ac_pipeline.defs.assets.records import SYNC_CHANGED_USERS, run_config
 from ac_pipeline.media.registry import MEDIA_TYPES
 
 SYNC_USERS: Final = "sync_users"
@@ -23,6 +24,31 @@ sync_users = dg.define_asset_job(
     description="Makes the records of some users equal to their documents, missing renditions included. To fill the "
     "renditions assets as well, launch a backfill of both: it runs the two stages apart.",
 )
+
+USERS_A_RUN: Final = 60
+"""Users in one run together: a few seconds' work, so that nobody's content waits long behind somebody's tape."""
+RUNS_A_TICK: Final = 100
+"""Most runs one tick requests: a tick has 60 seconds (Dagster facts, "Sensors, automation, pools")."""
+REASON: Final = "ac_pipeline/reason"
+"""Tag that says why a run was requested."""
+
+
+def in_groups(keys: Sequence[str], size: int = USERS_A_RUN) -> list[list[str]]:
+    """The keys in their order, in lists of at most `size`."""
+    return [list(keys[first : first + size]) for first in range(0, len(keys), size)]
+
+
+def request_alone(key: str, tags: Mapping[str, str]) -> dg.RunRequest:
+    """A run of this user's partition."""
+    return dg.RunRequest(job_name=SYNC_USERS, partition_key=key, tags=dict(tags))
+
+
+def request_together(keys: Sequence[str], tags: Mapping[str, str], *, run_key: str | None = None) -> dg.RunRequest:
+    """One run of `sync_changed_users` over these users, neighbours or not."""
+    return dg.RunRequest(
+        run_key=run_key, job_name=SYNC_CHANGED_USERS, run_config=run_config(list(keys)), tags=dict(tags)
+    )
+
 
 UNFINISHED: Final = [
     dg.DagsterRunStatus.QUEUED,

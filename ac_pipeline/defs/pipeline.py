@@ -31,6 +31,7 @@ from ac_pipeline.operations.parameters import chosen_accounts
 from ac_pipeline.operations.retry import AccountRetry, FailedItems, RetryPlan, plan_retry, retry_accounts
 from ac_pipeline.operations.sync import confirm_sweep
 from ac_pipeline.settings import Allowance, Settings, load_settings
+from ac_pipeline.sync.engine import sync_accounts
 from ac_pipeline.sync.for_accounts import account_reports
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
@@ -152,7 +153,8 @@ class PipelineResource:
         pipeline = self.open()
         selection = Selection(types=tuple(types), full=full, blobs=blobs, renditions=renditions, sweep=sweep)
         confirm_sweep(pipeline, accounts, selection, run_id)
-        return self._outcomes(accounts, lambda account: pipeline.engine.sync(account, selection, run_id))
+        workers = pipeline.settings.ac_concurrent_users
+        return starmap(Outcome, sync_accounts(pipeline.engine, accounts, selection, run_id, workers))
 
     def render(self, accounts: Sequence[Account], media: MediaType, run_id: str) -> Iterator[Outcome]:
         """Make the renditions of one type for these accounts; outcomes as they come."""
@@ -207,6 +209,19 @@ class PipelineResource:
         """
         pipeline = self.open()
         return pipeline.changes.look(position, watched, lambda: self.accounts().values())
+
+    def pending(self, synchronised: Collection[str], served: Collection[str], seconds: float) -> Changes:
+        """The work of all users that their documents show, looked for once.
+
+        Args:
+            synchronised: DIDs of the repositories that a sync has read to its end.
+            served: DIDs of those that the PDS serves.
+            seconds: The look stops after so long, and says so in `failed`.
+
+        Raises:
+            Transient, Misconfigured: Something could not be read.
+        """
+        return self.open().changes.look_at_everybody(self.accounts().values(), synchronised, served, seconds)
 
     def entry(self, item: str) -> LedgerEntry | None:
         """What the ledger knows of one item."""

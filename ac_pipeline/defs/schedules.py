@@ -1,27 +1,107 @@
 """The schedules: when all known users are synchronised or verified. Who is known is the users sensor's: a schedule
 adds no keys.
 
-The hours are settings, read when the code location loads (`AC_CRON_SYNC`, `AC_CRON_RECONCILE`, `AC_CRON_VERIFY`).
+The hourly one looks once for everybody, with what the sensors look with (`mongo/changes/pending.py`,
+`sensors/drift.py`), and asks for runs of those only who have work. The hours are settings, read when the code location
+loads (`AC_CRON_SYNC`, `AC_CRON_RECONCILE`, `AC_CRON_VERIFY`).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import dagster as dg
 
 from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, RECORDS_A_RUN, USERS
-from ac_pipeline.defs.assets.records import FULL, STEP
-from ac_pipeline.defs.jobs import SYNC_USERS, UNFINISHED
+from ac_pipeline.defs.assets.records import FULL, STEP, SYNC_CHANGED_USERS
+from ac_pipeline.defs.jobs import (
+    REASON,
+    RUNS_A_TICK,
+    SYNC_USERS,
+    UNFINISHED,
+    USERS_A_RUN,
+    busy_keys,
+    in_groups,
+    request_together,
+)
+from ac_pipeline.defs.pipeline import PipelineResource
+from ac_pipeline.defs.sensors.drift import plan_drift
 from ac_pipeline.defs.verification import VERIFY_USERS
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.settings import Timetable
 
-RUNS_A_TICK: Final = 100
-"""Most runs one tick requests: a tick has 60 seconds (Dagster facts, "Sensors, automation, pools")."""
+LOOK_SECONDS: Final = 25.0
+"""How long the hourly look may compare documents: a tick has 60 seconds, and one statement of MongoDB's may take 25."""
 
 SCHEDULE: Final = "dagster/schedule_name"
 """Tag that Dagster gives the runs of a schedule."""
+
+
+Requests = Iterator[dg.RunRequest | dg.SkipReason]
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """One tick of a schedule.
+
+    Args:
+        keys: All known users, in the order of their partitions.
+        hour: When it is, UTC. Dagster asks for a key where there are several requests; with the hour in it, no later
+            tick is kept back.
+        run_config: Of each run.
+    """
+
+    context: dg.ScheduleEvaluationContext
+    pipeline: PipelineResource
+    keys: Sequence[str]
+    hour: str
+    run_config: Mapping[str, Any]
+
+
+def users_with_work(tick: Tick) -> Requests:
+    """One look at all documents and all repositories: runs over those users who have work and are in no unfinished run.
+
+    A look that cannot end in time decides nothing: then everybody is asked for, as far as they are in no run.
+
+    Raises:
+        Transient, Misconfigured: Something could not be read; the tick fails, and the next one looks at all again.
+    """
+    now = time.time()
+    # In this order: a sync that ends while we look is busy here, or done there.
+    busy = busy_keys(tick.context.instance, tick.keys, apart_from={VERIFY_USERS}, one_by_one={SYNC_CHANGED_USERS}).ahead
+    repositories, marks = list(tick.pipeline.repositories()), tick.pipeline.marks()
+    accounts = tick.pipeline.accounts()
+    drift = plan_drift(accounts, tick.keys, repositories, marks=marks, busy=busy, cursor=None, now=now)
+    served = {each.did for each in repositories if each.active}
+    changes = tick.pipeline.pending(marks.keys(), served, LOOK_SECONDS)
+    work = {work.key for work in changes.works} | {each.key for each in drift.drifted} | set(drift.busy)
+    if changes.failed is not None:
+        tick.context.log.warning(f"Everybody is asked for, because the look did not end: {changes.failed}.")
+    asked = [key for key in tick.keys if (key in work or changes.failed is not None) and key not in busy]
+    if not asked:
+        under_way = f"; {len(work & busy)} with work are being synchronised or wait for it" if work & busy else ""
+        yield dg.SkipReason(
+            f"No run to ask for: the look {changes.compared}, and {len(repositories)} repositories with their last "
+            f"sync{under_way}."
+        )
+        return
+    tick.context.log.info(f"{len(asked)} of {len(tick.keys)} users are asked for; the look {changes.compared}.")
+    least = RECORDS_A_RUN if changes.failed is not None else USERS_A_RUN
+    for group in in_groups(asked, max(least, -(-len(asked) // RUNS_A_TICK))):
+        yield request_together(group, {REASON: "hourly look"}, run_key=f"{tick.hour} {group[0]}")
+
+
+def all_users_in_ranges(tick: Tick) -> Requests:
+    """A run for each part of the known keys."""
+    for first, last in ranges(tick.keys):
+        tags = {RANGE_START: first, RANGE_END: last}
+        yield dg.RunRequest(run_key=f"{tick.hour} {first}", run_config=dict(tick.run_config), tags=tags)
+
+
+def one_run(tick: Tick) -> Requests:
+    """One run, which knows by itself who there is."""
+    yield dg.RunRequest(run_key=tick.hour, run_config=dict(tick.run_config))
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,18 +113,18 @@ class UsersSchedule:
         setting: Field of `Timetable` with its cron line.
         job: Name of the job it launches.
         description: For people.
+        requests: What one tick asks for.
         run_config: Of each run.
         waits_for: Schedules that must have no unfinished runs, besides itself.
-        ranged: True if its runs are about ranges of keys; else it is one run, which knows by itself who there is.
     """
 
     name: str
     setting: str
     job: str
     description: str
+    requests: Callable[[Tick], Requests]
     run_config: Mapping[str, Any] = field(default_factory=dict)
     waits_for: tuple[str, ...] = ()
-    ranged: bool = True
 
 
 INCREMENTAL_SYNC: Final = "incremental_sync"
@@ -55,8 +135,11 @@ SCHEDULES: Final = (
     UsersSchedule(
         INCREMENTAL_SYNC,
         "ac_cron_sync",
-        SYNC_USERS,
-        "Synchronises the records of all known users; one in which nothing changed costs a look.",
+        SYNC_CHANGED_USERS,
+        "Looks once at the documents and the repositories of all known users, and synchronises the records of those "
+        "who have work: new, changed, removed or deferred items, a repository that another client changed, or no sync "
+        "yet. No run when nothing changed.",
+        users_with_work,
         waits_for=(NIGHTLY_RECONCILE,),
     ),
     # It does not wait for the other, which may be at work at any hour: leases keep two runs apart.
@@ -64,8 +147,9 @@ SCHEDULES: Final = (
         NIGHTLY_RECONCILE,
         "ac_cron_reconcile",
         SYNC_USERS,
-        "The same with every document and record compared and no short cut taken: what events, marks and clocks "
-        "missed is found here.",
+        "Synchronises all known users with every document and record compared and no short cut taken: what events, "
+        "marks and clocks missed is found here, and what a new release builds differently.",
+        all_users_in_ranges,
         run_config={"ops": {STEP: {"config": {FULL: True}}}},
     ),
     UsersSchedule(
@@ -74,7 +158,7 @@ SCHEDULES: Final = (
         VERIFY_USERS,
         "Verifies every record, link and blob of all users against the repositories, and repairs nothing: what is "
         "wrong fails checks.",
-        ranged=False,
+        one_run,
     ),
 )
 
@@ -116,8 +200,8 @@ def _schedule(what: UsersSchedule, cron: str) -> dg.ScheduleDefinition:
         default_status=dg.DefaultScheduleStatus.STOPPED,
         description=f"{what.description} {what.setting.upper()} sets its hours.",
     )
-    def tick(context: dg.ScheduleEvaluationContext) -> Iterator[dg.RunRequest | dg.SkipReason]:
-        """A run for each part of the known keys, or one for all, unless runs of an earlier tick are not done yet."""
+    def tick(context: dg.ScheduleEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]) -> Requests:
+        """What the schedule asks for, unless runs of an earlier tick are not done yet."""
         for name in (what.name, *what.waits_for):
             waiting = context.instance.get_runs_count(dg.RunsFilter(tags={SCHEDULE: name}, statuses=UNFINISHED))
             if waiting:
@@ -127,13 +211,7 @@ def _schedule(what: UsersSchedule, cron: str) -> dg.ScheduleDefinition:
         if not keys:
             yield dg.SkipReason("No user is known yet: start the sensor users_sensor.")
             return
-        # Dagster asks for a key where there are several requests. With the hour in it, no later tick is kept back.
         hour = context.scheduled_execution_time.isoformat()
-        if not what.ranged:
-            yield dg.RunRequest(run_key=hour, run_config=dict(what.run_config))
-            return
-        for first, last in ranges(keys):
-            tags = {RANGE_START: first, RANGE_END: last}
-            yield dg.RunRequest(run_key=f"{hour} {first}", run_config=dict(what.run_config), tags=tags)
+        yield from what.requests(Tick(context, pipeline, keys, hour, what.run_config))
 
     return tick

@@ -94,9 +94,9 @@ def run_sync(work: Work, parameters: SyncParameters) -> Report:
         for media in selection.types:
             pipeline.safeguard.look(media, within=timedelta(hours=1))  # what a later one compares with
         confirm_sweep(pipeline, accounts, selection, work.run_id)
-        yield from sync_accounts(
-            pipeline.engine, accounts, selection, work.run_id, pipeline.settings.ac_concurrent_users
-        )
+        workers = pipeline.settings.ac_concurrent_users
+        for _, report in sync_accounts(pipeline.engine, accounts, selection, work.run_id, workers):
+            yield report
 
     report = measured(work, reports, len(accounts))
     kept = {name: tally.orphans_kept for name, tally in report.totals().items()}

@@ -8,8 +8,11 @@ after each committed batch stores links and ledger entries. Sources: design, sec
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from itertools import islice
 from time import monotonic
 
 from ac_pipeline.accounts import Account
@@ -17,6 +20,7 @@ from ac_pipeline.errors import (
     AccountUnknown,
     Blocked,
     Permanent,
+    PipelineError,
     RateLimited,
     RepositoryMoved,
     SourceMissing,
@@ -39,13 +43,49 @@ from ac_pipeline.sync.writing.erased import Eraser
 from ac_pipeline.sync.writing.recorder import Recorder
 from ac_pipeline.sync.writing.writer import Committed, Refused, Writer
 
-__all__ = ["DOCUMENT_GONE", "KEY_ATTEMPTS", "ROUNDS", "AccountPlan", "Engine", "sync_accounts"]
+__all__ = ["DOCUMENT_GONE", "KEY_ATTEMPTS", "ROUNDS", "AccountPlan", "Engine", "ListedRevisions", "sync_accounts"]
 
 ROUNDS = 5
 """How often a repository that somebody else writes to is planned anew before its sync is left for later."""
 
 KEY_ATTEMPTS = 12
 """Keys a PDS may refuse for one item. The last ones lie up to 32 s apart, so that no letters are common to all."""
+
+
+_MANY = 20
+"""So many accounts in one run ask the list of all repositories for their revisions, a thousand with each request, and
+not for each of them."""
+_ROWS_AN_ACCOUNT = 250
+"""Rows of the list that one account of a run is worth: on a PDS with many others the rest is asked one by one."""
+_YOUNG = 60.0
+"""Seconds after which a list is read again."""
+
+
+class ListedRevisions:
+    """The revisions of the repositories of many accounts, as the PDS lists them; safe to ask from several threads.
+
+    Args:
+        accounts: How many accounts the run is about: for a few nothing is listed.
+    """
+
+    def __init__(self, server: DataServer, accounts: int) -> None:
+        self._server = server
+        self._rows = accounts * _ROWS_AN_ACCOUNT if accounts >= _MANY else 0
+        self._lock = threading.Lock()
+        self._found: dict[str, str] = {}
+        self._read_at: float | None = None
+
+    def of(self, did: str) -> str | None:
+        """The revision this repository had at most a minute ago; None for one that is inactive or was not listed."""
+        if not self._rows:
+            return None
+        with self._lock:
+            if self._read_at is None or monotonic() - self._read_at > _YOUNG:
+                self._read_at, self._found = monotonic(), {}
+                with suppress(PipelineError):  # whoever is not in the list is asked for alone, and says what is wrong
+                    listed = islice(self._server.list_repositories(), self._rows)
+                    self._found = {each.did: each.rev for each in listed if each.active}
+            return self._found.get(did)
 
 
 def _open() -> None:
@@ -72,13 +112,18 @@ class Engine(Reader):
     def _recorder(self, account: Account, run_id: str, *, dry: bool = False) -> Recorder:
         return Recorder(self.documents, self.ledger, account, run_id, self.now, dry=dry)
 
-    def sync(self, account: Account, selection: Selection, run_id: str) -> AccountReport:
+    def sync(
+        self, account: Account, selection: Selection, run_id: str, revisions: ListedRevisions | None = None
+    ) -> AccountReport:
         """Make the account's repository equal to its eligible documents; of an account that is to be deleted, empty it.
 
         What has to be rendered is rendered without the lease, which an encoding would hold for minutes (MEDIA-23): all
         of it before, and what is found to be missing under the lease in between.
 
         Never raises for what can be said of one account: a `Blocked` account and a transient error are in the report.
+
+        Args:
+            revisions: Those of all accounts of the run; without them the PDS is asked for this one's.
 
         Raises:
             Misconfigured: The gate is closed, or database or PDS have not what was there.
@@ -98,7 +143,7 @@ class Engine(Reader):
                     made = self.render_missing(account, selection)
                 # In the last round what is missing is made at once: documents change faster than they are rendered.
                 plan = AccountPlan(account, made if number < ROUNDS - 1 else None, erase_copies=self.erase_copies)
-                self._sync(plan, selection, recorder)
+                self._sync(plan, selection, recorder, revisions)
             except Unmade as rest:
                 made |= make(self.renderer, self.renders, rest.jobs)
                 continue
@@ -108,14 +153,16 @@ class Engine(Reader):
         recorder.report.seconds = monotonic() - started
         return recorder.report
 
-    def _sync(self, plan: AccountPlan, selection: Selection, recorder: Recorder) -> None:
+    def _sync(
+        self, plan: AccountPlan, selection: Selection, recorder: Recorder, revisions: ListedRevisions | None
+    ) -> None:
         account = plan.account
         if account.blocked is not None or account.did is None:
             self.block(account, selection, recorder, account.blocked)
             return
         with self.ledger.lease(account.did, self.holder):
             try:
-                self._mirror(plan, selection, recorder)
+                self._mirror(plan, selection, recorder, revisions)
             finally:
                 recorder.report.skipped = list(plan.skipped.values())
                 recorder.skip(recorder.report.skipped)
@@ -168,12 +215,14 @@ class Engine(Reader):
             self.safeguard.check_server()
         self.block(account, selection, recorder, error)
 
-    def _mirror(self, plan: AccountPlan, asked: Selection, recorder: Recorder) -> None:
+    def _mirror(
+        self, plan: AccountPlan, asked: Selection, recorder: Recorder, revisions: ListedRevisions | None
+    ) -> None:
         selection = self.without_paused(plan.account, asked, recorder)
         if not selection.types:
             return
         try:
-            if self._is_up_to_date(plan, selection, recorder):
+            if self._is_up_to_date(plan, selection, recorder, revisions):
                 return
             self._judge(plan, selection, recorder)
             self._carry_out(plan, recorder, selection.agreed)
@@ -195,7 +244,9 @@ class Engine(Reader):
         if plan.checkpoint is None or plan.checkpoint.rev == plan.base or asked.whole:
             self._remember(plan, selection, recorder)
 
-    def _is_up_to_date(self, plan: AccountPlan, selection: Selection, recorder: Recorder) -> bool:
+    def _is_up_to_date(
+        self, plan: AccountPlan, selection: Selection, recorder: Recorder, revisions: ListedRevisions | None
+    ) -> bool:
         """True if there is nothing to do, which is counted then; else the repository and all it is compared with are
         read.
 
@@ -204,11 +255,7 @@ class Engine(Reader):
         did = str(plan.account.did)
         plan.checkpoint = known = self.ledger.checkpoint(did)
         unmoved = None
-        if (
-            known is not None
-            and may_be_up_to_date(known, selection)
-            and self.server.latest_commit(did).rev == known.rev
-        ):
+        if known is not None and may_be_up_to_date(known, selection) and self._stands_at(known, revisions):
             unmoved = known.rev
             self.read(plan, selection)
             if is_up_to_date(plan, selection, known, self.now):
@@ -218,6 +265,16 @@ class Engine(Reader):
         if plan.base != unmoved:
             self.read(plan, selection)
         return False
+
+    def _stands_at(self, known: RepositoryCheckpoint, revisions: ListedRevisions | None) -> bool:
+        """True if the repository is at the revision of its checkpoint.
+
+        A list that shows an older one than the checkpoint was read before a sync of another run ended.
+        """
+        found = revisions.of(known.did) if revisions is not None else None
+        if found is None or found < known.rev:
+            found = self.server.latest_commit(known.did).rev
+        return found == known.rev
 
     def _judge(self, plan: AccountPlan, selection: Selection, recorder: Recorder) -> None:
         """Count what was read, find the orphans and make the plan."""
@@ -372,11 +429,11 @@ class Engine(Reader):
 
 def sync_accounts(
     engine: Engine, accounts: Sequence[Account], selection: Selection, run_id: str, workers: int
-) -> Iterator[AccountReport]:
+) -> Iterator[tuple[Account, AccountReport]]:
     """Mirror many accounts at once, one writer each, yielding reports as they come.
 
     Two to four workers hide the disk waits of a PDS (ATProto facts, "Writing"); more hide the reading and recording of
     some accounts behind the writes of others.
     """
-    for _, report in account_reports(accounts, lambda account: engine.sync(account, selection, run_id), workers):
-        yield report
+    revisions = ListedRevisions(engine.server, len(accounts))
+    return account_reports(accounts, lambda account: engine.sync(account, selection, run_id, revisions), workers)

@@ -99,6 +99,9 @@ class Ledger(Protocol):
     def load(self, account: Account, media: MediaType) -> Mapping[str, LedgerEntry]:
         """Entries of one account and type, by document id."""
 
+    def load_types(self, account: Account, types: Sequence[MediaType]) -> Mapping[str, Mapping[str, LedgerEntry]]:
+        """The same of several types in one read, by name of the type; those without an entry are there, empty."""
+
     def save(self, entries: Iterable[LedgerEntry]) -> None:
         """Insert or replace entries in one bulk write; each entry's last history line is appended to its timeline."""
 

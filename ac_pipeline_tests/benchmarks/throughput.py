@@ -7,13 +7,18 @@ Four arms in turn, several rounds, each on new accounts of the same PDS:
   bare       a minimal loop: signed in before, records built before, sorted `applyWrites` batches of 100, user by user
   original   one sign-in and one `createRecord` per record, 10 at a time (on a sample: it is slow)
 
-Prints records per second of each arm and the ratios of each round; quote the median ratios, not the seconds.
-Run it with `make bench`.
+At last some users in whom nothing changed are synchronised: what that asks of the PDS and of MongoDB is counted, which
+no other load on the machine changes.
+
+Prints one table: records per second of each arm, the median ratio of the rounds with its spread, and the machine's
+load; quote the ratios, not the seconds. `--json FILE` keeps all of it; `make bench` keeps it in `bench.json`.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import random
 import secrets
 import statistics
@@ -23,10 +28,12 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import httpx
 from bson import ObjectId
+from pymongo import monitoring
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.sessions import Tokens
@@ -40,6 +47,7 @@ from ac_pipeline.mongo.ledger.collections import MongoSessionStore
 from ac_pipeline.sync.engine import sync_accounts
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline, new_run_id
+from ac_pipeline_tests.benchmarks.counting import Requests, Statements, counted_sync
 from ac_pipeline_tests.benchmarks.ending import end_in_order
 from ac_pipeline_tests.benchmarks.services import open_services
 
@@ -108,7 +116,8 @@ def run_pipeline(bench: Bench, users: Sequence[tuple[Account, NewAccount]], item
     started = time.perf_counter()
     workers = bench.pipeline.settings.ac_concurrent_users
     accounts = [account for account, _ in users]
-    reports = list(sync_accounts(bench.pipeline.engine, accounts, selection, new_run_id(), workers))
+    synced = sync_accounts(bench.pipeline.engine, accounts, selection, new_run_id(), workers)
+    reports = [report for _, report in synced]
     seconds = time.perf_counter() - started
     created = sum(tally.created for report in reports for tally in report.types.values())
     if created != items // len(users) * len(users):
@@ -184,30 +193,86 @@ def measure(bench: Bench, users: int, items: int, rounds: int) -> dict[str, list
     return found
 
 
-def show(found: dict[str, list[float]], users: int, items: int) -> None:
-    sys.stdout.write(f"{items} text records of {users} users, {len(found['bare'])} rounds\n\n")
-    for name, values in found.items():
-        sys.stdout.write(
-            f"{name:10} {statistics.median(values):8.0f} records/s (of {min(values):.0f} to {max(values):.0f})\n"
-        )
-    for one, other in (("pipeline", "bare"), ("sign-in", "bare"), ("sign-in", "original")):
+def nothing_to_do(bench: Bench, users: int, items: int, statements: Statements) -> dict[str, Any]:
+    """What the second sync of some users asks for, as `counted_sync` says it."""
+    people = sign_in(bench, new_users(bench, users))
+    run_pipeline(bench, people, items, random.Random(1_000_000))
+    server = Requests(bench.pipeline.engine.server)
+    bench.pipeline.engine.server = server  # type: ignore[assignment]
+    accounts = [account for account, _ in people]
+    counted_sync(bench.pipeline, accounts, statements, server)  # the types the round above left out
+    return counted_sync(bench.pipeline, accounts, statements, server)
+
+
+RATIOS = (
+    ("first sync, signed in alike", "pipeline", "bare"),
+    ("first sync with its sign-ins", "sign-in", "bare"),
+    ("first sync with its sign-ins", "sign-in", "original"),
+)
+
+
+def table(found: dict[str, list[float]], again: dict[str, Any], users: int, items: int) -> dict[str, Any]:
+    """All that was measured, as JSON values: rates of both sides, their ratios, what a second sync asked for, load."""
+    rows = []
+    for what, one, other in RATIOS:
         ratios = [mine / theirs for mine, theirs in zip(found[one], found[other], strict=True)]
-        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
-        sys.stdout.write(f"{one:8} / {other:8} {statistics.median(ratios):8.2f} (of {spread})\n")
+        rows.append(
+            {
+                "what": what,
+                "against": other,
+                "ours": round(statistics.median(found[one])),
+                "theirs": round(statistics.median(found[other])),
+                "ratio": round(statistics.median(ratios), 2),
+                "least": round(min(ratios), 2),
+                "most": round(max(ratios), 2),
+            }
+        )
+    rates = {name: [round(value, 1) for value in values] for name, values in found.items()}
+    load = [round(value, 1) for value in os.getloadavg()]
+    sizes = {"users": users, "items": items, "rounds": len(found["bare"]), "cores": os.cpu_count(), "load": load}
+    return {**sizes, "ratios": rows, "nothing_to_do": again, "records_per_second": rates}
+
+
+def show(made: dict[str, Any]) -> None:
+    load = ", ".join(str(value) for value in made["load"])
+    sys.stdout.write(
+        f"{made['items']} text records of {made['users']} users, {made['rounds']} rounds, {made['cores']} cores, "
+        f"load {load} at the end\n\n"
+        f"{'':30} {'against':>10} {'ours/s':>8} {'theirs/s':>8} {'ratio':>7}  least to most\n"
+    )
+    for row in made["ratios"]:
+        sys.stdout.write(
+            f"{row['what']:30} {row['against']:>10} {row['ours']:8} {row['theirs']:8} {row['ratio']:7.2f}  "
+            f"{row['least']:.2f} to {row['most']:.2f}\n"
+        )
+    again = made["nothing_to_do"]
+    statements = sum(each["count"] for each in again["statements"].values())
+    sys.stdout.write(
+        f"\nnothing to do: {statements / made['users']:.1f} statements a user, requests {again['requests']}, "
+        f"{again['cpu_seconds']} CPU s\n"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--users", type=int, default=10)
     parser.add_argument("--items", type=int, default=5000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--json", type=Path, help="keep the table and every round here")
     options = parser.parse_args()
+    statements = Statements()
+    monitoring.register(statements)
     with open_services() as (pipeline, database, made):
         for name in TYPES:
             database[media_type(name).collection].create_index("user")
         sessions = MongoSessionStore(database.client[pipeline.settings.ac_ledger_database]["sessions"])
         bench = Bench(pipeline, made, sessions, database, pipeline.settings.pds_url)
-        show(measure(bench, options.users, options.items, options.rounds), options.users, options.items)
+        found = measure(bench, options.users, options.items, options.rounds)
+        again = nothing_to_do(bench, options.users, options.items, statements)
+    measured = table(found, again, options.users, options.items)
+    show(measured)
+    if options.json is not None:
+        options.json.write_text(json.dumps(measured, indent=1))
 
 
 if __name__ == "__main__":

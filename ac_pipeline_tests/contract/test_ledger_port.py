@@ -106,6 +106,18 @@ def full_entry() -> LedgerEntry:
     )
 
 
+def test_several_types_of_one_account_are_loaded_at_once(ledger: Ledger) -> None:
+    mine, mood, others = entry(), entry(type="mood"), entry(account=BERT)
+    ledger.save([mine, mood, others])
+    assert ledger.load_types(ANNA, (PAINTING, MOOD)) == {
+        "painting": ledger.load(ANNA, PAINTING),
+        "mood": ledger.load(ANNA, MOOD),
+    }
+    assert [*ledger.load_types(ANNA, (PAINTING,))["painting"]] == [mine.document]
+    assert ledger.load_types(BERT, (MOOD,)) == {"mood": {}}
+    assert ledger.load_types(BERT, ()) == {}
+
+
 def test_an_entry_comes_back_as_it_was_saved(ledger: Ledger) -> None:
     """OPS-2: class, payload hash, attempts and the server's answer are kept with the item."""
     saved = full_entry()

@@ -14,6 +14,7 @@ import pytest
 from ac_pipeline.accounts import Account
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, USERS, records_key
+from ac_pipeline.defs.assets.records import SYNC_CHANGED_USERS
 from ac_pipeline.defs.jobs import SYNC_USERS
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.retries import RETRY_ITEMS, RETRY_STEP
@@ -66,6 +67,19 @@ class Site:
     def sync_all(self) -> dg.ExecuteInProcessResult:
         keys = self.instance.get_dynamic_partitions(USERS)
         return self.run(SYNC_USERS, tags={RANGE_START: keys[0], RANGE_END: keys[-1]})
+
+    def hour(self, schedule: str) -> list[dg.RunRequest]:
+        """What a tick of a schedule asks for."""
+        with PipelineResource(lambda: self.slice.pipeline.settings) as mirror:
+            repository = build_defs({"pipeline": mirror}).get_repository_def()
+            now = datetime(2026, 1, 2, 3, 30, tzinfo=UTC)
+            with dg.build_schedule_context(
+                instance=self.instance,
+                repository_def=repository,
+                scheduled_execution_time=now,
+                resources={"pipeline": mirror},
+            ) as context:
+                return list(repository.get_schedule_def(schedule).evaluate_tick(context).run_requests or ())
 
     def retry(self, **config: Any) -> dg.ExecuteInProcessResult:
         return self.run(RETRY_ITEMS, {"ops": {RETRY_STEP: {"config": config}}})
@@ -188,19 +202,36 @@ def test_the_nightly_compare_finds_what_a_wrong_mark_hides_from_the_hourly_one(
     assert mark is not None
     ledger.keep_checkpoint(replace(mark, rev=slice_.pipeline.server.latest_commit(did).rev))
 
-    def carry_out(schedule: str) -> None:
-        repository = build_defs().get_repository_def()
-        now = datetime(2026, 1, 2, 3, 30, tzinfo=UTC)
-        with dg.build_schedule_context(
-            instance=instance, repository_def=repository, scheduled_execution_time=now
-        ) as context:
-            (request,) = repository.get_schedule_def(schedule).evaluate_tick(context).run_requests or ()
-        assert site.run(SYNC_USERS, request.run_config, request.tags).success
-
-    carry_out(INCREMENTAL_SYNC)
+    assert site.hour(INCREMENTAL_SYNC) == []
     assert slice_.listed(ada, "mood") == {}
-    carry_out(NIGHTLY_RECONCILE)
+    (request,) = site.hour(NIGHTLY_RECONCILE)
+    assert site.run(SYNC_USERS, request.run_config, request.tags).success
     assert slice_.listed(ada, "mood") == before
+
+
+def test_an_hour_finds_who_was_never_synchronised_who_drifted_and_what_is_new_and_then_rests(
+    slice_: Slice, instance: dg.DagsterInstance
+) -> None:
+    """VERIFY-9, VERIFY-10, RUN-10: one run about all who have work; nobody is asked for when nothing changed."""
+    ada, bea, cyd, dan = (slice_.user(name) for name in ("ada", "bea", "cyd", "dan"))
+    for person in (ada, bea, cyd):
+        slice_.add("mood", person, mood=f"a mood of {person.key}")
+    site = Site(slice_, instance)
+
+    def hour() -> list[str]:
+        asked = site.hour(INCREMENTAL_SYNC)
+        for request in asked:
+            assert site.run(SYNC_CHANGED_USERS, request.run_config, request.tags).success
+        return [key for request in asked for key in users(request)]
+
+    assert hour() == ["ada", "bea", "cyd"]
+    assert hour() == []
+    before = slice_.listed(bea, "mood")
+    site.delete(bea, "mood", next(iter(before)))
+    slice_.add("mood", dan, mood="the first of all")
+    assert hour() == ["bea", "dan"]
+    assert (slice_.listed(bea, "mood"), len(slice_.listed(dan, "mood"))) == (before, 1)
+    assert hour() == []
 
 
 def test_a_repaired_item_is_run_alone_and_its_partition_is_proven(

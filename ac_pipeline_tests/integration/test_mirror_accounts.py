@@ -52,7 +52,7 @@ def test_accounts_in_trouble_are_blocked_with_a_reason_and_the_others_are_mirror
     accounts = [slice_.account(user.id) for user in made.values()]
     reports: dict[str, AccountReport] = {
         report.user: report
-        for report in sync_accounts(slice_.pipeline.engine, accounts, Selection(), "test-run", workers=3)
+        for _, report in sync_accounts(slice_.pipeline.engine, accounts, Selection(), "test-run", workers=3)
     }
     for name, (_, code) in trouble.items():
         report = reports[name]

@@ -238,3 +238,21 @@ def test_a_document_id_is_no_key_by_itself(ledger: MongoLedger) -> None:
     document = str(ObjectId())
     ledger.save([replace(entry(1, type), item=item_id(type, document), document=document) for type in ("mood", "tape")])
     assert ledger.get(f"mood:{document}") != ledger.get(f"tape:{document}")
+
+
+def test_what_one_account_has_is_found_without_the_ledger_of_the_others(ledger: MongoLedger) -> None:
+    """The same as among everybody: any order of saving, any condition, and a limit."""
+    missing = Failure(Stage.RENDITION, "source-missing", "No object.")
+    states = [State.WRITTEN, State.QUARANTINED, State.WRITTEN, State.DELETED, State.WRITTEN]
+    for number, state in reversed(list(enumerate(states))):
+        failed = missing if state is State.QUARANTINED else None
+        ledger.save([entry(number, state=state, failure=failed), entry(90 + number, account="auth0|b", state=state)])
+
+    def found(**conditions: Any) -> list[int]:
+        return [int(each.document, 16) for each in ledger.find(account="auth0|a", **conditions)]
+
+    assert found() == [0, 1, 2, 3, 4]
+    assert found(states={State.WRITTEN}, types={"painting"}, limit=2) == [0, 2]
+    assert found(states={State.DELETED, State.WRITTEN}, limit=4) == [0, 2, 3, 4]
+    assert found(error_class="source-missing") == [1]
+    assert found(types=[]) == found(states=[]) == []

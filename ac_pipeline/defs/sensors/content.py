@@ -16,17 +16,22 @@ import dagster as dg
 
 from ac_pipeline.defs.alerts.messages import listed
 from ac_pipeline.defs.assets.catalog import PRIORITY, URGENT, USERS
-from ac_pipeline.defs.assets.records import SYNC_CHANGED_USERS, run_config
-from ac_pipeline.defs.jobs import SYNC_USERS, UNFINISHED, busy_keys, sync_users
+from ac_pipeline.defs.assets.records import SYNC_CHANGED_USERS
+from ac_pipeline.defs.jobs import (
+    REASON,
+    SYNC_USERS,
+    UNFINISHED,
+    USERS_A_RUN,
+    busy_keys,
+    in_groups,
+    request_alone,
+    request_together,
+    sync_users,
+)
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.verification import VERIFY_USERS
 from ac_pipeline.mongo.changes.pending import Changes, Work
 
-REASON: Final = "ac_pipeline/reason"
-"""Tag that says why a run was requested."""
-
-USERS_A_RUN: Final = 60
-"""Users in one run together: a few seconds' work, so that nobody's content waits long behind somebody's tape."""
 GROUPS_A_TICK: Final = 2
 ALONE_A_TICK: Final = 3
 UNFINISHED_AT_MOST: Final = 3
@@ -211,7 +216,8 @@ def _runs(
     groups, single = (max(0, UNFINISHED_AT_MOST - count) for count in unfinished)
     if len(first) == 1 and not others_run:
         return [], [*first, *again][: min(single, ALONE_A_TICK)]
-    return in_groups(first)[: min(groups, GROUPS_A_TICK)], list(again[: min(single, ALONE_A_TICK)])
+    together = [tuple(group) for group in in_groups(first)]
+    return together[: min(groups, GROUPS_A_TICK)], list(again[: min(single, ALONE_A_TICK)])
 
 
 def _by_key(works: Iterable[Work]) -> dict[str, list[Work]]:
@@ -328,7 +334,8 @@ def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], flo
         )
         _log(context, plan, changes)
         tags = {PRIORITY: URGENT, REASON: "new content"}
-        requests = [run_alone(key, tags) for key in plan.alone] + [run_together(group, tags) for group in plan.together]
+        requests = [request_alone(key, tags) for key in plan.alone]
+        requests += [request_together(group, tags) for group in plan.together]
         return dg.SensorResult(
             run_requests=requests,
             cursor=plan.memory.at(changes.position).to_text(),
@@ -344,19 +351,6 @@ def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], flo
         changed_users,
         look,
     )
-
-
-def run_alone(key: str, tags: Mapping[str, str]) -> dg.RunRequest:
-    return dg.RunRequest(job_name=SYNC_USERS, partition_key=key, tags=dict(tags))
-
-
-def run_together(keys: Sequence[str], tags: Mapping[str, str]) -> dg.RunRequest:
-    return dg.RunRequest(job_name=SYNC_CHANGED_USERS, run_config=run_config(list(keys)), tags=dict(tags))
-
-
-def in_groups(keys: Sequence[str]) -> list[tuple[str, ...]]:
-    """The users of each run over several."""
-    return [tuple(keys[first : first + USERS_A_RUN]) for first in range(0, len(keys), USERS_A_RUN)]
 
 
 def _unfinished(instance: dg.DagsterInstance) -> tuple[int, int, int]:

@@ -18,9 +18,17 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.types import RepositoryStatus
 from ac_pipeline.defs.alerts.messages import listed
 from ac_pipeline.defs.assets.catalog import USERS
-from ac_pipeline.defs.jobs import busy_keys
+from ac_pipeline.defs.jobs import (
+    REASON,
+    RUNS_A_TICK,
+    USERS_A_RUN,
+    busy_keys,
+    in_groups,
+    request_alone,
+    request_together,
+)
 from ac_pipeline.defs.pipeline import PipelineResource
-from ac_pipeline.defs.sensors.content import REASON, USERS_A_RUN, in_groups, run_alone, run_together, sync_sensor
+from ac_pipeline.defs.sensors.content import sync_sensor
 from ac_pipeline.items import RepositoryCheckpoint
 
 ASK_AGAIN: Final = 3_600
@@ -164,10 +172,6 @@ def _hash(drift: Drift) -> bytes:
     return sha256(f"{drift.did} {drift.found}".encode()).digest()[:_HASH_BYTES]
 
 
-RUNS_A_TICK: Final = 100
-"""Most runs one tick requests (Dagster facts, "Sensors, automation, pools")."""
-
-
 def make_drift_sensor(changed_users: dg.JobDefinition, clock: Callable[[], float] = time.time) -> dg.SensorDefinition:
     """The sensor.
 
@@ -188,9 +192,9 @@ def make_drift_sensor(changed_users: dg.JobDefinition, clock: Callable[[], float
         requested = plan.drifted[: RUNS_A_TICK * USERS_A_RUN]
         _log(context, plan, len(plan.drifted) - len(requested))
         tags, keys = {REASON: "drift"}, [each.key for each in requested]
-        runs = [run_together(group, tags) for group in in_groups(keys)]
+        runs = [request_together(group, tags) for group in in_groups(keys)]
         return dg.SensorResult(
-            run_requests=[run_alone(keys[0], tags)] if len(keys) == 1 else runs,
+            run_requests=[request_alone(keys[0], tags)] if len(keys) == 1 else runs,
             cursor=plan.cursor(requested),
             skip_reason=None if requested else dg.SkipReason(_quiet(plan, len(marks))),
         )

@@ -9,7 +9,7 @@ from hashlib import sha256
 import dagster as dg
 
 from ac_pipeline.defs.assets.catalog import USERS, users
-from ac_pipeline.defs.jobs import busy_keys, sync_users
+from ac_pipeline.defs.jobs import RUNS_A_TICK, busy_keys, sync_users
 from ac_pipeline.defs.pipeline import PipelineResource
 
 KEYS_A_TICK = 10_000
@@ -96,10 +96,6 @@ def _recall(remembered: str) -> frozenset[bytes]:
 
 def _hash(key: str, id: str) -> bytes:
     return sha256(f"{key} {id}".encode(errors="surrogateescape")).digest()[:_HASH_BYTES]
-
-
-RUNS_A_TICK = 100
-"""Most runs one tick requests (Dagster facts, "Sensors, automation, pools")."""
 
 
 @dg.sensor(

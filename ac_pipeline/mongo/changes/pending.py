@@ -38,7 +38,9 @@ from ac_pipeline.mongo.changes.feed import ChangeFeed, Drained
 from ac_pipeline.mongo.database import mongo_errors, own_collection, value_of
 from ac_pipeline.mongo.ledger.items import MongoLedger
 
-_ONLY_A_RUN_CAN_TELL = frozenset(error.code for error in (WrongPassword, AccountInactive, AccountUnknown))
+_THE_PDS_LISTS = frozenset(error.code for error in (AccountInactive, AccountUnknown))
+"""Why the PDS refuses an account, where its list of repositories shows when that is over."""
+_ONLY_A_RUN_CAN_TELL = _THE_PDS_LISTS | {WrongPassword.code}
 """Why the PDS refuses an account: Mongo cannot show that it is over, unless the account itself changes there. The
 other reasons stand in Mongo or in the ledger, so that their end is seen (ACCT-1)."""
 
@@ -57,7 +59,11 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the rule reads of an entry of the ledger."""
+    """What the rule reads of an entry of the ledger.
+
+    Args:
+        credentials: Mark of those the PDS refused, of a blocked item; None where that was not the reason.
+    """
 
     account: str
     state: State
@@ -66,6 +72,7 @@ class Known:
     cid: str | None = None
     error_class: str | None = None
     deferred_until: datetime | None = None
+    credentials: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,13 +121,17 @@ class Rule:
         now: The time, UTC.
         paused: Account id -> names of its types that an operator has paused.
         blocked_before: `(account id, class of the reason)` of blocked items in the ledger.
-        changed: Ids of accounts that changed in Mongo just now: that they were blocked says nothing any more.
+        changed: Ids of accounts that changed just now, in Mongo or on the PDS: that they were blocked says nothing any
+            more.
+        unsynchronised: Ids of accounts whose repository no sync has read to its end: even what is linked is to be
+            looked at.
     """
 
     now: datetime
     paused: Mapping[str, Collection[str]]
     blocked_before: Collection[tuple[str, str]]
     changed: Collection[str] = frozenset()
+    unsynchronised: Collection[str] = frozenset()
 
     def waits_for_account(self, account: Account) -> bool:
         """True if no run of this account can change anything: it is blocked, and its items show that already."""
@@ -148,8 +159,9 @@ class Rule:
             return None
         if not is_linked(document, account) or (known is not None and known.state is State.DELETED):
             return Cause.NEW
+        unseen = Cause.NEW if account.id in self.unsynchronised else None
         unfinished = known is not None and known.state in {State.DEFERRED, State.BLOCKED}
-        return Cause.EDITED if known is not None and (not same or unfinished) else None
+        return Cause.EDITED if known is not None and (not same or unfinished) else unseen
 
     def cause_of_gone(self, account: Account, type: str, known: Known) -> Cause | None:
         """Why a run is needed for an item whose document does not exist, or None: its record has to go (DEL-4)."""
@@ -167,6 +179,7 @@ class Rule:
             known.state is State.BLOCKED
             and known.error_class in _ONLY_A_RUN_CAN_TELL
             and known.did == account.did
+            and known.credentials in (None, account.credentials)
             and account.id not in self.changed
         )
 
@@ -182,12 +195,22 @@ def mark_of(cause: Cause, fingerprint: str) -> str:
     return sha256(f"{cause} {fingerprint}".encode()).hexdigest()[:_MARK_DIGITS]
 
 
-_FIELDS = ("account", "state", "fingerprint", "did", "cid", "failure.error_class", "deferred_until")
+_FIELDS = (
+    *("account", "state", "fingerprint", "did", "cid", "deferred_until"),
+    *("failure.error_class", "failure.payload_hash"),
+)
 
 
 def _known(row: Mapping[str, Any]) -> Known:
-    fingerprint, error_class = row.get("fingerprint") or "", (row.get("failure") or {}).get("error_class")
-    return value_of(Known, row, state=State(row["state"]), fingerprint=fingerprint, error_class=error_class)
+    failure, state = row.get("failure") or {}, State(row["state"])
+    return value_of(
+        Known,
+        row,
+        state=state,
+        fingerprint=row.get("fingerprint") or "",
+        error_class=failure.get("error_class"),
+        credentials=failure.get("payload_hash") if state is State.BLOCKED else None,
+    )
 
 
 FEED_SECONDS: Final = 1.0
@@ -330,8 +353,38 @@ class MongoChanges:
                 for raws in self._compare.since(media, now - _NEWEST):
                     self._judge(look, media, raws)
         why = drained.unavailable or place.fallback
-        place, compared, failed = self._go_on(look, place, drained, now)
+        seconds, users = self._compare_seconds, _USERS_A_LOOK
+        place, compared, failed = self._go_on(look, place, drained, now, seconds=seconds, users=users)
         return Changes(tuple(look.works), place.to_text(), drained.events, why, compared, failed)
+
+    def look_at_everybody(
+        self, accounts: Iterable[Account], synchronised: Collection[str], served: Collection[str], seconds: float
+    ) -> Changes:
+        """Judge all documents, and all items of the ledger whose document is gone, at once and without the feed.
+
+        What no document shows (a record that another client changed, a new rule for records) is not found so.
+
+        Args:
+            accounts: All accounts.
+            synchronised: DIDs of the repositories that a sync has read to its end.
+            served: DIDs of those that the PDS serves now: items that were blocked because it did not are work.
+            seconds: After so long the look stops, and says so in `failed`: what it did not read may be work, too.
+
+        Raises:
+            Transient: Something could not be read.
+        """
+        now, by_id, blocked = self._clock(), {account.id: account for account in accounts}, self._ledger.blocked()
+        back = {id for id, reason in blocked if reason in _THE_PDS_LISTS and id in by_id and by_id[id].did in served}
+        new = {account.id for account in by_id.values() if account.did not in synchronised}
+        look = _Look(by_id, Rule(now, self._ledger.all_holds(), blocked, frozenset(back), frozenset(new)))
+        place, said, failed = self._go_on(
+            look, _Place(deep=True), Drained(), now, seconds=seconds, users=len(by_id) + 1
+        )
+        if place.deep is None:
+            self._judge_items(look, [item for item in self._ledger.not_deleted() if item not in look.judged])
+        elif failed is None:
+            failed = f"{seconds:.0f} s were not enough to compare all documents"
+        return Changes(tuple(look.works), place.to_text(), compared=said, failed=failed)
 
     def _next_compare(self, place: _Place, drained: Drained, now: datetime) -> _Place:
         """Begin a compare where one has to begin; a lost feed makes it one of everything, from the start."""
@@ -399,9 +452,11 @@ class MongoChanges:
                 look.add(before, item, cause, entry.fingerprint, touched=touched)
 
     def _go_on(
-        self, look: _Look, place: _Place, drained: Drained, now: datetime
+        self, look: _Look, place: _Place, drained: Drained, now: datetime, *, seconds: float, users: int
     ) -> tuple[_Place, str | None, str | None]:
-        """Go on with the compare for its share of this look; say what was done, and why it could not go on."""
+        """Go on with the compare until it took `seconds` or found work of so many `users`; say what was done, and why
+        it could not go on.
+        """
         if place.deep is None:
             return place, None, None
         leaving = [account.id for account in look.accounts.values() if account.pending_deletion is not None]
@@ -415,19 +470,18 @@ class MongoChanges:
                 for raws, reached in self._compare.pages(scan, media, after, leaving, now):
                     self._judge(look, media, raws)
                     after, read = reached, read + len(raws)
-                    spent = self._monotonic() - started
-                    out_of_time = spent > self._compare_seconds or len(look.counts) >= _USERS_A_LOOK
+                    out_of_time = self._monotonic() - started > seconds or len(look.counts) >= users
                     if out_of_time:
                         break
                 else:
                     unit, after = unit + 1, None
-                    out_of_time = self._monotonic() - started > self._compare_seconds
+                    out_of_time = self._monotonic() - started > seconds
             except ServerFailed as error:  # a slow compare must not hold up the feed: its place is kept, and it is said
                 failed, out_of_time = error.message, True
-        seconds = self._monotonic() - started
+        took = self._monotonic() - started
         what = "all documents with the ledger" if place.deep else "links with documents"
-        said = f"compared {what}: {read} looked at in {seconds:.1f} s"
-        place = replace(place, unit=unit, after=after, took=place.took + seconds)
+        said = f"compared {what}: {read} looked at in {took:.1f} s"
+        place = replace(place, unit=unit, after=after, took=place.took + took)
         if unit < len(units):
             return place, f"{said}; step {unit + 1} of {len(units)} goes on at the next look", failed
         return self._done(place, drained, now.timestamp()), said, None

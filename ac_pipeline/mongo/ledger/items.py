@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from itertools import groupby
+from itertools import groupby, islice
 from typing import Any
 
 from pymongo import ASCENDING, IndexModel, InsertOne, UpdateOne
@@ -127,6 +127,7 @@ def _short(text: str | None, longest: int) -> str | None:
 _BATCH = 500
 _CHECKPOINTS_A_BATCH = 5_000
 """Checkpoints an answer holds: those of all 4,200 repositories fit into one."""
+_IDS_A_BATCH = 10_000
 _PENDING = [State.DEFERRED.value, State.QUARANTINED.value, State.BLOCKED.value]
 """The states of an item that is not yet where it should be."""
 _NOT_DELETED = {"$ne": State.DELETED.value}
@@ -191,8 +192,14 @@ class MongoLedger:
     # ------------------------------------------------------------------------------------------------------- the port
 
     def load(self, account: Account, media: MediaType) -> Mapping[str, LedgerEntry]:
-        query = {"account": account.id, "type": media.name}
-        return {entry.document: entry for entry in self._read(query, f"read the ledger of {account.key}")}
+        return self.load_types(account, (media,))[media.name]
+
+    def load_types(self, account: Account, types: Sequence[MediaType]) -> Mapping[str, Mapping[str, LedgerEntry]]:
+        found: dict[str, dict[str, LedgerEntry]] = {media.name: {} for media in types}
+        query = {"account": account.id, "type": {"$in": list(found)}}
+        for entry in self._read(query, f"read the ledger of {account.key}") if found else ():
+            found[entry.type][entry.document] = entry
+        return found
 
     def save(self, entries: Iterable[LedgerEntry]) -> None:
         """Insert or replace entries; each entry's last history line is appended to its timeline.
@@ -309,6 +316,15 @@ class MongoLedger:
         rows = self._groups({"state": State.BLOCKED.value}, group, "list the blocked accounts of the ledger")
         return {(row["_id"]["account"], str(row["_id"].get("class"))) for row in rows}
 
+    def not_deleted(self) -> Iterator[str]:
+        """The ids of all items but the deleted ones; by an index alone."""
+        states = [state.value for state in State if state is not State.DELETED]
+        with mongo_errors("list the items of the ledger"):
+            found = self._items.find({"state": {"$in": states}}, {"_id": 1}, batch_size=_IDS_A_BATCH)
+            with closing(found) as cursor:
+                for stored in cursor:
+                    yield stored["_id"]
+
     def get(self, item: str) -> LedgerEntry | None:
         """The entry of `type:ObjectId hex`, or None."""
         return next(self._read({"_id": item}, f"read {item} in the ledger"), None)
@@ -350,8 +366,14 @@ class MongoLedger:
             "account": account,
             "type": None if types is None else {"$in": list(types)},
         }
+        if account is not None:
+            # By the index on account and type alone: beside a condition on the state, a server may take the index on
+            # states, and goes through the ledger of everybody.
+            conditions |= {"state": None, "failure.error_class": None}
         query = {name: condition for name, condition in conditions.items() if condition is not None}
-        return self._read(query, "list items of the ledger", sort=[("_id", ASCENDING)], limit=limit)
+        most = limit if account is None else None
+        found = self._read(query, "list items of the ledger", sort=[("_id", ASCENDING)], limit=most)
+        return islice((entry for entry in found if _is(entry, states, error_class)), limit)
 
     def counts(self, *, account: str | None = None) -> dict[str, dict[State, int]]:
         """Entries by type and state, of one account or of all."""
@@ -411,6 +433,12 @@ class MongoLedger:
         ):
             for stored in cursor:
                 yield from_bson(stored)
+
+
+def _is(entry: LedgerEntry, states: AnyOf[State] | None, error_class: str | None) -> bool:
+    """True if the entry is in one of the states, where they are named, and its last failure of the class."""
+    failed = entry.failure.error_class if entry.failure is not None else None
+    return (states is None or entry.state in states) and error_class in (None, failed)
 
 
 def _as_new(entry: LedgerEntry) -> dict[str, Any]:

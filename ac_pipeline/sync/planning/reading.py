@@ -67,9 +67,10 @@ class Reader:
             Transient: Something could not be read: nothing can be said of the account.
         """
         builder = self._builder(selection, dry=dry)
+        read = {media.name: list(self.documents.stream(plan.account, media)) for media in selection.types}
+        known = self.ledger.load_types(plan.account, selection.types)
         for media in selection.types:
-            documents = list(self.documents.stream(plan.account, media))
-            entries = dict(self.ledger.load(plan.account, media))
+            documents, entries = read[media.name], dict(known[media.name])
             chosen = selection.documents(documents)
             asked = [document for document in documents if document.id in chosen]
             wanted = builder.build(media, asked, entries, plan.account.did, plan.made)
@@ -87,10 +88,10 @@ class Reader:
             Transient: Something could not be read.
         """
         builder, jobs = self._builder(selection), []
-        for media in selection.types:
-            if media.recipe is None:
-                continue
-            entries = self.ledger.load(account, media)
+        types = [media for media in selection.types if media.recipe is not None]
+        known = self.ledger.load_types(account, types)
+        for media in types:
+            entries = known[media.name]
             documents = list(self.documents.stream(account, media))
             chosen = selection.documents(documents)
             blocked = {id for id, entry in entries.items() if entry.state is State.BLOCKED}

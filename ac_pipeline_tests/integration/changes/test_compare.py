@@ -13,12 +13,26 @@ from pymongo.errors import OperationFailure
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import ServerFailed, ServiceUnreachable
+from ac_pipeline.items import State
 from ac_pipeline.media.base import MediaType, Verdict
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.changes.compare import Compare, Scan
 from ac_pipeline.mongo.changes.pending import Cause, is_linked
-from ac_pipeline_tests.integration.changes.site import ADA, GUEST, KIDLISP, LINK, MOOD, NOW, RULE, WHEN, Site, items
+from ac_pipeline_tests.integration.changes.site import (
+    ADA,
+    BEA,
+    GUEST,
+    KIDLISP,
+    LINK,
+    MOOD,
+    NOW,
+    PAINTING,
+    RULE,
+    WHEN,
+    Site,
+    items,
+)
 
 
 @pytest.mark.parametrize("bad", ['{"token":{"_data":"00"}}', '{"token":{"_data":"82"}}', "{", '{"other":1}'])
@@ -244,3 +258,60 @@ def test_the_filters_of_the_compare_let_through_all_that_the_rule_calls_work(med
 def test_documents_of_accounts_that_do_not_exist_are_nobodys_work(site: Site) -> None:
     site.add(MOOD, Account("auth0|gone", "gone"))
     assert not site.look().works
+
+
+def everybody(site: Site, *, synchronised: Iterable[str] = (), seconds: float = 60) -> dict[str, Cause]:
+    """One look at all, for which the PDS serves all repositories."""
+    done = {*synchronised} or {str(account.did) for account in site.accounts}
+    served = {str(account.did) for account in site.accounts}
+    found = site.changes.look_at_everybody(site.accounts, done, served, seconds)
+    assert found.failed is None
+    return items(found)
+
+
+def test_one_look_at_everybody_finds_all_work_that_documents_show_and_nothing_else(site: Site) -> None:
+    """VERIFY-10, WRITE-14: without the feed, and without anything that was remembered."""
+    new, edited, gone, nuked, deferred, same, never = (site.add(MOOD, ADA) for _ in range(7))
+    anonymous = site.add(PAINTING, GUEST)
+    site.settle(edited, gone, nuked, same)
+    site.settle(deferred, state=State.DEFERRED)
+    site.settle(never, state=State.QUARANTINED, link=False)
+    assert everybody(site) == {new: Cause.NEW, deferred: Cause.EDITED, anonymous: Cause.NEW}
+    site.change(edited, set={"mood": "better"})
+    site.change(nuked, set={"nuked": True})
+    site.delete(gone)
+    site.settle(new)
+    site.settle(deferred)
+    site.settle(anonymous, owner=GUEST)
+    assert everybody(site) == {edited: Cause.EDITED, nuked: Cause.WITHDRAWN, gone: Cause.GONE}
+
+
+def test_one_look_at_everybody_finds_who_was_never_synchronised(site: Site) -> None:
+    """The platform linked their records itself: nothing but the missing checkpoint says that nobody looked yet."""
+    linked, other = site.add(MOOD, ADA), site.add(MOOD, BEA)
+    site.settle(linked)
+    site.settle(other, owner=BEA)
+    assert everybody(site) == {}
+    assert everybody(site, synchronised=[str(BEA.did)]) == {linked: Cause.NEW}
+
+
+@pytest.mark.parametrize(
+    ("reason", "served", "work"),
+    [("account-inactive", True, True), ("account-inactive", False, False), ("wrong-password", True, False)],
+)
+def test_one_look_at_everybody_finds_who_is_served_again(site: Site, reason: str, served: bool, work: bool) -> None:
+    """ACCT-1: the PDS's list says so; whether a password is right, only a run can tell."""
+    item = site.add(MOOD, ADA)
+    site.settle(item, state=State.BLOCKED, link=False)
+    site.own["items"].update_one({"_id": item}, {"$set": {"failure": {"error_class": reason}}})
+    dids = {str(ADA.did)}
+    found = site.changes.look_at_everybody(site.accounts, dids, dids if served else set(), 60)
+    assert (item in items(found)) is work
+
+
+def test_a_look_at_everybody_that_runs_out_of_time_says_so(site: Site) -> None:
+    site.add(MOOD, ADA)
+    found = site.changes.look_at_everybody(site.accounts, set(), set(), -1)
+    assert "were not enough" in str(found.failed)
+    site.changes = site.made(Breaking(site.database, "moods", OperationFailure("operation exceeded time limit", 50)))
+    assert "Could not compare the moods" in str(site.changes.look_at_everybody(site.accounts, set(), set(), 60).failed)

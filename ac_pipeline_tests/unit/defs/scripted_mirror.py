@@ -55,6 +55,9 @@ class ScriptedMirror:
         self.works: list[Work] = []
         self.looks: list[frozenset[str]] = []
         self.fallback: str | None = None
+        self.slow: str | None = None
+        self.synchronised: set[str] = set()
+        self.served: set[str] = set()
         self.allowed, self.blocked_allowed = Allowance(), Allowance(percent=10)
         self.items_in_ledger = 0
         self.receipts = MemoryReceipts()
@@ -159,6 +162,13 @@ class ScriptedMirror:
             raise self.broken
         self.looks.append(frozenset(watched))
         return Changes(tuple(self.works), str(int(position or 0) + 1), fallback=self.fallback)
+
+    def pending(self, synchronised: Collection[str], served: Collection[str], seconds: float) -> Changes:
+        """All of `works`, unless the look is too slow (`slow`)."""
+        if self.broken is not None:
+            raise self.broken
+        self.synchronised, self.served = set(synchronised), set(served)
+        return Changes(tuple(self.works), "", compared="compared all documents", failed=self.slow)
 
     def entry(self, item: str) -> LedgerEntry | None:
         return self.ledger.get(item)

@@ -12,9 +12,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
+from ac_pipeline.atproto.types import Write
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, USERS
-from ac_pipeline.defs.assets.records import STEP
+from ac_pipeline.defs.assets.records import CHANGED_STEP, STEP, SYNC_CHANGED_USERS, run_config
 from ac_pipeline.defs.jobs import SYNC_USERS
 from ac_pipeline.defs.schedules import (
     INCREMENTAL_SYNC,
@@ -24,14 +25,14 @@ from ac_pipeline.defs.schedules import (
     ranges,
     schedules,
 )
-from ac_pipeline.errors import Misconfigured
+from ac_pipeline.errors import Misconfigured, ServiceUnreachable
+from ac_pipeline.items import RepositoryCheckpoint
+from ac_pipeline.mongo.changes.pending import Cause, Work
 from ac_pipeline.settings import Timetable
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 
 pytestmark = pytest.mark.slow
-
-SYNCS = [INCREMENTAL_SYNC, NIGHTLY_RECONCILE]
 
 
 class Site:
@@ -48,16 +49,42 @@ class Site:
             instance=self.instance,
             repository_def=repository,
             scheduled_execution_time=datetime(2026, 1, 2, hour, tzinfo=UTC),
+            resources={"pipeline": self.mirror},
         ) as context:
             return repository.get_schedule_def(name).evaluate_tick(context)
 
     def requests(self, name: str, hour: int = 3) -> list[dg.RunRequest]:
         return list(self.tick(name, hour).run_requests or [])
 
+    def work(self, *keys: str) -> None:
+        """These users have something new."""
+        self.mirror.works = [Work(key, f"mood:{number:024x}", Cause.NEW, "m") for number, key in enumerate(keys)]
+
+    def drift(self, *keys: str) -> None:
+        """These users were synchronised; then another client changed their repositories."""
+        for key in keys:
+            made = self.mirror.pds.create_account(key, did=f"did:plc:{key}")
+            (status,) = [each for each in self.mirror.pds.list_repositories() if each.did == made.did]
+            self.mirror.left[status.did] = RepositoryCheckpoint(
+                status.did, status.rev, datetime(2026, 1, 1, tzinfo=UTC)
+            )
+            write = Write("create", "app.bsky.feed.post", "3ldrift", {"$type": "app.bsky.feed.post", "text": "hello"})
+            self.mirror.pds.apply_writes(made, [write], swap_commit=None)
+
     def queue(self, schedule: str) -> dg.DagsterRun:
         """An unfinished run of a schedule's."""
         job = self.definitions.resolve_job_def(SYNC_USERS)
         return self.instance.create_run_for_job(job, tags={SCHEDULE: schedule})
+
+    def carry_out(self, request: dg.RunRequest, job: str) -> bool:
+        made = self.definitions.resolve_job_def(request.job_name or job)
+        done = made.execute_in_process(instance=self.instance, tags=request.tags, run_config=request.run_config)
+        return bool(done.success)
+
+
+def asked(requests: list[dg.RunRequest]) -> list[list[str]]:
+    """The users of each run over changed users."""
+    return [request.run_config["ops"][CHANGED_STEP]["config"]["users"] for request in requests]
 
 
 @pytest.fixture
@@ -66,20 +93,91 @@ def instance(tmp_path: Path) -> Iterator[dg.DagsterInstance]:
         yield made
 
 
-@pytest.mark.parametrize("name", SYNCS)
-def test_a_schedule_requests_all_known_keys_in_ranges_and_adds_none(instance: dg.DagsterInstance, name: str) -> None:
-    """RUN-10, RUN-11: what the requests name, Dagster can run; the next hour's requests are others."""
+def test_the_night_requests_all_known_keys_in_ranges_and_adds_none(instance: dg.DagsterInstance) -> None:
+    """RUN-10, RUN-11: what the requests name, Dagster can run; the next night's requests are others."""
     keys = [f"u{number}" for number in range(190)]
     site = Site(instance, *keys)
-    requests = site.requests(name)
+    requests = site.requests(NIGHTLY_RECONCILE)
     assert [(each.tags[RANGE_START], each.tags[RANGE_END]) for each in requests] == [("u0", "u179"), ("u180", "u189")]
-    assert not {each.run_key for each in requests} & {each.run_key for each in site.requests(name, 4)}
+    assert not {each.run_key for each in requests} & {each.run_key for each in site.requests(NIGHTLY_RECONCILE, 4)}
     assert instance.get_dynamic_partitions(USERS) == keys
-    job = site.definitions.resolve_job_def(SYNC_USERS)
-    assert job.execute_in_process(instance=instance, tags=requests[1].tags, run_config=requests[1].run_config).success
+    assert site.carry_out(requests[1], SYNC_USERS)
     assert sorted(site.mirror.turns) == sorted(keys[180:])
-    assert site.mirror.full == [name == NIGHTLY_RECONCILE]
-    assert site.mirror.anew == [False]
+    assert (site.mirror.full, site.mirror.anew) == ([True], [False])
+
+
+def test_an_hour_in_which_nothing_changed_costs_a_look_and_no_run(instance: dg.DagsterInstance) -> None:
+    site = Site(instance, "ada", "bea")
+    found = site.tick(INCREMENTAL_SYNC)
+    assert not found.run_requests
+    assert "No run to ask for: the look compared all documents, and 0 repositories with their last sync" in str(
+        found.skip_message
+    )
+    assert site.mirror.turns == []
+
+
+def test_an_hour_requests_who_has_new_work_or_drifted_together_and_nobody_else(instance: dg.DagsterInstance) -> None:
+    """RUN-10, RUN-11, VERIFY-10: in the order of the keys; who has no partition yet waits for it."""
+    site = Site(instance, "ada", "bea", "cyd", "dan")
+    site.work("dan", "nobody", "bea")
+    site.drift("ada", "bea")
+    (request,) = site.requests(INCREMENTAL_SYNC)
+    assert asked([request]) == [["ada", "bea", "dan"]]
+    assert (site.mirror.synchronised, site.mirror.served) == ({"did:plc:ada", "did:plc:bea"},) * 2
+    (later,) = site.requests(INCREMENTAL_SYNC, 4)
+    assert request.run_key != later.run_key
+    assert instance.get_dynamic_partitions(USERS) == ["ada", "bea", "cyd", "dan"]
+    assert site.carry_out(request, SYNC_CHANGED_USERS)
+    assert sorted(site.mirror.turns) == ["ada", "bea", "dan"]
+    assert (site.mirror.full, site.mirror.anew) == ([False], [False])
+
+
+@pytest.mark.parametrize(("count", "sizes"), [(1, [1]), (60, [60]), (130, [60, 60, 10])])
+def test_an_hour_has_at_most_so_many_users_in_a_run(instance: dg.DagsterInstance, count: int, sizes: list[int]) -> None:
+    keys = [f"u{number}" for number in range(140)]
+    site = Site(instance, *keys)
+    site.work(*keys[:count])
+    found = asked(site.requests(INCREMENTAL_SYNC))
+    assert [len(each) for each in found] == sizes
+    assert [key for each in found for key in each] == keys[:count]
+
+
+def test_an_hour_asks_for_nobody_whom_a_run_is_about_already(instance: dg.DagsterInstance) -> None:
+    """The rule of the sensors."""
+    site = Site(instance, "ada", "bea")
+    site.work("ada", "bea")
+    site.drift("bea")
+    job = site.definitions.resolve_job_def(SYNC_CHANGED_USERS)
+    run = instance.create_run_for_job(job, run_config=run_config(["bea"]))
+    assert asked(site.requests(INCREMENTAL_SYNC)) == [["ada"]]
+    site.work("bea")
+    assert "1 with work are being synchronised" in str(site.tick(INCREMENTAL_SYNC).skip_message)
+    instance.report_run_canceled(run)
+    assert asked(site.requests(INCREMENTAL_SYNC)) == [["bea"]]
+
+
+def test_a_look_that_does_not_end_loses_nobody(instance: dg.DagsterInstance) -> None:
+    """All are asked for, but who is in a run."""
+    keys = [f"u{number}" for number in range(190)]
+    site = Site(instance, *keys)
+    site.mirror.slow = "25 s were not enough to compare all documents"
+    job = site.definitions.resolve_job_def(SYNC_CHANGED_USERS)
+    instance.create_run_for_job(job, run_config=run_config(["u3"]))
+    found = asked(site.requests(INCREMENTAL_SYNC))
+    assert [len(each) for each in found] == [180, 9]
+    assert {key for each in found for key in each} == {*keys} - {"u3"}
+
+
+def test_an_hour_that_cannot_read_fails_and_the_next_one_looks_again(instance: dg.DagsterInstance) -> None:
+    """GUARD-2: nothing is requested for what is not known."""
+    site = Site(instance, "ada")
+    site.work("ada")
+    site.mirror.broken = ServiceUnreachable("MongoDB does not answer")
+    with pytest.raises(dg.DagsterError) as failed:
+        site.tick(INCREMENTAL_SYNC)
+    assert isinstance(failed.value.__cause__, ServiceUnreachable)
+    site.mirror.broken = None
+    assert asked(site.requests(INCREMENTAL_SYNC)) == [["ada"]]
 
 
 def test_a_person_has_renditions_made_again_from_the_launchpad(instance: dg.DagsterInstance) -> None:
@@ -108,7 +206,8 @@ def test_a_person_has_renditions_made_again_from_the_launchpad(instance: dg.Dags
 def test_a_schedule_waits_for_the_runs_of_its_last_tick_and_the_hourly_one_for_the_night_too(
     instance: dg.DagsterInstance, name: str, unfinished: str, waits: bool
 ) -> None:
-    site = Site(instance, "ada")
+    site = Site(instance, "ada", "bea")
+    site.work("bea")
     run = site.queue(unfinished)
     assert bool(site.requests(name)) is not waits
     if waits:

@@ -141,3 +141,29 @@ def test_a_document_that_is_gone_is_work_as_long_as_its_record_may_exist(entry: 
 def test_marks_tell_one_piece_of_work_from_another() -> None:
     marks = {mark_of(cause, fingerprint) for cause in Cause for fingerprint in ("one", "other")}
     assert len(marks) == 2 * len(Cause)
+
+
+@pytest.mark.parametrize(
+    ("document", "entry", "cause"),
+    [
+        (LINKED, None, Cause.NEW),
+        (LINKED, known(State.WRITTEN), Cause.NEW),
+        (LINKED, known(State.QUARANTINED), None),
+        (LINKED, known(State.BLOCKED, error_class="account-inactive"), None),
+        (LINKED, known(State.DEFERRED, deferred_until=NOW + timedelta(hours=1)), None),
+        (replace(WITHDRAWN, link=None), None, None),
+    ],
+)
+def test_what_is_linked_of_a_user_whom_no_sync_ever_read_is_looked_at(
+    document: Document, entry: Known | None, cause: Cause | None
+) -> None:
+    rule = replace(RULE, unsynchronised={ADA.id})
+    assert rule.cause(ADA, document, entry) == cause
+    assert replace(rule, paused={ADA.id: {"mood"}}).cause(ADA, document, entry) is None
+
+
+def test_a_refused_password_is_work_as_soon_as_another_one_stands_in_mongo() -> None:
+    """ACCT-1: as the engine decides it, whatever events were missed."""
+    refused = known(State.BLOCKED, error_class="wrong-password", credentials=ADA.credentials)
+    assert RULE.cause(ADA, LINKED, refused) is None
+    assert RULE.cause(replace(ADA, password="another"), LINKED, refused) is Cause.EDITED

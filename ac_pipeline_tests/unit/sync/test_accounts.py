@@ -124,7 +124,7 @@ def test_one_account_in_trouble_does_not_stop_the_others(world: World) -> None:
         world.moods(user, 3)
     world.pds.set_status(users[1], "takendown")
     accounts = [*users[:4], replace(users[4], password="wrong"), users[5]]
-    reports = {report.user: report for report in sync_accounts(world.engine, accounts, Selection(), "run", 3)}
+    reports = {report.user: report for _, report in sync_accounts(world.engine, accounts, Selection(), "run", 3)}
     assert {key for key, report in reports.items() if report.blocked} == {"user1", "user4"}
     assert sum(report.types["mood"].created for report in reports.values()) == 12
 

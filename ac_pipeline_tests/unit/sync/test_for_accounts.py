@@ -22,6 +22,7 @@ from ac_pipeline.sync.for_accounts import account_reports, for_accounts, unread
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import verify_accounts
+from ac_pipeline_tests.memory_pds import MemoryPds
 from ac_pipeline_tests.memory_receipts import MemoryReceipts
 
 USERS = [Account(str(number), f"user{number}", f"did:plc:{number}") for number in range(60)]
@@ -40,10 +41,11 @@ class StubEngine:
     def __init__(self, on_begin: Callable[[int], None] = lambda number: None) -> None:
         self.begun: list[str] = []
         self.bad: dict[str, BaseException] = {}
+        self.server = MemoryPds()
         self._on_begin = on_begin
         self._lock = threading.Lock()
 
-    def sync(self, account: Account, selection: Selection, run_id: str) -> AccountReport:
+    def sync(self, account: Account, selection: Selection, run_id: str, revisions: Any = None) -> AccountReport:
         return self.work(account)
 
     def survey(self, account: Account, selection: Selection) -> Any:
@@ -60,7 +62,8 @@ class StubEngine:
 
 
 def _reports(engine: Any) -> Iterator[AccountReport]:
-    yield from sync_accounts(engine, USERS, Selection(), "run", WORKERS)
+    for _, report in sync_accounts(engine, USERS, Selection(), "run", WORKERS):
+        yield report
 
 
 def _retries(engine: Any) -> Iterator[AccountReport]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -11,12 +12,15 @@ from bson import ObjectId
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import AccountInactive, RecordRefused, ServiceUnreachable
 from ac_pipeline.items import Failure, Stage, State
 from ac_pipeline.media.base import Document
 from ac_pipeline.media.mood import MOOD
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
+from ac_pipeline.sync.engine import ListedRevisions, sync_accounts
+from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline_tests.memory_pds import MemoryPds
 from ac_pipeline_tests.unit.sync.home import NAMES, Home, home, requests, said
@@ -356,3 +360,83 @@ def test_an_inactive_account_is_found_by_its_latest_commit() -> None:
     report = made.world.sync(made.user)
     assert isinstance(report.blocked, AccountInactive)
     assert report.types["mood"].blocked == 2
+
+
+# -------------------------------------------------------------------------------------------------------- many at once
+
+
+def many(number: int = 20) -> tuple[World, list[Account]]:
+    """So many users with a mood each, mirrored once."""
+    world = World()
+    users = [world.user() for _ in range(number)]
+    for user in users:
+        world.add("mood", user)
+    sync_all(world, users)
+    world.pds.calls.clear()
+    return world, users
+
+
+def sync_all(world: World, users: list[Account], **selection: Any) -> dict[str, AccountReport]:
+    found = sync_accounts(world.engine, users, Selection(**selection), "run", workers=2)
+    reports = {account.key: report for account, report in found}
+    assert len(reports) == len(users)
+    return reports
+
+
+def methods(world: World) -> dict[str, int]:
+    return dict(Counter(call.method for call in world.pds.calls))
+
+
+def test_many_users_in_whom_nothing_changed_cost_one_list() -> None:
+    """VERIFY-11, WRITE-1."""
+    world, users = many()
+    with world.quiet():
+        reports = sync_all(world, users)
+    assert all(report.types["mood"].unchanged == 1 for report in reports.values())
+    assert methods(world) == {"list_repositories": 1}
+
+
+def test_a_few_users_are_asked_for_one_by_one_and_a_full_run_asks_for_no_revision() -> None:
+    world, users = many()
+    sync_all(world, users[:19])
+    assert methods(world) == {"latest_commit": 19}
+    world.pds.calls.clear()
+    sync_all(world, users, full=True)
+    assert methods(world) == {"read_repository": 20}
+
+
+def test_of_many_users_those_whose_repository_moved_are_read_and_put_right() -> None:
+    """VERIFY-9: one more request for each of them."""
+    world, users = many()
+    (key,) = world.pds.records(users[3])
+    nsid, _, rkey = key.partition("/")
+    MemoryPds.apply_writes(world.pds, users[3], [Write("delete", nsid, rkey, None)], swap_commit=None)
+    world.pds.calls.clear()
+    sync_all(world, users)
+    found = methods(world)
+    assert (found["list_repositories"], found["read_repository"]) == (1, 1)
+    assert "latest_commit" not in found
+    assert list(world.pds.records(users[3])) == [key]
+
+
+def test_a_list_that_is_older_than_a_sync_of_another_run_is_not_believed() -> None:
+    """VERIFY-11: the checkpoint is ahead of it, so the PDS is asked again."""
+    world, users = many()
+    revisions = ListedRevisions(world.pds, len(users))
+    assert revisions.of(str(users[0].did)) is not None
+    world.add("mood", users[0])
+    world.engine.sync(users[0], Selection(), "another")
+    world.pds.calls.clear()
+    with world.quiet():
+        assert world.engine.sync(users[0], Selection(), "run", revisions).types["mood"].unchanged == 2
+    assert methods(world) == {"latest_commit": 1}
+
+
+def test_without_a_list_every_repository_is_asked_for_alone() -> None:
+    """VERIFY-11: a list that fails, and accounts it shows as inactive."""
+    world, users = many()
+    world.pds.fail("list_repositories", ServiceUnreachable("down"))
+    with world.quiet():
+        reports = sync_all(world, users)
+    assert all(report.error is None for report in reports.values())
+    assert methods(world) == {"list_repositories": 1, "latest_commit": 20}
