@@ -63,7 +63,7 @@ def installed_pds() -> Path:
         Misconfigured: npm failed, with the end of what it said.
     """
     folder = Path(sys.prefix) / "share" / "ac-pipeline" / "pds"
-    source = Path(__file__).parents[1] / "pds"
+    source = Path(__file__).parent / "pds"
     with exclusive(folder.with_suffix(".lock")):
         done = folder / "installed-for.txt"
         wanted = hashlib.sha256((source / "package-lock.json").read_bytes()).hexdigest()
