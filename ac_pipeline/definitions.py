@@ -33,7 +33,7 @@ from ac_pipeline.defs.sensors.drift import make_drift_sensor
 from ac_pipeline.defs.sensors.users import users_sensor
 from ac_pipeline.defs.verification import verify_users
 from ac_pipeline.errors import Misconfigured
-from ac_pipeline.operations.catalog import OPERATIONS
+from ac_pipeline.operations.catalog import operations
 from ac_pipeline.settings import Timetable, load_settings, load_timetable
 
 
@@ -72,9 +72,15 @@ def build_defs(
             *source_assets(),
             *rendition_assets(retry_seconds),
             record_assets(retry_seconds),
-            *assets_of(OPERATIONS),
+            *assets_of(operations()),
         ],
-        jobs=[sync_users, changed_users, retry_items, verify_users, *(job_of(each) for each in OPERATIONS if each.job)],
+        jobs=[
+            sync_users,
+            changed_users,
+            retry_items,
+            verify_users,
+            *(job_of(each) for each in operations() if each.job),
+        ],
         schedules=schedules(timetable or load_timetable()),
         sensors=[
             users_sensor,

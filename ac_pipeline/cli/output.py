@@ -6,21 +6,37 @@ All that is printed goes through here: what stands in a text from outside is sho
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
+import textwrap
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass
+from datetime import timedelta
 
 import click
 from rich import box
+from rich.cells import cell_len
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 from rich.text import Text
 
 SHOWN = 40
 """Rows a table shows; JSON and CSV have all."""
+LINE_EVERY = 10.0
+"""Seconds between lines of progress where there is no terminal."""
 _NAMED = 5
 """Users that are named of those of whom the same is to be said."""
 _CONTROLS = re.compile(
@@ -62,26 +78,117 @@ def _csv_cell(text: str) -> str:
     return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
 
 
-_NAMES = frozenset({"item", "code", "user", "snapshot", "plan"})
+_SPARE = (
+    "warnings", "uri", "uris", "until", "problems", "held", "cid", "rkey", "attempts", "stage", "pds handle", "did",
+    "run", "cause", "commits", "who", "bytes", "otherwise", "email",
+)  # fmt: skip
+"""Columns that are left out where there is no room for all, the first ones first; JSON has them."""
+_NARROWEST, _WIDEST_WORD = 28, 44
+"""Letters that a column of sentences has at least, and the longest word that it is made wider for."""
+_GAP = 3
+_ISO = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::(\d\d))?(?:\.\d+)?(?:Z|\+00:00)")
 
 
 def console() -> Console:
-    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 140, highlight=False)
+    """Standard output, as wide as the terminal or as `COLUMNS` says; 140 where neither does."""
+    told = sys.stdout.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    return Console(file=sys.stdout, width=None if told else 140, highlight=False, markup=False, emoji=False)
+
+
+def one_form(text: str) -> str:
+    """A text in which a moment of ISO 8601 stands as people read it; all are UTC."""
+    found = _ISO.fullmatch(text)
+    return f"{found[1]} {found[2]}:{found[3] or '00'}" if found else text
+
+
+@dataclass(slots=True)
+class _Column:
+    """One column: its name, its cells, and the letters it needs at least."""
+
+    name: str
+    cells: list[str]
+    numeric: bool
+    least: int = 0
+    sentences: bool = False
+
+    def __post_init__(self) -> None:
+        words = [len(word) for cell in self.cells for word in cell.split()]
+        whole = max((cell_len(cell) for cell in self.cells), default=0)
+        self.sentences = whole > _NARROWEST and any(" " in cell for cell in self.cells)
+        if self.sentences:
+            whole = max(_NARROWEST, min(max(words), _WIDEST_WORD))
+        self.least = max([whole, *(len(word) for word in self.name.split())])
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table on stdout; numbers are set to the right."""
-    made = Table(title=Text(visible(title)), title_justify="left", box=box.SIMPLE, pad_edge=False)
+    """A table on stdout, whatever fits the width: identifiers are never broken, sentences stand last and are wrapped.
+
+    Where there is no room, counts by type stand on their side; else columns of little importance are left out; else
+    sentences stand below their row.
+    """
     given = [list(row) for row in rows]
-    listed = [["" if cell is None else visible(str(cell)) for cell in row] for row in given]
+    made = []
     for index, name in enumerate(columns):
+        cells = ["" if row[index] is None else visible(one_form(str(row[index]))) for row in given]
         numeric = bool(given) and all(isinstance(row[index], int) for row in given)
-        # A name that another command takes is copied from here: it is never broken over lines (OPER-2).
-        whole = max((len(row[index]) for row in listed), default=0) if name in _NAMES else None
-        made.add_column(name, justify="right" if numeric else "left", overflow="fold", min_width=whole)
-    for row in listed:
+        made.append(_Column(name, cells, numeric))
+    kept = [each for each in made if not given or any(each.cells)]
+    kept.sort(key=lambda each: each.sentences)
+    screen = console()
+
+    def fits(some: Sequence[_Column]) -> bool:
+        return sum(each.least + _GAP for each in some) < screen.width
+
+    screen.print(f"\n{visible(title)}", soft_wrap=True)
+    if not fits(kept) and all(each.numeric for each in kept[1:]):
+        names, *counts = ([each.name, *each.cells] for each in kept)
+        turned = [
+            _Column(name, list(cells), bool(place))
+            for place, (name, *cells) in enumerate(zip(names, *counts, strict=True))
+        ]
+        if fits(turned):
+            kept = turned
+    left_out: list[str] = []
+    for name in _SPARE:
+        spare = next((each for each in kept if each.name == name), None)
+        if spare is not None and not fits(kept):
+            kept.remove(spare)
+            left_out.append(name)
+    head = list(kept)
+    while not fits(head):
+        head.pop()
+    below = kept[len(head) :]
+    for first in range(0, len(given) if below else 1):
+        _print_table(screen, head, slice(first, first + 1) if below else slice(None), with_names=not first)
+        for each in below:
+            if each.cells[first]:
+                label = "" if len(below) == 1 else f"{each.name}: "
+                shown = textwrap.fill(
+                    f"{label}{each.cells[first]}",
+                    screen.width,
+                    initial_indent="    ",
+                    subsequent_indent="    ",
+                    break_long_words=False,
+                    break_on_hyphens=False,
+                )
+                screen.print(shown, soft_wrap=True)
+    if left_out:
+        screen.print(f"Not shown for want of room: {', '.join(left_out)}.", soft_wrap=True)
+
+
+def _print_table(screen: Console, columns: Sequence[_Column], rows: slice, *, with_names: bool) -> None:
+    made = Table(box=box.SIMPLE if rows == slice(None) else None, pad_edge=False, show_header=with_names)
+    for each in columns:
+        made.add_column(
+            Text(each.name),
+            justify="right" if each.numeric else "left",
+            overflow="fold",
+            width=None if each.sentences else each.least,
+            min_width=each.least,
+        )
+    for row in zip(*(each.cells[rows] for each in columns), strict=True):
         made.add_row(*map(Text, row))
-    console().print(made)
+    screen.print(made)
 
 
 def about_users(lines: Iterable[tuple[str, str]]) -> None:
@@ -94,36 +201,50 @@ def about_users(lines: Iterable[tuple[str, str]]) -> None:
         say(f"{', '.join(named[:_NAMED])}{more}: {message}")
 
 
-def _bar() -> Progress:
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    return Progress(*columns, console=Console(file=sys.stderr), transient=True)
+class _Rate(ProgressColumn):
+    """Things a second."""
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.1f}/s" if task.speed else "")
+
+
+def bars(screen: Console) -> Progress:
+    """Bars with count, rate and the time that is left."""
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), _Rate()
+    return Progress(*columns, TimeRemainingColumn(elapsed_when_finished=True), console=screen, transient=True)
 
 
 @contextmanager
-def steps() -> Iterator[Callable[[str, int, int], None]]:
-    """A listener to an operation that tells what it does, how much of it is done, and of how much: a bar on stderr when
-    that is a terminal."""
+def progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A listener to an operation that tells what it does, how much of it is done, and of how much: bars on stderr when
+    that is a terminal, else a line every ten seconds."""
     if not sys.stderr.isatty():
-        yield lambda what, done, total: None
+        yield _Lines()
         return
-    with _bar() as bar:
+    with bars(Console(file=sys.stderr)) as shown:
         tasks: dict[str, TaskID] = {}
 
-        def told(what: str, done: int, total: int) -> None:
+        def draw(what: str, done: int, total: int) -> None:
             if what not in tasks:
-                tasks[what] = bar.add_task(visible(what))
-            bar.update(tasks[what], completed=done, total=total)
+                tasks[what] = shown.add_task(visible(what))
+            shown.update(tasks[what], completed=done, total=total)
 
-        yield told
+        yield draw
 
 
-def progress(title: str, things: Iterable[Any], total: int) -> Iterator[Any]:
-    """Pass things on, with a progress bar on stderr when that is a terminal."""
-    if not sys.stderr.isatty():
-        yield from things
-        return
-    with _bar() as bar:
-        task = bar.add_task(visible(title), total=total)
-        for thing in things:
-            yield thing
-            bar.advance(task)
+class _Lines:
+    """Lines of progress on stderr, flushed, with rate and the time that is left."""
+
+    def __init__(self) -> None:
+        self.started: dict[str, float] = {}
+        self.last = time.monotonic()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        started = self.started.setdefault(what, now)
+        if now - self.last < LINE_EVERY:
+            return
+        self.last = now
+        rate = done / (now - started) if now > started else 0.0
+        left = f", {rate:.1f}/s, {timedelta(seconds=round((total - done) / rate))} left" if rate else ""
+        say(f"{what}: {done} of {total}{left}", err=True)

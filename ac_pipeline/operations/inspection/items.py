@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
+from itertools import islice
 from typing import Final
 
 from ac_pipeline.atproto.syntax import record_address
-from ac_pipeline.errors import Misconfigured, PipelineError
+from ac_pipeline.errors import INTERRUPTED, Misconfigured, PipelineError
 from ac_pipeline.items import LedgerEntry, State, item_id
 from ac_pipeline.media.registry import media_type, page_of
 from ac_pipeline.media.times import format_when
-from ac_pipeline.operations.declare import INTERRUPTED, Declaration, LeftOut, Report, Table, Work, exit_code
+from ac_pipeline.operations.declare import Declaration, LeftOut, Report, Table, Work, exit_code
 from ac_pipeline.operations.parameters import Parameters, Selected, item_name, option
-from ac_pipeline.operations.retry import error_class_option, first_of_each, names_of, states_option
+from ac_pipeline.operations.retry import ITEM_COLUMNS, error_class_option, item_row, names_of, states_option
 from ac_pipeline.operations.sync import tallies
 from ac_pipeline.sync.report import Tally
 from ac_pipeline.sync.verify import Verification, verify_accounts
@@ -87,7 +88,7 @@ def run_status(work: Work, parameters: Selected) -> Report:
         lines=[
             *(f"On hold: {name} of {user}, {why}." for user, held in holds.items() for name, why in held.items()),
             *filter(None, (message for said in problems.values() for message in said)),
-            f"Oldest pending deletion: {oldest or 'none'}.",
+            f"Oldest pending deletion: {f'{oldest:%Y-%m-%d %H:%M:%S}' if oldest else 'none'}.",
         ],
         left_out=left_out,
     )
@@ -101,22 +102,22 @@ STATUS: Final = Declaration("status", "show_status", "count_items", Selected, ru
 class ItemsParameters(Selected):
     """Which items to list."""
 
+    limit: int = option(0, "At most so many items in all; 0 for all.", metavar="N", ge=0)
     states: list[str] = states_option(State)
     error_class: str = error_class_option()
 
 
 def run_items(work: Work, parameters: ItemsParameters) -> Report:
     """List items as the ledger knows them; those without a document are left out where a date is given."""
-    columns = ("item", "code", "user", "state", "stage", "class", "message", "attempts", "uri", "until", "warnings")
-    shown, entries = Table("items", columns), Table("entries", ())
-    for entry in _chosen(work.pipeline, parameters):
-        shown.add(_row(entry))
+    shown, entries = Table("items", ITEM_COLUMNS), Table("entries", ())
+    for entry in islice(_chosen(work.pipeline, parameters), parameters.limit or None):
+        shown.add(item_row(entry))
         entries.add(_json(entry))
     return Report(f"{shown.count} items.", entries, [shown])
 
 
 def _chosen(pipeline: Pipeline, chosen: ItemsParameters) -> Iterator[LedgerEntry]:
-    """The ledger's entries that are selected, at most `limit` of each user and type."""
+    """The ledger's entries that are selected."""
     selection, states = chosen.selection(), [State(each) for each in chosen.states] or None
     types = [media.name for media in selection.types]
     dated = selection.since is not None or selection.until is not None
@@ -136,30 +137,12 @@ def _chosen(pipeline: Pipeline, chosen: ItemsParameters) -> Iterator[LedgerEntry
             account=account.id if account else None,
             types=types,
         )
-        fitting = (
+        yield from (
             entry
             for entry in entries
             if (names is None or not names.isdisjoint(names_of(entry)))
             and (not dated or (entry.type, entry.document) in inside)
         )
-        yield from fitting if selection.limit is None else first_of_each(fitting, selection.limit)
-
-
-def _row(entry: LedgerEntry) -> dict[str, object]:
-    failure = entry.failure
-    return {
-        "item": entry.item,
-        "code": entry.code,
-        "user": entry.partition,
-        "state": entry.state.value,
-        "stage": entry.stage.value,
-        "class": failure.error_class if failure else None,
-        "message": failure.message if failure else None,
-        "attempts": entry.attempts,
-        "uri": entry.uri,
-        "until": f"{entry.deferred_until:%Y-%m-%d %H:%M:%S}" if entry.deferred_until else None,
-        "warnings": list(entry.warnings),
-    }
 
 
 def _json(entry: LedgerEntry) -> dict[str, object]:
