@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import click
 from pydantic.fields import FieldInfo
+from rich.console import Console
 
-from ac_pipeline.cli.output import SHOWN, about_users, csv_row, json_text, print_json, progress, say, table
+from ac_pipeline.cli.output import SHOWN, about_users, csv_row, json_text, print_json, say, table
 from ac_pipeline.errors import FAILED, USAGE, WELL
 from ac_pipeline.operations.declare import (
     Declaration,
@@ -29,6 +30,7 @@ from ac_pipeline.operations.declare import (
     wrong_confirmation,
 )
 from ac_pipeline.operations.parameters import Parameters, hint, option_name
+from ac_pipeline.progress import progress
 
 if TYPE_CHECKING:
     from ac_pipeline.wiring import Pipeline
@@ -70,7 +72,7 @@ def run_operation(
     from ac_pipeline.wiring import new_run_id  # noqa: PLC0415
 
     quiet = as_json or as_csv
-    with opens() as pipeline, progress() as shown:
+    with opens() as pipeline, progress(Console(stderr=True), partial(say, err=True)) as shown:
         target = pipeline.settings.destination
         report = operation.run(Work(pipeline, new_run_id(), shown, partial(say, err=quiet)), parameters)
     to_do_it = command_line(operation.command, parameters, confirm=report.confirm) if report.confirm is not None else ""
@@ -159,7 +161,7 @@ def _print(report: Report, to_do_it: str, target: str, number: int) -> None:
     if to_do_it:
         say(f"To do it{f' on {target}' if target else ''}:", "", f"  {to_do_it}")
     elif target:
-        say(f"This is {target}.")
+        say(f"On {target}.")
 
 
 def _print_json(report: Report, to_do_it: str, target: str) -> None:

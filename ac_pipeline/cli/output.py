@@ -10,33 +10,19 @@ import os
 import re
 import sys
 import textwrap
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from typing import Literal
 
 import click
 from rich import box
-from rich.cells import cell_len
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    Task,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
 SHOWN = 40
 """Rows a table shows; JSON and CSV have all."""
-LINE_EVERY = 10.0
-"""Seconds between lines of progress where there is no terminal."""
 _NAMED = 5
 """Users that are named of those of whom the same is to be said."""
 _CONTROLS = re.compile(
@@ -83,10 +69,9 @@ _SPARE = (
     "run", "cause", "commits", "who", "bytes", "otherwise", "email",
 )  # fmt: skip
 """Columns that are left out where there is no room for all, the first ones first; JSON has them."""
-_NARROWEST, _WIDEST_WORD = 28, 44
-"""Letters that a column of sentences has at least, and the longest word that it is made wider for."""
-_GAP = 3
-_ISO = re.compile(r"(\d{4}-\d\d-\d\d)T(\d\d:\d\d)(?::(\d\d))?(?:\.\d+)?(?:Z|\+00:00)")
+_NARROWEST = 28
+"""Letters that a column of sentences has at least."""
+_ISO = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)(?::(\d\d))?(?:\.\d+)?(?:Z|\+00:00)")
 
 
 def console() -> Console:
@@ -103,92 +88,107 @@ def one_form(text: str) -> str:
 
 @dataclass(slots=True)
 class _Column:
-    """One column: its name, its cells, and the letters it needs at least."""
+    """One column: its name, its cells, and the letters it needs so that no word of it is broken."""
 
     name: str
     cells: list[str]
     numeric: bool
-    least: int = 0
     sentences: bool = False
+    least: int = 0
 
     def __post_init__(self) -> None:
-        words = [len(word) for cell in self.cells for word in cell.split()]
-        whole = max((cell_len(cell) for cell in self.cells), default=0)
+        whole = max(map(cell_len, self.cells), default=0)
         self.sentences = whole > _NARROWEST and any(" " in cell for cell in self.cells)
         if self.sentences:
-            whole = max(_NARROWEST, min(max(words), _WIDEST_WORD))
-        self.least = max([whole, *(len(word) for word in self.name.split())])
+            whole = max(_NARROWEST, *(cell_len(word) for cell in self.cells for word in cell.split()))
+        self.least = max([whole, *map(cell_len, self.name.split())])
+
+    def padded(self, text: str) -> str:
+        return text.rjust(self.least) if self.numeric else set_cell_size(text, max(self.least, cell_len(self.name)))
 
 
 def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """A table on stdout, whatever fits the width: identifiers are never broken, sentences stand last and are wrapped.
+    """A table on stdout that fits its width: no identifier is broken, sentences stand last and are wrapped.
 
     Where there is no room, counts by type stand on their side; else columns of little importance are left out; else
-    sentences stand below their row.
+    what does not fit stands below its row.
     """
-    given = [list(row) for row in rows]
-    made = []
-    for index, name in enumerate(columns):
-        cells = ["" if row[index] is None else visible(one_form(str(row[index]))) for row in given]
-        numeric = bool(given) and all(isinstance(row[index], int) for row in given)
-        made.append(_Column(name, cells, numeric))
-    kept = [each for each in made if not given or any(each.cells)]
-    kept.sort(key=lambda each: each.sentences)
-    screen = console()
-
-    def fits(some: Sequence[_Column]) -> bool:
-        return sum(each.least + _GAP for each in some) < screen.width
-
+    given, screen = [list(row) for row in rows], console()
+    made = [_column(name, [row[index] for row in given]) for index, name in enumerate(columns)]
+    made = sorted((each for each in made if not given or any(each.cells)), key=lambda each: each.sentences)
     screen.print(f"\n{visible(title)}", soft_wrap=True)
-    if not fits(kept) and all(each.numeric for each in kept[1:]):
-        names, *counts = ([each.name, *each.cells] for each in kept)
+    if not _room(made, screen, 3) and all(each.numeric for each in made[1:]):
+        names, *counts = ([each.name, *each.cells] for each in made)
         turned = [
-            _Column(name, list(cells), bool(place))
+            _Column(name, list(cells), numeric=bool(place))
             for place, (name, *cells) in enumerate(zip(names, *counts, strict=True))
         ]
-        if fits(turned):
-            kept = turned
-    left_out: list[str] = []
-    for name in _SPARE:
-        spare = next((each for each in kept if each.name == name), None)
-        if spare is not None and not fits(kept):
-            kept.remove(spare)
-            left_out.append(name)
-    head = list(kept)
-    while not fits(head):
-        head.pop()
-    below = kept[len(head) :]
-    for first in range(0, len(given) if below else 1):
-        _print_table(screen, head, slice(first, first + 1) if below else slice(None), with_names=not first)
-        for each in below:
-            if each.cells[first]:
-                label = "" if len(below) == 1 else f"{each.name}: "
-                shown = textwrap.fill(
-                    f"{label}{each.cells[first]}",
-                    screen.width,
-                    initial_indent="    ",
-                    subsequent_indent="    ",
-                    break_long_words=False,
-                    break_on_hyphens=False,
-                )
-                screen.print(shown, soft_wrap=True)
+        made = turned if _room(turned, screen, 3) else made
+    shown = _without_spare(made, screen, 3)
+    if _room(shown, screen, 3):
+        _print_table(screen, shown)
+    else:
+        head = _without_spare([each for each in made if not each.sentences], screen, 2)
+        while len(head) > 1 and not _room(head, screen, 2):
+            head.pop()
+        below = [each for each in made if each not in head and (each.sentences or each.name not in _SPARE)]
+        _print_list(screen, head, below)
+        shown = [*head, *below]
+    left_out = [each.name for each in made if each not in shown]
     if left_out:
         screen.print(f"Not shown for want of room: {', '.join(left_out)}.", soft_wrap=True)
 
 
-def _print_table(screen: Console, columns: Sequence[_Column], rows: slice, *, with_names: bool) -> None:
-    made = Table(box=box.SIMPLE if rows == slice(None) else None, pad_edge=False, show_header=with_names)
+def _column(name: str, values: Sequence[object]) -> _Column:
+    numeric = bool(values) and all(isinstance(value, int) for value in values)
+    return _Column(name, ["" if value is None else visible(one_form(str(value))) for value in values], numeric)
+
+
+def _room(columns: Sequence[_Column], screen: Console, gap: int) -> bool:
+    return sum(each.least + gap for each in columns) < screen.width
+
+
+def _without_spare(columns: Sequence[_Column], screen: Console, gap: int) -> list[_Column]:
+    kept = list(columns)
+    for name in _SPARE:
+        kept = [each for each in kept if each.name != name or _room(kept, screen, gap)]
+    return kept
+
+
+def _print_table(screen: Console, columns: Sequence[_Column]) -> None:
+    made = Table(box=box.SIMPLE, pad_edge=False)
     for each in columns:
-        made.add_column(
-            Text(each.name),
-            justify="right" if each.numeric else "left",
-            overflow="fold",
-            width=None if each.sentences else each.least,
-            min_width=each.least,
-        )
-    for row in zip(*(each.cells[rows] for each in columns), strict=True):
+        justify: Literal["left", "right"] = "right" if each.numeric else "left"
+        width = None if each.sentences else each.least
+        made.add_column(Text(each.name), justify=justify, overflow="fold", width=width, min_width=each.least)
+    for row in zip(*(each.cells for each in columns), strict=True):
         made.add_row(*map(Text, row))
     screen.print(made)
+
+
+def _print_list(screen: Console, head: Sequence[_Column], below: Sequence[_Column]) -> None:
+    """Row by row, what does not fit below it; beside it where the row is short. No word is broken."""
+    beside = len(below) == 1 and 2 * sum(each.least for each in head) < screen.width
+    names = [*head, *below] if beside else head
+    screen.print("  ".join(each.padded(each.name) for each in names).rstrip(), soft_wrap=True, style="bold")
+    for number in range(len(head[0].cells)):
+        row, margin = "  ".join(each.padded(each.cells[number]) for each in head), "    "
+        if beside:
+            margin, row = " " * (cell_len(row) + 2), f"{row}  "
+        else:
+            screen.print(row.rstrip(), soft_wrap=True)
+        for each in below:
+            if each.cells[number] or beside:
+                label = "" if len(below) == 1 else f"{each.name}: "
+                text = textwrap.fill(
+                    label + each.cells[number],
+                    screen.width,
+                    initial_indent=row if beside else margin,
+                    subsequent_indent=margin,
+                    break_long_words=False,
+                    break_on_hyphens=False,
+                )
+                screen.print(text or row, soft_wrap=True)
 
 
 def about_users(lines: Iterable[tuple[str, str]]) -> None:
@@ -199,52 +199,3 @@ def about_users(lines: Iterable[tuple[str, str]]) -> None:
     for message, named in users.items():
         more = f" and {len(named) - _NAMED} more" if len(named) > _NAMED else ""
         say(f"{', '.join(named[:_NAMED])}{more}: {message}")
-
-
-class _Rate(ProgressColumn):
-    """Things a second."""
-
-    def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.1f}/s" if task.speed else "")
-
-
-def bars(screen: Console) -> Progress:
-    """Bars with count, rate and the time that is left."""
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), _Rate()
-    return Progress(*columns, TimeRemainingColumn(elapsed_when_finished=True), console=screen, transient=True)
-
-
-@contextmanager
-def progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A listener to an operation that tells what it does, how much of it is done, and of how much: bars on stderr when
-    that is a terminal, else a line every ten seconds."""
-    if not sys.stderr.isatty():
-        yield _Lines()
-        return
-    with bars(Console(file=sys.stderr)) as shown:
-        tasks: dict[str, TaskID] = {}
-
-        def draw(what: str, done: int, total: int) -> None:
-            if what not in tasks:
-                tasks[what] = shown.add_task(visible(what))
-            shown.update(tasks[what], completed=done, total=total)
-
-        yield draw
-
-
-class _Lines:
-    """Lines of progress on stderr, flushed, with rate and the time that is left."""
-
-    def __init__(self) -> None:
-        self.started: dict[str, float] = {}
-        self.last = time.monotonic()
-
-    def __call__(self, what: str, done: int, total: int) -> None:
-        now = time.monotonic()
-        started = self.started.setdefault(what, now)
-        if now - self.last < LINE_EVERY:
-            return
-        self.last = now
-        rate = done / (now - started) if now > started else 0.0
-        left = f", {rate:.1f}/s, {timedelta(seconds=round((total - done) / rate))} left" if rate else ""
-        say(f"{what}: {done} of {total}{left}", err=True)

@@ -176,7 +176,7 @@ def run_item(work: Work, parameters: ItemParameters) -> Report:
     tables: list[Table] = []
     for each, values in zip(entries, known, strict=True):
         flat = {name: value for name, value in values.items() if name not in {"item", "history"}}
-        tables.append(Table(each.item, ("field", "value")).extend(_flat(flat)))
+        tables.append(Table(each.item, ("field", "value"), each.item).extend(_flat(flat)))
         lines = (
             (f"{at.at:%Y-%m-%d %H:%M:%S}", at.run_id, at.stage, at.state, at.error_class, at.message)
             for at in each.history
