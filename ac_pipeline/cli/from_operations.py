@@ -79,8 +79,8 @@ def run_operation(
     if as_csv:
         print_csv(next(each for each in report.tables if each.name == operation.csv))
     else:
-        rows = max(SHOWN, getattr(parameters, "limit", 0) or 0)
-        print_report(report, to_do_it, as_json=as_json, target=target, rows=rows)
+        limit = getattr(parameters, "limit", None) or 0
+        print_report(report, to_do_it, as_json=as_json, target=target, limit=limit)
     given = wrong_confirmation(parameters, report)
     if given is not None:
         say(f"Error: --confirm {given} is not the right one, {report.confirm}: nothing was done.", err=True)
@@ -94,18 +94,18 @@ def run_operation(
     )
 
 
-def print_report(report: Report, to_do_it: str = "", *, as_json: bool, target: str = "", rows: int = SHOWN) -> None:
+def print_report(report: Report, to_do_it: str = "", *, as_json: bool, target: str = "", limit: int = 0) -> None:
     """Print a report for people, or as the one JSON document.
 
     Args:
         to_do_it: The command that does what was only looked at, or "".
         target: PDS and database that it is about.
-        rows: So many rows of a table are for people.
+        limit: So many items are shown to people; 0 for the usual number.
     """
     if as_json:
         _print_json(report, to_do_it, target)
     else:
-        _print(report, to_do_it, target, rows)
+        _print(report, to_do_it, target, limit)
 
 
 def _parameter(name: str, info: FieldInfo) -> click.Parameter:
@@ -147,9 +147,10 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _print(report: Report, to_do_it: str, target: str, number: int) -> None:
+def _print(report: Report, to_do_it: str, target: str, limit: int) -> None:
     for each in report.tables:
         if each.count:
+            number = limit if limit and "item" in each.columns else max(SHOWN, limit)
             columns, rows = _first(each, number)
             table(each.title, columns, rows)
             if each.count > number:

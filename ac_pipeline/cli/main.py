@@ -66,7 +66,11 @@ class CatalogGroup(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         known = self.list_commands(ctx)
-        if "list" in known and not ctx.resilient_parsing and (not args or args[0] not in {*known, *ctx.help_option_names}):
+        if (
+            "list" in known
+            and not ctx.resilient_parsing
+            and (not args or args[0] not in {*known, *ctx.help_option_names})
+        ):
             args = ["list", *args]
         return super().parse_args(ctx, args)
 

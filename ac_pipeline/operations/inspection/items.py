@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
-from itertools import islice
 from typing import Final
 
 from ac_pipeline.atproto.syntax import record_address
@@ -14,7 +13,14 @@ from ac_pipeline.media.registry import media_type, page_of
 from ac_pipeline.media.times import format_when
 from ac_pipeline.operations.declare import Declaration, LeftOut, Report, Table, Work, exit_code
 from ac_pipeline.operations.parameters import Parameters, Selected, item_name, option
-from ac_pipeline.operations.retry import ITEM_COLUMNS, error_class_option, item_row, names_of, states_option
+from ac_pipeline.operations.retry import (
+    ITEM_COLUMNS,
+    error_class_option,
+    first_of_each,
+    item_row,
+    names_of,
+    states_option,
+)
 from ac_pipeline.operations.sync import tallies
 from ac_pipeline.sync.report import Tally
 from ac_pipeline.sync.verify import Verification, verify_accounts
@@ -102,7 +108,6 @@ STATUS: Final = Declaration("status", "show_status", "count_items", Selected, ru
 class ItemsParameters(Selected):
     """Which items to list."""
 
-    limit: int = option(0, "At most so many items in all; 0 for all.", metavar="N", ge=0)
     states: list[str] = states_option(State)
     error_class: str = error_class_option()
 
@@ -110,14 +115,14 @@ class ItemsParameters(Selected):
 def run_items(work: Work, parameters: ItemsParameters) -> Report:
     """List items as the ledger knows them; those without a document are left out where a date is given."""
     shown, entries = Table("items", ITEM_COLUMNS), Table("entries", ())
-    for entry in islice(_chosen(work.pipeline, parameters), parameters.limit or None):
+    for entry in _chosen(work.pipeline, parameters):
         shown.add(item_row(entry))
         entries.add(_json(entry))
     return Report(f"{shown.count} items.", entries, [shown])
 
 
 def _chosen(pipeline: Pipeline, chosen: ItemsParameters) -> Iterator[LedgerEntry]:
-    """The ledger's entries that are selected."""
+    """The ledger's entries that are selected, at most `limit` of each user and type."""
     selection, states = chosen.selection(), [State(each) for each in chosen.states] or None
     types = [media.name for media in selection.types]
     dated = selection.since is not None or selection.until is not None
@@ -137,12 +142,13 @@ def _chosen(pipeline: Pipeline, chosen: ItemsParameters) -> Iterator[LedgerEntry
             account=account.id if account else None,
             types=types,
         )
-        yield from (
+        fitting = (
             entry
             for entry in entries
             if (names is None or not names.isdisjoint(names_of(entry)))
             and (not dated or (entry.type, entry.document) in inside)
         )
+        yield from fitting if selection.limit is None else first_of_each(fitting, selection.limit)
 
 
 def _json(entry: LedgerEntry) -> dict[str, object]:
