@@ -25,6 +25,7 @@ from ac_pipeline.operations.catalog import operations
 from ac_pipeline.operations.declare import Declaration
 from ac_pipeline.operations.parameters import Selected
 from ac_pipeline.settings import Settings, Timetable
+from ac_pipeline_tests.commands import inside
 
 ROOT = Path(__file__).parents[1]
 WIDTH = 120
@@ -176,10 +177,7 @@ def _field(name: str, fields: Fields) -> str:
 
 
 def _commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
-    context = click.Context(group)
-    for name in group.list_commands(context):
-        command = group.get_command(context, name)
-        assert command is not None
+    for name, command in inside(group).items():
         words = (*path, name)
         if isinstance(command, click.Group):
             yield from _commands(command, words)

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ac_pipeline.accounts import LEAVING
-from ac_pipeline.errors import AccountInactive, RecordRefused, SourceMissing
+from ac_pipeline.errors import AccountInactive, RecordRefused, SourceMissing, WrongPassword
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.operations.declare import Work
 from ac_pipeline.operations.inspection.links import LinksParameters, LinkState, Repair, heal, run_links
@@ -346,6 +346,21 @@ def test_a_blocked_account_is_named_and_counts_nothing(world: World) -> None:
     found = look(world, user)
     assert [type(each.error) for each in found.left_out] == [AccountInactive]
     assert found.total() == {}
+
+
+def test_what_is_not_linked_of_a_blocked_account_is_no_failure(world: World) -> None:
+    """It waits for the account; nobody can repair it here."""
+    user = world.user()
+    document = world.add("mood", user)
+    world.put(user, "mood", A, mood(document))
+    assert not look(world, user).in_order
+    world.pds.fail("apply_writes", WrongPassword("the password is refused", status=401))
+    world.add("mood", user, mood="another")
+    assert isinstance(world.sync(user).blocked, WrongPassword)
+    found = look(world, user)
+    assert found.total()[LinkState.UNLINKED]
+    assert found.in_order
+    assert found.notes == [(user.key, "blocked: the password is refused")]
 
 
 # ------------------------------------------------------------------------------------------------------- the properties
