@@ -93,12 +93,13 @@ class _Column:
     name: str
     cells: list[str]
     numeric: bool
+    first: bool = False
     sentences: bool = False
     least: int = 0
 
     def __post_init__(self) -> None:
         whole = max(map(cell_len, self.cells), default=0)
-        self.sentences = whole > _NARROWEST and any(" " in cell for cell in self.cells)
+        self.sentences = not self.first and whole > _NARROWEST and any(" " in cell for cell in self.cells)
         if self.sentences:
             whole = max(_NARROWEST, *(cell_len(word) for cell in self.cells for word in cell.split()))
         self.least = max([whole, *map(cell_len, self.name.split())])
@@ -114,13 +115,13 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     what does not fit stands below its row.
     """
     given, screen = [list(row) for row in rows], console()
-    made = [_column(name, [row[index] for row in given]) for index, name in enumerate(columns)]
+    made = [_column(name, [row[index] for row in given], first=not index) for index, name in enumerate(columns)]
     made = sorted((each for each in made if not given or any(each.cells)), key=lambda each: each.sentences)
     screen.print(f"\n{visible(title)}", soft_wrap=True)
     if not _room(made, screen, 3) and all(each.numeric for each in made[1:]):
         names, *counts = ([each.name, *each.cells] for each in made)
         turned = [
-            _Column(name, list(cells), numeric=bool(place))
+            _Column(name, list(cells), numeric=bool(place), first=not place)
             for place, (name, *cells) in enumerate(zip(names, *counts, strict=True))
         ]
         made = turned if _room(turned, screen, 3) else made
@@ -128,7 +129,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     if _room(shown, screen, 3):
         _print_table(screen, shown)
     else:
-        head = _without_spare([each for each in made if not each.sentences], screen, 2)
+        head = _without_spare([each for each in made if not each.sentences], screen, 2) or made[:1]
         while len(head) > 1 and not _room(head, screen, 2):
             head.pop()
         below = [each for each in made if each not in head and (each.sentences or each.name not in _SPARE)]
@@ -139,9 +140,10 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
         screen.print(f"Not shown for want of room: {', '.join(left_out)}.", soft_wrap=True)
 
 
-def _column(name: str, values: Sequence[object]) -> _Column:
+def _column(name: str, values: Sequence[object], *, first: bool) -> _Column:
     numeric = bool(values) and all(isinstance(value, int) for value in values)
-    return _Column(name, ["" if value is None else visible(one_form(str(value))) for value in values], numeric)
+    cells = ["" if value is None else visible(one_form(str(value))) for value in values]
+    return _Column(name, cells, numeric, first)
 
 
 def _room(columns: Sequence[_Column], screen: Console, gap: int) -> bool:

@@ -72,3 +72,19 @@ def test_moments_have_one_form(capsys: pytest.CaptureFixture[str]) -> None:
     out = capsys.readouterr().out
     assert re.findall(r"\d{4}\S* \d\S*", out) == ["2026-11-30 17:11:41", "2026-11-30 17:11:00", "2026-11-30 17:11:41"]
     assert "2026-11-30T17:11 or so" in out
+
+
+@pytest.mark.parametrize("width", [20, 80])
+def test_names_and_values_stand_beside_each_other(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`item` shows all that is known so: also where every name is of several words, and a value has no end."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    rows = [
+        ("renditions video details warnings", "its picture is mpeg4, not H.264"),
+        ("cid", "bafy" * 30),
+        ("url", URI),
+    ]
+    text = " ".join(" ".join(shown(capsys, Table.of("item", ("field", "value"), rows))).split())
+    for name, value in rows:
+        assert f"{name} {value}" in text
