@@ -18,7 +18,7 @@ import click
 from pydantic.fields import FieldInfo
 from rich.console import Console
 
-from ac_pipeline.cli.output import SHOWN, about_users, csv_row, json_text, print_json, say, table
+from ac_pipeline.cli.output import SHOWN, about_users, csv_row, json_text, print_json, say, table, visible
 from ac_pipeline.errors import FAILED, USAGE, WELL
 from ac_pipeline.operations.declare import (
     Declaration,
@@ -74,7 +74,11 @@ def run_operation(
     quiet = as_json or as_csv
     with opens() as pipeline, progress(Console(stderr=True), partial(say, err=True)) as shown:
         target = pipeline.settings.destination
-        report = operation.run(Work(pipeline, new_run_id(), shown, partial(say, err=quiet)), parameters)
+
+        def tell(what: str, done: int, total: int) -> None:
+            shown(visible(what), done, total)
+
+        report = operation.run(Work(pipeline, new_run_id(), tell, partial(say, err=quiet)), parameters)
     to_do_it = command_line(operation.command, parameters, confirm=report.confirm) if report.confirm is not None else ""
     if as_csv:
         print_csv(next(each for each in report.tables if each.name == operation.csv))
