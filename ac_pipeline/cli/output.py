@@ -116,7 +116,7 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]]) 
     """
     given, screen = [list(row) for row in rows], console()
     made = [_column(name, [row[index] for row in given], first=not index) for index, name in enumerate(columns)]
-    made = sorted((each for each in made if not given or any(each.cells)), key=lambda each: each.sentences)
+    made = sorted((each for each in made if each.first or any(each.cells)), key=lambda each: each.sentences)
     screen.print(f"\n{visible(title)}", soft_wrap=True)
     if not _room(made, screen, 3) and all(each.numeric for each in made[1:]):
         names, *counts = ([each.name, *each.cells] for each in made)
