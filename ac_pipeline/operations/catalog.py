@@ -41,54 +41,34 @@ class Entry:
         return found
 
 
-_ITEMS, _PRUNE, _LISTING = "inspection.items", "removal.prune", "accounts.listing"
-_REGISTRATION = "accounts.registration"
+_ITEMS, _LISTING, _REGISTRATION = "inspection.items", "accounts.listing", "accounts.registration"
+_LOST = "inspection.lost_documents"
 
 CATALOG: Final = (
     Entry("plan", "plan:PLAN", LOOK, "Show what a sync would do, why, and what it costs.", "--user ada --type mood"),
     Entry("plans", "plan:PLANS", LOOK, "List the plans that are kept.", "--limit 5"),
     Entry("sync", "sync:SYNC", SYNC, "Make the PDS hold exactly the eligible items, each once.", "--canary 3"),
-    Entry("status", f"{_ITEMS}:STATUS", LOOK, "Count documents, records and what is pending by type.", "--type tape"),
+    Entry("status", f"{_ITEMS}:STATUS", LOOK, "Count documents, records and what is pending.", "--type tape"),
     Entry("items", f"{_ITEMS}:ITEMS", LOOK, "List items by state and error.", "--state quarantined --user ada"),
     Entry("item", f"{_ITEMS}:ITEM", LOOK, "Tell one item's history, from document to record.", "painting:abc"),
     Entry("retry", "retry:RETRY", SYNC, "Run failed items again, and nothing else.", "--error-class too-large"),
-    Entry(
-        "verify", f"{_ITEMS}:VERIFICATION", LOOK, "Compare every record and blob with what is expected.", "--user ada"
-    ),
-    Entry("snapshot", f"{_PRUNE}:TAKE_SNAPSHOT", REPAIR, "Keep what a user's repository holds.", "ada"),
+    Entry("verify", f"{_ITEMS}:VERIFICATION", LOOK, "Compare records and blobs with what is expected.", "--user ada"),
+    Entry("snapshot", "removal.prune:TAKE_SNAPSHOT", REPAIR, "Keep what a user's repository holds.", "ada"),
     Entry(
         "wipe", "removal.wipe:WIPE", REPAIR, "Delete a user's records, after a snapshot.", "ada --type mood --dry-run"
     ),
     Entry("restore", "removal.restore:RESTORE", REPAIR, "Bring a user's records back.", "ada --dry-run"),
     Entry(
-        "links", "inspection.links:LINKS", REPAIR, "Examine the links of documents and records.", "--user ada --heal"
+        "links", "inspection.links:LINKS", REPAIR, "Examine links between documents and records.", "--user ada --heal"
     ),
-    Entry(
-        "differences",
-        "inspection.differences:DIFFERENCES",
-        REPAIR,
-        "Show records that somebody else has changed, and settle them.",
-        "--user ada",
-    ),
-    Entry(
-        "restore-documents",
-        "inspection.lost_documents:RESTORE_DOCUMENTS",
-        REPAIR,
-        "Rebuild lost documents from their records.",
-        "--user ada",
-    ),
+    Entry("differences", "inspection.differences:DIFFERENCES", REPAIR, "Show what others changed.", "--user ada"),
+    Entry("restore-documents", f"{_LOST}:RESTORE_DOCUMENTS", REPAIR, "Rebuild lost documents.", "--user ada"),
     Entry("erasure", "inspection.erasure:ERASURE", REPAIR, "Say what is left of erased work.", "--user ada"),
-    Entry("snapshots", f"{_PRUNE}:SNAPSHOTS", REPAIR, "List snapshots, or delete some for good.", "--user ada"),
+    Entry("snapshots", "removal.prune:SNAPSHOTS", REPAIR, "List snapshots, or delete some for good.", "--user ada"),
     Entry("audit", f"{_ITEMS}:AUDIT", LOOK, "List who removed records or brought them back.", "--action wipe"),
     Entry("accounts list", f"{_LISTING}:LIST", ACCOUNTS, "Show who can be mirrored and who cannot.", "--state blocked"),
     Entry("accounts create-guest", f"{_REGISTRATION}:CREATE_GUEST", ACCOUNTS, "Make the account of anonymous work."),
-    Entry(
-        "accounts provision",
-        f"{_REGISTRATION}:PROVISION",
-        ACCOUNTS,
-        "Make PDS accounts for users who have none.",
-        "--limit 10 --dry-run",
-    ),
+    Entry("accounts provision", f"{_REGISTRATION}:PROVISION", ACCOUNTS, "Make missing PDS accounts.", "--dry-run"),
     Entry("accounts verify", f"{_LISTING}:VERIFY", ACCOUNTS, "Sign in as every account.", "--user ada"),
     Entry("accounts rotate", f"{_REGISTRATION}:ROTATE", ACCOUNTS, "Give an account a new password.", "--user ada"),
     Entry("accounts handles", "accounts.handles:HANDLES", ACCOUNTS, "Compare and repair handles.", "--user ada"),
