@@ -108,8 +108,22 @@ def print_report(report: Report, to_do_it: str = "", *, as_json: bool, target: s
     """
     if as_json:
         _print_json(report, to_do_it, target)
-    else:
-        _print(report, to_do_it, target, limit)
+        return
+    for each in report.tables:
+        if each.count:
+            number = limit if limit and "item" in each.columns else max(SHOWN, limit)
+            columns, rows = _first(each, number)
+            table(each.title, columns, rows)
+            if each.count > number:
+                say(f"... and {each.count - number} more: --json lists all of them.", "")
+    about_users((each.user, f"left out: {each.message}") for each in report.left_out)
+    say(*(part for line in report.lines for part in line.split("\n")))
+    if not report.failed:
+        say(report.headline)
+    if to_do_it:
+        say(f"To do it{f' on {target}' if target else ''}:", "", f"  {to_do_it}")
+    elif target:
+        say(f"On {target}.")
 
 
 def _parameter(name: str, info: FieldInfo) -> click.Parameter:
@@ -149,24 +163,6 @@ def _kind(annotation: Any) -> tuple[type, bool]:
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _print(report: Report, to_do_it: str, target: str, limit: int) -> None:
-    for each in report.tables:
-        if each.count:
-            number = limit if limit and "item" in each.columns else max(SHOWN, limit)
-            columns, rows = _first(each, number)
-            table(each.title, columns, rows)
-            if each.count > number:
-                say(f"... and {each.count - number} more: --json lists all of them.", "")
-    about_users((each.user, f"left out: {each.message}") for each in report.left_out)
-    say(*(part for line in report.lines for part in line.split("\n")))
-    if not report.failed:
-        say(report.headline)
-    if to_do_it:
-        say(f"To do it{f' on {target}' if target else ''}:", "", f"  {to_do_it}")
-    elif target:
-        say(f"On {target}.")
 
 
 def _print_json(report: Report, to_do_it: str, target: str) -> None:

@@ -16,16 +16,7 @@ from click.shell_completion import CompletionItem
 
 from ac_pipeline.cli.local import local
 from ac_pipeline.cli.output import say
-from ac_pipeline.errors import (
-    FAILED,
-    INTERRUPTED,
-    UNREACHABLE,
-    USAGE,
-    WELL,
-    Misconfigured,
-    PipelineError,
-    Transient,
-)
+from ac_pipeline.errors import FAILED, INTERRUPTED, UNREACHABLE, USAGE, WELL, Misconfigured, PipelineError, Transient
 from ac_pipeline.operations.catalog import CATALOG, Entry
 
 _READING = {"audit", "item", "items", "plans", "snapshots", "status", "verify"}
@@ -66,11 +57,8 @@ class CatalogGroup(click.Group):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         known = self.list_commands(ctx)
-        if (
-            "list" in known
-            and not ctx.resilient_parsing
-            and (not args or args[0] not in {*known, *ctx.help_option_names})
-        ):
+        named = args[:1] and args[0] in {*known, *ctx.help_option_names}
+        if "list" in known and not named and not ctx.resilient_parsing:
             args = ["list", *args]
         return super().parse_args(ctx, args)
 
@@ -83,10 +71,11 @@ class CatalogGroup(click.Group):
             examples.setdefault(each.group, example(each))
         for name, group in self.commands.items():
             if isinstance(group, click.Group):
-                listed = [
-                    (f"{name} {each}", command.get_short_help_str(200)) for each, command in group.commands.items()
+                heading = name.capitalize()
+                groups[heading] = [
+                    (f"{name} {each}", made.get_short_help_str(200)) for each, made in group.commands.items()
                 ]
-                groups[name.capitalize()], examples[name.capitalize()] = listed, f"ac-pipeline {listed[0][0]}"
+                examples[heading] = f"ac-pipeline {groups[heading][0][0]}"
         for heading, rows in groups.items():
             with formatter.section(heading):
                 formatter.write_dl(rows)
