@@ -66,7 +66,7 @@ def _csv_cell(text: str) -> str:
 
 _SPARE = (
     "warnings", "uri", "uris", "until", "problems", "held", "cid", "rkey", "attempts", "stage", "pds handle", "did",
-    "run", "cause", "commits", "who", "bytes", "otherwise", "email",
+    "run", "cause", "commits", "bytes", "otherwise", "email",
 )  # fmt: skip
 """Columns that are left out where there is no room for all, the first ones first; JSON has them."""
 _NARROWEST = 28

@@ -414,7 +414,7 @@ def run_plans(work: Work, parameters: PlansParameters) -> Report:
                 "users": each.users,
                 "operations": ", ".join(f"{name} {number}" for name, number in each.counts.items()),
                 "points": each.cost.get("points"),
-                "finishes_at": str(each.cost.get("finishes_at"))[:16],
+                "finishes_at": each.cost.get("finishes_at"),
             }
         )
     return Report(f"{len(found)} plans.", [each.to_json() for each in found], [table])
