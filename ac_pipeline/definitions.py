@@ -27,7 +27,7 @@ from ac_pipeline.defs.sensors.drift import make_drift_sensor
 from ac_pipeline.defs.sensors.users import users_sensor
 from ac_pipeline.defs.verification import verification_asset, verify_users
 from ac_pipeline.errors import Misconfigured
-from ac_pipeline.operations.catalog import OPERATIONS
+from ac_pipeline.operations.catalog import operations
 from ac_pipeline.settings import Timetable, load_settings, load_timetable
 
 
@@ -65,7 +65,7 @@ def build_defs(
             *rendition_assets(retry_seconds),
             record_assets(retry_seconds),
             *derived_assets(),
-            *assets_of(OPERATIONS),
+            *assets_of(operations()),
             verification_asset,
         ],
         jobs=[
@@ -74,7 +74,7 @@ def build_defs(
             retry_items,
             verify_users,
             count_mirror,
-            *(job_of(each) for each in OPERATIONS if each.job),
+            *(job_of(each) for each in operations() if each.job),
         ],
         schedules=schedules(timetable or load_timetable()),
         sensors=[

@@ -16,6 +16,7 @@ attempt can help; whoever catches one reads the branch of the tree and never a m
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import ClassVar
 
 
@@ -197,3 +198,17 @@ TRANSIENT_CODES = frozenset(
     error.code for error in tuple(globals().values()) if isinstance(error, type) and issubclass(error, Transient)
 )
 """Codes of errors that another attempt may overcome, for reading the ledger."""
+
+
+def _classes(error: type[PipelineError]) -> Iterator[str]:
+    yield error.code
+    for each in error.__subclasses__():
+        yield from _classes(each)
+
+
+ERROR_CLASSES = tuple(dict.fromkeys(_classes(PipelineError)))
+"""Codes of all errors, as the ledger has them."""
+
+WELL, FAILED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
+"""Exit codes of commands: all well, finished with failed items or users, wrong usage or settings, a service cannot be
+reached, and Ctrl-C."""

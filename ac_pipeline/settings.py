@@ -462,7 +462,9 @@ def _sentence(error: ValidationError | UnicodeDecodeError, folder: Path) -> str:
     missing = sorted({_variable(detail) for detail in details if detail["type"] == "missing"})
     wrong = [f"{_variable(detail)} {_lower(str(detail['msg']))}" for detail in details if detail["type"] != "missing"]
     parts = [f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set"] if missing else []
-    return f"{'; '.join([*parts, *wrong])}: set it in the environment or in {folder / ENV_FILES[0]} (see .env.example)."
+    them = "it" if len(missing) + len(wrong) == 1 else "them"
+    where = f"in the environment or in {folder / ENV_FILES[0]} (see .env.example)"
+    return f"{'; '.join([*parts, *wrong])}: set {them} {where}."
 
 
 def _variable(detail: Any) -> str:

@@ -22,10 +22,11 @@ from pydantic.fields import FieldInfo
 from ac_pipeline.cli.main import cli
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.checks import CHECKS
-from ac_pipeline.operations.catalog import OPERATIONS
+from ac_pipeline.operations.catalog import operations
 from ac_pipeline.operations.declare import Declaration
 from ac_pipeline.operations.parameters import Selected
 from ac_pipeline.settings import Settings, Timetable
+from ac_pipeline_tests.commands import inside
 
 ROOT = Path(__file__).parents[1]
 WIDTH = 120
@@ -177,7 +178,7 @@ def _field(name: str, fields: Fields) -> str:
 
 
 def _commands(group: click.Group, path: tuple[str, ...] = ()) -> Iterator[tuple[str, click.Command]]:
-    for name, command in group.commands.items():
+    for name, command in inside(group).items():
         words = (*path, name)
         if isinstance(command, click.Group):
             yield from _commands(command, words)
@@ -225,11 +226,11 @@ def _operation(operation: Declaration[Any], command: click.Command, job: dg.JobD
 
 def _operations(jobs: Mapping[str, dg.JobDefinition]) -> Iterator[str]:
     commands = dict(_commands(cli))
-    selecting = next(each for each in OPERATIONS if each.job and each.parameters is Selected)
+    selecting = next(each for each in operations() if each.job and each.parameters is Selected)
     yield "### Selectors"
     fields = _launchpad(jobs[selecting.job])[1]
     yield _options(_rows(commands[selecting.command], fields, Selected.model_fields, {JSON}), launched=True)
-    for each in (each for each in OPERATIONS if each.command):
+    for each in (each for each in operations() if each.command):
         yield from _operation(each, commands.pop(each.command), jobs.get(each.job))
     yield "## Other commands"
     for name, command in commands.items():
@@ -239,7 +240,7 @@ def _operations(jobs: Mapping[str, dg.JobDefinition]) -> Iterator[str]:
 
 
 def _other_jobs(jobs: Mapping[str, dg.JobDefinition]) -> Iterator[str]:
-    declared = {each.job for each in OPERATIONS if each.command}
+    declared = {each.job for each in operations() if each.command}
     for name, job in sorted(jobs.items()):
         if name not in declared and not name.startswith("__"):
             op, fields = _launchpad(job)

@@ -8,19 +8,19 @@ from __future__ import annotations
 import csv
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from functools import partial
-from typing import Any, cast, get_args, get_origin
+from itertools import islice
+from typing import TYPE_CHECKING, Any, get_args, get_origin
 
 import click
 from pydantic.fields import FieldInfo
+from rich.console import Console
 
-from ac_pipeline.cli.output import SHOWN, about_users, csv_row, json_text, print_json, progress, say, steps, table
+from ac_pipeline.cli.output import SHOWN, about_users, csv_row, json_text, print_json, say, table, visible
+from ac_pipeline.errors import FAILED, USAGE, WELL
 from ac_pipeline.operations.declare import (
-    FAILED,
-    USAGE,
-    WELL,
     Declaration,
     Report,
     Table,
@@ -30,14 +30,19 @@ from ac_pipeline.operations.declare import (
     wrong_confirmation,
 )
 from ac_pipeline.operations.parameters import Parameters, hint, option_name
-from ac_pipeline.settings import load_settings
-from ac_pipeline.wiring import Pipeline, new_run_id, open_pipeline
+from ac_pipeline.progress import progress
 
-Opens = Callable[[], AbstractContextManager[Pipeline]]
+if TYPE_CHECKING:
+    from ac_pipeline.wiring import Pipeline
+
+Opens = Callable[[], "AbstractContextManager[Pipeline]"]
 
 
 def opened() -> AbstractContextManager[Pipeline]:
-    """The pipeline that the settings name."""
+    """The pipeline that the settings name; with it come all clients, which no help needs."""
+    from ac_pipeline.settings import load_settings  # noqa: PLC0415
+    from ac_pipeline.wiring import open_pipeline  # noqa: PLC0415
+
     return open_pipeline(load_settings())
 
 
@@ -60,57 +65,26 @@ def command_of(operation: Declaration[Any], opens: Opens = opened) -> click.Comm
     return click.Command(operation.command.split()[-1], callback=call, params=parts, help=operation.help)
 
 
-def commands_of(operations: Iterable[Declaration[Any]]) -> list[click.Command]:
-    """The commands of these operations; those of two words in a group of the first."""
-    made: dict[str, click.Command] = {}
-    for each in operations:
-        if not each.command:
-            continue
-        first, *rest = each.command.split()
-        if not rest:
-            made[first] = command_of(each)
-            continue
-        group = made.setdefault(first, _Group(first, help=GROUPS[first]))
-        cast(click.Group, group).add_command(command_of(each))
-        if rest == ["list"]:
-            cast(click.Group, group).invoke_without_command = True
-    return list(made.values())
-
-
-GROUPS = {
-    "accounts": "Who can be mirrored and who cannot, and what changes that. Without a further word: `list`.",
-    "lexicons": "The definitions of the records: check them, publish them.",
-}
-
-
-class _Group(click.Group):
-    """A group that stands for its `list`, where it has one."""
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        if "list" in self.commands and (not args or args[0] not in {*self.commands, *ctx.help_option_names}):
-            args = ["list", *args]
-        return super().parse_args(ctx, args)
-
-
 def run_operation(
     operation: Declaration[Any], parameters: Parameters, opens: Opens, *, as_json: bool, as_csv: bool = False
 ) -> int:
     """Run an operation, print its report, and return the exit code."""
+    from ac_pipeline.wiring import new_run_id  # noqa: PLC0415
+
     quiet = as_json or as_csv
-    with opens() as pipeline, steps() as shown:
-        work = Work(
-            pipeline,
-            new_run_id(),
-            shown,
-            lambda title: partial(progress, title),
-            partial(say, err=quiet),
-        )
-        report = operation.run(work, parameters)
+    with opens() as pipeline, progress(Console(stderr=True), partial(say, err=True)) as shown:
+        target = pipeline.settings.destination
+
+        def tell(what: str, done: int, total: int) -> None:
+            shown(visible(what), done, total)
+
+        report = operation.run(Work(pipeline, new_run_id(), tell, partial(say, err=quiet)), parameters)
     to_do_it = command_line(operation.command, parameters, confirm=report.confirm) if report.confirm is not None else ""
     if as_csv:
         print_csv(next(each for each in report.tables if each.name == operation.csv))
     else:
-        print_report(report, to_do_it, as_json=as_json)
+        limit = getattr(parameters, "limit", None) or 0
+        print_report(report, to_do_it, as_json=as_json, target=target, limit=limit)
     given = wrong_confirmation(parameters, report)
     if given is not None:
         say(f"Error: --confirm {given} is not the right one, {report.confirm}: nothing was done.", err=True)
@@ -124,16 +98,32 @@ def run_operation(
     )
 
 
-def print_report(report: Report, to_do_it: str = "", *, as_json: bool) -> None:
+def print_report(report: Report, to_do_it: str = "", *, as_json: bool, target: str = "", limit: int = 0) -> None:
     """Print a report for people, or as the one JSON document.
 
     Args:
         to_do_it: The command that does what was only looked at, or "".
+        target: PDS and database that it is about.
+        limit: So many items are shown to people; 0 for the usual number.
     """
     if as_json:
-        _print_json(report, to_do_it)
-    else:
-        _print(report, to_do_it)
+        _print_json(report, to_do_it, target)
+        return
+    for each in report.tables:
+        if each.count:
+            number = limit if limit and "item" in each.columns else max(SHOWN, limit)
+            columns, rows = _first(each, number)
+            table(each.title, columns, rows)
+            if each.count > number:
+                say(f"... and {each.count - number} more: --json lists all of them.", "")
+    about_users((each.user, f"left out: {each.message}") for each in report.left_out)
+    say(*(part for line in report.lines for part in line.split("\n")))
+    if not report.failed:
+        say(report.headline)
+    if to_do_it:
+        say(f"To do it{f' on {target}' if target else ''}:", "", f"  {to_do_it}")
+    elif target:
+        say(f"On {target}.")
 
 
 def _parameter(name: str, info: FieldInfo) -> click.Parameter:
@@ -145,7 +135,8 @@ def _parameter(name: str, info: FieldInfo) -> click.Parameter:
     if kind is bool:
         return click.Option(flags, is_flag=True, default=bool(info.default), help=info.description)
     choices = hint(info, "choices")
-    type_: Any = click.Choice(choices) if choices else kind
+    # Choices that are too many for a line of help are checked with the other parameters.
+    type_: Any = click.Choice(choices) if choices and not hint(info, "metavar") else kind
     if kind is int:
         least = next((each.ge for each in info.metadata if hasattr(each, "ge")), None)
         type_ = click.IntRange(0 if name == "confirm" else least)
@@ -174,22 +165,7 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _print(report: Report, to_do_it: str) -> None:
-    for each in report.tables:
-        if each.count:
-            rows = _first(each, SHOWN)
-            table(each.title, [name.replace("_", " ") for name in each.columns], rows)
-            if each.count > SHOWN:
-                say(f"... and {each.count - SHOWN} more: --json lists all of them.", "")
-    about_users((each.user, f"left out: {each.message}") for each in report.left_out)
-    say(*(part for line in report.lines for part in line.split("\n")))
-    if not report.failed:
-        say(report.headline)
-    if to_do_it:
-        say("To do it:", "", f"  {to_do_it}")
-
-
-def _print_json(report: Report, to_do_it: str) -> None:
+def _print_json(report: Report, to_do_it: str, target: str) -> None:
     """The one JSON document of a command; the rows of its tables go out one by one (OPS-6)."""
     if isinstance(report.json, Table):
         _print_rows(report.json, "")
@@ -198,7 +174,11 @@ def _print_json(report: Report, to_do_it: str) -> None:
     if not isinstance(report.json, Mapping):
         print_json(report.json)
         return
-    document = {**report.json, **({"confirm": report.confirm, "command": to_do_it} if to_do_it else {})}
+    document = {
+        **({"target": target} if target else {}),
+        **report.json,
+        **({"confirm": report.confirm, "command": to_do_it} if to_do_it else {}),
+    }
     tables = {name: value for name, value in document.items() if isinstance(value, Table)}
     rest = {name: value for name, value in document.items() if name not in tables}
     head = json_text(rest).removesuffix("}").rstrip("\n")
@@ -225,8 +205,15 @@ def print_csv(rows: Table) -> None:
         writer.writerow(csv_row(cell(row.get(name)) for name in columns))
 
 
-def _first(rows: Table, number: int) -> list[list[object]]:
-    return [[cell(row.get(name)) for name in rows.columns] for row, _ in zip(rows, range(number), strict=False)]
+def _first(rows: Table, number: int) -> tuple[list[str], list[list[object]]]:
+    """Columns and the first rows as people read them: an item that has a code goes by it."""
+    names = [name for name in rows.columns if name != "code" or "item" not in rows.columns]
+    listed = []
+    for row in islice(rows, number):
+        code = row.get("code") if len(names) < len(rows.columns) else None
+        item = f"{str(row['item']).partition(':')[0]}:{code}" if code else row.get("item")
+        listed.append([item if name == "item" else cell(row.get(name)) for name in names])
+    return [name.replace("_", " ") for name in names], listed
 
 
 def cell(value: object) -> object:

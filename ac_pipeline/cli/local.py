@@ -34,7 +34,7 @@ def local() -> None:
     """The local services, on 127.0.0.1 with their data under .local/, and demo data for them."""
 
 
-@local.command()
+@local.command(epilog="Example: ac-pipeline local up")
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
 def up(as_json: bool) -> int:
     """Start MongoDB, PDS and object storage in the background, and write their addresses to .env.local."""
@@ -47,7 +47,7 @@ def up(as_json: bool) -> int:
     return 0
 
 
-@local.command()
+@local.command(epilog="Example: ac-pipeline local down")
 def down() -> int:
     """Stop the services; their data stays."""
     stopped = _module("services.stack").LocalServices(Path.cwd()).down()
@@ -55,7 +55,7 @@ def down() -> int:
     return 0
 
 
-@local.command()
+@local.command(epilog="Example: ac-pipeline local seed --users 20 --items 500")
 @users_option
 @items_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
@@ -71,7 +71,7 @@ def seed(users: int, items: int, as_json: bool) -> int:
     return 0
 
 
-@local.command()
+@local.command(epilog="Example: ac-pipeline local demo --no-ui")
 @users_option
 @items_option
 @click.option("--ui/--no-ui", default=True, help="Leave the Dagster UI running after the summary.")

@@ -192,18 +192,10 @@ def _choices(info: Any) -> str:
 
 def _work(context: dg.OpExecutionContext, pipeline: PipelineResource) -> Work:
     def told(what: str, done: int, total: int) -> None:
-        if done % _TELL_EACH == 0 or done == total:
+        if done and (done % _TELL_EACH == 0 or done == total):
             context.log.info(f"{what}: {done} of {total}.")
 
-    def watch(title: str) -> Any:
-        def watched(things: Any, total: int) -> Iterator[Any]:
-            for done, thing in enumerate(things, 1):
-                yield thing
-                told(title, done, total)
-
-        return watched
-
-    return Work(pipeline.open(), context.run_id, told, watch, context.log.info)
+    return Work(pipeline.open(), context.run_id, told, context.log.info)
 
 
 def _cell(value: object) -> str | int | float | bool | None:

@@ -14,13 +14,12 @@ from typing import Literal
 from rich import box
 from rich.console import Console
 from rich.padding import Padding
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
 from ac_pipeline.local.dagster_ui import Backfill, Check
+from ac_pipeline.progress import Listener, progress
 
-_LINE_EVERY = 10.0  # Seconds between lines of progress where there is no terminal to draw on
 _COUNTS = ("documents", "eligible", "records", "written", "unchanged", "deleted", "quarantined", "blocked", "deferred")
 
 
@@ -31,7 +30,9 @@ class Screen:
         self._terminal = sys.stdout.isatty()
         self._console = Console(width=None if self._terminal else 140, highlight=False)
         self._taken: list[tuple[str, float]] = []
-        self._last_line = 0.0
+        self._failed = 0
+        self.progress: Listener = lambda what, done, total: None
+        """Of the step under way."""
 
     def say(self, text: str) -> None:
         """A line or more, addresses unbroken so that they can be clicked and copied."""
@@ -39,34 +40,23 @@ class Screen:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Something that takes a while; its seconds are in the summary."""
-        started = self._last_line = time.monotonic()
+        """Something that takes a while, with its progress; its seconds are in the summary."""
+        started = time.monotonic()
         self.say(f"==> {name}")
-        yield
+        with progress(self._console, lambda line: self.say(f"    {line}")) as self.progress:
+            yield
         self._taken.append((name, time.monotonic() - started))
 
-    def progress(self, what: str, done: int, total: int) -> None:
-        """How far something is, now and then."""
-        if self._is_time(done >= total):
-            self.say(f"    {what}: {done} of {total}")
-
-    @contextmanager
-    def backfill(self) -> Iterator[Callable[[Backfill], None]]:
-        """A place for the progress of a backfill: a bar for each asset, or lines."""
-        if not self._terminal:
-            yield self._backfill_line
-            return
-        columns = (TextColumn("    {task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=self._console) as bars:
-            tasks: dict[str, TaskID] = {}
-
-            def draw(backfill: Backfill) -> None:
-                for each in backfill.assets:
-                    if each.asset not in tasks:
-                        tasks[each.asset] = bars.add_task(each.asset, total=each.targeted)
-                    bars.update(tasks[each.asset], completed=each.done + each.failed)
-
-            yield draw
+    def backfill(self, backfill: Backfill) -> None:
+        """How far a backfill is, in all and by asset; what has failed as it fails."""
+        assets = backfill.assets
+        failed = sum(each.failed for each in assets)
+        if failed > self._failed:
+            self.say(f"    {failed} partitions have failed")
+        self._failed = failed
+        self.progress("partitions", sum(each.done for each in assets) + failed, sum(each.targeted for each in assets))
+        for each in assets:
+            self.progress(each.asset, each.done + each.failed, each.targeted)
 
     def counts(self, types: Mapping[str, Mapping[str, int]]) -> None:
         """Per type: what the materialisations of all users add up to."""
@@ -115,22 +105,6 @@ class Screen:
         for name, seconds in self._taken:
             self.say(f"    {seconds:7.1f} s  {name}")
         self.say(f"    {sum(seconds for _, seconds in self._taken):7.1f} s  in all")
-
-    def _backfill_line(self, backfill: Backfill) -> None:
-        if self._is_time(not backfill.running):
-            done, targeted = sum(each.done for each in backfill.assets), sum(each.targeted for each in backfill.assets)
-            running, failed = (
-                sum(each.running for each in backfill.assets),
-                sum(each.failed for each in backfill.assets),
-            )
-            self.say(f"    {done} of {targeted} partitions done, {running} requested, {failed} failed")
-
-    def _is_time(self, last: bool) -> bool:
-        now = time.monotonic()
-        if not last and now - self._last_line < _LINE_EVERY:
-            return False
-        self._last_line = now
-        return True
 
 
 def _type(asset: str) -> str:

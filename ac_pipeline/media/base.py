@@ -160,5 +160,7 @@ class MediaType:
 
     def identity(self, values: Mapping[str, object]) -> tuple[str, ...] | None:
         """The values of `identity_fields` in a record or in the fields of a document; None where one is missing."""
-        found = tuple(value for name in self.identity_fields if isinstance(value := values.get(name), str) and value)
+        # Code of BSON is text that cannot be hashed, and no name of a work.
+        given = (values.get(name) for name in self.identity_fields)
+        found = tuple(value for value in given if type(value) is str and value)
         return found if found and len(found) == len(self.identity_fields) else None

@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import logging
 import os
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -53,6 +54,8 @@ _OWN_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
 _UNAUTHORIZED = 13
 _REFUSED_ACCESS = frozenset({_UNAUTHORIZED, 18, 8000})
 """Unauthorized, AuthenticationFailed, and Atlas's own code for wrong credentials."""
+_HOST = re.compile(r"[\w.-]+:\d+(?=: )")
+"""How the driver's message begins where a server cannot be reached."""
 _OUR_FAULT = frozenset({73, 322, 323, 324})
 """InvalidNamespace and the Stable API errors (version, strict, deprecation): no retry can help."""
 
@@ -168,8 +171,10 @@ def _translate(action: str, error: Exception) -> PipelineError:
         case NotPrimaryError():
             return ServerFailed(f"Could not {action}: the MongoDB server is changing its primary. Try again.")
         case ServerSelectionTimeoutError() | NetworkTimeout() | AutoReconnect():
+            host = _HOST.match(str(error))  # the rest of the text is not shown
+            where = f" at {host[0]}" if host else ""
             return ServiceUnreachable(
-                f"Could not {action}: MongoDB does not answer ({kind}). Check that it runs and can be reached."
+                f"Could not {action}: MongoDB{where} does not answer ({kind}). Check that it runs and can be reached."
             )
         case BulkWriteError():
             return _from_bulk(action, error)

@@ -14,16 +14,18 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import getdoc
-from typing import Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from pydantic import ValidationError
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.errors import Blocked, Misconfigured, PipelineError, is_unreachable
+from ac_pipeline.errors import FAILED, UNREACHABLE, WELL, Blocked, Misconfigured, PipelineError, is_unreachable
 from ac_pipeline.operations.parameters import Parameters, hint, option_name
 from ac_pipeline.sync.for_accounts import for_accounts, unread
 from ac_pipeline.sync.report import ItemFailure
-from ac_pipeline.wiring import Pipeline
+
+if TYPE_CHECKING:
+    from ac_pipeline.wiring import Pipeline
 
 Given = TypeVar("Given", bound=Parameters)
 Result = TypeVar("Result")
@@ -142,15 +144,24 @@ class Work:
         pipeline: All parts of the pipeline.
         run_id: Of this run, as ledger and audit name it.
         progress: Is told what is being done, how much of it is done, and of how much.
-        watch: Passes things on under a title, showing how many have passed.
         say: Tells a sentence at once, before what may take long.
     """
 
     pipeline: Pipeline
     run_id: str
     progress: Callable[[str, int, int], None]
-    watch: Callable[[str], Progress]
     say: Callable[[str], None]
+
+    def watch(self, title: str) -> Progress:
+        """Passes things on, and tells how many of them have passed under this title."""
+
+        def watched(things: Iterable[Any], total: int) -> Iterator[Any]:
+            self.progress(title, 0, total)
+            for done, thing in enumerate(things, 1):
+                yield thing
+                self.progress(title, done, total)
+
+        return watched
 
     def for_each(
         self, title: str, accounts: Sequence[Account], look: Callable[[Account], Result]
@@ -249,11 +260,6 @@ def failures_table(name: str, failures: Iterable[ItemFailure], title: str = "") 
     return Table(name, ("item", "class", "message"), title, more=("code", "stage", "status")).extend(
         failure.to_json() for failure in failures
     )
-
-
-WELL, FAILED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
-"""Exit codes: all well, finished with failed items or users, wrong usage or settings, a service cannot be reached, and
-Ctrl-C."""
 
 
 def exit_code(well: bool, errors: Iterable[PipelineError | None] = ()) -> int:

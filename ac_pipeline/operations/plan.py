@@ -263,7 +263,7 @@ def plan_report(made: DryRun, operations: Table, by_user: Sequence[UserBill] = (
     cost, limits = made.cost, made.limits.named()
     lines = [*kept, *(f"{user}: {note}" for user, note in made.notes)]
     whose = f" of all but the {len(made.blocked)} blocked users" if made.blocked else ""
-    headline = f"Nothing to do: every record and link{whose} is as it should be."
+    headline = f"Nothing to do. Every record and link{whose} is as it should be."
     if operations.count:
         headline = f"{operations.count} operations of {made.users} users. Nothing was written."
     if made.saved:
@@ -276,7 +276,7 @@ def plan_report(made: DryRun, operations: Table, by_user: Sequence[UserBill] = (
     return Report(
         headline,
         {**made.to_json(), "by_user": [bill.to_json() for bill in by_user], "operations": operations},
-        [operations, amounts, slowest, blocked],
+        [operations, *([amounts, slowest] if operations.count else ()), blocked],
         {
             "hash": made.hash,
             "operations": operations.count,
@@ -416,7 +416,7 @@ def run_plans(work: Work, parameters: PlansParameters) -> Report:
                 "users": each.users,
                 "operations": ", ".join(f"{name} {number}" for name, number in each.counts.items()),
                 "points": each.cost.get("points"),
-                "finishes_at": str(each.cost.get("finishes_at"))[:16],
+                "finishes_at": each.cost.get("finishes_at"),
             }
         )
     return Report(f"{len(found)} plans.", [each.to_json() for each in found], [table])

@@ -13,11 +13,12 @@ from enum import Enum
 from typing import Any, Final
 
 from ac_pipeline.accounts import GUEST_ID, Account
+from ac_pipeline.errors import ERROR_CLASSES
 from ac_pipeline.items import LedgerEntry, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.operations.declare import Declaration, Report, Work
-from ac_pipeline.operations.parameters import Selected, chosen_accounts, option
+from ac_pipeline.operations.declare import Declaration, Report, Table, Work
+from ac_pipeline.operations.parameters import Selected, chosen_accounts, dry_run_option, option
 from ac_pipeline.operations.sync import measured, sync_answer
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.for_accounts import account_reports
@@ -68,11 +69,13 @@ class RetryPlan:
     """All of it, by partition key, and what could not become part of it.
 
     Args:
+        entries: The items.
         unknown: Items that were named and have not failed, as `type:name`.
         ownerless: Ids of failed items whose account is not on the platform any more.
     """
 
     accounts: tuple[AccountRetry, ...]
+    entries: tuple[LedgerEntry, ...] = ()
     unknown: tuple[str, ...] = ()
     ownerless: tuple[str, ...] = ()
 
@@ -140,6 +143,7 @@ def group_by_account(
     unknown = (wanted.items or frozenset()) - met
     return RetryPlan(
         retries,
+        entries=tuple(entry for entry in entries if entry.account not in by_owner),
         unknown=tuple(sorted(f"{type_}:{name}" for type_, name in unknown)),
         ownerless=tuple(sorted(entry.item for left in by_owner.values() for entry in left)),
     )
@@ -193,12 +197,33 @@ def _without_document(pipeline: Pipeline, entries: Sequence[LedgerEntry]) -> fro
     return frozenset(lost)
 
 
+ITEM_COLUMNS = ("item", "code", "user", "state", "stage", "class", "message", "attempts", "uri", "until", "warnings")
+
+
+def item_row(entry: LedgerEntry) -> dict[str, object]:
+    """An item as tables of items have it."""
+    failure = entry.failure
+    return {
+        "item": entry.item,
+        "code": entry.code,
+        "user": entry.partition,
+        "state": entry.state.value,
+        "stage": entry.stage.value,
+        "class": failure.error_class if failure else None,
+        "message": failure.message if failure else None,
+        "attempts": entry.attempts,
+        "uri": entry.uri,
+        "until": f"{entry.deferred_until:%Y-%m-%d %H:%M:%S}" if entry.deferred_until else None,
+        "warnings": list(entry.warnings),
+    }
+
+
 def states_option(states: Iterable[Enum]) -> Any:
     return option([], "Only this state.", name="--state", choices=[each.value for each in states])
 
 
 def error_class_option() -> Any:
-    return option("", "Only items whose last error is of this class.", metavar="CLASS")
+    return option("", "Only items whose last error is of this class.", metavar="CLASS", choices=ERROR_CLASSES)
 
 
 class RetryParameters(Selected):
@@ -206,6 +231,7 @@ class RetryParameters(Selected):
 
     states: list[str] = states_option(FAILED)
     error_class: str = error_class_option()
+    dry_run: bool = dry_run_option("run again")
 
 
 def run_retry(work: Work, parameters: RetryParameters) -> Report:
@@ -228,6 +254,11 @@ def run_retry(work: Work, parameters: RetryParameters) -> Report:
         work.say(f"{item} belongs to an account that is not on the platform any more: left alone.")
     if not plan.accounts:
         return sync_answer(SyncReport(""), "No failed item fits.")
+
+    if parameters.dry_run:
+        said = f"{len(plan.entries)} items of {len(plan.accounts)} users would be run again. Nothing was done."
+        table = Table("items", ITEM_COLUMNS).extend(map(item_row, plan.entries))
+        return Report(said, {"run_again": len(plan.entries), "items": table}, [table])
 
     def reports() -> Iterator[AccountReport]:
         workers = pipeline.settings.ac_concurrent_users

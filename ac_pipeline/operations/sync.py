@@ -16,14 +16,11 @@ from pydantic import model_validator
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import at_uri
-from ac_pipeline.errors import Misconfigured, PipelineError
+from ac_pipeline.errors import INTERRUPTED, UNREACHABLE, WELL, Misconfigured, PipelineError
 from ac_pipeline.media.registry import page_of
 from ac_pipeline.mongo.ledger.plans import SHORTEST
 from ac_pipeline.operations.apply_plan import apply_plan
 from ac_pipeline.operations.declare import (
-    INTERRUPTED,
-    UNREACHABLE,
-    WELL,
     Declaration,
     LeftOut,
     Report,

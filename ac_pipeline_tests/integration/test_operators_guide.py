@@ -35,6 +35,7 @@ from ac_pipeline.operations.accounts.listing import AccountState
 from ac_pipeline.operations.inspection.links import LinkState
 from ac_pipeline.operations.removal.snapshot import open_vault, take_snapshot
 from ac_pipeline.sync.lexicon_gate import SCHEMA
+from ac_pipeline_tests.commands import inside
 from ac_pipeline_tests.conftest import Pds
 from ac_pipeline_tests.harness import USER_BUCKET, Slice
 from ac_pipeline_tests.integration.conftest import Run
@@ -268,7 +269,7 @@ def commands(group: click.Command, name: str) -> Iterator[str]:
     if not isinstance(group, click.Group):
         yield name
         return
-    for each, command in group.commands.items():
+    for each, command in inside(group).items():
         yield from commands(command, f"{name} {each}")
 
 

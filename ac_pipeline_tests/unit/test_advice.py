@@ -18,6 +18,7 @@ import pytest
 
 from ac_pipeline.cli.main import cli
 from ac_pipeline.definitions import build_defs
+from ac_pipeline_tests.commands import inside
 
 ROOT = Path(__file__).parents[2]
 GUIDES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -55,8 +56,8 @@ def wrong(line: str) -> str:
         if word.startswith("--"):
             if word not in options_of(command):
                 return f"{command.name} has no option {word}"
-        elif isinstance(command, click.Group) and word in command.commands:
-            command = command.commands[word]
+        elif word in inside(command):
+            command = inside(command)[word]
         elif isinstance(command, click.Group) and command is cli and word.islower():
             return f"there is no command {word}"
     return ""
@@ -69,8 +70,7 @@ def options_of(command: click.Command) -> set[str]:
 @cache
 def all_options() -> frozenset[str]:
     def below(command: click.Command) -> set[str]:
-        inner = command.commands.values() if isinstance(command, click.Group) else ()
-        return options_of(command).union(*(below(each) for each in inner))
+        return options_of(command).union(*(below(each) for each in inside(command).values()))
 
     return frozenset(below(cli))
 

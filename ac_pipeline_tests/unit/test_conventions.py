@@ -23,6 +23,7 @@ from ac_pipeline.errors import TRANSIENT_CODES, Transient
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.renditions.recipes import RECIPES
 from ac_pipeline.settings import Settings
+from ac_pipeline_tests.commands import inside
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "ac_pipeline").rglob("*.py"))
@@ -76,11 +77,10 @@ def test_every_command_answers_to_help() -> None:
         assert CliRunner().invoke(cli, [*words, "--help"]).exit_code == 0
 
 
-def commands(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
-    for name, command in group.commands.items():
+def commands(group: click.Command, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    for name, command in inside(group).items():
         yield (*words, name), command
-        if isinstance(command, click.Group):
-            yield from commands(command, (*words, name))
+        yield from commands(command, (*words, name))
 
 
 @pytest.mark.parametrize(

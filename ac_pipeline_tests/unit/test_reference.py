@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import click
 import pytest
 
 from ac_pipeline.cli.main import cli
-from ac_pipeline.operations.catalog import OPERATIONS
+from ac_pipeline.operations.catalog import operations
 from ac_pipeline.settings import Settings
 from ac_pipeline_tests.reference import FILES, ROOT, reference, settings
 
@@ -28,9 +29,9 @@ def test_every_command_every_parameter_and_every_job_is_there() -> None:
     """Made from the declarations, but read here by other means."""
     text = reference()
     headings = set(re.findall(r"^### ac-pipeline (.+)$", text, re.MULTILINE))
-    assert {each.command for each in OPERATIONS if each.command} <= headings
-    assert {name.split()[0] for name in headings} == set(cli.commands)
-    for each in OPERATIONS:
+    assert {each.command for each in operations() if each.command} <= headings
+    assert {name.split()[0] for name in headings} == set(cli.list_commands(click.Context(cli)))
+    for each in operations():
         named = f"Job `{each.job}`, op `{each.op}`" if each.command else f"### Job {each.job}"
         assert not each.job or named in " ".join(text.split())
         for info in each.parameters.model_fields.values():

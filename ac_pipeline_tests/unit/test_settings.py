@@ -58,7 +58,10 @@ def test_the_later_file_wins_and_the_environment_wins_over_both(
 
 def test_a_copied_example_counts_as_not_set(tmp_path: Path) -> None:
     (tmp_path / ".env").write_text((PROJECT / ".env.example").read_text())
-    with pytest.raises(Misconfigured, match=r"MONGODB_CONNECTION_STRING and MONGODB_NAME are not set"):
+    with pytest.raises(Misconfigured, match=r"MONGODB_CONNECTION_STRING and MONGODB_NAME are not set: set them in"):
+        load_settings(tmp_path)
+    (tmp_path / ".env").write_text("MONGODB_NAME=platform\n")
+    with pytest.raises(Misconfigured, match=r"MONGODB_CONNECTION_STRING is not set: set it in"):
         load_settings(tmp_path)
 
 

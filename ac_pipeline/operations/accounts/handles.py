@@ -17,13 +17,10 @@ from typing import Final
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.admin import AccountInfo, Administration, ServerDescription
-from ac_pipeline.errors import AccountRefused, AccountUnknown, HandleRefused, Transient
+from ac_pipeline.errors import FAILED, UNREACHABLE, WELL, AccountRefused, AccountUnknown, HandleRefused, Transient
 from ac_pipeline.mongo.accounts import MongoProvisioning
 from ac_pipeline.operations.accounts.provisioning import alone, handle_labels, new_password
 from ac_pipeline.operations.declare import (
-    FAILED,
-    UNREACHABLE,
-    WELL,
     Declaration,
     Progress,
     Report,

@@ -7,13 +7,20 @@ from dataclasses import asdict, replace
 from typing import Final
 
 from ac_pipeline.atproto.syntax import record_address
-from ac_pipeline.errors import Misconfigured, PipelineError
+from ac_pipeline.errors import INTERRUPTED, Misconfigured, PipelineError
 from ac_pipeline.items import LedgerEntry, State, item_id
 from ac_pipeline.media.registry import media_type, page_of
 from ac_pipeline.media.times import format_when
-from ac_pipeline.operations.declare import INTERRUPTED, Declaration, LeftOut, Report, Table, Work, exit_code
+from ac_pipeline.operations.declare import Declaration, LeftOut, Report, Table, Work, exit_code
 from ac_pipeline.operations.parameters import Parameters, Selected, item_name, option
-from ac_pipeline.operations.retry import error_class_option, first_of_each, names_of, states_option
+from ac_pipeline.operations.retry import (
+    ITEM_COLUMNS,
+    error_class_option,
+    first_of_each,
+    item_row,
+    names_of,
+    states_option,
+)
 from ac_pipeline.operations.sync import tallies
 from ac_pipeline.sync.report import Tally
 from ac_pipeline.sync.verify import Verification, verify_accounts
@@ -87,7 +94,7 @@ def run_status(work: Work, parameters: Selected) -> Report:
         lines=[
             *(f"On hold: {name} of {user}, {why}." for user, held in holds.items() for name, why in held.items()),
             *filter(None, (message for said in problems.values() for message in said)),
-            f"Oldest pending deletion: {oldest or 'none'}.",
+            f"Oldest pending deletion: {f'{oldest:%Y-%m-%d %H:%M:%S}' if oldest else 'none'}.",
         ],
         left_out=left_out,
     )
@@ -107,10 +114,9 @@ class ItemsParameters(Selected):
 
 def run_items(work: Work, parameters: ItemsParameters) -> Report:
     """List items as the ledger knows them; those without a document are left out where a date is given."""
-    columns = ("item", "code", "user", "state", "stage", "class", "message", "attempts", "uri", "until", "warnings")
-    shown, entries = Table("items", columns), Table("entries", ())
+    shown, entries = Table("items", ITEM_COLUMNS), Table("entries", ())
     for entry in _chosen(work.pipeline, parameters):
-        shown.add(_row(entry))
+        shown.add(item_row(entry))
         entries.add(_json(entry))
     return Report(f"{shown.count} items.", entries, [shown])
 
@@ -145,23 +151,6 @@ def _chosen(pipeline: Pipeline, chosen: ItemsParameters) -> Iterator[LedgerEntry
         yield from fitting if selection.limit is None else first_of_each(fitting, selection.limit)
 
 
-def _row(entry: LedgerEntry) -> dict[str, object]:
-    failure = entry.failure
-    return {
-        "item": entry.item,
-        "code": entry.code,
-        "user": entry.partition,
-        "state": entry.state.value,
-        "stage": entry.stage.value,
-        "class": failure.error_class if failure else None,
-        "message": failure.message if failure else None,
-        "attempts": entry.attempts,
-        "uri": entry.uri,
-        "until": f"{entry.deferred_until:%Y-%m-%d %H:%M:%S}" if entry.deferred_until else None,
-        "warnings": list(entry.warnings),
-    }
-
-
 def _json(entry: LedgerEntry) -> dict[str, object]:
     """An entry as JSON; the account's Mongo id stays inside."""
     values = asdict(entry)
@@ -193,7 +182,7 @@ def run_item(work: Work, parameters: ItemParameters) -> Report:
     tables: list[Table] = []
     for each, values in zip(entries, known, strict=True):
         flat = {name: value for name, value in values.items() if name not in {"item", "history"}}
-        tables.append(Table(each.item, ("field", "value")).extend(_flat(flat)))
+        tables.append(Table(each.item, ("field", "value"), each.item).extend(_flat(flat)))
         lines = (
             (f"{at.at:%Y-%m-%d %H:%M:%S}", at.run_id, at.stage, at.state, at.error_class, at.message)
             for at in each.history

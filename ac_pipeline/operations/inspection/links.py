@@ -427,6 +427,9 @@ def examine(engine: Engine, account: Account, selection: Selection) -> Examinati
             found.judged(finding)
     left_alone = {finding.held for finding in found.findings}
     found.notes = [(account.key, note) for note in report.notes if note not in left_alone]
+    if report.blocked is not None:  # what is not linked waits for the account
+        found.in_order = True
+        found.notes.append((account.key, f"blocked: {report.blocked.message}"))
     return found
 
 

@@ -10,16 +10,18 @@ import unicodedata
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.cli.from_operations import print_csv, print_report
 from ac_pipeline.cli.main import run
-from ac_pipeline.cli.output import csv_row, json_text, print_json, progress, say, table, visible
+from ac_pipeline.cli.output import csv_row, json_text, print_json, say, table, visible
 from ac_pipeline.defs.metadata import coded, escaped
 from ac_pipeline.errors import Unforeseen
 from ac_pipeline.items import Stage, State
 from ac_pipeline.operations.declare import Table
 from ac_pipeline.operations.sync import sync_answer
+from ac_pipeline.progress import LINE_EVERY, progress
 from ac_pipeline.sync.report import AccountReport, ItemFailure, SyncReport
 
 MARKUP = ["[/x]", "[bold red]x[/]", "[link=https://x]y[/link]", "[/]", "[", "\\[", ":smile:", "[@click=x]a[/]"]
@@ -41,7 +43,10 @@ def test_markup_is_shown_as_it_is(text: str, capsys: pytest.CaptureFixture[str])
     failure = ItemFailure("mood:1", text, Stage.RECORD, State.QUARANTINED, "invalid-document", f"odd {text}", code=text)
     report = AccountReport(text, failures=[failure], error=Unforeseen(text), notes=[text])
     print_report(sync_answer(SyncReport("run", [report])), as_json=False)
-    assert list(progress(text, [1], 1)) == [1]
+    drawn = io.StringIO()
+    with progress(Console(file=drawn, force_terminal=True, width=200), say) as told:
+        told(visible(text), 1, 1)
+    assert text in drawn.getvalue()
     out = capsys.readouterr().out
     assert out.count(text) >= 6
 
@@ -120,3 +125,12 @@ def test_the_account_named_in_a_message_is_text(capsys: pytest.CaptureFixture[st
     report.note("\x1b]8;;https://x\x07link")
     print_report(sync_answer(SyncReport("run", [report])), as_json=False)
     assert "[/x]: \\x1b]8;;https://x\\x07link" in capsys.readouterr().out
+
+
+def test_without_a_terminal_progress_is_a_line_every_ten_seconds() -> None:
+    said: list[str] = []
+    seconds = iter([0.0, 0.0, LINE_EVERY / 2, LINE_EVERY, LINE_EVERY + 1])
+    with progress(Console(file=io.StringIO()), said.append, lambda: next(seconds)) as told:
+        for done in range(0, 80, 20):
+            told("Planning", done, 100)
+    assert said == ["Planning: 40 of 100, 4.0/s, 0:00:15 left"]

@@ -55,3 +55,22 @@ def test_what_is_the_same_for_many_users_is_said_once(capsys: pytest.CaptureFixt
         "user0, user1, user2, user3, user4 and 2 more: no account",
         "ada: wrong password",
     ]
+
+
+def test_a_limit_is_kept_to_by_items_and_shows_more_of_other_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    items = Table("items", ("item",)).extend({"item": f"mood:{n:04}"} for n in range(9))
+    counts = Table("counts", ("type", "number")).extend({"type": f"t{n:03}", "number": n} for n in range(SHOWN + 5))
+    for limit, seen in ((3, (3, SHOWN)), (SHOWN + 5, (9, SHOWN + 5)), (0, (9, SHOWN))):
+        print_report(Report("Said.", {}, [items, counts]), as_json=False, limit=limit)
+        out = capsys.readouterr().out
+        assert (out.count("mood:"), out.count(" t0")) == seen
+
+
+def test_every_answer_names_its_target(capsys: pytest.CaptureFixture[str]) -> None:
+    report, where = Report("Said.", {"total": 1}, confirm=1), "PDS pds.example and database platform"
+    print_report(report, "ac-pipeline wipe ada --confirm 1", as_json=False, target=where)
+    assert f"To do it on {where}:" in capsys.readouterr().out
+    print_report(report, as_json=False, target=where)
+    assert capsys.readouterr().out.endswith(f"On {where}.\n")
+    print_report(report, as_json=True, target=where)
+    assert json.loads(capsys.readouterr().out) == {"target": where, "total": 1}

@@ -199,6 +199,7 @@ def test_a_command_that_may_write_says_where(tmp_path: Path, command: str, says:
     assert done.returncode == 3
     assert done.stderr.startswith(where) is says
     assert "Works on" not in done.stdout
+    assert "MongoDB at 127.0.0.1:1 does not answer" in done.stderr
 
 
 def test_the_workspace_and_the_instance_are_read_by_dagster_as_they_are_meant(

@@ -7,6 +7,7 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import click
@@ -19,7 +20,7 @@ from ac_pipeline.defs.assets.catalog import records_key
 from ac_pipeline.defs.operator_jobs import ROWS, job_of
 from ac_pipeline.errors import Misconfigured, NoCredentials, PipelineError, ServiceUnreachable
 from ac_pipeline.media.registry import media_type
-from ac_pipeline.operations.catalog import OPERATIONS
+from ac_pipeline.operations.catalog import operations
 from ac_pipeline.operations.declare import Declaration, Report, Table, Work
 from ac_pipeline.operations.parameters import OfOneUser, confirm_option, dry_run_option, option, why_option
 from ac_pipeline.operations.sync import APPLY_PLAN
@@ -27,6 +28,7 @@ from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.dagster_rows import said, sentence
 
 MOODS = records_key(media_type("mood"))
+OPERATIONS = tuple(operations())
 WITH_JOB = [each for each in OPERATIONS if each.job]
 
 
@@ -119,7 +121,8 @@ class Desk:
         return Report("3 records.", {"total": 3}, [table], exit_code=code, failed=self.failed, touched=touched)
 
     def command(self, *words: str) -> Result:
-        stand_in: Any = nullcontext(None)
+        settings = SimpleNamespace(destination="PDS pds.example and database platform")
+        stand_in: Any = nullcontext(SimpleNamespace(settings=settings))
         return CliRunner().invoke(command_of(self.declared, lambda: stand_in), words, standalone_mode=False)
 
     def launch(self, **config: object) -> dg.ExecuteInProcessResult:
@@ -153,6 +156,7 @@ def test_a_preview_is_green_and_says_what_to_launch(desk: Desk) -> None:
     printed = desk.command("ada", "--colour", "red", "--colour", "dark blue")
     assert printed.return_value == 2
     assert "ac-pipeline paint ada --confirm 3 --colour red --colour 'dark blue'" in printed.output
+    assert "To do it on PDS pds.example and database platform:" in printed.output
     assert desk.command("ada", "--dry-run").return_value == 0
     assert desk.done == []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from bson.code import Code
 
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.items import BlobRef, Derived, Record, Rendition
@@ -298,3 +299,10 @@ def test_an_owner_that_makes_no_object_key_makes_an_invalid_document(media: Medi
     found, reason = verdict(media, user=user)
     assert found is Verdict.INVALID
     assert "object key" in reason
+
+
+def test_code_of_bson_names_no_work() -> None:
+    """It is text to Python, and cannot be hashed: a whole user used to fail with it."""
+    assert KIDLISP.identity({"code": "abc", "source": "(wipe blue)"}) is not None
+    for name in KIDLISP.identity_fields:
+        assert KIDLISP.identity({"code": "abc", "source": "(wipe blue)", name: Code("(wipe blue)")}) is None

@@ -13,7 +13,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Blocked, ServerFailed, ServiceUnreachable, WrongPassword
 from ac_pipeline.items import Finding
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.operations.declare import LeftOut, Work, unwatched
+from ac_pipeline.operations.declare import LeftOut, Work
 from ac_pipeline.operations.findings import audited, counted, findings_of
 from ac_pipeline_tests.memory_vault import MemoryAudit
 
@@ -21,7 +21,7 @@ from ac_pipeline_tests.memory_vault import MemoryAudit
 def work_with(**pipeline: Any) -> Work:
     """Work of two workers that nobody watches."""
     parts: Any = SimpleNamespace(settings=SimpleNamespace(ac_concurrent_users=2), **pipeline)
-    return Work(parts, "run", lambda what, done, total: None, lambda title: unwatched, lambda sentence: None)
+    return Work(parts, "run", lambda what, done, total: None, lambda sentence: None)
 
 
 def test_an_account_that_cannot_be_used_is_an_answer_and_one_without_a_repository_is_not_asked() -> None:

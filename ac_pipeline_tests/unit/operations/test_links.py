@@ -12,9 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ac_pipeline.accounts import LEAVING
-from ac_pipeline.errors import AccountInactive, RecordRefused, SourceMissing
+from ac_pipeline.errors import AccountInactive, RecordRefused, SourceMissing, WrongPassword
 from ac_pipeline.media.registry import media_type
-from ac_pipeline.operations.declare import Work, unwatched
+from ac_pipeline.operations.declare import Work
 from ac_pipeline.operations.inspection.links import LinksParameters, LinkState, Repair, heal, run_links
 from ac_pipeline_tests.memory_vault import MemoryAudit
 from ac_pipeline_tests.unit.operations.examining import cure, look, mood, only, states
@@ -247,7 +247,7 @@ def test_a_healing_that_only_removes_duplicates_is_in_the_audit_and_one_that_rem
     user, audit = world.user(), MemoryAudit(world.clock)
     settings, accounts = SimpleNamespace(ac_concurrent_users=2), SimpleNamespace(select=lambda _: [user])
     pipeline: Any = SimpleNamespace(engine=world.engine, audit=audit, settings=settings, accounts=accounts)
-    work = Work(pipeline, "run-1", lambda *_: None, lambda _: unwatched, lambda _: None)
+    work = Work(pipeline, "run-1", lambda *_: None, lambda _: None)
     parameters = LinksParameters(users=[user.key], heal=True, why="two of it")
     document = world.add("mood", user)
     world.put(user, "mood", A, mood(document))
@@ -346,6 +346,21 @@ def test_a_blocked_account_is_named_and_counts_nothing(world: World) -> None:
     found = look(world, user)
     assert [type(each.error) for each in found.left_out] == [AccountInactive]
     assert found.total() == {}
+
+
+def test_what_is_not_linked_of_a_blocked_account_is_no_failure(world: World) -> None:
+    """It waits for the account; nobody can repair it here."""
+    user = world.user()
+    document = world.add("mood", user)
+    world.put(user, "mood", A, mood(document))
+    assert not look(world, user).in_order
+    world.pds.fail("apply_writes", WrongPassword("the password is refused", status=401))
+    world.add("mood", user, mood="another")
+    assert isinstance(world.sync(user).blocked, WrongPassword)
+    found = look(world, user)
+    assert found.total()[LinkState.UNLINKED]
+    assert found.in_order
+    assert found.notes == [(user.key, "blocked: the password is refused")]
 
 
 # ------------------------------------------------------------------------------------------------------- the properties

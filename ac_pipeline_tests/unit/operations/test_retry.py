@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -10,8 +12,18 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Misconfigured, NoCredentials
 from ac_pipeline.items import LedgerEntry, Stage, State
 from ac_pipeline.media.registry import media_type
+from ac_pipeline.operations.declare import Declaration, Work
+from ac_pipeline.operations.inspection.items import ITEMS
 from ac_pipeline.operations.parameters import item_name
-from ac_pipeline.operations.retry import FailedItems, group_by_account, in_order, narrowed
+from ac_pipeline.operations.retry import (
+    RETRY,
+    FailedItems,
+    RetryParameters,
+    group_by_account,
+    in_order,
+    narrowed,
+    run_retry,
+)
 from ac_pipeline.sync.report import AccountReport
 
 ADA, BEA = Account("auth0|1", "ada"), Account("auth0|2", "bea")
@@ -46,6 +58,7 @@ def test_each_account_has_one_turn_about_exactly_its_failed_items() -> None:
     assert all((each.retry, each.since, each.judges_orphans) == (True, 7, False) for each in (ada, bea))
     assert plan.accounts[0].counts == {"painting": 2, "mood": 1}
     assert plan.items == 4
+    assert plan.entries == tuple(ENTRIES[:4])
     assert plan.ownerless == ("tape:5",)
 
 
@@ -111,3 +124,25 @@ def test_a_type_is_in_order_when_a_dry_run_finds_nothing_to_do_and_nothing_left_
     assert not in_order(report(duplicates_removed=1), MOOD)
     assert not in_order(report(note="11 records have no document"), MOOD)
     assert not in_order(report(blocked=NoCredentials("no password")), MOOD)
+
+
+def test_a_dry_run_lists_the_items_and_runs_nothing() -> None:
+    """PLAN-1."""
+    accounts = SimpleNamespace(all=lambda: [ADA, BEA])
+    ledger = SimpleNamespace(find=lambda **_: iter(ENTRIES))
+    guard = SimpleNamespace(check_platform=lambda _: None)
+    pipeline: Any = SimpleNamespace(accounts=accounts, ledger=ledger, safeguard=guard)
+    said: list[str] = []
+    work = Work(pipeline, "run", lambda *_: None, said.append)
+    report = run_retry(work, RetryParameters(dry_run=True))
+    assert report.headline == "4 items of 2 users would be run again. Nothing was done."
+    assert [row["item"] for row in report.tables[0]] == [entry.item for entry in ENTRIES[:4]]
+    assert "tape:5" in said[0]
+
+
+@pytest.mark.parametrize("operation", [RETRY, ITEMS], ids=lambda each: each.command)
+def test_an_unknown_class_of_error_is_refused_with_those_there_are(operation: Declaration[Any]) -> None:
+    assert operation.parse({"error_class": "source-missing"}).error_class == "source-missing"
+    assert not operation.parse({"error_class": ""}).error_class
+    with pytest.raises(Misconfigured, match=r"'source-mising' is none of .*source-missing, .*wrong-password"):
+        operation.parse({"error_class": "source-mising"})
