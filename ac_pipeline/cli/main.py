@@ -77,6 +77,9 @@ class CatalogGroup(click.Group):
                     (f"{name} {each}", made.get_short_help_str(200)) for each, made in group.commands.items()
                 ]
                 examples[heading] = f"ac-pipeline {groups[heading][0][0]}"
+            else:
+                groups[name.capitalize()] = [(name, group.get_short_help_str(200))]
+                examples[name.capitalize()] = f"ac-pipeline {name} dev"
         for heading, rows in groups.items():
             with formatter.section(heading):
                 formatter.write_dl(rows)
@@ -112,8 +115,8 @@ def cli() -> None:
 @click.option("--port", type=int, help="Its port: 3000, of the code server 4000.")
 @click.option("--read-only", is_flag=True, help="A UI that launches and changes nothing.")
 def dagster(part: str, read_only: bool, **options: object) -> None:
-    """Dagster on these settings: UI, daemon and code server together (dev), or one of them. Each of these first does
-    what `prepare` does alone: writes DAGSTER_HOME, makes the tables and sets the limits of the pools.
+    """Start Dagster on these settings: UI, daemon and code server together (dev), or one of them. Each of these first
+    does what `prepare` does alone: writes DAGSTER_HOME, makes the tables and sets the limits of the pools.
     """
     given = [f"--{name}={value}" for name, value in options.items() if value is not None]
     words = [part, *given, *(["--read-only"] if read_only else [])]
