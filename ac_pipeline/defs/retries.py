@@ -24,7 +24,7 @@ from ac_pipeline.defs.metadata import (
 )
 from ac_pipeline.defs.operator_jobs import tag_run
 from ac_pipeline.defs.pipeline import Outcome, PipelineResource
-from ac_pipeline.errors import Misconfigured, PipelineError, Transient
+from ac_pipeline.errors import ERROR_CLASSES, Misconfigured, PipelineError, Transient
 from ac_pipeline.items import State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
@@ -127,6 +127,8 @@ def _wanted(config: RetryConfig) -> FailedItems:
     unknown = sorted(set(config.states) - {state.value for state in FAILED})
     if unknown:
         raise Misconfigured(f"{', '.join(unknown)} is no state of a failed item: the states are {_STATES}.")
+    if config.error_class and config.error_class not in ERROR_CLASSES:
+        raise Misconfigured(f"error_class: {config.error_class!r} is none of {', '.join(ERROR_CLASSES)}.")
     return FailedItems(
         users=tuple(config.users),
         types=tuple(media_type(name) for name in config.types) or MEDIA_TYPES,

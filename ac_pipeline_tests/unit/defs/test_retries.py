@@ -95,6 +95,7 @@ def test_an_empty_launchpad_fails_and_says_what_to_fill_in(site: Site) -> None:
         ({"items": ["painting"]}, "'painting' is no item: write TYPE:CODE or TYPE:ID"),
         ({"types": ["paintings"]}, "There is no media type 'paintings'"),
         ({"states": ["written"], "all_failed": True}, "written is no state of a failed item"),
+        ({"error_class": "source-mising"}, "error_class: 'source-mising' is none of pipeline-error, "),
     ],
 )
 def test_a_wrong_field_fails_in_one_sentence_and_runs_nothing(site: Site, config: dict[str, Any], said: str) -> None:
