@@ -23,7 +23,7 @@ from ac_pipeline.defs.assets.catalog import (
 )
 from ac_pipeline.defs.sensors.content import NEW_CONTENT_SENSOR
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.operations.catalog import OPERATIONS
+from ac_pipeline.operations.catalog import operations
 from ac_pipeline_tests.dagster_instance import open_instance
 
 ROOT = Path(__file__).parents[3]
@@ -42,7 +42,7 @@ def test_the_asset_keys_are_those_of_the_design() -> None:
         "operations/failed_items",
         "operations/flight_plan",
         "operations/verification",
-        *(f"operations/{each.job}" for each in OPERATIONS if each.job and not each.asset),
+        *(f"operations/{each.job}" for each in operations() if each.job and not each.asset),
     }
 
 
