@@ -141,7 +141,7 @@ def test_the_code_location_loads_in_a_fresh_interpreter_with_an_empty_environmen
         check=False,
     )
     assert (done.returncode, done.stdout.strip()) == (0, str(len(GRAPH.get_all_asset_keys())))
-    said = [line.partition(": set it in")[0] for line in done.stderr.splitlines()]
+    said = [line.partition(": set them in")[0] for line in done.stderr.splitlines()]
     server = "ac_pipeline: runs cannot work: MONGODB_CONNECTION_STRING and MONGODB_NAME are not set"
     assert said == ([server] if arguments else [])
 
