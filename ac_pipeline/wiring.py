@@ -27,7 +27,7 @@ from pymongo.database import Database
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.admin import Administration
 from ac_pipeline.atproto.client import PdsClient
-from ac_pipeline.atproto.lexicon import load_lexicons
+from ac_pipeline.atproto.lexicon import Lexicons, load_lexicons
 from ac_pipeline.atproto.rate_limits import Budget, Pace
 from ac_pipeline.atproto.relay import Relay
 from ac_pipeline.atproto.sessions import Sessions
@@ -93,10 +93,7 @@ class Pipeline:
         self.provisioning = MongoProvisioning(source, own)
         self.changes = MongoChanges(source, own)
         self.documents = self.repairs = MongoDocuments(source)
-        self.lexicons = load_lexicons(
-            needed=[media.nsid for media in MEDIA_TYPES],
-            more=[media.lexicons for media in MEDIA_TYPES if media.lexicons is not None],
-        )
+        self.lexicons = lexicons_of_types()
         self.server = pds.client()
         self.administration = pds.administration()
         self.store = RenditionStore(settings.ac_renditions_url)
@@ -149,6 +146,18 @@ class Pipeline:
             grace=settings.ac_tape_grace_seconds,
             erase_copies=settings.ac_erase_copies,
         )
+
+
+def lexicons_of_types() -> Lexicons:
+    """The lexicons of all media types, those of other packages included.
+
+    Raises:
+        Misconfigured: One is missing or cannot be used.
+    """
+    return load_lexicons(
+        needed=[media.nsid for media in MEDIA_TYPES],
+        more=[media.lexicons for media in MEDIA_TYPES if media.lexicons is not None],
+    )
 
 
 @contextmanager

@@ -27,6 +27,9 @@ _GROUPS = {
 }
 
 
+_EXAMPLES = {"dagster": "ac-pipeline dagster dev"}
+
+
 class CatalogGroup(click.Group):
     """The commands of the catalog whose first words are these; a group that has a `list` stands for it."""
 
@@ -79,7 +82,7 @@ class CatalogGroup(click.Group):
                 examples[heading] = f"ac-pipeline {groups[heading][0][0]}"
             else:
                 groups[name.capitalize()] = [(name, group.get_short_help_str(200))]
-                examples[name.capitalize()] = f"ac-pipeline {name} dev"
+                examples[name.capitalize()] = _EXAMPLES[name]
         for heading, rows in groups.items():
             with formatter.section(heading):
                 formatter.write_dl(rows)

@@ -27,7 +27,7 @@ from ac_pipeline.sync.engine import Engine
 
 begun, go_on, lock, sync = [], threading.Event(), threading.Lock(), Engine.sync
 
-def held(engine, account, selection, run_id):
+def held(engine, account, *rest):
     with lock:
         begun.append(account.key)
         if len(begun) == 3:
@@ -35,7 +35,7 @@ def held(engine, account, selection, run_id):
             threading.Thread(target=lambda: (sys.stdin.readline(), go_on.set()), daemon=True).start()
     if len(begun) >= 3:
         go_on.wait()
-    return sync(engine, account, selection, run_id)
+    return sync(engine, account, *rest)
 
 Engine.sync = held
 sys.argv = ["ac-pipeline", *sys.argv[1:]]

@@ -26,7 +26,7 @@ from pymongo.errors import (
 )
 
 from ac_pipeline.accounts import GUEST_ID, Account
-from ac_pipeline.errors import Misconfigured, PipelineError, ServerFailed, ServiceUnreachable
+from ac_pipeline.errors import Misconfigured, NotPermitted, PipelineError, ServerFailed, ServiceUnreachable
 from ac_pipeline.items import Attempt, LedgerEntry, Stage, State
 from ac_pipeline.media.base import Document, Link, LinkUpdate, Verdict
 from ac_pipeline.media.documents import interpret
@@ -227,7 +227,7 @@ SECRET = "hunter2"
         (NetworkTimeout(SECRET), ServiceUnreachable),
         (AutoReconnect(SECRET), ServiceUnreachable),
         (NotPrimaryError(SECRET), ServerFailed),
-        (OperationFailure(SECRET, 13), Misconfigured),
+        (OperationFailure(SECRET, 13), NotPermitted),
         (OperationFailure(SECRET, 18), Misconfigured),
         (OperationFailure(SECRET, 8000), Misconfigured),
         (OperationFailure(SECRET, 323), Misconfigured),

@@ -100,7 +100,7 @@ def test_a_type_of_another_package_is_rendered_written_checked_verified_and_wipe
     assert code == 0
     assert said["checks"] == said["peers"] != []
     assert sorted(said["assets"]) == ["atproto/posts", "mongo/posts", "renditions/post_thumbnails"]
-    assert said["assets"]["renditions/post_thumbnails"]["pending"] == 1
+    assert said["assets"]["renditions/post_thumbnails"]["made"] == 1
     written = said["assets"]["atproto/posts"]
     assert (written["created"], written["quarantined"], written["withdrawn"]) == (1, 1, 1)
     (record,) = records(slice_, ada).values()

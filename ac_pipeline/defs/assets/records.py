@@ -13,7 +13,6 @@ from typing import Any, Final
 import dagster as dg
 from pydantic import Field
 
-from ac_pipeline.atproto.lexicon import load_lexicons
 from ac_pipeline.defs.assets.catalog import (
     CHANGED,
     OWNERS,
@@ -36,6 +35,7 @@ from ac_pipeline.defs.metadata import failure_of
 from ac_pipeline.defs.pipeline import PIPELINE, PipelineResource
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.wiring import lexicons_of_types
 
 STEP: Final = "atproto_records"
 SYNC_CHANGED_USERS: Final = "sync_changed_users"
@@ -133,7 +133,7 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
 
 
 def _specs() -> list[dg.AssetSpec]:
-    lexicons = load_lexicons(needed=[media.nsid for media in MEDIA_TYPES])
+    lexicons = lexicons_of_types()
     specs = []
     for media in MEDIA_TYPES:
         made = rendition_key(media)
