@@ -94,9 +94,8 @@ def test_the_check_names_the_quarantined_item(stage: Stage, page: Page, shoot: S
 def test_totals_and_failed_items_answer_at_a_glance(stage: Stage, page: Page, shoot: Shoot) -> None:
     """OPER-2, OPER-4: what failed and why stands on one page of all users; the numbers are plotted over time."""
     for user in ("bob", "cleo", "emil"):
-        stage.dagster.finish(stage.dagster.launch_backfill([PAINTINGS], [user]))
-        run = stage.dagster.launch_job("count_mirror")
-        assert stage.dagster.wait_for_run(run, lambda _: None) == "SUCCESS"
+        for run in (SYNC_CHANGED_USERS, run_config([user])), ("count_mirror", None):
+            assert stage.dagster.wait_for_run(stage.dagster.launch_job(*run), lambda _: None) == SUCCEEDED
     page.goto(f"{stage.dagster.url}/assets/operations/failed_items")
     row = row_of(page, "bad")
     expect(row).to_contain_text("bob")
