@@ -215,7 +215,7 @@ _ADMIN: Final = frozenset({Call.ADMIN})
 _ANY_STATUS: Final = range(1000)
 _CLIENT_ERRORS: Final = range(400, 500)
 
-_CHECK_DID: Final = "Check the DID of the account, and that PDS_URL is the server that hosts it."
+_CHECK_DID: Final = "is not hosted there: check the DID of the account, and that PDS_URL is the server that hosts it."
 _RENEWED: Final = "The access is renewed by itself."
 _SEND_LESS: Final = "Send less at once."
 _UPLOAD_AGAIN: Final = "Upload the blob again in the same batch."
@@ -224,9 +224,9 @@ _READ_CONFLICT: Final = "Read the repository back: a record exists already, or i
 _ADMIN_REFUSED: Final = "PDS_ADMIN_PASSWORD is not the one this PDS was started with: correct it."
 _OTHER_HANDLE: Final = "Give the account another handle."
 _CORRECT: Final = "Correct what it names, then run this again."
-_REACTIVATE: Final = "Reactivate the account, or leave it blocked."
+_REACTIVATE: Final = "is {state}: reactivate the account, or leave it blocked."
 _NO_FACTOR: Final = "Sign-in by password needs the second factor of this account to be off."
-_STORE_IT: Final = "Store the account's current PDS password on the platform."
+_STORE_IT: Final = "refuses the password: store the current one on the platform, or `ac-pipeline accounts rotate`."
 _UNKNOWN_CALL: Final = "Check that PDS_URL names a PDS that knows this call."
 _REDIRECTED: Final = "Set PDS_URL to the address it redirects to; redirects are not followed."
 _ASK_OPERATOR: Final = "Ask the operator of the PDS why this account may not do this."
@@ -257,6 +257,8 @@ _CONFLICT: Final = _says(
     r"RecordAlreadyExists|RecordNotFound|RecordExists"
     r"|\brecord\b.{0,200}\b(already exists|not found|does not exist)|could not (find|locate) record"
 )
+
+_OF_ACCOUNTS: Final = frozenset({AccountInactive, AccountUnknown, WrongPassword})
 
 _Rule = tuple[frozenset[Call], Container[int], "frozenset[str] | re.Pattern[str] | None", type[PipelineError], str]
 
@@ -312,6 +314,10 @@ def classify(call: Call, answer: Answer, subject: str) -> PipelineError:
     """The error an answer stands for. `subject`: the call and its target for people, e.g. `com.atproto.repo.applyWrites
     of did:plc:abc at http://pds`."""
     *_, becomes, advice = next(rule for rule in _TABLE if _fits(rule, call, answer))
+    if becomes in _OF_ACCOUNTS:  # what is wrong with an account is said without the protocol's words
+        state = re.sub(r"^(Account|Repo)", "", answer.error or "").lower()
+        sentence = advice.format(state={"takedown": "taken down", "takendown": "taken down"}.get(state, state))
+        return becomes(f"{subject.partition(' for ')[2]} {sentence}", status=answer.status, answer=answer.words)
     said = f": {answer.words}" if answer.words else ""
     message = f"{subject}: the server answered {answer.status}{said}. {advice}"
     if issubclass(becomes, Transient):
