@@ -157,6 +157,9 @@ class Timetable(BaseSettings):
     ac_cron_verify: str = Field(
         default="0 5 * * 0", description="When `weekly_verification` runs: every record and blob looked at."
     )
+    ac_cron_plan: str = Field(
+        default="0 6 * * *", description="When `daily_plan` runs: what a sync would do, and what it would cost."
+    )
 
 
 class Settings(Timetable):

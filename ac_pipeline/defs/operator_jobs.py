@@ -43,11 +43,12 @@ def job_of(operation: Declaration[Any]) -> dg.JobDefinition:
         with refusals():
             parameters = operation.parse(config.model_dump())
             tag_run(context, operation.command or operation.job, _named_users(parameters))
-            report = operation.run(_work(context, pipeline), parameters)
+            using = work_of(context, pipeline)
+            report = operation.run(using, parameters)
         preview = report.confirm is not None or bool(getattr(parameters, "dry_run", False))
         if hasattr(parameters, "dry_run") or hasattr(parameters, "confirm"):
             tag_run(context, operation.command or operation.job, dry_run=preview)
-        conclude(context, parameters, report, answer_key(operation))
+        conclude(context, using, operation, parameters, report)
 
     work.__annotations__ = {
         "context": dg.OpExecutionContext,
@@ -109,12 +110,15 @@ def _named_users(parameters: Parameters) -> list[str]:
     return [name for each in given if each for name in ([each] if isinstance(each, str) else each)]
 
 
-def conclude(context: dg.OpExecutionContext, parameters: Parameters, report: Report, asset: dg.AssetKey) -> None:
+def conclude(
+    context: dg.OpExecutionContext, using: Work, operation: Declaration[Any], parameters: Parameters, report: Report
+) -> None:
     """Show a report as the answer of a run: one sentence in its log, and a materialisation with its tables.
 
     Raises:
         dg.Failure: Something went wrong, or was confirmed with another number.
     """
+    target = using.pipeline.settings.destination
     metadata: Metadata = dict(report.facts)
     for each in report.tables:
         metadata.update(table_metadata(each))
@@ -124,7 +128,7 @@ def conclude(context: dg.OpExecutionContext, parameters: Parameters, report: Rep
     sentence = " ".join([*report.lines, report.headline])
     if report.confirm is not None:
         metadata["confirm"] = report.confirm
-        sentence += f" Nothing was done: to do it, launch again with confirm {report.confirm}."
+        sentence += f" Nothing was done. To do it on {target}, launch again with confirm {report.confirm}."
         given = wrong_confirmation(parameters, report)
         if given is not None:
             raise dg.Failure(f"{given} is not {report.confirm}. {sentence}", metadata, allow_retries=False)
@@ -139,7 +143,8 @@ def conclude(context: dg.OpExecutionContext, parameters: Parameters, report: Rep
     if report.failed or unread:
         raise dg.Failure(sentence, metadata, allow_retries=False)
     context.log.info(sentence)
-    context.log_event(dg.AssetMaterialization(asset, description=sentence, metadata={"answer": sentence, **metadata}))
+    shown: Metadata = {"answer": sentence, **metadata, "target": target}
+    context.log_event(dg.AssetMaterialization(answer_key(operation), description=sentence, metadata=shown))
 
 
 @contextmanager
@@ -190,7 +195,9 @@ def _choices(info: Any) -> str:
     return f"One of {', '.join(choices)}." if choices else ""
 
 
-def _work(context: dg.OpExecutionContext, pipeline: PipelineResource) -> Work:
+def work_of(context: dg.OpExecutionContext, pipeline: PipelineResource) -> Work:
+    """What an operation works with in a run of Dagster."""
+
     def told(what: str, done: int, total: int) -> None:
         if done and (done % _TELL_EACH == 0 or done == total):
             context.log.info(f"{what}: {done} of {total}.")

@@ -3,7 +3,7 @@ adds no keys.
 
 The hourly one looks once for everybody, with what the sensors look with (`mongo/changes/pending.py`,
 `sensors/drift.py`), and asks for runs of those only who have work. The hours are settings, read when the code location
-loads (`AC_CRON_SYNC`, `AC_CRON_RECONCILE`, `AC_CRON_VERIFY`).
+loads (`AC_CRON_SYNC`, `AC_CRON_RECONCILE`, `AC_CRON_VERIFY`, `AC_CRON_PLAN`).
 """
 
 import time
@@ -29,6 +29,7 @@ from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.sensors.drift import plan_drift
 from ac_pipeline.defs.verification import VERIFY_USERS
 from ac_pipeline.errors import Misconfigured
+from ac_pipeline.operations.plan import PLAN
 from ac_pipeline.settings import Timetable
 
 LOOK_SECONDS: Final = 25.0
@@ -130,6 +131,7 @@ class UsersSchedule:
 INCREMENTAL_SYNC: Final = "incremental_sync"
 NIGHTLY_RECONCILE: Final = "nightly_reconcile"
 WEEKLY_VERIFICATION: Final = "weekly_verification"
+DAILY_PLAN: Final = "daily_plan"
 
 SCHEDULES: Final = (
     UsersSchedule(
@@ -158,6 +160,13 @@ SCHEDULES: Final = (
         VERIFY_USERS,
         "Verifies every record, link and blob of all users against the repositories, and repairs nothing: what is "
         "wrong fails checks.",
+        one_run,
+    ),
+    UsersSchedule(
+        DAILY_PLAN,
+        "ac_cron_plan",
+        PLAN.job,
+        "Plans a sync of everybody without doing it: operations/flight_plan says what it would do, and what it costs.",
         one_run,
     ),
 )

@@ -25,6 +25,8 @@ _START_SENSOR = """mutation($which: SensorSelector!) { startSensor(sensorSelecto
   __typename ... on Error { message } } }"""
 _START_SCHEDULE = """mutation($which: ScheduleSelector!) { startSchedule(scheduleSelector: $which) {
   __typename ... on Error { message } } }"""
+_AUTOMATION = """query($which: RepositorySelector!) { repositoryOrError(repositorySelector: $which) {
+  ... on Repository { sensors { name } schedules { name } } } }"""
 _KEYS = "query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode { partitionKeys } } }"
 _ASSETS = "{ assetNodes { assetKey { path } isExecutable } }"
 _LAUNCH = """mutation($what: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $what) {
@@ -126,6 +128,15 @@ class DagsterUi:
     def start_schedule(self, name: str) -> None:
         which = {"which": _selector("scheduleName", name)}
         self._done(_START_SCHEDULE, "startSchedule", which, "ScheduleStateResult")
+
+    def start_everything(self) -> None:
+        """Start every sensor and schedule there is."""
+        which = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY}
+        found = self._ask(_AUTOMATION, {"which": which})["repositoryOrError"]
+        for sensor in found["sensors"]:
+            self.start_sensor(sensor["name"])
+        for schedule in found["schedules"]:
+            self.start_schedule(schedule["name"])
 
     def assets(self, *folders: str) -> list[list[str]]:
         """Keys of the assets that can be made, in these folders."""

@@ -22,9 +22,10 @@ from ac_pipeline.defs.metadata import (
     items_table,
     table_of,
 )
-from ac_pipeline.defs.operator_jobs import tag_run
+from ac_pipeline.defs.operator_jobs import conclude, refusals, tag_run, work_of
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.operations.inspection.items import AUDIT
 from ac_pipeline.operations.totals import Totals, mirror_totals
 
 TOTALS: Final = dg.AssetKey(["mirror", "totals"])
@@ -67,7 +68,7 @@ def derived_assets() -> list[dg.AssetSpec]:
 
 @dg.op(name="count_the_mirror", out=dg.Out(dg.Nothing))
 def count(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[PipelineResource]) -> None:
-    """Count everything, and list what failed.
+    """Count everything, list what failed, and what was deleted.
 
     Raises:
         dg.Failure: Something could not be read.
@@ -86,6 +87,9 @@ def count(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[PipelineRes
             metadata=_failed_metadata(pipeline, totals, kept),
         )
     )
+    with refusals():
+        using, parameters = work_of(context, pipeline), AUDIT.parse({})
+        conclude(context, using, AUDIT, parameters, AUDIT.run(using, parameters))
 
 
 def totals_metadata(totals: Totals) -> Metadata:
@@ -111,8 +115,8 @@ def _failed_metadata(pipeline: PipelineResource, totals: Totals, kept: int) -> M
 @dg.job(
     name=COUNT_MIRROR,
     tags={"kind": "operator"},
-    description="Counts documents, records and what is kept back, and lists every failed item: mirror/totals and "
-    "operations/failed_items. Writes nothing.",
+    description="Counts documents, records and what is kept back, lists every failed item, and what was deleted: "
+    "mirror/totals, operations/failed_items and operations/show_audit. Writes nothing.",
 )
 def count_mirror() -> None:
     count()

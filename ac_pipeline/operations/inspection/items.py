@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
+from heapq import nlargest
 from typing import Final
 
 from ac_pipeline.atproto.syntax import record_address
@@ -254,11 +255,13 @@ class AuditParameters(Parameters):
 
 
 def run_audit(work: Work, parameters: AuditParameters) -> Report:
-    """List operations that remove records or bring them back, the last one first.
+    """List operations that remove records or bring them back, and the items whose record is deleted, by them or by a
+    sync because the document was removed; the last ones first.
 
     An operation that stays `started` was killed: run it again.
     """
-    found = work.pipeline.audit.entries(parameters.limit, parameters.action or None, parameters.user or None)
+    pipeline = work.pipeline
+    found = pipeline.audit.entries(parameters.limit, parameters.action or None, parameters.user or None)
     table = Table("operations", ("when", "action", "who", "users", "types", "records", "outcome", "why"))
     for each in found:
         shown = {
@@ -268,7 +271,15 @@ def run_audit(work: Work, parameters: AuditParameters) -> Report:
             "records": ", ".join(f"{name} {number}" for name, number in each.counts.items()),
         }
         table.add({**each.to_json(), **shown})
-    return Report(f"{len(found)} operations.", [each.to_json() for each in found], [table])
+    deleted = Table("deleted_items", ("when", "user", "item", "code", "run"), "Items whose record was deleted last")
+    if not parameters.action:
+        entries = pipeline.ledger.find(states={State.DELETED})
+        mine = (each for each in entries if parameters.user in ("", each.partition, each.did))
+        for entry in nlargest(parameters.limit, mine, key=lambda each: f"{each.updated_at}"):
+            when = f"{entry.updated_at:%Y-%m-%d %H:%M:%S}"
+            deleted.add({**item_row(entry), "when": when, "run": entry.run_id})
+    headline = f"{len(found)} operations; {deleted.count} items of which the record was deleted last."
+    return Report(headline, [each.to_json() for each in found], [table, deleted])
 
 
 AUDIT: Final = Declaration("audit", "show_audit", "read_the_audit", AuditParameters, run_audit)

@@ -162,9 +162,21 @@ def test_every_refusal_has_one_meaning(
 @pytest.mark.parametrize(
     ("call", "status", "error", "message", "expected"),
     [
-        (Call.READ, 400, "RepoTakendown", "Repo has been takendown: did:plc:a", "is taken down: reactivate the account"),
+        (
+            Call.READ,
+            400,
+            "RepoTakendown",
+            "Repo has been takendown: did:plc:a",
+            "is taken down: reactivate the account",
+        ),
         (Call.SIGN_IN, 401, "AccountDeactivated", "", "is deactivated: reactivate the account"),
-        (Call.READ, 400, "RepoNotFound", "Could not find repo for DID: did:plc:a", "is not hosted there: check the DID"),
+        (
+            Call.READ,
+            400,
+            "RepoNotFound",
+            "Could not find repo for DID: did:plc:a",
+            "is not hosted there: check the DID",
+        ),
         (Call.SIGN_IN, 401, "AuthenticationRequired", "Invalid identifier or password", "refuses the password: store"),
     ],
 )

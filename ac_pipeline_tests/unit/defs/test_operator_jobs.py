@@ -120,21 +120,18 @@ class Desk:
         code = 1 if self.failed else 0
         return Report("3 records.", {"total": 3}, [table], exit_code=code, failed=self.failed, touched=touched)
 
+    pipeline = SimpleNamespace(settings=SimpleNamespace(destination="PDS pds.example and database platform"))
+
     def command(self, *words: str) -> Result:
-        settings = SimpleNamespace(destination="PDS pds.example and database platform")
-        stand_in: Any = nullcontext(SimpleNamespace(settings=settings))
+        stand_in: Any = nullcontext(self.pipeline)
         return CliRunner().invoke(command_of(self.declared, lambda: stand_in), words, standalone_mode=False)
 
     def launch(self, **config: object) -> dg.ExecuteInProcessResult:
-        class Door:
-            def open(self) -> None:
-                return None
-
         job = job_of(self.declared)
         (op,) = job.nodes
         return job.execute_in_process(
             run_config={"ops": {op.name: {"config": config}}},
-            resources={"pipeline": Door()},
+            resources={"pipeline": SimpleNamespace(open=lambda: self.pipeline)},
             instance=self.instance,
             raise_on_error=False,
         )
@@ -152,7 +149,8 @@ def test_a_preview_is_green_and_says_what_to_launch(desk: Desk) -> None:
     assert result.success
     shown = said(result)
     assert shown["confirm"] == 3
-    assert "launch again with confirm 3" in shown["answer"]
+    assert "To do it on PDS pds.example and database platform, launch again with confirm 3." in shown["answer"]
+    assert shown["target"] == "PDS pds.example and database platform"
     printed = desk.command("ada", "--colour", "red", "--colour", "dark blue")
     assert printed.return_value == 2
     assert "ac-pipeline paint ada --confirm 3 --colour red --colour 'dark blue'" in printed.output
@@ -174,7 +172,7 @@ def test_runs_are_told_apart_by_their_tags_and_answer_with_one_line_and_a_materi
     record = desk.instance.fetch_materializations(dg.AssetKey(["operations", "paint_user"]), limit=1).records[0]
     assert record.asset_materialization is not None
     assert record.asset_materialization.description == "3 records."
-    assert list(record.asset_materialization.metadata) == ["answer", "painted"]
+    assert list(record.asset_materialization.metadata) == ["answer", "painted", "target"]
 
 
 def test_a_plan_is_carried_out_from_the_launchpad_only_when_it_is_named() -> None:
