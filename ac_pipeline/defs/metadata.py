@@ -337,6 +337,22 @@ def items_links(pipeline: PipelineResource, rows: Sequence[ItemRow], limit: int 
     return dg.MetadataValue.md("\n".join(lines))
 
 
+def item_entries(pipeline: PipelineResource, rows: Iterable[ItemRow]) -> Metadata:
+    """An entry of its own for each item, as wide as the page allows: why first, the id last."""
+    entries: Metadata = {}
+    for row in rows:
+        name = next(
+            name
+            for name in (f"{row.media.name}:{part}" for part in (row.code, row.item.partition(":")[2][-8:], row.item))
+            if not name.endswith(":None") and name not in entries
+        )
+        said = f"**{escaped(row.error_class)}**: {escaped(row.advised)}  \n"
+        entries[name] = dg.MetadataValue.md(
+            f"{said}{escaped(row.user)} · {row.links(pipeline)} · {coded(row.item)}"[:_INLINE]
+        )
+    return entries
+
+
 def attempt_line(attempt: Attempt) -> str:
     """One line of an item's timeline: what `ac-pipeline item` prints, in the same order."""
     said = [attempt.error_class or "", escaped(_short(attempt.message or "", _SAID))]

@@ -125,7 +125,7 @@ def conclude(
     if report.left_out:
         rows = ((each.user, each.message) for each in report.left_out)
         metadata.update(table_metadata(Table.of("left_out", ("user", "message"), rows)))
-    sentence = " ".join([*report.lines, report.headline])
+    sentence = " ".join([report.headline, *report.lines])
     if report.confirm is not None:
         metadata["confirm"] = report.confirm
         sentence += f" Nothing was done. To do it on {target}, launch again with confirm {report.confirm}."
@@ -143,8 +143,8 @@ def conclude(
     if report.failed or unread:
         raise dg.Failure(sentence, metadata, allow_retries=False)
     context.log.info(sentence)
-    shown: Metadata = {"answer": sentence, **metadata, "target": target}
-    context.log_event(dg.AssetMaterialization(answer_key(operation), description=sentence, metadata=shown))
+    answer: Metadata = {"answer": sentence, **metadata, "target": target}
+    context.log_event(dg.AssetMaterialization(answer_key(operation), description=sentence, metadata=answer))
 
 
 @contextmanager

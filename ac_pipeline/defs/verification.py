@@ -5,7 +5,7 @@ fails a check, where a person looks, and never the job; the job fails when someb
 """
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
 
@@ -75,7 +75,7 @@ def verify(
             if each.error is not None:
                 failures[each.account.key] = each.error
     yield from check_events(pipeline, types, verified)
-    said = ", ".join(f"{name}: {value}" for name, value in sums.items())
+    said = _sentence(sums)
     context.log.info(said)
     if not config.users and not failures:
         context.log_event(dg.AssetMaterialization(VERIFICATION, description=said, metadata={"answer": said, **sums}))
@@ -91,6 +91,18 @@ def verify(
 )
 def verify_users() -> None:
     verify()
+
+
+def _sentence(sums: Mapping[str, int]) -> str:
+    aspects = [name.removesuffix(" expected") for name in sums if name.endswith(" expected")]
+    found = [f"{sums[f'{each} verified']} of {sums[f'{each} expected']} {each}" for each in aspects]
+    wrong = [
+        f"{name} {count}"
+        for name, count in sums.items()
+        if count and name.partition(" ")[0] in aspects and not name.endswith((" expected", " verified"))
+    ]
+    of_users = f"{sums['users']} users, {sums['blocked']} of them blocked"
+    return f"Verified of {of_users}: {', '.join(found) or 'nothing'}. Wrong: {', '.join(wrong) or 'nothing'}."
 
 
 def _sums(receipt: Receipt) -> Counter[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -110,19 +110,23 @@ class MongoDocuments:
             ids = ((str(raw["_id"]), raw.get("when")) for raw in found)
             return {id: read_when(when) or object_id_time(id) or 0 for id, when in ids}
 
-    def unlinked(self, media: MediaType, without: Collection[str] = ()) -> tuple[int, int | None]:
+    def unlinked(
+        self, media: MediaType, accounts: Iterable[Account], without: Collection[str] = ()
+    ) -> tuple[int, int | None]:
         """How many documents have no record stored in them, removed ones left out, and the `when` of the oldest.
 
         Args:
+            accounts: Whose documents count.
             without: Ids that do not count.
 
         Returns:
             Their number, and ms since 1970; None where there is none with a date.
         """
         others = {"_id": {"$nin": [ObjectId(each) for each in without if ObjectId.is_valid(each)]}}
+        owners = [owner for each in accounts for owner in (GUEST_VALUES if each.is_guest else (each.id,))]
         dated = {"$cond": [{"$eq": [{"$type": "$when"}, "date"]}, "$when", None]}
         stages: list[dict[str, Any]] = [
-            {"$match": {**unlinked(media), **others, "$nor": WITHDRAWN["$or"]}},
+            {"$match": {**unlinked(media), **others, "user": {"$in": owners}, "$nor": WITHDRAWN["$or"]}},
             {"$group": {"_id": None, "number": {"$sum": 1}, "oldest": {"$min": dated}}},
         ]
         with mongo_errors(f"count the {media.plural} without a record"):

@@ -267,7 +267,7 @@ def plan_report(made: DryRun, operations: Table, by_user: Sequence[UserBill] = (
     if operations.count:
         headline = f"{operations.count} operations of {made.users} users. Nothing was written."
     if made.saved:
-        lines += [f"Plan {made.hash}", f"To do exactly this: ac-pipeline sync --plan {made.hash[:12]}"]
+        lines.append(f"To do exactly this: ac-pipeline sync --plan {made.hash[:12]}")
     amounts = Table.of("cost", ("what", "amount"), _amounts(made), "Cost")
     title = f"Blocked users, of whom nothing is planned: {len(made.blocked)}"
     blocked = Table.of("blocked_users", ("user", "message"), made.blocked.items(), title)
@@ -278,7 +278,7 @@ def plan_report(made: DryRun, operations: Table, by_user: Sequence[UserBill] = (
         {**made.to_json(), "by_user": [bill.to_json() for bill in by_user], "operations": operations},
         [operations, *([amounts, slowest] if operations.count else ()), blocked],
         {
-            "hash": made.hash,
+            "hash": made.hash[:12],
             "operations": operations.count,
             "users": made.users,
             "finishes_at": f"{cost.finishes_at:%Y-%m-%d %H:%M} UTC" + ("" if limits else ", no limit is known"),

@@ -112,6 +112,8 @@ def mirror_totals(pipeline: Pipeline, failed: int = 0) -> Totals:
         Transient: Something could not be read.
     """
     totals = Totals(datetime.now(UTC))
+    accounts = chosen_accounts(pipeline, ())
+    staying = [account for account in accounts if not account.owner_deleted]
     for media in MEDIA_TYPES:
         found = TypeTotals(documents=len(pipeline.documents.dates(media)))
         recorded = {document for _, document in pipeline.ledger.recorded(media.name)}
@@ -128,7 +130,7 @@ def mirror_totals(pipeline: Pipeline, failed: int = 0) -> Totals:
                 totals.quarantined[code] += 1
                 invalid += code == InvalidDocument.code
         found.records = len(recorded)
-        found.pending, oldest = pipeline.documents.unlinked(media, kept_back)
+        found.pending, oldest = pipeline.documents.unlinked(media, staying, kept_back)
         waiting = sum(each not in recorded for each in kept_back)
         found.eligible = found.records + found.pending + max(0, waiting - invalid)
         totals.types[media.name] = found
@@ -136,7 +138,7 @@ def mirror_totals(pipeline: Pipeline, failed: int = 0) -> Totals:
             when = datetime.fromtimestamp(oldest / 1000, UTC)
             totals.oldest_unmirrored = min(totals.oldest_unmirrored or when, when)
     totals.oldest_deletion = next((each.withdrawn_at for each in pipeline.ledger.pending_deletions(limit=1)), None)
-    rows = account_rows(pipeline, chosen_accounts(pipeline, ()))
+    rows = account_rows(pipeline, accounts)
     states = Counter(row["state"] for row in rows)
     totals.accounts = {state.value: states[state] for state in AccountState}
     totals.blocked = [row for row in rows if row["state"] is AccountState.BLOCKED]

@@ -18,9 +18,7 @@ from ac_pipeline.defs.metadata import (
     ItemRow,
     Metadata,
     dagster_failures,
-    items_links,
-    items_table,
-    table_of,
+    item_entries,
 )
 from ac_pipeline.defs.operator_jobs import conclude, refusals, tag_run, work_of
 from ac_pipeline.defs.pipeline import PipelineResource
@@ -96,20 +94,15 @@ def totals_metadata(totals: Totals) -> Metadata:
     """The sentence, who is blocked and why, and every number, for Dagster to plot."""
     metadata: Metadata = {"answer": totals.headline}
     if totals.blocked:
-        rows = [{"user": each["user"], "reason": each["reason"]} for each in totals.blocked[:ROWS]]
-        metadata["blocked_now"] = table_of(rows, ("user", "reason"))
+        metadata |= {f"blocked: {each['user']}": each["reason"] for each in totals.blocked[:ROWS]}
     return {**metadata, **totals.numbers()}
 
 
 def _failed_metadata(pipeline: PipelineResource, totals: Totals, kept: int) -> Metadata:
     rows = [ItemRow.of(entry) for entry in totals.failed]
-    found: Metadata = {}
-    if rows:
-        found["failed_items"] = items_table(rows, users=True)
-        found["failed_items_links"] = items_links(pipeline, rows, limit=ROWS)
     numbers = totals.numbers()
-    found |= {"items": kept, "items_not_shown": kept - len(rows)}
-    return found | {name: numbers[name] for name in ("quarantined", "deferred", "blocked")}
+    found = {name: numbers[name] for name in ("quarantined", "deferred", "blocked")}
+    return {"items": kept, **found, "items_not_shown": kept - len(rows), **item_entries(pipeline, rows)}
 
 
 @dg.job(

@@ -264,7 +264,8 @@ class MongoLedger:
             self._repositories.update_one({"_id": checkpoint.did, "rev": since}, change)
 
     def recorded(self, type: str) -> Iterable[tuple[str, str]]:
-        query = {"type": type, "state": _NOT_DELETED, "uri": {"$gt": ""}}
+        # An address alone is known before anything is written.
+        query = {"type": type, "state": _NOT_DELETED, "cid": {"$gt": ""}}
         with mongo_errors(f"read which records of {type} there are"):
             found = self._items.find(query, {"_id": 0, "account": 1, "document": 1}, batch_size=_BATCH)
             return [(stored["account"], stored["document"]) for stored in found]
