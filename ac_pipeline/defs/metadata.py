@@ -16,12 +16,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Final
+from urllib.parse import urlencode
 
 import dagster as dg
 
+from ac_pipeline.accounts import Account
+from ac_pipeline.atproto.syntax import record_address
 from ac_pipeline.defs.pipeline import Outcome, PipelineResource
+from ac_pipeline.defs.web_server import THUMBNAILS
 from ac_pipeline.errors import (
-    Misconfigured,
     NoCredentials,
     PipelineError,
     RateLimited,
@@ -31,11 +34,12 @@ from ac_pipeline.errors import (
     Transient,
     WrongPassword,
 )
-from ac_pipeline.items import Attempt, LedgerEntry
+from ac_pipeline.items import Attempt, Failure, LedgerEntry, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import media_type, page_of
 from ac_pipeline.operations.accounts.listing import blocked_reason
 from ac_pipeline.sync.report import AccountReport, ItemFailure, Tally
+from ac_pipeline.wiring import Pipeline
 
 _NAMED_USERS = 5
 """Users a failure's sentence names; its table has them all."""
@@ -67,13 +71,11 @@ def failure_of(failures: Mapping[str, PipelineError], users: int) -> dg.Failure:
 
 @contextmanager
 def dagster_failures() -> Iterator[None]:
-    """Let what stops a whole step fail it in one sentence: no retry for a wrong setting, retries for a lost service."""
+    """Let what stops a whole step fail it in one sentence, with retries (where the step has any) for a lost service."""
     try:
         yield
-    except Misconfigured as error:
-        raise dg.Failure(description=error.message, allow_retries=False) from error
-    except Transient as error:
-        raise dg.Failure(description=error.message) from error
+    except PipelineError as error:
+        raise dg.Failure(description=error.message, allow_retries=isinstance(error, Transient)) from error
 
 
 ROWS = 100
@@ -121,54 +123,34 @@ _LONG_WORD = re.compile(r"\S{14,}")
 _BREAKS = re.compile(r"([/.:]|[0-9a-f]{8}(?=[0-9a-f])|\w{12}(?=\w))")
 
 
-@dataclass(frozen=True, slots=True)
-class ItemRow:
-    """One item that is not where it should be, as tables and lists show it."""
+def failed_entry(failure: ItemFailure, known: LedgerEntry | None) -> LedgerEntry:
+    """What a run says of an item, with what the ledger knows of where it is found."""
+    type_, _, document = failure.item.partition(":")
+    entry = known or LedgerEntry(
+        failure.item, type_, document, "", failure.user, failure.state, failure.stage, attempts=failure.attempts
+    )
+    said = Failure(failure.stage, failure.error_class, failure.message)
+    return entry.with_(partition=failure.user, code=failure.code, failure=said)
 
-    media: MediaType
-    item: str
-    user: str
-    code: str | None
-    error_class: str
-    message: str
-    uri: str | None = None
-    run_id: str = ""
-    history: Sequence[Attempt] = ()
-    attempts: int = 1
-    stage: str = ""
 
-    @classmethod
-    def of(cls, entry: LedgerEntry) -> ItemRow:
-        failure = entry.failure
-        return cls(
-            media_type(entry.type),
-            entry.item,
-            entry.partition,
-            entry.code,
-            failure.error_class if failure else "",
-            _short(failure.message) if failure else "",
-            entry.uri,
-            entry.run_id,
-            entry.history,
-            entry.attempts,
-            failure.stage.value if failure else entry.stage.value,
-        )
+def _said_of(entry: LedgerEntry) -> tuple[str, str]:
+    """The class of an item's last error, and its message with what to do about it."""
+    if entry.failure is None:
+        return "", ""
+    code, message = entry.failure.error_class, _short(entry.failure.message)
+    advice = _ADVICE.get(code, "")
+    return code, f"{message.rstrip('.')}. {advice}" if advice else message
 
-    @property
-    def advised(self) -> str:
-        """The message, and what to do about it."""
-        advice = _ADVICE.get(self.error_class, "")
-        return f"{self.message.rstrip('.')}. {advice}" if advice else self.message
 
-    def links(self, pipeline: PipelineResource) -> str:
-        """Where it is found: its page, its record and the run that last tried."""
-        page = page_of(self.media, self.code)
-        found = [
-            link("page", page) if page else "no page",
-            link("record", pipeline.record_address(self.uri)) if self.uri else "no record",
-            f"last run {run_link(self.run_id)}",
-        ]
-        return " · ".join(found)
+def _links(pipeline: PipelineResource, entry: LedgerEntry) -> str:
+    """Where an item is found: its page, its record and the run that last tried."""
+    page = page_of(media_type(entry.type), entry.code)
+    found = [
+        link("page", page) if page else "no page",
+        record_link(pipeline, entry.uri, "record"),
+        f"last run {run_link(entry.run_id)}",
+    ]
+    return " · ".join(found)
 
 
 def account_metadata(
@@ -187,32 +169,56 @@ def account_metadata(
         metadata["blocked_reason"] = f"{blocked.code}: {reason}"
     failures = [failure for failure in report.failures if failure.item.partition(":")[0] == media.name]
     if failures:
-        rows = [_failed(media, failure, pipeline.entry(failure.item)) for failure in failures[:ROWS]]
+        ledger = pipeline.open().ledger
+        rows = [failed_entry(failure, ledger.get(failure.item)) for failure in failures[:ROWS]]
         metadata["failed_items"] = items_table(rows)
         metadata["failed_items_links"] = first_links(pipeline, rows)
         metadata["failed_items_timelines"] = items_links(pipeline, rows)
         if len(failures) > ROWS:
             metadata["failed_items_not_shown"] = len(failures) - ROWS
-    if not report.error and (shown := pipeline.pictures(outcome.account, media, PICTURES, pending=renditions)):
-        metadata["pictures"] = dg.MetadataValue.md(
-            " ".join(f"[![{escaped(each.title)}]({each.thumbnail})]({each.url})" for each in shown)
-        )
+    if not report.error and (shown := _pictures(pipeline.open(), outcome.account, media, pending=renditions)):
+        metadata["pictures"] = dg.MetadataValue.md(" ".join(shown))
     if report.notes:
         metadata["notes"] = dg.MetadataValue.md("\n".join(f"- {escaped(note)}" for note in report.notes[:ROWS]))
     if renditions:
-        kept, size = pipeline.kept_renditions(outcome.account, media)
+        kept = pipeline.open().ledger.find(account=outcome.account.id, types={media.name})
+        sizes = [made.blob.size for each in kept if each.derived for made in each.derived.renditions.values()]
         metadata |= {
             "made": tally.pending,
             "reused": tally.unchanged,
             "failed": tally.quarantined + tally.deferred,
-            "renditions": kept,
-            "bytes": size,
+            "renditions": len(sizes),
+            "bytes": sum(sizes),
             "seconds_of_encoding": round(report.seconds, 3) if tally.pending else 0.0,
             "documents": tally.documents,
             "eligible": tally.eligible,
         }
         return metadata
     return {**metadata, **counts(outcome, media), "seconds": round(report.seconds, 3)}
+
+
+def _pictures(pipeline: Pipeline, account: Account, media: MediaType, *, pending: bool) -> list[str]:
+    """Some pictures of the account's records in Markdown: small ones of our web server, each a link to what it shows on
+    the PDS, the picture or the video whose poster it is. None for a type whose records hold no picture.
+
+    Args:
+        pending: Also those that are made and not published yet: they are seen once they are.
+    """
+    if not media.blobs or account.did is None:
+        return []
+    states = {State.WRITTEN, State.UNCHANGED, *([State.PENDING] if pending else [])}
+    shown = []
+    for entry in pipeline.ledger.find(states=states, account=account.id, types={media.name}, limit=PICTURES):
+        blobs = [made.blob for made in entry.derived.renditions.values()] if entry.derived else []
+        picture = next((each for each in blobs if each.mime_type.startswith("image/")), None)
+        if picture is None or entry.did is None:
+            continue
+        blob = next((each for each in blobs if each.mime_type.startswith("video/")), picture)
+        address = f"{pipeline.settings.pds_url}/xrpc/com.atproto.sync.getBlob"
+        asked = urlencode({"did": entry.did, "cid": blob.cid})
+        title = escaped(entry.code or entry.document)
+        shown.append(f"[![{title}]({THUMBNAILS}{entry.did}/{picture.cid})]({address}?{asked})")
+    return shown
 
 
 def counts(outcome: Outcome, media: MediaType) -> dict[str, int]:
@@ -287,34 +293,26 @@ def table_of(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> dg.Ta
     return dg.MetadataValue.table(records, schema=schema)
 
 
-def items_table(rows: Sequence[ItemRow], *, users: bool = False) -> dg.TableMetadataValue:
+def items_table(entries: Iterable[LedgerEntry], *, users: bool = False) -> dg.TableMetadataValue:
     """Items as a table, one row each: why first, the id last.
 
     Args:
         users: True where they may be of several users.
     """
-    columns = ("code", "class", "message", *(["user"] if users else []), "item")
-    return table_of(
-        (
-            {
-                "code": row.code or "",
-                "class": row.error_class,
-                "message": row.advised,
-                "user": row.user,
-                "item": row.item,
-            }
-            for row in rows
-        ),
-        columns,
-    )
+    rows = []
+    for entry in entries:
+        code, message = _said_of(entry)
+        row = {"code": entry.code or "", "class": code, "message": message, "user": entry.partition, "item": entry.item}
+        rows.append(row)
+    return table_of(rows, ("code", "class", "message", *(["user"] if users else []), "item"))
 
 
-def first_links(pipeline: PipelineResource, rows: Sequence[ItemRow]) -> dg.MarkdownMetadataValue:
+def first_links(pipeline: PipelineResource, entries: Iterable[LedgerEntry]) -> dg.MarkdownMetadataValue:
     """The links of the first items, as many as the UI shows inline."""
     lines: list[str] = []
     rest = "- the others: failed_items_timelines"
-    for row in rows:
-        line = f"- {escaped(row.code or row.item)}: {row.links(pipeline)}"
+    for entry in entries:
+        line = f"- {escaped(entry.code or entry.item)}: {_links(pipeline, entry)}"
         if sum(map(len, lines)) + len(lines) + len(line) + len(rest) >= _INLINE:
             lines.append(rest)
             break
@@ -322,18 +320,24 @@ def first_links(pipeline: PipelineResource, rows: Sequence[ItemRow]) -> dg.Markd
     return dg.MetadataValue.md("\n".join(lines))
 
 
-def items_links(pipeline: PipelineResource, rows: Sequence[ItemRow], limit: int = LINKED) -> dg.MarkdownMetadataValue:
+def items_links(
+    pipeline: PipelineResource, entries: Sequence[LedgerEntry], limit: int = LINKED
+) -> dg.MarkdownMetadataValue:
     """The same items as a list: why, the links to page, record and the run that last tried, and the last attempts."""
     lines = []
-    for row in rows[:limit]:
-        name = f"**{escaped(row.code)}** " if row.code else ""
+    for entry in entries[:limit]:
+        name = f"**{escaped(entry.code)}** " if entry.code else ""
+        code, message = _said_of(entry)
+        stage = entry.failure.stage if entry.failure else entry.stage
         lines.append(
-            f"- {name}{escaped(row.error_class)}: {escaped(row.advised)}  \n  {row.links(pipeline)} · "
-            f"{escaped(row.user)} · {row.stage}, attempts: {row.attempts} · {coded(row.item)}"
+            f"- {name}{escaped(code)}: {escaped(message)}  \n  {_links(pipeline, entry)} · "
+            f"{escaped(entry.partition)} · {stage.value}, attempts: {entry.attempts} · {coded(entry.item)}"
         )
-        lines += [f"    - {attempt_line(attempt)}" for attempt in row.history[-_ATTEMPTS:]]
-    if len(rows) > limit:
-        lines.append(f"\n{len(rows) - limit} more are in the table; `ac-pipeline item` shows each with its timeline.")
+        lines += [f"    - {attempt_line(attempt)}" for attempt in entry.history[-_ATTEMPTS:]]
+    if len(entries) > limit:
+        lines.append(
+            f"\n{len(entries) - limit} more are in the table; `ac-pipeline item` shows each with its timeline."
+        )
     return dg.MetadataValue.md("\n".join(lines))
 
 
@@ -344,26 +348,14 @@ def attempt_line(attempt: Attempt) -> str:
     return " · ".join([*parts, *filter(None, said)])
 
 
-def _failed(media: MediaType, failure: ItemFailure, entry: LedgerEntry | None) -> ItemRow:
-    """What the run says of an item, with where it is found."""
-    return ItemRow(
-        media,
-        failure.item,
-        failure.user,
-        failure.code,
-        failure.error_class,
-        _short(failure.message),
-        entry.uri if entry is not None else None,
-        entry.run_id if entry is not None else "",
-        entry.history if entry is not None else (),
-        entry.attempts if entry is not None else failure.attempts,
-        failure.stage.value,
-    )
-
-
 def link(text: str, address: str | None) -> str:
     """A link in Markdown; the text alone without an address."""
     return f"[{escaped(text)}]({address})" if address else escaped(text)
+
+
+def record_link(pipeline: PipelineResource, uri: str | None, text: str | None = None) -> str:
+    """A link to where anybody can read a record; its text alone when its address is none."""
+    return link(text or uri, record_address(pipeline.open().settings.pds_url, uri)) if uri else "no record"
 
 
 def run_link(run: str) -> str:

@@ -6,7 +6,6 @@ What an operation does and says is `operations/`. No secret reaches an event: a 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final
 
@@ -14,9 +13,8 @@ import dagster as dg
 from pydantic import Field, create_model
 
 from ac_pipeline.defs.assets.catalog import OPERATIONS_GROUP, OWNERS, records_key
-from ac_pipeline.defs.metadata import Metadata, table_of
+from ac_pipeline.defs.metadata import Metadata, dagster_failures, table_of
 from ac_pipeline.defs.pipeline import PipelineResource
-from ac_pipeline.errors import PipelineError
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.operations.declare import Declaration, Report, Table, Work, wrong_confirmation
 from ac_pipeline.operations.parameters import Parameters, hint
@@ -40,7 +38,7 @@ def job_of(operation: Declaration[Any]) -> dg.JobDefinition:
     config_type = _config_of(operation)
 
     def work(context: Any, config: Any, pipeline: Any) -> None:
-        with refusals():
+        with dagster_failures():
             parameters = operation.parse(config.model_dump())
             tag_run(context, operation.command or operation.job, _named_users(parameters))
             report = operation.run(_work(context, pipeline), parameters)
@@ -140,16 +138,6 @@ def conclude(context: dg.OpExecutionContext, parameters: Parameters, report: Rep
         raise dg.Failure(sentence, metadata, allow_retries=False)
     context.log.info(sentence)
     context.log_event(dg.AssetMaterialization(asset, description=sentence, metadata={"answer": sentence, **metadata}))
-
-
-@contextmanager
-def refusals() -> Iterator[None]:
-    """Let what the pipeline refuses fail the job in its one sentence. Nothing is tried again by itself: a person has
-    launched it, and a person decides."""
-    try:
-        yield
-    except PipelineError as error:
-        raise dg.Failure(description=error.message, allow_retries=False) from error
 
 
 def table_metadata(table: Table) -> Metadata:

@@ -29,7 +29,7 @@ from ac_pipeline.items import State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.operations.parameters import item_name
-from ac_pipeline.operations.retry import FAILED, AccountRetry, FailedItems, RetryPlan, in_order
+from ac_pipeline.operations.retry import FAILED, AccountRetry, FailedItems, RetryPlan, in_order, plan_retry
 
 RETRY_ITEMS: Final = "retry_items"
 RETRY_STEP: Final = "retry_failed_items"
@@ -69,7 +69,7 @@ def retry_failed_items(
         dg.Failure: Nothing is selected or a field is wrong; or some users have to be run again, or items failed again.
     """
     with dagster_failures():
-        plan = pipeline.plan_retry(_wanted(config))
+        plan = plan_retry(pipeline.open(), _wanted(config))
     tag_run(context, "retry", config.users or [retry.account.key for retry in plan.accounts])
     _log_plan(context, plan)
     summary, again = Summary(), Counter[str]()

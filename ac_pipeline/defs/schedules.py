@@ -70,11 +70,12 @@ def users_with_work(tick: Tick) -> Requests:
     now = time.time()
     # In this order: a sync that ends while we look is busy here, or done there.
     busy = busy_keys(tick.context.instance, tick.keys, apart_from={VERIFY_USERS}, one_by_one={SYNC_CHANGED_USERS}).ahead
-    repositories, marks = list(tick.pipeline.repositories()), tick.pipeline.marks()
+    pipeline = tick.pipeline.open()
+    repositories, marks = list(pipeline.server.list_repositories()), pipeline.ledger.checkpoints()
     accounts = tick.pipeline.accounts()
     drift = plan_drift(accounts, tick.keys, repositories, marks=marks, busy=busy, cursor=None, now=now)
     served = {each.did for each in repositories if each.active}
-    changes = tick.pipeline.pending(marks.keys(), served, LOOK_SECONDS)
+    changes = pipeline.changes.look_at_everybody(accounts.values(), marks.keys(), served, LOOK_SECONDS)
     work = {work.key for work in changes.works} | {each.key for each in drift.drifted} | set(drift.busy)
     if changes.failed is not None:
         tick.context.log.warning(f"Everybody is asked for, because the look did not end: {changes.failed}.")

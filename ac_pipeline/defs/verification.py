@@ -118,9 +118,7 @@ def _log_user(context: dg.OpExecutionContext, pipeline: PipelineResource, taken:
     said = ", ".join(f"{part.unsound} {type_} {aspect.value}" for (type_, aspect), part in wrong.items())
     context.log.warning(f"{count}: {user}: wrong: {said}")
     for media in MEDIA_TYPES:
-        parts = {aspect: part for (type_, aspect), part in receipt.parts.items() if type_ == media.name}
-        if any(part.unsound for part in parts.values()):
-            metadata = part_metadata(pipeline, receipt, parts)
+        if metadata := part_metadata(pipeline, receipt, media):
             context.log_event(dg.AssetObservation(records_key(media), partition=user, metadata=metadata))
 
 

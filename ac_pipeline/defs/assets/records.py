@@ -35,6 +35,7 @@ from ac_pipeline.defs.metadata import failure_of
 from ac_pipeline.defs.pipeline import PIPELINE, PipelineResource
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import lexicons_of_types
 
 STEP: Final = "atproto_records"
@@ -73,7 +74,8 @@ class RecordsConfig(dg.Config):
     def work(self, pipeline: PipelineResource, types: Sequence[MediaType], run_id: str) -> Work:
         """A sync of these types as it is configured."""
         chosen: dict[str, Any] = {name: getattr(self, name) for name in RecordsConfig.model_fields}
-        return lambda accounts: pipeline.sync(accounts, types, run_id, **chosen)
+        selection = Selection(types=tuple(types), **chosen)
+        return lambda accounts: pipeline.sync(accounts, selection, run_id)
 
 
 class ChangedUsersConfig(RecordsConfig):

@@ -15,7 +15,6 @@ from ac_pipeline.defs.jobs import UNFINISHED
 from ac_pipeline.defs.metadata import (
     ALL_FAILED_ITEMS,
     ROWS,
-    ItemRow,
     Metadata,
     dagster_failures,
     items_links,
@@ -98,7 +97,7 @@ def totals_metadata(totals: Totals) -> Metadata:
 
 
 def _failed_metadata(pipeline: PipelineResource, totals: Totals, kept: int) -> Metadata:
-    rows = [ItemRow.of(entry) for entry in totals.failed]
+    rows = totals.failed
     found: Metadata = {}
     if rows:
         found["failed_items"] = items_table(rows, users=True)

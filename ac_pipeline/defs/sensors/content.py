@@ -321,7 +321,7 @@ def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], flo
         together, alone, others = _unfinished(context.instance)
         memory = Memory.of(context.cursor)
         judged, watched = memory.watched(busy, now)
-        changes = pipeline.changed(memory.position, watched)
+        changes = pipeline.open().changes.look(memory.position, watched, lambda: pipeline.accounts().values())
         plan = plan_content(
             changes.works,
             memory,

@@ -186,7 +186,8 @@ def make_drift_sensor(changed_users: dg.JobDefinition, clock: Callable[[], float
         existing = context.instance.get_dynamic_partitions(USERS)
         # In this order: a sync that ends while we look is busy here, or too young there.
         busy = busy_keys(context.instance, existing).ahead
-        repositories, marks = list(pipeline.repositories()), pipeline.marks()
+        opened = pipeline.open()
+        repositories, marks = list(opened.server.list_repositories()), opened.ledger.checkpoints()
         accounts = pipeline.accounts()
         plan = plan_drift(accounts, existing, repositories, marks=marks, busy=busy, cursor=context.cursor, now=now)
         requested = plan.drifted[: RUNS_A_TICK * USERS_A_RUN]
