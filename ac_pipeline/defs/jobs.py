@@ -76,17 +76,11 @@ _BACKFILLS_LOOKED_AT: Final = 50
 
 @dataclass(frozen=True, slots=True)
 class Busy:
-    """Keys with unfinished work.
+    """Keys with unfinished work."""
 
-    Args:
-        runs: Keys of queued and started runs.
-        backfills: All keys an unfinished backfill was launched for, done ones included.
-        to_come: Those of them that it is not through with.
-    """
-
-    runs: frozenset[str] = frozenset()
-    backfills: frozenset[str] = frozenset()
-    to_come: frozenset[str] = frozenset()
+    runs: frozenset[str] = frozenset()  # Keys of queued and started runs
+    backfills: frozenset[str] = frozenset()  # All keys an unfinished backfill was launched for, done ones included
+    to_come: frozenset[str] = frozenset()  # Those of them that it is not through with
 
     @property
     def keys(self) -> frozenset[str]:

@@ -43,20 +43,15 @@ Requests = Iterator[dg.RunRequest | dg.SkipReason]
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """One tick of a schedule.
-
-    Args:
-        keys: All known users, in the order of their partitions.
-        hour: When it is, UTC. Dagster asks for a key where there are several requests; with the hour in it, no later
-            tick is kept back.
-        run_config: Of each run.
-    """
+    """One tick of a schedule."""
 
     context: dg.ScheduleEvaluationContext
     pipeline: PipelineResource
-    keys: Sequence[str]
+    keys: Sequence[str]  # All known users, in the order of their partitions
+    # When it is, UTC. Dagster asks for a key where there are several requests; with the hour in it, no later tick is
+    # kept back.
     hour: str
-    run_config: Mapping[str, Any]
+    run_config: Mapping[str, Any]  # Of each run
 
 
 def users_with_work(tick: Tick) -> Requests:
@@ -107,25 +102,15 @@ def one_run(tick: Tick) -> Requests:
 
 @dataclass(frozen=True, slots=True)
 class UsersSchedule:
-    """One schedule over all users.
+    """One schedule over all users."""
 
-    Args:
-        name: Its name in the UI, which people start it by.
-        setting: Field of `Timetable` with its cron line.
-        job: Name of the job it launches.
-        description: For people.
-        requests: What one tick asks for.
-        run_config: Of each run.
-        waits_for: Schedules that must have no unfinished runs, besides itself.
-    """
-
-    name: str
-    setting: str
-    job: str
-    description: str
-    requests: Callable[[Tick], Requests]
-    run_config: Mapping[str, Any] = field(default_factory=dict)
-    waits_for: tuple[str, ...] = ()
+    name: str  # Its name in the UI, which people start it by
+    setting: str  # Field of `Timetable` with its cron line
+    job: str  # Name of the job it launches
+    description: str  # For people
+    requests: Callable[[Tick], Requests]  # What one tick asks for
+    run_config: Mapping[str, Any] = field(default_factory=dict)  # Of each run
+    waits_for: tuple[str, ...] = ()  # Schedules that must have no unfinished runs, besides itself
 
 
 INCREMENTAL_SYNC: Final = "incremental_sync"

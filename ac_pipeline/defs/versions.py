@@ -46,15 +46,10 @@ class Seen:
 
 @dataclass(slots=True)
 class LastEvents:
-    """The last events of some users' partitions, read an asset at a time, when they are first asked for.
-
-    Args:
-        instance: Where.
-        users: Whose: partition keys.
-    """
+    """The last events of some users' partitions, read an asset at a time, when they are first asked for."""
 
     instance: dg.DagsterInstance
-    users: Sequence[str]
+    users: Sequence[str]  # Whose: partition keys
     _known: dict[tuple[bool, dg.AssetKey], dict[str, Seen]] = field(default_factory=dict)
 
     def observed(self, asset: dg.AssetKey) -> dict[str, Seen]:

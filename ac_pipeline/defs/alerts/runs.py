@@ -54,31 +54,20 @@ _SEEN: Final = dg.DagsterEventType.ASSET_OBSERVATION
 
 @dataclass(slots=True)
 class Outcome:
-    """What came of some runs.
+    """What came of some runs."""
 
-    Args:
-        runs: How many there are.
-        failed_runs: How many failed for good.
-        unfinished: How many are not done, or will be tried again.
-        users: Partition keys they were about.
-        failed: Keys that have to be run again -> class of the error.
-        planned: Assets whose partitions the failed runs were planned for.
-        observed: Assets of failed ops that name no partitions and say by observations what became of them.
-        unnamed: Failures of which nobody knows whom they left undone, by class of error.
-        words: An error's own words, by class.
-        since: When the first of the failed runs ended.
-    """
-
-    runs: int = 0
-    failed_runs: int = 0
-    unfinished: int = 0
-    users: set[str] = field(default_factory=set)
-    failed: dict[str, str] = field(default_factory=dict)
-    planned: set[dg.AssetKey] = field(default_factory=set)
+    runs: int = 0  # How many there are
+    failed_runs: int = 0  # How many failed for good
+    unfinished: int = 0  # How many are not done, or will be tried again
+    users: set[str] = field(default_factory=set)  # Partition keys they were about
+    failed: dict[str, str] = field(default_factory=dict)  # Keys that have to be run again -> class of the error
+    planned: set[dg.AssetKey] = field(default_factory=set)  # Assets whose partitions the failed runs were planned for
+    # Assets of failed ops that name no partitions and say by observations what became of them
     observed: set[dg.AssetKey] = field(default_factory=set)
+    # Failures of which nobody knows whom they left undone, by class of error
     unnamed: Counter[str] = field(default_factory=Counter)
-    words: dict[str, str] = field(default_factory=dict)
-    since: float | None = None
+    words: dict[str, str] = field(default_factory=dict)  # An error's own words, by class
+    since: float | None = None  # When the first of the failed runs ended
 
     def fail(self, keys: Iterable[str], code: str, words: str) -> None:
         named = {key: self.failed.get(key, code) for key in keys}

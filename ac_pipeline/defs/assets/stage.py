@@ -37,20 +37,13 @@ Work = Callable[[Sequence[Account]], Iterator[Outcome]]
 
 @dataclass(slots=True)
 class UsersOfRun:
-    """Some users of a run: each is worked on, and gets an event that says how it ended.
+    """Some users of a run: each is worked on, and gets an event that says how it ended."""
 
-    Args:
-        context: Of the step or op.
-        pipeline: The pipeline.
-        assets: What the work is about: records or renditions assets, with their types.
-        users: Partition keys.
-        emit: What becomes of the materialisations of `assets`; by default they are logged at once.
-    """
-
-    context: Context
+    context: Context  # Of the step or op
     pipeline: PipelineResource
-    assets: Mapping[dg.AssetKey, MediaType]
-    users: Sequence[str]
+    assets: Mapping[dg.AssetKey, MediaType]  # What the work is about: records or renditions assets, with their types
+    users: Sequence[str]  # Partition keys
+    # What becomes of the materialisations of `assets`; by default they are logged at once
     emit: Callable[[dg.AssetMaterialization], None] | None = None
     _events: LastEvents = field(init=False)
 

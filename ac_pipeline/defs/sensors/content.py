@@ -56,32 +56,21 @@ NOT_ASKED: Final = ""
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What is remembered of one user.
+    """What is remembered of one user."""
 
-    Args:
-        items: Item -> mark of the work a run was asked for, or `NOT_ASKED`.
-        times: How often a run was asked for the same work.
-        at: When it was last asked for, epoch seconds.
-    """
-
+    # Item -> mark of the work a run was asked for, or `NOT_ASKED`
     items: Mapping[str, str] = field(default_factory=dict)
-    times: int = 0
-    at: float = 0.0
+    times: int = 0  # How often a run was asked for the same work
+    at: float = 0.0  # When it was last asked for, epoch seconds
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What one tick leaves to the next.
+    """What one tick leaves to the next."""
 
-    Args:
-        position: Of the last look at the changes; opaque.
-        users: What is remembered of users, by partition key.
-        checked: When the work of resting users was last looked at, epoch seconds.
-    """
-
-    position: str | None = None
-    users: Mapping[str, Asked] = field(default_factory=dict)
-    checked: float = 0.0
+    position: str | None = None  # Of the last look at the changes; opaque
+    users: Mapping[str, Asked] = field(default_factory=dict)  # What is remembered of users, by partition key
+    checked: float = 0.0  # When the work of resting users was last looked at, epoch seconds
 
     def at(self, position: str) -> Self:
         """The same, with another place in the changes."""
@@ -121,24 +110,15 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class ContentPlan:
-    """What one tick asks for.
+    """What one tick asks for."""
 
-    Args:
-        together: Users of each run over several.
-        alone: Users who get a run of their partition.
-        waiting: Users with new work that this tick does not ask for, because there are too many.
-        busy: Users with work whose run or backfill is not done.
-        resting: Users with work that two runs did not help; asked for again after an hour, or with something new.
-        unknown: Users with work whose partition key does not exist yet: the users sensor adds it.
-        memory: For the next tick.
-    """
-
-    together: tuple[tuple[str, ...], ...]
-    alone: tuple[str, ...]
-    waiting: tuple[str, ...]
-    busy: tuple[str, ...]
+    together: tuple[tuple[str, ...], ...]  # Users of each run over several
+    alone: tuple[str, ...]  # Users who get a run of their partition
+    waiting: tuple[str, ...]  # Users with new work that this tick does not ask for, because there are too many
+    busy: tuple[str, ...]  # Users with work whose run or backfill is not done
+    # Users with work that two runs did not help; asked for again after an hour, or with something new
     resting: tuple[str, ...]
-    unknown: tuple[str, ...]
+    unknown: tuple[str, ...]  # Users with work whose partition key does not exist yet: the users sensor adds it
     memory: Memory
 
     @property

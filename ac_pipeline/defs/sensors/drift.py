@@ -42,42 +42,28 @@ _HASH_BYTES: Final = 6
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """One user whose repository is not as we left it.
+    """One user whose repository is not as we left it."""
 
-    Args:
-        key: The user's partition key.
-        did: The repository.
-        left: The revision our last sync left.
-        found: The one it has now.
-    """
-
-    key: str
-    did: str
-    left: str
-    found: str
+    key: str  # The user's partition key
+    did: str  # The repository
+    left: str  # The revision our last sync left
+    found: str  # The one it has now
 
 
 @dataclass(frozen=True, slots=True)
 class DriftPlan:
-    """What one look at all repositories amounts to.
+    """What one look at all repositories amounts to."""
 
-    Args:
-        drifted: To be run now, in the order of the partition keys.
-        busy: Drifted users with a queued or started run: it will find what changed.
-        asked: Drifted users for whose revision a run was requested less than `ASK_AGAIN` ago, and did not help.
-        inactive: Users we take for ready whose repository the PDS does not serve, with its word for it.
-        gone: Users we have synchronised whose repository the PDS does not list any more.
-        remembered: Earlier requests that still count: hash of repository and revision -> epoch seconds.
-        now: Of this look.
-    """
-
-    drifted: tuple[Drift, ...] = ()
-    busy: tuple[str, ...] = ()
+    drifted: tuple[Drift, ...] = ()  # To be run now, in the order of the partition keys
+    busy: tuple[str, ...] = ()  # Drifted users with a queued or started run: it will find what changed
+    # Drifted users for whose revision a run was requested less than `ASK_AGAIN` ago, and did not help
     asked: tuple[str, ...] = ()
+    # Users we take for ready whose repository the PDS does not serve, with its word for it
     inactive: tuple[tuple[str, str], ...] = ()
-    gone: tuple[str, ...] = ()
+    gone: tuple[str, ...] = ()  # Users we have synchronised whose repository the PDS does not list any more
+    # Earlier requests that still count: hash of repository and revision -> epoch seconds
     remembered: Mapping[bytes, int] = field(default_factory=dict)
-    now: float = 0.0
+    now: float = 0.0  # Of this look
 
     def cursor(self, requested: Iterable[Drift]) -> str:
         """What the next look has to know, once runs were requested for these."""
