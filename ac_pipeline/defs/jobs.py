@@ -118,8 +118,9 @@ def busy_keys(
     to_come: set[str] = set()
     for backfill in instance.get_backfills(limit=_BACKFILLS_LOOKED_AT):
         if backfill.status.value not in BACKFILL_ENDED:
-            targeted.update(_keys_of_backfill(backfill, existing))
-            to_come.update(_keys_to_come(backfill, existing))
+            launched, ahead = _keys_of_backfill(backfill, existing)
+            targeted |= launched
+            to_come |= ahead
     return Busy(frozenset(runs), frozenset(targeted), frozenset(to_come))
 
 
@@ -154,26 +155,20 @@ def _over(instance: dg.DagsterInstance, run_id: str) -> set[str]:
     return {key for key, assets in made.items() if assets >= len(_RECORDS)}
 
 
-def _keys_of_backfill(backfill: Any, existing: Sequence[str]) -> Iterator[str]:
-    """The keys a backfill was launched for; all there are when it does not say, as those of older releases do not."""
-    data = backfill.asset_backfill_data
-    if data is not None:
-        for subset in data.target_subset.partitions_subsets_by_asset_key.values():
-            yield from subset.get_partition_keys()
-    else:
-        yield from backfill.partition_names or existing
-
-
-def _keys_to_come(backfill: Any, existing: Sequence[str]) -> Iterator[str]:
-    """The keys of which some asset was neither materialised nor given up yet, as the daemon's last look has it."""
+def _keys_of_backfill(backfill: Any, existing: Sequence[str]) -> tuple[set[str], set[str]]:
+    """The keys a backfill was launched for (all there are when it does not say, as those of older releases do not), and
+    those of which some asset was neither materialised nor given up yet, as the daemon's last look has it."""
     data = backfill.asset_backfill_data
     if data is None:
-        yield from backfill.partition_names or existing
-        return
-    over = (data.materialized_subset, data.failed_and_downstream_subset)
+        keys = set(backfill.partition_names or existing)
+        return keys, keys
+    launched: set[str] = set()
+    to_come: set[str] = set()
     for asset, subset in data.target_subset.partitions_subsets_by_asset_key.items():
-        through: set[str] = set()
-        for each in over:
-            done = each.partitions_subsets_by_asset_key.get(asset)
-            through.update(done.get_partition_keys() if done is not None else ())
-        yield from (key for key in subset.get_partition_keys() if key not in through)
+        left = set(subset.get_partition_keys())
+        launched |= left
+        for over in (data.materialized_subset, data.failed_and_downstream_subset):
+            done = over.partitions_subsets_by_asset_key.get(asset)
+            left.difference_update(done.get_partition_keys() if done is not None else ())
+        to_come |= left
+    return launched, to_come
