@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field, fields, replace
-from typing import Any, Final
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final, NamedTuple
+
+from pydantic import TypeAdapter
 
 from ac_pipeline.media.times import format_when
 
@@ -114,8 +116,7 @@ class SubjectStatus:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
+class Known(NamedTuple):
     """What is remembered of a subject that is not well."""
 
     level: int  # As it was seen last
@@ -171,8 +172,7 @@ class Memory:
 
     def cursor(self) -> str:
         """As the instance keeps it."""
-        known = {name: astuple(each) for name, each in self.known.items()}
-        return json.dumps({"version": _VERSION, **asdict(self), "known": known}, separators=(",", ":"))
+        return json.dumps({"version": _VERSION, **asdict(self)}, separators=(",", ":"))
 
 
 def read_cursor(cursor: str | None) -> Memory | None:
@@ -181,11 +181,8 @@ def read_cursor(cursor: str | None) -> Memory | None:
         found = json.loads(cursor or "")
     except ValueError:
         return None
-    if not isinstance(found, dict) or found.get("version") != _VERSION:
-        return None
-    known = {name: Known(level, since, told, tuple(of)) for name, (level, since, told, of) in found["known"].items()}
-    found |= {"known": known, "backfills": tuple(found["backfills"])}
-    return Memory(**{each.name: found[each.name] for each in fields(Memory)})
+    ours = isinstance(found, dict) and found.get("version") == _VERSION
+    return TypeAdapter(Memory).validate_python(found) if ours else None
 
 
 def by_count(classes: Mapping[str, int]) -> list[tuple[str, int]]:
