@@ -27,7 +27,7 @@ from ac_pipeline.defs.jobs import (
 )
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.sensors.drift import plan_drift
-from ac_pipeline.defs.verification import VERIFY_USERS
+from ac_pipeline.defs.user_jobs import VERIFY_USERS
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.settings import Timetable
 

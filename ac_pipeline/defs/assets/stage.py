@@ -15,7 +15,21 @@ from dataclasses import dataclass, field, replace
 import dagster as dg
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.defs.assets.catalog import records_key, rendition_key, source_key
+from ac_pipeline.defs.assets.catalog import (
+    ENCODING,
+    OWNERS,
+    RENDITIONS,
+    RENDITIONS_A_RUN,
+    RENDITIONS_GROUP,
+    RETRY_SECONDS,
+    RenditionAsset,
+    backfill_policy_is_beta,
+    records_key,
+    rendition_key,
+    rendition_retries,
+    source_key,
+    users,
+)
 from ac_pipeline.defs.metadata import (
     Metadata,
     Summary,
@@ -261,3 +275,39 @@ def made_earlier(
         if made is not None and made.asset_key in assets and made.partition is not None:
             done[made.asset_key, made.partition] = made
     return done
+
+
+def rendition_assets(retry_seconds: float = RETRY_SECONDS) -> list[dg.AssetsDefinition]:
+    """The derived media as assets, one asset and step for each line of `RENDITIONS`: what has to be made of a picture
+    or a tape before its record can be written. A records run launched alone makes what is missing by itself."""
+    return [_rendition_asset(rendition, retry_seconds) for rendition in RENDITIONS]
+
+
+def _rendition_asset(rendition: RenditionAsset, retry_seconds: float) -> dg.AssetsDefinition:
+    media = rendition.media
+    with backfill_policy_is_beta():
+
+        @dg.asset(
+            key=rendition.key,
+            partitions_def=users,
+            deps=[source_key(media)],
+            group_name=RENDITIONS_GROUP,
+            description=rendition.description,
+            owners=OWNERS,
+            kinds=set(rendition.recipe.kinds),
+            tags={"media_type": media.name},
+            backfill_policy=dg.BackfillPolicy.multi_run(RENDITIONS_A_RUN),
+            retry_policy=rendition_retries(retry_seconds),
+            pool=ENCODING,
+            output_required=False,
+        )
+        def render(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[PipelineResource]) -> Results:
+            yield from run_stage(
+                context,
+                pipeline,
+                {rendition.key: media},
+                lambda accounts: pipeline.render(accounts, media, context.run.run_id),
+                feeds=records_key(media),
+            )
+
+    return render

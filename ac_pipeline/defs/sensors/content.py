@@ -30,7 +30,7 @@ from ac_pipeline.defs.jobs import (
     sync_users,
 )
 from ac_pipeline.defs.pipeline import PipelineResource
-from ac_pipeline.defs.verification import VERIFY_USERS
+from ac_pipeline.defs.user_jobs import VERIFY_USERS
 from ac_pipeline.mongo.changes.pending import Changes, Work
 
 GROUPS_A_TICK: Final = 2

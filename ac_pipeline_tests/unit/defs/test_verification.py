@@ -15,7 +15,7 @@ from ac_pipeline.defs.checks import (
     NO_QUARANTINED_ITEMS,
     RECORDS_MATCH_DOCUMENTS,
 )
-from ac_pipeline.defs.verification import VERIFY_USERS
+from ac_pipeline.defs.user_jobs import VERIFY_USERS
 from ac_pipeline.errors import AccountInactive, ServerFailed, ServiceUnreachable, Unforeseen
 from ac_pipeline.items import Finding
 from ac_pipeline.mongo.ledger.receipts import Aspect, Part
