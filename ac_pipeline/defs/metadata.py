@@ -22,8 +22,8 @@ import dagster as dg
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import record_address
+from ac_pipeline.defs.assets.catalog import THUMBNAILS
 from ac_pipeline.defs.pipeline import Outcome, PipelineResource
-from ac_pipeline.defs.web_server import THUMBNAILS
 from ac_pipeline.errors import (
     NoCredentials,
     PipelineError,

@@ -23,9 +23,9 @@ from ac_pipeline.defs.assets.catalog import (
     RETRY_SECONDS,
     backfill_policy_is_beta,
     columns_of,
-    record_retries,
     records_key,
     rendition_key,
+    retries,
     source_key,
     users,
 )
@@ -106,7 +106,7 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
             partitions_def=users,
             can_subset=True,
             backfill_policy=dg.BackfillPolicy.multi_run(RECORDS_A_RUN),
-            retry_policy=record_retries(retry_seconds),
+            retry_policy=retries(RECORD_RETRIES, retry_seconds),
             pool=PDS,
         )
         def atproto_records(
@@ -166,7 +166,7 @@ def changed_users_job(pipeline_resource: object, retry_seconds: float = RETRY_SE
         retry_seconds: Before the first retry of its op.
     """
 
-    @dg.op(name=CHANGED_STEP, retry_policy=record_retries(retry_seconds), pool=CHANGED, out=dg.Out(dg.Nothing))
+    @dg.op(name=CHANGED_STEP, retry_policy=retries(RECORD_RETRIES, retry_seconds), pool=CHANGED, out=dg.Out(dg.Nothing))
     def changed_users_records(
         context: dg.OpExecutionContext, config: ChangedUsersConfig, pipeline: dg.ResourceParam[PipelineResource]
     ) -> Iterator[dg.AssetCheckEvaluation]:

@@ -18,6 +18,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.defs.assets.catalog import (
     ENCODING,
     OWNERS,
+    RENDITION_RETRIES,
     RENDITIONS,
     RENDITIONS_A_RUN,
     RENDITIONS_GROUP,
@@ -26,7 +27,7 @@ from ac_pipeline.defs.assets.catalog import (
     backfill_policy_is_beta,
     records_key,
     rendition_key,
-    rendition_retries,
+    retries,
     source_key,
     users,
 )
@@ -297,7 +298,7 @@ def _rendition_asset(rendition: RenditionAsset, retry_seconds: float) -> dg.Asse
             kinds=set(rendition.recipe.kinds),
             tags={"media_type": media.name},
             backfill_policy=dg.BackfillPolicy.multi_run(RENDITIONS_A_RUN),
-            retry_policy=rendition_retries(retry_seconds),
+            retry_policy=retries(RENDITION_RETRIES, retry_seconds),
             pool=ENCODING,
             output_required=False,
         )
