@@ -103,14 +103,6 @@ class ObjectStorage:
         self._sleep = sleep
         self._clock = clock
         self._jitter = jitter
-        self._counter = threading.Lock()
-        self._downloaded = 0
-
-    @property
-    def bytes_downloaded(self) -> int:
-        """Bytes of bodies read so far, those of failed attempts included."""
-        with self._counter:
-            return self._downloaded
 
     def url(self, source: SourceObject) -> str:
         """The address of an object, every segment of its key percent-encoded (`auth0|x` -> `auth0%7Cx`).
@@ -146,16 +138,11 @@ class ObjectStorage:
             TooLarge: The first existing candidate is over `max_bytes`.
             ServiceUnreachable, ServerFailed, RateLimited: Storage did not answer; says nothing about existence.
         """
-
         doubted: set[str] = set()
-
-        def download(url: str) -> tuple[str, int, httpx.Headers] | int:
-            return self._download(url, into, max_bytes, doubted)
-
         tried: list[str] = []
         for source in candidates:
             try:
-                answer = self._persist(download, source)
+                answer = self._persist(lambda url: self._download(url, into, max_bytes, doubted), source)
             except SourceMissing as refused:
                 tried.append(refused.message)
             else:
@@ -237,8 +224,6 @@ class ObjectStorage:
                 for chunk in self._limit.watch(response.iter_raw()):
                     size += len(chunk)
                     begin = begin or chunk[:64]
-                    with self._counter:
-                        self._downloaded += len(chunk)
                     if size > max_bytes:
                         # Storage declares what it sends: what does not end by itself is no object of its own.
                         raise OverLimit(f"no end after {max_bytes} bytes, the most that is taken of such an object")
