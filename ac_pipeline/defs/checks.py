@@ -29,6 +29,7 @@ from ac_pipeline.defs.metadata import (
     LINKED,
     ROWS,
     Metadata,
+    by_number,
     coded,
     dagster_failures,
     escaped,
@@ -205,7 +206,7 @@ def _accounts_usable(question: Question) -> dg.AssetCheckResult:
     if unusable:
         described = (
             f"Blocked: {len(unusable)} of {len(accounts)} accounts "
-            f"({', '.join(f'{cause} {number}' for cause, number in causes.most_common())}), "
+            f"({by_number(causes)}), "
             f"{len(lately)} of them within a day; items that wait: {waiting}. "
             + ("So many at once have one cause: check PDS_URL and the users in Mongo. " if sudden else "")
             + "The job list_accounts says what each needs; they are picked up by themselves once they are right."
@@ -307,7 +308,7 @@ def _verified(question: Question) -> dg.AssetCheckResult:
         **_listed(question.pipeline, [*refused_lines, *lines], users.total()),
     }
     if users:
-        counted = ", ".join(f"{name} {number}" for name, number in states.most_common())
+        counted = by_number(states)
         described = f"Wrong {check.what}: {users.total()} ({counted}), in partitions: {len(users)}. {check.todo}"
         return question.answer(described, metadata, passed=False)
     if not total.users:

@@ -5,8 +5,7 @@ Sensors pass such users over, and no key is removed under a run (RUN-4).
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import dagster as dg
 
@@ -74,23 +73,11 @@ _BACKFILLS_LOOKED_AT: Final = 50
 """Newest backfills; one that still runs is hardly older than fifty others."""
 
 
-@dataclass(frozen=True, slots=True)
-class Busy:
-    """Keys with unfinished work."""
+class Busy(NamedTuple):
+    """Keys with unfinished work: of queued and started runs, and of unfinished backfills."""
 
-    runs: frozenset[str] = frozenset()  # Keys of queued and started runs
-    backfills: frozenset[str] = frozenset()  # All keys an unfinished backfill was launched for, done ones included
-    to_come: frozenset[str] = frozenset()  # Those of them that it is not through with
-
-    @property
-    def keys(self) -> frozenset[str]:
-        """Of runs, and of backfills."""
-        return self.runs | self.backfills
-
-    @property
-    def ahead(self) -> frozenset[str]:
-        """Whoever is being synchronised or will be: their work need not be asked for."""
-        return self.runs | self.to_come
+    keys: set[str]  # Those of backfills as they were launched, done ones included
+    ahead: set[str]  # Whoever is being synchronised or will be: their work need not be asked for
 
 
 def busy_keys(
@@ -114,14 +101,13 @@ def busy_keys(
         if run.job_name not in apart_from:
             keys = set(keys_of_run(run, existing, places))
             runs |= keys - _over(instance, run.run_id) if keys and run.job_name in one_by_one else keys
-    targeted: set[str] = set()
-    to_come: set[str] = set()
+    busy = Busy(runs, set(runs))
     for backfill in instance.get_backfills(limit=_BACKFILLS_LOOKED_AT):
         if backfill.status.value not in BACKFILL_ENDED:
-            launched, ahead = _keys_of_backfill(backfill, existing)
-            targeted |= launched
-            to_come |= ahead
-    return Busy(frozenset(runs), frozenset(targeted), frozenset(to_come))
+            launched, to_come = _keys_of_backfill(backfill, existing)
+            busy.keys.update(launched)
+            busy.ahead.update(to_come)
+    return busy
 
 
 def keys_of_run(run: dg.DagsterRun, existing: Sequence[str], places: Mapping[str, int]) -> Iterator[str]:

@@ -56,8 +56,7 @@ def failure_of(failures: Mapping[str, PipelineError], users: int) -> dg.Failure:
     named = "; ".join(f"{user}: {error.message}" for user, error in list(failures.items())[:_NAMED_USERS])
     more = f"; and {len(failures) - _NAMED_USERS} more" if len(failures) > _NAMED_USERS else ""
     return dg.Failure(
-        description=f"{len(failures)} of {users} users have to be run again "
-        f"({', '.join(f'{code} {count}' for code, count in classes.most_common())}). {named}{more}",
+        description=f"{len(failures)} of {users} users have to be run again ({by_number(classes)}). {named}{more}",
         metadata={
             "failed_users": table_of(
                 ({"user": user, "class": error.code, "message": error.message} for user, error in failures.items()),
@@ -257,24 +256,26 @@ class Summary:
 
     def sentence(self, types: Iterable[str], failures: Mapping[str, PipelineError]) -> str:
         """One line: users, what became of the items of each type, classes of errors, blocked accounts."""
-        said = [f"{name}: {_outcomes(self.types.get(name, Tally()))}" for name in types]
+        said = [f"{name}: {outcomes(self.types.get(name, Tally()))}" for name in types]
         classes = self.classes + Counter(error.code for error in failures.values())
         parts = [
             f"Users: {self.users}{f', to be run again: {len(failures)}' if failures else ''}",
             "; ".join(said),
-            f"Errors: {_by_number(classes)}" if classes else "No errors",
-            *([f"Blocked accounts: {self.blocked.total()} ({_by_number(self.blocked)})"] if self.blocked else []),
+            f"Errors: {by_number(classes)}" if classes else "No errors",
+            *([f"Blocked accounts: {self.blocked.total()} ({by_number(self.blocked)})"] if self.blocked else []),
         ]
         return f"Done. {'. '.join(parts)}."
 
 
-def _outcomes(tally: Tally) -> str:
+def outcomes(tally: Tally) -> str:
+    """What became of items, without what there is none of."""
     names = ("created", "updated", "deleted", "unchanged", "deferred", "quarantined", "blocked")
     numbers = {"rendered": tally.pending, **{name: getattr(tally, name) for name in names}}
     return ", ".join(f"{number} {name}" for name, number in numbers.items() if number) or "nothing to do"
 
 
-def _by_number(counter: Counter[str]) -> str:
+def by_number(counter: Counter[str]) -> str:
+    """What was counted, the most frequent first."""
     return ", ".join(f"{name} {number}" for name, number in counter.most_common())
 
 

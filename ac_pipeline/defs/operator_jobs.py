@@ -12,6 +12,7 @@ from typing import Any, Final
 import dagster as dg
 from pydantic import Field, create_model
 
+from ac_pipeline.defs.alerts.messages import listed
 from ac_pipeline.defs.assets.catalog import OPERATIONS_GROUP, OWNERS, records_key
 from ac_pipeline.defs.metadata import Metadata, dagster_failures, table_of
 from ac_pipeline.defs.pipeline import PipelineResource
@@ -82,10 +83,8 @@ def assets_of(operations: Iterable[Declaration[Any]]) -> Iterator[dg.AssetSpec]:
             )
 
 
-def answer_asset(key: dg.AssetKey, description: str, **more: Any) -> dg.AssetSpec:
-    return dg.AssetSpec(
-        key, group_name=OPERATIONS_GROUP, owners=OWNERS, kinds={"report"}, description=description, **more
-    )
+def answer_asset(key: dg.AssetKey, description: str, group: str = OPERATIONS_GROUP, **more: Any) -> dg.AssetSpec:
+    return dg.AssetSpec(key, group_name=group, owners=OWNERS, kinds={"report"}, description=description, **more)
 
 
 def tag_run(
@@ -94,8 +93,7 @@ def tag_run(
     """Let the list of runs say what a run does, to whom, and whether it only says what it would do."""
     tags = {OPERATION: operation}
     if users:
-        more = f" and {len(users) - _TAGGED_USERS} more" if len(users) > _TAGGED_USERS else ""
-        tags[USER] = ", ".join(users[:_TAGGED_USERS]) + more
+        tags[USER] = listed(users, _TAGGED_USERS)
     if dry_run is not None:
         tags[DRY_RUN] = str(dry_run).lower()
     context.instance.add_run_tags(context.run_id, tags)

@@ -25,6 +25,7 @@ from ac_pipeline.defs.metadata import (
     Metadata,
     Summary,
     account_metadata,
+    by_number,
     dagster_failures,
     error_metadata,
     failure_of,
@@ -210,9 +211,8 @@ def retry_failed_items(
     if failures:
         raise failure_of(failures, len(retries))
     if again:  # as the command ends with 1
-        classes = ", ".join(f"{name} {number}" for name, number in again.most_common())
         raise dg.Failure(
-            f"{again.total()} of {plan.items} items failed again ({classes}): their partitions and "
+            f"{again.total()} of {plan.items} items failed again ({by_number(again)}): their partitions and "
             "operations/failed_items say why.",
             {"error_classes": dg.MetadataValue.json(dict(again))},
             allow_retries=False,

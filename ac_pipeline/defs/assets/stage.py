@@ -38,6 +38,7 @@ from ac_pipeline.defs.metadata import (
     counts,
     error_metadata,
     failure_of,
+    outcomes,
     source_counts,
 )
 from ac_pipeline.defs.pipeline import Outcome, PipelineResource
@@ -45,6 +46,7 @@ from ac_pipeline.defs.versions import LastEvents, Seen, observation, tags
 from ac_pipeline.errors import Misconfigured, PipelineError, Transient
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.planning.plan import Versions
+from ac_pipeline.sync.report import Tally
 
 Context = dg.OpExecutionContext | dg.AssetExecutionContext
 Work = Callable[[Sequence[Account]], Iterator[Outcome]]
@@ -189,17 +191,10 @@ def _line(outcome: Outcome) -> str:
         return f"{user} has to be run again: {report.error.code}: {report.error.message}"
     if report.blocked is not None:
         return f"{user} is blocked: {report.blocked.message}"
-    tallies = report.types.values()
-    numbers = {
-        "written": sum(tally.written for tally in tallies),
-        "unchanged": sum(tally.unchanged for tally in tallies),
-        "rendered": sum(tally.pending for tally in tallies),
-        "deleted": sum(tally.deleted for tally in tallies),
-        "deferred": sum(tally.deferred for tally in tallies),
-        "quarantined": sum(tally.quarantined for tally in tallies),
-    }
-    said = ", ".join(f"{count} {name}" for name, count in numbers.items() if count)
-    return f"{user}: {said or 'nothing to do'} ({report.seconds:.1f} s)"
+    total = Tally()
+    for tally in report.types.values():
+        total.add(tally)
+    return f"{user}: {outcomes(total)} ({report.seconds:.1f} s)"
 
 
 Results = Iterator[dg.MaterializeResult]

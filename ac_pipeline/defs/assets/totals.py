@@ -10,7 +10,7 @@ from typing import Final
 
 import dagster as dg
 
-from ac_pipeline.defs.assets.catalog import DERIVED_GROUP, OWNERS, records_key
+from ac_pipeline.defs.assets.catalog import DERIVED_GROUP, records_key
 from ac_pipeline.defs.jobs import UNFINISHED
 from ac_pipeline.defs.metadata import (
     ALL_FAILED_ITEMS,
@@ -21,7 +21,7 @@ from ac_pipeline.defs.metadata import (
     items_table,
     table_of,
 )
-from ac_pipeline.defs.operator_jobs import tag_run
+from ac_pipeline.defs.operator_jobs import KIND, answer_asset, tag_run
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.operations.totals import Totals, mirror_totals
@@ -38,28 +38,24 @@ def derived_assets() -> list[dg.AssetSpec]:
     """The totals and the list."""
     records = [records_key(media) for media in MEDIA_TYPES]
     return [
-        dg.AssetSpec(
+        answer_asset(
             TOTALS,
-            deps=records,
-            group_name=DERIVED_GROUP,
-            owners=OWNERS,
-            kinds={"report"},
-            description="The mirror in numbers: documents, eligible ones, records, what is pending or kept back and "
+            "The mirror in numbers: documents, eligible ones, records, what is pending or kept back and "
             "why, blocked accounts, and how long the oldest waits. Plots: Metadata, Plots. Counted once an hour and "
             f"after schedules and backfills, once `{TOTALS_SENSOR}` is on, or by the job `{COUNT_MIRROR}`.",
+            DERIVED_GROUP,
+            deps=records,
             freshness_policy=dg.FreshnessPolicy.time_window(
                 fail_window=timedelta(hours=4), warn_window=timedelta(hours=2)
             ),
         ),
-        dg.AssetSpec(
+        answer_asset(
             ALL_FAILED_ITEMS,
-            deps=records,
-            group_name=DERIVED_GROUP,
-            owners=OWNERS,
-            kinds={"report"},
-            description="Every item of any type and user that is quarantined, deferred or blocked, the newest first, "
+            "Every item of any type and user that is quarantined, deferred or blocked, the newest first, "
             "with its page, its record and the run that last tried. The job list_items lists all of them, by user, "
             "type, state and class.",
+            DERIVED_GROUP,
+            deps=records,
         ),
     ]
 
@@ -109,7 +105,7 @@ def _failed_metadata(pipeline: PipelineResource, totals: Totals, kept: int) -> M
 
 @dg.job(
     name=COUNT_MIRROR,
-    tags={"kind": "operator"},
+    tags=KIND,
     description="Counts documents, records and what is kept back, and lists every failed item: mirror/totals and "
     "operations/failed_items. Writes nothing.",
 )
