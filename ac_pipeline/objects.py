@@ -105,12 +105,9 @@ class ObjectStorage:
         self._jitter = jitter
 
     def url(self, source: SourceObject) -> str:
-        """The address of an object, every segment of its key percent-encoded (`auth0|x` -> `auth0%7Cx`).
-
-        Raises:
-            SourceMissing: The bucket is none of the platform's; storage cannot hold such a bucket or key, or it would
-                point elsewhere.
-        """
+        """The address of an object, every segment of its key percent-encoded (`auth0|x` -> `auth0%7Cx`). Raises
+        SourceMissing: the bucket is none of the platform's; storage cannot hold such a bucket or key, or it would point
+        elsewhere."""
         segments = source.key.split("/")
         if not _BUCKET.fullmatch(source.bucket):
             raise SourceMissing(f"{_name(source)}: not the name of a bucket")
@@ -160,11 +157,8 @@ class ObjectStorage:
         return found[0] if found is not None else None
 
     def look(self, candidates: Sequence[SourceObject]) -> tuple[SourceObject, str] | None:
-        """The first candidate that exists, by HEAD, with a stamp that is another one once it was replaced.
-
-        Raises:
-            ServiceUnreachable, ServerFailed, RateLimited: Storage did not answer; never taken for "absent" (MEDIA-5).
-        """
+        """The first candidate that exists, by HEAD, with a stamp that is another one once it was replaced. Raises
+        ServiceUnreachable, ServerFailed, RateLimited: storage did not answer; never taken for "absent" (MEDIA-5)."""
         for source in candidates:
             try:
                 status, headers = self._persist(self._head, source)

@@ -43,11 +43,7 @@ class Allowance:
 
 
 def allowance(value: object) -> Allowance:
-    """Read `25` or `0.5%`.
-
-    Raises:
-        ValueError: Something else, or a share over 100 %.
-    """
+    """Read `25` or `0.5%`. Raises ValueError: something else, or a share over 100 %."""
     if isinstance(value, Allowance):
         return value
     found = _FORM.fullmatch(str(value).strip())
@@ -99,11 +95,8 @@ def _template(value: str) -> str:
 
 
 def pool_limits(value: str) -> dict[str, int]:
-    """Read `encoding=2,pds=4`: the limit of each pool that is named.
-
-    Raises:
-        ValueError: Something else, or a limit below 1.
-    """
+    """Read `encoding=2,pds=4`: the limit of each pool that is named. Raises ValueError: something else, or a limit
+    below 1."""
     limits = {}
     for word in filter(None, value.replace(" ", "").split(",")):
         pool, _, limit = word.partition("=")
@@ -350,11 +343,8 @@ def load_settings(env_dir: Path | None = None) -> Settings:
 
 
 def load_timetable(env_dir: Path | None = None) -> Timetable:
-    """When the schedules tick; needs no other setting. `env_dir`: as in `load_settings`.
-
-    Raises:
-        Misconfigured: A cron line is wrong. The message names its variable.
-    """
+    """When the schedules tick; needs no other setting. `env_dir`: as in `load_settings`. Raises Misconfigured: a cron
+    line is wrong. The message names its variable."""
     return _load(Timetable, (env_dir or Path.cwd()).resolve())
 
 
@@ -368,11 +358,8 @@ def _load(kind: type[Loaded], folder: Path) -> Loaded:
 
 def _put_right(folder: Path) -> dict[str, str]:
     """Settings whose variables a command of Dagster has overwritten with `.env`, as they were meant: what the
-    environment said when the command was started, else `.env.local`.
-
-    Raises:
-        Misconfigured: `.env` and `.env.local` differ, and it cannot be told what the environment said.
-    """
+    environment said when the command was started, else `.env.local`. Raises Misconfigured: `.env` and `.env.local`
+    differ, and it cannot be told what the environment said."""
     env, local = (dotenv_values(folder / name, encoding="utf-8") for name in ENV_FILES)
     doubtful = {
         name: value

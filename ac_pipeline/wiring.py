@@ -151,11 +151,8 @@ class Pipeline:
 
 
 def lexicons_of_types() -> Lexicons:
-    """The lexicons of all media types, those of other packages included.
-
-    Raises:
-        Misconfigured: One is missing or cannot be used.
-    """
+    """The lexicons of all media types, those of other packages included. Raises Misconfigured: one is missing or cannot
+    be used."""
     return load_lexicons(
         needed=[media.nsid for media in MEDIA_TYPES],
         more=[media.lexicons for media in MEDIA_TYPES if media.lexicons is not None],
@@ -190,11 +187,7 @@ def work_folder(place: Path | None = None) -> Iterator[Path]:
 
 @contextmanager
 def open_relay(settings: Settings, url: str) -> Iterator[Relay]:
-    """The client of a relay.
-
-    Raises:
-        Misconfigured: The address cannot be used.
-    """
+    """The client of a relay. Raises Misconfigured: the address cannot be used."""
     with open_http(timeout=settings.ac_pds_timeout_seconds, proxies=settings.proxies) as http:
         yield Relay(url, http=http, limits=_limits(settings))
 

@@ -156,10 +156,7 @@ def account_metadata(
     pipeline: PipelineResource, outcome: Outcome, media: MediaType, *, renditions: bool = False
 ) -> Metadata:
     """What happened to one account's items of one type: the counts of the report (design, section 6), and more.
-
-    Args:
-        renditions: True for the assets of derived media, which tell of what was made.
-    """
+    `renditions`: true for the assets of derived media, which tell of what was made."""
     report, tally = outcome.report, outcome.report.tally(media.name)
     metadata: Metadata = {}  # what a person looks for comes first: the UI keeps this order
     if report.blocked is not None:
@@ -198,11 +195,8 @@ def account_metadata(
 
 def _pictures(pipeline: Pipeline, account: Account, media: MediaType, *, pending: bool) -> list[str]:
     """Some pictures of the account's records in Markdown: small ones of our web server, each a link to what it shows on
-    the PDS, the picture or the video whose poster it is. None for a type whose records hold no picture.
-
-    Args:
-        pending: Also those that are made and not published yet: they are seen once they are.
-    """
+    the PDS, the picture or the video whose poster it is. None for a type whose records hold no picture. `pending`: also
+    those that are made and not published yet: they are seen once they are."""
     if not media.blobs or account.did is None:
         return []
     states = {State.WRITTEN, State.UNCHANGED, *([State.PENDING] if pending else [])}
@@ -295,11 +289,7 @@ def table_of(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> dg.Ta
 
 
 def items_table(entries: Iterable[LedgerEntry], *, users: bool = False) -> dg.TableMetadataValue:
-    """Items as a table, one row each: why first, the id last.
-
-    Args:
-        users: True where they may be of several users.
-    """
+    """Items as a table, one row each: why first, the id last. `users`: true where they may be of several users."""
     rows = []
     for entry in entries:
         code, message = _said_of(entry)

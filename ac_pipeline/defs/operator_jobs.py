@@ -106,11 +106,8 @@ def _named_users(parameters: Parameters) -> list[str]:
 
 
 def conclude(context: dg.OpExecutionContext, parameters: Parameters, report: Report, asset: dg.AssetKey) -> None:
-    """Show a report as the answer of a run: one sentence in its log, and a materialisation with its tables.
-
-    Raises:
-        dg.Failure: Something went wrong, or was confirmed with another number.
-    """
+    """Show a report as the answer of a run: one sentence in its log, and a materialisation with its tables. Raises
+    dg.Failure: something went wrong, or was confirmed with another number."""
     metadata: Metadata = dict(report.facts)
     for each in report.tables:
         metadata.update(table_metadata(each))

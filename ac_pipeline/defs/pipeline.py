@@ -38,11 +38,8 @@ class Outcome:
 
 
 class PipelineResource(ExitStack):
-    """A pipeline that is opened when `open` is first called, by whatever thread, and closed by `close`.
-
-    Args:
-        settings: Reads the settings, at the first question.
-    """
+    """A pipeline that is opened when `open` is first called, by whatever thread, and closed by `close`. `settings`:
+    reads the settings, at the first question."""
 
     def __init__(self, settings: Callable[[], Settings]) -> None:
         super().__init__()
@@ -64,11 +61,8 @@ class PipelineResource(ExitStack):
             return self._pipeline
 
     def accounts(self) -> Mapping[str, Account]:
-        """All accounts by partition key; read once, however often it is asked.
-
-        Raises:
-            Transient, Misconfigured: They could not be read.
-        """
+        """All accounts by partition key; read once, however often it is asked. Raises Transient, Misconfigured: they
+        could not be read."""
         pipeline = self.open()
         with self._reading:
             if self._accounts is None:
@@ -76,11 +70,8 @@ class PipelineResource(ExitStack):
             return self._accounts
 
     def sync(self, accounts: Sequence[Account], selection: Selection, run_id: str) -> Iterator[Outcome]:
-        """Mirror these accounts, several at once; outcomes as they come.
-
-        Raises:
-            Misconfigured: Of these accounts another number than `sweep` is kept.
-        """
+        """Mirror these accounts, several at once; outcomes as they come. Raises Misconfigured: of these accounts
+        another number than `sweep` is kept."""
         pipeline = self.open()
         confirm_sweep(pipeline, accounts, selection, run_id)
         return starmap(Outcome, sync_accounts(pipeline.engine, accounts, selection, run_id, self._workers))
@@ -96,22 +87,15 @@ class PipelineResource(ExitStack):
         return starmap(Outcome, retry_accounts(self.open().engine, retries, run_id, self._workers))
 
     def survey(self, account: Account, types: Sequence[MediaType]) -> AccountReport:
-        """The dry run of one account: what a sync would do.
-
-        Raises:
-            Transient: Something could not be read.
-        """
+        """The dry run of one account: what a sync would do. Raises Transient: something could not be read."""
         _, report = self.open().engine.survey(account, Selection(types=tuple(types)))
         return report
 
     def verify(
         self, accounts: Sequence[Account], types: Sequence[MediaType], *, blobs: bool, run_id: str
     ) -> Iterator[Taken]:
-        """Verify these accounts against their repositories, several at once, and keep what was found.
-
-        Args:
-            blobs: Ask the PDS for every blob as well.
-        """
+        """Verify these accounts against their repositories, several at once, and keep what was found. `blobs`: ask the
+        PDS for every blob as well."""
         pipeline = self.open()
         pipeline.receipts.forget([account.id for account in self.accounts().values()])
         return take_receipts(

@@ -72,11 +72,8 @@ class VerificationConfig(dg.Config):
 def verify(
     context: dg.OpExecutionContext, config: VerificationConfig, pipeline: dg.ResourceParam[PipelineResource]
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    """Verify the users the config names, then let the checks of the verified types say what is amiss.
-
-    Raises:
-        dg.Failure: The config names something that does not exist; or some users could not be read.
-    """
+    """Verify the users the config names, then let the checks of the verified types say what is amiss. Raises
+    dg.Failure: the config names something that does not exist; or some users could not be read."""
     with dagster_failures():
         types = media_types(config.types)
         accounts = _accounts(pipeline, config.users)
@@ -179,11 +176,8 @@ class RetryConfig(dg.Config):
 def retry_failed_items(
     context: dg.OpExecutionContext, config: RetryConfig, pipeline: dg.ResourceParam[PipelineResource]
 ) -> None:
-    """Run exactly the failed items that the config names, and say of each user and type what came of it.
-
-    Raises:
-        dg.Failure: Nothing is selected or a field is wrong; or some users have to be run again, or items failed again.
-    """
+    """Run exactly the failed items that the config names, and say of each user and type what came of it. Raises
+    dg.Failure: nothing is selected or a field is wrong; or some users have to be run again, or items failed again."""
     with dagster_failures():
         plan = plan_retry(pipeline.open(), _wanted(config))
     tag_run(context, "retry", config.users or [retry.account.key for retry in plan.accounts])
@@ -229,11 +223,8 @@ def retry_items() -> None:
 
 
 def _wanted(config: RetryConfig) -> FailedItems:
-    """The config as the pipeline's own words.
-
-    Raises:
-        Misconfigured: Nothing is selected, or a field holds what it cannot hold.
-    """
+    """The config as the pipeline's own words. Raises Misconfigured: nothing is selected, or a field holds what it
+    cannot hold."""
     if not (config.items or config.users or config.types or config.error_class or config.all_failed):
         raise Misconfigured(
             "No item is selected, so nothing was done: fill in items, users, types or error_class in the launchpad, "

@@ -76,11 +76,8 @@ class LastEvents:
 
 
 def observation(media: MediaType, user: str, versions: Versions, counts: Mapping[str, int]) -> dg.AssetObservation:
-    """What was seen of one user's documents of one type.
-
-    Args:
-        counts: Documents, and how many of them are eligible, withdrawn and invalid.
-    """
+    """What was seen of one user's documents of one type. `counts`: documents, and how many of them are eligible,
+    withdrawn and invalid."""
     return dg.AssetObservation(source_key(media), partition=user, metadata=dict(counts), tags=_own(versions.documents))
 
 

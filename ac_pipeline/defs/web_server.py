@@ -81,11 +81,8 @@ async def _thumbnail(name: str) -> Response:
 
 @lru_cache(maxsize=512)
 def thumbnail(did: str, cid: str) -> bytes:
-    """A picture of the PDS as a PNG of at most 96 x 96 pixels.
-
-    Raises:
-        PipelineError, httpx.HTTPError, OSError, ValueError: It cannot be read, or is none.
-    """
+    """A picture of the PDS as a PNG of at most 96 x 96 pixels. Raises PipelineError, httpx.HTTPError, OSError,
+    ValueError: it cannot be read, or is none."""
     settings = load_settings()
     with httpx.Client(transport=settings.proxies.transport(httpx.Limits()), trust_env=False) as http:
         asked = {"did": did, "cid": cid}

@@ -92,11 +92,7 @@ def run_config(users: list[str]) -> dict[str, object]:
 
 
 def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
-    """The records asset of each type, with their checks.
-
-    Args:
-        retry_seconds: Before the first retry of the step.
-    """
+    """The records asset of each type, with their checks. `retry_seconds`: before the first retry of the step."""
     with backfill_policy_is_beta():
 
         @dg.multi_asset(
@@ -170,11 +166,8 @@ def changed_users_job(pipeline_resource: object, retry_seconds: float = RETRY_SE
     def changed_users_records(
         context: dg.OpExecutionContext, config: ChangedUsersConfig, pipeline: dg.ResourceParam[PipelineResource]
     ) -> Iterator[dg.AssetCheckEvaluation]:
-        """Synchronise the users the config names, and let the checks say what is quarantined now.
-
-        Raises:
-            dg.Failure: Some users have to be run again; a retry leaves out whoever is materialised in this run.
-        """
+        """Synchronise the users the config names, and let the checks say what is quarantined now. Raises dg.Failure:
+        some users have to be run again; a retry leaves out whoever is materialised in this run."""
         assets = {records_key(media): media for media in MEDIA_TYPES}
         asked = list(dict.fromkeys(config.users))
         earlier = made_earlier(context, assets)

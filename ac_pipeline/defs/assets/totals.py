@@ -62,11 +62,7 @@ def derived_assets() -> list[dg.AssetSpec]:
 
 @dg.op(name="count_the_mirror", out=dg.Out(dg.Nothing))
 def count(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[PipelineResource]) -> None:
-    """Count everything, and list what failed.
-
-    Raises:
-        dg.Failure: Something could not be read.
-    """
+    """Count everything, and list what failed. Raises dg.Failure: something could not be read."""
     tag_run(context, "count")
     with dagster_failures():
         totals = mirror_totals(pipeline.open(), failed=ROWS)
