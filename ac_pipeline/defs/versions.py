@@ -82,20 +82,19 @@ def observation(media: MediaType, user: str, versions: Versions, counts: Mapping
 
 
 def tags(
-    version: str | None, run_id: str, parents: Mapping[dg.AssetKey, Seen | None], seen: Mapping[dg.AssetKey, str | None]
+    version: str | None, run_id: str, parents: Mapping[dg.AssetKey, tuple[Seen | None, str | None]]
 ) -> dict[str, str]:
     """Tags of a materialisation: its own data version, and what of its parents it is made from.
 
     Args:
         version: Its data version, or None when nothing can be said.
         run_id: Stands for the version of the code, as Dagster has it for assets without one.
-        parents: Each parent, with its last event.
-        seen: Each parent, with the version that was used.
+        parents: Each parent, with its last event and the version that was used.
     """
     made = {"dagster/code_version": run_id, **_own(version)}
-    for asset, event in parents.items():
+    for asset, (event, used) in parents.items():
         name = asset.to_user_string()
-        made[f"dagster/input_data_version/{name}"] = seen.get(asset) or "INITIAL"
+        made[f"dagster/input_data_version/{name}"] = used or "INITIAL"
         made[f"dagster/input_event_pointer/{name}"] = str(event.id) if event is not None else _NO_EVENT
     return made
 

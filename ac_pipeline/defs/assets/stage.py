@@ -42,7 +42,7 @@ from ac_pipeline.defs.metadata import (
     source_counts,
 )
 from ac_pipeline.defs.pipeline import Outcome, PipelineResource
-from ac_pipeline.defs.versions import LastEvents, Seen, observation, tags
+from ac_pipeline.defs.versions import LastEvents, observation, tags
 from ac_pipeline.errors import Misconfigured, PipelineError, Transient
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.planning.plan import Versions
@@ -169,16 +169,14 @@ class UsersOfRun:
         if versions is None:
             return dg.AssetMaterialization(key, partition=user, metadata=metadata)
         source, made = source_key(media), rendition_key(media)
-        used = {source: versions.documents}
-        parents: dict[dg.AssetKey, Seen | None] = {source: self._events.observed(source).get(user)}
+        parents = {source: (self._events.observed(source).get(user), versions.documents)}
         own = versions.renditions
         if key == records_key(media):
             own = versions.records
             if made is not None:
-                used[made] = versions.renditions
-                parents[made] = self._events.materialized(made).get(user)
-        versioned = tags(own, self.context.run.run_id, parents, used)
-        return dg.AssetMaterialization(key, partition=user, metadata=metadata, tags=versioned)
+                parents[made] = (self._events.materialized(made).get(user), versions.renditions)
+        own_tags = tags(own, self.context.run.run_id, parents)
+        return dg.AssetMaterialization(key, partition=user, metadata=metadata, tags=own_tags)
 
     def _materialize(self, made: dg.AssetMaterialization) -> None:
         (self.emit or self.context.log_event)(made)
