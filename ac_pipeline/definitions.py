@@ -13,19 +13,17 @@ import dagster as dg
 from ac_pipeline.defs.alerts.sensor import ALERTS, alerts_resource, alerts_sensor
 from ac_pipeline.defs.assets.catalog import RETRY_SECONDS, source_assets
 from ac_pipeline.defs.assets.records import changed_users_job, record_assets
-from ac_pipeline.defs.assets.renditions import rendition_assets
+from ac_pipeline.defs.assets.stage import rendition_assets
 from ac_pipeline.defs.assets.totals import count_mirror, derived_assets, totals_sensor
 from ac_pipeline.defs.jobs import sync_users
 from ac_pipeline.defs.operator_jobs import assets_of, job_of
 from ac_pipeline.defs.pipeline import PIPELINE, pipeline_resource
-from ac_pipeline.defs.retries import retry_items
-from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.defs.schedules import schedules
-from ac_pipeline.defs.sensors.abandoned import abandoned_runs_sensor
+from ac_pipeline.defs.sensors.abandoned import abandoned_runs_sensor, marked_in_process_executor
 from ac_pipeline.defs.sensors.content import make_content_sensor
 from ac_pipeline.defs.sensors.drift import make_drift_sensor
 from ac_pipeline.defs.sensors.users import users_sensor
-from ac_pipeline.defs.verification import verification_asset, verify_users
+from ac_pipeline.defs.user_jobs import retry_items, verification_asset, verify_users
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.operations.catalog import operations
 from ac_pipeline.settings import Timetable, load_settings, load_timetable

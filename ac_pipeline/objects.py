@@ -103,22 +103,11 @@ class ObjectStorage:
         self._sleep = sleep
         self._clock = clock
         self._jitter = jitter
-        self._counter = threading.Lock()
-        self._downloaded = 0
-
-    @property
-    def bytes_downloaded(self) -> int:
-        """Bytes of bodies read so far, those of failed attempts included."""
-        with self._counter:
-            return self._downloaded
 
     def url(self, source: SourceObject) -> str:
-        """The address of an object, every segment of its key percent-encoded (`auth0|x` -> `auth0%7Cx`).
-
-        Raises:
-            SourceMissing: The bucket is none of the platform's; storage cannot hold such a bucket or key, or it would
-                point elsewhere.
-        """
+        """The address of an object, every segment of its key percent-encoded (`auth0|x` -> `auth0%7Cx`). Raises
+        SourceMissing: the bucket is none of the platform's; storage cannot hold such a bucket or key, or it would point
+        elsewhere."""
         segments = source.key.split("/")
         if not _BUCKET.fullmatch(source.bucket):
             raise SourceMissing(f"{_name(source)}: not the name of a bucket")
@@ -146,16 +135,11 @@ class ObjectStorage:
             TooLarge: The first existing candidate is over `max_bytes`.
             ServiceUnreachable, ServerFailed, RateLimited: Storage did not answer; says nothing about existence.
         """
-
         doubted: set[str] = set()
-
-        def download(url: str) -> tuple[str, int, httpx.Headers] | int:
-            return self._download(url, into, max_bytes, doubted)
-
         tried: list[str] = []
         for source in candidates:
             try:
-                answer = self._persist(download, source)
+                answer = self._persist(lambda url: self._download(url, into, max_bytes, doubted), source)
             except SourceMissing as refused:
                 tried.append(refused.message)
             else:
@@ -173,11 +157,8 @@ class ObjectStorage:
         return found[0] if found is not None else None
 
     def look(self, candidates: Sequence[SourceObject]) -> tuple[SourceObject, str] | None:
-        """The first candidate that exists, by HEAD, with a stamp that is another one once it was replaced.
-
-        Raises:
-            ServiceUnreachable, ServerFailed, RateLimited: Storage did not answer; never taken for "absent" (MEDIA-5).
-        """
+        """The first candidate that exists, by HEAD, with a stamp that is another one once it was replaced. Raises
+        ServiceUnreachable, ServerFailed, RateLimited: storage did not answer; never taken for "absent" (MEDIA-5)."""
         for source in candidates:
             try:
                 status, headers = self._persist(self._head, source)
@@ -237,8 +218,6 @@ class ObjectStorage:
                 for chunk in self._limit.watch(response.iter_raw()):
                     size += len(chunk)
                     begin = begin or chunk[:64]
-                    with self._counter:
-                        self._downloaded += len(chunk)
                     if size > max_bytes:
                         # Storage declares what it sends: what does not end by itself is no object of its own.
                         raise OverLimit(f"no end after {max_bytes} bytes, the most that is taken of such an object")

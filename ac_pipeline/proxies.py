@@ -72,11 +72,7 @@ class Proxies:
     exempt: tuple[Exempt, ...] = ()
 
     def of(self, url: httpx.URL) -> Proxy | None:
-        """The proxy for an address; None where there is none.
-
-        Raises:
-            Misconfigured: It cannot be used.
-        """
+        """The proxy for an address; None where there is none. Raises Misconfigured: it cannot be used."""
         proxy, host = self.by_scheme.get(url.scheme), url.host.lower().rstrip(".")
         port = url.port or {"http": 80}.get(url.scheme, 443)
         if proxy is None or any(each.fits(host, port) for each in (*_HERE, *self.exempt)):
@@ -94,11 +90,8 @@ DIRECT = Proxies()  # No proxies at all
 
 
 def read_proxies(environment: Mapping[str, str]) -> Proxies:
-    """The proxies of an environment.
-
-    Raises:
-        Misconfigured: NO_PROXY cannot be understood, and there is a proxy. The message names the variable.
-    """
+    """The proxies of an environment. Raises Misconfigured: NO_PROXY cannot be understood, and there is a proxy. The
+    message names the variable."""
     found = {scheme: _proxy(environment, scheme) or _proxy(environment, "all") for scheme in ("http", "https")}
     by_scheme = {scheme: proxy for scheme, proxy in found.items() if proxy is not None}
     _, text = _lookup(environment, _NO_PROXY)

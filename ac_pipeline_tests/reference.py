@@ -135,7 +135,7 @@ def limits_of(info: FieldInfo) -> str:
 
 def meaning_of(info: FieldInfo) -> str:
     secret = SecretStr in (info.annotation, *getattr(info.annotation, "__args__", ()))
-    return f"{info.description or ''}{' A secret.' if secret else ''}"
+    return f"{' '.join((info.description or '').split())}{' A secret.' if secret else ''}"
 
 
 def _settings_tables() -> Iterator[str]:

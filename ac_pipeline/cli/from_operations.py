@@ -47,11 +47,7 @@ def opened() -> AbstractContextManager[Pipeline]:
 
 
 def command_of(operation: Declaration[Any], opens: Opens = opened) -> click.Command:
-    """The command of an operation, under the last of its words.
-
-    Args:
-        opens: Opens the pipeline it works with.
-    """
+    """The command of an operation, under the last of its words. `opens`: opens the pipeline it works with."""
 
     def call(*, as_json: bool, as_csv: bool = False, **values: Any) -> int:
         parameters = operation.parse({name: _plain(value) for name, value in values.items()})

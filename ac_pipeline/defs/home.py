@@ -16,10 +16,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 
 import yaml
@@ -275,24 +274,21 @@ seconds that service managers and `make demo` wait."""
 _SENT = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 
-class _Wishes:
-    """Counts the signals that ask us to stop: Ctrl-C, SIGTERM, the closing of the terminal.
+@contextmanager
+def _wishes() -> Iterator[list[int]]:
+    """The signals that ask us to stop, as they come: Ctrl-C, SIGTERM, the closing of the terminal.
 
-    They are counted and nothing is raised: between a start and its being noted, an exception would lose a process.
+    They are noted and nothing is raised: between a start and its being noted, an exception would lose a process.
     """
-
-    def __init__(self) -> None:
-        self.count = 0
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        # Also SIGINT: a shell starts background commands deaf to it, and what we start would inherit that.
-        self._before = {number: signal.signal(number, self._asked) for number in numbers}
-
-    def forget(self) -> None:
-        for number, handler in self._before.items():
+    asked: list[int] = []
+    # Also SIGINT: a shell starts background commands deaf to it, and what we start would inherit that.
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda sent, _: asked.append(sent)) for number in numbers}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)
-
-    def _asked(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
 
 
 def run_group(
@@ -314,39 +310,30 @@ def run_group(
     Returns:
         0 when we were asked to stop, else the program's exit code.
     """
-    wishes = _Wishes()
-    try:
+    with _wishes() as asked:
         process = subprocess.Popen(command, env=dict(environment), cwd=folder, start_new_session=True)  # noqa: S603
-        while process.poll() is None and not wishes.count:
+        while process.poll() is None and not asked:
             time.sleep(_POLL_SECONDS)
         code = process.poll()
-        _stop(process, wishes, patience)
+        for number, seconds in zip(_SENT, patience, strict=True):
+            with suppress(ProcessLookupError):
+                if number is not signal.SIGINT:
+                    os.killpg(process.pid, number)
+                elif code is None:
+                    process.send_signal(number)
+            if _gone(process, seconds, asked):
+                break
         return 0 if code is None else code
-    finally:
-        wishes.forget()
 
 
-def _stop(process: subprocess.Popen[bytes], wishes: _Wishes, patience: tuple[float, float, float]) -> None:
-    for number, seconds in zip(_SENT, patience, strict=True):
-        try:
-            if number is not signal.SIGINT:
-                os.killpg(process.pid, number)
-            elif process.poll() is None:
-                process.send_signal(number)
-        except ProcessLookupError:
-            return
-        if _gone(process, seconds, wishes):
-            return
-
-
-def _gone(process: subprocess.Popen[bytes], seconds: float, wishes: _Wishes) -> bool:
+def _gone(process: subprocess.Popen[bytes], seconds: float, asked: Sequence[int]) -> bool:
     """True if everybody of the group is gone within so many seconds and before we are asked again."""
-    begun, asked = time.monotonic(), wishes.count
+    begun, known = time.monotonic(), len(asked)
     while process.poll() is None or _anybody(process.pid):
         passed = time.monotonic() - begun
         if passed < _SAME_WISH_SECONDS:
-            asked = wishes.count
-        if passed > seconds or wishes.count > asked:
+            known = len(asked)
+        if passed > seconds or len(asked) > known:
             return False
         time.sleep(_POLL_SECONDS)
     return True

@@ -6,17 +6,16 @@ What an operation does and says is `operations/`. No secret reaches an event: a 
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final
 
 import dagster as dg
 from pydantic import Field, create_model
 
+from ac_pipeline.defs.alerts.messages import listed
 from ac_pipeline.defs.assets.catalog import OPERATIONS_GROUP, OWNERS, records_key
-from ac_pipeline.defs.metadata import Metadata, table_of
+from ac_pipeline.defs.metadata import Metadata, dagster_failures, fitted_table
 from ac_pipeline.defs.pipeline import PipelineResource
-from ac_pipeline.errors import PipelineError
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.operations.declare import Declaration, Report, Table, Work, wrong_confirmation
 from ac_pipeline.operations.parameters import Parameters, hint
@@ -40,7 +39,7 @@ def job_of(operation: Declaration[Any]) -> dg.JobDefinition:
     config_type = _config_of(operation)
 
     def work(context: Any, config: Any, pipeline: Any) -> None:
-        with refusals():
+        with dagster_failures():
             parameters = operation.parse(config.model_dump())
             tag_run(context, operation.command or operation.job, _named_users(parameters))
             using = work_of(context, pipeline)
@@ -85,10 +84,8 @@ def assets_of(operations: Iterable[Declaration[Any]]) -> Iterator[dg.AssetSpec]:
             )
 
 
-def answer_asset(key: dg.AssetKey, description: str, **more: Any) -> dg.AssetSpec:
-    return dg.AssetSpec(
-        key, group_name=OPERATIONS_GROUP, owners=OWNERS, kinds={"report"}, description=description, **more
-    )
+def answer_asset(key: dg.AssetKey, description: str, group: str = OPERATIONS_GROUP, **more: Any) -> dg.AssetSpec:
+    return dg.AssetSpec(key, group_name=group, owners=OWNERS, kinds={"report"}, description=description, **more)
 
 
 def tag_run(
@@ -97,8 +94,7 @@ def tag_run(
     """Let the list of runs say what a run does, to whom, and whether it only says what it would do."""
     tags = {OPERATION: operation}
     if users:
-        more = f" and {len(users) - _TAGGED_USERS} more" if len(users) > _TAGGED_USERS else ""
-        tags[USER] = ", ".join(users[:_TAGGED_USERS]) + more
+        tags[USER] = listed(users, _TAGGED_USERS)
     if dry_run is not None:
         tags[DRY_RUN] = str(dry_run).lower()
     context.instance.add_run_tags(context.run_id, tags)
@@ -113,11 +109,8 @@ def _named_users(parameters: Parameters) -> list[str]:
 def conclude(
     context: dg.OpExecutionContext, using: Work, operation: Declaration[Any], parameters: Parameters, report: Report
 ) -> None:
-    """Show a report as the answer of a run: one sentence in its log, and a materialisation with its tables.
-
-    Raises:
-        dg.Failure: Something went wrong, or was confirmed with another number.
-    """
+    """Show a report as the answer of a run: one sentence in its log, and a materialisation with its tables. Raises
+    dg.Failure: something went wrong, or was confirmed with another number."""
     target = using.pipeline.settings.destination
     metadata: Metadata = dict(report.facts)
     for each in report.tables:
@@ -147,22 +140,12 @@ def conclude(
     context.log_event(dg.AssetMaterialization(answer_key(operation), description=sentence, metadata=answer))
 
 
-@contextmanager
-def refusals() -> Iterator[None]:
-    """Let what the pipeline refuses fail the job in its one sentence. Nothing is tried again by itself: a person has
-    launched it, and a person decides."""
-    try:
-        yield
-    except PipelineError as error:
-        raise dg.Failure(description=error.message, allow_retries=False) from error
-
-
 def table_metadata(table: Table) -> Metadata:
     """A table's first rows, and how many it does not show; nothing without rows."""
     if not table.count:
         return {}
     rows = [{name: _cell(row.get(name)) for name in table.columns} for row in islice(table, ROWS)]
-    made: Metadata = {table.name: table_of(rows, table.columns)}
+    made: Metadata = {table.name: fitted_table(rows, table.columns)}
     if table.count > len(rows):
         made[f"{table.name}_not_shown"] = table.count - len(rows)
     return made

@@ -27,7 +27,7 @@ from ac_pipeline.defs.jobs import (
 )
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.sensors.drift import plan_drift
-from ac_pipeline.defs.verification import VERIFY_USERS
+from ac_pipeline.defs.user_jobs import VERIFY_USERS
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.operations.plan import PLAN
 from ac_pipeline.settings import Timetable
@@ -44,20 +44,15 @@ Requests = Iterator[dg.RunRequest | dg.SkipReason]
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """One tick of a schedule.
-
-    Args:
-        keys: All known users, in the order of their partitions.
-        hour: When it is, UTC. Dagster asks for a key where there are several requests; with the hour in it, no later
-            tick is kept back.
-        run_config: Of each run.
-    """
+    """One tick of a schedule."""
 
     context: dg.ScheduleEvaluationContext
     pipeline: PipelineResource
-    keys: Sequence[str]
+    keys: Sequence[str]  # All known users, in the order of their partitions
+    # When it is, UTC. Dagster asks for a key where there are several requests; with the hour in it, no later tick is
+    # kept back.
     hour: str
-    run_config: Mapping[str, Any]
+    run_config: Mapping[str, Any]  # Of each run
 
 
 def users_with_work(tick: Tick) -> Requests:
@@ -71,11 +66,12 @@ def users_with_work(tick: Tick) -> Requests:
     now = time.time()
     # In this order: a sync that ends while we look is busy here, or done there.
     busy = busy_keys(tick.context.instance, tick.keys, apart_from={VERIFY_USERS}, one_by_one={SYNC_CHANGED_USERS}).ahead
-    repositories, marks = list(tick.pipeline.repositories()), tick.pipeline.marks()
+    pipeline = tick.pipeline.open()
+    repositories, marks = list(pipeline.server.list_repositories()), pipeline.ledger.checkpoints()
     accounts = tick.pipeline.accounts()
     drift = plan_drift(accounts, tick.keys, repositories, marks=marks, busy=busy, cursor=None, now=now)
     served = {each.did for each in repositories if each.active}
-    changes = tick.pipeline.pending(marks.keys(), served, LOOK_SECONDS)
+    changes = pipeline.changes.look_at_everybody(accounts.values(), marks.keys(), served, LOOK_SECONDS)
     work = {work.key for work in changes.works} | {each.key for each in drift.drifted} | set(drift.busy)
     if changes.failed is not None:
         tick.context.log.warning(f"Everybody is asked for, because the look did not end: {changes.failed}.")
@@ -107,25 +103,15 @@ def one_run(tick: Tick) -> Requests:
 
 @dataclass(frozen=True, slots=True)
 class UsersSchedule:
-    """One schedule over all users.
+    """One schedule over all users."""
 
-    Args:
-        name: Its name in the UI, which people start it by.
-        setting: Field of `Timetable` with its cron line.
-        job: Name of the job it launches.
-        description: For people.
-        requests: What one tick asks for.
-        run_config: Of each run.
-        waits_for: Schedules that must have no unfinished runs, besides itself.
-    """
-
-    name: str
-    setting: str
-    job: str
-    description: str
-    requests: Callable[[Tick], Requests]
-    run_config: Mapping[str, Any] = field(default_factory=dict)
-    waits_for: tuple[str, ...] = ()
+    name: str  # Its name in the UI, which people start it by
+    setting: str  # Field of `Timetable` with its cron line
+    job: str  # Name of the job it launches
+    description: str  # For people
+    requests: Callable[[Tick], Requests]  # What one tick asks for
+    run_config: Mapping[str, Any] = field(default_factory=dict)  # Of each run
+    waits_for: tuple[str, ...] = ()  # Schedules that must have no unfinished runs, besides itself
 
 
 INCREMENTAL_SYNC: Final = "incremental_sync"

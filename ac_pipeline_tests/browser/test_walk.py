@@ -10,7 +10,7 @@ from playwright.sync_api import Page, expect
 
 from ac_pipeline.defs.assets.records import SYNC_CHANGED_USERS, run_config
 from ac_pipeline.defs.assets.totals import COUNT_MIRROR
-from ac_pipeline.defs.verification import VERIFY_USERS
+from ac_pipeline.defs.user_jobs import VERIFY_USERS
 from ac_pipeline.local.dagster_ui import SUCCEEDED
 from ac_pipeline.operations.plan import PLAN
 from ac_pipeline_tests.browser.conftest import SIZE, Shoot, Stage

@@ -184,7 +184,7 @@ _POOLED = """
 import sys
 from pathlib import Path
 import dagster as dg
-from ac_pipeline.defs.run_marks import marked_in_process_executor
+from ac_pipeline.defs.sensors.abandoned import marked_in_process_executor
 from ac_pipeline_tests.dagster_instance import open_instance
 
 @dg.op(pool="encoding")

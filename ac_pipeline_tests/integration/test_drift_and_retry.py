@@ -17,8 +17,8 @@ from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, USERS, recor
 from ac_pipeline.defs.assets.records import SYNC_CHANGED_USERS
 from ac_pipeline.defs.jobs import SYNC_USERS
 from ac_pipeline.defs.pipeline import PipelineResource
-from ac_pipeline.defs.retries import RETRY_ITEMS, RETRY_STEP
 from ac_pipeline.defs.schedules import INCREMENTAL_SYNC, NIGHTLY_RECONCILE
+from ac_pipeline.defs.user_jobs import RETRY_ITEMS, RETRY_STEP
 from ac_pipeline.errors import ServerFailed
 from ac_pipeline.local.seed.artwork import pixel_art
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type

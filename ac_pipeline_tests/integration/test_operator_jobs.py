@@ -157,7 +157,7 @@ def test_status_and_items_are_told_by_job_as_by_command(desk: Desk, slice_: Slic
     slice_.add("kidlisp", ada, source="(line)")
     assert cli("sync")[0] == 1
     status = {row["type"]: row for row in said(desk.launch("show_status"))["status"]}
-    assert (status["mood"]["unchanged"], status["kidlisp"]["quarantined"], status["total"]["documents"]) == (1, 1, 2)
+    assert (status["unchanged"]["mood"], status["quarantined"]["kidlisp"], status["documents"]["total"]) == (1, 1, 2)
     listed = json.loads(cli("items", "--json", "--state", "quarantined")[1])
     (row,) = said(desk.launch("list_items", states=["quarantined"]))["items"]
     assert (row["item"], row["class"]) == (listed[0]["item"], listed[0]["failure"]["error_class"])

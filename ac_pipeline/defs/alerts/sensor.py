@@ -107,17 +107,11 @@ def _refusal(status: int, said: str) -> PipelineError:
 
 @dataclass(frozen=True, slots=True)
 class AlertDelivery:
-    """How the alerts of one tick leave.
+    """How the alerts of one tick leave."""
 
-    Args:
-        base_url: Of the UI, for links; None leaves paths.
-        redact: Removes secrets from a text.
-        webhook: Where messages are posted, or None for the log alone.
-    """
-
-    base_url: str | None
-    redact: Callable[[str], str]
-    webhook: Webhook | None
+    base_url: str | None  # Of the UI, for links; None leaves paths
+    redact: Callable[[str], str]  # Removes secrets from a text
+    webhook: Webhook | None  # Where messages are posted, or None for the log alone
 
     def deliver(self, alert: SubjectStatus, at: float) -> str | None:
         """Post one message; returns why it was not taken, without a secret, or None."""

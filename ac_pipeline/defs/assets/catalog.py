@@ -127,20 +127,18 @@ PRIORITY: Final = "dagster/priority"
 """Tag by which the queue orders runs; backfills and schedules have 0."""
 URGENT: Final = "10"
 
+THUMBNAILS: Final = "/thumbnails/"
+"""Path below which our web server serves small pictures, by DID and CID."""
+
 RETRY_SECONDS: Final = 20.0
+RENDITION_RETRIES: Final = 2
+"""For storage that did not answer: three attempts, `RETRY_SECONDS` and twice that apart."""
 RECORD_RETRIES: Final = 3
+"""For a PDS that restarts or a lease that another run holds: four attempts, up to four times `RETRY_SECONDS` apart."""
 
 
-def rendition_retries(seconds: float = RETRY_SECONDS) -> dg.RetryPolicy:
-    """For storage that did not answer: three attempts, `seconds` and twice that apart."""
-    return dg.RetryPolicy(max_retries=2, delay=seconds, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
-
-
-def record_retries(seconds: float = RETRY_SECONDS) -> dg.RetryPolicy:
-    """For a PDS that restarts or a lease that another run holds: four attempts, up to four times `seconds` apart."""
-    return dg.RetryPolicy(
-        max_retries=RECORD_RETRIES, delay=seconds, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
-    )
+def retries(number: int, seconds: float) -> dg.RetryPolicy:
+    return dg.RetryPolicy(number, delay=seconds, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
 
 @contextmanager

@@ -23,9 +23,9 @@ from ac_pipeline.defs.assets.catalog import (
     RETRY_SECONDS,
     backfill_policy_is_beta,
     columns_of,
-    record_retries,
     records_key,
     rendition_key,
+    retries,
     source_key,
     users,
 )
@@ -35,6 +35,7 @@ from ac_pipeline.defs.metadata import failure_of
 from ac_pipeline.defs.pipeline import PIPELINE, PipelineResource
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import lexicons_of_types
 
 STEP: Final = "atproto_records"
@@ -73,7 +74,8 @@ class RecordsConfig(dg.Config):
     def work(self, pipeline: PipelineResource, types: Sequence[MediaType], run_id: str) -> Work:
         """A sync of these types as it is configured."""
         chosen: dict[str, Any] = {name: getattr(self, name) for name in RecordsConfig.model_fields}
-        return lambda accounts: pipeline.sync(accounts, types, run_id, **chosen)
+        selection = Selection(types=tuple(types), **chosen)
+        return lambda accounts: pipeline.sync(accounts, selection, run_id)
 
 
 class ChangedUsersConfig(RecordsConfig):
@@ -90,11 +92,7 @@ def run_config(users: list[str]) -> dict[str, object]:
 
 
 def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
-    """The records asset of each type, with their checks.
-
-    Args:
-        retry_seconds: Before the first retry of the step.
-    """
+    """The records asset of each type, with their checks. `retry_seconds`: before the first retry of the step."""
     with backfill_policy_is_beta():
 
         @dg.multi_asset(
@@ -104,7 +102,7 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
             partitions_def=users,
             can_subset=True,
             backfill_policy=dg.BackfillPolicy.multi_run(RECORDS_A_RUN),
-            retry_policy=record_retries(retry_seconds),
+            retry_policy=retries(RECORD_RETRIES, retry_seconds),
             pool=PDS,
         )
         def atproto_records(
@@ -164,15 +162,12 @@ def changed_users_job(pipeline_resource: object, retry_seconds: float = RETRY_SE
         retry_seconds: Before the first retry of its op.
     """
 
-    @dg.op(name=CHANGED_STEP, retry_policy=record_retries(retry_seconds), pool=CHANGED, out=dg.Out(dg.Nothing))
+    @dg.op(name=CHANGED_STEP, retry_policy=retries(RECORD_RETRIES, retry_seconds), pool=CHANGED, out=dg.Out(dg.Nothing))
     def changed_users_records(
         context: dg.OpExecutionContext, config: ChangedUsersConfig, pipeline: dg.ResourceParam[PipelineResource]
     ) -> Iterator[dg.AssetCheckEvaluation]:
-        """Synchronise the users the config names, and let the checks say what is quarantined now.
-
-        Raises:
-            dg.Failure: Some users have to be run again; a retry leaves out whoever is materialised in this run.
-        """
+        """Synchronise the users the config names, and let the checks say what is quarantined now. Raises dg.Failure:
+        some users have to be run again; a retry leaves out whoever is materialised in this run."""
         assets = {records_key(media): media for media in MEDIA_TYPES}
         asked = list(dict.fromkeys(config.users))
         earlier = made_earlier(context, assets)

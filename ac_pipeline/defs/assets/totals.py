@@ -10,17 +10,16 @@ from typing import Final
 
 import dagster as dg
 
-from ac_pipeline.defs.assets.catalog import DERIVED_GROUP, OWNERS, records_key
+from ac_pipeline.defs.assets.catalog import DERIVED_GROUP, records_key
 from ac_pipeline.defs.jobs import UNFINISHED
 from ac_pipeline.defs.metadata import (
     ALL_FAILED_ITEMS,
     ROWS,
-    ItemRow,
     Metadata,
     dagster_failures,
     item_entries,
 )
-from ac_pipeline.defs.operator_jobs import conclude, refusals, tag_run, work_of
+from ac_pipeline.defs.operator_jobs import KIND, answer_asset, conclude, tag_run, work_of
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.operations.inspection.items import AUDIT
@@ -38,39 +37,31 @@ def derived_assets() -> list[dg.AssetSpec]:
     """The totals and the list."""
     records = [records_key(media) for media in MEDIA_TYPES]
     return [
-        dg.AssetSpec(
+        answer_asset(
             TOTALS,
-            deps=records,
-            group_name=DERIVED_GROUP,
-            owners=OWNERS,
-            kinds={"report"},
-            description="The mirror in numbers: documents, eligible ones, records, what is pending or kept back and "
+            "The mirror in numbers: documents, eligible ones, records, what is pending or kept back and "
             "why, blocked accounts, and how long the oldest waits. Plots: Metadata, Plots. Counted once an hour and "
             f"after schedules and backfills, once `{TOTALS_SENSOR}` is on, or by the job `{COUNT_MIRROR}`.",
+            DERIVED_GROUP,
+            deps=records,
             freshness_policy=dg.FreshnessPolicy.time_window(
                 fail_window=timedelta(hours=4), warn_window=timedelta(hours=2)
             ),
         ),
-        dg.AssetSpec(
+        answer_asset(
             ALL_FAILED_ITEMS,
-            deps=records,
-            group_name=DERIVED_GROUP,
-            owners=OWNERS,
-            kinds={"report"},
-            description="Every item of any type and user that is quarantined, deferred or blocked, the newest first, "
+            "Every item of any type and user that is quarantined, deferred or blocked, the newest first, "
             "with its page, its record and the run that last tried. The job list_items lists all of them, by user, "
             "type, state and class.",
+            DERIVED_GROUP,
+            deps=records,
         ),
     ]
 
 
 @dg.op(name="count_the_mirror", out=dg.Out(dg.Nothing))
 def count(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[PipelineResource]) -> None:
-    """Count everything, list what failed, and what was deleted.
-
-    Raises:
-        dg.Failure: Something could not be read.
-    """
+    """Count everything, list what failed, and what was deleted. Raises dg.Failure: something could not be read."""
     tag_run(context, "count")
     with dagster_failures():
         totals = mirror_totals(pipeline.open(), failed=ROWS)
@@ -85,7 +76,7 @@ def count(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[PipelineRes
             metadata=_failed_metadata(pipeline, totals, kept),
         )
     )
-    with refusals():
+    with dagster_failures():
         using, parameters = work_of(context, pipeline), AUDIT.parse({})
         conclude(context, using, AUDIT, parameters, AUDIT.run(using, parameters))
 
@@ -99,7 +90,7 @@ def totals_metadata(totals: Totals) -> Metadata:
 
 
 def _failed_metadata(pipeline: PipelineResource, totals: Totals, kept: int) -> Metadata:
-    rows = [ItemRow.of(entry) for entry in totals.failed]
+    rows = totals.failed
     numbers = totals.numbers()
     found = {name: numbers[name] for name in ("quarantined", "deferred", "blocked")}
     return {"items": kept, **found, "items_not_shown": kept - len(rows), **item_entries(pipeline, rows)}
@@ -107,7 +98,7 @@ def _failed_metadata(pipeline: PipelineResource, totals: Totals, kept: int) -> M
 
 @dg.job(
     name=COUNT_MIRROR,
-    tags={"kind": "operator"},
+    tags=KIND,
     description="Counts documents, records and what is kept back, lists every failed item, and what was deleted: "
     "mirror/totals, operations/failed_items and operations/show_audit. Writes nothing.",
 )

@@ -26,23 +26,14 @@ _FEW = 10
 
 @dataclass(frozen=True, slots=True)
 class KeyChanges:
-    """What to do to the keys.
+    """What to do to the keys."""
 
-    Args:
-        add: New keys, in order.
-        remove: Keys nobody has any more.
-        waiting: Keys to be removed whose runs are not done yet.
-        taken_over: Keys that passed from one owner to another: to be run at once.
-        refused: Why keys that seem to have vanished are left alone, or None.
-        left: Changes that have to wait for the next tick, because there are too many.
-    """
-
-    add: tuple[str, ...] = ()
-    remove: tuple[str, ...] = ()
-    waiting: tuple[str, ...] = ()
-    taken_over: tuple[str, ...] = ()
-    refused: str | None = None
-    left: int = 0
+    add: tuple[str, ...] = ()  # New keys, in order
+    remove: tuple[str, ...] = ()  # Keys nobody has any more
+    waiting: tuple[str, ...] = ()  # Keys to be removed whose runs are not done yet
+    taken_over: tuple[str, ...] = ()  # Keys that passed from one owner to another: to be run at once
+    refused: str | None = None  # Why keys that seem to have vanished are left alone, or None
+    left: int = 0  # Changes that have to wait for the next tick, because there are too many
 
 
 def plan_keys(

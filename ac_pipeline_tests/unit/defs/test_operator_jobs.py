@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 
 from ac_pipeline.cli.from_operations import command_of
 from ac_pipeline.defs.assets.catalog import records_key
+from ac_pipeline.defs.metadata import fitted_table
 from ac_pipeline.defs.operator_jobs import ROWS, job_of
 from ac_pipeline.errors import Misconfigured, NoCredentials, PipelineError, ServiceUnreachable
 from ac_pipeline.media.registry import media_type
@@ -245,3 +246,21 @@ def test_a_wrong_value_is_named(desk: Desk) -> None:
     assert "'x' is not a valid integer" in str(wrong.exception)
     with pytest.raises(Misconfigured, match="colours"):
         desk.declared.parse({"colours": "red"})
+
+
+def test_a_table_that_is_wider_than_the_page_has_what_has_no_room_by_name_in_its_last_column() -> None:
+    """OPER-2."""
+    narrow = fitted_table([{"user": "ada", "message": "a short one"}], ("user", "message"))
+    assert [column.name for column in narrow.schema.columns] == ["user", "message"]
+    names = ("when", "action", "who", "users", "types", "records", "outcome", "why")
+    row = dict(
+        zip(names, ("2026-11-30 19:13:19", "wipe", "operator@host", "ada", "mood", "3", "done", None), strict=True)
+    )
+    wide = fitted_table([row], names)
+    assert [column.name for column in wide.schema.columns] == ["when", "action", "more"]
+    counted = fitted_table(
+        [{"type": name, "documents": 1, "records": 2} for name in ("mood", "tape")][:1],
+        ("type", "documents", "records"),
+    )
+    assert [column.name for column in counted.schema.columns] == ["type", "mood"]
+    assert wide.records[0].data["more"] == "who: operator@host; users: ada; types: mood; records: 3; outcome: done"
