@@ -306,7 +306,7 @@ def fitted_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> d
         if room < (0 if name == columns[-1] else _MORE):
             break
         kept += 1
-    if kept == len(columns):
+    if kept >= len(columns) - 1:
         return table_of(rows, columns)
     rest = [
         {**row, "more": "; ".join(f"{name}: {row[name]}" for name in columns[kept:] if row[name] not in (None, ""))}
