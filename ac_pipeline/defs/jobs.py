@@ -59,6 +59,11 @@ UNFINISHED: Final = [
 """Statuses of a run that may still touch its partitions."""
 
 
+BACKFILL: Final = "dagster/backfill"
+SCHEDULE: Final = "dagster/schedule_name"
+SENSOR: Final = "dagster/sensor_name"
+"""Tags of a run: what launched it."""
+
 WILL_RETRY: Final = "dagster/will_retry"
 RETRIED_AS: Final = "dagster/auto_retry_run_id"
 """Tags of a run: Dagster promises a retry, and names it."""

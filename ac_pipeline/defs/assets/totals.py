@@ -11,7 +11,7 @@ from typing import Final
 import dagster as dg
 
 from ac_pipeline.defs.assets.catalog import DERIVED_GROUP, records_key
-from ac_pipeline.defs.jobs import UNFINISHED
+from ac_pipeline.defs.jobs import BACKFILL, SCHEDULE, UNFINISHED
 from ac_pipeline.defs.metadata import (
     ALL_FAILED_ITEMS,
     ROWS,
@@ -136,4 +136,4 @@ def _ended_since(instance: dg.DagsterInstance, last: float) -> bool:
 
 def _launched(run: dg.DagsterRun) -> bool:
     """True if a schedule or a backfill has launched it."""
-    return not {"dagster/schedule_name", "dagster/backfill"}.isdisjoint(run.tags)
+    return not {SCHEDULE, BACKFILL}.isdisjoint(run.tags)

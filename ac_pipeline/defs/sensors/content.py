@@ -20,6 +20,7 @@ from ac_pipeline.defs.assets.catalog import PRIORITY, URGENT, USERS
 from ac_pipeline.defs.assets.records import SYNC_CHANGED_USERS
 from ac_pipeline.defs.jobs import (
     REASON,
+    SENSOR,
     SYNC_USERS,
     UNFINISHED,
     USERS_A_RUN,
@@ -217,8 +218,6 @@ def _bounded(users: Mapping[str, Asked]) -> dict[str, Asked]:
 
 NEW_CONTENT_SENSOR: Final = "new_content_sensor"
 
-_SENSOR: Final = "dagster/sensor_name"
-"""Tag that Dagster gives the runs of a sensor."""
 _SECONDS: Final = 5
 """As often as Dagster's daemon looks at any sensor."""
 
@@ -303,7 +302,7 @@ def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], flo
 
 def _unfinished(instance: dg.DagsterInstance) -> tuple[int, int, int]:
     """How many runs are queued or started: ours over several users, ours of single partitions, and those of others."""
-    ours = {_SENSOR: NEW_CONTENT_SENSOR}
+    ours = {SENSOR: NEW_CONTENT_SENSOR}
     together, alone = (
         instance.get_runs_count(dg.RunsFilter(job_name=name, tags=ours, statuses=UNFINISHED))
         for name in (SYNC_CHANGED_USERS, SYNC_USERS)
