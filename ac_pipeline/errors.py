@@ -187,8 +187,7 @@ def _codes(error: type[PipelineError]) -> Iterator[str]:
         yield from _codes(each)
 
 
-ERROR_CLASSES = tuple(dict.fromkeys(_codes(PipelineError)))
-"""Codes of all errors, as the ledger has them."""
+ERROR_CLASSES = tuple(dict.fromkeys(_codes(PipelineError)))  # Codes of all errors, as the ledger has them
 TRANSIENT_CODES = frozenset(_codes(Transient))
 """Codes of errors that another attempt may overcome, for reading the ledger."""
 

@@ -21,16 +21,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-SHOWN = 40
-"""Rows a table shows; JSON and CSV have all."""
-_NAMED = 5
-"""Users that are named of those of whom the same is to be said."""
+SHOWN = 40  # Rows a table shows; JSON and CSV have all
+_NAMED = 5  # Users that are named of those of whom the same is to be said
 _CONTROLS = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
 )
 """What a terminal would obey, what changes the direction or the lines of a text, and halves of surrogate pairs."""
-_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
-"""How a cell begins that spreadsheets take for a formula."""
+_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # How a cell begins that spreadsheets take for a formula
 
 
 def visible(text: str) -> str:
@@ -69,8 +66,7 @@ _SPARE = (
     "run", "cause", "commits", "bytes", "otherwise", "email",
 )  # fmt: skip
 """Columns that are left out where there is no room for all, the first ones first; JSON has them."""
-_NARROWEST = 28
-"""Letters that a column of sentences has at least."""
+_NARROWEST = 28  # Letters that a column of sentences has at least
 _ISO = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)(?::(\d\d))?(?:\.\d+)?(?:Z|\+00:00)")
 
 

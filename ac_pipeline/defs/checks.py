@@ -49,8 +49,7 @@ from ac_pipeline.operations.accounts.listing import blocked_reason
 from ac_pipeline.operations.inspection.verification import Findings, findings
 from ac_pipeline.settings import Allowance
 
-FEW_BLOCKED: Final = 2
-"""So many blocked accounts are never an error by their share, unless they are all there are."""
+FEW_BLOCKED: Final = 2  # So many blocked accounts are never an error by their share, unless they are all there are
 _SUDDEN: Final = Allowance(percent=2)
 _SUDDEN_LEAST: Final = 5
 _LATELY: Final = timedelta(days=1)
@@ -59,11 +58,9 @@ _REFUSED: Final = "the PDS refused the account at the last run"
 
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
 
-NAMED: Final = 200
-"""Partition keys a result names besides its table."""
+NAMED: Final = 200  # Partition keys a result names besides its table
 
-_JUST_NOW: Final = timedelta(seconds=2)
-"""A look at a collection reads every id of it: the checks of one run share it."""
+_JUST_NOW: Final = timedelta(seconds=2)  # A look at a collection reads every id of it: the checks of one run share it
 
 _RECORD_STATES: Final = ("missing", "extra", "different", "duplicates")
 _COLUMNS = ("user", "state", "reason", "repair", "verified", "item", "uri")
@@ -281,8 +278,7 @@ def _of_collection(question: Question, place: int, well: str) -> dg.AssetCheckRe
     return question.answer(problem or well, metadata, passed=problem is None)
 
 
-_Line = tuple[Finding, str]
-"""One thing that is wrong, and since when that is known."""
+_Line = tuple[Finding, str]  # One thing that is wrong, and since when that is known
 
 
 def _verified(question: Question) -> dg.AssetCheckResult:

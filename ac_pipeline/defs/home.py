@@ -73,8 +73,7 @@ def why_unusable(url: SecretStr) -> str | None:
 _PACKAGE: Final = Path(__file__).parents[1]
 PROJECT: Final = _PACKAGE if (_PACKAGE / "dagster.yaml").is_file() else _PACKAGE.parent
 """The folder of our own dagster.yaml and workspace.yaml: inside an installed package, or the checkout."""
-LOCATION: Final = "ac_pipeline"
-"""The name of the code location, as workspace.yaml and pyproject.toml have it."""
+LOCATION: Final = "ac_pipeline"  # The name of the code location, as workspace.yaml and pyproject.toml have it
 _WRITTEN_BY_US = "# Written by ac_pipeline.defs.home at every start: change dagster.yaml in the project"
 """How the file of every version of ours begins."""
 _OURS = f"{_WRITTEN_BY_US}, or the file of AC_DAGSTER_YAML, instead.\n"

@@ -28,8 +28,7 @@ USERS_A_RUN: Final = 60
 """Users in one run together: a few seconds' work, so that nobody's content waits long behind somebody's tape."""
 RUNS_A_TICK: Final = 100
 """Most runs one tick requests: a tick has 60 seconds (Dagster facts, "Sensors, automation, pools")."""
-REASON: Final = "ac_pipeline/reason"
-"""Tag that says why a run was requested."""
+REASON: Final = "ac_pipeline/reason"  # Tag that says why a run was requested
 
 
 def in_groups(keys: Sequence[str], size: int = USERS_A_RUN) -> list[list[str]]:
@@ -68,8 +67,7 @@ WILL_RETRY: Final = "dagster/will_retry"
 RETRIED_AS: Final = "dagster/auto_retry_run_id"
 """Tags of a run: Dagster promises a retry, and names it."""
 
-USERS_FIELD: Final = "users"
-"""Field of an op's config that lists the keys a run without partitions is about."""
+USERS_FIELD: Final = "users"  # Field of an op's config that lists the keys a run without partitions is about
 
 _RECORDS: Final = frozenset(records_key(media) for media in MEDIA_TYPES)
 

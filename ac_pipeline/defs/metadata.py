@@ -41,8 +41,7 @@ from ac_pipeline.operations.accounts.listing import blocked_reason
 from ac_pipeline.sync.report import AccountReport, ItemFailure, Tally
 from ac_pipeline.wiring import Pipeline
 
-_NAMED_USERS = 5
-"""Users a failure's sentence names; its table has them all."""
+_NAMED_USERS = 5  # Users a failure's sentence names; its table has them all
 
 
 def failure_of(failures: Mapping[str, PipelineError], users: int) -> dg.Failure:
@@ -77,26 +76,19 @@ def dagster_failures() -> Iterator[None]:
         raise dg.Failure(description=error.message, allow_retries=isinstance(error, Transient)) from error
 
 
-ROWS = 100
-"""Rows a table of items has in one event: an event is kept for good, and the ledger has them all."""
-LINKED: Final = 25
-"""Items whose links stand beside the table: a list of links is four times as long as its rows."""
-_ATTEMPTS: Final = 3
-"""Lines of an item's timeline in such a list; `ac-pipeline item` prints all."""
-_SAID: Final = 120
-"""Characters of the message in such a line."""
-_MESSAGE: Final = 500
-"""Characters of a message: the tail of an encoder's output is in the ledger."""
+ROWS = 100  # Rows a table of items has in one event: an event is kept for good, and the ledger has them all
+LINKED: Final = 25  # Items whose links stand beside the table: a list of links is four times as long as its rows
+_ATTEMPTS: Final = 3  # Lines of an item's timeline in such a list; `ac-pipeline item` prints all
+_SAID: Final = 120  # Characters of the message in such a line
+_MESSAGE: Final = 500  # Characters of a message: the tail of an encoder's output is in the ledger
 
-_INLINE: Final = 990
-"""Characters of Markdown the UI shows inline: it stops at 1,000."""
+_INLINE: Final = 990  # Characters of Markdown the UI shows inline: it stops at 1,000
 
 PICTURES = 8
 
 Metadata = dict[str, Any]
 
-ALL_FAILED_ITEMS: Final = dg.AssetKey(["operations", "failed_items"])
-"""The asset that lists every failed item."""
+ALL_FAILED_ITEMS: Final = dg.AssetKey(["operations", "failed_items"])  # The asset that lists every failed item
 
 _NOTHING: Final = "Nothing is to be done: it is tried again by itself."
 _ADVICE: Final = {

@@ -20,18 +20,15 @@ from ac_pipeline.media.registry import media_type
 from ac_pipeline.operations.declare import Declaration, Report, Table, Work, wrong_confirmation
 from ac_pipeline.operations.parameters import Parameters, hint
 
-ROWS: Final = 500
-"""Rows of a table in one event: an event is kept for good. The command line lists all of them."""
+ROWS: Final = 500  # Rows of a table in one event: an event is kept for good. The command line lists all of them.
 
-KIND: Final = {"kind": "operator"}
-"""Tag of these jobs, by which the UI finds them and their runs."""
+KIND: Final = {"kind": "operator"}  # Tag of these jobs, by which the UI finds them and their runs
 
 OPERATION, USER, DRY_RUN = "ac_pipeline/operation", "ac_pipeline/user", "ac_pipeline/dry_run"
 """Tags of a run of an operator's job."""
 _TAGGED_USERS: Final = 5
 
-_TELL_EACH: Final = 25
-"""Things done between two lines of the log."""
+_TELL_EACH: Final = 25  # Things done between two lines of the log
 
 
 def job_of(operation: Declaration[Any]) -> dg.JobDefinition:

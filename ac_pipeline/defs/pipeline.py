@@ -114,8 +114,7 @@ class PipelineResource(ExitStack):
         return self.open().settings.ac_concurrent_users
 
 
-PIPELINE = "pipeline"
-"""Key of the resource; tests put an object of their own in its place."""
+PIPELINE = "pipeline"  # Key of the resource; tests put an object of their own in its place
 
 
 @dg.resource(description="Accounts, documents, ledger, renditions and PDS, as the environment and .env name them.")

@@ -18,8 +18,7 @@ from ac_pipeline.media.times import format_when
 SHOWN_NAMES: Final = 5
 TEXT_CHARACTERS: Final = 1_900
 """Discord takes 2,000 characters in a message, Slack more."""
-WORDS_CHARACTERS: Final = 400
-"""Of an error's own words."""
+WORDS_CHARACTERS: Final = 400  # Of an error's own words
 
 _HINTS: Final = {
     "service-unreachable": "A service does not answer: nothing is lost, and what failed succeeds once it is back.",

@@ -33,18 +33,15 @@ from ac_pipeline.media.registry import MEDIA_TYPES
 
 RUNS_READ: Final = 1_000
 """Most runs of one backfill or tick, and most changed runs, that one look reads; a full backfill has fewer than 100."""
-FAILURES_READ: Final = 200
-"""Most failed runs whose events are read, about 3 ms each."""
-WATCHED: Final = 50
-"""Backfills, and ticks with runs, that are followed; and most new backfills of one look."""
+FAILURES_READ: Final = 200  # Most failed runs whose events are read, about 3 ms each
+WATCHED: Final = 50  # Backfills, and ticks with runs, that are followed; and most new backfills of one look
 REMEMBERED: Final = 40
 """Failed backfills and runs, and backfills of one family or ticks of one schedule, that are remembered until they are
 repaired."""
 
 _OVERLAP_SECONDS: Final = 60.0
 """Runs of the last tick's last minute are looked at again: what another process wrote a moment ago may come late."""
-_PATIENCE_SECONDS: Final = 1_800.0
-"""How long the failed runs of a tick wait for its other runs, one of which may hang."""
+_PATIENCE_SECONDS: Final = 1_800.0  # How long the failed runs of a tick wait for its other runs, one of which may hang
 _RETRY_SECONDS: Final = 600.0
 """A run that is to be retried and is not after so long counts as failed; the daemon launches retries within seconds."""
 _UNFINISHED: Final = -1

@@ -29,8 +29,7 @@ INTERVAL_SECONDS: Final = 30
 ASLEEP_SECONDS: Final = 10.0 * INTERVAL_SECONDS
 """Without a tick of our own for so long, we slept: Dagster was down, or the sensor off."""
 
-ALERTS: Final = "alerts"
-"""Key of the resource; tests put one of their own in its place."""
+ALERTS: Final = "alerts"  # Key of the resource; tests put one of their own in its place
 MESSAGE_SECONDS: Final = 10.0
 DELIVERY_SECONDS: Final = 25.0
 """For one message, and for all of one tick, which has 60 seconds (Dagster facts, "Sensors, automation, pools")."""

@@ -26,12 +26,9 @@ from ac_pipeline.mongo.ledger.leases import is_dead, own_mark
 
 NAME: Final = "abandoned_runs_sensor"
 
-REMINDED: Final = "ac-pipeline/retry_asked_for"
-"""Tag of a run: Dagster was reminded of its promised retry by us."""
-_PROMISE_SECONDS: Final = 20.0
-"""A retry comes within about 5 seconds."""
-_PROMISES_OF_SECONDS: Final = 86_400.0
-"""An older promise is history."""
+REMINDED: Final = "ac-pipeline/retry_asked_for"  # Tag of a run: Dagster was reminded of its promised retry by us
+_PROMISE_SECONDS: Final = 20.0  # A retry comes within about 5 seconds
+_PROMISES_OF_SECONDS: Final = 86_400.0  # An older promise is history
 
 
 @dg.sensor(

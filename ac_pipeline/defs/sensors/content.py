@@ -40,20 +40,16 @@ UNFINISHED_AT_MOST: Final = 3
 """Runs of ours of each kind that may be queued or started: two at work and one to follow. Whoever changes meanwhile
 goes into one larger run, which on a busy machine is what keeps up: most of a run's cost is its start. Each kind has its
 own share, for runs of partitions may wait long behind a backfill's."""
-ASK_AGAIN: Final = 3_600.0
-"""Seconds after which unfinished work is asked for again although nothing about it is new."""
-MANY: Final = GROUPS_A_TICK * USERS_A_RUN
-"""More users than this waiting are a backfill's business."""
+ASK_AGAIN: Final = 3_600.0  # Seconds after which unfinished work is asked for again although nothing about it is new
+MANY: Final = GROUPS_A_TICK * USERS_A_RUN  # More users than this waiting are a backfill's business
 
 ITEMS_A_USER: Final = 8
 USERS_REMEMBERED: Final = 1_000
 """What the memory holds at most: about 45 bytes an item, 0.4 MB in all in the worst case."""
 
-CHECK: Final = 60.0
-"""Seconds after which also the work of those who rest is looked at, to see whether it is done."""
+CHECK: Final = 60.0  # Seconds after which also the work of those who rest is looked at, to see whether it is done
 
-NOT_ASKED: Final = ""
-"""Stands for the mark of work that was seen and that no run was asked for yet."""
+NOT_ASKED: Final = ""  # Stands for the mark of work that was seen and that no run was asked for yet
 
 
 class Asked(NamedTuple):
@@ -218,8 +214,7 @@ def _bounded(users: Mapping[str, Asked]) -> dict[str, Asked]:
 
 NEW_CONTENT_SENSOR: Final = "new_content_sensor"
 
-_SECONDS: Final = 5
-"""As often as Dagster's daemon looks at any sensor."""
+_SECONDS: Final = 5  # As often as Dagster's daemon looks at any sensor
 
 
 Look = Callable[[dg.SensorEvaluationContext, PipelineResource], dg.SensorResult]

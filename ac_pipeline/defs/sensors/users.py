@@ -12,16 +12,13 @@ from ac_pipeline.defs.assets.catalog import USERS, users
 from ac_pipeline.defs.jobs import RUNS_A_TICK, busy_keys, sync_users
 from ac_pipeline.defs.pipeline import PipelineResource
 
-KEYS_A_TICK = 10_000
-"""Most keys added or removed at once (Dagster facts, "Partitions")."""
+KEYS_A_TICK = 10_000  # Most keys added or removed at once (Dagster facts, "Partitions")
 
-LEGAL_KEY = re.compile(r"[a-z0-9:._-]+")
-"""RUN-2. Dagster checks nothing, and its own commands trip over `|` and `...`."""
+LEGAL_KEY = re.compile(r"[a-z0-9:._-]+")  # RUN-2. Dagster checks nothing, and its own commands trip over `|` and `...`.
 
 _HASH_BYTES = 4
 """For each owned key in the cursor: 4,201 users take 22 kB, and one takeover in a million goes unseen for a tick."""
-_FEW = 10
-"""So many keys may vanish at once without suspicion."""
+_FEW = 10  # So many keys may vanish at once without suspicion
 
 
 @dataclass(frozen=True, slots=True)
