@@ -54,11 +54,8 @@ def print_json(value: object) -> None:
 
 def csv_row(values: Iterable[object]) -> list[object]:
     """Cells of CSV that no spreadsheet takes for a formula and no terminal obeys; numbers stay numbers."""
-    return [_csv_cell(visible(value)) if isinstance(value, str) else value for value in values]
-
-
-def _csv_cell(text: str) -> str:
-    return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
+    shown = [visible(value) if isinstance(value, str) else value for value in values]
+    return [f"'{each}" if isinstance(each, str) and each.lstrip().startswith(_FORMULA) else each for each in shown]
 
 
 _SPARE = (

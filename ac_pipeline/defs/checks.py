@@ -18,6 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 import dagster as dg
@@ -253,19 +254,10 @@ def _unusable(question: Question, accounts: Iterable[Account]) -> Iterator[dict[
         }
 
 
-def _collection_intact(question: Question) -> dg.AssetCheckResult:
-    """Fails, as an error, while the collection is so much smaller, or so many records have lost their documents, that
-    records without a document are kept."""
-    return _of_collection(question, 0, "The collection holds what it should.")
-
-
-def _input_arrives(question: Question) -> dg.AssetCheckResult:
-    """Fails, as an error, when nothing new has come for AC_SILENT_DAYS where there used to be some."""
-    return _of_collection(question, 1, "Nothing is missed.")
-
-
 def _of_collection(question: Question, place: int, well: str) -> dg.AssetCheckResult:
-    """One of the two problems that a collection, compared with what there was, can have."""
+    """Fails, as an error, by one of the two problems that a collection, compared with what there was, can have: it is
+    so much smaller, or so many records have lost their documents, that records without a document are kept; or nothing
+    new has come for AC_SILENT_DAYS where there used to be some."""
     safeguard = question.pipeline.open().safeguard
     look = safeguard.look(question.media, within=_JUST_NOW)
     problem = safeguard.problems(look)[place]
@@ -416,14 +408,14 @@ CHECKS: Final = (
     ),
     Check(
         COLLECTION_INTACT,
-        _collection_intact,
+        partial(_of_collection, place=0, well="The collection holds what it should."),
         "The collection of the {plural} holds what it held, within AC_MAX_ORPHAN_SHARE, and so do the documents of the "
         "records that are known. Otherwise the database is doubted: no record is deleted because its document is gone "
         "until the collection recovers, or a person names the number in the field `sweep` of the run.",
     ),
     Check(
         INPUT_ARRIVES,
-        _input_arrives,
+        partial(_of_collection, place=1, well="Nothing is missed."),
         "A new {singular} has come within AC_SILENT_DAYS, if some used to: otherwise what writes the collection on the "
         "platform may have stopped.",
     ),

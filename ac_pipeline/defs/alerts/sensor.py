@@ -112,15 +112,6 @@ class AlertDelivery:
     redact: Callable[[str], str]  # Removes secrets from a text
     webhook: Webhook | None  # Where messages are posted, or None for the log alone
 
-    def deliver(self, alert: SubjectStatus, at: float) -> str | None:
-        """Post one message; returns why it was not taken, without a secret, or None."""
-        try:
-            if self.webhook is not None:
-                self.webhook.send(alert.payload(at, self.base_url, self.redact))
-        except PipelineError as error:
-            return self.redact(error.message)
-        return None
-
 
 @dg.resource(description="Where alerts go: AC_ALERT_WEBHOOK_URL, with links to AC_DAGSTER_URL.")
 def alerts_resource(_: dg.InitResourceContext) -> Iterator[AlertDelivery]:
@@ -150,8 +141,12 @@ def alerts_sensor(context: dg.SensorEvaluationContext, alerts: dg.ResourceParam[
     for alert in new:
         level = logging.ERROR if alert.level else logging.WARNING
         context.log.log(level, alert.text(now, alerts.base_url, alerts.redact))
-        if (trouble := alerts.deliver(alert, now)) is not None:
-            context.log.error(f"This message stands here alone, the webhook did not take it: {trouble}")
+        try:
+            if alerts.webhook is not None:
+                alerts.webhook.send(alert.payload(now, alerts.base_url, alerts.redact))
+        except PipelineError as error:
+            trouble = f"This message stands here alone, the webhook did not take it: {alerts.redact(error.message)}"
+            context.log.log(logging.ERROR, trouble)  # without the traceback
     said = f"Messages: {len(new)}." if new else "Nothing has changed."
     return dg.SensorResult(cursor=memory.cursor(), skip_reason=dg.SkipReason(said))
 

@@ -8,6 +8,7 @@ work afterwards gets a run of the partition from the sensor.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import dagster as dg
@@ -111,21 +112,15 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
             selected = {records_key(media): media for media in MEDIA_TYPES}
             selected = {key: media for key, media in selected.items() if key in context.selected_asset_keys}
             work = config.work(pipeline, tuple(selected.values()), context.run.run_id)
-            failure = None
             try:
                 if selected:
                     yield from run_stage(context, pipeline, selected, work)
-            except dg.Failure as error:
-                failure = error
-            if failure is not None and failure.allow_retries and context.retry_number < RECORD_RETRIES:
-                raise failure  # the last attempt evaluates the checks
-            try:
-                yield from evaluate_checks(pipeline, context.selected_asset_check_keys)
-            except dg.Failure:
-                if failure is None:
-                    raise
-            if failure is not None:
-                raise failure
+            except dg.Failure as failure:
+                if not failure.allow_retries or context.retry_number >= RECORD_RETRIES:  # at the last attempt
+                    with suppress(dg.Failure):
+                        yield from evaluate_checks(pipeline, context.selected_asset_check_keys)
+                raise
+            yield from evaluate_checks(pipeline, context.selected_asset_check_keys)
 
     return atproto_records
 

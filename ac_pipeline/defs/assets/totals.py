@@ -24,7 +24,7 @@ from ac_pipeline.defs.metadata import (
 from ac_pipeline.defs.operator_jobs import KIND, answer_asset, tag_run
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.operations.totals import Totals, mirror_totals
+from ac_pipeline.operations.totals import mirror_totals
 
 TOTALS: Final = dg.AssetKey(["mirror", "totals"])
 COUNT_MIRROR: Final = "count_mirror"
@@ -66,37 +66,21 @@ def count(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[PipelineRes
     tag_run(context, "count")
     with dagster_failures():
         totals = mirror_totals(pipeline.open(), failed=ROWS)
-    context.log.info(totals.headline)
-    context.log_event(dg.AssetMaterialization(TOTALS, description=totals.headline, metadata=totals_metadata(totals)))
-    found = totals.numbers()
-    kept = sum(found[name] for name in ("quarantined", "deferred", "blocked"))
-    context.log_event(
-        dg.AssetMaterialization(
-            ALL_FAILED_ITEMS,
-            description=f"{kept} items have not got where they should.",
-            metadata=_failed_metadata(pipeline, totals, kept),
-        )
-    )
-
-
-def totals_metadata(totals: Totals) -> Metadata:
-    """The sentence, who is blocked and why, and every number, for Dagster to plot."""
-    metadata: Metadata = {"answer": totals.headline}
+    numbers, said = totals.numbers(), totals.headline
+    context.log.info(said)
+    metadata: Metadata = {"answer": said}
     if totals.blocked:
-        rows = [{"user": each["user"], "reason": each["reason"]} for each in totals.blocked[:ROWS]]
-        metadata["blocked_now"] = table_of(rows, ("user", "reason"))
-    return {**metadata, **totals.numbers()}
-
-
-def _failed_metadata(pipeline: PipelineResource, totals: Totals, kept: int) -> Metadata:
-    rows = totals.failed
-    found: Metadata = {}
-    if rows:
-        found["failed_items"] = items_table(rows, users=True)
-        found["failed_items_links"] = items_links(pipeline, rows, limit=ROWS)
-    numbers = totals.numbers()
-    found |= {"items": kept, "items_not_shown": kept - len(rows)}
-    return found | {name: numbers[name] for name in ("quarantined", "deferred", "blocked")}
+        metadata["blocked_now"] = table_of(totals.blocked[:ROWS], ("user", "reason"))
+    context.log_event(dg.AssetMaterialization(TOTALS, description=said, metadata={**metadata, **numbers}))
+    failed: Metadata = {}
+    if totals.failed:
+        failed["failed_items"] = items_table(totals.failed, users=True)
+        failed["failed_items_links"] = items_links(pipeline, totals.failed, limit=ROWS)
+    by_state = {name: numbers[name] for name in ("quarantined", "deferred", "blocked")}
+    kept = sum(by_state.values())
+    failed |= {"items": kept, "items_not_shown": kept - len(totals.failed), **by_state}
+    said = f"{kept} items have not got where they should."
+    context.log_event(dg.AssetMaterialization(ALL_FAILED_ITEMS, description=said, metadata=failed))
 
 
 @dg.job(

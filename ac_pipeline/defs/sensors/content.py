@@ -217,33 +217,6 @@ NEW_CONTENT_SENSOR: Final = "new_content_sensor"
 _SECONDS: Final = 5  # As often as Dagster's daemon looks at any sensor
 
 
-Look = Callable[[dg.SensorEvaluationContext, PipelineResource], dg.SensorResult]
-
-
-def sync_sensor(
-    name: str, seconds: int, description: str, changed_users: dg.JobDefinition, look: Look
-) -> dg.SensorDefinition:
-    """A sensor that asks for syncs of users, off until somebody turns it on.
-
-    Args:
-        seconds: Between two looks.
-        changed_users: The job over several users.
-        look: One look, which may fail; then the next one begins where this one began.
-    """
-
-    @dg.sensor(
-        name=name,
-        jobs=[sync_users, changed_users],
-        minimum_interval_seconds=seconds,
-        default_status=dg.DefaultSensorStatus.STOPPED,
-        description=description,
-    )
-    def sensor(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]) -> dg.SensorResult:
-        return look(context, pipeline)
-
-    return sensor
-
-
 def log_users(context: dg.SensorEvaluationContext, lines: Iterable[tuple[int, Sequence[str], str]]) -> None:
     """A line of the tick's log, at its level, for each list of users that is not empty: how many (`{}`), and who."""
     for level, users, said in lines:
@@ -254,7 +227,7 @@ def log_users(context: dg.SensorEvaluationContext, lines: Iterable[tuple[int, Se
 def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], float] = time.time) -> dg.SensorDefinition:
     """The sensor, for the job over several users."""
 
-    def look(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult:
+    def look(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]) -> dg.SensorResult:
         """One look at what changed."""
         now = clock()
         existing = context.instance.get_dynamic_partitions(USERS)
@@ -284,15 +257,15 @@ def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], flo
             skip_reason=None if requests else dg.SkipReason(_quiet(plan, changes)),
         )
 
-    return sync_sensor(
-        NEW_CONTENT_SENSOR,
-        _SECONDS,
-        "Launches a sync for users who have documents without a record, records of removed documents, or edited "
-        "documents: one user by a run of the partition, several by one run together. Reads MongoDB's change stream, "
-        "and compares links with documents every few minutes, or when there is no stream.",
-        changed_users,
-        look,
-    )
+    return dg.sensor(
+        name=NEW_CONTENT_SENSOR,
+        jobs=[sync_users, changed_users],
+        minimum_interval_seconds=_SECONDS,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description="Launches a sync for users who have documents without a record, records of removed documents, or "
+        "edited documents: one user by a run of the partition, several by one run together. Reads MongoDB's change "
+        "stream, and compares links with documents every few minutes, or when there is no stream.",
+    )(look)
 
 
 def _unfinished(instance: dg.DagsterInstance) -> tuple[int, int, int]:

@@ -115,18 +115,13 @@ def users_sensor(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam
         context.log.info(f"{changes.left} more keys follow in the next tick.")
     # A takeover whose run was not requested yet stays out of the memory, and is seen again at the next tick.
     remembered = {key: id for key, id in owners.items() if key not in changes.taken_over[RUNS_A_TICK:]}
+    counts = f"{len(changes.add)} keys added, {len(changes.remove)} removed"
     if changed or requested:
-        context.log.info(
-            f"{len(changes.add)} keys added, {len(changes.remove)} removed, {len(requested)} passed to another user"
-        )
+        context.log.info(f"{counts}, {len(requested)} passed to another user")
+    said = counts if changed else "All keys are as they should be"
     return dg.SensorResult(
         dynamic_partitions_requests=changed,
         run_requests=[dg.RunRequest(partition_key=key) for key in requested],
         cursor=remember(remembered),
-        skip_reason=None if requested else dg.SkipReason(_said(len(changes.add), len(changes.remove), changes.refused)),
+        skip_reason=None if requested else dg.SkipReason(f"{said}. {changes.refused or ''}".strip()),
     )
-
-
-def _said(added: int, removed: int, refused: str | None) -> str:
-    counts = f"{added} keys added, {removed} removed" if added or removed else "All keys are as they should be"
-    return f"{counts}. {refused}" if refused else f"{counts}."
