@@ -1,8 +1,5 @@
 """Media in object storage: where an object is, whether it exists, and its bytes on disk, over plain HTTP GET and HEAD.
-
-The rules of reading live here: order of candidates, percent-encoding, what an answer means, back-off, limits and
-hashes. What the bytes mean does not (`renditions/`), nor which keys an item may have (`media/`).
-"""
+What the bytes mean is not here (`renditions/`), nor which keys an item may have (`media/`)."""
 
 from __future__ import annotations
 

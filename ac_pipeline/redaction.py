@@ -1,7 +1,5 @@
-"""Keeps secrets out of texts that leave us: the values we know, and whatever has the shape of one.
-
-For texts that others wrote (servers, drivers, tracebacks); our own errors name no secret in the first place (ACCT-5).
-"""
+"""Keeps secrets out of texts that leave us and that others wrote (servers, drivers, tracebacks): the values we know,
+and whatever has the shape of one. Our own errors name no secret in the first place (ACCT-5)."""
 
 from __future__ import annotations
 

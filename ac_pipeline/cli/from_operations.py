@@ -1,7 +1,5 @@
-"""Commands made from operations: options from the parameters, one way to print every report.
-
-What an operation does and says is `operations/`; here are only the terminal and the exit code.
-"""
+"""Commands made from operations: options from the parameters, one way to print every report. What an operation does and
+says is `operations/`; here are only the terminal and the exit code."""
 
 from __future__ import annotations
 

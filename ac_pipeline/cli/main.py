@@ -1,9 +1,6 @@
-"""The entry point of `ac-pipeline`: its commands, and exit codes for every way it can end (design, section 5).
-
-Commands are made when they are asked for: help and version import no operation and no client of a service. Here are
-those that are no operations: Dagster's start, copies of the ledger, and the local services (whose packages are the
-optional extra `local`).
-"""
+"""The entry point of `ac-pipeline`: exit codes for every way it can end (design, section 5), and its commands, made
+when they are asked for: help and version import no client of a service. Here are those that are no operations:
+Dagster's start, copies of the ledger, and the local services (optional extra `local`)."""
 
 from __future__ import annotations
 

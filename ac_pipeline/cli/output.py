@@ -1,7 +1,5 @@
-"""How commands talk: tables and progress for people on stderr or stdout, one JSON document on stdout for scripts.
-
-All that is printed goes through here: what stands in a text from outside is shown, and is neither markup nor obeyed.
-"""
+"""How commands talk: tables and progress for people, one JSON document on stdout for scripts. All that is printed goes
+through here: what stands in a text from outside is shown, and is neither markup nor obeyed."""
 
 from __future__ import annotations
 

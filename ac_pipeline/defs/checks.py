@@ -1,16 +1,5 @@
-"""Checks: what a person must look at although every partition is green. Which there are, and how they are evaluated.
-
-Each check is one per asset, over all users, with the partition keys in its table and metadata (VERIFY-12). Measured on
-Dagster 1.13.27, a check with partitions of its own (`AssetCheckSpec(partitions_def=...)`, a preview) holds up in a
-partly failing range when it is logged by name, but: its summary on the asset's page is that of the partition evaluated
-last, so that a failed user hides behind a later one who is well; it cannot be executed from the UI; and it costs one
-event for each user and check, as much as all of a user's other events together.
-
-All are evaluated by every step that writes the records, before it may fail: a check of its own would be skipped for the
-whole range as soon as one user fails, and one that is left out shows as "not evaluated" from the next materialisation
-on. They look at what the ledger and the receipts say, which is cheap; the job `verify_users` reads the repositories.
-Each can also be executed alone from the UI.
-"""
+"""Checks: what a person must look at although every partition is green. They look at what the ledger and the receipts
+say, which is cheap; the job `verify_users` reads the repositories. Each can also be executed alone from the UI."""
 
 from __future__ import annotations
 
@@ -461,7 +450,11 @@ CHECKS: Final = (
 
 
 def record_checks() -> list[dg.AssetCheckSpec]:
-    """The checks of all records assets."""
+    """The checks of all records assets: each is about all users, with the partition keys in its table (VERIFY-12).
+
+    Of a check with partitions of its own (a preview in Dagster 1.13.27) the asset's page shows the partition evaluated
+    last, so that a failed user hides behind a later one; it cannot be executed from the UI, and costs an event a user.
+    """
     return [
         dg.AssetCheckSpec(
             check.name,
@@ -478,6 +471,9 @@ def evaluate_checks(
     pipeline: PipelineResource, selected: Iterable[dg.AssetCheckKey], run: Sequence[str] | None = None
 ) -> Iterator[dg.AssetCheckResult]:
     """Evaluate the selected checks on ledger and receipts as they are now.
+
+    Every step that writes the records does, before it may fail: a check of its own would be skipped for the whole range
+    as soon as one user fails, and one that is left out shows as "not evaluated" from the next materialisation on.
 
     Args:
         run: Partition keys that this run has verified; None for a run that verified nobody.

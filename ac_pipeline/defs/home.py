@@ -1,10 +1,6 @@
-"""The start of Dagster: prepares DAGSTER_HOME and runs the UI with its daemon, or one of its services alone
-(`ac-pipeline dagster`, which is `python -m ac_pipeline.defs.home`).
-
-Dagster's commands read a `.env` in their working directory over the real environment, so that a forgotten `.env` could
-lead a local demo to the production database. Therefore the settings are read here, handed on as plain environment, and
-Dagster is started in its home folder.
-"""
+"""The start of Dagster (`ac-pipeline dagster`): prepares DAGSTER_HOME and runs the UI with its daemon, or one service.
+Dagster's commands read a `.env` in their working directory over the real environment, which could lead a demo to the
+production database: so settings are read here, handed on as plain environment, and Dagster starts in its home."""
 
 from __future__ import annotations
 

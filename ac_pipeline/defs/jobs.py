@@ -1,7 +1,5 @@
-"""The jobs: sets of assets that people, schedules and sensors launch together, and the keys that unfinished runs use.
-
-Sensors pass such users over, and no key is removed under a run (RUN-4).
-"""
+"""The jobs that people, schedules and sensors launch together, and the keys that unfinished runs use: sensors pass such
+users over, and no key is removed under a run (RUN-4)."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -1,12 +1,5 @@
 """What a materialisation, an observation and a check show to people: counts, pictures, and items with their links.
-
-Tables and lists of items have the same columns wherever they stand. Measured in Dagster's UI (1.13.27) at 1440 px: the
-value of an entry has 390 px on an asset's page, and one entry that is wider than that cuts all of them: a long word, an
-address, a picture. So tables begin with what a person looks for, and their words can be broken. An address in a table
-is plain text, one in Markdown is a link; Markdown of less than 1,000 characters stands inline on a partition's page,
-anything else behind a click. So every table of items has links beside it: a few inline, and a list of all with the
-last lines of their timelines. Pictures are as large as their file: thumbnails come from our web server.
-"""
+Tables and lists of items have the same columns wherever they stand, as wide as Dagster's UI has room for."""
 
 from __future__ import annotations
 
@@ -266,7 +259,8 @@ def by_number(counter: Counter[str]) -> str:
 
 
 def table_of(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> dg.TableMetadataValue:
-    """A table of these columns, whose long words can be broken; one of whole numbers is a column of numbers."""
+    """A table of these columns; one of whole numbers is a column of numbers. Long words can be broken: a value has 390
+    px on an asset's page (Dagster's UI 1.13.27 at 1440 px), and one entry that is wider cuts all of them."""
     records = [
         dg.TableRecord({name: row[name] if name in _NAMES else _cell(row[name]) for name in columns}) for row in rows
     ]
@@ -306,7 +300,8 @@ def first_links(pipeline: PipelineResource, entries: Iterable[LedgerEntry]) -> d
 def items_links(
     pipeline: PipelineResource, entries: Sequence[LedgerEntry], limit: int = LINKED
 ) -> dg.MarkdownMetadataValue:
-    """The same items as a list: why, the links to page, record and the run that last tried, and the last attempts."""
+    """The same items as a list: why, the links to page, record and the run that last tried, and the last attempts. An
+    address in a table is plain text, one in Markdown is a link."""
     lines = []
     for entry in entries[:limit]:
         name = f"**{escaped(entry.code)}** " if entry.code else ""

@@ -1,9 +1,6 @@
-"""Jobs made from operations: a launchpad from the parameters, the report as the run's answer.
-
-A job that is launched as it is writes nothing: `dry_run` is true in the launchpad, where no confirmation is asked for.
-A preview is a green run that says what it would do and what to launch; a run is red only when something went wrong.
-What an operation does and says is `operations/`. No secret reaches an event: a report holds none (ACCT-5).
-"""
+"""Jobs made from operations: a launchpad from the parameters, the report as the run's answer. One that is launched as
+it is writes nothing: `dry_run` is true where no confirmation is asked for. A preview is a green run that says what to
+launch; a run is red only when something went wrong. A report holds no secret (ACCT-5)."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice

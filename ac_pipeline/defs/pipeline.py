@@ -1,8 +1,6 @@
-"""The pipeline as Dagster sees it: one for each run or tick, accounts and media types in, outcomes out.
-
-It is opened at the first question: a missing setting so fails the step that needs it, with its sentence, and not the
-loading of the definitions.
-"""
+"""The pipeline as Dagster sees it: accounts and media types in, outcomes out. One for each run or tick, opened at the
+first question: a missing setting fails the step that needs it, with its sentence, and not the loading of the
+definitions."""
 
 from __future__ import annotations
 

@@ -1,10 +1,5 @@
-"""The schedules: when all known users are synchronised or verified. Who is known is the users sensor's: a schedule
-adds no keys.
-
-The hourly one looks once for everybody, with what the sensors look with (`mongo/changes/pending.py`,
-`sensors/drift.py`), and asks for runs of those only who have work. The hours are settings, read when the code location
-loads (`AC_CRON_SYNC`, `AC_CRON_RECONCILE`, `AC_CRON_VERIFY`).
-"""
+"""The schedules: when all users whom the users sensor has made known are synchronised or verified. The hours are
+settings, read when the code location loads (`AC_CRON_SYNC`, `AC_CRON_RECONCILE`, `AC_CRON_VERIFY`)."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence

@@ -1,9 +1,6 @@
-"""How backfills, and the runs of schedules and sensors, stand: read from the instance, for `decide` to compare.
-
-Runs that a person launched are not looked at: who launches a run looks at it. Single partitions are not either; they
-are counted when their backfill, or the last run of their tick, has ended. Runs are counted as people count them: of a
-run and its automatic retries, the last one.
-"""
+"""How backfills, and the runs of schedules and sensors, stand, for `decide` to compare. Runs that a person launched are
+not looked at: who launches a run looks at it. Failed partitions count when their backfill, or the last run of their
+tick, has ended; of a run and its automatic retries, the last one."""
 
 from __future__ import annotations
 

@@ -1,8 +1,6 @@
-"""The alerts sensor: looks at the instance, and says once what changed for the worse or the better.
-
-Messages stand in the log of the tick, and go to a webhook where one is set, whose address is itself a secret: it lets
-anybody post (ACCT-5). One that the webhook does not take is in the log alone; the next change of its subject is told.
-"""
+"""The alerts sensor: says once what changed for the worse or the better, in the log of the tick and to a webhook, whose
+address is itself a secret: it lets anybody post (ACCT-5). A message that the webhook does not take is in the log alone;
+the next change of its subject is told."""
 
 import logging
 import re

@@ -1,8 +1,5 @@
-"""How sensors, schedules, daemons and checks stand: read from the instance, for `decide` to compare.
-
-The sensor that sends alerts does not look at itself, and what stops all of them (the daemon process, the code
-location) has to be watched from outside.
-"""
+"""How sensors, schedules, daemons and checks stand, for `decide` to compare. The sensor that sends alerts does not look
+at itself, and what stops all of them (the daemon process, the code location) has to be watched from outside."""
 
 from __future__ import annotations
 

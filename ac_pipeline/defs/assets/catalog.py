@@ -1,7 +1,5 @@
-"""The partitions, keys and specs of all assets of a type: collections, renditions and records.
-
-And numbers, with their reasons: how much one run takes on, how often a step is tried, and how many run at once.
-"""
+"""The partitions, keys and specs of all assets of a type, and numbers, with their reasons: how much one run takes on,
+how often a step is tried, and how many run at once."""
 
 import warnings
 from collections.abc import Iterator, Mapping

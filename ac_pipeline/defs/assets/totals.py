@@ -1,8 +1,5 @@
-"""What is derived from the records: the mirror's totals over time, and the list of every failed item.
-
-Both are external assets that the job `count_mirror` materialises, so that a backfill of everything leaves them alone.
-`totals_sensor` launches it once an hour, and when runs of a schedule or backfill have ended.
-"""
+"""What is derived from the records: the mirror's totals over time, and the list of every failed item. Both are external
+assets that the job `count_mirror` materialises, so that a backfill of everything leaves them alone."""
 
 import time
 from datetime import UTC, datetime, timedelta

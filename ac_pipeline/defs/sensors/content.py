@@ -1,9 +1,6 @@
-"""The sensor of new content: what users make, change and remove reaches the PDS by itself, in seconds.
-
-Which users have work is the pipeline's to say (`mongo/changes/pending.py`), whom to ask a run for is decided by
-`plan_content`, from the work there is and from what was asked before. The cursor only makes things fast: whatever it
-says, the work is found again from the documents.
-"""
+"""The sensor of new content: what users make, change and remove reaches the PDS by itself, in seconds. Which users have
+work is `mongo/changes/pending.py`, whom to ask a run for is `plan_content`. The cursor only makes things fast: whatever
+it says, the work is found again from the documents."""
 
 import logging
 import time

@@ -1,8 +1,5 @@
-"""The drift sensor: asks for a sync of users whose repository somebody else has touched.
-
-`plan_drift` decides whom. It is the safety net under the real-time writer and every other client: it needs no event,
-only the revision of each repository (VERIFY-9, VERIFY-10).
-"""
+"""The drift sensor: asks for a sync of users whose repository somebody else has touched. It is the safety net under the
+real-time writer and every other client: it needs only the revision of each repository (VERIFY-9, VERIFY-10)."""
 
 import base64
 import json
