@@ -1,7 +1,5 @@
-"""The account: one user of the platform, or its guest, with what the PDS needs to know of them.
-
-Values and rules only. Reading accounts is `mongo/accounts.py`; sessions are `atproto/client.py`.
-"""
+"""The account: one user of the platform, or its guest, with what the PDS needs to know of them. Values and rules only:
+reading accounts is `mongo/accounts.py`, sessions are `atproto/client.py`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,5 @@
-"""The code location: puts the definitions together. Nothing is decided or connected here.
-
-Of the settings only the timetable of the schedules matters when it loads, which names no database.
-"""
+"""The code location: puts the definitions together. Nothing is decided or connected here; of the settings only the
+timetable of the schedules matters when it loads, which names no database."""
 
 import sys
 from collections.abc import Mapping

@@ -1,8 +1,5 @@
-"""The settings: every environment variable the pipeline reads, with its default and its check.
-
-Read once, at the edge, by `load_settings`; nothing below the edge looks at the environment. Turning settings into
-clients is `wiring.py`.
-"""
+"""The settings: every environment variable the pipeline reads, with its default and its check. Read once, at the edge,
+by `load_settings`; nothing below looks at the environment. Turning settings into clients is `wiring.py`."""
 
 from __future__ import annotations
 

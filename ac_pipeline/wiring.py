@@ -1,7 +1,5 @@
-"""Wiring: settings in, one ready pipeline of plain clients out. The only place that chooses implementations.
-
-No rules live here. The command line, the assets and the benchmarks open a `Pipeline`; tests hand in their own parts.
-"""
+"""Wiring: settings in, one ready pipeline of plain clients out. The only place that chooses implementations; no rules
+live here. Tests hand in their own parts."""
 
 from __future__ import annotations
 

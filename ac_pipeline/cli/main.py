@@ -1,9 +1,6 @@
-"""The entry point of `ac-pipeline`: its commands, and exit codes for every way it can end (design, section 5).
-
-Commands are made when they are asked for: help and version import no operation and no client of a service. Here are
-those that are no operations: Dagster's start, copies of the ledger, and the local services (whose packages are the
-optional extra `local`).
-"""
+"""The entry point of `ac-pipeline`: exit codes for every way it can end (design, section 5), and its commands, made
+when they are asked for: help and version import no client of a service. Here are those that are no operations:
+Dagster's start, copies of the ledger, and the local services (optional extra `local`)."""
 
 from __future__ import annotations
 
@@ -79,16 +76,11 @@ class CatalogGroup(click.Group):
         for rest, each in self._below():
             groups.setdefault(each.group, []).append((rest, each.summary))
             examples.setdefault(each.group, example(each))
-        for name, group in self.commands.items():
-            if isinstance(group, click.Group):
-                heading = name.capitalize()
-                groups[heading] = [
-                    (f"{name} {each}", made.get_short_help_str(200)) for each, made in group.commands.items()
-                ]
-                examples[heading] = f"ac-pipeline {groups[heading][0][0]}"
-            else:
-                groups[name.capitalize()] = [(name, group.get_short_help_str(200))]
-                examples[name.capitalize()] = _EXAMPLES[name]
+        for name, made in self.commands.items():
+            below = made.commands if isinstance(made, click.Group) else {"": made}
+            rows = [(f"{name} {word}".strip(), each.get_short_help_str(200)) for word, each in below.items()]
+            groups[name.capitalize()] = rows
+            examples[name.capitalize()] = _EXAMPLES.get(name, f"ac-pipeline {rows[0][0]}")
         for heading, rows in groups.items():
             with formatter.section(heading):
                 formatter.write_dl(rows)
@@ -281,13 +273,7 @@ def run(arguments: list[str]) -> int:
         error.show(file=shown)
         say(*shown.getvalue().removesuffix("\n").split("\n"), err=True)
         return USAGE
-    except Misconfigured as error:
-        say(f"Error: {error.message}", err=True)
-        return USAGE
-    except Transient as error:
-        say(f"Error: {error.message}", err=True)
-        return UNREACHABLE
     except PipelineError as error:
         say(f"Error: {error.message}", err=True)
-        return FAILED
+        return USAGE if isinstance(error, Misconfigured) else UNREACHABLE if isinstance(error, Transient) else FAILED
     return result if isinstance(result, int) else WELL

@@ -1,10 +1,6 @@
-"""The start of Dagster: prepares DAGSTER_HOME and runs the UI with its daemon, or one of its services alone
-(`ac-pipeline dagster`, which is `python -m ac_pipeline.defs.home`).
-
-Dagster's commands read a `.env` in their working directory over the real environment, so that a forgotten `.env` could
-lead a local demo to the production database. Therefore the settings are read here, handed on as plain environment, and
-Dagster is started in its home folder.
-"""
+"""The start of Dagster (`ac-pipeline dagster`): prepares DAGSTER_HOME and runs the UI with its daemon, or one service.
+Dagster's commands read a `.env` in their working directory over the real environment, which could lead a demo to the
+production database: so settings are read here, handed on as plain environment, and Dagster starts in its home."""
 
 from __future__ import annotations
 
@@ -73,8 +69,7 @@ def why_unusable(url: SecretStr) -> str | None:
 _PACKAGE: Final = Path(__file__).parents[1]
 PROJECT: Final = _PACKAGE if (_PACKAGE / "dagster.yaml").is_file() else _PACKAGE.parent
 """The folder of our own dagster.yaml and workspace.yaml: inside an installed package, or the checkout."""
-LOCATION: Final = "ac_pipeline"
-"""The name of the code location, as workspace.yaml and pyproject.toml have it."""
+LOCATION: Final = "ac_pipeline"  # The name of the code location, as workspace.yaml and pyproject.toml have it
 _WRITTEN_BY_US = "# Written by ac_pipeline.defs.home at every start: change dagster.yaml in the project"
 """How the file of every version of ours begins."""
 _OURS = f"{_WRITTEN_BY_US}, or the file of AC_DAGSTER_YAML, instead.\n"

@@ -1,8 +1,6 @@
-"""The pipeline as Dagster sees it: one for each run or tick, accounts and media types in, outcomes out.
-
-It is opened at the first question: a missing setting so fails the step that needs it, with its sentence, and not the
-loading of the definitions.
-"""
+"""The pipeline as Dagster sees it: accounts and media types in, outcomes out. One for each run or tick, opened at the
+first question: a missing setting fails the step that needs it, with its sentence, and not the loading of the
+definitions."""
 
 from __future__ import annotations
 
@@ -114,8 +112,7 @@ class PipelineResource(ExitStack):
         return self.open().settings.ac_concurrent_users
 
 
-PIPELINE = "pipeline"
-"""Key of the resource; tests put an object of their own in its place."""
+PIPELINE = "pipeline"  # Key of the resource; tests put an object of their own in its place
 
 
 @dg.resource(description="Accounts, documents, ledger, renditions and PDS, as the environment and .env name them.")

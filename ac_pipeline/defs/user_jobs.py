@@ -1,14 +1,6 @@
-"""The jobs over users and items that a launchpad names: `verify_users` and `retry_items`.
-
-`verify_users` compares records, links, blobs and shapes with the repositories themselves. What is looked at is
-`operations/inspection/verification.py`, what it amounts to for an asset is `checks.py`. A finding fails a check, where
-a person looks, and never the job; the job fails when somebody could not be read.
-
-`retry_items` runs failed items once more. Which they are is `operations/retry.py`. A retry is about items, a partition
-is a user's whole type. So each touched user and type gets an observation with what came of its items; it is
-materialised only where a dry run afterwards proves that the whole partition is as it should be, with the counts of that
-dry run.
-"""
+"""The jobs over users and items that a launchpad names: `verify_users` (what is looked at is
+`operations/inspection/verification.py`, what it amounts to for an asset is `checks.py`) and `retry_items`
+(`operations/retry.py`)."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -72,8 +64,9 @@ class VerificationConfig(dg.Config):
 def verify(
     context: dg.OpExecutionContext, config: VerificationConfig, pipeline: dg.ResourceParam[PipelineResource]
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    """Verify the users the config names, then let the checks of the verified types say what is amiss. Raises
-    dg.Failure: the config names something that does not exist; or some users could not be read."""
+    """Verify the users the config names, then let the checks of the verified types say what is amiss: a finding fails
+    a check, where a person looks, and never the job. Raises dg.Failure: the config names something that does not exist;
+    or some users could not be read."""
     with dagster_failures():
         types = media_types(config.types)
         accounts = _accounts(pipeline, config.users)
@@ -266,7 +259,9 @@ def _log_plan(context: dg.OpExecutionContext, plan: RetryPlan) -> None:
 
 
 def _report(context: dg.OpExecutionContext, pipeline: PipelineResource, outcome: Outcome, retry: AccountRetry) -> None:
-    """One event for each type of one user's turn."""
+    """One event for each type of one user's turn: an observation with what came of its items, for a retry is about
+    items and a partition is a user's whole type; a materialisation only where a dry run afterwards proves that the
+    whole partition is as it should be, with the counts of that dry run."""
     user, types, error = outcome.account.key, retry.selection.types, outcome.report.error
     said = ", ".join(f"{count} {name}" for name, count in retry.counts.items())
     context.log.log("ERROR" if error else "INFO", f"{user}: {said} run again. {error.message if error else ''}")
