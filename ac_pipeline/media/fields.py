@@ -1,7 +1,6 @@
-"""Reading one field of a document with its type checked, so that a fault names the field, the type and the remedy.
+"""Reading one field of a document with its type checked, and what all records have in common.
 
 Types are checked exactly: the driver's `Code` is a subclass of text that cannot be hashed, its `Binary` one of bytes.
-What the fields mean is told by the module of each type.
 """
 
 from __future__ import annotations
@@ -10,7 +9,9 @@ import re
 from typing import TypeGuard
 
 from ac_pipeline.errors import InvalidDocument
-from ac_pipeline.media.base import Document
+from ac_pipeline.items import Derived, Record
+from ac_pipeline.media.base import Document, MediaType
+from ac_pipeline.media.times import format_when
 
 _CODE = re.compile(r"[0-9A-Za-z]{3,12}")
 _NOT_CODES = frozenset({"undefined", "None"})
@@ -25,7 +26,7 @@ def plain(value: object) -> object:
 
 
 def is_text(value: object) -> TypeGuard[str]:
-    """Whether it is a text and nothing but a text; a `Code` is none."""
+    """True if it is a text and nothing but a text; a `Code` is none."""
     return type(value) is str
 
 
@@ -50,9 +51,12 @@ def text(document: Document, name: str) -> str | None:
     value = document.fields.get(name)
     if value is None or is_text(value):
         return value
-    raise InvalidDocument(
-        f"{document.type} {document.id}: `{name}` is of type {type(value).__name__}, not a text: correct it in Mongo"
-    )
+    raise InvalidDocument(f"{document.type} {document.id}: {wrong_type(name, value, 'a text')}")
+
+
+def wrong_type(name: str, value: object, wanted: str) -> str:
+    """What is said of a field that holds something else than it should."""
+    return f"`{name}` is of type {type(value).__name__}, not {wanted}: correct it in Mongo"
 
 
 def code(document: Document) -> str:
@@ -73,6 +77,18 @@ def code(document: Document) -> str:
             "correct it in Mongo"
         )
     return value
+
+
+def record(media: MediaType, document: Document, derived: Derived, **own: object) -> Record:
+    """A record with fields of its own, those that all have, and the blobs there are."""
+    blobs = ((blob.name, derived.renditions.get(blob.name)) for blob in media.blobs)
+    return {
+        "$type": media.nsid,
+        **own,
+        "when": format_when(document.when),
+        "ref": document.id,
+        **{name: made.blob.to_json() for name, made in blobs if made is not None},
+    }
 
 
 def is_code(value: str) -> bool:

@@ -28,9 +28,7 @@ _TRIMMED = "\t\n\v\f\r \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2
 
 def documents(media: MediaType, record: Record, owner: str | None) -> list[dict[str, Any]]:
     """The documents a record may have been made of, the likeliest first: all fields but `_id`, `user` and links.
-
-    Args:
-        owner: The Mongo id of the account, None for the guest.
+    `owner`: the Mongo id of the account, None for the guest.
 
     Raises:
         InvalidRecord: The record lacks what only it could tell; the message says what.
@@ -58,8 +56,8 @@ def shared_fields(media: MediaType, record: Record, owner: str | None) -> dict[s
     moment = read_when(found.pop("when", None))
     if moment is not None:
         found["when"] = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=moment)
-    if isinstance(slug := found.get("slug"), str):
-        found["slug"] = _stored(slug, owner)
+    if isinstance(slug := found.get("slug"), str) and "/" in slug and owner and not slug.startswith(f"{owner}/"):
+        found["slug"] = f"{owner}/{slug}"
     if isinstance(source := found.get("source"), str):
         found["hash"] = source_hash(source)
     return found
@@ -73,8 +71,3 @@ def lost_fields(media: MediaType, document: Mapping[str, Any]) -> tuple[str, ...
 def source_hash(source: str) -> str:
     """`hash` of a program: sha-256 (hex) of its text as JavaScript trims it; unique over all users."""
     return sha256(source.strip(_TRIMMED).encode()).hexdigest()
-
-
-def _stored(slug: str, owner: str | None) -> str:
-    qualified = "/" in slug and owner is not None and not slug.startswith(f"{owner}/")
-    return f"{owner}/{slug}" if qualified else slug

@@ -17,16 +17,14 @@ USER_BUCKET = "user-aesthetic-computer"
 GUEST_BUCKET = "art-aesthetic-computer"
 OVEN_BUCKET = "at-blobs-aesthetic-computer"
 
-_REGION = "sfo3"
 _HOSTS = {
-    "user.aesthetic.computer": USER_BUCKET,
-    "art.aesthetic.computer": GUEST_BUCKET,
-    "at-blobs.aesthetic.computer": OVEN_BUCKET,
-    **{
-        f"{bucket}.{_REGION}.{network}": bucket
-        for bucket in (USER_BUCKET, GUEST_BUCKET, OVEN_BUCKET)
-        for network in ("digitaloceanspaces.com", "cdn.digitaloceanspaces.com")
-    },
+    host: bucket
+    for bucket in (USER_BUCKET, GUEST_BUCKET, OVEN_BUCKET)
+    for host in (
+        f"{bucket.removesuffix('-aesthetic-computer')}.aesthetic.computer",
+        f"{bucket}.sfo3.digitaloceanspaces.com",
+        f"{bucket}.sfo3.cdn.digitaloceanspaces.com",
+    )
 }
 _BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 """Names without dots: the bucket becomes the first label of a host name."""
@@ -55,19 +53,14 @@ def candidates(document: Document, keys: tuple[str, ...], format: str) -> tuple[
         InvalidDocument: A key would leave its folder (`.` and `..` segments) or has an empty segment.
     """
     place = bucket(document)
-    for key in keys:
-        if not _is_safe(key):
-            raise InvalidDocument(f"{document.type} {document.id}: its object key has an empty, `.` or `..` segment")
+    if not all(map(_is_safe, keys)):
+        raise InvalidDocument(f"{document.type} {document.id}: its object key has an empty, `.` or `..` segment")
     return tuple(SourceObject(bucket=place, key=f"{key}.{format}", format=format) for key in dict.fromkeys(keys))
 
 
 def object_of_url(url: str, format: str) -> SourceObject | None:
-    """The object a URL of the platform's own storage names; None for any other: those are never fetched.
-
-    Args:
-        url: An absolute http or https URL, percent-encoded; query and fragment are left out.
-        format: What the object is taken for, e.g. `mp4`.
-    """
+    """The object that an http or https URL of the platform's own storage names, query and fragment left out; None for
+    any other: those are never fetched. `format`: what the object is taken for, e.g. `mp4`."""
     try:
         parts = urlsplit(url.strip())
         if parts.scheme not in {"http", "https"} or parts.username is not None or parts.port is not None:
