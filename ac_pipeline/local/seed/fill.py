@@ -41,8 +41,7 @@ from ac_pipeline.local.seed.plan import (
 from ac_pipeline.local.seed.values import COLLECTIONS, Item, Past, SeedSummary, Situation
 from ac_pipeline.local.services.media_server import object_path
 from ac_pipeline.local.services.pds_accounts import NewAccount, PdsAccounts
-from ac_pipeline.local.services.servers import HANDLE_DOMAIN
-from ac_pipeline.local.services.stack import Addresses
+from ac_pipeline.local.services.stack import HANDLE_DOMAIN, Addresses
 
 COPIES = "site.standard.document"
 
