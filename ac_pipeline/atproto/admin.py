@@ -12,7 +12,7 @@ from typing import Any
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.rate_limits import Charge, Pace
-from ac_pipeline.atproto.sessions import SIGN_IN_SECONDS, Sessions, SignIn
+from ac_pipeline.atproto.sessions import SIGN_IN_SECONDS, Sessions
 from ac_pipeline.atproto.syntax import is_did
 from ac_pipeline.atproto.transport import Read, Request, Transport
 from ac_pipeline.atproto.xrpc_errors import Call, need
@@ -38,22 +38,14 @@ class AccountInfo:
 
 class Administration:
     """The account calls of one PDS; safe to share between threads. All raise Transient where it did not answer; those
-    of its administrator raise Misconfigured where there is no password, or not the right one.
-
-    Args:
-        pace: Where the first commit of a new account's repository is counted.
-        password: Of the PDS's administrator (`PDS_ADMIN_PASSWORD`), or None.
-    """
+    of its administrator raise Misconfigured where there is no password (`PDS_ADMIN_PASSWORD`), or not the right one.
+    `pace`: where the first commit of a new account's repository is counted."""
 
     def __init__(self, transport: Transport, sessions: Sessions, pace: Pace, password: str | None) -> None:
         self._transport = transport
         self._sessions = sessions
         self._pace = pace
         self._password = password
-        self._sign_in = SignIn(transport)
-
-    def __repr__(self) -> str:
-        return f"Administration({self._transport.place!r})"
 
     @property
     def authorised(self) -> bool:
@@ -85,9 +77,7 @@ class Administration:
         return self._administer("one account", question)
 
     def create_account(self, handle: str, email: str, password: str, invite: str | None) -> str:
-        """Make an account; its DID.
-
-        Sent once. Limited by the reference PDS to 100 in 5 minutes and address (atproto facts, Limits).
+        """Make an account; its DID. Sent once. Limited by the reference PDS to 100 in 5 minutes and address.
 
         Raises:
             HandleRefused: Reserved, malformed, too short or long, or taken. No account was made.
@@ -106,9 +96,7 @@ class Administration:
             return self._ask(request, question)
 
     def identify(self, handle: str, password: str) -> str | None:
-        """The DID of the account that has this handle and this password; None when there is none.
-
-        Nothing of the session is kept.
+        """The DID of the account that has this handle and this password, or None. Nothing of the session is kept.
 
         Raises:
             AccountInactive: It is taken down.
@@ -127,10 +115,9 @@ class Administration:
 
     def holder_of(self, handle: str) -> str | None:
         """The DID of the active account that has this handle, or None."""
+        request = Request(Call.READ, "", handle)
         try:
-            return self._ask(
-                Request(Call.READ, "", handle), lambda com: _did_of(com.identity.resolve_handle({"handle": handle}))
-            )
+            return self._ask(request, lambda com: _did_of(com.identity.resolve_handle({"handle": handle})))
         except ServerFailed as error:
             if error.status is None or not 400 <= error.status < 500:
                 raise
@@ -178,7 +165,7 @@ class Administration:
             WrongPassword, AccountInactive, Blocked: The PDS refuses the account.
             RateLimited: Too many sign-ins of this DID; nothing was sent (LIMIT-7).
         """
-        self._sessions.prove(account, self._sign_in)
+        self._sessions.prove(account)
 
     def forget(self, did: str) -> None:
         """Give up the session of a DID whose password has changed."""

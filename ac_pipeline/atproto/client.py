@@ -15,7 +15,7 @@ from typing import Final
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.rate_limits import Charge, Pace
 from ac_pipeline.atproto.repository import Repository, read_repository
-from ac_pipeline.atproto.sessions import Sessions, SignIn
+from ac_pipeline.atproto.sessions import Sessions
 from ac_pipeline.atproto.syntax import blob_cid
 from ac_pipeline.atproto.transport import Read, Request, Transport, Usage
 from ac_pipeline.atproto.types import MAX_OPERATIONS, Commit, RepositoryStatus, Write, encode_body, erases, points
@@ -33,16 +33,16 @@ from ac_pipeline.atproto.xrpc_errors import (
 from ac_pipeline.errors import BlobMissing, InvalidRecord, RepositoryUnreadable, ServerFailed, TooLarge
 from ac_pipeline.items import BlobRef
 
+# Bytes, where `describeServer` names no limit: the default of the reference PDS's code (atproto facts, Blobs)
 DEFAULT_BLOB_LIMIT: Final = 5 * 2**20
-"""Bytes, where `describeServer` names no limit: the default of the reference PDS's code (atproto facts, Blobs)."""
 
 REPOSITORIES_A_PAGE: Final = 1_000  # The most that `listRepos` gives (atproto facts, Reading back)
 
+# Seconds: write points and uploads are limited per hour or day, never per minutes (atproto facts, Limits)
 _POINTS_WINDOW: Final = 3_600.0
-"""Seconds: write points and uploads are limited per hour or day, never per minutes (atproto facts, Limits)."""
-
 
 _REPOSITORY_SECONDS: Final = 120.0  # Seconds of silence while a repository is read
+_PLAIN: Final = {"Accept-Encoding": "identity"}  # gzip doubles the time (atproto facts, Reading back)
 
 
 class PdsClient:
@@ -54,12 +54,8 @@ class PdsClient:
         self._transport = transport
         self._sessions = sessions
         self._pace = pace or Pace(transport.host, 0)
-        self._sign_in = SignIn(transport)
         self._lock = Lock()
         self._blob_limit: int | None = None
-
-    def __repr__(self) -> str:
-        return f"PdsClient({self._transport.place!r})"
 
     def usage(self) -> Usage:
         """Requests and bytes so far; subtract two of them for what lies between."""
@@ -80,17 +76,8 @@ class PdsClient:
         return self._get_repository(did, lambda car: self._verified(did, car))
 
     def download_repository(self, did: str) -> bytes:
-        """The CAR of the whole repository of `did` as it was sent; it is verified.
-
-        Raises:
-            As `read_repository`.
-        """
-
-        def read(car: bytes) -> bytes:
-            self._verified(did, car)
-            return car
-
-        return self._get_repository(did, read)
+        """The CAR of the whole repository of `did` as it was sent, verified; raises as `read_repository`."""
+        return self._get_repository(did, lambda car: (car, self._verified(did, car))[0])
 
     def latest_commit(self, did: str) -> RepositoryStatus:
         request = Request(Call.READ, "com.atproto.sync.getLatestCommit", did, params={"did": did})
@@ -195,18 +182,16 @@ class PdsClient:
 
         return self._send_signed(account, request, read)
 
-    def _send_signed(self, account: Account, request: Request, read: Callable[[bytes], Read]) -> Read:
-        def send(token: str) -> Read:
+    def _send_signed(
+        self, account: Account, request: Request, read: Callable[[bytes], Read], refused: str | None = None
+    ) -> Read:
+        """Send as the account; once more with another token where the PDS refuses the first one."""
+        token = self._sessions.access(account, refused=refused)
+        try:
             return self._transport.send(replace(request, token=token, secrets=(account.password or "",)), read)
-
-        token = self._sessions.access(account, self._sign_in)
-        try:
-            return send(token)
-        except TokenRefused:
-            token = self._sessions.access(account, self._sign_in, refused=token)
-        try:
-            return send(token)
         except TokenRefused as error:
+            if refused is None:
+                return self._send_signed(account, request, read, token)
             raise ServerFailed(
                 f"{request.nsid} for {account.did} at {self._transport.place}: the server refuses the session it has "
                 f"just given: {error.answer}. Nothing was written; check the clock of the PDS.",
@@ -223,7 +208,7 @@ class PdsClient:
             did,
             (Charge(f"{self._transport.host} getRepo", 1),),
             params={"did": did},
-            headers={"Accept-Encoding": "identity"},  # gzip doubles the time (atproto facts, Reading back)
+            headers=_PLAIN,
             timeout=_REPOSITORY_SECONDS,
             limit="repository",
         )
@@ -236,11 +221,5 @@ class PdsClient:
         return repository
 
     def _blob_request(self, did: str, cid: str) -> Request:
-        return Request(
-            Call.READ,
-            "com.atproto.sync.getBlob",
-            did,
-            params={"did": did, "cid": cid},
-            headers={"Accept-Encoding": "identity"},
-            limit="blob",
-        )
+        params = {"did": did, "cid": cid}
+        return Request(Call.READ, "com.atproto.sync.getBlob", did, params=params, headers=_PLAIN, limit="blob")
