@@ -64,7 +64,7 @@ class Administration:
             need(found.available_user_domains, "it names no domain for handles")
             return ServerDescription(tuple(found.available_user_domains), found.invite_code_required is True)
 
-        return self._ask(Request(Call.READ, "", self._transport.host), question)
+        return self._transport.ask(Request(Call.READ, "", self._transport.host), question)
 
     def invite(self) -> str:
         """A new invite code for one account; a secret."""
@@ -93,7 +93,7 @@ class Administration:
         charges = (Charge(f"{self._transport.host} createAccount", 1),)
         request = Request(Call.NEW_ACCOUNT, "", handle, charges, secrets=(password, invite or ""))
         with self._pace.commit(handle, held=False):  # the relay hears of it; 100 in 5 minutes are paced enough
-            return self._ask(request, question)
+            return self._transport.ask(request, question)
 
     def identify(self, handle: str, password: str) -> str | None:
         """The DID of the account that has this handle and this password, or None. Nothing of the session is kept.
@@ -109,7 +109,7 @@ class Administration:
         charges = (Charge(f"sign-in {handle}", 1),)
         request = Request(Call.SIGN_IN, "", handle, charges, secrets=(password,), timeout=SIGN_IN_SECONDS)
         try:
-            return self._ask(request, question)
+            return self._transport.ask(request, question)
         except WrongPassword:
             return None
 
@@ -117,7 +117,7 @@ class Administration:
         """The DID of the active account that has this handle, or None."""
         request = Request(Call.READ, "", handle)
         try:
-            return self._ask(request, lambda com: _did_of(com.identity.resolve_handle({"handle": handle})))
+            return self._transport.ask(request, lambda com: _did_of(com.identity.resolve_handle({"handle": handle})))
         except ServerFailed as error:
             if error.status is None or not 400 <= error.status < 500:
                 raise
@@ -174,12 +174,7 @@ class Administration:
     def _administer(self, subject: str, question: Callable[[Any], Read], secrets: tuple[str, ...] = ()) -> Read:
         if self._password is None:
             raise Misconfigured("PDS_ADMIN_PASSWORD is not set, and this call needs it: set it to the PDS's own.")
-        return self._ask(Request(Call.ADMIN, "", subject, admin=self._password, secrets=secrets), question)
-
-    def _ask(self, request: Request, question: Callable[[Any], Read]) -> Read:
-        from ac_pipeline.atproto.package import ask  # noqa: PLC0415  # 0.97 s of CPU that most runs need not pay
-
-        return ask(self._transport, request, question)
+        return self._transport.ask(Request(Call.ADMIN, "", subject, admin=self._password, secrets=secrets), question)
 
 
 def _did_of(answer: Any, **asked: str) -> str:

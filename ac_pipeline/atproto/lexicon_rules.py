@@ -1,13 +1,13 @@
-"""The lexicon language: a definition becomes a function that checks values.
+"""The lexicon language: a definition becomes a function that checks values, and is checked to be a proper one itself.
 
-Records, objects, arrays, references and unions, and the check that a schema is a proper one. Compiling happens once, at
-load, so that checking a record is a few function calls. Files and whole records are `lexicon.py`. Values are in JSON
-form; every rule is enforced, nothing is coerced or defaulted.
+Compiling happens once, at load, so that checking a record is a few function calls. Values are in JSON form; every rule
+is enforced, nothing is coerced or defaulted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import regex
@@ -30,9 +30,8 @@ _KINDS: Final[Mapping[type, str]] = {
 }
 _GRAPHEME: Final = regex.compile(r"\X")
 _BLOB_KEYS: Final = frozenset({"$type", "ref", "mimeType", "size"})
-
-
 _LENGTHS: Final = {"minLength": int, "maxLength": int}
+# Type of a schema -> its rules and their types, besides `type` and `description`
 _RULES: Final[Mapping[str, Mapping[str, type]]] = {
     "string": {"format": str, "const": str, "default": str, "enum": list, "knownValues": list}
     | {"minGraphemes": int, "maxGraphemes": int, **_LENGTHS},
@@ -50,28 +49,20 @@ _RULES: Final[Mapping[str, Mapping[str, type]]] = {
     "null": {},
     "token": {},
 }
-"""Type of a schema -> its rules and their types, besides `type` and `description`."""
-_REQUIRED: Final[Mapping[str, tuple[str, ...]]] = {
-    "array": ("items",),
-    "object": ("properties",),
-    "ref": ("ref",),
-    "union": ("refs",),
-    "record": ("key", "record"),
+_REQUIRED: Final = {"array": ["items"], "object": ["properties"], "ref": ["ref"], "union": ["refs"]} | {
+    "record": ["key", "record"]
 }
 
 
 def expect_shape(schema: Schema, place: str) -> None:
     """Raises Misconfigured unless a schema of a known type has the required rules, and only known ones of the right
-    type. A rule that is not known here would be a rule that nobody enforces.
-    """
+    type: one that is not known here would be a rule that nobody enforces."""
     kind = schema["type"]
-    known = {**_RULES[kind], "description": str}
+    known = {**_RULES[kind], "type": str, "description": str}
     for rule in _REQUIRED.get(kind, ()):
         if rule not in schema:
             raise Misconfigured(f"{place}: {rule} is missing")
     for rule, value in schema.items():
-        if rule == "type":
-            continue
         if rule not in known:
             raise Misconfigured(f"{place}: {rule!r} is not a rule of type {kind!r}")
         if type(value) is not known[rule]:
@@ -228,22 +219,17 @@ def _check_blob(value: Any, path: str, report: Report) -> bool:
         found = f"an object with {', '.join(map(str, value))}" if isinstance(value, dict) else kind_of(value)
         report(path, f"expected a blob ($type blob, ref, mimeType, size), found {found}")
         return False
-    ref, mime_type, size = value["ref"], value["mimeType"], value["size"]
-    if not _is_link(ref):
-        report(f"{path}.ref", f"expected the link of a blob, found {shorten(ref)}")
-        return False
-    if not isinstance(mime_type, str) or "/" not in mime_type:
-        report(f"{path}.mimeType", f"expected a MIME type, found {shorten(mime_type)}")
-        return False
-    if type(size) is not int or not 0 <= size <= MAX_INTEGER:
-        report(f"{path}.size", f"expected a size in bytes, found {shorten(size)}")
-        return False
-    return True
-
-
-def _check_link(value: Any, path: str, report: Report) -> None:
-    if not _is_link(value):
-        report(path, f"expected a link, found {shorten(value)}")
+    mime_type, size = value["mimeType"], value["size"]
+    if not _is_link(value["ref"]):
+        wrong, expected = "ref", "the link of a blob"
+    elif not isinstance(mime_type, str) or "/" not in mime_type:
+        wrong, expected = "mimeType", "a MIME type"
+    elif type(size) is not int or not 0 <= size <= MAX_INTEGER:
+        wrong, expected = "size", "a size in bytes"
+    else:
+        return True
+    report(f"{path}.{wrong}", f"expected {expected}, found {shorten(value[wrong])}")
+    return False
 
 
 def _bytes(schema: Schema, place: str) -> Check:
@@ -264,9 +250,14 @@ def _check_unknown(value: Any, path: str, report: Report) -> None:
     return check_free(value, path, report)
 
 
-def _check_null(value: Any, path: str, report: Report) -> None:
-    if value is not None:
-        report(path, f"expected null, found {kind_of(value)}")
+def _expected(words: str, fits: Callable[[Any], bool], said: Callable[[object], str]) -> Check:
+    """The check of a value that fits or does not; `said`: how what was found is named."""
+
+    def check(value: Any, path: str, report: Report) -> None:
+        if not fits(value):
+            report(path, f"expected {words}, found {said(value)}")
+
+    return check
 
 
 def _allowed(schema: Schema, place: str, kind: type) -> frozenset[Any] | None:
@@ -286,51 +277,41 @@ def _is_link(value: object) -> bool:
     return isinstance(link, str) and is_cid(link)
 
 
+# Types that need no other definition: name -> compiler of a schema (schema, place in the document)
 _SIMPLE: Final[Mapping[str, Callable[[Schema, str], Check]]] = {
     "string": _string,
     "integer": _integer,
     "boolean": _boolean,
     "blob": _blob,
     "bytes": _bytes,
-    "cid-link": lambda schema, place: _check_link,
+    "cid-link": lambda schema, place: _expected("a link", _is_link, shorten),
     "unknown": lambda schema, place: _check_unknown,
-    "null": lambda schema, place: _check_null,
+    "null": lambda schema, place: _expected("null", lambda value: value is None, kind_of),
 }
-"""Types that need no other definition: name -> compiler of a schema (schema, place in the document)."""
 
 
 class Compiler:
-    """Compiles the definitions of lexicon documents, given by NSID; references between them are resolved here.
-
-    Raises:
-        Misconfigured: From `definition`, when a schema is not a proper one. The message names the place.
-    """
+    """Compiles the definitions of lexicon documents, given by NSID; references between them are resolved here. Raises
+    Misconfigured when a schema is not a proper one; the message names the place."""
 
     def __init__(self, documents: Mapping[str, Schema]) -> None:
         self._documents = documents
-        self._checks: dict[str, Check | None] = {}
+        self._checks: dict[str, Check] = {}
 
     def definition(self, nsid: str, name: str) -> Check:
         """The check of one definition (a record's includes its `$type`); compiled once, reachable from itself."""
         full = f"{nsid}#{name}"
         if full not in self._checks:
-            self._checks[full] = None  # being compiled: a definition that refers to itself finds it later
+            self._checks[full] = partial(self._later, full)  # a definition that refers to itself finds it later
             try:
                 self._checks[full] = self._compile_definition(nsid, name)
             except Misconfigured:
                 del self._checks[full]  # whoever else refers to it is told, too
                 raise
-        ready = self._checks[full]
-        return ready if ready is not None else self._deferred(full)
+        return self._checks[full]
 
-    def _deferred(self, full: str) -> Check:
-        def check(value: Any, path: str, report: Report) -> None:
-            compiled = self._checks[full]
-            if compiled is None:
-                raise Misconfigured(f"{full}: used before it was compiled")
-            compiled(value, path, report)
-
-        return check
+    def _later(self, full: str, value: Any, path: str, report: Report) -> None:
+        self._checks[full](value, path, report)
 
     def _compile_definition(self, nsid: str, name: str) -> Check:
         place = f"{nsid}#{name}"
@@ -341,13 +322,15 @@ class Compiler:
             raise Misconfigured(f"{place}: a definition is not a {kind}; use it where the {kind} is needed")
         if kind == "record":
             expect_shape(schema, place)
-            check_key_type(schema["key"], place)
+            key = schema["key"]
+            if key not in ("any", "tid", "nsid") and not (key.startswith("literal:") and key[8:]):
+                raise Misconfigured(f"{place}: {key!r} is not a type of record key")
             if schema["record"].get("type") != "object":
                 raise Misconfigured(f"{place}: the shape of a record is an object")
             return _typed(type_name, self._field(nsid, schema["record"], place), required=True)
         if kind == "token":
             expect_shape(schema, place)
-            return _token(type_name)
+            return _expected(f"the token {type_name}", lambda value: value == type_name, shorten)
         check = self._field(nsid, schema, place)
         return _typed(type_name, check, required=False) if kind == "object" else check
 
@@ -370,11 +353,9 @@ class Compiler:
     def _object(self, nsid: str, schema: Schema, place: str) -> Check:
         properties = schema["properties"]
         for rule in ("required", "nullable"):
-            unknown = [name for name in schema.get(rule, ()) if name not in properties]
+            unknown = ", ".join(repr(name) for name in schema.get(rule, ()) if name not in properties)
             if unknown:
-                raise Misconfigured(
-                    f"{place}: {rule} names {', '.join(map(repr, unknown))}, which no property declares"
-                )
+                raise Misconfigured(f"{place}: {rule} names {unknown}, which no property declares")
         checks = {name: self._field(nsid, field, f"{place}.{name}") for name, field in properties.items()}
         required, nullable = tuple(schema.get("required", ())), frozenset(schema.get("nullable", ()))
 
@@ -410,8 +391,7 @@ class Compiler:
         return check
 
     def _ref(self, nsid: str, schema: Schema, place: str) -> Check:
-        target, name = _target(nsid, schema["ref"])
-        return self.definition(target, name)
+        return self.definition(*_target(nsid, schema["ref"]))
 
     def _union(self, nsid: str, schema: Schema, place: str) -> Check:
         closed = schema.get("closed", False)
@@ -437,20 +417,6 @@ class Compiler:
             return check_free(value, path, report)
 
         return check
-
-
-def check_key_type(key: object, place: str) -> None:
-    """Raises Misconfigured unless `key` is a record key type: any, tid, nsid or `literal:...`."""
-    if key not in ("any", "tid", "nsid") and not (isinstance(key, str) and key.startswith("literal:") and key[8:]):
-        raise Misconfigured(f"{place}: {key!r} is not a type of record key")
-
-
-def _token(name: str) -> Check:
-    def check(value: Any, path: str, report: Report) -> None:
-        if value != name:
-            report(path, f"expected the token {name}, found {shorten(value)}")
-
-    return check
 
 
 def _typed(name: str, inner: Check, *, required: bool) -> Check:
