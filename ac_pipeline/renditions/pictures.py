@@ -1,24 +1,22 @@
 """Reading untrusted pictures with Pillow: limits before pixels, named errors after.
 
-Shared by thumbnails and tape frames. Pillow is given only those parts of a file that decide the pixels: broken or huge
-side information (text, EXIF, XMP, profiles, application data) never costs a picture. Orientation and colour profile are
-read here and applied while the picture is made plain RGB. What a file is, is told from its first bytes. What is made of
-the pixels is the callers'.
+Pillow is given only those parts of a file that decide the pixels: broken or huge side information (text, EXIF, XMP,
+profiles, application data) never costs a picture. Orientation and colour profile are read here and applied while the
+picture is made plain RGB. What a file is, is told from its first bytes.
 """
 
 from __future__ import annotations
 
 import ctypes
 import io
-import math
 import re
 import struct
 import threading
 import traceback
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -31,40 +29,33 @@ HEAD = 32  # Bytes that suffice for a verdict
 
 UNKNOWN = "application/octet-stream"
 
-_ISO_BRANDS = {
-    b"avif": "image/avif",
-    b"avis": "image/avif",
-    b"heic": "image/heic",
-    b"heix": "image/heic",
-    b"mif1": "image/heif",
-    b"msf1": "image/heif-sequence",
-    b"qt  ": "video/quicktime",
-    b"M4V ": "video/x-m4v",
-    b"M4VH": "video/x-m4v",
-    b"M4VP": "video/x-m4v",
-    b"M4A ": "audio/x-m4a",
-    b"M4B ": "audio/mp4",
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+
+# MIME type -> how a file begins, as a pattern; the first that fits counts
+_BEGINNINGS = {
+    "image/png": re.escape(_PNG),
+    "image/jpeg": _JPEG + b"\xff",
+    "image/gif": b"GIF8[79]a",
+    "image/webp": b"RIFF....WEBP",
+    "application/zip": b"PK(\x03\x04|\x05\x06)",
+    "image/avif": b"....ftypavi[fs]",
+    "image/heic": b"....ftyphei[cx]",
+    "image/heif": b"....ftypmif1",
+    "image/heif-sequence": b"....ftypmsf1",
+    "video/quicktime": b"....ftypqt[ \0]{2}",
+    "video/x-m4v": b"....ftypM4V[ \0HP]",
+    "audio/x-m4a": b"....ftypM4A[ \0]",
+    "audio/mp4": b"....ftypM4B[ \0]",
+    "video/3gpp2": b"....ftyp3g2",
+    "video/3gpp": b"....ftyp3g",
+    "video/mp4": b"....ftyp....",
 }
+_KINDS = [(mime_type, re.compile(pattern, re.DOTALL)) for mime_type, pattern in _BEGINNINGS.items()]
 
 
 def sniff(data: bytes) -> str:
     """MIME type of a file's first bytes (32 suffice); `application/octet-stream` for anything unknown."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if data.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "image/gif"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    if data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return "application/zip"
-    if data[4:8] == b"ftyp" and len(data) >= 12:
-        brand = data[8:12].replace(b"\0", b" ")
-        if brand.startswith(b"3g"):
-            return "video/3gpp2" if brand.startswith(b"3g2") else "video/3gpp"
-        return _ISO_BRANDS.get(brand, "video/mp4")
-    return UNKNOWN
+    return next((mime_type for mime_type, beginning in _KINDS if beginning.match(data)), UNKNOWN)
 
 
 # Pillow keeps these for the whole process, so they are set once, here, and by nobody else.
@@ -77,31 +68,18 @@ Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
 # Pillow's own limit warns, once per process and by the wrong name; `open_picture` checks every header instead.
 Image.MAX_IMAGE_PIXELS = None
 
-PILLOW_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    EOFError,
-    IndexError,
-    KeyError,
-    OverflowError,
-    NotImplementedError,
-    struct.error,
-    zlib.error,
-)
-"""What Pillow's decoders raise on broken input, found by feeding them broken input."""
+# What Pillow's decoders raise on broken input, found by feeding them broken input
+PILLOW_ERRORS: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError)
+PILLOW_ERRORS += (OverflowError, NotImplementedError, struct.error, zlib.error)
 
 BLOCKS = (16, 12, 10, 8, 6, 5, 4, 3, 2)
 
+# Parts of one file that are looked at: 64 MiB of PNG in the smallest chunks that encoders write are a tenth of it
 MOST_CHUNKS = 100_000
-"""Parts of one file that are looked at: 64 MiB of PNG in the smallest chunks that encoders write are a tenth of it."""
 _EXIF_BYTES = 1 << 20
 _PROFILE_BYTES = 4 << 20  # Unpacked. Profiles of printing presses have 3 MiB; larger ones are passed over.
-_STRIP_PIXELS = 1 << 18
-"""Pixels converted at a time, so that a conversion never holds several copies of a whole picture."""
+_STRIP_PIXELS = 1 << 18  # Converted at a time, so that a conversion never holds several copies of a whole picture
 
-_PNG, _JPEG, _GIF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", (b"GIF87a", b"GIF89a")
 _EIGHT_BITS = [value // 257 for value in range(65_536)]
 _SRGB = ImageCms.createProfile("sRGB")
 _UPRIGHT = {
@@ -188,8 +166,7 @@ class _Parts:
     format: str
     width: int = 0
     height: int = 0
-    # What is given to Pillow, in order: bytes, and ranges of the file
-    pieces: list[bytes | range] = field(default_factory=list)
+    pieces: list[bytes | range] = field(default_factory=list)  # For Pillow, in order: bytes, and ranges of the file
     exif: bytes = b""
     profile: bytes = b""
     depth: int = 8  # Bits of a sample in a PNG
@@ -228,20 +205,14 @@ class _Parts:
 
 def _parts(file: BinaryIO, name: str, formats: Sequence[str]) -> _Parts:
     head = file.read(16)
-    readers: dict[str, tuple[bool, Callable[[BinaryIO, Iterator[int]], _Parts]]] = {
-        "PNG": (head.startswith(_PNG), _png),
-        "JPEG": (head.startswith(_JPEG), _jpeg),
-        "GIF": (head.startswith(_GIF), _gif),
-        "WEBP": (head[:4] == b"RIFF" and head[8:12] == b"WEBP", _webp),
-    }
-    for format in formats:
-        fits, reader = readers[format]
-        if fits:
-            try:
-                return reader(file, iter(range(MOST_CHUNKS)))
-            except StopIteration:
-                raise TooLarge(f"{name} has more than {MOST_CHUNKS} parts") from None
-    raise UnidentifiedImageError("no known format")
+    kind = "image/jpeg" if head.startswith(_JPEG) else sniff(head)
+    readers = {"image/png": _png, "image/jpeg": _jpeg, "image/gif": _gif, "image/webp": _webp}
+    if kind not in readers or kind.rpartition("/")[2].upper() not in formats:
+        raise UnidentifiedImageError("no known format")
+    try:
+        return readers[kind](file, iter(range(MOST_CHUNKS)))
+    except StopIteration:
+        raise TooLarge(f"{name} has more than {MOST_CHUNKS} parts") from None
 
 
 def _png(file: BinaryIO, count: Iterator[int]) -> _Parts:
@@ -315,8 +286,7 @@ def _jpeg(file: BinaryIO, count: Iterator[int]) -> _Parts:
                 parts.keep(at, end)
         else:
             if marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC) and len(data) >= 6:
-                parts.height, parts.width, layers = struct.unpack_from(">HHB", data, 1)
-                parts.layers = layers
+                parts.height, parts.width, parts.layers = struct.unpack_from(">HHB", data, 1)
             parts.keep(at, end)
         at = end
     if sorted(profile) == list(range(1, fragments + 1)):
@@ -326,10 +296,9 @@ def _jpeg(file: BinaryIO, count: Iterator[int]) -> _Parts:
 
 def _webp(file: BinaryIO, count: Iterator[int]) -> _Parts:
     """The picture's own chunks, of an animation those of its first picture."""
-    parts, at, size = _Parts("WEBP"), 12, file.seek(0, io.SEEK_END)
+    parts, at, size, frames = _Parts("WEBP"), 12, file.seek(0, io.SEEK_END), 0
     file.seek(4)
     size = min(size, 8 + struct.unpack("<I", file.read(4))[0])
-    frames = 0
     while at < size:
         next(count)
         file.seek(at)
@@ -360,13 +329,16 @@ def _webp(file: BinaryIO, count: Iterator[int]) -> _Parts:
 
 def _webp_size(kind: bytes, head: bytes) -> tuple[int, int]:
     """Width and height as the beginning of the first chunk has them."""
-    if kind == b"VP8X" and len(head) >= 18:
-        return 1 + int.from_bytes(head[12:15], "little"), 1 + int.from_bytes(head[15:18], "little")
-    if kind == b"VP8 " and len(head) >= 18:
-        return int.from_bytes(head[14:16], "little") & 0x3FFF, int.from_bytes(head[16:18], "little") & 0x3FFF
-    if kind == b"VP8L" and len(head) >= 13:
-        bits = int.from_bytes(head[9:13], "little")
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+
+    def number(start: int, end: int) -> int:
+        return int.from_bytes(head[start:end], "little")
+
+    if kind == b"VP8X":
+        return 1 + number(12, 15), 1 + number(15, 18)
+    if kind == b"VP8 ":
+        return number(14, 16) & 0x3FFF, number(16, 18) & 0x3FFF
+    if kind == b"VP8L":
+        return (number(9, 13) & 0x3FFF) + 1, (number(9, 13) >> 14 & 0x3FFF) + 1
     return 0, 0
 
 
@@ -379,19 +351,17 @@ def _gif(file: BinaryIO, count: Iterator[int]) -> _Parts:
 
 def _orientation(exif: bytes) -> int:
     """The EXIF orientation, 1 to 8; 1 where there is none or the EXIF is broken."""
-    prefix = re.match(rb"(?:Exif\0\0)*", exif)
-    exif = exif[prefix.end() if prefix else 0 :]
+    exif = re.sub(rb"\A(?:Exif\0\0)*", b"", exif)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
-    try:
-        if order is not None:
-            (at,) = struct.unpack_from(f"{order}I", exif, 4)
-            (entries,) = struct.unpack_from(f"{order}H", exif, at)
-            for entry in range(entries):
-                tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, at + 2 + 12 * entry)
-                if tag == 0x0112 and kind == 3:
-                    return value if value in _UPRIGHT else 1
-    except struct.error:
-        pass
+    if order is None:
+        return 1
+    with suppress(struct.error):
+        (at,) = struct.unpack_from(f"{order}I", exif, 4)
+        (entries,) = struct.unpack_from(f"{order}H", exif, at)
+        for entry in range(entries):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, at + 2 + 12 * entry)
+            if tag == 0x0112 and kind == 3:
+                return value if value in _UPRIGHT else 1
     return 1
 
 
@@ -519,14 +489,9 @@ def block_size(image: Image.Image, *, least: int) -> int:
     return 1
 
 
-def common_block(images: Iterable[Image.Image], *, least: int) -> int:
-    """Largest factor that all of these pictures were enlarged by."""
-    return math.gcd(*(block_size(image, least=least) for image in images))
-
-
 _LARGE = 16 << 20
+# Gives back to the system what the heaps of glibc keep of freed memory, one heap for each thread
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-"""Gives back to the system what the heaps of glibc keep of freed memory, one heap for each thread."""
 
 
 class MemoryBudget:
@@ -575,5 +540,4 @@ class MemoryBudget:
 
 DECODING = MemoryBudget(448 << 20)
 FRAMES = MemoryBudget(256 << 20)
-FRAME_COST = 12
-"""Bytes for each pixel of a tape's frames: the frame under way, the next one and the raw pixels for the encoder."""
+FRAME_COST = 12  # Bytes for each pixel of a tape's frames: the one under way, the next one and the raw pixels

@@ -1,7 +1,4 @@
-"""Derived media of one document: known, kept from before, or made now. Implements the engine's `Renderer` port.
-
-Joins object storage, the recipes and the store. Knows no media type: which objects and which recipe is on the type.
-"""
+"""Derived media of one document: known, kept from before, or made now. Implements the engine's `Renderer` port."""
 
 from __future__ import annotations
 
@@ -25,36 +22,25 @@ from ac_pipeline.renditions.video import MOST_PIXELS, Encoder
 
 
 class Renderer:
-    """Renders documents, any number of threads at once. What asks storage raises Transient where it did not answer.
-
-    Args:
-        blob_limit: Largest blob the PDS takes, in bytes; asked only when something has to be made or looked up.
-        work_dir: Folder for temporary files; made if missing, nothing stays in it.
-        ffmpeg: An ffmpeg with libx264 (`AC_FFMPEG`), or None for imageio-ffmpeg's.
-        encode_seconds, encode_pixels: Limits of one encoding: its time, and frames x width x height.
-        encode_slots: Most encodings at a time; each uses one thread of libx264 and one that decodes frames.
-    """
+    """Renders documents, any number of threads at once. What asks storage raises Transient where it did not answer."""
 
     def __init__(
         self,
         objects: ObjectStorage,
         store: RenditionStore,
         *,
-        blob_limit: Callable[[], int],
-        work_dir: Path,
-        ffmpeg: str | None = None,
+        blob_limit: Callable[[], int],  # Largest blob the PDS takes, in bytes; asked when something has to be made
+        work_dir: Path,  # For temporary files; made if missing, nothing stays in it
+        ffmpeg: str | None = None,  # One with libx264 (`AC_FFMPEG`); imageio-ffmpeg's when None
         encode_seconds: float = TIMEOUT,
-        encode_pixels: int = MOST_PIXELS,
-        encode_slots: int = 2,
+        encode_pixels: int = MOST_PIXELS,  # Frames x width x height of one encoding
+        encode_slots: int = 2,  # Encodings at a time; each uses one thread of libx264 and one that decodes frames
     ) -> None:
         self._objects = objects
         self._store = store
         self._work_dir = work_dir
-        self._workshop = Workshop(
-            Encoder(ffmpeg or default_binary(), encode_seconds, encode_pixels),
-            blob_limit,
-            threading.BoundedSemaphore(encode_slots),
-        )
+        encoder = Encoder(ffmpeg or default_binary(), encode_seconds, encode_pixels)
+        self._workshop = Workshop(encoder, blob_limit, threading.BoundedSemaphore(encode_slots))
         self._guard = threading.Lock()
         self._locks: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()  # those that somebody holds
 
@@ -109,26 +95,16 @@ class Renderer:
 
     def source(self, media: MediaType, document: Document) -> SourceObject | None:
         """The object a document would be rendered from, asked for without downloading it; None when there is none.
-
-        Raises:
-            InvalidDocument: It names no object.
-        """
+        Raises InvalidDocument if it names none."""
         return self._objects.exists(media.sources(document))
 
     def open(self, blob: BlobRef) -> bytes:
-        """The bytes of a rendition.
-
-        Raises:
-            SourceMissing: The store has lost it; derive again with `known=None`.
-        """
+        """The bytes of a rendition; raises SourceMissing if the store has lost it: derive again with `known=None`."""
         return self._store.open(blob.cid)
 
     def forget(self, media: MediaType, renditions: Iterable[Rendition]) -> None:
-        """Let the store give up these renditions and how they were made; what is not there is gone already.
-
-        Raises:
-            ServiceUnreachable: The store did not answer, or keeps one.
-        """
+        """Let the store give up these renditions and how they were made; what is not there is gone already. Raises
+        ServiceUnreachable if it did not answer, or keeps one."""
         recipe = media.recipe or ""
         formats = recipe_of(recipe).formats if recipe else ()
         for made in renditions:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from ac_pipeline.errors import EncodingFailed, TooLarge
 from ac_pipeline.renditions.ffmpeg_process import TIMEOUT, Feed, Outcome, binary_version, default_binary, run_ffmpeg
-from ac_pipeline.renditions.pictures import common_block, shrunk_exactly
+from ac_pipeline.renditions.pictures import block_size, shrunk_exactly
 from ac_pipeline.renditions.tape_archive import Sound, TapeArchive
 from ac_pipeline.renditions.video_check import VideoFacts, check_encoded, check_smaller, read_facts
 
@@ -234,7 +234,7 @@ def encode_tape(archive: TapeArchive, job: Job) -> Video:
     """
     last = len(archive.frames) - 1
     sampled = (archive.picture(index) for index in sorted({0, (last + 1) // 2, last}))
-    block = common_block(sampled, least=LEAST_TRUE_SIDE)
+    block = math.gcd(*(block_size(picture, least=LEAST_TRUE_SIDE) for picture in sampled))
     sound = archive.soundtrack(job.folder / _SAMPLES)
     try:
         return _encode_blocks(archive, block, sound, job)
