@@ -53,11 +53,8 @@ class Administration:
         return self._password is not None
 
     def describe(self) -> ServerDescription:
-        """Which handles the PDS gives, and whether it asks for invite codes (`describeServer`).
-
-        Raises:
-            ServerFailed: It names no domain.
-        """
+        """Which handles the PDS gives, and whether it asks for invite codes (`describeServer`). Raises ServerFailed: it
+        names no domain."""
 
         def question(com: Any) -> ServerDescription:
             found = com.server.describe_server()
@@ -97,10 +94,7 @@ class Administration:
 
     def identify(self, handle: str, password: str) -> str | None:
         """The DID of the account that has this handle and this password, or None. Nothing of the session is kept.
-
-        Raises:
-            AccountInactive: It is taken down.
-        """
+        Raises AccountInactive if it is taken down."""
 
         def question(com: Any) -> str:
             named = {"did" if handle.startswith("did:") else "handle": handle}
@@ -124,11 +118,7 @@ class Administration:
             return None  # 400 HandleNotFound
 
     def account_info(self, did: str) -> AccountInfo:
-        """What the PDS knows of an account, whatever its state.
-
-        Raises:
-            AccountUnknown: The PDS does not host it.
-        """
+        """What the PDS knows of an account, whatever its state. Raises AccountUnknown if the PDS does not host it."""
 
         def question(com: Any) -> AccountInfo:
             found = com.admin.get_account_info({"did": did})

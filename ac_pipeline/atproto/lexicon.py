@@ -111,11 +111,8 @@ def load_lexicons(
 
 
 def compile_lexicons(documents: Mapping[str, Mapping[str, Any]], needed: Collection[str] | None = None) -> Lexicons:
-    """Compile the lexicon documents that define a record. `needed`: as for `load_lexicons`.
-
-    Raises:
-        Misconfigured: A needed document is not a proper lexicon; the message names document, definition and rule.
-    """
+    """Compile the lexicon documents that define a record. `needed`: as for `load_lexicons`. Raises Misconfigured: a
+    needed document is not a proper lexicon; the message names document, definition and rule."""
     compiler = Compiler(documents)
     checks: dict[str, Check] = {}
     passed_over: dict[str, str] = {}

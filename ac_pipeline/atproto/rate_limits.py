@@ -178,11 +178,7 @@ class _Limiter:
         self._lock = Lock()
 
     def _wait(self, draw: Callable[[float], _Obstacle | None]) -> None:
-        """Draw, after waiting where that helps.
-
-        Raises:
-            RateLimited: It would take more than `max_wait` seconds in all.
-        """
+        """Draw, after waiting where that helps. Raises RateLimited if it would take over `max_wait` seconds in all."""
         waited = 0.0
         while (obstacle := draw(now := self.clock())) is not None:
             until, what = obstacle

@@ -29,11 +29,8 @@ _KEY: Final = re.compile(rb"[A-Za-z][A-Za-z0-9.-]{1,316}/(?!\.{1,2}\Z)[A-Za-z0-9
 
 def read_car(car: bytes) -> tuple[bytes, dict[bytes, bytes]]:
     """Split a CAR into its root (binary CID) and its blocks by binary CID, each verified against it; order and
-    repetition do not matter.
-
-    Raises:
-        RepositoryUnreadable: Not a CAR of version 1 with one root, cut short, or a block that is not what its CID says.
-    """
+    repetition do not matter. Raises RepositoryUnreadable: not a CAR of version 1 with one root, cut short, or a block
+    that is not what its CID says."""
     start, size = _varint(car, 0)
     end = start + size
     if not 0 < size <= len(car) - start:
@@ -257,11 +254,8 @@ class Repository:
 
 def read_repository(car: bytes) -> Repository:
     """Read and verify a whole repository: blocks, commit and tree (VERIFY-4). `car`: the answer to
-    `com.atproto.sync.getRepo` without `since`.
-
-    Raises:
-        RepositoryUnreadable: Anything is missing, cut or not what its CID says; a failed read is never an empty one.
-    """
+    `com.atproto.sync.getRepo` without `since`. Raises RepositoryUnreadable if anything is missing, cut or not what its
+    CID says; a failed read is never an empty one."""
     root, blocks = read_car(car)
     if root not in blocks:
         raise RepositoryUnreadable("the commit is missing from the CAR")

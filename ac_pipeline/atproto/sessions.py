@@ -164,11 +164,8 @@ class Sessions:
             return slot.tokens.access
 
     def prove(self, account: Account) -> None:
-        """Sign in anew with the account's password, whatever session there is; the new one takes its place.
-
-        Raises:
-            As `access`; a refused password leaves the session there was.
-        """
+        """Sign in anew with the account's password, whatever session there is; the new one takes its place. Raises as
+        `access`; a refused password leaves the session there was."""
         did, password = _credentials(account)
         slot = self._slot(did)
         with slot.lock:

@@ -54,12 +54,9 @@ def cid_text(raw: bytes) -> str:
 
 
 def cid_bytes(text: str) -> bytes:
-    """The 36 bytes of a CID of the kinds ATProto uses: version 1, base32, dag-cbor or raw, sha-256.
-
-    Raises:
-        ValueError: Not canonical, no CID at all, or one of another kind, which has the syntax of the format `cid`, too:
-            the data model blesses these alone, no repository holds others, and nothing could verify what they name.
-    """
+    """The 36 bytes of a CID of the kinds ATProto uses: version 1, base32, dag-cbor or raw, sha-256. Raises ValueError:
+    not canonical, no CID at all, or one of another kind, which has the syntax of the format `cid`, too: the data model
+    blesses these alone, no repository holds others, and nothing could verify what they name."""
     if text[:1] == "b":
         raw: bytes = libipld.decode_multibase(text)[1]
         if len(raw) == _CID_LENGTH and raw[:4] in (DAG_CBOR_CID, RAW_CID) and cid_text(raw) == text:
@@ -82,12 +79,9 @@ def record_cid(record: Record) -> str:
 
 def encode_record(record: Record) -> bytes:
     """DAG-CBOR of a record whose CIDs are `{"$link": text}` and whose byte strings are `{"$bytes": base64}`. A float
-    without a fraction is an integer, as in JSON.
-
-    Raises:
-        InvalidRecord: Something the data model does not have: a float, an integer beyond 2**53 - 1, a key that is not
-            text, a lone surrogate, a malformed link or byte string. The message names the field.
-    """
+    without a fraction is an integer, as in JSON. Raises InvalidRecord: something the data model does not have: a float,
+    an integer beyond 2**53 - 1, a key that is not text, a lone surrogate, a malformed link or byte string. The message
+    names the field."""
     if type(record) is not dict or "$link" in record or "$bytes" in record:
         raise InvalidRecord(f"a record is a map of fields, found {str(record)[:80]!r}")
     try:

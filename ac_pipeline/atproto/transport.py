@@ -126,10 +126,7 @@ class Request:
 
 class Transport:
     """Sends requests to one PDS; safe to share between threads. `bypass_key`: sent as `x-ratelimit-bypass`; a secret.
-
-    Raises:
-        Misconfigured: The address or the key cannot be used.
-    """
+    Raises Misconfigured if the address or the key cannot be used."""
 
     def __init__(
         self,

@@ -43,11 +43,8 @@ def sound_text(value: object) -> str | None:
 
 
 def text(document: Document, name: str) -> str | None:
-    """The field as it is stored; None when it is missing or null.
-
-    Raises:
-        InvalidDocument: It is of another type than text.
-    """
+    """The field as it is stored; None when it is missing or null. Raises InvalidDocument if it is of another type than
+    text."""
     value = document.fields.get(name)
     if value is None or is_text(value):
         return value
@@ -60,12 +57,9 @@ def wrong_type(name: str, value: object, wanted: str) -> str:
 
 
 def code(document: Document) -> str:
-    """The short code of a document whose record cannot do without (SRC-2).
-
-    Raises:
-        InvalidDocument: There is none, or it does not look like one: 3 to 12 letters and digits (aesthetic-computer
-            facts, section 5). The lexicon's own limit, 10 bytes, is the lexicon's to check.
-    """
+    """The short code of a document whose record cannot do without (SRC-2). Raises InvalidDocument if there is none, or it
+    does not look like one: 3 to 12 letters and digits (aesthetic-computer facts, section 5). The lexicon's own limit,
+    10 bytes, is the lexicon's to check."""
     value = text(document, "code")
     if not value:
         raise InvalidDocument(

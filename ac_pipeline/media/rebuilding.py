@@ -28,11 +28,8 @@ _TRIMMED = "\t\n\v\f\r \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2
 
 def documents(media: MediaType, record: Record, owner: str | None) -> list[dict[str, Any]]:
     """The documents a record may have been made of, the likeliest first: all fields but `_id`, `user` and links.
-    `owner`: the Mongo id of the account, None for the guest.
-
-    Raises:
-        InvalidRecord: The record lacks what only it could tell; the message says what.
-    """
+    `owner`: the Mongo id of the account, None for the guest. Raises InvalidRecord if the record lacks what only it could
+    tell; the message says what."""
     fields = shared_fields(media, record, owner)
     if not isinstance(fields.get(media.content[0]), str):
         raise InvalidRecord(f"its record holds no `{media.content[0]}`, and nothing else does")

@@ -28,11 +28,7 @@ _BY_NAME = {media.name: media for media in MEDIA_TYPES}
 
 
 def media_type(name: str) -> MediaType:
-    """The type of this name.
-
-    Raises:
-        Misconfigured: There is none; the message lists those there are.
-    """
+    """The type of this name. Raises Misconfigured if there is none; the message lists those there are."""
     try:
         return _BY_NAME[name]
     except KeyError:

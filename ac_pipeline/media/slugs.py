@@ -61,12 +61,8 @@ _SHORTEST_IDENTITY = 12
 
 
 def of(document: Document) -> Slug:
-    """The slug of a document.
-
-    Raises:
-        InvalidDocument: It has none, or one of unknown shape; the message names it (SRC-3). Also a work in progress,
-            which has no object in storage, whose `status` does not say so.
-    """
+    """The slug of a document. Raises InvalidDocument if it has none, or one of unknown shape; the message names it
+    (SRC-3). Also a work in progress, which has no object in storage, whose `status` does not say so."""
     stored = fields.text(document, "slug")
     where = f"{document.type} {document.id}"
     if not stored or not stored.strip():
@@ -80,11 +76,8 @@ def of(document: Document) -> Slug:
 
 
 def parse(stored: str, owner: str | None) -> Slug:
-    """A slug as Mongo has it, of a document of this owner (None for a guest's).
-
-    Raises:
-        ValueError: It is of no known shape; with the fault.
-    """
+    """A slug as Mongo has it, of a document of this owner (None for a guest's). Raises ValueError if it is of no known
+    shape; with the fault."""
     qualified = owner is not None and stored.startswith(f"{owner}/")
     published = stored[len(owner) + 1 :] if owner is not None and qualified else stored
     if len(stored.encode(errors="replace")) > _LONGEST:

@@ -31,11 +31,8 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9-]{1,61}[a-z0-9]")
 
 
 def bucket(document: Document) -> str:
-    """The bucket of a document's objects; without one, the users' or the guests'.
-
-    Raises:
-        InvalidDocument: What Mongo has is not the name of a bucket.
-    """
+    """The bucket of a document's objects; without one, the users' or the guests'. Raises InvalidDocument if what Mongo
+    has is not the name of a bucket."""
     stored = fields.text(document, "bucket")
     if not stored:
         return GUEST_BUCKET if document.owner is None else USER_BUCKET
@@ -47,11 +44,8 @@ def bucket(document: Document) -> str:
 
 
 def candidates(document: Document, keys: tuple[str, ...], format: str) -> tuple[SourceObject, ...]:
-    """One source object for each key, in their order, each key once.
-
-    Raises:
-        InvalidDocument: A key would leave its folder (`.` and `..` segments) or has an empty segment.
-    """
+    """One source object for each key, in their order, each key once. Raises InvalidDocument if a key would leave its
+    folder (`.` and `..` segments) or has an empty segment."""
     place = bucket(document)
     if not all(map(_is_safe, keys)):
         raise InvalidDocument(f"{document.type} {document.id}: its object key has an empty, `.` or `..` segment")

@@ -42,11 +42,7 @@ class Outcome:
 
 
 def default_binary() -> str:
-    """The ffmpeg that imageio-ffmpeg brings along.
-
-    Raises:
-        EncoderFailed: There is none for this machine.
-    """
+    """The ffmpeg that imageio-ffmpeg brings along. Raises EncoderFailed if there is none for this machine."""
     try:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError as error:
@@ -55,11 +51,8 @@ def default_binary() -> str:
 
 @functools.cache
 def binary_version(binary: str) -> str:
-    """ffmpeg's version as it names itself, e.g. `n9.0.2-17-g2a571b6068-20260930`.
-
-    Raises:
-        EncoderFailed: It does not start.
-    """
+    """ffmpeg's version as it names itself, e.g. `n9.0.2-17-g2a571b6068-20260930`. Raises EncoderFailed if it does not
+    start."""
     try:
         answer = subprocess.run(  # noqa: S603  (an operator's setting or the packaged binary)
             [binary, "-hide_banner", "-version"], capture_output=True, timeout=30, check=True, env=_environment()

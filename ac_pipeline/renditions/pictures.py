@@ -505,11 +505,8 @@ class MemoryBudget:
 
     @contextmanager
     def reserve(self, size: int, name: str) -> Iterator[None]:
-        """Wait for `size` bytes and hold them while the context is open.
-
-        Raises:
-            TooLarge: More than there is for the whole process; the message begins with `name`.
-        """
+        """Wait for `size` bytes and hold them while the context is open. Raises TooLarge: more than there is for the
+        whole process; the message begins with `name`."""
         if size > self.total:
             raise TooLarge(f"{name} takes {size >> 20} MiB to decode; at most {self.total >> 20} MiB are used for that")
         ticket = object()

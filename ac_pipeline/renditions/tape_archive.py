@@ -305,10 +305,7 @@ class TapeArchive:
 
     def picture(self, index: int) -> Image.Image:
         """One frame in RGB at the size of the first; another size is cropped or padded, never rescaled (MEDIA-11).
-
-        Raises:
-            UnreadableMedia, TooLarge: The frame cannot be read; so cannot the tape.
-        """
+        Raises UnreadableMedia, TooLarge: the frame cannot be read; so cannot the tape."""
         return self._decode(self.frames[index].member)
 
     def soundtrack(self, into: Path) -> Sound | None:
@@ -499,11 +496,8 @@ def _within_range(samples: bytes, kind: Literal["f", "d"]) -> bytes:
 
 def _end_record(file: BinaryIO, size: int) -> tuple[int, int]:
     """Members and directory bytes that a ZIP's end record names, in its ZIP64 form where it has one; found where
-    `zipfile` finds it: at the very end, else the last one before a comment of up to 65,535 bytes.
-
-    Raises:
-        UnreadableMedia: There is none, or not where every version of `zipfile` looks for it.
-    """
+    `zipfile` finds it: at the very end, else the last one before a comment of up to 65,535 bytes. Raises
+    UnreadableMedia if there is none, or not where every version of `zipfile` looks for it."""
     start = max(0, size - 22 - 65_535 - 20 - 56)
     file.seek(start)
     tail = file.read()

@@ -130,11 +130,8 @@ class Encoder:
         )
 
     def scale(self, best: float, least: float, size: tuple[int, int, int], name: str) -> float:
-        """The largest scale from `best` to `least` at which frames x width x height are within `most_pixels`.
-
-        Raises:
-            TooLarge: There is none.
-        """
+        """The largest scale from `best` to `least` at which frames x width x height are within `most_pixels`. Raises
+        TooLarge if there is none."""
         frames, width, height = size
         pixels = frames * width * height
         for scale in (8.0, 6.0, 4.0, 2.0, 1.0, 0.5, 0.25):
@@ -278,11 +275,7 @@ def enlargement(width: int, height: int) -> int:
 
 
 def _encode_blocks(archive: TapeArchive, block: int, sound: Sound | None, job: Job) -> Video:
-    """Encode with every `block` x `block` square as one pixel.
-
-    Raises:
-        _NotEnlarged: A frame is finer than that.
-    """
+    """Encode with every `block` x `block` square as one pixel. Raises _NotEnlarged if a frame is finer than that."""
     width, height = archive.size[0] // block, archive.size[1] // block
 
     def stream(attempt: Attempt, out: Path, reorder: bool) -> object:

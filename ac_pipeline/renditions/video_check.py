@@ -210,11 +210,8 @@ def _signs(frame: VideoFrame) -> tuple[int, int, int, int]:
 
 def check_encoded(facts: VideoFacts, starts: Sequence[float], end: float, *, sound: bool) -> None:
     """Check that an encoding has every frame at its time, lasts as long as its tape, and plays everywhere. `starts`:
-    when each frame of the tape begins, in milliseconds; `end`: when the last one ends.
-
-    Raises:
-        EncodingFailed: Naming everything that is wrong.
-    """
+    when each frame of the tape begins, in milliseconds; `end`: when the last one ends. Raises EncodingFailed, naming
+    everything that is wrong."""
     wrong = [
         *_wrong_form(facts),
         *_wrong_times(facts, starts, end),
@@ -229,11 +226,7 @@ def check_encoded(facts: VideoFacts, starts: Sequence[float], end: float, *, sou
 
 def check_finished(facts: VideoFacts) -> None:
     """Check that somebody else's MP4 can be published, as it is or encoded again: some frames, at most 300 s and 4096
-    pixels a side.
-
-    Raises:
-        UnreadableMedia: Naming what is wrong.
-    """
+    pixels a side. Raises UnreadableMedia, naming what is wrong."""
     _check_size(facts.width, facts.height)
     wrong: list[str] = []
     if not facts.times:
@@ -265,11 +258,8 @@ def why_not_as_it_is(facts: VideoFacts) -> list[str]:
 
 
 def check_smaller(facts: VideoFacts, source: VideoFacts) -> None:
-    """Check that a re-encoded MP4 still has all frames, the length and the sound of its source.
-
-    Raises:
-        EncodingFailed: Naming what is wrong.
-    """
+    """Check that a re-encoded MP4 still has all frames, the length and the sound of its source. Raises EncodingFailed,
+    naming what is wrong."""
     wrong = _wrong_form(facts)
     frames, due = len(facts.times), len(source.times)
     slack = max(FRAME_MS, source.duration / max(1, due))
@@ -287,11 +277,8 @@ def _pass(wrong: Sequence[str], how: str) -> None:
 
 
 def middle_frame(path: Path, facts: VideoFacts) -> Image.Image:
-    """The middle frame of a video, in RGB, upright and with square pixels.
-
-    Raises:
-        UnreadableMedia: It cannot be decoded.
-    """
+    """The middle frame of a video, in RGB, upright and with square pixels. Raises UnreadableMedia if it cannot be
+    decoded."""
     target = facts.times[len(facts.times) // 2] - PTS_TOLERANCE
     with _opened(path) as (container, video):
         for frame in chain.from_iterable(frames or () for frames in _decoded(container, video)):

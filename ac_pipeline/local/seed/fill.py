@@ -71,11 +71,8 @@ def seed(
     addresses: Addresses, *, users: int, items: int, seed: int = 1, progress: Progress | None = None
 ) -> SeedSummary:
     """Fill running local services with the demo of `plan.plan_demo`, unless they hold this very demo already; returns
-    what was made, now or then. `progress`: called with what is being made, how many are done, and of how many.
-
-    Raises:
-        Misconfigured: They hold another demo, or other data; nothing was changed.
-    """
+    what was made, now or then. `progress`: called with what is being made, how many are done, and of how many. Raises
+    Misconfigured if they hold another demo, or other data; nothing was changed."""
     note = addresses.media_folder.with_name("seed.json")
     asked = {"users": users, "items": items, "seed": seed, "edition": _EDITION}
     if note.exists():

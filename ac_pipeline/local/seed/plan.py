@@ -21,12 +21,8 @@ SPECIAL_SHARE = 0.75  # Most of a type's documents that special kinds take up
 
 
 def plan_demo(users: int, items: int, seed: int) -> Demo:
-    """The demo of so many people and documents (a few become records without a document instead); the same numbers
-    give the same demo.
-
-    Raises:
-        Misconfigured: Too few of either.
-    """
+    """The demo of so many people and documents (a few become records without a document instead); the same numbers give
+    the same demo. Raises Misconfigured: too few of either."""
     if users < LEAST_USERS or items < LEAST_ITEMS or items < 2 * users:
         raise Misconfigured(
             f"the demo needs at least {LEAST_USERS} users, {LEAST_ITEMS} items and two items a user;"

@@ -148,11 +148,8 @@ def stop_processes(commands: Mapping[int, str], *, patience: float = 20.0) -> se
 
 
 def wait_until_healthy(service: Service, alive: Callable[[], bool], log: Path, *, patience: float = 60.0) -> None:
-    """Return as soon as the server answers.
-
-    Raises:
-        ServiceUnreachable: It died, or does not answer after `patience` seconds; with the end of its log.
-    """
+    """Return as soon as the server answers. Raises ServiceUnreachable if it died, or does not answer after `patience`
+    seconds; with the end of its log."""
     deadline = time.monotonic() + patience
     while True:
         if not alive():
