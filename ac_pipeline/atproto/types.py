@@ -74,8 +74,8 @@ def request_bytes(write: Write) -> int:
 
 def encode_body(did: str, writes: Sequence[Write], swap_commit: str | None) -> bytes:
     """The JSON body of a batch. `validate` is left out: the PDS does not know these lexicons (atproto facts, Writing).
-    It is false where another app's record is put back as it was. Raises InvalidRecord if a record holds something JSON or
-    UTF-8 cannot carry."""
+    It is false where another app's record is put back as it was. Raises InvalidRecord if a record holds something JSON
+    or UTF-8 cannot carry."""
     head = f'{{"repo":{json.dumps(did)},'
     if swap_commit is not None:
         head += f'"swapCommit":{json.dumps(swap_commit)},'

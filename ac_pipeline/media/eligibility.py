@@ -30,8 +30,8 @@ def is_guest(user: object) -> bool:
 
 def why_withdrawn(fields: Mapping[str, Any], *, owner_deleted: bool) -> str:
     """Why a document with these synced fields shall have no record, in a few words; empty where it shall have one.
-    Raises InvalidDocument if a flag or `status` is neither missing nor of its type, so that the owner's wish is unclear:
-    then nothing new is published and nothing is removed."""
+    Raises InvalidDocument if a flag or `status` is neither missing nor of its type, so that the owner's wish is
+    unclear: then nothing new is published and nothing is removed."""
     if owner_deleted:
         return LEAVING
     for flag in FLAGS:

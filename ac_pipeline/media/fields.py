@@ -57,9 +57,9 @@ def wrong_type(name: str, value: object, wanted: str) -> str:
 
 
 def code(document: Document) -> str:
-    """The short code of a document whose record cannot do without (SRC-2). Raises InvalidDocument if there is none, or it
-    does not look like one: 3 to 12 letters and digits (aesthetic-computer facts, section 5). The lexicon's own limit,
-    10 bytes, is the lexicon's to check."""
+    """The short code of a document whose record cannot do without (SRC-2). Raises InvalidDocument if there is none, or
+    it does not look like one: 3 to 12 letters and digits (aesthetic-computer facts, section 5). The lexicon's own
+    limit, 10 bytes, is the lexicon's to check."""
     value = text(document, "code")
     if not value:
         raise InvalidDocument(

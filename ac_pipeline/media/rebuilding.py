@@ -22,14 +22,14 @@ from ac_pipeline.media.times import read_when
 _DATED_CODE = re.compile(r"\d{4}/\d{1,2}/\d{1,2}/([0-9A-Za-z]{3,12})")
 """The slug of a piece published as source ends with its code."""
 
+# What JavaScript's `trim` takes off: not the same as Python's `strip`
 _TRIMMED = "\t\n\v\f\r \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"  # noqa: E501
-"""What JavaScript's `trim` takes off: not the same as Python's `strip`."""
 
 
 def documents(media: MediaType, record: Record, owner: str | None) -> list[dict[str, Any]]:
     """The documents a record may have been made of, the likeliest first: all fields but `_id`, `user` and links.
-    `owner`: the Mongo id of the account, None for the guest. Raises InvalidRecord if the record lacks what only it could
-    tell; the message says what."""
+    `owner`: the Mongo id of the account, None for the guest. Raises InvalidRecord if the record lacks what only it
+    could tell; the message says what."""
     fields = shared_fields(media, record, owner)
     if not isinstance(fields.get(media.content[0]), str):
         raise InvalidRecord(f"its record holds no `{media.content[0]}`, and nothing else does")

@@ -42,8 +42,8 @@ class Kept:
 class RenditionStore:
     """Derived media in one folder or bucket; any number of processes may share it. Everything raises ServiceUnreachable
     where the store does not answer, or does not do what it is told. `url`: a path, or any fsspec URL such as
-    `s3://bucket/renditions` or `memory://renditions`. Raises Misconfigured if the URL's kind is unknown, or its driver is
-    not installed."""
+    `s3://bucket/renditions` or `memory://renditions`. Raises Misconfigured if the URL's kind is unknown, or its driver
+    is not installed."""
 
     def __init__(self, url: str) -> None:
         self._redact = Redactor(url_secrets(url))
@@ -58,8 +58,8 @@ class RenditionStore:
             _tighten(Path(self._root))
 
     def put(self, data: bytes, mime_type: str) -> BlobRef:
-        """Keep a blob under its CID; the same bytes twice are kept once. Raises InvalidRecord if the bytes are not of the
-        declared type (MEDIA-2)."""
+        """Keep a blob under its CID; the same bytes twice are kept once. Raises InvalidRecord if the bytes are not of
+        the declared type (MEDIA-2)."""
         actual = sniff(data)
         if actual != mime_type:
             raise InvalidRecord(f"The blob is declared {mime_type}, its bytes are {actual}")
