@@ -21,8 +21,6 @@ from ac_pipeline.errors import Misconfigured, ServerFailed, WrongPassword
 
 @dataclass(frozen=True, slots=True)
 class ServerDescription:
-    """What a PDS says of itself."""
-
     domains: tuple[str, ...]  # Endings of the handles it gives, each with its leading dot
     invites: bool  # True if a new account needs an invite code
 

@@ -78,7 +78,6 @@ def bounds(schema: Schema, place: str, low: str, high: str) -> tuple[int, int]:
 
 
 def check_size(size: int, unit: str, limits: tuple[int, int], path: str, report: Report) -> None:
-    """Reports a size outside its limits (both inclusive)."""
     least, most = limits
     if size > most:
         report(path, f"{size:,} {unit}, at most {most:,}")
@@ -92,14 +91,12 @@ def is_map(value: object) -> bool:
 
 
 def kind_of(value: object) -> str:
-    """What a JSON value is, for people."""
     if isinstance(value, dict) and not is_map(value):
         return "a link" if "$link" in value else "bytes"
     return _KINDS.get(type(value), type(value).__name__)
 
 
 def shorten(value: object) -> str:
-    """A value as it may stand in a message: 80 characters at most."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 

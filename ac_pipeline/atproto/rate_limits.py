@@ -63,8 +63,6 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Everything known of one bucket."""
-
     # By policy, such as `5000;w=3600`; none where the server has named no limit
     windows: Mapping[str, Window] = field(default_factory=dict)
     silent_until: float = 0.0  # Epoch seconds before which nothing may be sent, after a 429
@@ -159,7 +157,6 @@ _Obstacle = tuple[float, str]  # Until when a charge does not fit, in epoch seco
 
 
 def _last(obstacles: Iterable[_Obstacle | None]) -> _Obstacle | None:
-    """The obstacle that ends last."""
     return max(filter(None, obstacles), key=itemgetter(0), default=None)
 
 
@@ -416,7 +413,6 @@ POLICY: Final = "relay;w=3600"
 
 
 def commits_key(host: str) -> str:
-    """The bucket of the commits to one PDS."""
     return f"{host} commits"
 
 

@@ -89,7 +89,6 @@ def decode_block(data: bytes, name: str) -> Any:
 
 
 def is_dag_cbor(cid: object) -> TypeGuard[bytes]:
-    """True if a decoded value is the binary CID of a DAG-CBOR block."""
     return type(cid) is bytes and len(cid) == _CID_LENGTH and cid[:4] == DAG_CBOR_CID
 
 
@@ -119,8 +118,6 @@ def read_tree(root: bytes, blocks: Mapping[bytes, bytes]) -> dict[str, bytes]:
 
 
 class _Tree:
-    """One walk."""
-
     def __init__(self, blocks: Mapping[bytes, bytes]) -> None:
         self.records: dict[str, bytes] = {}
         self._blocks = blocks
@@ -149,7 +146,6 @@ class _Tree:
                 self.visit(right, layer - 1)
 
     def node(self, cid: object) -> tuple[bytes | None, list[dict[str, Any]]]:
-        """Left child and entries of a node."""
         data = self._blocks.get(cid) if is_dag_cbor(cid) else None
         if data is None:
             raise RepositoryUnreadable("a node of the tree is missing from the CAR")

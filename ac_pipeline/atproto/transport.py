@@ -17,6 +17,7 @@ from typing import Any, Final, Literal, TypeVar
 
 import httpx
 
+from ac_pipeline import errors
 from ac_pipeline.atproto.rate_limits import Budget, Charge
 from ac_pipeline.atproto.xrpc_errors import (
     REPEATABLE,
@@ -31,16 +32,7 @@ from ac_pipeline.atproto.xrpc_errors import (
     unfit,
 )
 from ac_pipeline.bounds import Limits, OverLimit, within
-from ac_pipeline.errors import (
-    Blocked,
-    Misconfigured,
-    Permanent,
-    PipelineError,
-    RateLimited,
-    RepositoryUnreadable,
-    ServerFailed,
-    ServiceUnreachable,
-)
+from ac_pipeline.errors import PipelineError, RateLimited, ServerFailed, ServiceUnreachable
 from ac_pipeline.proxies import DIRECT, Proxies, through
 from ac_pipeline.redaction import basic
 
@@ -64,7 +56,6 @@ class Usage:
     bytes_downloaded: int = 0
 
     def __sub__(self, earlier: Usage) -> Usage:
-        """What was used since `earlier`."""
         return Usage(*(getattr(self, item.name) - getattr(earlier, item.name) for item in fields(self)))
 
     @staticmethod
@@ -106,8 +97,6 @@ def open_http(*, timeout: float = 30.0, proxies: Proxies = DIRECT) -> httpx.Clie
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call as it goes over the wire."""
-
     call: Call  # What its failure means
     nsid: str  # Method of the server
     subject: str  # What it is about, for messages: a DID, mostly
@@ -144,9 +133,9 @@ class Transport:
         except httpx.InvalidURL:
             address = httpx.URL("")
         if address.scheme not in ("http", "https") or not address.host or (address.port or 0) > 65_535:
-            raise Misconfigured("PDS_URL is not the address of a web server; set it to https://HOST.")
+            raise errors.Misconfigured("PDS_URL is not the address of a web server; set it to https://HOST.")
         if bypass_key is not None and not (bypass_key.isascii() and bypass_key.isprintable() and bypass_key.strip()):
-            raise Misconfigured("PDS_RATE_LIMIT_BYPASS_KEY holds characters a header cannot carry; correct it.")
+            raise errors.Misconfigured("PDS_RATE_LIMIT_BYPASS_KEY holds characters a header cannot carry; correct it.")
         self.host: Final = address.netloc.decode("ascii")
         self.place: Final = f"{address.scheme}://{self.host}"
         self._base = str(address).rstrip("/")
@@ -189,14 +178,14 @@ class Transport:
                 # Reserving again waits for the reset when it is near, and raises when it is not.
                 if call not in (Call.READ, Call.UPLOAD) or last:
                     raise
-            except (ServiceUnreachable, ServerFailed, RepositoryUnreadable) as error:
+            except (ServiceUnreachable, ServerFailed, errors.RepositoryUnreadable) as error:
                 # Another 3xx or 4xx is an answer, and would be the same again; what exceeds a limit would do so again.
                 failed = error.status is None or error.status >= 500 or isinstance(error, Malformed)
                 again = failed and not isinstance(error, OverLimit) and call in REPEATABLE - {Call.SIGN_IN}
                 if not (again or isinstance(error, NothingSent)) or last:
                     raise
                 self._sleep(PAUSES[attempt])
-            except (Permanent, Blocked) as error:
+            except (errors.Permanent, errors.Blocked) as error:
                 if error.status != 200 or call not in REPEATABLE - {Call.SIGN_IN} or error.message == said:
                     raise
                 if last:

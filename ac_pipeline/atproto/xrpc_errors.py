@@ -1,23 +1,20 @@
 """What an answer of a PDS means: HTTP status and XRPC error name -> one of the errors of `errors.py`.
 
-One table, read from top to bottom; the first rule that fits decides. No I/O and no retries: sending is `client.py`.
-What may be repeated follows from the error: see the tree in `errors.py`. Also here: the bodies of good answers, and
-when a server wants to be asked again (`Retry-After`, `RateLimit-*`).
+One table, read from top to bottom; the first rule that fits decides. What may be repeated follows from the error: see
+the tree in `errors.py`. Also here: when a server wants to be asked again (`Retry-After`, `RateLimit-*`).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import partial
 from typing import Any, Final
 
 from ac_pipeline import errors
-from ac_pipeline.atproto.syntax import at_uri, cid_bytes, is_did, is_tid
-from ac_pipeline.atproto.types import Commit, RepositoryStatus, Write
 from ac_pipeline.bounds import seconds_to_wait
 from ac_pipeline.errors import OutcomeUnknown, PipelineError, ServerFailed, ServiceUnreachable, Transient
 from ac_pipeline.redaction import conceal
@@ -30,101 +27,12 @@ def need(holds: object, otherwise: str) -> None:
 
 
 def content_of(body: bytes) -> dict[str, Any]:
-    """The JSON object of a body."""
     try:
         content = json.loads(body)
     except ValueError:
         raise ValueError("it is not JSON") from None
     need(isinstance(content, dict), "it is not a JSON object")
     return dict(content)
-
-
-def blob_limit_of(body: bytes) -> int | None:
-    """The largest blob that an answer to `describeServer` names, in bytes; None when it names none."""
-    content = content_of(body)
-    need(isinstance(content.get("did"), str), "it names no server")
-    if "blobUploadLimit" not in content:
-        need(isinstance(content.get("availableUserDomains"), list), "it describes no server")
-        return None
-    limit = content["blobUploadLimit"]
-    if not isinstance(limit, int) or isinstance(limit, bool) or limit <= 0:
-        raise ValueError("its blobUploadLimit is no size")
-    return limit
-
-
-def commit_of(did: str, writes: Sequence[Write], body: bytes) -> Commit:
-    """The commit that an answer to `applyWrites` names."""
-    content = content_of(body)
-    commit, results = content.get("commit"), content.get("results")
-    if not isinstance(commit, dict) or not isinstance(results, list) or len(results) != len(writes):
-        raise ValueError("it does not fit the batch")
-    head, rev = _head(commit, "cid")
-    cids: list[str | None] = []
-    for write, result in zip(writes, results, strict=True):
-        need(isinstance(result, dict), "it does not fit the batch")
-        kind = result.get("$type", f"#{write.action}Result")
-        need(isinstance(kind, str) and kind.endswith(f"#{write.action}Result"), "it answers another kind of write")
-        if write.action == "delete":
-            cids.append(None)
-            continue
-        need(result.get("uri") == at_uri(did, write.collection, write.rkey), "it names other records")
-        # The PDS does not know these lexicons and says "unknown" (REC-1); nothing but a known refusal matters.
-        need(result.get("validationStatus") in (None, "unknown", "valid"), "it finds a record invalid")
-        cids.append(_cid(result.get("cid")))
-    return Commit(head, rev, tuple(cids))
-
-
-def status_of(did: str, body: bytes) -> RepositoryStatus:
-    """The status that an answer to `getLatestCommit` names."""
-    head, rev = _head(content_of(body), "cid")
-    return RepositoryStatus(did, head, rev, active=True, status=None)
-
-
-def page_of(body: bytes, cursor: str | None) -> tuple[list[RepositoryStatus], str | None]:
-    """The repositories on a page of `listRepos`, and the next cursor. `cursor`: the one that was sent."""
-    content = content_of(body)
-    repos: Any = content.get("repos")
-    following = content.get("cursor")
-    need(isinstance(repos, list), "it lists no repositories")
-    statuses: list[RepositoryStatus] = []
-    for repo in repos:
-        need(isinstance(repo, dict) and isinstance(repo.get("did"), str) and is_did(repo["did"]), "it lists no DIDs")
-        active, status = repo.get("active", True), repo.get("status")
-        need(isinstance(active, bool), "it does not say who is active")
-        need(isinstance(status, str | None), "it gives no status")
-        head, rev = _head(repo, "head")
-        statuses.append(RepositoryStatus(repo["did"], head, rev, active=active, status=status))
-    need(isinstance(following, str | None), "its cursor is none")
-    need(not following or following != cursor, f"it does not get beyond {cursor!r}")
-    return statuses, following or None
-
-
-def blob_of(body: bytes) -> dict[str, Any]:
-    """The blob that an answer to `uploadBlob` names."""
-    blob = content_of(body).get("blob")
-    if not isinstance(blob, dict) or blob.get("$type") != "blob" or not isinstance(blob.get("ref"), dict):
-        raise ValueError("it names no blob")
-    _cid(blob["ref"].get("$link"))
-    need(isinstance(blob.get("mimeType"), str) and type(blob.get("size")) is int, "its blob has no type and size")
-    return blob
-
-
-def in_words(blob: dict[str, Any]) -> str:
-    """A blob that `blob_of` has read, for a message."""
-    return f"{blob['ref']['$link']} ({blob['mimeType']}, {blob['size']} bytes)"[:200]
-
-
-def _head(content: dict[str, Any], name: str) -> tuple[str, str]:
-    rev = content.get("rev")
-    if not isinstance(rev, str) or not is_tid(rev):
-        raise ValueError("it names no revision")
-    return _cid(content.get(name)), rev
-
-
-def _cid(text: object) -> str:
-    need(isinstance(text, str), "it names no CID")
-    cid_bytes(str(text))
-    return str(text)
 
 
 ANSWER_LENGTH: Final = 500  # Characters kept of a server's own words; enough for a reason, too few for a page of HTML

@@ -61,8 +61,6 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Backfill:
-    """A backfill as it stands."""
-
     status: str
     error: str | None
     assets: tuple[Progress, ...]
@@ -141,13 +139,11 @@ class DagsterUi:
         return found
 
     def launch_backfill(self, assets: Sequence[Sequence[str]], keys: Sequence[str]) -> str:
-        """Launch an asset backfill of these assets for these keys; its id."""
         what = {"assetSelection": [{"path": list(path)} for path in assets], "partitionNames": list(keys), "tags": []}
         answer = self._done(_LAUNCH, "launchPartitionBackfill", {"what": what}, "LaunchBackfillSuccess")
         return str(answer["backfillId"])
 
     def running_backfills(self) -> list[str]:
-        """Ids of backfills that an earlier start left unfinished."""
         results = self._ask(_BACKFILLS)["partitionBackfillsOrError"].get("results") or []
         return [each["id"] for each in results if each["status"] in _RUNNING]
 

@@ -230,7 +230,6 @@ class Verified:
     checks: Sequence[Check]  # All checks of all records assets
 
     def total(self, check: str, count: str) -> int:
-        """A count of one check, over all types."""
         return sum(each.counts.get(count, 0) for each in self.checks if each.name == check)
 
     @property
@@ -274,7 +273,6 @@ def _second_opinion(pipeline: Pipeline, found: Verified, made: SeedSummary, scre
 
 
 def count_records(url: str, dids: Iterable[str], nsids: Iterable[str]) -> Counter[str]:
-    """Records by collection, over these repositories."""
     repo = Client(base_url=f"{url}/xrpc", request=Request(trust_env=False)).com.atproto.repo
     counts: Counter[str] = Counter()
     for did, nsid in product(dids, nsids):
@@ -387,13 +385,11 @@ class Screen:
         self._console.print(table)
 
     def links(self, links: Mapping[str, str]) -> None:
-        """Names and addresses."""
         width = max(map(len, links))
         for name, address in links.items():
             self.say(f"    {name:<{width}}  {address}")
 
     def seconds(self) -> None:
-        """How long each step took."""
         for name, seconds in self._taken:
             self.say(f"    {seconds:7.1f} s  {name}")
         self.say(f"    {sum(seconds for _, seconds in self._taken):7.1f} s  in all")

@@ -45,8 +45,6 @@ class LinkUpdate:
 
 @dataclass(frozen=True, slots=True)
 class SourceObject:
-    """One candidate object in object storage."""
-
     bucket: str
     key: str  # Raw, not percent-encoded
     format: str  # Which one its name promises
@@ -56,8 +54,6 @@ class SourceObject:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One Mongo document, interpreted."""
-
     type: str  # Name of the media type
     id: str  # ObjectId, 24 hex digits; the `ref` of its record
     owner: str | None  # `user` of the document, None for a guest's
@@ -81,8 +77,6 @@ class BlobField:
 
 @dataclass(frozen=True, slots=True)
 class MediaType:
-    """One media type, as data."""
-
     name: str  # `painting`; what people type
     plural: str  # `paintings`; the last segment of its asset keys
     collection: str  # Its Mongo collection

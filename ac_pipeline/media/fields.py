@@ -86,5 +86,4 @@ def record(media: MediaType, document: Document, derived: Derived, **own: object
 
 
 def is_code(value: str) -> bool:
-    """True if it looks like a short code."""
     return _CODE.fullmatch(value) is not None and value not in _NOT_CODES

@@ -28,8 +28,6 @@ from ac_pipeline.media.base import Document
 
 @dataclass(frozen=True, slots=True)
 class Slug:
-    """One slug, understood."""
-
     stored: str  # As Mongo has it; the key of an owner-qualified object is made of this
     published: str  # Without the owner: what a record may hold (REC-6)
     image: str  # The part that names the object: all but the recording

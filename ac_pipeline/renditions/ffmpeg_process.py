@@ -33,8 +33,6 @@ Feed = Callable[[Callable[[bytes], object]], None]  # Given a function that writ
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended."""
-
     code: int  # ffmpeg's exit code
     tail: str  # The last lines it wrote to its error output
     # Expected size of the whole in bytes, where the run was ended for passing `stop_above`; else None

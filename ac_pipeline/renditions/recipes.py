@@ -29,8 +29,6 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """What recipes work with."""
-
     encoder: Encoder  # Which ffmpeg
     blob_limit: Callable[[], int]  # Largest blob the PDS takes, in bytes
     slots: threading.BoundedSemaphore  # Held while encoding, so that only so many encodings run at a time
@@ -42,8 +40,6 @@ class Workshop:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How one kind of source is rendered."""
-
     formats: tuple[str, ...]  # Formats its sources come in, by the names of `SourceObject.format`
     source_bytes: int  # Largest source taken
     products: str  # What it makes, as the asset of a type's derived media is named: `thumbnails`

@@ -100,8 +100,6 @@ class Video:
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """An ffmpeg and how it may be used."""
-
     binary: str = field(default_factory=default_binary)  # Path of an ffmpeg with libx264; by default imageio-ffmpeg's
     timeout: float = TIMEOUT  # Seconds one run may take
     most_pixels: int = MOST_PIXELS  # Frames x width x height of what is encoded

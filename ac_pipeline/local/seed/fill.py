@@ -57,7 +57,6 @@ _INDEXES: dict[str, dict[str, dict[str, bool]]] = {
 
 
 def into_folder(root: Path) -> Store:
-    """Keeps objects where the local media server looks for them."""
 
     def store(bucket: str, key: str, data: bytes) -> None:
         path = object_path(root, bucket, key)

@@ -38,8 +38,6 @@ Slug = Callable[[Maker, Person | None, datetime], str]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One variant of a type."""
-
     name: str  # For people
     build: Build  # Makes its fields and media
     whose: Literal["user", "guest", "historian"] = "user"  # Who makes it
@@ -173,7 +171,6 @@ def _qualified(kind: str) -> Build:
 
 
 def _recorded(painting: Build) -> Build:
-    """A painting and the recording beside it."""
 
     def build(maker: Maker, owner: Person | None, when: datetime) -> Made:
         fields, (one,) = painting(maker, owner, when)
@@ -470,7 +467,6 @@ def _frames(maker: Maker, *, sound: bool = False, layout: artwork.Layout = "post
 
 
 def _video(**options: bool) -> Content:
-    """A finished MP4 of one to two seconds."""
     return lambda maker: _art(artwork.tape_mp4, maker.random.randint(30, 60), 256, 144, **options)(maker)
 
 

@@ -73,7 +73,6 @@ def _drawn(maker: Maker, people: Sequence[Person]) -> Person:
 
 
 def item(maker: Maker, type: str, kind: Kind, owner: Person | None) -> Item:
-    """One item of a kind."""
     when = maker.moment()
     fields, objects = kind.build(maker, owner, when)
     user = owner.id if owner is not None else kind.guest_user
@@ -112,7 +111,6 @@ def people(maker: Maker, users: int) -> list[Person]:
 
 
 def user_document(person: Person, did: str | None, pds_handle: str | None) -> dict[str, Any] | None:
-    """The person's `users` document, or None where the platform has none."""
     situation = person.situation
     if situation in {Situation.HANDLE_ONLY, Situation.PURGED}:
         return None

@@ -44,8 +44,6 @@ class Situation(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Person:
-    """One user of the demo."""
-
     id: str  # Auth0 id
     code: str  # Permanent user code
     handle: str | None  # Name on the platform, or None
@@ -123,8 +121,6 @@ class StoredObject:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One document of the demo."""
-
     type: str  # Media type
     kind: str  # Name of its variant, for people
     owner: Person | None  # Who made it; None for a guest
@@ -141,7 +137,6 @@ class Item:
 
     @property
     def in_mongo(self) -> bool:
-        """An orphan's document is gone: only its record is left."""
         return self.past is not Past.ORPHAN
 
 
@@ -199,8 +194,6 @@ class TypeSummary:
 
 @dataclass(frozen=True, slots=True)
 class SeedSummary:
-    """What a seed made."""
-
     users: int  # Documents in `users`, the guest's included
     ready: int  # Accounts that can be synchronised, the guest's included
     blocked: Mapping[str, int]  # Error class -> accounts
@@ -285,7 +278,6 @@ class Maker:
         return f"{self.random.getrandbits(4 * digits):0{digits}x}"
 
     def password(self) -> str:
-        """32 characters, as the platform makes them."""
         return "".join(self.random.choices(_NANOID, k=32))
 
     def did(self) -> str:

@@ -61,7 +61,6 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def head(self, status: int, length: int, name: str, etag: str) -> None:
-        """Send what precedes a body of so many bytes."""
         self.send_response(status)
         self.send_header("Content-Length", str(length))
         self.send_header("Content-Type", mimetypes.guess_type(name)[0] or "application/octet-stream")

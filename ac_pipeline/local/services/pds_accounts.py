@@ -56,7 +56,6 @@ class PdsAccounts:
         return dict(self._send("com.atproto.repo.uploadBlob", data, f"Bearer {token}", mime_type)["blob"])
 
     def take_down(self, did: str) -> None:
-        """Take an account down, as moderation does."""
         subject = {"$type": "com.atproto.admin.defs#repoRef", "did": did}
         data = {"subject": subject, "takedown": {"applied": True, "ref": "local"}}
         self.admin("com.atproto.admin.updateSubjectStatus", data)

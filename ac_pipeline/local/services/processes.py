@@ -29,8 +29,6 @@ _READS = 50
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """How to run one server."""
-
     name: str  # What messages and log files call it
     argv: tuple[str, ...]  # Command line, program first
     healthy: Callable[[], bool]  # True if it answers; never raises, never waits longer than about a second

@@ -43,7 +43,6 @@ BLOB_LIMIT = 100 * 2**20  # Bytes; what the official installer sets
 
 
 def mongo_uri(port: int) -> str:
-    """The connection string of the local MongoDB server on this port."""
     return f"mongodb://{LOOPBACK}:{port}/?w=majority&journal=true"
 
 
@@ -89,7 +88,6 @@ def media_service(port: int, folder: Path) -> Service:
 
 
 def pds_url(port: int) -> str:
-    """The address of the local PDS on this port."""
     return f"http://{LOOPBACK}:{port}"
 
 
@@ -196,8 +194,6 @@ DATABASE = "aesthetic"  # `MONGODB_NAME`; upstream's own name for it (aesthetic-
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the local services are."""
-
     mongo: str  # Connection string
     database: str  # Name of the source database
     pds: str  # Address of the PDS
@@ -263,11 +259,9 @@ class LocalServices:
             return [name for name, entry in noted.items() if entry.pid in ended]
 
     def running(self) -> dict[str, int]:
-        """Name -> process id of what is running."""
         return {name: entry.pid for name, entry in self._read().items() if entry.pid is not None and entry.is_running()}
 
     def _services(self, program: Path) -> dict[str, Callable[..., Service]]:
-        """How to start each server on its ports."""
         mongo, pds, media = (self.folder / name for name in ("mongo", "pds", "media"))
         return {
             "mongo": lambda port: mongo_service(port, mongo / "data", config=mongo / "secantusd.toml"),
