@@ -65,12 +65,9 @@ class Lexicons:
         return [name for name in record if name not in declared and name != "$type"]
 
     def _check(self, nsid: str) -> Check:
-        try:
-            return self._checks[nsid]
-        except KeyError:
-            raise InvalidRecord(
-                f"{nsid}: there is no lexicon of this name; known are {', '.join(self._checks)}"
-            ) from None
+        if nsid not in self._checks:
+            raise InvalidRecord(f"{nsid}: there is no lexicon of this name; known are {', '.join(self._checks)}")
+        return self._checks[nsid]
 
 
 def load_lexicons(

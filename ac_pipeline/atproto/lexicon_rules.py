@@ -49,9 +49,7 @@ _RULES: Final[Mapping[str, Mapping[str, type]]] = {
     "null": {},
     "token": {},
 }
-_REQUIRED: Final = {"array": ["items"], "object": ["properties"], "ref": ["ref"], "union": ["refs"]} | {
-    "record": ["key", "record"]
-}
+_REQUIRED: Final = {"array": "items", "object": "properties", "ref": "ref", "union": "refs", "record": "key record"}
 
 
 def expect_shape(schema: Schema, place: str) -> None:
@@ -59,7 +57,7 @@ def expect_shape(schema: Schema, place: str) -> None:
     type: one that is not known here would be a rule that nobody enforces."""
     kind = schema["type"]
     known = {**_RULES[kind], "type": str, "description": str}
-    for rule in _REQUIRED.get(kind, ()):
+    for rule in _REQUIRED.get(kind, "").split():
         if rule not in schema:
             raise Misconfigured(f"{place}: {rule} is missing")
     for rule, value in schema.items():

@@ -56,9 +56,8 @@ class Window:
         if reported.reset < window.reset - _SAME_WINDOW:
             return window
         # Answers overtake each other; the smaller number has what is still on its way taken off.
-        return replace(
-            window, remaining=min(window.remaining, reported.remaining), reset=max(window.reset, reported.reset)
-        )
+        remaining = min(window.remaining, reported.remaining)
+        return replace(window, remaining=remaining, reset=max(window.reset, reported.reset))
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,9 +180,8 @@ class _Limiter:
             until, what = obstacle
             pause = until - now
             if waited + pause > self.max_wait:
-                raise RateLimited(
-                    f"The {what} spent for another {pause:.0f} s; nothing was sent. Continue then.", retry_after=pause
-                )
+                said = f"The {what} spent for another {pause:.0f} s; nothing was sent. Continue then."
+                raise RateLimited(said, retry_after=pause)
             self.sleep(pause)
             waited += pause
 

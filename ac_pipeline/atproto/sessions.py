@@ -220,9 +220,8 @@ class Sessions:
         now, before = self._clock(), self._store.sign_ins(did)
         waits = (before[-calls] + seconds - now for calls, seconds in SIGN_IN_LIMITS if len(before) >= calls)
         if (wait := max(waits, default=0.0)) > 0:
-            raise RateLimited(
-                f"{did} has signed in too often; nothing was sent. Continue in {wait:.0f} s.", retry_after=wait
-            )
+            said = f"{did} has signed in too often; nothing was sent. Continue in {wait:.0f} s."
+            raise RateLimited(said, retry_after=wait)
         self._store.count_sign_in(did, now, max(calls for calls, _ in SIGN_IN_LIMITS))
 
     def _slot(self, did: str) -> _Slot:

@@ -34,9 +34,8 @@ _AT_URI: Final = re.compile(r"at://([^/?#]+)(?:/([^/?#]+)(?:/([^/?#]+))?)?")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_TID_MICROS: Final = 2**53 - 1
 _MAX_TID_MS: Final = _MAX_TID_MICROS // 1000 - 1  # so that every sub-millisecond part still fits: June 2255
-_DATETIME: Final = re.compile(
-    r"\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d+)?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII
-)
+_CLOCK: Final = r"(?:[01]\d|2[0-3]):[0-5]\d"
+_DATETIME: Final = re.compile(rf"\d{{4}}-\d\d-\d\dT{_CLOCK}:[0-5]\d(?:\.\d+)?(?:Z|[+-]{_CLOCK})", re.ASCII)
 
 
 def _form(pattern: str, most: int) -> Callable[[str], bool]:

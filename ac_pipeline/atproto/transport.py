@@ -231,9 +231,8 @@ class Transport:
                 return read(body)
             except (ValueError, RecursionError) as error:
                 raise self.malformed(request, str(error)) from None
-        answer = read_answer(
-            response.status_code, response.headers, body, now=self._clock(), secrets=self._secrets(request)
-        )
+        secrets = self._secrets(request)
+        answer = read_answer(response.status_code, response.headers, body, now=self._clock(), secrets=secrets)
         if response.status_code == 429:
             self._budget.refused(response.headers, charges, answer.retry_after)
         else:

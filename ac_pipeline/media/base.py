@@ -66,6 +66,9 @@ class Document:
     reason: str = ""  # Why, unless eligible
     warnings: tuple[str, ...] = ()  # What was repaired on the way in, e.g. an unreadable `when`
 
+    def __str__(self) -> str:
+        return f"{self.type} {self.id}"
+
 
 @dataclass(frozen=True, slots=True)
 class BlobField:

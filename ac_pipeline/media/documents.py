@@ -89,22 +89,20 @@ def _judge(
 
 def _check_identity(media: MediaType, document: Document, stored_id: object, user: object) -> None:
     if not _is_object_id(stored_id):
-        raise InvalidDocument(
-            f"{document.type} {document.id}: `_id` is of type {type(stored_id).__name__}, not an ObjectId: "
-            "store the document anew"
-        )
+        kind = type(stored_id).__name__
+        raise InvalidDocument(f"{document}: `_id` is of type {kind}, not an ObjectId: store the document anew")
     if document.owner is None:
         if not media.anonymous:
-            raise InvalidDocument(f"{document.type} {document.id} has no `user`; {media.plural} are never anonymous")
+            raise InvalidDocument(f"{document} has no `user`; {media.plural} are never anonymous")
     elif not is_text(user):
-        raise InvalidDocument(f"{document.type} {document.id}: {wrong_type('user', user, 'a text')}")
+        raise InvalidDocument(f"{document}: {wrong_type('user', user, 'a text')}")
 
 
 def _check_texts(document: Document) -> None:
     """Half a surrogate pair stands for bytes that were not UTF-8: no record can hold it, and no CID exists for it."""
     for name, value in document.fields.items():
         if is_text(value) and value and sound_text(value) is None:
-            raise InvalidDocument(f"{document.type} {document.id}: `{name}` is not valid UTF-8: correct it in Mongo")
+            raise InvalidDocument(f"{document}: `{name}` is not valid UTF-8: correct it in Mongo")
 
 
 def _passed_over(media: MediaType, document: Document) -> Iterator[str]:

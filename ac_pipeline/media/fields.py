@@ -48,7 +48,7 @@ def text(document: Document, name: str) -> str | None:
     value = document.fields.get(name)
     if value is None or is_text(value):
         return value
-    raise InvalidDocument(f"{document.type} {document.id}: {wrong_type(name, value, 'a text')}")
+    raise InvalidDocument(f"{document}: {wrong_type(name, value, 'a text')}")
 
 
 def wrong_type(name: str, value: object, wanted: str) -> str:
@@ -62,14 +62,10 @@ def code(document: Document) -> str:
     limit, 10 bytes, is the lexicon's to check."""
     value = text(document, "code")
     if not value:
-        raise InvalidDocument(
-            f"{document.type} {document.id} has no `code`, and its record needs one: give it a code in Mongo"
-        )
+        raise InvalidDocument(f"{document} has no `code`, and its record needs one: give it a code in Mongo")
     if not is_code(value):
-        raise InvalidDocument(
-            f"{document.type} {document.id}: the code {value[:40]!r} is not 3 to 12 letters and digits: "
-            "correct it in Mongo"
-        )
+        fault = f"the code {value[:40]!r} is not 3 to 12 letters and digits"
+        raise InvalidDocument(f"{document}: {fault}: correct it in Mongo")
     return value
 
 

@@ -14,7 +14,7 @@ _page = f"{SITE}/$".__add__
 def _source(document: Document) -> str:
     source = fields.text(document, "source")
     if not source:
-        raise InvalidDocument(f"kidlisp {document.id} has no `source`: there is no program to publish")
+        raise InvalidDocument(f"{document} has no `source`: there is no program to publish")
     return source
 
 

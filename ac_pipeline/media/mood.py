@@ -15,7 +15,7 @@ def _text(document: Document) -> str:
         value = fields.text(document, name)
         if value and value.strip():
             return value
-    raise InvalidDocument(f"mood {document.id} has no text in `mood`: a mood without text is never published")
+    raise InvalidDocument(f"{document} has no text in `mood`: a mood without text is never published")
 
 
 def _build_record(document: Document, derived: Derived) -> Record:

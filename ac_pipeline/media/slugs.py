@@ -62,15 +62,14 @@ def of(document: Document) -> Slug:
     """The slug of a document. Raises InvalidDocument if it has none, or one of unknown shape; the message names it
     (SRC-3). Also a work in progress, which has no object in storage, whose `status` does not say so."""
     stored = fields.text(document, "slug")
-    where = f"{document.type} {document.id}"
     if not stored or not stored.strip():
-        raise InvalidDocument(f"{where} has no `slug`: store the name of its object in Mongo")
+        raise InvalidDocument(f"{document} has no `slug`: store the name of its object in Mongo")
     try:
         return parse(stored, document.owner)
     except ValueError as fault:
         # A slug may hold somebody's Auth0 id, and reasons are shown: only the shape of such a part is named.
         shown = _safe(stored, document.owner)
-        raise InvalidDocument(f"{where} has a slug of unknown shape, {shown!r}: {fault}") from None
+        raise InvalidDocument(f"{document} has a slug of unknown shape, {shown!r}: {fault}") from None
 
 
 def parse(stored: str, owner: str | None) -> Slug:

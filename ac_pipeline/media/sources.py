@@ -37,9 +37,7 @@ def bucket(document: Document) -> str:
     if not stored:
         return GUEST_BUCKET if document.owner is None else USER_BUCKET
     if _BUCKET.fullmatch(stored) is None:
-        raise InvalidDocument(
-            f"{document.type} {document.id}: `bucket` {stored[:80]!r} is not the name of a bucket: correct it in Mongo"
-        )
+        raise InvalidDocument(f"{document}: `bucket` {stored[:80]!r} is not the name of a bucket: correct it in Mongo")
     return stored
 
 
@@ -48,7 +46,7 @@ def candidates(document: Document, keys: tuple[str, ...], format: str) -> tuple[
     folder (`.` and `..` segments) or has an empty segment."""
     place = bucket(document)
     if not all(map(_is_safe, keys)):
-        raise InvalidDocument(f"{document.type} {document.id}: its object key has an empty, `.` or `..` segment")
+        raise InvalidDocument(f"{document}: its object key has an empty, `.` or `..` segment")
     return tuple(SourceObject(bucket=place, key=f"{key}.{format}", format=format) for key in dict.fromkeys(keys))
 
 

@@ -161,9 +161,8 @@ def run_ffmpeg(
     try:
         code = process.wait(timeout)
     except subprocess.TimeoutExpired:
-        raise EncoderTimedOut(
-            f"ffmpeg took longer than {timeout:g} s and was ended (AC_ENCODE_TIMEOUT_SECONDS)"
-        ) from None
+        said = f"ffmpeg took longer than {timeout:g} s and was ended (AC_ENCODE_TIMEOUT_SECONDS)"
+        raise EncoderTimedOut(said) from None
     finally:
         run.kill()
         process.wait()

@@ -134,9 +134,8 @@ def open_picture(
             raise _unreadable(name, error) from error
         width, height = parts.width, parts.height
         if max(width, height) > max_side or width * height > max_pixels:
-            raise TooLarge(
-                f"{name} has {width}x{height} pixels; at most {max_side} a side and {max_pixels} in all are read"
-            )
+            most = f"at most {max_side} a side and {max_pixels} in all are read"
+            raise TooLarge(f"{name} has {width}x{height} pixels; {most}")
         with DECODING.reserve(parts.memory(draft), f"{name} ({width}x{height} pixels)"):
             try:
                 image = _decode(parts, file, draft, background)
@@ -151,9 +150,8 @@ def open_picture(
 def _unreadable(name: str, error: Exception) -> UnreadableMedia:
     # Pillow's sentence for an unknown format names the object in memory, another one in every run.
     why = "no known format" if isinstance(error, UnidentifiedImageError) else str(error)[:120]
-    return UnreadableMedia(
-        f"{name} is not a readable picture ({type(error).__name__}: {why}); replace the source object"
-    )
+    kind = type(error).__name__
+    return UnreadableMedia(f"{name} is not a readable picture ({kind}: {why}); replace the source object")
 
 
 # ---------------------------------------------------------------------------------------------- what decides a picture

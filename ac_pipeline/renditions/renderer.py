@@ -82,9 +82,8 @@ class Renderer:
             gone = f"not rendered anew: {error.message}"
             return replace(before, found=found, warnings=tuple(dict.fromkeys((*before.warnings, gone))))
         except OSError as error:
-            raise Transient(
-                f"The work folder {self._work_dir} cannot be used ({error}); make room or check it"
-            ) from error
+            said = f"The work folder {self._work_dir} cannot be used ({error}); make room or check it"
+            raise Transient(said) from error
         return Derived(kept.renditions, found, key, kept.warnings, stamp)
 
     def companions(self, media: MediaType, document: Document, known: frozenset[str]) -> frozenset[str]:
@@ -113,10 +112,8 @@ class Renderer:
             self._store.remove(made.blob.cid)
 
     def _found(self, media: MediaType, document: Document, before: frozenset[str]) -> frozenset[str]:
-        companions = media.companions(document)
-        return frozenset(
-            name for name, objects in companions.items() if name in before or self._objects.exists(objects) is not None
-        )
+        companions = media.companions(document).items()
+        return frozenset(name for name, objects in companions if name in before or self._objects.exists(objects))
 
     def _stamp(self, candidates: Sequence[SourceObject]) -> str | None:
         """What storage says of the object; None if it has none, or gives no answer: then the next look will tell."""
@@ -196,9 +193,8 @@ def _identity(recipe: str, format: str) -> str:
 def _is_same(known: Derived, key: str, candidates: Sequence[SourceObject]) -> bool:
     """True if it was derived from these objects; what was made before versions and stamps were kept has a key without
     them."""
-    return known.key == key or (
-        not known.stamp and known.key == source_key([replace(c, version="") for c in candidates])
-    )
+    bare = [replace(candidate, version="") for candidate in candidates]
+    return known.key == key or (not known.stamp and known.key == source_key(bare))
 
 
 def source_key(candidates: Sequence[SourceObject]) -> str:

@@ -118,13 +118,11 @@ def make_timeline(
     unexplained = (index for index in range(max(frames)) if index not in frames and index not in named)
     gaps = list(islice(unexplained, 6))
     if gaps and any(index not in named for index in frames):
-        raise UnreadableMedia(
-            f"The tape lacks frames ({_numbers(gaps)}) and its timing does not tell how long they were: post it again"
-        )
+        why = "its timing does not tell how long they were"
+        raise UnreadableMedia(f"The tape lacks frames ({_numbers(gaps)}) and {why}: post it again")
     if missing:
-        notes.append(
-            f"{len(missing)} of {len(named)} frames are missing ({_numbers(missing)}); the previous one is held"
-        )
+        lacking = f"{len(missing)} of {len(named)} frames are missing ({_numbers(missing)})"
+        notes.append(f"{lacking}; the previous one is held")
 
     order = sorted({*frames, *named})
     pace = sound / len(order) if sound is not None and SHORTEST_MS <= sound / len(order) <= LONGEST_MS else None
@@ -132,10 +130,8 @@ def make_timeline(
     if bad:
         usual = durations[bad[0]]
         why = ", so that the frames last as long as the sound" if pace is not None and len(bad) == len(order) else ""
-        notes.append(
-            f"{len(bad)} of {len(order)} durations are missing or unusable ({_numbers(bad)}); "
-            f"{usual:.2f} ms is used{why}"
-        )
+        lacking = f"{len(bad)} of {len(order)} durations are missing or unusable ({_numbers(bad)})"
+        notes.append(f"{lacking}; {usual:.2f} ms is used{why}")
     return Timeline(_showings(order, frames, durations), tuple(notes))
 
 
@@ -320,9 +316,8 @@ class TapeArchive:
             self._leave_out(error)
             return None
         if heard - self.seconds > statistics.median(showing.duration for showing in self.frames) / 1000:
-            self._notes.append(
-                f"the sound lasts {heard:.2f} s and the frames {self.seconds:.2f} s: the rest of the sound is cut"
-            )
+            said = f"the sound lasts {heard:.2f} s and the frames {self.seconds:.2f} s"
+            self._notes.append(f"{said}: the rest of the sound is cut")
         return self._wave
 
     def _sound_header(self) -> Sound | None:
@@ -534,7 +529,6 @@ def _check_member(info: zipfile.ZipInfo, seen: dict[str, zipfile.ZipInfo]) -> No
 
 def _no_frames(others: Sequence[str]) -> UnreadableMedia:
     if export := next(filter(_EXPORT.fullmatch, others), None):
-        return UnreadableMedia(
-            f"{export[:60]!r} is the layout of the frames download, which is no tape; post the tape itself"
-        )
+        what = "the layout of the frames download, which is no tape"
+        return UnreadableMedia(f"{export[:60]!r} is {what}; post the tape itself")
     return UnreadableMedia(f"The ZIP has no frames (frame-00000.png, ...) among its {len(others)} other members")

@@ -122,10 +122,8 @@ class Encoder:
             outcome = run_ffmpeg(stream, self.binary, feed=feed, stop_above=stop_above, **limits)
             if outcome.code == 0 or outcome.estimate is not None:
                 return outcome
-        raise EncodingFailed(
-            f"ffmpeg ended twice with exit code {outcome.code}. Its last words: {outcome.tail or 'none'}",
-            answer=outcome.tail,
-        )
+        said = f"ffmpeg ended twice with exit code {outcome.code}. Its last words: {outcome.tail or 'none'}"
+        raise EncodingFailed(said, answer=outcome.tail)
 
     def scale(self, best: float, least: float, size: tuple[int, int, int], name: str) -> float:
         """The largest scale from `best` to `least` at which frames x width x height are within `most_pixels`. Raises
@@ -193,9 +191,8 @@ class _Encoding:
                 attempt_path.replace(best_path)
             attempt_path.unlink(missing_ok=True)
         if search.best is None:
-            raise TooLarge(
-                f"{self.name} does not fit {cap} bytes at any quality (about {search.smallest} at the lowest)"
-            )
+            least = f"about {search.smallest} at the lowest"
+            raise TooLarge(f"{self.name} does not fit {cap} bytes at any quality ({least})")
         facts = read_facts(best_path)
         details: dict[str, str | int | float | bool] = {
             "width": facts.width,
@@ -324,9 +321,8 @@ def _picture(stream: ffmpeg.Stream, width: int, height: int, scale: float) -> ff
         size = [side * int(scale) if scale > 1 else max(2, int(side * scale) // 2 * 2) for side in (width, height)]
     flags = f"{'area' if scale < 1 else 'neighbor'}+accurate_rnd+full_chroma_int+bitexact"
     stream = stream.filter("scale", *size, flags=flags, out_color_matrix="bt709", out_range="tv")
-    return stream.filter("format", "yuv420p").filter(
-        "setparams", color_primaries="bt709", color_trc="bt709", colorspace="bt709", range="tv"
-    )
+    tags = dict.fromkeys(("color_primaries", "color_trc", "colorspace"), "bt709")
+    return stream.filter("format", "yuv420p").filter("setparams", **tags, range="tv")
 
 
 def _output_options(crf: int, reorder: bool, *, sound: bool) -> dict[str, str | int]:

@@ -177,9 +177,8 @@ def _decoded(
         except av.error.FFmpegError:
             yield None
         if time.monotonic() > end:
-            raise EncoderTimedOut(
-                f"Decoding the MP4 took longer than {timeout:g} s and was ended (AC_ENCODE_TIMEOUT_SECONDS)"
-            )
+            said = f"Decoding the MP4 took longer than {timeout:g} s and was ended"
+            raise EncoderTimedOut(f"{said} (AC_ENCODE_TIMEOUT_SECONDS)")
 
 
 def _missing(path: Path, shown: int, declared: int) -> str | None:
@@ -193,9 +192,8 @@ def _missing(path: Path, shown: int, declared: int) -> str | None:
 
 def _check_size(width: int, height: int) -> None:
     if not 0 < max(width, height) <= MOST_SIDE:
-        raise UnreadableMedia(
-            f"The finished MP4 cannot be used: {width}x{height} pixels, at most {MOST_SIDE} a side are taken"
-        )
+        why = f"{width}x{height} pixels, at most {MOST_SIDE} a side are taken"
+        raise UnreadableMedia(f"The finished MP4 cannot be used: {why}")
 
 
 def _signs(frame: VideoFrame) -> tuple[int, int, int, int]:
@@ -212,11 +210,9 @@ def check_encoded(facts: VideoFacts, starts: Sequence[float], end: float, *, sou
     """Check that an encoding has every frame at its time, lasts as long as its tape, and plays everywhere. `starts`:
     when each frame of the tape begins, in milliseconds; `end`: when the last one ends. Raises EncodingFailed, naming
     everything that is wrong."""
-    wrong = [
-        *_wrong_form(facts),
-        *_wrong_times(facts, starts, end),
-        *([] if facts.colour == (1, 1, 1, 1) else [f"colour tags {facts.colour}"]),
-    ]
+    wrong = [*_wrong_form(facts), *_wrong_times(facts, starts, end)]
+    if facts.colour != (1, 1, 1, 1):
+        wrong.append(f"colour tags {facts.colour}")
     if sound and (facts.sound != "aac" or abs(facts.sound_duration - end) > SOUND_TOLERANCE):
         wrong.append(f"sound is {facts.sound or 'missing'}, {facts.sound_duration:.0f} of {end:.0f} ms")
     if not sound and facts.sound is not None:

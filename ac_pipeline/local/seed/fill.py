@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pymongo import ASCENDING, IndexModel, MongoClient
+from pymongo import IndexModel, MongoClient
 from pymongo.database import Database
 from pymongo.server_api import ServerApi
 
@@ -301,9 +301,7 @@ def _insert(
 ) -> int:
     """Put everything into Mongo; returns the number of `users` documents."""
     for collection, indexes in _INDEXES.items():
-        models = [
-            IndexModel([(name, ASCENDING) for name in names.split()], **options) for names, options in indexes.items()
-        ]
+        models = [IndexModel(dict.fromkeys(names.split(), 1), **options) for names, options in indexes.items()]
         database[collection].create_indexes(models)
     documents: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     now = naive(datetime.now(UTC))

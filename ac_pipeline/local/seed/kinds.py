@@ -146,9 +146,7 @@ def _old_or_new_slug(maker: Maker, owner: Person | None, when: datetime) -> str:
     return maker.old_slug(when) if owner is not None and when.year <= 2024 else _new_slug(maker, owner, when)
 
 
-_painting: Callable[..., Build] = partial(
-    _file, "paintings", "png", content=_picture, slug=_old_or_new_slug, path="painting/{}"
-)
+_painting = partial(_file, "paintings", "png", content=_picture, slug=_old_or_new_slug, path="painting/{}")
 _PAIRED = _painting(  # a guest's slug that names its recording, too
     slug=lambda maker, owner, when: f"{maker.nanoid()}:{maker.nanoid()}",
     _recordingMatchType="time",
@@ -470,9 +468,7 @@ def _video(**options: bool) -> Content:
     return lambda maker: _art(artwork.tape_mp4, maker.random.randint(30, 60), 256, 144, **options)(maker)
 
 
-_tape: Callable[..., Build] = partial(
-    _file, "tapes", extension="zip", content=_frames, slug=_new_slug, path="{}", nuked=False
-)
+_tape = partial(_file, "tapes", extension="zip", content=_frames, slug=_new_slug, path="{}", nuked=False)
 
 
 def _baked(*, stored: bool, field: str = "mp4Url") -> Build:

@@ -39,16 +39,9 @@ def plan_demo(users: int, items: int, seed: int) -> Demo:
 
 def fill(maker: Maker, share: Share, cast: Sequence[Person], count: int) -> list[Item]:
     """So many items of one type, in no telling order."""
-    ready = [
-        person
-        for person in cast
-        if person.ready and not person.moods_nuked and (person.handle or not share.needs_handle)
-    ]
-    owners = [
-        person
-        for person in cast
-        if person.situation is not Situation.SISTER_TENANT and (person.handle or not share.needs_handle)
-    ]
+    named = [person for person in cast if person.handle or not share.needs_handle]
+    ready = [person for person in named if person.ready and not person.moods_nuked]
+    owners = [person for person in named if person.situation is not Situation.SISTER_TENANT]
     items = []
     for kind in share.special[: int(count * SPECIAL_SHARE)]:
         owner = _drawn(maker, ready) if kind.whose == "user" else cast[1] if kind.whose == "historian" else None
