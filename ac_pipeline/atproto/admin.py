@@ -128,31 +128,23 @@ class Administration:
     def update_password(self, did: str, password: str) -> None:
         """Give an account this password; its refresh tokens are void from then on. Repeating it is harmless.
 
-        The reference PDS answers 200 for an account it does not host: ask `account_info` first.
-
-        Raises:
-            AccountRefused: The PDS refuses this password.
+        The reference PDS answers 200 for an account it does not host: ask `account_info` first. Raises AccountRefused
+        (the PDS refuses this password).
         """
         data = {"did": did, "password": password}
         self._administer(did, lambda com: _done(com.admin.update_account_password(data)), secrets=(password,))
 
     def update_handle(self, did: str, handle: str) -> None:
-        """Give an account this handle. Repeating it is harmless. The reference PDS gives reserved names, too.
-
-        Raises:
-            HandleRefused: Malformed, too short or long, or taken; nothing was changed.
-            AccountUnknown: The PDS does not host the account.
-        """
+        """Give an account this handle. Repeating it is harmless. The reference PDS gives reserved names, too. Raises
+        HandleRefused (malformed, too short or long, or taken; nothing was changed), AccountUnknown (the PDS does not
+        host the account)."""
         data = {"did": did, "handle": handle}
         self._administer(did, lambda com: _done(com.admin.update_account_handle(data)))
 
     def prove(self, account: Account) -> None:
-        """Sign in anew with the account's password; the session is kept for everybody.
-
-        Raises:
-            WrongPassword, AccountInactive, Blocked: The PDS refuses the account.
-            RateLimited: Too many sign-ins of this DID; nothing was sent (LIMIT-7).
-        """
+        """Sign in anew with the account's password; the session is kept for everybody. Raises WrongPassword,
+        AccountInactive, Blocked (the PDS refuses the account), RateLimited (too many sign-ins of this DID; nothing was
+        sent (LIMIT-7))."""
         self._sessions.prove(account)
 
     def forget(self, did: str) -> None:

@@ -92,12 +92,8 @@ class PdsClient:
         return True
 
     def get_blob(self, did: str, cid: str) -> bytes:
-        """The bytes of a blob, checked against their CID.
-
-        Raises:
-            BlobMissing: No record refers to it, or the PDS has lost it.
-            ServerFailed: Other bytes came back, each time.
-        """
+        """The bytes of a blob, checked against their CID. Raises BlobMissing (no record refers to it, or the PDS has
+        lost it), ServerFailed (other bytes came back, each time)."""
 
         def read(data: bytes) -> bytes:
             need(blob_cid(data) == cid, f"other bytes than those of blob {cid}")

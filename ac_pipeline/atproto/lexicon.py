@@ -35,10 +35,8 @@ class Lexicons:
     def validate(self, nsid: str, record: Record, rkey: str | None = None) -> None:
         """Check a record in JSON form, and its key when given (REC-1).
 
-        Undeclared fields are legal as long as the data model can hold them.
-
-        Raises:
-            InvalidRecord: The first broken rule: collection, path of the field, rule, what was found.
+        Undeclared fields are legal as long as the data model can hold them. Raises InvalidRecord (the first broken
+        rule: collection, path of the field, rule, what was found).
         """
         problems = self.problems(nsid, record, rkey)
         if problems:

@@ -210,10 +210,8 @@ class Budget(_Limiter):
     def reserve(self, charges: Sequence[Charge]) -> None:
         """Take the charges of one request from all its buckets, or from none.
 
-        Returns at once when they fit, waits up to `max_wait` seconds in all when they will fit by then.
-
-        Raises:
-            RateLimited: A bucket is empty for longer; `retry_after` says for how long. Nothing was sent.
+        Returns at once when they fit, waits up to `max_wait` seconds in all when they will fit by then. Raises
+        RateLimited (a bucket is empty for longer; `retry_after` says for how long. Nothing was sent).
         """
         self._wait(lambda now: self._draw_all(charges, now))
 
@@ -439,11 +437,8 @@ class Pace(_Limiter):
 
     def reserve(self, subject: str) -> None:
         """Count the next commit of an account now, before blobs are uploaded for it; a second time changes nothing.
-
-        Raises:
-            RateLimited: The hour is spent; `retry_after` says when the next one begins.
-            Transient: The store did not answer.
-        """
+        Raises RateLimited (the hour is spent; `retry_after` says when the next one begins), Transient (the store did
+        not answer)."""
         if self.per_hour and subject not in self._reserved:
             self._take(held=True)
             with self._lock:

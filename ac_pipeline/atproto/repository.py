@@ -103,10 +103,7 @@ def read_tree(root: bytes, blocks: Mapping[bytes, bytes]) -> dict[str, bytes]:
     Nodes have exactly their fields; keys are compressed against their predecessor, well formed and in strictly rising
     order over the whole tree; each key lies in the layer that its hash says and each child one layer below its parent,
     so that nothing can contain itself; only an empty repository has an empty leaf or a root without records; every node
-    and every record is present.
-
-    Raises:
-        RepositoryUnreadable: One of these does not hold.
+    and every record is present. Raises RepositoryUnreadable (one of these does not hold).
     """
     tree = _Tree(blocks)
     left, entries = tree.node(root)
@@ -188,12 +185,8 @@ class Repository:
     _encoded: Mapping[str, bytes] = field(repr=False, compare=False)
 
     def value(self, path: str) -> Record:
-        """The record at `collection/rkey`, decoded on every call: the caller's own.
-
-        Raises:
-            KeyError: There is no such record.
-            InvalidRecord: The PDS holds something that has no JSON form.
-        """
+        """The record at `collection/rkey`, decoded on every call: the caller's own. Raises KeyError (there is no such
+        record), InvalidRecord (the PDS holds something that has no JSON form)."""
         return decode_record(self._encoded[self.records[path]])
 
     def collection(self, nsid: str) -> Iterator[tuple[str, str]]:
@@ -219,12 +212,9 @@ class Repository:
 
     def with_writes(self, commit: Commit, writes: Sequence[Write]) -> Repository:
         """This repository after a batch that the PDS has acknowledged with `commit`, so that it need not be read again.
-
-        Raises:
-            RepositoryMoved: The answer does not fit this repository and the batch (another content's CID, a create
-                on an existing key, an update or delete of a missing one): what is known here is wrong, read it again.
-            InvalidRecord: A record of the batch cannot be encoded.
-        """
+        Raises RepositoryMoved (the answer does not fit this repository and the batch (another content's CID, a create
+        on an existing key, an update or delete of a missing one): what is known here is wrong, read it again),
+        InvalidRecord (a record of the batch cannot be encoded)."""
         if len(commit.cids) != len(writes):
             raise self._moved(f"{len(writes)} writes were answered with {len(commit.cids)} CIDs")
         records, encoded = dict(self.records), dict(self._encoded)

@@ -89,12 +89,8 @@ class SignIn:
         return self._transport.send(request, lambda body: self._tokens(did, body))
 
     def refresh_session(self, did: str, refresh: str) -> Tokens:
-        """Renew (`com.atproto.server.refreshSession`).
-
-        Raises:
-            TokenRefused: The refresh token is expired, revoked, unknown or another account's.
-            AccountInactive: Deactivated, taken down or suspended.
-        """
+        """Renew (`com.atproto.server.refreshSession`). Raises TokenRefused (the refresh token is expired, revoked,
+        unknown or another account's), AccountInactive (deactivated, taken down or suspended)."""
         nsid = "com.atproto.server.refreshSession"
         request = Request(Call.REFRESH, nsid, did, method="POST", token=refresh, timeout=SIGN_IN_SECONDS)
         try:

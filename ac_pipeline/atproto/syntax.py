@@ -96,11 +96,9 @@ def decode_record(encoded: bytes) -> Record:
     """The JSON form of a record's DAG-CBOR: what `encode_record` takes.
 
     Values that a PDS should not have accepted (floats, large integers) come through: whoever reads old records must be
-    able to look at them; encoding or validating them raises.
-
-    Raises:
-        InvalidRecord: Not a map in DAG-CBOR, or it holds a byte string that is itself a CID (libipld decodes such a
-            string and a link to the same value, so its meaning would be guessed).
+    able to look at them; encoding or validating them raises. Raises InvalidRecord (not a map in DAG-CBOR, or it holds a
+    byte string that is itself a CID (libipld decodes such a string and a link to the same value, so its meaning would
+    be guessed)).
     """
     try:
         decoded = libipld.decode_dag_cbor(encoded)

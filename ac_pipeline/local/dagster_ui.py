@@ -96,12 +96,8 @@ class DagsterUi:
         self._http = httpx.Client(base_url=url, timeout=120.0, trust_env=False)
 
     def wait_until_loaded(self, seconds: float) -> None:
-        """Return when the code location is loaded.
-
-        Raises:
-            ServiceUnreachable: It did not answer in time, or its process ended.
-            PipelineError: The code location cannot be loaded; with Dagster's words.
-        """
+        """Return when the code location is loaded. Raises ServiceUnreachable (it did not answer in time, or its process
+        ended), PipelineError (the code location cannot be loaded; with Dagster's words)."""
         deadline = time.monotonic() + seconds
         while True:
             try:

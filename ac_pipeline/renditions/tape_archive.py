@@ -246,12 +246,8 @@ class Sound:
 
 
 class TapeArchive:
-    """One open tape ZIP; a context manager.
-
-    Raises:
-        UnreadableMedia: Not a ZIP, a broken or hostile one, or not a tape.
-        TooLarge: Over a limit.
-    """
+    """One open tape ZIP; a context manager. Raises UnreadableMedia (not a ZIP, a broken or hostile one, or not a tape),
+    TooLarge (over a limit)."""
 
     def __init__(self, path: Path, limits: ArchiveLimits | None = None) -> None:
         self._limits = limits or ArchiveLimits()

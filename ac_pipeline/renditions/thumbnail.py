@@ -47,12 +47,8 @@ class Product:
 
 def make_thumbnail(source: bytes | Path, name: str = "the picture") -> Product:
     """The thumbnail of a picture file; of an animation, of its first picture. `source`: PNG, JPEG, GIF or WebP, or the
-    path of one; the content decides, not the name.
-
-    Raises:
-        UnreadableMedia: Not such a picture, or a broken one.
-        TooLarge: Over 64 MiB, 16,384 pixels a side or 50 million pixels, or more than is decoded in memory.
-    """
+    path of one; the content decides, not the name. Raises UnreadableMedia (not such a picture, or a broken one),
+    TooLarge (over 64 MiB, 16,384 pixels a side or 50 million pixels, or more than is decoded in memory)."""
     length = source.stat().st_size if isinstance(source, Path) else len(source)
     if length > SOURCE_BYTES:
         raise TooLarge(f"{name} has {length} bytes; at most {SOURCE_BYTES} are read")
@@ -73,12 +69,8 @@ def thumbnail_of(image: Image.Image) -> Product:
 
 
 def check_thumbnail(data: bytes) -> None:
-    """Refuse anything that is not a thumbnail: the last gate before one is kept and published (MEDIA-1).
-
-    Raises:
-        InvalidRecord: Not a PNG or JPEG of 512x512 pixels, or a broken one.
-        TooLarge: Over 100,000 bytes.
-    """
+    """Refuse anything that is not a thumbnail: the last gate before one is kept and published (MEDIA-1). Raises
+    InvalidRecord (not a PNG or JPEG of 512x512 pixels, or a broken one), TooLarge (over 100,000 bytes)."""
     mime_type = sniff(data)
     if mime_type not in ("image/png", "image/jpeg"):
         raise InvalidRecord(f"A thumbnail must be PNG or JPEG; these bytes are {mime_type}")

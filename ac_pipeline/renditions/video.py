@@ -110,13 +110,9 @@ class Encoder:
         return f"tape-video/2 ffmpeg {binary_version(self.binary)} {how} max {cap}"
 
     def run(self, stream: object, feed: Feed | None, *, stop_above: int, seconds: float) -> Outcome:
-        """Run a stream of so many seconds, a failing one twice; ended early above so many bytes.
-
-        Raises:
-            EncodingFailed: ffmpeg refused it both times; the message ends with its last words (MEDIA-7).
-            EncoderFailed: It could not start or was killed.
-            EncoderTimedOut: It took too long.
-        """
+        """Run a stream of so many seconds, a failing one twice; ended early above so many bytes. Raises EncodingFailed
+        (ffmpeg refused it both times; the message ends with its last words (MEDIA-7)), EncoderFailed (it could not
+        start or was killed), EncoderTimedOut (it took too long)."""
         limits = {"timeout": self.timeout, "seconds": seconds}
         for _ in range(2):
             outcome = run_ffmpeg(stream, self.binary, feed=feed, stop_above=stop_above, **limits)
@@ -235,12 +231,9 @@ def encode_tape(archive: TapeArchive, job: Job) -> Video:
 
 
 def shrink_video(source: Path, facts: VideoFacts, job: Job) -> Video:
-    """Encode a finished MP4, with these facts, again: as H.264 and AAC, upright, and so that it fits (MEDIA-14).
-
-    Raises:
-        TooLarge: It does not fit at any quality, or has too many pixels; the message has its size and the limit.
-        EncodingFailed, EncoderFailed: As in `encode_tape`.
-    """
+    """Encode a finished MP4, with these facts, again: as H.264 and AAC, upright, and so that it fits (MEDIA-14). Raises
+    TooLarge (it does not fit at any quality, or has too many pixels; the message has its size and the limit),
+    EncodingFailed, EncoderFailed (as in `encode_tape`)."""
     has_sound = facts.sound_duration > 0
 
     def stream(attempt: Attempt, out: Path, reorder: bool) -> object:

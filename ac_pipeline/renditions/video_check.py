@@ -79,13 +79,9 @@ class VideoFacts:
 
 
 def read_facts(path: Path, *, most_pixels: int = MOST_DECODED, timeout: float = TIMEOUT) -> VideoFacts:
-    """Read a video file by decoding all of it. `most_pixels`: frames x width x height that are decoded.
-
-    Raises:
-        UnreadableMedia: Not an MP4, a broken one, or longer than 300 s.
-        TooLarge: It has more pixels.
-        EncoderTimedOut: It takes longer.
-    """
+    """Read a video file by decoding all of it. `most_pixels`: frames x width x height that are decoded. Raises
+    UnreadableMedia (not an MP4, a broken one, or longer than 300 s), TooLarge (it has more pixels), EncoderTimedOut (it
+    takes longer)."""
     mime_type, faststart, cut = _boxes(path)
     shown: list[tuple[int, int]] = []
     lost, left = 0, most_pixels

@@ -100,12 +100,8 @@ def make_demo(
     store: Store,
     progress: Progress | None = None,
 ) -> SeedSummary:
-    """Make a demo in an empty database, on a PDS without these accounts, and in a storage.
-
-    Raises:
-        Misconfigured: The database is not empty.
-        PipelineError: The PDS refused something.
-    """
+    """Make a demo in an empty database, on a PDS without these accounts, and in a storage. Raises Misconfigured (the
+    database is not empty), PipelineError (the PDS refused something)."""
     started = time.monotonic()
     report = progress or (lambda what, done, total: None)
     if database.list_collection_names():

@@ -108,10 +108,8 @@ def installed_pds() -> Path:
     """The folder the PDS is installed in, inside the virtual environment; installs it first if need be.
 
     The first time it takes about 20 seconds and 370 MB, again only when the lock file has changed. Several processes
-    may call this at once: one installs, the others wait.
-
-    Raises:
-        Misconfigured: npm failed, with the end of what it said.
+    may call this at once: one installs, the others wait. Raises Misconfigured (npm failed, with the end of what it
+    said).
     """
     folder = Path(sys.prefix) / "share" / "ac-pipeline" / "pds"
     source = Path(__file__).parent / "pds"
@@ -225,11 +223,9 @@ class LocalServices:
     def up(self) -> Addresses:
         """Start what is not running, wait until all answer, write `.env.local`, and say where they are.
 
-        Data of an earlier time comes back, on the same ports.
-
-        Raises:
-            ServiceUnreachable: A server died or does not answer; with the end of its log.
-            Misconfigured: The PDS cannot be installed, or its port is taken by another program.
+        Data of an earlier time comes back, on the same ports. Raises ServiceUnreachable (a server died or does not
+        answer; with the end of its log), Misconfigured (the PDS cannot be installed, or its port is taken by another
+        program).
         """
         program = installed_pds()
         with exclusive(self.folder / "services.lock"):
