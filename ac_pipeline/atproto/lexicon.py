@@ -80,9 +80,8 @@ def load_lexicons(
             file is needed that cannot be told to be something else.
         more: Folders beside it, of types that live in other packages.
 
-    Raises:
-        Misconfigured: There is no record lexicon, or a needed one is missing, is not JSON, does not lie where its id
-            belongs, or is not proper.
+    Raises Misconfigured if there is no record lexicon, or a needed one is missing, is not JSON, does not lie where its
+    id belongs, or is not proper.
     """
     installed = _PACKAGE / "lexicons"
     folder = directory or (installed if installed.is_dir() else _PACKAGE.parent / "lexicons")

@@ -1,11 +1,9 @@
 """What may still be sent to a PDS, learned from its `RateLimit-*` headers and asked before each request.
 
 Holds no limit of its own: until a server has named one, everything may be sent (LIMIT-4). What is learned and spent is
-kept in a store of buckets, so that all threads, runs and machines draw from one budget (RUN-8).
-
-A server reports one bucket per answer, the tightest, without its name (LIMIT-3). So a request names the buckets it
-draws from, most specific first, and an answer's policy (`5000;w=3600`) is filed under the one it fits; each policy of a
-bucket is counted by itself.
+kept in a store of buckets, so that all threads, runs and machines draw from one budget (RUN-8). A server reports one
+bucket per answer, the tightest, without its name (LIMIT-3). So a request names the buckets it draws from, most specific
+first, and an answer's policy (`5000;w=3600`) is filed under the one it fits; each policy is counted by itself.
 
 Commits are paced for the relay besides (LIMIT-9): about 2,500 an hour of one PDS. That limit is a setting and never
 learned; it is one bucket for all accounts in the same store. An hour begins with its first commit, and whether one more
@@ -451,15 +449,9 @@ class Pace(_Limiter):
 
     @contextmanager
     def commit(self, subject: str, *, held: bool) -> Iterator[None]:
-        """Send one commit inside; what certainly did not happen is not counted.
-
-        Args:
-            subject: Whose it is; what was reserved for it is used.
-            held: False for one that does not wait when the hour is spent; it is counted all the same.
-
-        Raises:
-            RateLimited, Transient: As `reserve`; nothing was sent.
-        """
+        """Send one commit of `subject` inside, with what was reserved for it; what certainly did not happen is not
+        counted. One that is not `held` does not wait when the hour is spent, and is counted all the same. Raises as
+        `reserve`; nothing was sent then."""
         if not self.per_hour:
             yield
             return

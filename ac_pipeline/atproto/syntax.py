@@ -207,14 +207,9 @@ is_tid: Final = _form(f"[{_ALPHABET[:16]}][{_ALPHABET}]{{12}}", 13)
 
 
 def document_tid(nsid: str, oid: str, when_ms: int, salt: int = 0) -> str:
-    """The record key of a document, the same in every run on every host (design, section 1, idea 3).
-
-    Args:
-        nsid: Collection of the record.
-        oid: ObjectId of the document, 24 hex digits.
-        when_ms: Its normalised time, milliseconds since 1970; clamped to the range of a TID (1970 to June 2255).
-        salt: 0, or the next number when the key is taken by another document or refused by the PDS.
-    """
+    """The record key of a document (ObjectId, 24 hex digits), the same in every run on every host (design, section 1,
+    idea 3). `when_ms`: its normalised time, milliseconds since 1970; clamped to the range of a TID (1970 to June 2255).
+    `salt`: 0, or the next number when the key is taken by another document or refused by the PDS."""
     number = int(sha256(f"{nsid}{oid}{salt}".encode()).hexdigest(), 16)
     clamped = min(max(when_ms, 0), _MAX_TID_MS)
     return tid(clamped * 1000 + number % 1000, number // 1000 % 1024)

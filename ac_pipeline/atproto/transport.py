@@ -1,8 +1,4 @@
-"""One XRPC request: asked of the budget, sent, counted, repeated where that is safe, its refusal turned into an error.
-
-What requests mean belongs to `client.py`, what refusals mean to `xrpc_errors.py`. `package.py` sends the calls of the
-`atproto` package with what is here.
-"""
+"""One XRPC request: asked of the budget, sent, counted, repeated where that is safe, its refusal made an error."""
 
 from __future__ import annotations
 

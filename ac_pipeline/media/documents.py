@@ -28,14 +28,9 @@ _RKEY = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._:~-]{1,512}")  # Record key syntax
 def interpret(
     media: MediaType, raw: Mapping[str, Any], *, owner_deleted: bool = False, account_did: str | None = None
 ) -> Document:
-    """One Mongo document as the mirror sees it.
-
-    Args:
-        raw: The document; fields that are not synchronised may be there or not, they change nothing.
-        owner_deleted: True if the owner's account is scheduled for deletion or deleted.
-        account_did: The DID of the repository it would be published in, where known: lets work of a vanished owner be
-            told from a guest's (DEL-10). That the stored key is unknown to that repository is the plan's to find.
-    """
+    """One Mongo document as the mirror sees it; fields that are not synchronised change nothing. `owner_deleted`: True
+    if the owner's account is scheduled for deletion or deleted. `account_did`: the DID of the repository it would be
+    published in, where known: lets work of a vanished owner be told from a guest's (DEL-10)."""
     stored, user = raw.get("_id"), raw.get("user")
     # An `_id` that is no ObjectId can never be mistaken for one.
     id = str(stored) if _is_object_id(stored) else f"{type(stored).__name__} {shown(stored)}"

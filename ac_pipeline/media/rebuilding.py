@@ -1,8 +1,7 @@
 """The way back: what a record says about the document it was made of.
 
 For people who lost documents, and for those who take over what somebody else wrote into a record. Only fields that
-record and document share come back; what else a document held is named as lost. No I/O: whether the result can be
-stored is `mongo/documents.py`'s to find. Fields and variants: aesthetic-computer facts, sections 3, 5 and 6.
+record and document share come back; what else a document held is named as lost (facts, sections 3, 5 and 6).
 """
 
 from __future__ import annotations

@@ -1,8 +1,5 @@
-"""The media types, in the order in which reports list them: the platform's five, then those of other packages.
-
-A new type of the platform is one module and one line here. A type that lives in another package is an entry point of
-the group `ac_pipeline.media_types` that names its `MediaType`; nothing here has to change for it.
-"""
+"""The media types, in the order in which reports list them: the platform's five, one line each, then those of other
+packages, by entry points of the group `ac_pipeline.media_types` that name their `MediaType`."""
 
 from __future__ import annotations
 

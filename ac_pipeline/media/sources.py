@@ -1,7 +1,6 @@
 """Where the platform keeps objects: its buckets, their hosts, and the object that one of its own URLs means.
 
-Which keys an item may have is told by its type; reading objects is `ac_pipeline/objects.py`. Rules: aesthetic-computer
-facts, section 6.
+Which keys an item may have is told by its type. Rules: aesthetic-computer facts, section 6.
 """
 
 from __future__ import annotations

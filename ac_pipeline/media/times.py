@@ -1,8 +1,4 @@
-"""The time of a document: reading what Mongo holds under `when`, and writing it as records do.
-
-Pure arithmetic on UTC milliseconds since 1970. Which document a time belongs to is `documents.py`; the syntax that
-the protocol accepts is `atproto/syntax.py`.
-"""
+"""The time of a document: reading what Mongo holds under `when`, and writing it as records do."""
 
 from __future__ import annotations
 
@@ -44,13 +40,9 @@ def format_when(milliseconds: int) -> str:
 
 
 def read_when(value: object) -> int | None:
-    """What is stored under `when`, in UTC milliseconds since 1970, or None when no time can be read from it.
-
-    Args:
-        value: A Date (naive means UTC), a text in one of the forms JavaScript prints (ISO 8601, `toString`,
-            `toUTCString`), a slug's own time, or a number of milliseconds between the years 2000 and 2100. A text
-            without a zone means UTC, whatever machine reads it. Fractions below a millisecond are cut off.
-    """
+    """What is stored under `when`, in UTC milliseconds since 1970, or None when no time can be read from it: a Date
+    (naive means UTC), a text in one of the forms JavaScript prints (ISO 8601, `toString`, `toUTCString`; without a zone
+    in UTC), a slug's own time, or a number of milliseconds between the years 2000 and 2100. Fractions are cut off."""
     if isinstance(value, datetime):
         try:
             naive = value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)

@@ -111,23 +111,13 @@ def run_ffmpeg(
     stream: object,
     binary: str,
     *,
-    feed: Feed | None = None,
-    timeout: float = TIMEOUT,
-    stop_above: int | None = None,
-    seconds: float = 0.0,
+    feed: Feed | None = None,  # Writes ffmpeg's input; whatever it raises ends the run and is raised here
+    timeout: float = TIMEOUT,  # Seconds after which it is killed
+    stop_above: int | None = None,  # Output size in bytes above which it is killed and the whole estimated
+    seconds: float = 0.0,  # Length of the result, for the estimate
 ) -> Outcome:
-    """Run one ffmpeg-python stream (what `ffmpeg.output(...)` returned) to its end.
-
-    Args:
-        feed: Writes ffmpeg's input; whatever it raises ends the run and is raised here.
-        timeout: Seconds after which it is killed.
-        stop_above: Output size in bytes above which it is killed and the whole estimated.
-        seconds: Length of the result, for the estimate.
-
-    Raises:
-        EncoderFailed: It did not start, or was killed.
-        EncoderTimedOut: It ran out of time.
-    """
+    """Run one ffmpeg-python stream (what `ffmpeg.output(...)` returned) to its end. Raises EncoderFailed (it did not
+    start, or was killed), EncoderTimedOut (it ran out of time)."""
     reading, writing = os.pipe()
     options = ["-hide_banner", *_cpu_options(), "-nostats", "-loglevel", "error"]
     options += ["-progress", f"pipe:{writing}", "-stats_period", "0.2", "-filter_threads", "1"]

@@ -105,28 +105,17 @@ class Picture:
 
 @contextmanager
 def open_picture(
-    source: bytes | Path,
+    source: bytes | Path,  # The file, or its bytes
     name: str,
     *,
-    formats: Sequence[str],
-    max_side: int,
+    formats: Sequence[str],  # Those taken, of PNG, JPEG, GIF and WEBP; the content decides, never the extension
+    max_side: int,  # Limits in pixels, checked before any pixel is decoded
     max_pixels: int,
-    background: tuple[int, int, int],
-    draft: int | None = None,
+    background: tuple[int, int, int],  # Shown where the picture is transparent
+    draft: int | None = None,  # Lets a JPEG be decoded at a fraction of its size, still at least this many pixels
 ) -> Iterator[Picture]:
     """The first picture in a file, decoded to RGB; there while the context is open, and its memory is reserved so long.
-
-    Args:
-        source: The file, or its bytes.
-        formats: Names of the formats taken, of PNG, JPEG, GIF and WEBP; the content decides, never the extension.
-        max_side, max_pixels: Limits in pixels, checked before any pixel is decoded.
-        background: Shown where the picture is transparent.
-        draft: Lets a JPEG be decoded at a fraction of its size that is still at least this many pixels.
-
-    Raises:
-        UnreadableMedia: Not a picture of these formats, or a broken one.
-        TooLarge: Over a limit.
-    """
+    Raises UnreadableMedia (not a picture of these formats, or a broken one), TooLarge (over a limit)."""
     with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
         try:
             parts = _parts(file, name, formats)

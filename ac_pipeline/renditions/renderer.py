@@ -51,14 +51,9 @@ class Renderer:
 
         What is known is taken as it is while the candidate objects are the same, whatever encoder it was made with:
         published media does not change because ffmpeg did. Only companions not found before are asked for again.
-
-        Args:
-            look: Ask storage whether the object is still the one that was rendered.
-            anew: Make renditions again, whatever is known or kept; those of a source that is gone stay.
-
-        Raises:
-            SourceMissing, UnreadableMedia, EncodingFailed, TooLarge: The item is to be quarantined.
-            Transient: Storage or the encoder did not answer.
+        `look`: ask storage whether the object is still the one that was rendered. `anew`: make renditions again,
+        whatever is known or kept; those of a source that is gone stay. Raises SourceMissing, UnreadableMedia,
+        EncodingFailed, TooLarge (the item is to be quarantined), Transient (storage or the encoder did not answer).
         """
         candidates = media.sources(document)
         key = source_key(candidates)

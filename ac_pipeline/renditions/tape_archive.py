@@ -98,14 +98,9 @@ def make_timeline(
     next one earlier), up to 1 % of the frames named. Durations that are missing or unusable become the median of
     the good ones; without a good one, all frames together last as long as the sound (MEDIA-20), else 16.67 ms each.
 
-    Args:
-        frames: Number -> member name of every frame in the ZIP.
-        warnings: What was repaired before.
-        sound: Length of the tape's sound in milliseconds, where it has one.
-
-    Raises:
-        UnreadableMedia: Too many frames are missing, or some are and timing does not tell which.
-        TooLarge: The tape is longer than 300 s.
+    `frames`: number -> member name of every frame in the ZIP; `warnings`: what was repaired before; `sound`: its length
+    in milliseconds, if any. Raises UnreadableMedia (too many frames are missing, or some are and timing does not tell
+    which), TooLarge (the tape is longer than 300 s).
     """
     notes = list(warnings)
     named = {entry.index: entry for entry in entries}

@@ -124,13 +124,13 @@ def _encode(fitted: Image.Image) -> tuple[bytes, str]:
         return data, "palette PNG"
     colour = fitted.convert("RGB")
     if exact is None and colour.getcolors(FEW_COLOURS) is not None:
-        if len(data := _png(_on_clear(colour))) <= CAP:
+        clear = Image.new("RGBA", (SIDE, SIDE), (0, 0, 0, 0))
+        if len(data := _png(colour if colour.size == clear.size else _centred(colour, clear))) <= CAP:
             return data, "PNG"
         reduced = colour.quantize(EXACT_COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
         if len(data := _palette_png(reduced)) <= CAP:
             return data, "reduced PNG"
-    canvas = Image.new("RGB", (SIDE, SIDE), BACKGROUND)
-    canvas.paste(colour, _corner(colour))
+    canvas = _centred(colour, Image.new("RGB", (SIDE, SIDE), BACKGROUND))
     for quality in QUALITIES:
         file = io.BytesIO()
         # subsampling 0 is 4:4:4: with 4:2:0 one-pixel art loses its colours.
@@ -148,15 +148,11 @@ def _palette_png(image: Image.Image) -> bytes:
     clear = len(palette) // 3
     canvas = Image.new("P", (SIDE, SIDE), clear)
     canvas.putpalette([*palette, 0, 0, 0])
-    canvas.paste(image, _corner(image))
-    return _png(canvas, transparency=clear)
+    return _png(_centred(image, canvas), transparency=clear)
 
 
-def _on_clear(image: Image.Image) -> Image.Image:
-    if image.size == (SIDE, SIDE):
-        return image
-    canvas = Image.new("RGBA", (SIDE, SIDE), (0, 0, 0, 0))
-    canvas.paste(image, _corner(image))
+def _centred(image: Image.Image, canvas: Image.Image) -> Image.Image:
+    canvas.paste(image, ((SIDE - image.width) // 2, (SIDE - image.height) // 2))
     return canvas
 
 
@@ -164,7 +160,3 @@ def _png(image: Image.Image, **options: int) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=9, **options)
     return file.getvalue()
-
-
-def _corner(image: Image.Image) -> tuple[int, int]:
-    return (SIDE - image.width) // 2, (SIDE - image.height) // 2
