@@ -51,8 +51,8 @@ class Administration:
         return self._password is not None
 
     def describe(self) -> ServerDescription:
-        """Which handles the PDS gives, and whether it asks for invite codes (`describeServer`). Raises ServerFailed: it
-        names no domain."""
+        """Which handles the PDS gives, and whether it asks for invite codes (`describeServer`). Raises ServerFailed if
+        it names no domain."""
 
         def question(com: Any) -> ServerDescription:
             found = com.server.describe_server()
@@ -65,8 +65,7 @@ class Administration:
         """A new invite code for one account; a secret."""
 
         def question(com: Any) -> str:
-            code = str(com.server.create_invite_code({"use_count": 1}).code)
-            need(code, "it has no code")
+            need(code := str(com.server.create_invite_code({"use_count": 1}).code), "it has no code")
             return code
 
         return self._administer("one account", question)

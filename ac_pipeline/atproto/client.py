@@ -51,8 +51,6 @@ class PdsClient:
         """Requests and bytes so far; subtract two of them for what lies between."""
         return self._transport.usage()
 
-    # -------------------------------------------------------------------------------------------------------- reading
-
     def blob_limit(self) -> int:
         """As the port says; asked once."""
         with self._lock:
@@ -111,8 +109,6 @@ class PdsClient:
             yield from statuses
             if cursor is None:
                 return
-
-    # -------------------------------------------------------------------------------------------------------- writing
 
     def apply_writes(self, account: Account, writes: Sequence[Write], *, swap_commit: str | None) -> Commit:
         """As the port says, for 1 to 200 operations; `swap_commit` is the head they were planned on, or None for any.
@@ -190,8 +186,6 @@ class PdsClient:
                 status=error.status,
                 answer=error.answer,
             ) from None
-
-    # -------------------------------------------------------------------------------------------------------- inner
 
     def _get_repository(self, did: str, read: Callable[[bytes], Read]) -> Read:
         request = Request(

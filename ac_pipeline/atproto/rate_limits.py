@@ -247,8 +247,6 @@ class Budget(_Limiter):
             windows = {policy: window.at(now) for policy, window in slot.view.windows.items()}
         return {policy: replace(each, remaining=max(each.remaining + ahead, 0)) for policy, each in windows.items()}
 
-    # ------------------------------------------------------------------------------------------------------- drawing
-
     def _draw_all(self, charges: Sequence[Charge], now: float) -> _Obstacle | None:
         """Draw all charges, or none and say what is in the way for longest."""
         outcomes = [(charge, self._draw(charge, now)) for charge in charges]
@@ -345,8 +343,6 @@ class Budget(_Limiter):
             slot.ahead = 0
         return slot.ahead
 
-    # ------------------------------------------------------------------------------------------------------ learning
-
     def _learn(self, headers: Mapping[str, str], charges: Sequence[Charge]) -> str | None:
         now = self.clock()
         reset = reset_time(headers.get("ratelimit-reset"), now)
@@ -387,8 +383,6 @@ class Budget(_Limiter):
             if length >= charge.shortest_window and consumed >= charge.cost:
                 return charge.key
         return charges[-1].key
-
-    # --------------------------------------------------------------------------------------------------------- slots
 
     def _slot(self, key: str) -> _Slot:
         with self._lock:

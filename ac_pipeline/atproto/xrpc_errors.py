@@ -113,11 +113,8 @@ _READ_BACK: Final = "Read the repository back before any retry."
 _PLAN_ANEW: Final = "Read the repository again and plan anew."
 _READ_CONFLICT: Final = "Read the repository back: a record exists already, or is missing."
 _ADMIN_REFUSED: Final = "PDS_ADMIN_PASSWORD is not the one this PDS was started with: correct it."
-_OTHER_HANDLE: Final = "Give the account another handle."
 _CORRECT: Final = "Correct what it names, then run this again."
-_REACTIVATE: Final = "Reactivate the account, or leave it blocked."
 _NO_FACTOR: Final = "Sign-in by password needs the second factor of this account to be off."
-_STORE_IT: Final = "Store the account's current PDS password on the platform."
 _UNKNOWN_CALL: Final = "Check that PDS_URL names a PDS that knows this call."
 _REDIRECTED: Final = "Set PDS_URL to the address it redirects to; redirects are not followed."
 _ASK_OPERATOR: Final = "Ask the operator of the PDS why this account may not do this."
@@ -153,14 +150,26 @@ _TABLE: Final[tuple[_Rule, ...]] = (
     (_ALL, {429}, None, errors.RateLimited, "Wait until the limit resets."),
     (_ADMIN, {401, 403}, None, errors.Misconfigured, _ADMIN_REFUSED),
     (_ADMIN, {400, 404}, _says(r"NotFound\b|account not found"), errors.AccountUnknown, _CHECK_DID),
-    (_NEW_ACCOUNT | _ADMIN, _CLIENT_ERRORS, _BAD_HANDLE, errors.HandleRefused, _OTHER_HANDLE),
-    (_NEW_ACCOUNT | _ADMIN, _CLIENT_ERRORS, _ANYTHING, errors.AccountRefused, _CORRECT),
-    (_ALL, _CLIENT_ERRORS, _INACTIVE, errors.AccountInactive, _REACTIVATE),
+    (_NEW_ACCOUNT | _ADMIN, _CLIENT_ERRORS, _BAD_HANDLE, errors.HandleRefused, "Give the account another handle."),
+    (
+        _NEW_ACCOUNT | _ADMIN,
+        _CLIENT_ERRORS,
+        _ANYTHING,
+        errors.AccountRefused,
+        "Correct what it names, then run this again.",
+    ),
+    (_ALL, _CLIENT_ERRORS, _INACTIVE, errors.AccountInactive, "Reactivate the account, or leave it blocked."),
     (_ALL, _CLIENT_ERRORS, frozenset({"AccountNotFound", "RepoNotFound"}), errors.AccountUnknown, _CHECK_DID),
     (_READS, {400, 404}, _NO_ACCOUNT, errors.AccountUnknown, _CHECK_DID),
     (_WITH_TOKEN, {400, 401, 403}, frozenset({"ExpiredToken", "InvalidToken"}), TokenRefused, _RENEWED),
-    (_SIGN_IN, _ANY_STATUS, frozenset({"AuthFactorTokenRequired"}), errors.Blocked, _NO_FACTOR),
-    (_SIGN_IN, {401}, _ANYTHING, errors.WrongPassword, _STORE_IT),
+    (
+        _SIGN_IN,
+        _ANY_STATUS,
+        frozenset({"AuthFactorTokenRequired"}),
+        errors.Blocked,
+        "Sign-in by password needs the second factor of this account to be off.",
+    ),
+    (_SIGN_IN, {401}, _ANYTHING, errors.WrongPassword, "Store the account's current PDS password on the platform."),
     (_WITH_TOKEN, {401}, _ANYTHING, TokenRefused, _RENEWED),
     (_SENDS, {413}, None, errors.TooLarge, _SEND_LESS),
     (_SENDS, _CLIENT_ERRORS, _TOO_LARGE, errors.TooLarge, _SEND_LESS),

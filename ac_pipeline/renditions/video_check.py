@@ -125,18 +125,17 @@ def read_facts(path: Path, *, most_pixels: int = MOST_DECODED, timeout: float = 
             cut=cut or (f"{lost} of its frames are broken" if lost else _missing(path, len(shown), video.frames)),
             stream=video.index,
         )
-    heard = 0.0
+    heard, codec = 0.0, "unknown"
     with _opened(path) as (container, _):  # by itself: where one track ends early, the other may go on
         sound = container.streams.best("audio")
         if not isinstance(sound, AudioStream):
             return facts
-        if _is_unknown(sound):
-            return replace(facts, sound="unknown", sound_stream=sound.index)
-        for frames in _decoded(container, sound, timeout):
-            heard += sum(each.samples / each.sample_rate for each in frames or () if isinstance(each, AudioFrame))
-            if heard > MOST_SECONDS:
-                break
-        codec = sound.codec_context.codec.canonical_name
+        if not _is_unknown(sound):
+            codec = sound.codec_context.codec.canonical_name
+            for frames in _decoded(container, sound, timeout):
+                heard += sum(each.samples / each.sample_rate for each in frames or () if isinstance(each, AudioFrame))
+                if heard > MOST_SECONDS:
+                    break
         return replace(facts, sound=codec, sound_duration=heard * 1000, sound_stream=sound.index)
 
 

@@ -114,15 +114,8 @@ def _art(make: Callable[..., bytes], *sizes: int, **options: Any) -> Content:
 
 def _half(whole: Content) -> Content:
     """What an upload that broke off left behind."""
+    return lambda maker: partial(lambda make: (data := make())[: len(data) // 2], whole(maker))
 
-    def content(maker: Maker) -> Bytes:
-        make = whole(maker)
-        return lambda: (data := make())[: len(data) // 2]
-
-    return content
-
-
-# Paintings
 
 _SIZES = ((16, 16), (32, 32), (64, 64), (96, 64), (128, 72), (128, 128), (160, 90), (256, 144), (64, 128))
 _SHARED_PICTURES = 40  # So many pictures are used by more than one painting
@@ -207,9 +200,7 @@ PAINTINGS = Share(
         Kind("photo-like", _painting(content=_art(artwork.photo_like, 480, 320))),
         Kind("in the old folder", _painting(path="{}")),
         Kind("owner-qualified chat slug", _qualified("chat")),
-        Kind(
-            "sealed work", _painting(status="done", completedAt=lambda maker, when: naive(when + timedelta(minutes=9)))
-        ),
+        Kind("sealed work", _painting(status="done", completedAt=lambda _, when: naive(when + timedelta(minutes=9)))),
         Kind("three records", _painting(), _H, past=Past.DUPLICATES),
         Kind("record with .png address", _painting(), _H, past=Past.PNG_URL),
         Kind("record with handle address", _painting(), _H, past=Past.HANDLE_URL),
@@ -254,8 +245,6 @@ PAINTINGS = Share(
     guests=0.27,
 )
 
-# Moods
-
 _MOOD_BYTES = 5_000
 
 
@@ -299,8 +288,6 @@ MOODS = Share(
     needs_handle=True,
     everybody=True,
 )
-
-# Pieces
 
 _PIECE_SLUG_BYTES = 100
 
@@ -377,8 +364,6 @@ PIECES = Share(
     guests=0.3,
 )
 
-# KidLisp
-
 _KIDLISP_BYTES = 50_000
 
 
@@ -422,9 +407,7 @@ KIDLISP = Share(
         ),
         Kind("no code", _kidlisp(code=MISSING), error=_DOCUMENT),
         Kind("nuked", _kidlisp(nuked=True), outcome=_W),
-        Kind(
-            "code of a painting", _kidlisp(code=lambda maker, when: maker.same_code_elsewhere("kidlisp", "paintings"))
-        ),
+        Kind("code of a painting", _kidlisp(code=lambda maker, _: maker.same_code_elsewhere("kidlisp", "paintings"))),
         Kind("kept on a chain", _kept),
         Kind("record of a vanished document", _kidlisp(), _H, past=Past.ORPHAN),
         Kind("as many bytes as allowed", _kidlisp(lambda maker: f"; {maker.nanoid()}\n".ljust(_KIDLISP_BYTES, "x"))),
@@ -451,8 +434,6 @@ KIDLISP = Share(
     guests=0.15,
     everybody=True,
 )
-
-# Tapes
 
 
 def _frames(maker: Maker, *, sound: bool = False, layout: artwork.Layout = "posted") -> Bytes:
