@@ -101,13 +101,13 @@ def shorten(value: object) -> str:
 
 def check_free(value: Any, path: str, report: Report) -> None:
     """Check a value that no schema describes: only the data model's own rules (no floats, proper links and blobs)."""
-    if isinstance(value, str):
-        return None
-    try:
-        to_ipld(value, path)
-    except InvalidRecord as error:
-        return report(path, error.message.removeprefix(f"{path}: "))
-    return _check_types(value, path, report)
+    if not isinstance(value, str):
+        try:
+            to_ipld(value, path)
+        except InvalidRecord as error:
+            report(path, error.message.removeprefix(f"{path}: "))
+        else:
+            _check_types(value, path, report)
 
 
 def _check_types(value: Any, path: str, report: Report) -> None:
@@ -118,12 +118,11 @@ def _check_types(value: Any, path: str, report: Report) -> None:
         kind = value.get("$type", "none")
         if kind == "blob":
             _check_blob(value, path, report)
-            return None
-        if not isinstance(kind, str) or not kind:
-            return report(f"{path}.$type", f"expected the name of a type, found {kind!r}")
-        for key, item in value.items():
-            _check_types(item, f"{path}.{key}", report)
-    return None
+        elif not isinstance(kind, str) or not kind:
+            report(f"{path}.$type", f"expected the name of a type, found {kind!r}")
+        else:
+            for key, item in value.items():
+                _check_types(item, f"{path}.{key}", report)
 
 
 def _string(schema: Schema, place: str) -> Check:
@@ -166,12 +165,11 @@ def _integer(schema: Schema, place: str) -> Check:
 
     def check(value: Any, path: str, report: Report) -> None:
         if type(value) is not int and not (type(value) is float and value.is_integer()):
-            return report(path, f"expected an integer, found {kind_of(value)}")
-        if not least <= value <= most:
-            return report(path, f"{value} is outside {least} to {most}")
-        if allowed is not None and value not in allowed:
-            return report(path, f"{value} is not one of {shorten(sorted(allowed))}")
-        return None
+            report(path, f"expected an integer, found {kind_of(value)}")
+        elif not least <= value <= most:
+            report(path, f"{value} is outside {least} to {most}")
+        elif allowed is not None and value not in allowed:
+            report(path, f"{value} is not one of {shorten(sorted(allowed))}")
 
     return check
 
@@ -181,10 +179,9 @@ def _boolean(schema: Schema, place: str) -> Check:
 
     def check(value: Any, path: str, report: Report) -> None:
         if type(value) is not bool:
-            return report(path, f"expected true or false, found {kind_of(value)}")
-        if const is not None and value is not const:
-            return report(path, f"expected {const}, found {value}")
-        return None
+            report(path, f"expected true or false, found {kind_of(value)}")
+        elif const is not None and value is not const:
+            report(path, f"expected {const}, found {value}")
 
     return check
 
@@ -198,12 +195,11 @@ def _blob(schema: Schema, place: str) -> Check:
     families = tuple(pattern[:-1] for pattern in patterns if pattern.endswith("/*") and pattern != "*/*")
 
     def check(value: Any, path: str, report: Report) -> None:
-        if not _check_blob(value, path, report):
-            return None
-        mime_type, size = value["mimeType"], value["size"]
-        if mime_type not in exact and "*/*" not in exact and not (families and mime_type.startswith(families)):
-            report(f"{path}.mimeType", f"{shorten(mime_type)} is not one of {', '.join(patterns)}")
-        return check_size(size, "bytes", limits, f"{path}.size", report)
+        if _check_blob(value, path, report):
+            mime_type = value["mimeType"]
+            if mime_type not in exact and "*/*" not in exact and not (families and mime_type.startswith(families)):
+                report(f"{path}.mimeType", f"{shorten(mime_type)} is not one of {', '.join(patterns)}")
+            check_size(value["size"], "bytes", limits, f"{path}.size", report)
 
     return check
 
@@ -233,16 +229,18 @@ def _bytes(schema: Schema, place: str) -> Check:
     def check(value: Any, path: str, report: Report) -> None:
         raw = bytes_of(value) if isinstance(value, dict) else None
         if raw is None:
-            return report(path, f"expected bytes, found {shorten(value)}")
-        return check_size(len(raw), "bytes", limits, path, report)
+            report(path, f"expected bytes, found {shorten(value)}")
+        else:
+            check_size(len(raw), "bytes", limits, path, report)
 
     return check
 
 
 def _check_unknown(value: Any, path: str, report: Report) -> None:
-    if not is_map(value):
-        return report(path, f"expected an object, found {kind_of(value)}")
-    return check_free(value, path, report)
+    if is_map(value):
+        check_free(value, path, report)
+    else:
+        report(path, f"expected an object, found {kind_of(value)}")
 
 
 def _expected(words: str, fits: Callable[[Any], bool], said: Callable[[object], str]) -> Check:
@@ -361,12 +359,11 @@ class Compiler:
                 if name not in value:
                     report(f"{path}.{name}", "required and missing")
             for name, item in value.items():
-                field_check = checks.get(name)
-                if field_check is None:
-                    if name != "$type":
-                        check_free(item, f"{path}.{name}", report)
-                elif item is not None or name not in nullable:
-                    field_check(item, f"{path}.{name}", report)
+                if name in checks:
+                    if item is not None or name not in nullable:
+                        checks[name](item, f"{path}.{name}", report)
+                elif name != "$type":
+                    check_free(item, f"{path}.{name}", report)
             return None
 
         return check
@@ -400,16 +397,15 @@ class Compiler:
             members[target if name == "main" else f"{target}#{name}"] = self.definition(target, name)
 
         def check(value: Any, path: str, report: Report) -> None:
+            kind = value.get("$type") if is_map(value) else None
             if not is_map(value):
-                return report(path, f"expected an object with $type, found {kind_of(value)}")
-            kind = value.get("$type")
-            if not isinstance(kind, str) or not kind:
-                return report(f"{path}.$type", f"expected the name of a type, found {kind!r}")
-            if kind in members:
-                return members[kind](value, path, report)
-            if closed:
-                return report(f"{path}.$type", f"{kind!r} is not one of {', '.join(sorted(members))}")
-            return check_free(value, path, report)
+                report(path, f"expected an object with $type, found {kind_of(value)}")
+            elif not isinstance(kind, str) or not kind:
+                report(f"{path}.$type", f"expected the name of a type, found {kind!r}")
+            elif closed and kind not in members:
+                report(f"{path}.$type", f"{kind!r} is not one of {', '.join(sorted(members))}")
+            else:
+                members.get(kind, check_free)(value, path, report)
 
         return check
 

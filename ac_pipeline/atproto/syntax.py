@@ -215,8 +215,7 @@ def document_tid(nsid: str, oid: str, when_ms: int, salt: int = 0) -> str:
     return tid(clamped * 1000 + number % 1000, number // 1000 % 1024)
 
 
-# True for what can be a record key at all
-is_record_key: Final = _form(r"(?!\.{1,2}\Z)[A-Za-z0-9._:~-]+", 512)
+is_record_key: Final = _form(r"(?!\.{1,2}\Z)[A-Za-z0-9._:~-]+", 512)  # True for what can be a record key at all
 
 
 def at_uri(did: str, nsid: str, rkey: str) -> str:

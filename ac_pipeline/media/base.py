@@ -94,8 +94,7 @@ class MediaType:
     # True if a document can stay behind, without `user`, when its owner's account is purged; one whose stored link is
     # not into the guest repository is then nobody's to publish (DEL-10)
     outlives_owner: bool = False
-    # True if the key of its record is part of a public address, which a deletion breaks
-    addressed_by_key: bool = False
+    addressed_by_key: bool = False  # True if the key of its record is part of a public address, which a deletion breaks
     link_homes: tuple[str, ...] = ("atproto",)  # Mongo fields that hold its link, the pipeline's own first
     recipe: str | None = None  # Name of the rendition recipe, None for a type without blobs
     blobs: tuple[BlobField, ...] = ()  # Blob fields of its record

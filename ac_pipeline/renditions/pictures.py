@@ -407,8 +407,7 @@ def _colour_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | No
     """A picture as L, RGB or CMYK, and its alpha, None if it is opaque."""
     clear = image.info.get("transparency")
     if image.mode.startswith("I"):
-        # Pillow's own conversion of 16-bit greys would clip them to white.
-        wide = image.convert("I")
+        wide = image.convert("I")  # Pillow's own conversion of 16-bit greys would clip them to white.
         grey = wide.point(_EIGHT_BITS, "L")
         return grey, None if clear is None else wide.point([255 * (v != clear) for v in range(65_536)], "L")
     if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or clear is not None:

@@ -184,6 +184,7 @@ def _numbers(indices: Sequence[int]) -> str:
 
 
 ARCHIVE_BYTES = 512 << 20
+_FORMATS = ("PNG", "JPEG", "WEBP")
 BACKGROUND = (0, 0, 0)  # Behind transparent pixels and around frames that are smaller than the first
 PADDING = 4096  # Samples to a multiple of which the producer fills up the sound with silence (facts, 10.1)
 
@@ -394,14 +395,9 @@ class TapeArchive:
 
     def _decode(self, member: str) -> Image.Image:
         """A frame; the first one that is decoded gives the tape its size."""
-        with open_picture(
-            self._read(member, self._limits.frame),
-            member,
-            formats=("PNG", "JPEG", "WEBP"),
-            max_side=self._limits.side,
-            max_pixels=self._limits.pixels,
-            background=BACKGROUND,
-        ) as picture:
+        data = self._read(member, self._limits.frame)
+        most = {"max_side": self._limits.side, "max_pixels": self._limits.pixels}
+        with open_picture(data, member, formats=_FORMATS, background=BACKGROUND, **most) as picture:
             image = picture.image
             if image.size == self.size or not any(self.size):
                 return image.copy()
