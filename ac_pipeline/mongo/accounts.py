@@ -32,8 +32,7 @@ from ac_pipeline.mongo.documents import WITHDRAWN, unlinked
 
 _SISTER_TENANT = "sotce-"
 _FIELDS = ("code", "atproto", "atproto_did", "atproto_handle", "atproto_password", "atproto_created_at")
-_BATCH = 5_000
-"""Rows an answer holds: all 4,201 users fit into one."""
+_BATCH = 5_000  # Rows an answer holds: all 4,201 users fit into one
 
 _DID = re.compile(r"did:[a-z]+:[A-Za-z0-9._:%-]{1,2048}")
 
@@ -338,8 +337,7 @@ def _pick(accounts: Sequence[Account], selector: str) -> Account:
 
 
 _CREDENTIAL_FIELDS: Final = ("atproto.did", "atproto.password", "atproto_did", "atproto_password")
-_ATTEMPTS: Final = 5
-"""Tries to change a user document that somebody else keeps changing."""
+_ATTEMPTS: Final = 5  # Tries to change a user document that somebody else keeps changing
 
 
 class Kind(StrEnum):
@@ -349,25 +347,16 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """An account or a password that is being made.
-
-    Args:
-        subject: Mongo id of the account to be made; the DID whose password changes.
-        key: The account's partition key, for people.
-        password: The new password.
-        at: When it was begun, UTC.
-        handle: The whole handle that is being tried.
-        email: The e-mail address of the new account.
-        former: Passwords that may still be in force, until the new one is proven.
-    """
+    """An account or a password that is being made."""
 
     kind: Kind
-    subject: str
-    key: str
-    password: str = field(repr=False)
-    at: datetime
-    handle: str | None = None
-    email: str | None = None
+    subject: str  # Mongo id of the account to be made; the DID whose password changes
+    key: str  # The account's partition key, for people
+    password: str = field(repr=False)  # The new password
+    at: datetime  # When it was begun, UTC
+    handle: str | None = None  # The whole handle that is being tried
+    email: str | None = None  # The e-mail address of the new account
+    # Passwords that may still be in force, until the new one is proven
     former: tuple[str, ...] = field(default=(), repr=False)
 
 

@@ -54,8 +54,7 @@ _OWN_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
 _UNAUTHORIZED = 13
 _REFUSED_ACCESS = frozenset({_UNAUTHORIZED, 18, 8000})
 """Unauthorized, AuthenticationFailed, and Atlas's own code for wrong credentials."""
-_HOST = re.compile(r"[\w.-]+:\d+(?=: )")
-"""How the driver's message begins where a server cannot be reached."""
+_HOST = re.compile(r"[\w.-]+:\d+(?=: )")  # How the driver's message begins where a server cannot be reached
 _OUR_FAULT = frozenset({73, 322, 323, 324})
 """InvalidNamespace and the Stable API errors (version, strict, deprecation): no retry can help."""
 

@@ -17,8 +17,7 @@ from ac_pipeline.sync.planning.plan import Kind, Operation
 from ac_pipeline.sync.writing.writer import BatchLimits
 
 RECORDS_PER_SECOND = 1_000
-BLOBS_PER_SECOND = 150
-"""What a PDS on a disk takes without limits, rounded down (ATProto facts, "Writing")."""
+BLOBS_PER_SECOND = 150  # What a PDS on a disk takes without limits, rounded down (ATProto facts, "Writing")
 
 _HOUR, _DAY = 3_600.0, 86_400.0
 _UNITS = ((_DAY, "day", "a"), (_HOUR, "hour", "an"), (60.0, "minute", "a"), (1.0, "second", "a"))
@@ -26,17 +25,12 @@ _UNITS = ((_DAY, "day", "a"), (_HOUR, "hour", "an"), (60.0, "minute", "a"), (1.0
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """One limit of one bucket: so many points, uploads, requests or events in a window of so many seconds.
-
-    Args:
-        left: What is left of the window that is under way; None when none is.
-        resets_in: Seconds until that one ends.
-    """
+    """One limit of one bucket: so many points, uploads, requests or events in a window of so many seconds."""
 
     limit: int
     seconds: float
-    left: int | None = None
-    resets_in: float = 0.0
+    left: int | None = None  # What is left of the window that is under way; None when none is
+    resets_in: float = 0.0  # Seconds until that one ends
 
     def __str__(self) -> str:
         length, unit, article = next(each for each in _UNITS if self.seconds >= each[0] or each[0] == 1.0)
@@ -46,22 +40,16 @@ class Ceiling:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one PDS, and the relay that reads it, let through as far as it is known; empty where nothing is.
+    """What one PDS, and the relay that reads it, let through as far as it is known; empty where nothing is."""
 
-    Args:
-        points: Write points of any one DID.
-        spent: DID -> the same, for those of which something is spent already.
-        uploads, requests: Of all users together.
-        events: Commits an hour that the relay takes from this PDS, which we keep to.
-        headroom: Share of each DID's points left to its owner (LIMIT-5), 0 to 1.
-    """
-
-    points: tuple[Ceiling, ...] = ()
+    points: tuple[Ceiling, ...] = ()  # Write points of any one DID
+    # DID -> the same, for those of which something is spent already
     spent: Mapping[str, tuple[Ceiling, ...]] = field(default_factory=dict)
+    # `uploads` and `requests`: of all users together
     uploads: tuple[Ceiling, ...] = ()
     requests: tuple[Ceiling, ...] = ()
-    events: tuple[Ceiling, ...] = ()
-    headroom: float = 0.0
+    events: tuple[Ceiling, ...] = ()  # Commits an hour that the relay takes from this PDS, which we keep to
+    headroom: float = 0.0  # Share of each DID's points left to its owner (LIMIT-5), 0 to 1
 
     def named(self) -> list[tuple[str, Ceiling]]:
         """Every limit with what it is about."""
@@ -83,22 +71,18 @@ USUAL = Limits(
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What one user's operations take of the limits.
-
-    Args:
-        points: Write points in all; `largest`: of the largest commit, which fits into a window whole or not at all.
-        events: Commits that wait for the relay's hour; `counted`: those that delete, which count in it and do not wait.
-        seconds: What the PDS needs for it without any limit.
-    """
+    """What one user's operations take of the limits."""
 
     did: str
+    # Write points in all; `largest`: of the largest commit, which fits into a window whole or not at all
     points: int = 0
     largest: int = 0
     uploads: int = 0
     requests: int = 0
+    # Commits that wait for the relay's hour; `counted`: those that delete, which count in it and do not wait
     events: int = 0
     counted: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # What the PDS needs for it without any limit
 
 
 class Ending(NamedTuple):
@@ -206,8 +190,7 @@ def _seconds(ending: Ending) -> float:
     return ending.seconds
 
 
-REQUESTS_A_USER = 2
-"""Requests of a user besides commits, uploads and a login: the latest commit, and one to spare."""
+REQUESTS_A_USER = 2  # Requests of a user besides commits, uploads and a login: the latest commit, and one to spare
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,17 +246,12 @@ class UserBill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost(_Amounts):
-    """What carrying out a plan takes (design, section 6).
+    """What carrying out a plan takes (design, section 6)."""
 
-    Args:
-        finishes_at: The earliest end under the limits that are known of this PDS; without any, at its own speed.
-        waits_for: What binds until then: a limit, or the speed of the PDS.
-        finishes_limited, limited_by: The same under the limits a PDS has by default when they are on, with the same
-            relay.
-    """
-
-    finishes_at: datetime
-    waits_for: str
+    finishes_at: datetime  # The earliest end under the limits that are known of this PDS; without any, at its own speed
+    waits_for: str  # What binds until then: a limit, or the speed of the PDS
+    # `finishes_limited` and `limited_by`: the same under the limits a PDS has by default when they are on, with the
+    # same relay
     finishes_limited: datetime
     limited_by: str
 
@@ -381,18 +359,14 @@ def _uploads(plan: AccountPlan, writes: Iterable[Operation]) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """What some operations of one repository take.
-
-    Args:
-        blobs: Blobs their records refer to: the most that is uploaded.
-        hours: To wait on a PDS with the usual limits and nothing spent, for `waits_for`; 0 when they are enough.
-    """
+    """What some operations of one repository take."""
 
     operations: int = 0
     commits: int = 0
     points: int = 0
-    blobs: int = 0
+    blobs: int = 0  # Blobs their records refer to: the most that is uploaded
     bytes: int = 0
+    # To wait on a PDS with the usual limits and nothing spent, for `waits_for`; 0 when they are enough
     hours: float = 0.0
     waits_for: str = SPEED
 

@@ -45,8 +45,7 @@ from ac_pipeline.sync.writing.writer import Committed, Refused, Writer
 
 __all__ = ["DOCUMENT_GONE", "KEY_ATTEMPTS", "ROUNDS", "AccountPlan", "Engine", "ListedRevisions", "sync_accounts"]
 
-ROUNDS = 5
-"""How often a repository that somebody else writes to is planned anew before its sync is left for later."""
+ROUNDS = 5  # How often a repository that somebody else writes to is planned anew before its sync is left for later
 
 KEY_ATTEMPTS = 12
 """Keys a PDS may refuse for one item. The last ones lie up to 32 s apart, so that no letters are common to all."""
@@ -57,8 +56,7 @@ _MANY = 20
 not for each of them."""
 _ROWS_AN_ACCOUNT = 250
 """Rows of the list that one account of a run is worth: on a PDS with many others the rest is asked one by one."""
-_YOUNG = 60.0
-"""Seconds after which a list is read again."""
+_YOUNG = 60.0  # Seconds after which a list is read again
 
 
 class ListedRevisions:
@@ -94,20 +92,13 @@ def _open() -> None:
 
 @dataclass(slots=True, kw_only=True)
 class Engine(Reader):
-    """Mirrors accounts. All it touches comes in through ports.
-
-    Args:
-        host: Name of the PDS, under which its learned limits are kept.
-        holder: Who holds the leases: unique to this process.
-        gate: Raises when no record may be written; accounts that are emptied do not ask.
-        erase_copies: True if copies of erased work in `site.standard.document` go too.
-    """
+    """Mirrors accounts. All it touches comes in through ports."""
 
     server: DataServer
-    host: str
-    holder: str
-    gate: Callable[[], None] = _open
-    erase_copies: bool = True
+    host: str  # Name of the PDS, under which its learned limits are kept
+    holder: str  # Who holds the leases: unique to this process
+    gate: Callable[[], None] = _open  # Raises when no record may be written; accounts that are emptied do not ask
+    erase_copies: bool = True  # True if copies of erased work in `site.standard.document` go too
 
     def _recorder(self, account: Account, run_id: str, *, dry: bool = False) -> Recorder:
         return Recorder(self.documents, self.ledger, account, run_id, self.now, dry=dry)

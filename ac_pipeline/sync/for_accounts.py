@@ -25,10 +25,8 @@ from ac_pipeline.sync.report import AccountReport
 Result = TypeVar("Result")
 
 _LOG = logging.getLogger(__name__)
-_LOOK = 0.5
-"""Seconds between two looks whether Ctrl-C was pressed while accounts are under way."""
-_MESSAGE = 500
-"""Characters of an unforeseen error's message."""
+_LOOK = 0.5  # Seconds between two looks whether Ctrl-C was pressed while accounts are under way
+_MESSAGE = 500  # Characters of an unforeseen error's message
 
 
 def for_accounts(

@@ -82,16 +82,11 @@ class Authority:
 
 @dataclass(slots=True)
 class LexiconGate:
-    """Lets records through only while our lexicons keep what the published ones promise. Asked once, then open.
-
-    Args:
-        authority: Who publishes them; None leaves the gate open.
-        memory: Stands in while the authority's PDS does not answer.
-    """
+    """Lets records through only while our lexicons keep what the published ones promise. Asked once, then open."""
 
     lexicons: Lexicons
-    authority: Authority | None
-    memory: Memory
+    authority: Authority | None  # Who publishes them; None leaves the gate open
+    memory: Memory  # Stands in while the authority's PDS does not answer
     _open: bool = False
     _lock: Lock = field(default_factory=Lock, repr=False)
 

@@ -101,26 +101,20 @@ class ItemFailure:
 
 @dataclass(slots=True)
 class AccountReport:
-    """What happened to one account.
+    """What happened to one account."""
 
-    Args:
-        user: Its partition key.
-        versions: Data versions per type name, for the types of which every document was read.
-        failures: Items that were quarantined, or deferred by an error.
-        blocked: Why the account could not be used, or None.
-        error: The transient error that ended its sync early, or None; the account has to be run again.
-        notes: What a person may want to know: records left alone, untrusted reads.
-        skipped: Operations that were not done because the sync was held to others (`Selection.agreed`).
-    """
-
-    user: str
+    user: str  # Its partition key
     types: dict[str, Tally] = field(default_factory=dict)
+    # Data versions per type name, for the types of which every document was read
     versions: dict[str, Versions] = field(default_factory=dict)
-    failures: list[ItemFailure] = field(default_factory=list)
-    blocked: Blocked | None = None
+    failures: list[ItemFailure] = field(default_factory=list)  # Items that were quarantined, or deferred by an error
+    blocked: Blocked | None = None  # Why the account could not be used, or None
+    # The transient error that ended its sync early, or None; the account has to be run again
     error: PipelineError | None = None
+    # What a person may want to know: records left alone, untrusted reads
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    # Operations that were not done because the sync was held to others (`Selection.agreed`)
     skipped: list[Operation] = field(default_factory=list)
 
     @property

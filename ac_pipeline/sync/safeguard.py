@@ -28,37 +28,27 @@ MANY_OF_ONE: Final = 10
 """More orphans than this, and more than half of a user's records of a type, wait for a person as well."""
 _HOUR: Final = timedelta(hours=1)
 _DAY: Final = timedelta(days=1)
-_WEEK: Final = timedelta(days=7)
-"""A record that nobody has met for so long does not wait any more."""
+_WEEK: Final = timedelta(days=7)  # A record that nobody has met for so long does not wait any more
 _FRESH: Final = timedelta(seconds=10)
 """For so long a doubt is not looked into again: a lost collection meets thousands of users."""
-_SOME: Final = 3
-"""Documents within the set days that make a type one of which something is expected to come."""
-_FEW: Final = 3
-"""Fewer known repositories or accounts say nothing about a database or a PDS."""
+_SOME: Final = 3  # Documents within the set days that make a type one of which something is expected to come
+_FEW: Final = 3  # Fewer known repositories or accounts say nothing about a database or a PDS
 _TRIES: Final = 500
 
 
 @dataclass(slots=True)
 class Safeguard:
-    """What may be deleted as an orphan, and whether this is the database and the PDS we know.
-
-    Args:
-        accounts: All accounts there are.
-        share: Share of a type's documents that may be lost, or deleted as orphans within a day.
-        floor: So many may in any case.
-        silent_days: Days without a new document after which a type is silent; 0 to never say so.
-        database, host: Names of the database and the PDS, for sentences.
-    """
+    """What may be deleted as an orphan, and whether this is the database and the PDS we know."""
 
     documents: Documents
     ledger: Ledger
     server: DataServer
-    accounts: Callable[[], Sequence[Account]]
+    accounts: Callable[[], Sequence[Account]]  # All accounts there are
     now: Callable[[], datetime]
-    share: float = 0.1
-    floor: int = 5
-    silent_days: int = 14
+    share: float = 0.1  # Share of a type's documents that may be lost, or deleted as orphans within a day
+    floor: int = 5  # So many may in any case
+    silent_days: int = 14  # Days without a new document after which a type is silent; 0 to never say so
+    # `database` and `host`: names of the database and the PDS, for sentences
     database: str = ""
     host: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)

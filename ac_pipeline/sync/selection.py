@@ -110,37 +110,24 @@ def _fingerprint(operation: Operation) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A part of one account's items.
+    """A part of one account's items."""
 
-    Args:
-        types: The types it is about.
-        since: Only items from this moment on, in ms since 1970, or None.
-        until: Only items before this moment, or None.
-        items: Only these, as `(type name, code or ObjectId)`, or None for all.
-        limit: At most this many documents of each type, oldest first, or None.
-        retry: Try quarantined items again whose document did not change.
-        sweep: So many records without a document may go in this run even where the database is doubted, because a
-            person has named the number; None to keep them. A dry run takes any number for enough.
-        full: Read the repository even where nothing seems to have changed since it was left in order, and ask storage
-            whether media was replaced, for companions, and for sources that were missing.
-        blobs: Ask for every blob the records refer to, and upload again what the PDS has lost.
-        renditions: Make all renditions again, whatever is known or kept of them.
-        orphans: Deal with records without a document although documents are left out.
-        agreed: Do these operations and no others, or None: whatever else is found stays as it is.
-    """
-
-    types: tuple[MediaType, ...] = MEDIA_TYPES
-    since: int | None = None
-    until: int | None = None
-    items: frozenset[tuple[str, str]] | None = None
-    limit: int | None = None
-    retry: bool = False
+    types: tuple[MediaType, ...] = MEDIA_TYPES  # The types it is about
+    since: int | None = None  # Only items from this moment on, in ms since 1970, or None
+    until: int | None = None  # Only items before this moment, or None
+    items: frozenset[tuple[str, str]] | None = None  # Only these, as `(type name, code or ObjectId)`, or None for all
+    limit: int | None = None  # At most this many documents of each type, oldest first, or None
+    retry: bool = False  # Try quarantined items again whose document did not change
+    # So many records without a document may go in this run even where the database is doubted, because a person has
+    # named the number; None to keep them. A dry run takes any number for enough.
     sweep: int | None = None
+    # Read the repository even where nothing seems to have changed since it was left in order, and ask storage whether
+    # media was replaced, for companions, and for sources that were missing
     full: bool = False
-    blobs: bool = False
-    renditions: bool = False
-    orphans: bool = False
-    agreed: Agreement | None = None
+    blobs: bool = False  # Ask for every blob the records refer to, and upload again what the PDS has lost
+    renditions: bool = False  # Make all renditions again, whatever is known or kept of them
+    orphans: bool = False  # Deal with records without a document although documents are left out
+    agreed: Agreement | None = None  # Do these operations and no others, or None: whatever else is found stays as it is
 
     @property
     def partial(self) -> bool:

@@ -38,8 +38,7 @@ _FEW, _MANY = 1_000, 4_000
 """A window of time with fewer documents is followed by one four times as long; one with more is made shorter."""
 _LONGEST = 365 * _DAY
 _UNDATED: Final = "undated"
-LOOKUPS = 200
-"""Ids of one query: the local server takes 0.03 s for 200 and 16 s for 5,000 of them."""
+LOOKUPS = 200  # Ids of one query: the local server takes 0.03 s for 200 and 16 s for 5,000 of them
 
 _Item = TypeVar("_Item")
 

@@ -23,11 +23,9 @@ from ac_pipeline.media.fields import sound_text
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.database import SOURCE_CODEC, mongo_errors
 
-Token = Mapping[str, Any]
-"""A resume token: opaque, JSON after `bson.json_util`."""
+Token = Mapping[str, Any]  # A resume token: opaque, JSON after `bson.json_util`
 
-_ACCOUNTS = ("users", "@handles", "account-deletions")
-"""Collections whose documents have the account's id as `_id`."""
+_ACCOUNTS = ("users", "@handles", "account-deletions")  # Collections whose documents have the account's id as `_id`
 
 _STRUCTURE = frozenset({"drop", "rename", "dropDatabase", "invalidate"})
 """Events after which nothing that was read before is certain."""
@@ -36,8 +34,7 @@ _NO_STREAMS = frozenset({13, 59, 115, 323, 40324, 40573})
 """Codes of a server or user without change streams: Unauthorized, CommandNotFound, CommandNotSupported, APIStrictError,
 an unknown aggregation stage, and "only supported on replica sets"."""
 
-_AWAIT_MS = 250
-"""How long the server waits for an event before it answers that there is none."""
+_AWAIT_MS = 250  # How long the server waits for an event before it answers that there is none
 
 _MOST_EVENTS = 20_000
 """Events of one drain; about as many as the driver decodes in a second. The rest waits in the stream."""
@@ -47,27 +44,17 @@ _BATCH = 1_000
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """What happened since a place in the stream.
+    """What happened since a place in the stream."""
 
-    Args:
-        token: The place after it; None where there is no stream.
-        touched: Items to judge anew: inserted, replaced, or changed in a field that decides their record.
-        relinked: Items of which only the link was stored; almost always our own writes.
-        gone: Items whose document was deleted.
-        accounts: Ids of accounts whose user, handle or deletion row changed.
-        events: How many events were read, noise included.
-        lost: Why earlier events may be missing, or None: everything has to be compared.
-        unavailable: Why there is no stream at all, or None.
-    """
-
-    token: Token | None = None
+    token: Token | None = None  # The place after it; None where there is no stream
+    # Items to judge anew: inserted, replaced, or changed in a field that decides their record
     touched: Collection[str] = ()
-    relinked: Collection[str] = ()
-    gone: Collection[str] = ()
-    accounts: Collection[str] = ()
-    events: int = 0
-    lost: str | None = None
-    unavailable: str | None = None
+    relinked: Collection[str] = ()  # Items of which only the link was stored; almost always our own writes
+    gone: Collection[str] = ()  # Items whose document was deleted
+    accounts: Collection[str] = ()  # Ids of accounts whose user, handle or deletion row changed
+    events: int = 0  # How many events were read, noise included
+    lost: str | None = None  # Why earlier events may be missing, or None: everything has to be compared
+    unavailable: str | None = None  # Why there is no stream at all, or None
 
 
 @dataclass(slots=True)

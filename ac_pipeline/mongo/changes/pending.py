@@ -59,11 +59,7 @@ class Cause(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What the rule reads of an entry of the ledger.
-
-    Args:
-        credentials: Mark of those the PDS refused, of a blocked item; None where that was not the reason.
-    """
+    """What the rule reads of an entry of the ledger."""
 
     account: str
     state: State
@@ -72,65 +68,44 @@ class Known:
     cid: str | None = None
     error_class: str | None = None
     deferred_until: datetime | None = None
+    # Mark of those the PDS refused, of a blocked item; None where that was not the reason
     credentials: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One item that a run of its user can bring further.
+    """One item that a run of its user can bring further."""
 
-    Args:
-        key: The user's partition key.
-        mark: Changes when the item changes in a way that is new work; short, for a sensor's memory.
-        touched: True if an event about it was read just now.
-    """
-
-    key: str
+    key: str  # The user's partition key
     item: str
     cause: Cause
-    mark: str
-    touched: bool = False
+    mark: str  # Changes when the item changes in a way that is new work; short, for a sensor's memory
+    touched: bool = False  # True if an event about it was read just now
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What one look found.
+    """What one look found."""
 
-    Args:
-        works: Pieces of work, some of each user's, among them all that were watched or touched.
-        position: Where the next look goes on; opaque.
-        events: How many events of the feed were read.
-        fallback: Why everything is being compared, or why there is no feed; None when all goes as it should (RUN-12).
-        compared: What was compared and how long it took, in words; None when no compare was due.
-        failed: Why the compare could not go on, or None; it begins again where it stopped.
-    """
-
-    works: tuple[Work, ...]
-    position: str
-    events: int = 0
+    works: tuple[Work, ...]  # Pieces of work, some of each user's, among them all that were watched or touched
+    position: str  # Where the next look goes on; opaque
+    events: int = 0  # How many events of the feed were read
+    # Why everything is being compared, or why there is no feed; None when all goes as it should (RUN-12)
     fallback: str | None = None
-    compared: str | None = None
-    failed: str | None = None
+    compared: str | None = None  # What was compared and how long it took, in words; None when no compare was due
+    failed: str | None = None  # Why the compare could not go on, or None; it begins again where it stopped
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The rule, with the state of the world that it needs.
+    """The rule, with the state of the world that it needs."""
 
-    Args:
-        now: The time, UTC.
-        paused: Account id -> names of its types that an operator has paused.
-        blocked_before: `(account id, class of the reason)` of blocked items in the ledger.
-        changed: Ids of accounts that changed just now, in Mongo or on the PDS: that they were blocked says nothing any
-            more.
-        unsynchronised: Ids of accounts whose repository no sync has read to its end: even what is linked is to be
-            looked at.
-    """
-
-    now: datetime
-    paused: Mapping[str, Collection[str]]
-    blocked_before: Collection[tuple[str, str]]
+    now: datetime  # The time, UTC
+    paused: Mapping[str, Collection[str]]  # Account id -> names of its types that an operator has paused
+    blocked_before: Collection[tuple[str, str]]  # `(account id, class of the reason)` of blocked items in the ledger
+    # Ids of accounts that changed just now, in Mongo or on the PDS: that they were blocked says nothing any more
     changed: Collection[str] = frozenset()
+    # Ids of accounts whose repository no sync has read to its end: even what is linked is to be looked at
     unsynchronised: Collection[str] = frozenset()
 
     def waits_for_account(self, account: Account) -> bool:
@@ -213,52 +188,38 @@ def _known(row: Mapping[str, Any]) -> Known:
     )
 
 
-FEED_SECONDS: Final = 1.0
-"""How long a look waits for events when there are none."""
-COMPARE_SECONDS: Final = 6.0
-"""How long a look compares before the rest is left for the next one."""
+FEED_SECONDS: Final = 1.0  # How long a look waits for events when there are none
+COMPARE_SECONDS: Final = 6.0  # How long a look compares before the rest is left for the next one
 
-_SHARE: Final = 20
-"""A compare that took a second is due again after this many: it costs the database 5 % of one thread."""
+_SHARE: Final = 20  # A compare that took a second is due again after this many: it costs the database 5 % of one thread
 _SHARE_WITHOUT_FEED: Final = 4
 _SOONEST: Final = 30.0
-_LATEST: Final = 240.0
-"""Seconds until the next compare, at least with a feed, and at most in any case (VERIFY-10)."""
+_LATEST: Final = 240.0  # Seconds until the next compare, at least with a feed, and at most in any case (VERIFY-10)
 _EVERYTHING_AGAIN: Final = 3_600.0
 """Seconds until every document is compared with the ledger again, for edits no event told of."""
-_NEWEST = timedelta(hours=1)
-"""Without a feed, documents of this age are looked at every time."""
+_NEWEST = timedelta(hours=1)  # Without a feed, documents of this age are looked at every time
 
-WORKS_A_USER: Final = 20
-"""Pieces of work of one user that one look names; a run of the user does all there are."""
-_USERS_A_LOOK: Final = 1_000
-"""A compare that finds more users with work stops here for this look."""
-_RELINKED: Final = 2_000
-"""Written links of one look whose documents are looked at; a backfill writes hundreds a second."""
+WORKS_A_USER: Final = 20  # Pieces of work of one user that one look names; a run of the user does all there are
+_USERS_A_LOOK: Final = 1_000  # A compare that finds more users with work stops here for this look
+_RELINKED: Final = 2_000  # Written links of one look whose documents are looked at; a backfill writes hundreds a second
 _ACCOUNTS: Final = 200
 """Changed accounts of one look whose documents are all looked at; the compare finds those of the others."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where the next look goes on: in the feed (`token`), and in a compare that is under way.
-
-    Args:
-        deep: True if the compare under way reads everything; None when none is.
-        unit, after: Its step, and the place in that step.
-        took: Seconds it has taken so far.
-        due, deep_due: When the next one has to begin, epoch seconds.
-        fallback: Why it was begun, when that was not its time.
-    """
+    """Where the next look goes on: in the feed (`token`), and in a compare that is under way."""
 
     token: Mapping[str, Any] | None = None
-    deep: bool | None = None
+    deep: bool | None = None  # True if the compare under way reads everything; None when none is
+    # `unit` and `after`: its step, and the place in that step
     unit: int = 0
     after: str | None = None
-    took: float = 0.0
+    took: float = 0.0  # Seconds it has taken so far
+    # `due` and `deep_due`: when the next one has to begin, epoch seconds
     due: float = 0.0
     deep_due: float = 0.0
-    fallback: str | None = None
+    fallback: str | None = None  # Why it was begun, when that was not its time
 
     def to_text(self) -> str:
         stored = {name: getattr(self, name) for name in self.__slots__}

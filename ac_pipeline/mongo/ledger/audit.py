@@ -43,31 +43,18 @@ def operator_name(named: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One operation as the audit knows it.
+    """One operation as the audit knows it."""
 
-    Args:
-        action: `wipe`, `restore`, `publish-lexicons` and the like.
-        who: The operator, as `operator_name` has it.
-        when: When it began, UTC.
-        why: The operator's own words.
-        users: Partition keys and DIDs of the accounts it touches.
-        types: Names of the media types it touches.
-        plan_hash: Which plan was agreed to, where there is one.
-        counts: What it is about to change, later what it changed.
-        outcome: `started` until it ended.
-        operation: Joins the lines of one operation.
-    """
-
-    action: str
-    who: str
-    when: datetime
-    why: str = ""
-    users: tuple[str, ...] = ()
-    types: tuple[str, ...] = ()
-    plan_hash: str | None = None
-    counts: Mapping[str, int] = field(default_factory=dict)
-    outcome: str = STARTED
-    operation: str = field(default_factory=lambda: uuid4().hex)
+    action: str  # `wipe`, `restore`, `publish-lexicons` and the like
+    who: str  # The operator, as `operator_name` has it
+    when: datetime  # When it began, UTC
+    why: str = ""  # The operator's own words
+    users: tuple[str, ...] = ()  # Partition keys and DIDs of the accounts it touches
+    types: tuple[str, ...] = ()  # Names of the media types it touches
+    plan_hash: str | None = None  # Which plan was agreed to, where there is one
+    counts: Mapping[str, int] = field(default_factory=dict)  # What it is about to change, later what it changed
+    outcome: str = STARTED  # `started` until it ended
+    operation: str = field(default_factory=lambda: uuid4().hex)  # Joins the lines of one operation
 
     def to_json(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in self.__slots__} | {"when": self.when.isoformat()}

@@ -37,18 +37,14 @@ from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.database import is_only_duplicates, mongo_errors, own_collection, storable, value_of
 from ac_pipeline.mongo.ledger.leases import Leases
 
-HISTORY = 20
-"""Attempts an entry remembers; the last failure is kept beside them, without expiry (OPS-2)."""
+HISTORY = 20  # Attempts an entry remembers; the last failure is kept beside them, without expiry (OPS-2)
 
-_LONGEST_TEXT = 4_000
-"""Characters of one message or answer. A server's page of HTML says nothing more after that."""
-_LONGEST_LINE = 500
-"""Characters of a message in a line of the timeline."""
+_LONGEST_TEXT = 4_000  # Characters of one message or answer. A server's page of HTML says nothing more after that.
+_LONGEST_LINE = 500  # Characters of a message in a line of the timeline
 _MOST_WARNINGS = 50
 
 _CONVERTED = ("item", "state", "stage", "derived", "past_blobs", "failure", "warnings", "history")
-_PLAIN = tuple(name for name in LedgerEntry.__slots__ if name not in _CONVERTED)
-"""Fields that BSON holds as they are."""
+_PLAIN = tuple(name for name in LedgerEntry.__slots__ if name not in _CONVERTED)  # Fields that BSON holds as they are
 
 
 def to_bson(entry: LedgerEntry) -> dict[str, Any]:
@@ -125,8 +121,7 @@ def _short(text: str | None, longest: int) -> str | None:
 
 
 _BATCH = 500
-_CHECKPOINTS_A_BATCH = 5_000
-"""Checkpoints an answer holds: those of all 4,200 repositories fit into one."""
+_CHECKPOINTS_A_BATCH = 5_000  # Checkpoints an answer holds: those of all 4,200 repositories fit into one
 _IDS_A_BATCH = 10_000
 _PENDING = [State.DEFERRED.value, State.QUARANTINED.value, State.BLOCKED.value]
 """The states of an item that is not yet where it should be."""
@@ -146,22 +141,15 @@ _INDEXES = [
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Items of one user and type that are in one state for the same reason.
+    """Items of one user and type that are in one state for the same reason."""
 
-    Args:
-        user: Partition key.
-        error_class: The `code` of their last failure's class, or None.
-        until: When the last of them will be tried again, where that is known.
-        since: When the first of them came to be so, UTC, where that is known.
-        mirrored: True if one of them had a record before.
-    """
-
-    user: str
-    error_class: str | None
+    user: str  # Partition key
+    error_class: str | None  # The `code` of their last failure's class, or None
     items: int
-    until: datetime | None = None
+    until: datetime | None = None  # When the last of them will be tried again, where that is known
+    # When the first of them came to be so, UTC, where that is known
     since: datetime | None = field(default=None, compare=False)
-    mirrored: bool = field(default=False, compare=False)
+    mirrored: bool = field(default=False, compare=False)  # True if one of them had a record before
 
 
 class MongoLedger:

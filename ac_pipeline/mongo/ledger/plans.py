@@ -22,40 +22,28 @@ from ac_pipeline.items import PlannedOperation
 from ac_pipeline.mongo.database import mongo_errors, own_collection, storable, value_of
 from ac_pipeline.mongo.ledger.audit import operator_name
 
-LINES = 1_000
-"""Operations in one document: some 300 KB, far below the 16 MB of a document."""
+LINES = 1_000  # Operations in one document: some 300 KB, far below the 16 MB of a document
 
 KEPT = 50
-SHORTEST = 8
-"""Characters of a hash that name a plan: two of 50 plans share them once in three million times."""
+SHORTEST = 8  # Characters of a hash that name a plan: two of 50 plans share them once in three million times
 
 _ABANDONED = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class SavedPlan:
-    """One plan.
+    """One plan."""
 
-    Args:
-        hash: sha-256 of its operations.
-        when: When it was made, UTC.
-        selection: What it is about: `accounts` (Mongo ids, or None for all), `types`, `since`, `until`, `items`,
-            `limit`, `sweep`.
-        cost: As `sync/costs.py` has it, as JSON.
-        counts: Kind of operation -> how many.
-        users: How many users have operations; `accounts`: their Mongo ids.
-        draft: Joins its operations.
-    """
-
-    hash: str
-    when: datetime
+    hash: str  # sha-256 of its operations
+    when: datetime  # When it was made, UTC
     who: str
+    # What it is about: `accounts` (Mongo ids, or None for all), `types`, `since`, `until`, `items`, `limit`, `sweep`
     selection: Mapping[str, Any]
-    cost: Mapping[str, Any]
-    counts: Mapping[str, int]
-    users: int
+    cost: Mapping[str, Any]  # As `sync/costs.py` has it, as JSON
+    counts: Mapping[str, int]  # Kind of operation -> how many
+    users: int  # How many users have operations; `accounts`: their Mongo ids
     accounts: tuple[str, ...] = ()
-    draft: str = ""
+    draft: str = ""  # Joins its operations
 
     @property
     def operations(self) -> int:

@@ -50,23 +50,16 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What was found of one account.
+    """What was found of one account."""
 
-    Args:
-        account: Mongo id of the owner.
-        user: Its partition key.
-        at: When its repository was read, UTC.
-        parts: By type name and aspect; what was not verified is absent.
-        blocked: Why nothing could be verified, or None.
-    """
-
-    account: str
-    user: str
+    account: str  # Mongo id of the owner
+    user: str  # Its partition key
     did: str | None
-    at: datetime
+    at: datetime  # When its repository was read, UTC
     run_id: str
+    # By type name and aspect; what was not verified is absent
     parts: Mapping[tuple[str, Aspect], Part] = field(default_factory=dict)
-    blocked: str | None = None
+    blocked: str | None = None  # Why nothing could be verified, or None
 
 
 @dataclass(frozen=True, slots=True)

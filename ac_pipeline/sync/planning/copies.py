@@ -21,8 +21,7 @@ from ac_pipeline.sync.planning.reading import gone_from
 from ac_pipeline.sync.ports import Documents
 from ac_pipeline.sync.selection import Selection
 
-COPIED = "copies"
-"""What copies are counted as, beside the names of types."""
+COPIED = "copies"  # What copies are counted as, beside the names of types
 
 RECORD_GONE = "the record it is a copy of is gone"
 

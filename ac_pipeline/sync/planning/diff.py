@@ -35,44 +35,36 @@ _SEEN_BY_READING = frozenset({AccountInactive.code, AccountUnknown.code})
 
 @dataclass(slots=True)
 class AccountPlan:
-    """Everything that was read of one account, and what shall happen to it.
-
-    Args:
-        made: What came of asking the renderer, which is not asked again; None to ask it as the account is read.
-        checkpoint: How the last sync left the repository, or None.
-        base: Revision of the repository when it was last read as a whole.
-        existing: Its records as they were read, decoded once; given up as soon as the plan is made.
-        refused: Paths of operations that did not happen in this run and are not sent again.
-        unresolved: Items of which a write was refused, so that no copy of their records is given up.
-        changed: Names of the types this run has written to.
-        remade: Path -> what was derived anew in this run because the store had lost its bytes.
-        uploaded: CIDs of blobs this run has uploaded.
-        stand_ins: CID of a blob that stands in for a lost one in one commit -> the lost one.
-        skipped: Operations that were not agreed to and are not done in this run, by kind and path.
-        erase_copies: True if copies of erased work in `site.standard.document` go too.
-    """
+    """Everything that was read of one account, and what shall happen to it."""
 
     account: Account
+    # What came of asking the renderer, which is not asked again; None to ask it as the account is read
     made: Made | None = None
-    checkpoint: RepositoryCheckpoint | None = None
+    checkpoint: RepositoryCheckpoint | None = None  # How the last sync left the repository, or None
     repository: Repository | None = None
     types: tuple[MediaType, ...] = ()
-    base: str = ""
+    base: str = ""  # Revision of the repository when it was last read as a whole
     documents: dict[str, list[Document]] = field(default_factory=dict)
     selected: dict[str, set[str]] = field(default_factory=dict)
     entries: dict[str, dict[str, LedgerEntry]] = field(default_factory=dict)
     wanted: dict[str, list[Wanted]] = field(default_factory=dict)
     gone: dict[str, Mapping[str, str]] = field(default_factory=dict)
     plans: list[TypePlan] = field(default_factory=list)
+    # Its records as they were read, decoded once; given up as soon as the plan is made
     existing: dict[str, list[Existing]] = field(default_factory=dict)
+    # Paths of operations that did not happen in this run and are not sent again
     refused: set[str] = field(default_factory=set)
+    # Items of which a write was refused, so that no copy of their records is given up
     unresolved: set[str] = field(default_factory=set)
-    changed: set[str] = field(default_factory=set)
+    changed: set[str] = field(default_factory=set)  # Names of the types this run has written to
+    # Path -> what was derived anew in this run because the store had lost its bytes
     remade: dict[str, Derived] = field(default_factory=dict)
-    uploaded: set[str] = field(default_factory=set)
+    uploaded: set[str] = field(default_factory=set)  # CIDs of blobs this run has uploaded
+    # CID of a blob that stands in for a lost one in one commit -> the lost one
     stand_ins: dict[str, BlobRef] = field(default_factory=dict)
+    # Operations that were not agreed to and are not done in this run, by kind and path
     skipped: dict[tuple[str, str], Operation] = field(default_factory=dict)
-    erase_copies: bool = True
+    erase_copies: bool = True  # True if copies of erased work in `site.standard.document` go too
 
     def take(self, repository: Repository) -> None:
         self.repository, self.base = repository, repository.rev

@@ -53,39 +53,26 @@ BESIDE: Final = frozenset({Kind.DELETE_DUPLICATE, Kind.DELETE_COPY})
 """What is deleted beside an item, which does not wait for it."""
 LINKS_ONLY: Final = frozenset({Kind.ADOPT, Kind.HEAL, Kind.UNLINK})
 
-COPIES: Final = "site.standard.document"
-"""The collection in which copies of our records lie; see `copies.py`."""
+COPIES: Final = "site.standard.document"  # The collection in which copies of our records lie; see `copies.py`
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the mirror wants for one document.
+    """What the mirror wants for one document."""
 
-    Args:
-        document: The document, whatever its verdict.
-        record: The record it shall have; None when it shall have none, or cannot be built now.
-        cid: CID of `record`.
-        derived: What `record` was built from.
-        failure: Why an eligible document has no record to offer; its existing record then stays as it is.
-        fresh: True if `failure` is of an attempt made now, not one remembered.
-        until: When what `failure` says is over by itself; None where only another attempt, or a person, can tell.
-        skipped: It is not selected: its records are recognised and left alone.
-        unrendered: The record waits for renditions that a dry run does not make.
-        known_rkey: The key the ledger remembers for it in this repository.
-        salt: First salt to try for a new key; raised when the PDS refused the key before.
-    """
-
-    document: Document
-    record: Record | None = None
-    cid: str | None = None
-    derived: Derived | None = None
+    document: Document  # The document, whatever its verdict
+    record: Record | None = None  # The record it shall have; None when it shall have none, or cannot be built now
+    cid: str | None = None  # CID of `record`
+    derived: Derived | None = None  # What `record` was built from
+    # Why an eligible document has no record to offer; its existing record then stays as it is
     failure: Failure | None = None
-    fresh: bool = False
+    fresh: bool = False  # True if `failure` is of an attempt made now, not one remembered
+    # When what `failure` says is over by itself; None where only another attempt, or a person, can tell
     until: datetime | None = None
-    unrendered: bool = False
-    skipped: bool = False
-    known_rkey: str | None = None
-    salt: int = 0
+    unrendered: bool = False  # The record waits for renditions that a dry run does not make
+    skipped: bool = False  # It is not selected: its records are recognised and left alone
+    known_rkey: str | None = None  # The key the ledger remembers for it in this repository
+    salt: int = 0  # First salt to try for a new key; raised when the PDS refused the key before
 
     @property
     def item(self) -> str:
@@ -104,13 +91,7 @@ class Existing:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One step of a plan, with its reason.
-
-    Args:
-        orphan: The missing document an orphaned record names; of a copy, the document it is of.
-        blobs: What its record refers to besides the renditions of `wanted`.
-        copy: True if its record is a copy in `site.standard.document`, and not one of `media`.
-    """
+    """One step of a plan, with its reason."""
 
     kind: Kind
     media: MediaType
@@ -120,9 +101,9 @@ class Operation:
     record: Record | None = None
     cid: str | None = None
     link: Link | None = None
-    orphan: str | None = None
-    blobs: tuple[BlobRef, ...] = ()
-    copy: bool = False
+    orphan: str | None = None  # The missing document an orphaned record names; of a copy, the document it is of
+    blobs: tuple[BlobRef, ...] = ()  # What its record refers to besides the renditions of `wanted`
+    copy: bool = False  # True if its record is a copy in `site.standard.document`, and not one of `media`
 
     @property
     def document(self) -> Document | None:

@@ -41,23 +41,16 @@ def gone_from(account: Account, owners: Mapping[str, str | None], documents: Ite
 
 @dataclass(slots=True, kw_only=True)
 class Reader:
-    """Reads accounts, and says what of them is not to be written.
-
-    Args:
-        now: The time, UTC.
-        renders: Pool in which renditions are made.
-        safeguard: Keeps a wrong or half-restored database, and a wrong PDS, from doing harm.
-        grace: Seconds that an item without a record waits for media that the platform is still making.
-    """
+    """Reads accounts, and says what of them is not to be written."""
 
     documents: Documents
     ledger: Ledger
     renderer: Renderer
     lexicons: Lexicons
-    now: Callable[[], datetime]
-    renders: Executor
-    safeguard: Safeguard
-    grace: float = 600.0
+    now: Callable[[], datetime]  # The time, UTC
+    renders: Executor  # Pool in which renditions are made
+    safeguard: Safeguard  # Keeps a wrong or half-restored database, and a wrong PDS, from doing harm
+    grace: float = 600.0  # Seconds that an item without a record waits for media that the platform is still making
 
     def read(self, plan: AccountPlan, selection: Selection, *, dry: bool = False) -> None:
         """Documents, what the ledger knows, and the records that are wanted; renditions that are missing are made.

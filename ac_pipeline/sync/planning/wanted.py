@@ -74,23 +74,15 @@ def make(renderer: Renderer, pool: Executor, jobs: Sequence[Job]) -> Made:
 
 @dataclass(frozen=True, slots=True)
 class RecordBuilder:
-    """Turns documents into wanted records.
-
-    Args:
-        pool: Where renditions are made, several at once.
-        now: Milliseconds since 1970.
-        grace: Milliseconds that an item without a record waits for media that the platform is still making.
-        asked: What the run was asked for: `retry`, `full` (MEDIA-21, MEDIA-22) and `renditions` count here.
-        dry: Use only renditions that are known: make, ask and store nothing.
-    """
+    """Turns documents into wanted records."""
 
     lexicons: Lexicons
     renderer: Renderer
-    pool: Executor
-    now: Callable[[], int]
-    grace: float
-    asked: Selection
-    dry: bool = False
+    pool: Executor  # Where renditions are made, several at once
+    now: Callable[[], int]  # Milliseconds since 1970
+    grace: float  # Milliseconds that an item without a record waits for media that the platform is still making
+    asked: Selection  # What the run was asked for: `retry`, `full` (MEDIA-21, MEDIA-22) and `renditions` count here
+    dry: bool = False  # Use only renditions that are known: make, ask and store nothing
 
     def build(
         self,

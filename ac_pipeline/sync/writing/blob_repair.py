@@ -27,8 +27,7 @@ from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.writing.recorder import Recorder
 from ac_pipeline.sync.writing.writer import Refused, Writer
 
-BLOB_CHECKS = 8
-"""Blobs asked for at once."""
+BLOB_CHECKS = 8  # Blobs asked for at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,20 +85,14 @@ PADDING: Mapping[str, bytes] = {"video/mp4": b"\x00\x00\x00\x08free"}
 
 @dataclass(slots=True)
 class BlobRepair:
-    """Repairs the blobs of one account in one run.
+    """Repairs the blobs of one account in one run."""
 
-    Args:
-        plan: The account, after its records were written.
-        lexicons: What records must satisfy, for one commit as for good.
-        load: The bytes of a blob, made anew if the store has lost them.
-        refuse: Records a refusal, or puts the item into another round; True if there has to be one.
-    """
-
-    plan: AccountPlan
+    plan: AccountPlan  # The account, after its records were written
     recorder: Recorder
     server: DataServer
-    lexicons: Lexicons
-    load: Callable[[Operation, BlobRef], bytes]
+    lexicons: Lexicons  # What records must satisfy, for one commit as for good
+    load: Callable[[Operation, BlobRef], bytes]  # The bytes of a blob, made anew if the store has lost them
+    # Records a refusal, or puts the item into another round; True if there has to be one
     refuse: Callable[[Refused], bool]
     _released: list[Use] = field(default_factory=list)
     _again: bool = False

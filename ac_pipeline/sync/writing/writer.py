@@ -38,14 +38,12 @@ from ac_pipeline.sync.ports import DataServer, Ledger
 REQUEST_BYTES = 1_000_000
 """Request body the reference PDS takes; versions before 0.4.226 take 150 KiB, which a 413 teaches."""
 
-COMMIT_BYTES = 2_000_000
-"""Bytes of new blocks the reference PDS takes in one commit."""
+COMMIT_BYTES = 2_000_000  # Bytes of new blocks the reference PDS takes in one commit
 
 TREE_BYTES_PER_OPERATION = 4_000
 """Room for the tree nodes that one operation rewrites: some eight levels of nodes of about 500 bytes."""
 
-UPLOADS = 4
-"""Blobs uploaded at once: `uploadBlob` is 2.3 times as fast ten at once as one by one, most of that at four."""
+UPLOADS = 4  # Blobs uploaded at once: `uploadBlob` is 2.3 times as fast ten at once as one by one, most of that at four
 
 SILENT_LIMIT = 8
 """Operations that may fail alone with a 5xx before any other went through: then the PDS is at fault, not they."""
@@ -104,23 +102,16 @@ class Refused:
 
 @dataclass(slots=True)
 class Writer:
-    """Writes to the repository of one account.
-
-    Args:
-        ledger: Knows the request size the PDS takes, learns a smaller one, and keeps the repository's checkpoint.
-        host: The PDS, as the ledger names it.
-        now: The time, UTC.
-        load: Bytes of a blob that an operation's record refers to; raises `Permanent` or `Transient`.
-        uploaded: CIDs of blobs this run has uploaded; grows.
-    """
+    """Writes to the repository of one account."""
 
     server: DataServer
-    ledger: Ledger
-    host: str
-    now: Callable[[], datetime]
+    ledger: Ledger  # Knows the request size the PDS takes, learns a smaller one, and keeps the repository's checkpoint
+    host: str  # The PDS, as the ledger names it
+    now: Callable[[], datetime]  # The time, UTC
     account: Account
+    # Bytes of a blob that an operation's record refers to; raises `Permanent` or `Transient`
     load: Callable[[Operation, BlobRef], bytes]
-    uploaded: set[str] = field(default_factory=set)
+    uploaded: set[str] = field(default_factory=set)  # CIDs of blobs this run has uploaded; grows
     limits: BatchLimits = field(init=False)
     _repeated: set[str] = field(default_factory=set)
     _signed_in: bool = False
