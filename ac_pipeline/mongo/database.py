@@ -10,14 +10,16 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from functools import cache
 from typing import Any, TypeVar
 
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
+from pydantic import TypeAdapter, ValidationError
 from pymongo import MongoClient
 from pymongo.collection import Collection
 from pymongo.database import Database
@@ -141,10 +143,18 @@ def storable(value: object) -> Any:
     return value
 
 
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
+
+
 def value_of(kind: type[Value], stored: Mapping[str, Any], /, **changes: Any) -> Value:
-    """The value that was stored, with some fields converted; a field that another version wrote or did not write is
-    passed over or takes its default."""
-    return kind(**{name: stored[name] for name in kind.__slots__ if name in stored} | changes)  # type: ignore[attr-defined]
+    """The value that was stored, by the types of its fields, with some of them changed; a field that another version
+    wrote or did not write is passed over or takes its default."""
+    try:
+        value: Value = _adapter(kind).validate_python({**stored, **changes})
+    except ValidationError as error:  # its own text shows what is stored, which may be a password
+        wrong = ", ".join(sorted({".".join(map(str, each["loc"])) for each in error.errors(include_input=False)}))
+        raise ValueError(f"What is stored of a {kind.__name__} cannot be read: {wrong}") from None
+    return value
 
 
 @contextmanager

@@ -55,24 +55,13 @@ class DocumentCounts:
     version: str
 
 
+@dataclass(slots=True)
 class MongoDocuments:
-    """The Documents port on the platform's database, and writes to single documents.
+    """The Documents port on the platform's database, and writes to single documents."""
 
-    Args:
-        clock: Tells the time for `syncedAt`.
-        sleep: Waits between two tries of a transaction that met another one, in seconds.
-    """
-
-    def __init__(
-        self,
-        database: Database[dict[str, Any]],
-        *,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._database = database
-        self._clock = clock
-        self._sleep = sleep
+    database: Database[dict[str, Any]]
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)  # The time for `syncedAt`
+    sleep: Callable[[float], None] = time.sleep  # Waits between two tries of a transaction that met another one
 
     def stream(self, account: Account, media: MediaType) -> Iterator[Document]:
         """As the port has it; a read may fail after some documents: what was read then is not the whole."""
@@ -111,13 +100,8 @@ class MongoDocuments:
             return {id: read_when(when) or object_id_time(id) or 0 for id, when in ids}
 
     def unlinked(self, media: MediaType, without: Collection[str] = ()) -> tuple[int, int | None]:
-        """How many documents have no record stored in them, removed ones left out, and the `when` of the oldest.
-
-        Args:
-            without: Ids that do not count.
-
-        Returns:
-            Their number, and ms since 1970; None where there is none with a date.
+        """How many documents have no record stored in them, removed ones and those `without` left out, and the `when`
+        of the oldest in ms since 1970, None where there is none with a date.
         """
         others = {"_id": {"$nin": [ObjectId(each) for each in without if ObjectId.is_valid(each)]}}
         dated = {"$cond": [{"$eq": [{"$type": "$when"}, "date"]}, "$when", None]}
@@ -140,7 +124,7 @@ class MongoDocuments:
         """
         if not updates:
             return
-        synced_at = format_when(read_when(self._clock()) or 0)
+        synced_at = format_when(read_when(self.clock()) or 0)
         operations = [
             UpdateOne({"_id": ObjectId(update.document)}, link_change(media, update.link, synced_at))
             for update in updates
@@ -168,7 +152,7 @@ class MongoDocuments:
                     break
             else:
                 return
-            self._sleep(wait)
+            self.sleep(wait)
         collection.bulk_write(operations, ordered=False)
 
     def counts(self, account: Account, media: MediaType) -> DocumentCounts:
@@ -239,7 +223,7 @@ class MongoDocuments:
         return done.matched_count == 1
 
     def _collection(self, media: MediaType) -> MongoCollection[dict[str, Any]]:
-        return platform_collection(self._database, media.collection)
+        return platform_collection(self.database, media.collection)
 
 
 WITHDRAWN: Final[dict[str, Any]] = {

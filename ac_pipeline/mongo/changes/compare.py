@@ -101,28 +101,22 @@ LIGHT: Final = (Scan.UNLINKED, Scan.WITHDRAWN, Scan.LEAVING)
 DEEP: Final = (Scan.EVERYTHING,)
 
 
+@dataclass(slots=True)
 class Compare:
     """Reads candidates of these types from the platform's database."""
 
-    def __init__(self, database: Database[dict[str, Any]], *, types: Sequence[MediaType] = MEDIA_TYPES) -> None:
-        self._database = database
-        self._types = tuple(types)
+    database: Database[dict[str, Any]]
+    types: Sequence[MediaType] = MEDIA_TYPES
 
     def units(self, scans: Iterable[Scan]) -> list[tuple[Scan, MediaType]]:
         """The steps of a whole compare, always in this order."""
-        return [(scan, media) for scan in scans for media in self._types]
+        return [(scan, media) for scan in scans for media in self.types]
 
     def pages(
         self, scan: Scan, media: MediaType, after: str | None, leaving: Collection[str], now: datetime
     ) -> Iterator[tuple[list[dict[str, Any]], str]]:
-        """Candidates of one step, a few at a time, read as they are asked for; each with the place after it.
-
-        Documents whose `_id` is no ObjectId can have no record and are passed over.
-
-        Args:
-            after: A place that was given out earlier; None for the beginning.
-            leaving: Ids of accounts that are being deleted.
-            now: The time, UTC.
+        """Candidates of one step, a few at a time, read as they are asked for; each with the place after it, at which
+        `after` goes on. Documents whose `_id` is no ObjectId can have no record and are passed over.
 
         Raises:
             Transient: The read failed, or took longer than the server may.
@@ -165,7 +159,7 @@ class Compare:
     def _fitted(self, media: MediaType, window: _Window, action: str) -> _Window:
         """The beginning of a window, no longer than that it holds at most `_MANY` documents, or one moment."""
         with mongo_errors(action):
-            collection = self._database.get_collection(media.collection)
+            collection = self.database.get_collection(media.collection)
             while window.start is not None and window.end is not None and window.end - window.start > 1:
                 held = collection.count_documents(window.condition(), limit=_MANY + 1, maxTimeMS=_MAX_TIME_MS)
                 if held <= _MANY:
@@ -195,7 +189,7 @@ class Compare:
     def _read(self, media: MediaType, condition: Mapping[str, Any], action: str) -> Iterator[list[dict[str, Any]]]:
         fields = dict.fromkeys((*media.fields, *media.link_homes), 1)
         with mongo_errors(action):
-            collection = platform_collection(self._database, media.collection)
+            collection = platform_collection(self.database, media.collection)
             cursor = collection.find(condition, fields, batch_size=LOOKUPS, max_time_ms=_MAX_TIME_MS).sort("_id", 1)
             with closing(cursor):
                 yield from in_parts(cursor, LOOKUPS)

@@ -8,7 +8,7 @@ cannot stay open between two ticks of a sensor (Dagster facts, "Sensors, automat
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,85 +42,48 @@ _MOST_EVENTS = 20_000
 _BATCH = 1_000
 
 
-@dataclass(frozen=True, slots=True)
+TOUCHED, RELINKED, GONE = "touched", "relinked", "gone"
+"""What events say of an item: it is to be judged anew, as it was inserted, replaced or changed in a field that decides
+its record; only its link was stored, which is almost always our own write; or its document was deleted."""
+
+
+@dataclass(slots=True)
 class Drained:
     """What happened since a place in the stream."""
 
     token: Token | None = None  # The place after it; None where there is no stream
-    # Items to judge anew: inserted, replaced, or changed in a field that decides their record
-    touched: Collection[str] = ()
-    relinked: Collection[str] = ()  # Items of which only the link was stored; almost always our own writes
-    gone: Collection[str] = ()  # Items whose document was deleted
-    accounts: Collection[str] = ()  # Ids of accounts whose user, handle or deletion row changed
+    items: dict[str, str] = field(default_factory=dict)  # Item -> what the last event that counts says of it
+    accounts: set[str] = field(default_factory=set)  # Ids of accounts whose user, handle or deletion row changed
     events: int = 0  # How many events were read, noise included
     lost: str | None = None  # Why earlier events may be missing, or None: everything has to be compared
     unavailable: str | None = None  # Why there is no stream at all, or None
 
-
-@dataclass(slots=True)
-class _Events:
-    types: Mapping[str, MediaType]
-    last: dict[str, str] = field(default_factory=dict)
-    accounts: set[str] = field(default_factory=set)
-    count: int = 0
-    broken: str | None = None
-
-    def add(self, event: Mapping[str, Any]) -> None:
-        self.count += 1
-        kind, collection = event["operationType"], (event.get("ns") or {}).get("coll", "")
-        if kind in _STRUCTURE:
-            self.broken = f"{kind} of {collection or 'the database'}"
-            return
-        key = (event.get("documentKey") or {}).get("_id")
-        if collection in _ACCOUNTS:
-            if (id := sound_text(key)) is not None:
-                self.accounts.add(id)
-            return
-        media = self.types.get(collection)
-        if media is None or not isinstance(key, ObjectId):
-            return
-        item = item_id(media.name, str(key))
-        said = _meaning(media, kind, event)
-        if said == "relinked":
-            self.last.setdefault(item, said)
-        elif said is not None:
-            self.last[item] = said
-
-    def drained(self, place: Token | None, lost: str | None) -> Drained:
-        def of(meaning: str) -> frozenset[str]:
-            return frozenset(item for item, said in self.last.items() if said == meaning)
-
-        touched, relinked, gone = map(of, ("touched", "relinked", "gone"))
-        return Drained(place, touched, relinked, gone, frozenset(self.accounts), self.count, lost)
+    def of(self, meaning: str) -> list[str]:
+        """The items of which this was said."""
+        return [item for item, said in self.items.items() if said == meaning]
 
 
 def _meaning(media: MediaType, kind: str, event: Mapping[str, Any]) -> str | None:
     """What an event says of its item; None for noise, such as a counted view (SRC-9)."""
     if kind == "delete":
-        return "gone"
+        return GONE
     if kind != "update":
-        return "touched"
+        return TOUCHED
     removed = {name.partition(".")[0] for name in (event.get("updateDescription") or {}).get("removedFields") or ()}
     stored = {name.partition(".")[0] for name in event.get("set") or ()}
     homes = set(media.link_homes)
     if (removed | stored) & set(media.fields) or removed & homes:
-        return "touched"
-    return "relinked" if stored & homes else None
+        return TOUCHED
+    return RELINKED if stored & homes else None
 
 
+@dataclass(slots=True)
 class ChangeFeed:
-    """The change stream of the platform's database; `clock` tells seconds that only go forward."""
+    """The change stream of the platform's database."""
 
-    def __init__(
-        self,
-        database: Database[dict[str, Any]],
-        *,
-        types: Sequence[MediaType] = MEDIA_TYPES,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._database = database.with_options(codec_options=SOURCE_CODEC)
-        self._types = {media.collection: media for media in types}
-        self._clock = clock
+    database: Database[dict[str, Any]]
+    types: Sequence[MediaType] = MEDIA_TYPES
+    clock: Callable[[], float] = time.monotonic  # Seconds that only go forward
 
     def drain(self, token: Token | None, seconds: float) -> Drained:
         """Read what happened since `token`, for at most about `seconds`; at once when something has happened.
@@ -135,41 +98,59 @@ class ChangeFeed:
             if token is None:
                 return self._begin("the change stream begins here", seconds)
             try:
-                events, place, alive = self._read(token, seconds)
+                drained, alive = self._read(token, seconds)
             except OperationFailure as error:
                 if error.code in _NO_STREAMS:
                     return Drained(unavailable=_refusal(error))
                 return self._begin(f"MongoDB refuses our place in the change stream (code {error.code})", seconds)
-            if events.broken is not None or not alive:
-                return self._begin(f"the change stream ended ({events.broken or 'invalidated'})", seconds)
-            return events.drained(place, None)
+            if drained.lost is not None or not alive:
+                return self._begin(f"the change stream ended ({drained.lost or 'invalidated'})", seconds)
+            return drained
 
     def _begin(self, why: str, seconds: float) -> Drained:
         """A new place, from now on; whatever happened before has to be found by comparing."""
         try:
-            events, place, _ = self._read(None, min(seconds, _AWAIT_MS / 1000))
+            drained, _ = self._read(None, min(seconds, _AWAIT_MS / 1000))
         except OperationFailure as error:
             return Drained(unavailable=_refusal(error))
-        return events.drained(place, why)
+        drained.lost = why
+        return drained
 
-    def _read(self, token: Token | None, seconds: float) -> tuple[_Events, Token | None, bool]:
-        events = _Events(self._types)
+    def _read(self, token: Token | None, seconds: float) -> tuple[Drained, bool]:
+        """What happened, `lost` when the structure changed; and True if the stream can be read on."""
+        drained = Drained()
         with self._open(token) as stream:
-            deadline = self._clock() + seconds
-            while stream.alive and events.count < _MOST_EVENTS and events.broken is None:
+            deadline = self.clock() + seconds
+            while stream.alive and drained.events < _MOST_EVENTS and drained.lost is None:
                 event = stream.try_next()
                 if event is not None:
-                    events.add(event)
-                elif events.count or self._clock() >= deadline:
+                    self._add(drained, event)
+                elif drained.events or self.clock() >= deadline:
                     break
-                if self._clock() >= deadline + seconds:  # a busy stream is left for the next drain
+                if self.clock() >= deadline + seconds:  # a busy stream is left for the next drain
                     break
-            return events, stream.resume_token, stream.alive
+            drained.token = stream.resume_token
+            return drained, stream.alive
+
+    def _add(self, drained: Drained, event: Mapping[str, Any]) -> None:
+        drained.events += 1
+        kind, collection = event["operationType"], (event.get("ns") or {}).get("coll", "")
+        key = (event.get("documentKey") or {}).get("_id")
+        media = next((media for media in self.types if media.collection == collection), None)
+        if kind in _STRUCTURE:
+            drained.lost = f"{kind} of {collection or 'the database'}"
+        elif collection in _ACCOUNTS:
+            if (id := sound_text(key)) is not None:
+                drained.accounts.add(id)
+        elif media is not None and isinstance(key, ObjectId):
+            item, said = item_id(media.name, str(key)), _meaning(media, kind, event)
+            if said is not None and (said != RELINKED or item not in drained.items):
+                drained.items[item] = said
 
     def _open(self, token: Token | None) -> DatabaseChangeStream[dict[str, Any]]:
         """Only names of fields come over the wire: a changed user document holds a password."""
         stages: list[dict[str, Any]] = [
-            {"$match": {"ns.coll": {"$in": [*self._types, *_ACCOUNTS]}}},
+            {"$match": {"ns.coll": {"$in": [*(media.collection for media in self.types), *_ACCOUNTS]}}},
             {
                 "$project": {
                     "operationType": 1,
@@ -186,7 +167,8 @@ class ChangeFeed:
                 }
             },
         ]
-        return self._database.watch(stages, resume_after=token, max_await_time_ms=_AWAIT_MS, batch_size=_BATCH)
+        database = self.database.with_options(codec_options=SOURCE_CODEC)
+        return database.watch(stages, resume_after=token, max_await_time_ms=_AWAIT_MS, batch_size=_BATCH)
 
 
 def _refusal(error: OperationFailure) -> str:

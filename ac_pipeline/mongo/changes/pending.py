@@ -27,15 +27,14 @@ from pymongo.database import Database
 
 from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.errors import AccountInactive, AccountUnknown, ServerFailed, SourcePending, WrongPassword
-from ac_pipeline.items import State, item_id
+from ac_pipeline.items import LedgerEntry, State, item_id
 from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.eligibility import is_guest
 from ac_pipeline.media.fields import is_text
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.changes.compare import DEEP, LIGHT, LOOKUPS, Compare, Raw, in_parts
-from ac_pipeline.mongo.changes.feed import ChangeFeed, Drained
-from ac_pipeline.mongo.database import mongo_errors, own_collection, value_of
+from ac_pipeline.mongo.changes.feed import GONE, RELINKED, TOUCHED, ChangeFeed, Drained
 from ac_pipeline.mongo.ledger.items import MongoLedger
 
 _THE_PDS_LISTS = frozenset(error.code for error in (AccountInactive, AccountUnknown))
@@ -55,21 +54,6 @@ class Cause(StrEnum):
     WITHDRAWN = "withdrawn"
     GONE = "gone"
     UNREADABLE = "unreadable"
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What the rule reads of an entry of the ledger."""
-
-    account: str
-    state: State
-    fingerprint: str
-    did: str | None = None
-    cid: str | None = None
-    error_class: str | None = None
-    deferred_until: datetime | None = None
-    # Mark of those the PDS refused, of a blocked item; None where that was not the reason
-    credentials: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +96,7 @@ class Rule:
         """True if no run of this account can change anything: it is blocked, and its items show that already."""
         return account.blocked is not None and (account.id, account.blocked.code) in self.blocked_before
 
-    def cause(self, account: Account, document: Document, known: Known | None) -> Cause | None:
+    def cause(self, account: Account, document: Document, known: LedgerEntry | None) -> Cause | None:
         """Why a run of its owner is needed for a document, as it was interpreted for that account, or None."""
         if document.type in self.paused.get(account.id, ()) or self.waits_for_account(account):
             return None
@@ -122,7 +106,8 @@ class Rule:
             return Cause.NEW if new and known is None else None
         same = known is not None and known.fingerprint == document.fingerprint
         # The platform is done with what it was still making, before its time.
-        early = known is not None and known.error_class == SourcePending.code and not same
+        failure = known.failure if known is not None else None
+        early = failure is not None and failure.error_class == SourcePending.code and not same
         if known is not None and ((self._waits(known) and not early) or self._blocked_still(account, known)):
             return None
         match document.verdict:
@@ -138,7 +123,7 @@ class Rule:
         unfinished = known is not None and known.state in {State.DEFERRED, State.BLOCKED}
         return Cause.EDITED if known is not None and (not same or unfinished) else unseen
 
-    def cause_of_gone(self, account: Account, type: str, known: Known) -> Cause | None:
+    def cause_of_gone(self, account: Account, type: str, known: LedgerEntry) -> Cause | None:
         """Why a run is needed for an item whose document does not exist, or None: its record has to go (DEL-4)."""
         if type in self.paused.get(account.id, ()) or account.blocked is not None:
             return None
@@ -146,15 +131,16 @@ class Rule:
             return None
         return Cause.GONE
 
-    def _waits(self, known: Known) -> bool:
+    def _waits(self, known: LedgerEntry) -> bool:
         return known.state is State.DEFERRED and known.deferred_until is not None and known.deferred_until > self.now
 
-    def _blocked_still(self, account: Account, known: Known) -> bool:
+    def _blocked_still(self, account: Account, known: LedgerEntry) -> bool:
         return (
             known.state is State.BLOCKED
-            and known.error_class in _ONLY_A_RUN_CAN_TELL
+            and known.failure is not None
+            and known.failure.error_class in _ONLY_A_RUN_CAN_TELL
             and known.did == account.did
-            and known.credentials in (None, account.credentials)
+            and known.failure.payload_hash in (None, account.credentials)  # a mark of those the PDS refused
             and account.id not in self.changed
         )
 
@@ -168,24 +154,6 @@ def is_linked(document: Document, account: Account) -> bool:
 def mark_of(cause: Cause, fingerprint: str) -> str:
     """A short mark of a piece of work: another one for another cause or another content."""
     return sha256(f"{cause} {fingerprint}".encode()).hexdigest()[:_MARK_DIGITS]
-
-
-_FIELDS = (
-    *("account", "state", "fingerprint", "did", "cid", "deferred_until"),
-    *("failure.error_class", "failure.payload_hash"),
-)
-
-
-def _known(row: Mapping[str, Any]) -> Known:
-    failure, state = row.get("failure") or {}, State(row["state"])
-    return value_of(
-        Known,
-        row,
-        state=state,
-        fingerprint=row.get("fingerprint") or "",
-        error_class=failure.get("error_class"),
-        credentials=failure.get("payload_hash") if state is State.BLOCKED else None,
-    )
 
 
 FEED_SECONDS: Final = 1.0  # How long a look waits for events when there are none
@@ -253,36 +221,24 @@ class _Look:
                 self.works.append(Work(account.key, item, cause, mark_of(cause, fingerprint), touched))
 
 
+@dataclass(slots=True)
 class MongoChanges:
-    """Looks for work of these types, a little at a time.
+    """Looks for work of these types, a little at a time."""
 
-    Args:
-        source: The platform's database.
-        own: The pipeline's own database.
-        clock: The time, UTC.
-        monotonic: Seconds that only go forward.
-        feed_seconds, compare_seconds: See the constants.
-    """
+    source: Database[dict[str, Any]]  # The platform's
+    own: Database[dict[str, Any]]  # The pipeline's
+    types: Sequence[MediaType] = MEDIA_TYPES
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    monotonic: Callable[[], float] = time.monotonic  # Seconds that only go forward
+    feed_seconds: float = FEED_SECONDS
+    compare_seconds: float = COMPARE_SECONDS
+    _feed: ChangeFeed = field(init=False)
+    _compare: Compare = field(init=False)
+    _ledger: MongoLedger = field(init=False)
 
-    def __init__(
-        self,
-        source: Database[dict[str, Any]],
-        own: Database[dict[str, Any]],
-        *,
-        types: Sequence[MediaType] = MEDIA_TYPES,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        monotonic: Callable[[], float] = time.monotonic,
-        feed_seconds: float = FEED_SECONDS,
-        compare_seconds: float = COMPARE_SECONDS,
-    ) -> None:
-        self._types = {media.name: media for media in types}
-        self._feed = ChangeFeed(source, types=types, clock=monotonic)
-        self._compare = Compare(source, types=types)
-        self._items, self._ledger = own_collection(own, "items"), MongoLedger(own)
-        self._clock = clock
-        self._monotonic = monotonic
-        self._feed_seconds = feed_seconds
-        self._compare_seconds = compare_seconds
+    def __post_init__(self) -> None:
+        self._feed = ChangeFeed(self.source, self.types, self.monotonic)
+        self._compare, self._ledger = Compare(self.source, self.types), MongoLedger(self.own)
 
     def look(
         self, position: str | None, watched: Collection[str], accounts: Callable[[], Iterable[Account]]
@@ -297,12 +253,11 @@ class MongoChanges:
         Raises:
             Transient: Something could not be read. Nothing was passed: the next look begins where this one began.
         """
-        now = self._clock()
+        now = self.clock()
         place = _Place.of(position)
-        drained = self._feed.drain(place.token, self._feed_seconds)
+        drained = self._feed.drain(place.token, self.feed_seconds)
         place = self._next_compare(place, drained, now)
-        anything = drained.touched or drained.relinked or drained.gone or drained.accounts or watched
-        if not anything and place.deep is None and drained.unavailable is None:
+        if not (drained.items or drained.accounts or watched) and place.deep is None and drained.unavailable is None:
             return Changes((), place.to_text(), drained.events)
         by_id = {account.id: account for account in accounts()}
         rule = Rule(now, self._ledger.all_holds(), self._ledger.blocked(), frozenset(drained.accounts))
@@ -310,11 +265,11 @@ class MongoChanges:
         self._judge_events(look, drained)
         self._judge_items(look, [item for item in watched if item not in look.judged])
         if drained.unavailable is not None:
-            for media in self._types.values():
+            for media in self.types:
                 for raws in self._compare.since(media, now - _NEWEST):
                     self._judge(look, media, raws)
         why = drained.unavailable or place.fallback
-        seconds, users = self._compare_seconds, _USERS_A_LOOK
+        seconds, users = self.compare_seconds, _USERS_A_LOOK
         place, compared, failed = self._go_on(look, place, drained, now, seconds=seconds, users=users)
         return Changes(tuple(look.works), place.to_text(), drained.events, why, compared, failed)
 
@@ -334,7 +289,7 @@ class MongoChanges:
         Raises:
             Transient: Something could not be read.
         """
-        now, by_id, blocked = self._clock(), {account.id: account for account in accounts}, self._ledger.blocked()
+        now, by_id, blocked = self.clock(), {account.id: account for account in accounts}, self._ledger.blocked()
         back = {id for id, reason in blocked if reason in _THE_PDS_LISTS and id in by_id and by_id[id].did in served}
         new = {account.id for account in by_id.values() if account.did not in synchronised}
         look = _Look(by_id, Rule(now, self._ledger.all_holds(), blocked, frozenset(back), frozenset(new)))
@@ -359,13 +314,13 @@ class MongoChanges:
 
     def _judge_events(self, look: _Look, drained: Drained) -> None:
         """What the feed named. A written link matters only where it was written to a document withdrawn meanwhile."""
-        self._judge_items(look, drained.touched, touched=True)
-        self._judge_items(look, drained.gone, touched=True)
-        for media, ids in self._by_type(list(drained.relinked)[:_RELINKED]):
+        self._judge_items(look, drained.of(TOUCHED), touched=True)
+        self._judge_items(look, drained.of(GONE), touched=True)
+        for media, ids in self._by_type(drained.of(RELINKED)[:_RELINKED]):
             for raws in self._compare.by_ids(media, ids, withdrawn=True):
                 self._judge(look, media, raws, touched=True)
         changed = sorted(id for id in drained.accounts if id in look.accounts)[:_ACCOUNTS]
-        for media in self._types.values() if changed else ():
+        for media in self.types if changed else ():
             for raws in self._compare.of_accounts(media, changed):
                 self._judge(look, media, raws, touched=True)
 
@@ -422,7 +377,7 @@ class MongoChanges:
             return place, None, None
         leaving = [account.id for account in look.accounts.values() if account.pending_deletion is not None]
         units = self._compare.units(DEEP if place.deep else LIGHT)
-        started, unit, after, read = self._monotonic(), place.unit, place.after, 0
+        started, unit, after, read = self.monotonic(), place.unit, place.after, 0
         out_of_time = False
         failed = None
         while unit < len(units) and not out_of_time:
@@ -431,15 +386,15 @@ class MongoChanges:
                 for raws, reached in self._compare.pages(scan, media, after, leaving, now):
                     self._judge(look, media, raws)
                     after, read = reached, read + len(raws)
-                    out_of_time = self._monotonic() - started > seconds or len(look.counts) >= users
+                    out_of_time = self.monotonic() - started > seconds or len(look.counts) >= users
                     if out_of_time:
                         break
                 else:
                     unit, after = unit + 1, None
-                    out_of_time = self._monotonic() - started > seconds
+                    out_of_time = self.monotonic() - started > seconds
             except ServerFailed as error:  # a slow compare must not hold up the feed: its place is kept, and it is said
                 failed, out_of_time = error.message, True
-        took = self._monotonic() - started
+        took = self.monotonic() - started
         what = "all documents with the ledger" if place.deep else "links with documents"
         said = f"compared {what}: {read} looked at in {took:.1f} s"
         place = replace(place, unit=unit, after=after, took=place.took + took)
@@ -456,18 +411,14 @@ class MongoChanges:
         deep_due = at + _EVERYTHING_AGAIN if place.deep else place.deep_due
         return _Place(token=place.token, due=due, deep_due=deep_due)
 
-    def _known(self, items: Iterable[str]) -> dict[str, Known]:
+    def _known(self, items: Iterable[str]) -> dict[str, LedgerEntry]:
         """What the ledger knows of these items; those without an entry are absent."""
-        found: dict[str, Known] = {}
-        with mongo_errors("look up items in the ledger"):
-            for part in in_parts(items, LOOKUPS):
-                for row in self._items.find({"_id": {"$in": part}}, dict.fromkeys(_FIELDS, 1), batch_size=LOOKUPS):
-                    found[row["_id"]] = _known(row)
-        return found
+        parts = in_parts(items, LOOKUPS)
+        return {entry.item: entry for part in parts for entry in self._ledger.of_items(part)}
 
     def _by_type(self, items: Iterable[str]) -> list[tuple[MediaType, list[str]]]:
         ids: dict[str, list[str]] = {}
         for item in items:
             type, _, id = item.partition(":")
             ids.setdefault(type, []).append(id)
-        return [(self._types[type], sorted(found)) for type, found in ids.items() if type in self._types]
+        return [(media, sorted(ids[media.name])) for media in self.types if media.name in ids]

@@ -69,25 +69,19 @@ class Audited:
     outcome: str = DONE
 
 
+@dataclass(slots=True)
 class MongoAudit:
     """The audit in the pipeline's own database; `who` is the operator, for `during`."""
 
-    def __init__(
-        self,
-        database: Database[dict[str, Any]],
-        *,
-        who: str | None = None,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
-        self._lines = own_collection(database, "audit")
-        self._who = operator_name(who)
-        self._now = now
+    database: Database[dict[str, Any]]
+    who: str | None = None
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def record(self, entry: AuditEntry) -> None:
         """Add a line; Transient when it could not be stored: an operation that is about to start must not."""
-        line = {**storable(entry), "recorded": self._now(), "ended": entry.outcome != STARTED}
+        line = {**storable(entry), "recorded": self.now(), "ended": entry.outcome != STARTED}
         with mongo_errors(f"write the {entry.action} into the audit"):
-            self._lines.insert_one(line)
+            own_collection(self.database, "audit").insert_one(line)
 
     @contextmanager
     def during(
@@ -110,7 +104,9 @@ class MongoAudit:
             Transient: The first line could not be stored; nothing was done.
         """
         users = tuple(name for account in accounts for name in (account.key, account.did) if name)
-        entry = AuditEntry(action, self._who, self._now(), why, users, tuple(types), plan_hash, dict(counts or {}))
+        entry = AuditEntry(
+            action, operator_name(self.who), self.now(), why, users, tuple(types), plan_hash, counts or {}
+        )
         self.record(entry)
         audited = Audited(entry)
         try:
@@ -130,9 +126,10 @@ class MongoAudit:
         query = {name: value for name, value in (("action", action), ("users", user)) if value is not None}
         found: dict[str, AuditEntry] = {}
         with mongo_errors("read the audit"):
-            for line in self._lines.find(query, sort=[("recorded", DESCENDING), ("ended", DESCENDING)]):
-                users, types = tuple(line["users"]), tuple(line["types"])
-                found.setdefault(line["operation"], value_of(AuditEntry, line, users=users, types=types))
+            for line in own_collection(self.database, "audit").find(
+                query, sort=[("recorded", DESCENDING), ("ended", DESCENDING)]
+            ):
+                found.setdefault(line["operation"], value_of(AuditEntry, line))
                 if len(found) > limit:
                     break
         return list(found.values())[:limit]

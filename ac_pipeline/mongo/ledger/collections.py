@@ -217,4 +217,4 @@ class MongoSnapshots:
 
 
 def _snapshot(stored: Mapping[str, Any]) -> Snapshot:
-    return value_of(Snapshot, stored, id=stored["_id"], types=tuple(stored["types"]))
+    return value_of(Snapshot, stored, id=stored["_id"])

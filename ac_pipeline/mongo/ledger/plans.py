@@ -178,4 +178,4 @@ class MongoPlans:
 
 
 def _plan(stored: Mapping[str, Any]) -> SavedPlan:
-    return value_of(SavedPlan, stored, hash=stored["_id"], accounts=tuple(stored["accounts"]))
+    return value_of(SavedPlan, stored, hash=stored["_id"])

@@ -154,5 +154,5 @@ def _to_bson(part: Part) -> dict[str, Any]:
 
 
 def _part(stored: Mapping[str, Any], user: str) -> Part:
-    wrong = [value_of(Finding, each, user=user, uris=(each["uri"],) if each["uri"] else ()) for each in stored["wrong"]]
-    return value_of(Part, stored, wrong=tuple(wrong))
+    wrong = [{**each, "user": user, "uris": [each["uri"]] if each["uri"] else []} for each in stored["wrong"]]
+    return value_of(Part, stored, wrong=wrong)
