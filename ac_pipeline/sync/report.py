@@ -8,9 +8,7 @@ from dataclasses import dataclass, field, fields
 from ac_pipeline.errors import Blocked, PipelineError, is_unreachable
 from ac_pipeline.items import Failure, Stage, State
 from ac_pipeline.media.base import Document, Verdict
-from ac_pipeline.sync.planning.diff import AccountPlan
-from ac_pipeline.sync.planning.plan import ERASES, LINKS_ONLY, Kind, Operation, TypePlan, Versions
-from ac_pipeline.sync.writing.entries import end_of
+from ac_pipeline.sync.planning.plan import Operation, Versions
 
 
 @dataclass(slots=True)
@@ -192,45 +190,3 @@ class SyncReport:
 
 def _error(user: str, error: PipelineError) -> dict[str, object]:
     return {"user": user, "class": error.code, "message": error.message}
-
-
-def foresee(plan: AccountPlan, report: AccountReport) -> None:
-    """Count what would happen to each item of a decided plan."""
-    refusal = plan.refusal()
-    if refusal is not None:
-        report.blocked = Blocked(refusal.message)
-    for made in plan.plans:
-        waits = {op.item for op in made.operations if op.writes or op.kind is Kind.RENDER} if refusal else set()
-        tally = report.tally(made.media.name)
-        _count_operations(made, waits, tally)
-        for withheld in made.withheld:
-            wanted, failure = withheld.wanted, withheld.failure
-            if wanted is None:
-                report.note(failure.message)
-                continue
-            if wanted.until is not None:
-                report.note(f"{wanted.item}: {failure.message}")
-                tally.deferred += 1
-                continue
-            state, document = end_of(failure), wanted.document
-            tally.count(state)
-            entry = plan.entries[made.media.name].get(document.id)
-            attempts = (entry.attempts if entry is not None else 0) + 1
-            report.failures.append(
-                ItemFailure.of(wanted.item, plan.account.key, failure, state, code=document.code, attempts=attempts)
-            )
-
-
-def _count_operations(made: TypePlan, waiting: set[str], tally: Tally) -> None:
-    tally.unchanged += len(made.kept)
-    tally.blocked += len(waiting)
-    moving = [operation for operation in made.operations if operation.item not in waiting]
-    tally.deleted += len({operation.item for operation in moving if operation.kind in ERASES})
-    for operation in moving:
-        tally.created += operation.kind is Kind.CREATE
-        tally.updated += operation.kind is Kind.UPDATE
-        tally.duplicates_removed += operation.kind is Kind.DELETE_DUPLICATE
-        tally.copies_removed += operation.copy
-        tally.healed += operation.kind in LINKS_ONLY
-        tally.deferred += operation.kind is Kind.RENDER
-        tally.pending += operation.writes or operation.kind is Kind.RENDER

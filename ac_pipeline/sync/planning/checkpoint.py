@@ -47,14 +47,12 @@ def may_be_up_to_date(checkpoint: RepositoryCheckpoint, selection: Selection) ->
     return names <= checkpoint.settled.keys() and names <= checkpoint.counts.keys()
 
 
-def is_up_to_date(
-    plan: AccountPlan, selection: Selection, checkpoint: RepositoryCheckpoint, now: Callable[[], datetime]
-) -> bool:
+def is_up_to_date(plan: AccountPlan, checkpoint: RepositoryCheckpoint, now: Callable[[], datetime]) -> bool:
     """True if what is wanted now is what the repository holds at its checkpoint, and the ledger has nothing to learn;
     `plan` is the account as it was read, without its repository.
     """
     ledger = Entries(plan.account, "", now)
-    for media in selection.types:
+    for media in plan.selection.types:
         ledger.know(plan.entries[media.name].values())
         hash_ = _wanted_hash(plan, media, _NONE)
         if hash_ is None or hash_ != checkpoint.settled.get(media.name):
@@ -66,7 +64,7 @@ def is_up_to_date(
     return True
 
 
-def up_to_date_types(plan: AccountPlan, selection: Selection, links: Mapping[str, Link | None]) -> dict[str, str]:
+def up_to_date_types(plan: AccountPlan, links: Mapping[str, Link | None]) -> dict[str, str]:
     """The types of which the repository is known to hold exactly what is wanted, with the hash of that.
 
     What an earlier one says of a type stays true as long as the repository was only changed by us, in other types.
@@ -77,9 +75,9 @@ def up_to_date_types(plan: AccountPlan, selection: Selection, links: Mapping[str
     """
     known = plan.checkpoint.settled if plan.checkpoint is not None and plan.checkpoint.rev == plan.base else {}
     found = {name: hash_ for name, hash_ in known.items() if name not in plan.changed}
-    if selection.partial:
+    if plan.selection.partial:
         return found
-    for media in selection.types:
+    for media in plan.selection.types:
         found.pop(media.name, None)
         hash_ = _wanted_hash(plan, media, links)
         if hash_ is not None and _holds_exactly(plan, media, links):

@@ -19,7 +19,6 @@ from ac_pipeline.sync.planning.diff import AccountPlan
 from ac_pipeline.sync.planning.plan import COPIES, Existing, Kind, Operation, TypePlan
 from ac_pipeline.sync.planning.reading import gone_from
 from ac_pipeline.sync.ports import Documents
-from ac_pipeline.sync.selection import Selection
 
 COPIED = "copies"  # What copies are counted as, beside the names of types
 
@@ -63,12 +62,12 @@ def copies_of(repository: Repository, types: Iterable[MediaType]) -> list[Copy]:
     return found
 
 
-def find_lost_sources(plan: AccountPlan, selection: Selection, documents: Documents) -> None:
+def find_lost_sources(plan: AccountPlan, documents: Documents) -> None:
     """Add to `plan.gone` what copies name and no record does any more: documents that are gone, by their ids, and
     originals that nobody knows, by the path of the copy; nothing of a type of which records without a document are
     kept.
     """
-    for media in selection.types:
+    for media in plan.selection.types:
         gone, account = plan.gone.get(media.name), plan.account
         copies = copies_of(plan.repository, [media]) if plan.repository is not None else []
         if not copies or gone is None or account.pending_deletion is not None:

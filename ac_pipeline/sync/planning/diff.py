@@ -28,6 +28,7 @@ from ac_pipeline.sync.planning.plan import (
     Withheld,
     existing_records,
 )
+from ac_pipeline.sync.selection import Selection
 
 _SEEN_BY_READING = frozenset({AccountInactive.code, AccountUnknown.code})
 """Reasons to be blocked that are over where the repository can be read."""
@@ -38,15 +39,16 @@ class AccountPlan:
     """Everything that was read of one account, and what shall happen to it."""
 
     account: Account
+    selection: Selection  # What the run is about, without the types that are paused
+    dry: bool = False  # True if nothing is made, asked of storage or written
     # What came of asking the renderer, which is not asked again; None to ask it as the account is read
     made: Made | None = None
     checkpoint: RepositoryCheckpoint | None = None  # How the last sync left the repository, or None
     repository: Repository | None = None
-    types: tuple[MediaType, ...] = ()
     base: str = ""  # Revision of the repository when it was last read as a whole
     documents: dict[str, list[Document]] = field(default_factory=dict)
     selected: dict[str, set[str]] = field(default_factory=dict)
-    entries: dict[str, dict[str, LedgerEntry]] = field(default_factory=dict)
+    entries: dict[str, Mapping[str, LedgerEntry]] = field(default_factory=dict)
     wanted: dict[str, list[Wanted]] = field(default_factory=dict)
     gone: dict[str, Mapping[str, str]] = field(default_factory=dict)
     plans: list[TypePlan] = field(default_factory=list)
@@ -81,7 +83,7 @@ class AccountPlan:
     def refusal(self) -> Failure | None:
         """Why the PDS refused the account's last writes, which reading it cannot tell; None once its credentials are
         others than those that were refused."""
-        found = (entry for entries in self.entries.values() for entry in entries.values())
+        found = [entry for media in self.selection.types for entry in self.entries.get(media.name, {}).values()]
         for entry in sorted(found, key=lambda each: each.item):
             failure = entry.failure if entry.state is State.BLOCKED else None
             if failure is None or failure.error_class in _SEEN_BY_READING:

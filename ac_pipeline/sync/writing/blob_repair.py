@@ -11,11 +11,11 @@ that, so a run that dies in between is healed by the next.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from ac_pipeline.atproto.lexicon import Lexicons
 from ac_pipeline.atproto.syntax import blob_cid, record_cid
 from ac_pipeline.errors import BlobMissing, Permanent, PipelineError, RateLimited, Transient
 from ac_pipeline.items import BlobRef, Record, Stage, State
@@ -23,9 +23,11 @@ from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.planning.diff import AccountPlan
 from ac_pipeline.sync.planning.plan import Kind, Operation, Wanted
 from ac_pipeline.sync.ports import DataServer
-from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.writing.recorder import Recorder
-from ac_pipeline.sync.writing.writer import Refused, Writer
+from ac_pipeline.sync.writing.writer import Refused
+
+if TYPE_CHECKING:
+    from ac_pipeline.sync.engine import Engine
 
 BLOB_CHECKS = 8  # Blobs asked for at once
 
@@ -85,27 +87,20 @@ PADDING: Mapping[str, bytes] = {"video/mp4": b"\x00\x00\x00\x08free"}
 
 @dataclass(slots=True)
 class BlobRepair:
-    """Repairs the blobs of one account in one run."""
+    """Repairs the blobs of one account in one run, after its records were written."""
 
-    plan: AccountPlan  # The account, after its records were written
+    engine: Engine
+    plan: AccountPlan
     recorder: Recorder
-    server: DataServer
-    lexicons: Lexicons  # What records must satisfy, for one commit as for good
-    load: Callable[[Operation, BlobRef], bytes]  # The bytes of a blob, made anew if the store has lost them
-    # Records a refusal, or puts the item into another round; True if there has to be one
-    refuse: Callable[[Refused], bool]
     _released: list[Use] = field(default_factory=list)
     _again: bool = False
 
-    def repair(self, selection: Selection, writer: Callable[[], Writer]) -> bool:
+    def repair(self) -> bool:
         """Ask for blobs and upload those that are missing; True if records have to be written again for it.
 
         Without `Selection.blobs` only those are asked for that an earlier run had to leave: nothing else would tell.
         With it also those just uploaded: the PDS throws away an upload of a blob that another record refers to, even
         where it has lost the bytes.
-
-        Args:
-            writer: Makes what writes to the account's repository; of a stand-in it loads `stand_in` of the original.
 
         Raises:
             Transient, Blocked: Nothing more can be done now; what was not repaired is found again by the next run.
@@ -114,7 +109,7 @@ class BlobRepair:
             [
                 use
                 for use in uses(self.plan)
-                if selection.blobs or (use.blob.cid not in self.plan.uploaded and self._failed_before(use))
+                if self.plan.selection.blobs or (use.blob.cid not in self.plan.uploaded and self._failed_before(use))
             ]
         )
         if not lost:
@@ -123,7 +118,7 @@ class BlobRepair:
         still = self._missing(sent)
         self._healed(use for use in sent if use not in still)
         if still:
-            self._release(still, writer())
+            self._release(still)
         return self._again
 
     def check(self) -> None:
@@ -143,7 +138,7 @@ class BlobRepair:
         return entry.state is State.DEFERRED
 
     def _missing(self, asked: Sequence[Use]) -> list[Use]:
-        missing = missing_blobs(self.server, str(self.plan.account.did), {use.blob.cid for use in asked})
+        missing = missing_blobs(self.engine.server, str(self.plan.account.did), {use.blob.cid for use in asked})
         return [use for use in asked if use.blob.cid in missing]
 
     def _upload_again(self, lost: Sequence[Use]) -> list[Use]:
@@ -156,7 +151,8 @@ class BlobRepair:
                 if spent is not None:
                     raise spent
                 if use.blob.cid not in sent:
-                    self.server.upload_blob(self.plan.account, self.load(use.operation, use.blob), use.blob.mime_type)
+                    data = self.engine.load(self.plan, use.operation, use.blob)
+                    self.engine.server.upload_blob(self.plan.account, data, use.blob.mime_type)
             except (Permanent, Transient) as error:
                 spent = error if isinstance(error, RateLimited) else None
                 self._fail(use, error)
@@ -165,7 +161,7 @@ class BlobRepair:
                 done.append(use)
         return done
 
-    def _release(self, lost: Sequence[Use], writer: Writer) -> None:
+    def _release(self, lost: Sequence[Use]) -> None:
         """Let all records go of blobs whose bytes are gone, so that they are uploaded as if they were new."""
         repository = self.plan.repository
         if repository is None:
@@ -185,7 +181,7 @@ class BlobRepair:
                     self._fail(use, error)
             else:  # it waits from now on, whatever stops this run
                 self.recorder.reopen(own[0].operation)
-        for outcome in writer.write(operations, repository):
+        for outcome in self.engine.writer_of(self.plan).write(operations, repository):
             if isinstance(outcome, Refused):
                 for use in by_path[outcome.operation.path]:
                     self._fail(use, outcome.error)
@@ -215,13 +211,13 @@ class BlobRepair:
                 continue
             if use.blob.mime_type not in PADDING:
                 raise BlobMissing(f"the PDS has lost the blob {use.blob.cid}, and nothing can stand in for it")
-            data = stand_in(self.load(use.operation, use.blob), use.blob.mime_type)
+            data = stand_in(self.engine.load(self.plan, use.operation, use.blob), use.blob.mime_type)
             copy = BlobRef(blob_cid(data), use.blob.mime_type, len(data))
             self.plan.stand_ins[copy.cid] = use.blob
             record[use.field] = copy.to_json()
             copies.append(copy)
         media, rkey = own[0].media, own[0].rkey
-        self.lexicons.validate(media.nsid, record)
+        self.engine.lexicons.validate(media.nsid, record)
         reason = "it lets go of a blob whose bytes are lost"
         return Operation(Kind.UPDATE, media, rkey, reason, record=record, cid=record_cid(record), blobs=tuple(copies))
 
@@ -231,7 +227,7 @@ class BlobRepair:
 
     def _fail(self, use: Use, error: PipelineError) -> None:
         self.recorder.reopen(use.operation)
-        self._again |= self.refuse(Refused(use.operation, error, Stage.UPLOAD))
+        self._again |= self.engine.take(self.plan, self.recorder, Refused(use.operation, error, Stage.UPLOAD))
 
 
 def stand_in(data: bytes, mime_type: str) -> bytes:

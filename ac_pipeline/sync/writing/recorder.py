@@ -10,8 +10,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.errors import Blocked, PipelineError, RateLimited, Transient
 from ac_pipeline.items import Failure, LedgerEntry, Stage, State
@@ -33,7 +31,7 @@ from ac_pipeline.sync.planning.plan import (
 )
 from ac_pipeline.sync.planning.wanted import failure_of
 from ac_pipeline.sync.ports import Documents, Ledger
-from ac_pipeline.sync.report import AccountReport, ItemFailure
+from ac_pipeline.sync.report import AccountReport, ItemFailure, Tally
 from ac_pipeline.sync.writing.entries import Entries, end_of
 from ac_pipeline.sync.writing.writer import Refused
 
@@ -46,147 +44,121 @@ class ItemStates:
     """
 
     def __init__(self, report: AccountReport) -> None:
+        self.ended: dict[str, State] = {}
+        self.open: dict[str, dict[str, Operation]] = {}  # what each item still waits for, by path
+        self.sent: dict[str, dict[str, Operation]] = {}  # the same of what was sent in this run
         self._report = report
-        self._states: dict[str, State] = {}
-        self._open: dict[str, dict[str, Operation]] = {}  # what each item still waits for, by path
-        self._sent: dict[str, dict[str, Operation]] = {}
-
-    def begin(self) -> None:
-        """A round starts: what the last one left open is planned anew."""
-        self._open = {}
 
     def send(self) -> None:
         """What is open now goes to the PDS, and may arrive there without an answer."""
-        for item, operations in self._open.items():
-            self._sent.setdefault(item, {}).update(operations)
+        for item, operations in self.open.items():
+            self.sent.setdefault(item, {}).update(operations)
 
     def reopen(self, operation: Operation) -> None:
         """An item waits for a write; one that was in order a round ago may do so, one that has ended otherwise not."""
         item = operation.item
         if not operation.writes or operation.kind in BESIDE:
             return
-        if self._states.get(item) is State.UNCHANGED:
-            del self._states[item]
+        if self.ended.get(item) is State.UNCHANGED:
+            del self.ended[item]
             self._report.tally(operation.media.name).count(State.UNCHANGED, -1)
-        if item not in self._states:
-            self._open.setdefault(item, {})[operation.path] = operation
+        if item not in self.ended:
+            self.open.setdefault(item, {})[operation.path] = operation
 
     def close(self, operation: Operation) -> bool:
         """An operation needs no more waiting for; True if it was its item's last."""
-        waiting = self._open.get(operation.item, {})
+        waiting = self.open.get(operation.item, {})
         waiting.pop(operation.path, None)
         if not waiting:
-            self._open.pop(operation.item, None)
+            self.open.pop(operation.item, None)
         return not waiting
 
     def end(self, media: MediaType, item: str, state: State) -> bool:
         """Count an item where it ended; False if it had ended before."""
-        if item in self._states:
+        if item in self.ended:
             return False
-        self._states[item] = state
+        self.ended[item] = state
         self._report.tally(media.name).count(state)
         return True
 
     def write(self, media: MediaType, item: str, kind: Kind) -> None:
         """An item ended with its record written: `written` is the sum of both kinds."""
-        if item not in self._states:
-            self._states[item] = State.WRITTEN
+        if item not in self.ended:
+            self.ended[item] = State.WRITTEN
             tally = self._report.tally(media.name)
             tally.created += kind is Kind.CREATE
             tally.updated += kind is Kind.UPDATE
-
-    def of(self, item: str) -> State | None:
-        """How an item ended; None as long as it has not."""
-        return self._states.get(item)
-
-    def sent(self, item: str) -> dict[str, Operation]:
-        """What was sent for an item in this run, by path."""
-        return self._sent.get(item, {})
 
     def unheard_deletions(self) -> list[Operation]:
         """One deletion of each item whose deletions were sent in an earlier round and need not be sent again: they
         arrived."""
         return [
             next(iter(operations.values()))
-            for item, operations in self._sent.items()
-            if item not in self._open and all(each.kind in ERASES for each in operations.values())
+            for item, operations in self.sent.items()
+            if item not in self.open and all(each.kind in ERASES for each in operations.values())
         ]
 
     def take_open(self) -> Sequence[Operation]:
         """One operation of each item that has not ended; none of them is waited for any more."""
-        waiting = [next(iter(ops.values())) for item, ops in self._open.items() if item not in self._states]
-        self._open = {}
+        waiting = [next(iter(ops.values())) for item, ops in self.open.items() if item not in self.ended]
+        self.open = {}
         return waiting
-
-    @property
-    def left_open(self) -> int:
-        """Items that still wait."""
-        return len(self._open)
 
 
 class Recorder:
-    """Records what happens to the items of one account in one run; `dry` counts only and stores nothing.
+    """Records what happens to the items of one account in one run; that of a dry plan counts only and stores nothing.
 
     Attributes:
         links: What this run has stored in Mongo, by item; None where a link was cleared.
     """
 
     def __init__(
-        self,
-        documents: Documents,
-        ledger: Ledger,
-        account: Account,
-        run_id: str,
-        now: Callable[[], datetime],
-        *,
-        dry: bool = False,
+        self, documents: Documents, ledger: Ledger, plan: AccountPlan, run_id: str, now: Callable[[], datetime]
     ) -> None:
-        self.report = AccountReport(account.key)
-        self.run_id, self.dry = run_id, dry
+        self.report = AccountReport(plan.account.key)
+        self.run_id = run_id
         self.links: dict[str, Link | None] = {}
         self._documents = documents
         self._ledger = ledger
-        self._account = account
+        self._plan = plan
+        self._account = plan.account
         self._now = now
-        self._entries = Entries(account, run_id, now)
+        self._entries = Entries(plan.account, run_id, now)
         self._states = ItemStates(self.report)
 
-    def count(self, plan: AccountPlan, types: Iterable[MediaType]) -> None:
-        """Count the documents of these types, and keep what the ledger knows of them."""
-        for media in types:
-            name = media.name
-            tally, wanted = self.report.tally(name), plan.wanted[name]
-            self._know(media, plan.documents[name], plan.selected[name], plan.entries[name])
-            if name in self.report.versions:
-                versions = self.report.versions[name]
+    def count(self) -> None:
+        """Count the documents and records that were read, and keep what the ledger knows of them."""
+        plan = self._plan
+        for media in plan.selection.types:
+            tally, wanted = self._know(media), plan.wanted[media.name]
+            if plan.repository is not None:
+                tally.records = sum(1 for _ in plan.repository.collection(media.nsid))
+            if media.name in self.report.versions:
+                versions = self.report.versions[media.name]
                 versions.renditions, versions.records = renditions_version(wanted), records_version(wanted)
             for each in wanted:
                 if each.derived is not None:  # what is odd or missing beside media is never only logged (OPS-4)
                     tally.warnings += bool(each.derived.warnings and not each.document.warnings)
                     tally.companions_missing += bool(media.companions(each.document).keys() - each.derived.found)
 
-    def untouched(self, plan: AccountPlan, types: Iterable[MediaType], records: Mapping[str, int]) -> None:
+    def untouched(self, records: Mapping[str, int]) -> None:
         """Everything is known to be as it has to be: what a run that reads the repository would count (VERIFY-11);
         `records` of each type are in the repository.
         """
-        self.count(plan, types)
-        for media in types:
+        self.count()
+        for media in self._plan.selection.types:
             tally = self.report.tally(media.name)
             tally.records = records[media.name]
             tally.unchanged += tally.eligible
 
-    def _know(
-        self, media: MediaType, documents: Sequence[Document], chosen: set[str], known: Mapping[str, LedgerEntry]
-    ) -> None:
-        self.report.tally(media.name).read(document for document in documents if document.id in chosen)
+    def _know(self, media: MediaType) -> Tally:
+        documents, chosen = self._plan.documents[media.name], self._plan.selected[media.name]
+        tally = self.report.tally(media.name)
+        tally.read(document for document in documents if document.id in chosen)
         if len(chosen) == len(documents):
             self.report.versions[media.name] = Versions(documents_version(documents))
-        self._entries.know(known.values())
-
-    def records(self, repository: Repository, types: Iterable[MediaType]) -> None:
-        """Count the records the repository holds before the run."""
-        for media in types:
-            self.report.tally(media.name).records = sum(1 for _ in repository.collection(media.nsid))
+        self._entries.know(self._plan.entries[media.name].values())
+        return tally
 
     def doubt(self, media: MediaType, orphans: int, records: int, why: str) -> None:
         """Records without a document are kept, because the database is doubted and not the records; `why` ends a
@@ -199,10 +171,10 @@ class Recorder:
             f"`ac-pipeline sync --user {self._account.key} --type {media.name} --sweep {orphans}`."
         )
 
-    def begin(self, plans: Sequence[TypePlan]) -> None:
+    def begin(self) -> None:
         """A round starts: everything that needs no write ends now; what was written without an answer is recognised."""
-        self._states.begin()
-        saved: list[LedgerEntry | None] = []
+        self._states.open = {}  # what the last round left open is planned anew
+        plans, saved = self._plan.plans, list[LedgerEntry | None]()
         # Before their links are cleared: a kill in between must not cost the keys.
         self._save(self._remember_key(op) for plan in plans for op in plan.links() if op.kind is Kind.UNLINK)
         for plan in plans:
@@ -233,7 +205,7 @@ class Recorder:
                 continue
             last, link = self._states.close(operation), None
             if operation.kind in ERASES:
-                if not last or self._states.of(operation.item) is not None:
+                if not last or self._states.ended.get(operation.item) is not None:
                     continue
                 gone.append(self._delete(operation))
             elif operation.wanted is not None:
@@ -244,7 +216,7 @@ class Recorder:
                 links.setdefault(media.name, (media, []))[1].append(self._link(operation.item, document, link))
         self._save(gone)
         for media, updates in links.values():
-            self._documents.write_links(media, updates)
+            self._write_links(media, updates)
         self._save(saved)
 
     def refused(self, outcome: Refused) -> None:
@@ -261,24 +233,18 @@ class Recorder:
             self._list(operation.item, operation.document, failure, state)
             return
         self._states.close(operation)
-        if self._states.of(operation.item) is None:
+        if self._states.ended.get(operation.item) is None:
             self._save([self._miss(operation, failure, state, until)])
 
-    def block(
-        self,
-        media: MediaType,
-        documents: Sequence[Document],
-        chosen: set[str],
-        known: Mapping[str, LedgerEntry],
-        reason: Blocked,
-    ) -> None:
+    def block(self, media: MediaType, reason: Blocked) -> None:
         """The eligible ones among the chosen documents of one type wait for their account, or for a pause to end."""
-        self._know(media, documents, chosen, known)
+        self._know(media)
         failure = failure_of(Stage.WRITE, reason)
         saved = []
-        for wanted in map(Wanted, documents):
-            if wanted.document.id in chosen and wanted.document.verdict is Verdict.ELIGIBLE:
-                faulty = self._entries.stays_quarantined(wanted.item, wanted.document, failure)
+        for wanted in map(Wanted, self._plan.documents[media.name]):
+            document = wanted.document
+            if document.id in self._plan.selected[media.name] and document.verdict is Verdict.ELIGIBLE:
+                faulty = self._entries.stays_quarantined(wanted.item, document, failure)
                 self._states.end(media, wanted.item, State.QUARANTINED if faulty else State.BLOCKED)
                 saved.append(self._entries.failed(media, wanted.item, wanted, failure, State.BLOCKED))
         self._save(saved)
@@ -302,17 +268,18 @@ class Recorder:
         except Transient as other:  # the ledger itself may be what does not answer; the report still tells
             self.report.note(f"the ledger does not know of the interruption: {other.message}")
 
-    def vanished(self, plan: AccountPlan, types: Iterable[MediaType]) -> None:
+    def vanished(self) -> None:
         """Records that had to go, or have no document, and are gone without us wait no longer (DEL-6)."""
         saved: list[LedgerEntry | None] = []
+        plan = self._plan
         records = plan.repository.records if plan.repository is not None else {}
-        for media in types:
+        for media in plan.selection.types:
             documents = {document.id: document for document in plan.documents[media.name]}
             for entry in plan.entries[media.name].values():
                 document = documents.get(entry.document)
                 over = entry.withdrawn_at is not None or (document is None and entry.state is not State.DELETED)
                 there = f"{media.nsid}/{entry.rkey}" in records
-                if over and entry.rkey and not there and self._states.of(entry.item) is None:
+                if over and entry.rkey and not there and self._states.ended.get(entry.item) is None:
                     saved.append(self._entries.deleted(media, entry.item, document, entry.rkey, "its record is gone"))
         self._save(saved)
 
@@ -338,9 +305,30 @@ class Recorder:
                 self.report.tally(media.name).pending += 1
         self._save(saved)
 
-    def skip(self, operations: Iterable[Operation]) -> None:
+    def foresee(self) -> None:
+        """Count what would happen to each item of a decided plan, in a dry run."""
+        plan, refusal = self._plan, self._plan.refusal()
+        if refusal is not None:
+            self.report.blocked = Blocked(refusal.message)
+        self.begin()
+        moving: list[Operation] = []
+        for operation in plan.operations():
+            if operation.writes or operation.kind is Kind.RENDER:
+                tally = self.report.tally(operation.media.name)
+                if refusal is not None:
+                    self._states.end(operation.media, operation.item, State.BLOCKED)
+                    continue
+                tally.pending += 1
+                if operation.kind is Kind.RENDER:
+                    self._states.end(operation.media, operation.item, State.DEFERRED)
+                else:
+                    moving.append(operation)
+        self.committed(moving)
+
+    def skip(self) -> None:
         """What was not agreed to is not done: its items wait for another sync. The ledger need not know."""
-        for operation in operations:
+        self.report.skipped = list(self._plan.skipped.values())
+        for operation in self.report.skipped:
             if operation.writes and operation.kind not in BESIDE:
                 self._states.end(operation.media, operation.item, State.DEFERRED)
 
@@ -350,17 +338,17 @@ class Recorder:
 
     def finish(self) -> None:
         """Nothing is left open: every planned item has ended in exactly one state (VERIFY-1)."""
-        if self._states.left_open:
-            raise RuntimeError(f"{self._states.left_open} items of {self._account.key} have no end")
+        if self._states.open:
+            raise RuntimeError(f"{len(self._states.open)} items of {self._account.key} have no end")
 
     # --------------------------------------------------------------------------------------------------- ends of items
 
     def _keep(self, media: MediaType, kept: Kept) -> LedgerEntry | None:
         item = kept.wanted.item
-        if self._states.of(item) is not None:
+        if self._states.ended.get(item) is not None:
             return None
         wanted = replace(kept.wanted, cid=kept.cid)
-        sent = self._states.sent(item).get(f"{media.nsid}/{kept.rkey}")
+        sent = self._states.sent.get(item, {}).get(f"{media.nsid}/{kept.rkey}")
         if sent is not None and sent.cid == kept.cid:
             return self._write(media, wanted, sent.kind, kept.rkey)
         self._states.end(media, item, State.UNCHANGED)
@@ -382,7 +370,7 @@ class Recorder:
         if not self._states.end(operation.media, item, State.DELETED):
             return None
         linked = document.link.rkey if document is not None and document.link is not None else None
-        keys = [each.rkey for each in self._states.sent(item).values()] or [operation.rkey]
+        keys = [each.rkey for each in self._states.sent.get(item, {}).values()] or [operation.rkey]
         rkey = linked if linked in keys else min(keys)
         return self._entries.deleted(operation.media, item, document, str(rkey), operation.reason)
 
@@ -438,16 +426,19 @@ class Recorder:
         writes do not count as healed."""
         wrong = [op for op in plan.links() if op.item not in self.links or self.links[op.item] != op.link]
         updates = [self._link(op.item, op.document, op.link) for op in wrong if op.document is not None]
-        if updates:
-            self._documents.write_links(plan.media, updates)
+        self._write_links(plan.media, updates)
         for operation in wrong:
-            withdrawn = operation.kind is Kind.UNLINK and bool(self._states.sent(operation.item))
-            own = self._states.of(operation.item) is State.WRITTEN or withdrawn
+            withdrawn = operation.kind is Kind.UNLINK and bool(self._states.sent.get(operation.item, {}))
+            own = self._states.ended.get(operation.item) is State.WRITTEN or withdrawn
             self.report.tally(plan.media.name).healed += not own
+
+    def _write_links(self, media: MediaType, updates: Sequence[LinkUpdate]) -> None:
+        if updates and not self._plan.dry:
+            self._documents.write_links(media, updates)
 
     def _save(self, entries: Iterable[LedgerEntry | None]) -> None:
         new = [entry for entry in entries if entry is not None]
-        if new and not self.dry:
+        if new and not self._plan.dry:
             self._entries.know(new)
             self._ledger.save(new)
 
