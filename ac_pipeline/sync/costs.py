@@ -69,22 +69,6 @@ USUAL = Limits(
 """What the reference PDS limits when its limits are on (ATProto facts, "Limits")."""
 
 
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """What one user's operations take of the limits."""
-
-    did: str
-    # Write points in all; `largest`: of the largest commit, which fits into a window whole or not at all
-    points: int = 0
-    largest: int = 0
-    uploads: int = 0
-    requests: int = 0
-    # Commits that wait for the relay's hour; `counted`: those that delete, which count in it and do not wait
-    events: int = 0
-    counted: int = 0
-    seconds: float = 0.0  # What the PDS needs for it without any limit
-
-
 class Ending(NamedTuple):
     """When something is done: seconds from now, and what it waits for until then."""
 
@@ -156,6 +140,40 @@ class Timeline:
                 window.left, window.ends = window.usable, None
 
 
+REQUESTS_A_USER = 2  # Requests besides commits, uploads and a login: the latest commit, and one to spare
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Amounts:
+    """What plans take, added up."""
+
+    operations: int = 0  # Records written or deleted
+    points: int = 0  # Write points
+    blob_uploads: int = 0  # Blobs that the repositories do not hold yet
+    bytes: int = 0  # Of the request bodies and these blobs, as far as they are known
+    commits: int = 0  # Requests that write
+    sessions: int = 0  # Logins, at most
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserCost(_Amounts):
+    """What the operations of one account take."""
+
+    user: str = ""
+    did: str = ""
+    largest: int = 0  # Points of the largest commit, which fits into a window whole or not at all
+    erasing: int = 0  # Commits that delete something: they count in the relay's hour and do not wait for it (LIMIT-9)
+
+    @property
+    def requests(self) -> int:
+        return self.commits + self.blob_uploads + self.sessions + REQUESTS_A_USER
+
+    @property
+    def seconds(self) -> float:
+        """What the PDS needs for it without any limit."""
+        return self.operations / RECORDS_PER_SECOND + self.blob_uploads / BLOBS_PER_SECOND
+
+
 class Forecast:
     """Adds users up in the order given: points are each user's own, everything else is shared."""
 
@@ -167,20 +185,19 @@ class Forecast:
         self._seconds = 0.0
         self.end = Ending()
 
-    def add(self, demand: Demand) -> Ending:
+    def add(self, cost: UserCost) -> Ending:
         """When this user, who comes after those added before, is done."""
-        limits = self._limits
-        points = Timeline(limits.spent.get(demand.did, limits.points), limits.headroom)
-        points.spend(demand.points, demand.largest)
-        self._uploads.spend(demand.uploads)
-        self._requests.spend(demand.requests)
-        self._events.count(demand.counted)
-        self._events.spend(demand.events)
-        self._seconds += demand.seconds
-        ends = [Ending(self._seconds), points.ending(WRITE_POINTS)]
-        ends += [self._uploads.ending(UPLOADS)] if demand.uploads else []
-        ends += [self._requests.ending(REQUESTS)] if demand.requests else []
-        ends += [self._events.ending(EVENTS)] if demand.events else []
+        limits, events = self._limits, cost.commits - cost.erasing
+        points = Timeline(limits.spent.get(cost.did, limits.points), limits.headroom)
+        points.spend(cost.points, cost.largest)
+        self._uploads.spend(cost.blob_uploads)
+        self._requests.spend(cost.requests)
+        self._events.count(cost.erasing)
+        self._events.spend(events)
+        self._seconds += cost.seconds
+        ends = [Ending(self._seconds), points.ending(WRITE_POINTS), self._requests.ending(REQUESTS)]
+        ends += [self._uploads.ending(UPLOADS)] if cost.blob_uploads else []
+        ends += [self._events.ending(EVENTS)] if events else []
         ending = max(ends, key=_seconds)
         self.end = max(self.end, ending, key=_seconds)
         return ending
@@ -188,46 +205,6 @@ class Forecast:
 
 def _seconds(ending: Ending) -> float:
     return ending.seconds
-
-
-REQUESTS_A_USER = 2  # Requests of a user besides commits, uploads and a login: the latest commit, and one to spare
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Amounts:
-    """What plans take: records written or deleted, write points, blobs that the repositories do not hold yet, bytes of
-    the request bodies and these blobs as far as they are known, requests that write, and logins at most."""
-
-    operations: int = 0
-    points: int = 0
-    blob_uploads: int = 0
-    bytes: int = 0
-    commits: int = 0
-    sessions: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UserCost(_Amounts):
-    """What one account's plan takes; `largest`: points of the largest commit, `erasing`: commits that delete something,
-    which the relay's hour does not hold back (LIMIT-9).
-    """
-
-    user: str
-    did: str
-    largest: int = 0
-    erasing: int = 0
-
-    def demand(self) -> Demand:
-        return Demand(
-            self.did,
-            self.points,
-            self.largest,
-            self.blob_uploads,
-            self.commits + self.blob_uploads + self.sessions + REQUESTS_A_USER,
-            self.commits - self.erasing,
-            self.erasing,
-            self.operations / RECORDS_PER_SECOND + self.blob_uploads / BLOBS_PER_SECOND,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,8 +250,8 @@ class Bill:
         """One more account that has something to do."""
         for name in self._sums:
             self._sums[name] += getattr(cost, name)
-        end = self._known.add(cost.demand())
-        self._usual.add(cost.demand())
+        end = self._known.add(cost)
+        self._usual.add(cost)
         return UserBill(cost, self._now + timedelta(seconds=end.seconds), end.waits_for)
 
     def total(self) -> Cost:
@@ -319,15 +296,6 @@ def user_cost(plan: AccountPlan, limits: BatchLimits | None = None) -> UserCost:
     )
 
 
-def cost(plans: Iterable[AccountPlan], now: datetime, known: Limits | None = None) -> Cost:
-    """Add up what the operations of these plans take."""
-    bill = Bill(now, known or Limits())
-    for each in map(user_cost, plans):
-        if each.operations:
-            bill.add(each)
-    return bill.total()
-
-
 def packed(operations: Iterable[Operation], limits: BatchLimits) -> Iterator[list[Operation]]:
     """Operations in the commits in which the writer sends them."""
     rest = sorted(operations, key=lambda operation: operation.path)
@@ -357,17 +325,12 @@ def _uploads(plan: AccountPlan, writes: Iterable[Operation]) -> dict[str, int]:
     return {cid: size for cid, size in made.items() if cid not in present}
 
 
-@dataclass(frozen=True, slots=True)
-class Price:
-    """What some operations of one repository take."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price(UserCost):
+    """What some operations of one repository take; `blob_uploads` are all blobs their records refer to: the most that
+    is uploaded."""
 
-    operations: int = 0
-    commits: int = 0
-    points: int = 0
-    blobs: int = 0  # Blobs their records refer to: the most that is uploaded
-    bytes: int = 0
-    # To wait on a PDS with the usual limits and nothing spent, for `waits_for`; 0 when they are enough
-    hours: float = 0.0
+    hours: float = 0.0  # To wait on a PDS with the usual limits and nothing spent; 0 when they are enough
     waits_for: str = SPEED
 
     @property
@@ -375,34 +338,28 @@ class Price:
         """What it takes of the PDS, and how long that is under the usual limits."""
         said = (
             f"It takes {self.operations} writes in {self.commits} commits, {self.points} write points and at most "
-            f"{self.blobs} blobs, {self.bytes} bytes in all."
+            f"{self.blob_uploads} blobs, {self.bytes} bytes in all."
         )
         if self.hours:
             said += f"\nOn a PDS with the usual limits it takes {self.hours:.1f} hours, for {self.waits_for}."
         return said
 
     def to_json(self) -> dict[str, object]:
-        return {name: getattr(self, name) for name in ("operations", "commits", "points", "blobs", "bytes")}
+        counts = {name: getattr(self, name) for name in ("operations", "commits", "points")}
+        return {**counts, "blobs": self.blob_uploads, "bytes": self.bytes}
 
 
 def price(operations: Sequence[Operation]) -> Price:
     """Add up what these operations of one repository take."""
     commits = [[operation.to_write() for operation in batch] for batch in packed(operations, BatchLimits())]
     blobs = {blob.cid: blob.size for operation in operations for blob in operation.blobs}
-    demand = Demand(
-        "",
+    found = Price(
+        operations=len(operations),
         points=sum(map(points, commits)),
+        blob_uploads=len(blobs),
+        bytes=sum(request_bytes(write) for batch in commits for write in batch) + sum(blobs.values()),
+        commits=len(commits),
         largest=max(map(points, commits), default=0),
-        uploads=len(blobs),
-        requests=len(commits) + len(blobs) + REQUESTS_A_USER,
     )
-    end = Forecast(USUAL).add(demand)
-    return Price(
-        len(operations),
-        len(commits),
-        demand.points,
-        len(blobs),
-        sum(request_bytes(write) for batch in commits for write in batch) + sum(blobs.values()),
-        end.seconds / 3_600 if end.waits_for != SPEED else 0.0,
-        end.waits_for,
-    )
+    end = Forecast(USUAL).add(found)
+    return replace(found, hours=end.seconds / _HOUR if end.waits_for != SPEED else 0.0, waits_for=end.waits_for)

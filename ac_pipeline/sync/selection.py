@@ -44,8 +44,10 @@ class PlanHash:
     """The hash of a plan whose lines come one after another: the same lines always have the same one, whatever their
     reasons are called."""
 
-    def __init__(self) -> None:
+    def __init__(self, lines: Iterable[PlannedOperation] = ()) -> None:
         self._digest, self._separator = sha256(b"["), b""
+        for each in lines:
+            self.add(each)
 
     def add(self, operation: PlannedOperation) -> None:
         content = [operation.user, operation.item, operation.operation, operation.rkey, operation.cid]
@@ -58,14 +60,6 @@ class PlanHash:
         done = self._digest.copy()
         done.update(b"]")
         return done.hexdigest()
-
-
-def plan_hash(operations: Iterable[PlannedOperation]) -> str:
-    """sha-256 (hex) of what would be done."""
-    digest = PlanHash()
-    for each in operations:
-        digest.add(each)
-    return digest.hexdigest()
 
 
 class Agreement:

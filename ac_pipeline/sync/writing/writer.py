@@ -18,7 +18,6 @@ from ac_pipeline.atproto.syntax import record_cid
 from ac_pipeline.atproto.types import ENVELOPE_BYTES, MAX_OPERATIONS, Write, request_bytes
 from ac_pipeline.errors import (
     BlobMissing,
-    InvalidRecord,
     OutcomeUnknown,
     Permanent,
     PipelineError,
@@ -29,8 +28,7 @@ from ac_pipeline.errors import (
     TooLarge,
     Transient,
 )
-from ac_pipeline.items import BlobRef, Record, RepositoryCheckpoint, Stage
-from ac_pipeline.media.base import MediaType
+from ac_pipeline.items import BlobRef, RepositoryCheckpoint, Stage
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.sync.planning.plan import ERASES, Kind, Operation
 from ac_pipeline.sync.ports import DataServer, Ledger
@@ -322,32 +320,15 @@ class _Present:
 
     def __init__(self, repository: Repository, operations: Sequence[Operation]) -> None:
         self._repository = repository
-        self._operations = operations
-        self._known: tuple[set[str], dict[str, set[str]]] | None = None
+        self._own: dict[str, set[str]] = {operation.path: set() for operation in operations}
+        self._staying: set[str] | None = None
 
     def stays(self, operation: Operation, cid: str) -> bool:
-        if self._known is None:  # only a plan with media pays for looking into the records
-            self._known = self._look()
-        staying, own = self._known
-        return cid in staying or cid in own.get(operation.path, ())
-
-    def _look(self) -> tuple[set[str], dict[str, set[str]]]:
-        staying: set[str] = set()
-        own: dict[str, set[str]] = {operation.path: set() for operation in self._operations}
-        for media in {op.media.nsid: op.media for op in self._operations if op.media.blobs}.values():
-            for rkey, _ in self._repository.collection(media.nsid):
-                path = f"{media.nsid}/{rkey}"
-                own.get(path, staying).update(_blob_cids(self._repository, path, media))
-        return staying, own
-
-
-def _blob_cids(repository: Repository, path: str, media: MediaType) -> set[str]:
-    try:
-        value: Record = repository.value(path)
-    except InvalidRecord:
-        return set()
-    references = [value[blob.name].get("ref") for blob in media.blobs if isinstance(value.get(blob.name), dict)]
-    return {str(reference["$link"]) for reference in references if isinstance(reference, dict) and "$link" in reference}
+        if self._staying is None:  # only a plan with media pays for looking into the records
+            self._staying = set()
+            for path, held in self._repository.blob_references():
+                self._own.get(path, self._staying).add(held)
+        return cid in self._staying or cid in self._own.get(operation.path, ())
 
 
 def _erasures(batches: Iterable[list[Operation]]) -> list[Operation]:
