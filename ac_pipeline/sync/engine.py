@@ -162,7 +162,7 @@ class Engine(Reader):
             self.read(plan)
             recorder.count()
             for each in plan.selection.types:
-                recorder.rendered(each, plan.wanted[each.name])
+                recorder.rendered(plan.wanted[each.name])
         except Transient as error:
             recorder.interrupt(error)
         recorder.report.seconds = monotonic() - started

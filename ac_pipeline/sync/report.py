@@ -128,6 +128,9 @@ class AccountReport:
     def tally(self, type: str) -> Tally:
         return self.types.setdefault(type, Tally())
 
+    def tally_of(self, item: str) -> Tally:
+        return self.tally(item.partition(":")[0])
+
     def note(self, message: str) -> None:
         """Say something once."""
         if message not in self.notes:

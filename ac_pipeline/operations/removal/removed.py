@@ -93,7 +93,7 @@ class Removals:
         failure = failure_of(Stage.WRITE, error, record.cid)
         state = end_of(failure)
         subject = None if document is None else Wanted(document, fresh=True)
-        entry = self._entries.failed(media, item, subject, failure, state, rkey=record.rkey, pending_deletion=True)
+        entry = self._entries.failed(item, subject, failure, state, rkey=record.rkey, pending_deletion=True)
         if entry is not None:
             known = self._entries.of(item)
             entry = entry.with_(fingerprint=known.fingerprint if known is not None else "")
@@ -146,7 +146,7 @@ class Removals:
                 continue
             # The document may have changed since its renditions were made: that is for the next sync to find, so a
             # known fingerprint stays as it is.
-            entry = self._entries.deleted(media, item, None if known is not None else document, rkey, reason)
+            entry = self._entries.deleted(item, None if known is not None else document, rkey, reason)
             made.append(entry)
         return made
 

@@ -265,7 +265,7 @@ class _Restore:
             return known.with_(state=State.WRITTEN, cid=record.cid, run_id=self.run_id, updated_at=now, history=history)
         derived = known.derived if known is not None else None
         wanted = Wanted(saved.document, record.value, record.cid, derived)
-        entry = self.entries.written(saved.media, item, wanted, record.rkey)
+        entry = self.entries.written(wanted, record.rkey)
         # The renditions that are known were made for the document as it was then. Whether they still fit is for the
         # next sync to find, so the fingerprint stays with them.
         return entry.with_(fingerprint=known.fingerprint) if known is not None and known.fingerprint else entry

@@ -59,7 +59,7 @@ def is_up_to_date(plan: AccountPlan, checkpoint: RepositoryCheckpoint, now: Call
             return False
         if unwanted(plan, media):  # a store that did not answer is asked again
             return False
-        if not all(_is_known(ledger, media, wanted) for wanted in plan.wanted[media.name]):
+        if not all(_is_known(ledger, wanted) for wanted in plan.wanted[media.name]):
             return False
     return True
 
@@ -136,7 +136,7 @@ def _holds_exactly(plan: AccountPlan, media: MediaType, links: Mapping[str, Link
     return found == held.keys()
 
 
-def _is_known(ledger: Entries, media: MediaType, wanted: Wanted) -> bool:
+def _is_known(ledger: Entries, wanted: Wanted) -> bool:
     """True if a run that finds this item unchanged would leave its entry as it is."""
     link = wanted.document.link
     if wanted.document.verdict is Verdict.WITHDRAWN:
@@ -144,7 +144,7 @@ def _is_known(ledger: Entries, media: MediaType, wanted: Wanted) -> bool:
         return entry is None or entry.withdrawn_at is None
     if link is None or link.rkey is None:
         return False
-    return ledger.unchanged(media, replace(wanted, cid=link.cid), link.rkey) is None
+    return ledger.unchanged(replace(wanted, cid=link.cid), link.rkey) is None
 
 
 def _link(wanted: Wanted, links: Mapping[str, Link | None]) -> Link | None:

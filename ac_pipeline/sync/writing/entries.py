@@ -14,7 +14,8 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.errors import TRANSIENT_CODES, Paused
 from ac_pipeline.items import Attempt, Derived, Failure, LedgerEntry, Stage, State
-from ac_pipeline.media.base import Document, MediaType
+from ac_pipeline.media.base import Document
+from ac_pipeline.media.registry import media_type
 from ac_pipeline.sync.planning.plan import Wanted
 
 _IN_ORDER = {State.WRITTEN, State.UNCHANGED}
@@ -52,10 +53,10 @@ class Entries:
         quarantined = known is not None and known.state is State.QUARANTINED and failure.error_class != Paused.code
         return quarantined and known is not None and known.fingerprint == document.fingerprint
 
-    def written(self, media: MediaType, item: str, wanted: Wanted, rkey: str) -> LedgerEntry:
-        return self._fulfilled(media, item, wanted, rkey, State.WRITTEN)
+    def written(self, wanted: Wanted, rkey: str) -> LedgerEntry:
+        return self._fulfilled(wanted, rkey, State.WRITTEN)
 
-    def unchanged(self, media: MediaType, wanted: Wanted, rkey: str) -> LedgerEntry | None:
+    def unchanged(self, wanted: Wanted, rkey: str) -> LedgerEntry | None:
         """None when the ledger says so already."""
         known, document, account = self._known.get(wanted.item), wanted.document, self._account
         if (
@@ -68,9 +69,9 @@ class Entries:
             and known.withdrawn_at is None
         ):
             return None
-        return self._fulfilled(media, wanted.item, wanted, rkey, State.UNCHANGED)
+        return self._fulfilled(wanted, rkey, State.UNCHANGED)
 
-    def rendered(self, media: MediaType, wanted: Wanted) -> LedgerEntry | None:
+    def rendered(self, wanted: Wanted) -> LedgerEntry | None:
         """None when these renditions are known; else the item waits for its record."""
         known, document = self._known.get(wanted.item), wanted.document
         # A failure that holds up the record alone is no news about its renditions.
@@ -79,29 +80,26 @@ class Entries:
         if same and not failed:
             return None
         changes = {"derived": wanted.derived, "warnings": _warnings(wanted)}
-        return self._entry(media, wanted.item, document, State.PENDING, Stage.RENDITION, changes=changes)
+        return self._entry(wanted.item, document, State.PENDING, Stage.RENDITION, changes=changes)
 
-    def deleted(
-        self, media: MediaType, item: str, document: Document | None, rkey: str | None, reason: str
-    ) -> LedgerEntry:
+    def deleted(self, item: str, document: Document | None, rkey: str | None, reason: str) -> LedgerEntry:
         """The key stays on record, so that an un-nuked item returns under its old address (DEL-2)."""
         changes = {"cid": None, "withdrawn_at": None}
-        return self._entry(media, item, document, State.DELETED, rkey=rkey, message=reason, changes=changes)
+        return self._entry(item, document, State.DELETED, rkey=rkey, message=reason, changes=changes)
 
-    def erased(self, media: MediaType, item: str) -> LedgerEntry | None:
+    def erased(self, item: str) -> LedgerEntry | None:
         """An item without a record, that shall have none, and whose renditions are given up; None when the ledger says
         so already. Where its end is known, nothing was tried: its timeline stays."""
         known = self._known.get(item)
         if known is None:
             return None
         if known.state is not State.DELETED:
-            ended = self.deleted(media, item, None, None, "it was withdrawn before it had a record")
+            ended = self.deleted(item, None, None, "it was withdrawn before it had a record")
             return replace(without_renditions(ended), history=ended.history)
         return without_renditions(known) if known.derived is not None else None
 
     def failed(
         self,
-        media: MediaType,
         item: str,
         subject: Wanted | None,
         failure: Failure,
@@ -131,7 +129,7 @@ class Entries:
         }
         if subject is not None:
             changes |= _media_of(subject)
-        entry = self._entry(media, item, document, state, failure.stage, rkey=rkey, failure=failure, changes=changes)
+        entry = self._entry(item, document, state, failure.stage, rkey=rkey, failure=failure, changes=changes)
         tried = subject is None or (subject.fresh and failure.stage in _TRIED)
         if tried or known is None or known.state is not state or known.failure != failure:
             return entry
@@ -139,13 +137,12 @@ class Entries:
             return None
         return replace(entry, attempts=known.attempts, history=())  # no new line for its timeline
 
-    def _fulfilled(self, media: MediaType, item: str, wanted: Wanted, rkey: str, state: State) -> LedgerEntry:
+    def _fulfilled(self, wanted: Wanted, rkey: str, state: State) -> LedgerEntry:
         changes = {"cid": wanted.cid, "withdrawn_at": None, **_media_of(wanted)}
-        return self._entry(media, item, wanted.document, state, rkey=rkey, changes=changes)
+        return self._entry(wanted.item, wanted.document, state, rkey=rkey, changes=changes)
 
     def _entry(
         self,
-        media: MediaType,
         item: str,
         document: Document | None,
         state: State,
@@ -158,9 +155,8 @@ class Entries:
     ) -> LedgerEntry:
         """What is known of an item, brought up to date, with one more line in its timeline."""
         account, now = self._account, self._now()
-        known = self._known.get(item) or LedgerEntry(
-            item, media.name, item.partition(":")[2], account.id, account.key, state, stage
-        )
+        type, _, id = item.partition(":")
+        known = self._known.get(item) or LedgerEntry(item, type, id, account.id, account.key, state, stage)
         rkey = rkey or (known.rkey if known.did == account.did else None)
         derived = changes.get("derived", known.derived)
         # What an erasure has given up is over once the item is wanted again.
@@ -176,7 +172,7 @@ class Entries:
             did=account.did,
             fingerprint=document.fingerprint if document is not None else known.fingerprint,
             rkey=rkey,
-            uri=at_uri(account.did, media.nsid, rkey) if account.did and rkey else None,
+            uri=at_uri(account.did, media_type(type).nsid, rkey) if account.did and rkey else None,
             failure=failure,
             run_id=self._run_id,
             updated_at=now,

@@ -54,7 +54,7 @@ def erase(reader: Reader, plan: AccountPlan, recorder: Recorder) -> None:
             entries = _confirmed(reader.documents, plan, media)
             if entries:
                 forget(reader.ledger, reader.renderer, media, entries)
-                recorder.erased(media, entries)
+                recorder.erased(entries)
     except Transient as error:
         recorder.report.note(f"renditions of erased items are still kept, the next sync tries again: {error.message}")
 

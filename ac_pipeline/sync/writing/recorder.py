@@ -61,7 +61,7 @@ class ItemStates:
             return
         if self.ended.get(item) is State.UNCHANGED:
             del self.ended[item]
-            self._report.tally(operation.media.name).count(State.UNCHANGED, -1)
+            self._report.tally_of(item).count(State.UNCHANGED, -1)
         if item not in self.ended:
             self.open.setdefault(item, {})[operation.path] = operation
 
@@ -73,19 +73,19 @@ class ItemStates:
             self.open.pop(operation.item, None)
         return not waiting
 
-    def end(self, media: MediaType, item: str, state: State) -> bool:
+    def end(self, item: str, state: State) -> bool:
         """Count an item where it ended; False if it had ended before."""
         if item in self.ended:
             return False
         self.ended[item] = state
-        self._report.tally(media.name).count(state)
+        self._report.tally_of(item).count(state)
         return True
 
-    def write(self, media: MediaType, item: str, kind: Kind) -> None:
+    def write(self, item: str, kind: Kind) -> None:
         """An item ended with its record written: `written` is the sum of both kinds."""
         if item not in self.ended:
             self.ended[item] = State.WRITTEN
-            tally = self._report.tally(media.name)
+            tally = self._report.tally_of(item)
             tally.created += kind is Kind.CREATE
             tally.updated += kind is Kind.UPDATE
 
@@ -181,7 +181,7 @@ class Recorder:
             for operation in plan.operations:
                 self._states.reopen(operation)
             saved += [self._keep(plan.media, kept) for kept in plan.kept]
-            saved += [self._withhold(plan.media, withheld) for withheld in plan.withheld]
+            saved += [self._withhold(withheld) for withheld in plan.withheld]
         for plan in plans:  # after all is counted: should Mongo not answer, no item is left out
             self._heal_links(plan)
         saved += [self._delete(operation) for operation in self._states.unheard_deletions()]
@@ -211,7 +211,7 @@ class Recorder:
             elif operation.wanted is not None:
                 did, rkey = str(self._account.did), operation.rkey
                 link = Link(rkey, at_uri(did, media.nsid, rkey), operation.cid, did)
-                saved.append(self._write(media, operation.wanted, operation.kind, rkey))
+                saved.append(self._write(operation.wanted, operation.kind, rkey))
             if document is not None:
                 links.setdefault(media.name, (media, []))[1].append(self._link(operation.item, document, link))
         self._save(gone)
@@ -245,8 +245,8 @@ class Recorder:
             document = wanted.document
             if document.id in self._plan.selected[media.name] and document.verdict is Verdict.ELIGIBLE:
                 faulty = self._entries.stays_quarantined(wanted.item, document, failure)
-                self._states.end(media, wanted.item, State.QUARANTINED if faulty else State.BLOCKED)
-                saved.append(self._entries.failed(media, wanted.item, wanted, failure, State.BLOCKED))
+                self._states.end(wanted.item, State.QUARANTINED if faulty else State.BLOCKED)
+                saved.append(self._entries.failed(wanted.item, wanted, failure, State.BLOCKED))
         self._save(saved)
 
     def block_rest(self, reason: Blocked) -> None:
@@ -280,29 +280,29 @@ class Recorder:
                 over = entry.withdrawn_at is not None or (document is None and entry.state is not State.DELETED)
                 there = f"{media.nsid}/{entry.rkey}" in records
                 if over and entry.rkey and not there and self._states.ended.get(entry.item) is None:
-                    saved.append(self._entries.deleted(media, entry.item, document, entry.rkey, "its record is gone"))
+                    saved.append(self._entries.deleted(entry.item, document, entry.rkey, "its record is gone"))
         self._save(saved)
 
-    def erased(self, media: MediaType, entries: Iterable[LedgerEntry]) -> None:
+    def erased(self, entries: Iterable[LedgerEntry]) -> None:
         """There is no record of these items, and none is wanted; the store holds nothing of them any more, or only what
         others use (DEL-7)."""
-        self._save([self._entries.erased(media, entry.item) for entry in entries])
+        self._save([self._entries.erased(entry.item) for entry in entries])
 
-    def rendered(self, media: MediaType, wanted: Sequence[Wanted]) -> None:
+    def rendered(self, wanted: Sequence[Wanted]) -> None:
         """Renditions were made ahead of their records: remember them, or why there are none."""
         saved: list[LedgerEntry | None] = []
         for each in wanted:
             if each.skipped or each.document.verdict is Verdict.WITHDRAWN:
                 continue
             if each.failure is not None:
-                saved.append(self._fail(media, each, each.failure))
+                saved.append(self._fail(each, each.failure))
                 continue
-            entry = self._entries.rendered(media, each)
+            entry = self._entries.rendered(each)
             saved.append(entry)
             if entry is None:
-                self._states.end(media, each.item, State.UNCHANGED)
+                self._states.end(each.item, State.UNCHANGED)
             else:
-                self.report.tally(media.name).pending += 1
+                self.report.tally_of(each.item).pending += 1
         self._save(saved)
 
     def foresee(self) -> None:
@@ -316,11 +316,11 @@ class Recorder:
             if operation.writes or operation.kind is Kind.RENDER:
                 tally = self.report.tally(operation.media.name)
                 if refusal is not None:
-                    self._states.end(operation.media, operation.item, State.BLOCKED)
+                    self._states.end(operation.item, State.BLOCKED)
                     continue
                 tally.pending += 1
                 if operation.kind is Kind.RENDER:
-                    self._states.end(operation.media, operation.item, State.DEFERRED)
+                    self._states.end(operation.item, State.DEFERRED)
                 else:
                     moving.append(operation)
         self.committed(moving)
@@ -330,7 +330,7 @@ class Recorder:
         self.report.skipped = list(self._plan.skipped.values())
         for operation in self.report.skipped:
             if operation.writes and operation.kind not in BESIDE:
-                self._states.end(operation.media, operation.item, State.DEFERRED)
+                self._states.end(operation.item, State.DEFERRED)
 
     def reopen(self, operation: Operation) -> None:
         """An item waits for a write again, unless it has ended otherwise than in order."""
@@ -350,29 +350,29 @@ class Recorder:
         wanted = replace(kept.wanted, cid=kept.cid)
         sent = self._states.sent.get(item, {}).get(f"{media.nsid}/{kept.rkey}")
         if sent is not None and sent.cid == kept.cid:
-            return self._write(media, wanted, sent.kind, kept.rkey)
-        self._states.end(media, item, State.UNCHANGED)
-        return self._entries.unchanged(media, wanted, kept.rkey)
+            return self._write(wanted, sent.kind, kept.rkey)
+        self._states.end(item, State.UNCHANGED)
+        return self._entries.unchanged(wanted, kept.rkey)
 
-    def _withhold(self, media: MediaType, withheld: Withheld) -> LedgerEntry | None:
+    def _withhold(self, withheld: Withheld) -> LedgerEntry | None:
         if withheld.wanted is None:
             self.report.note(withheld.failure.message)
             return None
-        return self._fail(media, withheld.wanted, withheld.failure, withheld.rkey)
+        return self._fail(withheld.wanted, withheld.failure, withheld.rkey)
 
-    def _write(self, media: MediaType, wanted: Wanted, kind: Kind, rkey: str) -> LedgerEntry:
-        self._states.write(media, wanted.item, kind)
-        return self._entries.written(media, wanted.item, wanted, rkey)
+    def _write(self, wanted: Wanted, kind: Kind, rkey: str) -> LedgerEntry:
+        self._states.write(wanted.item, kind)
+        return self._entries.written(wanted, rkey)
 
     def _delete(self, operation: Operation) -> LedgerEntry | None:
         """All records of an item are gone. Of several keys the linked one is remembered, else the oldest."""
         item, document = operation.item, operation.document
-        if not self._states.end(operation.media, item, State.DELETED):
+        if not self._states.end(item, State.DELETED):
             return None
         linked = document.link.rkey if document is not None and document.link is not None else None
         keys = [each.rkey for each in self._states.sent.get(item, {}).values()] or [operation.rkey]
         rkey = linked if linked in keys else min(keys)
-        return self._entries.deleted(operation.media, item, document, str(rkey), operation.reason)
+        return self._entries.deleted(item, document, str(rkey), operation.reason)
 
     def _remember_key(self, operation: Operation) -> LedgerEntry | None:
         """The key of a withdrawn item whose link is cleared, so that it returns under its old address (DEL-2)."""
@@ -382,11 +382,11 @@ class Recorder:
             return None
         if document.link.did not in (None, self._account.did) or (known is not None and known.rkey is not None):
             return None
-        return self._entries.deleted(operation.media, item, document, operation.rkey, operation.reason)
+        return self._entries.deleted(item, document, operation.rkey, operation.reason)
 
-    def _fail(self, media: MediaType, wanted: Wanted, failure: Failure, rkey: str | None = None) -> LedgerEntry | None:
+    def _fail(self, wanted: Wanted, failure: Failure, rkey: str | None = None) -> LedgerEntry | None:
         item, state = wanted.item, end_of(failure)
-        if not self._states.end(media, item, state):
+        if not self._states.end(item, state):
             return None
         if wanted.until is not None:
             self.report.note(f"{item}: {failure.message}")
@@ -394,18 +394,17 @@ class Recorder:
             if state is State.DEFERRED:
                 self._disturb(item, failure)
             self._list(item, wanted.document, failure, state)
-        return self._entries.failed(media, item, wanted, failure, state, rkey=rkey, until=wanted.until)
+        return self._entries.failed(item, wanted, failure, state, rkey=rkey, until=wanted.until)
 
     def _fail_rest(self, failure: Failure, state: State, until: datetime | None = None) -> list[LedgerEntry | None]:
         return [self._miss(operation, failure, state, until) for operation in self._states.take_open()]
 
     def _miss(self, operation: Operation, failure: Failure, state: State, until: datetime | None) -> LedgerEntry | None:
         """An item whose operation was tried, or would have come next, and did not happen."""
-        self._states.end(operation.media, operation.item, state)
+        self._states.end(operation.item, state)
         if state is not State.BLOCKED:  # the account is named once, its items do not fail for it
             self._list(operation.item, operation.document, failure, state)
         return self._entries.failed(
-            operation.media,
             operation.item,
             replace(operation.wanted, fresh=True) if operation.wanted is not None else None,
             failure,
