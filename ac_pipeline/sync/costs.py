@@ -1,17 +1,17 @@
-"""What carrying out plans takes: operations, points, uploads, bytes, commits, sessions, and when it can be done.
+"""What carrying out plans takes, and when it can be done: arithmetic over one account's plan after another.
 
-Pure arithmetic over one account's plan after another; nothing of a plan is kept. The lines of a plan are
-`selection.py`. Points and caps: ATProto facts, "Limits" and "Writing".
+Points and caps: ATProto facts, "Limits" and "Writing".
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import NamedTuple
 
-from ac_pipeline.atproto.types import MAX_OPERATIONS, POINTS, erases, points, request_bytes
+from ac_pipeline.atproto.types import MAX_OPERATIONS, POINTS, Write, erases, points, request_bytes
 from ac_pipeline.sync.planning.diff import AccountPlan
 from ac_pipeline.sync.planning.plan import Kind, Operation
 from ac_pipeline.sync.writing.writer import BatchLimits
@@ -53,12 +53,12 @@ class Limits:
 
     def named(self) -> list[tuple[str, Ceiling]]:
         """Every limit with what it is about."""
-        listed = zip(_NAMES, (self.points, self.uploads, self.requests, self.events), strict=True)
-        return [(name, ceiling) for name, ceilings in listed for ceiling in ceilings]
+        listed = {WRITE_POINTS: self.points, UPLOADS: self.uploads, REQUESTS: self.requests, EVENTS: self.events}
+        return [(name, ceiling) for name, ceilings in listed.items() for ceiling in ceilings]
 
 
-_NAMES = ("write points of one user", "blob uploads", "requests", "commits the relay takes")
-WRITE_POINTS, UPLOADS, REQUESTS, EVENTS = _NAMES
+WRITE_POINTS, UPLOADS, REQUESTS = "write points of one user", "blob uploads", "requests"
+EVENTS = "commits the relay takes"
 SPEED = "the speed of the PDS"
 
 USUAL = Limits(
@@ -89,10 +89,8 @@ class _Window:
 
 
 class Timeline:
-    """One bucket, spent as fast as the ceilings that hold at once allow; without any, nothing ever waits.
-
-    Args:
-        headroom: Share of each that stays unspent, 0 to 1.
+    """One bucket, spent as fast as the ceilings that hold at once allow; without any, nothing ever waits. `headroom` is
+    the share of each that stays unspent, 0 to 1.
     """
 
     def __init__(self, ceilings: Sequence[Ceiling], headroom: float = 0.0) -> None:
@@ -100,10 +98,9 @@ class Timeline:
         self._waited: Ceiling | None = None
         self._windows = []
         for each in ceilings:
-            kept = int(each.limit * headroom)
-            left, ends = (
-                (each.left, each.resets_in) if each.left is not None and each.resets_in > 0 else (each.limit, None)
-            )
+            kept, begun = int(each.limit * headroom), each.left is not None and each.resets_in > 0
+            left = each.left if each.left is not None and begun else each.limit
+            ends = each.resets_in if begun else None
             self._windows.append(_Window(each, max(each.limit - kept, 1), left - kept, ends))
 
     def spend(self, amount: int, unit: int = 1) -> None:
@@ -198,13 +195,9 @@ class Forecast:
         ends = [Ending(self._seconds), points.ending(WRITE_POINTS), self._requests.ending(REQUESTS)]
         ends += [self._uploads.ending(UPLOADS)] if cost.blob_uploads else []
         ends += [self._events.ending(EVENTS)] if events else []
-        ending = max(ends, key=_seconds)
-        self.end = max(self.end, ending, key=_seconds)
+        ending = max(ends, key=itemgetter(0))
+        self.end = max(self.end, ending, key=itemgetter(0))
         return ending
-
-
-def _seconds(ending: Ending) -> float:
-    return ending.seconds
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,14 +220,12 @@ class Cost(_Amounts):
 
     finishes_at: datetime  # The earliest end under the limits that are known of this PDS; without any, at its own speed
     waits_for: str  # What binds until then: a limit, or the speed of the PDS
-    # `finishes_limited` and `limited_by`: the same under the limits a PDS has by default when they are on, with the
-    # same relay
-    finishes_limited: datetime
+    finishes_limited: datetime  # The same under the limits a PDS has by default when they are on, with the same relay
     limited_by: str
 
     def to_json(self) -> dict[str, object]:
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}
+        ends = {name: getattr(self, name).isoformat() for name in ("finishes_at", "finishes_limited")}
+        return {**asdict(self), **ends}
 
 
 class Bill:
@@ -275,44 +266,36 @@ def user_cost(plan: AccountPlan, limits: BatchLimits | None = None) -> UserCost:
     waiting = [operation for operation in plan.operations() if operation.kind is Kind.RENDER]
     copies = [operation for operation in writes if operation.kind is Kind.DELETE_DUPLICATE]  # in commits of their own
     others = [operation for operation in writes if operation.kind is not Kind.DELETE_DUPLICATE]
-    main = list(packed(others, limits))
-    batches = [_points(batch) for batch in main]
-    later = sum(_later(plan, operation) for operation in waiting)
-    commits = max(len(batches), -(-(len(others) + len(waiting)) // MAX_OPERATIONS))
-    largest = max([*batches, min(later, MAX_OPERATIONS * POINTS["create"])])
-    extra = [_points(batch) for batch in packed(copies, limits)]
+    main, extra = list(packed(others, limits)), list(packed(copies, limits))
+    batches = [points(batch) for batch in (*main, *extra)]
+    there = {document for made in plan.plans for document in made.matches}
+    later = sum(POINTS["update" if op.document and op.document.id in there else "create"] for op in waiting)
+    commits = max(len(main), -(-(len(others) + len(waiting)) // MAX_OPERATIONS))
     blobs = _uploads(plan, writes)
     return UserCost(
         user=plan.account.key,
         did=str(plan.account.did),
         operations=len(writes) + len(waiting),
-        points=sum(batches) + sum(extra) + later,
+        points=sum(batches) + later,
         blob_uploads=len(blobs) + sum(len(operation.media.blobs) for operation in waiting),
-        bytes=sum(request_bytes(operation.to_write()) for operation in writes) + sum(blobs.values()),
+        bytes=_bytes([*main, *extra]) + sum(blobs.values()),
         commits=commits + len(extra),
         sessions=int(bool(writes or waiting)),
-        largest=max([largest, *extra]),
-        erasing=sum(erases(operation.to_write() for operation in batch) for batch in main) + len(extra),
+        largest=max([*batches, min(later, MAX_OPERATIONS * POINTS["create"])]),
+        erasing=sum(map(erases, main)) + len(extra),
     )
 
 
-def packed(operations: Iterable[Operation], limits: BatchLimits) -> Iterator[list[Operation]]:
+def packed(operations: Iterable[Operation], limits: BatchLimits) -> Iterator[list[Write]]:
     """Operations in the commits in which the writer sends them."""
     rest = sorted(operations, key=lambda operation: operation.path)
     while rest:
         batch, rest = limits.pack(rest)
-        yield batch
+        yield [operation.to_write() for operation in batch]
 
 
-def _points(batch: Iterable[Operation]) -> int:
-    return points(operation.to_write() for operation in batch)
-
-
-def _later(plan: AccountPlan, operation: Operation) -> int:
-    """Points of a record whose rendition is still to be made: whether it exists is known."""
-    document = operation.document
-    there = document is not None and any(document.id in made.matches for made in plan.plans)
-    return POINTS["update" if there else "create"]
+def _bytes(commits: Iterable[list[Write]]) -> int:
+    return sum(request_bytes(write) for commit in commits for write in commit)
 
 
 def _uploads(plan: AccountPlan, writes: Iterable[Operation]) -> dict[str, int]:
@@ -351,13 +334,13 @@ class Price(UserCost):
 
 def price(operations: Sequence[Operation]) -> Price:
     """Add up what these operations of one repository take."""
-    commits = [[operation.to_write() for operation in batch] for batch in packed(operations, BatchLimits())]
+    commits = list(packed(operations, BatchLimits()))
     blobs = {blob.cid: blob.size for operation in operations for blob in operation.blobs}
     found = Price(
         operations=len(operations),
         points=sum(map(points, commits)),
         blob_uploads=len(blobs),
-        bytes=sum(request_bytes(write) for batch in commits for write in batch) + sum(blobs.values()),
+        bytes=_bytes(commits) + sum(blobs.values()),
         commits=len(commits),
         largest=max(map(points, commits), default=0),
     )
