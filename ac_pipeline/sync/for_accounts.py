@@ -1,6 +1,6 @@
 """The one way to do something for many accounts: several at once, each on its own, until an interrupt.
 
-What is done for an account is said elsewhere. Memory does not grow with the number of accounts (OPS-6).
+Memory does not grow with the number of accounts (OPS-6).
 """
 
 from __future__ import annotations

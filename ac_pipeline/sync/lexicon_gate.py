@@ -1,7 +1,5 @@
-"""The lexicons' gate: no record is written while our lexicons break what is published.
-
-A published record cannot be called back from those who read it. The rules of change are `atproto/lexicon.py`;
-publishing is `operations/lexicons.py`.
+"""The lexicons' gate: no record is written while our lexicons break what is published, by the rules of
+`atproto/lexicon.py`. A published record cannot be called back from those who read it.
 """
 
 from __future__ import annotations
@@ -74,9 +72,7 @@ class Authority:
         return str(self.account.did)
 
     def published(self, lexicons: Lexicons) -> Published:
-        """The lexicons of ours that stand in the authority's repository; raises Transient or Blocked when it cannot be
-        read.
-        """
+        """Those of ours in the authority's repository; raises Transient or Blocked when it cannot be read."""
         return published_in(self.server.read_repository(self.did), lexicons)
 
 

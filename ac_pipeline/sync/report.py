@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 
 from ac_pipeline.errors import Blocked, PipelineError, is_unreachable
-from ac_pipeline.items import Failure, Stage, State
+from ac_pipeline.items import Stage, State
 from ac_pipeline.media.base import Document, Verdict
 from ac_pipeline.sync.planning.plan import Operation, Versions
 
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of one type. `planned` = written + unchanged + deleted + deferred + quarantined + blocked, always.
-
-    `warnings` counts items with oddities, `companions_missing` those beside which storage holds no recording,
-    `copies_removed` copies of erased work in `site.standard.document`, `orphans_kept` records without a
-    document that stay because the database is doubted.
-    """
+    """Counts of one type. `planned` = written + unchanged + deleted + deferred + quarantined + blocked, always."""
 
     documents: int = 0
     eligible: int = 0
@@ -34,11 +29,11 @@ class Tally:
     blocked: int = 0
     healed: int = 0
     duplicates_removed: int = 0
-    copies_removed: int = 0
+    copies_removed: int = 0  # Copies of erased work in `site.standard.document`
     pending: int = 0
-    warnings: int = 0
-    companions_missing: int = 0
-    orphans_kept: int = 0
+    warnings: int = 0  # Items with oddities
+    companions_missing: int = 0  # Items beside which storage holds no recording
+    orphans_kept: int = 0  # Records without a document that stay because the database is doubted
 
     @property
     def written(self) -> int:
@@ -66,8 +61,7 @@ class Tally:
             setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
     def to_json(self) -> dict[str, int]:
-        counts = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {**counts, "planned": self.planned, "written": self.written}
+        return {**asdict(self), "planned": self.planned, "written": self.written}
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,17 +78,8 @@ class ItemFailure:
     code: str | None = None
     attempts: int = 1
 
-    @classmethod
-    def of(
-        cls, item: str, user: str, failure: Failure, state: State, *, code: str | None, attempts: int
-    ) -> ItemFailure:
-        """What the report shows of a failure as the ledger keeps it."""
-        what = (failure.stage, state, failure.error_class, failure.message, failure.status)
-        return cls(item, user, *what, code, attempts)
-
     def to_json(self) -> dict[str, object]:
-        names = {each.name: "class" if each.name == "error_class" else each.name for each in fields(self)}
-        return {shown: getattr(self, name) for name, shown in names.items()}
+        return {"class" if name == "error_class" else name: value for name, value in asdict(self).items()}
 
 
 @dataclass(slots=True)

@@ -1,5 +1,5 @@
 """Safeguards against a database or a PDS that has not what was there: a wrong one, a half-restored one, one that lost
-its users. What was there at the last look is kept in the ledger, so that all runs and machines judge by the same.
+its users. What was there at the last look is in the ledger, so that all runs and machines judge by the same.
 
 A record whose document is gone (an orphan) may be the only copy of somebody's work. Orphans of a type are deleted only
 while its collection, the documents of the records that are known, and all orphans met within a day are each within
@@ -61,10 +61,8 @@ class Safeguard:
     # ------------------------------------------------------------------------------------------------- collections
 
     def look(self, media: MediaType, within: timedelta = timedelta(0)) -> LastLook:
-        """Count the documents of a type, and those lost of the records that are known; the ledger remembers it.
-
-        Args:
-            within: A look so young is good enough.
+        """Count the documents of a type, and those lost of the records that are known; the ledger remembers it. A look
+        `within` so short a time is good enough.
 
         Raises:
             Transient: Something could not be read.
@@ -76,7 +74,7 @@ class Safeguard:
         dates = self.documents.dates(media)
         staying = {account.id for account in self.accounts() if not account.owner_deleted}
         recorded = [document for account, document in self.ledger.recorded(media.name) if account in staying]
-        whens = [when for when in dates.values() if when <= _ms(now)]
+        whens = [when for when in dates.values() if when <= now.timestamp() * 1000]
 
         def seen(before: LastLook) -> LastLook:
             look = replace(
@@ -86,7 +84,7 @@ class Safeguard:
             look = replace(look, orphans=_since(before.orphans, now - _DAY), waiting=_since(lost, now - _WEEK))
             newest = max(whens, default=None)
             if newest is not None and (before.newest is None or newest >= before.newest):
-                recent = newest - self.silent_days * _ms_of(_DAY)
+                recent = newest - self.silent_days * (_DAY // timedelta(milliseconds=1))
                 look = replace(look, newest=newest, arrivals=sum(when > recent for when in whens))
             return self._expecting(look, now)
 
@@ -201,10 +199,10 @@ class Safeguard:
 
     def sweeping(self, run_id: str) -> bool:
         """True if the number of this run is agreed to already: a retry goes on where it was."""
-        return self.ledger.last_look(_sweep_name(run_id)).at is not None
+        return self.ledger.last_look(f"sweep {run_id}").at is not None
 
     def begin_sweep(self, run_id: str) -> None:
-        self._change(_sweep_name(run_id), lambda look: replace(look, at=self.now()))
+        self._change(f"sweep {run_id}", lambda look: replace(look, at=self.now()))
 
     def _sweep(self, run_id: str, met: set[str], number: int) -> int | None:
         """Take these out of the number a run may sweep: how many are new; None when they are too many."""
@@ -216,7 +214,7 @@ class Safeguard:
             new = len(after) - len(before.orphans)
             return before if len(after) > number else replace(before, at=self.now(), orphans=after)
 
-        return new if met <= self._change(_sweep_name(run_id), take).orphans.keys() else None
+        return new if met <= self._change(f"sweep {run_id}", take).orphans.keys() else None
 
     def _expecting(self, look: LastLook, now: datetime) -> LastLook:
         """A larger collection is expected at once; a smaller one within the share, and once a day at most."""
@@ -288,17 +286,5 @@ def _since(times: Mapping[str, datetime], moment: datetime) -> dict[str, datetim
     return {name: at for name, at in times.items() if at > moment}
 
 
-def _sweep_name(run_id: str) -> str:
-    return f"sweep {run_id}"
-
-
 def _hash(text: str) -> str:
     return sha256(text.encode()).hexdigest()[:16]
-
-
-def _ms(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)
-
-
-def _ms_of(span: timedelta) -> int:
-    return span // timedelta(milliseconds=1)

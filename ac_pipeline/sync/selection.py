@@ -1,6 +1,6 @@
-"""Which items a command or a run is about. Matching always sees every document; only operations are selected.
+"""Which items a command or a run is about, and the lines of a saved plan, which select what a sync of it may do.
 
-Also here: the lines of a saved plan, which select what a sync of that plan may do."""
+Matching always sees every document; only operations are selected."""
 
 from __future__ import annotations
 
@@ -70,10 +70,8 @@ class Agreement:
     """
 
     def __init__(self, lines: Sequence[PlannedOperation]) -> None:
-        known = [each for each in lines if each.fingerprint is None]
-        promised = [each for each in lines if each.fingerprint is not None]
-        self._exact = {(each.item, each.operation, each.rkey, each.cid) for each in known}
-        self._promised = {(each.item, each.rkey, each.fingerprint) for each in promised}
+        self._exact = {(each.item, each.operation, each.rkey, each.cid) for each in lines if each.fingerprint is None}
+        self._promised = {(each.item, each.rkey, each.fingerprint) for each in lines if each.fingerprint is not None}
 
     def allows(self, operation: Operation) -> bool:
         if (operation.item, operation.kind.value, operation.rkey, operation.cid) in self._exact:
@@ -82,13 +80,11 @@ class Agreement:
         return operation.kind in _OF_A_PROMISE and promise in self._promised
 
     def hold(self, plans: Iterable[TypePlan], skipped: dict[tuple[str, str], Operation]) -> None:
-        """Take everything out of these plans that was not agreed to.
+        """Take everything out of these plans that was not agreed to, and what was `skipped` in this run, by kind and
+        path, which is added to.
 
         Duplicates of an item stay as long as anything else about the item is not as it was agreed: what is left of its
         copies then is for a new plan to say.
-
-        Args:
-            skipped: What was taken out in this run, by kind and path. It is added to, and what is in it stays out.
         """
         for plan in plans:
             for operation in plan.operations:
@@ -149,10 +145,9 @@ class Selection:
         return {document.id for document in chosen}
 
     def _holds(self, document: Document) -> bool:
-        if self.since is not None and document.when < self.since:
-            return False
-        if self.until is not None and document.when >= self.until:
-            return False
-        if self.items is None:
-            return True
-        return any((document.type, name) in self.items for name in (document.id, document.code) if name)
+        early = self.since is not None and document.when < self.since
+        late = self.until is not None and document.when >= self.until
+        named = self.items is None or not self.items.isdisjoint(
+            (document.type, name) for name in (document.id, document.code) if name
+        )
+        return named and not early and not late
