@@ -1,12 +1,10 @@
 """Checkpoints: when a repository holds exactly what is wanted, and how a later run knows that it does (VERIFY-11).
 
-Pure. A repository at a known revision is the same in every run; documents, links and the ledger are what may have
-changed. So everything that is wanted of a type is condensed into one hash, which the repository's checkpoint keeps
-only where the repository and every link are exactly as they have to be. A run that wants the same of the same revision
-has nothing to do there and need not read the repository.
-
-The hash is of the state itself, not of what was done to reach it: whatever changes a record, a link or the rules by
-which records are built changes the hash or the revision. What the ledger remembers is compared item by item instead.
+Pure. All that is wanted of a type is condensed into one hash, which the repository's checkpoint keeps only where the
+repository and every link are exactly as they have to be. A run that wants the same of the same revision has nothing to
+do there and need not read the repository. The hash is of the state itself, not of what was done to reach it: whatever
+changes a record, a link or the rules by which records are built changes the hash or the revision. What the ledger
+remembers is compared item by item instead.
 """
 
 from __future__ import annotations
@@ -31,8 +29,6 @@ _FORM = {True: b"2", False: b"2 with copies of erased work"}
 """By whether those go. Raised when the content of the hash changes its meaning: then every repository is read once
 more."""
 
-_NONE: Mapping[str, Link | None] = {}
-
 
 def may_be_up_to_date(checkpoint: RepositoryCheckpoint, selection: Selection) -> bool:
     """True if the repository may still be at its checkpoint, with all selected types up to date there.
@@ -40,11 +36,9 @@ def may_be_up_to_date(checkpoint: RepositoryCheckpoint, selection: Selection) ->
     Whoever asks for more than what has changed (`full`, `blobs`, `renditions`, `retry`, `sweep`), or for a part, gets
     the whole way.
     """
-    more = selection.full or selection.blobs or selection.renditions or selection.retry
-    names = {media.name for media in selection.types}
-    if selection.partial or more or selection.sweep is not None:
-        return False
-    return names <= checkpoint.settled.keys() and names <= checkpoint.counts.keys()
+    more = selection.full or selection.blobs or selection.renditions or selection.retry or selection.sweep is not None
+    known = checkpoint.settled.keys() & checkpoint.counts.keys()
+    return not more and not selection.partial and known >= {media.name for media in selection.types}
 
 
 def is_up_to_date(plan: AccountPlan, checkpoint: RepositoryCheckpoint, now: Callable[[], datetime]) -> bool:
@@ -54,24 +48,20 @@ def is_up_to_date(plan: AccountPlan, checkpoint: RepositoryCheckpoint, now: Call
     ledger = Entries(plan.account, "", now)
     for media in plan.selection.types:
         ledger.know(plan.entries[media.name].values())
-        hash_ = _wanted_hash(plan, media, _NONE)
+        hash_ = _wanted_hash(plan, media, {})
         if hash_ is None or hash_ != checkpoint.settled.get(media.name):
             return False
-        if unwanted(plan, media):  # a store that did not answer is asked again
-            return False
-        if not all(_is_known(ledger, wanted) for wanted in plan.wanted[media.name]):
+        # A store that did not answer is asked again.
+        if unwanted(plan, media) or not all(_is_known(ledger, wanted) for wanted in plan.wanted[media.name]):
             return False
     return True
 
 
 def up_to_date_types(plan: AccountPlan, links: Mapping[str, Link | None]) -> dict[str, str]:
-    """The types of which the repository is known to hold exactly what is wanted, with the hash of that.
+    """The types of which the repository is known to hold exactly what is wanted, with the hash of that, once everything
+    was done that could be; `links` are what this run has stored, by item: the documents were read before.
 
     What an earlier one says of a type stays true as long as the repository was only changed by us, in other types.
-
-    Args:
-        plan: The account after everything was done that could be.
-        links: What this run has stored, by item: the documents were read before.
     """
     known = plan.checkpoint.settled if plan.checkpoint is not None and plan.checkpoint.rev == plan.base else {}
     found = {name: hash_ for name, hash_ in known.items() if name not in plan.changed}
@@ -103,9 +93,10 @@ def _wanted_hash(plan: AccountPlan, media: MediaType, links: Mapping[str, Link |
                 return None
             line.append("withdrawn")
         else:
-            if wanted.cid is None or wanted.failure is not None or link is None or link.rkey is None:
-                return None
-            if (link.uri, link.did) != (at_uri(did, media.nsid, link.rkey), did):
+            whole = (
+                link is not None and link.rkey and link.uri == at_uri(did, media.nsid, link.rkey) and link.did == did
+            )
+            if wanted.cid is None or wanted.failure is not None or link is None or not whole:
                 return None
             line += [wanted.cid, link.rkey, link.cid]
         digest.update(json.dumps(line).encode())

@@ -1,9 +1,8 @@
 """Copies: records of `site.standard.document` that hold the text of a record of ours in the same repository.
 
-A script of the platform makes them, of moods, pieces and KidLisp. Each names its original (`sourceAtUri`), and the
-document behind it where the original did (`sourceRef`). A copy has the fate of its original: it goes when that is
-withdrawn, when its document is gone, or when its owner leaves; one of a live item, or of a record in another
-repository, is never touched. Whether a copy still says what its original says is not looked at.
+A script of the platform makes them. Each names its original (`sourceAtUri`), and the document behind it where that did
+(`sourceRef`). A copy goes when its original is withdrawn, when its document is gone, or when its owner leaves; one of a
+live item, or of a record in another repository, is never touched, whether it still says the same or not.
 """
 
 from __future__ import annotations
@@ -48,10 +47,12 @@ class Copy:
         return any(isinstance(text, str) and text.strip() in said for text in own)
 
 
-def copies_of(repository: Repository, types: Iterable[MediaType]) -> list[Copy]:
+def copies_of(repository: Repository | None, types: Iterable[MediaType]) -> list[Copy]:
     """The copies of records of these types in the same repository, and those that do not say of which type they are."""
     collections = {None, *(media.nsid for media in types)}
-    found = []
+    found: list[Copy] = []
+    if repository is None:
+        return found
     for rkey, cid in repository.collection(COPIES):
         try:
             copy = _copy(repository.did, rkey, cid, repository.value(f"{COPIES}/{rkey}"))
@@ -68,8 +69,7 @@ def find_lost_sources(plan: AccountPlan, documents: Documents) -> None:
     kept.
     """
     for media in plan.selection.types:
-        gone, account = plan.gone.get(media.name), plan.account
-        copies = copies_of(plan.repository, [media]) if plan.repository is not None else []
+        gone, account, copies = plan.gone.get(media.name), plan.account, copies_of(plan.repository, [media])
         if not copies or gone is None or account.pending_deletion is not None:
             continue
         records = plan.records(media)
@@ -91,7 +91,7 @@ def deletions(plan: AccountPlan, made: TypePlan) -> Iterator[Operation]:
     """Deletions of the copies of erased items of one type, once it is decided whose record is whose."""
     media, account, gone = made.media, plan.account, plan.gone.get(made.media.name)
     documents = {document.id: document for document in plan.documents[media.name]}
-    copies = copies_of(plan.repository, [media]) if plan.repository is not None else []
+    copies = copies_of(plan.repository, [media])
     if not copies:
         return
     source_of = _sources(plan, media, made.matches)

@@ -1,8 +1,6 @@
-"""The planner: decides what has to happen to one user's records of one type, as a pure diff of documents and records.
+"""The planner: what has to happen to one user's records of one type, as a pure diff of documents and records.
 
-Nothing here reads or writes anything. Matching, keys, duplicates, orphans and links are decided here and nowhere else
-(design, section 1; acceptance cases LINK-1 to LINK-11, WRITE-2, WRITE-3, DEL-4, DEL-5, DEL-10). What a plan consists of
-is `plan.py`.
+Matching, keys, duplicates, orphans and links are decided here only (LINK-1 to LINK-11, WRITE-2, 3, DEL-4, 5, 10).
 """
 
 from __future__ import annotations
@@ -155,16 +153,13 @@ class _Planner:
         """Find the records of a document by `ref`, else `mongoId`, else the rkey in Mongo (LINK-2), and claim keys."""
         document = wanted.document
         self.remembered[document.id] = wanted.known_rkey
-        matches = self.by_ref.get(document.id, [])
-        matches = sorted(matches, key=lambda record: record.value.get("ref") != document.id)
+        named = self.by_ref.get(document.id, [])
+        matches = sorted(named, key=lambda record: record.value.get("ref") != document.id)
         rkey = self._linked_rkey(document)
         if not matches and rkey in self.by_rkey and self.by_rkey[rkey].ref is None and rkey not in self.claimed:
             matches = [self.by_rkey[rkey]]
-        self.matches[document.id] = matches
-        if matches:
-            self.plan.matches[document.id] = tuple(record.rkey for record in matches)
-        for record in matches:
-            self.claimed[record.rkey] = document.id
+        self.matches[document.id] = []
+        self._claim(document, matches)
         stored = next((k for k in (rkey, wanted.known_rkey) if k and is_tid(k) and k not in self.by_rkey), None)
         if not matches and stored and document.verdict is Verdict.ELIGIBLE:
             self.claimed.setdefault(stored, document.id)
@@ -195,9 +190,14 @@ class _Planner:
             without = [document for document in listed if not self.matches[document.id]]
             owners = [*without, *[listed[0]] * len(records)]
             for document, record in zip(owners, records, strict=False):
-                self.matches[document.id] = [*self.matches[document.id], record]
-                self.plan.matches[document.id] = tuple(each.rkey for each in self.matches[document.id])
-                self.claimed[record.rkey] = document.id
+                self._claim(document, [record])
+
+    def _claim(self, document: Document, records: Sequence[Existing]) -> None:
+        """These records, too, are the document's own."""
+        self.matches[document.id] += records
+        for record in records:
+            self.claimed[record.rkey] = document.id
+            self.plan.matches[document.id] = (*self.plan.matches.get(document.id, ()), record.rkey)
 
     def decide(self, wanted: Wanted) -> None:
         document = wanted.document
@@ -220,12 +220,11 @@ class _Planner:
     def sweep(self, gone: Mapping[str, str], documents: set[str], pending_deletion: str | None) -> None:
         """Records no document claims: delete those of confirmed orphans, list those that name nothing."""
         for record in self.by_rkey.values():
-            if record.rkey in self.claimed and self.claimed[record.rkey] in documents:
+            if self.claimed.get(record.rkey) in documents:
                 continue
-            if pending_deletion is not None:
-                self._add(Kind.DELETE_ORPHAN, record.rkey, pending_deletion, orphan=record.ref)
-            elif record.ref in gone and record.ref is not None:
-                self._add(Kind.DELETE_ORPHAN, record.rkey, gone[record.ref], orphan=record.ref)
+            reason = pending_deletion or (gone.get(record.ref) if record.ref is not None else None)
+            if reason is not None:
+                self._add(Kind.DELETE_ORPHAN, record.rkey, reason, orphan=record.ref)
             else:
                 what = "names no document" if record.ref is None else f"names document {record.ref}, which is not known"
                 failure = _held_back(f"{self.media.name} record {record.rkey} {what}; it is left alone")
@@ -283,18 +282,14 @@ class _Planner:
         )
 
     def _new_key(self, wanted: Wanted) -> tuple[str, str]:
-        document = wanted.document
+        document, salt = wanted.document, wanted.salt
         linked = self._linked_rkey(document)
+        why = "the linked record does not exist" if linked else "new"
         if linked and linked in self.by_rkey:
             why = f"new; the stored link names a record of {self.by_rkey[linked].ref}"
-        elif linked:
-            why = "the linked record does not exist"
-        else:
-            why = "new"
         for stored in (linked, wanted.known_rkey):
-            if stored and wanted.salt == 0 and is_tid(stored) and self.claimed.get(stored) == document.id:
+            if stored and salt == 0 and is_tid(stored) and self.claimed.get(stored) == document.id:
                 return stored, why
-        salt = wanted.salt
         while True:
             rkey = new_key(self.media, document, salt)
             if rkey not in self.by_rkey and self.claimed.setdefault(rkey, document.id) == document.id:
@@ -345,12 +340,10 @@ def difference(existing: Existing, wanted: Wanted) -> str:
     changed = [n for n in wanted.record if n in existing.value and existing.value[n] != wanted.record[n]]
     missing = [n for n in wanted.record if n not in existing.value]
     extra = [n for n in existing.value if n not in wanted.record]
-    if changed == ["when"] and not missing and not extra and _same_moment(existing.value, wanted.record):
-        return ""
+    if changed == ["when"] and not missing and not extra:
+        texts = (existing.value["when"], wanted.record["when"])
+        one, other = (parse_datetime(text) if isinstance(text, str) else None for text in texts)
+        if one is not None and other is not None and abs(one - other) < WHEN_TOLERANCE_MS:
+            return ""
     parts = [("differs in", changed), ("lacks", missing), ("has extra", extra)]
     return "; ".join(f"{word} {', '.join(names)}" for word, names in parts if names) or "encoded differently"
-
-
-def _same_moment(one: Record, other: Record) -> bool:
-    times = [parse_datetime(value) if isinstance(value, str) else None for value in (one["when"], other["when"])]
-    return None not in times and abs(times[0] - times[1]) < WHEN_TOLERANCE_MS  # type: ignore[operator]

@@ -1,7 +1,6 @@
 """The plan: what is wanted of one user's records of one type, what there is, and each step from one to the other.
 
-Values only. How a plan is made of what is wanted and what there is, is `diff.py`; what is done with one is
-`writer.py` and `recorder.py`.
+Values only: plans are made by `diff.py` and carried out by `writer.py` and `recorder.py`.
 """
 
 from __future__ import annotations
@@ -38,19 +37,11 @@ class Kind(StrEnum):
     UNLINK = "unlink"
 
 
-_WRITES = {
-    Kind.CREATE: "create",
-    Kind.UPDATE: "update",
-    Kind.DELETE: "delete",
-    Kind.DELETE_ORPHAN: "delete",
-    Kind.DELETE_DUPLICATE: "delete",
-    Kind.DELETE_COPY: "delete",
-}
-
 ERASES: Final = frozenset({Kind.DELETE, Kind.DELETE_ORPHAN})
 """What takes all records of an item away; of its duplicates one always stays."""
 BESIDE: Final = frozenset({Kind.DELETE_DUPLICATE, Kind.DELETE_COPY})
 """What is deleted beside an item, which does not wait for it."""
+_WRITES = {Kind.CREATE: "create", Kind.UPDATE: "update", **dict.fromkeys(ERASES | BESIDE, "delete")}
 LINKS_ONLY: Final = frozenset({Kind.ADOPT, Kind.HEAL, Kind.UNLINK})
 
 COPIES: Final = "site.standard.document"  # The collection in which copies of our records lie; see `copies.py`

@@ -1,9 +1,8 @@
 """What is still kept of erased work: renditions that nobody needs any more, and failures nobody has to look at.
 
 The store is a cache that items with equal sources share, so a rendition goes with the last item that uses it. What is
-not let go now stays in its item's ledger entry, and the next sync tries again (DEL-7). Renditions of records that were
-wiped, or have to be written anew, are kept: their documents stay, and a restore shall be cheap. An item that was
-withdrawn before its record could be written is not waiting for anything either: its entry ends as deleted.
+not let go now stays in its item's entry, and the next sync tries again (DEL-7). Renditions of records that were wiped,
+or have to be written anew, are kept: their documents stay, and a restore shall be cheap.
 """
 
 from __future__ import annotations
@@ -39,11 +38,6 @@ def made_of(entry: LedgerEntry) -> tuple[Rendition, ...]:
     return tuple(entry.derived.renditions.values()) if entry.derived is not None else ()
 
 
-def _ever_made(entry: LedgerEntry) -> tuple[Rendition, ...]:
-    """With those of earlier versions of its media, of which the CIDs are known."""
-    return (*made_of(entry), *(Rendition(BlobRef(cid, "", 0), "", "") for cid in entry.past_blobs))
-
-
 def erase(reader: Reader, plan: AccountPlan, recorder: Recorder) -> None:
     """After the records: end every selected item that is withdrawn, or whose document is gone, and of which the
     repository holds no record, and let its renditions go. Never raises for a store or ledger that does not answer: that
@@ -63,7 +57,9 @@ def forget(ledger: Ledger, renderer: Renderer, media: MediaType, entries: Sequen
     """Let the store give up what these items of one type alone use; Transient when store or ledger did not answer, and
     some may be gone.
     """
-    made = {rendition.blob.cid: rendition for entry in entries for rendition in _ever_made(entry)}
+    # Of earlier versions of an item's media only the CIDs are known.
+    made = {cid: Rendition(BlobRef(cid, "", 0), "", "") for entry in entries for cid in entry.past_blobs}
+    made |= {rendition.blob.cid: rendition for entry in entries for rendition in made_of(entry)}
     if made:
         used = ledger.used_blobs(made, without=[entry.item for entry in entries])
         renderer.forget(media, [rendition for cid, rendition in made.items() if cid not in used])
