@@ -12,8 +12,7 @@ from operator import itemgetter
 from typing import NamedTuple
 
 from ac_pipeline.atproto.types import MAX_OPERATIONS, POINTS, Write, erases, points, request_bytes
-from ac_pipeline.sync.planning.diff import AccountPlan
-from ac_pipeline.sync.planning.plan import Kind, Operation
+from ac_pipeline.sync.planning.plan import AccountPlan, Kind, Operation
 from ac_pipeline.sync.writing.writer import BatchLimits
 
 RECORDS_PER_SECOND = 1_000

@@ -1,7 +1,7 @@
 """The engine: mirrors one account at a time, from documents to records, links and ledger.
 
 Decide, then do: takes who may be synchronised (`reading.py`), reads what there is (`reading.py`), unless nothing has
-changed since the repository was left in order (`checkpoint.py`), lets `diff.py` decide, lets `writer.py` write, and
+changed since the repository was left in order (`checkpoint.py`), lets `plan.py` decide, lets `writer.py` write, and
 after each committed batch stores links and ledger entries. Sources: design, section 1; acceptance, "Writing" and
 "Deletions".
 """
@@ -31,10 +31,8 @@ from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.for_accounts import account_reports
 from ac_pipeline.sync.planning.checkpoint import counts, is_up_to_date, may_be_up_to_date, up_to_date_types
 from ac_pipeline.sync.planning.copies import deletions, find_lost_sources
-from ac_pipeline.sync.planning.diff import AccountPlan, plan_type
-from ac_pipeline.sync.planning.plan import Kind, Made, Operation, Wanted
-from ac_pipeline.sync.planning.reading import DOCUMENT_GONE, Reader
-from ac_pipeline.sync.planning.wanted import Unmade, make, offer
+from ac_pipeline.sync.planning.plan import AccountPlan, Kind, Made, Operation, Wanted, offer, plan_type
+from ac_pipeline.sync.planning.reading import DOCUMENT_GONE, Reader, Unmade, make
 from ac_pipeline.sync.ports import DataServer
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection

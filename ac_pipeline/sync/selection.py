@@ -8,15 +8,11 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import TYPE_CHECKING
 
 from ac_pipeline.items import PlannedOperation
 from ac_pipeline.media.base import Document, MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.sync.planning.plan import Kind, Operation, TypePlan
-
-if TYPE_CHECKING:
-    from ac_pipeline.sync.planning.diff import AccountPlan
+from ac_pipeline.sync.planning.plan import AccountPlan, Kind, Operation, TypePlan
 
 _OF_A_PROMISE = {Kind.RENDER, Kind.CREATE, Kind.UPDATE, Kind.ADOPT, Kind.HEAL}
 """What may become of an item whose rendition is still to be made: its record is not known before."""

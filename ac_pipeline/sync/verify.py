@@ -16,8 +16,7 @@ from ac_pipeline.items import Finding, item_id
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.for_accounts import for_accounts, unread
-from ac_pipeline.sync.planning.diff import AccountPlan
-from ac_pipeline.sync.planning.plan import Kind, Operation, Withheld
+from ac_pipeline.sync.planning.plan import AccountPlan, Kind, Operation, Withheld
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.writing.blob_repair import missing_blobs, uses

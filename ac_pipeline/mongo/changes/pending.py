@@ -3,7 +3,7 @@
 The rule is pure: what Mongo holds of the document, what the ledger knows of the item and the state of the account go
 in, a cause or None comes out. It holds for any item at any time, whatever was seen or requested before (WRITE-14). What
 a run cannot change is left out, as the engine decides that: a quarantined item whose document is the same
-(`sync/planning/wanted.py`), one that waits for a limit, a blocked account.
+(`sync/planning/reading.py`), one that waits for a limit, a blocked account.
 
 The feed says early where to look, the compare looks everywhere, a part at a time and bounded in time, and both end at
 the same rule (RUN-12, VERIFY-10, WRITE-14). What is done about work is the sensor's.
@@ -33,8 +33,19 @@ from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.eligibility import is_guest
 from ac_pipeline.media.fields import is_text
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.mongo.changes.compare import DEEP, LIGHT, LOOKUPS, Compare, Raw, in_parts
-from ac_pipeline.mongo.changes.feed import GONE, RELINKED, TOUCHED, ChangeFeed, Drained
+from ac_pipeline.mongo.changes.compare import (
+    DEEP,
+    GONE,
+    LIGHT,
+    LOOKUPS,
+    RELINKED,
+    TOUCHED,
+    ChangeFeed,
+    Compare,
+    Drained,
+    Raw,
+    in_parts,
+)
 from ac_pipeline.mongo.ledger.items import MongoLedger
 
 _THE_PDS_LISTS = frozenset(error.code for error in (AccountInactive, AccountUnknown))

@@ -29,14 +29,13 @@ from ac_pipeline.operations.parameters import Selected, option
 from ac_pipeline.operations.removal.snapshot import blobs_of
 from ac_pipeline.renditions.store import RenditionStore
 from ac_pipeline.sync.planning.copies import copies_of, deletions, find_lost_sources
-from ac_pipeline.sync.planning.diff import AccountPlan, plan_type
-from ac_pipeline.sync.planning.plan import COPIES, Existing, Wanted, existing_records
+from ac_pipeline.sync.planning.plan import COPIES, AccountPlan, Existing, Wanted, existing_records, plan_type
 from ac_pipeline.sync.planning.reading import ANOTHERS, DOCUMENT_GONE
 from ac_pipeline.sync.ports import DataServer, Documents, Ledger
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.writing.blob_repair import missing_blobs
-from ac_pipeline.sync.writing.entries import without_renditions
 from ac_pipeline.sync.writing.erased import forget, made_of
+from ac_pipeline.sync.writing.recorder import without_renditions
 from ac_pipeline.wiring import Pipeline
 
 PENDING, GONE = "pending", "gone"

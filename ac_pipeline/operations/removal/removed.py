@@ -15,10 +15,9 @@ from ac_pipeline.items import LedgerEntry, Stage, State, item_id
 from ac_pipeline.media.base import Document, LinkUpdate, MediaType
 from ac_pipeline.operations.removal.steps import failed_item
 from ac_pipeline.sync.engine import Engine
-from ac_pipeline.sync.planning.plan import Existing, Wanted, same_content
-from ac_pipeline.sync.planning.wanted import failure_of
+from ac_pipeline.sync.planning.plan import Existing, Wanted, failure_of, same_content
 from ac_pipeline.sync.report import ItemFailure
-from ac_pipeline.sync.writing.entries import Entries, end_of
+from ac_pipeline.sync.writing.recorder import Entries, end_of
 
 Records = Mapping[str, Sequence[Existing]]
 """Type name -> records."""

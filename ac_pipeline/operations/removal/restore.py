@@ -26,11 +26,10 @@ from ac_pipeline.operations.plan import OPERATION_COLUMNS, dry_run, known_limits
 from ac_pipeline.operations.removal.restore_plan import Held, RestorePlan, RestoreReport, Saved, plan_restore
 from ac_pipeline.operations.removal.snapshot import Progress, Vault, open_vault, quiet
 from ac_pipeline.operations.removal.steps import audited, conclude, failed_item, repository_of, until_unmoved
-from ac_pipeline.sync.planning.plan import Wanted
-from ac_pipeline.sync.planning.wanted import failure_of
+from ac_pipeline.sync.planning.plan import Wanted, failure_of
 from ac_pipeline.sync.ports import Ledger
 from ac_pipeline.sync.selection import Selection
-from ac_pipeline.sync.writing.entries import Entries
+from ac_pipeline.sync.writing.recorder import Entries
 from ac_pipeline.sync.writing.writer import Refused
 
 MONGO, LATEST = "mongo", "latest"

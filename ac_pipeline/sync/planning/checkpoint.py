@@ -19,11 +19,10 @@ from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.items import RepositoryCheckpoint
 from ac_pipeline.media.base import Link, MediaType, Verdict
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.sync.planning.diff import AccountPlan
-from ac_pipeline.sync.planning.plan import Wanted
+from ac_pipeline.sync.planning.plan import AccountPlan, Wanted
 from ac_pipeline.sync.selection import Selection
-from ac_pipeline.sync.writing.entries import Entries
 from ac_pipeline.sync.writing.erased import unwanted
+from ac_pipeline.sync.writing.recorder import Entries
 
 _FORM = {True: b"2", False: b"2 with copies of erased work"}
 """By whether those go. Raised when the content of the hash changes its meaning: then every repository is read once
@@ -93,10 +92,9 @@ def _wanted_hash(plan: AccountPlan, media: MediaType, links: Mapping[str, Link |
                 return None
             line.append("withdrawn")
         else:
-            whole = (
-                link is not None and link.rkey and link.uri == at_uri(did, media.nsid, link.rkey) and link.did == did
-            )
-            if wanted.cid is None or wanted.failure is not None or link is None or not whole:
+            if wanted.cid is None or wanted.failure is not None or link is None or link.rkey is None:
+                return None
+            if (link.uri, link.did) != (at_uri(did, media.nsid, link.rkey), did):
                 return None
             line += [wanted.cid, link.rkey, link.cid]
         digest.update(json.dumps(line).encode())

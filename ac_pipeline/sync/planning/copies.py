@@ -14,8 +14,7 @@ from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.errors import InvalidRecord
 from ac_pipeline.items import Record
 from ac_pipeline.media.base import Document, MediaType, Verdict
-from ac_pipeline.sync.planning.diff import AccountPlan
-from ac_pipeline.sync.planning.plan import COPIES, Existing, Kind, Operation, TypePlan
+from ac_pipeline.sync.planning.plan import COPIES, AccountPlan, Existing, Kind, Operation, TypePlan
 from ac_pipeline.sync.planning.reading import gone_from
 from ac_pipeline.sync.ports import Documents
 

@@ -1,7 +1,7 @@
 """Reading one account: its documents, what the ledger knows, the records it shall have, and which records are orphans.
 
 Fills an `AccountPlan`: decides which renditions have to be made and which are known, and nothing about records that
-exist. Making renditions is the renderer's, comparing is `diff.py`'s, reading the repository is the engine's.
+exist. Making renditions is the renderer's, comparing is `plan.py`'s, reading the repository is the engine's.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from typing import NamedTuple
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.lexicon import Lexicons
@@ -21,15 +22,15 @@ from ac_pipeline.errors import (
     InvalidDocument,
     NoCredentials,
     Paused,
+    Permanent,
     PipelineError,
     SourceMissing,
     SourcePending,
+    Transient,
 )
 from ac_pipeline.items import Derived, LedgerEntry, Stage, State, item_id
 from ac_pipeline.media.base import Document, MediaType, Verdict
-from ac_pipeline.sync.planning.diff import AccountPlan
-from ac_pipeline.sync.planning.plan import Made, Wanted
-from ac_pipeline.sync.planning.wanted import Job, Unmade, failure_of, make, offer
+from ac_pipeline.sync.planning.plan import AccountPlan, Made, Wanted, failure_of, offer
 from ac_pipeline.sync.ports import Documents, Ledger, Renderer
 from ac_pipeline.sync.safeguard import Safeguard
 from ac_pipeline.sync.selection import Selection
@@ -45,6 +46,39 @@ COMPANION_DAYS = 7
 
 _DAY_MS = 86_400_000
 _REMEMBERED = {Stage.RENDITION, Stage.UPLOAD, Stage.WRITE}
+
+
+class Job(NamedTuple):
+    """What the renderer is asked about one document: `known`, `look` and `anew` are those of `Renderer.derive`."""
+
+    media: MediaType
+    document: Document
+    known: Derived | None
+    look: bool
+    anew: bool
+
+
+class Unmade(Exception):
+    """Renditions, all of one type, that have to be made, or companions asked for, before an account's records are
+    known.
+    """
+
+    def __init__(self, jobs: Sequence[Job]) -> None:
+        super().__init__(f"{len(jobs)} items are not rendered")
+        self.jobs = jobs
+
+
+def make(renderer: Renderer, pool: Executor, jobs: Sequence[Job]) -> Made:
+    """Ask the renderer, several at once."""
+
+    def ask(job: Job) -> Derived | PipelineError:
+        try:
+            return renderer.derive(job.media, job.document, job.known, look=job.look, anew=job.anew)
+        except (Permanent, Transient) as error:
+            return error
+
+    outcomes = zip(jobs, pool.map(ask, jobs), strict=True)
+    return {item_id(job.media.name, job.document.id): (job.document.fingerprint, outcome) for job, outcome in outcomes}
 
 
 def gone_from(account: Account, owners: Mapping[str, str | None], documents: Iterable[str]) -> dict[str, str]:

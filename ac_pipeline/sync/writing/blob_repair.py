@@ -20,8 +20,7 @@ from ac_pipeline.atproto.syntax import blob_cid, record_cid
 from ac_pipeline.errors import BlobMissing, Permanent, PipelineError, RateLimited, Transient
 from ac_pipeline.items import BlobRef, Record, Stage, State
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.sync.planning.diff import AccountPlan
-from ac_pipeline.sync.planning.plan import Kind, Operation, Wanted
+from ac_pipeline.sync.planning.plan import AccountPlan, Kind, Operation, Wanted
 from ac_pipeline.sync.ports import DataServer
 from ac_pipeline.sync.writing.recorder import Recorder
 from ac_pipeline.sync.writing.writer import Refused

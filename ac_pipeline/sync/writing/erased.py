@@ -12,8 +12,7 @@ from collections.abc import Sequence
 from ac_pipeline.errors import Transient
 from ac_pipeline.items import BlobRef, LedgerEntry, Rendition, State
 from ac_pipeline.media.base import MediaType, Verdict
-from ac_pipeline.sync.planning.diff import AccountPlan
-from ac_pipeline.sync.planning.plan import existing_records
+from ac_pipeline.sync.planning.plan import AccountPlan, existing_records
 from ac_pipeline.sync.planning.reading import Reader
 from ac_pipeline.sync.ports import Documents, Ledger, Renderer
 from ac_pipeline.sync.writing.recorder import Recorder
