@@ -1,9 +1,7 @@
 """The engine: mirrors one account at a time, from documents to records, links and ledger.
 
-Decide, then do: takes who may be synchronised (`reading.py`), reads what there is (`reading.py`), unless nothing has
-changed since the repository was left in order (`checkpoint.py`), lets `plan.py` decide, lets `writer.py` write, and
-after each committed batch stores links and ledger entries. Sources: design, section 1; acceptance, "Writing" and
-"Deletions".
+Decide, then do: reads what there is (`reading.py`), unless nothing has changed since the repository was left in order
+(`checkpoint.py`), lets `plan.py` decide and `writer.py` write, and after each batch stores links and ledger entries.
 """
 
 from __future__ import annotations

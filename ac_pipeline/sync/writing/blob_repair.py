@@ -1,11 +1,10 @@
 """Blob repair: giving the PDS back the blobs it has lost, of records that are as they should be otherwise (VERIFY-5).
 
 The reference PDS (measured on 0.5.35) keeps a blob that is uploaded again only if its database has forgotten it. Where
-the database knows the blob and only the bytes are gone, it throws the new bytes away, and an update that keeps the
-reference changes nothing. There every record that refers to the blob has to let go of it for one commit, which makes
-the PDS forget it. In that commit a blob that a record may lack is left out; in place of one that it must have (a
-tape's video, MEDIA-7) stands a copy that plays the same. Writing the record as it shall be is an ordinary update after
-that, so a run that dies in between is healed by the next.
+only the bytes are gone, it throws the new ones away. There every record that refers to the blob has to let go of it for
+one commit. In that commit a blob that a record may lack is left out; in place of one that it must have (a tape's video,
+MEDIA-7) stands a copy that plays the same. Writing the record as it shall be is an ordinary update after that, so a run
+that dies in between is healed by the next.
 """
 
 from __future__ import annotations
@@ -104,13 +103,9 @@ class BlobRepair:
         Raises:
             Transient, Blocked: Nothing more can be done now; what was not repaired is found again by the next run.
         """
-        lost = self._missing(
-            [
-                use
-                for use in uses(self.plan)
-                if self.plan.selection.blobs or (use.blob.cid not in self.plan.uploaded and self._failed_before(use))
-            ]
-        )
+        every, done = self.plan.selection.blobs, self.plan.uploaded
+        asked = [each for each in uses(self.plan) if every or (each.blob.cid not in done and self._failed_before(each))]
+        lost = self._missing(asked)
         if not lost:
             return False
         sent = self._upload_again(lost)
@@ -132,9 +127,8 @@ class BlobRepair:
         entry = self.plan.entries[use.media.name].get(use.wanted.document.id)
         if entry is None or entry.failure is None:
             return False
-        if entry.state is State.QUARANTINED:
-            return entry.failure.stage is Stage.UPLOAD
-        return entry.state is State.DEFERRED
+        faulty = entry.state is State.QUARANTINED and entry.failure.stage is Stage.UPLOAD
+        return faulty or entry.state is State.DEFERRED
 
     def _missing(self, asked: Sequence[Use]) -> list[Use]:
         missing = missing_blobs(self.engine.server, str(self.plan.account.did), {use.blob.cid for use in asked})
@@ -179,7 +173,7 @@ class BlobRepair:
                 for use in own:
                     self._fail(use, error)
             else:  # it waits from now on, whatever stops this run
-                self.recorder.reopen(own[0].operation)
+                self.recorder.states.reopen(own[0].operation)
         for outcome in self.engine.writer_of(self.plan).write(operations, repository):
             if isinstance(outcome, Refused):
                 for use in by_path[outcome.operation.path]:
@@ -225,7 +219,7 @@ class BlobRepair:
             self.recorder.report.tally(use.media.name).healed += 1
 
     def _fail(self, use: Use, error: PipelineError) -> None:
-        self.recorder.reopen(use.operation)
+        self.recorder.states.reopen(use.operation)
         self._again |= self.engine.take(self.plan, self.recorder, Refused(use.operation, error, Stage.UPLOAD))
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from types import MappingProxyType
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import at_uri
@@ -37,11 +38,9 @@ from ac_pipeline.sync.ports import Documents, Ledger
 from ac_pipeline.sync.report import AccountReport, ItemFailure, Tally
 from ac_pipeline.sync.writing.writer import Refused
 
-_IN_ORDER = {State.WRITTEN, State.UNCHANGED}
 _TRIED = {Stage.RENDITION, Stage.UPLOAD, Stage.WRITE}
 """Stages that cost an attempt; a document or record that cannot be built is the same verdict read again."""
 
-_NONE: Mapping[str, object] = {}
 _IDENTITY = ("rkey", "did", "fingerprint", "partition", "code", "withdrawn_at")
 
 
@@ -62,25 +61,30 @@ class Entries:
         return self._known.get(item)
 
     def attempts(self, item: str) -> int:
-        known = self._known.get(item)
-        return known.attempts if known is not None else 0
+        return self._of(item).attempts
+
+    def _of(self, item: str) -> LedgerEntry:
+        """What is known of an item; of one that is new, an entry that says nothing."""
+        (type, _, id), account = item.partition(":"), self._account
+        return self._known.get(item) or LedgerEntry(
+            item, type, id, account.id, account.key, State.PENDING, Stage.DOCUMENT
+        )
 
     def stays_quarantined(self, item: str, document: Document, failure: Failure) -> bool:
         """True if an item of an account that is blocked has a fault of its own, which is to be seen although nobody can
         reach the account; a paused type is an operator's own choice."""
-        known = self._known.get(item)
-        quarantined = known is not None and known.state is State.QUARANTINED and failure.error_class != Paused.code
-        return quarantined and known is not None and known.fingerprint == document.fingerprint
+        known = self._of(item)
+        own = known.state is State.QUARANTINED and known.fingerprint == document.fingerprint
+        return own and failure.error_class != Paused.code
 
     def written(self, wanted: Wanted, rkey: str) -> LedgerEntry:
         return self._fulfilled(wanted, rkey, State.WRITTEN)
 
     def unchanged(self, wanted: Wanted, rkey: str) -> LedgerEntry | None:
         """None when the ledger says so already."""
-        known, document, account = self._known.get(wanted.item), wanted.document, self._account
+        known, document, account = self._of(wanted.item), wanted.document, self._account
         if (
-            known is not None
-            and known.state in _IN_ORDER
+            known.state in {State.WRITTEN, State.UNCHANGED}
             and (known.rkey, known.cid, known.did) == (rkey, wanted.cid, account.did)
             and (known.partition, known.code, known.fingerprint) == (account.key, document.code, document.fingerprint)
             and known.derived == (wanted.derived or known.derived)
@@ -92,11 +96,10 @@ class Entries:
 
     def rendered(self, wanted: Wanted) -> LedgerEntry | None:
         """None when these renditions are known; else the item waits for its record."""
-        known, document = self._known.get(wanted.item), wanted.document
+        known, document = self._of(wanted.item), wanted.document
         # A failure that holds up the record alone is no news about its renditions.
-        failed = known is not None and known.failure is not None and known.failure.stage is Stage.RENDITION
-        same = known is not None and (known.derived, known.fingerprint) == (wanted.derived, document.fingerprint)
-        if same and not failed:
+        failed = known.failure is not None and known.failure.stage is Stage.RENDITION
+        if (known.derived, known.fingerprint) == (wanted.derived, document.fingerprint) and not failed:
             return None
         changes = {"derived": wanted.derived, "warnings": _warnings(wanted)}
         return self._entry(wanted.item, document, State.PENDING, Stage.RENDITION, changes=changes)
@@ -135,22 +138,21 @@ class Entries:
             until: When it will be tried again, where that is known.
             pending_deletion: True if its record has to go and did not: its waiting time starts, or goes on (DEL-6).
         """
-        known = self._known.get(item)
-        if state is State.BLOCKED and subject is not None and self.stays_quarantined(item, subject.document, failure):
+        known, document = self._of(item), subject.document if subject is not None else None
+        if state is State.BLOCKED and document is not None and self.stays_quarantined(item, document, failure):
             return None
-        document, since = subject.document if subject is not None else None, known.withdrawn_at if known else None
         hash_ = subject.cid or subject.document.fingerprint if subject is not None else rkey
         failure = replace(failure, payload_hash=failure.payload_hash or hash_)
         changes: dict[str, object] = {
             # Of a blocked item it says that a limit, too, held it up.
-            "deferred_until": until or (known.deferred_until if known is not None and state is State.BLOCKED else None),
-            "withdrawn_at": (since or self._now()) if pending_deletion else None,
+            "deferred_until": until or (known.deferred_until if state is State.BLOCKED else None),
+            "withdrawn_at": (known.withdrawn_at or self._now()) if pending_deletion else None,
         }
         if subject is not None:
             changes |= _media_of(subject)
         entry = self._entry(item, document, state, failure.stage, rkey=rkey, failure=failure, changes=changes)
         tried = subject is None or (subject.fresh and failure.stage in _TRIED)
-        if tried or known is None or known.state is not state or known.failure != failure:
+        if tried or known.state is not state or known.failure != failure:
             return entry
         if all(getattr(known, name) == getattr(entry, name) for name in _IDENTITY):
             return None
@@ -170,12 +172,10 @@ class Entries:
         rkey: str | None = None,
         failure: Failure | None = None,
         message: str | None = None,
-        changes: Mapping[str, object] = _NONE,
+        changes: Mapping[str, object] = MappingProxyType({}),
     ) -> LedgerEntry:
         """What is known of an item, brought up to date, with one more line in its timeline."""
-        account, now = self._account, self._now()
-        type, _, id = item.partition(":")
-        known = self._known.get(item) or LedgerEntry(item, type, id, account.id, account.key, state, stage)
+        account, now, known = self._account, self._now(), self._of(item)
         rkey = rkey or (known.rkey if known.did == account.did else None)
         derived = changes.get("derived", known.derived)
         # What an erasure has given up is over once the item is wanted again.
@@ -191,7 +191,7 @@ class Entries:
             did=account.did,
             fingerprint=document.fingerprint if document is not None else known.fingerprint,
             rkey=rkey,
-            uri=at_uri(account.did, media_type(type).nsid, rkey) if account.did and rkey else None,
+            uri=at_uri(account.did, media_type(known.type).nsid, rkey) if account.did and rkey else None,
             failure=failure,
             run_id=self._run_id,
             updated_at=now,
@@ -300,6 +300,7 @@ class Recorder:
 
     Attributes:
         links: What this run has stored in Mongo, by item; None where a link was cleared.
+        states: Where each item stands.
     """
 
     def __init__(
@@ -314,7 +315,7 @@ class Recorder:
         self._account = plan.account
         self._now = now
         self._entries = Entries(plan.account, run_id, now)
-        self._states = ItemStates(self.report)
+        self.states = ItemStates(self.report)
 
     def count(self) -> None:
         """Count the documents and records that were read, and keep what the ledger knows of them."""
@@ -363,20 +364,20 @@ class Recorder:
 
     def begin(self) -> None:
         """A round starts: everything that needs no write ends now; what was written without an answer is recognised."""
-        self._states.open = {}  # what the last round left open is planned anew
+        self.states.open = {}  # what the last round left open is planned anew
         plans, saved = self._plan.plans, list[LedgerEntry | None]()
         # Before their links are cleared: a kill in between must not cost the keys.
         self._save(self._remember_key(op) for plan in plans for op in plan.links() if op.kind is Kind.UNLINK)
         for plan in plans:
             for operation in plan.operations:
-                self._states.reopen(operation)
+                self.states.reopen(operation)
             saved += [self._keep(plan.media, kept) for kept in plan.kept]
             saved += [self._withhold(withheld) for withheld in plan.withheld]
         for plan in plans:  # after all is counted: should Mongo not answer, no item is left out
             self._heal_links(plan)
-        saved += [self._delete(operation) for operation in self._states.unheard_deletions()]
+        saved += [self._delete(operation) for operation in self.states.unheard_deletions()]
         self._save(saved)
-        self._states.send()
+        self.states.send()
 
     def committed(self, operations: Sequence[Operation]) -> None:
         """A batch is durable: store its links, then its entries, each in one bulk write.
@@ -393,9 +394,9 @@ class Recorder:
                 tally.duplicates_removed += operation.kind is Kind.DELETE_DUPLICATE
                 tally.copies_removed += operation.copy
                 continue
-            last, link = self._states.close(operation), None
+            last, link = self.states.close(operation), None
             if operation.kind in ERASES:
-                if not last or self._states.ended.get(operation.item) is not None:
+                if not last or self.states.ended.get(operation.item) is not None:
                     continue
                 gone.append(self._delete(operation))
             elif operation.wanted is not None:
@@ -422,8 +423,8 @@ class Recorder:
             self.report.note(f"{operation.path}, {what}, could not be deleted: {error.message}")
             self._list(operation.item, operation.document, failure, state)
             return
-        self._states.close(operation)
-        if self._states.ended.get(operation.item) is None:
+        self.states.close(operation)
+        if self.states.ended.get(operation.item) is None:
             self._save([self._miss(operation, failure, state, until)])
 
     def block(self, media: MediaType, reason: Blocked) -> None:
@@ -435,7 +436,7 @@ class Recorder:
             document = wanted.document
             if document.id in self._plan.selected[media.name] and document.verdict is Verdict.ELIGIBLE:
                 faulty = self._entries.stays_quarantined(wanted.item, document, failure)
-                self._states.end(wanted.item, State.QUARANTINED if faulty else State.BLOCKED)
+                self.states.end(wanted.item, State.QUARANTINED if faulty else State.BLOCKED)
                 saved.append(self._entries.failed(wanted.item, wanted, failure, State.BLOCKED))
         self._save(saved)
 
@@ -469,7 +470,7 @@ class Recorder:
                 document = documents.get(entry.document)
                 over = entry.withdrawn_at is not None or (document is None and entry.state is not State.DELETED)
                 there = f"{media.nsid}/{entry.rkey}" in records
-                if over and entry.rkey and not there and self._states.ended.get(entry.item) is None:
+                if over and entry.rkey and not there and self.states.ended.get(entry.item) is None:
                     saved.append(self._entries.deleted(entry.item, document, entry.rkey, "its record is gone"))
         self._save(saved)
 
@@ -490,7 +491,7 @@ class Recorder:
             entry = self._entries.rendered(each)
             saved.append(entry)
             if entry is None:
-                self._states.end(each.item, State.UNCHANGED)
+                self.states.end(each.item, State.UNCHANGED)
             else:
                 self.report.tally_of(each.item).pending += 1
         self._save(saved)
@@ -506,11 +507,11 @@ class Recorder:
             if operation.writes or operation.kind is Kind.RENDER:
                 tally = self.report.tally(operation.media.name)
                 if refusal is not None:
-                    self._states.end(operation.item, State.BLOCKED)
+                    self.states.end(operation.item, State.BLOCKED)
                     continue
                 tally.pending += 1
                 if operation.kind is Kind.RENDER:
-                    self._states.end(operation.item, State.DEFERRED)
+                    self.states.end(operation.item, State.DEFERRED)
                 else:
                     moving.append(operation)
         self.committed(moving)
@@ -520,28 +521,24 @@ class Recorder:
         self.report.skipped = list(self._plan.skipped.values())
         for operation in self.report.skipped:
             if operation.writes and operation.kind not in BESIDE:
-                self._states.end(operation.item, State.DEFERRED)
-
-    def reopen(self, operation: Operation) -> None:
-        """An item waits for a write again, unless it has ended otherwise than in order."""
-        self._states.reopen(operation)
+                self.states.end(operation.item, State.DEFERRED)
 
     def finish(self) -> None:
         """Nothing is left open: every planned item has ended in exactly one state (VERIFY-1)."""
-        if self._states.open:
-            raise RuntimeError(f"{len(self._states.open)} items of {self._account.key} have no end")
+        if self.states.open:
+            raise RuntimeError(f"{len(self.states.open)} items of {self._account.key} have no end")
 
     # --------------------------------------------------------------------------------------------------- ends of items
 
     def _keep(self, media: MediaType, kept: Kept) -> LedgerEntry | None:
         item = kept.wanted.item
-        if self._states.ended.get(item) is not None:
+        if self.states.ended.get(item) is not None:
             return None
         wanted = replace(kept.wanted, cid=kept.cid)
-        sent = self._states.sent.get(item, {}).get(f"{media.nsid}/{kept.rkey}")
+        sent = self.states.sent.get(item, {}).get(f"{media.nsid}/{kept.rkey}")
         if sent is not None and sent.cid == kept.cid:
             return self._write(wanted, sent.kind, kept.rkey)
-        self._states.end(item, State.UNCHANGED)
+        self.states.end(item, State.UNCHANGED)
         return self._entries.unchanged(wanted, kept.rkey)
 
     def _withhold(self, withheld: Withheld) -> LedgerEntry | None:
@@ -551,16 +548,16 @@ class Recorder:
         return self._fail(withheld.wanted, withheld.failure, withheld.rkey)
 
     def _write(self, wanted: Wanted, kind: Kind, rkey: str) -> LedgerEntry:
-        self._states.write(wanted.item, kind)
+        self.states.write(wanted.item, kind)
         return self._entries.written(wanted, rkey)
 
     def _delete(self, operation: Operation) -> LedgerEntry | None:
         """All records of an item are gone. Of several keys the linked one is remembered, else the oldest."""
         item, document = operation.item, operation.document
-        if not self._states.end(item, State.DELETED):
+        if not self.states.end(item, State.DELETED):
             return None
         linked = document.link.rkey if document is not None and document.link is not None else None
-        keys = [each.rkey for each in self._states.sent.get(item, {}).values()] or [operation.rkey]
+        keys = [each.rkey for each in self.states.sent.get(item, {}).values()] or [operation.rkey]
         rkey = linked if linked in keys else min(keys)
         return self._entries.deleted(item, document, str(rkey), operation.reason)
 
@@ -576,7 +573,7 @@ class Recorder:
 
     def _fail(self, wanted: Wanted, failure: Failure, rkey: str | None = None) -> LedgerEntry | None:
         item, state = wanted.item, end_of(failure)
-        if not self._states.end(item, state):
+        if not self.states.end(item, state):
             return None
         if wanted.until is not None:
             self.report.note(f"{item}: {failure.message}")
@@ -587,11 +584,11 @@ class Recorder:
         return self._entries.failed(item, wanted, failure, state, rkey=rkey, until=wanted.until)
 
     def _fail_rest(self, failure: Failure, state: State, until: datetime | None = None) -> list[LedgerEntry | None]:
-        return [self._miss(operation, failure, state, until) for operation in self._states.take_open()]
+        return [self._miss(operation, failure, state, until) for operation in self.states.take_open()]
 
     def _miss(self, operation: Operation, failure: Failure, state: State, until: datetime | None) -> LedgerEntry | None:
         """An item whose operation was tried, or would have come next, and did not happen."""
-        self._states.end(operation.item, state)
+        self.states.end(operation.item, state)
         if state is not State.BLOCKED:  # the account is named once, its items do not fail for it
             self._list(operation.item, operation.document, failure, state)
         return self._entries.failed(
@@ -617,8 +614,8 @@ class Recorder:
         updates = [self._link(op.item, op.document, op.link) for op in wrong if op.document is not None]
         self._write_links(plan.media, updates)
         for operation in wrong:
-            withdrawn = operation.kind is Kind.UNLINK and bool(self._states.sent.get(operation.item, {}))
-            own = self._states.ended.get(operation.item) is State.WRITTEN or withdrawn
+            withdrawn = operation.kind is Kind.UNLINK and bool(self.states.sent.get(operation.item, {}))
+            own = self.states.ended.get(operation.item) is State.WRITTEN or withdrawn
             self.report.tally(plan.media.name).healed += not own
 
     def _write_links(self, media: MediaType, updates: Sequence[LinkUpdate]) -> None:

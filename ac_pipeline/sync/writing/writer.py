@@ -1,13 +1,12 @@
 """The writer: commits a plan's operations to one repository, in batches, and isolates what a PDS will not take.
 
-It knows batches, blobs and answers; what the operations mean, links and the ledger are the engine's. Sources: design,
-section 1 (ideas 4 and 5); ATProto facts, "Writing" and "Blobs"; acceptance cases WRITE-4 to WRITE-8 and MEDIA-15.
+Sources: design, section 1 (ideas 4 and 5); ATProto facts, "Writing" and "Blobs"; WRITE-4 to WRITE-8 and MEDIA-15.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -150,7 +149,9 @@ class Writer:
                     continue
                 repository, follow = self._commit(batch, repository)
             except RateLimited as error:
-                pending = [_erasures([batch, *reversed(pending)])]
+                # A duplicate goes only once the copy that stays is right.
+                left = [operation for each in [batch, *reversed(pending)] for operation in each]
+                pending = [[each for each in left if each.kind in ERASES or each.kind is Kind.DELETE_COPY]]
                 if spent is not None or not pending[0]:
                     raise spent or error from None
                 spent = error
@@ -176,7 +177,8 @@ class Writer:
         middle = (len(batch) + 1) // 2
         halves = [batch[middle:], batch[:middle]]
         if isinstance(error, TooLarge):
-            self.limits.request_bytes = max(_body_bytes(half) for half in halves)
+            sizes = [sum(request_bytes(operation.to_write()) for operation in half) for half in halves]
+            self.limits.request_bytes = ENVELOPE_BYTES + max(sizes)
             self.ledger.remember_batch_bytes(self.host, self.limits.request_bytes)
         return halves
 
@@ -329,15 +331,6 @@ class _Present:
             for path, held in self._repository.blob_references():
                 self._own.get(path, self._staying).add(held)
         return cid in self._staying or cid in self._own.get(operation.path, ())
-
-
-def _erasures(batches: Iterable[list[Operation]]) -> list[Operation]:
-    """Those that take withdrawn work away; a duplicate is none, and goes only once the copy that stays is right."""
-    return [op for batch in batches for op in batch if op.kind in ERASES or op.kind is Kind.DELETE_COPY]
-
-
-def _body_bytes(batch: list[Operation]) -> int:
-    return ENVELOPE_BYTES + sum(request_bytes(operation.to_write()) for operation in batch)
 
 
 def _blobs(operation: Operation) -> list[BlobRef]:
