@@ -1,7 +1,4 @@
-"""The connection to MongoDB: one client a process, Stable API v1 strict, and its errors in the pipeline's own words.
-
-What is stored there belongs to the other modules of this package.
-"""
+"""The connection to MongoDB: one client a process, Stable API v1 strict, and its errors in the pipeline's own words."""
 
 from __future__ import annotations
 
@@ -64,32 +61,23 @@ _clients: dict[tuple[int, str], Client] = {}
 _lock = threading.Lock()
 
 
-def connect(
-    uri: str,
-    *,
-    application: str = "ac-pipeline",
-    selection_seconds: float = 15.0,
-    socket_seconds: float = 120.0,
-    **options: Any,
-) -> Client:
+def connect(uri: str, *, selection_seconds: float = 15.0, **options: Any) -> Client:
     """The client of this process for this server, made at the first call and closed at exit (OPS-5).
 
     Args:
         uri: The connection string; never logged, never part of an error.
-        application: The name operators see in the server's own lists.
         selection_seconds: How long to look for a server before it counts as unreachable.
-        socket_seconds: How long one answer may take.
         options: More of `MongoClient`'s options, e.g. `event_listeners`; such a client is the caller's own to close.
 
     Raises:
         Misconfigured: The connection string cannot be read.
     """
     if options:
-        return _open(uri, application, selection_seconds, socket_seconds, **options)
+        return _open(uri, selection_seconds, **options)
     key = (os.getpid(), uri)  # a client does not survive a fork
     with _lock:
         if key not in _clients:
-            _clients[key] = _open(uri, application, selection_seconds, socket_seconds)
+            _clients[key] = _open(uri, selection_seconds)
         return _clients[key]
 
 
@@ -104,17 +92,17 @@ def disconnect() -> None:
 atexit.register(disconnect)
 
 
-def _open(uri: str, application: str, selection_seconds: float, socket_seconds: float, **options: Any) -> Client:
+def _open(uri: str, selection_seconds: float, **options: Any) -> Client:
     # At DEBUG the driver logs whole answers, and those of `users` hold passwords (ACCT-5).
     logging.getLogger("pymongo.command").setLevel(logging.WARNING)
     with mongo_errors("connect to MongoDB"):
         return MongoClient(
             uri,
-            appname=application,
+            appname="ac-pipeline",
             server_api=ServerApi(ServerApiVersion.V1, strict=True, deprecation_errors=True),
             serverSelectionTimeoutMS=int(selection_seconds * 1000),
             connectTimeoutMS=int(selection_seconds * 1000),
-            socketTimeoutMS=int(socket_seconds * 1000),
+            socketTimeoutMS=120_000,
             w="majority",
             **options,
         )
@@ -186,7 +174,10 @@ def _translate(action: str, error: Exception) -> PipelineError:
                 f"Could not {action}: MongoDB{where} does not answer ({kind}). Check that it runs and can be reached."
             )
         case BulkWriteError():
-            return _from_bulk(action, error)
+            failures = error.details.get("writeErrors") or error.details.get("writeConcernErrors") or [{}]
+            code, words = failures[0].get("code"), str(failures[0].get("errmsg", ""))[:300]
+            said = f"Could not {action}: {len(failures)} of its writes failed, the first with code {code}."
+            return ServerFailed(said, answer=words)
         case OperationFailure():
             return _from_refusal(action, error.code, error.details)
         case _:
@@ -203,13 +194,6 @@ def _from_refusal(action: str, code: int | None, details: Any) -> PipelineError:
     if code in _OUR_FAULT:
         return Misconfigured(f"Could not {action}: MongoDB refuses the command (code {code}): {words}")
     return ServerFailed(f"Could not {action}: MongoDB answered with code {code}.", answer=words)
-
-
-def _from_bulk(action: str, error: BulkWriteError) -> PipelineError:
-    failures = error.details.get("writeErrors") or error.details.get("writeConcernErrors") or [{}]
-    code, words = failures[0].get("code"), str(failures[0].get("errmsg", ""))[:300]
-    said = f"Could not {action}: {len(failures)} of its writes failed, the first with code {code}."
-    return ServerFailed(said, answer=words)
 
 
 def is_only_duplicates(error: BulkWriteError | DuplicateKeyError) -> bool:

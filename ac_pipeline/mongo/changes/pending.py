@@ -1,21 +1,18 @@
 """Pending work: which users have work that a run of them would do, and why; found afresh at every look.
 
 The rule is pure: what Mongo holds of the document, what the ledger knows of the item and the state of the account go
-in, a cause or None comes out. It holds for any item at any time, whatever was seen or requested before (WRITE-14). What
-a run cannot change is left out, as the engine decides that: a quarantined item whose document is the same
-(`sync/planning/reading.py`), one that waits for a limit, a blocked account.
-
-The feed says early where to look, the compare looks everywhere, a part at a time and bounded in time, and both end at
-the same rule (RUN-12, VERIFY-10, WRITE-14). What is done about work is the sensor's.
+in, a cause or None comes out, whatever was seen before (WRITE-14). What a run cannot change is left out, as the engine
+decides that: a quarantined item whose document is the same (`sync/planning/reading.py`), one that waits for a limit, a
+blocked account. The feed says early where to look, the compare looks everywhere, a part at a time and bounded in time,
+and both end at the same rule (RUN-12, VERIFY-10).
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
@@ -53,8 +50,6 @@ _THE_PDS_LISTS = frozenset(error.code for error in (AccountInactive, AccountUnkn
 _ONLY_A_RUN_CAN_TELL = _THE_PDS_LISTS | {WrongPassword.code}
 """Why the PDS refuses an account: Mongo cannot show that it is over, unless the account itself changes there. The
 other reasons stand in Mongo or in the ledger, so that their end is seen (ACCT-1)."""
-
-_MARK_DIGITS = 8
 
 
 class Cause(StrEnum):
@@ -126,21 +121,20 @@ class Rule:
                 return Cause.WITHDRAWN if document.link is not None else None
             case Verdict.INVALID | Verdict.OWNERSHIP_UNCLEAR:
                 return None if same else Cause.UNREADABLE
-        if known is not None and same and known.state is State.QUARANTINED:
+        state = known.state if known is not None else None
+        if same and state is State.QUARANTINED:
             return None
-        if not is_linked(document, account) or (known is not None and known.state is State.DELETED):
+        if not is_linked(document, account) or state is State.DELETED:
             return Cause.NEW
         unseen = Cause.NEW if account.id in self.unsynchronised else None
-        unfinished = known is not None and known.state in {State.DEFERRED, State.BLOCKED}
-        return Cause.EDITED if known is not None and (not same or unfinished) else unseen
+        changed = known is not None and (not same or state in {State.DEFERRED, State.BLOCKED})
+        return Cause.EDITED if changed else unseen
 
     def cause_of_gone(self, account: Account, type: str, known: LedgerEntry) -> Cause | None:
         """Why a run is needed for an item whose document does not exist, or None: its record has to go (DEL-4)."""
-        if type in self.paused.get(account.id, ()) or account.blocked is not None:
-            return None
-        if known.state is State.DELETED or known.cid is None or self._waits(known):
-            return None
-        return Cause.GONE
+        out_of_reach = type in self.paused.get(account.id, ()) or account.blocked is not None
+        over = known.state is State.DELETED or known.cid is None
+        return None if out_of_reach or over or self._waits(known) else Cause.GONE
 
     def _waits(self, known: LedgerEntry) -> bool:
         return known.state is State.DEFERRED and known.deferred_until is not None and known.deferred_until > self.now
@@ -164,7 +158,7 @@ def is_linked(document: Document, account: Account) -> bool:
 
 def mark_of(cause: Cause, fingerprint: str) -> str:
     """A short mark of a piece of work: another one for another cause or another content."""
-    return sha256(f"{cause} {fingerprint}".encode()).hexdigest()[:_MARK_DIGITS]
+    return sha256(f"{cause} {fingerprint}".encode()).hexdigest()[:8]
 
 
 FEED_SECONDS: Final = 1.0  # How long a look waits for events when there are none
@@ -201,8 +195,7 @@ class _Place:
     fallback: str | None = None  # Why it was begun, when that was not its time
 
     def to_text(self) -> str:
-        stored = {name: getattr(self, name) for name in self.__slots__}
-        return json_util.dumps(stored, separators=(",", ":"))
+        return json_util.dumps(asdict(self), separators=(",", ":"))
 
     @classmethod
     def of(cls, text: str | None) -> _Place:
@@ -211,7 +204,7 @@ class _Place:
             return cls()
         try:
             return cls(**json_util.loads(text))
-        except (json.JSONDecodeError, TypeError, ValueError, BSONError):
+        except (TypeError, ValueError, BSONError):
             return cls(fallback="the cursor cannot be read")
 
 
@@ -254,7 +247,7 @@ class MongoChanges:
     def look(
         self, position: str | None, watched: Collection[str], accounts: Callable[[], Iterable[Account]]
     ) -> Changes:
-        """Read the feed, judge what it and `watched` name, and compare for a while if that is due.
+        """Read the feed, judge what it names, and compare for a while if that is due.
 
         Args:
             position: Of the last look; None at the first.
@@ -279,10 +272,9 @@ class MongoChanges:
             for media in self.types:
                 for raws in self._compare.since(media, now - _NEWEST):
                     self._judge(look, media, raws)
-        why = drained.unavailable or place.fallback
-        seconds, users = self.compare_seconds, _USERS_A_LOOK
-        place, compared, failed = self._go_on(look, place, drained, now, seconds=seconds, users=users)
-        return Changes(tuple(look.works), place.to_text(), drained.events, why, compared, failed)
+        why, fed = drained.unavailable or place.fallback, drained.unavailable is None
+        place, said, failed = self._go_on(look, place, self.compare_seconds, _USERS_A_LOOK, fed=fed)
+        return Changes(tuple(look.works), place.to_text(), drained.events, why, said, failed)
 
     def look_at_everybody(
         self, accounts: Iterable[Account], synchronised: Collection[str], served: Collection[str], seconds: float
@@ -304,9 +296,7 @@ class MongoChanges:
         back = {id for id, reason in blocked if reason in _THE_PDS_LISTS and id in by_id and by_id[id].did in served}
         new = {account.id for account in by_id.values() if account.did not in synchronised}
         look = _Look(by_id, Rule(now, self._ledger.all_holds(), blocked, frozenset(back), frozenset(new)))
-        place, said, failed = self._go_on(
-            look, _Place(deep=True), Drained(), now, seconds=seconds, users=len(by_id) + 1
-        )
+        place, said, failed = self._go_on(look, _Place(deep=True), seconds, users=len(by_id) + 1)
         if place.deep is None:
             self._judge_items(look, [item for item in self._ledger.not_deleted() if item not in look.judged])
         elif failed is None:
@@ -379,7 +369,7 @@ class MongoChanges:
                 look.add(before, item, cause, entry.fingerprint, touched=touched)
 
     def _go_on(
-        self, look: _Look, place: _Place, drained: Drained, now: datetime, *, seconds: float, users: int
+        self, look: _Look, place: _Place, seconds: float, users: int, *, fed: bool = True
     ) -> tuple[_Place, str | None, str | None]:
         """Go on with the compare until it took `seconds` or found work of so many `users`; say what was done, and why
         it could not go on.
@@ -389,12 +379,11 @@ class MongoChanges:
         leaving = [account.id for account in look.accounts.values() if account.pending_deletion is not None]
         units = self._compare.units(DEEP if place.deep else LIGHT)
         started, unit, after, read = self.monotonic(), place.unit, place.after, 0
-        out_of_time = False
-        failed = None
+        out_of_time, failed = False, None
         while unit < len(units) and not out_of_time:
             scan, media = units[unit]
             try:
-                for raws, reached in self._compare.pages(scan, media, after, leaving, now):
+                for raws, reached in self._compare.pages(scan, media, after, leaving, look.rule.now):
                     self._judge(look, media, raws)
                     after, read = reached, read + len(raws)
                     out_of_time = self.monotonic() - started > seconds or len(look.counts) >= users
@@ -411,16 +400,10 @@ class MongoChanges:
         place = replace(place, unit=unit, after=after, took=place.took + took)
         if unit < len(units):
             return place, f"{said}; step {unit + 1} of {len(units)} goes on at the next look", failed
-        return self._done(place, drained, now.timestamp()), said, None
-
-    @staticmethod
-    def _done(place: _Place, drained: Drained, at: float) -> _Place:
-        """The compare reached its end: when the next ones are due."""
-        fed = drained.unavailable is None
-        share, soonest = (_SHARE, _SOONEST) if fed else (_SHARE_WITHOUT_FEED, 0.0)
+        at, (share, soonest) = look.rule.now.timestamp(), (_SHARE, _SOONEST) if fed else (_SHARE_WITHOUT_FEED, 0.0)
         due = at + min(max(share * place.took, soonest), _LATEST)
         deep_due = at + _EVERYTHING_AGAIN if place.deep else place.deep_due
-        return _Place(token=place.token, due=due, deep_due=deep_due)
+        return _Place(token=place.token, due=due, deep_due=deep_due), said, None
 
     def _known(self, items: Iterable[str]) -> dict[str, LedgerEntry]:
         """What the ledger knows of these items; those without an entry are absent."""

@@ -1,8 +1,7 @@
 """The audit: who did what to whose records, when and why, for everything that removes or brings back work.
 
-Lines are only ever added, never changed. A line is written before the first change (outcome `started`) and a second one
-of the same operation after the last, so that a kill leaves a trace. No secrets: keys, DIDs, counts and what people say.
-What items went through is the ledger's; what a run did is its report.
+Lines are only ever added. One is written before the first change (outcome `started`) and a second one of the same
+operation after the last, so that a kill leaves a trace. No secrets: keys, DIDs, counts and what people say.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Small collections of the ledger database: PDS sessions, rate limits, published lexicons and snapshots.
 
-Runs and machines share one sign-in per DID (LIMIT-7) and one budget. A session is one document per DID: `{_id: did,
-access, refresh, sign_ins}`, its tokens replaced on each renewal, its sign-ins in epoch seconds. The documents are
-secrets; the collection belongs to the pipeline alone and nothing else reads it.
+Runs and machines share one sign-in per DID (LIMIT-7) and one budget. Sessions are `{_id: did, access, refresh,
+sign_ins}`, the last in epoch seconds: secrets, which nothing else reads.
 """
 
 from __future__ import annotations

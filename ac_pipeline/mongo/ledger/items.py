@@ -1,8 +1,6 @@
-"""The ledger: what the pipeline remembers of every item, in a database of its own, and what people ask it.
+"""The ledger: what the pipeline remembers of every item and repository, in a database of its own.
 
-The form of an entry and what is known of whole repositories belong here; who may write to a repository is `leases.py`,
-sessions and budgets are `collections.py`. The ledger is a memory, not the truth: a lost one is rebuilt by
-the next run.
+It is a memory, not the truth: a lost one is rebuilt by the next run.
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Leases: one writer of a repository at a time, across threads, runs and machines (WRITE-12).
 
-A lease is a document that expires. Whoever holds it renews it in the background; who dies stops renewing. The lease of
-a process that certainly died on this machine is taken at once. What is written under a lease is the
-engine's business, and a commit is guarded by `swapCommit` besides: a lease that was lost unnoticed costs work, never
-data.
+A lease is a document that expires. Whoever holds it renews it in the background; the lease of a process that certainly
+died on this machine is taken at once. A commit is guarded by `swapCommit` besides: a lease that was lost unnoticed
+costs work, never data.
 """
 
 from __future__ import annotations

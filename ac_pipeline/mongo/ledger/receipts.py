@@ -1,7 +1,6 @@
 """The receipts: what the last verification of each user found, in the ledger's database.
 
-One document an account, a part of it for each type and aspect that was verified. Taking a receipt is
-`operations/inspection/verification.py`; what receipts amount to for an operator is `defs/checks.py`.
+One document an account, a part of it for each type and aspect that was verified.
 """
 
 from __future__ import annotations
@@ -103,7 +102,9 @@ class MongoReceipts:
             stored = self._receipts.find_one({"_id": receipt.account}) or {}
             parts: dict[str, dict[str, Any]] = dict(stored.get("parts") or {})
             for (type_, aspect), part in receipt.parts.items():
-                parts.setdefault(type_, {})[aspect.value] = {**_to_bson(part), "at": receipt.at, "run": receipt.run_id}
+                held = {**storable(part), "users": 1, "unsound": part.unsound, "at": receipt.at, "run": receipt.run_id}
+                held["wrong"] = [{name: getattr(each, name) for name in _WRONG} for each in part.wrong]
+                parts.setdefault(type_, {})[aspect.value] = held
             unsound = sorted(
                 f"{type_}.{aspect}" for type_, held in parts.items() for aspect, each in held.items() if each["unsound"]
             )
@@ -144,15 +145,10 @@ class MongoReceipts:
                     type_, _, aspect = name.partition(".")
                     if type_ in types:
                         held = stored["parts"][type_][aspect]
-                        user, part = stored["user"], _part(held, stored["user"])
-                        yield Found(user, stored["did"], type_, Aspect(aspect), held["at"], part)
+                        wrong = [_finding(each, stored["user"]) for each in held["wrong"]]
+                        part = value_of(Part, held, wrong=wrong)
+                        yield Found(stored["user"], stored["did"], type_, Aspect(aspect), held["at"], part)
 
 
-def _to_bson(part: Part) -> dict[str, Any]:
-    wrong = [{name: getattr(each, name) for name in _WRONG} for each in part.wrong]
-    return {**storable(part), "users": 1, "unsound": part.unsound, "wrong": wrong}
-
-
-def _part(stored: Mapping[str, Any], user: str) -> Part:
-    wrong = [{**each, "user": user, "uris": [each["uri"]] if each["uri"] else []} for each in stored["wrong"]]
-    return value_of(Part, stored, wrong=wrong)
+def _finding(stored: Mapping[str, Any], user: str) -> dict[str, Any]:
+    return {**stored, "user": user, "uris": [stored["uri"]] if stored["uri"] else []}
