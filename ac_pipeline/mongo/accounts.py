@@ -91,14 +91,9 @@ class MongoAccounts:
         return listed
 
     def select(self, selectors: Iterable[str]) -> list[Account]:
-        """The accounts these selectors name, in their order, each once.
-
-        Args:
-            selectors: Partition keys, handles with or without `@`, user codes, DIDs, PDS handles or Mongo ids. Case
-                counts in Mongo ids only.
-
-        Raises:
-            Misconfigured: A selector names no account, or more than one.
+        """The accounts these selectors name, in their order, each once: by partition keys, handles with or without `@`,
+        user codes, DIDs, PDS handles or Mongo ids. Case counts in Mongo ids only. Raises Misconfigured when one names
+        no account, or more than one.
         """
         wanted = list(selectors)
         if not wanted:
@@ -260,9 +255,8 @@ def _missing_credentials(did: str | None, password: str | None, faults: Sequence
 
 
 def _deletion(row: Mapping[str, Any] | None, *, buried: bool) -> tuple[str, bool] | None:
-    """Why an account ends, by its row in `account-deletions` and its tombstone, and True if its records have to go.
-
-    A tombstone beside a row that says otherwise is a contradiction, which no record is deleted for.
+    """Why an account ends, by its row in `account-deletions` and its tombstone, and True if its records have to go. A
+    tombstone beside a row that says otherwise is a contradiction, which no record is deleted for.
     """
     if row is None:
         gone = "The account was deleted (`account-tombstones`): nothing is written for it."
@@ -411,9 +405,8 @@ class MongoProvisioning:
     def store_account(
         self, account: str, did: str, handle: str, password: str, created: datetime
     ) -> Credentials | None:
-        """Give the platform a new account's credentials, unless it holds any; what it holds afterwards.
-
-        A user document is made for the guest only. None: there is no user document.
+        """Give the platform a new account's credentials, unless it holds any; what it holds afterwards. A user document
+        is made for the guest only. None: there is no user document.
         """
         held: Credentials | None = None
         # The platform's own writers have called it `created`, and `createdAt` since 2026.
@@ -428,9 +421,7 @@ class MongoProvisioning:
 
     def store_password(self, account: str, did: str, password: str) -> bool:
         """Give the platform the new password of a DID, in each form it holds this DID in; False when it is not there.
-
-        Raises:
-            ServerFailed: Somebody else keeps changing the document.
+        Raises ServerFailed when somebody else keeps changing the document.
         """
 
         def change(row: Mapping[str, Any] | None) -> dict[str, Any] | None:

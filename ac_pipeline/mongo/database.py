@@ -62,15 +62,9 @@ _lock = threading.Lock()
 
 
 def connect(uri: str, *, selection_seconds: float = 15.0, **options: Any) -> Client:
-    """The client of this process for this server, made at the first call and closed at exit (OPS-5).
-
-    Args:
-        uri: The connection string; never logged, never part of an error.
-        selection_seconds: How long to look for a server before it counts as unreachable.
-        options: More of `MongoClient`'s options, e.g. `event_listeners`; such a client is the caller's own to close.
-
-    Raises:
-        Misconfigured: The connection string cannot be read.
+    """The client of this process for this server, made at the first call and closed at exit (OPS-5); one with more of
+    `MongoClient`'s `options`, such as `event_listeners`, is the caller's own to close. The connection string is never
+    logged and never part of an error; raises Misconfigured when it cannot be read.
     """
     if options:
         return _open(uri, selection_seconds, **options)

@@ -118,9 +118,8 @@ class MongoDocuments:
             return self._collection(media).find_one({}, {"_id": 1}) is None
 
     def write_links(self, media: MediaType, updates: Sequence[LinkUpdate]) -> None:
-        """Store or clear links in every home of the type, all in one bulk write.
-
-        A document that vanished in between is left alone: a link is never a reason to create one.
+        """Store or clear links in every home of the type, all in one bulk write. A document that vanished in between is
+        left alone: a link is never a reason to create one.
         """
         if not updates:
             return
@@ -173,13 +172,9 @@ class MongoDocuments:
         )
 
     def conflicts(self, media: MediaType, raw: Mapping[str, Any], *, among: Collection[str] | None = None) -> list[str]:
-        """Unique fields whose values another document holds already, as `code abc`; empty when it can be stored.
-
-        Asks for the platform's own rules and for every unique index of the collection.
-
-        Args:
-            raw: The document as it would be; with `_id`, which does not count as another.
-            among: Only rules about one of these fields; None for all.
+        """Unique fields of a document as it would be, with its `_id`, whose values another one holds already, as `code
+        abc`; empty when it can be stored. Asks for the platform's own rules and for every unique index, or only for
+        rules `among` whose fields is one of these.
         """
         found = []
         with mongo_errors(f"look for {media.plural} with the same unique fields"):
@@ -244,9 +239,8 @@ def owned_by(account: Account) -> dict[str, Any]:
 
 
 def link_change(media: MediaType, link: Link | None, synced_at: str) -> dict[str, Any]:
-    """The update that stores a link in all homes of a type, or takes it out of all of them (LINK-4).
-
-    Each home is replaced as a whole: parts of an older link never survive beside a newer one.
+    """The update that stores a link in all homes of a type, or takes it out of all of them (LINK-4). Each home is
+    replaced as a whole: parts of an older link never survive beside a newer one.
     """
     if link is None:
         return {"$unset": dict.fromkeys(media.link_homes, "")}

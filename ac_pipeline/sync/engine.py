@@ -98,12 +98,9 @@ class Engine(Reader):
         """Make the account's repository equal to its eligible documents; of an account that is to be deleted, empty it.
 
         What has to be rendered is rendered without the lease, which an encoding would hold for minutes (MEDIA-23): all
-        of it before, and what is found to be missing under the lease in between.
-
-        Never raises for what can be said of one account: a `Blocked` account and a transient error are in the report.
-
-        Raises:
-            Misconfigured: The gate is closed, or database or PDS have not what was there.
+        of it before, and what is found to be missing under the lease in between. A `Blocked` account and a transient
+        error are in the report; raises Misconfigured when the gate is closed, or database or PDS have not what was
+        there.
         """
         started = monotonic()
         made: Made = {}
@@ -126,12 +123,8 @@ class Engine(Reader):
         return recorder.report
 
     def survey(self, account: Account, selection: Selection, run_id: str = "") -> tuple[AccountPlan, AccountReport]:
-        """The dry run: the plan of an account and what it amounts to. Nothing is written, made or uploaded.
-
-        The repository is always read: what is said of it is said of what it holds.
-
-        Raises:
-            Transient: Something could not be read.
+        """The dry run: the plan of an account and what it amounts to, by its repository as it is read now. Nothing is
+        written, made or uploaded; raises Transient when something could not be read.
         """
         plan, recorder = self._begin(account, selection, run_id, dry=True)
         if not account.usable:
@@ -216,10 +209,8 @@ class Engine(Reader):
             self._remember(plan, recorder)
 
     def _is_up_to_date(self, plan: AccountPlan, recorder: Recorder) -> bool:
-        """True if there is nothing to do, which is counted then; else the repository and all it is compared with are
-        read.
-
-        Repository or revision come first: a record that appears while we read has its document in Mongo by then.
+        """True if there is nothing to do, which is counted then; else all there is has been read. Repository or
+        revision come first: a record that appears while we read has its document in Mongo by then.
         """
         did = str(plan.account.did)
         plan.checkpoint = known = self.ledger.checkpoint(did)
@@ -236,9 +227,8 @@ class Engine(Reader):
         return False
 
     def _stands_at(self, known: RepositoryCheckpoint) -> bool:
-        """True if the repository is at the revision of its checkpoint.
-
-        A list that shows an older one than the checkpoint was read before a sync of another run ended.
+        """True if the repository is at the revision of its checkpoint. A list that shows an older one than the
+        checkpoint was read before a sync of another run ended.
         """
         found = self.revisions.of(known.did) if self.revisions is not None else None
         if found is None or found < known.rev:

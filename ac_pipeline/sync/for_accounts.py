@@ -94,10 +94,8 @@ def for_accounts(
 
 
 def unread(account: Account, error: PipelineError) -> PipelineError:
-    """Why one account of many could not be read.
-
-    Raises:
-        ServiceUnreachable: A service is down: nothing can be said of the others either.
+    """Why one account of many could not be read; raises ServiceUnreachable when a service is down: nothing can be said
+    of the others either.
     """
     del account
     if isinstance(error, ServiceUnreachable):
@@ -120,9 +118,7 @@ def account_reports(
 
 def _named(account: Account, error: BaseException) -> PipelineError:
     """The error; one that nobody foresaw with its class, its message without secrets, and the line that raised it.
-
-    Raises:
-        Misconfigured: The error is one: no account can be worked on.
+    Raises Misconfigured when it is one: no account can be worked on.
     """
     if isinstance(error, Misconfigured):
         raise error

@@ -87,11 +87,8 @@ class LexiconGate:
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def comparisons(self) -> list[Comparison]:
-        """Ours beside the published ones, as they are now or were when they could last be read.
-
-        Raises:
-            Transient: They cannot be read, and never were.
-            Misconfigured: The authority's account cannot be read, and never was.
+        """Ours beside the published ones, as they are now or were when they could last be read; when they never could,
+        raises Transient, or Misconfigured where the authority's account cannot be read.
         """
         if self.authority is None:
             return compare(self.lexicons, {})
@@ -111,11 +108,8 @@ class LexiconGate:
         return compare(self.lexicons, published)
 
     def require(self) -> None:
-        """Return when records may be written.
-
-        Raises:
-            Misconfigured: A published lexicon would be broken; names every rule.
-            Transient: The published lexicons cannot be read, and never were.
+        """Return when records may be written; raises Misconfigured, with every rule that a published lexicon would
+        break, and Transient when the published ones cannot be read and never were.
         """
         with self._lock:
             if self._open:

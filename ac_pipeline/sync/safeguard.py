@@ -62,11 +62,8 @@ class Safeguard:
 
     def look(self, media: MediaType, within: timedelta = timedelta(0)) -> LastLook:
         """Count the documents of a type, and those lost of the records that are known; the ledger remembers it. A look
-        `within` so short a time is good enough.
-
-        Raises:
-            Transient: Something could not be read.
-            Misconfigured: The database names none of the accounts that the ledger knows.
+        `within` so short a time is good enough. Raises Transient, and Misconfigured when the database names none of the
+        accounts that the ledger knows.
         """
         now, known = self.now(), self.ledger.last_look(media.name)
         if known.at is not None and now - known.at < within:

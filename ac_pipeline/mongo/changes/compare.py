@@ -123,10 +123,8 @@ class Compare:
         self, scan: Scan, media: MediaType, after: str | None, leaving: Collection[str], now: datetime
     ) -> Iterator[tuple[list[dict[str, Any]], str]]:
         """Candidates of one step, a few at a time, read as they are asked for; each with the place after it, at which
-        `after` goes on. Documents whose `_id` is no ObjectId can have no record and are passed over.
-
-        Raises:
-            Transient: The read failed, or took longer than the server may.
+        `after` goes on. Documents whose `_id` is no ObjectId can have no record and are passed over. Raises Transient
+        when the read failed, or took longer than the server may.
         """
         action = f"compare the {media.plural} ({scan})"
         if scan is Scan.EVERYTHING:
@@ -146,9 +144,8 @@ class Compare:
     def _everything(
         self, media: MediaType, after: str | None, now: datetime, action: str
     ) -> Iterator[tuple[list[dict[str, Any]], str]]:
-        """All documents, one window of time after another and by `_id` in each; last those without a date.
-
-        By the index on `when`: sorting all of 85,000 documents takes the local server 9 s, a window of 8,600 0.3 s.
+        """All documents, one window of time after another and by `_id` in each; last those without a date. By the index
+        on `when`: sorting all of 85,000 documents takes the local server 9 s, a window of 8,600 0.3 s.
         """
         window: _Window | None = _Window.of(after)
         while window is not None:
@@ -276,13 +273,8 @@ class ChangeFeed:
     clock: Callable[[], float] = time.monotonic  # Seconds that only go forward
 
     def drain(self, token: Token | None, seconds: float) -> Drained:
-        """Read what happened since `token`, for at most about `seconds`; at once when something has happened.
-
-        Args:
-            token: Where the last drain ended; None begins now, with everything before it unknown.
-
-        Raises:
-            Transient: MongoDB did not answer.
+        """Read what happened since `token`, where the last drain ended, for at most about `seconds`; at once when
+        something has happened. None begins now, with everything before it unknown. Raises Transient.
         """
         with mongo_errors("read the change stream"):
             if token is None:

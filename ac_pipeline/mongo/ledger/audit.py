@@ -94,13 +94,8 @@ class MongoAudit:
         counts: Mapping[str, int] | None = None,
     ) -> Iterator[Audited]:
         """Record an operation around its work: before the first change, and again when it ends, in whatever way.
-
-        Args:
-            accounts: Whose records it touches.
-            counts: What it is about to change; the caller puts what it changed into `Audited.counts`.
-
-        Raises:
-            Transient: The first line could not be stored; nothing was done.
+        `counts` is what it is about to change of these accounts' records; the caller puts what it changed into
+        `Audited.counts`. Raises Transient when the first line could not be stored; nothing was done.
         """
         users = tuple(name for account in accounts for name in (account.key, account.did) if name)
         entry = AuditEntry(

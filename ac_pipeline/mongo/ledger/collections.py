@@ -25,10 +25,7 @@ from ac_pipeline.mongo.database import mongo_errors, own_collection, storable, v
 
 
 class MongoSessionStore:
-    """The `SessionStore` of production; the collection needs no index beyond `_id`.
-
-    Every method raises ServiceUnreachable when the database does not answer.
-    """
+    """The `SessionStore` of production; every method raises ServiceUnreachable when the database does not answer."""
 
     def __init__(self, collection: MongoCollection[dict[str, Any]]) -> None:
         self._collection = collection
@@ -94,10 +91,8 @@ class MongoPublishedLexicons:
 
 
 class MongoBudgetStore:
-    """The `BudgetStore` of production; the collection needs no index beyond `_id`. Policies such as `5000;w=3600` are
-    fit for names of fields.
-
-    Every method raises Transient when the database does not answer.
+    """The `BudgetStore` of production; every method raises Transient when the database does not answer. Policies such
+    as `5000;w=3600` are fit for names of fields.
     """
 
     def __init__(self, collection: MongoCollection[dict[str, Any]]) -> None:

@@ -113,14 +113,11 @@ class Standing:
 
 
 class MongoLedger:
-    """The Ledger port of `sync/ports.py` on a real database, and the questions of the command line.
+    """The Ledger port of `sync/ports.py` in the pipeline's own database (`AC_LEDGER_DATABASE`), and the questions of
+    people.
 
     Entries are in `items`, what a PDS takes in `hosts`, checkpoints in `repositories` (`{_id: did, rev, at, settled,
     counts}`), paused types in `holds` (`{_id: account id, types: {name: reason}}`), last looks in `looks`.
-
-    Args:
-        database: The pipeline's own database (`AC_LEDGER_DATABASE`).
-        leases: How repositories are leased; by default in the same database.
     """
 
     def __init__(self, database: Database[dict[str, Any]], *, leases: Leases | None = None) -> None:
@@ -299,14 +296,9 @@ class MongoLedger:
         types: AnyOf[str] | None = None,
         limit: int | None = None,
     ) -> Iterator[LedgerEntry]:
-        """Entries by any of these, ordered by item; None leaves a condition out, an empty collection matches nothing.
-
-        Args:
-            states: Any of these states.
-            error_class: The `code` of the last failure's class, e.g. `source-missing`.
-            account: Mongo id of the owner (`art-guest` for the guest).
-            types: Any of these media types.
-            limit: At most so many, one or more.
+        """Entries by any of these, ordered by item: their states, the `code` of the last failure's class, the Mongo id
+        of the owner, their types; None leaves a condition out, an empty collection matches nothing. At most `limit`,
+        one or more.
         """
         conditions = {
             "state": None if states is None else {"$in": [state.value for state in states]},

@@ -29,9 +29,8 @@ _PROC = Path("/proc")
 
 
 def own_mark() -> str | None:
-    """The mark of this process, or None where processes cannot be told apart for good.
-
-    Start of the machine, namespace of process ids, process id and start of the process: an id alone is given again.
+    """The mark of this process, or None where processes cannot be told apart for good: start of the machine, namespace
+    of process ids, process id and start of the process, as an id alone is given again.
     """
     try:
         return f"{_here()} {os.getpid()} {_start(os.getpid())}"
@@ -93,10 +92,8 @@ class Leases:
     @contextmanager
     def hold(self, did: str, holder: str) -> Iterator[None]:
         """Be the only writer of a repository while the context is open; `holder` says who we are, for people: a run id.
-
-        Raises:
-            LeaseHeld: Somebody else holds it, and did so for all of `patience`; or, at the end, that it was lost in
-                between, so that somebody else may have written too.
+        Raises LeaseHeld when somebody else is for all of `patience`; or, at the end, when the lease was lost in
+        between, so that somebody else may have written too.
         """
         token = self._acquire(did, holder)
         ended = threading.Event()

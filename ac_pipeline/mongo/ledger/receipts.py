@@ -94,9 +94,8 @@ class MongoReceipts:
         self._receipts = own_collection(database, "receipts")
 
     def save(self, receipt: Receipt) -> None:
-        """Keep a receipt; parts of other types and aspects stay as they were.
-
-        So do all parts of an account that is blocked: what was wrong does not become right by being out of reach.
+        """Keep a receipt; parts of other types and aspects stay as they were. So do all parts of an account that is
+        blocked: what was wrong does not become right by being out of reach.
         """
         with mongo_errors(f"keep the receipt of {receipt.user}"):
             stored = self._receipts.find_one({"_id": receipt.account}) or {}

@@ -230,10 +230,8 @@ class Versions:
 
 
 def documents_version(documents: Iterable[Document]) -> str:
-    """Of all documents of one account and type: their synced fields and verdicts, in no order.
-
-    Links do not count: the pipeline writes them itself. Neither does anything else that no record depends on, such as
-    a kidlisp's hits (acceptance, SRC-9).
+    """Of all documents of one account and type: their synced fields and verdicts, in no order. Links do not count, as
+    the pipeline writes them itself, nor what no record depends on, such as a kidlisp's hits (SRC-9).
     """
     return _hash(f"{document.id} {document.verdict.value} {document.fingerprint}" for document in documents)
 

@@ -105,11 +105,8 @@ class Reader:
     grace: float = 600.0  # Seconds that an item without a record waits for media that the platform is still making
 
     def read(self, plan: AccountPlan) -> None:
-        """Documents, what the ledger knows, and the records that are wanted; renditions that are missing are made.
-
-        Raises:
-            Unmade: They are not, as `plan.made` shall hold them all.
-            Transient: Something could not be read: nothing can be said of the account.
+        """Documents, what the ledger knows, and the records that are wanted; renditions that are missing are made, or
+        raise Unmade where `plan.made` shall hold them all. Raises Transient when something could not be read.
         """
         self._look(plan, plan.selection.types)
         for media in plan.selection.types:
@@ -118,12 +115,8 @@ class Reader:
             plan.wanted[media.name] = wanted + [Wanted(d, skipped=True) for d in documents if d.id not in chosen]
 
     def render_missing(self, account: Account, selection: Selection) -> Made:
-        """Make what is missing of an account's renditions, and ask for companions; nothing is remembered of it.
-
-        Paused types are left out, and items that were blocked: it may be in vain.
-
-        Raises:
-            Transient: Something could not be read.
+        """Make what is missing of an account's renditions, and ask for companions; nothing is remembered of it. Paused
+        types are left out, and items that were blocked: it may be in vain. Raises Transient.
         """
         plan = AccountPlan(account, selection)
         types = [media for media in selection.types if media.recipe is not None]
@@ -207,9 +200,8 @@ class Reader:
         return Wanted(document, failure=failure_of(Stage.RENDITION, outcome), fresh=True)
 
     def _known(self, plan: AccountPlan, media: MediaType, document: Document) -> Wanted | Derived | None:
-        """What can be said without asking storage: a final word, the known renditions, or None.
-
-        `retry`, `full` (MEDIA-21, MEDIA-22) and `renditions` of the selection count here.
+        """What can be said without asking storage: a final word, the known renditions, or None. `retry`, `full`
+        (MEDIA-21, MEDIA-22) and `renditions` of the selection count here.
         """
         if document.verdict is Verdict.WITHDRAWN:
             return Wanted(document)
@@ -256,9 +248,8 @@ class Reader:
     # --------------------------------------------------------------------------------------------- what has to go
 
     def find_orphans(self, plan: AccountPlan, recorder: Recorder) -> None:
-        """Which of the repository's records have no document any more, unless the database is doubted.
-
-        Nothing is looked up for an account that is to be deleted: every record goes, whatever is known of its document.
+        """Which of the repository's records have no document any more, unless the database is doubted. Of an account
+        that is to be deleted every record goes, whatever is known of its document.
         """
         for media in plan.selection.types if plan.selection.judges_orphans else ():
             if plan.account.pending_deletion is not None:

@@ -66,10 +66,8 @@ def uses(plan: AccountPlan) -> Iterator[Use]:
 
 
 def missing_blobs(server: DataServer, did: str, cids: Iterable[str]) -> set[str]:
-    """Those of these blobs that cannot be downloaded; each is asked for once.
-
-    Raises:
-        Transient, Blocked: One could not be asked for: nothing can be said.
+    """Those of these blobs that cannot be downloaded; each is asked for once. Raises Transient or Blocked when one
+    could not be: nothing can be said.
     """
     asked = sorted(set(cids))
     if not asked:
@@ -186,11 +184,8 @@ class BlobRepair:
                 self._released += by_path[operation.path]
 
     def _without(self, own: Sequence[Use], record: Record, strangers: Mapping[str, str]) -> Operation:
-        """The update with which a record lets go of blobs.
-
-        Raises:
-            BlobMissing: Letting go of one would not help, or cannot be done.
-            InvalidRecord: The record would not be valid meanwhile.
+        """The update with which a record lets go of blobs; raises BlobMissing when letting go of one would not help or
+        cannot be done, InvalidRecord when the record would not be valid meanwhile.
         """
         copies = []
         for use in own:

@@ -19,10 +19,8 @@ from ac_pipeline.sync.writing.recorder import Recorder
 
 
 def unwanted(plan: AccountPlan, media: MediaType) -> list[LedgerEntry]:
-    """Entries that are not over, or have renditions, whose documents are withdrawn or not among the account's any more;
-    asks nobody.
-
-    Of an account that is to be deleted every document is withdrawn.
+    """Entries that are not over, or have renditions, whose documents are withdrawn, as all of an account that is to be
+    deleted are, or not among the account's any more; asks nobody.
     """
     wanted = {document.id for document in plan.documents[media.name] if document.verdict is not Verdict.WITHDRAWN}
     return [

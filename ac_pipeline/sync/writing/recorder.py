@@ -227,10 +227,8 @@ def _warnings(wanted: Wanted) -> tuple[str, ...]:
 
 
 class ItemStates:
-    """What each item of one account still waits for in a run, and in which state it ended, counted in the report.
-
-    Every planned item ends in exactly one state, whatever happens to it in later rounds (VERIFY-1), and is counted
-    there once. In memory only.
+    """What each item of one account still waits for in a run, and in which state it ended, counted in the report. Every
+    planned item ends in exactly one state, whatever happens to it in later rounds (VERIFY-1).
     """
 
     def __init__(self, report: AccountReport) -> None:
@@ -380,9 +378,8 @@ class Recorder:
         self.states.send()
 
     def committed(self, operations: Sequence[Operation]) -> None:
-        """A batch is durable: store its links, then its entries, each in one bulk write.
-
-        What was deleted goes the other way round: its entry holds the key it may return under, its link no longer.
+        """A batch is durable: store its links, then its entries, each in one bulk write. What was deleted goes the
+        other way round: its entry holds the key it may return under, its link no longer.
         """
         links: dict[str, tuple[MediaType, list[LinkUpdate]]] = {}
         saved: list[LedgerEntry | None] = []

@@ -274,15 +274,11 @@ def commit_writes(
 ) -> tuple[Repository, Callable[[], None]]:
     """Commit a batch to a repository as it was read. Nothing else calls `apply_writes`.
 
-    Returns:
-        The repository after the batch; and what lets its checkpoint follow, so that the drift sensor does not take the
-        batch for a stranger's (VERIFY-9). It is to be called once everything is stored that follows from the batch: a
-        run that dies before is found as a drift.
-
-    Raises:
-        OutcomeUnknown: There was no answer, and the repository, read back, is as it was.
-        RepositoryMoved: It is not, and holds something else than the batch; or the answer does not fit.
-        PipelineError: As `DataServer.apply_writes` says.
+    Returns the repository after the batch, and what lets its checkpoint follow, so that the drift sensor does not take
+    the batch for a stranger's (VERIFY-9): to be called once everything is stored that follows from the batch. A run
+    that dies before is found as a drift. Raises OutcomeUnknown when there was no answer and the repository, read back,
+    is as it was; RepositoryMoved when it holds something else than the batch, or the answer does not fit; else as
+    `DataServer.apply_writes`.
     """
     try:
         commit = server.apply_writes(account, writes, swap_commit=repository.commit)
