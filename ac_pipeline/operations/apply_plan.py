@@ -19,8 +19,7 @@ from ac_pipeline.mongo.ledger.plans import SavedPlan
 from ac_pipeline.operations.plan import selection_of
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.for_accounts import for_accounts
-from ac_pipeline.sync.planning.diff import AccountPlan
-from ac_pipeline.sync.planning.plan import COPIES, Kind
+from ac_pipeline.sync.planning.plan import COPIES, AccountPlan, Kind
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Agreement, Selection, line
 

@@ -26,9 +26,7 @@ from ac_pipeline.operations.findings import FindingCount, audited, findings_repo
 from ac_pipeline.operations.parameters import Selected, confirm_option, option, why_option
 from ac_pipeline.operations.sync import sync_left_out, sync_lines, sync_tables
 from ac_pipeline.sync.engine import Engine
-from ac_pipeline.sync.planning.diff import difference
-from ac_pipeline.sync.planning.plan import Existing, Wanted, existing_records
-from ac_pipeline.sync.planning.wanted import offer
+from ac_pipeline.sync.planning.plan import Existing, Wanted, difference, existing_records, offer
 from ac_pipeline.sync.report import AccountReport, SyncReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline

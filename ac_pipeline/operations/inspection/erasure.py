@@ -29,14 +29,13 @@ from ac_pipeline.operations.parameters import Selected, option
 from ac_pipeline.operations.removal.snapshot import blobs_of
 from ac_pipeline.renditions.store import RenditionStore
 from ac_pipeline.sync.planning.copies import copies_of, deletions, find_lost_sources
-from ac_pipeline.sync.planning.diff import AccountPlan, plan_type
-from ac_pipeline.sync.planning.plan import COPIES, Existing, Wanted, existing_records
+from ac_pipeline.sync.planning.plan import COPIES, AccountPlan, Existing, Wanted, existing_records, plan_type
 from ac_pipeline.sync.planning.reading import ANOTHERS, DOCUMENT_GONE
 from ac_pipeline.sync.ports import DataServer, Documents, Ledger
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.writing.blob_repair import missing_blobs
-from ac_pipeline.sync.writing.entries import without_renditions
-from ac_pipeline.sync.writing.erased import Eraser, made_of
+from ac_pipeline.sync.writing.erased import forget, made_of
+from ac_pipeline.sync.writing.recorder import without_renditions
 from ac_pipeline.wiring import Pipeline
 
 PENDING, GONE = "pending", "gone"
@@ -137,9 +136,9 @@ class Erasures:
             repository = self.server.read_repository(account.did) if account.did is not None else None
         except AccountUnknown:
             repository = None
-        plan = AccountPlan(account, repository=repository)
+        plan = AccountPlan(account, selection, repository=repository)
         subjects = [each for media in selection.types for each in self._subjects(plan, media, selection)]
-        find_lost_sources(plan, selection, self.documents)
+        find_lost_sources(plan, self.documents)
         subjects += self._copies(plan, {(each.media.name, each.id): each for each in subjects})
         present = self._blobs(subjects, repository)
         kept = self._kept([each.entry for each in subjects if each.entry is not None])
@@ -372,9 +371,8 @@ def _let_go(pipeline: Pipeline, found: Erasure) -> Erasure:
     did = next((entry.did for entry in found.entries if entry.did is not None), None)
     with ledger.lease(did, engine.holder) if did is not None else nullcontext():
         entries = [entry for entry in found.entries if ledger.get(entry.item) == entry]
-        eraser = Eraser(engine.documents, ledger, engine.renderer)
         for media in MEDIA_TYPES:
-            eraser.forget(media, [entry for entry in entries if entry.type == media.name])
+            forget(ledger, engine.renderer, media, [entry for entry in entries if entry.type == media.name])
         if entries == list(found.entries):
             for cid in found.renditions:  # also what was made anew since the ledger gave it up
                 pipeline.store.remove(cid)

@@ -1,7 +1,7 @@
 """Links: the state each document and record of an account is in, and how it is healed.
 
 Healing is a sync of exactly the items that need it, under the same lease, planner and writer, so no repair can do what
-a sync may not (LINK-8). Matching, keys and survivors are `sync/planning/diff.py`'s, not matched again here. Sources:
+a sync may not (LINK-8). Matching, keys and survivors are `sync/planning/plan.py`'s, not matched again here. Sources:
 design, section 5; acceptance, LINK-1 to LINK-11 and VERIFY-3; historical forms of records: aesthetic-computer facts,
 section 7.1.
 

@@ -28,9 +28,7 @@ from ac_pipeline.operations.declare import Declaration, Report, Table, Work
 from ac_pipeline.operations.findings import FindingCount, audited, counted, findings_report, put_right, search
 from ac_pipeline.operations.parameters import Selected, confirm_option, why_option
 from ac_pipeline.renditions.renderer import source_key
-from ac_pipeline.sync.planning.diff import difference
-from ac_pipeline.sync.planning.plan import Existing, existing_records, same_content
-from ac_pipeline.sync.planning.wanted import offer
+from ac_pipeline.sync.planning.plan import Existing, difference, existing_records, offer, same_content
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline
 

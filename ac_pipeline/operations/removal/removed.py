@@ -15,10 +15,9 @@ from ac_pipeline.items import LedgerEntry, Stage, State, item_id
 from ac_pipeline.media.base import Document, LinkUpdate, MediaType
 from ac_pipeline.operations.removal.steps import failed_item
 from ac_pipeline.sync.engine import Engine
-from ac_pipeline.sync.planning.plan import Existing, Wanted, same_content
-from ac_pipeline.sync.planning.wanted import failure_of
+from ac_pipeline.sync.planning.plan import Existing, Wanted, failure_of, same_content
 from ac_pipeline.sync.report import ItemFailure
-from ac_pipeline.sync.writing.entries import Entries, end_of
+from ac_pipeline.sync.writing.recorder import Entries, end_of
 
 Records = Mapping[str, Sequence[Existing]]
 """Type name -> records."""
@@ -93,7 +92,7 @@ class Removals:
         failure = failure_of(Stage.WRITE, error, record.cid)
         state = end_of(failure)
         subject = None if document is None else Wanted(document, fresh=True)
-        entry = self._entries.failed(media, item, subject, failure, state, rkey=record.rkey, pending_deletion=True)
+        entry = self._entries.failed(item, subject, failure, state, rkey=record.rkey, pending_deletion=True)
         if entry is not None:
             known = self._entries.of(item)
             entry = entry.with_(fingerprint=known.fingerprint if known is not None else "")
@@ -146,7 +145,7 @@ class Removals:
                 continue
             # The document may have changed since its renditions were made: that is for the next sync to find, so a
             # known fingerprint stays as it is.
-            entry = self._entries.deleted(media, item, None if known is not None else document, rkey, reason)
+            entry = self._entries.deleted(item, None if known is not None else document, rkey, reason)
             made.append(entry)
         return made
 

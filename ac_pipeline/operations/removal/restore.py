@@ -26,11 +26,10 @@ from ac_pipeline.operations.plan import OPERATION_COLUMNS, dry_run, known_limits
 from ac_pipeline.operations.removal.restore_plan import Held, RestorePlan, RestoreReport, Saved, plan_restore
 from ac_pipeline.operations.removal.snapshot import Progress, Vault, open_vault, quiet
 from ac_pipeline.operations.removal.steps import audited, conclude, failed_item, repository_of, until_unmoved
-from ac_pipeline.sync.planning.plan import Wanted
-from ac_pipeline.sync.planning.wanted import failure_of
+from ac_pipeline.sync.planning.plan import Wanted, failure_of
 from ac_pipeline.sync.ports import Ledger
 from ac_pipeline.sync.selection import Selection
-from ac_pipeline.sync.writing.entries import Entries
+from ac_pipeline.sync.writing.recorder import Entries
 from ac_pipeline.sync.writing.writer import Refused
 
 MONGO, LATEST = "mongo", "latest"
@@ -265,7 +264,7 @@ class _Restore:
             return known.with_(state=State.WRITTEN, cid=record.cid, run_id=self.run_id, updated_at=now, history=history)
         derived = known.derived if known is not None else None
         wanted = Wanted(saved.document, record.value, record.cid, derived)
-        entry = self.entries.written(saved.media, item, wanted, record.rkey)
+        entry = self.entries.written(wanted, record.rkey)
         # The renditions that are known were made for the document as it was then. Whether they still fit is for the
         # next sync to find, so the fingerprint stays with them.
         return entry.with_(fingerprint=known.fingerprint) if known is not None and known.fingerprint else entry

@@ -35,9 +35,8 @@ from ac_pipeline.operations.removal.steps import (
 )
 from ac_pipeline.sync.costs import Price, price
 from ac_pipeline.sync.planning.copies import COPIED, copies_of, deletion, of_records
-from ac_pipeline.sync.planning.plan import Existing, Kind, Operation, existing_records
-from ac_pipeline.sync.planning.wanted import failure_of
-from ac_pipeline.sync.writing.entries import end_of
+from ac_pipeline.sync.planning.plan import Existing, Kind, Operation, existing_records, failure_of
+from ac_pipeline.sync.writing.recorder import end_of
 from ac_pipeline.sync.writing.writer import Refused
 
 

@@ -64,7 +64,7 @@ def test_a_restore_says_what_it_would_do_and_writes_nothing(world: Guarded) -> N
     with world.quiet():
         plan = plan_from_snapshot(world.vault, user, MEDIA_TYPES, snapshot)
     assert len(plan.operations) == 4
-    assert (plan.price.operations, plan.price.points, plan.price.blobs) == (4, 12, 3)
+    assert (plan.price.operations, plan.price.points, plan.price.blob_uploads) == (4, 12, 3)
     assert [each.reason for each in plan.held] == ["its document is withdrawn: nuked"]
 
 
