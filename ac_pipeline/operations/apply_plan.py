@@ -39,16 +39,11 @@ class Change(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """One operation that is not carried out, and why.
-
-    Args:
-        operation: As the plan has it; what is found now where the plan has none.
-        why: What is so different, in words.
-    """
+    """One operation that is not carried out, and why."""
 
     change: Change
-    operation: PlannedOperation
-    why: str = ""
+    operation: PlannedOperation  # As the plan has it; what is found now where the plan has none
+    why: str = ""  # What is so different, in words
 
     def to_json(self) -> dict[str, object]:
         return {"moved": self.change.value, **self.operation.to_json(), "why": self.why}
@@ -56,22 +51,15 @@ class Moved:
 
 @dataclass(slots=True)
 class AppliedPart:
-    """What became of one account's part of a plan.
-
-    Args:
-        same: Operations that were as planned, and done unless it was a dry run.
-        done_before: Operations whose result is there already: by an earlier run of the same plan, or by somebody else.
-        moved: What was not done.
-        report: What the sync did, or None when nothing was to be done.
-        error: Why the account could not be looked at.
-    """
+    """What became of one account's part of a plan."""
 
     account: Account | None
-    same: int = 0
+    same: int = 0  # Operations that were as planned, and done unless it was a dry run
+    # Operations whose result is there already: by an earlier run of the same plan, or by somebody else
     done_before: int = 0
-    moved: list[Moved] = field(default_factory=list)
-    report: AccountReport | None = None
-    error: PipelineError | None = None
+    moved: list[Moved] = field(default_factory=list)  # What was not done
+    report: AccountReport | None = None  # What the sync did, or None when nothing was to be done
+    error: PipelineError | None = None  # Why the account could not be looked at
 
     @property
     def clean(self) -> bool:

@@ -18,21 +18,13 @@ LOOK, SYNC, REPAIR, ACCOUNTS = "Look", "Sync", "Repair and remove", "Accounts"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One operation in a list of all.
+    """One operation in a list of all."""
 
-    Args:
-        command: Its words on the command line; empty where only the UI has it.
-        place: Where it is declared, as `module:NAME` of `ac_pipeline.operations`.
-        group: The heading under which it is listed.
-        summary: What it does, in one short sentence.
-        example: Arguments of an example.
-    """
-
-    command: str
-    place: str
-    group: str
-    summary: str
-    example: str = ""
+    command: str  # Its words on the command line; empty where only the UI has it
+    place: str  # Where it is declared, as `module:NAME` of `ac_pipeline.operations`
+    group: str  # The heading under which it is listed
+    summary: str  # What it does, in one short sentence
+    example: str = ""  # Arguments of an example
 
     def declaration(self) -> Declaration[Any]:
         """The operation; its module is imported now."""

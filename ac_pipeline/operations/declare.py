@@ -109,48 +109,33 @@ class Table:
 
 @dataclass(slots=True)
 class Report:
-    """What an operation answers.
+    """What an operation answers."""
 
-    Args:
-        headline: One sentence: what was done, or would be.
-        json: The command's JSON document; a value that is a `Table` stands for its rows.
-        tables: For people, in their order; empty ones are not shown.
-        facts: Single values for Dagster's metadata; the headline or a line says them in the terminal.
-        lines: Further sentences, shown above the headline.
-        left_out: Users who could not be looked at, and why.
-        confirm: What `confirm` has to be for this to be done; None when it was done, or needs no confirmation.
-        exit_code: Of the command.
-        failed: True if something went wrong, so that the run shall fail. What a person has to look at is no failure.
-        touched: Partition key and type name -> what a partition's page shall show of it.
-    """
-
-    headline: str
+    headline: str  # One sentence: what was done, or would be
+    # The command's JSON document; a value that is a `Table` stands for its rows
     json: Mapping[str, object] | Sequence[object] | Table
-    tables: Sequence[Table] = ()
+    tables: Sequence[Table] = ()  # For people, in their order; empty ones are not shown
+    # Single values for Dagster's metadata; the headline or a line says them in the terminal
     facts: Mapping[str, object] = field(default_factory=dict)
-    lines: Sequence[str] = ()
-    left_out: Sequence[LeftOut] = ()
+    lines: Sequence[str] = ()  # Further sentences, shown above the headline
+    left_out: Sequence[LeftOut] = ()  # Users who could not be looked at, and why
+    # What `confirm` has to be for this to be done; None when it was done, or needs no confirmation
     confirm: int | str | bool | None = None
-    exit_code: int = 0
+    exit_code: int = 0  # Of the command
+    # True if something went wrong, so that the run shall fail. What a person has to look at is no failure.
     failed: bool = False
+    # Partition key and type name -> what a partition's page shall show of it
     touched: Mapping[tuple[str, str], Mapping[str, object]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What an operation works with.
+    """What an operation works with."""
 
-    Args:
-        pipeline: All parts of the pipeline.
-        run_id: Of this run, as ledger and audit name it.
-        progress: Is told what is being done, how much of it is done, and of how much.
-        say: Tells a sentence at once, before what may take long.
-    """
-
-    pipeline: Pipeline
-    run_id: str
-    progress: Callable[[str, int, int], None]
-    say: Callable[[str], None]
+    pipeline: Pipeline  # All parts of the pipeline
+    run_id: str  # Of this run, as ledger and audit name it
+    progress: Callable[[str, int, int], None]  # Is told what is being done, how much of it is done, and of how much
+    say: Callable[[str], None]  # Tells a sentence at once, before what may take long
 
     def watch(self, title: str) -> Progress:
         """Passes things on, and tells how many of them have passed under this title."""
@@ -183,25 +168,17 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Declaration(Generic[Given]):
-    """One operation.
+    """One operation."""
 
-    Args:
-        command: Its words on the command line: `wipe`, or `accounts rotate`; empty where an option of another one
-            does the same.
-        job: The name of its Dagster job; empty where the job of assets or partitions does the same.
-        op: The name of the job's one op, under which a launchpad has its parameters.
-        parameters: The model of its parameters.
-        run: Does it; its docstring is the help of command and job: a sentence, then what else one has to know.
-        csv: Name of the table that `--csv` prints; empty for none.
-        asset: Name of the asset `operations/...` whose materialisation shows the answer; empty for the job's name.
-    """
-
+    # Its words on the command line: `wipe`, or `accounts rotate`; empty where an option of another one does the same
     command: str
-    job: str
-    op: str
-    parameters: type[Given]
+    job: str  # The name of its Dagster job; empty where the job of assets or partitions does the same
+    op: str  # The name of the job's one op, under which a launchpad has its parameters
+    parameters: type[Given]  # The model of its parameters
+    # Does it; its docstring is the help of command and job: a sentence, then what else one has to know
     run: Callable[[Work, Given], Report]
-    csv: str = ""
+    csv: str = ""  # Name of the table that `--csv` prints; empty for none
+    # Name of the asset `operations/...` whose materialisation shows the answer; empty for the job's name
     asset: str = ""
 
     @property

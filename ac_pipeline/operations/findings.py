@@ -20,19 +20,14 @@ Found = TypeVar("Found", bound=Finding)
 
 @dataclass(slots=True)
 class FindingCount:
-    """What is kept of the findings of many accounts: numbers, and who was left out (OPS-6).
+    """What is kept of the findings of many accounts: numbers, and who was left out (OPS-6)."""
 
-    Args:
-        states: Type -> state -> how many.
-        found: Partition key -> all findings.
-        repairable: Partition key -> those of them that can be put right here, or were.
-        left_out: Who could not be looked at, and why.
-    """
-
+    # Type -> state -> how many
     states: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    found: Counter[str] = field(default_factory=Counter)
+    found: Counter[str] = field(default_factory=Counter)  # Partition key -> all findings
+    # Partition key -> those of them that can be put right here, or were
     repairable: Counter[str] = field(default_factory=Counter)
-    left_out: list[LeftOut] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)  # Who could not be looked at, and why
 
     def add(self, each: Finding | LeftOut) -> None:
         if isinstance(each, LeftOut):

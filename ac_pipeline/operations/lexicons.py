@@ -35,18 +35,12 @@ EXAMPLES: Final = 20
 
 @dataclass(slots=True)
 class Scan:
-    """What existing records say about the lexicons.
+    """What existing records say about the lexicons."""
 
-    Args:
-        records: By NSID, how many were read.
-        invalid: By NSID, how many of them break our lexicon.
-        examples: `at://` URI and broken rule of some of them.
-        unreadable: Users whose repository could not be read, with the reason.
-    """
-
-    records: Counter[str] = field(default_factory=Counter)
-    invalid: Counter[str] = field(default_factory=Counter)
-    examples: list[tuple[str, str]] = field(default_factory=list)
+    records: Counter[str] = field(default_factory=Counter)  # By NSID, how many were read
+    invalid: Counter[str] = field(default_factory=Counter)  # By NSID, how many of them break our lexicon
+    examples: list[tuple[str, str]] = field(default_factory=list)  # `at://` URI and broken rule of some of them
+    # Users whose repository could not be read, with the reason
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
 

@@ -35,30 +35,20 @@ SLOWEST = 10
 
 @dataclass(slots=True)
 class DryRun:
-    """A dry run's sums; its operations went to the listener.
-
-    Args:
-        users: How many users have operations.
-        counts: Kind of operation -> how many.
-        slowest: The users who are done last.
-        blocked: User -> why nothing can be done.
-        notes: User and what a person may want to know.
-        limits: What is known of the PDS's limits.
-        saved: True if it is kept, to be carried out later.
-        orphans_kept: Type -> records without a document that stay because the database is doubted.
-        unread: User -> the error for which nothing is planned for them.
-    """
+    """A dry run's sums; its operations went to the listener."""
 
     hash: str
     cost: Cost
-    users: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    slowest: list[UserBill] = field(default_factory=list)
-    blocked: dict[str, str] = field(default_factory=dict)
-    notes: list[tuple[str, str]] = field(default_factory=list)
-    limits: Limits = field(default_factory=Limits)
-    saved: bool = False
+    users: int = 0  # How many users have operations
+    counts: Counter[str] = field(default_factory=Counter)  # Kind of operation -> how many
+    slowest: list[UserBill] = field(default_factory=list)  # The users who are done last
+    blocked: dict[str, str] = field(default_factory=dict)  # User -> why nothing can be done
+    notes: list[tuple[str, str]] = field(default_factory=list)  # User and what a person may want to know
+    limits: Limits = field(default_factory=Limits)  # What is known of the PDS's limits
+    saved: bool = False  # True if it is kept, to be carried out later
+    # Type -> records without a document that stay because the database is doubted
     orphans_kept: Counter[str] = field(default_factory=Counter)
+    # User -> the error for which nothing is planned for them
     unread: dict[str, PipelineError] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:

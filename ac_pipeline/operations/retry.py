@@ -32,27 +32,18 @@ FAILED = (State.QUARANTINED, State.DEFERRED, State.BLOCKED)
 
 @dataclass(frozen=True, slots=True)
 class FailedItems:
-    """Which of the failed items; every part narrows, so that one without parts means all of them.
+    """Which of the failed items; every part narrows, so that one without parts means all of them."""
 
-    Args:
-        users: Selectors of users: keys, handles, codes, DIDs or Mongo ids; empty for all.
-        items: Only these, as `(type name, code or ObjectId)`, or None.
-        states: Some of `FAILED`.
-        error_class: Only items whose last error is of this class (`code` of the error), or None.
-        since, until: Only items between these moments, in ms since 1970, or None.
-        limit: At most so many items in all, or None.
-        each: At most so many items of each user and type, or None.
-    """
-
-    users: tuple[str, ...] = ()
+    users: tuple[str, ...] = ()  # Selectors of users: keys, handles, codes, DIDs or Mongo ids; empty for all
     types: tuple[MediaType, ...] = MEDIA_TYPES
-    items: frozenset[tuple[str, str]] | None = None
-    states: tuple[State, ...] = FAILED
-    error_class: str | None = None
+    items: frozenset[tuple[str, str]] | None = None  # Only these, as `(type name, code or ObjectId)`, or None
+    states: tuple[State, ...] = FAILED  # Some of `FAILED`
+    error_class: str | None = None  # Only items whose last error is of this class (`code` of the error), or None
+    # since, until: Only items between these moments, in ms since 1970, or None
     since: int | None = None
     until: int | None = None
-    limit: int | None = None
-    each: int | None = None
+    limit: int | None = None  # At most so many items in all, or None
+    each: int | None = None  # At most so many items of each user and type, or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +57,12 @@ class AccountRetry:
 
 @dataclass(frozen=True, slots=True)
 class RetryPlan:
-    """All of it, by partition key, and what could not become part of it.
-
-    Args:
-        entries: The items.
-        unknown: Items that were named and have not failed, as `type:name`.
-        ownerless: Ids of failed items whose account is not on the platform any more.
-    """
+    """All of it, by partition key, and what could not become part of it."""
 
     accounts: tuple[AccountRetry, ...]
-    entries: tuple[LedgerEntry, ...] = ()
-    unknown: tuple[str, ...] = ()
-    ownerless: tuple[str, ...] = ()
+    entries: tuple[LedgerEntry, ...] = ()  # The items
+    unknown: tuple[str, ...] = ()  # Items that were named and have not failed, as `type:name`
+    ownerless: tuple[str, ...] = ()  # Ids of failed items whose account is not on the platform any more
 
     @property
     def items(self) -> int:

@@ -25,20 +25,13 @@ _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(slots=True)
 class TypeTotals:
-    """One type.
+    """One type."""
 
-    Args:
-        documents: In MongoDB, whoever owns them.
-        eligible: Those that have a record or are to get one.
-        records: On the PDS, as the ledger knows.
-        pending: Documents without a record that nothing keeps back: the next sync publishes them.
-        quarantined, deferred, blocked: Items that are kept back.
-    """
-
-    documents: int = 0
-    eligible: int = 0
-    records: int = 0
-    pending: int = 0
+    documents: int = 0  # In MongoDB, whoever owns them
+    eligible: int = 0  # Those that have a record or are to get one
+    records: int = 0  # On the PDS, as the ledger knows
+    pending: int = 0  # Documents without a record that nothing keeps back: the next sync publishes them
+    # quarantined, deferred, blocked: Items that are kept back
     quarantined: int = 0
     deferred: int = 0
     blocked: int = 0
@@ -46,29 +39,18 @@ class TypeTotals:
 
 @dataclass(slots=True)
 class Totals:
-    """The whole mirror at one moment.
+    """The whole mirror at one moment."""
 
-    Args:
-        at: When, UTC.
-        types: By name of the type.
-        quarantined: Items by class of error.
-        accounts: By state, as `accounts list` has it.
-        blocked_accounts: Blocked accounts by reason, such as `wrong-password`.
-        blocked: A line for each of them.
-        oldest_deletion: Since when the record waits that is to go the longest, or None.
-        oldest_unmirrored: `when` of the oldest document that is pending, or None.
-        failed: The newest of the items that failed, newest first.
-    """
-
-    at: datetime
-    types: dict[str, TypeTotals] = field(default_factory=dict)
-    quarantined: Counter[str] = field(default_factory=Counter)
-    accounts: dict[str, int] = field(default_factory=dict)
+    at: datetime  # When, UTC
+    types: dict[str, TypeTotals] = field(default_factory=dict)  # By name of the type
+    quarantined: Counter[str] = field(default_factory=Counter)  # Items by class of error
+    accounts: dict[str, int] = field(default_factory=dict)  # By state, as `accounts list` has it
+    # Blocked accounts by reason, such as `wrong-password`
     blocked_accounts: Counter[str] = field(default_factory=Counter)
-    blocked: list[dict[str, Any]] = field(default_factory=list)
-    oldest_deletion: datetime | None = None
-    oldest_unmirrored: datetime | None = None
-    failed: list[LedgerEntry] = field(default_factory=list)
+    blocked: list[dict[str, Any]] = field(default_factory=list)  # A line for each of them
+    oldest_deletion: datetime | None = None  # Since when the record waits that is to go the longest, or None
+    oldest_unmirrored: datetime | None = None  # `when` of the oldest document that is pending, or None
+    failed: list[LedgerEntry] = field(default_factory=list)  # The newest of the items that failed, newest first
 
     def numbers(self) -> dict[str, int]:
         """All of it as plain numbers, by names that stay: of all types together, then of each."""

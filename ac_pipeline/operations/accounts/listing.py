@@ -179,21 +179,16 @@ _SIGN_INS_AT_ONCE: Final = 10
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """How an account's sign-in ended; `note` is a handle that differs from Mongo's.
-
-    Args:
-        did: As Mongo holds it.
-        state: `ok`, `wrong-password`, `deactivated`, `takendown` or another state the PDS names, `unknown` (the PDS
-            does not host the DID), `no-credentials`, `blocked`, `unprovisioned` (no DID: nothing to check), or
-            `unreached` (no answer, or too many sign-ins).
-        handle: On the PDS, where its administrator asked.
-    """
+    """How an account's sign-in ended; `note` is a handle that differs from Mongo's."""
 
     user: str
-    did: str | None
+    did: str | None  # As Mongo holds it
+    # `ok`, `wrong-password`, `deactivated`, `takendown` or another state the PDS names, `unknown` (the PDS does not
+    # host the DID), `no-credentials`, `blocked`, `unprovisioned` (no DID: nothing to check), or `unreached` (no answer,
+    # or too many sign-ins)
     state: str
     reason: str = ""
-    handle: str | None = None
+    handle: str | None = None  # On the PDS, where its administrator asked
     note: str = ""
 
 

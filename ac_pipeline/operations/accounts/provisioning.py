@@ -60,17 +60,11 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class ProvisionPlan:
-    """Which accounts would be made, and whose not, with the reason.
+    """Which accounts would be made, and whose not, with the reason."""
 
-    Args:
-        accounts: To be made; those an earlier run left unfinished come first.
-        skipped: Partition key and reason of everybody else who has none.
-        invites: True if the PDS asks for invite codes.
-    """
-
-    accounts: tuple[Planned, ...]
-    skipped: tuple[tuple[str, str], ...] = ()
-    invites: bool = False
+    accounts: tuple[Planned, ...]  # To be made; those an earlier run left unfinished come first
+    skipped: tuple[tuple[str, str], ...] = ()  # Partition key and reason of everybody else who has none
+    invites: bool = False  # True if the PDS asks for invite codes
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -254,20 +248,16 @@ def new_password() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Provisioner:
-    """Makes accounts, one after the other.
-
-    Args:
-        inactive_handles: Handles of accounts the PDS keeps though they are not active; asked at most once, for they
-            are taken without the PDS saying so.
-        sleep: Waits that many seconds.
-    """
+    """Makes accounts, one after the other."""
 
     server: Administration
     store: MongoProvisioning
     description: ServerDescription
+    # Handles of accounts the PDS keeps though they are not active; asked at most once, for they are taken without the
+    # PDS saying so
     inactive_handles: Callable[[], Collection[str]]
     now: Callable[[], datetime]
-    sleep: Callable[[float], None]
+    sleep: Callable[[float], None]  # Waits that many seconds
 
     def run(self, wanted: Sequence[Planned], progress: Callable[[int, int], None]) -> ProvisionReport:
         """Make these accounts; one that fails does not keep the others from being made.

@@ -45,19 +45,14 @@ _CELL: Final = 60
 class Difference(Finding):
     """One item whose record others have touched; `state` is `changed` or `deleted`, `reason` why theirs cannot be
     taken over.
-
-    Args:
-        document: As it was read.
-        fields: Field -> ours and theirs; a missing one is None.
-        changes: What taking over theirs sets in the document; empty where that is not possible.
-        left: Fields that differ and follow from the document: the next sync writes ours there.
     """
 
     media: MediaType
-    document: Document
-    fields: Mapping[str, tuple[object, object]]
+    document: Document  # As it was read
+    fields: Mapping[str, tuple[object, object]]  # Field -> ours and theirs; a missing one is None
+    # What taking over theirs sets in the document; empty where that is not possible
     changes: Mapping[str, Any] = field(default_factory=dict)
-    left: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()  # Fields that differ and follow from the document: the next sync writes ours there
 
     @property
     def repairable(self) -> bool:

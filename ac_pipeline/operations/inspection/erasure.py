@@ -48,26 +48,20 @@ PURGED = "its account is not in Mongo any more"
 class Erasure(Finding):
     """One item that shall not be there: `pending` while something of it is, else `gone`. `uris` are its records that
     are still on the PDS; the item of a purged account is `account:did`.
-
-    Args:
-        linked: True if Mongo still holds its link.
-        blobs: CIDs of its blobs, used by nothing that stays, that can still be downloaded.
-        since: When a run first saw that its record has to go and could not delete it, where the ledger knows.
-        gone_at: When its record was deleted, where the ledger knows.
-        snapshot: The snapshot that still holds work of an account that has gone or is leaving.
-        renditions: CIDs of its renditions, used by nothing that stays, that the rendition store still has.
-        entries: What the ledger knows of whatever these renditions were made for.
-        copies: Copies of its records that are still on the PDS, in `site.standard.document` of the same repository.
     """
 
     state: str = ""
-    linked: bool = False
-    blobs: tuple[str, ...] = ()
+    linked: bool = False  # True if Mongo still holds its link
+    blobs: tuple[str, ...] = ()  # CIDs of its blobs, used by nothing that stays, that can still be downloaded
+    # When a run first saw that its record has to go and could not delete it, where the ledger knows
     since: datetime | None = None
-    gone_at: datetime | None = None
-    snapshot: str | None = None
+    gone_at: datetime | None = None  # When its record was deleted, where the ledger knows
+    snapshot: str | None = None  # The snapshot that still holds work of an account that has gone or is leaving
+    # CIDs of its renditions, used by nothing that stays, that the rendition store still has
     renditions: tuple[str, ...] = ()
+    # What the ledger knows of whatever these renditions were made for
     entries: tuple[LedgerEntry, ...] = field(default=(), repr=False)
+    # Copies of its records that are still on the PDS, in `site.standard.document` of the same repository
     copies: tuple[str, ...] = ()
 
     shown: ClassVar = (

@@ -87,21 +87,14 @@ RESTORABLE = (
 
 @dataclass(frozen=True, slots=True)
 class LinkFinding(Finding):
-    """One document, or one record without one, and the state it is in.
-
-    Args:
-        held: Why healing leaves it as it is, or None.
-        document: Id of the document, where the account has it.
-        problems: Rules of the lexicon that the record breaks (VERIFY-3).
-        warnings: Fields the lexicon does not declare (REC-5), keys that are no TIDs.
-    """
+    """One document, or one record without one, and the state it is in."""
 
     state: LinkState = LinkState.LINKED
     repair: Repair = Repair.NOTHING
-    held: str | None = None
-    document: str | None = None
-    problems: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    held: str | None = None  # Why healing leaves it as it is, or None
+    document: str | None = None  # Id of the document, where the account has it
+    problems: tuple[str, ...] = ()  # Rules of the lexicon that the record breaks (VERIFY-3)
+    warnings: tuple[str, ...] = ()  # Fields the lexicon does not declare (REC-5), keys that are no TIDs
 
     shown: ClassVar = ("item", "user", "state", "repair", "reason", "held", "uris", "problems", "warnings")
 
@@ -113,20 +106,14 @@ class LinkFinding(Finding):
 
 @dataclass(slots=True)
 class Examination(FindingCount):
-    """What was found in one account, or in many.
+    """What was found in one account, or in many."""
 
-    Args:
-        findings: Of one account, all that are not simply linked, and linked ones with something to say of their record.
-        types: Names of the types in which something can be healed.
-        deletions: Findings whose repair removes records.
-        in_order: True if nothing is left to repair, by healing or by a person.
-        notes: User and what the plan says of the whole: doubts about the database, types that are on hold.
-    """
-
+    # Of one account, all that are not simply linked, and linked ones with something to say of their record
     findings: list[LinkFinding] = field(default_factory=list)
-    types: set[str] = field(default_factory=set)
-    deletions: int = 0
-    in_order: bool = True
+    types: set[str] = field(default_factory=set)  # Names of the types in which something can be healed
+    deletions: int = 0  # Findings whose repair removes records
+    in_order: bool = True  # True if nothing is left to repair, by healing or by a person
+    # User and what the plan says of the whole: doubts about the database, types that are on hold
     notes: list[tuple[str, str]] = field(default_factory=list)
 
     def judged(self, finding: LinkFinding) -> None:

@@ -42,17 +42,11 @@ CHOICE = (
 
 @dataclass(frozen=True, slots=True)
 class Lost(Finding):
-    """One record whose document is not there; `reason` is why it cannot or must not be inserted.
+    """One record whose document is not there; `reason` is why it cannot or must not be inserted."""
 
-    Args:
-        document: What is inserted; None when it cannot or must not be.
-        lost: Fields the document may have had that nobody knows, or that are guessed.
-        then: What the next sync does with the record once the document is there; empty for nothing.
-    """
-
-    document: Mapping[str, Any] | None = None
-    lost: tuple[str, ...] = ()
-    then: str = ""
+    document: Mapping[str, Any] | None = None  # What is inserted; None when it cannot or must not be
+    lost: tuple[str, ...] = ()  # Fields the document may have had that nobody knows, or that are guessed
+    then: str = ""  # What the next sync does with the record once the document is there; empty for nothing
 
     shown: ClassVar = ("item", "user", "uri", "inserts", "reason", "document", "lost", "then")
 

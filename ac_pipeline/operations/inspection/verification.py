@@ -41,15 +41,10 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What the receipts of all users say together.
+    """What the receipts of all users say together."""
 
-    Args:
-        totals: By type name and aspect.
-        unsound: What is wrong, by user, without what a sync has put right since.
-    """
-
-    totals: Mapping[tuple[str, Aspect], Total]
-    unsound: tuple[Found, ...] = ()
+    totals: Mapping[tuple[str, Aspect], Total]  # By type name and aspect
+    unsound: tuple[Found, ...] = ()  # What is wrong, by user, without what a sync has put right since
 
 
 def findings(receipts: MongoReceipts, marks: Ledger, types: Sequence[MediaType]) -> Findings:

@@ -40,21 +40,15 @@ _AT_ONCE = 4
 
 @dataclass(frozen=True, slots=True)
 class Forgetting:
-    """What forgetting some snapshots would delete, or has deleted.
+    """What forgetting some snapshots would delete, or has deleted."""
 
-    Args:
-        snapshots: The snapshots, newest first.
-        blobs: How many blobs go with them.
-        shared: How many of their blobs stay, because other snapshots need them.
-        last_copies: Records of theirs that neither the PDS nor another snapshot has, and that no document in Mongo
-            stands behind: with the snapshots they are gone for good.
-        lost: Snapshots that are so damaged that nobody knows which blobs were theirs; such blobs stay.
-    """
-
-    snapshots: tuple[Snapshot, ...]
-    blobs: int
-    shared: int
+    snapshots: tuple[Snapshot, ...]  # The snapshots, newest first
+    blobs: int  # How many blobs go with them
+    shared: int  # How many of their blobs stay, because other snapshots need them
+    # Records of theirs that neither the PDS nor another snapshot has, and that no document in Mongo stands behind: with
+    # the snapshots they are gone for good
     last_copies: int
+    # Snapshots that are so damaged that nobody knows which blobs were theirs; such blobs stay
     lost: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:

@@ -78,23 +78,16 @@ class Held:
 
 @dataclass(slots=True)
 class RestorePlan:
-    """What a restore would do.
-
-    Args:
-        operations: Records to write.
-        saved: Path -> the record of the snapshot, for each of the operations and of `present`.
-        present: Records that are there as the snapshot has them.
-        held: Records that are left as they are, or left away.
-        wrong_shaped: How many of those to write break their lexicon: the next sync repairs them in place.
-    """
+    """What a restore would do."""
 
     user: str
     snapshots: tuple[str, ...]
-    operations: list[Operation] = field(default_factory=list)
+    operations: list[Operation] = field(default_factory=list)  # Records to write
+    # Path -> the record of the snapshot, for each of the operations and of `present`
     saved: dict[str, Saved] = field(default_factory=dict)
-    present: list[Saved] = field(default_factory=list)
-    held: list[Held] = field(default_factory=list)
-    wrong_shaped: int = 0
+    present: list[Saved] = field(default_factory=list)  # Records that are there as the snapshot has them
+    held: list[Held] = field(default_factory=list)  # Records that are left as they are, or left away
+    wrong_shaped: int = 0  # How many of those to write break their lexicon: the next sync repairs them in place
 
     @property
     def price(self) -> Price:
@@ -339,23 +332,16 @@ class _Decider:
 
 @dataclass(slots=True)
 class RestoreReport(RemovalReport):
-    """What a restore did; `on_hold`: types for which it has to be run again.
+    """What a restore did; `on_hold`: types for which it has to be run again."""
 
-    Args:
-        source: `mongo`, or the id of the snapshot.
-        restored: Type name -> records written; from Mongo, those the sync wrote.
-        present: Records that were there already.
-        held: Records that were not brought back, each with its reason.
-        wrong_shaped: Records that came back as they were and break their lexicon: the next sync repairs them in place.
-        sync: What the sync did, when it was from Mongo.
-    """
-
-    source: str = ""
+    source: str = ""  # `mongo`, or the id of the snapshot
+    # Type name -> records written; from Mongo, those the sync wrote
     restored: dict[str, int] = field(default_factory=dict)
-    present: int = 0
-    held: list[Held] = field(default_factory=list)
+    present: int = 0  # Records that were there already
+    held: list[Held] = field(default_factory=list)  # Records that were not brought back, each with its reason
+    # Records that came back as they were and break their lexicon: the next sync repairs them in place
     wrong_shaped: int = 0
-    sync: AccountReport | None = None
+    sync: AccountReport | None = None  # What the sync did, when it was from Mongo
 
     @property
     def clean(self) -> bool:

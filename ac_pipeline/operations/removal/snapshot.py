@@ -43,19 +43,13 @@ def quiet(what: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Archive:
-    """Takes, checks and opens snapshots.
-
-    Args:
-        files: Where repositories and blobs are kept.
-        index: Which snapshots there are.
-        spare: Another place for a blob that the PDS has lost: its bytes, or SourceMissing.
-    """
+    """Takes, checks and opens snapshots."""
 
     server: PdsClient
-    files: SnapshotFiles
-    index: MongoSnapshots
+    files: SnapshotFiles  # Where repositories and blobs are kept
+    index: MongoSnapshots  # Which snapshots there are
     now: Callable[[], datetime]
-    spare: Callable[[str], bytes]
+    spare: Callable[[str], bytes]  # Another place for a blob that the PDS has lost: its bytes, or SourceMissing
 
     def read(self, did: str) -> tuple[bytes, Repository]:
         """The repository as it is now, as bytes and verified."""

@@ -22,19 +22,12 @@ Result = TypeVar("Result")
 
 @dataclass(slots=True)
 class RemovalReport:
-    """What a wipe or a restore did.
+    """What a wipe or a restore did."""
 
-    Args:
-        user: Partition key.
-        failures: Records that the PDS refuses to delete or to take.
-        on_hold: Types that are on hold now.
-        error: What ended it early; the same command does the rest.
-    """
-
-    user: str
-    failures: list[ItemFailure] = field(default_factory=list)
-    on_hold: list[str] = field(default_factory=list)
-    error: PipelineError | None = None
+    user: str  # Partition key
+    failures: list[ItemFailure] = field(default_factory=list)  # Records that the PDS refuses to delete or to take
+    on_hold: list[str] = field(default_factory=list)  # Types that are on hold now
+    error: PipelineError | None = None  # What ended it early; the same command does the rest
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, object]:

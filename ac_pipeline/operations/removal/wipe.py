@@ -43,27 +43,18 @@ from ac_pipeline.sync.writing.writer import Refused
 
 @dataclass(frozen=True, slots=True)
 class WipePlan:
-    """What a wipe would do. Nothing was written.
+    """What a wipe would do. Nothing was written."""
 
-    Args:
-        user: Partition key.
-        records: Type name -> records that would be deleted; `copies`: those of them in `site.standard.document`.
-        undocumented: How many of them no document of the account stands behind: only the snapshot would have them.
-        addresses: How many public addresses hold the key of one of them, and break.
-        price: What it takes of the PDS.
-        unfinished: The snapshot of a wipe of this account that has not come to its end.
-        confirmed: What that wipe was told to delete, when it is this one: its number is good for the rest as well.
-        hash: sha-256 (hex) of keys and CIDs of all of these records.
-    """
-
-    user: str
+    user: str  # Partition key
+    # Type name -> records that would be deleted; `copies`: those of them in `site.standard.document`
     records: Mapping[str, int]
-    undocumented: int
-    addresses: int
-    price: Price
-    unfinished: str | None
+    undocumented: int  # How many of them no document of the account stands behind: only the snapshot would have them
+    addresses: int  # How many public addresses hold the key of one of them, and break
+    price: Price  # What it takes of the PDS
+    unfinished: str | None  # The snapshot of a wipe of this account that has not come to its end
+    # What that wipe was told to delete, when it is this one: its number is good for the rest as well
     confirmed: int | None
-    hash: str
+    hash: str  # sha-256 (hex) of keys and CIDs of all of these records
 
     @property
     def total(self) -> int:
@@ -166,17 +157,12 @@ def usable(account: Account) -> str:
 
 @dataclass(slots=True)
 class WipeReport(RemovalReport):
-    """What a wipe did.
+    """What a wipe did."""
 
-    Args:
-        snapshots: Ids of those that hold the records, newest first.
-        deleted: Type name -> records that this run deleted; `copies`: copies of records, in `site.standard.document`.
-        left: Records of these types that are still there.
-    """
-
-    snapshots: list[str] = field(default_factory=list)
+    snapshots: list[str] = field(default_factory=list)  # Ids of those that hold the records, newest first
+    # Type name -> records that this run deleted; `copies`: copies of records, in `site.standard.document`
     deleted: dict[str, int] = field(default_factory=dict)
-    left: int = 0
+    left: int = 0  # Records of these types that are still there
     links_cleared: int = 0
     notes: list[str] = field(default_factory=list)
 
