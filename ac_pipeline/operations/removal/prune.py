@@ -18,17 +18,13 @@ from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.ledger.collections import Snapshot
 from ac_pipeline.operations.declare import Declaration, Report, Table, Work
 from ac_pipeline.operations.parameters import OfOneUser, OfTypes, Parameters, confirm_option, option, why_option
-from ac_pipeline.operations.removal.removed import Removals
 from ac_pipeline.operations.removal.snapshot import (
-    Archive,
-    Progress,
     Vault,
     needed_blobs,
     open_vault,
-    quiet,
     take_snapshot,
 )
-from ac_pipeline.operations.removal.wipe import path_of
+from ac_pipeline.operations.removal.wipe import Removals, path_of
 from ac_pipeline.sync.planning.plan import existing_records
 
 FORGET = "forget-snapshots"
@@ -95,9 +91,9 @@ def plan_forgetting(vault: Vault, snapshots: Sequence[Snapshot], accounts: Seque
         Transient: Something could not be read.
     """
     chosen, owners = tuple(snapshots), {account.id: account for account in accounts}
-    _refuse(vault.archive, chosen, owners)
-    needs, lost = _needs(vault.archive, chosen)
-    kept = _kept(vault.archive, {each.id for each in chosen})
+    _refuse(vault, chosen, owners)
+    needs, lost = _needs(vault, chosen)
+    kept = _kept(vault, {each.id for each in chosen})
     return Forgetting(
         chosen,
         len(needs - kept),
@@ -116,7 +112,6 @@ def forget(
     accounts: Callable[[], Sequence[Account]],
     *,
     why: str = "",
-    progress: Progress = quiet,
 ) -> Forgetting:
     """Delete snapshots with everything that only they need, in the audit before it starts.
 
@@ -129,44 +124,43 @@ def forget(
     """
     if not snapshots:
         return Forgetting((), 0, 0, 0)
-    archive = vault.archive
     with ExitStack() as stack:
         for did in sorted({each.did for each in snapshots}):
             stack.enter_context(vault.engine.ledger.lease(did, vault.engine.holder))
-        current = tuple(archive.index.get(each.id) for each in snapshots)
+        current = tuple(vault.index.get(each.id) for each in snapshots)
         plan = plan_forgetting(vault, current, accounts())
         owners = {each.account: Account(each.account, each.user, did=each.did) for each in current}
         counts = {"snapshots": len(current), "blobs": plan.blobs, "last_copies": plan.last_copies}
         types = [media.name for media in MEDIA_TYPES if any(media.name in each.types for each in current)]
         with vault.audit.during(FORGET, list(owners.values()), types, why=why, counts=counts) as audited:
             for each in current:
-                archive.index.save(replace(each, complete=False, open=False))  # from now on no restore uses it
-            needs, _ = _needs(archive, current)
+                vault.index.save(replace(each, complete=False, open=False))  # from now on no restore uses it
+            needs, _ = _needs(vault, current)
             going = {each.id for each in current}
-            gone = _delete_blobs(archive, needs, going, progress)
+            gone = _delete_blobs(vault, needs, going)
             # CARs that only these are; a snapshot that is being taken reads its own back in the end.
-            used = {each.repository for each in archive.index.find() if each.id not in going}
+            used = {each.repository for each in vault.index.find() if each.id not in going}
             for digest in sorted({each.repository for each in current} - used):
-                archive.files.remove("repositories", digest)
+                vault.files.remove("repositories", digest)
             for each in current:
-                archive.files.remove("manifests", each.id)
-                archive.index.remove(each.id)
+                vault.files.remove("manifests", each.id)
+                vault.index.remove(each.id)
             audited.counts.update(counts, blobs=gone)
     return replace(plan, blobs=gone, shared=plan.shared + plan.blobs - gone)
 
 
-def _refuse(archive: Archive, chosen: Sequence[Snapshot], accounts: dict[str, Account]) -> None:
+def _refuse(vault: Vault, chosen: Sequence[Snapshot], accounts: dict[str, Account]) -> None:
     ids = {each.id for each in chosen}
     for each in chosen:
         owner = accounts.get(each.account)
-        unfinished = archive.unfinished(owner) if owner is not None and owner.did is not None else None
+        unfinished = vault.unfinished(owner) if owner is not None and owner.did is not None else None
         if unfinished is not None:
             raise HeldBack(
                 f"A wipe of {each.user} is unfinished and goes on with snapshot {unfinished.id}: end it with "
                 f"`ac-pipeline wipe {each.user}`, which names the number to confirm, or undo it with "
                 f"`ac-pipeline restore {each.user} --from {unfinished.id}`. Nothing was forgotten."
             )
-        for other in archive.index.find(account=each.account):
+        for other in vault.index.find(account=each.account):
             if other.previous == each.id and other.id not in ids:
                 raise HeldBack(
                     f"Snapshot {other.id} is a later part of the same wipe and cannot be restored without {each.id}: "
@@ -174,24 +168,24 @@ def _refuse(archive: Archive, chosen: Sequence[Snapshot], accounts: dict[str, Ac
                 )
 
 
-def _needs(archive: Archive, snapshots: Iterable[Snapshot]) -> tuple[set[str], tuple[str, ...]]:
+def _needs(vault: Vault, snapshots: Iterable[Snapshot]) -> tuple[set[str], tuple[str, ...]]:
     """CIDs of the blobs of snapshots that are to go, and those of which nobody can say."""
     found, lost = set[str](), list[str]()
     for each in snapshots:
         try:
-            found |= _cids(archive, each)
+            found |= _cids(vault, each)
         except SourceMissing:
             lost.append(each.id)
     return found, tuple(lost)
 
 
-def _kept(archive: Archive, without: Collection[str]) -> set[str]:
+def _kept(vault: Vault, without: Collection[str]) -> set[str]:
     """CIDs of the blobs that all other snapshots need, unfinished ones included."""
     found: set[str] = set()
-    for each in archive.index.find():
+    for each in vault.index.find():
         if each.id not in without:
             try:
-                found |= _cids(archive, each)
+                found |= _cids(vault, each)
             except SourceMissing as error:
                 raise SourceMissing(
                     f"Which blobs snapshot {each.id} of {each.user} needs cannot be read, so none can be deleted: "
@@ -200,39 +194,39 @@ def _kept(archive: Archive, without: Collection[str]) -> set[str]:
     return found
 
 
-def _cids(archive: Archive, snapshot: Snapshot) -> set[str]:
+def _cids(vault: Vault, snapshot: Snapshot) -> set[str]:
     """From the manifest; a snapshot that never became complete has none, but its repository."""
     try:
-        listed = archive.files.manifest(snapshot.id).get("cids")
+        listed = vault.files.manifest(snapshot.id).get("cids")
     except SourceMissing:
         listed = None
     if isinstance(listed, list):
         return {str(cid) for cid in listed}
     types = [media for media in MEDIA_TYPES if media.name in snapshot.types]
-    return set(needed_blobs(archive.repository(snapshot), types))
+    return set(needed_blobs(vault.repository(snapshot), types))
 
 
-def _delete_blobs(archive: Archive, needs: set[str], going: set[str], progress: Progress) -> int:
+def _delete_blobs(vault: Vault, needs: set[str], going: set[str]) -> int:
     """Delete what no other snapshot needs; how many that were.
 
     A snapshot that is being taken enters the index before it looks for its blobs. So after each few deletions the
     index is asked once more, and what a new one needs is put back: it had found it there.
     """
-    known = {each.id for each in archive.index.find()}
-    doomed = sorted(needs - _kept(archive, going))
+    known = {each.id for each in vault.index.find()}
+    doomed = sorted(needs - _kept(vault, going))
     gone = 0
     for first in range(0, len(doomed), _AT_ONCE):
         held: dict[str, bytes] = {}
         for cid in doomed[first : first + _AT_ONCE]:
             with suppress(SourceMissing):  # gone already, or damaged: of no use to anybody
-                held[cid] = archive.files.blob(cid)
-            archive.files.remove("blobs", cid)
+                held[cid] = vault.files.blob(cid)
+            vault.files.remove("blobs", cid)
             gone += 1
-        if {each.id for each in archive.index.find()} - known:
-            for cid in _kept(archive, going) & held.keys():
-                archive.files.put_blob(cid, held[cid])
+        if {each.id for each in vault.index.find()} - known:
+            for cid in _kept(vault, going) & held.keys():
+                vault.files.put_blob(cid, held[cid])
                 gone -= 1
-        progress("Deleting blobs", min(first + _AT_ONCE, len(doomed)), len(doomed))
+        vault.progress("Deleting blobs", min(first + _AT_ONCE, len(doomed)), len(doomed))
     return gone
 
 
@@ -243,17 +237,17 @@ def _last_copies(vault: Vault, account: Account, snapshots: Sequence[Snapshot]) 
         with suppress(AccountUnknown, AccountInactive):
             elsewhere = set(vault.engine.server.read_repository(account.did).records.items())
     ids = {each.id for each in snapshots}
-    for other in vault.archive.index.find(account=account.id):
+    for other in vault.index.find(account=account.id):
         if other.id not in ids and other.complete:
             try:
-                elsewhere |= set(vault.archive.contents(other).records.items())
+                elsewhere |= set(vault.contents(other).records.items())
             except SourceMissing:  # a damaged one is no other copy
                 continue
     removals = Removals(vault.engine, account, MEDIA_TYPES, "")
     alone: set[tuple[str, str]] = set()
     for each in snapshots:
         try:
-            repository = vault.archive.repository(each)
+            repository = vault.repository(each)
         except SourceMissing:
             continue
         for media in MEDIA_TYPES:
@@ -292,7 +286,7 @@ def run_take(work: Work, parameters: TakeParameters) -> Report:
     Nothing else is changed. `ac-pipeline restore USER --from SNAPSHOT` brings it back.
     """
     account = parameters.account(work.pipeline)
-    taken = take_snapshot(open_vault(work.pipeline), account, parameters.media, progress=work.progress)
+    taken = take_snapshot(open_vault(work.pipeline, work.progress), account, parameters.media)
     return Report(
         f"Snapshot {taken.id} of {taken.user}: {sum(taken.records.values())} records, {taken.blobs} blobs, "
         f"{taken.bytes} bytes.",
@@ -333,7 +327,7 @@ def run_snapshots(work: Work, parameters: SnapshotsParameters) -> Report:
         return Report(
             f"{len(found)} snapshots.", [each.to_json() for each in found], [snapshots_table("snapshots", found)]
         )
-    vault = open_vault(pipeline)
+    vault = open_vault(pipeline, work.progress)
     if user:
         try:
             account = pipeline.accounts.find(user)
@@ -345,7 +339,7 @@ def run_snapshots(work: Work, parameters: SnapshotsParameters) -> Report:
     if not parameters.confirms(len(chosen)):
         plan = plan_forgetting(vault, chosen, pipeline.accounts.all())
         return _forgetting(f"{len(chosen)} snapshots would be deleted.", plan, confirm=len(chosen), exit_code=2)
-    done = forget(vault, chosen, pipeline.accounts.all, why=parameters.why, progress=work.progress)
+    done = forget(vault, chosen, pipeline.accounts.all, why=parameters.why)
     return _forgetting(f"{len(done.snapshots)} snapshots were deleted.", done)
 
 

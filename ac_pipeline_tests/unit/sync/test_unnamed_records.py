@@ -13,7 +13,7 @@ from ac_pipeline.media.base import Link
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.operations.inspection.differences import find_differences
 from ac_pipeline.operations.inspection.links import LinkState, Repair, examine
-from ac_pipeline.operations.removal.removed import Removals
+from ac_pipeline.operations.removal.wipe import Removals
 from ac_pipeline.sync.planning.plan import Kind, existing_records
 from ac_pipeline.sync.verify import compare
 from ac_pipeline_tests.unit.sync.world import World, chosen, totals
