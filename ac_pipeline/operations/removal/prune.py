@@ -253,7 +253,7 @@ def _last_copies(vault: Vault, account: Account, snapshots: Sequence[Snapshot]) 
         for media in MEDIA_TYPES:
             for record in existing_records(repository, media) if media.name in each.types else ():
                 path = path_of(media, record)
-                if not removals.documented(media, record) and (path, record.cid) not in elsewhere:
+                if removals.document(media, record) is None and (path, record.cid) not in elsewhere:
                     alone.add((f"{media.name} {path}", record.cid))
     return len(alone)
 

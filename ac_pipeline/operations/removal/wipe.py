@@ -127,7 +127,7 @@ class Wipe(Removal):
                         entry.outcome = f"done but for {len(report.failures)} records"
                 finally:
                     entry.counts.update(report.deleted)
-        report.links_cleared = self.removals.links_cleared
+        report.links_cleared = len(self.removals.cleared)
         self.conclude()
         return report
 
@@ -149,7 +149,7 @@ class Wipe(Removal):
         ] + copies
         unfinished = self.vault.unfinished(self.account)
         lines = (f"{each.path} {repository.records[each.path]}\n" for each in operations)
-        alone = (not removals.documented(media, record) for media in self.types for record in present[media.name])
+        alone = (removals.document(media, record) is None for media in self.types for record in present[media.name])
         numbers = {name: len(records) for name, records in present.items()}
         return WipePlan(
             user=self.account.key,
@@ -345,11 +345,10 @@ class Removals:
         self._entries = Entries(account, run_id, engine.now)
         self._documents: dict[str, dict[str, Document]] = {}
         self._linked: dict[str, dict[str, list[Document]]] = {}
-        self._foreign: set[str] = set()
-        self._asked: set[str] = set()
+        self._foreign: dict[str, bool] = {}  # item of another document -> True if that is somebody else's
         self._left: dict[str, set[str]] = {}  # item -> keys of its records that are still there
         self._removed: dict[str, set[str]] = defaultdict(set)
-        self._cleared: set[str] = set()
+        self.cleared: set[str] = set()  # Documents whose links were cleared
         for media in types:
             self._entries.know(engine.ledger.load(account, media).values())
             documents = {document.id: document for document in engine.documents.stream(account, media)}
@@ -360,9 +359,13 @@ class Removals:
                     linked[link.rkey].append(document)
             self._documents[media.name], self._linked[media.name] = documents, linked
 
-    def documented(self, media: MediaType, record: Existing) -> bool:
-        """True if a document of this account stands behind a record."""
-        return self._document(media, record) is not None
+    def document(self, media: MediaType, record: Existing) -> Document | None:
+        """The document a record names; of one that names nothing, the document whose link names it, else one that
+        holds the same."""
+        if record.ref is not None:
+            return self._documents[media.name].get(record.ref)
+        linked = self._linked[media.name].get(record.rkey)
+        return linked[0] if linked else same_content(media, record, self._documents[media.name].values())
 
     def begin(self, present: Records, gone: Records, reason: str) -> None:
         """Before each attempt: record what went without our hearing of it, in this run or in one that was killed.
@@ -388,11 +391,11 @@ class Removals:
                 LinkUpdate(document.id, None)
                 for record in records
                 for document in self._linked[name].get(record.rkey, ())
-                if document.id not in self._cleared
+                if document.id not in self.cleared
             ]
             if updates:
                 self._engine.documents.write_links(media, updates)
-                self._cleared.update(update.document for update in updates)
+                self.cleared.update(update.document for update in updates)
             entries += self._entries_of(media, records, reason)
         if entries:
             self._entries.know(entries)
@@ -400,7 +403,7 @@ class Removals:
 
     def refused(self, media: MediaType, record: Existing, error: PipelineError) -> ItemFailure:
         """A record that could not be deleted: its link stays, and it is a deletion that is due (PLAN-4, DEL-6)."""
-        item, document = self.item(media, record), self._document(media, record)
+        item, document = self.item(media, record), self.document(media, record)
         failure = failure_of(Stage.WRITE, error, record.cid)
         state = end_of(failure)
         subject = None if document is None else Wanted(document, fresh=True)
@@ -415,23 +418,11 @@ class Removals:
 
     def item(self, media: MediaType, record: Existing) -> str:
         """The item a record belongs to; that of its key when no document of this account can be meant."""
-        document = self._document(media, record)
+        document = self.document(media, record)
         if document is not None:
             return item_id(media.name, document.id)
-        named = record.ref is not None and item_id(media.name, record.ref) not in self._foreign
+        named = record.ref is not None and not self._foreign.get(item_id(media.name, record.ref))
         return item_id(media.name, str(record.ref) if named else record.rkey)
-
-    @property
-    def links_cleared(self) -> int:
-        return len(self._cleared)
-
-    def _document(self, media: MediaType, record: Existing) -> Document | None:
-        """The document a record names; of one that names nothing, the document whose link names it, else one that
-        holds the same."""
-        if record.ref is not None:
-            return self._documents[media.name].get(record.ref)
-        linked = self._linked[media.name].get(record.rkey)
-        return linked[0] if linked else same_content(media, record, self._documents[media.name].values())
 
     def _entries_of(self, media: MediaType, records: Iterable[Existing], reason: str) -> list[LedgerEntry]:
         """Entries of the items that have no record any more. Of several keys the linked one is remembered."""
@@ -445,33 +436,26 @@ class Removals:
         for item, record in items.items():
             if self._left[item]:
                 continue
-            document, known = self._document(media, record), self._entries.of(item)
+            document, known = self.document(media, record), self._entries.of(item)
             linked = document.link.rkey if document is not None and document.link is not None else None
             keys = self._removed[item]
             rkey = linked if linked in keys else min(keys)
-            if known is not None and (known.state, known.rkey, known.did) == (
-                State.DELETED,
-                rkey,
-                self._account.did,
-            ):
+            ended = (State.DELETED, rkey, self._account.did)
+            if known is not None and (known.state, known.rkey, known.did) == ended:
                 continue
             # The document may have changed since its renditions were made: that is for the next sync to find, so a
             # known fingerprint stays as it is.
-            entry = self._entries.deleted(media, item, None if known is not None else document, rkey, reason)
-            made.append(entry)
+            made.append(self._entries.deleted(media, item, None if known is not None else document, rkey, reason))
         return made
 
     def _ask(self, *records: Records) -> None:
         """Find records that name a document of somebody else, whose item is not this account's to change."""
-        for each in records:
-            for name, listed in each.items():
-                known = self._documents[name]
-                named = {record.ref for record in listed if record.ref is not None and record.ref not in known}
-                strangers = sorted(named - self._asked)
-                if strangers:
-                    self._asked.update(strangers)
-                    found = self._engine.documents.owners(self._types[name], strangers)
-                    self._foreign.update(item_id(name, id) for id in found)
+        for name, listed in (pair for each in records for pair in each.items()):
+            named = {record.ref for record in listed if record.ref is not None} - self._documents[name].keys()
+            asked = sorted(ref for ref in named if item_id(name, ref) not in self._foreign)
+            if asked:
+                found = self._engine.documents.owners(self._types[name], asked)
+                self._foreign |= {item_id(name, ref): ref in found for ref in asked}
 
 
 class WipeParameters(OfOneUser, OfTypes):

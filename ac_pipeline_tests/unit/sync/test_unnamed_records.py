@@ -162,7 +162,7 @@ def test_every_look_agrees_on_whose_the_record_is(world: World) -> None:
     assert find_differences(world.engine, user, selection) == []
     (record,) = existing_records(world.pds.read_repository(str(user.did)), media)
     removals = Removals(world.engine, user, (media,), "run")
-    assert removals.documented(media, record)
+    assert removals.document(media, record) is not None
     assert removals.item(media, record) == f"kidlisp:{document}"
 
 
