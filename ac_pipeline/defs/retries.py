@@ -30,6 +30,7 @@ from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.operations.parameters import item_name
 from ac_pipeline.operations.retry import FAILED, AccountRetry, FailedItems, RetryPlan, in_order
+from ac_pipeline.sync.selection import Selection
 
 RETRY_ITEMS: Final = "retry_items"
 RETRY_STEP: Final = "retry_failed_items"
@@ -130,9 +131,11 @@ def _wanted(config: RetryConfig) -> FailedItems:
     if config.error_class and config.error_class not in ERROR_CLASSES:
         raise Misconfigured(f"error_class: {config.error_class!r} is none of {', '.join(ERROR_CLASSES)}.")
     return FailedItems(
+        Selection(
+            types=tuple(media_type(name) for name in config.types) or MEDIA_TYPES,
+            items=frozenset(item_name(text) for text in config.items) or None,
+        ),
         users=tuple(config.users),
-        types=tuple(media_type(name) for name in config.types) or MEDIA_TYPES,
-        items=frozenset(item_name(text) for text in config.items) or None,
         states=tuple(State(name) for name in config.states) or FAILED,
         error_class=config.error_class or None,
         limit=config.limit,

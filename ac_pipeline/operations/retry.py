@@ -7,9 +7,11 @@ engine's; the command line and the job share what is here.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum
+from functools import partial
+from itertools import islice
 from typing import Any, Final
 
 from ac_pipeline.accounts import GUEST_ID, Account
@@ -34,16 +36,11 @@ FAILED = (State.QUARANTINED, State.DEFERRED, State.BLOCKED)
 class FailedItems:
     """Which of the failed items; every part narrows, so that one without parts means all of them."""
 
+    selection: Selection = field(default_factory=Selection)  # Its `limit` counts the items of each user and type
     users: tuple[str, ...] = ()  # Selectors of users: keys, handles, codes, DIDs or Mongo ids; empty for all
-    types: tuple[MediaType, ...] = MEDIA_TYPES
-    items: frozenset[tuple[str, str]] | None = None  # Only these, as `(type name, code or ObjectId)`, or None
     states: tuple[State, ...] = FAILED  # Some of `FAILED`
     error_class: str | None = None  # Only items whose last error is of this class (`code` of the error), or None
-    # since, until: Only items between these moments, in ms since 1970, or None
-    since: int | None = None
-    until: int | None = None
     limit: int | None = None  # At most so many items in all, or None
-    each: int | None = None  # At most so many items of each user and type, or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,41 +73,36 @@ def plan_retry(pipeline: Pipeline, wanted: FailedItems) -> RetryPlan:
         Misconfigured: A selector names no user, or more than one.
         Transient: Accounts or ledger could not be read.
     """
-    accounts = chosen_accounts(pipeline, wanted.users)
+    accounts, types = chosen_accounts(pipeline, wanted.users), [media.name for media in wanted.selection.types]
+    find = partial(pipeline.ledger.find, states=wanted.states, error_class=wanted.error_class, types=types)
     owners: list[str | None] = [account.id for account in accounts] if wanted.users else [None]
-    types = [media.name for media in wanted.types]
-    found = [
-        entry
-        for owner in owners
-        for entry in pipeline.ledger.find(
-            states=wanted.states, error_class=wanted.error_class, account=owner, types=types
-        )
-    ]
-    entries = narrowed(found, wanted)
-    lost = _without_document(pipeline, [entry for entry in entries if entry.withdrawn_at is not None])
+    entries = list(narrowed((entry for owner in owners for entry in find(account=owner)), wanted))
+    by_type: defaultdict[str, list[LedgerEntry]] = defaultdict(list)
+    for entry in entries:
+        if entry.withdrawn_at is not None:
+            by_type[entry.type].append(entry)
+    lost: set[str] = set()
+    for name, listed in by_type.items():
+        there = pipeline.documents.owners(media_type(name), [entry.document for entry in listed])
+        lost.update(entry.item for entry in listed if entry.document not in there)
     return group_by_account(entries, accounts, wanted, lost)
 
 
-def narrowed(entries: Iterable[LedgerEntry], wanted: FailedItems) -> list[LedgerEntry]:
-    """Those of the failed items that are named, at most `each` of a user and type, and at most `limit`."""
-    names = wanted.items
-    fitting = [entry for entry in entries if names is None or not names.isdisjoint(names_of(entry))]
-    if wanted.each is not None:
-        fitting = list(first_of_each(fitting, wanted.each))
-    return fitting if wanted.limit is None else fitting[: wanted.limit]
+def narrowed(entries: Iterable[LedgerEntry], wanted: FailedItems) -> Iterator[LedgerEntry]:
+    """Those of these items that are named, the first ones of each user and type, and of all."""
+    names, most, seen = wanted.selection.items, wanted.selection.limit, Counter[tuple[str, str]]()
 
-
-def first_of_each(entries: Iterable[LedgerEntry], number: int) -> Iterator[LedgerEntry]:
-    """At most so many entries of each user and type, the first ones."""
-    seen: Counter[tuple[str, str]] = Counter()
-    for entry in entries:
+    def fits(entry: LedgerEntry) -> bool:
+        if names is not None and names.isdisjoint(_names_of(entry)):
+            return False
         seen[entry.account, entry.type] += 1
-        if seen[entry.account, entry.type] <= number:
-            yield entry
+        return most is None or seen[entry.account, entry.type] <= most
+
+    return islice(filter(fits, entries), wanted.limit)
 
 
 def group_by_account(
-    entries: Sequence[LedgerEntry], accounts: Iterable[Account], wanted: FailedItems, lost: frozenset[str] = frozenset()
+    entries: Sequence[LedgerEntry], accounts: Iterable[Account], wanted: FailedItems, lost: Collection[str] = ()
 ) -> RetryPlan:
     """Put failed items together by account. Pure.
 
@@ -122,16 +114,30 @@ def group_by_account(
     by_owner: defaultdict[str, list[LedgerEntry]] = defaultdict(list)
     for entry in entries:
         by_owner[entry.account].append(entry)
-    owners = sorted((each for each in accounts if each.id in by_owner), key=lambda account: account.key)
-    retries = tuple(_retry_of(account, by_owner.pop(account.id), wanted, lost) for account in owners)
-    met = {name for entry in entries for name in names_of(entry)}
-    unknown = (wanted.items or frozenset()) - met
+    retries = []
+    for account in sorted((each for each in accounts if each.id in by_owner), key=lambda account: account.key):
+        own = by_owner.pop(account.id)
+        counts = Counter(entry.type for entry in own)
+        selection = replace(
+            wanted.selection,
+            types=tuple(media for media in MEDIA_TYPES if media.name in counts),
+            items=frozenset((entry.type, entry.document) for entry in own),
+            limit=None,
+            retry=True,
+            orphans=any(entry.item in lost for entry in own),
+        )
+        retries.append(AccountRetry(account, selection, dict(counts)))
+    unknown = (wanted.selection.items or frozenset()) - {name for entry in entries for name in _names_of(entry)}
     return RetryPlan(
-        retries,
+        tuple(retries),
         entries=tuple(entry for entry in entries if entry.account not in by_owner),
         unknown=tuple(sorted(f"{type_}:{name}" for type_, name in unknown)),
         ownerless=tuple(sorted(entry.item for left in by_owner.values() for entry in left)),
     )
+
+
+def _names_of(entry: LedgerEntry) -> set[tuple[str, str]]:
+    return {(entry.type, name) for name in (entry.document, entry.code) if name}
 
 
 def retry_accounts(
@@ -150,36 +156,6 @@ def in_order(report: AccountReport, media: MediaType) -> bool:
         tally.planned - tally.unchanged + tally.healed + tally.duplicates_removed + tally.copies_removed + tally.pending
     )
     return not still and report.blocked is None and report.error is None and not report.notes
-
-
-def _retry_of(
-    account: Account, entries: Sequence[LedgerEntry], wanted: FailedItems, lost: frozenset[str]
-) -> AccountRetry:
-    counts = Counter(entry.type for entry in entries)
-    selection = Selection(
-        types=tuple(media for media in MEDIA_TYPES if media.name in counts),
-        since=wanted.since,
-        until=wanted.until,
-        items=frozenset((entry.type, entry.document) for entry in entries),
-        retry=True,
-        orphans=any(entry.item in lost for entry in entries),
-    )
-    return AccountRetry(account, selection, dict(counts))
-
-
-def names_of(entry: LedgerEntry) -> set[tuple[str, str]]:
-    return {(entry.type, name) for name in (entry.document, entry.code) if name}
-
-
-def _without_document(pipeline: Pipeline, entries: Sequence[LedgerEntry]) -> frozenset[str]:
-    by_type: defaultdict[str, list[LedgerEntry]] = defaultdict(list)
-    for entry in entries:
-        by_type[entry.type].append(entry)
-    lost: set[str] = set()
-    for name, listed in by_type.items():
-        there = pipeline.documents.owners(media_type(name), [entry.document for entry in listed])
-        lost.update(entry.item for entry in listed if entry.document not in there)
-    return frozenset(lost)
 
 
 ITEM_COLUMNS = ("item", "code", "user", "state", "stage", "class", "message", "attempts", "uri", "until", "warnings")
@@ -221,16 +197,12 @@ class RetryParameters(Selected):
 
 def run_retry(work: Work, parameters: RetryParameters) -> Report:
     """Run exactly the failed items selected, quarantined ones too, and nothing else."""
-    pipeline, selection = work.pipeline, parameters.selection()
+    pipeline = work.pipeline
     wanted = FailedItems(
+        parameters.selection(),
         users=(*parameters.users, *([GUEST_ID] if parameters.anonymous else [])),
-        types=selection.types,
-        items=selection.items,
         states=tuple(State(each) for each in parameters.states) or FAILED,
         error_class=parameters.error_class or None,
-        since=selection.since,
-        until=selection.until,
-        each=selection.limit,
     )
     plan = plan_retry(pipeline, wanted)
     for name in plan.unknown:

@@ -263,7 +263,7 @@ class Mirror(RuleBasedStateMachine):
     def retry_what_failed(self) -> None:
         failed = [each for each in self.world.ledger.entries.values() if each.state in FAILED]
         turns = group_by_account(
-            narrowed(failed, FailedItems()), list(self.world.accounts.values()), FailedItems()
+            list(narrowed(failed, FailedItems())), list(self.world.accounts.values()), FailedItems()
         ).accounts
         for turn in turns:
             self.do(lambda _, turn=turn: self.world.engine.sync(turn.account, turn.selection, self.run_id()), 0)

@@ -15,10 +15,10 @@ from ac_pipeline.operations.declare import Declaration, LeftOut, Report, Table, 
 from ac_pipeline.operations.parameters import Parameters, Selected, item_name, option
 from ac_pipeline.operations.retry import (
     ITEM_COLUMNS,
+    FailedItems,
     error_class_option,
-    first_of_each,
     item_row,
-    names_of,
+    narrowed,
     states_option,
 )
 from ac_pipeline.operations.sync import tallies
@@ -126,10 +126,9 @@ def _chosen(pipeline: Pipeline, chosen: ItemsParameters) -> Iterator[LedgerEntry
     selection, states = chosen.selection(), [State(each) for each in chosen.states] or None
     types = [media.name for media in selection.types]
     dated = selection.since is not None or selection.until is not None
-    accounts = chosen.accounts(pipeline) if dated or chosen.users or chosen.anonymous else [None]
-    names = selection.items
-    for account in accounts:
-        dates = replace(selection, items=None, limit=None)
+    dates = replace(selection, items=None, limit=None)
+    for account in chosen.accounts(pipeline) if dated or chosen.users or chosen.anonymous else [None]:
+        owner = account.id if account is not None else None
         inside = {
             (media.name, id)
             for media in selection.types
@@ -137,18 +136,11 @@ def _chosen(pipeline: Pipeline, chosen: ItemsParameters) -> Iterator[LedgerEntry
             for id in dates.documents(list(pipeline.documents.stream(account, media)))
         }
         entries = pipeline.ledger.find(
-            states=states,
-            error_class=chosen.error_class or None,
-            account=account.id if account else None,
-            types=types,
+            states=states, error_class=chosen.error_class or None, account=owner, types=types
         )
-        fitting = (
-            entry
-            for entry in entries
-            if (names is None or not names.isdisjoint(names_of(entry)))
-            and (not dated or (entry.type, entry.document) in inside)
+        yield from narrowed(
+            (entry for entry in entries if not dated or (entry.type, entry.document) in inside), FailedItems(selection)
         )
-        yield from fitting if selection.limit is None else first_of_each(fitting, selection.limit)
 
 
 def _json(entry: LedgerEntry) -> dict[str, object]:

@@ -112,7 +112,7 @@ class ScriptedMirror:
     def plan_retry(self, wanted: FailedItems) -> RetryPlan:
         if self.broken is not None:
             raise self.broken
-        types = {media.name for media in wanted.types}
+        types = {media.name for media in wanted.selection.types}
         found = [
             entry
             for entry in self.ledger.values()
@@ -121,7 +121,7 @@ class ScriptedMirror:
             and wanted.users in {(), (entry.partition,)}
             and wanted.error_class in {None, entry.failure.error_class if entry.failure else None}
         ]
-        return group_by_account(narrowed(found, wanted), self.known.values(), wanted)
+        return group_by_account(list(narrowed(found, wanted)), self.known.values(), wanted)
 
     def retry(self, turns: Sequence[AccountRetry], run_id: str) -> Iterator[Outcome]:
         """Every item of a turn is well afterwards, unless it stands in `stubborn`."""

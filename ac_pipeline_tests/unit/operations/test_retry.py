@@ -25,6 +25,7 @@ from ac_pipeline.operations.retry import (
     run_retry,
 )
 from ac_pipeline.sync.report import AccountReport
+from ac_pipeline.sync.selection import Selection
 
 ADA, BEA = Account("auth0|1", "ada"), Account("auth0|2", "bea")
 MOOD = media_type("mood")
@@ -46,7 +47,7 @@ ENTRIES = [
 
 def test_each_account_has_one_turn_about_exactly_its_failed_items() -> None:
     """OPS-3, PLAN-2."""
-    plan = group_by_account(ENTRIES, [BEA, ADA], FailedItems(since=7))
+    plan = group_by_account(ENTRIES, [BEA, ADA], FailedItems(Selection(since=7)))
     assert [turn.account.key for turn in plan.accounts] == ["ada", "bea"]
     ada, bea = (turn.selection for turn in plan.accounts)
     assert ada.items == {("painting", "1"), ("painting", "2"), ("mood", "3")}
@@ -75,24 +76,24 @@ def test_each_account_has_one_turn_about_exactly_its_failed_items() -> None:
 )
 def test_items_are_named_by_code_or_id_of_their_type(named: set[tuple[str, str]] | None, chosen: list[str]) -> None:
     """SRC-10: codes that differ only in case are two items."""
-    wanted = FailedItems(items=None if named is None else frozenset(named))
+    wanted = FailedItems(Selection(items=None if named is None else frozenset(named)))
     assert [entry.item for entry in narrowed(ENTRIES, wanted)] == chosen
 
 
 def test_an_item_that_was_named_and_has_not_failed_is_told() -> None:
-    wanted = FailedItems(items=frozenset({("painting", "abc"), ("mood", "well")}))
-    assert group_by_account(narrowed(ENTRIES, wanted), [ADA], wanted).unknown == ("mood:well",)
+    wanted = FailedItems(Selection(items=frozenset({("painting", "abc"), ("mood", "well")})))
+    assert group_by_account(list(narrowed(ENTRIES, wanted)), [ADA], wanted).unknown == ("mood:well",)
 
 
 @pytest.mark.parametrize(("limit", "items"), [(1, 1), (4, 4), (5, 5), (6, 5), (None, 5)])
 def test_a_limit_counts_the_items_of_all_users(limit: int | None, items: int) -> None:
-    assert len(narrowed(ENTRIES, FailedItems(limit=limit))) == items
+    assert len(list(narrowed(ENTRIES, FailedItems(limit=limit)))) == items
 
 
 @pytest.mark.parametrize("each", [1, 2, 9])
 def test_a_limit_of_each_counts_the_items_of_one_user_and_type(each: int) -> None:
     """PLAN-2: as in every other command."""
-    found = Counter((entry.account, entry.type) for entry in narrowed(ENTRIES, FailedItems(each=each)))
+    found = Counter((entry.account, entry.type) for entry in narrowed(ENTRIES, FailedItems(Selection(limit=each))))
     all_of_them = Counter((entry.account, entry.type) for entry in ENTRIES)
     assert found == {cell: min(number, each) for cell, number in all_of_them.items()}
 
