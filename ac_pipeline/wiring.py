@@ -92,7 +92,7 @@ class Pipeline:
         self.budgets = MongoBudgetStore(own["budgets"])
         self.provisioning = MongoProvisioning(source, own)
         self.changes = MongoChanges(source, own)
-        self.documents = self.repairs = MongoDocuments(source)
+        self.documents = MongoDocuments(source)
         self.lexicons = lexicons_of_types()
         self.server = pds.client()
         self.administration = pds.administration()

@@ -292,9 +292,11 @@ class Mirror(RuleBasedStateMachine):
             world.change(media.name, document.id, **changes)
             return True
 
-        repairs = SimpleNamespace(conflicts=lambda *_, **__: [], change=change)
+        documents = SimpleNamespace(conflicts=lambda *_, **__: [], change=change)
         renderer = SimpleNamespace(source=lambda *_: None)
-        pipeline: Any = SimpleNamespace(ledger=world.ledger, engine=world.engine, repairs=repairs, renderer=renderer)
+        pipeline: Any = SimpleNamespace(
+            ledger=world.ledger, engine=world.engine, documents=documents, renderer=renderer
+        )
 
         def accept(account: Account) -> None:
             self.are_by_others([each for each, why in accept_theirs(pipeline, account, Selection(), 3) if not why])

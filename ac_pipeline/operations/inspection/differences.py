@@ -146,7 +146,7 @@ def _obstacle(pipeline: Pipeline, each: Difference) -> str:
     if each.state == DELETED:
         return ""
     raw = _changed(each.document, each.changes)
-    taken = pipeline.repairs.conflicts(each.media, raw, among=each.changes)
+    taken = pipeline.documents.conflicts(each.media, raw, among=each.changes)
     if taken:
         return "; ".join(taken)
     media_moves = each.media.recipe is not None and {"slug", "code"} & each.changes.keys()
@@ -157,7 +157,7 @@ def _obstacle(pipeline: Pipeline, each: Difference) -> str:
 
 def _store(pipeline: Pipeline, each: Difference) -> str:
     try:
-        done = pipeline.repairs.change(each.media, each.document, each.changes)
+        done = pipeline.documents.change(each.media, each.document, each.changes)
     except InvalidDocument as error:
         return error.message
     return "" if done else "the document changed in between: look again"

@@ -29,7 +29,7 @@ from ac_pipeline.operations.findings import FindingCount, audited, counted, find
 from ac_pipeline.operations.parameters import Selected, confirm_option, why_option
 from ac_pipeline.renditions.renderer import source_key
 from ac_pipeline.sync.planning.diff import difference
-from ac_pipeline.sync.planning.plan import Existing, existing_records, same_content
+from ac_pipeline.sync.planning.plan import Existing, existing_records, same_content, survivor
 from ac_pipeline.sync.planning.wanted import offer
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline
@@ -99,7 +99,7 @@ def restore(pipeline: Pipeline, account: Account, selection: Selection, most: in
         LeaseHeld: Somebody writes to the repository right now.
     """
     # Asked anew, right before: between the look and now the account may have been scheduled for deletion.
-    current = next((each for each in pipeline.accounts.all() if each.id == account.id), None)
+    current = {each.id: each for each in pipeline.accounts.all()}.get(account.id)
     if current is None or current.did != account.did:
         raise Blocked(f"{account.key} is not there any more, or has another repository: look again")
     found = put_right(
@@ -112,11 +112,11 @@ def restore(pipeline: Pipeline, account: Account, selection: Selection, most: in
 def _insert(pipeline: Pipeline, lost: Lost) -> str:
     """Insert the document; why that cannot be, or ""."""
     media, document = media_type(lost.type), lost.document or {}
-    taken = pipeline.repairs.conflicts(media, document)
+    taken = pipeline.documents.conflicts(media, document)
     if taken:
         return "; ".join(taken)
     try:
-        if pipeline.repairs.insert(media, document):
+        if pipeline.documents.insert(media, document):
             return ""
     except InvalidDocument as error:
         return error.message
@@ -139,9 +139,9 @@ class _Rebuilder:
         found: list[Lost] = []
         rebuilt: list[Document] = []
         for ref in named:
-            copies = [record for record in records if record.ref == ref]
-            record = self._best(copies, entries.get(ref))
-            lost, document = self._one(record, ref, owners, entries.get(ref))
+            copies, entry = [record for record in records if record.ref == ref], entries.get(ref)
+            known = entry.rkey if entry is not None and entry.did == self.account.did else None
+            lost, document = self._one(survivor(media, copies, known), ref, owners, entry)
             if lost.document is not None and len(copies) > 1:
                 lost = replace(lost, then=f"{lost.then or 'keeps it'}; deletes {len(copies) - 1} more copies")
             found.append(lost)
@@ -153,26 +153,19 @@ class _Rebuilder:
         chosen = {item_id(media.name, id) for id in selection.documents(rebuilt)}
         return self._without_twins([lost for lost in found if lost.item in chosen])
 
-    def _best(self, copies: Sequence[Existing], entry: LedgerEntry | None) -> Existing:
-        """The copy the pipeline knows, else one with its blobs, else the oldest: the one the sync would keep."""
-        known = entry.rkey if entry is not None and entry.did == self.account.did else None
-        needed = [blob.name for blob in self.media.blobs]
-        return min(copies, key=lambda r: (r.rkey != known, not all(n in r.value for n in needed), r.rkey))
-
     def _one(
         self, record: Existing, ref: str, owners: Mapping[str, str | None], entry: LedgerEntry | None
     ) -> tuple[Lost, Document | None]:
-        lost, refusal = self._left(record, ref, ""), self._refusal(ref, owners, entry)
-        if refusal:
-            return replace(lost, reason=refusal), None
+        if refusal := self._refusal(ref, owners, entry):
+            return self._left(record, ref, refusal), None
         try:
             raw, document = self._choose(record, ref, entry)
         except (InvalidRecord, InvalidDocument) as error:
-            return replace(lost, reason=error.message), None
-        if taken := self.pipeline.repairs.conflicts(self.media, raw):
-            return replace(lost, reason="; ".join(taken)), document
+            return self._left(record, ref, error.message), None
+        if taken := self.pipeline.documents.conflicts(self.media, raw):
+            return self._left(record, ref, "; ".join(taken)), document
         unknown, then = lost_fields(self.media, raw), self._then(record, document, entry)
-        return replace(lost, document=raw, lost=unknown, then=then), document
+        return replace(self._left(record, ref, ""), document=raw, lost=unknown, then=then), document
 
     @staticmethod
     def _refusal(ref: str, owners: Mapping[str, str | None], entry: LedgerEntry | None) -> str:

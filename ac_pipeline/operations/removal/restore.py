@@ -29,7 +29,16 @@ from ac_pipeline.operations.removal.snapshot import Vault, blobs_of, open_vault
 from ac_pipeline.operations.removal.steps import Removal, RemovalReport
 from ac_pipeline.sync.costs import Price, price
 from ac_pipeline.sync.planning.copies import COPIED, copies_of
-from ac_pipeline.sync.planning.plan import COPIES, Existing, Kind, Operation, Wanted, existing_records, same_content
+from ac_pipeline.sync.planning.plan import (
+    COPIES,
+    Existing,
+    Kind,
+    Operation,
+    Wanted,
+    existing_records,
+    same_content,
+    survivor,
+)
 from ac_pipeline.sync.planning.wanted import failure_of
 from ac_pipeline.sync.ports import Ledger
 from ac_pipeline.sync.report import AccountReport, ItemFailure
@@ -418,12 +427,12 @@ class _Decider:
                 copies[document.id].append(saved)
         there = self._documents_there(by_key)
         for document_id, saved_copies in copies.items():
-            survivor = self._survivor(saved_copies, there.get(document_id, []))
+            stays = self._survivor(saved_copies, there.get(document_id, []))
             for saved in saved_copies:
-                if saved is survivor:
+                if saved is stays:
                     self._decide(saved, there.get(document_id, []))
                 elif saved.record.rkey not in self.there:
-                    self._hold(saved, f"it is a duplicate of {survivor.record.rkey}")
+                    self._hold(saved, f"it is a duplicate of {stays.record.rkey}")
         self._decide_copies()
 
     def _decide_copies(self) -> None:
@@ -475,16 +484,9 @@ class _Decider:
         remembered = link.rkey if link is not None else None
         if entry is not None and entry.rkey is not None and entry.did == self.account.did:
             remembered = entry.rkey
-        needed = [blob.name for blob in self.media.blobs]
-        return min(
-            copies,
-            key=lambda each: (
-                each.record.rkey not in there,
-                each.record.rkey != remembered,
-                not all(name in each.record.value for name in needed),
-                each.record.rkey,
-            ),
-        )
+        by_key = {each.record.rkey: each for each in copies}
+        choice = [each.record for each in copies if each.record.rkey in there] or [each.record for each in copies]
+        return by_key[survivor(self.media, choice, remembered).rkey]
 
     def _decide(self, saved: Saved, there: Sequence[str] = ()) -> None:
         """One record; `there` are the keys of the records that the repository has of its document."""

@@ -192,6 +192,13 @@ def same_content(media: MediaType, record: Existing, documents: Iterable[Documen
     return min(found, key=lambda each: (each.verdict is not Verdict.ELIGIBLE, each.id), default=None)
 
 
+def survivor(media: MediaType, records: Iterable[Existing], linked: str | None) -> Existing:
+    """Of several records of one document the one that stays: the linked one, else one with its blobs, else the oldest
+    key (LINK-7)."""
+    needed = [blob.name for blob in media.blobs]
+    return min(records, key=lambda each: (each.rkey != linked, not all(n in each.value for n in needed), each.rkey))
+
+
 def existing_records(repository: Repository, media: MediaType) -> list[Existing]:
     """The repository's records of one type, in key order, with the document each one names."""
     found = []
