@@ -176,7 +176,13 @@ def apply_part(
     applied.same = len(same)
     if dry or not same:
         return applied
-    applied.report = engine.sync(account, _only(selection, same), run_id)
+    chosen = selection.only(
+        ((each.type, each.document) for each in same),
+        # Records without a document are looked at only if one is to go.
+        orphans=any(each.operation in (Kind.DELETE_ORPHAN.value, Kind.DELETE_COPY.value) for each in same),
+        agreed=Agreement(tuple(same)),
+    )
+    applied.report = engine.sync(account, chosen, run_id)
     known = {(each.operation.item, each.operation.rkey) for each in applied.moved}
     for operation in applied.report.skipped:
         if (operation.item, operation.rkey) not in known:  # moved between our look and the write
@@ -234,18 +240,3 @@ def _is_kept(plan: AccountPlan, media: MediaType, operation: PlannedOperation) -
             if (item_id(media.name, document.id), kept.rkey) == (operation.item, operation.rkey):
                 return operation.fingerprint in (None, document.fingerprint)
     return False
-
-
-def _only(selection: Selection, same: Sequence[PlannedOperation]) -> Selection:
-    """The selection of exactly these operations. Records without a document are looked at only if one is to go."""
-    names = {each.type for each in same}
-    return replace(
-        selection,
-        types=tuple(media for media in selection.types if media.name in names),
-        items=frozenset((each.type, each.document) for each in same),
-        since=None,
-        until=None,
-        limit=None,
-        orphans=any(each.operation in (Kind.DELETE_ORPHAN.value, Kind.DELETE_COPY.value) for each in same),
-        agreed=Agreement(tuple(same)),
-    )

@@ -33,8 +33,8 @@ class Entry:
         return found
 
 
-_ITEMS, _LISTING, _REGISTRATION = "inspection.items", "accounts.listing", "accounts.registration"
-_LOST = "inspection.lost_documents"
+_ITEMS, _LISTING, _PROVISIONING = "inspection.items", "accounts.listing", "accounts.provisioning"
+_LOST, _PASSWORDS = "inspection.lost_documents", "accounts.passwords"
 
 CATALOG: Final = (
     Entry("plan", "plan:PLAN", LOOK, "Show what a sync would do, why, and what it costs.", "--user ada --type mood"),
@@ -60,10 +60,10 @@ CATALOG: Final = (
     Entry("snapshots", "removal.prune:SNAPSHOTS", REPAIR, "List snapshots, or delete some for good.", "--user ada"),
     Entry("audit", f"{_ITEMS}:AUDIT", LOOK, "List who removed records or brought them back.", "--action wipe"),
     Entry("accounts list", f"{_LISTING}:LIST", ACCOUNTS, "Show who can be mirrored and who cannot.", "--state blocked"),
-    Entry("accounts create-guest", f"{_REGISTRATION}:CREATE_GUEST", ACCOUNTS, "Make the account of anonymous work."),
-    Entry("accounts provision", f"{_REGISTRATION}:PROVISION", ACCOUNTS, "Make missing PDS accounts.", "--dry-run"),
-    Entry("accounts verify", f"{_LISTING}:VERIFY", ACCOUNTS, "Sign in as every account.", "--user ada"),
-    Entry("accounts rotate", f"{_REGISTRATION}:ROTATE", ACCOUNTS, "Give an account a new password.", "--user ada"),
+    Entry("accounts create-guest", f"{_PROVISIONING}:CREATE_GUEST", ACCOUNTS, "Make the account of anonymous work."),
+    Entry("accounts provision", f"{_PROVISIONING}:PROVISION", ACCOUNTS, "Make missing PDS accounts.", "--dry-run"),
+    Entry("accounts verify", f"{_PASSWORDS}:VERIFY", ACCOUNTS, "Sign in as every account.", "--user ada"),
+    Entry("accounts rotate", f"{_PASSWORDS}:ROTATE", ACCOUNTS, "Give an account a new password.", "--user ada"),
     Entry("accounts handles", "accounts.handles:HANDLES", ACCOUNTS, "Compare and repair handles.", "--user ada"),
     Entry("accounts visibility", f"{_LISTING}:VISIBILITY", ACCOUNTS, "Show whom a relay throttles."),
     Entry("lexicons check", "lexicons:CHECK", SYNC, "Compare our lexicons with the published ones.", "--no-scan"),

@@ -7,7 +7,7 @@ by is the engine's; carrying a saved plan out is `apply_plan.py`.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from heapq import nlargest
@@ -33,26 +33,35 @@ SLOWEST = 10
 """Users that a plan names of those that take longest."""
 
 
+OPERATION_COLUMNS = ("item", "user", "operation", "reason", "rkey", "cid")
+
+
 @dataclass(slots=True)
 class DryRun:
-    """A dry run's sums; its operations went to the listener."""
+    """A dry run's sums, and its operations in a table."""
 
     hash: str
     cost: Cost
+    operations: Table
+    limits: Limits  # What is known of the PDS's limits
     users: int = 0  # How many users have operations
     counts: Counter[str] = field(default_factory=Counter)  # Kind of operation -> how many
-    slowest: list[UserBill] = field(default_factory=list)  # The users who are done last
+    by_user: list[UserBill] = field(default_factory=list)  # Of the users who have operations
     blocked: dict[str, str] = field(default_factory=dict)  # User -> why nothing can be done
     notes: list[tuple[str, str]] = field(default_factory=list)  # User and what a person may want to know
-    limits: Limits = field(default_factory=Limits)  # What is known of the PDS's limits
     saved: bool = False  # True if it is kept, to be carried out later
     # Type -> records without a document that stay because the database is doubted
     orphans_kept: Counter[str] = field(default_factory=Counter)
     # User -> the error for which nothing is planned for them
     unread: dict[str, PipelineError] = field(default_factory=dict)
 
+    @property
+    def slowest(self) -> list[UserBill]:
+        """The users who are done last."""
+        return nlargest(SLOWEST, self.by_user, key=lambda bill: (bill.finishes_at, bill.cost.points))
+
     def to_json(self) -> dict[str, object]:
-        """As design section 6 has it, without the operations."""
+        """As design section 6 has it."""
         return {
             "hash": self.hash,
             "cost": self.cost.to_json(),
@@ -68,6 +77,8 @@ class DryRun:
             "notes": [{"user": user, "note": note} for user, note in self.notes],
             "orphans_kept": dict(self.orphans_kept),
             "saved": self.saved,
+            "by_user": [bill.to_json() for bill in self.by_user],
+            "operations": self.operations,
         }
 
 
@@ -84,16 +95,16 @@ def dry_run(
     workers: int,
     plans: MongoPlans | None = None,
     chosen: Sequence[Account] | None = None,
-    take: Callable[[PlannedOperation, UserBill], None] = lambda operation, bill: None,
+    title: str = "Plan (nothing was written)",
     progress: Progress = unwatched,
 ) -> DryRun:
-    """Plan these users, one after another in their order.
+    """Plan these users, one after another in their order; operations go to a file as they come (OPS-6).
 
     Args:
         limits: Under which the finishing time is reckoned.
         plans: Where the plan is kept, or None.
         chosen: The accounts that were named; None when the plan is about whoever there is.
-        take: Is passed every operation, with what its user's cost.
+        title: Of the table of operations.
 
     Raises:
         ServiceUnreachable: A service is down: there is no plan.
@@ -108,7 +119,7 @@ def dry_run(
 
     digest, bill = PlanHash(), Bill(engine.now(), limits)
     draft = plans.draft() if plans is not None else None
-    made, touched = DryRun("", bill.total(), limits=limits), list[str]()
+    made, touched = DryRun("", bill.total(), Table("operations", OPERATION_COLUMNS, title), limits), list[str]()
     surveys: Iterable[tuple[Account, _Survey | PipelineError]] = for_accounts(
         accounts, survey, workers, unread, ordered=True
     )
@@ -124,15 +135,13 @@ def dry_run(
         if not operations:
             continue
         touched.append(account.id)
-        priced = bill.add(cost) if cost.operations else UserBill(cost, engine.now(), "")
-        made.slowest.append(priced)
-        made.slowest = nlargest(SLOWEST, made.slowest, key=lambda bill: (bill.finishes_at, bill.cost.points))
+        made.by_user.append(bill.add(cost) if cost.operations else UserBill(cost, engine.now(), ""))
         for each in operations:
             digest.add(each)
             made.counts[each.operation] += 1
             if draft is not None:
                 draft.add(replace(each, account=account.id))
-            take(each, priced)
+            made.operations.add(each.to_json())
     made.hash, made.cost, made.users = digest.hexdigest(), bill.total(), len(touched)
     if plans is not None and draft is not None and touched:
         with suppress(NotPermitted):  # PROD-3: a user who may only read sees a plan that is not kept
@@ -241,16 +250,13 @@ def orphans_kept(report: AccountReport) -> dict[str, int]:
     return {name: tally.orphans_kept for name, tally in report.types.items() if tally.orphans_kept}
 
 
-OPERATION_COLUMNS = ("item", "user", "operation", "reason", "rkey", "cid")
-
-
-def plan_report(made: DryRun, operations: Table, by_user: Sequence[UserBill] = (), kept: Sequence[str] = ()) -> Report:
+def plan_report(made: DryRun, kept: Sequence[str] = ()) -> Report:
     """The answer of a dry run: its operations, what they cost, and how it is carried out.
 
     Args:
         kept: What is to be said of records without a document that stay because the database is doubted.
     """
-    cost, limits = made.cost, made.limits.named()
+    cost, limits, operations = made.cost, made.limits.named(), made.operations
     lines = [*kept, *(f"{user}: {note}" for user, note in made.notes)]
     whose = f" of all but the {len(made.blocked)} blocked users" if made.blocked else ""
     headline = f"Nothing to do. Every record and link{whose} is as it should be."
@@ -265,7 +271,7 @@ def plan_report(made: DryRun, operations: Table, by_user: Sequence[UserBill] = (
     slowest.extend(bill.to_json() for bill in (made.slowest if len(made.slowest) > 1 else ()))
     return Report(
         headline,
-        {**made.to_json(), "by_user": [bill.to_json() for bill in by_user], "operations": operations},
+        made.to_json(),
         [operations, *([amounts, slowest] if operations.count else ()), blocked],
         {
             "hash": made.hash,
@@ -327,38 +333,15 @@ def run_plan(work: Work, parameters: PlanParameters) -> Report:
 
     The plan is kept under its hash: `ac-pipeline sync --plan HASH` carries out exactly these operations.
     """
-    return make_plan(
-        work,
-        parameters.accounts(work.pipeline),
-        parameters.selection(sweep=0 if parameters.sweep else None),
-        everybody=parameters.everybody,
-        swept=lambda types, number: command_line("sync", parameters, types=types, sweep=number),
-        relay=parameters.relay_events,
-    )
+    selection = parameters.selection(sweep=0 if parameters.sweep else None)
+    return make_plan(work, parameters, parameters.accounts(work.pipeline), selection, parameters.relay_events)
 
 
 def make_plan(
-    work: Work,
-    accounts: Sequence[Account],
-    selection: Selection,
-    *,
-    everybody: bool,
-    swept: Callable[[list[str], int], str],
-    relay: int | None = None,
+    work: Work, parameters: Selected, accounts: Sequence[Account], selection: Selection, relay: int | None = None
 ) -> Report:
-    """Plan, keep the plan under its hash, and say what it costs. Operations go to a file as they come (OPS-6).
-
-    Args:
-        swept: The command that deletes so many records of these types although the database is doubted.
-        relay: As for `known_limits`.
-    """
-    pipeline, bills = work.pipeline, dict[str, UserBill]()
-    operations = Table("operations", OPERATION_COLUMNS, "Plan (nothing was written)")
-
-    def take(operation: PlannedOperation, bill: UserBill) -> None:
-        operations.add(operation.to_json())
-        bills[operation.user] = bill
-
+    """Plan, keep the plan under its hash, and say what it costs; `relay` is as for `known_limits`."""
+    pipeline = work.pipeline
     made = dry_run(
         pipeline.engine,
         accounts,
@@ -366,20 +349,19 @@ def make_plan(
         limits=known_limits(pipeline, relay),
         workers=pipeline.settings.ac_concurrent_users,
         plans=pipeline.plans,
-        chosen=None if everybody else accounts,
-        take=take,
+        chosen=None if parameters.everybody else accounts,
         progress=work.watch("Planning"),
     )
-    return plan_report(made, operations, list(bills.values()), kept_lines(made.orphans_kept, swept))
+    return plan_report(made, kept_lines(made.orphans_kept, parameters))
 
 
-def kept_lines(kept: Mapping[str, int], swept: Callable[[list[str], int], str]) -> list[str]:
-    """How many records without a document stay because the database is doubted, and how they would go."""
-    number = sum(kept.values())
+def kept_lines(kept: Mapping[str, int], parameters: Selected) -> list[str]:
+    """How many records without a document stay because the database is doubted, and the command by which they go."""
+    number, types = sum(kept.values()), [name for name, each in kept.items() if each]
     if not number:
         return []
     said = f"{number} records without a document are kept, because the database is doubted. If they shall go:"
-    return [said, "", f"  {swept([name for name, each in kept.items() if each], number)}", ""]
+    return [said, "", f"  {command_line('sync', parameters, types=types, sweep=number, relay_events=None)}", ""]
 
 
 PLAN: Final = Declaration(

@@ -64,10 +64,6 @@ class SyncParameters(Selected):
             raise Misconfigured("--sweep is about all chosen users, --canary about the first: choose one.")
         return self
 
-    def swept(self, types: Sequence[str], number: int) -> str:
-        """The command that deletes so many records of these types although the database is doubted."""
-        return command_line("sync", self, types=types, sweep=number)
-
 
 def run_sync(work: Work, parameters: SyncParameters) -> Report:
     """Make the PDS hold exactly the eligible items, each once; a second run changes nothing.
@@ -83,7 +79,7 @@ def run_sync(work: Work, parameters: SyncParameters) -> Report:
         sweep=parameters.sweep, full=parameters.full, blobs=parameters.blobs, renditions=parameters.renditions
     )
     if parameters.dry_run:
-        return make_plan(work, accounts, selection, everybody=parameters.everybody, swept=parameters.swept)
+        return make_plan(work, parameters, accounts, selection)
     if parameters.canary is not None:
         return _canary(work, parameters, accounts, selection, parameters.canary)
 
@@ -97,7 +93,7 @@ def run_sync(work: Work, parameters: SyncParameters) -> Report:
 
     report = measured(work, reports, len(accounts))
     kept = {name: tally.orphans_kept for name, tally in report.totals().items()}
-    return sync_answer(report, lines=kept_lines(kept, parameters.swept))
+    return sync_answer(report, lines=kept_lines(kept, parameters))
 
 
 SYNC: Final = Declaration("sync", "", "", SyncParameters, run_sync)

@@ -9,7 +9,7 @@ Pushing ours is a sync of exactly these items, through the engine.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bson import ObjectId
@@ -115,10 +115,7 @@ def push_ours(
     engine: Engine, account: Account, selection: Selection, differences: Sequence[Difference], run_id: str
 ) -> AccountReport:
     """Write ours again: a sync of exactly these items."""
-    items = frozenset((each.media.name, each.document.id) for each in differences)
-    types = tuple(media for media in selection.types if any(each.media is media for each in differences))
-    chosen = replace(selection, types=types, items=items, since=None, until=None, limit=None)
-    return engine.sync(account, chosen, run_id)
+    return engine.sync(account, selection.only((each.media.name, each.document.id) for each in differences), run_id)
 
 
 def accept_theirs(

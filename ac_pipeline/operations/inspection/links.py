@@ -27,7 +27,7 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum, StrEnum, auto
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -432,16 +432,8 @@ def heal(engine: Engine, account: Account, selection: Selection, run_id: str) ->
     findings = [finding for finding in examine(engine, account, selection).findings if finding.repairable]
     if not findings:
         return None
-    named = {finding.type for finding in findings}
-    chosen = replace(
-        selection,
-        types=tuple(media for media in selection.types if media.name in named),
-        items=frozenset((finding.type, finding.document) for finding in findings if finding.document is not None),
-        since=None,
-        until=None,
-        limit=None,
-        orphans=any(finding.document is None for finding in findings),
-    )
+    orphans = any(finding.document is None for finding in findings)
+    chosen = selection.only(((finding.type, finding.document) for finding in findings), orphans=orphans)
     return engine.sync(account, chosen, run_id)
 
 

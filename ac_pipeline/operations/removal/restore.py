@@ -24,7 +24,7 @@ from ac_pipeline.media.eligibility import why_withdrawn
 from ac_pipeline.mongo.ledger.collections import Snapshot
 from ac_pipeline.operations.declare import Declaration, Report, Table, Work, exit_code, failures_table
 from ac_pipeline.operations.parameters import OfOneUser, OfTypes, dry_run_option, option, why_option
-from ac_pipeline.operations.plan import OPERATION_COLUMNS, dry_run, known_limits, plan_report
+from ac_pipeline.operations.plan import dry_run, known_limits, plan_report
 from ac_pipeline.operations.removal.snapshot import Vault, blobs_of, open_vault
 from ac_pipeline.operations.removal.steps import Removal, RemovalReport
 from ac_pipeline.sync.costs import Price, price
@@ -610,16 +610,15 @@ def run_restore(work: Work, parameters: RestoreParameters) -> Report:
 
 def _planned_from_mongo(work: Work, account: Account, types: Sequence[MediaType]) -> Report:
     engine = work.pipeline.engine
-    operations = Table("operations", OPERATION_COLUMNS, "Would be brought back (nothing was written)")
     made = dry_run(
         replace(engine, ledger=cast(Ledger, _NothingHeld(engine.ledger))),  # as once the holds are released
         [account],
         Selection(types=tuple(types)),
         limits=known_limits(work.pipeline),
         workers=1,
-        take=lambda operation, _: operations.add(operation.to_json()),
+        title="Would be brought back (nothing was written)",
     )
-    return plan_report(made, operations)
+    return plan_report(made)
 
 
 def _planned(plan: RestorePlan) -> Report:
