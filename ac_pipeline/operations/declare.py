@@ -151,14 +151,9 @@ class Work:
     def for_each(
         self, title: str, accounts: Sequence[Account], look: Callable[[Account], Result]
     ) -> Iterator[tuple[Account, Result | PipelineError]]:
-        """Look at many accounts, several at once, with progress under this title.
-
-        Yields:
-            Each account, in their order, with what was found, or with the reason why it cannot be looked at.
-
-        Raises:
-            ServiceUnreachable: A service is down.
-        """
+        """Look at many accounts, several at once, with progress under this title; yields each, in their order, with
+        what was found, or with the reason why it cannot be looked at. Raises ServiceUnreachable where a service is
+        down."""
         workers = self.pipeline.settings.ac_concurrent_users
         looks: Iterator[tuple[Account, Result | PipelineError]] = for_accounts(
             accounts, look, workers, unread, ordered=True
@@ -186,11 +181,7 @@ class Declaration(Generic[Given]):
         return getdoc(self.run) or ""
 
     def parse(self, values: Mapping[str, object]) -> Given:
-        """The parameters with these values.
-
-        Raises:
-            Misconfigured: One of them is wrong; the sentence names it.
-        """
+        """The parameters with these values; Misconfigured where one is wrong, in a sentence that names it."""
         known = {name: value for name, value in values.items() if value is not None}
         if known.get("confirm") == -1:
             del known["confirm"]

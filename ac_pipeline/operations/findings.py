@@ -51,11 +51,7 @@ def findings_of(
     work: Work, title: str, accounts: Sequence[Account], look: Callable[[Account], Iterable[Found]]
 ) -> Iterator[Found | LeftOut]:
     """What is found in those of these accounts that ever had a repository, in their order, with progress under this
-    title; and who cannot be looked at. The others have nothing to say.
-
-    Raises:
-        ServiceUnreachable: A service is down.
-    """
+    title; and who cannot be looked at. The others have nothing to say. Raises ServiceUnreachable."""
     having = [account for account in accounts if account.did is not None]
     for account, found in work.for_each(title, having, look):
         if isinstance(found, PipelineError):

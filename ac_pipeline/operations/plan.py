@@ -199,14 +199,8 @@ def learned_limits(
 
 
 def known_limits(pipeline: Pipeline, relay: int | None = None) -> Limits:
-    """The limits of the pipeline's PDS as they are known now; with a bypass key none of its own holds.
-
-    Args:
-        relay: Commits an hour that a relay takes, 0 for none; None for what a sync keeps to.
-
-    Raises:
-        Transient: They could not be read.
-    """
+    """The limits of the pipeline's PDS as they are known now; with a bypass key none of its own holds. `relay`: commits
+    an hour that a relay takes, 0 for none; None for what a sync keeps to."""
     settings, host = pipeline.settings, pipeline.engine.host
     bypassed = settings.pds_rate_limit_bypass_key is not None
     now = pipeline.engine.now().timestamp()
@@ -251,11 +245,8 @@ def orphans_kept(report: AccountReport) -> dict[str, int]:
 
 
 def plan_report(made: DryRun, kept: Sequence[str] = ()) -> Report:
-    """The answer of a dry run: its operations, what they cost, and how it is carried out.
-
-    Args:
-        kept: What is to be said of records without a document that stay because the database is doubted.
-    """
+    """The answer of a dry run: its operations, what they cost, and how it is carried out; `kept` is what is to be said
+    of records without a document that stay because the database is doubted."""
     cost, limits, operations = made.cost, made.limits.named(), made.operations
     lines = [*kept, *(f"{user}: {note}" for user, note in made.notes)]
     whose = f" of all but the {len(made.blocked)} blocked users" if made.blocked else ""

@@ -209,22 +209,15 @@ def _canary(
 
 
 class _Verified:
-    """Users who were verified after their sync, with the addresses of a few records that it wrote.
-
-    Args:
-        on: The command that goes on with the others; None where there is none.
-    """
+    """Users who were verified after their sync, with the addresses of a few records that it wrote; `on` is the command
+    that goes on with the others, None where there is none."""
 
     def __init__(self, on: str | None) -> None:
         self.on = on
         self.users: list[tuple[str, Verification, list[dict[str, str | None]]]] = []
 
     def look(self, engine: Engine, account: Account, selection: Selection, run_id: str) -> None:
-        """Verify a user.
-
-        Raises:
-            Transient: It could not be read.
-        """
+        """Verify a user."""
         verification = verify(engine, account, selection)
         plan, _ = engine.survey(account, selection)
         records: list[dict[str, str | None]] = []
@@ -285,12 +278,8 @@ _DONE: Final = (
 
 
 def measured(work: Work, reports: Callable[[], Iterable[AccountReport]], total: int) -> SyncReport:
-    """Run something over accounts and count what it took.
-
-    Args:
-        reports: Does it, and yields the reports; after Ctrl-C the answer has those until then.
-        total: How many there will be.
-    """
+    """Run something over accounts, `total` of them, and count what it took; after Ctrl-C the answer has the reports
+    until then."""
     started, server = time.monotonic(), work.pipeline.server
     before, report = server.usage(), SyncReport(work.run_id)
     try:

@@ -85,14 +85,8 @@ class Totals:
 
 
 def mirror_totals(pipeline: Pipeline, failed: int = 0) -> Totals:
-    """Count the whole mirror.
-
-    Args:
-        failed: How many of the newest failed items are wanted as well.
-
-    Raises:
-        Transient: Something could not be read.
-    """
+    """Count the whole mirror, and name so many of the newest failed items. Raises Transient where something could not
+    be read."""
     totals = Totals(datetime.now(UTC))
     for media in MEDIA_TYPES:
         found = TypeTotals(documents=len(pipeline.documents.dates(media)))

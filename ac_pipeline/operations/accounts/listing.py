@@ -106,13 +106,8 @@ def hosted_repositories(pipeline: Pipeline) -> dict[str, RepositoryStatus]:
 
 
 def blocked_reason(account: Account, code: str, message: str, answer: str | None = None) -> str:
-    """Why an account is blocked, in the sentence of `accounts list`: no words of a protocol.
-
-    Args:
-        code: Class of the error that a run met.
-        message: Its message.
-        answer: What the PDS said, such as `AccountDeactivated`.
-    """
+    """Why an account is blocked, in the sentence of `accounts list`: no words of a protocol. `code` and `message` are
+    of the error that a run met, `answer` is what the PDS said, such as `AccountDeactivated`."""
     if code == AccountInactive.code:
         said = (answer or "").removeprefix("Account").lower()
         return f"the PDS says that {account.did} is {_AS_LISTED.get(said, said) or 'inactive'}"

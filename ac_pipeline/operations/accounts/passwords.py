@@ -102,15 +102,8 @@ VERIFY: Final = Declaration("accounts verify", "verify_credentials", "sign_in_as
 def check_sign_in(
     account: Account, server: Administration, hosted: Mapping[str, RepositoryStatus], sleep: Callable[[float], None]
 ) -> SignedIn:
-    """Sign in as an account.
-
-    Args:
-        hosted: Every repository of the PDS by DID.
-        sleep: Waits that many seconds.
-
-    Raises:
-        Misconfigured: The administrator's password is wrong.
-    """
+    """Sign in as an account. `hosted` is every repository of the PDS by DID; `sleep` waits that many seconds. Raises
+    Misconfigured where the administrator's password is wrong."""
     if account.did is None:
         return SignedIn(account.key, None, UNPROVISIONED, "the platform has made no PDS account for it")
     known, found = hosted.get(account.did), SignedIn(account.key, account.did, OK)
@@ -205,14 +198,8 @@ class Rotated:
 
 
 def may_rotate(account: Account, accounts: Sequence[Account]) -> str:
-    """The DID of an account whose password may be changed.
-
-    Args:
-        accounts: All accounts.
-
-    Raises:
-        Misconfigured: It has no DID, or one that others have too: their copy of the password would be wrong.
-    """
+    """The DID of an account whose password may be changed. Raises Misconfigured where it has none, or one that others
+    of all accounts have too: their copy of the password would be wrong."""
     if account.did is None:
         raise Misconfigured(
             f"{account.key} has no PDS account: `ac-pipeline accounts provision --user {account.key} "

@@ -100,11 +100,8 @@ def handle_labels(account: Account) -> tuple[str, ...]:
 
 
 def email_domain(pipeline: Pipeline) -> str:
-    """The domain of new accounts' e-mail addresses: the setting, else the PDS's host.
-
-    Raises:
-        Misconfigured: The host is no domain, and a PDS would refuse the address.
-    """
+    """The domain of new accounts' e-mail addresses: the setting, else the PDS's host; Misconfigured where that is no
+    domain, and a PDS would refuse the address."""
     setting, host = pipeline.settings.ac_account_email_domain, httpx.URL(pipeline.settings.pds_url).host
     if setting is not None:
         return setting
@@ -242,11 +239,7 @@ class ProvisionReport:
 
 
 def alone(pipeline: Pipeline) -> AbstractContextManager[None]:
-    """One operator at a time changes accounts, on whatever machine.
-
-    Raises:
-        LeaseHeld: Somebody else does right now.
-    """
+    """One operator at a time changes accounts, on whatever machine; LeaseHeld where somebody else does right now."""
     return pipeline.ledger.lease("the accounts of the PDS", new_run_id())
 
 
@@ -269,11 +262,8 @@ class Provisioner:
     sleep: Callable[[float], None]  # Waits that many seconds
 
     def run(self, wanted: Sequence[Planned], progress: Callable[[int, int], None]) -> ProvisionReport:
-        """Make these accounts; one that fails does not keep the others from being made.
-
-        Raises:
-            Misconfigured: The administrator's password is missing or wrong.
-        """
+        """Make these accounts; one that fails does not keep the others from being made. Raises Misconfigured where the
+        administrator's password is missing or wrong."""
         report, in_a_row = ProvisionReport(left=len(wanted)), 0
         for each in wanted:
             try:

@@ -43,9 +43,8 @@ _CELL: Final = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference(Finding):
-    """One item whose record others have touched; `state` is `changed` or `deleted`, `reason` why theirs cannot be
-    taken over.
-    """
+    """One item whose record others have touched; `state` is `changed` or `deleted`, `reason` why theirs cannot be taken
+    over."""
 
     media: MediaType
     document: Document  # As it was read
@@ -121,14 +120,8 @@ def push_ours(
 def accept_theirs(
     pipeline: Pipeline, account: Account, selection: Selection, most: int
 ) -> Iterator[tuple[Difference, str]]:
-    """Take over theirs in at most so many documents, under the lease of the repository, on what is found now.
-
-    Yields:
-        Each difference, with why it was not taken over, or "".
-
-    Raises:
-        Blocked, Transient: As `find_differences`; LeaseHeld: somebody writes to the repository right now.
-    """
+    """Take over theirs in at most so many documents, on what is found now; yields and raises as `put_right` and
+    `find_differences` do."""
     return put_right(
         pipeline,
         account,
@@ -173,11 +166,8 @@ class _Comparer:
     records: Mapping[str, Existing]
 
     def compare(self, wanted: Wanted, entry: LedgerEntry, own: Sequence[Existing]) -> Difference | None:
-        """The difference of one item; None when its record is as it was written, or as it shall be.
-
-        Args:
-            own: The records that are the document's own now.
-        """
+        """The difference of one item, whose own records are `own` now; None when its record is as it was written, or as
+        it shall be."""
         document = wanted.document
         if entry.cid is None or entry.rkey is None or entry.did != self.account.did:
             return None  # never written here, or deleted by us

@@ -47,8 +47,7 @@ PURGED = "its account is not in Mongo any more"
 @dataclass(frozen=True, slots=True)
 class Erasure(Finding):
     """One item that shall not be there: `pending` while something of it is, else `gone`. `uris` are its records that
-    are still on the PDS; the item of a purged account is `account:did`.
-    """
+    are still on the PDS; the item of a purged account is `account:did`."""
 
     state: str = ""
     linked: bool = False  # True if Mongo still holds its link
@@ -142,16 +141,9 @@ class Erasures:
     def of_purged(
         self, did: str | None, types: Sequence[MediaType], entries: Sequence[LedgerEntry] = (), *, id: str = ""
     ) -> Erasure:
-        """What is left of an account that Mongo does not know any more.
-
-        Args:
-            did: Its repository; None where it had none.
-            entries: What the ledger knows of its items.
-            id: The Mongo id it had, to name it by where it had no repository.
-
-        Raises:
-            Transient: The PDS or the store did not answer. A repository that cannot be read is named as it is.
-        """
+        """What is left of an account that Mongo does not know any more, of which the ledger knows these entries; `did`
+        is None where it had no repository, and `id`, its Mongo id, then names it. A repository that cannot be read is
+        named as it is."""
         reason = PURGED
         left: tuple[str, ...] = ()
         copies: tuple[str, ...] = ()
@@ -312,14 +304,8 @@ def kept_in_snapshots(
 def _search(
     work: Work, accounts: Sequence[Account], selection: Selection, *, everybody: bool
 ) -> Iterator[Erasure | LeftOut]:
-    """Every item that has to go or has gone, as it is found, and the accounts that cannot be looked at.
-
-    Args:
-        everybody: True if these are all accounts of the platform, so that any other was purged.
-
-    Raises:
-        Transient: Something could not be read: nothing can be said.
-    """
+    """Every item that has to go or has gone, as it is found, and the accounts that cannot be looked at. `everybody`:
+    these are all accounts of the platform, so that any other was purged."""
     pipeline = work.pipeline
     erasures = Erasures(pipeline.documents, pipeline.server, pipeline.ledger, pipeline.store)
     having = [account for account in accounts if account.did is not None]

@@ -361,10 +361,8 @@ def shape_of(lexicons: Lexicons, media: MediaType, record: Existing, wanted: Wan
 
 
 def _forms(lexicons: Lexicons, media: MediaType, value: Record, wanted: Wanted) -> str:
-    """Fields in a form that is not ours, in words.
-
-    Without renditions, fields that follow from media are judged by their presence, and companions not at all.
-    """
+    """Fields in a form that is not ours, in words. Without renditions, fields that follow from media are judged by
+    their presence, and companions not at all."""
     if wanted.record is not None:
         least = most = wanted.record
         unjudged: set[str] = set()
@@ -395,11 +393,8 @@ def _is_form(rule: Mapping[str, object], name: str, found: object, document: Doc
 
 
 def examine(engine: Engine, account: Account, selection: Selection) -> Examination:
-    """Judge every selected document of an account and, when none is left out, every orphan. Nothing is written.
-
-    Raises:
-        Transient: Something could not be read: nothing can be said.
-    """
+    """Judge every selected document of an account and, when none is left out, every orphan. Nothing is written. Raises
+    Transient where something could not be read: nothing can be said."""
     plan, report = engine.survey(account, selection)
     found = Examination()
     if plan.repository is None:
@@ -421,14 +416,9 @@ def examine(engine: Engine, account: Account, selection: Selection) -> Examinati
 
 
 def heal(engine: Engine, account: Account, selection: Selection, run_id: str) -> AccountReport | None:
-    """Repair what `examine` finds now, and nothing else; None when there is nothing to repair.
-
-    Documents that were never published stay so, held-back findings stay as they are. Never raises for what can be said
-    of one account: that is in the report.
-
-    Raises:
-        Transient: The examination could not be made.
-    """
+    """Repair what `examine` finds now, and nothing else; None when there is nothing to repair. Documents that were
+    never published stay so, held-back findings stay as they are. Raises Transient where it could not be examined;
+    whatever else can be said of one account is in the report."""
     findings = [finding for finding in examine(engine, account, selection).findings if finding.repairable]
     if not findings:
         return None

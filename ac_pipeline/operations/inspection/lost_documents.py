@@ -179,11 +179,8 @@ class _Rebuilder:
 
     def _choose(self, record: Existing, ref: str, entry: LedgerEntry | None) -> tuple[dict[str, Any], Document]:
         """Of the documents the record may have been made of, the one the ledger saw last, else the first that fits.
-
-        Raises:
-            InvalidRecord: The record does not tell enough.
-            InvalidDocument: The document could not be published, or its media is gone.
-        """
+        Raises InvalidRecord where the record does not tell enough, InvalidDocument where the document could not be
+        published, or its media is gone."""
         account, media = self.account, self.media
         owner = None if account.is_guest else account.id
         link = Link(record.rkey, at_uri(str(account.did), media.nsid, record.rkey), record.cid, account.did)

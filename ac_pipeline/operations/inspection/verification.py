@@ -72,11 +72,8 @@ def findings(receipts: MongoReceipts, marks: Ledger, types: Sequence[MediaType])
 def take_receipt(
     engine: Engine, account: Account, types: Sequence[MediaType], *, blobs: bool, run_id: str, now: datetime
 ) -> Receipt:
-    """Verify one account; of its blobs nothing is said unless every one is asked for.
-
-    Raises:
-        Transient, RepositoryUnreadable: Something could not be read: nothing can be said.
-    """
+    """Verify one account; of its blobs nothing is said unless every one is asked for. Raises Transient or
+    RepositoryUnreadable where something could not be read: nothing can be said."""
     plan, report = engine.survey(account, Selection(types=tuple(types), full=True))
     if plan.repository is None:
         blocked = report.blocked.message if report.blocked is not None else "nothing of it is mirrored"
@@ -142,10 +139,8 @@ def _blobs(found: Verification) -> Part:
 
 
 def _links(findings: Sequence[LinkFinding]) -> Part:
-    """Links that are not as they should be. A document never published has none, and is missing, not unlinked.
-
-    What is held back is quarantined, and listed as that; here it only counts as odd (DEL-10).
-    """
+    """Links that are not as they should be. A document never published has none, and is missing, not unlinked. What is
+    held back is quarantined, and listed as that; here it only counts as odd (DEL-10)."""
     documents = [finding for finding in findings if finding.state is not LinkState.ORPHAN]
     broken = [each for each in documents if each.state in _BROKEN_LINKS and each.repair is not Repair.PUBLISH]
     wrong = [each for each in broken if each.held is None]

@@ -58,16 +58,9 @@ class Forgetting:
 
 
 def of_person(snapshots: Iterable[Snapshot], name: str, account: Account | None) -> list[Snapshot]:
-    """Every snapshot of a user, of a purged one too.
-
-    Args:
-        name: As the operator wrote it.
-        account: Whom that is, or None when the platform does not know them any more: then `name` has to be the
-            partition key they had, their DID or their Mongo id.
-
-    Raises:
-        Misconfigured: There is none, or several people had this key.
-    """
+    """Every snapshot of a user, of a purged one too: where the platform does not know them any more (`account` is
+    None), `name` has to be the partition key they had, their DID or their Mongo id. Raises Misconfigured where there is
+    none, or several people had this key."""
     if account is not None:
         return [each for each in snapshots if each.account == account.id]
     found = [each for each in snapshots if name.lower() in (each.user, each.did) or name == each.account]
@@ -113,15 +106,8 @@ def forget(
     *,
     why: str = "",
 ) -> Forgetting:
-    """Delete snapshots with everything that only they need, in the audit before it starts.
-
-    Args:
-        accounts: Reads all accounts of the platform.
-
-    Raises:
-        HeldBack, SourceMissing, Transient: As for `plan_forgetting`; nothing was deleted, or the same call does the
-            rest.
-    """
+    """Delete snapshots with everything that only they need, in the audit before it starts; `accounts` reads all
+    accounts of the platform. Errors as for `plan_forgetting`: nothing was deleted, or the same call does the rest."""
     if not snapshots:
         return Forgetting((), 0, 0, 0)
     with ExitStack() as stack:

@@ -171,11 +171,7 @@ class RestoreReport(RemovalReport):
 def restore_from_mongo(
     vault: Vault, account: Account, types: Sequence[MediaType], *, run_id: str, why: str = ""
 ) -> RestoreReport:
-    """Release the hold and mirror what Mongo holds today: nothing removed returns, keys are those of before.
-
-    Raises:
-        Transient: Nothing was begun.
-    """
+    """Release the hold and mirror what Mongo holds today: nothing removed returns, keys are those of before."""
     started, engine = monotonic(), vault.engine
     report = RestoreReport(account.key, source=MONGO)
     with vault.audit.during("restore", [account], [media.name for media in types], why=why) as entry:
@@ -208,11 +204,8 @@ class _NothingHeld:
 
 
 def find_snapshot(vault: Vault, account: Account, types: Sequence[MediaType], source: str) -> Snapshot:
-    """The snapshot that `--from` names: an id, or `latest`, the newest one that holds anything of these types.
-
-    Raises:
-        Misconfigured: There is none, it is of another repository, or it never became complete.
-    """
+    """The snapshot that `--from` names: an id, or `latest`, the newest one that holds anything of these types. Raises
+    Misconfigured where there is none, it is of another repository, or it never became complete."""
     if source == LATEST:
         found = vault.latest(account, types)
         if found is None:
@@ -228,11 +221,8 @@ def find_snapshot(vault: Vault, account: Account, types: Sequence[MediaType], so
 
 @dataclass(slots=True, kw_only=True)
 class Restore(Removal):
-    """A restore from a snapshot: `plan` says what it would do, `run` does it.
-
-    Raises:
-        Misconfigured: The snapshot holds none of the types.
-    """
+    """A restore from a snapshot: `plan` says what it would do, `run` does it. Misconfigured where the snapshot holds
+    none of the types."""
 
     snapshot: Snapshot
     overwrite: bool = False  # Replace records that are there but differ
@@ -295,11 +285,7 @@ class Restore(Removal):
         return self.repository_of("restore to")
 
     def _decide(self, snapshots: Sequence[Repository], repository: Repository) -> RestorePlan:
-        """Decide, record by record; of two records under one key the newer counts.
-
-        Raises:
-            Transient: Documents or ledger could not be read: nothing is decided.
-        """
+        """Decide, record by record; of two records under one key the newer counts."""
         plan = RestorePlan(self.account.key, tuple(each.id for each in self.vault.chain(self.snapshot)))
         for media in self.types:
             _Decider(self, plan, media, repository, snapshots).decide()

@@ -57,11 +57,8 @@ class Removal:
     started: float = field(default_factory=monotonic, init=False)
 
     def repository_of(self, purpose: str) -> str:
-        """The account's DID.
-
-        Raises:
-            NoCredentials: It has none; the sentence says for which purpose it is missing.
-        """
+        """The account's DID; NoCredentials where it has none, in a sentence that says for which purpose it is
+        missing."""
         if self.account.did is None:
             raise NoCredentials(f"{self.account.key} has no account on the PDS: there is nothing to {purpose}.")
         return self.account.did
@@ -78,11 +75,7 @@ class Removal:
                 entry.outcome = f"stopped: {error.message}"
 
     def until_unmoved(self, done: str, step: Callable[[], Result]) -> Result:
-        """Do it anew whenever somebody else writes in between.
-
-        Raises:
-            RepositoryMoved: Somebody did every time.
-        """
+        """Do it anew whenever somebody else writes in between; RepositoryMoved where somebody did every time."""
         moved: RepositoryMoved | None = None
         for _ in range(ROUNDS):
             try:

@@ -132,11 +132,7 @@ class Wipe(Removal):
         return report
 
     def _usable(self) -> str:
-        """The account's DID.
-
-        Raises:
-            Blocked: It cannot be written to.
-        """
+        """The account's DID; Blocked where it cannot be written to."""
         if self.account.blocked is not None:
             raise self.account.blocked
         return self.repository_of("wipe")
