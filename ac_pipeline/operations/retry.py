@@ -217,11 +217,9 @@ def run_retry(work: Work, parameters: RetryParameters) -> Report:
         table = Table("items", ITEM_COLUMNS).extend(map(item_row, plan.entries))
         return Report(said, {"run_again": len(plan.entries), "items": table}, [table])
 
-    def reports() -> Iterator[AccountReport]:
-        workers = pipeline.settings.ac_concurrent_users
-        yield from (report for _, report in retry_accounts(pipeline.engine, plan.accounts, work.run_id, workers))
-
-    return sync_answer(measured(work, reports, len(plan.accounts)))
+    workers = pipeline.settings.ac_concurrent_users
+    retries = retry_accounts(pipeline.engine, plan.accounts, work.run_id, workers)
+    return sync_answer(measured(work, (report for _, report in retries), len(plan.accounts)))
 
 
 RETRY: Final = Declaration("retry", "", "", RetryParameters, run_retry)

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 from pydantic import model_validator
 
@@ -35,7 +35,7 @@ from ac_pipeline.sync.engine import Engine, sync_accounts
 from ac_pipeline.sync.for_accounts import for_accounts, needed, unread
 from ac_pipeline.sync.report import AccountReport, SyncReport, Tally
 from ac_pipeline.sync.selection import Selection
-from ac_pipeline.sync.verify import Verification, verify
+from ac_pipeline.sync.verify import verify
 from ac_pipeline.wiring import Pipeline
 
 SHOWN = 3
@@ -91,7 +91,7 @@ def run_sync(work: Work, parameters: SyncParameters) -> Report:
         for _, report in sync_accounts(pipeline.engine, accounts, selection, work.run_id, workers):
             yield report
 
-    report = measured(work, reports, len(accounts))
+    report = measured(work, reports(), len(accounts))
     kept = {name: tally.orphans_kept for name, tally in report.totals().items()}
     return sync_answer(report, lines=kept_lines(kept, parameters))
 
@@ -160,12 +160,12 @@ def _by_plan(work: Work, parameters: SyncParameters) -> Report:
                 yield AccountReport(part.account.key, error=part.error)
 
     if dry:
-        report = measured(work, reports, plan.users)
+        report = measured(work, reports(), plan.users)
     else:
         planned = [account for account in accounts if account.id in set(plan.accounts)]
         types = [media.name for media in selection.types]
         with pipeline.audit.during("sync-plan", planned, types, plan_hash=plan.hash, counts=dict(plan.counts)) as entry:
-            report = measured(work, reports, plan.users)
+            report = measured(work, reports(), plan.users)
             entry.counts.update(done=same, done_before=before, moved=moved.count)
     seen = _Verified(f"ac-pipeline sync --plan {plan.hash[:12]}" if parameters.canary is not None else None)
     for account in synced if parameters.canary is not None else ():
@@ -175,7 +175,7 @@ def _by_plan(work: Work, parameters: SyncParameters) -> Report:
         f"Plan {plan.hash[:SHORTEST]} of {plan.when:%Y-%m-%d %H:%M} UTC: {same} of {plan.operations} operations "
         f"{'are' if dry else 'were'} as planned, {before} were in place already, {moved.count} have moved.",
         well=clean and seen.complete,
-        more={"plan": plan.hash, "dry_run": dry, "same": same, "before": before, **seen.to_json(), "moved": moved},
+        more={"plan": plan.hash, "dry_run": dry, "same": same, "before": before, **seen.json, "moved": moved},
         tables=[moved, seen.table],
         lines=seen.lines,
     )
@@ -203,9 +203,9 @@ def _canary(
                 if len(seen.users) == number:
                     return
 
-    report = measured(work, reports, min(number, len(accounts)))
+    report = measured(work, reports(), min(number, len(accounts)))
     lines = [*([] if seen.users else ["Nobody has anything to do."]), *seen.lines]
-    return sync_answer(report, well=seen.complete, more=seen.to_json(), tables=[seen.table], lines=lines)
+    return sync_answer(report, well=seen.complete, more=seen.json, tables=[seen.table], lines=lines)
 
 
 class _Verified:
@@ -213,12 +213,14 @@ class _Verified:
     that goes on with the others, None where there is none."""
 
     def __init__(self, on: str | None) -> None:
-        self.on = on
-        self.users: list[tuple[str, Verification, list[dict[str, str | None]]]] = []
+        columns = ("user", "expected", "verified", "missing", "extra", "different", "blobs")
+        self.table, self.users, self.complete = Table("canary", columns, "Verified"), list[object](), True
+        self.json: dict[str, object] = {"canary": self.users, "go_on": on}
+        self.addresses, self._on = list[str](), on
 
     def look(self, engine: Engine, account: Account, selection: Selection, run_id: str) -> None:
         """Verify a user."""
-        verification = verify(engine, account, selection)
+        found = verify(engine, account, selection)
         plan, _ = engine.survey(account, selection)
         records: list[dict[str, str | None]] = []
         for made in plan.plans:
@@ -227,63 +229,35 @@ class _Verified:
                 document = kept.wanted.document
                 entry = entries.get(document.id)
                 if entry is not None and entry.run_id == run_id and len(records) < SHOWN:
-                    uri = at_uri(str(account.did), made.media.nsid, kept.rkey)
-                    records.append({"uri": uri, "page": page_of(made.media, document.code)})
-        self.users.append((account.key, verification, records))
-
-    @property
-    def complete(self) -> bool:
-        return all(verification.complete for _, verification, _ in self.users)
-
-    def to_json(self) -> dict[str, Any]:
-        seen = [
-            {"user": key, "verification": found.to_json(), "records": records} for key, found, records in self.users
-        ]
-        return {"canary": seen, "go_on": self.on}
-
-    @property
-    def table(self) -> Table:
-        columns = ("user", "expected", "verified", "missing", "extra", "different", "blobs")
-        return Table("canary", columns, "Verified").extend(
-            {**found.to_json(), "user": key, "blobs": f"{found.blobs_verified} of {found.blobs_expected}"}
-            for key, found, _ in self.users
-        )
+                    uri, page = at_uri(str(account.did), made.media.nsid, kept.rkey), page_of(made.media, document.code)
+                    records.append({"uri": uri, "page": page})
+                    self.addresses.append(f"{account.key}: {uri}{'  ' + page if page else ''}")
+        self.complete &= found.complete
+        shown = found.to_json()
+        self.users.append({"user": account.key, "verification": shown, "records": records})
+        self.table.add({**shown, "user": account.key, "blobs": f"{found.blobs_verified} of {found.blobs_expected}"})
 
     @property
     def lines(self) -> list[str]:
         """Where to look at their records, and how to go on."""
-        lines = [
-            f"{key}: {each['uri']}{'  ' + each['page'] if each['page'] else ''}"
-            for key, _, records in self.users
-            for each in records
-        ]
-        return lines if self.on is None else [*lines, "Have a look; then go on with:", "", f"  {self.on}"]
+        go_on = ["Have a look; then go on with:", "", f"  {self._on}"] if self._on is not None else []
+        return [*self.addresses, *go_on]
 
 
 # ---------------------------------------------------------------------------------------------------- the report of it
 
 _DONE: Final = (
-    "planned",
-    "created",
-    "updated",
-    "deleted",
-    "unchanged",
-    "deferred",
-    "quarantined",
-    "blocked",
-    "healed",
-    "duplicates_removed",
-    "copies_removed",
+    *("planned", "created", "updated", "deleted", "unchanged", "deferred", "quarantined", "blocked"),
+    *("healed", "duplicates_removed", "copies_removed"),
 )
 
 
-def measured(work: Work, reports: Callable[[], Iterable[AccountReport]], total: int) -> SyncReport:
-    """Run something over accounts, `total` of them, and count what it took; after Ctrl-C the answer has the reports
-    until then."""
+def measured(work: Work, reports: Iterable[AccountReport], total: int) -> SyncReport:
+    """Count what it takes to come to these reports, `total` of them; after Ctrl-C the answer has those until then."""
     started, server = time.monotonic(), work.pipeline.server
     before, report = server.usage(), SyncReport(work.run_id)
     try:
-        for account in work.watch("Syncing")(reports(), total):
+        for account in work.watch("Syncing")(reports, total):
             report.accounts.append(account)
     except KeyboardInterrupt:
         report.interrupted, report.not_reached = True, max(0, total - len(report.accounts))

@@ -29,16 +29,8 @@ from ac_pipeline.wiring import Pipeline
 # -------------------------------------------------------------------------------------------------------------- status
 
 _STATUS: Final = (
-    "documents",
-    "eligible",
-    "withdrawn",
-    "invalid",
-    "records",
-    "unchanged",
-    "pending",
-    "deferred",
-    "quarantined",
-    "blocked",
+    *("documents", "eligible", "withdrawn", "invalid", "records", "unchanged"),
+    *("pending", "deferred", "quarantined", "blocked"),
 )
 
 
@@ -64,22 +56,23 @@ def run_status(work: Work, parameters: Selected) -> Report:
             totals.setdefault(name, Tally()).add(tally)
         if report.blocked is not None:
             blocked.add({"user": account.key, "message": report.blocked.message})
-    looks = {media.name: pipeline.safeguard.look(media) for media in selection.types}
-    problems = {name: pipeline.safeguard.problems(look) for name, look in looks.items()}
-    oldest = next((e.withdrawn_at for e in pipeline.ledger.pending_deletions(limit=1)), None)
-    ready = len(accounts) - blocked.count - len(left_out)
-    users = {"total": len(accounts), "ready": ready, "blocked": blocked.count, "unread": len(left_out)}
-    found = {
-        name: {
+    found: dict[str, dict[str, object]] = {}
+    problems: list[str] = []
+    for media in selection.types:
+        look = pipeline.safeguard.look(media)
+        doubt, silence = pipeline.safeguard.problems(look)
+        problems += [message for message in (doubt, silence) if message]
+        found[media.name] = {
             "documents": look.documents,
             "expected": look.expected,
             "records_without_document": look.lost,
             "newest": format_when(look.newest) if look.newest is not None else None,
-            "doubt": problems[name][0],
-            "silence": problems[name][1],
+            "doubt": doubt,
+            "silence": silence,
         }
-        for name, look in looks.items()
-    }
+    oldest = next((e.withdrawn_at for e in pipeline.ledger.pending_deletions(limit=1)), None)
+    ready = len(accounts) - blocked.count - len(left_out)
+    users = {"total": len(accounts), "ready": ready, "blocked": blocked.count, "unread": len(left_out)}
     return Report(
         f"Users: {users['total']}, ready {users['ready']}, blocked {users['blocked']}.",
         {
@@ -93,7 +86,7 @@ def run_status(work: Work, parameters: Selected) -> Report:
         [tallies("status", totals, _STATUS, "Status"), blocked],
         lines=[
             *(f"On hold: {name} of {user}, {why}." for user, held in holds.items() for name, why in held.items()),
-            *filter(None, (message for said in problems.values() for message in said)),
+            *problems,
             f"Oldest pending deletion: {f'{oldest:%Y-%m-%d %H:%M:%S}' if oldest else 'none'}.",
         ],
         left_out=left_out,
