@@ -223,11 +223,10 @@ def wrong_confirmation(parameters: Parameters, report: Report) -> object:
     return given
 
 
-def failures_table(name: str, failures: Iterable[ItemFailure], title: str = "") -> Table:
+def failures_table(name: str, failures: Iterable[ItemFailure]) -> Table:
     """Items that did not get where they should."""
-    return Table(name, ("item", "class", "message"), title, more=("code", "stage", "status")).extend(
-        failure.to_json() for failure in failures
-    )
+    table = Table(name, ("item", "class", "message"), more=("code", "stage", "status"))
+    return table.extend(failure.to_json() for failure in failures)
 
 
 def exit_code(well: bool, errors: Iterable[PipelineError | None] = ()) -> int:

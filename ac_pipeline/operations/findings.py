@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Blocked, PipelineError
@@ -150,14 +150,15 @@ def findings_report(
     *,
     left_out_as: str = "blocked",
     more: Mapping[str, object] | None = None,
-    lines: Sequence[str] = (),
+    **fields: Any,
 ) -> Report:
     """The answer of whoever has looked for something: the numbers, every finding, and who was left out.
 
     Args:
         left_out_as: The field of the JSON document under which those who were left out stand.
         more: Further fields of the JSON document.
+        fields: Further fields of the report.
     """
     users = {left_out_as: [each.to_json() for each in left_out]}
     json = {**counts, **(more or {}), **users, "items": items}
-    return Report(headline, json, [items], dict(counts), lines, left_out)
+    return Report(headline, json, **{"tables": [items], "facts": dict(counts), "left_out": left_out, **fields})

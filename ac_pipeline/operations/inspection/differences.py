@@ -35,8 +35,6 @@ from ac_pipeline.wiring import Pipeline
 
 CHANGED, DELETED = "changed", "deleted"
 
-_ABSENT = object()
-
 _CELL: Final = 60
 """Characters of a value in a table; JSON has all."""
 
@@ -127,25 +125,19 @@ def accept_theirs(
         account,
         lambda: find_differences(pipeline.engine, account, selection),
         most,
-        lambda each: _obstacle(pipeline, each) or _store(pipeline, each),
+        lambda each: _take_over(pipeline, each),
     )
 
 
-def _obstacle(pipeline: Pipeline, each: Difference) -> str:
-    """What only the services know: values that others hold, media that is not there."""
-    if each.state == DELETED:
-        return ""
+def _take_over(pipeline: Pipeline, each: Difference) -> str:
+    """Store theirs; why that cannot be, or "". Only services know of values that others hold, and of missing media."""
     raw = _changed(each.document, each.changes)
-    taken = pipeline.documents.conflicts(each.media, raw, among=each.changes)
-    if taken:
-        return "; ".join(taken)
-    media_moves = each.media.recipe is not None and {"slug", "code"} & each.changes.keys()
-    if media_moves and pipeline.renderer.source(each.media, interpret(each.media, raw)) is None:
-        return "object storage has no media under that name"
-    return ""
-
-
-def _store(pipeline: Pipeline, each: Difference) -> str:
+    if each.state != DELETED:
+        if taken := pipeline.documents.conflicts(each.media, raw, among=each.changes):
+            return "; ".join(taken)
+        media_moves = each.media.recipe is not None and {"slug", "code"} & each.changes.keys()
+        if media_moves and pipeline.renderer.source(each.media, interpret(each.media, raw)) is None:
+            return "object storage has no media under that name"
     try:
         done = pipeline.documents.change(each.media, each.document, each.changes)
     except InvalidDocument as error:
@@ -203,12 +195,11 @@ class _Comparer:
         if ours is None:
             unknown = {blob.name for blob in self.media.blobs}
             ours = self.media.build_record(document, Derived(found=frozenset(self.media.companions(document))))
-        names = [name for name in dict.fromkeys((*ours, *theirs.value)) if name not in unknown and name != "$type"]
-        pairs = {name: (ours.get(name, _ABSENT), theirs.value.get(name, _ABSENT)) for name in names}
         return {
-            name: (None if mine is _ABSENT else mine, None if other is _ABSENT else other)
-            for name, (mine, other) in pairs.items()
-            if mine != other
+            name: (ours.get(name), theirs.value.get(name))
+            for name in dict.fromkeys((*ours, *theirs.value))
+            if name not in {*unknown, "$type"}
+            and not (name in ours and name in theirs.value and ours[name] == theirs.value[name])
         }
 
     def _refusal(self, document: Document, theirs: Existing, changes: Mapping[str, Any], left: Sequence[str]) -> str:
@@ -257,12 +248,14 @@ def run_differences(work: Work, parameters: DifferencesParameters) -> Report:
     total, acceptable = found.found.total(), found.repairable.total()
     number = acceptable if parameters.accept_theirs else total
     if not (chosen and parameters.confirms(number)):
-        counts = {"differences": total, "acceptable": acceptable}
-        headline = f"{total} differences; theirs can be taken over for {acceptable}. A sync puts ours back."
-        report = findings_report(headline, counts, table, found.left_out)
-        report.confirm = number if chosen else None
-        report.exit_code = 2 if chosen else 1 if total else 0
-        return report
+        return findings_report(
+            f"{total} differences; theirs can be taken over for {acceptable}. A sync puts ours back.",
+            {"differences": total, "acceptable": acceptable},
+            table,
+            found.left_out,
+            confirm=number if chosen else None,
+            exit_code=2 if chosen else 1 if total else 0,
+        )
     touched = [account for account in accounts if found.found[account.key]]
     carry_out = _push_all if parameters.push_ours else _accept_all
     return carry_out(work, touched, selection, found, parameters.why)
@@ -331,15 +324,14 @@ def _accept_all(work: Work, accounts: Sequence[Account], selection: Selection, f
         row = {name: value for name, value in each.to_json().items() if name not in {"ours", "theirs"}}
         table.add(row | {"outcome": problem or "taken over"})
         done += not problem
-    report = findings_report(
+    return findings_report(
         f"{done} documents changed, {table.count - done} left as they are. The next sync settles links and ledger.",
         {"accepted": done, "left": table.count - done},
         table,
-        left_out,
+        [*found.left_out, *left_out],
+        exit_code=int(done != number),
+        failed=done != number,
     )
-    report.left_out = [*found.left_out, *left_out]
-    report.exit_code, report.failed = int(done != number), done != number
-    return report
 
 
 DIFFERENCES: Final = Declaration(

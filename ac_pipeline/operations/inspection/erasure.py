@@ -399,7 +399,7 @@ def run_erasure(work: Work, parameters: ErasureParameters) -> Report:
     oldest = min(since, default=None)
     age = (datetime.now(UTC) - oldest).total_seconds() if oldest else None
     waited = f"{age / 3600:.1f} hours, since {oldest:%Y-%m-%d %H:%M} UTC" if oldest and age else "none"
-    report = findings_report(
+    return findings_report(
         f"{pending.count} items pending ({', '.join(f'{number} {name}' for name, number in counts.items())}); "
         f"{gone.count} erased.",
         {"pending": pending.count, "gone": gone.count, **counts},
@@ -408,9 +408,9 @@ def run_erasure(work: Work, parameters: ErasureParameters) -> Report:
         left_out_as="not_looked_at",
         more={"oldest_pending": oldest.isoformat() if oldest else None, "oldest_pending_seconds": age},
         lines=[f"Oldest pending deletion that a run has seen: {waited}."],
+        tables=[pending, gone],
+        exit_code=int(bool(pending.count)),
     )
-    report.tables, report.exit_code = [pending, gone], int(bool(pending.count))
-    return report
 
 
 ERASURE: Final = Declaration("erasure", "erasure_report", "look_for_erased_items", ErasureParameters, run_erasure)

@@ -255,10 +255,8 @@ def run_restore_documents(work: Work, parameters: DocumentsParameters) -> Report
     found = search(work, "Looking", accounts, lambda each: find_lost(pipeline, each, selection), missing)
     total = found.repairable.total()
     if not parameters.confirms(total):
-        answer = _answer(f"{total} documents can be rebuilt.", found, missing, inserted=0)
-        answer.confirm = total if total or parameters.confirm else None
-        answer.exit_code = 1 if found.left else 0
-        return answer
+        confirm, code = total if total or parameters.confirm else None, 1 if found.left else 0
+        return _answer(f"{total} documents can be rebuilt.", found, missing, 0, confirm=confirm, exit_code=code)
     results = audited(
         work,
         "Restoring",
@@ -275,17 +273,16 @@ def run_restore_documents(work: Work, parameters: DocumentsParameters) -> Report
     done = counted(results, restored.add)
     done.left_out[:0] = found.left_out
     inserted = done.repairable.total()
-    answer = _answer(f"{inserted} of {total} documents were inserted.", done, restored, inserted=inserted)
-    answer.failed = inserted != total
-    answer.exit_code = 1 if done.left or answer.failed else 0
-    return answer
+    failed = inserted != total
+    headline, code = f"{inserted} of {total} documents were inserted.", 1 if done.left or failed else 0
+    return _answer(headline, done, restored, inserted, failed=failed, exit_code=code)
 
 
-def _answer(headline: str, found: FindingCount, table: Table, *, inserted: int) -> Report:
+def _answer(headline: str, found: FindingCount, table: Table, inserted: int, **fields: Any) -> Report:
     counts = {"restorable": found.repairable.total(), "inserted": inserted, "left": found.left}
     lines = [f"{found.left} records cannot give theirs back.", CHOICE]
-    more = {"choice": CHOICE}
-    return findings_report(headline, counts, table, found.left_out, left_out_as="refused", more=more, lines=lines)
+    fields |= {"left_out_as": "refused", "more": {"choice": CHOICE}, "lines": lines}
+    return findings_report(headline, counts, table, found.left_out, **fields)
 
 
 RESTORE_DOCUMENTS: Final = Declaration(

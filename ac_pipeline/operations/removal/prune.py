@@ -247,9 +247,9 @@ def _last_copies(vault: Vault, account: Account, snapshots: Sequence[Snapshot]) 
 _COLUMNS: Final = ("snapshot", "user", "taken", "records", "blobs", "bytes", "for", "usable")
 
 
-def snapshots_table(name: str, found: Iterable[Snapshot], title: str = "") -> Table:
+def snapshots_table(name: str, found: Iterable[Snapshot]) -> Table:
     """Snapshots, one a row."""
-    table = Table(name, _COLUMNS, title)
+    table = Table(name, _COLUMNS)
     for each in found:
         purpose = "" if each.wipe is None else "a wipe, unfinished" if each.open else "a wipe"
         shown = {
