@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import getdoc
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, get_type_hints
 
 from pydantic import ValidationError
 
@@ -176,6 +176,9 @@ class Declaration(Generic[Given]):
     # Name of the asset `operations/...` whose materialisation shows the answer; empty for the job's name
     asset: str = ""
 
+    def __call__(self, work: Work, parameters: Given) -> Report:
+        return self.run(work, parameters)
+
     @property
     def help(self) -> str:
         return getdoc(self.run) or ""
@@ -195,6 +198,17 @@ class Declaration(Generic[Given]):
         except ValidationError as error:
             wrong = error.errors()[0]
             raise Misconfigured(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}.") from None
+
+
+def declared(
+    command: str, job: str = "", op: str = "", *, csv: str = "", asset: str = ""
+) -> Callable[[Callable[[Work, Given], Report]], Declaration[Given]]:
+    """Makes a declaration of the function that does it; the model of its parameters is what that takes."""
+
+    def declare(run: Callable[[Work, Given], Report]) -> Declaration[Given]:
+        return Declaration(command, job, op, get_type_hints(run)["parameters"], run, csv, asset)
+
+    return declare
 
 
 def command_line(command: str, parameters: Parameters, **changed: object) -> str:

@@ -19,7 +19,7 @@ from ac_pipeline.atproto.syntax import at_uri, record_cid
 from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import Blocked, InvalidRecord, Misconfigured, OutcomeUnknown, RepositoryMoved, Transient
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.operations.declare import Declaration, Report, Table, Work
+from ac_pipeline.operations.declare import Report, Table, Work, declared
 from ac_pipeline.operations.parameters import Parameters, dry_run_option, option, why_option
 from ac_pipeline.sync.lexicon_gate import SCHEMA, Authority, Comparison, compare, published_in
 from ac_pipeline.sync.ports import DataServer, Ledger
@@ -134,6 +134,7 @@ class CheckParameters(Parameters):
     no_scan: bool = option(False, "Leave the existing records unread; reading them takes minutes for all users.")
 
 
+@declared("lexicons check", "check_lexicons", "check_our_lexicons")
 def run_check(work: Work, parameters: CheckParameters) -> Report:
     """Compare our lexicons with those that AC_LEXICON_AUTHORITY has published, and every existing record with ours.
     Writes nothing.
@@ -179,9 +180,6 @@ def run_check(work: Work, parameters: CheckParameters) -> Report:
     )
 
 
-CHECK: Final = Declaration("lexicons check", "check_lexicons", "check_our_lexicons", CheckParameters, run_check)
-
-
 class PublishParameters(Parameters):
     """How to publish."""
 
@@ -190,6 +188,7 @@ class PublishParameters(Parameters):
     why: str = why_option()
 
 
+@declared("lexicons publish", "publish_lexicons", "publish_our_lexicons")
 def run_publish(work: Work, parameters: PublishParameters) -> Report:
     """Write our lexicons into the repository of AC_LEXICON_AUTHORITY. What is the same already is left alone,
     breaking changes are refused unless they are forced.
@@ -220,8 +219,3 @@ def run_publish(work: Work, parameters: PublishParameters) -> Report:
         {"dry_run": dry, "lexicons": table.count, "dns_records": "\n".join(dns)},
         [f"Others find them by this DNS record: {line}" for line in dns],
     )
-
-
-PUBLISH: Final = Declaration(
-    "lexicons publish", "publish_lexicons", "publish_our_lexicons", PublishParameters, run_publish
-)

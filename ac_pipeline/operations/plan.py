@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from heapq import nlargest
-from typing import Any, Final
+from typing import Any
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.rate_limits import HOUR, Bucket, commits_key, hour_under_way
@@ -19,7 +19,7 @@ from ac_pipeline.errors import NotPermitted, PipelineError
 from ac_pipeline.items import PlannedOperation
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.ledger.plans import KEPT, SHORTEST, MongoPlans
-from ac_pipeline.operations.declare import Declaration, LeftOut, Progress, Report, Table, Work, command_line, unwatched
+from ac_pipeline.operations.declare import LeftOut, Progress, Report, Table, Work, command_line, declared, unwatched
 from ac_pipeline.operations.parameters import Parameters, Selected, option
 from ac_pipeline.sync.costs import Bill, Ceiling, Cost, Limits, UserBill, UserCost, user_cost
 from ac_pipeline.sync.engine import Engine
@@ -318,6 +318,7 @@ class PlanParameters(Selected):
     )
 
 
+@declared("plan", "plan_users", "plan_each_user", csv="operations", asset="flight_plan")
 def run_plan(work: Work, parameters: PlanParameters) -> Report:
     """The dry run: every operation of a sync with its reason, and what it costs. Nothing is written to the PDS, to
     the documents or to storage.
@@ -355,17 +356,13 @@ def kept_lines(kept: Mapping[str, int], parameters: Selected) -> list[str]:
     return [said, "", f"  {command_line('sync', parameters, types=types, sweep=number, relay_events=None)}", ""]
 
 
-PLAN: Final = Declaration(
-    "plan", "plan_users", "plan_each_user", PlanParameters, run_plan, csv="operations", asset="flight_plan"
-)
-
-
 class PlansParameters(Parameters):
     """How many plans to show."""
 
     limit: int = option(KEPT, "The newest so many.", metavar="N", ge=1, le=KEPT)
 
 
+@declared("plans", "list_plans", "list_kept_plans")
 def run_plans(work: Work, parameters: PlansParameters) -> Report:
     """List the plans that are kept, newest first; `ac-pipeline sync --plan HASH` carries one out."""
     found = work.pipeline.plans.list(parameters.limit)
@@ -383,6 +380,3 @@ def run_plans(work: Work, parameters: PlansParameters) -> Report:
             }
         )
     return Report(f"{len(found)} plans.", [each.to_json() for each in found], [table])
-
-
-PLANS: Final = Declaration("plans", "list_plans", "list_kept_plans", PlansParameters, run_plans)

@@ -12,14 +12,14 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import partial
 from itertools import islice
-from typing import Any, Final
+from typing import Any
 
 from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.errors import ERROR_CLASSES
 from ac_pipeline.items import LedgerEntry, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.operations.declare import Declaration, Report, Table, Work
+from ac_pipeline.operations.declare import Report, Table, Work, declared
 from ac_pipeline.operations.parameters import Selected, chosen_accounts, dry_run_option, option
 from ac_pipeline.operations.sync import measured, sync_answer
 from ac_pipeline.sync.engine import Engine
@@ -195,6 +195,7 @@ class RetryParameters(Selected):
     dry_run: bool = dry_run_option("run again")
 
 
+@declared("retry")
 def run_retry(work: Work, parameters: RetryParameters) -> Report:
     """Run exactly the failed items selected, quarantined ones too, and nothing else."""
     pipeline = work.pipeline
@@ -220,6 +221,3 @@ def run_retry(work: Work, parameters: RetryParameters) -> Report:
     workers = pipeline.settings.ac_concurrent_users
     retries = retry_accounts(pipeline.engine, plan.accounts, work.run_id, workers)
     return sync_answer(measured(work, (report for _, report in retries), len(plan.accounts)))
-
-
-RETRY: Final = Declaration("retry", "", "", RetryParameters, run_retry)

@@ -21,12 +21,12 @@ from ac_pipeline.media.registry import page_of
 from ac_pipeline.mongo.ledger.plans import SHORTEST
 from ac_pipeline.operations.apply_plan import apply_plan
 from ac_pipeline.operations.declare import (
-    Declaration,
     LeftOut,
     Report,
     Table,
     Work,
     command_line,
+    declared,
     exit_code,
 )
 from ac_pipeline.operations.parameters import Parameters, Selected, dry_run_option, option, sweep_option
@@ -65,6 +65,7 @@ class SyncParameters(Selected):
         return self
 
 
+@declared("sync")
 def run_sync(work: Work, parameters: SyncParameters) -> Report:
     """Make the PDS hold exactly the eligible items, each once; a second run changes nothing.
 
@@ -94,9 +95,6 @@ def run_sync(work: Work, parameters: SyncParameters) -> Report:
     report = measured(work, reports(), len(accounts))
     kept = {name: tally.orphans_kept for name, tally in report.totals().items()}
     return sync_answer(report, lines=kept_lines(kept, parameters))
-
-
-SYNC: Final = Declaration("sync", "", "", SyncParameters, run_sync)
 
 
 def confirm_sweep(pipeline: Pipeline, accounts: Sequence[Account], selection: Selection, run_id: str) -> None:
@@ -344,6 +342,7 @@ class ApplyPlanParameters(Parameters):
     sweep: int | None = sweep_option()
 
 
+@declared("", "apply_plan", "apply_saved_plan")
 def run_apply_plan(work: Work, parameters: ApplyPlanParameters) -> Report:
     """Carry out exactly the operations of a saved plan, where they are still the same, and list what has moved since.
 
@@ -353,6 +352,3 @@ def run_apply_plan(work: Work, parameters: ApplyPlanParameters) -> Report:
         raise Misconfigured("No plan is named, so nothing was done: fill in `plan` in the launchpad; see list_plans.")
     report = run_sync(work, SyncParameters(**{**parameters.model_dump(), "plan": parameters.plan.strip()}))
     return replace(report, failed=report.exit_code != WELL and not parameters.dry_run)
-
-
-APPLY_PLAN: Final = Declaration("", "apply_plan", "apply_saved_plan", ApplyPlanParameters, run_apply_plan)

@@ -21,11 +21,11 @@ from ac_pipeline.errors import FAILED, UNREACHABLE, WELL, AccountRefused, Accoun
 from ac_pipeline.mongo.accounts import MongoProvisioning
 from ac_pipeline.operations.accounts.provisioning import alone, handle_labels, new_password
 from ac_pipeline.operations.declare import (
-    Declaration,
     Progress,
     Report,
     Table,
     Work,
+    declared,
     unwatched,
 )
 from ac_pipeline.operations.parameters import OfUsers, chosen_accounts, confirm_option, why_option
@@ -198,6 +198,7 @@ class HandlesParameters(OfUsers):
     why: str = why_option()
 
 
+@declared("accounts handles", "repair_handles", "repair_each_handle")
 def run_handles(work: Work, parameters: HandlesParameters) -> Report:
     """Compare the handle of each user on the platform with that of the PDS account and with what Mongo says of it.
 
@@ -226,6 +227,3 @@ def run_handles(work: Work, parameters: HandlesParameters) -> Report:
         exit_code=UNREACHABLE if HandleState.FAILED in states else code,
         failed=bool(states & amiss),
     )
-
-
-HANDLES: Final = Declaration("accounts handles", "repair_handles", "repair_each_handle", HandlesParameters, run_handles)

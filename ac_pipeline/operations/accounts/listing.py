@@ -29,7 +29,7 @@ from ac_pipeline.errors import (
 )
 from ac_pipeline.items import State
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.operations.declare import Declaration, Report, Table, Work
+from ac_pipeline.operations.declare import Report, Table, Work, declared
 from ac_pipeline.operations.parameters import OfUsers, Parameters, chosen_accounts, option
 from ac_pipeline.wiring import Pipeline, open_relay
 
@@ -59,6 +59,7 @@ class AccountsParameters(OfUsers):
     states: list[str] = option([], "Only this state.", name="--state", choices=[each.value for each in AccountState])
 
 
+@declared("accounts list", "list_accounts", "list_each_account")
 def run_list(work: Work, parameters: AccountsParameters) -> Report:
     """Show every account: key, handles, DID, its state (ready, blocked, leaving, on-hold or unprovisioned), the
     reason, and how many of its documents wait for a record.
@@ -73,9 +74,6 @@ def run_list(work: Work, parameters: AccountsParameters) -> Report:
         {"states": totals, "accounts": shown},
         [table.extend(shown), Table.counts("states", totals, "state")],
     )
-
-
-LIST: Final = Declaration("accounts list", "list_accounts", "list_each_account", AccountsParameters, run_list)
 
 
 def account_rows(pipeline: Pipeline, accounts: Iterable[Account]) -> list[dict[str, Any]]:
@@ -243,6 +241,7 @@ class VisibilityParameters(Parameters):
     )
 
 
+@declared("accounts visibility", "account_visibility", "ask_the_relay")
 def run_visibility(work: Work, parameters: VisibilityParameters) -> Report:
     """Compare what the PDS and a relay say of every account: who is throttled there and does not reach the network,
     while every write succeeds. Changes nothing.
@@ -268,8 +267,3 @@ def run_visibility(work: Work, parameters: VisibilityParameters) -> Report:
         [ADVICE] if found.relay.get(THROTTLED) else [],
         exit_code=1 if found.hidden else 0,
     )
-
-
-VISIBILITY: Final = Declaration(
-    "accounts visibility", "account_visibility", "ask_the_relay", VisibilityParameters, run_visibility
-)

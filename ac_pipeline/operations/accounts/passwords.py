@@ -29,7 +29,7 @@ from ac_pipeline.errors import (
 from ac_pipeline.mongo.accounts import Intent, Kind, MongoProvisioning
 from ac_pipeline.operations.accounts.listing import UNKNOWN, hosted_repositories
 from ac_pipeline.operations.accounts.provisioning import alone, new_password
-from ac_pipeline.operations.declare import Declaration, Report, Table, Work
+from ac_pipeline.operations.declare import Report, Table, Work, declared
 from ac_pipeline.operations.parameters import OfUsers, Parameters, chosen_accounts, confirms_name, option, why_option
 from ac_pipeline.sync.for_accounts import for_accounts
 from ac_pipeline.wiring import new_run_id
@@ -61,6 +61,7 @@ class SignedIn:
     note: str = ""
 
 
+@declared("accounts verify", "verify_credentials", "sign_in_as_each_user")
 def run_verify(work: Work, parameters: OfUsers) -> Report:
     """Sign in as every account with the password Mongo holds, and show whom the PDS refuses and why.
 
@@ -94,9 +95,6 @@ def run_verify(work: Work, parameters: OfUsers) -> Report:
         exit_code=3 if unreached else 1 if failed else 0,
         failed=bool(unreached),
     )
-
-
-VERIFY: Final = Declaration("accounts verify", "verify_credentials", "sign_in_as_each_user", OfUsers, run_verify)
 
 
 def check_sign_in(
@@ -153,6 +151,7 @@ class RotateParameters(Parameters):
     why: str = why_option()
 
 
+@declared("accounts rotate", "rotate_password", "rotate_one_password")
 def run_rotate(work: Work, parameters: RotateParameters) -> Report:
     """Give an account a new password, on the PDS and in Mongo, and prove it; shown nowhere.
 
@@ -181,9 +180,6 @@ def run_rotate(work: Work, parameters: RotateParameters) -> Report:
         facts={"user": key, "did": did, "changed": True},
         lines=[done.note] if done.note else [],
     )
-
-
-ROTATE: Final = Declaration("accounts rotate", "rotate_password", "rotate_one_password", RotateParameters, run_rotate)
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ from ac_pipeline.errors import (
     Transient,
 )
 from ac_pipeline.mongo.accounts import Credentials, Intent, Kind, MongoProvisioning
-from ac_pipeline.operations.declare import Declaration, Report, Table, Work, exit_code
+from ac_pipeline.operations.declare import Report, Table, Work, declared, exit_code
 from ac_pipeline.operations.parameters import (
     OfUsers,
     Parameters,
@@ -393,6 +393,7 @@ class ProvisionParameters(OfUsers):
     why: str = why_option()
 
 
+@declared("accounts provision", "provision_accounts", "provision_each_user")
 def run_provision(work: Work, parameters: ProvisionParameters) -> Report:
     """Make PDS accounts for users who have none, each exactly once, and store them in Mongo. Without a confirmation
     only say for whom.
@@ -416,11 +417,6 @@ def run_provision(work: Work, parameters: ProvisionParameters) -> Report:
         return _made(ProvisionReport())
     with alone(pipeline):
         return _make(work, plan.accounts, "provision-accounts", parameters.why)
-
-
-PROVISION: Final = Declaration(
-    "accounts provision", "provision_accounts", "provision_each_user", ProvisionParameters, run_provision
-)
 
 
 def _make(work: Work, wanted: Sequence[Planned], action: str, why: str) -> Report:
@@ -492,6 +488,7 @@ _WITHOUT: Final = (
 )
 
 
+@declared("accounts create-guest", "create_guest_account", "create_the_guest")
 def run_create_guest(work: Work, parameters: GuestParameters) -> Report:
     """Say whether there is the account that owns all anonymous work (art-guest) and, when it is confirmed, make it
     where there is none. One that exists is never touched.
@@ -523,8 +520,3 @@ def _guest(pipeline: Pipeline) -> tuple[Account, bool]:
     """The guest as Mongo has it; True if it has an account, and making that was not interrupted."""
     guest = pipeline.accounts.find(GUEST_ID)
     return guest, guest.did is not None and pipeline.provisioning.intent(Kind.PROVISION, GUEST_ID) is None
-
-
-CREATE_GUEST: Final = Declaration(
-    "accounts create-guest", "create_guest_account", "create_the_guest", GuestParameters, run_create_guest
-)

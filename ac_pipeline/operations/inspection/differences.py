@@ -21,7 +21,7 @@ from ac_pipeline.items import Derived, Finding, LedgerEntry, Record, item_id
 from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.rebuilding import shared_fields
-from ac_pipeline.operations.declare import Declaration, LeftOut, Report, Table, Work
+from ac_pipeline.operations.declare import LeftOut, Report, Table, Work, declared
 from ac_pipeline.operations.findings import FindingCount, audited, findings_report, put_right, search
 from ac_pipeline.operations.parameters import Selected, confirm_option, option, why_option
 from ac_pipeline.operations.sync import sync_left_out, sync_lines, sync_tables
@@ -229,6 +229,7 @@ class DifferencesParameters(Selected):
 _COLUMNS: Final = ("user", "item", "kind", "ours", "theirs", "push_ours", "accept_theirs")
 
 
+@declared("differences", "settle_differences", "settle_each_difference")
 def run_differences(work: Work, parameters: DifferencesParameters) -> Report:
     """Show records that somebody else changed or deleted since the pipeline wrote them, with ours and theirs, and
     the two ways to settle that.
@@ -332,8 +333,3 @@ def _accept_all(work: Work, accounts: Sequence[Account], selection: Selection, f
         exit_code=int(done != number),
         failed=done != number,
     )
-
-
-DIFFERENCES: Final = Declaration(
-    "differences", "settle_differences", "settle_each_difference", DifferencesParameters, run_differences
-)

@@ -23,7 +23,7 @@ from ac_pipeline.items import Finding, LedgerEntry, State, item_id
 from ac_pipeline.media.base import MediaType, Verdict
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.ledger.collections import Snapshot
-from ac_pipeline.operations.declare import Declaration, LeftOut, Report, Table, Work
+from ac_pipeline.operations.declare import LeftOut, Report, Table, Work, declared
 from ac_pipeline.operations.findings import findings_report
 from ac_pipeline.operations.parameters import Selected, option
 from ac_pipeline.operations.removal.snapshot import blobs_of
@@ -371,6 +371,7 @@ class ErasureParameters(Selected):
 _COLUMNS: Final = ("user", "item", "reason", "records", "copies", "linked", "blobs", "renditions", "snapshot", "since")
 
 
+@declared("erasure", "erasure_report", "look_for_erased_items")
 def run_erasure(work: Work, parameters: ErasureParameters) -> Report:
     """Say what of withdrawn items and deleted accounts is still on the PDS, in Mongo, in the rendition store or in
     snapshots, and what has gone, and when.
@@ -411,6 +412,3 @@ def run_erasure(work: Work, parameters: ErasureParameters) -> Report:
         tables=[pending, gone],
         exit_code=int(bool(pending.count)),
     )
-
-
-ERASURE: Final = Declaration("erasure", "erasure_report", "look_for_erased_items", ErasureParameters, run_erasure)

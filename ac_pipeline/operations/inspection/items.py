@@ -11,7 +11,7 @@ from ac_pipeline.errors import INTERRUPTED, Misconfigured, PipelineError
 from ac_pipeline.items import LedgerEntry, State, item_id
 from ac_pipeline.media.registry import media_type, page_of
 from ac_pipeline.media.times import format_when
-from ac_pipeline.operations.declare import Declaration, LeftOut, Report, Table, Work, exit_code
+from ac_pipeline.operations.declare import LeftOut, Report, Table, Work, declared, exit_code
 from ac_pipeline.operations.parameters import Parameters, Selected, item_name, option
 from ac_pipeline.operations.retry import (
     ITEM_COLUMNS,
@@ -34,6 +34,7 @@ _STATUS: Final = (
 )
 
 
+@declared("status", "show_status", "count_items")
 def run_status(work: Work, parameters: Selected) -> Report:
     """Per type: documents, eligible ones, records on the PDS, and what is pending, quarantined or blocked."""
     pipeline, selection = work.pipeline, parameters.selection()
@@ -93,8 +94,6 @@ def run_status(work: Work, parameters: Selected) -> Report:
     )
 
 
-STATUS: Final = Declaration("status", "show_status", "count_items", Selected, run_status)
-
 # --------------------------------------------------------------------------------------------------------------- items
 
 
@@ -105,6 +104,7 @@ class ItemsParameters(Selected):
     error_class: str = error_class_option()
 
 
+@declared("items", "list_items", "list_known_items", csv="items")
 def run_items(work: Work, parameters: ItemsParameters) -> Report:
     """List items as the ledger knows them; those without a document are left out where a date is given."""
     shown, entries = Table("items", ITEM_COLUMNS), Table("entries", ())
@@ -146,15 +146,13 @@ def _json(entry: LedgerEntry) -> dict[str, object]:
     return values
 
 
-ITEMS: Final = Declaration("items", "list_items", "list_known_items", ItemsParameters, run_items, csv="items")
-
-
 class ItemParameters(Parameters):
     """Which item to show."""
 
     item: str = option("", "The item: TYPE:CODE or TYPE:ObjectId.", argument=True, metavar="TYPE:CODE")
 
 
+@declared("item", "show_item", "show_one_item")
 def run_item(work: Work, parameters: ItemParameters) -> Report:
     """One item's timeline, from document to record, with every attempt. TYPE:CODE or TYPE:ObjectId."""
     type_, name = item_name(parameters.item)
@@ -193,11 +191,10 @@ def _flat(values: Mapping[str, object], above: str = "") -> Iterator[dict[str, o
             yield {"field": label, "value": value}
 
 
-ITEM: Final = Declaration("item", "show_item", "show_one_item", ItemParameters, run_item)
-
 # -------------------------------------------------------------------------------------------------------------- verify
 
 
+@declared("verify")
 def run_verify(work: Work, parameters: Selected) -> Report:
     """Compare every expected record and blob with the repositories themselves."""
     pipeline, total = work.pipeline, Verification()
@@ -227,9 +224,6 @@ def run_verify(work: Work, parameters: Selected) -> Report:
     )
 
 
-VERIFICATION: Final = Declaration("verify", "", "", Selected, run_verify)
-
-
 class AuditParameters(Parameters):
     """Which lines to show."""
 
@@ -238,6 +232,7 @@ class AuditParameters(Parameters):
     user: str = option("", "Only this user's: a key, or a DID.", metavar="KEY")
 
 
+@declared("audit", "show_audit", "read_the_audit")
 def run_audit(work: Work, parameters: AuditParameters) -> Report:
     """List operations that remove records or bring them back, the last one first.
 
@@ -254,6 +249,3 @@ def run_audit(work: Work, parameters: AuditParameters) -> Report:
         }
         table.add({**each.to_json(), **shown})
     return Report(f"{len(found)} operations.", [each.to_json() for each in found], [table])
-
-
-AUDIT: Final = Declaration("audit", "show_audit", "read_the_audit", AuditParameters, run_audit)

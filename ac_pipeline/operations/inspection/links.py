@@ -29,7 +29,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum, auto
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.lexicon import Lexicons
@@ -37,7 +37,7 @@ from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.errors import Blocked, InvalidDocument, PipelineError
 from ac_pipeline.items import Derived, Finding, Record, item_id
 from ac_pipeline.media.base import Document, Link, MediaType, Verdict
-from ac_pipeline.operations.declare import Declaration, LeftOut, Report, Table, Work
+from ac_pipeline.operations.declare import LeftOut, Report, Table, Work, declared
 from ac_pipeline.operations.findings import FindingCount
 from ac_pipeline.operations.parameters import Selected, option, sweep_option, why_option
 from ac_pipeline.operations.sync import confirm_sweep, sync_left_out, sync_lines, sync_tables
@@ -435,6 +435,7 @@ class LinksParameters(Selected):
     why: str = why_option()
 
 
+@declared("links", "heal_links", "heal_each_user", csv="items")
 def run_links(work: Work, parameters: LinksParameters) -> Report:
     """Say the state of every link and record: linked, unlinked, dangling, crossed, duplicate, orphan or wrong-shape.
 
@@ -521,6 +522,3 @@ def _answer(seen: Examination, json: Mapping[str, object], tables: Sequence[Tabl
         seen.left_out,
         exit_code=code,
     )
-
-
-LINKS: Final = Declaration("links", "heal_links", "heal_each_user", LinksParameters, run_links, csv="items")

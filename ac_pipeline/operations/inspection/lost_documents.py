@@ -24,7 +24,7 @@ from ac_pipeline.media.rebuilding import documents, lost_fields
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.media.times import format_when, read_when
 from ac_pipeline.mongo.documents import link_change
-from ac_pipeline.operations.declare import Declaration, Report, Table, Work
+from ac_pipeline.operations.declare import Report, Table, Work, declared
 from ac_pipeline.operations.findings import FindingCount, audited, counted, findings_report, put_right, search
 from ac_pipeline.operations.parameters import Selected, confirm_option, why_option
 from ac_pipeline.renditions.renderer import source_key
@@ -243,6 +243,7 @@ class DocumentsParameters(Selected):
 _COLUMNS: Final = ("user", "item", "inserts", "reason", "lost", "then")
 
 
+@declared("restore-documents", "restore_documents", "restore_lost_documents")
 def run_restore_documents(work: Work, parameters: DocumentsParameters) -> Report:
     """Rebuild documents that are missing in Mongo from their records. Without a confirmation nothing is written.
 
@@ -283,8 +284,3 @@ def _answer(headline: str, found: FindingCount, table: Table, inserted: int, **f
     lines = [f"{found.left} records cannot give theirs back.", CHOICE]
     fields |= {"left_out_as": "refused", "more": {"choice": CHOICE}, "lines": lines}
     return findings_report(headline, counts, table, found.left_out, **fields)
-
-
-RESTORE_DOCUMENTS: Final = Declaration(
-    "restore-documents", "restore_documents", "restore_lost_documents", DocumentsParameters, run_restore_documents
-)

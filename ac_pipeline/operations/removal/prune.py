@@ -16,7 +16,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import AccountInactive, AccountUnknown, HeldBack, Misconfigured, SourceMissing
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.ledger.collections import Snapshot
-from ac_pipeline.operations.declare import Declaration, Report, Table, Work
+from ac_pipeline.operations.declare import Report, Table, Work, declared
 from ac_pipeline.operations.parameters import OfOneUser, OfTypes, Parameters, confirm_option, option, why_option
 from ac_pipeline.operations.removal.snapshot import (
     Vault,
@@ -266,6 +266,7 @@ class TakeParameters(OfOneUser, OfTypes):
     """Whose repository to keep."""
 
 
+@declared("snapshot", "take_snapshot", "take_one_snapshot")
 def run_take(work: Work, parameters: TakeParameters) -> Report:
     """Keep what a user's repository holds, records and blobs, and verify it by reading it back.
 
@@ -282,9 +283,6 @@ def run_take(work: Work, parameters: TakeParameters) -> Report:
     )
 
 
-TAKE_SNAPSHOT: Final = Declaration("snapshot", "take_snapshot", "take_one_snapshot", TakeParameters, run_take)
-
-
 class SnapshotsParameters(Parameters):
     """Which snapshots to list, or to delete."""
 
@@ -296,6 +294,7 @@ class SnapshotsParameters(Parameters):
     why: str = why_option()
 
 
+@declared("snapshots", "forget_snapshots", "forget_some_snapshots")
 def run_snapshots(work: Work, parameters: SnapshotsParameters) -> Report:
     """List the snapshots, newest first; or delete some for good, with the records and blobs that no other snapshot
     needs: the last step of an erasure.
@@ -343,8 +342,3 @@ def _forgetting(headline: str, found: Forgetting, *, confirm: int | None = None,
     facts = {"blobs": found.blobs, "shared_blobs": found.shared, "last_copies": found.last_copies}
     tables = [snapshots_table("snapshots", found.snapshots)]
     return Report(headline, found.to_json(), tables, facts, lines, confirm=confirm, exit_code=exit_code)
-
-
-SNAPSHOTS: Final = Declaration(
-    "snapshots", "forget_snapshots", "forget_some_snapshots", SnapshotsParameters, run_snapshots
-)

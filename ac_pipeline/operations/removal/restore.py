@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from time import monotonic
-from typing import Final, cast
+from typing import cast
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
@@ -22,7 +22,7 @@ from ac_pipeline.items import Attempt, LedgerEntry, Stage, State, item_id
 from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType, Verdict
 from ac_pipeline.media.eligibility import why_withdrawn
 from ac_pipeline.mongo.ledger.collections import Snapshot
-from ac_pipeline.operations.declare import Declaration, Report, Table, Work, exit_code, failures_table
+from ac_pipeline.operations.declare import Report, Table, Work, declared, exit_code, failures_table
 from ac_pipeline.operations.parameters import OfOneUser, OfTypes, dry_run_option, option, why_option
 from ac_pipeline.operations.plan import dry_run, known_limits, plan_report
 from ac_pipeline.operations.removal.snapshot import Vault, blobs_of, open_vault
@@ -573,6 +573,7 @@ class RestoreParameters(OfOneUser, OfTypes):
     why: str = why_option()
 
 
+@declared("restore", "restore_user", "restore_one_user")
 def run_restore(work: Work, parameters: RestoreParameters) -> Report:
     """Bring a user's records back and let them be mirrored again.
 
@@ -659,6 +660,3 @@ def _shape(wrong: int) -> list[str]:
     if not wrong:
         return []
     return [f"{wrong} records break their lexicon; they come back as they were, the next sync repairs them."]
-
-
-RESTORE: Final = Declaration("restore", "restore_user", "restore_one_user", RestoreParameters, run_restore)

@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Final
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
@@ -23,7 +22,7 @@ from ac_pipeline.items import BlobRef, LedgerEntry, RepositoryCheckpoint, Stage,
 from ac_pipeline.media.base import Document, LinkUpdate, MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.ledger.collections import Snapshot
-from ac_pipeline.operations.declare import Declaration, Report, Table, Work, exit_code, failures_table
+from ac_pipeline.operations.declare import Report, Table, Work, declared, exit_code, failures_table
 from ac_pipeline.operations.parameters import OfOneUser, OfTypes, confirm_option, dry_run_option, option, why_option
 from ac_pipeline.operations.removal.snapshot import open_vault
 from ac_pipeline.operations.removal.steps import Removal, RemovalReport
@@ -463,6 +462,7 @@ class WipeParameters(OfOneUser, OfTypes):
     why: str = why_option()
 
 
+@declared("wipe", "wipe_user", "wipe_one_user")
 def run_wipe(work: Work, parameters: WipeParameters) -> Report:
     """Delete every record of a user, or those of some types, after a snapshot that was read back.
 
@@ -534,6 +534,3 @@ def _wiped(report: WipeReport, types: Sequence[MediaType]) -> Report:
         failed=not report.clean,
         touched={(report.user, media.name): {"deleted": report.deleted.get(media.name, 0)} for media in types},
     )
-
-
-WIPE: Final = Declaration("wipe", "wipe_user", "wipe_one_user", WipeParameters, run_wipe)

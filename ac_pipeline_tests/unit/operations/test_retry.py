@@ -13,10 +13,9 @@ from ac_pipeline.errors import Misconfigured, NoCredentials
 from ac_pipeline.items import LedgerEntry, Stage, State
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.operations.declare import Declaration, Work
-from ac_pipeline.operations.inspection.items import ITEMS
+from ac_pipeline.operations.inspection.items import run_items
 from ac_pipeline.operations.parameters import item_name
 from ac_pipeline.operations.retry import (
-    RETRY,
     FailedItems,
     RetryParameters,
     group_by_account,
@@ -141,7 +140,7 @@ def test_a_dry_run_lists_the_items_and_runs_nothing() -> None:
     assert "tape:5" in said[0]
 
 
-@pytest.mark.parametrize("operation", [RETRY, ITEMS], ids=lambda each: each.command)
+@pytest.mark.parametrize("operation", [run_retry, run_items], ids=lambda each: each.command)
 def test_an_unknown_class_of_error_is_refused_with_those_there_are(operation: Declaration[Any]) -> None:
     assert operation.parse({"error_class": "source-missing"}).error_class == "source-missing"
     assert not operation.parse({"error_class": ""}).error_class
