@@ -58,7 +58,6 @@ class LeftOut:
 
 
 def unwatched(things: Iterable[Any], total: int) -> Iterator[Any]:
-    """Pass things on where nobody watches."""
     del total
     return iter(things)
 
@@ -109,8 +108,6 @@ class Table:
 
 @dataclass(slots=True)
 class Report:
-    """What an operation answers."""
-
     headline: str  # One sentence: what was done, or would be
     # The command's JSON document; a value that is a `Table` stands for its rows
     json: Mapping[str, object] | Sequence[object] | Table
@@ -130,8 +127,6 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What an operation works with."""
-
     pipeline: Pipeline  # All parts of the pipeline
     run_id: str  # Of this run, as ledger and audit name it
     progress: Callable[[str, int, int], None]  # Is told what is being done, how much of it is done, and of how much
@@ -163,8 +158,6 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Declaration(Generic[Given]):
-    """One operation."""
-
     # Its words on the command line: `wipe`, or `accounts rotate`; empty where an option of another one does the same
     command: str
     job: str  # The name of its Dagster job; empty where the job of assets or partitions does the same
@@ -238,7 +231,6 @@ def wrong_confirmation(parameters: Parameters, report: Report) -> object:
 
 
 def failures_table(name: str, failures: Iterable[ItemFailure]) -> Table:
-    """Items that did not get where they should."""
     table = Table(name, ("item", "class", "message"), more=("code", "stage", "status"))
     return table.extend(failure.to_json() for failure in failures)
 

@@ -129,8 +129,6 @@ def _problems(lexicons: Lexicons, repository: Repository, nsid: str, rkey: str) 
 
 
 class CheckParameters(Parameters):
-    """What to read."""
-
     no_scan: bool = option(False, "Leave the existing records unread; reading them takes minutes for all users.")
 
 
@@ -181,8 +179,6 @@ def run_check(work: Work, parameters: CheckParameters) -> Report:
 
 
 class PublishParameters(Parameters):
-    """How to publish."""
-
     force: bool = option(False, "Publish breaking changes too.")
     dry_run: bool = dry_run_option("published")
     why: str = why_option()

@@ -102,8 +102,6 @@ class OfTypes(Parameters):
 
 
 class OfUsers(Parameters):
-    """Some users."""
-
     users: list[str] = option(
         [],
         "Only this user: partition key, handle, user code, DID or Mongo id. Left out: all.",
@@ -201,7 +199,6 @@ def item_name(text: str) -> tuple[str, str]:
 
 
 def hint(info: FieldInfo, name: str) -> Any:
-    """What `option` was given for a parameter."""
     extra = info.json_schema_extra
     return extra.get(name) if isinstance(extra, dict) else None
 

@@ -214,7 +214,6 @@ def known_limits(pipeline: Pipeline, relay: int | None = None) -> Limits:
 
 
 def selection_to_json(selection: Selection, chosen: Sequence[Account] | None) -> dict[str, Any]:
-    """A selection as it is kept with its plan."""
     return {
         "accounts": None if chosen is None else [account.id for account in chosen],
         "types": [media.name for media in selection.types],
@@ -227,7 +226,6 @@ def selection_to_json(selection: Selection, chosen: Sequence[Account] | None) ->
 
 
 def selection_of(stored: Mapping[str, Any]) -> Selection:
-    """The selection that a plan was made of."""
     items = stored["items"]
     return Selection(
         types=tuple(media for media in MEDIA_TYPES if media.name in stored["types"]),
@@ -240,7 +238,6 @@ def selection_of(stored: Mapping[str, Any]) -> Selection:
 
 
 def orphans_kept(report: AccountReport) -> dict[str, int]:
-    """Type name -> records without a document that stay because the database is doubted."""
     return {name: tally.orphans_kept for name, tally in report.types.items() if tally.orphans_kept}
 
 
@@ -306,8 +303,6 @@ def _amounts(made: DryRun) -> list[tuple[str, str]]:
 
 
 class PlanParameters(Selected):
-    """What to plan."""
-
     sweep: bool = option(False, "Plan to delete records without a document although the database is doubted.")
     relay_events: int | None = option(
         None,
@@ -357,8 +352,6 @@ def kept_lines(kept: Mapping[str, int], parameters: Selected) -> list[str]:
 
 
 class PlansParameters(Parameters):
-    """How many plans to show."""
-
     limit: int = option(KEPT, "The newest so many.", metavar="N", ge=1, le=KEPT)
 
 

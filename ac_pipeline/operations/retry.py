@@ -162,7 +162,6 @@ ITEM_COLUMNS = ("item", "code", "user", "state", "stage", "class", "message", "a
 
 
 def item_row(entry: LedgerEntry) -> dict[str, object]:
-    """An item as tables of items have it."""
     failure = entry.failure
     return {
         "item": entry.item,
@@ -188,8 +187,6 @@ def error_class_option() -> Any:
 
 
 class RetryParameters(Selected):
-    """Which of the failed items to run again."""
-
     states: list[str] = states_option(FAILED)
     error_class: str = error_class_option()
     dry_run: bool = dry_run_option("run again")

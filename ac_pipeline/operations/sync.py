@@ -43,8 +43,6 @@ SHOWN = 3
 
 
 class SyncParameters(Selected):
-    """What to sync, and how."""
-
     plan: str = option("", "Carry out this plan and nothing else.", metavar="HASH")
     canary: int | None = option(None, "The first N users with work, then stop.", metavar="N", ge=1)
     dry_run: bool = option(False, "The same as `plan`; of a plan, what has moved since.")
@@ -217,7 +215,6 @@ class _Verified:
         self.addresses, self._on = list[str](), on
 
     def look(self, engine: Engine, account: Account, selection: Selection, run_id: str) -> None:
-        """Verify a user."""
         found = verify(engine, account, selection)
         plan, _ = engine.survey(account, selection)
         records: list[dict[str, str | None]] = []
@@ -313,7 +310,6 @@ def sync_tables(report: SyncReport) -> list[Table]:
 
 
 def tallies(name: str, types: Mapping[str, Tally], columns: Sequence[str], title: str) -> Table:
-    """Counts by type, and their sum."""
     table, total = Table(name, ("type", *columns), title), Tally()
     for type_, tally in types.items():
         total.add(tally)
@@ -323,19 +319,15 @@ def tallies(name: str, types: Mapping[str, Tally], columns: Sequence[str], title
 
 
 def sync_left_out(report: SyncReport) -> list[LeftOut]:
-    """Who is blocked and who has to be run again, and why."""
     errors = ((each.user, each.blocked or each.error) for each in report.accounts)
     return [LeftOut(user, error) for user, error in errors if error is not None]
 
 
 def sync_lines(report: SyncReport) -> list[str]:
-    """What a person may want to know of single users."""
     return [f"{each.user}: {note}" for each in report.accounts for note in each.notes]
 
 
 class ApplyPlanParameters(Parameters):
-    """Which plan, and how much of it."""
-
     plan: str = option("", "The hash of the plan, as `plan_users` and `list_plans` show it.", metavar="HASH")
     canary: int | None = option(None, "The first N users with work, then stop.", metavar="N", ge=1)
     dry_run: bool = dry_run_option("done, and what has moved since")

@@ -25,8 +25,6 @@ _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(slots=True)
 class TypeTotals:
-    """One type."""
-
     documents: int = 0  # In MongoDB, whoever owns them
     eligible: int = 0  # Those that have a record or are to get one
     records: int = 0  # On the PDS, as the ledger knows
@@ -73,7 +71,6 @@ class Totals:
 
     @property
     def headline(self) -> str:
-        """One sentence."""
         found = self.numbers()
         kept = [f"{name} {found[name]}" for name in ("pending", "quarantined", "deferred", "blocked") if found[name]]
         blocked = f" Blocked accounts: {sum(self.blocked_accounts.values())} of {found['accounts']}."

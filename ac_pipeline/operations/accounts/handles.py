@@ -187,13 +187,10 @@ def look_at_handles(
 
 
 def _counts(handles: Iterable[Handle]) -> dict[str, int]:
-    """Accounts by state, those without any left out."""
     return dict(sorted(Counter(each.state.value for each in handles).items()))
 
 
 class HandlesParameters(OfUsers):
-    """Whose handles to compare."""
-
     confirm: int | None = confirm_option("handles")
     why: str = why_option()
 

@@ -54,8 +54,6 @@ class AccountState(StrEnum):
 
 
 class AccountsParameters(OfUsers):
-    """Which accounts to show."""
-
     states: list[str] = option([], "Only this state.", name="--state", choices=[each.value for each in AccountState])
 
 
@@ -233,8 +231,6 @@ def compare_visibility(
 
 
 class VisibilityParameters(Parameters):
-    """How to ask which relay."""
-
     relay: str = option("", "Address of the relay. Left out: AC_RELAY_URL.", metavar="URL")
     by_list: bool = option(
         False, "Read the relay's own list instead of asking for each account: for a relay of few hosts."

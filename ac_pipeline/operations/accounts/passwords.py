@@ -144,8 +144,6 @@ def _prove(account: Account, server: Administration, sleep: Callable[[float], No
 
 
 class RotateParameters(Parameters):
-    """Whose password to change."""
-
     user: str = option("", "Whose: partition key, handle, user code, DID or Mongo id.", metavar="KEY")
     confirm: str = option("", "The user's partition key, as the preview names it.", metavar="KEY")
     why: str = why_option()

@@ -57,8 +57,6 @@ GUEST_LABEL: Final = "art"
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One account that would be made."""
-
     account: Account
     handles: tuple[str, ...]  # It gets the first one that the PDS takes
     email: str
@@ -385,8 +383,6 @@ def _taken(error: HandleRefused) -> bool:
 
 
 class ProvisionParameters(OfUsers):
-    """Who is to get a PDS account."""
-
     limit: int = option(0, "At most so many accounts; 0 for all.", metavar="N", ge=0)
     confirm: int | None = confirm_option("accounts")
     dry_run: bool = dry_run_option("made")
@@ -476,8 +472,6 @@ def _made(report: ProvisionReport) -> Report:
 
 
 class GuestParameters(Parameters):
-    """Whether to make the guest account."""
-
     confirm: str = option("", f"Type {GUEST_ID} to make the account.", metavar="NAME")
     why: str = why_option()
 

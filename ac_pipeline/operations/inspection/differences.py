@@ -111,7 +111,6 @@ def find_differences(engine: Engine, account: Account, selection: Selection) -> 
 def push_ours(
     engine: Engine, account: Account, selection: Selection, differences: Sequence[Difference], run_id: str
 ) -> AccountReport:
-    """Write ours again: a sync of exactly these items."""
     return engine.sync(account, selection.only((each.media.name, each.document.id) for each in differences), run_id)
 
 
@@ -218,8 +217,6 @@ class _Comparer:
 
 
 class DifferencesParameters(Selected):
-    """Whose records to compare, and which side is to be settled on."""
-
     push_ours: bool = option(False, "Write ours again, for exactly these items.")
     accept_theirs: bool = option(False, "Take theirs over into the documents.")
     confirm: int | None = confirm_option("items that are to be settled")

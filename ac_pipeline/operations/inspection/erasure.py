@@ -363,8 +363,6 @@ def _let_go(pipeline: Pipeline, found: Erasure) -> Erasure:
 
 
 class ErasureParameters(Selected):
-    """Whose erasures to look into."""
-
     forget_renditions: bool = option(False, "Delete the renditions that are found, of items without record.")
 
 

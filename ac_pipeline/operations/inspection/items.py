@@ -98,8 +98,6 @@ def run_status(work: Work, parameters: Selected) -> Report:
 
 
 class ItemsParameters(Selected):
-    """Which items to list."""
-
     states: list[str] = states_option(State)
     error_class: str = error_class_option()
 
@@ -147,8 +145,6 @@ def _json(entry: LedgerEntry) -> dict[str, object]:
 
 
 class ItemParameters(Parameters):
-    """Which item to show."""
-
     item: str = option("", "The item: TYPE:CODE or TYPE:ObjectId.", argument=True, metavar="TYPE:CODE")
 
 
@@ -176,7 +172,6 @@ def run_item(work: Work, parameters: ItemParameters) -> Report:
 
 
 def _links(entry: LedgerEntry, pds_url: str) -> dict[str, str | None]:
-    """Where people find an item, as Dagster's lists of failed items link it."""
     record = record_address(pds_url, entry.uri) if entry.uri else None
     return {"page": page_of(media_type(entry.type), entry.code), "record": record}
 
@@ -225,8 +220,6 @@ def run_verify(work: Work, parameters: Selected) -> Report:
 
 
 class AuditParameters(Parameters):
-    """Which lines to show."""
-
     limit: int = option(50, "The last so many.", metavar="N", ge=1)
     action: str = option("", "Only this action, such as wipe or restore.", metavar="NAME")
     user: str = option("", "Only this user's: a key, or a DID.", metavar="KEY")

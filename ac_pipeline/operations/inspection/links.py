@@ -100,7 +100,6 @@ class LinkFinding(Finding):
 
     @property
     def repairable(self) -> bool:
-        """True if healing changes something."""
         return self.held is None and self.repair not in {Repair.NOTHING, Repair.PUBLISH}
 
 
@@ -428,8 +427,6 @@ def heal(engine: Engine, account: Account, selection: Selection, run_id: str) ->
 
 
 class LinksParameters(Selected):
-    """Whose links to examine, and whether to heal them."""
-
     heal: bool = option(False, "Carry out the repairs; a second time does nothing.")
     sweep: int | None = sweep_option()
     why: str = why_option()

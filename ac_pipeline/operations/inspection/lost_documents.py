@@ -125,8 +125,6 @@ def _insert(pipeline: Pipeline, lost: Lost) -> str:
 
 @dataclass(slots=True)
 class _Rebuilder:
-    """Rebuilds documents of one account and type."""
-
     pipeline: Pipeline
     account: Account
     media: MediaType
@@ -234,8 +232,6 @@ class _Rebuilder:
 
 
 class DocumentsParameters(Selected):
-    """Whose lost documents to rebuild."""
-
     confirm: int | None = confirm_option("documents")
     why: str = why_option()
 

@@ -248,7 +248,6 @@ _COLUMNS: Final = ("snapshot", "user", "taken", "records", "blobs", "bytes", "fo
 
 
 def snapshots_table(name: str, found: Iterable[Snapshot]) -> Table:
-    """Snapshots, one a row."""
     table = Table(name, _COLUMNS)
     for each in found:
         purpose = "" if each.wipe is None else "a wipe, unfinished" if each.open else "a wipe"
@@ -284,8 +283,6 @@ def run_take(work: Work, parameters: TakeParameters) -> Report:
 
 
 class SnapshotsParameters(Parameters):
-    """Which snapshots to list, or to delete."""
-
     user: str = option("", "List only those of this user.", metavar="KEY")
     limit: int = option(0, "List the newest so many only; 0 for all.", metavar="N", ge=0)
     snapshots: list[str] = option([], "Delete this snapshot.", name="--forget", metavar="ID")

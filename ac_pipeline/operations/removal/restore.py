@@ -94,8 +94,6 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """A record that is not brought back, and why."""
-
     saved: Saved
     reason: str
 
@@ -105,8 +103,6 @@ class Held:
 
 @dataclass(slots=True)
 class RestorePlan:
-    """What a restore would do."""
-
     user: str
     snapshots: tuple[str, ...]
     operations: list[Operation] = field(default_factory=list)  # Records to write
@@ -560,8 +556,6 @@ class _Decider:
 
 
 class RestoreParameters(OfOneUser, OfTypes):
-    """Whose records to bring back, and from where."""
-
     source: str = option(
         MONGO,
         "mongo: what Mongo holds today, as a sync makes it. latest: the newest snapshot. Or a snapshot's id.",

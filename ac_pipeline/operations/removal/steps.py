@@ -24,8 +24,6 @@ Result = TypeVar("Result")
 
 @dataclass(slots=True)
 class RemovalReport:
-    """What a wipe or a restore did."""
-
     user: str  # Partition key
     failures: list[ItemFailure] = field(default_factory=list)  # Records that the PDS refuses to delete or to take
     on_hold: list[str] = field(default_factory=list)  # Types that are on hold now

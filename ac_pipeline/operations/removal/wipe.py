@@ -41,8 +41,6 @@ Records = Mapping[str, Sequence[Existing]]
 
 @dataclass(frozen=True, slots=True)
 class WipePlan:
-    """What a wipe would do. Nothing was written."""
-
     user: str  # Partition key
     # Type name -> records that would be deleted; `copies`: those of them in `site.standard.document`
     records: Mapping[str, int]
@@ -65,8 +63,6 @@ class WipePlan:
 
 @dataclass(slots=True)
 class WipeReport(RemovalReport):
-    """What a wipe did."""
-
     snapshots: list[str] = field(default_factory=list)  # Ids of those that hold the records, newest first
     # Type name -> records that this run deleted; `copies`: copies of records, in `site.standard.document`
     deleted: dict[str, int] = field(default_factory=dict)
@@ -454,8 +450,6 @@ class Removals:
 
 
 class WipeParameters(OfOneUser, OfTypes):
-    """Whose records to delete."""
-
     confirm: int | None = confirm_option("records")
     dry_run: bool = dry_run_option("deleted")
     keep_syncing: bool = option(False, "Put nothing on hold: the next sync publishes everything anew.")
