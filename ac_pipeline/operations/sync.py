@@ -19,7 +19,6 @@ from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.errors import INTERRUPTED, UNREACHABLE, WELL, Misconfigured, PipelineError
 from ac_pipeline.media.registry import page_of
 from ac_pipeline.mongo.ledger.plans import SHORTEST
-from ac_pipeline.operations.apply_plan import apply_plan
 from ac_pipeline.operations.declare import (
     LeftOut,
     Report,
@@ -30,7 +29,7 @@ from ac_pipeline.operations.declare import (
     exit_code,
 )
 from ac_pipeline.operations.parameters import Parameters, Selected, dry_run_option, option, sweep_option
-from ac_pipeline.operations.plan import kept_lines, make_plan, orphans_kept, selection_of
+from ac_pipeline.operations.plan import apply_plan, kept_lines, make_plan, orphans_kept, selection_of
 from ac_pipeline.sync.engine import Engine, sync_accounts
 from ac_pipeline.sync.for_accounts import for_accounts, needed, unread
 from ac_pipeline.sync.report import AccountReport, SyncReport, Tally

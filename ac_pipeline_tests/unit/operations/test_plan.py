@@ -10,10 +10,10 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.rate_limits import POLICY, Bucket, Window
 from ac_pipeline.errors import NoCredentials
 from ac_pipeline.items import PlannedOperation
-from ac_pipeline.operations.apply_plan import apply_part
 from ac_pipeline.operations.plan import (
     DryRun,
     PlanParameters,
+    apply_part,
     dry_run,
     kept_lines,
     learned_limits,
