@@ -174,32 +174,29 @@ def learned_limits(
         headroom: Share of each DID's points left to its owner.
         relay: Commits an hour that the relay takes; 0 for no such limit.
     """
-    spent: dict[str, tuple[Ceiling, ...]] = {}
-    shared: dict[str, tuple[Ceiling, ...]] = {}
-    newest = 0.0
-    points: tuple[Ceiling, ...] = ()
-    events = (Ceiling(relay, HOUR),) if relay else ()
-    names = {host: "requests", f"{host} uploadBlob": "uploads"}
-    for key, bucket in buckets:
-        ceilings = tuple(
+    known = dict(buckets)
+    ceilings = {
+        key: tuple(
             Ceiling(window.limit, window.length, window.remaining, window.reset - now)
             if window.reset > now
             else Ceiling(window.limit, window.length)
             for _, window in sorted(bucket.windows.items())
         )
-        if key in names:
-            shared[names[key]] = ceilings
-        hour = hour_under_way(bucket, relay, now) if key == commits_key(host) else None
-        if hour is not None and relay:
-            events = (Ceiling(relay, HOUR, hour.remaining, hour.reset - now),)
-        if not key.startswith("did:") or not ceilings:
-            continue
-        if any(each.left is not None for each in ceilings):
-            spent[key] = ceilings
-        renewed = max(window.reset for window in bucket.windows.values())
-        if renewed > newest:
-            newest, points = renewed, tuple(replace(each, left=None, resets_in=0.0) for each in ceilings)
-    return Limits(points, spent, shared.get("uploads", ()), shared.get("requests", ()), events, headroom)
+        for key, bucket in known.items()
+    }
+    commits = known.get(commits_key(host))
+    hour = hour_under_way(commits, relay, now) if relay and commits is not None else None
+    full = Ceiling(relay, HOUR) if hour is None else Ceiling(relay, HOUR, hour.remaining, hour.reset - now)
+    users = {key: each for key, each in ceilings.items() if key.startswith("did:") and each}
+    newest = max(users, key=lambda key: max(window.reset for window in known[key].windows.values()), default="")
+    return Limits(
+        tuple(replace(each, left=None, resets_in=0.0) for each in users.get(newest, ())),
+        {key: each for key, each in users.items() if any(one.left is not None for one in each)},
+        ceilings.get(f"{host} uploadBlob", ()),
+        ceilings.get(host, ()),
+        (full,) if relay else (),
+        headroom,
+    )
 
 
 def known_limits(pipeline: Pipeline, relay: int | None = None) -> Limits:
