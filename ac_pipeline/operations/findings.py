@@ -78,11 +78,7 @@ def search(
 
 
 def put_right(
-    pipeline: Pipeline,
-    account: Account,
-    look: Callable[[], Iterable[Found]],
-    most: int,
-    change: Callable[[Found], str],
+    pipeline: Pipeline, account: Account, look: Callable[[], Iterable[Found]], most: int, change: Callable[[Found], str]
 ) -> Iterator[tuple[Found, str]]:
     """Put right at most so many of what is found now, under the lease of the repository.
 

@@ -19,15 +19,7 @@ from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.errors import INTERRUPTED, UNREACHABLE, WELL, Misconfigured, PipelineError
 from ac_pipeline.media.registry import page_of
 from ac_pipeline.mongo.ledger.plans import SHORTEST
-from ac_pipeline.operations.declare import (
-    LeftOut,
-    Report,
-    Table,
-    Work,
-    command_line,
-    declared,
-    exit_code,
-)
+from ac_pipeline.operations.declare import LeftOut, Report, Table, Work, command_line, declared, exit_code
 from ac_pipeline.operations.parameters import Parameters, Selected, dry_run_option, option, sweep_option
 from ac_pipeline.operations.plan import apply_plan, kept_lines, make_plan, orphans_kept, selection_of
 from ac_pipeline.sync.engine import Engine, sync_accounts

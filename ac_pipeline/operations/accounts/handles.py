@@ -20,14 +20,7 @@ from ac_pipeline.atproto.admin import AccountInfo, Administration, ServerDescrip
 from ac_pipeline.errors import FAILED, UNREACHABLE, WELL, AccountRefused, AccountUnknown, HandleRefused, Transient
 from ac_pipeline.mongo.accounts import MongoProvisioning
 from ac_pipeline.operations.accounts.provisioning import alone, handle_labels, new_password
-from ac_pipeline.operations.declare import (
-    Progress,
-    Report,
-    Table,
-    Work,
-    declared,
-    unwatched,
-)
+from ac_pipeline.operations.declare import Progress, Report, Table, Work, declared, unwatched
 from ac_pipeline.operations.parameters import OfUsers, chosen_accounts, confirm_option, why_option
 from ac_pipeline.sync.for_accounts import for_accounts, needed
 from ac_pipeline.wiring import Pipeline

@@ -18,12 +18,7 @@ from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.ledger.collections import Snapshot
 from ac_pipeline.operations.declare import Report, Table, Work, declared
 from ac_pipeline.operations.parameters import OfOneUser, OfTypes, Parameters, confirm_option, option, why_option
-from ac_pipeline.operations.removal.snapshot import (
-    Vault,
-    needed_blobs,
-    open_vault,
-    take_snapshot,
-)
+from ac_pipeline.operations.removal.snapshot import Vault, needed_blobs, open_vault, take_snapshot
 from ac_pipeline.operations.removal.wipe import Removals, path_of
 from ac_pipeline.sync.planning.plan import existing_records
 
@@ -100,11 +95,7 @@ def plan_forgetting(vault: Vault, snapshots: Sequence[Snapshot], accounts: Seque
 
 
 def forget(
-    vault: Vault,
-    snapshots: Sequence[Snapshot],
-    accounts: Callable[[], Sequence[Account]],
-    *,
-    why: str = "",
+    vault: Vault, snapshots: Sequence[Snapshot], accounts: Callable[[], Sequence[Account]], *, why: str = ""
 ) -> Forgetting:
     """Delete snapshots with everything that only they need, in the audit before it starts; `accounts` reads all
     accounts of the platform. Errors as for `plan_forgetting`: nothing was deleted, or the same call does the rest."""
