@@ -29,13 +29,16 @@ class FindingCount:
     repairable: Counter[str] = field(default_factory=Counter)
     left_out: list[LeftOut] = field(default_factory=list)  # Who could not be looked at, and why
 
-    def add(self, each: Finding | LeftOut) -> None:
+    def add(self, each: Finding | LeftOut, table: Table | None = None) -> None:
+        """Count it; a finding becomes a row of the table."""
         if isinstance(each, LeftOut):
             self.left_out.append(each)
             return
         self.states[each.type][each.state] += 1
         self.found[each.user] += 1
         self.repairable[each.user] += each.repairable
+        if table is not None:
+            table.add(each.to_json())
 
     def total(self) -> Counter[str]:
         """How many findings are in which state."""
@@ -47,34 +50,16 @@ class FindingCount:
         return self.found.total() - self.repairable.total()
 
 
-def findings_of(
-    work: Work, title: str, accounts: Sequence[Account], look: Callable[[Account], Iterable[Found]]
-) -> Iterator[Found | LeftOut]:
-    """What is found in those of these accounts that ever had a repository, in their order, with progress under this
-    title; and who cannot be looked at. The others have nothing to say. Raises ServiceUnreachable."""
-    having = [account for account in accounts if account.did is not None]
-    for account, found in work.for_each(title, having, look):
-        if isinstance(found, PipelineError):
-            yield LeftOut(account.key, found)
-        else:
-            yield from found
-
-
-def counted(things: Iterable[Finding | LeftOut], add_row: Callable[[dict[str, object]], None]) -> FindingCount:
-    """What was found or done, counted; rows are passed on as they come, only numbers stay (OPS-6)."""
-    count = FindingCount()
-    for each in things:
-        count.add(each)
-        if isinstance(each, Finding):
-            add_row(each.to_json())
-    return count
-
-
 def search(
     work: Work, title: str, accounts: Sequence[Account], look: Callable[[Account], Iterable[Found]], table: Table
 ) -> FindingCount:
-    """Count what is found in these accounts; every finding becomes a row of the table. Errors as for `findings_of`."""
-    return counted(findings_of(work, title, accounts, look), table.add)
+    """Count what is found in those of these accounts that ever had a repository, with progress under this title; every
+    finding becomes a row of the table. The others have nothing to say. Raises ServiceUnreachable."""
+    count = FindingCount()
+    for account, found in work.for_each(title, [each for each in accounts if each.did is not None], look):
+        for each in [LeftOut(account.key, found)] if isinstance(found, PipelineError) else found:
+            count.add(each, table)
+    return count
 
 
 def put_right(

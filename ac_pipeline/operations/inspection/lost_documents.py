@@ -25,7 +25,7 @@ from ac_pipeline.media.registry import media_type
 from ac_pipeline.media.times import format_when, read_when
 from ac_pipeline.mongo.documents import link_change
 from ac_pipeline.operations.declare import Report, Table, Work, declared
-from ac_pipeline.operations.findings import FindingCount, audited, counted, findings_report, put_right, search
+from ac_pipeline.operations.findings import FindingCount, audited, findings_report, put_right, search
 from ac_pipeline.operations.parameters import Selected, confirm_option, why_option
 from ac_pipeline.renditions.renderer import source_key
 from ac_pipeline.sync.planning.diff import difference
@@ -267,8 +267,9 @@ def run_restore_documents(work: Work, parameters: DocumentsParameters) -> Report
         counted_as="inserted",
     )
     restored = Table("items", _COLUMNS, "Restored")
-    done = counted(results, restored.add)
-    done.left_out[:0] = found.left_out
+    done = FindingCount(left_out=[*found.left_out])
+    for each in results:
+        done.add(each, restored)
     inserted = done.repairable.total()
     failed = inserted != total
     headline, code = f"{inserted} of {total} documents were inserted.", 1 if done.left or failed else 0
