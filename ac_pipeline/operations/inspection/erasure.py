@@ -107,6 +107,23 @@ class _Subject:
         """CIDs of all renditions the ledger knows of."""
         return _made(self.entry) if self.entry is not None else set()
 
+    def erasure(self, account: Account, present: set[str], kept: set[str]) -> Erasure:
+        """What is left of it, of blobs those that are `present`, of renditions those that are `kept`."""
+        entry, renditions = self.entry, tuple(sorted(self.made & kept))
+        return Erasure(
+            item_id(self.media.name, self.id),
+            account.key,
+            reason=self.reason,
+            uris=tuple(at_uri(str(account.did), self.media.nsid, record.rkey) for record in self.records),
+            linked=self.linked,
+            blobs=tuple(sorted(self.blobs & present)),
+            since=entry.withdrawn_at if entry is not None else None,
+            gone_at=_gone_at(entry) if entry is not None else None,
+            renditions=renditions,
+            entries=(entry,) if entry is not None and renditions else (),
+            copies=tuple(at_uri(str(account.did), COPIES, rkey) for rkey in self.copies),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Erasures:
@@ -136,7 +153,7 @@ class Erasures:
         subjects += self._copies(plan, {(each.media.name, each.id): each for each in subjects})
         present = self._blobs(subjects, repository)
         kept = self._kept([each.entry for each in subjects if each.entry is not None])
-        return [self._erasure(account, each, present, kept) for each in subjects]
+        return [each.erasure(account, present, kept) for each in subjects]
 
     def of_purged(
         self, did: str | None, types: Sequence[MediaType], entries: Sequence[LedgerEntry] = (), *, id: str = ""
@@ -245,24 +262,6 @@ class Erasures:
         stored = {cid for cid in {cid for entry in entries for cid in _made(entry)} if self.store.has(cid)}
         return stored - self.ledger.used_blobs(stored, without=[e.item for e in entries]) if stored else set()
 
-    @staticmethod
-    def _erasure(account: Account, subject: _Subject, present: set[str], kept: set[str]) -> Erasure:
-        media, entry = subject.media, subject.entry
-        renditions = subject.made & kept
-        return Erasure(
-            item_id(media.name, subject.id),
-            account.key,
-            reason=subject.reason,
-            uris=tuple(at_uri(str(account.did), media.nsid, record.rkey) for record in subject.records),
-            linked=subject.linked,
-            blobs=tuple(sorted(subject.blobs & present)),
-            since=entry.withdrawn_at if entry is not None else None,
-            gone_at=_gone_at(entry) if entry is not None else None,
-            renditions=tuple(sorted(renditions)),
-            entries=(entry,) if entry is not None and renditions else (),
-            copies=tuple(at_uri(str(account.did), COPIES, rkey) for rkey in subject.copies),
-        )
-
 
 def _made(entry: LedgerEntry) -> set[str]:
     return {*entry.past_blobs, *(made.blob.cid for made in made_of(entry))}
@@ -273,12 +272,6 @@ def _gone_at(entry: LedgerEntry) -> datetime | None:
     if entry.state is not State.DELETED:
         return None
     return next((each.at for each in reversed(entry.history) if each.state is State.DELETED), entry.updated_at)
-
-
-def unseen(account: Account, error: Blocked) -> Erasure:
-    """An account that is being deleted and whose repository cannot be looked into: it may still hold everything."""
-    uri = f"at://{account.did}"
-    return Erasure(f"account:{account.did}", account.key, reason=f"{LEAVING}; {error.message}", uris=(uri,))
 
 
 def kept_in_snapshots(
@@ -308,18 +301,17 @@ def _search(
     these are all accounts of the platform, so that any other was purged."""
     pipeline = work.pipeline
     erasures = Erasures(pipeline.documents, pipeline.server, pipeline.ledger, pipeline.store)
-    having = [account for account in accounts if account.did is not None]
+    rendered = pipeline.ledger.rendered()
+    having = [account for account in accounts if account.did is not None or account.id in rendered]
     for account, answer in work.for_each("Looking", having, lambda each: erasures.of(each, selection)):
         if not isinstance(answer, PipelineError):
             yield from answer
         elif account.owner_deleted and isinstance(answer, Blocked):
-            yield unseen(account, answer)
+            # Its repository cannot be looked into: it may still hold everything.
+            reason, uri = f"{LEAVING}; {answer.message}", f"at://{account.did}"
+            yield Erasure(f"account:{account.did}", account.key, reason=reason, uris=(uri,))
         else:
             yield LeftOut(account.key, answer)
-    rendered = pipeline.ledger.rendered()
-    for account in accounts:
-        if account.did is None and account.id in rendered:
-            yield from erasures.of(account, selection)
     if everybody:
         yield from _purged(pipeline, erasures, accounts, selection.types, rendered)
     if not selection.items:

@@ -183,11 +183,11 @@ def restore_from_mongo(
     return report
 
 
+@dataclass
 class _NothingHeld:
     """A ledger that knows of no hold; everything else is the real one's."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    _ledger: Ledger
 
     def __getattr__(self, name: str) -> object:
         return getattr(self._ledger, name)
@@ -396,32 +396,45 @@ class _Decider:
         self.copies = {copy.rkey: copy for each in oldest_first for copy in copies_of(each, [media])}
         strangers = sorted({each.ref for each in self.saved.values() if each.ref is not None} - self.documents.keys())
         self.owners = engine.documents.owners(media, strangers) if strangers else {}
+        # Key -> the document it is of, as its link says, or as the ledger remembers it: for records without ref.
+        self.by_key: dict[str, Document] = {}
+        for document in self.documents.values():
+            link = document.link
+            if link is not None and link.rkey is not None and link.did in (None, self.account.did):
+                self.by_key[link.rkey] = document
+        for entry in self.entries.values():
+            if entry.rkey is not None and entry.did == self.account.did and entry.document in self.documents:
+                self.by_key[entry.rkey] = self.documents[entry.document]
+        # Document -> keys of the records that the repository has of it.
+        self.keys: dict[str, list[str]] = defaultdict(list)
+        for record in self.there.values():
+            if found := self._document(record):
+                self.keys[found.id].append(record.rkey)
 
     def decide(self) -> None:
-        by_key = self._keys()
         copies: dict[str, list[Saved]] = defaultdict(list)
         for _, record in sorted(self.saved.items()):
-            document = self._document(record, by_key)
-            saved = Saved(self.media, record, document)
-            if document is None:
+            saved = Saved(self.media, record, self._document(record))
+            if saved.document is None:
                 self._decide(saved)
             else:
-                copies[document.id].append(saved)
-        there = self._documents_there(by_key)
-        for document_id, saved_copies in copies.items():
-            stays = self._survivor(saved_copies, there.get(document_id, []))
-            for saved in saved_copies:
-                if saved is stays:
-                    self._decide(saved, there.get(document_id, []))
+                copies[saved.document.id].append(saved)
+        for document, listed in copies.items():
+            stays = self._survivor(document, [saved.record for saved in listed])
+            for saved in listed:
+                if saved.record is stays:
+                    self._decide(saved)
                 elif saved.record.rkey not in self.there:
-                    self._hold(saved, f"it is a duplicate of {stays.record.rkey}")
+                    self._hold(saved, f"it is a duplicate of {stays.rkey}")
         self._decide_copies()
 
     def _decide_copies(self) -> None:
         """A copy comes back with its original, and with another record of the same document."""
+        leaves = self.account.owner_deleted
         shown = [each for each in self.plan.saved.values() if each.media == self.media and each.shown]
-        records = {each.record.rkey for each in shown if each.document is None or not self.account.owner_deleted}
-        documents = {each.document.id for each in shown if each.document is not None and not self.account.owner_deleted}
+        shown = [each for each in shown if each.document is None or not leaves]
+        records = {each.record.rkey for each in shown}
+        documents = {each.document.id for each in shown if each.document is not None}
         for copy in self.copies.values():
             if copy.collection is None and copy.ref not in documents:
                 continue
@@ -432,54 +445,29 @@ class _Decider:
             elif copy.source in records or copy.ref in documents:
                 self._write(saved, Kind.CREATE)
 
-    def _keys(self) -> dict[str, Document]:
-        """Key -> the document it is of, as the ledger remembers it, else as its link says: for records without ref."""
-        did, found = self.account.did, {}
-        for document in self.documents.values():
-            link = document.link
-            if link is not None and link.rkey is not None and link.did in (None, did):
-                found[link.rkey] = document
-        for entry in self.entries.values():
-            if entry.rkey is not None and entry.did == did and entry.document in self.documents:
-                found[entry.rkey] = self.documents[entry.document]
-        return found
-
-    def _document(self, record: Existing, by_key: Mapping[str, Document]) -> Document | None:
+    def _document(self, record: Existing) -> Document | None:
         if record.ref is not None:
             return self.documents.get(record.ref)
-        return by_key.get(record.rkey) or same_content(self.media, record, self.documents.values())
+        return self.by_key.get(record.rkey) or same_content(self.media, record, self.documents.values())
 
-    def _documents_there(self, by_key: Mapping[str, Document]) -> dict[str, list[str]]:
-        """Document -> keys of the records that the repository has of it."""
-        found: dict[str, list[str]] = defaultdict(list)
-        for record in self.there.values():
-            document = self._document(record, by_key)
-            if document is not None:
-                found[document.id].append(record.rkey)
-        return found
-
-    def _survivor(self, copies: Sequence[Saved], there: Sequence[str]) -> Saved:
+    def _survivor(self, document: str, copies: Sequence[Existing]) -> Existing:
         """The copy that is there, else the one whose key is remembered, else one with its blobs, else the oldest."""
-        document = copies[0].document
-        entry = self.entries.get(document.id) if document is not None else None
-        link = document.link if document is not None else None
+        entry, link = self.entries.get(document), self.documents[document].link
         remembered = link.rkey if link is not None else None
         if entry is not None and entry.rkey is not None and entry.did == self.account.did:
             remembered = entry.rkey
-        by_key = {each.record.rkey: each for each in copies}
-        choice = [each.record for each in copies if each.record.rkey in there] or [each.record for each in copies]
-        return by_key[survivor(self.media, choice, remembered).rkey]
+        there = [record for record in copies if record.rkey in self.keys[document]]
+        return survivor(self.media, there or copies, remembered)
 
-    def _decide(self, saved: Saved, there: Sequence[str] = ()) -> None:
-        """One record; `there` are the keys of the records that the repository has of its document."""
+    def _decide(self, saved: Saved) -> None:
         if saved.record.rkey in self.there:
             self._compare(saved, replaceable=saved.document is not None and saved.shown)
-        elif reason := self._obstacle(saved, there):
+        elif reason := self._obstacle(saved):
             self._hold(saved, reason)
         else:
             self._write(saved, Kind.CREATE)
 
-    def _obstacle(self, saved: Saved, there: Sequence[str]) -> str:
+    def _obstacle(self, saved: Saved) -> str:
         """Why a record whose key is free does not come back, or ""."""
         record, document = saved.record, saved.document
         if document is None:
@@ -493,9 +481,13 @@ class _Decider:
             return f"its document is {document.verdict.value}: {document.reason}"
         if self.account.owner_deleted:
             return "its owner is leaving"
-        if document is None:
-            return "" if self._wiped(record.rkey) else "it names no document, and no wipe deleted it: somebody else did"
-        return f"its document has the record {there[0]} already" if there else ""
+        if document is not None:
+            keys = self.keys[document.id]
+            return f"its document has the record {keys[0]} already" if keys else ""
+        # True if the ledger knows that a wipe deleted this record, and nothing brought it back since.
+        entry = self.entries.get(record.rkey)
+        wiped = entry is not None and entry.state is State.DELETED and entry.did == self.account.did
+        return "" if wiped else "it names no document, and no wipe deleted it: somebody else did"
 
     def _compare(self, saved: Saved, *, replaceable: bool) -> None:
         """A record under a key that is taken: it is there, or something else is."""
@@ -519,11 +511,7 @@ class _Decider:
         if not exact:
             self._hold(saved, "it holds values that no PDS takes any more, so that it cannot come back as it was")
             return
-        try:
-            if not saved.copy:
-                self.lexicons.validate(self.media.nsid, record.value)
-        except InvalidRecord:
-            self.plan.wrong_shaped += 1
+        self.plan.wrong_shaped += not saved.copy and bool(self.lexicons.problems(self.media.nsid, record.value))
         self.plan.operations.append(
             Operation(
                 kind,
@@ -545,11 +533,6 @@ class _Decider:
 
     def _hold(self, saved: Saved, reason: str) -> None:
         self.plan.held.append(Held(saved, reason))
-
-    def _wiped(self, rkey: str) -> bool:
-        """True if the ledger knows that a wipe deleted this record, and nothing brought it back since."""
-        entry = self.entries.get(rkey)
-        return entry is not None and entry.state is State.DELETED and entry.did == self.account.did
 
 
 # ------------------------------------------------------------------------------------------------------- the operation
