@@ -30,8 +30,7 @@ if TYPE_CHECKING:
 Given = TypeVar("Given", bound=Parameters)
 Result = TypeVar("Result")
 
-_IN_MEMORY: Final = 4_000_000
-"""Bytes of a table's rows that are kept in memory before they go to a temporary file."""
+_IN_MEMORY: Final = 4_000_000  # Bytes of a table's rows that are kept in memory before they go to a temporary file
 
 Progress = Callable[[Iterable[Any], int], Iterator[Any]]
 """Passes things on, given how many there will be: whoever shows progress looks at them here."""

@@ -29,8 +29,7 @@ from ac_pipeline.wiring import Pipeline
 ATTEMPTS: Final = 5
 """How often a repository that somebody else writes to is read anew before publishing is left for later."""
 
-EXAMPLES: Final = 20
-"""Records a scan names; it counts all of them."""
+EXAMPLES: Final = 20  # Records a scan names; it counts all of them
 
 
 @dataclass(slots=True)

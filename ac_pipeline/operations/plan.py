@@ -35,8 +35,7 @@ from ac_pipeline.sync.selection import Agreement, PlanHash, Selection, line, pla
 from ac_pipeline.sync.writing.writer import REQUEST_BYTES, BatchLimits
 from ac_pipeline.wiring import Pipeline
 
-SLOWEST = 10
-"""Users that a plan names of those that take longest."""
+SLOWEST = 10  # Users that a plan names of those that take longest
 
 
 @dataclass(slots=True)
@@ -85,8 +84,7 @@ class DryRun:
         }
 
 
-_Survey = tuple[list[PlannedOperation], UserCost, AccountReport]
-"""What is kept of one user's dry run."""
+_Survey = tuple[list[PlannedOperation], UserCost, AccountReport]  # What is kept of one user's dry run
 
 
 def dry_run(

@@ -28,8 +28,7 @@ from ac_pipeline.sync.report import AccountReport, SyncReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline
 
-FAILED = (State.QUARANTINED, State.DEFERRED, State.BLOCKED)
-"""The states of an item that is not where it should be."""
+FAILED = (State.QUARANTINED, State.DEFERRED, State.BLOCKED)  # The states of an item that is not where it should be
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,8 +29,7 @@ from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import verify
 from ac_pipeline.wiring import Pipeline
 
-SHOWN = 3
-"""Records of a user whose addresses are shown."""
+SHOWN = 3  # Records of a user whose addresses are shown
 
 
 class SyncParameters(Selected):

@@ -144,8 +144,7 @@ class Handles:
         return "the PDS made a second account of it: delete that"
 
 
-_AT_ONCE: Final = 8
-"""Questions to the PDS at a time."""
+_AT_ONCE: Final = 8  # Questions to the PDS at a time
 
 
 def look_at_handles(

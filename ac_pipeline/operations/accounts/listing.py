@@ -112,8 +112,7 @@ def blocked_reason(account: Account, code: str, message: str, answer: str | None
     return _AT_THE_LAST_RUN.get(code, message).replace("{user}", shlex.quote(account.key))
 
 
-_AS_LISTED: Final = {"takedown": "takendown"}
-"""What a PDS answers -> what it says of the account in its list."""
+_AS_LISTED: Final = {"takedown": "takendown"}  # What a PDS answers -> what it says of the account in its list
 
 
 def _state(
@@ -153,8 +152,7 @@ def _known_state(account: Account, there: RepositoryStatus | None) -> tuple[Acco
 # ---------------------------------------------------------------------------------------------------------- visibility
 
 ACTIVE, THROTTLED, UNKNOWN = "active", "throttled", "unknown"
-ACCOUNTS_OF_A_HOST: Final = 100
-"""Accounts of one PDS that a relay passes on by default (atproto facts, Limits)."""
+ACCOUNTS_OF_A_HOST: Final = 100  # Accounts of one PDS that a relay passes on by default (atproto facts, Limits)
 
 ADVICE: Final = (
     f"A relay passes on {ACCOUNTS_OF_A_HOST} accounts of one PDS by default and throttles the others, although the PDS "

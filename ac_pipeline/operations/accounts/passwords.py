@@ -39,11 +39,9 @@ from ac_pipeline.wiring import new_run_id
 OK, UNPROVISIONED, UNREACHED = "ok", "unprovisioned", "unreached"
 """States besides those the PDS names, and `wrong-password`, `no-credentials` and `blocked`."""
 
-LONGEST_PAUSE: Final = 310.0
-"""Seconds to wait for a limit that counts in windows of 5 minutes."""
+LONGEST_PAUSE: Final = 310.0  # Seconds to wait for a limit that counts in windows of 5 minutes
 
-_SIGN_INS_AT_ONCE: Final = 10
-"""A PDS takes 20 sign-ins a second at best, ten at once (atproto facts, Writing)."""
+_SIGN_INS_AT_ONCE: Final = 10  # A PDS takes 20 sign-ins a second at best, ten at once (atproto facts, Writing)
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,8 +51,7 @@ from ac_pipeline.operations.parameters import (
 )
 from ac_pipeline.wiring import Pipeline, new_run_id
 
-GUEST_LABEL: Final = "art"
-"""The guest's handle is `art.{domain}` (aesthetic-computer facts, section 2.3)."""
+GUEST_LABEL: Final = "art"  # The guest's handle is `art.{domain}` (aesthetic-computer facts, section 2.3)
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,14 +174,12 @@ def _unfit(account: Account, held: Credentials | None) -> str | None:
 PASSWORD_LENGTH: Final = 32
 _ALPHABET: Final = string.ascii_letters + string.digits
 
-LONGEST_PAUSE: Final = 600.0
-"""Seconds to wait for a limit: 100 accounts fit into 5 minutes (atproto facts, Limits)."""
+LONGEST_PAUSE: Final = 600.0  # Seconds to wait for a limit: 100 accounts fit into 5 minutes (atproto facts, Limits)
 
 STORING_SECONDS: Final = 5.0
 """The platform stores an account that it makes by itself right afterwards: time to let it, where a handle is held."""
 
-FAILURES_IN_A_ROW: Final = 3
-"""After so many the PDS is in trouble, not the accounts: the rest is left for the next run."""
+FAILURES_IN_A_ROW: Final = 3  # After so many the PDS is in trouble, not the accounts: the rest is left for the next run
 
 
 class Outcome(StrEnum):

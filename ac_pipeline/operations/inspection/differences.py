@@ -35,8 +35,7 @@ from ac_pipeline.wiring import Pipeline
 
 CHANGED, DELETED = "changed", "deleted"
 
-_CELL: Final = 60
-"""Characters of a value in a table; JSON has all."""
+_CELL: Final = 60  # Characters of a value in a table; JSON has all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -76,8 +76,7 @@ class Repair(StrEnum):
     DELETE = "delete the record"
 
 
-DELETING = frozenset({Repair.REDUCE, Repair.DELETE})
-"""Repairs that remove records."""
+DELETING = frozenset({Repair.REDUCE, Repair.DELETE})  # Repairs that remove records
 
 RESTORABLE = (
     "; to keep it instead, run `ac-pipeline restore-documents`, which names the number to confirm, before any sync"
@@ -171,12 +170,9 @@ class _Named(Enum):
 
     NOTHING = auto()
     OWN = auto()
-    ANOTHER = auto()
-    """The record of another document."""
-    ELSEWHERE = auto()
-    """Something in another repository."""
-    NOWHERE = auto()
-    """A record that does not exist."""
+    ANOTHER = auto()  # The record of another document
+    ELSEWHERE = auto()  # Something in another repository
+    NOWHERE = auto()  # A record that does not exist
 
 
 _Verdict = tuple[LinkState, Repair, str]

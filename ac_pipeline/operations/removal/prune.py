@@ -22,8 +22,7 @@ from ac_pipeline.operations.removal.snapshot import Vault, needed_blobs, open_va
 from ac_pipeline.operations.removal.wipe import Removals, path_of
 from ac_pipeline.sync.planning.plan import existing_records
 
-FORGET = "forget-snapshots"
-"""The action, in the audit."""
+FORGET = "forget-snapshots"  # The action, in the audit
 
 _AT_ONCE = 4
 """Blobs deleted between two looks at the index; a tape's video has at most 50 MB, and they are in memory meanwhile."""

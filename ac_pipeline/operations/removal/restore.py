@@ -46,8 +46,7 @@ from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.writing.entries import Entries
 from ac_pipeline.sync.writing.writer import Refused
 
-MONGO, LATEST = "mongo", "latest"
-"""What a restore can be made from besides the id of a snapshot."""
+MONGO, LATEST = "mongo", "latest"  # What a restore can be made from besides the id of a snapshot
 
 _THERE = {State.WRITTEN, State.UNCHANGED}
 

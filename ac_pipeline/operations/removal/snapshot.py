@@ -26,14 +26,11 @@ from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.planning.copies import copies_of
 from ac_pipeline.wiring import Pipeline
 
-BLOBS_AT_ONCE = 4
-"""Blobs in memory at a time: they hide the round trips, and a tape's video has at most 50 MB."""
+BLOBS_AT_ONCE = 4  # Blobs in memory at a time: they hide the round trips, and a tape's video has at most 50 MB
 
-_NAMED = 5
-"""Records a message names."""
+_NAMED = 5  # Records a message names
 
-Progress = Callable[[str, int, int], None]
-"""Is given what is being done, how many of it are done, and of how many."""
+Progress = Callable[[str, int, int], None]  # Is given what is being done, how many of it are done, and of how many
 
 
 def quiet(what: str, done: int, total: int) -> None:

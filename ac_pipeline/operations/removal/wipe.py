@@ -35,8 +35,7 @@ from ac_pipeline.sync.report import ItemFailure
 from ac_pipeline.sync.writing.entries import Entries, end_of
 from ac_pipeline.sync.writing.writer import Refused
 
-Records = Mapping[str, Sequence[Existing]]
-"""Type name -> records."""
+Records = Mapping[str, Sequence[Existing]]  # Type name -> records
 
 
 @dataclass(frozen=True, slots=True)
