@@ -439,33 +439,37 @@ def run_links(work: Work, parameters: LinksParameters) -> Report:
     selection = parameters.selection(sweep=parameters.sweep)
     if parameters.heal:
         confirm_sweep(pipeline, accounts, selection, work.run_id)
-    before, items = _examined(work, accounts, selection, "Examining")
-    if not parameters.heal:
-        json = {**before.to_json(), "items": items}
-        return _answer(before, json, [before.table("states", "Links"), items], 0 if before.in_order else 1)
-    started, report = time.monotonic(), SyncReport(work.run_id)
-    report.accounts.extend(_healed(work, accounts, before, selection, parameters.why))
-    report.seconds = time.monotonic() - started
-    after, items = _examined(work, accounts, selection, "Examining again")
-    json = {"before": before.to_json(), "after": after.to_json(), "healed": report.to_json(), "items": items}
-    tables = [
-        before.table("states_before", "Links before"),
-        *sync_tables(report),
-        after.table("states", "Links"),
-        items,
-    ]
-    answer = _answer(after, json, tables, 0 if report.clean and after.in_order else 1)
-    again = [each.user for each in report.accounts if each.error or each.blocked]
-    answer.lines = [*answer.lines, *sync_lines(report)]
-    answer.left_out = [*answer.left_out, *sync_left_out(report)]
-    if again:
-        answer.headline, answer.failed = f"{len(again)} users could not be healed: run this again.", True
-    return answer
+    seen, items = _examined(work, accounts, selection, "Examining")
+    json: dict[str, object] = {**seen.to_json(), "items": items}
+    healed, tables = SyncReport(work.run_id), [seen.table("states", "Links"), items]
+    if parameters.heal:
+        before, started = seen, time.monotonic()
+        healed.accounts.extend(_healed(work, accounts, before, selection, parameters.why))
+        healed.seconds = time.monotonic() - started
+        seen, items = _examined(work, accounts, selection, "Examining again")
+        json = {"before": before.to_json(), "after": seen.to_json(), "healed": healed.to_json(), "items": items}
+        tables = [
+            before.table("states_before", "Links before"),
+            *sync_tables(healed),
+            seen.table("states", "Links"),
+            items,
+        ]
+    total, again = seen.total(), [each.user for each in healed.accounts if each.error or each.blocked]
+    headline = ", ".join(f"{state.value} {total[state]}" for state in LinkState if total[state])
+    return Report(
+        f"{len(again)} users could not be healed: run this again." if again else headline or "There is no document.",
+        json,
+        tables,
+        {"to_be_deleted": seen.deletions},
+        [*(f"{user}: {note}" for user, note in seen.notes), *sync_lines(healed)],
+        [*seen.left_out, *sync_left_out(healed)],
+        exit_code=0 if healed.clean and seen.in_order else 1,
+        failed=bool(again),
+    )
 
 
 def _examined(work: Work, accounts: Sequence[Account], selection: Selection, title: str) -> tuple[Examination, Table]:
     """All accounts examined: their numbers, and a table of what is not simply linked (OPS-6)."""
-
     seen, columns = Examination(), ("user", "item", "state", "repair", "reason", "held")
     table = Table("items", columns, "Not simply linked", more=("uris", "problems", "warnings"))
     for account, found in work.for_each(title, accounts, lambda each: examine(work.pipeline.engine, each, selection)):
@@ -502,16 +506,3 @@ def _healed(
             yield report
         if entry is not None:
             entry.counts.update(deleted=deleted, duplicates=duplicates)
-
-
-def _answer(seen: Examination, json: Mapping[str, object], tables: Sequence[Table], code: int) -> Report:
-    total = seen.total()
-    return Report(
-        ", ".join(f"{state.value} {total[state]}" for state in LinkState if total[state]) or "There is no document.",
-        json,
-        tables,
-        {"to_be_deleted": seen.deletions},
-        [f"{user}: {note}" for user, note in seen.notes],
-        seen.left_out,
-        exit_code=code,
-    )
