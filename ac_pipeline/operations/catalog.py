@@ -1,7 +1,4 @@
-"""All operations, in the order in which a guide tells them. Commands and jobs are made from this list.
-
-What a list of them says stands here, so that `ac-pipeline --help` imports none of them.
-"""
+"""All operations, in the order in which a guide tells them; `ac-pipeline --help` lists them and imports none."""
 
 from __future__ import annotations
 

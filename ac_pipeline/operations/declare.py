@@ -1,8 +1,5 @@
-"""Operations declared once: what an operator can do besides a sync, with its parameters, its work and its report.
-
-The command (`cli/from_operations.py`) and the Dagster job (`defs/operator_jobs.py`) of an operation are made from its
-declaration, so their options and launchpad fields have the same names, defaults and help, and both answer with the same
-headline, tables and JSON. A new operation is one module and one line in `operations/catalog.py`.
+"""Operations declared once, with parameters, work and report: the command (`cli/from_operations.py`) and the Dagster
+job (`defs/operator_jobs.py`) are made from it. A new one is one module and one line in `operations/catalog.py`.
 """
 
 from __future__ import annotations

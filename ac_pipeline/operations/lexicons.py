@@ -1,7 +1,5 @@
-"""The lexicons' publication, and what existing records say about them.
-
-Publishing writes one record for each lexicon into the authority's repository. What may change in a published lexicon is
-`atproto/lexicon.py`; what a breaking change keeps from happening is `sync/lexicon_gate.py`.
+"""The lexicons' publication, one record for each in the authority's repository, and what existing records say about
+them.
 """
 
 from __future__ import annotations

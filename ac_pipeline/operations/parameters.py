@@ -1,7 +1,4 @@
-"""Parameters of operations: each field is one option of the command and one field of the launchpad.
-
-Also here: which users, types and items the parameters mean.
-"""
+"""Parameters of operations, each an option of the command and a field of the launchpad; and which items they mean."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
 """The plan: the dry run of many users, with its cost under the limits that are known, kept under its hash; and how a
 saved plan is carried out: what is still as it was planned is done, what has moved since is listed.
-
-One user's plan is in memory for each worker; operations go out as they come (OPS-6). What one user's plan is decided
-by is the engine's; what comes of carrying one out as an answer is `sync.py`'s.
 """
 
 from __future__ import annotations

@@ -1,8 +1,4 @@
-"""Failed items once more: which ones a person means, by account (OPS-3).
-
-Quarantined items are tried again by nothing else while their documents stay the same. How items are run is the
-engine's; the command line and the job share what is here.
-"""
+"""Failed items once more (OPS-3): quarantined ones are tried by nothing else while their documents stay the same."""
 
 from __future__ import annotations
 

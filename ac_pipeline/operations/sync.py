@@ -1,7 +1,4 @@
-"""The sync: of what is selected, of a saved plan, or of a few users first; and the answer of whatever ends in a sync.
-
-The job `sync_users` is the assets'.
-"""
+"""The sync: of what is selected, of a saved plan, or of a few users first; and the answer of whatever syncs."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The mirror in numbers: how much there is of each type, how much of it is published, and what keeps the rest back.
 
-Cheap enough for every hour: a few aggregates of MongoDB, one pass over the items that have not got where they should,
-and one request to the PDS for each 1,000 accounts; no repository is read. `status` is exact and reads all of them.
+Cheap enough for every hour: a few aggregates of MongoDB, one pass over failed items, and one request to the PDS for
+each 1,000 accounts. `status` is exact and reads all repositories.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Handles: what the PDS calls each account, beside what the platform calls its user, and how that is put right.
 
 The PDS handle is the platform's, with `.` and `_` as `-`, or the user code where the PDS refuses that name; Mongo's
-`atproto.handle` says the same (aesthetic-computer facts, section 2.1). A change of the platform's handle that did not
-reach the PDS is never tried again by the platform. Identity is the Mongo id and the DID: no record depends on a handle.
+`atproto.handle` says the same (aesthetic-computer facts, section 2.1). The platform never tries again what did not
+reach the PDS. No record depends on a handle.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Every account with its state, and why it is not ready: what Mongo, the PDS and the last runs say, side by side.
 
-Also here: which accounts the network sees. A relay takes a limited number of accounts
-from one PDS, 100 by default; those beyond are throttled there while every write to the PDS succeeds (atproto facts,
-Limits). Reading only; how long an account stays blocked is decided at every run, never here.
+Also here: which accounts the network sees, of which a relay throttles those beyond a number (atproto facts, Limits).
+Reading only; how long an account stays blocked is decided at every run.
 """
 
 from __future__ import annotations

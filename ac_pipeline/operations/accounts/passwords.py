@@ -1,7 +1,4 @@
-"""Passwords of PDS accounts: signing in with the one that Mongo holds, and giving an account a new one.
-
-No password leaves this module (ACCT-5).
-"""
+"""Passwords of PDS accounts: signing in with the one in Mongo, and giving a new one. None leaves here (ACCT-5)."""
 
 from __future__ import annotations
 

@@ -1,9 +1,8 @@
 """PDS accounts for users who have none, and for the guest: made exactly once, whatever happens in between.
 
-Handle and password are written down before the PDS is asked, and stay so until the platform holds them. Whoever finds
-them left behind signs in to learn whether the account was made. An account that does not open with our own password
-is not ours and is never adopted. Who gets which handle is decided here too; facts: atproto facts, Accounts and
-sessions. One operator at a time makes accounts, in the audit before it starts.
+Handle and password are written down before the PDS is asked, and stay so until the platform holds them; whoever finds
+them left behind signs in to learn whether the account was made. An account that does not open with our own password is
+never adopted (atproto facts, Accounts and sessions).
 """
 
 from __future__ import annotations

@@ -1,9 +1,8 @@
 """Differences: records that somebody else changed or deleted since the pipeline wrote them, and the two ways to settle.
 
-What was written is in the ledger: a record with another CID than it says, or none at all, was touched by others. A sync
-takes no notice and puts ours back; a person may instead take over theirs, which changes the document: its fields, or,
-for a deleted record, the flag with which the platform itself removes an item. No document is ever deleted (DEL-8).
-Pushing ours is a sync of exactly these items, through the engine.
+What was written is in the ledger. A sync puts ours back; a person may instead take over theirs, which changes the
+document: its fields, or, for a deleted record, the flag with which the platform itself removes an item. No document is
+ever deleted (DEL-8).
 """
 
 from __future__ import annotations

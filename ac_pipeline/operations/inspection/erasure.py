@@ -1,9 +1,9 @@
-"""What was to be erased, and whether it is: records, their copies, links, blobs and renditions of withdrawn items and
-of deleted accounts.
+"""What was to be erased, and whether it is: records, copies, links, blobs, renditions of withdrawn items and lost
+accounts.
 
-Looks at the PDS, Mongo and the rendition store themselves, not at what a run said; only times come from the ledger.
-Nothing is written, as erasing is what a sync does (acceptance, DEL-1, DEL-6, DEL-7), except that renditions which no
-sync will ever see to can be given up here. A blob counts only where nothing that stays uses it.
+Looks at the PDS, Mongo and the rendition store themselves, not at what a run said; only times come from the ledger. A
+sync erases (DEL-1, DEL-6, DEL-7); here only renditions can be given up which no sync will ever see to. A blob counts
+only where nothing that stays uses it.
 """
 
 from __future__ import annotations

@@ -1,9 +1,7 @@
 """Lost documents, rebuilt from the records that were made of them.
 
-A record whose document is gone is normally an orphan, which the next sync deletes: between the two a person chooses,
-and choosing the document means to do so before any sync. Documents are inserted, never replaced; what is rebuilt
-yields the very same record wherever the record was in order, so that a sync then writes nothing. What a record says of
-its document is `media/rebuilding.py`; the insertion itself is `mongo/documents.py`.
+A record whose document is gone is an orphan, which the next sync deletes, so that documents are restored before any
+sync. They are inserted, never replaced, and yield the very same record wherever that was in order.
 """
 
 from __future__ import annotations

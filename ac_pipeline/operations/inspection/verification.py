@@ -1,7 +1,6 @@
-"""Receipts: every user verified against the repository itself, in four aspects, with what was found kept by user.
+"""Receipts: every user verified against the repository itself, in four aspects, for one read of each repository.
 
-Nothing is repaired. Whether content is right is `sync/verify.py`'s judgement, whether links and shapes are is
-`links.py`'s; here they are put side by side, for one read of each repository. `receipts.py` keeps receipts.
+Nothing is repaired. Content is judged by `sync/verify.py`, links and shapes by `links.py`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Forgetting snapshots: index entry, manifest, repository and the blobs that no other snapshot needs (DEL-7).
 
-A snapshot keeps a person's work after it has gone from the PDS, so there has to be a way to let it go as well. What is
-deleted is said beforehand. A kill in between leaves a snapshot that no restore uses, and the same command does the
-rest. Taking and checking snapshots is `snapshot.py`.
+What is deleted is said beforehand. A kill in between leaves a snapshot that no restore uses, and the same command does
+the rest.
 """
 
 from __future__ import annotations

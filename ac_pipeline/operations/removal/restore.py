@@ -1,9 +1,8 @@
 """The restore: brings an account's records back, from Mongo or from a snapshot, and lets them be mirrored again.
 
 From Mongo it is the ordinary sync, removals included (PLAN-6). From a snapshot the same records come back under the
-same keys, byte by byte. Nothing is published again that its owner, or the platform, has removed since: a record comes
-back only when its document is there today and nothing says that it shall not be shown. Both can be repeated after a
-kill. What a snapshot holds is `snapshot.py`.
+same keys, byte by byte, and only where their document is there today and may be shown: nothing that was removed since
+is published again. Both can be repeated after a kill.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Snapshots: what a repository held at one commit, kept so that it can be brought back byte by byte.
 
 A snapshot is the CAR as the PDS sent it and every blob that records of the chosen types refer to. It counts only when
-everything was read back and verified. Taking, checking and opening one belongs here; where it is kept is
-`renditions/store.py` and `mongo/ledger/collections.py`, what it is for is `wipe.py` and `restore.py`.
+everything was read back and verified.
 """
 
 from __future__ import annotations

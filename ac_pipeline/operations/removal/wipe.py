@@ -1,10 +1,8 @@
 """The wipe: empties the chosen collections of one account, after a snapshot, and keeps them empty.
 
-Records without a document go as well: the snapshot has them. What a wipe would do is said beforehand, and it is done
-only for whoever names the number of records (PLAN-5). It can be repeated after a kill: an unfinished wipe goes on with
-its own snapshot. Links and ledger are changed for records that are confirmed gone, and only for those: a link is
-cleared when the very record it names is gone, in all homes of its type (LINK-4); the ledger remembers the key, so that
-a restore (`restore.py`) brings it back.
+Records without a document go as well: the snapshot has them. It is done only for whoever names the number of records
+(PLAN-5); after a kill it goes on with its own snapshot. A link is cleared when the very record it names is confirmed
+gone (LINK-4); the ledger remembers the key, so that a restore brings it back.
 """
 
 from __future__ import annotations
