@@ -105,13 +105,11 @@ def blocked_reason(account: Account, code: str, message: str, answer: str | None
     of the error that a run met, `answer` is what the PDS said, such as `AccountDeactivated`."""
     if code == AccountInactive.code:
         said = (answer or "").removeprefix("Account").lower()
-        return f"the PDS says that {account.did} is {_AS_LISTED.get(said, said) or 'inactive'}"
+        said = {"takedown": "takendown"}.get(said, said) or "inactive"  # as the PDS has it in its list
+        return f"the PDS says that {account.did} is {said}"
     if code == AccountUnknown.code:
         return f"the PDS does not host {account.did}"
     return _AT_THE_LAST_RUN.get(code, message).replace("{user}", shlex.quote(account.key))
-
-
-_AS_LISTED: Final = {"takedown": "takendown"}  # What a PDS answers -> what it says of the account in its list
 
 
 def _state(

@@ -170,9 +170,6 @@ def _unfit(account: Account, held: Credentials | None) -> str | None:
     return None
 
 
-PASSWORD_LENGTH: Final = 32
-_ALPHABET: Final = string.ascii_letters + string.digits
-
 LONGEST_PAUSE: Final = 600.0  # Seconds to wait for a limit: 100 accounts fit into 5 minutes (atproto facts, Limits)
 
 STORING_SECONDS: Final = 5.0
@@ -239,7 +236,7 @@ def alone(pipeline: Pipeline) -> AbstractContextManager[None]:
 
 def new_password() -> str:
     """32 random letters and digits, as the platform's own accounts have them."""
-    return "".join(secrets.choice(_ALPHABET) for _ in range(PASSWORD_LENGTH))
+    return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,8 +325,9 @@ class Provisioner:
                 return handle, self._send(handle, intent, invite)
             except HandleRefused as error:
                 # A lost answer of an earlier attempt may be why it is taken.
-                did = self.server.identify(handle, intent.password) if _taken(error) else None
-                holder = self.server.holder_of(handle) if _taken(error) and did is None else None
+                taken = "taken" in (error.answer or "").lower()
+                did = self.server.identify(handle, intent.password) if taken else None
+                holder = self.server.holder_of(handle) if taken and did is None else None
                 notes.append(f"{handle}: {error.answer}" + (f" ({holder})" if holder else ""))
             except OutcomeUnknown:
                 did = self.server.identify(handle, intent.password)
@@ -369,10 +367,6 @@ class Provisioner:
             why = "Mongo holds another password for it" if kept.did == did else f"Mongo holds {kept.did} meanwhile"
         note = f"The account was made, but {why}: store it, or delete it on the PDS. Its password is kept until then."
         return Made(intent.key, Outcome.CONFLICT, handle, did, note)
-
-
-def _taken(error: HandleRefused) -> bool:
-    return "taken" in (error.answer or "").lower()
 
 
 # -------------------------------------------------------------------------------------------------------- new accounts
@@ -472,12 +466,6 @@ class GuestParameters(Parameters):
     why: str = why_option()
 
 
-_WITHOUT: Final = (
-    "Mongo holds no password for it: `ac-pipeline accounts rotate --user art-guest --confirm`, or the job "
-    "`rotate_password`, gives it one."
-)
-
-
 @declared("accounts create-guest", "create_guest_account", "create_the_guest")
 def run_create_guest(work: Work, parameters: GuestParameters) -> Report:
     """Say whether there is the account that owns all anonymous work (art-guest) and, when it is confirmed, make it
@@ -496,7 +484,8 @@ def run_create_guest(work: Work, parameters: GuestParameters) -> Report:
             guest, exists = _guest(pipeline)  # somebody else may have made it since
             if not exists:
                 return _make(work, [wanted], "create-guest", parameters.why)
-    note = "" if guest.password else _WITHOUT
+    rotate = "`ac-pipeline accounts rotate --user art-guest --confirm`, or the job `rotate_password`, gives it one."
+    note = "" if guest.password else f"Mongo holds no password for it: {rotate}"
     return Report(
         f"The guest account exists: {guest.pds_handle or 'no handle'} ({guest.did}). Nothing was changed.",
         {"exists": True, "did": guest.did, "handle": guest.pds_handle, "note": note},

@@ -221,9 +221,6 @@ class DifferencesParameters(Selected):
     why: str = why_option()
 
 
-_COLUMNS: Final = ("user", "item", "kind", "ours", "theirs", "push_ours", "accept_theirs")
-
-
 @declared("differences", "settle_differences", "settle_each_difference")
 def run_differences(work: Work, parameters: DifferencesParameters) -> Report:
     """Show records that somebody else changed or deleted since the pipeline wrote them, with ours and theirs, and
@@ -239,7 +236,8 @@ def run_differences(work: Work, parameters: DifferencesParameters) -> Report:
     chosen = parameters.push_ours or parameters.accept_theirs
     if chosen and parameters.everybody:
         raise Misconfigured("Say whose items are to be settled: name users, the guest, or items.")
-    accounts, table = parameters.accounts(pipeline), Table("items", _COLUMNS)
+    columns = ("user", "item", "kind", "ours", "theirs", "push_ours", "accept_theirs")
+    accounts, table = parameters.accounts(pipeline), Table("items", columns)
     found = search(work, "Comparing", accounts, lambda each: find_differences(pipeline.engine, each, selection), table)
     total, acceptable = found.found.total(), found.repairable.total()
     number = acceptable if parameters.accept_theirs else total

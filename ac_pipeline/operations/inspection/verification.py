@@ -21,7 +21,7 @@ from ac_pipeline.sync.for_accounts import for_accounts
 from ac_pipeline.sync.planning.plan import existing_records
 from ac_pipeline.sync.ports import Ledger
 from ac_pipeline.sync.selection import Selection
-from ac_pipeline.sync.verify import Verification, compare
+from ac_pipeline.sync.verify import compare
 
 LISTED = 20
 """Items a receipt lists for each type and aspect; it counts all. `ac-pipeline verify` and `links` list every one."""
@@ -83,9 +83,17 @@ def take_receipt(
         media = planned.media
         found = compared[media.name]
         if report.blocked is None:  # what is missing waits for the account; what was found before still holds
-            parts[media.name, Aspect.RECORDS] = _records(found)
+            counts = {name: getattr(found, name) for name in ("missing", "different", "extra", "duplicates")}
+            states = {name: count for name, count in counts.items() if count}
+            wrong = [item for item in found.items if item.state in {"missing", "different", "extra", "duplicate"}]
+            sound = found.expected - found.missing - found.different
+            parts[media.name, Aspect.RECORDS] = Part(found.expected, sound, states, 0, _listed(wrong))
         if blobs and media.blobs:
-            parts[media.name, Aspect.BLOBS] = _blobs(found)
+            missing = found.blobs_expected - found.blobs_verified
+            wrong = [item for item in found.items if item.state == "blob-missing"]
+            states = {"missing": missing} if missing else {}
+            part = Part(found.blobs_expected, found.blobs_verified, states, 0, _listed(wrong))
+            parts[media.name, Aspect.BLOBS] = part
         existing = existing_records(plan.repository, media)
         judge = Judge(engine.lexicons, account.key, plan.repository.did, planned, existing)
         findings = list(judge.findings(plan.wanted[media.name]))
@@ -121,20 +129,6 @@ def take_receipts(
 
     for _, taken in for_accounts(accounts, take, workers, lambda account, error: Taken(account, error=error)):
         yield taken
-
-
-def _records(found: Verification) -> Part:
-    counts = {name: getattr(found, name) for name in ("missing", "different", "extra", "duplicates")}
-    states = {name: count for name, count in counts.items() if count}
-    wrong = [item for item in found.items if item.state in {"missing", "different", "extra", "duplicate"}]
-    return Part(found.expected, found.expected - found.missing - found.different, states, 0, _listed(wrong))
-
-
-def _blobs(found: Verification) -> Part:
-    missing = found.blobs_expected - found.blobs_verified
-    wrong = [item for item in found.items if item.state == "blob-missing"]
-    states = {"missing": missing} if missing else {}
-    return Part(found.blobs_expected, found.blobs_verified, states, 0, _listed(wrong))
 
 
 def _links(findings: Sequence[LinkFinding]) -> Part:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from typing import Final
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import AccountInactive, AccountUnknown, HeldBack, Misconfigured, SourceMissing
@@ -233,11 +232,8 @@ def _last_copies(vault: Vault, account: Account, snapshots: Sequence[Snapshot]) 
     return len(alone)
 
 
-_COLUMNS: Final = ("snapshot", "user", "taken", "records", "blobs", "bytes", "for", "usable")
-
-
 def snapshots_table(name: str, found: Iterable[Snapshot]) -> Table:
-    table = Table(name, _COLUMNS)
+    table = Table(name, ("snapshot", "user", "taken", "records", "blobs", "bytes", "for", "usable"))
     for each in found:
         purpose = "" if each.wipe is None else "a wipe, unfinished" if each.open else "a wipe"
         shown = {

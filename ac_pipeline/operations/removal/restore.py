@@ -16,7 +16,7 @@ from typing import cast
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import at_uri, record_cid
-from ac_pipeline.errors import AccountDeleted, InvalidDocument, InvalidRecord, Misconfigured, Transient
+from ac_pipeline.errors import InvalidDocument, InvalidRecord, Misconfigured, Transient
 from ac_pipeline.items import Attempt, LedgerEntry, Stage, State, item_id
 from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType, Verdict
 from ac_pipeline.media.eligibility import why_withdrawn
@@ -242,7 +242,8 @@ class Restore(Removal):
             Blocked, Transient: Something could not be read.
         """
         contents = [self.vault.contents(each) for each in self.vault.chain(self.snapshot)]
-        return self._decide(contents, self.vault.server.read_repository(self._usable()))
+        did = self.repository_of("restore to", leaving=True)
+        return self._decide(contents, self.vault.server.read_repository(did))
 
     def run(self) -> RestoreReport:
         """Write what the snapshot holds and the repository lacks, then release the hold.
@@ -251,7 +252,8 @@ class Restore(Removal):
             SourceMissing: The snapshot is not whole; nothing was begun.
             Blocked, Transient: Nothing was begun. What ends a restore that has begun is in its report.
         """
-        did, engine, report = self._usable(), self.vault.engine, self.report
+        # Of an account that is being deleted everything is held back, which its plan says.
+        did, engine, report = self.repository_of("restore to", leaving=True), self.vault.engine, self.report
         with engine.ledger.lease(did, engine.holder):
             # The snapshot and the earlier ones of its wipe, each verified with its blobs, newest first.
             contents = [self.vault.check(each, self.types) for each in self.vault.chain(self.snapshot)]
@@ -270,13 +272,6 @@ class Restore(Removal):
                 self.vault.close(self.account)
         self.conclude()
         return report
-
-    def _usable(self) -> str:
-        """The account's DID. Of an account that is being deleted everything is held back, which its plan says."""
-        blocked = self.account.blocked
-        if blocked is not None and not isinstance(blocked, AccountDeleted):
-            raise blocked
-        return self.repository_of("restore to")
 
     def _decide(self, snapshots: Sequence[Repository], repository: Repository) -> RestorePlan:
         """Decide, record by record; of two records under one key the newer counts."""

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
-from ac_pipeline.errors import NoCredentials, PipelineError, RepositoryMoved
+from ac_pipeline.errors import AccountDeleted, NoCredentials, PipelineError, RepositoryMoved
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.ledger.audit import Audited
 from ac_pipeline.operations.removal.snapshot import Vault
@@ -54,12 +54,15 @@ class Removal:
     refused: set[str] = field(default_factory=set, init=False)  # Paths the PDS refuses: they are not tried again
     started: float = field(default_factory=monotonic, init=False)
 
-    def repository_of(self, purpose: str) -> str:
-        """The account's DID; NoCredentials where it has none, in a sentence that says for which purpose it is
-        missing."""
-        if self.account.did is None:
-            raise NoCredentials(f"{self.account.key} has no account on the PDS: there is nothing to {purpose}.")
-        return self.account.did
+    def repository_of(self, purpose: str, *, leaving: bool = False) -> str:
+        """The account's DID; Blocked where it cannot be used for this purpose, except for one that is being deleted
+        where `leaving` is True."""
+        account, blocked = self.account, self.account.blocked
+        if blocked is not None and not (leaving and isinstance(blocked, AccountDeleted)):
+            raise blocked
+        if account.did is None:
+            raise NoCredentials(f"{account.key} has no account on the PDS: there is nothing to {purpose}.")
+        return account.did
 
     @contextmanager
     def audited(self, action: str, counts: Mapping[str, int], plan_hash: str | None = None) -> Iterator[Audited]:

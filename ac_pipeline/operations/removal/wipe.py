@@ -94,7 +94,7 @@ class Wipe(Removal):
             Blocked: The account cannot be used.
             Transient: Something could not be read.
         """
-        return self._decide(self.vault.read(self._usable())[1])
+        return self._decide(self.vault.read(self.repository_of("wipe"))[1])
 
     def run(self) -> WipeReport:
         """Take a snapshot and delete every record of these types.
@@ -103,7 +103,7 @@ class Wipe(Removal):
             Misconfigured: Another number of records would be deleted; nothing was written.
             Blocked, Transient: Nothing was begun. What ends a wipe that has begun is in its report.
         """
-        did, engine, report = self._usable(), self.vault.engine, self.report
+        did, engine, report = self.repository_of("wipe"), self.vault.engine, self.report
         with engine.ledger.lease(did, engine.holder):
             read = self.vault.read(did)
             plan = self._decide(read[1])
@@ -122,12 +122,6 @@ class Wipe(Removal):
         report.links_cleared = len(self.removals.cleared)
         self.conclude()
         return report
-
-    def _usable(self) -> str:
-        """The account's DID; Blocked where it cannot be written to."""
-        if self.account.blocked is not None:
-            raise self.account.blocked
-        return self.repository_of("wipe")
 
     def _decide(self, repository: Repository) -> WipePlan:
         self.removals = removals = Removals(self.vault.engine, self.account, self.types, self.run_id)
