@@ -486,24 +486,18 @@ def apply_plan(
 
 
 def apply_part(
-    engine: Engine,
-    account: Account,
-    selection: Selection,
-    operations: Sequence[PlannedOperation],
-    run_id: str,
-    *,
-    dry: bool,
+    engine: Engine, account: Account, selection: Selection, lines: list[PlannedOperation], run_id: str, *, dry: bool
 ) -> AppliedPart:
     """One account: planned anew, compared with what was agreed to, and what is the same carried out."""
     applied = AppliedPart(account)
     plan, report = engine.survey(account, selection)
     if plan.repository is None:
         reason = report.blocked.message if report.blocked is not None else "nothing of it is mirrored"
-        applied.moved = [Moved(Change.BLOCKED, each, reason) for each in operations]
+        applied.moved = [Moved(Change.BLOCKED, each, reason) for each in lines]
         return applied
-    if report.blocked is not None and not operations:  # as the plan would have it: blocked users have no operations
+    if report.blocked is not None and not lines:  # as the plan would have it: blocked users have no operations
         return applied
-    same = compare(plan, operations, applied)
+    same = compare(plan, lines, applied)
     applied.same = len(same)
     if dry or not same:
         return applied

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
@@ -29,6 +28,7 @@ from ac_pipeline.operations.accounts.provisioning import alone, new_password
 from ac_pipeline.operations.declare import Report, Table, Work, declared
 from ac_pipeline.operations.parameters import OfUsers, Parameters, chosen_accounts, confirms_name, option, why_option
 from ac_pipeline.sync.for_accounts import for_accounts
+from ac_pipeline.sync.ports import Ledger
 from ac_pipeline.wiring import new_run_id
 
 # ------------------------------------------------------------------------------------------------------------ sign-ins
@@ -158,15 +158,9 @@ def run_rotate(work: Work, parameters: RotateParameters) -> Report:
     if not confirms_name(parameters.confirm, key):
         headline, json = f"The password of {key} ({did}) would be changed.", {"user": key, "did": did}
         return Report(headline, json, facts={**json, "changed": False}, confirm=key, exit_code=2)
-    run = new_run_id()
     with alone(pipeline), pipeline.audit.during("rotate-password", [account], (), why=parameters.why):
-        done = rotate(
-            account,
-            did,
-            server=pipeline.administration,
-            store=pipeline.provisioning,
-            lease=lambda name: pipeline.ledger.lease(name, run),
-        )
+        server, store = pipeline.administration, pipeline.provisioning
+        done = rotate(account, did, server=server, store=store, ledger=pipeline.ledger)
     return Report(
         f"The password of {key} ({did}) was changed, stored and proven.",
         asdict(done),
@@ -202,19 +196,12 @@ def may_rotate(account: Account, accounts: Sequence[Account]) -> str:
     return account.did
 
 
-def rotate(
-    account: Account,
-    did: str,
-    *,
-    server: Administration,
-    store: MongoProvisioning,
-    lease: Callable[[str], AbstractContextManager[None]],
-) -> Rotated:
+def rotate(account: Account, did: str, *, server: Administration, store: MongoProvisioning, ledger: Ledger) -> Rotated:
     """Give an account a new password, and the platform with it.
 
     Args:
         did: As `may_rotate` gave it.
-        lease: Makes us the only writer of a repository: no sync of it meets a password that has just changed.
+        ledger: Makes us the only writer of the repository: no sync of it meets a password that has just changed.
 
     Raises:
         AccountUnknown: The PDS does not host the account; nothing was changed.
@@ -224,7 +211,7 @@ def rotate(
         Transient: Something did not answer. Running it again repairs whatever was half done.
     """
     server.account_info(did)
-    with lease(did):
+    with ledger.lease(did, new_run_id()):
         fresh = Intent(Kind.ROTATE, did, account.key, new_password(), datetime.now(UTC))
         intent = store.begin(fresh)
         held = store.credentials(account.id)

@@ -9,7 +9,7 @@ only where nothing that stays uses it.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -312,28 +312,17 @@ def _search(
             yield Erasure(f"account:{account.did}", account.key, reason=reason, uris=(uri,))
         else:
             yield LeftOut(account.key, answer)
-    if everybody:
-        yield from _purged(pipeline, erasures, accounts, selection.types, rendered)
+    if everybody:  # accounts that Mongo does not know any more are known by their repositories and renditions
+        ledger, types, names = pipeline.ledger, selection.types, {media.name for media in selection.types}
+        known, dids = {account.id for account in accounts}, {account.did for account in accounts}
+        purged = {did: id for id, did in rendered.items() if id not in known}
+        for did in sorted({*ledger.checkpoints(), *(did for did in purged if did is not None)} - dids):
+            entries = list(ledger.find(account=purged[did], types=names)) if did in purged else []
+            yield erasures.of_purged(did, types, entries)
+        for id in sorted(id for id, did in rendered.items() if id not in known and (did is None or did in dids)):
+            yield erasures.of_purged(None, types, list(ledger.find(account=id, types=names)), id=id)
     if not selection.items:
         yield from kept_in_snapshots(pipeline.snapshots.find(), accounts, everybody=everybody)
-
-
-def _purged(
-    pipeline: Pipeline,
-    erasures: Erasures,
-    accounts: Sequence[Account],
-    types: Sequence[MediaType],
-    rendered: Mapping[str, str | None],
-) -> Iterator[Erasure]:
-    """Accounts that Mongo does not know any more, by what is remembered of repositories and of renditions."""
-    ledger, names = pipeline.ledger, {media.name for media in types}
-    known, dids = {account.id for account in accounts}, {account.did for account in accounts}
-    purged = {did: id for id, did in rendered.items() if id not in known}
-    for did in sorted({*ledger.checkpoints(), *(did for did in purged if did is not None)} - dids):
-        entries = list(ledger.find(account=purged[did], types=names)) if did in purged else []
-        yield erasures.of_purged(did, types, entries)
-    for id in sorted(id for id, did in rendered.items() if id not in known and (did is None or did in dids)):
-        yield erasures.of_purged(None, types, list(ledger.find(account=id, types=names)), id=id)
 
 
 def _let_go(pipeline: Pipeline, found: Erasure) -> Erasure:

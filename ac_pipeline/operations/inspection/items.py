@@ -26,8 +26,6 @@ from ac_pipeline.sync.report import Tally
 from ac_pipeline.sync.verify import Verification, verify_accounts
 from ac_pipeline.wiring import Pipeline
 
-# -------------------------------------------------------------------------------------------------------------- status
-
 _STATUS: Final = (
     *("documents", "eligible", "withdrawn", "invalid", "records", "unchanged"),
     *("pending", "deferred", "quarantined", "blocked"),
@@ -92,9 +90,6 @@ def run_status(work: Work, parameters: Selected) -> Report:
         ],
         left_out=left_out,
     )
-
-
-# --------------------------------------------------------------------------------------------------------------- items
 
 
 class ItemsParameters(Selected):
@@ -184,9 +179,6 @@ def _flat(values: Mapping[str, object], above: str = "") -> Iterator[dict[str, o
             yield from _flat(value, label)
         elif value not in (None, "", [], ()):
             yield {"field": label, "value": value}
-
-
-# -------------------------------------------------------------------------------------------------------------- verify
 
 
 @declared("verify")

@@ -49,8 +49,6 @@ MONGO, LATEST = "mongo", "latest"  # What a restore can be made from besides the
 
 _THERE = {State.WRITTEN, State.UNCHANGED}
 
-# ---------------------------------------------------------------------------------------------------------- the values
-
 
 @dataclass(frozen=True, slots=True)
 class Saved:
@@ -273,14 +271,14 @@ class Restore(Removal):
         self.conclude()
         return report
 
-    def _decide(self, snapshots: Sequence[Repository], repository: Repository) -> RestorePlan:
+    def _decide(self, snapshots: list[Repository], repository: Repository) -> RestorePlan:
         """Decide, record by record; of two records under one key the newer counts."""
         plan = RestorePlan(self.account.key, tuple(each.id for each in self.vault.chain(self.snapshot)))
         for media in self.types:
             _Decider(self, plan, media, repository, snapshots).decide()
         return plan
 
-    def _attempt(self, snapshots: Sequence[Repository], repository: Repository) -> None:
+    def _attempt(self, snapshots: list[Repository], repository: Repository) -> None:
         """Plan and write; what the PDS refuses for a time ends it."""
         report, plan = self.report, self._decide(snapshots, repository)
         self._count([saved for saved in plan.present if saved.path in self.sent])  # without an answer
@@ -372,12 +370,7 @@ class _Decider:
     """Decides about the records of one type."""
 
     def __init__(
-        self,
-        restore: Restore,
-        plan: RestorePlan,
-        media: MediaType,
-        repository: Repository,
-        snapshots: Sequence[Repository],
+        self, restore: Restore, plan: RestorePlan, media: MediaType, repository: Repository, snapshots: list[Repository]
     ) -> None:
         self.account, self.overwrite, self.plan, self.media = restore.account, restore.overwrite, plan, media
         self.repository, engine = repository, restore.vault.engine
@@ -526,9 +519,6 @@ class _Decider:
 
     def _hold(self, saved: Saved, reason: str) -> None:
         self.plan.held.append(Held(saved, reason))
-
-
-# ------------------------------------------------------------------------------------------------------- the operation
 
 
 class RestoreParameters(OfOneUser, OfTypes):

@@ -455,15 +455,8 @@ def run_wipe(work: Work, parameters: WipeParameters) -> Report:
     again, until it is restored. After an interruption the same again does the rest.
     """
     vault, account = open_vault(work.pipeline, work.progress), parameters.account(work.pipeline)
-    wipe = Wipe(
-        vault,
-        account,
-        parameters.media,
-        work.run_id,
-        parameters.why,
-        confirm=parameters.confirm,
-        keep_syncing=parameters.keep_syncing,
-    )
+    why, confirm, keep = parameters.why, parameters.confirm, parameters.keep_syncing
+    wipe = Wipe(vault, account, parameters.media, work.run_id, why, confirm=confirm, keep_syncing=keep)
     plan = wipe.plan()
     if not parameters.confirms(plan.total, plan.confirmed):
         return _planned(plan, parameters)

@@ -33,7 +33,7 @@ def run(site: Site, account: Account, server: Any = None, store: Any = None) -> 
         may_rotate(found, site.pipeline.accounts.all()),
         server=server or site.pipeline.administration,
         store=store or site.pipeline.provisioning,
-        lease=lambda name: site.pipeline.ledger.lease(name, "test"),
+        ledger=site.pipeline.ledger,
     )
 
 
@@ -151,7 +151,7 @@ def test_an_account_that_lost_its_did_meanwhile_is_held_back(site: Site) -> None
     with pytest.raises(HeldBack):
         rotate(
             found, str(found.did), server=site.pipeline.administration, store=site.pipeline.provisioning,
-            lease=lambda name: site.pipeline.ledger.lease(name, "test"),
+            ledger=site.pipeline.ledger,
         )  # fmt: skip
     assert opens(site, user, str(user.password))
 
