@@ -65,17 +65,9 @@ def search(
 def put_right(
     pipeline: Pipeline, account: Account, look: Callable[[], Iterable[Found]], most: int, change: Callable[[Found], str]
 ) -> Iterator[tuple[Found, str]]:
-    """Put right at most so many of what is found now, under the lease of the repository.
-
-    Args:
-        change: Puts one right; returns why it cannot be, or "".
-
-    Yields:
-        Each finding, with why it was not put right, or "".
-
-    Raises:
-        LeaseHeld: Somebody writes to the repository right now.
-    """
+    """Put right at most so many of what is found now, under the lease of the repository; yields each finding, with
+    why it was not put right, or "", as `change` says. Raises LeaseHeld where somebody writes to the repository right
+    now."""
     with pipeline.ledger.lease(str(account.did), pipeline.engine.holder):
         for each in look():
             problem = "" if each.repairable else each.reason
@@ -98,16 +90,9 @@ def audited(
     counts: Mapping[str, int],
     counted_as: str,
 ) -> Iterator[Result | LeftOut]:
-    """Change something in one account after another; in the audit before it starts, with what is done as it is done.
-
-    Args:
-        title: Of the progress that is shown.
-        act: What is done to an account, as it is done.
-        done: How much of `counted_as` a result stands for.
-
-    Yields:
-        Every result, and who was left alone because the account is blocked.
-    """
+    """Change something in one account after another, with progress; in the audit before it starts, with how much of
+    `counted_as` is `done` with each result. Yields every result of `act`, and who was left alone because the account is
+    blocked."""
     if not accounts:
         return
     number, names = 0, [media.name for media in types]

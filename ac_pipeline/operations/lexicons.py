@@ -63,19 +63,10 @@ def scan(lexicons: Lexicons, server: DataServer, accounts: Iterable[Account]) ->
 
 
 def publish(lexicons: Lexicons, authority: Authority, ledger: Ledger, *, force: bool = False) -> list[Comparison]:
-    """Make the authority's repository hold our lexicons; those that are the same already are left alone.
-
-    Args:
-        ledger: Keeps the mark of the authority's repository, which may be one that we mirror to.
-        force: Publish breaking changes too.
-
-    Returns:
-        What was published, as it compared before.
-
-    Raises:
-        Misconfigured: A change is breaking, and not forced. Nothing was written.
-        Transient, Blocked: The PDS did not take it; publishing again does the rest.
-    """
+    """Make the authority's repository hold our lexicons; returns what was published, as it compared before: those that
+    are the same already are left alone. The ledger keeps the mark of the repository, which may be one that we mirror
+    to. Raises Misconfigured where a change is breaking and not forced; nothing was written. After Transient and
+    Blocked, publishing again does the rest."""
     for _ in range(ATTEMPTS):
         repository = authority.server.read_repository(authority.did)
         published = published_in(repository, lexicons)

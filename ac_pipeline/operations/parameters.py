@@ -42,8 +42,13 @@ def option(
         bare: What the option stands for on the command line without a value; None where it needs one.
         limits: Pydantic's, such as `ge`.
     """
-    hints = {"name": name, "metavar": metavar, "choices": list(choices), "argument": argument, "bare": bare}
-    extra: dict[str, Any] = dict(hints)
+    extra: dict[str, Any] = {
+        "name": name,
+        "metavar": metavar,
+        "choices": list(choices),
+        "argument": argument,
+        "bare": bare,
+    }
     return Field(default, description=help, json_schema_extra=extra, **limits)
 
 
@@ -57,23 +62,16 @@ def dry_run_option(what: str) -> Any:
 
 
 def sweep_option() -> Any:
-    return option(
-        None,
+    help = (
         "So many records without a document go although the database is doubted. With another number, or without one, "
-        "nothing is done and the number is said.",
-        metavar="N",
-        bare=-1,
-        ge=-1,
+        "nothing is done and the number is said."
     )
+    return option(None, help, metavar="N", bare=-1, ge=-1)
 
 
 def confirm_option(what: str) -> Any:
-    return option(
-        None,
-        f"The number of {what}, as the preview names it. Left out (or -1), nothing is done and the number is said.",
-        metavar="N",
-        ge=-1,
-    )
+    help = f"The number of {what}, as the preview names it. Left out (or -1), nothing is done and the number is said."
+    return option(None, help, metavar="N", ge=-1)
 
 
 class Parameters(BaseModel):
@@ -189,9 +187,8 @@ def chosen_accounts(
 def item_name(text: str) -> tuple[str, str]:
     """`painting:abc` as type and name; Misconfigured where it has another form, or names no type."""
     type_, colon, name = text.replace("\u200b", "").partition(":")  # Dagster's tables have such marks to break lines at
-    known = [media.name for media in MEDIA_TYPES]
-    if not colon or not name or type_ not in known:
-        raise Misconfigured(f"{text!r} is no item: write TYPE:CODE or TYPE:ID with one of {', '.join(known)}.")
+    if not colon or not name or type_ not in TYPE_NAMES:
+        raise Misconfigured(f"{text!r} is no item: write TYPE:CODE or TYPE:ID with one of {', '.join(TYPE_NAMES)}.")
     return type_, name
 
 

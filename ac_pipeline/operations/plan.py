@@ -159,16 +159,9 @@ def dry_run(
 def learned_limits(
     buckets: Iterable[tuple[str, Bucket]], host: str, now: float, *, headroom: float, relay: int = 0
 ) -> Limits:
-    """What answers of the PDS have taught, as limits of a forecast.
-
-    What was learned of one DID holds for all of them: the policies are those of the bucket that was renewed last.
-
-    Args:
-        buckets: All that is known, by key.
-        now: Epoch seconds.
-        headroom: Share of each DID's points left to its owner.
-        relay: Commits an hour that the relay takes; 0 for no such limit.
-    """
+    """What answers of the PDS have taught, as limits of a forecast at this moment (epoch seconds). What was learned of
+    one DID holds for all of them: the policies are those of the bucket that was renewed last. `headroom` is the share
+    of each DID's points left to its owner, `relay` the commits an hour that the relay takes, 0 for no such limit."""
     known = dict(buckets)
     ceilings = {
         key: tuple(

@@ -62,12 +62,8 @@ class RetryPlan:
 
 
 def plan_retry(pipeline: Pipeline, wanted: FailedItems) -> RetryPlan:
-    """Look up the failed items and their accounts. Nothing is run.
-
-    Raises:
-        Misconfigured: A selector names no user, or more than one.
-        Transient: Accounts or ledger could not be read.
-    """
+    """Look up the failed items and their accounts. Nothing is run. Raises Misconfigured where a selector names no user,
+    or more than one."""
     accounts, types = chosen_accounts(pipeline, wanted.users), [media.name for media in wanted.selection.types]
     find = partial(pipeline.ledger.find, states=wanted.states, error_class=wanted.error_class, types=types)
     owners: list[str | None] = [account.id for account in accounts] if wanted.users else [None]
@@ -99,13 +95,8 @@ def narrowed(entries: Iterable[LedgerEntry], wanted: FailedItems) -> Iterator[Le
 def group_by_account(
     entries: Sequence[LedgerEntry], accounts: Iterable[Account], wanted: FailedItems, lost: Collection[str] = ()
 ) -> RetryPlan:
-    """Put failed items together by account. Pure.
-
-    Args:
-        entries: The items, as `narrowed` left them.
-        accounts: All accounts.
-        lost: Items among them whose documents do not exist: their records are to be deleted.
-    """
+    """Put failed items together by account, as `narrowed` left them; of `lost` ones the documents do not exist: their
+    records are to be deleted. Pure."""
     by_owner: defaultdict[str, list[LedgerEntry]] = defaultdict(list)
     for entry in entries:
         by_owner[entry.account].append(entry)

@@ -259,14 +259,8 @@ def sync_answer(
     tables: Sequence[Table] = (),
     lines: Sequence[str] = (),
 ) -> Report:
-    """The answer of a command that has run a sync.
-
-    Args:
-        headline: In place of the usual one.
-        well: False if something is amiss that the report does not tell.
-        more: Further fields of the JSON.
-        tables, lines: To be shown besides.
-    """
+    """The answer of a command that has run a sync, with a headline in place of the usual one, and further fields of the
+    JSON, tables and lines; `well` is False if something is amiss that the report does not tell."""
     if report.interrupted:
         code = INTERRUPTED
         said = (

@@ -84,8 +84,7 @@ class Handles:
             wanted, notes = None, []
             for label in handle_labels(account):
                 handle = f"{label}{domains[0]}"
-                refusal = self._refusal(handle, info)
-                if not refusal:
+                if not (refusal := self._refusal(handle, info)):
                     wanted = handle
                     break
                 notes.append(f"{handle}: {refusal}")
@@ -97,9 +96,8 @@ class Handles:
         if wanted is None:
             state = HandleState.REFUSED if notes else HandleState.LEFT
             return replace(found, state=state, note=note or "it has neither a handle nor a user code")
-        state = HandleState.RIGHT if wanted == info.handle else HandleState.DIFFERS
-        if state is HandleState.RIGHT and account.pds_handle != wanted:
-            state = HandleState.STORED
+        in_mongo = HandleState.RIGHT if account.pds_handle == wanted else HandleState.STORED
+        state = in_mongo if wanted == info.handle else HandleState.DIFFERS
         return replace(found, wanted=wanted, state=state, note=note)
 
     def repair(self, account: Account, now: datetime) -> Handle:
@@ -150,16 +148,9 @@ _AT_ONCE: Final = 8  # Questions to the PDS at a time
 def look_at_handles(
     pipeline: Pipeline, users: Sequence[str], progress: Progress = unwatched, *, repair: bool = False, why: str = ""
 ) -> list[Handle]:
-    """Compare the handles of accounts on platform, PDS and in Mongo; repair what differs only where it is asked for.
-
-    Args:
-        users: As `chosen_accounts` takes them; empty for all.
-
-    Raises:
-        Misconfigured: A name fits nobody, or the administrator's password is missing or wrong.
-        LeaseHeld: Somebody else changes accounts right now.
-        Transient: Mongo or PDS could not be read.
-    """
+    """Compare the handles of these users, or of all, on platform, PDS and in Mongo; repair what differs only where it
+    is asked for. Raises Misconfigured where a name fits nobody, or the administrator's password is missing or wrong;
+    LeaseHeld where somebody else changes accounts right now."""
     listed = pipeline.accounts.all()
     chosen = chosen_accounts(pipeline, users) if users else listed
     having = [each for each in chosen if each.did is not None and not each.owner_deleted]

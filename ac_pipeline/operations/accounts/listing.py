@@ -196,17 +196,9 @@ class Visibility:
 def compare_visibility(
     hosted: Iterable[RepositoryStatus], keys: Mapping[str, str], relay: Relay, *, workers: int, by_list: bool = False
 ) -> Visibility:
-    """Ask the relay for every account of the PDS.
-
-    Args:
-        hosted: Every repository of the PDS.
-        keys: DID -> partition key.
-        workers: Questions at once.
-        by_list: Read the relay's own list instead of asking for each account; for a relay of few hosts.
-
-    Raises:
-        Transient: PDS or relay did not answer: nothing can be said.
-    """
+    """Ask the relay for every account of the PDS, several at a time; `keys` are partition keys by DID. `by_list` reads
+    the relay's own list instead of asking for each account, for a relay of few hosts. Raises Transient where PDS or
+    relay did not answer: nothing can be said."""
     there = {each.did: ACTIVE if each.active else each.status or "inactive" for each in hosted}
     if by_list:
         listed = {did: state for did, state in relay.states() if did in there}

@@ -87,15 +87,9 @@ def find_lost(pipeline: Pipeline, account: Account, selection: Selection) -> lis
 
 
 def restore(pipeline: Pipeline, account: Account, selection: Selection, most: int) -> Iterator[Lost]:
-    """Insert what `find_lost` finds now, at most so many documents, under the lease of the repository.
-
-    Yields:
-        What was inserted, with its `document`, and what was not, with the reason.
-
-    Raises:
-        Blocked: The account began to leave, or cannot be used any more.
-        LeaseHeld: Somebody writes to the repository right now.
-    """
+    """Insert what `find_lost` finds now, at most so many documents, under the lease of the repository; yields what was
+    inserted, with its `document`, and what was not, with the reason. Raises Blocked where the account began to leave,
+    or cannot be used any more; LeaseHeld where somebody writes to the repository right now."""
     # Asked anew, right before: between the look and now the account may have been scheduled for deletion.
     current = {each.id: each for each in pipeline.accounts.all()}.get(account.id)
     if current is None or current.did != account.did:

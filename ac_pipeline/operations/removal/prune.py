@@ -65,16 +65,9 @@ def of_person(snapshots: Iterable[Snapshot], name: str, account: Account | None)
 
 
 def plan_forgetting(vault: Vault, snapshots: Sequence[Snapshot], accounts: Sequence[Account]) -> Forgetting:
-    """What forgetting these snapshots would delete; reads only.
-
-    Args:
-        accounts: All accounts of the platform.
-
-    Raises:
-        HeldBack: A wipe needs one of them, or a later snapshot of the same wipe does.
-        SourceMissing: A snapshot that stays is damaged: which blobs it needs is not known.
-        Transient: Something could not be read.
-    """
+    """What forgetting these snapshots would delete, where these are all accounts; reads only. Raises HeldBack where a
+    wipe, or a later snapshot of the same wipe, needs one of them; SourceMissing where a snapshot that stays is damaged:
+    which blobs it needs is not known."""
     chosen, owners = tuple(snapshots), {account.id: account for account in accounts}
     _refuse(vault, chosen, owners)
     needs, lost = _needs(vault, chosen)

@@ -233,12 +233,7 @@ class Restore(Removal):
         self.entries = Entries(self.account, self.run_id, self.vault.engine.now)
 
     def plan(self) -> RestorePlan:
-        """What it would do; reads only. The snapshot's blobs are left unread.
-
-        Raises:
-            SourceMissing: The snapshot is not whole.
-            Blocked, Transient: Something could not be read.
-        """
+        """What it would do; reads only, and none of the blobs. Raises SourceMissing where the snapshot is not whole."""
         contents = [self.vault.contents(each) for each in self.vault.chain(self.snapshot)]
         did = self.repository_of("restore to", leaving=True)
         return self._decide(contents, self.vault.server.read_repository(did))

@@ -351,12 +351,8 @@ class Removals:
 
     def begin(self, present: Records, gone: Records, reason: str) -> None:
         """Before each attempt: record what went without our hearing of it, in this run or in one that was killed.
-
-        Args:
-            present: Every record of the types as the repository holds them now.
-            gone: Records that a snapshot of this wipe has and the repository has not.
-            reason: For the timelines.
-        """
+        `present` is what the repository holds now, `gone` what a snapshot of this wipe has and the repository has
+        not."""
         self._ask(present, gone)
         self._left = defaultdict(set)
         for name, records in present.items():
