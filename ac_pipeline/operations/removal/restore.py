@@ -245,6 +245,7 @@ class Restore(Removal):
             SourceMissing: The snapshot is not whole; nothing was begun.
             Blocked, Transient: Nothing was begun. What ends a restore that has begun is in its report.
         """
+        self.started = monotonic()
         # Of an account that is being deleted everything is held back, which its plan says.
         did, engine, report = self.repository_of("restore to", leaving=True), self.vault.engine, self.report
         with engine.ledger.lease(did, engine.holder):

@@ -52,7 +52,7 @@ class Removal:
     why: str = ""
     report: RemovalReport = field(init=False)
     refused: set[str] = field(default_factory=set, init=False)  # Paths the PDS refuses: they are not tried again
-    started: float = field(default_factory=monotonic, init=False)
+    started: float = field(default=0.0, init=False)  # Of the monotonic clock, when it was begun
 
     def repository_of(self, purpose: str, *, leaving: bool = False) -> str:
         """The account's DID; Blocked where it cannot be used for this purpose, except for one that is being deleted

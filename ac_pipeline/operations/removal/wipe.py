@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from time import monotonic
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
@@ -103,6 +104,7 @@ class Wipe(Removal):
             Misconfigured: Another number of records would be deleted; nothing was written.
             Blocked, Transient: Nothing was begun. What ends a wipe that has begun is in its report.
         """
+        self.started = monotonic()
         did, engine, report = self.repository_of("wipe"), self.vault.engine, self.report
         with engine.ledger.lease(did, engine.holder):
             read = self.vault.read(did)
