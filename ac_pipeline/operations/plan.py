@@ -409,32 +409,21 @@ class AppliedPart:
 
 
 def apply_plan(
-    engine: Engine,
-    plan: SavedPlan,
-    lines: Iterable[PlannedOperation],
-    accounts: Sequence[Account],
-    *,
-    run_id: str,
-    workers: int,
-    dry: bool = False,
-    canary: int | None = None,
-    sweep: int | None = None,
+    work: Work, plan: SavedPlan, accounts: Sequence[Account], *, dry: bool, canary: int | None, sweep: int | None
 ) -> Iterator[AppliedPart]:
     """Carry a plan out, account after account, and look at the others it was about for what is new.
 
     Args:
-        lines: The plan's operations, by account.
         accounts: All accounts there are now.
         dry: Only say what would be done and what has moved.
         canary: Stop after so many accounts with something to do.
-        sweep: How many records without a document it deletes, of a plan that was made to do so whatever is doubted.
-
-    Raises:
-        Misconfigured: It is another number.
+        sweep: How many records without a document it deletes, of a plan that was made to do so whatever is doubted;
+            Misconfigured where it is another number.
 
     Yields:
         The part of each account of the plan, then one of each other account in which something is new.
     """
+    pipeline = work.pipeline
     selection = selection_of(plan.selection)
     if not dry:
         number = plan.counts.get(Kind.DELETE_ORPHAN, 0) if selection.sweep is not None else None
@@ -451,7 +440,7 @@ def apply_plan(
     waiting: dict[str, list[PlannedOperation]] = {}
 
     def everybody() -> Iterator[Account]:
-        for id, part in groupby(lines, lambda each: each.account):
+        for id, part in groupby(pipeline.plans.lines(plan), lambda each: each.account):
             waiting[id] = list(part)
             yield known.get(id) or Account(id, waiting[id][0].user)
         yield from (each for each in accounts if each.id in about and each.id not in inside)
@@ -461,11 +450,12 @@ def apply_plan(
         if account.id not in known:
             gone = [Moved(Change.GONE, each, "its account is not on the platform any more") for each in operations]
             return AppliedPart(None, moved=gone)
-        return apply_part(engine, account, selection, operations, run_id, dry=dry)
+        return apply_part(pipeline.engine, account, selection, operations, work.run_id, dry=dry)
 
     def failed(account: Account, error: PipelineError) -> AppliedPart:
         return AppliedPart(account, error=error)
 
+    workers = pipeline.settings.ac_concurrent_users
     # Before a canary ends, nobody else's part may have begun.
     groups = [everybody()] if canary is None else ([account] for account in everybody())
     worked = 0

@@ -123,17 +123,7 @@ def _by_plan(work: Work, parameters: SyncParameters) -> Report:
 
     def reports() -> Iterator[AccountReport]:
         nonlocal same, before, clean
-        for part in apply_plan(
-            pipeline.engine,
-            plan,
-            pipeline.plans.lines(plan),
-            accounts,
-            run_id=work.run_id,
-            workers=pipeline.settings.ac_concurrent_users,
-            dry=dry,
-            canary=parameters.canary,
-            sweep=parameters.sweep,
-        ):
+        for part in apply_plan(work, plan, accounts, dry=dry, canary=parameters.canary, sweep=parameters.sweep):
             same, before, clean = same + part.same, before + part.done_before, clean and part.clean
             moved.extend(each.to_json() for each in part.moved)
             if part.account is not None and part.report is not None:

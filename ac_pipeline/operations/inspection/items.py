@@ -36,18 +36,14 @@ _STATUS: Final = (
 def run_status(work: Work, parameters: Selected) -> Report:
     """Per type: documents, eligible ones, records on the PDS, and what is pending, quarantined or blocked."""
     pipeline, selection = work.pipeline, parameters.selection()
-    every_hold, holds = pipeline.ledger.all_holds(), dict[str, Mapping[str, str]]()
+    accounts, every_hold = parameters.accounts(pipeline), pipeline.ledger.all_holds()
+    holds = {account.key: every_hold[account.id] for account in accounts if account.id in every_hold}
     totals: dict[str, Tally] = {}
-    blocked = Table("blocked_users", ("user", "message"))
-    left_out: list[LeftOut] = []
-
-    accounts = parameters.accounts(pipeline)
+    blocked, left_out = Table("blocked_users", ("user", "message")), list[LeftOut]()
     surveys = work.for_each(  # what was read is dropped (OPS-6)
         "Reading", accounts, lambda account: pipeline.engine.survey(account, selection)[1]
     )
     for account, report in surveys:
-        if account.id in every_hold:
-            holds[account.key] = every_hold[account.id]
         if isinstance(report, PipelineError):
             left_out.append(LeftOut(account.key, report))
             continue

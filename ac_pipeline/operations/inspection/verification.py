@@ -9,10 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import PipelineError
-from ac_pipeline.items import Finding, RepositoryCheckpoint
+from ac_pipeline.items import Finding
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.ledger.receipts import Aspect, Found, MongoReceipts, Part, Receipt, Total
 from ac_pipeline.operations.inspection.links import Judge, LinkFinding, LinkState, Repair
@@ -53,15 +54,12 @@ def findings(receipts: MongoReceipts, marks: Ledger, types: Sequence[MediaType])
     wrong before is put right. Of blobs a settled repository says nothing, so that those findings stay until the next
     verification.
     """
-    names = [media.name for media in types]
-    left: dict[str, RepositoryCheckpoint | None] = {}
+    names, checkpoint = [media.name for media in types], cache(marks.checkpoint)
 
     def settled_since(found: Found) -> bool:
         if found.aspect is Aspect.BLOBS or found.did is None:
             return False
-        if found.did not in left:
-            left[found.did] = marks.checkpoint(found.did)
-        mark = left[found.did]
+        mark = checkpoint(found.did)
         return mark is not None and mark.at > found.at and found.type in mark.settled
 
     wrong = tuple(found for found in receipts.unsound(names) if not settled_since(found))
