@@ -91,7 +91,7 @@ class Pipeline:
         self.budgets = MongoBudgetStore(own["budgets"])
         self.provisioning = MongoProvisioning(source, own)
         self.changes = MongoChanges(source, own)
-        self.documents = self.repairs = MongoDocuments(source)
+        self.documents = MongoDocuments(source)
         self.lexicons = lexicons_of_types()
         self.server = PdsClient(*pds())
         password = settings.pds_admin_password

@@ -25,7 +25,7 @@ from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.sensors.drift import plan_drift
 from ac_pipeline.defs.user_jobs import VERIFY_USERS
 from ac_pipeline.errors import Misconfigured
-from ac_pipeline.operations.plan import PLAN
+from ac_pipeline.operations.plan import run_plan
 from ac_pipeline.settings import Timetable
 
 LOOK_SECONDS: Final = 25.0
@@ -141,7 +141,7 @@ SCHEDULES: Final = (
     UsersSchedule(
         DAILY_PLAN,
         "ac_cron_plan",
-        PLAN.job,
+        run_plan.job,
         "Plans a sync of everybody without doing it: operations/flight_plan says what it would do, and what it costs.",
         one_run,
     ),

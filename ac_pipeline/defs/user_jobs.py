@@ -32,6 +32,7 @@ from ac_pipeline.mongo.ledger.receipts import Receipt
 from ac_pipeline.operations.inspection.verification import Taken
 from ac_pipeline.operations.parameters import TYPE_NAMES, item_name, media_types
 from ac_pipeline.operations.retry import FAILED, AccountRetry, FailedItems, RetryPlan, in_order, plan_retry
+from ac_pipeline.sync.selection import Selection
 
 VERIFY_USERS: Final = "verify_users"
 VERIFY_STEP: Final = "verify_each_user"
@@ -241,9 +242,11 @@ def _wanted(config: RetryConfig) -> FailedItems:
     if config.error_class and config.error_class not in ERROR_CLASSES:
         raise Misconfigured(f"error_class: {config.error_class!r} is none of {', '.join(ERROR_CLASSES)}.")
     return FailedItems(
+        Selection(
+            types=media_types(config.types),
+            items=frozenset(item_name(text) for text in config.items) or None,
+        ),
         users=tuple(config.users),
-        types=media_types(config.types),
-        items=frozenset(item_name(text) for text in config.items) or None,
         states=tuple(State(name) for name in config.states) or FAILED,
         error_class=config.error_class or None,
         limit=config.limit,

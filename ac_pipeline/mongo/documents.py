@@ -102,8 +102,8 @@ class MongoDocuments:
     def unlinked(
         self, media: MediaType, accounts: Iterable[Account], without: Collection[str] = ()
     ) -> tuple[int, int | None]:
-        """How many documents of these accounts have no record stored in them, removed ones and those `without` left out,
-        and the `when` of the oldest in ms since 1970, None where there is none with a date.
+        """How many documents of these accounts have no record stored in them, removed ones and those `without` left
+        out, and the `when` of the oldest in ms since 1970, None where there is none with a date.
         """
         others = {"_id": {"$nin": [ObjectId(each) for each in without if ObjectId.is_valid(each)]}}
         owners = [owner for each in accounts for owner in (GUEST_VALUES if each.is_guest else (each.id,))]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 
 from ac_pipeline.errors import Blocked, PipelineError, is_unreachable
-from ac_pipeline.items import Stage, State
+from ac_pipeline.items import Failure, Stage, State
 from ac_pipeline.media.base import Document, Verdict
 from ac_pipeline.sync.planning.plan import Operation, Versions
 
@@ -77,6 +77,13 @@ class ItemFailure:
     status: int | None = None
     code: str | None = None
     attempts: int = 1
+
+    @classmethod
+    def of(
+        cls, item: str, user: str, failure: Failure, state: State, *, code: str | None, attempts: int
+    ) -> ItemFailure:
+        what = (failure.stage, state, failure.error_class, failure.message, failure.status)
+        return cls(item, user, *what, code, attempts)
 
     def to_json(self) -> dict[str, object]:
         return {"class" if name == "error_class" else name: value for name, value in asdict(self).items()}

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
+from typing import Any
 
 from ac_pipeline.items import PlannedOperation
 from ac_pipeline.media.base import Document, MediaType
@@ -132,6 +133,18 @@ class Selection:
     def judges_orphans(self) -> bool:
         """True if records without a document are its business: when it is about all documents, or was told so."""
         return self.orphans or not self.partial
+
+    def only(self, items: Iterable[tuple[str, str | None]], **more: Any) -> Selection:
+        """Exactly these items, whatever it was narrowed by before.
+
+        Args:
+            items: Pairs of type name and ObjectId; None for a record without a document, of which only the type counts.
+            more: Further changes.
+        """
+        listed = set(items)
+        types = tuple(media for media in self.types if any(name == media.name for name, _ in listed))
+        named = frozenset((name, document) for name, document in listed if document is not None)
+        return replace(self, types=types, items=named, since=None, until=None, limit=None, **more)
 
     def documents(self, documents: list[Document]) -> set[str]:
         """Ids of the chosen ones among all documents of one account and type."""

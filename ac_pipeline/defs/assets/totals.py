@@ -19,7 +19,7 @@ from ac_pipeline.defs.metadata import (
 from ac_pipeline.defs.operator_jobs import KIND, answer_asset, conclude, tag_run, work_of
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.operations.inspection.items import AUDIT
+from ac_pipeline.operations.inspection.items import run_audit
 from ac_pipeline.operations.totals import mirror_totals
 
 TOTALS: Final = dg.AssetKey(["mirror", "totals"])
@@ -75,8 +75,8 @@ def count(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[PipelineRes
     said = f"{kept} items have not got where they should."
     context.log_event(dg.AssetMaterialization(ALL_FAILED_ITEMS, description=said, metadata=failed))
     with dagster_failures():
-        using, parameters = work_of(context, pipeline), AUDIT.parse({})
-        conclude(context, using, AUDIT, parameters, AUDIT.run(using, parameters))
+        using, parameters = work_of(context, pipeline), run_audit.parse({})
+        conclude(context, using, run_audit, parameters, run_audit.run(using, parameters))
 
 
 @dg.job(

@@ -189,6 +189,13 @@ def same_content(media: MediaType, record: Existing, documents: Iterable[Documen
     return min(found, key=lambda each: (each.verdict is not Verdict.ELIGIBLE, each.id), default=None)
 
 
+def survivor(media: MediaType, records: Iterable[Existing], linked: str | None) -> Existing:
+    """Of several records of one document the one that stays: the linked one, else one with its blobs, else the oldest
+    key (LINK-7)."""
+    needed = [blob.name for blob in media.blobs]
+    return min(records, key=lambda each: (each.rkey != linked, not all(n in each.value for n in needed), each.rkey))
+
+
 def existing_records(repository: Repository, media: MediaType) -> list[Existing]:
     """The repository's records of one type, in key order, with the document each one names."""
     found = []
@@ -468,19 +475,19 @@ class _Planner:
             kind = Kind.RENDER if wanted.unrendered else Kind.CREATE
             self._add(kind, rkey, why, wanted, record=wanted.record, cid=wanted.cid)
             return
-        survivor = self._survivor(wanted, matches)
+        stays = survivor(self.media, matches, self._linked_rkey(wanted.document))
         for record in matches:
-            if record is not survivor:
-                self._add(Kind.DELETE_DUPLICATE, record.rkey, f"duplicate of {survivor.rkey}", wanted)
+            if record is not stays:
+                self._add(Kind.DELETE_DUPLICATE, record.rkey, f"duplicate of {stays.rkey}", wanted)
         if wanted.unrendered:
-            self._add(Kind.RENDER, survivor.rkey, "its renditions are not made yet; the record may change", wanted)
+            self._add(Kind.RENDER, stays.rkey, "its renditions are not made yet; the record may change", wanted)
             return
-        drift = difference(survivor, wanted)
+        drift = difference(stays, wanted)
         if drift:
-            self._add(Kind.UPDATE, survivor.rkey, drift, wanted, record=wanted.record, cid=wanted.cid)
+            self._add(Kind.UPDATE, stays.rkey, drift, wanted, record=wanted.record, cid=wanted.cid)
             return
-        self.plan.kept.append(Kept(wanted, survivor.rkey, survivor.cid))
-        self._heal_link(wanted, survivor)
+        self.plan.kept.append(Kept(wanted, stays.rkey, stays.cid))
+        self._heal_link(wanted, stays)
 
     def _heal_link(self, wanted: Wanted, record: Existing) -> None:
         link = wanted.document.link
@@ -495,14 +502,6 @@ class _Planner:
             stale = [n for n in ("uri", "cid", "did") if getattr(link, n) != getattr(right, n)]
             kind, reason = Kind.HEAL, f"the link's {', '.join(stale)} is missing or old"
         self._add(kind, record.rkey, reason, wanted, link=right)
-
-    def _survivor(self, wanted: Wanted, matches: list[Existing]) -> Existing:
-        """The linked copy, else one with its blobs, else the oldest key (LINK-7)."""
-        linked = self._linked_rkey(wanted.document)
-        needed = [blob.name for blob in self.media.blobs]
-        return min(
-            matches, key=lambda record: (record.rkey != linked, not all(n in record.value for n in needed), record.rkey)
-        )
 
     def _new_key(self, wanted: Wanted) -> tuple[str, str]:
         document, salt = wanted.document, wanted.salt

@@ -628,9 +628,10 @@ class Recorder:
     # -------------------------------------------------------------------------------------------------------- reporting
 
     def _list(self, item: str, document: Document | None, failure: Failure, state: State) -> None:
-        what = (failure.stage, state, failure.error_class, failure.message, failure.status)
         code, attempts = document.code if document is not None else None, self._entries.attempts(item) + 1
-        self.report.failures.append(ItemFailure(item, self._account.key, *what, code, attempts))
+        self.report.failures.append(
+            ItemFailure.of(item, self._account.key, failure, state, code=code, attempts=attempts)
+        )
 
     def _disturb(self, item: str, failure: Failure) -> None:
         """A transient failure of one item: the account has to be run again."""

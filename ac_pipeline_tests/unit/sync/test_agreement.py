@@ -14,7 +14,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import RecordRefused
 from ac_pipeline.items import PlannedOperation, State
 from ac_pipeline.media.registry import media_type
-from ac_pipeline.operations.apply_plan import AppliedPart, Change, apply_part
+from ac_pipeline.operations.plan import AppliedPart, Change, apply_part
 from ac_pipeline.sync.planning.plan import Kind
 from ac_pipeline.sync.selection import Agreement, PlanHash, Selection, planned
 from ac_pipeline_tests.unit.sync.test_dry_run import a_bit_of_everything
