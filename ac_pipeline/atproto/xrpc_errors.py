@@ -214,7 +214,7 @@ def classify(call: Call, answer: Answer, subject: str) -> PipelineError:
     *_, becomes, advice = next(rule for rule in _TABLE if _fits(rule, call, answer))
     if becomes in _OF_ACCOUNTS:  # what is wrong with an account is said without the protocol's words
         state = re.sub(r"^(Account|Repo)", "", answer.error or "").lower()
-        sentence = advice.format(state={"takedown": "taken down", "takendown": "taken down"}.get(state, state))
+        sentence = advice.format(state={"takedown": "takendown"}.get(state, state))  # as `listRepos` says it
         return becomes(f"{subject.partition(' for ')[2]} {sentence}", status=answer.status, answer=answer.words)
     said = f": {answer.words}" if answer.words else ""
     message = f"{subject}: the server answered {answer.status}{said}. {advice}"
