@@ -206,6 +206,18 @@ class Settings(Timetable):
         description="Where thumbnails, videos and snapshots are kept: a path, or an fsspec URL such as "
         "`s3://bucket/folder`.",
     )
+    aws_access_key_id: str | None = Field(
+        default=None,
+        description="For `s3://` renditions: who reads, writes, lists and deletes in the bucket. Left out: whom a "
+        "profile (`AWS_PROFILE`), or the role of the machine or pod, names.",
+    )
+    aws_secret_access_key: SecretStr | None = Field(default=None, description="The secret of that key.")
+    aws_session_token: SecretStr | None = Field(default=None, description="Its token, where it is a temporary one.")
+    aws_endpoint_url: Address | None = Field(
+        default=None,
+        description="The S3 server, such as `https://sfo3.digitaloceanspaces.com`. Left out: Amazon's.",
+    )
+    aws_default_region: str | None = Field(default=None, description="Its region. Left out: the server's usual one.")
 
     ac_lexicon_authority: Did | None = Field(
         default=None,
@@ -348,6 +360,18 @@ class Settings(Timetable):
         where = f" at {hosts[1]}" if hosts else ""
         pds = urlsplit(self.pds_url).netloc
         return f"PDS {pds} and database {self.mongodb_name}{where} (ledger: {self.ac_ledger_database})"
+
+    @property
+    def renditions_options(self) -> dict[str, Any]:
+        """What fsspec is told besides `AC_RENDITIONS_URL`."""
+        if not self.ac_renditions_url.startswith(("s3://", "s3a://")):
+            return {}
+        secrets = {"secret": self.aws_secret_access_key, "token": self.aws_session_token}
+        options: dict[str, Any] = {name: value.get_secret_value() for name, value in secrets.items() if value}
+        plain = {"key": self.aws_access_key_id, "endpoint_url": self.aws_endpoint_url}
+        options |= {name: value for name, value in plain.items() if value}
+        region = {"region_name": self.aws_default_region} if self.aws_default_region else {}
+        return {**options, "client_kwargs": region}
 
     def secrets(self) -> tuple[str, ...]:
         """What must never be seen in a text: the values of all secret settings, credentials in an address included."""

@@ -96,7 +96,7 @@ class Pipeline:
         self.lexicons = lexicons_of_types()
         self.server = pds.client()
         self.administration = pds.administration()
-        self.store = RenditionStore(settings.ac_renditions_url)
+        self.store = RenditionStore(settings.ac_renditions_url, settings.renditions_options)
         self.renderer = Renderer(
             ObjectStorage(
                 media_http,

@@ -127,15 +127,18 @@ class Slice:
 
 
 @contextmanager
-def open_slice(database: Database[dict[str, Any]], uri: str, pds: Any, media_url: str, folder: Path) -> Iterator[Slice]:
-    """A pipeline on a test's own database and the worker's PDS."""
+def open_slice(
+    database: Database[dict[str, Any]], uri: str, pds: Any, media_url: str, folder: Path, **more: Any
+) -> Iterator[Slice]:
+    """A pipeline on a test's own database and the worker's PDS. `more`: further settings."""
+    given = {"ac_renditions_url": str(folder / "renditions"), **more}
     settings = Settings(
         mongodb_connection_string=uri,
         mongodb_name=database.name,
         pds_url=pds.url,
         ac_media_url=media_url,
-        ac_renditions_url=str(folder / "renditions"),
         dagster_home=folder,
+        **given,
     )
     with open_pipeline(settings) as pipeline:
         yield Slice(pipeline, database, pds)

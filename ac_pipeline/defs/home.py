@@ -160,6 +160,36 @@ def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     return {**values, **changes, **inside}
 
 
+def unshared_renditions(settings: Settings, launcher: str, config: Mapping[str, Any]) -> str | None:
+    """A sentence where renditions are in a folder that runs of this launcher do not share: it starts containers, or
+    runs on other machines, and mounts no lasting volume there. None where all is well.
+
+    Args:
+        launcher: Name of its class; empty for Dagster's default.
+        config: Its section of dagster.yaml.
+    """
+    place = settings.ac_renditions_url
+    if launcher in {"", "DefaultRunLauncher"} or "://" in place:
+        return None
+    pod = config.get("run_k8s_config") or {}
+    lasting = {
+        each["name"]
+        for each in (pod.get("pod_spec_config") or {}).get("volumes") or ()
+        if not {"empty_dir", "emptyDir"} & each.keys()
+    }
+    bound = (config.get("container_kwargs") or {}).get("volumes") or ()
+    mounted = [str(each).split(":")[1] for each in bound if ":" in str(each)]
+    for each in (pod.get("container_config") or {}).get("volume_mounts") or ():
+        mounted += [each["mount_path"]] if each["name"] in lasting else []
+    if any(Path(place).is_relative_to(each) for each in mounted):
+        return None
+    return (
+        f"Warning: {launcher} starts runs elsewhere, and AC_RENDITIONS_URL is the folder {place}: what a run keeps "
+        "there, snapshots included, no other may find. Set it to s3://..., or to a folder that all share, as "
+        "file:///..."
+    )
+
+
 def _write(path: Path, content: str) -> None:
     """At once, so that who starts at the same time reads the whole file or the one before."""
     new = path.with_suffix(f".{os.getpid()}")
@@ -213,6 +243,9 @@ def main(arguments: Sequence[str]) -> int:
     except PipelineError as error:
         sys.stderr.write(f"Error: {error.message}\n")
         return 2
+    launcher = (yaml.safe_load((home / "dagster.yaml").read_text()) or {}).get("run_launcher") or {}
+    warning = unshared_renditions(settings, launcher.get("class", ""), launcher.get("config") or {})
+    sys.stderr.write(f"{warning}\n" if warning else "")
     if options.prepare_only or options.part == "prepare":
         sys.stdout.write(f"{home}\n")
         return 0

@@ -21,6 +21,7 @@ import dagster as dg
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import record_address
 from ac_pipeline.atproto.types import RepositoryStatus
+from ac_pipeline.defs.home import unshared_renditions
 from ac_pipeline.defs.web_server import THUMBNAILS
 from ac_pipeline.items import LastLook, LedgerEntry, RepositoryCheckpoint, State
 from ac_pipeline.media.base import MediaType
@@ -332,6 +333,10 @@ def _told(context: dg.InitResourceContext) -> Settings:
     settings = load_settings()
     if context.run is not None and context.log is not None:
         context.log.info(f"This run works on {settings.destination}.")
+        launcher = getattr(context.instance and context.instance.run_launcher, "inst_data", None)
+        warning = launcher and unshared_renditions(settings, launcher.class_name, launcher.config_dict)
+        if warning:
+            context.log.warning(warning)
     return settings
 
 

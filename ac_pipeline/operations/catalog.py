@@ -66,6 +66,7 @@ CATALOG: Final = (
     Entry("restore-documents", f"{_LOST}:RESTORE_DOCUMENTS", REPAIR, "Rebuild lost documents.", "--user ada"),
     Entry("erasure", "inspection.erasure:ERASURE", REPAIR, "Say what is left of erased work.", "--user ada"),
     Entry("snapshots", "removal.prune:SNAPSHOTS", REPAIR, "List snapshots, or delete some for good.", "--user ada"),
+    Entry("renditions", "removal.renditions:RENDITIONS", REPAIR, "Find, or delete, what nothing needs.", "--prune"),
     Entry("audit", f"{_ITEMS}:AUDIT", LOOK, "List who removed records or brought them back.", "--action wipe"),
     Entry("accounts list", f"{_LISTING}:LIST", ACCOUNTS, "Show who can be mirrored and who cannot.", "--state blocked"),
     Entry("accounts create-guest", f"{_REGISTRATION}:CREATE_GUEST", ACCOUNTS, "Make the account of anonymous work."),

@@ -52,7 +52,10 @@ def test_the_example_of_a_command_can_be_given_to_it(entry: Entry) -> None:
 
 @pytest.mark.parametrize(
     ("words", "expected"),
-    [("ac-pipeline re", ["restore", "restore-documents", "retry"]), ("ac-pipeline accounts ro", ["rotate"])],
+    [
+        ("ac-pipeline re", ["renditions", "restore", "restore-documents", "retry"]),
+        ("ac-pipeline accounts ro", ["rotate"]),
+    ],
 )
 def test_a_shell_completes_commands(words: str, expected: list[str]) -> None:
     given = {"_AC_PIPELINE_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
