@@ -144,7 +144,7 @@ PostgresAddress = Annotated[SecretStr, _must("begin with postgresql+psycopg2://"
 
 
 class Timetable(BaseSettings):
-    """When the schedules tick, in UTC: the settings the code location needs when it loads, and nothing else."""
+    """When the schedules tick, in UTC, and the form of logs: what the code location needs when it loads, no more."""
 
     model_config = SettingsConfigDict(
         env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True, env_file_encoding="utf-8"
@@ -156,6 +156,11 @@ class Timetable(BaseSettings):
     )
     ac_cron_verify: str = Field(
         default="0 5 * * 0", description="When `weekly_verification` runs: every record and blob looked at."
+    )
+    ac_log_format: Annotated[str, _must("be text or json", "text|json")] = Field(
+        default="text",
+        description="Form of what commands say on stderr, and of the logs of runs and of Dagster's services: `text`, "
+        "or `json` for one JSON document a line.",
     )
 
 

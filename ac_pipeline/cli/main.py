@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 
 import click
 from click.shell_completion import CompletionItem
@@ -18,8 +19,10 @@ from ac_pipeline.cli.ledger import ledger
 from ac_pipeline.cli.local import local
 from ac_pipeline.cli.output import say
 from ac_pipeline.errors import FAILED, INTERRUPTED, UNREACHABLE, USAGE, WELL, Misconfigured, PipelineError, Transient
+from ac_pipeline.logs import use_json
 from ac_pipeline.operations.catalog import CATALOG, Entry
 
+_HELP = {"-h", "--help", "--version"}
 _READING = {"audit", "item", "items", "plans", "snapshots", "status", "verify"}
 _GROUPS = {
     "accounts": "Who can be mirrored and who cannot, and what changes that. Without a further word: `list`.",
@@ -132,6 +135,12 @@ for command in (ledger, local):
 
 def main() -> None:
     """Run the command line and exit. What may write says to stderr first which PDS and which database it works on."""
+    if sys.argv[1:] and _HELP.isdisjoint(sys.argv):
+        from ac_pipeline.settings import load_timetable  # noqa: PLC0415 - which no help needs
+
+        with suppress(Misconfigured):  # the command says so
+            if load_timetable().ac_log_format == "json":
+                use_json()
     if sys.argv[1:2] and sys.argv[1] not in _READING:
         log = logging.getLogger("ac_pipeline.wiring")
         log.setLevel(logging.INFO)

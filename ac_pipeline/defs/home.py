@@ -31,6 +31,7 @@ from sqlalchemy.pool import NullPool
 from ac_pipeline.defs import web_server
 from ac_pipeline.defs.assets.catalog import POOL_LIMITS
 from ac_pipeline.errors import Misconfigured, PipelineError
+from ac_pipeline.logs import in_form, use_json
 from ac_pipeline.redaction import Redactor
 from ac_pipeline.settings import Settings, load_settings, pool_limits
 
@@ -239,17 +240,20 @@ def main(arguments: Sequence[str]) -> int:
         parser.error("--read-only is for the webserver")
     try:
         settings = load_settings()
+        if settings.ac_log_format == "json":
+            use_json()
         home = prepare_home(settings, options.project)
     except PipelineError as error:
-        sys.stderr.write(f"Error: {error.message}\n")
+        sys.stderr.write(in_form(f"Error: {error.message}") + "\n")
         return 2
     launcher = (yaml.safe_load((home / "dagster.yaml").read_text()) or {}).get("run_launcher") or {}
     warning = unshared_renditions(settings, launcher.get("class", ""), launcher.get("config") or {})
-    sys.stderr.write(f"{warning}\n" if warning else "")
+    if warning:
+        sys.stderr.write(in_form(warning) + "\n")
     if options.prepare_only or options.part == "prepare":
         sys.stdout.write(f"{home}\n")
         return 0
-    sys.stderr.write(f"Dagster works on {settings.destination}.\n")
+    sys.stderr.write(in_form(f"Dagster works on {settings.destination}.") + "\n")
     command = [sys.executable, "-m", *_PARTS.get(options.part, [web_server.MODULE, "dev"])]
     if options.part == "code-server":
         # Containers of runs get every setting, by name; Dagster fills in the value that its daemon has.
@@ -263,6 +267,8 @@ def main(arguments: Sequence[str]) -> int:
         command += ["--host", options.host, "--port", str(port)]
     if options.read_only:
         command.append("--read-only")
+    if settings.ac_log_format == "json":
+        command += ["--log-format", "json"]
     return run_group(command, environment(settings), home)
 
 
