@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ from ac_pipeline.atproto.relay import Relay
 from ac_pipeline.atproto.sessions import Sessions
 from ac_pipeline.atproto.transport import Transport, open_http
 from ac_pipeline.bounds import Limit, Limits
+from ac_pipeline.errors import PipelineError
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.accounts import MongoAccounts, MongoProvisioning
 from ac_pipeline.mongo.changes.pending import MongoChanges
@@ -41,6 +42,7 @@ from ac_pipeline.mongo.documents import MongoDocuments
 from ac_pipeline.mongo.ledger.audit import MongoAudit
 from ac_pipeline.mongo.ledger.collections import (
     MongoBudgetStore,
+    MongoCounters,
     MongoPublishedLexicons,
     MongoSessionStore,
     MongoSnapshots,
@@ -88,6 +90,7 @@ class Pipeline:
         self.audit = MongoAudit(own, who=settings.ac_operator)
         self.snapshots = MongoSnapshots(own)
         self.receipts = MongoReceipts(own)
+        self.counters = MongoCounters(own)
         self.plans = MongoPlans(own, settings.ac_operator)
         self.budgets = MongoBudgetStore(own["budgets"])
         self.provisioning = MongoProvisioning(source, own)
@@ -97,14 +100,15 @@ class Pipeline:
         self.server = pds.client()
         self.administration = pds.administration()
         self.store = RenditionStore(settings.ac_renditions_url, settings.renditions_options)
+        self.objects = ObjectStorage(
+            media_http,
+            settings.ac_media_url,
+            buckets=settings.ac_media_buckets.split(","),
+            limit=_limits(settings).media,
+            concurrency=settings.ac_concurrent_downloads,
+        )
         self.renderer = Renderer(
-            ObjectStorage(
-                media_http,
-                settings.ac_media_url,
-                buckets=settings.ac_media_buckets.split(","),
-                limit=_limits(settings).media,
-                concurrency=settings.ac_concurrent_downloads,
-            ),
+            self.objects,
             self.store,
             blob_limit=self.server.blob_limit,
             work_dir=stack.enter_context(work_folder()),
@@ -147,6 +151,16 @@ class Pipeline:
             erase_copies=settings.ac_erase_copies,
         )
 
+    def keep_counts(self) -> None:
+        """Add what this pipeline has asked for and spent to what all have; metrics are no reason to fail."""
+        encodings = self.renderer.encodings
+        with suppress(PipelineError):
+            self.counters.add(
+                asdict(self.server.usage())
+                | {"media_bytes_downloaded": self.objects.bytes_downloaded}
+                | {"encodings": len(encodings), "encoding_seconds": sum(encodings)}
+            )
+
 
 def lexicons_of_types() -> Lexicons:
     """The lexicons of all media types, those of other packages included.
@@ -170,7 +184,9 @@ def open_pipeline(settings: Settings, *, sleep: Callable[[float], None] = time.s
     """
     _log.info("Works on %s.", settings.destination)
     with ExitStack() as stack:
-        yield Pipeline(settings, stack, sleep)
+        pipeline = Pipeline(settings, stack, sleep)
+        stack.callback(pipeline.keep_counts)
+        yield pipeline
 
 
 @contextmanager

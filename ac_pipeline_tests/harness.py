@@ -73,13 +73,14 @@ class Slice:
         return found
 
     def everything(self) -> dict[str, Any]:
-        """All that is in the source, the ledger and the rendition store, to compare; not when somebody looked at it."""
+        """All that is in the source, the ledger and the rendition store, to compare; not when somebody looked at it,
+        nor what that took."""
         client, settings = self.database.client, self.pipeline.settings
         kept: dict[str, Any] = {
             f"{name}.{collection}": sorted(map(repr, client[name][collection].find()))
             for name in (settings.mongodb_name, settings.ac_ledger_database)
             for collection in client[name].list_collection_names()
-            if collection != "looks"  # when somebody looked last
+            if collection not in {"looks", "counters"}
         }
         kept["store"] = sorted(Path(settings.ac_renditions_url).rglob("*"))
         kept["repositories"] = {status.did: status.head for status in self.pipeline.server.list_repositories()}

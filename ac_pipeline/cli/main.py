@@ -23,14 +23,14 @@ from ac_pipeline.logs import use_json
 from ac_pipeline.operations.catalog import CATALOG, Entry
 
 _HELP = {"-h", "--help", "--version"}
-_READING = {"audit", "item", "items", "plans", "snapshots", "status", "verify"}
+_READING = {"audit", "item", "items", "metrics", "plans", "snapshots", "status", "verify"}
 _GROUPS = {
     "accounts": "Who can be mirrored and who cannot, and what changes that. Without a further word: `list`.",
     "lexicons": "The definitions of the records: check them, publish them.",
 }
 
 
-_EXAMPLES = {"dagster": "ac-pipeline dagster dev"}
+_EXAMPLES = {"dagster": "ac-pipeline dagster dev", "metrics": "ac-pipeline metrics --once"}
 
 
 class CatalogGroup(click.Group):
@@ -127,6 +127,26 @@ def dagster(part: str, read_only: bool, **options: object) -> None:
     given = [f"--{name}={value}" for name, value in options.items() if value is not None]
     words = [part, *given, *(["--read-only"] if read_only else [])]
     os.execv(sys.executable, [sys.executable, "-m", "ac_pipeline.defs.home", *words])  # noqa: S606 - our own module
+
+
+@cli.command("metrics")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address it answers at.")
+@click.option("--port", type=int, default=9464, show_default=True, help="Its port.")
+@click.option("--every", type=float, default=60.0, show_default=True, help="Seconds that a count is good for.")
+@click.option("--once", is_flag=True, help="Print everything and end.")
+def metrics(host: str, port: int, every: float, *, once: bool) -> None:
+    """Serve the mirror in numbers, in Prometheus's text format: totals by type, ages, accounts, what the limits of the
+    PDS have left, and requests, bytes and encodings of all runs. Until Ctrl-C.
+    """
+    from ac_pipeline.cli.from_operations import opened  # noqa: PLC0415 - with it come all clients
+    from ac_pipeline.operations.metrics import serve, text_of  # noqa: PLC0415
+
+    with opened() as pipeline:
+        if once:
+            click.echo(text_of(pipeline), nl=False)
+            return
+        say(f"Metrics at http://{host}:{port}/metrics.", err=True)
+        serve(pipeline, host, port, every)
 
 
 for command in (ledger, local):

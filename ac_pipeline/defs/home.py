@@ -202,7 +202,9 @@ def _write(path: Path, content: str) -> None:
 def environment(settings: Settings) -> dict[str, str]:
     """The environment for Dagster and everything it starts: ours, with every setting in it as it was read."""
     ours = {name: value for name, value in os.environ.items() if name.lower() not in type(settings).model_fields}
-    return {**_PATIENT_BACKFILLS, **ours, **_values(settings)}
+    # The option of the code server that Dagster's other services start for themselves.
+    form = {"DAGSTER_CLI_API_GRPC_LOG_FORMAT": "json"} if settings.ac_log_format == "json" else {}
+    return {**_PATIENT_BACKFILLS, **form, **ours, **_values(settings)}
 
 
 def _values(settings: Settings) -> dict[str, str]:

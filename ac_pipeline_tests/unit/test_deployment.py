@@ -41,7 +41,7 @@ MANIFESTS = [
 ]
 DOCKERFILE = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text())
 UNIT = DEPLOY / "systemd" / "ac-pipeline@.service"
-READONLY = DEPLOY / "systemd" / "ac-pipeline@readonly.service.d" / "command.conf"
+OTHERS = sorted(DEPLOY.glob("systemd/ac-pipeline@*.service.d/command.conf"))
 IMAGE_VARIABLE = "AC_IMAGE"
 VARIABLES = {name.upper() for name in Settings.model_fields} | {IMAGE_VARIABLE}
 
@@ -77,7 +77,7 @@ def commands() -> Iterator[list[str]]:
         yield container["args"]
     (last,) = re.findall(r"^CMD (\[.*)", DOCKERFILE, re.MULTILINE)
     yield json.loads(last)
-    for path in (UNIT, READONLY):
+    for path in (UNIT, *OTHERS):
         line = re.findall(r"^ExecStart=/opt/ac-pipeline/bin/(.+)", path.read_text(), re.MULTILINE)[-1]
         for part in ("code-server", "webserver", "daemon"):
             yield shlex.split(line.replace("%i", part))
@@ -248,7 +248,7 @@ def test_every_command_is_one_of_ours() -> None:
         assert program == "ac-pipeline"
         context = click.Context(cli)
         name, command, rest = cli.resolve_command(context, words)
-        assert name == "dagster"
+        assert name in {"dagster", "metrics"}
         assert command is not None
         command.make_context(name, rest, parent=context)
 
@@ -329,5 +329,5 @@ def test_the_proxy_asks_for_a_login_and_leads_to_the_ports_that_are_open_here_al
         assert re.search(r"auth_basic_user_file /etc/nginx/ac-pipeline\.\w+;", server)
         assert "listen 80" not in server
     ports = [port for service in COMPOSE["services"].values() for port in service.get("ports", ())]
-    assert ports == ["127.0.0.1:3000:3000", "127.0.0.1:3001:3000"]
-    assert "--read-only --port 3001" in READONLY.read_text()
+    assert ports == ["127.0.0.1:3000:3000", "127.0.0.1:3001:3000", "127.0.0.1:9464:9464"]
+    assert any("--read-only --port 3001" in path.read_text() for path in OTHERS)
