@@ -371,12 +371,10 @@ class Settings(Timetable):
         """What fsspec is told besides `AC_RENDITIONS_URL`."""
         if not self.ac_renditions_url.startswith(("s3://", "s3a://")):
             return {}
-        secrets = {"secret": self.aws_secret_access_key, "token": self.aws_session_token}
-        options: dict[str, Any] = {name: value.get_secret_value() for name, value in secrets.items() if value}
-        plain = {"key": self.aws_access_key_id, "endpoint_url": self.aws_endpoint_url}
-        options |= {name: value for name, value in plain.items() if value}
+        key = {"key": self.aws_access_key_id, "secret": self.aws_secret_access_key, "token": self.aws_session_token}
+        given = {**key, "endpoint_url": self.aws_endpoint_url}
         region = {"region_name": self.aws_default_region} if self.aws_default_region else {}
-        return {**options, "client_kwargs": region}
+        return {"client_kwargs": region, **{name: _text(value) for name, value in given.items() if value}}
 
     def secrets(self) -> tuple[str, ...]:
         """What must never be seen in a text: the values of all secret settings, credentials in an address included."""

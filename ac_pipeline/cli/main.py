@@ -132,21 +132,25 @@ def dagster(part: str, read_only: bool, **options: object) -> None:
 @cli.command("metrics")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address it answers at.")
 @click.option("--port", type=int, default=9464, show_default=True, help="Its port.")
-@click.option("--every", type=float, default=60.0, show_default=True, help="Seconds that a count is good for.")
+@click.option(
+    "--every", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds that a count is good for."
+)
 @click.option("--once", is_flag=True, help="Print everything and end.")
 def metrics(host: str, port: int, every: float, *, once: bool) -> None:
     """Serve the mirror in numbers, in Prometheus's text format: totals by type, ages, accounts, what the limits of the
     PDS have left, and requests, bytes and encodings of all runs. Until Ctrl-C.
     """
     from ac_pipeline.cli.from_operations import opened  # noqa: PLC0415 - with it come all clients
-    from ac_pipeline.operations.metrics import serve, text_of  # noqa: PLC0415
+    from ac_pipeline.operations.metrics import Counts, serve  # noqa: PLC0415
 
     with opened() as pipeline:
+        counts = Counts(pipeline, every)
         if once:
-            click.echo(text_of(pipeline), nl=False)
+            counts.count()
+            click.echo(counts.text(), nl=False)
             return
         say(f"Metrics at http://{host}:{port}/metrics.", err=True)
-        serve(pipeline, host, port, every)
+        serve(counts, host, port)
 
 
 for command in (ledger, local):

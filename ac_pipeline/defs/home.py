@@ -162,27 +162,18 @@ def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
 
 
 def unshared_renditions(settings: Settings, launcher: str, config: Mapping[str, Any]) -> str | None:
-    """A sentence where renditions are in a folder that runs of this launcher do not share: it starts containers, or
-    runs on other machines, and mounts no lasting volume there. None where all is well.
+    """A sentence where renditions are in a folder that runs of this launcher do not share: they are containers without
+    a volume there, or elsewhere. None where all is well, and where a `file://` says that the folder is shared.
 
     Args:
         launcher: Name of its class; empty for Dagster's default.
         config: Its section of dagster.yaml.
     """
     place = settings.ac_renditions_url
-    if launcher in {"", "DefaultRunLauncher"} or "://" in place:
-        return None
-    pod = config.get("run_k8s_config") or {}
-    lasting = {
-        each["name"]
-        for each in (pod.get("pod_spec_config") or {}).get("volumes") or ()
-        if not {"empty_dir", "emptyDir"} & each.keys()
-    }
-    bound = (config.get("container_kwargs") or {}).get("volumes") or ()
-    mounted = [str(each).split(":")[1] for each in bound if ":" in str(each)]
-    for each in (pod.get("container_config") or {}).get("volume_mounts") or ():
-        mounted += [each["mount_path"]] if each["name"] in lasting else []
-    if any(Path(place).is_relative_to(each) for each in mounted):
+    volumes = (config.get("container_kwargs") or {}).get("volumes") or ()
+    mounted = [str(each).split(":")[1] for each in volumes if ":" in str(each)]
+    shared = "://" in place or any(Path(place).is_relative_to(each) for each in mounted)
+    if shared or launcher in {"", "DefaultRunLauncher"}:
         return None
     return (
         f"Warning: {launcher} starts runs elsewhere, and AC_RENDITIONS_URL is the folder {place}: what a run keeps "

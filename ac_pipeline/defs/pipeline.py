@@ -333,7 +333,9 @@ def _told(context: dg.InitResourceContext) -> Settings:
     settings = load_settings()
     if context.run is not None and context.log is not None:
         context.log.info(f"This run works on {settings.destination}.")
-        launcher = getattr(context.instance and context.instance.run_launcher, "inst_data", None)
+        # What the instance says of its launcher: to make one takes rights that no run has.
+        instance = context.instance
+        launcher = instance.get_ref().run_launcher_data if instance and instance.is_persistent else None
         warning = launcher and unshared_renditions(settings, launcher.class_name, launcher.config_dict)
         if warning:
             context.log.warning(warning)

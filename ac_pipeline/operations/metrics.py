@@ -8,7 +8,6 @@ import logging
 import signal
 import time
 from collections.abc import Iterable, Iterator
-from math import inf
 from threading import Lock
 from typing import Final
 
@@ -19,6 +18,7 @@ from prometheus_client.registry import Collector
 from ac_pipeline.errors import Misconfigured, PipelineError
 from ac_pipeline.operations.plan import known_limits
 from ac_pipeline.operations.totals import TypeTotals, mirror_totals
+from ac_pipeline.sync.costs import WRITE_POINTS
 from ac_pipeline.wiring import Pipeline
 
 _PREFIX: Final = "ac_pipeline_"
@@ -56,10 +56,10 @@ def metrics(pipeline: Pipeline) -> Iterator[Metric]:
     allowed = GaugeMetricFamily(f"{_PREFIX}limit", "What a window of so many seconds lets through.", labels=labels)
     left = GaugeMetricFamily(f"{_PREFIX}limit_left", "What is left of it; of any user's, the least.", labels=labels)
     for name, each in limits.named():
-        users = [mine for all_ in limits.spent.values() for mine in all_] if each in limits.points else [each]
-        same = [mine.left for mine in users if mine.seconds == each.seconds and mine.left is not None]
+        of_users = (mine for known in limits.spent.values() for mine in known if mine.seconds == each.seconds)
+        known = [mine.left for mine in (of_users if name == WRITE_POINTS else [each]) if mine.left is not None]
         allowed.add_metric((name, f"{each.seconds:g}"), each.limit)
-        left.add_metric((name, f"{each.seconds:g}"), min(same, default=each.limit))
+        left.add_metric((name, f"{each.seconds:g}"), min(known, default=each.limit))
     yield from (allowed, left)
     requests = CounterMetricFamily(f"{_PREFIX}pds_requests", "Requests to the PDS, every attempt.", labels=("kind",))
     for kind in pipeline.server.usage().requests:
@@ -77,7 +77,7 @@ def _gauge(name: str, help: str, label: str, values: Iterable[tuple[str, float]]
 
 
 class Counts(Collector):
-    """Counts when it is asked, and again once `every` seconds have gone by."""
+    """Counts when it is asked, and again once `every` seconds have gone by; `text` is Prometheus's format of it."""
 
     def __init__(self, pipeline: Pipeline, every: float) -> None:
         self._pipeline, self._every, self._lock = pipeline, every, Lock()
@@ -89,13 +89,8 @@ class Counts(Collector):
 
     def count(self) -> None:
         begun, self._found = time.monotonic(), []
-        found = list(metrics(self._pipeline))
-        for name, help, value in (
-            ("count_seconds", "How long the last count took.", time.monotonic() - begun),
-            ("counted_timestamp_seconds", "When that was.", time.time()),
-        ):
-            found.append(GaugeMetricFamily(_PREFIX + name, help, value=value))
-        self._found, self._due = found, begun + self._every
+        self._found = list(metrics(self._pipeline))
+        self._due = begun + self._every
 
     def collect(self) -> Iterator[Metric]:
         with self._lock:
@@ -107,26 +102,18 @@ class Counts(Collector):
             yield GaugeMetricFamily(f"{_PREFIX}up", "1 if everything could be counted.", value=bool(self._found))
             yield from self._found
 
-
-def text_of(pipeline: Pipeline) -> str:
-    """Everything in Prometheus's text format.
-
-    Raises:
-        Transient: Something could not be read.
-    """
-    counts = Counts(pipeline, inf)
-    counts.count()
-    return generate_latest(counts).decode()
+    def text(self) -> str:
+        return generate_latest(self).decode()
 
 
-def serve(pipeline: Pipeline, host: str, port: int, every: float) -> None:
-    """Answer at `http://HOST:PORT/metrics` until Ctrl-C or SIGTERM. `every`: seconds that a count is good for.
+def serve(counts: Counts, host: str, port: int) -> None:
+    """Answer at `http://HOST:PORT/metrics` until Ctrl-C or SIGTERM.
 
     Raises:
         Misconfigured: The address cannot be used.
     """
     registry = CollectorRegistry()
-    registry.register(Counts(pipeline, every))
+    registry.register(counts)
     try:
         server, thread = start_http_server(port, host, registry)
     except OSError as error:

@@ -21,8 +21,10 @@ from ac_pipeline.errors import HeldBack, RepositoryUnreadable
 from ac_pipeline.items import State
 from ac_pipeline.local.seed.artwork import pixel_art
 from ac_pipeline.media.registry import media_type
-from ac_pipeline.operations.declare import Report, Work
+from ac_pipeline.operations.declare import Declaration, Report, Work
 from ac_pipeline.operations.removal.renditions import RENDITIONS
+from ac_pipeline.operations.removal.restore import RESTORE
+from ac_pipeline.operations.removal.wipe import WIPE
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline_tests.dagster_rows import plain
 from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice
@@ -42,11 +44,14 @@ def place(
         yield opened
 
 
+def done(slice_: Slice, operation: Declaration[Any], **given: Any) -> Report:
+    return operation.run(Work(slice_.pipeline, "run", lambda *_: None, lambda _: None), operation.parse(given))
+
+
 def prune(slice_: Slice, *, later: timedelta = timedelta(days=8), **given: Any) -> Report:
     """What the operation answers so much later."""
     slice_.pipeline.engine.now = lambda: datetime.now(UTC) + later
-    work = Work(slice_.pipeline, "run", lambda *_: None, lambda _: None)
-    return RENDITIONS.run(work, RENDITIONS.parse({"prune": True, **given}))
+    return done(slice_, RENDITIONS, prune=True, **given)
 
 
 def numbers(report: Report) -> dict[str, int]:
@@ -132,6 +137,21 @@ def test_what_an_item_came_to_need_meanwhile_stays(place: Slice, object_server: 
     assert store.has(cid)
 
 
+def test_a_snapshot_there_brings_everything_back_and_is_never_pruned(place: Slice, object_server: ObjectServer) -> None:
+    """PLAN-5, PROD-2: records and blobs as they were, from a bucket as from a folder."""
+    ada = place.user("ada")
+    painting(place, object_server, ada, "one", 1)
+    place.sync(ada)
+    before, seen = place.listed(ada, "painting"), done(place, WIPE, user="ada")
+    assert seen.confirm == 1
+    done(place, WIPE, user="ada", confirm=1)
+    assert place.listed(ada, "painting") == {}
+    place.pipeline.store.put(pixel_art(16, 16, seed=9), "image/png")
+    assert numbers(prune(place, confirm=1))["unneeded"] == 1
+    done(place, RESTORE, user="ada", source="latest")
+    assert place.listed(ada, "painting") == before
+
+
 def test_nothing_goes_while_a_repository_cannot_be_read(slice_: Slice, monkeypatch: pytest.MonkeyPatch) -> None:
     """DEL-5: what cannot be seen is not taken for absent; what the PDS does not host holds nothing."""
     slice_.user("ada")
@@ -175,9 +195,9 @@ def test_the_command_and_the_job_say_and_do_the_same(
     assert launch(prune=True).success
     assert not launch(prune=True, confirm=3).success
     assert all(store.has(cid) for cid in strays)
-    done = launch(prune=True, confirm=2, why="too many")
-    assert done.success
-    (shown,) = [event for event in done.all_events if event.is_step_materialization]
+    deleted = launch(prune=True, confirm=2, why="too many")
+    assert deleted.success
+    (shown,) = [event for event in deleted.all_events if event.is_step_materialization]
     materialisation = shown.step_materialization_data.materialization
     assert materialisation.asset_key == dg.AssetKey(["operations", "prune_renditions"])
     assert plain(materialisation.metadata)["answer"].startswith("2 renditions were deleted")

@@ -212,24 +212,25 @@ def test_renditions_that_runs_do_not_share_are_warned_of(kind: str, place: str, 
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("kind", "name"), [("compose", "DockerRunLauncher"), ("kubernetes", "K8sRunLauncher")])
 def test_the_warning_is_seen_at_the_start_and_in_the_log_of_each_run(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """PROD-2."""
-    for name, value in {
+    """PROD-2: also where a run may not launch any itself, as in a pod without a token."""
+    for variable, value in {
         "MONGODB_CONNECTION_STRING": "mongodb://127.0.0.1:1",
         "MONGODB_NAME": "platform",
         "AC_MONGO_TIMEOUT_SECONDS": "0.05",
         "AC_RENDITIONS_URL": "/srv/renditions",
-        "AC_DAGSTER_YAML": str(DEPLOY / "compose" / "launcher.yaml"),
+        "AC_DAGSTER_YAML": str(DEPLOY / kind / "launcher.yaml"),
         "DAGSTER_HOME": str(tmp_path / "home"),
         IMAGE_VARIABLE: "ac-pipeline:1",
     }.items():
-        monkeypatch.setenv(name, value)
+        monkeypatch.setenv(variable, value)
     monkeypatch.chdir(tmp_path)
     assert main(["prepare"]) == 0
     said = capsys.readouterr().err.strip()
-    assert said.startswith("Warning: DockerRunLauncher starts runs elsewhere")
+    assert said.startswith(f"Warning: {name} starts runs elsewhere")
     with open_instance(tmp_path / "home") as instance:
         job = defs.resolve_job_def("list_accounts")
         result = job.execute_in_process(instance=instance, raise_on_error=False)

@@ -77,11 +77,6 @@ def run_renditions(work: Work, parameters: RenditionsParameters) -> Report:
             Table.of("renditions", ("", "number", "bytes"), ((each, numbers[each], sizes[each]) for each in _KINDS)),
             unneeded,
         ],
-        {
-            f"{each}_{what}": found[each]
-            for what, found in (("renditions", numbers), ("bytes", sizes))
-            for each in _KINDS
-        },
         confirm=confirm,
         exit_code=0 if confirm is None else 2,
     )
