@@ -101,6 +101,8 @@ class ObjectStorage:
         self._sleep = sleep
         self._clock = clock
         self._jitter = jitter
+        self._counter = threading.Lock()
+        self.bytes_downloaded = 0  # Of bodies read so far, those of failed attempts included
 
     def url(self, source: SourceObject) -> str:
         """The address of an object, every segment of its key percent-encoded (`auth0|x` -> `auth0%7Cx`). Raises
@@ -219,6 +221,8 @@ class ObjectStorage:
                     if size > max_bytes:
                         # Storage declares what it sends: what does not end by itself is no object of its own.
                         raise OverLimit(f"no end after {max_bytes} bytes, the most that is taken of such an object")
+                    with self._counter:
+                        self.bytes_downloaded += len(chunk)
                     digest.update(chunk)
                     md5.update(chunk)
                     file.write(chunk)

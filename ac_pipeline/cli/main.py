@@ -10,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,19 +19,21 @@ from click.shell_completion import CompletionItem
 
 from ac_pipeline.cli.output import print_json, say, table
 from ac_pipeline.errors import FAILED, INTERRUPTED, UNREACHABLE, USAGE, WELL, Misconfigured, PipelineError, Transient
+from ac_pipeline.logs import use_json
 from ac_pipeline.operations.catalog import CATALOG, Entry
 
 if TYPE_CHECKING:
     from pymongo.database import Database
 
-_READING = {"audit", "item", "items", "plans", "snapshots", "status", "verify"}
+_HELP = {"-h", "--help", "--version"}
+_READING = {"audit", "item", "items", "metrics", "plans", "snapshots", "status", "verify"}
 _GROUPS = {
     "accounts": "Who can be mirrored and who cannot, and what changes that. Without a further word: `list`.",
     "lexicons": "The definitions of the records: check them, publish them.",
 }
 
 
-_EXAMPLES = {"dagster": "ac-pipeline dagster dev"}
+_EXAMPLES = {"dagster": "ac-pipeline dagster dev", "metrics": "ac-pipeline metrics --once"}
 
 
 class CatalogGroup(click.Group):
@@ -244,8 +247,38 @@ def demo(users: int, items: int, ui: bool) -> int:
     return code
 
 
+@cli.command("metrics")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address it answers at.")
+@click.option("--port", type=int, default=9464, show_default=True, help="Its port.")
+@click.option(
+    "--every", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds that a count is good for."
+)
+@click.option("--once", is_flag=True, help="Print everything and end.")
+def metrics(host: str, port: int, every: float, *, once: bool) -> None:
+    """Serve the mirror in numbers, in Prometheus's text format: totals by type, ages, accounts, what the limits of the
+    PDS have left, and requests, bytes and encodings of all runs. Until Ctrl-C.
+    """
+    from ac_pipeline.cli.from_operations import opened  # noqa: PLC0415 - with it come all clients
+    from ac_pipeline.operations.metrics import Counts, serve  # noqa: PLC0415
+
+    with opened() as pipeline:
+        counts = Counts(pipeline, every)
+        if once:
+            counts.count()
+            click.echo(counts.text(), nl=False)
+            return
+        say(f"Metrics at http://{host}:{port}/metrics.", err=True)
+        serve(counts, host, port)
+
+
 def main() -> None:
     """Run the command line and exit. What may write says to stderr first which PDS and which database it works on."""
+    if sys.argv[1:] and _HELP.isdisjoint(sys.argv):
+        from ac_pipeline.settings import load_timetable  # noqa: PLC0415 - which no help needs
+
+        with suppress(Misconfigured):  # the command says so
+            if load_timetable().ac_log_format == "json":
+                use_json()
     if sys.argv[1:2] and sys.argv[1] not in _READING:
         log = logging.getLogger("ac_pipeline.wiring")
         log.setLevel(logging.INFO)

@@ -20,6 +20,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ac_pipeline.logs import in_form
+
 SHOWN = 40  # Rows a table shows; JSON and CSV have all
 _NAMED = 5  # Users that are named of those of whom the same is to be said
 _CONTROLS = re.compile(
@@ -36,9 +38,9 @@ def visible(text: str) -> str:
 
 
 def say(*lines: str, err: bool = False) -> None:
-    """Print lines for people, whatever they are made of."""
+    """Print lines for people, whatever they are made of; those on stderr may be read by programs (`AC_LOG_FORMAT`)."""
     for line in lines:
-        click.echo(visible(line), err=err)
+        click.echo(in_form(visible(line)) if err else visible(line), err=err)
 
 
 class Rows(list[object]):

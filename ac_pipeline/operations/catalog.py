@@ -55,6 +55,7 @@ CATALOG: Final = (
     Entry("restore-documents", f"{_LOST}:restore_documents", REPAIR, "Rebuild lost documents.", "--user ada"),
     Entry("erasure", "inspection.erasure:erasure", REPAIR, "Say what is left of erased work.", "--user ada"),
     Entry("snapshots", "removal.prune:snapshots", REPAIR, "List snapshots, or delete some for good.", "--user ada"),
+    Entry("renditions", "removal.renditions:renditions", REPAIR, "Find, or delete, what nothing needs.", "--prune"),
     Entry("audit", f"{_ITEMS}:audit", LOOK, "List who removed records or brought them back.", "--action wipe"),
     Entry("accounts list", f"{_LISTING}:list", ACCOUNTS, "Show who can be mirrored and who cannot.", "--state blocked"),
     Entry("accounts create-guest", f"{_PROVISIONING}:create_guest", ACCOUNTS, "Make the account of anonymous work."),

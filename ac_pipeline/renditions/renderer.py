@@ -44,6 +44,11 @@ class Renderer:
         self._guard = threading.Lock()
         self._locks: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()  # those that somebody holds
 
+    @property
+    def encodings(self) -> Sequence[float]:
+        """How many seconds each run of the encoder has taken so far."""
+        return tuple(self._workshop.encoder.spent)
+
     def derive(
         self, media: MediaType, document: Document, known: Derived | None, *, look: bool = False, anew: bool = False
     ) -> Derived:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import struct
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -103,6 +104,7 @@ class Encoder:
     binary: str = field(default_factory=default_binary)  # Path of an ffmpeg with libx264; by default imageio-ffmpeg's
     timeout: float = TIMEOUT  # Seconds one run may take
     most_pixels: int = MOST_PIXELS  # Frames x width x height of what is encoded
+    spent: list[float] = field(default_factory=list, compare=False, repr=False)  # Seconds of each run so far
 
     def spec(self, cap: int) -> str:
         """Names everything that decides the bytes of a video of at most `cap` bytes."""
@@ -115,7 +117,11 @@ class Encoder:
         start or was killed), EncoderTimedOut (it took too long)."""
         limits = {"timeout": self.timeout, "seconds": seconds}
         for _ in range(2):
-            outcome = run_ffmpeg(stream, self.binary, feed=feed, stop_above=stop_above, **limits)
+            begun = time.monotonic()
+            try:
+                outcome = run_ffmpeg(stream, self.binary, feed=feed, stop_above=stop_above, **limits)
+            finally:
+                self.spent.append(time.monotonic() - begun)
             if outcome.code == 0 or outcome.estimate is not None:
                 return outcome
         said = f"ffmpeg ended twice with exit code {outcome.code}. Its last words: {outcome.tail or 'none'}"

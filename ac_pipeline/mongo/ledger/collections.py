@@ -90,6 +90,24 @@ class MongoPublishedLexicons:
             self._collection.delete_many({"_id": {"$nin": list(rows)}})
 
 
+class MongoCounters:
+    """What all runs and commands together have asked for and spent; each adds its own when it ends."""
+
+    def __init__(self, database: Database[dict[str, Any]]) -> None:
+        self._collection = own_collection(database, "counters")
+
+    def add(self, spent: Mapping[str, float]) -> None:
+        known = {name: number for name, number in spent.items() if number}
+        if known:
+            with mongo_errors("count what was spent"):
+                self._collection.update_one({"_id": "spent"}, {"$inc": known}, upsert=True)
+
+    def read(self) -> dict[str, float]:
+        with mongo_errors("read what was spent"):
+            found = self._collection.find_one({"_id": "spent"}, {"_id": 0})
+        return dict(found or {})
+
+
 class MongoBudgetStore:
     """The `BudgetStore` of production; every method raises Transient when the database does not answer. Policies such
     as `5000;w=3600` are fit for names of fields.

@@ -283,6 +283,18 @@ class MongoLedger:
         """The entries of these items as far as there are any, without media and timeline."""
         return self._read({"_id": {"$in": items}}, "look up items in the ledger", without=("derived", "history"))
 
+    def needed_blobs(self) -> set[str]:
+        """CIDs of every item's renditions, and of earlier ones where its record may not have the newest yet. Those of
+        deleted records are among them: a wiped one's document stays, and what is erased has none."""
+        over = {State.WRITTEN.value, State.UNCHANGED.value, State.DELETED.value}
+        with mongo_errors("look up all renditions in the ledger"):
+            stored = self._items.find({"blobs.0": {"$exists": True}}, {"blobs": 1, "past_blobs": 1, "state": 1})
+            return {
+                cid
+                for each in stored
+                for cid in (*each["blobs"], *(() if each["state"] in over else each.get("past_blobs") or ()))
+            }
+
     def rendered(self) -> dict[str, str | None]:
         """Mongo id of every account with items that have renditions -> its DID, where an item knows one."""
         match, group = {"blobs.0": {"$exists": True}}, {"_id": "$account", "did": {"$max": "$did"}}
