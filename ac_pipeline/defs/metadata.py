@@ -30,7 +30,6 @@ from ac_pipeline.errors import (
 from ac_pipeline.items import Attempt, Failure, LedgerEntry, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import media_type, page_of
-from ac_pipeline.operations.accounts.listing import blocked_reason
 from ac_pipeline.sync.report import AccountReport, ItemFailure, Tally
 from ac_pipeline.wiring import Pipeline
 
@@ -150,9 +149,7 @@ def account_metadata(
     report, tally = outcome.report, outcome.report.tally(media.name)
     metadata: Metadata = {}  # what a person looks for comes first: the UI keeps this order
     if report.blocked is not None:
-        blocked = report.blocked
-        reason = blocked_reason(outcome.account, blocked.code, blocked.message, blocked.answer)
-        metadata["blocked_reason"] = f"{blocked.code}: {reason}"
+        metadata["blocked_reason"] = f"{report.blocked.code}: {report.blocked.message}"
     failures = [failure for failure in report.failures if failure.item.partition(":")[0] == media.name]
     if failures:
         ledger = pipeline.open().ledger

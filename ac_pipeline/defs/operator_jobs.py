@@ -115,7 +115,8 @@ def conclude(
     sentence = " ".join([report.headline, *report.lines])
     if report.confirm is not None:
         metadata["confirm"] = report.confirm
-        sentence += f" Nothing was done. To do it on {target}, launch again with confirm {report.confirm}."
+        off = " and dry_run off" if getattr(parameters, "dry_run", False) else ""
+        sentence += f" Nothing was done. To do it on {target}, launch again with confirm {report.confirm}{off}."
         given = wrong_confirmation(parameters, report)
         if given is not None:
             raise dg.Failure(f"{given} is not {report.confirm}. {sentence}", metadata, allow_retries=False)

@@ -110,6 +110,7 @@ class Standing:
     # When the first of them came to be so, UTC, where that is known
     since: datetime | None = field(default=None, compare=False)
     mirrored: bool = field(default=False, compare=False)  # True if one of them had a record before
+    message: str = field(default="", compare=False)  # Of the last failure of one of them
 
 
 class MongoLedger:
@@ -345,6 +346,7 @@ class MongoLedger:
             "until": {"$max": "$deferred_until"},
             "since": {"$min": "$updated_at"},
             "cid": {"$max": "$cid"},
+            "message": {"$max": "$failure.message"},
         }
         rows = self._groups({"state": state.value, "type": type}, group, f"count the {state.value} items of the ledger")
         found = [
@@ -354,6 +356,7 @@ class MongoLedger:
                 user=row["_id"]["user"],
                 error_class=row["_id"].get("class"),
                 mirrored=row["cid"] is not None,
+                message=row["message"] or "",
             )
             for row in rows
         ]
