@@ -31,7 +31,6 @@ REPOSITORIES_A_PAGE: Final = 1_000  # The most that `listRepos` gives (atproto f
 # Seconds: write points and uploads are limited per hour or day, never per minutes (atproto facts, Limits)
 _POINTS_WINDOW: Final = 3_600.0
 
-_REPOSITORY_SECONDS: Final = 120.0  # Seconds of silence while a repository is read
 _PLAIN: Final = {"Accept-Encoding": "identity"}  # gzip doubles the time (atproto facts, Reading back)
 
 
@@ -121,14 +120,8 @@ class PdsClient:
         if len(writes) > MAX_OPERATIONS:
             raise TooLarge(f"A batch of {len(writes)} writes; a PDS takes {MAX_OPERATIONS}. Send less at once.")
         did = account.did or ""
-        request = Request(
-            Call.WRITE,
-            "com.atproto.repo.applyWrites",
-            did,
-            (Charge(did, points(writes), _POINTS_WINDOW),),
-            method="POST",
-            body=encode_body(did, writes, swap_commit),
-        )
+        charges, body = (Charge(did, points(writes), _POINTS_WINDOW),), encode_body(did, writes, swap_commit)
+        request = Request(Call.WRITE, "com.atproto.repo.applyWrites", did, charges, method="POST", body=body)
         with self._pace.commit(did, held=not erases(writes)):
             return self._send_signed(account, request, lambda body: _commit_of(did, writes, body))
 
@@ -145,15 +138,10 @@ class PdsClient:
         limit = self.blob_limit()
         if len(data) > limit:
             raise TooLarge(f"A blob of {len(data)} bytes; {self._transport.place} takes {limit}. Make it smaller.")
+        nsid, charge = "com.atproto.repo.uploadBlob", Charge(f"{self._transport.host} uploadBlob", 1, _POINTS_WINDOW)
+        headers = {"Content-Type": mime_type}
         request = Request(
-            Call.UPLOAD,
-            "com.atproto.repo.uploadBlob",
-            account.did or "",
-            (Charge(f"{self._transport.host} uploadBlob", 1, _POINTS_WINDOW),),
-            method="POST",
-            body=data,
-            headers={"Content-Type": mime_type},
-            limit="blob",
+            Call.UPLOAD, nsid, account.did or "", (charge,), method="POST", body=data, headers=headers, limit="blob"
         )
         sent = BlobRef(blob_cid(data), mime_type, len(data))
 
@@ -188,15 +176,9 @@ class PdsClient:
             ) from None
 
     def _get_repository(self, did: str, read: Callable[[bytes], Read]) -> Read:
+        nsid, charge = "com.atproto.sync.getRepo", Charge(f"{self._transport.host} getRepo", 1)
         request = Request(
-            Call.READ,
-            "com.atproto.sync.getRepo",
-            did,
-            (Charge(f"{self._transport.host} getRepo", 1),),
-            params={"did": did},
-            headers=_PLAIN,
-            timeout=_REPOSITORY_SECONDS,
-            limit="repository",
+            Call.READ, nsid, did, (charge,), params={"did": did}, headers=_PLAIN, timeout=120.0, limit="repository"
         )
         return self._transport.send(request, read)
 
