@@ -7,6 +7,7 @@ import json
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -112,11 +113,10 @@ class Renderer:
 
     def _stamp(self, candidates: Sequence[SourceObject]) -> str | None:
         """What storage says of the object; None if it has none, or gives no answer: then the next look will tell."""
-        try:
+        with suppress(Transient):
             found = self._objects.look(candidates)
-        except Transient:
-            return None
-        return found[1] if found is not None else None
+            return found[1] if found is not None else None
+        return None
 
     def _render(self, recipe: str, candidates: Sequence[SourceObject], *, anew: bool) -> tuple[Kept, str]:
         """Render the first candidate that exists: the renditions and its stamp. If it cannot be used, those after it in
