@@ -188,8 +188,9 @@ def _identity(recipe: str, format: str) -> str:
 def _is_same(known: Derived, key: str, candidates: Sequence[SourceObject]) -> bool:
     """True if it was derived from these objects; what was made before versions and stamps were kept has a key without
     them."""
-    bare = [replace(candidate, version="") for candidate in candidates]
-    return known.key == key or (not known.stamp and known.key == source_key(bare))
+    if known.key != key and not known.stamp:
+        key = source_key([replace(candidate, version="") for candidate in candidates])
+    return known.key == key
 
 
 def source_key(candidates: Sequence[SourceObject]) -> str:
