@@ -31,6 +31,7 @@ REPOSITORIES_A_PAGE: Final = 1_000  # The most that `listRepos` gives (atproto f
 # Seconds: write points and uploads are limited per hour or day, never per minutes (atproto facts, Limits)
 _POINTS_WINDOW: Final = 3_600.0
 
+_REPOSITORY_SECONDS: Final = 120.0  # Seconds of silence while a repository is read
 _PLAIN: Final = {"Accept-Encoding": "identity"}  # gzip doubles the time (atproto facts, Reading back)
 
 
@@ -64,7 +65,12 @@ class PdsClient:
 
     def download_repository(self, did: str) -> bytes:
         """The CAR of the whole repository of `did` as it was sent, verified; raises as `read_repository`."""
-        return self._get_repository(did, lambda car: (car, self._verified(did, car))[0])
+
+        def read(car: bytes) -> bytes:
+            self._verified(did, car)
+            return car
+
+        return self._get_repository(did, read)
 
     def latest_commit(self, did: str) -> RepositoryStatus:
         request = Request(Call.READ, "com.atproto.sync.getLatestCommit", did, params={"did": did})
@@ -176,11 +182,9 @@ class PdsClient:
             ) from None
 
     def _get_repository(self, did: str, read: Callable[[bytes], Read]) -> Read:
-        nsid, charge = "com.atproto.sync.getRepo", Charge(f"{self._transport.host} getRepo", 1)
-        request = Request(
-            Call.READ, nsid, did, (charge,), params={"did": did}, headers=_PLAIN, timeout=120.0, limit="repository"
-        )
-        return self._transport.send(request, read)
+        charges, patience = (Charge(f"{self._transport.host} getRepo", 1),), _REPOSITORY_SECONDS
+        request = Request(Call.READ, "com.atproto.sync.getRepo", did, charges, params={"did": did}, headers=_PLAIN)
+        return self._transport.send(replace(request, timeout=patience, limit="repository"), read)
 
     def _verified(self, did: str, car: bytes) -> Repository:
         repository = read_repository(car)
