@@ -346,18 +346,20 @@ class MongoProvisioning:
                 upsert=True,
                 return_document=ReturnDocument.AFTER,
             )
-        return intent if kept is None else _intent(kept)
+        return intent if kept is None else value_of(Intent, kept)
 
     def intent(self, kind: Kind, subject: str) -> Intent | None:
         """The unfinished intent about a subject, or None."""
         with mongo_errors("read what is unfinished of the accounts"):
             found = self._intents.find_one({"_id": _name(kind, subject)})
-        return None if found is None else _intent(found)
+        return None if found is None else value_of(Intent, found)
 
     def unfinished(self) -> list[Intent]:
         """Every intent, oldest first."""
         with mongo_errors("read what is unfinished of the accounts"):
-            return sorted((_intent(row) for row in self._intents.find()), key=lambda each: (each.at, each.subject))
+            return sorted(
+                (value_of(Intent, row) for row in self._intents.find()), key=lambda each: (each.at, each.subject)
+            )
 
     def try_handle(self, account: str, handle: str) -> None:
         """Write down the next handle before it is tried."""
@@ -510,7 +512,3 @@ def _in_atproto(row: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, 
 
 def _name(kind: Kind, subject: str) -> str:
     return f"{kind.value} {subject}"
-
-
-def _intent(row: Mapping[str, Any]) -> Intent:
-    return value_of(Intent, row, former=row.get("former") or ())

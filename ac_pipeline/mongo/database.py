@@ -24,7 +24,6 @@ from pymongo.errors import (
     AutoReconnect,
     BulkWriteError,
     ConfigurationError,
-    DuplicateKeyError,
     InvalidName,
     InvalidURI,
     NetworkTimeout,
@@ -188,11 +187,3 @@ def _from_refusal(action: str, code: int | None, details: Any) -> PipelineError:
     if code in _OUR_FAULT:
         return Misconfigured(f"Could not {action}: MongoDB refuses the command (code {code}): {words}")
     return ServerFailed(f"Could not {action}: MongoDB answered with code {code}.", answer=words)
-
-
-def is_only_duplicates(error: BulkWriteError | DuplicateKeyError) -> bool:
-    """True if nothing but "exists already" (E11000) went wrong."""
-    if isinstance(error, DuplicateKeyError):
-        return True
-    failures = error.details.get("writeErrors") or []
-    return not error.details.get("writeConcernErrors") and all(failure.get("code") == 11000 for failure in failures)

@@ -78,10 +78,6 @@ class ListedRevisions:
             return self._found.get(did)
 
 
-def _open() -> None:
-    """A gate that keeps nothing back."""
-
-
 @dataclass(slots=True, kw_only=True)
 class Engine(Reader):
     """Mirrors accounts. All it touches comes in through ports."""
@@ -89,7 +85,9 @@ class Engine(Reader):
     server: DataServer
     host: str  # Name of the PDS, under which its learned limits are kept
     holder: str  # Who holds the leases: unique to this process
-    gate: Callable[[], None] = _open  # Raises when no record may be written; accounts that are emptied do not ask
+    gate: Callable[[], None] = lambda: (
+        None
+    )  # Raises when no record may be written; accounts that are emptied do not ask
     erase_copies: bool = True  # True if copies of erased work in `site.standard.document` go too
     # Those of all accounts of the run; without them the PDS is asked for each one's
     revisions: ListedRevisions | None = None

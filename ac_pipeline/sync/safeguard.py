@@ -83,7 +83,13 @@ class Safeguard:
             if newest is not None and (before.newest is None or newest >= before.newest):
                 recent = newest - self.silent_days * (_DAY // timedelta(milliseconds=1))
                 look = replace(look, newest=newest, arrivals=sum(when > recent for when in whens))
-            return self._expecting(look, now)
+            # A larger collection is expected at once; a smaller one within the share, and once a day at most.
+            shrunk, lowered = look.expected - look.documents, look.lowered_at
+            slowly = lowered is None or (shrunk <= self.allowed(look.expected) and now - lowered >= _DAY)
+            if shrunk <= 0 or slowly:
+                lowered = now if lowered is None or shrunk > 0 else lowered
+                look = replace(look, expected=look.documents, lowered_at=lowered)
+            return look
 
         return self._change(media.name, seen)
 
@@ -212,15 +218,6 @@ class Safeguard:
             return before if len(after) > number else replace(before, at=self.now(), orphans=after)
 
         return new if met <= self._change(f"sweep {run_id}", take).orphans.keys() else None
-
-    def _expecting(self, look: LastLook, now: datetime) -> LastLook:
-        """A larger collection is expected at once; a smaller one within the share, and once a day at most."""
-        shrunk = look.expected - look.documents
-        slowly = look.lowered_at is None or (shrunk <= self.allowed(look.expected) and now - look.lowered_at >= _DAY)
-        if shrunk <= 0 or slowly:
-            lowered = now if look.lowered_at is None or shrunk > 0 else look.lowered_at
-            return replace(look, expected=look.documents, lowered_at=lowered)
-        return look
 
     def _change(self, name: str, change: Callable[[LastLook], LastLook]) -> LastLook:
         """Change what is remembered, on top of what others have changed meanwhile."""

@@ -115,10 +115,6 @@ class Compare:
     database: Database[dict[str, Any]]
     types: Sequence[MediaType] = MEDIA_TYPES
 
-    def units(self, scans: Iterable[Scan]) -> list[tuple[Scan, MediaType]]:
-        """The steps of a whole compare, always in this order."""
-        return [(scan, media) for scan in scans for media in self.types]
-
     def pages(
         self, scan: Scan, media: MediaType, after: str | None, leaving: Collection[str], now: datetime
     ) -> Iterator[tuple[list[dict[str, Any]], str]]:

@@ -377,7 +377,7 @@ class MongoChanges:
         if place.deep is None:
             return place, None, None
         leaving = [account.id for account in look.accounts.values() if account.pending_deletion is not None]
-        units = self._compare.units(DEEP if place.deep else LIGHT)
+        units = [(scan, media) for scan in (DEEP if place.deep else LIGHT) for media in self.types]
         started, unit, after, read = self.monotonic(), place.unit, place.after, 0
         out_of_time, failed = False, None
         while unit < len(units) and not out_of_time:

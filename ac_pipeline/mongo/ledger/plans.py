@@ -132,13 +132,13 @@ class MongoPlans:
             raise Misconfigured(f"There is no plan {prefix}: `ac-pipeline plans` lists those that are kept.")
         if len(found) > 1:
             raise Misconfigured(f"More than one plan begins with {prefix}: give more of its hash.")
-        return _plan(found[0])
+        return value_of(SavedPlan, found[0], hash=found[0]["_id"])
 
     def list(self, limit: int = KEPT) -> list[SavedPlan]:
         """The last plans, newest first."""
         with mongo_errors("list the plans"):
             found = self._plans.find({}, sort=[("when", DESCENDING), ("_id", ASCENDING)], limit=limit)
-            return [_plan(stored) for stored in found]
+            return [value_of(SavedPlan, stored, hash=stored["_id"]) for stored in found]
 
     def lines(self, plan: SavedPlan) -> Iterator[PlannedOperation]:
         """Its operations, by user and item; raises Misconfigured when some are gone: the plan was replaced or dropped
@@ -170,7 +170,3 @@ class MongoPlans:
         with mongo_errors("drop old plans"):
             self._plans.delete_many({"draft": {"$nin": drafts}})
             self._operations.delete_many({"draft": {"$nin": drafts}, "at": {"$lt": self.now() - _ABANDONED}})
-
-
-def _plan(stored: Mapping[str, Any]) -> SavedPlan:
-    return value_of(SavedPlan, stored, hash=stored["_id"])

@@ -12,21 +12,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.lexicon import Lexicons
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import at_uri, document_tid, is_tid, parse_datetime, record_cid
 from ac_pipeline.atproto.types import Write
-from ac_pipeline.errors import (
-    AccountInactive,
-    AccountUnknown,
-    HeldBack,
-    InvalidDocument,
-    InvalidRecord,
-    PipelineError,
-)
+from ac_pipeline.errors import AccountInactive, AccountUnknown, HeldBack, InvalidDocument, InvalidRecord, PipelineError
 from ac_pipeline.items import (
     BlobRef,
     Derived,
@@ -533,19 +526,8 @@ class _Planner:
         ours = link.rkey in self.by_rkey or link.rkey == self.remembered[document.id]
         return not self.matches[document.id] and (link.did not in (None, self.did) or not ours)
 
-    def _add(
-        self,
-        kind: Kind,
-        rkey: str,
-        reason: str,
-        wanted: Wanted | None = None,
-        *,
-        record: Record | None = None,
-        cid: str | None = None,
-        link: Link | None = None,
-        orphan: str | None = None,
-    ) -> None:
-        self.plan.operations.append(Operation(kind, self.media, rkey, reason, wanted, record, cid, link, orphan))
+    def _add(self, kind: Kind, rkey: str, reason: str, wanted: Wanted | None = None, **more: Any) -> None:
+        self.plan.operations.append(Operation(kind, self.media, rkey, reason, wanted, **more))
 
 
 def _held_back(message: str) -> Failure:

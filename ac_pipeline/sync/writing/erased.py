@@ -87,14 +87,9 @@ def _confirmed(documents: Documents, plan: AccountPlan, media: MediaType) -> lis
         and keys.isdisjoint(matches.get(entry.document, ()))
         and entry.rkey not in unnamed
     ]
-    elsewhere = _elsewhere(documents, plan, media, [entry.document for entry in found if entry.document not in known])
+    missing = [entry.document for entry in found if entry.document not in known]
+    # Those that are not gone: they belong to another account now, or the collection is doubted (DEL-5).
+    elsewhere = set(documents.owners(media, missing)) if missing else set()
+    if missing and plan.account.pending_deletion is None and documents.is_empty(media):
+        elsewhere = set(missing)
     return [entry for entry in found if entry.document not in elsewhere]
-
-
-def _elsewhere(documents: Documents, plan: AccountPlan, media: MediaType, missing: Sequence[str]) -> set[str]:
-    """Documents that are not gone: they belong to another account now, or the collection is doubted (DEL-5)."""
-    if not missing:
-        return set()
-    if documents.is_empty(media) and plan.account.pending_deletion is None:
-        return set(missing)
-    return set(documents.owners(media, missing))
