@@ -323,8 +323,7 @@ class Intent:
     at: datetime  # When it was begun, UTC
     handle: str | None = None  # The whole handle that is being tried
     email: str | None = None  # The e-mail address of the new account
-    # Passwords that may still be in force, until the new one is proven
-    former: tuple[str, ...] = field(default=(), repr=False)
+    former: tuple[str, ...] = field(default=(), repr=False)  # Perhaps in force until the new one is proven
 
 
 class MongoProvisioning:

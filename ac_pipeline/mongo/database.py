@@ -50,11 +50,9 @@ SOURCE_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
 _OWN_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
 
 _UNAUTHORIZED = 13
-_REFUSED_ACCESS = frozenset({_UNAUTHORIZED, 18, 8000})
-"""Unauthorized, AuthenticationFailed, and Atlas's own code for wrong credentials."""
+_REFUSED_ACCESS = frozenset({_UNAUTHORIZED, 18, 8000})  # Also AuthenticationFailed, and Atlas's code for it
 _HOST = re.compile(r"[\w.-]+:\d+(?=: )")  # How the driver's message begins where a server cannot be reached
-_OUR_FAULT = frozenset({73, 322, 323, 324})
-"""InvalidNamespace and the Stable API errors (version, strict, deprecation): no retry can help."""
+_OUR_FAULT = frozenset({73, 322, 323, 324})  # InvalidNamespace and the Stable API errors: no retry can help
 
 _clients: dict[tuple[int, str], Client] = {}
 _lock = threading.Lock()

@@ -28,13 +28,11 @@ from ac_pipeline.media.eligibility import FLAGS, GUEST_VALUES, is_guest
 from ac_pipeline.media.times import format_when, object_id_time, read_when
 from ac_pipeline.mongo.database import mongo_errors, platform_collection
 
-_NO_TRANSACTIONS = {20, 263}
-"""Error codes of a server without replication: IllegalOperation, OperationNotSupportedInTransaction."""
+_NO_TRANSACTIONS = {20, 263}  # IllegalOperation, OperationNotSupportedInTransaction: a server without replication
 _CONFLICT_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8, *(2.0 for _ in range(37)))
 """Seconds between two tries while another transaction holds a document, 75 in all: MongoDB ends the transaction of a
 client that died after 60 s, and the local server does so only when the next one begins."""
-_BATCH = 1_000
-"""Documents an answer holds: at about 1 KB each well under the server's 16 MB, and few round trips for a heavy user."""
+_BATCH = 1_000  # Documents an answer holds: about 1 KB each, under the server's 16 MB, and few round trips
 
 _ALWAYS_UNIQUE = ("code", "hash")
 """Unique by the platform's rules, whatever indexes there are: codes per collection, programs by their hash over all

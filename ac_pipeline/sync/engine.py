@@ -43,15 +43,11 @@ __all__ = ["DOCUMENT_GONE", "KEY_ATTEMPTS", "ROUNDS", "AccountPlan", "Engine", "
 
 ROUNDS = 5  # How often a repository that somebody else writes to is planned anew before its sync is left for later
 
-KEY_ATTEMPTS = 12
-"""Keys a PDS may refuse for one item. The last ones lie up to 32 s apart, so that no letters are common to all."""
+KEY_ATTEMPTS = 12  # Keys a PDS may refuse for one item; the last lie up to 32 s apart, with no letters in common
 
 
-_MANY = 20
-"""So many accounts in one run ask the list of all repositories for their revisions, a thousand with each request, and
-not for each of them."""
-_ROWS_AN_ACCOUNT = 250
-"""Rows of the list that one account of a run is worth: on a PDS with many others the rest is asked one by one."""
+_MANY = 20  # So many accounts in one run ask the list of all repositories for revisions, a thousand with each request
+_ROWS_AN_ACCOUNT = 250  # Rows of that list that an account is worth: beside many others the rest is asked one by one
 _YOUNG = 60.0  # Seconds after which a list is read again
 
 
@@ -85,12 +81,9 @@ class Engine(Reader):
     server: DataServer
     host: str  # Name of the PDS, under which its learned limits are kept
     holder: str  # Who holds the leases: unique to this process
-    gate: Callable[[], None] = lambda: (
-        None
-    )  # Raises when no record may be written; accounts that are emptied do not ask
+    gate: Callable[[], None] = lambda: None  # Raises when no record may be written; not asked for who is emptied
     erase_copies: bool = True  # True if copies of erased work in `site.standard.document` go too
-    # Those of all accounts of the run; without them the PDS is asked for each one's
-    revisions: ListedRevisions | None = None
+    revisions: ListedRevisions | None = None  # Of all accounts of the run; else the PDS is asked for each
 
     def sync(self, account: Account, selection: Selection, run_id: str) -> AccountReport:
         """Make the account's repository equal to its eligible documents; of an account that is to be deleted, empty it.

@@ -94,9 +94,7 @@ def for_accounts(
 
 
 def unread(account: Account, error: PipelineError) -> PipelineError:
-    """Why one account of many could not be read; raises ServiceUnreachable when a service is down: nothing can be said
-    of the others either.
-    """
+    """Why one account could not be read; raises ServiceUnreachable: nothing can be said of the others either."""
     del account
     if isinstance(error, ServiceUnreachable):
         raise error

@@ -88,17 +88,13 @@ class AccountReport:
 
     user: str  # Its partition key
     types: dict[str, Tally] = field(default_factory=dict)
-    # Data versions per type name, for the types of which every document was read
-    versions: dict[str, Versions] = field(default_factory=dict)
+    versions: dict[str, Versions] = field(default_factory=dict)  # By type name, where all documents were read
     failures: list[ItemFailure] = field(default_factory=list)  # Items that were quarantined, or deferred by an error
     blocked: Blocked | None = None  # Why the account could not be used, or None
-    # The transient error that ended its sync early, or None; the account has to be run again
-    error: PipelineError | None = None
-    # What a person may want to know: records left alone, untrusted reads
-    notes: list[str] = field(default_factory=list)
+    error: PipelineError | None = None  # The transient error that ended its sync early; it has to be run again
+    notes: list[str] = field(default_factory=list)  # For people: records left alone, untrusted reads
     seconds: float = 0.0
-    # Operations that were not done because the sync was held to others (`Selection.agreed`)
-    skipped: list[Operation] = field(default_factory=list)
+    skipped: list[Operation] = field(default_factory=list)  # Not in `Selection.agreed`, so not done
 
     @property
     def run_again(self) -> bool:

@@ -24,13 +24,11 @@ from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.media.times import object_id_time
 from ac_pipeline.sync.ports import DataServer, Documents, Ledger
 
-MANY_OF_ONE: Final = 10
-"""More orphans than this, and more than half of a user's records of a type, wait for a person as well."""
+MANY_OF_ONE: Final = 10  # More orphans, and more than half of a user's records of a type, wait for a person as well
 _HOUR: Final = timedelta(hours=1)
 _DAY: Final = timedelta(days=1)
 _WEEK: Final = timedelta(days=7)  # A record that nobody has met for so long does not wait any more
-_FRESH: Final = timedelta(seconds=10)
-"""For so long a doubt is not looked into again: a lost collection meets thousands of users."""
+_FRESH: Final = timedelta(seconds=10)  # For so long a doubt is not looked into again, which thousands of users meet
 _SOME: Final = 3  # Documents within the set days that make a type one of which something is expected to come
 _FEW: Final = 3  # Fewer known repositories or accounts say nothing about a database or a PDS
 _TRIES: Final = 500

@@ -39,8 +39,7 @@ _MAX_TIME_MS: Final = 25_000
 """How long the server may work on one query: a tick has 60 s. Looking for links in 85,000 documents takes the local one
 2 s, on a busy machine."""
 _DAY = 86_400_000
-_BEGINNING = 1_420_070_400_000
-"""2015, in ms since 1970: the platform holds nothing older, apart from what has a wrong date."""
+_BEGINNING = 1_420_070_400_000  # 2015, in ms since 1970: the platform holds nothing older, but for wrong dates
 _FEW, _MANY = 1_000, 4_000
 """A window of time with fewer documents is followed by one four times as long; one with more is made shorter."""
 _LONGEST = 365 * _DAY
@@ -210,8 +209,7 @@ Token = Mapping[str, Any]  # A resume token: opaque, JSON after `bson.json_util`
 
 _OF_ACCOUNTS = ("users", "@handles", "account-deletions")  # Collections whose documents have the account's id as `_id`
 
-_STRUCTURE = frozenset({"drop", "rename", "dropDatabase", "invalidate"})
-"""Events after which nothing that was read before is certain."""
+_STRUCTURE = frozenset({"drop", "rename", "dropDatabase", "invalidate"})  # After these nothing is certain
 
 _NO_STREAMS = frozenset({13, 59, 115, 323, 40324, 40573})
 """Codes of a server or user without change streams: Unauthorized, CommandNotFound, CommandNotSupported, APIStrictError,
@@ -219,8 +217,7 @@ an unknown aggregation stage, and "only supported on replica sets"."""
 
 _AWAIT_MS = 250  # How long the server waits for an event before it answers that there is none
 
-_MOST_EVENTS = 20_000
-"""Events of one drain; about as many as the driver decodes in a second. The rest waits in the stream."""
+_MOST_EVENTS = 20_000  # Events of one drain, about a second of decoding; the rest waits in the stream
 
 _EVENTS_A_BATCH = 1_000
 

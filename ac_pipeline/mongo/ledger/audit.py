@@ -23,8 +23,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import PipelineError, Transient
 from ac_pipeline.mongo.database import mongo_errors, own_collection, storable, value_of
 
-STARTED, DONE, INTERRUPTED = "started", "done", "interrupted"
-"""Outcomes besides `failed: ...` and what an operation says of itself."""
+STARTED, DONE, INTERRUPTED = "started", "done", "interrupted"  # Besides `failed: ...`
 
 _log = logging.getLogger(__name__)
 

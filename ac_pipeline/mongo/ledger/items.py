@@ -84,8 +84,7 @@ _DUPLICATE = 11000  # The code of "exists already"
 _BATCH = 500
 _CHECKPOINTS_A_BATCH = 5_000  # Checkpoints an answer holds: those of all 4,200 repositories fit into one
 _IDS_A_BATCH = 10_000
-_PENDING = [State.DEFERRED.value, State.QUARANTINED.value, State.BLOCKED.value]
-"""The states of an item that is not yet where it should be."""
+_PENDING = [State.DEFERRED.value, State.QUARANTINED.value, State.BLOCKED.value]  # Not where they should be
 _NOT_DELETED = {"$ne": State.DELETED.value}
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -130,8 +129,7 @@ class MongoLedger:
         self._leases = leases or Leases(own_collection(database, "leases"))
 
     def ensure_indexes(self) -> None:
-        """Make the indexes that are missing; nothing else depends on having been called before (PROD-3: not by users
-        who may only read)."""
+        """Make the indexes that are missing, unless we may only read (PROD-3); nothing else depends on it."""
         with suppress(NotPermitted), mongo_errors("make the indexes of the ledger"):
             self._items.create_indexes(_INDEXES)
 

@@ -66,9 +66,7 @@ def uses(plan: AccountPlan) -> Iterator[Use]:
 
 
 def missing_blobs(server: DataServer, did: str, cids: Iterable[str]) -> set[str]:
-    """Those of these blobs that cannot be downloaded; each is asked for once. Raises Transient or Blocked when one
-    could not be: nothing can be said.
-    """
+    """Those of these blobs that cannot be downloaded; raises Transient or Blocked when one could not be asked for."""
     asked = sorted(set(cids))
     if not asked:
         return set()

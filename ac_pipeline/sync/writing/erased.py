@@ -51,9 +51,7 @@ def erase(reader: Reader, plan: AccountPlan, recorder: Recorder) -> None:
 
 
 def forget(ledger: Ledger, renderer: Renderer, media: MediaType, entries: Sequence[LedgerEntry]) -> None:
-    """Let the store give up what these items of one type alone use; Transient when store or ledger did not answer, and
-    some may be gone.
-    """
+    """Let the store give up what these items of one type alone use; after a Transient some may be gone."""
     # Of earlier versions of an item's media only the CIDs are known.
     made = {cid: Rendition(BlobRef(cid, "", 0), "", "") for entry in entries for cid in entry.past_blobs}
     made |= {rendition.blob.cid: rendition for entry in entries for rendition in made_of(entry)}

@@ -38,8 +38,7 @@ from ac_pipeline.sync.ports import Documents, Ledger
 from ac_pipeline.sync.report import AccountReport, ItemFailure, Tally
 from ac_pipeline.sync.writing.writer import Refused
 
-_TRIED = {Stage.RENDITION, Stage.UPLOAD, Stage.WRITE}
-"""Stages that cost an attempt; a document or record that cannot be built is the same verdict read again."""
+_TRIED = {Stage.RENDITION, Stage.UPLOAD, Stage.WRITE}  # They cost an attempt; what cannot be built is read again
 
 _IDENTITY = ("rkey", "did", "fingerprint", "partition", "code", "withdrawn_at")
 
@@ -278,8 +277,7 @@ class ItemStates:
             tally.updated += kind is Kind.UPDATE
 
     def unheard_deletions(self) -> list[Operation]:
-        """One deletion of each item whose deletions were sent in an earlier round and need not be sent again: they
-        arrived."""
+        """One deletion of each item whose deletions were sent before and need not be sent again: they arrived."""
         return [
             next(iter(operations.values()))
             for item, operations in self.sent.items()
@@ -331,9 +329,7 @@ class Recorder:
                     tally.companions_missing += bool(media.companions(each.document).keys() - each.derived.found)
 
     def untouched(self, records: Mapping[str, int]) -> None:
-        """Everything is known to be as it has to be: what a run that reads the repository would count (VERIFY-11);
-        `records` of each type are in the repository.
-        """
+        """All is as it has to be: count what a run that reads the repository and its `records` would (VERIFY-11)."""
         self.count()
         for media in self._plan.selection.types:
             tally = self.report.tally(media.name)
@@ -350,9 +346,7 @@ class Recorder:
         return tally
 
     def doubt(self, media: MediaType, orphans: int, records: int, why: str) -> None:
-        """Records without a document are kept, because the database is doubted and not the records; `why` ends a
-        sentence.
-        """
+        """Records without a document stay, as the database is doubted and not they; `why` ends a sentence."""
         self.report.tally(media.name).orphans_kept += orphans
         self.report.note(
             f"{orphans} of {records} {media.name} records have no document in Mongo, and {why}: that looks like a "
