@@ -280,20 +280,17 @@ def _pick(accounts: Sequence[Account], selector: str) -> Account:
     name = selector.strip()
     bare = name.removeprefix("@")
     lowered = bare.lower()
-    for exact in (
-        [account for account in accounts if account.id == name],
-        [account for account in accounts if not name.startswith("@") and account.key == lowered],
-        [account for account in accounts if account.handle == bare],
-    ):
-        if len(exact) == 1:
-            return exact[0]
-    named = [
-        account
-        for account in accounts
-        if lowered in {part.lower() for part in (account.handle, account.code, account.did, account.pds_handle) if part}
-    ]
-    if len(named) == 1:
-        return named[0]
+    ways: tuple[Callable[[Account], bool], ...] = (
+        lambda each: each.id == name,
+        lambda each: each.key == lowered and not name.startswith("@"),
+        lambda each: each.handle == bare,
+        lambda each: lowered in {p.lower() for p in (each.handle, each.code, each.did, each.pds_handle) if p},
+    )
+    named: list[Account] = []
+    for is_meant in ways:
+        named = [account for account in accounts if is_meant(account)]
+        if len(named) == 1:
+            return named[0]
     if named:
         keys = ", ".join(account.key for account in named)
         raise Misconfigured(f"{selector!r} names several users, with the keys {keys}: use one of these.")

@@ -7,11 +7,12 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
+from itertools import islice
 from typing import Any, TypeVar
 
 from bson.codec_options import CodecOptions, DatetimeConversion
@@ -120,6 +121,13 @@ def storable(value: object) -> Any:
     if is_dataclass(value):
         return {each.name: storable(getattr(value, each.name)) for each in fields(value)}
     return value
+
+
+def in_parts(values: Iterable[Value], size: int) -> Iterator[list[Value]]:
+    """The values in lists of at most `size`."""
+    rest = iter(values)
+    while part := list(islice(rest, size)):
+        yield part
 
 
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)

@@ -93,17 +93,15 @@ def for_accounts(
             raise stopped or KeyboardInterrupt
 
 
-def unread(account: Account, error: PipelineError) -> PipelineError:
+def unread(_account: Account, error: PipelineError) -> PipelineError:
     """Why one account could not be read; raises ServiceUnreachable: nothing can be said of the others either."""
-    del account
     if isinstance(error, ServiceUnreachable):
         raise error
     return error
 
 
-def needed(account: Account, error: PipelineError) -> NoReturn:
+def needed(_account: Account, error: PipelineError) -> NoReturn:
     """End everything: what is asked of all accounts together cannot be said without one of them."""
-    del account
     raise error
 
 

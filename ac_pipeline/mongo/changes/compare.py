@@ -15,8 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from bson import ObjectId
 from pymongo.change_stream import DatabaseChangeStream
@@ -29,7 +28,7 @@ from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.eligibility import GUEST_VALUES
 from ac_pipeline.media.fields import sound_text
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.mongo.database import SOURCE_CODEC, mongo_errors, platform_collection
+from ac_pipeline.mongo.database import SOURCE_CODEC, in_parts, mongo_errors, platform_collection
 from ac_pipeline.mongo.documents import WITHDRAWN, unlinked
 
 Raw = Mapping[str, Any]
@@ -45,8 +44,6 @@ _FEW, _MANY = 1_000, 4_000
 _LONGEST = 365 * _DAY
 _UNDATED: Final = "undated"
 LOOKUPS = 200  # Ids of one query: the local server takes 0.03 s for 200 and 16 s for 5,000 of them
-
-_Item = TypeVar("_Item")
 
 
 class Scan(StrEnum):
@@ -196,13 +193,6 @@ class Compare:
 
 def _moment(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
-
-
-def in_parts(values: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
-    """The values in lists of at most `size`."""
-    rest = iter(values)
-    while part := list(islice(rest, size)):
-        yield part
 
 
 Token = Mapping[str, Any]  # A resume token: opaque, JSON after `bson.json_util`

@@ -41,8 +41,8 @@ from ac_pipeline.mongo.changes.compare import (
     Compare,
     Drained,
     Raw,
-    in_parts,
 )
+from ac_pipeline.mongo.database import in_parts
 from ac_pipeline.mongo.ledger.items import MongoLedger
 
 _THE_PDS_LISTS = frozenset(error.code for error in (AccountInactive, AccountUnknown))
