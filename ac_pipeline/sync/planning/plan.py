@@ -286,13 +286,10 @@ class AccountPlan:
         """Why the PDS refused the account's last writes, which reading it cannot tell; None once its credentials are
         others than those that were refused."""
         found = [entry for media in self.selection.types for entry in self.entries.get(media.name, {}).values()]
-        for entry in sorted(found, key=lambda each: each.item):
-            failure = entry.failure if entry.state is State.BLOCKED else None
-            if failure is None or failure.error_class in _SEEN_BY_READING:
-                continue
-            if failure.payload_hash == self.account.credentials:
-                return failure
-        return None
+        listed = sorted(found, key=lambda each: each.item)
+        failures = [each.failure for each in listed if each.state is State.BLOCKED and each.failure is not None]
+        refused = [each for each in failures if each.payload_hash == self.account.credentials]
+        return next((each for each in refused if each.error_class not in _SEEN_BY_READING), None)
 
 
 SAME_TIME_SALTS = 4

@@ -44,10 +44,8 @@ class Use:
     @property
     def operation(self) -> Operation:
         """The update that writes this record as it shall be."""
-        wanted = self.wanted
-        return Operation(
-            Kind.UPDATE, self.media, self.rkey, "its blob is gone", wanted, record=wanted.record, cid=wanted.cid
-        )
+        wanted, why = self.wanted, "its blob is gone"
+        return Operation(Kind.UPDATE, self.media, self.rkey, why, wanted, wanted.record, wanted.cid)
 
 
 def uses(plan: AccountPlan) -> Iterator[Use]:
