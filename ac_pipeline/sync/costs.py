@@ -87,9 +87,7 @@ class _Window:
 
 
 class Timeline:
-    """One bucket, spent as fast as the ceilings that hold at once allow; without any, nothing ever waits. `headroom` is
-    the share of each that stays unspent, 0 to 1.
-    """
+    """One bucket, spent as fast as its ceilings allow, but for `headroom` (0 to 1); without any, nothing ever waits."""
 
     def __init__(self, ceilings: Sequence[Ceiling], headroom: float = 0.0) -> None:
         self._now = 0.0

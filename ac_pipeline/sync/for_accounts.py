@@ -113,9 +113,7 @@ def account_reports(
 
 
 def _named(account: Account, error: BaseException) -> PipelineError:
-    """The error; one that nobody foresaw with its class, its message without secrets, and the line that raised it.
-    Raises Misconfigured when it is one: no account can be worked on.
-    """
+    """The error, raised if Misconfigured; one nobody foresaw with class, message without secrets, and place."""
     if isinstance(error, Misconfigured):
         raise error
     if isinstance(error, PipelineError):

@@ -120,9 +120,7 @@ class AccountReport:
 
 @dataclass(slots=True)
 class SyncReport:
-    """What a run did to all its accounts, with what it cost; the client counts `requests` and `transferred`.
-    `not_reached`: users whom an interrupted run did not come to.
-    """
+    """What a run did to all its accounts, with what it cost; the client counts `requests` and `transferred`."""
 
     run_id: str
     accounts: list[AccountReport] = field(default_factory=list)
@@ -130,7 +128,7 @@ class SyncReport:
     transferred: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     interrupted: bool = False
-    not_reached: int = 0
+    not_reached: int = 0  # Users whom an interrupted run did not come to
 
     def totals(self) -> dict[str, Tally]:
         totals: dict[str, Tally] = {}

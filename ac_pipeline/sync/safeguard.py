@@ -46,12 +46,10 @@ class Safeguard:
     share: float = 0.1  # Share of a type's documents that may be lost, or deleted as orphans within a day
     floor: int = 5  # So many may in any case
     silent_days: int = 14  # Days without a new document after which a type is silent; 0 to never say so
-    # `database` and `host`: names of the database and the PDS, for sentences
-    database: str = ""
-    host: str = ""
+    database: str = ""  # Its name, for sentences
+    host: str = ""  # The PDS's
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _verdict: str | None = field(default=None, repr=False)
-    """Of the look at the PDS: what is wrong with it, empty when nothing is, None before it."""
+    _verdict: str | None = field(default=None, repr=False)  # What is wrong with the PDS; empty: nothing, None: unasked
 
     def allowed(self, number: int) -> int:
         return max(self.floor, int(self.share * number))

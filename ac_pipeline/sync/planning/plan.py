@@ -160,14 +160,13 @@ class Withheld:
 
 @dataclass(slots=True)
 class TypePlan:
-    """All that shall happen to one user's records of one type. `matches`: document -> keys of the records found to be
-    its own, for the documents that have any."""
+    """All that shall happen to one user's records of one type."""
 
     media: MediaType
     operations: list[Operation] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
     withheld: list[Withheld] = field(default_factory=list)
-    matches: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    matches: dict[str, tuple[str, ...]] = field(default_factory=dict)  # Document -> keys of the records that are its
 
     def links(self) -> list[Operation]:
         return [op for op in self.operations if op.kind in LINKS_ONLY]

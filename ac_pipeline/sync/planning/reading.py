@@ -194,9 +194,7 @@ class Reader:
         return Wanted(document, failure=failure_of(Stage.RENDITION, outcome), fresh=True)
 
     def _known(self, plan: AccountPlan, media: MediaType, document: Document) -> Wanted | Derived | None:
-        """What can be said without asking storage: a final word, the known renditions, or None. `retry`, `full`
-        (MEDIA-21, MEDIA-22) and `renditions` of the selection count here.
-        """
+        """What can be said without asking storage (MEDIA-21, MEDIA-22): a final word, the known renditions, or None."""
         if document.verdict is Verdict.WITHDRAWN:
             return Wanted(document)
         if document.verdict is not Verdict.ELIGIBLE:

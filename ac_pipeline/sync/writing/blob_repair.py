@@ -92,10 +92,7 @@ class BlobRepair:
 
         Without `Selection.blobs` only those are asked for that an earlier run had to leave: nothing else would tell.
         With it also those just uploaded: the PDS throws away an upload of a blob that another record refers to, even
-        where it has lost the bytes.
-
-        Raises:
-            Transient, Blocked: Nothing more can be done now; what was not repaired is found again by the next run.
+        where it has lost the bytes. What a Transient or Blocked error keeps from being repaired, the next run finds.
         """
         every, done = self.plan.selection.blobs, self.plan.uploaded
         asked = [each for each in uses(self.plan) if every or (each.blob.cid not in done and self._failed_before(each))]
