@@ -97,9 +97,8 @@ class MongoAudit:
         `Audited.counts`. Raises Transient when the first line could not be stored; nothing was done.
         """
         users = tuple(name for account in accounts for name in (account.key, account.did) if name)
-        entry = AuditEntry(
-            action, operator_name(self.who), self.now(), why, users, tuple(types), plan_hash, counts or {}
-        )
+        who, planned = operator_name(self.who), dict(counts or {})
+        entry = AuditEntry(action, who, self.now(), why, users, tuple(types), plan_hash, planned)
         self.record(entry)
         audited = Audited(entry)
         try:
