@@ -16,7 +16,7 @@ from typing import Any, Final
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.rate_limits import HOUR, Bucket, commits_key, hour_under_way
 from ac_pipeline.errors import NotPermitted, PipelineError
-from ac_pipeline.items import PlannedOperation
+from ac_pipeline.items import PlannedOperation, State
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.ledger.plans import KEPT, SHORTEST, MongoPlans
 from ac_pipeline.operations.declare import Declaration, LeftOut, Progress, Report, Table, Work, command_line, unwatched
@@ -46,6 +46,7 @@ class DryRun:
         limits: What is known of the PDS's limits.
         saved: True if it is kept, to be carried out later.
         orphans_kept: Type -> records without a document that stay because the database is doubted.
+        quarantined: Class -> items that cannot be published as they are; what there is of them stays.
         unread: User -> the error for which nothing is planned for them.
     """
 
@@ -59,6 +60,7 @@ class DryRun:
     limits: Limits = field(default_factory=Limits)
     saved: bool = False
     orphans_kept: Counter[str] = field(default_factory=Counter)
+    quarantined: Counter[str] = field(default_factory=Counter)
     unread: dict[str, PipelineError] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, object]:
@@ -77,6 +79,7 @@ class DryRun:
             ],
             "notes": [{"user": user, "note": note} for user, note in self.notes],
             "orphans_kept": dict(self.orphans_kept),
+            "quarantined": dict(self.quarantined),
             "saved": self.saved,
         }
 
@@ -129,6 +132,7 @@ def dry_run(
         operations, cost, report = found
         made.notes += [(account.key, note) for note in report.notes]
         made.orphans_kept.update(orphans_kept(report))
+        made.quarantined.update(each.error_class for each in report.failures if each.state is State.QUARANTINED)
         if report.blocked is not None:
             made.blocked[account.key] = report.blocked.message
         if not operations:
@@ -264,6 +268,10 @@ def plan_report(made: DryRun, operations: Table, by_user: Sequence[UserBill] = (
     lines = [*kept, *(f"{user}: {note}" for user, note in made.notes)]
     whose = f" of all but the {len(made.blocked)} blocked users" if made.blocked else ""
     headline = f"Nothing to do. Every record and link{whose} is as it should be."
+    if made.quarantined:
+        headline = "Nothing to do."
+        classes = ", ".join(f"{name} {number}" for name, number in sorted(made.quarantined.items()))
+        lines.append(f"Items that cannot be published as they are: {classes}. `ac-pipeline verify --json` names them.")
     if operations.count:
         headline = f"{operations.count} operations of {made.users} users. Nothing was written."
     if made.saved:

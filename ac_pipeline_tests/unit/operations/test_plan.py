@@ -11,7 +11,16 @@ from ac_pipeline.atproto.rate_limits import POLICY, Bucket, Window
 from ac_pipeline.errors import NoCredentials
 from ac_pipeline.items import PlannedOperation
 from ac_pipeline.operations.apply_plan import apply_part
-from ac_pipeline.operations.plan import DryRun, dry_run, learned_limits, selection_of, selection_to_json
+from ac_pipeline.operations.declare import Table
+from ac_pipeline.operations.plan import (
+    OPERATION_COLUMNS,
+    DryRun,
+    dry_run,
+    learned_limits,
+    plan_report,
+    selection_of,
+    selection_to_json,
+)
 from ac_pipeline.sync.costs import USUAL, Ceiling, Limits
 from ac_pipeline.sync.selection import Selection, plan_hash, planned
 from ac_pipeline_tests.unit.sync.world import World, totals
@@ -87,6 +96,19 @@ def test_a_selection_is_kept_with_its_plan() -> None:
 def drawn(world: World, *users: Account) -> DryRun:
     with world.quiet():
         return dry_run(world.engine, users, Selection(), limits=USUAL, workers=1)
+
+
+def test_items_that_cannot_be_published_are_counted_and_not_said_to_be_in_order() -> None:
+    """PLAN-1, OPS-4: nothing has tried them yet, so that only a plan can tell beforehand."""
+    world = World()
+    user = world.user()
+    world.add("mood", user, mood="  ")
+    made = drawn(world, user)
+    assert (made.quarantined, made.counts) == ({"invalid-document": 1}, {})
+    report = plan_report(made, Table("operations", OPERATION_COLUMNS))
+    assert report.headline == "Nothing to do."
+    assert any("as they are: invalid-document 1." in line for line in report.lines)
+    assert report.json["quarantined"] == {"invalid-document": 1}
 
 
 def test_users_known_to_be_blocked_are_apart_from_operations_hash_and_cost() -> None:
