@@ -1,9 +1,6 @@
-"""How long, how slow and how large an answer over HTTP may be, for the PDS, the relay and object storage alike.
-
-Also here: how long such a server wants to be left alone (`Retry-After`).
-
-httpx bounds each silence only: a server that sends a byte now and then, or never ends, holds its caller for ever.
-"""
+"""How long, how slow and how large an answer over HTTP may be, for the PDS, the relay and object storage alike (httpx
+bounds each silence only: a server that never ends holds its caller for ever), and how long such a server wants to be
+left alone (`Retry-After`)."""
 
 from __future__ import annotations
 

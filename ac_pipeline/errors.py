@@ -1,10 +1,6 @@
-"""Every error the pipeline raises on purpose, by what can be done about it.
-
-Nothing else belongs here: no handling, no retries. Whoever raises an error says at the boundary whether another
-attempt can help; whoever catches one reads the branch of the tree and never a message.
-
-The branches: `Misconfigured`, `Transient`, `Permanent`, `Unforeseen` and `Blocked`, each with its classes below it.
-"""
+"""Every error the pipeline raises on purpose, by what can be done about it: `Misconfigured`, `Transient`, `Permanent`,
+`Unforeseen`, `Blocked`. Whoever raises one says at the boundary whether another attempt can help; whoever catches one
+reads its branch and never a message. No handling and no retries here."""
 
 from __future__ import annotations
 
@@ -187,8 +183,7 @@ def _codes(error: type[PipelineError]) -> Iterator[str]:
         yield from _codes(each)
 
 
-ERROR_CLASSES = tuple(dict.fromkeys(_codes(PipelineError)))
-"""Codes of all errors, as the ledger has them."""
+ERROR_CLASSES = tuple(dict.fromkeys(_codes(PipelineError)))  # Codes of all errors, as the ledger has them
 TRANSIENT_CODES = frozenset(_codes(Transient))
 """Codes of errors that another attempt may overcome, for reading the ledger."""
 

@@ -12,11 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, T
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-LINE_EVERY = 10.0
-"""Seconds between lines where there is no terminal."""
+LINE_EVERY = 10.0  # Seconds between lines where there is no terminal
 
-Listener = Callable[[str, int, int], None]
-"""Is told what is being done, how much of it is done, and of how much."""
+Listener = Callable[[str, int, int], None]  # Is told what is being done, how much of it is done, and of how much
 
 
 class _Rate(ProgressColumn):

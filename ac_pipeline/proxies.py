@@ -1,8 +1,5 @@
-"""HTTP proxies: what HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say, in upper or lower case, and who obeys.
-
-httpx reads these variables too, but stops at forms of them that are usual elsewhere. Services on this machine are never
-reached through a proxy.
-"""
+"""HTTP proxies: what HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say, in upper or lower case, and who obeys. httpx
+reads them too, but stops at forms that are usual elsewhere. Services on this machine are never reached through one."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
-"""The settings: every environment variable the pipeline reads, with its default and its check.
-
-Read once, at the edge, by `load_settings`; nothing below the edge looks at the environment. Turning settings into
-clients is `wiring.py`.
-"""
+"""The settings: every environment variable the pipeline reads, with its default and its check. Read once, at the edge,
+by `load_settings`; nothing below looks at the environment. Turning settings into clients is `wiring.py`."""
 
 from __future__ import annotations
 
@@ -137,7 +134,7 @@ PostgresAddress = Annotated[SecretStr, _must("begin with postgresql+psycopg2://"
 
 
 class Timetable(BaseSettings):
-    """When the schedules tick, in UTC: the settings the code location needs when it loads, and nothing else."""
+    """When the schedules tick, in UTC, and the form of logs: what the code location needs when it loads, no more."""
 
     model_config = SettingsConfigDict(
         env_ignore_empty=True,
@@ -156,6 +153,9 @@ class Timetable(BaseSettings):
     """When `weekly_verification` runs: every record and blob looked at."""
     ac_cron_plan: str = "0 6 * * *"
     """When `daily_plan` runs: what a sync would do, and what it would cost."""
+    ac_log_format: Annotated[str, _must("be text or json", "text|json")] = "text"
+    """Form of what commands say on stderr, and of the logs of runs and of Dagster's services: `text`, or `json` for one
+    JSON document a line."""
 
 
 class Settings(Timetable):
@@ -190,6 +190,17 @@ class Settings(Timetable):
     """Buckets that a document may name, commas between them; no other is asked."""
     ac_renditions_url: str = Field("", repr=False)
     """Where thumbnails, videos and snapshots are kept: a path, or an fsspec URL such as `s3://bucket/folder`."""
+    aws_access_key_id: str | None = None
+    """For `s3://` renditions: who reads, writes, lists and deletes in the bucket. Left out: whom a profile
+    (`AWS_PROFILE`), or the role of the machine or pod, names."""
+    aws_secret_access_key: SecretStr | None = None
+    """The secret of that key."""
+    aws_session_token: SecretStr | None = None
+    """Its token, where it is a temporary one."""
+    aws_endpoint_url: Address | None = None
+    """The S3 server, such as `https://sfo3.digitaloceanspaces.com`. Left out: Amazon's."""
+    aws_default_region: str | None = None
+    """Its region. Left out: the server's usual one."""
 
     ac_lexicon_authority: Did | None = None
     """DID that publishes the lexicons. When set, no record is written while ours would break what it published."""
@@ -308,6 +319,16 @@ class Settings(Timetable):
         where = f" at {hosts[1]}" if hosts else ""
         pds = urlsplit(self.pds_url).netloc
         return f"PDS {pds} and database {self.mongodb_name}{where} (ledger: {self.ac_ledger_database})"
+
+    @property
+    def renditions_options(self) -> dict[str, Any]:
+        """What fsspec is told besides `AC_RENDITIONS_URL`."""
+        if not self.ac_renditions_url.startswith(("s3://", "s3a://")):
+            return {}
+        key = {"key": self.aws_access_key_id, "secret": self.aws_secret_access_key, "token": self.aws_session_token}
+        given = {**key, "endpoint_url": self.aws_endpoint_url}
+        region = {"region_name": self.aws_default_region} if self.aws_default_region else {}
+        return {"client_kwargs": region, **{name: _text(value) for name, value in given.items() if value}}
 
     def secrets(self) -> tuple[str, ...]:
         """What must never be seen in a text: the values of all secret settings, credentials in an address included."""

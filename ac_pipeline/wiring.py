@@ -1,7 +1,5 @@
-"""Wiring: settings in, one ready pipeline of plain clients out. The only place that chooses implementations.
-
-No rules live here. The command line, the assets and the benchmarks open a `Pipeline`; tests hand in their own parts.
-"""
+"""Wiring: settings in, one ready pipeline of plain clients out. The only place that chooses implementations; no rules
+live here. Tests hand in their own parts."""
 
 from __future__ import annotations
 
@@ -14,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -30,9 +29,10 @@ from ac_pipeline.atproto.client import PdsClient
 from ac_pipeline.atproto.lexicon import Lexicons, load_lexicons
 from ac_pipeline.atproto.rate_limits import Budget, Pace
 from ac_pipeline.atproto.relay import Relay
-from ac_pipeline.atproto.sessions import Sessions
+from ac_pipeline.atproto.sessions import Sessions, SignIn
 from ac_pipeline.atproto.transport import Transport, open_http
 from ac_pipeline.bounds import Limit, Limits
+from ac_pipeline.errors import PipelineError
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.accounts import MongoAccounts, MongoProvisioning
 from ac_pipeline.mongo.changes.pending import MongoChanges
@@ -41,6 +41,7 @@ from ac_pipeline.mongo.documents import MongoDocuments
 from ac_pipeline.mongo.ledger.audit import MongoAudit
 from ac_pipeline.mongo.ledger.collections import (
     MongoBudgetStore,
+    MongoCounters,
     MongoPublishedLexicons,
     MongoSessionStore,
     MongoSnapshots,
@@ -89,24 +90,26 @@ class Pipeline:
         self.audit = MongoAudit(own, who=settings.ac_operator)
         self.snapshots = MongoSnapshots(own)
         self.receipts = MongoReceipts(own)
+        self.counters = MongoCounters(own)
         self.plans = MongoPlans(own, settings.ac_operator)
         self.budgets = MongoBudgetStore(own["budgets"])
         self.provisioning = MongoProvisioning(source, own)
         self.changes = MongoChanges(source, own)
-        self.documents = self.repairs = MongoDocuments(source)
+        self.documents = MongoDocuments(source)
         self.lexicons = lexicons_of_types()
         self.server = PdsClient(*pds())
         password = settings.pds_admin_password
         self.administration = Administration(*pds(), password.get_secret_value() if password else None)
-        self.store = RenditionStore(settings.ac_renditions_url)
+        self.store = RenditionStore(settings.ac_renditions_url, settings.renditions_options)
+        self.objects = ObjectStorage(
+            media_http,
+            settings.ac_media_url,
+            buckets=settings.ac_media_buckets.split(","),
+            limit=_limits(settings).media,
+            concurrency=settings.ac_concurrent_downloads,
+        )
         self.renderer = Renderer(
-            ObjectStorage(
-                media_http,
-                settings.ac_media_url,
-                buckets=settings.ac_media_buckets.split(","),
-                limit=_limits(settings).media,
-                concurrency=settings.ac_concurrent_downloads,
-            ),
+            self.objects,
             self.store,
             blob_limit=self.server.blob_limit,
             work_dir=stack.enter_context(work_folder()),
@@ -149,6 +152,16 @@ class Pipeline:
             erase_copies=settings.ac_erase_copies,
         )
 
+    def keep_counts(self) -> None:
+        """Add what this pipeline has asked for and spent to what all have; metrics are no reason to fail."""
+        encodings = self.renderer.encodings
+        with suppress(PipelineError):
+            self.counters.add(
+                asdict(self.server.usage())
+                | {"media_bytes_downloaded": self.objects.bytes_downloaded}
+                | {"encodings": len(encodings), "encoding_seconds": sum(encodings)}
+            )
+
 
 def lexicons_of_types() -> Lexicons:
     """The lexicons of all media types, those of other packages included. Raises Misconfigured: one is missing or cannot
@@ -169,7 +182,9 @@ def open_pipeline(settings: Settings, *, sleep: Callable[[float], None] = time.s
     """
     _log.info("Works on %s.", settings.destination)
     with ExitStack() as stack:
-        yield Pipeline(settings, stack, sleep)
+        pipeline = Pipeline(settings, stack, sleep)
+        stack.callback(pipeline.keep_counts)
+        yield pipeline
 
 
 @contextmanager
@@ -213,7 +228,7 @@ def _pds(
         sleep=sleep,
     )
     pace = Pace(transport.host, settings.ac_relay_commits_per_hour, store=budgets, sleep=sleep)
-    return transport, Sessions(MongoSessionStore(own["sessions"])), pace
+    return transport, Sessions(MongoSessionStore(own["sessions"]), SignIn(transport)), pace
 
 
 def _limits(settings: Settings) -> Limits:

@@ -42,6 +42,7 @@ GROUPS = {
     "ac_ffmpeg": "Work at once, and media",
     "ac_pds_timeout_seconds": "Time and size of answers",
     "ac_cron_sync": "Schedules: cron lines in UTC, read when the code location starts",
+    "ac_log_format": "Logs",
 }
 """Field of `Settings` -> the heading that begins with it."""
 

@@ -1,9 +1,6 @@
-"""The entry point of `ac-pipeline`: its commands, and exit codes for every way it can end (design, section 5).
-
-Commands are made when they are asked for: help and version import no operation and no client of a service. Here are
-those that are no operations: Dagster's start, copies of the ledger, and the local services (whose packages are the
-optional extra `local`).
-"""
+"""The entry point of `ac-pipeline`: exit codes for every way it can end (design, section 5), and its commands, made
+when they are asked for: help and version import no client of a service. Here are those that are no operations:
+Dagster's start, copies of the ledger, and the local services (optional extra `local`)."""
 
 from __future__ import annotations
 
@@ -13,6 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,19 +19,21 @@ from click.shell_completion import CompletionItem
 
 from ac_pipeline.cli.output import print_json, say, table
 from ac_pipeline.errors import FAILED, INTERRUPTED, UNREACHABLE, USAGE, WELL, Misconfigured, PipelineError, Transient
+from ac_pipeline.logs import use_json
 from ac_pipeline.operations.catalog import CATALOG, Entry
 
 if TYPE_CHECKING:
     from pymongo.database import Database
 
-_READING = {"audit", "item", "items", "plans", "snapshots", "status", "verify"}
+_HELP = {"-h", "--help", "--version"}
+_READING = {"audit", "item", "items", "metrics", "plans", "snapshots", "status", "verify"}
 _GROUPS = {
     "accounts": "Who can be mirrored and who cannot, and what changes that. Without a further word: `list`.",
     "lexicons": "The definitions of the records: check them, publish them.",
 }
 
 
-_EXAMPLES = {"dagster": "ac-pipeline dagster dev"}
+_EXAMPLES = {"dagster": "ac-pipeline dagster dev", "metrics": "ac-pipeline metrics --once"}
 
 
 class CatalogGroup(click.Group):
@@ -79,16 +79,11 @@ class CatalogGroup(click.Group):
         for rest, each in self._below():
             groups.setdefault(each.group, []).append((rest, each.summary))
             examples.setdefault(each.group, example(each))
-        for name, group in self.commands.items():
-            if isinstance(group, click.Group):
-                heading = name.capitalize()
-                groups[heading] = [
-                    (f"{name} {each}", made.get_short_help_str(200)) for each, made in group.commands.items()
-                ]
-                examples[heading] = f"ac-pipeline {groups[heading][0][0]}"
-            else:
-                groups[name.capitalize()] = [(name, group.get_short_help_str(200))]
-                examples[name.capitalize()] = _EXAMPLES[name]
+        for name, made in self.commands.items():
+            below = made.commands if isinstance(made, click.Group) else {"": made}
+            rows = [(f"{name} {word}".strip(), each.get_short_help_str(200)) for word, each in below.items()]
+            groups[name.capitalize()] = rows
+            examples[name.capitalize()] = _EXAMPLES.get(name, f"ac-pipeline {rows[0][0]}")
         for heading, rows in groups.items():
             with formatter.section(heading):
                 formatter.write_dl(rows)
@@ -252,8 +247,38 @@ def demo(users: int, items: int, ui: bool) -> int:
     return code
 
 
+@cli.command("metrics")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address it answers at.")
+@click.option("--port", type=int, default=9464, show_default=True, help="Its port.")
+@click.option(
+    "--every", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds that a count is good for."
+)
+@click.option("--once", is_flag=True, help="Print everything and end.")
+def metrics(host: str, port: int, every: float, *, once: bool) -> None:
+    """Serve the mirror in numbers, in Prometheus's text format: totals by type, ages, accounts, what the limits of the
+    PDS have left, and requests, bytes and encodings of all runs. Until Ctrl-C.
+    """
+    from ac_pipeline.cli.from_operations import opened  # noqa: PLC0415 - with it come all clients
+    from ac_pipeline.operations.metrics import Counts, serve  # noqa: PLC0415
+
+    with opened() as pipeline:
+        counts = Counts(pipeline, every)
+        if once:
+            counts.count()
+            click.echo(counts.text(), nl=False)
+            return
+        say(f"Metrics at http://{host}:{port}/metrics.", err=True)
+        serve(counts, host, port)
+
+
 def main() -> None:
     """Run the command line and exit. What may write says to stderr first which PDS and which database it works on."""
+    if sys.argv[1:] and _HELP.isdisjoint(sys.argv):
+        from ac_pipeline.settings import load_timetable  # noqa: PLC0415 - which no help needs
+
+        with suppress(Misconfigured):  # the command says so
+            if load_timetable().ac_log_format == "json":
+                use_json()
     if sys.argv[1:2] and sys.argv[1] not in _READING:
         log = logging.getLogger("ac_pipeline.wiring")
         log.setLevel(logging.INFO)
@@ -281,13 +306,7 @@ def run(arguments: list[str]) -> int:
         error.show(file=shown)
         say(*shown.getvalue().removesuffix("\n").split("\n"), err=True)
         return USAGE
-    except Misconfigured as error:
-        say(f"Error: {error.message}", err=True)
-        return USAGE
-    except Transient as error:
-        say(f"Error: {error.message}", err=True)
-        return UNREACHABLE
     except PipelineError as error:
         say(f"Error: {error.message}", err=True)
-        return FAILED
+        return USAGE if isinstance(error, Misconfigured) else UNREACHABLE if isinstance(error, Transient) else FAILED
     return result if isinstance(result, int) else WELL

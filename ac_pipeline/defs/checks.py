@@ -1,16 +1,5 @@
-"""Checks: what a person must look at although every partition is green. Which there are, and how they are evaluated.
-
-Each check is one per asset, over all users, with the partition keys in its table and metadata (VERIFY-12). Measured on
-Dagster 1.13.27, a check with partitions of its own (`AssetCheckSpec(partitions_def=...)`, a preview) holds up in a
-partly failing range when it is logged by name, but: its summary on the asset's page is that of the partition evaluated
-last, so that a failed user hides behind a later one who is well; it cannot be executed from the UI; and it costs one
-event for each user and check, as much as all of a user's other events together.
-
-All are evaluated by every step that writes the records, before it may fail: a check of its own would be skipped for the
-whole range as soon as one user fails, and one that is left out shows as "not evaluated" from the next materialisation
-on. They look at what the ledger and the receipts say, which is cheap; the job `verify_users` reads the repositories.
-Each can also be executed alone from the UI.
-"""
+"""Checks: what a person must look at although every partition is green. They look at what the ledger and the receipts
+say, which is cheap; the job `verify_users` reads the repositories. Each can also be executed alone from the UI."""
 
 from __future__ import annotations
 
@@ -18,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any, Final
 
 import dagster as dg
@@ -45,25 +35,20 @@ from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.ledger.items import Standing
 from ac_pipeline.mongo.ledger.receipts import Aspect, Part, Receipt
-from ac_pipeline.operations.accounts.listing import blocked_reason
 from ac_pipeline.operations.inspection.verification import Findings, findings
 from ac_pipeline.settings import Allowance
 
-FEW_BLOCKED: Final = 2
-"""So many blocked accounts are never an error by their share, unless they are all there are."""
+FEW_BLOCKED: Final = 2  # So many blocked accounts are never an error by their share, unless they are all there are
 _SUDDEN: Final = Allowance(percent=2)
 _SUDDEN_LEAST: Final = 5
 _LATELY: Final = timedelta(days=1)
 """More than a fiftieth of all accounts, and more than five, blocked within a day are one event."""
-_REFUSED: Final = "the PDS refused the account at the last run"
 
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
 
-NAMED: Final = 200
-"""Partition keys a result names besides its table."""
+NAMED: Final = 200  # Partition keys a result names besides its table
 
-_JUST_NOW: Final = timedelta(seconds=2)
-"""A look at a collection reads every id of it: the checks of one run share it."""
+_JUST_NOW: Final = timedelta(seconds=2)  # A look at a collection reads every id of it: the checks of one run share it
 
 _RECORD_STATES: Final = ("missing", "extra", "different", "duplicates")
 _COLUMNS = ("user", "state", "reason", "repair", "verified", "item", "uri")
@@ -197,7 +182,7 @@ def _accounts_usable(question: Question) -> dg.AssetCheckResult:
     unusable = sorted(_unusable(question, accounts), key=lambda each: (-each["items"], each["user"]))
     lost = [each for each in unusable if each["lost"]]
     allowed = question.pipeline.open().settings.ac_blocked_threshold
-    lately = [each for each in lost if each["since"] is None or each["since"] > datetime.now(UTC) - _LATELY]
+    lately = [each for each in lost if each["since"] is not None and each["since"] > datetime.now(UTC) - _LATELY]
     many = len(lost) > FEW_BLOCKED or len(lost) == len(accounts)
     sudden = len(lately) > _SUDDEN_LEAST and not _SUDDEN.covers(len(lately), len(accounts))
     error = bool(lost) and (sudden or (many and not allowed.covers(len(lost), len(accounts))))
@@ -250,25 +235,16 @@ def _unusable(question: Question, accounts: Iterable[Account]) -> Iterator[dict[
             "user": account.key,
             "items": sum(each.items for each in standing),
             "class": cause,
-            "message": blocked.message if blocked is not None else blocked_reason(account, cause, _REFUSED),
+            "message": blocked.message if blocked is not None else refused[0].message,
             "since": min((each.since for each in standing if each.since is not None), default=None),
             "lost": account.did is not None or any(each.mirrored for each in standing),
         }
 
 
-def _collection_intact(question: Question) -> dg.AssetCheckResult:
-    """Fails, as an error, while the collection is so much smaller, or so many records have lost their documents, that
-    records without a document are kept."""
-    return _of_collection(question, 0, "The collection holds what it should.")
-
-
-def _input_arrives(question: Question) -> dg.AssetCheckResult:
-    """Fails, as an error, when nothing new has come for AC_SILENT_DAYS where there used to be some."""
-    return _of_collection(question, 1, "Nothing is missed.")
-
-
 def _of_collection(question: Question, place: int, well: str) -> dg.AssetCheckResult:
-    """One of the two problems that a collection, compared with what there was, can have."""
+    """Fails, as an error, by one of the two problems that a collection, compared with what there was, can have: it is
+    so much smaller, or so many records have lost their documents, that records without a document are kept; or nothing
+    new has come for AC_SILENT_DAYS where there used to be some."""
     safeguard = question.pipeline.open().safeguard
     look = safeguard.look(question.media, within=_JUST_NOW)
     problem = safeguard.problems(look)[place]
@@ -281,8 +257,7 @@ def _of_collection(question: Question, place: int, well: str) -> dg.AssetCheckRe
     return question.answer(problem or well, metadata, passed=problem is None)
 
 
-_Line = tuple[Finding, str]
-"""One thing that is wrong, and since when that is known."""
+_Line = tuple[Finding, str]  # One thing that is wrong, and since when that is known
 
 
 def _verified(question: Question) -> dg.AssetCheckResult:
@@ -420,14 +395,14 @@ CHECKS: Final = (
     ),
     Check(
         COLLECTION_INTACT,
-        _collection_intact,
+        partial(_of_collection, place=0, well="The collection holds what it should."),
         "The collection of the {plural} holds what it held, within AC_MAX_ORPHAN_SHARE, and so do the documents of the "
         "records that are known. Otherwise the database is doubted: no record is deleted because its document is gone "
         "until the collection recovers, or a person names the number in the field `sweep` of the run.",
     ),
     Check(
         INPUT_ARRIVES,
-        _input_arrives,
+        partial(_of_collection, place=1, well="Nothing is missed."),
         "A new {singular} has come within AC_SILENT_DAYS, if some used to: otherwise what writes the collection on the "
         "platform may have stopped.",
     ),
@@ -473,7 +448,11 @@ CHECKS: Final = (
 
 
 def record_checks() -> list[dg.AssetCheckSpec]:
-    """The checks of all records assets."""
+    """The checks of all records assets: each is about all users, with the partition keys in its table (VERIFY-12).
+
+    Of a check with partitions of its own (a preview in Dagster 1.13.27) the asset's page shows the partition evaluated
+    last, so that a failed user hides behind a later one; it cannot be executed from the UI, and costs an event a user.
+    """
     return [
         dg.AssetCheckSpec(
             check.name,
@@ -490,6 +469,9 @@ def evaluate_checks(
     pipeline: PipelineResource, selected: Iterable[dg.AssetCheckKey], run: Sequence[str] | None = None
 ) -> Iterator[dg.AssetCheckResult]:
     """Evaluate the selected checks on ledger and receipts as they are now.
+
+    Every step that writes the records does, before it may fail: a check of its own would be skipped for the whole range
+    as soon as one user fails, and one that is left out shows as "not evaluated" from the next materialisation on.
 
     Args:
         run: Partition keys that this run has verified; None for a run that verified nobody.

@@ -1,10 +1,6 @@
-"""The start of Dagster: prepares DAGSTER_HOME and runs the UI with its daemon, or one of its services alone
-(`ac-pipeline dagster`, which is `python -m ac_pipeline.defs.home`).
-
-Dagster's commands read a `.env` in their working directory over the real environment, so that a forgotten `.env` could
-lead a local demo to the production database. Therefore the settings are read here, handed on as plain environment, and
-Dagster is started in its home folder.
-"""
+"""The start of Dagster (`ac-pipeline dagster`): prepares DAGSTER_HOME and runs the UI with its daemon, or one service.
+Dagster's commands read a `.env` in their working directory over the real environment, which could lead a demo to the
+production database: so settings are read here, handed on as plain environment, and Dagster starts in its home."""
 
 from __future__ import annotations
 
@@ -30,6 +26,7 @@ from sqlalchemy.pool import NullPool
 from ac_pipeline.defs import web_server
 from ac_pipeline.defs.assets.catalog import POOL_LIMITS
 from ac_pipeline.errors import Misconfigured, PipelineError
+from ac_pipeline.logs import in_form, use_json
 from ac_pipeline.redaction import Redactor
 from ac_pipeline.settings import Settings, load_settings, pool_limits
 
@@ -73,8 +70,7 @@ def why_unusable(url: SecretStr) -> str | None:
 _PACKAGE: Final = Path(__file__).parents[1]
 PROJECT: Final = _PACKAGE if (_PACKAGE / "dagster.yaml").is_file() else _PACKAGE.parent
 """The folder of our own dagster.yaml and workspace.yaml: inside an installed package, or the checkout."""
-LOCATION: Final = "ac_pipeline"
-"""The name of the code location, as workspace.yaml and pyproject.toml have it."""
+LOCATION: Final = "ac_pipeline"  # The name of the code location, as workspace.yaml and pyproject.toml have it
 _WRITTEN_BY_US = "# Written by ac_pipeline.defs.home at every start: change dagster.yaml in the project"
 """How the file of every version of ours begins."""
 _OURS = f"{_WRITTEN_BY_US}, or the file of AC_DAGSTER_YAML, instead.\n"
@@ -159,6 +155,27 @@ def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     return {**values, **changes, **inside}
 
 
+def unshared_renditions(settings: Settings, launcher: str, config: Mapping[str, Any]) -> str | None:
+    """A sentence where renditions are in a folder that runs of this launcher do not share: they are containers without
+    a volume there, or elsewhere. None where all is well, and where a `file://` says that the folder is shared.
+
+    Args:
+        launcher: Name of its class; empty for Dagster's default.
+        config: Its section of dagster.yaml.
+    """
+    place = settings.ac_renditions_url
+    volumes = (config.get("container_kwargs") or {}).get("volumes") or ()
+    mounted = [str(each).split(":")[1] for each in volumes if ":" in str(each)]
+    shared = "://" in place or any(Path(place).is_relative_to(each) for each in mounted)
+    if shared or launcher in {"", "DefaultRunLauncher"}:
+        return None
+    return (
+        f"Warning: {launcher} starts runs elsewhere, and AC_RENDITIONS_URL is the folder {place}: what a run keeps "
+        "there, snapshots included, no other may find. Set it to s3://..., or to a folder that all share, as "
+        "file:///..."
+    )
+
+
 def _write(path: Path, content: str) -> None:
     """At once, so that who starts at the same time reads the whole file or the one before."""
     new = path.with_suffix(f".{os.getpid()}")
@@ -170,7 +187,9 @@ def _write(path: Path, content: str) -> None:
 def environment(settings: Settings) -> dict[str, str]:
     """The environment for Dagster and everything it starts: ours, with every setting in it as it was read."""
     ours = {name: value for name, value in os.environ.items() if name.lower() not in type(settings).model_fields}
-    return {**_PATIENT_BACKFILLS, **ours, **_values(settings)}
+    # The option of the code server that Dagster's other services start for themselves.
+    form = {"DAGSTER_CLI_API_GRPC_LOG_FORMAT": "json"} if settings.ac_log_format == "json" else {}
+    return {**_PATIENT_BACKFILLS, **form, **ours, **_values(settings)}
 
 
 def _values(settings: Settings) -> dict[str, str]:
@@ -208,14 +227,20 @@ def main(arguments: Sequence[str]) -> int:
         parser.error("--read-only is for the webserver")
     try:
         settings = load_settings()
+        if settings.ac_log_format == "json":
+            use_json()
         home = prepare_home(settings, options.project)
     except PipelineError as error:
-        sys.stderr.write(f"Error: {error.message}\n")
+        sys.stderr.write(in_form(f"Error: {error.message}") + "\n")
         return 2
+    launcher = (yaml.safe_load((home / "dagster.yaml").read_text()) or {}).get("run_launcher") or {}
+    warning = unshared_renditions(settings, launcher.get("class", ""), launcher.get("config") or {})
+    if warning:
+        sys.stderr.write(in_form(warning) + "\n")
     if options.prepare_only or options.part == "prepare":
         sys.stdout.write(f"{home}\n")
         return 0
-    sys.stderr.write(f"Dagster works on {settings.destination}.\n")
+    sys.stderr.write(in_form(f"Dagster works on {settings.destination}.") + "\n")
     command = [sys.executable, "-m", *_PARTS.get(options.part, [web_server.MODULE, "dev"])]
     if options.part == "code-server":
         # Containers of runs get every setting, by name; Dagster fills in the value that its daemon has.
@@ -229,6 +254,8 @@ def main(arguments: Sequence[str]) -> int:
         command += ["--host", options.host, "--port", str(port)]
     if options.read_only:
         command.append("--read-only")
+    if settings.ac_log_format == "json":
+        command += ["--log-format", "json"]
     return run_group(command, environment(settings), home)
 
 

@@ -1,7 +1,5 @@
-"""The jobs: sets of assets that people, schedules and sensors launch together, and the keys that unfinished runs use.
-
-Sensors pass such users over, and no key is removed under a run (RUN-4).
-"""
+"""The jobs that people, schedules and sensors launch together, and the keys that unfinished runs use: sensors pass such
+users over, and no key is removed under a run (RUN-4)."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -28,8 +26,7 @@ USERS_A_RUN: Final = 60
 """Users in one run together: a few seconds' work, so that nobody's content waits long behind somebody's tape."""
 RUNS_A_TICK: Final = 100
 """Most runs one tick requests: a tick has 60 seconds (Dagster facts, "Sensors, automation, pools")."""
-REASON: Final = "ac_pipeline/reason"
-"""Tag that says why a run was requested."""
+REASON: Final = "ac_pipeline/reason"  # Tag that says why a run was requested
 
 
 def in_groups(keys: Sequence[str], size: int = USERS_A_RUN) -> list[list[str]]:
@@ -59,12 +56,16 @@ UNFINISHED: Final = [
 """Statuses of a run that may still touch its partitions."""
 
 
+BACKFILL: Final = "dagster/backfill"
+SCHEDULE: Final = "dagster/schedule_name"
+SENSOR: Final = "dagster/sensor_name"
+"""Tags of a run: what launched it."""
+
 WILL_RETRY: Final = "dagster/will_retry"
 RETRIED_AS: Final = "dagster/auto_retry_run_id"
 """Tags of a run: Dagster promises a retry, and names it."""
 
-USERS_FIELD: Final = "users"
-"""Field of an op's config that lists the keys a run without partitions is about."""
+USERS_FIELD: Final = "users"  # Field of an op's config that lists the keys a run without partitions is about
 
 _RECORDS: Final = frozenset(records_key(media) for media in MEDIA_TYPES)
 

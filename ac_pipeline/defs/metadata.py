@@ -1,12 +1,5 @@
 """What a materialisation, an observation and a check show to people: counts, pictures, and items with their links.
-
-Tables and lists of items have the same columns wherever they stand. Measured in Dagster's UI (1.13.27) at 1440 px: the
-value of an entry has 390 px on an asset's page, and one entry that is wider than that cuts all of them: a long word, an
-address, a picture. So tables begin with what a person looks for, and their words can be broken. An address in a table
-is plain text, one in Markdown is a link; Markdown of less than 1,000 characters stands inline on a partition's page,
-anything else behind a click. So every table of items has links beside it: a few inline, and a list of all with the
-last lines of their timelines. Pictures are as large as their file: thumbnails come from our web server.
-"""
+Tables and lists of items have the same columns wherever they stand, as wide as Dagster's UI has room for."""
 
 from __future__ import annotations
 
@@ -37,12 +30,10 @@ from ac_pipeline.errors import (
 from ac_pipeline.items import Attempt, Failure, LedgerEntry, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import media_type, page_of
-from ac_pipeline.operations.accounts.listing import blocked_reason
 from ac_pipeline.sync.report import AccountReport, ItemFailure, Tally
 from ac_pipeline.wiring import Pipeline
 
-_NAMED_USERS = 5
-"""Users a failure's sentence names; its table has them all."""
+_NAMED_USERS = 5  # Users a failure's sentence names; its table has them all
 
 
 def failure_of(failures: Mapping[str, PipelineError], users: int) -> dg.Failure:
@@ -77,19 +68,13 @@ def dagster_failures() -> Iterator[None]:
         raise dg.Failure(description=error.message, allow_retries=isinstance(error, Transient)) from error
 
 
-ROWS = 100
-"""Rows a table of items has in one event: an event is kept for good, and the ledger has them all."""
-LINKED: Final = 25
-"""Items whose links stand beside the table: a list of links is four times as long as its rows."""
-_ATTEMPTS: Final = 3
-"""Lines of an item's timeline in such a list; `ac-pipeline item` prints all."""
-_SAID: Final = 120
-"""Characters of the message in such a line."""
-_MESSAGE: Final = 500
-"""Characters of a message: the tail of an encoder's output is in the ledger."""
+ROWS = 100  # Rows a table of items has in one event: an event is kept for good, and the ledger has them all
+LINKED: Final = 25  # Items whose links stand beside the table: a list of links is four times as long as its rows
+_ATTEMPTS: Final = 3  # Lines of an item's timeline in such a list; `ac-pipeline item` prints all
+_SAID: Final = 120  # Characters of the message in such a line
+_MESSAGE: Final = 500  # Characters of a message: the tail of an encoder's output is in the ledger
 
-_INLINE: Final = 990
-"""Characters of Markdown the UI shows inline: it stops at 1,000."""
+_INLINE: Final = 990  # Characters of Markdown the UI shows inline: it stops at 1,000
 
 _ROOM: Final = 46
 """Characters beside one another in a table of an asset's page at 1440 pixels, beside keys of 24 characters."""
@@ -100,8 +85,7 @@ PICTURES = 8
 
 Metadata = dict[str, Any]
 
-ALL_FAILED_ITEMS: Final = dg.AssetKey(["operations", "failed_items"])
-"""The asset that lists every failed item."""
+ALL_FAILED_ITEMS: Final = dg.AssetKey(["operations", "failed_items"])  # The asset that lists every failed item
 
 _NOTHING: Final = "Nothing is to be done: it is tried again by itself."
 _ADVICE: Final = {
@@ -165,9 +149,7 @@ def account_metadata(
     report, tally = outcome.report, outcome.report.tally(media.name)
     metadata: Metadata = {}  # what a person looks for comes first: the UI keeps this order
     if report.blocked is not None:
-        blocked = report.blocked
-        reason = blocked_reason(outcome.account, blocked.code, blocked.message, blocked.answer)
-        metadata["blocked_reason"] = f"{blocked.code}: {reason}"
+        metadata["blocked_reason"] = f"{report.blocked.code}: {report.blocked.message}"
     failures = [failure for failure in report.failures if failure.item.partition(":")[0] == media.name]
     if failures:
         ledger = pipeline.open().ledger
@@ -279,7 +261,8 @@ def by_number(counter: Counter[str]) -> str:
 
 
 def table_of(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> dg.TableMetadataValue:
-    """A table of these columns, whose long words can be broken; one of whole numbers is a column of numbers."""
+    """A table of these columns; one of whole numbers is a column of numbers. Long words can be broken: a value has 390
+    px on an asset's page (Dagster's UI 1.13.27 at 1440 px), and one entry that is wider cuts all of them."""
     records = [
         dg.TableRecord({name: row[name] if name in _NAMES else _cell(row[name]) for name in columns}) for row in rows
     ]
@@ -341,7 +324,8 @@ def first_links(pipeline: PipelineResource, entries: Iterable[LedgerEntry]) -> d
 def items_links(
     pipeline: PipelineResource, entries: Sequence[LedgerEntry], limit: int = LINKED
 ) -> dg.MarkdownMetadataValue:
-    """The same items as a list: why, the links to page, record and the run that last tried, and the last attempts."""
+    """The same items as a list: why, the links to page, record and the run that last tried, and the last attempts. An
+    address in a table is plain text, one in Markdown is a link."""
     lines = []
     for entry in entries[:limit]:
         name = f"**{escaped(entry.code)}** " if entry.code else ""

@@ -1,9 +1,6 @@
-"""Jobs made from operations: a launchpad from the parameters, the report as the run's answer.
-
-A job that is launched as it is writes nothing: `dry_run` is true in the launchpad, where no confirmation is asked for.
-A preview is a green run that says what it would do and what to launch; a run is red only when something went wrong.
-What an operation does and says is `operations/`. No secret reaches an event: a report holds none (ACCT-5).
-"""
+"""Jobs made from operations: a launchpad from the parameters, the report as the run's answer. One that is launched as
+it is writes nothing: `dry_run` is true where no confirmation is asked for. A preview is a green run that says what to
+launch; a run is red only when something went wrong. A report holds no secret (ACCT-5)."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
@@ -20,18 +17,15 @@ from ac_pipeline.media.registry import media_type
 from ac_pipeline.operations.declare import Declaration, Report, Table, Work, wrong_confirmation
 from ac_pipeline.operations.parameters import Parameters, hint
 
-ROWS: Final = 500
-"""Rows of a table in one event: an event is kept for good. The command line lists all of them."""
+ROWS: Final = 500  # Rows of a table in one event: an event is kept for good. The command line lists all of them.
 
-KIND: Final = {"kind": "operator"}
-"""Tag of these jobs, by which the UI finds them and their runs."""
+KIND: Final = {"kind": "operator"}  # Tag of these jobs, by which the UI finds them and their runs
 
 OPERATION, USER, DRY_RUN = "ac_pipeline/operation", "ac_pipeline/user", "ac_pipeline/dry_run"
 """Tags of a run of an operator's job."""
 _TAGGED_USERS: Final = 5
 
-_TELL_EACH: Final = 25
-"""Things done between two lines of the log."""
+_TELL_EACH: Final = 25  # Things done between two lines of the log
 
 
 def job_of(operation: Declaration[Any]) -> dg.JobDefinition:
@@ -121,7 +115,8 @@ def conclude(
     sentence = " ".join([report.headline, *report.lines])
     if report.confirm is not None:
         metadata["confirm"] = report.confirm
-        sentence += f" Nothing was done. To do it on {target}, launch again with confirm {report.confirm}."
+        off = " and dry_run off" if getattr(parameters, "dry_run", False) else ""
+        sentence += f" Nothing was done. To do it on {target}, launch again with confirm {report.confirm}{off}."
         given = wrong_confirmation(parameters, report)
         if given is not None:
             raise dg.Failure(f"{given} is not {report.confirm}. {sentence}", metadata, allow_retries=False)

@@ -1,8 +1,6 @@
-"""The pipeline as Dagster sees it: one for each run or tick, accounts and media types in, outcomes out.
-
-It is opened at the first question: a missing setting so fails the step that needs it, with its sentence, and not the
-loading of the definitions.
-"""
+"""The pipeline as Dagster sees it: accounts and media types in, outcomes out. One for each run or tick, opened at the
+first question: a missing setting fails the step that needs it, with its sentence, and not the loading of the
+definitions."""
 
 from __future__ import annotations
 
@@ -16,6 +14,7 @@ from itertools import starmap
 import dagster as dg
 
 from ac_pipeline.accounts import Account
+from ac_pipeline.defs.home import unshared_renditions
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.operations.inspection.verification import Taken, take_receipts
 from ac_pipeline.operations.parameters import chosen_accounts
@@ -114,8 +113,7 @@ class PipelineResource(ExitStack):
         return self.open().settings.ac_concurrent_users
 
 
-PIPELINE = "pipeline"
-"""Key of the resource; tests put an object of their own in its place."""
+PIPELINE = "pipeline"  # Key of the resource; tests put an object of their own in its place
 
 
 @dg.resource(description="Accounts, documents, ledger, renditions and PDS, as the environment and .env name them.")
@@ -127,6 +125,12 @@ def pipeline_resource(context: dg.InitResourceContext) -> Iterator[PipelineResou
         loaded = load_settings()
         if context.run is not None and context.log is not None:
             context.log.info(f"This run works on {loaded.destination}.")
+            # What the instance says of its launcher: to make one takes rights that no run has.
+            instance = context.instance
+            launcher = instance.get_ref().run_launcher_data if instance and instance.is_persistent else None
+            warning = launcher and unshared_renditions(loaded, launcher.class_name, launcher.config_dict)
+            if warning:
+                context.log.warning(warning)
         return loaded
 
     with PipelineResource(settings) as pipeline:

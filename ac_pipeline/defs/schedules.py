@@ -1,15 +1,10 @@
-"""The schedules: when all known users are synchronised or verified. Who is known is the users sensor's: a schedule
-adds no keys.
-
-The hourly one looks once for everybody, with what the sensors look with (`mongo/changes/pending.py`,
-`sensors/drift.py`), and asks for runs of those only who have work. The hours are settings, read when the code location
-loads (`AC_CRON_SYNC`, `AC_CRON_RECONCILE`, `AC_CRON_VERIFY`, `AC_CRON_PLAN`).
-"""
+"""The schedules: when all users whom the users sensor has made known are planned, synchronised or verified. Hours are
+settings, read when the code location loads (`AC_CRON_SYNC`, `AC_CRON_RECONCILE`, `AC_CRON_VERIFY`, `AC_CRON_PLAN`)."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import dagster as dg
 
@@ -18,6 +13,7 @@ from ac_pipeline.defs.assets.records import FULL, STEP, SYNC_CHANGED_USERS
 from ac_pipeline.defs.jobs import (
     REASON,
     RUNS_A_TICK,
+    SCHEDULE,
     SYNC_USERS,
     UNFINISHED,
     USERS_A_RUN,
@@ -29,15 +25,11 @@ from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.sensors.drift import plan_drift
 from ac_pipeline.defs.user_jobs import VERIFY_USERS
 from ac_pipeline.errors import Misconfigured
-from ac_pipeline.operations.plan import PLAN
+from ac_pipeline.operations.plan import run_plan
 from ac_pipeline.settings import Timetable
 
 LOOK_SECONDS: Final = 25.0
 """How long the hourly look may compare documents: a tick has 60 seconds, and one statement of MongoDB's may take 25."""
-
-SCHEDULE: Final = "dagster/schedule_name"
-"""Tag that Dagster gives the runs of a schedule."""
-
 
 Requests = Iterator[dg.RunRequest | dg.SkipReason]
 
@@ -52,7 +44,6 @@ class Tick:
     # When it is, UTC. Dagster asks for a key where there are several requests; with the hour in it, no later tick is
     # kept back.
     hour: str
-    run_config: Mapping[str, Any]  # Of each run
 
 
 def users_with_work(tick: Tick) -> Requests:
@@ -90,15 +81,16 @@ def users_with_work(tick: Tick) -> Requests:
 
 
 def all_users_in_ranges(tick: Tick) -> Requests:
-    """A run for each part of the known keys."""
+    """A run for each part of the known keys, with every document and record compared."""
+    config = {"ops": {STEP: {"config": {FULL: True}}}}
     for first, last in ranges(tick.keys):
         tags = {RANGE_START: first, RANGE_END: last}
-        yield dg.RunRequest(run_key=f"{tick.hour} {first}", run_config=dict(tick.run_config), tags=tags)
+        yield dg.RunRequest(run_key=f"{tick.hour} {first}", run_config=config, tags=tags)
 
 
 def one_run(tick: Tick) -> Requests:
     """One run, which knows by itself who there is."""
-    yield dg.RunRequest(run_key=tick.hour, run_config=dict(tick.run_config))
+    yield dg.RunRequest(run_key=tick.hour)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +102,6 @@ class UsersSchedule:
     job: str  # Name of the job it launches
     description: str  # For people
     requests: Callable[[Tick], Requests]  # What one tick asks for
-    run_config: Mapping[str, Any] = field(default_factory=dict)  # Of each run
     waits_for: tuple[str, ...] = ()  # Schedules that must have no unfinished runs, besides itself
 
 
@@ -138,7 +129,6 @@ SCHEDULES: Final = (
         "Synchronises all known users with every document and record compared and no short cut taken: what events, "
         "marks and clocks missed is found here, and what a new release builds differently.",
         all_users_in_ranges,
-        run_config={"ops": {STEP: {"config": {FULL: True}}}},
     ),
     UsersSchedule(
         WEEKLY_VERIFICATION,
@@ -151,7 +141,7 @@ SCHEDULES: Final = (
     UsersSchedule(
         DAILY_PLAN,
         "ac_cron_plan",
-        PLAN.job,
+        run_plan.job,
         "Plans a sync of everybody without doing it: operations/flight_plan says what it would do, and what it costs.",
         one_run,
     ),
@@ -175,26 +165,10 @@ def schedules(timetable: Timetable) -> list[dg.ScheduleDefinition]:
     Raises:
         Misconfigured: Dagster does not take a line for a cron line.
     """
-    made = []
-    for each in SCHEDULES:
-        try:
-            made.append(_schedule(each, getattr(timetable, each.setting)))
-        except dg.DagsterInvalidDefinitionError:
-            raise Misconfigured(
-                f"{each.setting.upper()} must be a cron line, such as `30 3 * * MON-FRI` or `@daily`, in UTC."
-            ) from None
-    return made
+    return [_schedule(each, getattr(timetable, each.setting)) for each in SCHEDULES]
 
 
 def _schedule(what: UsersSchedule, cron: str) -> dg.ScheduleDefinition:
-    @dg.schedule(
-        name=what.name,
-        cron_schedule=cron,
-        execution_timezone="UTC",
-        job_name=what.job,
-        default_status=dg.DefaultScheduleStatus.STOPPED,
-        description=f"{what.description} {what.setting.upper()} sets its hours.",
-    )
     def tick(context: dg.ScheduleEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]) -> Requests:
         """What the schedule asks for, unless runs of an earlier tick are not done yet."""
         for name in (what.name, *what.waits_for):
@@ -206,7 +180,18 @@ def _schedule(what: UsersSchedule, cron: str) -> dg.ScheduleDefinition:
         if not keys:
             yield dg.SkipReason("No user is known yet: start the sensor users_sensor.")
             return
-        hour = context.scheduled_execution_time.isoformat()
-        yield from what.requests(Tick(context, pipeline, keys, hour, what.run_config))
+        yield from what.requests(Tick(context, pipeline, keys, context.scheduled_execution_time.isoformat()))
 
-    return tick
+    try:
+        return dg.schedule(
+            name=what.name,
+            cron_schedule=cron,
+            execution_timezone="UTC",
+            job_name=what.job,
+            default_status=dg.DefaultScheduleStatus.STOPPED,
+            description=f"{what.description} {what.setting.upper()} sets its hours.",
+        )(tick)
+    except dg.DagsterInvalidDefinitionError:
+        raise Misconfigured(
+            f"{what.setting.upper()} must be a cron line, such as `30 3 * * MON-FRI` or `@daily`, in UTC."
+        ) from None

@@ -1,14 +1,6 @@
-"""The jobs over users and items that a launchpad names: `verify_users` and `retry_items`.
-
-`verify_users` compares records, links, blobs and shapes with the repositories themselves. What is looked at is
-`operations/inspection/verification.py`, what it amounts to for an asset is `checks.py`. A finding fails a check, where
-a person looks, and never the job; the job fails when somebody could not be read.
-
-`retry_items` runs failed items once more. Which they are is `operations/retry.py`. A retry is about items, a partition
-is a user's whole type. So each touched user and type gets an observation with what came of its items; it is
-materialised only where a dry run afterwards proves that the whole partition is as it should be, with the counts of that
-dry run.
-"""
+"""The jobs over users and items that a launchpad names: `verify_users` (what is looked at is
+`operations/inspection/verification.py`, what it amounts to for an asset is `checks.py`) and `retry_items`
+(`operations/retry.py`)."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,6 +32,7 @@ from ac_pipeline.mongo.ledger.receipts import Receipt
 from ac_pipeline.operations.inspection.verification import Taken
 from ac_pipeline.operations.parameters import TYPE_NAMES, item_name, media_types
 from ac_pipeline.operations.retry import FAILED, AccountRetry, FailedItems, RetryPlan, in_order, plan_retry
+from ac_pipeline.sync.selection import Selection
 
 VERIFY_USERS: Final = "verify_users"
 VERIFY_STEP: Final = "verify_each_user"
@@ -72,8 +65,9 @@ class VerificationConfig(dg.Config):
 def verify(
     context: dg.OpExecutionContext, config: VerificationConfig, pipeline: dg.ResourceParam[PipelineResource]
 ) -> Iterator[dg.AssetCheckEvaluation]:
-    """Verify the users the config names, then let the checks of the verified types say what is amiss. Raises
-    dg.Failure: the config names something that does not exist; or some users could not be read."""
+    """Verify the users the config names, then let the checks of the verified types say what is amiss: a finding fails
+    a check, where a person looks, and never the job. Raises dg.Failure: the config names something that does not exist;
+    or some users could not be read."""
     with dagster_failures():
         types = media_types(config.types)
         accounts = _accounts(pipeline, config.users)
@@ -248,9 +242,11 @@ def _wanted(config: RetryConfig) -> FailedItems:
     if config.error_class and config.error_class not in ERROR_CLASSES:
         raise Misconfigured(f"error_class: {config.error_class!r} is none of {', '.join(ERROR_CLASSES)}.")
     return FailedItems(
+        Selection(
+            types=media_types(config.types),
+            items=frozenset(item_name(text) for text in config.items) or None,
+        ),
         users=tuple(config.users),
-        types=media_types(config.types),
-        items=frozenset(item_name(text) for text in config.items) or None,
         states=tuple(State(name) for name in config.states) or FAILED,
         error_class=config.error_class or None,
         limit=config.limit,
@@ -266,7 +262,9 @@ def _log_plan(context: dg.OpExecutionContext, plan: RetryPlan) -> None:
 
 
 def _report(context: dg.OpExecutionContext, pipeline: PipelineResource, outcome: Outcome, retry: AccountRetry) -> None:
-    """One event for each type of one user's turn."""
+    """One event for each type of one user's turn: an observation with what came of its items, for a retry is about
+    items and a partition is a user's whole type; a materialisation only where a dry run afterwards proves that the
+    whole partition is as it should be, with the counts of that dry run."""
     user, types, error = outcome.account.key, retry.selection.types, outcome.report.error
     said = ", ".join(f"{count} {name}" for name, count in retry.counts.items())
     context.log.log("ERROR" if error else "INFO", f"{user}: {said} run again. {error.message if error else ''}")

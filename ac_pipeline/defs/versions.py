@@ -1,21 +1,5 @@
-"""Data versions in Dagster: what tells the UI that a user's partition is behind its documents ("Unsynced").
-
-What a version is a hash of is `sync/planning/plan.py`; which events are logged, and when, is `assets/stage.py`.
-
-Measured on Dagster 1.13.27, with `staleStatus` of real instances:
-
-- Dagster compares events, not versions: a partition is stale when its parent has an event after the one named in the
-  partition's own tags, with another data version than that one. A materialisation without these tags is never stale
-  for an external parent, and `MaterializeResult` over a range gives all its partitions the same version and the same
-  pointers. So every materialisation is logged by name, with tags of its own.
-- An observation that a step logs for itself is younger than what Dagster noted at the start of the step: left to
-  Dagster, what the step has just synchronised would be stale at once. So the pointer is read back after it.
-- What shows: `mongo/X` observed with new documents (by a sensor, or by a step that then failed for the user) makes
-  `renditions/*` and `atproto/*` of that user stale until their next success, in single and in ranged runs; a rendition
-  made anew makes its record stale.
-- What does not: an asset as a whole is never stale, only its partitions' pages say so (Dagster asks no more of
-  partitioned assets); an external asset never is; a user without any materialisation is missing, not stale.
-"""
+"""Data versions in Dagster: what tells the UI that a user's partition is behind its documents ("Unsynced"). What a
+version is a hash of is `sync/planning/plan.py`; which events are logged, and when, is `assets/stage.py`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -42,7 +26,11 @@ class Seen:
 
 @dataclass(slots=True)
 class LastEvents:
-    """The last events of some users' partitions, read an asset at a time, when they are first asked for."""
+    """The last events of some users' partitions, read an asset at a time, when they are first asked for.
+
+    What a step observes is younger than what Dagster noted at its start: left to Dagster, what the step has just
+    synchronised would be stale at once. So the pointer is read back after it (`look_again`).
+    """
 
     instance: dg.DagsterInstance
     users: Sequence[str]  # Whose: partition keys
@@ -85,6 +73,11 @@ def tags(
     version: str | None, run_id: str, parents: Mapping[dg.AssetKey, tuple[Seen | None, str | None]]
 ) -> dict[str, str]:
     """Tags of a materialisation: its own data version, and what of its parents it is made from.
+
+    A partition is stale when its parent has an event after the one named in its tags, with another data version
+    (Dagster 1.13.27, by `staleStatus`); without tags it never is for an external parent. `MaterializeResult` over a
+    range gives all its partitions the same ones: so every materialisation is logged by name. An asset as a whole is
+    never stale, an external one neither, and a user without any materialisation is missing.
 
     Args:
         version: Its data version, or None when nothing can be said.

@@ -1,14 +1,6 @@
-"""Dagster's web server behind a guard: a page that is open in the operator's browser must not drive it.
-
-Dagster's UI has no login, and its web server does what any request asks: a link, a picture or a form on a foreign page
-can launch runs, and a name that leads to 127.0.0.1 (DNS rebinding) reads everything. The guard refuses what does not
-come from the UI itself or from a program. It keeps nobody out who can reach the port: that takes a proxy with a login.
-
-It also serves small pictures below `/thumbnails/`, for lists of records: the UI shows a picture as large as its file.
-
-`python -m ac_pipeline.defs.web_server` takes the arguments of `dagster-webserver`; with `dev` before them, those of
-`dagster dev`, whose web server it becomes.
-"""
+"""Dagster's web server behind a guard, and small pictures for lists of records below `/thumbnails/`. `python -m
+ac_pipeline.defs.web_server` takes the arguments of `dagster-webserver`; with `dev` before them, those of `dagster dev`,
+whose web server it becomes."""
 
 from __future__ import annotations
 
@@ -46,6 +38,10 @@ LOCAL: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 class Guard:
     """An ASGI application that refuses foreign requests with 403 and hands on all others.
+
+    Dagster's UI has no login, and its web server does what any request asks: a link, a picture or a form on a foreign
+    page can launch runs, and a name that leads to 127.0.0.1 (DNS rebinding) reads everything. Refused is what does not
+    come from the UI itself or from a program. Who can reach the port is not kept out: that takes a proxy with a login.
 
     Args:
         app: Dagster's.

@@ -12,7 +12,7 @@ from ac_pipeline.defs.assets.records import SYNC_CHANGED_USERS, run_config
 from ac_pipeline.defs.assets.totals import COUNT_MIRROR
 from ac_pipeline.defs.user_jobs import VERIFY_USERS
 from ac_pipeline.local.dagster_ui import SUCCEEDED
-from ac_pipeline.operations.plan import PLAN
+from ac_pipeline.operations.plan import run_plan
 from ac_pipeline_tests.browser.conftest import SIZE, Shoot, Stage
 
 pytestmark = pytest.mark.browser
@@ -79,7 +79,7 @@ def answered(stage: Stage) -> Iterator[Stage]:
     users.update_one({"_id": gwen.id}, {"$unset": {"atproto.password": ""}})
     try:
         done(SYNC_CHANGED_USERS, run_config(["gwen", "hugo"]))
-        for job in VERIFY_USERS, PLAN.job, COUNT_MIRROR:
+        for job in VERIFY_USERS, run_plan.job, COUNT_MIRROR:
             done(job)
         yield stage
     finally:

@@ -1,8 +1,6 @@
-"""Which changes of state are worth a message, what it says, and what one tick of the sensor leaves to the next.
-
-A subject is well (level 0) or not. A message is due when its level rises and when it falls to 0 again, and never
-besides: 500 failing partitions are one backfill that failed (RUN-9). No Dagster and no network here.
-"""
+"""Which changes of state are worth a message, what it says, and what one tick leaves to the next. A message is due when
+a subject's level rises and when it falls to 0 again, and never besides: 500 failing partitions are one backfill that
+failed (RUN-9). No Dagster and no network here."""
 
 from __future__ import annotations
 
@@ -18,8 +16,7 @@ from ac_pipeline.media.times import format_when
 SHOWN_NAMES: Final = 5
 TEXT_CHARACTERS: Final = 1_900
 """Discord takes 2,000 characters in a message, Slack more."""
-WORDS_CHARACTERS: Final = 400
-"""Of an error's own words."""
+WORDS_CHARACTERS: Final = 400  # Of an error's own words
 
 _HINTS: Final = {
     "service-unreachable": "A service does not answer: nothing is lost, and what failed succeeds once it is back.",

@@ -1,9 +1,6 @@
-"""How backfills, and the runs of schedules and sensors, stand: read from the instance, for `decide` to compare.
-
-Runs that a person launched are not looked at: who launches a run looks at it. Single partitions are not either; they
-are counted when their backfill, or the last run of their tick, has ended. Runs are counted as people count them: of a
-run and its automatic retries, the last one.
-"""
+"""How backfills, and the runs of schedules and sensors, stand, for `decide` to compare. Runs that a person launched are
+not looked at: who launches a run looks at it. Failed partitions count when their backfill, or the last run of their
+tick, has ended; of a run and its automatic retries, the last one."""
 
 from __future__ import annotations
 
@@ -18,32 +15,37 @@ import dagster as dg
 
 from ac_pipeline.defs.alerts.messages import Known, Memory, SubjectStatus, by_count, listed
 from ac_pipeline.defs.assets.catalog import USERS, source_key, users
-from ac_pipeline.defs.jobs import BACKFILL_ENDED, RETRIED_AS, UNFINISHED, WILL_RETRY, keys_of_run
+from ac_pipeline.defs.jobs import (
+    BACKFILL,
+    BACKFILL_ENDED,
+    RETRIED_AS,
+    SCHEDULE,
+    SENSOR,
+    UNFINISHED,
+    WILL_RETRY,
+    keys_of_run,
+)
 from ac_pipeline.defs.metadata import unbroken
 from ac_pipeline.media.registry import MEDIA_TYPES
 
 RUNS_READ: Final = 1_000
 """Most runs of one backfill or tick, and most changed runs, that one look reads; a full backfill has fewer than 100."""
-FAILURES_READ: Final = 200
-"""Most failed runs whose events are read, about 3 ms each."""
-WATCHED: Final = 50
-"""Backfills, and ticks with runs, that are followed; and most new backfills of one look."""
+FAILURES_READ: Final = 200  # Most failed runs whose events are read, about 3 ms each
+WATCHED: Final = 50  # Backfills, and ticks with runs, that are followed; and most new backfills of one look
 REMEMBERED: Final = 40
 """Failed backfills and runs, and backfills of one family or ticks of one schedule, that are remembered until they are
 repaired."""
 
 _OVERLAP_SECONDS: Final = 60.0
 """Runs of the last tick's last minute are looked at again: what another process wrote a moment ago may come late."""
-_PATIENCE_SECONDS: Final = 1_800.0
-"""How long the failed runs of a tick wait for its other runs, one of which may hang."""
+_PATIENCE_SECONDS: Final = 1_800.0  # How long the failed runs of a tick wait for its other runs, one of which may hang
 _RETRY_SECONDS: Final = 600.0
 """A run that is to be retried and is not after so long counts as failed; the daemon launches retries within seconds."""
 _UNFINISHED: Final = -1
 
-_BACKFILL: Final = "dagster/backfill"
 _FAMILY: Final = ("dagster/root_backfill_id", "dagster/parent_backfill_id")
 _TICK: Final = "dagster/tick"
-_LAUNCHERS: Final = {"schedule": "dagster/schedule_name", "sensor": "dagster/sensor_name"}
+_LAUNCHERS: Final = {"schedule": SCHEDULE, "sensor": SENSOR}
 _FAILED: Final = {"COMPLETED_FAILED", "FAILED"}
 _SHOWN_ASSETS: Final = 3
 _SOURCES: Final = frozenset(source_key(media) for media in MEDIA_TYPES)
@@ -154,12 +156,14 @@ class RunStatuses:
         before = known.get(subject, Known(0, self.now, told=False))
         assets = sorted(asset.to_user_string() for asset in backfill.asset_selection or ())
         own = innermost(backfill.error) if backfill.error is not None else ""
+        said = f"of {listed(assets, _SHOWN_ASSETS) or 'a job'} {'failed' if own else 'ended with failed runs'}"
+        what, page = self._called(subject, id)
         return SubjectStatus(
             subject,
             before.level + 1,
-            f"Backfill {id}",
-            f"of {listed(assets, _SHOWN_ASSETS) or 'a job'} {'failed' if own else 'ended with failed runs'}",
-            f"/runs/b/{id}",
+            what,
+            said,
+            page,
             since=backfill.backfill_end_timestamp or self.now,
             about=(*before.about, id)[-REMEMBERED:],
             **self._outcome(subject, id).numbers(own),
@@ -189,10 +193,10 @@ class RunStatuses:
                 continue
             before = worse.get(subject) or known.get(subject)
             about = (*(each for each in (before.about if before else ()) if each != key), key)[-REMEMBERED:]
+            what, page = self._called(subject, key)
             worse[subject] = SubjectStatus(
-                subject, 1, f"Runs of the {kind} {name}", "failed", self._page(subject),
-                since=outcome.since, about=about, **outcome.numbers(),
-            )  # fmt: skip
+                subject, 1, what, "failed", page, since=outcome.since, about=about, **outcome.numbers()
+            )
         self.after.run_sets = dict(list(run_sets.items())[-WATCHED:])
         yield from worse.values()
 
@@ -210,20 +214,24 @@ class RunStatuses:
             run = record.dagster_run
             self._changed = self._changed or run.status not in UNFINISHED
             for kind, tag in _LAUNCHERS.items():
-                if tag in run.tags and _TICK in run.tags and _BACKFILL not in run.tags:
+                if tag in run.tags and _TICK in run.tags and BACKFILL not in run.tags:
                     touched.add(f"{kind}|{run.tags[_TICK]}|{run.tags[tag]}")
         if len(found) == RUNS_READ:  # the rest waits for the next look
             self.after.looked_at = found[-1].update_timestamp.replace(tzinfo=UTC).timestamp() + _OVERLAP_SECONDS
         return touched
 
-    def _page(self, subject: str) -> str:
-        return self.pages.get(subject.removesuffix(":runs"), "/runs")
+    def _called(self, subject: str, about: str) -> tuple[str, str]:
+        """What a message calls a subject, of whose backfills or ticks this is the last; and its page."""
+        kind, name = subject.split(":")[:2]
+        if kind == "backfill":
+            return f"Backfill {about}", f"/runs/b/{about}"
+        return f"Runs of the {kind} {name}", self.pages.get(f"{kind}:{name}", "/runs")
 
     # --- well again ---
 
     def _repaired(self, subject: str, before: Known) -> SubjectStatus | None:
         """A failed subject all of whose users are done by now; None while they are not."""
-        kind, name = subject.split(":")[:2]
+        kind = subject.partition(":")[0]
         users: set[str] = set()
         for each in before.about:
             outcome = self._outcome(subject, each)
@@ -238,11 +246,9 @@ class RunStatuses:
                 known, done = outcome.named, self._done_well_at.get(subject, 0) > int(each.split("|")[1])
             if not self._done(outcome) or not (known or done):
                 return None
-        what, said, page = f"Runs of the {kind} {name}", "succeed again", self._page(subject)
-        if kind == "backfill":
-            what, said, page = f"Backfill {before.about[-1]}", "is repaired", f"/runs/b/{before.about[-1]}"
-        partitions = (0, len(users)) if users else None
-        return SubjectStatus(subject, 0, what, f"{said}: what had failed is done by now", page, partitions=partitions)
+        what, page = self._called(subject, before.about[-1])
+        said = f"{'is repaired' if kind == 'backfill' else 'succeed again'}: what had failed is done by now"
+        return SubjectStatus(subject, 0, what, said, page, partitions=(0, len(users)) if users else None)
 
     def _done(self, outcome: Outcome) -> bool:
         """True if the users that failed are done by now, whoever did it; keys that are gone do not count.
@@ -274,7 +280,7 @@ class RunStatuses:
         """What came of the runs of a backfill or a tick. A canceled run of a backfill that was not canceled failed."""
         kind, _, name = subject.removesuffix(":runs").partition(":")
         backfill = kind == "backfill"
-        tags = {_BACKFILL: about} if backfill else {_LAUNCHERS[kind]: name, _TICK: about.split("|")[1]}
+        tags = {BACKFILL: about} if backfill else {_LAUNCHERS[kind]: name, _TICK: about.split("|")[1]}
         last = self._last_of_each(self.instance.get_run_records(dg.RunsFilter(tags=tags), limit=RUNS_READ))
         outcome = Outcome(runs=len(last))
         for record in last:

@@ -1,13 +1,8 @@
-"""The records on the PDS as assets: one for each type, one step, so that a repository is read and written once a run.
-
-And the job `sync_changed_users`: one run over users who have nothing in common but that something of theirs changed.
-Their partition keys are no range, so that no ranged run can be about them; a run each costs 1.5 CPU seconds before it
-begins. Its op does what the step of the assets does and says of each user the same: a materialisation of each records
-asset, or an observation with what went wrong. It targets no partition, so its failure turns none red: who still has
-work afterwards gets a run of the partition from the sensor.
-"""
+"""The records on the PDS as assets, one for each type, made by one step, so that a repository is read and written once
+a run; and the job `sync_changed_users`, which does the same for users who are neighbours in no range."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import dagster as dg
@@ -111,21 +106,15 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
             selected = {records_key(media): media for media in MEDIA_TYPES}
             selected = {key: media for key, media in selected.items() if key in context.selected_asset_keys}
             work = config.work(pipeline, tuple(selected.values()), context.run.run_id)
-            failure = None
             try:
                 if selected:
                     yield from run_stage(context, pipeline, selected, work)
-            except dg.Failure as error:
-                failure = error
-            if failure is not None and failure.allow_retries and context.retry_number < RECORD_RETRIES:
-                raise failure  # the last attempt evaluates the checks
-            try:
-                yield from evaluate_checks(pipeline, context.selected_asset_check_keys)
-            except dg.Failure:
-                if failure is None:
-                    raise
-            if failure is not None:
-                raise failure
+            except dg.Failure as failure:
+                if not failure.allow_retries or context.retry_number >= RECORD_RETRIES:  # at the last attempt
+                    with suppress(dg.Failure):
+                        yield from evaluate_checks(pipeline, context.selected_asset_check_keys)
+                raise
+            yield from evaluate_checks(pipeline, context.selected_asset_check_keys)
 
     return atproto_records
 
@@ -154,7 +143,9 @@ def _specs() -> list[dg.AssetSpec]:
 
 
 def changed_users_job(pipeline_resource: object, retry_seconds: float = RETRY_SECONDS) -> dg.JobDefinition:
-    """The job `sync_changed_users`.
+    """The job `sync_changed_users`: one run over users whose partition keys are no range, for a run each costs 1.5 CPU
+    seconds before it begins. Of each user it says the same as the step of the assets. It targets no partition, so its
+    failure turns none red: who still has work afterwards gets a run of the partition from the sensor.
 
     Args:
         pipeline_resource: The resource `pipeline`. Given here, because a job that waits for the resources of the

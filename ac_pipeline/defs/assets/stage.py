@@ -1,13 +1,5 @@
-"""One step over a range of users: every user gets an event, and only users that have to be run again turn red.
-
-The shape is measured (Dagster facts, "One user fails, the others do not"): Dagster marks a whole range as materialised
-when a step returns a result, and a result names no partition and has one data version for all. So each good user is
-logged by name, each bad one observed, and a step with a bad one fails. What is done to a user is the caller's.
-
-Users are logged as they end, but for a step that another asset waits for: a backfill looks every 30 seconds, and asks
-for the next stage of whoever is green by then, a run for each unbroken range of keys (17 runs in place of 5 were seen
-for 500 users). Such a step logs all at its end, in the order of keys: a look in the middle cuts the range once.
-"""
+"""One step over a range of users: every user gets an event, and only users that have to be run again turn red. What is
+done to a user is the caller's."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -208,6 +200,10 @@ def run_stage(
 ) -> Results:
     """Do the work for every user of the run's partitions, and say of each how it ended.
 
+    Dagster marks a whole range as materialised when a step returns a result, which has one data version for all
+    (Dagster facts, "One user fails, the others do not"). So each good user is logged by name, each bad one observed,
+    and a step with a bad one fails.
+
     Args:
         assets: The selected assets of this step, with their types.
         work: What is done to accounts; yields an outcome for each.
@@ -226,6 +222,9 @@ def run_stage(
     selected = context.run.asset_selection
     feeding = feeds is not None and (selected is None or feeds in selected)
     made: list[dg.AssetMaterialization] = []
+    # Users are logged as they end, but for a step that another asset waits for: a backfill looks every 30 seconds, and
+    # asks for the next stage of whoever is green by then, a run for each unbroken range of keys (17 runs in place of 5
+    # were seen for 500 users). Such a step logs all at its end, in their order: a look in the middle cuts them once.
     log = made.append if feeds is not None else None
     batch = UsersOfRun(context, pipeline, assets, users, emit=log)
     failures: Mapping[str, PipelineError] | None = None

@@ -1,8 +1,5 @@
-"""What is derived from the records: the mirror's totals over time, and the list of every failed item.
-
-Both are external assets that the job `count_mirror` materialises, so that a backfill of everything leaves them alone.
-`totals_sensor` launches it once an hour, and when runs of a schedule or backfill have ended.
-"""
+"""What is derived from the records: the mirror's totals over time, and the list of every failed item. Both are external
+assets that the job `count_mirror` materialises, so that a backfill of everything leaves them alone."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -11,7 +8,7 @@ from typing import Final
 import dagster as dg
 
 from ac_pipeline.defs.assets.catalog import DERIVED_GROUP, records_key
-from ac_pipeline.defs.jobs import UNFINISHED
+from ac_pipeline.defs.jobs import BACKFILL, SCHEDULE, UNFINISHED
 from ac_pipeline.defs.metadata import (
     ALL_FAILED_ITEMS,
     ROWS,
@@ -22,8 +19,8 @@ from ac_pipeline.defs.metadata import (
 from ac_pipeline.defs.operator_jobs import KIND, answer_asset, conclude, tag_run, work_of
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.operations.inspection.items import AUDIT
-from ac_pipeline.operations.totals import Totals, mirror_totals
+from ac_pipeline.operations.inspection.items import run_audit
+from ac_pipeline.operations.totals import mirror_totals
 
 TOTALS: Final = dg.AssetKey(["mirror", "totals"])
 COUNT_MIRROR: Final = "count_mirror"
@@ -65,35 +62,21 @@ def count(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[PipelineRes
     tag_run(context, "count")
     with dagster_failures():
         totals = mirror_totals(pipeline.open(), failed=ROWS)
-    context.log.info(totals.headline)
-    context.log_event(dg.AssetMaterialization(TOTALS, description=totals.headline, metadata=totals_metadata(totals)))
-    found = totals.numbers()
-    kept = sum(found[name] for name in ("quarantined", "deferred", "blocked"))
+    numbers, said = totals.numbers(), totals.headline
+    context.log.info(said)
+    blocked = {f"blocked: {each['user']}": each["reason"] for each in totals.blocked[:ROWS]}
     context.log_event(
-        dg.AssetMaterialization(
-            ALL_FAILED_ITEMS,
-            description=f"{kept} items have not got where they should.",
-            metadata=_failed_metadata(pipeline, totals, kept),
-        )
+        dg.AssetMaterialization(TOTALS, description=said, metadata={"answer": said, **blocked, **numbers})
     )
+    by_state = {name: numbers[name] for name in ("quarantined", "deferred", "blocked")}
+    kept = sum(by_state.values())
+    failed: Metadata = {"items": kept, **by_state, "items_not_shown": kept - len(totals.failed)}
+    failed |= item_entries(pipeline, totals.failed)
+    said = f"{kept} items have not got where they should."
+    context.log_event(dg.AssetMaterialization(ALL_FAILED_ITEMS, description=said, metadata=failed))
     with dagster_failures():
-        using, parameters = work_of(context, pipeline), AUDIT.parse({})
-        conclude(context, using, AUDIT, parameters, AUDIT.run(using, parameters))
-
-
-def totals_metadata(totals: Totals) -> Metadata:
-    """The sentence, who is blocked and why, and every number, for Dagster to plot."""
-    metadata: Metadata = {"answer": totals.headline}
-    if totals.blocked:
-        metadata |= {f"blocked: {each['user']}": each["reason"] for each in totals.blocked[:ROWS]}
-    return {**metadata, **totals.numbers()}
-
-
-def _failed_metadata(pipeline: PipelineResource, totals: Totals, kept: int) -> Metadata:
-    rows = totals.failed
-    numbers = totals.numbers()
-    found = {name: numbers[name] for name in ("quarantined", "deferred", "blocked")}
-    return {"items": kept, **found, "items_not_shown": kept - len(rows), **item_entries(pipeline, rows)}
+        using, parameters = work_of(context, pipeline), run_audit.parse({})
+        conclude(context, using, run_audit, parameters, run_audit.run(using, parameters))
 
 
 @dg.job(
@@ -133,4 +116,4 @@ def _ended_since(instance: dg.DagsterInstance, last: float) -> bool:
 
 def _launched(run: dg.DagsterRun) -> bool:
     """True if a schedule or a backfill has launched it."""
-    return not {"dagster/schedule_name", "dagster/backfill"}.isdisjoint(run.tags)
+    return not {SCHEDULE, BACKFILL}.isdisjoint(run.tags)

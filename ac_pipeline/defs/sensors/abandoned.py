@@ -1,16 +1,6 @@
-"""The sensor for runs that Dagster forgets: their process is gone, or the retry it promised them does not come.
-
-A code server notices when one of its runs dies. When they die together (a power cut, `make dev` stopped in the middle
-of a run) nobody does: Dagster's run monitoring does not look at processes of its default launcher, and such a run stays
-"started" for ever, with its place in the queue. And a failure is written before the run says that it failed: the daemon
-that retries, looking in between, passes it over for good. Either way the backfill never ends. Both are of 1.13.27, and
-the first cure is that of the second: a failure is reported, once more.
-
-Only runs of our own code location are looked at, and only those whose process has certainly ended: an instance may be
-shared by other locations, hosts and containers. Which process executes a run says a tag that the executor of our jobs
-leaves. The kernel knows of the processes of this start of this machine and of this namespace of process ids alone: of
-any other nothing is known, and a run without a mark of its own is nobody's to judge.
-"""
+"""The sensor for runs that Dagster forgets: their process is gone, or the retry it promised them does not come; either
+way their backfill would never end. Only runs of our own code location are looked at: an instance may be shared by other
+locations, hosts and containers. And the executor whose tag says which process executes a run."""
 
 import socket
 import time
@@ -26,12 +16,9 @@ from ac_pipeline.mongo.ledger.leases import is_dead, own_mark
 
 NAME: Final = "abandoned_runs_sensor"
 
-REMINDED: Final = "ac-pipeline/retry_asked_for"
-"""Tag of a run: Dagster was reminded of its promised retry by us."""
-_PROMISE_SECONDS: Final = 20.0
-"""A retry comes within about 5 seconds."""
-_PROMISES_OF_SECONDS: Final = 86_400.0
-"""An older promise is history."""
+REMINDED: Final = "ac-pipeline/retry_asked_for"  # Tag of a run: Dagster was reminded of its promised retry by us
+_PROMISE_SECONDS: Final = 20.0  # A retry comes within about 5 seconds
+_PROMISES_OF_SECONDS: Final = 86_400.0  # An older promise is history
 
 
 @dg.sensor(
@@ -58,7 +45,12 @@ def abandoned_runs_sensor(context: dg.SensorEvaluationContext) -> dg.SkipReason:
 
 
 def fail_abandoned_runs(instance: dg.DagsterInstance, location: str | None) -> Iterator[str]:
-    """Report every started run of a code location as failed whose process has certainly ended; yields their ids."""
+    """Report every started run of a code location as failed whose process has certainly ended; yields their ids.
+
+    A code server notices when one of its runs dies. When they die together (a power cut, `make dev` stopped in the
+    middle of a run) nobody does: run monitoring does not look at processes of the default launcher (1.13.27), and such
+    a run keeps its place in the queue for ever.
+    """
     if not isinstance(instance.run_launcher, dg.DefaultRunLauncher):
         return
     for run in instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])):
@@ -74,10 +66,9 @@ def fail_abandoned_runs(instance: dg.DagsterInstance, location: str | None) -> I
 def remind_of_retries(
     instance: dg.DagsterInstance, location: str | None, now: Callable[[], float] = time.time
 ) -> Iterator[str]:
-    """Report failed runs of a code location once more whose retry was promised and did not come; yields their ids.
-
-    Each run once.
-    """
+    """Report failed runs of a code location once more, each once, whose retry was promised and did not come; yields
+    their ids. A failure is written before the run says that it failed: the daemon that retries, looking in between,
+    passes it over for good (1.13.27)."""
     moment = now()
     promised = dg.RunsFilter(
         statuses=[dg.DagsterRunStatus.FAILURE],
@@ -138,7 +129,11 @@ def marked_in_process_executor(context: dg.InitExecutorContext) -> dg.Executor:
 
 
 def process_is_dead(run: dg.DagsterRun) -> bool:
-    """True if the process of a run has certainly ended: it is gone from here, or this very machine was started anew."""
+    """True if the process of a run has certainly ended: it is gone from here, or this very machine was started anew.
+
+    The kernel knows of the processes of this start of this machine and of this namespace of process ids alone: of any
+    other nothing is known, and a run without a mark of its own is nobody's to judge.
+    """
     run_id, _, rest = run.tags.get(RUN_PROCESS, "").partition(" ")
     machine, _, mark = rest.partition(" ")
     if run_id != run.run_id:

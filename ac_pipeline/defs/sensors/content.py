@@ -1,9 +1,6 @@
-"""The sensor of new content: what users make, change and remove reaches the PDS by itself, in seconds.
-
-Which users have work is the pipeline's to say (`mongo/changes/pending.py`), whom to ask a run for is decided by
-`plan_content`, from the work there is and from what was asked before. The cursor only makes things fast: whatever it
-says, the work is found again from the documents.
-"""
+"""The sensor of new content: what users make, change and remove reaches the PDS by itself, in seconds. Which users have
+work is `mongo/changes/pending.py`, whom to ask a run for is `plan_content`. The cursor only makes things fast: whatever
+it says, the work is found again from the documents."""
 
 import logging
 import time
@@ -20,6 +17,7 @@ from ac_pipeline.defs.assets.catalog import PRIORITY, URGENT, USERS
 from ac_pipeline.defs.assets.records import SYNC_CHANGED_USERS
 from ac_pipeline.defs.jobs import (
     REASON,
+    SENSOR,
     SYNC_USERS,
     UNFINISHED,
     USERS_A_RUN,
@@ -39,20 +37,16 @@ UNFINISHED_AT_MOST: Final = 3
 """Runs of ours of each kind that may be queued or started: two at work and one to follow. Whoever changes meanwhile
 goes into one larger run, which on a busy machine is what keeps up: most of a run's cost is its start. Each kind has its
 own share, for runs of partitions may wait long behind a backfill's."""
-ASK_AGAIN: Final = 3_600.0
-"""Seconds after which unfinished work is asked for again although nothing about it is new."""
-MANY: Final = GROUPS_A_TICK * USERS_A_RUN
-"""More users than this waiting are a backfill's business."""
+ASK_AGAIN: Final = 3_600.0  # Seconds after which unfinished work is asked for again although nothing about it is new
+MANY: Final = GROUPS_A_TICK * USERS_A_RUN  # More users than this waiting are a backfill's business
 
 ITEMS_A_USER: Final = 8
 USERS_REMEMBERED: Final = 1_000
 """What the memory holds at most: about 45 bytes an item, 0.4 MB in all in the worst case."""
 
-CHECK: Final = 60.0
-"""Seconds after which also the work of those who rest is looked at, to see whether it is done."""
+CHECK: Final = 60.0  # Seconds after which also the work of those who rest is looked at, to see whether it is done
 
-NOT_ASKED: Final = ""
-"""Stands for the mark of work that was seen and that no run was asked for yet."""
+NOT_ASKED: Final = ""  # Stands for the mark of work that was seen and that no run was asked for yet
 
 
 class Asked(NamedTuple):
@@ -217,37 +211,7 @@ def _bounded(users: Mapping[str, Asked]) -> dict[str, Asked]:
 
 NEW_CONTENT_SENSOR: Final = "new_content_sensor"
 
-_SENSOR: Final = "dagster/sensor_name"
-"""Tag that Dagster gives the runs of a sensor."""
-_SECONDS: Final = 5
-"""As often as Dagster's daemon looks at any sensor."""
-
-
-Look = Callable[[dg.SensorEvaluationContext, PipelineResource], dg.SensorResult]
-
-
-def sync_sensor(
-    name: str, seconds: int, description: str, changed_users: dg.JobDefinition, look: Look
-) -> dg.SensorDefinition:
-    """A sensor that asks for syncs of users, off until somebody turns it on.
-
-    Args:
-        seconds: Between two looks.
-        changed_users: The job over several users.
-        look: One look, which may fail; then the next one begins where this one began.
-    """
-
-    @dg.sensor(
-        name=name,
-        jobs=[sync_users, changed_users],
-        minimum_interval_seconds=seconds,
-        default_status=dg.DefaultSensorStatus.STOPPED,
-        description=description,
-    )
-    def sensor(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]) -> dg.SensorResult:
-        return look(context, pipeline)
-
-    return sensor
+_SECONDS: Final = 5  # As often as Dagster's daemon looks at any sensor
 
 
 def log_users(context: dg.SensorEvaluationContext, lines: Iterable[tuple[int, Sequence[str], str]]) -> None:
@@ -260,7 +224,7 @@ def log_users(context: dg.SensorEvaluationContext, lines: Iterable[tuple[int, Se
 def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], float] = time.time) -> dg.SensorDefinition:
     """The sensor, for the job over several users."""
 
-    def look(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult:
+    def look(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]) -> dg.SensorResult:
         """One look at what changed."""
         now = clock()
         existing = context.instance.get_dynamic_partitions(USERS)
@@ -290,20 +254,20 @@ def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], flo
             skip_reason=None if requests else dg.SkipReason(_quiet(plan, changes)),
         )
 
-    return sync_sensor(
-        NEW_CONTENT_SENSOR,
-        _SECONDS,
-        "Launches a sync for users who have documents without a record, records of removed documents, or edited "
-        "documents: one user by a run of the partition, several by one run together. Reads MongoDB's change stream, "
-        "and compares links with documents every few minutes, or when there is no stream.",
-        changed_users,
-        look,
-    )
+    return dg.sensor(
+        name=NEW_CONTENT_SENSOR,
+        jobs=[sync_users, changed_users],
+        minimum_interval_seconds=_SECONDS,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description="Launches a sync for users who have documents without a record, records of removed documents, or "
+        "edited documents: one user by a run of the partition, several by one run together. Reads MongoDB's change "
+        "stream, and compares links with documents every few minutes, or when there is no stream.",
+    )(look)
 
 
 def _unfinished(instance: dg.DagsterInstance) -> tuple[int, int, int]:
     """How many runs are queued or started: ours over several users, ours of single partitions, and those of others."""
-    ours = {_SENSOR: NEW_CONTENT_SENSOR}
+    ours = {SENSOR: NEW_CONTENT_SENSOR}
     together, alone = (
         instance.get_runs_count(dg.RunsFilter(job_name=name, tags=ours, statuses=UNFINISHED))
         for name in (SYNC_CHANGED_USERS, SYNC_USERS)

@@ -1,8 +1,5 @@
-"""The drift sensor: asks for a sync of users whose repository somebody else has touched.
-
-`plan_drift` decides whom. It is the safety net under the real-time writer and every other client: it needs no event,
-only the revision of each repository (VERIFY-9, VERIFY-10).
-"""
+"""The drift sensor: asks for a sync of users whose repository somebody else has touched. It is the safety net under the
+real-time writer and every other client: it needs only the revision of each repository (VERIFY-9, VERIFY-10)."""
 
 import base64
 import json
@@ -26,9 +23,10 @@ from ac_pipeline.defs.jobs import (
     in_groups,
     request_alone,
     request_together,
+    sync_users,
 )
 from ac_pipeline.defs.pipeline import PipelineResource
-from ac_pipeline.defs.sensors.content import log_users, sync_sensor
+from ac_pipeline.defs.sensors.content import log_users
 from ac_pipeline.items import RepositoryCheckpoint
 
 ASK_AGAIN: Final = 3_600
@@ -150,7 +148,7 @@ def _hash(drift: Drift) -> bytes:
 def make_drift_sensor(changed_users: dg.JobDefinition, clock: Callable[[], float] = time.time) -> dg.SensorDefinition:
     """The sensor, for the job over several users."""
 
-    def look(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult:
+    def look(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]) -> dg.SensorResult:
         """One look at all repositories. A failed read fails the tick and requests nothing."""
         now = clock()
         existing = context.instance.get_dynamic_partitions(USERS)
@@ -170,15 +168,15 @@ def make_drift_sensor(changed_users: dg.JobDefinition, clock: Callable[[], float
             skip_reason=None if requested else dg.SkipReason(_quiet(plan, len(marks))),
         )
 
-    return sync_sensor(
-        "drift_sensor",
-        60,
-        "Compares the revision of every repository on the PDS with the one our last sync left, and launches a sync "
-        "for users whose repository another client has changed. Costs one request for each 1,000 repositories. A "
-        "drift that is still there after an hour is asked about again.",
-        changed_users,
-        look,
-    )
+    return dg.sensor(
+        name="drift_sensor",
+        jobs=[sync_users, changed_users],
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description="Compares the revision of every repository on the PDS with the one our last sync left, and "
+        "launches a sync for users whose repository another client has changed. Costs one request for each 1,000 "
+        "repositories. A drift that is still there after an hour is asked about again.",
+    )(look)
 
 
 def _log(context: dg.SensorEvaluationContext, plan: DriftPlan, left: int) -> None:

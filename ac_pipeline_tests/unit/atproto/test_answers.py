@@ -167,7 +167,7 @@ def test_every_refusal_has_one_meaning(
             400,
             "RepoTakendown",
             "Repo has been takendown: did:plc:a",
-            "is taken down: reactivate the account",
+            "is takendown: reactivate the account",
         ),
         (Call.SIGN_IN, 401, "AccountDeactivated", "", "is deactivated: reactivate the account"),
         (

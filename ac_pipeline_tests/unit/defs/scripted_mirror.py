@@ -280,6 +280,7 @@ class _Ledger:
                 max((e.deferred_until for e in entries if e.deferred_until), default=None),
                 min((e.updated_at for e in entries if e.updated_at), default=None),
                 any(e.cid for e in entries),
+                max((e.failure.message for e in entries if e.failure), default=""),
             )
             for (user, error_class), entries in sorted(found.items())
         ]

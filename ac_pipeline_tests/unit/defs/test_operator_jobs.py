@@ -24,7 +24,7 @@ from ac_pipeline.media.registry import media_type
 from ac_pipeline.operations.catalog import operations
 from ac_pipeline.operations.declare import Declaration, Report, Table, Work
 from ac_pipeline.operations.parameters import OfOneUser, confirm_option, dry_run_option, option, why_option
-from ac_pipeline.operations.sync import APPLY_PLAN
+from ac_pipeline.operations.sync import run_apply_plan
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.dagster_rows import said, sentence
 
@@ -178,11 +178,11 @@ def test_runs_are_told_apart_by_their_tags_and_answer_with_one_line_and_a_materi
 
 def test_a_plan_is_carried_out_from_the_launchpad_only_when_it_is_named() -> None:
     """PLAN-4: the job of `sync --plan`, with its canary; as it stands it writes nothing."""
-    assert schema(job_of(APPLY_PLAN))["dry_run"].default_value is True
-    assert "canary" in schema(job_of(APPLY_PLAN))
+    assert schema(job_of(run_apply_plan))["dry_run"].default_value is True
+    assert "canary" in schema(job_of(run_apply_plan))
     nothing: Any = None
     with pytest.raises(Misconfigured, match="No plan is named"):
-        APPLY_PLAN.run(nothing, APPLY_PLAN.parse({"plan": " "}))
+        run_apply_plan.run(nothing, run_apply_plan.parse({"plan": " "}))
 
 
 def test_another_number_is_refused(desk: Desk) -> None:
