@@ -223,6 +223,18 @@ def test_nothing_new_for_the_set_days_is_said_where_some_used_to_come(world: Wor
     assert world.safeguard.problems(newest) == (None, None)
 
 
+def test_after_a_plan_no_sync_removes_what_the_first_look_let_go(world: World) -> None:
+    """GUARD-1, PLAN-1: of a platform that no run has seen before, as at a cut-over."""
+    users, moods = people(world, 10, 3)
+    lose(world, moods[:24])
+    world.ledger.looks.clear()
+    world.ledger.entries.clear()
+    world.ledger.repositories.clear()
+    plans = [sum(world.survey(user)[1].orphans_kept for user in users) for _ in range(2)]
+    assert plans == [21, 24]
+    assert sync_all(world, users) == (0, 24)
+
+
 def test_one_user_with_records_of_any_names_holds_up_nobody(world: World) -> None:
     """GUARD-1: what is written into one's own repository is one's own matter."""
     users, moods = people(world, 40, 3)
