@@ -8,8 +8,9 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import click
@@ -25,6 +26,7 @@ _CONTROLS = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
 )
 """What a terminal would obey, what changes the direction or the lines of a text, and halves of surrogate pairs."""
+_PIECES = 10_000  # Of a JSON document that are printed at once: names, values, brackets
 _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # How a cell begins that spreadsheets take for a formula
 
 
@@ -39,15 +41,27 @@ def say(*lines: str, err: bool = False) -> None:
         click.echo(visible(line), err=err)
 
 
-def json_text(value: object) -> str:
-    """A value as JSON, of which a terminal obeys nothing either."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
-    return _CONTROLS.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
+class Rows(list[object]):
+    """So many things, of which one at a time is in memory while they are printed as JSON (OPS-6)."""
+
+    def __init__(self, things: Iterable[object], number: int) -> None:
+        super().__init__()
+        self.things, self.number = things, number
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __iter__(self) -> Iterator[object]:
+        return iter(self.things)
 
 
 def print_json(value: object) -> None:
-    """The one JSON document of a command."""
-    click.echo(json_text(value))
+    """Print the one JSON document of a command, part by part; a terminal obeys nothing of it either."""
+    pieces = json.JSONEncoder(indent=2, ensure_ascii=False, default=str).iterencode(value)
+    while part := "".join(islice(pieces, _PIECES)):
+        shown = _CONTROLS.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", part)
+        click.echo(shown, nl=False)
+    click.echo()
 
 
 def csv_row(values: Iterable[object]) -> list[object]:
