@@ -88,17 +88,15 @@ def source_assets() -> list[dg.AssetSpec]:
 def columns_of(lexicon: Mapping[str, Any]) -> dg.TableSchema:
     """The fields of a record as columns, from the document of its lexicon."""
     record = lexicon["defs"]["main"]["record"]
-    columns = []
-    for name, field in record["properties"].items():
-        required = name in record.get("required", ())
-        columns.append(
-            dg.TableColumn(
-                name,
-                field.get("format") or field["type"],
-                description=field.get("description"),
-                constraints=dg.TableColumnConstraints(nullable=not required),
-            )
+    columns = [
+        dg.TableColumn(
+            name,
+            field.get("format") or field["type"],
+            description=field.get("description"),
+            constraints=dg.TableColumnConstraints(nullable=name not in record.get("required", ())),
         )
+        for name, field in record["properties"].items()
+    ]
     return dg.TableSchema(columns)
 
 

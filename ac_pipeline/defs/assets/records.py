@@ -163,9 +163,8 @@ def changed_users_job(pipeline_resource: object, retry_seconds: float = RETRY_SE
         asked = list(dict.fromkeys(config.users))
         earlier = made_earlier(context, assets)
         left = [user for user in asked if any((key, user) not in earlier for key in assets)]
-        failures = UsersOfRun(context, pipeline, assets, left).process(
-            config.work(pipeline, MEDIA_TYPES, context.run.run_id)
-        )
+        work = config.work(pipeline, MEDIA_TYPES, context.run.run_id)
+        failures = UsersOfRun(context, pipeline, assets, left, context.log_event).process(work)
         yield from check_events(pipeline, MEDIA_TYPES)
         if failures:
             raise failure_of(failures, len(asked))

@@ -2,7 +2,8 @@
 done to a user is the caller's."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import dagster as dg
 
@@ -44,7 +45,7 @@ Context = dg.OpExecutionContext | dg.AssetExecutionContext
 Work = Callable[[Sequence[Account]], Iterator[Outcome]]
 
 
-@dataclass(slots=True)
+@dataclass
 class UsersOfRun:
     """Some users of a run: each is worked on, and gets an event that says how it ended."""
 
@@ -52,12 +53,11 @@ class UsersOfRun:
     pipeline: PipelineResource
     assets: Mapping[dg.AssetKey, MediaType]  # What the work is about: records or renditions assets, with their types
     users: Sequence[str]  # Partition keys
-    # What becomes of the materialisations of `assets`; by default they are logged at once
-    emit: Callable[[dg.AssetMaterialization], None] | None = None
-    _events: LastEvents = field(init=False)
+    emit: Callable[[dg.AssetMaterialization], None]  # What becomes of the materialisations of `assets`
 
-    def __post_init__(self) -> None:
-        self._events = LastEvents(self.context.instance, self.users)
+    @cached_property
+    def _events(self) -> LastEvents:
+        return LastEvents(self.context.instance, self.users)
 
     def process(self, work: Work) -> dict[str, PipelineError]:
         """Do the work for every user, and log how it ended: nobody is left without an event (RUN-7).
@@ -102,7 +102,7 @@ class UsersOfRun:
         self.context.log.warning(f"{user}: no account has this key any more; nothing was done")
         note = "no account has this key any more: nothing was done, and the users sensor removes the key"
         for key in self.assets:
-            self._materialize(dg.AssetMaterialization(key, partition=user, metadata={"note": note}))
+            self.emit(dg.AssetMaterialization(key, partition=user, metadata={"note": note}))
 
     def _log_events(self, outcome: Outcome) -> None:
         """The events about one user: documents first, which the others are made from."""
@@ -122,7 +122,7 @@ class UsersOfRun:
                 metadata = {"status": "blocked: nothing can be published until the account can be used", **metadata}
             if records and versions is not None:
                 self._made_along_the_way(outcome, media, versions)
-            self._materialize(self._versioned(key, user, media, versions, metadata))
+            self.emit(self._versioned(key, user, media, versions, metadata))
             if blocked and versions is not None and versions.documents is not None:
                 # Shown as behind its documents: what is materialised here does not look like one that is well.
                 seen = observation(media, user, replace(versions, documents=f"{versions.documents}-blocked"), {})
@@ -169,9 +169,6 @@ class UsersOfRun:
                 parents[made] = (self._events.materialized(made).get(user), versions.renditions)
         own_tags = tags(own, self.context.run.run_id, parents)
         return dg.AssetMaterialization(key, partition=user, metadata=metadata, tags=own_tags)
-
-    def _materialize(self, made: dg.AssetMaterialization) -> None:
-        (self.emit or self.context.log_event)(made)
 
 
 def _line(outcome: Outcome) -> str:
@@ -225,8 +222,7 @@ def run_stage(
     # Users are logged as they end, but for a step that another asset waits for: a backfill looks every 30 seconds, and
     # asks for the next stage of whoever is green by then, a run for each unbroken range of keys (17 runs in place of 5
     # were seen for 500 users). Such a step logs all at its end, in their order: a look in the middle cuts them once.
-    log = made.append if feeds is not None else None
-    batch = UsersOfRun(context, pipeline, assets, users, emit=log)
+    batch = UsersOfRun(context, pipeline, assets, users, made.append if feeds is not None else context.log_event)
     failures: Mapping[str, PipelineError] | None = None
     try:
         failures = batch.process(work)
