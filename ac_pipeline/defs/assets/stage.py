@@ -62,13 +62,9 @@ class UsersOfRun:
     def process(self, work: Work) -> dict[str, PipelineError]:
         """Do the work for every user, and log how it ended: nobody is left without an event (RUN-7).
 
-        Args:
-            work: What is done to accounts; yields an outcome for each.
-
         Returns:
             What was wrong, by partition key: who is in it has to be run again and is observed, not materialised.
         """
-        failures: dict[str, PipelineError] = {}
         summary = Summary()
         ended: set[str] = set()
         try:
@@ -79,24 +75,20 @@ class UsersOfRun:
                     ended.add(user)
             accounts = [known[user] for user in self.users if user in known]
             for number, outcome in enumerate(work(accounts), start=1):
-                user, error = outcome.account.key, outcome.report.error
-                level = "ERROR" if error else "INFO"
+                level = "ERROR" if outcome.report.error else "INFO"
                 self.context.log.log(level, f"{number} of {len(accounts)}: {_line(outcome)}")
                 summary.add(outcome.report)
-                if error is not None:
-                    failures[user] = error
                 self._log_events(outcome)
-                ended.add(user)
+                ended.add(outcome.account.key)
         except (Misconfigured, Transient) as stopped:
             for user in self.users:
                 if user not in ended:
-                    failures[user] = stopped
+                    summary.failures[user] = stopped
                     for key in self.assets:
-                        self.context.log_event(
-                            dg.AssetObservation(key, partition=user, metadata=error_metadata(stopped))
-                        )
-        self.context.log.info(summary.sentence([media.name for media in self.assets.values()], failures))
-        return failures
+                        seen = dg.AssetObservation(key, partition=user, metadata=error_metadata(stopped))
+                        self.context.log_event(seen)
+        self.context.log.info(summary.sentence([media.name for media in self.assets.values()]))
+        return summary.failures
 
     def _nobody(self, user: str) -> None:
         self.context.log.warning(f"{user}: no account has this key any more; nothing was done")
