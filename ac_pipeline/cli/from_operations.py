@@ -47,7 +47,8 @@ def command_of(operation: Declaration[Any], opens: Opens = opened) -> click.Comm
     """The command of an operation, under the last of its words. `opens`: opens the pipeline it works with."""
 
     def call(*, as_json: bool, as_csv: bool = False, **values: Any) -> int:
-        parameters = operation.parse({name: _plain(value) for name, value in values.items()})
+        given = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        parameters = operation.parse(given)
         return run_operation(operation, parameters, opens, as_json=as_json, as_csv=as_csv)
 
     fields = operation.parameters.model_fields
@@ -157,10 +158,6 @@ def _kind(annotation: Any) -> tuple[type, bool]:
         return get_args(annotation)[0], True
     given = [each for each in get_args(annotation) if each is not type(None)]
     return (given[0] if given else annotation), False
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _rows(value: object) -> object:
