@@ -142,8 +142,7 @@ SCHEDULES: Final = (
 def ranges(keys: Sequence[str]) -> Iterator[tuple[str, str]]:
     """First and last key of each run over all keys, in their order: as few runs as their size allows, 100 at most."""
     size = max(RECORDS_A_RUN, -(-len(keys) // RUNS_A_TICK))
-    for first in range(0, len(keys), size):
-        part = keys[first : first + size]
+    for part in in_groups(keys, size):
         yield part[0], part[-1]
 
 

@@ -109,16 +109,15 @@ def why_refused(scope: Scope, url: str = "") -> str:
     if _name(f"//{host}") not in {*LOCAL, address, _name(url)} - {""}:
         return "This host is not known: set AC_DAGSTER_URL to the address under which the UI is reached."
     ours = {host.lower(), urlsplit(url).netloc.lower()} - {""}
-    if "origin" in headers and urlsplit(headers["origin"]).netloc.lower() not in ours:
-        return "This request comes from another page."
+    foreign = "origin" in headers and urlsplit(headers["origin"]).netloc.lower() not in ours
     graphql = scope["path"].endswith("/graphql")
     framed = headers.get("sec-fetch-dest") in {"iframe", "frame", "embed", "object"}
     if graphql or framed or method not in {"GET", "HEAD"}:  # a link from elsewhere to a page of the UI is no harm
         referer = headers.get("referer", "")
-        if referer and urlsplit(referer).netloc.lower() not in ours:
-            return "This request comes from another page."
-        if headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
-            return "This request comes from another page."
+        foreign = foreign or (referer != "" and urlsplit(referer).netloc.lower() not in ours)
+        foreign = foreign or headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}
+    if foreign:
+        return "This request comes from another page."
     if graphql and method == "GET" and scope["type"] == "http" and _changes(scope.get("query_string", b"")):
         return "A GET changes nothing: send this with POST."
     return ""

@@ -16,7 +16,6 @@ from ac_pipeline.defs.assets.catalog import (
     RENDITIONS_A_RUN,
     RENDITIONS_GROUP,
     RETRY_SECONDS,
-    RenditionAsset,
     backfill_policy_is_beta,
     records_key,
     rendition_key,
@@ -38,6 +37,7 @@ from ac_pipeline.defs.pipeline import Outcome, PipelineResource
 from ac_pipeline.defs.versions import LastEvents, observation, tags
 from ac_pipeline.errors import Misconfigured, PipelineError, Transient
 from ac_pipeline.media.base import MediaType
+from ac_pipeline.renditions.recipes import Recipe
 from ac_pipeline.sync.planning.plan import Versions
 from ac_pipeline.sync.report import Tally
 
@@ -261,21 +261,20 @@ def made_earlier(
 def rendition_assets(retry_seconds: float = RETRY_SECONDS) -> list[dg.AssetsDefinition]:
     """The derived media as assets, one asset and step for each line of `RENDITIONS`: what has to be made of a picture
     or a tape before its record can be written. A records run launched alone makes what is missing by itself."""
-    return [_rendition_asset(rendition, retry_seconds) for rendition in RENDITIONS]
+    return [_rendition_asset(key, media, recipe, retry_seconds) for key, (media, recipe) in RENDITIONS.items()]
 
 
-def _rendition_asset(rendition: RenditionAsset, retry_seconds: float) -> dg.AssetsDefinition:
-    media = rendition.media
+def _rendition_asset(key: dg.AssetKey, media: MediaType, recipe: Recipe, retry_seconds: float) -> dg.AssetsDefinition:
     with backfill_policy_is_beta():
 
         @dg.asset(
-            key=rendition.key,
+            key=key,
             partitions_def=users,
             deps=[source_key(media)],
             group_name=RENDITIONS_GROUP,
-            description=rendition.description,
+            description=recipe.description.format(type=media.name),
             owners=OWNERS,
-            kinds=set(rendition.recipe.kinds),
+            kinds=set(recipe.kinds),
             tags={"media_type": media.name},
             backfill_policy=dg.BackfillPolicy.multi_run(RENDITIONS_A_RUN),
             retry_policy=retries(RENDITION_RETRIES, retry_seconds),
@@ -286,7 +285,7 @@ def _rendition_asset(rendition: RenditionAsset, retry_seconds: float) -> dg.Asse
             yield from run_stage(
                 context,
                 pipeline,
-                {rendition.key: media},
+                {key: media},
                 lambda accounts: pipeline.render(accounts, media, context.run.run_id),
                 feeds=records_key(media),
             )
