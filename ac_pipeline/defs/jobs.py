@@ -112,12 +112,8 @@ def busy_keys(
 
 
 def keys_of_run(run: dg.DagsterRun, existing: Sequence[str], places: Mapping[str, int]) -> Iterator[str]:
-    """The partition keys a run is about.
-
-    Args:
-        existing: All keys in their order, which is what a run's range refers to.
-        places: Where each of them stands.
-    """
+    """The partition keys a run is about. Its range refers to all `existing` keys in their order, with their
+    `places`."""
     if (key := run.tags.get(PARTITION)) is not None:
         yield key
     first, last = places.get(run.tags.get(RANGE_START, "")), places.get(run.tags.get(RANGE_END, ""))

@@ -38,12 +38,7 @@ _NAMED_USERS = 5  # Users a failure's sentence names; its table has them all
 
 
 def failure_of(failures: Mapping[str, PipelineError], users: int) -> dg.Failure:
-    """The failure of a step, some of whose users have to be run again.
-
-    Args:
-        failures: By partition key.
-        users: How many the step was asked for.
-    """
+    """The failure of a step, some of whose `users` have to be run again: why, by partition key."""
     classes = Counter(error.code for error in failures.values())
     named = "; ".join(f"{user}: {error.message}" for user, error in list(failures.items())[:_NAMED_USERS])
     more = f"; and {len(failures) - _NAMED_USERS} more" if len(failures) > _NAMED_USERS else ""

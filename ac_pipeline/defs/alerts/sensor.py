@@ -152,16 +152,9 @@ def alerts_sensor(context: dg.SensorEvaluationContext, alerts: dg.ResourceParam[
 def look(
     instance: dg.DagsterInstance, checks: Iterable[dg.AssetCheckKey], memory: Memory | None, now: float
 ) -> tuple[Memory, list[SubjectStatus]]:
-    """One look at everything.
-
-    Args:
-        checks: Asset checks of the code location.
-        memory: What the last look left; None at the first one, which says nothing: history is not replayed.
-        now: Epoch seconds.
-
-    Returns:
-        What to remember, and the subjects that are worth a message.
-    """
+    """One look at everything: what to remember, and the subjects that are worth a message. `checks` are those of the
+    code location; `memory` is what the last look left, None at the first one, which says nothing, for history is not
+    replayed; `now` is in epoch seconds."""
     before = memory or Memory(begun=now, looked_at=now, ticked=now, awake=now)
     if now - before.ticked > ASLEEP_SECONDS:
         before = replace(before, awake=now)

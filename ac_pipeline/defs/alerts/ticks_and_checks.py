@@ -67,12 +67,8 @@ def automation(instance: dg.DagsterInstance, apart_from: Collection[str]) -> lis
 def look_at_ticks(
     instance: dg.DagsterInstance, found: Iterable[Automation], memory: Memory, now: float
 ) -> Iterator[SubjectStatus]:
-    """The sensors and schedules whose ticks fail, that do not tick, and that are well.
-
-    Args:
-        memory: Ticks before its beginning are history.
-        now: Epoch seconds.
-    """
+    """The sensors and schedules whose ticks fail, that do not tick, and that are well at `now`, in epoch seconds. Ticks
+    before the beginning of the memory are history."""
     for each in found:
         called, failing, silent = f"{each.kind} {each.name}", f"{each.subject}:ticks", f"{each.subject}:silence"
         if not each.state.is_running:

@@ -60,11 +60,8 @@ class UsersOfRun:
         return LastEvents(self.context.instance, self.users)
 
     def process(self, work: Work) -> dict[str, PipelineError]:
-        """Do the work for every user, and log how it ended: nobody is left without an event (RUN-7).
-
-        Returns:
-            What was wrong, by partition key: who is in it has to be run again and is observed, not materialised.
-        """
+        """Do the work for every user, and log how it ended: nobody is left without an event (RUN-7). Returns what was
+        wrong, by partition key: who is in it has to be run again and is observed, not materialised."""
         summary = Summary()
         ended: set[str] = set()
         try:

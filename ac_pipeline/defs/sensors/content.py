@@ -126,15 +126,11 @@ def plan_content(
     unfinished: tuple[int, int] = (0, 0),
     others_run: bool = False,
 ) -> ContentPlan:
-    """Decide for whom to ask a run.
+    """Decide for whom to ask a run. `now` is in epoch seconds.
 
     Args:
-        works: What the look at the changes found.
-        memory: Of the last tick.
-        judged: Users of the memory whose items were looked at: work that is not in `works` is done.
-        existing: All partition keys.
+        judged: Users of the memory whose items were looked at: work of theirs that is not in `works` is done.
         busy: Keys that queued and started runs, or backfills, are about.
-        now: Epoch seconds.
         unfinished: Queued and started runs that earlier ticks asked for: over several users, and of single partitions.
         others_run: True if other runs are under way: then one user goes into a run like several, which does not wait
             for the pool that the others fill.
