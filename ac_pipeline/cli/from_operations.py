@@ -93,13 +93,9 @@ def run_operation(
 
 
 def print_report(report: Report, to_do_it: str = "", *, as_json: bool, target: str = "", limit: int = 0) -> None:
-    """Print a report for people, or as the one JSON document.
-
-    Args:
-        to_do_it: The command that does what was only looked at, or "".
-        target: PDS and database that it is about.
-        limit: So many items are shown to people; 0 for the usual number.
-    """
+    """Print a report for people, or as the one JSON document. `to_do_it`: the command that does what was only looked
+    at, or "". `target`: PDS and database that it is about. `limit`: so many items are shown to people; 0 for the usual
+    number."""
     if as_json:
         document: object = report.json
         if isinstance(report.json, Mapping):

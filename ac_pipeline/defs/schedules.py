@@ -147,14 +147,8 @@ def ranges(keys: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def schedules(timetable: Timetable) -> list[dg.ScheduleDefinition]:
-    """All schedules, stopped until somebody starts them.
-
-    Args:
-        timetable: When they tick, UTC.
-
-    Raises:
-        Misconfigured: Dagster does not take a line for a cron line.
-    """
+    """All schedules, stopped until somebody starts them. Raises Misconfigured: Dagster does not take a line of the
+    timetable (UTC) for a cron line."""
     return [_schedule(each, getattr(timetable, each.setting)) for each in SCHEDULES]
 
 

@@ -37,15 +37,12 @@ LOCAL: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class Guard:
-    """An ASGI application that refuses foreign requests with 403 and hands on all others.
+    """An ASGI application that refuses foreign requests with 403 and hands on all others to Dagster's. `url`: where
+    people reach the UI besides the loopback names (AC_DAGSTER_URL), or empty.
 
     Dagster's UI has no login, and its web server does what any request asks: a link, a picture or a form on a foreign
     page can launch runs, and a name that leads to 127.0.0.1 (DNS rebinding) reads everything. Refused is what does not
     come from the UI itself or from a program. Who can reach the port is not kept out: that takes a proxy with a login.
-
-    Args:
-        app: Dagster's.
-        url: Where people reach the UI besides the loopback names: AC_DAGSTER_URL, or empty.
     """
 
     def __init__(self, app: ASGIApp, url: str = "") -> None:
@@ -97,12 +94,8 @@ def thumbnail(did: str, cid: str) -> bytes:
 
 
 def why_refused(scope: Scope, url: str = "") -> str:
-    """Why a request is refused; empty when it is not.
-
-    Args:
-        scope: Of ASGI, of a request or a websocket.
-        url: As for `Guard`.
-    """
+    """Why a request is refused; empty when it is not. `scope`: of ASGI, of a request or a websocket. `url`: as for
+    `Guard`."""
     headers = Headers(scope=scope)
     host, method = headers.get("host", ""), scope.get("method", "GET")
     address = (scope.get("server") or ("",))[0]  # an IP address, so that no name can be made to lead to it

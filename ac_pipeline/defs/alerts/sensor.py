@@ -34,14 +34,9 @@ DELIVERY_SECONDS: Final = 25.0
 
 
 class Webhook:
-    """An incoming webhook.
-
-    Args:
-        url: The address; in no error, log or repr.
-        budget_seconds: For all messages together; what does not fit is refused at once.
-        transport: How it is reached; directly when None.
-        clock: Seconds that only grow.
-    """
+    """An incoming webhook. `url`: the address; in no error, log or repr. `budget_seconds`: for all messages together;
+    what does not fit is refused at once. `transport`: how it is reached; directly when None. `clock`: seconds that only
+    grow."""
 
     def __init__(
         self,
