@@ -103,8 +103,8 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
         def atproto_records(
             context: dg.AssetExecutionContext, config: RecordsConfig, pipeline: dg.ResourceParam[PipelineResource]
         ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
-            selected = {records_key(media): media for media in MEDIA_TYPES}
-            selected = {key: media for key, media in selected.items() if key in context.selected_asset_keys}
+            keys = context.selected_asset_keys
+            selected = {key: media for media in MEDIA_TYPES if (key := records_key(media)) in keys}
             work = config.work(pipeline, tuple(selected.values()), context.run.run_id)
             try:
                 if selected:
