@@ -42,6 +42,11 @@ class Account:
         return self.id == GUEST_ID
 
     @property
+    def usable(self) -> bool:
+        """True if it has a repository that may be read and written."""
+        return self.blocked is None and self.did is not None
+
+    @property
     def credentials(self) -> str:
         """A mark of DID and password: another one once either changes in Mongo. Too short to tell a password."""
         return sha256(f"{self.did} {self.password}".encode(errors="surrogateescape")).hexdigest()[:12]

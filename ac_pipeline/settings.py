@@ -151,6 +151,8 @@ class Timetable(BaseSettings):
     """When `nightly_reconcile` runs: every document and record compared."""
     ac_cron_verify: str = "0 5 * * 0"
     """When `weekly_verification` runs: every record and blob looked at."""
+    ac_cron_plan: str = "0 6 * * *"
+    """When `daily_plan` runs: what a sync would do, and what it would cost."""
 
 
 class Settings(Timetable):

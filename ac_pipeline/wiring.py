@@ -28,7 +28,7 @@ from ac_pipeline.atproto.client import PdsClient
 from ac_pipeline.atproto.lexicon import Lexicons, load_lexicons
 from ac_pipeline.atproto.rate_limits import Budget, Pace
 from ac_pipeline.atproto.relay import Relay
-from ac_pipeline.atproto.sessions import Sessions
+from ac_pipeline.atproto.sessions import Sessions, SignIn
 from ac_pipeline.atproto.transport import Transport, open_http
 from ac_pipeline.bounds import Limit, Limits
 from ac_pipeline.media.registry import MEDIA_TYPES
@@ -91,7 +91,7 @@ class Pipeline:
         self.budgets = MongoBudgetStore(own["budgets"])
         self.provisioning = MongoProvisioning(source, own)
         self.changes = MongoChanges(source, own)
-        self.documents = self.repairs = MongoDocuments(source)
+        self.documents = MongoDocuments(source)
         self.lexicons = lexicons_of_types()
         self.server = PdsClient(*pds())
         password = settings.pds_admin_password
@@ -211,7 +211,7 @@ def _pds(
         sleep=sleep,
     )
     pace = Pace(transport.host, settings.ac_relay_commits_per_hour, store=budgets, sleep=sleep)
-    return transport, Sessions(MongoSessionStore(own["sessions"])), pace
+    return transport, Sessions(MongoSessionStore(own["sessions"]), SignIn(transport)), pace
 
 
 def _limits(settings: Settings) -> Limits:

@@ -30,7 +30,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import ServiceUnreachable
 from ac_pipeline.local.services.pds_accounts import NewAccount, PdsAccounts
 from ac_pipeline.local.services.processes import Service, free_port
-from ac_pipeline.local.services.servers import (
+from ac_pipeline.local.services.stack import (
     ADMIN_PASSWORD,
     HANDLE_DOMAIN,
     installed_pds,

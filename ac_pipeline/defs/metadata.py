@@ -72,6 +72,11 @@ _MESSAGE: Final = 500  # Characters of a message: the tail of an encoder's outpu
 
 _INLINE: Final = 990  # Characters of Markdown the UI shows inline: it stops at 1,000
 
+_ROOM: Final = 46
+"""Characters beside one another in a table of an asset's page at 1440 pixels, beside keys of 24 characters."""
+_PADDING: Final = 2
+_MORE: Final = 14 + _PADDING
+
 PICTURES = 8
 
 Metadata = dict[str, Any]
@@ -272,6 +277,28 @@ def table_of(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> dg.Ta
     return dg.MetadataValue.table(records, schema=schema)
 
 
+def fitted_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> dg.TableMetadataValue:
+    """A table that is not wider than an asset's page: what has no room stands by name in its last column,
+    and counts of a few things stand on their side."""
+    if len(rows) + 1 < len(columns) and all(isinstance(row[name], int) for row in rows for name in columns[1:]):
+        on_its_side = [{columns[0]: name, **{row[columns[0]]: row[name] for row in rows}} for name in columns[1:]]
+        return table_of(on_its_side, list(on_its_side[0]))
+    room, kept = _ROOM, 0
+    for name in columns:
+        texts = [name, *(str(row[name] or "") if name in _NAMES else breakable(str(row[name] or "")) for row in rows)]
+        room -= _PADDING + max(len(word) for text in texts for word in (re.split(r"[\s\u200b]", text)))
+        if room < (0 if name == columns[-1] else _MORE):
+            break
+        kept += 1
+    if kept >= len(columns) - 1:
+        return table_of(rows, columns)
+    rest = [
+        {**row, "more": "; ".join(f"{name}: {row[name]}" for name in columns[kept:] if row[name] not in (None, ""))}
+        for row in rows
+    ]
+    return table_of(rest, (*columns[:kept], "more"))
+
+
 def items_table(entries: Iterable[LedgerEntry], *, users: bool = False) -> dg.TableMetadataValue:
     """Items as a table, one row each: why first, the id last. `users`: true where they may be of several users."""
     rows = []
@@ -315,6 +342,19 @@ def items_links(
             f"\n{len(entries) - limit} more are in the table; `ac-pipeline item` shows each with its timeline."
         )
     return dg.MetadataValue.md("\n".join(lines))
+
+
+def item_entries(pipeline: PipelineResource, entries: Iterable[LedgerEntry]) -> Metadata:
+    """Each item by a short name, as wide as a page allows: why first, the id last."""
+    found: Metadata = {}
+    for entry in entries:
+        code, message = _said_of(entry)
+        short = f"{entry.type}:{entry.code or entry.document[-8:]}"
+        found[entry.item if short in found else short] = dg.MetadataValue.md(
+            f"**{escaped(code)}**: {escaped(message)}  \n"
+            f"{escaped(entry.partition)} · {_links(pipeline, entry)} · {coded(entry.item)}"
+        )
+    return found
 
 
 def attempt_line(attempt: Attempt) -> str:

@@ -11,7 +11,7 @@ from pydantic import Field, create_model
 
 from ac_pipeline.defs.alerts.messages import listed
 from ac_pipeline.defs.assets.catalog import OPERATIONS_GROUP, OWNERS, records_key
-from ac_pipeline.defs.metadata import Metadata, dagster_failures, table_of
+from ac_pipeline.defs.metadata import Metadata, dagster_failures, fitted_table
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.operations.declare import Declaration, Report, Table, Work, wrong_confirmation
@@ -36,11 +36,12 @@ def job_of(operation: Declaration[Any]) -> dg.JobDefinition:
         with dagster_failures():
             parameters = operation.parse(config.model_dump())
             tag_run(context, operation.command or operation.job, _named_users(parameters))
-            report = operation.run(_work(context, pipeline), parameters)
+            using = work_of(context, pipeline)
+            report = operation.run(using, parameters)
         preview = report.confirm is not None or bool(getattr(parameters, "dry_run", False))
         if hasattr(parameters, "dry_run") or hasattr(parameters, "confirm"):
             tag_run(context, operation.command or operation.job, dry_run=preview)
-        conclude(context, parameters, report, answer_key(operation))
+        conclude(context, using, operation, parameters, report)
 
     work.__annotations__ = {
         "context": dg.OpExecutionContext,
@@ -99,19 +100,22 @@ def _named_users(parameters: Parameters) -> list[str]:
     return [name for each in given if each for name in ([each] if isinstance(each, str) else each)]
 
 
-def conclude(context: dg.OpExecutionContext, parameters: Parameters, report: Report, asset: dg.AssetKey) -> None:
+def conclude(
+    context: dg.OpExecutionContext, using: Work, operation: Declaration[Any], parameters: Parameters, report: Report
+) -> None:
     """Show a report as the answer of a run: one sentence in its log, and a materialisation with its tables. Raises
     dg.Failure: something went wrong, or was confirmed with another number."""
+    target = using.pipeline.settings.destination
     metadata: Metadata = dict(report.facts)
     for each in report.tables:
         metadata.update(table_metadata(each))
     if report.left_out:
         rows = ((each.user, each.message) for each in report.left_out)
         metadata.update(table_metadata(Table.of("left_out", ("user", "message"), rows)))
-    sentence = " ".join([*report.lines, report.headline])
+    sentence = " ".join([report.headline, *report.lines])
     if report.confirm is not None:
         metadata["confirm"] = report.confirm
-        sentence += f" Nothing was done: to do it, launch again with confirm {report.confirm}."
+        sentence += f" Nothing was done. To do it on {target}, launch again with confirm {report.confirm}."
         given = wrong_confirmation(parameters, report)
         if given is not None:
             raise dg.Failure(f"{given} is not {report.confirm}. {sentence}", metadata, allow_retries=False)
@@ -126,7 +130,8 @@ def conclude(context: dg.OpExecutionContext, parameters: Parameters, report: Rep
     if report.failed or unread:
         raise dg.Failure(sentence, metadata, allow_retries=False)
     context.log.info(sentence)
-    context.log_event(dg.AssetMaterialization(asset, description=sentence, metadata={"answer": sentence, **metadata}))
+    answer: Metadata = {"answer": sentence, **metadata, "target": target}
+    context.log_event(dg.AssetMaterialization(answer_key(operation), description=sentence, metadata=answer))
 
 
 def table_metadata(table: Table) -> Metadata:
@@ -134,7 +139,7 @@ def table_metadata(table: Table) -> Metadata:
     if not table.count:
         return {}
     rows = [{name: _cell(row.get(name)) for name in table.columns} for row in islice(table, ROWS)]
-    made: Metadata = {table.name: table_of(rows, table.columns)}
+    made: Metadata = {table.name: fitted_table(rows, table.columns)}
     if table.count > len(rows):
         made[f"{table.name}_not_shown"] = table.count - len(rows)
     return made
@@ -155,7 +160,9 @@ def _config_of(operation: Declaration[Any]) -> type[dg.Config]:
     return create_model(f"{operation.job}_config", __base__=dg.Config, **fields)
 
 
-def _work(context: dg.OpExecutionContext, pipeline: PipelineResource) -> Work:
+def work_of(context: dg.OpExecutionContext, pipeline: PipelineResource) -> Work:
+    """What an operation works with in a run of Dagster."""
+
     def told(what: str, done: int, total: int) -> None:
         if done and (done % _TELL_EACH == 0 or done == total):
             context.log.info(f"{what}: {done} of {total}.")

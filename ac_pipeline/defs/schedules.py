@@ -1,5 +1,5 @@
-"""The schedules: when all users whom the users sensor has made known are synchronised or verified. The hours are
-settings, read when the code location loads (`AC_CRON_SYNC`, `AC_CRON_RECONCILE`, `AC_CRON_VERIFY`)."""
+"""The schedules: when all users whom the users sensor has made known are planned, synchronised or verified. Hours are
+settings, read when the code location loads (`AC_CRON_SYNC`, `AC_CRON_RECONCILE`, `AC_CRON_VERIFY`, `AC_CRON_PLAN`)."""
 
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +25,7 @@ from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.sensors.drift import plan_drift
 from ac_pipeline.defs.user_jobs import VERIFY_USERS
 from ac_pipeline.errors import Misconfigured
+from ac_pipeline.operations.plan import run_plan
 from ac_pipeline.settings import Timetable
 
 LOOK_SECONDS: Final = 25.0
@@ -107,6 +108,7 @@ class UsersSchedule:
 INCREMENTAL_SYNC: Final = "incremental_sync"
 NIGHTLY_RECONCILE: Final = "nightly_reconcile"
 WEEKLY_VERIFICATION: Final = "weekly_verification"
+DAILY_PLAN: Final = "daily_plan"
 
 SCHEDULES: Final = (
     UsersSchedule(
@@ -134,6 +136,13 @@ SCHEDULES: Final = (
         VERIFY_USERS,
         "Verifies every record, link and blob of all users against the repositories, and repairs nothing: what is "
         "wrong fails checks.",
+        one_run,
+    ),
+    UsersSchedule(
+        DAILY_PLAN,
+        "ac_cron_plan",
+        run_plan.job,
+        "Plans a sync of everybody without doing it: operations/flight_plan says what it would do, and what it costs.",
         one_run,
     ),
 )

@@ -32,6 +32,7 @@ from ac_pipeline.mongo.ledger.receipts import Receipt
 from ac_pipeline.operations.inspection.verification import Taken
 from ac_pipeline.operations.parameters import TYPE_NAMES, item_name, media_types
 from ac_pipeline.operations.retry import FAILED, AccountRetry, FailedItems, RetryPlan, in_order, plan_retry
+from ac_pipeline.sync.selection import Selection
 
 VERIFY_USERS: Final = "verify_users"
 VERIFY_STEP: Final = "verify_each_user"
@@ -83,7 +84,7 @@ def verify(
             if each.error is not None:
                 failures[each.account.key] = each.error
     yield from check_events(pipeline, types, verified)
-    said = ", ".join(f"{name}: {value}" for name, value in sums.items())
+    said = _sentence(sums)
     context.log.info(said)
     if not config.users and not failures:
         context.log_event(dg.AssetMaterialization(VERIFICATION, description=said, metadata={"answer": said, **sums}))
@@ -99,6 +100,18 @@ def verify(
 )
 def verify_users() -> None:
     verify()
+
+
+def _sentence(sums: Mapping[str, int]) -> str:
+    aspects = [name.removesuffix(" expected") for name in sums if name.endswith(" expected")]
+    found = [f"{sums[f'{each} verified']} of {sums[f'{each} expected']} {each}" for each in aspects]
+    wrong = [
+        f"{name} {count}"
+        for name, count in sums.items()
+        if count and name.partition(" ")[0] in aspects and not name.endswith((" expected", " verified"))
+    ]
+    of_users = f"{sums['users']} users, {sums['blocked']} of them blocked"
+    return f"Verified of {of_users}: {', '.join(found) or 'nothing'}. Wrong: {', '.join(wrong) or 'nothing'}."
 
 
 def _sums(receipt: Receipt) -> Counter[str]:
@@ -226,9 +239,11 @@ def _wanted(config: RetryConfig) -> FailedItems:
     if config.error_class and config.error_class not in ERROR_CLASSES:
         raise Misconfigured(f"error_class: {config.error_class!r} is none of {', '.join(ERROR_CLASSES)}.")
     return FailedItems(
+        Selection(
+            types=media_types(config.types),
+            items=frozenset(item_name(text) for text in config.items) or None,
+        ),
         users=tuple(config.users),
-        types=media_types(config.types),
-        items=frozenset(item_name(text) for text in config.items) or None,
         states=tuple(State(name) for name in config.states) or FAILED,
         error_class=config.error_class or None,
         limit=config.limit,

@@ -42,11 +42,8 @@ class Kept:
 class RenditionStore:
     """Derived media in one folder or bucket; any number of processes may share it. Everything raises ServiceUnreachable
     where the store does not answer, or does not do what it is told. `url`: a path, or any fsspec URL such as
-    `s3://bucket/renditions` or `memory://renditions`.
-
-    Raises:
-        Misconfigured: The URL's kind is unknown, or its driver is not installed.
-    """
+    `s3://bucket/renditions` or `memory://renditions`. Raises Misconfigured if the URL's kind is unknown, or its driver
+    is not installed."""
 
     def __init__(self, url: str) -> None:
         self._redact = Redactor(url_secrets(url))
@@ -61,11 +58,8 @@ class RenditionStore:
             _tighten(Path(self._root))
 
     def put(self, data: bytes, mime_type: str) -> BlobRef:
-        """Keep a blob under its CID; the same bytes twice are kept once.
-
-        Raises:
-            InvalidRecord: The bytes are not of the declared type (MEDIA-2).
-        """
+        """Keep a blob under its CID; the same bytes twice are kept once. Raises InvalidRecord if the bytes are not of
+        the declared type (MEDIA-2)."""
         actual = sniff(data)
         if actual != mime_type:
             raise InvalidRecord(f"The blob is declared {mime_type}, its bytes are {actual}")
@@ -75,11 +69,8 @@ class RenditionStore:
         return blob
 
     def open(self, cid: str) -> bytes:
-        """The bytes of a blob, hashed again on the way out.
-
-        Raises:
-            SourceMissing: They are gone, or damaged; damaged ones are removed, so that they can be made again.
-        """
+        """The bytes of a blob, hashed again on the way out. Raises SourceMissing if they are gone, or damaged; damaged
+        ones are removed, so that they can be made again."""
         data = self.read_file(_blob(cid))
         if data is None:
             raise SourceMissing(f"The rendition store has no blob {cid}; derive it again")
@@ -253,21 +244,13 @@ class SnapshotFiles:
         self._store = store
 
     def put_blob(self, cid: str, data: bytes) -> None:
-        """Keep a blob; the same one twice is kept once.
-
-        Raises:
-            InvalidRecord: The bytes are not those of `cid`.
-        """
+        """Keep a blob; the same one twice is kept once. Raises InvalidRecord if the bytes are not those of `cid`."""
         if blob_cid(data) != cid:
             raise InvalidRecord(f"The bytes for blob {cid} are not what their CID says; it was not kept.")
         self._put(_path("blobs", cid), data)
 
     def blob(self, cid: str) -> bytes:
-        """The bytes of a blob.
-
-        Raises:
-            SourceMissing: They are gone or damaged: no snapshot that needs them can be used.
-        """
+        """The bytes of a blob. Raises SourceMissing if they are gone or damaged: what needs them cannot be used."""
         return self._read(_path("blobs", cid), f"The snapshots' blob {cid}", lambda data: blob_cid(data) == cid)
 
     def put_repository(self, car: bytes) -> str:

@@ -14,7 +14,7 @@ from pymongo.errors import OperationFailure
 
 from ac_pipeline.cli.main import run
 from ac_pipeline.local.services.processes import LOOPBACK, free_port
-from ac_pipeline.local.services.servers import mongo_service, mongo_uri
+from ac_pipeline.local.services.stack import mongo_service, mongo_uri
 from ac_pipeline_tests.harness import Slice, open_slice
 from ac_pipeline_tests.tethered import Tethered
 

@@ -14,13 +14,12 @@ from ac_pipeline.defs.metadata import (
     ROWS,
     Metadata,
     dagster_failures,
-    items_links,
-    items_table,
-    table_of,
+    item_entries,
 )
-from ac_pipeline.defs.operator_jobs import KIND, answer_asset, tag_run
+from ac_pipeline.defs.operator_jobs import KIND, answer_asset, conclude, tag_run, work_of
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.operations.inspection.items import run_audit
 from ac_pipeline.operations.totals import mirror_totals
 
 TOTALS: Final = dg.AssetKey(["mirror", "totals"])
@@ -59,32 +58,32 @@ def derived_assets() -> list[dg.AssetSpec]:
 
 @dg.op(name="count_the_mirror", out=dg.Out(dg.Nothing))
 def count(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[PipelineResource]) -> None:
-    """Count everything, and list what failed. Raises dg.Failure: something could not be read."""
+    """Count everything, list what failed, and what was deleted. Raises dg.Failure: something could not be read."""
     tag_run(context, "count")
     with dagster_failures():
         totals = mirror_totals(pipeline.open(), failed=ROWS)
     numbers, said = totals.numbers(), totals.headline
     context.log.info(said)
-    metadata: Metadata = {"answer": said}
-    if totals.blocked:
-        metadata["blocked_now"] = table_of(totals.blocked[:ROWS], ("user", "reason"))
-    context.log_event(dg.AssetMaterialization(TOTALS, description=said, metadata={**metadata, **numbers}))
-    failed: Metadata = {}
-    if totals.failed:
-        failed["failed_items"] = items_table(totals.failed, users=True)
-        failed["failed_items_links"] = items_links(pipeline, totals.failed, limit=ROWS)
+    blocked = {f"blocked: {each['user']}": each["reason"] for each in totals.blocked[:ROWS]}
+    context.log_event(
+        dg.AssetMaterialization(TOTALS, description=said, metadata={"answer": said, **blocked, **numbers})
+    )
     by_state = {name: numbers[name] for name in ("quarantined", "deferred", "blocked")}
     kept = sum(by_state.values())
-    failed |= {"items": kept, "items_not_shown": kept - len(totals.failed), **by_state}
+    failed: Metadata = {"items": kept, **by_state, "items_not_shown": kept - len(totals.failed)}
+    failed |= item_entries(pipeline, totals.failed)
     said = f"{kept} items have not got where they should."
     context.log_event(dg.AssetMaterialization(ALL_FAILED_ITEMS, description=said, metadata=failed))
+    with dagster_failures():
+        using, parameters = work_of(context, pipeline), run_audit.parse({})
+        conclude(context, using, run_audit, parameters, run_audit.run(using, parameters))
 
 
 @dg.job(
     name=COUNT_MIRROR,
     tags=KIND,
-    description="Counts documents, records and what is kept back, and lists every failed item: mirror/totals and "
-    "operations/failed_items. Writes nothing.",
+    description="Counts documents, records and what is kept back, lists every failed item, and what was deleted: "
+    "mirror/totals, operations/failed_items and operations/show_audit. Writes nothing.",
 )
 def count_mirror() -> None:
     count()

@@ -8,8 +8,7 @@ import pytest
 
 from ac_pipeline.defs.checks import CHECKS
 from ac_pipeline.local.dagster_ui import SUCCEEDED, Check
-from ac_pipeline.local.demo import VERIFIED, Verified
-from ac_pipeline.local.demo_screen import Screen
+from ac_pipeline.local.demo import VERIFIED, Screen, Verified
 from ac_pipeline.media.registry import MEDIA_TYPES
 
 RECORDS = "records_match_documents"
