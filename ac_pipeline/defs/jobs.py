@@ -93,8 +93,7 @@ def busy_keys(
     Args:
         existing: All partition keys, in the order in which they were added: what the ranges of runs refer to.
         apart_from: Names of jobs whose runs do not count, because they write nothing.
-        one_by_one: Names of jobs of whose runs those users do not count that they are done with, although they go on
-            with others.
+        one_by_one: Names of jobs whose runs count no more for the users they are done with.
     """
     places = {key: place for place, key in enumerate(existing)}
     runs: set[str] = set()

@@ -83,11 +83,6 @@ class PipelineResource(ExitStack):
         """Run exactly these items, several accounts at once; outcomes as they come."""
         return starmap(Outcome, retry_accounts(self.open().engine, retries, run_id, self._workers))
 
-    def survey(self, account: Account, types: Sequence[MediaType]) -> AccountReport:
-        """The dry run of one account: what a sync would do. Raises Transient: something could not be read."""
-        _, report = self.open().engine.survey(account, Selection(types=tuple(types)))
-        return report
-
     def verify(
         self, accounts: Sequence[Account], types: Sequence[MediaType], *, blobs: bool, run_id: str
     ) -> Iterator[Taken]:

@@ -285,7 +285,7 @@ def _proven(
     if report.blocked is not None or report.failures:
         return {}
     try:
-        survey = pipeline.survey(outcome.account, types)
+        _, survey = pipeline.open().engine.survey(outcome.account, Selection(types=tuple(types)))
     except Transient as error:
         context.log.warning(f"{outcome.account.key}: whether the rest is in order could not be read: {error.message}")
         return {}

@@ -50,12 +50,8 @@ class Webhook:
         self._http = httpx.Client(transport=transport, trust_env=False)
 
     def send(self, payload: Mapping[str, Any]) -> None:
-        """Deliver one message.
-
-        Raises:
-            Transient: It was not delivered; the same may succeed later.
-            Misconfigured: The receiver refuses it: the address or its rights are wrong.
-        """
+        """Deliver one message. Raises Transient: it was not delivered, and may be later; Misconfigured: the receiver
+        refuses it, for the address or its rights are wrong."""
         limit = Limit("TIMEOUT", min(MESSAGE_SECONDS, self._ends - self._clock()), 1)
         if limit.seconds <= 0:
             raise ServiceUnreachable("The alert webhook was not asked: the time of this tick is used up.")

@@ -145,13 +145,9 @@ def _specs() -> list[dg.AssetSpec]:
 def changed_users_job(pipeline_resource: object, retry_seconds: float = RETRY_SECONDS) -> dg.JobDefinition:
     """The job `sync_changed_users`: one run over users whose partition keys are no range, for a run each costs 1.5 CPU
     seconds before it begins. Of each user it says the same as the step of the assets. It targets no partition, so its
-    failure turns none red: who still has work afterwards gets a run of the partition from the sensor.
-
-    Args:
-        pipeline_resource: The resource `pipeline`. Given here, because a job that waits for the resources of the
-            definitions is copied together with its sensor, and Dagster 1.13 warns of a beta parameter then.
-        retry_seconds: Before the first retry of its op.
-    """
+    failure turns none red: who still has work afterwards gets a run of the partition from the sensor. The resource
+    `pipeline` is given here, because a job that waits for the resources of the definitions is copied together with its
+    sensor, and Dagster 1.13 warns of a beta parameter then. `retry_seconds`: before the first retry of its op."""
 
     @dg.op(name=CHANGED_STEP, retry_policy=retries(RECORD_RETRIES, retry_seconds), pool=CHANGED, out=dg.Out(dg.Nothing))
     def changed_users_records(
