@@ -70,8 +70,7 @@ USERS_FIELD: Final = "users"  # Field of an op's config that lists the keys a ru
 _RECORDS: Final = frozenset(records_key(media) for media in MEDIA_TYPES)
 
 BACKFILL_ENDED: Final = frozenset({"COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"})
-_BACKFILLS_LOOKED_AT: Final = 50
-"""Newest backfills; one that still runs is hardly older than fifty others."""
+_BACKFILLS_LOOKED_AT: Final = 50  # Newest backfills; one that still runs is hardly older than fifty others
 
 
 class Busy(NamedTuple):

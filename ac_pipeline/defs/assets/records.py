@@ -36,8 +36,7 @@ from ac_pipeline.wiring import lexicons_of_types
 STEP: Final = "atproto_records"
 SYNC_CHANGED_USERS: Final = "sync_changed_users"
 CHANGED_STEP: Final = "changed_users_records"
-FULL: Final = "full"
-"""Name of the field below, for run configs."""
+FULL: Final = "full"  # Name of the field below, for run configs
 
 
 class RecordsConfig(dg.Config):
