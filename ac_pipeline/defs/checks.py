@@ -468,16 +468,11 @@ def record_checks() -> list[dg.AssetCheckSpec]:
 def evaluate_checks(
     pipeline: PipelineResource, selected: Iterable[dg.AssetCheckKey], run: Sequence[str] | None = None
 ) -> Iterator[dg.AssetCheckResult]:
-    """Evaluate the selected checks on ledger and receipts as they are now.
+    """Evaluate the selected checks on ledger and receipts as they are now; dg.Failure is raised where these could not
+    be read. `run`: partition keys that this run has verified; None for a run that verified nobody.
 
     Every step that writes the records does, before it may fail: a check of its own would be skipped for the whole range
     as soon as one user fails, and one that is left out shows as "not evaluated" from the next materialisation on.
-
-    Args:
-        run: Partition keys that this run has verified; None for a run that verified nobody.
-
-    Raises:
-        dg.Failure: Ledger or receipts could not be read.
     """
     chosen = {(key.asset_key, key.name) for key in selected}
     wanted = {

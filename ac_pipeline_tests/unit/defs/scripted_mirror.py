@@ -222,6 +222,7 @@ class _Opened:
         )
         self.server, self.receipts, self.ledger = _Server(mirror), mirror.receipts, _Ledger(mirror)
         self.changes, self.safeguard = _Changes(mirror), _Safeguard(mirror)
+        self.engine = SimpleNamespace(survey=lambda account, wanted: (None, mirror.survey(account, wanted.types)))
         self.accounts = SimpleNamespace(
             all=lambda: list(mirror.accounts().values()),
             select=lambda users: [mirror.accounts()[user] for user in users],
