@@ -58,6 +58,15 @@ def test_a_user_with_three_items_is_served(world: World) -> None:
     assert sync_all(world, users) == (3, 0)
 
 
+@pytest.mark.parametrize(("lost", "deleted"), [(12, 12), (13, 0)])
+def test_more_than_half_of_what_a_user_has_waits_for_a_person(world: World, lost: int, deleted: int) -> None:
+    """GUARD-1: one mood over the half of 24; everybody's share of the day would let both go."""
+    people(world, 10, 12)
+    (user,), moods = people(world, 1, 24)
+    lose(world, moods[:lost])
+    assert sync_all(world, [user]) == (deleted, lost - deleted)
+
+
 @pytest.mark.parametrize("memory", ["as it is", "no look before", "ledger lost"])
 @pytest.mark.parametrize("instead", [False, True], ids=["gone", "imported anew under other ids"])
 def test_a_collection_lost_from_many_users_with_few_items_each_loses_no_record(
