@@ -22,9 +22,9 @@ from ac_pipeline.items import State
 from ac_pipeline.local.seed.artwork import pixel_art
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.operations.declare import Declaration, Report, Work
-from ac_pipeline.operations.removal.renditions import RENDITIONS
-from ac_pipeline.operations.removal.restore import RESTORE
-from ac_pipeline.operations.removal.wipe import WIPE
+from ac_pipeline.operations.removal.renditions import run_renditions
+from ac_pipeline.operations.removal.restore import run_restore
+from ac_pipeline.operations.removal.wipe import run_wipe
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline_tests.dagster_rows import plain
 from ac_pipeline_tests.harness import USER_BUCKET, Slice, open_slice
@@ -51,7 +51,7 @@ def done(slice_: Slice, operation: Declaration[Any], **given: Any) -> Report:
 def prune(slice_: Slice, *, later: timedelta = timedelta(days=8), **given: Any) -> Report:
     """What the operation answers so much later."""
     slice_.pipeline.engine.now = lambda: datetime.now(UTC) + later
-    return done(slice_, RENDITIONS, prune=True, **given)
+    return done(slice_, run_renditions, prune=True, **given)
 
 
 def numbers(report: Report) -> dict[str, int]:
@@ -131,7 +131,7 @@ def test_what_an_item_came_to_need_meanwhile_stays(place: Slice, object_server: 
             place.pipeline.ledger.save([known.with_(derived=changed)])
 
     work = Work(place.pipeline, "run", record, lambda _: None)
-    report = RENDITIONS.run(work, RENDITIONS.parse({"prune": True, "confirm": 1}))
+    report = run_renditions.run(work, run_renditions.parse({"prune": True, "confirm": 1}))
     assert report.headline == "0 renditions were deleted."
     assert store.has(blob.cid)
     assert store.has(cid)
@@ -142,13 +142,13 @@ def test_a_snapshot_there_brings_everything_back_and_is_never_pruned(place: Slic
     ada = place.user("ada")
     painting(place, object_server, ada, "one", 1)
     place.sync(ada)
-    before, seen = place.listed(ada, "painting"), done(place, WIPE, user="ada")
+    before, seen = place.listed(ada, "painting"), done(place, run_wipe, user="ada")
     assert seen.confirm == 1
-    done(place, WIPE, user="ada", confirm=1)
+    done(place, run_wipe, user="ada", confirm=1)
     assert place.listed(ada, "painting") == {}
     place.pipeline.store.put(pixel_art(16, 16, seed=9), "image/png")
     assert numbers(prune(place, confirm=1))["unneeded"] == 1
-    done(place, RESTORE, user="ada", source="latest")
+    done(place, run_restore, user="ada", source="latest")
     assert place.listed(ada, "painting") == before
 
 
