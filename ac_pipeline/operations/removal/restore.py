@@ -223,6 +223,7 @@ class Restore(Removal):
     uploaded: set[str] = field(default_factory=set, init=False)  # CIDs of blobs
     sent: set[str] = field(default_factory=set, init=False)  # Paths of records without an answer
     linked: set[str] = field(default_factory=set, init=False)  # Documents
+    waiting: list[Transient] = field(default_factory=list, init=False)  # Why records were refused for a time
 
     def __post_init__(self) -> None:
         held = self.snapshot.types
@@ -283,12 +284,11 @@ class Restore(Removal):
         report.present = len(plan.present) - sum(report.restored.values())
         operations = [operation for operation in plan.operations if operation.path not in self.refused]
         self.sent = {operation.path for operation in operations}
-        waiting: list[Transient] = []
 
         def refuse(outcome: Refused) -> ItemFailure:
             """Only the report knows of it: in the ledger it would keep the sync from writing the item anew."""
             if isinstance(outcome.error, Transient):
-                waiting.append(outcome.error)
+                self.waiting.append(outcome.error)
             saved, failure = plan.saved[outcome.operation.path], failure_of(outcome.stage, outcome.error)
             code = saved.document.code if saved.document else None
             return ItemFailure.of(saved.item, self.account.key, failure, State.QUARANTINED, code=code, attempts=1)
@@ -300,8 +300,8 @@ class Restore(Removal):
             batch = [plan.saved[operation.path] for operation in committed.operations]
             self._count(batch)
             self._record_present(batch)
-        if waiting:
-            raise waiting[0]
+        if self.waiting:  # of this attempt, or of one that somebody's change ended
+            raise self.waiting[0]
 
     def _count(self, saved: Sequence[Saved]) -> None:
         for name, number in Counter(each.counted for each in saved).items():

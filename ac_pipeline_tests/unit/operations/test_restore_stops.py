@@ -13,6 +13,7 @@ from ac_pipeline.errors import (
     OutcomeUnknown,
     RateLimited,
     RecordRefused,
+    RepositoryMoved,
     ServiceUnreachable,
     SourceMissing,
 )
@@ -140,6 +141,26 @@ def test_an_upload_that_hits_a_limit_leaves_the_hold(world: Guarded) -> None:
     assert world.holds(user)
     assert world.restore(user).clean
     assert world.contents(user) == before
+
+
+def test_an_upload_that_hits_a_limit_leaves_the_hold_although_somebody_writes_in_between(world: Guarded) -> None:
+    """LIMIT-6, WRITE-9, PLAN-6: the attempt that follows leaves the media out and does not end well for that."""
+    user = world.user()
+    world.one_of_each(user)
+    before = world.contents(user)
+    world.pds.refusals[MOOD, next(iter(world.records(user, "mood")))] = RecordRefused("no", status=400)
+    assert world.wipe(user).left == 1
+    world.heal()
+    world.pds.fail("upload_blob", RateLimited("spent", retry_after=60))
+    world.pds.fail("apply_writes", RepositoryMoved("somebody else"))
+    report = world.restore(user)
+    assert isinstance(report.error, RateLimited)
+    assert report.restored == {"kidlisp": 1, "piece": 1}
+    assert world.holds(user)
+    assert world.snapshots()[0].open
+    assert world.restore(user).clean
+    assert world.contents(user) == before
+    assert not world.snapshots()[0].open
 
 
 @pytest.mark.slow
