@@ -168,7 +168,7 @@ def restore_from_mongo(
     report = RestoreReport(account.key, source=MONGO)
     with vault.audit.during("restore", [account], [media.name for media in types], why=why) as entry:
         engine.ledger.release(account, types)
-        vault.close(account)
+        vault.close(account, types)
         report.sync = engine.sync(account, Selection(types=tuple(types)), run_id)
         report.error = report.sync.error or report.sync.blocked
         report.restored = {name: tally.written for name, tally in report.sync.types.items() if tally.written}
@@ -264,7 +264,7 @@ class Restore(Removal):
                     entry.counts = dict(report.restored)
             if report.error is None:
                 engine.ledger.release(self.account, self.types)
-                self.vault.close(self.account)
+                self.vault.close(self.account, self.types)
         self.conclude()
         return report
 

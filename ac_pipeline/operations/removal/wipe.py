@@ -153,11 +153,12 @@ class Wipe(Removal):
             return None
 
     def _holds_all(self, chain: Sequence[Snapshot], repository: Repository) -> bool:
-        """True if the first of these snapshots is of these types and holds every copy, and all of them together hold
-        every record that is present, byte by byte."""
+        """True if the first of these snapshots is of these types, none of which was restored since, and holds every
+        copy, and all of them together hold every record that is present, byte by byte."""
         kept, newest = self._kept(chain), self.vault.contents(chain[0])
         return all(
             media.name in chain[0].types
+            and media.name not in chain[0].ended
             and {(record.rkey, record.cid) for record in existing_records(repository, media)}
             <= {(record.rkey, record.cid) for record in kept[media.name]}
             for media in self.types
@@ -296,7 +297,7 @@ class Wipe(Removal):
         self._present(repository, "")
         wiped, ledger = {media.name for media in self.types}, self.vault.engine.ledger
         if not self.report.left:
-            self.vault.close(self.account, wiped)
+            self.vault.close(self.account, self.types)
         # A repository that holds nothing of ours any more is marked: whatever somebody else did to it is known
         # (VERIFY-9). Else the mark has followed each commit, unless somebody else's change is still to be looked at.
         known, left = ledger.checkpoint(repository.did), {media.name: 0 for media in MEDIA_TYPES}

@@ -18,6 +18,7 @@ from ac_pipeline.errors import (
     SourceMissing,
 )
 from ac_pipeline.items import State
+from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline_tests.unit.operations.guarded import Guarded, killed_at
 from ac_pipeline_tests.unit.operations.wiped import settled, wiped
 from ac_pipeline_tests.unit.sync.world import totals
@@ -160,6 +161,38 @@ def test_an_upload_that_hits_a_limit_leaves_the_hold_although_somebody_writes_in
     assert world.snapshots()[0].open
     assert world.restore(user).clean
     assert world.contents(user) == before
+    assert not world.snapshots()[0].open
+
+
+@pytest.mark.parametrize("source", ["latest", "mongo"])
+def test_a_restore_of_one_type_does_not_end_the_wipe_of_the_others(world: Guarded, source: str) -> None:
+    """PLAN-5, PLAN-6: the snapshot of the wipe that goes on names the one that has what went before."""
+    user = world.user()
+    world.moods(user, 500)
+    world.one_of_each(user)
+    before = world.contents(user)
+    world.pds.fail("apply_writes", ServiceUnreachable("down"), call=2)
+    assert world.wipe(user).deleted == {"kidlisp": 1, "mood": 199}
+    assert world.restore(user, "mood", source=source).clean
+    plan = world.plan(user)
+    assert (plan.unfinished, plan.confirmed) == (world.snapshots()[0].id, None)  # what came back was agreed to no more
+    report = world.wipe(user)
+    assert (report.clean, len(report.snapshots)) == (True, 2)
+    assert world.restore(user).clean
+    assert world.contents(user) == before
+    assert not any(snapshot.open for snapshot in world.snapshots())
+
+
+def test_restores_of_one_type_after_the_other_end_an_unfinished_wipe(world: Guarded) -> None:
+    """PLAN-6: the number it was started with is not good for a later one."""
+    user = world.user()
+    world.moods(user, 300)
+    world.one_of_each(user)
+    world.pds.fail("apply_writes", ServiceUnreachable("down"), call=2)
+    world.wipe(user)
+    for media in MEDIA_TYPES:
+        assert world.snapshots()[0].open
+        assert world.restore(user, media.name).clean
     assert not world.snapshots()[0].open
 
 
