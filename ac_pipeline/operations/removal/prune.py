@@ -112,7 +112,7 @@ def forget(
             for each in current:
                 vault.files.remove("manifests", each.id)
                 vault.index.remove(each.id)
-            audited.counts.update(counts, blobs=gone)
+            audited.counts = counts | {"blobs": gone}
     return replace(plan, blobs=gone, shared=plan.shared + plan.blobs - gone)
 
 

@@ -172,7 +172,7 @@ def restore_from_mongo(
         report.sync = engine.sync(account, Selection(types=tuple(types)), run_id)
         report.error = report.sync.error or report.sync.blocked
         report.restored = {name: tally.written for name, tally in report.sync.types.items() if tally.written}
-        entry.counts.update(report.restored)
+        entry.counts = dict(report.restored)
         if report.error is not None:
             entry.outcome = f"stopped: {report.error.message}"
     report.seconds = monotonic() - started

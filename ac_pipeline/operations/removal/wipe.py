@@ -119,7 +119,7 @@ class Wipe(Removal):
                     if report.failures:
                         entry.outcome = f"done but for {len(report.failures)} records"
                 finally:
-                    entry.counts.update(report.deleted)
+                    entry.counts = dict(report.deleted)
         report.links_cleared = len(self.removals.cleared)
         self.conclude()
         return report

@@ -196,6 +196,15 @@ def test_restores_of_one_type_after_the_other_end_an_unfinished_wipe(world: Guar
     assert not world.snapshots()[0].open
 
 
+def test_a_restore_that_finds_everything_there_is_audited_with_nothing(world: Guarded) -> None:
+    """PLAN-6: the audit says what was changed in the end, not what was planned."""
+    user, _, before = wiped(world)
+    world.restore(user)
+    assert sum(world.audit.lines[-1].counts.values()) == len(before)
+    world.restore(user)
+    assert (world.audit.lines[-1].counts, world.audit.lines[-1].outcome) == ({}, "done")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [False, True])
 def test_a_kill_at_any_call_of_a_restore_doubles_nothing(after: bool) -> None:
