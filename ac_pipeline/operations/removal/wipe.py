@@ -27,7 +27,7 @@ from ac_pipeline.operations.removal.snapshot import open_vault
 from ac_pipeline.operations.removal.steps import Removal, RemovalReport
 from ac_pipeline.sync.costs import Price, price
 from ac_pipeline.sync.engine import Engine
-from ac_pipeline.sync.planning.copies import COPIED, copies_of, deletion, of_records
+from ac_pipeline.sync.planning.copies import COPIED, copies_of, deletion, of_type
 from ac_pipeline.sync.planning.plan import Existing, Kind, Operation, Wanted, existing_records, failure_of, same_content
 from ac_pipeline.sync.report import ItemFailure
 from ac_pipeline.sync.writing.recorder import Entries, end_of
@@ -181,7 +181,7 @@ class Wipe(Removal):
         copies = [
             deletion(media, copy, reason, copy.ref or copy.source or copy.rkey)
             for media in self.types
-            for copy in of_records(found, media, present[media.name])
+            for copy in of_type(found, media, self.removals.known(media, present[media.name]))
         ]
         self.report.left = sum(map(len, present.values())) + len(copies)
         return present, copies
@@ -342,6 +342,11 @@ class Removals:
                 if link is not None and link.rkey is not None and link.did in (None, account.did):
                     linked[link.rkey].append(document)
             self._documents[media.name], self._linked[media.name] = documents, linked
+
+    def known(self, media: MediaType, records: Iterable[Existing]) -> set[str]:
+        """Documents of a type that Mongo or the ledger knows of this account, or that these records name."""
+        ledger = {entry.document for entry in self._entries.all() if entry.type == media.name}
+        return self._documents[media.name].keys() | ledger | {each.ref for each in records if each.ref is not None}
 
     def document(self, media: MediaType, record: Existing) -> Document | None:
         """The document a record names; of one that names nothing, the document whose link names it, else one that

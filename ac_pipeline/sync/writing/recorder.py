@@ -57,6 +57,9 @@ class Entries:
         """Take over entries, from the ledger or about to be stored in it."""
         self._known.update({entry.item: entry for entry in entries})
 
+    def all(self) -> Iterable[LedgerEntry]:
+        return self._known.values()
+
     def of(self, item: str) -> LedgerEntry | None:
         return self._known.get(item)
 
