@@ -17,7 +17,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import at_uri, record_cid
 from ac_pipeline.errors import InvalidDocument, InvalidRecord, Misconfigured, Transient
-from ac_pipeline.items import Attempt, LedgerEntry, Stage, State, item_id
+from ac_pipeline.items import LedgerEntry, State, item_id
 from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType, Verdict
 from ac_pipeline.media.eligibility import why_withdrawn
 from ac_pipeline.mongo.ledger.collections import Snapshot
@@ -42,7 +42,7 @@ from ac_pipeline.sync.planning.plan import (
 from ac_pipeline.sync.ports import Ledger
 from ac_pipeline.sync.report import AccountReport, ItemFailure
 from ac_pipeline.sync.selection import Selection
-from ac_pipeline.sync.writing.recorder import Entries
+from ac_pipeline.sync.writing.recorder import Entries, end_of
 from ac_pipeline.sync.writing.writer import Refused
 
 MONGO, LATEST = "mongo", "latest"  # What a restore can be made from besides the id of a snapshot
@@ -291,7 +291,7 @@ class Restore(Removal):
                 self.waiting.append(outcome.error)
             saved, failure = plan.saved[outcome.operation.path], failure_of(outcome.stage, outcome.error)
             code = saved.document.code if saved.document else None
-            return ItemFailure.of(saved.item, self.account.key, failure, State.QUARANTINED, code=code, attempts=1)
+            return ItemFailure.of(saved.item, self.account.key, failure, end_of(failure), code=code, attempts=1)
 
         writer = self.vault.engine.writer(
             self.account, lambda operation, blob: self.vault.files.blob(blob.cid), self.uploaded
@@ -340,12 +340,7 @@ class Restore(Removal):
         if known is not None and known.state in _THERE and (known.rkey, known.cid, known.did) == where:
             return None
         if saved.document is None:
-            if known is None:
-                return None
-            now = self.vault.engine.now()
-            line = Attempt(now, self.run_id, Stage.WRITE, State.WRITTEN, None, "restored")
-            history = (*known.history, line)
-            return known.with_(state=State.WRITTEN, cid=record.cid, run_id=self.run_id, updated_at=now, history=history)
+            return self.entries.restored(item, record.rkey, record.cid) if known is not None else None
         derived = known.derived if known is not None else None
         wanted = Wanted(saved.document, record.value, record.cid, derived)
         entry = self.entries.written(wanted, record.rkey)

@@ -83,6 +83,11 @@ class Entries:
     def written(self, wanted: Wanted, rkey: str) -> LedgerEntry:
         return self._fulfilled(wanted, rkey, State.WRITTEN)
 
+    def restored(self, item: str, rkey: str, cid: str) -> LedgerEntry:
+        """A record without a document that is there again, whatever it was refused before."""
+        changes = {"cid": cid, "withdrawn_at": None}
+        return self._entry(item, None, State.WRITTEN, rkey=rkey, message="restored", changes=changes)
+
     def unchanged(self, wanted: Wanted, rkey: str) -> LedgerEntry | None:
         """None when the ledger says so already."""
         known, document, account = self._of(wanted.item), wanted.document, self._account

@@ -139,6 +139,7 @@ def test_an_upload_that_hits_a_limit_leaves_the_hold(world: Guarded) -> None:
     world.pds.fail("upload_blob", RateLimited("spent", retry_after=60))
     report = world.restore(user)
     assert isinstance(report.error, RateLimited)
+    assert {failure.state for failure in report.failures} == {State.DEFERRED}
     assert world.holds(user)
     assert world.restore(user).clean
     assert world.contents(user) == before
@@ -194,6 +195,23 @@ def test_restores_of_one_type_after_the_other_end_an_unfinished_wipe(world: Guar
         assert world.snapshots()[0].open
         assert world.restore(user, media.name).clean
     assert not world.snapshots()[0].open
+
+
+@pytest.mark.parametrize("document", [True, False])
+def test_a_refused_deletion_is_none_any_more_once_its_record_is_restored(world: Guarded, document: bool) -> None:
+    """DEL-6: no failure, and no deletion that is due."""
+    user = world.user()
+    mood = world.one_of_each(user)["mood"]
+    key, item = world.entry("mood", mood).rkey, mood
+    if not document:
+        key = item = world.put(user, "mood", A, {"text": "nobody's", "when": WHEN_TEXT})
+    world.pds.refusals[MOOD, str(key)] = RecordRefused("no", status=400, answer="it stays")
+    assert world.wipe(user).left == 1
+    assert world.entry("mood", item).withdrawn_at is not None
+    world.heal()
+    world.restore(user)
+    entry = world.entry("mood", item)
+    assert (entry.state, entry.failure, entry.withdrawn_at, entry.deferred_until) == (State.WRITTEN, None, None, None)
 
 
 def test_a_restore_that_finds_everything_there_is_audited_with_nothing(world: Guarded) -> None:
