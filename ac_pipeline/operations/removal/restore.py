@@ -246,10 +246,9 @@ class Restore(Removal):
             SourceMissing: The snapshot is not whole; nothing was begun.
             Blocked, Transient: Nothing was begun. What ends a restore that has begun is in its report.
         """
-        self.started = monotonic()
         # Of an account that is being deleted everything is held back, which its plan says.
         did, engine, report = self.repository_of("restore to", leaving=True), self.vault.engine, self.report
-        with engine.ledger.lease(did, engine.holder):
+        with self.leased(did):
             # The snapshot and the earlier ones of its wipe, each verified with its blobs, newest first.
             contents = [self.vault.check(each, self.types) for each in self.vault.chain(self.snapshot)]
             counts = {media.name: self.snapshot.records.get(media.name, 0) for media in self.types}
@@ -258,14 +257,12 @@ class Restore(Removal):
                     for media in self.types:
                         self.entries.know(engine.ledger.load(self.account, media).values())
                     self.until_unmoved("restored", lambda: self._attempt(contents, engine.server.read_repository(did)))
+                    engine.ledger.release(self.account, self.types)
+                    self.vault.close(self.account, self.types)
                     if report.held or report.failures:
                         entry.outcome = f"done; {len(report.held)} held back, {len(report.failures)} refused"
                 finally:
                     entry.counts = dict(report.restored)
-            if report.error is None:
-                engine.ledger.release(self.account, self.types)
-                self.vault.close(self.account, self.types)
-        self.conclude()
         return report
 
     def _decide(self, snapshots: list[Repository], repository: Repository) -> RestorePlan:
@@ -580,7 +577,7 @@ def _restored(report: RestoreReport, types: Sequence[MediaType]) -> Report:
         lines = list(report.sync.notes)
     if on_hold:
         lines.append(f"Still on hold: {on_hold}.")
-    elif report.sync is None:
+    elif report.sync is None and report.error is None:
         lines.append("Nothing is on hold: the next sync brings these records up to date with Mongo.")
     headline = f"{sum(report.restored.values())} records of {report.user} were brought back from {report.source}."
     if report.error is not None:

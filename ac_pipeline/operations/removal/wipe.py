@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from time import monotonic
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
@@ -103,9 +102,8 @@ class Wipe(Removal):
             Misconfigured: Another number of records would be deleted; nothing was written.
             Blocked, Transient: Nothing was begun. What ends a wipe that has begun is in its report.
         """
-        self.started = monotonic()
-        did, engine, report = self.repository_of("wipe"), self.vault.engine, self.report
-        with engine.ledger.lease(did, engine.holder):
+        did, report = self.repository_of("wipe"), self.report
+        with self.leased(did):
             read = self.vault.read(did)
             plan = self._decide(read[1])
             if self.confirm is None or self.confirm not in (plan.total, plan.confirmed):
@@ -120,8 +118,7 @@ class Wipe(Removal):
                         entry.outcome = f"done but for {len(report.failures)} records"
                 finally:
                     entry.counts = dict(report.deleted)
-        report.links_cleared = len(self.removals.cleared)
-        self.conclude()
+                    report.links_cleared = len(self.removals.cleared)
         return report
 
     def _decide(self, repository: Repository) -> WipePlan:

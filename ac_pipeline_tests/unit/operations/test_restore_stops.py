@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -9,6 +11,7 @@ import pytest
 
 from ac_pipeline.errors import (
     HeldBack,
+    LeaseHeld,
     Misconfigured,
     OutcomeUnknown,
     RateLimited,
@@ -221,6 +224,62 @@ def test_a_restore_that_finds_everything_there_is_audited_with_nothing(world: Gu
     assert sum(world.audit.lines[-1].counts.values()) == len(before)
     world.restore(user)
     assert (world.audit.lines[-1].counts, world.audit.lines[-1].outcome) == ({}, "done")
+
+
+@pytest.mark.parametrize("act", ["wipe", "restore"])
+def test_a_lease_that_was_lost_in_between_is_in_the_report(
+    world: Guarded, act: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PLAN-5, PLAN-6, WRITE-12: with all that was done; one that could not be had at all begins nothing."""
+    user = world.user()
+    world.one_of_each(user)
+    before, plan = world.contents(user), world.plan(user)
+    if act == "restore":
+        world.wipe(user)
+    lines = len(world.audit.lines)
+
+    @contextmanager
+    def lost(*_: Any) -> Iterator[None]:
+        yield
+        raise LeaseHeld("it was lost")
+
+    @contextmanager
+    def never(*_: Any) -> Iterator[None]:
+        raise LeaseHeld("another run has it")
+        yield
+
+    def run() -> Any:
+        return world.wipe(user, confirm=plan.total) if act == "wipe" else world.restore(user)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.ledger, "lease", never)
+        with pytest.raises(LeaseHeld):
+            run()
+        assert len(world.audit.lines) == lines
+        patch.setattr(world.ledger, "lease", lost)
+        report = run()
+    assert isinstance(report.error, LeaseHeld)
+    assert sum((report.deleted if act == "wipe" else report.restored).values()) == plan.total
+    assert world.contents(user) == ({} if act == "wipe" else before)
+
+
+def test_a_hold_that_cannot_be_released_is_in_the_report_and_the_audit(
+    world: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PLAN-6: what came back is told all the same, and the same command does the rest."""
+    user, _, before = wiped(world)
+
+    def down(*_: Any) -> None:
+        raise ServiceUnreachable("down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.ledger, "release", down)
+        report = world.restore(user)
+    assert (isinstance(report.error, ServiceUnreachable), sum(report.restored.values())) == (True, len(before))
+    assert world.audit.lines[-1].outcome == "stopped: down"
+    assert world.holds(user)
+    assert world.restore(user).clean
+    assert world.holds(user) == set()
 
 
 @pytest.mark.slow
