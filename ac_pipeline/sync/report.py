@@ -99,7 +99,7 @@ class AccountReport:
     versions: dict[str, Versions] = field(default_factory=dict)
     failures: list[ItemFailure] = field(default_factory=list)  # Items that were quarantined, or deferred by an error
     blocked: Blocked | None = None  # Why the account could not be used, or None
-    # The transient error that ended its sync early, or None; the account has to be run again
+    # The error that ended its sync early, or None; the account has to be run again
     error: PipelineError | None = None
     # What a person may want to know: records left alone, untrusted reads
     notes: list[str] = field(default_factory=list)
@@ -109,7 +109,7 @@ class AccountReport:
 
     @property
     def run_again(self) -> bool:
-        """True if a transient error outlived its retries: the partition fails."""
+        """True if an error ended its sync early: the partition fails."""
         return self.error is not None
 
     @property

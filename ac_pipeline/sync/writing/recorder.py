@@ -456,7 +456,8 @@ class Recorder:
         self._save(self._fail_rest(failure_of(Stage.WRITE, reason), State.DEFERRED, self._wait(reason)))
 
     def interrupt(self, error: PipelineError) -> None:
-        """An error outlived its retries: what is not written yet has to be run again."""
+        """An error outlived its retries: what is not written yet has to be run again. Its items wait even for one that
+        is permanent: it is about none of them, and one that is quarantined would not be tried again."""
         self.report.error = error
         saved = self._fail_rest(failure_of(Stage.WRITE, error), State.DEFERRED)
         try:
