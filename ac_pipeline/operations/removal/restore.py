@@ -25,7 +25,7 @@ from ac_pipeline.operations.declare import Report, Table, Work, declared, exit_c
 from ac_pipeline.operations.parameters import OfOneUser, OfTypes, dry_run_option, option, why_option
 from ac_pipeline.operations.plan import dry_run, known_limits, plan_report
 from ac_pipeline.operations.removal.snapshot import Vault, blobs_of, open_vault
-from ac_pipeline.operations.removal.steps import Removal, RemovalReport
+from ac_pipeline.operations.removal.steps import WipeOrRestore, WipeOrRestoreReport
 from ac_pipeline.sync.costs import Price, price
 from ac_pipeline.sync.planning.copies import COPIED, copies_of
 from ac_pipeline.sync.planning.plan import (
@@ -90,6 +90,8 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Held:
+    """A record that is held back, for a reason of its own; types that are paused are on hold."""
+
     saved: Saved
     reason: str
 
@@ -130,7 +132,7 @@ class RestorePlan:
 
 
 @dataclass(slots=True)
-class RestoreReport(RemovalReport):
+class RestoreReport(WipeOrRestoreReport):
     """What a restore did; `on_hold`: types for which it has to be run again."""
 
     source: str = ""  # `mongo`, or the id of the snapshot
@@ -154,7 +156,7 @@ class RestoreReport(RemovalReport):
                 "failures": [failure.to_json() for failure in self.sync.failures],
                 "blocked": self.sync.blocked.message if self.sync.blocked else None,
             }
-        return RemovalReport.to_json(self) | {"held": [held.to_json() for held in self.held], "sync": sync}
+        return WipeOrRestoreReport.to_json(self) | {"held": [held.to_json() for held in self.held], "sync": sync}
 
 
 # ----------------------------------------------------------------------------------------------------------- from Mongo
@@ -180,7 +182,7 @@ def restore_from_mongo(
 
 
 @dataclass
-class _NothingHeld:
+class _NoHolds:
     """A ledger that knows of no hold; everything else is the real one's."""
 
     _ledger: Ledger
@@ -212,7 +214,7 @@ def find_snapshot(vault: Vault, account: Account, types: Sequence[MediaType], so
 
 
 @dataclass(slots=True, kw_only=True)
-class Restore(Removal):
+class Restore(WipeOrRestore):
     """A restore from a snapshot: `plan` says what it would do, `run` does it. Misconfigured where the snapshot holds
     none of the types."""
 
@@ -226,10 +228,10 @@ class Restore(Removal):
     waiting: list[Transient] = field(default_factory=list, init=False)  # Why records were refused for a time
 
     def __post_init__(self) -> None:
-        held = self.snapshot.types
-        self.types = tuple(media for media in self.types if media.name in held)
+        kept = self.snapshot.types
+        self.types = tuple(media for media in self.types if media.name in kept)
         if not self.types:
-            raise Misconfigured(f"Snapshot {self.snapshot.id} holds {', '.join(held)} and none of the chosen types.")
+            raise Misconfigured(f"Snapshot {self.snapshot.id} holds {', '.join(kept)} and none of the chosen types.")
         self.report = RestoreReport(self.account.key, source=self.snapshot.id)
         self.entries = Entries(self.account, self.run_id, self.vault.engine.now)
 
@@ -546,7 +548,7 @@ def run_restore(work: Work, parameters: RestoreParameters) -> Report:
 def _planned_from_mongo(work: Work, account: Account, types: Sequence[MediaType]) -> Report:
     engine = work.pipeline.engine
     made = dry_run(
-        replace(engine, ledger=cast(Ledger, _NothingHeld(engine.ledger))),  # as once the holds are released
+        replace(engine, ledger=cast(Ledger, _NoHolds(engine.ledger))),  # as once the holds are released
         [account],
         Selection(types=tuple(types)),
         limits=known_limits(work.pipeline),

@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
-class RemovalReport:
+class WipeOrRestoreReport:
     user: str  # Partition key
     failures: list[ItemFailure] = field(default_factory=list)  # Records that the PDS refuses to delete or to take
     on_hold: list[str] = field(default_factory=list)  # Types that are on hold now
@@ -42,7 +42,7 @@ class RemovalReport:
 
 
 @dataclass(slots=True)
-class Removal:
+class WipeOrRestore:
     """A wipe or a restore of one account, which may be planned or carried out."""
 
     vault: Vault
@@ -50,7 +50,7 @@ class Removal:
     types: Sequence[MediaType]
     run_id: str = ""
     why: str = ""
-    report: RemovalReport = field(init=False)
+    report: WipeOrRestoreReport = field(init=False)
     refused: set[str] = field(default_factory=set, init=False)  # Paths the PDS refuses: they are not tried again
 
     def repository_of(self, purpose: str, *, leaving: bool = False) -> str:
