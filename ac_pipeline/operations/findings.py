@@ -97,15 +97,15 @@ def audited(
         return
     number, names = 0, [media.name for media in types]
     with work.pipeline.audit.during(action, accounts, names, why=why, counts=counts) as entry:
+        entry.counts = {counted_as: 0}
         for account in work.watch(title)(accounts, len(accounts)):
             try:
                 for result in act(account):
                     number += done(result)
-                    entry.counts[counted_as] = number
+                    entry.counts = {counted_as: number}
                     yield result
             except Blocked as error:
                 yield LeftOut(account.key, error)
-            entry.counts[counted_as] = number
 
 
 def findings_report(

@@ -189,7 +189,7 @@ def run_publish(work: Work, parameters: PublishParameters) -> Report:
         counts, why = {"breaking": sum(bool(each.breaking) for each in comparisons)}, parameters.why
         with pipeline.audit.during("publish-lexicons", [authority.account], [], why=why, counts=counts) as audited:
             published = publish(pipeline.lexicons, authority, pipeline.ledger, force=parameters.force)
-            audited.counts["published"] = len(published)
+            audited.counts = {"published": len(published)}
         pipeline.gate.comparisons()  # so that what is published now is remembered
     table = Table("would_be_published" if dry else "published", ("lexicon", "state", "changes"))
     for each in published:

@@ -139,7 +139,7 @@ def _by_plan(work: Work, parameters: SyncParameters) -> Report:
         types = [media.name for media in selection.types]
         with pipeline.audit.during("sync-plan", planned, types, plan_hash=plan.hash, counts=dict(plan.counts)) as entry:
             report = measured(work, reports(), plan.users)
-            entry.counts.update(done=same, done_before=before, moved=moved.count)
+            entry.counts = {"done": same, "done_before": before, "moved": moved.count}
     seen = _Verified(f"ac-pipeline sync --plan {plan.hash[:12]}" if parameters.canary is not None else None)
     for account in synced if parameters.canary is not None else ():
         seen.look(pipeline.engine, account, selection, report.run_id)

@@ -85,9 +85,9 @@ class Engine(Reader):
         """Make the account's repository equal to its eligible documents; of an account that is to be deleted, empty it.
 
         What has to be rendered is rendered without the lease, which an encoding would hold for minutes (MEDIA-23): all
-        of it before, and what is found to be missing under the lease in between. A `Blocked` account and a transient
-        error are in the report; raises Misconfigured when the gate is closed, or database or PDS have not what was
-        there.
+        of it before, and what is found to be missing under the lease in between. A `Blocked` account and
+        an error that ended its sync are in the report; raises Misconfigured when the gate is closed, or database or PDS
+        have not what was there.
         """
         started = monotonic()
         made: Made = {}

@@ -98,14 +98,14 @@ class AccountReport:
     versions: dict[str, Versions] = field(default_factory=dict)  # By type name, where all documents were read
     failures: list[ItemFailure] = field(default_factory=list)  # Items that were quarantined, or deferred by an error
     blocked: Blocked | None = None  # Why the account could not be used, or None
-    error: PipelineError | None = None  # The transient error that ended its sync early; it has to be run again
+    error: PipelineError | None = None  # What ended its sync early; the account has to be run again
     notes: list[str] = field(default_factory=list)  # For people: records left alone, untrusted reads
     seconds: float = 0.0
     skipped: list[Operation] = field(default_factory=list)  # Not in `Selection.agreed`, so not done
 
     @property
     def run_again(self) -> bool:
-        """True if a transient error outlived its retries: the partition fails."""
+        """True if an error ended its sync early: the partition fails."""
         return self.error is not None
 
     @property

@@ -97,7 +97,7 @@ def test_an_operation_is_recorded_before_it_starts_and_again_when_it_ends(audit:
     with audit.during("wipe", [ADA], ["mood"], why="asked", plan_hash="abc", counts={"mood": 3}) as audited:
         (started,) = audit.entries()
         assert (started.outcome, started.counts) == ("started", {"mood": 3})
-        audited.counts.update(mood=2)
+        audited.counts = {"mood": 2}
     (ended,) = audit.entries()
     assert ended == AuditEntry(
         "wipe",
@@ -115,6 +115,16 @@ def test_an_operation_is_recorded_before_it_starts_and_again_when_it_ends(audit:
     assert len(lines) == 2
     assert "hunter2" not in str(lines)
     assert ended.to_json()["when"] == ended.when.isoformat()
+
+
+@pytest.mark.parametrize(("changed", "counts"), [({}, {}), (None, {"mood": 3})], ids=["nothing", "unknown"])
+def test_what_was_planned_stays_only_where_nobody_knows_what_was_changed(
+    audit: MongoAudit, changed: dict[str, int] | None, counts: dict[str, int]
+) -> None:
+    """PLAN-5."""
+    with audit.during("wipe", [ADA], ["mood"], counts={"mood": 3}) as audited:
+        audited.counts = changed
+    assert [entry.counts for entry in audit.entries()] == [counts]
 
 
 def test_a_kill_leaves_its_trace(audit: MongoAudit) -> None:

@@ -63,7 +63,7 @@ class Audited:
     """An operation that goes on: what it may say of itself before it ends."""
 
     entry: AuditEntry
-    counts: dict[str, int] = field(default_factory=dict)
+    counts: dict[str, int] | None = None  # What it changed; None where that is not known
     outcome: str = DONE
 
 
@@ -128,6 +128,7 @@ class MongoAudit:
 
     def _end(self, audited: Audited, outcome: str) -> None:
         try:
-            self.record(replace(audited.entry, counts=audited.counts or audited.entry.counts, outcome=outcome))
+            counts = audited.entry.counts if audited.counts is None else audited.counts
+            self.record(replace(audited.entry, counts=counts, outcome=outcome))
         except Transient as error:  # the first line stays and tells that it began; the work is what it is
             _log.warning("%s", error.message)

@@ -188,6 +188,8 @@ class Snapshot:
     previous: str | None = None
     wipe: int | None = None  # How many records the wipe that took it was told to delete; None for one taken by itself
     open: bool = False  # True if that wipe has not come to its end
+    # Those of `types` for which it has, or which were restored since
+    ended: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
         """As JSON values; the account's Mongo id stays inside."""

@@ -505,4 +505,4 @@ def _healed(
             duplicates += sum(tally.duplicates_removed for tally in report.types.values())
             yield report
         if entry is not None:
-            entry.counts.update(deleted=deleted, duplicates=duplicates)
+            entry.counts = {"deleted": deleted, "duplicates": duplicates}

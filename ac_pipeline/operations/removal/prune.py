@@ -17,7 +17,7 @@ from ac_pipeline.mongo.ledger.collections import Snapshot
 from ac_pipeline.operations.declare import Report, Table, Work, declared
 from ac_pipeline.operations.parameters import OfOneUser, OfTypes, Parameters, confirm_option, option, why_option
 from ac_pipeline.operations.removal.snapshot import Vault, needed_blobs, open_vault, take_snapshot
-from ac_pipeline.operations.removal.wipe import Removals, path_of
+from ac_pipeline.operations.removal.wipe import DeletionRecorder, path_of
 from ac_pipeline.sync.planning.plan import existing_records
 
 FORGET = "forget-snapshots"  # The action, in the audit
@@ -112,7 +112,7 @@ def forget(
             for each in current:
                 vault.files.remove("manifests", each.id)
                 vault.index.remove(each.id)
-            audited.counts.update(counts, blobs=gone)
+            audited.counts = counts | {"blobs": gone}
     return replace(plan, blobs=gone, shared=plan.shared + plan.blobs - gone)
 
 
@@ -210,7 +210,7 @@ def _last_copies(vault: Vault, account: Account, snapshots: Sequence[Snapshot]) 
                 elsewhere |= set(vault.contents(other).records.items())
             except SourceMissing:  # a damaged one is no other copy
                 continue
-    removals = Removals(vault.engine, account, MEDIA_TYPES, "")
+    recorder = DeletionRecorder(vault.engine, account, MEDIA_TYPES, "")
     alone: set[tuple[str, str]] = set()
     for each in snapshots:
         try:
@@ -220,7 +220,7 @@ def _last_copies(vault: Vault, account: Account, snapshots: Sequence[Snapshot]) 
         for media in MEDIA_TYPES:
             for record in existing_records(repository, media) if media.name in each.types else ():
                 path = path_of(media, record)
-                if removals.document(media, record) is None and (path, record.cid) not in elsewhere:
+                if recorder.document(media, record) is None and (path, record.cid) not in elsewhere:
                     alone.add((f"{media.name} {path}", record.cid))
     return len(alone)
 

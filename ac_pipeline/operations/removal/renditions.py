@@ -69,7 +69,8 @@ def run_renditions(work: Work, parameters: RenditionsParameters) -> Report:
     headline = f"{number} renditions are needed by nothing: {sizes['unneeded']} bytes."
     if confirm is not None and parameters.confirms(confirm):
         with pipeline.audit.during(PRUNE, (), (), why=parameters.why, counts={"renditions": number}) as audited:
-            audited.counts["renditions"] = number = _delete(work, [row["rendition"] for row in unneeded])
+            number = _delete(work, [row["rendition"] for row in unneeded])
+            audited.counts = {"renditions": number}
         confirm, headline = None, f"{number} renditions were deleted."
     return Report(
         headline,

@@ -17,7 +17,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import at_uri, record_cid
 from ac_pipeline.errors import InvalidDocument, InvalidRecord, Misconfigured, Transient
-from ac_pipeline.items import Attempt, LedgerEntry, Stage, State, item_id
+from ac_pipeline.items import LedgerEntry, State, item_id
 from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType, Verdict
 from ac_pipeline.media.eligibility import why_withdrawn
 from ac_pipeline.mongo.ledger.collections import Snapshot
@@ -25,7 +25,7 @@ from ac_pipeline.operations.declare import Report, Table, Work, declared, exit_c
 from ac_pipeline.operations.parameters import OfOneUser, OfTypes, dry_run_option, option, why_option
 from ac_pipeline.operations.plan import dry_run, known_limits, plan_report
 from ac_pipeline.operations.removal.snapshot import Vault, blobs_of, open_vault
-from ac_pipeline.operations.removal.steps import Removal, RemovalReport
+from ac_pipeline.operations.removal.steps import WipeOrRestore, WipeOrRestoreReport
 from ac_pipeline.sync.costs import Price, price
 from ac_pipeline.sync.planning.copies import COPIED, copies_of
 from ac_pipeline.sync.planning.plan import (
@@ -42,7 +42,7 @@ from ac_pipeline.sync.planning.plan import (
 from ac_pipeline.sync.ports import Ledger
 from ac_pipeline.sync.report import AccountReport, ItemFailure
 from ac_pipeline.sync.selection import Selection
-from ac_pipeline.sync.writing.recorder import Entries
+from ac_pipeline.sync.writing.recorder import Entries, end_of
 from ac_pipeline.sync.writing.writer import Refused
 
 MONGO, LATEST = "mongo", "latest"  # What a restore can be made from besides the id of a snapshot
@@ -90,6 +90,8 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Held:
+    """A record that is held back, for a reason of its own; types that are paused are on hold."""
+
     saved: Saved
     reason: str
 
@@ -130,7 +132,7 @@ class RestorePlan:
 
 
 @dataclass(slots=True)
-class RestoreReport(RemovalReport):
+class RestoreReport(WipeOrRestoreReport):
     """What a restore did; `on_hold`: types for which it has to be run again."""
 
     source: str = ""  # `mongo`, or the id of the snapshot
@@ -154,7 +156,7 @@ class RestoreReport(RemovalReport):
                 "failures": [failure.to_json() for failure in self.sync.failures],
                 "blocked": self.sync.blocked.message if self.sync.blocked else None,
             }
-        return RemovalReport.to_json(self) | {"held": [held.to_json() for held in self.held], "sync": sync}
+        return WipeOrRestoreReport.to_json(self) | {"held": [held.to_json() for held in self.held], "sync": sync}
 
 
 # ----------------------------------------------------------------------------------------------------------- from Mongo
@@ -168,11 +170,11 @@ def restore_from_mongo(
     report = RestoreReport(account.key, source=MONGO)
     with vault.audit.during("restore", [account], [media.name for media in types], why=why) as entry:
         engine.ledger.release(account, types)
-        vault.close(account)
+        vault.close(account, types)
         report.sync = engine.sync(account, Selection(types=tuple(types)), run_id)
         report.error = report.sync.error or report.sync.blocked
         report.restored = {name: tally.written for name, tally in report.sync.types.items() if tally.written}
-        entry.counts.update(report.restored)
+        entry.counts = dict(report.restored)
         if report.error is not None:
             entry.outcome = f"stopped: {report.error.message}"
     report.seconds = monotonic() - started
@@ -180,7 +182,7 @@ def restore_from_mongo(
 
 
 @dataclass
-class _NothingHeld:
+class _NoHolds:
     """A ledger that knows of no hold; everything else is the real one's."""
 
     _ledger: Ledger
@@ -212,7 +214,7 @@ def find_snapshot(vault: Vault, account: Account, types: Sequence[MediaType], so
 
 
 @dataclass(slots=True, kw_only=True)
-class Restore(Removal):
+class Restore(WipeOrRestore):
     """A restore from a snapshot: `plan` says what it would do, `run` does it. Misconfigured where the snapshot holds
     none of the types."""
 
@@ -223,12 +225,13 @@ class Restore(Removal):
     uploaded: set[str] = field(default_factory=set, init=False)  # CIDs of blobs
     sent: set[str] = field(default_factory=set, init=False)  # Paths of records without an answer
     linked: set[str] = field(default_factory=set, init=False)  # Documents
+    waiting: list[Transient] = field(default_factory=list, init=False)  # Why records were refused for a time
 
     def __post_init__(self) -> None:
-        held = self.snapshot.types
-        self.types = tuple(media for media in self.types if media.name in held)
+        kept = self.snapshot.types
+        self.types = tuple(media for media in self.types if media.name in kept)
         if not self.types:
-            raise Misconfigured(f"Snapshot {self.snapshot.id} holds {', '.join(held)} and none of the chosen types.")
+            raise Misconfigured(f"Snapshot {self.snapshot.id} holds {', '.join(kept)} and none of the chosen types.")
         self.report = RestoreReport(self.account.key, source=self.snapshot.id)
         self.entries = Entries(self.account, self.run_id, self.vault.engine.now)
 
@@ -245,10 +248,9 @@ class Restore(Removal):
             SourceMissing: The snapshot is not whole; nothing was begun.
             Blocked, Transient: Nothing was begun. What ends a restore that has begun is in its report.
         """
-        self.started = monotonic()
         # Of an account that is being deleted everything is held back, which its plan says.
         did, engine, report = self.repository_of("restore to", leaving=True), self.vault.engine, self.report
-        with engine.ledger.lease(did, engine.holder):
+        with self.leased(did):
             # The snapshot and the earlier ones of its wipe, each verified with its blobs, newest first.
             contents = [self.vault.check(each, self.types) for each in self.vault.chain(self.snapshot)]
             counts = {media.name: self.snapshot.records.get(media.name, 0) for media in self.types}
@@ -257,14 +259,12 @@ class Restore(Removal):
                     for media in self.types:
                         self.entries.know(engine.ledger.load(self.account, media).values())
                     self.until_unmoved("restored", lambda: self._attempt(contents, engine.server.read_repository(did)))
+                    engine.ledger.release(self.account, self.types)
+                    self.vault.close(self.account, self.types)
                     if report.held or report.failures:
                         entry.outcome = f"done; {len(report.held)} held back, {len(report.failures)} refused"
                 finally:
                     entry.counts = dict(report.restored)
-            if report.error is None:
-                engine.ledger.release(self.account, self.types)
-                self.vault.close(self.account)
-        self.conclude()
         return report
 
     def _decide(self, snapshots: list[Repository], repository: Repository) -> RestorePlan:
@@ -283,15 +283,14 @@ class Restore(Removal):
         report.present = len(plan.present) - sum(report.restored.values())
         operations = [operation for operation in plan.operations if operation.path not in self.refused]
         self.sent = {operation.path for operation in operations}
-        waiting: list[Transient] = []
 
         def refuse(outcome: Refused) -> ItemFailure:
             """Only the report knows of it: in the ledger it would keep the sync from writing the item anew."""
             if isinstance(outcome.error, Transient):
-                waiting.append(outcome.error)
+                self.waiting.append(outcome.error)
             saved, failure = plan.saved[outcome.operation.path], failure_of(outcome.stage, outcome.error)
             code = saved.document.code if saved.document else None
-            return ItemFailure.of(saved.item, self.account.key, failure, State.QUARANTINED, code=code, attempts=1)
+            return ItemFailure.of(saved.item, self.account.key, failure, end_of(failure), code=code, attempts=1)
 
         writer = self.vault.engine.writer(
             self.account, lambda operation, blob: self.vault.files.blob(blob.cid), self.uploaded
@@ -300,8 +299,8 @@ class Restore(Removal):
             batch = [plan.saved[operation.path] for operation in committed.operations]
             self._count(batch)
             self._record_present(batch)
-        if waiting:
-            raise waiting[0]
+        if self.waiting:  # of this attempt, or of one that somebody's change ended
+            raise self.waiting[0]
 
     def _count(self, saved: Sequence[Saved]) -> None:
         for name, number in Counter(each.counted for each in saved).items():
@@ -340,12 +339,7 @@ class Restore(Removal):
         if known is not None and known.state in _THERE and (known.rkey, known.cid, known.did) == where:
             return None
         if saved.document is None:
-            if known is None:
-                return None
-            now = self.vault.engine.now()
-            line = Attempt(now, self.run_id, Stage.WRITE, State.WRITTEN, None, "restored")
-            history = (*known.history, line)
-            return known.with_(state=State.WRITTEN, cid=record.cid, run_id=self.run_id, updated_at=now, history=history)
+            return self.entries.restored(item, record.rkey, record.cid) if known is not None else None
         derived = known.derived if known is not None else None
         wanted = Wanted(saved.document, record.value, record.cid, derived)
         entry = self.entries.written(wanted, record.rkey)
@@ -555,7 +549,7 @@ def run_restore(work: Work, parameters: RestoreParameters) -> Report:
 def _planned_from_mongo(work: Work, account: Account, types: Sequence[MediaType]) -> Report:
     engine = work.pipeline.engine
     made = dry_run(
-        replace(engine, ledger=cast(Ledger, _NothingHeld(engine.ledger))),  # as once the holds are released
+        replace(engine, ledger=cast(Ledger, _NoHolds(engine.ledger))),  # as once the holds are released
         [account],
         Selection(types=tuple(types)),
         limits=known_limits(work.pipeline),
@@ -586,7 +580,7 @@ def _restored(report: RestoreReport, types: Sequence[MediaType]) -> Report:
         lines = list(report.sync.notes)
     if on_hold:
         lines.append(f"Still on hold: {on_hold}.")
-    elif report.sync is None:
+    elif report.sync is None and report.error is None:
         lines.append("Nothing is on hold: the next sync brings these records up to date with Mongo.")
     headline = f"{sum(report.restored.values())} records of {report.user} were brought back from {report.source}."
     if report.error is not None:

@@ -7,7 +7,7 @@ everything was read back and verified.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from uuid import uuid4
@@ -139,11 +139,13 @@ class Vault:
         found = (each for each in self.index.find(account=account.id) if each.complete and each.did == account.did)
         return next((each for each in found if any(each.records.get(media.name) for media in types)), None)
 
-    def close(self, account: Account, types: Collection[str] | None = None) -> None:
-        """No wipe of this account, or none that is of these types only, goes on any more."""
+    def close(self, account: Account, types: Sequence[MediaType]) -> None:
+        """No wipe of these types of this account goes on any more; one of others, too, does for those."""
+        names = {media.name for media in types}
         for snapshot in self.index.find(account=account.id):
-            if snapshot.open and (types is None or set(snapshot.types) <= set(types)):
-                self.index.save(replace(snapshot, open=False))
+            ended = tuple(name for name in snapshot.types if name in names or name in snapshot.ended)
+            if snapshot.open and ended != snapshot.ended:
+                self.index.save(replace(snapshot, ended=ended, open=ended != snapshot.types))
 
     def _keep_blobs(self, did: str, needed: dict[str, list[str]]) -> int:
         """Copy blobs, a few at a time; their bytes together."""

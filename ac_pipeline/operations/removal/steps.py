@@ -23,7 +23,7 @@ Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
-class RemovalReport:
+class WipeOrRestoreReport:
     user: str  # Partition key
     failures: list[ItemFailure] = field(default_factory=list)  # Records that the PDS refuses to delete or to take
     on_hold: list[str] = field(default_factory=list)  # Types that are on hold now
@@ -42,7 +42,7 @@ class RemovalReport:
 
 
 @dataclass(slots=True)
-class Removal:
+class WipeOrRestore:
     """A wipe or a restore of one account, which may be planned or carried out."""
 
     vault: Vault
@@ -50,9 +50,8 @@ class Removal:
     types: Sequence[MediaType]
     run_id: str = ""
     why: str = ""
-    report: RemovalReport = field(init=False)
+    report: WipeOrRestoreReport = field(init=False)
     refused: set[str] = field(default_factory=set, init=False)  # Paths the PDS refuses: they are not tried again
-    started: float = field(default=0.0, init=False)  # Of the monotonic clock, when it was begun
 
     def repository_of(self, purpose: str, *, leaving: bool = False) -> str:
         """The account's DID; Blocked where it cannot be used for this purpose, except for one that is being deleted
@@ -63,6 +62,23 @@ class Removal:
         if account.did is None:
             raise NoCredentials(f"{account.key} has no account on the PDS: there is nothing to {purpose}.")
         return account.did
+
+    @contextmanager
+    def leased(self, did: str) -> Iterator[None]:
+        """Be the only writer of the repository, and report what is on hold in the end and how long it took. What fails
+        once the work is done, such as that the lease was lost in between, is in the report and not raised."""
+        started, engine, done = monotonic(), self.vault.engine, False
+        try:
+            with engine.ledger.lease(did, engine.holder):
+                yield
+                done = True
+                holds = engine.ledger.holds(self.account)
+                self.report.on_hold = sorted({media.name for media in self.types} & holds.keys())
+        except PipelineError as error:
+            if not done:
+                raise
+            self.report.error = self.report.error or error
+        self.report.seconds = monotonic() - started
 
     @contextmanager
     def audited(self, action: str, counts: Mapping[str, int], plan_hash: str | None = None) -> Iterator[Audited]:
@@ -106,9 +122,3 @@ class Removal:
                 yield outcome
                 done += len(outcome.operations)
                 self.vault.progress(title, done, len(operations))
-
-    def conclude(self) -> None:
-        """Say what is on hold in the end, and how long it took."""
-        holds = self.vault.engine.ledger.holds(self.account)
-        self.report.on_hold = sorted({media.name for media in self.types} & holds.keys())
-        self.report.seconds = monotonic() - self.started

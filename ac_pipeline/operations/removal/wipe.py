@@ -12,7 +12,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
-from time import monotonic
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.repository import Repository
@@ -24,10 +23,10 @@ from ac_pipeline.mongo.ledger.collections import Snapshot
 from ac_pipeline.operations.declare import Report, Table, Work, declared, exit_code, failures_table
 from ac_pipeline.operations.parameters import OfOneUser, OfTypes, confirm_option, dry_run_option, option, why_option
 from ac_pipeline.operations.removal.snapshot import open_vault
-from ac_pipeline.operations.removal.steps import Removal, RemovalReport
+from ac_pipeline.operations.removal.steps import WipeOrRestore, WipeOrRestoreReport
 from ac_pipeline.sync.costs import Price, price
 from ac_pipeline.sync.engine import Engine
-from ac_pipeline.sync.planning.copies import COPIED, copies_of, deletion, of_records
+from ac_pipeline.sync.planning.copies import COPIED, copies_of, deletion, of_type
 from ac_pipeline.sync.planning.plan import Existing, Kind, Operation, Wanted, existing_records, failure_of, same_content
 from ac_pipeline.sync.report import ItemFailure
 from ac_pipeline.sync.writing.recorder import Entries, end_of
@@ -59,7 +58,7 @@ class WipePlan:
 
 
 @dataclass(slots=True)
-class WipeReport(RemovalReport):
+class WipeReport(WipeOrRestoreReport):
     snapshots: list[str] = field(default_factory=list)  # Ids of those that hold the records, newest first
     # Type name -> records that this run deleted; `copies`: copies of records, in `site.standard.document`
     deleted: dict[str, int] = field(default_factory=dict)
@@ -73,14 +72,14 @@ class WipeReport(RemovalReport):
 
 
 @dataclass(slots=True)
-class Wipe(Removal):
+class Wipe(WipeOrRestore):
     """A wipe of one account: `plan` says what it would do, `run` does it."""
 
     confirm: int | None = None  # The number of records that the plan named, or that an unfinished wipe was started with
     # Leave these types to the schedule, which publishes what Mongo holds anew; else they are on hold
     keep_syncing: bool = False
     report: WipeReport = field(init=False)
-    removals: Removals = field(init=False)
+    recorder: DeletionRecorder = field(init=False)
     uncounted: set[str] = field(default_factory=set, init=False)  # Paths of deletions without an answer
     began: bool = field(default=False, init=False)
 
@@ -103,9 +102,8 @@ class Wipe(Removal):
             Misconfigured: Another number of records would be deleted; nothing was written.
             Blocked, Transient: Nothing was begun. What ends a wipe that has begun is in its report.
         """
-        self.started = monotonic()
-        did, engine, report = self.repository_of("wipe"), self.vault.engine, self.report
-        with engine.ledger.lease(did, engine.holder):
+        did, report = self.repository_of("wipe"), self.report
+        with self.leased(did):
             read = self.vault.read(did)
             plan = self._decide(read[1])
             if self.confirm is None or self.confirm not in (plan.total, plan.confirmed):
@@ -119,20 +117,19 @@ class Wipe(Removal):
                     if report.failures:
                         entry.outcome = f"done but for {len(report.failures)} records"
                 finally:
-                    entry.counts.update(report.deleted)
-        report.links_cleared = len(self.removals.cleared)
-        self.conclude()
+                    entry.counts = dict(report.deleted)
+                    report.links_cleared = len(self.recorder.cleared)
         return report
 
     def _decide(self, repository: Repository) -> WipePlan:
-        self.removals = removals = Removals(self.vault.engine, self.account, self.types, self.run_id)
+        self.recorder = recorder = DeletionRecorder(self.vault.engine, self.account, self.types, self.run_id)
         present, copies = self._present(repository, "wipe")
         operations = [
             Operation(Kind.DELETE, media, record.rkey, "wipe") for media in self.types for record in present[media.name]
         ] + copies
         unfinished = self.vault.unfinished(self.account)
         lines = (f"{each.path} {repository.records[each.path]}\n" for each in operations)
-        alone = (removals.document(media, record) is None for media in self.types for record in present[media.name])
+        alone = (recorder.document(media, record) is None for media in self.types for record in present[media.name])
         numbers = {name: len(records) for name, records in present.items()}
         return WipePlan(
             user=self.account.key,
@@ -153,11 +150,12 @@ class Wipe(Removal):
             return None
 
     def _holds_all(self, chain: Sequence[Snapshot], repository: Repository) -> bool:
-        """True if the first of these snapshots is of these types and holds every copy, and all of them together hold
-        every record that is present, byte by byte."""
+        """True if the first of these snapshots is of these types, none of which was restored since, and holds every
+        copy, and all of them together hold every record that is present, byte by byte."""
         kept, newest = self._kept(chain), self.vault.contents(chain[0])
         return all(
             media.name in chain[0].types
+            and media.name not in chain[0].ended
             and {(record.rkey, record.cid) for record in existing_records(repository, media)}
             <= {(record.rkey, record.cid) for record in kept[media.name]}
             for media in self.types
@@ -180,7 +178,7 @@ class Wipe(Removal):
         copies = [
             deletion(media, copy, reason, copy.ref or copy.source or copy.rkey)
             for media in self.types
-            for copy in of_records(found, media, present[media.name])
+            for copy in of_type(found, media, self.recorder.known(media, present[media.name]))
         ]
         self.report.left = sum(map(len, present.values())) + len(copies)
         return present, copies
@@ -223,7 +221,7 @@ class Wipe(Removal):
             gone[media.name] = [each for each in kept[media.name] if path_of(media, each) not in by_path]
             # Of what is gone, this run has deleted without an answer what it has sent and not counted.
             lost[media.name] = [each for each in gone[media.name] if path_of(media, each) in self.uncounted]
-        self.removals.begin(present, gone, reason)
+        self.recorder.begin(present, gone, reason)
         self._count(lost)
         operations = [
             Operation(Kind.DELETE, media, record.rkey, reason)
@@ -238,7 +236,7 @@ class Wipe(Removal):
         def refuse(outcome: Refused) -> ItemFailure:
             subject, failure = by_path.get(outcome.operation.path), failure_of(outcome.stage, outcome.error)
             if subject is not None:
-                return self.removals.refused(*subject, outcome.error)
+                return self.recorder.refused(*subject, outcome.error)
             item = outcome.operation.item
             return ItemFailure.of(item, self.account.key, failure, end_of(failure), code=None, attempts=1)
 
@@ -250,7 +248,7 @@ class Wipe(Removal):
                     batch.setdefault(operation.media.name, []).append(by_path[operation.path][1])
             self._add(COPIED, sum(operation.copy for operation in committed.operations))
             self._count(batch)
-            self.removals.record_gone(batch, reason)
+            self.recorder.record_gone(batch, reason)
         return repository
 
     def _cover(self, car: bytes, repository: Repository) -> list[Snapshot]:
@@ -296,7 +294,7 @@ class Wipe(Removal):
         self._present(repository, "")
         wiped, ledger = {media.name for media in self.types}, self.vault.engine.ledger
         if not self.report.left:
-            self.vault.close(self.account, wiped)
+            self.vault.close(self.account, self.types)
         # A repository that holds nothing of ours any more is marked: whatever somebody else did to it is known
         # (VERIFY-9). Else the mark has followed each commit, unless somebody else's change is still to be looked at.
         known, left = ledger.checkpoint(repository.did), {media.name: 0 for media in MEDIA_TYPES}
@@ -318,7 +316,7 @@ def _no_blob(operation: Operation, blob: BlobRef) -> bytes:
     raise SourceMissing(f"{operation.path} is deleted: it needs no blob {blob.cid}")
 
 
-class Removals:
+class DeletionRecorder:
     """Keeps links and ledger of one account right while its records of these types go."""
 
     def __init__(self, engine: Engine, account: Account, types: Sequence[MediaType], run_id: str) -> None:
@@ -341,6 +339,11 @@ class Removals:
                 if link is not None and link.rkey is not None and link.did in (None, account.did):
                     linked[link.rkey].append(document)
             self._documents[media.name], self._linked[media.name] = documents, linked
+
+    def known(self, media: MediaType, records: Iterable[Existing]) -> set[str]:
+        """Documents of a type that Mongo or the ledger knows of this account, or that these records name."""
+        ledger = {entry.document for entry in self._entries.all() if entry.type == media.name}
+        return self._documents[media.name].keys() | ledger | {each.ref for each in records if each.ref is not None}
 
     def document(self, media: MediaType, record: Existing) -> Document | None:
         """The document a record names; of one that names nothing, the document whose link names it, else one that

@@ -7,14 +7,14 @@ live item, or of a record in another repository, is never touched, whether it st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.errors import InvalidRecord
 from ac_pipeline.items import Record
 from ac_pipeline.media.base import Document, MediaType, Verdict
-from ac_pipeline.sync.planning.plan import COPIES, AccountPlan, Existing, Kind, Operation, TypePlan
+from ac_pipeline.sync.planning.plan import COPIES, AccountPlan, Kind, Operation, TypePlan
 from ac_pipeline.sync.planning.reading import gone_from
 from ac_pipeline.sync.ports import Documents
 
@@ -115,10 +115,9 @@ def deletion(media: MediaType, copy: Copy, reason: str, item: str) -> Operation:
     return Operation(Kind.DELETE_COPY, media, copy.rkey, reason, orphan=item, copy=True)
 
 
-def of_records(copies: Iterable[Copy], media: MediaType, records: Iterable[Existing]) -> list[Copy]:
-    """Those of these copies that are of this type; one that names only a document is when a record names it, too."""
-    refs = {record.ref for record in records if record.ref is not None}
-    return [copy for copy in copies if copy.collection == media.nsid or (not copy.collection and copy.ref in refs)]
+def of_type(copies: Iterable[Copy], media: MediaType, documents: Container[str | None]) -> list[Copy]:
+    """Those of these copies that are of this type, of which there are these documents."""
+    return [copy for copy in copies if copy.collection == media.nsid or (not copy.collection and copy.ref in documents)]
 
 
 def _copy(did: str, rkey: str, cid: str, value: Record) -> Copy | None:

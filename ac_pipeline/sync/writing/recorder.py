@@ -55,6 +55,9 @@ class Entries:
         """Take over entries, from the ledger or about to be stored in it."""
         self._known.update({entry.item: entry for entry in entries})
 
+    def all(self) -> Iterable[LedgerEntry]:
+        return self._known.values()
+
     def of(self, item: str) -> LedgerEntry | None:
         return self._known.get(item)
 
@@ -77,6 +80,11 @@ class Entries:
 
     def written(self, wanted: Wanted, rkey: str) -> LedgerEntry:
         return self._fulfilled(wanted, rkey, State.WRITTEN)
+
+    def restored(self, item: str, rkey: str, cid: str) -> LedgerEntry:
+        """A record without a document that is there again, whatever it was refused before."""
+        changes = {"cid": cid, "withdrawn_at": None}
+        return self._entry(item, None, State.WRITTEN, rkey=rkey, message="restored", changes=changes)
 
     def unchanged(self, wanted: Wanted, rkey: str) -> LedgerEntry | None:
         """None when the ledger says so already."""
@@ -440,7 +448,8 @@ class Recorder:
         self._save(self._fail_rest(failure_of(Stage.WRITE, reason), State.DEFERRED, self._wait(reason)))
 
     def interrupt(self, error: PipelineError) -> None:
-        """An error outlived its retries: what is not written yet has to be run again."""
+        """An error outlived its retries: what is not written yet has to be run again. Its items wait even for one that
+        is permanent: it is about none of them, and one that is quarantined would not be tried again."""
         self.report.error = error
         saved = self._fail_rest(failure_of(Stage.WRITE, error), State.DEFERRED)
         try:

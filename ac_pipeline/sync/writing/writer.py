@@ -117,6 +117,7 @@ class Writer:
     def write(self, operations: Sequence[Operation], repository: Repository) -> Iterator[Committed | Refused]:
         """Commit operations in the order of their keys, yielding each batch once it is durable.
 
+        Copies are deleted first: after a kill in between, one that names only a document is found by its record.
         When a limit is spent, what has to go from the repository is still tried: erasure waits for no new work.
 
         Raises:
@@ -130,7 +131,7 @@ class Writer:
             self.server.release_commit(self.account)
 
     def _write(self, operations: Sequence[Operation], repository: Repository) -> Iterator[Committed | Refused]:
-        pending = [sorted(operations, key=lambda operation: operation.path)]
+        pending = [sorted(operations, key=lambda each: (each.kind is not Kind.DELETE_COPY, each.path))]
         present = _Present(repository, operations)
         silent: list[Refused] = []
         spent: RateLimited | None = None

@@ -11,7 +11,7 @@ import pytest
 
 from ac_pipeline.accounts import LEAVING, Account
 from ac_pipeline.atproto.types import Write
-from ac_pipeline.errors import RecordRefused, RepositoryUnreadable
+from ac_pipeline.errors import RecordRefused, RepositoryUnreadable, ServiceUnreachable
 from ac_pipeline.items import RepositoryCheckpoint
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.operations.inspection.erasure import Erasure, Erasures
@@ -319,6 +319,56 @@ def test_a_wipe_with_only_copies_left_deletes_them(world: Copied) -> None:
     world.engine.erase_copies = True
     assert world.wipe(user, "mood").deleted == {"copies": 2}
     assert world.copies(user) == set()
+
+
+ALONE = {"sourceAtUri": ..., "sourceCollection": ...}  # Such a copy names its document and nothing else
+
+
+@pytest.mark.parametrize("foreign", [False, True])
+def test_an_interrupted_wipe_leaves_no_copy_that_names_only_a_document(world: Copied, foreign: bool) -> None:
+    """ERASE-1, PLAN-5: a copy goes no later than its record, whoever the document belongs to."""
+    user = world.user()
+    moods = world.moods(user, 250)
+    world.sync(user)
+    named = moods[0]
+    if foreign:
+        (named,) = world.moods(world.user(), 1)
+        world.put(user, "mood", "3kaaaaaaaaaa2", {"mood": "theirs", "when": "2025-10-15T12:30:46.000Z", "ref": named})
+    world.copy(user, "mood", None, "alone", sourceRef=named, **ALONE)
+    plan = world.plan(user)
+    assert plan.records["copies"] == 1
+    world.pds.fail("apply_writes", ServiceUnreachable("down"), call=2)
+    assert world.wipe(user, confirm=plan.total).error is not None
+    report = world.wipe(user, confirm=plan.total)
+    assert (report.clean, world.contents(user)) == (True, {})
+
+
+@pytest.mark.parametrize("gone", [False, True])
+def test_a_copy_that_a_wipe_could_not_delete_is_left_and_found_again(world: Copied, gone: bool) -> None:
+    """ERASE-1, PLAN-4: by the document that Mongo or the ledger knows, when no record names it any more."""
+    user, first, _ = two_moods(world)
+    world.copy(user, "mood", first, "alone", **ALONE)
+    if gone:
+        world.documents.remove(media_type("mood"), first)
+    world.pds.refusals[COPIES, "alone"] = RecordRefused("no")
+    report = world.wipe(user, "mood")
+    assert (report.deleted, report.left) == ({"mood": 2}, 1)
+    assert world.snapshots()[0].open
+    world.pds.heal()
+    assert world.wipe(user, "mood").deleted == {"copies": 1}
+    assert world.contents(user) == {}
+
+
+def test_a_copy_goes_no_later_than_its_record(world: Copied) -> None:
+    """ERASE-1: when they do not fit into one batch, a kill between the two leaves no copy that nobody finds."""
+    user, erased, _ = two_moods(world)
+    world.copy(user, "mood", erased, "alone", **ALONE)
+    world.nuke("mood", erased)
+    world.ledger.remember_batch_bytes(world.engine.host, 1)
+    world.pds.fail("apply_writes", ServiceUnreachable("down"), call=2)
+    assert world.sync(user).error is not None
+    assert (len(world.records(user, "mood")), world.copies(user)) == (2, set())
+    assert world.sync(user).tally("mood").deleted == 1
 
 
 def test_an_unfinished_wipe_keeps_a_copy_that_came_since(world: Copied) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -9,14 +11,17 @@ import pytest
 
 from ac_pipeline.errors import (
     HeldBack,
+    LeaseHeld,
     Misconfigured,
     OutcomeUnknown,
     RateLimited,
     RecordRefused,
+    RepositoryMoved,
     ServiceUnreachable,
     SourceMissing,
 )
 from ac_pipeline.items import State
+from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline_tests.unit.operations.guarded import Guarded, killed_at
 from ac_pipeline_tests.unit.operations.wiped import settled, wiped
 from ac_pipeline_tests.unit.sync.world import totals
@@ -137,9 +142,144 @@ def test_an_upload_that_hits_a_limit_leaves_the_hold(world: Guarded) -> None:
     world.pds.fail("upload_blob", RateLimited("spent", retry_after=60))
     report = world.restore(user)
     assert isinstance(report.error, RateLimited)
+    assert {failure.state for failure in report.failures} == {State.DEFERRED}
     assert world.holds(user)
     assert world.restore(user).clean
     assert world.contents(user) == before
+
+
+def test_an_upload_that_hits_a_limit_leaves_the_hold_although_somebody_writes_in_between(world: Guarded) -> None:
+    """LIMIT-6, WRITE-9, PLAN-6: the attempt that follows leaves the media out and does not end well for that."""
+    user = world.user()
+    world.one_of_each(user)
+    before = world.contents(user)
+    world.pds.refusals[MOOD, next(iter(world.records(user, "mood")))] = RecordRefused("no", status=400)
+    assert world.wipe(user).left == 1
+    world.heal()
+    world.pds.fail("upload_blob", RateLimited("spent", retry_after=60))
+    world.pds.fail("apply_writes", RepositoryMoved("somebody else"))
+    report = world.restore(user)
+    assert isinstance(report.error, RateLimited)
+    assert report.restored == {"kidlisp": 1, "piece": 1}
+    assert world.holds(user)
+    assert world.snapshots()[0].open
+    assert world.restore(user).clean
+    assert world.contents(user) == before
+    assert not world.snapshots()[0].open
+
+
+@pytest.mark.parametrize("source", ["latest", "mongo"])
+def test_a_restore_of_one_type_does_not_end_the_wipe_of_the_others(world: Guarded, source: str) -> None:
+    """PLAN-5, PLAN-6: the snapshot of the wipe that goes on names the one that has what went before."""
+    user = world.user()
+    world.moods(user, 500)
+    world.one_of_each(user)
+    before = world.contents(user)
+    world.pds.fail("apply_writes", ServiceUnreachable("down"), call=2)
+    assert world.wipe(user).deleted == {"kidlisp": 1, "mood": 199}
+    assert world.restore(user, "mood", source=source).clean
+    plan = world.plan(user)
+    assert (plan.unfinished, plan.confirmed) == (world.snapshots()[0].id, None)  # what came back was agreed to no more
+    report = world.wipe(user)
+    assert (report.clean, len(report.snapshots)) == (True, 2)
+    assert world.restore(user).clean
+    assert world.contents(user) == before
+    assert not any(snapshot.open for snapshot in world.snapshots())
+
+
+def test_restores_of_one_type_after_the_other_end_an_unfinished_wipe(world: Guarded) -> None:
+    """PLAN-6: the number it was started with is not good for a later one."""
+    user = world.user()
+    world.moods(user, 300)
+    world.one_of_each(user)
+    world.pds.fail("apply_writes", ServiceUnreachable("down"), call=2)
+    world.wipe(user)
+    for media in MEDIA_TYPES:
+        assert world.snapshots()[0].open
+        assert world.restore(user, media.name).clean
+    assert not world.snapshots()[0].open
+
+
+@pytest.mark.parametrize("document", [True, False])
+def test_a_refused_deletion_is_none_any_more_once_its_record_is_restored(world: Guarded, document: bool) -> None:
+    """DEL-6: no failure, and no deletion that is due."""
+    user = world.user()
+    mood = world.one_of_each(user)["mood"]
+    key, item = world.entry("mood", mood).rkey, mood
+    if not document:
+        key = item = world.put(user, "mood", A, {"text": "nobody's", "when": WHEN_TEXT})
+    world.pds.refusals[MOOD, str(key)] = RecordRefused("no", status=400, answer="it stays")
+    assert world.wipe(user).left == 1
+    assert world.entry("mood", item).withdrawn_at is not None
+    world.heal()
+    world.restore(user)
+    entry = world.entry("mood", item)
+    assert (entry.state, entry.failure, entry.withdrawn_at, entry.deferred_until) == (State.WRITTEN, None, None, None)
+
+
+def test_a_restore_that_finds_everything_there_is_audited_with_nothing(world: Guarded) -> None:
+    """PLAN-6: the audit says what was changed in the end, not what was planned."""
+    user, _, before = wiped(world)
+    world.restore(user)
+    assert sum(world.audit.lines[-1].counts.values()) == len(before)
+    world.restore(user)
+    assert (world.audit.lines[-1].counts, world.audit.lines[-1].outcome) == ({}, "done")
+
+
+@pytest.mark.parametrize("act", ["wipe", "restore"])
+def test_a_lease_that_was_lost_in_between_is_in_the_report(
+    world: Guarded, act: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PLAN-5, PLAN-6, WRITE-12: with all that was done; one that could not be had at all begins nothing."""
+    user = world.user()
+    world.one_of_each(user)
+    before, plan = world.contents(user), world.plan(user)
+    if act == "restore":
+        world.wipe(user)
+    lines = len(world.audit.lines)
+
+    @contextmanager
+    def lost(*_: Any) -> Iterator[None]:
+        yield
+        raise LeaseHeld("it was lost")
+
+    @contextmanager
+    def never(*_: Any) -> Iterator[None]:
+        raise LeaseHeld("another run has it")
+        yield
+
+    def run() -> Any:
+        return world.wipe(user, confirm=plan.total) if act == "wipe" else world.restore(user)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.ledger, "lease", never)
+        with pytest.raises(LeaseHeld):
+            run()
+        assert len(world.audit.lines) == lines
+        patch.setattr(world.ledger, "lease", lost)
+        report = run()
+    assert isinstance(report.error, LeaseHeld)
+    assert sum((report.deleted if act == "wipe" else report.restored).values()) == plan.total
+    assert world.contents(user) == ({} if act == "wipe" else before)
+
+
+def test_a_hold_that_cannot_be_released_is_in_the_report_and_the_audit(
+    world: Guarded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """PLAN-6: what came back is told all the same, and the same command does the rest."""
+    user, _, before = wiped(world)
+
+    def down(*_: Any) -> None:
+        raise ServiceUnreachable("down")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(world.ledger, "release", down)
+        report = world.restore(user)
+    assert (isinstance(report.error, ServiceUnreachable), sum(report.restored.values())) == (True, len(before))
+    assert world.audit.lines[-1].outcome == "stopped: down"
+    assert world.holds(user)
+    assert world.restore(user).clean
+    assert world.holds(user) == set()
 
 
 @pytest.mark.slow

@@ -251,6 +251,7 @@ def test_a_refused_password_deletes_nothing_and_leaves_no_hold(world: Guarded) -
     report = world.wipe(user)
     assert isinstance(report.error, WrongPassword)
     assert world.holds(user) == set()
+    assert [line.counts for line in world.audit.lines] == [dict.fromkeys(TYPES, 1), {}]
 
 
 def test_an_account_without_credentials_is_not_begun(world: Guarded) -> None:

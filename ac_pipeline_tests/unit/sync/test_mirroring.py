@@ -11,6 +11,7 @@ from bson import ObjectId
 
 from ac_pipeline.atproto.lexicon import compile_lexicons
 from ac_pipeline.atproto.syntax import record_cid
+from ac_pipeline.errors import RecordRefused, RepositoryMoved
 from ac_pipeline.items import Stage, State
 from ac_pipeline.media.mood import MOOD
 from ac_pipeline.media.registry import MEDIA_TYPES
@@ -218,6 +219,18 @@ def test_only_a_part_is_written_and_nothing_else_touched(world: World) -> None:
     assert totals(world.sync(user, until=since)) == {"created": 1, "unchanged": 1}
     assert totals(world.sync(user, items=frozenset({("mood", second)}))) == {"unchanged": 1}
     assert totals(world.sync(user)) == {"unchanged": 3, "deleted": 1}
+
+
+def test_a_refusal_that_is_about_no_item_quarantines_none(world: World) -> None:
+    """WRITE-6, VERIFY-1: a quarantined item would not be tried again, and these have no fault of their own."""
+    user = world.user()
+    (mood,) = world.moods(user, 1)
+    world.pds.fail("apply_writes", RepositoryMoved("somebody else"))
+    world.pds.fail("read_repository", RecordRefused("no", status=400), call=2)
+    report = world.sync(user)
+    assert (report.tally("mood").deferred, type(report.error)) == (1, RecordRefused)
+    assert world.entry("mood", mood).state is State.DEFERRED
+    assert totals(world.sync(user)) == {"created": 1}
 
 
 def test_a_quarantined_item_is_not_tried_again_until_its_document_changes(world: World) -> None:
