@@ -36,10 +36,17 @@ from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 HERE = Path(__file__).parent
 
 class Mirror(ScriptedMirror):
-    def changed(self, *arguments):
-        if (HERE / "away").exists():
-            raise ServiceUnreachable("Could not read the change stream: MongoDB does not answer.")
-        return super().changed(*arguments)
+    def open(self):
+        opened = super().open()
+        look = opened.changes.look
+
+        def away(*arguments):
+            if (HERE / "away").exists():
+                raise ServiceUnreachable("Could not read the change stream: MongoDB does not answer.")
+            return look(*arguments)
+
+        opened.changes.look = away
+        return opened
 
 @dg.resource
 def mirror(_):
