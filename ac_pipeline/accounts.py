@@ -1,7 +1,5 @@
-"""The account: one user of the platform, or its guest, with what the PDS needs to know of them.
-
-Values and rules only. Reading accounts is `mongo/accounts.py`; sessions are `atproto/client.py`.
-"""
+"""The account: one user of the platform, or its guest, with what the PDS needs to know of them. Values and rules only:
+reading accounts is `mongo/accounts.py`, sessions are `atproto/client.py`."""
 
 from __future__ import annotations
 
@@ -42,6 +40,11 @@ class Account:
     @property
     def is_guest(self) -> bool:
         return self.id == GUEST_ID
+
+    @property
+    def usable(self) -> bool:
+        """True if it has a repository that may be read and written."""
+        return self.blocked is None and self.did is not None
 
     @property
     def credentials(self) -> str:

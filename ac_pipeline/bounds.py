@@ -1,9 +1,6 @@
-"""How long, how slow and how large an answer over HTTP may be, for the PDS, the relay and object storage alike.
-
-Also here: how long such a server wants to be left alone (`Retry-After`).
-
-httpx bounds each silence only: a server that sends a byte now and then, or never ends, holds its caller for ever.
-"""
+"""How long, how slow and how large an answer over HTTP may be, for the PDS, the relay and object storage alike (httpx
+bounds each silence only: a server that never ends holds its caller for ever), and how long such a server wants to be
+left alone (`Retry-After`)."""
 
 from __future__ import annotations
 
@@ -45,11 +42,8 @@ class Limit:
         return OverLimit(f"not at its end after {self.seconds:g} s, the limit of {self.setting}_SECONDS")
 
     def watch(self, chunks: Iterable[bytes]) -> Iterator[bytes]:
-        """The chunks of a body, as long as it keeps the limits.
-
-        Raises:
-            OverLimit: It does not. The time in all is that of `within`.
-        """
+        """The chunks of a body, as long as it keeps the limits; OverLimit is raised where it does not. The time in all
+        is that of `within`."""
         size, began = 0, monotonic()
         for chunk in chunks:
             size += len(chunk)
@@ -83,10 +77,7 @@ _ends = _Ends()  # When what this thread sends and receives must be at its end, 
 @contextmanager
 def within(limit: Limit) -> Iterator[None]:
     """Give all that this thread sends and receives, through transports made `bounded`, the limit's seconds from now.
-
-    Raises:
-        OverLimit: They are over; in place of the error of the connection.
-    """
+    Once they are over, OverLimit is raised in place of the error of the connection."""
     before, _ends.at = _ends.at, monotonic() + limit.seconds
     try:
         yield

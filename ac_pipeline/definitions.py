@@ -1,7 +1,5 @@
-"""The code location: puts the definitions together. Nothing is decided or connected here.
-
-Of the settings only the timetable of the schedules matters when it loads, which names no database.
-"""
+"""The code location: puts the definitions together. Nothing is decided or connected here; of the settings only the
+timetable of the schedules matters when it loads, which names no database."""
 
 import sys
 from collections.abc import Mapping
@@ -13,20 +11,19 @@ import dagster as dg
 from ac_pipeline.defs.alerts.sensor import ALERTS, alerts_resource, alerts_sensor
 from ac_pipeline.defs.assets.catalog import RETRY_SECONDS, source_assets
 from ac_pipeline.defs.assets.records import changed_users_job, record_assets
-from ac_pipeline.defs.assets.renditions import rendition_assets
+from ac_pipeline.defs.assets.stage import rendition_assets
 from ac_pipeline.defs.assets.totals import count_mirror, derived_assets, totals_sensor
 from ac_pipeline.defs.jobs import sync_users
 from ac_pipeline.defs.operator_jobs import assets_of, job_of
 from ac_pipeline.defs.pipeline import PIPELINE, pipeline_resource
-from ac_pipeline.defs.retries import retry_items
-from ac_pipeline.defs.run_marks import marked_in_process_executor
 from ac_pipeline.defs.schedules import schedules
-from ac_pipeline.defs.sensors.abandoned import abandoned_runs_sensor
+from ac_pipeline.defs.sensors.abandoned import abandoned_runs_sensor, marked_in_process_executor
 from ac_pipeline.defs.sensors.content import make_content_sensor
 from ac_pipeline.defs.sensors.drift import make_drift_sensor
 from ac_pipeline.defs.sensors.users import users_sensor
-from ac_pipeline.defs.verification import verification_asset, verify_users
+from ac_pipeline.defs.user_jobs import retry_items, verification_asset, verify_users
 from ac_pipeline.errors import Misconfigured
+from ac_pipeline.logs import in_form, use_json
 from ac_pipeline.operations.catalog import operations
 from ac_pipeline.settings import Timetable, load_settings, load_timetable
 
@@ -91,6 +88,8 @@ def build_defs(
 
 
 defs = build_defs()
+if load_timetable().ac_log_format == "json":
+    use_json()
 # Once for each code server, not for each run, which is its child, and not where somebody merely imports this.
 if parent_process() is None and not {"grpc", "code-server"}.isdisjoint(sys.argv):
-    sys.stderr.write(f"ac_pipeline: {where_runs_write()}\n")
+    sys.stderr.write(in_form(f"ac_pipeline: {where_runs_write()}") + "\n")

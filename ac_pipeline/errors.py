@@ -1,17 +1,6 @@
-"""Every error the pipeline raises on purpose, by what can be done about it.
-
-Nothing else belongs here: no handling, no retries. Whoever raises an error says at the boundary whether another
-attempt can help; whoever catches one reads the branch of the tree and never a message.
-
-    PipelineError
-    |-- Misconfigured: NotPermitted
-    |-- Transient: ServiceUnreachable, RateLimited, ServerFailed, OutcomeUnknown, RepositoryMoved, RepositoryUnreadable,
-    |       EncoderFailed (EncoderTimedOut), SourcePending, LeaseHeld
-    |-- Permanent: InvalidDocument, InvalidRecord, SourceMissing, UnreadableMedia, EncodingFailed, TooLarge,
-    |       RecordRefused, BlobMissing, HandleRefused, AccountRefused, HeldBack
-    |-- Unforeseen
-    `-- Blocked: NoCredentials, WrongPassword, AccountInactive, AccountUnknown, AccountDeleted, Paused
-"""
+"""Every error the pipeline raises on purpose, by what can be done about it: `Misconfigured`, `Transient`, `Permanent`,
+`Unforeseen`, `Blocked`. Whoever raises one says at the boundary whether another attempt can help; whoever catches one
+reads its branch and never a message. No handling and no retries here."""
 
 from __future__ import annotations
 
@@ -28,6 +17,7 @@ class PipelineError(Exception):
         message: What happened, to which thing, and what to do; never holds a secret.
         status: The HTTP status of the answer, where there was one.
         answer: The server's own words, shortened.
+        retry_after: Seconds to wait before the next attempt of what is transient, where the server named them.
     """
 
     code: ClassVar[str] = "pipeline-error"
@@ -36,11 +26,11 @@ class PipelineError(Exception):
         if cls.__module__ == __name__ and "code" not in vars(cls):
             cls.code = re.sub(r"\B(?=[A-Z])", "-", cls.__name__).lower()
 
-    def __init__(self, message: str, *, status: int | None = None, answer: str | None = None) -> None:
+    def __init__(
+        self, message: str, *, status: int | None = None, answer: str | None = None, retry_after: float | None = None
+    ) -> None:
         super().__init__(message)
-        self.message = message
-        self.status = status
-        self.answer = answer
+        self.message, self.status, self.answer, self.retry_after = message, status, answer, retry_after
 
 
 class Misconfigured(PipelineError):
@@ -52,14 +42,7 @@ class NotPermitted(Misconfigured):
 
 
 class Transient(PipelineError):
-    """The same request may succeed later. `retry_after`: seconds to wait before the next attempt, where the server
-    named them."""
-
-    def __init__(
-        self, message: str, *, status: int | None = None, answer: str | None = None, retry_after: float | None = None
-    ) -> None:
-        super().__init__(message, status=status, answer=answer)
-        self.retry_after = retry_after
+    """The same request may succeed later."""
 
 
 class ServiceUnreachable(Transient):
@@ -194,20 +177,15 @@ def is_unreachable(code: str, status: int | None) -> bool:
     )
 
 
-TRANSIENT_CODES = frozenset(
-    error.code for error in tuple(globals().values()) if isinstance(error, type) and issubclass(error, Transient)
-)
-"""Codes of errors that another attempt may overcome, for reading the ledger."""
-
-
-def _classes(error: type[PipelineError]) -> Iterator[str]:
+def _codes(error: type[PipelineError]) -> Iterator[str]:
     yield error.code
     for each in error.__subclasses__():
-        yield from _classes(each)
+        yield from _codes(each)
 
 
-ERROR_CLASSES = tuple(dict.fromkeys(_classes(PipelineError)))
-"""Codes of all errors, as the ledger has them."""
+ERROR_CLASSES = tuple(dict.fromkeys(_codes(PipelineError)))  # Codes of all errors, as the ledger has them
+TRANSIENT_CODES = frozenset(_codes(Transient))
+"""Codes of errors that another attempt may overcome, for reading the ledger."""
 
 WELL, FAILED, USAGE, UNREACHABLE, INTERRUPTED = 0, 1, 2, 3, 130
 """Exit codes of commands: all well, finished with failed items or users, wrong usage or settings, a service cannot be

@@ -1,7 +1,5 @@
-"""What the pipeline knows of one item (state, stage, renditions, last failure) and of one repository (its mark).
-
-Plain values, shared by the engine, the ledger, the assets and the command line. `mongo/ledger/items.py` stores them.
-"""
+"""What the pipeline knows of one item (state, stage, renditions, last failure) and of one repository (its mark): plain
+values, shared by the engine, the ledger, the assets and the command line."""
 
 from __future__ import annotations
 

@@ -1,8 +1,5 @@
 """Media in object storage: where an object is, whether it exists, and its bytes on disk, over plain HTTP GET and HEAD.
-
-The rules of reading live here: order of candidates, percent-encoding, what an answer means, back-off, limits and
-hashes. What the bytes mean does not (`renditions/`), nor which keys an item may have (`media/`).
-"""
+What the bytes mean is not here (`renditions/`), nor which keys an item may have (`media/`)."""
 
 from __future__ import annotations
 
@@ -14,6 +11,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
@@ -104,21 +102,12 @@ class ObjectStorage:
         self._clock = clock
         self._jitter = jitter
         self._counter = threading.Lock()
-        self._downloaded = 0
-
-    @property
-    def bytes_downloaded(self) -> int:
-        """Bytes of bodies read so far, those of failed attempts included."""
-        with self._counter:
-            return self._downloaded
+        self.bytes_downloaded = 0  # Of bodies read so far, those of failed attempts included
 
     def url(self, source: SourceObject) -> str:
-        """The address of an object, every segment of its key percent-encoded (`auth0|x` -> `auth0%7Cx`).
-
-        Raises:
-            SourceMissing: The bucket is none of the platform's; storage cannot hold such a bucket or key, or it would
-                point elsewhere.
-        """
+        """The address of an object, every segment of its key percent-encoded (`auth0|x` -> `auth0%7Cx`). Raises
+        SourceMissing: the bucket is none of the platform's; storage cannot hold such a bucket or key, or it would point
+        elsewhere."""
         segments = source.key.split("/")
         if not _BUCKET.fullmatch(source.bucket):
             raise SourceMissing(f"{_name(source)}: not the name of a bucket")
@@ -146,22 +135,16 @@ class ObjectStorage:
             TooLarge: The first existing candidate is over `max_bytes`.
             ServiceUnreachable, ServerFailed, RateLimited: Storage did not answer; says nothing about existence.
         """
-
         doubted: set[str] = set()
-
-        def download(url: str) -> tuple[str, int, httpx.Headers] | int:
-            return self._download(url, into, max_bytes, doubted)
-
         tried: list[str] = []
         for source in candidates:
             try:
-                answer = self._persist(download, source)
+                answer = self._persist(partial(self._download, source, into, max_bytes, doubted), source)
             except SourceMissing as refused:
                 tried.append(refused.message)
             else:
-                if not isinstance(answer, int):
-                    sha256, size, headers = answer
-                    return Fetched(source, into, sha256, size, _stamp(source, headers), _encoding(headers))
+                if isinstance(answer, Fetched):
+                    return answer
                 tried.append(f"{_name(source)}: {answer}")
         raise SourceMissing(
             f"No source object exists; tried {'; '.join(tried) or 'nothing: there is no candidate key'}"
@@ -173,11 +156,8 @@ class ObjectStorage:
         return found[0] if found is not None else None
 
     def look(self, candidates: Sequence[SourceObject]) -> tuple[SourceObject, str] | None:
-        """The first candidate that exists, by HEAD, with a stamp that is another one once it was replaced.
-
-        Raises:
-            ServiceUnreachable, ServerFailed, RateLimited: Storage did not answer; never taken for "absent" (MEDIA-5).
-        """
+        """The first candidate that exists, by HEAD, with a stamp that is another one once it was replaced. Raises
+        ServiceUnreachable, ServerFailed, RateLimited: storage did not answer; never taken for "absent" (MEDIA-5)."""
         for source in candidates:
             try:
                 status, headers = self._persist(self._head, source)
@@ -209,9 +189,7 @@ class ObjectStorage:
                 raise ServerFailed(f"{url} is answered with {_kind(response)}, not by object storage; try again")
             return self._meaning(response, url), response.headers
 
-    def _download(
-        self, url: str, into: Path, max_bytes: int, doubted: set[str]
-    ) -> tuple[str, int, httpx.Headers] | int:
+    def _download(self, source: SourceObject, into: Path, max_bytes: int, doubted: set[str], url: str) -> Fetched | int:
         with self._slots, within(self._limit), self._answer("GET", url) as response:
             status = self._meaning(response, url)
             if status != 200:
@@ -220,7 +198,10 @@ class ObjectStorage:
             if declared.isdecimal() and int(declared) > max_bytes:
                 raise TooLarge(f"{url} has {declared} bytes; at most {max_bytes} are taken")
             try:
-                return *self._write(response, url, into, max_bytes, doubted), response.headers
+                sha256, size = self._write(response, url, into, max_bytes, doubted)
+                return Fetched(
+                    source, into, sha256, size, _stamp(source, response.headers), _encoding(response.headers)
+                )
             except BaseException:
                 into.unlink(missing_ok=True)
                 raise
@@ -237,11 +218,11 @@ class ObjectStorage:
                 for chunk in self._limit.watch(response.iter_raw()):
                     size += len(chunk)
                     begin = begin or chunk[:64]
-                    with self._counter:
-                        self._downloaded += len(chunk)
                     if size > max_bytes:
                         # Storage declares what it sends: what does not end by itself is no object of its own.
                         raise OverLimit(f"no end after {max_bytes} bytes, the most that is taken of such an object")
+                    with self._counter:
+                        self.bytes_downloaded += len(chunk)
                     digest.update(chunk)
                     md5.update(chunk)
                     file.write(chunk)

@@ -12,11 +12,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, ProgressColumn, Task, T
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-LINE_EVERY = 10.0
-"""Seconds between lines where there is no terminal."""
+LINE_EVERY = 10.0  # Seconds between lines where there is no terminal
 
-Listener = Callable[[str, int, int], None]
-"""Is told what is being done, how much of it is done, and of how much."""
+Listener = Callable[[str, int, int], None]  # Is told what is being done, how much of it is done, and of how much
 
 
 class _Rate(ProgressColumn):
@@ -37,7 +35,7 @@ def progress(
         say: Says a line at once, when it is not.
     """
     if not screen.is_terminal:
-        yield _Lines(say, clock)
+        yield _lines(say, clock)
         return
     columns = TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), _Rate()
     with Bars(*columns, TimeRemainingColumn(elapsed_when_finished=True), console=screen, transient=True) as bars:
@@ -51,18 +49,19 @@ def progress(
         yield draw
 
 
-class _Lines:
-    def __init__(self, say: Callable[[str], None], clock: Callable[[], float]) -> None:
-        self.say, self.clock = say, clock
-        self.started: dict[str, float] = {}
-        self.last = clock()
+def _lines(say: Callable[[str], None], clock: Callable[[], float]) -> Listener:
+    started: dict[str, float] = {}
+    last = clock()
 
-    def __call__(self, what: str, done: int, total: int) -> None:
-        now = self.clock()
-        started = self.started.setdefault(what, now)
-        if now - self.last < LINE_EVERY:
+    def tell(what: str, done: int, total: int) -> None:
+        nonlocal last
+        now = clock()
+        began = started.setdefault(what, now)
+        if now - last < LINE_EVERY:
             return
-        self.last = now
-        rate = done / (now - started) if now > started else 0.0
+        last = now
+        rate = done / (now - began) if now > began else 0.0
         left = f", {rate:.1f}/s, {timedelta(seconds=round((total - done) / rate))} left" if rate else ""
-        self.say(f"{what}: {done} of {total}{left}")
+        say(f"{what}: {done} of {total}{left}")
+
+    return tell

@@ -1,8 +1,5 @@
-"""HTTP proxies: what HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say, in upper or lower case, and who obeys.
-
-httpx reads these variables too, but stops at forms of them that are usual elsewhere. Services on this machine are never
-reached through a proxy.
-"""
+"""HTTP proxies: what HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say, in upper or lower case, and who obeys. httpx
+reads them too, but stops at forms that are usual elsewhere. Services on this machine are never reached through one."""
 
 from __future__ import annotations
 
@@ -72,11 +69,7 @@ class Proxies:
     exempt: tuple[Exempt, ...] = ()
 
     def of(self, url: httpx.URL) -> Proxy | None:
-        """The proxy for an address; None where there is none.
-
-        Raises:
-            Misconfigured: It cannot be used.
-        """
+        """The proxy for an address; None where there is none. Raises Misconfigured: it cannot be used."""
         proxy, host = self.by_scheme.get(url.scheme), url.host.lower().rstrip(".")
         port = url.port or {"http": 80}.get(url.scheme, 443)
         if proxy is None or any(each.fits(host, port) for each in (*_HERE, *self.exempt)):
@@ -94,11 +87,8 @@ DIRECT = Proxies()  # No proxies at all
 
 
 def read_proxies(environment: Mapping[str, str]) -> Proxies:
-    """The proxies of an environment.
-
-    Raises:
-        Misconfigured: NO_PROXY cannot be understood, and there is a proxy. The message names the variable.
-    """
+    """The proxies of an environment. Raises Misconfigured: NO_PROXY cannot be understood, and there is a proxy. The
+    message names the variable."""
     found = {scheme: _proxy(environment, scheme) or _proxy(environment, "all") for scheme in ("http", "https")}
     by_scheme = {scheme: proxy for scheme, proxy in found.items() if proxy is not None}
     _, text = _lookup(environment, _NO_PROXY)

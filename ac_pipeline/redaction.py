@@ -1,7 +1,5 @@
-"""Keeps secrets out of texts that leave us: the values we know, and whatever has the shape of one.
-
-For texts that others wrote (servers, drivers, tracebacks); our own errors name no secret in the first place (ACCT-5).
-"""
+"""Keeps secrets out of texts that leave us and that others wrote (servers, drivers, tracebacks): the values we know,
+and whatever has the shape of one. Our own errors name no secret in the first place (ACCT-5)."""
 
 from __future__ import annotations
 
@@ -15,21 +13,15 @@ REMOVED = "[removed]"
 
 _SHORTEST = 4  # Characters of a value that is looked for: a shorter one would be found everywhere
 
+_NAME = r"[\w-]*(?:password|passwd|secret|token|jwt|api[_-]?key|bypass[_-]?key)"
+_QUOTED = r"\"[^\"]*\"|'[^']*'"
 _SHAPES = (
     (re.compile(r"(?<=://)[^\s/@]*:[^\s@]*@"), f"{REMOVED}@"),
     (re.compile(r"\beyJ[\w-]+\.[\w-]+(?:\.[\w-]*)?"), REMOVED),
     (re.compile(r"(?i)\b(bearer|basic|dpop)\s+[\w.~+/=-]{8,}"), rf"\1 {REMOVED}"),
-    (
-        re.compile(r"(?i)([\"']?[\w-]*(?:password|passwd|secret|token|jwt|api[_-]?key|bypass[_-]?key)[\"']?\s*=\s*)"
-                   r"(?:\"[^\"]*\"|'[^']*'|[^\s,;&)}\]]+)"),
-        rf"\1{REMOVED}",
-    ),
-    (
-        re.compile(r"(?i)([\"'][\w-]*(?:password|passwd|secret|token|jwt|api[_-]?key|bypass[_-]?key)[\"']\s*:\s*)"
-                   r"(?:\"[^\"]*\"|'[^']*')"),
-        rf"\1{REMOVED}",
-    ),
-)  # fmt: skip
+    (re.compile(rf"(?i)([\"']?{_NAME}[\"']?\s*=\s*)(?:{_QUOTED}|[^\s,;&)}}\]]+)"), rf"\1{REMOVED}"),
+    (re.compile(rf"(?i)([\"']{_NAME}[\"']\s*:\s*)(?:{_QUOTED})"), rf"\1{REMOVED}"),
+)
 """User and password of an address; tokens of sessions; headers; assignments; members of JSON and of Python's dicts."""
 
 

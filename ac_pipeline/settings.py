@@ -1,8 +1,5 @@
-"""The settings: every environment variable the pipeline reads, with its default and its check.
-
-Read once, at the edge, by `load_settings`; nothing below the edge looks at the environment. Turning settings into
-clients is `wiring.py`.
-"""
+"""The settings: every environment variable the pipeline reads, with its default and its check. Read once, at the edge,
+by `load_settings`; nothing below looks at the environment. Turning settings into clients is `wiring.py`."""
 
 from __future__ import annotations
 
@@ -43,11 +40,7 @@ class Allowance:
 
 
 def allowance(value: object) -> Allowance:
-    """Read `25` or `0.5%`.
-
-    Raises:
-        ValueError: Something else, or a share over 100 %.
-    """
+    """Read `25` or `0.5%`. Raises ValueError: something else, or a share over 100 %."""
     if isinstance(value, Allowance):
         return value
     found = _FORM.fullmatch(str(value).strip())
@@ -99,11 +92,8 @@ def _template(value: str) -> str:
 
 
 def pool_limits(value: str) -> dict[str, int]:
-    """Read `encoding=2,pds=4`: the limit of each pool that is named.
-
-    Raises:
-        ValueError: Something else, or a limit below 1.
-    """
+    """Read `encoding=2,pds=4`: the limit of each pool that is named. Raises ValueError: something else, or a limit
+    below 1."""
     limits = {}
     for word in filter(None, value.replace(" ", "").split(",")):
         pool, _, limit = word.partition("=")
@@ -144,19 +134,28 @@ PostgresAddress = Annotated[SecretStr, _must("begin with postgresql+psycopg2://"
 
 
 class Timetable(BaseSettings):
-    """When the schedules tick, in UTC: the settings the code location needs when it loads, and nothing else."""
+    """When the schedules tick, in UTC, and the form of logs: what the code location needs when it loads, no more."""
 
     model_config = SettingsConfigDict(
-        env_ignore_empty=True, extra="ignore", frozen=True, hide_input_in_errors=True, env_file_encoding="utf-8"
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
+        hide_input_in_errors=True,
+        env_file_encoding="utf-8",
+        use_attribute_docstrings=True,
     )
 
-    ac_cron_sync: str = Field(default="0 * * * *", description="When `incremental_sync` looks for users with work.")
-    ac_cron_reconcile: str = Field(
-        default="30 3 * * *", description="When `nightly_reconcile` runs: every document and record compared."
-    )
-    ac_cron_verify: str = Field(
-        default="0 5 * * 0", description="When `weekly_verification` runs: every record and blob looked at."
-    )
+    ac_cron_sync: str = "0 * * * *"
+    """When `incremental_sync` looks for users with work."""
+    ac_cron_reconcile: str = "30 3 * * *"
+    """When `nightly_reconcile` runs: every document and record compared."""
+    ac_cron_verify: str = "0 5 * * 0"
+    """When `weekly_verification` runs: every record and blob looked at."""
+    ac_cron_plan: str = "0 6 * * *"
+    """When `daily_plan` runs: what a sync would do, and what it would cost."""
+    ac_log_format: Annotated[str, _must("be text or json", "text|json")] = "text"
+    """Form of what commands say on stderr, and of the logs of runs and of Dagster's services: `text`, or `json` for one
+    JSON document a line."""
 
 
 class Settings(Timetable):
@@ -165,161 +164,133 @@ class Settings(Timetable):
     `docs/reference.md` and `.env.example` are made from the fields: `make reference`.
     """
 
-    mongodb_connection_string: MongoAddress = Field(
-        description="The server of the platform's database. User and password must be percent-encoded; the server must "
-        "accept Stable API v1, strict."
-    )
-    mongodb_name: DatabaseName = Field(description="The platform's database.")
+    mongodb_connection_string: MongoAddress
+    """The server of the platform's database. User and password must be percent-encoded; the server must accept Stable
+    API v1, strict."""
+    mongodb_name: DatabaseName
+    """The platform's database."""
 
-    pds_url: Address = Field(default="https://at.aesthetic.computer", description="The PDS.")
-    pds_admin_password: SecretStr | None = Field(
-        default=None, description="The PDS's administrator: only for operations on accounts."
-    )
-    pds_rate_limit_bypass_key: SecretStr | None = Field(
-        default=None,
-        description="Sent as `x-ratelimit-bypass`, so that the PDS sets no limits; must equal the PDS's own setting of "
-        "this name.",
-    )
-    ac_account_email_domain: Domain | None = Field(
-        default=None, description="Domain of the e-mail addresses of new accounts. Left out: the host of `PDS_URL`."
-    )
-    ac_relay_url: Address | None = Field(
-        default=None,
-        description="The relay that `ac-pipeline accounts visibility` compares the PDS with, such as "
-        "`https://relay1.us-east.bsky.network`.",
-    )
+    pds_url: Address = "https://at.aesthetic.computer"
+    """The PDS."""
+    pds_admin_password: SecretStr | None = None
+    """The PDS's administrator: only for operations on accounts."""
+    pds_rate_limit_bypass_key: SecretStr | None = None
+    """Sent as `x-ratelimit-bypass`, so that the PDS sets no limits; must equal the PDS's own setting of this name."""
+    ac_account_email_domain: Domain | None = None
+    """Domain of the e-mail addresses of new accounts. Left out: the host of `PDS_URL`."""
+    ac_relay_url: Address | None = None
+    """The relay that `ac-pipeline accounts visibility` compares the PDS with, such as
+    `https://relay1.us-east.bsky.network`."""
 
-    ac_ledger_database: DatabaseName = Field(
-        default="", description="The pipeline's own database: ledger, leases, sessions, budgets, audit."
-    )
-    ac_media_url: Annotated[str, AfterValidator(_template)] = Field(
-        default="https://{bucket}.sfo3.digitaloceanspaces.com",
-        description="Object storage of the source media; `{bucket}` stands for the bucket.",
-    )
-    ac_media_buckets: Buckets = Field(
-        default="user-aesthetic-computer,art-aesthetic-computer,at-blobs-aesthetic-computer",
-        description="Buckets that a document may name, commas between them; no other is asked.",
-    )
-    ac_renditions_url: str = Field(
-        default="",
-        repr=False,
-        description="Where thumbnails, videos and snapshots are kept: a path, or an fsspec URL such as "
-        "`s3://bucket/folder`.",
-    )
+    ac_ledger_database: DatabaseName = ""
+    """The pipeline's own database: ledger, leases, sessions, budgets, audit."""
+    ac_media_url: Annotated[str, AfterValidator(_template)] = "https://{bucket}.sfo3.digitaloceanspaces.com"
+    """Object storage of the source media; `{bucket}` stands for the bucket."""
+    ac_media_buckets: Buckets = "user-aesthetic-computer,art-aesthetic-computer,at-blobs-aesthetic-computer"
+    """Buckets that a document may name, commas between them; no other is asked."""
+    ac_renditions_url: str = Field("", repr=False)
+    """Where thumbnails, videos and snapshots are kept: a path, or an fsspec URL such as `s3://bucket/folder`."""
+    aws_access_key_id: str | None = None
+    """For `s3://` renditions: who reads, writes, lists and deletes in the bucket. Left out: whom a profile
+    (`AWS_PROFILE`), or the role of the machine or pod, names."""
+    aws_secret_access_key: SecretStr | None = None
+    """The secret of that key."""
+    aws_session_token: SecretStr | None = None
+    """Its token, where it is a temporary one."""
+    aws_endpoint_url: Address | None = None
+    """The S3 server, such as `https://sfo3.digitaloceanspaces.com`. Left out: Amazon's."""
+    aws_default_region: str | None = None
+    """Its region. Left out: the server's usual one."""
 
-    ac_lexicon_authority: Did | None = Field(
-        default=None,
-        description="DID that publishes the lexicons. When set, no record is written while ours would break what it "
-        "published.",
-    )
-    ac_lexicon_pds_url: Address | None = Field(default=None, description="Its PDS. Left out: `PDS_URL`.")
-    ac_lexicon_password: SecretStr | None = Field(
-        default=None, description="Its password. Left out: the one that Mongo holds for the DID."
-    )
-    ac_operator: str | None = Field(
-        default=None, description="Who operates the pipeline, for the audit. Left out: login name and machine."
-    )
+    ac_lexicon_authority: Did | None = None
+    """DID that publishes the lexicons. When set, no record is written while ours would break what it published."""
+    ac_lexicon_pds_url: Address | None = None
+    """Its PDS. Left out: `PDS_URL`."""
+    ac_lexicon_password: SecretStr | None = None
+    """Its password. Left out: the one that Mongo holds for the DID."""
+    ac_operator: str | None = None
+    """Who operates the pipeline, for the audit. Left out: login name and machine."""
 
-    dagster_home: Path = Field(default=Path(".dagster"), description="Folder of the Dagster instance.")
-    dagster_postgres_url: PostgresAddress | None = Field(
-        default=None,
-        description="PostgreSQL for the Dagster instance: `postgresql+psycopg2://user:password@host/database`. Left "
-        "out: SQLite in `DAGSTER_HOME`.",
-    )
-    ac_dagster_yaml: Path | None = Field(
-        default=None,
-        description="A file with changes to our `dagster.yaml`, section by section, such as a run launcher "
-        "(`docs/production.md`).",
-    )
-    ac_pool_limits: Annotated[str, AfterValidator(_pool_limits)] = Field(
-        default="encoding=1,pds=2,changed=2", description="Runs at once in each pool; what is not named stays."
-    )
-    ac_dagster_url: Address | None = Field(
-        default=None,
-        description="Where people reach the Dagster UI: for the links in alerts, and so that `make dev` answers there. "
-        "Left out: it answers under 127.0.0.1, localhost and the address it listens at.",
-    )
-    ac_alert_webhook_url: Annotated[SecretStr, AfterValidator(_address)] | None = Field(
-        default=None,
-        description="Incoming webhook (Slack, Discord, Mattermost or your own) to which `alerts_sensor` posts. Left "
-        "out: its log alone.",
-    )
+    dagster_home: Path = Path(".dagster")
+    """Folder of the Dagster instance."""
+    dagster_postgres_url: PostgresAddress | None = None
+    """PostgreSQL for the Dagster instance: `postgresql+psycopg2://user:password@host/database`. Left out: SQLite in
+    `DAGSTER_HOME`."""
+    ac_dagster_yaml: Path | None = None
+    """A file with changes to our `dagster.yaml`, section by section, such as a run launcher (`docs/production.md`)."""
+    ac_pool_limits: Annotated[str, AfterValidator(_pool_limits)] = "encoding=1,pds=2,changed=2"
+    """Runs at once in each pool; what is not named stays."""
+    ac_dagster_url: Address | None = None
+    """Where people reach the Dagster UI: for the links in alerts, and so that `make dev` answers there. Left out: it
+    answers under 127.0.0.1, localhost and the address it listens at."""
+    ac_alert_webhook_url: Annotated[SecretStr, AfterValidator(_address)] | None = None
+    """Incoming webhook (Slack, Discord, Mattermost or your own) to which `alerts_sensor` posts. Left out: its log
+    alone."""
 
-    ac_erase_copies: bool = Field(
-        default=True,
-        description="Delete copies of erased work in `site.standard.document` with it; `false`: `ac-pipeline erasure` "
-        "only lists them.",
-    )
-    ac_max_orphan_share: float = Field(
-        default=0.1,
-        ge=0,
-        le=1,
-        description="Share of a type's documents that may be missing, or whose records may be deleted in a day because "
-        "they are missing. Beyond it and `AC_ORPHAN_FLOOR` no record of the type is deleted for that.",
-    )
-    ac_orphan_floor: int = Field(default=5, ge=0, description="So many may be missing or deleted in any case.")
-    ac_silent_days: int = Field(
-        default=14,
-        ge=0,
-        description="Days without a new document of a type that used to get some, after which the check "
-        "`input_arrives` fails; 0 for never.",
-    )
-    ac_quarantine_threshold: Annotated[Allowance, NoDecode, BeforeValidator(allowance)] = Field(
-        default=Allowance(),
-        description="Quarantined items, a number or a share of the type's items such as `0.5%`, up to which the check "
-        "`no_quarantined_items` only warns.",
-    )
-    ac_blocked_threshold: Annotated[Allowance, NoDecode, BeforeValidator(allowance)] = Field(
-        default=Allowance(percent=10),
-        description="Blocked accounts, a number or a share of all accounts, up to which the check `accounts_usable` "
-        "only warns. One or two are never an error.",
-    )
+    ac_erase_copies: bool = True
+    """Delete copies of erased work in `site.standard.document` with it; `false`: `ac-pipeline erasure` only lists
+    them."""
+    ac_max_orphan_share: float = Field(0.1, ge=0, le=1)
+    """Share of a type's documents that may be missing, or whose records may be deleted in a day because they are
+    missing. Beyond it and `AC_ORPHAN_FLOOR` no record of the type is deleted for that."""
+    ac_orphan_floor: int = Field(5, ge=0)
+    """So many may be missing or deleted in any case."""
+    ac_silent_days: int = Field(14, ge=0)
+    """Days without a new document of a type that used to get some, after which the check `input_arrives` fails; 0 for
+    never."""
+    ac_quarantine_threshold: Annotated[Allowance, NoDecode, BeforeValidator(allowance)] = Allowance()
+    """Quarantined items, a number or a share of the type's items such as `0.5%`, up to which the check
+    `no_quarantined_items` only warns."""
+    ac_blocked_threshold: Annotated[Allowance, NoDecode, BeforeValidator(allowance)] = Allowance(percent=10)
+    """Blocked accounts, a number or a share of all accounts, up to which the check `accounts_usable` only warns. One or
+    two are never an error."""
 
-    ac_points_headroom: float = Field(
-        default=0.1, ge=0, lt=1, description="Share of a repository's write points that is left to its user."
-    )
-    ac_relay_commits_per_hour: int = Field(
-        default=2_500,
-        ge=0,
-        description="Commits an hour that the relay takes of the PDS; all runs and machines together make no more, but "
-        "for those that delete. 0 where no relay reads the PDS.",
-    )
+    ac_points_headroom: float = Field(0.1, ge=0, lt=1)
+    """Share of a repository's write points that is left to its user."""
+    ac_relay_commits_per_hour: int = Field(2_500, ge=0)
+    """Commits an hour that the relay takes of the PDS; all runs and machines together make no more, but for those that
+    delete. 0 where no relay reads the PDS."""
 
-    ac_ffmpeg: Path | None = Field(default=None, description="Another ffmpeg. Left out: the one in the package.")
-    ac_concurrent_users: int = Field(default=12, ge=1, le=64, description="Users synchronised at once in one run.")
-    ac_concurrent_downloads: int = Field(default=8, ge=1, le=64, description="Downloads of source media at once.")
-    ac_concurrent_encodes: int = Field(default=2, ge=1, le=64, description="Encoder processes at once.")
-    ac_encode_timeout_seconds: float = Field(
-        default=600.0, gt=0, description="How long one encoding may take; an item that exceeds it twice is quarantined."
-    )
-    ac_encode_megapixels: int = Field(
-        default=6_000, ge=1, description="Most pixels of one tape, frames x width x height in millions."
-    )
-    ac_tape_grace_seconds: float = Field(
-        default=600.0,
-        ge=0,
-        description="How long a tape waits for the platform's own MP4, after it was posted or its baking began, before "
-        "its ZIP is converted here.",
-    )
+    ac_ffmpeg: Path | None = None
+    """Another ffmpeg. Left out: the one in the package."""
+    ac_concurrent_users: int = Field(12, ge=1, le=64)
+    """Users synchronised at once in one run."""
+    ac_concurrent_downloads: int = Field(8, ge=1, le=64)
+    """Downloads of source media at once."""
+    ac_concurrent_encodes: int = Field(2, ge=1, le=64)
+    """Encoder processes at once."""
+    ac_encode_timeout_seconds: float = Field(600.0, gt=0)
+    """How long one encoding may take; an item that exceeds it twice is quarantined."""
+    ac_encode_megapixels: int = Field(6_000, ge=1)
+    """Most pixels of one tape, frames x width x height in millions."""
+    ac_tape_grace_seconds: float = Field(600.0, ge=0)
+    """How long a tape waits for the platform's own MP4, after it was posted or its baking began, before its ZIP is
+    converted here."""
 
-    ac_pds_timeout_seconds: float = Field(
-        default=60.0, gt=0, description="Silence of the PDS after which a request is given up."
-    )
-    ac_media_timeout_seconds: float = Field(default=60.0, gt=0, description="The same for object storage.")
-    ac_mongo_timeout_seconds: float = Field(
-        default=15.0, gt=0, description="How long to look for a MongoDB server before it counts as unreachable."
-    )
-    ac_answer_seconds: float = Field(default=120.0, gt=0, description="Longest that a JSON answer of the PDS may take.")
-    ac_answer_megabytes: int = Field(default=16, ge=1, description="Most that it may hold, unpacked.")
-    ac_repository_seconds: float = Field(default=900.0, gt=0, description="Longest that a whole repository may take.")
-    ac_repository_megabytes: int = Field(default=256, ge=1, description="Most that it may hold.")
-    ac_blob_seconds: float = Field(default=900.0, gt=0, description="Longest that a blob may take, up or down.")
-    ac_blob_megabytes: int = Field(default=256, ge=1, description="Most that it may hold.")
-    ac_media_seconds: float = Field(default=900.0, gt=0, description="Longest that an object in storage may take.")
-    ac_media_megabytes: int = Field(default=1024, ge=1, description="Most that it may hold.")
-    ac_least_bytes_per_second: int = Field(
-        default=500, ge=0, description="An answer that comes more slowly is given up after 30 seconds; 0 for any speed."
-    )
+    ac_pds_timeout_seconds: float = Field(60.0, gt=0)
+    """Silence of the PDS after which a request is given up."""
+    ac_media_timeout_seconds: float = Field(60.0, gt=0)
+    """The same for object storage."""
+    ac_mongo_timeout_seconds: float = Field(15.0, gt=0)
+    """How long to look for a MongoDB server before it counts as unreachable."""
+    ac_answer_seconds: float = Field(120.0, gt=0)
+    """Longest that a JSON answer of the PDS may take."""
+    ac_answer_megabytes: int = Field(16, ge=1)
+    """Most that it may hold, unpacked."""
+    ac_repository_seconds: float = Field(900.0, gt=0)
+    """Longest that a whole repository may take."""
+    ac_repository_megabytes: int = Field(256, ge=1)
+    """Most that it may hold."""
+    ac_blob_seconds: float = Field(900.0, gt=0)
+    """Longest that a blob may take, up or down."""
+    ac_blob_megabytes: int = Field(256, ge=1)
+    """Most that it may hold."""
+    ac_media_seconds: float = Field(900.0, gt=0)
+    """Longest that an object in storage may take."""
+    ac_media_megabytes: int = Field(1024, ge=1)
+    """Most that it may hold."""
+    ac_least_bytes_per_second: int = Field(500, ge=0)
+    """An answer that comes more slowly is given up after 30 seconds; 0 for any speed."""
 
     _proxies: Proxies = PrivateAttr(default_factory=lambda: read_proxies(os.environ))
 
@@ -348,6 +319,16 @@ class Settings(Timetable):
         where = f" at {hosts[1]}" if hosts else ""
         pds = urlsplit(self.pds_url).netloc
         return f"PDS {pds} and database {self.mongodb_name}{where} (ledger: {self.ac_ledger_database})"
+
+    @property
+    def renditions_options(self) -> dict[str, Any]:
+        """What fsspec is told besides `AC_RENDITIONS_URL`."""
+        if not self.ac_renditions_url.startswith(("s3://", "s3a://")):
+            return {}
+        key = {"key": self.aws_access_key_id, "secret": self.aws_secret_access_key, "token": self.aws_session_token}
+        given = {**key, "endpoint_url": self.aws_endpoint_url}
+        region = {"region_name": self.aws_default_region} if self.aws_default_region else {}
+        return {"client_kwargs": region, **{name: _text(value) for name, value in given.items() if value}}
 
     def secrets(self) -> tuple[str, ...]:
         """What must never be seen in a text: the values of all secret settings, credentials in an address included."""
@@ -385,11 +366,8 @@ def load_settings(env_dir: Path | None = None) -> Settings:
 
 
 def load_timetable(env_dir: Path | None = None) -> Timetable:
-    """When the schedules tick; needs no other setting. `env_dir`: as in `load_settings`.
-
-    Raises:
-        Misconfigured: A cron line is wrong. The message names its variable.
-    """
+    """When the schedules tick; needs no other setting. `env_dir`: as in `load_settings`. Raises Misconfigured: a cron
+    line is wrong. The message names its variable."""
     return _load(Timetable, (env_dir or Path.cwd()).resolve())
 
 
@@ -403,11 +381,8 @@ def _load(kind: type[Loaded], folder: Path) -> Loaded:
 
 def _put_right(folder: Path) -> dict[str, str]:
     """Settings whose variables a command of Dagster has overwritten with `.env`, as they were meant: what the
-    environment said when the command was started, else `.env.local`.
-
-    Raises:
-        Misconfigured: `.env` and `.env.local` differ, and it cannot be told what the environment said.
-    """
+    environment said when the command was started, else `.env.local`. Raises Misconfigured: `.env` and `.env.local`
+    differ, and it cannot be told what the environment said."""
     env, local = (dotenv_values(folder / name, encoding="utf-8") for name in ENV_FILES)
     doubtful = {
         name: value

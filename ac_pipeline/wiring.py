@@ -1,7 +1,5 @@
-"""Wiring: settings in, one ready pipeline of plain clients out. The only place that chooses implementations.
-
-No rules live here. The command line, the assets and the benchmarks open a `Pipeline`; tests hand in their own parts.
-"""
+"""Wiring: settings in, one ready pipeline of plain clients out. The only place that chooses implementations; no rules
+live here. Tests hand in their own parts."""
 
 from __future__ import annotations
 
@@ -14,8 +12,9 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -30,9 +29,10 @@ from ac_pipeline.atproto.client import PdsClient
 from ac_pipeline.atproto.lexicon import Lexicons, load_lexicons
 from ac_pipeline.atproto.rate_limits import Budget, Pace
 from ac_pipeline.atproto.relay import Relay
-from ac_pipeline.atproto.sessions import Sessions
+from ac_pipeline.atproto.sessions import Sessions, SignIn
 from ac_pipeline.atproto.transport import Transport, open_http
 from ac_pipeline.bounds import Limit, Limits
+from ac_pipeline.errors import PipelineError
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.accounts import MongoAccounts, MongoProvisioning
 from ac_pipeline.mongo.changes.pending import MongoChanges
@@ -41,6 +41,7 @@ from ac_pipeline.mongo.documents import MongoDocuments
 from ac_pipeline.mongo.ledger.audit import MongoAudit
 from ac_pipeline.mongo.ledger.collections import (
     MongoBudgetStore,
+    MongoCounters,
     MongoPublishedLexicons,
     MongoSessionStore,
     MongoSnapshots,
@@ -78,7 +79,8 @@ class Pipeline:
                 proxies=settings.proxies,
             )
         )
-        pds = _Pds(settings, settings.pds_url, http, own, settings.pds_rate_limit_bypass_key, sleep)
+        bypass = settings.pds_rate_limit_bypass_key
+        pds = partial(_pds, settings, settings.pds_url, http, own, bypass=bypass, sleep=sleep)
         now, host = (lambda: datetime.now(UTC)), httpx.URL(settings.pds_url).netloc.decode()
 
         self.settings = settings
@@ -88,23 +90,26 @@ class Pipeline:
         self.audit = MongoAudit(own, who=settings.ac_operator)
         self.snapshots = MongoSnapshots(own)
         self.receipts = MongoReceipts(own)
+        self.counters = MongoCounters(own)
         self.plans = MongoPlans(own, settings.ac_operator)
         self.budgets = MongoBudgetStore(own["budgets"])
         self.provisioning = MongoProvisioning(source, own)
         self.changes = MongoChanges(source, own)
-        self.documents = self.repairs = MongoDocuments(source)
+        self.documents = MongoDocuments(source)
         self.lexicons = lexicons_of_types()
-        self.server = pds.client()
-        self.administration = pds.administration()
-        self.store = RenditionStore(settings.ac_renditions_url)
+        self.server = PdsClient(*pds())
+        password = settings.pds_admin_password
+        self.administration = Administration(*pds(), password.get_secret_value() if password else None)
+        self.store = RenditionStore(settings.ac_renditions_url, settings.renditions_options)
+        self.objects = ObjectStorage(
+            media_http,
+            settings.ac_media_url,
+            buckets=settings.ac_media_buckets.split(","),
+            limit=_limits(settings).media,
+            concurrency=settings.ac_concurrent_downloads,
+        )
         self.renderer = Renderer(
-            ObjectStorage(
-                media_http,
-                settings.ac_media_url,
-                buckets=settings.ac_media_buckets.split(","),
-                limit=_limits(settings).media,
-                concurrency=settings.ac_concurrent_downloads,
-            ),
+            self.objects,
             self.store,
             blob_limit=self.server.blob_limit,
             work_dir=stack.enter_context(work_folder()),
@@ -147,13 +152,20 @@ class Pipeline:
             erase_copies=settings.ac_erase_copies,
         )
 
+    def keep_counts(self) -> None:
+        """Add what this pipeline has asked for and spent to what all have; metrics are no reason to fail."""
+        encodings = self.renderer.encodings
+        with suppress(PipelineError):
+            self.counters.add(
+                asdict(self.server.usage())
+                | {"media_bytes_downloaded": self.objects.bytes_downloaded}
+                | {"encodings": len(encodings), "encoding_seconds": sum(encodings)}
+            )
+
 
 def lexicons_of_types() -> Lexicons:
-    """The lexicons of all media types, those of other packages included.
-
-    Raises:
-        Misconfigured: One is missing or cannot be used.
-    """
+    """The lexicons of all media types, those of other packages included. Raises Misconfigured: one is missing or cannot
+    be used."""
     return load_lexicons(
         needed=[media.nsid for media in MEDIA_TYPES],
         more=[media.lexicons for media in MEDIA_TYPES if media.lexicons is not None],
@@ -170,7 +182,9 @@ def open_pipeline(settings: Settings, *, sleep: Callable[[float], None] = time.s
     """
     _log.info("Works on %s.", settings.destination)
     with ExitStack() as stack:
-        yield Pipeline(settings, stack, sleep)
+        pipeline = Pipeline(settings, stack, sleep)
+        stack.callback(pipeline.keep_counts)
+        yield pipeline
 
 
 @contextmanager
@@ -188,48 +202,33 @@ def work_folder(place: Path | None = None) -> Iterator[Path]:
 
 @contextmanager
 def open_relay(settings: Settings, url: str) -> Iterator[Relay]:
-    """The client of a relay.
-
-    Raises:
-        Misconfigured: The address cannot be used.
-    """
+    """The client of a relay. Raises Misconfigured: the address cannot be used."""
     with open_http(timeout=settings.ac_pds_timeout_seconds, proxies=settings.proxies) as http:
         yield Relay(url, http=http, limits=_limits(settings))
 
 
-@dataclass(frozen=True, slots=True)
-class _Pds:
-    """What the clients of one PDS are made of. Sessions and budgets are shared by all runs, in our own database."""
-
-    settings: Settings
-    url: str
-    http: httpx.Client
-    own: Database[dict[str, Any]]
-    bypass: SecretStr | None = None
-    sleep: Callable[[float], None] = time.sleep
-
-    def client(self) -> PdsClient:
-        return PdsClient(*self._parts())
-
-    def administration(self) -> Administration:
-        password = self.settings.pds_admin_password
-        secret = password.get_secret_value() if password else None
-        return Administration(*self._parts(), secret)
-
-    def _parts(self) -> tuple[Transport, Sessions, Pace]:
-        budgets = MongoBudgetStore(self.own["budgets"])
+def _pds(
+    settings: Settings,
+    url: str,
+    http: httpx.Client,
+    own: Database[dict[str, Any]],
+    *,
+    bypass: SecretStr | None = None,
+    sleep: Callable[[float], None] = time.sleep,
+) -> tuple[Transport, Sessions, Pace]:
+    """What a client of a PDS is made of. Sessions and budgets are shared by all runs, in our own database."""
+    budgets = MongoBudgetStore(own["budgets"])
+    transport = Transport(
+        url,
+        http=http,
         # With the key, limits that were learned without it do not hold; the relay does not know of it.
-        store = None if self.bypass else budgets
-        transport = Transport(
-            self.url,
-            http=self.http,
-            budget=Budget(store=store, headroom=self.settings.ac_points_headroom, sleep=self.sleep),
-            bypass_key=self.bypass.get_secret_value() if self.bypass else None,
-            limits=_limits(self.settings),
-            sleep=self.sleep,
-        )
-        pace = Pace(transport.host, self.settings.ac_relay_commits_per_hour, store=budgets, sleep=self.sleep)
-        return transport, Sessions(MongoSessionStore(self.own["sessions"])), pace
+        budget=Budget(store=None if bypass else budgets, headroom=settings.ac_points_headroom, sleep=sleep),
+        bypass_key=bypass.get_secret_value() if bypass else None,
+        limits=_limits(settings),
+        sleep=sleep,
+    )
+    pace = Pace(transport.host, settings.ac_relay_commits_per_hour, store=budgets, sleep=sleep)
+    return transport, Sessions(MongoSessionStore(own["sessions"]), SignIn(transport)), pace
 
 
 def _limits(settings: Settings) -> Limits:
@@ -250,8 +249,9 @@ def _authority(
     if did is None:
         return None
     account = Account(did, "lexicon authority", did=did, password=password.get_secret_value() if password else None)
-    elsewhere = url is not None and url != settings.pds_url
-    return Authority(account, _Pds(settings, url or settings.pds_url, http, own).client() if elsewhere else server)
+    if url is not None and url != settings.pds_url:
+        server = PdsClient(*_pds(settings, url, http, own))
+    return Authority(account, server)
 
 
 def new_run_id() -> str:

@@ -30,7 +30,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import ServiceUnreachable
 from ac_pipeline.local.services.pds_accounts import NewAccount, PdsAccounts
 from ac_pipeline.local.services.processes import Service, free_port
-from ac_pipeline.local.services.servers import (
+from ac_pipeline.local.services.stack import (
     ADMIN_PASSWORD,
     HANDLE_DOMAIN,
     installed_pds,
@@ -40,6 +40,7 @@ from ac_pipeline.local.services.servers import (
     pds_url,
 )
 from ac_pipeline_tests.postgres_server import PostgresServer, postgres_server_in
+from ac_pipeline_tests.s3_server import S3Server
 from ac_pipeline_tests.scripted_storage import ObjectServer
 from ac_pipeline_tests.tethered import Tethered
 
@@ -246,6 +247,22 @@ def postgres_server(services_folder: Path) -> Iterator[PostgresServer]:
     """A PostgreSQL server, shared by the tests of one worker: make databases of your own."""
     with postgres_server_in(services_folder / "postgres") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[S3Server]:
+    """An S3 server, shared by the tests of one worker: make buckets of your own."""
+    server = S3Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def s3_url(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A folder in a new bucket; the environment names its server and keys."""
+    for name, value in s3_server.settings.items():
+        monkeypatch.setenv(name, value)
+    return s3_server.make_bucket()
 
 
 @pytest.fixture

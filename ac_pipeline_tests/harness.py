@@ -73,13 +73,14 @@ class Slice:
         return found
 
     def everything(self) -> dict[str, Any]:
-        """All that is in the source, the ledger and the rendition store, to compare; not when somebody looked at it."""
+        """All that is in the source, the ledger and the rendition store, to compare; not when somebody looked at it,
+        nor what that took."""
         client, settings = self.database.client, self.pipeline.settings
         kept: dict[str, Any] = {
             f"{name}.{collection}": sorted(map(repr, client[name][collection].find()))
             for name in (settings.mongodb_name, settings.ac_ledger_database)
             for collection in client[name].list_collection_names()
-            if collection != "looks"  # when somebody looked last
+            if collection not in {"looks", "counters"}
         }
         kept["store"] = sorted(Path(settings.ac_renditions_url).rglob("*"))
         kept["repositories"] = {status.did: status.head for status in self.pipeline.server.list_repositories()}
@@ -127,15 +128,18 @@ class Slice:
 
 
 @contextmanager
-def open_slice(database: Database[dict[str, Any]], uri: str, pds: Any, media_url: str, folder: Path) -> Iterator[Slice]:
-    """A pipeline on a test's own database and the worker's PDS."""
+def open_slice(
+    database: Database[dict[str, Any]], uri: str, pds: Any, media_url: str, folder: Path, **more: Any
+) -> Iterator[Slice]:
+    """A pipeline on a test's own database and the worker's PDS. `more`: further settings."""
+    given = {"ac_renditions_url": str(folder / "renditions"), **more}
     settings = Settings(
         mongodb_connection_string=uri,
         mongodb_name=database.name,
         pds_url=pds.url,
         ac_media_url=media_url,
-        ac_renditions_url=str(folder / "renditions"),
         dagster_home=folder,
+        **given,
     )
     with open_pipeline(settings) as pipeline:
         yield Slice(pipeline, database, pds)

@@ -28,7 +28,7 @@ import yaml
 from pydantic import SecretStr
 
 from ac_pipeline.defs.home import environment
-from ac_pipeline.defs.run_marks import RUN_PROCESS
+from ac_pipeline.defs.sensors.abandoned import RUN_PROCESS
 from ac_pipeline.local.services.processes import LOOPBACK, Service, free_port, is_free
 from ac_pipeline.settings import Settings
 from ac_pipeline_tests.dagster_home import PATIENCE, ROOT, DagsterHome, Ui
@@ -104,7 +104,7 @@ class Host:
             return False
 
     def made(self, mark: str) -> bool:
-        """True if the process of such a mark of a run (`run_marks.py`) is one of this host."""
+        """True if the process of such a mark of a run (`abandoned.py`) is one of this host."""
         if self.apart:
             return self.namespace in mark
         pid = mark.split(" ")[-2]
@@ -300,6 +300,7 @@ class TwoHostDagster(DagsterHome):
                 "mongodb_connection_string": SecretStr(f"{hosts.shared(mongo)}&directConnection=true"),
                 "pds_url": hosts.shared(settings.pds_url),
                 "ac_media_url": hosts.shared(settings.ac_media_url),
+                "aws_endpoint_url": hosts.shared(settings.aws_endpoint_url) if settings.aws_endpoint_url else None,
                 "dagster_home": hosts.one.folder / "dagster",
                 "dagster_postgres_url": SecretStr(database),
                 "ac_dagster_yaml": self.home / "launcher.yaml",

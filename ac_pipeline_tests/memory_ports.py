@@ -258,7 +258,7 @@ class MemoryLedger(_Scripted):
 
     def recorded(self, type: str) -> list[tuple[str, str]]:
         self._called("recorded")
-        entries = (each for each in self.entries.values() if each.type == type and each.uri)
+        entries = (each for each in self.entries.values() if each.type == type and each.cid)
         return [(each.account, each.document) for each in entries if each.state is not State.DELETED]
 
     def last_look(self, name: str) -> LastLook:

@@ -40,7 +40,7 @@ class MemoryAudit(MongoAudit):
 
     def __init__(self, now: Callable[[], datetime]) -> None:
         self.lines: list[AuditEntry] = []
-        self._who, self._now = "tester", now
+        self.who, self.now = "tester", now
 
     def record(self, entry: AuditEntry) -> None:
         self.lines.append(entry)

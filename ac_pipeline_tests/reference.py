@@ -42,6 +42,7 @@ GROUPS = {
     "ac_ffmpeg": "Work at once, and media",
     "ac_pds_timeout_seconds": "Time and size of answers",
     "ac_cron_sync": "Schedules: cron lines in UTC, read when the code location starts",
+    "ac_log_format": "Logs",
 }
 """Field of `Settings` -> the heading that begins with it."""
 
@@ -135,7 +136,7 @@ def limits_of(info: FieldInfo) -> str:
 
 def meaning_of(info: FieldInfo) -> str:
     secret = SecretStr in (info.annotation, *getattr(info.annotation, "__args__", ()))
-    return f"{info.description or ''}{' A secret.' if secret else ''}"
+    return f"{' '.join((info.description or '').split())}{' A secret.' if secret else ''}"
 
 
 def _settings_tables() -> Iterator[str]:

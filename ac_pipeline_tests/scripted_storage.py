@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from ac_pipeline.local.services.media_server import Handler, MediaServer
-from ac_pipeline.local.services.servers import media_url
+from ac_pipeline.local.services.stack import media_url
 
 
 @dataclass(frozen=True, slots=True)

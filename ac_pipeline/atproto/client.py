@@ -1,7 +1,7 @@
-"""The client of one PDS: the calls the pipeline makes, and their arguments.
+"""The client of one PDS: the calls the pipeline makes, their arguments and their answers; the port `DataServer`.
 
-Implements the port `DataServer`. How a request is sent is `transport.py`, who is signed in `sessions.py`, what may be
-sent `rate_limits.py`, what comes back `xrpc_errors.py`.
+How a request is sent is `transport.py`, who is signed in `sessions.py`, what may be sent `rate_limits.py`, what a
+refusal means `xrpc_errors.py`.
 """
 
 from __future__ import annotations
@@ -10,39 +10,29 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from threading import Lock
-from typing import Final
+from typing import Any, Final
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.rate_limits import Charge, Pace
 from ac_pipeline.atproto.repository import Repository, read_repository
-from ac_pipeline.atproto.sessions import Sessions, SignIn
-from ac_pipeline.atproto.syntax import blob_cid
+from ac_pipeline.atproto.sessions import Sessions
+from ac_pipeline.atproto.syntax import at_uri, blob_cid, cid_bytes, is_did, is_tid
 from ac_pipeline.atproto.transport import Read, Request, Transport, Usage
 from ac_pipeline.atproto.types import MAX_OPERATIONS, Commit, RepositoryStatus, Write, encode_body, erases, points
-from ac_pipeline.atproto.xrpc_errors import (
-    Call,
-    TokenRefused,
-    blob_limit_of,
-    blob_of,
-    commit_of,
-    in_words,
-    need,
-    page_of,
-    status_of,
-)
+from ac_pipeline.atproto.xrpc_errors import Call, TokenRefused, content_of, need
 from ac_pipeline.errors import BlobMissing, InvalidRecord, RepositoryUnreadable, ServerFailed, TooLarge
 from ac_pipeline.items import BlobRef
 
+# Bytes, where `describeServer` names no limit: the default of the reference PDS's code (atproto facts, Blobs)
 DEFAULT_BLOB_LIMIT: Final = 5 * 2**20
-"""Bytes, where `describeServer` names no limit: the default of the reference PDS's code (atproto facts, Blobs)."""
 
 REPOSITORIES_A_PAGE: Final = 1_000  # The most that `listRepos` gives (atproto facts, Reading back)
 
+# Seconds: write points and uploads are limited per hour or day, never per minutes (atproto facts, Limits)
 _POINTS_WINDOW: Final = 3_600.0
-"""Seconds: write points and uploads are limited per hour or day, never per minutes (atproto facts, Limits)."""
-
 
 _REPOSITORY_SECONDS: Final = 120.0  # Seconds of silence while a repository is read
+_PLAIN: Final = {"Accept-Encoding": "identity"}  # gzip doubles the time (atproto facts, Reading back)
 
 
 class PdsClient:
@@ -54,25 +44,19 @@ class PdsClient:
         self._transport = transport
         self._sessions = sessions
         self._pace = pace or Pace(transport.host, 0)
-        self._sign_in = SignIn(transport)
         self._lock = Lock()
         self._blob_limit: int | None = None
-
-    def __repr__(self) -> str:
-        return f"PdsClient({self._transport.place!r})"
 
     def usage(self) -> Usage:
         """Requests and bytes so far; subtract two of them for what lies between."""
         return self._transport.usage()
-
-    # -------------------------------------------------------------------------------------------------------- reading
 
     def blob_limit(self) -> int:
         """As the port says; asked once."""
         with self._lock:
             if self._blob_limit is None:
                 request = Request(Call.READ, "com.atproto.server.describeServer", self._transport.host)
-                self._blob_limit = self._transport.send(request, blob_limit_of) or DEFAULT_BLOB_LIMIT
+                self._blob_limit = self._transport.send(request, _blob_limit_of) or DEFAULT_BLOB_LIMIT
             return self._blob_limit
 
     def read_repository(self, did: str) -> Repository:
@@ -80,21 +64,17 @@ class PdsClient:
         return self._get_repository(did, lambda car: self._verified(did, car))
 
     def download_repository(self, did: str) -> bytes:
-        """The CAR of the whole repository of `did` as it was sent; it is verified.
-
-        Raises:
-            As `read_repository`.
-        """
-
-        def read(car: bytes) -> bytes:
-            self._verified(did, car)
-            return car
-
-        return self._get_repository(did, read)
+        """The CAR of the whole repository of `did` as it was sent, verified; raises as `read_repository`."""
+        return self._get_repository(did, lambda car: (car, self._verified(did, car))[0])
 
     def latest_commit(self, did: str) -> RepositoryStatus:
         request = Request(Call.READ, "com.atproto.sync.getLatestCommit", did, params={"did": did})
-        return self._transport.send(request, lambda body: status_of(did, body))
+
+        def read(body: bytes) -> RepositoryStatus:
+            head, rev = _head(content_of(body), "cid")
+            return RepositoryStatus(did, head, rev, active=True, status=None)
+
+        return self._transport.send(request, read)
 
     def has_blob(self, did: str, cid: str) -> bool:
         """True if the blob can be downloaded: some record of the account refers to it, and the PDS keeps it."""
@@ -110,12 +90,8 @@ class PdsClient:
         return True
 
     def get_blob(self, did: str, cid: str) -> bytes:
-        """The bytes of a blob, checked against their CID.
-
-        Raises:
-            BlobMissing: No record refers to it, or the PDS has lost it.
-            ServerFailed: Other bytes came back, each time.
-        """
+        """The bytes of a blob, checked against their CID. Raises BlobMissing (no record refers to it, or the PDS has
+        lost it), ServerFailed (other bytes came back, each time)."""
 
         def read(data: bytes) -> bytes:
             need(blob_cid(data) == cid, f"other bytes than those of blob {cid}")
@@ -129,12 +105,10 @@ class PdsClient:
         while True:
             params: dict[str, str | int] = {"limit": REPOSITORIES_A_PAGE} | ({"cursor": cursor} if cursor else {})
             request = Request(Call.READ, "com.atproto.sync.listRepos", "all repositories", params=params)
-            statuses, cursor = self._transport.send(request, partial(page_of, cursor=cursor))
+            statuses, cursor = self._transport.send(request, partial(_page_of, cursor=cursor))
             yield from statuses
             if cursor is None:
                 return
-
-    # -------------------------------------------------------------------------------------------------------- writing
 
     def apply_writes(self, account: Account, writes: Sequence[Write], *, swap_commit: str | None) -> Commit:
         """As the port says, for 1 to 200 operations; `swap_commit` is the head they were planned on, or None for any.
@@ -156,7 +130,7 @@ class PdsClient:
             body=encode_body(did, writes, swap_commit),
         )
         with self._pace.commit(did, held=not erases(writes)):
-            return self._send_signed(account, request, lambda body: commit_of(did, writes, body))
+            return self._send_signed(account, request, lambda body: _commit_of(did, writes, body))
 
     def reserve_commit(self, account: Account, writes: Sequence[Write]) -> None:
         if not erases(writes):
@@ -184,37 +158,34 @@ class PdsClient:
         sent = BlobRef(blob_cid(data), mime_type, len(data))
 
         def read(body: bytes) -> BlobRef:
-            taken = blob_of(body)
+            taken = _blob_of(body)
             if taken != sent.to_json():
+                found = f"{taken['ref']['$link']} ({taken['mimeType']}, {taken['size']} bytes)"[:200]
                 raise InvalidRecord(
                     f"{self._transport.place} took the blob {sent.cid} ({mime_type}, {len(data)} bytes) of "
-                    f"{account.did} for {in_words(taken)}. Declare the type its bytes have.",
+                    f"{account.did} for {found}. Declare the type its bytes have.",
                     status=200,
                 )
             return sent
 
         return self._send_signed(account, request, read)
 
-    def _send_signed(self, account: Account, request: Request, read: Callable[[bytes], Read]) -> Read:
-        def send(token: str) -> Read:
+    def _send_signed(
+        self, account: Account, request: Request, read: Callable[[bytes], Read], refused: str | None = None
+    ) -> Read:
+        """Send as the account; once more with another token where the PDS refuses the first one."""
+        token = self._sessions.access(account, refused=refused)
+        try:
             return self._transport.send(replace(request, token=token, secrets=(account.password or "",)), read)
-
-        token = self._sessions.access(account, self._sign_in)
-        try:
-            return send(token)
-        except TokenRefused:
-            token = self._sessions.access(account, self._sign_in, refused=token)
-        try:
-            return send(token)
         except TokenRefused as error:
+            if refused is None:
+                return self._send_signed(account, request, read, token)
             raise ServerFailed(
                 f"{request.nsid} for {account.did} at {self._transport.place}: the server refuses the session it has "
                 f"just given: {error.answer}. Nothing was written; check the clock of the PDS.",
                 status=error.status,
                 answer=error.answer,
             ) from None
-
-    # -------------------------------------------------------------------------------------------------------- inner
 
     def _get_repository(self, did: str, read: Callable[[bytes], Read]) -> Read:
         request = Request(
@@ -223,7 +194,7 @@ class PdsClient:
             did,
             (Charge(f"{self._transport.host} getRepo", 1),),
             params={"did": did},
-            headers={"Accept-Encoding": "identity"},  # gzip doubles the time (atproto facts, Reading back)
+            headers=_PLAIN,
             timeout=_REPOSITORY_SECONDS,
             limit="repository",
         )
@@ -236,11 +207,82 @@ class PdsClient:
         return repository
 
     def _blob_request(self, did: str, cid: str) -> Request:
-        return Request(
-            Call.READ,
-            "com.atproto.sync.getBlob",
-            did,
-            params={"did": did, "cid": cid},
-            headers={"Accept-Encoding": "identity"},
-            limit="blob",
-        )
+        params = {"did": did, "cid": cid}
+        return Request(Call.READ, "com.atproto.sync.getBlob", did, params=params, headers=_PLAIN, limit="blob")
+
+
+def _blob_limit_of(body: bytes) -> int | None:
+    """The largest blob that an answer to `describeServer` names, in bytes; None when it names none."""
+    content = content_of(body)
+    need(isinstance(content.get("did"), str), "it names no server")
+    if "blobUploadLimit" not in content:
+        need(isinstance(content.get("availableUserDomains"), list), "it describes no server")
+        return None
+    limit = content["blobUploadLimit"]
+    if not isinstance(limit, int) or isinstance(limit, bool) or limit <= 0:
+        raise ValueError("its blobUploadLimit is no size")
+    return limit
+
+
+def _commit_of(did: str, writes: Sequence[Write], body: bytes) -> Commit:
+    """The commit that an answer to `applyWrites` names."""
+    content = content_of(body)
+    commit, results = content.get("commit"), content.get("results")
+    if not isinstance(commit, dict) or not isinstance(results, list) or len(results) != len(writes):
+        raise ValueError("it does not fit the batch")
+    head, rev = _head(commit, "cid")
+    cids: list[str | None] = []
+    for write, result in zip(writes, results, strict=True):
+        need(isinstance(result, dict), "it does not fit the batch")
+        kind = result.get("$type", f"#{write.action}Result")
+        need(isinstance(kind, str) and kind.endswith(f"#{write.action}Result"), "it answers another kind of write")
+        if write.action == "delete":
+            cids.append(None)
+            continue
+        need(result.get("uri") == at_uri(did, write.collection, write.rkey), "it names other records")
+        # The PDS does not know these lexicons and says "unknown" (REC-1); nothing but a known refusal matters.
+        need(result.get("validationStatus") in (None, "unknown", "valid"), "it finds a record invalid")
+        cids.append(_cid(result.get("cid")))
+    return Commit(head, rev, tuple(cids))
+
+
+def _page_of(body: bytes, cursor: str | None) -> tuple[list[RepositoryStatus], str | None]:
+    """The repositories on a page of `listRepos`, and the next cursor. `cursor`: the one that was sent."""
+    content = content_of(body)
+    repos: Any = content.get("repos")
+    following = content.get("cursor")
+    need(isinstance(repos, list), "it lists no repositories")
+    statuses: list[RepositoryStatus] = []
+    for repo in repos:
+        need(isinstance(repo, dict) and isinstance(repo.get("did"), str) and is_did(repo["did"]), "it lists no DIDs")
+        active, status = repo.get("active", True), repo.get("status")
+        need(isinstance(active, bool), "it does not say who is active")
+        need(isinstance(status, str | None), "it gives no status")
+        head, rev = _head(repo, "head")
+        statuses.append(RepositoryStatus(repo["did"], head, rev, active=active, status=status))
+    need(isinstance(following, str | None), "its cursor is none")
+    need(not following or following != cursor, f"it does not get beyond {cursor!r}")
+    return statuses, following or None
+
+
+def _blob_of(body: bytes) -> dict[str, Any]:
+    """The blob that an answer to `uploadBlob` names."""
+    blob = content_of(body).get("blob")
+    if not isinstance(blob, dict) or blob.get("$type") != "blob" or not isinstance(blob.get("ref"), dict):
+        raise ValueError("it names no blob")
+    _cid(blob["ref"].get("$link"))
+    need(isinstance(blob.get("mimeType"), str) and type(blob.get("size")) is int, "its blob has no type and size")
+    return blob
+
+
+def _head(content: dict[str, Any], name: str) -> tuple[str, str]:
+    rev = content.get("rev")
+    if not isinstance(rev, str) or not is_tid(rev):
+        raise ValueError("it names no revision")
+    return _cid(content.get(name)), rev
+
+
+def _cid(text: object) -> str:
+    need(isinstance(text, str), "it names no CID")
+    cid_bytes(str(text))
+    return str(text)

@@ -1,8 +1,7 @@
-"""The lexicons: the only definition of what a record looks like.
+"""The lexicons, the only definition of what a record looks like: files, whole records, what changes between versions.
 
-Loading the files, checking whole records and comparing two versions belong here; the language they are written in is
-`lexicon_rules.py`. The PDS knows none of these schemas and stores what it is given, so a record that passes this gate
-wrongly is published.
+The language they are written in is `lexicon_rules.py`. The PDS knows none of these schemas and stores what it is given,
+so a record that passes this gate wrongly is published.
 """
 
 from __future__ import annotations
@@ -36,10 +35,8 @@ class Lexicons:
     def validate(self, nsid: str, record: Record, rkey: str | None = None) -> None:
         """Check a record in JSON form, and its key when given (REC-1).
 
-        Undeclared fields are legal as long as the data model can hold them.
-
-        Raises:
-            InvalidRecord: The first broken rule: collection, path of the field, rule, what was found.
+        Undeclared fields are legal as long as the data model can hold them. Raises InvalidRecord (the first broken
+        rule: collection, path of the field, rule, what was found).
         """
         problems = self.problems(nsid, record, rkey)
         if problems:
@@ -53,8 +50,10 @@ class Lexicons:
             check(record, "$", lambda path, problem: found.append(f"{path}: {problem}"))
         except RecursionError:
             found.append("$: nested too deeply to be checked")
-        if rkey is not None and (problem := self._key_problem(nsid, rkey)):
-            found.append(problem)
+        key_type: str = self.documents[nsid]["defs"]["main"]["key"]
+        fits = _KEY_TYPES.get(key_type, is_record_key)
+        if rkey is not None and not (fits(rkey) and key_type in (*_KEY_TYPES, f"literal:{rkey}")):
+            found.append(f"record key {rkey[:80]!r} is not of type {key_type}")
         return found
 
     def undeclared(self, nsid: str, record: Record) -> list[str]:
@@ -64,25 +63,16 @@ class Lexicons:
         return [name for name in record if name not in declared and name != "$type"]
 
     def _check(self, nsid: str) -> Check:
-        try:
-            return self._checks[nsid]
-        except KeyError:
-            raise InvalidRecord(
-                f"{nsid}: there is no lexicon of this name; known are {', '.join(self._checks)}"
-            ) from None
-
-    def _key_problem(self, nsid: str, rkey: str) -> str | None:
-        key_type: str = self.documents[nsid]["defs"]["main"]["key"]
-        fits = _KEY_TYPES.get(key_type, is_record_key)(rkey) and key_type in (*_KEY_TYPES, f"literal:{rkey}")
-        return None if fits else f"record key {rkey[:80]!r} is not of type {key_type}"
+        if nsid not in self._checks:
+            raise InvalidRecord(f"{nsid}: there is no lexicon of this name; known are {', '.join(self._checks)}")
+        return self._checks[nsid]
 
 
 def load_lexicons(
     directory: Path | None = None, needed: Collection[str] | None = None, more: Iterable[Path] = ()
 ) -> Lexicons:
     """Read and compile the record lexicons below a folder: `computer/aesthetic/mood.json` is `computer.aesthetic.mood`.
-
-    A lexicon that defines no record (a permission set, shared definitions, a query) is passed over.
+    One that defines no record (a permission set, shared definitions, a query) is passed over.
 
     Args:
         directory: The folder; by default the one inside the installed package, else `lexicons/` of the checkout.
@@ -90,11 +80,11 @@ def load_lexicons(
             file is needed that cannot be told to be something else.
         more: Folders beside it, of types that live in other packages.
 
-    Raises:
-        Misconfigured: There is no record lexicon, or a needed one is missing, is not JSON, does not lie where its id
-            belongs, or is not proper.
+    Raises Misconfigured if there is no record lexicon, or a needed one is missing, is not JSON, does not lie where its
+    id belongs, or is not proper.
     """
-    folder = directory if directory is not None else _own_folder()
+    installed = _PACKAGE / "lexicons"
+    folder = directory or (installed if installed.is_dir() else _PACKAGE.parent / "lexicons")
     documents: dict[str, Any] = {}
     unusable: dict[str, str] = {}
     for expected, path in chain.from_iterable(map(_files, (folder, *more))):
@@ -115,11 +105,8 @@ def load_lexicons(
 
 
 def compile_lexicons(documents: Mapping[str, Mapping[str, Any]], needed: Collection[str] | None = None) -> Lexicons:
-    """Compile the lexicon documents that define a record. `needed`: as for `load_lexicons`.
-
-    Raises:
-        Misconfigured: A needed document is not a proper lexicon; the message names document, definition and rule.
-    """
+    """Compile the lexicon documents that define a record. `needed`: as for `load_lexicons`. Raises Misconfigured: a
+    needed document is not a proper lexicon; the message names document, definition and rule."""
     compiler = Compiler(documents)
     checks: dict[str, Check] = {}
     passed_over: dict[str, str] = {}
@@ -137,11 +124,6 @@ def compile_lexicons(documents: Mapping[str, Mapping[str, Any]], needed: Collect
                 raise
             passed_over[nsid] = error.message
     return Lexicons({nsid: documents[nsid] for nsid in checks}, checks, passed_over)
-
-
-def _own_folder() -> Path:
-    installed = _PACKAGE / "lexicons"
-    return installed if installed.is_dir() else _PACKAGE.parent / "lexicons"
 
 
 def _files(folder: Path) -> Iterator[tuple[str, Path]]:
@@ -183,11 +165,10 @@ def _is_record(nsid: str, document: Mapping[str, Any]) -> bool:
             raise Misconfigured(f"{nsid}: only defs.main can be a record, not {name}")
         if schema.get("type") in ("ref", "union", "unknown"):
             raise Misconfigured(f"{nsid}#{name}: a definition is not a {schema['type']}; use it where it is needed")
-    unknown = document.keys() - {"lexicon", "id", "revision", "description", "defs"}
-    is_record = definitions.get("main", {}).get("type") == "record"
-    if is_record and unknown:
+    is_record: bool = definitions.get("main", {}).get("type") == "record"
+    if is_record and (unknown := document.keys() - {"lexicon", "id", "revision", "description", "defs"}):
         raise Misconfigured(f"{nsid}: unknown entries {', '.join(sorted(unknown))}")
-    return bool(is_record)
+    return is_record
 
 
 Schema = Mapping[str, Any]
@@ -196,9 +177,9 @@ Schema = Mapping[str, Any]
 class Effect(StrEnum):
     """What a change means for those who use the published version."""
 
-    BREAKING = "breaking"
-    WIDENING = "widening"
-    COMPATIBLE = "compatible"
+    BREAKING = "breaking"  # Existing data or programs fail
+    WIDENING = "widening"  # Programs that know the published version may refuse new data
+    COMPATIBLE = "compatible"  # Nobody notices
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,8 +187,6 @@ class Change:
     """One difference between the published version and ours."""
 
     path: str  # Where, such as `main.record.slug`
-    # `breaking`: existing data or programs fail; `widening`: programs that know the published version may refuse new
-    # data; `compatible`: nobody notices
     effect: Effect
     what: str  # The difference in words
 
@@ -233,26 +212,16 @@ def _fewer(old: Any, new: Any) -> Effect:
     return Effect.BREAKING if new is not None and (old is None or not set(old) <= set(new)) else Effect.WIDENING
 
 
-def _fewer_nulls(old: Any, new: Any) -> Effect:
-    return _fewer(old or (), new or ())
-
-
-def _gone(old: Any, new: Any) -> Effect:
-    return Effect.WIDENING if new is None else Effect.BREAKING
-
-
-def _other(old: Any, new: Any) -> Effect:
-    return Effect.BREAKING
-
-
+# Rule -> what it means that it has changed. A rule that is not here is taken for the worst.
 _EFFECTS: Final[Mapping[str, Callable[[Any, Any], Effect]]] = {
     **dict.fromkeys(("maxLength", "maxGraphemes", "maximum", "maxSize"), _narrower(1)),
     **dict.fromkeys(("minLength", "minGraphemes", "minimum"), _narrower(-1)),
     **dict.fromkeys(("enum", "accept", "refs"), _fewer),
-    "nullable": _fewer_nulls,
-    **dict.fromkeys(("format", "const", "closed"), _gone),
+    "nullable": lambda old, new: _fewer(old or (), new or ()),
+    **dict.fromkeys(
+        ("format", "const", "closed"), lambda old, new: Effect.WIDENING if new is None else Effect.BREAKING
+    ),
 }
-"""Rule -> what it means that it has changed. A rule that is not here is taken for the worst."""
 
 
 def changes(published: Schema, ours: Schema) -> list[Change]:
@@ -278,12 +247,13 @@ def _schemas(path: str, before: Schema, after: Schema) -> Iterator[Change]:
     for name in sorted((before.keys() | after.keys()) - _STRUCTURE - {*_WORDS}):
         old, new = before.get(name), after.get(name)
         if old != new:
-            yield Change(path, _EFFECTS.get(name, _other)(old, new), f"{name} was {_shown(old)}, and is {_shown(new)}")
+            effect = _EFFECTS[name](old, new) if name in _EFFECTS else Effect.BREAKING
+            was, now = ("not set" if value is None else json.dumps(value) for value in (old, new))
+            yield Change(path, effect, f"{name} was {was}, and is {now}")
     yield from _words(path, before, after)
-    if "record" in before or "record" in after:
-        yield from _schemas(f"{path}.record", before.get("record", {}), after.get("record", {}))
-    if "items" in before or "items" in after:
-        yield from _schemas(f"{path}[]", before.get("items", {}), after.get("items", {}))
+    for name, place in (("record", f"{path}.record"), ("items", f"{path}[]")):
+        if name in before or name in after:
+            yield from _schemas(place, before.get(name, {}), after.get(name, {}))
     yield from _fields(path, before, after)
 
 
@@ -308,7 +278,3 @@ def _words(path: str, before: Schema, after: Schema) -> Iterator[Change]:
     for name in _WORDS:
         if before.get(name) != after.get(name):
             yield Change(path or name, Effect.COMPATIBLE, f"another {name}")
-
-
-def _shown(value: object) -> str:
-    return "not set" if value is None else json.dumps(value)

@@ -1,13 +1,13 @@
-"""The lexicon language: a definition becomes a function that checks values.
+"""The lexicon language: a definition becomes a function that checks values, and is checked to be a proper one itself.
 
-Records, objects, arrays, references and unions, and the check that a schema is a proper one. Compiling happens once, at
-load, so that checking a record is a few function calls. Files and whole records are `lexicon.py`. Values are in JSON
-form; every rule is enforced, nothing is coerced or defaulted.
+Compiling happens once, at load, so that checking a record is a few function calls. Values are in JSON form; every rule
+is enforced, nothing is coerced or defaulted.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import regex
@@ -30,9 +30,8 @@ _KINDS: Final[Mapping[type, str]] = {
 }
 _GRAPHEME: Final = regex.compile(r"\X")
 _BLOB_KEYS: Final = frozenset({"$type", "ref", "mimeType", "size"})
-
-
 _LENGTHS: Final = {"minLength": int, "maxLength": int}
+# Type of a schema -> its rules and their types, besides `type` and `description`
 _RULES: Final[Mapping[str, Mapping[str, type]]] = {
     "string": {"format": str, "const": str, "default": str, "enum": list, "knownValues": list}
     | {"minGraphemes": int, "maxGraphemes": int, **_LENGTHS},
@@ -50,28 +49,18 @@ _RULES: Final[Mapping[str, Mapping[str, type]]] = {
     "null": {},
     "token": {},
 }
-"""Type of a schema -> its rules and their types, besides `type` and `description`."""
-_REQUIRED: Final[Mapping[str, tuple[str, ...]]] = {
-    "array": ("items",),
-    "object": ("properties",),
-    "ref": ("ref",),
-    "union": ("refs",),
-    "record": ("key", "record"),
-}
+_REQUIRED: Final = {"array": "items", "object": "properties", "ref": "ref", "union": "refs", "record": "key record"}
 
 
 def expect_shape(schema: Schema, place: str) -> None:
     """Raises Misconfigured unless a schema of a known type has the required rules, and only known ones of the right
-    type. A rule that is not known here would be a rule that nobody enforces.
-    """
+    type: one that is not known here would be a rule that nobody enforces."""
     kind = schema["type"]
-    known = {**_RULES[kind], "description": str}
-    for rule in _REQUIRED.get(kind, ()):
+    known = {**_RULES[kind], "type": str, "description": str}
+    for rule in _REQUIRED.get(kind, "").split():
         if rule not in schema:
             raise Misconfigured(f"{place}: {rule} is missing")
     for rule, value in schema.items():
-        if rule == "type":
-            continue
         if rule not in known:
             raise Misconfigured(f"{place}: {rule!r} is not a rule of type {kind!r}")
         if type(value) is not known[rule]:
@@ -87,7 +76,6 @@ def bounds(schema: Schema, place: str, low: str, high: str) -> tuple[int, int]:
 
 
 def check_size(size: int, unit: str, limits: tuple[int, int], path: str, report: Report) -> None:
-    """Reports a size outside its limits (both inclusive)."""
     least, most = limits
     if size > most:
         report(path, f"{size:,} {unit}, at most {most:,}")
@@ -101,27 +89,25 @@ def is_map(value: object) -> bool:
 
 
 def kind_of(value: object) -> str:
-    """What a JSON value is, for people."""
     if isinstance(value, dict) and not is_map(value):
         return "a link" if "$link" in value else "bytes"
     return _KINDS.get(type(value), type(value).__name__)
 
 
 def shorten(value: object) -> str:
-    """A value as it may stand in a message: 80 characters at most."""
     text = repr(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def check_free(value: Any, path: str, report: Report) -> None:
     """Check a value that no schema describes: only the data model's own rules (no floats, proper links and blobs)."""
-    if isinstance(value, str):
-        return None
-    try:
-        to_ipld(value, path)
-    except InvalidRecord as error:
-        return report(path, error.message.removeprefix(f"{path}: "))
-    return _check_types(value, path, report)
+    if not isinstance(value, str):
+        try:
+            to_ipld(value, path)
+        except InvalidRecord as error:
+            report(path, error.message.removeprefix(f"{path}: "))
+        else:
+            _check_types(value, path, report)
 
 
 def _check_types(value: Any, path: str, report: Report) -> None:
@@ -132,12 +118,11 @@ def _check_types(value: Any, path: str, report: Report) -> None:
         kind = value.get("$type", "none")
         if kind == "blob":
             _check_blob(value, path, report)
-            return None
-        if not isinstance(kind, str) or not kind:
-            return report(f"{path}.$type", f"expected the name of a type, found {kind!r}")
-        for key, item in value.items():
-            _check_types(item, f"{path}.{key}", report)
-    return None
+        elif not isinstance(kind, str) or not kind:
+            report(f"{path}.$type", f"expected the name of a type, found {kind!r}")
+        else:
+            for key, item in value.items():
+                _check_types(item, f"{path}.{key}", report)
 
 
 def _string(schema: Schema, place: str) -> Check:
@@ -180,12 +165,11 @@ def _integer(schema: Schema, place: str) -> Check:
 
     def check(value: Any, path: str, report: Report) -> None:
         if type(value) is not int and not (type(value) is float and value.is_integer()):
-            return report(path, f"expected an integer, found {kind_of(value)}")
-        if not least <= value <= most:
-            return report(path, f"{value} is outside {least} to {most}")
-        if allowed is not None and value not in allowed:
-            return report(path, f"{value} is not one of {shorten(sorted(allowed))}")
-        return None
+            report(path, f"expected an integer, found {kind_of(value)}")
+        elif not least <= value <= most:
+            report(path, f"{value} is outside {least} to {most}")
+        elif allowed is not None and value not in allowed:
+            report(path, f"{value} is not one of {shorten(sorted(allowed))}")
 
     return check
 
@@ -195,10 +179,9 @@ def _boolean(schema: Schema, place: str) -> Check:
 
     def check(value: Any, path: str, report: Report) -> None:
         if type(value) is not bool:
-            return report(path, f"expected true or false, found {kind_of(value)}")
-        if const is not None and value is not const:
-            return report(path, f"expected {const}, found {value}")
-        return None
+            report(path, f"expected true or false, found {kind_of(value)}")
+        elif const is not None and value is not const:
+            report(path, f"expected {const}, found {value}")
 
     return check
 
@@ -212,12 +195,11 @@ def _blob(schema: Schema, place: str) -> Check:
     families = tuple(pattern[:-1] for pattern in patterns if pattern.endswith("/*") and pattern != "*/*")
 
     def check(value: Any, path: str, report: Report) -> None:
-        if not _check_blob(value, path, report):
-            return None
-        mime_type, size = value["mimeType"], value["size"]
-        if mime_type not in exact and "*/*" not in exact and not (families and mime_type.startswith(families)):
-            report(f"{path}.mimeType", f"{shorten(mime_type)} is not one of {', '.join(patterns)}")
-        return check_size(size, "bytes", limits, f"{path}.size", report)
+        if _check_blob(value, path, report):
+            mime_type = value["mimeType"]
+            if mime_type not in exact and "*/*" not in exact and not (families and mime_type.startswith(families)):
+                report(f"{path}.mimeType", f"{shorten(mime_type)} is not one of {', '.join(patterns)}")
+            check_size(value["size"], "bytes", limits, f"{path}.size", report)
 
     return check
 
@@ -228,22 +210,17 @@ def _check_blob(value: Any, path: str, report: Report) -> bool:
         found = f"an object with {', '.join(map(str, value))}" if isinstance(value, dict) else kind_of(value)
         report(path, f"expected a blob ($type blob, ref, mimeType, size), found {found}")
         return False
-    ref, mime_type, size = value["ref"], value["mimeType"], value["size"]
-    if not _is_link(ref):
-        report(f"{path}.ref", f"expected the link of a blob, found {shorten(ref)}")
-        return False
-    if not isinstance(mime_type, str) or "/" not in mime_type:
-        report(f"{path}.mimeType", f"expected a MIME type, found {shorten(mime_type)}")
-        return False
-    if type(size) is not int or not 0 <= size <= MAX_INTEGER:
-        report(f"{path}.size", f"expected a size in bytes, found {shorten(size)}")
-        return False
-    return True
-
-
-def _check_link(value: Any, path: str, report: Report) -> None:
-    if not _is_link(value):
-        report(path, f"expected a link, found {shorten(value)}")
+    mime_type, size = value["mimeType"], value["size"]
+    if not _is_link(value["ref"]):
+        wrong, expected = "ref", "the link of a blob"
+    elif not isinstance(mime_type, str) or "/" not in mime_type:
+        wrong, expected = "mimeType", "a MIME type"
+    elif type(size) is not int or not 0 <= size <= MAX_INTEGER:
+        wrong, expected = "size", "a size in bytes"
+    else:
+        return True
+    report(f"{path}.{wrong}", f"expected {expected}, found {shorten(value[wrong])}")
+    return False
 
 
 def _bytes(schema: Schema, place: str) -> Check:
@@ -252,21 +229,28 @@ def _bytes(schema: Schema, place: str) -> Check:
     def check(value: Any, path: str, report: Report) -> None:
         raw = bytes_of(value) if isinstance(value, dict) else None
         if raw is None:
-            return report(path, f"expected bytes, found {shorten(value)}")
-        return check_size(len(raw), "bytes", limits, path, report)
+            report(path, f"expected bytes, found {shorten(value)}")
+        else:
+            check_size(len(raw), "bytes", limits, path, report)
 
     return check
 
 
 def _check_unknown(value: Any, path: str, report: Report) -> None:
-    if not is_map(value):
-        return report(path, f"expected an object, found {kind_of(value)}")
-    return check_free(value, path, report)
+    if is_map(value):
+        check_free(value, path, report)
+    else:
+        report(path, f"expected an object, found {kind_of(value)}")
 
 
-def _check_null(value: Any, path: str, report: Report) -> None:
-    if value is not None:
-        report(path, f"expected null, found {kind_of(value)}")
+def _expected(words: str, fits: Callable[[Any], bool], said: Callable[[object], str]) -> Check:
+    """The check of a value that fits or does not; `said`: how what was found is named."""
+
+    def check(value: Any, path: str, report: Report) -> None:
+        if not fits(value):
+            report(path, f"expected {words}, found {said(value)}")
+
+    return check
 
 
 def _allowed(schema: Schema, place: str, kind: type) -> frozenset[Any] | None:
@@ -286,51 +270,41 @@ def _is_link(value: object) -> bool:
     return isinstance(link, str) and is_cid(link)
 
 
+# Types that need no other definition: name -> compiler of a schema (schema, place in the document)
 _SIMPLE: Final[Mapping[str, Callable[[Schema, str], Check]]] = {
     "string": _string,
     "integer": _integer,
     "boolean": _boolean,
     "blob": _blob,
     "bytes": _bytes,
-    "cid-link": lambda schema, place: _check_link,
+    "cid-link": lambda schema, place: _expected("a link", _is_link, shorten),
     "unknown": lambda schema, place: _check_unknown,
-    "null": lambda schema, place: _check_null,
+    "null": lambda schema, place: _expected("null", lambda value: value is None, kind_of),
 }
-"""Types that need no other definition: name -> compiler of a schema (schema, place in the document)."""
 
 
 class Compiler:
-    """Compiles the definitions of lexicon documents, given by NSID; references between them are resolved here.
-
-    Raises:
-        Misconfigured: From `definition`, when a schema is not a proper one. The message names the place.
-    """
+    """Compiles the definitions of lexicon documents, given by NSID; references between them are resolved here. Raises
+    Misconfigured when a schema is not a proper one; the message names the place."""
 
     def __init__(self, documents: Mapping[str, Schema]) -> None:
         self._documents = documents
-        self._checks: dict[str, Check | None] = {}
+        self._checks: dict[str, Check] = {}
 
     def definition(self, nsid: str, name: str) -> Check:
         """The check of one definition (a record's includes its `$type`); compiled once, reachable from itself."""
         full = f"{nsid}#{name}"
         if full not in self._checks:
-            self._checks[full] = None  # being compiled: a definition that refers to itself finds it later
+            self._checks[full] = partial(self._later, full)  # a definition that refers to itself finds it later
             try:
                 self._checks[full] = self._compile_definition(nsid, name)
             except Misconfigured:
                 del self._checks[full]  # whoever else refers to it is told, too
                 raise
-        ready = self._checks[full]
-        return ready if ready is not None else self._deferred(full)
+        return self._checks[full]
 
-    def _deferred(self, full: str) -> Check:
-        def check(value: Any, path: str, report: Report) -> None:
-            compiled = self._checks[full]
-            if compiled is None:
-                raise Misconfigured(f"{full}: used before it was compiled")
-            compiled(value, path, report)
-
-        return check
+    def _later(self, full: str, value: Any, path: str, report: Report) -> None:
+        self._checks[full](value, path, report)
 
     def _compile_definition(self, nsid: str, name: str) -> Check:
         place = f"{nsid}#{name}"
@@ -341,13 +315,15 @@ class Compiler:
             raise Misconfigured(f"{place}: a definition is not a {kind}; use it where the {kind} is needed")
         if kind == "record":
             expect_shape(schema, place)
-            check_key_type(schema["key"], place)
+            key = schema["key"]
+            if key not in ("any", "tid", "nsid") and not (key.startswith("literal:") and key[8:]):
+                raise Misconfigured(f"{place}: {key!r} is not a type of record key")
             if schema["record"].get("type") != "object":
                 raise Misconfigured(f"{place}: the shape of a record is an object")
             return _typed(type_name, self._field(nsid, schema["record"], place), required=True)
         if kind == "token":
             expect_shape(schema, place)
-            return _token(type_name)
+            return _expected(f"the token {type_name}", lambda value: value == type_name, shorten)
         check = self._field(nsid, schema, place)
         return _typed(type_name, check, required=False) if kind == "object" else check
 
@@ -370,11 +346,9 @@ class Compiler:
     def _object(self, nsid: str, schema: Schema, place: str) -> Check:
         properties = schema["properties"]
         for rule in ("required", "nullable"):
-            unknown = [name for name in schema.get(rule, ()) if name not in properties]
+            unknown = ", ".join(repr(name) for name in schema.get(rule, ()) if name not in properties)
             if unknown:
-                raise Misconfigured(
-                    f"{place}: {rule} names {', '.join(map(repr, unknown))}, which no property declares"
-                )
+                raise Misconfigured(f"{place}: {rule} names {unknown}, which no property declares")
         checks = {name: self._field(nsid, field, f"{place}.{name}") for name, field in properties.items()}
         required, nullable = tuple(schema.get("required", ())), frozenset(schema.get("nullable", ()))
 
@@ -385,12 +359,11 @@ class Compiler:
                 if name not in value:
                     report(f"{path}.{name}", "required and missing")
             for name, item in value.items():
-                field_check = checks.get(name)
-                if field_check is None:
-                    if name != "$type":
-                        check_free(item, f"{path}.{name}", report)
-                elif item is not None or name not in nullable:
-                    field_check(item, f"{path}.{name}", report)
+                if name in checks:
+                    if item is not None or name not in nullable:
+                        checks[name](item, f"{path}.{name}", report)
+                elif name != "$type":
+                    check_free(item, f"{path}.{name}", report)
             return None
 
         return check
@@ -410,8 +383,7 @@ class Compiler:
         return check
 
     def _ref(self, nsid: str, schema: Schema, place: str) -> Check:
-        target, name = _target(nsid, schema["ref"])
-        return self.definition(target, name)
+        return self.definition(*_target(nsid, schema["ref"]))
 
     def _union(self, nsid: str, schema: Schema, place: str) -> Check:
         closed = schema.get("closed", False)
@@ -425,32 +397,17 @@ class Compiler:
             members[target if name == "main" else f"{target}#{name}"] = self.definition(target, name)
 
         def check(value: Any, path: str, report: Report) -> None:
+            kind = value.get("$type") if is_map(value) else None
             if not is_map(value):
-                return report(path, f"expected an object with $type, found {kind_of(value)}")
-            kind = value.get("$type")
-            if not isinstance(kind, str) or not kind:
-                return report(f"{path}.$type", f"expected the name of a type, found {kind!r}")
-            if kind in members:
-                return members[kind](value, path, report)
-            if closed:
-                return report(f"{path}.$type", f"{kind!r} is not one of {', '.join(sorted(members))}")
-            return check_free(value, path, report)
+                report(path, f"expected an object with $type, found {kind_of(value)}")
+            elif not isinstance(kind, str) or not kind:
+                report(f"{path}.$type", f"expected the name of a type, found {kind!r}")
+            elif closed and kind not in members:
+                report(f"{path}.$type", f"{kind!r} is not one of {', '.join(sorted(members))}")
+            else:
+                members.get(kind, check_free)(value, path, report)
 
         return check
-
-
-def check_key_type(key: object, place: str) -> None:
-    """Raises Misconfigured unless `key` is a record key type: any, tid, nsid or `literal:...`."""
-    if key not in ("any", "tid", "nsid") and not (isinstance(key, str) and key.startswith("literal:") and key[8:]):
-        raise Misconfigured(f"{place}: {key!r} is not a type of record key")
-
-
-def _token(name: str) -> Check:
-    def check(value: Any, path: str, report: Report) -> None:
-        if value != name:
-            report(path, f"expected the token {name}, found {shorten(value)}")
-
-    return check
 
 
 def _typed(name: str, inner: Check, *, required: bool) -> Check:

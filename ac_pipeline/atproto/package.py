@@ -20,16 +20,10 @@ from ac_pipeline.atproto.xrpc_errors import content_of
 
 
 def ask(transport: Transport, request: Request, question: Callable[[Any], Read]) -> Read:
-    """What a question to the package's `com.atproto` namespace comes to, asked again where `Transport.send` would.
-
-    Args:
-        request: What holds for each call of the question; method, name, query and body are the package's.
-        question: Makes one call and reads its answer, a model of the package. A `ValueError` says that it is not what
-            was asked for. A call that is answered with nothing returns True if it was.
-
-    Raises:
-        PipelineError: As `Transport.send`.
-    """
+    """What a question to the package's `com.atproto` namespace comes to, asked again where `Transport.send` would, and
+    with its errors. `request`: what holds for each call of the question; method, name, query and body are the
+    package's. `question`: makes one call and reads its answer, a model of the package. A `ValueError` says that it is
+    not what was asked for. A call that is answered with nothing returns True if it was."""
     carrier = _Carrier(transport, request)
     com = ClientRaw(transport.place, carrier).com.atproto
 

@@ -1,11 +1,9 @@
 """What may still be sent to a PDS, learned from its `RateLimit-*` headers and asked before each request.
 
 Holds no limit of its own: until a server has named one, everything may be sent (LIMIT-4). What is learned and spent is
-kept in a store of buckets, so that all threads, runs and machines draw from one budget (RUN-8).
-
-A server reports one bucket per answer, the tightest, without its name (LIMIT-3). So a request names the buckets it
-draws from, most specific first, and an answer's policy (`5000;w=3600`) is filed under the one it fits; each policy of a
-bucket is counted by itself.
+kept in a store of buckets, so that all threads, runs and machines draw from one budget (RUN-8). A server reports one
+bucket per answer, the tightest, without its name (LIMIT-3). So a request names the buckets it draws from, most specific
+first, and an answer's policy (`5000;w=3600`) is filed under the one it fits; each policy is counted by itself.
 
 Commits are paced for the relay besides (LIMIT-9): about 2,500 an hour of one PDS. That limit is a setting and never
 learned; it is one bucket for all accounts in the same store. An hour begins with its first commit, and whether one more
@@ -17,6 +15,7 @@ from __future__ import annotations
 import logging
 import re
 import time
+from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,8 +26,8 @@ from typing import Final, Protocol
 from ac_pipeline.atproto.xrpc_errors import reset_time
 from ac_pipeline.errors import OutcomeUnknown, PipelineError, RateLimited
 
+# Seconds by which the reset of one window may differ between two answers: it is rounded to whole seconds
 _SAME_WINDOW: Final = 2.0
-"""Seconds by which the reset of one window may differ between two answers: it is rounded to whole seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +54,18 @@ class Window:
         if reported.reset < window.reset - _SAME_WINDOW:
             return window
         # Answers overtake each other; the smaller number has what is still on its way taken off.
-        return replace(
-            window, remaining=min(window.remaining, reported.remaining), reset=max(window.reset, reported.reset)
-        )
+        remaining = min(window.remaining, reported.remaining)
+        return replace(window, remaining=remaining, reset=max(window.reset, reported.reset))
 
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """Everything known of one bucket."""
-
     # By policy, such as `5000;w=3600`; none where the server has named no limit
     windows: Mapping[str, Window] = field(default_factory=dict)
     silent_until: float = 0.0  # Epoch seconds before which nothing may be sent, after a 429
+
+    def silenced(self, until: float) -> Bucket:
+        return replace(self, silent_until=max(self.silent_until, until))
 
 
 class BudgetStore(Protocol):
@@ -94,49 +93,44 @@ class MemoryBudgetStore:
 
     def __init__(self) -> None:
         self._lock = Lock()
-        self._buckets: dict[str, Bucket] = {}
+        self._buckets: defaultdict[str, Bucket] = defaultdict(Bucket)
 
     def read(self, key: str) -> Bucket:
         with self._lock:
-            return self._buckets.get(key, Bucket())
+            return self._buckets[key]
 
     def take(self, key: str, policies: Collection[str], cost: int) -> Bucket:
         with self._lock:
-            bucket = self._buckets.get(key, Bucket())
-            if not bucket.windows.keys() >= set(policies):
-                return bucket
-            taken = {
-                policy: replace(window, remaining=window.remaining - cost) if policy in policies else window
-                for policy, window in bucket.windows.items()
-            }
-            self._buckets[key] = replace(bucket, windows=taken)
-            return self._buckets[key]
+            bucket = self._buckets[key]
+            if bucket.windows.keys() >= set(policies):
+                windows = ((policy, bucket.windows[policy]) for policy in policies)
+                taken = {policy: replace(window, remaining=window.remaining - cost) for policy, window in windows}
+                bucket = self._buckets[key] = replace(bucket, windows={**bucket.windows, **taken})
+            return bucket
 
     def change(self, key: str, policy: str, known: Window | None, new: Window) -> bool:
         with self._lock:
-            bucket = self._buckets.get(key, Bucket())
-            if bucket.windows.get(policy) != known:
-                return False
-            self._buckets[key] = replace(bucket, windows={**bucket.windows, policy: new})
-            return True
+            bucket = self._buckets[key]
+            unchanged = bucket.windows.get(policy) == known
+            if unchanged:
+                self._buckets[key] = replace(bucket, windows={**bucket.windows, policy: new})
+            return unchanged
 
     def silence(self, key: str, until: float) -> None:
         with self._lock:
-            bucket = self._buckets.get(key, Bucket())
-            self._buckets[key] = replace(bucket, silent_until=max(bucket.silent_until, until))
+            self._buckets[key] = self._buckets[key].silenced(until)
 
 
 UNNAMED_WAIT: Final = 60.0  # Seconds of silence after a 429 that names no time
 
+# How long what was read of a bucket is good enough: one small read a batch at most, one in 5 s for what is asked at
+# every request. It bounds how long another run's 429 or first report of a limit goes unnoticed.
 LOOK_SECONDS: Final = 5.0
-"""How long what was read of a bucket is good enough: one small read a batch at most, one in 5 s for what is asked
-at every request. It bounds how long another run's 429 or first report of a limit goes unnoticed."""
 
+# Of a limit in a window this short or shorter, a hundredth is drawn from the store at once and spent from memory: what
+# a process leaves of it unspent comes back minutes later. Points and uploads (hours and days) are drawn exactly.
 AHEAD_WINDOW: Final = 600.0
 AHEAD_SHARE: Final = 100
-"""Of a limit in a window this short or shorter, a hundredth is drawn from the store at once and spent from memory: what
-a process leaves of it unspent comes back minutes later. Points and uploads, with their hours and days, are drawn
-exactly."""
 
 _ATTEMPTS: Final = 5  # Tries to change what others keep changing; the next answer puts right what is missed
 
@@ -160,35 +154,34 @@ _Obstacle = tuple[float, str]  # Until when a charge does not fit, in epoch seco
 
 
 def _last(obstacles: Iterable[_Obstacle | None]) -> _Obstacle | None:
-    """The obstacle that ends last."""
     return max(filter(None, obstacles), key=itemgetter(0), default=None)
 
 
-def _wait(
-    draw: Callable[[float], _Obstacle | None],
-    max_wait: float,
-    clock: Callable[[], float],
-    sleep: Callable[[float], None],
-) -> None:
-    """Draw, after waiting where that helps.
+@dataclass(kw_only=True, eq=False)
+class _Limiter:
+    """Whoever draws from a store of buckets, and waits where that helps; safe to share between threads, and between
+    processes through the store."""
 
-    Raises:
-        RateLimited: It would take more than `max_wait` seconds in all.
-    """
-    waited = 0.0
-    while True:
-        now = clock()
-        obstacle = draw(now)
-        if obstacle is None:
-            return
-        until, what = obstacle
-        pause = until - now
-        if waited + pause > max_wait:
-            raise RateLimited(
-                f"The {what} spent for another {pause:.0f} s; nothing was sent. Continue then.", retry_after=pause
-            )
-        sleep(pause)
-        waited += pause
+    store: BudgetStore | None = None  # Where buckets are kept; in memory when None
+    max_wait: float = 60.0  # Longest wait in seconds; beyond it the caller is told to come back
+    clock: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+
+    def __post_init__(self) -> None:
+        self._store = self.store or MemoryBudgetStore()
+        self._lock = Lock()
+
+    def _wait(self, draw: Callable[[float], _Obstacle | None]) -> None:
+        """Draw, after waiting where that helps. Raises RateLimited if it would take over `max_wait` seconds in all."""
+        waited = 0.0
+        while (obstacle := draw(now := self.clock())) is not None:
+            until, what = obstacle
+            pause = until - now
+            if waited + pause > self.max_wait:
+                said = f"The {what} spent for another {pause:.0f} s; nothing was sent. Continue then."
+                raise RateLimited(said, retry_after=pause)
+            self.sleep(pause)
+            waited += pause
 
 
 @dataclass(slots=True)
@@ -202,66 +195,44 @@ class _Slot:
     ahead_until: float = 0.0  # When the window ends that `ahead` was drawn from
 
 
-class Budget:
-    """The budgets of one PDS; safe to share between threads, and between processes through the store. Raises Transient
-    where the store did not answer; nothing was sent then.
+@dataclass(kw_only=True, eq=False)
+class Budget(_Limiter):
+    """The budgets of one PDS. Raises Transient where the store did not answer; nothing was sent then."""
 
-    Args:
-        store: Where buckets are kept; in memory when None.
-        max_wait: Longest wait in seconds inside `reserve`; beyond it the caller is told to come back.
-        headroom: Share of each write budget (bucket key `did:...`) left to the account's owner (LIMIT-5), 0 to 1.
-    """
+    headroom: float = 0.0  # Share of each write budget (bucket key `did:...`) left to the account's owner (LIMIT-5)
 
-    def __init__(
-        self,
-        *,
-        store: BudgetStore | None = None,
-        max_wait: float = 60.0,
-        headroom: float = 0.0,
-        clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._clock = clock
-        self._sleep = sleep
-        self._max_wait = max_wait
-        self._headroom = headroom
-        self._store = store or MemoryBudgetStore()
-        self._lock = Lock()
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._slots: dict[str, _Slot] = {}
 
     def reserve(self, charges: Sequence[Charge]) -> None:
         """Take the charges of one request from all its buckets, or from none.
 
-        Returns at once when they fit, waits up to `max_wait` seconds in all when they will fit by then.
-
-        Raises:
-            RateLimited: A bucket is empty for longer; `retry_after` says for how long. Nothing was sent.
+        Returns at once when they fit, waits up to `max_wait` seconds in all when they will fit by then. Raises
+        RateLimited (a bucket is empty for longer; `retry_after` says for how long. Nothing was sent).
         """
-        _wait(lambda now: self._draw_all(charges, now), self._max_wait, self._clock, self._sleep)
+        self._wait(lambda now: self._draw_all(charges, now))
 
-    def learn(self, headers: Mapping[str, str], charges: Sequence[Charge]) -> None:
-        """Take note of the limit an answer reports. Never fails: the answer is worth more than its headers. `headers`:
-        response headers, by lower-case name."""
+    def learn(self, headers: Mapping[str, str], charges: Sequence[Charge]) -> str | None:
+        """Take note of the limit an answer reports; the key of the bucket it was filed under, None when it reports
+        nothing usable. Never fails: the answer is worth more than its headers (by lower-case name)."""
         try:
-            self._learn(headers, charges)
+            return self._learn(headers, charges)
         except PipelineError as error:
             _log.warning("What an answer said about a limit is lost: %s", error.message)
+            return None
 
     def refused(self, headers: Mapping[str, str], charges: Sequence[Charge], retry_after: float | None) -> None:
         """Take note of a 429: nothing goes to that bucket before its reset or `Retry-After` (LIMIT-1).
 
         A refusal that does not name its policy silences all buckets of the request: any of them could be meant.
         `retry_after`: seconds the server asked for, where it did."""
-        until = self._clock() + (UNNAMED_WAIT if retry_after is None else retry_after)
-        try:
-            named = self._learn(headers, charges)
-        except PipelineError as error:
-            _log.warning("What a refusal said about a limit is lost: %s", error.message)
-            named = None
+        until = self.clock() + (UNNAMED_WAIT if retry_after is None else retry_after)
+        named = self.learn(headers, charges)
         for key in [charge.key for charge in charges] if named is None else [named]:
             slot = self._slot(key)
             with slot.lock:
-                slot.view = replace(slot.view, silent_until=max(slot.view.silent_until, until))
+                slot.view = slot.view.silenced(until)
             try:
                 self._store.silence(key, until)
             except PipelineError as error:
@@ -269,14 +240,12 @@ class Budget:
 
     def known(self, key: str) -> dict[str, Window]:
         """What is known of a bucket now, by policy; empty where the server has named no limit."""
-        slot, now = self._slot(key), self._clock()
+        slot, now = self._slot(key), self.clock()
         with slot.lock:
-            slot.view, slot.looked = self._store.read(key), now
+            self._look(key, slot, now, always=True)
             ahead = self._ahead(slot, now)
             windows = {policy: window.at(now) for policy, window in slot.view.windows.items()}
         return {policy: replace(each, remaining=max(each.remaining + ahead, 0)) for policy, each in windows.items()}
-
-    # ------------------------------------------------------------------------------------------------------- drawing
 
     def _draw_all(self, charges: Sequence[Charge], now: float) -> _Obstacle | None:
         """Draw all charges, or none and say what is in the way for longest."""
@@ -344,9 +313,8 @@ class Budget:
         return bucket
 
     def _in_the_way(self, key: str, bucket: Bucket, cost: int, now: float, *, taken: int = 0) -> _Obstacle | None:
-        """The window that ends last of those into which a cost does not fit. `taken`: what was already taken off for
-        it."""
-        headroom = self._headroom if key.startswith("did:") else 0.0
+        """The window that ends last of those into which a cost does not fit. `taken`: already taken off for it."""
+        headroom = self.headroom if key.startswith("did:") else 0.0
 
         def fits(window: Window) -> bool:
             remaining = window.remaining + taken
@@ -375,11 +343,8 @@ class Budget:
             slot.ahead = 0
         return slot.ahead
 
-    # ------------------------------------------------------------------------------------------------------ learning
-
     def _learn(self, headers: Mapping[str, str], charges: Sequence[Charge]) -> str | None:
-        """Returns the key of the bucket the headers were filed under, None when they report nothing usable."""
-        now = self._clock()
+        now = self.clock()
         reset = reset_time(headers.get("ratelimit-reset"), now)
         remaining = headers.get("ratelimit-remaining", "").strip()
         match = _POLICY.match(headers.get("ratelimit-policy", ""))
@@ -404,7 +369,7 @@ class Budget:
                 if self._store.change(key, policy, known, new):
                     slot.view = replace(slot.view, windows={**slot.view.windows, policy: new})
                     return
-                slot.view, slot.looked = self._store.read(key), now
+                self._look(key, slot, now, always=True)
 
     def _bucket_of(self, policy: str, consumed: int, length: float, charges: Sequence[Charge], now: float) -> str:
         for charge in charges:
@@ -419,26 +384,23 @@ class Budget:
                 return charge.key
         return charges[-1].key
 
-    # --------------------------------------------------------------------------------------------------------- slots
-
     def _slot(self, key: str) -> _Slot:
         with self._lock:
             return self._slots.setdefault(key, _Slot())
 
-    def _look(self, key: str, slot: _Slot, now: float) -> None:
+    def _look(self, key: str, slot: _Slot, now: float, *, always: bool = False) -> None:
         """Read the bucket when the last look is too long ago; the slot's lock is held."""
-        if slot.looked is None or now - slot.looked >= LOOK_SECONDS:
+        if always or slot.looked is None or now - slot.looked >= LOOK_SECONDS:
             slot.view, slot.looked = self._store.read(key), now
 
 
 HOUR: Final = 3_600.0  # Seconds of a window: a relay counts by the hour
 
+# Name of the one window of the bucket; without the limit, which may change while the window is under way
 POLICY: Final = "relay;w=3600"
-"""Name of the one window of the bucket; without the limit, which may change while the window is under way."""
 
 
 def commits_key(host: str) -> str:
-    """The bucket of the commits to one PDS."""
     return f"{host} commits"
 
 
@@ -451,47 +413,25 @@ def hour_under_way(bucket: Bucket, per_hour: int, now: float) -> Window | None:
     return replace(window, limit=per_hour, remaining=per_hour - (window.limit - window.remaining))
 
 
-class Pace:
-    """The pace of one PDS; safe to share between threads, and between processes through the store.
+@dataclass(eq=False)
+class Pace(_Limiter):
+    """The pace of one PDS: a commit costs one call of the store. Without a limit nothing is counted and the store is
+    not asked."""
 
-    A commit costs one call of the store. Without a limit nothing is counted and the store is not asked.
+    host: str
+    per_hour: int  # Commits in an hour; 0 for no limit
 
-    Args:
-        per_hour: Commits in an hour; 0 for no limit.
-        store, max_wait: As for `Budget`.
-    """
-
-    def __init__(
-        self,
-        host: str,
-        per_hour: int,
-        *,
-        store: BudgetStore | None = None,
-        max_wait: float = 60.0,
-        clock: Callable[[], float] = time.time,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._host = host
-        self._per_hour = per_hour
-        self._store = store or MemoryBudgetStore()
-        self._clock = clock
-        self._sleep = sleep
-        self._max_wait = max_wait
-        self._lock = Lock()
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._reserved: set[str] = set()
         self._full_until = 0.0
         self._renew_at: float | None = None
 
     def reserve(self, subject: str) -> None:
         """Count the next commit of an account now, before blobs are uploaded for it; a second time changes nothing.
-
-        Raises:
-            RateLimited: The hour is spent; `retry_after` says when the next one begins.
-            Transient: The store did not answer.
-        """
-        with self._lock:
-            reserved = subject in self._reserved
-        if self._per_hour and not reserved:
+        Raises RateLimited (the hour is spent; `retry_after` says when the next one begins), Transient (the store did
+        not answer)."""
+        if self.per_hour and subject not in self._reserved:
             self._take(held=True)
             with self._lock:
                 self._reserved.add(subject)
@@ -503,16 +443,10 @@ class Pace:
 
     @contextmanager
     def commit(self, subject: str, *, held: bool) -> Iterator[None]:
-        """Send one commit inside; what certainly did not happen is not counted.
-
-        Args:
-            subject: Whose it is; what was reserved for it is used.
-            held: False for one that does not wait when the hour is spent; it is counted all the same.
-
-        Raises:
-            RateLimited, Transient: As `reserve`; nothing was sent.
-        """
-        if not self._per_hour:
+        """Send one commit of `subject` inside, with what was reserved for it; what certainly did not happen is not
+        counted. One that is not `held` does not wait when the hour is spent, and is counted all the same. Raises as
+        `reserve`; nothing was sent then."""
+        if not self.per_hour:
             yield
             return
         if not self._use(subject):
@@ -532,25 +466,20 @@ class Pace:
         return reserved
 
     def _take(self, *, held: bool) -> None:
-        what = f"{self._per_hour} commits an hour that the relay of {self._host} takes (AC_RELAY_COMMITS_PER_HOUR) are"
+        self._wait(lambda now: self._draw(now, held=held))
 
-        def draw(now: float) -> _Obstacle | None:
-            until = self._draw(now, held=held)
-            return None if until is None else (until, what)
-
-        _wait(draw, self._max_wait, self._clock, self._sleep)
-
-    def _draw(self, now: float, *, held: bool) -> float | None:
-        """Count one commit; or None of it, and when the next hour begins."""
+    def _draw(self, now: float, *, held: bool) -> _Obstacle | None:
+        """Count one commit; or none of it, and what is in the way until the next hour begins."""
+        what = f"{self.per_hour} commits an hour that the relay of {self.host} takes (AC_RELAY_COMMITS_PER_HOUR) are"
         if held and now < self._full_until:
-            return self._full_until
-        key = commits_key(self._host)
+            return self._full_until, what
+        key = commits_key(self.host)
         for _ in range(_ATTEMPTS):
             over = self._renew_at is not None and now >= self._renew_at
             bucket = self._store.read(key) if over else self._store.take(key, (POLICY,), 1)
-            window = hour_under_way(bucket, self._per_hour, now)
+            window = hour_under_way(bucket, self.per_hour, now)
             if window is None:
-                begun = Window(self._per_hour, HOUR, self._per_hour - 1, now + HOUR)
+                begun = Window(self.per_hour, HOUR, self.per_hour - 1, now + HOUR)
                 known = bucket.windows.get(POLICY)
                 if self._store.change(key, POLICY, known, begun):
                     self._renew_at = begun.reset
@@ -564,11 +493,11 @@ class Pace:
                 return None
             self._full_until = window.reset
             self._store.take(key, (POLICY,), -1)
-            return window.reset
+            return window.reset, what
         return None  # one commit too many is less of a harm than an hour of waiting for nothing
 
     def _give_back(self) -> None:
         try:
-            self._store.take(commits_key(self._host), (POLICY,), -1)
+            self._store.take(commits_key(self.host), (POLICY,), -1)
         except PipelineError as error:
             _log.warning("A commit that was not made stays counted for the relay: %s", error.message)

@@ -14,7 +14,7 @@ import httpx
 
 from ac_pipeline.atproto.rate_limits import Budget
 from ac_pipeline.atproto.syntax import is_did
-from ac_pipeline.atproto.transport import Read, Request, Transport
+from ac_pipeline.atproto.transport import Request, Transport
 from ac_pipeline.atproto.xrpc_errors import Call, need
 from ac_pipeline.bounds import Limits
 from ac_pipeline.errors import AccountInactive, AccountUnknown, Misconfigured, Transient
@@ -55,7 +55,7 @@ class Relay:
 
         with self._named():
             try:
-                return self._ask(did, question)
+                return self._transport.ask(Request(Call.READ, "", did), question)
             except AccountUnknown:
                 return UNKNOWN
             except AccountInactive as error:
@@ -75,16 +75,11 @@ class Relay:
                 return page
 
             with self._named():
-                page = self._ask("all", question)
+                page = self._transport.ask(Request(Call.READ, "", "all"), question)
             yield from ((repo.did, _state(repo)) for repo in page.repos)
             cursor = page.cursor or None
             if cursor is None:
                 return
-
-    def _ask(self, subject: str, question: Callable[[Any], Read]) -> Read:
-        from ac_pipeline.atproto.package import ask  # noqa: PLC0415  # 0.97 s of CPU that most runs need not pay
-
-        return ask(self._transport, Request(Call.READ, "", subject), question)
 
     @contextmanager
     def _named(self) -> Iterator[None]:

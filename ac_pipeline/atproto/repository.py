@@ -1,15 +1,15 @@
 """A repository as the pipeline sees it: who it belongs to, its head, and its records with their CIDs.
 
-An immutable value read from one verified CAR (`com.atproto.sync.getRepo`), and the same value after an acknowledged
-batch; with the blocks and the tree (MST) it is read from. Fetching a CAR is `client.py`. The signature of the commit is
-not checked: the CAR comes from the PDS that holds the signing key, over TLS.
+An immutable value read from one verified CAR (`com.atproto.sync.getRepo`) with its blocks and tree (MST), and the same
+value after an acknowledged batch. The signature of the commit is not checked: the CAR comes from the PDS that holds the
+signing key, over TLS.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Any, Final, TypeGuard
 
@@ -28,14 +28,9 @@ _KEY: Final = re.compile(rb"[A-Za-z][A-Za-z0-9.-]{1,316}/(?!\.{1,2}\Z)[A-Za-z0-9
 
 
 def read_car(car: bytes) -> tuple[bytes, dict[bytes, bytes]]:
-    """Split a CAR into its root and its blocks, each verified against its CID; order and repetition do not matter.
-
-    Returns:
-        The root's binary CID and binary CID -> bytes.
-
-    Raises:
-        RepositoryUnreadable: Not a CAR of version 1 with one root, cut short, or a block that is not what its CID says.
-    """
+    """Split a CAR into its root (binary CID) and its blocks by binary CID, each verified against it; order and
+    repetition do not matter. Raises RepositoryUnreadable: not a CAR of version 1 with one root, cut short, or a block
+    that is not what its CID says."""
     start, size = _varint(car, 0)
     end = start + size
     if not 0 < size <= len(car) - start:
@@ -86,11 +81,7 @@ def _varint(car: bytes, position: int) -> tuple[int, int]:
 
 
 def decode_block(data: bytes, name: str) -> Any:
-    """Decode a block of the repository's own structure.
-
-    Raises:
-        RepositoryUnreadable: It is not strict DAG-CBOR.
-    """
+    """Decode a block of the repository's own structure; raises RepositoryUnreadable if it is not strict DAG-CBOR."""
     try:
         return libipld.decode_dag_cbor(data)
     except (ValueError, RecursionError) as error:
@@ -98,7 +89,6 @@ def decode_block(data: bytes, name: str) -> Any:
 
 
 def is_dag_cbor(cid: object) -> TypeGuard[bytes]:
-    """True if a decoded value is the binary CID of a DAG-CBOR block."""
     return type(cid) is bytes and len(cid) == _CID_LENGTH and cid[:4] == DAG_CBOR_CID
 
 
@@ -108,18 +98,12 @@ def key_depth(key: bytes) -> int:
 
 
 def read_tree(root: bytes, blocks: Mapping[bytes, bytes]) -> dict[str, bytes]:
-    """Every record of a tree, with the shape of the whole tree checked.
+    """Every record of a tree, its shape checked as a whole: `collection/rkey` -> binary CID, in the order of the keys.
 
     Nodes have exactly their fields; keys are compressed against their predecessor, well formed and in strictly rising
     order over the whole tree; each key lies in the layer that its hash says and each child one layer below its parent,
     so that nothing can contain itself; only an empty repository has an empty leaf or a root without records; every node
-    and every record is present.
-
-    Returns:
-        `collection/rkey` -> binary CID of the record, in the order of the keys.
-
-    Raises:
-        RepositoryUnreadable: One of these does not hold.
+    and every record is present. Raises RepositoryUnreadable (one of these does not hold).
     """
     tree = _Tree(blocks)
     left, entries = tree.node(root)
@@ -131,8 +115,6 @@ def read_tree(root: bytes, blocks: Mapping[bytes, bytes]) -> dict[str, bytes]:
 
 
 class _Tree:
-    """One walk: the blocks, what was found, and the last key."""
-
     def __init__(self, blocks: Mapping[bytes, bytes]) -> None:
         self.records: dict[str, bytes] = {}
         self._blocks = blocks
@@ -161,7 +143,6 @@ class _Tree:
                 self.visit(right, layer - 1)
 
     def node(self, cid: object) -> tuple[bytes | None, list[dict[str, Any]]]:
-        """Left child and entries of a node."""
         data = self._blocks.get(cid) if is_dag_cbor(cid) else None
         if data is None:
             raise RepositoryUnreadable("a node of the tree is missing from the CAR")
@@ -187,11 +168,9 @@ class _Tree:
 
 
 _COMMIT_KEYS: Final = frozenset({"did", "version", "data", "rev", "prev", "sig"})
-_BLOB_TEXT: Final = b"\x64blob"  # how DAG-CBOR writes the text "blob": without it, a record has no blob
-_BLOB_REF: Final = re.compile(
-    re.escape(b"\x63ref\xd8\x2a\x58\x25\x00") + b"(" + re.escape(RAW_CID) + b".{32})", re.DOTALL
-)
-"""How DAG-CBOR writes the field `ref` of a blob: a link (tag 42) to a raw CID."""
+_BLOB_TEXT: Final = b"\x64blob"  # How DAG-CBOR writes the text "blob": without it, a record has no blob
+# How DAG-CBOR writes the field `ref` of a blob: a link (tag 42) to a raw CID
+_BLOB_REF: Final = re.compile(re.escape(b"\x63ref\xd8\x2a\x58\x25\x00") + b"(" + re.escape(RAW_CID) + b".{32})", re.S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,12 +185,8 @@ class Repository:
     _encoded: Mapping[str, bytes] = field(repr=False, compare=False)
 
     def value(self, path: str) -> Record:
-        """The record at `collection/rkey`, decoded on every call: the caller's own.
-
-        Raises:
-            KeyError: There is no such record.
-            InvalidRecord: The PDS holds something that has no JSON form.
-        """
+        """The record at `collection/rkey`, decoded on every call: the caller's own. Raises KeyError (there is no such
+        record), InvalidRecord (the PDS holds something that has no JSON form)."""
         return decode_record(self._encoded[self.records[path]])
 
     def collection(self, nsid: str) -> Iterator[tuple[str, str]]:
@@ -236,59 +211,45 @@ class Repository:
         return {cid for _, cid in self.blob_references()}
 
     def with_writes(self, commit: Commit, writes: Sequence[Write]) -> Repository:
-        """This repository after a batch that the PDS has acknowledged, so that it need not be read again. `commit`: the
-        answer; `cids` in the order of `writes`.
-
-        Raises:
-            RepositoryMoved: The answer does not fit this repository and the batch (another content's CID, a create
-                on an existing key, an update or delete of a missing one): what is known here is wrong, read it again.
-            InvalidRecord: A record of the batch cannot be encoded.
-        """
+        """This repository after a batch that the PDS has acknowledged with `commit`, so that it need not be read again.
+        Raises RepositoryMoved (the answer does not fit this repository and the batch (another content's CID, a create
+        on an existing key, an update or delete of a missing one): what is known here is wrong, read it again),
+        InvalidRecord (a record of the batch cannot be encoded)."""
         if len(commit.cids) != len(writes):
-            raise RepositoryMoved(
-                f"{self.did}: {len(writes)} writes were answered with {len(commit.cids)} CIDs; read it again"
-            )
+            raise self._moved(f"{len(writes)} writes were answered with {len(commit.cids)} CIDs")
         records, encoded = dict(self.records), dict(self._encoded)
         for write, acknowledged in zip(writes, commit.cids, strict=True):
             path = f"{write.collection}/{write.rkey}"
             if (path in records) is (write.action == "create"):
                 known = "exists already" if path in records else "is not known"
-                raise RepositoryMoved(f"{self.did}: {write.action} of {path}, which {known}; read it again")
+                raise self._moved(f"{write.action} of {path}, which {known}")
             if write.action == "delete":
                 del records[path]
                 continue
             data = encode_record(write.value or {})
             cid = cid_text(DAG_CBOR_CID + sha256(data).digest())
             if acknowledged != cid:
-                raise RepositoryMoved(
-                    f"{self.did}: {path} was acknowledged as {acknowledged}, its content is {cid}; read it again"
-                )
+                raise self._moved(f"{path} was acknowledged as {acknowledged}, its content is {cid}")
             records[path] = cid
             encoded[cid] = data
-        return Repository(did=self.did, rev=commit.rev, commit=commit.cid, data=None, records=records, _encoded=encoded)
+        return replace(self, rev=commit.rev, commit=commit.cid, data=None, records=records, _encoded=encoded)
+
+    def _moved(self, what: str) -> RepositoryMoved:
+        return RepositoryMoved(f"{self.did}: {what}; read it again")
 
 
 def read_repository(car: bytes) -> Repository:
     """Read and verify a whole repository: blocks, commit and tree (VERIFY-4). `car`: the answer to
-    `com.atproto.sync.getRepo` without `since`.
-
-    Raises:
-        RepositoryUnreadable: Anything is missing, cut or not what its CID says; a failed read is never an empty one.
-    """
+    `com.atproto.sync.getRepo` without `since`. Raises RepositoryUnreadable if anything is missing, cut or not what its
+    CID says; a failed read is never an empty one."""
     root, blocks = read_car(car)
     if root not in blocks:
         raise RepositoryUnreadable("the commit is missing from the CAR")
     commit = _read_commit(blocks[root])
     tree = read_tree(commit["data"], blocks)
     records = {path: cid_text(cid) for path, cid in tree.items()}
-    return Repository(
-        did=commit["did"],
-        rev=commit["rev"],
-        commit=cid_text(root),
-        data=cid_text(commit["data"]),
-        records=records,
-        _encoded={records[path]: blocks[cid] for path, cid in tree.items()},
-    )
+    encoded = {records[path]: blocks[cid] for path, cid in tree.items()}
+    return Repository(commit["did"], commit["rev"], cid_text(root), cid_text(commit["data"]), records, encoded)
 
 
 def _read_commit(block: bytes) -> dict[str, Any]:

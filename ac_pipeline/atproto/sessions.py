@@ -1,14 +1,12 @@
 """One signed-in session per DID: cached, refreshed, kept by a store, and never asked for too often.
 
 `createSession` takes at least 350 ms by design and is limited to 30 per 5 minutes and 300 a day (atproto facts,
-Accounts and sessions), so one session serves all runs. Keeping tokens across
-processes is `mongo/ledger/collections.py`. Tokens are secrets: no `repr` and no message here shows one.
+Accounts and sessions), so one session serves all runs. Tokens are secrets: no `repr` and no message here shows one.
 """
 
 from __future__ import annotations
 
 import base64
-import binascii
 import json
 import time
 from collections.abc import Callable, Sequence
@@ -24,18 +22,16 @@ from ac_pipeline.atproto.transport import Request, Transport
 from ac_pipeline.atproto.xrpc_errors import Call, Malformed, TokenRefused, content_of, need
 from ac_pipeline.errors import AccountInactive, AccountUnknown, Blocked, NoCredentials, RateLimited
 
+# `createSession` per DID: calls and seconds, as the reference PDS limits them (LIMIT-7)
 SIGN_IN_LIMITS: Final = ((30, 300.0), (300, 86_400.0))
-"""`createSession` per DID: calls and seconds, as the reference PDS limits them (LIMIT-7)."""
 
+# Seconds before its expiry at which a token is renewed, so that it does not run out on its way to the PDS
 REFRESH_MARGIN: Final = 60.0
-"""Seconds before its expiry at which a token is renewed, so that it does not run out on its way to the PDS."""
 
 SIGN_IN_SECONDS: Final = 30.0  # Seconds of silence before a sign-in is given up, however long other calls may take
 
-_OK: Final = 200
-
+# How long a refused password is not tried again: a run asks once, not once for each batch and upload
 REFUSAL_SECONDS: Final = 60.0
-"""How long a refused password is not tried again: a run asks once, not once for each batch and upload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +58,7 @@ class SessionStore(Protocol):
         """When a DID has signed in, as `count_sign_in` was told, oldest first."""
 
     def count_sign_in(self, did: str, at: float, keep: int) -> None:
-        """Remember one more sign-in.
-
-        Args:
-            at: Epoch seconds.
-            keep: How many of the last ones matter.
-        """
+        """Remember one more sign-in, at these epoch seconds; only the last `keep` of them matter."""
 
 
 class SignIn:
@@ -98,12 +89,8 @@ class SignIn:
         return self._transport.send(request, lambda body: self._tokens(did, body))
 
     def refresh_session(self, did: str, refresh: str) -> Tokens:
-        """Renew (`com.atproto.server.refreshSession`).
-
-        Raises:
-            TokenRefused: The refresh token is expired, revoked, unknown or another account's.
-            AccountInactive: Deactivated, taken down or suspended.
-        """
+        """Renew (`com.atproto.server.refreshSession`). Raises TokenRefused (the refresh token is expired, revoked,
+        unknown or another account's), AccountInactive (deactivated, taken down or suspended)."""
         nsid = "com.atproto.server.refreshSession"
         request = Request(Call.REFRESH, nsid, did, method="POST", token=refresh, timeout=SIGN_IN_SECONDS)
         try:
@@ -114,13 +101,11 @@ class SignIn:
             raise TokenRefused(error.message, status=error.status) from None
 
     def _tokens(self, did: str, body: bytes) -> Tokens:
-        content = content_of(body)
+        content, place = content_of(body), self._transport.place
         named, active = content.get("did"), content.get("active", True)
         access, refresh = content.get("accessJwt"), content.get("refreshJwt")
         need(isinstance(named, str) and is_did(named) and isinstance(active, bool), "it names no account")
-        if active and not (_fits_header(access) and _fits_header(refresh)):
-            raise ValueError("it gives no usable tokens")
-        place = self._transport.place
+        need(not active or (_fits_header(access) and _fits_header(refresh)), "it gives no usable tokens")
         if named != did:
             raise AccountUnknown(f"{place} signs {did} in as {named}. Check the DID.", status=200)
         if not active:
@@ -134,34 +119,28 @@ def _fits_header(token: object) -> bool:
     return isinstance(token, str) and bool(token) and token.isascii() and token.isprintable() and " " not in token
 
 
-@dataclass(frozen=True, slots=True)
-class _Refusal:
-    """A sign-in the PDS refused: with which password (its hash), until when it is remembered, and why."""
-
-    password: bytes = field(repr=False)
-    until: float
-    error: Blocked
-
-
 @dataclass(slots=True)
 class _Slot:
     """What is known of one DID; guarded by its lock, so that two threads make one sign-in."""
 
     lock: Lock = field(default_factory=Lock)
     tokens: Tokens | None = None
-    refusal: _Refusal | None = None
+    refusal: Blocked | None = None  # The last sign-in's, if the PDS refused it
+    refused: bytes = field(default=b"", repr=False)  # Hash of the password it refused
+    refused_until: float = 0.0  # As long as the refusal is remembered
 
 
 class Sessions:
-    """The sessions of one PDS."""
+    """The sessions of one PDS, made with the calls of `via`."""
 
-    def __init__(self, store: SessionStore, *, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, store: SessionStore, via: SignIn, *, clock: Callable[[], float] = time.time) -> None:
         self._store = store
+        self._via = via
         self._clock = clock
         self._lock = Lock()
         self._slots: dict[str, _Slot] = {}
 
-    def access(self, account: Account, via: SignIn, *, refused: str | None = None) -> str:
+    def access(self, account: Account, *, refused: str | None = None) -> str:
         """An access token of the account. `refused`: an access token the PDS has just refused, to get another one.
 
         Raises:
@@ -177,19 +156,16 @@ class Sessions:
                 # Another process may have renewed it meanwhile: what is stored is never older than what is cached.
                 slot.tokens = self._store.load(did) or slot.tokens
             if not self._usable(slot.tokens, refused):
-                slot.tokens = self._renew(did, password, slot, via)
+                slot.tokens = self._renew(did, password, slot)
             return slot.tokens.access
 
-    def prove(self, account: Account, via: SignIn) -> None:
-        """Sign in anew with the account's password, whatever session there is; the new one takes its place.
-
-        Raises:
-            As `access`; a refused password leaves the session there was.
-        """
+    def prove(self, account: Account) -> None:
+        """Sign in anew with the account's password, whatever session there is; the new one takes its place. Raises as
+        `access`; a refused password leaves the session there was."""
         did, password = _credentials(account)
         slot = self._slot(did)
         with slot.lock:
-            slot.tokens = self._sign_in(did, password, slot, via)
+            slot.tokens = self._sign_in(did, password, slot)
 
     def forget(self, did: str) -> None:
         """Give up the session of a DID: its password has changed."""
@@ -201,36 +177,35 @@ class Sessions:
     def _usable(self, tokens: Tokens | None, refused: str | None) -> TypeGuard[Tokens]:
         return tokens is not None and tokens.access != refused and self._lasts(tokens.access)
 
-    def _renew(self, did: str, password: str, slot: _Slot, via: SignIn) -> Tokens:
+    def _renew(self, did: str, password: str, slot: _Slot) -> Tokens:
         if slot.tokens is not None and self._lasts(slot.tokens.refresh):
             try:
-                tokens = via.refresh_session(did, slot.tokens.refresh)
+                tokens = self._via.refresh_session(did, slot.tokens.refresh)
             except TokenRefused:
                 slot.tokens = None
                 self._store.drop(did)
             else:
                 self._store.save(did, tokens)
                 return tokens
-        digest = sha256(password.encode()).digest()
-        if slot.refusal is not None and slot.refusal.password == digest and self._clock() < slot.refusal.until:
-            error = slot.refusal.error
+        error = slot.refusal
+        if error and slot.refused == sha256(password.encode()).digest() and self._clock() < slot.refused_until:
             raise type(error)(error.message, status=error.status, answer=error.answer)
-        return self._sign_in(did, password, slot, via)
+        return self._sign_in(did, password, slot)
 
-    def _sign_in(self, did: str, password: str, slot: _Slot, via: SignIn) -> Tokens:
-        digest = sha256(password.encode()).digest()
+    def _sign_in(self, did: str, password: str, slot: _Slot) -> Tokens:
         self._count_sign_in(did)
         try:
             try:
-                tokens = via.create_session(did, password)
+                tokens = self._via.create_session(did, password)
             except (Malformed, Blocked) as error:
-                if error.status != _OK:
+                if error.status != 200:
                     raise
                 # Not the answer to this call (ANSWER-1): once more, and the second one counts.
                 self._count_sign_in(did)
-                tokens = via.create_session(did, password)
+                tokens = self._via.create_session(did, password)
         except Blocked as error:
-            slot.refusal = _Refusal(digest, self._clock() + REFUSAL_SECONDS, error)
+            slot.refusal, slot.refused_until = error, self._clock() + REFUSAL_SECONDS
+            slot.refused = sha256(password.encode()).digest()
             raise
         slot.refusal = None
         self._store.save(did, tokens)
@@ -239,12 +214,10 @@ class Sessions:
     def _count_sign_in(self, did: str) -> None:
         """Count one more, those of other runs included, unless it is one too many."""
         now, before = self._clock(), self._store.sign_ins(did)
-        waits = [before[-calls] + seconds - now for calls, seconds in SIGN_IN_LIMITS if len(before) >= calls]
-        wait = max(waits, default=0.0)
-        if wait > 0:
-            raise RateLimited(
-                f"{did} has signed in too often; nothing was sent. Continue in {wait:.0f} s.", retry_after=wait
-            )
+        waits = (before[-calls] + seconds - now for calls, seconds in SIGN_IN_LIMITS if len(before) >= calls)
+        if (wait := max(waits, default=0.0)) > 0:
+            said = f"{did} has signed in too often; nothing was sent. Continue in {wait:.0f} s."
+            raise RateLimited(said, retry_after=wait)
         self._store.count_sign_in(did, now, max(calls for calls, _ in SIGN_IN_LIMITS))
 
     def _slot(self, did: str) -> _Slot:
@@ -265,15 +238,10 @@ def _credentials(account: Account) -> tuple[str, str]:
 
 def expires_at(token: str) -> float | None:
     """Epoch seconds at which a JWT expires, None when it does not say; its signature is the PDS's business."""
-    parts = token.split(".")
-    if len(parts) != 3:
-        return None
     try:
-        claims = json.loads(base64.urlsafe_b64decode(parts[1] + "=" * (-len(parts[1]) % 4)))
-    except (binascii.Error, ValueError, RecursionError):
-        return None
-    expiry = claims.get("exp") if isinstance(claims, dict) else None
-    try:
+        _, claims, _ = token.split(".")
+        content = json.loads(base64.urlsafe_b64decode(claims + "=" * (-len(claims) % 4)))
+        expiry = content.get("exp") if isinstance(content, dict) else None
         return float(expiry) if isinstance(expiry, int | float) and not isinstance(expiry, bool) else None
-    except OverflowError:
+    except (ValueError, RecursionError, OverflowError):
         return None

@@ -1,7 +1,6 @@
 """The protocol's plain values: CIDs, records as DAG-CBOR, record keys (TIDs), datetimes, at-URIs and string formats.
 
-Pure functions on strings and bytes. What a record may hold is `lexicon.py`; how records hang together is
-`repository.py`. The encoding itself is libipld's; here are the rules that it does not enforce.
+Pure functions on strings and bytes. The encoding itself is libipld's; here are the rules that it does not enforce.
 """
 
 from __future__ import annotations
@@ -19,27 +18,24 @@ import libipld
 from ac_pipeline.errors import InvalidRecord
 from ac_pipeline.items import Record
 
-MAX_INTEGER: Final = 2**53 - 1
-"""Largest integer of the data model, in both directions; the PDS answers 500 to anything beyond."""
+MAX_INTEGER: Final = 2**53 - 1  # Of the data model, in both directions; the PDS answers 500 to anything beyond
 
+# First bytes of CIDs of version 1 with a sha-256, of which 32 bytes follow: of a record, MST node or commit; of a blob
 DAG_CBOR_CID: Final = b"\x01\x71\x12\x20"
-"""First bytes of the CID of a record, MST node or commit: CIDv1, dag-cbor, sha-256, 32 bytes follow."""
-
-RAW_CID: Final = b"\x01\x55\x12\x20"  # First bytes of the CID of a blob: CIDv1, raw, sha-256, 32 bytes follow
+RAW_CID: Final = b"\x01\x55\x12\x20"
 
 _CID_LENGTH: Final = 36
 _LINK_TAG: Final = b"\xd8\x2a"  # CBOR tag 42
 _DEEPEST: Final = 128  # Levels of a record that is read: so many, every walk over it can go down
 
 _ALPHABET: Final = "234567abcdefghijklmnopqrstuvwxyz"
-_AT_URI: Final = re.compile(r"at://(did:[^/]+)/([^/]+)/([^/]+)")
+_AT_URI: Final = re.compile(r"at://([^/?#]+)(?:/([^/?#]+)(?:/([^/?#]+))?)?")
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_TID_MICROS: Final = 2**53 - 1
 _MAX_TID_MS: Final = _MAX_TID_MICROS // 1000 - 1  # so that every sub-millisecond part still fits: June 2255
-_DATETIME: Final = re.compile(
-    r"\d{4}-\d\d-\d\dT(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d(?:\.\d+)?(?:Z|[+-](?:[01]\d|2[0-3]):[0-5]\d)", re.ASCII
-)
+_CLOCK: Final = r"(?:[01]\d|2[0-3]):[0-5]\d"
+_DATETIME: Final = re.compile(rf"\d{{4}}-\d\d-\d\dT{_CLOCK}:[0-5]\d(?:\.\d+)?(?:Z|[+-]{_CLOCK})", re.ASCII)
 
 
 def _form(pattern: str, most: int) -> Callable[[str], bool]:
@@ -52,23 +48,14 @@ def _form(pattern: str, most: int) -> Callable[[str], bool]:
 
 
 def cid_text(raw: bytes) -> str:
-    """The text form (base32, `bafy...` or `bafk...`) of a binary CID.
-
-    Raises:
-        ValueError: `raw` is not a CID.
-    """
+    """The text form (base32, `bafy...` or `bafk...`) of a binary CID; raises ValueError for anything else."""
     return str(libipld.encode_cid(raw))
 
 
 def cid_bytes(text: str) -> bytes:
-    """The 36 bytes of a CID of the kinds ATProto uses: version 1, base32, dag-cbor or raw, sha-256.
-
-    CIDs of other kinds have the syntax of the format `cid`, too. They are refused on purpose: the data model blesses
-    these alone, no repository holds others, and nothing here could verify what they name.
-
-    Raises:
-        ValueError: `text` is another kind of CID, not canonical, or none at all.
-    """
+    """The 36 bytes of a CID of the kinds ATProto uses: version 1, base32, dag-cbor or raw, sha-256. Raises ValueError:
+    not canonical, no CID at all, or one of another kind, which has the syntax of the format `cid`, too: the data model
+    blesses these alone, no repository holds others, and nothing could verify what they name."""
     if text[:1] == "b":
         raw: bytes = libipld.decode_multibase(text)[1]
         if len(raw) == _CID_LENGTH and raw[:4] in (DAG_CBOR_CID, RAW_CID) and cid_text(raw) == text:
@@ -82,11 +69,7 @@ def blob_cid(data: bytes) -> str:
 
 
 def record_cid(record: Record) -> str:
-    """CID of a record in its JSON form: CIDv1, dag-cbor, sha-256. Equal to the one the PDS answers to a write.
-
-    Raises:
-        InvalidRecord: As `encode_record`.
-    """
+    """CID of a record in its JSON form, equal to the one the PDS answers to a write; raises as `encode_record`."""
     return cid_text(DAG_CBOR_CID + sha256(encode_record(record)).digest())
 
 
@@ -95,12 +78,9 @@ def record_cid(record: Record) -> str:
 
 def encode_record(record: Record) -> bytes:
     """DAG-CBOR of a record whose CIDs are `{"$link": text}` and whose byte strings are `{"$bytes": base64}`. A float
-    without a fraction is an integer, as in JSON.
-
-    Raises:
-        InvalidRecord: Something the data model does not have: a float, an integer beyond 2**53 - 1, a key that is not
-            text, a lone surrogate, a malformed link or byte string. The message names the field.
-    """
+    without a fraction is an integer, as in JSON. Raises InvalidRecord: something the data model does not have: a float,
+    an integer beyond 2**53 - 1, a key that is not text, a lone surrogate, a malformed link or byte string. The message
+    names the field."""
     if type(record) is not dict or "$link" in record or "$bytes" in record:
         raise InvalidRecord(f"a record is a map of fields, found {str(record)[:80]!r}")
     try:
@@ -116,11 +96,9 @@ def decode_record(encoded: bytes) -> Record:
     """The JSON form of a record's DAG-CBOR: what `encode_record` takes.
 
     Values that a PDS should not have accepted (floats, large integers) come through: whoever reads old records must be
-    able to look at them; encoding or validating them raises.
-
-    Raises:
-        InvalidRecord: Not a map in DAG-CBOR, or it holds a byte string that is itself a CID (libipld decodes such a
-            string and a link to the same value, so its meaning would be guessed).
+    able to look at them; encoding or validating them raises. Raises InvalidRecord (not a map in DAG-CBOR, or it holds a
+    byte string that is itself a CID (libipld decodes such a string and a link to the same value, so its meaning would
+    be guessed)).
     """
     try:
         decoded = libipld.decode_dag_cbor(encoded)
@@ -216,37 +194,28 @@ def _from_ipld(value: object, found: list[bytes], depth: int = 1) -> object:
 
 
 def tid(micros: int, clock: int) -> str:
-    """A timestamp identifier: 53 bits of microseconds since 1970, 10 bits of clock id, sorted as text by time.
-
-    Raises:
-        ValueError: `micros` or `clock` is outside its bits.
-    """
+    """A timestamp identifier: 53 bits of microseconds since 1970, 10 bits of clock id, sorted as text by time; raises
+    ValueError for numbers outside these bits."""
     if not (0 <= micros <= _MAX_TID_MICROS and 0 <= clock < 1024):
         raise ValueError(f"a TID cannot hold {micros} microseconds with clock id {clock}")
     number = micros << 10 | clock
     return "".join([_ALPHABET[number >> shift & 31] for shift in range(60, -1, -5)])
 
 
+# True for a TID: 13 characters, the first one without the top bit
 is_tid: Final = _form(f"[{_ALPHABET[:16]}][{_ALPHABET}]{{12}}", 13)
-"""True for a TID: 13 characters, the first one without the top bit."""
 
 
 def document_tid(nsid: str, oid: str, when_ms: int, salt: int = 0) -> str:
-    """The record key of a document, the same in every run on every host (design, section 1, idea 3).
-
-    Args:
-        nsid: Collection of the record.
-        oid: ObjectId of the document, 24 hex digits.
-        when_ms: Its normalised time, milliseconds since 1970; clamped to the range of a TID (1970 to June 2255).
-        salt: 0, or the next number when the key is taken by another document or refused by the PDS.
-    """
+    """The record key of a document (ObjectId, 24 hex digits), the same in every run on every host (design, section 1,
+    idea 3). `when_ms`: its normalised time, milliseconds since 1970; clamped to the range of a TID (1970 to June 2255).
+    `salt`: 0, or the next number when the key is taken by another document or refused by the PDS."""
     number = int(sha256(f"{nsid}{oid}{salt}".encode()).hexdigest(), 16)
     clamped = min(max(when_ms, 0), _MAX_TID_MS)
     return tid(clamped * 1000 + number % 1000, number // 1000 % 1024)
 
 
-is_record_key: Final = _form(r"(?!\.{1,2}\Z)[A-Za-z0-9._:~-]+", 512)
-"""True for what can be a record key at all: 1 to 512 of `A-Za-z0-9._:~-`, not `.` or `..`."""
+is_record_key: Final = _form(r"(?!\.{1,2}\Z)[A-Za-z0-9._:~-]+", 512)  # True for what can be a record key at all
 
 
 def at_uri(did: str, nsid: str, rkey: str) -> str:
@@ -255,12 +224,10 @@ def at_uri(did: str, nsid: str, rkey: str) -> str:
 
 
 def record_address(pds_url: str, uri: str) -> str | None:
-    """Where anybody can read the record of an at-URI at its PDS (`com.atproto.repo.getRecord`); None for another text.
-
-    Browsers open this address and not the at-URI itself.
-    """
+    """Where anybody can read the record of an at-URI at its PDS (`com.atproto.repo.getRecord`), which browsers open and
+    not the at-URI itself; None for another text."""
     named = _AT_URI.fullmatch(uri)
-    if named is None:
+    if named is None or named[3] is None or not named[1].startswith("did:"):
         return None
     query = urlencode({"repo": named[1], "collection": named[2], "rkey": named[3]})
     return f"{pds_url}/xrpc/com.atproto.repo.getRecord?{query}"
@@ -285,9 +252,8 @@ _TOP_LABEL: Final = r"[a-zA-Z](?:[a-zA-Z0-9-]{0,61}[a-zA-Z0-9])?"
 is_did: Final = _form(r"did:[a-z]+:[a-zA-Z0-9._:%-]*[a-zA-Z0-9._-]", 2048)
 is_handle: Final = _form(rf"(?:{_LABEL}\.)+{_TOP_LABEL}", 253)
 is_nsid: Final = _form(rf"{_TOP_LABEL}(?:\.{_LABEL})+\.[a-zA-Z][a-zA-Z0-9]{{0,62}}", 317)
+# True for a URI with a scheme, as RFC 3986 has it, without white space; what lies behind the scheme is not read
 is_uri: Final = _form(r"[a-zA-Z][a-zA-Z0-9+.-]*:(?://)?[^\s/\ufeff][^\s\ufeff]*", 8192)
-"""True for a URI with a scheme, as RFC 3986 has it, without white space; what lies behind the scheme is not read."""
-_AT_URI_FORM: Final = re.compile(r"at://([^/?#]+)(?:/([^/?#]+)(?:/([^/?#]+))?)?")
 
 # RFC 5646, section 2.1, with the primary subtag in lower case and of two or three letters, as the protocol wants it.
 _LANGUAGE: Final = re.compile(
@@ -322,15 +288,11 @@ def is_at_identifier(text: str) -> bool:
 
 def is_at_uri(text: str) -> bool:
     """`at://authority[/collection[/key]]`, without query and fragment."""
-    match = _AT_URI_FORM.fullmatch(text) if len(text) <= 8192 else None
+    match = _AT_URI.fullmatch(text) if len(text) <= 8192 else None
     if match is None:
         return False
-    authority, collection, key = match.groups()
-    return (
-        is_at_identifier(authority)
-        and (collection is None or is_nsid(collection))
-        and (key is None or is_record_key(key))
-    )
+    checks = zip(match.groups(), (is_at_identifier, is_nsid, is_record_key), strict=True)
+    return all(part is None or check(part) for part, check in checks)
 
 
 def is_cid(text: str) -> bool:

@@ -1,21 +1,19 @@
-"""One XRPC request: asked of the budget, sent, counted, repeated where that is safe, its refusal turned into an error.
-
-What requests mean belongs to `client.py`, what refusals mean to `xrpc_errors.py`. `package.py` sends the calls of the
-`atproto` package with what is here.
-"""
+"""One XRPC request: asked of the budget, sent, counted, repeated where that is safe, its refusal made an error."""
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from threading import Lock
-from typing import Final, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import httpx
 
+from ac_pipeline import errors
 from ac_pipeline.atproto.rate_limits import Budget, Charge
 from ac_pipeline.atproto.xrpc_errors import (
     REPEATABLE,
@@ -30,32 +28,14 @@ from ac_pipeline.atproto.xrpc_errors import (
     unfit,
 )
 from ac_pipeline.bounds import Limits, OverLimit, within
-from ac_pipeline.errors import (
-    Blocked,
-    Misconfigured,
-    Permanent,
-    PipelineError,
-    RateLimited,
-    RepositoryUnreadable,
-    ServerFailed,
-    ServiceUnreachable,
-)
+from ac_pipeline.errors import PipelineError, RateLimited, ServerFailed, ServiceUnreachable
 from ac_pipeline.proxies import DIRECT, Proxies, through
 from ac_pipeline.redaction import basic
 
-_KINDS: Final = {
-    "com.atproto.repo.applyWrites": "apply_writes",
-    "com.atproto.repo.uploadBlob": "upload_blob",
-    "com.atproto.sync.getRepo": "get_repo",
-    "com.atproto.sync.listRepos": "list_repos",
-    "com.atproto.server.createSession": "create_session",
-}
-"""Under which name of `Usage` a call is counted; all others are `other`."""
-
 Method = Literal["GET", "HEAD", "POST"]
 
+# Calls that have a limit of their own in place of the server's general one (atproto facts, Limits)
 _NOT_GENERAL: Final = frozenset({"com.atproto.sync.getRepo"})
-"""Calls that have a limit of their own in place of the server's general one (atproto facts, Limits)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +52,13 @@ class Usage:
     bytes_downloaded: int = 0
 
     def __sub__(self, earlier: Usage) -> Usage:
-        """What was used since `earlier`."""
         return Usage(*(getattr(self, item.name) - getattr(earlier, item.name) for item in fields(self)))
+
+    @staticmethod
+    def kind(nsid: str) -> str:
+        """The name under which a call is counted: `apply_writes`, or `other`."""
+        name = re.sub(r"(?=[A-Z])", "_", nsid.rpartition(".")[2]).lower()
+        return name if name in Usage.__dataclass_fields__ else "other"
 
     @property
     def requests(self) -> dict[str, int]:
@@ -81,20 +66,14 @@ class Usage:
         return {item.name: getattr(self, item.name) for item in fields(self) if not item.name.startswith("bytes_")}
 
 
+# Seconds before each further attempt of a request that may be repeated: four attempts in 3.5 s (LIMIT-10)
 PAUSES: Final = (0.5, 1.0, 2.0)
-"""Seconds before each further attempt of a request that may be repeated: four attempts in 3.5 s (LIMIT-10)."""
 
 CONNECTIONS: Final = 16
 KEEP_ALIVE: Final = 30.0  # Seconds an idle connection is kept; the PDS itself closes them after 90
 
-_BYPASS: Final = "x-ratelimit-bypass"
-_OK: Final = 200
-_RATE_LIMITED: Final = 429
-_SERVER_ERROR: Final = 500
-_LAST_PORT: Final = 65_535
-_PAYLOAD_TOO_LARGE: Final = 413
+# What a portal's answer to a HEAD says it is; a GET shows by its bytes whether they are the blob's
 _NO_BLOB: Final = ("text/plain", "application/json")
-"""What a portal's answer to a HEAD says it is; a GET shows by its bytes whether they are the blob's."""
 
 Read = TypeVar("Read")
 
@@ -102,9 +81,8 @@ Read = TypeVar("Read")
 def open_http(*, timeout: float = 30.0, proxies: Proxies = DIRECT) -> httpx.Client:
     """The HTTP client for one PDS: pooled connections, verified TLS, no redirects, every request bounded in time.
     `timeout`: seconds for connecting, and for each silence while sending or receiving."""
-    limits = httpx.Limits(
-        max_connections=CONNECTIONS, max_keepalive_connections=CONNECTIONS, keepalive_expiry=KEEP_ALIVE
-    )
+    kept = {"max_connections": CONNECTIONS, "max_keepalive_connections": CONNECTIONS}
+    limits = httpx.Limits(**kept, keepalive_expiry=KEEP_ALIVE)
     return httpx.Client(
         timeout=timeout,
         follow_redirects=False,
@@ -115,8 +93,6 @@ def open_http(*, timeout: float = 30.0, proxies: Proxies = DIRECT) -> httpx.Clie
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One call as it goes over the wire."""
-
     call: Call  # What its failure means
     nsid: str  # Method of the server
     subject: str  # What it is about, for messages: a DID, mostly
@@ -135,10 +111,7 @@ class Request:
 
 class Transport:
     """Sends requests to one PDS; safe to share between threads. `bypass_key`: sent as `x-ratelimit-bypass`; a secret.
-
-    Raises:
-        Misconfigured: The address or the key cannot be used.
-    """
+    Raises Misconfigured if the address or the key cannot be used."""
 
     def __init__(
         self,
@@ -155,10 +128,10 @@ class Transport:
             address = httpx.URL(url)
         except httpx.InvalidURL:
             address = httpx.URL("")
-        if address.scheme not in ("http", "https") or not address.host or (address.port or 0) > _LAST_PORT:
-            raise Misconfigured("PDS_URL is not the address of a web server; set it to https://HOST.")
+        if address.scheme not in ("http", "https") or not address.host or (address.port or 0) > 65_535:
+            raise errors.Misconfigured("PDS_URL is not the address of a web server; set it to https://HOST.")
         if bypass_key is not None and not (bypass_key.isascii() and bypass_key.isprintable() and bypass_key.strip()):
-            raise Misconfigured("PDS_RATE_LIMIT_BYPASS_KEY holds characters a header cannot carry; correct it.")
+            raise errors.Misconfigured("PDS_RATE_LIMIT_BYPASS_KEY holds characters a header cannot carry; correct it.")
         self.host: Final = address.netloc.decode("ascii")
         self.place: Final = f"{address.scheme}://{self.host}"
         self._base = str(address).rstrip("/")
@@ -201,18 +174,18 @@ class Transport:
                 # Reserving again waits for the reset when it is near, and raises when it is not.
                 if call not in (Call.READ, Call.UPLOAD) or last:
                     raise
-            except (ServiceUnreachable, ServerFailed, RepositoryUnreadable) as error:
+            except (ServiceUnreachable, ServerFailed, errors.RepositoryUnreadable) as error:
                 # Another 3xx or 4xx is an answer, and would be the same again; what exceeds a limit would do so again.
-                failed = error.status is None or error.status >= _SERVER_ERROR or isinstance(error, Malformed)
+                failed = error.status is None or error.status >= 500 or isinstance(error, Malformed)
                 again = failed and not isinstance(error, OverLimit) and call in REPEATABLE - {Call.SIGN_IN}
                 if not (again or isinstance(error, NothingSent)) or last:
                     raise
                 self._sleep(PAUSES[attempt])
-            except (Permanent, Blocked) as error:
-                if error.status != _OK or call not in REPEATABLE - {Call.SIGN_IN} or error.message == said:
+            except (errors.Permanent, errors.Blocked) as error:
+                if error.status != 200 or call not in REPEATABLE - {Call.SIGN_IN} or error.message == said:
                     raise
                 if last:
-                    raise ServerFailed(f"{error.message} It answers otherwise each time.", status=_OK) from None
+                    raise ServerFailed(f"{error.message} It answers otherwise each time.", status=200) from None
                 said = error.message
                 self._sleep(PAUSES[attempt])
             attempt += 1
@@ -221,7 +194,7 @@ class Transport:
         """Send a request whose charges are reserved, once; otherwise as `send`."""
         subject, charges = self._subject(request), self._charges(request)
         limit = getattr(self._limits, request.limit)
-        self._count({_KINDS.get(request.nsid, "other"): 1, "bytes_uploaded": len(request.body or b"")})
+        self._count({Usage.kind(request.nsid): 1, "bytes_uploaded": len(request.body or b"")})
         # The cause is left out of what is raised here: httpx quotes header values in some of its messages.
         try:
             with (
@@ -238,7 +211,7 @@ class Transport:
             ):
                 chunks = limit.watch(response.iter_bytes())
                 # A 413 is left before its end, so that the connection is dropped: the PDS resets it on its next use.
-                body = next(chunks, b"") if response.status_code == _PAYLOAD_TOO_LARGE else b"".join(chunks)
+                body = next(chunks, b"") if response.status_code == 413 else b"".join(chunks)
         except OverLimit as error:
             raise unfit(request.call, subject, error) from None
         except (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.ProxyError) as error:
@@ -246,7 +219,7 @@ class Transport:
         except httpx.RequestError as error:
             raise lost(request.call, subject, self._reason(error, request), sent=True) from None
         self._count({"bytes_downloaded": response.num_bytes_downloaded})
-        if response.status_code == _OK:
+        if response.status_code == 200:
             self._budget.learn(response.headers, charges)
             try:
                 kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
@@ -254,10 +227,9 @@ class Transport:
                 return read(body)
             except (ValueError, RecursionError) as error:
                 raise self.malformed(request, str(error)) from None
-        answer = read_answer(
-            response.status_code, response.headers, body, now=self._clock(), secrets=self._secrets(request)
-        )
-        if response.status_code == _RATE_LIMITED:
+        secrets = self._secrets(request)
+        answer = read_answer(response.status_code, response.headers, body, now=self._clock(), secrets=secrets)
+        if response.status_code == 429:
             self._budget.refused(response.headers, charges, answer.retry_after)
         else:
             self._budget.learn(response.headers, charges)
@@ -271,6 +243,12 @@ class Transport:
     def _count(self, used: Mapping[str, int]) -> None:
         with self._lock:
             self._counts.update(used)
+
+    def ask(self, request: Request, question: Callable[[Any], Read]) -> Read:
+        """As `package.ask`."""
+        from ac_pipeline.atproto.package import ask  # noqa: PLC0415  # 0.97 s of CPU that most runs need not pay
+
+        return ask(self, request, question)
 
     def malformed(self, request: Request, why: str) -> PipelineError:
         """The error of a request whose successful answer is none to it."""
@@ -291,7 +269,7 @@ class Transport:
         elif request.admin is not None:
             headers["Authorization"] = f"Basic {basic('admin', request.admin)}"
         if self._bypass_key is not None:
-            headers[_BYPASS] = self._bypass_key
+            headers["x-ratelimit-bypass"] = self._bypass_key
         return headers
 
     def _secrets(self, request: Request) -> tuple[str, ...]:
@@ -300,5 +278,4 @@ class Transport:
 
     def _reason(self, error: httpx.RequestError, request: Request) -> str:
         said = scrub(str(error), self._secrets(request))
-        kind = type(error).__name__
-        return f"no answer{through(error)} ({kind}: {said})" if said else f"no answer{through(error)} ({kind})"
+        return f"no answer{through(error)} ({type(error).__name__}{said and f': {said}'})"

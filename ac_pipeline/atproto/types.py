@@ -34,10 +34,8 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class RepositoryStatus:
-    """A repository, its head, and whether its account is active: one line of `com.atproto.sync.listRepos`.
-
-    `com.atproto.sync.getLatestCommit` answers for active accounts only, so that one from there is always active.
-    """
+    """A repository, its head, and whether its account is active: one line of `com.atproto.sync.listRepos`. One from
+    `com.atproto.sync.getLatestCommit` is always active, for it answers for active accounts only."""
 
     did: str
     head: str
@@ -48,11 +46,9 @@ class RepositoryStatus:
 
 MAX_OPERATIONS: Final = 200  # Operations in one `applyWrites` (atproto facts, Writing)
 
+# Upper bound of everything in a body that is not an operation: repository, `swapCommit`, brackets. A DID is at most 253
+# bytes for `did:web` and 32 for `did:plc`, a commit CID 59, the fixed text 41.
 ENVELOPE_BYTES: Final = 512
-"""Upper bound of everything in a body that is not an operation: repository, `swapCommit`, brackets.
-
-A DID is at most 253 bytes for `did:web` and 32 for `did:plc`, a commit CID 59, the fixed text 41.
-"""
 
 POINTS: Final = {"create": 3, "update": 2, "delete": 1}  # Write points of one operation (atproto facts, Limits)
 
@@ -71,24 +67,15 @@ def erases(writes: Iterable[Write]) -> bool:
 
 
 def request_bytes(write: Write) -> int:
-    """Bytes that one operation adds to a body: its JSON in UTF-8 and the comma.
-
-    Encoding again to send costs 3 microseconds a record, less than a hundredth of what the PDS spends on it.
-    A body of `writes` has at most `ENVELOPE_BYTES + sum(map(request_bytes, writes))` bytes.
-
-    Raises:
-        InvalidRecord: As `encode_body`.
-    """
+    """Bytes that one operation adds to a body, besides `ENVELOPE_BYTES`: its JSON in UTF-8 and the comma; raises as
+    `encode_body`. To encode again to send costs 3 microseconds, less than a hundredth of what the PDS spends on it."""
     return len(_encode(write)) + 1
 
 
 def encode_body(did: str, writes: Sequence[Write], swap_commit: str | None) -> bytes:
     """The JSON body of a batch. `validate` is left out: the PDS does not know these lexicons (atproto facts, Writing).
-    It is false where another app's record is put back as it was.
-
-    Raises:
-        InvalidRecord: A record holds something JSON or UTF-8 cannot carry.
-    """
+    It is false where another app's record is put back as it was. Raises InvalidRecord if a record holds something JSON
+    or UTF-8 cannot carry."""
     head = f'{{"repo":{json.dumps(did)},'
     if swap_commit is not None:
         head += f'"swapCommit":{json.dumps(swap_commit)},'

@@ -1,41 +1,22 @@
 """What an answer of a PDS means: HTTP status and XRPC error name -> one of the errors of `errors.py`.
 
-One table, read from top to bottom; the first rule that fits decides. No I/O and no retries: sending is `client.py`.
-What may be repeated follows from the error: see the tree in `errors.py`. Also here: the bodies of good answers, and
-when a server wants to be asked again (`Retry-After`, `RateLimit-*`).
+One table, read from top to bottom; the first rule that fits decides. What may be repeated follows from the error: see
+the tree in `errors.py`. Also here: when a server wants to be asked again (`Retry-After`, `RateLimit-*`).
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from typing import Any, Final
 
-from ac_pipeline.atproto.syntax import at_uri, cid_bytes, is_did, is_tid
-from ac_pipeline.atproto.types import Commit, RepositoryStatus, Write
+from ac_pipeline import errors
 from ac_pipeline.bounds import seconds_to_wait
-from ac_pipeline.errors import (
-    AccountInactive,
-    AccountRefused,
-    AccountUnknown,
-    BlobMissing,
-    Blocked,
-    HandleRefused,
-    Misconfigured,
-    OutcomeUnknown,
-    PipelineError,
-    RateLimited,
-    RecordRefused,
-    RepositoryMoved,
-    ServerFailed,
-    ServiceUnreachable,
-    TooLarge,
-    Transient,
-    WrongPassword,
-)
+from ac_pipeline.errors import OutcomeUnknown, PipelineError, ServerFailed, ServiceUnreachable, Transient
 from ac_pipeline.redaction import conceal
 
 
@@ -46,7 +27,6 @@ def need(holds: object, otherwise: str) -> None:
 
 
 def content_of(body: bytes) -> dict[str, Any]:
-    """The JSON object of a body."""
     try:
         content = json.loads(body)
     except ValueError:
@@ -55,102 +35,12 @@ def content_of(body: bytes) -> dict[str, Any]:
     return dict(content)
 
 
-def blob_limit_of(body: bytes) -> int | None:
-    """The largest blob that an answer to `describeServer` names, in bytes; None when it names none."""
-    content = content_of(body)
-    need(isinstance(content.get("did"), str), "it names no server")
-    if "blobUploadLimit" not in content:
-        need(isinstance(content.get("availableUserDomains"), list), "it describes no server")
-        return None
-    limit = content["blobUploadLimit"]
-    if not isinstance(limit, int) or isinstance(limit, bool) or limit <= 0:
-        raise ValueError("its blobUploadLimit is no size")
-    return limit
-
-
-def commit_of(did: str, writes: Sequence[Write], body: bytes) -> Commit:
-    """The commit that an answer to `applyWrites` names."""
-    content = content_of(body)
-    commit, results = content.get("commit"), content.get("results")
-    if not isinstance(commit, dict) or not isinstance(results, list) or len(results) != len(writes):
-        raise ValueError("it does not fit the batch")
-    head, rev = _head(commit, "cid")
-    cids: list[str | None] = []
-    for write, result in zip(writes, results, strict=True):
-        need(isinstance(result, dict), "it does not fit the batch")
-        kind = result.get("$type", f"#{write.action}Result")
-        need(isinstance(kind, str) and kind.endswith(f"#{write.action}Result"), "it answers another kind of write")
-        if write.action == "delete":
-            cids.append(None)
-            continue
-        cid = result.get("cid")
-        need(result.get("uri") == at_uri(did, write.collection, write.rkey), "it names other records")
-        # The PDS does not know these lexicons and says "unknown" (REC-1); nothing but a known refusal matters.
-        need(result.get("validationStatus") in (None, "unknown", "valid"), "it finds a record invalid")
-        cids.append(_cid(cid))
-    return Commit(head, rev, tuple(cids))
-
-
-def status_of(did: str, body: bytes) -> RepositoryStatus:
-    """The status that an answer to `getLatestCommit` names."""
-    head, rev = _head(content_of(body), "cid")
-    return RepositoryStatus(did, head, rev, active=True, status=None)
-
-
-def page_of(body: bytes, cursor: str | None) -> tuple[list[RepositoryStatus], str | None]:
-    """The repositories on a page of `listRepos`, and the next cursor. `cursor`: the one that was sent."""
-    content = content_of(body)
-    repos: Any = content.get("repos")
-    following = content.get("cursor")
-    need(isinstance(repos, list), "it lists no repositories")
-    statuses: list[RepositoryStatus] = []
-    for repo in repos:
-        need(isinstance(repo, dict) and isinstance(repo.get("did"), str) and is_did(repo["did"]), "it lists no DIDs")
-        active, status = repo.get("active", True), repo.get("status")
-        need(isinstance(active, bool), "it does not say who is active")
-        need(isinstance(status, str | None), "it gives no status")
-        head, rev = _head(repo, "head")
-        statuses.append(RepositoryStatus(repo["did"], head, rev, active=active, status=status))
-    need(isinstance(following, str | None), "its cursor is none")
-    need(not following or following != cursor, f"it does not get beyond {cursor!r}")
-    return statuses, following or None
-
-
-def blob_of(body: bytes) -> dict[str, Any]:
-    """The blob that an answer to `uploadBlob` names."""
-    blob = content_of(body).get("blob")
-    if not isinstance(blob, dict) or blob.get("$type") != "blob" or not isinstance(blob.get("ref"), dict):
-        raise ValueError("it names no blob")
-    _cid(blob["ref"].get("$link"))
-    need(isinstance(blob.get("mimeType"), str) and type(blob.get("size")) is int, "its blob has no type and size")
-    return blob
-
-
-def in_words(blob: dict[str, Any]) -> str:
-    """A blob that `blob_of` has read, for a message."""
-    return f"{blob['ref']['$link']} ({blob['mimeType']}, {blob['size']} bytes)"[:200]
-
-
-def _head(content: dict[str, Any], name: str) -> tuple[str, str]:
-    rev = content.get("rev")
-    if not isinstance(rev, str) or not is_tid(rev):
-        raise ValueError("it names no revision")
-    return _cid(content.get(name)), rev
-
-
-def _cid(text: object) -> str:
-    need(isinstance(text, str), "it names no CID")
-    cid_bytes(str(text))
-    return str(text)
-
-
 ANSWER_LENGTH: Final = 500  # Characters kept of a server's own words; enough for a reason, too few for a page of HTML
-
 HIDDEN: Final = "[hidden]"
 
+# Characters of a server's words in which secrets are looked for: so many more than are kept that no part of a secret
+# that is cut here is among them
 _LOOKED_AT: Final = 1 << 16
-"""Characters of a server's words in which secrets are looked for: so many more than are kept that no part of a secret
-that is cut here is among them."""
 
 _JWT: Final = re.compile(r"\beyJ[\w-]*\.[\w-]+(?:\.[\w-]*)*")
 
@@ -187,9 +77,9 @@ class Call(StrEnum):
     ADMIN = "admin"
 
 
+# Calls that may be sent twice: they change no repository. Uploading a blob again is idempotent (atproto, Blobs); so is
+# setting the same password, and a second invite code is used by nobody.
 REPEATABLE: Final = frozenset({Call.READ, Call.UPLOAD, Call.SIGN_IN, Call.REFRESH, Call.ADMIN})
-"""Calls that may be sent twice: they change no repository. Uploading a blob again is idempotent (atproto, Blobs); so is
-setting the same password, and a second invite code is used by nobody."""
 
 _WITH_TOKEN: Final = frozenset({Call.WRITE, Call.UPLOAD, Call.REFRESH})
 _ALL: Final = frozenset(Call)
@@ -215,18 +105,18 @@ _ADMIN: Final = frozenset({Call.ADMIN})
 _ANY_STATUS: Final = range(1000)
 _CLIENT_ERRORS: Final = range(400, 500)
 
-_CHECK_DID: Final = "Check the DID of the account, and that PDS_URL is the server that hosts it."
+_CHECK_DID: Final = "is not hosted there: check the DID of the account, and that PDS_URL is the server that hosts it."
 _RENEWED: Final = "The access is renewed by itself."
 _SEND_LESS: Final = "Send less at once."
 _UPLOAD_AGAIN: Final = "Upload the blob again in the same batch."
 _READ_BACK: Final = "Read the repository back before any retry."
+_PLAN_ANEW: Final = "Read the repository again and plan anew."
 _READ_CONFLICT: Final = "Read the repository back: a record exists already, or is missing."
 _ADMIN_REFUSED: Final = "PDS_ADMIN_PASSWORD is not the one this PDS was started with: correct it."
-_OTHER_HANDLE: Final = "Give the account another handle."
 _CORRECT: Final = "Correct what it names, then run this again."
-_REACTIVATE: Final = "Reactivate the account, or leave it blocked."
+_REACTIVATE: Final = "is {state}: reactivate the account, or leave it blocked."
 _NO_FACTOR: Final = "Sign-in by password needs the second factor of this account to be off."
-_STORE_IT: Final = "Store the account's current PDS password on the platform."
+_STORE_IT: Final = "refuses the password: store the current one on the platform, or `ac-pipeline accounts rotate`."
 _UNKNOWN_CALL: Final = "Check that PDS_URL names a PDS that knows this call."
 _REDIRECTED: Final = "Set PDS_URL to the address it redirects to; redirects are not followed."
 _ASK_OPERATOR: Final = "Ask the operator of the PDS why this account may not do this."
@@ -240,11 +130,7 @@ _TOO_LARGE: Final = frozenset(
     {"PayloadTooLarge", "PayloadTooLargeError", "CommitTooBig", "BlobTooLarge", "RecordTooLarge"}
 )
 _ANYTHING: Final = re.compile("")
-
-
-def _says(pattern: str) -> re.Pattern[str]:
-    return re.compile(pattern, re.IGNORECASE)
-
+_says = partial(re.compile, flags=re.IGNORECASE)
 
 # The reference PDS to names that are reserved, taken, too short or too long, and to those that are no handles.
 _BAD_HANDLE: Final = _says(r"InvalidHandle\b|HandleNotAvailable\b|handle already taken|valid handle")
@@ -258,40 +144,54 @@ _CONFLICT: Final = _says(
     r"|\brecord\b.{0,200}\b(already exists|not found|does not exist)|could not (find|locate) record"
 )
 
+_OF_ACCOUNTS: Final = frozenset({errors.AccountInactive, errors.AccountUnknown, errors.WrongPassword})
+
 _Rule = tuple[frozenset[Call], Container[int], "frozenset[str] | re.Pattern[str] | None", type[PipelineError], str]
 
 _TABLE: Final[tuple[_Rule, ...]] = (
     # What was asked, HTTP statuses, and the XRPC error: its names, or a pattern found in name or words (`_ANYTHING`
     # fits every XRPC error), or None where a proxy may have spoken; then what it becomes, and the advice.
-    (_ALL, {429}, None, RateLimited, "Wait until the limit resets."),
-    (_ADMIN, {401, 403}, None, Misconfigured, _ADMIN_REFUSED),
-    (_ADMIN, {400, 404}, _says(r"NotFound\b|account not found"), AccountUnknown, _CHECK_DID),
-    (_NEW_ACCOUNT | _ADMIN, _CLIENT_ERRORS, _BAD_HANDLE, HandleRefused, _OTHER_HANDLE),
-    (_NEW_ACCOUNT | _ADMIN, _CLIENT_ERRORS, _ANYTHING, AccountRefused, _CORRECT),
-    (_ALL, _CLIENT_ERRORS, _INACTIVE, AccountInactive, _REACTIVATE),
-    (_ALL, _CLIENT_ERRORS, frozenset({"AccountNotFound", "RepoNotFound"}), AccountUnknown, _CHECK_DID),
-    (_READS, {400, 404}, _NO_ACCOUNT, AccountUnknown, _CHECK_DID),
+    (_ALL, {429}, None, errors.RateLimited, "Wait until the limit resets."),
+    (_ADMIN, {401, 403}, None, errors.Misconfigured, _ADMIN_REFUSED),
+    (_ADMIN, {400, 404}, _says(r"NotFound\b|account not found"), errors.AccountUnknown, _CHECK_DID),
+    (_NEW_ACCOUNT | _ADMIN, _CLIENT_ERRORS, _BAD_HANDLE, errors.HandleRefused, "Give the account another handle."),
+    (
+        _NEW_ACCOUNT | _ADMIN,
+        _CLIENT_ERRORS,
+        _ANYTHING,
+        errors.AccountRefused,
+        "Correct what it names, then run this again.",
+    ),
+    (_ALL, _CLIENT_ERRORS, _INACTIVE, errors.AccountInactive, _REACTIVATE),
+    (_ALL, _CLIENT_ERRORS, frozenset({"AccountNotFound", "RepoNotFound"}), errors.AccountUnknown, _CHECK_DID),
+    (_READS, {400, 404}, _NO_ACCOUNT, errors.AccountUnknown, _CHECK_DID),
     (_WITH_TOKEN, {400, 401, 403}, frozenset({"ExpiredToken", "InvalidToken"}), TokenRefused, _RENEWED),
-    (_SIGN_IN, _ANY_STATUS, frozenset({"AuthFactorTokenRequired"}), Blocked, _NO_FACTOR),
-    (_SIGN_IN, {401}, _ANYTHING, WrongPassword, _STORE_IT),
+    (
+        _SIGN_IN,
+        _ANY_STATUS,
+        frozenset({"AuthFactorTokenRequired"}),
+        errors.Blocked,
+        "Sign-in by password needs the second factor of this account to be off.",
+    ),
+    (_SIGN_IN, {401}, _ANYTHING, errors.WrongPassword, _STORE_IT),
     (_WITH_TOKEN, {401}, _ANYTHING, TokenRefused, _RENEWED),
-    (_SENDS, {413}, None, TooLarge, _SEND_LESS),
-    (_SENDS, _CLIENT_ERRORS, _TOO_LARGE, TooLarge, _SEND_LESS),
-    (_SENDS, {400}, _TOO_MANY, TooLarge, _SEND_LESS),
-    (_WRITES, _CLIENT_ERRORS, frozenset({"InvalidSwap"}), RepositoryMoved, "Read the repository again and plan anew."),
-    (_WRITES | _READS, _CLIENT_ERRORS, frozenset({"BlobNotFound"}), BlobMissing, _UPLOAD_AGAIN),
+    (_SENDS, {413}, None, errors.TooLarge, _SEND_LESS),
+    (_SENDS, _CLIENT_ERRORS, _TOO_LARGE, errors.TooLarge, _SEND_LESS),
+    (_SENDS, {400}, _TOO_MANY, errors.TooLarge, _SEND_LESS),
+    (_WRITES, _CLIENT_ERRORS, frozenset({"InvalidSwap"}), errors.RepositoryMoved, _PLAN_ANEW),
+    (_WRITES | _READS, _CLIENT_ERRORS, frozenset({"BlobNotFound"}), errors.BlobMissing, _UPLOAD_AGAIN),
     # The reference PDS to `getBlob`: 400 InvalidRequest "Blob not found".
-    (_READS, {400, 404}, _says(r"blob not found"), BlobMissing, _UPLOAD_AGAIN),
+    (_READS, {400, 404}, _says(r"blob not found"), errors.BlobMissing, _UPLOAD_AGAIN),
     # The reference PDS says 500 where a record exists or is missing, others say 409 or 400 (WRITE-7).
     (_WRITES, {409}, None, OutcomeUnknown, _READ_CONFLICT),
     (_WRITES, {400, 404}, _CONFLICT, OutcomeUnknown, _READ_CONFLICT),
     (_ALL, {501}, frozenset({"MethodNotImplemented"}), ServerFailed, _UNKNOWN_CALL),
     (_ALL, range(300, 400), None, ServiceUnreachable, _REDIRECTED),
     (_WRITES, range(500, 600), None, OutcomeUnknown, _READ_BACK),
-    (_SENDS | _SIGN_IN, {403}, _ANYTHING, Blocked, _ASK_OPERATOR),
-    (_SIGN_IN, _CLIENT_ERRORS, _ANYTHING, Blocked, "Check DID and password of the account."),
+    (_SENDS | _SIGN_IN, {403}, _ANYTHING, errors.Blocked, _ASK_OPERATOR),
+    (_SIGN_IN, _CLIENT_ERRORS, _ANYTHING, errors.Blocked, "Check DID and password of the account."),
     (frozenset({Call.REFRESH}), _CLIENT_ERRORS, None, TokenRefused, _RENEWED),
-    (_SENDS, _CLIENT_ERRORS, _ANYTHING, RecordRefused, "Correct the document, or the way it is mapped."),
+    (_SENDS, _CLIENT_ERRORS, _ANYTHING, errors.RecordRefused, "Correct the document, or the way it is mapped."),
     (_NEW_ACCOUNT, _ANY_STATUS, None, OutcomeUnknown, "Sign in with the new account to see whether it was made."),
     # A 4xx that is not an XRPC error comes from something in front of the PDS and blames no record.
     (_WRITES, _ANY_STATUS, None, OutcomeUnknown, _READ_BACK),
@@ -312,21 +212,21 @@ def classify(call: Call, answer: Answer, subject: str) -> PipelineError:
     """The error an answer stands for. `subject`: the call and its target for people, e.g. `com.atproto.repo.applyWrites
     of did:plc:abc at http://pds`."""
     *_, becomes, advice = next(rule for rule in _TABLE if _fits(rule, call, answer))
+    if becomes in _OF_ACCOUNTS:  # what is wrong with an account is said without the protocol's words
+        state = re.sub(r"^(Account|Repo)", "", answer.error or "").lower()
+        sentence = advice.format(state={"takedown": "takendown"}.get(state, state))  # as `listRepos` says it
+        return becomes(f"{subject.partition(' for ')[2]} {sentence}", status=answer.status, answer=answer.words)
     said = f": {answer.words}" if answer.words else ""
     message = f"{subject}: the server answered {answer.status}{said}. {advice}"
-    if issubclass(becomes, Transient):
-        return becomes(message, status=answer.status, answer=answer.words, retry_after=answer.retry_after)
-    return becomes(message, status=answer.status, answer=answer.words)
+    error = becomes(message, status=answer.status, answer=answer.words)
+    if isinstance(error, Transient):
+        error.retry_after = answer.retry_after
+    return error
 
 
 def lost(call: Call, subject: str, reason: str, *, sent: bool) -> PipelineError:
-    """The error of a request without an answer.
-
-    Args:
-        subject: As for `classify`.
-        reason: What broke, without secrets.
-        sent: True if any of the request may have reached the server.
-    """
+    """The error of a request without an answer, for the reason (without secrets) that something broke. `sent`: True if
+    any of the request may have reached the server."""
     if sent and call not in REPEATABLE:
         return _unknown(call, f"{subject}: {reason}.")
     becomes = ServiceUnreachable if sent else NothingSent
@@ -335,12 +235,8 @@ def lost(call: Call, subject: str, reason: str, *, sent: bool) -> PipelineError:
 
 
 def unfit(call: Call, subject: str, reason: ServerFailed) -> PipelineError:
-    """The error of a request whose answer cannot be used: `reason`, or that its outcome is unknown.
-
-    Args:
-        subject: As for `classify`.
-        reason: An `OverLimit` or a `Malformed`, in a few words without secrets.
-    """
+    """The error of a request whose answer cannot be used: `reason`, an `OverLimit` or a `Malformed` in a few words
+    without secrets, or that its outcome is unknown."""
     if call not in REPEATABLE:
         return _unknown(call, f"{subject}: {reason.message}.", status=200)
     advice = "Check that PDS_URL is a PDS" if isinstance(reason, Malformed) else "Try again later, or raise the limit"
@@ -352,26 +248,16 @@ def _unknown(call: Call, message: str, status: int | None = None) -> OutcomeUnkn
 
 
 def read_answer(status: int, headers: Mapping[str, str], body: bytes, *, now: float, secrets: Iterable[str]) -> Answer:
-    """Make an `Answer` of a response that is not a success.
-
-    Args:
-        headers: Response headers; looked up in lower case, so a case-insensitive mapping or lower-case names.
-        body: The body, or its beginning.
-        secrets: Texts that must not be repeated, e.g. the password that was sent.
-    """
-    error: str | None = None
-    message: str | None = None
+    """Make an `Answer` of a response (headers by lower-case name) that is not a success. `secrets`: texts that must not
+    be repeated, e.g. the password that was sent."""
+    error, message = None, body.decode("utf-8", "replace").strip()
     try:
         content = json.loads(body)
     except (ValueError, RecursionError):
-        message = body.decode("utf-8", "replace").strip() or None
-    else:
-        if isinstance(content, dict) and isinstance(content.get("error"), str) and content["error"]:
-            error = scrub(content["error"], secrets)
-            said = content.get("message")
-            message = said if isinstance(said, str) and said else None
-        else:
-            message = body.decode("utf-8", "replace")
+        content = None
+    if isinstance(content, dict) and isinstance(content.get("error"), str) and content["error"]:
+        error, said = scrub(content["error"], secrets), content.get("message")
+        message = said if isinstance(said, str) else ""
     words = ": ".join(part for part in (error, message) if part)
     return Answer(status, error, scrub(words, secrets) if words else None, retry_after(headers, now))
 
@@ -382,17 +268,18 @@ def scrub(text: str, secrets: Iterable[str]) -> str:
     return text if len(text) <= ANSWER_LENGTH else f"{text[: ANSWER_LENGTH - 3]}..."
 
 
+# `RateLimit-Reset` is epoch seconds on the reference PDS, seconds from now in the IETF draft
 _EARLIEST_EPOCH: Final = 1_000_000_000
-"""`RateLimit-Reset` is epoch seconds on the reference PDS, seconds from now in the IETF draft."""
 
-LONGEST: Final = 86_400.0
-"""Seconds: the longest window of a PDS. A header that names a later time would silence it for good."""
+LONGEST: Final = 86_400.0  # Seconds: the longest window of a PDS. A header with a later time would silence it for good.
 
 
 def retry_after(headers: Mapping[str, str], now: float) -> float | None:
     """Seconds until the server wants to be asked again: the later of `Retry-After` and the reset of a spent limit.
     `headers`: response headers, by lower-case name."""
-    waits = [wait for wait in (seconds_to_wait(headers, now), _spent_reset(headers, now)) if wait is not None]
+    spent = headers.get("ratelimit-remaining", "0").strip() == "0"
+    reset = reset_time(headers.get("ratelimit-reset"), now) if spent else None
+    waits = [wait for wait in (seconds_to_wait(headers, now), reset and max(reset - now, 0.0)) if wait is not None]
     return min(max(waits), LONGEST) if waits else None
 
 
@@ -405,10 +292,3 @@ def reset_time(value: str | None, now: float) -> float | None:
     if not 0 <= number < float("inf"):
         return None
     return min(number if number >= _EARLIEST_EPOCH else now + number, now + LONGEST)
-
-
-def _spent_reset(headers: Mapping[str, str], now: float) -> float | None:
-    if headers.get("ratelimit-remaining", "0").strip() != "0":
-        return None
-    reset = reset_time(headers.get("ratelimit-reset"), now)
-    return None if reset is None else max(reset - now, 0.0)

@@ -1,12 +1,9 @@
-"""Commands made from operations: options from the parameters, one way to print every report.
-
-What an operation does and says is `operations/`; here are only the terminal and the exit code.
-"""
+"""Commands made from operations: options from the parameters, one way to print every report. What an operation does and
+says is `operations/`; here are only the terminal and the exit code."""
 
 from __future__ import annotations
 
 import csv
-import json
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
@@ -18,7 +15,7 @@ import click
 from pydantic.fields import FieldInfo
 from rich.console import Console
 
-from ac_pipeline.cli.output import SHOWN, about_users, csv_row, json_text, print_json, say, table, visible
+from ac_pipeline.cli.output import SHOWN, Rows, about_users, csv_row, print_json, say, table, visible
 from ac_pipeline.errors import FAILED, USAGE, WELL
 from ac_pipeline.operations.declare import (
     Declaration,
@@ -47,11 +44,7 @@ def opened() -> AbstractContextManager[Pipeline]:
 
 
 def command_of(operation: Declaration[Any], opens: Opens = opened) -> click.Command:
-    """The command of an operation, under the last of its words.
-
-    Args:
-        opens: Opens the pipeline it works with.
-    """
+    """The command of an operation, under the last of its words. `opens`: opens the pipeline it works with."""
 
     def call(*, as_json: bool, as_csv: bool = False, **values: Any) -> int:
         parameters = operation.parse({name: _plain(value) for name, value in values.items()})
@@ -107,7 +100,12 @@ def print_report(report: Report, to_do_it: str = "", *, as_json: bool, target: s
         limit: So many items are shown to people; 0 for the usual number.
     """
     if as_json:
-        _print_json(report, to_do_it, target)
+        document: object = report.json
+        if isinstance(report.json, Mapping):
+            given = {"target": target} if target else {}
+            done = {"confirm": report.confirm, "command": to_do_it} if to_do_it else {}
+            document = {name: _rows(value) for name, value in {**given, **report.json, **done}.items()}
+        print_json(_rows(document))
         return
     for each in report.tables:
         if each.count:
@@ -165,36 +163,8 @@ def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _print_json(report: Report, to_do_it: str, target: str) -> None:
-    """The one JSON document of a command; the rows of its tables go out one by one (OPS-6)."""
-    if isinstance(report.json, Table):
-        _print_rows(report.json, "")
-        click.echo()
-        return
-    if not isinstance(report.json, Mapping):
-        print_json(report.json)
-        return
-    document = {
-        **({"target": target} if target else {}),
-        **report.json,
-        **({"confirm": report.confirm, "command": to_do_it} if to_do_it else {}),
-    }
-    tables = {name: value for name, value in document.items() if isinstance(value, Table)}
-    rest = {name: value for name, value in document.items() if name not in tables}
-    head = json_text(rest).removesuffix("}").rstrip("\n")
-    click.echo(head, nl=False)
-    for number, (name, rows) in enumerate(tables.items()):
-        click.echo(("," if rest or number else "") + f"\n  {json.dumps(name)}: ", nl=False)
-        _print_rows(rows, "  ")
-    click.echo("\n}" if document else "}")
-
-
-def _print_rows(rows: Table, margin: str) -> None:
-    click.echo("[", nl=False)
-    for number, row in enumerate(rows):
-        text = json_text(row).replace("\n", f"\n{margin}  ")
-        click.echo(("," if number else "") + f"\n{margin}  {text}", nl=False)
-    click.echo(f"\n{margin}]" if rows.count else "]", nl=False)
+def _rows(value: object) -> object:
+    return Rows(value, value.count) if isinstance(value, Table) else value
 
 
 def print_csv(rows: Table) -> None:

@@ -1,33 +1,39 @@
-"""The entry point of `ac-pipeline`: its commands, and exit codes for every way it can end (design, section 5).
-
-Commands are made when they are asked for: help and version import no operation and no client of a service.
-"""
+"""The entry point of `ac-pipeline`: exit codes for every way it can end (design, section 5), and its commands, made
+when they are asked for: help and version import no client of a service. Here are those that are no operations:
+Dagster's start, copies of the ledger, and the local services (optional extra `local`)."""
 
 from __future__ import annotations
 
+import importlib
 import io
 import logging
 import os
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.shell_completion import CompletionItem
 
-from ac_pipeline.cli.ledger import ledger
-from ac_pipeline.cli.local import local
-from ac_pipeline.cli.output import say
+from ac_pipeline.cli.output import print_json, say, table
 from ac_pipeline.errors import FAILED, INTERRUPTED, UNREACHABLE, USAGE, WELL, Misconfigured, PipelineError, Transient
+from ac_pipeline.logs import use_json
 from ac_pipeline.operations.catalog import CATALOG, Entry
 
-_READING = {"audit", "item", "items", "plans", "snapshots", "status", "verify"}
+if TYPE_CHECKING:
+    from pymongo.database import Database
+
+_HELP = {"-h", "--help", "--version"}
+_READING = {"audit", "item", "items", "metrics", "plans", "snapshots", "status", "verify"}
 _GROUPS = {
     "accounts": "Who can be mirrored and who cannot, and what changes that. Without a further word: `list`.",
     "lexicons": "The definitions of the records: check them, publish them.",
 }
 
 
-_EXAMPLES = {"dagster": "ac-pipeline dagster dev"}
+_EXAMPLES = {"dagster": "ac-pipeline dagster dev", "metrics": "ac-pipeline metrics --once"}
 
 
 class CatalogGroup(click.Group):
@@ -73,16 +79,11 @@ class CatalogGroup(click.Group):
         for rest, each in self._below():
             groups.setdefault(each.group, []).append((rest, each.summary))
             examples.setdefault(each.group, example(each))
-        for name, group in self.commands.items():
-            if isinstance(group, click.Group):
-                heading = name.capitalize()
-                groups[heading] = [
-                    (f"{name} {each}", made.get_short_help_str(200)) for each, made in group.commands.items()
-                ]
-                examples[heading] = f"ac-pipeline {groups[heading][0][0]}"
-            else:
-                groups[name.capitalize()] = [(name, group.get_short_help_str(200))]
-                examples[name.capitalize()] = _EXAMPLES[name]
+        for name, made in self.commands.items():
+            below = made.commands if isinstance(made, click.Group) else {"": made}
+            rows = [(f"{name} {word}".strip(), each.get_short_help_str(200)) for word, each in below.items()]
+            groups[name.capitalize()] = rows
+            examples[name.capitalize()] = _EXAMPLES.get(name, f"ac-pipeline {rows[0][0]}")
         for heading, rows in groups.items():
             with formatter.section(heading):
                 formatter.write_dl(rows)
@@ -127,12 +128,158 @@ def dagster(part: str, read_only: bool, **options: object) -> None:
     os.execv(sys.executable, [sys.executable, "-m", "ac_pipeline.defs.home", *words])  # noqa: S606 - our own module
 
 
-for command in (ledger, local):
-    cli.add_command(command)
+file_argument = click.argument("file", type=click.Path(path_type=Path))
+users_option = click.option(
+    "--users", type=click.IntRange(1), default=60, show_default=True, help="Users besides the guest; at least 8."
+)
+items_option = click.option(
+    "--items", type=click.IntRange(1), default=2500, show_default=True, help="Documents, about; at least 100."
+)
+json_option = click.option("--json", "as_json", is_flag=True, help="One JSON document on stdout.")
+
+
+def _database() -> Database[dict[str, object]]:
+    from ac_pipeline.mongo.database import connect  # noqa: PLC0415 - `--help` shall not wait for it
+    from ac_pipeline.settings import load_settings  # noqa: PLC0415
+
+    settings = load_settings()
+    mongo = connect(
+        settings.mongodb_connection_string.get_secret_value(), selection_seconds=settings.ac_mongo_timeout_seconds
+    )
+    return mongo[settings.ac_ledger_database]
+
+
+@cli.group()
+def ledger() -> None:
+    """Copies of the ledger: item states, holds, audit, plans, the list of snapshots; no sessions and no leases."""
+
+
+@ledger.command()
+@file_argument
+def export(file: Path) -> int:
+    """Write the whole ledger to a new file, a line of Extended JSON for each document."""
+    from ac_pipeline.mongo.ledger.whole import export_ledger  # noqa: PLC0415
+
+    try:
+        with open(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as output:
+            lines = sum(1 for line in export_ledger(_database()) if output.write(f"{line}\n"))
+    except OSError as error:
+        raise Misconfigured(f"{file} cannot be written: {error.strerror}.") from None
+    except PipelineError:
+        file.unlink()  # half a copy is none, and would be in the way of the next attempt
+        raise
+    say(f"Exported {lines - 1} documents to {file}.", err=True)
+    return 0
+
+
+@ledger.command("import")
+@file_argument
+def import_(file: Path) -> int:
+    """Fill an empty ledger with what was exported."""
+    from ac_pipeline.mongo.ledger.whole import import_ledger  # noqa: PLC0415
+
+    try:
+        with file.open(encoding="utf-8") as lines:
+            count = import_ledger(_database(), lines)
+    except OSError as error:
+        raise Misconfigured(f"{file} cannot be read: {error.strerror}.") from None
+    say(f"Imported {count} documents.", err=True)
+    return 0
+
+
+def _module(name: str) -> Any:
+    try:
+        return importlib.import_module(f"ac_pipeline.local.{name}")
+    except ModuleNotFoundError as error:
+        raise Misconfigured(f"{error.name} is not installed: the local services need `pip install .[local]`.") from None
+
+
+def _local_services() -> Any:
+    return _module("services.stack").LocalServices(Path.cwd())
+
+
+@cli.group()
+def local() -> None:
+    """The local services, on 127.0.0.1 with their data under .local/, and demo data for them."""
+
+
+@local.command(epilog="Example: ac-pipeline local up")
+@json_option
+def up(as_json: bool) -> int:
+    """Start MongoDB, PDS and object storage in the background, and write their addresses to .env.local."""
+    addresses = _local_services().up()
+    shown = {"mongodb": addresses.mongo, "database": addresses.database, "pds": addresses.pds, "media": addresses.media}
+    if as_json:
+        print_json(shown)
+    else:
+        table("Local services", ["service", "address"], list(shown.items()))
+    return 0
+
+
+@local.command(epilog="Example: ac-pipeline local down")
+def down() -> int:
+    """Stop the services; their data stays."""
+    stopped = _local_services().down()
+    say(f"Stopped: {', '.join(stopped) or 'nothing was running'}.", err=True)
+    return 0
+
+
+@local.command(epilog="Example: ac-pipeline local seed --users 20 --items 500")
+@users_option
+@items_option
+@json_option
+def seed(users: int, items: int, as_json: bool) -> int:
+    """Fill the local services with demo data, the same at every call."""
+    summary = _module("seed.fill").seed(_local_services().up(), users=users, items=items)
+    if as_json:
+        print_json(summary.to_json())
+    else:
+        say(*summary.describe().split("\n"))
+    return 0
+
+
+@local.command(epilog="Example: ac-pipeline local demo --no-ui")
+@users_option
+@items_option
+@click.option("--ui/--no-ui", default=True, help="Leave the Dagster UI running after the summary.")
+def demo(users: int, items: int, ui: bool) -> int:
+    """Services, demo data, the full backfill through Dagster, verification and a summary."""
+    code: int = _module("demo").run_demo(users=users, items=items, ui=ui)
+    return code
+
+
+@cli.command("metrics")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address it answers at.")
+@click.option("--port", type=int, default=9464, show_default=True, help="Its port.")
+@click.option(
+    "--every", type=click.FloatRange(0), default=60.0, show_default=True, help="Seconds that a count is good for."
+)
+@click.option("--once", is_flag=True, help="Print everything and end.")
+def metrics(host: str, port: int, every: float, *, once: bool) -> None:
+    """Serve the mirror in numbers, in Prometheus's text format: totals by type, ages, accounts, what the limits of the
+    PDS have left, and requests, bytes and encodings of all runs. Until Ctrl-C.
+    """
+    from ac_pipeline.cli.from_operations import opened  # noqa: PLC0415 - with it come all clients
+    from ac_pipeline.operations.metrics import Counts, serve  # noqa: PLC0415
+
+    with opened() as pipeline:
+        counts = Counts(pipeline, every)
+        if once:
+            counts.count()
+            click.echo(counts.text(), nl=False)
+            return
+        say(f"Metrics at http://{host}:{port}/metrics.", err=True)
+        serve(counts, host, port)
 
 
 def main() -> None:
     """Run the command line and exit. What may write says to stderr first which PDS and which database it works on."""
+    if sys.argv[1:] and _HELP.isdisjoint(sys.argv):
+        from ac_pipeline.settings import load_timetable  # noqa: PLC0415 - which no help needs
+
+        with suppress(Misconfigured):  # the command says so
+            if load_timetable().ac_log_format == "json":
+                use_json()
     if sys.argv[1:2] and sys.argv[1] not in _READING:
         log = logging.getLogger("ac_pipeline.wiring")
         log.setLevel(logging.INFO)
@@ -160,13 +307,7 @@ def run(arguments: list[str]) -> int:
         error.show(file=shown)
         say(*shown.getvalue().removesuffix("\n").split("\n"), err=True)
         return USAGE
-    except Misconfigured as error:
-        say(f"Error: {error.message}", err=True)
-        return USAGE
-    except Transient as error:
-        say(f"Error: {error.message}", err=True)
-        return UNREACHABLE
     except PipelineError as error:
         say(f"Error: {error.message}", err=True)
-        return FAILED
+        return USAGE if isinstance(error, Misconfigured) else UNREACHABLE if isinstance(error, Transient) else FAILED
     return result if isinstance(result, int) else WELL

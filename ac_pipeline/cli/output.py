@@ -1,7 +1,5 @@
-"""How commands talk: tables and progress for people on stderr or stdout, one JSON document on stdout for scripts.
-
-All that is printed goes through here: what stands in a text from outside is shown, and is neither markup nor obeyed.
-"""
+"""How commands talk: tables and progress for people, one JSON document on stdout for scripts. All that is printed goes
+through here: what stands in a text from outside is shown, and is neither markup nor obeyed."""
 
 from __future__ import annotations
 
@@ -10,8 +8,9 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 import click
@@ -21,16 +20,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-SHOWN = 40
-"""Rows a table shows; JSON and CSV have all."""
-_NAMED = 5
-"""Users that are named of those of whom the same is to be said."""
+from ac_pipeline.logs import in_form
+
+SHOWN = 40  # Rows a table shows; JSON and CSV have all
+_NAMED = 5  # Users that are named of those of whom the same is to be said
 _CONTROLS = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ufeff\ufff9-\ufffb\ud800-\udfff]"
 )
 """What a terminal would obey, what changes the direction or the lines of a text, and halves of surrogate pairs."""
-_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")
-"""How a cell begins that spreadsheets take for a formula."""
+_PIECES = 10_000  # Of a JSON document that are printed at once: names, values, brackets
+_FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20")  # How a cell begins that spreadsheets take for a formula
 
 
 def visible(text: str) -> str:
@@ -39,29 +38,38 @@ def visible(text: str) -> str:
 
 
 def say(*lines: str, err: bool = False) -> None:
-    """Print lines for people, whatever they are made of."""
+    """Print lines for people, whatever they are made of; those on stderr may be read by programs (`AC_LOG_FORMAT`)."""
     for line in lines:
-        click.echo(visible(line), err=err)
+        click.echo(in_form(visible(line)) if err else visible(line), err=err)
 
 
-def json_text(value: object) -> str:
-    """A value as JSON, of which a terminal obeys nothing either."""
-    text = json.dumps(value, indent=2, ensure_ascii=False, default=str)
-    return _CONTROLS.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", text)
+class Rows(list[object]):
+    """So many things, of which one at a time is in memory while they are printed as JSON (OPS-6)."""
+
+    def __init__(self, things: Iterable[object], number: int) -> None:
+        super().__init__()
+        self.things, self.number = things, number
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __iter__(self) -> Iterator[object]:
+        return iter(self.things)
 
 
 def print_json(value: object) -> None:
-    """The one JSON document of a command."""
-    click.echo(json_text(value))
+    """Print the one JSON document of a command, part by part; a terminal obeys nothing of it either."""
+    pieces = json.JSONEncoder(indent=2, ensure_ascii=False, default=str).iterencode(value)
+    while part := "".join(islice(pieces, _PIECES)):
+        shown = _CONTROLS.sub(lambda match: match[0] if match[0] == "\n" else f"\\u{ord(match[0]):04x}", part)
+        click.echo(shown, nl=False)
+    click.echo()
 
 
 def csv_row(values: Iterable[object]) -> list[object]:
     """Cells of CSV that no spreadsheet takes for a formula and no terminal obeys; numbers stay numbers."""
-    return [_csv_cell(visible(value)) if isinstance(value, str) else value for value in values]
-
-
-def _csv_cell(text: str) -> str:
-    return f"'{text}" if text.lstrip().startswith(_FORMULA) else text
+    shown = [visible(value) if isinstance(value, str) else value for value in values]
+    return [f"'{each}" if isinstance(each, str) and each.lstrip().startswith(_FORMULA) else each for each in shown]
 
 
 _SPARE = (
@@ -69,8 +77,7 @@ _SPARE = (
     "run", "cause", "commits", "bytes", "otherwise", "email",
 )  # fmt: skip
 """Columns that are left out where there is no room for all, the first ones first; JSON has them."""
-_NARROWEST = 28
-"""Letters that a column of sentences has at least."""
+_NARROWEST = 28  # Letters that a column of sentences has at least
 _ISO = re.compile(r"(\d{4}-\d\d-\d\d)[T ](\d\d:\d\d)(?::(\d\d))?(?:\.\d+)?(?:Z|\+00:00)")
 
 

@@ -1,10 +1,6 @@
-"""The start of Dagster: prepares DAGSTER_HOME and runs the UI with its daemon, or one of its services alone
-(`ac-pipeline dagster`, which is `python -m ac_pipeline.defs.home`).
-
-Dagster's commands read a `.env` in their working directory over the real environment, so that a forgotten `.env` could
-lead a local demo to the production database. Therefore the settings are read here, handed on as plain environment, and
-Dagster is started in its home folder.
-"""
+"""The start of Dagster (`ac-pipeline dagster`): prepares DAGSTER_HOME and runs the UI with its daemon, or one service.
+Dagster's commands read a `.env` in their working directory over the real environment, which could lead a demo to the
+production database: so settings are read here, handed on as plain environment, and Dagster starts in its home."""
 
 from __future__ import annotations
 
@@ -16,10 +12,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final
 
 import yaml
@@ -31,6 +26,7 @@ from sqlalchemy.pool import NullPool
 from ac_pipeline.defs import web_server
 from ac_pipeline.defs.assets.catalog import POOL_LIMITS
 from ac_pipeline.errors import Misconfigured, PipelineError
+from ac_pipeline.logs import in_form, use_json
 from ac_pipeline.redaction import Redactor
 from ac_pipeline.settings import Settings, load_settings, pool_limits
 
@@ -75,8 +71,7 @@ _PACKAGE: Final = Path(__file__).parents[1]
 PROJECT: Final = _PACKAGE if (_PACKAGE / "dagster.yaml").is_file() else _PACKAGE.parent
 """The folder of our own dagster.yaml and workspace.yaml: inside an installed package, or the checkout."""
 MODULE: Final = "ac_pipeline.definitions"
-LOCATION: Final = "ac_pipeline"
-"""The name of the code location, as workspace.yaml and pyproject.toml have it."""
+LOCATION: Final = "ac_pipeline"  # The name of the code location, as workspace.yaml and pyproject.toml have it
 _WRITTEN_BY_US = "# Written by ac_pipeline.defs.home at every start: change dagster.yaml in the project"
 """How the file of every version of ours begins."""
 _OURS = f"{_WRITTEN_BY_US}, or the file of AC_DAGSTER_YAML, instead.\n"
@@ -161,6 +156,27 @@ def _merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, 
     return {**values, **changes, **inside}
 
 
+def unshared_renditions(settings: Settings, launcher: str, config: Mapping[str, Any]) -> str | None:
+    """A sentence where renditions are in a folder that runs of this launcher do not share: they are containers without
+    a volume there, or elsewhere. None where all is well, and where a `file://` says that the folder is shared.
+
+    Args:
+        launcher: Name of its class; empty for Dagster's default.
+        config: Its section of dagster.yaml.
+    """
+    place = settings.ac_renditions_url
+    volumes = (config.get("container_kwargs") or {}).get("volumes") or ()
+    mounted = [str(each).split(":")[1] for each in volumes if ":" in str(each)]
+    shared = "://" in place or any(Path(place).is_relative_to(each) for each in mounted)
+    if shared or launcher in {"", "DefaultRunLauncher"}:
+        return None
+    return (
+        f"Warning: {launcher} starts runs elsewhere, and AC_RENDITIONS_URL is the folder {place}: what a run keeps "
+        "there, snapshots included, no other may find. Set it to s3://..., or to a folder that all share, as "
+        "file:///..."
+    )
+
+
 def _write(path: Path, content: str) -> None:
     """At once, so that who starts at the same time reads the whole file or the one before."""
     new = path.with_suffix(f".{os.getpid()}")
@@ -172,7 +188,9 @@ def _write(path: Path, content: str) -> None:
 def environment(settings: Settings) -> dict[str, str]:
     """The environment for Dagster and everything it starts: ours, with every setting in it as it was read."""
     ours = {name: value for name, value in os.environ.items() if name.lower() not in type(settings).model_fields}
-    return {**_PATIENT_BACKFILLS, **ours, **_values(settings)}
+    # The option of the code server that Dagster's other services start for themselves.
+    form = {"DAGSTER_CLI_API_GRPC_LOG_FORMAT": "json"} if settings.ac_log_format == "json" else {}
+    return {**_PATIENT_BACKFILLS, **form, **ours, **_values(settings)}
 
 
 def _values(settings: Settings) -> dict[str, str]:
@@ -210,14 +228,20 @@ def main(arguments: Sequence[str]) -> int:
         parser.error("--read-only is for the webserver")
     try:
         settings = load_settings()
+        if settings.ac_log_format == "json":
+            use_json()
         home = prepare_home(settings, options.project)
     except PipelineError as error:
-        sys.stderr.write(f"Error: {error.message}\n")
+        sys.stderr.write(in_form(f"Error: {error.message}") + "\n")
         return 2
+    launcher = (yaml.safe_load((home / "dagster.yaml").read_text()) or {}).get("run_launcher") or {}
+    warning = unshared_renditions(settings, launcher.get("class", ""), launcher.get("config") or {})
+    if warning:
+        sys.stderr.write(in_form(warning) + "\n")
     if options.prepare_only or options.part == "prepare":
         sys.stdout.write(f"{home}\n")
         return 0
-    sys.stderr.write(f"Dagster works on {settings.destination}.\n")
+    sys.stderr.write(in_form(f"Dagster works on {settings.destination}.") + "\n")
     command = [sys.executable, "-m", *_PARTS.get(options.part, [web_server.MODULE, "dev"])]
     if options.part == "code-server":
         # Containers of runs get every setting, by name; Dagster fills in the value that its daemon has.
@@ -231,6 +255,8 @@ def main(arguments: Sequence[str]) -> int:
         command += ["--host", options.host, "--port", str(port)]
     if options.read_only:
         command.append("--read-only")
+    if settings.ac_log_format == "json":
+        command += ["--log-format", "json"]
     return run_group(command, environment(settings), home)
 
 
@@ -278,24 +304,21 @@ seconds that service managers and `make demo` wait."""
 _SENT = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 
-class _Wishes:
-    """Counts the signals that ask us to stop: Ctrl-C, SIGTERM, the closing of the terminal.
+@contextmanager
+def _wishes() -> Iterator[list[int]]:
+    """The signals that ask us to stop, as they come: Ctrl-C, SIGTERM, the closing of the terminal.
 
-    They are counted and nothing is raised: between a start and its being noted, an exception would lose a process.
+    They are noted and nothing is raised: between a start and its being noted, an exception would lose a process.
     """
-
-    def __init__(self) -> None:
-        self.count = 0
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        # Also SIGINT: a shell starts background commands deaf to it, and what we start would inherit that.
-        self._before = {number: signal.signal(number, self._asked) for number in numbers}
-
-    def forget(self) -> None:
-        for number, handler in self._before.items():
+    asked: list[int] = []
+    # Also SIGINT: a shell starts background commands deaf to it, and what we start would inherit that.
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    before = {number: signal.signal(number, lambda sent, _: asked.append(sent)) for number in numbers}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
             signal.signal(number, handler)
-
-    def _asked(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
 
 
 def run_group(
@@ -317,39 +340,30 @@ def run_group(
     Returns:
         0 when we were asked to stop, else the program's exit code.
     """
-    wishes = _Wishes()
-    try:
+    with _wishes() as asked:
         process = subprocess.Popen(command, env=dict(environment), cwd=folder, start_new_session=True)  # noqa: S603
-        while process.poll() is None and not wishes.count:
+        while process.poll() is None and not asked:
             time.sleep(_POLL_SECONDS)
         code = process.poll()
-        _stop(process, wishes, patience)
+        for number, seconds in zip(_SENT, patience, strict=True):
+            with suppress(ProcessLookupError):
+                if number is not signal.SIGINT:
+                    os.killpg(process.pid, number)
+                elif code is None:
+                    process.send_signal(number)
+            if _gone(process, seconds, asked):
+                break
         return 0 if code is None else code
-    finally:
-        wishes.forget()
 
 
-def _stop(process: subprocess.Popen[bytes], wishes: _Wishes, patience: tuple[float, float, float]) -> None:
-    for number, seconds in zip(_SENT, patience, strict=True):
-        try:
-            if number is not signal.SIGINT:
-                os.killpg(process.pid, number)
-            elif process.poll() is None:
-                process.send_signal(number)
-        except ProcessLookupError:
-            return
-        if _gone(process, seconds, wishes):
-            return
-
-
-def _gone(process: subprocess.Popen[bytes], seconds: float, wishes: _Wishes) -> bool:
+def _gone(process: subprocess.Popen[bytes], seconds: float, asked: Sequence[int]) -> bool:
     """True if everybody of the group is gone within so many seconds and before we are asked again."""
-    begun, asked = time.monotonic(), wishes.count
+    begun, known = time.monotonic(), len(asked)
     while process.poll() is None or _anybody(process.pid):
         passed = time.monotonic() - begun
         if passed < _SAME_WISH_SECONDS:
-            asked = wishes.count
-        if passed > seconds or wishes.count > asked:
+            known = len(asked)
+        if passed > seconds or len(asked) > known:
             return False
         time.sleep(_POLL_SECONDS)
     return True

@@ -1,12 +1,9 @@
-"""The jobs: sets of assets that people, schedules and sensors launch together, and the keys that unfinished runs use.
-
-Sensors pass such users over, and no key is removed under a run (RUN-4).
-"""
+"""The jobs that people, schedules and sensors launch together, and the keys that unfinished runs use: sensors pass such
+users over, and no key is removed under a run (RUN-4)."""
 
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import dagster as dg
 
@@ -29,8 +26,7 @@ USERS_A_RUN: Final = 60
 """Users in one run together: a few seconds' work, so that nobody's content waits long behind somebody's tape."""
 RUNS_A_TICK: Final = 100
 """Most runs one tick requests: a tick has 60 seconds (Dagster facts, "Sensors, automation, pools")."""
-REASON: Final = "ac_pipeline/reason"
-"""Tag that says why a run was requested."""
+REASON: Final = "ac_pipeline/reason"  # Tag that says why a run was requested
 
 
 def in_groups(keys: Sequence[str], size: int = USERS_A_RUN) -> list[list[str]]:
@@ -60,12 +56,16 @@ UNFINISHED: Final = [
 """Statuses of a run that may still touch its partitions."""
 
 
+BACKFILL: Final = "dagster/backfill"
+SCHEDULE: Final = "dagster/schedule_name"
+SENSOR: Final = "dagster/sensor_name"
+"""Tags of a run: what launched it."""
+
 WILL_RETRY: Final = "dagster/will_retry"
 RETRIED_AS: Final = "dagster/auto_retry_run_id"
 """Tags of a run: Dagster promises a retry, and names it."""
 
-USERS_FIELD: Final = "users"
-"""Field of an op's config that lists the keys a run without partitions is about."""
+USERS_FIELD: Final = "users"  # Field of an op's config that lists the keys a run without partitions is about
 
 _RECORDS: Final = frozenset(records_key(media) for media in MEDIA_TYPES)
 
@@ -74,29 +74,11 @@ _BACKFILLS_LOOKED_AT: Final = 50
 """Newest backfills; one that still runs is hardly older than fifty others."""
 
 
-@dataclass(frozen=True, slots=True)
-class Busy:
-    """Keys with unfinished work.
+class Busy(NamedTuple):
+    """Keys with unfinished work: of queued and started runs, and of unfinished backfills."""
 
-    Args:
-        runs: Keys of queued and started runs.
-        backfills: All keys an unfinished backfill was launched for, done ones included.
-        to_come: Those of them that it is not through with.
-    """
-
-    runs: frozenset[str] = frozenset()
-    backfills: frozenset[str] = frozenset()
-    to_come: frozenset[str] = frozenset()
-
-    @property
-    def keys(self) -> frozenset[str]:
-        """Of runs, and of backfills."""
-        return self.runs | self.backfills
-
-    @property
-    def ahead(self) -> frozenset[str]:
-        """Whoever is being synchronised or will be: their work need not be asked for."""
-        return self.runs | self.to_come
+    keys: set[str]  # Those of backfills as they were launched, done ones included
+    ahead: set[str]  # Whoever is being synchronised or will be: their work need not be asked for
 
 
 def busy_keys(
@@ -120,13 +102,13 @@ def busy_keys(
         if run.job_name not in apart_from:
             keys = set(keys_of_run(run, existing, places))
             runs |= keys - _over(instance, run.run_id) if keys and run.job_name in one_by_one else keys
-    targeted: set[str] = set()
-    to_come: set[str] = set()
+    busy = Busy(runs, set(runs))
     for backfill in instance.get_backfills(limit=_BACKFILLS_LOOKED_AT):
         if backfill.status.value not in BACKFILL_ENDED:
-            targeted.update(_keys_of_backfill(backfill, existing))
-            to_come.update(_keys_to_come(backfill, existing))
-    return Busy(frozenset(runs), frozenset(targeted), frozenset(to_come))
+            launched, to_come = _keys_of_backfill(backfill, existing)
+            busy.keys.update(launched)
+            busy.ahead.update(to_come)
+    return busy
 
 
 def keys_of_run(run: dg.DagsterRun, existing: Sequence[str], places: Mapping[str, int]) -> Iterator[str]:
@@ -160,26 +142,20 @@ def _over(instance: dg.DagsterInstance, run_id: str) -> set[str]:
     return {key for key, assets in made.items() if assets >= len(_RECORDS)}
 
 
-def _keys_of_backfill(backfill: Any, existing: Sequence[str]) -> Iterator[str]:
-    """The keys a backfill was launched for; all there are when it does not say, as those of older releases do not."""
-    data = backfill.asset_backfill_data
-    if data is not None:
-        for subset in data.target_subset.partitions_subsets_by_asset_key.values():
-            yield from subset.get_partition_keys()
-    else:
-        yield from backfill.partition_names or existing
-
-
-def _keys_to_come(backfill: Any, existing: Sequence[str]) -> Iterator[str]:
-    """The keys of which some asset was neither materialised nor given up yet, as the daemon's last look has it."""
+def _keys_of_backfill(backfill: Any, existing: Sequence[str]) -> tuple[set[str], set[str]]:
+    """The keys a backfill was launched for (all there are when it does not say, as those of older releases do not), and
+    those of which some asset was neither materialised nor given up yet, as the daemon's last look has it."""
     data = backfill.asset_backfill_data
     if data is None:
-        yield from backfill.partition_names or existing
-        return
-    over = (data.materialized_subset, data.failed_and_downstream_subset)
+        keys = set(backfill.partition_names or existing)
+        return keys, keys
+    launched: set[str] = set()
+    to_come: set[str] = set()
     for asset, subset in data.target_subset.partitions_subsets_by_asset_key.items():
-        through: set[str] = set()
-        for each in over:
-            done = each.partitions_subsets_by_asset_key.get(asset)
-            through.update(done.get_partition_keys() if done is not None else ())
-        yield from (key for key in subset.get_partition_keys() if key not in through)
+        left = set(subset.get_partition_keys())
+        launched |= left
+        for over in (data.materialized_subset, data.failed_and_downstream_subset):
+            done = over.partitions_subsets_by_asset_key.get(asset)
+            left.difference_update(done.get_partition_keys() if done is not None else ())
+        to_come |= left
+    return launched, to_come

@@ -1,38 +1,31 @@
-"""Jobs made from operations: a launchpad from the parameters, the report as the run's answer.
-
-A job that is launched as it is writes nothing: `dry_run` is true in the launchpad, where no confirmation is asked for.
-A preview is a green run that says what it would do and what to launch; a run is red only when something went wrong.
-What an operation does and says is `operations/`. No secret reaches an event: a report holds none (ACCT-5).
-"""
+"""Jobs made from operations: a launchpad from the parameters, the report as the run's answer. One that is launched as
+it is writes nothing: `dry_run` is true where no confirmation is asked for. A preview is a green run that says what to
+launch; a run is red only when something went wrong. A report holds no secret (ACCT-5)."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from itertools import islice
 from typing import Any, Final
 
 import dagster as dg
 from pydantic import Field, create_model
 
+from ac_pipeline.defs.alerts.messages import listed
 from ac_pipeline.defs.assets.catalog import OPERATIONS_GROUP, OWNERS, records_key
-from ac_pipeline.defs.metadata import Metadata, table_of
+from ac_pipeline.defs.metadata import Metadata, dagster_failures, fitted_table
 from ac_pipeline.defs.pipeline import PipelineResource
-from ac_pipeline.errors import PipelineError
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.operations.declare import Declaration, Report, Table, Work, wrong_confirmation
 from ac_pipeline.operations.parameters import Parameters, hint
 
-ROWS: Final = 500
-"""Rows of a table in one event: an event is kept for good. The command line lists all of them."""
+ROWS: Final = 500  # Rows of a table in one event: an event is kept for good. The command line lists all of them.
 
-KIND: Final = {"kind": "operator"}
-"""Tag of these jobs, by which the UI finds them and their runs."""
+KIND: Final = {"kind": "operator"}  # Tag of these jobs, by which the UI finds them and their runs
 
 OPERATION, USER, DRY_RUN = "ac_pipeline/operation", "ac_pipeline/user", "ac_pipeline/dry_run"
 """Tags of a run of an operator's job."""
 _TAGGED_USERS: Final = 5
 
-_TELL_EACH: Final = 25
-"""Things done between two lines of the log."""
+_TELL_EACH: Final = 25  # Things done between two lines of the log
 
 
 def job_of(operation: Declaration[Any]) -> dg.JobDefinition:
@@ -40,14 +33,15 @@ def job_of(operation: Declaration[Any]) -> dg.JobDefinition:
     config_type = _config_of(operation)
 
     def work(context: Any, config: Any, pipeline: Any) -> None:
-        with refusals():
+        with dagster_failures():
             parameters = operation.parse(config.model_dump())
             tag_run(context, operation.command or operation.job, _named_users(parameters))
-            report = operation.run(_work(context, pipeline), parameters)
+            using = work_of(context, pipeline)
+            report = operation.run(using, parameters)
         preview = report.confirm is not None or bool(getattr(parameters, "dry_run", False))
         if hasattr(parameters, "dry_run") or hasattr(parameters, "confirm"):
             tag_run(context, operation.command or operation.job, dry_run=preview)
-        conclude(context, parameters, report, answer_key(operation))
+        conclude(context, using, operation, parameters, report)
 
     work.__annotations__ = {
         "context": dg.OpExecutionContext,
@@ -84,10 +78,8 @@ def assets_of(operations: Iterable[Declaration[Any]]) -> Iterator[dg.AssetSpec]:
             )
 
 
-def answer_asset(key: dg.AssetKey, description: str, **more: Any) -> dg.AssetSpec:
-    return dg.AssetSpec(
-        key, group_name=OPERATIONS_GROUP, owners=OWNERS, kinds={"report"}, description=description, **more
-    )
+def answer_asset(key: dg.AssetKey, description: str, group: str = OPERATIONS_GROUP, **more: Any) -> dg.AssetSpec:
+    return dg.AssetSpec(key, group_name=group, owners=OWNERS, kinds={"report"}, description=description, **more)
 
 
 def tag_run(
@@ -96,8 +88,7 @@ def tag_run(
     """Let the list of runs say what a run does, to whom, and whether it only says what it would do."""
     tags = {OPERATION: operation}
     if users:
-        more = f" and {len(users) - _TAGGED_USERS} more" if len(users) > _TAGGED_USERS else ""
-        tags[USER] = ", ".join(users[:_TAGGED_USERS]) + more
+        tags[USER] = listed(users, _TAGGED_USERS)
     if dry_run is not None:
         tags[DRY_RUN] = str(dry_run).lower()
     context.instance.add_run_tags(context.run_id, tags)
@@ -109,22 +100,22 @@ def _named_users(parameters: Parameters) -> list[str]:
     return [name for each in given if each for name in ([each] if isinstance(each, str) else each)]
 
 
-def conclude(context: dg.OpExecutionContext, parameters: Parameters, report: Report, asset: dg.AssetKey) -> None:
-    """Show a report as the answer of a run: one sentence in its log, and a materialisation with its tables.
-
-    Raises:
-        dg.Failure: Something went wrong, or was confirmed with another number.
-    """
+def conclude(
+    context: dg.OpExecutionContext, using: Work, operation: Declaration[Any], parameters: Parameters, report: Report
+) -> None:
+    """Show a report as the answer of a run: one sentence in its log, and a materialisation with its tables. Raises
+    dg.Failure: something went wrong, or was confirmed with another number."""
+    target = using.pipeline.settings.destination
     metadata: Metadata = dict(report.facts)
     for each in report.tables:
         metadata.update(table_metadata(each))
     if report.left_out:
         rows = ((each.user, each.message) for each in report.left_out)
         metadata.update(table_metadata(Table.of("left_out", ("user", "message"), rows)))
-    sentence = " ".join([*report.lines, report.headline])
+    sentence = " ".join([report.headline, *report.lines])
     if report.confirm is not None:
         metadata["confirm"] = report.confirm
-        sentence += f" Nothing was done: to do it, launch again with confirm {report.confirm}."
+        sentence += f" Nothing was done. To do it on {target}, launch again with confirm {report.confirm}."
         given = wrong_confirmation(parameters, report)
         if given is not None:
             raise dg.Failure(f"{given} is not {report.confirm}. {sentence}", metadata, allow_retries=False)
@@ -139,17 +130,8 @@ def conclude(context: dg.OpExecutionContext, parameters: Parameters, report: Rep
     if report.failed or unread:
         raise dg.Failure(sentence, metadata, allow_retries=False)
     context.log.info(sentence)
-    context.log_event(dg.AssetMaterialization(asset, description=sentence, metadata={"answer": sentence, **metadata}))
-
-
-@contextmanager
-def refusals() -> Iterator[None]:
-    """Let what the pipeline refuses fail the job in its one sentence. Nothing is tried again by itself: a person has
-    launched it, and a person decides."""
-    try:
-        yield
-    except PipelineError as error:
-        raise dg.Failure(description=error.message, allow_retries=False) from error
+    answer: Metadata = {"answer": sentence, **metadata, "target": target}
+    context.log_event(dg.AssetMaterialization(answer_key(operation), description=sentence, metadata=answer))
 
 
 def table_metadata(table: Table) -> Metadata:
@@ -157,7 +139,7 @@ def table_metadata(table: Table) -> Metadata:
     if not table.count:
         return {}
     rows = [{name: _cell(row.get(name)) for name in table.columns} for row in islice(table, ROWS)]
-    made: Metadata = {table.name: table_of(rows, table.columns)}
+    made: Metadata = {table.name: fitted_table(rows, table.columns)}
     if table.count > len(rows):
         made[f"{table.name}_not_shown"] = table.count - len(rows)
     return made
@@ -190,7 +172,9 @@ def _choices(info: Any) -> str:
     return f"One of {', '.join(choices)}." if choices else ""
 
 
-def _work(context: dg.OpExecutionContext, pipeline: PipelineResource) -> Work:
+def work_of(context: dg.OpExecutionContext, pipeline: PipelineResource) -> Work:
+    """What an operation works with in a run of Dagster."""
+
     def told(what: str, done: int, total: int) -> None:
         if done and (done % _TELL_EACH == 0 or done == total):
             context.log.info(f"{what}: {done} of {total}.")

@@ -1,15 +1,10 @@
-"""The schedules: when all known users are synchronised or verified. Who is known is the users sensor's: a schedule
-adds no keys.
-
-The hourly one looks once for everybody, with what the sensors look with (`mongo/changes/pending.py`,
-`sensors/drift.py`), and asks for runs of those only who have work. The hours are settings, read when the code location
-loads (`AC_CRON_SYNC`, `AC_CRON_RECONCILE`, `AC_CRON_VERIFY`).
-"""
+"""The schedules: when all users whom the users sensor has made known are planned, synchronised or verified. Hours are
+settings, read when the code location loads (`AC_CRON_SYNC`, `AC_CRON_RECONCILE`, `AC_CRON_VERIFY`, `AC_CRON_PLAN`)."""
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
 
 import dagster as dg
 
@@ -18,6 +13,7 @@ from ac_pipeline.defs.assets.records import FULL, STEP, SYNC_CHANGED_USERS
 from ac_pipeline.defs.jobs import (
     REASON,
     RUNS_A_TICK,
+    SCHEDULE,
     SYNC_USERS,
     UNFINISHED,
     USERS_A_RUN,
@@ -27,36 +23,27 @@ from ac_pipeline.defs.jobs import (
 )
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.sensors.drift import plan_drift
-from ac_pipeline.defs.verification import VERIFY_USERS
+from ac_pipeline.defs.user_jobs import VERIFY_USERS
 from ac_pipeline.errors import Misconfigured
+from ac_pipeline.operations.plan import run_plan
 from ac_pipeline.settings import Timetable
 
 LOOK_SECONDS: Final = 25.0
 """How long the hourly look may compare documents: a tick has 60 seconds, and one statement of MongoDB's may take 25."""
-
-SCHEDULE: Final = "dagster/schedule_name"
-"""Tag that Dagster gives the runs of a schedule."""
-
 
 Requests = Iterator[dg.RunRequest | dg.SkipReason]
 
 
 @dataclass(frozen=True, slots=True)
 class Tick:
-    """One tick of a schedule.
-
-    Args:
-        keys: All known users, in the order of their partitions.
-        hour: When it is, UTC. Dagster asks for a key where there are several requests; with the hour in it, no later
-            tick is kept back.
-        run_config: Of each run.
-    """
+    """One tick of a schedule."""
 
     context: dg.ScheduleEvaluationContext
     pipeline: PipelineResource
-    keys: Sequence[str]
+    keys: Sequence[str]  # All known users, in the order of their partitions
+    # When it is, UTC. Dagster asks for a key where there are several requests; with the hour in it, no later tick is
+    # kept back.
     hour: str
-    run_config: Mapping[str, Any]
 
 
 def users_with_work(tick: Tick) -> Requests:
@@ -70,11 +57,12 @@ def users_with_work(tick: Tick) -> Requests:
     now = time.time()
     # In this order: a sync that ends while we look is busy here, or done there.
     busy = busy_keys(tick.context.instance, tick.keys, apart_from={VERIFY_USERS}, one_by_one={SYNC_CHANGED_USERS}).ahead
-    repositories, marks = list(tick.pipeline.repositories()), tick.pipeline.marks()
+    pipeline = tick.pipeline.open()
+    repositories, marks = list(pipeline.server.list_repositories()), pipeline.ledger.checkpoints()
     accounts = tick.pipeline.accounts()
     drift = plan_drift(accounts, tick.keys, repositories, marks=marks, busy=busy, cursor=None, now=now)
     served = {each.did for each in repositories if each.active}
-    changes = tick.pipeline.pending(marks.keys(), served, LOOK_SECONDS)
+    changes = pipeline.changes.look_at_everybody(accounts.values(), marks.keys(), served, LOOK_SECONDS)
     work = {work.key for work in changes.works} | {each.key for each in drift.drifted} | set(drift.busy)
     if changes.failed is not None:
         tick.context.log.warning(f"Everybody is asked for, because the look did not end: {changes.failed}.")
@@ -93,43 +81,34 @@ def users_with_work(tick: Tick) -> Requests:
 
 
 def all_users_in_ranges(tick: Tick) -> Requests:
-    """A run for each part of the known keys."""
+    """A run for each part of the known keys, with every document and record compared."""
+    config = {"ops": {STEP: {"config": {FULL: True}}}}
     for first, last in ranges(tick.keys):
         tags = {RANGE_START: first, RANGE_END: last}
-        yield dg.RunRequest(run_key=f"{tick.hour} {first}", run_config=dict(tick.run_config), tags=tags)
+        yield dg.RunRequest(run_key=f"{tick.hour} {first}", run_config=config, tags=tags)
 
 
 def one_run(tick: Tick) -> Requests:
     """One run, which knows by itself who there is."""
-    yield dg.RunRequest(run_key=tick.hour, run_config=dict(tick.run_config))
+    yield dg.RunRequest(run_key=tick.hour)
 
 
 @dataclass(frozen=True, slots=True)
 class UsersSchedule:
-    """One schedule over all users.
+    """One schedule over all users."""
 
-    Args:
-        name: Its name in the UI, which people start it by.
-        setting: Field of `Timetable` with its cron line.
-        job: Name of the job it launches.
-        description: For people.
-        requests: What one tick asks for.
-        run_config: Of each run.
-        waits_for: Schedules that must have no unfinished runs, besides itself.
-    """
-
-    name: str
-    setting: str
-    job: str
-    description: str
-    requests: Callable[[Tick], Requests]
-    run_config: Mapping[str, Any] = field(default_factory=dict)
-    waits_for: tuple[str, ...] = ()
+    name: str  # Its name in the UI, which people start it by
+    setting: str  # Field of `Timetable` with its cron line
+    job: str  # Name of the job it launches
+    description: str  # For people
+    requests: Callable[[Tick], Requests]  # What one tick asks for
+    waits_for: tuple[str, ...] = ()  # Schedules that must have no unfinished runs, besides itself
 
 
 INCREMENTAL_SYNC: Final = "incremental_sync"
 NIGHTLY_RECONCILE: Final = "nightly_reconcile"
 WEEKLY_VERIFICATION: Final = "weekly_verification"
+DAILY_PLAN: Final = "daily_plan"
 
 SCHEDULES: Final = (
     UsersSchedule(
@@ -150,7 +129,6 @@ SCHEDULES: Final = (
         "Synchronises all known users with every document and record compared and no short cut taken: what events, "
         "marks and clocks missed is found here, and what a new release builds differently.",
         all_users_in_ranges,
-        run_config={"ops": {STEP: {"config": {FULL: True}}}},
     ),
     UsersSchedule(
         WEEKLY_VERIFICATION,
@@ -158,6 +136,13 @@ SCHEDULES: Final = (
         VERIFY_USERS,
         "Verifies every record, link and blob of all users against the repositories, and repairs nothing: what is "
         "wrong fails checks.",
+        one_run,
+    ),
+    UsersSchedule(
+        DAILY_PLAN,
+        "ac_cron_plan",
+        run_plan.job,
+        "Plans a sync of everybody without doing it: operations/flight_plan says what it would do, and what it costs.",
         one_run,
     ),
 )
@@ -180,26 +165,10 @@ def schedules(timetable: Timetable) -> list[dg.ScheduleDefinition]:
     Raises:
         Misconfigured: Dagster does not take a line for a cron line.
     """
-    made = []
-    for each in SCHEDULES:
-        try:
-            made.append(_schedule(each, getattr(timetable, each.setting)))
-        except dg.DagsterInvalidDefinitionError:
-            raise Misconfigured(
-                f"{each.setting.upper()} must be a cron line, such as `30 3 * * MON-FRI` or `@daily`, in UTC."
-            ) from None
-    return made
+    return [_schedule(each, getattr(timetable, each.setting)) for each in SCHEDULES]
 
 
 def _schedule(what: UsersSchedule, cron: str) -> dg.ScheduleDefinition:
-    @dg.schedule(
-        name=what.name,
-        cron_schedule=cron,
-        execution_timezone="UTC",
-        job_name=what.job,
-        default_status=dg.DefaultScheduleStatus.STOPPED,
-        description=f"{what.description} {what.setting.upper()} sets its hours.",
-    )
     def tick(context: dg.ScheduleEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]) -> Requests:
         """What the schedule asks for, unless runs of an earlier tick are not done yet."""
         for name in (what.name, *what.waits_for):
@@ -211,7 +180,18 @@ def _schedule(what: UsersSchedule, cron: str) -> dg.ScheduleDefinition:
         if not keys:
             yield dg.SkipReason("No user is known yet: start the sensor users_sensor.")
             return
-        hour = context.scheduled_execution_time.isoformat()
-        yield from what.requests(Tick(context, pipeline, keys, hour, what.run_config))
+        yield from what.requests(Tick(context, pipeline, keys, context.scheduled_execution_time.isoformat()))
 
-    return tick
+    try:
+        return dg.schedule(
+            name=what.name,
+            cron_schedule=cron,
+            execution_timezone="UTC",
+            job_name=what.job,
+            default_status=dg.DefaultScheduleStatus.STOPPED,
+            description=f"{what.description} {what.setting.upper()} sets its hours.",
+        )(tick)
+    except dg.DagsterInvalidDefinitionError:
+        raise Misconfigured(
+            f"{what.setting.upper()} must be a cron line, such as `30 3 * * MON-FRI` or `@daily`, in UTC."
+        ) from None

@@ -1,14 +1,6 @@
-"""Dagster's web server behind a guard: a page that is open in the operator's browser must not drive it.
-
-Dagster's UI has no login, and its web server does what any request asks: a link, a picture or a form on a foreign page
-can launch runs, and a name that leads to 127.0.0.1 (DNS rebinding) reads everything. The guard refuses what does not
-come from the UI itself or from a program. It keeps nobody out who can reach the port: that takes a proxy with a login.
-
-It also serves small pictures below `/thumbnails/`, for lists of records: the UI shows a picture as large as its file.
-
-`python -m ac_pipeline.defs.web_server` takes the arguments of `dagster-webserver`; with `dev` before them, those of
-`dagster dev`, whose web server it becomes.
-"""
+"""Dagster's web server behind a guard, and small pictures for lists of records below `/thumbnails/`. `python -m
+ac_pipeline.defs.web_server` takes the arguments of `dagster-webserver`; with `dev` before them, those of `dagster dev`,
+whose web server it becomes."""
 
 from __future__ import annotations
 
@@ -16,7 +8,7 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib import import_module
 from io import BytesIO
@@ -26,20 +18,17 @@ from urllib.parse import parse_qs, urlsplit
 import httpx
 from graphql import GraphQLError, OperationDefinitionNode, OperationType, parse
 from PIL import Image
+from starlette.datastructures import Headers
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.websockets import WebSocketClose
 
 from ac_pipeline.bounds import Limit, within
+from ac_pipeline.defs.assets.catalog import THUMBNAILS
 from ac_pipeline.errors import PipelineError
 from ac_pipeline.settings import load_settings
 
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
-
 MODULE: Final = "ac_pipeline.defs.web_server"
-THUMBNAILS: Final = "/thumbnails/"
-"""Path below which small pictures are served, by DID and CID."""
 THUMBNAIL_SIDE: Final = 96
 _PICTURE: Final = re.compile(r"(did:[a-z]+:[A-Za-z0-9.:%_-]{1,200})/([a-z2-7]{20,100})")
 _PICTURE_SECONDS, _PICTURE_MEGABYTES, _PICTURE_SIDE = 10.0, 2, 4_096
@@ -50,53 +39,46 @@ LOCAL: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 class Guard:
     """An ASGI application that refuses foreign requests with 403 and hands on all others.
 
+    Dagster's UI has no login, and its web server does what any request asks: a link, a picture or a form on a foreign
+    page can launch runs, and a name that leads to 127.0.0.1 (DNS rebinding) reads everything. Refused is what does not
+    come from the UI itself or from a program. Who can reach the port is not kept out: that takes a proxy with a login.
+
     Args:
         app: Dagster's.
         url: Where people reach the UI besides the loopback names: AC_DAGSTER_URL, or empty.
     """
 
-    def __init__(self, app: App, url: str = "") -> None:
+    def __init__(self, app: ASGIApp, url: str = "") -> None:
         self._app = app
         self._url = url
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         reason = why_refused(scope, self._url) if scope["type"] in {"http", "websocket"} else ""
-        if not reason and scope["type"] == "http" and scope["path"].startswith(THUMBNAILS):
-            await _send_thumbnail(scope["path"], send)
-        elif not reason:
-            await self._app(scope, receive, send)
-        elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1008, "reason": reason})
-        else:
-            await _answer(send, 403, f"{reason}\n".encode())
+        answer: ASGIApp = self._app
+        if reason and scope["type"] == "websocket":
+            answer = WebSocketClose(1008, reason)
+        elif reason:
+            answer = PlainTextResponse(f"{reason}\n", 403)
+        elif scope["type"] == "http" and scope["path"].startswith(THUMBNAILS):
+            answer = await _thumbnail(scope["path"].removeprefix(THUMBNAILS))
+        await answer(scope, receive, send)
 
 
-async def _answer(send: Send, status: int, body: bytes, *more: tuple[bytes, bytes]) -> None:
-    headers = [*more] or [(b"content-type", b"text/plain; charset=utf-8")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
-
-
-async def _send_thumbnail(path: str, send: Send) -> None:
-    named = _PICTURE.fullmatch(path.removeprefix(THUMBNAILS))
+async def _thumbnail(name: str) -> Response:
+    named = _PICTURE.fullmatch(name)
     try:
         picture = await asyncio.to_thread(thumbnail, *named.groups()) if named is not None else None
     except (PipelineError, httpx.HTTPError, OSError, ValueError):  # the PDS is away, or it is no picture
         picture = None
     if picture is None:
-        await _answer(send, 404, b"There is no such picture.\n")
-    else:
-        kept = (b"cache-control", b"private, max-age=31536000, immutable")
-        await _answer(send, 200, picture, (b"content-type", b"image/png"), kept)
+        return PlainTextResponse("There is no such picture.\n", 404)
+    return Response(picture, headers={"cache-control": "private, max-age=31536000, immutable"}, media_type="image/png")
 
 
 @lru_cache(maxsize=512)
 def thumbnail(did: str, cid: str) -> bytes:
-    """A picture of the PDS as a PNG of at most 96 x 96 pixels.
-
-    Raises:
-        PipelineError, httpx.HTTPError, OSError, ValueError: It cannot be read, or is none.
-    """
+    """A picture of the PDS as a PNG of at most 96 x 96 pixels. Raises PipelineError, httpx.HTTPError, OSError,
+    ValueError: it cannot be read, or is none."""
     settings = load_settings()
     with httpx.Client(transport=settings.proxies.transport(httpx.Limits()), trust_env=False) as http:
         asked = {"did": did, "cid": cid}
@@ -121,9 +103,7 @@ def why_refused(scope: Scope, url: str = "") -> str:
         scope: Of ASGI, of a request or a websocket.
         url: As for `Guard`.
     """
-    headers: dict[str, str] = {}
-    for name, value in scope["headers"]:
-        headers.setdefault(name.decode("latin-1"), value.decode("latin-1"))
+    headers = Headers(scope=scope)
     host, method = headers.get("host", ""), scope.get("method", "GET")
     address = (scope.get("server") or ("",))[0]  # an IP address, so that no name can be made to lead to it
     if _name(f"//{host}") not in {*LOCAL, address, _name(url)} - {""}:

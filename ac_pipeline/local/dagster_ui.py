@@ -21,10 +21,10 @@ SUCCEEDED = "SUCCESS"
 
 _LOADED = """{ workspaceOrError { ... on Workspace { locationEntries {
   name loadStatus locationOrLoadError { __typename ... on PythonError { message } } } } } }"""
-_START_SENSOR = """mutation($which: SensorSelector!) { startSensor(sensorSelector: $which) {
+_START = """mutation($which: %(Kind)sSelector!) { start%(Kind)s(%(kind)sSelector: $which) {
   __typename ... on Error { message } } }"""
-_START_SCHEDULE = """mutation($which: ScheduleSelector!) { startSchedule(scheduleSelector: $which) {
-  __typename ... on Error { message } } }"""
+_AUTOMATION = """query($which: RepositorySelector!) { repositoryOrError(repositorySelector: $which) {
+  ... on Repository { sensors { name } schedules { name } } } }"""
 _KEYS = "query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode { partitionKeys } } }"
 _ASSETS = "{ assetNodes { assetKey { path } isExecutable } }"
 _LAUNCH = """mutation($what: LaunchBackfillParams!) { launchPartitionBackfill(backfillParams: $what) {
@@ -32,8 +32,8 @@ _LAUNCH = """mutation($what: LaunchBackfillParams!) { launchPartitionBackfill(ba
 _BACKFILL = """query($id: String!) { partitionBackfillOrError(backfillId: $id) {
   __typename ... on Error { message }
   ... on PartitionBackfill { status error { message } assetBackfillData { assetBackfillStatuses {
-    ... on AssetPartitionsStatusCounts { assetKey { path } numPartitionsTargeted numPartitionsInProgress
-      numPartitionsMaterialized numPartitionsFailed } } } } } }"""
+    ... on AssetPartitionsStatusCounts { assetKey { path } targeted: numPartitionsTargeted
+      running: numPartitionsInProgress done: numPartitionsMaterialized failed: numPartitionsFailed } } } } } }"""
 _BACKFILLS = """{ partitionBackfillsOrError(limit: 20) { ... on PartitionBackfills { results { id status } } } }"""
 _COUNTS = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
   latestMaterializationByPartition { partition metadataEntries { label ... on IntMetadataEntry { intValue } } } } } }"""
@@ -63,8 +63,6 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Backfill:
-    """A backfill as it stands."""
-
     status: str
     error: str | None
     assets: tuple[Progress, ...]
@@ -100,12 +98,8 @@ class DagsterUi:
         self._http = httpx.Client(base_url=url, timeout=120.0, trust_env=False)
 
     def wait_until_loaded(self, seconds: float) -> None:
-        """Return when the code location is loaded.
-
-        Raises:
-            ServiceUnreachable: It did not answer in time, or its process ended.
-            PipelineError: The code location cannot be loaded; with Dagster's words.
-        """
+        """Return when the code location is loaded. Raises ServiceUnreachable (it did not answer in time, or its process
+        ended), PipelineError (the code location cannot be loaded; with Dagster's words)."""
         deadline = time.monotonic() + seconds
         while True:
             try:
@@ -121,11 +115,19 @@ class DagsterUi:
             self._wait(deadline, "load its code location")
 
     def start_sensor(self, name: str) -> None:
-        self._done(_START_SENSOR, "startSensor", {"which": _selector("sensorName", name)}, "Sensor")
+        self._start("Sensor", name, "Sensor")
 
     def start_schedule(self, name: str) -> None:
-        which = {"which": _selector("scheduleName", name)}
-        self._done(_START_SCHEDULE, "startSchedule", which, "ScheduleStateResult")
+        self._start("Schedule", name, "ScheduleStateResult")
+
+    def start_everything(self) -> None:
+        """Start every sensor and schedule there is."""
+        which = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY}
+        found = self._ask(_AUTOMATION, {"which": which})["repositoryOrError"]
+        for sensor in found["sensors"]:
+            self.start_sensor(sensor["name"])
+        for schedule in found["schedules"]:
+            self.start_schedule(schedule["name"])
 
     def assets(self, *folders: str) -> list[list[str]]:
         """Keys of the assets that can be made, in these folders."""
@@ -144,34 +146,19 @@ class DagsterUi:
         return found
 
     def launch_backfill(self, assets: Sequence[Sequence[str]], keys: Sequence[str]) -> str:
-        """Launch an asset backfill of these assets for these keys; its id."""
         what = {"assetSelection": [{"path": list(path)} for path in assets], "partitionNames": list(keys), "tags": []}
         answer = self._done(_LAUNCH, "launchPartitionBackfill", {"what": what}, "LaunchBackfillSuccess")
         return str(answer["backfillId"])
 
     def running_backfills(self) -> list[str]:
-        """Ids of backfills that an earlier start left unfinished."""
         results = self._ask(_BACKFILLS)["partitionBackfillsOrError"].get("results") or []
         return [each["id"] for each in results if each["status"] in _RUNNING]
 
     def backfill(self, id: str) -> Backfill:
         found = self._done(_BACKFILL, "partitionBackfillOrError", {"id": id}, "PartitionBackfill")
-        statuses = (found["assetBackfillData"] or {}).get("assetBackfillStatuses") or []
-        return Backfill(
-            status=found["status"],
-            error=(found["error"] or {}).get("message"),
-            assets=tuple(
-                Progress(
-                    "/".join(each["assetKey"]["path"]),
-                    each["numPartitionsTargeted"],
-                    each["numPartitionsInProgress"],
-                    each["numPartitionsMaterialized"],
-                    each["numPartitionsFailed"],
-                )
-                for each in statuses
-                if each
-            ),
-        )
+        statuses = filter(None, (found["assetBackfillData"] or {}).get("assetBackfillStatuses") or [])
+        assets = tuple(Progress("/".join(each.pop("assetKey")["path"]), **each) for each in statuses)
+        return Backfill(found["status"], (found["error"] or {}).get("message"), assets)
 
     def wait_for_backfill(self, id: str, shown: Callable[[Backfill], None], every: float = 1.0) -> Backfill:
         """Watch a backfill to its end, showing each state on the way."""
@@ -184,8 +171,7 @@ class DagsterUi:
 
     def launch_job(self, name: str, config: Mapping[str, Any] | None = None) -> str:
         """Launch a job as its launchpad does, with this config or the one it has by itself; the run's id."""
-        selector = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY, "jobName": name}
-        what = {"selector": selector, "runConfigData": dict(config or {}), "mode": "default"}
+        what = {"selector": _selector("jobName", name), "runConfigData": dict(config or {}), "mode": "default"}
         return str(self._done(_LAUNCH_JOB, "launchRun", {"what": what}, "LaunchRunSuccess")["run"]["runId"])
 
     def wait_for_run(self, id: str, shown: Callable[[str], None]) -> str:
@@ -196,10 +182,10 @@ class DagsterUi:
             found, logs = answer["runOrError"], answer["logsForRun"]
             if found["__typename"] != "Run":
                 raise PipelineError(f"Dagster does not know run {id}: {found.get('message', '')}")
-            for event in logs.get("events") or []:
-                if event.get("message"):
-                    shown(event["message"])
-            more = len(logs.get("events") or []) and logs.get("cursor") != after
+            events = logs.get("events") or []
+            for message in filter(None, (event.get("message") for event in events)):
+                shown(message)
+            more = bool(events) and logs.get("cursor") != after
             after = logs.get("cursor") or after
             if found["status"] in _ENDED and not more:
                 return str(found["status"])
@@ -213,8 +199,8 @@ class DagsterUi:
         for each in node["assetChecksOrError"].get("checks") or []:
             result = (each["executionForLatestMaterialization"] or {}).get("evaluation") or {}
             severe, said = result.get("severity") == "ERROR", result.get("description") or ""
-            counts = _whole_numbers(result)
-            found.append(Check("/".join(asset), each["name"], result.get("success"), severe, said, counts))
+            passed, counts = result.get("success"), _whole_numbers(result)
+            found.append(Check("/".join(asset), each["name"], passed, severe, said, counts))
         return found
 
     def counts(self, asset: Sequence[str]) -> dict[str, int]:
@@ -246,6 +232,10 @@ class DagsterUi:
         if answer["__typename"] != expected:
             raise PipelineError(f"Dagster answers {field} with {answer['__typename']}: {answer.get('message', '')}")
         return answer
+
+    def _start(self, kind: str, name: str, expected: str) -> None:
+        query = _START % {"Kind": kind, "kind": kind.lower()}
+        self._done(query, f"start{kind}", {"which": _selector(f"{kind.lower()}Name", name)}, expected)
 
     def _wait(self, deadline: float, what: str, seconds: float = 0.25) -> None:
         if not self.alive():

@@ -1,6 +1,6 @@
 """The demo: local services, demo data, a full backfill and a verification through a real Dagster, and a summary.
 
-Only the order of events is here. Its Dagster has a home of its own, `.local/dagster/`, and is given every setting
+Its Dagster has a home of its own, `.local/dagster/`, and is given every setting
 explicitly: whatever `.env` or the environment name, a demo never reaches another database or PDS.
 """
 
@@ -13,24 +13,30 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from types import FrameType
+from typing import Literal
 
 from atproto import Client, Request
 from pydantic import SecretStr
+from rich import box
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
 
 from ac_pipeline.errors import PipelineError
 from ac_pipeline.items import State
 from ac_pipeline.local.dagster_ui import SUCCEEDED, Backfill, Check, DagsterUi
-from ac_pipeline.local.demo_screen import Screen
 from ac_pipeline.local.seed.fill import seed
 from ac_pipeline.local.seed.values import SeedSummary
 from ac_pipeline.local.services.processes import LOOPBACK, free_port, is_free
 from ac_pipeline.local.services.stack import Addresses, LocalServices
 from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.progress import Listener, progress
 from ac_pipeline.settings import Settings
 from ac_pipeline.sync.planning.plan import COPIES
 from ac_pipeline.wiring import Pipeline, open_pipeline
@@ -43,8 +49,6 @@ _PARTING = 30.0  # Seconds Dagster has to stop its processes
 _TAPE_GRACE = 3600.0
 """Seconds, longer than any demo takes: the tape that is being baked waits until it is over, and none is verified."""
 _STAGES = ("renditions", "atproto")
-_SENSOR = "users_sensor"
-_VERIFY = "verify_users"
 _RECORDS = "records_match_documents"
 _QUARANTINED, _DEFERRED = ("no_quarantined_items", "quarantined"), ("nothing_deferred", "deferred")
 """Check and count of what was never published, and of what waits for its time."""
@@ -57,9 +61,7 @@ VERIFIED = {
 """The checks that the verification is about, and what they count; by name, for nothing here may import Dagster."""
 _ON_THE_PDS = ("verified", "different", "extra", "duplicates")
 _TURN = re.compile(r"(\d+) of (\d+): ")  # How each user's line in the job's log begins
-_SENSORS = ("new_content_sensor", "drift_sensor", "alerts_sensor")
-_SCHEDULES = ("incremental_sync", "nightly_reconcile", "weekly_verification")
-"""All there are: started while the UI stays, so that what people try out has consequences."""
+_ANSWERS = ("count_mirror", "plan_users")  # Jobs that fill the pages which people open first
 
 
 def run_demo(users: int, items: int, ui: bool) -> int:
@@ -75,7 +77,7 @@ def run_demo(users: int, items: int, ui: bool) -> int:
     screen = Screen()
     # Also SIGINT: a shell starts background commands deaf to it, and what we start would inherit that.
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _interrupted)
+        signal.signal(number, signal.default_int_handler)
     try:
         with ExitStack() as stack:
             return _run(root, users, items, ui=ui, screen=screen, stack=stack)
@@ -105,7 +107,7 @@ def _run(root: Path, users: int, items: int, *, ui: bool, screen: Screen, stack:
     accounts = pipeline.accounts.all()
     with screen.step("Dagster: code location and partitions"):
         dagster.wait_until_loaded(_PATIENCE)
-        dagster.start_sensor(_SENSOR)
+        dagster.start_sensor("users_sensor")
         assets = dagster.assets(*_STAGES)
         keys = dagster.wait_for_keys(assets[0], {account.key for account in accounts}, _PATIENCE)
     for unfinished in dagster.running_backfills():
@@ -130,10 +132,9 @@ def _run(root: Path, users: int, items: int, *, ui: bool, screen: Screen, stack:
     screen.links(_links(dagster, id, settings, pipeline))
     screen.seconds()
     if ui:
-        for name in _SENSORS:
-            dagster.start_sensor(name)
-        for name in _SCHEDULES:
-            dagster.start_schedule(name)
+        for job in _ANSWERS:
+            dagster.launch_job(job)
+        dagster.start_everything()  # so that what people try out has consequences
         screen.say("Every sensor and schedule is on: what is added, changed or removed in MongoDB reaches the PDS.")
         screen.say(f"Dagster stays at {dagster.url} until Ctrl-C.")
         with suppress(KeyboardInterrupt):
@@ -168,30 +169,22 @@ def demo_settings(addresses: Addresses, folder: Path) -> Settings:
 def _environment(settings: Settings) -> dict[str, str]:
     """Our environment with the demo's settings in it, and none of the variables that name another place."""
     ours = {name: value for name, value in os.environ.items() if name.lower() not in Settings.model_fields}
-    values = {name.upper(): getattr(settings, name) for name in Settings.model_fields}
-    shown = {
-        name: v.get_secret_value() if isinstance(v, SecretStr) else str(v)
-        for name, v in values.items()
-        if v not in (None, "")
-    }
-    return {**ours, **shown}
+    for name in Settings.model_fields:
+        value = getattr(settings, name)
+        if value not in (None, ""):
+            ours[name.upper()] = value.get_secret_value() if isinstance(value, SecretStr) else str(value)
+    return ours
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
     """End a Dagster (web server, daemon, code server, runs) as Ctrl-C in its terminal would, then the rest."""
-    if process.poll() is None:
-        _signal(process, signal.SIGINT)
-        try:
+    with suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGINT)
             process.wait(_PARTING)
-        except subprocess.TimeoutExpired:
-            _signal(process, signal.SIGTERM)
-    _signal(process, signal.SIGKILL)
-    process.wait()
-
-
-def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
 
 
 @contextmanager
@@ -204,11 +197,10 @@ def open_dagster(
     settings.dagster_home.mkdir(parents=True, exist_ok=True)
     log = folder / "logs" / "dagster.log"
     log.parent.mkdir(parents=True, exist_ok=True)
-    # A module of the layer above, so it is run and not imported. Its working directory has no `.env` to read.
-    command = [sys.executable, "-m", "ac_pipeline.defs.home", "--project", str(root), "--port", str(port)]
     with log.open("wb") as output:
+        # A module of the layer above, so it is run and not imported. Its working directory has no `.env` to read.
         process = subprocess.Popen(  # noqa: S603 - our own interpreter and module
-            command,
+            [sys.executable, "-m", "ac_pipeline.defs.home", "--project", str(root), "--port", str(port)],
             cwd=settings.dagster_home,
             env=_environment(settings),
             stdin=subprocess.DEVNULL,
@@ -235,7 +227,6 @@ class Verified:
     checks: Sequence[Check]  # All checks of all records assets
 
     def total(self, check: str, count: str) -> int:
-        """A count of one check, over all types."""
         return sum(each.counts.get(count, 0) for each in self.checks if each.name == check)
 
     @property
@@ -253,7 +244,7 @@ class Verified:
 def _verify(dagster: DagsterUi, records: Sequence[Sequence[str]], screen: Screen) -> Verified:
     """All users again from the start, so that every check in the UI has a result; nothing of the backfill's own words
     is taken for granted."""
-    id = dagster.launch_job(_VERIFY)
+    id = dagster.launch_job("verify_users")
     screen.say(f"Watch it: {dagster.url}/runs/{id}")
 
     def shown(line: str) -> None:
@@ -279,20 +270,15 @@ def _second_opinion(pipeline: Pipeline, found: Verified, made: SeedSummary, scre
 
 
 def count_records(url: str, dids: Iterable[str], nsids: Iterable[str]) -> Counter[str]:
-    """Records by collection, over these repositories."""
-    client = Client(base_url=f"{url}/xrpc", request=Request(trust_env=False))
-    collections = list(nsids)
+    repo = Client(base_url=f"{url}/xrpc", request=Request(trust_env=False)).com.atproto.repo
     counts: Counter[str] = Counter()
-    for did in dids:
-        for nsid in collections:
-            cursor: str | None = None
-            while True:
-                query = {"repo": did, "collection": nsid, "limit": 100} | ({"cursor": cursor} if cursor else {})
-                page = client.com.atproto.repo.list_records(query)
-                counts[nsid] += len(page.records)
-                cursor = page.cursor
-                if not page.records or not cursor:
-                    break
+    for did, nsid in product(dids, nsids):
+        query: dict[str, str | int] = {"repo": did, "collection": nsid, "limit": 100}
+        while (page := repo.list_records(query)).records:
+            counts[nsid] += len(page.records)
+            if not page.cursor:
+                break
+            query["cursor"] = page.cursor
     return counts
 
 
@@ -321,5 +307,96 @@ def _links(dagster: DagsterUi, backfill: str, settings: Settings, pipeline: Pipe
     return links
 
 
-def _interrupted(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+_COUNTS = ("documents", "eligible", "records", "written", "unchanged", "deleted", "quarantined", "blocked", "deferred")
+
+
+class Screen:
+    """What the demo shows, on standard output: steps with their seconds, bars on a terminal and lines elsewhere, tables
+    and links."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stdout.isatty()
+        self._console = Console(width=None if self._terminal else 140, highlight=False)
+        self._taken: list[tuple[str, float]] = []
+        self._failed = 0
+        self.progress: Listener = lambda what, done, total: None  # Of the step under way
+
+    def say(self, text: str) -> None:
+        """A line or more, addresses unbroken so that they can be clicked and copied."""
+        self._console.print(text, soft_wrap=not self._terminal or "://" in text, markup=False)
+
+    @contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Something that takes a while, with its progress; its seconds are in the summary."""
+        started = time.monotonic()
+        self.say(f"==> {name}")
+        with progress(self._console, lambda line: self.say(f"    {line}")) as self.progress:
+            yield
+        self._taken.append((name, time.monotonic() - started))
+
+    def backfill(self, backfill: Backfill) -> None:
+        """How far a backfill is, in all and by asset; what has failed as it fails."""
+        assets = backfill.assets
+        failed = sum(each.failed for each in assets)
+        if failed > self._failed:
+            self.say(f"    {failed} partitions have failed")
+        self._failed = failed
+        self.progress("partitions", sum(each.done for each in assets) + failed, sum(each.targeted for each in assets))
+        for each in assets:
+            self.progress(each.asset, each.done + each.failed, each.targeted)
+
+    def counts(self, types: Mapping[str, Mapping[str, int]]) -> None:
+        """Per type: what the materialisations of all users add up to."""
+        rows = {name: {count: counts.get(count, 0) for count in _COUNTS} for name, counts in types.items()}
+        rows["all"] = {count: sum(row[count] for row in rows.values()) for count in _COUNTS}
+        self._table("Records, all users", rows, _COUNTS, lambda name, count: str(rows[name][count]), "right")
+
+    def checks(self, checks: Sequence[Check]) -> None:
+        """What each check says of each type, and the first sentence of each that did not pass; the UI has the rest."""
+        words = {(each.asset, each.name): _word(each) for each in checks}
+        assets, names = dict.fromkeys(each.asset for each in checks), dict.fromkeys(each.name for each in checks)
+        self._table("Checks, all users", assets, names, lambda asset, name: words.get((asset, name), ""))
+        said: dict[str, list[str]] = {}
+        for each in sorted(checks, key=lambda check: check.name):
+            if each.passed is False:
+                sentence = each.said.partition(". ")[0].partition("; ")[0]
+                said.setdefault(f"{each.name}: {sentence}", []).append(_type(each.asset))
+        for text, types in said.items():
+            self._console.print(Padding(Text(f"{text} ({', '.join(types)})"), (0, 0, 0, 4)))
+
+    def _table(
+        self,
+        title: str,
+        types: Iterable[str],
+        rows: Iterable[str],
+        cell: Callable[[str, str], str],
+        justify: Literal["left", "right"] = "left",
+    ) -> None:
+        """A column for each type: that fits into 80 columns, a column for each count or check does not."""
+        table = Table(title=title, title_justify="left", box=box.SIMPLE, pad_edge=False)
+        table.add_column("")
+        for type in types:
+            table.add_column(_type(type), justify=justify)
+        for row in rows:
+            table.add_row(row, *(cell(type, row) for type in types))
+        self._console.print(table)
+
+    def links(self, links: Mapping[str, str]) -> None:
+        width = max(map(len, links))
+        for name, address in links.items():
+            self.say(f"    {name:<{width}}  {address}")
+
+    def seconds(self) -> None:
+        for name, seconds in self._taken:
+            self.say(f"    {seconds:7.1f} s  {name}")
+        self.say(f"    {sum(seconds for _, seconds in self._taken):7.1f} s  in all")
+
+
+def _type(asset: str) -> str:
+    return asset.rpartition("/")[2]
+
+
+def _word(check: Check) -> str:
+    if check.passed is None:
+        return "unknown"
+    return "passed" if check.passed else "failed" if check.severe else "warning"

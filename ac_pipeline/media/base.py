@@ -45,52 +45,34 @@ class LinkUpdate:
 
 @dataclass(frozen=True, slots=True)
 class SourceObject:
-    """One candidate object in object storage: raw (not percent-encoded) key, and the format its name promises.
-
-    Args:
-        version: What the document says of when it was made; another one tells that it was replaced.
-    """
-
     bucket: str
-    key: str
-    format: str
+    key: str  # Raw, not percent-encoded
+    format: str  # Which one its name promises
+    # What the document says of when it was made; another one tells that it was replaced
     version: str = field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One Mongo document, interpreted.
+    type: str  # Name of the media type
+    id: str  # ObjectId, 24 hex digits; the `ref` of its record
+    owner: str | None  # `user` of the document, None for a guest's
+    code: str | None  # Its short code
+    when: int  # Normalised time in milliseconds since 1970, UTC
+    fields: Mapping[str, Any]  # The synced fields as stored
+    fingerprint: str  # sha-256 (hex) of the synced fields: changes when, and only when, the record could
+    link: Link | None = None  # The stored link
+    verdict: Verdict = Verdict.ELIGIBLE  # Whether a record of it shall exist
+    reason: str = ""  # Why, unless eligible
+    warnings: tuple[str, ...] = ()  # What was repaired on the way in, e.g. an unreadable `when`
 
-    Args:
-        type: Name of the media type.
-        id: ObjectId, 24 hex digits; the `ref` of its record.
-        owner: `user` of the document, None for a guest's.
-        code: Its short code, or None.
-        when: Normalised time in milliseconds since 1970, UTC.
-        fields: The synced fields as stored.
-        fingerprint: sha-256 (hex) of the synced fields: changes when, and only when, the record could.
-        link: The stored link, or None.
-        verdict: Whether a record of it shall exist.
-        reason: Why, unless eligible.
-        warnings: What was repaired on the way in, e.g. an unreadable `when`.
-    """
-
-    type: str
-    id: str
-    owner: str | None
-    code: str | None
-    when: int
-    fields: Mapping[str, Any]
-    fingerprint: str
-    link: Link | None = None
-    verdict: Verdict = Verdict.ELIGIBLE
-    reason: str = ""
-    warnings: tuple[str, ...] = ()
+    def __str__(self) -> str:
+        return f"{self.type} {self.id}"
 
 
 @dataclass(frozen=True, slots=True)
 class BlobField:
-    """A blob of the record: its field, and whether a record may exist without it."""
+    """A blob of the record: its field, and True if no record may exist without it."""
 
     name: str
     required: bool
@@ -98,65 +80,43 @@ class BlobField:
 
 @dataclass(frozen=True, slots=True)
 class MediaType:
-    """One media type, as data.
-
-    Args:
-        name: `painting`; what people type.
-        plural: `paintings`; the last segment of its asset keys.
-        collection: Its Mongo collection.
-        nsid: The collection of its records.
-        fields: Mongo fields that decide the record or its eligibility; projected and fingerprinted.
-        facts: Those of its own fields that hold a time or a number; the others hold texts.
-        anonymous: Whether guests can own one.
-        outlives_owner: Whether a document can stay behind, without `user`, when its owner's account is purged; one
-            whose stored link is not into the guest repository is then nobody's to publish (DEL-10).
-        validate: Raises `InvalidDocument` for a document that cannot become a record.
-        build_record: Document and what was derived from it -> record.
-        content: Fields that mean the same in document and record; without the first a lost document is not rebuilt.
-        page: Code -> its public page; None where it has none, or one that its code does not name.
-        addressed_by_key: Whether the key of its record is part of a public address, which a deletion breaks.
-        link_homes: Mongo fields that hold its link, the pipeline's own first.
-        recipe: Name of the rendition recipe, or None for a type without blobs.
-        blobs: Blob fields of its record.
-        sources: Candidate objects of its source media, in the order to try them.
-        companions: Name -> candidate objects whose existence decides a field, e.g. a recording.
-        pending_since: When the platform began to make the media of a document that it is still making, in ms since
-            1970; None for any other.
-        oddities: What was passed over in a document that can become a record; joins its warnings.
-        identity_fields: Fields that stand alike in document and record and tell whose a record is that names no
-            document: other writers make such records (GUARD-7). Empty where nothing but `ref` tells.
-        lost: Other fields that its documents often have: no record shows them, and some can only be guessed.
-        hidden: The fields that no record shows and that say where its media lie in storage, by the other fields of a
-            lost document: one set for each way there is, the usual one first.
-        removed_by: The flag with which the platform itself removes an item.
-        lexicons: Folder that holds its lexicon, where that is not in `lexicons/` of the pipeline.
-    """
-
-    name: str
-    plural: str
-    collection: str
-    nsid: str
-    fields: tuple[str, ...]
-    anonymous: bool
-    validate: Callable[[Document], None]
-    build_record: Callable[[Document, Derived], Record]
+    name: str  # `painting`; what people type
+    plural: str  # `paintings`; the last segment of its asset keys
+    collection: str  # Its Mongo collection
+    nsid: str  # The collection of its records
+    fields: tuple[str, ...]  # Mongo fields that decide the record or its eligibility; projected and fingerprinted
+    anonymous: bool  # True if guests can own one
+    validate: Callable[[Document], object]  # Raises `InvalidDocument` for a document that cannot become a record
+    build_record: Callable[[Document, Derived], Record]  # Document and what was derived from it -> record
+    # Fields that mean the same in document and record; without the first a lost document is not rebuilt
     content: tuple[str, ...]
-    page: Callable[[str], str] | None = None
+    page: Callable[[str], str] | None = None  # Code -> its public page; None where it has none, or its code names none
+    # True if a document can stay behind, without `user`, when its owner's account is purged; one whose stored link is
+    # not into the guest repository is then nobody's to publish (DEL-10)
     outlives_owner: bool = False
-    addressed_by_key: bool = False
-    link_homes: tuple[str, ...] = ("atproto",)
-    recipe: str | None = None
-    blobs: tuple[BlobField, ...] = field(default=())
+    addressed_by_key: bool = False  # True if the key of its record is part of a public address, which a deletion breaks
+    link_homes: tuple[str, ...] = ("atproto",)  # Mongo fields that hold its link, the pipeline's own first
+    recipe: str | None = None  # Name of the rendition recipe, None for a type without blobs
+    blobs: tuple[BlobField, ...] = ()  # Blob fields of its record
+    # Candidate objects of its source media, in the order to try them
     sources: Callable[[Document], tuple[SourceObject, ...]] = lambda document: ()
+    # Name -> candidate objects whose existence decides a field, e.g. a recording
     companions: Callable[[Document], Mapping[str, tuple[SourceObject, ...]]] = lambda document: {}
+    # When the platform began to make the media that it is still making, in ms since 1970; None for any other document
     pending_since: Callable[[Document], int | None] = lambda document: None
+    # What was passed over in a document that can become a record; joins its warnings
     oddities: Callable[[Document], tuple[str, ...]] = lambda document: ()
-    facts: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()  # Those of its own fields that hold a time or a number; the others hold texts
+    # Fields that stand alike in document and record and tell whose a record is that names no document: other writers
+    # make such records (GUARD-7). Empty where nothing but `ref` tells.
     identity_fields: tuple[str, ...] = ()
+    # Other fields that its documents often have: no record shows them, and some can only be guessed
     lost: tuple[str, ...] = ()
+    # The fields that no record shows and that say where its media lie in storage, by the other fields of a lost
+    # document: one set for each way there is, the usual one first
     hidden: Callable[[Mapping[str, Any]], tuple[Mapping[str, Any], ...]] = lambda fields: ({},)
-    removed_by: str = "nuked"
-    lexicons: Path | None = None
+    removed_by: str = "nuked"  # The flag with which the platform itself removes an item
+    lexicons: Path | None = None  # Folder that holds its lexicon, where that is not in `lexicons/` of the pipeline
 
     def identity(self, values: Mapping[str, object]) -> tuple[str, ...] | None:
         """The values of `identity_fields` in a record or in the fields of a document; None where one is missing."""

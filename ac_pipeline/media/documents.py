@@ -17,38 +17,30 @@ from typing import Any
 from ac_pipeline.errors import InvalidDocument
 from ac_pipeline.media.base import Document, Link, MediaType, Verdict
 from ac_pipeline.media.eligibility import COMMON_FIELDS, is_guest, why_withdrawn
-from ac_pipeline.media.fields import is_text, plain, sound_text
+from ac_pipeline.media.fields import is_text, plain, sound_text, wrong_type
 from ac_pipeline.media.times import object_id_time, read_when
 
-_SHOWN = 60
-"""Characters of an odd value that stands where a text or an ObjectId should."""
+_SHOWN = 60  # Characters of an odd value that stands where a text or an ObjectId should
 _AT_URI = re.compile(r"at://(did:[a-z]+:[A-Za-z0-9._:%-]+)/")
-_RKEY = re.compile(r"[A-Za-z0-9._:~-]{1,512}")
-"""Record key syntax of ATProto. Anything else cannot be the key of a record and is no link."""
+_RKEY = re.compile(r"(?!\.{1,2}\Z)[A-Za-z0-9._:~-]{1,512}")  # Record key syntax of ATProto: nothing else is a key
 
 
 def interpret(
     media: MediaType, raw: Mapping[str, Any], *, owner_deleted: bool = False, account_did: str | None = None
 ) -> Document:
-    """One Mongo document as the mirror sees it.
-
-    Args:
-        media: Its type.
-        raw: The document; fields that are not synchronised may be there or not, they change nothing.
-        owner_deleted: Whether the owner's account is scheduled for deletion or deleted.
-        account_did: The DID of the repository it would be published in, where known: lets work of a vanished owner be
-            told from a guest's (DEL-10). That the stored key is unknown to that repository is the plan's to find.
-    """
-    id = _identity(raw.get("_id"))
-    user = raw.get("user")
-    guest = is_guest(user)
+    """One Mongo document as the mirror sees it; fields that are not synchronised change nothing. `owner_deleted`: True
+    if the owner's account is scheduled for deletion or deleted. `account_did`: the DID of the repository it would be
+    published in, where known: lets work of a vanished owner be told from a guest's (DEL-10)."""
+    stored, user = raw.get("_id"), raw.get("user")
+    # An `_id` that is no ObjectId can never be mistaken for one.
+    id = str(stored) if _is_object_id(stored) else f"{type(stored).__name__} {shown(stored)}"
     fields = {name: plain(raw[name]) for name in media.fields if name in raw}
     when = read_when(fields.get("when"))
     warnings: tuple[str, ...] = ()
     if when is None:
         when = object_id_time(id) or 0
         warnings = (_about_when(fields.get("when")),)
-    owner = None if guest else owner_of(user)
+    owner = None if is_guest(user) else owner_of(user)
     document = Document(
         type=media.name,
         id=id,
@@ -92,24 +84,20 @@ def _judge(
 
 def _check_identity(media: MediaType, document: Document, stored_id: object, user: object) -> None:
     if not _is_object_id(stored_id):
-        raise InvalidDocument(
-            f"{document.type} {document.id}: `_id` is of type {type(stored_id).__name__}, not an ObjectId: "
-            "store the document anew"
-        )
+        kind = type(stored_id).__name__
+        raise InvalidDocument(f"{document}: `_id` is of type {kind}, not an ObjectId: store the document anew")
     if document.owner is None:
         if not media.anonymous:
-            raise InvalidDocument(f"{document.type} {document.id} has no `user`; {media.plural} are never anonymous")
+            raise InvalidDocument(f"{document} has no `user`; {media.plural} are never anonymous")
     elif not is_text(user):
-        raise InvalidDocument(
-            f"{document.type} {document.id}: `user` is of type {type(user).__name__}, not a text: correct it in Mongo"
-        )
+        raise InvalidDocument(f"{document}: {wrong_type('user', user, 'a text')}")
 
 
 def _check_texts(document: Document) -> None:
     """Half a surrogate pair stands for bytes that were not UTF-8: no record can hold it, and no CID exists for it."""
     for name, value in document.fields.items():
         if is_text(value) and value and sound_text(value) is None:
-            raise InvalidDocument(f"{document.type} {document.id}: `{name}` is not valid UTF-8: correct it in Mongo")
+            raise InvalidDocument(f"{document}: `{name}` is not valid UTF-8: correct it in Mongo")
 
 
 def _passed_over(media: MediaType, document: Document) -> Iterator[str]:
@@ -119,26 +107,19 @@ def _passed_over(media: MediaType, document: Document) -> Iterator[str]:
         fact = name in media.facts
         if name in COMMON_FIELDS or value is None or is_text(value) or (fact and type(value) in _FACTS):
             continue
-        wanted = "a time or a number" if fact else "a text"
-        yield f"`{name}` is of type {type(value).__name__}, not {wanted}, and passed over: correct it in Mongo"
+        said = wrong_type(name, value, "a time or a number" if fact else "a text")
+        yield said.replace(": correct", ", and passed over: correct")
 
 
 def _about_when(value: object) -> str:
-    if value is None:
-        said = "missing"
-    else:
-        said = "unreadable" if is_text(value) else f"of type {type(value).__name__}, from which no time can be read"
+    said = "unreadable" if is_text(value) else f"of type {type(value).__name__}, from which no time can be read"
+    said = "missing" if value is None else said
     return f"`when` is {said}: the time of the ObjectId is used"
 
 
 def _is_object_id(value: object) -> bool:
     """By name: no rule of the mirror needs the driver."""
     return type(value).__name__ == "ObjectId"
-
-
-def _identity(stored: object) -> str:
-    """The `_id` as items are named by it; one that is no ObjectId can never be mistaken for one."""
-    return str(stored) if _is_object_id(stored) else f"{type(stored).__name__} {shown(stored)}"
 
 
 def owner_of(user: object) -> str:
@@ -196,29 +177,22 @@ def read_link(raw: Mapping[str, Any], homes: Sequence[str]) -> Link | None:
     The first home with a record key wins, else the first that holds anything: a wipe of the original leaves `uri`
     and `cid` behind without `rkey`, and such a rest is no key to write under. Where a type has several homes and they
     do not say the same, the CID is unknown (None), so that whoever compares the link with the record writes all homes
-    anew (LINK-4).
-
-    Args:
-        raw: The Mongo document.
-        homes: Names of its link sub-documents, the pipeline's own first.
+    anew (LINK-4). `homes`: names of its link sub-documents, the pipeline's own first.
     """
     found = [_read_home(raw.get(home)) for home in homes]
-    winner = next((link for link in found if link and link.rkey), None) or next((link for link in found if link), None)
-    if winner is None or all(link is not None and _same(link, winner) for link in found):
-        return winner
-    return Link(rkey=winner.rkey, uri=winner.uri, cid=None, did=winner.did)
-
-
-def _same(one: Link, other: Link) -> bool:
-    return (one.rkey, one.uri, one.cid) == (other.rkey, other.uri, other.cid)
+    links = [link for link in found if link is not None]
+    if not links:
+        return None
+    winner = next((link for link in links if link.rkey), links[0])
+    alike = len(links) == len(found) and len({(link.rkey, link.uri, link.cid) for link in links}) == 1
+    return winner if alike else replace(winner, cid=None)
 
 
 def _read_home(home: object) -> Link | None:
     if not isinstance(home, Mapping):
         return None
     rkey, uri, cid, did = (sound_text(home.get(part)) for part in ("rkey", "uri", "cid", "did"))
-    if rkey is not None and (_RKEY.fullmatch(rkey) is None or rkey in {".", ".."}):
-        rkey = None
+    rkey = rkey if rkey is not None and _RKEY.fullmatch(rkey) else None
     if did is None and uri is not None and (match := _AT_URI.match(uri)):
         did = match.group(1)
     return Link(rkey=rkey, uri=uri, cid=cid, did=did) if rkey or uri or cid else None

@@ -11,7 +11,7 @@ from typing import Any
 
 from ac_pipeline.accounts import LEAVING
 from ac_pipeline.errors import InvalidDocument
-from ac_pipeline.media.fields import is_text, sound_text
+from ac_pipeline.media.fields import is_text, sound_text, wrong_type
 
 GUEST_VALUES: tuple[str | None, ...] = (None, "")
 """What stands under `user` in anonymous work; a missing field reads as None, in Python as in a Mongo query."""
@@ -24,21 +24,14 @@ COMMON_FIELDS = ("user", "when", *RULE_FIELDS)
 
 
 def is_guest(user: object) -> bool:
-    """Whether a document with this `user` is anonymous: missing, null or empty (SRC-4)."""
+    """True if a document with this `user` is anonymous: missing, null or empty (SRC-4)."""
     return user is None or user == ""
 
 
 def why_withdrawn(fields: Mapping[str, Any], *, owner_deleted: bool) -> str:
-    """Why a document shall have no record, in a few words; empty when the rule lets it through.
-
-    Args:
-        fields: The synced fields as stored.
-        owner_deleted: Whether the owner's account is scheduled for deletion or deleted.
-
-    Raises:
-        InvalidDocument: A flag or `status` is neither missing nor of its type, so that the owner's wish is unclear:
-            then nothing new is published and nothing is removed.
-    """
+    """Why a document with these synced fields shall have no record, in a few words; empty where it shall have one.
+    Raises InvalidDocument if a flag or `status` is neither missing nor of its type, so that the owner's wish is
+    unclear: then nothing new is published and nothing is removed."""
     if owner_deleted:
         return LEAVING
     for flag in FLAGS:
@@ -53,11 +46,7 @@ def why_withdrawn(fields: Mapping[str, Any], *, owner_deleted: bool) -> str:
     for flag in FLAGS:
         value = fields.get(flag)
         if value is not None and value is not False:
-            raise InvalidDocument(_wrong(flag, value, "true or false"))
+            raise InvalidDocument(wrong_type(flag, value, "true or false"))
     if status is not None and not is_text(status):
-        raise InvalidDocument(_wrong("status", status, "a text"))
+        raise InvalidDocument(wrong_type("status", status, "a text"))
     return ""
-
-
-def _wrong(field: str, value: object, expected: str) -> str:
-    return f"`{field}` is of type {type(value).__name__}, not {expected}: correct it in Mongo"

@@ -7,35 +7,20 @@ from ac_pipeline.items import Derived, Record
 from ac_pipeline.media import fields
 from ac_pipeline.media.base import SITE, Document, MediaType
 from ac_pipeline.media.eligibility import COMMON_FIELDS
-from ac_pipeline.media.times import format_when
 
-
-def _page(code: str) -> str:
-    return f"{SITE}/${code}"
+_page = f"{SITE}/$".__add__
 
 
 def _source(document: Document) -> str:
     source = fields.text(document, "source")
     if not source:
-        raise InvalidDocument(f"kidlisp {document.id} has no `source`: there is no program to publish")
+        raise InvalidDocument(f"{document} has no `source`: there is no program to publish")
     return source
 
 
-def _validate(document: Document) -> None:
-    _source(document)
-    fields.code(document)
-
-
 def _build_record(document: Document, derived: Derived) -> Record:
-    code = fields.code(document)
-    return {
-        "$type": KIDLISP.nsid,
-        "source": _source(document),
-        "code": code,
-        "acUrl": _page(code),
-        "when": format_when(document.when),
-        "ref": document.id,
-    }
+    source, code = _source(document), fields.code(document)
+    return fields.record(KIDLISP, document, derived, source=source, code=code, acUrl=_page(code))
 
 
 KIDLISP = MediaType(
@@ -46,7 +31,7 @@ KIDLISP = MediaType(
     # Not `hits` and `lastAccessed`, which change at every view (SRC-9).
     fields=(*COMMON_FIELDS, "code", "source"),
     anonymous=True,
-    validate=_validate,
+    validate=lambda document: (_source(document), fields.code(document)),
     build_record=_build_record,
     page=_page,
     # The platform's live writer names no document, and its key is not in Mongo (aesthetic-computer facts, 15).

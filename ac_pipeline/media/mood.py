@@ -7,7 +7,6 @@ from ac_pipeline.items import Derived, Record
 from ac_pipeline.media import fields
 from ac_pipeline.media.base import Document, MediaType
 from ac_pipeline.media.eligibility import COMMON_FIELDS
-from ac_pipeline.media.times import format_when
 
 
 def _text(document: Document) -> str:
@@ -16,20 +15,11 @@ def _text(document: Document) -> str:
         value = fields.text(document, name)
         if value and value.strip():
             return value
-    raise InvalidDocument(f"mood {document.id} has no text in `mood`: a mood without text is never published")
-
-
-def _validate(document: Document) -> None:
-    _text(document)
+    raise InvalidDocument(f"{document} has no text in `mood`: a mood without text is never published")
 
 
 def _build_record(document: Document, derived: Derived) -> Record:
-    return {
-        "$type": MOOD.nsid,
-        "mood": _text(document),
-        "when": format_when(document.when),
-        "ref": document.id,
-    }
+    return fields.record(MOOD, document, derived, mood=_text(document))
 
 
 MOOD = MediaType(
@@ -39,7 +29,7 @@ MOOD = MediaType(
     nsid="computer.aesthetic.mood",
     fields=(*COMMON_FIELDS, "mood", "text"),
     anonymous=False,
-    validate=_validate,
+    validate=_text,
     build_record=_build_record,
     addressed_by_key=True,  # its page is named by handle and record key: a document does not hold the key
     content=("mood",),

@@ -8,14 +8,11 @@ from ac_pipeline.items import Derived, Record
 from ac_pipeline.media import fields, slugs, sources
 from ac_pipeline.media.base import SITE, BlobField, Document, MediaType, SourceObject
 from ac_pipeline.media.eligibility import COMMON_FIELDS
-from ac_pipeline.media.times import format_when
 
-RECORDING = "recording"
-"""Companion whose existence decides `recordingUrl` (MEDIA-5)."""
+RECORDING = "recording"  # Companion whose existence decides `recordingUrl` (MEDIA-5)
 
 
-def _page(code: str) -> str:
-    return f"{SITE}/#{code}"
+_page = f"{SITE}/#".__add__
 
 
 def _validate(document: Document) -> None:
@@ -26,21 +23,12 @@ def _validate(document: Document) -> None:
 
 
 def _build_record(document: Document, derived: Derived) -> Record:
-    code = fields.code(document)
-    record: Record = {
-        "$type": PAINTING.nsid,
-        "slug": slugs.of(document).published,
-        "code": code,
-        "imageUrl": f"{SITE}/media/paintings/{code}",
-        "acUrl": _page(code),
-        "when": format_when(document.when),
-        "ref": document.id,
-    }
-    if RECORDING in derived.found:
-        record["recordingUrl"] = f"{SITE}/media/paintings/{code}.zip"
-    if (thumbnail := derived.renditions.get("thumbnail")) is not None:
-        record["thumbnail"] = thumbnail.blob.to_json()
-    return record
+    slug, code = slugs.of(document).published, fields.code(document)
+    url = f"{SITE}/media/paintings/{code}"
+    recording = {"recordingUrl": f"{url}.zip"} if RECORDING in derived.found else {}
+    return fields.record(
+        PAINTING, document, derived, slug=slug, code=code, imageUrl=url, acUrl=_page(code), **recording
+    )
 
 
 def _sources(document: Document) -> tuple[SourceObject, ...]:

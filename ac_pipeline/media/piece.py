@@ -3,27 +3,15 @@
 from __future__ import annotations
 
 from ac_pipeline.items import Derived, Record
-from ac_pipeline.media import slugs
+from ac_pipeline.media import fields, slugs
 from ac_pipeline.media.base import SITE, Document, MediaType
 from ac_pipeline.media.eligibility import COMMON_FIELDS
-from ac_pipeline.media.times import format_when
 
-
-def _page(code: str) -> str:
-    return f"{SITE}/{code}"
-
-
-def _validate(document: Document) -> None:
-    slugs.of(document)
+_page = f"{SITE}/".__add__
 
 
 def _build_record(document: Document, derived: Derived) -> Record:
-    return {
-        "$type": PIECE.nsid,
-        "slug": slugs.of(document).published,
-        "when": format_when(document.when),
-        "ref": document.id,
-    }
+    return fields.record(PIECE, document, derived, slug=slugs.of(document).published)
 
 
 PIECE = MediaType(
@@ -33,7 +21,7 @@ PIECE = MediaType(
     nsid="computer.aesthetic.piece",
     fields=(*COMMON_FIELDS, "code", "slug"),
     anonymous=True,
-    validate=_validate,
+    validate=slugs.of,
     build_record=_build_record,
     page=_page,  # those imported in 2023 have no code
     content=("slug", "code"),

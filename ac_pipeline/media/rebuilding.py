@@ -1,8 +1,7 @@
 """The way back: what a record says about the document it was made of.
 
 For people who lost documents, and for those who take over what somebody else wrote into a record. Only fields that
-record and document share come back; what else a document held is named as lost. No I/O: whether the result can be
-stored is `mongo/documents.py`'s to find. Fields and variants: aesthetic-computer facts, sections 3, 5 and 6.
+record and document share come back; what else a document held is named as lost (facts, sections 3, 5 and 6).
 """
 
 from __future__ import annotations
@@ -22,19 +21,14 @@ from ac_pipeline.media.times import read_when
 _DATED_CODE = re.compile(r"\d{4}/\d{1,2}/\d{1,2}/([0-9A-Za-z]{3,12})")
 """The slug of a piece published as source ends with its code."""
 
+# What JavaScript's `trim` takes off: not the same as Python's `strip`
 _TRIMMED = "\t\n\v\f\r \u00a0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000\ufeff"  # noqa: E501
-"""What JavaScript's `trim` takes off: not the same as Python's `strip`."""
 
 
 def documents(media: MediaType, record: Record, owner: str | None) -> list[dict[str, Any]]:
     """The documents a record may have been made of, the likeliest first: all fields but `_id`, `user` and links.
-
-    Args:
-        owner: The Mongo id of the account, None for the guest.
-
-    Raises:
-        InvalidRecord: The record lacks what only it could tell; the message says what.
-    """
+    `owner`: the Mongo id of the account, None for the guest. Raises InvalidRecord if the record lacks what only it
+    could tell; the message says what."""
     fields = shared_fields(media, record, owner)
     if not isinstance(fields.get(media.content[0]), str):
         raise InvalidRecord(f"its record holds no `{media.content[0]}`, and nothing else does")
@@ -58,8 +52,8 @@ def shared_fields(media: MediaType, record: Record, owner: str | None) -> dict[s
     moment = read_when(found.pop("when", None))
     if moment is not None:
         found["when"] = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=moment)
-    if isinstance(slug := found.get("slug"), str):
-        found["slug"] = _stored(slug, owner)
+    if isinstance(slug := found.get("slug"), str) and "/" in slug and owner and not slug.startswith(f"{owner}/"):
+        found["slug"] = f"{owner}/{slug}"
     if isinstance(source := found.get("source"), str):
         found["hash"] = source_hash(source)
     return found
@@ -73,8 +67,3 @@ def lost_fields(media: MediaType, document: Mapping[str, Any]) -> tuple[str, ...
 def source_hash(source: str) -> str:
     """`hash` of a program: sha-256 (hex) of its text as JavaScript trims it; unique over all users."""
     return sha256(source.strip(_TRIMMED).encode()).hexdigest()
-
-
-def _stored(slug: str, owner: str | None) -> str:
-    qualified = "/" in slug and owner is not None and not slug.startswith(f"{owner}/")
-    return f"{owner}/{slug}" if qualified else slug

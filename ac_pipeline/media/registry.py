@@ -1,8 +1,5 @@
-"""The media types, in the order in which reports list them: the platform's five, then those of other packages.
-
-A new type of the platform is one module and one line here. A type that lives in another package is an entry point of
-the group `ac_pipeline.media_types` that names its `MediaType`; nothing here has to change for it.
-"""
+"""The media types, in the order in which reports list them: the platform's five, one line each, then those of other
+packages, by entry points of the group `ac_pipeline.media_types` that name their `MediaType`."""
 
 from __future__ import annotations
 
@@ -28,11 +25,7 @@ _BY_NAME = {media.name: media for media in MEDIA_TYPES}
 
 
 def media_type(name: str) -> MediaType:
-    """The type of this name.
-
-    Raises:
-        Misconfigured: There is none; the message lists those there are.
-    """
+    """The type of this name. Raises Misconfigured if there is none; the message lists those there are."""
     try:
         return _BY_NAME[name]
     except KeyError:

@@ -18,43 +18,26 @@ Where the objects are is `sources.py` and the types. Rules: aesthetic-computer f
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from ac_pipeline.errors import InvalidDocument
 from ac_pipeline.media import fields
 from ac_pipeline.media.base import Document
 
 
-class Shape(StrEnum):
-    TIME = "time"
-    ISO_TIME = "ISO time"
-    RECORDED = "image and recording"
-    PIECE_AND_TIME = "piece and time"
-    DATED_PATH = "dated path"
-    KIND_AND_NAME = "kind and name"
-    NAME = "name"
-
-
 @dataclass(frozen=True, slots=True)
 class Slug:
-    """One slug, understood.
+    stored: str  # As Mongo has it; the key of an owner-qualified object is made of this
+    published: str  # Without the owner: what a record may hold (REC-6)
+    image: str  # The part that names the object: all but the recording
+    recording: str | None  # The part after the colon, if any
+    qualified: bool  # True if it starts with the owner's id
 
-    Args:
-        shape: What it is.
-        stored: As Mongo has it; the key of an owner-qualified object is made of this.
-        published: Without the owner: what a record may hold (REC-6).
-        image: The part that names the object: all but the recording.
-        recording: The part after the colon, else None.
-        qualified: Whether it starts with the owner's id.
-    """
-
-    shape: Shape
-    stored: str
-    published: str
-    image: str
-    recording: str | None
-    qualified: bool
+    @property
+    def by_piece_and_time(self) -> bool:
+        """True for `starfield-1690000000000`: what the oldest tapes are called."""
+        return _PIECE_AND_TIME.fullmatch(self.published) is not None
 
 
 _LONGEST = 900
@@ -65,7 +48,7 @@ _TIME = re.compile(r"\d{4}(?:\.\d{1,2}){5}(?:\.\d{1,3})?Z?")
 _ISO_TIME = re.compile(
     r"\d{4}-\d{2}-\d{2}(?:[T ]\d{2}[:.-]\d{2}(?:[:.-]\d{2}(?:[.,-]\d{1,6})?)?(?:Z|[+-]\d{2}:?\d{2})?)?"
 )
-_PIECE_AND_TIME = re.compile(r".+-\d{12,13}")
+_PIECE_AND_TIME = re.compile(r"[^/:]+-\d{12,13}")
 _DATED_PATH = re.compile(r"\d{4}/\d{1,2}/\d{1,2}/[^/]+")
 _FORBIDDEN = frozenset('\\|:?#*<>"')
 _ESCAPE = re.compile(r"%[0-9A-Fa-f]{2}")
@@ -76,72 +59,53 @@ _SHORTEST_IDENTITY = 12
 
 
 def of(document: Document) -> Slug:
-    """The slug of a document.
-
-    Raises:
-        InvalidDocument: It has none, or one of unknown shape; the message names it (SRC-3). Also a work in progress,
-            which has no object in storage, whose `status` does not say so.
-    """
+    """The slug of a document. Raises InvalidDocument if it has none, or one of unknown shape; the message names it
+    (SRC-3). Also a work in progress, which has no object in storage, whose `status` does not say so."""
     stored = fields.text(document, "slug")
-    where = f"{document.type} {document.id}"
     if not stored or not stored.strip():
-        raise InvalidDocument(f"{where} has no `slug`: store the name of its object in Mongo")
-    slug, fault = parse(stored, document.owner)
-    if slug is None:
+        raise InvalidDocument(f"{document} has no `slug`: store the name of its object in Mongo")
+    try:
+        return parse(stored, document.owner)
+    except ValueError as fault:
         # A slug may hold somebody's Auth0 id, and reasons are shown: only the shape of such a part is named.
-        raise InvalidDocument(f"{where} has a slug of unknown shape, {_safe(stored, document.owner)!r}: {fault}")
-    return slug
+        shown = _safe(stored, document.owner)
+        raise InvalidDocument(f"{document} has a slug of unknown shape, {shown!r}: {fault}") from None
 
 
-def parse(stored: str, owner: str | None) -> tuple[Slug | None, str]:
-    """A slug and "", or None and the fault.
-
-    Args:
-        stored: The slug as Mongo has it.
-        owner: `user` of its document, None for a guest's.
-    """
+def parse(stored: str, owner: str | None) -> Slug:
+    """A slug as Mongo has it, of a document of this owner (None for a guest's). Raises ValueError if it is of no known
+    shape; with the fault."""
     qualified = owner is not None and stored.startswith(f"{owner}/")
     published = stored[len(owner) + 1 :] if owner is not None and qualified else stored
     if len(stored.encode(errors="replace")) > _LONGEST:
-        return None, f"it is longer than {_LONGEST} bytes"
-    shape, fault = _shape(published, qualified=qualified)
-    if shape is None:
-        return None, fault
+        raise ValueError(f"it is longer than {_LONGEST} bytes")
+    image, recording = published, None
+    if "/" in published:
+        _check_path(published, qualified=qualified)
+    elif not _TIME.fullmatch(published) and not _ISO_TIME.fullmatch(published):
+        image, *further = published.split(":")
+        _check_parts((image, *further))
+        if len(further) > 1:
+            raise ValueError("it has more than one colon")
+        recording = further[0] if further else None
     if _names_identity(published, owner):
-        return None, "the id of a user would be published with it"
-    image, _, recording = published.partition(":") if shape is Shape.RECORDED else (published, "", "")
-    return Slug(shape, stored, published, image, recording or None, qualified), ""
+        raise ValueError("the id of a user would be published with it")
+    return Slug(stored, published, image, recording, qualified)
 
 
-def _shape(name: str, *, qualified: bool) -> tuple[Shape | None, str]:
+def _check_path(name: str, *, qualified: bool) -> None:
     segments = name.split("/")
-    if len(segments) == 1:
-        return _shape_of_name(name)
-    fault = next((fault for fault in map(_fault, segments) if fault), "")
-    if fault:
-        return None, fault
+    _check_parts(segments)
     if segments[0] == "wip":
-        return None, "it is that of a work in progress, but `status` is not `wip`"
-    if _DATED_PATH.fullmatch(name):
-        return Shape.DATED_PATH, ""
-    if qualified and len(segments) == 2:
-        return Shape.KIND_AND_NAME, ""
-    return None, "a path is known only as owner/kind/name, YYYY/MM/DD/code or wip/id"
+        raise ValueError("it is that of a work in progress, but `status` is not `wip`")
+    if not _DATED_PATH.fullmatch(name) and not (qualified and len(segments) == 2):
+        raise ValueError("a path is known only as owner/kind/name, YYYY/MM/DD/code or wip/id")
 
 
-def _shape_of_name(name: str) -> tuple[Shape | None, str]:
-    if _TIME.fullmatch(name):
-        return Shape.TIME, ""
-    if _ISO_TIME.fullmatch(name):
-        return Shape.ISO_TIME, ""
-    parts = name.split(":")
-    fault = next((fault for fault in map(_fault, parts) if fault), "")
-    if len(parts) == 2 and not fault:
-        return Shape.RECORDED, ""
-    fault = fault or ("it has more than one colon" if len(parts) > 2 else "")
+def _check_parts(parts: Sequence[str]) -> None:
+    fault = next(filter(None, map(_fault, parts)), None)
     if fault:
-        return None, fault
-    return (Shape.PIECE_AND_TIME if _PIECE_AND_TIME.fullmatch(name) else Shape.NAME), ""
+        raise ValueError(fault)
 
 
 def _fault(segment: str) -> str:

@@ -10,19 +10,14 @@ from ac_pipeline.items import Derived, Record
 from ac_pipeline.media import fields, slugs, sources
 from ac_pipeline.media.base import SITE, BlobField, Document, MediaType, SourceObject
 from ac_pipeline.media.eligibility import COMMON_FIELDS
-from ac_pipeline.media.times import format_when, read_when
+from ac_pipeline.media.times import read_when
 
-_BLOBS = (BlobField("video", required=True), BlobField("thumbnail", required=False))
-_ADDRESSES = ("mp4Url", "mp4")
-"""Where the address of a finished MP4 stands; `mp4` is the older name."""
-_BAKING = ("pending", "processing")
-"""`mp4Status` while the oven makes the MP4 of a ZIP."""
-_BAKED = ("mp4CompletedAt", "mp4Size")
-"""Tell a finished MP4 from the one that was under the same address before."""
+_ADDRESSES = ("mp4Url", "mp4")  # Where the address of a finished MP4 stands; `mp4` is the older name
+_BAKING = ("pending", "processing")  # `mp4Status` while the oven makes the MP4 of a ZIP
+_BAKED = ("mp4CompletedAt", "mp4Size")  # Tell a finished MP4 from the one that was under the same address before
 
 
-def _page(code: str) -> str:
-    return f"{SITE}/!{code}"
+_page = f"{SITE}/!".__add__
 
 
 def _validate(document: Document) -> None:
@@ -34,19 +29,8 @@ def _validate(document: Document) -> None:
 
 
 def _build_record(document: Document, derived: Derived) -> Record:
-    code = fields.code(document)
-    record: Record = {
-        "$type": TAPE.nsid,
-        "slug": slugs.of(document).published,
-        "code": code,
-        "acUrl": _page(code),
-        "when": format_when(document.when),
-        "ref": document.id,
-    }
-    for blob in _BLOBS:
-        if (rendition := derived.renditions.get(blob.name)) is not None:
-            record[blob.name] = rendition.blob.to_json()
-    return record
+    slug, code = slugs.of(document).published, fields.code(document)
+    return fields.record(TAPE, document, derived, slug=slug, code=code, acUrl=_page(code))
 
 
 def _sources(document: Document) -> tuple[SourceObject, ...]:
@@ -62,7 +46,7 @@ def _keys(document: Document, slug: slugs.Slug) -> tuple[str, ...]:
         return (slug.stored,)
     folder = document.owner
     keys = [f"{folder}/{slug.stored}", f"{folder}/video/{slug.stored}"]
-    if slug.shape is slugs.Shape.PIECE_AND_TIME:
+    if slug.by_piece_and_time:
         keys.append(f"{folder}/{slug.stored.replace('-', '/', 1)}")  # the server turned the first dash into a slash
     return tuple(keys)
 
@@ -118,7 +102,7 @@ TAPE = MediaType(
     page=_page,
     link_homes=("atproto", "at"),
     recipe="tape-video",
-    blobs=_BLOBS,
+    blobs=(BlobField("video", required=True), BlobField("thumbnail", required=False)),
     sources=_sources,
     pending_since=_pending_since,
     oddities=_oddities,

@@ -1,8 +1,4 @@
-"""The time of a document: reading what Mongo holds under `when`, and writing it as records do.
-
-Pure arithmetic on UTC milliseconds since 1970. Which document a time belongs to is `documents.py`; the syntax that
-the protocol accepts is `atproto/syntax.py`.
-"""
+"""The time of a document: reading what Mongo holds under `when`, and writing it as records do."""
 
 from __future__ import annotations
 
@@ -12,10 +8,8 @@ from datetime import UTC, datetime, timedelta, timezone
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  (pymongo hands out naive datetimes that mean UTC)
 _MILLISECOND = timedelta(milliseconds=1)
 
-_EARLIEST_NUMBER = 946_684_800_000
-"""2000-01-01 in milliseconds. A smaller number is not a JavaScript time of this platform (seconds, a counter)."""
-_LATEST_NUMBER = 4_102_444_800_000
-"""2100-01-01 in milliseconds."""
+# Milliseconds. A smaller number is not a JavaScript time of this platform (seconds, a counter).
+_YEAR_2000, _YEAR_2100 = 946_684_800_000, 4_102_444_800_000
 
 _ZONE = r"\s*(?P<zone>Z|UTC|GMT|[+-]\d{2}:?\d{2})?"
 _CLOCK = r"(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2})(?:[.,](?P<fraction>\d{1,9}))?)?"
@@ -36,31 +30,19 @@ _SLUG = re.compile(
     r"\.(?P<hour>\d{1,2})\.(?P<minute>\d{1,2})\.(?P<second>\d{1,2})(?:\.(?P<fraction>\d{1,3}))?Z?"
 )
 _NUMBER = re.compile(r"\d{12,13}")
-_MONTHS = {
-    name: number
-    for number, name in enumerate(
-        ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), start=1
-    )
-}
+_MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 
 
 def format_when(milliseconds: int) -> str:
-    """`2025-10-14T09:08:07.006Z`, what JavaScript's `toISOString` gives (aesthetic-computer facts, section 7).
-
-    Args:
-        milliseconds: UTC milliseconds since 1970, of the years 1 to 9999.
-    """
+    """`2025-10-14T09:08:07.006Z`, as JavaScript's `toISOString` (aesthetic-computer facts, section 7), of UTC
+    milliseconds since 1970 in the years 1 to 9999."""
     return (_EPOCH + milliseconds * _MILLISECOND).isoformat(timespec="milliseconds") + "Z"
 
 
 def read_when(value: object) -> int | None:
-    """What is stored under `when`, in UTC milliseconds since 1970, or None when no time can be read from it.
-
-    Args:
-        value: A Date (naive means UTC), a text in one of the forms JavaScript prints (ISO 8601, `toString`,
-            `toUTCString`), a slug's own time, or a number of milliseconds between the years 2000 and 2100. A text
-            without a zone means UTC, whatever machine reads it. Fractions below a millisecond are cut off.
-    """
+    """What is stored under `when`, in UTC milliseconds since 1970, or None when no time can be read from it: a Date
+    (naive means UTC), a text in one of the forms JavaScript prints (ISO 8601, `toString`, `toUTCString`; without a zone
+    in UTC), a slug's own time, or a number of milliseconds between the years 2000 and 2100. Fractions are cut off."""
     if isinstance(value, datetime):
         try:
             naive = value if value.tzinfo is None else value.astimezone(UTC).replace(tzinfo=None)
@@ -87,7 +69,7 @@ def _read_number(value: float) -> int | None:
         number = int(value)
     except (ValueError, OverflowError):  # NaN and infinities
         return None
-    return number if _EARLIEST_NUMBER <= number < _LATEST_NUMBER else None
+    return number if _YEAR_2000 <= number < _YEAR_2100 else None
 
 
 def _read_text(text: str) -> int | None:
@@ -101,30 +83,21 @@ def _read_text(text: str) -> int | None:
 
 
 def _from_parts(parts: dict[str, str | None]) -> int | None:
-    name = parts.get("name")
-    month = _MONTHS.get(name.lower()) if name else int(parts.get("month") or 0)
     digits = parts["fraction"] or "0"
     # A slug has no zone, and its last part counts milliseconds: `.7` is 7 ms there, and 700 ms in ISO 8601.
     milliseconds = int(digits.ljust(3, "0")[:3]) if "zone" in parts else int(digits)
     try:
-        moment = datetime(
-            int(parts["year"] or 0),
-            month or 0,
-            int(parts["day"] or 0),
-            int(parts["hour"] or 0),
-            int(parts["minute"] or 0),
-            int(parts["second"] or 0),
-            milliseconds * 1000,
-            tzinfo=_zone(parts.get("zone")),
-        )
-        return read_when(moment)
-    except (ValueError, OverflowError):  # 31 February, hour 25, or a zone that leaves the years 1 to 9999
+        name = parts.get("name")
+        month = _MONTHS.index(name.lower()) + 1 if name else int(parts.get("month") or 0)
+        day, hour, minute, second = (int(parts[unit] or 0) for unit in ("day", "hour", "minute", "second"))
+        zone = _zone(parts.get("zone"))
+        return read_when(datetime(int(parts["year"] or 0), month, day, hour, minute, second, milliseconds * 1000, zone))
+    except (ValueError, OverflowError):  # no month, 31 February, hour 25, or a zone that leaves the years 1 to 9999
         return None
 
 
 def _zone(text: str | None) -> timezone:
     if text is None or text.upper() in {"Z", "UTC", "GMT"}:
         return UTC
-    hours, minutes = int(text[1:3]), int(text[-2:])
-    offset = timedelta(hours=hours, minutes=minutes)
+    offset = timedelta(hours=int(text[1:3]), minutes=int(text[-2:]))
     return timezone(-offset if text.startswith("-") else offset)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from hashlib import sha256
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from pymongo import ReturnDocument
 from pymongo.database import Database
@@ -32,8 +32,7 @@ from ac_pipeline.mongo.documents import WITHDRAWN, unlinked
 
 _SISTER_TENANT = "sotce-"
 _FIELDS = ("code", "atproto", "atproto_did", "atproto_handle", "atproto_password", "atproto_created_at")
-_BATCH = 5_000
-"""Rows an answer holds: all 4,201 users fit into one."""
+_BATCH = 5_000  # Rows an answer holds: all 4,201 users fit into one
 
 _DID = re.compile(r"did:[a-z]+:[A-Za-z0-9._:%-]{1,2048}")
 
@@ -41,13 +40,6 @@ _CANCELLED = "cancelled"
 _DELETING = frozenset({"scheduled", "running", "failed"})
 """States of `account-deletions` in which the records go (aesthetic-computer facts, section 2.4). In any other but
 `cancelled`, such as `restoring`, nobody can say whether they are to go or to stay: nothing is touched."""
-
-
-class _Deletion(NamedTuple):
-    """What the platform says of the end of an account; `certain` when its records have to go."""
-
-    reason: str
-    certain: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +50,14 @@ class Credentials:
     password: str | None = field(default=None, repr=False)
 
 
+@dataclass(slots=True)
 class MongoAccounts:
-    """All accounts: users, owners of documents of these types who have no user document, and the guest.
+    """All accounts: users, owners of documents of these types who have no user document, and the guest."""
 
-    Args:
-        database: The platform's database.
-        check: Given all accounts before anybody else is; raises Misconfigured when they cannot be right.
-    """
-
-    def __init__(
-        self,
-        database: Database[dict[str, Any]],
-        *,
-        types: Sequence[MediaType] = MEDIA_TYPES,
-        check: Callable[[Sequence[Account]], None] = lambda accounts: None,
-    ) -> None:
-        self._database = database
-        self._types = types
-        self._check = check
+    database: Database[dict[str, Any]]  # The platform's
+    types: Sequence[MediaType] = MEDIA_TYPES
+    # Given all accounts before anybody else is; raises Misconfigured when they cannot be right
+    check: Callable[[Sequence[Account]], None] = lambda accounts: None
 
     def all(self) -> list[Account]:
         """Every account, by partition key. Reads all users: call it once and keep the list for the run.
@@ -92,34 +74,26 @@ class MongoAccounts:
         users = _by_id(rows)
         users.setdefault(GUEST_ID, {})
         handles = {id: sound_text(row.get("handle")) for id, row in _by_id(self._rows("@handles", "handle")).items()}
-        deletions = {
-            id: sound_text(row.get("state")) or f"of type {type(row.get('state')).__name__}"
-            for id, row in _by_id(self._rows("account-deletions", "state")).items()
-        }
+        deletions = _by_id(self._rows("account-deletions", "state"))
         tombstones = _by_id(self._rows("account-tombstones", "_id")).keys()
         owners = self._owners()
 
         accounts = [_nameless(row["_id"]) for row in rows if sound_text(row["_id"]) is None]
         for id in {*users, *owners}:
-            deletion = _deletion(id, deletions, tombstones)
+            deletion = _deletion(deletions.get(id), buried=_tombstone(id) in tombstones)
             if deletion and id not in users:
                 continue
             account = _account(id, handles.get(id), users.get(id, {}), deletion)
             if not id.startswith(_SISTER_TENANT) or id in owners or account.did is not None:
                 accounts.append(account)
         listed = _one_account_a_repository(_with_keys(accounts))
-        self._check(listed)
+        self.check(listed)
         return listed
 
     def select(self, selectors: Iterable[str]) -> list[Account]:
-        """The accounts these selectors name, in their order, each once.
-
-        Args:
-            selectors: Partition keys, handles with or without `@`, user codes, DIDs, PDS handles or Mongo ids. Case
-                counts in Mongo ids only.
-
-        Raises:
-            Misconfigured: A selector names no account, or more than one.
+        """The accounts these selectors name, in their order, each once: by partition keys, handles with or without `@`,
+        user codes, DIDs, PDS handles or Mongo ids. Case counts in Mongo ids only. Raises Misconfigured when one names
+        no account, or more than one.
         """
         wanted = list(selectors)
         if not wanted:
@@ -133,15 +107,15 @@ class MongoAccounts:
 
     def _rows(self, collection: str, *fields: str) -> list[dict[str, Any]]:
         with mongo_errors(f"read the collection {collection}"):
-            found = platform_collection(self._database, collection)
+            found = platform_collection(self.database, collection)
             return list(found.find({}, dict.fromkeys(fields, 1), batch_size=_BATCH))
 
     def _owners(self) -> set[str]:
         """Everybody who owns a document, by `$group`: `distinct` is not in Stable API v1 (OPS-5)."""
         owners: set[str] = set()
-        for media in self._types:
+        for media in self.types:
             with mongo_errors(f"list the owners of the {media.plural}"):
-                collection = platform_collection(self._database, media.collection)
+                collection = platform_collection(self.database, media.collection)
                 groups = collection.aggregate([{"$group": {"_id": "$user"}}], batchSize=_BATCH)
                 owners.update(id for row in groups if (id := sound_text(row["_id"])) is not None)
         return owners
@@ -161,7 +135,7 @@ def _nameless(stored: object) -> Account:
     )
 
 
-def _account(id: str, handle: str | None, row: Mapping[str, Any], deletion: _Deletion | None) -> Account:
+def _account(id: str, handle: str | None, row: Mapping[str, Any], deletion: tuple[str, bool] | None) -> Account:
     """The account without its key, which depends on all others.
 
     DID, password and handle are those of `atproto`, else of the flat fields used before it; never one account's DID
@@ -174,10 +148,9 @@ def _account(id: str, handle: str | None, row: Mapping[str, Any], deletion: _Del
         faults.append("`users.atproto.did` is not a DID")
         did = None
     missing = _missing_credentials(did, held.password, faults)
-    leaving = deletion is not None and deletion.certain and id != GUEST_ID
-    deleted = None
-    if deletion is not None and (missing is not None or not leaving):
-        deleted = AccountDeleted(deletion.reason)
+    reason, certain = deletion or ("", False)
+    leaving = certain and id != GUEST_ID
+    deleted = AccountDeleted(reason) if reason and (missing is not None or not leaving) else None
     created = (stored.get("createdAt"), stored.get("created"), row.get("atproto_created_at"))
     moment = next((at for value in created if (at := read_when(value)) is not None), None)
     return Account(
@@ -232,17 +205,10 @@ def _faults(row: Mapping[str, Any]) -> list[str]:
     return faults
 
 
-def _with_keys(accounts: Iterable[Account]) -> list[Account]:
-    listed = list(accounts)
-    keys = assign_keys(
-        (
-            account.id,
-            key_candidates(id=account.id, handle=account.handle, code=account.code, did=account.did),
-            account.code,
-        )
-        for account in listed
-    )
-    return sorted((replace(account, key=keys[account.id]) for account in listed), key=lambda account: account.key)
+def _with_keys(accounts: Sequence[Account]) -> list[Account]:
+    named = [(key_candidates(id=each.id, handle=each.handle, code=each.code, did=each.did), each) for each in accounts]
+    keys = assign_keys((each.id, candidates, each.code) for candidates, each in named)
+    return sorted((replace(each, key=keys[each.id]) for each in accounts), key=lambda each: each.key)
 
 
 def _one_account_a_repository(accounts: Sequence[Account]) -> list[Account]:
@@ -251,13 +217,12 @@ def _one_account_a_repository(accounts: Sequence[Account]) -> list[Account]:
     The guest keeps its DID, then the only one of the platform's own tenant; when that does not decide, all are blocked.
     One that is to be deleted keeps none: what would be removed may be another's.
     """
-    sharing: defaultdict[str, list[Account]] = defaultdict(list)
+    sharing: defaultdict[str | None, list[Account]] = defaultdict(list)
     for account in accounts:
-        if account.did is not None:
-            sharing[account.did].append(account)
+        sharing[account.did].append(account)
     blocked: dict[str, Account] = {}
     for did, group in sharing.items():
-        if len(group) == 1:
+        if did is None or len(group) == 1:
             continue
         keepers = [account for account in group if account.is_guest] or [
             account for account in group if not account.id.startswith(_SISTER_TENANT)
@@ -289,20 +254,21 @@ def _missing_credentials(did: str | None, password: str | None, faults: Sequence
     return NoCredentials(f"Mongo holds no {' and no '.join(missing)} for this account (`users.atproto`): {remedy}")
 
 
-def _deletion(id: str, deletions: Mapping[str, str], tombstones: Container[str]) -> _Deletion | None:
-    """A tombstone beside a row that says otherwise is a contradiction, which no record is deleted for."""
-    state = deletions.get(id)
-    buried = _tombstone(id) in tombstones
-    if state is None:
+def _deletion(row: Mapping[str, Any] | None, *, buried: bool) -> tuple[str, bool] | None:
+    """Why an account ends, by its row in `account-deletions` and its tombstone, and True if its records have to go. A
+    tombstone beside a row that says otherwise is a contradiction, which no record is deleted for.
+    """
+    if row is None:
         gone = "The account was deleted (`account-tombstones`): nothing is written for it."
-        return _Deletion(gone, certain=True) if buried else None
+        return (gone, True) if buried else None
+    state = sound_text(row.get("state")) or f"of type {type(row.get('state')).__name__}"
     if state == _CANCELLED and not buried:
         return None
     reason = (
         f"The account is to be deleted (`account-deletions`, state {state}): nothing is written for it unless its "
         "owner cancels."
     )
-    return _Deletion(reason, certain=state in _DELETING)
+    return reason, state in _DELETING
 
 
 def _tombstone(id: str) -> str:
@@ -338,8 +304,7 @@ def _pick(accounts: Sequence[Account], selector: str) -> Account:
 
 
 _CREDENTIAL_FIELDS: Final = ("atproto.did", "atproto.password", "atproto_did", "atproto_password")
-_ATTEMPTS: Final = 5
-"""Tries to change a user document that somebody else keeps changing."""
+_ATTEMPTS: Final = 5  # Tries to change a user document that somebody else keeps changing
 
 
 class Kind(StrEnum):
@@ -349,25 +314,16 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Intent:
-    """An account or a password that is being made.
-
-    Args:
-        subject: Mongo id of the account to be made; the DID whose password changes.
-        key: The account's partition key, for people.
-        password: The new password.
-        at: When it was begun, UTC.
-        handle: The whole handle that is being tried.
-        email: The e-mail address of the new account.
-        former: Passwords that may still be in force, until the new one is proven.
-    """
+    """An account or a password that is being made."""
 
     kind: Kind
-    subject: str
-    key: str
-    password: str = field(repr=False)
-    at: datetime
-    handle: str | None = None
-    email: str | None = None
+    subject: str  # Mongo id of the account to be made; the DID whose password changes
+    key: str  # The account's partition key, for people
+    password: str = field(repr=False)  # The new password
+    at: datetime  # When it was begun, UTC
+    handle: str | None = None  # The whole handle that is being tried
+    email: str | None = None  # The e-mail address of the new account
+    # Passwords that may still be in force, until the new one is proven
     former: tuple[str, ...] = field(default=(), repr=False)
 
 
@@ -443,15 +399,14 @@ class MongoProvisioning:
         with mongo_errors("look whether an account is being deleted"):
             row = self._source["account-deletions"].find_one({"_id": account}, {"state": 1})
             gone = self._source["account-tombstones"].find_one({"_id": _tombstone(account)}, {"_id": 1})
-        leaving = (row is not None and row.get("state") != _CANCELLED) or gone is not None
-        return "its owner's account is being deleted" if leaving and account != GUEST_ID else None
+        leaving = account != GUEST_ID and _deletion(row, buried=gone is not None) is not None
+        return LEAVING if leaving else None
 
     def store_account(
         self, account: str, did: str, handle: str, password: str, created: datetime
     ) -> Credentials | None:
-        """Give the platform a new account's credentials, unless it holds any; what it holds afterwards.
-
-        A user document is made for the guest only. None: there is no user document.
+        """Give the platform a new account's credentials, unless it holds any; what it holds afterwards. A user document
+        is made for the guest only. None: there is no user document.
         """
         held: Credentials | None = None
         # The platform's own writers have called it `created`, and `createdAt` since 2026.
@@ -466,9 +421,7 @@ class MongoProvisioning:
 
     def store_password(self, account: str, did: str, password: str) -> bool:
         """Give the platform the new password of a DID, in each form it holds this DID in; False when it is not there.
-
-        Raises:
-            ServerFailed: Somebody else keeps changing the document.
+        Raises ServerFailed when somebody else keeps changing the document.
         """
 
         def change(row: Mapping[str, Any] | None) -> dict[str, Any] | None:
@@ -560,4 +513,4 @@ def _name(kind: Kind, subject: str) -> str:
 
 
 def _intent(row: Mapping[str, Any]) -> Intent:
-    return value_of(Intent, row, kind=Kind(row["kind"]), former=tuple(row.get("former") or ()))
+    return value_of(Intent, row, former=row.get("former") or ())

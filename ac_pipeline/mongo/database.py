@@ -1,7 +1,4 @@
-"""The connection to MongoDB: one client a process, Stable API v1 strict, and its errors in the pipeline's own words.
-
-What is stored there belongs to the other modules of this package.
-"""
+"""The connection to MongoDB: one client a process, Stable API v1 strict, and its errors in the pipeline's own words."""
 
 from __future__ import annotations
 
@@ -10,14 +7,16 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from enum import Enum
+from functools import cache
 from typing import Any, TypeVar
 
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
+from pydantic import TypeAdapter, ValidationError
 from pymongo import MongoClient
 from pymongo.collection import Collection
 from pymongo.database import Database
@@ -54,8 +53,7 @@ _OWN_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
 _UNAUTHORIZED = 13
 _REFUSED_ACCESS = frozenset({_UNAUTHORIZED, 18, 8000})
 """Unauthorized, AuthenticationFailed, and Atlas's own code for wrong credentials."""
-_HOST = re.compile(r"[\w.-]+:\d+(?=: )")
-"""How the driver's message begins where a server cannot be reached."""
+_HOST = re.compile(r"[\w.-]+:\d+(?=: )")  # How the driver's message begins where a server cannot be reached
 _OUR_FAULT = frozenset({73, 322, 323, 324})
 """InvalidNamespace and the Stable API errors (version, strict, deprecation): no retry can help."""
 
@@ -63,32 +61,17 @@ _clients: dict[tuple[int, str], Client] = {}
 _lock = threading.Lock()
 
 
-def connect(
-    uri: str,
-    *,
-    application: str = "ac-pipeline",
-    selection_seconds: float = 15.0,
-    socket_seconds: float = 120.0,
-    **options: Any,
-) -> Client:
-    """The client of this process for this server, made at the first call and closed at exit (OPS-5).
-
-    Args:
-        uri: The connection string; never logged, never part of an error.
-        application: The name operators see in the server's own lists.
-        selection_seconds: How long to look for a server before it counts as unreachable.
-        socket_seconds: How long one answer may take.
-        options: More of `MongoClient`'s options, e.g. `event_listeners`; such a client is the caller's own to close.
-
-    Raises:
-        Misconfigured: The connection string cannot be read.
+def connect(uri: str, *, selection_seconds: float = 15.0, **options: Any) -> Client:
+    """The client of this process for this server, made at the first call and closed at exit (OPS-5); one with more of
+    `MongoClient`'s `options`, such as `event_listeners`, is the caller's own to close. The connection string is never
+    logged and never part of an error; raises Misconfigured when it cannot be read.
     """
     if options:
-        return _open(uri, application, selection_seconds, socket_seconds, **options)
+        return _open(uri, selection_seconds, **options)
     key = (os.getpid(), uri)  # a client does not survive a fork
     with _lock:
         if key not in _clients:
-            _clients[key] = _open(uri, application, selection_seconds, socket_seconds)
+            _clients[key] = _open(uri, selection_seconds)
         return _clients[key]
 
 
@@ -103,17 +86,17 @@ def disconnect() -> None:
 atexit.register(disconnect)
 
 
-def _open(uri: str, application: str, selection_seconds: float, socket_seconds: float, **options: Any) -> Client:
+def _open(uri: str, selection_seconds: float, **options: Any) -> Client:
     # At DEBUG the driver logs whole answers, and those of `users` hold passwords (ACCT-5).
     logging.getLogger("pymongo.command").setLevel(logging.WARNING)
     with mongo_errors("connect to MongoDB"):
         return MongoClient(
             uri,
-            appname=application,
+            appname="ac-pipeline",
             server_api=ServerApi(ServerApiVersion.V1, strict=True, deprecation_errors=True),
             serverSelectionTimeoutMS=int(selection_seconds * 1000),
             connectTimeoutMS=int(selection_seconds * 1000),
-            socketTimeoutMS=int(socket_seconds * 1000),
+            socketTimeoutMS=120_000,
             w="majority",
             **options,
         )
@@ -142,10 +125,18 @@ def storable(value: object) -> Any:
     return value
 
 
+_adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
+
+
 def value_of(kind: type[Value], stored: Mapping[str, Any], /, **changes: Any) -> Value:
-    """The value that was stored, with some fields converted; a field that another version wrote or did not write is
-    passed over or takes its default."""
-    return kind(**{name: stored[name] for name in kind.__slots__ if name in stored} | changes)  # type: ignore[attr-defined]
+    """The value that was stored, by the types of its fields, with some of them changed; a field that another version
+    wrote or did not write is passed over or takes its default."""
+    try:
+        value: Value = _adapter(kind).validate_python({**stored, **changes})
+    except ValidationError as error:  # its own text shows what is stored, which may be a password
+        wrong = ", ".join(sorted({".".join(map(str, each["loc"])) for each in error.errors(include_input=False)}))
+        raise ValueError(f"What is stored of a {kind.__name__} cannot be read: {wrong}") from None
+    return value
 
 
 @contextmanager
@@ -177,7 +168,10 @@ def _translate(action: str, error: Exception) -> PipelineError:
                 f"Could not {action}: MongoDB{where} does not answer ({kind}). Check that it runs and can be reached."
             )
         case BulkWriteError():
-            return _from_bulk(action, error)
+            failures = error.details.get("writeErrors") or error.details.get("writeConcernErrors") or [{}]
+            code, words = failures[0].get("code"), str(failures[0].get("errmsg", ""))[:300]
+            said = f"Could not {action}: {len(failures)} of its writes failed, the first with code {code}."
+            return ServerFailed(said, answer=words)
         case OperationFailure():
             return _from_refusal(action, error.code, error.details)
         case _:
@@ -194,13 +188,6 @@ def _from_refusal(action: str, code: int | None, details: Any) -> PipelineError:
     if code in _OUR_FAULT:
         return Misconfigured(f"Could not {action}: MongoDB refuses the command (code {code}): {words}")
     return ServerFailed(f"Could not {action}: MongoDB answered with code {code}.", answer=words)
-
-
-def _from_bulk(action: str, error: BulkWriteError) -> PipelineError:
-    failures = error.details.get("writeErrors") or error.details.get("writeConcernErrors") or [{}]
-    code, words = failures[0].get("code"), str(failures[0].get("errmsg", ""))[:300]
-    said = f"Could not {action}: {len(failures)} of its writes failed, the first with code {code}."
-    return ServerFailed(said, answer=words)
 
 
 def is_only_duplicates(error: BulkWriteError | DuplicateKeyError) -> bool:

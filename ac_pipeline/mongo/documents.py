@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -55,24 +55,13 @@ class DocumentCounts:
     version: str
 
 
+@dataclass(slots=True)
 class MongoDocuments:
-    """The Documents port on the platform's database, and writes to single documents.
+    """The Documents port on the platform's database, and writes to single documents."""
 
-    Args:
-        clock: Tells the time for `syncedAt`.
-        sleep: Waits between two tries of a transaction that met another one, in seconds.
-    """
-
-    def __init__(
-        self,
-        database: Database[dict[str, Any]],
-        *,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._database = database
-        self._clock = clock
-        self._sleep = sleep
+    database: Database[dict[str, Any]]
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)  # The time for `syncedAt`
+    sleep: Callable[[float], None] = time.sleep  # Waits between two tries of a transaction that met another one
 
     def stream(self, account: Account, media: MediaType) -> Iterator[Document]:
         """As the port has it; a read may fail after some documents: what was read then is not the whole."""
@@ -110,19 +99,17 @@ class MongoDocuments:
             ids = ((str(raw["_id"]), raw.get("when")) for raw in found)
             return {id: read_when(when) or object_id_time(id) or 0 for id, when in ids}
 
-    def unlinked(self, media: MediaType, without: Collection[str] = ()) -> tuple[int, int | None]:
-        """How many documents have no record stored in them, removed ones left out, and the `when` of the oldest.
-
-        Args:
-            without: Ids that do not count.
-
-        Returns:
-            Their number, and ms since 1970; None where there is none with a date.
+    def unlinked(
+        self, media: MediaType, accounts: Iterable[Account], without: Collection[str] = ()
+    ) -> tuple[int, int | None]:
+        """How many documents of these accounts have no record stored in them, removed ones and those `without` left
+        out, and the `when` of the oldest in ms since 1970, None where there is none with a date.
         """
         others = {"_id": {"$nin": [ObjectId(each) for each in without if ObjectId.is_valid(each)]}}
+        owners = [owner for each in accounts for owner in (GUEST_VALUES if each.is_guest else (each.id,))]
         dated = {"$cond": [{"$eq": [{"$type": "$when"}, "date"]}, "$when", None]}
         stages: list[dict[str, Any]] = [
-            {"$match": {**unlinked(media), **others, "$nor": WITHDRAWN["$or"]}},
+            {"$match": {**unlinked(media), **others, "user": {"$in": owners}, "$nor": WITHDRAWN["$or"]}},
             {"$group": {"_id": None, "number": {"$sum": 1}, "oldest": {"$min": dated}}},
         ]
         with mongo_errors(f"count the {media.plural} without a record"):
@@ -134,13 +121,12 @@ class MongoDocuments:
             return self._collection(media).find_one({}, {"_id": 1}) is None
 
     def write_links(self, media: MediaType, updates: Sequence[LinkUpdate]) -> None:
-        """Store or clear links in every home of the type, all in one bulk write.
-
-        A document that vanished in between is left alone: a link is never a reason to create one.
+        """Store or clear links in every home of the type, all in one bulk write. A document that vanished in between is
+        left alone: a link is never a reason to create one.
         """
         if not updates:
             return
-        synced_at = format_when(read_when(self._clock()) or 0)
+        synced_at = format_when(read_when(self.clock()) or 0)
         operations = [
             UpdateOne({"_id": ObjectId(update.document)}, link_change(media, update.link, synced_at))
             for update in updates
@@ -168,7 +154,7 @@ class MongoDocuments:
                     break
             else:
                 return
-            self._sleep(wait)
+            self.sleep(wait)
         collection.bulk_write(operations, ordered=False)
 
     def counts(self, account: Account, media: MediaType) -> DocumentCounts:
@@ -189,13 +175,9 @@ class MongoDocuments:
         )
 
     def conflicts(self, media: MediaType, raw: Mapping[str, Any], *, among: Collection[str] | None = None) -> list[str]:
-        """Unique fields whose values another document holds already, as `code abc`; empty when it can be stored.
-
-        Asks for the platform's own rules and for every unique index of the collection.
-
-        Args:
-            raw: The document as it would be; with `_id`, which does not count as another.
-            among: Only rules about one of these fields; None for all.
+        """Unique fields of a document as it would be, with its `_id`, whose values another one holds already, as `code
+        abc`; empty when it can be stored. Asks for the platform's own rules and for every unique index, or only for
+        rules `among` whose fields is one of these.
         """
         found = []
         with mongo_errors(f"look for {media.plural} with the same unique fields"):
@@ -239,7 +221,7 @@ class MongoDocuments:
         return done.matched_count == 1
 
     def _collection(self, media: MediaType) -> MongoCollection[dict[str, Any]]:
-        return platform_collection(self._database, media.collection)
+        return platform_collection(self.database, media.collection)
 
 
 WITHDRAWN: Final[dict[str, Any]] = {
@@ -260,9 +242,8 @@ def owned_by(account: Account) -> dict[str, Any]:
 
 
 def link_change(media: MediaType, link: Link | None, synced_at: str) -> dict[str, Any]:
-    """The update that stores a link in all homes of a type, or takes it out of all of them (LINK-4).
-
-    Each home is replaced as a whole: parts of an older link never survive beside a newer one.
+    """The update that stores a link in all homes of a type, or takes it out of all of them (LINK-4). Each home is
+    replaced as a whole: parts of an older link never survive beside a newer one.
     """
     if link is None:
         return {"$unset": dict.fromkeys(media.link_homes, "")}

@@ -1,4 +1,3 @@
-"""What operators do beyond a sync: snapshots, wipe, restore, links, accounts, lexicons, plans.
-
-The command line and the jobs call the same code; nothing here knows of either.
+"""What operators do beyond a sync: snapshots, wipe, restore, links, accounts, lexicons, plans; command line and jobs
+call it.
 """

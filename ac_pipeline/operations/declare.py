@@ -1,8 +1,5 @@
-"""Operations declared once: what an operator can do besides a sync, with its parameters, its work and its report.
-
-The command (`cli/from_operations.py`) and the Dagster job (`defs/operator_jobs.py`) of an operation are made from its
-declaration, so their options and launchpad fields have the same names, defaults and help, and both answer with the same
-headline, tables and JSON. A new operation is one module and one line in `operations/catalog.py`.
+"""Operations declared once, with parameters, work and report: the command (`cli/from_operations.py`) and the Dagster
+job (`defs/operator_jobs.py`) are made from it. A new one is one module and one line in `operations/catalog.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +11,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import getdoc
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, get_type_hints
 
 from pydantic import ValidationError
 
@@ -30,8 +27,7 @@ if TYPE_CHECKING:
 Given = TypeVar("Given", bound=Parameters)
 Result = TypeVar("Result")
 
-_IN_MEMORY: Final = 4_000_000
-"""Bytes of a table's rows that are kept in memory before they go to a temporary file."""
+_IN_MEMORY: Final = 4_000_000  # Bytes of a table's rows that are kept in memory before they go to a temporary file
 
 Progress = Callable[[Iterable[Any], int], Iterator[Any]]
 """Passes things on, given how many there will be: whoever shows progress looks at them here."""
@@ -58,7 +54,6 @@ class LeftOut:
 
 
 def unwatched(things: Iterable[Any], total: int) -> Iterator[Any]:
-    """Pass things on where nobody watches."""
     del total
     return iter(things)
 
@@ -109,48 +104,29 @@ class Table:
 
 @dataclass(slots=True)
 class Report:
-    """What an operation answers.
-
-    Args:
-        headline: One sentence: what was done, or would be.
-        json: The command's JSON document; a value that is a `Table` stands for its rows.
-        tables: For people, in their order; empty ones are not shown.
-        facts: Single values for Dagster's metadata; the headline or a line says them in the terminal.
-        lines: Further sentences, shown above the headline.
-        left_out: Users who could not be looked at, and why.
-        confirm: What `confirm` has to be for this to be done; None when it was done, or needs no confirmation.
-        exit_code: Of the command.
-        failed: True if something went wrong, so that the run shall fail. What a person has to look at is no failure.
-        touched: Partition key and type name -> what a partition's page shall show of it.
-    """
-
-    headline: str
+    headline: str  # One sentence: what was done, or would be
+    # The command's JSON document; a value that is a `Table` stands for its rows
     json: Mapping[str, object] | Sequence[object] | Table
-    tables: Sequence[Table] = ()
+    tables: Sequence[Table] = ()  # For people, in their order; empty ones are not shown
+    # Single values for Dagster's metadata; the headline or a line says them in the terminal
     facts: Mapping[str, object] = field(default_factory=dict)
-    lines: Sequence[str] = ()
-    left_out: Sequence[LeftOut] = ()
+    lines: Sequence[str] = ()  # Further sentences, shown above the headline
+    left_out: Sequence[LeftOut] = ()  # Users who could not be looked at, and why
+    # What `confirm` has to be for this to be done; None when it was done, or needs no confirmation
     confirm: int | str | bool | None = None
-    exit_code: int = 0
+    exit_code: int = 0  # Of the command
+    # True if something went wrong, so that the run shall fail. What a person has to look at is no failure.
     failed: bool = False
+    # Partition key and type name -> what a partition's page shall show of it
     touched: Mapping[tuple[str, str], Mapping[str, object]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What an operation works with.
-
-    Args:
-        pipeline: All parts of the pipeline.
-        run_id: Of this run, as ledger and audit name it.
-        progress: Is told what is being done, how much of it is done, and of how much.
-        say: Tells a sentence at once, before what may take long.
-    """
-
-    pipeline: Pipeline
-    run_id: str
-    progress: Callable[[str, int, int], None]
-    say: Callable[[str], None]
+    pipeline: Pipeline  # All parts of the pipeline
+    run_id: str  # Of this run, as ledger and audit name it
+    progress: Callable[[str, int, int], None]  # Is told what is being done, how much of it is done, and of how much
+    say: Callable[[str], None]  # Tells a sentence at once, before what may take long
 
     def watch(self, title: str) -> Progress:
         """Passes things on, and tells how many of them have passed under this title."""
@@ -166,14 +142,9 @@ class Work:
     def for_each(
         self, title: str, accounts: Sequence[Account], look: Callable[[Account], Result]
     ) -> Iterator[tuple[Account, Result | PipelineError]]:
-        """Look at many accounts, several at once, with progress under this title.
-
-        Yields:
-            Each account, in their order, with what was found, or with the reason why it cannot be looked at.
-
-        Raises:
-            ServiceUnreachable: A service is down.
-        """
+        """Look at many accounts, several at once, with progress under this title; yields each, in their order, with
+        what was found, or with the reason why it cannot be looked at. Raises ServiceUnreachable where a service is
+        down."""
         workers = self.pipeline.settings.ac_concurrent_users
         looks: Iterator[tuple[Account, Result | PipelineError]] = for_accounts(
             accounts, look, workers, unread, ordered=True
@@ -183,37 +154,26 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Declaration(Generic[Given]):
-    """One operation.
-
-    Args:
-        command: Its words on the command line: `wipe`, or `accounts rotate`; empty where an option of another one
-            does the same.
-        job: The name of its Dagster job; empty where the job of assets or partitions does the same.
-        op: The name of the job's one op, under which a launchpad has its parameters.
-        parameters: The model of its parameters.
-        run: Does it; its docstring is the help of command and job: a sentence, then what else one has to know.
-        csv: Name of the table that `--csv` prints; empty for none.
-        asset: Name of the asset `operations/...` whose materialisation shows the answer; empty for the job's name.
-    """
-
+    # Its words on the command line: `wipe`, or `accounts rotate`; empty where an option of another one does the same
     command: str
-    job: str
-    op: str
-    parameters: type[Given]
+    job: str  # The name of its Dagster job; empty where the job of assets or partitions does the same
+    op: str  # The name of the job's one op, under which a launchpad has its parameters
+    parameters: type[Given]  # The model of its parameters
+    # Does it; its docstring is the help of command and job: a sentence, then what else one has to know
     run: Callable[[Work, Given], Report]
-    csv: str = ""
+    csv: str = ""  # Name of the table that `--csv` prints; empty for none
+    # Name of the asset `operations/...` whose materialisation shows the answer; empty for the job's name
     asset: str = ""
+
+    def __call__(self, work: Work, parameters: Given) -> Report:
+        return self.run(work, parameters)
 
     @property
     def help(self) -> str:
         return getdoc(self.run) or ""
 
     def parse(self, values: Mapping[str, object]) -> Given:
-        """The parameters with these values.
-
-        Raises:
-            Misconfigured: One of them is wrong; the sentence names it.
-        """
+        """The parameters with these values; Misconfigured where one is wrong, in a sentence that names it."""
         known = {name: value for name, value in values.items() if value is not None}
         if known.get("confirm") == -1:
             del known["confirm"]
@@ -227,6 +187,17 @@ class Declaration(Generic[Given]):
         except ValidationError as error:
             wrong = error.errors()[0]
             raise Misconfigured(f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}.") from None
+
+
+def declared(
+    command: str, job: str = "", op: str = "", *, csv: str = "", asset: str = ""
+) -> Callable[[Callable[[Work, Given], Report]], Declaration[Given]]:
+    """Makes a declaration of the function that does it; the model of its parameters is what that takes."""
+
+    def declare(run: Callable[[Work, Given], Report]) -> Declaration[Given]:
+        return Declaration(command, job, op, get_type_hints(run)["parameters"], run, csv, asset)
+
+    return declare
 
 
 def command_line(command: str, parameters: Parameters, **changed: object) -> str:
@@ -255,11 +226,9 @@ def wrong_confirmation(parameters: Parameters, report: Report) -> object:
     return given
 
 
-def failures_table(name: str, failures: Iterable[ItemFailure], title: str = "") -> Table:
-    """Items that did not get where they should."""
-    return Table(name, ("item", "class", "message"), title, more=("code", "stage", "status")).extend(
-        failure.to_json() for failure in failures
-    )
+def failures_table(name: str, failures: Iterable[ItemFailure]) -> Table:
+    table = Table(name, ("item", "class", "message"), more=("code", "stage", "status"))
+    return table.extend(failure.to_json() for failure in failures)
 
 
 def exit_code(well: bool, errors: Iterable[PipelineError | None] = ()) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Blocked, PipelineError
@@ -20,27 +20,25 @@ Found = TypeVar("Found", bound=Finding)
 
 @dataclass(slots=True)
 class FindingCount:
-    """What is kept of the findings of many accounts: numbers, and who was left out (OPS-6).
+    """What is kept of the findings of many accounts: numbers, and who was left out (OPS-6)."""
 
-    Args:
-        states: Type -> state -> how many.
-        found: Partition key -> all findings.
-        repairable: Partition key -> those of them that can be put right here, or were.
-        left_out: Who could not be looked at, and why.
-    """
-
+    # Type -> state -> how many
     states: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    found: Counter[str] = field(default_factory=Counter)
+    found: Counter[str] = field(default_factory=Counter)  # Partition key -> all findings
+    # Partition key -> those of them that can be put right here, or were
     repairable: Counter[str] = field(default_factory=Counter)
-    left_out: list[LeftOut] = field(default_factory=list)
+    left_out: list[LeftOut] = field(default_factory=list)  # Who could not be looked at, and why
 
-    def add(self, each: Finding | LeftOut) -> None:
+    def add(self, each: Finding | LeftOut, table: Table | None = None) -> None:
+        """Count it; a finding becomes a row of the table."""
         if isinstance(each, LeftOut):
             self.left_out.append(each)
             return
         self.states[each.type][each.state] += 1
         self.found[each.user] += 1
         self.repairable[each.user] += each.repairable
+        if table is not None:
+            table.add(each.to_json())
 
     def total(self) -> Counter[str]:
         """How many findings are in which state."""
@@ -52,58 +50,24 @@ class FindingCount:
         return self.found.total() - self.repairable.total()
 
 
-def findings_of(
-    work: Work, title: str, accounts: Sequence[Account], look: Callable[[Account], Iterable[Found]]
-) -> Iterator[Found | LeftOut]:
-    """What is found in those of these accounts that ever had a repository, in their order, with progress under this
-    title; and who cannot be looked at. The others have nothing to say.
-
-    Raises:
-        ServiceUnreachable: A service is down.
-    """
-    having = [account for account in accounts if account.did is not None]
-    for account, found in work.for_each(title, having, look):
-        if isinstance(found, PipelineError):
-            yield LeftOut(account.key, found)
-        else:
-            yield from found
-
-
-def counted(things: Iterable[Finding | LeftOut], add_row: Callable[[dict[str, object]], None]) -> FindingCount:
-    """What was found or done, counted; rows are passed on as they come, only numbers stay (OPS-6)."""
-    count = FindingCount()
-    for each in things:
-        count.add(each)
-        if isinstance(each, Finding):
-            add_row(each.to_json())
-    return count
-
-
 def search(
     work: Work, title: str, accounts: Sequence[Account], look: Callable[[Account], Iterable[Found]], table: Table
 ) -> FindingCount:
-    """Count what is found in these accounts; every finding becomes a row of the table. Errors as for `findings_of`."""
-    return counted(findings_of(work, title, accounts, look), table.add)
+    """Count what is found in those of these accounts that ever had a repository, with progress under this title; every
+    finding becomes a row of the table. The others have nothing to say. Raises ServiceUnreachable."""
+    count = FindingCount()
+    for account, found in work.for_each(title, [each for each in accounts if each.did is not None], look):
+        for each in [LeftOut(account.key, found)] if isinstance(found, PipelineError) else found:
+            count.add(each, table)
+    return count
 
 
 def put_right(
-    pipeline: Pipeline,
-    account: Account,
-    look: Callable[[], Iterable[Found]],
-    most: int,
-    change: Callable[[Found], str],
+    pipeline: Pipeline, account: Account, look: Callable[[], Iterable[Found]], most: int, change: Callable[[Found], str]
 ) -> Iterator[tuple[Found, str]]:
-    """Put right at most so many of what is found now, under the lease of the repository.
-
-    Args:
-        change: Puts one right; returns why it cannot be, or "".
-
-    Yields:
-        Each finding, with why it was not put right, or "".
-
-    Raises:
-        LeaseHeld: Somebody writes to the repository right now.
-    """
+    """Put right at most so many of what is found now, under the lease of the repository; yields each finding, with
+    why it was not put right, or "", as `change` says. Raises LeaseHeld where somebody writes to the repository right
+    now."""
     with pipeline.ledger.lease(str(account.did), pipeline.engine.holder):
         for each in look():
             problem = "" if each.repairable else each.reason
@@ -126,16 +90,9 @@ def audited(
     counts: Mapping[str, int],
     counted_as: str,
 ) -> Iterator[Result | LeftOut]:
-    """Change something in one account after another; in the audit before it starts, with what is done as it is done.
-
-    Args:
-        title: Of the progress that is shown.
-        act: What is done to an account, as it is done.
-        done: How much of `counted_as` a result stands for.
-
-    Yields:
-        Every result, and who was left alone because the account is blocked.
-    """
+    """Change something in one account after another, with progress; in the audit before it starts, with how much of
+    `counted_as` is `done` with each result. Yields every result of `act`, and who was left alone because the account is
+    blocked."""
     if not accounts:
         return
     number, names = 0, [media.name for media in types]
@@ -159,14 +116,15 @@ def findings_report(
     *,
     left_out_as: str = "blocked",
     more: Mapping[str, object] | None = None,
-    lines: Sequence[str] = (),
+    **fields: Any,
 ) -> Report:
     """The answer of whoever has looked for something: the numbers, every finding, and who was left out.
 
     Args:
         left_out_as: The field of the JSON document under which those who were left out stand.
         more: Further fields of the JSON document.
+        fields: Further fields of the report.
     """
     users = {left_out_as: [each.to_json() for each in left_out]}
     json = {**counts, **(more or {}), **users, "items": items}
-    return Report(headline, json, [items], dict(counts), lines, left_out)
+    return Report(headline, json, **{"tables": [items], "facts": dict(counts), "left_out": left_out, **fields})

@@ -1,7 +1,5 @@
-"""The lexicons' publication, and what existing records say about them.
-
-Publishing writes one record for each lexicon into the authority's repository. What may change in a published lexicon is
-`atproto/lexicon.py`; what a breaking change keeps from happening is `sync/lexicon_gate.py`.
+"""The lexicons' publication, one record for each in the authority's repository, and what existing records say about
+them.
 """
 
 from __future__ import annotations
@@ -19,7 +17,7 @@ from ac_pipeline.atproto.syntax import at_uri, record_cid
 from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import Blocked, InvalidRecord, Misconfigured, OutcomeUnknown, RepositoryMoved, Transient
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.operations.declare import Declaration, Report, Table, Work
+from ac_pipeline.operations.declare import Report, Table, Work, declared
 from ac_pipeline.operations.parameters import Parameters, dry_run_option, option, why_option
 from ac_pipeline.sync.lexicon_gate import SCHEMA, Authority, Comparison, compare, published_in
 from ac_pipeline.sync.ports import DataServer, Ledger
@@ -29,24 +27,17 @@ from ac_pipeline.wiring import Pipeline
 ATTEMPTS: Final = 5
 """How often a repository that somebody else writes to is read anew before publishing is left for later."""
 
-EXAMPLES: Final = 20
-"""Records a scan names; it counts all of them."""
+EXAMPLES: Final = 20  # Records a scan names; it counts all of them
 
 
 @dataclass(slots=True)
 class Scan:
-    """What existing records say about the lexicons.
+    """What existing records say about the lexicons."""
 
-    Args:
-        records: By NSID, how many were read.
-        invalid: By NSID, how many of them break our lexicon.
-        examples: `at://` URI and broken rule of some of them.
-        unreadable: Users whose repository could not be read, with the reason.
-    """
-
-    records: Counter[str] = field(default_factory=Counter)
-    invalid: Counter[str] = field(default_factory=Counter)
-    examples: list[tuple[str, str]] = field(default_factory=list)
+    records: Counter[str] = field(default_factory=Counter)  # By NSID, how many were read
+    invalid: Counter[str] = field(default_factory=Counter)  # By NSID, how many of them break our lexicon
+    examples: list[tuple[str, str]] = field(default_factory=list)  # `at://` URI and broken rule of some of them
+    # Users whose repository could not be read, with the reason
     unreadable: list[tuple[str, str]] = field(default_factory=list)
 
 
@@ -72,19 +63,10 @@ def scan(lexicons: Lexicons, server: DataServer, accounts: Iterable[Account]) ->
 
 
 def publish(lexicons: Lexicons, authority: Authority, ledger: Ledger, *, force: bool = False) -> list[Comparison]:
-    """Make the authority's repository hold our lexicons; those that are the same already are left alone.
-
-    Args:
-        ledger: Keeps the mark of the authority's repository, which may be one that we mirror to.
-        force: Publish breaking changes too.
-
-    Returns:
-        What was published, as it compared before.
-
-    Raises:
-        Misconfigured: A change is breaking, and not forced. Nothing was written.
-        Transient, Blocked: The PDS did not take it; publishing again does the rest.
-    """
+    """Make the authority's repository hold our lexicons; returns what was published, as it compared before: those that
+    are the same already are left alone. The ledger keeps the mark of the repository, which may be one that we mirror
+    to. Raises Misconfigured where a change is breaking and not forced; nothing was written. After Transient and
+    Blocked, publishing again does the rest."""
     for _ in range(ATTEMPTS):
         repository = authority.server.read_repository(authority.did)
         published = published_in(repository, lexicons)
@@ -135,11 +117,10 @@ def _problems(lexicons: Lexicons, repository: Repository, nsid: str, rkey: str) 
 
 
 class CheckParameters(Parameters):
-    """What to read."""
-
     no_scan: bool = option(False, "Leave the existing records unread; reading them takes minutes for all users.")
 
 
+@declared("lexicons check", "check_lexicons", "check_our_lexicons")
 def run_check(work: Work, parameters: CheckParameters) -> Report:
     """Compare our lexicons with those that AC_LEXICON_AUTHORITY has published, and every existing record with ours.
     Writes nothing.
@@ -185,17 +166,13 @@ def run_check(work: Work, parameters: CheckParameters) -> Report:
     )
 
 
-CHECK: Final = Declaration("lexicons check", "check_lexicons", "check_our_lexicons", CheckParameters, run_check)
-
-
 class PublishParameters(Parameters):
-    """How to publish."""
-
     force: bool = option(False, "Publish breaking changes too.")
     dry_run: bool = dry_run_option("published")
     why: str = why_option()
 
 
+@declared("lexicons publish", "publish_lexicons", "publish_our_lexicons")
 def run_publish(work: Work, parameters: PublishParameters) -> Report:
     """Write our lexicons into the repository of AC_LEXICON_AUTHORITY. What is the same already is left alone,
     breaking changes are refused unless they are forced.
@@ -226,8 +203,3 @@ def run_publish(work: Work, parameters: PublishParameters) -> Report:
         {"dry_run": dry, "lexicons": table.count, "dns_records": "\n".join(dns)},
         [f"Others find them by this DNS record: {line}" for line in dns],
     )
-
-
-PUBLISH: Final = Declaration(
-    "lexicons publish", "publish_lexicons", "publish_our_lexicons", PublishParameters, run_publish
-)

@@ -1,7 +1,4 @@
-"""Parameters of operations: each field is one option of the command and one field of the launchpad.
-
-Also here: which users, types and items the parameters mean.
-"""
+"""Parameters of operations, each an option of the command and a field of the launchpad; and which items they mean."""
 
 from __future__ import annotations
 
@@ -45,8 +42,13 @@ def option(
         bare: What the option stands for on the command line without a value; None where it needs one.
         limits: Pydantic's, such as `ge`.
     """
-    hints = {"name": name, "metavar": metavar, "choices": list(choices), "argument": argument, "bare": bare}
-    extra: dict[str, Any] = dict(hints)
+    extra: dict[str, Any] = {
+        "name": name,
+        "metavar": metavar,
+        "choices": list(choices),
+        "argument": argument,
+        "bare": bare,
+    }
     return Field(default, description=help, json_schema_extra=extra, **limits)
 
 
@@ -60,23 +62,16 @@ def dry_run_option(what: str) -> Any:
 
 
 def sweep_option() -> Any:
-    return option(
-        None,
+    help = (
         "So many records without a document go although the database is doubted. With another number, or without one, "
-        "nothing is done and the number is said.",
-        metavar="N",
-        bare=-1,
-        ge=-1,
+        "nothing is done and the number is said."
     )
+    return option(None, help, metavar="N", bare=-1, ge=-1)
 
 
 def confirm_option(what: str) -> Any:
-    return option(
-        None,
-        f"The number of {what}, as the preview names it. Left out (or -1), nothing is done and the number is said.",
-        metavar="N",
-        ge=-1,
-    )
+    help = f"The number of {what}, as the preview names it. Left out (or -1), nothing is done and the number is said."
+    return option(None, help, metavar="N", ge=-1)
 
 
 class Parameters(BaseModel):
@@ -102,8 +97,6 @@ class OfTypes(Parameters):
 
 
 class OfUsers(Parameters):
-    """Some users."""
-
     users: list[str] = option(
         [],
         "Only this user: partition key, handle, user code, DID or Mongo id. Left out: all.",
@@ -118,11 +111,7 @@ class OfOneUser(Parameters):
     user: str = option("", "The user: partition key, handle, user code, DID or Mongo id.", argument=True)
 
     def account(self, pipeline: Pipeline) -> Account:
-        """The account of the named user.
-
-        Raises:
-            Misconfigured: Nobody is named, or the name fits nobody.
-        """
+        """The account of the named user; Misconfigured where nobody is named, or the name fits nobody."""
         if not self.user.strip():
             raise Misconfigured("No user is named, so nothing was done: fill in `user` in the launchpad.")
         return pipeline.accounts.find(self.user.strip())
@@ -149,20 +138,12 @@ class Selected(OfUsers, OfTypes):
         return not (self.users or self.anonymous or self.items)
 
     def accounts(self, pipeline: Pipeline) -> list[Account]:
-        """Those named, else the owners of the named items, else all.
-
-        Raises:
-            Misconfigured: A name fits no account or no item.
-        """
+        """Those named, else the owners of the named items, else all; Misconfigured where a name fits none."""
         users = (*self.users, *([GUEST_ID] if self.anonymous else []))
         return chosen_accounts(pipeline, users, self.selection().items)
 
     def selection(self, **more: Any) -> Selection:
-        """The items that are meant.
-
-        Raises:
-            Misconfigured: A date or an item cannot be read.
-        """
+        """The items that are meant; Misconfigured where a date or an item cannot be read."""
         items = frozenset(item_name(text) for text in self.items) or None
         named = self.types or ([type_ for type_, _ in items] if items else [])
         return Selection(
@@ -204,20 +185,14 @@ def chosen_accounts(
 
 
 def item_name(text: str) -> tuple[str, str]:
-    """`painting:abc` as type and name.
-
-    Raises:
-        Misconfigured: It has another form, or names no type.
-    """
+    """`painting:abc` as type and name; Misconfigured where it has another form, or names no type."""
     type_, colon, name = text.replace("\u200b", "").partition(":")  # Dagster's tables have such marks to break lines at
-    known = [media.name for media in MEDIA_TYPES]
-    if not colon or not name or type_ not in known:
-        raise Misconfigured(f"{text!r} is no item: write TYPE:CODE or TYPE:ID with one of {', '.join(known)}.")
+    if not colon or not name or type_ not in TYPE_NAMES:
+        raise Misconfigured(f"{text!r} is no item: write TYPE:CODE or TYPE:ID with one of {', '.join(TYPE_NAMES)}.")
     return type_, name
 
 
 def hint(info: FieldInfo, name: str) -> Any:
-    """What `option` was given for a parameter."""
     extra = info.json_schema_extra
     return extra.get(name) if isinstance(extra, dict) else None
 
@@ -227,21 +202,13 @@ def option_name(name: str, info: FieldInfo) -> str:
 
 
 def media_types(names: Iterable[str]) -> tuple[MediaType, ...]:
-    """The types of these names in their usual order; all of them when none is named.
-
-    Raises:
-        Misconfigured: A name is no type.
-    """
+    """The types of these names in their usual order, all where none is named; Misconfigured where a name is no type."""
     chosen = {media_type(name).name for name in names}
     return tuple(media for media in MEDIA_TYPES if not chosen or media.name in chosen)
 
 
 def confirms_name(typed: str, key: str) -> bool:
-    """True if what was typed in `confirm` is the account's key, False if nothing was.
-
-    Raises:
-        Misconfigured: It names somebody else.
-    """
+    """True if `confirm` holds the account's key, False if it is empty; Misconfigured where it names somebody else."""
     if typed.strip() not in {"", key}:
         raise Misconfigured(f"`confirm` names another account than {key}: nothing was changed.")
     return bool(typed.strip())

@@ -1,68 +1,65 @@
-"""The plan: the dry run of many users, with its cost under the limits that are known, kept under its hash.
-
-One user's plan is in memory for each worker; operations go out as they come (OPS-6). What one user's plan is decided
-by is the engine's; carrying a saved plan out is `apply_plan.py`.
+"""The plan: the dry run of many users, with its cost under the limits that are known, kept under its hash; and how a
+saved plan is carried out: what is still as it was planned is done, what has moved since is listed.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from heapq import nlargest
-from typing import Any, Final
+from itertools import groupby
+from typing import Any
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.rate_limits import HOUR, Bucket, commits_key, hour_under_way
-from ac_pipeline.errors import NotPermitted, PipelineError
-from ac_pipeline.items import PlannedOperation
-from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.mongo.ledger.plans import KEPT, SHORTEST, MongoPlans
-from ac_pipeline.operations.declare import Declaration, LeftOut, Progress, Report, Table, Work, command_line, unwatched
+from ac_pipeline.errors import Misconfigured, NotPermitted, PipelineError
+from ac_pipeline.items import PlannedOperation, item_id
+from ac_pipeline.media.base import MediaType
+from ac_pipeline.media.registry import MEDIA_TYPES, media_type
+from ac_pipeline.mongo.ledger.plans import KEPT, SHORTEST, MongoPlans, SavedPlan
+from ac_pipeline.operations.declare import LeftOut, Progress, Report, Table, Work, command_line, declared, unwatched
 from ac_pipeline.operations.parameters import Parameters, Selected, option
 from ac_pipeline.sync.costs import Bill, Ceiling, Cost, Limits, UserBill, UserCost, user_cost
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.for_accounts import for_accounts, unread
+from ac_pipeline.sync.planning.plan import BESIDE, COPIES, ERASES, AccountPlan, Kind
 from ac_pipeline.sync.report import AccountReport
-from ac_pipeline.sync.selection import PlanHash, Selection, planned
+from ac_pipeline.sync.selection import Agreement, PlanHash, Selection, line, planned
 from ac_pipeline.sync.writing.writer import REQUEST_BYTES, BatchLimits
 from ac_pipeline.wiring import Pipeline
 
-SLOWEST = 10
-"""Users that a plan names of those that take longest."""
+SLOWEST = 10  # Users that a plan names of those that take longest
 
 
 @dataclass(slots=True)
 class DryRun:
-    """A dry run's sums; its operations went to the listener.
-
-    Args:
-        users: How many users have operations.
-        counts: Kind of operation -> how many.
-        slowest: The users who are done last.
-        blocked: User -> why nothing can be done.
-        notes: User and what a person may want to know.
-        limits: What is known of the PDS's limits.
-        saved: True if it is kept, to be carried out later.
-        orphans_kept: Type -> records without a document that stay because the database is doubted.
-        unread: User -> the error for which nothing is planned for them.
-    """
+    """A dry run's sums, and its operations in a table."""
 
     hash: str
     cost: Cost
-    users: int = 0
-    counts: Counter[str] = field(default_factory=Counter)
-    slowest: list[UserBill] = field(default_factory=list)
-    blocked: dict[str, str] = field(default_factory=dict)
-    notes: list[tuple[str, str]] = field(default_factory=list)
-    limits: Limits = field(default_factory=Limits)
-    saved: bool = False
+    operations: Table
+    limits: Limits  # What is known of the PDS's limits
+    users: int = 0  # How many users have operations
+    counts: Counter[str] = field(default_factory=Counter)  # Kind of operation -> how many
+    by_user: list[UserBill] = field(default_factory=list)  # Of the users who have operations
+    blocked: dict[str, str] = field(default_factory=dict)  # User -> why nothing can be done
+    notes: list[tuple[str, str]] = field(default_factory=list)  # User and what a person may want to know
+    saved: bool = False  # True if it is kept, to be carried out later
+    # Type -> records without a document that stay because the database is doubted
     orphans_kept: Counter[str] = field(default_factory=Counter)
+    # User -> the error for which nothing is planned for them
     unread: dict[str, PipelineError] = field(default_factory=dict)
 
+    @property
+    def slowest(self) -> list[UserBill]:
+        """The users who are done last."""
+        return nlargest(SLOWEST, self.by_user, key=lambda bill: (bill.finishes_at, bill.cost.points))
+
     def to_json(self) -> dict[str, object]:
-        """As design section 6 has it, without the operations."""
+        """As design section 6 has it."""
         return {
             "hash": self.hash,
             "cost": self.cost.to_json(),
@@ -78,11 +75,12 @@ class DryRun:
             "notes": [{"user": user, "note": note} for user, note in self.notes],
             "orphans_kept": dict(self.orphans_kept),
             "saved": self.saved,
+            "by_user": [bill.to_json() for bill in self.by_user],
+            "operations": self.operations,
         }
 
 
-_Survey = tuple[list[PlannedOperation], UserCost, AccountReport]
-"""What is kept of one user's dry run."""
+_Survey = tuple[list[PlannedOperation], UserCost, AccountReport]  # What is kept of one user's dry run
 
 
 def dry_run(
@@ -94,16 +92,16 @@ def dry_run(
     workers: int,
     plans: MongoPlans | None = None,
     chosen: Sequence[Account] | None = None,
-    take: Callable[[PlannedOperation, UserBill], None] = lambda operation, bill: None,
+    title: str = "Plan (nothing was written)",
     progress: Progress = unwatched,
 ) -> DryRun:
-    """Plan these users, one after another in their order.
+    """Plan these users, one after another in their order; operations go to a file as they come (OPS-6).
 
     Args:
         limits: Under which the finishing time is reckoned.
         plans: Where the plan is kept, or None.
         chosen: The accounts that were named; None when the plan is about whoever there is.
-        take: Is passed every operation, with what its user's cost.
+        title: Of the table of operations.
 
     Raises:
         ServiceUnreachable: A service is down: there is no plan.
@@ -118,7 +116,8 @@ def dry_run(
 
     digest, bill = PlanHash(), Bill(engine.now(), limits)
     draft = plans.draft() if plans is not None else None
-    made, touched = DryRun("", bill.total(), limits=limits), list[str]()
+    table = Table("operations", ("item", "user", "operation", "reason", "rkey", "cid"), title)
+    made, touched = DryRun("", bill.total(), table, limits), list[str]()
     surveys: Iterable[tuple[Account, _Survey | PipelineError]] = for_accounts(
         accounts, survey, workers, unread, ordered=True
     )
@@ -134,15 +133,13 @@ def dry_run(
         if not operations:
             continue
         touched.append(account.id)
-        priced = bill.add(cost) if cost.operations else UserBill(cost, engine.now(), "")
-        made.slowest.append(priced)
-        made.slowest = nlargest(SLOWEST, made.slowest, key=lambda bill: (bill.finishes_at, bill.cost.points))
+        made.by_user.append(bill.add(cost) if cost.operations else UserBill(cost, engine.now(), ""))
         for each in operations:
             digest.add(each)
             made.counts[each.operation] += 1
             if draft is not None:
                 draft.add(replace(each, account=account.id))
-            take(each, priced)
+            made.operations.add(each.to_json())
     made.hash, made.cost, made.users = digest.hexdigest(), bill.total(), len(touched)
     if plans is not None and draft is not None and touched:
         with suppress(NotPermitted):  # PROD-3: a user who may only read sees a plan that is not kept
@@ -161,53 +158,37 @@ def dry_run(
 def learned_limits(
     buckets: Iterable[tuple[str, Bucket]], host: str, now: float, *, headroom: float, relay: int = 0
 ) -> Limits:
-    """What answers of the PDS have taught, as limits of a forecast.
-
-    What was learned of one DID holds for all of them: the policies are those of the bucket that was renewed last.
-
-    Args:
-        buckets: All that is known, by key.
-        now: Epoch seconds.
-        headroom: Share of each DID's points left to its owner.
-        relay: Commits an hour that the relay takes; 0 for no such limit.
-    """
-    spent: dict[str, tuple[Ceiling, ...]] = {}
-    shared: dict[str, tuple[Ceiling, ...]] = {}
-    newest = 0.0
-    points: tuple[Ceiling, ...] = ()
-    events = (Ceiling(relay, HOUR),) if relay else ()
-    names = {host: "requests", f"{host} uploadBlob": "uploads"}
-    for key, bucket in buckets:
-        ceilings = tuple(
+    """What answers of the PDS have taught, as limits of a forecast at this moment (epoch seconds). What was learned of
+    one DID holds for all of them: the policies are those of the bucket that was renewed last. `headroom` is the share
+    of each DID's points left to its owner, `relay` the commits an hour that the relay takes, 0 for no such limit."""
+    known = dict(buckets)
+    ceilings = {
+        key: tuple(
             Ceiling(window.limit, window.length, window.remaining, window.reset - now)
             if window.reset > now
             else Ceiling(window.limit, window.length)
             for _, window in sorted(bucket.windows.items())
         )
-        if key in names:
-            shared[names[key]] = ceilings
-        hour = hour_under_way(bucket, relay, now) if key == commits_key(host) else None
-        if hour is not None and relay:
-            events = (Ceiling(relay, HOUR, hour.remaining, hour.reset - now),)
-        if not key.startswith("did:") or not ceilings:
-            continue
-        if any(each.left is not None for each in ceilings):
-            spent[key] = ceilings
-        renewed = max(window.reset for window in bucket.windows.values())
-        if renewed > newest:
-            newest, points = renewed, tuple(replace(each, left=None, resets_in=0.0) for each in ceilings)
-    return Limits(points, spent, shared.get("uploads", ()), shared.get("requests", ()), events, headroom)
+        for key, bucket in known.items()
+    }
+    commits = known.get(commits_key(host))
+    hour = hour_under_way(commits, relay, now) if relay and commits is not None else None
+    full = Ceiling(relay, HOUR) if hour is None else Ceiling(relay, HOUR, hour.remaining, hour.reset - now)
+    users = {key: each for key, each in ceilings.items() if key.startswith("did:") and each}
+    newest = max(users, key=lambda key: max(window.reset for window in known[key].windows.values()), default="")
+    return Limits(
+        tuple(replace(each, left=None, resets_in=0.0) for each in users.get(newest, ())),
+        {key: each for key, each in users.items() if any(one.left is not None for one in each)},
+        ceilings.get(f"{host} uploadBlob", ()),
+        ceilings.get(host, ()),
+        (full,) if relay else (),
+        headroom,
+    )
 
 
 def known_limits(pipeline: Pipeline, relay: int | None = None) -> Limits:
-    """The limits of the pipeline's PDS as they are known now; with a bypass key none of its own holds.
-
-    Args:
-        relay: Commits an hour that a relay takes, 0 for none; None for what a sync keeps to.
-
-    Raises:
-        Transient: They could not be read.
-    """
+    """The limits of the pipeline's PDS as they are known now; with a bypass key none of its own holds. `relay`: commits
+    an hour that a relay takes, 0 for none; None for what a sync keeps to."""
     settings, host = pipeline.settings, pipeline.engine.host
     bypassed = settings.pds_rate_limit_bypass_key is not None
     now = pipeline.engine.now().timestamp()
@@ -221,7 +202,6 @@ def known_limits(pipeline: Pipeline, relay: int | None = None) -> Limits:
 
 
 def selection_to_json(selection: Selection, chosen: Sequence[Account] | None) -> dict[str, Any]:
-    """A selection as it is kept with its plan."""
     return {
         "accounts": None if chosen is None else [account.id for account in chosen],
         "types": [media.name for media in selection.types],
@@ -234,7 +214,6 @@ def selection_to_json(selection: Selection, chosen: Sequence[Account] | None) ->
 
 
 def selection_of(stored: Mapping[str, Any]) -> Selection:
-    """The selection that a plan was made of."""
     items = stored["items"]
     return Selection(
         types=tuple(media for media in MEDIA_TYPES if media.name in stored["types"]),
@@ -247,27 +226,20 @@ def selection_of(stored: Mapping[str, Any]) -> Selection:
 
 
 def orphans_kept(report: AccountReport) -> dict[str, int]:
-    """Type name -> records without a document that stay because the database is doubted."""
     return {name: tally.orphans_kept for name, tally in report.types.items() if tally.orphans_kept}
 
 
-OPERATION_COLUMNS = ("item", "user", "operation", "reason", "rkey", "cid")
-
-
-def plan_report(made: DryRun, operations: Table, by_user: Sequence[UserBill] = (), kept: Sequence[str] = ()) -> Report:
-    """The answer of a dry run: its operations, what they cost, and how it is carried out.
-
-    Args:
-        kept: What is to be said of records without a document that stay because the database is doubted.
-    """
-    cost, limits = made.cost, made.limits.named()
+def plan_report(made: DryRun, kept: Sequence[str] = ()) -> Report:
+    """The answer of a dry run: its operations, what they cost, and how it is carried out; `kept` is what is to be said
+    of records without a document that stay because the database is doubted."""
+    cost, limits, operations = made.cost, made.limits.named(), made.operations
     lines = [*kept, *(f"{user}: {note}" for user, note in made.notes)]
     whose = f" of all but the {len(made.blocked)} blocked users" if made.blocked else ""
     headline = f"Nothing to do. Every record and link{whose} is as it should be."
     if operations.count:
         headline = f"{operations.count} operations of {made.users} users. Nothing was written."
     if made.saved:
-        lines += [f"Plan {made.hash}", f"To do exactly this: ac-pipeline sync --plan {made.hash[:12]}"]
+        lines.append(f"To do exactly this: ac-pipeline sync --plan {made.hash[:12]}")
     amounts = Table.of("cost", ("what", "amount"), _amounts(made), "Cost")
     title = f"Blocked users, of whom nothing is planned: {len(made.blocked)}"
     blocked = Table.of("blocked_users", ("user", "message"), made.blocked.items(), title)
@@ -275,10 +247,10 @@ def plan_report(made: DryRun, operations: Table, by_user: Sequence[UserBill] = (
     slowest.extend(bill.to_json() for bill in (made.slowest if len(made.slowest) > 1 else ()))
     return Report(
         headline,
-        {**made.to_json(), "by_user": [bill.to_json() for bill in by_user], "operations": operations},
+        made.to_json(),
         [operations, *([amounts, slowest] if operations.count else ()), blocked],
         {
-            "hash": made.hash,
+            "hash": made.hash[:12],
             "operations": operations.count,
             "users": made.users,
             "finishes_at": f"{cost.finishes_at:%Y-%m-%d %H:%M} UTC" + ("" if limits else ", no limit is known"),
@@ -319,8 +291,6 @@ def _amounts(made: DryRun) -> list[tuple[str, str]]:
 
 
 class PlanParameters(Selected):
-    """What to plan."""
-
     sweep: bool = option(False, "Plan to delete records without a document although the database is doubted.")
     relay_events: int | None = option(
         None,
@@ -331,44 +301,22 @@ class PlanParameters(Selected):
     )
 
 
+@declared("plan", "plan_users", "plan_each_user", csv="operations", asset="flight_plan")
 def run_plan(work: Work, parameters: PlanParameters) -> Report:
     """The dry run: every operation of a sync with its reason, and what it costs. Nothing is written to the PDS, to
     the documents or to storage.
 
     The plan is kept under its hash: `ac-pipeline sync --plan HASH` carries out exactly these operations.
     """
-    return make_plan(
-        work,
-        parameters.accounts(work.pipeline),
-        parameters.selection(sweep=0 if parameters.sweep else None),
-        everybody=parameters.everybody,
-        swept=lambda types, number: command_line("sync", parameters, types=types, sweep=number),
-        relay=parameters.relay_events,
-    )
+    selection = parameters.selection(sweep=0 if parameters.sweep else None)
+    return make_plan(work, parameters, parameters.accounts(work.pipeline), selection, parameters.relay_events)
 
 
 def make_plan(
-    work: Work,
-    accounts: Sequence[Account],
-    selection: Selection,
-    *,
-    everybody: bool,
-    swept: Callable[[list[str], int], str],
-    relay: int | None = None,
+    work: Work, parameters: Selected, accounts: Sequence[Account], selection: Selection, relay: int | None = None
 ) -> Report:
-    """Plan, keep the plan under its hash, and say what it costs. Operations go to a file as they come (OPS-6).
-
-    Args:
-        swept: The command that deletes so many records of these types although the database is doubted.
-        relay: As for `known_limits`.
-    """
-    pipeline, bills = work.pipeline, dict[str, UserBill]()
-    operations = Table("operations", OPERATION_COLUMNS, "Plan (nothing was written)")
-
-    def take(operation: PlannedOperation, bill: UserBill) -> None:
-        operations.add(operation.to_json())
-        bills[operation.user] = bill
-
+    """Plan, keep the plan under its hash, and say what it costs; `relay` is as for `known_limits`."""
+    pipeline = work.pipeline
     made = dry_run(
         pipeline.engine,
         accounts,
@@ -376,33 +324,26 @@ def make_plan(
         limits=known_limits(pipeline, relay),
         workers=pipeline.settings.ac_concurrent_users,
         plans=pipeline.plans,
-        chosen=None if everybody else accounts,
-        take=take,
+        chosen=None if parameters.everybody else accounts,
         progress=work.watch("Planning"),
     )
-    return plan_report(made, operations, list(bills.values()), kept_lines(made.orphans_kept, swept))
+    return plan_report(made, kept_lines(made.orphans_kept, parameters))
 
 
-def kept_lines(kept: Mapping[str, int], swept: Callable[[list[str], int], str]) -> list[str]:
-    """How many records without a document stay because the database is doubted, and how they would go."""
-    number = sum(kept.values())
+def kept_lines(kept: Mapping[str, int], parameters: Selected) -> list[str]:
+    """How many records without a document stay because the database is doubted, and the command by which they go."""
+    number, types = sum(kept.values()), [name for name, each in kept.items() if each]
     if not number:
         return []
     said = f"{number} records without a document are kept, because the database is doubted. If they shall go:"
-    return [said, "", f"  {swept([name for name, each in kept.items() if each], number)}", ""]
-
-
-PLAN: Final = Declaration(
-    "plan", "plan_users", "plan_each_user", PlanParameters, run_plan, csv="operations", asset="flight_plan"
-)
+    return [said, "", f"  {command_line('sync', parameters, types=types, sweep=number, relay_events=None)}", ""]
 
 
 class PlansParameters(Parameters):
-    """How many plans to show."""
-
     limit: int = option(KEPT, "The newest so many.", metavar="N", ge=1, le=KEPT)
 
 
+@declared("plans", "list_plans", "list_kept_plans")
 def run_plans(work: Work, parameters: PlansParameters) -> Report:
     """List the plans that are kept, newest first; `ac-pipeline sync --plan HASH` carries one out."""
     found = work.pipeline.plans.list(parameters.limit)
@@ -422,4 +363,187 @@ def run_plans(work: Work, parameters: PlansParameters) -> Report:
     return Report(f"{len(found)} plans.", [each.to_json() for each in found], [table])
 
 
-PLANS: Final = Declaration("plans", "list_plans", "list_kept_plans", PlansParameters, run_plans)
+# ----------------------------------------------------------------------------------------- saved plans, carried out
+
+
+class Change(StrEnum):
+    """How a line of a plan, or what is found now, differs from the other."""
+
+    NEW = "new since"
+    GONE = "no longer needed"
+    CHANGED = "changed"
+    BLOCKED = "not possible"
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """One operation that is not carried out, and why."""
+
+    change: Change
+    operation: PlannedOperation  # As the plan has it; what is found now where the plan has none
+    why: str = ""  # What is so different, in words
+
+    def to_json(self) -> dict[str, object]:
+        return {"moved": self.change.value, **self.operation.to_json(), "why": self.why}
+
+
+@dataclass(slots=True)
+class AppliedPart:
+    """What became of one account's part of a plan."""
+
+    account: Account | None
+    same: int = 0  # Operations that were as planned, and done unless it was a dry run
+    # Operations whose result is there already: by an earlier run of the same plan, or by somebody else
+    done_before: int = 0
+    moved: list[Moved] = field(default_factory=list)  # What was not done
+    report: AccountReport | None = None  # What the sync did, or None when nothing was to be done
+    error: PipelineError | None = None  # Why the account could not be looked at
+
+    @property
+    def clean(self) -> bool:
+        """True if everything agreed to is done and nothing moved."""
+        report = self.report
+        unwell = report is not None and (report.error or report.blocked or report.failures)
+        return not (self.moved or self.error or unwell)
+
+
+def apply_plan(
+    work: Work, plan: SavedPlan, accounts: Sequence[Account], *, dry: bool, canary: int | None, sweep: int | None
+) -> Iterator[AppliedPart]:
+    """Carry a plan out, account after account, and look at the others it was about for what is new.
+
+    Args:
+        accounts: All accounts there are now.
+        dry: Only say what would be done and what has moved.
+        canary: Stop after so many accounts with something to do.
+        sweep: How many records without a document it deletes, of a plan that was made to do so whatever is doubted;
+            Misconfigured where it is another number.
+
+    Yields:
+        The part of each account of the plan, then one of each other account in which something is new.
+    """
+    pipeline = work.pipeline
+    selection = selection_of(plan.selection)
+    if not dry:
+        number = plan.counts.get(Kind.DELETE_ORPHAN, 0) if selection.sweep is not None else None
+        if sweep != number:
+            raise Misconfigured(
+                "This plan was made without --sweep: leave it out, or make another plan. Nothing was written."
+                if number is None
+                else f"This plan deletes {number} records without a document although the database is doubted: to "
+                f"carry it out, name the number with --sweep {number}. Nothing was written."
+            )
+        selection = replace(selection, sweep=number)
+    known, inside = {account.id: account for account in accounts}, set(plan.accounts)
+    about = known.keys() if plan.selection["accounts"] is None else set(plan.selection["accounts"])
+    waiting: dict[str, list[PlannedOperation]] = {}
+
+    def everybody() -> Iterator[Account]:
+        for id, part in groupby(pipeline.plans.lines(plan), lambda each: each.account):
+            waiting[id] = list(part)
+            yield known.get(id) or Account(id, waiting[id][0].user)
+        yield from (each for each in accounts if each.id in about and each.id not in inside)
+
+    def part_of(account: Account) -> AppliedPart:
+        operations = waiting.pop(account.id, [])
+        if account.id not in known:
+            gone = [Moved(Change.GONE, each, "its account is not on the platform any more") for each in operations]
+            return AppliedPart(None, moved=gone)
+        return apply_part(pipeline.engine, account, selection, operations, work.run_id, dry=dry)
+
+    def failed(account: Account, error: PipelineError) -> AppliedPart:
+        return AppliedPart(account, error=error)
+
+    workers = pipeline.settings.ac_concurrent_users
+    # Before a canary ends, nobody else's part may have begun.
+    groups = [everybody()] if canary is None else ([account] for account in everybody())
+    worked = 0
+    for group in groups:
+        for account, applied in for_accounts(group, part_of, workers, failed, ordered=True):
+            if account.id in inside or applied.moved or applied.error:
+                yield applied
+            worked += bool(applied.same)
+            if worked == canary:
+                return
+
+
+def apply_part(
+    engine: Engine, account: Account, selection: Selection, lines: list[PlannedOperation], run_id: str, *, dry: bool
+) -> AppliedPart:
+    """One account: planned anew, compared with what was agreed to, and what is the same carried out."""
+    applied = AppliedPart(account)
+    plan, report = engine.survey(account, selection)
+    if plan.repository is None:
+        reason = report.blocked.message if report.blocked is not None else "nothing of it is mirrored"
+        applied.moved = [Moved(Change.BLOCKED, each, reason) for each in lines]
+        return applied
+    if report.blocked is not None and not lines:  # as the plan would have it: blocked users have no operations
+        return applied
+    same = compare(plan, lines, applied)
+    applied.same = len(same)
+    if dry or not same:
+        return applied
+    chosen = selection.only(
+        ((each.type, each.document) for each in same),
+        # Records without a document are looked at only if one is to go.
+        orphans=any(each.operation in {Kind.DELETE_ORPHAN, Kind.DELETE_COPY} for each in same),
+        agreed=Agreement(tuple(same)),
+    )
+    applied.report = engine.sync(account, chosen, run_id)
+    known = {(each.operation.item, each.operation.rkey) for each in applied.moved}
+    for operation in applied.report.skipped:
+        if (operation.item, operation.rkey) not in known:  # moved between our look and the write
+            now = line(account.key, operation)
+            applied.moved.append(Moved(Change.CHANGED, now, "left alone: something about its item is not as agreed"))
+    return applied
+
+
+def compare(plan: AccountPlan, operations: Sequence[PlannedOperation], applied: AppliedPart) -> list[PlannedOperation]:
+    """Which of the agreed operations are to be done now; what differs is put into `applied`."""
+    agreement = Agreement(tuple(operations))
+    matched, others = set[tuple[str, str]](), dict[str, list[PlannedOperation]]()
+    for operation in plan.operations():
+        if agreement.allows(operation):
+            matched.add((operation.item, operation.rkey))
+        else:
+            others.setdefault(operation.item, []).append(line(plan.account.key, operation))
+    same = [each for each in operations if (each.item, each.rkey) in matched]
+    unmatched = [each for each in operations if (each.item, each.rkey) not in matched]
+    for each in unmatched:
+        if each.item in others:
+            now = others[each.item]
+            said = ", ".join(f"{other.operation} {other.rkey}" for other in now)
+            applied.moved.append(Moved(Change.CHANGED, each, f"now it is {said}: {now[0].reason}"))
+        elif in_place(plan, each):
+            applied.done_before += 1
+        else:
+            applied.moved.append(Moved(Change.GONE, each))
+    replaced = {each.item for each in unmatched}
+    for item, listed in others.items():
+        if item not in replaced:
+            applied.moved += [Moved(Change.NEW, each) for each in listed]
+    return same
+
+
+def in_place(plan: AccountPlan, operation: PlannedOperation) -> bool:
+    """True if the repository and the link are as this operation would have left them."""
+    media = media_type(operation.type)
+    records: Mapping[str, str] = plan.repository.records if plan.repository is not None else {}
+    copy = operation.operation == Kind.DELETE_COPY
+    held = records.get(f"{COPIES if copy else media.nsid}/{operation.rkey}")
+    if operation.operation in ERASES | BESIDE:
+        return held is None
+    if operation.operation in {Kind.ADOPT, Kind.HEAL, Kind.RENDER}:
+        return held is not None and _is_kept(plan, media, operation)
+    if operation.operation == Kind.UNLINK:
+        return all(d.link is None for d in plan.documents[media.name] if d.id == operation.document)
+    return held == operation.cid
+
+
+def _is_kept(plan: AccountPlan, media: MediaType, operation: PlannedOperation) -> bool:
+    for made in plan.plans:
+        for kept in made.kept if made.media == media else ():
+            document = kept.wanted.document
+            if (item_id(media.name, document.id), kept.rkey) == (operation.item, operation.rkey):
+                return operation.fingerprint in (None, document.fingerprint)
+    return False

@@ -1,16 +1,13 @@
-"""The sync: of what is selected, of a saved plan, or of a few users first; and the answer of whatever ends in a sync.
-
-The job `sync_users` is the assets'.
-"""
+"""The sync: of what is selected, of a saved plan, or of a few users first; and the answer of whatever syncs."""
 
 from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 from pydantic import model_validator
 
@@ -19,32 +16,20 @@ from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.errors import INTERRUPTED, UNREACHABLE, WELL, Misconfigured, PipelineError
 from ac_pipeline.media.registry import page_of
 from ac_pipeline.mongo.ledger.plans import SHORTEST
-from ac_pipeline.operations.apply_plan import apply_plan
-from ac_pipeline.operations.declare import (
-    Declaration,
-    LeftOut,
-    Report,
-    Table,
-    Work,
-    command_line,
-    exit_code,
-)
+from ac_pipeline.operations.declare import LeftOut, Report, Table, Work, command_line, declared, exit_code
 from ac_pipeline.operations.parameters import Parameters, Selected, dry_run_option, option, sweep_option
-from ac_pipeline.operations.plan import kept_lines, make_plan, orphans_kept, selection_of
+from ac_pipeline.operations.plan import apply_plan, kept_lines, make_plan, orphans_kept, selection_of
 from ac_pipeline.sync.engine import Engine, sync_accounts
 from ac_pipeline.sync.for_accounts import for_accounts, needed, unread
 from ac_pipeline.sync.report import AccountReport, SyncReport, Tally
 from ac_pipeline.sync.selection import Selection
-from ac_pipeline.sync.verify import Verification, verify
+from ac_pipeline.sync.verify import verify
 from ac_pipeline.wiring import Pipeline
 
-SHOWN = 3
-"""Records of a user whose addresses are shown."""
+SHOWN = 3  # Records of a user whose addresses are shown
 
 
 class SyncParameters(Selected):
-    """What to sync, and how."""
-
     plan: str = option("", "Carry out this plan and nothing else.", metavar="HASH")
     canary: int | None = option(None, "The first N users with work, then stop.", metavar="N", ge=1)
     dry_run: bool = option(False, "The same as `plan`; of a plan, what has moved since.")
@@ -64,11 +49,8 @@ class SyncParameters(Selected):
             raise Misconfigured("--sweep is about all chosen users, --canary about the first: choose one.")
         return self
 
-    def swept(self, types: Sequence[str], number: int) -> str:
-        """The command that deletes so many records of these types although the database is doubted."""
-        return command_line("sync", self, types=types, sweep=number)
 
-
+@declared("sync")
 def run_sync(work: Work, parameters: SyncParameters) -> Report:
     """Make the PDS hold exactly the eligible items, each once; a second run changes nothing.
 
@@ -83,7 +65,7 @@ def run_sync(work: Work, parameters: SyncParameters) -> Report:
         sweep=parameters.sweep, full=parameters.full, blobs=parameters.blobs, renditions=parameters.renditions
     )
     if parameters.dry_run:
-        return make_plan(work, accounts, selection, everybody=parameters.everybody, swept=parameters.swept)
+        return make_plan(work, parameters, accounts, selection)
     if parameters.canary is not None:
         return _canary(work, parameters, accounts, selection, parameters.canary)
 
@@ -95,12 +77,9 @@ def run_sync(work: Work, parameters: SyncParameters) -> Report:
         for _, report in sync_accounts(pipeline.engine, accounts, selection, work.run_id, workers):
             yield report
 
-    report = measured(work, reports, len(accounts))
+    report = measured(work, reports(), len(accounts))
     kept = {name: tally.orphans_kept for name, tally in report.totals().items()}
-    return sync_answer(report, lines=kept_lines(kept, parameters.swept))
-
-
-SYNC: Final = Declaration("sync", "", "", SyncParameters, run_sync)
+    return sync_answer(report, lines=kept_lines(kept, parameters))
 
 
 def confirm_sweep(pipeline: Pipeline, accounts: Sequence[Account], selection: Selection, run_id: str) -> None:
@@ -144,17 +123,7 @@ def _by_plan(work: Work, parameters: SyncParameters) -> Report:
 
     def reports() -> Iterator[AccountReport]:
         nonlocal same, before, clean
-        for part in apply_plan(
-            pipeline.engine,
-            plan,
-            pipeline.plans.lines(plan),
-            accounts,
-            run_id=work.run_id,
-            workers=pipeline.settings.ac_concurrent_users,
-            dry=dry,
-            canary=parameters.canary,
-            sweep=parameters.sweep,
-        ):
+        for part in apply_plan(work, plan, accounts, dry=dry, canary=parameters.canary, sweep=parameters.sweep):
             same, before, clean = same + part.same, before + part.done_before, clean and part.clean
             moved.extend(each.to_json() for each in part.moved)
             if part.account is not None and part.report is not None:
@@ -164,12 +133,12 @@ def _by_plan(work: Work, parameters: SyncParameters) -> Report:
                 yield AccountReport(part.account.key, error=part.error)
 
     if dry:
-        report = measured(work, reports, plan.users)
+        report = measured(work, reports(), plan.users)
     else:
         planned = [account for account in accounts if account.id in set(plan.accounts)]
         types = [media.name for media in selection.types]
         with pipeline.audit.during("sync-plan", planned, types, plan_hash=plan.hash, counts=dict(plan.counts)) as entry:
-            report = measured(work, reports, plan.users)
+            report = measured(work, reports(), plan.users)
             entry.counts.update(done=same, done_before=before, moved=moved.count)
     seen = _Verified(f"ac-pipeline sync --plan {plan.hash[:12]}" if parameters.canary is not None else None)
     for account in synced if parameters.canary is not None else ():
@@ -179,7 +148,7 @@ def _by_plan(work: Work, parameters: SyncParameters) -> Report:
         f"Plan {plan.hash[:SHORTEST]} of {plan.when:%Y-%m-%d %H:%M} UTC: {same} of {plan.operations} operations "
         f"{'are' if dry else 'were'} as planned, {before} were in place already, {moved.count} have moved.",
         well=clean and seen.complete,
-        more={"plan": plan.hash, "dry_run": dry, "same": same, "before": before, **seen.to_json(), "moved": moved},
+        more={"plan": plan.hash, "dry_run": dry, "same": same, "before": before, **seen.json, "moved": moved},
         tables=[moved, seen.table],
         lines=seen.lines,
     )
@@ -207,29 +176,23 @@ def _canary(
                 if len(seen.users) == number:
                     return
 
-    report = measured(work, reports, min(number, len(accounts)))
+    report = measured(work, reports(), min(number, len(accounts)))
     lines = [*([] if seen.users else ["Nobody has anything to do."]), *seen.lines]
-    return sync_answer(report, well=seen.complete, more=seen.to_json(), tables=[seen.table], lines=lines)
+    return sync_answer(report, well=seen.complete, more=seen.json, tables=[seen.table], lines=lines)
 
 
 class _Verified:
-    """Users who were verified after their sync, with the addresses of a few records that it wrote.
-
-    Args:
-        on: The command that goes on with the others; None where there is none.
-    """
+    """Users who were verified after their sync, with the addresses of a few records that it wrote; `on` is the command
+    that goes on with the others, None where there is none."""
 
     def __init__(self, on: str | None) -> None:
-        self.on = on
-        self.users: list[tuple[str, Verification, list[dict[str, str | None]]]] = []
+        columns = ("user", "expected", "verified", "missing", "extra", "different", "blobs")
+        self.table, self.users, self.complete = Table("canary", columns, "Verified"), list[object](), True
+        self.json: dict[str, object] = {"canary": self.users, "go_on": on}
+        self.addresses, self._on = list[str](), on
 
     def look(self, engine: Engine, account: Account, selection: Selection, run_id: str) -> None:
-        """Verify a user.
-
-        Raises:
-            Transient: It could not be read.
-        """
-        verification = verify(engine, account, selection)
+        found = verify(engine, account, selection)
         plan, _ = engine.survey(account, selection)
         records: list[dict[str, str | None]] = []
         for made in plan.plans:
@@ -238,67 +201,35 @@ class _Verified:
                 document = kept.wanted.document
                 entry = entries.get(document.id)
                 if entry is not None and entry.run_id == run_id and len(records) < SHOWN:
-                    uri = at_uri(str(account.did), made.media.nsid, kept.rkey)
-                    records.append({"uri": uri, "page": page_of(made.media, document.code)})
-        self.users.append((account.key, verification, records))
-
-    @property
-    def complete(self) -> bool:
-        return all(verification.complete for _, verification, _ in self.users)
-
-    def to_json(self) -> dict[str, Any]:
-        seen = [
-            {"user": key, "verification": found.to_json(), "records": records} for key, found, records in self.users
-        ]
-        return {"canary": seen, "go_on": self.on}
-
-    @property
-    def table(self) -> Table:
-        columns = ("user", "expected", "verified", "missing", "extra", "different", "blobs")
-        return Table("canary", columns, "Verified").extend(
-            {**found.to_json(), "user": key, "blobs": f"{found.blobs_verified} of {found.blobs_expected}"}
-            for key, found, _ in self.users
-        )
+                    uri, page = at_uri(str(account.did), made.media.nsid, kept.rkey), page_of(made.media, document.code)
+                    records.append({"uri": uri, "page": page})
+                    self.addresses.append(f"{account.key}: {uri}{'  ' + page if page else ''}")
+        self.complete &= found.complete
+        shown = found.to_json()
+        self.users.append({"user": account.key, "verification": shown, "records": records})
+        self.table.add({**shown, "user": account.key, "blobs": f"{found.blobs_verified} of {found.blobs_expected}"})
 
     @property
     def lines(self) -> list[str]:
         """Where to look at their records, and how to go on."""
-        lines = [
-            f"{key}: {each['uri']}{'  ' + each['page'] if each['page'] else ''}"
-            for key, _, records in self.users
-            for each in records
-        ]
-        return lines if self.on is None else [*lines, "Have a look; then go on with:", "", f"  {self.on}"]
+        go_on = ["Have a look; then go on with:", "", f"  {self._on}"] if self._on is not None else []
+        return [*self.addresses, *go_on]
 
 
 # ---------------------------------------------------------------------------------------------------- the report of it
 
 _DONE: Final = (
-    "planned",
-    "created",
-    "updated",
-    "deleted",
-    "unchanged",
-    "deferred",
-    "quarantined",
-    "blocked",
-    "healed",
-    "duplicates_removed",
-    "copies_removed",
+    *("planned", "created", "updated", "deleted", "unchanged", "deferred", "quarantined", "blocked"),
+    *("healed", "duplicates_removed", "copies_removed"),
 )
 
 
-def measured(work: Work, reports: Callable[[], Iterable[AccountReport]], total: int) -> SyncReport:
-    """Run something over accounts and count what it took.
-
-    Args:
-        reports: Does it, and yields the reports; after Ctrl-C the answer has those until then.
-        total: How many there will be.
-    """
+def measured(work: Work, reports: Iterable[AccountReport], total: int) -> SyncReport:
+    """Count what it takes to come to these reports, `total` of them; after Ctrl-C the answer has those until then."""
     started, server = time.monotonic(), work.pipeline.server
     before, report = server.usage(), SyncReport(work.run_id)
     try:
-        for account in work.watch("Syncing")(reports(), total):
+        for account in work.watch("Syncing")(reports, total):
             report.accounts.append(account)
     except KeyboardInterrupt:
         report.interrupted, report.not_reached = True, max(0, total - len(report.accounts))
@@ -318,14 +249,8 @@ def sync_answer(
     tables: Sequence[Table] = (),
     lines: Sequence[str] = (),
 ) -> Report:
-    """The answer of a command that has run a sync.
-
-    Args:
-        headline: In place of the usual one.
-        well: False if something is amiss that the report does not tell.
-        more: Further fields of the JSON.
-        tables, lines: To be shown besides.
-    """
+    """The answer of a command that has run a sync, with a headline in place of the usual one, and further fields of the
+    JSON, tables and lines; `well` is False if something is amiss that the report does not tell."""
     if report.interrupted:
         code = INTERRUPTED
         said = (
@@ -356,7 +281,6 @@ def sync_tables(report: SyncReport) -> list[Table]:
 
 
 def tallies(name: str, types: Mapping[str, Tally], columns: Sequence[str], title: str) -> Table:
-    """Counts by type, and their sum."""
     table, total = Table(name, ("type", *columns), title), Tally()
     for type_, tally in types.items():
         total.add(tally)
@@ -366,25 +290,22 @@ def tallies(name: str, types: Mapping[str, Tally], columns: Sequence[str], title
 
 
 def sync_left_out(report: SyncReport) -> list[LeftOut]:
-    """Who is blocked and who has to be run again, and why."""
     errors = ((each.user, each.blocked or each.error) for each in report.accounts)
     return [LeftOut(user, error) for user, error in errors if error is not None]
 
 
 def sync_lines(report: SyncReport) -> list[str]:
-    """What a person may want to know of single users."""
     return [f"{each.user}: {note}" for each in report.accounts for note in each.notes]
 
 
 class ApplyPlanParameters(Parameters):
-    """Which plan, and how much of it."""
-
     plan: str = option("", "The hash of the plan, as `plan_users` and `list_plans` show it.", metavar="HASH")
     canary: int | None = option(None, "The first N users with work, then stop.", metavar="N", ge=1)
     dry_run: bool = dry_run_option("done, and what has moved since")
     sweep: int | None = sweep_option()
 
 
+@declared("", "apply_plan", "apply_saved_plan")
 def run_apply_plan(work: Work, parameters: ApplyPlanParameters) -> Report:
     """Carry out exactly the operations of a saved plan, where they are still the same, and list what has moved since.
 
@@ -394,6 +315,3 @@ def run_apply_plan(work: Work, parameters: ApplyPlanParameters) -> Report:
         raise Misconfigured("No plan is named, so nothing was done: fill in `plan` in the launchpad; see list_plans.")
     report = run_sync(work, SyncParameters(**{**parameters.model_dump(), "plan": parameters.plan.strip()}))
     return replace(report, failed=report.exit_code != WELL and not parameters.dry_run)
-
-
-APPLY_PLAN: Final = Declaration("", "apply_plan", "apply_saved_plan", ApplyPlanParameters, run_apply_plan)

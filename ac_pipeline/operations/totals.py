@@ -1,7 +1,7 @@
 """The mirror in numbers: how much there is of each type, how much of it is published, and what keeps the rest back.
 
-Cheap enough for every hour: a few aggregates of MongoDB, one pass over the items that have not got where they should,
-and one request to the PDS for each 1,000 accounts; no repository is read. `status` is exact and reads all of them.
+Cheap enough for every hour: a few aggregates of MongoDB, one pass over failed items, and one request to the PDS for
+each 1,000 accounts. `status` is exact and reads all repositories.
 """
 
 from __future__ import annotations
@@ -25,20 +25,11 @@ _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(slots=True)
 class TypeTotals:
-    """One type.
-
-    Args:
-        documents: In MongoDB, whoever owns them.
-        eligible: Those that have a record or are to get one.
-        records: On the PDS, as the ledger knows.
-        pending: Documents without a record that nothing keeps back: the next sync publishes them.
-        quarantined, deferred, blocked: Items that are kept back.
-    """
-
-    documents: int = 0
-    eligible: int = 0
-    records: int = 0
-    pending: int = 0
+    documents: int = 0  # In MongoDB, whoever owns them
+    eligible: int = 0  # Those that have a record or are to get one
+    records: int = 0  # On the PDS, as the ledger knows
+    pending: int = 0  # Documents without a record that nothing keeps back: the next sync publishes them
+    # quarantined, deferred, blocked: Items that are kept back
     quarantined: int = 0
     deferred: int = 0
     blocked: int = 0
@@ -46,29 +37,18 @@ class TypeTotals:
 
 @dataclass(slots=True)
 class Totals:
-    """The whole mirror at one moment.
+    """The whole mirror at one moment."""
 
-    Args:
-        at: When, UTC.
-        types: By name of the type.
-        quarantined: Items by class of error.
-        accounts: By state, as `accounts list` has it.
-        blocked_accounts: Blocked accounts by reason, such as `wrong-password`.
-        blocked: A line for each of them.
-        oldest_deletion: Since when the record waits that is to go the longest, or None.
-        oldest_unmirrored: `when` of the oldest document that is pending, or None.
-        failed: The newest of the items that failed, newest first.
-    """
-
-    at: datetime
-    types: dict[str, TypeTotals] = field(default_factory=dict)
-    quarantined: Counter[str] = field(default_factory=Counter)
-    accounts: dict[str, int] = field(default_factory=dict)
+    at: datetime  # When, UTC
+    types: dict[str, TypeTotals] = field(default_factory=dict)  # By name of the type
+    quarantined: Counter[str] = field(default_factory=Counter)  # Items by class of error
+    accounts: dict[str, int] = field(default_factory=dict)  # By state, as `accounts list` has it
+    # Blocked accounts by reason, such as `wrong-password`
     blocked_accounts: Counter[str] = field(default_factory=Counter)
-    blocked: list[dict[str, Any]] = field(default_factory=list)
-    oldest_deletion: datetime | None = None
-    oldest_unmirrored: datetime | None = None
-    failed: list[LedgerEntry] = field(default_factory=list)
+    blocked: list[dict[str, Any]] = field(default_factory=list)  # A line for each of them
+    oldest_deletion: datetime | None = None  # Since when the record waits that is to go the longest, or None
+    oldest_unmirrored: datetime | None = None  # `when` of the oldest document that is pending, or None
+    failed: list[LedgerEntry] = field(default_factory=list)  # The newest of the items that failed, newest first
 
     def numbers(self) -> dict[str, int]:
         """All of it as plain numbers, by names that stay: of all types together, then of each."""
@@ -91,7 +71,6 @@ class Totals:
 
     @property
     def headline(self) -> str:
-        """One sentence."""
         found = self.numbers()
         kept = [f"{name} {found[name]}" for name in ("pending", "quarantined", "deferred", "blocked") if found[name]]
         blocked = f" Blocked accounts: {sum(self.blocked_accounts.values())} of {found['accounts']}."
@@ -103,15 +82,11 @@ class Totals:
 
 
 def mirror_totals(pipeline: Pipeline, failed: int = 0) -> Totals:
-    """Count the whole mirror.
-
-    Args:
-        failed: How many of the newest failed items are wanted as well.
-
-    Raises:
-        Transient: Something could not be read.
-    """
+    """Count the whole mirror, and name so many of the newest failed items. Raises Transient where something could not
+    be read."""
     totals = Totals(datetime.now(UTC))
+    accounts = chosen_accounts(pipeline, ())
+    staying = [account for account in accounts if not account.owner_deleted]
     for media in MEDIA_TYPES:
         found = TypeTotals(documents=len(pipeline.documents.dates(media)))
         recorded = {document for _, document in pipeline.ledger.recorded(media.name)}
@@ -128,7 +103,7 @@ def mirror_totals(pipeline: Pipeline, failed: int = 0) -> Totals:
                 totals.quarantined[code] += 1
                 invalid += code == InvalidDocument.code
         found.records = len(recorded)
-        found.pending, oldest = pipeline.documents.unlinked(media, kept_back)
+        found.pending, oldest = pipeline.documents.unlinked(media, staying, kept_back)
         waiting = sum(each not in recorded for each in kept_back)
         found.eligible = found.records + found.pending + max(0, waiting - invalid)
         totals.types[media.name] = found
@@ -136,7 +111,7 @@ def mirror_totals(pipeline: Pipeline, failed: int = 0) -> Totals:
             when = datetime.fromtimestamp(oldest / 1000, UTC)
             totals.oldest_unmirrored = min(totals.oldest_unmirrored or when, when)
     totals.oldest_deletion = next((each.withdrawn_at for each in pipeline.ledger.pending_deletions(limit=1)), None)
-    rows = account_rows(pipeline, chosen_accounts(pipeline, ()))
+    rows = account_rows(pipeline, accounts)
     states = Counter(row["state"] for row in rows)
     totals.accounts = {state.value: states[state] for state in AccountState}
     totals.blocked = [row for row in rows if row["state"] is AccountState.BLOCKED]

@@ -1,7 +1,6 @@
 """One run of ffmpeg under control: fed through a pipe, watched, bounded in time and size, and gone afterwards.
 
-ffmpeg-python builds commands; it cannot stop a run, bound its memory or read its progress (media facts, section
-2.7), so the process is run here. What to encode is `video.py`.
+ffmpeg-python builds commands; it cannot stop a run, bound its memory or read its progress (media facts, section 2.7).
 """
 
 from __future__ import annotations
@@ -13,16 +12,19 @@ import signal
 import subprocess
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
+from typing import IO
 
 import ffmpeg
 import imageio_ffmpeg
 
 from ac_pipeline.errors import EncoderFailed, EncoderTimedOut
 
+# Seconds; twice what the most pixels that are encoded took at 22 million a second, one thread (`video.py`)
 TIMEOUT = 600.0
-"""Seconds; twice what the most pixels that are encoded took at 22 million a second, one thread (`video.py`)."""
 TAIL_LINES = 40
 TAIL_CHARACTERS = 800
 
@@ -31,8 +33,6 @@ Feed = Callable[[Callable[[bytes], object]], None]  # Given a function that writ
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a run ended."""
-
     code: int  # ffmpeg's exit code
     tail: str  # The last lines it wrote to its error output
     # Expected size of the whole in bytes, where the run was ended for passing `stop_above`; else None
@@ -40,11 +40,7 @@ class Outcome:
 
 
 def default_binary() -> str:
-    """The ffmpeg that imageio-ffmpeg brings along.
-
-    Raises:
-        EncoderFailed: There is none for this machine.
-    """
+    """The ffmpeg that imageio-ffmpeg brings along. Raises EncoderFailed if there is none for this machine."""
     try:
         return str(imageio_ffmpeg.get_ffmpeg_exe())
     except RuntimeError as error:
@@ -53,54 +49,75 @@ def default_binary() -> str:
 
 @functools.cache
 def binary_version(binary: str) -> str:
-    """ffmpeg's version as it names itself, e.g. `n9.0.2-17-g2a571b6068-20260930`.
-
-    Raises:
-        EncoderFailed: It does not start.
-    """
+    """ffmpeg's version as it names itself, e.g. `n9.0.2-17-g2a571b6068-20260930`. Raises EncoderFailed if it does not
+    start."""
     try:
         answer = subprocess.run(  # noqa: S603  (an operator's setting or the packaged binary)
             [binary, "-hide_banner", "-version"], capture_output=True, timeout=30, check=True, env=_environment()
         )
     except (OSError, subprocess.SubprocessError) as error:
-        raise EncoderFailed(f"{binary} does not start ({error}); set AC_FFMPEG to an ffmpeg with libx264") from error
+        raise _does_not_start(binary, error) from error
     words = answer.stdout.decode(errors="replace").split()
     return words[2] if len(words) > 2 else "unknown"
 
 
 @dataclass(slots=True)
-class _Watch:
-    """What the threads around one process look for, and what they find out."""
+class _Run:
+    """A process, and what the threads around it look for and find out."""
 
+    process: subprocess.Popen[bytes]
     stop_above: int | None
     seconds: float
     tail: deque[bytes] = field(default_factory=lambda: deque(maxlen=TAIL_LINES))
     estimate: int | None = None
     feed_error: BaseException | None = None
 
+    def kill(self) -> None:
+        """End the process and whatever it started; nothing happens once it has been waited for."""
+        if self.process.poll() is None:
+            with suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+
+    def keep_tail(self, lines: IO[bytes]) -> None:
+        with lines:
+            self.tail.extend(lines)
+
+    def supply(self, pipe: IO[bytes], feed: Feed) -> None:
+        try:
+            with pipe:
+                feed(pipe.write)
+        except BrokenPipeError:
+            return  # ffmpeg ended first; its exit code says why
+        except BaseException as error:  # noqa: BLE001  (raised again in the caller's thread)
+            self.feed_error = error
+            self.kill()
+
+    def follow(self, lines: IO[bytes]) -> None:
+        """Read `-progress`: blocks of `key=value` lines, each ended by `progress=continue` or `progress=end`."""
+        state: dict[str, str] = {}
+        with lines:
+            for line in lines:
+                key, _, value = line.decode(errors="replace").strip().partition("=")
+                state[key] = value
+                size, done = state.get("total_size", ""), state.get("out_time_us", "")
+                over = self.stop_above is not None and size.isdigit() and int(size) > self.stop_above
+                if key == "progress" and value != "end" and over:
+                    share = int(done) / 1e6 / self.seconds if done.isdigit() and self.seconds > 0 else 1.0
+                    self.estimate = int(int(size) / min(1.0, max(0.05, share)))
+                    self.kill()
+
 
 def run_ffmpeg(
     stream: object,
     binary: str,
     *,
-    feed: Feed | None = None,
-    timeout: float = TIMEOUT,
-    stop_above: int | None = None,
-    seconds: float = 0.0,
+    feed: Feed | None = None,  # Writes ffmpeg's input; whatever it raises ends the run and is raised here
+    timeout: float = TIMEOUT,  # Seconds after which it is killed
+    stop_above: int | None = None,  # Output size in bytes above which it is killed and the whole estimated
+    seconds: float = 0.0,  # Length of the result, for the estimate
 ) -> Outcome:
-    """Run one ffmpeg-python stream to its end.
-
-    Args:
-        stream: What `ffmpeg.output(...)` returned.
-        feed: Writes ffmpeg's input; whatever it raises ends the run and is raised here.
-        timeout: Seconds after which it is killed.
-        stop_above: Output size in bytes above which it is killed and the whole estimated.
-        seconds: Length of the result, for the estimate.
-
-    Raises:
-        EncoderFailed: It did not start, or was killed.
-        EncoderTimedOut: It ran out of time.
-    """
+    """Run one ffmpeg-python stream (what `ffmpeg.output(...)` returned) to its end. Raises EncoderFailed (it did not
+    start, or was killed), EncoderTimedOut (it ran out of time)."""
     reading, writing = os.pipe()
     options = ["-hide_banner", *_cpu_options(), "-nostats", "-loglevel", "error"]
     options += ["-progress", f"pipe:{writing}", "-stats_period", "0.2", "-filter_threads", "1"]
@@ -119,83 +136,38 @@ def run_ffmpeg(
         )
     except OSError as error:
         os.close(reading)
-        raise EncoderFailed(f"{binary} does not start ({error}); set AC_FFMPEG to an ffmpeg with libx264") from error
+        raise _does_not_start(binary, error) from error
     finally:
         os.close(writing)
-    watch = _Watch(stop_above, seconds)
-    threads = [
-        threading.Thread(target=_keep_tail, args=(process, watch), daemon=True),
-        threading.Thread(target=_follow, args=(process, reading, watch), daemon=True),
-    ]
-    if feed is not None:
-        threads.append(threading.Thread(target=_supply, args=(process, feed, watch), daemon=True))
+    run = _Run(process, stop_above, seconds)
+    work: list[Callable[[], None]] = [partial(run.follow, os.fdopen(reading, "rb"))]
+    if process.stderr is not None:
+        work.append(partial(run.keep_tail, process.stderr))
+    if feed is not None and process.stdin is not None:
+        work.append(partial(run.supply, process.stdin, feed))
+    threads = [threading.Thread(target=each, daemon=True) for each in work]
     for thread in threads:
         thread.start()
     try:
         code = process.wait(timeout)
     except subprocess.TimeoutExpired:
-        raise EncoderTimedOut(
-            f"ffmpeg took longer than {timeout:g} s and was ended (AC_ENCODE_TIMEOUT_SECONDS)"
-        ) from None
+        said = f"ffmpeg took longer than {timeout:g} s and was ended (AC_ENCODE_TIMEOUT_SECONDS)"
+        raise EncoderTimedOut(said) from None
     finally:
-        _kill(process)
+        run.kill()
         process.wait()
         for thread in threads:
             thread.join()
-    if watch.feed_error is not None:
-        raise watch.feed_error
-    tail = b"".join(watch.tail).decode(errors="replace").strip()[-TAIL_CHARACTERS:]
-    if watch.estimate is None and code < 0:
+    if run.feed_error is not None:
+        raise run.feed_error
+    tail = b"".join(run.tail).decode(errors="replace").strip()[-TAIL_CHARACTERS:]
+    if run.estimate is None and code < 0:
         raise EncoderFailed(f"ffmpeg was killed by signal {-code}; try again. Its last words: {tail or 'none'}")
-    return Outcome(code, tail, watch.estimate)
+    return Outcome(code, tail, run.estimate)
 
 
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End the process and whatever it started; nothing happens once it has been waited for."""
-    if process.poll() is None:
-        try:
-            os.killpg(process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            return
-
-
-def _keep_tail(process: subprocess.Popen[bytes], watch: _Watch) -> None:
-    if process.stderr is not None:
-        with process.stderr as lines:
-            watch.tail.extend(lines)
-
-
-def _supply(process: subprocess.Popen[bytes], feed: Feed, watch: _Watch) -> None:
-    if process.stdin is None:
-        return
-    try:
-        with process.stdin as pipe:
-            feed(pipe.write)
-    except BrokenPipeError:
-        return  # ffmpeg ended first; its exit code says why
-    except BaseException as error:  # noqa: BLE001  (raised again in the caller's thread)
-        watch.feed_error = error
-        _kill(process)
-
-
-def _follow(process: subprocess.Popen[bytes], reading: int, watch: _Watch) -> None:
-    """Read `-progress`: blocks of `key=value` lines, each ended by `progress=continue` or `progress=end`."""
-    state: dict[str, str] = {}
-    with os.fdopen(reading, "rb") as lines:
-        for line in lines:
-            key, _, value = line.decode(errors="replace").strip().partition("=")
-            state[key] = value
-            if key != "progress":
-                continue
-            size = state.get("total_size", "")
-            if watch.stop_above is not None and value != "end" and size.isdigit() and int(size) > watch.stop_above:
-                watch.estimate = int(int(size) / max(0.05, _share(state, watch.seconds)))
-                _kill(process)
-
-
-def _share(state: Mapping[str, str], seconds: float) -> float:
-    done = state.get("out_time_us", "")
-    return min(1.0, int(done) / 1e6 / seconds) if done.isdigit() and seconds > 0 else 1.0
+def _does_not_start(binary: str, error: Exception) -> EncoderFailed:
+    return EncoderFailed(f"{binary} does not start ({error}); set AC_FFMPEG to an ffmpeg with libx264")
 
 
 def _cpu_options() -> list[str]:

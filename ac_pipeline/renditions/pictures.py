@@ -1,24 +1,22 @@
 """Reading untrusted pictures with Pillow: limits before pixels, named errors after.
 
-Shared by thumbnails and tape frames. Pillow is given only those parts of a file that decide the pixels: broken or huge
-side information (text, EXIF, XMP, profiles, application data) never costs a picture. Orientation and colour profile are
-read here and applied while the picture is made plain RGB. What a file is, is told from its first bytes. What is made of
-the pixels is the callers'.
+Pillow is given only those parts of a file that decide the pixels: broken or huge side information (text, EXIF, XMP,
+profiles, application data) never costs a picture. Orientation and colour profile are read here and applied while the
+picture is made plain RGB. What a file is, is told from its first bytes.
 """
 
 from __future__ import annotations
 
 import ctypes
 import io
-import math
 import re
 import struct
 import threading
 import traceback
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -31,40 +29,33 @@ HEAD = 32  # Bytes that suffice for a verdict
 
 UNKNOWN = "application/octet-stream"
 
-_ISO_BRANDS = {
-    b"avif": "image/avif",
-    b"avis": "image/avif",
-    b"heic": "image/heic",
-    b"heix": "image/heic",
-    b"mif1": "image/heif",
-    b"msf1": "image/heif-sequence",
-    b"qt  ": "video/quicktime",
-    b"M4V ": "video/x-m4v",
-    b"M4VH": "video/x-m4v",
-    b"M4VP": "video/x-m4v",
-    b"M4A ": "audio/x-m4a",
-    b"M4B ": "audio/mp4",
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8"
+
+# MIME type -> how a file begins, as a pattern; the first that fits counts
+_BEGINNINGS = {
+    "image/png": re.escape(_PNG),
+    "image/jpeg": _JPEG + b"\xff",
+    "image/gif": b"GIF8[79]a",
+    "image/webp": b"RIFF....WEBP",
+    "application/zip": b"PK(\x03\x04|\x05\x06)",
+    "image/avif": b"....ftypavi[fs]",
+    "image/heic": b"....ftyphei[cx]",
+    "image/heif": b"....ftypmif1",
+    "image/heif-sequence": b"....ftypmsf1",
+    "video/quicktime": b"....ftypqt[ \0]{2}",
+    "video/x-m4v": b"....ftypM4V[ \0HP]",
+    "audio/x-m4a": b"....ftypM4A[ \0]",
+    "audio/mp4": b"....ftypM4B[ \0]",
+    "video/3gpp2": b"....ftyp3g2",
+    "video/3gpp": b"....ftyp3g",
+    "video/mp4": b"....ftyp....",
 }
+_KINDS = [(mime_type, re.compile(pattern, re.DOTALL)) for mime_type, pattern in _BEGINNINGS.items()]
 
 
 def sniff(data: bytes) -> str:
     """MIME type of a file's first bytes (32 suffice); `application/octet-stream` for anything unknown."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return "image/png"
-    if data.startswith(b"\xff\xd8\xff"):
-        return "image/jpeg"
-    if data.startswith((b"GIF87a", b"GIF89a")):
-        return "image/gif"
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "image/webp"
-    if data.startswith((b"PK\x03\x04", b"PK\x05\x06")):
-        return "application/zip"
-    if data[4:8] == b"ftyp" and len(data) >= 12:
-        brand = data[8:12].replace(b"\0", b" ")
-        if brand.startswith(b"3g"):
-            return "video/3gpp2" if brand.startswith(b"3g2") else "video/3gpp"
-        return _ISO_BRANDS.get(brand, "video/mp4")
-    return UNKNOWN
+    return next((mime_type for mime_type, beginning in _KINDS if beginning.match(data)), UNKNOWN)
 
 
 # Pillow keeps these for the whole process, so they are set once, here, and by nobody else.
@@ -77,31 +68,18 @@ Image.core.set_block_size(64 << 20)  # type: ignore[attr-defined]
 # Pillow's own limit warns, once per process and by the wrong name; `open_picture` checks every header instead.
 Image.MAX_IMAGE_PIXELS = None
 
-PILLOW_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    TypeError,
-    EOFError,
-    IndexError,
-    KeyError,
-    OverflowError,
-    NotImplementedError,
-    struct.error,
-    zlib.error,
-)
-"""What Pillow's decoders raise on broken input, found by feeding them broken input."""
+# What Pillow's decoders raise on broken input, found by feeding them broken input
+PILLOW_ERRORS: tuple[type[Exception], ...] = (OSError, SyntaxError, ValueError, TypeError, EOFError, LookupError)
+PILLOW_ERRORS += (OverflowError, NotImplementedError, struct.error, zlib.error)
 
 BLOCKS = (16, 12, 10, 8, 6, 5, 4, 3, 2)
 
+# Parts of one file that are looked at: 64 MiB of PNG in the smallest chunks that encoders write are a tenth of it
 MOST_CHUNKS = 100_000
-"""Parts of one file that are looked at: 64 MiB of PNG in the smallest chunks that encoders write are a tenth of it."""
 _EXIF_BYTES = 1 << 20
 _PROFILE_BYTES = 4 << 20  # Unpacked. Profiles of printing presses have 3 MiB; larger ones are passed over.
-_STRIP_PIXELS = 1 << 18
-"""Pixels converted at a time, so that a conversion never holds several copies of a whole picture."""
+_STRIP_PIXELS = 1 << 18  # Converted at a time, so that a conversion never holds several copies of a whole picture
 
-_PNG, _JPEG, _GIF = b"\x89PNG\r\n\x1a\n", b"\xff\xd8", (b"GIF87a", b"GIF89a")
 _EIGHT_BITS = [value // 257 for value in range(65_536)]
 _SRGB = ImageCms.createProfile("sRGB")
 _UPRIGHT = {
@@ -127,28 +105,17 @@ class Picture:
 
 @contextmanager
 def open_picture(
-    source: bytes | Path,
+    source: bytes | Path,  # The file, or its bytes
     name: str,
     *,
-    formats: Sequence[str],
-    max_side: int,
+    formats: Sequence[str],  # Those taken, of PNG, JPEG, GIF and WEBP; the content decides, never the extension
+    max_side: int,  # Limits in pixels, checked before any pixel is decoded
     max_pixels: int,
-    background: tuple[int, int, int],
-    draft: int | None = None,
+    background: tuple[int, int, int],  # Shown where the picture is transparent
+    draft: int | None = None,  # Lets a JPEG be decoded at a fraction of its size, still at least this many pixels
 ) -> Iterator[Picture]:
     """The first picture in a file, decoded to RGB; there while the context is open, and its memory is reserved so long.
-
-    Args:
-        source: The file, or its bytes.
-        formats: Names of the formats taken, of PNG, JPEG, GIF and WEBP; the content decides, never the extension.
-        max_side, max_pixels: Limits in pixels, checked before any pixel is decoded.
-        background: Shown where the picture is transparent.
-        draft: Lets a JPEG be decoded at a fraction of its size that is still at least this many pixels.
-
-    Raises:
-        UnreadableMedia: Not a picture of these formats, or a broken one.
-        TooLarge: Over a limit.
-    """
+    Raises UnreadableMedia (not a picture of these formats, or a broken one), TooLarge (over a limit)."""
     with source.open("rb") if isinstance(source, Path) else io.BytesIO(source) as file:
         try:
             parts = _parts(file, name, formats)
@@ -156,9 +123,8 @@ def open_picture(
             raise _unreadable(name, error) from error
         width, height = parts.width, parts.height
         if max(width, height) > max_side or width * height > max_pixels:
-            raise TooLarge(
-                f"{name} has {width}x{height} pixels; at most {max_side} a side and {max_pixels} in all are read"
-            )
+            most = f"at most {max_side} a side and {max_pixels} in all are read"
+            raise TooLarge(f"{name} has {width}x{height} pixels; {most}")
         with DECODING.reserve(parts.memory(draft), f"{name} ({width}x{height} pixels)"):
             try:
                 image = _decode(parts, file, draft, background)
@@ -173,9 +139,8 @@ def open_picture(
 def _unreadable(name: str, error: Exception) -> UnreadableMedia:
     # Pillow's sentence for an unknown format names the object in memory, another one in every run.
     why = "no known format" if isinstance(error, UnidentifiedImageError) else str(error)[:120]
-    return UnreadableMedia(
-        f"{name} is not a readable picture ({type(error).__name__}: {why}); replace the source object"
-    )
+    kind = type(error).__name__
+    return UnreadableMedia(f"{name} is not a readable picture ({kind}: {why}); replace the source object")
 
 
 # ---------------------------------------------------------------------------------------------- what decides a picture
@@ -188,8 +153,7 @@ class _Parts:
     format: str
     width: int = 0
     height: int = 0
-    # What is given to Pillow, in order: bytes, and ranges of the file
-    pieces: list[bytes | range] = field(default_factory=list)
+    pieces: list[bytes | range] = field(default_factory=list)  # For Pillow, in order: bytes, and ranges of the file
     exif: bytes = b""
     profile: bytes = b""
     depth: int = 8  # Bits of a sample in a PNG
@@ -228,20 +192,14 @@ class _Parts:
 
 def _parts(file: BinaryIO, name: str, formats: Sequence[str]) -> _Parts:
     head = file.read(16)
-    readers: dict[str, tuple[bool, Callable[[BinaryIO, Iterator[int]], _Parts]]] = {
-        "PNG": (head.startswith(_PNG), _png),
-        "JPEG": (head.startswith(_JPEG), _jpeg),
-        "GIF": (head.startswith(_GIF), _gif),
-        "WEBP": (head[:4] == b"RIFF" and head[8:12] == b"WEBP", _webp),
-    }
-    for format in formats:
-        fits, reader = readers[format]
-        if fits:
-            try:
-                return reader(file, iter(range(MOST_CHUNKS)))
-            except StopIteration:
-                raise TooLarge(f"{name} has more than {MOST_CHUNKS} parts") from None
-    raise UnidentifiedImageError("no known format")
+    kind = "image/jpeg" if head.startswith(_JPEG) else sniff(head)
+    readers = {"image/png": _png, "image/jpeg": _jpeg, "image/gif": _gif, "image/webp": _webp}
+    if kind not in readers or kind.rpartition("/")[2].upper() not in formats:
+        raise UnidentifiedImageError("no known format")
+    try:
+        return readers[kind](file, iter(range(MOST_CHUNKS)))
+    except StopIteration:
+        raise TooLarge(f"{name} has more than {MOST_CHUNKS} parts") from None
 
 
 def _png(file: BinaryIO, count: Iterator[int]) -> _Parts:
@@ -315,8 +273,7 @@ def _jpeg(file: BinaryIO, count: Iterator[int]) -> _Parts:
                 parts.keep(at, end)
         else:
             if marker <= 0xFFCF and marker not in (0xFFC4, 0xFFC8, 0xFFCC) and len(data) >= 6:
-                parts.height, parts.width, layers = struct.unpack_from(">HHB", data, 1)
-                parts.layers = layers
+                parts.height, parts.width, parts.layers = struct.unpack_from(">HHB", data, 1)
             parts.keep(at, end)
         at = end
     if sorted(profile) == list(range(1, fragments + 1)):
@@ -326,10 +283,9 @@ def _jpeg(file: BinaryIO, count: Iterator[int]) -> _Parts:
 
 def _webp(file: BinaryIO, count: Iterator[int]) -> _Parts:
     """The picture's own chunks, of an animation those of its first picture."""
-    parts, at, size = _Parts("WEBP"), 12, file.seek(0, io.SEEK_END)
+    parts, at, size, frames = _Parts("WEBP"), 12, file.seek(0, io.SEEK_END), 0
     file.seek(4)
     size = min(size, 8 + struct.unpack("<I", file.read(4))[0])
-    frames = 0
     while at < size:
         next(count)
         file.seek(at)
@@ -360,13 +316,16 @@ def _webp(file: BinaryIO, count: Iterator[int]) -> _Parts:
 
 def _webp_size(kind: bytes, head: bytes) -> tuple[int, int]:
     """Width and height as the beginning of the first chunk has them."""
-    if kind == b"VP8X" and len(head) >= 18:
-        return 1 + int.from_bytes(head[12:15], "little"), 1 + int.from_bytes(head[15:18], "little")
-    if kind == b"VP8 " and len(head) >= 18:
-        return int.from_bytes(head[14:16], "little") & 0x3FFF, int.from_bytes(head[16:18], "little") & 0x3FFF
-    if kind == b"VP8L" and len(head) >= 13:
-        bits = int.from_bytes(head[9:13], "little")
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+
+    def number(start: int, end: int) -> int:
+        return int.from_bytes(head[start:end], "little")
+
+    if kind == b"VP8X":
+        return 1 + number(12, 15), 1 + number(15, 18)
+    if kind == b"VP8 ":
+        return number(14, 16) & 0x3FFF, number(16, 18) & 0x3FFF
+    if kind == b"VP8L":
+        return (number(9, 13) & 0x3FFF) + 1, (number(9, 13) >> 14 & 0x3FFF) + 1
     return 0, 0
 
 
@@ -379,19 +338,17 @@ def _gif(file: BinaryIO, count: Iterator[int]) -> _Parts:
 
 def _orientation(exif: bytes) -> int:
     """The EXIF orientation, 1 to 8; 1 where there is none or the EXIF is broken."""
-    prefix = re.match(rb"(?:Exif\0\0)*", exif)
-    exif = exif[prefix.end() if prefix else 0 :]
+    exif = re.sub(rb"\A(?:Exif\0\0)*", b"", exif)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(exif[:4])
-    try:
-        if order is not None:
-            (at,) = struct.unpack_from(f"{order}I", exif, 4)
-            (entries,) = struct.unpack_from(f"{order}H", exif, at)
-            for entry in range(entries):
-                tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, at + 2 + 12 * entry)
-                if tag == 0x0112 and kind == 3:
-                    return value if value in _UPRIGHT else 1
-    except struct.error:
-        pass
+    if order is None:
+        return 1
+    with suppress(struct.error):
+        (at,) = struct.unpack_from(f"{order}I", exif, 4)
+        (entries,) = struct.unpack_from(f"{order}H", exif, at)
+        for entry in range(entries):
+            tag, kind, _, value = struct.unpack_from(f"{order}HHIH", exif, at + 2 + 12 * entry)
+            if tag == 0x0112 and kind == 3:
+                return value if value in _UPRIGHT else 1
     return 1
 
 
@@ -450,8 +407,7 @@ def _colour_and_alpha(image: Image.Image) -> tuple[Image.Image, Image.Image | No
     """A picture as L, RGB or CMYK, and its alpha, None if it is opaque."""
     clear = image.info.get("transparency")
     if image.mode.startswith("I"):
-        # Pillow's own conversion of 16-bit greys would clip them to white.
-        wide = image.convert("I")
+        wide = image.convert("I")  # Pillow's own conversion of 16-bit greys would clip them to white.
         grey = wide.point(_EIGHT_BITS, "L")
         return grey, None if clear is None else wide.point([255 * (v != clear) for v in range(65_536)], "L")
     if image.mode in ("LA", "PA", "RGBA", "RGBa", "La") or clear is not None:
@@ -519,14 +475,9 @@ def block_size(image: Image.Image, *, least: int) -> int:
     return 1
 
 
-def common_block(images: Iterable[Image.Image], *, least: int) -> int:
-    """Largest factor that all of these pictures were enlarged by."""
-    return math.gcd(*(block_size(image, least=least) for image in images))
-
-
 _LARGE = 16 << 20
+# Gives back to the system what the heaps of glibc keep of freed memory, one heap for each thread
 _trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-"""Gives back to the system what the heaps of glibc keep of freed memory, one heap for each thread."""
 
 
 class MemoryBudget:
@@ -540,11 +491,8 @@ class MemoryBudget:
 
     @contextmanager
     def reserve(self, size: int, name: str) -> Iterator[None]:
-        """Wait for `size` bytes and hold them while the context is open.
-
-        Raises:
-            TooLarge: More than there is for the whole process; the message begins with `name`.
-        """
+        """Wait for `size` bytes and hold them while the context is open. Raises TooLarge: more than there is for the
+        whole process; the message begins with `name`."""
         if size > self.total:
             raise TooLarge(f"{name} takes {size >> 20} MiB to decode; at most {self.total >> 20} MiB are used for that")
         ticket = object()
@@ -575,5 +523,4 @@ class MemoryBudget:
 
 DECODING = MemoryBudget(448 << 20)
 FRAMES = MemoryBudget(256 << 20)
-FRAME_COST = 12
-"""Bytes for each pixel of a tape's frames: the frame under way, the next one and the raw pixels for the encoder."""
+FRAME_COST = 12  # Bytes for each pixel of a tape's frames: the one under way, the next one and the raw pixels

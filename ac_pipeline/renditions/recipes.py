@@ -1,8 +1,4 @@
-"""The recipes: what is made of a source file, by the name a media type asks for.
-
-A recipe turns one file on disk into the blobs of a record, and says which limits hold. Fetching, keeping and reusing
-is `renderer.py`; how pictures and videos are made is in their own modules.
-"""
+"""The recipes: how one file on disk becomes the blobs of a record, by the name a media type asks for."""
 
 from __future__ import annotations
 
@@ -33,8 +29,6 @@ class Made:
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """What recipes work with."""
-
     encoder: Encoder  # Which ffmpeg
     blob_limit: Callable[[], int]  # Largest blob the PDS takes, in bytes
     slots: threading.BoundedSemaphore  # Held while encoding, so that only so many encodings run at a time
@@ -46,8 +40,6 @@ class Workshop:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How one kind of source is rendered."""
-
     formats: tuple[str, ...]  # Formats its sources come in, by the names of `SourceObject.format`
     source_bytes: int  # Largest source taken
     products: str  # What it makes, as the asset of a type's derived media is named: `thumbnails`
@@ -86,13 +78,8 @@ def _from_mp4(source: Path, job: Job) -> Made:
     if size > job.cap:
         reasons.append(f"{size} bytes are over {job.cap}")
     if not reasons:
-        details = {
-            "width": facts.width,
-            "height": facts.height,
-            "seconds": round(facts.duration / 1000, 3),
-            "frames": len(facts.times),
-            "finished": True,
-        }
+        details = {"width": facts.width, "height": facts.height, "seconds": round(facts.duration / 1000, 3)}
+        details |= {"frames": len(facts.times), "finished": True}
         return Made({"video": _video_product(Video(source, size, details), job.cap), "thumbnail": poster})
     video = shrink_video(source, facts, job)
     if facts.cut:
@@ -117,6 +104,7 @@ def _checked(made: Product) -> Product:
     return made
 
 
+# Name on the media type -> recipe. The names stand in the rendition store: another one renders everything anew.
 RECIPES: Mapping[str, Recipe] = MappingProxyType(
     {
         "painting-thumbnail": Recipe(
@@ -141,15 +129,10 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
         ),
     }
 )
-"""Name on the media type -> recipe. The names stand in the rendition store: another one renders everything anew."""
 
 
 def recipe_of(name: str) -> Recipe:
-    """The recipe of this name.
-
-    Raises:
-        Misconfigured: There is none; the message lists those there are.
-    """
+    """The recipe of this name; raises Misconfigured if there is none, with those there are."""
     if name not in RECIPES:
         raise Misconfigured(f"There is no rendition recipe {name!r}; known are {', '.join(sorted(RECIPES))}")
     return RECIPES[name]

@@ -1,7 +1,4 @@
-"""Derived media of one document: known, kept from before, or made now. Implements the engine's `Renderer` port.
-
-Joins object storage, the recipes and the store. Knows no media type: which objects and which recipe is on the type.
-"""
+"""Derived media of one document: known, kept from before, or made now. Implements the engine's `Renderer` port."""
 
 from __future__ import annotations
 
@@ -25,38 +22,32 @@ from ac_pipeline.renditions.video import MOST_PIXELS, Encoder
 
 
 class Renderer:
-    """Renders documents, any number of threads at once. What asks storage raises Transient where it did not answer.
-
-    Args:
-        blob_limit: Largest blob the PDS takes, in bytes; asked only when something has to be made or looked up.
-        work_dir: Folder for temporary files; made if missing, nothing stays in it.
-        ffmpeg: An ffmpeg with libx264 (`AC_FFMPEG`), or None for imageio-ffmpeg's.
-        encode_seconds, encode_pixels: Limits of one encoding: its time, and frames x width x height.
-        encode_slots: Most encodings at a time; each uses one thread of libx264 and one that decodes frames.
-    """
+    """Renders documents, any number of threads at once. What asks storage raises Transient where it did not answer."""
 
     def __init__(
         self,
         objects: ObjectStorage,
         store: RenditionStore,
         *,
-        blob_limit: Callable[[], int],
-        work_dir: Path,
-        ffmpeg: str | None = None,
+        blob_limit: Callable[[], int],  # Largest blob the PDS takes, in bytes; asked when something has to be made
+        work_dir: Path,  # For temporary files; made if missing, nothing stays in it
+        ffmpeg: str | None = None,  # One with libx264 (`AC_FFMPEG`); imageio-ffmpeg's when None
         encode_seconds: float = TIMEOUT,
-        encode_pixels: int = MOST_PIXELS,
-        encode_slots: int = 2,
+        encode_pixels: int = MOST_PIXELS,  # Frames x width x height of one encoding
+        encode_slots: int = 2,  # Encodings at a time; each uses one thread of libx264 and one that decodes frames
     ) -> None:
         self._objects = objects
         self._store = store
         self._work_dir = work_dir
-        self._workshop = Workshop(
-            Encoder(ffmpeg or default_binary(), encode_seconds, encode_pixels),
-            blob_limit,
-            threading.BoundedSemaphore(encode_slots),
-        )
+        encoder = Encoder(ffmpeg or default_binary(), encode_seconds, encode_pixels)
+        self._workshop = Workshop(encoder, blob_limit, threading.BoundedSemaphore(encode_slots))
         self._guard = threading.Lock()
         self._locks: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()  # those that somebody holds
+
+    @property
+    def encodings(self) -> Sequence[float]:
+        """How many seconds each run of the encoder has taken so far."""
+        return tuple(self._workshop.encoder.spent)
 
     def derive(
         self, media: MediaType, document: Document, known: Derived | None, *, look: bool = False, anew: bool = False
@@ -65,14 +56,9 @@ class Renderer:
 
         What is known is taken as it is while the candidate objects are the same, whatever encoder it was made with:
         published media does not change because ffmpeg did. Only companions not found before are asked for again.
-
-        Args:
-            look: Ask storage whether the object is still the one that was rendered.
-            anew: Make renditions again, whatever is known or kept; those of a source that is gone stay.
-
-        Raises:
-            SourceMissing, UnreadableMedia, EncodingFailed, TooLarge: The item is to be quarantined.
-            Transient: Storage or the encoder did not answer.
+        `look`: ask storage whether the object is still the one that was rendered. `anew`: make renditions again,
+        whatever is known or kept; those of a source that is gone stay. Raises SourceMissing, UnreadableMedia,
+        EncodingFailed, TooLarge (the item is to be quarantined), Transient (storage or the encoder did not answer).
         """
         candidates = media.sources(document)
         key = source_key(candidates)
@@ -96,9 +82,8 @@ class Renderer:
             gone = f"not rendered anew: {error.message}"
             return replace(before, found=found, warnings=tuple(dict.fromkeys((*before.warnings, gone))))
         except OSError as error:
-            raise Transient(
-                f"The work folder {self._work_dir} cannot be used ({error}); make room or check it"
-            ) from error
+            said = f"The work folder {self._work_dir} cannot be used ({error}); make room or check it"
+            raise Transient(said) from error
         return Derived(kept.renditions, found, key, kept.warnings, stamp)
 
     def companions(self, media: MediaType, document: Document, known: frozenset[str]) -> frozenset[str]:
@@ -109,26 +94,16 @@ class Renderer:
 
     def source(self, media: MediaType, document: Document) -> SourceObject | None:
         """The object a document would be rendered from, asked for without downloading it; None when there is none.
-
-        Raises:
-            InvalidDocument: It names no object.
-        """
+        Raises InvalidDocument if it names none."""
         return self._objects.exists(media.sources(document))
 
     def open(self, blob: BlobRef) -> bytes:
-        """The bytes of a rendition.
-
-        Raises:
-            SourceMissing: The store has lost it; derive again with `known=None`.
-        """
+        """The bytes of a rendition; raises SourceMissing if the store has lost it: derive again with `known=None`."""
         return self._store.open(blob.cid)
 
     def forget(self, media: MediaType, renditions: Iterable[Rendition]) -> None:
-        """Let the store give up these renditions and how they were made; what is not there is gone already.
-
-        Raises:
-            ServiceUnreachable: The store did not answer, or keeps one.
-        """
+        """Let the store give up these renditions and how they were made; what is not there is gone already. Raises
+        ServiceUnreachable if it did not answer, or keeps one."""
         recipe = media.recipe or ""
         formats = recipe_of(recipe).formats if recipe else ()
         for made in renditions:
@@ -137,10 +112,8 @@ class Renderer:
             self._store.remove(made.blob.cid)
 
     def _found(self, media: MediaType, document: Document, before: frozenset[str]) -> frozenset[str]:
-        companions = media.companions(document)
-        return frozenset(
-            name for name, objects in companions.items() if name in before or self._objects.exists(objects) is not None
-        )
+        companions = media.companions(document).items()
+        return frozenset(name for name, objects in companions if name in before or self._objects.exists(objects))
 
     def _stamp(self, candidates: Sequence[SourceObject]) -> str | None:
         """What storage says of the object; None if it has none, or gives no answer: then the next look will tell."""
@@ -220,9 +193,8 @@ def _identity(recipe: str, format: str) -> str:
 def _is_same(known: Derived, key: str, candidates: Sequence[SourceObject]) -> bool:
     """True if it was derived from these objects; what was made before versions and stamps were kept has a key without
     them."""
-    return known.key == key or (
-        not known.stamp and known.key == source_key([replace(c, version="") for c in candidates])
-    )
+    bare = [replace(candidate, version="") for candidate in candidates]
+    return known.key == key or (not known.stamp and known.key == source_key(bare))
 
 
 def source_key(candidates: Sequence[SourceObject]) -> str:

@@ -14,11 +14,13 @@ import json
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final, Literal
 
 import fsspec
@@ -29,6 +31,11 @@ from ac_pipeline.errors import InvalidRecord, Misconfigured, ServiceUnreachable,
 from ac_pipeline.items import BlobRef, Rendition
 from ac_pipeline.redaction import Redactor, url_secrets
 from ac_pipeline.renditions.pictures import sniff
+
+_TIMES: Final = ("LastModified", "mtime", "created")
+"""Under which name drivers tell when a file was written: S3, a folder, memory."""
+_READ_AT_ONCE: Final = 500
+_CID: Final = re.compile(rb'"cid": ?"([a-z2-7]+)"')
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +49,14 @@ class Kept:
 class RenditionStore:
     """Derived media in one folder or bucket; any number of processes may share it. Everything raises ServiceUnreachable
     where the store does not answer, or does not do what it is told. `url`: a path, or any fsspec URL such as
-    `s3://bucket/renditions` or `memory://renditions`.
+    `s3://bucket/renditions` or `memory://renditions`; `options`: what its driver is told besides. Raises Misconfigured
+    if the URL's kind is unknown, or its driver is not installed."""
 
-    Raises:
-        Misconfigured: The URL's kind is unknown, or its driver is not installed.
-    """
-
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, options: Mapping[str, Any] = MappingProxyType({})) -> None:
         self._redact = Redactor(url_secrets(url))
         try:
-            self._fs, root = fsspec.core.url_to_fs(url)
+            # No listings are kept: what another machine has written since counts.
+            self._fs, root = fsspec.core.url_to_fs(url, use_listings_cache=False, **options)
         except (ImportError, ValueError, TypeError) as error:
             words = self._redact(f"AC_RENDITIONS_URL is {url!r}, which cannot be used: {error}")
             raise Misconfigured(words) from None  # the cause may show the credentials
@@ -61,11 +66,8 @@ class RenditionStore:
             _tighten(Path(self._root))
 
     def put(self, data: bytes, mime_type: str) -> BlobRef:
-        """Keep a blob under its CID; the same bytes twice are kept once.
-
-        Raises:
-            InvalidRecord: The bytes are not of the declared type (MEDIA-2).
-        """
+        """Keep a blob under its CID; the same bytes twice are kept once. Raises InvalidRecord if the bytes are not of
+        the declared type (MEDIA-2)."""
         actual = sniff(data)
         if actual != mime_type:
             raise InvalidRecord(f"The blob is declared {mime_type}, its bytes are {actual}")
@@ -75,11 +77,8 @@ class RenditionStore:
         return blob
 
     def open(self, cid: str) -> bytes:
-        """The bytes of a blob, hashed again on the way out.
-
-        Raises:
-            SourceMissing: They are gone, or damaged; damaged ones are removed, so that they can be made again.
-        """
+        """The bytes of a blob, hashed again on the way out. Raises SourceMissing if they are gone, or damaged; damaged
+        ones are removed, so that they can be made again."""
         data = self.read_file(_blob(cid))
         if data is None:
             raise SourceMissing(f"The rendition store has no blob {cid}; derive it again")
@@ -145,7 +144,8 @@ class RenditionStore:
         with self._answering():
             folder = path.rsplit("/", 1)[0]
             if not self._local:
-                self._fs.makedirs(folder, exist_ok=True)
+                if "s3" not in self._fs.protocol:  # which has no folders, and would make the bucket of a mistyped name
+                    self._fs.makedirs(folder, exist_ok=True)
                 self._fs.pipe_file(path, data)
                 return
             _make_private(Path(folder))
@@ -164,6 +164,25 @@ class RenditionStore:
         """Delete a file; one that is not there is gone already."""
         with self._answering(), suppress(FileNotFoundError):
             self._fs.rm_file(f"{self._root}/{name}")
+
+    def listed(self, folder: str) -> Iterator[tuple[str, int, datetime | None]]:
+        """Name, bytes and time of every file in a folder of the store; None where the store tells no time."""
+        with self._answering():
+            found = self._fs.find(f"{self._root}/{folder}", detail=True)
+        for path, about in found.items():
+            at = next((about[name] for name in _TIMES if name in about), None)
+            at = datetime.fromtimestamp(at, UTC) if isinstance(at, int | float) else at
+            yield path.rsplit("/", 1)[1], int(about["size"]), at if isinstance(at, datetime) else None
+
+    def forget_blobs(self, cids: Collection[str]) -> None:
+        """Delete everything that was remembered of these blobs, which are gone."""
+        names = [f"{self._root}/index/{name}" for name, _, _ in self.listed("index")]
+        for start in range(0, len(names), _READ_AT_ONCE):
+            with self._answering():
+                entries = self._fs.cat(names[start : start + _READ_AT_ONCE], on_error="omit")
+            for path, data in entries.items():
+                if any(match.decode() in cids for match in _CID.findall(data)):
+                    self.remove_file(f"index/{path.rsplit('/', 1)[1]}")
 
     def _holds(self, blob: BlobRef) -> bool:
         """True if the blob is there in its full size; a torn one is written again."""
@@ -253,21 +272,13 @@ class SnapshotFiles:
         self._store = store
 
     def put_blob(self, cid: str, data: bytes) -> None:
-        """Keep a blob; the same one twice is kept once.
-
-        Raises:
-            InvalidRecord: The bytes are not those of `cid`.
-        """
+        """Keep a blob; the same one twice is kept once. Raises InvalidRecord if the bytes are not those of `cid`."""
         if blob_cid(data) != cid:
             raise InvalidRecord(f"The bytes for blob {cid} are not what their CID says; it was not kept.")
         self._put(_path("blobs", cid), data)
 
     def blob(self, cid: str) -> bytes:
-        """The bytes of a blob.
-
-        Raises:
-            SourceMissing: They are gone or damaged: no snapshot that needs them can be used.
-        """
+        """The bytes of a blob. Raises SourceMissing if they are gone or damaged: what needs them cannot be used."""
         return self._read(_path("blobs", cid), f"The snapshots' blob {cid}", lambda data: blob_cid(data) == cid)
 
     def put_repository(self, car: bytes) -> str:

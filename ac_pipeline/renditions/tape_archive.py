@@ -1,7 +1,6 @@
-"""Tape ZIPs: what is in one, read in place and within limits, never unpacked to disk.
+"""Tape ZIPs: what is in one and when each frame is shown, read in place and within limits, never unpacked to disk.
 
-Knows the layouts (aesthetic-computer facts, section 10.1) and every refusal (media facts, section 6). When a frame
-is shown is decided here; what becomes of the frames is `video.py`.
+Knows the layouts (aesthetic-computer facts, section 10.1) and every refusal (media facts, section 6).
 """
 
 from __future__ import annotations
@@ -11,13 +10,11 @@ import math
 import re
 import statistics
 import struct
-import sys
 import zipfile
 import zlib
-from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import accumulate, islice, pairwise
 from pathlib import Path
 from typing import IO, BinaryIO, Final, Literal
 
@@ -26,8 +23,7 @@ from PIL import Image
 from ac_pipeline.errors import TooLarge, UnreadableMedia
 from ac_pipeline.renditions.pictures import FRAME_COST, open_picture
 
-FRAME = re.compile(r"frame-(\d{1,7})\.png")
-"""Posted tapes pad to five digits, the early layout does not (aesthetic-computer facts, section 10.1)."""
+FRAME = re.compile(r"frame-(\d{1,7})\.png")  # Posted tapes pad to five digits, the early layout does not
 
 FALLBACK_MS = 16.67  # The producer's own default: one frame at 60 Hz
 PRODUCER_FLOOR_MS = 10.0  # The producer raises shorter durations to this; the timestamps beside them stay true
@@ -85,14 +81,11 @@ def parse_timing(text: bytes | None) -> tuple[list[Entry], list[str]]:
     for position, item in enumerate(value):
         if not isinstance(item, dict):
             warnings.append(f"timing.json: entry {position} is not an object")
-            continue
-        index = _index(item, position)
-        if index in entries:
+        elif (index := _index(item, position)) in entries:
             warnings.append(f"timing.json: frame {index} is named twice; the first counts")
-            continue
-        duration, timestamp = _number(item.get("duration")), _number(item.get("timestamp"))
-        sound = duration is not None and SHORTEST_MS <= duration <= LONGEST_MS
-        entries[index] = Entry(index, duration if sound else None, timestamp)
+        else:
+            duration = _number(item.get("duration"), SHORTEST_MS, LONGEST_MS)
+            entries[index] = Entry(index, duration, _number(item.get("timestamp")))
     return [entries[index] for index in sorted(entries)], warnings
 
 
@@ -105,15 +98,9 @@ def make_timeline(
     next one earlier), up to 1 % of the frames named. Durations that are missing or unusable become the median of
     the good ones; without a good one, all frames together last as long as the sound (MEDIA-20), else 16.67 ms each.
 
-    Args:
-        frames: Number -> member name of every frame in the ZIP.
-        entries: As `parse_timing` returns them.
-        warnings: What was repaired before.
-        sound: Length of the tape's sound in milliseconds, where it has one.
-
-    Raises:
-        UnreadableMedia: Too many frames are missing, or some are and timing does not tell which.
-        TooLarge: The tape is longer than 300 s.
+    `frames`: number -> member name of every frame in the ZIP; `warnings`: what was repaired before; `sound`: its length
+    in milliseconds, if any. Raises UnreadableMedia (too many frames are missing, or some are and timing does not tell
+    which), TooLarge (the tape is longer than 300 s).
     """
     notes = list(warnings)
     named = {entry.index: entry for entry in entries}
@@ -126,13 +113,11 @@ def make_timeline(
     unexplained = (index for index in range(max(frames)) if index not in frames and index not in named)
     gaps = list(islice(unexplained, 6))
     if gaps and any(index not in named for index in frames):
-        raise UnreadableMedia(
-            f"The tape lacks frames ({_numbers(gaps)}) and its timing does not tell how long they were: post it again"
-        )
+        why = "its timing does not tell how long they were"
+        raise UnreadableMedia(f"The tape lacks frames ({_numbers(gaps)}) and {why}: post it again")
     if missing:
-        notes.append(
-            f"{len(missing)} of {len(named)} frames are missing ({_numbers(missing)}); the previous one is held"
-        )
+        lacking = f"{len(missing)} of {len(named)} frames are missing ({_numbers(missing)})"
+        notes.append(f"{lacking}; the previous one is held")
 
     order = sorted({*frames, *named})
     pace = sound / len(order) if sound is not None and SHORTEST_MS <= sound / len(order) <= LONGEST_MS else None
@@ -140,44 +125,36 @@ def make_timeline(
     if bad:
         usual = durations[bad[0]]
         why = ", so that the frames last as long as the sound" if pace is not None and len(bad) == len(order) else ""
-        notes.append(
-            f"{len(bad)} of {len(order)} durations are missing or unusable ({_numbers(bad)}); "
-            f"{usual:.2f} ms is used{why}"
-        )
+        lacking = f"{len(bad)} of {len(order)} durations are missing or unusable ({_numbers(bad)})"
+        notes.append(f"{lacking}; {usual:.2f} ms is used{why}")
     return Timeline(_showings(order, frames, durations), tuple(notes))
 
 
 def _durations(order: Sequence[int], named: Mapping[int, Entry], pace: float) -> tuple[dict[int, float], list[int]]:
     """Frame number -> duration, and the numbers that had to be given one: the median of the others, else `pace`."""
     good: dict[int, float] = {}
-    for index, following in zip(order, [*order[1:], None], strict=True):
-        entry = named.get(index)
+    entries = [named.get(index) for index in order]
+    for entry, after in zip(entries, [*entries[1:], None], strict=True):
         if entry is None or entry.duration is None:
             continue
-        duration = entry.duration
-        after = named.get(following) if following is not None else None
-        if duration == PRODUCER_FLOOR_MS and after and after.timestamp is not None and entry.timestamp is not None:
-            step = after.timestamp - entry.timestamp
+        good[entry.index] = entry.duration
+        if entry.duration == PRODUCER_FLOOR_MS and after and None not in (after.timestamp, entry.timestamp):
+            step = (after.timestamp or 0.0) - (entry.timestamp or 0.0)
             if SHORTEST_MS <= step < PRODUCER_FLOOR_MS:
-                duration = step
-        good[index] = duration
+                good[entry.index] = step
     bad = [index for index in order if index not in good]
     usual = statistics.median(good.values()) if good else pace
     return {**good, **dict.fromkeys(bad, usual)}, bad
 
 
 def _showings(order: Sequence[int], frames: Mapping[int, str], durations: Mapping[int, float]) -> tuple[Showing, ...]:
-    starts: list[tuple[str, float]] = []
-    clock = 0.0
-    for index in order:
-        if index in frames:
-            # Frames missing at the very start leave a hole that the first one at hand fills from 0.
-            starts.append((frames[index], clock if starts else 0.0))
-        clock += durations[index]
-    if clock > MOST_SECONDS * 1000:
-        raise TooLarge(f"The tape lasts {clock / 1000:.1f} s; at most {MOST_SECONDS:.0f} s are taken")
-    ends = [start for _, start in starts[1:]] + [clock]
-    return tuple(Showing(member, start, end - start) for (member, start), end in zip(starts, ends, strict=True))
+    *clocks, end = accumulate((durations[index] for index in order), initial=0.0)
+    if end > MOST_SECONDS * 1000:
+        raise TooLarge(f"The tape lasts {end / 1000:.1f} s; at most {MOST_SECONDS:.0f} s are taken")
+    # Frames missing at the very start leave a hole that the first one at hand fills from 0.
+    starts = [0.0, *[clock for index, clock in zip(order, clocks, strict=True) if index in frames][1:], end]
+    members = [frames[index] for index in order if index in frames]
+    return tuple(Showing(member, at, until - at) for member, (at, until) in zip(members, pairwise(starts), strict=True))
 
 
 def _index(item: Mapping[str, object], position: int) -> int:
@@ -192,11 +169,11 @@ def _index(item: Mapping[str, object], position: int) -> int:
     return position
 
 
-def _number(value: object) -> float | None:
+def _number(value: object, least: float = -math.inf, most: float = math.inf) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
     try:
-        return float(value) if math.isfinite(value) else None
+        return float(value) if math.isfinite(value) and least <= value <= most else None
     except OverflowError:
         return None
 
@@ -207,10 +184,9 @@ def _numbers(indices: Sequence[int]) -> str:
 
 
 ARCHIVE_BYTES = 512 << 20
+_FORMATS = ("PNG", "JPEG", "WEBP")
 BACKGROUND = (0, 0, 0)  # Behind transparent pixels and around frames that are smaller than the first
-
-PADDING = 4096
-"""Samples to a multiple of which the producer fills up the sound with silence (aesthetic-computer facts, 10.1)."""
+PADDING = 4096  # Samples to a multiple of which the producer fills up the sound with silence (facts, 10.1)
 
 _END, _ZIP64_LOCATOR, _ZIP64_END = b"PK\x05\x06", b"PK\x06\x07", b"PK\x06\x06"
 _DIRECTORY_BYTES_PER_ENTRY = 256
@@ -239,21 +215,13 @@ class _BrokenSound(ValueError):
     """A WAV that cannot be read, with the reason."""
 
 
-_SAMPLES = {
-    (1, 8): "u8",
-    (1, 16): "s16le",
-    (1, 24): "s24le",
-    (1, 32): "s32le",
-    (3, 32): "f32le",
-    (3, 64): "f64le",
-    (6, 8): "alaw",
-    (7, 8): "mulaw",
-}
-"""Format tag and bits of a sample -> ffmpeg's name (Microsoft's `mmreg.h`)."""
+# Format tag and bits of a sample -> ffmpeg's name (Microsoft's `mmreg.h`)
+_SAMPLES = {(1, 8): "u8", (1, 16): "s16le", (1, 24): "s24le", (1, 32): "s32le"}
+_SAMPLES |= {(3, 32): "f32le", (3, 64): "f64le", (6, 8): "alaw", (7, 8): "mulaw"}
 _FLOATS: Final[Mapping[str, Literal["f", "d"]]] = {"f32le": "f", "f64le": "d"}
 _EXTENSIBLE = 0xFFFE
+# What follows the tag in the GUID that WAVE_FORMAT_EXTENSIBLE names the format by
 _SUBFORMAT = bytes.fromhex("0000 0000 1000 8000 00aa 0038 9b71")
-"""What follows the tag in the GUID that WAVE_FORMAT_EXTENSIBLE names the format by."""
 _UNTOLD = (0, 0xFFFFFFFF)  # Lengths of a data chunk whose writer could not go back and fill them in
 
 
@@ -265,8 +233,7 @@ class Sound:
     rate: int  # Hz
     channels: int
     width: int  # Bytes of one sample of all channels
-    # start, length: Where they are, in bytes
-    start: int
+    start: int  # Where they are, in bytes
     length: int
 
     @property
@@ -275,12 +242,8 @@ class Sound:
 
 
 class TapeArchive:
-    """One open tape ZIP; a context manager.
-
-    Raises:
-        UnreadableMedia: Not a ZIP, a broken or hostile one, or not a tape.
-        TooLarge: Over a limit.
-    """
+    """One open tape ZIP; a context manager. Raises UnreadableMedia (not a ZIP, a broken or hostile one, or not a tape),
+    TooLarge (over a limit)."""
 
     def __init__(self, path: Path, limits: ArchiveLimits | None = None) -> None:
         self._limits = limits or ArchiveLimits()
@@ -330,10 +293,7 @@ class TapeArchive:
 
     def picture(self, index: int) -> Image.Image:
         """One frame in RGB at the size of the first; another size is cropped or padded, never rescaled (MEDIA-11).
-
-        Raises:
-            UnreadableMedia, TooLarge: The frame cannot be read; so cannot the tape.
-        """
+        Raises UnreadableMedia, TooLarge: the frame cannot be read; so cannot the tape."""
         return self._decode(self.frames[index].member)
 
     def soundtrack(self, into: Path) -> Sound | None:
@@ -345,12 +305,11 @@ class TapeArchive:
                 heard = _copy_samples(member, self._wave, out)
         except _ZIP_ERRORS as error:
             into.unlink(missing_ok=True)
-            self._leave_out(f"{type(error).__name__}: {str(error)[:80]}")
+            self._leave_out(error)
             return None
         if heard - self.seconds > statistics.median(showing.duration for showing in self.frames) / 1000:
-            self._notes.append(
-                f"the sound lasts {heard:.2f} s and the frames {self.seconds:.2f} s: the rest of the sound is cut"
-            )
+            said = f"the sound lasts {heard:.2f} s and the frames {self.seconds:.2f} s"
+            self._notes.append(f"{said}: the rest of the sound is cut")
         return self._wave
 
     def _sound_header(self) -> Sound | None:
@@ -358,35 +317,34 @@ class TapeArchive:
         info = self._members.get("soundtrack.wav")
         if info is None:
             return None
-        if info.file_size > self._limits.soundtrack:
-            self._leave_out(f"{info.file_size} bytes are over {self._limits.soundtrack}")
+        if info.file_size > (most := self._limits.soundtrack):
+            self._notes.append(f"soundtrack.wav is left out ({info.file_size} bytes are over {most})")
             return None
         try:
             with self._zip.open(info) as member:
                 return _read_header(member, info.file_size)
         except _ZIP_ERRORS as error:
-            self._leave_out(f"{type(error).__name__.lstrip('_')}: {str(error)[:80]}")
+            self._leave_out(error)
             return None
 
-    def _leave_out(self, reason: str) -> None:
-        self._notes.append(f"soundtrack.wav is left out ({reason})")
+    def _leave_out(self, error: Exception) -> None:
+        kind = type(error).__name__.lstrip("_")
+        self._notes.append(f"soundtrack.wav is left out ({kind}: {str(error)[:80]})")
 
     def _open(self, size: int) -> zipfile.ZipFile:
         """The ZIP, once its end record is believable: `zipfile` would build a list of any length first."""
         if size > self._limits.archive:
             raise TooLarge(f"The tape's ZIP has {size} bytes; at most {self._limits.archive} are read")
         entries, directory = _end_record(self._file, size)
-        if entries > self._limits.entries or directory > self._limits.entries * _DIRECTORY_BYTES_PER_ENTRY:
-            raise TooLarge(f"The tape's ZIP names {entries} members; at most {self._limits.entries} are read")
+        if directory > (most := self._limits.entries) * _DIRECTORY_BYTES_PER_ENTRY or entries > most:
+            raise TooLarge(f"The tape's ZIP names {entries} members; at most {most} are read")
         try:
             self._file.seek(0)
             opened = zipfile.ZipFile(self._file)
         except (OSError, *_ZIP_ERRORS) as error:  # OSError: an offset before the start of the file
             raise UnreadableMedia(f"The tape is not a readable ZIP ({error}); post it again") from error
-        if len(opened.infolist()) > self._limits.entries:
-            raise TooLarge(
-                f"The tape's ZIP has {len(opened.infolist())} members; at most {self._limits.entries} are read"
-            )
+        if (there := len(opened.infolist())) > most:
+            raise TooLarge(f"The tape's ZIP has {there} members; at most {most} are read")
         return opened
 
     def _inspect(self) -> dict[int, str]:
@@ -437,31 +395,23 @@ class TapeArchive:
 
     def _decode(self, member: str) -> Image.Image:
         """A frame; the first one that is decoded gives the tape its size."""
-        with open_picture(
-            self._read(member, self._limits.frame),
-            member,
-            formats=("PNG", "JPEG", "WEBP"),
-            max_side=self._limits.side,
-            max_pixels=self._limits.pixels,
-            background=BACKGROUND,
-        ) as picture:
+        data = self._read(member, self._limits.frame)
+        most = {"max_side": self._limits.side, "max_pixels": self._limits.pixels}
+        with open_picture(data, member, formats=_FORMATS, background=BACKGROUND, **most) as picture:
             image = picture.image
-            size = self.size if any(self.size) else image.size
-            if image.size != size:
-                self._odd[member] = image.size
-                canvas = Image.new("RGB", size, BACKGROUND)
-                canvas.paste(image)
-                return canvas
-            return image.copy()
+            if image.size == self.size or not any(self.size):
+                return image.copy()
+            self._odd[member] = image.size
+            canvas = Image.new("RGB", self.size, BACKGROUND)
+            canvas.paste(image)
+            return canvas
 
 
 def _read_header(member: IO[bytes], size: int) -> Sound:
-    """Find the samples of a WAV of so many bytes (RIFF, or RF64 of EBU Tech 3306), past all other chunks.
+    """Find the samples of a WAV of so many bytes (RIFF, or RF64 of EBU Tech 3306), past all other chunks; raises
+    _BrokenSound without any, or any of a kind that ffmpeg takes.
 
     One reader of our own: which headers the standard library's takes depends on the version of Python.
-
-    Raises:
-        _BrokenSound: It has none, or none of a kind that ffmpeg takes.
     """
     head = member.read(12)
     if head[:4] not in (b"RIFF", b"RF64") or head[8:] != b"WAVE":
@@ -488,11 +438,7 @@ def _read_header(member: IO[bytes], size: int) -> Sound:
 
 
 def _layout(header: bytes, start: int, length: int) -> Sound:
-    """What the header of a WAV says of its samples.
-
-    Raises:
-        _BrokenSound: Nothing that ffmpeg takes.
-    """
+    """What the header of a WAV says of its samples; raises _BrokenSound if it is nothing that ffmpeg takes."""
     if len(header) < 16:
         raise _BrokenSound("its format is missing")
     tag, channels, rate, _, align, bits = struct.unpack_from("<HHIIHH", header)
@@ -523,25 +469,17 @@ def _copy_samples(member: IO[bytes], wave: Sound, out: BinaryIO) -> float:
 
 def _within_range(samples: bytes, kind: Literal["f", "d"]) -> bytes:
     """Samples in floating point, each from -1 to 1 and 0 for what is no number: ffmpeg refuses to encode others."""
-    values = array(kind, samples)
-    if sys.byteorder == "big":
-        values.byteswap()
+    form = f"<{len(samples) // struct.calcsize(kind)}{kind}"
+    values = struct.unpack(form, samples)
     if math.isfinite(sum(values)) and min(values) >= -1.0 and max(values) <= 1.0:
         return samples  # as usual; told ten times as fast as the others are made
-    values = array(kind, [0.0 if math.isnan(value) else max(-1.0, min(1.0, value)) for value in values])
-    if sys.byteorder == "big":
-        values.byteswap()
-    return values.tobytes()
+    return struct.pack(form, *(0.0 if math.isnan(value) else max(-1.0, min(1.0, value)) for value in values))
 
 
 def _end_record(file: BinaryIO, size: int) -> tuple[int, int]:
-    """Members and directory bytes that a ZIP's end record names, in its ZIP64 form where it has one.
-
-    Found where `zipfile` finds it: at the very end, else the last one before a comment of up to 65,535 bytes.
-
-    Raises:
-        UnreadableMedia: There is none, or not where every version of `zipfile` looks for it.
-    """
+    """Members and directory bytes that a ZIP's end record names, in its ZIP64 form where it has one; found where
+    `zipfile` finds it: at the very end, else the last one before a comment of up to 65,535 bytes. Raises
+    UnreadableMedia if there is none, or not where every version of `zipfile` looks for it."""
     start = max(0, size - 22 - 65_535 - 20 - 56)
     file.seek(start)
     tail = file.read()
@@ -561,25 +499,23 @@ def _end_record(file: BinaryIO, size: int) -> tuple[int, int]:
 
 def _check_member(info: zipfile.ZipInfo, seen: dict[str, zipfile.ZipInfo]) -> None:
     """Refuse names that would escape a folder, links, secrets and doubles, even though nothing is ever unpacked."""
-    name = info.filename
-    shown = repr(info.orig_filename[:80])
-    parts = info.orig_filename.replace("\\", "/").split("/")
-    if "\\" in info.orig_filename or "\0" in info.orig_filename or parts[0] == "" or ".." in parts or ":" in parts[0]:
-        raise UnreadableMedia(f"The tape's ZIP has a member that leaves its folder: {shown}")
-    if (info.external_attr >> 16) & 0o170000 == 0o120000:
-        raise UnreadableMedia(f"The tape's ZIP has a symbolic link: {shown}")
-    if info.flag_bits & 1:
-        raise UnreadableMedia(f"The tape's ZIP has an encrypted member: {shown}")
-    if info.header_offset < 0:
-        raise UnreadableMedia(f"The tape's ZIP places a member before its start: {shown}")
-    if name in seen:
-        raise UnreadableMedia(f"The tape's ZIP has two members named {shown}")
+    name = info.orig_filename
+    parts = name.replace("\\", "/").split("/")
+    leaves = "\\" in name or "\0" in name or not parts[0] or ".." in parts or ":" in parts[0]
+    faults = {
+        "has a member that leaves its folder:": leaves,
+        "has a symbolic link:": (info.external_attr >> 16) & 0o170000 == 0o120000,
+        "has an encrypted member:": info.flag_bits & 1,
+        "places a member before its start:": info.header_offset < 0,
+        "has two members named": info.filename in seen,
+    }
+    for fault, found in faults.items():
+        if found:
+            raise UnreadableMedia(f"The tape's ZIP {fault} {name[:80]!r}")
 
 
 def _no_frames(others: Sequence[str]) -> UnreadableMedia:
-    export = next((name for name in others if _EXPORT.fullmatch(name)), None)
-    if export:
-        return UnreadableMedia(
-            f"{export[:60]!r} is the layout of the frames download, which is no tape; post the tape itself"
-        )
+    if export := next(filter(_EXPORT.fullmatch, others), None):
+        what = "the layout of the frames download, which is no tape"
+        return UnreadableMedia(f"{export[:60]!r} is {what}; post the tape itself")
     return UnreadableMedia(f"The ZIP has no frames (frame-00000.png, ...) among its {len(others)} other members")

@@ -1,7 +1,6 @@
 """Thumbnails: any picture as 512x512, contain, in at most 100,000 bytes, the same bytes every time.
 
-Pixel art stays exact (a palette PNG on a transparent letterbox), photo-like pictures become JPEG (media facts,
-section 3). Fetching and keeping are not done here.
+Pixel art stays exact (a palette PNG on a transparent letterbox), photo-like pictures become JPEG (media facts, 3).
 """
 
 from __future__ import annotations
@@ -21,23 +20,20 @@ SIDE = 512
 CAP = 100_000  # Bytes; satisfies every version of the lexicon, the strictest of which says 102,400
 
 SOURCE_BYTES = 64 << 20
-SOURCE_SIDE = 16_384
-SOURCE_PIXELS = 50_000_000
-"""A 9000x9000 one-bit PNG of a few KB takes 1.1 GB to handle; no painting comes near 50 million pixels."""
+# A 9000x9000 one-bit PNG of a few KB takes 1.1 GB to handle; no painting comes near 50 million pixels.
+_LIMITS = {"max_side": 16_384, "max_pixels": 50_000_000}
 
 FORMATS = ("PNG", "JPEG", "GIF", "WEBP")
+# Behind transparent pictures, as the platform's own `/api/pixel` has it; also the letterbox of a JPEG
 BACKGROUND = (32, 32, 32)
-"""Behind transparent pictures, as the platform's own `/api/pixel` has it; also the letterbox of a JPEG."""
 
 EXACT_COLOURS = 255  # A palette has 256 places; one is kept for the transparent letterbox
+# Above this a picture counts as photo-like: JPEG 4:4:4 is then about 10 dB better than a 256-colour PNG
 FEW_COLOURS = 8192
-"""Above this a picture counts as photo-like: JPEG 4:4:4 is then about 10 dB better than a 256-colour PNG."""
 QUALITIES = (95, 92, 88, 84, 78, 70, 60, 50, 40, 30, 20, 10)
 
+# Names everything that decides the bytes; a new one makes new thumbnails of sources not rendered before
 SPEC = f"thumbnail/1 {SIDE}x{SIDE} contain max {CAP} Pillow {PIL.__version__}"
-"""Names everything that decides the bytes; a new one makes new thumbnails of sources not rendered before."""
-
-_LEAST_PIXELS = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,63 +47,37 @@ class Product:
 
 def make_thumbnail(source: bytes | Path, name: str = "the picture") -> Product:
     """The thumbnail of a picture file; of an animation, of its first picture. `source`: PNG, JPEG, GIF or WebP, or the
-    path of one; the content decides, not the name.
-
-    Raises:
-        UnreadableMedia: Not such a picture, or a broken one.
-        TooLarge: Over 64 MiB, 16,384 pixels a side or 50 million pixels, or more than is decoded in memory.
-    """
+    path of one; the content decides, not the name. Raises UnreadableMedia (not such a picture, or a broken one),
+    TooLarge (over 64 MiB, 16,384 pixels a side or 50 million pixels, or more than is decoded in memory)."""
     length = source.stat().st_size if isinstance(source, Path) else len(source)
     if length > SOURCE_BYTES:
         raise TooLarge(f"{name} has {length} bytes; at most {SOURCE_BYTES} are read")
-    with open_picture(
-        source, name, formats=FORMATS, max_side=SOURCE_SIDE, max_pixels=SOURCE_PIXELS, background=BACKGROUND, draft=SIDE
-    ) as picture:
+    with open_picture(source, name, formats=FORMATS, background=BACKGROUND, draft=SIDE, **_LIMITS) as picture:
         made = thumbnail_of(picture.image)
-        # A draft-decoded JPEG is smaller than its file says.
-        details: dict[str, str | int] = {
-            "source_format": picture.format,
-            "source_width": picture.width,
-            "source_height": picture.height,
-        }
-    return replace(made, details={**made.details, **details})
+    # A draft-decoded JPEG is smaller than its file says.
+    size = {"source_width": picture.width, "source_height": picture.height}
+    return replace(made, details={**made.details, "source_format": picture.format, **size})
 
 
 def thumbnail_of(image: Image.Image) -> Product:
     """The thumbnail of a decoded RGB picture, such as a video's middle frame."""
-    block = block_size(image, least=_LEAST_PIXELS)
+    block = block_size(image, least=8)
     true = shrunk_exactly(image, block) if block > 1 else None
     fitted = _fit(true if true is not None else image)
     data, how = _encode(fitted)
-    details: dict[str, str | int | float | bool] = {
-        "source_width": image.width,
-        "source_height": image.height,
-        "encoding": how,
-    }
-    return Product(data, sniff(data), details)
+    return Product(data, sniff(data), {"source_width": image.width, "source_height": image.height, "encoding": how})
 
 
 def check_thumbnail(data: bytes) -> None:
-    """Refuse anything that is not a thumbnail: the last gate before one is kept and published (MEDIA-1).
-
-    Raises:
-        InvalidRecord: Not a PNG or JPEG of 512x512 pixels, or a broken one.
-        TooLarge: Over 100,000 bytes.
-    """
+    """Refuse anything that is not a thumbnail: the last gate before one is kept and published (MEDIA-1). Raises
+    InvalidRecord (not a PNG or JPEG of 512x512 pixels, or a broken one), TooLarge (over 100,000 bytes)."""
     mime_type = sniff(data)
     if mime_type not in ("image/png", "image/jpeg"):
         raise InvalidRecord(f"A thumbnail must be PNG or JPEG; these bytes are {mime_type}")
     if len(data) > CAP:
         raise TooLarge(f"A thumbnail may have {CAP} bytes; this one has {len(data)}")
     try:
-        with open_picture(
-            data,
-            "the thumbnail",
-            formats=("PNG", "JPEG"),
-            max_side=SOURCE_SIDE,
-            max_pixels=SOURCE_PIXELS,
-            background=BACKGROUND,
-        ) as picture:
+        with open_picture(data, "the thumbnail", formats=("PNG", "JPEG"), background=BACKGROUND, **_LIMITS) as picture:
             size = (picture.width, picture.height)
     except (UnreadableMedia, TooLarge) as error:
         raise InvalidRecord(error.message) from error
@@ -154,13 +124,13 @@ def _encode(fitted: Image.Image) -> tuple[bytes, str]:
         return data, "palette PNG"
     colour = fitted.convert("RGB")
     if exact is None and colour.getcolors(FEW_COLOURS) is not None:
-        if len(data := _png(_on_clear(colour))) <= CAP:
+        clear = Image.new("RGBA", (SIDE, SIDE), (0, 0, 0, 0))
+        if len(data := _png(colour if colour.size == clear.size else _centred(colour, clear))) <= CAP:
             return data, "PNG"
         reduced = colour.quantize(EXACT_COLOURS, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
         if len(data := _palette_png(reduced)) <= CAP:
             return data, "reduced PNG"
-    canvas = Image.new("RGB", (SIDE, SIDE), BACKGROUND)
-    canvas.paste(colour, _corner(colour))
+    canvas = _centred(colour, Image.new("RGB", (SIDE, SIDE), BACKGROUND))
     for quality in QUALITIES:
         file = io.BytesIO()
         # subsampling 0 is 4:4:4: with 4:2:0 one-pixel art loses its colours.
@@ -178,15 +148,11 @@ def _palette_png(image: Image.Image) -> bytes:
     clear = len(palette) // 3
     canvas = Image.new("P", (SIDE, SIDE), clear)
     canvas.putpalette([*palette, 0, 0, 0])
-    canvas.paste(image, _corner(image))
-    return _png(canvas, transparency=clear)
+    return _png(_centred(image, canvas), transparency=clear)
 
 
-def _on_clear(image: Image.Image) -> Image.Image:
-    if image.size == (SIDE, SIDE):
-        return image
-    canvas = Image.new("RGBA", (SIDE, SIDE), (0, 0, 0, 0))
-    canvas.paste(image, _corner(image))
+def _centred(image: Image.Image, canvas: Image.Image) -> Image.Image:
+    canvas.paste(image, ((SIDE - image.width) // 2, (SIDE - image.height) // 2))
     return canvas
 
 
@@ -194,7 +160,3 @@ def _png(image: Image.Image, **options: int) -> bytes:
     file = io.BytesIO()
     image.save(file, "PNG", compress_level=9, **options)
     return file.getvalue()
-
-
-def _corner(image: Image.Image) -> tuple[int, int]:
-    return (SIDE - image.width) // 2, (SIDE - image.height) // 2

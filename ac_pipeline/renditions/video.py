@@ -1,7 +1,6 @@
 """Tapes as MP4: the picture, the timing and the sound that ffmpeg is asked for, and how often until it fits.
 
-Pillow decodes the frames, ffmpeg only ever sees raw pixels and samples, ffmpeg-python only builds commands. Reading
-the ZIP is `tape_archive.py`, running ffmpeg `ffmpeg_process.py`, checking the result `video_check.py`.
+Pillow decodes the frames, ffmpeg only ever sees raw pixels and samples, ffmpeg-python only builds commands.
 """
 
 from __future__ import annotations
@@ -9,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import struct
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from PIL import Image
 
 from ac_pipeline.errors import EncodingFailed, TooLarge
 from ac_pipeline.renditions.ffmpeg_process import TIMEOUT, Feed, Outcome, binary_version, default_binary, run_ffmpeg
-from ac_pipeline.renditions.pictures import common_block, shrunk_exactly
+from ac_pipeline.renditions.pictures import block_size, shrunk_exactly
 from ac_pipeline.renditions.tape_archive import Sound, TapeArchive
 from ac_pipeline.renditions.video_check import VideoFacts, check_encoded, check_smaller, read_facts
 
@@ -79,16 +79,13 @@ def frame_header(start: float, duration: float, length: int) -> bytes:
 VIDEO_CAP = 52_428_800  # Bytes; `maxSize` of the tape lexicon's `video`
 
 PRESET = "medium"
+# Fixed, since the count changes the bytes. Two encodings with one thread each take 7.5 s where one after the other with
+# two threads takes 8.9 (media facts, section 2.4).
 THREADS = 1
-"""Fixed, since the count changes the bytes. Two encodings with one thread each take 7.5 s where one after the other
-with two threads takes 8.9 (media facts, section 2.4)."""
 
+# Frames x width x height, as they are encoded: 300 frames of 4096x4096 (5.0 thousand million) took 222 s
 MOST_PIXELS = 6_000_000_000
-"""Frames x width x height, as they are encoded: 300 frames of 4096x4096 (5.0 thousand million) took 222 s."""
 
-ENLARGED_SIDE = 720
-LARGEST_ENLARGED = 960
-MOST_ENLARGED = 8
 LEAST_TRUE_SIDE = 16
 OVERSHOOT = 1.02  # An encoding is ended once it is this far over the cap; ffmpeg's count of bytes runs a little ahead
 
@@ -104,44 +101,35 @@ class Video:
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """An ffmpeg and how it may be used."""
-
     binary: str = field(default_factory=default_binary)  # Path of an ffmpeg with libx264; by default imageio-ffmpeg's
     timeout: float = TIMEOUT  # Seconds one run may take
     most_pixels: int = MOST_PIXELS  # Frames x width x height of what is encoded
+    spent: list[float] = field(default_factory=list, compare=False, repr=False)  # Seconds of each run so far
 
     def spec(self, cap: int) -> str:
         """Names everything that decides the bytes of a video of at most `cap` bytes."""
-        return (
-            f"tape-video/2 ffmpeg {binary_version(self.binary)} libx264 {PRESET} crf {BEST_CRF} threads {THREADS} "
-            f"max {cap}"
-        )
+        how = f"libx264 {PRESET} crf {BEST_CRF} threads {THREADS}"
+        return f"tape-video/2 ffmpeg {binary_version(self.binary)} {how} max {cap}"
 
     def run(self, stream: object, feed: Feed | None, *, stop_above: int, seconds: float) -> Outcome:
-        """Run a stream of so many seconds, a failing one twice; ended early above so many bytes.
-
-        Raises:
-            EncodingFailed: ffmpeg refused it both times; the message ends with its last words (MEDIA-7).
-            EncoderFailed: It could not start or was killed.
-            EncoderTimedOut: It took too long.
-        """
+        """Run a stream of so many seconds, a failing one twice; ended early above so many bytes. Raises EncodingFailed
+        (ffmpeg refused it both times; the message ends with its last words (MEDIA-7)), EncoderFailed (it could not
+        start or was killed), EncoderTimedOut (it took too long)."""
+        limits = {"timeout": self.timeout, "seconds": seconds}
         for _ in range(2):
-            outcome = run_ffmpeg(
-                stream, self.binary, feed=feed, timeout=self.timeout, stop_above=stop_above, seconds=seconds
-            )
+            begun = time.monotonic()
+            try:
+                outcome = run_ffmpeg(stream, self.binary, feed=feed, stop_above=stop_above, **limits)
+            finally:
+                self.spent.append(time.monotonic() - begun)
             if outcome.code == 0 or outcome.estimate is not None:
                 return outcome
-        raise EncodingFailed(
-            f"ffmpeg ended twice with exit code {outcome.code}. Its last words: {outcome.tail or 'none'}",
-            answer=outcome.tail,
-        )
+        said = f"ffmpeg ended twice with exit code {outcome.code}. Its last words: {outcome.tail or 'none'}"
+        raise EncodingFailed(said, answer=outcome.tail)
 
     def scale(self, best: float, least: float, size: tuple[int, int, int], name: str) -> float:
-        """The largest scale from `best` to `least` at which frames x width x height are within `most_pixels`.
-
-        Raises:
-            TooLarge: There is none.
-        """
+        """The largest scale from `best` to `least` at which frames x width x height are within `most_pixels`. Raises
+        TooLarge if there is none."""
         frames, width, height = size
         pixels = frames * width * height
         for scale in (8.0, 6.0, 4.0, 2.0, 1.0, 0.5, 0.25):
@@ -163,16 +151,63 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class _Source:
-    """What is encoded: the ffmpeg stream of an attempt, what feeds it, its length, the scale to begin with, and the
-    check that its result has to pass."""
+class _Encoding:
+    """What is encoded, and how: until it fits, and checked."""
 
-    stream: Callable[[Attempt, Path, bool], object]
-    feed: Feed | None
+    job: Job
+    stream: Callable[[Attempt, Path, bool], object]  # The ffmpeg stream of an attempt
+    feed: Feed | None  # What feeds it
     seconds: float
-    scale: float
-    check: Callable[[VideoFacts], None]
+    scale: float  # The one to begin with
+    check: Callable[[VideoFacts], None]  # What its result has to pass
     name: str
+
+    def run(self) -> Video:
+        """Encode until it fits, and check the result.
+
+        A file with B-frames is a third smaller but lists its frames in another order than it shows them, and where the
+        first durations differ from the last ones the length that its track declares is wrong by the difference. Such a
+        tape is encoded again without them.
+        """
+        video, facts = self._best(reorder=True)
+        try:
+            self.check(facts)
+        except EncodingFailed:
+            video, facts = self._best(reorder=False)
+            self.check(facts)
+        return video
+
+    def _best(self, *, reorder: bool) -> tuple[Video, VideoFacts]:
+        """The best that fits, with or without B-frames, and what is in it; not checked yet."""
+        search, cap = SizeSearch(self.job.cap, self.scale), self.job.cap
+        attempt_path, best_path = self.job.folder / "attempt.mp4", self.job.folder / "video.mp4"
+        while (attempt := search.next_attempt()) is not None:
+            stream = self.stream(attempt, attempt_path, reorder)
+            outcome = self.job.encoder.run(stream, self.feed, stop_above=int(cap * OVERSHOOT), seconds=self.seconds)
+            complete = outcome.estimate is None
+            size = attempt_path.stat().st_size if complete and attempt_path.exists() else outcome.estimate or 0
+            if complete and not size:
+                words = outcome.tail or "none"
+                raise EncodingFailed(f"ffmpeg reported success and wrote nothing. Its last words: {words}")
+            if search.record(attempt, size, complete=complete):
+                attempt_path.replace(best_path)
+            attempt_path.unlink(missing_ok=True)
+        if search.best is None:
+            least = f"about {search.smallest} at the lowest"
+            raise TooLarge(f"{self.name} does not fit {cap} bytes at any quality ({least})")
+        facts = read_facts(best_path)
+        details: dict[str, str | int | float | bool] = {
+            "width": facts.width,
+            "height": facts.height,
+            "seconds": round(facts.indexed / 1000, 3),
+            "frames": len(facts.times),
+            "sound": facts.sound is not None,
+            "scale": search.best.scale,
+            "crf": search.best.crf,
+            "encodes": search.attempts,
+            "b_frames": reorder,
+        }
+        return Video(best_path, best_path.stat().st_size, details), facts
 
 
 _SAMPLES = "sound.pcm"  # Name of the file with the raw samples of a tape's sound, in the folder of its job
@@ -193,7 +228,7 @@ def encode_tape(archive: TapeArchive, job: Job) -> Video:
     """
     last = len(archive.frames) - 1
     sampled = (archive.picture(index) for index in sorted({0, (last + 1) // 2, last}))
-    block = common_block(sampled, least=LEAST_TRUE_SIDE)
+    block = math.gcd(*(block_size(picture, least=LEAST_TRUE_SIDE) for picture in sampled))
     sound = archive.soundtrack(job.folder / _SAMPLES)
     try:
         return _encode_blocks(archive, block, sound, job)
@@ -202,13 +237,9 @@ def encode_tape(archive: TapeArchive, job: Job) -> Video:
 
 
 def shrink_video(source: Path, facts: VideoFacts, job: Job) -> Video:
-    """Encode a finished MP4, with these facts, again: as H.264 and AAC, upright, and so that it fits (MEDIA-14).
-
-    Raises:
-        TooLarge: It does not fit at any quality, or has too many pixels; the message has its size and the limit.
-        EncodingFailed, EncoderFailed: As in `encode_tape`.
-    """
-
+    """Encode a finished MP4, with these facts, again: as H.264 and AAC, upright, and so that it fits (MEDIA-14). Raises
+    TooLarge (it does not fit at any quality, or has too many pixels; the message has its size and the limit),
+    EncodingFailed, EncoderFailed (as in `encode_tape`)."""
     has_sound = facts.sound_duration > 0
 
     def stream(attempt: Attempt, out: Path, reorder: bool) -> object:
@@ -221,12 +252,10 @@ def shrink_video(source: Path, facts: VideoFacts, job: Job) -> Video:
             tracks.append(ffmpeg.input(str(source), thread_queue_size=512, **options)[str(facts.sound_stream)])
         return ffmpeg.output(*tracks, str(out), **_output_options(attempt.crf, reorder, sound=has_sound))
 
-    def check(result: VideoFacts) -> None:
-        check_smaller(result, facts)
-
     scale = job.encoder.scale(1, SMALLEST_SCALE, (len(facts.times), facts.width, facts.height), "The MP4")
     name = f"The MP4 has {source.stat().st_size} bytes and"
-    return _encode(_Source(stream, None, facts.duration / 1000, scale, check, name), job)
+    check = functools.partial(check_smaller, source=facts)
+    return _Encoding(job, stream, None, facts.duration / 1000, scale, check, name).run()
 
 
 def enlargement(width: int, height: int) -> int:
@@ -236,105 +265,35 @@ def enlargement(width: int, height: int) -> int:
     more than 960 pixels a side stay as they are.
     """
     longest = max(width, height)
-    if longest > LARGEST_ENLARGED:
-        return 1
-    return min(MOST_ENLARGED, max(2, ENLARGED_SIDE // longest // 2 * 2))
+    return 1 if longest > 960 else min(8, max(2, 720 // longest // 2 * 2))
 
 
 def _encode_blocks(archive: TapeArchive, block: int, sound: Sound | None, job: Job) -> Video:
-    """Encode with every `block` x `block` square as one pixel.
-
-    Raises:
-        _NotEnlarged: A frame is finer than that.
-    """
+    """Encode with every `block` x `block` square as one pixel. Raises _NotEnlarged if a frame is finer than that."""
     width, height = archive.size[0] // block, archive.size[1] // block
-
-    has_sound = sound is not None
 
     def stream(attempt: Attempt, out: Path, reorder: bool) -> object:
         pixels = ffmpeg.input("pipe:0", format="matroska", protocol_whitelist="pipe")
         tracks = [_picture(pixels, width, height, attempt.scale)]
         if sound is not None:
-            samples = ffmpeg.input(
-                str(job.folder / _SAMPLES),
-                format=sound.format,
-                ar=sound.rate,
-                ac=sound.channels,
-                protocol_whitelist="file",
-            )
+            kind = {"format": sound.format, "ar": sound.rate, "ac": sound.channels}
+            samples = ffmpeg.input(str(job.folder / _SAMPLES), protocol_whitelist="file", **kind)
             if sound.channels > 2:
                 samples = samples.filter("aformat", channel_layouts="stereo")
             # The producer pads the sound to 4,096 samples: the picture decides how long the tape is.
             tracks.append(samples.filter("apad").filter("atrim", end=f"{archive.seconds:.6f}"))
-        return ffmpeg.output(*tracks, str(out), **_output_options(attempt.crf, reorder, sound=has_sound))
+        return ffmpeg.output(*tracks, str(out), **_output_options(attempt.crf, reorder, sound=sound is not None))
 
     def check(result: VideoFacts) -> None:
-        check_encoded(result, [showing.start for showing in archive.frames], archive.seconds * 1000, sound=has_sound)
+        starts = [showing.start for showing in archive.frames]
+        check_encoded(result, starts, archive.seconds * 1000, sound=sound is not None)
 
     name = f"The tape ({len(archive.frames)} frames of {archive.size[0]}x{archive.size[1]})"
     scale = job.encoder.scale(enlargement(width, height), 1, (len(archive.frames), width, height), "The tape")
-    video = _encode(_Source(stream, functools.partial(_feed, archive, block), archive.seconds, scale, check, name), job)
+    feed = functools.partial(_feed, archive, block)
+    video = _Encoding(job, stream, feed, archive.seconds, scale, check, name).run()
     source = {"source_width": archive.size[0], "source_height": archive.size[1], "block": block}
     return replace(video, details={**video.details, **source})
-
-
-def _encode(source: _Source, job: Job) -> Video:
-    """Encode until it fits, and check the result.
-
-    A file with B-frames is a third smaller but lists its frames in another order than it shows them, and where the
-    first durations differ from the last ones the length that its track declares is wrong by the difference. Such a
-    tape is encoded again without them.
-    """
-    video, facts = _encode_once(source, job, reorder=True)
-    try:
-        source.check(facts)
-    except EncodingFailed:
-        video, facts = _encode_once(source, job, reorder=False)
-        source.check(facts)
-    return video
-
-
-def _encode_once(source: _Source, job: Job, *, reorder: bool) -> tuple[Video, VideoFacts]:
-    """The best that fits, with or without B-frames, and what is in it; not checked yet."""
-    search = SizeSearch(job.cap, source.scale)
-    path = _search(search, source, job, reorder=reorder)
-    if path is None or search.best is None:
-        raise TooLarge(
-            f"{source.name} does not fit {job.cap} bytes at any quality (about {search.smallest} at the lowest)"
-        )
-    facts = read_facts(path)
-    details: dict[str, str | int | float | bool] = {
-        "width": facts.width,
-        "height": facts.height,
-        "seconds": round(facts.indexed / 1000, 3),
-        "frames": len(facts.times),
-        "sound": facts.sound is not None,
-        "scale": search.best.scale,
-        "crf": search.best.crf,
-        "encodes": search.attempts,
-        "b_frames": reorder,
-    }
-    return Video(path, path.stat().st_size, details), facts
-
-
-def _search(search: SizeSearch, source: _Source, job: Job, *, reorder: bool) -> Path | None:
-    """Encode until the best fitting size is found; its file, or None if nothing fits."""
-    attempt_path, best_path = job.folder / "attempt.mp4", job.folder / "video.mp4"
-    while (attempt := search.next_attempt()) is not None:
-        outcome = job.encoder.run(
-            source.stream(attempt, attempt_path, reorder),
-            source.feed,
-            stop_above=int(search.cap * OVERSHOOT),
-            seconds=source.seconds,
-        )
-        complete = outcome.estimate is None
-        size = attempt_path.stat().st_size if complete and attempt_path.exists() else outcome.estimate or 0
-        if complete and not size:
-            raise EncodingFailed(f"ffmpeg reported success and wrote nothing. Its last words: {outcome.tail or 'none'}")
-        if search.record(attempt, size, complete=complete):
-            attempt_path.replace(best_path)
-        attempt_path.unlink(missing_ok=True)
-    return best_path if search.best is not None else None
 
 
 def _feed(archive: TapeArchive, block: int, write: Callable[[bytes], object]) -> None:
@@ -354,21 +313,15 @@ def _feed(archive: TapeArchive, block: int, write: Callable[[bytes], object]) ->
 
 def _picture(stream: ffmpeg.Stream, width: int, height: int, scale: float) -> ffmpeg.Stream:
     """Scaled, in BT.709; the tags are set by a filter because ffmpeg 7 and later lose the output options."""
-    exact = "accurate_rnd+full_chroma_int+bitexact"
-    colour = {"out_color_matrix": "bt709", "out_range": "tv"}
-    if scale > 1:
-        factor = int(scale)
-        stream = stream.filter("scale", width * factor, height * factor, flags=f"neighbor+{exact}", **colour)
-    elif scale < 1:
-        size = [max(2, int(side * scale) // 2 * 2) for side in (width, height)]
-        stream = stream.filter("scale", *size, flags=f"area+{exact}", **colour)
+    size: list[int] = []
+    if scale == 1:
+        stream = stream.filter("pad", "ceil(iw/2)*2", "ceil(ih/2)*2")
     else:
-        stream = stream.filter("pad", "ceil(iw/2)*2", "ceil(ih/2)*2").filter(
-            "scale", flags=f"neighbor+{exact}", **colour
-        )
-    return stream.filter("format", "yuv420p").filter(
-        "setparams", color_primaries="bt709", color_trc="bt709", colorspace="bt709", range="tv"
-    )
+        size = [side * int(scale) if scale > 1 else max(2, int(side * scale) // 2 * 2) for side in (width, height)]
+    flags = f"{'area' if scale < 1 else 'neighbor'}+accurate_rnd+full_chroma_int+bitexact"
+    stream = stream.filter("scale", *size, flags=flags, out_color_matrix="bt709", out_range="tv")
+    tags = dict.fromkeys(("color_primaries", "color_trc", "colorspace"), "bt709")
+    return stream.filter("format", "yuv420p").filter("setparams", **tags, range="tv")
 
 
 def _output_options(crf: int, reorder: bool, *, sound: bool) -> dict[str, str | int]:
@@ -429,12 +382,8 @@ class SizeSearch:
     _start: int = BEST_CRF
 
     def record(self, attempt: Attempt, size: int, *, complete: bool) -> bool:
-        """Note a result; true if it is the best so far.
-
-        Args:
-            size: Bytes, or the estimate where the encoding was stopped for being too large.
-            complete: False where it was stopped.
-        """
+        """Note a size in bytes, estimated where the encoding was stopped for being too large (not `complete`); True if
+        it is the best so far."""
         self.attempts += 1
         if complete and size <= self.cap:
             self._fitting[attempt.crf] = size

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import cast
 
@@ -27,20 +28,21 @@ from ac_pipeline.renditions.pictures import DECODING, HEAD, sniff
 from ac_pipeline.renditions.tape_archive import MOST_SECONDS
 
 PTS_TOLERANCE = 1.0  # Milliseconds; measured errors stay below 0.02 (media facts, section 2.1)
+# One frame at 60 Hz, rounded up to 17 ms: how much the whole may last too long or too short
 FRAME_MS = 1000 / 60 + 0.34
-"""One frame at 60 Hz, rounded up to 17 ms: how much the whole may last too long or too short."""
 SOUND_TOLERANCE = 50.0
 MOST_SIDE = 4096
 _MOST_BOXES = 100_000  # Three times the fragments of 300 s at 60 a second, with one frame in each
+# Frames x width x height that are decoded to judge one file; decoding is some ten times as fast as encoding
 MOST_DECODED = 60_000_000_000
-"""Frames x width x height that are decoded to judge one file; decoding is some ten times as fast as encoding."""
 _PLAYED_FORMATS = frozenset({"yuv420p", "yuvj420p"})
 _UNPLAYED_PROFILES = ("High 10", "High 4", "CAVLC 4", "Extended")
-_BT709 = 1
 _MOST_WAITING_BLOCKS = 696_320
 _FRAMES_UNDER_WAY = 8
 
 _AS_IT_IS = (1, 0, 0, 1)
+# Signs of a, b, c and d of a display matrix (ISO/IEC 14496-12, 6.2.2: x' = ax + cy, y' = bx + dy) -> what brings the
+# decoded picture upright
 _UPRIGHT: dict[tuple[int, int, int, int], Image.Transpose | None] = {
     _AS_IT_IS: None,
     (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
@@ -51,8 +53,6 @@ _UPRIGHT: dict[tuple[int, int, int, int], Image.Transpose | None] = {
     (0, 1, 1, 0): Image.Transpose.TRANSPOSE,
     (0, -1, -1, 0): Image.Transpose.TRANSVERSE,
 }
-"""Signs of a, b, c and d of a display matrix (ISO/IEC 14496-12, 6.2.2: x' = ax + cy, y' = bx + dy) -> what brings the
-decoded picture upright."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,46 +62,39 @@ class VideoFacts:
     mime_type: str
     codec: str
     pixel_format: str
-    # width, height: Pixels of the upright picture
-    width: int
+    width: int  # Of the upright picture, in pixels
     height: int
     times: tuple[float, ...]  # Presentation time of every frame that decodes, in order
     duration: float  # From the first frame to the end of the last one
-    # declared, indexed: Frames and length of the picture track that the file's index names; 0 where it names none
-    declared: int
-    indexed: float
+    declared: int  # Frames of the picture track that the file's index names; 0 where it names none
+    indexed: float  # Length of that track; 0 likewise
     colour: tuple[int, int, int, int]  # Numbers of primaries, transfer, matrix and range; all 1 for BT.709 in TV range
     faststart: bool  # True if the index precedes the media, so that playing can begin before the download ends
     sound: str | None  # Codec of the sound track, None without one
     sound_duration: float  # Of what decodes of it; 0 when nothing does
     profile: str = ""
     cut: str | None = None  # Why not all of the file is there, or None
-    # stream, sound_stream: Their numbers in the file
-    stream: int = 0
+    stream: int = 0  # Number of the picture track in the file
     sound_stream: int = 1
 
 
 def read_facts(path: Path, *, most_pixels: int = MOST_DECODED, timeout: float = TIMEOUT) -> VideoFacts:
-    """Read a video file by decoding all of it. `most_pixels`: frames x width x height that are decoded.
-
-    Raises:
-        UnreadableMedia: Not an MP4, a broken one, or longer than 300 s.
-        TooLarge: It has more pixels.
-        EncoderTimedOut: It takes longer.
-    """
+    """Read a video file by decoding all of it. `most_pixels`: frames x width x height that are decoded. Raises
+    UnreadableMedia (not an MP4, a broken one, or longer than 300 s), TooLarge (it has more pixels), EncoderTimedOut (it
+    takes longer)."""
     mime_type, faststart, cut = _boxes(path)
     shown: list[tuple[int, int]] = []
     lost, left = 0, most_pixels
-    first: VideoFrame | None = None
     with _opened(path, cut) as (container, video):
         _check_size(video.width, video.height)
-        base = float(video.time_base or 1)
+        base, size = float(video.time_base or 1), (video.width, video.height)
         for frames in _decoded(container, video, timeout):
             lost += frames is None
             for frame in frames or ():
                 if not isinstance(frame, VideoFrame) or frame.pts is None:
                     raise UnreadableMedia("The MP4 has frames without a time")
-                first = first or frame
+                if not shown:
+                    size = (frame.width, frame.height) if _signs(frame)[0] else (frame.height, frame.width)
                 shown.append((frame.pts, frame.duration or 0))
                 left -= frame.width * frame.height
                 if left < 0:
@@ -113,25 +106,18 @@ def read_facts(path: Path, *, most_pixels: int = MOST_DECODED, timeout: float = 
                 break  # its length is refused; the rest of it costs nothing
         shown.sort()
         context = video.codec_context
-        width, height = (first.width, first.height) if first is not None else (video.width, video.height)
-        if first is not None and not _signs(first)[0]:
-            width, height = height, width
+        colour = (context.color_primaries, context.color_trc, context.colorspace, context.color_range)
         facts = VideoFacts(
             mime_type=mime_type,
             codec=context.name,
             pixel_format=context.pix_fmt or "",
-            width=width,
-            height=height,
+            width=size[0],
+            height=size[1],
             times=tuple(pts * base * 1000 for pts, _ in shown),
             duration=_length(shown, base) * 1000,
             declared=video.frames,
             indexed=float(video.duration or 0) * base * 1000,
-            colour=(
-                int(context.color_primaries),
-                int(context.color_trc),
-                int(context.colorspace),
-                int(context.color_range),
-            ),
+            colour=cast("tuple[int, int, int, int]", tuple(map(int, colour))),
             faststart=faststart,
             sound=None,
             sound_duration=0.0,
@@ -139,18 +125,17 @@ def read_facts(path: Path, *, most_pixels: int = MOST_DECODED, timeout: float = 
             cut=cut or (f"{lost} of its frames are broken" if lost else _missing(path, len(shown), video.frames)),
             stream=video.index,
         )
-    heard = 0.0
+    heard, codec = 0.0, "unknown"
     with _opened(path) as (container, _):  # by itself: where one track ends early, the other may go on
         sound = container.streams.best("audio")
         if not isinstance(sound, AudioStream):
             return facts
-        if _is_unknown(sound):
-            return replace(facts, sound="unknown", sound_stream=sound.index)
-        for frames in _decoded(container, sound, timeout):
-            heard += sum(each.samples / each.sample_rate for each in frames or () if isinstance(each, AudioFrame))
-            if heard > MOST_SECONDS:
-                break
-        codec = sound.codec_context.codec.canonical_name
+        if not _is_unknown(sound):
+            codec = sound.codec_context.codec.canonical_name
+            for frames in _decoded(container, sound, timeout):
+                heard += sum(each.samples / each.sample_rate for each in frames or () if isinstance(each, AudioFrame))
+                if heard > MOST_SECONDS:
+                    break
         return replace(facts, sound=codec, sound_duration=heard * 1000, sound_stream=sound.index)
 
 
@@ -187,9 +172,8 @@ def _decoded(
         except av.error.FFmpegError:
             yield None
         if time.monotonic() > end:
-            raise EncoderTimedOut(
-                f"Decoding the MP4 took longer than {timeout:g} s and was ended (AC_ENCODE_TIMEOUT_SECONDS)"
-            )
+            said = f"Decoding the MP4 took longer than {timeout:g} s and was ended"
+            raise EncoderTimedOut(f"{said} (AC_ENCODE_TIMEOUT_SECONDS)")
 
 
 def _missing(path: Path, shown: int, declared: int) -> str | None:
@@ -203,9 +187,8 @@ def _missing(path: Path, shown: int, declared: int) -> str | None:
 
 def _check_size(width: int, height: int) -> None:
     if not 0 < max(width, height) <= MOST_SIDE:
-        raise UnreadableMedia(
-            f"The finished MP4 cannot be used: {width}x{height} pixels, at most {MOST_SIDE} a side are taken"
-        )
+        why = f"{width}x{height} pixels, at most {MOST_SIDE} a side are taken"
+        raise UnreadableMedia(f"The finished MP4 cannot be used: {why}")
 
 
 def _signs(frame: VideoFrame) -> tuple[int, int, int, int]:
@@ -219,35 +202,22 @@ def _signs(frame: VideoFrame) -> tuple[int, int, int, int]:
 
 
 def check_encoded(facts: VideoFacts, starts: Sequence[float], end: float, *, sound: bool) -> None:
-    """Check that an encoding has every frame at its time, lasts as long as its tape, and plays everywhere.
-
-    Args:
-        starts: When each frame of the tape begins, in milliseconds.
-        end: When the last one ends.
-
-    Raises:
-        EncodingFailed: Naming everything that is wrong.
-    """
-    wrong = [
-        *_wrong_form(facts),
-        *_wrong_times(facts, starts, end),
-        *([] if facts.colour == (_BT709,) * 4 else [f"colour tags {facts.colour}"]),
-    ]
+    """Check that an encoding has every frame at its time, lasts as long as its tape, and plays everywhere. `starts`:
+    when each frame of the tape begins, in milliseconds; `end`: when the last one ends. Raises EncodingFailed, naming
+    everything that is wrong."""
+    wrong = [*_wrong_form(facts), *_wrong_times(facts, starts, end)]
+    if facts.colour != (1, 1, 1, 1):
+        wrong.append(f"colour tags {facts.colour}")
     if sound and (facts.sound != "aac" or abs(facts.sound_duration - end) > SOUND_TOLERANCE):
         wrong.append(f"sound is {facts.sound or 'missing'}, {facts.sound_duration:.0f} of {end:.0f} ms")
     if not sound and facts.sound is not None:
         wrong.append("sound where the tape has none")
-    if wrong:
-        raise EncodingFailed(f"The encoded video fails its checks: {'; '.join(wrong)}")
+    _pass(wrong, "encoded")
 
 
 def check_finished(facts: VideoFacts) -> None:
     """Check that somebody else's MP4 can be published, as it is or encoded again: some frames, at most 300 s and 4096
-    pixels a side.
-
-    Raises:
-        UnreadableMedia: Naming what is wrong.
-    """
+    pixels a side. Raises UnreadableMedia, naming what is wrong."""
     _check_size(facts.width, facts.height)
     wrong: list[str] = []
     if not facts.times:
@@ -279,11 +249,8 @@ def why_not_as_it_is(facts: VideoFacts) -> list[str]:
 
 
 def check_smaller(facts: VideoFacts, source: VideoFacts) -> None:
-    """Check that a re-encoded MP4 still has all frames, the length and the sound of its source.
-
-    Raises:
-        EncodingFailed: Naming what is wrong.
-    """
+    """Check that a re-encoded MP4 still has all frames, the length and the sound of its source. Raises EncodingFailed,
+    naming what is wrong."""
     wrong = _wrong_form(facts)
     frames, due = len(facts.times), len(source.times)
     slack = max(FRAME_MS, source.duration / max(1, due))
@@ -292,29 +259,29 @@ def check_smaller(facts: VideoFacts, source: VideoFacts) -> None:
         wrong.append(f"{frames} of {due} frames, {facts.indexed:.0f} of {source.duration:.0f} ms")
     if (facts.sound is None) != (not source.sound_duration):
         wrong.append(f"sound is {facts.sound}, was {source.sound}")
+    _pass(wrong, "re-encoded")
+
+
+def _pass(wrong: Sequence[str], how: str) -> None:
     if wrong:
-        raise EncodingFailed(f"The re-encoded video fails its checks: {'; '.join(wrong)}")
+        raise EncodingFailed(f"The {how} video fails its checks: {'; '.join(wrong)}")
 
 
 def middle_frame(path: Path, facts: VideoFacts) -> Image.Image:
-    """The middle frame of a video, in RGB, upright and with square pixels.
-
-    Raises:
-        UnreadableMedia: It cannot be decoded.
-    """
+    """The middle frame of a video, in RGB, upright and with square pixels. Raises UnreadableMedia if it cannot be
+    decoded."""
     target = facts.times[len(facts.times) // 2] - PTS_TOLERANCE
     with _opened(path) as (container, video):
-        for frames in _decoded(container, video):
-            for frame in frames or ():
-                if not isinstance(frame, VideoFrame) or frame.pts is None:
-                    continue
-                if float(frame.pts * (video.time_base or 1)) * 1000 >= target:
-                    picture: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
-                    aspect = float(video.sample_aspect_ratio or 1)
-                    if 0.1 < aspect < 10 and aspect != 1:
-                        picture = picture.resize((max(1, round(picture.width * aspect)), picture.height))
-                    turn = _UPRIGHT[_signs(frame)]
-                    return picture if turn is None else picture.transpose(turn)
+        for frame in chain.from_iterable(frames or () for frames in _decoded(container, video)):
+            if not isinstance(frame, VideoFrame) or frame.pts is None:
+                continue
+            if float(frame.pts * (video.time_base or 1)) * 1000 >= target:
+                picture: Image.Image = frame.to_image()  # type: ignore[no-untyped-call]
+                aspect = float(video.sample_aspect_ratio or 1)
+                if 0.1 < aspect < 10 and aspect != 1:
+                    picture = picture.resize((max(1, round(picture.width * aspect)), picture.height))
+                turn = _UPRIGHT[_signs(frame)]
+                return picture if turn is None else picture.transpose(turn)
     raise UnreadableMedia("The MP4 ends before its middle frame")
 
 
@@ -379,11 +346,8 @@ def _boxes(path: Path) -> tuple[str, bool, str | None]:
 
 
 def _decoding(video: VideoStream) -> AbstractContextManager[None]:
-    """Memory for decoding a video: as many frames as its size may have waiting (H.264, table A-1), and those under way.
-
-    Raises:
-        TooLarge: The process has not as much.
-    """
+    """Memory for decoding a video: as many frames as its size may have waiting (H.264, table A-1), and those under way;
+    raises TooLarge where the process has not as much."""
     pixels = max(1, video.width * video.height)
     frames = min(16, _MOST_WAITING_BLOCKS * 256 // pixels) + _FRAMES_UNDER_WAY
     bits = av.VideoFormat(video.codec_context.pix_fmt or "yuv420p").padded_bits_per_pixel

@@ -1,24 +1,22 @@
-"""What carrying out plans takes: operations, points, uploads, bytes, commits, sessions, and when it can be done.
+"""What carrying out plans takes, and when it can be done: arithmetic over one account's plan after another.
 
-Pure arithmetic over one account's plan after another; nothing of a plan is kept. The lines of a plan are
-`selection.py`. Points and caps: ATProto facts, "Limits" and "Writing".
+Points and caps: ATProto facts, "Limits" and "Writing".
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import NamedTuple
 
-from ac_pipeline.atproto.types import MAX_OPERATIONS, POINTS, erases, points, request_bytes
-from ac_pipeline.sync.planning.diff import AccountPlan
-from ac_pipeline.sync.planning.plan import Kind, Operation
+from ac_pipeline.atproto.types import MAX_OPERATIONS, POINTS, Write, erases, points, request_bytes
+from ac_pipeline.sync.planning.plan import AccountPlan, Kind, Operation
 from ac_pipeline.sync.writing.writer import BatchLimits
 
 RECORDS_PER_SECOND = 1_000
-BLOBS_PER_SECOND = 150
-"""What a PDS on a disk takes without limits, rounded down (ATProto facts, "Writing")."""
+BLOBS_PER_SECOND = 150  # What a PDS on a disk takes without limits, rounded down (ATProto facts, "Writing")
 
 _HOUR, _DAY = 3_600.0, 86_400.0
 _UNITS = ((_DAY, "day", "a"), (_HOUR, "hour", "an"), (60.0, "minute", "a"), (1.0, "second", "a"))
@@ -26,17 +24,12 @@ _UNITS = ((_DAY, "day", "a"), (_HOUR, "hour", "an"), (60.0, "minute", "a"), (1.0
 
 @dataclass(frozen=True, slots=True)
 class Ceiling:
-    """One limit of one bucket: so many points, uploads, requests or events in a window of so many seconds.
-
-    Args:
-        left: What is left of the window that is under way; None when none is.
-        resets_in: Seconds until that one ends.
-    """
+    """One limit of one bucket: so many points, uploads, requests or events in a window of so many seconds."""
 
     limit: int
     seconds: float
-    left: int | None = None
-    resets_in: float = 0.0
+    left: int | None = None  # What is left of the window that is under way; None when none is
+    resets_in: float = 0.0  # Seconds until that one ends
 
     def __str__(self) -> str:
         length, unit, article = next(each for each in _UNITS if self.seconds >= each[0] or each[0] == 1.0)
@@ -46,31 +39,25 @@ class Ceiling:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """What one PDS, and the relay that reads it, let through as far as it is known; empty where nothing is.
+    """What one PDS, and the relay that reads it, let through as far as it is known; empty where nothing is."""
 
-    Args:
-        points: Write points of any one DID.
-        spent: DID -> the same, for those of which something is spent already.
-        uploads, requests: Of all users together.
-        events: Commits an hour that the relay takes from this PDS, which we keep to.
-        headroom: Share of each DID's points left to its owner (LIMIT-5), 0 to 1.
-    """
-
-    points: tuple[Ceiling, ...] = ()
+    points: tuple[Ceiling, ...] = ()  # Write points of any one DID
+    # DID -> the same, for those of which something is spent already
     spent: Mapping[str, tuple[Ceiling, ...]] = field(default_factory=dict)
+    # `uploads` and `requests`: of all users together
     uploads: tuple[Ceiling, ...] = ()
     requests: tuple[Ceiling, ...] = ()
-    events: tuple[Ceiling, ...] = ()
-    headroom: float = 0.0
+    events: tuple[Ceiling, ...] = ()  # Commits an hour that the relay takes from this PDS, which we keep to
+    headroom: float = 0.0  # Share of each DID's points left to its owner (LIMIT-5), 0 to 1
 
     def named(self) -> list[tuple[str, Ceiling]]:
         """Every limit with what it is about."""
-        listed = zip(_NAMES, (self.points, self.uploads, self.requests, self.events), strict=True)
-        return [(name, ceiling) for name, ceilings in listed for ceiling in ceilings]
+        listed = {WRITE_POINTS: self.points, UPLOADS: self.uploads, REQUESTS: self.requests, EVENTS: self.events}
+        return [(name, ceiling) for name, ceilings in listed.items() for ceiling in ceilings]
 
 
-_NAMES = ("write points of one user", "blob uploads", "requests", "commits the relay takes")
-WRITE_POINTS, UPLOADS, REQUESTS, EVENTS = _NAMES
+WRITE_POINTS, UPLOADS, REQUESTS = "write points of one user", "blob uploads", "requests"
+EVENTS = "commits the relay takes"
 SPEED = "the speed of the PDS"
 
 USUAL = Limits(
@@ -79,26 +66,6 @@ USUAL = Limits(
     requests=(Ceiling(3_000, 300.0),),
 )
 """What the reference PDS limits when its limits are on (ATProto facts, "Limits")."""
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """What one user's operations take of the limits.
-
-    Args:
-        points: Write points in all; `largest`: of the largest commit, which fits into a window whole or not at all.
-        events: Commits that wait for the relay's hour; `counted`: those that delete, which count in it and do not wait.
-        seconds: What the PDS needs for it without any limit.
-    """
-
-    did: str
-    points: int = 0
-    largest: int = 0
-    uploads: int = 0
-    requests: int = 0
-    events: int = 0
-    counted: int = 0
-    seconds: float = 0.0
 
 
 class Ending(NamedTuple):
@@ -121,10 +88,8 @@ class _Window:
 
 
 class Timeline:
-    """One bucket, spent as fast as the ceilings that hold at once allow; without any, nothing ever waits.
-
-    Args:
-        headroom: Share of each that stays unspent, 0 to 1.
+    """One bucket, spent as fast as the ceilings that hold at once allow; without any, nothing ever waits. `headroom` is
+    the share of each that stays unspent, 0 to 1.
     """
 
     def __init__(self, ceilings: Sequence[Ceiling], headroom: float = 0.0) -> None:
@@ -132,10 +97,9 @@ class Timeline:
         self._waited: Ceiling | None = None
         self._windows = []
         for each in ceilings:
-            kept = int(each.limit * headroom)
-            left, ends = (
-                (each.left, each.resets_in) if each.left is not None and each.resets_in > 0 else (each.limit, None)
-            )
+            kept, begun = int(each.limit * headroom), each.left is not None and each.resets_in > 0
+            left = each.left if each.left is not None and begun else each.limit
+            ends = each.resets_in if begun else None
             self._windows.append(_Window(each, max(each.limit - kept, 1), left - kept, ends))
 
     def spend(self, amount: int, unit: int = 1) -> None:
@@ -172,6 +136,40 @@ class Timeline:
                 window.left, window.ends = window.usable, None
 
 
+REQUESTS_A_USER = 2  # Requests besides commits, uploads and a login: the latest commit, and one to spare
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Amounts:
+    """What plans take, added up."""
+
+    operations: int = 0  # Records written or deleted
+    points: int = 0  # Write points
+    blob_uploads: int = 0  # Blobs that the repositories do not hold yet
+    bytes: int = 0  # Of the request bodies and these blobs, as far as they are known
+    commits: int = 0  # Requests that write
+    sessions: int = 0  # Logins, at most
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UserCost(_Amounts):
+    """What the operations of one account take."""
+
+    user: str = ""
+    did: str = ""
+    largest: int = 0  # Points of the largest commit, which fits into a window whole or not at all
+    erasing: int = 0  # Commits that delete something: they count in the relay's hour and do not wait for it (LIMIT-9)
+
+    @property
+    def requests(self) -> int:
+        return self.commits + self.blob_uploads + self.sessions + REQUESTS_A_USER
+
+    @property
+    def seconds(self) -> float:
+        """What the PDS needs for it without any limit."""
+        return self.operations / RECORDS_PER_SECOND + self.blob_uploads / BLOBS_PER_SECOND
+
+
 class Forecast:
     """Adds users up in the order given: points are each user's own, everything else is shared."""
 
@@ -183,68 +181,22 @@ class Forecast:
         self._seconds = 0.0
         self.end = Ending()
 
-    def add(self, demand: Demand) -> Ending:
+    def add(self, cost: UserCost) -> Ending:
         """When this user, who comes after those added before, is done."""
-        limits = self._limits
-        points = Timeline(limits.spent.get(demand.did, limits.points), limits.headroom)
-        points.spend(demand.points, demand.largest)
-        self._uploads.spend(demand.uploads)
-        self._requests.spend(demand.requests)
-        self._events.count(demand.counted)
-        self._events.spend(demand.events)
-        self._seconds += demand.seconds
-        ends = [Ending(self._seconds), points.ending(WRITE_POINTS)]
-        ends += [self._uploads.ending(UPLOADS)] if demand.uploads else []
-        ends += [self._requests.ending(REQUESTS)] if demand.requests else []
-        ends += [self._events.ending(EVENTS)] if demand.events else []
-        ending = max(ends, key=_seconds)
-        self.end = max(self.end, ending, key=_seconds)
+        limits, events = self._limits, cost.commits - cost.erasing
+        points = Timeline(limits.spent.get(cost.did, limits.points), limits.headroom)
+        points.spend(cost.points, cost.largest)
+        self._uploads.spend(cost.blob_uploads)
+        self._requests.spend(cost.requests)
+        self._events.count(cost.erasing)
+        self._events.spend(events)
+        self._seconds += cost.seconds
+        ends = [Ending(self._seconds), points.ending(WRITE_POINTS), self._requests.ending(REQUESTS)]
+        ends += [self._uploads.ending(UPLOADS)] if cost.blob_uploads else []
+        ends += [self._events.ending(EVENTS)] if events else []
+        ending = max(ends, key=itemgetter(0))
+        self.end = max(self.end, ending, key=itemgetter(0))
         return ending
-
-
-def _seconds(ending: Ending) -> float:
-    return ending.seconds
-
-
-REQUESTS_A_USER = 2
-"""Requests of a user besides commits, uploads and a login: the latest commit, and one to spare."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Amounts:
-    """What plans take: records written or deleted, write points, blobs that the repositories do not hold yet, bytes of
-    the request bodies and these blobs as far as they are known, requests that write, and logins at most."""
-
-    operations: int = 0
-    points: int = 0
-    blob_uploads: int = 0
-    bytes: int = 0
-    commits: int = 0
-    sessions: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class UserCost(_Amounts):
-    """What one account's plan takes; `largest`: points of the largest commit, `erasing`: commits that delete something,
-    which the relay's hour does not hold back (LIMIT-9).
-    """
-
-    user: str
-    did: str
-    largest: int = 0
-    erasing: int = 0
-
-    def demand(self) -> Demand:
-        return Demand(
-            self.did,
-            self.points,
-            self.largest,
-            self.blob_uploads,
-            self.commits + self.blob_uploads + self.sessions + REQUESTS_A_USER,
-            self.commits - self.erasing,
-            self.erasing,
-            self.operations / RECORDS_PER_SECOND + self.blob_uploads / BLOBS_PER_SECOND,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,23 +215,16 @@ class UserBill:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost(_Amounts):
-    """What carrying out a plan takes (design, section 6).
+    """What carrying out a plan takes (design, section 6)."""
 
-    Args:
-        finishes_at: The earliest end under the limits that are known of this PDS; without any, at its own speed.
-        waits_for: What binds until then: a limit, or the speed of the PDS.
-        finishes_limited, limited_by: The same under the limits a PDS has by default when they are on, with the same
-            relay.
-    """
-
-    finishes_at: datetime
-    waits_for: str
-    finishes_limited: datetime
+    finishes_at: datetime  # The earliest end under the limits that are known of this PDS; without any, at its own speed
+    waits_for: str  # What binds until then: a limit, or the speed of the PDS
+    finishes_limited: datetime  # The same under the limits a PDS has by default when they are on, with the same relay
     limited_by: str
 
     def to_json(self) -> dict[str, object]:
-        values = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in values.items()}
+        ends = {name: getattr(self, name).isoformat() for name in ("finishes_at", "finishes_limited")}
+        return {**asdict(self), **ends}
 
 
 class Bill:
@@ -295,8 +240,8 @@ class Bill:
         """One more account that has something to do."""
         for name in self._sums:
             self._sums[name] += getattr(cost, name)
-        end = self._known.add(cost.demand())
-        self._usual.add(cost.demand())
+        end = self._known.add(cost)
+        self._usual.add(cost)
         return UserBill(cost, self._now + timedelta(seconds=end.seconds), end.waits_for)
 
     def total(self) -> Cost:
@@ -320,53 +265,36 @@ def user_cost(plan: AccountPlan, limits: BatchLimits | None = None) -> UserCost:
     waiting = [operation for operation in plan.operations() if operation.kind is Kind.RENDER]
     copies = [operation for operation in writes if operation.kind is Kind.DELETE_DUPLICATE]  # in commits of their own
     others = [operation for operation in writes if operation.kind is not Kind.DELETE_DUPLICATE]
-    main = list(packed(others, limits))
-    batches = [_points(batch) for batch in main]
-    later = sum(_later(plan, operation) for operation in waiting)
-    commits = max(len(batches), -(-(len(others) + len(waiting)) // MAX_OPERATIONS))
-    largest = max([*batches, min(later, MAX_OPERATIONS * POINTS["create"])])
-    extra = [_points(batch) for batch in packed(copies, limits)]
+    main, extra = list(packed(others, limits)), list(packed(copies, limits))
+    batches = [points(batch) for batch in (*main, *extra)]
+    there = {document for made in plan.plans for document in made.matches}
+    later = sum(POINTS["update" if op.document and op.document.id in there else "create"] for op in waiting)
+    commits = max(len(main), -(-(len(others) + len(waiting)) // MAX_OPERATIONS))
     blobs = _uploads(plan, writes)
     return UserCost(
         user=plan.account.key,
         did=str(plan.account.did),
         operations=len(writes) + len(waiting),
-        points=sum(batches) + sum(extra) + later,
+        points=sum(batches) + later,
         blob_uploads=len(blobs) + sum(len(operation.media.blobs) for operation in waiting),
-        bytes=sum(request_bytes(operation.to_write()) for operation in writes) + sum(blobs.values()),
+        bytes=_bytes([*main, *extra]) + sum(blobs.values()),
         commits=commits + len(extra),
         sessions=int(bool(writes or waiting)),
-        largest=max([largest, *extra]),
-        erasing=sum(erases(operation.to_write() for operation in batch) for batch in main) + len(extra),
+        largest=max([*batches, min(later, MAX_OPERATIONS * POINTS["create"])]),
+        erasing=sum(map(erases, main)) + len(extra),
     )
 
 
-def cost(plans: Iterable[AccountPlan], now: datetime, known: Limits | None = None) -> Cost:
-    """Add up what the operations of these plans take."""
-    bill = Bill(now, known or Limits())
-    for each in map(user_cost, plans):
-        if each.operations:
-            bill.add(each)
-    return bill.total()
-
-
-def packed(operations: Iterable[Operation], limits: BatchLimits) -> Iterator[list[Operation]]:
+def packed(operations: Iterable[Operation], limits: BatchLimits) -> Iterator[list[Write]]:
     """Operations in the commits in which the writer sends them."""
     rest = sorted(operations, key=lambda operation: operation.path)
     while rest:
         batch, rest = limits.pack(rest)
-        yield batch
+        yield [operation.to_write() for operation in batch]
 
 
-def _points(batch: Iterable[Operation]) -> int:
-    return points(operation.to_write() for operation in batch)
-
-
-def _later(plan: AccountPlan, operation: Operation) -> int:
-    """Points of a record whose rendition is still to be made: whether it exists is known."""
-    document = operation.document
-    there = document is not None and any(document.id in made.matches for made in plan.plans)
-    return POINTS["update" if there else "create"]
+def _bytes(commits: Iterable[list[Write]]) -> int:
+    return sum(request_bytes(write) for commit in commits for write in commit)
 
 
 def _uploads(plan: AccountPlan, writes: Iterable[Operation]) -> dict[str, int]:
@@ -379,21 +307,12 @@ def _uploads(plan: AccountPlan, writes: Iterable[Operation]) -> dict[str, int]:
     return {cid: size for cid, size in made.items() if cid not in present}
 
 
-@dataclass(frozen=True, slots=True)
-class Price:
-    """What some operations of one repository take.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price(UserCost):
+    """What some operations of one repository take; `blob_uploads` are all blobs their records refer to: the most that
+    is uploaded."""
 
-    Args:
-        blobs: Blobs their records refer to: the most that is uploaded.
-        hours: To wait on a PDS with the usual limits and nothing spent, for `waits_for`; 0 when they are enough.
-    """
-
-    operations: int = 0
-    commits: int = 0
-    points: int = 0
-    blobs: int = 0
-    bytes: int = 0
-    hours: float = 0.0
+    hours: float = 0.0  # To wait on a PDS with the usual limits and nothing spent; 0 when they are enough
     waits_for: str = SPEED
 
     @property
@@ -401,34 +320,28 @@ class Price:
         """What it takes of the PDS, and how long that is under the usual limits."""
         said = (
             f"It takes {self.operations} writes in {self.commits} commits, {self.points} write points and at most "
-            f"{self.blobs} blobs, {self.bytes} bytes in all."
+            f"{self.blob_uploads} blobs, {self.bytes} bytes in all."
         )
         if self.hours:
             said += f"\nOn a PDS with the usual limits it takes {self.hours:.1f} hours, for {self.waits_for}."
         return said
 
     def to_json(self) -> dict[str, object]:
-        return {name: getattr(self, name) for name in ("operations", "commits", "points", "blobs", "bytes")}
+        counts = {name: getattr(self, name) for name in ("operations", "commits", "points")}
+        return {**counts, "blobs": self.blob_uploads, "bytes": self.bytes}
 
 
 def price(operations: Sequence[Operation]) -> Price:
     """Add up what these operations of one repository take."""
-    commits = [[operation.to_write() for operation in batch] for batch in packed(operations, BatchLimits())]
+    commits = list(packed(operations, BatchLimits()))
     blobs = {blob.cid: blob.size for operation in operations for blob in operation.blobs}
-    demand = Demand(
-        "",
+    found = Price(
+        operations=len(operations),
         points=sum(map(points, commits)),
+        blob_uploads=len(blobs),
+        bytes=_bytes(commits) + sum(blobs.values()),
+        commits=len(commits),
         largest=max(map(points, commits), default=0),
-        uploads=len(blobs),
-        requests=len(commits) + len(blobs) + REQUESTS_A_USER,
     )
-    end = Forecast(USUAL).add(demand)
-    return Price(
-        len(operations),
-        len(commits),
-        demand.points,
-        len(blobs),
-        sum(request_bytes(write) for batch in commits for write in batch) + sum(blobs.values()),
-        end.seconds / 3_600 if end.waits_for != SPEED else 0.0,
-        end.waits_for,
-    )
+    end = Forecast(USUAL).add(found)
+    return replace(found, hours=end.seconds / _HOUR if end.waits_for != SPEED else 0.0, waits_for=end.waits_for)

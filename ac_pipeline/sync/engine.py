@@ -1,9 +1,7 @@
 """The engine: mirrors one account at a time, from documents to records, links and ledger.
 
-Decide, then do: takes who may be synchronised (`reading.py`), reads what there is (`reading.py`), unless nothing has
-changed since the repository was left in order (`checkpoint.py`), lets `diff.py` decide, lets `writer.py` write, and
-after each committed batch stores links and ledger entries. Sources: design, section 1; acceptance, "Writing" and
-"Deletions".
+Decide, then do: reads what there is (`reading.py`), unless nothing has changed since the repository was left in order
+(`checkpoint.py`), lets `plan.py` decide and `writer.py` write, and after each batch stores links and ledger entries.
 """
 
 from __future__ import annotations
@@ -11,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from time import monotonic
 
@@ -31,22 +29,19 @@ from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.for_accounts import account_reports
 from ac_pipeline.sync.planning.checkpoint import counts, is_up_to_date, may_be_up_to_date, up_to_date_types
 from ac_pipeline.sync.planning.copies import deletions, find_lost_sources
-from ac_pipeline.sync.planning.diff import AccountPlan, plan_type
-from ac_pipeline.sync.planning.plan import Kind, Made, Operation, Wanted
-from ac_pipeline.sync.planning.reading import DOCUMENT_GONE, Reader
-from ac_pipeline.sync.planning.wanted import Unmade, make, offer
+from ac_pipeline.sync.planning.plan import AccountPlan, Kind, Made, Operation, Wanted, offer, plan_type
+from ac_pipeline.sync.planning.reading import DOCUMENT_GONE, Reader, Unmade, make
 from ac_pipeline.sync.ports import DataServer
-from ac_pipeline.sync.report import AccountReport, foresee
-from ac_pipeline.sync.selection import Agreement, Selection
+from ac_pipeline.sync.report import AccountReport
+from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.writing.blob_repair import BlobRepair, stand_in
-from ac_pipeline.sync.writing.erased import Eraser
+from ac_pipeline.sync.writing.erased import erase
 from ac_pipeline.sync.writing.recorder import Recorder
 from ac_pipeline.sync.writing.writer import Committed, Refused, Writer
 
 __all__ = ["DOCUMENT_GONE", "KEY_ATTEMPTS", "ROUNDS", "AccountPlan", "Engine", "ListedRevisions", "sync_accounts"]
 
-ROUNDS = 5
-"""How often a repository that somebody else writes to is planned anew before its sync is left for later."""
+ROUNDS = 5  # How often a repository that somebody else writes to is planned anew before its sync is left for later
 
 KEY_ATTEMPTS = 12
 """Keys a PDS may refuse for one item. The last ones lie up to 32 s apart, so that no letters are common to all."""
@@ -57,33 +52,28 @@ _MANY = 20
 not for each of them."""
 _ROWS_AN_ACCOUNT = 250
 """Rows of the list that one account of a run is worth: on a PDS with many others the rest is asked one by one."""
-_YOUNG = 60.0
-"""Seconds after which a list is read again."""
+_YOUNG = 60.0  # Seconds after which a list is read again
 
 
+@dataclass(slots=True)
 class ListedRevisions:
-    """The revisions of the repositories of many accounts, as the PDS lists them; safe to ask from several threads.
+    """The revisions of the repositories of many accounts, as the PDS lists them; safe to ask from several threads."""
 
-    Args:
-        accounts: How many accounts the run is about: for a few nothing is listed.
-    """
-
-    def __init__(self, server: DataServer, accounts: int) -> None:
-        self._server = server
-        self._rows = accounts * _ROWS_AN_ACCOUNT if accounts >= _MANY else 0
-        self._lock = threading.Lock()
-        self._found: dict[str, str] = {}
-        self._read_at: float | None = None
+    server: DataServer
+    accounts: int  # How many the run is about: for a few nothing is listed
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _found: dict[str, str] = field(default_factory=dict)
+    _read_at: float | None = None
 
     def of(self, did: str) -> str | None:
         """The revision this repository had at most a minute ago; None for one that is inactive or was not listed."""
-        if not self._rows:
+        if self.accounts < _MANY:
             return None
         with self._lock:
             if self._read_at is None or monotonic() - self._read_at > _YOUNG:
                 self._read_at, self._found = monotonic(), {}
                 with suppress(PipelineError):  # whoever is not in the list is asked for alone, and says what is wrong
-                    listed = islice(self._server.list_repositories(), self._rows)
+                    listed = islice(self.server.list_repositories(), self.accounts * _ROWS_AN_ACCOUNT)
                     self._found = {each.did: each.rev for each in listed if each.active}
             return self._found.get(did)
 
@@ -94,56 +84,35 @@ def _open() -> None:
 
 @dataclass(slots=True, kw_only=True)
 class Engine(Reader):
-    """Mirrors accounts. All it touches comes in through ports.
-
-    Args:
-        host: Name of the PDS, under which its learned limits are kept.
-        holder: Who holds the leases: unique to this process.
-        gate: Raises when no record may be written; accounts that are emptied do not ask.
-        erase_copies: True if copies of erased work in `site.standard.document` go too.
-    """
+    """Mirrors accounts. All it touches comes in through ports."""
 
     server: DataServer
-    host: str
-    holder: str
-    gate: Callable[[], None] = _open
-    erase_copies: bool = True
+    host: str  # Name of the PDS, under which its learned limits are kept
+    holder: str  # Who holds the leases: unique to this process
+    gate: Callable[[], None] = _open  # Raises when no record may be written; accounts that are emptied do not ask
+    erase_copies: bool = True  # True if copies of erased work in `site.standard.document` go too
+    # Those of all accounts of the run; without them the PDS is asked for each one's
+    revisions: ListedRevisions | None = None
 
-    def _recorder(self, account: Account, run_id: str, *, dry: bool = False) -> Recorder:
-        return Recorder(self.documents, self.ledger, account, run_id, self.now, dry=dry)
-
-    def sync(
-        self, account: Account, selection: Selection, run_id: str, revisions: ListedRevisions | None = None
-    ) -> AccountReport:
+    def sync(self, account: Account, selection: Selection, run_id: str) -> AccountReport:
         """Make the account's repository equal to its eligible documents; of an account that is to be deleted, empty it.
 
         What has to be rendered is rendered without the lease, which an encoding would hold for minutes (MEDIA-23): all
-        of it before, and what is found to be missing under the lease in between.
-
-        Never raises for what can be said of one account: a `Blocked` account and a transient error are in the report.
-
-        Args:
-            revisions: Those of all accounts of the run; without them the PDS is asked for this one's.
-
-        Raises:
-            Misconfigured: The gate is closed, or database or PDS have not what was there.
+        of it before, and what is found to be missing under the lease in between. A `Blocked` account and a transient
+        error are in the report; raises Misconfigured when the gate is closed, or database or PDS have not what was
+        there.
         """
         started = monotonic()
         made: Made = {}
         for number in range(ROUNDS):
-            recorder = self._recorder(account, run_id)
+            plan, recorder = self._begin(account, selection, run_id)
             try:
-                if (
-                    not number
-                    and account.blocked is None
-                    and account.did is not None
-                    and account.pending_deletion is None
-                ):
+                if not number and account.usable and account.pending_deletion is None:
                     self.gate()
                     made = self.render_missing(account, selection)
                 # In the last round what is missing is made at once: documents change faster than they are rendered.
-                plan = AccountPlan(account, made if number < ROUNDS - 1 else None, erase_copies=self.erase_copies)
-                self._sync(plan, selection, recorder, revisions)
+                plan.made = made if number < ROUNDS - 1 else None
+                self._sync(plan, recorder)
             except Unmade as rest:
                 made |= make(self.renderer, self.renders, rest.jobs)
                 continue
@@ -153,145 +122,131 @@ class Engine(Reader):
         recorder.report.seconds = monotonic() - started
         return recorder.report
 
-    def _sync(
-        self, plan: AccountPlan, selection: Selection, recorder: Recorder, revisions: ListedRevisions | None
-    ) -> None:
-        account = plan.account
-        if account.blocked is not None or account.did is None:
-            self.block(account, selection, recorder, account.blocked)
-            return
-        with self.ledger.lease(account.did, self.holder):
-            try:
-                self._mirror(plan, selection, recorder, revisions)
-            finally:
-                recorder.report.skipped = list(plan.skipped.values())
-                recorder.skip(recorder.report.skipped)
-
     def survey(self, account: Account, selection: Selection, run_id: str = "") -> tuple[AccountPlan, AccountReport]:
-        """The dry run: the plan of an account and what it amounts to. Nothing is written, made or uploaded.
-
-        The repository is always read: what is said of it is said of what it holds.
-
-        Raises:
-            Transient: Something could not be read.
+        """The dry run: the plan of an account and what it amounts to, by its repository as it is read now. Nothing is
+        written, made or uploaded; raises Transient when something could not be read.
         """
-        recorder = self._recorder(account, run_id, dry=True)
-        plan = AccountPlan(account, erase_copies=self.erase_copies)
-        if account.blocked is not None or account.did is None:
-            self.block(account, selection, recorder, account.blocked)
+        plan, recorder = self._begin(account, selection, run_id, dry=True)
+        if not account.usable:
+            self.block(plan, recorder, account.blocked)
             return plan, recorder.report
-        selection = self.without_paused(account, selection, recorder)
-        if not selection.types:
-            return plan, recorder.report
-        try:
-            plan.take(self.server.read_repository(account.did))
-        except Blocked as error:
-            self._refuse(account, selection, recorder, error)
-            return plan, recorder.report
-        self.read(plan, selection, dry=True)
-        self._judge(plan, selection, recorder)
-        foresee(plan, recorder.report)
+        self.leave_out_paused(plan, recorder)
+        if plan.selection.types:
+            try:
+                plan.take(self.server.read_repository(str(account.did)))
+            except Blocked as error:
+                self._refuse(plan, recorder, error)
+            else:
+                self.read(plan)
+                self._judge(plan, recorder)
+                recorder.foresee()
         return plan, recorder.report
 
     def render(self, account: Account, media: MediaType, selection: Selection, run_id: str) -> AccountReport:
         """Make the renditions of one type that are not known yet, and remember them for the sync that follows."""
         started = monotonic()
-        recorder = self._recorder(account, run_id)
+        plan, recorder = self._begin(account, replace(selection, types=(media,)), run_id)
         try:
-            plan = AccountPlan(account)
-            selection = self.without_paused(account, replace(selection, types=(media,)), recorder)
-            self.read(plan, selection)
-            recorder.count(plan, selection.types)
-            for each in selection.types:
-                recorder.rendered(each, plan.wanted[each.name])
+            self.leave_out_paused(plan, recorder)
+            self.read(plan)
+            recorder.count()
+            for each in plan.selection.types:
+                recorder.rendered(plan.wanted[each.name])
         except Transient as error:
             recorder.interrupt(error)
         recorder.report.seconds = monotonic() - started
         return recorder.report
 
-    def _refuse(self, account: Account, selection: Selection, recorder: Recorder, error: Blocked) -> None:
+    def _begin(
+        self, account: Account, selection: Selection, run_id: str, *, dry: bool = False
+    ) -> tuple[AccountPlan, Recorder]:
+        plan = AccountPlan(account, selection, dry, erase_copies=self.erase_copies)
+        return plan, Recorder(self.documents, self.ledger, plan, run_id, self.now)
+
+    def _sync(self, plan: AccountPlan, recorder: Recorder) -> None:
+        account = plan.account
+        if not account.usable:
+            self.block(plan, recorder, account.blocked)
+            return
+        with self.ledger.lease(str(account.did), self.holder):
+            try:
+                self._mirror(plan, recorder)
+            finally:
+                recorder.skip()
+
+    def _refuse(self, plan: AccountPlan, recorder: Recorder, error: Blocked) -> None:
         """Record an account as blocked, unless the PDS knows the others as little: then nobody is."""
         if isinstance(error, AccountUnknown):
             self.safeguard.check_server()
-        self.block(account, selection, recorder, error)
+        self.block(plan, recorder, error)
 
-    def _mirror(
-        self, plan: AccountPlan, asked: Selection, recorder: Recorder, revisions: ListedRevisions | None
-    ) -> None:
-        selection = self.without_paused(plan.account, asked, recorder)
-        if not selection.types:
+    def _mirror(self, plan: AccountPlan, recorder: Recorder) -> None:
+        whole = plan.selection.whole
+        self.leave_out_paused(plan, recorder)
+        if not plan.selection.types:
             return
         try:
-            if self._is_up_to_date(plan, selection, recorder, revisions):
+            if self._is_up_to_date(plan, recorder):
                 return
-            self._judge(plan, selection, recorder)
-            self._carry_out(plan, recorder, selection.agreed)
-            if selection.agreed is None:
-                self._repair_blobs(plan, selection, recorder)
-            if not selection.partial:
-                recorder.vanished(plan, selection.types)
+            self._judge(plan, recorder)
+            self._carry_out(plan, recorder)
+            if plan.selection.agreed is None:
+                self._repair_blobs(plan, recorder)
+            if not plan.selection.partial:
+                recorder.vanished()
         except Blocked as error:
             if not plan.plans:
-                self._refuse(plan.account, selection, recorder, error)
+                self._refuse(plan, recorder, error)
                 return
             recorder.block_rest(error)
         except RateLimited as error:
             if not plan.plans:
                 raise
             recorder.defer_rest(error)
-        Eraser(self.documents, self.ledger, self.renderer).erase(plan, selection, recorder)
+        erase(self, plan, recorder)
         recorder.finish()
-        if plan.checkpoint is None or plan.checkpoint.rev == plan.base or asked.whole:
-            self._remember(plan, selection, recorder)
+        if plan.checkpoint is None or plan.checkpoint.rev == plan.base or whole:
+            self._remember(plan, recorder)
 
-    def _is_up_to_date(
-        self, plan: AccountPlan, selection: Selection, recorder: Recorder, revisions: ListedRevisions | None
-    ) -> bool:
-        """True if there is nothing to do, which is counted then; else the repository and all it is compared with are
-        read.
-
-        Repository or revision come first: a record that appears while we read has its document in Mongo by then.
+    def _is_up_to_date(self, plan: AccountPlan, recorder: Recorder) -> bool:
+        """True if there is nothing to do, which is counted then; else all there is has been read. Repository or
+        revision come first: a record that appears while we read has its document in Mongo by then.
         """
         did = str(plan.account.did)
         plan.checkpoint = known = self.ledger.checkpoint(did)
         unmoved = None
-        if known is not None and may_be_up_to_date(known, selection) and self._stands_at(known, revisions):
+        if known is not None and may_be_up_to_date(known, plan.selection) and self._stands_at(known):
             unmoved = known.rev
-            self.read(plan, selection)
-            if is_up_to_date(plan, selection, known, self.now):
-                recorder.untouched(plan, selection.types, known.counts)
+            self.read(plan)
+            if is_up_to_date(plan, known, self.now):
+                recorder.untouched(known.counts)
                 return True
         plan.take(self.server.read_repository(did))
         if plan.base != unmoved:
-            self.read(plan, selection)
+            self.read(plan)
         return False
 
-    def _stands_at(self, known: RepositoryCheckpoint, revisions: ListedRevisions | None) -> bool:
-        """True if the repository is at the revision of its checkpoint.
-
-        A list that shows an older one than the checkpoint was read before a sync of another run ended.
+    def _stands_at(self, known: RepositoryCheckpoint) -> bool:
+        """True if the repository is at the revision of its checkpoint. A list that shows an older one than the
+        checkpoint was read before a sync of another run ended.
         """
-        found = revisions.of(known.did) if revisions is not None else None
+        found = self.revisions.of(known.did) if self.revisions is not None else None
         if found is None or found < known.rev:
             found = self.server.latest_commit(known.did).rev
         return found == known.rev
 
-    def _judge(self, plan: AccountPlan, selection: Selection, recorder: Recorder) -> None:
+    def _judge(self, plan: AccountPlan, recorder: Recorder) -> None:
         """Count what was read, find the orphans and make the plan."""
-        if plan.repository is None:
-            return
-        recorder.records(plan.repository, selection.types)
-        recorder.count(plan, selection.types)
-        self.find_orphans(plan, selection, recorder)
-        find_lost_sources(plan, selection, self.documents)
-        plan.types = selection.types
-        self._decide(plan, selection.agreed)
+        recorder.count()
+        self.find_orphans(plan, recorder)
+        find_lost_sources(plan, self.documents)
+        self._decide(plan)
 
-    def _carry_out(self, plan: AccountPlan, recorder: Recorder, agreed: Agreement | None = None) -> None:
+    def _carry_out(self, plan: AccountPlan, recorder: Recorder) -> None:
         """Write what is planned; plan anew whenever the repository moved or items take another key or other bytes."""
         moved = 0
         while True:
-            recorder.begin(plan.plans)
+            recorder.begin()
             try:
                 if not self._write(plan, recorder):
                     return
@@ -303,24 +258,17 @@ class Engine(Reader):
                         "run it again later"
                     ) from error
                 plan.take(self.server.read_repository(str(plan.account.did)))
-            self._decide(plan, agreed)
+            self._decide(plan)
 
-    def _repair_blobs(self, plan: AccountPlan, selection: Selection, recorder: Recorder) -> None:
+    def _repair_blobs(self, plan: AccountPlan, recorder: Recorder) -> None:
         """Give the PDS back what it has lost of the blobs of records that are in place (VERIFY-5)."""
-        repair = BlobRepair(
-            plan,
-            recorder,
-            self.server,
-            self.lexicons,
-            lambda operation, blob: self._load(plan, operation, blob),
-            lambda refused: self._take(plan, recorder, refused),
-        )
-        if repair.repair(selection, lambda: self._writer(plan)):
+        repair = BlobRepair(self, plan, recorder)
+        if repair.repair():
             self._decide(plan)
             self._carry_out(plan, recorder)
             repair.check()
 
-    def _remember(self, plan: AccountPlan, selection: Selection, recorder: Recorder) -> None:
+    def _remember(self, plan: AccountPlan, recorder: Recorder) -> None:
         """How the repository is left, unless that is known already.
 
         What somebody else changed is vouched for only by a run that was asked for everything: after one about some
@@ -328,19 +276,18 @@ class Engine(Reader):
         """
         if plan.repository is None:
             return
-        done = up_to_date_types(plan, selection, recorder.links)
+        done = up_to_date_types(plan, recorder.links)
         left = RepositoryCheckpoint(plan.repository.did, plan.repository.rev, self.now(), done, counts(plan))
         if plan.checkpoint is None or replace(left, at=plan.checkpoint.at) != plan.checkpoint:
             self.ledger.keep_checkpoint(left)
 
     @staticmethod
-    def _decide(plan: AccountPlan, agreed: Agreement | None = None) -> None:
-        if plan.repository is None:
-            return
-        did, why = plan.repository.did, plan.account.pending_deletion
+    def _decide(plan: AccountPlan) -> None:
+        """Plan what is selected; in a sync that is held to what was agreed, nothing else."""
+        did, why, agreed = str(plan.account.did), plan.account.pending_deletion, plan.selection.agreed
         plan.plans = [
             plan_type(media, did, plan.wanted[name], plan.records(media), plan.gone.get(name), pending_deletion=why)
-            for name, media in ((media.name, media) for media in plan.types)
+            for name, media in ((media.name, media) for media in plan.selection.types)
         ]
         for made in plan.plans if plan.erase_copies else ():
             made.operations += deletions(plan, made)
@@ -358,13 +305,13 @@ class Engine(Reader):
         operations = [each for each in plan.operations() if each.writes and each.path not in plan.refused]
         if plan.repository is None or not operations:
             return False
-        writer = self._writer(plan)
+        writer = self.writer_of(plan)
         again = False
         for outcome in writer.write([op for op in operations if op.kind is not Kind.DELETE_DUPLICATE], plan.repository):
-            again |= self._take(plan, recorder, outcome)
+            again |= self.take(plan, recorder, outcome)
         copies = [op for op in operations if op.kind is Kind.DELETE_DUPLICATE and op.item not in plan.unresolved]
         for outcome in writer.write(copies, plan.repository):
-            self._take(plan, recorder, outcome)
+            self.take(plan, recorder, outcome)
         return again
 
     def writer(
@@ -374,10 +321,11 @@ class Engine(Reader):
         known = set() if uploaded is None else uploaded
         return Writer(self.server, self.ledger, self.host, self.now, account, load, known)
 
-    def _writer(self, plan: AccountPlan) -> Writer:
-        return self.writer(plan.account, lambda operation, blob: self._load(plan, operation, blob), plan.uploaded)
+    def writer_of(self, plan: AccountPlan) -> Writer:
+        """A writer of what is planned."""
+        return self.writer(plan.account, lambda operation, blob: self.load(plan, operation, blob), plan.uploaded)
 
-    def _take(self, plan: AccountPlan, recorder: Recorder, outcome: Committed | Refused) -> bool:
+    def take(self, plan: AccountPlan, recorder: Recorder, outcome: Committed | Refused) -> bool:
         """Record a batch or a refusal, or put the item into the next round; True if there has to be one."""
         if isinstance(outcome, Committed):
             plan.repository = outcome.repository
@@ -413,7 +361,7 @@ class Engine(Reader):
             )
         return None
 
-    def _load(self, plan: AccountPlan, operation: Operation, blob: BlobRef) -> bytes:
+    def load(self, plan: AccountPlan, operation: Operation, blob: BlobRef) -> bytes:
         """A blob's bytes; what the store has lost is made again from its source, once in a run."""
         original = plan.stand_ins.get(blob.cid)
         if original is not None:
@@ -435,5 +383,5 @@ def sync_accounts(
     Two to four workers hide the disk waits of a PDS (ATProto facts, "Writing"); more hide the reading and recording of
     some accounts behind the writes of others.
     """
-    revisions = ListedRevisions(engine.server, len(accounts))
-    return account_reports(accounts, lambda account: engine.sync(account, selection, run_id, revisions), workers)
+    engine = replace(engine, revisions=ListedRevisions(engine.server, len(accounts)))
+    return account_reports(accounts, lambda account: engine.sync(account, selection, run_id), workers)

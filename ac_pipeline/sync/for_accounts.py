@@ -1,6 +1,6 @@
 """The one way to do something for many accounts: several at once, each on its own, until an interrupt.
 
-What is done for an account is said elsewhere. Memory does not grow with the number of accounts (OPS-6).
+Memory does not grow with the number of accounts (OPS-6).
 """
 
 from __future__ import annotations
@@ -25,10 +25,8 @@ from ac_pipeline.sync.report import AccountReport
 Result = TypeVar("Result")
 
 _LOG = logging.getLogger(__name__)
-_LOOK = 0.5
-"""Seconds between two looks whether Ctrl-C was pressed while accounts are under way."""
-_MESSAGE = 500
-"""Characters of an unforeseen error's message."""
+_LOOK = 0.5  # Seconds between two looks whether Ctrl-C was pressed while accounts are under way
+_MESSAGE = 500  # Characters of an unforeseen error's message
 
 
 def for_accounts(
@@ -96,10 +94,8 @@ def for_accounts(
 
 
 def unread(account: Account, error: PipelineError) -> PipelineError:
-    """Why one account of many could not be read.
-
-    Raises:
-        ServiceUnreachable: A service is down: nothing can be said of the others either.
+    """Why one account of many could not be read; raises ServiceUnreachable when a service is down: nothing can be said
+    of the others either.
     """
     del account
     if isinstance(error, ServiceUnreachable):
@@ -122,9 +118,7 @@ def account_reports(
 
 def _named(account: Account, error: BaseException) -> PipelineError:
     """The error; one that nobody foresaw with its class, its message without secrets, and the line that raised it.
-
-    Raises:
-        Misconfigured: The error is one: no account can be worked on.
+    Raises Misconfigured when it is one: no account can be worked on.
     """
     if isinstance(error, Misconfigured):
         raise error

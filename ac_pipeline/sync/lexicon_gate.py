@@ -1,7 +1,5 @@
-"""The lexicons' gate: no record is written while our lexicons break what is published.
-
-A published record cannot be called back from those who read it. The rules of change are `atproto/lexicon.py`;
-publishing is `operations/lexicons.py`.
+"""The lexicons' gate: no record is written while our lexicons break what is published, by the rules of
+`atproto/lexicon.py`. A published record cannot be called back from those who read it.
 """
 
 from __future__ import annotations
@@ -74,33 +72,23 @@ class Authority:
         return str(self.account.did)
 
     def published(self, lexicons: Lexicons) -> Published:
-        """The lexicons of ours that stand in the authority's repository; raises Transient or Blocked when it cannot be
-        read.
-        """
+        """Those of ours in the authority's repository; raises Transient or Blocked when it cannot be read."""
         return published_in(self.server.read_repository(self.did), lexicons)
 
 
 @dataclass(slots=True)
 class LexiconGate:
-    """Lets records through only while our lexicons keep what the published ones promise. Asked once, then open.
-
-    Args:
-        authority: Who publishes them; None leaves the gate open.
-        memory: Stands in while the authority's PDS does not answer.
-    """
+    """Lets records through only while our lexicons keep what the published ones promise. Asked once, then open."""
 
     lexicons: Lexicons
-    authority: Authority | None
-    memory: Memory
+    authority: Authority | None  # Who publishes them; None leaves the gate open
+    memory: Memory  # Stands in while the authority's PDS does not answer
     _open: bool = False
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def comparisons(self) -> list[Comparison]:
-        """Ours beside the published ones, as they are now or were when they could last be read.
-
-        Raises:
-            Transient: They cannot be read, and never were.
-            Misconfigured: The authority's account cannot be read, and never was.
+        """Ours beside the published ones, as they are now or were when they could last be read; when they never could,
+        raises Transient, or Misconfigured where the authority's account cannot be read.
         """
         if self.authority is None:
             return compare(self.lexicons, {})
@@ -120,11 +108,8 @@ class LexiconGate:
         return compare(self.lexicons, published)
 
     def require(self) -> None:
-        """Return when records may be written.
-
-        Raises:
-            Misconfigured: A published lexicon would be broken; names every rule.
-            Transient: The published lexicons cannot be read, and never were.
+        """Return when records may be written; raises Misconfigured, with every rule that a published lexicon would
+        break, and Transient when the published ones cannot be read and never were.
         """
         with self._lock:
             if self._open:

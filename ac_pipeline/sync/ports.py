@@ -43,11 +43,8 @@ class DataServer(Protocol):
         """Largest blob it takes, in bytes (`describeServer.blobUploadLimit`)."""
 
     def read_repository(self, did: str) -> Repository:
-        """The whole repository, verified (`com.atproto.sync.getRepo`).
-
-        Raises:
-            AccountInactive, AccountUnknown: The account cannot be read.
-            RepositoryUnreadable: The CAR does not verify.
+        """The whole repository, verified (`com.atproto.sync.getRepo`); raises AccountInactive or AccountUnknown when
+        the account cannot be read, RepositoryUnreadable when the CAR does not verify.
         """
 
     def latest_commit(self, did: str) -> RepositoryStatus:
@@ -69,21 +66,16 @@ class DataServer(Protocol):
 
     def reserve_commit(self, account: Account, writes: Sequence[Write]) -> None:
         """Make sure that the next commit of the account, which will be `writes`, does not have to wait for a pace of
-        our own (LIMIT-9), so that no blob is uploaded for one that does. Where there is no such pace, nothing happens.
-
-        Raises:
-            RateLimited: It would have to wait; `retry_after` says until when.
+        our own (LIMIT-9), so that no blob is uploaded for one that does; where there is no such pace, nothing happens.
+        Raises RateLimited when it would have to; `retry_after` says until when.
         """
 
     def release_commit(self, account: Account) -> None:
         """Give back what `reserve_commit` took and no commit used, if anything."""
 
     def upload_blob(self, account: Account, data: bytes, mime_type: str) -> BlobRef:
-        """Upload one blob (`com.atproto.repo.uploadBlob`).
-
-        Raises:
-            InvalidRecord: The answer names another CID, size or MIME type.
-            TooLarge: It is over the PDS's limit.
+        """Upload one blob (`com.atproto.repo.uploadBlob`); raises InvalidRecord when the answer names another CID, size
+        or MIME type, TooLarge when it is over the PDS's limit.
         """
 
     def has_blob(self, did: str, cid: str) -> bool:
@@ -113,9 +105,7 @@ class Ledger(Protocol):
 
     def lease(self, did: str, holder: str) -> AbstractContextManager[None]:
         """Be the only writer of a repository while the context is open; renewed in the background, expires if we die.
-
-        Raises:
-            LeaseHeld: Somebody else is, and stayed so for the waiting time.
+        Raises LeaseHeld when somebody else is, and stayed so for the waiting time.
         """
 
     def batch_bytes(self, host: str, default: int) -> int:
@@ -166,35 +156,23 @@ class Renderer(Protocol):
     def derive(
         self, media: MediaType, document: Document, known: Derived | None, *, look: bool = False, anew: bool = False
     ) -> Derived:
-        """Renditions and companions of a document: from what is known, else the store, else made now.
+        """Renditions and companions of a document: from what is known, else the store, else made now. `look`: ask
+        storage whether the object is still the one that was rendered; `anew`: make renditions again, whatever is known
+        or kept.
 
-        Args:
-            look: Ask storage whether the object is still the one that was rendered.
-            anew: Make renditions again, whatever is known or kept.
-
-        Raises:
-            SourceMissing, UnreadableMedia, EncodingFailed, TooLarge: The item is to be quarantined.
-            Transient: Storage or the encoder did not answer.
+        Raises SourceMissing, UnreadableMedia, EncodingFailed or TooLarge when the item is to be quarantined, Transient
+        when storage or the encoder did not answer.
         """
 
     def companions(self, media: MediaType, document: Document, known: frozenset[str]) -> frozenset[str]:
         """Names of the document's companions that are in storage now; what differs from `known` is asked for twice.
-
-        Raises:
-            Transient: Storage did not answer.
+        Raises Transient when storage did not answer.
         """
 
     def open(self, blob: BlobRef) -> bytes:
-        """The bytes of a rendition.
-
-        Raises:
-            SourceMissing: The store has lost it; derive again with `known=None`.
-        """
+        """The bytes of a rendition; raises SourceMissing when the store has lost it: derive again with `known=None`."""
 
     def forget(self, media: MediaType, renditions: Iterable[Rendition]) -> None:
         """Let the store give up these renditions and how they were made; what is not there is gone already. Nobody is
-        harmed who needs one after all: it is made again.
-
-        Raises:
-            Transient: The store did not answer, or keeps one.
+        harmed who needs one after all: it is made again. Raises Transient when the store did not answer, or keeps one.
         """

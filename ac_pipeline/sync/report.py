@@ -3,24 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 
 from ac_pipeline.errors import Blocked, PipelineError, is_unreachable
 from ac_pipeline.items import Failure, Stage, State
 from ac_pipeline.media.base import Document, Verdict
-from ac_pipeline.sync.planning.diff import AccountPlan
-from ac_pipeline.sync.planning.plan import ERASES, LINKS_ONLY, Kind, Operation, TypePlan, Versions
-from ac_pipeline.sync.writing.entries import end_of
+from ac_pipeline.sync.planning.plan import Operation, Versions
 
 
 @dataclass(slots=True)
 class Tally:
-    """Counts of one type. `planned` = written + unchanged + deleted + deferred + quarantined + blocked, always.
-
-    `warnings` counts items with oddities, `companions_missing` those beside which storage holds no recording,
-    `copies_removed` copies of erased work in `site.standard.document`, `orphans_kept` records without a
-    document that stay because the database is doubted.
-    """
+    """Counts of one type. `planned` = written + unchanged + deleted + deferred + quarantined + blocked, always."""
 
     documents: int = 0
     eligible: int = 0
@@ -36,11 +29,11 @@ class Tally:
     blocked: int = 0
     healed: int = 0
     duplicates_removed: int = 0
-    copies_removed: int = 0
+    copies_removed: int = 0  # Copies of erased work in `site.standard.document`
     pending: int = 0
-    warnings: int = 0
-    companions_missing: int = 0
-    orphans_kept: int = 0
+    warnings: int = 0  # Items with oddities
+    companions_missing: int = 0  # Items beside which storage holds no recording
+    orphans_kept: int = 0  # Records without a document that stay because the database is doubted
 
     @property
     def written(self) -> int:
@@ -68,8 +61,7 @@ class Tally:
             setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
 
     def to_json(self) -> dict[str, int]:
-        counts = {each.name: getattr(self, each.name) for each in fields(self)}
-        return {**counts, "planned": self.planned, "written": self.written}
+        return {**asdict(self), "planned": self.planned, "written": self.written}
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,37 +82,29 @@ class ItemFailure:
     def of(
         cls, item: str, user: str, failure: Failure, state: State, *, code: str | None, attempts: int
     ) -> ItemFailure:
-        """What the report shows of a failure as the ledger keeps it."""
         what = (failure.stage, state, failure.error_class, failure.message, failure.status)
         return cls(item, user, *what, code, attempts)
 
     def to_json(self) -> dict[str, object]:
-        names = {each.name: "class" if each.name == "error_class" else each.name for each in fields(self)}
-        return {shown: getattr(self, name) for name, shown in names.items()}
+        return {"class" if name == "error_class" else name: value for name, value in asdict(self).items()}
 
 
 @dataclass(slots=True)
 class AccountReport:
-    """What happened to one account.
+    """What happened to one account."""
 
-    Args:
-        user: Its partition key.
-        versions: Data versions per type name, for the types of which every document was read.
-        failures: Items that were quarantined, or deferred by an error.
-        blocked: Why the account could not be used, or None.
-        error: The transient error that ended its sync early, or None; the account has to be run again.
-        notes: What a person may want to know: records left alone, untrusted reads.
-        skipped: Operations that were not done because the sync was held to others (`Selection.agreed`).
-    """
-
-    user: str
+    user: str  # Its partition key
     types: dict[str, Tally] = field(default_factory=dict)
+    # Data versions per type name, for the types of which every document was read
     versions: dict[str, Versions] = field(default_factory=dict)
-    failures: list[ItemFailure] = field(default_factory=list)
-    blocked: Blocked | None = None
+    failures: list[ItemFailure] = field(default_factory=list)  # Items that were quarantined, or deferred by an error
+    blocked: Blocked | None = None  # Why the account could not be used, or None
+    # The transient error that ended its sync early, or None; the account has to be run again
     error: PipelineError | None = None
+    # What a person may want to know: records left alone, untrusted reads
     notes: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    # Operations that were not done because the sync was held to others (`Selection.agreed`)
     skipped: list[Operation] = field(default_factory=list)
 
     @property
@@ -135,6 +119,9 @@ class AccountReport:
 
     def tally(self, type: str) -> Tally:
         return self.types.setdefault(type, Tally())
+
+    def tally_of(self, item: str) -> Tally:
+        return self.tally(item.partition(":")[0])
 
     def note(self, message: str) -> None:
         """Say something once."""
@@ -198,45 +185,3 @@ class SyncReport:
 
 def _error(user: str, error: PipelineError) -> dict[str, object]:
     return {"user": user, "class": error.code, "message": error.message}
-
-
-def foresee(plan: AccountPlan, report: AccountReport) -> None:
-    """Count what would happen to each item of a decided plan."""
-    refusal = plan.refusal()
-    if refusal is not None:
-        report.blocked = Blocked(refusal.message)
-    for made in plan.plans:
-        waits = {op.item for op in made.operations if op.writes or op.kind is Kind.RENDER} if refusal else set()
-        tally = report.tally(made.media.name)
-        _count_operations(made, waits, tally)
-        for withheld in made.withheld:
-            wanted, failure = withheld.wanted, withheld.failure
-            if wanted is None:
-                report.note(failure.message)
-                continue
-            if wanted.until is not None:
-                report.note(f"{wanted.item}: {failure.message}")
-                tally.deferred += 1
-                continue
-            state, document = end_of(failure), wanted.document
-            tally.count(state)
-            entry = plan.entries[made.media.name].get(document.id)
-            attempts = (entry.attempts if entry is not None else 0) + 1
-            report.failures.append(
-                ItemFailure.of(wanted.item, plan.account.key, failure, state, code=document.code, attempts=attempts)
-            )
-
-
-def _count_operations(made: TypePlan, waiting: set[str], tally: Tally) -> None:
-    tally.unchanged += len(made.kept)
-    tally.blocked += len(waiting)
-    moving = [operation for operation in made.operations if operation.item not in waiting]
-    tally.deleted += len({operation.item for operation in moving if operation.kind in ERASES})
-    for operation in moving:
-        tally.created += operation.kind is Kind.CREATE
-        tally.updated += operation.kind is Kind.UPDATE
-        tally.duplicates_removed += operation.kind is Kind.DELETE_DUPLICATE
-        tally.copies_removed += operation.copy
-        tally.healed += operation.kind in LINKS_ONLY
-        tally.deferred += operation.kind is Kind.RENDER
-        tally.pending += operation.writes or operation.kind is Kind.RENDER

@@ -1,5 +1,5 @@
 """Safeguards against a database or a PDS that has not what was there: a wrong one, a half-restored one, one that lost
-its users. What was there at the last look is kept in the ledger, so that all runs and machines judge by the same.
+its users. What was there at the last look is in the ledger, so that all runs and machines judge by the same.
 
 A record whose document is gone (an orphan) may be the only copy of somebody's work. Orphans of a type are deleted only
 while its collection, the documents of the records that are known, and all orphans met within a day are each within
@@ -28,37 +28,27 @@ MANY_OF_ONE: Final = 10
 """More orphans than this, and more than half of a user's records of a type, wait for a person as well."""
 _HOUR: Final = timedelta(hours=1)
 _DAY: Final = timedelta(days=1)
-_WEEK: Final = timedelta(days=7)
-"""A record that nobody has met for so long does not wait any more."""
+_WEEK: Final = timedelta(days=7)  # A record that nobody has met for so long does not wait any more
 _FRESH: Final = timedelta(seconds=10)
 """For so long a doubt is not looked into again: a lost collection meets thousands of users."""
-_SOME: Final = 3
-"""Documents within the set days that make a type one of which something is expected to come."""
-_FEW: Final = 3
-"""Fewer known repositories or accounts say nothing about a database or a PDS."""
+_SOME: Final = 3  # Documents within the set days that make a type one of which something is expected to come
+_FEW: Final = 3  # Fewer known repositories or accounts say nothing about a database or a PDS
 _TRIES: Final = 500
 
 
 @dataclass(slots=True)
 class Safeguard:
-    """What may be deleted as an orphan, and whether this is the database and the PDS we know.
-
-    Args:
-        accounts: All accounts there are.
-        share: Share of a type's documents that may be lost, or deleted as orphans within a day.
-        floor: So many may in any case.
-        silent_days: Days without a new document after which a type is silent; 0 to never say so.
-        database, host: Names of the database and the PDS, for sentences.
-    """
+    """What may be deleted as an orphan, and whether this is the database and the PDS we know."""
 
     documents: Documents
     ledger: Ledger
     server: DataServer
-    accounts: Callable[[], Sequence[Account]]
+    accounts: Callable[[], Sequence[Account]]  # All accounts there are
     now: Callable[[], datetime]
-    share: float = 0.1
-    floor: int = 5
-    silent_days: int = 14
+    share: float = 0.1  # Share of a type's documents that may be lost, or deleted as orphans within a day
+    floor: int = 5  # So many may in any case
+    silent_days: int = 14  # Days without a new document after which a type is silent; 0 to never say so
+    # `database` and `host`: names of the database and the PDS, for sentences
     database: str = ""
     host: str = ""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -71,14 +61,9 @@ class Safeguard:
     # ------------------------------------------------------------------------------------------------- collections
 
     def look(self, media: MediaType, within: timedelta = timedelta(0)) -> LastLook:
-        """Count the documents of a type, and those lost of the records that are known; the ledger remembers it.
-
-        Args:
-            within: A look so young is good enough.
-
-        Raises:
-            Transient: Something could not be read.
-            Misconfigured: The database names none of the accounts that the ledger knows.
+        """Count the documents of a type, and those lost of the records that are known; the ledger remembers it. A look
+        `within` so short a time is good enough. Raises Transient, and Misconfigured when the database names none of the
+        accounts that the ledger knows.
         """
         now, known = self.now(), self.ledger.last_look(media.name)
         if known.at is not None and now - known.at < within:
@@ -86,7 +71,7 @@ class Safeguard:
         dates = self.documents.dates(media)
         staying = {account.id for account in self.accounts() if not account.owner_deleted}
         recorded = [document for account, document in self.ledger.recorded(media.name) if account in staying]
-        whens = [when for when in dates.values() if when <= _ms(now)]
+        whens = [when for when in dates.values() if when <= now.timestamp() * 1000]
 
         def seen(before: LastLook) -> LastLook:
             look = replace(
@@ -96,7 +81,7 @@ class Safeguard:
             look = replace(look, orphans=_since(before.orphans, now - _DAY), waiting=_since(lost, now - _WEEK))
             newest = max(whens, default=None)
             if newest is not None and (before.newest is None or newest >= before.newest):
-                recent = newest - self.silent_days * _ms_of(_DAY)
+                recent = newest - self.silent_days * (_DAY // timedelta(milliseconds=1))
                 look = replace(look, newest=newest, arrivals=sum(when > recent for when in whens))
             return self._expecting(look, now)
 
@@ -211,10 +196,10 @@ class Safeguard:
 
     def sweeping(self, run_id: str) -> bool:
         """True if the number of this run is agreed to already: a retry goes on where it was."""
-        return self.ledger.last_look(_sweep_name(run_id)).at is not None
+        return self.ledger.last_look(f"sweep {run_id}").at is not None
 
     def begin_sweep(self, run_id: str) -> None:
-        self._change(_sweep_name(run_id), lambda look: replace(look, at=self.now()))
+        self._change(f"sweep {run_id}", lambda look: replace(look, at=self.now()))
 
     def _sweep(self, run_id: str, met: set[str], number: int) -> int | None:
         """Take these out of the number a run may sweep: how many are new; None when they are too many."""
@@ -226,7 +211,7 @@ class Safeguard:
             new = len(after) - len(before.orphans)
             return before if len(after) > number else replace(before, at=self.now(), orphans=after)
 
-        return new if met <= self._change(_sweep_name(run_id), take).orphans.keys() else None
+        return new if met <= self._change(f"sweep {run_id}", take).orphans.keys() else None
 
     def _expecting(self, look: LastLook, now: datetime) -> LastLook:
         """A larger collection is expected at once; a smaller one within the share, and once a day at most."""
@@ -298,17 +283,5 @@ def _since(times: Mapping[str, datetime], moment: datetime) -> dict[str, datetim
     return {name: at for name, at in times.items() if at > moment}
 
 
-def _sweep_name(run_id: str) -> str:
-    return f"sweep {run_id}"
-
-
 def _hash(text: str) -> str:
     return sha256(text.encode()).hexdigest()[:16]
-
-
-def _ms(moment: datetime) -> int:
-    return int(moment.timestamp() * 1000)
-
-
-def _ms_of(span: timedelta) -> int:
-    return span // timedelta(milliseconds=1)

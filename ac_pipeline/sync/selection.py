@@ -1,19 +1,19 @@
-"""Which items a command or a run is about. Matching always sees every document; only operations are selected.
+"""Which items a command or a run is about, and the lines of a saved plan, which select what a sync of it may do.
 
-Also here: the lines of a saved plan, which select what a sync of that plan may do."""
+Matching always sees every document; only operations are selected."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import sha256
+from typing import Any
 
 from ac_pipeline.items import PlannedOperation
 from ac_pipeline.media.base import Document, MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.sync.planning.diff import AccountPlan
-from ac_pipeline.sync.planning.plan import Kind, Operation, TypePlan
+from ac_pipeline.sync.planning.plan import AccountPlan, Kind, Operation, TypePlan
 
 _OF_A_PROMISE = {Kind.RENDER, Kind.CREATE, Kind.UPDATE, Kind.ADOPT, Kind.HEAL}
 """What may become of an item whose rendition is still to be made: its record is not known before."""
@@ -41,8 +41,10 @@ class PlanHash:
     """The hash of a plan whose lines come one after another: the same lines always have the same one, whatever their
     reasons are called."""
 
-    def __init__(self) -> None:
+    def __init__(self, lines: Iterable[PlannedOperation] = ()) -> None:
         self._digest, self._separator = sha256(b"["), b""
+        for each in lines:
+            self.add(each)
 
     def add(self, operation: PlannedOperation) -> None:
         content = [operation.user, operation.item, operation.operation, operation.rkey, operation.cid]
@@ -57,14 +59,6 @@ class PlanHash:
         return done.hexdigest()
 
 
-def plan_hash(operations: Iterable[PlannedOperation]) -> str:
-    """sha-256 (hex) of what would be done."""
-    digest = PlanHash()
-    for each in operations:
-        digest.add(each)
-    return digest.hexdigest()
-
-
 class Agreement:
     """Operations that were looked at and agreed to: those of one account.
 
@@ -73,10 +67,8 @@ class Agreement:
     """
 
     def __init__(self, lines: Sequence[PlannedOperation]) -> None:
-        known = [each for each in lines if each.fingerprint is None]
-        promised = [each for each in lines if each.fingerprint is not None]
-        self._exact = {(each.item, each.operation, each.rkey, each.cid) for each in known}
-        self._promised = {(each.item, each.rkey, each.fingerprint) for each in promised}
+        self._exact = {(each.item, each.operation, each.rkey, each.cid) for each in lines if each.fingerprint is None}
+        self._promised = {(each.item, each.rkey, each.fingerprint) for each in lines if each.fingerprint is not None}
 
     def allows(self, operation: Operation) -> bool:
         if (operation.item, operation.kind.value, operation.rkey, operation.cid) in self._exact:
@@ -85,13 +77,11 @@ class Agreement:
         return operation.kind in _OF_A_PROMISE and promise in self._promised
 
     def hold(self, plans: Iterable[TypePlan], skipped: dict[tuple[str, str], Operation]) -> None:
-        """Take everything out of these plans that was not agreed to.
+        """Take everything out of these plans that was not agreed to, and what was `skipped` in this run, by kind and
+        path, which is added to.
 
         Duplicates of an item stay as long as anything else about the item is not as it was agreed: what is left of its
         copies then is for a new plan to say.
-
-        Args:
-            skipped: What was taken out in this run, by kind and path. It is added to, and what is in it stays out.
         """
         for plan in plans:
             for operation in plan.operations:
@@ -110,37 +100,24 @@ def _fingerprint(operation: Operation) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """A part of one account's items.
+    """A part of one account's items."""
 
-    Args:
-        types: The types it is about.
-        since: Only items from this moment on, in ms since 1970, or None.
-        until: Only items before this moment, or None.
-        items: Only these, as `(type name, code or ObjectId)`, or None for all.
-        limit: At most this many documents of each type, oldest first, or None.
-        retry: Try quarantined items again whose document did not change.
-        sweep: So many records without a document may go in this run even where the database is doubted, because a
-            person has named the number; None to keep them. A dry run takes any number for enough.
-        full: Read the repository even where nothing seems to have changed since it was left in order, and ask storage
-            whether media was replaced, for companions, and for sources that were missing.
-        blobs: Ask for every blob the records refer to, and upload again what the PDS has lost.
-        renditions: Make all renditions again, whatever is known or kept of them.
-        orphans: Deal with records without a document although documents are left out.
-        agreed: Do these operations and no others, or None: whatever else is found stays as it is.
-    """
-
-    types: tuple[MediaType, ...] = MEDIA_TYPES
-    since: int | None = None
-    until: int | None = None
-    items: frozenset[tuple[str, str]] | None = None
-    limit: int | None = None
-    retry: bool = False
+    types: tuple[MediaType, ...] = MEDIA_TYPES  # The types it is about
+    since: int | None = None  # Only items from this moment on, in ms since 1970, or None
+    until: int | None = None  # Only items before this moment, or None
+    items: frozenset[tuple[str, str]] | None = None  # Only these, as `(type name, code or ObjectId)`, or None for all
+    limit: int | None = None  # At most this many documents of each type, oldest first, or None
+    retry: bool = False  # Try quarantined items again whose document did not change
+    # So many records without a document may go in this run even where the database is doubted, because a person has
+    # named the number; None to keep them. A dry run takes any number for enough.
     sweep: int | None = None
+    # Read the repository even where nothing seems to have changed since it was left in order, and ask storage whether
+    # media was replaced, for companions, and for sources that were missing
     full: bool = False
-    blobs: bool = False
-    renditions: bool = False
-    orphans: bool = False
-    agreed: Agreement | None = None
+    blobs: bool = False  # Ask for every blob the records refer to, and upload again what the PDS has lost
+    renditions: bool = False  # Make all renditions again, whatever is known or kept of them
+    orphans: bool = False  # Deal with records without a document although documents are left out
+    agreed: Agreement | None = None  # Do these operations and no others, or None: whatever else is found stays as it is
 
     @property
     def partial(self) -> bool:
@@ -157,6 +134,18 @@ class Selection:
         """True if records without a document are its business: when it is about all documents, or was told so."""
         return self.orphans or not self.partial
 
+    def only(self, items: Iterable[tuple[str, str | None]], **more: Any) -> Selection:
+        """Exactly these items, whatever it was narrowed by before.
+
+        Args:
+            items: Pairs of type name and ObjectId; None for a record without a document, of which only the type counts.
+            more: Further changes.
+        """
+        listed = set(items)
+        types = tuple(media for media in self.types if any(name == media.name for name, _ in listed))
+        named = frozenset((name, document) for name, document in listed if document is not None)
+        return replace(self, types=types, items=named, since=None, until=None, limit=None, **more)
+
     def documents(self, documents: list[Document]) -> set[str]:
         """Ids of the chosen ones among all documents of one account and type."""
         chosen = [document for document in documents if self._holds(document)]
@@ -165,10 +154,9 @@ class Selection:
         return {document.id for document in chosen}
 
     def _holds(self, document: Document) -> bool:
-        if self.since is not None and document.when < self.since:
-            return False
-        if self.until is not None and document.when >= self.until:
-            return False
-        if self.items is None:
-            return True
-        return any((document.type, name) in self.items for name in (document.id, document.code) if name)
+        early = self.since is not None and document.when < self.since
+        late = self.until is not None and document.when >= self.until
+        named = self.items is None or not self.items.isdisjoint(
+            (document.type, name) for name in (document.id, document.code) if name
+        )
+        return named and not early and not late

@@ -1,7 +1,6 @@
-"""Verification: every expected record and blob against the repository itself, item by item.
+"""Verification: every expected record and blob against the repository itself, item by item. Nothing is written.
 
 Content is compared, not counted: the expected CID of a record is computed from its document (acceptance, VERIFY-2).
-Nothing is written; repairing is what a sync does.
 """
 
 from __future__ import annotations
@@ -17,23 +16,17 @@ from ac_pipeline.items import Finding, item_id
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.for_accounts import for_accounts, unread
-from ac_pipeline.sync.planning.diff import AccountPlan
-from ac_pipeline.sync.planning.plan import Kind, Operation, Withheld
+from ac_pipeline.sync.planning.plan import AccountPlan, Kind, Operation, Withheld
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.writing.blob_repair import missing_blobs, uses
 
 _STATES = {
-    Kind.CREATE: "missing",
+    **dict.fromkeys((Kind.CREATE, Kind.RENDER), "missing"),
+    **dict.fromkeys((Kind.DELETE, Kind.DELETE_ORPHAN, Kind.DELETE_COPY), "extra"),
     Kind.UPDATE: "different",
-    Kind.RENDER: "missing",
-    Kind.DELETE: "extra",
-    Kind.DELETE_ORPHAN: "extra",
     Kind.DELETE_DUPLICATE: "duplicate",
-    Kind.DELETE_COPY: "extra",
 }
-
-
 _REPAIRS = {
     "missing": "a sync writes it",
     "different": "a sync updates it in place",
@@ -93,10 +86,7 @@ class Verification:
 
 def verify(engine: Engine, account: Account, selection: Selection) -> Verification:
     """Compare one account's repository with its documents, and ask for every blob its records refer to and for every
-    companion they name or could name.
-
-    Raises:
-        Transient: Something could not be read: nothing can be said.
+    companion they name or could name; raises Transient when something could not be read: nothing can be said then.
     """
     total = Verification(users=1)
     for found in compare(engine, *engine.survey(account, replace(selection, full=True))).values():
@@ -106,13 +96,7 @@ def verify(engine: Engine, account: Account, selection: Selection) -> Verificati
 
 def compare(engine: Engine, plan: AccountPlan, report: AccountReport, *, blobs: bool = True) -> dict[str, Verification]:
     """What a survey, of which plan and report are, amounts to, by type name. No user is counted in it: it is a part of
-    one.
-
-    Args:
-        blobs: Ask for every blob, too; else none is expected.
-
-    Raises:
-        Transient: A blob could not be asked for: nothing can be said.
+    one. With `blobs` every blob is asked for, else none is expected; raises Transient when one could not be.
     """
     compared = {name: Verification(blocked=tally.blocked) for name, tally in report.types.items()}
     waiting = {Kind.CREATE, Kind.RENDER} if plan.refusal() is not None else set()  # counted as blocked

@@ -27,12 +27,10 @@ from ac_pipeline.defs.assets.catalog import RECORDS_A_RUN, RENDITIONS_A_RUN
 from ac_pipeline.items import State
 from ac_pipeline.local.dagster_ui import Backfill
 from ac_pipeline.local.seed.kinds import KIDLISP, MOODS, PAINTINGS, PIECES, TAPES, Kind, Share
-from ac_pipeline.local.seed.maker import Maker
 from ac_pipeline.local.seed.plan import item, user_document
-from ac_pipeline.local.seed.values import COLLECTIONS, Item, Outcome, Person, Situation
+from ac_pipeline.local.seed.values import COLLECTIONS, Item, Maker, Outcome, Person, Situation
 from ac_pipeline.local.services.pds_accounts import NewAccount, PdsAccounts
-from ac_pipeline.local.services.servers import HANDLE_DOMAIN
-from ac_pipeline.local.services.stack import LocalServices
+from ac_pipeline.local.services.stack import HANDLE_DOMAIN, LocalServices
 from ac_pipeline.mongo.database import connect
 from ac_pipeline.settings import Settings
 from ac_pipeline.sync.selection import Selection

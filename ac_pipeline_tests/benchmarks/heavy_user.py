@@ -23,9 +23,9 @@ from bson import ObjectId
 from ac_pipeline.accounts import Account
 from ac_pipeline.local.seed.artwork import pixel_art
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.operations.removal.restore import find_snapshot, restore_from_mongo, restore_from_snapshot
+from ac_pipeline.operations.removal.restore import Restore, find_snapshot, restore_from_mongo
 from ac_pipeline.operations.removal.snapshot import open_vault
-from ac_pipeline.operations.removal.wipe import plan_wipe, wipe
+from ac_pipeline.operations.removal.wipe import Wipe
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection, planned
 from ac_pipeline.sync.verify import verify
@@ -90,14 +90,14 @@ class Trip:
         self._expect(counts["records"], total, "records are verified")
         for source in ("snapshot", "mongo"):
             with self._step("wipe, with its snapshot") as counts:
-                number = plan_wipe(vault, self.account, MEDIA_TYPES).total
-                report = wipe(vault, self.account, MEDIA_TYPES, confirm=number, run_id=new_run_id())
+                number = Wipe(vault, self.account, MEDIA_TYPES).plan().total
+                report = Wipe(vault, self.account, MEDIA_TYPES, new_run_id(), confirm=number).run()
                 counts["deleted"], counts["links cleared"] = sum(report.deleted.values()), report.links_cleared
             self._expect((report.clean, self._contents()), (True, {}), "the wipe leaves")
             with self._step(f"restore from {'the snapshot' if source == 'snapshot' else 'Mongo'}") as counts:
                 if source == "snapshot":
                     snapshot = find_snapshot(vault, self.account, MEDIA_TYPES, "latest")
-                    back = restore_from_snapshot(vault, self.account, MEDIA_TYPES, snapshot, run_id=new_run_id())
+                    back = Restore(vault, self.account, MEDIA_TYPES, new_run_id(), snapshot=snapshot).run()
                     counts["snapshot bytes"] = snapshot.bytes
                 else:
                     back = restore_from_mongo(vault, self.account, MEDIA_TYPES, run_id=new_run_id())

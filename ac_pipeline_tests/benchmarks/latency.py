@@ -32,8 +32,7 @@ from bson import ObjectId
 
 from ac_pipeline.accounts import GUEST_ID
 from ac_pipeline.local.dagster_ui import DagsterUi
-from ac_pipeline.local.demo import demo_settings, open_dagster
-from ac_pipeline.local.demo_screen import Screen
+from ac_pipeline.local.demo import Screen, demo_settings, open_dagster
 from ac_pipeline.local.seed.artwork import pixel_art, tape_zip
 from ac_pipeline.local.seed.fill import into_folder
 from ac_pipeline.local.services.pds_accounts import PdsAccounts

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import ceil
 
+from ac_pipeline.defs.assets.catalog import RENDITIONS_A_RUN
 from ac_pipeline.defs.assets.records import RECORDS_A_RUN
-from ac_pipeline.defs.assets.renditions import RENDITIONS_A_RUN
 from ac_pipeline.sync.costs import USUAL, Bill, Ceiling, Limits, UserCost
 from ac_pipeline_tests.benchmarks.ending import end_in_order
 
@@ -112,7 +112,7 @@ def tables(sizes: Sequence[Size] = SIZES) -> str:
         ("sign-ins", [f"{each.users:,}" for each in sizes]),
         ("commits", [f"{each.users * each.cost.commits:,}" for each in sizes]),
         ("blobs uploaded", [f"{each.users * each.cost.blob_uploads:,}" for each in sizes]),
-        ("requests", [f"{each.users * each.cost.demand().requests:,}" for each in sizes]),
+        ("requests", [f"{each.users * each.cost.requests:,}" for each in sizes]),
         ("hours without limits, SQLite", [_hours(each.seconds()) for each in sizes]),
         ("hours without limits, PostgreSQL", [_hours(each.seconds("PostgreSQL")) for each in sizes]),
         ("hours, relay's pace alone", [_waited(each, relay) for each in sizes]),

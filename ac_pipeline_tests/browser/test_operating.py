@@ -97,7 +97,7 @@ def test_totals_and_failed_items_answer_at_a_glance(stage: Stage, page: Page, sh
         for run in (SYNC_CHANGED_USERS, run_config([user])), ("count_mirror", None):
             assert stage.dagster.wait_for_run(stage.dagster.launch_job(*run), lambda _: None) == SUCCEEDED
     page.goto(f"{stage.dagster.url}/assets/operations/failed_items")
-    row = row_of(page, "bad")
+    row = page.get_by_role("row", name="painting:bad")
     expect(row).to_contain_text("bob")
     expect(row).to_contain_text("launch retry_items")
     assert fits(page, row)

@@ -10,7 +10,7 @@ import pytest
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.client import PdsClient
 from ac_pipeline.atproto.rate_limits import Budget, BudgetStore
-from ac_pipeline.atproto.sessions import Sessions
+from ac_pipeline.atproto.sessions import Sessions, SignIn
 from ac_pipeline.atproto.transport import Transport, open_http
 from ac_pipeline.sync.ports import DataServer
 from ac_pipeline_tests.conftest import Pds
@@ -33,7 +33,7 @@ def connect() -> Iterator[Connect]:
         ) -> PdsClient:
             budget = Budget(max_wait=0.0, store=budgets)
             transport = Transport(url, http=http, budget=budget, bypass_key=bypass_key, sleep=sleep)
-            return PdsClient(transport, Sessions(store or MemorySessionStore()))
+            return PdsClient(transport, Sessions(store or MemorySessionStore(), SignIn(transport)))
 
         yield client
 

@@ -330,11 +330,11 @@ def test_a_last_look_is_replaced_by_the_next_version_only(harness: Harness) -> N
 
 
 def test_recorded_are_the_items_that_have_a_record(harness: Harness) -> None:
-    """GUARD-1."""
+    """GUARD-1: what was refused before its first write has an address, and no record."""
     there, gone, never = (entry(document=f"{number:024x}") for number in range(3))
     uri = "at://did:plc:anna/computer.aesthetic.mood/1"
-    harness.ledger.save(
-        [replace(there, uri=uri), replace(gone, uri=uri, state=State.DELETED), replace(never, uri=None)]
-    )
+    written = {"uri": uri, "cid": "bafyrecord"}
+    refused = replace(never, uri=uri, cid=None, state=State.BLOCKED)
+    harness.ledger.save([replace(there, **written), replace(gone, **written, state=State.DELETED), refused])
     assert list(harness.ledger.recorded(there.type)) == [(there.account, there.document)]
     assert list(harness.ledger.recorded("tape")) == []

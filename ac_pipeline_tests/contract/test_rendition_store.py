@@ -1,4 +1,4 @@
-"""The rendition store, the same on a local folder and in memory."""
+"""The rendition store, the same on a local folder, in memory and on an S3 server."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import sys
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,18 @@ from ac_pipeline.errors import InvalidRecord, Misconfigured, ServiceUnreachable,
 from ac_pipeline.items import BlobRef, Rendition
 from ac_pipeline.local.seed.artwork import pixel_art
 from ac_pipeline.renditions.store import RenditionStore
+from ac_pipeline.settings import Settings
+from ac_pipeline_tests.s3_server import S3Server
 
 DATA = pixel_art(16, 16)
 OTHER = pixel_art(16, 16, seed=5)
 SOURCE = hashlib.sha256(b"source").hexdigest()
 
 
-@pytest.fixture(params=["folder", "memory"])
+@pytest.fixture(params=["folder", "memory", "s3"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
-    if request.param == "folder":
-        yield str(tmp_path / "renditions")
+    if request.param != "memory":
+        yield str(tmp_path / "renditions") if request.param == "folder" else request.getfixturevalue("s3_url")
         return
     place = f"memory://renditions-{uuid.uuid4().hex}"
     yield place
@@ -46,7 +49,7 @@ def store(url: str) -> RenditionStore:
 
 
 def files_of(url: str) -> tuple[Any, str]:
-    files, root = fsspec.core.url_to_fs(url)
+    files, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
     return files, str(root)
 
 
@@ -192,7 +195,12 @@ def test_threads_that_keep_the_same_thing_at_once_all_succeed(store: RenditionSt
         assert set(pool.map(work, range(64))) == {DATA}
 
 
-def test_processes_that_keep_the_same_thing_at_once_all_succeed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["folder", "s3"])
+def test_processes_that_keep_the_same_thing_at_once_all_succeed(
+    kind: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """PROD-2: two writers of one rendition meet on one object, whichever machine they are on."""
+    place = str(tmp_path / "store") if kind == "folder" else request.getfixturevalue("s3_url")
     program = """
 import sys
 from ac_pipeline.items import Rendition
@@ -204,10 +212,49 @@ for _ in range(40):
     store.remember("thumbs", "00", "1", {"thumbnail": Rendition(blob, "00", "1", {})})
     store.open(blob.cid)
 """
-    running = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "store")]) for _ in range(2)]
+    running = [subprocess.Popen([sys.executable, "-c", program, place]) for _ in range(2)]
     assert [process.wait(60) for process in running] == [0, 0]
-    names = sorted(path.name for path in (tmp_path / "store").rglob("*") if path.is_file())
-    assert len(names) == 2, "one blob, one entry and no temporary file"
+    files, root = files_of(place)
+    names = [path.removeprefix(f"{root}/").partition("/")[0] for path in files.find(root)]
+    assert sorted(names) == ["blobs", "index"], "one blob, one entry and no temporary file"
+
+
+def test_what_is_listed_is_what_is_there_now(store: RenditionStore, url: str) -> None:
+    """PROD-2: what another writer has kept or removed since is seen."""
+    assert list(store.listed("blobs")) == []
+    blob = RenditionStore(url).put(DATA, "image/png")
+    ((name, size, at),) = store.listed("blobs")
+    assert (name, size) == (blob.cid, blob.size)
+    assert at is not None
+    assert abs(datetime.now(UTC) - at) < timedelta(minutes=1)
+    assert store.has(blob.cid)
+    RenditionStore(url).remove(blob.cid)
+    assert not store.has(blob.cid)
+    assert list(store.listed("blobs")) == []
+
+
+def test_of_blobs_that_went_nothing_is_remembered(store: RenditionStore) -> None:
+    first, second = store.put(DATA, "image/png"), store.put(OTHER, "image/png")
+    store.remember("tapes", SOURCE, "1", {"video": rendition(first), "thumbnail": rendition(second)})
+    store.remember("thumbs", SOURCE, "1", {"thumbnail": rendition(second)})
+    store.forget_blobs({first.cid})
+    assert len(list(store.listed("index"))) == 1
+    assert store.lookup("tapes", SOURCE, "1") is None
+    assert store.lookup("thumbs", SOURCE, "1") is not None
+
+
+@pytest.mark.parametrize("changed", [{}, {"AWS_ENDPOINT_URL": "http://127.0.0.1:1"}])
+def test_a_bucket_that_cannot_be_used_is_one_clear_sentence(changed: dict[str, str], s3_server: S3Server) -> None:
+    """ACCT-5, PROD-2: without the secret; and a mistyped bucket is not made."""
+    given = {name.lower(): value for name, value in {**s3_server.settings, **changed}.items()}
+    platform = {"mongodb_connection_string": "mongodb://127.0.0.1:1", "mongodb_name": "platform"}
+    settings = Settings.model_validate({**platform, **given, "ac_renditions_url": "s3://mistyped/x"})
+    store = RenditionStore(settings.ac_renditions_url, settings.renditions_options)
+    with pytest.raises(ServiceUnreachable, match="AC_RENDITIONS_URL") as raised:
+        store.put(DATA, "image/png")
+    secret = s3_server.settings["AWS_SECRET_ACCESS_KEY"]
+    assert secret in settings.secrets()
+    assert secret not in str(raised.value)
 
 
 def test_a_failed_write_leaves_nothing_half_written(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The files of snapshots, on a folder and on a store in memory: nothing comes out that did not go in."""
+"""The files of snapshots, on a folder, in memory and on an S3 server: nothing comes out that did not go in."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ DATA = b"\x89PNG\r\n\x1a\n one"
 CID = blob_cid(DATA)
 
 
-@pytest.fixture(params=["folder", "memory"])
+@pytest.fixture(params=["folder", "memory", "s3"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> RenditionStore:
+    if request.param == "s3":
+        return RenditionStore(request.getfixturevalue("s3_url"))
     return RenditionStore(str(tmp_path / "store") if request.param == "folder" else f"memory://{uuid.uuid4().hex}")
 
 

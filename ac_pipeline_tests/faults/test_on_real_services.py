@@ -16,7 +16,7 @@ from ac_pipeline.errors import OutcomeUnknown
 from ac_pipeline.items import State
 from ac_pipeline.local.seed.artwork import pixel_art
 from ac_pipeline.media.mood import MOOD
-from ac_pipeline.sync.planning.diff import new_key
+from ac_pipeline.sync.planning.plan import new_key
 from ac_pipeline_tests.harness import USER_BUCKET, WHEN, Slice, open_slice
 from ac_pipeline_tests.sample_records import tid_time
 from ac_pipeline_tests.scripted_storage import ObjectServer

@@ -7,7 +7,7 @@ import pytest
 from ac_pipeline.errors import RecordRefused
 from ac_pipeline.items import State
 from ac_pipeline.media.mood import MOOD
-from ac_pipeline.sync.planning.diff import new_key
+from ac_pipeline.sync.planning.plan import new_key
 from ac_pipeline_tests.unit.sync.world import World, totals
 
 SLUR = RecordRefused("no", status=400, answer="InvalidRequest: Unacceptable slur in record key")

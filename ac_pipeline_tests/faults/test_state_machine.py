@@ -263,7 +263,7 @@ class Mirror(RuleBasedStateMachine):
     def retry_what_failed(self) -> None:
         failed = [each for each in self.world.ledger.entries.values() if each.state in FAILED]
         turns = group_by_account(
-            narrowed(failed, FailedItems()), list(self.world.accounts.values()), FailedItems()
+            list(narrowed(failed, FailedItems())), list(self.world.accounts.values()), FailedItems()
         ).accounts
         for turn in turns:
             self.do(lambda _, turn=turn: self.world.engine.sync(turn.account, turn.selection, self.run_id()), 0)
@@ -292,9 +292,11 @@ class Mirror(RuleBasedStateMachine):
             world.change(media.name, document.id, **changes)
             return True
 
-        repairs = SimpleNamespace(conflicts=lambda *_, **__: [], change=change)
+        documents = SimpleNamespace(conflicts=lambda *_, **__: [], change=change)
         renderer = SimpleNamespace(source=lambda *_: None)
-        pipeline: Any = SimpleNamespace(ledger=world.ledger, engine=world.engine, repairs=repairs, renderer=renderer)
+        pipeline: Any = SimpleNamespace(
+            ledger=world.ledger, engine=world.engine, documents=documents, renderer=renderer
+        )
 
         def accept(account: Account) -> None:
             self.are_by_others([each for each, why in accept_theirs(pipeline, account, Selection(), 3) if not why])

@@ -13,10 +13,11 @@ import dagster as dg
 import pytest
 
 from ac_pipeline.defs.jobs import RETRIED_AS, WILL_RETRY
-from ac_pipeline.defs.run_marks import RUN_PROCESS, process_is_dead
 from ac_pipeline.defs.sensors.abandoned import (
+    RUN_PROCESS,
     abandoned_runs_sensor,
     fail_abandoned_runs,
+    process_is_dead,
     remind_of_retries,
 )
 from ac_pipeline_tests.dagster_instance import open_instance
@@ -24,7 +25,7 @@ from ac_pipeline_tests.dagster_instance import open_instance
 _JOB = """
 import os, sys
 import dagster as dg
-from ac_pipeline.defs.run_marks import marked_in_process_executor
+from ac_pipeline.defs.sensors.abandoned import marked_in_process_executor
 
 said = os.dup(1)
 

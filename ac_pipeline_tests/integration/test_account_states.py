@@ -11,7 +11,8 @@ from ac_pipeline.atproto.types import RepositoryStatus
 from ac_pipeline.errors import RateLimited, ServerFailed
 from ac_pipeline.items import State
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.operations.accounts.listing import check_sign_ins, compare_visibility
+from ac_pipeline.operations.accounts.listing import compare_visibility
+from ac_pipeline.operations.accounts.passwords import check_sign_in
 from ac_pipeline.settings import Settings
 from ac_pipeline.wiring import open_relay
 from ac_pipeline_tests.harness import Slice
@@ -155,7 +156,8 @@ def test_a_limit_of_minutes_is_waited_for_and_one_of_hours_is_not(
 ) -> None:
     """LIMIT-7."""
     paused: list[float] = []
-    (found,) = check_sign_ins([slice_.user()], Signing(faults), {}, workers=1, sleep=paused.append)
+    server: Any = Signing(faults)
+    found = check_sign_in(slice_.user(), server, {}, paused.append)
     assert (found.state, paused) == (state, slept)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,7 @@ class Site:
     def quiet(self) -> bool:
         """Whether several ticks, one of which compares everything, ask for nothing."""
         asked = [request for _ in range(2) for request in self.tick().run_requests]
-        memory = Memory.of(self.cursor)
-        self.cursor = memory.at("").to_text()
+        self.cursor = replace(Memory.of(self.cursor), position="").to_text()
         return not [*asked, *self.tick().run_requests]
 
 

@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from ac_pipeline.local.dagster_ui import SUCCEEDED, DagsterUi
-from ac_pipeline.local.demo import demo_settings, open_dagster
-from ac_pipeline.local.demo_screen import Screen
+from ac_pipeline.local.demo import Screen, demo_settings, open_dagster
 from ac_pipeline.local.services.processes import free_port
 from ac_pipeline.local.services.stack import Addresses
 from ac_pipeline_tests.conftest import MongoServer

@@ -184,7 +184,7 @@ _POOLED = """
 import sys
 from pathlib import Path
 import dagster as dg
-from ac_pipeline.defs.run_marks import marked_in_process_executor
+from ac_pipeline.defs.sensors.abandoned import marked_in_process_executor
 from ac_pipeline_tests.dagster_instance import open_instance
 
 @dg.op(pool="encoding")
@@ -259,8 +259,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_wheel_is_enough_and_its_services_may_start_at_once(tmp_path: Path, wheel: Path) -> None:
-    """PROD-1: in an empty folder, on a home that nobody has prepared."""
-    variables = {**given(tmp_path / "home"), "PYTHONPATH": str(wheel)}
+    """PROD-1: in an empty folder, on a home that nobody has prepared; logs are JSON where they shall be."""
+    variables = {**given(tmp_path / "home"), "PYTHONPATH": str(wheel), "AC_LOG_FORMAT": "json"}
     where = [sys.executable, "-c", "import ac_pipeline; print(ac_pipeline.__path__[0])"]
     found = subprocess.run(where, cwd=tmp_path, env=variables, capture_output=True, text=True, check=True)
     assert found.stdout.strip() == str(wheel / "ac_pipeline")
@@ -282,6 +282,10 @@ def test_the_wheel_is_enough_and_its_services_may_start_at_once(tmp_path: Path, 
         wait_until(all_daemons_are_well, "the daemon is healthy")
     logs = "".join(log.read_text() for log in tmp_path.glob("*.log"))
     assert not re.findall("OperationalError|already exists|no such table|locked", logs)
+    messages = [json.loads(line) for line in logs.splitlines() if line.startswith("{")]
+    assert any("Dagster works on" in each.get("message", "") for each in messages)
+    assert any("Serving dagster-webserver" in each.get("event", "") for each in messages)
+    assert not re.findall(r"^.* - dagster.* - (?:INFO|WARNING) - ", logs, re.MULTILINE)
     prepared = subprocess.run(
         [*program, "prepare"], cwd=tmp_path, env=variables, capture_output=True, text=True, check=True
     )

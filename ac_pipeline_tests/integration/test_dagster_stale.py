@@ -13,8 +13,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, RENDITIONS, USERS, records_key
 from ac_pipeline.defs.versions import observation
-from ac_pipeline.local.demo import demo_settings, open_dagster
-from ac_pipeline.local.demo_screen import Screen
+from ac_pipeline.local.demo import Screen, demo_settings, open_dagster
 from ac_pipeline.local.seed.artwork import pixel_art
 from ac_pipeline.local.services.stack import Addresses
 from ac_pipeline.media.registry import media_type

@@ -18,7 +18,7 @@ from ac_pipeline.defs.checks import (
     NO_QUARANTINED_ITEMS,
     RECORDS_MATCH_DOCUMENTS,
 )
-from ac_pipeline.defs.verification import VERIFY_STEP, VERIFY_USERS
+from ac_pipeline.defs.user_jobs import VERIFY_STEP, VERIFY_USERS
 from ac_pipeline.local.seed.artwork import pixel_art
 from ac_pipeline.local.services.processes import free_port
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type

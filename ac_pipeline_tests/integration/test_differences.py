@@ -205,7 +205,7 @@ def test_a_document_that_changed_in_between_is_left_as_it_is(slice_: Slice, obje
     edit(slice_, user, "mood", ids["mood"], mood="theirs")
     (one,) = find_differences(slice_.pipeline.engine, user, Selection())
     slice_.change("mood", ids["mood"], mood="edited meanwhile")
-    assert slice_.pipeline.repairs.change(one.media, one.document, one.changes) is False
+    assert slice_.pipeline.documents.change(one.media, one.document, one.changes) is False
     assert slice_.document("mood", ids["mood"])["mood"] == "edited meanwhile"
     outcome = list(accept_theirs(slice_.pipeline, user, Selection(), 0))
     assert [problem for _, problem in outcome] == ["it was not there when the number was confirmed: look again"]

@@ -17,14 +17,14 @@ from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, USERS, recor
 from ac_pipeline.defs.assets.records import SYNC_CHANGED_USERS
 from ac_pipeline.defs.jobs import SYNC_USERS
 from ac_pipeline.defs.pipeline import PipelineResource
-from ac_pipeline.defs.retries import RETRY_ITEMS, RETRY_STEP
 from ac_pipeline.defs.schedules import INCREMENTAL_SYNC, NIGHTLY_RECONCILE
+from ac_pipeline.defs.user_jobs import RETRY_ITEMS, RETRY_STEP
 from ac_pipeline.errors import ServerFailed
 from ac_pipeline.local.seed.artwork import pixel_art
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.operations.removal.restore import find_snapshot, restore_from_mongo, restore_from_snapshot
+from ac_pipeline.operations.removal.restore import Restore, find_snapshot, restore_from_mongo
 from ac_pipeline.operations.removal.snapshot import open_vault
-from ac_pipeline.operations.removal.wipe import plan_wipe, wipe
+from ac_pipeline.operations.removal.wipe import Wipe
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.harness import USER_BUCKET, Slice
 
@@ -170,12 +170,12 @@ def test_what_operators_of_ours_do_is_no_drift(slice_: Slice, instance: dg.Dagst
         revs.append(slice_.pipeline.server.latest_commit(did).rev)
 
     for types in (moods, MEDIA_TYPES):
-        wipe(vault, ada, types, run_id="w", confirm=plan_wipe(vault, ada, types).total)
+        Wipe(vault, ada, types, "w", confirm=Wipe(vault, ada, types).plan().total).run()
         left()
         snapshot = find_snapshot(vault, ada, types, "latest")
-        assert restore_from_snapshot(vault, ada, types, snapshot, run_id="r").clean
+        assert Restore(vault, ada, types, "r", snapshot=snapshot).run().clean
         left()
-    wipe(vault, ada, moods, run_id="w", confirm=1)
+    Wipe(vault, ada, moods, "w", confirm=1).run()
     assert restore_from_mongo(vault, ada, moods, run_id="r").clean
     left()
     assert len(set(revs)) == len(revs)

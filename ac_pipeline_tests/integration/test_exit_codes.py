@@ -42,6 +42,8 @@ COMMANDS: dict[tuple[str, ...], list[str]] = {
     ("restore",): ["ada"],
     ("snapshot",): ["ada"],
     ("snapshots",): [],
+    ("renditions",): [],
+    ("metrics",): ["--once"],
     ("audit",): [],
     ("accounts",): [],
     ("accounts", "list"): [],

@@ -119,9 +119,9 @@ def test_a_blob_leads_to_the_records_that_use_it(ledger: MongoLedger) -> None:
 
     both, one = entry(1, derived=derived("bafk1", "bafk2")), entry(2, derived=derived("bafk2"))
     ledger.save([both, one, entry(3)])
-    assert ledger.by_blob("bafk1") == [both]
-    assert sorted(found.item for found in ledger.by_blob("bafk2")) == [both.item, one.item]
-    assert ledger.by_blob("bafk3") == []
+    assert ledger.used_blobs(["bafk1", "bafk2", "bafk3"], without=()) == {"bafk1", "bafk2"}
+    assert ledger.used_blobs(["bafk1", "bafk2"], without=[both.item]) == {"bafk2"}
+    assert ledger.used_blobs(["bafk1", "bafk2"], without=[both.item, one.item]) == set()
 
 
 def test_pending_deletions_come_longest_waiting_first(ledger: MongoLedger) -> None:

@@ -14,7 +14,7 @@ from pymongo.errors import OperationFailure
 
 from ac_pipeline.cli.main import run
 from ac_pipeline.local.services.processes import LOOPBACK, free_port
-from ac_pipeline.local.services.servers import mongo_service, mongo_uri
+from ac_pipeline.local.services.stack import mongo_service, mongo_uri
 from ac_pipeline_tests.harness import Slice, open_slice
 from ac_pipeline_tests.tethered import Tethered
 
@@ -95,8 +95,9 @@ def test_a_user_that_may_only_read_can_look(as_user: Call, slice_: Slice, guarde
         assert status["types"]["mood"]["documents"] == 1
         plan = json.loads(as_user("acPipelineReader", "plan", "--json"))
         assert (len(plan["operations"]), plan["saved"]) == (0 if there_is_a_ledger else 1, False)
-        for name in ("items", "audit", "differences", "links"):
+        for name in ("items", "audit", "differences", "links", "renditions"):
             as_user("acPipelineReader", name)
+        as_user("acPipelineReader", "metrics", "--once")
         as_user("acPipelineReader", "verify", code=0 if there_is_a_ledger else 1)
         assert slice_.everything() == before
         slice_.sync(ada)

@@ -212,7 +212,7 @@ def test_a_document_that_comes_in_between_wins(slice_: Slice) -> None:
     slice_.sync(user)
     (original,) = lose(slice_, id).values()
     work = restore(slice_.pipeline, user, Selection(), 5)
-    insert = slice_.pipeline.repairs.insert
+    insert = slice_.pipeline.documents.insert
     slice_.database["moods"].insert_one(original | {"mood": "the platform's own"})
     assert insert(media_type("mood"), original) is False
     assert list(work) == []

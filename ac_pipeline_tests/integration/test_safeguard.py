@@ -6,7 +6,8 @@ import json
 import shlex
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -21,12 +22,14 @@ from ac_pipeline.media.registry import media_type
 from ac_pipeline.mongo.documents import MongoDocuments
 from ac_pipeline.mongo.ledger.items import MongoLedger
 from ac_pipeline.sync.safeguard import Safeguard
+from ac_pipeline.sync.selection import Selection
 from ac_pipeline_tests.harness import Slice
 from ac_pipeline_tests.integration.conftest import Run
 from ac_pipeline_tests.memory_pds import MemoryPds
 
 Said = Callable[..., tuple[int, str, str]]
 PIECE, MOOD = media_type("piece"), media_type("mood")
+PIECES = Selection(types=(PIECE,))
 
 
 @pytest.fixture
@@ -244,14 +247,15 @@ def test_a_run_in_dagster_sweeps_its_number_and_says_which_it_is(
     settings = slice_.pipeline.settings
     chosen = [slice_.account(user.id) for user in users[:4]]
     with PipelineResource(lambda: settings) as mirror:
-        assert [each.report.orphans_kept for each in mirror.sync(chosen, [PIECE], "run-1") if each.report] == [3] * 4
-        state = mirror.last_look(PIECE)
-        assert (state.look.documents, state.look.expected) == (14, 44)
-        assert "half-restored" in str(state.doubt)
+        assert [each.report.orphans_kept for each in mirror.sync(chosen, PIECES, "run-1") if each.report] == [3] * 4
+        safeguard = mirror.open().safeguard
+        seen = safeguard.look(PIECE, within=timedelta(seconds=2))
+        assert (seen.documents, seen.expected) == (14, 44)
+        assert "half-restored" in str(safeguard.problems(seen)[0])
         with pytest.raises(Misconfigured, match="the number to sweep is 12"):
-            mirror.sync(chosen, [PIECE], "run-2", sweep=11)
+            mirror.sync(chosen, replace(PIECES, sweep=11), "run-2")
         for _ in range(2):
-            assert all(each.report for each in mirror.sync(chosen, [PIECE], "run-3", sweep=12))
+            assert all(each.report for each in mirror.sync(chosen, replace(PIECES, sweep=12), "run-3"))
     assert [len(slice_.listed(user, "piece")) for user in users] == [0] * 4 + [3] * 6
     elsewhere = settings.model_copy(update={"mongodb_name": "test-nobody-has-this-name"})
     with PipelineResource(lambda: elsewhere) as mirror, pytest.raises(Misconfigured, match="MONGODB_NAME"):

@@ -24,8 +24,8 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.items import State
 from ac_pipeline.local.seed.fill import COPIES, make_demo, seed
-from ac_pipeline.local.seed.plan import Demo, plan_demo
-from ac_pipeline.local.seed.values import COLLECTIONS, Outcome, SeedSummary
+from ac_pipeline.local.seed.plan import plan_demo
+from ac_pipeline.local.seed.values import COLLECTIONS, Demo, Outcome, SeedSummary
 from ac_pipeline.local.services.media_server import object_path
 from ac_pipeline.local.services.stack import Addresses
 from ac_pipeline.sync.selection import Selection

@@ -17,10 +17,9 @@ from ac_pipeline.items import State
 from ac_pipeline.local.seed.artwork import pixel_art, tape_zip
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.operations.removal.restore import find_snapshot, restore_from_mongo, restore_from_snapshot
-from ac_pipeline.operations.removal.restore_plan import RestoreReport
+from ac_pipeline.operations.removal.restore import Restore, RestoreReport, find_snapshot, restore_from_mongo
 from ac_pipeline.operations.removal.snapshot import Vault, open_vault, take_snapshot
-from ac_pipeline.operations.removal.wipe import WipeReport, plan_wipe, wipe
+from ac_pipeline.operations.removal.wipe import Wipe, WipeReport
 from ac_pipeline_tests.benchmarks.heavy_user import HEAVY, Trip, fill
 from ac_pipeline_tests.harness import GUEST_BUCKET, USER_BUCKET, Slice
 from ac_pipeline_tests.scripted_storage import ObjectServer
@@ -82,14 +81,14 @@ class Desk:
 
     def wipe(self, user: Account, *types: str, **options: Any) -> WipeReport:
         chosen = tuple(media_type(name) for name in types) or MEDIA_TYPES
-        confirm = options.pop("confirm", None) or plan_wipe(self.vault, user, chosen).total
-        return wipe(self.vault, user, chosen, confirm=confirm, run_id="wipe-1", **options)
+        confirm = options.pop("confirm", None) or Wipe(self.vault, user, chosen).plan().total
+        return Wipe(self.vault, user, chosen, "wipe-1", confirm=confirm, **options).run()
 
     def restore(self, user: Account, source: str = "latest") -> RestoreReport:
         if source == "mongo":
             return restore_from_mongo(self.vault, user, MEDIA_TYPES, run_id="restore-1")
         snapshot = find_snapshot(self.vault, user, MEDIA_TYPES, source)
-        return restore_from_snapshot(self.vault, user, MEDIA_TYPES, snapshot, run_id="restore-1")
+        return Restore(self.vault, user, MEDIA_TYPES, "restore-1", snapshot=snapshot).run()
 
     def settled(self, user: Account) -> None:
         """A sync finds everything unchanged and sends nothing."""
@@ -357,4 +356,4 @@ def test_nothing_of_another_type_is_read_into_a_snapshot_of_one(desk: Desk, obje
     (snapshot,) = desk.slice.pipeline.snapshots.find()
     assert (snapshot.blobs, snapshot.types) == (0, ("mood",))
     kept: tuple[MediaType, ...] = (media_type("mood"),)
-    assert desk.vault.archive.check(snapshot, kept).did == user.did
+    assert desk.vault.check(snapshot, kept).did == user.did

@@ -28,6 +28,7 @@ COMMAND = re.compile(r"(?<![\w/=@-])ac-pipeline((?: +(?:--?)?[A-Za-z][\w-]*| +[A
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 NOT_OURS = {"--uri", "--db", "--help", "--format", "--prepare-only", "--project", "--host", "--port", "--workspace"}
 NOT_OURS |= {"--multiprocessing-fork", "--module-name", "--attribute", "--location-name", "--container-context"}
+NOT_OURS |= {"--log-format", "--profile"}  # Dagster, docker
 NOT_OURS |= {"--require-hashes", "--requirement", "--no-deps", "--no-build-isolation"}  # pip
 NOT_OURS |= {"--system", "--home-dir", "--mode", "--now", "--build", "--detach"}  # useradd, install, systemctl, docker
 NOT_OURS |= {"--namespace", "--from-env-file", "--kustomize"}  # kubectl

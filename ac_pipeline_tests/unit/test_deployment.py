@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shlex
 import shutil
@@ -26,7 +27,7 @@ from dagster_k8s.job import construct_dagster_k8s_job
 
 from ac_pipeline.cli.main import cli
 from ac_pipeline.definitions import defs
-from ac_pipeline.defs.home import LOCATION, POOL_LIMITS, prepare_home
+from ac_pipeline.defs.home import LOCATION, POOL_LIMITS, main, prepare_home, unshared_renditions
 from ac_pipeline.settings import Settings, pool_limits
 from ac_pipeline_tests.dagster_instance import open_instance
 
@@ -40,7 +41,7 @@ MANIFESTS = [
 ]
 DOCKERFILE = re.sub(r"\\\n", " ", (ROOT / "Dockerfile").read_text())
 UNIT = DEPLOY / "systemd" / "ac-pipeline@.service"
-READONLY = DEPLOY / "systemd" / "ac-pipeline@readonly.service.d" / "command.conf"
+OTHERS = sorted(DEPLOY.glob("systemd/ac-pipeline@*.service.d/command.conf"))
 IMAGE_VARIABLE = "AC_IMAGE"
 VARIABLES = {name.upper() for name in Settings.model_fields} | {IMAGE_VARIABLE}
 
@@ -76,7 +77,7 @@ def commands() -> Iterator[list[str]]:
         yield container["args"]
     (last,) = re.findall(r"^CMD (\[.*)", DOCKERFILE, re.MULTILINE)
     yield json.loads(last)
-    for path in (UNIT, READONLY):
+    for path in (UNIT, *OTHERS):
         line = re.findall(r"^ExecStart=/opt/ac-pipeline/bin/(.+)", path.read_text(), re.MULTILINE)[-1]
         for part in ("code-server", "webserver", "daemon", "worker"):
             yield shlex.split(line.replace("%i", part))
@@ -194,6 +195,56 @@ def test_what_we_keep_of_the_instance_is_kept_by_every_deployment(
     assert limits["dagster/sensor_name"] <= pools["changed"]
 
 
+@pytest.mark.parametrize(
+    ("kind", "place", "warned"),
+    [
+        ("compose", "/var/lib/ac-pipeline/renditions", False),
+        ("compose", "/srv/renditions", True),
+        ("kubernetes", "/var/lib/ac-pipeline/renditions", True),  # a folder of the pod's own
+        ("kubernetes", "s3://bucket/folder", False),
+        ("kubernetes", "file:///shared/renditions", False),
+        ("celery", "/srv/renditions", True),
+        ("processes", "/srv/renditions", False),
+    ],
+)
+def test_renditions_that_runs_do_not_share_are_warned_of(kind: str, place: str, warned: bool, tmp_path: Path) -> None:
+    """PROD-2: a container or another machine keeps what nobody else finds."""
+    file = DEPLOY / kind / "launcher.yaml"
+    launcher = yaml.safe_load(file.read_text())["run_launcher"] if file.is_file() else {"class": ""}
+    name = "CeleryRunLauncher" if kind == "celery" else launcher["class"]
+    given = settings(tmp_path, tmp_path).model_copy(update={"ac_renditions_url": place})
+    said = unshared_renditions(given, name, launcher.get("config") or {})
+    assert (said is not None) == warned
+    assert said is None or (name in said and place in said and "s3://" in said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "name"), [("compose", "DockerRunLauncher"), ("kubernetes", "K8sRunLauncher")])
+def test_the_warning_is_seen_at_the_start_and_in_the_log_of_each_run(
+    kind: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """PROD-2: also where a run may not launch any itself, as in a pod without a token."""
+    for variable, value in {
+        "MONGODB_CONNECTION_STRING": "mongodb://127.0.0.1:1",
+        "MONGODB_NAME": "platform",
+        "AC_MONGO_TIMEOUT_SECONDS": "0.05",
+        "AC_RENDITIONS_URL": "/srv/renditions",
+        "AC_DAGSTER_YAML": str(DEPLOY / kind / "launcher.yaml"),
+        "DAGSTER_HOME": str(tmp_path / "home"),
+        IMAGE_VARIABLE: "ac-pipeline:1",
+    }.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.chdir(tmp_path)
+    assert main(["prepare"]) == 0
+    said = capsys.readouterr().err.strip()
+    assert said.startswith(f"Warning: {name} starts runs elsewhere")
+    with open_instance(tmp_path / "home") as instance:
+        job = defs.resolve_job_def("list_accounts")
+        result = job.execute_in_process(instance=instance, raise_on_error=False)
+        logged = [entry.user_message for entry in instance.all_logs(result.run_id) if entry.level == logging.WARNING]
+    assert said in logged
+
+
 def test_the_limits_of_pools_that_the_settings_show_are_those_of_the_code() -> None:
     assert pool_limits(Settings.model_fields["ac_pool_limits"].default) == POOL_LIMITS
 
@@ -205,7 +256,7 @@ def test_every_command_is_one_of_ours() -> None:
         assert program == "ac-pipeline"
         context = click.Context(cli)
         name, command, rest = cli.resolve_command(context, words)
-        assert name == "dagster"
+        assert name in {"dagster", "metrics"}
         assert command is not None
         command.make_context(name, rest, parent=context)
 
@@ -286,5 +337,5 @@ def test_the_proxy_asks_for_a_login_and_leads_to_the_ports_that_are_open_here_al
         assert re.search(r"auth_basic_user_file /etc/nginx/ac-pipeline\.\w+;", server)
         assert "listen 80" not in server
     ports = [port for service in COMPOSE["services"].values() for port in service.get("ports", ())]
-    assert ports == ["127.0.0.1:3000:3000", "127.0.0.1:3001:3000"]
-    assert "--read-only --port 3001" in READONLY.read_text()
+    assert ports == ["127.0.0.1:3000:3000", "127.0.0.1:3001:3000", "127.0.0.1:9464:9464"]
+    assert any("--read-only --port 3001" in path.read_text() for path in OTHERS)

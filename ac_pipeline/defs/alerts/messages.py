@@ -1,23 +1,22 @@
-"""Which changes of state are worth a message, what it says, and what one tick of the sensor leaves to the next.
-
-A subject is well (level 0) or not. A message is due when its level rises and when it falls to 0 again, and never
-besides: 500 failing partitions are one backfill that failed (RUN-9). No Dagster and no network here.
-"""
+"""Which changes of state are worth a message, what it says, and what one tick leaves to the next. A message is due when
+a subject's level rises and when it falls to 0 again, and never besides: 500 failing partitions are one backfill that
+failed (RUN-9). No Dagster and no network here."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field, fields, replace
-from typing import Any, Final
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, Final, NamedTuple
+
+from pydantic import TypeAdapter
 
 from ac_pipeline.media.times import format_when
 
 SHOWN_NAMES: Final = 5
 TEXT_CHARACTERS: Final = 1_900
 """Discord takes 2,000 characters in a message, Slack more."""
-WORDS_CHARACTERS: Final = 400
-"""Of an error's own words."""
+WORDS_CHARACTERS: Final = 400  # Of an error's own words
 
 _HINTS: Final = {
     "service-unreachable": "A service does not answer: nothing is lost, and what failed succeeds once it is back.",
@@ -31,37 +30,21 @@ _VERSION: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class SubjectStatus:
-    """A subject as it is now, and what a message about it says.
+    """A subject as it is now, and what a message about it says."""
 
-    Args:
-        subject: Its name, e.g. `backfill:abcdefgh` or `sensor:users_sensor:ticks`.
-        level: 0 when it is well; a higher one is worse, and worth another message.
-        what: The subject, for people: `Backfill abcdefgh`.
-        said: What is the matter with it, as the rest of that sentence.
-        path: Its page in the UI, from the root.
-        since: Epoch seconds at which it began; None when nobody knows.
-        partitions: Failed ones and all there were.
-        runs: Failed ones and all there were.
-        classes: Failures by class of error.
-        names: Users or items it is about.
-        words: One error's own words.
-        about: What has to be remembered of it until it is well, to recognise that.
-        quiet: True if being well is worth no message, e.g. because a person turned it off.
-    """
-
-    subject: str
-    level: int
-    what: str
-    said: str
-    path: str
-    since: float | None = None
-    partitions: tuple[int, int] | None = None
-    runs: tuple[int, int] | None = None
-    classes: Mapping[str, int] = field(default_factory=dict)
-    names: Sequence[str] = ()
-    words: str = ""
-    about: tuple[str, ...] = ()
-    quiet: bool = False
+    subject: str  # Its name, e.g. `backfill:abcdefgh` or `sensor:users_sensor:ticks`.
+    level: int  # 0 when it is well; a higher one is worse, and worth another message
+    what: str  # The subject, for people: `Backfill abcdefgh`
+    said: str  # What is the matter with it, as the rest of that sentence
+    path: str  # Its page in the UI, from the root
+    since: float | None = None  # Epoch seconds at which it began; None when nobody knows
+    partitions: tuple[int, int] | None = None  # Failed ones and all there were
+    runs: tuple[int, int] | None = None  # Failed ones and all there were
+    classes: Mapping[str, int] = field(default_factory=dict)  # Failures by class of error
+    names: Sequence[str] = ()  # Users or items it is about
+    words: str = ""  # One error's own words
+    about: tuple[str, ...] = ()  # What has to be remembered of it until it is well, to recognise that
+    quiet: bool = False  # True if being well is worth no message, e.g. because a person turned it off
 
     @property
     def state(self) -> str:
@@ -130,21 +113,13 @@ class SubjectStatus:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What is remembered of a subject that is not well.
+class Known(NamedTuple):
+    """What is remembered of a subject that is not well."""
 
-    Args:
-        level: As it was seen last.
-        since: Epoch seconds.
-        told: True if there was a message; what was so before the first tick has none.
-        about: See `SubjectStatus`.
-    """
-
-    level: int
-    since: float
-    told: bool
-    about: tuple[str, ...] = ()
+    level: int  # As it was seen last
+    since: float  # Epoch seconds
+    told: bool  # True if there was a message; what was so before the first tick has none
+    about: tuple[str, ...] = ()  # See `SubjectStatus`
 
 
 def decide(
@@ -178,34 +153,23 @@ def decide(
 
 @dataclass(slots=True)
 class Memory:
-    """What one tick leaves to the next, in the sensor's cursor. Its size is bounded by its parts.
+    """What one tick leaves to the next, in the sensor's cursor. Its size is bounded by its parts."""
 
-    Args:
-        begun: Epoch seconds of the first tick; what was before is history.
-        looked_at: Epoch seconds up to which runs were looked at.
-        ticked: When we ticked last.
-        awake: Since when we tick without a break: nobody else is reproached for the time we slept.
-        backfills_seen: How many backfills there were.
-        backfills: Ids of those that still ran.
-        run_sets: Ticks whose runs changed lately -> how many of these failed; -1 while some are unfinished.
-        held: Subjects whose message waits for the end of runs -> since when.
-        known: Subjects that are not well.
-    """
-
-    begun: float
-    looked_at: float
-    ticked: float
-    awake: float
-    backfills_seen: int = 0
-    backfills: tuple[str, ...] = ()
+    begun: float  # Epoch seconds of the first tick; what was before is history
+    looked_at: float  # Epoch seconds up to which runs were looked at
+    ticked: float  # When we ticked last
+    awake: float  # Since when we tick without a break: nobody else is reproached for the time we slept
+    backfills_seen: int = 0  # How many backfills there were
+    backfills: tuple[str, ...] = ()  # Ids of those that still ran
+    # Ticks whose runs changed lately -> how many of these failed; -1 while some are unfinished
     run_sets: Mapping[str, int] = field(default_factory=dict)
+    # Subjects whose message waits for the end of runs -> since when
     held: Mapping[str, float] = field(default_factory=dict)
-    known: Mapping[str, Known] = field(default_factory=dict)
+    known: Mapping[str, Known] = field(default_factory=dict)  # Subjects that are not well
 
     def cursor(self) -> str:
         """As the instance keeps it."""
-        known = {name: astuple(each) for name, each in self.known.items()}
-        return json.dumps({"version": _VERSION, **asdict(self), "known": known}, separators=(",", ":"))
+        return json.dumps({"version": _VERSION, **asdict(self)}, separators=(",", ":"))
 
 
 def read_cursor(cursor: str | None) -> Memory | None:
@@ -214,11 +178,8 @@ def read_cursor(cursor: str | None) -> Memory | None:
         found = json.loads(cursor or "")
     except ValueError:
         return None
-    if not isinstance(found, dict) or found.get("version") != _VERSION:
-        return None
-    known = {name: Known(level, since, told, tuple(of)) for name, (level, since, told, of) in found["known"].items()}
-    found |= {"known": known, "backfills": tuple(found["backfills"])}
-    return Memory(**{each.name: found[each.name] for each in fields(Memory)})
+    ours = isinstance(found, dict) and found.get("version") == _VERSION
+    return TypeAdapter(Memory).validate_python(found) if ours else None
 
 
 def by_count(classes: Mapping[str, int]) -> list[tuple[str, int]]:

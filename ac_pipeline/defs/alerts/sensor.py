@@ -1,8 +1,6 @@
-"""The alerts sensor: looks at the instance, and says once what changed for the worse or the better.
-
-Messages stand in the log of the tick, and go to a webhook where one is set, whose address is itself a secret: it lets
-anybody post (ACCT-5). One that the webhook does not take is in the log alone; the next change of its subject is told.
-"""
+"""The alerts sensor: says once what changed for the worse or the better, in the log of the tick and to a webhook, whose
+address is itself a secret: it lets anybody post (ACCT-5). A message that the webhook does not take is in the log alone;
+the next change of its subject is told."""
 
 import logging
 import re
@@ -29,8 +27,7 @@ INTERVAL_SECONDS: Final = 30
 ASLEEP_SECONDS: Final = 10.0 * INTERVAL_SECONDS
 """Without a tick of our own for so long, we slept: Dagster was down, or the sensor off."""
 
-ALERTS: Final = "alerts"
-"""Key of the resource; tests put one of their own in its place."""
+ALERTS: Final = "alerts"  # Key of the resource; tests put one of their own in its place
 MESSAGE_SECONDS: Final = 10.0
 DELIVERY_SECONDS: Final = 25.0
 """For one message, and for all of one tick, which has 60 seconds (Dagster facts, "Sensors, automation, pools")."""
@@ -107,26 +104,11 @@ def _refusal(status: int, said: str) -> PipelineError:
 
 @dataclass(frozen=True, slots=True)
 class AlertDelivery:
-    """How the alerts of one tick leave.
+    """How the alerts of one tick leave."""
 
-    Args:
-        base_url: Of the UI, for links; None leaves paths.
-        redact: Removes secrets from a text.
-        webhook: Where messages are posted, or None for the log alone.
-    """
-
-    base_url: str | None
-    redact: Callable[[str], str]
-    webhook: Webhook | None
-
-    def deliver(self, alert: SubjectStatus, at: float) -> str | None:
-        """Post one message; returns why it was not taken, without a secret, or None."""
-        try:
-            if self.webhook is not None:
-                self.webhook.send(alert.payload(at, self.base_url, self.redact))
-        except PipelineError as error:
-            return self.redact(error.message)
-        return None
+    base_url: str | None  # Of the UI, for links; None leaves paths
+    redact: Callable[[str], str]  # Removes secrets from a text
+    webhook: Webhook | None  # Where messages are posted, or None for the log alone
 
 
 @dg.resource(description="Where alerts go: AC_ALERT_WEBHOOK_URL, with links to AC_DAGSTER_URL.")
@@ -157,8 +139,12 @@ def alerts_sensor(context: dg.SensorEvaluationContext, alerts: dg.ResourceParam[
     for alert in new:
         level = logging.ERROR if alert.level else logging.WARNING
         context.log.log(level, alert.text(now, alerts.base_url, alerts.redact))
-        if (trouble := alerts.deliver(alert, now)) is not None:
-            context.log.error(f"This message stands here alone, the webhook did not take it: {trouble}")
+        try:
+            if alerts.webhook is not None:
+                alerts.webhook.send(alert.payload(now, alerts.base_url, alerts.redact))
+        except PipelineError as error:
+            trouble = f"This message stands here alone, the webhook did not take it: {alerts.redact(error.message)}"
+            context.log.log(logging.ERROR, trouble)  # without the traceback
     said = f"Messages: {len(new)}." if new else "Nothing has changed."
     return dg.SensorResult(cursor=memory.cursor(), skip_reason=dg.SkipReason(said))
 

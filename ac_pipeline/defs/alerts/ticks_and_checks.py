@@ -1,8 +1,5 @@
-"""How sensors, schedules, daemons and checks stand: read from the instance, for `decide` to compare.
-
-The sensor that sends alerts does not look at itself, and what stops all of them (the daemon process, the code
-location) has to be watched from outside.
-"""
+"""How sensors, schedules, daemons and checks stand, for `decide` to compare. The sensor that sends alerts does not look
+at itself, and what stops all of them (the daemon process, the code location) has to be watched from outside."""
 
 from __future__ import annotations
 
@@ -25,10 +22,8 @@ MISSED: Final = 5
 """Intervals without a tick after which a sensor is silent. A schedule is when it missed two of its times."""
 LEAST_SILENCE_SECONDS: Final = 300.0
 """No sensor is called silent earlier: a busy machine delays ticks, and a code location takes its time to load."""
-DAEMON_SILENCE_SECONDS: Final = 600.0
-"""Without a heartbeat of one of Dagster's daemons; they beat every 30 seconds."""
-HOLD_SECONDS: Final = 3_600.0
-"""While runs go on, new quarantined items are told once an hour at most, not once a run."""
+DAEMON_SILENCE_SECONDS: Final = 600.0  # Without a heartbeat of one of Dagster's daemons; they beat every 30 seconds
+HOLD_SECONDS: Final = 3_600.0  # While runs go on, new quarantined items are told once an hour at most, not once a run
 
 _TICKS_READ: Final = 20
 _FAILURE: Final = "FAILURE"

@@ -1,7 +1,5 @@
-"""The partitions, keys and specs of all assets of a type: collections, renditions and records.
-
-And numbers, with their reasons: how much one run takes on, how often a step is tried, and how many run at once.
-"""
+"""The partitions, keys and specs of all assets of a type, and numbers, with their reasons: how much one run takes on,
+how often a step is tried, and how many run at once."""
 
 import warnings
 from collections.abc import Iterator, Mapping
@@ -43,8 +41,7 @@ def rendition_key(media: MediaType) -> dg.AssetKey | None:
     return next((rendition.key for rendition in RENDITIONS if rendition.media is media), None)
 
 
-USERS = "users"
-"""Name of the dimension in the instance."""
+USERS = "users"  # Name of the dimension in the instance
 
 users = dg.DynamicPartitionsDefinition(name=USERS)
 
@@ -52,8 +49,7 @@ RANGE_START = "dagster/asset_partition_range_start"
 RANGE_END = "dagster/asset_partition_range_end"
 """Tags of a run over all keys from one to another, both included, in the order in which keys were added."""
 
-PARTITION = "dagster/partition"
-"""Tag of a run over one key."""
+PARTITION = "dagster/partition"  # Tag of a run over one key
 
 
 OWNERS = ["team:aesthetic-computer"]
@@ -123,24 +119,20 @@ two runs of several users each. What users have just changed has a pool of its o
 the four runs at once of dagster.yaml one place is always left for it. Request rates are held in the client, not here
 (RUN-8)."""
 
-PRIORITY: Final = "dagster/priority"
-"""Tag by which the queue orders runs; backfills and schedules have 0."""
+PRIORITY: Final = "dagster/priority"  # Tag by which the queue orders runs; backfills and schedules have 0
 URGENT: Final = "10"
 
+THUMBNAILS: Final = "/thumbnails/"  # Path below which our web server serves small pictures, by DID and CID
+
 RETRY_SECONDS: Final = 20.0
+RENDITION_RETRIES: Final = 2
+"""For storage that did not answer: three attempts, `RETRY_SECONDS` and twice that apart."""
 RECORD_RETRIES: Final = 3
+"""For a PDS that restarts or a lease that another run holds: four attempts, up to four times `RETRY_SECONDS` apart."""
 
 
-def rendition_retries(seconds: float = RETRY_SECONDS) -> dg.RetryPolicy:
-    """For storage that did not answer: three attempts, `seconds` and twice that apart."""
-    return dg.RetryPolicy(max_retries=2, delay=seconds, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
-
-
-def record_retries(seconds: float = RETRY_SECONDS) -> dg.RetryPolicy:
-    """For a PDS that restarts or a lease that another run holds: four attempts, up to four times `seconds` apart."""
-    return dg.RetryPolicy(
-        max_retries=RECORD_RETRIES, delay=seconds, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
-    )
+def retries(number: int, seconds: float) -> dg.RetryPolicy:
+    return dg.RetryPolicy(number, delay=seconds, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS)
 
 
 @contextmanager

@@ -1,13 +1,8 @@
-"""The records on the PDS as assets: one for each type, one step, so that a repository is read and written once a run.
-
-And the job `sync_changed_users`: one run over users who have nothing in common but that something of theirs changed.
-Their partition keys are no range, so that no ranged run can be about them; a run each costs 1.5 CPU seconds before it
-begins. Its op does what the step of the assets does and says of each user the same: a materialisation of each records
-asset, or an observation with what went wrong. It targets no partition, so its failure turns none red: who still has
-work afterwards gets a run of the partition from the sensor.
-"""
+"""The records on the PDS as assets, one for each type, made by one step, so that a repository is read and written once
+a run; and the job `sync_changed_users`, which does the same for users who are neighbours in no range."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from typing import Any, Final
 
 import dagster as dg
@@ -23,9 +18,9 @@ from ac_pipeline.defs.assets.catalog import (
     RETRY_SECONDS,
     backfill_policy_is_beta,
     columns_of,
-    record_retries,
     records_key,
     rendition_key,
+    retries,
     source_key,
     users,
 )
@@ -35,6 +30,7 @@ from ac_pipeline.defs.metadata import failure_of
 from ac_pipeline.defs.pipeline import PIPELINE, PipelineResource
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import lexicons_of_types
 
 STEP: Final = "atproto_records"
@@ -73,7 +69,8 @@ class RecordsConfig(dg.Config):
     def work(self, pipeline: PipelineResource, types: Sequence[MediaType], run_id: str) -> Work:
         """A sync of these types as it is configured."""
         chosen: dict[str, Any] = {name: getattr(self, name) for name in RecordsConfig.model_fields}
-        return lambda accounts: pipeline.sync(accounts, types, run_id, **chosen)
+        selection = Selection(types=tuple(types), **chosen)
+        return lambda accounts: pipeline.sync(accounts, selection, run_id)
 
 
 class ChangedUsersConfig(RecordsConfig):
@@ -90,11 +87,7 @@ def run_config(users: list[str]) -> dict[str, object]:
 
 
 def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
-    """The records asset of each type, with their checks.
-
-    Args:
-        retry_seconds: Before the first retry of the step.
-    """
+    """The records asset of each type, with their checks. `retry_seconds`: before the first retry of the step."""
     with backfill_policy_is_beta():
 
         @dg.multi_asset(
@@ -104,7 +97,7 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
             partitions_def=users,
             can_subset=True,
             backfill_policy=dg.BackfillPolicy.multi_run(RECORDS_A_RUN),
-            retry_policy=record_retries(retry_seconds),
+            retry_policy=retries(RECORD_RETRIES, retry_seconds),
             pool=PDS,
         )
         def atproto_records(
@@ -113,21 +106,15 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
             selected = {records_key(media): media for media in MEDIA_TYPES}
             selected = {key: media for key, media in selected.items() if key in context.selected_asset_keys}
             work = config.work(pipeline, tuple(selected.values()), context.run.run_id)
-            failure = None
             try:
                 if selected:
                     yield from run_stage(context, pipeline, selected, work)
-            except dg.Failure as error:
-                failure = error
-            if failure is not None and failure.allow_retries and context.retry_number < RECORD_RETRIES:
-                raise failure  # the last attempt evaluates the checks
-            try:
-                yield from evaluate_checks(pipeline, context.selected_asset_check_keys)
-            except dg.Failure:
-                if failure is None:
-                    raise
-            if failure is not None:
-                raise failure
+            except dg.Failure as failure:
+                if not failure.allow_retries or context.retry_number >= RECORD_RETRIES:  # at the last attempt
+                    with suppress(dg.Failure):
+                        yield from evaluate_checks(pipeline, context.selected_asset_check_keys)
+                raise
+            yield from evaluate_checks(pipeline, context.selected_asset_check_keys)
 
     return atproto_records
 
@@ -156,7 +143,9 @@ def _specs() -> list[dg.AssetSpec]:
 
 
 def changed_users_job(pipeline_resource: object, retry_seconds: float = RETRY_SECONDS) -> dg.JobDefinition:
-    """The job `sync_changed_users`.
+    """The job `sync_changed_users`: one run over users whose partition keys are no range, for a run each costs 1.5 CPU
+    seconds before it begins. Of each user it says the same as the step of the assets. It targets no partition, so its
+    failure turns none red: who still has work afterwards gets a run of the partition from the sensor.
 
     Args:
         pipeline_resource: The resource `pipeline`. Given here, because a job that waits for the resources of the
@@ -164,15 +153,12 @@ def changed_users_job(pipeline_resource: object, retry_seconds: float = RETRY_SE
         retry_seconds: Before the first retry of its op.
     """
 
-    @dg.op(name=CHANGED_STEP, retry_policy=record_retries(retry_seconds), pool=CHANGED, out=dg.Out(dg.Nothing))
+    @dg.op(name=CHANGED_STEP, retry_policy=retries(RECORD_RETRIES, retry_seconds), pool=CHANGED, out=dg.Out(dg.Nothing))
     def changed_users_records(
         context: dg.OpExecutionContext, config: ChangedUsersConfig, pipeline: dg.ResourceParam[PipelineResource]
     ) -> Iterator[dg.AssetCheckEvaluation]:
-        """Synchronise the users the config names, and let the checks say what is quarantined now.
-
-        Raises:
-            dg.Failure: Some users have to be run again; a retry leaves out whoever is materialised in this run.
-        """
+        """Synchronise the users the config names, and let the checks say what is quarantined now. Raises dg.Failure:
+        some users have to be run again; a retry leaves out whoever is materialised in this run."""
         assets = {records_key(media): media for media in MEDIA_TYPES}
         asked = list(dict.fromkeys(config.users))
         earlier = made_earlier(context, assets)

@@ -1,13 +1,5 @@
-"""One step over a range of users: every user gets an event, and only users that have to be run again turn red.
-
-The shape is measured (Dagster facts, "One user fails, the others do not"): Dagster marks a whole range as materialised
-when a step returns a result, and a result names no partition and has one data version for all. So each good user is
-logged by name, each bad one observed, and a step with a bad one fails. What is done to a user is the caller's.
-
-Users are logged as they end, but for a step that another asset waits for: a backfill looks every 30 seconds, and asks
-for the next stage of whoever is green by then, a run for each unbroken range of keys (17 runs in place of 5 were seen
-for 500 users). Such a step logs all at its end, in the order of keys: a look in the middle cuts the range once.
-"""
+"""One step over a range of users: every user gets an event, and only users that have to be run again turn red. What is
+done to a user is the caller's."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -15,7 +7,22 @@ from dataclasses import dataclass, field, replace
 import dagster as dg
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.defs.assets.catalog import records_key, rendition_key, source_key
+from ac_pipeline.defs.assets.catalog import (
+    ENCODING,
+    OWNERS,
+    RENDITION_RETRIES,
+    RENDITIONS,
+    RENDITIONS_A_RUN,
+    RENDITIONS_GROUP,
+    RETRY_SECONDS,
+    RenditionAsset,
+    backfill_policy_is_beta,
+    records_key,
+    rendition_key,
+    retries,
+    source_key,
+    users,
+)
 from ac_pipeline.defs.metadata import (
     Metadata,
     Summary,
@@ -23,13 +30,15 @@ from ac_pipeline.defs.metadata import (
     counts,
     error_metadata,
     failure_of,
+    outcomes,
     source_counts,
 )
 from ac_pipeline.defs.pipeline import Outcome, PipelineResource
-from ac_pipeline.defs.versions import LastEvents, Seen, observation, tags
+from ac_pipeline.defs.versions import LastEvents, observation, tags
 from ac_pipeline.errors import Misconfigured, PipelineError, Transient
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.planning.plan import Versions
+from ac_pipeline.sync.report import Tally
 
 Context = dg.OpExecutionContext | dg.AssetExecutionContext
 Work = Callable[[Sequence[Account]], Iterator[Outcome]]
@@ -37,20 +46,13 @@ Work = Callable[[Sequence[Account]], Iterator[Outcome]]
 
 @dataclass(slots=True)
 class UsersOfRun:
-    """Some users of a run: each is worked on, and gets an event that says how it ended.
+    """Some users of a run: each is worked on, and gets an event that says how it ended."""
 
-    Args:
-        context: Of the step or op.
-        pipeline: The pipeline.
-        assets: What the work is about: records or renditions assets, with their types.
-        users: Partition keys.
-        emit: What becomes of the materialisations of `assets`; by default they are logged at once.
-    """
-
-    context: Context
+    context: Context  # Of the step or op
     pipeline: PipelineResource
-    assets: Mapping[dg.AssetKey, MediaType]
-    users: Sequence[str]
+    assets: Mapping[dg.AssetKey, MediaType]  # What the work is about: records or renditions assets, with their types
+    users: Sequence[str]  # Partition keys
+    # What becomes of the materialisations of `assets`; by default they are logged at once
     emit: Callable[[dg.AssetMaterialization], None] | None = None
     _events: LastEvents = field(init=False)
 
@@ -159,16 +161,14 @@ class UsersOfRun:
         if versions is None:
             return dg.AssetMaterialization(key, partition=user, metadata=metadata)
         source, made = source_key(media), rendition_key(media)
-        used = {source: versions.documents}
-        parents: dict[dg.AssetKey, Seen | None] = {source: self._events.observed(source).get(user)}
+        parents = {source: (self._events.observed(source).get(user), versions.documents)}
         own = versions.renditions
         if key == records_key(media):
             own = versions.records
             if made is not None:
-                used[made] = versions.renditions
-                parents[made] = self._events.materialized(made).get(user)
-        versioned = tags(own, self.context.run.run_id, parents, used)
-        return dg.AssetMaterialization(key, partition=user, metadata=metadata, tags=versioned)
+                parents[made] = (self._events.materialized(made).get(user), versions.renditions)
+        own_tags = tags(own, self.context.run.run_id, parents)
+        return dg.AssetMaterialization(key, partition=user, metadata=metadata, tags=own_tags)
 
     def _materialize(self, made: dg.AssetMaterialization) -> None:
         (self.emit or self.context.log_event)(made)
@@ -181,17 +181,10 @@ def _line(outcome: Outcome) -> str:
         return f"{user} has to be run again: {report.error.code}: {report.error.message}"
     if report.blocked is not None:
         return f"{user} is blocked: {report.blocked.message}"
-    tallies = report.types.values()
-    numbers = {
-        "written": sum(tally.written for tally in tallies),
-        "unchanged": sum(tally.unchanged for tally in tallies),
-        "rendered": sum(tally.pending for tally in tallies),
-        "deleted": sum(tally.deleted for tally in tallies),
-        "deferred": sum(tally.deferred for tally in tallies),
-        "quarantined": sum(tally.quarantined for tally in tallies),
-    }
-    said = ", ".join(f"{count} {name}" for name, count in numbers.items() if count)
-    return f"{user}: {said or 'nothing to do'} ({report.seconds:.1f} s)"
+    total = Tally()
+    for tally in report.types.values():
+        total.add(tally)
+    return f"{user}: {outcomes(total)} ({report.seconds:.1f} s)"
 
 
 Results = Iterator[dg.MaterializeResult]
@@ -206,6 +199,10 @@ def run_stage(
     feeds: dg.AssetKey | None = None,
 ) -> Results:
     """Do the work for every user of the run's partitions, and say of each how it ended.
+
+    Dagster marks a whole range as materialised when a step returns a result, which has one data version for all
+    (Dagster facts, "One user fails, the others do not"). So each good user is logged by name, each bad one observed,
+    and a step with a bad one fails.
 
     Args:
         assets: The selected assets of this step, with their types.
@@ -225,6 +222,9 @@ def run_stage(
     selected = context.run.asset_selection
     feeding = feeds is not None and (selected is None or feeds in selected)
     made: list[dg.AssetMaterialization] = []
+    # Users are logged as they end, but for a step that another asset waits for: a backfill looks every 30 seconds, and
+    # asks for the next stage of whoever is green by then, a run for each unbroken range of keys (17 runs in place of 5
+    # were seen for 500 users). Such a step logs all at its end, in their order: a look in the middle cuts them once.
     log = made.append if feeds is not None else None
     batch = UsersOfRun(context, pipeline, assets, users, emit=log)
     failures: Mapping[str, PipelineError] | None = None
@@ -268,3 +268,39 @@ def made_earlier(
         if made is not None and made.asset_key in assets and made.partition is not None:
             done[made.asset_key, made.partition] = made
     return done
+
+
+def rendition_assets(retry_seconds: float = RETRY_SECONDS) -> list[dg.AssetsDefinition]:
+    """The derived media as assets, one asset and step for each line of `RENDITIONS`: what has to be made of a picture
+    or a tape before its record can be written. A records run launched alone makes what is missing by itself."""
+    return [_rendition_asset(rendition, retry_seconds) for rendition in RENDITIONS]
+
+
+def _rendition_asset(rendition: RenditionAsset, retry_seconds: float) -> dg.AssetsDefinition:
+    media = rendition.media
+    with backfill_policy_is_beta():
+
+        @dg.asset(
+            key=rendition.key,
+            partitions_def=users,
+            deps=[source_key(media)],
+            group_name=RENDITIONS_GROUP,
+            description=rendition.description,
+            owners=OWNERS,
+            kinds=set(rendition.recipe.kinds),
+            tags={"media_type": media.name},
+            backfill_policy=dg.BackfillPolicy.multi_run(RENDITIONS_A_RUN),
+            retry_policy=retries(RENDITION_RETRIES, retry_seconds),
+            pool=ENCODING,
+            output_required=False,
+        )
+        def render(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[PipelineResource]) -> Results:
+            yield from run_stage(
+                context,
+                pipeline,
+                {rendition.key: media},
+                lambda accounts: pipeline.render(accounts, media, context.run.run_id),
+                feeds=records_key(media),
+            )
+
+    return render

@@ -1,8 +1,5 @@
-"""What is derived from the records: the mirror's totals over time, and the list of every failed item.
-
-Both are external assets that the job `count_mirror` materialises, so that a backfill of everything leaves them alone.
-`totals_sensor` launches it once an hour, and when runs of a schedule or backfill have ended.
-"""
+"""What is derived from the records: the mirror's totals over time, and the list of every failed item. Both are external
+assets that the job `count_mirror` materialises, so that a backfill of everything leaves them alone."""
 
 import time
 from datetime import UTC, datetime, timedelta
@@ -10,22 +7,20 @@ from typing import Final
 
 import dagster as dg
 
-from ac_pipeline.defs.assets.catalog import DERIVED_GROUP, OWNERS, records_key
-from ac_pipeline.defs.jobs import UNFINISHED
+from ac_pipeline.defs.assets.catalog import DERIVED_GROUP, records_key
+from ac_pipeline.defs.jobs import BACKFILL, SCHEDULE, UNFINISHED
 from ac_pipeline.defs.metadata import (
     ALL_FAILED_ITEMS,
     ROWS,
-    ItemRow,
     Metadata,
     dagster_failures,
-    items_links,
-    items_table,
-    table_of,
+    item_entries,
 )
-from ac_pipeline.defs.operator_jobs import tag_run
+from ac_pipeline.defs.operator_jobs import KIND, answer_asset, conclude, tag_run, work_of
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.operations.totals import Totals, mirror_totals
+from ac_pipeline.operations.inspection.items import run_audit
+from ac_pipeline.operations.totals import mirror_totals
 
 TOTALS: Final = dg.AssetKey(["mirror", "totals"])
 COUNT_MIRROR: Final = "count_mirror"
@@ -39,80 +34,56 @@ def derived_assets() -> list[dg.AssetSpec]:
     """The totals and the list."""
     records = [records_key(media) for media in MEDIA_TYPES]
     return [
-        dg.AssetSpec(
+        answer_asset(
             TOTALS,
-            deps=records,
-            group_name=DERIVED_GROUP,
-            owners=OWNERS,
-            kinds={"report"},
-            description="The mirror in numbers: documents, eligible ones, records, what is pending or kept back and "
+            "The mirror in numbers: documents, eligible ones, records, what is pending or kept back and "
             "why, blocked accounts, and how long the oldest waits. Plots: Metadata, Plots. Counted once an hour and "
             f"after schedules and backfills, once `{TOTALS_SENSOR}` is on, or by the job `{COUNT_MIRROR}`.",
+            DERIVED_GROUP,
+            deps=records,
             freshness_policy=dg.FreshnessPolicy.time_window(
                 fail_window=timedelta(hours=4), warn_window=timedelta(hours=2)
             ),
         ),
-        dg.AssetSpec(
+        answer_asset(
             ALL_FAILED_ITEMS,
-            deps=records,
-            group_name=DERIVED_GROUP,
-            owners=OWNERS,
-            kinds={"report"},
-            description="Every item of any type and user that is quarantined, deferred or blocked, the newest first, "
+            "Every item of any type and user that is quarantined, deferred or blocked, the newest first, "
             "with its page, its record and the run that last tried. The job list_items lists all of them, by user, "
             "type, state and class.",
+            DERIVED_GROUP,
+            deps=records,
         ),
     ]
 
 
 @dg.op(name="count_the_mirror", out=dg.Out(dg.Nothing))
 def count(context: dg.OpExecutionContext, pipeline: dg.ResourceParam[PipelineResource]) -> None:
-    """Count everything, and list what failed.
-
-    Raises:
-        dg.Failure: Something could not be read.
-    """
+    """Count everything, list what failed, and what was deleted. Raises dg.Failure: something could not be read."""
     tag_run(context, "count")
     with dagster_failures():
         totals = mirror_totals(pipeline.open(), failed=ROWS)
-    context.log.info(totals.headline)
-    context.log_event(dg.AssetMaterialization(TOTALS, description=totals.headline, metadata=totals_metadata(totals)))
-    found = totals.numbers()
-    kept = sum(found[name] for name in ("quarantined", "deferred", "blocked"))
+    numbers, said = totals.numbers(), totals.headline
+    context.log.info(said)
+    blocked = {f"blocked: {each['user']}": each["reason"] for each in totals.blocked[:ROWS]}
     context.log_event(
-        dg.AssetMaterialization(
-            ALL_FAILED_ITEMS,
-            description=f"{kept} items have not got where they should.",
-            metadata=_failed_metadata(pipeline, totals, kept),
-        )
+        dg.AssetMaterialization(TOTALS, description=said, metadata={"answer": said, **blocked, **numbers})
     )
-
-
-def totals_metadata(totals: Totals) -> Metadata:
-    """The sentence, who is blocked and why, and every number, for Dagster to plot."""
-    metadata: Metadata = {"answer": totals.headline}
-    if totals.blocked:
-        rows = [{"user": each["user"], "reason": each["reason"]} for each in totals.blocked[:ROWS]]
-        metadata["blocked_now"] = table_of(rows, ("user", "reason"))
-    return {**metadata, **totals.numbers()}
-
-
-def _failed_metadata(pipeline: PipelineResource, totals: Totals, kept: int) -> Metadata:
-    rows = [ItemRow.of(entry) for entry in totals.failed]
-    found: Metadata = {}
-    if rows:
-        found["failed_items"] = items_table(rows, users=True)
-        found["failed_items_links"] = items_links(pipeline, rows, limit=ROWS)
-    numbers = totals.numbers()
-    found |= {"items": kept, "items_not_shown": kept - len(rows)}
-    return found | {name: numbers[name] for name in ("quarantined", "deferred", "blocked")}
+    by_state = {name: numbers[name] for name in ("quarantined", "deferred", "blocked")}
+    kept = sum(by_state.values())
+    failed: Metadata = {"items": kept, **by_state, "items_not_shown": kept - len(totals.failed)}
+    failed |= item_entries(pipeline, totals.failed)
+    said = f"{kept} items have not got where they should."
+    context.log_event(dg.AssetMaterialization(ALL_FAILED_ITEMS, description=said, metadata=failed))
+    with dagster_failures():
+        using, parameters = work_of(context, pipeline), run_audit.parse({})
+        conclude(context, using, run_audit, parameters, run_audit.run(using, parameters))
 
 
 @dg.job(
     name=COUNT_MIRROR,
-    tags={"kind": "operator"},
-    description="Counts documents, records and what is kept back, and lists every failed item: mirror/totals and "
-    "operations/failed_items. Writes nothing.",
+    tags=KIND,
+    description="Counts documents, records and what is kept back, lists every failed item, and what was deleted: "
+    "mirror/totals, operations/failed_items and operations/show_audit. Writes nothing.",
 )
 def count_mirror() -> None:
     count()
@@ -145,4 +116,4 @@ def _ended_since(instance: dg.DagsterInstance, last: float) -> bool:
 
 def _launched(run: dg.DagsterRun) -> bool:
     """True if a schedule or a backfill has launched it."""
-    return not {"dagster/schedule_name", "dagster/backfill"}.isdisjoint(run.tags)
+    return not {SCHEDULE, BACKFILL}.isdisjoint(run.tags)

@@ -1,24 +1,23 @@
-"""The sensor of new content: what users make, change and remove reaches the PDS by itself, in seconds.
+"""The sensor of new content: what users make, change and remove reaches the PDS by itself, in seconds. Which users have
+work is `mongo/changes/pending.py`, whom to ask a run for is `plan_content`. The cursor only makes things fast: whatever
+it says, the work is found again from the documents."""
 
-Which users have work is the pipeline's to say (`mongo/changes/pending.py`), whom to ask a run for is decided by
-`plan_content`, from the work there is and from what was asked before. The cursor only makes things fast: whatever it
-says, the work is found again from the documents.
-"""
-
-import json
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final, Self
+from typing import Final, NamedTuple
 
 import dagster as dg
+from pydantic import TypeAdapter, ValidationError
 
 from ac_pipeline.defs.alerts.messages import listed
 from ac_pipeline.defs.assets.catalog import PRIORITY, URGENT, USERS
 from ac_pipeline.defs.assets.records import SYNC_CHANGED_USERS
 from ac_pipeline.defs.jobs import (
     REASON,
+    SENSOR,
     SYNC_USERS,
     UNFINISHED,
     USERS_A_RUN,
@@ -29,7 +28,7 @@ from ac_pipeline.defs.jobs import (
     sync_users,
 )
 from ac_pipeline.defs.pipeline import PipelineResource
-from ac_pipeline.defs.verification import VERIFY_USERS
+from ac_pipeline.defs.user_jobs import VERIFY_USERS
 from ac_pipeline.mongo.changes.pending import Changes, Work
 
 GROUPS_A_TICK: Final = 2
@@ -38,72 +37,47 @@ UNFINISHED_AT_MOST: Final = 3
 """Runs of ours of each kind that may be queued or started: two at work and one to follow. Whoever changes meanwhile
 goes into one larger run, which on a busy machine is what keeps up: most of a run's cost is its start. Each kind has its
 own share, for runs of partitions may wait long behind a backfill's."""
-ASK_AGAIN: Final = 3_600.0
-"""Seconds after which unfinished work is asked for again although nothing about it is new."""
-MANY: Final = GROUPS_A_TICK * USERS_A_RUN
-"""More users than this waiting are a backfill's business."""
+ASK_AGAIN: Final = 3_600.0  # Seconds after which unfinished work is asked for again although nothing about it is new
+MANY: Final = GROUPS_A_TICK * USERS_A_RUN  # More users than this waiting are a backfill's business
 
 ITEMS_A_USER: Final = 8
 USERS_REMEMBERED: Final = 1_000
 """What the memory holds at most: about 45 bytes an item, 0.4 MB in all in the worst case."""
 
-CHECK: Final = 60.0
-"""Seconds after which also the work of those who rest is looked at, to see whether it is done."""
+CHECK: Final = 60.0  # Seconds after which also the work of those who rest is looked at, to see whether it is done
 
-NOT_ASKED: Final = ""
-"""Stands for the mark of work that was seen and that no run was asked for yet."""
+NOT_ASKED: Final = ""  # Stands for the mark of work that was seen and that no run was asked for yet
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
-    """What is remembered of one user.
+class Asked(NamedTuple):
+    """What is remembered of one user."""
 
-    Args:
-        items: Item -> mark of the work a run was asked for, or `NOT_ASKED`.
-        times: How often a run was asked for the same work.
-        at: When it was last asked for, epoch seconds.
-    """
+    times: int  # How often a run was asked for the same work
+    at: float  # When it was last asked for, epoch seconds
+    items: Mapping[str, str]  # Item -> mark of the work a run was asked for, or `NOT_ASKED`
 
-    items: Mapping[str, str] = field(default_factory=dict)
-    times: int = 0
-    at: float = 0.0
+
+_NEVER: Final = Asked(0, 0.0, {})
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What one tick leaves to the next.
+    """What one tick leaves to the next."""
 
-    Args:
-        position: Of the last look at the changes; opaque.
-        users: What is remembered of users, by partition key.
-        checked: When the work of resting users was last looked at, epoch seconds.
-    """
-
-    position: str | None = None
-    users: Mapping[str, Asked] = field(default_factory=dict)
-    checked: float = 0.0
-
-    def at(self, position: str) -> Self:
-        """The same, with another place in the changes."""
-        return replace(self, position=position)
+    position: str | None = None  # Of the last look at the changes; opaque
+    users: Mapping[str, Asked] = field(default_factory=dict)  # What is remembered of users, by partition key
+    checked: float = 0.0  # When the work of resting users was last looked at, epoch seconds
 
     def to_text(self) -> str:
-        users = {key: [each.times, int(each.at), each.items] for key, each in self.users.items()}
-        stored = {"position": self.position, "users": users, "checked": int(self.checked)}
-        return json.dumps(stored, separators=(",", ":"))
+        return _STORED.dump_json(self).decode()
 
-    @classmethod
-    def of(cls, text: str | None) -> Self:
+    @staticmethod
+    def of(text: str | None) -> "Memory":
         """What `to_text` made; one that nobody can read is empty, and everything is looked at afresh."""
         try:
-            stored: Any = json.loads(text) if text else {}
-            users = {
-                key: Asked(dict(items), int(times), float(at))
-                for key, (times, at, items) in stored.get("users", {}).items()
-            }
-            return cls(stored.get("position"), users, float(stored.get("checked", 0)))
-        except (ValueError, TypeError, AttributeError):
-            return cls()
+            return _STORED.validate_json(text or "{}")
+        except ValidationError:
+            return Memory()
 
     def watched(self, busy: Collection[str], now: float) -> tuple[frozenset[str], frozenset[str]]:
         """Users whose remembered work has to be looked at again, and the items of that work.
@@ -119,26 +93,20 @@ class Memory:
         return frozenset(keys), frozenset(item for key in keys for item in self.users[key].items)
 
 
+_STORED: Final = TypeAdapter(Memory)
+
+
 @dataclass(frozen=True, slots=True)
 class ContentPlan:
-    """What one tick asks for.
+    """What one tick asks for."""
 
-    Args:
-        together: Users of each run over several.
-        alone: Users who get a run of their partition.
-        waiting: Users with new work that this tick does not ask for, because there are too many.
-        busy: Users with work whose run or backfill is not done.
-        resting: Users with work that two runs did not help; asked for again after an hour, or with something new.
-        unknown: Users with work whose partition key does not exist yet: the users sensor adds it.
-        memory: For the next tick.
-    """
-
-    together: tuple[tuple[str, ...], ...]
-    alone: tuple[str, ...]
-    waiting: tuple[str, ...]
-    busy: tuple[str, ...]
+    together: tuple[tuple[str, ...], ...]  # Users of each run over several
+    alone: tuple[str, ...]  # Users who get a run of their partition
+    waiting: tuple[str, ...]  # Users with new work that this tick does not ask for, because there are too many
+    busy: tuple[str, ...]  # Users with work whose run or backfill is not done
+    # Users with work that two runs did not help; asked for again after an hour, or with something new
     resting: tuple[str, ...]
-    unknown: tuple[str, ...]
+    unknown: tuple[str, ...]  # Users with work whose partition key does not exist yet: the users sensor adds it
     memory: Memory
 
     @property
@@ -148,7 +116,7 @@ class ContentPlan:
 
 
 def plan_content(
-    works: Sequence[Work],
+    works: Iterable[Work],
     memory: Memory,
     judged: Collection[str],
     *,
@@ -171,60 +139,45 @@ def plan_content(
         others_run: True if other runs are under way: then one user goes into a run like several, which does not wait
             for the pool that the others fill.
     """
-    by_key = _by_key(works)
+    by_key: defaultdict[str, list[Work]] = defaultdict(list)
+    for work in works:
+        by_key[work.key].append(work)
     # Whoever was looked at and shows no work is done and forgotten, who was not looked at stays as remembered.
     users = {key: asked for key, asked in memory.users.items() if key in by_key or key not in judged}
-    first: list[str] = []
-    again: list[str] = []
-    places: dict[str, list[str]] = {"busy": [], "resting": [], "unknown": []}
+    keys: defaultdict[str, list[str]] = defaultdict(list)
     for key, found in by_key.items():
-        asked = memory.users.get(key, Asked())
+        asked = memory.users.get(key, _NEVER)
         users[key] = _seen(asked, found, whole=key in judged)
         if key not in existing:
-            places["unknown"].append(key)
+            keys["unknown"].append(key)
         elif key in busy:
-            places["busy"].append(key)
+            keys["busy"].append(key)
         elif _is_new(asked, found):
-            first.append(key)
+            keys["first"].append(key)
         elif asked.times == 1 or now - asked.at >= ASK_AGAIN:
-            again.append(key)
+            keys["again"].append(key)
         else:
-            places["resting"].append(key)
-    together, alone = _runs(first, again, unfinished, others_run=others_run)
-    chosen = {*alone, *(key for group in together for key in group)}
-    for key in chosen:
-        times = 1 if key in first else memory.users[key].times + 1
-        users[key] = _remembered(users[key], by_key[key], times, now)
-    waiting = tuple(key for key in (*first, *again) if key not in chosen)
-    checked = now if now - memory.checked >= CHECK else memory.checked
-    kept = Memory(memory.position, _bounded(users), checked)
-    return ContentPlan(
-        tuple(together),
-        tuple(alone),
-        waiting,
-        tuple(places["busy"]),
-        tuple(places["resting"]),
-        tuple(places["unknown"]),
-        kept,
-    )
-
-
-def _runs(
-    first: Sequence[str], again: Sequence[str], unfinished: tuple[int, int], *, others_run: bool
-) -> tuple[list[tuple[str, ...]], list[str]]:
-    """New work in groups, old work alone, as many runs of each as there is room for."""
+            keys["resting"].append(key)
+    first, again = keys["first"], keys["again"]
     groups, single = (max(0, UNFINISHED_AT_MOST - count) for count in unfinished)
+    together, alone = in_groups(first)[: min(groups, GROUPS_A_TICK)], again
     if len(first) == 1 and not others_run:
-        return [], [*first, *again][: min(single, ALONE_A_TICK)]
-    together = [tuple(group) for group in in_groups(first)]
-    return together[: min(groups, GROUPS_A_TICK)], list(again[: min(single, ALONE_A_TICK)])
-
-
-def _by_key(works: Iterable[Work]) -> dict[str, list[Work]]:
-    found: dict[str, list[Work]] = {}
-    for work in works:
-        found.setdefault(work.key, []).append(work)
-    return found
+        together, alone = [], [*first, *again]
+    alone = alone[: min(single, ALONE_A_TICK)]
+    for key in (*alone, *(each for group in together for each in group)):
+        marks = {work.item: work.mark for work in by_key[key]}
+        items = {item: marks.get(item, mark) for item, mark in users[key].items.items()}
+        users[key] = Asked(1 if key in first else memory.users[key].times + 1, round(now), items)
+    plan = ContentPlan(
+        tuple(map(tuple, together)),
+        tuple(alone),
+        waiting=(),
+        busy=tuple(keys["busy"]),
+        resting=tuple(keys["resting"]),
+        unknown=tuple(keys["unknown"]),
+        memory=Memory(memory.position, _bounded(users), now if now - memory.checked >= CHECK else memory.checked),
+    )
+    return replace(plan, waiting=tuple(key for key in (*first, *again) if key not in plan.asked))
 
 
 def _is_new(asked: Asked, found: Iterable[Work]) -> bool:
@@ -234,26 +187,14 @@ def _is_new(asked: Asked, found: Iterable[Work]) -> bool:
     return any(asked.items.get(work.item) != work.mark for work in found if work.touched or not full)
 
 
-def _seen(asked: Asked, found: Sequence[Work], *, whole: bool) -> Asked:
+def _seen(asked: Asked, found: Iterable[Work], *, whole: bool) -> Asked:
     """Remember that there is this work, without a run having been asked for what of it is new."""
     items = {} if whole else dict(asked.items)
-    for work in _in_order(asked, found):
-        known = asked.items.get(work.item)
+    # What is remembered already first, so that it stays so; then what an event named.
+    for work in sorted(found, key=lambda work: (work.item not in asked.items, not work.touched)):
         if work.item in items or len(items) < ITEMS_A_USER:
-            items[work.item] = work.mark if known == work.mark else NOT_ASKED
-    return replace(asked, items=items)
-
-
-def _remembered(seen: Asked, found: Sequence[Work], times: int, now: float) -> Asked:
-    """Remember that a run was asked for."""
-    marks = {work.item: work.mark for work in found}
-    items = {item: marks.get(item, mark) for item, mark in seen.items.items()}
-    return Asked(items, times, now)
-
-
-def _in_order(asked: Asked, found: Sequence[Work]) -> Iterator[Work]:
-    """What is remembered already first, so that it stays so; then what an event named."""
-    yield from sorted(found, key=lambda work: (work.item not in asked.items, not work.touched))
+            items[work.item] = work.mark if asked.items.get(work.item) == work.mark else NOT_ASKED
+    return asked._replace(items=items)
 
 
 def _rests(asked: Asked, now: float) -> bool:
@@ -270,58 +211,29 @@ def _bounded(users: Mapping[str, Asked]) -> dict[str, Asked]:
 
 NEW_CONTENT_SENSOR: Final = "new_content_sensor"
 
-_SENSOR: Final = "dagster/sensor_name"
-"""Tag that Dagster gives the runs of a sensor."""
-_SECONDS: Final = 5
-"""As often as Dagster's daemon looks at any sensor."""
+_SECONDS: Final = 5  # As often as Dagster's daemon looks at any sensor
 
 
-Look = Callable[[dg.SensorEvaluationContext, PipelineResource], dg.SensorResult]
-
-
-def sync_sensor(
-    name: str, seconds: int, description: str, changed_users: dg.JobDefinition, look: Look
-) -> dg.SensorDefinition:
-    """A sensor that asks for syncs of users, off until somebody turns it on.
-
-    Args:
-        seconds: Between two looks.
-        changed_users: The job over several users.
-        look: One look, which may fail; then the next one begins where this one began.
-    """
-
-    @dg.sensor(
-        name=name,
-        jobs=[sync_users, changed_users],
-        minimum_interval_seconds=seconds,
-        default_status=dg.DefaultSensorStatus.STOPPED,
-        description=description,
-    )
-    def sensor(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]) -> dg.SensorResult:
-        return look(context, pipeline)
-
-    return sensor
+def log_users(context: dg.SensorEvaluationContext, lines: Iterable[tuple[int, Sequence[str], str]]) -> None:
+    """A line of the tick's log, at its level, for each list of users that is not empty: how many (`{}`), and who."""
+    for level, users, said in lines:
+        if users:
+            context.log.log(level, f"{said.format(len(users))}: {listed(users)}")
 
 
 def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], float] = time.time) -> dg.SensorDefinition:
-    """The sensor.
+    """The sensor, for the job over several users."""
 
-    Args:
-        changed_users: The job over several users.
-        clock: Epoch seconds.
-    """
-
-    def look(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult:
+    def look(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]) -> dg.SensorResult:
         """One look at what changed."""
         now = clock()
         existing = context.instance.get_dynamic_partitions(USERS)
         # Before the look: work of a run that ends meanwhile is seen here as busy, and done or not at the next tick.
-        seen = busy_keys(context.instance, existing, apart_from={VERIFY_USERS}, one_by_one={SYNC_CHANGED_USERS})
-        busy = seen.ahead
+        busy = busy_keys(context.instance, existing, apart_from={VERIFY_USERS}, one_by_one={SYNC_CHANGED_USERS}).ahead
         together, alone, others = _unfinished(context.instance)
         memory = Memory.of(context.cursor)
         judged, watched = memory.watched(busy, now)
-        changes = pipeline.changed(memory.position, watched)
+        changes = pipeline.open().changes.look(memory.position, watched, lambda: pipeline.accounts().values())
         plan = plan_content(
             changes.works,
             memory,
@@ -338,24 +250,24 @@ def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], flo
         requests += [request_together(group, tags) for group in plan.together]
         return dg.SensorResult(
             run_requests=requests,
-            cursor=plan.memory.at(changes.position).to_text(),
+            cursor=replace(plan.memory, position=changes.position).to_text(),
             skip_reason=None if requests else dg.SkipReason(_quiet(plan, changes)),
         )
 
-    return sync_sensor(
-        NEW_CONTENT_SENSOR,
-        _SECONDS,
-        "Launches a sync for users who have documents without a record, records of removed documents, or edited "
-        "documents: one user by a run of the partition, several by one run together. Reads MongoDB's change stream, "
-        "and compares links with documents every few minutes, or when there is no stream.",
-        changed_users,
-        look,
-    )
+    return dg.sensor(
+        name=NEW_CONTENT_SENSOR,
+        jobs=[sync_users, changed_users],
+        minimum_interval_seconds=_SECONDS,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description="Launches a sync for users who have documents without a record, records of removed documents, or "
+        "edited documents: one user by a run of the partition, several by one run together. Reads MongoDB's change "
+        "stream, and compares links with documents every few minutes, or when there is no stream.",
+    )(look)
 
 
 def _unfinished(instance: dg.DagsterInstance) -> tuple[int, int, int]:
     """How many runs are queued or started: ours over several users, ours of single partitions, and those of others."""
-    ours = {_SENSOR: NEW_CONTENT_SENSOR}
+    ours = {SENSOR: NEW_CONTENT_SENSOR}
     together, alone = (
         instance.get_runs_count(dg.RunsFilter(job_name=name, tags=ours, statuses=UNFINISHED))
         for name in (SYNC_CHANGED_USERS, SYNC_USERS)
@@ -371,19 +283,18 @@ def _log(context: dg.SensorEvaluationContext, plan: ContentPlan, changes: Change
         context.log.error(f"The compare goes on at the next tick: {changes.failed}")
     if changes.compared:
         context.log.info(f"The look {changes.compared}.")
-    if plan.asked:
-        context.log.info(f"{len(plan.asked)} users have new work: {listed(_why(changes.works, plan.asked))}")
     if plan.waiting:
         level = logging.WARNING if len(plan.waiting) > MANY else logging.INFO
         context.log.log(level, f"{len(plan.waiting)} more users wait for the next ticks.{_advice(plan)}")
-    if plan.busy:
-        context.log.info(f"{len(plan.busy)} users are being synchronised or wait for it: {listed(plan.busy)}")
-    if plan.unknown:
-        context.log.info(
-            f"{len(plan.unknown)} users have no partition yet; users_sensor adds it: {listed(plan.unknown)}"
-        )
-    if plan.resting:
-        context.log.info(f"{len(plan.resting)} users have work that two runs did not help: {listed(plan.resting)}")
+    first = {work.key: work for work in reversed(changes.works)}
+    asked = [f"{key} ({first[key].cause} {first[key].item})" for key in plan.asked]
+    lines = (
+        (logging.INFO, asked, "{} users have new work"),
+        (logging.INFO, plan.busy, "{} users are being synchronised or wait for it"),
+        (logging.INFO, plan.unknown, "{} users have no partition yet; users_sensor adds it"),
+        (logging.INFO, plan.resting, "{} users have work that two runs did not help"),
+    )
+    log_users(context, lines)
 
 
 def _quiet(plan: ContentPlan, changes: Changes) -> str:
@@ -401,10 +312,3 @@ def _quiet(plan: ContentPlan, changes: Changes) -> str:
 
 def _advice(plan: ContentPlan) -> str:
     return " For so many a backfill of the atproto assets is the right tool." if len(plan.waiting) > MANY else ""
-
-
-def _why(works: Sequence[Work], keys: Sequence[str]) -> list[str]:
-    first: dict[str, Work] = {}
-    for work in works:
-        first.setdefault(work.key, work)
-    return [f"{key} ({first[key].cause} {first[key].item})" for key in keys]

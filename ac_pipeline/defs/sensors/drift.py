@@ -1,11 +1,9 @@
-"""The drift sensor: asks for a sync of users whose repository somebody else has touched.
-
-`plan_drift` decides whom. It is the safety net under the real-time writer and every other client: it needs no event,
-only the revision of each repository (VERIFY-9, VERIFY-10).
-"""
+"""The drift sensor: asks for a sync of users whose repository somebody else has touched. It is the safety net under the
+real-time writer and every other client: it needs only the revision of each repository (VERIFY-9, VERIFY-10)."""
 
 import base64
 import json
+import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -16,7 +14,6 @@ import dagster as dg
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.types import RepositoryStatus
-from ac_pipeline.defs.alerts.messages import listed
 from ac_pipeline.defs.assets.catalog import USERS
 from ac_pipeline.defs.jobs import (
     REASON,
@@ -26,9 +23,10 @@ from ac_pipeline.defs.jobs import (
     in_groups,
     request_alone,
     request_together,
+    sync_users,
 )
 from ac_pipeline.defs.pipeline import PipelineResource
-from ac_pipeline.defs.sensors.content import sync_sensor
+from ac_pipeline.defs.sensors.content import log_users
 from ac_pipeline.items import RepositoryCheckpoint
 
 ASK_AGAIN: Final = 3_600
@@ -42,46 +40,32 @@ _HASH_BYTES: Final = 6
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """One user whose repository is not as we left it.
+    """One user whose repository is not as we left it."""
 
-    Args:
-        key: The user's partition key.
-        did: The repository.
-        left: The revision our last sync left.
-        found: The one it has now.
-    """
-
-    key: str
-    did: str
-    left: str
-    found: str
+    key: str  # The user's partition key
+    did: str  # The repository
+    left: str  # The revision our last sync left
+    found: str  # The one it has now
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class DriftPlan:
-    """What one look at all repositories amounts to.
+    """What one look at all repositories amounts to."""
 
-    Args:
-        drifted: To be run now, in the order of the partition keys.
-        busy: Drifted users with a queued or started run: it will find what changed.
-        asked: Drifted users for whose revision a run was requested less than `ASK_AGAIN` ago, and did not help.
-        inactive: Users we take for ready whose repository the PDS does not serve, with its word for it.
-        gone: Users we have synchronised whose repository the PDS does not list any more.
-        remembered: Earlier requests that still count: hash of repository and revision -> epoch seconds.
-        now: Of this look.
-    """
-
-    drifted: tuple[Drift, ...] = ()
-    busy: tuple[str, ...] = ()
-    asked: tuple[str, ...] = ()
-    inactive: tuple[tuple[str, str], ...] = ()
-    gone: tuple[str, ...] = ()
-    remembered: Mapping[bytes, int] = field(default_factory=dict)
-    now: float = 0.0
+    now: float  # Of this look, epoch seconds
+    drifted: list[Drift] = field(default_factory=list)  # To be run now, in the order of the partition keys
+    busy: list[str] = field(default_factory=list)  # Drifted users with a queued or started run: it will find it
+    # Drifted users for whose revision a run was requested less than `ASK_AGAIN` ago, and did not help
+    asked: list[str] = field(default_factory=list)
+    # Users we take for ready whose repository the PDS does not serve, with its word for it
+    inactive: list[tuple[str, str]] = field(default_factory=list)
+    gone: list[str] = field(default_factory=list)  # Users we have synchronised whom the PDS does not list any more
+    # Earlier requests that still count: hash of repository and revision -> epoch seconds
+    remembered: dict[bytes, int] = field(default_factory=dict)
 
     def cursor(self, requested: Iterable[Drift]) -> str:
         """What the next look has to know, once runs were requested for these."""
-        asked = dict(self.remembered) | {_hash(each): int(self.now) for each in requested}
+        asked = self.remembered | {_hash(each): int(self.now) for each in requested}
         by_time: dict[int, list[bytes]] = {}
         for name, at in sorted(asked.items()):
             by_time.setdefault(at, []).append(name)
@@ -115,12 +99,7 @@ def plan_drift(
     """
     owners = {account.did: key for key, account in accounts.items() if account.did and account.blocked is None}
     places = {key: place for place, key in enumerate(existing)}
-    before = _recall(cursor, now)
-    drifted: list[Drift] = []
-    working: list[str] = []
-    asked: list[str] = []
-    remembered: dict[bytes, int] = {}
-    inactive: list[tuple[str, str]] = []
+    before, plan = _recall(cursor, now), DriftPlan(now)
     listed: set[str] = set()
     for repository in repositories:
         listed.add(repository.did)
@@ -128,30 +107,24 @@ def plan_drift(
         if key is None:
             continue
         if not repository.active:
-            inactive.append((key, repository.status or "inactive"))
+            plan.inactive.append((key, repository.status or "inactive"))
             continue
         if key not in places or mark is None or mark.rev == repository.rev or mark.at.timestamp() >= now:
             continue
         drift = Drift(key, repository.did, mark.rev, repository.rev)
         name = _hash(drift)
         if name in before:
-            remembered[name] = before[name]
+            plan.remembered[name] = before[name]
         if key in busy:
-            working.append(key)
+            plan.busy.append(key)
         elif name in before:
-            asked.append(key)
+            plan.asked.append(key)
         else:
-            drifted.append(drift)
-    room = max(0, MOST_REMEMBERED - len(remembered))
-    return DriftPlan(
-        drifted=tuple(sorted(drifted, key=lambda each: places[each.key])[:room]),
-        busy=tuple(working),
-        asked=tuple(asked),
-        inactive=tuple(inactive),
-        gone=tuple(key for did, key in owners.items() if did in marks and did not in listed),
-        remembered=remembered,
-        now=now,
-    )
+            plan.drifted.append(drift)
+    plan.drifted.sort(key=lambda each: places[each.key])
+    del plan.drifted[max(0, MOST_REMEMBERED - len(plan.remembered)) :]
+    plan.gone = [key for did, key in owners.items() if did in marks and did not in listed]
+    return plan
 
 
 def _recall(cursor: str | None, now: float) -> dict[bytes, int]:
@@ -173,20 +146,16 @@ def _hash(drift: Drift) -> bytes:
 
 
 def make_drift_sensor(changed_users: dg.JobDefinition, clock: Callable[[], float] = time.time) -> dg.SensorDefinition:
-    """The sensor.
+    """The sensor, for the job over several users."""
 
-    Args:
-        changed_users: The job over several users.
-        clock: Epoch seconds.
-    """
-
-    def look(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult:
+    def look(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]) -> dg.SensorResult:
         """One look at all repositories. A failed read fails the tick and requests nothing."""
         now = clock()
         existing = context.instance.get_dynamic_partitions(USERS)
         # In this order: a sync that ends while we look is busy here, or too young there.
         busy = busy_keys(context.instance, existing).ahead
-        repositories, marks = list(pipeline.repositories()), pipeline.marks()
+        opened = pipeline.open()
+        repositories, marks = list(opened.server.list_repositories()), opened.ledger.checkpoints()
         accounts = pipeline.accounts()
         plan = plan_drift(accounts, existing, repositories, marks=marks, busy=busy, cursor=context.cursor, now=now)
         requested = plan.drifted[: RUNS_A_TICK * USERS_A_RUN]
@@ -199,33 +168,31 @@ def make_drift_sensor(changed_users: dg.JobDefinition, clock: Callable[[], float
             skip_reason=None if requested else dg.SkipReason(_quiet(plan, len(marks))),
         )
 
-    return sync_sensor(
-        "drift_sensor",
-        60,
-        "Compares the revision of every repository on the PDS with the one our last sync left, and launches a sync "
-        "for users whose repository another client has changed. Costs one request for each 1,000 repositories. A "
-        "drift that is still there after an hour is asked about again.",
-        changed_users,
-        look,
-    )
+    return dg.sensor(
+        name="drift_sensor",
+        jobs=[sync_users, changed_users],
+        minimum_interval_seconds=60,
+        default_status=dg.DefaultSensorStatus.STOPPED,
+        description="Compares the revision of every repository on the PDS with the one our last sync left, and "
+        "launches a sync for users whose repository another client has changed. Costs one request for each 1,000 "
+        "repositories. A drift that is still there after an hour is asked about again.",
+    )(look)
 
 
 def _log(context: dg.SensorEvaluationContext, plan: DriftPlan, left: int) -> None:
     """The tick's log: who drifted, and what a person may have to look at."""
-    if plan.drifted:
-        revisions = [f"{each.key} ({each.left} -> {each.found})" for each in plan.drifted]
-        context.log.info(f"{len(plan.drifted)} repositories were changed by somebody else: {listed(revisions)}")
+    revisions = [f"{each.key} ({each.left} -> {each.found})" for each in plan.drifted]
+    log_users(context, [(logging.INFO, revisions, "{} repositories were changed by somebody else")])
     if left:
         context.log.info(f"{left} of them follow in the next tick.")
-    if plan.busy:
-        context.log.info(f"{len(plan.busy)} drifted users are being synchronised or wait for it: {listed(plan.busy)}")
-    if plan.asked:
-        context.log.info(f"{len(plan.asked)} drifted users were asked for in the last hour: {listed(plan.asked)}")
-    if plan.inactive:
-        said = [f"{key} ({status})" for key, status in plan.inactive]
-        context.log.warning(f"The PDS does not serve {len(said)} repositories of accounts in use: {listed(said)}")
-    if plan.gone:
-        context.log.error(f"The PDS no longer lists {len(plan.gone)} repositories that we filled: {listed(plan.gone)}")
+    inactive = [f"{key} ({status})" for key, status in plan.inactive]
+    lines = (
+        (logging.INFO, plan.busy, "{} drifted users are being synchronised or wait for it"),
+        (logging.INFO, plan.asked, "{} drifted users were asked for in the last hour"),
+        (logging.WARNING, inactive, "The PDS does not serve {} repositories of accounts in use"),
+        (logging.ERROR, plan.gone, "The PDS no longer lists {} repositories that we filled"),
+    )
+    log_users(context, lines)
 
 
 def _quiet(plan: DriftPlan, marked: int) -> str:

@@ -12,37 +12,25 @@ from ac_pipeline.defs.assets.catalog import USERS, users
 from ac_pipeline.defs.jobs import RUNS_A_TICK, busy_keys, sync_users
 from ac_pipeline.defs.pipeline import PipelineResource
 
-KEYS_A_TICK = 10_000
-"""Most keys added or removed at once (Dagster facts, "Partitions")."""
+KEYS_A_TICK = 10_000  # Most keys added or removed at once (Dagster facts, "Partitions")
 
-LEGAL_KEY = re.compile(r"[a-z0-9:._-]+")
-"""RUN-2. Dagster checks nothing, and its own commands trip over `|` and `...`."""
+LEGAL_KEY = re.compile(r"[a-z0-9:._-]+")  # RUN-2. Dagster checks nothing, and its own commands trip over `|` and `...`.
 
 _HASH_BYTES = 4
 """For each owned key in the cursor: 4,201 users take 22 kB, and one takeover in a million goes unseen for a tick."""
-_FEW = 10
-"""So many keys may vanish at once without suspicion."""
+_FEW = 10  # So many keys may vanish at once without suspicion
 
 
 @dataclass(frozen=True, slots=True)
 class KeyChanges:
-    """What to do to the keys.
+    """What to do to the keys."""
 
-    Args:
-        add: New keys, in order.
-        remove: Keys nobody has any more.
-        waiting: Keys to be removed whose runs are not done yet.
-        taken_over: Keys that passed from one owner to another: to be run at once.
-        refused: Why keys that seem to have vanished are left alone, or None.
-        left: Changes that have to wait for the next tick, because there are too many.
-    """
-
-    add: tuple[str, ...] = ()
-    remove: tuple[str, ...] = ()
-    waiting: tuple[str, ...] = ()
-    taken_over: tuple[str, ...] = ()
-    refused: str | None = None
-    left: int = 0
+    add: tuple[str, ...] = ()  # New keys, in order
+    remove: tuple[str, ...] = ()  # Keys nobody has any more
+    waiting: tuple[str, ...] = ()  # Keys to be removed whose runs are not done yet
+    taken_over: tuple[str, ...] = ()  # Keys that passed from one owner to another: to be run at once
+    refused: str | None = None  # Why keys that seem to have vanished are left alone, or None
+    left: int = 0  # Changes that have to wait for the next tick, because there are too many
 
 
 def plan_keys(
@@ -127,18 +115,13 @@ def users_sensor(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam
         context.log.info(f"{changes.left} more keys follow in the next tick.")
     # A takeover whose run was not requested yet stays out of the memory, and is seen again at the next tick.
     remembered = {key: id for key, id in owners.items() if key not in changes.taken_over[RUNS_A_TICK:]}
+    counts = f"{len(changes.add)} keys added, {len(changes.remove)} removed"
     if changed or requested:
-        context.log.info(
-            f"{len(changes.add)} keys added, {len(changes.remove)} removed, {len(requested)} passed to another user"
-        )
+        context.log.info(f"{counts}, {len(requested)} passed to another user")
+    said = counts if changed else "All keys are as they should be"
     return dg.SensorResult(
         dynamic_partitions_requests=changed,
         run_requests=[dg.RunRequest(partition_key=key) for key in requested],
         cursor=remember(remembered),
-        skip_reason=None if requested else dg.SkipReason(_said(len(changes.add), len(changes.remove), changes.refused)),
+        skip_reason=None if requested else dg.SkipReason(f"{said}. {changes.refused or ''}".strip()),
     )
-
-
-def _said(added: int, removed: int, refused: str | None) -> str:
-    counts = f"{added} keys added, {removed} removed" if added or removed else "All keys are as they should be"
-    return f"{counts}. {refused}" if refused else f"{counts}."

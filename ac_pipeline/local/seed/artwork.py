@@ -1,7 +1,6 @@
 """Sample media for the demo and the tests: small real pictures and tapes as the platform's own tools write them.
 
-Deterministic: the same arguments give the same bytes. Only sound samples are made here; broken ones belong to the
-tests. Where they are put and whose they are is the seed's business.
+Deterministic: the same arguments give the same bytes. Only sound samples are made; broken ones belong to the tests.
 """
 
 from __future__ import annotations
@@ -39,12 +38,7 @@ _PALETTE = np.frombuffer(bytes.fromhex(_COLOURS), np.uint8).reshape(16, 3)
 
 
 def pixel_art(width: int, height: int, *, seed: int = 0, scale: int = 1, transparent: bool = False) -> bytes:
-    """A PNG of hard edges in few colours, as most paintings are.
-
-    Args:
-        width, height: Pixels before enlarging.
-        scale: Whole factor by which it is enlarged.
-    """
+    """A PNG of hard edges in few colours, as most paintings are; both sides are enlarged by a whole `scale`."""
     pixels = _scene(width, height, seed, 0.0)
     if transparent:
         y, x = np.mgrid[0:height, 0:width]
@@ -58,11 +52,9 @@ def photo_like(width: int, height: int, *, seed: int = 0, format: Literal["PNG",
     light = np.zeros((height, width, 3), np.float32)
     for octave in (3, 7, 19):
         coarse = random.normal(0, 1, (octave, octave, 3)).astype(np.float32)
-        planes = [
-            np.asarray(Image.fromarray(coarse[..., channel]).resize((width, height), Image.Resampling.BICUBIC))
-            for channel in range(3)
-        ]
-        light += np.stack(planes, -1) * (90 / np.sqrt(octave))
+        planes = [Image.fromarray(coarse[..., channel]) for channel in range(3)]
+        smooth = [np.asarray(plane.resize((width, height), Image.Resampling.BICUBIC)) for plane in planes]
+        light += np.stack(smooth, -1) * (90 / np.sqrt(octave))
     light += random.normal(0, 3, light.shape)
     image = Image.fromarray(np.clip(light + 120, 0, 255).astype(np.uint8))
     file = io.BytesIO()
@@ -76,17 +68,11 @@ def tape_zip(
     height: int,
     *,
     seed: int = 0,
-    durations: Sequence[float] | None = None,
+    durations: Sequence[float] | None = None,  # Milliseconds of each frame; by default all alike
     sound: bool = False,
-    layout: Layout = "posted",
+    layout: Layout = "posted",  # Padded names, timing as a list; `early`: plain names, timing as an object, enlarged
 ) -> bytes:
-    """A tape as a ZIP of frames (aesthetic-computer facts, section 10.1).
-
-    Args:
-        width, height: Pixels of a frame before the early layout's sixfold enlarging.
-        durations: Milliseconds of each frame; by default all alike.
-        layout: `posted`: padded names, timing as a list; `early`: plain names, timing as an object, enlarged.
-    """
+    """A tape as a ZIP of frames (aesthetic-computer facts, section 10.1), of this size before any enlarging."""
     times = list(durations) if durations is not None else [FRAME_MS] * frames
     early = layout == "early"
     scale = _EARLY_SCALE if early else 1
@@ -141,26 +127,17 @@ def recording_zip(seed: int = 0) -> bytes:
 
 
 def tape_mp4(
-    frames: int,
-    width: int,
+    frames: int,  # At 30 a second
+    width: int,  # Pixels, even; so is the height
     height: int,
     *,
     seed: int = 0,
     sound: bool = False,
-    quality: int = 23,
-    recorder: bool = False,
+    quality: int = 23,  # CRF; 0 to 51, smaller is better and larger
+    recorder: bool = False,  # As its native recorder falls back to: MPEG-4 part 2, MP2, in fragments
 ) -> bytes:
-    """A finished tape as the platform's own converter writes it: constant rate, H.264, AAC, index first.
-
-    Args:
-        frames: How many, at 30 a second.
-        width, height: Pixels; even.
-        quality: CRF; 0 to 51, smaller is better and larger.
-        recorder: As its native recorder falls back to: MPEG-4 part 2, MP2, in fragments.
-
-    Raises:
-        EncoderFailed: ffmpeg did not make it.
-    """
+    """A finished tape as the platform's own converter writes it: constant rate, H.264, AAC, index first. Raises
+    EncoderFailed if ffmpeg did not make it."""
     raw = b"".join(_scene(width, height, seed, index / 30)[..., :3].tobytes() for index in range(frames))
     command = [default_binary(), "-hide_banner", "-loglevel", "error"]
     command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", "30", "-i", "pipe:0"]

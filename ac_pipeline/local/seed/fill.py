@@ -1,11 +1,8 @@
 """Fills the local services with a demo that is realistic in shape: people, documents, media, and an uneven past.
 
-Only the making is here: accounts on the PDS, objects in storage, records of earlier writers, documents in Mongo. What
-is made is `plan.py`. Everything is the same for the same seed but the DIDs, which the PDS draws, and the times of
-the one tape that is being baked: it is posted as the demo is made.
-
-The records of earlier writers are put together from the facts (sections 7, 7.1, 11 and 15), not by the pipeline's own
-builders, which are to be compared with them.
+What is made is `plan.py`. Everything is the same for the same seed but the DIDs, which the PDS draws, and the times of
+the one tape that is being baked: it is posted as the demo is made. The records of earlier writers are put together from
+the facts (sections 7, 7.1, 11 and 15), not by the pipeline's own builders, which are to be compared with them.
 """
 
 from __future__ import annotations
@@ -21,28 +18,18 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from pymongo import ASCENDING, IndexModel, MongoClient
+from pymongo import IndexModel, MongoClient
 from pymongo.database import Database
 from pymongo.server_api import ServerApi
 
 from ac_pipeline.accounts import GUEST_ID
 from ac_pipeline.errors import Misconfigured, PipelineError
 from ac_pipeline.local.seed.kinds import PRESENT
-from ac_pipeline.local.seed.maker import NOW, Maker, iso, naive
-from ac_pipeline.local.seed.plan import (
-    GUEST_LABEL,
-    Demo,
-    deletion_documents,
-    label_of,
-    plan_demo,
-    summarise,
-    user_document,
-)
-from ac_pipeline.local.seed.values import COLLECTIONS, Item, Past, SeedSummary, Situation
+from ac_pipeline.local.seed.plan import GUEST_LABEL, deletion_documents, label_of, plan_demo, user_document
+from ac_pipeline.local.seed.values import COLLECTIONS, NOW, Demo, Item, Maker, Past, SeedSummary, Situation, iso, naive
 from ac_pipeline.local.services.media_server import object_path
 from ac_pipeline.local.services.pds_accounts import NewAccount, PdsAccounts
-from ac_pipeline.local.services.servers import HANDLE_DOMAIN
-from ac_pipeline.local.services.stack import Addresses
+from ac_pipeline.local.services.stack import HANDLE_DOMAIN, Addresses
 
 COPIES = "site.standard.document"
 
@@ -70,7 +57,6 @@ _INDEXES: dict[str, dict[str, dict[str, bool]]] = {
 
 
 def into_folder(root: Path) -> Store:
-    """Keeps objects where the local media server looks for them."""
 
     def store(bucket: str, key: str, data: bytes) -> None:
         path = object_path(root, bucket, key)
@@ -83,18 +69,9 @@ def into_folder(root: Path) -> Store:
 def seed(
     addresses: Addresses, *, users: int, items: int, seed: int = 1, progress: Progress | None = None
 ) -> SeedSummary:
-    """Fill running local services, unless they hold this very demo already.
-
-    Args:
-        users, items, seed: See `plan.plan_demo`.
-        progress: Called with what is being made, how many are done, and of how many.
-
-    Returns:
-        What was made, now or then.
-
-    Raises:
-        Misconfigured: They hold another demo, or other data; nothing was changed.
-    """
+    """Fill running local services with the demo of `plan.plan_demo`, unless they hold this very demo already; returns
+    what was made, now or then. `progress`: called with what is being made, how many are done, and of how many. Raises
+    Misconfigured if they hold another demo, or other data; nothing was changed."""
     note = addresses.media_folder.with_name("seed.json")
     asked = {"users": users, "items": items, "seed": seed, "edition": _EDITION}
     if note.exists():
@@ -123,12 +100,8 @@ def make_demo(
     store: Store,
     progress: Progress | None = None,
 ) -> SeedSummary:
-    """Make a demo in an empty database, on a PDS without these accounts, and in a storage.
-
-    Raises:
-        Misconfigured: The database is not empty.
-        PipelineError: The PDS refused something.
-    """
+    """Make a demo in an empty database, on a PDS without these accounts, and in a storage. Raises Misconfigured (the
+    database is not empty), PipelineError (the PDS refused something)."""
     started = time.monotonic()
     report = progress or (lambda what, done, total: None)
     if database.list_collection_names():
@@ -150,7 +123,7 @@ def make_demo(
         if person.situation is Situation.TAKEN_DOWN:
             accounts.take_down(made[person.id].did)
     seconds = round(time.monotonic() - started, 1)
-    return summarise(demo, users=count, objects=objects, media_bytes=media_bytes, seconds=seconds)
+    return SeedSummary.of(demo, users=count, objects=objects, media_bytes=media_bytes, seconds=seconds)
 
 
 def _start_accounts(pool: ThreadPoolExecutor, accounts: PdsAccounts, demo: Demo) -> dict[str, Future[NewAccount]]:
@@ -194,15 +167,13 @@ class _Repository:
 
     account: NewAccount
     writes: list[dict[str, Any]] = field(default_factory=list)
-    keys: dict[str, str] = field(default_factory=dict)
-    """Media type -> a key in use, for links that got crossed."""
+    keys: dict[str, str] = field(default_factory=dict)  # Media type -> a key in use, for links that got crossed
 
-    def uri(self, collection: str, rkey: str) -> str:
-        return f"at://{self.account.did}/{collection}/{rkey}"
-
-    def write(self, collection: str, rkey: str, value: Mapping[str, Any]) -> None:
+    def write(self, collection: str, rkey: str, value: Mapping[str, Any]) -> str:
+        """Note a record; returns its at-URI."""
         kind = "com.atproto.repo.applyWrites#create"
         self.writes.append({"$type": kind, "collection": collection, "rkey": rkey, "value": value})
+        return f"at://{self.account.did}/{collection}/{rkey}"
 
 
 def _write_past(
@@ -220,11 +191,10 @@ def _write_past(
         if not item.past.records:
             link = _link_alone(demo.maker, item, repository.keys)
         else:
-            link = _write_records(demo.maker, item, repository, accounts)
+            uri, link = _write_records(demo.maker, item, repository, accounts)
+            linked |= {uri: link} if link else {}
         if link is not None:
             links[place] = link
-            if item.past.records:
-                linked[repository.uri(_nsid(item.type), link["rkey"])] = link
     for done, repository in enumerate(repositories.values(), 1):
         for start in range(0, len(repository.writes), _WRITES):
             batch = {"repo": repository.account.did, "writes": repository.writes[start : start + _WRITES]}
@@ -236,34 +206,22 @@ def _write_past(
     return links
 
 
-_FULL = ("uri", "cid", "did", "syncedAt")  # The pipeline's own form of a link
-_FORMS = {
-    **dict.fromkeys((Past.CORRECT, Past.COPIED, Past.WHEN_OFF), _FULL),
-    Past.NO_VIDEO: ("uri", "cid"),
-    Past.DUPLICATES: ("uri",),
-}
-"""Fields of the link besides `rkey`; the other pasts left the key alone."""
-
-
-def _write_records(maker: Maker, item: Item, repository: _Repository, accounts: PdsAccounts) -> dict[str, Any] | None:
-    """The records an earlier writer left of one item; its link, whose CID is known once they are written."""
-    past, when, collection = item.past, item.document["_id"].generation_time, _nsid(item.type)
+def _write_records(
+    maker: Maker, item: Item, repository: _Repository, accounts: PdsAccounts
+) -> tuple[str, dict[str, Any] | None]:
+    """The records an earlier writer left of one item: the address of one, and its link, whose CID is known later."""
+    past, when, account = item.past, item.document["_id"].generation_time, repository.account
     keys = [maker.tid(when + timedelta(minutes=minute)) for minute in range(past.records)]
     repository.keys.setdefault(item.type, keys[0])
     record = _record(item)
     if past is Past.WHOLE_PICTURE:
-        token = repository.account.token
-        record["thumbnail"] = accounts.upload(item.objects[0].make(), "image/png", token=token)
-    for rkey in keys:
-        repository.write(collection, rkey, record)
-    rkey = keys[1] if past is Past.DUPLICATES else keys[0]
-    uri = repository.uri(collection, rkey)
+        record["thumbnail"] = accounts.upload(item.objects[0].make(), "image/png", token=account.token)
+    uris = [repository.write(_nsid(item.type), rkey, record) for rkey in keys]
+    rkey, uri = list(zip(keys, uris, strict=True))[past is Past.DUPLICATES]  # the second of three
     if past is Past.COPIED:
         repository.write(COPIES, maker.tid(NOW), _copy(record, uri))
-    if past in {Past.ORPHAN, Past.CORRECT_UNLINKED, Past.NO_REF}:
-        return None
-    parts = {"uri": uri, "cid": "", "did": repository.account.did, "syncedAt": iso(NOW)}
-    return {"rkey": rkey, **{name: parts[name] for name in _FORMS.get(past, ())}}
+    parts = {"uri": uri, "cid": "", "did": account.did, "syncedAt": iso(NOW)}
+    return uri, None if past.link is None else {"rkey": rkey, **{name: parts[name] for name in past.link}}
 
 
 def _link_alone(maker: Maker, item: Item, others: Mapping[str, str]) -> dict[str, Any] | None:
@@ -288,20 +246,27 @@ def _nsid(type: str) -> str:
 
 def _record(item: Item) -> dict[str, Any]:
     """The record as an earlier writer made it, but for its blobs."""
-    document, owner, right = item.document, item.owner, _correct(item)
+    document, owner = item.document, item.owner
+    code, slug = document.get("code"), document.get("slug")
     handle = (owner.handle or owner.code) if owner else ""
-    shifted = document["when"] + timedelta(milliseconds=3)
-    stored = ""
-    if item.objects:
-        one = item.objects[0]
-        stored = f"https://{one.bucket}.sfo3.digitaloceanspaces.com/{one.key.replace('|', '%7C')}"
+    picture, stored = f"{_SITE}/media/paintings/{code}", item.objects[0].url if item.objects else ""
+    own: dict[str, dict[str, Any]] = {
+        "painting": {"slug": slug, "code": code, "imageUrl": picture, "acUrl": f"{_SITE}/#{code}"},
+        "mood": {"mood": document.get("mood")},
+        "piece": {"slug": slug},
+        "kidlisp": {"source": document.get("source"), "code": code, "acUrl": f"{_SITE}/${code}"},
+        "tape": {"slug": slug, "code": code, "acUrl": f"{_SITE}/!{code}"},
+    }
+    when, ref = _iso_of(document["when"]), str(document["_id"])
+    right = {"$type": _nsid(item.type), **own[item.type], "when": when, "ref": ref}
     changes: dict[Past, dict[str, Any]] = {
         Past.TEXT_FIELD: {"mood": None, "text": right.get("mood")},
         Past.TEXTLESS: {"mood": None},
-        Past.MONGO_ID: {"ref": None, "mongoId": right["ref"]},
-        Past.WHEN_OFF: {"when": _iso_of(shifted)},  # the real-time writer looks at the clock twice
-        Past.PNG_URL: {"imageUrl": f"{right.get('imageUrl')}.png"},
-        Past.HANDLE_URL: {"imageUrl": f"{_SITE}/media/@{handle}/painting/{document.get('slug')}.png"},
+        Past.MONGO_ID: {"ref": None, "mongoId": ref},
+        # The real-time writer looks at the clock twice.
+        Past.WHEN_OFF: {"when": _iso_of(document["when"] + timedelta(milliseconds=3))},
+        Past.PNG_URL: {"imageUrl": f"{picture}.png"},
+        Past.HANDLE_URL: {"imageUrl": f"{_SITE}/media/@{handle}/painting/{slug}.png"},
         Past.SPACES_URL: {"imageUrl": stored},
         Past.NO_PAGE: {"acUrl": None},
         Past.NO_REF: {"ref": None},
@@ -310,39 +275,12 @@ def _record(item: Item) -> dict[str, Any]:
     return {name: value for name, value in {**right, **changes.get(item.past, {})}.items() if value is not None}
 
 
-def _correct(item: Item) -> dict[str, Any]:
-    document = item.document
-    code, slug = document.get("code"), document.get("slug")
-    own: dict[str, dict[str, Any]] = {
-        "painting": {
-            "slug": slug,
-            "code": code,
-            "imageUrl": f"{_SITE}/media/paintings/{code}",
-            "acUrl": f"{_SITE}/#{code}",
-        },
-        "mood": {"mood": document.get("mood")},
-        "piece": {"slug": slug},
-        "kidlisp": {"source": document.get("source"), "code": code, "acUrl": f"{_SITE}/${code}"},
-        "tape": {"slug": slug, "code": code, "acUrl": f"{_SITE}/!{code}"},
-    }
-    when, ref = _iso_of(document["when"]), str(document["_id"])
-    return {"$type": _nsid(item.type), **own[item.type], "when": when, "ref": ref}
-
-
 def _copy(record: Mapping[str, Any], uri: str) -> dict[str, Any]:
     """The copy of a record that a script of the platform makes for readers of other apps."""
     text = record.get("mood") or record.get("source") or record["slug"]
-    return {
-        "$type": COPIES,
-        "site": _SITE,
-        "path": f"/{uri.rpartition('/')[2]}",
-        "title": text.partition("\n")[0],
-        "textContent": text,
-        "publishedAt": record["when"],
-        "sourceAtUri": uri,
-        "sourceCollection": record["$type"],
-        "sourceRef": record["ref"],
-    }
+    shown = {"path": f"/{uri.rpartition('/')[2]}", "title": text.partition("\n")[0], "textContent": text}
+    source = {"sourceAtUri": uri, "sourceCollection": record["$type"], "sourceRef": record["ref"]}
+    return {"$type": COPIES, "site": _SITE, **shown, "publishedAt": record["when"], **source}
 
 
 def _iso_of(when: datetime) -> str:
@@ -359,9 +297,7 @@ def _insert(
 ) -> int:
     """Put everything into Mongo; returns the number of `users` documents."""
     for collection, indexes in _INDEXES.items():
-        models = [
-            IndexModel([(name, ASCENDING) for name in names.split()], **options) for names, options in indexes.items()
-        ]
+        models = [IndexModel(dict.fromkeys(names.split(), 1), **options) for names, options in indexes.items()]
         database[collection].create_indexes(models)
     documents: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
     now = naive(datetime.now(UTC))

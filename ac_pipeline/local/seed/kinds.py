@@ -10,32 +10,26 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import Enum, auto
 from functools import lru_cache, partial
 from hashlib import sha256
-from typing import Any
+from typing import Any, Final, Literal
 
 from bson import Code
 
 from ac_pipeline.local.seed import artwork
-from ac_pipeline.local.seed.maker import NOW, Maker, iso, naive
-from ac_pipeline.local.seed.values import GUEST_BUCKET, OVEN_BUCKET, USER_BUCKET, Outcome, Past, Person, StoredObject
+from ac_pipeline.local.seed.values import NOW, Maker, Outcome, Past, Person, StoredObject, iso, naive
+
+USER_BUCKET = "user-aesthetic-computer"
+GUEST_BUCKET = "art-aesthetic-computer"
+OVEN_BUCKET = "at-blobs-aesthetic-computer"
 
 MISSING = object()  # As the value of a field: the document does not have it
+# As the value of a field: the moment at which the document gets into Mongo, the only thing of it that is not fixed
 PRESENT = object()
-"""As the value of a field: the moment at which the document gets into Mongo, the only thing of it that is not fixed."""
 
 
-class Whose(Enum):
-    """Who makes a kind."""
-
-    USER = auto()
-    GUEST = auto()
-    HISTORIAN = auto()
-
-
+# The fields of one document but `user`, and its media; `_id` and `when` where they are not as usual
 Made = tuple[dict[str, Any], tuple[StoredObject, ...]]
-"""The fields of one document but `user`, and its media; `_id` and `when` where they are not as usual."""
 Build = Callable[[Maker, Person | None, datetime], Made]
 Bytes = Callable[[], bytes]
 Content = Callable[[Maker], Bytes]
@@ -44,11 +38,9 @@ Slug = Callable[[Maker, Person | None, datetime], str]
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One variant of a type."""
-
     name: str  # For people
     build: Build  # Makes its fields and media
-    whose: Whose = Whose.USER  # Who makes it
+    whose: Literal["user", "guest", "historian"] = "user"  # Who makes it
     outcome: Outcome = Outcome.PUBLISHED  # What becomes of it when its owner's account is ready
     error: str = ""  # Class of its quarantine, which is then its outcome
     past: Past = Past.NOTHING  # What earlier writers left of it
@@ -57,19 +49,20 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How one type is filled."""
+    """How one media type is filled."""
 
-    type: str  # Media type
+    type: str
     special: Sequence[Kind]  # Special kinds, most telling first
-    # plain_user, plain_guest: Plain kinds, drawn at random
-    plain_user: Sequence[Kind]
+    plain_user: Sequence[Kind]  # Plain kinds, drawn at random
     plain_guest: Sequence[Kind] = ()
     guests: float = 0.0  # Share of plain documents that guests made
     needs_handle: bool = False  # True if only people with a handle make any
     everybody: bool = False  # True if each person gets at least one
 
 
-_W, _D, _G, _H = Outcome.WITHDRAWN, Outcome.DEFERRED, Whose.GUEST, Whose.HISTORIAN
+_W, _D = Outcome.WITHDRAWN, Outcome.DEFERRED
+_G: Final = "guest"
+_H: Final = "historian"
 _DOCUMENT, _RECORD, _MEDIA = "invalid-document", "invalid-record", "unreadable-media"
 
 
@@ -80,10 +73,6 @@ def _resolved(fields: Mapping[str, Any], maker: Maker, when: datetime) -> dict[s
 
 def _bucket(owner: Person | None) -> str:
     return GUEST_BUCKET if owner is None else USER_BUCKET
-
-
-def _object(owner: Person | None, key: str, extension: str, make: Bytes) -> StoredObject:
-    return StoredObject(_bucket(owner), f"{key}.{extension}", make)
 
 
 def _file(collection: str, extension: str, content: Content | None, slug: Slug, path: str, **extra: Any) -> Build:
@@ -99,13 +88,16 @@ def _file(collection: str, extension: str, content: Content | None, slug: Slug, 
         name = slug(maker, owner, when)
         code = MISSING if extra.get("code") is MISSING else maker.code(collection)
         fields = {"code": code, "slug": name, "bucket": _bucket(owner), **_resolved(extra, maker, when)}
-        if owner is None:
-            key = name.partition(":")[0]
-        else:
+        key = name.partition(":")[0]
+        if owner is not None:
             key = name if name.startswith(owner.id) else f"{owner.id}/{path.format(name)}"
-        return fields, (_object(owner, key, extension, content(maker)),) if content else ()
+        return fields, (StoredObject(_bucket(owner), f"{key}.{extension}", content(maker)),) if content else ()
 
     return build
+
+
+def _as_text(maker: Maker, when: datetime) -> str:
+    return iso(when)
 
 
 def _without_object(collection: str, slug: Callable[[Maker], Any]) -> Build:
@@ -122,15 +114,8 @@ def _art(make: Callable[..., bytes], *sizes: int, **options: Any) -> Content:
 
 def _half(whole: Content) -> Content:
     """What an upload that broke off left behind."""
+    return lambda maker: partial(lambda make: (data := make())[: len(data) // 2], whole(maker))
 
-    def content(maker: Maker) -> Bytes:
-        make = whole(maker)
-        return lambda: (data := make())[: len(data) // 2]
-
-    return content
-
-
-# Paintings
 
 _SIZES = ((16, 16), (32, 32), (64, 64), (96, 64), (128, 72), (128, 128), (160, 90), (256, 144), (64, 128))
 _SHARED_PICTURES = 40  # So many pictures are used by more than one painting
@@ -154,10 +139,12 @@ def _old_or_new_slug(maker: Maker, owner: Person | None, when: datetime) -> str:
     return maker.old_slug(when) if owner is not None and when.year <= 2024 else _new_slug(maker, owner, when)
 
 
-def _painting(
-    content: Content | None = _picture, *, slug: Slug = _old_or_new_slug, path: str = "painting/{}", **extra: Any
-) -> Build:
-    return _file("paintings", "png", content, slug, path, **extra)
+_painting = partial(_file, "paintings", "png", content=_picture, slug=_old_or_new_slug, path="painting/{}")
+_PAIRED = _painting(  # a guest's slug that names its recording, too
+    slug=lambda maker, owner, when: f"{maker.nanoid()}:{maker.nanoid()}",
+    _recordingMatchType="time",
+    _recordingTimeDiff=lambda maker, when: maker.random.randrange(4000),
+)
 
 
 def _imported_slug(maker: Maker, owner: Person | None, when: datetime) -> str:
@@ -174,21 +161,12 @@ def _qualified(kind: str) -> Build:
     return _painting(slug=lambda maker, owner, when: f"{owner and owner.id}/{kind}/{maker.new_slug(when)}")
 
 
-_PAIRED = _painting(
-    slug=lambda maker, owner, when: f"{maker.nanoid()}:{maker.nanoid()}",
-    _recordingMatchType="time",
-    _recordingTimeDiff=lambda maker, when: maker.random.randrange(4000),
-)
-"""A guest's slug that names its recording, too."""
-
-
 def _recorded(painting: Build) -> Build:
-    """A painting and the recording beside it."""
 
     def build(maker: Maker, owner: Person | None, when: datetime) -> Made:
         fields, (one,) = painting(maker, owner, when)
         key = fields["slug"].partition(":")[2] or one.key.removesuffix(".png")
-        return fields, (one, _object(owner, key, "zip", _art(artwork.recording_zip)(maker)))
+        return fields, (one, StoredObject(_bucket(owner), f"{key}.zip", _art(artwork.recording_zip)(maker)))
 
     return build
 
@@ -197,8 +175,8 @@ def _work_in_progress(maker: Maker, owner: Person | None, when: datetime) -> Mad
     id = maker.nanoid(12)
     wip = {"id": id, "revision": 4, "steps": 31, "width": 128, "height": 128, "hash": maker.hex(64)}
     wip["expiresAt"] = naive(when + timedelta(hours=1))
-    fields = {"code": maker.code("paintings"), "slug": f"wip/{id}", "status": "wip"}
-    return {**fields, "wip": wip, "updatedAt": naive(when)}, ()
+    code = maker.code("paintings")
+    return {"code": code, "slug": f"wip/{id}", "status": "wip", "wip": wip, "updatedAt": naive(when)}, ()
 
 
 PAINTINGS = Share(
@@ -208,23 +186,21 @@ PAINTINGS = Share(
         Kind("nuked", _painting(nuked=True), outcome=_W),
         Kind("imported 2023, code added", _painting(slug=_imported_slug, bucket=MISSING)),
         Kind("imported 2023, no code", _painting(slug=_imported_slug, bucket=MISSING, code=MISSING), error=_DOCUMENT),
-        Kind("source missing", _painting(None), error="source-missing"),
+        Kind("source missing", _painting(content=None), error="source-missing"),
         Kind("owner-qualified slug", _qualified("painting")),
         Kind("nuked, record left", _painting(nuked=True), _H, _W, past=Past.CORRECT),
         Kind("record without thumbnail", _painting(), _H, past=Past.NO_THUMBNAIL),
         Kind("record with whole picture", _painting(), _H, past=Past.WHOLE_PICTURE),
         Kind("work in progress", _work_in_progress, outcome=_W),
-        Kind("corrupt picture", _painting(_half(_art(artwork.pixel_art, 64, 64))), error=_MEDIA),
+        Kind("corrupt picture", _painting(content=_half(_art(artwork.pixel_art, 64, 64))), error=_MEDIA),
         Kind("user with recording", _recorded(_painting())),
         Kind("guest, user null", _painting(), _G, guest_user=None),
         Kind("record of a vanished document", _painting(), _H, past=Past.ORPHAN),
-        Kind("when as text", _painting(when=lambda maker, when: iso(when))),
-        Kind("photo-like", _painting(_art(artwork.photo_like, 480, 320))),
+        Kind("when as text", _painting(when=_as_text)),
+        Kind("photo-like", _painting(content=_art(artwork.photo_like, 480, 320))),
         Kind("in the old folder", _painting(path="{}")),
         Kind("owner-qualified chat slug", _qualified("chat")),
-        Kind(
-            "sealed work", _painting(status="done", completedAt=lambda maker, when: naive(when + timedelta(minutes=9)))
-        ),
+        Kind("sealed work", _painting(status="done", completedAt=lambda _, when: naive(when + timedelta(minutes=9)))),
         Kind("three records", _painting(), _H, past=Past.DUPLICATES),
         Kind("record with .png address", _painting(), _H, past=Past.PNG_URL),
         Kind("record with handle address", _painting(), _H, past=Past.HANDLE_URL),
@@ -252,15 +228,15 @@ PAINTINGS = Share(
             _painting(slug=lambda maker, owner, when: f"{maker.nanoid()}-{maker.words(40)}"[:128] + "x"),
             error=_RECORD,
         ),
-        Kind("not a picture", _painting(lambda maker: partial(bytes, _HTML)), error=_MEDIA),
+        Kind("not a picture", _painting(content=lambda maker: partial(bytes, _HTML)), error=_MEDIA),
         Kind(
             "code differs in case only",
             _painting(code=lambda maker, when: maker.same_code_elsewhere("paintings", "paintings", swap_case=True)),
         ),
-        Kind("transparent", _painting(_art(artwork.pixel_art, 96, 96, transparent=True))),
-        Kind("JPEG named .png", _painting(_art(artwork.photo_like, 320, 240, format="JPEG"))),
-        Kind("enlarged pixels", _painting(_art(artwork.pixel_art, 256, 170, scale=6))),
-        Kind("one line of pixels", _painting(_art(artwork.pixel_art, 4, 1))),
+        Kind("transparent", _painting(content=_art(artwork.pixel_art, 96, 96, transparent=True))),
+        Kind("JPEG named .png", _painting(content=_art(artwork.photo_like, 320, 240, format="JPEG"))),
+        Kind("enlarged pixels", _painting(content=_art(artwork.pixel_art, 256, 170, scale=6))),
+        Kind("one line of pixels", _painting(content=_art(artwork.pixel_art, 4, 1))),
         Kind("record without page", _painting(), _H, past=Past.NO_PAGE),
         Kind("rkey without record", _painting(), _H, past=Past.DANGLING),
     ),
@@ -268,8 +244,6 @@ PAINTINGS = Share(
     (Kind("plain guest", _painting()),),
     guests=0.27,
 )
-
-# Moods
 
 _MOOD_BYTES = 5_000
 
@@ -302,7 +276,7 @@ MOODS = Share(
         Kind("as many bytes as allowed", _mood(lambda maker: "é" * (_MOOD_BYTES // 2))),
         Kind("nuked and restored", _mood(deleted=False)),
         Kind("mirrored to Bluesky", _mood(bluesky=lambda maker, when: {"rkey": maker.tid(when)})),
-        Kind("when as text", _mood(when=lambda maker, when: iso(when))),
+        Kind("when as text", _mood(when=_as_text)),
         Kind("when missing", _mood(when=MISSING)),
         Kind("empty link", _mood(), _H, past=Past.EMPTY_LINK),
         Kind("wiped link", _mood(), _H, past=Past.WIPED),
@@ -314,8 +288,6 @@ MOODS = Share(
     needs_handle=True,
     everybody=True,
 )
-
-# Pieces
 
 _PIECE_SLUG_BYTES = 100
 
@@ -329,10 +301,9 @@ def _piece(*, extension: str = "mjs", **extra: Any) -> Build:
 
     def build(maker: Maker, owner: Person | None, when: datetime) -> Made:
         code = maker.code("pieces")
-        slug = _new_slug(maker, owner, when)
-        key = slug if owner is None else f"{owner.id}/piece/{slug}"
-        fields = {"code": code, "slug": slug, "bucket": _bucket(owner), **extra}
-        return fields, (_object(owner, key, extension, partial(_program, code)),)
+        fields = {"code": code, "slug": _new_slug(maker, owner, when), "bucket": _bucket(owner), **extra}
+        key = fields["slug"] if owner is None else f"{owner.id}/piece/{fields['slug']}"
+        return fields, (StoredObject(_bucket(owner), f"{key}.{extension}", partial(_program, code)),)
 
     return build
 
@@ -340,29 +311,29 @@ def _piece(*, extension: str = "mjs", **extra: Any) -> Build:
 def _piece_published(maker: Maker, owner: Person | None, when: datetime) -> Made:
     """Source publishing of 2026: the slug is a dated path, under the owner's id for users."""
     code = maker.code("pieces")
-    path = f"{when:%Y/%m/%d}/{code}"
+    slug = f"{owner.id}/{when:%Y/%m/%d}/{code}" if owner else f"{when:%Y/%m/%d}/{code}"
     text = _program(code).decode().strip()
     fields = {
         "code": code,
-        "slug": path if owner is None else f"{owner.id}/{path}",
+        "slug": slug,
         "bucket": _bucket(owner),
         "source": text,
         "hash": sha256(text.encode()).hexdigest(),
         "anonymous": owner is None,
-        "trustLevel": "untrusted" if owner is None else "trusted",
-        "authorSub": None if owner is None else owner.id,
+        "trustLevel": "trusted" if owner else "untrusted",
+        "authorSub": owner and owner.id,
         "name": maker.words(1),
         "hits": maker.random.randrange(90),
         "lastAccessed": naive(when + timedelta(days=2)),
     }
-    return fields, (_object(owner, str(fields["slug"]), "mjs", partial(_program, code)),)
+    return fields, (StoredObject(_bucket(owner), f"{slug}.mjs", partial(_program, code)),)
 
 
 def _piece_migrated(maker: Maker, owner: Person | None, when: datetime) -> Made:
     code = maker.code("pieces")
     fields = {"code": code, "slug": code, "bucket": GUEST_BUCKET, "type": "piece", "extension": ".mjs"}
     old = {"oldSlug": maker.nanoid(), "migratedAt": naive(when + timedelta(days=90))}
-    return {**fields, **old}, (_object(None, code, "mjs", partial(_program, code)),)
+    return {**fields, **old}, (StoredObject(GUEST_BUCKET, f"{code}.mjs", partial(_program, code)),)
 
 
 PIECES = Share(
@@ -393,8 +364,6 @@ PIECES = Share(
     guests=0.3,
 )
 
-# KidLisp
-
 _KIDLISP_BYTES = 50_000
 
 
@@ -402,15 +371,13 @@ def _kidlisp(source: Callable[[Maker], Any] = Maker.kidlisp, **extra: Any) -> Bu
     def build(maker: Maker, owner: Person | None, when: datetime) -> Made:
         text = source(maker)
         known = text if isinstance(text, str) else maker.nanoid()
-        fields = {
-            "code": maker.code("kidlisp"),
-            "source": text,
-            "hash": sha256(known.encode()).hexdigest(),
+        fields = {"code": maker.code("kidlisp"), "source": text, "hash": sha256(known.encode()).hexdigest()}
+        seen = {
             "hits": maker.random.randrange(400),
             "lastAccessed": naive(when + timedelta(days=maker.random.randrange(40))),
             "handle": (owner and owner.handle) or MISSING,
         }
-        return {**fields, **_resolved(extra, maker, when)}, ()
+        return {**fields, **seen, **_resolved(extra, maker, when)}, ()
 
     return build
 
@@ -420,8 +387,8 @@ def _kept(maker: Maker, owner: Person | None, when: datetime) -> Made:
     return _kidlisp(kept=kept, tezos={"minted": True}, ipfsMedia={})(maker, owner, when)
 
 
+# A row of 2026, when another database became the source: its identity alone, written long after `when`
 _PROJECTION = _kidlisp(_id=lambda maker, when: maker.object_id(NOW), hits=MISSING, lastAccessed=MISSING, handle=MISSING)
-"""A row of 2026, when another database became the source: its identity alone, written long after `when`."""
 
 KIDLISP = Share(
     "kidlisp",
@@ -440,9 +407,7 @@ KIDLISP = Share(
         ),
         Kind("no code", _kidlisp(code=MISSING), error=_DOCUMENT),
         Kind("nuked", _kidlisp(nuked=True), outcome=_W),
-        Kind(
-            "code of a painting", _kidlisp(code=lambda maker, when: maker.same_code_elsewhere("kidlisp", "paintings"))
-        ),
+        Kind("code of a painting", _kidlisp(code=lambda maker, _: maker.same_code_elsewhere("kidlisp", "paintings"))),
         Kind("kept on a chain", _kept),
         Kind("record of a vanished document", _kidlisp(), _H, past=Past.ORPHAN),
         Kind("as many bytes as allowed", _kidlisp(lambda maker: f"; {maker.nanoid()}\n".ljust(_KIDLISP_BYTES, "x"))),
@@ -452,7 +417,7 @@ KIDLISP = Share(
         Kind("nuked, record left", _kidlisp(nuked=True), _H, _W, past=Past.CORRECT),
         Kind("hidden", _kidlisp(hidden=True), outcome=_W),
         Kind("when missing", _kidlisp(when=MISSING)),
-        Kind("when as text", _kidlisp(when=lambda maker, when: iso(when))),
+        Kind("when as text", _kidlisp(when=_as_text)),
         Kind("guest, user null", _kidlisp(), _G, guest_user=None),
         Kind("guest, unlisted", _kidlisp(visibility="unlisted"), _G, _W),
         Kind("link into another repository", _kidlisp(), _H, past=Past.FOREIGN_DID),
@@ -470,10 +435,6 @@ KIDLISP = Share(
     everybody=True,
 )
 
-# Tapes
-
-_OVEN = f"https://{OVEN_BUCKET}.sfo3.digitaloceanspaces.com"
-
 
 def _frames(maker: Maker, *, sound: bool = False, layout: artwork.Layout = "posted") -> Bytes:
     """A tape of 20 to 90 small frames at uneven times; in the early layout of fewer, as its frames are enlarged."""
@@ -485,14 +446,10 @@ def _frames(maker: Maker, *, sound: bool = False, layout: artwork.Layout = "post
 
 
 def _video(**options: bool) -> Content:
-    """A finished MP4 of one to two seconds."""
     return lambda maker: _art(artwork.tape_mp4, maker.random.randint(30, 60), 256, 144, **options)(maker)
 
 
-def _tape(
-    content: Content | None = _frames, *, slug: Slug = _new_slug, path: str = "{}", extension: str = "zip", **extra: Any
-) -> Build:
-    return _file("tapes", extension, content, slug, path, **{"nuked": False, **extra})
+_tape = partial(_file, "tapes", extension="zip", content=_frames, slug=_new_slug, path="{}", nuked=False)
 
 
 def _baked(*, stored: bool, field: str = "mp4Url") -> Build:
@@ -500,10 +457,9 @@ def _baked(*, stored: bool, field: str = "mp4Url") -> Build:
 
     def build(maker: Maker, owner: Person | None, when: datetime) -> Made:
         fields, objects = _tape()(maker, owner, when)
-        key = f"tapes/{fields['code']}.mp4"
-        baked = {field: f"{_OVEN}/{key}", "mp4CompletedAt": naive(when + timedelta(seconds=40))}
-        finished = (StoredObject(OVEN_BUCKET, key, _video()(maker)),) if stored else ()
-        return {**fields, "mp4Status": "complete", **baked}, (*objects, *finished)
+        one = StoredObject(OVEN_BUCKET, f"tapes/{fields['code']}.mp4", _video()(maker) if stored else bytes)
+        baked = {field: one.url, "mp4CompletedAt": naive(when + timedelta(seconds=40))}
+        return {**fields, "mp4Status": "complete", **baked}, (*objects, one) if stored else objects
 
     return build
 
@@ -512,9 +468,8 @@ def _uploaded_video(content: Content) -> Build:
     """From the native app: the object is an MP4 already."""
 
     def build(maker: Maker, owner: Person | None, when: datetime) -> Made:
-        fields, (one,) = _tape(content, extension="mp4", kind="mp4", source="ac-native")(maker, owner, when)
-        url = f"https://{one.bucket}.sfo3.digitaloceanspaces.com/{one.key.replace('|', '%7C')}"
-        return {**fields, "mp4Url": url}, (one,)
+        fields, (one,) = _tape(content=content, extension="mp4", kind="mp4", source="ac-native")(maker, owner, when)
+        return {**fields, "mp4Url": one.url}, (one,)
 
     return build
 
@@ -529,12 +484,12 @@ def _by_piece_and_time(maker: Maker, owner: Person | None, when: datetime) -> Ma
 TAPES = Share(
     "tape",
     (
-        Kind("with sound", _tape(partial(_frames, sound=True))),
-        Kind("guest's, early layout", _tape(partial(_frames, layout="early")), _G),
+        Kind("with sound", _tape(content=partial(_frames, sound=True))),
+        Kind("guest's, early layout", _tape(content=partial(_frames, layout="early")), _G),
         Kind("uploaded MP4", _uploaded_video(_video(sound=True))),
-        Kind("source missing", _tape(None), error="source-missing"),
+        Kind("source missing", _tape(content=None), error="source-missing"),
         Kind("finished by the oven", _baked(stored=True), _G),
-        Kind("corrupt ZIP", _tape(_half(_frames)), error=_MEDIA),
+        Kind("corrupt ZIP", _tape(content=_half(_frames)), error=_MEDIA),
         Kind("nuked", _tape(nuked=True), outcome=_W),
         Kind("record without video", _tape(), _H, past=Past.NO_VIDEO),
         Kind("oven's MP4 is gone", _baked(stored=False), _G),
@@ -543,9 +498,9 @@ TAPES = Share(
         Kind("slug with Z", _tape(slug=_zulu)),
         Kind("recovered", _tape(slug=lambda maker, owner, when: f"{when:%Y-%m-%d}", bucket=MISSING, nuked=MISSING)),
         Kind("oven failed", _tape(mp4Status="oven-failed", mp4Error="exit 1: no frames")),
-        Kind("one frame", _tape(_art(artwork.tape_zip, 1, 64, 64, durations=[100.0]))),
+        Kind("one frame", _tape(content=_art(artwork.tape_zip, 1, 64, 64, durations=[100.0]))),
         Kind("older name of the address", _baked(stored=True, field="mp4"), _G),
-        Kind("record of a vanished document", _tape(None), _H, past=Past.ORPHAN),
+        Kind("record of a vanished document", _tape(content=None), _H, past=Past.ORPHAN),
         Kind("nuked, record left", _tape(nuked=True), _H, _W, past=Past.NO_VIDEO),
         Kind("rkey without record", _tape(), _H, past=Past.DANGLING),
         Kind("bake long over", _tape(mp4Status="pending")),

@@ -2,51 +2,27 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
 from ac_pipeline.errors import Misconfigured
-from ac_pipeline.local.seed.kinds import KIDLISP, MISSING, MOODS, PAINTINGS, PIECES, TAPES, Kind, Share, Whose
-from ac_pipeline.local.seed.maker import NOW, Maker, iso, naive
-from ac_pipeline.local.seed.values import TYPES, Item, Outcome, Past, Person, SeedSummary, Situation, TypeSummary
+from ac_pipeline.local.seed.kinds import KIDLISP, MISSING, MOODS, PAINTINGS, PIECES, TAPES, Kind, Share
+from ac_pipeline.local.seed.values import NOW, Demo, Item, Maker, Outcome, Person, Situation, iso, naive
 
 LEAST_USERS = 8
 LEAST_ITEMS = 100
 
-_SHARES: tuple[tuple[Share, float, int], ...] = (
-    (PAINTINGS, 0.28, 0),
-    (MOODS, 0.22, 0),
-    (PIECES, 0.03, 8),
-    (TAPES, 0.015, 8),
-)
+_SHARES = ((PAINTINGS, 0.28, 0), (MOODS, 0.22, 0), (PIECES, 0.03, 8), (TAPES, 0.015, 8))
 """Share of all items, and the least number; what is left is kidlisp, about 45 %."""
-
 
 SPECIAL_SHARE = 0.75  # Most of a type's documents that special kinds take up
 
 
-@dataclass(frozen=True, slots=True)
-class Demo:
-    """People (the guest is not among them) and items, in the order in which everything is made."""
-
-    maker: Maker
-    cast: tuple[Person, ...]
-    items: tuple[Item, ...]
-
-
 def plan_demo(users: int, items: int, seed: int) -> Demo:
-    """The demo of this size; the same numbers give the same demo.
-
-    Args:
-        users: People, 8 or more.
-        items: Documents, 100 or more; a few become records without a document instead.
-
-    Raises:
-        Misconfigured: Too few of either.
-    """
+    """The demo of so many people and documents (a few become records without a document instead); the same numbers give
+    the same demo. Raises Misconfigured: too few of either."""
     if users < LEAST_USERS or items < LEAST_ITEMS or items < 2 * users:
         raise Misconfigured(
             f"the demo needs at least {LEAST_USERS} users, {LEAST_ITEMS} items and two items a user;"
@@ -63,34 +39,37 @@ def plan_demo(users: int, items: int, seed: int) -> Demo:
 
 def fill(maker: Maker, share: Share, cast: Sequence[Person], count: int) -> list[Item]:
     """So many items of one type, in no telling order."""
-    special = list(share.special[: int(count * SPECIAL_SHARE)])
-    ready = [
-        person
-        for person in cast
-        if person.ready and not person.moods_nuked and (person.handle or not share.needs_handle)
-    ]
-    items = [item(maker, share.type, kind, _owner(maker, kind, cast, ready)) for kind in special]
-    owners = [person for person in cast if _makes_plain(person, share)]
-    weights = _weights(len(owners))
+    named = [person for person in cast if person.handle or not share.needs_handle]
+    ready = [person for person in named if person.ready and not person.moods_nuked]
+    owners = [person for person in named if person.situation is not Situation.SISTER_TENANT]
+    items = []
+    for kind in share.special[: int(count * SPECIAL_SHARE)]:
+        owner = _drawn(maker, ready) if kind.whose == "user" else cast[1] if kind.whose == "historian" else None
+        items.append(item(maker, share.type, kind, owner))
     waiting = list(owners) if share.everybody else []
     while len(items) < count:
         if waiting:
-            owner: Person | None = waiting.pop(0)
+            owner = waiting.pop(0)
         elif share.plain_guest and maker.random.random() < share.guests:
             owner = None
         else:
-            owner = maker.random.choices(owners, weights)[0]
+            owner = _drawn(maker, owners)
         kind = maker.random.choice(share.plain_guest if owner is None else share.plain_user)
         items.append(item(maker, share.type, kind, owner))
     return items
 
 
+def _drawn(maker: Maker, people: Sequence[Person]) -> Person:
+    """One heavy user, then ever lighter ones (aesthetic-computer facts, section 12.1)."""
+    weights = [max(3.0, len(people) / 4), *(1 / (1 + rank / 10) for rank in range(len(people) - 1))]
+    return maker.random.choices(people, weights[: len(people)])[0]
+
+
 def item(maker: Maker, type: str, kind: Kind, owner: Person | None) -> Item:
-    """One item of a kind."""
     when = maker.moment()
     fields, objects = kind.build(maker, owner, when)
-    document: dict[str, Any] = {"_id": maker.object_id(when), "when": naive(when), **fields}
-    document["user"] = owner.id if owner is not None else kind.guest_user
+    user = owner.id if owner is not None else kind.guest_user
+    document = {"_id": maker.object_id(when), "when": naive(when), **fields, "user": user}
     document = {name: value for name, value in document.items() if value is not MISSING}
     outcome, error_class = _expected(kind, owner)
     if type == "mood" and owner is not None and owner.moods_nuked:
@@ -104,60 +83,6 @@ def _expected(kind: Kind, owner: Person | None) -> tuple[Outcome, str]:
         return (Outcome.QUARANTINED if kind.error else kind.outcome), kind.error
     gone = {Situation.SCHEDULED: Outcome.OWNER_DELETED, Situation.PURGED: Outcome.PURGED}
     return gone.get(owner.situation, Outcome.BLOCKED), ""
-
-
-def _owner(maker: Maker, kind: Kind, cast: Sequence[Person], ready: Sequence[Person]) -> Person | None:
-    if kind.whose is Whose.GUEST:
-        return None
-    if kind.whose is Whose.HISTORIAN:
-        return cast[1]
-    return maker.random.choices(ready, _weights(len(ready)))[0]
-
-
-def _makes_plain(person: Person, share: Share) -> bool:
-    if person.situation is Situation.SISTER_TENANT:
-        return False
-    return bool(person.handle) or not share.needs_handle
-
-
-def _weights(count: int) -> list[float]:
-    """One heavy user, then ever lighter ones (aesthetic-computer facts, section 12.1)."""
-    return [max(3.0, count / 4), *(1 / (1 + rank / 10) for rank in range(count - 1))][:count]
-
-
-def summarise(demo: Demo, *, users: int, objects: int, media_bytes: int, seconds: float) -> SeedSummary:
-    """What should be found, by counting what was planned."""
-    blocked = Counter(person.situation.blocked for person in demo.cast if person.situation.blocked)
-    return SeedSummary(
-        users=users,
-        ready=1 + sum(person.ready for person in demo.cast),
-        blocked={error_class: count for error_class, count in sorted(blocked.items()) if error_class},
-        types={type: _of_type([item for item in demo.items if item.type == type]) for type in TYPES},
-        objects=objects,
-        media_bytes=media_bytes,
-        seconds=seconds,
-    )
-
-
-def _of_type(items: Iterable[Item]) -> TypeSummary:
-    everything = list(items)
-    present = [item for item in everything if item.in_mongo]
-    copied = Counter(item.outcome for item in present if item.past is Past.COPIED)
-    outcomes = Counter(item.outcome for item in present)
-    quarantined = Counter(item.error_class for item in present if item.outcome is Outcome.QUARANTINED)
-    return TypeSummary(
-        documents=len(present),
-        **{outcome.name.lower(): outcomes[outcome] for outcome in Outcome if outcome is not Outcome.QUARANTINED},
-        quarantined=dict(sorted(quarantined.items())),
-        kinds=dict(sorted(Counter(item.kind for item in present).items())),
-        records=sum(item.past.records for item in everything),
-        unchanged=sum(item.unchanged for item in present),
-        duplicates=sum(item.past.records - 1 for item in present if item.past.records > 1),
-        orphans=sum(not item.in_mongo for item in everything),
-        withdrawn_records=sum(item.past.records for item in present if item.outcome is Outcome.WITHDRAWN),
-        copies=copied[Outcome.PUBLISHED],
-        withdrawn_copies=copied[Outcome.WITHDRAWN],
-    )
 
 
 GUEST_LABEL = "art"  # First label of the guest account's handle on the PDS
@@ -179,7 +104,6 @@ def people(maker: Maker, users: int) -> list[Person]:
 
 
 def user_document(person: Person, did: str | None, pds_handle: str | None) -> dict[str, Any] | None:
-    """The person's `users` document, or None where the platform has none."""
     situation = person.situation
     if situation in {Situation.HANDLE_ONLY, Situation.PURGED}:
         return None
@@ -188,13 +112,8 @@ def user_document(person: Person, did: str | None, pds_handle: str | None) -> di
         return document
     password = f"{person.password[::-1]}!" if situation is Situation.WRONG_PASSWORD else person.password
     if person.flat:
-        return {
-            **document,
-            "atproto_did": did,
-            "atproto_handle": pds_handle,
-            "atproto_password": password,
-            "atproto_created_at": naive(NOW),
-        }
+        flat = {"atproto_did": did, "atproto_handle": pds_handle, "atproto_password": password}
+        return {**document, **flat, "atproto_created_at": naive(NOW)}
     document["atproto"] = {"did": did, "handle": pds_handle, "password": password, "created": iso(NOW)}
     if situation is Situation.DID_ONLY:
         del document["atproto"]["password"]
@@ -204,17 +123,10 @@ def user_document(person: Person, did: str | None, pds_handle: str | None) -> di
 def deletion_documents(cast: Sequence[Person]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of `account-deletions` and of `account-tombstones`."""
     states = {Situation.SCHEDULED: "scheduled", Situation.CANCELLED: "cancelled"}
-    rows = [
-        {"_id": person.id, "state": states[person.situation], "purgeAfter": naive(NOW)}
-        for person in cast
-        if person.situation in states
-    ]
-    tombstones = [
-        {"_id": sha256(person.id.encode()).hexdigest(), "deletedAt": naive(NOW)}
-        for person in cast
-        if person.situation is Situation.PURGED
-    ]
-    return rows, tombstones
+    pending = [(person.id, states[person.situation]) for person in cast if person.situation in states]
+    purged = [sha256(person.id.encode()).hexdigest() for person in cast if person.situation is Situation.PURGED]
+    rows = [{"_id": id, "state": state, "purgeAfter": naive(NOW)} for id, state in pending]
+    return rows, [{"_id": digest, "deletedAt": naive(NOW)} for digest in purged]
 
 
 def label_of(person: Person) -> str:

@@ -17,7 +17,6 @@ from urllib.parse import quote, unquote, urlsplit
 from ac_pipeline.local.services.processes import LOOPBACK
 
 _HEALTH_PATH = "/_health"
-_IDLE_SECONDS = 30.0
 
 
 def object_path(root: Path, bucket: str, key: str) -> Path:
@@ -31,7 +30,7 @@ class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version = "ac-media"
     sys_version = ""
-    timeout = _IDLE_SECONDS
+    timeout = 30.0  # Seconds
     server: MediaServer
 
     def do_GET(self) -> None:
@@ -62,7 +61,6 @@ class Handler(BaseHTTPRequestHandler):
             self.wfile.write(body)
 
     def head(self, status: int, length: int, name: str, etag: str) -> None:
-        """Send what precedes a body of so many bytes."""
         self.send_response(status)
         self.send_header("Content-Length", str(length))
         self.send_header("Content-Type", mimetypes.guess_type(name)[0] or "application/octet-stream")
@@ -75,8 +73,7 @@ class Handler(BaseHTTPRequestHandler):
 
 
 class MediaServer(ThreadingHTTPServer):
-    """An HTTP/1.1 server of one folder on the loopback interface, one thread a connection. `root`: it holds a folder
-    for each bucket."""
+    """An HTTP/1.1 server of one folder, which holds a folder for each bucket, on the loopback interface."""
 
     request_queue_size = 128
 
@@ -90,13 +87,8 @@ class MediaServer(ThreadingHTTPServer):
             super().handle_error(request, client_address)  # type: ignore[arg-type]
 
 
-def main(root: str, port: str) -> None:
-    """Serve a folder, which holds a folder for each bucket, until SIGTERM or SIGINT."""
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os._exit(0))  # nothing to save: files are read only
-    with MediaServer(Path(root), int(port)) as server:
-        server.serve_forever()
-
-
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    for _number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(_number, lambda *_: os._exit(0))  # nothing to save: files are read only
+    with MediaServer(Path(sys.argv[1]), int(sys.argv[2])) as _server:
+        _server.serve_forever()

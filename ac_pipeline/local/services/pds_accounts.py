@@ -1,14 +1,13 @@
-"""Accounts on a local PDS: making them, and the administrator's calls on them, by the `atproto` package.
+"""Accounts on a local PDS, for the demo data and the tests, by the `atproto` package's HTTP client.
 
-For the demo data and the tests. Accounts of the real PDS are `operations/`.
+Accounts of the real PDS are `operations/`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from json import dumps
-from types import TracebackType
 from typing import Any
 
 import httpx
@@ -28,88 +27,63 @@ class NewAccount:
 
 
 class PdsAccounts:
-    """The account calls of one PDS. Usable from several threads; a context manager that closes its connections.
-
-    Args:
-        url: Address of the PDS.
-        admin_password: Of `com.atproto.admin.*`.
-    """
+    """The account calls of one PDS. Usable from several threads; a context manager that closes its connections. All
+    raise PipelineError where the PDS refuses, with its words."""
 
     def __init__(self, url: str, admin_password: str) -> None:
-        from atproto import Client, Request  # noqa: PLC0415  # 0.97 s of CPU, for those who make accounts
+        from atproto import Request  # noqa: PLC0415  # 0.97 s of CPU, for those who make accounts
 
         self._url = url
-        self._request = Request(timeout=30.0, trust_env=False)
-        self._client = Client(url, request=self._request)
-        self._com = self._client.com.atproto
-        self._admin = {"Authorization": f"Basic {basic('admin', admin_password)}"}
+        self._http = Request(timeout=30.0, trust_env=False)
+        self._admin = f"Basic {basic('admin', admin_password)}"
 
     def create(self, handle: str, password: str) -> NewAccount:
-        """Make an account (`com.atproto.server.createAccount`).
-
-        Args:
-            handle: Whole PDS handle, e.g. `jeffrey.test`.
-
-        Raises:
-            PipelineError: The PDS refused; with its words.
-        """
-        email = f"{handle.replace('.', '-')}@example.test"
-        data = {"handle": handle, "email": email, "password": password}
-        made = self._send(self._com.server.create_account, data)
-        return NewAccount(did=made.did, handle=made.handle, password=password, token=made.access_jwt)
+        """Make an account. `handle`: the whole PDS handle, e.g. `jeffrey.test`."""
+        data = {"handle": handle, "email": f"{handle.replace('.', '-')}@example.test", "password": password}
+        made = self.call("com.atproto.server.createAccount", data)
+        return NewAccount(made["did"], made["handle"], password, made["accessJwt"])
 
     def admin(self, method: str, json: Mapping[str, Any]) -> dict[str, Any]:
         """Call a procedure as the administrator, e.g. `com.atproto.admin.updateSubjectStatus`."""
-        return self._call(method, json, self._admin)
+        return self._send(method, dumps(dict(json)), self._admin)
 
     def call(self, method: str, json: Mapping[str, Any], *, token: str | None = None) -> dict[str, Any]:
         """Call a procedure without login, or as the account whose access token is given."""
-        return self._call(method, json, _bearer(token) if token else {})
+        return self._send(method, dumps(dict(json)), token and f"Bearer {token}")
 
     def upload(self, data: bytes, mime_type: str, *, token: str) -> dict[str, Any]:
         """Upload a blob as an account and return its reference as a record holds it."""
-        headers = {"Content-Type": mime_type, **_bearer(token)}
-        address = f"{self._url}/xrpc/com.atproto.repo.uploadBlob"  # the package's own call makes httpx warn of bytes
-        return dict(self._send(self._request.post, address, content=data, headers=headers).content["blob"])
+        return dict(self._send("com.atproto.repo.uploadBlob", data, f"Bearer {token}", mime_type)["blob"])
 
     def take_down(self, did: str) -> None:
-        """Take an account down, as moderation does."""
         subject = {"$type": "com.atproto.admin.defs#repoRef", "did": did}
         data = {"subject": subject, "takedown": {"applied": True, "ref": "local"}}
-        self._send(self._com.admin.update_subject_status, data, headers=self._admin)
+        self.admin("com.atproto.admin.updateSubjectStatus", data)
 
     def deactivate(self, token: str) -> None:
         """Deactivate the account whose token this is, as its owner does."""
-        self._send(self._com.server.deactivate_account, {}, headers=_bearer(token))
+        self.call("com.atproto.server.deactivateAccount", {}, token=token)
 
     def close(self) -> None:
-        self._request.close()
+        self._http.close()
 
     def __enter__(self) -> PdsAccounts:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _call(self, method: str, json: Mapping[str, Any], headers: Mapping[str, str]) -> dict[str, Any]:
-        headers = {"Content-Type": "application/json", **headers}
-        answer = self._send(self._client.invoke_procedure, method, content=dumps(dict(json)), headers=headers)
-        return dict(answer.content) if answer.content else {}
-
-    def _send(self, procedure: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    def _send(
+        self, method: str, content: str | bytes, login: str | None, mime_type: str = "application/json"
+    ) -> dict[str, Any]:
         from atproto.exceptions import RequestErrorBase  # noqa: PLC0415
 
+        headers = {"Content-Type": mime_type} | ({"Authorization": login} if login else {})
         try:
-            return procedure(*args, **options)
-        except httpx.HTTPError as error:
-            raise ServiceUnreachable(f"{self._url} did not answer: {error!r}") from error
-        except RequestErrorBase as error:
-            if error.response is None:
+            answer = self._http.post(f"{self._url}/xrpc/{method}", content=content, headers=headers)
+        except (httpx.HTTPError, RequestErrorBase) as error:
+            refusal = getattr(error, "response", None)
+            if refusal is None or isinstance(error, httpx.HTTPError):
                 raise ServiceUnreachable(f"{self._url} did not answer: {error!r}") from error
-            raise PipelineError(f"the PDS refused: {error}", status=error.response.status_code) from error
-
-
-def _bearer(token: str) -> dict[str, str]:
-    return {"Authorization": f"Bearer {token}"}
+            raise PipelineError(f"the PDS refused: {error}", status=refusal.status_code) from error
+        return dict(answer.content) if answer.content else {}

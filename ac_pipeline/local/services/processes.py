@@ -1,6 +1,6 @@
 """Server processes on this machine: start them, wait until they answer, stop them by process id.
 
-What the servers are is in `servers.py`; what is remembered of them is in `stack.py`.
+What the servers are, and what is remembered of them, is in `stack.py`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,6 @@ _READS = 50
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """How to run one server."""
-
     name: str  # What messages and log files call it
     argv: tuple[str, ...]  # Command line, program first
     healthy: Callable[[], bool]  # True if it answers; never raises, never waits longer than about a second
@@ -45,12 +43,9 @@ def exclusive(path: Path) -> Iterator[None]:
     The operating system lets go of it when the holder dies, so no stale lock can remain. The file itself stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
+    with path.open("w") as file:  # closing it lets go of the lock
         fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)
+        yield
 
 
 PORTS = range(10_000, 32_000)
@@ -60,10 +55,9 @@ back on its port must not find a client's connection there."""
 
 def free_port() -> int:
     """A port of the loopback interface that nobody listens on at this moment."""
-    while True:
-        port = secrets.choice(PORTS)
-        if is_free(port):
-            return port
+    while not is_free(port := secrets.choice(PORTS)):
+        pass
+    return port
 
 
 def is_free(port: int) -> bool:
@@ -109,7 +103,8 @@ def spawn_detached(service: Service, log: Path) -> int:
 
 def command_line(pid: int) -> str | None:
     """The command line of a running process; None when there is none, or it has ended already."""
-    _reap(pid)
+    with suppress(ChildProcessError):  # a child that has ended is collected: until then the system keeps its id
+        os.waitpid(pid, os.WNOHANG)
     if Path("/proc/self/stat").exists():
         return _command_line_from_proc(Path("/proc") / str(pid))
     listed = subprocess.run(  # noqa: S603 - a number is all that varies
@@ -136,14 +131,8 @@ def _command_line_from_proc(process: Path) -> str | None:
 
 def stop_processes(commands: Mapping[int, str], *, patience: float = 20.0) -> set[int]:
     """End processes together, first with SIGTERM, after `patience` seconds with SIGKILL, and wait until they are gone.
-
-    Args:
-        commands: Process id -> its command line, both as they were noted. A process with another command line got the
-            same number later: it is not ours and is left alone.
-
-    Returns:
-        The ids of those that were running and ours.
-    """
+    `commands`: process id -> its command line, both as they were noted. A process with another command line got its
+    number later: it is not ours and is left alone. Returns the ids of those that were running and ours."""
     ours = {pid for pid, command in commands.items() if command_line(pid) == command}
     for pid in ours:
         _signal(pid, signal.SIGTERM)
@@ -157,11 +146,8 @@ def stop_processes(commands: Mapping[int, str], *, patience: float = 20.0) -> se
 
 
 def wait_until_healthy(service: Service, alive: Callable[[], bool], log: Path, *, patience: float = 60.0) -> None:
-    """Return as soon as the server answers.
-
-    Raises:
-        ServiceUnreachable: It died, or does not answer after `patience` seconds; with the end of its log.
-    """
+    """Return as soon as the server answers. Raises ServiceUnreachable if it died, or does not answer after `patience`
+    seconds; with the end of its log."""
     deadline = time.monotonic() + patience
     while True:
         if not alive():
@@ -176,12 +162,6 @@ def wait_until_healthy(service: Service, alive: Callable[[], bool], log: Path, *
 def _signal(pid: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def _reap(pid: int) -> None:
-    """Collect a child that has ended: until then the system keeps its process id."""
-    with suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
 
 
 def _tail(log: Path) -> str:

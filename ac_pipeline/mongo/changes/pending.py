@@ -1,21 +1,18 @@
 """Pending work: which users have work that a run of them would do, and why; found afresh at every look.
 
 The rule is pure: what Mongo holds of the document, what the ledger knows of the item and the state of the account go
-in, a cause or None comes out. It holds for any item at any time, whatever was seen or requested before (WRITE-14). What
-a run cannot change is left out, as the engine decides that: a quarantined item whose document is the same
-(`sync/planning/wanted.py`), one that waits for a limit, a blocked account.
-
-The feed says early where to look, the compare looks everywhere, a part at a time and bounded in time, and both end at
-the same rule (RUN-12, VERIFY-10, WRITE-14). What is done about work is the sensor's.
+in, a cause or None comes out, whatever was seen before (WRITE-14). What a run cannot change is left out, as the engine
+decides that: a quarantined item whose document is the same (`sync/planning/reading.py`), one that waits for a limit, a
+blocked account. The feed says early where to look, the compare looks everywhere, a part at a time and bounded in time,
+and both end at the same rule (RUN-12, VERIFY-10).
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from hashlib import sha256
@@ -27,15 +24,25 @@ from pymongo.database import Database
 
 from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.errors import AccountInactive, AccountUnknown, ServerFailed, SourcePending, WrongPassword
-from ac_pipeline.items import State, item_id
+from ac_pipeline.items import LedgerEntry, State, item_id
 from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.eligibility import is_guest
 from ac_pipeline.media.fields import is_text
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.mongo.changes.compare import DEEP, LIGHT, LOOKUPS, Compare, Raw, in_parts
-from ac_pipeline.mongo.changes.feed import ChangeFeed, Drained
-from ac_pipeline.mongo.database import mongo_errors, own_collection, value_of
+from ac_pipeline.mongo.changes.compare import (
+    DEEP,
+    GONE,
+    LIGHT,
+    LOOKUPS,
+    RELINKED,
+    TOUCHED,
+    ChangeFeed,
+    Compare,
+    Drained,
+    Raw,
+    in_parts,
+)
 from ac_pipeline.mongo.ledger.items import MongoLedger
 
 _THE_PDS_LISTS = frozenset(error.code for error in (AccountInactive, AccountUnknown))
@@ -43,8 +50,6 @@ _THE_PDS_LISTS = frozenset(error.code for error in (AccountInactive, AccountUnkn
 _ONLY_A_RUN_CAN_TELL = _THE_PDS_LISTS | {WrongPassword.code}
 """Why the PDS refuses an account: Mongo cannot show that it is over, unless the account itself changes there. The
 other reasons stand in Mongo or in the ledger, so that their end is seen (ACCT-1)."""
-
-_MARK_DIGITS = 8
 
 
 class Cause(StrEnum):
@@ -58,86 +63,46 @@ class Cause(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Known:
-    """What the rule reads of an entry of the ledger.
-
-    Args:
-        credentials: Mark of those the PDS refused, of a blocked item; None where that was not the reason.
-    """
-
-    account: str
-    state: State
-    fingerprint: str
-    did: str | None = None
-    cid: str | None = None
-    error_class: str | None = None
-    deferred_until: datetime | None = None
-    credentials: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Work:
-    """One item that a run of its user can bring further.
+    """One item that a run of its user can bring further."""
 
-    Args:
-        key: The user's partition key.
-        mark: Changes when the item changes in a way that is new work; short, for a sensor's memory.
-        touched: True if an event about it was read just now.
-    """
-
-    key: str
+    key: str  # The user's partition key
     item: str
     cause: Cause
-    mark: str
-    touched: bool = False
+    mark: str  # Changes when the item changes in a way that is new work; short, for a sensor's memory
+    touched: bool = False  # True if an event about it was read just now
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """What one look found.
+    """What one look found."""
 
-    Args:
-        works: Pieces of work, some of each user's, among them all that were watched or touched.
-        position: Where the next look goes on; opaque.
-        events: How many events of the feed were read.
-        fallback: Why everything is being compared, or why there is no feed; None when all goes as it should (RUN-12).
-        compared: What was compared and how long it took, in words; None when no compare was due.
-        failed: Why the compare could not go on, or None; it begins again where it stopped.
-    """
-
-    works: tuple[Work, ...]
-    position: str
-    events: int = 0
+    works: tuple[Work, ...]  # Pieces of work, some of each user's, among them all that were watched or touched
+    position: str  # Where the next look goes on; opaque
+    events: int = 0  # How many events of the feed were read
+    # Why everything is being compared, or why there is no feed; None when all goes as it should (RUN-12)
     fallback: str | None = None
-    compared: str | None = None
-    failed: str | None = None
+    compared: str | None = None  # What was compared and how long it took, in words; None when no compare was due
+    failed: str | None = None  # Why the compare could not go on, or None; it begins again where it stopped
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """The rule, with the state of the world that it needs.
+    """The rule, with the state of the world that it needs."""
 
-    Args:
-        now: The time, UTC.
-        paused: Account id -> names of its types that an operator has paused.
-        blocked_before: `(account id, class of the reason)` of blocked items in the ledger.
-        changed: Ids of accounts that changed just now, in Mongo or on the PDS: that they were blocked says nothing any
-            more.
-        unsynchronised: Ids of accounts whose repository no sync has read to its end: even what is linked is to be
-            looked at.
-    """
-
-    now: datetime
-    paused: Mapping[str, Collection[str]]
-    blocked_before: Collection[tuple[str, str]]
+    now: datetime  # The time, UTC
+    paused: Mapping[str, Collection[str]]  # Account id -> names of its types that an operator has paused
+    blocked_before: Collection[tuple[str, str]]  # `(account id, class of the reason)` of blocked items in the ledger
+    # Ids of accounts that changed just now, in Mongo or on the PDS: that they were blocked says nothing any more
     changed: Collection[str] = frozenset()
+    # Ids of accounts whose repository no sync has read to its end: even what is linked is to be looked at
     unsynchronised: Collection[str] = frozenset()
 
     def waits_for_account(self, account: Account) -> bool:
         """True if no run of this account can change anything: it is blocked, and its items show that already."""
         return account.blocked is not None and (account.id, account.blocked.code) in self.blocked_before
 
-    def cause(self, account: Account, document: Document, known: Known | None) -> Cause | None:
+    def cause(self, account: Account, document: Document, known: LedgerEntry | None) -> Cause | None:
         """Why a run of its owner is needed for a document, as it was interpreted for that account, or None."""
         if document.type in self.paused.get(account.id, ()) or self.waits_for_account(account):
             return None
@@ -147,7 +112,8 @@ class Rule:
             return Cause.NEW if new and known is None else None
         same = known is not None and known.fingerprint == document.fingerprint
         # The platform is done with what it was still making, before its time.
-        early = known is not None and known.error_class == SourcePending.code and not same
+        failure = known.failure if known is not None else None
+        early = failure is not None and failure.error_class == SourcePending.code and not same
         if known is not None and ((self._waits(known) and not early) or self._blocked_still(account, known)):
             return None
         match document.verdict:
@@ -155,31 +121,31 @@ class Rule:
                 return Cause.WITHDRAWN if document.link is not None else None
             case Verdict.INVALID | Verdict.OWNERSHIP_UNCLEAR:
                 return None if same else Cause.UNREADABLE
-        if known is not None and same and known.state is State.QUARANTINED:
+        state = known.state if known is not None else None
+        if same and state is State.QUARANTINED:
             return None
-        if not is_linked(document, account) or (known is not None and known.state is State.DELETED):
+        if not is_linked(document, account) or state is State.DELETED:
             return Cause.NEW
         unseen = Cause.NEW if account.id in self.unsynchronised else None
-        unfinished = known is not None and known.state in {State.DEFERRED, State.BLOCKED}
-        return Cause.EDITED if known is not None and (not same or unfinished) else unseen
+        changed = known is not None and (not same or state in {State.DEFERRED, State.BLOCKED})
+        return Cause.EDITED if changed else unseen
 
-    def cause_of_gone(self, account: Account, type: str, known: Known) -> Cause | None:
+    def cause_of_gone(self, account: Account, type: str, known: LedgerEntry) -> Cause | None:
         """Why a run is needed for an item whose document does not exist, or None: its record has to go (DEL-4)."""
-        if type in self.paused.get(account.id, ()) or account.blocked is not None:
-            return None
-        if known.state is State.DELETED or known.cid is None or self._waits(known):
-            return None
-        return Cause.GONE
+        out_of_reach = type in self.paused.get(account.id, ()) or account.blocked is not None
+        over = known.state is State.DELETED or known.cid is None
+        return None if out_of_reach or over or self._waits(known) else Cause.GONE
 
-    def _waits(self, known: Known) -> bool:
+    def _waits(self, known: LedgerEntry) -> bool:
         return known.state is State.DEFERRED and known.deferred_until is not None and known.deferred_until > self.now
 
-    def _blocked_still(self, account: Account, known: Known) -> bool:
+    def _blocked_still(self, account: Account, known: LedgerEntry) -> bool:
         return (
             known.state is State.BLOCKED
-            and known.error_class in _ONLY_A_RUN_CAN_TELL
+            and known.failure is not None
+            and known.failure.error_class in _ONLY_A_RUN_CAN_TELL
             and known.did == account.did
-            and known.credentials in (None, account.credentials)
+            and known.failure.payload_hash in (None, account.credentials)  # a mark of those the PDS refused
             and account.id not in self.changed
         )
 
@@ -192,77 +158,44 @@ def is_linked(document: Document, account: Account) -> bool:
 
 def mark_of(cause: Cause, fingerprint: str) -> str:
     """A short mark of a piece of work: another one for another cause or another content."""
-    return sha256(f"{cause} {fingerprint}".encode()).hexdigest()[:_MARK_DIGITS]
+    return sha256(f"{cause} {fingerprint}".encode()).hexdigest()[:8]
 
 
-_FIELDS = (
-    *("account", "state", "fingerprint", "did", "cid", "deferred_until"),
-    *("failure.error_class", "failure.payload_hash"),
-)
+FEED_SECONDS: Final = 1.0  # How long a look waits for events when there are none
+COMPARE_SECONDS: Final = 6.0  # How long a look compares before the rest is left for the next one
 
-
-def _known(row: Mapping[str, Any]) -> Known:
-    failure, state = row.get("failure") or {}, State(row["state"])
-    return value_of(
-        Known,
-        row,
-        state=state,
-        fingerprint=row.get("fingerprint") or "",
-        error_class=failure.get("error_class"),
-        credentials=failure.get("payload_hash") if state is State.BLOCKED else None,
-    )
-
-
-FEED_SECONDS: Final = 1.0
-"""How long a look waits for events when there are none."""
-COMPARE_SECONDS: Final = 6.0
-"""How long a look compares before the rest is left for the next one."""
-
-_SHARE: Final = 20
-"""A compare that took a second is due again after this many: it costs the database 5 % of one thread."""
+_SHARE: Final = 20  # A compare that took a second is due again after this many: it costs the database 5 % of one thread
 _SHARE_WITHOUT_FEED: Final = 4
 _SOONEST: Final = 30.0
-_LATEST: Final = 240.0
-"""Seconds until the next compare, at least with a feed, and at most in any case (VERIFY-10)."""
+_LATEST: Final = 240.0  # Seconds until the next compare, at least with a feed, and at most in any case (VERIFY-10)
 _EVERYTHING_AGAIN: Final = 3_600.0
 """Seconds until every document is compared with the ledger again, for edits no event told of."""
-_NEWEST = timedelta(hours=1)
-"""Without a feed, documents of this age are looked at every time."""
+_NEWEST = timedelta(hours=1)  # Without a feed, documents of this age are looked at every time
 
-WORKS_A_USER: Final = 20
-"""Pieces of work of one user that one look names; a run of the user does all there are."""
-_USERS_A_LOOK: Final = 1_000
-"""A compare that finds more users with work stops here for this look."""
-_RELINKED: Final = 2_000
-"""Written links of one look whose documents are looked at; a backfill writes hundreds a second."""
+WORKS_A_USER: Final = 20  # Pieces of work of one user that one look names; a run of the user does all there are
+_USERS_A_LOOK: Final = 1_000  # A compare that finds more users with work stops here for this look
+_RELINKED: Final = 2_000  # Written links of one look whose documents are looked at; a backfill writes hundreds a second
 _ACCOUNTS: Final = 200
 """Changed accounts of one look whose documents are all looked at; the compare finds those of the others."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """Where the next look goes on: in the feed (`token`), and in a compare that is under way.
-
-    Args:
-        deep: True if the compare under way reads everything; None when none is.
-        unit, after: Its step, and the place in that step.
-        took: Seconds it has taken so far.
-        due, deep_due: When the next one has to begin, epoch seconds.
-        fallback: Why it was begun, when that was not its time.
-    """
+    """Where the next look goes on: in the feed (`token`), and in a compare that is under way."""
 
     token: Mapping[str, Any] | None = None
-    deep: bool | None = None
+    deep: bool | None = None  # True if the compare under way reads everything; None when none is
+    # `unit` and `after`: its step, and the place in that step
     unit: int = 0
     after: str | None = None
-    took: float = 0.0
+    took: float = 0.0  # Seconds it has taken so far
+    # `due` and `deep_due`: when the next one has to begin, epoch seconds
     due: float = 0.0
     deep_due: float = 0.0
-    fallback: str | None = None
+    fallback: str | None = None  # Why it was begun, when that was not its time
 
     def to_text(self) -> str:
-        stored = {name: getattr(self, name) for name in self.__slots__}
-        return json_util.dumps(stored, separators=(",", ":"))
+        return json_util.dumps(asdict(self), separators=(",", ":"))
 
     @classmethod
     def of(cls, text: str | None) -> _Place:
@@ -271,7 +204,7 @@ class _Place:
             return cls()
         try:
             return cls(**json_util.loads(text))
-        except (json.JSONDecodeError, TypeError, ValueError, BSONError):
+        except (TypeError, ValueError, BSONError):
             return cls(fallback="the cursor cannot be read")
 
 
@@ -292,41 +225,29 @@ class _Look:
                 self.works.append(Work(account.key, item, cause, mark_of(cause, fingerprint), touched))
 
 
+@dataclass(slots=True)
 class MongoChanges:
-    """Looks for work of these types, a little at a time.
+    """Looks for work of these types, a little at a time."""
 
-    Args:
-        source: The platform's database.
-        own: The pipeline's own database.
-        clock: The time, UTC.
-        monotonic: Seconds that only go forward.
-        feed_seconds, compare_seconds: See the constants.
-    """
+    source: Database[dict[str, Any]]  # The platform's
+    own: Database[dict[str, Any]]  # The pipeline's
+    types: Sequence[MediaType] = MEDIA_TYPES
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)
+    monotonic: Callable[[], float] = time.monotonic  # Seconds that only go forward
+    feed_seconds: float = FEED_SECONDS
+    compare_seconds: float = COMPARE_SECONDS
+    _feed: ChangeFeed = field(init=False)
+    _compare: Compare = field(init=False)
+    _ledger: MongoLedger = field(init=False)
 
-    def __init__(
-        self,
-        source: Database[dict[str, Any]],
-        own: Database[dict[str, Any]],
-        *,
-        types: Sequence[MediaType] = MEDIA_TYPES,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        monotonic: Callable[[], float] = time.monotonic,
-        feed_seconds: float = FEED_SECONDS,
-        compare_seconds: float = COMPARE_SECONDS,
-    ) -> None:
-        self._types = {media.name: media for media in types}
-        self._feed = ChangeFeed(source, types=types, clock=monotonic)
-        self._compare = Compare(source, types=types)
-        self._items, self._ledger = own_collection(own, "items"), MongoLedger(own)
-        self._clock = clock
-        self._monotonic = monotonic
-        self._feed_seconds = feed_seconds
-        self._compare_seconds = compare_seconds
+    def __post_init__(self) -> None:
+        self._feed = ChangeFeed(self.source, self.types, self.monotonic)
+        self._compare, self._ledger = Compare(self.source, self.types), MongoLedger(self.own)
 
     def look(
         self, position: str | None, watched: Collection[str], accounts: Callable[[], Iterable[Account]]
     ) -> Changes:
-        """Read the feed, judge what it and `watched` name, and compare for a while if that is due.
+        """Read the feed, judge what it names, and compare for a while if that is due.
 
         Args:
             position: Of the last look; None at the first.
@@ -336,12 +257,11 @@ class MongoChanges:
         Raises:
             Transient: Something could not be read. Nothing was passed: the next look begins where this one began.
         """
-        now = self._clock()
+        now = self.clock()
         place = _Place.of(position)
-        drained = self._feed.drain(place.token, self._feed_seconds)
+        drained = self._feed.drain(place.token, self.feed_seconds)
         place = self._next_compare(place, drained, now)
-        anything = drained.touched or drained.relinked or drained.gone or drained.accounts or watched
-        if not anything and place.deep is None and drained.unavailable is None:
+        if not (drained.items or drained.accounts or watched) and place.deep is None and drained.unavailable is None:
             return Changes((), place.to_text(), drained.events)
         by_id = {account.id: account for account in accounts()}
         rule = Rule(now, self._ledger.all_holds(), self._ledger.blocked(), frozenset(drained.accounts))
@@ -349,13 +269,12 @@ class MongoChanges:
         self._judge_events(look, drained)
         self._judge_items(look, [item for item in watched if item not in look.judged])
         if drained.unavailable is not None:
-            for media in self._types.values():
+            for media in self.types:
                 for raws in self._compare.since(media, now - _NEWEST):
                     self._judge(look, media, raws)
-        why = drained.unavailable or place.fallback
-        seconds, users = self._compare_seconds, _USERS_A_LOOK
-        place, compared, failed = self._go_on(look, place, drained, now, seconds=seconds, users=users)
-        return Changes(tuple(look.works), place.to_text(), drained.events, why, compared, failed)
+        why, fed = drained.unavailable or place.fallback, drained.unavailable is None
+        place, said, failed = self._go_on(look, place, self.compare_seconds, _USERS_A_LOOK, fed=fed)
+        return Changes(tuple(look.works), place.to_text(), drained.events, why, said, failed)
 
     def look_at_everybody(
         self, accounts: Iterable[Account], synchronised: Collection[str], served: Collection[str], seconds: float
@@ -373,13 +292,11 @@ class MongoChanges:
         Raises:
             Transient: Something could not be read.
         """
-        now, by_id, blocked = self._clock(), {account.id: account for account in accounts}, self._ledger.blocked()
+        now, by_id, blocked = self.clock(), {account.id: account for account in accounts}, self._ledger.blocked()
         back = {id for id, reason in blocked if reason in _THE_PDS_LISTS and id in by_id and by_id[id].did in served}
         new = {account.id for account in by_id.values() if account.did not in synchronised}
         look = _Look(by_id, Rule(now, self._ledger.all_holds(), blocked, frozenset(back), frozenset(new)))
-        place, said, failed = self._go_on(
-            look, _Place(deep=True), Drained(), now, seconds=seconds, users=len(by_id) + 1
-        )
+        place, said, failed = self._go_on(look, _Place(deep=True), seconds, users=len(by_id) + 1)
         if place.deep is None:
             self._judge_items(look, [item for item in self._ledger.not_deleted() if item not in look.judged])
         elif failed is None:
@@ -398,13 +315,13 @@ class MongoChanges:
 
     def _judge_events(self, look: _Look, drained: Drained) -> None:
         """What the feed named. A written link matters only where it was written to a document withdrawn meanwhile."""
-        self._judge_items(look, drained.touched, touched=True)
-        self._judge_items(look, drained.gone, touched=True)
-        for media, ids in self._by_type(list(drained.relinked)[:_RELINKED]):
+        self._judge_items(look, drained.of(TOUCHED), touched=True)
+        self._judge_items(look, drained.of(GONE), touched=True)
+        for media, ids in self._by_type(drained.of(RELINKED)[:_RELINKED]):
             for raws in self._compare.by_ids(media, ids, withdrawn=True):
                 self._judge(look, media, raws, touched=True)
         changed = sorted(id for id in drained.accounts if id in look.accounts)[:_ACCOUNTS]
-        for media in self._types.values() if changed else ():
+        for media in self.types if changed else ():
             for raws in self._compare.of_accounts(media, changed):
                 self._judge(look, media, raws, touched=True)
 
@@ -452,7 +369,7 @@ class MongoChanges:
                 look.add(before, item, cause, entry.fingerprint, touched=touched)
 
     def _go_on(
-        self, look: _Look, place: _Place, drained: Drained, now: datetime, *, seconds: float, users: int
+        self, look: _Look, place: _Place, seconds: float, users: int, *, fed: bool = True
     ) -> tuple[_Place, str | None, str | None]:
         """Go on with the compare until it took `seconds` or found work of so many `users`; say what was done, and why
         it could not go on.
@@ -461,52 +378,41 @@ class MongoChanges:
             return place, None, None
         leaving = [account.id for account in look.accounts.values() if account.pending_deletion is not None]
         units = self._compare.units(DEEP if place.deep else LIGHT)
-        started, unit, after, read = self._monotonic(), place.unit, place.after, 0
-        out_of_time = False
-        failed = None
+        started, unit, after, read = self.monotonic(), place.unit, place.after, 0
+        out_of_time, failed = False, None
         while unit < len(units) and not out_of_time:
             scan, media = units[unit]
             try:
-                for raws, reached in self._compare.pages(scan, media, after, leaving, now):
+                for raws, reached in self._compare.pages(scan, media, after, leaving, look.rule.now):
                     self._judge(look, media, raws)
                     after, read = reached, read + len(raws)
-                    out_of_time = self._monotonic() - started > seconds or len(look.counts) >= users
+                    out_of_time = self.monotonic() - started > seconds or len(look.counts) >= users
                     if out_of_time:
                         break
                 else:
                     unit, after = unit + 1, None
-                    out_of_time = self._monotonic() - started > seconds
+                    out_of_time = self.monotonic() - started > seconds
             except ServerFailed as error:  # a slow compare must not hold up the feed: its place is kept, and it is said
                 failed, out_of_time = error.message, True
-        took = self._monotonic() - started
+        took = self.monotonic() - started
         what = "all documents with the ledger" if place.deep else "links with documents"
         said = f"compared {what}: {read} looked at in {took:.1f} s"
         place = replace(place, unit=unit, after=after, took=place.took + took)
         if unit < len(units):
             return place, f"{said}; step {unit + 1} of {len(units)} goes on at the next look", failed
-        return self._done(place, drained, now.timestamp()), said, None
-
-    @staticmethod
-    def _done(place: _Place, drained: Drained, at: float) -> _Place:
-        """The compare reached its end: when the next ones are due."""
-        fed = drained.unavailable is None
-        share, soonest = (_SHARE, _SOONEST) if fed else (_SHARE_WITHOUT_FEED, 0.0)
+        at, (share, soonest) = look.rule.now.timestamp(), (_SHARE, _SOONEST) if fed else (_SHARE_WITHOUT_FEED, 0.0)
         due = at + min(max(share * place.took, soonest), _LATEST)
         deep_due = at + _EVERYTHING_AGAIN if place.deep else place.deep_due
-        return _Place(token=place.token, due=due, deep_due=deep_due)
+        return _Place(token=place.token, due=due, deep_due=deep_due), said, None
 
-    def _known(self, items: Iterable[str]) -> dict[str, Known]:
+    def _known(self, items: Iterable[str]) -> dict[str, LedgerEntry]:
         """What the ledger knows of these items; those without an entry are absent."""
-        found: dict[str, Known] = {}
-        with mongo_errors("look up items in the ledger"):
-            for part in in_parts(items, LOOKUPS):
-                for row in self._items.find({"_id": {"$in": part}}, dict.fromkeys(_FIELDS, 1), batch_size=LOOKUPS):
-                    found[row["_id"]] = _known(row)
-        return found
+        parts = in_parts(items, LOOKUPS)
+        return {entry.item: entry for part in parts for entry in self._ledger.of_items(part)}
 
     def _by_type(self, items: Iterable[str]) -> list[tuple[MediaType, list[str]]]:
         ids: dict[str, list[str]] = {}
         for item in items:
             type, _, id = item.partition(":")
             ids.setdefault(type, []).append(id)
-        return [(self._types[type], sorted(found)) for type, found in ids.items() if type in self._types]
+        return [(media, sorted(ids[media.name])) for media in self.types if media.name in ids]

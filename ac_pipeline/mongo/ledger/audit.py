@@ -1,8 +1,7 @@
 """The audit: who did what to whose records, when and why, for everything that removes or brings back work.
 
-Lines are only ever added, never changed. A line is written before the first change (outcome `started`) and a second one
-of the same operation after the last, so that a kill leaves a trace. No secrets: keys, DIDs, counts and what people say.
-What items went through is the ledger's; what a run did is its report.
+Lines are only ever added. One is written before the first change (outcome `started`) and a second one of the same
+operation after the last, so that a kill leaves a trace. No secrets: keys, DIDs, counts and what people say.
 """
 
 from __future__ import annotations
@@ -43,31 +42,18 @@ def operator_name(named: str | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
-    """One operation as the audit knows it.
+    """One operation as the audit knows it."""
 
-    Args:
-        action: `wipe`, `restore`, `publish-lexicons` and the like.
-        who: The operator, as `operator_name` has it.
-        when: When it began, UTC.
-        why: The operator's own words.
-        users: Partition keys and DIDs of the accounts it touches.
-        types: Names of the media types it touches.
-        plan_hash: Which plan was agreed to, where there is one.
-        counts: What it is about to change, later what it changed.
-        outcome: `started` until it ended.
-        operation: Joins the lines of one operation.
-    """
-
-    action: str
-    who: str
-    when: datetime
-    why: str = ""
-    users: tuple[str, ...] = ()
-    types: tuple[str, ...] = ()
-    plan_hash: str | None = None
-    counts: Mapping[str, int] = field(default_factory=dict)
-    outcome: str = STARTED
-    operation: str = field(default_factory=lambda: uuid4().hex)
+    action: str  # `wipe`, `restore`, `publish-lexicons` and the like
+    who: str  # The operator, as `operator_name` has it
+    when: datetime  # When it began, UTC
+    why: str = ""  # The operator's own words
+    users: tuple[str, ...] = ()  # Partition keys and DIDs of the accounts it touches
+    types: tuple[str, ...] = ()  # Names of the media types it touches
+    plan_hash: str | None = None  # Which plan was agreed to, where there is one
+    counts: Mapping[str, int] = field(default_factory=dict)  # What it is about to change, later what it changed
+    outcome: str = STARTED  # `started` until it ended
+    operation: str = field(default_factory=lambda: uuid4().hex)  # Joins the lines of one operation
 
     def to_json(self) -> dict[str, object]:
         return {name: getattr(self, name) for name in self.__slots__} | {"when": self.when.isoformat()}
@@ -82,25 +68,19 @@ class Audited:
     outcome: str = DONE
 
 
+@dataclass(slots=True)
 class MongoAudit:
     """The audit in the pipeline's own database; `who` is the operator, for `during`."""
 
-    def __init__(
-        self,
-        database: Database[dict[str, Any]],
-        *,
-        who: str | None = None,
-        now: Callable[[], datetime] = lambda: datetime.now(UTC),
-    ) -> None:
-        self._lines = own_collection(database, "audit")
-        self._who = operator_name(who)
-        self._now = now
+    database: Database[dict[str, Any]]
+    who: str | None = None
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def record(self, entry: AuditEntry) -> None:
         """Add a line; Transient when it could not be stored: an operation that is about to start must not."""
-        line = {**storable(entry), "recorded": self._now(), "ended": entry.outcome != STARTED}
+        line = {**storable(entry), "recorded": self.now(), "ended": entry.outcome != STARTED}
         with mongo_errors(f"write the {entry.action} into the audit"):
-            self._lines.insert_one(line)
+            own_collection(self.database, "audit").insert_one(line)
 
     @contextmanager
     def during(
@@ -114,16 +94,13 @@ class MongoAudit:
         counts: Mapping[str, int] | None = None,
     ) -> Iterator[Audited]:
         """Record an operation around its work: before the first change, and again when it ends, in whatever way.
-
-        Args:
-            accounts: Whose records it touches.
-            counts: What it is about to change; the caller puts what it changed into `Audited.counts`.
-
-        Raises:
-            Transient: The first line could not be stored; nothing was done.
+        `counts` is what it is about to change of these accounts' records; the caller puts what it changed into
+        `Audited.counts`. Raises Transient when the first line could not be stored; nothing was done.
         """
         users = tuple(name for account in accounts for name in (account.key, account.did) if name)
-        entry = AuditEntry(action, self._who, self._now(), why, users, tuple(types), plan_hash, dict(counts or {}))
+        entry = AuditEntry(
+            action, operator_name(self.who), self.now(), why, users, tuple(types), plan_hash, counts or {}
+        )
         self.record(entry)
         audited = Audited(entry)
         try:
@@ -143,9 +120,10 @@ class MongoAudit:
         query = {name: value for name, value in (("action", action), ("users", user)) if value is not None}
         found: dict[str, AuditEntry] = {}
         with mongo_errors("read the audit"):
-            for line in self._lines.find(query, sort=[("recorded", DESCENDING), ("ended", DESCENDING)]):
-                users, types = tuple(line["users"]), tuple(line["types"])
-                found.setdefault(line["operation"], value_of(AuditEntry, line, users=users, types=types))
+            for line in own_collection(self.database, "audit").find(
+                query, sort=[("recorded", DESCENDING), ("ended", DESCENDING)]
+            ):
+                found.setdefault(line["operation"], value_of(AuditEntry, line))
                 if len(found) > limit:
                     break
         return list(found.values())[:limit]

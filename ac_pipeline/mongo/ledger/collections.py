@@ -1,8 +1,7 @@
 """Small collections of the ledger database: PDS sessions, rate limits, published lexicons and snapshots.
 
-Runs and machines share one sign-in per DID (LIMIT-7) and one budget. A session is one document per DID: `{_id: did,
-access, refresh, sign_ins}`, its tokens replaced on each renewal, its sign-ins in epoch seconds. The documents are
-secrets; the collection belongs to the pipeline alone and nothing else reads it.
+Runs and machines share one sign-in per DID (LIMIT-7) and one budget. Sessions are `{_id: did, access, refresh,
+sign_ins}`, the last in epoch seconds: secrets, which nothing else reads.
 """
 
 from __future__ import annotations
@@ -26,10 +25,7 @@ from ac_pipeline.mongo.database import mongo_errors, own_collection, storable, v
 
 
 class MongoSessionStore:
-    """The `SessionStore` of production; the collection needs no index beyond `_id`.
-
-    Every method raises ServiceUnreachable when the database does not answer.
-    """
+    """The `SessionStore` of production; every method raises ServiceUnreachable when the database does not answer."""
 
     def __init__(self, collection: MongoCollection[dict[str, Any]]) -> None:
         self._collection = collection
@@ -94,11 +90,27 @@ class MongoPublishedLexicons:
             self._collection.delete_many({"_id": {"$nin": list(rows)}})
 
 
-class MongoBudgetStore:
-    """The `BudgetStore` of production; the collection needs no index beyond `_id`. Policies such as `5000;w=3600` are
-    fit for names of fields.
+class MongoCounters:
+    """What all runs and commands together have asked for and spent; each adds its own when it ends."""
 
-    Every method raises Transient when the database does not answer.
+    def __init__(self, database: Database[dict[str, Any]]) -> None:
+        self._collection = own_collection(database, "counters")
+
+    def add(self, spent: Mapping[str, float]) -> None:
+        known = {name: number for name, number in spent.items() if number}
+        if known:
+            with mongo_errors("count what was spent"):
+                self._collection.update_one({"_id": "spent"}, {"$inc": known}, upsert=True)
+
+    def read(self) -> dict[str, float]:
+        with mongo_errors("read what was spent"):
+            found = self._collection.find_one({"_id": "spent"}, {"_id": 0})
+        return dict(found or {})
+
+
+class MongoBudgetStore:
+    """The `BudgetStore` of production; every method raises Transient when the database does not answer. Policies such
+    as `5000;w=3600` are fit for names of fields.
     """
 
     def __init__(self, collection: MongoCollection[dict[str, Any]]) -> None:
@@ -158,41 +170,24 @@ def _bucket(stored: Mapping[str, Any] | None) -> Bucket:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """One snapshot of one repository.
+    """One snapshot of one repository."""
 
-    Args:
-        id: Its name, for people and for `--from`.
-        account: Mongo id of the user.
-        user: Partition key of the user, when it was taken.
-        did: Whose repository.
-        when: When it was taken, UTC.
-        types: Names of the types whose records it can bring back: those whose blobs it holds.
-        commit: CID of the commit.
-        repository: sha-256 of its CAR.
-        records: Type name -> number of records.
-        blobs: Number of blobs.
-        bytes: Of the CAR and the blobs together.
-        complete: Everything is kept and was read back. Never true before it is.
-        previous: An earlier snapshot of the same wipe, which holds what was deleted before this one was taken.
-        wipe: How many records the wipe that took it was told to delete; None for one taken by itself.
-        open: True if that wipe has not come to its end.
-    """
-
-    id: str
-    account: str
-    user: str
-    did: str
-    when: datetime
-    types: tuple[str, ...]
-    commit: str
-    repository: str
-    records: Mapping[str, int]
-    blobs: int = 0
-    bytes: int = 0
-    complete: bool = False
+    id: str  # Its name, for people and for `--from`
+    account: str  # Mongo id of the user
+    user: str  # Partition key of the user, when it was taken
+    did: str  # Whose repository
+    when: datetime  # When it was taken, UTC
+    types: tuple[str, ...]  # Names of the types whose records it can bring back: those whose blobs it holds
+    commit: str  # CID of the commit
+    repository: str  # sha-256 of its CAR
+    records: Mapping[str, int]  # Type name -> number of records
+    blobs: int = 0  # Number of blobs
+    bytes: int = 0  # Of the CAR and the blobs together
+    complete: bool = False  # Everything is kept and was read back. Never true before it is.
+    # An earlier snapshot of the same wipe, which holds what was deleted before this one was taken
     previous: str | None = None
-    wipe: int | None = None
-    open: bool = False
+    wipe: int | None = None  # How many records the wipe that took it was told to delete; None for one taken by itself
+    open: bool = False  # True if that wipe has not come to its end
 
     def to_json(self) -> dict[str, object]:
         """As JSON values; the account's Mongo id stays inside."""
@@ -234,4 +229,4 @@ class MongoSnapshots:
 
 
 def _snapshot(stored: Mapping[str, Any]) -> Snapshot:
-    return value_of(Snapshot, stored, id=stored["_id"], types=tuple(stored["types"]))
+    return value_of(Snapshot, stored, id=stored["_id"])

@@ -1,8 +1,6 @@
-"""The ledger: what the pipeline remembers of every item, in a database of its own, and what people ask it.
+"""The ledger: what the pipeline remembers of every item and repository, in a database of its own.
 
-The form of an entry and what is known of whole repositories belong here; who may write to a repository is `leases.py`,
-sessions and budgets are `collections.py`. The ledger is a memory, not the truth: a lost one is rebuilt by
-the next run.
+It is a memory, not the truth: a lost one is rebuilt by the next run.
 """
 
 from __future__ import annotations
@@ -23,94 +21,52 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import NotPermitted
 from ac_pipeline.items import (
     Attempt,
-    BlobRef,
-    Derived,
-    Failure,
     LastLook,
     LedgerEntry,
-    Rendition,
     RepositoryCheckpoint,
-    Stage,
     State,
 )
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.database import is_only_duplicates, mongo_errors, own_collection, storable, value_of
 from ac_pipeline.mongo.ledger.leases import Leases
 
-HISTORY = 20
-"""Attempts an entry remembers; the last failure is kept beside them, without expiry (OPS-2)."""
+HISTORY = 20  # Attempts an entry remembers; the last failure is kept beside them, without expiry (OPS-2)
 
-_LONGEST_TEXT = 4_000
-"""Characters of one message or answer. A server's page of HTML says nothing more after that."""
-_LONGEST_LINE = 500
-"""Characters of a message in a line of the timeline."""
+_LONGEST_TEXT = 4_000  # Characters of one message or answer. A server's page of HTML says nothing more after that.
+_LONGEST_LINE = 500  # Characters of a message in a line of the timeline
 _MOST_WARNINGS = 50
-
-_CONVERTED = ("item", "state", "stage", "derived", "past_blobs", "failure", "warnings", "history")
-_PLAIN = tuple(name for name in LedgerEntry.__slots__ if name not in _CONVERTED)
-"""Fields that BSON holds as they are."""
 
 
 def to_bson(entry: LedgerEntry) -> dict[str, Any]:
     """All of an entry but its id and history. `blobs` repeats the CIDs of its renditions, to be looked up by."""
-    stored: dict[str, Any] = {name: getattr(entry, name) for name in _PLAIN}
-    stored["state"] = entry.state.value
-    stored["stage"] = entry.stage.value
-    stored["warnings"] = _short_warnings(entry.warnings)
-    stored["derived"] = None if entry.derived is None else _derived_to_bson(entry.derived)
-    stored["blobs"] = [] if entry.derived is None else [made.blob.cid for made in entry.derived.renditions.values()]
-    stored["past_blobs"] = list(entry.past_blobs) or None
-    stored["failure"] = None if entry.failure is None else _failure_to_bson(entry.failure)
+    stored = {name: getattr(entry, name) for name in LedgerEntry.__slots__ if name not in {"item", "history"}}
+    stored |= {"state": entry.state.value, "stage": entry.stage.value, "warnings": _short_warnings(entry.warnings)}
+    stored |= {"past_blobs": list(entry.past_blobs) or None, "blobs": []}
+    if entry.failure is not None:
+        cut = {name: _short(getattr(entry.failure, name), _LONGEST_TEXT) for name in ("message", "answer")}
+        stored["failure"] = {**storable(entry.failure), **cut}
+    if entry.derived is not None:
+        derived = storable(entry.derived)
+        made = {name: {**each.pop("blob"), **each} for name, each in derived["renditions"].items()}
+        found, warnings = sorted(entry.derived.found), _short_warnings(entry.derived.warnings)
+        stored["blobs"] = [each["cid"] for each in made.values()]
+        stored["derived"] = {**derived, "renditions": made, "found": found, "warnings": warnings}
     return stored
 
 
 def from_bson(stored: Mapping[str, Any]) -> LedgerEntry:
     """The entry of a stored document; fields that an older version did not write take their defaults."""
-    failure, derived = stored.get("failure"), stored.get("derived")
-    return value_of(
-        LedgerEntry,
-        stored,
-        item=stored["_id"],
-        state=State(stored["state"]),
-        stage=Stage(stored["stage"]),
-        derived=None if derived is None else _derived_from_bson(derived),
-        past_blobs=tuple(stored.get("past_blobs") or ()),
-        failure=None if failure is None else value_of(Failure, failure, stage=Stage(failure["stage"])),
-        warnings=tuple(stored.get("warnings") or ()),
-        history=_timeline(stored.get("history") or ()),
-    )
-
-
-def _derived_to_bson(derived: Derived) -> dict[str, Any]:
-    made = {
-        name: {**storable(each.blob), "source": each.source, "spec": each.spec, "details": dict(each.details)}
-        for name, each in derived.renditions.items()
-    }
-    found, warnings = sorted(derived.found), _short_warnings(derived.warnings)
-    return {"key": derived.key, "stamp": derived.stamp, "found": found, "warnings": warnings, "renditions": made}
-
-
-def _derived_from_bson(stored: Mapping[str, Any]) -> Derived:
-    made = {
-        name: value_of(Rendition, each, blob=value_of(BlobRef, each)) for name, each in stored["renditions"].items()
-    }
-    found, warnings = frozenset(stored["found"]), tuple(stored["warnings"])
-    return value_of(Derived, stored, found=found, warnings=warnings, renditions=made)
-
-
-def _failure_to_bson(failure: Failure) -> dict[str, Any]:
-    cut = {name: _short(getattr(failure, name), _LONGEST_TEXT) for name in ("message", "answer")}
-    return {**storable(failure), **cut}
+    derived, past = stored.get("derived"), stored.get("past_blobs") or ()
+    if derived is not None:
+        made = {name: {**each, "blob": each} for name, each in derived["renditions"].items()}
+        derived = {**derived, "renditions": made}
+    entry = value_of(LedgerEntry, stored, item=stored["_id"], derived=derived, past_blobs=past)
+    # An entry that is saved twice for one attempt has that line of its timeline twice in store.
+    return replace(entry, history=tuple(line for line, _ in groupby(entry.history)))
 
 
 def _attempt_to_bson(attempt: Attempt) -> dict[str, Any]:
     return {**storable(attempt), "message": _short(attempt.message, _LONGEST_LINE)}
-
-
-def _timeline(stored: Iterable[Mapping[str, Any]]) -> tuple[Attempt, ...]:
-    """Without repeated lines: an entry that is saved twice for one attempt has that line twice in store."""
-    lines = (value_of(Attempt, each, stage=Stage(each["stage"]), state=State(each["state"])) for each in stored)
-    return tuple(line for line, _ in groupby(lines))
 
 
 def _short_warnings(warnings: Sequence[str]) -> list[str | None]:
@@ -125,8 +81,7 @@ def _short(text: str | None, longest: int) -> str | None:
 
 
 _BATCH = 500
-_CHECKPOINTS_A_BATCH = 5_000
-"""Checkpoints an answer holds: those of all 4,200 repositories fit into one."""
+_CHECKPOINTS_A_BATCH = 5_000  # Checkpoints an answer holds: those of all 4,200 repositories fit into one
 _IDS_A_BATCH = 10_000
 _PENDING = [State.DEFERRED.value, State.QUARANTINED.value, State.BLOCKED.value]
 """The states of an item that is not yet where it should be."""
@@ -146,33 +101,23 @@ _INDEXES = [
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """Items of one user and type that are in one state for the same reason.
+    """Items of one user and type that are in one state for the same reason."""
 
-    Args:
-        user: Partition key.
-        error_class: The `code` of their last failure's class, or None.
-        until: When the last of them will be tried again, where that is known.
-        since: When the first of them came to be so, UTC, where that is known.
-        mirrored: True if one of them had a record before.
-    """
-
-    user: str
-    error_class: str | None
+    user: str  # Partition key
+    error_class: str | None  # The `code` of their last failure's class, or None
     items: int
-    until: datetime | None = None
+    until: datetime | None = None  # When the last of them will be tried again, where that is known
+    # When the first of them came to be so, UTC, where that is known
     since: datetime | None = field(default=None, compare=False)
-    mirrored: bool = field(default=False, compare=False)
+    mirrored: bool = field(default=False, compare=False)  # True if one of them had a record before
 
 
 class MongoLedger:
-    """The Ledger port of `sync/ports.py` on a real database, and the questions of the command line.
+    """The Ledger port of `sync/ports.py` in the pipeline's own database (`AC_LEDGER_DATABASE`), and the questions of
+    people.
 
     Entries are in `items`, what a PDS takes in `hosts`, checkpoints in `repositories` (`{_id: did, rev, at, settled,
     counts}`), paused types in `holds` (`{_id: account id, types: {name: reason}}`), last looks in `looks`.
-
-    Args:
-        database: The pipeline's own database (`AC_LEDGER_DATABASE`).
-        leases: How repositories are leased; by default in the same database.
     """
 
     def __init__(self, database: Database[dict[str, Any]], *, leases: Leases | None = None) -> None:
@@ -244,12 +189,12 @@ class MongoLedger:
     def checkpoint(self, did: str) -> RepositoryCheckpoint | None:
         with mongo_errors(f"read the checkpoint of {did}"):
             stored = self._repositories.find_one({"_id": did})
-        return None if stored is None else _checkpoint(stored)
+        return None if stored is None else value_of(RepositoryCheckpoint, stored, did=did)
 
     def checkpoints(self) -> Mapping[str, RepositoryCheckpoint]:
         with mongo_errors("read the checkpoints of all repositories"):
             found = self._repositories.find({}, {"settled": 0}, batch_size=_CHECKPOINTS_A_BATCH)
-            return {stored["_id"]: _checkpoint(stored) for stored in found}
+            return {row["_id"]: value_of(RepositoryCheckpoint, row, did=row["_id"]) for row in found}
 
     def keep_checkpoint(self, checkpoint: RepositoryCheckpoint) -> None:
         with mongo_errors(f"keep the checkpoint of {checkpoint.did}"):
@@ -264,7 +209,8 @@ class MongoLedger:
             self._repositories.update_one({"_id": checkpoint.did, "rev": since}, change)
 
     def recorded(self, type: str) -> Iterable[tuple[str, str]]:
-        query = {"type": type, "state": _NOT_DELETED, "uri": {"$gt": ""}}
+        # An address alone is known before anything is written.
+        query = {"type": type, "state": _NOT_DELETED, "cid": {"$gt": ""}}
         with mongo_errors(f"read which records of {type} there are"):
             found = self._items.find(query, {"_id": 0, "account": 1, "document": 1}, batch_size=_BATCH)
             return [(stored["account"], stored["document"]) for stored in found]
@@ -272,7 +218,7 @@ class MongoLedger:
     def last_look(self, name: str) -> LastLook:
         with mongo_errors(f"read the last look at {name}"):
             stored = self._looks.find_one({"_id": name})
-        return LastLook(name) if stored is None else value_of(LastLook, stored, type=stored["_id"])
+        return value_of(LastLook, stored or {}, type=name)
 
     def keep_look(self, look: LastLook) -> bool:
         stored = _with_id(replace(look, version=look.version + 1), "type")
@@ -333,9 +279,21 @@ class MongoLedger:
         """Entries of this type and code, exactly as written: codes that differ in case are two (SRC-10)."""
         return list(self._read({"code": code, "type": type}, f"look up {type}:{code} in the ledger"))
 
-    def by_blob(self, cid: str) -> list[LedgerEntry]:
-        """Entries whose record uses a blob (VERIFY-6)."""
-        return list(self._read({"blobs": cid}, f"look up the blob {cid} in the ledger"))
+    def of_items(self, items: Sequence[str]) -> Iterator[LedgerEntry]:
+        """The entries of these items as far as there are any, without media and timeline."""
+        return self._read({"_id": {"$in": items}}, "look up items in the ledger", without=("derived", "history"))
+
+    def needed_blobs(self) -> set[str]:
+        """CIDs of every item's renditions, and of earlier ones where its record may not have the newest yet. Those of
+        deleted records are among them: a wiped one's document stays, and what is erased has none."""
+        over = {State.WRITTEN.value, State.UNCHANGED.value, State.DELETED.value}
+        with mongo_errors("look up all renditions in the ledger"):
+            stored = self._items.find({"blobs.0": {"$exists": True}}, {"blobs": 1, "past_blobs": 1, "state": 1})
+            return {
+                cid
+                for each in stored
+                for cid in (*each["blobs"], *(() if each["state"] in over else each.get("past_blobs") or ()))
+            }
 
     def rendered(self) -> dict[str, str | None]:
         """Mongo id of every account with items that have renditions -> its DID, where an item knows one."""
@@ -351,14 +309,9 @@ class MongoLedger:
         types: AnyOf[str] | None = None,
         limit: int | None = None,
     ) -> Iterator[LedgerEntry]:
-        """Entries by any of these, ordered by item; None leaves a condition out, an empty collection matches nothing.
-
-        Args:
-            states: Any of these states.
-            error_class: The `code` of the last failure's class, e.g. `source-missing`.
-            account: Mongo id of the owner (`art-guest` for the guest).
-            types: Any of these media types.
-            limit: At most so many, one or more.
+        """Entries by any of these, ordered by item: their states, the `code` of the last failure's class, the Mongo id
+        of the owner, their types; None leaves a condition out, an empty collection matches nothing. At most `limit`,
+        one or more.
         """
         conditions = {
             "state": None if states is None else {"$in": [state.value for state in states]},
@@ -426,13 +379,13 @@ class MongoLedger:
         *,
         sort: Sequence[tuple[str, int]] | None = None,
         limit: int | None = None,
+        without: Sequence[str] = (),
     ) -> Iterator[LedgerEntry]:
-        with (
-            mongo_errors(action),
-            closing(self._items.find(query, sort=sort, limit=limit or 0, batch_size=_BATCH)) as cursor,
-        ):
-            for stored in cursor:
-                yield from_bson(stored)
+        with mongo_errors(action):
+            fields = dict.fromkeys(without, 0) or None
+            found = self._items.find(query, fields, sort=sort, limit=limit or 0, batch_size=_BATCH)
+            with closing(found) as cursor:
+                yield from map(from_bson, cursor)
 
 
 def _is(entry: LedgerEntry, states: AnyOf[State] | None, error_class: str | None) -> bool:
@@ -456,13 +409,3 @@ def _as_known(entry: LedgerEntry) -> UpdateOne:
 def _with_id(value: RepositoryCheckpoint | LastLook, id: str) -> dict[str, Any]:
     stored = storable(value)
     return {"_id": stored.pop(id), **stored}
-
-
-def _checkpoint(stored: Mapping[str, Any]) -> RepositoryCheckpoint:
-    return value_of(
-        RepositoryCheckpoint,
-        stored,
-        did=stored["_id"],
-        settled=stored.get("settled") or {},
-        counts=stored.get("counts") or {},
-    )

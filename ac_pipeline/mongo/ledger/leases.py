@@ -1,9 +1,8 @@
 """Leases: one writer of a repository at a time, across threads, runs and machines (WRITE-12).
 
-A lease is a document that expires. Whoever holds it renews it in the background; who dies stops renewing. The lease of
-a process that certainly died on this machine is taken at once. What is written under a lease is the
-engine's business, and a commit is guarded by `swapCommit` besides: a lease that was lost unnoticed costs work, never
-data.
+A lease is a document that expires. Whoever holds it renews it in the background; the lease of a process that certainly
+died on this machine is taken at once. A commit is guarded by `swapCommit` besides: a lease that was lost unnoticed
+costs work, never data.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -29,9 +29,8 @@ _PROC = Path("/proc")
 
 
 def own_mark() -> str | None:
-    """The mark of this process, or None where processes cannot be told apart for good.
-
-    Start of the machine, namespace of process ids, process id and start of the process: an id alone is given again.
+    """The mark of this process, or None where processes cannot be told apart for good: start of the machine, namespace
+    of process ids, process id and start of the process, as an id alone is given again.
     """
     try:
         return f"{_here()} {os.getpid()} {_start(os.getpid())}"
@@ -50,8 +49,6 @@ def is_dead(mark: str) -> bool:
         os.kill(int(pid), 0)
     except ProcessLookupError:
         return True
-    except PermissionError:
-        return False
     except OSError:
         return False
     try:
@@ -75,53 +72,28 @@ def _start(pid: int) -> str:
 _log = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
 class Leases:
-    """Leases kept in one collection, whose times have a time zone.
+    """Leases kept in one collection, whose times have a time zone."""
 
-    Args:
-        clock: The time that counts for expiry. Machines may differ by less than `seconds` / 3.
-        wait: Waits until an event is set or some seconds have passed, and says whether it is set; paces renewal.
-        seconds: How long a lease lasts without renewal; it is renewed every third of that.
-        patience: How long to wait for a lease that somebody else holds; longer than `seconds`, so that a retry
-            outlasts the lease of a run that died.
-        poll: Seconds between two tries, for which `sleep` waits.
-        token: Makes the mark of one acquisition, so that two holders of the same name are two holders.
-        process: The mark of this process, or None.
-        dead: True if the process of such a mark has certainly ended.
-    """
-
-    def __init__(
-        self,
-        collection: Collection[dict[str, Any]],
-        *,
-        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
-        sleep: Callable[[float], None] = time.sleep,
-        wait: Callable[[threading.Event, float], bool] = threading.Event.wait,
-        seconds: float = 60.0,
-        patience: float = 90.0,
-        poll: float = 1.0,
-        token: Callable[[], str] = lambda: uuid4().hex,
-        process: Callable[[], str | None] = own_mark,
-        dead: Callable[[str], bool] = is_dead,
-    ) -> None:
-        self._collection = collection
-        self._clock = clock
-        self._sleep = sleep
-        self._wait = wait
-        self._seconds = seconds
-        self._patience = patience
-        self._poll = poll
-        self._token = token
-        self._process = process
-        self._dead = dead
+    collection: Collection[dict[str, Any]]
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC)  # Counts for expiry; machines may differ by `seconds` / 3
+    sleep: Callable[[float], None] = time.sleep
+    # Waits until an event is set or some seconds have passed, and says whether it is set; paces renewal
+    wait: Callable[[threading.Event, float], bool] = threading.Event.wait
+    seconds: float = 60.0  # How long a lease lasts without renewal; it is renewed every third of that
+    # How long to wait for one that somebody else holds: a retry has to outlast the lease of a run that died
+    patience: float = 90.0
+    poll: float = 1.0  # Seconds between two tries
+    token: Callable[[], str] = lambda: uuid4().hex  # Marks one acquisition: two holders of the same name are two
+    process: Callable[[], str | None] = own_mark  # The mark of this process, or None
+    dead: Callable[[str], bool] = is_dead  # True if the process of such a mark has certainly ended
 
     @contextmanager
     def hold(self, did: str, holder: str) -> Iterator[None]:
         """Be the only writer of a repository while the context is open; `holder` says who we are, for people: a run id.
-
-        Raises:
-            LeaseHeld: Somebody else holds it, and did so for all of `patience`; or, at the end, that it was lost in
-                between, so that somebody else may have written too.
+        Raises LeaseHeld when somebody else is for all of `patience`; or, at the end, when the lease was lost in
+        between, so that somebody else may have written too.
         """
         token = self._acquire(did, holder)
         ended = threading.Event()
@@ -141,32 +113,30 @@ class Leases:
     def renew(self, did: str, token: str) -> bool:
         """Make a lease last from now on; False when it is not ours any more."""
         with mongo_errors(f"renew the lease on {did}"):
-            renewed = self._collection.update_one(
-                {"_id": did, "token": token}, {"$set": {"expires_at": self._expiry()}}
-            )
+            renewed = self.collection.update_one({"_id": did, "token": token}, {"$set": {"expires_at": self._expiry()}})
         return renewed.matched_count == 1
 
     def _acquire(self, did: str, holder: str) -> str:
-        token = self._token()
-        deadline = self._clock() + timedelta(seconds=self._patience)
+        token = self.token()
+        deadline = self.clock() + timedelta(seconds=self.patience)
         while not self._take(did, holder, token):
             if self._end_of_dead(did):
                 continue
-            if self._clock() >= deadline:
+            if self.clock() >= deadline:
                 raise LeaseHeld(
                     f"Another run ({self._current(did).get('holder', 'ended just now')}) writes to {did} and did not "
-                    f"end within {self._patience:.0f} s; the next attempt tries again."
+                    f"end within {self.patience:.0f} s; the next attempt tries again."
                 )
-            self._sleep(self._poll)
+            self.sleep(self.poll)
         return token
 
     def _take(self, did: str, holder: str, token: str) -> bool:
         """One atomic try: an upsert that meets a lease still running breaks on its `_id`."""
-        ours = {"holder": holder, "token": token, "process": self._process(), "expires_at": self._expiry()}
+        ours = {"holder": holder, "token": token, "process": self.process(), "expires_at": self._expiry()}
         with mongo_errors(f"take the lease on {did}"):
             try:
-                self._collection.find_one_and_update(
-                    {"_id": did, "expires_at": {"$lte": self._clock()}}, {"$set": ours}, upsert=True
+                self.collection.find_one_and_update(
+                    {"_id": did, "expires_at": {"$lte": self.clock()}}, {"$set": ours}, upsert=True
                 )
             except DuplicateKeyError:
                 return False
@@ -174,22 +144,22 @@ class Leases:
 
     def _current(self, did: str) -> dict[str, Any]:
         with mongo_errors(f"look at the lease on {did}"):
-            return self._collection.find_one({"_id": did}) or {}
+            return self.collection.find_one({"_id": did}) or {}
 
     def _end_of_dead(self, did: str) -> bool:
         """End a lease whose holder died here, for which a killed run's retry would wait up to a minute; True if so."""
         current = self._current(did)
         process = current.get("process")
-        if not isinstance(process, str) or not self._dead(process):
+        if not isinstance(process, str) or not self.dead(process):
             return False
         with mongo_errors(f"end the lease on {did}"):
-            ended = self._collection.delete_one({"_id": did, "token": current.get("token")}).deleted_count == 1
+            ended = self.collection.delete_one({"_id": did, "token": current.get("token")}).deleted_count == 1
         if ended:
             _log.warning("The lease on %s was left behind by %s, which is dead.", did, current.get("holder"))
         return ended
 
     def _keep(self, did: str, token: str, ended: threading.Event) -> None:
-        while not self._wait(ended, self._seconds / 3):
+        while not self.wait(ended, self.seconds / 3):
             try:
                 if not self.renew(did, token):
                     _log.warning("The lease on %s was taken over by another run.", did)
@@ -203,10 +173,10 @@ class Leases:
         renewal.join()
         try:
             with mongo_errors(f"give back the lease on {did}"):
-                return self._collection.delete_one({"_id": did, "token": token}).deleted_count == 1
+                return self.collection.delete_one({"_id": did, "token": token}).deleted_count == 1
         except Transient as error:  # it expires by itself; what was done under it is done
             _log.warning("%s", error.message)
             return True
 
     def _expiry(self) -> datetime:
-        return self._clock() + timedelta(seconds=self._seconds)
+        return self.clock() + timedelta(seconds=self.seconds)

@@ -1,8 +1,7 @@
 """Saved plans: what was shown in a dry run, kept under its hash so that exactly that can be carried out later.
 
 One document a plan in `plans`, its operations in `plan_operations`, at most 1,000 a document, so that neither saving
-nor reading a plan holds more of it than that (OPS-6). The last 50 plans are kept. Making plans is
-`operations/plan.py`, carrying them out `operations/sync.py`.
+nor reading a plan holds more of it than that (OPS-6).
 """
 
 from __future__ import annotations
@@ -22,40 +21,28 @@ from ac_pipeline.items import PlannedOperation
 from ac_pipeline.mongo.database import mongo_errors, own_collection, storable, value_of
 from ac_pipeline.mongo.ledger.audit import operator_name
 
-LINES = 1_000
-"""Operations in one document: some 300 KB, far below the 16 MB of a document."""
+LINES = 1_000  # Operations in one document: some 300 KB, far below the 16 MB of a document
 
 KEPT = 50
-SHORTEST = 8
-"""Characters of a hash that name a plan: two of 50 plans share them once in three million times."""
+SHORTEST = 8  # Characters of a hash that name a plan: two of 50 plans share them once in three million times
 
 _ABANDONED = timedelta(days=1)
 
 
 @dataclass(frozen=True, slots=True)
 class SavedPlan:
-    """One plan.
+    """One plan."""
 
-    Args:
-        hash: sha-256 of its operations.
-        when: When it was made, UTC.
-        selection: What it is about: `accounts` (Mongo ids, or None for all), `types`, `since`, `until`, `items`,
-            `limit`, `sweep`.
-        cost: As `sync/costs.py` has it, as JSON.
-        counts: Kind of operation -> how many.
-        users: How many users have operations; `accounts`: their Mongo ids.
-        draft: Joins its operations.
-    """
-
-    hash: str
-    when: datetime
+    hash: str  # sha-256 of its operations
+    when: datetime  # When it was made, UTC
     who: str
+    # What it is about: `accounts` (Mongo ids, or None for all), `types`, `since`, `until`, `items`, `limit`, `sweep`
     selection: Mapping[str, Any]
-    cost: Mapping[str, Any]
-    counts: Mapping[str, int]
-    users: int
+    cost: Mapping[str, Any]  # As `sync/costs.py` has it, as JSON
+    counts: Mapping[str, int]  # Kind of operation -> how many
+    users: int  # How many users have operations; `accounts`: their Mongo ids
     accounts: tuple[str, ...] = ()
-    draft: str = ""
+    draft: str = ""  # Joins its operations
 
     @property
     def operations(self) -> int:
@@ -72,14 +59,14 @@ class SavedPlan:
         }
 
 
+@dataclass(slots=True)
 class Draft:
     """The operations of a plan that is being made; it becomes a plan by `MongoPlans.save`."""
 
-    def __init__(self, plans: MongoPlans, id: str) -> None:
-        self.id = id
-        self._plans = plans
-        self._lines: list[PlannedOperation] = []
-        self._number = 0
+    plans: MongoPlans
+    id: str = field(default_factory=lambda: uuid4().hex)
+    _lines: list[PlannedOperation] = field(default_factory=list)
+    _number: int = 0
 
     def add(self, line: PlannedOperation) -> None:
         """One more operation; stored with others."""
@@ -89,8 +76,11 @@ class Draft:
 
     def flush(self) -> None:
         if self._lines:
-            with suppress(NotPermitted):  # who may only read sees the plan all the same; to save it is refused
-                self._plans.store(self.id, self._number, self._lines)
+            chunk = {"_id": f"{self.id}:{self._number:06d}", "draft": self.id, "number": self._number}
+            stored = {**chunk, "at": self.plans.now(), "lines": [storable(line) for line in self._lines]}
+            # Who may only read sees the plan all the same; to save it is refused.
+            with suppress(NotPermitted), mongo_errors("save operations of a plan"):
+                own_collection(self.plans.database, "plan_operations").insert_one(stored)
             self._lines, self._number = [], self._number + 1
 
 
@@ -102,16 +92,11 @@ class MongoPlans:
 
     database: Database[dict[str, Any]]
     who: str | None = None
-    now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+    now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def draft(self) -> Draft:
         """A new plan's operations."""
-        return Draft(self, uuid4().hex)
-
-    def store(self, draft: str, number: int, lines: list[PlannedOperation]) -> None:
-        chunk = {"_id": f"{draft}:{number:06d}", "draft": draft, "number": number, "at": self.now()}
-        with mongo_errors("save operations of a plan"):
-            self._operations.insert_one({**chunk, "lines": [storable(line) for line in lines]})
+        return Draft(self)
 
     def save(
         self,
@@ -126,9 +111,8 @@ class MongoPlans:
         """Make a draft the plan of this hash, in place of an earlier one with the same operations, and drop plans
         beyond the last 50."""
         draft.flush()
-        plan = SavedPlan(
-            hash, self.now(), operator_name(self.who), selection, cost, counts, len(accounts), accounts, draft.id
-        )
+        who = operator_name(self.who)
+        plan = SavedPlan(hash, self.now(), who, selection, cost, counts, len(accounts), accounts, draft.id)
         stored = storable(plan)
         del stored["hash"]
         with mongo_errors(f"save the plan {hash[:SHORTEST]}"):
@@ -182,12 +166,11 @@ class MongoPlans:
 
     def _prune(self) -> None:
         """Drop plans beyond the last ones, and operations that belong to none, unless they are being saved."""
-        kept = self.list()
-        drafts = [plan.draft for plan in kept]
+        drafts = [plan.draft for plan in self.list()]
         with mongo_errors("drop old plans"):
             self._plans.delete_many({"draft": {"$nin": drafts}})
             self._operations.delete_many({"draft": {"$nin": drafts}, "at": {"$lt": self.now() - _ABANDONED}})
 
 
 def _plan(stored: Mapping[str, Any]) -> SavedPlan:
-    return value_of(SavedPlan, stored, hash=stored["_id"], accounts=tuple(stored["accounts"]))
+    return value_of(SavedPlan, stored, hash=stored["_id"])

@@ -1,7 +1,6 @@
 """The receipts: what the last verification of each user found, in the ledger's database.
 
-One document an account, a part of it for each type and aspect that was verified. Taking a receipt is
-`operations/inspection/verification.py`; what receipts amount to for an operator is `defs/checks.py`.
+One document an account, a part of it for each type and aspect that was verified.
 """
 
 from __future__ import annotations
@@ -50,23 +49,16 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What was found of one account.
+    """What was found of one account."""
 
-    Args:
-        account: Mongo id of the owner.
-        user: Its partition key.
-        at: When its repository was read, UTC.
-        parts: By type name and aspect; what was not verified is absent.
-        blocked: Why nothing could be verified, or None.
-    """
-
-    account: str
-    user: str
+    account: str  # Mongo id of the owner
+    user: str  # Its partition key
     did: str | None
-    at: datetime
+    at: datetime  # When its repository was read, UTC
     run_id: str
+    # By type name and aspect; what was not verified is absent
     parts: Mapping[tuple[str, Aspect], Part] = field(default_factory=dict)
-    blocked: str | None = None
+    blocked: str | None = None  # Why nothing could be verified, or None
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,15 +94,16 @@ class MongoReceipts:
         self._receipts = own_collection(database, "receipts")
 
     def save(self, receipt: Receipt) -> None:
-        """Keep a receipt; parts of other types and aspects stay as they were.
-
-        So do all parts of an account that is blocked: what was wrong does not become right by being out of reach.
+        """Keep a receipt; parts of other types and aspects stay as they were. So do all parts of an account that is
+        blocked: what was wrong does not become right by being out of reach.
         """
         with mongo_errors(f"keep the receipt of {receipt.user}"):
             stored = self._receipts.find_one({"_id": receipt.account}) or {}
             parts: dict[str, dict[str, Any]] = dict(stored.get("parts") or {})
             for (type_, aspect), part in receipt.parts.items():
-                parts.setdefault(type_, {})[aspect.value] = {**_to_bson(part), "at": receipt.at, "run": receipt.run_id}
+                held = {**storable(part), "users": 1, "unsound": part.unsound, "at": receipt.at, "run": receipt.run_id}
+                held["wrong"] = [{name: getattr(each, name) for name in _WRONG} for each in part.wrong]
+                parts.setdefault(type_, {})[aspect.value] = held
             unsound = sorted(
                 f"{type_}.{aspect}" for type_, held in parts.items() for aspect, each in held.items() if each["unsound"]
             )
@@ -151,15 +144,10 @@ class MongoReceipts:
                     type_, _, aspect = name.partition(".")
                     if type_ in types:
                         held = stored["parts"][type_][aspect]
-                        user, part = stored["user"], _part(held, stored["user"])
-                        yield Found(user, stored["did"], type_, Aspect(aspect), held["at"], part)
+                        wrong = [_finding(each, stored["user"]) for each in held["wrong"]]
+                        part = value_of(Part, held, wrong=wrong)
+                        yield Found(stored["user"], stored["did"], type_, Aspect(aspect), held["at"], part)
 
 
-def _to_bson(part: Part) -> dict[str, Any]:
-    wrong = [{name: getattr(each, name) for name in _WRONG} for each in part.wrong]
-    return {**storable(part), "users": 1, "unsound": part.unsound, "wrong": wrong}
-
-
-def _part(stored: Mapping[str, Any], user: str) -> Part:
-    wrong = [value_of(Finding, each, user=user, uris=(each["uri"],) if each["uri"] else ()) for each in stored["wrong"]]
-    return value_of(Part, stored, wrong=tuple(wrong))
+def _finding(stored: Mapping[str, Any], user: str) -> dict[str, Any]:
+    return {**stored, "user": user, "uris": [stored["uri"]] if stored["uri"] else []}

@@ -26,10 +26,8 @@ _BATCH = 1_000
 
 
 def bring_up_to_date(database: Database[dict[str, Any]], migrations: Sequence[Migration] = MIGRATIONS) -> None:
-    """Carry out the migrations that a ledger has not had yet. Users who may only read leave it as it is.
-
-    Raises:
-        Misconfigured: A newer version of the pipeline has written it.
+    """Carry out the migrations that a ledger has not had yet. Users who may only read leave it as it is. Raises
+    Misconfigured when a newer version of the pipeline has written it.
     """
     with mongo_errors("read the version of the ledger"):
         version = (database[_VERSION].find_one({"_id": _ID}) or {}).get("version", 0)
@@ -54,10 +52,8 @@ def export_ledger(database: Database[dict[str, Any]]) -> Iterator[str]:
 
 
 def import_ledger(database: Database[dict[str, Any]], lines: Iterable[str]) -> int:
-    """Fill an empty ledger with a copy; the number of documents.
-
-    Raises:
-        Misconfigured: The ledger is not empty, or the lines are no copy, or one of a newer pipeline.
+    """Fill an empty ledger with a copy; the number of documents. Raises Misconfigured when the ledger is not empty, or
+    the lines are no copy, or one of a newer pipeline.
     """
     with mongo_errors("fill the ledger"):
         if database["items"].find_one({}, {"_id": 1}) is not None or database["audit"].find_one() is not None:

@@ -1,8 +1,8 @@
 """Handles: what the PDS calls each account, beside what the platform calls its user, and how that is put right.
 
 The PDS handle is the platform's, with `.` and `_` as `-`, or the user code where the PDS refuses that name; Mongo's
-`atproto.handle` says the same (aesthetic-computer facts, section 2.1). A change of the platform's handle that did not
-reach the PDS is never tried again by the platform. Identity is the Mongo id and the DID: no record depends on a handle.
+`atproto.handle` says the same (aesthetic-computer facts, section 2.1). The platform never tries again what did not
+reach the PDS. No record depends on a handle.
 """
 
 from __future__ import annotations
@@ -20,14 +20,7 @@ from ac_pipeline.atproto.admin import AccountInfo, Administration, ServerDescrip
 from ac_pipeline.errors import FAILED, UNREACHABLE, WELL, AccountRefused, AccountUnknown, HandleRefused, Transient
 from ac_pipeline.mongo.accounts import MongoProvisioning
 from ac_pipeline.operations.accounts.provisioning import alone, handle_labels, new_password
-from ac_pipeline.operations.declare import (
-    Declaration,
-    Progress,
-    Report,
-    Table,
-    Work,
-    unwatched,
-)
+from ac_pipeline.operations.declare import Progress, Report, Table, Work, declared, unwatched
 from ac_pipeline.operations.parameters import OfUsers, chosen_accounts, confirm_option, why_option
 from ac_pipeline.sync.for_accounts import for_accounts, needed
 from ac_pipeline.wiring import Pipeline
@@ -91,8 +84,7 @@ class Handles:
             wanted, notes = None, []
             for label in handle_labels(account):
                 handle = f"{label}{domains[0]}"
-                refusal = self._refusal(handle, info)
-                if not refusal:
+                if not (refusal := self._refusal(handle, info)):
                     wanted = handle
                     break
                 notes.append(f"{handle}: {refusal}")
@@ -104,9 +96,8 @@ class Handles:
         if wanted is None:
             state = HandleState.REFUSED if notes else HandleState.LEFT
             return replace(found, state=state, note=note or "it has neither a handle nor a user code")
-        state = HandleState.RIGHT if wanted == info.handle else HandleState.DIFFERS
-        if state is HandleState.RIGHT and account.pds_handle != wanted:
-            state = HandleState.STORED
+        in_mongo = HandleState.RIGHT if account.pds_handle == wanted else HandleState.STORED
+        state = in_mongo if wanted == info.handle else HandleState.DIFFERS
         return replace(found, wanted=wanted, state=state, note=note)
 
     def repair(self, account: Account, now: datetime) -> Handle:
@@ -151,23 +142,15 @@ class Handles:
         return "the PDS made a second account of it: delete that"
 
 
-_AT_ONCE: Final = 8
-"""Questions to the PDS at a time."""
+_AT_ONCE: Final = 8  # Questions to the PDS at a time
 
 
 def look_at_handles(
     pipeline: Pipeline, users: Sequence[str], progress: Progress = unwatched, *, repair: bool = False, why: str = ""
 ) -> list[Handle]:
-    """Compare the handles of accounts on platform, PDS and in Mongo; repair what differs only where it is asked for.
-
-    Args:
-        users: As `chosen_accounts` takes them; empty for all.
-
-    Raises:
-        Misconfigured: A name fits nobody, or the administrator's password is missing or wrong.
-        LeaseHeld: Somebody else changes accounts right now.
-        Transient: Mongo or PDS could not be read.
-    """
+    """Compare the handles of these users, or of all, on platform, PDS and in Mongo; repair what differs only where it
+    is asked for. Raises Misconfigured where a name fits nobody, or the administrator's password is missing or wrong;
+    LeaseHeld where somebody else changes accounts right now."""
     listed = pipeline.accounts.all()
     chosen = chosen_accounts(pipeline, users) if users else listed
     having = [each for each in chosen if each.did is not None and not each.owner_deleted]
@@ -187,17 +170,15 @@ def look_at_handles(
 
 
 def _counts(handles: Iterable[Handle]) -> dict[str, int]:
-    """Accounts by state, those without any left out."""
     return dict(sorted(Counter(each.state.value for each in handles).items()))
 
 
 class HandlesParameters(OfUsers):
-    """Whose handles to compare."""
-
     confirm: int | None = confirm_option("handles")
     why: str = why_option()
 
 
+@declared("accounts handles", "repair_handles", "repair_each_handle")
 def run_handles(work: Work, parameters: HandlesParameters) -> Report:
     """Compare the handle of each user on the platform with that of the PDS account and with what Mongo says of it.
 
@@ -226,6 +207,3 @@ def run_handles(work: Work, parameters: HandlesParameters) -> Report:
         exit_code=UNREACHABLE if HandleState.FAILED in states else code,
         failed=bool(states & amiss),
     )
-
-
-HANDLES: Final = Declaration("accounts handles", "repair_handles", "repair_each_handle", HandlesParameters, run_handles)

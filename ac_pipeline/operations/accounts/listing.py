@@ -1,23 +1,20 @@
 """Every account with its state, and why it is not ready: what Mongo, the PDS and the last runs say, side by side.
 
-Also here: whether accounts can sign in, and which of them the network sees. A relay takes a limited number of accounts
-from one PDS, 100 by default; those beyond are throttled there while every write to the PDS succeeds (atproto facts,
-Limits). Reading only; how long an account stays blocked is decided at every run, never here.
+Also here: which accounts the network sees, of which a relay throttles those beyond a number (atproto facts, Limits).
+Reading only; how long an account stays blocked is decided at every run.
 """
 
 from __future__ import annotations
 
 import shlex
-import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any, Final
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.atproto.admin import Administration
 from ac_pipeline.atproto.relay import Relay
 from ac_pipeline.atproto.types import RepositoryStatus
 from ac_pipeline.errors import (
@@ -27,16 +24,12 @@ from ac_pipeline.errors import (
     Blocked,
     Misconfigured,
     NoCredentials,
-    PipelineError,
-    RateLimited,
-    Transient,
     WrongPassword,
 )
 from ac_pipeline.items import State
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.operations.declare import Declaration, Report, Table, Work
+from ac_pipeline.operations.declare import Report, Table, Work, declared
 from ac_pipeline.operations.parameters import OfUsers, Parameters, chosen_accounts, option
-from ac_pipeline.sync.for_accounts import for_accounts
 from ac_pipeline.wiring import Pipeline, open_relay
 
 _AT_THE_LAST_RUN: Final = {
@@ -60,11 +53,10 @@ class AccountState(StrEnum):
 
 
 class AccountsParameters(OfUsers):
-    """Which accounts to show."""
-
     states: list[str] = option([], "Only this state.", name="--state", choices=[each.value for each in AccountState])
 
 
+@declared("accounts list", "list_accounts", "list_each_account")
 def run_list(work: Work, parameters: AccountsParameters) -> Report:
     """Show every account: key, handles, DID, its state (ready, blocked, leaving, on-hold or unprovisioned), the
     reason, and how many of its documents wait for a record.
@@ -81,9 +73,6 @@ def run_list(work: Work, parameters: AccountsParameters) -> Report:
     )
 
 
-LIST: Final = Declaration("accounts list", "list_accounts", "list_each_account", AccountsParameters, run_list)
-
-
 def account_rows(pipeline: Pipeline, accounts: Iterable[Account]) -> list[dict[str, Any]]:
     """Each account with its state; `cause` is the reason in one word, such as `takendown`, `waiting` the number of its
     documents without a record."""
@@ -91,7 +80,7 @@ def account_rows(pipeline: Pipeline, accounts: Iterable[Account]) -> list[dict[s
     for media in MEDIA_TYPES:
         for standing in pipeline.ledger.standing(State.BLOCKED, media.name):
             refused[standing.user].add(standing.error_class or "")
-    hosted, holds = _hosted(pipeline), pipeline.ledger.all_holds()
+    hosted, holds = hosted_repositories(pipeline), pipeline.ledger.all_holds()
     waiting = pipeline.provisioning.waiting()
     unfinished = {intent.subject for intent in pipeline.provisioning.unfinished()}
     rows: list[dict[str, Any]] = []
@@ -106,29 +95,21 @@ def account_rows(pipeline: Pipeline, accounts: Iterable[Account]) -> list[dict[s
     return rows
 
 
-def _hosted(pipeline: Pipeline) -> dict[str, RepositoryStatus]:
+def hosted_repositories(pipeline: Pipeline) -> dict[str, RepositoryStatus]:
     """Every repository of the PDS by DID: it refuses unknown DIDs and wrong passwords with the same words."""
     return {status.did: status for status in pipeline.server.list_repositories()}
 
 
 def blocked_reason(account: Account, code: str, message: str, answer: str | None = None) -> str:
-    """Why an account is blocked, in the sentence of `accounts list`: no words of a protocol.
-
-    Args:
-        code: Class of the error that a run met.
-        message: Its message.
-        answer: What the PDS said, such as `AccountDeactivated`.
-    """
+    """Why an account is blocked, in the sentence of `accounts list`: no words of a protocol. `code` and `message` are
+    of the error that a run met, `answer` is what the PDS said, such as `AccountDeactivated`."""
     if code == AccountInactive.code:
         said = (answer or "").removeprefix("Account").lower()
-        return f"the PDS says that {account.did} is {_AS_LISTED.get(said, said) or 'inactive'}"
+        said = {"takedown": "takendown"}.get(said, said) or "inactive"  # as the PDS has it in its list
+        return f"the PDS says that {account.did} is {said}"
     if code == AccountUnknown.code:
         return f"the PDS does not host {account.did}"
     return _AT_THE_LAST_RUN.get(code, message).replace("{user}", shlex.quote(account.key))
-
-
-_AS_LISTED: Final = {"takedown": "takendown"}
-"""What a PDS answers -> what it says of the account in its list."""
 
 
 def _state(
@@ -165,145 +146,10 @@ def _known_state(account: Account, there: RepositoryStatus | None) -> tuple[Acco
     return None
 
 
-# ------------------------------------------------------------------------------------------------------------ sign-ins
-
-OK, UNPROVISIONED, UNREACHED, UNKNOWN = "ok", "unprovisioned", "unreached", "unknown"
-"""States besides those the PDS names, and `wrong-password`, `no-credentials` and `blocked`."""
-
-LONGEST_PAUSE: Final = 310.0
-"""Seconds to wait for a limit that counts in windows of 5 minutes."""
-
-_SIGN_INS_AT_ONCE: Final = 10
-"""A PDS takes 20 sign-ins a second at best, ten at once (atproto facts, Writing)."""
-
-
-@dataclass(frozen=True, slots=True)
-class SignedIn:
-    """How an account's sign-in ended; `note` is a handle that differs from Mongo's.
-
-    Args:
-        did: As Mongo holds it.
-        state: `ok`, `wrong-password`, `deactivated`, `takendown` or another state the PDS names, `unknown` (the PDS
-            does not host the DID), `no-credentials`, `blocked`, `unprovisioned` (no DID: nothing to check), or
-            `unreached` (no answer, or too many sign-ins).
-        handle: On the PDS, where its administrator asked.
-    """
-
-    user: str
-    did: str | None
-    state: str
-    reason: str = ""
-    handle: str | None = None
-    note: str = ""
-
-
-def run_verify(work: Work, parameters: OfUsers) -> Report:
-    """Sign in as every account with the password Mongo holds, and show whom the PDS refuses and why.
-
-    Changes nothing; `accounts rotate` gives an account a new password.
-    """
-    pipeline, accounts = work.pipeline, chosen_accounts(work.pipeline, parameters.users)
-    checks = check_sign_ins(
-        accounts, pipeline.administration, _hosted(pipeline), workers=_SIGN_INS_AT_ONCE, sleep=time.sleep
-    )
-    found = [asdict(each) for each in work.watch("Signing in")(checks, len(accounts))]
-    totals = dict(sorted(Counter(each["state"] for each in found).items()))
-    failed = [each for each in found if each["state"] not in (OK, UNPROVISIONED)]
-    unreached = totals.get(UNREACHED, 0)
-    headline = f"The PDS refuses {len(failed)} of {len(found)} accounts."
-    if unreached:
-        headline = f"{unreached} accounts could not be asked for: run this again."
-    return Report(
-        headline,
-        {"states": totals, "accounts": found},
-        [
-            Table.counts("states", totals, "state", title="Sign-ins"),
-            Table("refused_accounts", ("user", "did", "state", "reason")).extend(failed),
-            Table("notes", ("user", "handle", "note")).extend(each for each in found if each["note"]),
-        ],
-        {"accounts": len(found), "refused": len(failed) - unreached},
-        exit_code=3 if unreached else 1 if failed else 0,
-        failed=bool(unreached),
-    )
-
-
-VERIFY: Final = Declaration("accounts verify", "verify_credentials", "sign_in_as_each_user", OfUsers, run_verify)
-
-
-def check_sign_ins(
-    accounts: Sequence[Account],
-    server: Administration,
-    hosted: Mapping[str, RepositoryStatus],
-    *,
-    workers: int,
-    sleep: Callable[[float], None],
-) -> Iterator[SignedIn]:
-    """Sign in as each of these accounts, several at once; yields in the order of `accounts`.
-
-    Args:
-        hosted: Every repository of the PDS by DID.
-        sleep: Waits that many seconds.
-
-    Raises:
-        Misconfigured: The administrator's password is wrong.
-    """
-
-    def failed(account: Account, error: PipelineError) -> SignedIn:
-        return SignedIn(account.key, account.did, UNREACHED, error.message)
-
-    checks = for_accounts(accounts, lambda each: _check(each, server, hosted, sleep), workers, failed, ordered=True)
-    for _, found in checks:
-        yield found
-
-
-def _check(
-    account: Account, server: Administration, hosted: Mapping[str, RepositoryStatus], sleep: Callable[[float], None]
-) -> SignedIn:
-    if account.did is None:
-        return SignedIn(account.key, None, UNPROVISIONED, "the platform has made no PDS account for it")
-    known, found = hosted.get(account.did), SignedIn(account.key, account.did, OK)
-    try:
-        _prove(account, server, sleep)
-    except WrongPassword as error:
-        found = replace(found, state=error.code, reason=error.message)
-        if known is None:
-            found = replace(found, state=UNKNOWN, reason=f"the PDS does not host {account.did}")
-    except AccountInactive as error:
-        state = (known.status if known is not None and not known.active else None) or error.answer or "inactive"
-        found = replace(found, state=state, reason=error.message)
-    except (NoCredentials, AccountUnknown, Blocked) as error:
-        state = UNKNOWN if isinstance(error, AccountUnknown) else error.code
-        found = replace(found, state=state, reason=error.message)
-    except Transient as error:
-        return replace(found, state=UNREACHED, reason=error.message)
-    if not server.authorised:
-        return found
-    try:
-        handle = server.account_info(account.did).handle
-    except AccountUnknown as error:
-        return replace(found, state=UNKNOWN, reason=error.message)
-    except Transient as error:
-        return replace(found, note=error.message)
-    differs = account.pds_handle is not None and handle != account.pds_handle
-    return replace(found, handle=handle, note=f"Mongo has the handle {account.pds_handle}" if differs else "")
-
-
-def _prove(account: Account, server: Administration, sleep: Callable[[float], None]) -> None:
-    try:
-        server.prove(account)
-    except RateLimited as error:
-        if error.retry_after is None or error.retry_after > LONGEST_PAUSE:
-            raise
-        sleep(max(error.retry_after, 1.0))
-        server.prove(account)
-
-
 # ---------------------------------------------------------------------------------------------------------- visibility
 
-ACTIVE: Final = "active"
-THROTTLED: Final = "throttled"
-ACCOUNTS_OF_A_HOST: Final = 100
-"""Accounts of one PDS that a relay passes on by default (atproto facts, Limits)."""
+ACTIVE, THROTTLED, UNKNOWN = "active", "throttled", "unknown"
+ACCOUNTS_OF_A_HOST: Final = 100  # Accounts of one PDS that a relay passes on by default (atproto facts, Limits)
 
 ADVICE: Final = (
     f"A relay passes on {ACCOUNTS_OF_A_HOST} accounts of one PDS by default and throttles the others, although the PDS "
@@ -350,17 +196,9 @@ class Visibility:
 def compare_visibility(
     hosted: Iterable[RepositoryStatus], keys: Mapping[str, str], relay: Relay, *, workers: int, by_list: bool = False
 ) -> Visibility:
-    """Ask the relay for every account of the PDS.
-
-    Args:
-        hosted: Every repository of the PDS.
-        keys: DID -> partition key.
-        workers: Questions at once.
-        by_list: Read the relay's own list instead of asking for each account; for a relay of few hosts.
-
-    Raises:
-        Transient: PDS or relay did not answer: nothing can be said.
-    """
+    """Ask the relay for every account of the PDS, several at a time; `keys` are partition keys by DID. `by_list` reads
+    the relay's own list instead of asking for each account, for a relay of few hosts. Raises Transient where PDS or
+    relay did not answer: nothing can be said."""
     there = {each.did: ACTIVE if each.active else each.status or "inactive" for each in hosted}
     if by_list:
         listed = {did: state for did, state in relay.states() if did in there}
@@ -380,14 +218,13 @@ def compare_visibility(
 
 
 class VisibilityParameters(Parameters):
-    """How to ask which relay."""
-
     relay: str = option("", "Address of the relay. Left out: AC_RELAY_URL.", metavar="URL")
     by_list: bool = option(
         False, "Read the relay's own list instead of asking for each account: for a relay of few hosts."
     )
 
 
+@declared("accounts visibility", "account_visibility", "ask_the_relay")
 def run_visibility(work: Work, parameters: VisibilityParameters) -> Report:
     """Compare what the PDS and a relay say of every account: who is throttled there and does not reach the network,
     while every write succeeds. Changes nothing.
@@ -413,8 +250,3 @@ def run_visibility(work: Work, parameters: VisibilityParameters) -> Report:
         [ADVICE] if found.relay.get(THROTTLED) else [],
         exit_code=1 if found.hidden else 0,
     )
-
-
-VISIBILITY: Final = Declaration(
-    "accounts visibility", "account_visibility", "ask_the_relay", VisibilityParameters, run_visibility
-)

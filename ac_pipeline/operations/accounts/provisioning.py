@@ -1,9 +1,8 @@
 """PDS accounts for users who have none, and for the guest: made exactly once, whatever happens in between.
 
-Handle and password are written down before the PDS is asked, and stay so until the platform holds them. Whoever finds
-them left behind signs in to learn whether the account was made. An account that does not open with our own password
-is not ours and is never adopted. Who gets which handle is decided here too; facts: atproto facts, Accounts and
-sessions.
+Handle and password are written down before the PDS is asked, and stay so until the platform holds them; whoever finds
+them left behind signs in to learn whether the account was made. An account that does not open with our own password is
+never adopted (atproto facts, Accounts and sessions).
 """
 
 from __future__ import annotations
@@ -11,18 +10,23 @@ from __future__ import annotations
 import re
 import secrets
 import string
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cache, partial
 from hashlib import sha256
 from ipaddress import ip_address
 from typing import Final
 
+import httpx
+
 from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.atproto.admin import Administration, ServerDescription
 from ac_pipeline.errors import (
+    AccountUnknown,
     HandleRefused,
     Misconfigured,
     NoCredentials,
@@ -33,18 +37,26 @@ from ac_pipeline.errors import (
     Transient,
 )
 from ac_pipeline.mongo.accounts import Credentials, Intent, Kind, MongoProvisioning
+from ac_pipeline.operations.declare import Report, Table, Work, declared, exit_code
+from ac_pipeline.operations.parameters import (
+    OfUsers,
+    Parameters,
+    chosen_accounts,
+    confirm_option,
+    confirms_name,
+    dry_run_option,
+    option,
+    why_option,
+)
 from ac_pipeline.wiring import Pipeline, new_run_id
 
-GUEST_LABEL: Final = "art"
-"""The guest's handle is `art.{domain}` (aesthetic-computer facts, section 2.3)."""
+GUEST_LABEL: Final = "art"  # The guest's handle is `art.{domain}` (aesthetic-computer facts, section 2.3)
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """One account that would be made: with the first of these handles that the PDS takes."""
-
     account: Account
-    handles: tuple[str, ...]
+    handles: tuple[str, ...]  # It gets the first one that the PDS takes
     email: str
     unfinished: bool = False
 
@@ -60,17 +72,11 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class ProvisionPlan:
-    """Which accounts would be made, and whose not, with the reason.
+    """Which accounts would be made, and whose not, with the reason."""
 
-    Args:
-        accounts: To be made; those an earlier run left unfinished come first.
-        skipped: Partition key and reason of everybody else who has none.
-        invites: True if the PDS asks for invite codes.
-    """
-
-    accounts: tuple[Planned, ...]
-    skipped: tuple[tuple[str, str], ...] = ()
-    invites: bool = False
+    accounts: tuple[Planned, ...]  # To be made; those an earlier run left unfinished come first
+    skipped: tuple[tuple[str, str], ...] = ()  # Partition key and reason of everybody else who has none
+    invites: bool = False  # True if the PDS asks for invite codes
 
     def to_json(self) -> dict[str, object]:
         return {
@@ -89,21 +95,19 @@ def handle_labels(account: Account) -> tuple[str, ...]:
     return tuple(dict.fromkeys(label for label in (named, (account.code or "").lower()) if label))
 
 
-def email_domain(setting: str | None, pds_host: str) -> str:
-    """The domain of new accounts' e-mail addresses: the setting, else the PDS's host.
-
-    Raises:
-        Misconfigured: The host is no domain, and a PDS would refuse the address.
-    """
+def email_domain(pipeline: Pipeline) -> str:
+    """The domain of new accounts' e-mail addresses: the setting, else the PDS's host; Misconfigured where that is no
+    domain, and a PDS would refuse the address."""
+    setting, host = pipeline.settings.ac_account_email_domain, httpx.URL(pipeline.settings.pds_url).host
     if setting is not None:
         return setting
     try:
-        ip_address(pds_host)
+        ip_address(host)
     except ValueError:
-        if "." in pds_host:
-            return pds_host
+        if "." in host:
+            return host
     raise Misconfigured(
-        f"PDS_URL names {pds_host}, which makes no e-mail address for new accounts: set AC_ACCOUNT_EMAIL_DOMAIN."
+        f"PDS_URL names {host}, which makes no e-mail address for new accounts: set AC_ACCOUNT_EMAIL_DOMAIN."
     )
 
 
@@ -120,40 +124,34 @@ def planned(account: Account, description: ServerDescription, domain: str) -> Pl
     return Planned(account, handles, f"{name}@{domain}")
 
 
-def plan_provision(
-    accounts: Iterable[Account],
-    *,
-    users: Mapping[str, Credentials],
-    unfinished: Iterable[Intent],
-    description: ServerDescription,
-    domain: str,
-    limit: int | None = None,
-) -> ProvisionPlan:
-    """Who would get an account; whatever an earlier run left unfinished comes first, whoever it is about.
+def plan_provision(pipeline: Pipeline, users: Sequence[str] = (), limit: int | None = None) -> ProvisionPlan:
+    """Who of these users, or of all, would get an account; whatever an earlier run left unfinished comes first, with
+    all users even where its own is not there any more.
 
-    Args:
-        accounts: Those that were chosen, of all accounts.
-        users: Every user document's credentials by Mongo id.
-        unfinished: Intents of accounts that were chosen, or that are not there any more.
-        domain: For e-mail addresses.
+    Raises:
+        Misconfigured: A name fits nobody, or there is no domain for e-mail addresses.
+        Transient: Mongo or PDS could not be read.
     """
-    left = {intent.subject: intent for intent in unfinished if intent.subject != GUEST_ID}
-    wanted: list[Planned] = []
+    description, domain = pipeline.administration.describe(), email_domain(pipeline)
+    chosen = {each.id: each for each in (chosen_accounts(pipeline, users) if users else pipeline.accounts.all())}
+    wanted: dict[str, Planned] = {}
     skipped: list[tuple[str, str]] = []
-    listed = {account.id: account for account in accounts}
-    for id, intent in left.items():
-        account = listed.get(id) or Account(id, intent.key)
-        handles = (intent.handle or "", *planned(account, description, domain).handles)
-        wanted.append(Planned(account, tuple(dict.fromkeys(handles)), intent.email or "", unfinished=True))
-    for account in listed.values():
-        if account.did is not None or account.id in left:
+    for intent in pipeline.provisioning.unfinished():
+        id = intent.subject
+        if intent.kind is Kind.PROVISION and id != GUEST_ID and (id in chosen or not users):
+            account = chosen.get(id) or Account(id, intent.key)
+            handles = dict.fromkeys((intent.handle or "", *planned(account, description, domain).handles))
+            wanted[id] = Planned(account, tuple(handles), intent.email or "", unfinished=True)
+    held = pipeline.provisioning.users()
+    for id, account in chosen.items():
+        if account.did is not None or id in wanted:
             continue
-        reason = _unfit(account, users.get(account.id))
+        reason = _unfit(account, held.get(id))
         if reason is None:
-            wanted.append(planned(account, description, domain))
+            wanted[id] = planned(account, description, domain)
         else:
             skipped.append((account.key, reason))
-    return ProvisionPlan(tuple(wanted[:limit]), tuple(skipped), description.invites)
+    return ProvisionPlan(tuple(wanted.values())[:limit], tuple(skipped), description.invites)
 
 
 def _unfit(account: Account, held: Credentials | None) -> str | None:
@@ -172,17 +170,12 @@ def _unfit(account: Account, held: Credentials | None) -> str | None:
     return None
 
 
-PASSWORD_LENGTH: Final = 32
-_ALPHABET: Final = string.ascii_letters + string.digits
-
-LONGEST_PAUSE: Final = 600.0
-"""Seconds to wait for a limit: 100 accounts fit into 5 minutes (atproto facts, Limits)."""
+LONGEST_PAUSE: Final = 600.0  # Seconds to wait for a limit: 100 accounts fit into 5 minutes (atproto facts, Limits)
 
 STORING_SECONDS: Final = 5.0
 """The platform stores an account that it makes by itself right afterwards: time to let it, where a handle is held."""
 
-FAILURES_IN_A_ROW: Final = 3
-"""After so many the PDS is in trouble, not the accounts: the rest is left for the next run."""
+FAILURES_IN_A_ROW: Final = 3  # After so many the PDS is in trouble, not the accounts: the rest is left for the next run
 
 
 class Outcome(StrEnum):
@@ -236,45 +229,32 @@ class ProvisionReport:
         return {"counts": self.counts(), "accounts": accounts, "left": self.left, "error": error}
 
 
-@contextmanager
-def alone(pipeline: Pipeline) -> Iterator[None]:
-    """One operator at a time changes accounts, on whatever machine.
-
-    Raises:
-        LeaseHeld: Somebody else does right now.
-    """
-    with pipeline.ledger.lease("the accounts of the PDS", new_run_id()):
-        yield
+def alone(pipeline: Pipeline) -> AbstractContextManager[None]:
+    """One operator at a time changes accounts, on whatever machine; LeaseHeld where somebody else does right now."""
+    return pipeline.ledger.lease("the accounts of the PDS", new_run_id())
 
 
 def new_password() -> str:
     """32 random letters and digits, as the platform's own accounts have them."""
-    return "".join(secrets.choice(_ALPHABET) for _ in range(PASSWORD_LENGTH))
+    return "".join(secrets.choice(string.ascii_letters + string.digits) for _ in range(32))
 
 
 @dataclass(frozen=True, slots=True)
 class Provisioner:
-    """Makes accounts, one after the other.
-
-    Args:
-        inactive_handles: Handles of accounts the PDS keeps though they are not active; asked at most once, for they
-            are taken without the PDS saying so.
-        sleep: Waits that many seconds.
-    """
+    """Makes accounts, one after the other."""
 
     server: Administration
     store: MongoProvisioning
     description: ServerDescription
+    # Handles of accounts the PDS keeps though they are not active; asked at most once, for they are taken without the
+    # PDS saying so
     inactive_handles: Callable[[], Collection[str]]
     now: Callable[[], datetime]
-    sleep: Callable[[float], None]
+    sleep: Callable[[float], None]  # Waits that many seconds
 
     def run(self, wanted: Sequence[Planned], progress: Callable[[int, int], None]) -> ProvisionReport:
-        """Make these accounts; one that fails does not keep the others from being made.
-
-        Raises:
-            Misconfigured: The administrator's password is missing or wrong.
-        """
+        """Make these accounts; one that fails does not keep the others from being made. Raises Misconfigured where the
+        administrator's password is missing or wrong."""
         report, in_a_row = ProvisionReport(left=len(wanted)), 0
         for each in wanted:
             try:
@@ -345,8 +325,9 @@ class Provisioner:
                 return handle, self._send(handle, intent, invite)
             except HandleRefused as error:
                 # A lost answer of an earlier attempt may be why it is taken.
-                did = self.server.identify(handle, intent.password) if _taken(error) else None
-                holder = self.server.holder_of(handle) if _taken(error) and did is None else None
+                taken = "taken" in (error.answer or "").lower()
+                did = self.server.identify(handle, intent.password) if taken else None
+                holder = self.server.holder_of(handle) if taken and did is None else None
                 notes.append(f"{handle}: {error.answer}" + (f" ({holder})" if holder else ""))
             except OutcomeUnknown:
                 did = self.server.identify(handle, intent.password)
@@ -388,5 +369,133 @@ class Provisioner:
         return Made(intent.key, Outcome.CONFLICT, handle, did, note)
 
 
-def _taken(error: HandleRefused) -> bool:
-    return "taken" in (error.answer or "").lower()
+# -------------------------------------------------------------------------------------------------------- new accounts
+
+
+class ProvisionParameters(OfUsers):
+    limit: int = option(0, "At most so many accounts; 0 for all.", metavar="N", ge=0)
+    confirm: int | None = confirm_option("accounts")
+    dry_run: bool = dry_run_option("made")
+    why: str = why_option()
+
+
+@declared("accounts provision", "provision_accounts", "provision_each_user")
+def run_provision(work: Work, parameters: ProvisionParameters) -> Report:
+    """Make PDS accounts for users who have none, each exactly once, and store them in Mongo. Without a confirmation
+    only say for whom.
+
+    After an interruption the same again finishes what was begun. It takes about 5 minutes for every 100 accounts.
+    """
+    pipeline, plan = work.pipeline, plan_provision(work.pipeline, parameters.users, parameters.limit or None)
+    if not parameters.confirms(len(plan.accounts)):
+        wanted = Table("would_be_made", ("user", "handle", "otherwise", "email", "unfinished"))
+        return Report(
+            f"{len(plan.accounts)} accounts would be made.",
+            plan.to_json(),
+            [wanted.extend(each.to_json() for each in plan.accounts)],
+            {"asks_for_invite_codes": plan.invites},
+            [f"Not for {user}: {reason}." for user, reason in plan.skipped],
+            confirm=len(plan.accounts),
+        )
+    if plan.invites and not pipeline.administration.authorised:
+        raise Misconfigured("This PDS asks for invite codes: set PDS_ADMIN_PASSWORD, which makes them.")
+    if not plan.accounts:
+        return _made(ProvisionReport())
+    with alone(pipeline):
+        return _make(work, plan.accounts, "provision-accounts", parameters.why)
+
+
+def _make(work: Work, wanted: Sequence[Planned], action: str, why: str) -> Report:
+    """Make these accounts, or finish those that an earlier run began; in the audit before it starts."""
+    pipeline = work.pipeline
+    provisioner = Provisioner(
+        pipeline.administration,
+        pipeline.provisioning,
+        pipeline.administration.describe(),
+        cache(lambda: frozenset(_handles_of_inactive(pipeline))),
+        now=lambda: datetime.now(UTC),
+        sleep=time.sleep,
+    )
+    about = [replace(each.account, password=None) for each in wanted]
+    with pipeline.audit.during(action, about, (), why=why, counts={"accounts": len(wanted)}) as audited:
+        report = provisioner.run(wanted, partial(work.progress, "Making accounts"))
+        audited.counts = report.counts()
+        if report.error is not None:
+            audited.outcome = f"ended early: {report.error.message}"
+    return _made(report)
+
+
+def _handles_of_inactive(pipeline: Pipeline) -> Iterator[str]:
+    """Takes a question for every account that is not active."""
+    if not pipeline.administration.authorised:
+        return
+    for status in pipeline.server.list_repositories():
+        if not status.active:
+            try:
+                handle = pipeline.administration.account_info(status.did).handle
+            except AccountUnknown:
+                continue
+            if handle is not None:
+                yield handle
+
+
+def _made(report: ProvisionReport) -> Report:
+    outcomes = {name: number for name, number in report.counts().items() if number}
+    wrong = sum(each.outcome not in GOOD for each in report.made)
+    headline = ", ".join(f"{name} {number}" for name, number in outcomes.items()) or "No account was made."
+    if report.error is not None:
+        headline = f"{report.error.message} {report.left} accounts are left: run this again."
+    elif not report.clean:
+        headline = f"{wrong} accounts could not be made; run this again to go on with what failed."
+    table = Table("accounts", ("user", "outcome", "handle", "did", "note"))
+    return Report(
+        headline,
+        report.to_json(),
+        [table.extend(asdict(each) for each in report.made)],
+        {"left": report.left, **outcomes},
+        exit_code=exit_code(report.clean, [report.error]),
+        failed=not report.clean,
+    )
+
+
+# --------------------------------------------------------------------------------------------------- the guest account
+
+
+class GuestParameters(Parameters):
+    confirm: str = option("", f"Type {GUEST_ID} to make the account.", metavar="NAME")
+    why: str = why_option()
+
+
+@declared("accounts create-guest", "create_guest_account", "create_the_guest")
+def run_create_guest(work: Work, parameters: GuestParameters) -> Report:
+    """Say whether there is the account that owns all anonymous work (art-guest) and, when it is confirmed, make it
+    where there is none. One that exists is never touched.
+    """
+    pipeline = work.pipeline
+    guest, exists = _guest(pipeline)
+    if not exists:
+        wanted = planned(guest, pipeline.administration.describe(), email_domain(pipeline))
+        if not confirms_name(parameters.confirm, GUEST_ID):
+            facts = {"would_be_made": wanted.handles[0], "email": wanted.email}
+            headline = f"There is no guest account; {wanted.handles[0]} would be made."
+            json = {"exists": False, "did": guest.did, "handle": guest.pds_handle, "note": "", **facts}
+            return Report(headline, json, facts=facts, confirm=GUEST_ID, exit_code=2)
+        with alone(pipeline):
+            guest, exists = _guest(pipeline)  # somebody else may have made it since
+            if not exists:
+                return _make(work, [wanted], "create-guest", parameters.why)
+    rotate = "`ac-pipeline accounts rotate --user art-guest --confirm`, or the job `rotate_password`, gives it one."
+    note = "" if guest.password else f"Mongo holds no password for it: {rotate}"
+    return Report(
+        f"The guest account exists: {guest.pds_handle or 'no handle'} ({guest.did}). Nothing was changed.",
+        {"exists": True, "did": guest.did, "handle": guest.pds_handle, "note": note},
+        facts={"did": guest.did or ""},
+        lines=[note] if note else [],
+        exit_code=0 if guest.password else 1,
+    )
+
+
+def _guest(pipeline: Pipeline) -> tuple[Account, bool]:
+    """The guest as Mongo has it; True if it has an account, and making that was not interrupted."""
+    guest = pipeline.accounts.find(GUEST_ID)
+    return guest, guest.did is not None and pipeline.provisioning.intent(Kind.PROVISION, GUEST_ID) is None

@@ -1,15 +1,14 @@
 """Differences: records that somebody else changed or deleted since the pipeline wrote them, and the two ways to settle.
 
-What was written is in the ledger: a record with another CID than it says, or none at all, was touched by others. A sync
-takes no notice and puts ours back; a person may instead take over theirs, which changes the document: its fields, or,
-for a deleted record, the flag with which the platform itself removes an item. No document is ever deleted (DEL-8).
-Pushing ours is a sync of exactly these items, through the engine.
+What was written is in the ledger. A sync puts ours back; a person may instead take over theirs, which changes the
+document: its fields, or, for a deleted record, the flag with which the platform itself removes an item. No document is
+ever deleted (DEL-8).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from bson import ObjectId
@@ -21,43 +20,32 @@ from ac_pipeline.items import Derived, Finding, LedgerEntry, Record, item_id
 from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.rebuilding import shared_fields
-from ac_pipeline.operations.declare import Declaration, LeftOut, Report, Table, Work
+from ac_pipeline.operations.declare import LeftOut, Report, Table, Work, declared
 from ac_pipeline.operations.findings import FindingCount, audited, findings_report, put_right, search
 from ac_pipeline.operations.parameters import Selected, confirm_option, option, why_option
 from ac_pipeline.operations.sync import sync_left_out, sync_lines, sync_tables
 from ac_pipeline.sync.engine import Engine
-from ac_pipeline.sync.planning.diff import difference
-from ac_pipeline.sync.planning.plan import Existing, Wanted, existing_records
-from ac_pipeline.sync.planning.wanted import offer
+from ac_pipeline.sync.planning.plan import Existing, Wanted, difference, existing_records, offer
 from ac_pipeline.sync.report import AccountReport, SyncReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline
 
 CHANGED, DELETED = "changed", "deleted"
 
-_ABSENT = object()
-
-_CELL: Final = 60
-"""Characters of a value in a table; JSON has all."""
+_CELL: Final = 60  # Characters of a value in a table; JSON has all
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Difference(Finding):
-    """One item whose record others have touched; `state` is `changed` or `deleted`, `reason` why theirs cannot be
-    taken over.
-
-    Args:
-        document: As it was read.
-        fields: Field -> ours and theirs; a missing one is None.
-        changes: What taking over theirs sets in the document; empty where that is not possible.
-        left: Fields that differ and follow from the document: the next sync writes ours there.
-    """
+    """One item whose record others have touched; `state` is `changed` or `deleted`, `reason` why theirs cannot be taken
+    over."""
 
     media: MediaType
-    document: Document
-    fields: Mapping[str, tuple[object, object]]
+    document: Document  # As it was read
+    fields: Mapping[str, tuple[object, object]]  # Field -> ours and theirs; a missing one is None
+    # What taking over theirs sets in the document; empty where that is not possible
     changes: Mapping[str, Any] = field(default_factory=dict)
-    left: tuple[str, ...] = ()
+    left: tuple[str, ...] = ()  # Fields that differ and follow from the document: the next sync writes ours there
 
     @property
     def repairable(self) -> bool:
@@ -119,50 +107,34 @@ def find_differences(engine: Engine, account: Account, selection: Selection) -> 
 def push_ours(
     engine: Engine, account: Account, selection: Selection, differences: Sequence[Difference], run_id: str
 ) -> AccountReport:
-    """Write ours again: a sync of exactly these items."""
-    items = frozenset((each.media.name, each.document.id) for each in differences)
-    types = tuple(media for media in selection.types if any(each.media is media for each in differences))
-    chosen = replace(selection, types=types, items=items, since=None, until=None, limit=None)
-    return engine.sync(account, chosen, run_id)
+    return engine.sync(account, selection.only((each.media.name, each.document.id) for each in differences), run_id)
 
 
 def accept_theirs(
     pipeline: Pipeline, account: Account, selection: Selection, most: int
 ) -> Iterator[tuple[Difference, str]]:
-    """Take over theirs in at most so many documents, under the lease of the repository, on what is found now.
-
-    Yields:
-        Each difference, with why it was not taken over, or "".
-
-    Raises:
-        Blocked, Transient: As `find_differences`; LeaseHeld: somebody writes to the repository right now.
-    """
+    """Take over theirs in at most so many documents, on what is found now; yields and raises as `put_right` and
+    `find_differences` do."""
     return put_right(
         pipeline,
         account,
         lambda: find_differences(pipeline.engine, account, selection),
         most,
-        lambda each: _obstacle(pipeline, each) or _store(pipeline, each),
+        lambda each: _take_over(pipeline, each),
     )
 
 
-def _obstacle(pipeline: Pipeline, each: Difference) -> str:
-    """What only the services know: values that others hold, media that is not there."""
-    if each.state == DELETED:
-        return ""
+def _take_over(pipeline: Pipeline, each: Difference) -> str:
+    """Store theirs; why that cannot be, or "". Only services know of values that others hold, and of missing media."""
     raw = _changed(each.document, each.changes)
-    taken = pipeline.repairs.conflicts(each.media, raw, among=each.changes)
-    if taken:
-        return "; ".join(taken)
-    media_moves = each.media.recipe is not None and {"slug", "code"} & each.changes.keys()
-    if media_moves and pipeline.renderer.source(each.media, interpret(each.media, raw)) is None:
-        return "object storage has no media under that name"
-    return ""
-
-
-def _store(pipeline: Pipeline, each: Difference) -> str:
+    if each.state != DELETED:
+        if taken := pipeline.documents.conflicts(each.media, raw, among=each.changes):
+            return "; ".join(taken)
+        media_moves = each.media.recipe is not None and {"slug", "code"} & each.changes.keys()
+        if media_moves and pipeline.renderer.source(each.media, interpret(each.media, raw)) is None:
+            return "object storage has no media under that name"
     try:
-        done = pipeline.repairs.change(each.media, each.document, each.changes)
+        done = pipeline.documents.change(each.media, each.document, each.changes)
     except InvalidDocument as error:
         return error.message
     return "" if done else "the document changed in between: look again"
@@ -181,11 +153,8 @@ class _Comparer:
     records: Mapping[str, Existing]
 
     def compare(self, wanted: Wanted, entry: LedgerEntry, own: Sequence[Existing]) -> Difference | None:
-        """The difference of one item; None when its record is as it was written, or as it shall be.
-
-        Args:
-            own: The records that are the document's own now.
-        """
+        """The difference of one item, whose own records are `own` now; None when its record is as it was written, or as
+        it shall be."""
         document = wanted.document
         if entry.cid is None or entry.rkey is None or entry.did != self.account.did:
             return None  # never written here, or deleted by us
@@ -221,12 +190,11 @@ class _Comparer:
         if ours is None:
             unknown = {blob.name for blob in self.media.blobs}
             ours = self.media.build_record(document, Derived(found=frozenset(self.media.companions(document))))
-        names = [name for name in dict.fromkeys((*ours, *theirs.value)) if name not in unknown and name != "$type"]
-        pairs = {name: (ours.get(name, _ABSENT), theirs.value.get(name, _ABSENT)) for name in names}
         return {
-            name: (None if mine is _ABSENT else mine, None if other is _ABSENT else other)
-            for name, (mine, other) in pairs.items()
-            if mine != other
+            name: (ours.get(name), theirs.value.get(name))
+            for name in dict.fromkeys((*ours, *theirs.value))
+            if name not in {*unknown, "$type"}
+            and not (name in ours and name in theirs.value and ours[name] == theirs.value[name])
         }
 
     def _refusal(self, document: Document, theirs: Existing, changes: Mapping[str, Any], left: Sequence[str]) -> str:
@@ -245,17 +213,13 @@ class _Comparer:
 
 
 class DifferencesParameters(Selected):
-    """Whose records to compare, and which side is to be settled on."""
-
     push_ours: bool = option(False, "Write ours again, for exactly these items.")
     accept_theirs: bool = option(False, "Take theirs over into the documents.")
     confirm: int | None = confirm_option("items that are to be settled")
     why: str = why_option()
 
 
-_COLUMNS: Final = ("user", "item", "kind", "ours", "theirs", "push_ours", "accept_theirs")
-
-
+@declared("differences", "settle_differences", "settle_each_difference")
 def run_differences(work: Work, parameters: DifferencesParameters) -> Report:
     """Show records that somebody else changed or deleted since the pipeline wrote them, with ours and theirs, and
     the two ways to settle that.
@@ -270,17 +234,20 @@ def run_differences(work: Work, parameters: DifferencesParameters) -> Report:
     chosen = parameters.push_ours or parameters.accept_theirs
     if chosen and parameters.everybody:
         raise Misconfigured("Say whose items are to be settled: name users, the guest, or items.")
-    accounts, table = parameters.accounts(pipeline), Table("items", _COLUMNS)
+    columns = ("user", "item", "kind", "ours", "theirs", "push_ours", "accept_theirs")
+    accounts, table = parameters.accounts(pipeline), Table("items", columns)
     found = search(work, "Comparing", accounts, lambda each: find_differences(pipeline.engine, each, selection), table)
     total, acceptable = found.found.total(), found.repairable.total()
     number = acceptable if parameters.accept_theirs else total
     if not (chosen and parameters.confirms(number)):
-        counts = {"differences": total, "acceptable": acceptable}
-        headline = f"{total} differences; theirs can be taken over for {acceptable}. A sync puts ours back."
-        report = findings_report(headline, counts, table, found.left_out)
-        report.confirm = number if chosen else None
-        report.exit_code = 2 if chosen else 1 if total else 0
-        return report
+        return findings_report(
+            f"{total} differences; theirs can be taken over for {acceptable}. A sync puts ours back.",
+            {"differences": total, "acceptable": acceptable},
+            table,
+            found.left_out,
+            confirm=number if chosen else None,
+            exit_code=2 if chosen else 1 if total else 0,
+        )
     touched = [account for account in accounts if found.found[account.key]]
     carry_out = _push_all if parameters.push_ours else _accept_all
     return carry_out(work, touched, selection, found, parameters.why)
@@ -349,17 +316,11 @@ def _accept_all(work: Work, accounts: Sequence[Account], selection: Selection, f
         row = {name: value for name, value in each.to_json().items() if name not in {"ours", "theirs"}}
         table.add(row | {"outcome": problem or "taken over"})
         done += not problem
-    report = findings_report(
+    return findings_report(
         f"{done} documents changed, {table.count - done} left as they are. The next sync settles links and ledger.",
         {"accepted": done, "left": table.count - done},
         table,
-        left_out,
+        [*found.left_out, *left_out],
+        exit_code=int(done != number),
+        failed=done != number,
     )
-    report.left_out = [*found.left_out, *left_out]
-    report.exit_code, report.failed = int(done != number), done != number
-    return report
-
-
-DIFFERENCES: Final = Declaration(
-    "differences", "settle_differences", "settle_each_difference", DifferencesParameters, run_differences
-)

@@ -1,15 +1,15 @@
-"""What was to be erased, and whether it is: records, their copies, links, blobs and renditions of withdrawn items and
-of deleted accounts.
+"""What was to be erased, and whether it is: records, copies, links, blobs, renditions of withdrawn items and lost
+accounts.
 
-Looks at the PDS, Mongo and the rendition store themselves, not at what a run said; only times come from the ledger.
-Nothing is written, as erasing is what a sync does (acceptance, DEL-1, DEL-6, DEL-7), except that renditions which no
-sync will ever see to can be given up here. A blob counts only where nothing that stays uses it.
+Looks at the PDS, Mongo and the rendition store themselves, not at what a run said; only times come from the ledger. A
+sync erases (DEL-1, DEL-6, DEL-7); here only renditions can be given up which no sync will ever see to. A blob counts
+only where nothing that stays uses it.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -23,20 +23,19 @@ from ac_pipeline.items import Finding, LedgerEntry, State, item_id
 from ac_pipeline.media.base import MediaType, Verdict
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.ledger.collections import Snapshot
-from ac_pipeline.operations.declare import Declaration, LeftOut, Report, Table, Work
+from ac_pipeline.operations.declare import LeftOut, Report, Table, Work, declared
 from ac_pipeline.operations.findings import findings_report
 from ac_pipeline.operations.parameters import Selected, option
 from ac_pipeline.operations.removal.snapshot import blobs_of
 from ac_pipeline.renditions.store import RenditionStore
 from ac_pipeline.sync.planning.copies import copies_of, deletions, find_lost_sources
-from ac_pipeline.sync.planning.diff import AccountPlan, plan_type
-from ac_pipeline.sync.planning.plan import COPIES, Existing, Wanted, existing_records
+from ac_pipeline.sync.planning.plan import COPIES, AccountPlan, Existing, Wanted, existing_records, plan_type
 from ac_pipeline.sync.planning.reading import ANOTHERS, DOCUMENT_GONE
 from ac_pipeline.sync.ports import DataServer, Documents, Ledger
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.writing.blob_repair import missing_blobs
-from ac_pipeline.sync.writing.entries import without_renditions
-from ac_pipeline.sync.writing.erased import Eraser, made_of
+from ac_pipeline.sync.writing.erased import forget, made_of
+from ac_pipeline.sync.writing.recorder import without_renditions
 from ac_pipeline.wiring import Pipeline
 
 PENDING, GONE = "pending", "gone"
@@ -47,27 +46,20 @@ PURGED = "its account is not in Mongo any more"
 @dataclass(frozen=True, slots=True)
 class Erasure(Finding):
     """One item that shall not be there: `pending` while something of it is, else `gone`. `uris` are its records that
-    are still on the PDS; the item of a purged account is `account:did`.
-
-    Args:
-        linked: True if Mongo still holds its link.
-        blobs: CIDs of its blobs, used by nothing that stays, that can still be downloaded.
-        since: When a run first saw that its record has to go and could not delete it, where the ledger knows.
-        gone_at: When its record was deleted, where the ledger knows.
-        snapshot: The snapshot that still holds work of an account that has gone or is leaving.
-        renditions: CIDs of its renditions, used by nothing that stays, that the rendition store still has.
-        entries: What the ledger knows of whatever these renditions were made for.
-        copies: Copies of its records that are still on the PDS, in `site.standard.document` of the same repository.
-    """
+    are still on the PDS; the item of a purged account is `account:did`."""
 
     state: str = ""
-    linked: bool = False
-    blobs: tuple[str, ...] = ()
+    linked: bool = False  # True if Mongo still holds its link
+    blobs: tuple[str, ...] = ()  # CIDs of its blobs, used by nothing that stays, that can still be downloaded
+    # When a run first saw that its record has to go and could not delete it, where the ledger knows
     since: datetime | None = None
-    gone_at: datetime | None = None
-    snapshot: str | None = None
+    gone_at: datetime | None = None  # When its record was deleted, where the ledger knows
+    snapshot: str | None = None  # The snapshot that still holds work of an account that has gone or is leaving
+    # CIDs of its renditions, used by nothing that stays, that the rendition store still has
     renditions: tuple[str, ...] = ()
+    # What the ledger knows of whatever these renditions were made for
     entries: tuple[LedgerEntry, ...] = field(default=(), repr=False)
+    # Copies of its records that are still on the PDS, in `site.standard.document` of the same repository
     copies: tuple[str, ...] = ()
 
     shown: ClassVar = (
@@ -114,6 +106,23 @@ class _Subject:
         """CIDs of all renditions the ledger knows of."""
         return _made(self.entry) if self.entry is not None else set()
 
+    def erasure(self, account: Account, present: set[str], kept: set[str]) -> Erasure:
+        """What is left of it, of blobs those that are `present`, of renditions those that are `kept`."""
+        entry, renditions = self.entry, tuple(sorted(self.made & kept))
+        return Erasure(
+            item_id(self.media.name, self.id),
+            account.key,
+            reason=self.reason,
+            uris=tuple(at_uri(str(account.did), self.media.nsid, record.rkey) for record in self.records),
+            linked=self.linked,
+            blobs=tuple(sorted(self.blobs & present)),
+            since=entry.withdrawn_at if entry is not None else None,
+            gone_at=_gone_at(entry) if entry is not None else None,
+            renditions=renditions,
+            entries=(entry,) if entry is not None and renditions else (),
+            copies=tuple(at_uri(str(account.did), COPIES, rkey) for rkey in self.copies),
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Erasures:
@@ -137,27 +146,20 @@ class Erasures:
             repository = self.server.read_repository(account.did) if account.did is not None else None
         except AccountUnknown:
             repository = None
-        plan = AccountPlan(account, repository=repository)
+        plan = AccountPlan(account, selection, repository=repository)
         subjects = [each for media in selection.types for each in self._subjects(plan, media, selection)]
-        find_lost_sources(plan, selection, self.documents)
+        find_lost_sources(plan, self.documents)
         subjects += self._copies(plan, {(each.media.name, each.id): each for each in subjects})
         present = self._blobs(subjects, repository)
         kept = self._kept([each.entry for each in subjects if each.entry is not None])
-        return [self._erasure(account, each, present, kept) for each in subjects]
+        return [each.erasure(account, present, kept) for each in subjects]
 
     def of_purged(
         self, did: str | None, types: Sequence[MediaType], entries: Sequence[LedgerEntry] = (), *, id: str = ""
     ) -> Erasure:
-        """What is left of an account that Mongo does not know any more.
-
-        Args:
-            did: Its repository; None where it had none.
-            entries: What the ledger knows of its items.
-            id: The Mongo id it had, to name it by where it had no repository.
-
-        Raises:
-            Transient: The PDS or the store did not answer. A repository that cannot be read is named as it is.
-        """
+        """What is left of an account that Mongo does not know any more, of which the ledger knows these entries; `did`
+        is None where it had no repository, and `id`, its Mongo id, then names it. A repository that cannot be read is
+        named as it is."""
         reason = PURGED
         left: tuple[str, ...] = ()
         copies: tuple[str, ...] = ()
@@ -259,24 +261,6 @@ class Erasures:
         stored = {cid for cid in {cid for entry in entries for cid in _made(entry)} if self.store.has(cid)}
         return stored - self.ledger.used_blobs(stored, without=[e.item for e in entries]) if stored else set()
 
-    @staticmethod
-    def _erasure(account: Account, subject: _Subject, present: set[str], kept: set[str]) -> Erasure:
-        media, entry = subject.media, subject.entry
-        renditions = subject.made & kept
-        return Erasure(
-            item_id(media.name, subject.id),
-            account.key,
-            reason=subject.reason,
-            uris=tuple(at_uri(str(account.did), media.nsid, record.rkey) for record in subject.records),
-            linked=subject.linked,
-            blobs=tuple(sorted(subject.blobs & present)),
-            since=entry.withdrawn_at if entry is not None else None,
-            gone_at=_gone_at(entry) if entry is not None else None,
-            renditions=tuple(sorted(renditions)),
-            entries=(entry,) if entry is not None and renditions else (),
-            copies=tuple(at_uri(str(account.did), COPIES, rkey) for rkey in subject.copies),
-        )
-
 
 def _made(entry: LedgerEntry) -> set[str]:
     return {*entry.past_blobs, *(made.blob.cid for made in made_of(entry))}
@@ -287,12 +271,6 @@ def _gone_at(entry: LedgerEntry) -> datetime | None:
     if entry.state is not State.DELETED:
         return None
     return next((each.at for each in reversed(entry.history) if each.state is State.DELETED), entry.updated_at)
-
-
-def unseen(account: Account, error: Blocked) -> Erasure:
-    """An account that is being deleted and whose repository cannot be looked into: it may still hold everything."""
-    uri = f"at://{account.did}"
-    return Erasure(f"account:{account.did}", account.key, reason=f"{LEAVING}; {error.message}", uris=(uri,))
 
 
 def kept_in_snapshots(
@@ -318,50 +296,32 @@ def kept_in_snapshots(
 def _search(
     work: Work, accounts: Sequence[Account], selection: Selection, *, everybody: bool
 ) -> Iterator[Erasure | LeftOut]:
-    """Every item that has to go or has gone, as it is found, and the accounts that cannot be looked at.
-
-    Args:
-        everybody: True if these are all accounts of the platform, so that any other was purged.
-
-    Raises:
-        Transient: Something could not be read: nothing can be said.
-    """
+    """Every item that has to go or has gone, as it is found, and the accounts that cannot be looked at. `everybody`:
+    these are all accounts of the platform, so that any other was purged."""
     pipeline = work.pipeline
     erasures = Erasures(pipeline.documents, pipeline.server, pipeline.ledger, pipeline.store)
-    having = [account for account in accounts if account.did is not None]
+    rendered = pipeline.ledger.rendered()
+    having = [account for account in accounts if account.did is not None or account.id in rendered]
     for account, answer in work.for_each("Looking", having, lambda each: erasures.of(each, selection)):
         if not isinstance(answer, PipelineError):
             yield from answer
         elif account.owner_deleted and isinstance(answer, Blocked):
-            yield unseen(account, answer)
+            # Its repository cannot be looked into: it may still hold everything.
+            reason, uri = f"{LEAVING}; {answer.message}", f"at://{account.did}"
+            yield Erasure(f"account:{account.did}", account.key, reason=reason, uris=(uri,))
         else:
             yield LeftOut(account.key, answer)
-    rendered = pipeline.ledger.rendered()
-    for account in accounts:
-        if account.did is None and account.id in rendered:
-            yield from erasures.of(account, selection)
-    if everybody:
-        yield from _purged(pipeline, erasures, accounts, selection.types, rendered)
+    if everybody:  # accounts that Mongo does not know any more are known by their repositories and renditions
+        ledger, types, names = pipeline.ledger, selection.types, {media.name for media in selection.types}
+        known, dids = {account.id for account in accounts}, {account.did for account in accounts}
+        purged = {did: id for id, did in rendered.items() if id not in known}
+        for did in sorted({*ledger.checkpoints(), *(did for did in purged if did is not None)} - dids):
+            entries = list(ledger.find(account=purged[did], types=names)) if did in purged else []
+            yield erasures.of_purged(did, types, entries)
+        for id in sorted(id for id, did in rendered.items() if id not in known and (did is None or did in dids)):
+            yield erasures.of_purged(None, types, list(ledger.find(account=id, types=names)), id=id)
     if not selection.items:
         yield from kept_in_snapshots(pipeline.snapshots.find(), accounts, everybody=everybody)
-
-
-def _purged(
-    pipeline: Pipeline,
-    erasures: Erasures,
-    accounts: Sequence[Account],
-    types: Sequence[MediaType],
-    rendered: Mapping[str, str | None],
-) -> Iterator[Erasure]:
-    """Accounts that Mongo does not know any more, by what is remembered of repositories and of renditions."""
-    ledger, names = pipeline.ledger, {media.name for media in types}
-    known, dids = {account.id for account in accounts}, {account.did for account in accounts}
-    purged = {did: id for id, did in rendered.items() if id not in known}
-    for did in sorted({*ledger.checkpoints(), *(did for did in purged if did is not None)} - dids):
-        entries = list(ledger.find(account=purged[did], types=names)) if did in purged else []
-        yield erasures.of_purged(did, types, entries)
-    for id in sorted(id for id, did in rendered.items() if id not in known and (did is None or did in dids)):
-        yield erasures.of_purged(None, types, list(ledger.find(account=id, types=names)), id=id)
 
 
 def _let_go(pipeline: Pipeline, found: Erasure) -> Erasure:
@@ -372,9 +332,8 @@ def _let_go(pipeline: Pipeline, found: Erasure) -> Erasure:
     did = next((entry.did for entry in found.entries if entry.did is not None), None)
     with ledger.lease(did, engine.holder) if did is not None else nullcontext():
         entries = [entry for entry in found.entries if ledger.get(entry.item) == entry]
-        eraser = Eraser(engine.documents, ledger, engine.renderer)
         for media in MEDIA_TYPES:
-            eraser.forget(media, [entry for entry in entries if entry.type == media.name])
+            forget(ledger, engine.renderer, media, [entry for entry in entries if entry.type == media.name])
         if entries == list(found.entries):
             for cid in found.renditions:  # also what was made anew since the ledger gave it up
                 pipeline.store.remove(cid)
@@ -383,14 +342,13 @@ def _let_go(pipeline: Pipeline, found: Erasure) -> Erasure:
 
 
 class ErasureParameters(Selected):
-    """Whose erasures to look into."""
-
     forget_renditions: bool = option(False, "Delete the renditions that are found, of items without record.")
 
 
 _COLUMNS: Final = ("user", "item", "reason", "records", "copies", "linked", "blobs", "renditions", "snapshot", "since")
 
 
+@declared("erasure", "erasure_report", "look_for_erased_items")
 def run_erasure(work: Work, parameters: ErasureParameters) -> Report:
     """Say what of withdrawn items and deleted accounts is still on the PDS, in Mongo, in the rendition store or in
     snapshots, and what has gone, and when.
@@ -419,7 +377,7 @@ def run_erasure(work: Work, parameters: ErasureParameters) -> Report:
     oldest = min(since, default=None)
     age = (datetime.now(UTC) - oldest).total_seconds() if oldest else None
     waited = f"{age / 3600:.1f} hours, since {oldest:%Y-%m-%d %H:%M} UTC" if oldest and age else "none"
-    report = findings_report(
+    return findings_report(
         f"{pending.count} items pending ({', '.join(f'{number} {name}' for name, number in counts.items())}); "
         f"{gone.count} erased.",
         {"pending": pending.count, "gone": gone.count, **counts},
@@ -428,9 +386,6 @@ def run_erasure(work: Work, parameters: ErasureParameters) -> Report:
         left_out_as="not_looked_at",
         more={"oldest_pending": oldest.isoformat() if oldest else None, "oldest_pending_seconds": age},
         lines=[f"Oldest pending deletion that a run has seen: {waited}."],
+        tables=[pending, gone],
+        exit_code=int(bool(pending.count)),
     )
-    report.tables, report.exit_code = [pending, gone], int(bool(pending.count))
-    return report
-
-
-ERASURE: Final = Declaration("erasure", "erasure_report", "look_for_erased_items", ErasureParameters, run_erasure)

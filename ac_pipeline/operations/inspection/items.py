@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, replace
+from heapq import nlargest
 from typing import Final
 
 from ac_pipeline.atproto.syntax import record_address
@@ -11,14 +12,14 @@ from ac_pipeline.errors import INTERRUPTED, Misconfigured, PipelineError
 from ac_pipeline.items import LedgerEntry, State, item_id
 from ac_pipeline.media.registry import media_type, page_of
 from ac_pipeline.media.times import format_when
-from ac_pipeline.operations.declare import Declaration, LeftOut, Report, Table, Work, exit_code
+from ac_pipeline.operations.declare import LeftOut, Report, Table, Work, declared, exit_code
 from ac_pipeline.operations.parameters import Parameters, Selected, item_name, option
 from ac_pipeline.operations.retry import (
     ITEM_COLUMNS,
+    FailedItems,
     error_class_option,
-    first_of_each,
     item_row,
-    names_of,
+    narrowed,
     states_option,
 )
 from ac_pipeline.operations.sync import tallies
@@ -26,37 +27,24 @@ from ac_pipeline.sync.report import Tally
 from ac_pipeline.sync.verify import Verification, verify_accounts
 from ac_pipeline.wiring import Pipeline
 
-# -------------------------------------------------------------------------------------------------------------- status
-
 _STATUS: Final = (
-    "documents",
-    "eligible",
-    "withdrawn",
-    "invalid",
-    "records",
-    "unchanged",
-    "pending",
-    "deferred",
-    "quarantined",
-    "blocked",
+    *("documents", "eligible", "withdrawn", "invalid", "records", "unchanged"),
+    *("pending", "deferred", "quarantined", "blocked"),
 )
 
 
+@declared("status", "show_status", "count_items")
 def run_status(work: Work, parameters: Selected) -> Report:
     """Per type: documents, eligible ones, records on the PDS, and what is pending, quarantined or blocked."""
     pipeline, selection = work.pipeline, parameters.selection()
-    every_hold, holds = pipeline.ledger.all_holds(), dict[str, Mapping[str, str]]()
+    accounts, every_hold = parameters.accounts(pipeline), pipeline.ledger.all_holds()
+    holds = {account.key: every_hold[account.id] for account in accounts if account.id in every_hold}
     totals: dict[str, Tally] = {}
-    blocked = Table("blocked_users", ("user", "message"))
-    left_out: list[LeftOut] = []
-
-    accounts = parameters.accounts(pipeline)
+    blocked, left_out = Table("blocked_users", ("user", "message")), list[LeftOut]()
     surveys = work.for_each(  # what was read is dropped (OPS-6)
         "Reading", accounts, lambda account: pipeline.engine.survey(account, selection)[1]
     )
     for account, report in surveys:
-        if account.id in every_hold:
-            holds[account.key] = every_hold[account.id]
         if isinstance(report, PipelineError):
             left_out.append(LeftOut(account.key, report))
             continue
@@ -64,22 +52,23 @@ def run_status(work: Work, parameters: Selected) -> Report:
             totals.setdefault(name, Tally()).add(tally)
         if report.blocked is not None:
             blocked.add({"user": account.key, "message": report.blocked.message})
-    looks = {media.name: pipeline.safeguard.look(media) for media in selection.types}
-    problems = {name: pipeline.safeguard.problems(look) for name, look in looks.items()}
-    oldest = next((e.withdrawn_at for e in pipeline.ledger.pending_deletions(limit=1)), None)
-    ready = len(accounts) - blocked.count - len(left_out)
-    users = {"total": len(accounts), "ready": ready, "blocked": blocked.count, "unread": len(left_out)}
-    found = {
-        name: {
+    found: dict[str, dict[str, object]] = {}
+    problems: list[str] = []
+    for media in selection.types:
+        look = pipeline.safeguard.look(media)
+        doubt, silence = pipeline.safeguard.problems(look)
+        problems += [message for message in (doubt, silence) if message]
+        found[media.name] = {
             "documents": look.documents,
             "expected": look.expected,
             "records_without_document": look.lost,
             "newest": format_when(look.newest) if look.newest is not None else None,
-            "doubt": problems[name][0],
-            "silence": problems[name][1],
+            "doubt": doubt,
+            "silence": silence,
         }
-        for name, look in looks.items()
-    }
+    oldest = next((e.withdrawn_at for e in pipeline.ledger.pending_deletions(limit=1)), None)
+    ready = len(accounts) - blocked.count - len(left_out)
+    users = {"total": len(accounts), "ready": ready, "blocked": blocked.count, "unread": len(left_out)}
     return Report(
         f"Users: {users['total']}, ready {users['ready']}, blocked {users['blocked']}.",
         {
@@ -93,25 +82,19 @@ def run_status(work: Work, parameters: Selected) -> Report:
         [tallies("status", totals, _STATUS, "Status"), blocked],
         lines=[
             *(f"On hold: {name} of {user}, {why}." for user, held in holds.items() for name, why in held.items()),
-            *filter(None, (message for said in problems.values() for message in said)),
+            *problems,
             f"Oldest pending deletion: {f'{oldest:%Y-%m-%d %H:%M:%S}' if oldest else 'none'}.",
         ],
         left_out=left_out,
     )
 
 
-STATUS: Final = Declaration("status", "show_status", "count_items", Selected, run_status)
-
-# --------------------------------------------------------------------------------------------------------------- items
-
-
 class ItemsParameters(Selected):
-    """Which items to list."""
-
     states: list[str] = states_option(State)
     error_class: str = error_class_option()
 
 
+@declared("items", "list_items", "list_known_items", csv="items")
 def run_items(work: Work, parameters: ItemsParameters) -> Report:
     """List items as the ledger knows them; those without a document are left out where a date is given."""
     shown, entries = Table("items", ITEM_COLUMNS), Table("entries", ())
@@ -126,10 +109,9 @@ def _chosen(pipeline: Pipeline, chosen: ItemsParameters) -> Iterator[LedgerEntry
     selection, states = chosen.selection(), [State(each) for each in chosen.states] or None
     types = [media.name for media in selection.types]
     dated = selection.since is not None or selection.until is not None
-    accounts = chosen.accounts(pipeline) if dated or chosen.users or chosen.anonymous else [None]
-    names = selection.items
-    for account in accounts:
-        dates = replace(selection, items=None, limit=None)
+    dates = replace(selection, items=None, limit=None)
+    for account in chosen.accounts(pipeline) if dated or chosen.users or chosen.anonymous else [None]:
+        owner = account.id if account is not None else None
         inside = {
             (media.name, id)
             for media in selection.types
@@ -137,18 +119,11 @@ def _chosen(pipeline: Pipeline, chosen: ItemsParameters) -> Iterator[LedgerEntry
             for id in dates.documents(list(pipeline.documents.stream(account, media)))
         }
         entries = pipeline.ledger.find(
-            states=states,
-            error_class=chosen.error_class or None,
-            account=account.id if account else None,
-            types=types,
+            states=states, error_class=chosen.error_class or None, account=owner, types=types
         )
-        fitting = (
-            entry
-            for entry in entries
-            if (names is None or not names.isdisjoint(names_of(entry)))
-            and (not dated or (entry.type, entry.document) in inside)
+        yield from narrowed(
+            (entry for entry in entries if not dated or (entry.type, entry.document) in inside), FailedItems(selection)
         )
-        yield from fitting if selection.limit is None else first_of_each(fitting, selection.limit)
 
 
 def _json(entry: LedgerEntry) -> dict[str, object]:
@@ -161,15 +136,11 @@ def _json(entry: LedgerEntry) -> dict[str, object]:
     return values
 
 
-ITEMS: Final = Declaration("items", "list_items", "list_known_items", ItemsParameters, run_items, csv="items")
-
-
 class ItemParameters(Parameters):
-    """Which item to show."""
-
     item: str = option("", "The item: TYPE:CODE or TYPE:ObjectId.", argument=True, metavar="TYPE:CODE")
 
 
+@declared("item", "show_item", "show_one_item")
 def run_item(work: Work, parameters: ItemParameters) -> Report:
     """One item's timeline, from document to record, with every attempt. TYPE:CODE or TYPE:ObjectId."""
     type_, name = item_name(parameters.item)
@@ -193,7 +164,6 @@ def run_item(work: Work, parameters: ItemParameters) -> Report:
 
 
 def _links(entry: LedgerEntry, pds_url: str) -> dict[str, str | None]:
-    """Where people find an item, as Dagster's lists of failed items link it."""
     record = record_address(pds_url, entry.uri) if entry.uri else None
     return {"page": page_of(media_type(entry.type), entry.code), "record": record}
 
@@ -208,11 +178,7 @@ def _flat(values: Mapping[str, object], above: str = "") -> Iterator[dict[str, o
             yield {"field": label, "value": value}
 
 
-ITEM: Final = Declaration("item", "show_item", "show_one_item", ItemParameters, run_item)
-
-# -------------------------------------------------------------------------------------------------------------- verify
-
-
+@declared("verify")
 def run_verify(work: Work, parameters: Selected) -> Report:
     """Compare every expected record and blob with the repositories themselves."""
     pipeline, total = work.pipeline, Verification()
@@ -242,23 +208,21 @@ def run_verify(work: Work, parameters: Selected) -> Report:
     )
 
 
-VERIFICATION: Final = Declaration("verify", "", "", Selected, run_verify)
-
-
 class AuditParameters(Parameters):
-    """Which lines to show."""
-
     limit: int = option(50, "The last so many.", metavar="N", ge=1)
     action: str = option("", "Only this action, such as wipe or restore.", metavar="NAME")
     user: str = option("", "Only this user's: a key, or a DID.", metavar="KEY")
 
 
+@declared("audit", "show_audit", "read_the_audit")
 def run_audit(work: Work, parameters: AuditParameters) -> Report:
-    """List operations that remove records or bring them back, the last one first.
+    """List operations that remove records or bring them back, and the items whose record is deleted, by them or by a
+    sync because the document was removed; the last ones first.
 
     An operation that stays `started` was killed: run it again.
     """
-    found = work.pipeline.audit.entries(parameters.limit, parameters.action or None, parameters.user or None)
+    pipeline = work.pipeline
+    found = pipeline.audit.entries(parameters.limit, parameters.action or None, parameters.user or None)
     table = Table("operations", ("when", "action", "who", "users", "types", "records", "outcome", "why"))
     for each in found:
         shown = {
@@ -268,7 +232,12 @@ def run_audit(work: Work, parameters: AuditParameters) -> Report:
             "records": ", ".join(f"{name} {number}" for name, number in each.counts.items()),
         }
         table.add({**each.to_json(), **shown})
-    return Report(f"{len(found)} operations.", [each.to_json() for each in found], [table])
-
-
-AUDIT: Final = Declaration("audit", "show_audit", "read_the_audit", AuditParameters, run_audit)
+    deleted = Table("deleted_items", ("when", "user", "item", "code", "run"), "Items whose record was deleted last")
+    if not parameters.action:
+        entries = pipeline.ledger.find(states={State.DELETED})
+        mine = (each for each in entries if parameters.user in ("", each.partition, each.did))
+        for entry in nlargest(parameters.limit, mine, key=lambda each: f"{each.updated_at}"):
+            when = f"{entry.updated_at:%Y-%m-%d %H:%M:%S}"
+            deleted.add({**item_row(entry), "when": when, "run": entry.run_id})
+    headline = f"{len(found)} operations; {deleted.count} items of which the record was deleted last."
+    return Report(headline, [each.to_json() for each in found], [table, deleted])

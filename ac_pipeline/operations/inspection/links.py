@@ -1,7 +1,7 @@
 """Links: the state each document and record of an account is in, and how it is healed.
 
 Healing is a sync of exactly the items that need it, under the same lease, planner and writer, so no repair can do what
-a sync may not (LINK-8). Matching, keys and survivors are `sync/planning/diff.py`'s, not matched again here. Sources:
+a sync may not (LINK-8). Matching, keys and survivors are `sync/planning/plan.py`'s, not matched again here. Sources:
 design, section 5; acceptance, LINK-1 to LINK-11 and VERIFY-3; historical forms of records: aesthetic-computer facts,
 section 7.1.
 
@@ -27,9 +27,9 @@ import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import Enum, StrEnum, auto
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.lexicon import Lexicons
@@ -37,7 +37,7 @@ from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.errors import Blocked, InvalidDocument, PipelineError
 from ac_pipeline.items import Derived, Finding, Record, item_id
 from ac_pipeline.media.base import Document, Link, MediaType, Verdict
-from ac_pipeline.operations.declare import Declaration, LeftOut, Report, Table, Work
+from ac_pipeline.operations.declare import LeftOut, Report, Table, Work, declared
 from ac_pipeline.operations.findings import FindingCount
 from ac_pipeline.operations.parameters import Selected, option, sweep_option, why_option
 from ac_pipeline.operations.sync import confirm_sweep, sync_left_out, sync_lines, sync_tables
@@ -76,8 +76,7 @@ class Repair(StrEnum):
     DELETE = "delete the record"
 
 
-DELETING = frozenset({Repair.REDUCE, Repair.DELETE})
-"""Repairs that remove records."""
+DELETING = frozenset({Repair.REDUCE, Repair.DELETE})  # Repairs that remove records
 
 RESTORABLE = (
     "; to keep it instead, run `ac-pipeline restore-documents`, which names the number to confirm, before any sync"
@@ -87,46 +86,32 @@ RESTORABLE = (
 
 @dataclass(frozen=True, slots=True)
 class LinkFinding(Finding):
-    """One document, or one record without one, and the state it is in.
-
-    Args:
-        held: Why healing leaves it as it is, or None.
-        document: Id of the document, where the account has it.
-        problems: Rules of the lexicon that the record breaks (VERIFY-3).
-        warnings: Fields the lexicon does not declare (REC-5), keys that are no TIDs.
-    """
+    """One document, or one record without one, and the state it is in."""
 
     state: LinkState = LinkState.LINKED
     repair: Repair = Repair.NOTHING
-    held: str | None = None
-    document: str | None = None
-    problems: tuple[str, ...] = ()
-    warnings: tuple[str, ...] = ()
+    held: str | None = None  # Why healing leaves it as it is, or None
+    document: str | None = None  # Id of the document, where the account has it
+    problems: tuple[str, ...] = ()  # Rules of the lexicon that the record breaks (VERIFY-3)
+    warnings: tuple[str, ...] = ()  # Fields the lexicon does not declare (REC-5), keys that are no TIDs
 
     shown: ClassVar = ("item", "user", "state", "repair", "reason", "held", "uris", "problems", "warnings")
 
     @property
     def repairable(self) -> bool:
-        """True if healing changes something."""
         return self.held is None and self.repair not in {Repair.NOTHING, Repair.PUBLISH}
 
 
 @dataclass(slots=True)
 class Examination(FindingCount):
-    """What was found in one account, or in many.
+    """What was found in one account, or in many."""
 
-    Args:
-        findings: Of one account, all that are not simply linked, and linked ones with something to say of their record.
-        types: Names of the types in which something can be healed.
-        deletions: Findings whose repair removes records.
-        in_order: True if nothing is left to repair, by healing or by a person.
-        notes: User and what the plan says of the whole: doubts about the database, types that are on hold.
-    """
-
+    # Of one account, all that are not simply linked, and linked ones with something to say of their record
     findings: list[LinkFinding] = field(default_factory=list)
-    types: set[str] = field(default_factory=set)
-    deletions: int = 0
-    in_order: bool = True
+    types: set[str] = field(default_factory=set)  # Names of the types in which something can be healed
+    deletions: int = 0  # Findings whose repair removes records
+    in_order: bool = True  # True if nothing is left to repair, by healing or by a person
+    # User and what the plan says of the whole: doubts about the database, types that are on hold
     notes: list[tuple[str, str]] = field(default_factory=list)
 
     def judged(self, finding: LinkFinding) -> None:
@@ -185,12 +170,9 @@ class _Named(Enum):
 
     NOTHING = auto()
     OWN = auto()
-    ANOTHER = auto()
-    """The record of another document."""
-    ELSEWHERE = auto()
-    """Something in another repository."""
-    NOWHERE = auto()
-    """A record that does not exist."""
+    ANOTHER = auto()  # The record of another document
+    ELSEWHERE = auto()  # Something in another repository
+    NOWHERE = auto()  # A record that does not exist
 
 
 _Verdict = tuple[LinkState, Repair, str]
@@ -374,10 +356,8 @@ def shape_of(lexicons: Lexicons, media: MediaType, record: Existing, wanted: Wan
 
 
 def _forms(lexicons: Lexicons, media: MediaType, value: Record, wanted: Wanted) -> str:
-    """Fields in a form that is not ours, in words.
-
-    Without renditions, fields that follow from media are judged by their presence, and companions not at all.
-    """
+    """Fields in a form that is not ours, in words. Without renditions, fields that follow from media are judged by
+    their presence, and companions not at all."""
     if wanted.record is not None:
         least = most = wanted.record
         unjudged: set[str] = set()
@@ -408,11 +388,8 @@ def _is_form(rule: Mapping[str, object], name: str, found: object, document: Doc
 
 
 def examine(engine: Engine, account: Account, selection: Selection) -> Examination:
-    """Judge every selected document of an account and, when none is left out, every orphan. Nothing is written.
-
-    Raises:
-        Transient: Something could not be read: nothing can be said.
-    """
+    """Judge every selected document of an account and, when none is left out, every orphan. Nothing is written. Raises
+    Transient where something could not be read: nothing can be said."""
     plan, report = engine.survey(account, selection)
     found = Examination()
     if plan.repository is None:
@@ -434,38 +411,24 @@ def examine(engine: Engine, account: Account, selection: Selection) -> Examinati
 
 
 def heal(engine: Engine, account: Account, selection: Selection, run_id: str) -> AccountReport | None:
-    """Repair what `examine` finds now, and nothing else; None when there is nothing to repair.
-
-    Documents that were never published stay so, held-back findings stay as they are. Never raises for what can be said
-    of one account: that is in the report.
-
-    Raises:
-        Transient: The examination could not be made.
-    """
+    """Repair what `examine` finds now, and nothing else; None when there is nothing to repair. Documents that were
+    never published stay so, held-back findings stay as they are. Raises Transient where it could not be examined;
+    whatever else can be said of one account is in the report."""
     findings = [finding for finding in examine(engine, account, selection).findings if finding.repairable]
     if not findings:
         return None
-    named = {finding.type for finding in findings}
-    chosen = replace(
-        selection,
-        types=tuple(media for media in selection.types if media.name in named),
-        items=frozenset((finding.type, finding.document) for finding in findings if finding.document is not None),
-        since=None,
-        until=None,
-        limit=None,
-        orphans=any(finding.document is None for finding in findings),
-    )
+    orphans = any(finding.document is None for finding in findings)
+    chosen = selection.only(((finding.type, finding.document) for finding in findings), orphans=orphans)
     return engine.sync(account, chosen, run_id)
 
 
 class LinksParameters(Selected):
-    """Whose links to examine, and whether to heal them."""
-
     heal: bool = option(False, "Carry out the repairs; a second time does nothing.")
     sweep: int | None = sweep_option()
     why: str = why_option()
 
 
+@declared("links", "heal_links", "heal_each_user", csv="items")
 def run_links(work: Work, parameters: LinksParameters) -> Report:
     """Say the state of every link and record: linked, unlinked, dangling, crossed, duplicate, orphan or wrong-shape.
 
@@ -476,33 +439,37 @@ def run_links(work: Work, parameters: LinksParameters) -> Report:
     selection = parameters.selection(sweep=parameters.sweep)
     if parameters.heal:
         confirm_sweep(pipeline, accounts, selection, work.run_id)
-    before, items = _examined(work, accounts, selection, "Examining")
-    if not parameters.heal:
-        json = {**before.to_json(), "items": items}
-        return _answer(before, json, [before.table("states", "Links"), items], 0 if before.in_order else 1)
-    started, report = time.monotonic(), SyncReport(work.run_id)
-    report.accounts.extend(_healed(work, accounts, before, selection, parameters.why))
-    report.seconds = time.monotonic() - started
-    after, items = _examined(work, accounts, selection, "Examining again")
-    json = {"before": before.to_json(), "after": after.to_json(), "healed": report.to_json(), "items": items}
-    tables = [
-        before.table("states_before", "Links before"),
-        *sync_tables(report),
-        after.table("states", "Links"),
-        items,
-    ]
-    answer = _answer(after, json, tables, 0 if report.clean and after.in_order else 1)
-    again = [each.user for each in report.accounts if each.error or each.blocked]
-    answer.lines = [*answer.lines, *sync_lines(report)]
-    answer.left_out = [*answer.left_out, *sync_left_out(report)]
-    if again:
-        answer.headline, answer.failed = f"{len(again)} users could not be healed: run this again.", True
-    return answer
+    seen, items = _examined(work, accounts, selection, "Examining")
+    json: dict[str, object] = {**seen.to_json(), "items": items}
+    healed, tables = SyncReport(work.run_id), [seen.table("states", "Links"), items]
+    if parameters.heal:
+        before, started = seen, time.monotonic()
+        healed.accounts.extend(_healed(work, accounts, before, selection, parameters.why))
+        healed.seconds = time.monotonic() - started
+        seen, items = _examined(work, accounts, selection, "Examining again")
+        json = {"before": before.to_json(), "after": seen.to_json(), "healed": healed.to_json(), "items": items}
+        tables = [
+            before.table("states_before", "Links before"),
+            *sync_tables(healed),
+            seen.table("states", "Links"),
+            items,
+        ]
+    total, again = seen.total(), [each.user for each in healed.accounts if each.error or each.blocked]
+    headline = ", ".join(f"{state.value} {total[state]}" for state in LinkState if total[state])
+    return Report(
+        f"{len(again)} users could not be healed: run this again." if again else headline or "There is no document.",
+        json,
+        tables,
+        {"to_be_deleted": seen.deletions},
+        [*(f"{user}: {note}" for user, note in seen.notes), *sync_lines(healed)],
+        [*seen.left_out, *sync_left_out(healed)],
+        exit_code=0 if healed.clean and seen.in_order else 1,
+        failed=bool(again),
+    )
 
 
 def _examined(work: Work, accounts: Sequence[Account], selection: Selection, title: str) -> tuple[Examination, Table]:
     """All accounts examined: their numbers, and a table of what is not simply linked (OPS-6)."""
-
     seen, columns = Examination(), ("user", "item", "state", "repair", "reason", "held")
     table = Table("items", columns, "Not simply linked", more=("uris", "problems", "warnings"))
     for account, found in work.for_each(title, accounts, lambda each: examine(work.pipeline.engine, each, selection)):
@@ -539,19 +506,3 @@ def _healed(
             yield report
         if entry is not None:
             entry.counts.update(deleted=deleted, duplicates=duplicates)
-
-
-def _answer(seen: Examination, json: Mapping[str, object], tables: Sequence[Table], code: int) -> Report:
-    total = seen.total()
-    return Report(
-        ", ".join(f"{state.value} {total[state]}" for state in LinkState if total[state]) or "There is no document.",
-        json,
-        tables,
-        {"to_be_deleted": seen.deletions},
-        [f"{user}: {note}" for user, note in seen.notes],
-        seen.left_out,
-        exit_code=code,
-    )
-
-
-LINKS: Final = Declaration("links", "heal_links", "heal_each_user", LinksParameters, run_links, csv="items")

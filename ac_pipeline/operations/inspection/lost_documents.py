@@ -1,9 +1,7 @@
 """Lost documents, rebuilt from the records that were made of them.
 
-A record whose document is gone is normally an orphan, which the next sync deletes: between the two a person chooses,
-and choosing the document means to do so before any sync. Documents are inserted, never replaced; what is rebuilt
-yields the very same record wherever the record was in order, so that a sync then writes nothing. What a record says of
-its document is `media/rebuilding.py`; the insertion itself is `mongo/documents.py`.
+A record whose document is gone is an orphan, which the next sync deletes, so that documents are restored before any
+sync. They are inserted, never replaced, and yield the very same record wherever that was in order.
 """
 
 from __future__ import annotations
@@ -24,13 +22,11 @@ from ac_pipeline.media.rebuilding import documents, lost_fields
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.media.times import format_when, read_when
 from ac_pipeline.mongo.documents import link_change
-from ac_pipeline.operations.declare import Declaration, Report, Table, Work
-from ac_pipeline.operations.findings import FindingCount, audited, counted, findings_report, put_right, search
+from ac_pipeline.operations.declare import Report, Table, Work, declared
+from ac_pipeline.operations.findings import FindingCount, audited, findings_report, put_right, search
 from ac_pipeline.operations.parameters import Selected, confirm_option, why_option
 from ac_pipeline.renditions.renderer import source_key
-from ac_pipeline.sync.planning.diff import difference
-from ac_pipeline.sync.planning.plan import Existing, existing_records, same_content
-from ac_pipeline.sync.planning.wanted import offer
+from ac_pipeline.sync.planning.plan import Existing, difference, existing_records, offer, same_content, survivor
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline
 
@@ -42,17 +38,11 @@ CHOICE = (
 
 @dataclass(frozen=True, slots=True)
 class Lost(Finding):
-    """One record whose document is not there; `reason` is why it cannot or must not be inserted.
+    """One record whose document is not there; `reason` is why it cannot or must not be inserted."""
 
-    Args:
-        document: What is inserted; None when it cannot or must not be.
-        lost: Fields the document may have had that nobody knows, or that are guessed.
-        then: What the next sync does with the record once the document is there; empty for nothing.
-    """
-
-    document: Mapping[str, Any] | None = None
-    lost: tuple[str, ...] = ()
-    then: str = ""
+    document: Mapping[str, Any] | None = None  # What is inserted; None when it cannot or must not be
+    lost: tuple[str, ...] = ()  # Fields the document may have had that nobody knows, or that are guessed
+    then: str = ""  # What the next sync does with the record once the document is there; empty for nothing
 
     shown: ClassVar = ("item", "user", "uri", "inserts", "reason", "document", "lost", "then")
 
@@ -95,17 +85,11 @@ def find_lost(pipeline: Pipeline, account: Account, selection: Selection) -> lis
 
 
 def restore(pipeline: Pipeline, account: Account, selection: Selection, most: int) -> Iterator[Lost]:
-    """Insert what `find_lost` finds now, at most so many documents, under the lease of the repository.
-
-    Yields:
-        What was inserted, with its `document`, and what was not, with the reason.
-
-    Raises:
-        Blocked: The account began to leave, or cannot be used any more.
-        LeaseHeld: Somebody writes to the repository right now.
-    """
+    """Insert what `find_lost` finds now, at most so many documents, under the lease of the repository; yields what was
+    inserted, with its `document`, and what was not, with the reason. Raises Blocked where the account began to leave,
+    or cannot be used any more; LeaseHeld where somebody writes to the repository right now."""
     # Asked anew, right before: between the look and now the account may have been scheduled for deletion.
-    current = next((each for each in pipeline.accounts.all() if each.id == account.id), None)
+    current = {each.id: each for each in pipeline.accounts.all()}.get(account.id)
     if current is None or current.did != account.did:
         raise Blocked(f"{account.key} is not there any more, or has another repository: look again")
     found = put_right(
@@ -118,11 +102,11 @@ def restore(pipeline: Pipeline, account: Account, selection: Selection, most: in
 def _insert(pipeline: Pipeline, lost: Lost) -> str:
     """Insert the document; why that cannot be, or ""."""
     media, document = media_type(lost.type), lost.document or {}
-    taken = pipeline.repairs.conflicts(media, document)
+    taken = pipeline.documents.conflicts(media, document)
     if taken:
         return "; ".join(taken)
     try:
-        if pipeline.repairs.insert(media, document):
+        if pipeline.documents.insert(media, document):
             return ""
     except InvalidDocument as error:
         return error.message
@@ -131,8 +115,6 @@ def _insert(pipeline: Pipeline, lost: Lost) -> str:
 
 @dataclass(slots=True)
 class _Rebuilder:
-    """Rebuilds documents of one account and type."""
-
     pipeline: Pipeline
     account: Account
     media: MediaType
@@ -145,9 +127,9 @@ class _Rebuilder:
         found: list[Lost] = []
         rebuilt: list[Document] = []
         for ref in named:
-            copies = [record for record in records if record.ref == ref]
-            record = self._best(copies, entries.get(ref))
-            lost, document = self._one(record, ref, owners, entries.get(ref))
+            copies, entry = [record for record in records if record.ref == ref], entries.get(ref)
+            known = entry.rkey if entry is not None and entry.did == self.account.did else None
+            lost, document = self._one(survivor(media, copies, known), ref, owners, entry)
             if lost.document is not None and len(copies) > 1:
                 lost = replace(lost, then=f"{lost.then or 'keeps it'}; deletes {len(copies) - 1} more copies")
             found.append(lost)
@@ -159,26 +141,19 @@ class _Rebuilder:
         chosen = {item_id(media.name, id) for id in selection.documents(rebuilt)}
         return self._without_twins([lost for lost in found if lost.item in chosen])
 
-    def _best(self, copies: Sequence[Existing], entry: LedgerEntry | None) -> Existing:
-        """The copy the pipeline knows, else one with its blobs, else the oldest: the one the sync would keep."""
-        known = entry.rkey if entry is not None and entry.did == self.account.did else None
-        needed = [blob.name for blob in self.media.blobs]
-        return min(copies, key=lambda r: (r.rkey != known, not all(n in r.value for n in needed), r.rkey))
-
     def _one(
         self, record: Existing, ref: str, owners: Mapping[str, str | None], entry: LedgerEntry | None
     ) -> tuple[Lost, Document | None]:
-        lost, refusal = self._left(record, ref, ""), self._refusal(ref, owners, entry)
-        if refusal:
-            return replace(lost, reason=refusal), None
+        if refusal := self._refusal(ref, owners, entry):
+            return self._left(record, ref, refusal), None
         try:
             raw, document = self._choose(record, ref, entry)
         except (InvalidRecord, InvalidDocument) as error:
-            return replace(lost, reason=error.message), None
-        if taken := self.pipeline.repairs.conflicts(self.media, raw):
-            return replace(lost, reason="; ".join(taken)), document
+            return self._left(record, ref, error.message), None
+        if taken := self.pipeline.documents.conflicts(self.media, raw):
+            return self._left(record, ref, "; ".join(taken)), document
         unknown, then = lost_fields(self.media, raw), self._then(record, document, entry)
-        return replace(lost, document=raw, lost=unknown, then=then), document
+        return replace(self._left(record, ref, ""), document=raw, lost=unknown, then=then), document
 
     @staticmethod
     def _refusal(ref: str, owners: Mapping[str, str | None], entry: LedgerEntry | None) -> str:
@@ -192,11 +167,8 @@ class _Rebuilder:
 
     def _choose(self, record: Existing, ref: str, entry: LedgerEntry | None) -> tuple[dict[str, Any], Document]:
         """Of the documents the record may have been made of, the one the ledger saw last, else the first that fits.
-
-        Raises:
-            InvalidRecord: The record does not tell enough.
-            InvalidDocument: The document could not be published, or its media is gone.
-        """
+        Raises InvalidRecord where the record does not tell enough, InvalidDocument where the document could not be
+        published, or its media is gone."""
         account, media = self.account, self.media
         owner = None if account.is_guest else account.id
         link = Link(record.rkey, at_uri(str(account.did), media.nsid, record.rkey), record.cid, account.did)
@@ -250,8 +222,6 @@ class _Rebuilder:
 
 
 class DocumentsParameters(Selected):
-    """Whose lost documents to rebuild."""
-
     confirm: int | None = confirm_option("documents")
     why: str = why_option()
 
@@ -259,6 +229,7 @@ class DocumentsParameters(Selected):
 _COLUMNS: Final = ("user", "item", "inserts", "reason", "lost", "then")
 
 
+@declared("restore-documents", "restore_documents", "restore_lost_documents")
 def run_restore_documents(work: Work, parameters: DocumentsParameters) -> Report:
     """Rebuild documents that are missing in Mongo from their records. Without a confirmation nothing is written.
 
@@ -271,10 +242,8 @@ def run_restore_documents(work: Work, parameters: DocumentsParameters) -> Report
     found = search(work, "Looking", accounts, lambda each: find_lost(pipeline, each, selection), missing)
     total = found.repairable.total()
     if not parameters.confirms(total):
-        answer = _answer(f"{total} documents can be rebuilt.", found, missing, inserted=0)
-        answer.confirm = total if total or parameters.confirm else None
-        answer.exit_code = 1 if found.left else 0
-        return answer
+        confirm, code = total if total or parameters.confirm else None, 1 if found.left else 0
+        return _answer(f"{total} documents can be rebuilt.", found, missing, 0, confirm=confirm, exit_code=code)
     results = audited(
         work,
         "Restoring",
@@ -288,22 +257,17 @@ def run_restore_documents(work: Work, parameters: DocumentsParameters) -> Report
         counted_as="inserted",
     )
     restored = Table("items", _COLUMNS, "Restored")
-    done = counted(results, restored.add)
-    done.left_out[:0] = found.left_out
+    done = FindingCount(left_out=[*found.left_out])
+    for each in results:
+        done.add(each, restored)
     inserted = done.repairable.total()
-    answer = _answer(f"{inserted} of {total} documents were inserted.", done, restored, inserted=inserted)
-    answer.failed = inserted != total
-    answer.exit_code = 1 if done.left or answer.failed else 0
-    return answer
+    failed = inserted != total
+    headline, code = f"{inserted} of {total} documents were inserted.", 1 if done.left or failed else 0
+    return _answer(headline, done, restored, inserted, failed=failed, exit_code=code)
 
 
-def _answer(headline: str, found: FindingCount, table: Table, *, inserted: int) -> Report:
+def _answer(headline: str, found: FindingCount, table: Table, inserted: int, **fields: Any) -> Report:
     counts = {"restorable": found.repairable.total(), "inserted": inserted, "left": found.left}
     lines = [f"{found.left} records cannot give theirs back.", CHOICE]
-    more = {"choice": CHOICE}
-    return findings_report(headline, counts, table, found.left_out, left_out_as="refused", more=more, lines=lines)
-
-
-RESTORE_DOCUMENTS: Final = Declaration(
-    "restore-documents", "restore_documents", "restore_lost_documents", DocumentsParameters, run_restore_documents
-)
+    fields |= {"left_out_as": "refused", "more": {"choice": CHOICE}, "lines": lines}
+    return findings_report(headline, counts, table, found.left_out, **fields)

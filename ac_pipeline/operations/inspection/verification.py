@@ -1,7 +1,6 @@
-"""Receipts: every user verified against the repository itself, in four aspects, with what was found kept by user.
+"""Receipts: every user verified against the repository itself, in four aspects, for one read of each repository.
 
-Nothing is repaired. Whether content is right is `sync/verify.py`'s judgement, whether links and shapes are is
-`links.py`'s; here they are put side by side, for one read of each repository. `receipts.py` keeps receipts.
+Nothing is repaired. Content is judged by `sync/verify.py`, links and shapes by `links.py`.
 """
 
 from __future__ import annotations
@@ -10,10 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cache
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import PipelineError
-from ac_pipeline.items import Finding, RepositoryCheckpoint
+from ac_pipeline.items import Finding
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.ledger.receipts import Aspect, Found, MongoReceipts, Part, Receipt, Total
 from ac_pipeline.operations.inspection.links import Judge, LinkFinding, LinkState, Repair
@@ -22,7 +22,7 @@ from ac_pipeline.sync.for_accounts import for_accounts
 from ac_pipeline.sync.planning.plan import existing_records
 from ac_pipeline.sync.ports import Ledger
 from ac_pipeline.sync.selection import Selection
-from ac_pipeline.sync.verify import Verification, compare
+from ac_pipeline.sync.verify import compare
 
 LISTED = 20
 """Items a receipt lists for each type and aspect; it counts all. `ac-pipeline verify` and `links` list every one."""
@@ -41,15 +41,10 @@ class Taken:
 
 @dataclass(frozen=True, slots=True)
 class Findings:
-    """What the receipts of all users say together.
+    """What the receipts of all users say together."""
 
-    Args:
-        totals: By type name and aspect.
-        unsound: What is wrong, by user, without what a sync has put right since.
-    """
-
-    totals: Mapping[tuple[str, Aspect], Total]
-    unsound: tuple[Found, ...] = ()
+    totals: Mapping[tuple[str, Aspect], Total]  # By type name and aspect
+    unsound: tuple[Found, ...] = ()  # What is wrong, by user, without what a sync has put right since
 
 
 def findings(receipts: MongoReceipts, marks: Ledger, types: Sequence[MediaType]) -> Findings:
@@ -59,15 +54,12 @@ def findings(receipts: MongoReceipts, marks: Ledger, types: Sequence[MediaType])
     wrong before is put right. Of blobs a settled repository says nothing, so that those findings stay until the next
     verification.
     """
-    names = [media.name for media in types]
-    left: dict[str, RepositoryCheckpoint | None] = {}
+    names, checkpoint = [media.name for media in types], cache(marks.checkpoint)
 
     def settled_since(found: Found) -> bool:
         if found.aspect is Aspect.BLOBS or found.did is None:
             return False
-        if found.did not in left:
-            left[found.did] = marks.checkpoint(found.did)
-        mark = left[found.did]
+        mark = checkpoint(found.did)
         return mark is not None and mark.at > found.at and found.type in mark.settled
 
     wrong = tuple(found for found in receipts.unsound(names) if not settled_since(found))
@@ -77,11 +69,8 @@ def findings(receipts: MongoReceipts, marks: Ledger, types: Sequence[MediaType])
 def take_receipt(
     engine: Engine, account: Account, types: Sequence[MediaType], *, blobs: bool, run_id: str, now: datetime
 ) -> Receipt:
-    """Verify one account; of its blobs nothing is said unless every one is asked for.
-
-    Raises:
-        Transient, RepositoryUnreadable: Something could not be read: nothing can be said.
-    """
+    """Verify one account; of its blobs nothing is said unless every one is asked for. Raises Transient or
+    RepositoryUnreadable where something could not be read: nothing can be said."""
     plan, report = engine.survey(account, Selection(types=tuple(types), full=True))
     if plan.repository is None:
         blocked = report.blocked.message if report.blocked is not None else "nothing of it is mirrored"
@@ -92,9 +81,17 @@ def take_receipt(
         media = planned.media
         found = compared[media.name]
         if report.blocked is None:  # what is missing waits for the account; what was found before still holds
-            parts[media.name, Aspect.RECORDS] = _records(found)
+            counts = {name: getattr(found, name) for name in ("missing", "different", "extra", "duplicates")}
+            states = {name: count for name, count in counts.items() if count}
+            wrong = [item for item in found.items if item.state in {"missing", "different", "extra", "duplicate"}]
+            sound = found.expected - found.missing - found.different
+            parts[media.name, Aspect.RECORDS] = Part(found.expected, sound, states, 0, _listed(wrong))
         if blobs and media.blobs:
-            parts[media.name, Aspect.BLOBS] = _blobs(found)
+            missing = found.blobs_expected - found.blobs_verified
+            wrong = [item for item in found.items if item.state == "blob-missing"]
+            states = {"missing": missing} if missing else {}
+            part = Part(found.blobs_expected, found.blobs_verified, states, 0, _listed(wrong))
+            parts[media.name, Aspect.BLOBS] = part
         existing = existing_records(plan.repository, media)
         judge = Judge(engine.lexicons, account.key, plan.repository.did, planned, existing)
         findings = list(judge.findings(plan.wanted[media.name]))
@@ -132,25 +129,9 @@ def take_receipts(
         yield taken
 
 
-def _records(found: Verification) -> Part:
-    counts = {name: getattr(found, name) for name in ("missing", "different", "extra", "duplicates")}
-    states = {name: count for name, count in counts.items() if count}
-    wrong = [item for item in found.items if item.state in {"missing", "different", "extra", "duplicate"}]
-    return Part(found.expected, found.expected - found.missing - found.different, states, 0, _listed(wrong))
-
-
-def _blobs(found: Verification) -> Part:
-    missing = found.blobs_expected - found.blobs_verified
-    wrong = [item for item in found.items if item.state == "blob-missing"]
-    states = {"missing": missing} if missing else {}
-    return Part(found.blobs_expected, found.blobs_verified, states, 0, _listed(wrong))
-
-
 def _links(findings: Sequence[LinkFinding]) -> Part:
-    """Links that are not as they should be. A document never published has none, and is missing, not unlinked.
-
-    What is held back is quarantined, and listed as that; here it only counts as odd (DEL-10).
-    """
+    """Links that are not as they should be. A document never published has none, and is missing, not unlinked. What is
+    held back is quarantined, and listed as that; here it only counts as odd (DEL-10)."""
     documents = [finding for finding in findings if finding.state is not LinkState.ORPHAN]
     broken = [each for each in documents if each.state in _BROKEN_LINKS and each.repair is not Repair.PUBLISH]
     wrong = [each for each in broken if each.held is None]

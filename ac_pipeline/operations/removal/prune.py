@@ -1,8 +1,7 @@
 """Forgetting snapshots: index entry, manifest, repository and the blobs that no other snapshot needs (DEL-7).
 
-A snapshot keeps a person's work after it has gone from the PDS, so there has to be a way to let it go as well. What is
-deleted is said beforehand. A kill in between leaves a snapshot that no restore uses, and the same command does the
-rest. Taking and checking snapshots is `snapshot.py`.
+What is deleted is said beforehand. A kill in between leaves a snapshot that no restore uses, and the same command does
+the rest.
 """
 
 from __future__ import annotations
@@ -10,29 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from typing import Final
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import AccountInactive, AccountUnknown, HeldBack, Misconfigured, SourceMissing
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.ledger.collections import Snapshot
-from ac_pipeline.operations.declare import Declaration, Report, Table, Work
+from ac_pipeline.operations.declare import Report, Table, Work, declared
 from ac_pipeline.operations.parameters import OfOneUser, OfTypes, Parameters, confirm_option, option, why_option
-from ac_pipeline.operations.removal.removed import Removals
-from ac_pipeline.operations.removal.snapshot import (
-    Archive,
-    Progress,
-    Vault,
-    needed_blobs,
-    open_vault,
-    quiet,
-    take_snapshot,
-)
-from ac_pipeline.operations.removal.wipe import path_of
+from ac_pipeline.operations.removal.snapshot import Vault, needed_blobs, open_vault, take_snapshot
+from ac_pipeline.operations.removal.wipe import Removals, path_of
 from ac_pipeline.sync.planning.plan import existing_records
 
-FORGET = "forget-snapshots"
-"""The action, in the audit."""
+FORGET = "forget-snapshots"  # The action, in the audit
 
 _AT_ONCE = 4
 """Blobs deleted between two looks at the index; a tape's video has at most 50 MB, and they are in memory meanwhile."""
@@ -40,21 +28,15 @@ _AT_ONCE = 4
 
 @dataclass(frozen=True, slots=True)
 class Forgetting:
-    """What forgetting some snapshots would delete, or has deleted.
+    """What forgetting some snapshots would delete, or has deleted."""
 
-    Args:
-        snapshots: The snapshots, newest first.
-        blobs: How many blobs go with them.
-        shared: How many of their blobs stay, because other snapshots need them.
-        last_copies: Records of theirs that neither the PDS nor another snapshot has, and that no document in Mongo
-            stands behind: with the snapshots they are gone for good.
-        lost: Snapshots that are so damaged that nobody knows which blobs were theirs; such blobs stay.
-    """
-
-    snapshots: tuple[Snapshot, ...]
-    blobs: int
-    shared: int
+    snapshots: tuple[Snapshot, ...]  # The snapshots, newest first
+    blobs: int  # How many blobs go with them
+    shared: int  # How many of their blobs stay, because other snapshots need them
+    # Records of theirs that neither the PDS nor another snapshot has, and that no document in Mongo stands behind: with
+    # the snapshots they are gone for good
     last_copies: int
+    # Snapshots that are so damaged that nobody knows which blobs were theirs; such blobs stay
     lost: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, object]:
@@ -68,16 +50,9 @@ class Forgetting:
 
 
 def of_person(snapshots: Iterable[Snapshot], name: str, account: Account | None) -> list[Snapshot]:
-    """Every snapshot of a user, of a purged one too.
-
-    Args:
-        name: As the operator wrote it.
-        account: Whom that is, or None when the platform does not know them any more: then `name` has to be the
-            partition key they had, their DID or their Mongo id.
-
-    Raises:
-        Misconfigured: There is none, or several people had this key.
-    """
+    """Every snapshot of a user, of a purged one too: where the platform does not know them any more (`account` is
+    None), `name` has to be the partition key they had, their DID or their Mongo id. Raises Misconfigured where there is
+    none, or several people had this key."""
     if account is not None:
         return [each for each in snapshots if each.account == account.id]
     found = [each for each in snapshots if name.lower() in (each.user, each.did) or name == each.account]
@@ -90,20 +65,13 @@ def of_person(snapshots: Iterable[Snapshot], name: str, account: Account | None)
 
 
 def plan_forgetting(vault: Vault, snapshots: Sequence[Snapshot], accounts: Sequence[Account]) -> Forgetting:
-    """What forgetting these snapshots would delete; reads only.
-
-    Args:
-        accounts: All accounts of the platform.
-
-    Raises:
-        HeldBack: A wipe needs one of them, or a later snapshot of the same wipe does.
-        SourceMissing: A snapshot that stays is damaged: which blobs it needs is not known.
-        Transient: Something could not be read.
-    """
+    """What forgetting these snapshots would delete, where these are all accounts; reads only. Raises HeldBack where a
+    wipe, or a later snapshot of the same wipe, needs one of them; SourceMissing where a snapshot that stays is damaged:
+    which blobs it needs is not known."""
     chosen, owners = tuple(snapshots), {account.id: account for account in accounts}
-    _refuse(vault.archive, chosen, owners)
-    needs, lost = _needs(vault.archive, chosen)
-    kept = _kept(vault.archive, {each.id for each in chosen})
+    _refuse(vault, chosen, owners)
+    needs, lost = _needs(vault, chosen)
+    kept = _kept(vault, {each.id for each in chosen})
     return Forgetting(
         chosen,
         len(needs - kept),
@@ -117,62 +85,49 @@ def plan_forgetting(vault: Vault, snapshots: Sequence[Snapshot], accounts: Seque
 
 
 def forget(
-    vault: Vault,
-    snapshots: Sequence[Snapshot],
-    accounts: Callable[[], Sequence[Account]],
-    *,
-    why: str = "",
-    progress: Progress = quiet,
+    vault: Vault, snapshots: Sequence[Snapshot], accounts: Callable[[], Sequence[Account]], *, why: str = ""
 ) -> Forgetting:
-    """Delete snapshots with everything that only they need, in the audit before it starts.
-
-    Args:
-        accounts: Reads all accounts of the platform.
-
-    Raises:
-        HeldBack, SourceMissing, Transient: As for `plan_forgetting`; nothing was deleted, or the same call does the
-            rest.
-    """
+    """Delete snapshots with everything that only they need, in the audit before it starts; `accounts` reads all
+    accounts of the platform. Errors as for `plan_forgetting`: nothing was deleted, or the same call does the rest."""
     if not snapshots:
         return Forgetting((), 0, 0, 0)
-    archive = vault.archive
     with ExitStack() as stack:
         for did in sorted({each.did for each in snapshots}):
             stack.enter_context(vault.engine.ledger.lease(did, vault.engine.holder))
-        current = tuple(archive.index.get(each.id) for each in snapshots)
+        current = tuple(vault.index.get(each.id) for each in snapshots)
         plan = plan_forgetting(vault, current, accounts())
         owners = {each.account: Account(each.account, each.user, did=each.did) for each in current}
         counts = {"snapshots": len(current), "blobs": plan.blobs, "last_copies": plan.last_copies}
         types = [media.name for media in MEDIA_TYPES if any(media.name in each.types for each in current)]
         with vault.audit.during(FORGET, list(owners.values()), types, why=why, counts=counts) as audited:
             for each in current:
-                archive.index.save(replace(each, complete=False, open=False))  # from now on no restore uses it
-            needs, _ = _needs(archive, current)
+                vault.index.save(replace(each, complete=False, open=False))  # from now on no restore uses it
+            needs, _ = _needs(vault, current)
             going = {each.id for each in current}
-            gone = _delete_blobs(archive, needs, going, progress)
+            gone = _delete_blobs(vault, needs, going)
             # CARs that only these are; a snapshot that is being taken reads its own back in the end.
-            used = {each.repository for each in archive.index.find() if each.id not in going}
+            used = {each.repository for each in vault.index.find() if each.id not in going}
             for digest in sorted({each.repository for each in current} - used):
-                archive.files.remove("repositories", digest)
+                vault.files.remove("repositories", digest)
             for each in current:
-                archive.files.remove("manifests", each.id)
-                archive.index.remove(each.id)
+                vault.files.remove("manifests", each.id)
+                vault.index.remove(each.id)
             audited.counts.update(counts, blobs=gone)
     return replace(plan, blobs=gone, shared=plan.shared + plan.blobs - gone)
 
 
-def _refuse(archive: Archive, chosen: Sequence[Snapshot], accounts: dict[str, Account]) -> None:
+def _refuse(vault: Vault, chosen: Sequence[Snapshot], accounts: dict[str, Account]) -> None:
     ids = {each.id for each in chosen}
     for each in chosen:
         owner = accounts.get(each.account)
-        unfinished = archive.unfinished(owner) if owner is not None and owner.did is not None else None
+        unfinished = vault.unfinished(owner) if owner is not None and owner.did is not None else None
         if unfinished is not None:
             raise HeldBack(
                 f"A wipe of {each.user} is unfinished and goes on with snapshot {unfinished.id}: end it with "
                 f"`ac-pipeline wipe {each.user}`, which names the number to confirm, or undo it with "
                 f"`ac-pipeline restore {each.user} --from {unfinished.id}`. Nothing was forgotten."
             )
-        for other in archive.index.find(account=each.account):
+        for other in vault.index.find(account=each.account):
             if other.previous == each.id and other.id not in ids:
                 raise HeldBack(
                     f"Snapshot {other.id} is a later part of the same wipe and cannot be restored without {each.id}: "
@@ -180,24 +135,24 @@ def _refuse(archive: Archive, chosen: Sequence[Snapshot], accounts: dict[str, Ac
                 )
 
 
-def _needs(archive: Archive, snapshots: Iterable[Snapshot]) -> tuple[set[str], tuple[str, ...]]:
+def _needs(vault: Vault, snapshots: Iterable[Snapshot]) -> tuple[set[str], tuple[str, ...]]:
     """CIDs of the blobs of snapshots that are to go, and those of which nobody can say."""
     found, lost = set[str](), list[str]()
     for each in snapshots:
         try:
-            found |= _cids(archive, each)
+            found |= _cids(vault, each)
         except SourceMissing:
             lost.append(each.id)
     return found, tuple(lost)
 
 
-def _kept(archive: Archive, without: Collection[str]) -> set[str]:
+def _kept(vault: Vault, without: Collection[str]) -> set[str]:
     """CIDs of the blobs that all other snapshots need, unfinished ones included."""
     found: set[str] = set()
-    for each in archive.index.find():
+    for each in vault.index.find():
         if each.id not in without:
             try:
-                found |= _cids(archive, each)
+                found |= _cids(vault, each)
             except SourceMissing as error:
                 raise SourceMissing(
                     f"Which blobs snapshot {each.id} of {each.user} needs cannot be read, so none can be deleted: "
@@ -206,39 +161,39 @@ def _kept(archive: Archive, without: Collection[str]) -> set[str]:
     return found
 
 
-def _cids(archive: Archive, snapshot: Snapshot) -> set[str]:
+def _cids(vault: Vault, snapshot: Snapshot) -> set[str]:
     """From the manifest; a snapshot that never became complete has none, but its repository."""
     try:
-        listed = archive.files.manifest(snapshot.id).get("cids")
+        listed = vault.files.manifest(snapshot.id).get("cids")
     except SourceMissing:
         listed = None
     if isinstance(listed, list):
         return {str(cid) for cid in listed}
     types = [media for media in MEDIA_TYPES if media.name in snapshot.types]
-    return set(needed_blobs(archive.repository(snapshot), types))
+    return set(needed_blobs(vault.repository(snapshot), types))
 
 
-def _delete_blobs(archive: Archive, needs: set[str], going: set[str], progress: Progress) -> int:
+def _delete_blobs(vault: Vault, needs: set[str], going: set[str]) -> int:
     """Delete what no other snapshot needs; how many that were.
 
     A snapshot that is being taken enters the index before it looks for its blobs. So after each few deletions the
     index is asked once more, and what a new one needs is put back: it had found it there.
     """
-    known = {each.id for each in archive.index.find()}
-    doomed = sorted(needs - _kept(archive, going))
+    known = {each.id for each in vault.index.find()}
+    doomed = sorted(needs - _kept(vault, going))
     gone = 0
     for first in range(0, len(doomed), _AT_ONCE):
         held: dict[str, bytes] = {}
         for cid in doomed[first : first + _AT_ONCE]:
             with suppress(SourceMissing):  # gone already, or damaged: of no use to anybody
-                held[cid] = archive.files.blob(cid)
-            archive.files.remove("blobs", cid)
+                held[cid] = vault.files.blob(cid)
+            vault.files.remove("blobs", cid)
             gone += 1
-        if {each.id for each in archive.index.find()} - known:
-            for cid in _kept(archive, going) & held.keys():
-                archive.files.put_blob(cid, held[cid])
+        if {each.id for each in vault.index.find()} - known:
+            for cid in _kept(vault, going) & held.keys():
+                vault.files.put_blob(cid, held[cid])
                 gone -= 1
-        progress("Deleting blobs", min(first + _AT_ONCE, len(doomed)), len(doomed))
+        vault.progress("Deleting blobs", min(first + _AT_ONCE, len(doomed)), len(doomed))
     return gone
 
 
@@ -249,33 +204,29 @@ def _last_copies(vault: Vault, account: Account, snapshots: Sequence[Snapshot]) 
         with suppress(AccountUnknown, AccountInactive):
             elsewhere = set(vault.engine.server.read_repository(account.did).records.items())
     ids = {each.id for each in snapshots}
-    for other in vault.archive.index.find(account=account.id):
+    for other in vault.index.find(account=account.id):
         if other.id not in ids and other.complete:
             try:
-                elsewhere |= set(vault.archive.contents(other).records.items())
+                elsewhere |= set(vault.contents(other).records.items())
             except SourceMissing:  # a damaged one is no other copy
                 continue
     removals = Removals(vault.engine, account, MEDIA_TYPES, "")
     alone: set[tuple[str, str]] = set()
     for each in snapshots:
         try:
-            repository = vault.archive.repository(each)
+            repository = vault.repository(each)
         except SourceMissing:
             continue
         for media in MEDIA_TYPES:
             for record in existing_records(repository, media) if media.name in each.types else ():
                 path = path_of(media, record)
-                if not removals.documented(media, record) and (path, record.cid) not in elsewhere:
+                if removals.document(media, record) is None and (path, record.cid) not in elsewhere:
                     alone.add((f"{media.name} {path}", record.cid))
     return len(alone)
 
 
-_COLUMNS: Final = ("snapshot", "user", "taken", "records", "blobs", "bytes", "for", "usable")
-
-
-def snapshots_table(name: str, found: Iterable[Snapshot], title: str = "") -> Table:
-    """Snapshots, one a row."""
-    table = Table(name, _COLUMNS, title)
+def snapshots_table(name: str, found: Iterable[Snapshot]) -> Table:
+    table = Table(name, ("snapshot", "user", "taken", "records", "blobs", "bytes", "for", "usable"))
     for each in found:
         purpose = "" if each.wipe is None else "a wipe, unfinished" if each.open else "a wipe"
         shown = {
@@ -292,13 +243,14 @@ class TakeParameters(OfOneUser, OfTypes):
     """Whose repository to keep."""
 
 
+@declared("snapshot", "take_snapshot", "take_one_snapshot")
 def run_take(work: Work, parameters: TakeParameters) -> Report:
     """Keep what a user's repository holds, records and blobs, and verify it by reading it back.
 
     Nothing else is changed. `ac-pipeline restore USER --from SNAPSHOT` brings it back.
     """
     account = parameters.account(work.pipeline)
-    taken = take_snapshot(open_vault(work.pipeline), account, parameters.media, progress=work.progress)
+    taken = take_snapshot(open_vault(work.pipeline, work.progress), account, parameters.media)
     return Report(
         f"Snapshot {taken.id} of {taken.user}: {sum(taken.records.values())} records, {taken.blobs} blobs, "
         f"{taken.bytes} bytes.",
@@ -308,12 +260,7 @@ def run_take(work: Work, parameters: TakeParameters) -> Report:
     )
 
 
-TAKE_SNAPSHOT: Final = Declaration("snapshot", "take_snapshot", "take_one_snapshot", TakeParameters, run_take)
-
-
 class SnapshotsParameters(Parameters):
-    """Which snapshots to list, or to delete."""
-
     user: str = option("", "List only those of this user.", metavar="KEY")
     limit: int = option(0, "List the newest so many only; 0 for all.", metavar="N", ge=0)
     snapshots: list[str] = option([], "Delete this snapshot.", name="--forget", metavar="ID")
@@ -322,6 +269,7 @@ class SnapshotsParameters(Parameters):
     why: str = why_option()
 
 
+@declared("snapshots", "forget_snapshots", "forget_some_snapshots")
 def run_snapshots(work: Work, parameters: SnapshotsParameters) -> Report:
     """List the snapshots, newest first; or delete some for good, with the records and blobs that no other snapshot
     needs: the last step of an erasure.
@@ -339,7 +287,7 @@ def run_snapshots(work: Work, parameters: SnapshotsParameters) -> Report:
         return Report(
             f"{len(found)} snapshots.", [each.to_json() for each in found], [snapshots_table("snapshots", found)]
         )
-    vault = open_vault(pipeline)
+    vault = open_vault(pipeline, work.progress)
     if user:
         try:
             account = pipeline.accounts.find(user)
@@ -351,7 +299,7 @@ def run_snapshots(work: Work, parameters: SnapshotsParameters) -> Report:
     if not parameters.confirms(len(chosen)):
         plan = plan_forgetting(vault, chosen, pipeline.accounts.all())
         return _forgetting(f"{len(chosen)} snapshots would be deleted.", plan, confirm=len(chosen), exit_code=2)
-    done = forget(vault, chosen, pipeline.accounts.all, why=parameters.why, progress=work.progress)
+    done = forget(vault, chosen, pipeline.accounts.all, why=parameters.why)
     return _forgetting(f"{len(done.snapshots)} snapshots were deleted.", done)
 
 
@@ -369,8 +317,3 @@ def _forgetting(headline: str, found: Forgetting, *, confirm: int | None = None,
     facts = {"blobs": found.blobs, "shared_blobs": found.shared, "last_copies": found.last_copies}
     tables = [snapshots_table("snapshots", found.snapshots)]
     return Report(headline, found.to_json(), tables, facts, lines, confirm=confirm, exit_code=exit_code)
-
-
-SNAPSHOTS: Final = Declaration(
-    "snapshots", "forget_snapshots", "forget_some_snapshots", SnapshotsParameters, run_snapshots
-)

@@ -1,17 +1,15 @@
 """Snapshots: what a repository held at one commit, kept so that it can be brought back byte by byte.
 
 A snapshot is the CAR as the PDS sent it and every blob that records of the chosen types refer to. It counts only when
-everything was read back and verified. Taking, checking and opening one belongs here; where it is kept is
-`renditions/store.py` and `mongo/ledger/collections.py`, what it is for is `wipe.py` and `restore.py`.
+everything was read back and verified.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from datetime import datetime
 from uuid import uuid4
 
 from ac_pipeline.accounts import Account
@@ -27,14 +25,11 @@ from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.planning.copies import copies_of
 from ac_pipeline.wiring import Pipeline
 
-BLOBS_AT_ONCE = 4
-"""Blobs in memory at a time: they hide the round trips, and a tape's video has at most 50 MB."""
+BLOBS_AT_ONCE = 4  # Blobs in memory at a time: they hide the round trips, and a tape's video has at most 50 MB
 
-_NAMED = 5
-"""Records a message names."""
+_NAMED = 5  # Records a message names
 
-Progress = Callable[[str, int, int], None]
-"""Is given what is being done, how many of it are done, and of how many."""
+Progress = Callable[[str, int, int], None]  # Is given what is being done, how many of it are done, and of how many
 
 
 def quiet(what: str, done: int, total: int) -> None:
@@ -42,20 +37,16 @@ def quiet(what: str, done: int, total: int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Archive:
-    """Takes, checks and opens snapshots.
+class Vault:
+    """All that snapshots, wipes and restores work with; takes, checks and opens snapshots."""
 
-    Args:
-        files: Where repositories and blobs are kept.
-        index: Which snapshots there are.
-        spare: Another place for a blob that the PDS has lost: its bytes, or SourceMissing.
-    """
-
+    engine: Engine
     server: PdsClient
-    files: SnapshotFiles
-    index: MongoSnapshots
-    now: Callable[[], datetime]
-    spare: Callable[[str], bytes]
+    files: SnapshotFiles  # Where repositories and blobs are kept
+    index: MongoSnapshots  # Which snapshots there are
+    audit: MongoAudit
+    spare: Callable[[str], bytes]  # Another place for a blob that the PDS has lost: its bytes, or SourceMissing
+    progress: Progress = quiet
 
     def read(self, did: str) -> tuple[bytes, Repository]:
         """The repository as it is now, as bytes and verified."""
@@ -70,26 +61,25 @@ class Archive:
         *,
         previous: str | None = None,
         wipe: int | None = None,
-        progress: Progress = quiet,
     ) -> Snapshot:
         """Keep a repository and the blobs of its records of these types, and read everything back.
 
         Args:
-            read: The repository, as `Archive.read` gave it.
+            read: The repository, as `read` gave it.
             previous, wipe: See `Snapshot`.
 
         Raises:
             BlobMissing: Nobody has the bytes of a blob. The snapshot stays marked as incomplete.
             Transient: Something could not be read or kept.
         """
-        car, repository = read
+        (car, repository), when = read, self.engine.now()
         needed = needed_blobs(repository, types)
         snapshot = Snapshot(
-            id=f"{self.now():%Y%m%dT%H%M%S}-{uuid4().hex[:8]}",
+            id=f"{when:%Y%m%dT%H%M%S}-{uuid4().hex[:8]}",
             account=account.id,
             user=account.key,
             did=repository.did,
-            when=self.now(),
+            when=when,
             types=tuple(media.name for media in types),
             commit=repository.commit,
             repository=self.files.put_repository(car),
@@ -101,7 +91,7 @@ class Archive:
             open=wipe is not None,
         )
         self.index.save(snapshot)
-        size = self._keep_blobs(repository.did, needed, progress)
+        size = self._keep_blobs(repository.did, needed)
         done = replace(snapshot, bytes=len(car) + size, complete=True)
         self.files.put_manifest(done.id, {**done.to_json(), "format": 1, "cids": sorted(needed)})
         self.contents(done)
@@ -123,13 +113,13 @@ class Archive:
         """The same of a snapshot that is to be deleted, complete or not; it is not to be restored from."""
         return _verified(self.files.repository(snapshot.repository), snapshot.did)
 
-    def check(self, snapshot: Snapshot, types: Sequence[MediaType], progress: Progress = quiet) -> Repository:
+    def check(self, snapshot: Snapshot, types: Sequence[MediaType]) -> Repository:
         """Read a whole snapshot back, every blob of these types included; errors as for `contents`."""
         repository = self.contents(snapshot)
         cids = sorted(needed_blobs(repository, [media for media in types if media.name in snapshot.types]))
         with ThreadPoolExecutor(BLOBS_AT_ONCE, thread_name_prefix="snapshot") as pool:
             for done, _ in enumerate(pool.map(lambda cid: len(self.files.blob(cid)), cids), start=1):
-                progress("Checking the snapshot's blobs", done, len(cids))
+                self.progress("Checking the snapshot's blobs", done, len(cids))
         return repository
 
     def chain(self, snapshot: Snapshot) -> list[Snapshot]:
@@ -149,13 +139,13 @@ class Archive:
         found = (each for each in self.index.find(account=account.id) if each.complete and each.did == account.did)
         return next((each for each in found if any(each.records.get(media.name) for media in types)), None)
 
-    def close(self, account: Account) -> None:
-        """No wipe of this account goes on any more."""
+    def close(self, account: Account, types: Collection[str] | None = None) -> None:
+        """No wipe of this account, or none that is of these types only, goes on any more."""
         for snapshot in self.index.find(account=account.id):
-            if snapshot.open:
+            if snapshot.open and (types is None or set(snapshot.types) <= set(types)):
                 self.index.save(replace(snapshot, open=False))
 
-    def _keep_blobs(self, did: str, needed: dict[str, list[str]], progress: Progress) -> int:
+    def _keep_blobs(self, did: str, needed: dict[str, list[str]]) -> int:
         """Copy blobs, a few at a time; their bytes together."""
 
         def keep(cid: str) -> int | None:
@@ -175,7 +165,7 @@ class Archive:
                 size += kept or 0
                 if kept is None:
                     lost.append(cid)
-                progress("Keeping blobs", done, len(cids))
+                self.progress("Keeping blobs", done, len(cids))
         if lost:
             paths = sorted({path for cid in lost for path in needed[cid]})
             shown = ", ".join(paths[:_NAMED]) + (f" and {len(paths) - _NAMED} more" if len(paths) > _NAMED else "")
@@ -186,25 +176,12 @@ class Archive:
         return size
 
 
-@dataclass(frozen=True, slots=True)
-class Vault:
-    """All that snapshot, wipe and restore work with."""
-
-    engine: Engine
-    archive: Archive
-    audit: MongoAudit
+def open_vault(pipeline: Pipeline, progress: Progress = quiet) -> Vault:
+    files, spare = SnapshotFiles(pipeline.store), pipeline.store.open
+    return Vault(pipeline.engine, pipeline.server, files, pipeline.snapshots, pipeline.audit, spare, progress)
 
 
-def open_vault(pipeline: Pipeline) -> Vault:
-    archive = Archive(
-        pipeline.server, SnapshotFiles(pipeline.store), pipeline.snapshots, pipeline.engine.now, pipeline.store.open
-    )
-    return Vault(pipeline.engine, archive, pipeline.audit)
-
-
-def take_snapshot(
-    vault: Vault, account: Account, types: Sequence[MediaType], *, progress: Progress = quiet
-) -> Snapshot:
+def take_snapshot(vault: Vault, account: Account, types: Sequence[MediaType]) -> Snapshot:
     """Keep what the account's repository holds of these types, whatever becomes of it; nothing else is changed.
 
     Raises:
@@ -213,7 +190,7 @@ def take_snapshot(
     """
     if account.did is None:
         raise HeldBack(f"{account.key} has no repository: there is nothing to take a snapshot of.")
-    return vault.archive.take(account, types, vault.archive.read(account.did), progress=progress)
+    return vault.take(account, types, vault.read(account.did))
 
 
 def blobs_of(record: Record) -> tuple[BlobRef, ...]:

@@ -1,4 +1,4 @@
-"""What a wipe and a restore share: the line in the audit, the attempts, and the fields of their reports."""
+"""What a wipe and a restore share: their line in the audit, attempts, batches, and the fields of their reports."""
 
 from __future__ import annotations
 
@@ -9,32 +9,25 @@ from time import monotonic
 from typing import TypeVar
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.errors import NoCredentials, PipelineError, RepositoryMoved
-from ac_pipeline.items import Failure, State
+from ac_pipeline.atproto.repository import Repository
+from ac_pipeline.errors import AccountDeleted, NoCredentials, PipelineError, RepositoryMoved
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.ledger.audit import Audited
 from ac_pipeline.operations.removal.snapshot import Vault
 from ac_pipeline.sync.engine import ROUNDS
+from ac_pipeline.sync.planning.plan import Operation
 from ac_pipeline.sync.report import ItemFailure
+from ac_pipeline.sync.writing.writer import Committed, Refused, Writer
 
 Result = TypeVar("Result")
 
 
 @dataclass(slots=True)
 class RemovalReport:
-    """What a wipe or a restore did.
-
-    Args:
-        user: Partition key.
-        failures: Records that the PDS refuses to delete or to take.
-        on_hold: Types that are on hold now.
-        error: What ended it early; the same command does the rest.
-    """
-
-    user: str
-    failures: list[ItemFailure] = field(default_factory=list)
-    on_hold: list[str] = field(default_factory=list)
-    error: PipelineError | None = None
+    user: str  # Partition key
+    failures: list[ItemFailure] = field(default_factory=list)  # Records that the PDS refuses to delete or to take
+    on_hold: list[str] = field(default_factory=list)  # Types that are on hold now
+    error: PipelineError | None = None  # What ended it early; the same command does the rest
     seconds: float = 0.0
 
     def to_json(self) -> dict[str, object]:
@@ -44,68 +37,78 @@ class RemovalReport:
             "on_hold": self.on_hold,
             "error": self.error.message if self.error else None,
             "seconds": round(self.seconds, 3),
+            **{name: getattr(self, name) for name in type(self).__slots__},
         }
 
 
-@contextmanager
-def audited(
-    vault: Vault,
-    report: RemovalReport,
-    action: str,
-    account: Account,
-    types: Sequence[MediaType],
-    *,
-    why: str,
-    counts: Mapping[str, int] | None = None,
-    plan_hash: str | None = None,
-) -> Iterator[Audited]:
-    """Stand in the audit before it starts; an error that ends the work is its outcome, and in the report."""
-    names = [media.name for media in types]
-    with vault.audit.during(action, [account], names, why=why, plan_hash=plan_hash, counts=counts) as entry:
-        try:
-            yield entry
-        except PipelineError as error:
-            report.error = error
-            entry.outcome = f"stopped: {error.message}"
+@dataclass(slots=True)
+class Removal:
+    """A wipe or a restore of one account, which may be planned or carried out."""
 
+    vault: Vault
+    account: Account
+    types: Sequence[MediaType]
+    run_id: str = ""
+    why: str = ""
+    report: RemovalReport = field(init=False)
+    refused: set[str] = field(default_factory=set, init=False)  # Paths the PDS refuses: they are not tried again
+    started: float = field(default=0.0, init=False)  # Of the monotonic clock, when it was begun
 
-def conclude(vault: Vault, report: RemovalReport, account: Account, types: Sequence[MediaType], started: float) -> None:
-    """Say what is on hold in the end, and how long it took since this moment of the monotonic clock."""
-    report.on_hold = sorted({media.name for media in types} & vault.engine.ledger.holds(account).keys())
-    report.seconds = monotonic() - started
+    def repository_of(self, purpose: str, *, leaving: bool = False) -> str:
+        """The account's DID; Blocked where it cannot be used for this purpose, except for one that is being deleted
+        where `leaving` is True."""
+        account, blocked = self.account, self.account.blocked
+        if blocked is not None and not (leaving and isinstance(blocked, AccountDeleted)):
+            raise blocked
+        if account.did is None:
+            raise NoCredentials(f"{account.key} has no account on the PDS: there is nothing to {purpose}.")
+        return account.did
 
+    @contextmanager
+    def audited(self, action: str, counts: Mapping[str, int], plan_hash: str | None = None) -> Iterator[Audited]:
+        """Stand in the audit before it starts; an error that ends the work is its outcome, and in the report."""
+        about, names = [self.account], [media.name for media in self.types]
+        with self.vault.audit.during(action, about, names, why=self.why, plan_hash=plan_hash, counts=counts) as entry:
+            try:
+                yield entry
+            except PipelineError as error:
+                self.report.error = error
+                entry.outcome = f"stopped: {error.message}"
 
-def until_unmoved(account: Account, done: str, step: Callable[[], Result]) -> Result:
-    """Do it anew whenever somebody else writes in between.
+    def until_unmoved(self, done: str, step: Callable[[], Result]) -> Result:
+        """Do it anew whenever somebody else writes in between; RepositoryMoved where somebody did every time."""
+        moved: RepositoryMoved | None = None
+        for _ in range(ROUNDS):
+            try:
+                return step()
+            except RepositoryMoved as error:
+                moved = error
+        raise RepositoryMoved(
+            f"the repository of {self.account.key} changed {ROUNDS} times while it was {done}: the same command does "
+            "the rest"
+        ) from moved
 
-    Raises:
-        RepositoryMoved: Somebody did every time.
-    """
-    moved: RepositoryMoved | None = None
-    for _ in range(ROUNDS):
-        try:
-            return step()
-        except RepositoryMoved as error:
-            moved = error
-    raise RepositoryMoved(
-        f"the repository of {account.key} changed {ROUNDS} times while it was {done}: the same command does the rest"
-    ) from moved
+    def write(
+        self,
+        title: str,
+        writer: Writer,
+        operations: Sequence[Operation],
+        repository: Repository,
+        refuse: Callable[[Refused], ItemFailure],
+    ) -> Iterator[Committed]:
+        """Carry operations out, with progress under this title; yields each batch once it is durable."""
+        done = 0
+        for outcome in writer.write(operations, repository):
+            if isinstance(outcome, Refused):
+                self.refused.add(outcome.operation.path)
+                self.report.failures.append(refuse(outcome))
+            else:
+                yield outcome
+                done += len(outcome.operations)
+                self.vault.progress(title, done, len(operations))
 
-
-def failed_item(
-    item: str, user: str, failure: Failure, state: State, *, code: str | None = None, attempts: int = 1
-) -> ItemFailure:
-    """A failure as a report shows it."""
-    what = (failure.stage, state, failure.error_class, failure.message, failure.status)
-    return ItemFailure(item, user, *what, code, attempts)
-
-
-def repository_of(account: Account, purpose: str) -> str:
-    """The account's DID.
-
-    Raises:
-        NoCredentials: It has none; the sentence says for which purpose it is missing.
-    """
-    if account.did is None:
-        raise NoCredentials(f"{account.key} has no account on the PDS: there is nothing to {purpose}.")
-    return account.did
+    def conclude(self) -> None:
+        """Say what is on hold in the end, and how long it took."""
+        holds = self.vault.engine.ledger.holds(self.account)
+        self.report.on_hold = sorted({media.name for media in self.types} & holds.keys())
+        self.report.seconds = monotonic() - self.started

@@ -1,12 +1,10 @@
 """Checkpoints: when a repository holds exactly what is wanted, and how a later run knows that it does (VERIFY-11).
 
-Pure. A repository at a known revision is the same in every run; documents, links and the ledger are what may have
-changed. So everything that is wanted of a type is condensed into one hash, which the repository's checkpoint keeps
-only where the repository and every link are exactly as they have to be. A run that wants the same of the same revision
-has nothing to do there and need not read the repository.
-
-The hash is of the state itself, not of what was done to reach it: whatever changes a record, a link or the rules by
-which records are built changes the hash or the revision. What the ledger remembers is compared item by item instead.
+Pure. All that is wanted of a type is condensed into one hash, which the repository's checkpoint keeps only where the
+repository and every link are exactly as they have to be. A run that wants the same of the same revision has nothing to
+do there and need not read the repository. The hash is of the state itself, not of what was done to reach it: whatever
+changes a record, a link or the rules by which records are built changes the hash or the revision. What the ledger
+remembers is compared item by item instead.
 """
 
 from __future__ import annotations
@@ -21,17 +19,14 @@ from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.items import RepositoryCheckpoint
 from ac_pipeline.media.base import Link, MediaType, Verdict
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.sync.planning.diff import AccountPlan
-from ac_pipeline.sync.planning.plan import Wanted
+from ac_pipeline.sync.planning.plan import AccountPlan, Wanted
 from ac_pipeline.sync.selection import Selection
-from ac_pipeline.sync.writing.entries import Entries
 from ac_pipeline.sync.writing.erased import unwanted
+from ac_pipeline.sync.writing.recorder import Entries
 
 _FORM = {True: b"2", False: b"2 with copies of erased work"}
 """By whether those go. Raised when the content of the hash changes its meaning: then every repository is read once
 more."""
-
-_NONE: Mapping[str, Link | None] = {}
 
 
 def may_be_up_to_date(checkpoint: RepositoryCheckpoint, selection: Selection) -> bool:
@@ -40,46 +35,38 @@ def may_be_up_to_date(checkpoint: RepositoryCheckpoint, selection: Selection) ->
     Whoever asks for more than what has changed (`full`, `blobs`, `renditions`, `retry`, `sweep`), or for a part, gets
     the whole way.
     """
-    more = selection.full or selection.blobs or selection.renditions or selection.retry
-    names = {media.name for media in selection.types}
-    if selection.partial or more or selection.sweep is not None:
-        return False
-    return names <= checkpoint.settled.keys() and names <= checkpoint.counts.keys()
+    more = selection.full or selection.blobs or selection.renditions or selection.retry or selection.sweep is not None
+    known = checkpoint.settled.keys() & checkpoint.counts.keys()
+    return not more and not selection.partial and known >= {media.name for media in selection.types}
 
 
-def is_up_to_date(
-    plan: AccountPlan, selection: Selection, checkpoint: RepositoryCheckpoint, now: Callable[[], datetime]
-) -> bool:
+def is_up_to_date(plan: AccountPlan, checkpoint: RepositoryCheckpoint, now: Callable[[], datetime]) -> bool:
     """True if what is wanted now is what the repository holds at its checkpoint, and the ledger has nothing to learn;
     `plan` is the account as it was read, without its repository.
     """
     ledger = Entries(plan.account, "", now)
-    for media in selection.types:
+    for media in plan.selection.types:
         ledger.know(plan.entries[media.name].values())
-        hash_ = _wanted_hash(plan, media, _NONE)
+        hash_ = _wanted_hash(plan, media, {})
         if hash_ is None or hash_ != checkpoint.settled.get(media.name):
             return False
-        if unwanted(plan, media):  # a store that did not answer is asked again
-            return False
-        if not all(_is_known(ledger, media, wanted) for wanted in plan.wanted[media.name]):
+        # A store that did not answer is asked again.
+        if unwanted(plan, media) or not all(_is_known(ledger, wanted) for wanted in plan.wanted[media.name]):
             return False
     return True
 
 
-def up_to_date_types(plan: AccountPlan, selection: Selection, links: Mapping[str, Link | None]) -> dict[str, str]:
-    """The types of which the repository is known to hold exactly what is wanted, with the hash of that.
+def up_to_date_types(plan: AccountPlan, links: Mapping[str, Link | None]) -> dict[str, str]:
+    """The types of which the repository is known to hold exactly what is wanted, with the hash of that, once everything
+    was done that could be; `links` are what this run has stored, by item: the documents were read before.
 
     What an earlier one says of a type stays true as long as the repository was only changed by us, in other types.
-
-    Args:
-        plan: The account after everything was done that could be.
-        links: What this run has stored, by item: the documents were read before.
     """
     known = plan.checkpoint.settled if plan.checkpoint is not None and plan.checkpoint.rev == plan.base else {}
     found = {name: hash_ for name, hash_ in known.items() if name not in plan.changed}
-    if selection.partial:
+    if plan.selection.partial:
         return found
-    for media in selection.types:
+    for media in plan.selection.types:
         found.pop(media.name, None)
         hash_ = _wanted_hash(plan, media, links)
         if hash_ is not None and _holds_exactly(plan, media, links):
@@ -138,7 +125,7 @@ def _holds_exactly(plan: AccountPlan, media: MediaType, links: Mapping[str, Link
     return found == held.keys()
 
 
-def _is_known(ledger: Entries, media: MediaType, wanted: Wanted) -> bool:
+def _is_known(ledger: Entries, wanted: Wanted) -> bool:
     """True if a run that finds this item unchanged would leave its entry as it is."""
     link = wanted.document.link
     if wanted.document.verdict is Verdict.WITHDRAWN:
@@ -146,7 +133,7 @@ def _is_known(ledger: Entries, media: MediaType, wanted: Wanted) -> bool:
         return entry is None or entry.withdrawn_at is None
     if link is None or link.rkey is None:
         return False
-    return ledger.unchanged(media, replace(wanted, cid=link.cid), link.rkey) is None
+    return ledger.unchanged(replace(wanted, cid=link.cid), link.rkey) is None
 
 
 def _link(wanted: Wanted, links: Mapping[str, Link | None]) -> Link | None:

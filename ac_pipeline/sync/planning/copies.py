@@ -1,9 +1,8 @@
 """Copies: records of `site.standard.document` that hold the text of a record of ours in the same repository.
 
-A script of the platform makes them, of moods, pieces and KidLisp. Each names its original (`sourceAtUri`), and the
-document behind it where the original did (`sourceRef`). A copy has the fate of its original: it goes when that is
-withdrawn, when its document is gone, or when its owner leaves; one of a live item, or of a record in another
-repository, is never touched. Whether a copy still says what its original says is not looked at.
+A script of the platform makes them. Each names its original (`sourceAtUri`), and the document behind it where that did
+(`sourceRef`). A copy goes when its original is withdrawn, when its document is gone, or when its owner leaves; one of a
+live item, or of a record in another repository, is never touched, whether it still says the same or not.
 """
 
 from __future__ import annotations
@@ -15,14 +14,11 @@ from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.errors import InvalidRecord
 from ac_pipeline.items import Record
 from ac_pipeline.media.base import Document, MediaType, Verdict
-from ac_pipeline.sync.planning.diff import AccountPlan
-from ac_pipeline.sync.planning.plan import COPIES, Existing, Kind, Operation, TypePlan
+from ac_pipeline.sync.planning.plan import COPIES, AccountPlan, Existing, Kind, Operation, TypePlan
 from ac_pipeline.sync.planning.reading import gone_from
 from ac_pipeline.sync.ports import Documents
-from ac_pipeline.sync.selection import Selection
 
-COPIED = "copies"
-"""What copies are counted as, beside the names of types."""
+COPIED = "copies"  # What copies are counted as, beside the names of types
 
 RECORD_GONE = "the record it is a copy of is gone"
 
@@ -50,10 +46,12 @@ class Copy:
         return any(isinstance(text, str) and text.strip() in said for text in own)
 
 
-def copies_of(repository: Repository, types: Iterable[MediaType]) -> list[Copy]:
+def copies_of(repository: Repository | None, types: Iterable[MediaType]) -> list[Copy]:
     """The copies of records of these types in the same repository, and those that do not say of which type they are."""
     collections = {None, *(media.nsid for media in types)}
-    found = []
+    found: list[Copy] = []
+    if repository is None:
+        return found
     for rkey, cid in repository.collection(COPIES):
         try:
             copy = _copy(repository.did, rkey, cid, repository.value(f"{COPIES}/{rkey}"))
@@ -64,14 +62,13 @@ def copies_of(repository: Repository, types: Iterable[MediaType]) -> list[Copy]:
     return found
 
 
-def find_lost_sources(plan: AccountPlan, selection: Selection, documents: Documents) -> None:
+def find_lost_sources(plan: AccountPlan, documents: Documents) -> None:
     """Add to `plan.gone` what copies name and no record does any more: documents that are gone, by their ids, and
     originals that nobody knows, by the path of the copy; nothing of a type of which records without a document are
     kept.
     """
-    for media in selection.types:
-        gone, account = plan.gone.get(media.name), plan.account
-        copies = copies_of(plan.repository, [media]) if plan.repository is not None else []
+    for media in plan.selection.types:
+        gone, account, copies = plan.gone.get(media.name), plan.account, copies_of(plan.repository, [media])
         if not copies or gone is None or account.pending_deletion is not None:
             continue
         records = plan.records(media)
@@ -93,7 +90,7 @@ def deletions(plan: AccountPlan, made: TypePlan) -> Iterator[Operation]:
     """Deletions of the copies of erased items of one type, once it is decided whose record is whose."""
     media, account, gone = made.media, plan.account, plan.gone.get(made.media.name)
     documents = {document.id: document for document in plan.documents[media.name]}
-    copies = copies_of(plan.repository, [media]) if plan.repository is not None else []
+    copies = copies_of(plan.repository, [media])
     if not copies:
         return
     source_of = _sources(plan, media, made.matches)

@@ -1,34 +1,33 @@
 """Blob repair: giving the PDS back the blobs it has lost, of records that are as they should be otherwise (VERIFY-5).
 
 The reference PDS (measured on 0.5.35) keeps a blob that is uploaded again only if its database has forgotten it. Where
-the database knows the blob and only the bytes are gone, it throws the new bytes away, and an update that keeps the
-reference changes nothing. There every record that refers to the blob has to let go of it for one commit, which makes
-the PDS forget it. In that commit a blob that a record may lack is left out; in place of one that it must have (a
-tape's video, MEDIA-7) stands a copy that plays the same. Writing the record as it shall be is an ordinary update after
-that, so a run that dies in between is healed by the next.
+only the bytes are gone, it throws the new ones away. There every record that refers to the blob has to let go of it for
+one commit. In that commit a blob that a record may lack is left out; in place of one that it must have (a tape's video,
+MEDIA-7) stands a copy that plays the same. Writing the record as it shall be is an ordinary update after that, so a run
+that dies in between is healed by the next.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from ac_pipeline.atproto.lexicon import Lexicons
 from ac_pipeline.atproto.syntax import blob_cid, record_cid
 from ac_pipeline.errors import BlobMissing, Permanent, PipelineError, RateLimited, Transient
 from ac_pipeline.items import BlobRef, Record, Stage, State
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.sync.planning.diff import AccountPlan
-from ac_pipeline.sync.planning.plan import Kind, Operation, Wanted
+from ac_pipeline.sync.planning.plan import AccountPlan, Kind, Operation, Wanted
 from ac_pipeline.sync.ports import DataServer
-from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.writing.recorder import Recorder
-from ac_pipeline.sync.writing.writer import Refused, Writer
+from ac_pipeline.sync.writing.writer import Refused
 
-BLOB_CHECKS = 8
-"""Blobs asked for at once."""
+if TYPE_CHECKING:
+    from ac_pipeline.sync.engine import Engine
+
+BLOB_CHECKS = 8  # Blobs asked for at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,10 +66,8 @@ def uses(plan: AccountPlan) -> Iterator[Use]:
 
 
 def missing_blobs(server: DataServer, did: str, cids: Iterable[str]) -> set[str]:
-    """Those of these blobs that cannot be downloaded; each is asked for once.
-
-    Raises:
-        Transient, Blocked: One could not be asked for: nothing can be said.
+    """Those of these blobs that cannot be downloaded; each is asked for once. Raises Transient or Blocked when one
+    could not be: nothing can be said.
     """
     asked = sorted(set(cids))
     if not asked:
@@ -86,51 +83,34 @@ PADDING: Mapping[str, bytes] = {"video/mp4": b"\x00\x00\x00\x08free"}
 
 @dataclass(slots=True)
 class BlobRepair:
-    """Repairs the blobs of one account in one run.
+    """Repairs the blobs of one account in one run, after its records were written."""
 
-    Args:
-        plan: The account, after its records were written.
-        lexicons: What records must satisfy, for one commit as for good.
-        load: The bytes of a blob, made anew if the store has lost them.
-        refuse: Records a refusal, or puts the item into another round; True if there has to be one.
-    """
-
+    engine: Engine
     plan: AccountPlan
     recorder: Recorder
-    server: DataServer
-    lexicons: Lexicons
-    load: Callable[[Operation, BlobRef], bytes]
-    refuse: Callable[[Refused], bool]
     _released: list[Use] = field(default_factory=list)
     _again: bool = False
 
-    def repair(self, selection: Selection, writer: Callable[[], Writer]) -> bool:
+    def repair(self) -> bool:
         """Ask for blobs and upload those that are missing; True if records have to be written again for it.
 
         Without `Selection.blobs` only those are asked for that an earlier run had to leave: nothing else would tell.
         With it also those just uploaded: the PDS throws away an upload of a blob that another record refers to, even
         where it has lost the bytes.
 
-        Args:
-            writer: Makes what writes to the account's repository; of a stand-in it loads `stand_in` of the original.
-
         Raises:
             Transient, Blocked: Nothing more can be done now; what was not repaired is found again by the next run.
         """
-        lost = self._missing(
-            [
-                use
-                for use in uses(self.plan)
-                if selection.blobs or (use.blob.cid not in self.plan.uploaded and self._failed_before(use))
-            ]
-        )
+        every, done = self.plan.selection.blobs, self.plan.uploaded
+        asked = [each for each in uses(self.plan) if every or (each.blob.cid not in done and self._failed_before(each))]
+        lost = self._missing(asked)
         if not lost:
             return False
         sent = self._upload_again(lost)
         still = self._missing(sent)
         self._healed(use for use in sent if use not in still)
         if still:
-            self._release(still, writer())
+            self._release(still)
         return self._again
 
     def check(self) -> None:
@@ -145,12 +125,11 @@ class BlobRepair:
         entry = self.plan.entries[use.media.name].get(use.wanted.document.id)
         if entry is None or entry.failure is None:
             return False
-        if entry.state is State.QUARANTINED:
-            return entry.failure.stage is Stage.UPLOAD
-        return entry.state is State.DEFERRED
+        faulty = entry.state is State.QUARANTINED and entry.failure.stage is Stage.UPLOAD
+        return faulty or entry.state is State.DEFERRED
 
     def _missing(self, asked: Sequence[Use]) -> list[Use]:
-        missing = missing_blobs(self.server, str(self.plan.account.did), {use.blob.cid for use in asked})
+        missing = missing_blobs(self.engine.server, str(self.plan.account.did), {use.blob.cid for use in asked})
         return [use for use in asked if use.blob.cid in missing]
 
     def _upload_again(self, lost: Sequence[Use]) -> list[Use]:
@@ -163,7 +142,8 @@ class BlobRepair:
                 if spent is not None:
                     raise spent
                 if use.blob.cid not in sent:
-                    self.server.upload_blob(self.plan.account, self.load(use.operation, use.blob), use.blob.mime_type)
+                    data = self.engine.load(self.plan, use.operation, use.blob)
+                    self.engine.server.upload_blob(self.plan.account, data, use.blob.mime_type)
             except (Permanent, Transient) as error:
                 spent = error if isinstance(error, RateLimited) else None
                 self._fail(use, error)
@@ -172,7 +152,7 @@ class BlobRepair:
                 done.append(use)
         return done
 
-    def _release(self, lost: Sequence[Use], writer: Writer) -> None:
+    def _release(self, lost: Sequence[Use]) -> None:
         """Let all records go of blobs whose bytes are gone, so that they are uploaded as if they were new."""
         repository = self.plan.repository
         if repository is None:
@@ -191,8 +171,8 @@ class BlobRepair:
                 for use in own:
                     self._fail(use, error)
             else:  # it waits from now on, whatever stops this run
-                self.recorder.reopen(own[0].operation)
-        for outcome in writer.write(operations, repository):
+                self.recorder.states.reopen(own[0].operation)
+        for outcome in self.engine.writer_of(self.plan).write(operations, repository):
             if isinstance(outcome, Refused):
                 for use in by_path[outcome.operation.path]:
                     self._fail(use, outcome.error)
@@ -204,11 +184,8 @@ class BlobRepair:
                 self._released += by_path[operation.path]
 
     def _without(self, own: Sequence[Use], record: Record, strangers: Mapping[str, str]) -> Operation:
-        """The update with which a record lets go of blobs.
-
-        Raises:
-            BlobMissing: Letting go of one would not help, or cannot be done.
-            InvalidRecord: The record would not be valid meanwhile.
+        """The update with which a record lets go of blobs; raises BlobMissing when letting go of one would not help or
+        cannot be done, InvalidRecord when the record would not be valid meanwhile.
         """
         copies = []
         for use in own:
@@ -222,13 +199,13 @@ class BlobRepair:
                 continue
             if use.blob.mime_type not in PADDING:
                 raise BlobMissing(f"the PDS has lost the blob {use.blob.cid}, and nothing can stand in for it")
-            data = stand_in(self.load(use.operation, use.blob), use.blob.mime_type)
+            data = stand_in(self.engine.load(self.plan, use.operation, use.blob), use.blob.mime_type)
             copy = BlobRef(blob_cid(data), use.blob.mime_type, len(data))
             self.plan.stand_ins[copy.cid] = use.blob
             record[use.field] = copy.to_json()
             copies.append(copy)
         media, rkey = own[0].media, own[0].rkey
-        self.lexicons.validate(media.nsid, record)
+        self.engine.lexicons.validate(media.nsid, record)
         reason = "it lets go of a blob whose bytes are lost"
         return Operation(Kind.UPDATE, media, rkey, reason, record=record, cid=record_cid(record), blobs=tuple(copies))
 
@@ -237,8 +214,8 @@ class BlobRepair:
             self.recorder.report.tally(use.media.name).healed += 1
 
     def _fail(self, use: Use, error: PipelineError) -> None:
-        self.recorder.reopen(use.operation)
-        self._again |= self.refuse(Refused(use.operation, error, Stage.UPLOAD))
+        self.recorder.states.reopen(use.operation)
+        self._again |= self.engine.take(self.plan, self.recorder, Refused(use.operation, error, Stage.UPLOAD))
 
 
 def stand_in(data: bytes, mime_type: str) -> bytes:

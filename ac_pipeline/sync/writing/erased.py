@@ -1,31 +1,26 @@
 """What is still kept of erased work: renditions that nobody needs any more, and failures nobody has to look at.
 
 The store is a cache that items with equal sources share, so a rendition goes with the last item that uses it. What is
-not let go now stays in its item's ledger entry, and the next sync tries again (DEL-7). Renditions of records that were
-wiped, or have to be written anew, are kept: their documents stay, and a restore shall be cheap. An item that was
-withdrawn before its record could be written is not waiting for anything either: its entry ends as deleted.
+not let go now stays in its item's entry, and the next sync tries again (DEL-7). Renditions of records that were wiped,
+or have to be written anew, are kept: their documents stay, and a restore shall be cheap.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from ac_pipeline.errors import Transient
 from ac_pipeline.items import BlobRef, LedgerEntry, Rendition, State
 from ac_pipeline.media.base import MediaType, Verdict
-from ac_pipeline.sync.planning.diff import AccountPlan
-from ac_pipeline.sync.planning.plan import existing_records
+from ac_pipeline.sync.planning.plan import AccountPlan, existing_records
+from ac_pipeline.sync.planning.reading import Reader
 from ac_pipeline.sync.ports import Documents, Ledger, Renderer
-from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.writing.recorder import Recorder
 
 
 def unwanted(plan: AccountPlan, media: MediaType) -> list[LedgerEntry]:
-    """Entries that are not over, or have renditions, whose documents are withdrawn or not among the account's any more;
-    asks nobody.
-
-    Of an account that is to be deleted every document is withdrawn.
+    """Entries that are not over, or have renditions, whose documents are withdrawn, as all of an account that is to be
+    deleted are, or not among the account's any more; asks nobody.
     """
     wanted = {document.id for document in plan.documents[media.name] if document.verdict is not Verdict.WITHDRAWN}
     return [
@@ -40,78 +35,66 @@ def made_of(entry: LedgerEntry) -> tuple[Rendition, ...]:
     return tuple(entry.derived.renditions.values()) if entry.derived is not None else ()
 
 
-def _ever_made(entry: LedgerEntry) -> tuple[Rendition, ...]:
-    """With those of earlier versions of its media, of which the CIDs are known."""
-    return (*made_of(entry), *(Rendition(BlobRef(cid, "", 0), "", "") for cid in entry.past_blobs))
+def erase(reader: Reader, plan: AccountPlan, recorder: Recorder) -> None:
+    """After the records: end every selected item that is withdrawn, or whose document is gone, and of which the
+    repository holds no record, and let its renditions go. Never raises for a store or ledger that does not answer: that
+    costs neither an item nor the erasure, it is in the notes.
+    """
+    try:
+        for media in plan.selection.types:
+            entries = _confirmed(reader.documents, plan, media)
+            if entries:
+                forget(reader.ledger, reader.renderer, media, entries)
+                recorder.erased(entries)
+    except Transient as error:
+        recorder.report.note(f"renditions of erased items are still kept, the next sync tries again: {error.message}")
 
 
-@dataclass(frozen=True, slots=True)
-class Eraser:
-    """Lets go of what is kept of erased items."""
+def forget(ledger: Ledger, renderer: Renderer, media: MediaType, entries: Sequence[LedgerEntry]) -> None:
+    """Let the store give up what these items of one type alone use; Transient when store or ledger did not answer, and
+    some may be gone.
+    """
+    # Of earlier versions of an item's media only the CIDs are known.
+    made = {cid: Rendition(BlobRef(cid, "", 0), "", "") for entry in entries for cid in entry.past_blobs}
+    made |= {rendition.blob.cid: rendition for entry in entries for rendition in made_of(entry)}
+    if made:
+        used = ledger.used_blobs(made, without=[entry.item for entry in entries])
+        renderer.forget(media, [rendition for cid, rendition in made.items() if cid not in used])
 
-    documents: Documents
-    ledger: Ledger
-    renderer: Renderer
 
-    def erase(self, plan: AccountPlan, selection: Selection, recorder: Recorder) -> None:
-        """After the records: end every selected item that is withdrawn, or whose document is gone, and of which the
-        repository holds no record, and let its renditions go. Never raises for a store or ledger that does not answer:
-        that costs neither an item nor the erasure, it is in the notes.
-        """
-        try:
-            for media in selection.types:
-                self._let_go(media, self._confirmed(plan, media, selection), recorder)
-        except Transient as error:
-            recorder.report.note(
-                f"renditions of erased items are still kept, the next sync tries again: {error.message}"
-            )
+def _confirmed(documents: Documents, plan: AccountPlan, media: MediaType) -> list[LedgerEntry]:
+    """The unwanted ones of which no record is left, as the repository stands after our writes."""
+    if plan.repository is None:
+        return []
+    known = {document.id for document in plan.documents[media.name]}
+    chosen = plan.selected[media.name]
+    found = [
+        entry
+        for entry in unwanted(plan, media)
+        if entry.document in chosen or (entry.document not in known and plan.selection.judges_orphans)
+    ]
+    if not found:
+        return []
+    matches = next((made.matches for made in plan.plans if made.media == media), {})
+    records = existing_records(plan.repository, media)
+    present = {record.ref for record in records}
+    keys = {record.rkey for record in records}
+    unnamed = {record.rkey for record in records if record.ref is None}
+    found = [
+        entry
+        for entry in found
+        if entry.document not in present
+        and keys.isdisjoint(matches.get(entry.document, ()))
+        and entry.rkey not in unnamed
+    ]
+    elsewhere = _elsewhere(documents, plan, media, [entry.document for entry in found if entry.document not in known])
+    return [entry for entry in found if entry.document not in elsewhere]
 
-    def forget(self, media: MediaType, entries: Sequence[LedgerEntry]) -> None:
-        """Let the store give up what these items of one type alone use; Transient when store or ledger did not answer,
-        and some may be gone.
-        """
-        made = {rendition.blob.cid: rendition for entry in entries for rendition in _ever_made(entry)}
-        if made:
-            used = self.ledger.used_blobs(made, without=[entry.item for entry in entries])
-            self.renderer.forget(media, [rendition for cid, rendition in made.items() if cid not in used])
 
-    def _let_go(self, media: MediaType, entries: Sequence[LedgerEntry], recorder: Recorder) -> None:
-        if entries:
-            self.forget(media, entries)
-            recorder.erased(media, entries)
-
-    def _confirmed(self, plan: AccountPlan, media: MediaType, selection: Selection) -> list[LedgerEntry]:
-        """The unwanted ones of which no record is left, as the repository stands after our writes."""
-        if plan.repository is None:
-            return []
-        known = {document.id for document in plan.documents[media.name]}
-        chosen = plan.selected[media.name]
-        found = [
-            entry
-            for entry in unwanted(plan, media)
-            if entry.document in chosen or (entry.document not in known and selection.judges_orphans)
-        ]
-        if not found:
-            return []
-        matches = next((made.matches for made in plan.plans if made.media == media), {})
-        records = existing_records(plan.repository, media)
-        present = {record.ref for record in records}
-        keys = {record.rkey for record in records}
-        unnamed = {record.rkey for record in records if record.ref is None}
-        found = [
-            entry
-            for entry in found
-            if entry.document not in present
-            and keys.isdisjoint(matches.get(entry.document, ()))
-            and entry.rkey not in unnamed
-        ]
-        elsewhere = self._elsewhere(plan, media, [entry.document for entry in found if entry.document not in known])
-        return [entry for entry in found if entry.document not in elsewhere]
-
-    def _elsewhere(self, plan: AccountPlan, media: MediaType, missing: Sequence[str]) -> set[str]:
-        """Documents that are not gone: they belong to another account now, or the collection is doubted (DEL-5)."""
-        if not missing:
-            return set()
-        if self.documents.is_empty(media) and plan.account.pending_deletion is None:
-            return set(missing)
-        return set(self.documents.owners(media, missing))
+def _elsewhere(documents: Documents, plan: AccountPlan, media: MediaType, missing: Sequence[str]) -> set[str]:
+    """Documents that are not gone: they belong to another account now, or the collection is doubted (DEL-5)."""
+    if not missing:
+        return set()
+    if documents.is_empty(media) and plan.account.pending_deletion is None:
+        return set(missing)
+    return set(documents.owners(media, missing))

@@ -1,13 +1,12 @@
 """The writer: commits a plan's operations to one repository, in batches, and isolates what a PDS will not take.
 
-It knows batches, blobs and answers; what the operations mean, links and the ledger are the engine's. Sources: design,
-section 1 (ideas 4 and 5); ATProto facts, "Writing" and "Blobs"; acceptance cases WRITE-4 to WRITE-8 and MEDIA-15.
+Sources: design, section 1 (ideas 4 and 5); ATProto facts, "Writing" and "Blobs"; WRITE-4 to WRITE-8 and MEDIA-15.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -18,7 +17,6 @@ from ac_pipeline.atproto.syntax import record_cid
 from ac_pipeline.atproto.types import ENVELOPE_BYTES, MAX_OPERATIONS, Write, request_bytes
 from ac_pipeline.errors import (
     BlobMissing,
-    InvalidRecord,
     OutcomeUnknown,
     Permanent,
     PipelineError,
@@ -29,8 +27,7 @@ from ac_pipeline.errors import (
     TooLarge,
     Transient,
 )
-from ac_pipeline.items import BlobRef, Record, RepositoryCheckpoint, Stage
-from ac_pipeline.media.base import MediaType
+from ac_pipeline.items import BlobRef, RepositoryCheckpoint, Stage
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.sync.planning.plan import ERASES, Kind, Operation
 from ac_pipeline.sync.ports import DataServer, Ledger
@@ -38,14 +35,12 @@ from ac_pipeline.sync.ports import DataServer, Ledger
 REQUEST_BYTES = 1_000_000
 """Request body the reference PDS takes; versions before 0.4.226 take 150 KiB, which a 413 teaches."""
 
-COMMIT_BYTES = 2_000_000
-"""Bytes of new blocks the reference PDS takes in one commit."""
+COMMIT_BYTES = 2_000_000  # Bytes of new blocks the reference PDS takes in one commit
 
 TREE_BYTES_PER_OPERATION = 4_000
 """Room for the tree nodes that one operation rewrites: some eight levels of nodes of about 500 bytes."""
 
-UPLOADS = 4
-"""Blobs uploaded at once: `uploadBlob` is 2.3 times as fast ten at once as one by one, most of that at four."""
+UPLOADS = 4  # Blobs uploaded at once: `uploadBlob` is 2.3 times as fast ten at once as one by one, most of that at four
 
 SILENT_LIMIT = 8
 """Operations that may fail alone with a 5xx before any other went through: then the PDS is at fault, not they."""
@@ -104,23 +99,16 @@ class Refused:
 
 @dataclass(slots=True)
 class Writer:
-    """Writes to the repository of one account.
-
-    Args:
-        ledger: Knows the request size the PDS takes, learns a smaller one, and keeps the repository's checkpoint.
-        host: The PDS, as the ledger names it.
-        now: The time, UTC.
-        load: Bytes of a blob that an operation's record refers to; raises `Permanent` or `Transient`.
-        uploaded: CIDs of blobs this run has uploaded; grows.
-    """
+    """Writes to the repository of one account."""
 
     server: DataServer
-    ledger: Ledger
-    host: str
-    now: Callable[[], datetime]
+    ledger: Ledger  # Knows the request size the PDS takes, learns a smaller one, and keeps the repository's checkpoint
+    host: str  # The PDS, as the ledger names it
+    now: Callable[[], datetime]  # The time, UTC
     account: Account
+    # Bytes of a blob that an operation's record refers to; raises `Permanent` or `Transient`
     load: Callable[[Operation, BlobRef], bytes]
-    uploaded: set[str] = field(default_factory=set)
+    uploaded: set[str] = field(default_factory=set)  # CIDs of blobs this run has uploaded; grows
     limits: BatchLimits = field(init=False)
     _repeated: set[str] = field(default_factory=set)
     _signed_in: bool = False
@@ -161,7 +149,9 @@ class Writer:
                     continue
                 repository, follow = self._commit(batch, repository)
             except RateLimited as error:
-                pending = [_erasures([batch, *reversed(pending)])]
+                # A duplicate goes only once the copy that stays is right.
+                left = [operation for each in [batch, *reversed(pending)] for operation in each]
+                pending = [[each for each in left if each.kind in ERASES or each.kind is Kind.DELETE_COPY]]
                 if spent is not None or not pending[0]:
                     raise spent or error from None
                 spent = error
@@ -187,7 +177,8 @@ class Writer:
         middle = (len(batch) + 1) // 2
         halves = [batch[middle:], batch[:middle]]
         if isinstance(error, TooLarge):
-            self.limits.request_bytes = max(_body_bytes(half) for half in halves)
+            sizes = [sum(request_bytes(operation.to_write()) for operation in half) for half in halves]
+            self.limits.request_bytes = ENVELOPE_BYTES + max(sizes)
             self.ledger.remember_batch_bytes(self.host, self.limits.request_bytes)
         return halves
 
@@ -283,15 +274,11 @@ def commit_writes(
 ) -> tuple[Repository, Callable[[], None]]:
     """Commit a batch to a repository as it was read. Nothing else calls `apply_writes`.
 
-    Returns:
-        The repository after the batch; and what lets its checkpoint follow, so that the drift sensor does not take the
-        batch for a stranger's (VERIFY-9). It is to be called once everything is stored that follows from the batch: a
-        run that dies before is found as a drift.
-
-    Raises:
-        OutcomeUnknown: There was no answer, and the repository, read back, is as it was.
-        RepositoryMoved: It is not, and holds something else than the batch; or the answer does not fit.
-        PipelineError: As `DataServer.apply_writes` says.
+    Returns the repository after the batch, and what lets its checkpoint follow, so that the drift sensor does not take
+    the batch for a stranger's (VERIFY-9): to be called once everything is stored that follows from the batch. A run
+    that dies before is found as a drift. Raises OutcomeUnknown when there was no answer and the repository, read back,
+    is as it was; RepositoryMoved when it holds something else than the batch, or the answer does not fit; else as
+    `DataServer.apply_writes`.
     """
     try:
         commit = server.apply_writes(account, writes, swap_commit=repository.commit)
@@ -331,41 +318,15 @@ class _Present:
 
     def __init__(self, repository: Repository, operations: Sequence[Operation]) -> None:
         self._repository = repository
-        self._operations = operations
-        self._known: tuple[set[str], dict[str, set[str]]] | None = None
+        self._own: dict[str, set[str]] = {operation.path: set() for operation in operations}
+        self._staying: set[str] | None = None
 
     def stays(self, operation: Operation, cid: str) -> bool:
-        if self._known is None:  # only a plan with media pays for looking into the records
-            self._known = self._look()
-        staying, own = self._known
-        return cid in staying or cid in own.get(operation.path, ())
-
-    def _look(self) -> tuple[set[str], dict[str, set[str]]]:
-        staying: set[str] = set()
-        own: dict[str, set[str]] = {operation.path: set() for operation in self._operations}
-        for media in {op.media.nsid: op.media for op in self._operations if op.media.blobs}.values():
-            for rkey, _ in self._repository.collection(media.nsid):
-                path = f"{media.nsid}/{rkey}"
-                own.get(path, staying).update(_blob_cids(self._repository, path, media))
-        return staying, own
-
-
-def _blob_cids(repository: Repository, path: str, media: MediaType) -> set[str]:
-    try:
-        value: Record = repository.value(path)
-    except InvalidRecord:
-        return set()
-    references = [value[blob.name].get("ref") for blob in media.blobs if isinstance(value.get(blob.name), dict)]
-    return {str(reference["$link"]) for reference in references if isinstance(reference, dict) and "$link" in reference}
-
-
-def _erasures(batches: Iterable[list[Operation]]) -> list[Operation]:
-    """Those that take withdrawn work away; a duplicate is none, and goes only once the copy that stays is right."""
-    return [op for batch in batches for op in batch if op.kind in ERASES or op.kind is Kind.DELETE_COPY]
-
-
-def _body_bytes(batch: list[Operation]) -> int:
-    return ENVELOPE_BYTES + sum(request_bytes(operation.to_write()) for operation in batch)
+        if self._staying is None:  # only a plan with media pays for looking into the records
+            self._staying = set()
+            for path, held in self._repository.blob_references():
+                self._own.get(path, self._staying).add(held)
+        return cid in self._staying or cid in self._own.get(operation.path, ())
 
 
 def _blobs(operation: Operation) -> list[BlobRef]:

@@ -10,9 +10,8 @@ import dagster as dg
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.alerts.messages import Memory
 from ac_pipeline.defs.alerts.sensor import look
-from ac_pipeline.defs.assets.catalog import PARTITION, RANGE_END, RANGE_START, USERS, records_key
+from ac_pipeline.defs.assets.catalog import PARTITION, RANGE_END, RANGE_START, RENDITIONS, USERS, records_key
 from ac_pipeline.defs.assets.records import SYNC_CHANGED_USERS
-from ac_pipeline.defs.assets.renditions import RENDITIONS
 from ac_pipeline.defs.jobs import SYNC_USERS
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline_tests.dagster_rows import backfill, heartbeat

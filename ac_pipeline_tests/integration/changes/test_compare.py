@@ -303,7 +303,8 @@ def test_one_look_at_everybody_finds_who_is_served_again(site: Site, reason: str
     """ACCT-1: the PDS's list says so; whether a password is right, only a run can tell."""
     item = site.add(MOOD, ADA)
     site.settle(item, state=State.BLOCKED, link=False)
-    site.own["items"].update_one({"_id": item}, {"$set": {"failure": {"error_class": reason}}})
+    failure = {"error_class": reason, "stage": "write", "message": ""}
+    site.own["items"].update_one({"_id": item}, {"$set": {"failure": failure}})
     dids = {str(ADA.did)}
     found = site.changes.look_at_everybody(site.accounts, dids, dids if served else set(), 60)
     assert (item in items(found)) is work

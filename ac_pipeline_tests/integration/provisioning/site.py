@@ -73,14 +73,7 @@ class Site:
         )
 
     def plan(self, limit: int | None = None) -> ProvisionPlan:
-        return plan_provision(
-            self.pipeline.accounts.all(),
-            users=self.pipeline.provisioning.users(),
-            unfinished=self.pipeline.provisioning.unfinished(),
-            description=self.pipeline.administration.describe(),
-            domain=EMAIL,
-            limit=limit,
-        )
+        return plan_provision(self.pipeline, limit=limit)
 
     def run(self, server: Any = None, store: Any = None, inactive: Any = frozenset) -> ProvisionReport:
         return self.provisioner(server, store, inactive).run(self.plan().accounts, lambda done, total: None)
@@ -106,6 +99,7 @@ def open_site(database: Any, uri: str, pds: Any, folder: Path, **more: Any) -> I
         pds_admin_password=more.pop("admin_password", pds.admin_password),
         ac_renditions_url=str(folder / "renditions"),
         dagster_home=folder,
+        ac_account_email_domain=EMAIL,
         **more,
     )
     with open_pipeline(settings) as pipeline:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,11 +12,9 @@ import pytest
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import AccountUnknown, HeldBack, Misconfigured, WrongPassword
 from ac_pipeline.mongo.accounts import Kind
-from ac_pipeline.operations.accounts.registration import Rotated, may_rotate, rotate
+from ac_pipeline.operations.accounts.passwords import Rotated, may_rotate, rotate
 from ac_pipeline_tests.integration.conftest import Run
 from ac_pipeline_tests.integration.provisioning.site import Faulty, Killed, Site
-
-NOW = datetime(2026, 1, 2, 3, 4, 5, 678_901, tzinfo=UTC)
 
 
 def hosted_user(site: Site, **fields: Any) -> Account:
@@ -36,8 +33,7 @@ def run(site: Site, account: Account, server: Any = None, store: Any = None) -> 
         may_rotate(found, site.pipeline.accounts.all()),
         server=server or site.pipeline.administration,
         store=store or site.pipeline.provisioning,
-        lease=lambda name: site.pipeline.ledger.lease(name, "test"),
-        now=lambda: NOW,
+        ledger=site.pipeline.ledger,
     )
 
 
@@ -155,7 +151,7 @@ def test_an_account_that_lost_its_did_meanwhile_is_held_back(site: Site) -> None
     with pytest.raises(HeldBack):
         rotate(
             found, str(found.did), server=site.pipeline.administration, store=site.pipeline.provisioning,
-            lease=lambda name: site.pipeline.ledger.lease(name, "test"), now=lambda: NOW,
+            ledger=site.pipeline.ledger,
         )  # fmt: skip
     assert opens(site, user, str(user.password))
 

@@ -154,8 +154,37 @@ def test_every_refusal_has_one_meaning(
     assert type(found) is expected
     assert found.status == status
     if error:
-        assert error in found.message
-        assert message in found.message
+        assert error in (found.answer or "")
+        assert message in (found.answer or "")
+        assert (error in found.message) is (expected not in (AccountInactive, AccountUnknown, WrongPassword))
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "error", "message", "expected"),
+    [
+        (
+            Call.READ,
+            400,
+            "RepoTakendown",
+            "Repo has been takendown: did:plc:a",
+            "is takendown: reactivate the account",
+        ),
+        (Call.SIGN_IN, 401, "AccountDeactivated", "", "is deactivated: reactivate the account"),
+        (
+            Call.READ,
+            400,
+            "RepoNotFound",
+            "Could not find repo for DID: did:plc:a",
+            "is not hosted there: check the DID",
+        ),
+        (Call.SIGN_IN, 401, "AuthenticationRequired", "Invalid identifier or password", "refuses the password: store"),
+    ],
+)
+def test_what_is_wrong_with_an_account_is_said_in_no_words_of_the_protocol(
+    call: Call, status: int, error: str, message: str, expected: str
+) -> None:
+    """SEEN-1: an operator reads which account on which PDS it is, what its state is, and what to do."""
+    assert refusal(call, status, error, message).message.startswith(f"did:plc:a at https://pds {expected}")
 
 
 def test_an_answer_names_the_call_the_account_and_what_to_do() -> None:

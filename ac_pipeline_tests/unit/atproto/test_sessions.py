@@ -84,17 +84,17 @@ def store() -> MemorySessionStore:
 
 
 @pytest.fixture
-def sessions(store: MemorySessionStore, clock: Clock) -> Sessions:
-    return Sessions(store, clock=clock)
+def sessions(store: MemorySessionStore, server: Server, clock: Clock) -> Sessions:
+    return Sessions(store, server, clock=clock)
 
 
 def test_three_hundred_calls_make_one_sign_in(sessions: Sessions, server: Server) -> None:
     """LIMIT-7: given a user with 300 items, then at most one login per run."""
-    assert len({sessions.access(ALICE, server) for _ in range(300)}) == 1
+    assert len({sessions.access(ALICE) for _ in range(300)}) == 1
     assert server.calls == ["create did:plc:alice"]
 
 
-def test_two_threads_that_ask_at_once_make_one_sign_in(sessions: Sessions, server: Server) -> None:
+def test_two_threads_that_ask_at_once_make_one_sign_in(store: MemorySessionStore, clock: Clock) -> None:
     """LIMIT-7: a second sign-in would meet the first one; none does."""
     meeting = Barrier(2)
     met: list[str] = []
@@ -106,9 +106,10 @@ def test_two_threads_that_ask_at_once_make_one_sign_in(sessions: Sessions, serve
                 met.append(did)
             return super().create_session(did, password)
 
-    slow = Slow(server.clock)
+    slow = Slow(clock)
+    sessions = Sessions(store, slow, clock=clock)
     with ThreadPoolExecutor(4) as pool:
-        tokens = set(pool.map(lambda _: sessions.access(ALICE, slow), range(4)))
+        tokens = set(pool.map(lambda _: sessions.access(ALICE), range(4)))
 
     assert met == []
     assert len(tokens) == 1
@@ -116,7 +117,7 @@ def test_two_threads_that_ask_at_once_make_one_sign_in(sessions: Sessions, serve
 
 
 def test_each_account_has_its_own_session(sessions: Sessions, server: Server) -> None:
-    assert sessions.access(ALICE, server) != sessions.access(BOB, server)
+    assert sessions.access(ALICE) != sessions.access(BOB)
     assert server.calls == ["create did:plc:alice", "create did:plc:bob"]
 
 
@@ -124,9 +125,9 @@ def test_a_later_run_takes_the_tokens_of_an_earlier_one(
     sessions: Sessions, store: MemorySessionStore, server: Server, clock: Clock
 ) -> None:
     """LIMIT-7: tokens are reused across runs."""
-    first = sessions.access(ALICE, server)
+    first = sessions.access(ALICE)
 
-    assert Sessions(store, clock=clock).access(ALICE, server) == first
+    assert Sessions(store, server, clock=clock).access(ALICE) == first
     assert server.calls == ["create did:plc:alice"]
 
 
@@ -135,39 +136,39 @@ def test_a_session_is_renewed_shortly_before_it_expires(
     sessions: Sessions, server: Server, clock: Clock, left: float, renewed: bool
 ) -> None:
     """LIMIT-7: by `refreshSession`, not by another login."""
-    first = sessions.access(ALICE, server)
+    first = sessions.access(ALICE)
     clock.now = START + 7200 - left
 
-    assert (sessions.access(ALICE, server) != first) == renewed
+    assert (sessions.access(ALICE) != first) == renewed
     assert server.calls == ["create did:plc:alice", *(["refresh did:plc:alice"] if renewed else [])]
 
 
 def test_a_refused_token_is_renewed_once_for_all_who_held_it(sessions: Sessions, server: Server) -> None:
     """LIMIT-7: refreshed on `ExpiredToken`."""
-    first = sessions.access(ALICE, server)
+    first = sessions.access(ALICE)
 
-    second = sessions.access(ALICE, server, refused=first)
+    second = sessions.access(ALICE, refused=first)
 
     assert second != first
-    assert sessions.access(ALICE, server, refused=first) == second
+    assert sessions.access(ALICE, refused=first) == second
     assert server.calls == ["create did:plc:alice", "refresh did:plc:alice"]
 
 
 def test_what_another_process_renewed_is_taken_over(
     sessions: Sessions, store: MemorySessionStore, server: Server, clock: Clock
 ) -> None:
-    first = sessions.access(ALICE, server)
-    other = Sessions(store, clock=clock).access(ALICE, server, refused=first)
+    first = sessions.access(ALICE)
+    other = Sessions(store, server, clock=clock).access(ALICE, refused=first)
 
-    assert sessions.access(ALICE, server, refused=first) == other
+    assert sessions.access(ALICE, refused=first) == other
     assert server.calls == ["create did:plc:alice", "refresh did:plc:alice"]
 
 
 def test_a_refused_refresh_leads_to_one_sign_in(sessions: Sessions, store: MemorySessionStore, server: Server) -> None:
-    first = sessions.access(ALICE, server)
+    first = sessions.access(ALICE)
     server.fail_refresh = TokenRefused("revoked")
 
-    second = sessions.access(ALICE, server, refused=first)
+    second = sessions.access(ALICE, refused=first)
 
     assert server.calls == ["create did:plc:alice", "refresh did:plc:alice", "create did:plc:alice"]
     stored = store.load("did:plc:alice")
@@ -176,10 +177,10 @@ def test_a_refused_refresh_leads_to_one_sign_in(sessions: Sessions, store: Memor
 
 
 def test_an_expired_refresh_token_is_not_even_tried(sessions: Sessions, server: Server, clock: Clock) -> None:
-    sessions.access(ALICE, server)
+    sessions.access(ALICE)
     clock.now = START + 91 * DAY
 
-    sessions.access(ALICE, server)
+    sessions.access(ALICE)
 
     assert server.calls == ["create did:plc:alice", "create did:plc:alice"]
 
@@ -190,20 +191,20 @@ def test_a_blocked_account_is_told_so_and_keeps_nothing(
     """ACCT-2: that account is blocked, all others continue."""
     server.fail_create = WrongPassword("no")
     with pytest.raises(WrongPassword):
-        sessions.access(ALICE, server)
+        sessions.access(ALICE)
     server.fail_create = None
 
     assert store.load("did:plc:alice") is None
-    assert sessions.access(BOB, server)
+    assert sessions.access(BOB)
 
 
 def test_an_account_that_is_inactive_at_renewal_is_not_signed_in_again(sessions: Sessions, server: Server) -> None:
     """ACCT-2"""
-    first = sessions.access(ALICE, server)
+    first = sessions.access(ALICE)
     server.fail_refresh = AccountInactive("taken down")
 
     with pytest.raises(AccountInactive):
-        sessions.access(ALICE, server, refused=first)
+        sessions.access(ALICE, refused=first)
 
     assert server.calls == ["create did:plc:alice", "refresh did:plc:alice"]
 
@@ -221,7 +222,7 @@ def test_without_credentials_nobody_is_asked(
 ) -> None:
     """ACCT-1: blocked with a reason, no login."""
     with pytest.raises(NoCredentials, match=f"carol has no PDS {missing}"):
-        sessions.access(account, server)
+        sessions.access(account)
     assert server.calls == []
 
 
@@ -229,26 +230,26 @@ def test_without_credentials_nobody_is_asked(
 def test_sign_ins_stay_under_the_limits_of_the_pds(server: Server, clock: Clock, made: int, window: float) -> None:
     """LIMIT-7: never over 30 logins per 5 minutes or 300 per day; refused before sending."""
     step = 0.0 if made == 30 else 12.0
-    sessions = Sessions(MemorySessionStore(), clock=clock)
+    sessions = Sessions(MemorySessionStore(), server, clock=clock)
     server.fail_create = WrongPassword("no")
     for number in range(made):
         with pytest.raises(WrongPassword):
-            sessions.access(replace(ALICE, password=f"guess {number}"), server)
+            sessions.access(replace(ALICE, password=f"guess {number}"))
         clock.now += step
 
     with pytest.raises(RateLimited, match="signed in too often") as caught:
-        sessions.access(ALICE, server)
+        sessions.access(ALICE)
     assert len(server.calls) == made
     assert caught.value.retry_after == START + window - clock.now
 
     with pytest.raises(WrongPassword):
-        sessions.access(BOB, server)
+        sessions.access(BOB)
     clock.now = START + window - 1
     with pytest.raises(RateLimited):
-        sessions.access(ALICE, server)
+        sessions.access(ALICE)
     clock.now = START + window
     with pytest.raises(WrongPassword):
-        sessions.access(ALICE, server)
+        sessions.access(ALICE)
     assert len(server.calls) == made + 2
 
 
@@ -258,9 +259,9 @@ def test_sign_ins_of_all_runs_count_together(server: Server, clock: Clock) -> No
     server.fail_create = WrongPassword("no")
     for _ in range(30):
         with pytest.raises(WrongPassword):
-            Sessions(store, clock=clock).access(ALICE, server)
+            Sessions(store, server, clock=clock).access(ALICE)
     with pytest.raises(RateLimited):
-        Sessions(store, clock=clock).access(ALICE, server)
+        Sessions(store, server, clock=clock).access(ALICE)
     assert len(server.calls) == 30
 
 
@@ -271,16 +272,16 @@ def test_a_refused_password_is_tried_once_a_minute_and_another_at_once(
     server.fail_create = WrongPassword("no")
     for _ in range(5):
         with pytest.raises(WrongPassword, match="no"):
-            sessions.access(ALICE, server)
+            sessions.access(ALICE)
     assert len(server.calls) == 1
 
     clock.now += REFUSAL_SECONDS
     with pytest.raises(WrongPassword):
-        sessions.access(ALICE, server)
+        sessions.access(ALICE)
     assert len(server.calls) == 2
 
     server.fail_create = None
-    assert sessions.access(replace(ALICE, password="corrected"), server)
+    assert sessions.access(replace(ALICE, password="corrected"))
 
 
 def test_no_representation_shows_a_token() -> None:

@@ -32,10 +32,19 @@ def test_all_commands_are_listed_with_their_sentence_as_a_whole() -> None:
     for each in COMMANDS:
         assert f"{each.command} {each.summary}" in out
         assert each.summary.endswith(".")
-    for words in ("dagster", "ledger export", "ledger import", "local up", "local down", "local seed", "local demo"):
+    for words in (
+        "dagster",
+        "metrics",
+        "ledger export",
+        "ledger import",
+        "local up",
+        "local down",
+        "local seed",
+        "local demo",
+    ):
         assert words in out
     assert "..." not in out.replace("[ARGS]...", "")
-    assert out.count("Example: ac-pipeline ") == len({each.group for each in CATALOG}) + 3
+    assert out.count("Example: ac-pipeline ") == len({each.group for each in CATALOG}) + 4
 
 
 @pytest.mark.parametrize("entry", COMMANDS, ids=lambda each: each.command)
@@ -52,7 +61,10 @@ def test_the_example_of_a_command_can_be_given_to_it(entry: Entry) -> None:
 
 @pytest.mark.parametrize(
     ("words", "expected"),
-    [("ac-pipeline re", ["restore", "restore-documents", "retry"]), ("ac-pipeline accounts ro", ["rotate"])],
+    [
+        ("ac-pipeline re", ["renditions", "restore", "restore-documents", "retry"]),
+        ("ac-pipeline accounts ro", ["rotate"]),
+    ],
 )
 def test_a_shell_completes_commands(words: str, expected: list[str]) -> None:
     given = {"_AC_PIPELINE_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}

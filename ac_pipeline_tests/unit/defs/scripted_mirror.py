@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import starmap
+from itertools import islice, starmap
+from types import SimpleNamespace
+from typing import Any
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.types import RepositoryStatus
-from ac_pipeline.defs.pipeline import CollectionState, Outcome, Picture
+from ac_pipeline.defs.pipeline import Outcome
 from ac_pipeline.errors import Blocked, PipelineError, Transient
-from ac_pipeline.items import Attempt, Failure, LastLook, LedgerEntry, RepositoryCheckpoint, Stage, State
+from ac_pipeline.items import (
+    Attempt,
+    BlobRef,
+    Derived,
+    Failure,
+    LastLook,
+    LedgerEntry,
+    Rendition,
+    RepositoryCheckpoint,
+    Stage,
+    State,
+)
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.changes.pending import Changes, Work
 from ac_pipeline.mongo.ledger.items import Standing
 from ac_pipeline.mongo.ledger.receipts import Aspect, Part, Receipt
-from ac_pipeline.operations.inspection.verification import Findings, Taken, findings
-from ac_pipeline.operations.retry import AccountRetry, FailedItems, RetryPlan, group_by_account, narrowed
+from ac_pipeline.operations.inspection.verification import Taken
+from ac_pipeline.operations.retry import AccountRetry
 from ac_pipeline.settings import Allowance
 from ac_pipeline.sync.for_accounts import account_reports
 from ac_pipeline.sync.planning.plan import Versions
 from ac_pipeline.sync.report import AccountReport, ItemFailure
+from ac_pipeline.sync.selection import Selection
 from ac_pipeline_tests.memory_pds import MemoryPds
 from ac_pipeline_tests.memory_receipts import MemoryReceipts
 
@@ -29,7 +43,7 @@ RUN = "6f9619ff-8b86-4011-b42d-00c04fc964ff"
 
 
 class ScriptedMirror:
-    """The port `Mirror`. Every account has two items of each type, which are written at its first turn."""
+    """A `PipelineResource`. Every account has two items of each type, which are written at its first turn."""
 
     def __init__(self, *keys: str) -> None:
         self.known = {key: Account(id=f"auth0|{key}", key=key, did=f"did:plc:{key}") for key in keys}
@@ -38,7 +52,7 @@ class ScriptedMirror:
         self.full: list[bool] = []
         self.blobs: list[bool] = []
         self.sweeps: list[int | None] = []
-        self.seen: dict[str, CollectionState] = {}
+        self.seen: dict[str, tuple[LastLook, str | None, str | None]] = {}
         self.anew: list[bool] = []
         self.run_ids: set[str] = set()
         self.reads = 0
@@ -87,41 +101,22 @@ class ScriptedMirror:
             raise self.broken
         return self.known
 
-    def sync(
-        self,
-        accounts: Sequence[Account],
-        types: Sequence[MediaType],
-        run_id: str,
-        *,
-        full: bool = False,
-        blobs: bool = False,
-        renditions: bool = False,
-        sweep: int | None = None,
-    ) -> Iterator[Outcome]:
-        self.full.append(full)
-        self.sweeps.append(sweep)
-        self.blobs.append(blobs)
-        self.anew.append(renditions)
-        self.types.append(tuple(media.name for media in types))
+    def open(self) -> _Opened:
+        return _Opened(self)
+
+    def sync(self, accounts: Sequence[Account], selection: Selection, run_id: str) -> Iterator[Outcome]:
+        self.full.append(selection.full)
+        self.sweeps.append(selection.sweep)
+        self.blobs.append(selection.blobs)
+        self.anew.append(selection.renditions)
+        self.types.append(tuple(media.name for media in selection.types))
         self.run_ids.add(run_id)
-        return starmap(Outcome, account_reports(accounts, lambda account: self._turn(account, types), workers=2))
+        return starmap(
+            Outcome, account_reports(accounts, lambda account: self._turn(account, selection.types), workers=2)
+        )
 
     def render(self, accounts: Sequence[Account], media: MediaType, run_id: str) -> Iterator[Outcome]:
-        return self.sync(accounts, (media,), run_id)
-
-    def plan_retry(self, wanted: FailedItems) -> RetryPlan:
-        if self.broken is not None:
-            raise self.broken
-        types = {media.name for media in wanted.types}
-        found = [
-            entry
-            for entry in self.ledger.values()
-            if entry.type in types
-            and entry.state in wanted.states
-            and wanted.users in {(), (entry.partition,)}
-            and wanted.error_class in {None, entry.failure.error_class if entry.failure else None}
-        ]
-        return group_by_account(narrowed(found, wanted), self.known.values(), wanted)
+        return self.sync(accounts, Selection(types=(media,)), run_id)
 
     def retry(self, turns: Sequence[AccountRetry], run_id: str) -> Iterator[Outcome]:
         """Every item of a turn is well afterwards, unless it stands in `stubborn`."""
@@ -147,65 +142,6 @@ class ScriptedMirror:
         for tally in report.types.values():
             tally.created, tally.unchanged = 0, tally.created
         return report
-
-    def repositories(self) -> list[RepositoryStatus]:
-        if self.broken is not None:
-            raise self.broken
-        return list(self.pds.list_repositories())
-
-    def marks(self) -> Mapping[str, RepositoryCheckpoint]:
-        return self.left
-
-    def changed(self, position: str | None, watched: Collection[str]) -> Changes:
-        """All of `works`, whatever is watched; the position counts the looks."""
-        if self.broken is not None:
-            raise self.broken
-        self.looks.append(frozenset(watched))
-        return Changes(tuple(self.works), str(int(position or 0) + 1), fallback=self.fallback)
-
-    def pending(self, synchronised: Collection[str], served: Collection[str], seconds: float) -> Changes:
-        """All of `works`, unless the look is too slow (`slow`)."""
-        if self.broken is not None:
-            raise self.broken
-        self.synchronised, self.served = set(synchronised), set(served)
-        return Changes(tuple(self.works), "", compared="compared all documents", failed=self.slow)
-
-    def entry(self, item: str) -> LedgerEntry | None:
-        return self.ledger.get(item)
-
-    def items(self, media: MediaType, state: State, limit: int, error_class: str | None = None) -> list[LedgerEntry]:
-        if self.broken is not None:
-            raise self.broken
-        found = [entry for entry in self.ledger.values() if (entry.type, entry.state) == (media.name, state)]
-        return [each for each in found if error_class is None or _class(each) == error_class][:limit]
-
-    def standing(self, media: MediaType, state: State) -> list[Standing]:
-        found: dict[tuple[str, str | None], list[LedgerEntry]] = {}
-        for entry in self.items(media, state, len(self.ledger)):
-            found.setdefault((entry.partition, _class(entry)), []).append(entry)
-        return [
-            Standing(
-                user,
-                error_class,
-                len(entries),
-                max((e.deferred_until for e in entries if e.deferred_until), default=None),
-                min((e.updated_at for e in entries if e.updated_at), default=None),
-                any(e.cid for e in entries),
-            )
-            for (user, error_class), entries in sorted(found.items())
-        ]
-
-    def known_items(self, media: MediaType) -> int:
-        return self.items_in_ledger
-
-    def last_look(self, media: MediaType) -> CollectionState:
-        return self.seen.get(media.name, CollectionState(LastLook(media.name, at=self.now)))
-
-    def allowance(self) -> Allowance:
-        return self.allowed
-
-    def blocked_allowance(self) -> Allowance:
-        return self.blocked_allowed
 
     def verify(
         self, accounts: Sequence[Account], types: Sequence[MediaType], *, blobs: bool, run_id: str
@@ -236,24 +172,6 @@ class ScriptedMirror:
             self.receipts.save(receipt)
             yield Taken(account, receipt)
 
-    def findings(self, types: Sequence[MediaType]) -> Findings:
-        if self.broken is not None:
-            raise self.broken
-        return findings(self.receipts, self, types)
-
-    def checkpoint(self, did: str) -> RepositoryCheckpoint | None:
-        return self.left.get(did)
-
-    def record_address(self, uri: str) -> str | None:
-        return f"https://pds.example/{uri.removeprefix('at://')}"
-
-    def pictures(self, account: Account, media: MediaType, limit: int, *, pending: bool = False) -> Sequence[Picture]:
-        return (Picture("abc", "https://pds.example/blob", "/thumbnails/did:plc:a/bafy"),) if media.blobs else ()
-
-    def kept_renditions(self, account: Account, media: MediaType) -> tuple[int, int]:
-        """Two, of 50 bytes each."""
-        return 2, 100
-
     def _turn(self, account: Account, types: Sequence[MediaType]) -> AccountReport:
         self.turns.append(account.key)
         report = AccountReport(account.key)
@@ -276,8 +194,8 @@ class ScriptedMirror:
                 self.renditions.get(account.key, "renditions") if well else None,
                 self.documents.get(account.key, "documents") + "-records" if well else None,
             )
-            for entry in self.items(media, State.QUARANTINED, len(self.ledger)):
-                if entry.partition == account.key and entry.failure is not None:
+            for entry in self.open().ledger.find(states={State.QUARANTINED}, account=account.id, types={media.name}):
+                if entry.failure is not None:
                     tally.quarantined += 1
                     report.failures.append(
                         ItemFailure(
@@ -291,6 +209,128 @@ class ScriptedMirror:
                         )
                     )
         return report
+
+
+class _Opened:
+    """The pipeline of a scripted mirror, as far as definitions look at it."""
+
+    def __init__(self, mirror: ScriptedMirror) -> None:
+        self.settings = SimpleNamespace(
+            ac_quarantine_threshold=mirror.allowed,
+            ac_blocked_threshold=mirror.blocked_allowed,
+            pds_url="https://pds.example",
+        )
+        self.server, self.receipts, self.ledger = _Server(mirror), mirror.receipts, _Ledger(mirror)
+        self.changes, self.safeguard = _Changes(mirror), _Safeguard(mirror)
+        self.accounts = SimpleNamespace(
+            all=lambda: list(mirror.accounts().values()),
+            select=lambda users: [mirror.accounts()[user] for user in users],
+        )
+
+
+class _Server:
+    def __init__(self, mirror: ScriptedMirror) -> None:
+        self.mirror = mirror
+
+    def list_repositories(self) -> list[RepositoryStatus]:
+        if self.mirror.broken is not None:
+            raise self.mirror.broken
+        return list(self.mirror.pds.list_repositories())
+
+
+class _Ledger:
+    def __init__(self, mirror: ScriptedMirror) -> None:
+        self.mirror, self.get = mirror, mirror.ledger.get
+        self.checkpoints, self.checkpoint = (lambda: mirror.left), mirror.left.get
+
+    def find(
+        self,
+        *,
+        states: Collection[State] | None = None,
+        error_class: str | None = None,
+        account: str | None = None,
+        types: Collection[str],
+        limit: int | None = None,
+    ) -> Iterator[LedgerEntry]:
+        """What is scripted; and of each account one item of each type that is written, of which two renditions are
+        kept, of 50 bytes each."""
+        if self.mirror.broken is not None:
+            raise self.mirror.broken
+        found = [
+            entry
+            for entry in self.mirror.ledger.values()
+            if entry.type in types
+            and (states is None or entry.state in states)
+            and account in {None, entry.account}
+            and error_class in {None, _class(entry)}
+        ]
+        if account is not None and (states is None or State.WRITTEN in states):
+            found += [_written(type_, account) for type_ in types]
+        return islice(found, limit)
+
+    def standing(self, state: State, type: str) -> list[Standing]:
+        found: dict[tuple[str, str | None], list[LedgerEntry]] = {}
+        for entry in self.find(states={state}, types={type}):
+            found.setdefault((entry.partition, _class(entry)), []).append(entry)
+        return [
+            Standing(
+                user,
+                error_class,
+                len(entries),
+                max((e.deferred_until for e in entries if e.deferred_until), default=None),
+                min((e.updated_at for e in entries if e.updated_at), default=None),
+                any(e.cid for e in entries),
+            )
+            for (user, error_class), entries in sorted(found.items())
+        ]
+
+    def counts(self) -> Mapping[str, Mapping[State, int]]:
+        return {"painting": {State.WRITTEN: self.mirror.items_in_ledger}}
+
+
+class _Changes:
+    def __init__(self, mirror: ScriptedMirror) -> None:
+        self.mirror = mirror
+
+    def look(self, position: str | None, watched: Collection[str], accounts: Callable[[], Any]) -> Changes:
+        """All of `works`, whatever is watched; the position counts the looks."""
+        if self.mirror.broken is not None:
+            raise self.mirror.broken
+        self.mirror.looks.append(frozenset(watched))
+        works = tuple(self.mirror.works)
+        return Changes(works, str(int(position or 0) + 1), fallback=self.mirror.fallback)
+
+    def look_at_everybody(
+        self, accounts: Iterable[Account], synchronised: Collection[str], served: Collection[str], seconds: float
+    ) -> Changes:
+        """All of `works`, unless the look is too slow (`slow`)."""
+        self.mirror.synchronised, self.mirror.served = set(synchronised), set(served)
+        return Changes(tuple(self.mirror.works), "", compared="compared all documents", failed=self.mirror.slow)
+
+
+class _Safeguard:
+    def __init__(self, mirror: ScriptedMirror) -> None:
+        self.mirror = mirror
+
+    def check_platform(self, accounts: Sequence[Account]) -> None:
+        """They are all there."""
+
+    def look(self, media: MediaType, within: Any) -> LastLook:
+        return self.mirror.seen.get(media.name, (LastLook(media.name, at=self.mirror.now),))[0]
+
+    def problems(self, look: LastLook) -> tuple[str | None, str | None]:
+        _, doubt, silence = self.mirror.seen.get(look.type, (look, None, None))
+        return doubt, silence
+
+
+def _written(type: str, account: str) -> LedgerEntry:
+    picture, video = BlobRef("bafy", "image/png", 50), BlobRef("bafyvideo", "text/plain", 50)
+    derived = Derived({"picture": Rendition(picture, "", ""), "other": Rendition(video, "", "")})
+    user = account.removeprefix("auth0|")
+    return LedgerEntry(
+        f"{type}:1", type, "1", account, user, State.WRITTEN, Stage.WRITE,
+        code="abc", did=f"did:plc:{user}", derived=derived,
+    )  # fmt: skip
 
 
 def _class(entry: LedgerEntry) -> str | None:

@@ -25,12 +25,10 @@ from ac_pipeline.defs.checks import (
     NO_QUARANTINED_ITEMS,
     NOTHING_DEFERRED,
     RECORDS_MATCH_DOCUMENTS,
-    accounts_usable,
-    nothing_deferred,
+    evaluate_checks,
     record_checks,
 )
 from ac_pipeline.defs.metadata import ROWS
-from ac_pipeline.defs.pipeline import CollectionState
 from ac_pipeline.errors import AccountDeleted, NoCredentials, ServerFailed, ServiceUnreachable
 from ac_pipeline.items import Failure, Finding, LastLook, RepositoryCheckpoint, Stage, State
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
@@ -66,6 +64,12 @@ def site(mirror: ScriptedMirror) -> Iterator[Site]:
 
 def value(check: dg.AssetCheckEvaluation, name: str) -> Any:
     return check.metadata[name].value
+
+
+def judged(mirror: ScriptedMirror, name: str) -> dg.AssetCheckResult:
+    """A check of the moods, without a run."""
+    (result,) = evaluate_checks(mirror, [dg.AssetCheckKey(MOODS, name)])  # type: ignore[arg-type]
+    return result
 
 
 def rows(check: dg.AssetCheckEvaluation) -> list[dict[str, Any]]:
@@ -237,7 +241,7 @@ def test_what_the_last_verification_found_wrong_fails_the_check_of_its_own(
         "uri": f"at://did:plc:bea/{PAINTING.nsid}/3k",
         "verified": "2026-01-02 03:04",
     }
-    assert f"(https://pds.example/did:plc:bea/{PAINTING.nsid}/3k)" in value(check, "items_links")
+    assert f"?repo=did%3Aplc%3Abea&collection={PAINTING.nsid}&rkey=3k)" in value(check, "items_links")
 
 
 @pytest.mark.parametrize("name", list(ASPECTS))
@@ -405,7 +409,7 @@ def test_many_blocked_accounts_are_an_error_by_their_share_or_when_they_come_at_
     mirror = ScriptedMirror(*(f"user{number}" for number in range(of)))
     mirror.blocked_allowed = allowance(threshold)
     lose(mirror, *list(mirror.known)[:lost], ago=ago)
-    check = accounts_usable(mirror, MOOD)
+    check = judged(mirror, ACCOUNTS_USABLE)
     assert (check.passed, check.severity) == (False, severity)
     assert check.metadata["blocked"].value == lost
 
@@ -416,10 +420,10 @@ def test_whom_the_pds_refused_is_blocked_and_whom_nobody_misses_is_not(mirror: S
     wait(mirror, "bea", "on-hold", ago=timedelta(0))
     mirror.known["cyd"] = replace(mirror.known["cyd"], blocked=AccountDeleted("deleted"))
     mirror.known["dan"] = Account("auth0|dan", "dan", blocked=NoCredentials("no DID and no password"))
-    check = accounts_usable(mirror, MOOD)
+    check = judged(mirror, ACCOUNTS_USABLE)
     assert (check.metadata["partitions"].value, check.metadata["accounts"].value) == (["ada"], 3)
     wait(mirror, "dan", "no-credentials", ago=timedelta(0), cid=None)
-    check = accounts_usable(mirror, MOOD)
+    check = judged(mirror, ACCOUNTS_USABLE)
     assert check.metadata["partitions"].value == ["ada", "dan"]
     assert check.metadata["blocked_lately"].value == 1, "dan never had an account"
 
@@ -427,9 +431,9 @@ def test_whom_the_pds_refused_is_blocked_and_whom_nobody_misses_is_not(mirror: S
 def test_deferred_items_of_a_blocked_account_do_not_turn_their_check_green(mirror: ScriptedMirror) -> None:
     """SEEN-1."""
     item = wait(mirror, "ada", "no-credentials", ago=timedelta(0))
-    assert nothing_deferred(mirror, MOOD).passed
+    assert judged(mirror, NOTHING_DEFERRED).passed
     mirror.ledger[item] = replace(mirror.ledger[item], deferred_until=NOW)
-    assert not nothing_deferred(mirror, MOOD).passed
+    assert not judged(mirror, NOTHING_DEFERRED).passed
 
 
 # ------------------------------------------------------------------------------------------------------- collections
@@ -440,9 +444,7 @@ def test_a_collection_that_shrank_and_one_that_nothing_comes_to_fail_their_check
 ) -> None:
     """GUARD-1, SEEN-3: as errors, each with its sentence and its numbers; a run that kept records has said so."""
     look = LastLook("mood", at=NOW, documents=2, expected=300, known=299, lost=298, newest=1_700_000_000_000)
-    mirror.seen["mood"] = CollectionState(
-        look, doubt="The collection holds 2 documents", silence="No new mood has come"
-    )
+    mirror.seen["mood"] = look, "The collection holds 2 documents", "No new mood has come"
     assert site.run(MOODS, PAINTINGS).success
     for name, said in ((COLLECTION_INTACT, "The collection holds 2"), (INPUT_ARRIVES, "No new mood")):
         check = site.check(MOODS, name)
@@ -457,9 +459,7 @@ def test_a_failed_check_of_a_collection_is_an_alert_with_its_sentence(site: Site
     """GUARD-1, SEEN-3."""
     keys = [spec.key for spec in record_checks()]
     memory = Memory(begun=1.0, looked_at=1.0, ticked=1.0, awake=1.0)
-    mirror.seen["mood"] = CollectionState(
-        LastLook("mood"), doubt="The collection holds 2 documents, where there were 300"
-    )
+    mirror.seen["mood"] = LastLook("mood"), "The collection holds 2 documents, where there were 300", None
     site.run(*RECORDS)
     seen, _ = look_at_checks(site.instance, keys, memory, 2.0, busy=False)
     _, (alert,) = decide({}, seen, 2.0)

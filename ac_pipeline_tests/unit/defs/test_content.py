@@ -208,7 +208,7 @@ def test_the_work_of_resting_users_is_looked_at_once_a_minute(ticks: Ticks) -> N
 
 
 def test_the_memory_is_bounded_and_keeps_whom_it_asked_for_last(ticks: Ticks) -> None:
-    users = {f"old{number}": Asked({"mood:1": "m"}, 2, NOW - 100) for number in range(USERS_REMEMBERED)}
+    users = {f"old{number}": Asked(2, NOW - 100, {"mood:1": "m"}) for number in range(USERS_REMEMBERED)}
     ticks.memory = Memory("here", users, NOW)
     plan = ticks.tick([work("ada")])
     assert len(plan.memory.users) == USERS_REMEMBERED

@@ -104,14 +104,14 @@ def test_accounts_the_pds_does_not_serve_are_told_apart_and_not_asked_for(world:
     world.repositories["ada"] = hosted("ada", "2", "takendown")
     del world.repositories["bea"]
     plan = world.look()
-    assert (plan.drifted, plan.inactive, plan.gone) == ((), (("ada", "takendown"),), ("bea",))
+    assert (plan.drifted, plan.inactive, plan.gone) == ([], [("ada", "takendown")], ["bea"])
 
 
 def test_a_busy_user_is_passed_over_and_seen_again_afterwards(world: World) -> None:
     world.touch("bea", "2")
     world.busy = {"bea"}
     plan = world.look()
-    assert (plan.drifted, plan.busy) == ((), ("bea",))
+    assert (plan.drifted, plan.busy) == ([], ["bea"])
     world.busy = set()
     assert world.drifted() == ["bea"]
 
@@ -128,11 +128,11 @@ def test_a_run_that_does_not_help_is_not_requested_at_every_tick_but_again_after
     world.touch("bea", "2")
     assert world.drifted() == ["bea"]
     world.busy = {"bea"}
-    assert world.look().busy == ("bea",)
+    assert world.look().busy == ["bea"]
     world.busy = set()
-    assert world.look().asked == ("bea",)
+    assert world.look().asked == ["bea"]
     world.now = NOW + ASK_AGAIN - 1
-    assert world.look().asked == ("bea",)
+    assert world.look().asked == ["bea"]
     world.now = NOW + ASK_AGAIN
     assert world.drifted() == ["bea"]
     assert world.drifted() == []

@@ -17,13 +17,14 @@ from click.testing import CliRunner, Result
 
 from ac_pipeline.cli.from_operations import command_of
 from ac_pipeline.defs.assets.catalog import records_key
+from ac_pipeline.defs.metadata import fitted_table
 from ac_pipeline.defs.operator_jobs import ROWS, job_of
 from ac_pipeline.errors import Misconfigured, NoCredentials, PipelineError, ServiceUnreachable
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.operations.catalog import operations
 from ac_pipeline.operations.declare import Declaration, Report, Table, Work
 from ac_pipeline.operations.parameters import OfOneUser, confirm_option, dry_run_option, option, why_option
-from ac_pipeline.operations.sync import APPLY_PLAN
+from ac_pipeline.operations.sync import run_apply_plan
 from ac_pipeline_tests.dagster_instance import open_instance
 from ac_pipeline_tests.dagster_rows import said, sentence
 
@@ -120,21 +121,18 @@ class Desk:
         code = 1 if self.failed else 0
         return Report("3 records.", {"total": 3}, [table], exit_code=code, failed=self.failed, touched=touched)
 
+    pipeline = SimpleNamespace(settings=SimpleNamespace(destination="PDS pds.example and database platform"))
+
     def command(self, *words: str) -> Result:
-        settings = SimpleNamespace(destination="PDS pds.example and database platform")
-        stand_in: Any = nullcontext(SimpleNamespace(settings=settings))
+        stand_in: Any = nullcontext(self.pipeline)
         return CliRunner().invoke(command_of(self.declared, lambda: stand_in), words, standalone_mode=False)
 
     def launch(self, **config: object) -> dg.ExecuteInProcessResult:
-        class Door:
-            def open(self) -> None:
-                return None
-
         job = job_of(self.declared)
         (op,) = job.nodes
         return job.execute_in_process(
             run_config={"ops": {op.name: {"config": config}}},
-            resources={"pipeline": Door()},
+            resources={"pipeline": SimpleNamespace(open=lambda: self.pipeline)},
             instance=self.instance,
             raise_on_error=False,
         )
@@ -152,7 +150,8 @@ def test_a_preview_is_green_and_says_what_to_launch(desk: Desk) -> None:
     assert result.success
     shown = said(result)
     assert shown["confirm"] == 3
-    assert "launch again with confirm 3" in shown["answer"]
+    assert "To do it on PDS pds.example and database platform, launch again with confirm 3." in shown["answer"]
+    assert shown["target"] == "PDS pds.example and database platform"
     printed = desk.command("ada", "--colour", "red", "--colour", "dark blue")
     assert printed.return_value == 2
     assert "ac-pipeline paint ada --confirm 3 --colour red --colour 'dark blue'" in printed.output
@@ -174,16 +173,16 @@ def test_runs_are_told_apart_by_their_tags_and_answer_with_one_line_and_a_materi
     record = desk.instance.fetch_materializations(dg.AssetKey(["operations", "paint_user"]), limit=1).records[0]
     assert record.asset_materialization is not None
     assert record.asset_materialization.description == "3 records."
-    assert list(record.asset_materialization.metadata) == ["answer", "painted"]
+    assert list(record.asset_materialization.metadata) == ["answer", "painted", "target"]
 
 
 def test_a_plan_is_carried_out_from_the_launchpad_only_when_it_is_named() -> None:
     """PLAN-4: the job of `sync --plan`, with its canary; as it stands it writes nothing."""
-    assert schema(job_of(APPLY_PLAN))["dry_run"].default_value is True
-    assert "canary" in schema(job_of(APPLY_PLAN))
+    assert schema(job_of(run_apply_plan))["dry_run"].default_value is True
+    assert "canary" in schema(job_of(run_apply_plan))
     nothing: Any = None
     with pytest.raises(Misconfigured, match="No plan is named"):
-        APPLY_PLAN.run(nothing, APPLY_PLAN.parse({"plan": " "}))
+        run_apply_plan.run(nothing, run_apply_plan.parse({"plan": " "}))
 
 
 def test_another_number_is_refused(desk: Desk) -> None:
@@ -247,3 +246,21 @@ def test_a_wrong_value_is_named(desk: Desk) -> None:
     assert "'x' is not a valid integer" in str(wrong.exception)
     with pytest.raises(Misconfigured, match="colours"):
         desk.declared.parse({"colours": "red"})
+
+
+def test_a_table_that_is_wider_than_the_page_has_what_has_no_room_by_name_in_its_last_column() -> None:
+    """OPER-2."""
+    narrow = fitted_table([{"user": "ada", "message": "a short one"}], ("user", "message"))
+    assert [column.name for column in narrow.schema.columns] == ["user", "message"]
+    names = ("when", "action", "who", "users", "types", "records", "outcome", "why")
+    row = dict(
+        zip(names, ("2026-11-30 19:13:19", "wipe", "operator@host", "ada", "mood", "3", "done", None), strict=True)
+    )
+    wide = fitted_table([row], names)
+    assert [column.name for column in wide.schema.columns] == ["when", "action", "more"]
+    counted = fitted_table(
+        [{"type": name, "documents": 1, "records": 2} for name in ("mood", "tape")][:1],
+        ("type", "documents", "records"),
+    )
+    assert [column.name for column in counted.schema.columns] == ["type", "mood"]
+    assert wide.records[0].data["more"] == "who: operator@host; users: ada; types: mood; records: 3; outcome: done"

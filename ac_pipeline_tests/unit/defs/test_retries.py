@@ -12,7 +12,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, USERS, records_key
 from ac_pipeline.defs.metadata import unbroken
-from ac_pipeline.defs.retries import RETRY_ITEMS, RETRY_STEP
+from ac_pipeline.defs.user_jobs import RETRY_ITEMS, RETRY_STEP
 from ac_pipeline.errors import AccountInactive, ServerFailed, ServiceUnreachable
 from ac_pipeline.media.registry import media_type
 from ac_pipeline_tests.dagster_instance import open_instance

@@ -213,7 +213,10 @@ def closing_line(site: Site, result: dg.ExecuteInProcessResult) -> str:
 
 def test_small_pictures_of_paintings_open_the_picture(site: Site) -> None:
     site.run(*RECORDS)
-    picture = "[![abc](/thumbnails/did:plc:a/bafy)](https://pds.example/blob)"
+    picture = (
+        "[![abc](/thumbnails/did:plc:ada/bafy)]"
+        "(https://pds.example/xrpc/com.atproto.sync.getBlob?did=did%3Aplc%3Aada&cid=bafy)"
+    )
     assert site.said(PAINTINGS, "ada")["pictures"] == picture
     assert "pictures" not in site.said(MOODS, "ada")
 

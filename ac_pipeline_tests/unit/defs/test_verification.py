@@ -15,7 +15,7 @@ from ac_pipeline.defs.checks import (
     NO_QUARANTINED_ITEMS,
     RECORDS_MATCH_DOCUMENTS,
 )
-from ac_pipeline.defs.verification import VERIFY_USERS
+from ac_pipeline.defs.user_jobs import VERIFY_USERS
 from ac_pipeline.errors import AccountInactive, ServerFailed, ServiceUnreachable, Unforeseen
 from ac_pipeline.items import Finding
 from ac_pipeline.mongo.ledger.receipts import Aspect, Part
@@ -25,7 +25,12 @@ from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 from ac_pipeline_tests.unit.defs.site import KEYS, MOODS, PAINTINGS, RECORDS, Site
 
 MISSING = Finding(
-    "painting:1", "bea", "missing", "the linked record does not exist", "a sync writes it", ("at://did:plc:bea/x/1",)
+    "painting:1",
+    "bea",
+    "missing",
+    "the linked record does not exist",
+    "a sync writes it",
+    ("at://did:plc:bea/computer.aesthetic.painting/1",),
 )
 WRONG = Part(4, 3, {"missing": 1}, 0, (MISSING,))
 
@@ -83,7 +88,7 @@ def test_a_finding_fails_the_check_and_is_shown_on_the_partition_and_the_job_suc
     assert (said["blobs_expected"], said["blobs_verified"], said["links_wrong"], said["wrong_shaped"]) == (2, 2, 0, 0)
     (row,) = cells_of(said["items"])
     assert (row["user"], row["item"], row["repair"]) == ("bea", "painting:1", "a sync writes it")
-    assert "https://pds.example/did:plc:bea/x/1" in said["items_links"]
+    assert "?repo=did%3Aplc%3Abea&collection=computer.aesthetic.painting&rkey=1)" in said["items_links"]
     assert not site.observed(MOODS)
 
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from ac_pipeline.local.services.media_server import MediaServer, object_path
-from ac_pipeline.local.services.servers import media_url
+from ac_pipeline.local.services.stack import media_url
 from ac_pipeline_tests.scripted_storage import ObjectServer, Request
 
 pytestmark = pytest.mark.slow

@@ -10,8 +10,8 @@ import pytest
 
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.local.seed.kinds import KIDLISP, MOODS, PAINTINGS, PIECES, PRESENT, TAPES
-from ac_pipeline.local.seed.plan import Demo, plan_demo, summarise
-from ac_pipeline.local.seed.values import Outcome, SeedSummary, Situation
+from ac_pipeline.local.seed.plan import plan_demo
+from ac_pipeline.local.seed.values import Demo, Outcome, SeedSummary, Situation
 
 _SHARES = (PAINTINGS, MOODS, PIECES, KIDLISP, TAPES)
 
@@ -70,7 +70,7 @@ def test_accounts_that_cannot_be_used_own_nothing_that_would_fail_for_another_re
 def test_each_document_is_counted_once_and_the_counts_survive_json(users: int, items: int) -> None:
     """VERIFY-1: the expectations add up."""
     demo = plan_demo(users, items, 1)
-    summary = summarise(demo, users=users, objects=0, media_bytes=0, seconds=1.5)
+    summary = SeedSummary.of(demo, users=users, objects=0, media_bytes=0, seconds=1.5)
     for one in summary.types.values():
         ends = (one.published, one.withdrawn, one.owner_deleted, one.purged, one.blocked, *one.quarantined.values())
         assert sum(ends) + one.deferred == one.documents == sum(one.kinds.values())
@@ -82,7 +82,7 @@ def test_each_document_is_counted_once_and_the_counts_survive_json(users: int, i
 
 def test_no_password_is_in_what_a_person_or_a_summary_shows(demo: Demo) -> None:
     """ACCT-5."""
-    shown = repr(demo.cast) + repr(summarise(demo, users=60, objects=0, media_bytes=0, seconds=0.0))
+    shown = repr(demo.cast) + repr(SeedSummary.of(demo, users=60, objects=0, media_bytes=0, seconds=0.0))
     assert not any(person.password in shown for person in demo.cast)
 
 

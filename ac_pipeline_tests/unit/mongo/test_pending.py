@@ -9,9 +9,9 @@ import pytest
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import AccountDeleted, NoCredentials
-from ac_pipeline.items import State
+from ac_pipeline.items import Failure, LedgerEntry, Stage, State, item_id
 from ac_pipeline.media.base import Document, Link, Verdict
-from ac_pipeline.mongo.changes.pending import Cause, Known, Rule, mark_of
+from ac_pipeline.mongo.changes.pending import Cause, Rule, mark_of
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 ADA = Account("auth0|ada", "ada", did="did:plc:ada", password="pw")
@@ -22,8 +22,30 @@ LINKED = replace(DOCUMENT, link=LINK)
 WITHDRAWN = replace(LINKED, verdict=Verdict.WITHDRAWN)
 
 
-def known(state: State, fingerprint: str = "now", **more: object) -> Known:
-    return replace(Known(ADA.id, state, fingerprint, did="did:plc:ada", cid="bafy"), **more)  # type: ignore[arg-type]
+def known(
+    state: State,
+    fingerprint: str = "now",
+    *,
+    cid: str | None = "bafy",
+    deferred_until: datetime | None = None,
+    error_class: str | None = None,
+    credentials: str | None = None,
+) -> LedgerEntry:
+    failure = Failure(Stage.WRITE, error_class, "", payload_hash=credentials) if error_class is not None else None
+    return LedgerEntry(
+        item_id("mood", DOCUMENT.id),
+        "mood",
+        DOCUMENT.id,
+        ADA.id,
+        ADA.key,
+        state,
+        Stage.WRITE,
+        did="did:plc:ada",
+        fingerprint=fingerprint,
+        cid=cid,
+        failure=failure,
+        deferred_until=deferred_until,
+    )
 
 
 @pytest.mark.parametrize(
@@ -61,7 +83,7 @@ def known(state: State, fingerprint: str = "now", **more: object) -> Known:
     ],
 )
 def test_what_a_document_needs_follows_from_its_state_and_what_the_ledger_knows(
-    document: Document, entry: Known | None, cause: Cause | None
+    document: Document, entry: LedgerEntry | None, cause: Cause | None
 ) -> None:
     """SRC-5, LINK-3, DEL-1, DEL-2, WRITE-10, WRITE-14."""
     assert RULE.cause(ADA, document, entry) is cause
@@ -133,7 +155,9 @@ def test_types_on_hold_have_no_work_until_they_are_released() -> None:
         (known(State.DEFERRED, deferred_until=NOW + timedelta(hours=1)), None),
     ],
 )
-def test_a_document_that_is_gone_is_work_as_long_as_its_record_may_exist(entry: Known, cause: Cause | None) -> None:
+def test_a_document_that_is_gone_is_work_as_long_as_its_record_may_exist(
+    entry: LedgerEntry, cause: Cause | None
+) -> None:
     """DEL-4."""
     assert RULE.cause_of_gone(ADA, "mood", entry) is cause
 
@@ -155,7 +179,7 @@ def test_marks_tell_one_piece_of_work_from_another() -> None:
     ],
 )
 def test_what_is_linked_of_a_user_whom_no_sync_ever_read_is_looked_at(
-    document: Document, entry: Known | None, cause: Cause | None
+    document: Document, entry: LedgerEntry | None, cause: Cause | None
 ) -> None:
     rule = replace(RULE, unsynchronised={ADA.id})
     assert rule.cause(ADA, document, entry) == cause

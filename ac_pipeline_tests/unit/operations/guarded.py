@@ -13,10 +13,9 @@ from ac_pipeline.errors import SourceMissing
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.mongo.ledger.collections import Snapshot
-from ac_pipeline.operations.removal.restore import find_snapshot, restore_from_mongo, restore_from_snapshot
-from ac_pipeline.operations.removal.restore_plan import RestoreReport
-from ac_pipeline.operations.removal.snapshot import Archive, Vault
-from ac_pipeline.operations.removal.wipe import WipePlan, WipeReport, plan_wipe, wipe
+from ac_pipeline.operations.removal.restore import Restore, RestoreReport, find_snapshot, restore_from_mongo
+from ac_pipeline.operations.removal.snapshot import Vault
+from ac_pipeline.operations.removal.wipe import Wipe, WipePlan, WipeReport
 from ac_pipeline.renditions.store import RenditionStore, SnapshotFiles
 from ac_pipeline_tests.memory_vault import MemoryAudit, MemorySnapshots
 from ac_pipeline_tests.unit.sync.world import World
@@ -38,8 +37,7 @@ class Guarded(World):
         self.store_url = f"memory://guarded-{next(_stores)}"
         self.store = RenditionStore(self.store_url)
         self.files = SnapshotFiles(self.store)
-        archive = Archive(self.pds, self.files, self.index, self.clock, self._spare)
-        self.vault = Vault(self.engine, archive, self.audit)
+        self.vault = Vault(self.engine, self.pds, self.files, self.index, self.audit, self._spare)
         self.spared: dict[str, bytes] = {}
 
     def _spare(self, cid: str) -> bytes:
@@ -58,7 +56,7 @@ class Guarded(World):
         return dict(self.pds.read_repository(str(account.did)).records)
 
     def plan(self, account: Account, *types: str) -> WipePlan:
-        return plan_wipe(self.vault, account, medias(types))
+        return Wipe(self.vault, account, medias(types)).plan()
 
     def wipe(self, account: Account, *types: str, **options: Any) -> WipeReport:
         """A wipe that confirms the number its plan names, unless told otherwise."""
@@ -66,14 +64,14 @@ class Guarded(World):
         if options["confirm"] is None:
             options["confirm"] = self.plan(account, *types).total
         self.clock.advance(1)
-        return wipe(self.vault, account, medias(types), run_id="wipe-1", **options)
+        return Wipe(self.vault, account, medias(types), "wipe-1", **options).run()
 
     def restore(self, account: Account, *types: str, source: str = "latest", **options: Any) -> RestoreReport:
         self.clock.advance(1)
         if source == "mongo":
             return restore_from_mongo(self.vault, account, medias(types), run_id="restore-1", **options)
         snapshot = find_snapshot(self.vault, account, medias(types), source)
-        return restore_from_snapshot(self.vault, account, medias(types), snapshot, run_id="restore-1", **options)
+        return Restore(self.vault, account, medias(types), "restore-1", snapshot=snapshot, **options).run()
 
     def holds(self, account: Account) -> set[str]:
         return set(self.ledger.holds(account))

@@ -14,8 +14,8 @@ from ac_pipeline.atproto.types import Write
 from ac_pipeline.errors import RecordRefused, RepositoryUnreadable
 from ac_pipeline.items import RepositoryCheckpoint
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.operations.apply_plan import apply_part
 from ac_pipeline.operations.inspection.erasure import Erasure, Erasures
+from ac_pipeline.operations.plan import apply_part
 from ac_pipeline.sync.costs import user_cost
 from ac_pipeline.sync.planning.plan import COPIES
 from ac_pipeline.sync.selection import Selection, planned

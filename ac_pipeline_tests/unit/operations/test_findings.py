@@ -13,8 +13,8 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Blocked, ServerFailed, ServiceUnreachable, WrongPassword
 from ac_pipeline.items import Finding
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.operations.declare import LeftOut, Work
-from ac_pipeline.operations.findings import audited, counted, findings_of
+from ac_pipeline.operations.declare import LeftOut, Table, Work
+from ac_pipeline.operations.findings import audited, search
 from ac_pipeline_tests.memory_vault import MemoryAudit
 
 
@@ -34,9 +34,9 @@ def test_an_account_that_cannot_be_used_is_an_answer_and_one_without_a_repositor
             raise refusal
         return [Finding("mood:1", account.key, "missing")]
 
-    ada, cyd = findings_of(work_with(), "Looking", accounts, look)
-    assert isinstance(ada, LeftOut)
-    assert (ada.user, ada.error, cyd.user) == ("ada", refusal, "cyd")
+    found = search(work_with(), "Looking", accounts, look, Table("items", ()))
+    assert [(each.user, each.error) for each in found.left_out] == [("ada", refusal)]
+    assert found.found == {"cyd": 1}
 
 
 def test_an_account_that_cannot_be_read_costs_its_own_answer_and_is_told_from_a_blocked_one() -> None:
@@ -78,8 +78,9 @@ def test_findings_of_many_are_counted_by_user_type_and_state_and_each_becomes_a_
             Finding("tape:2", "cyd", "odd"),
         ]
 
-    rows: list[dict[str, object]] = []
-    count = counted(findings_of(work_with(), "Looking", accounts, look), rows.append)
+    table = Table("items", ())
+    count = search(work_with(), "Looking", accounts, look, table)
+    rows = list(table)
     assert count.states == {"mood": {"missing": 2}, "tape": {"odd": 2}}
     assert (count.found, +count.repairable, count.left) == ({"ada": 1, "cyd": 3}, {"ada": 1, "cyd": 1}, 2)
     assert [each.to_json() for each in count.left_out] == [{"user": "bea", "message": "refused"}]

@@ -50,7 +50,7 @@ class Desk(Guarded):
     def whole(self, snapshot: Snapshot) -> bool:
         """Whether a snapshot could be restored, every blob of it."""
         try:
-            self.vault.archive.check(self.index.get(snapshot.id), MEDIA_TYPES)
+            self.vault.check(self.index.get(snapshot.id), MEDIA_TYPES)
         except (SourceMissing, HeldBack, Misconfigured):
             return False
         return True

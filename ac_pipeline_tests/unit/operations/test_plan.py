@@ -10,10 +10,18 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.rate_limits import POLICY, Bucket, Window
 from ac_pipeline.errors import NoCredentials
 from ac_pipeline.items import PlannedOperation
-from ac_pipeline.operations.apply_plan import apply_part
-from ac_pipeline.operations.plan import DryRun, dry_run, learned_limits, selection_of, selection_to_json
+from ac_pipeline.operations.plan import (
+    DryRun,
+    PlanParameters,
+    apply_part,
+    dry_run,
+    kept_lines,
+    learned_limits,
+    selection_of,
+    selection_to_json,
+)
 from ac_pipeline.sync.costs import USUAL, Ceiling, Limits
-from ac_pipeline.sync.selection import Selection, plan_hash, planned
+from ac_pipeline.sync.selection import PlanHash, Selection, planned
 from ac_pipeline_tests.unit.sync.world import World, totals
 
 NOW = 1_000_000.0
@@ -67,12 +75,11 @@ def test_a_plan_of_many_users_is_the_sum_of_their_plans_and_holds_none_of_them()
     users = sorted((world.user() for _ in range(5)), key=lambda user: user.key)
     for number, user in enumerate(users):
         world.moods(user, number)
-    out: list[PlannedOperation] = []
     with world.quiet():
-        made = dry_run(
-            world.engine, users, Selection(), limits=USUAL, workers=2, take=lambda each, bill: out.append(each)
-        )
-    assert made.hash == plan_hash(out) == plan_hash(planned([world.survey(user)[0] for user in users]))
+        made = dry_run(world.engine, users, Selection(), limits=USUAL, workers=2)
+    out = [PlannedOperation(**row) for row in made.operations]
+    again = planned([world.survey(user)[0] for user in users])
+    assert made.hash == PlanHash(out).hexdigest() == PlanHash(again).hexdigest()
     assert (made.users, made.counts, made.cost.points, made.saved) == (4, {"create": 10}, 30, False)
     assert [bill.cost.user for bill in made.slowest] == [user.key for user in reversed(users[1:])]
 
@@ -82,6 +89,12 @@ def test_a_selection_is_kept_with_its_plan() -> None:
     chosen = Selection(since=1, until=2, items=frozenset({("mood", "a")}), limit=3, sweep=0)
     assert selection_of(selection_to_json(chosen, None)) == chosen
     assert selection_of(selection_to_json(Selection(), [Account("auth0|a", "a")])) == Selection()
+
+
+def test_the_command_that_sweeps_has_the_selection_of_the_plan_and_no_option_of_the_plan_alone() -> None:
+    lines = kept_lines({"mood": 2, "tape": 0}, PlanParameters(users=["ada"], sweep=True, relay_events=7))
+    assert "  ac-pipeline sync --type mood --user ada --sweep 2" in lines
+    assert kept_lines({"mood": 0}, PlanParameters()) == []
 
 
 def drawn(world: World, *users: Account) -> DryRun:

@@ -51,7 +51,7 @@ def test_a_restore_waits_for_points_in_commits_that_are_not_cut(number: int, hou
 def test_a_restore_waits_for_uploads(blobs: int, hours: int, waits_for: str) -> None:
     """LIMIT-6, LIMIT-8."""
     found = price(creates(1_001, blobs))
-    assert (found.blobs, found.hours, found.waits_for) == (blobs, hours, waits_for)
+    assert (found.blob_uploads, found.hours, found.waits_for) == (blobs, hours, waits_for)
 
 
 def test_large_records_take_more_commits() -> None:

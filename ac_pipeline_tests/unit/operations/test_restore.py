@@ -16,7 +16,7 @@ from ac_pipeline.errors import (
 )
 from ac_pipeline.items import State
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.operations.removal.restore import plan_from_snapshot
+from ac_pipeline.operations.removal.restore import Restore
 from ac_pipeline.operations.removal.snapshot import take_snapshot
 from ac_pipeline_tests.unit.operations.guarded import Guarded, medias
 from ac_pipeline_tests.unit.operations.wiped import held, settled, wiped
@@ -62,9 +62,9 @@ def test_a_restore_says_what_it_would_do_and_writes_nothing(world: Guarded) -> N
     world.change("piece", ids["piece"], nuked=True)
     snapshot = world.snapshots()[0]
     with world.quiet():
-        plan = plan_from_snapshot(world.vault, user, MEDIA_TYPES, snapshot)
+        plan = Restore(world.vault, user, MEDIA_TYPES, snapshot=snapshot).plan()
     assert len(plan.operations) == 4
-    assert (plan.price.operations, plan.price.points, plan.price.blobs) == (4, 12, 3)
+    assert (plan.price.operations, plan.price.points, plan.price.blob_uploads) == (4, 12, 3)
     assert [each.reason for each in plan.held] == ["its document is withdrawn: nuked"]
 
 

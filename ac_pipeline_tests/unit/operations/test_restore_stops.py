@@ -61,7 +61,7 @@ def test_an_incomplete_snapshot_and_that_of_another_repository_are_not_used(worl
     with pytest.raises(Misconfigured, match="no complete snapshot"):
         world.restore(user)
     with pytest.raises(HeldBack):
-        world.vault.archive.contents(world.snapshots()[0])
+        world.vault.contents(world.snapshots()[0])
     world.index.save(snapshot)
     for other in (world.user(), replace(user, did="did:plc:new")):
         with pytest.raises(Misconfigured, match="another repository"):

@@ -13,10 +13,9 @@ from ac_pipeline.errors import Misconfigured, NoCredentials
 from ac_pipeline.items import LedgerEntry, Stage, State
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.operations.declare import Declaration, Work
-from ac_pipeline.operations.inspection.items import ITEMS
+from ac_pipeline.operations.inspection.items import run_items
 from ac_pipeline.operations.parameters import item_name
 from ac_pipeline.operations.retry import (
-    RETRY,
     FailedItems,
     RetryParameters,
     group_by_account,
@@ -25,6 +24,7 @@ from ac_pipeline.operations.retry import (
     run_retry,
 )
 from ac_pipeline.sync.report import AccountReport
+from ac_pipeline.sync.selection import Selection
 
 ADA, BEA = Account("auth0|1", "ada"), Account("auth0|2", "bea")
 MOOD = media_type("mood")
@@ -46,7 +46,7 @@ ENTRIES = [
 
 def test_each_account_has_one_turn_about_exactly_its_failed_items() -> None:
     """OPS-3, PLAN-2."""
-    plan = group_by_account(ENTRIES, [BEA, ADA], FailedItems(since=7))
+    plan = group_by_account(ENTRIES, [BEA, ADA], FailedItems(Selection(since=7)))
     assert [turn.account.key for turn in plan.accounts] == ["ada", "bea"]
     ada, bea = (turn.selection for turn in plan.accounts)
     assert ada.items == {("painting", "1"), ("painting", "2"), ("mood", "3")}
@@ -75,24 +75,24 @@ def test_each_account_has_one_turn_about_exactly_its_failed_items() -> None:
 )
 def test_items_are_named_by_code_or_id_of_their_type(named: set[tuple[str, str]] | None, chosen: list[str]) -> None:
     """SRC-10: codes that differ only in case are two items."""
-    wanted = FailedItems(items=None if named is None else frozenset(named))
+    wanted = FailedItems(Selection(items=None if named is None else frozenset(named)))
     assert [entry.item for entry in narrowed(ENTRIES, wanted)] == chosen
 
 
 def test_an_item_that_was_named_and_has_not_failed_is_told() -> None:
-    wanted = FailedItems(items=frozenset({("painting", "abc"), ("mood", "well")}))
-    assert group_by_account(narrowed(ENTRIES, wanted), [ADA], wanted).unknown == ("mood:well",)
+    wanted = FailedItems(Selection(items=frozenset({("painting", "abc"), ("mood", "well")})))
+    assert group_by_account(list(narrowed(ENTRIES, wanted)), [ADA], wanted).unknown == ("mood:well",)
 
 
 @pytest.mark.parametrize(("limit", "items"), [(1, 1), (4, 4), (5, 5), (6, 5), (None, 5)])
 def test_a_limit_counts_the_items_of_all_users(limit: int | None, items: int) -> None:
-    assert len(narrowed(ENTRIES, FailedItems(limit=limit))) == items
+    assert len(list(narrowed(ENTRIES, FailedItems(limit=limit)))) == items
 
 
 @pytest.mark.parametrize("each", [1, 2, 9])
 def test_a_limit_of_each_counts_the_items_of_one_user_and_type(each: int) -> None:
     """PLAN-2: as in every other command."""
-    found = Counter((entry.account, entry.type) for entry in narrowed(ENTRIES, FailedItems(each=each)))
+    found = Counter((entry.account, entry.type) for entry in narrowed(ENTRIES, FailedItems(Selection(limit=each))))
     all_of_them = Counter((entry.account, entry.type) for entry in ENTRIES)
     assert found == {cell: min(number, each) for cell, number in all_of_them.items()}
 
@@ -140,7 +140,7 @@ def test_a_dry_run_lists_the_items_and_runs_nothing() -> None:
     assert "tape:5" in said[0]
 
 
-@pytest.mark.parametrize("operation", [RETRY, ITEMS], ids=lambda each: each.command)
+@pytest.mark.parametrize("operation", [run_retry, run_items], ids=lambda each: each.command)
 def test_an_unknown_class_of_error_is_refused_with_those_there_are(operation: Declaration[Any]) -> None:
     assert operation.parse({"error_class": "source-missing"}).error_class == "source-missing"
     assert not operation.parse({"error_class": ""}).error_class

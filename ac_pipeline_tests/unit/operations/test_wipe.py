@@ -121,7 +121,7 @@ def test_records_without_a_document_go_too_and_the_snapshot_has_them(world: Guar
     assert world.wipe(user, "mood").deleted == {"mood": 3}
     assert world.records(user, "mood") == {}
     (snapshot,) = world.snapshots()
-    assert {f"computer.aesthetic.mood/{key}" for key in (A, B)} <= world.vault.archive.contents(snapshot).records.keys()
+    assert {f"computer.aesthetic.mood/{key}" for key in (A, B)} <= world.vault.contents(snapshot).records.keys()
     assert world.link("mood", mood) is None
 
 

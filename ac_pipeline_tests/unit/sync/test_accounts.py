@@ -22,11 +22,10 @@ from ac_pipeline.errors import (
 )
 from ac_pipeline.items import State
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.sync.costs import cost
 from ac_pipeline.sync.engine import sync_accounts
 from ac_pipeline.sync.report import SyncReport
 from ac_pipeline.sync.selection import Selection, planned
-from ac_pipeline_tests.unit.sync.world import World, totals
+from ac_pipeline_tests.unit.sync.world import World, cost, totals
 
 
 @pytest.fixture
@@ -193,7 +192,7 @@ def test_no_password_or_token_is_in_anything_that_is_kept_or_shown(
     shown = [
         json.dumps(SyncReport("run", reports).to_json()),
         json.dumps([operation.to_json() for operation in planned([plan])]),
-        json.dumps(cost([plan], world.clock.now).to_json()),
+        json.dumps(cost(plan, world.clock.now).to_json()),
         repr(plan),
         repr(reports),
         repr([asdict(entry) for entry in world.ledger.entries.values()]),

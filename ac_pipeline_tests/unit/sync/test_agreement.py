@@ -14,9 +14,9 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import RecordRefused
 from ac_pipeline.items import PlannedOperation, State
 from ac_pipeline.media.registry import media_type
-from ac_pipeline.operations.apply_plan import AppliedPart, Change, apply_part
+from ac_pipeline.operations.plan import AppliedPart, Change, apply_part
 from ac_pipeline.sync.planning.plan import Kind
-from ac_pipeline.sync.selection import Agreement, PlanHash, Selection, plan_hash, planned
+from ac_pipeline.sync.selection import Agreement, PlanHash, Selection, planned
 from ac_pipeline_tests.unit.sync.test_dry_run import a_bit_of_everything
 from ac_pipeline_tests.unit.sync.world import World
 
@@ -134,7 +134,7 @@ def test_a_changed_document_breaks_the_promise_of_its_rendition(world: World) ->
     same, changed = world.add("painting", user, code="one"), world.add("painting", user, code="two")
     lines = planned([world.survey(user)[0]])
     assert [each.operation for each in lines] == ["render", "render"]
-    assert plan_hash(lines) != plan_hash([replace(each, fingerprint="other") for each in lines])
+    assert PlanHash(lines).hexdigest() != PlanHash([replace(each, fingerprint="other") for each in lines]).hexdigest()
     world.change("painting", changed, code="three")
     turn = carry_out(world, user, lines)
     assert listed(turn) == {("CHANGED", "render"): 1}
@@ -191,4 +191,6 @@ def test_the_hash_is_the_same_however_the_lines_come() -> None:
     digest = PlanHash()
     for each in lines:
         digest.add(replace(each, reason="for another reason"))
-    assert digest.hexdigest() == plan_hash(lines) != plan_hash(lines[:2]) != plan_hash([])
+    assert (
+        digest.hexdigest() == PlanHash(lines).hexdigest() != PlanHash(lines[:2]).hexdigest() != PlanHash([]).hexdigest()
+    )

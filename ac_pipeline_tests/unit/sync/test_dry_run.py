@@ -11,10 +11,10 @@ import pytest
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import NoCredentials, ServiceUnreachable, SourceMissing
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.sync.costs import Ceiling, Limits, cost, user_cost
+from ac_pipeline.sync.costs import Ceiling, Limits, user_cost
 from ac_pipeline.sync.engine import AccountPlan
-from ac_pipeline.sync.selection import Selection, plan_hash, planned
-from ac_pipeline_tests.unit.sync.world import World, at_second, totals
+from ac_pipeline.sync.selection import PlanHash, Selection, planned
+from ac_pipeline_tests.unit.sync.world import World, at_second, cost, totals
 
 KEYS = [f"3jzfcijpj2z2{letter}" for letter in "abcdef"]
 WHEN_TEXT = "2025-10-15T12:30:45.123Z"
@@ -100,9 +100,9 @@ def test_the_same_plan_has_the_same_hash_and_another_one_has_not(world: World) -
     """PLAN-1: what was looked at is what is carried out, or the hash tells."""
     user = world.user()
     documents = world.moods(user, 3)
-    first, second = (plan_hash(planned([world.survey(user)[0]])) for _ in range(2))
+    first, second = (PlanHash(planned([world.survey(user)[0]])).hexdigest() for _ in range(2))
     world.change("mood", documents[1], mood="other")
-    third = plan_hash(planned([world.survey(user)[0]]))
+    third = PlanHash(planned([world.survey(user)[0]])).hexdigest()
     assert first == second != third
 
 
@@ -113,14 +113,14 @@ def test_the_cost_is_what_the_sync_then_takes(world: World) -> None:
     world.add("painting", user)
     world.add("tape", user)
     plan, _ = world.survey(user)
-    expected = cost([plan], world.clock.now)
+    expected = cost(plan, world.clock.now)
     assert (expected.operations, expected.points, expected.blob_uploads, expected.commits) == (252, 756, 3, 2)
     assert expected.sessions == 1
     assert expected.finishes_at > world.clock.now
     world.sync(user)
     assert len(world.pds.batches(user)) == expected.commits
     assert world.pds.count("upload_blob") == expected.blob_uploads
-    after = cost([world.survey(user)[0]], world.clock.now)
+    after = cost(world.survey(user)[0], world.clock.now)
     assert (after.operations, after.points, after.bytes, after.sessions) == (0, 0, 0, 0)
     assert after.finishes_at == world.clock.now
 
@@ -139,7 +139,7 @@ def test_records_whose_renditions_are_still_to_be_made_take_their_commits(
     plan = world.survey(user)[0]
     price = user_cost(plan)
     assert (price.operations, price.commits) == (moods + paintings, commits)
-    assert cost([plan], world.clock.now).commits == commits
+    assert cost(plan, world.clock.now).commits == commits
     world.sync(user)
     assert len(world.pds.batches(user)) == commits
 
@@ -149,7 +149,7 @@ def test_points_decide_when_a_limited_pds_is_done(world: World, count: int, hour
     """LIMIT-8: 5,000 points an hour are 1,666 creates, in commits of at most 200 that are not cut in two."""
     user = world.user()
     world.moods(user, count)
-    expected = cost([world.survey(user)[0]], world.clock.now)
+    expected = cost(world.survey(user)[0], world.clock.now)
     limited = expected.finishes_limited - world.clock.now
     assert abs(limited - timedelta(hours=hours)) < timedelta(minutes=1)
 
@@ -159,7 +159,7 @@ def test_the_relays_hour_decides_when_many_commits_are_done(world: World, count:
     """LIMIT-9: two commits an hour, under the limits that are known as under the usual ones of a PDS."""
     user = world.user()
     world.moods(user, count)
-    expected = cost([world.survey(user)[0]], world.clock.now, Limits(events=(Ceiling(2, 3_600.0),)))
+    expected = cost(world.survey(user)[0], world.clock.now, Limits(events=(Ceiling(2, 3_600.0),)))
     for end in (expected.finishes_at, expected.finishes_limited):
         assert abs(end - world.clock.now - timedelta(hours=hours)) < timedelta(minutes=1)
 
@@ -176,7 +176,7 @@ def test_commits_that_delete_do_not_wait_for_the_relays_hour(world: World) -> No
     plan = world.survey(user)[0]
     price = user_cost(plan)
     assert (price.commits, price.erasing) == (2, 2)
-    assert cost([plan], world.clock.now, spent).finishes_at - world.clock.now < timedelta(minutes=1)
+    assert cost(plan, world.clock.now, spent).finishes_at - world.clock.now < timedelta(minutes=1)
 
 
 def test_a_blocked_account_has_an_empty_plan_and_a_reason(world: World) -> None:

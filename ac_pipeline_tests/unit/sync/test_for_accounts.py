@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
@@ -30,32 +31,28 @@ WORKERS = 3
 SECONDS = 60.0
 
 
+@dataclass
 class StubEngine:
-    """An engine whose work says when it begins, and waits until it may end.
+    """An engine whose work says when it begins, and waits until it may end."""
 
-    Attributes:
-        begun: Keys of the accounts that have had their turn.
-        bad: Keys whose work raises, and what.
-    """
+    on_begin: Callable[[int], None] = lambda number: None
+    begun: list[str] = field(default_factory=list)  # Keys of the accounts that have had their turn
+    bad: dict[str, BaseException] = field(default_factory=dict)  # Keys whose work raises, and what
+    server: MemoryPds = field(default_factory=MemoryPds)
+    revisions: Any = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def __init__(self, on_begin: Callable[[int], None] = lambda number: None) -> None:
-        self.begun: list[str] = []
-        self.bad: dict[str, BaseException] = {}
-        self.server = MemoryPds()
-        self._on_begin = on_begin
-        self._lock = threading.Lock()
-
-    def sync(self, account: Account, selection: Selection, run_id: str, revisions: Any = None) -> AccountReport:
+    def sync(self, account: Account, selection: Selection, run_id: str) -> AccountReport:
         return self.work(account)
 
     def survey(self, account: Account, selection: Selection) -> Any:
         raise ServerFailed(self.work(account).user)
 
     def work(self, account: Account) -> AccountReport:
-        with self._lock:
+        with self.lock:
             self.begun.append(account.key)
             number = len(self.begun)
-        self._on_begin(number)
+        self.on_begin(number)
         if account.key in self.bad:
             raise self.bad[account.key]
         return AccountReport(account.key)

@@ -5,22 +5,28 @@ from __future__ import annotations
 import pytest
 
 from ac_pipeline.sync.costs import (
+    BLOBS_PER_SECOND,
     EVENTS,
     REQUESTS,
+    REQUESTS_A_USER,
     SPEED,
     UPLOADS,
     USUAL,
     WRITE_POINTS,
     Ceiling,
-    Demand,
     Forecast,
     Limits,
     Timeline,
+    UserCost,
 )
 
 HOUR, DAY = 3_600.0, 86_400.0
 COMMIT = 600
 """Points of 200 creates."""
+
+
+def cost(did: str, **amounts: int) -> UserCost:
+    return UserCost(did=did, **amounts)  # type: ignore[arg-type]
 
 
 def spent(ceilings: tuple[Ceiling, ...], amount: int, unit: int = 1, headroom: float = 0.0) -> float:
@@ -79,17 +85,16 @@ def test_a_commit_above_a_whole_limit_does_not_wait_for_ever() -> None:
 
 def test_without_any_limit_only_the_speed_of_the_pds_counts() -> None:
     forecast = Forecast(Limits())
-    forecast.add(Demand("did:plc:a", points=10**6, largest=600, uploads=10**6, requests=10**6, events=10**6, seconds=9))
+    blobs = 9 * BLOBS_PER_SECOND
+    forecast.add(cost("did:plc:a", points=10**6, largest=600, blob_uploads=blobs, commits=10**6, sessions=10**6))
     assert (forecast.end.seconds, forecast.end.waits_for) == (9, SPEED)
 
 
 def test_uploads_are_shared_by_all_users_and_points_are_not() -> None:
     """LIMIT-6, LIMIT-8: 4,201 users with one picture each need five days; each alone would need none."""
     forecast = Forecast(USUAL)
-    ends = [
-        forecast.add(Demand(f"did:plc:{n}", points=3, largest=3, uploads=1, requests=3, events=1)) for n in range(4_201)
-    ]
-    assert [ends[n].seconds / DAY for n in (0, 999, 1_000, 4_199, 4_200)] == [0, 0, 1, 4, 4]
+    ends = [forecast.add(cost(f"did:plc:{n}", points=3, largest=3, blob_uploads=1)) for n in range(4_201)]
+    assert [ends[n].seconds // DAY for n in (0, 999, 1_000, 4_199, 4_200)] == [0, 0, 1, 4, 4]
     assert forecast.end == ends[-1]
     assert forecast.end.waits_for == f"{UPLOADS} (1,000 a day)"
 
@@ -97,27 +102,27 @@ def test_uploads_are_shared_by_all_users_and_points_are_not() -> None:
 def test_text_goes_on_while_pictures_wait() -> None:
     """LIMIT-6: a user without blobs is done at once, whoever came before."""
     forecast = Forecast(USUAL)
-    forecast.add(Demand("did:plc:a", points=6_000, largest=600, uploads=2_000, requests=2_010, events=10))
-    later = forecast.add(Demand("did:plc:b", points=3, largest=3, requests=3, events=1))
-    assert later.seconds == 0
+    forecast.add(cost("did:plc:a", points=6_000, largest=600, blob_uploads=2_000, commits=10))
+    later = forecast.add(cost("did:plc:b", points=3, largest=3, commits=1))
+    assert (later.seconds, later.waits_for) == (2_000 / BLOBS_PER_SECOND, SPEED)
     assert forecast.end.seconds == DAY
 
 
 @pytest.mark.parametrize(
     ("demand", "binding", "seconds"),
     [
-        (Demand("did:plc:a", points=5_001, largest=3), f"{WRITE_POINTS} (5,000 an hour)", HOUR),
-        (Demand("did:plc:a", points=35_001, largest=3), f"{WRITE_POINTS} (35,000 a day)", DAY),
-        (Demand("did:plc:a", uploads=1_001), f"{UPLOADS} (1,000 a day)", DAY),
-        (Demand("did:plc:a", requests=3_001), f"{REQUESTS} (3,000 in 5 minutes)", 300),
-        (Demand("did:plc:a", events=2_501), f"{EVENTS} (2,500 an hour)", HOUR),
-        (Demand("did:plc:a", events=2_500), SPEED, 0),
-        (Demand("did:plc:a", counted=9_999), SPEED, 0),
-        (Demand("did:plc:a", events=1_000, counted=1_500), SPEED, 0),
-        (Demand("did:plc:a", events=1_000, counted=1_501), f"{EVENTS} (2,500 an hour)", HOUR),
+        (cost("did:plc:a", points=5_001, largest=3), f"{WRITE_POINTS} (5,000 an hour)", HOUR),
+        (cost("did:plc:a", points=35_001, largest=3), f"{WRITE_POINTS} (35,000 a day)", DAY),
+        (cost("did:plc:a", blob_uploads=1_001), f"{UPLOADS} (1,000 a day)", DAY),
+        (cost("did:plc:a", sessions=3_001 - REQUESTS_A_USER), f"{REQUESTS} (3,000 in 5 minutes)", 300),
+        (cost("did:plc:a", commits=2_501), f"{EVENTS} (2,500 an hour)", HOUR),
+        (cost("did:plc:a", commits=2_500), SPEED, 0),
+        (cost("did:plc:a", commits=2_900, erasing=2_900), SPEED, 0),
+        (cost("did:plc:a", commits=2_500, erasing=1_500), SPEED, 0),
+        (cost("did:plc:a", commits=2_501, erasing=1_501), f"{EVENTS} (2,500 an hour)", HOUR),
     ],
 )
-def test_the_limit_that_binds_is_named(demand: Demand, binding: str, seconds: float) -> None:
+def test_the_limit_that_binds_is_named(demand: UserCost, binding: str, seconds: float) -> None:
     """LIMIT-8, LIMIT-9."""
     limits = Limits(USUAL.points, {}, USUAL.uploads, USUAL.requests, (Ceiling(2_500, HOUR),))
     end = Forecast(limits).add(demand)
@@ -127,9 +132,9 @@ def test_the_limit_that_binds_is_named(demand: Demand, binding: str, seconds: fl
 def test_commits_that_delete_take_from_the_hour_and_do_not_wait_for_the_next() -> None:
     """LIMIT-9: of an hour of ten, three are left for a quarter of an hour."""
     forecast = Forecast(Limits(events=(Ceiling(10, HOUR, left=3, resets_in=900),)))
-    demands = [Demand("did:plc:a", events=2), Demand("did:plc:b", counted=5), Demand("did:plc:c", counted=1)]
-    assert [forecast.add(each).seconds for each in demands] == [0, 0, 0]
-    later = [forecast.add(Demand(f"did:plc:{number}", events=10)).seconds for number in range(2)]
+    costs = [cost("did:plc:a", commits=2), *(cost(did, commits=n, erasing=n) for did, n in (("b", 5), ("c", 1)))]
+    assert [forecast.add(each).seconds for each in costs] == [0, 0, 0]
+    later = [forecast.add(cost(f"did:plc:{number}", commits=10)).seconds for number in range(2)]
     assert later == [900, 900 + HOUR]
 
 
@@ -137,4 +142,4 @@ def test_what_one_user_has_spent_already_counts_for_that_user_alone() -> None:
     """LIMIT-5: points are kept across runs, for each DID."""
     spent_already = {"did:plc:a": (Ceiling(5_000, HOUR, left=0, resets_in=1_800),)}
     forecast = Forecast(Limits(points=USUAL.points, spent=spent_already))
-    assert [forecast.add(Demand(did, points=3, largest=3)).seconds for did in ("did:plc:a", "did:plc:b")] == [1_800, 0]
+    assert [forecast.add(cost(did, points=3, largest=3)).seconds for did in ("did:plc:a", "did:plc:b")] == [1_800, 0]

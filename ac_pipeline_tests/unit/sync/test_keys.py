@@ -10,7 +10,7 @@ from bson import ObjectId
 from ac_pipeline.atproto.syntax import document_tid, is_tid
 from ac_pipeline.media.mood import MOOD
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.sync.planning.diff import new_key
+from ac_pipeline.sync.planning.plan import new_key
 from ac_pipeline_tests.unit.sync.world import WHEN, World, totals
 
 MS = int(WHEN.timestamp() * 1000)

@@ -428,7 +428,8 @@ def test_a_list_that_is_older_than_a_sync_of_another_run_is_not_believed() -> No
     world.engine.sync(users[0], Selection(), "another")
     world.pds.calls.clear()
     with world.quiet():
-        assert world.engine.sync(users[0], Selection(), "run", revisions).types["mood"].unchanged == 2
+        engine = replace(world.engine, revisions=revisions)
+        assert engine.sync(users[0], Selection(), "run").types["mood"].unchanged == 2
     assert methods(world) == {"latest_commit": 1}
 
 

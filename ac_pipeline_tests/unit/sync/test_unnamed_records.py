@@ -13,7 +13,7 @@ from ac_pipeline.media.base import Link
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.operations.inspection.differences import find_differences
 from ac_pipeline.operations.inspection.links import LinkState, Repair, examine
-from ac_pipeline.operations.removal.removed import Removals
+from ac_pipeline.operations.removal.wipe import Removals
 from ac_pipeline.sync.planning.plan import Kind, existing_records
 from ac_pipeline.sync.verify import compare
 from ac_pipeline_tests.unit.sync.world import World, chosen, totals
@@ -162,7 +162,7 @@ def test_every_look_agrees_on_whose_the_record_is(world: World) -> None:
     assert find_differences(world.engine, user, selection) == []
     (record,) = existing_records(world.pds.read_repository(str(user.did)), media)
     removals = Removals(world.engine, user, (media,), "run")
-    assert removals.documented(media, record)
+    assert removals.document(media, record) is not None
     assert removals.item(media, record) == f"kidlisp:{document}"
 
 

@@ -24,6 +24,7 @@ from ac_pipeline.items import BlobRef, Derived, LedgerEntry, Record, Rendition
 from ac_pipeline.media.base import Document, Link, MediaType
 from ac_pipeline.media.documents import interpret, read_link
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
+from ac_pipeline.sync.costs import Bill, Cost, Limits, user_cost
 from ac_pipeline.sync.engine import AccountPlan, Engine
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.safeguard import Safeguard
@@ -39,6 +40,14 @@ _MAGIC = {"image/png": b"\x89PNG\r\n\x1a\n", "video/mp4": b"\x00\x00\x00\x18ftyp
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+def cost(plan: AccountPlan, now: datetime, known: Limits | None = None) -> Cost:
+    """What carrying out a plan takes, as a dry run of this user alone says it."""
+    bill, amounts = Bill(now, known or Limits()), user_cost(plan)
+    if amounts.operations:
+        bill.add(amounts)
+    return bill.total()
 
 
 class InlineExecutor(Executor):

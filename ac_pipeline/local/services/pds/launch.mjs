@@ -1,4 +1,4 @@
-// A PLC directory and the reference PDS in one process, on 127.0.0.1 only. Settings are in servers.py, which starts
+// A PLC directory and the reference PDS in one process, on 127.0.0.1 only. Settings are in stack.py, which starts
 // this; nothing else belongs here. Prints one line when both answer; SIGTERM or SIGINT ends both.
 //
 //   node launch.mjs DATA_FOLDER PLC_PORT      with the PDS_* variables in the environment

@@ -7,7 +7,7 @@ import httpx
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.client import PdsClient
 from ac_pipeline.atproto.rate_limits import Budget, Pace
-from ac_pipeline.atproto.sessions import Sessions
+from ac_pipeline.atproto.sessions import Sessions, SignIn
 from ac_pipeline.atproto.syntax import blob_cid
 from ac_pipeline.atproto.transport import Transport
 from ac_pipeline.atproto.types import Write
@@ -143,7 +143,7 @@ def make(
         clock=clock,
         sleep=server.sleep,
     )
-    return PdsClient(transport, Sessions(MemorySessionStore(), clock=clock), pace)
+    return PdsClient(transport, Sessions(MemorySessionStore(), SignIn(transport), clock=clock), pace)
 
 
 CREATE = Write("create", MOOD, "a", {"$type": MOOD, "mood": "glad"})

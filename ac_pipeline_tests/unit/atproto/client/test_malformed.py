@@ -13,7 +13,7 @@ import pytest
 from ac_pipeline.atproto.admin import Administration
 from ac_pipeline.atproto.rate_limits import Budget, Pace
 from ac_pipeline.atproto.relay import Relay
-from ac_pipeline.atproto.sessions import Sessions, expires_at
+from ac_pipeline.atproto.sessions import Sessions, SignIn, expires_at
 from ac_pipeline.atproto.syntax import blob_cid
 from ac_pipeline.atproto.transport import Transport
 from ac_pipeline.errors import OutcomeUnknown, Transient
@@ -50,7 +50,7 @@ class Callers:
         self.pds = make(server, http)
         self.relay = Relay("https://relay.test", http=http, clock=clock, sleep=server.sleep)
         transport = Transport(URL, http=http, budget=budget, clock=clock, sleep=server.sleep)
-        sessions = Sessions(MemorySessionStore(), clock=clock)
+        sessions = Sessions(MemorySessionStore(), SignIn(transport), clock=clock)
         self.administration = Administration(transport, sessions, Pace("pds.test", 0), "admin-password")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from ac_pipeline.atproto.admin import Administration
 from ac_pipeline.atproto.rate_limits import Budget, Pace
-from ac_pipeline.atproto.sessions import Sessions
+from ac_pipeline.atproto.sessions import Sessions, SignIn
 from ac_pipeline.atproto.transport import Transport
 from ac_pipeline.errors import HandleRefused, OutcomeUnknown, PipelineError, RateLimited, ServiceUnreachable
 from ac_pipeline_tests.memory_sessions import MemorySessionStore
@@ -27,7 +27,7 @@ def administration(server: Server) -> Iterator[Administration]:
     with httpx.Client(transport=httpx.MockTransport(server), headers=headers, follow_redirects=False) as http:
         budget = Budget(clock=clock, sleep=server.sleep, max_wait=30.0)
         transport = Transport(URL, http=http, budget=budget, bypass_key=BYPASS, clock=clock, sleep=server.sleep)
-        sessions = Sessions(MemorySessionStore(), clock=clock)
+        sessions = Sessions(MemorySessionStore(), SignIn(transport), clock=clock)
         yield Administration(transport, sessions, Pace("pds.test", 0), "admin-password")
 
 
