@@ -10,7 +10,6 @@ Run it with `make bench-hosts`; `USERS=500` takes half an hour on two idle cores
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import time
@@ -32,6 +31,7 @@ from ac_pipeline_tests.dagster_home import DagsterHome, Run, Ui
 from ac_pipeline_tests.harness import Slice
 from ac_pipeline_tests.hosts import Hosts, Redis, TwoHostDagster, celery_launcher, host_of, process_launcher
 from ac_pipeline_tests.postgres_server import PostgresServer, postgres_server_in
+from ac_pipeline_tests.s3_server import S3Server
 from ac_pipeline_tests.scripted_storage import ObjectServer
 
 KINDS = {"one": "one host, SQLite", "celery": "two hosts, Celery", "process": "two hosts, a process for each run"}
@@ -111,6 +111,8 @@ def measure(kind: str, users: int, heavy: int, folder: Path, cut: bool) -> Seen:
         stack.callback(services.down)
         addresses = services.up()
         storage = stack.enter_context(ObjectServer())
+        s3 = S3Server()
+        stack.callback(s3.close)
         accounts = stack.enter_context(PdsAccounts(addresses.pds, addresses.pds_admin_password))
         settings = Settings.model_validate(
             {
@@ -118,7 +120,8 @@ def measure(kind: str, users: int, heavy: int, folder: Path, cut: bool) -> Seen:
                 "mongodb_name": "bench",
                 "pds_url": addresses.pds,
                 "ac_media_url": storage.url_template,
-                "ac_renditions_url": os.environ.get("AC_RENDITIONS_URL") or str(folder / "renditions"),
+                "ac_renditions_url": s3.make_bucket(),
+                **{name.lower(): value for name, value in s3.settings.items()},
                 "dagster_home": folder / "dagster",
                 "ac_relay_commits_per_hour": 0,  # no relay reads this PDS, and its speed is what is measured
                 **({} if kind == "one" else {"ac_pool_limits": POOLS}),

@@ -26,6 +26,7 @@ from ac_pipeline_tests.hosts import (
 )
 from ac_pipeline_tests.pds_gate import PdsGate
 from ac_pipeline_tests.postgres_server import PostgresServer
+from ac_pipeline_tests.s3_server import S3Server
 from ac_pipeline_tests.scripted_storage import ObjectServer
 
 ASSETS = [["atproto", "moods"], ["atproto", "paintings"]]
@@ -35,8 +36,9 @@ FIRST, ASIDE, SECOND = ("bea", "cora", "cyd"), "dan", ("eve", "fay", "gus")
 NAMES = (*FIRST, ASIDE, *SECOND)
 LEASE_SECONDS = 9.0
 """Instead of 60: so long nobody writes into the repository that the dead host held."""
-PREAMBLE = f"""from ac_pipeline.mongo.ledger.leases import Leases
-Leases.__init__.__kwdefaults__["seconds"] = {LEASE_SECONDS}
+PREAMBLE = f"""from functools import partial
+from ac_pipeline.mongo.ledger import items
+items.Leases = partial(items.Leases, seconds={LEASE_SECONDS})
 """
 Written = dict[tuple[str, str], dict[str, tuple[str, dict[str, Any]]]]
 
@@ -163,6 +165,7 @@ def look(slice_: Slice, ids: dict[str, dict[str, str]]) -> tuple[Written, dict[s
 def story(
     request: pytest.FixtureRequest, mongo_client: Any, mongo_server: Any, pds: Any, postgres_server: PostgresServer
 ) -> Iterator[Story]:
+    s3: S3Server = request.getfixturevalue("s3_server")
     folder: Path = request.getfixturevalue("tmp_path_factory").mktemp("hosts")
     with ExitStack() as stack:
         storage = stack.enter_context(ObjectServer())
@@ -170,7 +173,11 @@ def story(
         for name in ("two", "one"):
             database = mongo_client[f"test-{folder.name}-{request.param}-{name}"]
             stack.callback(mongo_client.drop_database, database.name)
-            opened = open_slice(database, mongo_server.uri, pds, storage.url_template, folder / "renditions" / name)
+            more = {
+                **{name.lower(): value for name, value in s3.settings.items()},
+                "ac_renditions_url": s3.make_bucket(),
+            }
+            opened = open_slice(database, mongo_server.uri, pds, storage.url_template, folder, **more)
             slices.append(stack.enter_context(opened))
         on_two, on_one = slices
         ids = populate((on_two, on_one), storage)
