@@ -10,6 +10,7 @@ Run it with `make bench-hosts`; `USERS=500` takes half an hour on two idle cores
 from __future__ import annotations
 
 import argparse
+import logging
 import sys
 import tempfile
 import time
@@ -224,6 +225,7 @@ def main() -> int:
     parser.add_argument("--kinds", default=",".join(KINDS), help="of these")
     parser.add_argument("--no-cut", action="store_true", help="nobody dies")
     options = parser.parse_args()
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)  # the S3 server's
     found: dict[str, Seen] = {}
     for kind in options.kinds.split(","):
         with tempfile.TemporaryDirectory(prefix="ac-hosts-") as folder:

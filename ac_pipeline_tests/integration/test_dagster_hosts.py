@@ -48,14 +48,14 @@ class Story:
     """What was seen.
 
     Attributes:
-        hosts: Run -> host, of the first two.
+        hosts: Run -> host, of the first two: the dead one and the living one.
         while_dead: Status of both when the dead one was noticed.
-        seconds: From the power cut to that, and until all users of the dead run were served again.
-        written: Of the two hosts, and of one alone: records, then links.
-        created: Records created through the gate, of how many users' documents.
+        noticed: Seconds from the power cut to that.
+        served: Seconds from the power cut until all users of the dead run were served again.
+        written: By two hosts, and by one alone; so are `links`.
+        operations: User -> what was committed through the gate.
     """
 
-    apart: bool
     status: str = ""
     runs: list[Run] = field(default_factory=list)
     hosts: dict[str, str] = field(default_factory=dict)
@@ -92,7 +92,7 @@ class Teller:
 
     def __init__(self, stack: ExitStack, slice_: Slice, hosts: Hosts, gate: PdsGate, postgres: PostgresServer) -> None:
         self.stack, self.slice, self.hosts, self.gate, self.postgres = stack, slice_, hosts, gate, postgres
-        self.story = Story(hosts.apart)
+        self.story = Story()
         self.database = postgres.create_database()
 
     def tell(self, kind: str, folder: Path) -> Story:
