@@ -71,16 +71,12 @@ def key_candidates(*, id: str, handle: str | None, code: str | None, did: str | 
 
 
 def assign_keys(candidates: Iterable[tuple[str, list[str], str | None]]) -> dict[str, str]:
-    """Give every account one key of its own.
+    """Give every account one key of its own: account id -> key, the same for the same accounts, in whatever order they
+    come.
 
     On a clash the guest wins, then the account whose permanent code the key is, then the smaller id; the loser takes
-    its next candidate. An account whose candidates are all taken gets none.
-
-    Args:
-        candidates: `(account id, its key candidates, its code)` of every account.
-
-    Returns:
-        Account id -> key; the same for the same accounts, in whatever order they come.
+    its next candidate. An account whose candidates are all taken gets none. `candidates` holds the account id, its key
+    candidates and its code.
     """
     accounts = sorted(candidates, key=lambda entry: entry[0])
     owner_of_code: dict[str, str] = {GUEST_ID: GUEST_ID}

@@ -125,15 +125,10 @@ def _left(timeout: float | None, error: type[Exception]) -> float | None:
 
 class _Backend(httpcore.SyncBackend):
     def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Any = None,
+        self, host: str, port: int, timeout: float | None = None, *more: Any, **named: Any
     ) -> httpcore.NetworkStream:
         timeout = _left(timeout, httpcore.ConnectTimeout)
-        return _Stream(super().connect_tcp(host, port, timeout, local_address, socket_options))
+        return _Stream(super().connect_tcp(host, port, timeout, *more, **named))
 
 
 class _Stream(httpcore.NetworkStream):

@@ -56,32 +56,14 @@ def build_defs(
     """
     resources = {PIPELINE: pipeline_resource, ALERTS: alerts_resource, **(overrides or {})}
     changed_users = changed_users_job(resources[PIPELINE], retry_seconds)
+    reports = [*derived_assets(), *assets_of(operations()), verification_asset]
+    operator_jobs = [job_of(each) for each in operations() if each.job]
+    sync_sensors = [make_content_sensor(changed_users), make_drift_sensor(changed_users)]
     return dg.Definitions(
-        assets=[
-            *source_assets(),
-            *rendition_assets(retry_seconds),
-            record_assets(retry_seconds),
-            *derived_assets(),
-            *assets_of(operations()),
-            verification_asset,
-        ],
-        jobs=[
-            sync_users,
-            changed_users,
-            retry_items,
-            verify_users,
-            count_mirror,
-            *(job_of(each) for each in operations() if each.job),
-        ],
+        assets=[*source_assets(), *rendition_assets(retry_seconds), record_assets(retry_seconds), *reports],
+        jobs=[sync_users, changed_users, retry_items, verify_users, count_mirror, *operator_jobs],
         schedules=schedules(timetable or load_timetable()),
-        sensors=[
-            users_sensor,
-            make_content_sensor(changed_users),
-            make_drift_sensor(changed_users),
-            totals_sensor,
-            alerts_sensor,
-            abandoned_runs_sensor,
-        ],
+        sensors=[users_sensor, *sync_sensors, totals_sensor, alerts_sensor, abandoned_runs_sensor],
         resources=resources,
         executor=executor,
     )

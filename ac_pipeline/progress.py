@@ -28,12 +28,7 @@ class _Rate(ProgressColumn):
 def progress(
     screen: Console, say: Callable[[str], None], clock: Callable[[], float] = time.monotonic
 ) -> Iterator[Listener]:
-    """A listener that shows what it is told.
-
-    Args:
-        screen: Where bars are drawn, when that is a terminal.
-        say: Says a line at once, when it is not.
-    """
+    """A listener that draws bars on a screen that is a terminal, and else says lines at once."""
     if not screen.is_terminal:
         yield _lines(say, clock)
         return

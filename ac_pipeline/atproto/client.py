@@ -65,7 +65,12 @@ class PdsClient:
 
     def download_repository(self, did: str) -> bytes:
         """The CAR of the whole repository of `did` as it was sent, verified; raises as `read_repository`."""
-        return self._get_repository(did, lambda car: (car, self._verified(did, car))[0])
+
+        def read(car: bytes) -> bytes:
+            self._verified(did, car)
+            return car
+
+        return self._get_repository(did, read)
 
     def latest_commit(self, did: str) -> RepositoryStatus:
         request = Request(Call.READ, "com.atproto.sync.getLatestCommit", did, params={"did": did})
@@ -121,14 +126,8 @@ class PdsClient:
         if len(writes) > MAX_OPERATIONS:
             raise TooLarge(f"A batch of {len(writes)} writes; a PDS takes {MAX_OPERATIONS}. Send less at once.")
         did = account.did or ""
-        request = Request(
-            Call.WRITE,
-            "com.atproto.repo.applyWrites",
-            did,
-            (Charge(did, points(writes), _POINTS_WINDOW),),
-            method="POST",
-            body=encode_body(did, writes, swap_commit),
-        )
+        charges, body = (Charge(did, points(writes), _POINTS_WINDOW),), encode_body(did, writes, swap_commit)
+        request = Request(Call.WRITE, "com.atproto.repo.applyWrites", did, charges, method="POST", body=body)
         with self._pace.commit(did, held=not erases(writes)):
             return self._send_signed(account, request, lambda body: _commit_of(did, writes, body))
 
@@ -145,15 +144,10 @@ class PdsClient:
         limit = self.blob_limit()
         if len(data) > limit:
             raise TooLarge(f"A blob of {len(data)} bytes; {self._transport.place} takes {limit}. Make it smaller.")
+        nsid, charge = "com.atproto.repo.uploadBlob", Charge(f"{self._transport.host} uploadBlob", 1, _POINTS_WINDOW)
+        headers = {"Content-Type": mime_type}
         request = Request(
-            Call.UPLOAD,
-            "com.atproto.repo.uploadBlob",
-            account.did or "",
-            (Charge(f"{self._transport.host} uploadBlob", 1, _POINTS_WINDOW),),
-            method="POST",
-            body=data,
-            headers={"Content-Type": mime_type},
-            limit="blob",
+            Call.UPLOAD, nsid, account.did or "", (charge,), method="POST", body=data, headers=headers, limit="blob"
         )
         sent = BlobRef(blob_cid(data), mime_type, len(data))
 
@@ -188,17 +182,9 @@ class PdsClient:
             ) from None
 
     def _get_repository(self, did: str, read: Callable[[bytes], Read]) -> Read:
-        request = Request(
-            Call.READ,
-            "com.atproto.sync.getRepo",
-            did,
-            (Charge(f"{self._transport.host} getRepo", 1),),
-            params={"did": did},
-            headers=_PLAIN,
-            timeout=_REPOSITORY_SECONDS,
-            limit="repository",
-        )
-        return self._transport.send(request, read)
+        charges, patience = (Charge(f"{self._transport.host} getRepo", 1),), _REPOSITORY_SECONDS
+        request = Request(Call.READ, "com.atproto.sync.getRepo", did, charges, params={"did": did}, headers=_PLAIN)
+        return self._transport.send(replace(request, timeout=patience, limit="repository"), read)
 
     def _verified(self, did: str, car: bytes) -> Repository:
         repository = read_repository(car)

@@ -76,15 +76,10 @@ class SignIn:
             AccountUnknown: It signs in another account; status 200.
             Blocked: Another refusal.
         """
+        nsid, charge = "com.atproto.server.createSession", Charge(f"sign-in {did}", 1)
+        body, secrets = json.dumps({"identifier": did, "password": password}).encode(), (password,)
         request = Request(
-            Call.SIGN_IN,
-            "com.atproto.server.createSession",
-            did,
-            (Charge(f"sign-in {did}", 1),),
-            method="POST",
-            body=json.dumps({"identifier": did, "password": password}).encode(),
-            secrets=(password,),
-            timeout=SIGN_IN_SECONDS,
+            Call.SIGN_IN, nsid, did, (charge,), method="POST", body=body, secrets=secrets, timeout=SIGN_IN_SECONDS
         )
         return self._transport.send(request, lambda body: self._tokens(did, body))
 

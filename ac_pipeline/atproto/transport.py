@@ -194,6 +194,7 @@ class Transport:
         """Send a request whose charges are reserved, once; otherwise as `send`."""
         subject, charges = self._subject(request), self._charges(request)
         limit = getattr(self._limits, request.limit)
+        silence = httpx.USE_CLIENT_DEFAULT if request.timeout is None else request.timeout
         self._count({Usage.kind(request.nsid): 1, "bytes_uploaded": len(request.body or b"")})
         # The cause is left out of what is raised here: httpx quotes header values in some of its messages.
         try:
@@ -205,7 +206,7 @@ class Transport:
                     params=dict(request.params),
                     content=request.body,
                     headers=self._headers(request),
-                    timeout=httpx.USE_CLIENT_DEFAULT if request.timeout is None else request.timeout,
+                    timeout=silence,
                     follow_redirects=False,
                 ) as response,
             ):

@@ -47,7 +47,8 @@ def command_of(operation: Declaration[Any], opens: Opens = opened) -> click.Comm
     """The command of an operation, under the last of its words. `opens`: opens the pipeline it works with."""
 
     def call(*, as_json: bool, as_csv: bool = False, **values: Any) -> int:
-        parameters = operation.parse({name: _plain(value) for name, value in values.items()})
+        given = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        parameters = operation.parse(given)
         return run_operation(operation, parameters, opens, as_json=as_json, as_csv=as_csv)
 
     fields = operation.parameters.model_fields
@@ -92,13 +93,9 @@ def run_operation(
 
 
 def print_report(report: Report, to_do_it: str = "", *, as_json: bool, target: str = "", limit: int = 0) -> None:
-    """Print a report for people, or as the one JSON document.
-
-    Args:
-        to_do_it: The command that does what was only looked at, or "".
-        target: PDS and database that it is about.
-        limit: So many items are shown to people; 0 for the usual number.
-    """
+    """Print a report for people, or as the one JSON document. `to_do_it`: the command that does what was only looked
+    at, or "". `target`: PDS and database that it is about. `limit`: so many items are shown to people; 0 for the usual
+    number."""
     if as_json:
         document: object = report.json
         if isinstance(report.json, Mapping):
@@ -157,10 +154,6 @@ def _kind(annotation: Any) -> tuple[type, bool]:
         return get_args(annotation)[0], True
     given = [each for each in get_args(annotation) if each is not type(None)]
     return (given[0] if given else annotation), False
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
 
 
 def _rows(value: object) -> object:

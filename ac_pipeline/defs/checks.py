@@ -35,7 +35,6 @@ from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.ledger.items import Standing
 from ac_pipeline.mongo.ledger.receipts import Aspect, Part, Receipt
-from ac_pipeline.operations.accounts.listing import blocked_reason
 from ac_pipeline.operations.inspection.verification import Findings, findings
 from ac_pipeline.settings import Allowance
 
@@ -44,7 +43,6 @@ _SUDDEN: Final = Allowance(percent=2)
 _SUDDEN_LEAST: Final = 5
 _LATELY: Final = timedelta(days=1)
 """More than a fiftieth of all accounts, and more than five, blocked within a day are one event."""
-_REFUSED: Final = "the PDS refused the account at the last run"
 
 WARN, ERROR = dg.AssetCheckSeverity.WARN, dg.AssetCheckSeverity.ERROR
 
@@ -184,7 +182,7 @@ def _accounts_usable(question: Question) -> dg.AssetCheckResult:
     unusable = sorted(_unusable(question, accounts), key=lambda each: (-each["items"], each["user"]))
     lost = [each for each in unusable if each["lost"]]
     allowed = question.pipeline.open().settings.ac_blocked_threshold
-    lately = [each for each in lost if each["since"] is None or each["since"] > datetime.now(UTC) - _LATELY]
+    lately = [each for each in lost if each["since"] is not None and each["since"] > datetime.now(UTC) - _LATELY]
     many = len(lost) > FEW_BLOCKED or len(lost) == len(accounts)
     sudden = len(lately) > _SUDDEN_LEAST and not _SUDDEN.covers(len(lately), len(accounts))
     error = bool(lost) and (sudden or (many and not allowed.covers(len(lost), len(accounts))))
@@ -237,7 +235,7 @@ def _unusable(question: Question, accounts: Iterable[Account]) -> Iterator[dict[
             "user": account.key,
             "items": sum(each.items for each in standing),
             "class": cause,
-            "message": blocked.message if blocked is not None else blocked_reason(account, cause, _REFUSED),
+            "message": blocked.message if blocked is not None else refused[0].message,
             "since": min((each.since for each in standing if each.since is not None), default=None),
             "lost": account.did is not None or any(each.mirrored for each in standing),
         }
@@ -470,16 +468,11 @@ def record_checks() -> list[dg.AssetCheckSpec]:
 def evaluate_checks(
     pipeline: PipelineResource, selected: Iterable[dg.AssetCheckKey], run: Sequence[str] | None = None
 ) -> Iterator[dg.AssetCheckResult]:
-    """Evaluate the selected checks on ledger and receipts as they are now.
+    """Evaluate the selected checks on ledger and receipts as they are now; dg.Failure is raised where these could not
+    be read. `run`: partition keys that this run has verified; None for a run that verified nobody.
 
     Every step that writes the records does, before it may fail: a check of its own would be skipped for the whole range
     as soon as one user fails, and one that is left out shows as "not evaluated" from the next materialisation on.
-
-    Args:
-        run: Partition keys that this run has verified; None for a run that verified nobody.
-
-    Raises:
-        dg.Failure: Ledger or receipts could not be read.
     """
     chosen = {(key.asset_key, key.name) for key in selected}
     wanted = {

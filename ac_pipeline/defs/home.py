@@ -94,17 +94,10 @@ with dagster.DagsterInstance.get() as instance:
 
 
 def prepare_home(settings: Settings, project: Path = PROJECT) -> Path:
-    """Make DAGSTER_HOME ready: closed to other users, its dagster.yaml and workspace.yaml, the storage it names with
-    its tables, the limits of the pools. One process at a time does so; another one waits for it.
-
-    A dagster.yaml that somebody else put there is left as it is.
-
-    Args:
-        settings: Name the home and, if the instance is to live there, the PostgreSQL database.
-        project: The folder of the project's own dagster.yaml and workspace.yaml.
-
-    Returns:
-        The home.
+    """Make DAGSTER_HOME ready and return it: closed to other users, with dagster.yaml and workspace.yaml of the
+    project, the storage it names (PostgreSQL, if the instance is to live there) with its tables, the limits of the
+    pools. One process at a time does so; another one waits for it. A dagster.yaml that somebody else put there is left
+    as it is.
 
     Raises:
         Misconfigured: There is no dagster.yaml in the project, changes to it cannot be read, or Dagster cannot use home
@@ -329,16 +322,9 @@ def run_group(
 ) -> int:
     """Run a program in a session of its own until it ends or we are asked to stop; then nothing of it is left.
 
-    SIGINT (Ctrl-C), SIGTERM and SIGHUP ask us to stop. Another one while we do loses patience with the present step.
-
-    Args:
-        command: Program first.
-        environment: All of it.
-        folder: Where it runs.
-        patience: Seconds to wait after each of the three ways to stop it.
-
-    Returns:
-        0 when we were asked to stop, else the program's exit code.
+    SIGINT (Ctrl-C), SIGTERM and SIGHUP ask us to stop. Another one while we do loses patience with the present step:
+    `patience` has the seconds to wait after each of the three ways to stop it. Returns 0 when we were asked to stop,
+    else the program's exit code.
     """
     with _wishes() as asked:
         process = subprocess.Popen(command, env=dict(environment), cwd=folder, start_new_session=True)  # noqa: S603

@@ -70,8 +70,7 @@ USERS_FIELD: Final = "users"  # Field of an op's config that lists the keys a ru
 _RECORDS: Final = frozenset(records_key(media) for media in MEDIA_TYPES)
 
 BACKFILL_ENDED: Final = frozenset({"COMPLETED", "COMPLETED_SUCCESS", "COMPLETED_FAILED", "FAILED", "CANCELED"})
-_BACKFILLS_LOOKED_AT: Final = 50
-"""Newest backfills; one that still runs is hardly older than fifty others."""
+_BACKFILLS_LOOKED_AT: Final = 50  # Newest backfills; one that still runs is hardly older than fifty others
 
 
 class Busy(NamedTuple):
@@ -93,8 +92,7 @@ def busy_keys(
     Args:
         existing: All partition keys, in the order in which they were added: what the ranges of runs refer to.
         apart_from: Names of jobs whose runs do not count, because they write nothing.
-        one_by_one: Names of jobs of whose runs those users do not count that they are done with, although they go on
-            with others.
+        one_by_one: Names of jobs whose runs count no more for the users they are done with.
     """
     places = {key: place for place, key in enumerate(existing)}
     runs: set[str] = set()
@@ -112,12 +110,8 @@ def busy_keys(
 
 
 def keys_of_run(run: dg.DagsterRun, existing: Sequence[str], places: Mapping[str, int]) -> Iterator[str]:
-    """The partition keys a run is about.
-
-    Args:
-        existing: All keys in their order, which is what a run's range refers to.
-        places: Where each of them stands.
-    """
+    """The partition keys a run is about. Its range refers to all `existing` keys in their order, with their
+    `places`."""
     if (key := run.tags.get(PARTITION)) is not None:
         yield key
     first, last = places.get(run.tags.get(RANGE_START, "")), places.get(run.tags.get(RANGE_END, ""))

@@ -30,7 +30,6 @@ from ac_pipeline.errors import (
 from ac_pipeline.items import Attempt, Failure, LedgerEntry, State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import media_type, page_of
-from ac_pipeline.operations.accounts.listing import blocked_reason
 from ac_pipeline.sync.report import AccountReport, ItemFailure, Tally
 from ac_pipeline.wiring import Pipeline
 
@@ -38,12 +37,7 @@ _NAMED_USERS = 5  # Users a failure's sentence names; its table has them all
 
 
 def failure_of(failures: Mapping[str, PipelineError], users: int) -> dg.Failure:
-    """The failure of a step, some of whose users have to be run again.
-
-    Args:
-        failures: By partition key.
-        users: How many the step was asked for.
-    """
+    """The failure of a step, some of whose `users` have to be run again: why, by partition key."""
     classes = Counter(error.code for error in failures.values())
     named = "; ".join(f"{user}: {error.message}" for user, error in list(failures.items())[:_NAMED_USERS])
     more = f"; and {len(failures) - _NAMED_USERS} more" if len(failures) > _NAMED_USERS else ""
@@ -150,9 +144,7 @@ def account_metadata(
     report, tally = outcome.report, outcome.report.tally(media.name)
     metadata: Metadata = {}  # what a person looks for comes first: the UI keeps this order
     if report.blocked is not None:
-        blocked = report.blocked
-        reason = blocked_reason(outcome.account, blocked.code, blocked.message, blocked.answer)
-        metadata["blocked_reason"] = f"{blocked.code}: {reason}"
+        metadata["blocked_reason"] = f"{report.blocked.code}: {report.blocked.message}"
     failures = [failure for failure in report.failures if failure.item.partition(":")[0] == media.name]
     if failures:
         ledger = pipeline.open().ledger
@@ -213,8 +205,8 @@ def counts(outcome: Outcome, media: MediaType) -> dict[str, int]:
 
 def source_counts(outcome: Outcome, media: MediaType) -> dict[str, int]:
     """What was found of one account's documents of one type."""
-    found = counts(outcome, media)
-    return {name: found[name] for name in ("documents", "eligible", "withdrawn", "invalid") if name in found}
+    tally = outcome.report.tally(media.name)
+    return {name: getattr(tally, name) for name in ("documents", "eligible", "withdrawn", "invalid")}
 
 
 def error_metadata(error: PipelineError) -> Metadata:
@@ -226,24 +218,27 @@ class Summary:
     """What became of all users of a run, for its closing line."""
 
     users: int = 0
+    failures: dict[str, PipelineError] = field(default_factory=dict)  # Who has to be run again, by partition key
     types: dict[str, Tally] = field(default_factory=dict)
     classes: Counter[str] = field(default_factory=Counter)
     blocked: Counter[str] = field(default_factory=Counter)
 
     def add(self, report: AccountReport) -> None:
         self.users += 1
+        if report.error is not None:
+            self.failures[report.user] = report.error
         for name, tally in report.types.items():
             self.types.setdefault(name, Tally()).add(tally)
         self.classes.update(failure.error_class for failure in report.failures)
         if report.blocked is not None:
             self.blocked[report.blocked.code] += 1
 
-    def sentence(self, types: Iterable[str], failures: Mapping[str, PipelineError]) -> str:
+    def sentence(self, types: Iterable[str]) -> str:
         """One line: users, what became of the items of each type, classes of errors, blocked accounts."""
         said = [f"{name}: {outcomes(self.types.get(name, Tally()))}" for name in types]
-        classes = self.classes + Counter(error.code for error in failures.values())
+        classes = self.classes + Counter(error.code for error in self.failures.values())
         parts = [
-            f"Users: {self.users}{f', to be run again: {len(failures)}' if failures else ''}",
+            f"Users: {self.users}{f', to be run again: {len(self.failures)}' if self.failures else ''}",
             "; ".join(said),
             f"Errors: {by_number(classes)}" if classes else "No errors",
             *([f"Blocked accounts: {self.blocked.total()} ({by_number(self.blocked)})"] if self.blocked else []),

@@ -2,7 +2,7 @@
 it is writes nothing: `dry_run` is true where no confirmation is asked for. A preview is a green run that says what to
 launch; a run is red only when something went wrong. A report holds no secret (ACCT-5)."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Final
 
@@ -115,7 +115,8 @@ def conclude(
     sentence = " ".join([report.headline, *report.lines])
     if report.confirm is not None:
         metadata["confirm"] = report.confirm
-        sentence += f" Nothing was done. To do it on {target}, launch again with confirm {report.confirm}."
+        off = " and dry_run off" if getattr(parameters, "dry_run", False) else ""
+        sentence += f" Nothing was done. To do it on {target}, launch again with confirm {report.confirm}{off}."
         given = wrong_confirmation(parameters, report)
         if given is not None:
             raise dg.Failure(f"{given} is not {report.confirm}. {sentence}", metadata, allow_retries=False)
@@ -146,30 +147,18 @@ def table_metadata(table: Table) -> Metadata:
 
 
 def _config_of(operation: Declaration[Any]) -> type[dg.Config]:
-    confirmed = "confirm" in operation.parameters.model_fields
-    fields: Mapping[str, Any] = {
-        name: (
-            info.annotation,
-            Field(
-                _default(name, info.default, confirmed=confirmed),
-                description=" ".join(filter(None, [info.description, _choices(info)])),
-            ),
-        )
-        for name, info in operation.parameters.model_fields.items()
-    }
+    """The launchpad's fields: a dry run is usual, and of a number to confirm -1, so that the field is seen."""
+    fields: dict[str, Any] = {}
+    for name, info in operation.parameters.model_fields.items():
+        usual = info.default
+        if name == "dry_run":
+            usual = "confirm" not in operation.parameters.model_fields
+        elif name == "confirm" and usual is None:
+            usual = -1
+        choices = hint(info, "choices")
+        said = [info.description or "", *([f"One of {', '.join(choices)}."] if choices else [])]
+        fields[name] = (info.annotation, Field(usual, description=" ".join(filter(None, said))))
     return create_model(f"{operation.job}_config", __base__=dg.Config, **fields)
-
-
-def _default(name: str, usual: Any, *, confirmed: bool) -> Any:
-    """What stands in a launchpad that nobody has touched; of a number to confirm -1, so that the field is seen."""
-    if name == "dry_run":
-        return not confirmed
-    return -1 if name == "confirm" and usual is None else usual
-
-
-def _choices(info: Any) -> str:
-    choices = hint(info, "choices")
-    return f"One of {', '.join(choices)}." if choices else ""
 
 
 def work_of(context: dg.OpExecutionContext, pipeline: PipelineResource) -> Work:

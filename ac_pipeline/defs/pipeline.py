@@ -43,7 +43,7 @@ class PipelineResource(ExitStack):
     def __init__(self, settings: Callable[[], Settings]) -> None:
         super().__init__()
         self._settings = settings
-        self._opening, self._reading = threading.Lock(), threading.Lock()
+        self._lock = threading.RLock()
         self._pipeline: Pipeline | None = None
         self._accounts: dict[str, Account] | None = None
 
@@ -54,7 +54,7 @@ class PipelineResource(ExitStack):
             Misconfigured: A setting or a lexicon cannot be used.
             ServiceUnreachable: MongoDB does not answer.
         """
-        with self._opening:
+        with self._lock:
             if self._pipeline is None:
                 self._pipeline = self.enter_context(open_pipeline(self._settings()))
             return self._pipeline
@@ -62,10 +62,9 @@ class PipelineResource(ExitStack):
     def accounts(self) -> Mapping[str, Account]:
         """All accounts by partition key; read once, however often it is asked. Raises Transient, Misconfigured: they
         could not be read."""
-        pipeline = self.open()
-        with self._reading:
+        with self._lock:
             if self._accounts is None:
-                self._accounts = {account.key: account for account in chosen_accounts(pipeline, ())}
+                self._accounts = {account.key: account for account in chosen_accounts(self.open(), ())}
             return self._accounts
 
     def sync(self, accounts: Sequence[Account], selection: Selection, run_id: str) -> Iterator[Outcome]:
@@ -84,11 +83,6 @@ class PipelineResource(ExitStack):
     def retry(self, retries: Sequence[AccountRetry], run_id: str) -> Iterator[Outcome]:
         """Run exactly these items, several accounts at once; outcomes as they come."""
         return starmap(Outcome, retry_accounts(self.open().engine, retries, run_id, self._workers))
-
-    def survey(self, account: Account, types: Sequence[MediaType]) -> AccountReport:
-        """The dry run of one account: what a sync would do. Raises Transient: something could not be read."""
-        _, report = self.open().engine.survey(account, Selection(types=tuple(types)))
-        return report
 
     def verify(
         self, accounts: Sequence[Account], types: Sequence[MediaType], *, blobs: bool, run_id: str

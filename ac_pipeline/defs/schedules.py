@@ -151,20 +151,13 @@ SCHEDULES: Final = (
 def ranges(keys: Sequence[str]) -> Iterator[tuple[str, str]]:
     """First and last key of each run over all keys, in their order: as few runs as their size allows, 100 at most."""
     size = max(RECORDS_A_RUN, -(-len(keys) // RUNS_A_TICK))
-    for first in range(0, len(keys), size):
-        part = keys[first : first + size]
+    for part in in_groups(keys, size):
         yield part[0], part[-1]
 
 
 def schedules(timetable: Timetable) -> list[dg.ScheduleDefinition]:
-    """All schedules, stopped until somebody starts them.
-
-    Args:
-        timetable: When they tick, UTC.
-
-    Raises:
-        Misconfigured: Dagster does not take a line for a cron line.
-    """
+    """All schedules, stopped until somebody starts them. Raises Misconfigured: Dagster does not take a line of the
+    timetable (UTC) for a cron line."""
     return [_schedule(each, getattr(timetable, each.setting)) for each in SCHEDULES]
 
 

@@ -190,11 +190,8 @@ def retry_failed_items(
     _log_plan(context, plan)
     summary, again = Summary(), Counter[str]()
     retries = {retry.account.key: retry for retry in plan.accounts}
-    failures: dict[str, PipelineError] = {}
     with dagster_failures():
         for outcome in pipeline.retry(plan.accounts, context.run.run_id):
-            if outcome.report.error is not None:
-                failures[outcome.account.key] = outcome.report.error
             summary.add(outcome.report)
             retry = retries[outcome.account.key]
             asked = {f"{type_}:{document}" for type_, document in retry.selection.items or ()}
@@ -207,9 +204,9 @@ def retry_failed_items(
     for event in check_events(pipeline, {media for retry in plan.accounts for media in retry.selection.types}):
         context.instance.report_runless_asset_event(event)
     types = [media.name for media in MEDIA_TYPES if media.name in summary.types]
-    context.log.info(summary.sentence(types, failures))
-    if failures:
-        raise failure_of(failures, len(retries))
+    context.log.info(summary.sentence(types))
+    if summary.failures:
+        raise failure_of(summary.failures, len(retries))
     if again:  # as the command ends with 1
         raise dg.Failure(
             f"{again.total()} of {plan.items} items failed again ({by_number(again)}): their partitions and "
@@ -288,7 +285,7 @@ def _proven(
     if report.blocked is not None or report.failures:
         return {}
     try:
-        survey = pipeline.survey(outcome.account, types)
+        _, survey = pipeline.open().engine.survey(outcome.account, Selection(types=tuple(types)))
     except Transient as error:
         context.log.warning(f"{outcome.account.key}: whether the rest is in order could not be read: {error.message}")
         return {}

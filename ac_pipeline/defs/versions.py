@@ -72,17 +72,13 @@ def observation(media: MediaType, user: str, versions: Versions, counts: Mapping
 def tags(
     version: str | None, run_id: str, parents: Mapping[dg.AssetKey, tuple[Seen | None, str | None]]
 ) -> dict[str, str]:
-    """Tags of a materialisation: its own data version, and what of its parents it is made from.
+    """Tags of a materialisation: its own data version (None when nothing can be said), and what of its parents it is
+    made from: of each its last event and the version that was used. The run stands for the version of the code.
 
     A partition is stale when its parent has an event after the one named in its tags, with another data version
     (Dagster 1.13.27, by `staleStatus`); without tags it never is for an external parent. `MaterializeResult` over a
     range gives all its partitions the same ones: so every materialisation is logged by name. An asset as a whole is
     never stale, an external one neither, and a user without any materialisation is missing.
-
-    Args:
-        version: Its data version, or None when nothing can be said.
-        run_id: Stands for the version of the code, as Dagster has it for assets without one.
-        parents: Each parent, with its last event and the version that was used.
     """
     made = {"dagster/code_version": run_id, **_own(version)}
     for asset, (event, used) in parents.items():

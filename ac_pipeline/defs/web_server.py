@@ -37,15 +37,12 @@ LOCAL: Final = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
 class Guard:
-    """An ASGI application that refuses foreign requests with 403 and hands on all others.
+    """An ASGI application that refuses foreign requests with 403 and hands on all others to Dagster's. `url`: where
+    people reach the UI besides the loopback names (AC_DAGSTER_URL), or empty.
 
     Dagster's UI has no login, and its web server does what any request asks: a link, a picture or a form on a foreign
     page can launch runs, and a name that leads to 127.0.0.1 (DNS rebinding) reads everything. Refused is what does not
     come from the UI itself or from a program. Who can reach the port is not kept out: that takes a proxy with a login.
-
-    Args:
-        app: Dagster's.
-        url: Where people reach the UI besides the loopback names: AC_DAGSTER_URL, or empty.
     """
 
     def __init__(self, app: ASGIApp, url: str = "") -> None:
@@ -97,28 +94,23 @@ def thumbnail(did: str, cid: str) -> bytes:
 
 
 def why_refused(scope: Scope, url: str = "") -> str:
-    """Why a request is refused; empty when it is not.
-
-    Args:
-        scope: Of ASGI, of a request or a websocket.
-        url: As for `Guard`.
-    """
+    """Why a request is refused; empty when it is not. `scope`: of ASGI, of a request or a websocket. `url`: as for
+    `Guard`."""
     headers = Headers(scope=scope)
     host, method = headers.get("host", ""), scope.get("method", "GET")
     address = (scope.get("server") or ("",))[0]  # an IP address, so that no name can be made to lead to it
     if _name(f"//{host}") not in {*LOCAL, address, _name(url)} - {""}:
         return "This host is not known: set AC_DAGSTER_URL to the address under which the UI is reached."
     ours = {host.lower(), urlsplit(url).netloc.lower()} - {""}
-    if "origin" in headers and urlsplit(headers["origin"]).netloc.lower() not in ours:
-        return "This request comes from another page."
+    foreign = "origin" in headers and urlsplit(headers["origin"]).netloc.lower() not in ours
     graphql = scope["path"].endswith("/graphql")
     framed = headers.get("sec-fetch-dest") in {"iframe", "frame", "embed", "object"}
     if graphql or framed or method not in {"GET", "HEAD"}:  # a link from elsewhere to a page of the UI is no harm
         referer = headers.get("referer", "")
-        if referer and urlsplit(referer).netloc.lower() not in ours:
-            return "This request comes from another page."
-        if headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}:
-            return "This request comes from another page."
+        foreign = foreign or (referer != "" and urlsplit(referer).netloc.lower() not in ours)
+        foreign = foreign or headers.get("sec-fetch-site", "none") not in {"none", "same-origin"}
+    if foreign:
+        return "This request comes from another page."
     if graphql and method == "GET" and scope["type"] == "http" and _changes(scope.get("query_string", b"")):
         return "A GET changes nothing: send this with POST."
     return ""

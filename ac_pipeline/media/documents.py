@@ -73,12 +73,9 @@ def _judge(
         return Verdict.INVALID, fault.message, ()
     link = document.link
     if media.outlives_owner and document.owner is None and account_did and link and link.did not in {None, account_did}:
-        return (
-            Verdict.OWNERSHIP_UNCLEAR,
-            f"it has no `user`, and its link is into the repository {link.did}: its owner seems to have left; "
-            "publish it as guest work only by clearing the link, or remove it",
-            oddities,
-        )
+        why = f"it has no `user`, and its link is into the repository {link.did}: its owner seems to have left"
+        todo = "publish it as guest work only by clearing the link, or remove it"
+        return Verdict.OWNERSHIP_UNCLEAR, f"{why}; {todo}", oddities
     return Verdict.ELIGIBLE, "", oddities
 
 

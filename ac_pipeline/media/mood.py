@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from ac_pipeline.errors import InvalidDocument
-from ac_pipeline.items import Derived, Record
 from ac_pipeline.media import fields
 from ac_pipeline.media.base import Document, MediaType
 from ac_pipeline.media.eligibility import COMMON_FIELDS
@@ -18,11 +17,7 @@ def _text(document: Document) -> str:
     raise InvalidDocument(f"{document} has no text in `mood`: a mood without text is never published")
 
 
-def _build_record(document: Document, derived: Derived) -> Record:
-    return fields.record(MOOD, document, derived, mood=_text(document))
-
-
-MOOD = MediaType(
+MOOD: MediaType = MediaType(
     name="mood",
     plural="moods",
     collection="moods",
@@ -30,7 +25,7 @@ MOOD = MediaType(
     fields=(*COMMON_FIELDS, "mood", "text"),
     anonymous=False,
     validate=_text,
-    build_record=_build_record,
+    build_record=lambda document, derived: fields.record(MOOD, document, derived, mood=_text(document)),
     addressed_by_key=True,  # its page is named by handle and record key: a document does not hold the key
     content=("mood",),
     removed_by="deleted",

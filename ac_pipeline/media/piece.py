@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from ac_pipeline.items import Derived, Record
 from ac_pipeline.media import fields, slugs
-from ac_pipeline.media.base import SITE, Document, MediaType
+from ac_pipeline.media.base import SITE, MediaType
 from ac_pipeline.media.eligibility import COMMON_FIELDS
 
 _page = f"{SITE}/".__add__
 
 
-def _build_record(document: Document, derived: Derived) -> Record:
-    return fields.record(PIECE, document, derived, slug=slugs.of(document).published)
-
-
-PIECE = MediaType(
+PIECE: MediaType = MediaType(
     name="piece",
     plural="pieces",
     collection="pieces",
@@ -22,7 +17,7 @@ PIECE = MediaType(
     fields=(*COMMON_FIELDS, "code", "slug"),
     anonymous=True,
     validate=slugs.of,
-    build_record=_build_record,
+    build_record=lambda document, derived: fields.record(PIECE, document, derived, slug=slugs.of(document).published),
     page=_page,  # those imported in 2023 have no code
     content=("slug", "code"),
     lost=("code", "source", "hash", "name"),

@@ -280,20 +280,17 @@ def _pick(accounts: Sequence[Account], selector: str) -> Account:
     name = selector.strip()
     bare = name.removeprefix("@")
     lowered = bare.lower()
-    for exact in (
-        [account for account in accounts if account.id == name],
-        [account for account in accounts if not name.startswith("@") and account.key == lowered],
-        [account for account in accounts if account.handle == bare],
-    ):
-        if len(exact) == 1:
-            return exact[0]
-    named = [
-        account
-        for account in accounts
-        if lowered in {part.lower() for part in (account.handle, account.code, account.did, account.pds_handle) if part}
-    ]
-    if len(named) == 1:
-        return named[0]
+    ways: tuple[Callable[[Account], bool], ...] = (
+        lambda each: each.id == name,
+        lambda each: each.key == lowered and not name.startswith("@"),
+        lambda each: each.handle == bare,
+        lambda each: lowered in {p.lower() for p in (each.handle, each.code, each.did, each.pds_handle) if p},
+    )
+    named: list[Account] = []
+    for is_meant in ways:
+        named = [account for account in accounts if is_meant(account)]
+        if len(named) == 1:
+            return named[0]
     if named:
         keys = ", ".join(account.key for account in named)
         raise Misconfigured(f"{selector!r} names several users, with the keys {keys}: use one of these.")
@@ -323,8 +320,7 @@ class Intent:
     at: datetime  # When it was begun, UTC
     handle: str | None = None  # The whole handle that is being tried
     email: str | None = None  # The e-mail address of the new account
-    # Passwords that may still be in force, until the new one is proven
-    former: tuple[str, ...] = field(default=(), repr=False)
+    former: tuple[str, ...] = field(default=(), repr=False)  # Perhaps in force until the new one is proven
 
 
 class MongoProvisioning:
@@ -346,18 +342,20 @@ class MongoProvisioning:
                 upsert=True,
                 return_document=ReturnDocument.AFTER,
             )
-        return intent if kept is None else _intent(kept)
+        return intent if kept is None else value_of(Intent, kept)
 
     def intent(self, kind: Kind, subject: str) -> Intent | None:
         """The unfinished intent about a subject, or None."""
         with mongo_errors("read what is unfinished of the accounts"):
             found = self._intents.find_one({"_id": _name(kind, subject)})
-        return None if found is None else _intent(found)
+        return None if found is None else value_of(Intent, found)
 
     def unfinished(self) -> list[Intent]:
         """Every intent, oldest first."""
         with mongo_errors("read what is unfinished of the accounts"):
-            return sorted((_intent(row) for row in self._intents.find()), key=lambda each: (each.at, each.subject))
+            return sorted(
+                (value_of(Intent, row) for row in self._intents.find()), key=lambda each: (each.at, each.subject)
+            )
 
     def try_handle(self, account: str, handle: str) -> None:
         """Write down the next handle before it is tried."""
@@ -510,7 +508,3 @@ def _in_atproto(row: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, 
 
 def _name(kind: Kind, subject: str) -> str:
     return f"{kind.value} {subject}"
-
-
-def _intent(row: Mapping[str, Any]) -> Intent:
-    return value_of(Intent, row, former=row.get("former") or ())

@@ -7,11 +7,12 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
+from itertools import islice
 from typing import Any, TypeVar
 
 from bson.codec_options import CodecOptions, DatetimeConversion
@@ -24,7 +25,6 @@ from pymongo.errors import (
     AutoReconnect,
     BulkWriteError,
     ConfigurationError,
-    DuplicateKeyError,
     InvalidName,
     InvalidURI,
     NetworkTimeout,
@@ -51,11 +51,9 @@ SOURCE_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
 _OWN_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
 
 _UNAUTHORIZED = 13
-_REFUSED_ACCESS = frozenset({_UNAUTHORIZED, 18, 8000})
-"""Unauthorized, AuthenticationFailed, and Atlas's own code for wrong credentials."""
+_REFUSED_ACCESS = frozenset({_UNAUTHORIZED, 18, 8000})  # Also AuthenticationFailed, and Atlas's code for it
 _HOST = re.compile(r"[\w.-]+:\d+(?=: )")  # How the driver's message begins where a server cannot be reached
-_OUR_FAULT = frozenset({73, 322, 323, 324})
-"""InvalidNamespace and the Stable API errors (version, strict, deprecation): no retry can help."""
+_OUR_FAULT = frozenset({73, 322, 323, 324})  # InvalidNamespace and the Stable API errors: no retry can help
 
 _clients: dict[tuple[int, str], Client] = {}
 _lock = threading.Lock()
@@ -125,6 +123,13 @@ def storable(value: object) -> Any:
     return value
 
 
+def in_parts(values: Iterable[Value], size: int) -> Iterator[list[Value]]:
+    """The values in lists of at most `size`."""
+    rest = iter(values)
+    while part := list(islice(rest, size)):
+        yield part
+
+
 _adapter: Callable[[Any], TypeAdapter[Any]] = cache(TypeAdapter)
 
 
@@ -188,11 +193,3 @@ def _from_refusal(action: str, code: int | None, details: Any) -> PipelineError:
     if code in _OUR_FAULT:
         return Misconfigured(f"Could not {action}: MongoDB refuses the command (code {code}): {words}")
     return ServerFailed(f"Could not {action}: MongoDB answered with code {code}.", answer=words)
-
-
-def is_only_duplicates(error: BulkWriteError | DuplicateKeyError) -> bool:
-    """True if nothing but "exists already" (E11000) went wrong."""
-    if isinstance(error, DuplicateKeyError):
-        return True
-    failures = error.details.get("writeErrors") or []
-    return not error.details.get("writeConcernErrors") and all(failure.get("code") == 11000 for failure in failures)

@@ -26,15 +26,13 @@ from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType, Verdic
 from ac_pipeline.media.documents import interpret, owner_of
 from ac_pipeline.media.eligibility import FLAGS, GUEST_VALUES, is_guest
 from ac_pipeline.media.times import format_when, object_id_time, read_when
-from ac_pipeline.mongo.database import mongo_errors, platform_collection
+from ac_pipeline.mongo.database import in_parts, mongo_errors, platform_collection
 
-_NO_TRANSACTIONS = {20, 263}
-"""Error codes of a server without replication: IllegalOperation, OperationNotSupportedInTransaction."""
+_NO_TRANSACTIONS = {20, 263}  # IllegalOperation, OperationNotSupportedInTransaction: a server without replication
 _CONFLICT_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8, *(2.0 for _ in range(37)))
 """Seconds between two tries while another transaction holds a document, 75 in all: MongoDB ends the transaction of a
 client that died after 60 s, and the local server does so only when the next one begins."""
-_BATCH = 1_000
-"""Documents an answer holds: at about 1 KB each well under the server's 16 MB, and few round trips for a heavy user."""
+_BATCH = 1_000  # Documents an answer holds: about 1 KB each, under the server's 16 MB, and few round trips
 
 _ALWAYS_UNIQUE = ("code", "hash")
 """Unique by the platform's rules, whatever indexes there are: codes per collection, programs by their hash over all
@@ -74,10 +72,8 @@ class MongoDocuments:
                     yield interpret(media, raw, owner_deleted=account.owner_deleted, account_did=account.did)
 
     def owners(self, media: MediaType, documents: Sequence[str]) -> Mapping[str, str | None]:
-        ids = [ObjectId(id) for id in dict.fromkeys(documents) if ObjectId.is_valid(id)]
         owners: dict[str, str | None] = {}
-        for start in range(0, len(ids), _BATCH):
-            part = ids[start : start + _BATCH]
+        for part in in_parts((ObjectId(id) for id in dict.fromkeys(documents) if ObjectId.is_valid(id)), _BATCH):
             with mongo_errors(f"look up the owners of {len(part)} {media.plural}"):
                 for raw in self._collection(media).find({"_id": {"$in": part}}, {"user": 1}, batch_size=_BATCH):
                     owners[str(raw["_id"])] = _owner(raw)

@@ -16,7 +16,7 @@ from typing import Any
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.rate_limits import HOUR, Bucket, commits_key, hour_under_way
 from ac_pipeline.errors import Misconfigured, NotPermitted, PipelineError
-from ac_pipeline.items import PlannedOperation, item_id
+from ac_pipeline.items import PlannedOperation, State, item_id
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.mongo.ledger.plans import KEPT, SHORTEST, MongoPlans, SavedPlan
@@ -50,6 +50,8 @@ class DryRun:
     saved: bool = False  # True if it is kept, to be carried out later
     # Type -> records without a document that stay because the database is doubted
     orphans_kept: Counter[str] = field(default_factory=Counter)
+    # Class -> items that cannot be published as they are; what there is of them stays
+    quarantined: Counter[str] = field(default_factory=Counter)
     # User -> the error for which nothing is planned for them
     unread: dict[str, PipelineError] = field(default_factory=dict)
 
@@ -74,6 +76,7 @@ class DryRun:
             ],
             "notes": [{"user": user, "note": note} for user, note in self.notes],
             "orphans_kept": dict(self.orphans_kept),
+            "quarantined": dict(self.quarantined),
             "saved": self.saved,
             "by_user": [bill.to_json() for bill in self.by_user],
             "operations": self.operations,
@@ -128,6 +131,7 @@ def dry_run(
         operations, cost, report = found
         made.notes += [(account.key, note) for note in report.notes]
         made.orphans_kept.update(orphans_kept(report))
+        made.quarantined.update(each.error_class for each in report.failures if each.state is State.QUARANTINED)
         if report.blocked is not None:
             made.blocked[account.key] = report.blocked.message
         if not operations:
@@ -236,6 +240,10 @@ def plan_report(made: DryRun, kept: Sequence[str] = ()) -> Report:
     lines = [*kept, *(f"{user}: {note}" for user, note in made.notes)]
     whose = f" of all but the {len(made.blocked)} blocked users" if made.blocked else ""
     headline = f"Nothing to do. Every record and link{whose} is as it should be."
+    if made.quarantined:
+        headline = "Nothing to do."
+        classes = ", ".join(f"{name} {number}" for name, number in sorted(made.quarantined.items()))
+        lines.append(f"Items that cannot be published as they are: {classes}. `ac-pipeline verify --json` names them.")
     if operations.count:
         headline = f"{operations.count} operations of {made.users} users. Nothing was written."
     if made.saved:

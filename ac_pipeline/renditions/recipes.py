@@ -50,10 +50,6 @@ class Recipe:
     make: Callable[[Path, str, Path, Workshop], Made]
 
 
-def _painting_thumbnail(source: Path, format: str, folder: Path, workshop: Workshop) -> Made:
-    return Made({"thumbnail": _checked(make_thumbnail(source, "The picture"))})
-
-
 def _tape_video(source: Path, format: str, folder: Path, workshop: Workshop) -> Made:
     with workshop.slots:
         job = Job(folder, workshop.encoder, workshop.video_cap)
@@ -115,7 +111,9 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
             description="One thumbnail for each {type} of the user: 512 x 512, at most 100,000 bytes, kept under its "
             "blob's CID.",
             spec=lambda workshop: thumbnail.SPEC,
-            make=_painting_thumbnail,
+            make=lambda source, format, folder, workshop: Made(
+                {"thumbnail": _checked(make_thumbnail(source, "The picture"))}
+            ),
         ),
         "tape-video": Recipe(
             formats=("zip", "mp4"),

@@ -7,6 +7,7 @@ import json
 import tempfile
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from weakref import WeakValueDictionary
@@ -117,11 +118,10 @@ class Renderer:
 
     def _stamp(self, candidates: Sequence[SourceObject]) -> str | None:
         """What storage says of the object; None if it has none, or gives no answer: then the next look will tell."""
-        try:
+        with suppress(Transient):
             found = self._objects.look(candidates)
-        except Transient:
-            return None
-        return found[1] if found is not None else None
+            return found[1] if found is not None else None
+        return None
 
     def _render(self, recipe: str, candidates: Sequence[SourceObject], *, anew: bool) -> tuple[Kept, str]:
         """Render the first candidate that exists: the renditions and its stamp. If it cannot be used, those after it in
@@ -193,8 +193,9 @@ def _identity(recipe: str, format: str) -> str:
 def _is_same(known: Derived, key: str, candidates: Sequence[SourceObject]) -> bool:
     """True if it was derived from these objects; what was made before versions and stamps were kept has a key without
     them."""
-    bare = [replace(candidate, version="") for candidate in candidates]
-    return known.key == key or (not known.stamp and known.key == source_key(bare))
+    if known.key != key and not known.stamp:
+        key = source_key([replace(candidate, version="") for candidate in candidates])
+    return known.key == key
 
 
 def source_key(candidates: Sequence[SourceObject]) -> str:

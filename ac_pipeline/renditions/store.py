@@ -104,9 +104,8 @@ class RenditionStore:
             return None
         try:
             value = json.loads(data)
-            kept = Kept(
-                {name: _rendition(entry) for name, entry in value["renditions"].items()}, tuple(value["warnings"])
-            )
+            made = {name: _rendition(entry) for name, entry in value["renditions"].items()}
+            kept = Kept(made, tuple(value["warnings"]))
         except (ValueError, KeyError, TypeError, AttributeError):
             return None  # A damaged entry costs one encoding, which writes it anew.
         return kept if all(self._holds(rendition.blob) for rendition in kept.renditions.values()) else None
@@ -115,13 +114,8 @@ class RenditionStore:
         self, recipe: str, source: str, spec: str, renditions: Mapping[str, Rendition], warnings: Sequence[str] = ()
     ) -> None:
         """Keep what was made, for `lookup`; arguments as there. Blobs are `put` first."""
-        value = {
-            "recipe": recipe,
-            "source": source,
-            "spec": spec,
-            "renditions": {name: _json(rendition) for name, rendition in renditions.items()},
-            "warnings": list(warnings),
-        }
+        made = {name: _json(rendition) for name, rendition in renditions.items()}
+        value = {"recipe": recipe, "source": source, "spec": spec, "renditions": made, "warnings": list(warnings)}
         self.write_file(_index(recipe, source, spec), _canonical(value))
 
     def remove(self, cid: str) -> None:
@@ -233,25 +227,15 @@ def _tighten(root: Path) -> None:
         return
 
 
-def _json(rendition: Rendition) -> dict[str, object]:
-    return {
-        "blob": {"cid": rendition.blob.cid, "mimeType": rendition.blob.mime_type, "size": rendition.blob.size},
-        "source": rendition.source,
-        "spec": rendition.spec,
-        "details": dict(rendition.details),
-    }
+def _json(made: Rendition) -> dict[str, object]:
+    blob = {"cid": made.blob.cid, "mimeType": made.blob.mime_type, "size": made.blob.size}
+    return {"blob": blob, "source": made.source, "spec": made.spec, "details": dict(made.details)}
 
 
-def _rendition(value: Mapping[str, object]) -> Rendition:
-    blob, details = value["blob"], value["details"]
-    if not isinstance(blob, dict) or not isinstance(details, dict):
-        raise TypeError("not a rendition")
-    return Rendition(
-        BlobRef(str(blob["cid"]), str(blob["mimeType"]), int(blob["size"])),
-        str(value["source"]),
-        str(value["spec"]),
-        details,
-    )
+def _rendition(value: Mapping[str, Any]) -> Rendition:
+    blob = value["blob"]
+    kept = BlobRef(str(blob["cid"]), str(blob["mimeType"]), int(blob["size"]))
+    return Rendition(kept, str(value["source"]), str(value["spec"]), dict(value["details"]))
 
 
 def _canonical(value: object) -> bytes:

@@ -279,11 +279,8 @@ class TapeArchive:
         if not self._odd:
             return tuple(self._notes)
         member, (width, height) = min(self._odd.items())
-        return (
-            *self._notes,
-            f"{len(self._odd)} of {len(self.frames)} frames are not {self.size[0]}x{self.size[1]} like the first "
-            f"({member} is {width}x{height}); cropped or padded",
-        )
+        odd = f"{len(self._odd)} of {len(self.frames)} frames are not {self.size[0]}x{self.size[1]} like the first"
+        return (*self._notes, f"{odd} ({member} is {width}x{height}); cropped or padded")
 
     @property
     def memory(self) -> int:

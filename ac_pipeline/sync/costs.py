@@ -42,8 +42,7 @@ class Limits:
     """What one PDS, and the relay that reads it, let through as far as it is known; empty where nothing is."""
 
     points: tuple[Ceiling, ...] = ()  # Write points of any one DID
-    # DID -> the same, for those of which something is spent already
-    spent: Mapping[str, tuple[Ceiling, ...]] = field(default_factory=dict)
+    spent: Mapping[str, tuple[Ceiling, ...]] = field(default_factory=dict)  # DID -> the same, where some are spent
     # `uploads` and `requests`: of all users together
     uploads: tuple[Ceiling, ...] = ()
     requests: tuple[Ceiling, ...] = ()
@@ -88,9 +87,7 @@ class _Window:
 
 
 class Timeline:
-    """One bucket, spent as fast as the ceilings that hold at once allow; without any, nothing ever waits. `headroom` is
-    the share of each that stays unspent, 0 to 1.
-    """
+    """One bucket, spent as fast as its ceilings allow, but for `headroom` (0 to 1); without any, nothing ever waits."""
 
     def __init__(self, ceilings: Sequence[Ceiling], headroom: float = 0.0) -> None:
         self._now = 0.0
@@ -309,8 +306,7 @@ def _uploads(plan: AccountPlan, writes: Iterable[Operation]) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price(UserCost):
-    """What some operations of one repository take; `blob_uploads` are all blobs their records refer to: the most that
-    is uploaded."""
+    """What operations of one repository take; `blob_uploads` are all their records refer to: the most there can be."""
 
     hours: float = 0.0  # To wait on a PDS with the usual limits and nothing spent; 0 when they are enough
     waits_for: str = SPEED

@@ -30,7 +30,7 @@ from ac_pipeline.sync.for_accounts import account_reports
 from ac_pipeline.sync.planning.checkpoint import counts, is_up_to_date, may_be_up_to_date, up_to_date_types
 from ac_pipeline.sync.planning.copies import deletions, find_lost_sources
 from ac_pipeline.sync.planning.plan import AccountPlan, Kind, Made, Operation, Wanted, offer, plan_type
-from ac_pipeline.sync.planning.reading import DOCUMENT_GONE, Reader, Unmade, make
+from ac_pipeline.sync.planning.reading import Reader, Unmade, make
 from ac_pipeline.sync.ports import DataServer
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
@@ -39,19 +39,11 @@ from ac_pipeline.sync.writing.erased import erase
 from ac_pipeline.sync.writing.recorder import Recorder
 from ac_pipeline.sync.writing.writer import Committed, Refused, Writer
 
-__all__ = ["DOCUMENT_GONE", "KEY_ATTEMPTS", "ROUNDS", "AccountPlan", "Engine", "ListedRevisions", "sync_accounts"]
-
 ROUNDS = 5  # How often a repository that somebody else writes to is planned anew before its sync is left for later
+KEY_ATTEMPTS = 12  # Keys a PDS may refuse for one item; the last lie up to 32 s apart, with no letters in common
 
-KEY_ATTEMPTS = 12
-"""Keys a PDS may refuse for one item. The last ones lie up to 32 s apart, so that no letters are common to all."""
-
-
-_MANY = 20
-"""So many accounts in one run ask the list of all repositories for their revisions, a thousand with each request, and
-not for each of them."""
-_ROWS_AN_ACCOUNT = 250
-"""Rows of the list that one account of a run is worth: on a PDS with many others the rest is asked one by one."""
+_MANY = 20  # So many accounts in one run ask the list of all repositories for revisions, a thousand with each request
+_ROWS_AN_ACCOUNT = 250  # Rows of that list that an account is worth: beside many others the rest is asked one by one
 _YOUNG = 60.0  # Seconds after which a list is read again
 
 
@@ -78,10 +70,6 @@ class ListedRevisions:
             return self._found.get(did)
 
 
-def _open() -> None:
-    """A gate that keeps nothing back."""
-
-
 @dataclass(slots=True, kw_only=True)
 class Engine(Reader):
     """Mirrors accounts. All it touches comes in through ports."""
@@ -89,10 +77,9 @@ class Engine(Reader):
     server: DataServer
     host: str  # Name of the PDS, under which its learned limits are kept
     holder: str  # Who holds the leases: unique to this process
-    gate: Callable[[], None] = _open  # Raises when no record may be written; accounts that are emptied do not ask
+    gate: Callable[[], None] = lambda: None  # Raises when no record may be written; not asked for who is emptied
     erase_copies: bool = True  # True if copies of erased work in `site.standard.document` go too
-    # Those of all accounts of the run; without them the PDS is asked for each one's
-    revisions: ListedRevisions | None = None
+    revisions: ListedRevisions | None = None  # Of all accounts of the run; else the PDS is asked for each
 
     def sync(self, account: Account, selection: Selection, run_id: str) -> AccountReport:
         """Make the account's repository equal to its eligible documents; of an account that is to be deleted, empty it.
@@ -353,13 +340,10 @@ class Engine(Reader):
         if outcome.about_key and wanted.salt < KEY_ATTEMPTS - 1:
             return replace(wanted, salt=wanted.salt + 1)
         derived = plan.remade.get(operation.path)
-        if derived is not None and derived != wanted.derived:
-            return replace(
-                offer(self.lexicons, operation.media, wanted.document, derived),
-                known_rkey=wanted.known_rkey,
-                salt=wanted.salt,
-            )
-        return None
+        if derived is None or derived == wanted.derived:
+            return None
+        other = offer(self.lexicons, operation.media, wanted.document, derived)
+        return replace(other, known_rkey=wanted.known_rkey, salt=wanted.salt)
 
     def load(self, plan: AccountPlan, operation: Operation, blob: BlobRef) -> bytes:
         """A blob's bytes; what the store has lost is made again from its source, once in a run."""

@@ -93,19 +93,15 @@ def for_accounts(
             raise stopped or KeyboardInterrupt
 
 
-def unread(account: Account, error: PipelineError) -> PipelineError:
-    """Why one account of many could not be read; raises ServiceUnreachable when a service is down: nothing can be said
-    of the others either.
-    """
-    del account
+def unread(_account: Account, error: PipelineError) -> PipelineError:
+    """Why one account could not be read; raises ServiceUnreachable: nothing can be said of the others either."""
     if isinstance(error, ServiceUnreachable):
         raise error
     return error
 
 
-def needed(account: Account, error: PipelineError) -> NoReturn:
+def needed(_account: Account, error: PipelineError) -> NoReturn:
     """End everything: what is asked of all accounts together cannot be said without one of them."""
-    del account
     raise error
 
 
@@ -117,9 +113,7 @@ def account_reports(
 
 
 def _named(account: Account, error: BaseException) -> PipelineError:
-    """The error; one that nobody foresaw with its class, its message without secrets, and the line that raised it.
-    Raises Misconfigured when it is one: no account can be worked on.
-    """
+    """The error, raised if Misconfigured; one nobody foresaw with class, message without secrets, and place."""
     if isinstance(error, Misconfigured):
         raise error
     if isinstance(error, PipelineError):

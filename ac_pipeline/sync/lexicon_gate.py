@@ -15,10 +15,7 @@ from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.errors import Blocked, Misconfigured, Transient
 from ac_pipeline.sync.ports import DataServer
 
-SCHEMA: Final = "com.atproto.lexicon.schema"
-"""Collection of published lexicons; their keys are the NSIDs (ATProto specification, "Lexicon", section "Lexicon
-Publication and Resolution")."""
-
+SCHEMA: Final = "com.atproto.lexicon.schema"  # Published lexicons, by NSID (ATProto specification, "Lexicon")
 Published = Mapping[str, Mapping[str, Any]]
 
 
@@ -108,9 +105,7 @@ class LexiconGate:
         return compare(self.lexicons, published)
 
     def require(self) -> None:
-        """Return when records may be written; raises Misconfigured, with every rule that a published lexicon would
-        break, and Transient when the published ones cannot be read and never were.
-        """
+        """Return when records may be written; raises Misconfigured with all that would break, else as `comparisons`."""
         with self._lock:
             if self._open:
                 return

@@ -48,9 +48,7 @@ class DataServer(Protocol):
         """
 
     def latest_commit(self, did: str) -> RepositoryStatus:
-        """Head and revision of one repository, in one small request (`com.atproto.sync.getLatestCommit`); errors as
-        above.
-        """
+        """Head and revision of one repository (`com.atproto.sync.getLatestCommit`); errors as above."""
 
     def apply_writes(self, account: Account, writes: Sequence[Write], *, swap_commit: str | None) -> Commit:
         """Commit all of `writes` or none (`com.atproto.repo.applyWrites`).

@@ -95,17 +95,13 @@ class AccountReport:
 
     user: str  # Its partition key
     types: dict[str, Tally] = field(default_factory=dict)
-    # Data versions per type name, for the types of which every document was read
-    versions: dict[str, Versions] = field(default_factory=dict)
+    versions: dict[str, Versions] = field(default_factory=dict)  # By type name, where all documents were read
     failures: list[ItemFailure] = field(default_factory=list)  # Items that were quarantined, or deferred by an error
     blocked: Blocked | None = None  # Why the account could not be used, or None
-    # The transient error that ended its sync early, or None; the account has to be run again
-    error: PipelineError | None = None
-    # What a person may want to know: records left alone, untrusted reads
-    notes: list[str] = field(default_factory=list)
+    error: PipelineError | None = None  # The transient error that ended its sync early; it has to be run again
+    notes: list[str] = field(default_factory=list)  # For people: records left alone, untrusted reads
     seconds: float = 0.0
-    # Operations that were not done because the sync was held to others (`Selection.agreed`)
-    skipped: list[Operation] = field(default_factory=list)
+    skipped: list[Operation] = field(default_factory=list)  # Not in `Selection.agreed`, so not done
 
     @property
     def run_again(self) -> bool:
@@ -131,9 +127,7 @@ class AccountReport:
 
 @dataclass(slots=True)
 class SyncReport:
-    """What a run did to all its accounts, with what it cost; the client counts `requests` and `transferred`.
-    `not_reached`: users whom an interrupted run did not come to.
-    """
+    """What a run did to all its accounts, with what it cost; the client counts `requests` and `transferred`."""
 
     run_id: str
     accounts: list[AccountReport] = field(default_factory=list)
@@ -141,7 +135,7 @@ class SyncReport:
     transferred: Mapping[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     interrupted: bool = False
-    not_reached: int = 0
+    not_reached: int = 0  # Users whom an interrupted run did not come to
 
     def totals(self) -> dict[str, Tally]:
         totals: dict[str, Tally] = {}

@@ -24,13 +24,11 @@ from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.media.times import object_id_time
 from ac_pipeline.sync.ports import DataServer, Documents, Ledger
 
-MANY_OF_ONE: Final = 10
-"""More orphans than this, and more than half of a user's records of a type, wait for a person as well."""
+MANY_OF_ONE: Final = 10  # More orphans, and more than half of a user's records of a type, wait for a person as well
 _HOUR: Final = timedelta(hours=1)
 _DAY: Final = timedelta(days=1)
 _WEEK: Final = timedelta(days=7)  # A record that nobody has met for so long does not wait any more
-_FRESH: Final = timedelta(seconds=10)
-"""For so long a doubt is not looked into again: a lost collection meets thousands of users."""
+_FRESH: Final = timedelta(seconds=10)  # For so long a doubt is not looked into again, which thousands of users meet
 _SOME: Final = 3  # Documents within the set days that make a type one of which something is expected to come
 _FEW: Final = 3  # Fewer known repositories or accounts say nothing about a database or a PDS
 _TRIES: Final = 500
@@ -48,12 +46,10 @@ class Safeguard:
     share: float = 0.1  # Share of a type's documents that may be lost, or deleted as orphans within a day
     floor: int = 5  # So many may in any case
     silent_days: int = 14  # Days without a new document after which a type is silent; 0 to never say so
-    # `database` and `host`: names of the database and the PDS, for sentences
-    database: str = ""
-    host: str = ""
+    database: str = ""  # Its name, for sentences
+    host: str = ""  # The PDS's
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-    _verdict: str | None = field(default=None, repr=False)
-    """Of the look at the PDS: what is wrong with it, empty when nothing is, None before it."""
+    _verdict: str | None = field(default=None, repr=False)  # What is wrong with the PDS; empty: nothing, None: unasked
 
     def allowed(self, number: int) -> int:
         return max(self.floor, int(self.share * number))
@@ -83,7 +79,13 @@ class Safeguard:
             if newest is not None and (before.newest is None or newest >= before.newest):
                 recent = newest - self.silent_days * (_DAY // timedelta(milliseconds=1))
                 look = replace(look, newest=newest, arrivals=sum(when > recent for when in whens))
-            return self._expecting(look, now)
+            # A larger collection is expected at once; a smaller one within the share, and once a day at most.
+            shrunk, lowered = look.expected - look.documents, look.lowered_at
+            slowly = lowered is None or (shrunk <= self.allowed(look.expected) and now - lowered >= _DAY)
+            if shrunk <= 0 or slowly:
+                lowered = now if lowered is None or shrunk > 0 else lowered
+                look = replace(look, expected=look.documents, lowered_at=lowered)
+            return look
 
         return self._change(media.name, seen)
 
@@ -212,15 +214,6 @@ class Safeguard:
             return before if len(after) > number else replace(before, at=self.now(), orphans=after)
 
         return new if met <= self._change(f"sweep {run_id}", take).orphans.keys() else None
-
-    def _expecting(self, look: LastLook, now: datetime) -> LastLook:
-        """A larger collection is expected at once; a smaller one within the share, and once a day at most."""
-        shrunk = look.expected - look.documents
-        slowly = look.lowered_at is None or (shrunk <= self.allowed(look.expected) and now - look.lowered_at >= _DAY)
-        if shrunk <= 0 or slowly:
-            lowered = now if look.lowered_at is None or shrunk > 0 else look.lowered_at
-            return replace(look, expected=look.documents, lowered_at=lowered)
-        return look
 
     def _change(self, name: str, change: Callable[[LastLook], LastLook]) -> LastLook:
         """Change what is remembered, on top of what others have changed meanwhile."""

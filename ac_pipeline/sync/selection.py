@@ -15,8 +15,7 @@ from ac_pipeline.media.base import Document, MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.sync.planning.plan import AccountPlan, Kind, Operation, TypePlan
 
-_OF_A_PROMISE = {Kind.RENDER, Kind.CREATE, Kind.UPDATE, Kind.ADOPT, Kind.HEAL}
-"""What may become of an item whose rendition is still to be made: its record is not known before."""
+_OF_A_PROMISE = {Kind.RENDER, Kind.CREATE, Kind.UPDATE, Kind.ADOPT, Kind.HEAL}  # Of an item still to be rendered
 
 
 def planned(plans: Iterable[AccountPlan]) -> list[PlannedOperation]:
@@ -38,8 +37,7 @@ def line(user: str, operation: Operation) -> PlannedOperation:
 
 
 class PlanHash:
-    """The hash of a plan whose lines come one after another: the same lines always have the same one, whatever their
-    reasons are called."""
+    """The hash of a plan whose lines come one by one: of the same lines the same, whatever their reasons."""
 
     def __init__(self, lines: Iterable[PlannedOperation] = ()) -> None:
         self._digest, self._separator = sha256(b"["), b""

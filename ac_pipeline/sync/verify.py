@@ -12,7 +12,7 @@ from typing import ClassVar
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.errors import PipelineError
-from ac_pipeline.items import Finding, item_id
+from ac_pipeline.items import Finding
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.for_accounts import for_accounts, unread
@@ -146,7 +146,7 @@ def _withheld(found: Verification, plan: AccountPlan, media: MediaType, withheld
         found.items.append(_compared(plan, f"{media.name}:{withheld.rkey}", "extra", message, uri))
     elif withheld.wanted.until is None:  # else no record is expected yet
         found.quarantined += 1
-        found.items.append(_compared(plan, item_id(media.name, withheld.wanted.document.id), "quarantined", message))
+        found.items.append(_compared(plan, withheld.wanted.item, "quarantined", message))
 
 
 def _blobs(compared: Mapping[str, Verification], engine: Engine, plan: AccountPlan) -> None:
@@ -159,12 +159,10 @@ def _blobs(compared: Mapping[str, Verification], engine: Engine, plan: AccountPl
         if use.blob.cid not in missing:
             found.blobs_verified += 1
             continue
-        item = item_id(use.media.name, use.wanted.document.id)
         uri, reason = at_uri(str(plan.account.did), use.media.nsid, use.rkey), f"its blob {use.blob.cid} is gone"
-        found.items.append(_compared(plan, item, "blob-missing", reason, uri, use.wanted.cid, use.cid))
-        if item not in incomplete:
-            incomplete.add(item)
-            found.verified -= 1
+        found.items.append(_compared(plan, use.wanted.item, "blob-missing", reason, uri, use.wanted.cid, use.cid))
+        found.verified -= use.wanted.item not in incomplete
+        incomplete.add(use.wanted.item)
 
 
 def _compared(plan: AccountPlan, item: str, state: str, reason: str, uri: str = "", *cids: str | None) -> Compared:

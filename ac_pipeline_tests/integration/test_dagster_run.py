@@ -61,9 +61,9 @@ def test_a_backfill_of_both_stages_brings_documents_to_the_pds_and_a_second_one_
     instance.add_dynamic_partitions(USERS, keys)
     records = [records_key(media) for media in MEDIA_TYPES]
 
-    rendered = run(instance, keys, *(each.key for each in RENDITIONS))
+    rendered = run(instance, keys, *RENDITIONS)
     assert rendered.success
-    assert said(instance, RENDITIONS[0].key, "ada")["made"] == 1
+    assert said(instance, next(iter(RENDITIONS)), "ada")["made"] == 1
 
     written = run(instance, keys, *records)
     assert written.success
@@ -91,7 +91,7 @@ def test_a_backfill_of_both_stages_brings_documents_to_the_pds_and_a_second_one_
     assert slice_.listed(ada, "painting") | slice_.listed(bea, "mood") == before
     again = said(instance, PAINTINGS, "ada")
     assert (again["written"], again["unchanged"], again["records"]) == (0, 1, 1)
-    kept = said(instance, RENDITIONS[0].key, "ada")
+    kept = said(instance, next(iter(RENDITIONS)), "ada")
     assert (kept["renditions"], kept["bytes"] > 100) == (1, True)
 
 

@@ -25,7 +25,7 @@ from ac_pipeline_tests.harness import USER_BUCKET, Slice
 ROOT = Path(__file__).parents[2]
 PAINTING = media_type("painting")
 RECORDS = records_key(PAINTING)
-THUMBNAILS = RENDITIONS[0].key
+THUMBNAILS = next(iter(RENDITIONS))
 KEYS = ["ada", "bea", "cyd", "dan"]
 STALE = """query($key: AssetKeyInput!, $partition: String!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
   staleStatus(partition: $partition) staleCauses(partition: $partition) { key { path } reason } } } }"""

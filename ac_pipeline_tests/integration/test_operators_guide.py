@@ -45,6 +45,7 @@ from ac_pipeline_tests.scripted_storage import ObjectServer
 ROOT = Path(__file__).parents[2]
 GUIDE = (ROOT / "docs" / "operators-guide.md").read_text()
 SLUG = "2025.10.15.12.30.45.123"
+WHEN_TEXT = "2025-10-15T12:30:45.123Z"
 MOOD = "computer.aesthetic.mood"
 
 _EXITS = re.compile(r"^exits (\d): \S")
@@ -154,6 +155,14 @@ class Stage:
             self.ids[f"{name}'s piece"] = add("piece", user, slug=f"piece-of-{name}")
         add("kidlisp", self.people["ada"], code="cow", source="(wipe blue)")
 
+    def the_original_was_here(self) -> None:
+        """Records of an interrupted run: nobody has stored their links."""
+        for name in ("bob", "carol"):
+            user, fields = self.people[name], {"code": f"its{name}", "source": f"(line {name})"}
+            id = self.slice.add("kidlisp", user, **fields)
+            page = f"https://aesthetic.computer/${fields['code']}"
+            self.slice.put(user, "kidlisp", {**fields, "acUrl": page, "when": WHEN_TEXT, "ref": id})
+
     def abc_is_made(self) -> None:
         self.slice.add("painting", self.people["ada"], code="abc", slug=SLUG)
 
@@ -208,11 +217,12 @@ class Stage:
 
 BEFORE: Mapping[str, Callable[[Stage], object]] = {
     "ac-pipeline accounts list": Stage.open,
+    "ac-pipeline links": Stage.the_original_was_here,
     "ac-pipeline sync --user ada (2)": Stage.abc_is_made,
     "ac-pipeline retry --item painting:abc": Stage.abc_is_repaired,
-    "ac-pipeline links": Stage.a_link_is_lost,
+    "ac-pipeline links (3)": Stage.a_link_is_lost,
     "ac-pipeline differences": Stage.others_write,
-    "ac-pipeline restore-documents (2)": Stage.a_document_is_lost,
+    "ac-pipeline restore-documents (3)": Stage.a_document_is_lost,
     "ac-pipeline sync --user bob (2)": Stage.many_documents_are_lost,
     "ac-pipeline erasure": Stage.carol_leaves,
     "ac-pipeline accounts create-guest --confirm art-guest --why first set-up": Stage.dora_comes,

@@ -56,13 +56,8 @@ class SubjectStatus:
         return f"[{self.state}] {self.what} {self.said}"
 
     def text(self, at: float, base_url: str | None, redact: Callable[[str], str]) -> str:
-        """The whole message.
-
-        Args:
-            at: Epoch seconds of the message.
-            base_url: Of the UI; None leaves paths.
-            redact: Removes secrets; given every text, ours as well.
-        """
+        """The whole message, of the moment `at` (epoch seconds). Without the UI's `base_url` it has a path; `redact`,
+        which removes secrets, is given every text, ours as well."""
         lines = [self.headline]
         if self.since is not None:
             since = "Since" if self.level else "Had failed since"
@@ -125,16 +120,10 @@ class Known(NamedTuple):
 def decide(
     known: Mapping[str, Known], statuses: Iterable[SubjectStatus], now: float, *, silent: bool = False
 ) -> tuple[dict[str, Known], list[SubjectStatus]]:
-    """Compare what is seen with what is remembered.
+    """Compare what is seen with what is remembered: what to remember now, and the subjects that are worth a message.
 
-    Args:
-        known: Subjects that were not well at the last look.
-        statuses: The subjects that could be looked at now; of the others nothing changes.
-        now: Epoch seconds.
-        silent: Remember, but say nothing: the first look replays no history.
-
-    Returns:
-        What to remember, and the subjects that are worth a message.
+    Of subjects that are not among the statuses, which could not be looked at, nothing changes. `now` is in epoch
+    seconds. Where it is `silent`, it is remembered and nothing is said: the first look replays no history.
     """
     after, alerts = dict(known), []
     for each in statuses:

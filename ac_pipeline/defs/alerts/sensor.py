@@ -34,14 +34,9 @@ DELIVERY_SECONDS: Final = 25.0
 
 
 class Webhook:
-    """An incoming webhook.
-
-    Args:
-        url: The address; in no error, log or repr.
-        budget_seconds: For all messages together; what does not fit is refused at once.
-        transport: How it is reached; directly when None.
-        clock: Seconds that only grow.
-    """
+    """An incoming webhook. `url`: the address; in no error, log or repr. `budget_seconds`: for all messages together;
+    what does not fit is refused at once. `transport`: how it is reached; directly when None. `clock`: seconds that only
+    grow."""
 
     def __init__(
         self,
@@ -55,12 +50,8 @@ class Webhook:
         self._http = httpx.Client(transport=transport, trust_env=False)
 
     def send(self, payload: Mapping[str, Any]) -> None:
-        """Deliver one message.
-
-        Raises:
-            Transient: It was not delivered; the same may succeed later.
-            Misconfigured: The receiver refuses it: the address or its rights are wrong.
-        """
+        """Deliver one message. Raises Transient: it was not delivered, and may be later; Misconfigured: the receiver
+        refuses it, for the address or its rights are wrong."""
         limit = Limit("TIMEOUT", min(MESSAGE_SECONDS, self._ends - self._clock()), 1)
         if limit.seconds <= 0:
             raise ServiceUnreachable("The alert webhook was not asked: the time of this tick is used up.")
@@ -152,16 +143,9 @@ def alerts_sensor(context: dg.SensorEvaluationContext, alerts: dg.ResourceParam[
 def look(
     instance: dg.DagsterInstance, checks: Iterable[dg.AssetCheckKey], memory: Memory | None, now: float
 ) -> tuple[Memory, list[SubjectStatus]]:
-    """One look at everything.
-
-    Args:
-        checks: Asset checks of the code location.
-        memory: What the last look left; None at the first one, which says nothing: history is not replayed.
-        now: Epoch seconds.
-
-    Returns:
-        What to remember, and the subjects that are worth a message.
-    """
+    """One look at everything: what to remember, and the subjects that are worth a message. `checks` are those of the
+    code location; `memory` is what the last look left, None at the first one, which says nothing, for history is not
+    replayed; `now` is in epoch seconds."""
     before = memory or Memory(begun=now, looked_at=now, ticked=now, awake=now)
     if now - before.ticked > ASLEEP_SECONDS:
         before = replace(before, awake=now)

@@ -67,12 +67,8 @@ def automation(instance: dg.DagsterInstance, apart_from: Collection[str]) -> lis
 def look_at_ticks(
     instance: dg.DagsterInstance, found: Iterable[Automation], memory: Memory, now: float
 ) -> Iterator[SubjectStatus]:
-    """The sensors and schedules whose ticks fail, that do not tick, and that are well.
-
-    Args:
-        memory: Ticks before its beginning are history.
-        now: Epoch seconds.
-    """
+    """The sensors and schedules whose ticks fail, that do not tick, and that are well at `now`, in epoch seconds. Ticks
+    before the beginning of the memory are history."""
     for each in found:
         called, failing, silent = f"{each.kind} {each.name}", f"{each.subject}:ticks", f"{each.subject}:silence"
         if not each.state.is_running:
@@ -112,11 +108,8 @@ def look_at_daemons(instance: dg.DagsterInstance, memory: Memory, now: float) ->
 def look_at_checks(
     instance: dg.DagsterInstance, checks: Iterable[dg.AssetCheckKey], memory: Memory, now: float, *, busy: bool
 ) -> tuple[list[SubjectStatus], dict[str, float]]:
-    """Failed checks by how many items they count; while runs go on, news of them waits for their end, or an hour.
-
-    Returns:
-        What is seen, and since when something is held back, by subject.
-    """
+    """Failed checks by how many items they count, and since when something is held back, by subject: while runs go on,
+    news of them waits for their end, or an hour."""
     seen, held = [], {}
     for key in sorted(checks, key=lambda key: (key.asset_key.to_user_string(), key.name)):
         record = instance.get_latest_asset_check_evaluation_record(key)

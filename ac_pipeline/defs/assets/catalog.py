@@ -4,7 +4,6 @@ how often a step is tried, and how many run at once."""
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 import dagster as dg
@@ -13,32 +12,17 @@ from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.renditions.recipes import Recipe, recipe_of
 
-
-@dataclass(frozen=True, slots=True)
-class RenditionAsset:
-    """The asset of a type's derived media, which follows from the type and its recipe."""
-
-    media: MediaType
-    recipe: Recipe
-
-    @property
-    def key(self) -> dg.AssetKey:
-        return dg.AssetKey(["renditions", f"{self.media.name}_{self.recipe.products}"])
-
-    @property
-    def description(self) -> str:
-        return self.recipe.description.format(type=self.media.name)
-
-
-RENDITIONS: Final = tuple(
-    RenditionAsset(media, recipe_of(media.recipe)) for media in MEDIA_TYPES if media.recipe is not None
-)
-"""Every type whose records hold derived media, with its asset."""
+RENDITIONS: Final[Mapping[dg.AssetKey, tuple[MediaType, Recipe]]] = {
+    dg.AssetKey(["renditions", f"{media.name}_{recipe.products}"]): (media, recipe)
+    for media in MEDIA_TYPES
+    if media.recipe is not None and (recipe := recipe_of(media.recipe))
+}
+"""The asset of each type whose records hold derived media."""
 
 
 def rendition_key(media: MediaType) -> dg.AssetKey | None:
     """The asset that a type's records depend on, or None."""
-    return next((rendition.key for rendition in RENDITIONS if rendition.media is media), None)
+    return next((key for key, (each, _) in RENDITIONS.items() if each is media), None)
 
 
 USERS = "users"  # Name of the dimension in the instance
@@ -88,17 +72,15 @@ def source_assets() -> list[dg.AssetSpec]:
 def columns_of(lexicon: Mapping[str, Any]) -> dg.TableSchema:
     """The fields of a record as columns, from the document of its lexicon."""
     record = lexicon["defs"]["main"]["record"]
-    columns = []
-    for name, field in record["properties"].items():
-        required = name in record.get("required", ())
-        columns.append(
-            dg.TableColumn(
-                name,
-                field.get("format") or field["type"],
-                description=field.get("description"),
-                constraints=dg.TableColumnConstraints(nullable=not required),
-            )
+    columns = [
+        dg.TableColumn(
+            name,
+            field.get("format") or field["type"],
+            description=field.get("description"),
+            constraints=dg.TableColumnConstraints(nullable=name not in record.get("required", ())),
         )
+        for name, field in record["properties"].items()
+    ]
     return dg.TableSchema(columns)
 
 

@@ -36,8 +36,7 @@ from ac_pipeline.wiring import lexicons_of_types
 STEP: Final = "atproto_records"
 SYNC_CHANGED_USERS: Final = "sync_changed_users"
 CHANGED_STEP: Final = "changed_users_records"
-FULL: Final = "full"
-"""Name of the field below, for run configs."""
+FULL: Final = "full"  # Name of the field below, for run configs
 
 
 class RecordsConfig(dg.Config):
@@ -103,8 +102,8 @@ def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
         def atproto_records(
             context: dg.AssetExecutionContext, config: RecordsConfig, pipeline: dg.ResourceParam[PipelineResource]
         ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
-            selected = {records_key(media): media for media in MEDIA_TYPES}
-            selected = {key: media for key, media in selected.items() if key in context.selected_asset_keys}
+            keys = context.selected_asset_keys
+            selected = {key: media for media in MEDIA_TYPES if (key := records_key(media)) in keys}
             work = config.work(pipeline, tuple(selected.values()), context.run.run_id)
             try:
                 if selected:
@@ -145,13 +144,9 @@ def _specs() -> list[dg.AssetSpec]:
 def changed_users_job(pipeline_resource: object, retry_seconds: float = RETRY_SECONDS) -> dg.JobDefinition:
     """The job `sync_changed_users`: one run over users whose partition keys are no range, for a run each costs 1.5 CPU
     seconds before it begins. Of each user it says the same as the step of the assets. It targets no partition, so its
-    failure turns none red: who still has work afterwards gets a run of the partition from the sensor.
-
-    Args:
-        pipeline_resource: The resource `pipeline`. Given here, because a job that waits for the resources of the
-            definitions is copied together with its sensor, and Dagster 1.13 warns of a beta parameter then.
-        retry_seconds: Before the first retry of its op.
-    """
+    failure turns none red: who still has work afterwards gets a run of the partition from the sensor. The resource
+    `pipeline` is given here, because a job that waits for the resources of the definitions is copied together with its
+    sensor, and Dagster 1.13 warns of a beta parameter then. `retry_seconds`: before the first retry of its op."""
 
     @dg.op(name=CHANGED_STEP, retry_policy=retries(RECORD_RETRIES, retry_seconds), pool=CHANGED, out=dg.Out(dg.Nothing))
     def changed_users_records(
@@ -163,9 +158,8 @@ def changed_users_job(pipeline_resource: object, retry_seconds: float = RETRY_SE
         asked = list(dict.fromkeys(config.users))
         earlier = made_earlier(context, assets)
         left = [user for user in asked if any((key, user) not in earlier for key in assets)]
-        failures = UsersOfRun(context, pipeline, assets, left).process(
-            config.work(pipeline, MEDIA_TYPES, context.run.run_id)
-        )
+        work = config.work(pipeline, MEDIA_TYPES, context.run.run_id)
+        failures = UsersOfRun(context, pipeline, assets, left, context.log_event).process(work)
         yield from check_events(pipeline, MEDIA_TYPES)
         if failures:
             raise failure_of(failures, len(asked))

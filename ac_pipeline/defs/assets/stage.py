@@ -2,7 +2,8 @@
 done to a user is the caller's."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import dagster as dg
 
@@ -15,7 +16,6 @@ from ac_pipeline.defs.assets.catalog import (
     RENDITIONS_A_RUN,
     RENDITIONS_GROUP,
     RETRY_SECONDS,
-    RenditionAsset,
     backfill_policy_is_beta,
     records_key,
     rendition_key,
@@ -37,6 +37,7 @@ from ac_pipeline.defs.pipeline import Outcome, PipelineResource
 from ac_pipeline.defs.versions import LastEvents, observation, tags
 from ac_pipeline.errors import Misconfigured, PipelineError, Transient
 from ac_pipeline.media.base import MediaType
+from ac_pipeline.renditions.recipes import Recipe
 from ac_pipeline.sync.planning.plan import Versions
 from ac_pipeline.sync.report import Tally
 
@@ -44,7 +45,7 @@ Context = dg.OpExecutionContext | dg.AssetExecutionContext
 Work = Callable[[Sequence[Account]], Iterator[Outcome]]
 
 
-@dataclass(slots=True)
+@dataclass
 class UsersOfRun:
     """Some users of a run: each is worked on, and gets an event that says how it ended."""
 
@@ -52,23 +53,15 @@ class UsersOfRun:
     pipeline: PipelineResource
     assets: Mapping[dg.AssetKey, MediaType]  # What the work is about: records or renditions assets, with their types
     users: Sequence[str]  # Partition keys
-    # What becomes of the materialisations of `assets`; by default they are logged at once
-    emit: Callable[[dg.AssetMaterialization], None] | None = None
-    _events: LastEvents = field(init=False)
+    emit: Callable[[dg.AssetMaterialization], None]  # What becomes of the materialisations of `assets`
 
-    def __post_init__(self) -> None:
-        self._events = LastEvents(self.context.instance, self.users)
+    @cached_property
+    def _events(self) -> LastEvents:
+        return LastEvents(self.context.instance, self.users)
 
     def process(self, work: Work) -> dict[str, PipelineError]:
-        """Do the work for every user, and log how it ended: nobody is left without an event (RUN-7).
-
-        Args:
-            work: What is done to accounts; yields an outcome for each.
-
-        Returns:
-            What was wrong, by partition key: who is in it has to be run again and is observed, not materialised.
-        """
-        failures: dict[str, PipelineError] = {}
+        """Do the work for every user, and log how it ended: nobody is left without an event (RUN-7). Returns what was
+        wrong, by partition key: who is in it has to be run again and is observed, not materialised."""
         summary = Summary()
         ended: set[str] = set()
         try:
@@ -79,30 +72,26 @@ class UsersOfRun:
                     ended.add(user)
             accounts = [known[user] for user in self.users if user in known]
             for number, outcome in enumerate(work(accounts), start=1):
-                user, error = outcome.account.key, outcome.report.error
-                level = "ERROR" if error else "INFO"
+                level = "ERROR" if outcome.report.error else "INFO"
                 self.context.log.log(level, f"{number} of {len(accounts)}: {_line(outcome)}")
                 summary.add(outcome.report)
-                if error is not None:
-                    failures[user] = error
                 self._log_events(outcome)
-                ended.add(user)
+                ended.add(outcome.account.key)
         except (Misconfigured, Transient) as stopped:
             for user in self.users:
                 if user not in ended:
-                    failures[user] = stopped
+                    summary.failures[user] = stopped
                     for key in self.assets:
-                        self.context.log_event(
-                            dg.AssetObservation(key, partition=user, metadata=error_metadata(stopped))
-                        )
-        self.context.log.info(summary.sentence([media.name for media in self.assets.values()], failures))
-        return failures
+                        seen = dg.AssetObservation(key, partition=user, metadata=error_metadata(stopped))
+                        self.context.log_event(seen)
+        self.context.log.info(summary.sentence([media.name for media in self.assets.values()]))
+        return summary.failures
 
     def _nobody(self, user: str) -> None:
         self.context.log.warning(f"{user}: no account has this key any more; nothing was done")
         note = "no account has this key any more: nothing was done, and the users sensor removes the key"
         for key in self.assets:
-            self._materialize(dg.AssetMaterialization(key, partition=user, metadata={"note": note}))
+            self.emit(dg.AssetMaterialization(key, partition=user, metadata={"note": note}))
 
     def _log_events(self, outcome: Outcome) -> None:
         """The events about one user: documents first, which the others are made from."""
@@ -122,7 +111,7 @@ class UsersOfRun:
                 metadata = {"status": "blocked: nothing can be published until the account can be used", **metadata}
             if records and versions is not None:
                 self._made_along_the_way(outcome, media, versions)
-            self._materialize(self._versioned(key, user, media, versions, metadata))
+            self.emit(self._versioned(key, user, media, versions, metadata))
             if blocked and versions is not None and versions.documents is not None:
                 # Shown as behind its documents: what is materialised here does not look like one that is well.
                 seen = observation(media, user, replace(versions, documents=f"{versions.documents}-blocked"), {})
@@ -169,9 +158,6 @@ class UsersOfRun:
                 parents[made] = (self._events.materialized(made).get(user), versions.renditions)
         own_tags = tags(own, self.context.run.run_id, parents)
         return dg.AssetMaterialization(key, partition=user, metadata=metadata, tags=own_tags)
-
-    def _materialize(self, made: dg.AssetMaterialization) -> None:
-        (self.emit or self.context.log_event)(made)
 
 
 def _line(outcome: Outcome) -> str:
@@ -225,8 +211,7 @@ def run_stage(
     # Users are logged as they end, but for a step that another asset waits for: a backfill looks every 30 seconds, and
     # asks for the next stage of whoever is green by then, a run for each unbroken range of keys (17 runs in place of 5
     # were seen for 500 users). Such a step logs all at its end, in their order: a look in the middle cuts them once.
-    log = made.append if feeds is not None else None
-    batch = UsersOfRun(context, pipeline, assets, users, emit=log)
+    batch = UsersOfRun(context, pipeline, assets, users, made.append if feeds is not None else context.log_event)
     failures: Mapping[str, PipelineError] | None = None
     try:
         failures = batch.process(work)
@@ -273,21 +258,20 @@ def made_earlier(
 def rendition_assets(retry_seconds: float = RETRY_SECONDS) -> list[dg.AssetsDefinition]:
     """The derived media as assets, one asset and step for each line of `RENDITIONS`: what has to be made of a picture
     or a tape before its record can be written. A records run launched alone makes what is missing by itself."""
-    return [_rendition_asset(rendition, retry_seconds) for rendition in RENDITIONS]
+    return [_rendition_asset(key, media, recipe, retry_seconds) for key, (media, recipe) in RENDITIONS.items()]
 
 
-def _rendition_asset(rendition: RenditionAsset, retry_seconds: float) -> dg.AssetsDefinition:
-    media = rendition.media
+def _rendition_asset(key: dg.AssetKey, media: MediaType, recipe: Recipe, retry_seconds: float) -> dg.AssetsDefinition:
     with backfill_policy_is_beta():
 
         @dg.asset(
-            key=rendition.key,
+            key=key,
             partitions_def=users,
             deps=[source_key(media)],
             group_name=RENDITIONS_GROUP,
-            description=rendition.description,
+            description=recipe.description.format(type=media.name),
             owners=OWNERS,
-            kinds=set(rendition.recipe.kinds),
+            kinds=set(recipe.kinds),
             tags={"media_type": media.name},
             backfill_policy=dg.BackfillPolicy.multi_run(RENDITIONS_A_RUN),
             retry_policy=retries(RENDITION_RETRIES, retry_seconds),
@@ -298,7 +282,7 @@ def _rendition_asset(rendition: RenditionAsset, retry_seconds: float) -> dg.Asse
             yield from run_stage(
                 context,
                 pipeline,
-                {rendition.key: media},
+                {key: media},
                 lambda accounts: pipeline.render(accounts, media, context.run.run_id),
                 feeds=records_key(media),
             )

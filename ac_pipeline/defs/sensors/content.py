@@ -2,15 +2,15 @@
 work is `mongo/changes/pending.py`, whom to ask a run for is `plan_content`. The cursor only makes things fast: whatever
 it says, the work is found again from the documents."""
 
+import json
 import logging
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Final, NamedTuple
+from dataclasses import asdict, dataclass, field, replace
+from typing import Final, NamedTuple, Self
 
 import dagster as dg
-from pydantic import TypeAdapter, ValidationError
 
 from ac_pipeline.defs.alerts.messages import listed
 from ac_pipeline.defs.assets.catalog import PRIORITY, URGENT, USERS
@@ -69,15 +69,18 @@ class Memory:
     checked: float = 0.0  # When the work of resting users was last looked at, epoch seconds
 
     def to_text(self) -> str:
-        return _STORED.dump_json(self).decode()
+        return json.dumps(asdict(self), separators=(",", ":"))
 
-    @staticmethod
-    def of(text: str | None) -> "Memory":
+    @classmethod
+    def of(cls, text: str | None) -> Self:
         """What `to_text` made; one that nobody can read is empty, and everything is looked at afresh."""
         try:
-            return _STORED.validate_json(text or "{}")
-        except ValidationError:
-            return Memory()
+            stored = json.loads(text or "{}")
+            # Not by pydantic: the id of an odd document may hold half a surrogate pair.
+            users = {key: Asked(int(times), at, dict(items)) for key, (times, at, items) in stored["users"].items()}
+            return cls(stored["position"], users, float(stored["checked"]))
+        except (ValueError, TypeError, AttributeError, KeyError):
+            return cls()
 
     def watched(self, busy: Collection[str], now: float) -> tuple[frozenset[str], frozenset[str]]:
         """Users whose remembered work has to be looked at again, and the items of that work.
@@ -91,9 +94,6 @@ class Memory:
             if key not in busy and (all_of_them or not _rests(asked, now)) and asked.items
         }
         return frozenset(keys), frozenset(item for key in keys for item in self.users[key].items)
-
-
-_STORED: Final = TypeAdapter(Memory)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +126,11 @@ def plan_content(
     unfinished: tuple[int, int] = (0, 0),
     others_run: bool = False,
 ) -> ContentPlan:
-    """Decide for whom to ask a run.
+    """Decide for whom to ask a run. `now` is in epoch seconds.
 
     Args:
-        works: What the look at the changes found.
-        memory: Of the last tick.
-        judged: Users of the memory whose items were looked at: work that is not in `works` is done.
-        existing: All partition keys.
+        judged: Users of the memory whose items were looked at: work of theirs that is not in `works` is done.
         busy: Keys that queued and started runs, or backfills, are about.
-        now: Epoch seconds.
         unfinished: Queued and started runs that earlier ticks asked for: over several users, and of single partitions.
         others_run: True if other runs are under way: then one user goes into a run like several, which does not wait
             for the pool that the others fill.

@@ -83,19 +83,12 @@ def plan_drift(
     cursor: str | None,
     now: float,
 ) -> DriftPlan:
-    """Compare the revision of every repository with the one our last sync left.
+    """Compare the revision of every repository the PDS hosts with the one our last sync left.
 
     Left out are repositories that no account of ours has, those we never synchronised (that is the backfill's), blocked
-    accounts, and those whose sync ended after `now`.
-
-    Args:
-        accounts: All accounts by partition key.
-        existing: All partition keys, in order.
-        repositories: Every repository the PDS hosts.
-        marks: What our last syncs left, by DID.
-        busy: Keys with unfinished work, as it was before `repositories` and `marks` were read.
-        cursor: What `DriftPlan.cursor` said at the last look, or None at the first.
-        now: Epoch seconds at which the look began.
+    accounts, and those whose sync ended after `now`, the epoch seconds at which the look began. `accounts` and `busy`
+    go by partition key, `marks` by DID; who is busy was read before `repositories` and `marks`. `cursor` is what
+    `DriftPlan.cursor` said at the last look, None at the first.
     """
     owners = {account.did: key for key, account in accounts.items() if account.did and account.blocked is None}
     places = {key: place for place, key in enumerate(existing)}

@@ -36,16 +36,11 @@ class KeyChanges:
 def plan_keys(
     existing: Sequence[str], owners: Mapping[str, str], remembered: str | None, busy: Collection[str]
 ) -> KeyChanges:
-    """Compare the keys that exist with the accounts that do.
+    """Compare the keys that exist with the accounts that do: `owners` has the account id of every key.
 
     When more than half of all keys would vanish, none is removed: that is a wrong database, not a wave of departures
-    (the rule of DEL-5, for users).
-
-    Args:
-        existing: Keys in the instance.
-        owners: Key -> account id, for every account.
-        remembered: What `remember` made of the owners at the last tick, or None at the first.
-        busy: Keys with a run that is queued or started.
+    (the rule of DEL-5, for users). `remembered` is what `remember` made of the owners at the last tick, None at the
+    first; `busy` keys have a run that is queued or started.
     """
     known = set(existing)
     new = [key for key in owners if key not in known and LEGAL_KEY.fullmatch(key)]

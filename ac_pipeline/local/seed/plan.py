@@ -137,12 +137,9 @@ def label_of(person: Person) -> str:
 def _ordinary(maker: Maker, index: int) -> Person:
     draw = maker.random
     name = f"{draw.choice(_FIRST_NAMES)}{draw.choice(('', '-', '.', '_'))}{draw.choice(_SECOND)}{index}"
-    return Person(
-        id=f"auth0|{maker.hex(24)}",
-        code=f"ac{draw.randint(23, 26)}{''.join(draw.choices('bcdfghjklmnpqrstvwxyz', k=5))}",
-        handle=name,
-        password=maker.password(),
-    )
+    id = f"auth0|{maker.hex(24)}"
+    code = f"ac{draw.randint(23, 26)}{''.join(draw.choices('bcdfghjklmnpqrstvwxyz', k=5))}"
+    return Person(id, code, name, maker.password())
 
 
 _SPECIAL: tuple[dict[str, Any], ...] = (

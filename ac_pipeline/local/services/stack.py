@@ -317,11 +317,8 @@ class LocalServices:
             "AC_MEDIA_URL": addresses.media,
             "DAGSTER_HOME": str(self.folder / "dagster"),  # the demo's, so that `make dev` shows what it did
         }
-        _replace(
-            self.env_file,
-            "# Written by `ac-pipeline local up`, removed by `ac-pipeline local down`.\n"
-            + "".join(f"{name}={value}\n" for name, value in lines.items()),
-        )
+        head = "# Written by `ac-pipeline local up`, removed by `ac-pipeline local down`.\n"
+        _replace(self.env_file, head + "".join(f"{name}={value}\n" for name, value in lines.items()))
 
 
 def _commands(entries: Iterable[_Noted]) -> dict[int, str]:

@@ -15,8 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from itertools import islice
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from bson import ObjectId
 from pymongo.change_stream import DatabaseChangeStream
@@ -29,7 +28,7 @@ from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.eligibility import GUEST_VALUES
 from ac_pipeline.media.fields import sound_text
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.mongo.database import SOURCE_CODEC, mongo_errors, platform_collection
+from ac_pipeline.mongo.database import SOURCE_CODEC, in_parts, mongo_errors, platform_collection
 from ac_pipeline.mongo.documents import WITHDRAWN, unlinked
 
 Raw = Mapping[str, Any]
@@ -39,15 +38,12 @@ _MAX_TIME_MS: Final = 25_000
 """How long the server may work on one query: a tick has 60 s. Looking for links in 85,000 documents takes the local one
 2 s, on a busy machine."""
 _DAY = 86_400_000
-_BEGINNING = 1_420_070_400_000
-"""2015, in ms since 1970: the platform holds nothing older, apart from what has a wrong date."""
+_BEGINNING = 1_420_070_400_000  # 2015, in ms since 1970: the platform holds nothing older, but for wrong dates
 _FEW, _MANY = 1_000, 4_000
 """A window of time with fewer documents is followed by one four times as long; one with more is made shorter."""
 _LONGEST = 365 * _DAY
 _UNDATED: Final = "undated"
 LOOKUPS = 200  # Ids of one query: the local server takes 0.03 s for 200 and 16 s for 5,000 of them
-
-_Item = TypeVar("_Item")
 
 
 class Scan(StrEnum):
@@ -114,10 +110,6 @@ class Compare:
 
     database: Database[dict[str, Any]]
     types: Sequence[MediaType] = MEDIA_TYPES
-
-    def units(self, scans: Iterable[Scan]) -> list[tuple[Scan, MediaType]]:
-        """The steps of a whole compare, always in this order."""
-        return [(scan, media) for scan in scans for media in self.types]
 
     def pages(
         self, scan: Scan, media: MediaType, after: str | None, leaving: Collection[str], now: datetime
@@ -203,19 +195,11 @@ def _moment(milliseconds: int) -> datetime:
     return datetime.fromtimestamp(milliseconds / 1000, UTC)
 
 
-def in_parts(values: Iterable[_Item], size: int) -> Iterator[list[_Item]]:
-    """The values in lists of at most `size`."""
-    rest = iter(values)
-    while part := list(islice(rest, size)):
-        yield part
-
-
 Token = Mapping[str, Any]  # A resume token: opaque, JSON after `bson.json_util`
 
 _OF_ACCOUNTS = ("users", "@handles", "account-deletions")  # Collections whose documents have the account's id as `_id`
 
-_STRUCTURE = frozenset({"drop", "rename", "dropDatabase", "invalidate"})
-"""Events after which nothing that was read before is certain."""
+_STRUCTURE = frozenset({"drop", "rename", "dropDatabase", "invalidate"})  # After these nothing is certain
 
 _NO_STREAMS = frozenset({13, 59, 115, 323, 40324, 40573})
 """Codes of a server or user without change streams: Unauthorized, CommandNotFound, CommandNotSupported, APIStrictError,
@@ -223,8 +207,7 @@ an unknown aggregation stage, and "only supported on replica sets"."""
 
 _AWAIT_MS = 250  # How long the server waits for an event before it answers that there is none
 
-_MOST_EVENTS = 20_000
-"""Events of one drain; about as many as the driver decodes in a second. The rest waits in the stream."""
+_MOST_EVENTS = 20_000  # Events of one drain, about a second of decoding; the rest waits in the stream
 
 _EVENTS_A_BATCH = 1_000
 

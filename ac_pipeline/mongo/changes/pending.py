@@ -41,8 +41,8 @@ from ac_pipeline.mongo.changes.compare import (
     Compare,
     Drained,
     Raw,
-    in_parts,
 )
+from ac_pipeline.mongo.database import in_parts
 from ac_pipeline.mongo.ledger.items import MongoLedger
 
 _THE_PDS_LISTS = frozenset(error.code for error in (AccountInactive, AccountUnknown))
@@ -93,10 +93,8 @@ class Rule:
     now: datetime  # The time, UTC
     paused: Mapping[str, Collection[str]]  # Account id -> names of its types that an operator has paused
     blocked_before: Collection[tuple[str, str]]  # `(account id, class of the reason)` of blocked items in the ledger
-    # Ids of accounts that changed just now, in Mongo or on the PDS: that they were blocked says nothing any more
-    changed: Collection[str] = frozenset()
-    # Ids of accounts whose repository no sync has read to its end: even what is linked is to be looked at
-    unsynchronised: Collection[str] = frozenset()
+    changed: Collection[str] = frozenset()  # Ids of accounts that changed just now: their block says nothing any more
+    unsynchronised: Collection[str] = frozenset()  # Ids of accounts no sync has read to the end: links say nothing
 
     def waits_for_account(self, account: Account) -> bool:
         """True if no run of this account can change anything: it is blocked, and its items show that already."""
@@ -168,15 +166,13 @@ _SHARE: Final = 20  # A compare that took a second is due again after this many:
 _SHARE_WITHOUT_FEED: Final = 4
 _SOONEST: Final = 30.0
 _LATEST: Final = 240.0  # Seconds until the next compare, at least with a feed, and at most in any case (VERIFY-10)
-_EVERYTHING_AGAIN: Final = 3_600.0
-"""Seconds until every document is compared with the ledger again, for edits no event told of."""
+_EVERYTHING_AGAIN: Final = 3_600.0  # Seconds until all documents are compared again, for edits no event told of
 _NEWEST = timedelta(hours=1)  # Without a feed, documents of this age are looked at every time
 
 WORKS_A_USER: Final = 20  # Pieces of work of one user that one look names; a run of the user does all there are
 _USERS_A_LOOK: Final = 1_000  # A compare that finds more users with work stops here for this look
 _RELINKED: Final = 2_000  # Written links of one look whose documents are looked at; a backfill writes hundreds a second
-_ACCOUNTS: Final = 200
-"""Changed accounts of one look whose documents are all looked at; the compare finds those of the others."""
+_ACCOUNTS: Final = 200  # Changed accounts of one look whose documents are all looked at; the compare finds others'
 
 
 @dataclass(frozen=True, slots=True)
@@ -371,13 +367,11 @@ class MongoChanges:
     def _go_on(
         self, look: _Look, place: _Place, seconds: float, users: int, *, fed: bool = True
     ) -> tuple[_Place, str | None, str | None]:
-        """Go on with the compare until it took `seconds` or found work of so many `users`; say what was done, and why
-        it could not go on.
-        """
+        """Go on with the compare for `seconds`, or until so many `users` are found; what was done, why it stopped."""
         if place.deep is None:
             return place, None, None
         leaving = [account.id for account in look.accounts.values() if account.pending_deletion is not None]
-        units = self._compare.units(DEEP if place.deep else LIGHT)
+        units = [(scan, media) for scan in (DEEP if place.deep else LIGHT) for media in self.types]
         started, unit, after, read = self.monotonic(), place.unit, place.after, 0
         out_of_time, failed = False, None
         while unit < len(units) and not out_of_time:

@@ -23,8 +23,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import PipelineError, Transient
 from ac_pipeline.mongo.database import mongo_errors, own_collection, storable, value_of
 
-STARTED, DONE, INTERRUPTED = "started", "done", "interrupted"
-"""Outcomes besides `failed: ...` and what an operation says of itself."""
+STARTED, DONE, INTERRUPTED = "started", "done", "interrupted"  # Besides `failed: ...`
 
 _log = logging.getLogger(__name__)
 
@@ -98,9 +97,8 @@ class MongoAudit:
         `Audited.counts`. Raises Transient when the first line could not be stored; nothing was done.
         """
         users = tuple(name for account in accounts for name in (account.key, account.did) if name)
-        entry = AuditEntry(
-            action, operator_name(self.who), self.now(), why, users, tuple(types), plan_hash, counts or {}
-        )
+        who, planned = operator_name(self.who), dict(counts or {})
+        entry = AuditEntry(action, who, self.now(), why, users, tuple(types), plan_hash, planned)
         self.record(entry)
         audited = Audited(entry)
         try:

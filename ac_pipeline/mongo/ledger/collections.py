@@ -213,7 +213,7 @@ class MongoSnapshots:
             stored = self._collection.find_one({"_id": id})
         if stored is None:
             raise Misconfigured(f"There is no snapshot {id!r}; `ac-pipeline snapshots` lists those there are.")
-        return _snapshot(stored)
+        return value_of(Snapshot, stored, id=id)
 
     def remove(self, id: str) -> None:
         """Forget the snapshot of this id; one that is not there is forgotten already."""
@@ -225,8 +225,4 @@ class MongoSnapshots:
         query = {} if account is None else {"account": account}
         with mongo_errors("list the snapshots"):
             found = self._collection.find(query, sort=[("when", DESCENDING), ("_id", DESCENDING)], limit=limit or 0)
-            return [_snapshot(stored) for stored in found]
-
-
-def _snapshot(stored: Mapping[str, Any]) -> Snapshot:
-    return value_of(Snapshot, stored, id=stored["_id"])
+            return [value_of(Snapshot, stored, id=stored["_id"]) for stored in found]

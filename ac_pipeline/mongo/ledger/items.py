@@ -27,7 +27,7 @@ from ac_pipeline.items import (
     State,
 )
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.mongo.database import is_only_duplicates, mongo_errors, own_collection, storable, value_of
+from ac_pipeline.mongo.database import mongo_errors, own_collection, storable, value_of
 from ac_pipeline.mongo.ledger.leases import Leases
 
 HISTORY = 20  # Attempts an entry remembers; the last failure is kept beside them, without expiry (OPS-2)
@@ -80,11 +80,11 @@ def _short(text: str | None, longest: int) -> str | None:
     return (text if len(text) <= longest else text[: longest - 1] + "…").encode(errors="replace").decode()
 
 
+_DUPLICATE = 11000  # The code of "exists already"
 _BATCH = 500
 _CHECKPOINTS_A_BATCH = 5_000  # Checkpoints an answer holds: those of all 4,200 repositories fit into one
 _IDS_A_BATCH = 10_000
-_PENDING = [State.DEFERRED.value, State.QUARANTINED.value, State.BLOCKED.value]
-"""The states of an item that is not yet where it should be."""
+_PENDING = [State.DEFERRED.value, State.QUARANTINED.value, State.BLOCKED.value]  # Not where they should be
 _NOT_DELETED = {"$ne": State.DELETED.value}
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -110,6 +110,7 @@ class Standing:
     # When the first of them came to be so, UTC, where that is known
     since: datetime | None = field(default=None, compare=False)
     mirrored: bool = field(default=False, compare=False)  # True if one of them had a record before
+    message: str = field(default="", compare=False)  # Of the last failure of one of them
 
 
 class MongoLedger:
@@ -129,8 +130,7 @@ class MongoLedger:
         self._leases = leases or Leases(own_collection(database, "leases"))
 
     def ensure_indexes(self) -> None:
-        """Make the indexes that are missing; nothing else depends on having been called before (PROD-3: not by users
-        who may only read)."""
+        """Make the indexes that are missing, unless we may only read (PROD-3); nothing else depends on it."""
         with suppress(NotPermitted), mongo_errors("make the indexes of the ledger"):
             self._items.create_indexes(_INDEXES)
 
@@ -162,9 +162,9 @@ class MongoLedger:
             try:
                 self._items.bulk_write(operations, ordered=False)
             except BulkWriteError as error:
-                if not is_only_duplicates(error):
+                failed: list[dict[str, Any]] = error.details.get("writeErrors") or []
+                if error.details.get("writeConcernErrors") or any(each.get("code") != _DUPLICATE for each in failed):
                     raise
-                failed: list[dict[str, Any]] = error.details["writeErrors"]
                 existing = {failure["op"]["_id"] for failure in failed if "_id" in failure["op"]}
                 existing |= {failure["op"]["q"]["_id"] for failure in failed if "q" in failure["op"]}
                 self._items.bulk_write([_as_known(by_item[item]) for item in existing], ordered=False)
@@ -326,7 +326,11 @@ class MongoLedger:
         query = {name: condition for name, condition in conditions.items() if condition is not None}
         most = limit if account is None else None
         found = self._read(query, "list items of the ledger", sort=[("_id", ASCENDING)], limit=most)
-        return islice((entry for entry in found if _is(entry, states, error_class)), limit)
+        if states is not None:
+            found = (entry for entry in found if entry.state in states)
+        if error_class is not None:
+            found = (entry for entry in found if entry.failure and entry.failure.error_class == error_class)
+        return islice(found, limit)
 
     def counts(self, *, account: str | None = None) -> dict[str, dict[State, int]]:
         """Entries by type and state, of one account or of all."""
@@ -340,19 +344,18 @@ class MongoLedger:
     def standing(self, state: State, type: str) -> list[Standing]:
         """Whose items of a type are in a state, and why: one line for each user and class of error."""
         group = {
-            "_id": {"user": "$partition", "class": "$failure.error_class"},
+            "_id": {"user": "$partition", "error_class": "$failure.error_class"},
             "items": {"$sum": 1},
             "until": {"$max": "$deferred_until"},
             "since": {"$min": "$updated_at"},
             "cid": {"$max": "$cid"},
+            "message": {"$max": "$failure.message"},
         }
         rows = self._groups({"state": state.value, "type": type}, group, f"count the {state.value} items of the ledger")
         found = [
             value_of(
                 Standing,
-                row,
-                user=row["_id"]["user"],
-                error_class=row["_id"].get("class"),
+                {"error_class": None, **row["_id"], **row, "message": row["message"] or ""},
                 mirrored=row["cid"] is not None,
             )
             for row in rows
@@ -386,12 +389,6 @@ class MongoLedger:
             found = self._items.find(query, fields, sort=sort, limit=limit or 0, batch_size=_BATCH)
             with closing(found) as cursor:
                 yield from map(from_bson, cursor)
-
-
-def _is(entry: LedgerEntry, states: AnyOf[State] | None, error_class: str | None) -> bool:
-    """True if the entry is in one of the states, where they are named, and its last failure of the class."""
-    failed = entry.failure.error_class if entry.failure is not None else None
-    return (states is None or entry.state in states) and error_class in (None, failed)
 
 
 def _as_new(entry: LedgerEntry) -> dict[str, Any]:

@@ -79,11 +79,9 @@ class Leases:
     collection: Collection[dict[str, Any]]
     clock: Callable[[], datetime] = lambda: datetime.now(UTC)  # Counts for expiry; machines may differ by `seconds` / 3
     sleep: Callable[[float], None] = time.sleep
-    # Waits until an event is set or some seconds have passed, and says whether it is set; paces renewal
-    wait: Callable[[threading.Event, float], bool] = threading.Event.wait
+    wait: Callable[[threading.Event, float], bool] = threading.Event.wait  # Paces renewal
     seconds: float = 60.0  # How long a lease lasts without renewal; it is renewed every third of that
-    # How long to wait for one that somebody else holds: a retry has to outlast the lease of a run that died
-    patience: float = 90.0
+    patience: float = 90.0  # How long to wait for one that is held: a retry has to outlast a dead run's lease
     poll: float = 1.0  # Seconds between two tries
     token: Callable[[], str] = lambda: uuid4().hex  # Marks one acquisition: two holders of the same name are two
     process: Callable[[], str | None] = own_mark  # The mark of this process, or None

@@ -86,9 +86,7 @@ class Draft:
 
 @dataclass(slots=True)
 class MongoPlans:
-    """The plans in the pipeline's own database; `who` is the operator. Every method raises Transient when it does not
-    answer.
-    """
+    """The plans in the pipeline's own database, made by the operator `who`; raises Transient without an answer."""
 
     database: Database[dict[str, Any]]
     who: str | None = None
@@ -108,8 +106,7 @@ class MongoPlans:
         counts: Mapping[str, int],
         accounts: tuple[str, ...],
     ) -> SavedPlan:
-        """Make a draft the plan of this hash, in place of an earlier one with the same operations, and drop plans
-        beyond the last 50."""
+        """Make a draft the plan of this hash, in place of an equal one, and drop plans beyond the last 50."""
         draft.flush()
         who = operator_name(self.who)
         plan = SavedPlan(hash, self.now(), who, selection, cost, counts, len(accounts), accounts, draft.id)
@@ -121,9 +118,7 @@ class MongoPlans:
         return plan
 
     def find(self, prefix: str) -> SavedPlan:
-        """The plan whose hash begins so; raises Misconfigured when none does, several do, or fewer than 8 characters
-        are given.
-        """
+        """The plan whose hash begins so; raises Misconfigured for none, several, or fewer than 8 characters."""
         if len(prefix) < SHORTEST or not set(prefix) <= set("0123456789abcdef"):
             raise Misconfigured(f"{prefix!r} names no plan: give {SHORTEST} or more of its hash's hex digits.")
         with mongo_errors("look up a plan"):
@@ -132,18 +127,16 @@ class MongoPlans:
             raise Misconfigured(f"There is no plan {prefix}: `ac-pipeline plans` lists those that are kept.")
         if len(found) > 1:
             raise Misconfigured(f"More than one plan begins with {prefix}: give more of its hash.")
-        return _plan(found[0])
+        return value_of(SavedPlan, found[0], hash=found[0]["_id"])
 
     def list(self, limit: int = KEPT) -> list[SavedPlan]:
         """The last plans, newest first."""
         with mongo_errors("list the plans"):
             found = self._plans.find({}, sort=[("when", DESCENDING), ("_id", ASCENDING)], limit=limit)
-            return [_plan(stored) for stored in found]
+            return [value_of(SavedPlan, stored, hash=stored["_id"]) for stored in found]
 
     def lines(self, plan: SavedPlan) -> Iterator[PlannedOperation]:
-        """Its operations, by user and item; raises Misconfigured when some are gone: the plan was replaced or dropped
-        meanwhile.
-        """
+        """Its operations, by user and item; raises Misconfigured if some are gone: it was replaced or dropped."""
         seen = 0
         with mongo_errors("read the operations of a plan"):
             for chunk in self._operations.find({"draft": plan.draft}, sort=[("_id", ASCENDING)], batch_size=1):
@@ -170,7 +163,3 @@ class MongoPlans:
         with mongo_errors("drop old plans"):
             self._plans.delete_many({"draft": {"$nin": drafts}})
             self._operations.delete_many({"draft": {"$nin": drafts}, "at": {"$lt": self.now() - _ABANDONED}})
-
-
-def _plan(stored: Mapping[str, Any]) -> SavedPlan:
-    return value_of(SavedPlan, stored, hash=stored["_id"])

@@ -56,8 +56,7 @@ class Receipt:
     did: str | None
     at: datetime  # When its repository was read, UTC
     run_id: str
-    # By type name and aspect; what was not verified is absent
-    parts: Mapping[tuple[str, Aspect], Part] = field(default_factory=dict)
+    parts: Mapping[tuple[str, Aspect], Part] = field(default_factory=dict)  # What was verified
     blocked: str | None = None  # Why nothing could be verified, or None
 
 

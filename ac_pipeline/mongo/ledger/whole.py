@@ -20,8 +20,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (lambda database: None,)
 go on while machines are restarted one by one, can read. Ledgers from before there were versions are of version 0; the
 first has nothing to change in them."""
 _VERSION, _ID = "schema", "ledger"
-_LEFT_OUT: Final = frozenset({_VERSION, "leases", "sessions"})
-"""Of a copy: what is of the moment, and sessions, which are secrets and made anew."""
+_LEFT_OUT: Final = frozenset({_VERSION, "leases", "sessions"})  # Of a copy: of the moment, or secret and made anew
 _BATCH = 1_000
 
 

@@ -19,8 +19,6 @@ from ac_pipeline.atproto.relay import Relay
 from ac_pipeline.atproto.types import RepositoryStatus
 from ac_pipeline.errors import (
     AccountDeleted,
-    AccountInactive,
-    AccountUnknown,
     Blocked,
     Misconfigured,
     NoCredentials,
@@ -98,18 +96,6 @@ def account_rows(pipeline: Pipeline, accounts: Iterable[Account]) -> list[dict[s
 def hosted_repositories(pipeline: Pipeline) -> dict[str, RepositoryStatus]:
     """Every repository of the PDS by DID: it refuses unknown DIDs and wrong passwords with the same words."""
     return {status.did: status for status in pipeline.server.list_repositories()}
-
-
-def blocked_reason(account: Account, code: str, message: str, answer: str | None = None) -> str:
-    """Why an account is blocked, in the sentence of `accounts list`: no words of a protocol. `code` and `message` are
-    of the error that a run met, `answer` is what the PDS said, such as `AccountDeactivated`."""
-    if code == AccountInactive.code:
-        said = (answer or "").removeprefix("Account").lower()
-        said = {"takedown": "takendown"}.get(said, said) or "inactive"  # as the PDS has it in its list
-        return f"the PDS says that {account.did} is {said}"
-    if code == AccountUnknown.code:
-        return f"the PDS does not host {account.did}"
-    return _AT_THE_LAST_RUN.get(code, message).replace("{user}", shlex.quote(account.key))
 
 
 def _state(

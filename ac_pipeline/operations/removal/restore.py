@@ -473,10 +473,11 @@ class _Decider:
 
     def _compare(self, saved: Saved, *, replaceable: bool) -> None:
         """A record under a key that is taken: it is there, or something else is."""
-        current = self.there[saved.record.rkey]
+        current, document = self.there[saved.record.rkey], saved.document
         if current.cid == saved.record.cid:
             self._present(saved)
-        elif current.ref is not None and current.ref != saved.record.ref:
+        # A record that named no document may have been given its name since, under its key.
+        elif current.ref is not None and current.ref != (document.id if document is not None else saved.record.ref):
             self._hold(saved, f"its key belongs to the record of document {current.ref}")
         elif self.overwrite and replaceable:
             self._write(saved, Kind.UPDATE)

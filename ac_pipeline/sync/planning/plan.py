@@ -12,21 +12,14 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from hashlib import sha256
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.lexicon import Lexicons
 from ac_pipeline.atproto.repository import Repository
 from ac_pipeline.atproto.syntax import at_uri, document_tid, is_tid, parse_datetime, record_cid
 from ac_pipeline.atproto.types import Write
-from ac_pipeline.errors import (
-    AccountInactive,
-    AccountUnknown,
-    HeldBack,
-    InvalidDocument,
-    InvalidRecord,
-    PipelineError,
-)
+from ac_pipeline.errors import AccountInactive, AccountUnknown, HeldBack, InvalidDocument, InvalidRecord, PipelineError
 from ac_pipeline.items import (
     BlobRef,
     Derived,
@@ -80,11 +73,9 @@ class Wanted:
     record: Record | None = None  # The record it shall have; None when it shall have none, or cannot be built now
     cid: str | None = None  # CID of `record`
     derived: Derived | None = None  # What `record` was built from
-    # Why an eligible document has no record to offer; its existing record then stays as it is
-    failure: Failure | None = None
+    failure: Failure | None = None  # Why an eligible document has no record to offer; its existing one then stays
     fresh: bool = False  # True if `failure` is of an attempt made now, not one remembered
-    # When what `failure` says is over by itself; None where only another attempt, or a person, can tell
-    until: datetime | None = None
+    until: datetime | None = None  # When `failure` is over by itself; None if only an attempt or a person can tell
     unrendered: bool = False  # The record waits for renditions that a dry run does not make
     skipped: bool = False  # It is not selected: its records are recognised and left alone
     known_rkey: str | None = None  # The key the ledger remembers for it in this repository
@@ -169,14 +160,13 @@ class Withheld:
 
 @dataclass(slots=True)
 class TypePlan:
-    """All that shall happen to one user's records of one type. `matches`: document -> keys of the records found to be
-    its own, for the documents that have any."""
+    """All that shall happen to one user's records of one type."""
 
     media: MediaType
     operations: list[Operation] = field(default_factory=list)
     kept: list[Kept] = field(default_factory=list)
     withheld: list[Withheld] = field(default_factory=list)
-    matches: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    matches: dict[str, tuple[str, ...]] = field(default_factory=dict)  # Document -> keys of the records that are its
 
     def links(self) -> list[Operation]:
         return [op for op in self.operations if op.kind in LINKS_ONLY]
@@ -227,9 +217,7 @@ def failure_of(stage: Stage, error: PipelineError, payload_hash: str | None = No
 
 @dataclass(slots=True)
 class Versions:
-    """Versions of one account's documents in Mongo, of the derived media their records refer to, and of the records
-    that shall exist; None for what was not looked at.
-    """
+    """Versions of one account's documents, their derived media, and its records to be; None if not looked at."""
 
     documents: str | None = None
     renditions: str | None = None
@@ -258,8 +246,7 @@ def _hash(lines: Iterable[str]) -> str:
     return sha256("\n".join(sorted(lines)).encode()).hexdigest()[:16]
 
 
-_SEEN_BY_READING = frozenset({AccountInactive.code, AccountUnknown.code})
-"""Reasons to be blocked that are over where the repository can be read."""
+_SEEN_BY_READING = frozenset({AccountInactive.code, AccountUnknown.code})  # Over where the repository can be read
 
 
 @dataclass(slots=True)
@@ -269,8 +256,7 @@ class AccountPlan:
     account: Account
     selection: Selection  # What the run is about, without the types that are paused
     dry: bool = False  # True if nothing is made, asked of storage or written
-    # What came of asking the renderer, which is not asked again; None to ask it as the account is read
-    made: Made | None = None
+    made: Made | None = None  # What the renderer answered, which is not asked again; None to ask it in reading
     checkpoint: RepositoryCheckpoint | None = None  # How the last sync left the repository, or None
     repository: Repository | None = None
     base: str = ""  # Revision of the repository when it was last read as a whole
@@ -280,20 +266,14 @@ class AccountPlan:
     wanted: dict[str, list[Wanted]] = field(default_factory=dict)
     gone: dict[str, Mapping[str, str]] = field(default_factory=dict)
     plans: list[TypePlan] = field(default_factory=list)
-    # Its records as they were read, decoded once; given up as soon as the plan is made
-    existing: dict[str, list[Existing]] = field(default_factory=dict)
-    # Paths of operations that did not happen in this run and are not sent again
-    refused: set[str] = field(default_factory=set)
-    # Items of which a write was refused, so that no copy of their records is given up
-    unresolved: set[str] = field(default_factory=set)
+    existing: dict[str, list[Existing]] = field(default_factory=dict)  # Its records, decoded once, until planned
+    refused: set[str] = field(default_factory=set)  # Paths of what did not happen in this run and is not sent again
+    unresolved: set[str] = field(default_factory=set)  # Items with a refused write: no copy is given up
     changed: set[str] = field(default_factory=set)  # Names of the types this run has written to
-    # Path -> what was derived anew in this run because the store had lost its bytes
-    remade: dict[str, Derived] = field(default_factory=dict)
+    remade: dict[str, Derived] = field(default_factory=dict)  # Path -> what was derived anew, as the store had lost it
     uploaded: set[str] = field(default_factory=set)  # CIDs of blobs this run has uploaded
-    # CID of a blob that stands in for a lost one in one commit -> the lost one
-    stand_ins: dict[str, BlobRef] = field(default_factory=dict)
-    # Operations that were not agreed to and are not done in this run, by kind and path
-    skipped: dict[tuple[str, str], Operation] = field(default_factory=dict)
+    stand_ins: dict[str, BlobRef] = field(default_factory=dict)  # CID of a stand-in for one commit -> the lost blob
+    skipped: dict[tuple[str, str], Operation] = field(default_factory=dict)  # Not agreed to: by kind and path
     erase_copies: bool = True  # True if copies of erased work in `site.standard.document` go too
 
     def take(self, repository: Repository) -> None:
@@ -312,13 +292,10 @@ class AccountPlan:
         """Why the PDS refused the account's last writes, which reading it cannot tell; None once its credentials are
         others than those that were refused."""
         found = [entry for media in self.selection.types for entry in self.entries.get(media.name, {}).values()]
-        for entry in sorted(found, key=lambda each: each.item):
-            failure = entry.failure if entry.state is State.BLOCKED else None
-            if failure is None or failure.error_class in _SEEN_BY_READING:
-                continue
-            if failure.payload_hash == self.account.credentials:
-                return failure
-        return None
+        listed = sorted(found, key=lambda each: each.item)
+        failures = [each.failure for each in listed if each.state is State.BLOCKED and each.failure is not None]
+        refused = [each for each in failures if each.payload_hash == self.account.credentials]
+        return next((each for each in refused if each.error_class not in _SEEN_BY_READING), None)
 
 
 SAME_TIME_SALTS = 4
@@ -532,27 +509,15 @@ class _Planner:
         ours = link.rkey in self.by_rkey or link.rkey == self.remembered[document.id]
         return not self.matches[document.id] and (link.did not in (None, self.did) or not ours)
 
-    def _add(
-        self,
-        kind: Kind,
-        rkey: str,
-        reason: str,
-        wanted: Wanted | None = None,
-        *,
-        record: Record | None = None,
-        cid: str | None = None,
-        link: Link | None = None,
-        orphan: str | None = None,
-    ) -> None:
-        self.plan.operations.append(Operation(kind, self.media, rkey, reason, wanted, record, cid, link, orphan))
+    def _add(self, kind: Kind, rkey: str, reason: str, wanted: Wanted | None = None, **more: Any) -> None:
+        self.plan.operations.append(Operation(kind, self.media, rkey, reason, wanted, **more))
 
 
 def _held_back(message: str) -> Failure:
     return Failure(Stage.RECORD, HeldBack.code, message)
 
 
-WHEN_TOLERANCE_MS = 1000
-"""The platform's real-time writer takes the clock twice, so its `when` is off by milliseconds (acceptance, REC-7)."""
+WHEN_TOLERANCE_MS = 1000  # The platform's real-time writer takes the clock twice: `when` is off by so much (REC-7)
 
 
 def difference(existing: Existing, wanted: Wanted) -> str:

@@ -36,13 +36,11 @@ from ac_pipeline.sync.safeguard import Safeguard
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.writing.recorder import Recorder
 
-DOCUMENT_GONE = "its document is gone"
-"""Why an orphan goes whose document no longer exists: the only copy of it may be the record."""
+DOCUMENT_GONE = "its document is gone"  # Why an orphan goes; the record may be the only copy
 
 ANOTHERS = "its document belongs to another account"
 
-COMPANION_DAYS = 7
-"""How long a missing companion, such as a recording, may still turn up: it is uploaded together with its item."""
+COMPANION_DAYS = 7  # How long a missing companion may still turn up: it is uploaded together with its item
 
 _DAY_MS = 86_400_000
 _REMEMBERED = {Stage.RENDITION, Stage.UPLOAD, Stage.WRITE}
@@ -59,9 +57,7 @@ class Job(NamedTuple):
 
 
 class Unmade(Exception):
-    """Renditions, all of one type, that have to be made, or companions asked for, before an account's records are
-    known.
-    """
+    """Renditions of one type that have to be made, or companions asked for, before records are known."""
 
     def __init__(self, jobs: Sequence[Job]) -> None:
         super().__init__(f"{len(jobs)} items are not rendered")
@@ -82,9 +78,7 @@ def make(renderer: Renderer, pool: Executor, jobs: Sequence[Job]) -> Made:
 
 
 def gone_from(account: Account, owners: Mapping[str, str | None], documents: Iterable[str]) -> dict[str, str]:
-    """Those of these documents that are not this account's, with the reason; `owners` as `Documents.owners` tells
-    them.
-    """
+    """Those of these documents that are not this account's, with the reason, by what `Documents.owners` tells."""
     own = None if account.is_guest else account.id
     return {
         id: ANOTHERS if id in owners else DOCUMENT_GONE for id in documents if id not in owners or owners[id] != own
@@ -200,9 +194,7 @@ class Reader:
         return Wanted(document, failure=failure_of(Stage.RENDITION, outcome), fresh=True)
 
     def _known(self, plan: AccountPlan, media: MediaType, document: Document) -> Wanted | Derived | None:
-        """What can be said without asking storage: a final word, the known renditions, or None. `retry`, `full`
-        (MEDIA-21, MEDIA-22) and `renditions` of the selection count here.
-        """
+        """What can be said without asking storage (MEDIA-21, MEDIA-22): a final word, the known renditions, or None."""
         if document.verdict is Verdict.WITHDRAWN:
             return Wanted(document)
         if document.verdict is not Verdict.ELIGIBLE:

@@ -44,10 +44,8 @@ class Use:
     @property
     def operation(self) -> Operation:
         """The update that writes this record as it shall be."""
-        wanted = self.wanted
-        return Operation(
-            Kind.UPDATE, self.media, self.rkey, "its blob is gone", wanted, record=wanted.record, cid=wanted.cid
-        )
+        wanted, why = self.wanted, "its blob is gone"
+        return Operation(Kind.UPDATE, self.media, self.rkey, why, wanted, wanted.record, wanted.cid)
 
 
 def uses(plan: AccountPlan) -> Iterator[Use]:
@@ -66,9 +64,7 @@ def uses(plan: AccountPlan) -> Iterator[Use]:
 
 
 def missing_blobs(server: DataServer, did: str, cids: Iterable[str]) -> set[str]:
-    """Those of these blobs that cannot be downloaded; each is asked for once. Raises Transient or Blocked when one
-    could not be: nothing can be said.
-    """
+    """Those of these blobs that cannot be downloaded; raises Transient or Blocked when one could not be asked for."""
     asked = sorted(set(cids))
     if not asked:
         return set()
@@ -96,10 +92,7 @@ class BlobRepair:
 
         Without `Selection.blobs` only those are asked for that an earlier run had to leave: nothing else would tell.
         With it also those just uploaded: the PDS throws away an upload of a blob that another record refers to, even
-        where it has lost the bytes.
-
-        Raises:
-            Transient, Blocked: Nothing more can be done now; what was not repaired is found again by the next run.
+        where it has lost the bytes. What a Transient or Blocked error keeps from being repaired, the next run finds.
         """
         every, done = self.plan.selection.blobs, self.plan.uploaded
         asked = [each for each in uses(self.plan) if every or (each.blob.cid not in done and self._failed_before(each))]

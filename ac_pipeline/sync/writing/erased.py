@@ -51,9 +51,7 @@ def erase(reader: Reader, plan: AccountPlan, recorder: Recorder) -> None:
 
 
 def forget(ledger: Ledger, renderer: Renderer, media: MediaType, entries: Sequence[LedgerEntry]) -> None:
-    """Let the store give up what these items of one type alone use; Transient when store or ledger did not answer, and
-    some may be gone.
-    """
+    """Let the store give up what these items of one type alone use; after a Transient some may be gone."""
     # Of earlier versions of an item's media only the CIDs are known.
     made = {cid: Rendition(BlobRef(cid, "", 0), "", "") for entry in entries for cid in entry.past_blobs}
     made |= {rendition.blob.cid: rendition for entry in entries for rendition in made_of(entry)}
@@ -87,14 +85,9 @@ def _confirmed(documents: Documents, plan: AccountPlan, media: MediaType) -> lis
         and keys.isdisjoint(matches.get(entry.document, ()))
         and entry.rkey not in unnamed
     ]
-    elsewhere = _elsewhere(documents, plan, media, [entry.document for entry in found if entry.document not in known])
+    missing = [entry.document for entry in found if entry.document not in known]
+    # Those that are not gone: they belong to another account now, or the collection is doubted (DEL-5).
+    elsewhere = set(documents.owners(media, missing)) if missing else set()
+    if missing and plan.account.pending_deletion is None and documents.is_empty(media):
+        elsewhere = set(missing)
     return [entry for entry in found if entry.document not in elsewhere]
-
-
-def _elsewhere(documents: Documents, plan: AccountPlan, media: MediaType, missing: Sequence[str]) -> set[str]:
-    """Documents that are not gone: they belong to another account now, or the collection is doubted (DEL-5)."""
-    if not missing:
-        return set()
-    if documents.is_empty(media) and plan.account.pending_deletion is None:
-        return set(missing)
-    return set(documents.owners(media, missing))

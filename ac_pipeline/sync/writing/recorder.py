@@ -28,7 +28,6 @@ from ac_pipeline.sync.planning.plan import (
     TypePlan,
     Versions,
     Wanted,
-    Withheld,
     documents_version,
     failure_of,
     records_version,
@@ -38,8 +37,7 @@ from ac_pipeline.sync.ports import Documents, Ledger
 from ac_pipeline.sync.report import AccountReport, ItemFailure, Tally
 from ac_pipeline.sync.writing.writer import Refused
 
-_TRIED = {Stage.RENDITION, Stage.UPLOAD, Stage.WRITE}
-"""Stages that cost an attempt; a document or record that cannot be built is the same verdict read again."""
+_TRIED = {Stage.RENDITION, Stage.UPLOAD, Stage.WRITE}  # They cost an attempt; what cannot be built is read again
 
 _IDENTITY = ("rkey", "did", "fingerprint", "partition", "code", "withdrawn_at")
 
@@ -278,8 +276,7 @@ class ItemStates:
             tally.updated += kind is Kind.UPDATE
 
     def unheard_deletions(self) -> list[Operation]:
-        """One deletion of each item whose deletions were sent in an earlier round and need not be sent again: they
-        arrived."""
+        """One deletion of each item whose deletions were sent before and need not be sent again: they arrived."""
         return [
             next(iter(operations.values()))
             for item, operations in self.sent.items()
@@ -294,19 +291,14 @@ class ItemStates:
 
 
 class Recorder:
-    """Records what happens to the items of one account in one run; that of a dry plan counts only and stores nothing.
-
-    Attributes:
-        links: What this run has stored in Mongo, by item; None where a link was cleared.
-        states: Where each item stands.
-    """
+    """Records what happens to the items of one account in one run; of a dry plan it counts only and stores nothing."""
 
     def __init__(
         self, documents: Documents, ledger: Ledger, plan: AccountPlan, run_id: str, now: Callable[[], datetime]
     ) -> None:
         self.report = AccountReport(plan.account.key)
         self.run_id = run_id
-        self.links: dict[str, Link | None] = {}
+        self.links: dict[str, Link | None] = {}  # What it has stored in Mongo, by item; None where a link was cleared
         self._documents = documents
         self._ledger = ledger
         self._plan = plan
@@ -331,9 +323,7 @@ class Recorder:
                     tally.companions_missing += bool(media.companions(each.document).keys() - each.derived.found)
 
     def untouched(self, records: Mapping[str, int]) -> None:
-        """Everything is known to be as it has to be: what a run that reads the repository would count (VERIFY-11);
-        `records` of each type are in the repository.
-        """
+        """All is as it has to be: count what a run that reads the repository and its `records` would (VERIFY-11)."""
         self.count()
         for media in self._plan.selection.types:
             tally = self.report.tally(media.name)
@@ -350,9 +340,7 @@ class Recorder:
         return tally
 
     def doubt(self, media: MediaType, orphans: int, records: int, why: str) -> None:
-        """Records without a document are kept, because the database is doubted and not the records; `why` ends a
-        sentence.
-        """
+        """Records without a document stay, as the database is doubted and not they; `why` ends a sentence."""
         self.report.tally(media.name).orphans_kept += orphans
         self.report.note(
             f"{orphans} of {records} {media.name} records have no document in Mongo, and {why}: that looks like a "
@@ -370,7 +358,11 @@ class Recorder:
             for operation in plan.operations:
                 self.states.reopen(operation)
             saved += [self._keep(plan.media, kept) for kept in plan.kept]
-            saved += [self._withhold(withheld) for withheld in plan.withheld]
+            for withheld in plan.withheld:
+                if withheld.wanted is None:
+                    self.report.note(withheld.failure.message)
+                else:
+                    saved.append(self._fail(withheld.wanted, withheld.failure, withheld.rkey))
         for plan in plans:  # after all is counted: should Mongo not answer, no item is left out
             self._heal_links(plan)
         saved += [self._delete(operation) for operation in self.states.unheard_deletions()]
@@ -393,7 +385,7 @@ class Recorder:
                 continue
             last, link = self.states.close(operation), None
             if operation.kind in ERASES:
-                if not last or self.states.ended.get(operation.item) is not None:
+                if not last or operation.item in self.states.ended:
                     continue
                 gone.append(self._delete(operation))
             elif operation.wanted is not None:
@@ -421,7 +413,7 @@ class Recorder:
             self._list(operation.item, operation.document, failure, state)
             return
         self.states.close(operation)
-        if self.states.ended.get(operation.item) is None:
+        if operation.item not in self.states.ended:
             self._save([self._miss(operation, failure, state, until)])
 
     def block(self, media: MediaType, reason: Blocked) -> None:
@@ -467,7 +459,7 @@ class Recorder:
                 document = documents.get(entry.document)
                 over = entry.withdrawn_at is not None or (document is None and entry.state is not State.DELETED)
                 there = f"{media.nsid}/{entry.rkey}" in records
-                if over and entry.rkey and not there and self.states.ended.get(entry.item) is None:
+                if over and entry.rkey and not there and entry.item not in self.states.ended:
                     saved.append(self._entries.deleted(entry.item, document, entry.rkey, "its record is gone"))
         self._save(saved)
 
@@ -499,19 +491,15 @@ class Recorder:
         if refusal is not None:
             self.report.blocked = Blocked(refusal.message)
         self.begin()
-        moving: list[Operation] = []
-        for operation in plan.operations():
-            if operation.writes or operation.kind is Kind.RENDER:
-                tally = self.report.tally(operation.media.name)
-                if refusal is not None:
-                    self.states.end(operation.item, State.BLOCKED)
-                    continue
-                tally.pending += 1
-                if operation.kind is Kind.RENDER:
-                    self.states.end(operation.item, State.DEFERRED)
-                else:
-                    moving.append(operation)
-        self.committed(moving)
+        waiting = [each for each in plan.operations() if each.writes or each.kind is Kind.RENDER]
+        for operation in waiting:
+            if refusal is not None:
+                self.states.end(operation.item, State.BLOCKED)
+            elif operation.kind is Kind.RENDER:
+                self.states.end(operation.item, State.DEFERRED)
+            self.report.tally_of(operation.item).pending += refusal is None
+        if refusal is None:
+            self.committed([operation for operation in waiting if operation.writes])
 
     def skip(self) -> None:
         """What was not agreed to is not done: its items wait for another sync. The ledger need not know."""
@@ -529,7 +517,7 @@ class Recorder:
 
     def _keep(self, media: MediaType, kept: Kept) -> LedgerEntry | None:
         item = kept.wanted.item
-        if self.states.ended.get(item) is not None:
+        if item in self.states.ended:
             return None
         wanted = replace(kept.wanted, cid=kept.cid)
         sent = self.states.sent.get(item, {}).get(f"{media.nsid}/{kept.rkey}")
@@ -537,12 +525,6 @@ class Recorder:
             return self._write(wanted, sent.kind, kept.rkey)
         self.states.end(item, State.UNCHANGED)
         return self._entries.unchanged(wanted, kept.rkey)
-
-    def _withhold(self, withheld: Withheld) -> LedgerEntry | None:
-        if withheld.wanted is None:
-            self.report.note(withheld.failure.message)
-            return None
-        return self._fail(withheld.wanted, withheld.failure, withheld.rkey)
 
     def _write(self, wanted: Wanted, kind: Kind, rkey: str) -> LedgerEntry:
         self.states.write(wanted.item, kind)

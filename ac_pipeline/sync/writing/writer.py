@@ -32,18 +32,15 @@ from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.sync.planning.plan import ERASES, Kind, Operation
 from ac_pipeline.sync.ports import DataServer, Ledger
 
-REQUEST_BYTES = 1_000_000
-"""Request body the reference PDS takes; versions before 0.4.226 take 150 KiB, which a 413 teaches."""
+REQUEST_BYTES = 1_000_000  # Body the reference PDS takes; versions before 0.4.226 take 150 KiB: a 413 teaches it
 
 COMMIT_BYTES = 2_000_000  # Bytes of new blocks the reference PDS takes in one commit
 
-TREE_BYTES_PER_OPERATION = 4_000
-"""Room for the tree nodes that one operation rewrites: some eight levels of nodes of about 500 bytes."""
+TREE_BYTES_PER_OPERATION = 4_000  # Room for the tree nodes that one operation rewrites: some eight of about 500 bytes
 
 UPLOADS = 4  # Blobs uploaded at once: `uploadBlob` is 2.3 times as fast ten at once as one by one, most of that at four
 
-SILENT_LIMIT = 8
-"""Operations that may fail alone with a 5xx before any other went through: then the PDS is at fault, not they."""
+SILENT_LIMIT = 8  # Operations that may fail alone with a 5xx before any went through: then the PDS is at fault
 
 _ATTEMPTS = 2
 _ABOUT_KEY = re.compile(r"\b(record[ -]?key|rkey)\b", re.IGNORECASE)
@@ -106,8 +103,7 @@ class Writer:
     host: str  # The PDS, as the ledger names it
     now: Callable[[], datetime]  # The time, UTC
     account: Account
-    # Bytes of a blob that an operation's record refers to; raises `Permanent` or `Transient`
-    load: Callable[[Operation, BlobRef], bytes]
+    load: Callable[[Operation, BlobRef], bytes]  # Bytes of a blob; raises `Permanent` or `Transient`
     uploaded: set[str] = field(default_factory=set)  # CIDs of blobs this run has uploaded; grows
     limits: BatchLimits = field(init=False)
     _repeated: set[str] = field(default_factory=set)

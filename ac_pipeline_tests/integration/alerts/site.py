@@ -19,7 +19,7 @@ from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 
 RECORDS = [records_key(media) for media in MEDIA_TYPES]
 PAINTINGS = records_key(media_type("painting"))
-THUMBNAILS = RENDITIONS[0].key
+THUMBNAILS = next(iter(RENDITIONS))
 KEYS = ["ada", "bea", "cyd", "dan"]
 DAEMONS = ("SENSOR", "BACKFILL", "SCHEDULER", "QUEUED_RUN_COORDINATOR", "MONITORING", "EVENT_LOG_CONSUMER", "ASSET")
 

@@ -222,6 +222,7 @@ class _Opened:
         )
         self.server, self.receipts, self.ledger = _Server(mirror), mirror.receipts, _Ledger(mirror)
         self.changes, self.safeguard = _Changes(mirror), _Safeguard(mirror)
+        self.engine = SimpleNamespace(survey=lambda account, wanted: (None, mirror.survey(account, wanted.types)))
         self.accounts = SimpleNamespace(
             all=lambda: list(mirror.accounts().values()),
             select=lambda users: [mirror.accounts()[user] for user in users],
@@ -280,6 +281,7 @@ class _Ledger:
                 max((e.deferred_until for e in entries if e.deferred_until), default=None),
                 min((e.updated_at for e in entries if e.updated_at), default=None),
                 any(e.cid for e in entries),
+                max((e.failure.message for e in entries if e.failure), default=""),
             )
             for (user, error_class), entries in sorted(found.items())
         ]

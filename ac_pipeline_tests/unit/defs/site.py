@@ -14,7 +14,7 @@ from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline_tests.unit.defs.scripted_mirror import ScriptedMirror
 
 RECORDS = [records_key(media) for media in MEDIA_TYPES]
-THUMBNAILS = RENDITIONS[0].key
+THUMBNAILS = next(iter(RENDITIONS))
 PAINTINGS = records_key(media_type("painting"))
 MOODS = records_key(media_type("mood"))
 

@@ -70,6 +70,13 @@ def test_one_user_with_something_new_gets_a_run_of_the_partition(ticks: Ticks) -
     assert (plan.alone, plan.together) == (("ada",), ())
 
 
+def test_an_item_whose_id_is_no_text_of_utf_8_is_remembered_like_any_other(ticks: Ticks) -> None:
+    """BORDER-1."""
+    odd = work("ada", "\udce9")
+    assert ticks.tick([odd]).asked == ticks.tick([odd]).asked == ("ada",)
+    assert ticks.tick([odd]).resting == ("ada",)
+
+
 def test_several_users_go_into_one_run(ticks: Ticks) -> None:
     plan = ticks.tick([work("ada"), work("bea"), work("cyd")])
     assert (plan.alone, plan.together) == ((), (("ada", "bea", "cyd"),))

@@ -172,14 +172,14 @@ def test_quarantined_items_leave_their_partition_green_with_the_reason_first(sit
 def test_the_partition_of_somebody_blocked_does_not_look_like_one_that_is_well(site: Site) -> None:
     """ACCT-1, RUN-7, SEEN-1: it begins with the reason, and its documents are seen in another version than it is made
     from, so that it is shown as behind until the account can be used. No run and no backfill fails for it."""
-    site.mirror.blocked["ada"] = AccountInactive("400 AccountDeactivated", answer="AccountDeactivated")
+    site.mirror.blocked["ada"] = AccountInactive("did:plc:ada is deactivated")
     for _ in range(2):
         result = site.run(*RECORDS)
         assert result.success
         assert site.green(PAINTINGS) == set(KEYS)
         said = site.said(PAINTINGS, "ada")
         assert list(said)[:2] == ["status", "blocked_reason"]
-        assert said["blocked_reason"] == "account-inactive: the PDS says that did:plc:ada is deactivated"
+        assert said["blocked_reason"] == "account-inactive: did:plc:ada is deactivated"
         assert "Blocked accounts: 1 (account-inactive 1)" in closing_line(site, result)
         assert (site.version(SOURCE, "ada"), site.version(SOURCE, "bea")) == ("documents-blocked", "documents")
     del site.mirror.blocked["ada"]

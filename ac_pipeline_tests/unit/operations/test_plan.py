@@ -17,6 +17,7 @@ from ac_pipeline.operations.plan import (
     dry_run,
     kept_lines,
     learned_limits,
+    plan_report,
     selection_of,
     selection_to_json,
 )
@@ -100,6 +101,19 @@ def test_the_command_that_sweeps_has_the_selection_of_the_plan_and_no_option_of_
 def drawn(world: World, *users: Account) -> DryRun:
     with world.quiet():
         return dry_run(world.engine, users, Selection(), limits=USUAL, workers=1)
+
+
+def test_items_that_cannot_be_published_are_counted_and_not_said_to_be_in_order() -> None:
+    """PLAN-1, OPS-4: nothing has tried them yet, so that only a plan can tell beforehand."""
+    world = World()
+    user = world.user()
+    world.add("mood", user, mood="  ")
+    made = drawn(world, user)
+    assert (made.quarantined, made.counts) == ({"invalid-document": 1}, {})
+    report = plan_report(made)
+    assert report.headline == "Nothing to do."
+    assert any("as they are: invalid-document 1." in line for line in report.lines)
+    assert report.json["quarantined"] == {"invalid-document": 1}
 
 
 def test_users_known_to_be_blocked_are_apart_from_operations_hash_and_cost() -> None:

@@ -234,6 +234,19 @@ def test_historical_shapes_come_back_as_they_were_and_the_next_sync_repairs_them
     assert world.records(user, "mood")[A]["mood"] == "fine"
 
 
+def test_a_record_that_has_got_its_name_since_can_be_replaced_by_what_it_was(world: Guarded) -> None:
+    """PLAN-6, GUARD-7: it is the same document's under the same key, although the older one did not say so."""
+    user = world.user()
+    world.add("kidlisp", user, code="cow", source="(wipe blue)")
+    world.put(user, "kidlisp", A, {"code": "cow", "source": "(wipe blue)", "when": WHEN_TEXT})
+    before = world.contents(user)
+    taken = take_snapshot(world.vault, user, MEDIA_TYPES)
+    assert world.sync(user).types["kidlisp"].updated == 1
+    assert "--overwrite" in held(world.restore(user, source=taken.id))[A]
+    assert world.restore(user, source=taken.id, overwrite=True).restored == {"kidlisp": 1}
+    assert world.contents(user) == before
+
+
 def test_a_document_that_changed_since_gets_its_own_media_from_the_next_sync(world: Guarded) -> None:
     """WRITE-10: the renditions that the ledger knows are those of the document as it was."""
     user, ids, before = wiped(world)

@@ -12,7 +12,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import NoCredentials, ServiceUnreachable, SourceMissing
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.sync.costs import Ceiling, Limits, user_cost
-from ac_pipeline.sync.engine import AccountPlan
+from ac_pipeline.sync.planning.plan import AccountPlan
 from ac_pipeline.sync.selection import PlanHash, Selection, planned
 from ac_pipeline_tests.unit.sync.world import World, at_second, cost, totals
 

@@ -58,6 +58,15 @@ def test_a_user_with_three_items_is_served(world: World) -> None:
     assert sync_all(world, users) == (3, 0)
 
 
+@pytest.mark.parametrize(("lost", "deleted"), [(12, 12), (13, 0)])
+def test_more_than_half_of_what_a_user_has_waits_for_a_person(world: World, lost: int, deleted: int) -> None:
+    """GUARD-1: one mood over the half of 24; everybody's share of the day would let both go."""
+    people(world, 10, 12)
+    (user,), moods = people(world, 1, 24)
+    lose(world, moods[:lost])
+    assert sync_all(world, [user]) == (deleted, lost - deleted)
+
+
 @pytest.mark.parametrize("memory", ["as it is", "no look before", "ledger lost"])
 @pytest.mark.parametrize("instead", [False, True], ids=["gone", "imported anew under other ids"])
 def test_a_collection_lost_from_many_users_with_few_items_each_loses_no_record(
@@ -221,6 +230,18 @@ def test_nothing_new_for_the_set_days_is_said_where_some_used_to_come(world: Wor
     assert world.safeguard.problems(replace(newest, arrivals=2)) == (None, None)
     world.safeguard.silent_days = 0
     assert world.safeguard.problems(newest) == (None, None)
+
+
+def test_after_a_plan_no_sync_removes_what_the_first_look_let_go(world: World) -> None:
+    """GUARD-1, PLAN-1: of a platform that no run has seen before, as at a cut-over."""
+    users, moods = people(world, 10, 3)
+    lose(world, moods[:24])
+    world.ledger.looks.clear()
+    world.ledger.entries.clear()
+    world.ledger.repositories.clear()
+    plans = [sum(world.survey(user)[1].orphans_kept for user in users) for _ in range(2)]
+    assert plans == [21, 24]
+    assert sync_all(world, users) == (0, 24)
 
 
 def test_one_user_with_records_of_any_names_holds_up_nobody(world: World) -> None:

@@ -25,7 +25,8 @@ from ac_pipeline.media.base import Document, Link, MediaType
 from ac_pipeline.media.documents import interpret, read_link
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.sync.costs import Bill, Cost, Limits, user_cost
-from ac_pipeline.sync.engine import AccountPlan, Engine
+from ac_pipeline.sync.engine import Engine
+from ac_pipeline.sync.planning.plan import AccountPlan
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.safeguard import Safeguard
 from ac_pipeline.sync.selection import Selection
