@@ -14,7 +14,7 @@ WORKERS ?= 4
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-faults test-browser lint format bench bench-backfill bench-heavy bench-links bench-latency bench-statements dev reference lock clean
+.PHONY: help setup demo test test-fast test-faults test-browser lint format bench bench-backfill bench-heavy bench-hosts bench-links bench-latency bench-statements dev reference lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -67,6 +67,9 @@ bench-backfill: $(READY) ## Backfill of 500 users by a real Dagster, with failur
 
 bench-heavy: $(READY) ## The heaviest user there and back: sync, verify, wipe, restore from snapshot and Mongo
 	$(RUN) -m ac_pipeline_tests.benchmarks.heavy_user
+
+bench-hosts: $(READY) ## The same backfill on one host and on two, of which one dies in the middle, side by side: USERS
+	$(RUN) -m ac_pipeline_tests.benchmarks.hosts --users $(USERS)
 
 bench-latency: $(READY) ## From a change in MongoDB to the PDS by the sensors: p50, p95, max of 100 inserts and 100 nukes
 	$(RUN) -m ac_pipeline_tests.benchmarks.latency

@@ -113,14 +113,15 @@ def cli() -> None:
 
 
 @cli.command("dagster")
-@click.argument("part", type=click.Choice(["dev", "prepare", "webserver", "daemon", "code-server"]))
+@click.argument("part", type=click.Choice(["dev", "prepare", "webserver", "daemon", "code-server", "worker"]))
 @click.option("--workspace", help="Another workspace.yaml than our own.")
 @click.option("--host", help="Address of the UI, or of the code server; 127.0.0.1 by default.")
 @click.option("--port", type=int, help="Its port: 3000, of the code server 4000.")
 @click.option("--read-only", is_flag=True, help="A UI that launches and changes nothing.")
 def dagster(part: str, read_only: bool, **options: object) -> None:
-    """Start Dagster on these settings: UI, daemon and code server together (dev), or one of them. Each of these first
-    does what `prepare` does alone: writes DAGSTER_HOME, makes the tables and sets the limits of the pools.
+    """Start Dagster on these settings: UI, daemon and code server together (dev), one of them, or a worker of Celery
+    for runs. Each of these first does what `prepare` does alone: writes DAGSTER_HOME, makes the tables and sets the
+    limits of the pools.
     """
     given = [f"--{name}={value}" for name, value in options.items() if value is not None]
     words = [part, *given, *(["--read-only"] if read_only else [])]

@@ -70,6 +70,7 @@ def why_unusable(url: SecretStr) -> str | None:
 _PACKAGE: Final = Path(__file__).parents[1]
 PROJECT: Final = _PACKAGE if (_PACKAGE / "dagster.yaml").is_file() else _PACKAGE.parent
 """The folder of our own dagster.yaml and workspace.yaml: inside an installed package, or the checkout."""
+MODULE: Final = "ac_pipeline.definitions"
 LOCATION: Final = "ac_pipeline"  # The name of the code location, as workspace.yaml and pyproject.toml have it
 _WRITTEN_BY_US = "# Written by ac_pipeline.defs.home at every start: change dagster.yaml in the project"
 """How the file of every version of ours begins."""
@@ -203,7 +204,7 @@ def main(arguments: Sequence[str]) -> int:
     """Dagster on the settings of the environment, .env and .env.local; each part prepares its home first.
 
     dev (default): UI, daemon and code server, until Ctrl-C or SIGTERM. webserver, daemon, code-server: one of them.
-    prepare: none of them; prints the home.
+    worker: of Celery, for runs. prepare: none of them; prints the home.
     """
     parser = argparse.ArgumentParser(
         prog="ac-pipeline dagster", description=main.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -238,11 +239,11 @@ def main(arguments: Sequence[str]) -> int:
     if options.part == "code-server":
         # Containers of runs get every setting, by name; Dagster fills in the value that its daemon has.
         context = {"docker": {"env_vars": sorted(_values(settings))}}
-        command += ["--module-name", "ac_pipeline.definitions", "--attribute", "defs", "--location-name", LOCATION]
+        command += ["--module-name", MODULE, "--attribute", "defs", "--location-name", LOCATION]
         command += ["--container-context", json.dumps(context)]
-    else:
+    elif options.part != "worker":
         command += ["--workspace", str((options.workspace or options.project / "workspace.yaml").absolute())]
-    if options.part != "daemon":
+    if options.part not in {"daemon", "worker"}:
         port = options.port or (4000 if options.part == "code-server" else 3000)
         command += ["--host", options.host, "--port", str(port)]
     if options.read_only:
@@ -256,6 +257,8 @@ _PARTS: Final = {
     "webserver": [web_server.MODULE],
     "daemon": ["dagster._daemon", "run"],
     "code-server": ["dagster", "code-server", "start"],
+    # A busy worker keeps no run that another could begin with; and is warm from its first run on.
+    "worker": ["celery", "--app=dagster_celery.app", "worker", "--disable-prefetch", f"--include={MODULE}"],
 }
 
 

@@ -29,6 +29,7 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 NOT_OURS = {"--uri", "--db", "--help", "--format", "--prepare-only", "--project", "--host", "--port", "--workspace"}
 NOT_OURS |= {"--multiprocessing-fork", "--module-name", "--attribute", "--location-name", "--container-context"}
 NOT_OURS |= {"--log-format", "--profile"}  # Dagster, docker
+NOT_OURS |= {"--app", "--disable-prefetch", "--include"}  # Celery
 NOT_OURS |= {"--require-hashes", "--requirement", "--no-deps", "--no-build-isolation"}  # pip
 NOT_OURS |= {"--system", "--home-dir", "--mode", "--now", "--build", "--detach"}  # useradd, install, systemctl, docker
 NOT_OURS |= {"--namespace", "--from-env-file", "--kustomize"}  # kubectl

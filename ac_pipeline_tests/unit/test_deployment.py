@@ -79,7 +79,7 @@ def commands() -> Iterator[list[str]]:
     yield json.loads(last)
     for path in (UNIT, *OTHERS):
         line = re.findall(r"^ExecStart=/opt/ac-pipeline/bin/(.+)", path.read_text(), re.MULTILINE)[-1]
-        for part in ("code-server", "webserver", "daemon"):
+        for part in ("code-server", "webserver", "daemon", "worker"):
             yield shlex.split(line.replace("%i", part))
 
 
@@ -171,7 +171,7 @@ def test_compose_starts_runs_in_its_own_network_and_volume(tmp_path: Path, monke
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["compose", "kubernetes"])
+@pytest.mark.parametrize("kind", ["compose", "kubernetes", "celery"])
 def test_what_we_keep_of_the_instance_is_kept_by_every_deployment(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -180,7 +180,14 @@ def test_what_we_keep_of_the_instance_is_kept_by_every_deployment(
     written = yaml.safe_load((tmp_path / "dagster.yaml").read_text())
     ours = yaml.safe_load((ROOT / "dagster.yaml").read_text())
     differing = {name for name in written if written[name] != ours.get(name)}
-    assert differing <= {"run_launcher", "compute_logs", "concurrency"}
+    # With Celery a run that has left our queue may have to wait for a process.
+    assert differing <= {
+        "run_launcher",
+        "compute_logs",
+        "concurrency",
+        *(["run_monitoring"] if kind == "celery" else []),
+    }
+    assert written["run_monitoring"].items() >= {"enabled": True, "poll_interval_seconds": 10}.items()
     runs = written["concurrency"]["runs"]
     limits = {each["key"]: each["limit"] for each in runs["tag_concurrency_limits"]}
     pools = pool_limits(kubernetes_settings()["AC_POOL_LIMITS"]) if kind == "kubernetes" else POOL_LIMITS
@@ -312,7 +319,7 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
     assert "KillMode=mixed" in text
     if (verify := shutil.which("systemd-analyze")) is None:
         return
-    for part in ("code-server", "webserver", "daemon"):
+    for part in ("code-server", "webserver", "daemon", "worker"):
         unit = tmp_path / f"ac-pipeline@{part}.service"
         unit.write_text(text.replace("/opt/ac-pipeline/bin/ac-pipeline", sys.executable))
         done = subprocess.run([verify, "verify", str(unit)], capture_output=True, text=True, check=False)
