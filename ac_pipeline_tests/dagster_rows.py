@@ -6,6 +6,7 @@ For tests that need a backfill, a turned-on sensor or a tick as they are stored,
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import dagster as dg
@@ -130,11 +131,15 @@ def sentence(result: dg.ExecuteInProcessResult) -> str:
 
 
 def cells_of(table: dg.TableMetadataValue) -> list[dict[str, Any]]:
-    """The rows of a table, without the marks at which the UI may break their words."""
-    return [
+    """The rows of a table, without the marks at which the UI may break their words; what stands by name in a last
+    column, for want of room, as columns of text."""
+    rows = [
         {column: unbroken(cell) if isinstance(cell, str) else cell for column, cell in record.data.items()}
         for record in table.records
     ]
+    for row in rows:
+        row |= dict(re.findall(r"(\w+): (.*?)(?:; (?=\w+: )|$)", str(row.pop("more", ""))))
+    return rows
 
 
 def plain(metadata: Any) -> dict[str, Any]:
