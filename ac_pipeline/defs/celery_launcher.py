@@ -9,7 +9,7 @@ import time
 from typing import Any
 
 import dagster as dg
-from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
+from dagster._core.launcher import CheckRunHealthResult, WorkerStatus  # where launchers are extended; no public name
 from dagster_celery import launcher
 from dagster_celery.tags import DAGSTER_CELERY_TASK_ID_TAG
 
