@@ -62,8 +62,8 @@ class Walk:
 
 @pytest.fixture(scope="module")
 def answered(stage: Stage) -> Iterator[Stage]:
-    """Users are synchronised, one is blocked, a painting of another is broken, and a mood was removed; the mirror is
-    verified, planned and counted, as the schedules do it."""
+    """Users are synchronised, one is blocked, a painting of another is broken, a mood was removed and one is new; the
+    mirror is verified, planned and counted, as the schedules do it."""
     users = stage.platform.database["users"]
     gwen, hugo = (stage.platform.pipeline.accounts.find(name) for name in ("gwen", "hugo"))
 
@@ -79,8 +79,10 @@ def answered(stage: Stage) -> Iterator[Stage]:
     users.update_one({"_id": gwen.id}, {"$unset": {"atproto.password": ""}})
     try:
         done(SYNC_CHANGED_USERS, run_config(["gwen", "hugo"]))
-        for job in VERIFY_USERS, run_plan.job, COUNT_MIRROR:
-            done(job)
+        done(VERIFY_USERS)
+        stage.platform.add("mood", hugo, mood="no record yet")
+        done(run_plan.job)
+        done(COUNT_MIRROR)
         yield stage
     finally:
         users.update_one({"_id": gwen.id}, {"$set": {"atproto.password": gwen.password}})
