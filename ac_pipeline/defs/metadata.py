@@ -347,10 +347,11 @@ def item_entries(pipeline: PipelineResource, entries: Iterable[LedgerEntry]) -> 
     for entry in entries:
         code, message = _said_of(entry)
         short = f"{entry.type}:{entry.code or entry.document[-8:]}"
-        found[entry.item if short in found else short] = dg.MetadataValue.md(
-            f"**{escaped(code)}**: {escaped(message)}  \n"
-            f"{escaped(entry.partition)} · {_links(pipeline, entry)} · {coded(entry.item)}"
-        )
+        where = f"  \n{escaped(entry.partition)} · {_links(pipeline, entry)} · {coded(entry.item)}"
+        said, room = escaped(message), _INLINE - len(where) - len(code) - 6
+        if len(said) > room:  # an escaped text is at most twice as long
+            said = escaped(_short(message, room // 2 - 4))
+        found[entry.item if short in found else short] = dg.MetadataValue.md(f"**{escaped(code)}**: {said}{where}")
     return found
 
 

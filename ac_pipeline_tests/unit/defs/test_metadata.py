@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pytest
 
-from ac_pipeline.defs.metadata import LINKED, attempt_line, breakable, escaped, run_link, unbroken
+from ac_pipeline.defs.metadata import LINKED, attempt_line, breakable, escaped, item_entries, run_link, unbroken
 from ac_pipeline.errors import ServerFailed
 from ac_pipeline.items import Attempt, Stage, State
 from ac_pipeline.media.registry import media_type
@@ -131,3 +131,16 @@ def test_long_words_of_a_table_can_be_broken_and_put_together_again(text: str) -
     shown = breakable(text)
     assert max(map(len, shown.replace(" ", "\u200b").split("\u200b"))) <= 14
     assert unbroken(shown) == text
+
+
+@pytest.mark.parametrize("message", ["no candidate is left", "m" * 2_000, "`*_[]" * 400])
+def test_an_item_s_entry_stands_inline_with_its_links_and_its_whole_id(mirror: ScriptedMirror, message: str) -> None:
+    """OPER-2: the UI hides Markdown of 1,000 characters behind a button."""
+    item = mirror.quarantine("bea", PAINTING, message)
+    other = mirror.quarantine("bea", PAINTING, message)
+    shown = {name: entry.value for name, entry in item_entries(mirror, list(mirror.ledger.values())).items()}
+    assert list(shown) == ["painting:abc", other]
+    assert len(shown["painting:abc"]) < 1_000
+    assert shown["painting:abc"].startswith("**source-missing**: ")
+    assert shown["painting:abc"].endswith(f"`{item}`")
+    assert f"(/runs/{RUN})" in shown["painting:abc"]
