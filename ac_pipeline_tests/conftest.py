@@ -13,6 +13,7 @@ import os
 import secrets
 import shutil
 import signal
+import ssl
 import tempfile
 import uuid
 from collections.abc import Generator, Iterator, Mapping
@@ -54,10 +55,18 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("project")
 
 _MEMORY = Path("/dev/shm")
+_MEMORY_FREE = 4 << 30
 _PORT_ATTEMPTS = 3
+
+# httpx reads all certificates for each client and each `httpx.get`, which is 23 ms of CPU; nobody changes them here.
+ssl.create_default_context = functools.cache(ssl.create_default_context)
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # What is temporary lies in memory where there is enough: no commit of a server or of Dagster waits for a disk.
+    if "TMPDIR" not in os.environ and os.access(_MEMORY, os.W_OK) and shutil.disk_usage(_MEMORY).free > _MEMORY_FREE:
+        os.environ["TMPDIR"] = str(_MEMORY)
+        tempfile.tempdir = None
     # xdist would begin with the files of most tests. Those that take longest have few.
     config.option.loadscopereorder = False
     # A shell starts background commands deaf to SIGINT. Whatever tests start would inherit that and outlive its end.
@@ -178,8 +187,8 @@ def _account(new: NewAccount, label: str, key: str | None) -> Account:
 
 @pytest.fixture(scope="session")
 def services_folder() -> Iterator[Path]:
-    """A folder for the data of this worker's servers, in memory where possible."""
-    folder = Path(tempfile.mkdtemp(prefix="ac-pipeline-", dir=_MEMORY if os.access(_MEMORY, os.W_OK) else None))
+    """A folder for the data of this worker's servers."""
+    folder = Path(tempfile.mkdtemp(prefix="ac-pipeline-"))
     yield folder
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -36,6 +36,7 @@ from ac_pipeline.local.services.processes import (
     stop_processes,
     wait_until_healthy,
 )
+from ac_pipeline.proxies import DIRECT
 
 HANDLE_DOMAIN = ".test"
 ADMIN_PASSWORD = "local-admin"  # noqa: S105 - a throw-away server on the loopback interface
@@ -181,10 +182,11 @@ def _environment(port: int, plc_port: int, folder: Path) -> dict[str, str]:
 
 
 def _answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=1.0, trust_env=False).status_code == httpx.codes.OK
-    except httpx.HTTPError:
-        return False
+    with httpx.Client(transport=DIRECT.transport(httpx.Limits()), timeout=1.0, trust_env=False) as http:
+        try:
+            return http.get(url).status_code == httpx.codes.OK
+        except httpx.HTTPError:
+            return False
 
 
 DATABASE = "aesthetic"  # `MONGODB_NAME`; upstream's own name for it (aesthetic-computer facts, section 1)
