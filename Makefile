@@ -8,7 +8,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 RUN := $(BIN)/python
 # Two for each of two cores: with one each, the cores are idle for two fifths of the time, while tests wait for Dagster's
-# daemon (it looks every 30 seconds) and for the PDS (a sign-in takes 350 ms, whatever the password).
+# daemon (it looks every 10 seconds) and for the PDS (a sign-in takes 350 ms, whatever the password).
 WORKERS ?= 4
 # Where it is set, each of the hundred processes that a test run starts compiles the whole project anew.
 unexport PYTHONDONTWRITEBYTECODE

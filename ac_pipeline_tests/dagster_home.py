@@ -75,7 +75,7 @@ class Role(StrEnum):
 _ROLES = (
     ("-m ac_pipeline.defs.web_server dev", Role.SUPERVISOR),
     ("-m ac_pipeline.defs.web_server", Role.WEB_SERVER),
-    ("-m dagster._daemon", Role.DAEMON),
+    ("-m ac_pipeline.defs.daemon", Role.DAEMON),
     ("dagster code-server start", Role.CODE_SERVER_PROXY),
     ("dagster api grpc", Role.CODE_SERVER),
     ("--multiprocessing-fork", Role.RUN),

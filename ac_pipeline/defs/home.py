@@ -255,7 +255,7 @@ def main(arguments: Sequence[str]) -> int:
 
 _PARTS: Final = {
     "webserver": [web_server.MODULE],
-    "daemon": ["dagster._daemon", "run"],
+    "daemon": ["ac_pipeline.defs.daemon", "run"],
     "code-server": ["dagster", "code-server", "start"],
     # A busy worker keeps no run that another could begin with; and is warm from its first run on.
     "worker": ["celery", "--app=dagster_celery.app", "worker", "--disable-prefetch", f"--include={MODULE}"],

@@ -29,6 +29,10 @@ from ac_pipeline.errors import PipelineError
 from ac_pipeline.settings import load_settings
 
 MODULE: Final = "ac_pipeline.defs.web_server"
+_OURS: Final = {
+    "dagster_webserver": MODULE,
+    "dagster._daemon": "ac_pipeline.defs.daemon",
+}  # What `dagster dev` starts, and we instead
 THUMBNAIL_SIDE: Final = 96
 _PICTURE: Final = re.compile(r"(did:[a-z]+:[A-Za-z0-9.:%_-]{1,200})/([a-z2-7]{20,100})")
 _PICTURE_SECONDS, _PICTURE_MEGABYTES, _PICTURE_SIDE = 10.0, 2, 4_096
@@ -139,7 +143,7 @@ def _name(address: str) -> str:
 def main() -> None:
     """Run `dagster-webserver`, or `dagster dev`, with our arguments, the web server behind the guard.
 
-    Neither has a place of its own for it (1.13.27): the one is given another command to start, the other another
+    Neither has a place of its own for it (1.13.27): the one is given other commands to start, the other another
     application to serve.
     """
     if sys.argv[1:2] == ["dev"]:
@@ -147,7 +151,7 @@ def main() -> None:
         start = dev.open_ipc_subprocess
 
         def start_guarded(parts: Sequence[str], **options: Any) -> Any:
-            return start([MODULE if part == "dagster_webserver" else part for part in parts], **options)
+            return start([_OURS.get(part, part) for part in parts], **options)
 
         dev.open_ipc_subprocess = start_guarded
         command: Any = import_module("dagster._cli")

@@ -1,7 +1,7 @@
 """One backfill of a real Dagster, in the middle of which each of its processes is killed with SIGKILL.
 
-A story that is told once: Dagster's backfill daemon looks every 30 seconds, and a backfill of its own for each kill
-would take minutes. What was seen at each turn is kept; the tests are about that.
+A story that is told once: a backfill of its own for each kill would take minutes. What was seen at each turn is kept;
+the tests are about that.
 """
 
 from __future__ import annotations

@@ -208,7 +208,7 @@ def run_stage(
     selected = context.run.asset_selection
     feeding = feeds is not None and (selected is None or feeds in selected)
     made: list[dg.AssetMaterialization] = []
-    # Users are logged as they end, but for a step that another asset waits for: a backfill looks every 30 seconds, and
+    # Users are logged as they end, but for a step that another asset waits for: a backfill looks every 10 seconds, and
     # asks for the next stage of whoever is green by then, a run for each unbroken range of keys (17 runs in place of 5
     # were seen for 500 users). Such a step logs all at its end, in their order: a look in the middle cuts them once.
     batch = UsersOfRun(context, pipeline, assets, users, made.append if feeds is not None else context.log_event)
