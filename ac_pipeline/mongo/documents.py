@@ -23,8 +23,9 @@ from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import InvalidDocument
 from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType, Verdict
-from ac_pipeline.media.documents import interpret, owner_of
-from ac_pipeline.media.eligibility import FLAGS, GUEST_VALUES, is_guest
+from ac_pipeline.media.documents import interpret
+from ac_pipeline.media.eligibility import FLAGS, GUEST_VALUES, NOBODY, is_guest
+from ac_pipeline.media.fields import sound_text
 from ac_pipeline.media.times import format_when, object_id_time, read_when
 from ac_pipeline.mongo.database import in_parts, mongo_errors, platform_collection
 
@@ -249,7 +250,7 @@ def link_change(media: MediaType, link: Link | None, synced_at: str) -> dict[str
 
 
 def _owner(raw: Mapping[str, Any]) -> str | None:
-    return None if is_guest(raw.get("user")) else owner_of(raw["user"])
+    return None if is_guest(raw.get("user")) else sound_text(raw["user"]) or NOBODY
 
 
 def _unique(collection: MongoCollection[dict[str, Any]], raw: Mapping[str, Any]) -> list[tuple[str, ...]]:

@@ -24,7 +24,9 @@ class Documents(Protocol):
         """Every document of the account, whatever its verdict, in no particular order, read with a projection."""
 
     def owners(self, media: MediaType, documents: Sequence[str]) -> Mapping[str, str | None]:
-        """Owner (None: guest) of each of these ids, whoever it belongs to; ids that do not exist are absent."""
+        """Owner of each of these ids, whoever it belongs to (None: guest; `NOBODY`: its `user` is no text); ids that do
+        not exist are absent.
+        """
 
     def dates(self, media: MediaType) -> Mapping[str, int]:
         """Id of every document of the collection, whoever owns it -> its `when` in ms since 1970."""

@@ -164,13 +164,19 @@ def test_an_account_that_leaves_and_shares_its_repository_is_blocked(mongo_datab
 
 
 def test_an_owner_without_user_document_is_listed_and_blocked(mongo_database: Mongo) -> None:
-    """OPS-5, ACCT-1: found by `$group`; guests, empty and odd owners are nobody."""
+    """OPS-5, ACCT-1, BORDER-1: found by `$group`; guests and empty owners are nobody, of odd ones it is said what is
+    wrong."""
     mongo_database["kidlisp"].insert_many([{"user": user} for user in (ANNA, ANNA, None, "", 5, ["x"])])
     mongo_database["kidlisp"].insert_one({"source": "x"})
     mongo_database["moods"].insert_one({"user": BERT})
     mongo_database["@handles"].insert_one({"_id": BERT, "handle": "bert"})
     found = accounts(mongo_database)
-    assert set(found) == {GUEST_ID, ANNA, BERT}
+    odd = [account for id, account in found.items() if id not in {GUEST_ID, ANNA, BERT}]
+    said = sorted(each.blocked.message for each in odd if each.blocked is not None)
+    assert [each.partition(":")[0] for each in said] == [
+        "`user` of some kidlisp is of type int, not a text",
+        "`user` of some kidlisp is of type list, not a text",
+    ]
     assert found[BERT].key == "bert"
     assert found[ANNA].key.startswith("user:")
     assert isinstance(found[ANNA].blocked, NoCredentials)

@@ -30,6 +30,7 @@ from ac_pipeline.errors import (
 )
 from ac_pipeline.items import Derived, LedgerEntry, Stage, State, item_id
 from ac_pipeline.media.base import Document, MediaType, Verdict
+from ac_pipeline.media.eligibility import NOBODY
 from ac_pipeline.sync.planning.plan import AccountPlan, Made, Wanted, failure_of, offer
 from ac_pipeline.sync.ports import Documents, Ledger, Renderer
 from ac_pipeline.sync.safeguard import Safeguard
@@ -78,10 +79,11 @@ def make(renderer: Renderer, pool: Executor, jobs: Sequence[Job]) -> Made:
 
 
 def gone_from(account: Account, owners: Mapping[str, str | None], documents: Iterable[str]) -> dict[str, str]:
-    """Those of these documents that are not this account's, with the reason, by what `Documents.owners` tells."""
-    own = None if account.is_guest else account.id
+    """Those of these documents that are not this account's, with the reason, by what `Documents.owners` tells; none
+    whose owner nobody can tell: nothing is removed for it."""
+    own = {None if account.is_guest else account.id, NOBODY}
     return {
-        id: ANOTHERS if id in owners else DOCUMENT_GONE for id in documents if id not in owners or owners[id] != own
+        id: ANOTHERS if id in owners else DOCUMENT_GONE for id in documents if id not in owners or owners[id] not in own
     }
 
 

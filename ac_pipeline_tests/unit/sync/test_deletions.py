@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from bson import Code, ObjectId
 
 from ac_pipeline.errors import RecordRefused, ServiceUnreachable
 from ac_pipeline.items import State
@@ -188,6 +189,22 @@ def test_a_user_without_documents_keeps_what_nobody_confirmed_as_gone(world: Wor
     report = world.sync(user)
     assert report.types["mood"].planned == 0
     assert world.by_ref(user, "mood").keys() == set(documents)
+
+
+@pytest.mark.parametrize("value", [ObjectId(), 5, b"auth0|x", Code("auth0|x"), {"id": 1}, "auth0|\udc80"], ids=type)
+@pytest.mark.parametrize("media", MEDIA_TYPES, ids=lambda media: media.name)
+def test_a_document_whose_owner_nobody_can_tell_keeps_its_record(world: World, media: Any, value: object) -> None:
+    """BORDER-1, DEL-4: as with a flag of another type, nothing is removed while the owner's wish is unclear."""
+    user = world.user()
+    document = world.add(media.name, user)
+    world.sync(user)
+    before = world.records(user, media.name)
+    world.change(media.name, document, user=value)
+    report = world.sync(user)
+    assert world.records(user, media.name) == before
+    assert any(document in note for note in report.notes)
+    world.change(media.name, document, user=user.id)
+    assert totals(world.sync(user), media.name).get("unchanged") == 1
 
 
 def test_a_record_of_somebody_elses_document_leaves_this_repository(world: World) -> None:
