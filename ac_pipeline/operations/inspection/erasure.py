@@ -29,8 +29,16 @@ from ac_pipeline.operations.parameters import Selected, option
 from ac_pipeline.operations.removal.snapshot import blobs_of
 from ac_pipeline.renditions.store import RenditionStore
 from ac_pipeline.sync.planning.copies import copies_of, deletions, find_lost_sources
-from ac_pipeline.sync.planning.plan import COPIES, AccountPlan, Existing, Wanted, existing_records, plan_type
-from ac_pipeline.sync.planning.reading import DOCUMENT_GONE, gone_from
+from ac_pipeline.sync.planning.plan import (
+    COPIES,
+    DOCUMENT_GONE,
+    AccountPlan,
+    Existing,
+    Wanted,
+    existing_records,
+    plan_type,
+)
+from ac_pipeline.sync.planning.reading import gone_from
 from ac_pipeline.sync.ports import DataServer, Documents, Ledger
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.writing.blob_repair import missing_blobs

@@ -62,6 +62,8 @@ BESIDE: Final = frozenset({Kind.DELETE_DUPLICATE, Kind.DELETE_COPY})
 _WRITES = {Kind.CREATE: "create", Kind.UPDATE: "update", **dict.fromkeys(ERASES | BESIDE, "delete")}
 LINKS_ONLY: Final = frozenset({Kind.ADOPT, Kind.HEAL, Kind.UNLINK})
 
+DOCUMENT_GONE: Final = "its document is gone"  # Why an orphan goes; the record may be the only copy
+ANOTHERS: Final = "its document belongs to another account"
 COPIES: Final = "site.standard.document"  # The collection in which copies of our records lie; see `copies.py`
 
 
@@ -122,7 +124,7 @@ class Operation:
 
     @property
     def item(self) -> str:
-        """The item it is about; an orphan's is that of the document it names."""
+        """The item it is about; an orphan's is that of the document it names, unless that is another account's."""
         document = self.document.id if self.document else self.orphan or self.rkey
         return item_id(self.media.name, document)
 
@@ -431,7 +433,9 @@ class _Planner:
                 continue
             reason = pending_deletion or (gone.get(record.ref) if record.ref is not None else None)
             if reason is not None:
-                self._add(Kind.DELETE_ORPHAN, record.rkey, reason, orphan=record.ref)
+                # What the ledger knows of another account's item is not this one's to change.
+                orphan = record.ref if reason != ANOTHERS else None
+                self._add(Kind.DELETE_ORPHAN, record.rkey, reason, orphan=orphan)
             else:
                 what = "names no document" if record.ref is None else f"names document {record.ref}, which is not known"
                 failure = _held_back(f"{self.media.name} record {record.rkey} {what}; it is left alone")

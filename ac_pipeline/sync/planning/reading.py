@@ -31,15 +31,11 @@ from ac_pipeline.errors import (
 from ac_pipeline.items import Derived, LedgerEntry, Stage, State, item_id
 from ac_pipeline.media.base import Document, MediaType, Verdict
 from ac_pipeline.media.eligibility import NOBODY
-from ac_pipeline.sync.planning.plan import AccountPlan, Made, Wanted, failure_of, offer
+from ac_pipeline.sync.planning.plan import ANOTHERS, DOCUMENT_GONE, AccountPlan, Made, Wanted, failure_of, offer
 from ac_pipeline.sync.ports import Documents, Ledger, Renderer
 from ac_pipeline.sync.safeguard import Safeguard
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.writing.recorder import Recorder
-
-DOCUMENT_GONE = "its document is gone"  # Why an orphan goes; the record may be the only copy
-
-ANOTHERS = "its document belongs to another account"
 
 COMPANION_DAYS = 7  # How long a missing companion may still turn up: it is uploaded together with its item
 

@@ -213,9 +213,40 @@ def test_a_record_of_somebody_elses_document_leaves_this_repository(world: World
     document = world.add("mood", owner)
     world.put(user, "mood", KEY, {"mood": "fine", "when": WHEN_TEXT, "ref": document})
     assert totals(world.sync(user)) == {"deleted": 1}
-    assert world.entry("mood", document).account == user.id
+    assert world.entry("mood", KEY).account == user.id
     assert totals(world.sync(owner)) == {"created": 1}
     assert world.by_ref(owner, "mood").keys() == {document}
+
+
+@pytest.mark.parametrize("first", ["before", "after"])
+@pytest.mark.parametrize("media", [each for each in MEDIA_TYPES if each.anonymous], ids=lambda media: media.name)
+@pytest.mark.parametrize("refused", [False, True], ids=["taken", "refused"])
+def test_work_that_passes_to_another_account_is_that_accounts_in_the_ledger(
+    world: World, media: Any, first: str, refused: bool
+) -> None:
+    """VERIFY-6, OPS-2: whoever of the two is synchronised first; what goes on in the old repository is told apart."""
+    before, after = world.guest(), world.user()
+    document = world.add(media.name, before)
+    world.sync(before)
+    (key,) = world.records(before, media.name)
+    world.change(media.name, document, user=after.id)
+    if refused:
+        world.pds.refusals[media.nsid, key] = RecordRefused("no")
+    for account in (before, after) if first == "before" else (after, before):
+        if account is after:
+            world.pds.refusals.clear()
+        elif refused:
+            world.pds.refusals[media.nsid, key] = RecordRefused("no")
+        world.sync(account)
+    entry = world.entry(media.name, document)
+    assert (entry.account, entry.did, entry.state) == (after.id, after.did, State.WRITTEN)
+    assert list(world.records(before, media.name)) == ([key] if refused else [])
+    assert (world.entry(media.name, key).withdrawn_at is not None) is refused
+    world.pds.refusals.clear()
+    world.sync(before)
+    assert world.records(before, media.name) == {}
+    assert world.entry(media.name, key).withdrawn_at is None
+    assert world.entry(media.name, document).account == after.id
 
 
 @pytest.mark.parametrize("fields", [{"mp4Url": None, "zipUrl": None}, {"mp4Status": "failed"}, {}])
