@@ -6,6 +6,7 @@ here only (LINK-1 to LINK-11, WRITE-2, 3, DEL-4, 5, 10).
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -64,6 +65,7 @@ LINKS_ONLY: Final = frozenset({Kind.ADOPT, Kind.HEAL, Kind.UNLINK})
 
 DOCUMENT_GONE: Final = "its document is gone"  # Why an orphan goes; the record may be the only copy
 ANOTHERS: Final = "its document belongs to another account"
+_OBJECT_ID: Final = re.compile("[0-9A-Fa-f]{24}")
 COPIES: Final = "site.standard.document"  # The collection in which copies of our records lie; see `copies.py`
 
 
@@ -197,7 +199,9 @@ def existing_records(repository: Repository, media: MediaType) -> list[Existing]
         except InvalidRecord:  # somebody else's record without a JSON form: it names nothing, but its key is taken
             value = {}
         named = [value.get(name) for name in ("ref", "mongoId")]
-        found.append(Existing(rkey, cid, next((n for n in named if isinstance(n, str) and n), None), value))
+        ref = next((n for n in named if isinstance(n, str) and n), None)
+        # An ObjectId is the same in capitals, where Mongo finds its document too.
+        found.append(Existing(rkey, cid, ref.lower() if ref and _OBJECT_ID.fullmatch(ref) else ref, value))
     return found
 
 
