@@ -91,6 +91,15 @@ class MongoAccounts:
         self.check(listed)
         return listed
 
+    def current(self, account: Account) -> Account:
+        """The account with the DID, the password and the deletion that Mongo has now; all else as it was."""
+        fields = dict.fromkeys(_FIELDS, 1)
+        with mongo_errors(f"read the account {account.key} once more"):
+            row = platform_collection(self.database, "users").find_one({"_id": account.id}, fields)
+        now = _account(account.id, account.handle, row or {}, _deletion_of(self.database, account.id))
+        changes = {name: getattr(now, name) for name in ("did", "password", "blocked", "pending_deletion")}
+        return replace(account, **changes)
+
     def select(self, selectors: Iterable[str]) -> list[Account]:
         """The accounts these selectors name, in their order, each once: by partition keys, handles with or without `@`,
         user codes, DIDs, PDS handles or Mongo ids. Case counts in Mongo ids only. Raises Misconfigured when one names
@@ -286,6 +295,14 @@ def _deletion(row: Mapping[str, Any] | None, *, buried: bool) -> tuple[str, bool
     return reason, state in _DELETING
 
 
+def _deletion_of(database: Database[dict[str, Any]], id: str) -> tuple[str, bool] | None:
+    """The same of one account, as of now."""
+    with mongo_errors("look whether an account is being deleted"):
+        row = database["account-deletions"].find_one({"_id": id}, {"state": 1})
+        gone = database["account-tombstones"].find_one({"_id": _tombstone(id)}, {"_id": 1})
+    return _deletion(row, buried=gone is not None)
+
+
 def _tombstone(id: str) -> str:
     return sha256(id.encode(errors="surrogateescape")).hexdigest()
 
@@ -409,10 +426,7 @@ class MongoProvisioning:
             return f"it has the DID {held.did}"
         if held is not None and held.password:
             return "Mongo holds a PDS password without a DID for it: find out whose it is"
-        with mongo_errors("look whether an account is being deleted"):
-            row = self._source["account-deletions"].find_one({"_id": account}, {"state": 1})
-            gone = self._source["account-tombstones"].find_one({"_id": _tombstone(account)}, {"_id": 1})
-        leaving = account != GUEST_ID and _deletion(row, buried=gone is not None) is not None
+        leaving = account != GUEST_ID and _deletion_of(self._source, account) is not None
         return LEAVING if leaving else None
 
     def store_account(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -40,6 +41,30 @@ def test_a_user_is_joined_with_its_handle(mongo_database: Mongo) -> None:
         code="ac24aa1",
         password="hunter2",
     )
+
+
+def test_an_account_is_read_once_more_right_before_it_is_written_to(mongo_database: Mongo) -> None:
+    """DEL-9, ACCT-1: what its owner, or an operator, has changed since the list was read."""
+    users, deletions = mongo_database["users"], mongo_database["account-deletions"]
+    users.insert_many([user(ANNA), user(BERT), user(GUEST_ID)])
+    source = MongoAccounts(mongo_database)
+    before = accounts(mongo_database)
+    assert {id: source.current(each).standing for id, each in before.items()} == {
+        id: each.standing for id, each in before.items()
+    }
+    anna = before[ANNA]
+    deletions.insert_one({"_id": ANNA, "state": "scheduled"})
+    assert source.current(anna) == replace(anna, pending_deletion=LEAVING)
+    deletions.update_one({"_id": ANNA}, {"$set": {"state": "restoring"}})
+    assert isinstance(source.current(anna).blocked, AccountDeleted)
+    deletions.delete_one({})
+    assert source.current(replace(anna, pending_deletion=LEAVING)) == anna
+    mongo_database["account-tombstones"].insert_one({"_id": sha256(ANNA.encode()).hexdigest()})
+    assert source.current(anna).pending_deletion == LEAVING
+    users.update_one({"_id": BERT}, {"$set": {"atproto.password": "another"}, "$unset": {"code": ""}})
+    assert source.current(before[BERT]) == replace(before[BERT], password="another")
+    users.delete_one({"_id": BERT})
+    assert isinstance(source.current(before[BERT]).blocked, NoCredentials)
 
 
 def test_the_guest_is_always_there(mongo_database: Mongo) -> None:
