@@ -306,8 +306,11 @@ class MongoChanges:
 
     def _next_compare(self, place: _Place, drained: Drained, now: datetime) -> _Place:
         """Begin a compare where one has to begin; a lost feed makes it one of everything, from the start."""
-        at, place = now.timestamp(), replace(place, token=drained.token)
-        due = at >= min(place.due, place.deep_due)
+        # One that is due later than any can be was put off by a clock that was wrong.
+        at, token = now.timestamp(), drained.token
+        deep_due = place.deep_due if place.deep_due <= at + _EVERYTHING_AGAIN else at
+        place = replace(place, token=token, deep_due=deep_due)
+        due = at >= min(place.due, place.deep_due) or place.due > at + _LATEST
         if drained.lost is None and (place.deep is not None or not due):
             return place
         why = None if drained.lost is None else place.fallback or drained.lost
