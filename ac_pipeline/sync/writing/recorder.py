@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import at_uri
-from ac_pipeline.errors import TRANSIENT_CODES, Blocked, Paused, PipelineError, RateLimited, Transient
+from ac_pipeline.errors import TRANSIENT_CODES, AccountDeleted, Blocked, Paused, PipelineError, RateLimited, Transient
 from ac_pipeline.items import Attempt, Derived, Failure, LedgerEntry, Stage, State
 from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType, Verdict
 from ac_pipeline.media.registry import media_type
@@ -425,7 +425,8 @@ class Recorder:
             self._save([self._miss(operation, failure, state, until)])
 
     def block(self, media: MediaType, reason: Blocked) -> None:
-        """The eligible ones among the chosen documents of one type wait for their account, or for a pause to end."""
+        """The eligible ones among the chosen documents of one type wait for their account, or for a pause to end. Of
+        withdrawn ones the ledger learns since when their records have to go (DEL-6); the report counts them not."""
         self._know(media)
         failure = failure_of(Stage.WRITE, reason)
         saved = []
@@ -435,6 +436,9 @@ class Recorder:
                 faulty = self._entries.stays_quarantined(wanted.item, document, failure)
                 self.states.end(wanted.item, State.QUARANTINED if faulty else State.BLOCKED)
                 saved.append(self._entries.failed(wanted.item, wanted, failure, State.BLOCKED))
+            elif document.id in self._plan.selected[media.name] and self._has_to_go(wanted, reason):
+                entry = self._entries.failed(wanted.item, wanted, failure, State.BLOCKED, pending_deletion=True)
+                saved.append(entry)
         self._save(saved)
 
     def block_rest(self, reason: Blocked) -> None:
@@ -558,6 +562,12 @@ class Recorder:
         if document.link.did not in (None, self._account.did) or (known is not None and known.rkey is not None):
             return None
         return self._entries.deleted(item, document, operation.rkey, operation.reason)
+
+    def _has_to_go(self, wanted: Wanted, reason: Blocked) -> bool:
+        """True if the ledger knows a record of a withdrawn document."""
+        known = self._entries.of(wanted.item)
+        there = known is not None and known.cid is not None and known.state is not State.DELETED
+        return there and wanted.document.verdict is Verdict.WITHDRAWN and not isinstance(reason, AccountDeleted)
 
     def _fail(self, wanted: Wanted, failure: Failure, rkey: str | None = None) -> LedgerEntry | None:
         item, state = wanted.item, end_of(failure)
