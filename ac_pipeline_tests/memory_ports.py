@@ -180,6 +180,11 @@ class MemoryLedger(_Scripted):
                 found[entry.type][entry.document] = entry
         return found
 
+    def of_others(self, account: Account, items: Iterable[str]) -> list[LedgerEntry]:
+        self._called("load")
+        found = (self.entries.get(item) for item in items)
+        return [entry for entry in found if entry is not None and entry.account != account.id]
+
     def save(self, entries: Iterable[LedgerEntry]) -> None:
         self._called("save")
         batch = tuple({entry.item: entry for entry in entries}.values())

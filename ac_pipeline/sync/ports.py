@@ -94,6 +94,9 @@ class Ledger(Protocol):
     def load_types(self, account: Account, types: Sequence[MediaType]) -> Mapping[str, Mapping[str, LedgerEntry]]:
         """The same of several types in one read, by name of the type; those without an entry are there, empty."""
 
+    def of_others(self, account: Account, items: Iterable[str]) -> list[LedgerEntry]:
+        """The entries of these items that are of another account, without media and timeline."""
+
     def save(self, entries: Iterable[LedgerEntry]) -> None:
         """Insert or replace entries in one bulk write; each entry's last history line is appended to its timeline."""
 

@@ -37,6 +37,11 @@ from ac_pipeline.sync.safeguard import Safeguard
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.writing.recorder import Recorder
 
+LEFT_BEHIND = (
+    "it has no `user`, and is the work of an account that has left: it is not published as guest work; give it a "
+    "`user`, or remove it"
+)
+
 COMPANION_DAYS = 7  # How long a missing companion may still turn up: it is uploaded together with its item
 
 _DAY_MS = 86_400_000
@@ -127,6 +132,29 @@ class Reader:
             plan.documents[media.name] = list(self.documents.stream(plan.account, media))
             plan.selected[media.name] = plan.selection.documents(plan.documents[media.name])
         plan.entries |= self.ledger.load_types(plan.account, types)
+        for media in types if plan.account.is_guest else ():
+            if media.outlives_owner:
+                self._hold_left_behind(plan, media)
+
+    def _hold_left_behind(self, plan: AccountPlan, media: MediaType) -> None:
+        """Hold back documents without an owner that the ledger knows as those of somebody who has left (DEL-10): the
+        link that would tell it went with the record when that account was emptied.
+        """
+        entries, documents = plan.entries[media.name], plan.documents[media.name]
+        eligible = [each.id for each in documents if each.verdict is Verdict.ELIGIBLE]
+        unknown = [item_id(media.name, id) for id in eligible if id not in entries]
+        others = {entry.document: entry for entry in self.ledger.of_others(plan.account, unknown)} if unknown else {}
+        former = {id: entry.former for id in eligible if (entry := entries.get(id)) is not None and entry.former}
+        former |= {id: entry.account for id, entry in others.items()}
+        if not former:
+            return
+        staying = {account.id for account in self.safeguard.accounts() if not account.owner_deleted}
+        left = {id for id, account in former.items() if account not in staying}
+        plan.entries[media.name] = {**entries, **{id: entry for id, entry in others.items() if id in left}}
+        plan.documents[media.name] = [
+            replace(each, verdict=Verdict.OWNERSHIP_UNCLEAR, reason=LEFT_BEHIND) if each.id in left else each
+            for each in documents
+        ]
 
     # ---------------------------------------------------------------------------------------------- what is wanted
 

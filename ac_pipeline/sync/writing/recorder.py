@@ -165,7 +165,7 @@ class Entries:
         return replace(entry, attempts=known.attempts, history=())  # no new line for its timeline
 
     def _fulfilled(self, wanted: Wanted, rkey: str, state: State) -> LedgerEntry:
-        changes = {"cid": wanted.cid, "withdrawn_at": None, **_media_of(wanted)}
+        changes = {"cid": wanted.cid, "withdrawn_at": None, "former": None, **_media_of(wanted)}
         return self._entry(wanted.item, wanted.document, state, rkey=rkey, changes=changes)
 
     def _entry(
@@ -183,6 +183,7 @@ class Entries:
         """What is known of an item, brought up to date, with one more line in its timeline."""
         account, now, known = self._account, self._now(), self._of(item)
         rkey = rkey or (known.rkey if known.did == account.did else None)
+        before = known.former if known.account == account.id else known.account
         derived = changes.get("derived", known.derived)
         # What an erasure has given up is over once the item is wanted again.
         back = known.derived is None and derived is not None
@@ -204,7 +205,7 @@ class Entries:
             attempts=known.attempts + 1,
             history=(*known.history, Attempt(now, self._run_id, stage, state, error, said)),
             past_blobs=tuple(dict.fromkeys(cid for cid in former if cid not in own)),
-            **{"deferred_until": None, **changes},
+            **{"deferred_until": None, "former": before, **changes},
         )
 
 

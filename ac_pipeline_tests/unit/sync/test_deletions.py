@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from bson import Code, ObjectId
 
-from ac_pipeline.errors import RecordRefused, ServiceUnreachable
+from ac_pipeline.accounts import LEAVING
+from ac_pipeline.errors import NoCredentials, RecordRefused, ServiceUnreachable
 from ac_pipeline.items import State
 from ac_pipeline.media.kidlisp import KIDLISP
 from ac_pipeline.media.mood import MOOD
@@ -285,6 +287,50 @@ def test_a_program_that_outlived_its_owner_is_not_published_as_a_guests(world: W
         world.sync(guest)
     world.documents.raw(KIDLISP, document).pop("atproto")
     assert totals(world.sync(guest), "kidlisp") == {"created": 1}
+
+
+@pytest.mark.parametrize("how", ["emptied", "never published", "wiped"])
+def test_a_program_of_who_was_erased_and_purged_is_not_published_as_a_guests(world: World, how: str) -> None:
+    """DEL-9, DEL-10: the erasure takes the link away by which it would be told; the ledger knows whose it was."""
+    user, guest = world.user(), world.guest()
+    document = world.add("kidlisp", user, kept={"network": "mainnet"})
+    world.sync(user if how != "never published" else replace(user, password=None, blocked=NoCredentials("none")))
+    if how == "wiped":
+        world.change("kidlisp", document, draft=True)
+        world.sync(user)
+        world.change("kidlisp", document, draft=None)
+    elif how == "emptied":
+        world.sync(replace(user, pending_deletion=LEAVING))
+    assert world.link("kidlisp", document) is None
+    world.accounts[user.id] = replace(user, pending_deletion=LEAVING)
+    world.change("kidlisp", document, user=None)
+    for gone in (False, True, True):
+        if gone:
+            world.accounts.pop(user.id, None)
+        report = world.sync(guest)
+        assert totals(report, "kidlisp") == {"quarantined": 1}
+        assert [failure.item for failure in report.failures] == [f"kidlisp:{document}"]
+        entry = world.entry("kidlisp", document)
+        assert (entry.account, entry.state, entry.former) == (guest.id, State.QUARANTINED, user.id)
+    assert world.records(guest, "kidlisp") == {}
+    other = world.user()
+    world.change("kidlisp", document, user=other.id)
+    assert totals(world.sync(other), "kidlisp") == {"created": 1}
+    assert world.entry("kidlisp", document).former is None
+
+
+def test_a_program_that_its_owner_gives_to_the_guest_is_published_there(world: World) -> None:
+    """DEL-10: only what somebody left behind is held back."""
+    user, guest = world.user(), world.guest()
+    document = world.add("kidlisp", user)
+    world.sync(user)
+    world.change("kidlisp", document, user=None, atproto=None)
+    assert totals(world.sync(guest), "kidlisp") == {"created": 1}
+    world.sync(user)
+    assert (len(world.records(user, "kidlisp")), len(world.records(guest, "kidlisp"))) == (0, 1)
+    assert world.entry("kidlisp", document).former is None
+    del world.accounts[user.id]
+    assert totals(world.sync(guest, full=True), "kidlisp") == {"unchanged": 1}
 
 
 def test_a_guests_program_whose_record_exists_is_not_held_back(world: World) -> None:
