@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from hashlib import sha256
@@ -273,6 +273,8 @@ class AccountPlan:
     gone: dict[str, Mapping[str, str]] = field(default_factory=dict)
     plans: list[TypePlan] = field(default_factory=list)
     existing: dict[str, list[Existing]] = field(default_factory=dict)  # Its records, decoded once, until planned
+    # Type, key and `ref` of records whose documents are gone and came back under other ids: they name nothing any more
+    renamed: set[tuple[str, str, str | None]] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)  # Paths of what did not happen in this run and is not sent again
     unresolved: set[str] = field(default_factory=set)  # Items with a refused write: no copy is given up
     changed: set[str] = field(default_factory=set)  # Names of the types this run has written to
@@ -288,7 +290,10 @@ class AccountPlan:
     def records(self, media: MediaType) -> list[Existing]:
         """The records of one type; none when no repository was read."""
         if media.name not in self.existing and self.repository is not None:
-            self.existing[media.name] = existing_records(self.repository, media)
+            self.existing[media.name] = [
+                replace(each, ref=None) if (media.name, each.rkey, each.ref) in self.renamed else each
+                for each in existing_records(self.repository, media)
+            ]
         return self.existing.get(media.name, [])
 
     def operations(self) -> list[Operation]:

@@ -273,6 +273,7 @@ class Reader:
             if plan.account.pending_deletion is not None:
                 plan.gone[media.name] = {}
                 continue
+            self._find_renamed(plan, media)
             records, gone = plan.records(media), self._gone(plan, media)
             orphans = {
                 record.rkey: record.ref if gone[record.ref] == DOCUMENT_GONE else f"{record.ref} elsewhere"
@@ -294,6 +295,21 @@ class Reader:
                 # Confirmed once more: while a backup is being restored, documents come back between two looks.
                 gone = {} if why is not None else self._gone(plan, media)
             plan.gone[media.name] = gone
+
+    def _find_renamed(self, plan: AccountPlan, media: MediaType) -> None:
+        """Records of works whose documents were made anew, under other ids: whose they are is told by what they hold,
+        as of records that name no document (GUARD-7). A database that lost them has not lost their works.
+        """
+        identities = {media.identity(document.fields) for document in plan.documents[media.name]} - {None}
+        gone = self._gone(plan, media) if identities else {}
+        renamed = {
+            (media.name, each.rkey, each.ref)
+            for each in plan.records(media)
+            if gone.get(str(each.ref)) == DOCUMENT_GONE and media.identity(each.value) in identities
+        }
+        if renamed:
+            plan.renamed |= renamed
+            del plan.existing[media.name]
 
     def _gone(self, plan: AccountPlan, media: MediaType) -> Mapping[str, str]:
         """Documents that records name and this account does not have, confirmed one by one (DEL-4, DEL-5)."""
