@@ -401,7 +401,7 @@ class Budget(_Limiter):
 
     def _look(self, key: str, slot: _Slot, now: float, *, always: bool = False) -> None:
         """Read the bucket when the last look is too long ago; the slot's lock is held."""
-        if always or slot.looked is None or now - slot.looked >= LOOK_SECONDS:
+        if always or slot.looked is None or not 0 <= now - slot.looked < LOOK_SECONDS:
             slot.view, slot.looked = self._store.read(key), now
 
 
