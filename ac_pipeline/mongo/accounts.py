@@ -298,7 +298,7 @@ def _deletion(row: Mapping[str, Any] | None, *, buried: bool) -> tuple[str, bool
 def _deletion_of(database: Database[dict[str, Any]], id: str) -> tuple[str, bool] | None:
     """The same of one account, as of now."""
     with mongo_errors("look whether an account is being deleted"):
-        row = database["account-deletions"].find_one({"_id": id}, {"state": 1})
+        row = platform_collection(database, "account-deletions").find_one({"_id": id}, {"state": 1})
         gone = database["account-tombstones"].find_one({"_id": _tombstone(id)}, {"_id": 1})
     return _deletion(row, buried=gone is not None)
 
