@@ -52,6 +52,11 @@ class Account:
         return sha256(f"{self.did} {self.password}".encode(errors="surrogateescape")).hexdigest()[:12]
 
     @property
+    def standing(self) -> tuple[object, ...]:
+        """Which repository is written to, as whom, and whether to fill or to empty it."""
+        return self.did, self.password, self.pending_deletion, type(self.blocked)
+
+    @property
     def owner_deleted(self) -> bool:
         """True if none of its documents shall have a record: it is to be deleted, or blocked because of a deletion."""
         return self.pending_deletion is not None or isinstance(self.blocked, AccountDeleted)

@@ -126,6 +126,7 @@ class LedgerEntry:
     run_id: str = ""
     updated_at: datetime | None = None
     history: tuple[Attempt, ...] = ()
+    former: str | None = None  # Mongo id of the account that had it before, until it is published for this one
 
     def with_(self, **changes: object) -> LedgerEntry:
         return replace(self, **changes)  # type: ignore[arg-type]

@@ -150,6 +150,7 @@ class Pipeline:
             gate=self.gate.require,
             grace=settings.ac_tape_grace_seconds,
             erase_copies=settings.ac_erase_copies,
+            current=self.accounts.current,
         )
 
     def keep_counts(self) -> None:

@@ -19,7 +19,8 @@ from ac_pipeline.errors import LeaseHeld, PipelineError
 from ac_pipeline.items import LastLook, LedgerEntry, RepositoryCheckpoint, State
 from ac_pipeline.media.base import Document, LinkUpdate, MediaType
 from ac_pipeline.media.documents import interpret
-from ac_pipeline.media.eligibility import is_guest
+from ac_pipeline.media.eligibility import NOBODY, is_guest
+from ac_pipeline.media.fields import sound_text
 from ac_pipeline.media.times import object_id_time, read_when
 
 HISTORY = 20
@@ -118,7 +119,9 @@ class MemoryDocuments(_Scripted):
         stored = self.collections.get(media.collection, {})
         found = {id: stored.get(ObjectId(id)) for id in documents if ObjectId.is_valid(id)}
         return {
-            id: None if is_guest(raw.get("user")) else str(raw["user"]) for id, raw in found.items() if raw is not None
+            id: None if is_guest(raw.get("user")) else sound_text(raw["user"]) or NOBODY
+            for id, raw in found.items()
+            if raw is not None
         }
 
     def dates(self, media: MediaType) -> Mapping[str, int]:
@@ -176,6 +179,11 @@ class MemoryLedger(_Scripted):
             if entry.account == account.id and entry.type in found:
                 found[entry.type][entry.document] = entry
         return found
+
+    def of_others(self, account: Account, items: Iterable[str]) -> list[LedgerEntry]:
+        self._called("load")
+        found = (self.entries.get(item) for item in items)
+        return [entry for entry in found if entry is not None and entry.account != account.id]
 
     def save(self, entries: Iterable[LedgerEntry]) -> None:
         self._called("save")

@@ -107,10 +107,12 @@ class PdsClient:
     def list_repositories(self) -> Iterator[RepositoryStatus]:
         """As the port says. Where a page cannot be read, what came before it is not the whole list."""
         cursor: str | None = None
+        before = set[str | None]()
         while True:
+            before.add(cursor)
             params: dict[str, str | int] = {"limit": REPOSITORIES_A_PAGE} | ({"cursor": cursor} if cursor else {})
             request = Request(Call.READ, "com.atproto.sync.listRepos", "all repositories", params=params)
-            statuses, cursor = self._transport.send(request, partial(_page_of, cursor=cursor))
+            statuses, cursor = self._transport.send(request, partial(_page_of, before=before))
             yield from statuses
             if cursor is None:
                 return
@@ -232,8 +234,8 @@ def _commit_of(did: str, writes: Sequence[Write], body: bytes) -> Commit:
     return Commit(head, rev, tuple(cids))
 
 
-def _page_of(body: bytes, cursor: str | None) -> tuple[list[RepositoryStatus], str | None]:
-    """The repositories on a page of `listRepos`, and the next cursor. `cursor`: the one that was sent."""
+def _page_of(body: bytes, before: set[str | None]) -> tuple[list[RepositoryStatus], str | None]:
+    """The repositories on a page of `listRepos`, and the next cursor. `before`: those that were sent."""
     content = content_of(body)
     repos: Any = content.get("repos")
     following = content.get("cursor")
@@ -247,7 +249,7 @@ def _page_of(body: bytes, cursor: str | None) -> tuple[list[RepositoryStatus], s
         head, rev = _head(repo, "head")
         statuses.append(RepositoryStatus(repo["did"], head, rev, active=active, status=status))
     need(isinstance(following, str | None), "its cursor is none")
-    need(not following or following != cursor, f"it does not get beyond {cursor!r}")
+    need(not following or following not in before, f"it leads back to {following!r}")
     return statuses, following or None
 
 

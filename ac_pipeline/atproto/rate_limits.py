@@ -23,7 +23,7 @@ from operator import itemgetter
 from threading import Lock
 from typing import Final, Protocol
 
-from ac_pipeline.atproto.xrpc_errors import reset_time
+from ac_pipeline.atproto.xrpc_errors import LONGEST, reset_time
 from ac_pipeline.errors import OutcomeUnknown, PipelineError, RateLimited
 
 # Seconds by which the reset of one window may differ between two answers: it is rounded to whole seconds
@@ -42,7 +42,8 @@ class Window:
 
     def at(self, now: float) -> Window:
         """It, or when it is over the next one: full, and taken to last its length from now."""
-        return self if now < self.reset else Window(self.limit, self.length, self.limit, now + self.length, True)
+        under_way = _to_come(self.reset, now)
+        return self if under_way else Window(self.limit, self.length, self.limit, now + self.length, True)
 
     def after(self, reported: Window, now: float) -> Window:
         """It, once an answer has reported the same policy."""
@@ -65,7 +66,17 @@ class Bucket:
     silent_until: float = 0.0  # Epoch seconds before which nothing may be sent, after a 429
 
     def silenced(self, until: float) -> Bucket:
-        return replace(self, silent_until=max(self.silent_until, until))
+        return replace(
+            self, silent_until=max(self.silent_until, until) if self.silent_until < until + LONGEST else until
+        )
+
+    def silent_at(self, now: float) -> bool:
+        return _to_come(self.silent_until, now)
+
+
+def _to_come(moment: float, now: float) -> bool:
+    """True if it is to come. Whatever lies further ahead than any limit lasts is of a clock that was wrong."""
+    return now < moment <= now + LONGEST + _SAME_WINDOW
 
 
 class BudgetStore(Protocol):
@@ -261,7 +272,7 @@ class Budget(_Limiter):
         slot = self._slot(charge.key)
         with slot.lock:
             self._look(charge.key, slot, now)
-            if slot.view.silent_until > now:
+            if slot.view.silent_at(now):
                 return slot.view.silent_until, f"budget {charge.key} is"
             if not slot.view.windows:
                 return None
@@ -296,11 +307,11 @@ class Budget(_Limiter):
             pending = set()
             renewed = dict(bucket.windows)
             for policy, window in bucket.windows.items():
-                if now < window.reset:
+                full = window.at(now)
+                if full is window:
                     if policy not in slot.view.windows:  # learned by another process meanwhile, and not charged yet
                         pending.add(policy)
                     continue
-                full = window.at(now)
                 begun = replace(full, remaining=full.remaining - amount)
                 if self._store.change(key, policy, window, begun):
                     renewed[policy] = begun
@@ -323,7 +334,7 @@ class Budget(_Limiter):
 
         windows = {policy: window.at(now) for policy, window in bucket.windows.items()}
         full = [(each.reset, f"budget {key} ({policy}) is") for policy, each in windows.items() if not fits(each)]
-        silent = (bucket.silent_until, f"budget {key} is") if bucket.silent_until > now else None
+        silent = (bucket.silent_until, f"budget {key} is") if bucket.silent_at(now) else None
         return _last([silent, *full])
 
     def _give_back(self, charge: Charge) -> None:
@@ -390,7 +401,7 @@ class Budget(_Limiter):
 
     def _look(self, key: str, slot: _Slot, now: float, *, always: bool = False) -> None:
         """Read the bucket when the last look is too long ago; the slot's lock is held."""
-        if always or slot.looked is None or now - slot.looked >= LOOK_SECONDS:
+        if always or slot.looked is None or not 0 <= now - slot.looked < LOOK_SECONDS:
             slot.view, slot.looked = self._store.read(key), now
 
 
@@ -408,7 +419,7 @@ def hour_under_way(bucket: Bucket, per_hour: int, now: float) -> Window | None:
     """The hour that is under way, as it stands under this limit; None when the next commit begins one. `per_hour`:
     commits in an hour, whatever the limit was when the hour began."""
     window = bucket.windows.get(POLICY)
-    if window is None or now >= window.reset:
+    if window is None or not now < window.reset <= now + HOUR + _SAME_WINDOW:
         return None
     return replace(window, limit=per_hour, remaining=per_hour - (window.limit - window.remaining))
 

@@ -66,12 +66,14 @@ class Relay:
         """DID and state of every account it lists: on a public relay that is the whole network. Where a page cannot be
         read, what came before it is not the whole list."""
         cursor: str | None = None
+        before = set[str | None]()
         while True:
+            before.add(cursor)
 
             def question(com: Any, cursor: str | None = cursor) -> Any:
                 page = com.sync.list_repos({"limit": _A_PAGE, "cursor": cursor})
                 need(all(is_did(repo.did) for repo in page.repos), "it lists no DIDs")
-                need(not page.cursor or page.cursor != cursor, f"it does not get beyond {cursor!r}")
+                need(not page.cursor or page.cursor not in before, f"it leads back to {page.cursor!r}")
                 return page
 
             with self._named():

@@ -208,7 +208,8 @@ class Sessions:
 
     def _count_sign_in(self, did: str) -> None:
         """Count one more, those of other runs included, unless it is one too many."""
-        now, before = self._clock(), self._store.sign_ins(did)
+        now = self._clock()
+        before = [at for at in self._store.sign_ins(did) if at < now + REFRESH_MARGIN]  # no later one, of a wrong clock
         waits = (before[-calls] + seconds - now for calls, seconds in SIGN_IN_LIMITS if len(before) >= calls)
         if (wait := max(waits, default=0.0)) > 0:
             said = f"{did} has signed in too often; nothing was sent. Continue in {wait:.0f} s."

@@ -151,7 +151,7 @@ def _database() -> Database[dict[str, object]]:
 
 @cli.group()
 def ledger() -> None:
-    """Copies of the ledger: item states, holds, audit, plans, the list of snapshots; no sessions and no leases."""
+    """Copies of the ledger: item states, holds, audit, plans, the list of snapshots; no leases and no secrets."""
 
 
 @ledger.command()

@@ -8,7 +8,8 @@ import asyncio
 import os
 import re
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib import import_module
 from io import BytesIO
@@ -34,6 +35,7 @@ _OURS: Final = {
     "dagster._daemon": "ac_pipeline.defs.daemon",
 }  # What `dagster dev` starts, and we instead
 THUMBNAIL_SIDE: Final = 96
+KEPT_SECONDS: Final = 60  # For so long a picture is kept here, and as long again in a browser: it may be erased (DEL-7)
 _PICTURE: Final = re.compile(r"(did:[a-z]+:[A-Za-z0-9.:%_-]{1,200})/([a-z2-7]{20,100})")
 _PICTURE_SECONDS, _PICTURE_MEGABYTES, _PICTURE_SIDE = 10.0, 2, 4_096
 """What a picture may take to come, hold, and be wide: ours have 512 pixels and 100,000 bytes."""
@@ -49,9 +51,10 @@ class Guard:
     come from the UI itself or from a program. Who can reach the port is not kept out: that takes a proxy with a login.
     """
 
-    def __init__(self, app: ASGIApp, url: str = "") -> None:
+    def __init__(self, app: ASGIApp, url: str = "", clock: Callable[[], float] = time.monotonic) -> None:
         self._app = app
         self._url = url
+        self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         reason = why_refused(scope, self._url) if scope["type"] in {"http", "websocket"} else ""
@@ -61,25 +64,25 @@ class Guard:
         elif reason:
             answer = PlainTextResponse(f"{reason}\n", 403)
         elif scope["type"] == "http" and scope["path"].startswith(THUMBNAILS):
-            answer = await _thumbnail(scope["path"].removeprefix(THUMBNAILS))
+            answer = await _thumbnail(scope["path"].removeprefix(THUMBNAILS), int(self._clock() // KEPT_SECONDS))
         await answer(scope, receive, send)
 
 
-async def _thumbnail(name: str) -> Response:
+async def _thumbnail(name: str, period: int) -> Response:
     named = _PICTURE.fullmatch(name)
     try:
-        picture = await asyncio.to_thread(thumbnail, *named.groups()) if named is not None else None
+        picture = await asyncio.to_thread(thumbnail, *named.groups(), period) if named is not None else None
     except (PipelineError, httpx.HTTPError, OSError, ValueError):  # the PDS is away, or it is no picture
         picture = None
     if picture is None:
         return PlainTextResponse("There is no such picture.\n", 404)
-    return Response(picture, headers={"cache-control": "private, max-age=31536000, immutable"}, media_type="image/png")
+    return Response(picture, headers={"cache-control": f"private, max-age={KEPT_SECONDS}"}, media_type="image/png")
 
 
 @lru_cache(maxsize=512)
-def thumbnail(did: str, cid: str) -> bytes:
-    """A picture of the PDS as a PNG of at most 96 x 96 pixels. Raises PipelineError, httpx.HTTPError, OSError,
-    ValueError: it cannot be read, or is none."""
+def thumbnail(did: str, cid: str, period: int) -> bytes:
+    """A picture of the PDS as a PNG of at most 96 x 96 pixels, kept for a `period` alone. Raises PipelineError,
+    httpx.HTTPError, OSError, ValueError: it cannot be read, or is none."""
     settings = load_settings()
     with httpx.Client(transport=settings.proxies.transport(httpx.Limits()), trust_env=False) as http:
         asked = {"did": did, "cid": cid}

@@ -40,7 +40,7 @@ def interpret(
     if when is None:
         when = object_id_time(id) or 0
         warnings = (_about_when(fields.get("when")),)
-    owner = None if is_guest(user) else owner_of(user)
+    owner = None if is_guest(user) else sound_text(user) or shown(user)
     document = Document(
         type=media.name,
         id=id,
@@ -117,11 +117,6 @@ def _about_when(value: object) -> str:
 def _is_object_id(value: object) -> bool:
     """By name: no rule of the mirror needs the driver."""
     return type(value).__name__ == "ObjectId"
-
-
-def owner_of(user: object) -> str:
-    """The owner that `user` names; nobody's id where it is no text that can be stored."""
-    return sound_text(user) or shown(user)
 
 
 def shown(value: object) -> str:

@@ -16,6 +16,8 @@ from ac_pipeline.media.fields import is_text, sound_text, wrong_type
 GUEST_VALUES: tuple[str | None, ...] = (None, "")
 """What stands under `user` in anonymous work; a missing field reads as None, in Python as in a Mongo query."""
 
+NOBODY = ""  # Stands for the owner of a document whose `user` is no text: whose it is, a person has to say
+
 FLAGS = ("nuked", "deleted", "private", "draft", "hidden")
 RULE_FIELDS = (*FLAGS, "visibility", "status")
 """The fields the rule reads; every type synchronises them, and `user` and `when`."""

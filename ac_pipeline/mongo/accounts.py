@@ -76,9 +76,10 @@ class MongoAccounts:
         handles = {id: sound_text(row.get("handle")) for id, row in _by_id(self._rows("@handles", "handle")).items()}
         deletions = _by_id(self._rows("account-deletions", "state"))
         tombstones = _by_id(self._rows("account-tombstones", "_id")).keys()
-        owners = self._owners()
+        owners, odd = self._owners()
 
         accounts = [_nameless(row["_id"]) for row in rows if sound_text(row["_id"]) is None]
+        accounts += [_of_nobody(why, sorted(plurals)) for why, plurals in odd.items()]
         for id in {*users, *owners}:
             deletion = _deletion(deletions.get(id), buried=_tombstone(id) in tombstones)
             if deletion and id not in users:
@@ -89,6 +90,15 @@ class MongoAccounts:
         listed = _one_account_a_repository(_with_keys(accounts))
         self.check(listed)
         return listed
+
+    def current(self, account: Account) -> Account:
+        """The account with the DID, the password and the deletion that Mongo has now; all else as it was."""
+        fields = dict.fromkeys(_FIELDS, 1)
+        with mongo_errors(f"read the account {account.key} once more"):
+            row = platform_collection(self.database, "users").find_one({"_id": account.id}, fields)
+        now = _account(account.id, account.handle, row or {}, _deletion_of(self.database, account.id))
+        changes = {name: getattr(now, name) for name in ("did", "password", "blocked", "pending_deletion")}
+        return replace(account, **changes)
 
     def select(self, selectors: Iterable[str]) -> list[Account]:
         """The accounts these selectors name, in their order, each once: by partition keys, handles with or without `@`,
@@ -110,15 +120,21 @@ class MongoAccounts:
             found = platform_collection(self.database, collection)
             return list(found.find({}, dict.fromkeys(fields, 1), batch_size=_BATCH))
 
-    def _owners(self) -> set[str]:
-        """Everybody who owns a document, by `$group`: `distinct` is not in Stable API v1 (OPS-5)."""
-        owners: set[str] = set()
+    def _owners(self) -> tuple[set[str], Mapping[str, set[str]]]:
+        """Everybody who owns a document, by `$group`: `distinct` is not in Stable API v1 (OPS-5). And what else stands
+        where an owner should -> names of the types in which it does.
+        """
+        owners, odd = set[str](), defaultdict[str, set[str]](set)
         for media in self.types:
             with mongo_errors(f"list the owners of the {media.plural}"):
                 collection = platform_collection(self.database, media.collection)
                 groups = collection.aggregate([{"$group": {"_id": "$user"}}], batchSize=_BATCH)
-                owners.update(id for row in groups if (id := sound_text(row["_id"])) is not None)
-        return owners
+                for user in (row["_id"] for row in groups):
+                    if (id := sound_text(user)) is not None:
+                        owners.add(id)
+                    elif not is_guest(user):
+                        odd[_why_odd(user)].add(media.plural)
+        return owners, odd
 
 
 def _by_id(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -127,12 +143,20 @@ def _by_id(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def _nameless(stored: object) -> Account:
     """A user document whose `_id` is no user's: listed with the reason, and with nothing that could be another's."""
-    why = f"is of type {type(stored).__name__}, not a text" if not is_text(stored) else "is empty or not valid UTF-8"
-    return Account(
-        id=f"{type(stored).__name__} {shown(stored)}",
-        key="",
-        blocked=NoCredentials(f"`users._id` {why}: nothing can belong to it; correct it in Mongo."),
-    )
+    why = f"`users._id` {_why_odd(stored)}: nothing can belong to it; correct it in Mongo."
+    return Account(id=f"{type(stored).__name__} {shown(stored)}", key="", blocked=NoCredentials(why))
+
+
+def _of_nobody(why: str, plurals: Sequence[str]) -> Account:
+    """Stands for documents of these types that nobody can own: listed with the reason (BORDER-1)."""
+    about = f"`user` of some {' and '.join(plurals)} {why}"
+    said = f"{about}: nothing new of them is published and nothing is removed; correct it in Mongo."
+    return Account(id=about, key="", blocked=NoCredentials(said))
+
+
+def _why_odd(stored: object) -> str:
+    """Why a value is nobody's id."""
+    return f"is of type {type(stored).__name__}, not a text" if not is_text(stored) else "is empty or not valid UTF-8"
 
 
 def _account(id: str, handle: str | None, row: Mapping[str, Any], deletion: tuple[str, bool] | None) -> Account:
@@ -271,6 +295,14 @@ def _deletion(row: Mapping[str, Any] | None, *, buried: bool) -> tuple[str, bool
     return reason, state in _DELETING
 
 
+def _deletion_of(database: Database[dict[str, Any]], id: str) -> tuple[str, bool] | None:
+    """The same of one account, as of now."""
+    with mongo_errors("look whether an account is being deleted"):
+        row = platform_collection(database, "account-deletions").find_one({"_id": id}, {"state": 1})
+        gone = database["account-tombstones"].find_one({"_id": _tombstone(id)}, {"_id": 1})
+    return _deletion(row, buried=gone is not None)
+
+
 def _tombstone(id: str) -> str:
     return sha256(id.encode(errors="surrogateescape")).hexdigest()
 
@@ -394,10 +426,7 @@ class MongoProvisioning:
             return f"it has the DID {held.did}"
         if held is not None and held.password:
             return "Mongo holds a PDS password without a DID for it: find out whose it is"
-        with mongo_errors("look whether an account is being deleted"):
-            row = self._source["account-deletions"].find_one({"_id": account}, {"state": 1})
-            gone = self._source["account-tombstones"].find_one({"_id": _tombstone(account)}, {"_id": 1})
-        leaving = account != GUEST_ID and _deletion(row, buried=gone is not None) is not None
+        leaving = account != GUEST_ID and _deletion_of(self._source, account) is not None
         return LEAVING if leaving else None
 
     def store_account(

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.media.base import MediaType
+from ac_pipeline.media.eligibility import NOBODY
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import Pipeline
@@ -180,6 +181,8 @@ def chosen_accounts(
         found = pipeline.documents.owners_of(media_type(type_), name)
         if not found:
             raise Misconfigured(f"There is no {type_} with the code or id {name!r}.")
+        if NOBODY in found:
+            raise Misconfigured(f"`user` of {type_}:{name} is not a text, so that nobody owns it: correct it in Mongo.")
         owners |= {owner or GUEST_ID for owner in found}
     return pipeline.accounts.select(sorted(owners))
 

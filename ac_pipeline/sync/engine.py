@@ -47,6 +47,14 @@ _ROWS_AN_ACCOUNT = 250  # Rows of that list that an account is worth: beside man
 _YOUNG = 60.0  # Seconds after which a list is read again
 
 
+class AccountChanged(Transient):
+    """Somebody changed the account in Mongo since it was read; `account` is as it is now."""
+
+    def __init__(self, account: Account) -> None:
+        super().__init__(f"{account.key} was changed in Mongo meanwhile (DID, password or deletion): run it again")
+        self.account = account
+
+
 @dataclass(slots=True)
 class ListedRevisions:
     """The revisions of the repositories of many accounts, as the PDS lists them; safe to ask from several threads."""
@@ -79,6 +87,7 @@ class Engine(Reader):
     holder: str  # Who holds the leases: unique to this process
     gate: Callable[[], None] = lambda: None  # Raises when no record may be written; not asked for who is emptied
     erase_copies: bool = True  # True if copies of erased work in `site.standard.document` go too
+    current: Callable[[Account], Account] = lambda account: account  # The account as Mongo has it now
     revisions: ListedRevisions | None = None  # Of all accounts of the run; else the PDS is asked for each
 
     def sync(self, account: Account, selection: Selection, run_id: str) -> AccountReport:
@@ -94,15 +103,20 @@ class Engine(Reader):
         for number in range(ROUNDS):
             plan, recorder = self._begin(account, selection, run_id)
             try:
-                if not number and account.usable and account.pending_deletion is None:
+                if account.usable and account.pending_deletion is None:
                     self.gate()
-                    made = self.render_missing(account, selection)
+                    made = made if number else self.render_missing(account, selection)
                 # In the last round what is missing is made at once: documents change faster than they are rendered.
                 plan.made = made if number < ROUNDS - 1 else None
                 self._sync(plan, recorder)
             except Unmade as rest:
                 made |= make(self.renderer, self.renders, rest.jobs)
                 continue
+            except AccountChanged as change:
+                account = change.account
+                if number < ROUNDS - 1:
+                    continue
+                recorder.interrupt(change)
             except (Transient, Permanent) as error:
                 recorder.interrupt(error)
             break
@@ -144,6 +158,13 @@ class Engine(Reader):
         recorder.report.seconds = monotonic() - started
         return recorder.report
 
+    def confirm(self, account: Account) -> None:
+        """Raise AccountChanged where an account is not what it was: the run may have read it hours ago, and since then
+        its owner may have asked for its deletion, or cancelled that (DEL-9)."""
+        now = self.current(account)
+        if now.standing != account.standing:
+            raise AccountChanged(now)
+
     def _begin(
         self, account: Account, selection: Selection, run_id: str, *, dry: bool = False
     ) -> tuple[AccountPlan, Recorder]:
@@ -176,6 +197,8 @@ class Engine(Reader):
             if self._is_up_to_date(plan, recorder):
                 return
             self._judge(plan, recorder)
+            if any(each.writes for each in plan.operations()):
+                self.confirm(plan.account)
             self._carry_out(plan, recorder)
             if plan.selection.agreed is None:
                 self._repair_blobs(plan, recorder)

@@ -24,7 +24,9 @@ class Documents(Protocol):
         """Every document of the account, whatever its verdict, in no particular order, read with a projection."""
 
     def owners(self, media: MediaType, documents: Sequence[str]) -> Mapping[str, str | None]:
-        """Owner (None: guest) of each of these ids, whoever it belongs to; ids that do not exist are absent."""
+        """Owner of each of these ids, whoever it belongs to (None: guest; `NOBODY`: its `user` is no text); ids that do
+        not exist are absent.
+        """
 
     def dates(self, media: MediaType) -> Mapping[str, int]:
         """Id of every document of the collection, whoever owns it -> its `when` in ms since 1970."""
@@ -91,6 +93,9 @@ class Ledger(Protocol):
 
     def load_types(self, account: Account, types: Sequence[MediaType]) -> Mapping[str, Mapping[str, LedgerEntry]]:
         """The same of several types in one read, by name of the type; those without an entry are there, empty."""
+
+    def of_others(self, account: Account, items: Iterable[str]) -> list[LedgerEntry]:
+        """The entries of these items that are of another account, without media and timeline."""
 
     def save(self, entries: Iterable[LedgerEntry]) -> None:
         """Insert or replace entries in one bulk write; each entry's last history line is appended to its timeline."""

@@ -62,7 +62,8 @@ class Safeguard:
         accounts that the ledger knows.
         """
         now, known = self.now(), self.ledger.last_look(media.name)
-        if known.at is not None and now - known.at < within:
+        # One from the future is of a clock that was wrong.
+        if known.at is not None and timedelta(0) <= now - known.at < within:
             return known
         dates = self.documents.dates(media)
         staying = {account.id for account in self.accounts() if not account.owner_deleted}
@@ -150,7 +151,7 @@ class Safeguard:
         # A document's id is kept as it is, so that it is recognised when it is back; anybody may write anything there.
         met = {each if object_id_time(each) is not None else _hash(each) for each in orphans.values()}
         look, now = self.ledger.last_look(media.name), self.now()
-        if look.at is None or now - look.at >= _FRESH or self.doubt(look) is None:
+        if look.at is None or not timedelta(0) <= now - look.at < _FRESH or self.doubt(look) is None:
             self.look(media)
 
         def meet(before: LastLook) -> LastLook:

@@ -81,6 +81,9 @@ def test_a_silence_is_never_shortened(filled: BudgetStore) -> None:
     filled.silence(DID, 1_800_000_060.0)
     filled.silence(DID, 1_800_000_030.0)
     assert filled.read(DID) == Bucket({HOURLY: HOUR, DAILY: DAY}, 1_800_000_060.0)
+    filled.silence(DID, 1_900_000_000.0)
+    filled.silence(DID, 1_800_000_090.0)  # a clock that was wrong said the one before
+    assert filled.read(DID).silent_until == 1_800_000_090.0
     filled.silence("host", 5.5)
     assert filled.read("host") == Bucket({}, 5.5)
     assert filled.change("host", HOURLY, None, HOUR)

@@ -13,6 +13,7 @@ from pymongo.database import Database
 from ac_pipeline.accounts import GUEST_ID, LEAVING, Account
 from ac_pipeline.errors import AccountDeleted
 from ac_pipeline.media.base import Link, LinkUpdate, MediaType, Verdict
+from ac_pipeline.media.eligibility import NOBODY
 from ac_pipeline.media.kidlisp import KIDLISP
 from ac_pipeline.media.mood import MOOD
 from ac_pipeline.media.painting import PAINTING
@@ -122,10 +123,11 @@ def test_kidlisp_of_a_vanished_owner_is_held_back_from_the_guest(store: Store) -
 
 
 def test_owners_are_told_for_what_exists_and_for_nothing_else(store: Store) -> None:
-    owned, guests, empty = (store.add(PAINTING, {"user": user, "slug": "x"}) for user in (ANNA.id, None, ""))
+    users = (ANNA.id, None, "", ObjectId(), 5)
+    owned, guests, empty, *odd = (store.add(PAINTING, {"user": user, "slug": "x"}) for user in users)
     missing = str(ObjectId())
-    found = store.documents.owners(PAINTING, [owned, guests, empty, missing, "not-an-id", ""])
-    assert dict(found) == {owned: ANNA.id, guests: None, empty: None}
+    found = store.documents.owners(PAINTING, [owned, guests, empty, *odd, missing, "not-an-id", ""])
+    assert dict(found) == {owned: ANNA.id, guests: None, empty: None, **dict.fromkeys(odd, NOBODY)}
     assert dict(store.documents.owners(PAINTING, [])) == {}
 
 

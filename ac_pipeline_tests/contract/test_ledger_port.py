@@ -103,6 +103,7 @@ def full_entry() -> LedgerEntry:
         run_id="run-1",
         updated_at=NOW,
         history=(Attempt(NOW, "run-1", Stage.WRITE, State.QUARANTINED, "record-refused", "The PDS refuses it."),),
+        former=BERT.id,
     )
 
 
@@ -138,6 +139,15 @@ def test_entries_are_loaded_by_account_and_type(ledger: Ledger) -> None:
     assert set(ledger.load(BERT, PAINTING)) == {his.document}
     assert set(ledger.load(ANNA, MOOD)) == {mood.document}
     assert not ledger.load(BERT, MOOD)
+
+
+def test_entries_of_other_accounts_are_found_by_their_items(ledger: Ledger) -> None:
+    """DEL-10."""
+    mine, his = entry(account=ANNA), entry(account=BERT)
+    ledger.save([mine, his, entry(account=BERT)])
+    asked = [mine.item, his.item, *(item_id("painting", str(ObjectId())) for _ in range(450))]
+    assert ledger.of_others(ANNA, asked) == [his]
+    assert ledger.of_others(ANNA, ()) == []
 
 
 def test_a_known_entry_is_replaced_and_its_timeline_grows(ledger: Ledger) -> None:

@@ -65,6 +65,15 @@ def test_odd_documents_are_quarantined_and_everybody_else_is_published(cli: Run,
     assert json.loads(out)["types"]["mood"]["written"] == 0
 
 
+def test_an_item_whose_owner_is_no_text_is_nobodys_and_not_the_guests(cli: Run, slice_: Slice) -> None:
+    """BORDER-1: whoever names it is told so, and its owner's list shows what is wrong."""
+    id = slice_.database["moods"].insert_one({"user": 5, "when": WHEN, "mood": "odd owner"}).inserted_id
+    assert cli("plan", "--item", f"mood:{id}")[0] == 2
+    code, out = cli("accounts", "list", "--json")
+    assert code in {0, 1}
+    assert "`user` of some moods is of type int, not a text" in out
+
+
 def test_odd_documents_and_users_do_not_blind_the_content_sensor(slice_: Slice) -> None:
     """BORDER-1, RUN-12: neither its feed nor its compare."""
     ada = slice_.user("ada")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
@@ -40,6 +41,30 @@ def test_a_user_is_joined_with_its_handle(mongo_database: Mongo) -> None:
         code="ac24aa1",
         password="hunter2",
     )
+
+
+def test_an_account_is_read_once_more_right_before_it_is_written_to(mongo_database: Mongo) -> None:
+    """DEL-9, ACCT-1: what its owner, or an operator, has changed since the list was read."""
+    users, deletions = mongo_database["users"], mongo_database["account-deletions"]
+    users.insert_many([user(ANNA), user(BERT), user(GUEST_ID)])
+    source = MongoAccounts(mongo_database)
+    before = accounts(mongo_database)
+    assert {id: source.current(each).standing for id, each in before.items()} == {
+        id: each.standing for id, each in before.items()
+    }
+    anna = before[ANNA]
+    deletions.insert_one({"_id": ANNA, "state": "scheduled"})
+    assert source.current(anna) == replace(anna, pending_deletion=LEAVING)
+    deletions.update_one({"_id": ANNA}, {"$set": {"state": "restoring"}})
+    assert isinstance(source.current(anna).blocked, AccountDeleted)
+    deletions.delete_one({})
+    assert source.current(replace(anna, pending_deletion=LEAVING)) == anna
+    mongo_database["account-tombstones"].insert_one({"_id": sha256(ANNA.encode()).hexdigest()})
+    assert source.current(anna).pending_deletion == LEAVING
+    users.update_one({"_id": BERT}, {"$set": {"atproto.password": "another"}, "$unset": {"code": ""}})
+    assert source.current(before[BERT]) == replace(before[BERT], password="another")
+    users.delete_one({"_id": BERT})
+    assert isinstance(source.current(before[BERT]).blocked, NoCredentials)
 
 
 def test_the_guest_is_always_there(mongo_database: Mongo) -> None:
@@ -164,13 +189,19 @@ def test_an_account_that_leaves_and_shares_its_repository_is_blocked(mongo_datab
 
 
 def test_an_owner_without_user_document_is_listed_and_blocked(mongo_database: Mongo) -> None:
-    """OPS-5, ACCT-1: found by `$group`; guests, empty and odd owners are nobody."""
+    """OPS-5, ACCT-1, BORDER-1: found by `$group`; guests and empty owners are nobody, of odd ones it is said what is
+    wrong."""
     mongo_database["kidlisp"].insert_many([{"user": user} for user in (ANNA, ANNA, None, "", 5, ["x"])])
     mongo_database["kidlisp"].insert_one({"source": "x"})
     mongo_database["moods"].insert_one({"user": BERT})
     mongo_database["@handles"].insert_one({"_id": BERT, "handle": "bert"})
     found = accounts(mongo_database)
-    assert set(found) == {GUEST_ID, ANNA, BERT}
+    odd = [account for id, account in found.items() if id not in {GUEST_ID, ANNA, BERT}]
+    said = sorted(each.blocked.message for each in odd if each.blocked is not None)
+    assert [each.partition(":")[0] for each in said] == [
+        "`user` of some kidlisp is of type int, not a text",
+        "`user` of some kidlisp is of type list, not a text",
+    ]
     assert found[BERT].key == "bert"
     assert found[ANNA].key.startswith("user:")
     assert isinstance(found[ANNA].blocked, NoCredentials)

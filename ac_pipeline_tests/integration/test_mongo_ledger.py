@@ -195,6 +195,22 @@ def test_waiting_outlasts_the_lease_of_a_run_that_died(collection: Collection[di
         assert sum(clock.slept) == pytest.approx(60, abs=1)
 
 
+@pytest.mark.parametrize(("ahead", "waits"), [(timedelta(minutes=30), True), (timedelta(days=365), False)])
+def test_a_lease_of_a_clock_that_was_wrong_keeps_nobody_out(
+    collection: Collection[dict[str, Any]], ahead: timedelta, waits: bool
+) -> None:
+    """WRITE-12, WRITE-13: a machine that was a year ahead died; one that is a little ahead may be at work."""
+    clock = FakeClock()
+    collection.insert_one({"_id": DID, "holder": "dead", "token": "x", "expires_at": clock() + ahead})
+    leases, held = Leases(collection, clock=clock, sleep=clock.sleep, patience=0), False
+    try:
+        with leases.hold(DID, "run-2"):
+            held = True
+    except LeaseHeld:
+        pass
+    assert held is not waits
+
+
 def test_a_holder_that_was_overtaken_cannot_end_the_new_lease(collection: Collection[dict[str, Any]]) -> None:
     clock, tokens = FakeClock(), iter(["first", "second"])
     leases = Leases(collection, clock=clock, sleep=clock.sleep, token=lambda: next(tokens))

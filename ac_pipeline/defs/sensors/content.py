@@ -87,7 +87,7 @@ class Memory:
 
         Those with a run under way are left until it has ended; those who rest, except once a minute.
         """
-        all_of_them = now - self.checked >= CHECK
+        all_of_them = not _recent(self.checked, now, CHECK)
         keys = {
             key
             for key, asked in self.users.items()
@@ -150,7 +150,7 @@ def plan_content(
             keys["busy"].append(key)
         elif _is_new(asked, found):
             keys["first"].append(key)
-        elif asked.times == 1 or now - asked.at >= ASK_AGAIN:
+        elif asked.times == 1 or not _recent(asked.at, now, ASK_AGAIN):
             keys["again"].append(key)
         else:
             keys["resting"].append(key)
@@ -171,7 +171,7 @@ def plan_content(
         busy=tuple(keys["busy"]),
         resting=tuple(keys["resting"]),
         unknown=tuple(keys["unknown"]),
-        memory=Memory(memory.position, _bounded(users), now if now - memory.checked >= CHECK else memory.checked),
+        memory=Memory(memory.position, _bounded(users), memory.checked if _recent(memory.checked, now, CHECK) else now),
     )
     return replace(plan, waiting=tuple(key for key in (*first, *again) if key not in plan.asked))
 
@@ -194,7 +194,12 @@ def _seen(asked: Asked, found: Iterable[Work], *, whole: bool) -> Asked:
 
 
 def _rests(asked: Asked, now: float) -> bool:
-    return asked.times > 1 and NOT_ASKED not in asked.items.values() and now - asked.at < ASK_AGAIN
+    return asked.times > 1 and NOT_ASKED not in asked.items.values() and _recent(asked.at, now, ASK_AGAIN)
+
+
+def _recent(at: float, now: float, seconds: float) -> bool:
+    """True if it was less than so long ago. A moment still to come is that of a clock that was wrong."""
+    return -1 < now - at < seconds
 
 
 def _bounded(users: Mapping[str, Asked]) -> dict[str, Asked]:

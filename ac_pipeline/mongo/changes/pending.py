@@ -112,14 +112,15 @@ class Rule:
         # The platform is done with what it was still making, before its time.
         failure = known.failure if known is not None else None
         early = failure is not None and failure.error_class == SourcePending.code and not same
+        state = known.state if known is not None else None
+        if document.verdict is Verdict.WITHDRAWN:
+            # Without a link it may have a record that was never linked, a failure, or renditions: a run ends them.
+            there = document.link is not None or state not in {None, State.DELETED}
+            return Cause.WITHDRAWN if there and (known is None or not self._deletion_waits(known)) else None
         if known is not None and ((self._waits(known) and not early) or self._blocked_still(account, known)):
             return None
-        match document.verdict:
-            case Verdict.WITHDRAWN:
-                return Cause.WITHDRAWN if document.link is not None else None
-            case Verdict.INVALID | Verdict.OWNERSHIP_UNCLEAR:
-                return None if same else Cause.UNREADABLE
-        state = known.state if known is not None else None
+        if document.verdict is not Verdict.ELIGIBLE:
+            return None if same else Cause.UNREADABLE
         if same and state is State.QUARANTINED:
             return None
         if not is_linked(document, account) or state is State.DELETED:
@@ -132,10 +133,14 @@ class Rule:
         """Why a run is needed for an item whose document does not exist, or None: its record has to go (DEL-4)."""
         out_of_reach = type in self.paused.get(account.id, ()) or account.blocked is not None
         over = known.state is State.DELETED or known.cid is None
-        return None if out_of_reach or over or self._waits(known) else Cause.GONE
+        return None if out_of_reach or over or self._deletion_waits(known) else Cause.GONE
 
     def _waits(self, known: LedgerEntry) -> bool:
         return known.state is State.DEFERRED and known.deferred_until is not None and known.deferred_until > self.now
+
+    def _deletion_waits(self, known: LedgerEntry) -> bool:
+        """True if its deletion was tried and waits for a limit; that its last write does holds up no erasure."""
+        return known.withdrawn_at is not None and self._waits(known)
 
     def _blocked_still(self, account: Account, known: LedgerEntry) -> bool:
         return (
@@ -301,8 +306,11 @@ class MongoChanges:
 
     def _next_compare(self, place: _Place, drained: Drained, now: datetime) -> _Place:
         """Begin a compare where one has to begin; a lost feed makes it one of everything, from the start."""
-        at, place = now.timestamp(), replace(place, token=drained.token)
-        due = at >= min(place.due, place.deep_due)
+        # One that is due later than any can be was put off by a clock that was wrong.
+        at, token = now.timestamp(), drained.token
+        deep_due = place.deep_due if place.deep_due <= at + _EVERYTHING_AGAIN else at
+        place = replace(place, token=token, deep_due=deep_due)
+        due = at >= min(place.due, place.deep_due) or place.due > at + _LATEST
         if drained.lost is None and (place.deep is not None or not due):
             return place
         why = None if drained.lost is None else place.fallback or drained.lost

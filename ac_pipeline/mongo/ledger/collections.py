@@ -20,6 +20,7 @@ from pymongo.errors import DuplicateKeyError, PyMongoError
 
 from ac_pipeline.atproto.rate_limits import Bucket, Window
 from ac_pipeline.atproto.sessions import Tokens
+from ac_pipeline.atproto.xrpc_errors import LONGEST
 from ac_pipeline.errors import Misconfigured, ServiceUnreachable
 from ac_pipeline.mongo.database import mongo_errors, own_collection, storable, value_of
 
@@ -151,8 +152,10 @@ class MongoBudgetStore:
         return done.matched_count == 1 or done.upserted_id is not None
 
     def silence(self, key: str, until: float) -> None:
+        known = "$silent_until"  # One that lies too far ahead is of a clock that was wrong
+        later = {"$cond": [{"$gte": [known, until + LONGEST]}, until, {"$max": [known, until]}]}
         with mongo_errors(f"keep the budget of {key}"):
-            self._collection.update_one({"_id": key}, {"$max": {"silent_until": until}}, upsert=True)
+            self._collection.update_one({"_id": key}, [{"$set": {"silent_until": later}}], upsert=True)
 
     def buckets(self) -> Iterator[tuple[str, Bucket]]:
         """Every bucket, with its key: for whoever wants to know what is known of a server."""

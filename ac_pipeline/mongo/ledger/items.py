@@ -27,7 +27,7 @@ from ac_pipeline.items import (
     State,
 )
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.mongo.database import mongo_errors, own_collection, storable, value_of
+from ac_pipeline.mongo.database import in_parts, mongo_errors, own_collection, storable, value_of
 from ac_pipeline.mongo.ledger.leases import Leases
 
 HISTORY = 20  # Attempts an entry remembers; the last failure is kept beside them, without expiry (OPS-2)
@@ -84,6 +84,7 @@ _DUPLICATE = 11000  # The code of "exists already"
 _BATCH = 500
 _CHECKPOINTS_A_BATCH = 5_000  # Checkpoints an answer holds: those of all 4,200 repositories fit into one
 _IDS_A_BATCH = 10_000
+_ITEMS_A_LOOK = 200  # Ids of one query: more cost the local server far more than their share
 _PENDING = [State.DEFERRED.value, State.QUARANTINED.value, State.BLOCKED.value]  # Not where they should be
 _NOT_DELETED = {"$ne": State.DELETED.value}
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
@@ -145,6 +146,10 @@ class MongoLedger:
         for entry in self._read(query, f"read the ledger of {account.key}") if found else ():
             found[entry.type][entry.document] = entry
         return found
+
+    def of_others(self, account: Account, items: Iterable[str]) -> list[LedgerEntry]:
+        parts = in_parts(items, _ITEMS_A_LOOK)
+        return [entry for part in parts for entry in self.of_items(part) if entry.account != account.id]
 
     def save(self, entries: Iterable[LedgerEntry]) -> None:
         """Insert or replace entries; each entry's last history line is appended to its timeline.

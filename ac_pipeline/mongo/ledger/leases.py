@@ -26,6 +26,7 @@ from ac_pipeline.errors import LeaseHeld, PipelineError, Transient
 from ac_pipeline.mongo.database import mongo_errors
 
 _PROC = Path("/proc")
+_MOST_AHEAD = timedelta(hours=1)  # By so much no clock of a machine at work is wrong
 
 
 def own_mark() -> str | None:
@@ -131,11 +132,11 @@ class Leases:
     def _take(self, did: str, holder: str, token: str) -> bool:
         """One atomic try: an upsert that meets a lease still running breaks on its `_id`."""
         ours = {"holder": holder, "token": token, "process": self.process(), "expires_at": self._expiry()}
+        # One that would run for so long was left behind by a clock that was wrong.
+        expired = [{"expires_at": {"$lte": self.clock()}}, {"expires_at": {"$gt": self._expiry() + _MOST_AHEAD}}]
         with mongo_errors(f"take the lease on {did}"):
             try:
-                self.collection.find_one_and_update(
-                    {"_id": did, "expires_at": {"$lte": self.clock()}}, {"$set": ours}, upsert=True
-                )
+                self.collection.find_one_and_update({"_id": did, "$or": expired}, {"$set": ours}, upsert=True)
             except DuplicateKeyError:
                 return False
         return True

@@ -20,7 +20,7 @@ MIGRATIONS: Final[tuple[Migration, ...]] = (lambda database: None,)
 go on while machines are restarted one by one, can read. Ledgers from before there were versions are of version 0; the
 first has nothing to change in them."""
 _VERSION, _ID = "schema", "ledger"
-_LEFT_OUT: Final = frozenset({_VERSION, "leases", "sessions"})  # Of a copy: of the moment, or secret and made anew
+_LEFT_OUT: Final = frozenset({_VERSION, "leases", "sessions", "provisioning"})  # Of a copy: of the moment, or secret
 _BATCH = 1_000
 
 
@@ -42,7 +42,8 @@ def bring_up_to_date(database: Database[dict[str, Any]], migrations: Sequence[Mi
 
 
 def export_ledger(database: Database[dict[str, Any]]) -> Iterator[str]:
-    """A copy, line by line: MongoDB's Extended JSON, without leases and sessions."""
+    """A copy, line by line: MongoDB's Extended JSON, without leases, sessions and the passwords of accounts that are
+    being made or changed."""
     yield json_util.dumps({"ledger": len(MIGRATIONS)})
     with mongo_errors("read the ledger"):
         for name in sorted(set(database.list_collection_names()) - _LEFT_OUT):

@@ -29,8 +29,16 @@ from ac_pipeline.operations.parameters import Selected, option
 from ac_pipeline.operations.removal.snapshot import blobs_of
 from ac_pipeline.renditions.store import RenditionStore
 from ac_pipeline.sync.planning.copies import copies_of, deletions, find_lost_sources
-from ac_pipeline.sync.planning.plan import COPIES, AccountPlan, Existing, Wanted, existing_records, plan_type
-from ac_pipeline.sync.planning.reading import ANOTHERS, DOCUMENT_GONE
+from ac_pipeline.sync.planning.plan import (
+    COPIES,
+    DOCUMENT_GONE,
+    AccountPlan,
+    Existing,
+    Wanted,
+    existing_records,
+    plan_type,
+)
+from ac_pipeline.sync.planning.reading import gone_from
 from ac_pipeline.sync.ports import DataServer, Documents, Ledger
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.writing.blob_repair import missing_blobs
@@ -231,7 +239,7 @@ class Erasures:
         rendered = {id for id, entry in missing.items() if made_of(entry)}
         owners = self.documents.owners(media, sorted({*named, *rendered}))
         doubtful = self.documents.is_empty(media) and not account.owner_deleted
-        plan.gone[media.name] = {} if doubtful else {ref: ANOTHERS if ref in owners else DOCUMENT_GONE for ref in named}
+        plan.gone[media.name] = {} if doubtful else gone_from(account, owners, named)
         for ref in named:
             if ref not in owners and not doubtful:
                 reason = LEAVING if account.owner_deleted else DOCUMENT_GONE

@@ -127,9 +127,9 @@ def _chosen(pipeline: Pipeline, chosen: ItemsParameters) -> Iterator[LedgerEntry
 
 
 def _json(entry: LedgerEntry) -> dict[str, object]:
-    """An entry as JSON; the account's Mongo id stays inside."""
-    values = asdict(entry)
-    values.pop("account")
+    """An entry as JSON; Mongo ids of accounts stay inside."""
+    values = asdict(replace(entry, former=None))
+    del values["account"], values["former"]
     values["user"] = values.pop("partition")
     if entry.derived is not None:
         values["derived"]["found"] = sorted(entry.derived.found)

@@ -43,8 +43,7 @@ from ac_pipeline.operations.parameters import Selected, option, sweep_option, wh
 from ac_pipeline.operations.sync import confirm_sweep, sync_left_out, sync_lines, sync_tables
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.for_accounts import for_accounts
-from ac_pipeline.sync.planning.plan import Existing, Kind, Operation, TypePlan, Wanted, existing_records
-from ac_pipeline.sync.planning.reading import DOCUMENT_GONE
+from ac_pipeline.sync.planning.plan import DOCUMENT_GONE, Existing, Kind, Operation, TypePlan, Wanted, existing_records
 from ac_pipeline.sync.report import AccountReport, SyncReport
 from ac_pipeline.sync.selection import Selection
 

@@ -95,6 +95,7 @@ class WipeOrRestore:
         """Do it anew whenever somebody else writes in between; RepositoryMoved where somebody did every time."""
         moved: RepositoryMoved | None = None
         for _ in range(ROUNDS):
+            self.vault.engine.confirm(self.account)
             try:
                 return step()
             except RepositoryMoved as error:

@@ -82,6 +82,7 @@ class Wipe(WipeOrRestore):
     recorder: DeletionRecorder = field(init=False)
     uncounted: set[str] = field(default_factory=set, init=False)  # Paths of deletions without an answer
     began: bool = field(default=False, init=False)
+    unheard: bool = field(default=False, init=False)  # True if a batch may have gone without an answer
 
     def __post_init__(self) -> None:
         self.report = WipeReport(self.account.key)
@@ -193,9 +194,11 @@ class Wipe(WipeOrRestore):
             try:
                 return self._empty(*read_now)
             except RepositoryMoved:
+                self.unheard = self.unheard or bool(self.uncounted)
                 raise
             except PipelineError as error:
-                if not self.began or (isinstance(error, Blocked) and not self.report.deleted):
+                refused = isinstance(error, Blocked) and not self.report.deleted and not self.unheard
+                if not self.began or refused:
                     # Nothing can have gone, so nothing has to stay away.
                     unheld = [media for media in self.types if media.name not in held_before]
                     self.vault.engine.ledger.release(self.account, unheld)

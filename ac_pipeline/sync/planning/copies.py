@@ -77,7 +77,7 @@ def find_lost_sources(plan: AccountPlan, documents: Documents) -> None:
         source_of = _sources(plan, media)
         sources = {source_of(copy): copy for copy in copies if copy.collection or copy.ref in plan.entries[media.name]}
         lost = sorted(sources.keys() - known - named)
-        if not lost or named - known - gone.keys() or documents.is_empty(media):
+        if not lost or (named - known and not gone) or documents.is_empty(media):
             continue
         named_documents = [source for source in lost if sources[source].path != source]
         unnamed = [source for source in lost if sources[source].path == source]

@@ -6,9 +6,10 @@ here only (LINK-1 to LINK-11, WRITE-2, 3, DEL-4, 5, 10).
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from hashlib import sha256
@@ -62,6 +63,9 @@ BESIDE: Final = frozenset({Kind.DELETE_DUPLICATE, Kind.DELETE_COPY})
 _WRITES = {Kind.CREATE: "create", Kind.UPDATE: "update", **dict.fromkeys(ERASES | BESIDE, "delete")}
 LINKS_ONLY: Final = frozenset({Kind.ADOPT, Kind.HEAL, Kind.UNLINK})
 
+DOCUMENT_GONE: Final = "its document is gone"  # Why an orphan goes; the record may be the only copy
+ANOTHERS: Final = "its document belongs to another account"
+_OBJECT_ID: Final = re.compile("[0-9A-Fa-f]{24}")
 COPIES: Final = "site.standard.document"  # The collection in which copies of our records lie; see `copies.py`
 
 
@@ -122,7 +126,7 @@ class Operation:
 
     @property
     def item(self) -> str:
-        """The item it is about; an orphan's is that of the document it names."""
+        """The item it is about; an orphan's is that of the document it names, unless that is another account's."""
         document = self.document.id if self.document else self.orphan or self.rkey
         return item_id(self.media.name, document)
 
@@ -195,7 +199,9 @@ def existing_records(repository: Repository, media: MediaType) -> list[Existing]
         except InvalidRecord:  # somebody else's record without a JSON form: it names nothing, but its key is taken
             value = {}
         named = [value.get(name) for name in ("ref", "mongoId")]
-        found.append(Existing(rkey, cid, next((n for n in named if isinstance(n, str) and n), None), value))
+        ref = next((n for n in named if isinstance(n, str) and n), None)
+        # An ObjectId is the same in capitals, where Mongo finds its document too.
+        found.append(Existing(rkey, cid, ref.lower() if ref and _OBJECT_ID.fullmatch(ref) else ref, value))
     return found
 
 
@@ -267,6 +273,8 @@ class AccountPlan:
     gone: dict[str, Mapping[str, str]] = field(default_factory=dict)
     plans: list[TypePlan] = field(default_factory=list)
     existing: dict[str, list[Existing]] = field(default_factory=dict)  # Its records, decoded once, until planned
+    # Type, key and `ref` of records whose documents are gone and came back under other ids: they name nothing any more
+    renamed: set[tuple[str, str, str | None]] = field(default_factory=set)
     refused: set[str] = field(default_factory=set)  # Paths of what did not happen in this run and is not sent again
     unresolved: set[str] = field(default_factory=set)  # Items with a refused write: no copy is given up
     changed: set[str] = field(default_factory=set)  # Names of the types this run has written to
@@ -282,7 +290,10 @@ class AccountPlan:
     def records(self, media: MediaType) -> list[Existing]:
         """The records of one type; none when no repository was read."""
         if media.name not in self.existing and self.repository is not None:
-            self.existing[media.name] = existing_records(self.repository, media)
+            self.existing[media.name] = [
+                replace(each, ref=None) if (media.name, each.rkey, each.ref) in self.renamed else each
+                for each in existing_records(self.repository, media)
+            ]
         return self.existing.get(media.name, [])
 
     def operations(self) -> list[Operation]:
@@ -431,7 +442,9 @@ class _Planner:
                 continue
             reason = pending_deletion or (gone.get(record.ref) if record.ref is not None else None)
             if reason is not None:
-                self._add(Kind.DELETE_ORPHAN, record.rkey, reason, orphan=record.ref)
+                # What the ledger knows of another account's item is not this one's to change.
+                orphan = record.ref if reason != ANOTHERS else None
+                self._add(Kind.DELETE_ORPHAN, record.rkey, reason, orphan=orphan)
             else:
                 what = "names no document" if record.ref is None else f"names document {record.ref}, which is not known"
                 failure = _held_back(f"{self.media.name} record {record.rkey} {what}; it is left alone")

@@ -30,15 +30,17 @@ from ac_pipeline.errors import (
 )
 from ac_pipeline.items import Derived, LedgerEntry, Stage, State, item_id
 from ac_pipeline.media.base import Document, MediaType, Verdict
-from ac_pipeline.sync.planning.plan import AccountPlan, Made, Wanted, failure_of, offer
+from ac_pipeline.media.eligibility import NOBODY
+from ac_pipeline.sync.planning.plan import ANOTHERS, DOCUMENT_GONE, AccountPlan, Made, Wanted, failure_of, offer
 from ac_pipeline.sync.ports import Documents, Ledger, Renderer
 from ac_pipeline.sync.safeguard import Safeguard
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.writing.recorder import Recorder
 
-DOCUMENT_GONE = "its document is gone"  # Why an orphan goes; the record may be the only copy
-
-ANOTHERS = "its document belongs to another account"
+LEFT_BEHIND = (
+    "it has no `user`, and is the work of an account that has left: it is not published as guest work; give it a "
+    "`user`, or remove it"
+)
 
 COMPANION_DAYS = 7  # How long a missing companion may still turn up: it is uploaded together with its item
 
@@ -78,10 +80,11 @@ def make(renderer: Renderer, pool: Executor, jobs: Sequence[Job]) -> Made:
 
 
 def gone_from(account: Account, owners: Mapping[str, str | None], documents: Iterable[str]) -> dict[str, str]:
-    """Those of these documents that are not this account's, with the reason, by what `Documents.owners` tells."""
-    own = None if account.is_guest else account.id
+    """Those of these documents that are not this account's, with the reason, by what `Documents.owners` tells; none
+    whose owner nobody can tell: nothing is removed for it."""
+    own = {None if account.is_guest else account.id, NOBODY}
     return {
-        id: ANOTHERS if id in owners else DOCUMENT_GONE for id in documents if id not in owners or owners[id] != own
+        id: ANOTHERS if id in owners else DOCUMENT_GONE for id in documents if id not in owners or owners[id] not in own
     }
 
 
@@ -129,6 +132,29 @@ class Reader:
             plan.documents[media.name] = list(self.documents.stream(plan.account, media))
             plan.selected[media.name] = plan.selection.documents(plan.documents[media.name])
         plan.entries |= self.ledger.load_types(plan.account, types)
+        for media in types if plan.account.is_guest else ():
+            if media.outlives_owner:
+                self._hold_left_behind(plan, media)
+
+    def _hold_left_behind(self, plan: AccountPlan, media: MediaType) -> None:
+        """Hold back documents without an owner that the ledger knows as those of somebody who has left (DEL-10): the
+        link that would tell it went with the record when that account was emptied.
+        """
+        entries, documents = plan.entries[media.name], plan.documents[media.name]
+        eligible = [each.id for each in documents if each.verdict is Verdict.ELIGIBLE]
+        unknown = [item_id(media.name, id) for id in eligible if id not in entries]
+        others = {entry.document: entry for entry in self.ledger.of_others(plan.account, unknown)} if unknown else {}
+        former = {id: entry.former for id in eligible if (entry := entries.get(id)) is not None and entry.former}
+        former |= {id: entry.account for id, entry in others.items()}
+        if not former:
+            return
+        staying = {account.id for account in self.safeguard.accounts() if not account.owner_deleted}
+        left = {id for id, account in former.items() if account not in staying}
+        plan.entries[media.name] = {**entries, **{id: entry for id, entry in others.items() if id in left}}
+        plan.documents[media.name] = [
+            replace(each, verdict=Verdict.OWNERSHIP_UNCLEAR, reason=LEFT_BEHIND) if each.id in left else each
+            for each in documents
+        ]
 
     # ---------------------------------------------------------------------------------------------- what is wanted
 
@@ -247,6 +273,7 @@ class Reader:
             if plan.account.pending_deletion is not None:
                 plan.gone[media.name] = {}
                 continue
+            self._find_renamed(plan, media)
             records, gone = plan.records(media), self._gone(plan, media)
             orphans = {
                 record.rkey: record.ref if gone[record.ref] == DOCUMENT_GONE else f"{record.ref} elsewhere"
@@ -268,6 +295,21 @@ class Reader:
                 # Confirmed once more: while a backup is being restored, documents come back between two looks.
                 gone = {} if why is not None else self._gone(plan, media)
             plan.gone[media.name] = gone
+
+    def _find_renamed(self, plan: AccountPlan, media: MediaType) -> None:
+        """Records of works whose documents were made anew, under other ids: whose they are is told by what they hold,
+        as of records that name no document (GUARD-7). A database that lost them has not lost their works.
+        """
+        identities = {media.identity(document.fields) for document in plan.documents[media.name]} - {None}
+        gone = self._gone(plan, media) if identities else {}
+        renamed = {
+            (media.name, each.rkey, each.ref)
+            for each in plan.records(media)
+            if gone.get(str(each.ref)) == DOCUMENT_GONE and media.identity(each.value) in identities
+        }
+        if renamed:
+            plan.renamed |= renamed
+            del plan.existing[media.name]
 
     def _gone(self, plan: AccountPlan, media: MediaType) -> Mapping[str, str]:
         """Documents that records name and this account does not have, confirmed one by one (DEL-4, DEL-5)."""

@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.syntax import at_uri
-from ac_pipeline.errors import TRANSIENT_CODES, Blocked, Paused, PipelineError, RateLimited, Transient
+from ac_pipeline.errors import TRANSIENT_CODES, AccountDeleted, Blocked, Paused, PipelineError, RateLimited, Transient
 from ac_pipeline.items import Attempt, Derived, Failure, LedgerEntry, Stage, State
 from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType, Verdict
 from ac_pipeline.media.registry import media_type
@@ -165,7 +165,7 @@ class Entries:
         return replace(entry, attempts=known.attempts, history=())  # no new line for its timeline
 
     def _fulfilled(self, wanted: Wanted, rkey: str, state: State) -> LedgerEntry:
-        changes = {"cid": wanted.cid, "withdrawn_at": None, **_media_of(wanted)}
+        changes = {"cid": wanted.cid, "withdrawn_at": None, "former": None, **_media_of(wanted)}
         return self._entry(wanted.item, wanted.document, state, rkey=rkey, changes=changes)
 
     def _entry(
@@ -183,6 +183,7 @@ class Entries:
         """What is known of an item, brought up to date, with one more line in its timeline."""
         account, now, known = self._account, self._now(), self._of(item)
         rkey = rkey or (known.rkey if known.did == account.did else None)
+        before = known.former if known.account == account.id else known.account
         derived = changes.get("derived", known.derived)
         # What an erasure has given up is over once the item is wanted again.
         back = known.derived is None and derived is not None
@@ -204,7 +205,7 @@ class Entries:
             attempts=known.attempts + 1,
             history=(*known.history, Attempt(now, self._run_id, stage, state, error, said)),
             past_blobs=tuple(dict.fromkeys(cid for cid in former if cid not in own)),
-            **{"deferred_until": None, **changes},
+            **{"deferred_until": None, "former": before, **changes},
         )
 
 
@@ -425,7 +426,8 @@ class Recorder:
             self._save([self._miss(operation, failure, state, until)])
 
     def block(self, media: MediaType, reason: Blocked) -> None:
-        """The eligible ones among the chosen documents of one type wait for their account, or for a pause to end."""
+        """The eligible ones among the chosen documents of one type wait for their account, or for a pause to end. Of
+        withdrawn ones the ledger learns since when their records have to go (DEL-6); the report counts them not."""
         self._know(media)
         failure = failure_of(Stage.WRITE, reason)
         saved = []
@@ -435,6 +437,9 @@ class Recorder:
                 faulty = self._entries.stays_quarantined(wanted.item, document, failure)
                 self.states.end(wanted.item, State.QUARANTINED if faulty else State.BLOCKED)
                 saved.append(self._entries.failed(wanted.item, wanted, failure, State.BLOCKED))
+            elif document.id in self._plan.selected[media.name] and self._has_to_go(wanted, reason):
+                entry = self._entries.failed(wanted.item, wanted, failure, State.BLOCKED, pending_deletion=True)
+                saved.append(entry)
         self._save(saved)
 
     def block_rest(self, reason: Blocked) -> None:
@@ -558,6 +563,12 @@ class Recorder:
         if document.link.did not in (None, self._account.did) or (known is not None and known.rkey is not None):
             return None
         return self._entries.deleted(item, document, operation.rkey, operation.reason)
+
+    def _has_to_go(self, wanted: Wanted, reason: Blocked) -> bool:
+        """True if the ledger knows a record of a withdrawn document."""
+        known = self._entries.of(wanted.item)
+        there = known is not None and known.cid is not None and known.state is not State.DELETED
+        return there and wanted.document.verdict is Verdict.WITHDRAWN and not isinstance(reason, AccountDeleted)
 
     def _fail(self, wanted: Wanted, failure: Failure, rkey: str | None = None) -> LedgerEntry | None:
         item, state = wanted.item, end_of(failure)

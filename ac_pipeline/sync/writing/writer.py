@@ -17,6 +17,7 @@ from ac_pipeline.atproto.syntax import record_cid
 from ac_pipeline.atproto.types import ENVELOPE_BYTES, MAX_OPERATIONS, Write, request_bytes
 from ac_pipeline.errors import (
     BlobMissing,
+    Blocked,
     OutcomeUnknown,
     Permanent,
     PipelineError,
@@ -280,7 +281,10 @@ def commit_writes(
     try:
         commit = server.apply_writes(account, writes, swap_commit=repository.commit)
     except OutcomeUnknown as error:
-        after = server.read_repository(repository.did)
+        try:
+            after = server.read_repository(repository.did)
+        except Blocked as closed:  # it says nothing about the batch
+            raise RepositoryMoved(f"{error.message} {closed.message}") from closed
         if after.commit == repository.commit:
             raise
         if dict(after.records) != _written(repository, writes):

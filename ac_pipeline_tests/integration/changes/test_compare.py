@@ -316,3 +316,14 @@ def test_a_look_at_everybody_that_runs_out_of_time_says_so(site: Site) -> None:
     assert "were not enough" in str(found.failed)
     site.changes = site.made(Breaking(site.database, "moods", OperationFailure("operation exceeded time limit", 50)))
     assert "Could not compare the moods" in str(site.changes.look_at_everybody(site.accounts, set(), set(), 60).failed)
+
+
+def test_a_clock_that_was_wrong_puts_no_compare_off(site: Site) -> None:
+    """VERIFY-10: a machine was a year ahead, and its clock was set right."""
+    site.start()
+    site.look(seconds=365 * 86_400)
+    new, edited = (site.add(MOOD, ADA) for _ in range(2))
+    site.settle(edited)
+    site.look([new, edited])  # the events are read
+    site.own["items"].update_one({"_id": edited}, {"$set": {"fingerprint": "before"}})
+    assert items(site.look(seconds=-365 * 86_400)) == {new: Cause.NEW, edited: Cause.EDITED}

@@ -407,3 +407,24 @@ def test_a_store_that_fails_never_spoils_an_answer_that_came(clock: Clock) -> No
     budget.refused({}, write(3), 30.0)
     with pytest.raises(RateLimited):
         budget.reserve(write(3))
+
+
+@pytest.mark.parametrize("how", ["spent", "silenced"])
+def test_what_a_clock_that_was_wrong_has_learned_holds_nothing_up(clock: Clock, how: str) -> None:
+    """LIMIT-1, LIMIT-4: a machine was a year ahead, and its clock was set right."""
+    store = MemoryBudgetStore()
+    clock.now += 365 * 86_400.0
+    ahead = Budget(store=store, clock=clock, sleep=clock.sleep)
+    if how == "spent":
+        ahead.learn(headers(HOURLY, 0, clock.now + 1800), write(3))
+    else:
+        ahead.refused({}, READ, 1800.0)
+    clock.now = START
+    for budget in (ahead, Budget(store=store, clock=clock, sleep=clock.sleep)):
+        budget.reserve(write(3))
+    budget.learn(headers(HOURLY, 600, START + 1800), write(3))
+    assert left(budget, DID) == [600]
+    budget.refused({}, READ, 1800.0)
+    with pytest.raises(RateLimited) as caught:
+        Budget(store=store, clock=clock, sleep=clock.sleep).reserve(READ)
+    assert caught.value.retry_after == 1800.0

@@ -266,3 +266,11 @@ def test_an_hour_stands_under_the_limit_of_whoever_asks(at: float, under_way: bo
     found = hour_under_way(Bucket({POLICY: window}), 100, START + at)
     assert found == (replace(window, limit=100, remaining=97) if under_way else None)
     assert hour_under_way(Bucket(), 100, START) is None
+
+
+def test_an_hour_of_a_clock_that_was_wrong_is_over(clock: Clock, store: CountingStore) -> None:
+    """LIMIT-9."""
+    clock.now += 365 * 86_400.0
+    assert commits(open_pace(clock, store, 10), 20) == 10
+    clock.now = START
+    assert commits(open_pace(clock, store, 10), 20) == 10

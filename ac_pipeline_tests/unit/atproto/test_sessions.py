@@ -306,3 +306,11 @@ def test_no_representation_shows_a_token() -> None:
 )
 def test_the_expiry_of_a_token_is_read_where_it_has_one(text: str, expected: float | None) -> None:
     assert expires_at(text) == expected
+
+
+def test_sign_ins_of_a_clock_that_was_wrong_do_not_count(server: Server, clock: Clock) -> None:
+    """LIMIT-7."""
+    store = MemorySessionStore()
+    for _ in range(300):
+        store.count_sign_in(str(ALICE.did), clock.now + 365 * DAY, 300)
+    assert Sessions(store, server, clock=clock).access(ALICE)

@@ -147,6 +147,17 @@ def test_unfinished_work_gets_one_run_of_its_own_and_then_rests_for_an_hour(tick
     assert ticks.tick(works).asked == ()
 
 
+def test_a_clock_that_was_wrong_lets_nobody_rest_for_longer(ticks: Ticks) -> None:
+    """RUN-10: a machine was a year ahead, and its clock was set right."""
+    ticks.now += 365 * 86_400
+    for _ in range(3):
+        ticks.tick([work("ada")])
+    ticks.now -= 365 * 86_400
+    assert ticks.memory.watched(set(), ticks.now) == ({"ada"}, {"mood:ada-1"})
+    assert ticks.tick([work("ada")]).alone == ("ada",)
+    assert ticks.tick([work("ada")]).resting == ("ada",)
+
+
 def test_something_new_of_a_resting_user_is_asked_for_at_once(ticks: Ticks) -> None:
     for _ in range(3):
         ticks.tick([work("ada")])

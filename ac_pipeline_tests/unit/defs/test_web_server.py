@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from PIL import Image
 
-from ac_pipeline.defs.web_server import Guard, thumbnail, why_refused
+from ac_pipeline.defs.web_server import KEPT_SECONDS, Guard, thumbnail, why_refused
 
 HOST = {"host": "127.0.0.1:3000"}
 URL = "https://dagster.example"
@@ -112,8 +112,8 @@ def picture(side: int, format: str = "PNG") -> bytes:
     return stream.getvalue()
 
 
-def get(path: str) -> tuple[int, bytes]:
-    """What the guard answers by itself."""
+def get(path: str, at: float = 0.0) -> tuple[int, bytes]:
+    """What the guard answers by itself, at that many seconds."""
     sent: list[Any] = []
 
     async def send(message: Any) -> None:
@@ -122,7 +122,7 @@ def get(path: str) -> tuple[int, bytes]:
     async def nobody(*_: Any) -> None:
         raise AssertionError("handed on")
 
-    asyncio.run(Guard(nobody)(request(path, "GET"), nobody, send))
+    asyncio.run(Guard(nobody, clock=lambda: at)(request(path, "GET"), nobody, send))
     return sent[0]["status"], sent[1]["body"]
 
 
@@ -166,3 +166,14 @@ def test_small_pictures_are_made_of_blobs_of_the_pds_and_of_nothing_else(blobs: 
     for path in ("c" * 40, "d" * 40, "e" * 40, "../secret", "a" * 19, "x/y"):
         assert get(f"/thumbnails/did:plc:ada/{path}")[0] == 404
     assert get("/thumbnails/ada")[0] == 404
+
+
+@pytest.mark.slow
+def test_a_picture_that_was_erased_is_not_shown_for_longer_than_a_moment(blobs: dict[str, bytes]) -> None:
+    """DEL-7: the web server runs for weeks."""
+    path = f"/thumbnails/did:plc:ada/{'a' * 40}"
+    blobs["a" * 40] = picture(512)
+    assert get(path)[0] == 200
+    del blobs["a" * 40]
+    assert get(path, at=KEPT_SECONDS - 1)[0] == 200
+    assert get(path, at=KEPT_SECONDS)[0] == 404

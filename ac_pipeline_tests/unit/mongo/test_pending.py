@@ -20,6 +20,7 @@ DOCUMENT = Document("mood", "0" * 24, ADA.id, None, 0, {}, "now")
 LINK = Link("3kaaa", "at://did:plc:ada/computer.aesthetic.mood/3kaaa", "bafy", "did:plc:ada")
 LINKED = replace(DOCUMENT, link=LINK)
 WITHDRAWN = replace(LINKED, verdict=Verdict.WITHDRAWN)
+NOT_OVER = sorted(set(State) - {State.DELETED})
 
 
 def known(
@@ -28,6 +29,7 @@ def known(
     *,
     cid: str | None = "bafy",
     deferred_until: datetime | None = None,
+    withdrawn_at: datetime | None = None,
     error_class: str | None = None,
     credentials: str | None = None,
 ) -> LedgerEntry:
@@ -45,6 +47,7 @@ def known(
         cid=cid,
         failure=failure,
         deferred_until=deferred_until,
+        withdrawn_at=withdrawn_at,
     )
 
 
@@ -75,6 +78,7 @@ def known(
         (replace(WITHDRAWN, link=Link(uri=LINK.uri)), None, Cause.WITHDRAWN),
         (replace(WITHDRAWN, link=None), None, None),
         (replace(WITHDRAWN, link=None), known(State.DELETED), None),
+        *((replace(WITHDRAWN, link=None), known(state, "before"), Cause.WITHDRAWN) for state in NOT_OVER),
         (replace(DOCUMENT, verdict=Verdict.INVALID), None, Cause.UNREADABLE),
         (replace(DOCUMENT, verdict=Verdict.INVALID), known(State.QUARANTINED), None),
         (replace(DOCUMENT, verdict=Verdict.INVALID), known(State.QUARANTINED, "before"), Cause.UNREADABLE),
@@ -94,7 +98,19 @@ def test_what_a_document_needs_follows_from_its_state_and_what_the_ledger_knows(
 def test_what_waits_for_a_limit_is_left_until_then(document: Document, later: timedelta | None, waits: bool) -> None:
     """LIMIT-6, OPS-3."""
     until = NOW + later if later is not None else None
-    assert (RULE.cause(ADA, document, known(State.DEFERRED, deferred_until=until)) is None) is waits
+    waiting = known(State.DEFERRED, deferred_until=until, withdrawn_at=NOW if document is WITHDRAWN else None)
+    assert (RULE.cause(ADA, document, waiting) is None) is waits
+    assert (RULE.cause_of_gone(ADA, "mood", replace(waiting, withdrawn_at=NOW)) is None) is waits
+
+
+@pytest.mark.parametrize("state", [State.DEFERRED, State.BLOCKED])
+def test_what_is_removed_while_its_last_edit_waits_is_erased_at_once(state: State) -> None:
+    """DEL-1: a spent limit, or an account that was refused, holds up new work and no erasure."""
+    code = "wrong-password" if state is State.BLOCKED else "rate-limited"
+    waiting = known(state, "before", error_class=code, deferred_until=NOW + timedelta(hours=20))
+    assert RULE.cause(ADA, replace(LINKED, fingerprint="before"), waiting) is None
+    assert RULE.cause(ADA, WITHDRAWN, waiting) is Cause.WITHDRAWN
+    assert RULE.cause_of_gone(ADA, "mood", waiting) is Cause.GONE
 
 
 def test_what_the_platform_is_done_with_before_its_time_is_work_at_once() -> None:
@@ -152,7 +168,8 @@ def test_types_on_hold_have_no_work_until_they_are_released() -> None:
         (known(State.QUARANTINED, cid=None), None),
         (known(State.BLOCKED, cid=None), None),
         (known(State.DELETED), None),
-        (known(State.DEFERRED, deferred_until=NOW + timedelta(hours=1)), None),
+        (known(State.DEFERRED, deferred_until=NOW + timedelta(hours=1), withdrawn_at=NOW), None),
+        (known(State.DEFERRED, deferred_until=NOW + timedelta(hours=1)), Cause.GONE),
     ],
 )
 def test_a_document_that_is_gone_is_work_as_long_as_its_record_may_exist(

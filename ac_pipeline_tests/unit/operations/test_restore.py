@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ac_pipeline.accounts import LEAVING
 from ac_pipeline.errors import (
     AccountDeleted,
     Misconfigured,
@@ -18,6 +19,7 @@ from ac_pipeline.items import State
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.operations.removal.restore import Restore
 from ac_pipeline.operations.removal.snapshot import take_snapshot
+from ac_pipeline.sync.engine import AccountChanged
 from ac_pipeline_tests.unit.operations.guarded import Guarded, medias
 from ac_pipeline_tests.unit.operations.wiped import held, settled, wiped
 from ac_pipeline_tests.unit.sync.world import totals
@@ -54,6 +56,22 @@ def test_a_snapshot_brings_back_the_same_records_under_the_same_keys(world: Guar
     assert world.holds(user) == set()
     assert {world.entry(name, id).state for name, id in ids.items()} == {State.WRITTEN}
     assert {name: tally.unchanged for name, tally in settled(world, user).types.items()} == dict.fromkeys(ids, 1)
+
+
+@pytest.mark.parametrize("change", [{"pending_deletion": LEAVING}, {"password": "another"}], ids=str)
+def test_nothing_comes_back_for_an_account_that_changed_since_it_was_looked_up(
+    world: Guarded, change: dict[str, str]
+) -> None:
+    """DEL-9: checking a snapshot with many videos takes minutes, in which its owner may leave."""
+    user, ids, before = wiped(world)
+    world.engine.current = lambda account: replace(account, **change)
+    report = world.restore(user)
+    assert isinstance(report.error, AccountChanged)
+    assert (report.restored, world.contents(user)) == ({}, {})
+    assert world.holds(user) == set(ids)
+    world.engine.current = lambda account: account
+    assert world.restore(user).clean
+    assert world.contents(user) == before
 
 
 def test_a_restore_says_what_it_would_do_and_writes_nothing(world: Guarded) -> None:

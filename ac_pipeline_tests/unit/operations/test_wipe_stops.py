@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from ac_pipeline.errors import (
+    AccountInactive,
     BlobMissing,
     Misconfigured,
     NoCredentials,
@@ -88,6 +89,21 @@ def test_a_lost_answer_is_read_back(world: Guarded, committed: bool) -> None:
     assert report.deleted == {"mood": 300}
     assert [id for id in ids if world.link("mood", id)] == []
     assert {world.entry("mood", id).state for id in ids} == {State.DELETED}
+
+
+def test_what_may_have_gone_stays_away_though_nobody_can_look(world: Guarded) -> None:
+    """PLAN-5: the answer is lost and the account taken down meanwhile; once it is back, no sync publishes it again."""
+    user = world.user()
+    world.one_of_each(user)
+    world.pds.fail("apply_writes", OutcomeUnknown("no answer"), after=True)
+    world.pds.fail("read_repository", AccountInactive("taken down"))
+    world.pds.fail("download_repository", AccountInactive("taken down"), call=3)
+    report = world.wipe(user)
+    assert isinstance(report.error, AccountInactive)
+    assert world.contents(user) == {}
+    assert world.holds(user) == set(TYPES)
+    world.sync(user)
+    assert world.contents(user) == {}
 
 
 def test_an_outage_ends_a_wipe_that_the_same_command_finishes(world: Guarded) -> None:

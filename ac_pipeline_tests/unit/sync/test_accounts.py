@@ -21,6 +21,7 @@ from ac_pipeline.errors import (
     WrongPassword,
 )
 from ac_pipeline.items import State
+from ac_pipeline.media.mood import MOOD
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.sync.engine import sync_accounts
 from ac_pipeline.sync.report import SyncReport
@@ -103,6 +104,33 @@ def test_an_account_that_is_blocked_while_uploading_is_blocked_once(world: World
     assert isinstance(report.blocked, WrongPassword)
     assert (report.types["painting"].blocked, report.types["mood"].blocked) == (20, 1)
     assert world.pds.count("upload_blob") + world.pds.count("apply_writes") == 1
+
+
+@pytest.mark.parametrize("how", ["no password", "refused by the PDS", "paused"])
+def test_a_removal_that_a_blocked_account_holds_up_is_seen_to_wait(world: World, how: str) -> None:
+    """DEL-6: the record is still public, and its age is known."""
+    user = world.user()
+    gone, kept = world.moods(user, 2)
+    world.sync(user)
+    world.change("mood", gone, deleted=True)
+    blocked, since = user, world.clock.now
+    if how == "no password":
+        blocked = replace(user, password=None, blocked=NoCredentials("Mongo holds no password"))
+    elif how == "paused":
+        world.ledger.hold(user, [MOOD], "an operator looks at it")
+    else:
+        world.pds.set_status(user, "deactivated")
+    report = world.sync(blocked)
+    assert report.types["mood"].blocked == report.types["mood"].planned == 1
+    assert (world.entry("mood", gone).state, world.entry("mood", gone).withdrawn_at) == (State.BLOCKED, since)
+    world.clock.advance(3_600)
+    world.sync(blocked)
+    assert world.entry("mood", gone).withdrawn_at == since
+    assert world.entry("mood", kept).withdrawn_at is None
+    world.ledger.release(user, [MOOD])
+    world.pds.set_status(user, None)
+    assert totals(world.sync(user)) == {"deleted": 1, "unchanged": 1}
+    assert world.entry("mood", gone).withdrawn_at is None
 
 
 def test_work_of_a_deleted_account_is_not_touched(world: World) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
+from bson import Code, ObjectId
 
-from ac_pipeline.errors import RecordRefused, ServiceUnreachable
+from ac_pipeline.accounts import LEAVING
+from ac_pipeline.errors import NoCredentials, RecordRefused, ServiceUnreachable
 from ac_pipeline.items import State
 from ac_pipeline.media.kidlisp import KIDLISP
 from ac_pipeline.media.mood import MOOD
@@ -190,15 +193,62 @@ def test_a_user_without_documents_keeps_what_nobody_confirmed_as_gone(world: Wor
     assert world.by_ref(user, "mood").keys() == set(documents)
 
 
+@pytest.mark.parametrize("value", [ObjectId(), 5, b"auth0|x", Code("auth0|x"), {"id": 1}, "auth0|\udc80"], ids=type)
+@pytest.mark.parametrize("media", MEDIA_TYPES, ids=lambda media: media.name)
+def test_a_document_whose_owner_nobody_can_tell_keeps_its_record(world: World, media: Any, value: object) -> None:
+    """BORDER-1, DEL-4: as with a flag of another type, nothing is removed while the owner's wish is unclear."""
+    user = world.user()
+    document = world.add(media.name, user)
+    world.sync(user)
+    before = world.records(user, media.name)
+    world.change(media.name, document, user=value)
+    report = world.sync(user)
+    assert world.records(user, media.name) == before
+    assert any(document in note for note in report.notes)
+    world.change(media.name, document, user=user.id)
+    assert totals(world.sync(user), media.name).get("unchanged") == 1
+
+
 def test_a_record_of_somebody_elses_document_leaves_this_repository(world: World) -> None:
     """DEL-4: each eligible document once, in the repository of its owner."""
     user, owner = world.user(), world.user()
     document = world.add("mood", owner)
     world.put(user, "mood", KEY, {"mood": "fine", "when": WHEN_TEXT, "ref": document})
     assert totals(world.sync(user)) == {"deleted": 1}
-    assert world.entry("mood", document).account == user.id
+    assert world.entry("mood", KEY).account == user.id
     assert totals(world.sync(owner)) == {"created": 1}
     assert world.by_ref(owner, "mood").keys() == {document}
+
+
+@pytest.mark.parametrize("first", ["before", "after"])
+@pytest.mark.parametrize("media", [each for each in MEDIA_TYPES if each.anonymous], ids=lambda media: media.name)
+@pytest.mark.parametrize("refused", [False, True], ids=["taken", "refused"])
+def test_work_that_passes_to_another_account_is_that_accounts_in_the_ledger(
+    world: World, media: Any, first: str, refused: bool
+) -> None:
+    """VERIFY-6, OPS-2: whoever of the two is synchronised first; what goes on in the old repository is told apart."""
+    before, after = world.guest(), world.user()
+    document = world.add(media.name, before)
+    world.sync(before)
+    (key,) = world.records(before, media.name)
+    world.change(media.name, document, user=after.id)
+    if refused:
+        world.pds.refusals[media.nsid, key] = RecordRefused("no")
+    for account in (before, after) if first == "before" else (after, before):
+        if account is after:
+            world.pds.refusals.clear()
+        elif refused:
+            world.pds.refusals[media.nsid, key] = RecordRefused("no")
+        world.sync(account)
+    entry = world.entry(media.name, document)
+    assert (entry.account, entry.did, entry.state) == (after.id, after.did, State.WRITTEN)
+    assert list(world.records(before, media.name)) == ([key] if refused else [])
+    assert (world.entry(media.name, key).withdrawn_at is not None) is refused
+    world.pds.refusals.clear()
+    world.sync(before)
+    assert world.records(before, media.name) == {}
+    assert world.entry(media.name, key).withdrawn_at is None
+    assert world.entry(media.name, document).account == after.id
 
 
 @pytest.mark.parametrize("fields", [{"mp4Url": None, "zipUrl": None}, {"mp4Status": "failed"}, {}])
@@ -237,6 +287,50 @@ def test_a_program_that_outlived_its_owner_is_not_published_as_a_guests(world: W
         world.sync(guest)
     world.documents.raw(KIDLISP, document).pop("atproto")
     assert totals(world.sync(guest), "kidlisp") == {"created": 1}
+
+
+@pytest.mark.parametrize("how", ["emptied", "never published", "wiped"])
+def test_a_program_of_who_was_erased_and_purged_is_not_published_as_a_guests(world: World, how: str) -> None:
+    """DEL-9, DEL-10: the erasure takes the link away by which it would be told; the ledger knows whose it was."""
+    user, guest = world.user(), world.guest()
+    document = world.add("kidlisp", user, kept={"network": "mainnet"})
+    world.sync(user if how != "never published" else replace(user, password=None, blocked=NoCredentials("none")))
+    if how == "wiped":
+        world.change("kidlisp", document, draft=True)
+        world.sync(user)
+        world.change("kidlisp", document, draft=None)
+    elif how == "emptied":
+        world.sync(replace(user, pending_deletion=LEAVING))
+    assert world.link("kidlisp", document) is None
+    world.accounts[user.id] = replace(user, pending_deletion=LEAVING)
+    world.change("kidlisp", document, user=None)
+    for gone in (False, True, True):
+        if gone:
+            world.accounts.pop(user.id, None)
+        report = world.sync(guest)
+        assert totals(report, "kidlisp") == {"quarantined": 1}
+        assert [failure.item for failure in report.failures] == [f"kidlisp:{document}"]
+        entry = world.entry("kidlisp", document)
+        assert (entry.account, entry.state, entry.former) == (guest.id, State.QUARANTINED, user.id)
+    assert world.records(guest, "kidlisp") == {}
+    other = world.user()
+    world.change("kidlisp", document, user=other.id)
+    assert totals(world.sync(other), "kidlisp") == {"created": 1}
+    assert world.entry("kidlisp", document).former is None
+
+
+def test_a_program_that_its_owner_gives_to_the_guest_is_published_there(world: World) -> None:
+    """DEL-10: only what somebody left behind is held back."""
+    user, guest = world.user(), world.guest()
+    document = world.add("kidlisp", user)
+    world.sync(user)
+    world.change("kidlisp", document, user=None, atproto=None)
+    assert totals(world.sync(guest), "kidlisp") == {"created": 1}
+    world.sync(user)
+    assert (len(world.records(user, "kidlisp")), len(world.records(guest, "kidlisp"))) == (0, 1)
+    assert world.entry("kidlisp", document).former is None
+    del world.accounts[user.id]
+    assert totals(world.sync(guest, full=True), "kidlisp") == {"unchanged": 1}
 
 
 def test_a_guests_program_whose_record_exists_is_not_held_back(world: World) -> None:

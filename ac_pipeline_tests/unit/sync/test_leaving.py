@@ -9,11 +9,12 @@ from dataclasses import replace
 import pytest
 
 from ac_pipeline.accounts import LEAVING, Account
-from ac_pipeline.errors import AccountDeleted, AccountUnknown, RecordRefused
+from ac_pipeline.errors import AccountDeleted, AccountUnknown, NoCredentials, RecordRefused
 from ac_pipeline.items import State
 from ac_pipeline.media.mood import MOOD
 from ac_pipeline.media.painting import PAINTING
 from ac_pipeline.media.registry import MEDIA_TYPES
+from ac_pipeline.sync.engine import AccountChanged
 from ac_pipeline.sync.planning.plan import Kind
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.verify import verify
@@ -225,3 +226,69 @@ def test_a_hold_keeps_nobody_from_being_erased(world: World) -> None:
     report = world.sync(leaving(user))
     assert world.records(user, "mood") == world.records(user, "piece") == {}
     assert report.blocked is None
+
+
+def test_nothing_is_written_for_who_began_to_leave_since_the_run_read_the_accounts(world: World) -> None:
+    """DEL-9: a run over many users reads them all at its start, hours before it comes to the last one."""
+    user = world.user()
+    one_of_each(world, user)
+    world.sync(user)
+    new = world.moods(user, 3)
+    world.engine.current = leaving
+    report = world.sync(user)
+    assert (report.error, report.blocked) == (None, None)
+    assert world.pds.records(user) == {}
+    assert all(world.link("mood", each) is None for each in new)
+    assert sum(tally.created for tally in report.types.values()) == 0
+
+
+def test_what_a_cancelled_deletion_leaves_is_not_erased_by_a_run_that_does_not_know_of_it(world: World) -> None:
+    """DEL-9, DEL-2: it would come back, but be gone from public pages meanwhile."""
+    user = world.user()
+    one_of_each(world, user)
+    world.sync(user)
+    before = world.pds.records(user)
+    world.engine.current = lambda account: user
+    assert sum(tally.unchanged for tally in world.sync(leaving(user)).types.values()) == 5
+    assert world.pds.records(user) == before
+    gate = RecordRefused("the gate is closed")
+
+    def closed() -> None:
+        raise gate
+
+    world.engine.gate = closed
+    world.add("mood", user, mood="another")
+    assert world.sync(leaving(user)).error is gate
+
+
+def test_a_password_that_changed_meanwhile_is_the_one_that_counts(world: World) -> None:
+    """ACCT-1."""
+    user = world.user()
+    world.moods(user, 3)
+    world.engine.current = lambda account: user
+    assert totals(world.sync(replace(user, password="the one before"))) == {"created": 3}
+
+
+def test_nothing_goes_into_the_repository_that_the_account_had_before(world: World) -> None:
+    user, other = world.user(), world.user()
+    world.moods(user, 3)
+    world.engine.current = lambda account: replace(user, did=other.did, password=other.password)
+    assert totals(world.sync(user)) == {"created": 3}
+    assert (len(world.pds.records(user)), len(world.pds.records(other))) == (0, 3)
+    world.engine.current = lambda account: replace(user, password=None, blocked=NoCredentials("no password in Mongo"))
+    world.moods(user, 4)
+    assert isinstance(world.sync(user).blocked, NoCredentials)
+    assert world.pds.records(user) == {}
+
+
+def test_an_account_that_keeps_changing_is_left_for_later(world: World) -> None:
+    """LIMIT-10: bounded, and said."""
+    user = world.user()
+    world.moods(user, 3)
+    passwords = itertools.count()
+    world.engine.current = lambda account: replace(account, password=f"number {next(passwords)}")
+    report = world.sync(user)
+    assert isinstance(report.error, AccountChanged)
+    assert world.pds.records(user) == {}
+    world.engine.current = lambda account: account
+    assert totals(world.sync(user)) == {"created": 3}

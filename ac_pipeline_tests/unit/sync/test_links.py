@@ -41,6 +41,16 @@ def test_a_record_without_a_link_is_linked_and_then_left_alone(world: World) -> 
         assert totals(world.sync(user)) == {"unchanged": 1}
 
 
+@pytest.mark.parametrize("field", ["ref", "mongoId"])
+def test_a_record_that_names_its_document_in_capitals_is_its_record(world: World, field: str) -> None:
+    """LINK-2: it is adopted under its key and put right, not taken for an orphan beside a second record."""
+    user = world.user()
+    document = world.add("mood", user, _id=ObjectId("65f0abcdef65f0abcdef65f0"))
+    world.put(user, "mood", A, {"mood": "fine", "when": WHEN_TEXT, field: document.upper()})
+    assert totals(world.sync(user)) == {"updated": 1}
+    assert {key: record["ref"] for key, record in world.records(user, "mood").items()} == {A: document}
+
+
 @pytest.mark.parametrize(
     "stored",
     [

@@ -304,3 +304,14 @@ def test_a_pds_that_hosts_none_stops_a_sync_before_anybody_is_blocked(world: Wor
         with pytest.raises(Misconfigured):
             world.survey(user)
     assert world.ledger.entries == {}
+
+
+def test_a_look_of_a_clock_that_was_wrong_is_not_taken_for_a_fresh_one(world: World) -> None:
+    """GUARD-1: what was there a year from now says nothing."""
+    users, moods = people(world, 20, 3)
+    world.clock.advance(365 * DAY.total_seconds())
+    world.safeguard.look(MOOD)
+    world.clock.advance(-365 * DAY.total_seconds())
+    lose(world, moods[:40])
+    assert world.safeguard.look(MOOD, within=DAY).documents == 20
+    assert sync_all(world, users) == (0, 40)

@@ -9,6 +9,7 @@ import pytest
 from bson import ObjectId
 
 from ac_pipeline.accounts import Account
+from ac_pipeline.items import State
 from ac_pipeline.media.base import Link
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.operations.inspection.differences import find_differences
@@ -61,6 +62,58 @@ def test_a_record_that_holds_anything_else_is_left_alone(world: World, theirs: d
     document = world.add("kidlisp", user)
     assert totals(world.sync(user), "kidlisp") == {"created": 1}
     assert sorted(kept(world, user).values(), key=str) == sorted([document, None], key=str)
+
+
+@pytest.mark.parametrize("number", [1, 14])
+def test_programs_that_were_made_anew_under_other_ids_keep_their_records(world: World, number: int) -> None:
+    """GUARD-7: by the platform's projection; no second record, however many they are, and no database is doubted."""
+    user, media = world.user(), media_type("kidlisp")
+    names = [{"code": f"cow{each}", "source": f"(wipe {each})"} for each in range(number)]
+    old = [world.add("kidlisp", user, **each) for each in names]
+    world.sync(user)
+    keys = world.records(user, "kidlisp").keys()
+    for each in old:
+        world.documents.remove(media, each)
+    new = [world.add("kidlisp", user, **each) for each in names]
+    plan, _ = world.survey(user)
+    assert {each.kind for each in plan.operations()} == {Kind.UPDATE}
+    report = world.sync(user)
+    assert (totals(report, "kidlisp"), report.notes) == ({"updated": number}, [])
+    assert world.records(user, "kidlisp").keys() == keys
+    assert set(kept(world, user).values()) == set(new)
+    assert {world.entry("kidlisp", each).state for each in old} == {State.DELETED}
+    assert totals(world.sync(user), "kidlisp") == {"unchanged": number}
+
+
+@pytest.mark.parametrize("fields", [{"source": "(ink red)"}, {"nuked": True}, {"code": None}], ids=str)
+def test_what_was_made_anew_and_changed_has_not_the_record_it_had(world: World, fields: dict[str, Any]) -> None:
+    """DEL-1, DEL-4: another program is another program, a removed one is removed."""
+    user, media = world.user(), media_type("kidlisp")
+    for number in range(8):
+        world.add("kidlisp", user, code=f"cow{number}", source=f"(wipe {number})")
+    old = world.add("kidlisp", user)
+    world.sync(user)
+    world.documents.remove(media, old)
+    new = world.add("kidlisp", user, **fields)
+    world.sync(user)
+    found = world.by_ref(user, "kidlisp")
+    assert old not in found
+    assert (new in found) is ("source" in fields)
+
+
+def test_a_program_made_anew_beside_its_own_record_has_one(world: World) -> None:
+    """LINK-7: as earlier versions left it, with two."""
+    user, media = world.user(), media_type("kidlisp")
+    for number in range(8):
+        world.add("kidlisp", user, code=f"cow{number}", source=f"(wipe {number})")
+    old, new = world.add("kidlisp", user), world.add("kidlisp", user)
+    world.sync(user)
+    assert (len(world.by_ref(user, "kidlisp")[old]), len(world.by_ref(user, "kidlisp")[new])) == (1, 1)
+    linked = world.link("kidlisp", new)
+    world.documents.remove(media, old)
+    assert totals(world.sync(user), "kidlisp") == {"unchanged": 9, "duplicates_removed": 1}
+    assert linked is not None
+    assert world.by_ref(user, "kidlisp")[new] == [linked.rkey]
 
 
 def test_a_record_of_another_account_or_document_is_not_adopted(world: World) -> None:

@@ -52,6 +52,14 @@ def test_a_list_that_cannot_be_read_to_its_end_is_an_error(client: PdsClient, se
         list(client.list_repositories())
 
 
+def test_a_list_that_leads_back_to_where_it_was_has_no_end(client: PdsClient, server: Server) -> None:
+    """ANSWER-2: whoever reads it would never be done."""
+    around = [page("did:plc:a", cursor="2"), page("did:plc:b", cursor="3")]
+    server.answers("listRepos", *around * 20, page("did:plc:c"))
+    with pytest.raises(ServerFailed, match="leads back"):
+        list(client.list_repositories())
+
+
 @pytest.mark.parametrize("failure", [httpx.Response(503), httpx.ReadTimeout("slow"), httpx.RemoteProtocolError("cut")])
 def test_reads_are_repeated_within_a_bound(client: PdsClient, server: Server, failure: Reply) -> None:
     """LIMIT-10"""
