@@ -113,6 +113,10 @@ class MemoryDocuments(_Scripted):
                     account_did=account.did,
                 )
 
+    def stream_of(self, accounts: Sequence[Account], media: MediaType) -> Iterator[tuple[str, Document]]:
+        for account in accounts:
+            yield from ((account.id, document) for document in self.stream(account, media))
+
     def owners(self, media: MediaType, documents: Sequence[str]) -> Mapping[str, str | None]:
         self._called("owners")
         stored = self.collections.get(media.collection, {})
@@ -177,6 +181,11 @@ class MemoryLedger(_Scripted):
                 found[entry.type][entry.document] = entry
         return found
 
+    def load_of(
+        self, accounts: Sequence[Account], types: Sequence[MediaType]
+    ) -> Mapping[str, Mapping[str, Mapping[str, LedgerEntry]]]:
+        return {account.id: self.load_types(account, types) for account in accounts}
+
     def save(self, entries: Iterable[LedgerEntry]) -> None:
         self._called("save")
         batch = tuple({entry.item: entry for entry in entries}.values())
@@ -237,6 +246,10 @@ class MemoryLedger(_Scripted):
         self._called("checkpoint")
         return self.repositories.get(did)
 
+    def checkpoints_of(self, dids: Collection[str]) -> Mapping[str, RepositoryCheckpoint]:
+        self._called("checkpoints_of")
+        return {did: self.repositories[did] for did in dids if did in self.repositories}
+
     def checkpoints(self) -> Mapping[str, RepositoryCheckpoint]:
         self._called("checkpoints")
         return {did: replace(checkpoint, settled={}) for did, checkpoint in self.repositories.items()}
@@ -287,6 +300,10 @@ class MemoryLedger(_Scripted):
     def holds(self, account: Account) -> Mapping[str, str]:
         self._called("holds")
         return dict(self.held.get(account.id, {}))
+
+    def all_holds(self) -> Mapping[str, Mapping[str, str]]:
+        self._called("all_holds")
+        return {id: dict(held) for id, held in self.held.items() if held}
 
     def _take(self, did: str, token: object) -> bool:
         with self._lock:
