@@ -25,10 +25,10 @@ from starlette.websockets import WebSocketClose
 
 from ac_pipeline.bounds import Limit, within
 from ac_pipeline.defs.assets.catalog import THUMBNAILS
+from ac_pipeline.defs.home import WEB_SERVER
 from ac_pipeline.errors import PipelineError
 from ac_pipeline.settings import load_settings
 
-MODULE: Final = "ac_pipeline.defs.web_server"
 THUMBNAIL_SIDE: Final = 96
 _PICTURE: Final = re.compile(r"(did:[a-z]+:[A-Za-z0-9.:%_-]{1,200})/([a-z2-7]{20,100})")
 _PICTURE_SECONDS, _PICTURE_MEGABYTES, _PICTURE_SIDE = 10.0, 2, 4_096
@@ -147,7 +147,7 @@ def main() -> None:
         start = dev.open_ipc_subprocess
 
         def start_guarded(parts: Sequence[str], **options: Any) -> Any:
-            return start([MODULE if part == "dagster_webserver" else part for part in parts], **options)
+            return start([WEB_SERVER if part == "dagster_webserver" else part for part in parts], **options)
 
         dev.open_ipc_subprocess = start_guarded
         command: Any = import_module("dagster._cli")
