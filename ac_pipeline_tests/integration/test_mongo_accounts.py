@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from hashlib import sha256
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pymongo.database import Database
 
-from ac_pipeline.accounts import GUEST_ID, LEAVING, Account
+from ac_pipeline.accounts import GUEST_ID, LEAVING, Account, key_candidates
 from ac_pipeline.errors import AccountDeleted, Misconfigured, NoCredentials
 from ac_pipeline.mongo.accounts import MongoAccounts
 from ac_pipeline.mongo.database import connect, disconnect
@@ -230,6 +233,65 @@ def test_an_unknown_user_is_named(anna_and_bert: MongoAccounts, selector: str) -
 
 def test_a_handle_that_is_no_key_is_a_selector_all_the_same(anna_and_bert: MongoAccounts) -> None:
     assert anna_and_bert.find("@bert b").key == "ac24aa2"
+
+
+NAMES = st.none() | st.sampled_from(["anna", "Anna", "ac1", "AC1", "ac2", GUEST_ID, "auth0|1", "ü", "a b", "user:x"])
+IDS = ("auth0|1", "auth0|2", "auth0|3", "sotce-auth0|1", "sotce-auth0|2", GUEST_ID, "anna", "ac1")
+ALONE = "auth0|alone"
+KEY_OF_ALONE = key_candidates(id=ALONE, handle=None, code=None, did=None)[-1]
+BY_ID = [key_candidates(id=id, handle=None, code=None, did=None)[-1] for id in IDS]
+
+
+@st.composite
+def platforms(draw: st.DrawFn) -> dict[str, list[dict[str, Any]]]:
+    """Users, handles, deletions and documents that meet in every way: some ids have one and not the other."""
+
+    def some() -> list[str]:
+        return draw(st.lists(st.sampled_from(IDS), unique=True, max_size=5))
+
+    dids = st.none() | st.sampled_from(["did:plc:a", "did:plc:b"])
+    made: dict[str, list[dict[str, Any]]] = {
+        "users": [
+            {
+                "_id": id,
+                "code": draw(NAMES),
+                "atproto": {"did": draw(dids), "password": "hunter2", "handle": draw(NAMES)},
+            }
+            for id in some()
+        ],
+        "@handles": [{"_id": id, "handle": draw(NAMES)} for id in some()],
+        "account-deletions": [
+            {"_id": id, "state": draw(st.sampled_from(["scheduled", "cancelled"]))} for id in some()[:2]
+        ],
+        "account-tombstones": [{"_id": sha256(id.encode()).hexdigest()} for id in some()[:1]],
+        "moods": [{"user": id, "mood": "x"} for id in some()],
+        "kidlisp": [{"user": id, "source": "x"} for id in (*some(), ["auth0|3"], None)],
+    }
+    return made
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(platforms(), st.lists(NAMES.filter(bool) | st.sampled_from([*IDS, *BY_ID, "@anna", "did:plc:a"]), max_size=4))
+def test_who_is_named_is_the_same_as_among_everybody(
+    mongo_database: Mongo, platform: dict[str, list[dict[str, Any]]], names: list[str]
+) -> None:
+    """OPS-6: without a look at all documents, with the same keys, blocks and refusals. The key of who is known by a
+    document alone takes that look."""
+    for name, rows in platform.items():
+        mongo_database[name].delete_many({})
+        mongo_database[name].insert_many([*rows, {"_id": f"auth0|of {name}", "user": ALONE}])
+    found = MongoAccounts(mongo_database)
+    assert found.find(KEY_OF_ALONE).id == ALONE
+    for name in names:
+        assert said_by(found, name) == said_by(found, name, KEY_OF_ALONE)
+
+
+def said_by(accounts: MongoAccounts, *names: str) -> object:
+    try:
+        first = accounts.select(names)[0]
+    except Misconfigured as error:
+        return error.message
+    return replace(first, blocked=None), first.password, repr(first.blocked)
 
 
 def test_several_selectors_give_each_account_once(anna_and_bert: MongoAccounts) -> None:
