@@ -176,7 +176,7 @@ class MemoryLedger(_Scripted):
     def load_types(self, account: Account, types: Sequence[MediaType]) -> Mapping[str, Mapping[str, LedgerEntry]]:
         self._called("load")
         found: dict[str, dict[str, LedgerEntry]] = {media.name: {} for media in types}
-        for entry in self.entries.values():
+        for entry in list(self.entries.values()):  # another thread may add some meanwhile
             if entry.account == account.id and entry.type in found:
                 found[entry.type][entry.document] = entry
         return found

@@ -37,9 +37,10 @@ _ITEMS = 5_000  # Records they may have together, by their checkpoints; whoever 
 
 
 class Seen(NamedTuple):
-    """What was read of one account: its checkpoint, at which its repository stands, and documents and entries of each
-    selected type."""
+    """What was read of one account, and when: its checkpoint, at which its repository stands, and documents and entries
+    of each selected type."""
 
+    at: float
     checkpoint: RepositoryCheckpoint
     documents: Mapping[str, list[Document]]
     entries: Mapping[str, Mapping[str, LedgerEntry]]
@@ -61,7 +62,6 @@ class Ahead:
     _places: dict[str, int] = field(default_factory=dict)  # Of each account, by id; empty where nobody is read ahead
     _seen: dict[str, Seen] = field(default_factory=dict)
     _end: int = 0  # The place behind the last account that was read
-    _read_at: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.accounts) >= _MANY and asks_for_changes(self.selection):
@@ -86,15 +86,19 @@ class Ahead:
         if place is None:
             return None
         with self._lock:
-            if place >= self._end or self.clock() - self._read_at > _YOUNG:
-                self._read_at, self._seen = self.clock(), {}
-                part = self.accounts[place : place + _ACCOUNTS]
-                self._end = place + len(part)
+            if account.id in self._seen and self.clock() - self._seen[account.id].at > _YOUNG:
+                self._seen, self._end = {}, place
+            while place >= self._end:  # several ask at once, so that not always the first comes first
+                begin = self._end if place - self._end < _ACCOUNTS else place
+                part = self.accounts[begin : begin + _ACCOUNTS]
+                self._end = begin + len(part)
                 with suppress(Exception):  # whoever is not seen is looked at by itself, and says what is wrong
-                    self._read(place, part)
+                    self._read(begin, part)
             return self._seen.pop(account.id, None)
 
-    def _read(self, place: int, part: Sequence[Account]) -> None:
+    def _read(self, begin: int, part: Sequence[Account]) -> None:
+        """Add those of the part that may be as their last sync left them; of too many items, the rest is left."""
+        at = self.clock()
         known = self.ledger.checkpoints_of([each.did for each in part if each.did is not None])
         held, items, asked = self.ledger.all_holds(), 0, dict[str, tuple[Account, RepositoryCheckpoint]]()
         for number, account in enumerate(part):
@@ -111,7 +115,7 @@ class Ahead:
                 continue
             items += own
             if items > _ITEMS:
-                self._end = place + number
+                self._end = begin + number
                 break
             asked[account.id] = account, checkpoint
         types, accounts, left = self.selection.types, [account for account, _ in asked.values()], 2 * _ITEMS
@@ -123,4 +127,5 @@ class Ahead:
                 if not left:  # somebody has made thousands since
                     return
         entries = self.ledger.load_of(accounts, types) if asked else {}
-        self._seen = {id: Seen(checkpoint, documents[id], entries[id]) for id, (_, checkpoint) in asked.items()}
+        for id, (_, checkpoint) in asked.items():
+            self._seen[id] = Seen(at, checkpoint, documents[id], entries[id])

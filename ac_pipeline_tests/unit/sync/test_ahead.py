@@ -34,7 +34,7 @@ def mirrored(users: int = USERS) -> tuple[World, list[Account]]:
         world.add("painting", account)
         if not account.is_guest:
             world.add("mood", account)
-    together(world, accounts)
+    assert all(report.error is None for report in together(world, accounts).values())
     world.ledger.calls.clear()
     world.documents.calls.clear()
     world.pds.calls.clear()
@@ -193,6 +193,15 @@ def test_where_nothing_can_be_read_ahead_everybody_is_looked_at_alone(method: st
         reports = together(world, accounts)
     assert all(report.error is None for report in reports.values())
     assert world.ledger.calls.count("lease") == USERS
+
+
+def test_of_several_who_ask_at_once_the_first_need_not_come_first() -> None:
+    """Also where one part ends and the next begins."""
+    world, accounts = mirrored(450)
+    ahead = Ahead(world.documents, world.ledger, world.pds, accounts, Selection())
+    order = [place ^ 1 for place in range(448)]
+    assert [place for place in order if ahead.take(accounts[place]) is None] == []
+    assert world.ledger.calls.count("checkpoints_of") == 3
 
 
 def test_what_was_read_a_minute_ago_is_read_again() -> None:
