@@ -12,6 +12,8 @@ from ac_pipeline.errors import AccountDeleted, Blocked
 
 GUEST_ID = "art-guest"  # `users._id` of the account that owns all anonymous work; also its partition key
 
+BY_ID = "user:"  # How a key begins that was made of the id alone
+
 LEAVING = "its owner's account is being deleted"
 """Why the records of an account that is to be deleted go, in the words of plans, ledger and reports."""
 
@@ -72,7 +74,7 @@ def key_candidates(*, id: str, handle: str | None, code: str | None, did: str | 
         return [GUEST_ID]
     lowered = [part.lower() for part in (handle, code) if part and _KEY.fullmatch(part.lower())]
     named_did = [did] if did and _DID_KEY.fullmatch(did) else []
-    return [*lowered, *named_did, f"user:{sha256(id.encode(errors='surrogateescape')).hexdigest()[:16]}"]
+    return [*lowered, *named_did, f"{BY_ID}{sha256(id.encode(errors='surrogateescape')).hexdigest()[:16]}"]
 
 
 def assign_keys(candidates: Iterable[tuple[str, list[str], str | None]]) -> dict[str, str]:

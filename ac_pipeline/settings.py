@@ -142,7 +142,6 @@ class Timetable(BaseSettings):
         frozen=True,
         hide_input_in_errors=True,
         env_file_encoding="utf-8",
-        use_attribute_docstrings=True,
     )
 
     ac_cron_sync: str = "0 * * * *"

@@ -114,6 +114,10 @@ class MemoryDocuments(_Scripted):
                     account_did=account.did,
                 )
 
+    def stream_of(self, accounts: Sequence[Account], media: MediaType) -> Iterator[tuple[str, Document]]:
+        for account in accounts:
+            yield from ((account.id, document) for document in self.stream(account, media))
+
     def owners(self, media: MediaType, documents: Sequence[str]) -> Mapping[str, str | None]:
         self._called("owners")
         stored = self.collections.get(media.collection, {})
@@ -175,7 +179,7 @@ class MemoryLedger(_Scripted):
     def load_types(self, account: Account, types: Sequence[MediaType]) -> Mapping[str, Mapping[str, LedgerEntry]]:
         self._called("load")
         found: dict[str, dict[str, LedgerEntry]] = {media.name: {} for media in types}
-        for entry in self.entries.values():
+        for entry in list(self.entries.values()):  # another thread may add some meanwhile
             if entry.account == account.id and entry.type in found:
                 found[entry.type][entry.document] = entry
         return found
@@ -184,6 +188,11 @@ class MemoryLedger(_Scripted):
         self._called("load")
         found = (self.entries.get(item) for item in items)
         return [entry for entry in found if entry is not None and entry.account != account.id]
+
+    def load_of(
+        self, accounts: Sequence[Account], types: Sequence[MediaType]
+    ) -> Mapping[str, Mapping[str, Mapping[str, LedgerEntry]]]:
+        return {account.id: self.load_types(account, types) for account in accounts}
 
     def save(self, entries: Iterable[LedgerEntry]) -> None:
         self._called("save")
@@ -245,6 +254,10 @@ class MemoryLedger(_Scripted):
         self._called("checkpoint")
         return self.repositories.get(did)
 
+    def checkpoints_of(self, dids: Collection[str]) -> Mapping[str, RepositoryCheckpoint]:
+        self._called("checkpoints_of")
+        return {did: self.repositories[did] for did in dids if did in self.repositories}
+
     def checkpoints(self) -> Mapping[str, RepositoryCheckpoint]:
         self._called("checkpoints")
         return {did: replace(checkpoint, settled={}) for did, checkpoint in self.repositories.items()}
@@ -295,6 +308,10 @@ class MemoryLedger(_Scripted):
     def holds(self, account: Account) -> Mapping[str, str]:
         self._called("holds")
         return dict(self.held.get(account.id, {}))
+
+    def all_holds(self) -> Mapping[str, Mapping[str, str]]:
+        self._called("all_holds")
+        return {id: dict(held) for id, held in self.held.items() if held}
 
     def _take(self, did: str, token: object) -> bool:
         with self._lock:

@@ -4,10 +4,10 @@ say, which is cheap; the job `verify_users` reads the repositories. Each can als
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from typing import Any, Final
 
 import dagster as dg
@@ -80,6 +80,7 @@ class Question:
     pipeline: PipelineResource
     findings: Findings  # What all receipts say
     run: Sequence[str] | None  # Partition keys that this run has verified; None for a run that verified nobody
+    counts: Callable[[], Mapping[str, Mapping[State, int]]]  # The ledger's entries, counted once for all checks
 
     def standing(self, state: State) -> Sequence[Standing]:
         """Whose items of the type are in a state, and why, without the items themselves."""
@@ -105,7 +106,7 @@ def _no_quarantined_items(question: Question) -> dg.AssetCheckResult:
     allowed = pipeline.settings.ac_quarantine_threshold
     # The items are counted only where a share of them is asked for: it takes the ledger a look at each.
     shared = count and allowed.percent is not None
-    of = sum(pipeline.ledger.counts().get(question.media.name, {}).values()) if shared else 0
+    of = sum(question.counts().get(question.media.name, {}).values()) if shared else 0
     described = (
         f"Quarantined: {count}, in partitions: {_users(standing)}. Correct the documents or the stored media the table "
         "names: each item is tried again when its document changes, or at once by the job retry_items."
@@ -480,13 +481,13 @@ def evaluate_checks(
         for media in MEDIA_TYPES
     }
     with dagster_failures():
-        found = Findings({})
+        found, counts = Findings({}), cache(lambda: pipeline.open().ledger.counts())  # noqa: PLW0108  (opened when asked)
         if any(check.aspect for checks in wanted.values() for check in checks):
             opened = pipeline.open()
             found = findings(opened.receipts, opened.ledger, [media for media, checks in wanted.items() if checks])
         for media, checks in wanted.items():
             for check in checks:
-                yield check.judge(Question(check, media, pipeline, found, run))
+                yield check.judge(Question(check, media, pipeline, found, run, counts))
 
 
 def check_events(

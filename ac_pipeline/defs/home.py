@@ -23,7 +23,6 @@ from sqlalchemy import create_engine, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from ac_pipeline.defs import web_server
 from ac_pipeline.defs.assets.catalog import POOL_LIMITS
 from ac_pipeline.errors import Misconfigured, PipelineError
 from ac_pipeline.logs import in_form, use_json
@@ -71,6 +70,7 @@ _PACKAGE: Final = Path(__file__).parents[1]
 PROJECT: Final = _PACKAGE if (_PACKAGE / "dagster.yaml").is_file() else _PACKAGE.parent
 """The folder of our own dagster.yaml and workspace.yaml: inside an installed package, or the checkout."""
 MODULE: Final = "ac_pipeline.definitions"
+WEB_SERVER: Final = "ac_pipeline.defs.web_server"  # By name: its imports take a run that serves nothing 0.1 CPU s
 LOCATION: Final = "ac_pipeline"  # The name of the code location, as workspace.yaml and pyproject.toml have it
 _WRITTEN_BY_US = "# Written by ac_pipeline.defs.home at every start: change dagster.yaml in the project"
 """How the file of every version of ours begins."""
@@ -235,7 +235,7 @@ def main(arguments: Sequence[str]) -> int:
         sys.stdout.write(f"{home}\n")
         return 0
     sys.stderr.write(in_form(f"Dagster works on {settings.destination}.") + "\n")
-    command = [sys.executable, "-m", *_PARTS.get(options.part, [web_server.MODULE, "dev"])]
+    command = [sys.executable, "-m", *_PARTS.get(options.part, [WEB_SERVER, "dev"])]
     if options.part == "code-server":
         # Containers of runs get every setting, by name; Dagster fills in the value that its daemon has.
         context = {"docker": {"env_vars": sorted(_values(settings))}}
@@ -254,7 +254,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 _PARTS: Final = {
-    "webserver": [web_server.MODULE],
+    "webserver": [WEB_SERVER],
     "daemon": ["ac_pipeline.defs.daemon", "run"],
     "code-server": ["dagster", "code-server", "start"],
     # A busy worker keeps no run that another could begin with; and is warm from its first run on.

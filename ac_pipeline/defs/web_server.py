@@ -26,14 +26,12 @@ from starlette.websockets import WebSocketClose
 
 from ac_pipeline.bounds import Limit, within
 from ac_pipeline.defs.assets.catalog import THUMBNAILS
+from ac_pipeline.defs.home import WEB_SERVER
 from ac_pipeline.errors import PipelineError
 from ac_pipeline.settings import load_settings
 
-MODULE: Final = "ac_pipeline.defs.web_server"
-_OURS: Final = {
-    "dagster_webserver": MODULE,
-    "dagster._daemon": "ac_pipeline.defs.daemon",
-}  # What `dagster dev` starts, and we instead
+_OURS: Final = {"dagster_webserver": WEB_SERVER, "dagster._daemon": "ac_pipeline.defs.daemon"}
+"""What `dagster dev` starts, and we instead."""
 THUMBNAIL_SIDE: Final = 96
 KEPT_SECONDS: Final = 60  # For so long a picture is kept here, and as long again in a browser: it may be erased (DEL-7)
 _PICTURE: Final = re.compile(r"(did:[a-z]+:[A-Za-z0-9.:%_-]{1,200})/([a-z2-7]{20,100})")

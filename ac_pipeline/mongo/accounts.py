@@ -9,17 +9,19 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Collection as AnyOf
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 from hashlib import sha256
+from itertools import product
 from typing import Any, Final
 
 from pymongo import ReturnDocument
 from pymongo.database import Database
 from pymongo.errors import DuplicateKeyError
 
-from ac_pipeline.accounts import GUEST_ID, LEAVING, Account, assign_keys, key_candidates
+from ac_pipeline.accounts import BY_ID, GUEST_ID, LEAVING, Account, assign_keys, key_candidates
 from ac_pipeline.errors import AccountDeleted, Blocked, Misconfigured, NoCredentials, ServerFailed
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.documents import shown
@@ -27,12 +29,13 @@ from ac_pipeline.media.eligibility import is_guest
 from ac_pipeline.media.fields import is_text, sound_text
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.media.times import format_when, read_when
-from ac_pipeline.mongo.database import mongo_errors, own_collection, platform_collection, storable, value_of
+from ac_pipeline.mongo.database import in_parts, mongo_errors, own_collection, platform_collection, storable, value_of
 from ac_pipeline.mongo.documents import WITHDRAWN, unlinked
 
 _SISTER_TENANT = "sotce-"
 _FIELDS = ("code", "atproto", "atproto_did", "atproto_handle", "atproto_password", "atproto_created_at")
 _BATCH = 5_000  # Rows an answer holds: all 4,201 users fit into one
+_FEW, _IDS_AT_ONCE = 1_000, 200  # Of more ids than that, all owners are read; ids of one statement
 
 _DID = re.compile(r"did:[a-z]+:[A-Za-z0-9._:%-]{1,2048}")
 
@@ -70,13 +73,24 @@ class MongoAccounts:
             Transient: A part could not be read; there is no list without all of its parts.
             Misconfigured: `check` refuses the database.
         """
+        return self._listed()
+
+    def _listed(self, named: AnyOf[str] | None = None) -> list[Account]:
+        """All accounts, or all that can matter to who is `named`, without a look at all documents.
+
+        Left out then is who has no user document and no handle, and is known by their documents alone, unless their id
+        or key is among the names. The others are the same without them: nobody else's key can be theirs
+        (`key_candidates`), they have no DID to share, and `check` judges by DIDs.
+        """
         rows = self._rows("users", *_FIELDS)
         users = _by_id(rows)
         users.setdefault(GUEST_ID, {})
         handles = {id: sound_text(row.get("handle")) for id, row in _by_id(self._rows("@handles", "handle")).items()}
         deletions = _by_id(self._rows("account-deletions", "state"))
         tombstones = _by_id(self._rows("account-tombstones", "_id")).keys()
-        owners, odd = self._owners()
+        in_doubt = {*(handles.keys() - users.keys()), *(id for id in users if id.startswith(_SISTER_TENANT))}
+        whole = named is None or len(in_doubt) > _FEW or any(name.lower().startswith(BY_ID) for name in named)
+        owners, odd = self._owners(None if named is None or whole else in_doubt | set(filter(sound_text, named)))
 
         accounts = [_nameless(row["_id"]) for row in rows if sound_text(row["_id"]) is None]
         accounts += [_of_nobody(why, sorted(plurals)) for why, plurals in odd.items()]
@@ -106,9 +120,8 @@ class MongoAccounts:
         no account, or more than one.
         """
         wanted = list(selectors)
-        if not wanted:
-            return []
-        accounts = self.all()
+        names = {each.strip() for each in wanted}
+        accounts = self._listed(names) if names else []
         return list({account.id: account for account in (_pick(accounts, selector) for selector in wanted)}.values())
 
     def find(self, selector: str) -> Account:
@@ -120,15 +133,16 @@ class MongoAccounts:
             found = platform_collection(self.database, collection)
             return list(found.find({}, dict.fromkeys(fields, 1), batch_size=_BATCH))
 
-    def _owners(self) -> tuple[set[str], Mapping[str, set[str]]]:
-        """Everybody who owns a document, by `$group`: `distinct` is not in Stable API v1 (OPS-5). And what else stands
-        where an owner should -> names of the types in which it does.
+    def _owners(self, among: AnyOf[str] | None) -> tuple[set[str], Mapping[str, set[str]]]:
+        """Who owns a document, of these or of all, by `$group`: `distinct` is not in Stable API v1 (OPS-5). And, where all
+        are asked for, what else stands where an owner should -> names of the types in which it does.
         """
         owners, odd = set[str](), defaultdict[str, set[str]](set)
-        for media in self.types:
+        parts = [{}] if among is None else [{"user": {"$in": part}} for part in in_parts(sorted(among), _IDS_AT_ONCE)]
+        for media, part in product(self.types, parts):
             with mongo_errors(f"list the owners of the {media.plural}"):
                 collection = platform_collection(self.database, media.collection)
-                groups = collection.aggregate([{"$group": {"_id": "$user"}}], batchSize=_BATCH)
+                groups = collection.aggregate([{"$match": part}, {"$group": {"_id": "$user"}}], batchSize=_BATCH)
                 for user in (row["_id"] for row in groups):
                     if (id := sound_text(user)) is not None:
                         owners.add(id)

@@ -23,7 +23,7 @@ from ac_pipeline.errors import InvalidDocument
 from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType
 from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.eligibility import FLAGS, GUEST_VALUES, NOBODY, is_guest
-from ac_pipeline.media.fields import sound_text
+from ac_pipeline.media.fields import is_text, sound_text
 from ac_pipeline.media.times import format_when, object_id_time, read_when
 from ac_pipeline.mongo.database import in_parts, mongo_errors, platform_collection
 
@@ -48,13 +48,23 @@ class MongoDocuments:
 
     def stream(self, account: Account, media: MediaType) -> Iterator[Document]:
         """As the port has it; a read may fail after some documents: what was read then is not the whole."""
-        with mongo_errors(f"read the {media.plural} of {account.key}"):
-            cursor = self._collection(media).find(
-                owned_by(account), dict.fromkeys((*media.fields, *media.link_homes), 1), batch_size=_BATCH
-            )
-            with closing(cursor):
-                for raw in cursor:
-                    yield interpret(media, raw, owner_deleted=account.owner_deleted, account_did=account.did)
+        for raw in self._read(media, owned_by(account), f"read the {media.plural} of {account.key}"):
+            yield interpret(media, raw, owner_deleted=account.owner_deleted, account_did=account.did)
+
+    def stream_of(self, accounts: Sequence[Account], media: MediaType) -> Iterator[tuple[str, Document]]:
+        by_id = {account.id: account for account in accounts}
+        query = {"user": {"$in": list(by_id)}}
+        for raw in self._read(media, query, f"read the {media.plural} of {len(accounts)} accounts"):
+            user = raw["user"]
+            for id in {each for each in user if is_text(each)} if isinstance(user, list) else {user}:
+                if (account := by_id.get(id)) is not None:
+                    deleted = account.owner_deleted
+                    yield id, interpret(media, raw, owner_deleted=deleted, account_did=account.did)
+
+    def _read(self, media: MediaType, query: Mapping[str, Any], action: str) -> Iterator[dict[str, Any]]:
+        fields = dict.fromkeys((*media.fields, *media.link_homes), 1)
+        with mongo_errors(action), closing(self._collection(media).find(query, fields, batch_size=_BATCH)) as cursor:
+            yield from cursor
 
     def owners(self, media: MediaType, documents: Sequence[str]) -> Mapping[str, str | None]:
         owners: dict[str, str | None] = {}

@@ -6,11 +6,8 @@ Decide, then do: reads what there is (`reading.py`), unless nothing has changed 
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from itertools import islice
+from dataclasses import dataclass, replace
 from time import monotonic
 
 from ac_pipeline.accounts import Account
@@ -18,7 +15,6 @@ from ac_pipeline.errors import (
     AccountUnknown,
     Blocked,
     Permanent,
-    PipelineError,
     RateLimited,
     RepositoryMoved,
     SourceMissing,
@@ -27,6 +23,7 @@ from ac_pipeline.errors import (
 from ac_pipeline.items import BlobRef, RepositoryCheckpoint
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.for_accounts import account_reports
+from ac_pipeline.sync.planning.ahead import Ahead
 from ac_pipeline.sync.planning.checkpoint import counts, is_up_to_date, may_be_up_to_date, up_to_date_types
 from ac_pipeline.sync.planning.copies import deletions, find_lost_sources
 from ac_pipeline.sync.planning.plan import AccountPlan, Kind, Made, Operation, Wanted, offer, plan_type
@@ -42,10 +39,6 @@ from ac_pipeline.sync.writing.writer import Committed, Refused, Writer
 ROUNDS = 5  # How often a repository that somebody else writes to is planned anew before its sync is left for later
 KEY_ATTEMPTS = 12  # Keys a PDS may refuse for one item; the last lie up to 32 s apart, with no letters in common
 
-_MANY = 20  # So many accounts in one run ask the list of all repositories for revisions, a thousand with each request
-_ROWS_AN_ACCOUNT = 250  # Rows of that list that an account is worth: beside many others the rest is asked one by one
-_YOUNG = 60.0  # Seconds after which a list is read again
-
 
 class AccountChanged(Transient):
     """Somebody changed the account in Mongo since it was read; `account` is as it is now."""
@@ -53,29 +46,6 @@ class AccountChanged(Transient):
     def __init__(self, account: Account) -> None:
         super().__init__(f"{account.key} was changed in Mongo meanwhile (DID, password or deletion): run it again")
         self.account = account
-
-
-@dataclass(slots=True)
-class ListedRevisions:
-    """The revisions of the repositories of many accounts, as the PDS lists them; safe to ask from several threads."""
-
-    server: DataServer
-    accounts: int  # How many the run is about: for a few nothing is listed
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-    _found: dict[str, str] = field(default_factory=dict)
-    _read_at: float | None = None
-
-    def of(self, did: str) -> str | None:
-        """The revision this repository had at most a minute ago; None for one that is inactive or was not listed."""
-        if self.accounts < _MANY:
-            return None
-        with self._lock:
-            if self._read_at is None or monotonic() - self._read_at > _YOUNG:
-                self._read_at, self._found = monotonic(), {}
-                with suppress(PipelineError):  # whoever is not in the list is asked for alone, and says what is wrong
-                    listed = islice(self.server.list_repositories(), self.accounts * _ROWS_AN_ACCOUNT)
-                    self._found = {each.did: each.rev for each in listed if each.active}
-            return self._found.get(did)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -88,7 +58,7 @@ class Engine(Reader):
     gate: Callable[[], None] = lambda: None  # Raises when no record may be written; not asked for who is emptied
     erase_copies: bool = True  # True if copies of erased work in `site.standard.document` go too
     current: Callable[[Account], Account] = lambda account: account  # The account as Mongo has it now
-    revisions: ListedRevisions | None = None  # Of all accounts of the run; else the PDS is asked for each
+    ahead: Ahead | None = None  # What was read of all accounts of the run; else each is looked at by itself
 
     def sync(self, account: Account, selection: Selection, run_id: str) -> AccountReport:
         """Make the account's repository equal to its eligible documents; of an account that is to be deleted, empty it.
@@ -105,7 +75,11 @@ class Engine(Reader):
             try:
                 if account.usable and account.pending_deletion is None:
                     self.gate()
-                    made = made if number else self.render_missing(account, selection)
+                    if not number:
+                        if self._was_up_to_date(plan, recorder):
+                            break
+                        plan, recorder = self._begin(account, selection, run_id)
+                        made = self.render_missing(account, selection)
                 # In the last round what is missing is made at once: documents change faster than they are rendered.
                 plan.made = made if number < ROUNDS - 1 else None
                 self._sync(plan, recorder)
@@ -218,6 +192,22 @@ class Engine(Reader):
         if plan.checkpoint is None or plan.checkpoint.rev == plan.base or whole:
             self._remember(plan, recorder)
 
+    def _was_up_to_date(self, plan: AccountPlan, recorder: Recorder) -> bool:
+        """True if there was nothing to do when the account was read ahead, which is counted then."""
+        seen = self.ahead.take(plan.account) if self.ahead is not None else None
+        if seen is None:
+            return False
+        plan.documents, plan.entries, plan.made = dict(seen.documents), dict(seen.entries), {}
+        plan.selected = {name: plan.selection.documents(found) for name, found in seen.documents.items()}
+        try:
+            self.choose(plan)
+        except Unmade:
+            return False
+        if not is_up_to_date(plan, seen.checkpoint, self.now):
+            return False
+        recorder.untouched(seen.checkpoint.counts)
+        return True
+
     def _is_up_to_date(self, plan: AccountPlan, recorder: Recorder) -> bool:
         """True if there is nothing to do, which is counted then; else all there is has been read. Repository or
         revision come first: a record that appears while we read has its document in Mongo by then.
@@ -240,7 +230,7 @@ class Engine(Reader):
         """True if the repository is at the revision of its checkpoint. A list that shows an older one than the
         checkpoint was read before a sync of another run ended.
         """
-        found = self.revisions.of(known.did) if self.revisions is not None else None
+        found = self.ahead.revision(known.did) if self.ahead is not None else None
         if found is None or found < known.rev:
             found = self.server.latest_commit(known.did).rev
         return found == known.rev
@@ -390,5 +380,6 @@ def sync_accounts(
     Two to four workers hide the disk waits of a PDS (ATProto facts, "Writing"); more hide the reading and recording of
     some accounts behind the writes of others.
     """
-    engine = replace(engine, revisions=ListedRevisions(engine.server, len(accounts)))
+    ahead = Ahead(engine.documents, engine.ledger, engine.server, accounts, selection)
+    engine = replace(engine, ahead=ahead)
     return account_reports(accounts, lambda account: engine.sync(account, selection, run_id), workers)

@@ -23,6 +23,9 @@ class Documents(Protocol):
     def stream(self, account: Account, media: MediaType) -> Iterator[Document]:
         """Every document of the account, whatever its verdict, in no particular order, read with a projection."""
 
+    def stream_of(self, accounts: Sequence[Account], media: MediaType) -> Iterator[tuple[str, Document]]:
+        """The same of several accounts in one read, each with its account's id; the guest is not among them."""
+
     def owners(self, media: MediaType, documents: Sequence[str]) -> Mapping[str, str | None]:
         """Owner of each of these ids, whoever it belongs to (None: guest; `NOBODY`: its `user` is no text); ids that do
         not exist are absent.
@@ -97,6 +100,11 @@ class Ledger(Protocol):
     def of_others(self, account: Account, items: Iterable[str]) -> list[LedgerEntry]:
         """The entries of these items that are of another account, without media and timeline."""
 
+    def load_of(
+        self, accounts: Sequence[Account], types: Sequence[MediaType]
+    ) -> Mapping[str, Mapping[str, Mapping[str, LedgerEntry]]]:
+        """The same of several accounts, by their ids; all of them are there."""
+
     def save(self, entries: Iterable[LedgerEntry]) -> None:
         """Insert or replace entries in one bulk write; each entry's last history line is appended to its timeline."""
 
@@ -119,6 +127,9 @@ class Ledger(Protocol):
 
     def checkpoint(self, did: str) -> RepositoryCheckpoint | None:
         """How the last sync left this repository; None when none ever reached its end."""
+
+    def checkpoints_of(self, dids: Collection[str]) -> Mapping[str, RepositoryCheckpoint]:
+        """The same of several repositories in one read, by DID; those without one are absent."""
 
     def checkpoints(self) -> Mapping[str, RepositoryCheckpoint]:
         """The checkpoints of all repositories by DID, without `settled`: what a compare of revisions needs."""
@@ -151,6 +162,9 @@ class Ledger(Protocol):
 
     def holds(self, account: Account) -> Mapping[str, str]:
         """Name of each type of the account that is paused -> the reason."""
+
+    def all_holds(self) -> Mapping[str, Mapping[str, str]]:
+        """The same of all accounts that have any, by their ids."""
 
 
 class Renderer(Protocol):

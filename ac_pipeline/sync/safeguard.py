@@ -29,6 +29,10 @@ _HOUR: Final = timedelta(hours=1)
 _DAY: Final = timedelta(days=1)
 _WEEK: Final = timedelta(days=7)  # A record that nobody has met for so long does not wait any more
 _FRESH: Final = timedelta(seconds=10)  # For so long a doubt is not looked into again, which thousands of users meet
+_OF_A_DOCUMENT: Final = timedelta(milliseconds=1)
+"""A look that may be a little old may be so for each document that it read, up to `_LONGEST`: looks after every run
+would else take a share of the database that grows with the collection."""
+_LONGEST: Final = timedelta(minutes=10)
 _SOME: Final = 3  # Documents within the set days that make a type one of which something is expected to come
 _FEW: Final = 3  # Fewer known repositories or accounts say nothing about a database or a PDS
 _TRIES: Final = 500
@@ -50,6 +54,7 @@ class Safeguard:
     host: str = ""  # The PDS's
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _verdict: str | None = field(default=None, repr=False)  # What is wrong with the PDS; empty: nothing, None: unasked
+    _staying: tuple[datetime, set[str]] | None = field(default=None, repr=False)  # Accounts in use, and when
 
     def allowed(self, number: int) -> int:
         return max(self.floor, int(self.share * number))
@@ -58,15 +63,14 @@ class Safeguard:
 
     def look(self, media: MediaType, within: timedelta = timedelta(0)) -> LastLook:
         """Count the documents of a type, and those lost of the records that are known; the ledger remembers it. A look
-        `within` so short a time is good enough. Raises Transient, and Misconfigured when the database names none of the
-        accounts that the ledger knows.
+        `within` so short a time is good enough, or a millisecond a document where any is. Raises Transient.
         """
         now, known = self.now(), self.ledger.last_look(media.name)
+        large = min(_LONGEST, max(known.documents, known.known) * _OF_A_DOCUMENT) if within else within
         # One from the future is of a clock that was wrong.
-        if known.at is not None and timedelta(0) <= now - known.at < within:
+        if known.at is not None and timedelta(0) <= now - known.at < max(within, large):
             return known
-        dates = self.documents.dates(media)
-        staying = {account.id for account in self.accounts() if not account.owner_deleted}
+        dates, staying = self.documents.dates(media), self._accounts_in_use()
         recorded = [document for account, document in self.ledger.recorded(media.name) if account in staying]
         whens = [when for when in dates.values() if when <= now.timestamp() * 1000]
 
@@ -89,6 +93,14 @@ class Safeguard:
             return look
 
         return self._change(media.name, seen)
+
+    def _accounts_in_use(self) -> set[str]:
+        """Ids of the accounts that are not to be deleted, read once for all types that are looked at in a row. Of one
+        that is deleted just then, records without a document are counted as lost a little longer: that only keeps."""
+        with self._lock:
+            if self._staying is None or self.now() - self._staying[0] >= _FRESH:
+                self._staying = self.now(), {each.id for each in self.accounts() if not each.owner_deleted}
+            return self._staying[1]
 
     def doubt(self, look: LastLook) -> str | None:
         """Why no orphan of the type may be deleted now, as the end of a sentence; None when they may."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from pymongo.database import Database
 
 from ac_pipeline.accounts import GUEST_ID, LEAVING, Account
 from ac_pipeline.errors import AccountDeleted
-from ac_pipeline.media.base import Link, LinkUpdate, MediaType, Verdict
+from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType, Verdict
 from ac_pipeline.media.eligibility import NOBODY
 from ac_pipeline.media.kidlisp import KIDLISP
 from ac_pipeline.media.mood import MOOD
@@ -78,6 +79,23 @@ def kidlisp(**changes: Any) -> dict[str, Any]:
 
 def tape(**changes: Any) -> dict[str, Any]:
     return {"user": ANNA.id, "code": "Gif", "slug": "2025.10.14.09.08.07.006", "when": WHEN, **changes}
+
+
+def test_documents_of_several_accounts_are_those_of_each(store: Store) -> None:
+    """VERIFY-11: each with its account's own verdicts; nobody else's, and no guest's."""
+    leaving = replace(BERT, pending_deletion=LEAVING)
+    for user in (ANNA.id, ANNA.id, BERT.id, "auth0|else"):
+        store.add(MOOD, mood(user))
+    store.add(KIDLISP, kidlisp())
+    found: dict[str, list[Document]] = {ANNA.id: [], BERT.id: []}
+    for id, document in store.documents.stream_of((ANNA, leaving), MOOD):
+        found[id].append(document)
+    for account in (ANNA, leaving):
+        assert sorted(found[account.id], key=lambda each: each.id) == sorted(
+            store.documents.stream(account, MOOD), key=lambda each: each.id
+        )
+    assert [len(each) for each in found.values()] == [2, 1]
+    assert list(store.documents.stream_of((ANNA,), KIDLISP)) == []
 
 
 def test_an_account_gets_all_of_its_own_documents_whatever_their_verdict(store: Store) -> None:

@@ -119,6 +119,32 @@ def test_several_types_of_one_account_are_loaded_at_once(ledger: Ledger) -> None
     assert ledger.load_types(BERT, ()) == {}
 
 
+def test_several_accounts_are_loaded_at_once(ledger: Ledger) -> None:
+    """VERIFY-11: all of them are there, whoever has no entry too, and nobody else is."""
+    ledger.save([entry(), entry(type="mood"), entry(account=BERT), entry(account=replace(ANNA, id="auth0|else"))])
+    nobody = replace(ANNA, id="auth0|nobody")
+    assert ledger.load_of((ANNA, BERT, nobody), (PAINTING, MOOD)) == {
+        each.id: ledger.load_types(each, (PAINTING, MOOD)) for each in (ANNA, BERT, nobody)
+    }
+    assert ledger.load_of((), (MOOD,)) == {}
+
+
+def test_several_checkpoints_are_read_at_once(ledger: Ledger) -> None:
+    """VERIFY-11: with their hashes."""
+    marks = [RepositoryCheckpoint(f"did:plc:{n}", "rev-1", NOW, {"mood": "h"}, {"mood": 1}) for n in "abc"]
+    for mark in marks:
+        ledger.keep_checkpoint(mark)
+    asked = ["did:plc:a", "did:plc:c", "did:plc:none"]
+    assert ledger.checkpoints_of(asked) == {mark.did: mark for mark in (marks[0], marks[2])}
+
+
+def test_the_pauses_of_all_accounts_are_those_of_each(ledger: Ledger) -> None:
+    ledger.hold(ANNA, [PAINTING], "look first")
+    ledger.hold(BERT, [MOOD], "wiped")
+    ledger.release(BERT, [MOOD])
+    assert ledger.all_holds() == {ANNA.id: ledger.holds(ANNA)} == {ANNA.id: {"painting": "look first"}}
+
+
 def test_an_entry_comes_back_as_it_was_saved(ledger: Ledger) -> None:
     """OPS-2: class, payload hash, attempts and the server's answer are kept with the item."""
     saved = full_entry()

@@ -20,8 +20,7 @@ from pydantic import SecretStr
 
 from ac_pipeline.definitions import build_defs, defs
 from ac_pipeline.defs.assets.catalog import POOL_LIMITS
-from ac_pipeline.defs.home import environment, prepare_home
-from ac_pipeline.defs.web_server import MODULE
+from ac_pipeline.defs.home import WEB_SERVER, environment, prepare_home
 from ac_pipeline.errors import Misconfigured
 from ac_pipeline.local.dagster_ui import DagsterUi
 from ac_pipeline.local.services.processes import LOOPBACK, free_port
@@ -121,7 +120,7 @@ def test_a_missing_setting_ends_the_start_with_one_sentence(tmp_path: Path) -> N
 def test_dagsters_own_web_server_stands_behind_the_guard(tmp_path: Path) -> None:
     """The way of Dagster 1.13 to its application is no public one: where it changes, this fails."""
     port = free_port()
-    command = [sys.executable, "-m", MODULE, "--empty-workspace", "--port", str(port)]
+    command = [sys.executable, "-m", WEB_SERVER, "--empty-workspace", "--port", str(port)]
     (tmp_path / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
     environment = {"DAGSTER_HOME": str(tmp_path), "PATH": ""}
     with (

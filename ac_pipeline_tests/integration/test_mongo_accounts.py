@@ -8,9 +8,11 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from pymongo.database import Database
 
-from ac_pipeline.accounts import GUEST_ID, LEAVING, Account
+from ac_pipeline.accounts import GUEST_ID, LEAVING, Account, key_candidates
 from ac_pipeline.errors import AccountDeleted, Misconfigured, NoCredentials
 from ac_pipeline.mongo.accounts import MongoAccounts
 from ac_pipeline.mongo.database import connect, disconnect
@@ -261,6 +263,61 @@ def test_an_unknown_user_is_named(anna_and_bert: MongoAccounts, selector: str) -
 
 def test_a_handle_that_is_no_key_is_a_selector_all_the_same(anna_and_bert: MongoAccounts) -> None:
     assert anna_and_bert.find("@bert b").key == "ac24aa2"
+
+
+NAMES = ("anna", "Anna", "ac1", "AC1", GUEST_ID, "auth0|2", "user:x")
+IDS = ("auth0|1", "auth0|2", "auth0|3", "sotce-auth0|1", "sotce-auth0|2", GUEST_ID, "anna")
+ALONE = "auth0|alone"
+KEY_OF_ALONE = key_candidates(id=ALONE, handle=None, code=None, did=None)[-1]
+BY_ID = [key_candidates(id=id, handle=None, code=None, did=None)[-1] for id in IDS]
+SELECTORS = (*NAMES, *IDS, *BY_ID, "@anna", "did:plc:a", "nobody")
+
+
+@st.composite
+def platforms(draw: st.DrawFn) -> dict[str, list[dict[str, Any]]]:
+    """Who has a user document, a handle, a deletion, documents: any of it without any other, under names that meet."""
+    made: dict[str, list[dict[str, Any]]] = {
+        name: [] for name in ("users", "@handles", "account-deletions", "account-tombstones", "moods", "kidlisp")
+    }
+    for id in IDS:
+        if draw(st.booleans()):
+            stored = {"did": draw(st.sampled_from([None, None, "did:plc:a", "did:plc:b"])), "password": "hunter2"}
+            made["users"].append({"_id": id, "code": draw(st.sampled_from([None, *NAMES])), "atproto": stored})
+        if draw(st.booleans()):
+            made["@handles"].append({"_id": id, "handle": draw(st.sampled_from(NAMES))})
+        if draw(st.booleans()):
+            made[draw(st.sampled_from(["moods", "kidlisp"]))].append({"user": id})
+        end = draw(st.sampled_from([None, None, None, "scheduled", "cancelled", "buried"]))
+        if end == "buried":
+            made["account-tombstones"].append({"_id": sha256(id.encode()).hexdigest()})
+        elif end is not None:
+            made["account-deletions"].append({"_id": id, "state": end})
+    made["kidlisp"] += [{"user": [IDS[0]]}, {"user": None}]
+    return made
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(platforms())
+def test_who_is_named_is_the_same_as_among_everybody(
+    mongo_database: Mongo, platform: dict[str, list[dict[str, Any]]]
+) -> None:
+    """OPS-6: without a look at all documents, with the same keys, blocks and refusals. The key of who is known by a
+    document alone takes that look."""
+    for name, rows in platform.items():
+        mongo_database[name].delete_many({})
+        mongo_database[name].insert_many([*rows, {"_id": f"auth0|of {name}", "user": ALONE}])
+    found = MongoAccounts(mongo_database)
+    assert found.find(KEY_OF_ALONE).id == ALONE
+    for name in SELECTORS:
+        assert said_by(found, name) == said_by(found, name, KEY_OF_ALONE)
+
+
+def said_by(accounts: MongoAccounts, *names: str) -> object:
+    try:
+        first = accounts.select(names)[0]
+    except Misconfigured as error:
+        return error.message
+    return replace(first, blocked=None), first.password, repr(first.blocked)
 
 
 def test_several_selectors_give_each_account_once(anna_and_bert: MongoAccounts) -> None:

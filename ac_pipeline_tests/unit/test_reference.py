@@ -11,7 +11,7 @@ import pytest
 from ac_pipeline.cli.main import cli
 from ac_pipeline.operations.catalog import operations
 from ac_pipeline.settings import Settings
-from ac_pipeline_tests.reference import FILES, ROOT, reference, settings
+from ac_pipeline_tests.reference import FILES, ROOT, meaning_of, reference, settings
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
@@ -22,7 +22,7 @@ def test_the_file_is_what_the_generator_makes(path: Path) -> None:
 def test_every_setting_has_a_group_and_says_what_it_means() -> None:
     listed = list(settings())
     assert {name for _, name, _ in listed} == Settings.model_fields.keys()
-    assert [name for heading, name, info in listed if not heading or not info.description] == []
+    assert [name for heading, name, info in listed if not heading or not meaning_of(name, info)] == []
 
 
 def test_every_command_every_parameter_and_every_job_is_there() -> None:

@@ -141,10 +141,17 @@ class MongoLedger:
         return self.load_types(account, (media,))[media.name]
 
     def load_types(self, account: Account, types: Sequence[MediaType]) -> Mapping[str, Mapping[str, LedgerEntry]]:
-        found: dict[str, dict[str, LedgerEntry]] = {media.name: {} for media in types}
-        query = {"account": account.id, "type": {"$in": list(found)}}
-        for entry in self._read(query, f"read the ledger of {account.key}") if found else ():
-            found[entry.type][entry.document] = entry
+        return self.load_of((account,), types)[account.id]
+
+    def load_of(
+        self, accounts: Sequence[Account], types: Sequence[MediaType]
+    ) -> Mapping[str, Mapping[str, Mapping[str, LedgerEntry]]]:
+        found: dict[str, dict[str, dict[str, LedgerEntry]]]
+        found = {account.id: {media.name: {} for media in types} for account in accounts}
+        query = {"account": {"$in": list(found)}, "type": {"$in": [media.name for media in types]}}
+        whose = accounts[0].key if len(accounts) == 1 else f"{len(accounts)} accounts"
+        for entry in self._read(query, f"read the ledger of {whose}") if types and accounts else ():
+            found[entry.account][entry.type][entry.document] = entry
         return found
 
     def of_others(self, account: Account, items: Iterable[str]) -> list[LedgerEntry]:
@@ -192,13 +199,19 @@ class MongoLedger:
             self._hosts.update_one({"_id": host}, {"$min": {"batch_bytes": limit}}, upsert=True)
 
     def checkpoint(self, did: str) -> RepositoryCheckpoint | None:
-        with mongo_errors(f"read the checkpoint of {did}"):
-            stored = self._repositories.find_one({"_id": did})
-        return None if stored is None else value_of(RepositoryCheckpoint, stored, did=did)
+        return self._checkpoints({"_id": did}, f"read the checkpoint of {did}").get(did)
+
+    def checkpoints_of(self, dids: AnyOf[str]) -> Mapping[str, RepositoryCheckpoint]:
+        return self._checkpoints({"_id": {"$in": list(dids)}}, f"read the checkpoints of {len(dids)} repositories")
 
     def checkpoints(self) -> Mapping[str, RepositoryCheckpoint]:
-        with mongo_errors("read the checkpoints of all repositories"):
-            found = self._repositories.find({}, {"settled": 0}, batch_size=_CHECKPOINTS_A_BATCH)
+        return self._checkpoints({}, "read the checkpoints of all repositories", {"settled": 0})
+
+    def _checkpoints(
+        self, query: Mapping[str, Any], action: str, fields: Mapping[str, int] | None = None
+    ) -> dict[str, RepositoryCheckpoint]:
+        with mongo_errors(action):
+            found = self._repositories.find(query, fields, batch_size=_CHECKPOINTS_A_BATCH)
             return {row["_id"]: value_of(RepositoryCheckpoint, row, did=row["_id"]) for row in found}
 
     def keep_checkpoint(self, checkpoint: RepositoryCheckpoint) -> None:
@@ -254,12 +267,11 @@ class MongoLedger:
             stored = self._holds.find_one({"_id": account.id})
         return {} if stored is None else dict(stored.get("types") or {})
 
-    # -------------------------------------------------------------------------------------------- questions of people
-
     def all_holds(self) -> Mapping[str, Mapping[str, str]]:
-        """The types on hold and their reasons by Mongo id of their account, for the accounts that have any."""
         with mongo_errors("read the holds on all accounts"):
             return {stored["_id"]: dict(stored["types"]) for stored in self._holds.find({}) if stored.get("types")}
+
+    # -------------------------------------------------------------------------------------------- questions of people
 
     def blocked(self) -> set[tuple[str, str]]:
         """`(account id, class of the reason)` of all items that are blocked."""

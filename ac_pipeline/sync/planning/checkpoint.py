@@ -29,15 +29,17 @@ _FORM = {True: b"2", False: b"2 with copies of erased work"}
 more."""
 
 
-def may_be_up_to_date(checkpoint: RepositoryCheckpoint, selection: Selection) -> bool:
-    """True if the repository may still be at its checkpoint, with all selected types up to date there.
-
-    Whoever asks for more than what has changed (`full`, `blobs`, `renditions`, `retry`, `sweep`), or for a part, gets
-    the whole way.
-    """
+def asks_for_changes(selection: Selection) -> bool:
+    """True if it is about all that has changed, and no more: whoever asks for more (`full`, `blobs`, `renditions`,
+    `retry`, `sweep`), or for a part, gets the whole way."""
     more = selection.full or selection.blobs or selection.renditions or selection.retry or selection.sweep is not None
+    return not more and not selection.partial
+
+
+def may_be_up_to_date(checkpoint: RepositoryCheckpoint, selection: Selection) -> bool:
+    """True if the repository may still be at its checkpoint, with all selected types up to date there."""
     known = checkpoint.settled.keys() & checkpoint.counts.keys()
-    return not more and not selection.partial and known >= {media.name for media in selection.types}
+    return asks_for_changes(selection) and known >= {media.name for media in selection.types}
 
 
 def is_up_to_date(plan: AccountPlan, checkpoint: RepositoryCheckpoint, now: Callable[[], datetime]) -> bool:

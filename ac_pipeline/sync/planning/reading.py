@@ -106,6 +106,10 @@ class Reader:
         raise Unmade where `plan.made` shall hold them all. Raises Transient when something could not be read.
         """
         self._look(plan, plan.selection.types)
+        self.choose(plan)
+
+    def choose(self, plan: AccountPlan) -> None:
+        """The records that are wanted of the documents that were read; otherwise as `read`."""
         for media in plan.selection.types:
             documents, chosen = plan.documents[media.name], plan.selected[media.name]
             wanted = self._wanted(plan, media, [document for document in documents if document.id in chosen])

@@ -39,7 +39,9 @@ class StubEngine:
     begun: list[str] = field(default_factory=list)  # Keys of the accounts that have had their turn
     bad: dict[str, BaseException] = field(default_factory=dict)  # Keys whose work raises, and what
     server: MemoryPds = field(default_factory=MemoryPds)
-    revisions: Any = None
+    documents: Any = None
+    ledger: Any = None
+    ahead: Any = None
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def sync(self, account: Account, selection: Selection, run_id: str) -> AccountReport:

@@ -19,7 +19,8 @@ from ac_pipeline.items import Failure, Stage, State
 from ac_pipeline.media.base import Document
 from ac_pipeline.media.mood import MOOD
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.sync.engine import ListedRevisions, sync_accounts
+from ac_pipeline.sync.engine import sync_accounts
+from ac_pipeline.sync.planning.ahead import Ahead
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline_tests.memory_pds import MemoryPds
@@ -422,13 +423,13 @@ def test_of_many_users_those_whose_repository_moved_are_read_and_put_right() -> 
 def test_a_list_that_is_older_than_a_sync_of_another_run_is_not_believed() -> None:
     """VERIFY-11: the checkpoint is ahead of it, so the PDS is asked again."""
     world, users = many()
-    revisions = ListedRevisions(world.pds, len(users))
-    assert revisions.of(str(users[0].did)) is not None
+    ahead = Ahead(world.documents, world.ledger, world.pds, users, Selection())
+    assert ahead.revision(str(users[0].did)) is not None
     world.add("mood", users[0])
     world.engine.sync(users[0], Selection(), "another")
     world.pds.calls.clear()
     with world.quiet():
-        engine = replace(world.engine, revisions=revisions)
+        engine = replace(world.engine, ahead=ahead)
         assert engine.sync(users[0], Selection(), "run").types["mood"].unchanged == 2
     assert methods(world) == {"latest_commit": 1}
 

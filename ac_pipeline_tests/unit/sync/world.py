@@ -281,7 +281,16 @@ class World:
         written = {"apply_writes", "upload_blob"}
         assert [call.method for call in self.pds.calls[sent:] if call.method in written] == []
         looks = {"last_look", "recorded", "keep_look"}  # what was there is remembered, whoever looks
-        assert set(self.ledger.calls[calls[0] :]) <= {"load", "lease", "batch_bytes", "checkpoint", "holds", *looks}
+        ahead = {"checkpoints_of", "all_holds"}
+        assert set(self.ledger.calls[calls[0] :]) <= {
+            "load",
+            "lease",
+            "batch_bytes",
+            "checkpoint",
+            "holds",
+            *ahead,
+            *looks,
+        }
         assert set(self.documents.calls[calls[1] :]) <= {"stream", "owners", "is_empty", "dates"}
 
 
