@@ -80,7 +80,7 @@ bench-latency: $(READY) ## From a change in MongoDB to the PDS by the sensors: p
 bench-statements: $(READY) ## Every MongoDB statement and PDS request of a sync with nothing to do, and which grow
 	$(RUN) -m ac_pipeline_tests.benchmarks.statements
 
-bench: $(READY) ## Throughput against the bare PDS, side by side in one run
+bench: $(READY) ## One table: the pipeline beside the bare PDS, the encoders and the original, in turn in one run
 	$(RUN) -m ac_pipeline_tests.benchmarks.throughput --json bench.json
 
 bench-links: $(READY) ## Every link state and every older record form: the link doctor before and after healing

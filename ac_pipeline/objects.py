@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,8 @@ FIRST_DELAY = 0.5
 LONGEST_WAIT = 20.0
 """Seconds a download waits in place; a server that asks for more is answered by giving up until the next run."""
 REDIRECTS = 3
+SHORT_BYTES = 64 << 10
+"""An answer of this length that nobody needs is read all the same: its connection then serves the next request."""
 
 Answer = TypeVar("Answer")
 
@@ -256,6 +258,7 @@ class ObjectStorage:
                 following = here.join(response.headers["location"]) if response.has_redirect_location else None
                 if following is None or _origin(following) != _origin(here):
                     yield response
+                    _read_rest(response)
                     return
             here = following
         raise ServerFailed(f"{url} redirects more than {REDIRECTS} times")
@@ -273,6 +276,17 @@ class ObjectStorage:
                 f"{url} leads elsewhere ({status}); only its own host is followed: check AC_MEDIA_URL", status=status
             )
         raise ServerFailed(f"{url} answered {status}; try again", status=status, retry_after=wait)
+
+
+def _read_rest(response: httpx.Response) -> None:
+    """Read what is left of a short answer, or of one to a HEAD, which has nothing left: a connection with an answer
+    half read is closed, and the next request would need another handshake."""
+    declared = response.headers.get("content-length", "")
+    short = response.request.method == "HEAD" or (declared.isdecimal() and int(declared) <= SHORT_BYTES)
+    if short and not response.is_stream_consumed:
+        with suppress(httpx.TransportError):
+            for _ in response.iter_raw():
+                pass
 
 
 def _origin(url: httpx.URL) -> tuple[str, str, int | None]:

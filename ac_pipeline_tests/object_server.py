@@ -31,6 +31,7 @@ class ObjectServer:
         self.objects: dict[str, bytes] = {}
         self.replies: defaultdict[str, list[Reply]] = defaultdict(list)
         self.requests: list[tuple[str, str]] = []
+        self.connections = 0
         self._lock = threading.Lock()
 
     def answer(self, method: str, path: str) -> tuple[Reply, bytes]:
@@ -48,6 +49,10 @@ class ObjectServer:
 def object_server(tls: ssl.SSLContext | None = None) -> Iterator[ObjectServer]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        def setup(self) -> None:
+            super().setup()
+            state.connections += 1
 
         def do_GET(self) -> None:
             self._respond("GET")

@@ -134,8 +134,8 @@ class MongoAccounts:
             return list(found.find({}, dict.fromkeys(fields, 1), batch_size=_BATCH))
 
     def _owners(self, among: AnyOf[str] | None) -> tuple[set[str], Mapping[str, set[str]]]:
-        """Who owns a document, of these or of all, by `$group`: `distinct` is not in Stable API v1 (OPS-5). And, where all
-        are asked for, what else stands where an owner should -> names of the types in which it does.
+        """Who owns a document, of these or of all, by `$group`: `distinct` is not in Stable API v1 (OPS-5). And, where
+        all are asked for, what else stands where an owner should -> names of the types in which it does.
         """
         owners, odd = set[str](), defaultdict[str, set[str]](set)
         parts = [{}] if among is None else [{"user": {"$in": part}} for part in in_parts(sorted(among), _IDS_AT_ONCE)]

@@ -7,7 +7,8 @@ import logging
 import os
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from enum import Enum
@@ -18,7 +19,7 @@ from typing import Any, TypeVar
 from bson.codec_options import CodecOptions, DatetimeConversion
 from bson.errors import BSONError
 from pydantic import TypeAdapter, ValidationError
-from pymongo import MongoClient
+from pymongo import MongoClient, UpdateOne
 from pymongo.collection import Collection
 from pymongo.database import Database
 from pymongo.errors import (
@@ -49,6 +50,11 @@ SOURCE_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(
 """How the platform's documents are decoded."""
 
 _OWN_CODEC: CodecOptions[dict[str, Any]] = CodecOptions(tz_aware=True)
+
+_NO_TRANSACTIONS = {20, 263}  # IllegalOperation, OperationNotSupportedInTransaction: a server without replication
+_CONFLICT_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8, *(2.0 for _ in range(37)))
+"""Seconds between two tries while another transaction holds a document, 75 in all: MongoDB ends the transaction of a
+client that died after 60 s, and the local server does so only when the next one begins."""
 
 _UNAUTHORIZED = 13
 _REFUSED_ACCESS = frozenset({_UNAUTHORIZED, 18, 8000})  # Also AuthenticationFailed, and Atlas's code for it
@@ -108,6 +114,35 @@ def platform_collection(database: Database[dict[str, Any]], name: str) -> Collec
 def own_collection(database: Database[dict[str, Any]], name: str) -> Collection[dict[str, Any]]:
     """A collection of the pipeline's own database; its times have a time zone."""
     return database.get_collection(name, codec_options=_OWN_CODEC)
+
+
+def write_together(
+    collection: Collection[dict[str, Any]],
+    operations: Sequence[UpdateOne],
+    *,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """One transaction, so that a batch costs the server one journal write and not one per document.
+
+    Another transaction may hold a document: the platform's for a moment (`kidlisp` counts its views), that of a
+    killed run until the server ends it. So it is tried again for longer than that takes. After that, or where the
+    server has no transactions, the same updates are made one by one, which is right as well.
+    """
+    for wait in _CONFLICT_WAITS:
+        try:
+            with collection.database.client.start_session() as session, session.start_transaction():
+                collection.bulk_write(operations, ordered=False, session=session)
+        except PyMongoError as error:
+            unsupported = isinstance(error, OperationFailure) and error.code in _NO_TRANSACTIONS
+            passing = error.has_error_label("TransientTransactionError")
+            if not unsupported and not passing:
+                raise
+            if unsupported or not isinstance(error, OperationFailure):  # the latter: the connection broke
+                break
+        else:
+            return
+        sleep(wait)
+    collection.bulk_write(operations, ordered=False)
 
 
 def storable(value: object) -> Any:

@@ -16,7 +16,7 @@ from bson import ObjectId
 from pymongo import UpdateOne
 from pymongo.collection import Collection as MongoCollection
 from pymongo.database import Database
-from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
+from pymongo.errors import DuplicateKeyError
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import InvalidDocument
@@ -25,12 +25,8 @@ from ac_pipeline.media.documents import interpret
 from ac_pipeline.media.eligibility import FLAGS, GUEST_VALUES, NOBODY, is_guest
 from ac_pipeline.media.fields import is_text, sound_text
 from ac_pipeline.media.times import format_when, object_id_time, read_when
-from ac_pipeline.mongo.database import in_parts, mongo_errors, platform_collection
+from ac_pipeline.mongo.database import in_parts, mongo_errors, platform_collection, write_together
 
-_NO_TRANSACTIONS = {20, 263}  # IllegalOperation, OperationNotSupportedInTransaction: a server without replication
-_CONFLICT_WAITS = (0.05, 0.1, 0.2, 0.4, 0.8, *(2.0 for _ in range(37)))
-"""Seconds between two tries while another transaction holds a document, 75 in all: MongoDB ends the transaction of a
-client that died after 60 s, and the local server does so only when the next one begins."""
 _BATCH = 1_000  # Documents an answer holds: about 1 KB each, under the server's 16 MB, and few round trips
 
 _ALWAYS_UNIQUE = ("code", "hash")
@@ -123,30 +119,7 @@ class MongoDocuments:
             for update in updates
         ]
         with mongo_errors(f"write the links of {len(operations)} {media.plural}"):
-            self._write_together(self._collection(media), operations)
-
-    def _write_together(self, collection: MongoCollection[dict[str, Any]], operations: list[UpdateOne]) -> None:
-        """One transaction, so that a batch costs the server one journal write and not one per document.
-
-        Another transaction may hold a document: the platform's for a moment (`kidlisp` counts its views), that of a
-        killed run until the server ends it. So it is tried again for longer than that takes. After that, or where the
-        server has no transactions, the same updates are made one by one, which is right as well.
-        """
-        for wait in _CONFLICT_WAITS:
-            try:
-                with collection.database.client.start_session() as session, session.start_transaction():
-                    collection.bulk_write(operations, ordered=False, session=session)
-            except PyMongoError as error:
-                unsupported = isinstance(error, OperationFailure) and error.code in _NO_TRANSACTIONS
-                passing = error.has_error_label("TransientTransactionError")
-                if not unsupported and not passing:
-                    raise
-                if unsupported or not isinstance(error, OperationFailure):  # the latter: the connection broke
-                    break
-            else:
-                return
-            self.sleep(wait)
-        collection.bulk_write(operations, ordered=False)
+            write_together(self._collection(media), operations, sleep=self.sleep)
 
     def conflicts(self, media: MediaType, raw: Mapping[str, Any], *, among: Collection[str] | None = None) -> list[str]:
         """Unique fields of a document as it would be, with its `_id`, whose values another one holds already, as `code

@@ -23,7 +23,7 @@ from ac_pipeline.errors import (
 from ac_pipeline.items import BlobRef, RepositoryCheckpoint
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.for_accounts import account_reports
-from ac_pipeline.sync.planning.ahead import Ahead
+from ac_pipeline.sync.planning.ahead import Ahead, Seen
 from ac_pipeline.sync.planning.checkpoint import counts, is_up_to_date, may_be_up_to_date, up_to_date_types
 from ac_pipeline.sync.planning.copies import deletions, find_lost_sources
 from ac_pipeline.sync.planning.plan import AccountPlan, Kind, Made, Operation, Wanted, offer, plan_type
@@ -97,22 +97,29 @@ class Engine(Reader):
         recorder.report.seconds = monotonic() - started
         return recorder.report
 
-    def survey(self, account: Account, selection: Selection, run_id: str = "") -> tuple[AccountPlan, AccountReport]:
+    def survey(
+        self, account: Account, selection: Selection, run_id: str = "", *, seen: Seen | None = None
+    ) -> tuple[AccountPlan, AccountReport]:
         """The dry run: the plan of an account and what it amounts to, by its repository as it is read now. Nothing is
-        written, made or uploaded; raises Transient when something could not be read.
+        written, made or uploaded; raises Transient when something could not be read. `seen`: its documents and entries
+        as they were read ahead, of an account that is not paused; else they are read now.
         """
         plan, recorder = self._begin(account, selection, run_id, dry=True)
         if not account.usable:
             self.block(plan, recorder, account.blocked)
             return plan, recorder.report
-        self.leave_out_paused(plan, recorder)
+        if seen is None:
+            self.leave_out_paused(plan, recorder)
         if plan.selection.types:
             try:
                 plan.take(self.server.read_repository(str(account.did)))
             except Blocked as error:
                 self._refuse(plan, recorder, error)
             else:
-                self.read(plan)
+                if seen is None:
+                    self.read(plan)
+                else:
+                    self._choose(plan, seen)
                 self._judge(plan, recorder)
                 recorder.foresee()
         return plan, recorder.report
@@ -192,15 +199,20 @@ class Engine(Reader):
         if plan.checkpoint is None or plan.checkpoint.rev == plan.base or whole:
             self._remember(plan, recorder)
 
+    def _choose(self, plan: AccountPlan, seen: Seen) -> None:
+        """The records that are wanted of what was read ahead; raises as `choose`."""
+        plan.documents, plan.entries = dict(seen.documents), dict(seen.entries)
+        plan.selected = {name: plan.selection.documents(found) for name, found in seen.documents.items()}
+        self.choose(plan)
+
     def _was_up_to_date(self, plan: AccountPlan, recorder: Recorder) -> bool:
         """True if there was nothing to do when the account was read ahead, which is counted then."""
         seen = self.ahead.take(plan.account) if self.ahead is not None else None
         if seen is None:
             return False
-        plan.documents, plan.entries, plan.made = dict(seen.documents), dict(seen.entries), {}
-        plan.selected = {name: plan.selection.documents(found) for name, found in seen.documents.items()}
+        plan.made = {}
         try:
-            self.choose(plan)
+            self._choose(plan, seen)
         except Unmade:
             return False
         if not is_up_to_date(plan, seen.checkpoint, self.now):

@@ -16,6 +16,7 @@ from ac_pipeline.items import Finding
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.for_accounts import for_accounts, unread
+from ac_pipeline.sync.planning.ahead import Ahead, Seen
 from ac_pipeline.sync.planning.plan import AccountPlan, Kind, Operation, Withheld
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
@@ -87,11 +88,20 @@ class Verification:
 def verify(engine: Engine, account: Account, selection: Selection) -> Verification:
     """Compare one account's repository with its documents, and ask for every blob its records refer to and for every
     companion they name or could name; raises Transient when something could not be read: nothing can be said then.
+
+    What was read of it ahead, less than a minute ago, may say that all is right; if it does not, everything is read
+    again, for a sync may have come in between.
     """
-    total = Verification(users=1)
-    for found in compare(engine, *engine.survey(account, replace(selection, full=True))).values():
-        total.add(found)
-    return total
+
+    def found(seen: Seen | None) -> Verification:
+        total = Verification(users=1)
+        for each in compare(engine, *engine.survey(account, replace(selection, full=True), seen=seen)).values():
+            total.add(each)
+        return total
+
+    seen = engine.ahead.take(account) if engine.ahead is not None else None
+    first = found(seen)
+    return first if seen is None or first.complete else found(None)
 
 
 def compare(engine: Engine, plan: AccountPlan, report: AccountReport, *, blobs: bool = True) -> dict[str, Verification]:
@@ -118,6 +128,7 @@ def verify_accounts(
     engine: Engine, accounts: Sequence[Account], selection: Selection, workers: int
 ) -> Iterator[Verification]:
     """Verify many accounts at once, in their order; raises ServiceUnreachable when a service is down."""
+    engine = replace(engine, ahead=Ahead(engine.documents, engine.ledger, engine.server, accounts, selection))
 
     def failed(account: Account, error: PipelineError) -> Verification:
         return Verification(users=1, unread=[(account.key, unread(account, error))])

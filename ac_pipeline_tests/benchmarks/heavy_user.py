@@ -31,7 +31,7 @@ from ac_pipeline.sync.selection import Selection, planned
 from ac_pipeline.sync.verify import verify
 from ac_pipeline.wiring import Pipeline, new_run_id
 from ac_pipeline_tests.benchmarks.ending import end_in_order
-from ac_pipeline_tests.benchmarks.services import open_services
+from ac_pipeline_tests.benchmarks.services import open_bench
 from ac_pipeline_tests.scripted_storage import ObjectServer
 
 HEAVY: Mapping[str, int] = {"painting": 395, "mood": 226, "piece": 26, "kidlisp": 2_220}
@@ -151,7 +151,6 @@ def fill(database: Any, objects: ObjectServer, owner: str, sizes: Mapping[str, i
                 objects.put(BUCKET, f"{owner}/painting/{slug}.png", pixel_art(64, 48, seed=number))
         if rows:
             database[media_type(name).collection].insert_many(rows)
-        database[media_type(name).collection].create_index("user")
 
 
 def main() -> None:
@@ -159,15 +158,15 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=1.0, help="part of the heavy user's work")
     options = parser.parse_args()
     sizes = {name: max(1, round(number * options.share)) for name, number in HEAVY.items()}
-    with ObjectServer() as objects, open_services(objects.url_template) as (pipeline, database, made):
+    with ObjectServer() as objects, open_bench(objects.url_template) as bench:
         owner = f"auth0|{ObjectId()}"
         password = secrets.token_hex(16)
-        new = made.create("heavy-user.test", password)
-        database["users"].insert_one({"_id": owner, "atproto": {"did": new.did, "password": password}})
-        database["@handles"].insert_one({"_id": owner, "handle": "heavy"})
-        fill(database, objects, owner, sizes)
+        new = bench.accounts.create("heavy-user.test", password)
+        bench.database["users"].insert_one({"_id": owner, "atproto": {"did": new.did, "password": password}})
+        bench.database["@handles"].insert_one({"_id": owner, "handle": "heavy"})
+        fill(bench.database, objects, owner, sizes)
         sys.stdout.write(", ".join(f"{number} {name}" for name, number in sizes.items()) + "\n\n")
-        trip = Trip(pipeline, pipeline.accounts.find("heavy"), sizes)
+        trip = Trip(bench.pipeline, bench.pipeline.accounts.find("heavy"), sizes)
         trip.told = lambda step: sys.stdout.write(f"{step}\n") and sys.stdout.flush()
         trip.run()
 

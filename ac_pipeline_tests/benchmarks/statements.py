@@ -21,12 +21,11 @@ from typing import Any, Final
 
 from pymongo import monitoring
 
-from ac_pipeline.media.registry import media_type
 from ac_pipeline.mongo.database import connect
+from ac_pipeline_tests.benchmarks.arms_text import documents
 from ac_pipeline_tests.benchmarks.counting import Requests, Statements, counted_sync
 from ac_pipeline_tests.benchmarks.ending import end_in_order
-from ac_pipeline_tests.benchmarks.services import open_services
-from ac_pipeline_tests.benchmarks.throughput import TYPES, Bench, documents, new_users
+from ac_pipeline_tests.benchmarks.services import Bench, open_bench
 
 ITEMS: Final = 10
 GROWN: Final = 3.0
@@ -40,9 +39,10 @@ def fill(bench: Bench, others: int, rng: random.Random) -> None:
     (pattern,) = ledger.find({}, limit=1)
     for number in range(others):
         owner = f"auth0|other{number}"
-        for name, rows in documents(owner, ITEMS, rng).items():
+        made = documents(owner, ITEMS, rng)
+        bench.insert(made)
+        for name, rows in made.items():
             if rows:
-                bench.database[media_type(name).collection].insert_many(rows)
                 ids = [str(row["_id"]) for row in rows]
                 ledger.insert_many(
                     {**pattern, "_id": f"{name}:{id}", "document": id, "account": owner, "type": name} for id in ids
@@ -52,11 +52,9 @@ def fill(bench: Bench, others: int, rng: random.Random) -> None:
 def rounds(bench: Bench, users: int, others: int, statements: Statements) -> Iterator[tuple[str, dict[str, Any]]]:
     """The three syncs, each with what it asked for."""
     rng = random.Random(1)
-    people = [account for account, _ in new_users(bench, users)]
+    people = [account for account, _ in bench.new_users(users)]
     for account in people:
-        for name, rows in documents(account.id, ITEMS, rng).items():
-            if rows:
-                bench.database[media_type(name).collection].insert_many(rows)
+        bench.insert(documents(account.id, ITEMS, rng))
     server = Requests(bench.pipeline.engine.server)
     bench.pipeline.engine.server = server  # type: ignore[assignment]
     yield "first", counted_sync(bench.pipeline, people, statements, server)
@@ -100,10 +98,7 @@ def main() -> None:
     options = parser.parse_args()
     statements = Statements()
     monitoring.register(statements)
-    with open_services() as (pipeline, database, made):
-        for name in TYPES:
-            database[media_type(name).collection].create_index("user")
-        bench = Bench(pipeline, made, None, database, pipeline.settings.pds_url)  # type: ignore[arg-type]
+    with open_bench() as bench:
         found = dict(rounds(bench, options.users, options.others, statements))
     grown = growing(found["again"], found["beside others"])
     show(options.users, options.others, found, grown)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import subprocess
 import sys
@@ -52,3 +53,28 @@ def test_a_benchmark_that_is_terminated_stops_its_services(tmp_path: Path) -> No
 )
 def test_every_benchmark_ends_in_order(name: str) -> None:
     assert "    end_in_order()\n" in BENCHMARKS.joinpath(name).read_text().partition("__main__")[2]
+
+
+def test_the_table_has_every_row(tmp_path: Path) -> None:
+    """As `make bench` makes it, in sizes that say nothing of speed; `sharp`, which npm would install, is left out."""
+    sizes = {
+        **{"users": 1, "items": 20, "small-users": 2, "small-items": 3, "originals": 1, "painters": 1, "paintings": 2},
+        **{"pictures": 1, "frames": 4, "verified-users": 2, "verified-items": 3, "removed": 20, "rounds": 1},
+    }
+    options = [f"--{name}={number}" for name, number in sizes.items()]
+    kept = tmp_path / "bench.json"
+    program = [sys.executable, "-m", "ac_pipeline_tests.benchmarks.throughput", "--no-sharp", *options]
+    done = subprocess.run([*program, "--json", str(kept)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    made = json.loads(kept.read_text())
+    rows = {row["row"]: row for row in made["rows"]}
+    expected = ["text", "small", "paintings", "pictures", "tapes", "verification", "wipe", "restore"]
+    assert list(rows) == expected
+    assert rows.pop("pictures")["skipped"] == "sharp was not asked for."
+    for row in rows.values():
+        assert row["ours"] > 0
+        assert row["theirs"] > 0
+        assert len(row["rounds"]["ours"]) == len(row["rounds"]["theirs"]) == 1
+        assert row["against"] in done.stdout
+    assert made["nothing_to_do"]["requests"] == {"latest_commit": 1}
+    assert max(map(len, done.stdout.splitlines())) <= 80

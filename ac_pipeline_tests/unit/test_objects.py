@@ -66,6 +66,18 @@ def scripted(
     return ObjectStorage(client, template, sleep=waits, clock=NOW.timestamp, jitter=lambda: 0.5)
 
 
+def test_one_connection_serves_whatever_is_there_and_whatever_is_not(
+    storage: ObjectStorage, server: ObjectServer, tmp_path: Path
+) -> None:
+    """A painting is three requests, two of them for recordings that most do not have: no handshake for each."""
+    server.objects[f"/{BUCKET}/a.png"] = b"pixels"
+    for _ in range(3):
+        assert storage.exists([source("a.zip"), source("b.zip")]) is None
+        assert storage.exists([source("a.png")]) == source("a.png")
+        assert storage.fetch([source("b.png"), source("a.png")], tmp_path / "it", 100).size == 6
+    assert server.connections == 1
+
+
 def test_the_first_existing_candidate_is_downloaded_and_hashed(
     storage: ObjectStorage, server: ObjectServer, tmp_path: Path
 ) -> None:

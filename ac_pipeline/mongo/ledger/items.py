@@ -27,7 +27,7 @@ from ac_pipeline.items import (
     State,
 )
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.mongo.database import in_parts, mongo_errors, own_collection, storable, value_of
+from ac_pipeline.mongo.database import in_parts, mongo_errors, own_collection, storable, value_of, write_together
 from ac_pipeline.mongo.ledger.leases import Leases
 
 HISTORY = 20  # Attempts an entry remembers; the last failure is kept beside them, without expiry (OPS-2)
@@ -162,24 +162,30 @@ class MongoLedger:
         """Insert or replace entries; each entry's last history line is appended to its timeline.
 
         An entry with at most one line is taken for new and inserted, which is several times cheaper than an upsert;
-        the few that exist nevertheless break on their id and are replaced in a second write. Both can be repeated.
+        the few that exist nevertheless break on their id and are updated with the others. All can be repeated.
         """
         by_item = {entry.item: entry for entry in entries}
-        if not by_item:
-            return
-        operations = [
-            InsertOne(_as_new(entry)) if len(entry.history) <= 1 else _as_known(entry) for entry in by_item.values()
-        ]
+        new = [entry for entry in by_item.values() if len(entry.history) <= 1]
         with mongo_errors(f"save {len(by_item)} entries of the ledger"):
-            try:
-                self._items.bulk_write(operations, ordered=False)
-            except BulkWriteError as error:
-                failed: list[dict[str, Any]] = error.details.get("writeErrors") or []
-                if error.details.get("writeConcernErrors") or any(each.get("code") != _DUPLICATE for each in failed):
-                    raise
-                existing = {failure["op"]["_id"] for failure in failed if "_id" in failure["op"]}
-                existing |= {failure["op"]["q"]["_id"] for failure in failed if "q" in failure["op"]}
-                self._items.bulk_write([_as_known(by_item[item]) for item in existing], ordered=False)
+            existing = self._insert(new)
+            known = [_as_known(entry) for entry in by_item.values() if len(entry.history) > 1 or entry.item in existing]
+            if len(known) > 1:
+                write_together(self._items, known)
+            elif known:
+                self._items.bulk_write(known, ordered=False)
+
+    def _insert(self, entries: Sequence[LedgerEntry]) -> set[str]:
+        """Insert entries; the items of those that exist already, which are left as they are."""
+        if not entries:
+            return set()
+        try:
+            self._items.bulk_write([InsertOne(_as_new(entry)) for entry in entries], ordered=False)
+        except BulkWriteError as error:
+            failed: list[dict[str, Any]] = error.details.get("writeErrors") or []
+            if error.details.get("writeConcernErrors") or any(each.get("code") != _DUPLICATE for each in failed):
+                raise
+            return {failure["op"]["_id"] for failure in failed}
+        return set()
 
     def used_blobs(self, cids: AnyOf[str], *, without: AnyOf[str]) -> set[str]:
         query = {"blobs": {"$in": sorted(cids)}, "state": _NOT_DELETED, "_id": {"$nin": sorted(without)}}

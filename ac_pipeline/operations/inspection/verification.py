@@ -19,6 +19,7 @@ from ac_pipeline.mongo.ledger.receipts import Aspect, Found, MongoReceipts, Part
 from ac_pipeline.operations.inspection.links import Judge, LinkFinding, LinkState, Repair
 from ac_pipeline.sync.engine import Engine
 from ac_pipeline.sync.for_accounts import for_accounts
+from ac_pipeline.sync.planning.ahead import Ahead, Seen
 from ac_pipeline.sync.planning.plan import existing_records
 from ac_pipeline.sync.ports import Ledger
 from ac_pipeline.sync.selection import Selection
@@ -69,9 +70,27 @@ def findings(receipts: MongoReceipts, marks: Ledger, types: Sequence[MediaType])
 def take_receipt(
     engine: Engine, account: Account, types: Sequence[MediaType], *, blobs: bool, run_id: str, now: datetime
 ) -> Receipt:
-    """Verify one account; of its blobs nothing is said unless every one is asked for. Raises Transient or
-    RepositoryUnreadable where something could not be read: nothing can be said."""
-    plan, report = engine.survey(account, Selection(types=tuple(types), full=True))
+    """Verify one account; of its blobs nothing is said unless every one is asked for. What was read of it ahead may say
+    that all is right, as in `sync/verify.py`. Raises Transient or RepositoryUnreadable where something could not be
+    read: nothing can be said."""
+    seen = engine.ahead.take(account) if engine.ahead is not None else None
+    receipt = _receipt(engine, account, types, seen, blobs=blobs, run_id=run_id, now=now)
+    if seen is None or not any(part.unsound for part in receipt.parts.values()):
+        return receipt
+    return _receipt(engine, account, types, None, blobs=blobs, run_id=run_id, now=now)
+
+
+def _receipt(
+    engine: Engine,
+    account: Account,
+    types: Sequence[MediaType],
+    seen: Seen | None,
+    *,
+    blobs: bool,
+    run_id: str,
+    now: datetime,
+) -> Receipt:
+    plan, report = engine.survey(account, Selection(types=tuple(types), full=True), seen=seen)
     if plan.repository is None:
         blocked = report.blocked.message if report.blocked is not None else "nothing of it is mirrored"
         return Receipt(account.id, account.key, account.did, now, run_id, blocked=blocked)
@@ -119,6 +138,9 @@ def take_receipts(
     Raises:
         Misconfigured: No account can be verified.
     """
+
+    ahead = Ahead(engine.documents, engine.ledger, engine.server, accounts, Selection(types=tuple(types)))
+    engine = replace(engine, ahead=ahead)
 
     def take(account: Account) -> Taken:
         receipt = take_receipt(engine, account, types, blobs=blobs, run_id=run_id, now=now())

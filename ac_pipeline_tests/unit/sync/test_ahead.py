@@ -18,6 +18,7 @@ from ac_pipeline.sync.engine import sync_accounts
 from ac_pipeline.sync.planning.ahead import Ahead
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
+from ac_pipeline.sync.verify import Verification, verify, verify_accounts
 from ac_pipeline_tests.memory_pds import MemoryPds
 from ac_pipeline_tests.unit.sync.home import said
 from ac_pipeline_tests.unit.sync.world import World
@@ -243,3 +244,43 @@ def test_a_link_into_another_repository_is_not_taken_for_ours() -> None:
     world.documents.raw(MOOD, id)["atproto"]["did"] = "did:plc:other"
     together(world, accounts)
     assert world.link("mood", id) == link
+
+
+# ------------------------------------------------------------------------------------------------- whoever is verified
+
+
+def verified(world: World, accounts: list[Account]) -> list[Verification]:
+    return list(verify_accounts(world.engine, accounts, Selection(), workers=2))
+
+
+def test_who_is_as_the_last_sync_left_them_is_verified_without_a_statement_of_their_own() -> None:
+    """VERIFY-11: every repository is read whole, whatever its revision."""
+    world, accounts = mirrored()
+    found = verified(world, accounts)
+    assert all(each.complete and each.verified for each in found)
+    assert world.ledger.calls.count("holds") == 1  # the guest's
+    assert [call.method for call in world.pds.calls].count("read_repository") == len(accounts)
+
+
+@pytest.mark.parametrize("change", ["another client", "an edit", "a removal", "a new item"])
+def test_a_verification_finds_the_same_whether_it_reads_ahead_or_not(change: str) -> None:
+    world, accounts = mirrored()
+    CHANGES[change](world, accounts, 3)
+    ahead = {each.user: each.to_json() for each in verified(world, accounts) for each in each.items}
+    alone = {
+        each.user: each.to_json() for account in accounts for each in verify(world.engine, account, Selection()).items
+    }
+    assert ahead == alone
+    assert len(ahead) == 1
+
+
+def test_what_a_sync_writes_while_others_are_read_ahead_is_no_finding() -> None:
+    """Its documents were read before, its repository after: all is read again before anything is said."""
+    world, accounts = mirrored()
+    ahead = Ahead(world.documents, world.ledger, world.pds, accounts, Selection())
+    assert ahead.take(accounts[0]) is not None  # so that all have been read
+    world.add("mood", accounts[1])
+    world.engine.sync(accounts[1], Selection(), "run-3")
+    found = verify(replace(world.engine, ahead=ahead), accounts[1], Selection())
+    assert found.complete
+    assert found.verified == 3

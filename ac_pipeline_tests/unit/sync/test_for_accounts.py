@@ -47,7 +47,7 @@ class StubEngine:
     def sync(self, account: Account, selection: Selection, run_id: str) -> AccountReport:
         return self.work(account)
 
-    def survey(self, account: Account, selection: Selection) -> Any:
+    def survey(self, account: Account, selection: Selection, *, seen: Any) -> Any:
         raise ServerFailed(self.work(account).user)
 
     def work(self, account: Account) -> AccountReport:
