@@ -250,7 +250,8 @@ def main(arguments: Sequence[str]) -> int:
         command.append("--read-only")
     if settings.ac_log_format == "json":
         command += ["--log-format", "json"]
-    return run_group(command, environment(settings), home)
+    # PostgreSQL shows by this name who holds its connections.
+    return run_group(command, {**environment(settings), "PGAPPNAME": f"ac-pipeline {options.part}"}, home)
 
 
 _PARTS: Final = {
