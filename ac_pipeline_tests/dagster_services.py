@@ -18,10 +18,11 @@ import yaml
 
 from ac_pipeline.defs.assets.catalog import RETRY_SECONDS
 from ac_pipeline.defs.home import environment
+from ac_pipeline.errors import PipelineError
 from ac_pipeline.local.dagster_ui import LOCATION
 from ac_pipeline.local.services.processes import LOOPBACK, free_port
 from ac_pipeline.settings import Settings
-from ac_pipeline_tests.dagster_home import PATIENCE, ROOT, DagsterHome, Ui
+from ac_pipeline_tests.dagster_home import PATIENCE, ROOT, DagsterHome, Ui, wait_until
 
 WEB_SERVER, DAEMON, CODE_SERVER, WORKER = "webserver", "daemon", "code-server", "worker"
 
@@ -89,7 +90,17 @@ class DagsterServices(DagsterHome):
         web = self._parts[WEB_SERVER]
         ui = Ui(self.url, lambda: web.poll() is None)
         self._uis.append(ui)
-        ui.wait_until_loaded(PATIENCE)
+
+        def loaded() -> bool:
+            try:
+                ui.wait_until_loaded(PATIENCE)
+            except PipelineError as error:
+                if "UNAVAILABLE" not in error.message:  # the code server is still starting
+                    raise
+                return False
+            return True
+
+        wait_until(loaded, "the code location is loaded")
         return ui
 
 

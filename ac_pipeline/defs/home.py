@@ -71,6 +71,7 @@ _PACKAGE: Final = Path(__file__).parents[1]
 PROJECT: Final = _PACKAGE if (_PACKAGE / "dagster.yaml").is_file() else _PACKAGE.parent
 """The folder of our own dagster.yaml and workspace.yaml: inside an installed package, or the checkout."""
 MODULE: Final = "ac_pipeline.definitions"
+_WORKER: Final = "ac_pipeline.defs.celery_worker"
 LOCATION: Final = "ac_pipeline"  # The name of the code location, as workspace.yaml and pyproject.toml have it
 _WRITTEN_BY_US = "# Written by ac_pipeline.defs.home at every start: change dagster.yaml in the project"
 """How the file of every version of ours begins."""
@@ -215,6 +216,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="Address of the UI, or of the code server.")
     parser.add_argument("--port", type=int, help="Its port: 3000, of the code server 4000.")
     parser.add_argument("--read-only", action="store_true", help="A UI that launches and changes nothing.")
+    parser.add_argument(
+        "--grace", type=float, help="Seconds that runs have to finish when worker (600) or code-server (18) is to stop."
+    )
     parser.add_argument("--prepare-only", action="store_true", help="The same as prepare.")
     options = parser.parse_args(arguments)
     if options.read_only and options.part != "webserver":
@@ -250,8 +254,10 @@ def main(arguments: Sequence[str]) -> int:
         command.append("--read-only")
     if settings.ac_log_format == "json":
         command += ["--log-format", "json"]
+    grace = options.grace or (_WORKER_SECONDS if options.part == "worker" else PATIENCE[0])
     # PostgreSQL shows by this name who holds its connections.
-    return run_group(command, {**environment(settings), "PGAPPNAME": f"ac-pipeline {options.part}"}, home)
+    variables = {**environment(settings), "PGAPPNAME": f"ac-pipeline {options.part}"}
+    return run_group(command, variables, home, (grace, *PATIENCE[1:]))
 
 
 _PARTS: Final = {
@@ -259,7 +265,7 @@ _PARTS: Final = {
     "daemon": ["dagster._daemon", "run"],
     "code-server": ["dagster", "code-server", "start"],
     # A busy worker keeps no run that another could begin with; and is warm from its first run on.
-    "worker": ["celery", "--app=dagster_celery.app", "worker", "--disable-prefetch", f"--include={MODULE}"],
+    "worker": ["celery", "--app=dagster_celery.app", "worker", "--disable-prefetch", f"--include={MODULE},{_WORKER}"],
 }
 
 
@@ -295,6 +301,7 @@ PATIENCE = (18.0, 6.0, 2.0)
 """Seconds everybody has to go after SIGINT, SIGTERM and SIGKILL. SIGINT goes to the program alone, which knows the
 order in which its children stop (10 s were measured on a busy machine); the others go to all. Together less than the 30
 seconds that service managers and `make demo` wait."""
+_WORKER_SECONDS = 600.0  # In place of the first, for a worker: longer than nearly every run takes
 _SENT = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 
