@@ -40,6 +40,7 @@ _REASONS = (
     ('FATAL:  database "', "has no such database: create it first, Dagster makes only the tables"),
     ("too many clients", "has no connection left (its max_connections)"),
     ("remaining connection slots", "has no connection left (its max_connections)"),
+    ("too many connections for", "has no connection left for this role or database (their CONNECTION LIMIT)"),
     ("translate host name", "cannot be found: there is no host of this name"),
     ("Connection refused", "does not answer: the connection was refused"),
     ("No such file", "does not answer: there is no such socket"),

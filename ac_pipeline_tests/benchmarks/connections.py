@@ -138,6 +138,7 @@ class Bench:
                 "ac_pool_limits": f"encoding={runs},pds={runs},changed={runs}",
                 "ac_relay_commits_per_hour": 0,
                 "ac_pds_timeout_seconds": 10 * PATIENCE,
+                "ac_answer_seconds": 10 * PATIENCE,
             }
         )
         self.pipeline = stack.enter_context(open_pipeline(settings))
