@@ -14,7 +14,7 @@ WORKERS ?= 4
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-faults test-browser lint format bench bench-backfill bench-heavy bench-hosts bench-links bench-latency bench-statements dev reference lock clean
+.PHONY: help setup demo test test-fast test-faults test-browser lint format bench bench-backfill bench-connections bench-heavy bench-hosts bench-links bench-latency bench-statements dev reference lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -64,6 +64,9 @@ format: $(READY) ## Format the code
 
 bench-backfill: $(READY) ## Backfill of 500 users by a real Dagster, with failures, repair and a second one: BACKFILL_USERS
 	$(RUN) -m ac_pipeline_tests.benchmarks.backfill --users $(or $(BACKFILL_USERS),500)
+
+bench-connections: $(READY) ## Connections of PostgreSQL under 100 runs at once, and with too few of them: RUNS
+	$(RUN) -m ac_pipeline_tests.benchmarks.connections --runs $(or $(RUNS),100)
 
 bench-heavy: $(READY) ## The heaviest user there and back: sync, verify, wipe, restore from snapshot and Mongo
 	$(RUN) -m ac_pipeline_tests.benchmarks.heavy_user

@@ -251,11 +251,13 @@ def main(arguments: Sequence[str]) -> int:
     if options.part not in {"daemon", "worker"}:
         port = options.port or (4000 if options.part == "code-server" else 3000)
         command += ["--host", options.host, "--port", str(port)]
+    if options.part in {"dev", "webserver"}:
+        command += ["--db-pool-max-overflow", str(_OVERFLOW)]
     if options.read_only:
         command.append("--read-only")
     if settings.ac_log_format == "json":
         command += ["--log-format", "json"]
-    grace = options.grace or (_WORKER_SECONDS if options.part == "worker" else PATIENCE[0])
+    grace = options.grace or (WORKER_SECONDS if options.part == "worker" else PATIENCE[0])
     # PostgreSQL shows by this name who holds its connections.
     variables = {**environment(settings), "PGAPPNAME": f"ac-pipeline {options.part}"}
     return run_group(command, variables, home, (grace, *PATIENCE[1:]))
@@ -268,6 +270,9 @@ _PARTS: Final = {
     # A busy worker keeps no run that another could begin with; and is warm from its first run on.
     "worker": ["celery", "--app=dagster_celery.app", "worker", "--disable-prefetch", f"--include={MODULE},{_WORKER}"],
 }
+_OVERFLOW: Final = 9
+"""A web server holds a connection of PostgreSQL for each of its three storages, and opens so many more for each while
+many pages ask at once: 30 at most. Dagster's default makes 63, and a server has 100 for all, unless it is set."""
 
 
 def _set_pool_limits(settings: Settings) -> None:
@@ -302,7 +307,7 @@ PATIENCE = (18.0, 6.0, 2.0)
 """Seconds everybody has to go after SIGINT, SIGTERM and SIGKILL. SIGINT goes to the program alone, which knows the
 order in which its children stop (10 s were measured on a busy machine); the others go to all. Together less than the 30
 seconds that service managers and `make demo` wait."""
-_WORKER_SECONDS = 600.0  # In place of the first, for a worker: longer than nearly every run takes
+WORKER_SECONDS = 600.0  # In place of the first, for a worker: longer than nearly every run takes
 _SENT = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 

@@ -97,6 +97,7 @@ class Teller:
 
     def tell(self) -> None:
         begun = time.monotonic()
+        print("begun", begun)
         for part in (CODE_SERVER, WEB_SERVER, *([WORKER] if self.story.workers else [])):
             self.home.start_part(part)
         ui = self.home.ui()
@@ -106,12 +107,15 @@ class Teller:
         for sensor in ("users_sensor", "new_content_sensor"):
             ui.start_sensor(sensor)
         self.home.start_part(DAEMON)
+        print("daemon", time.monotonic())
         for held in self.held.values():
             held.wait(PATIENCE)
+        print("held", time.monotonic())
         self._wait_for(MAKES_MORE, ITEMS)
         wait_until(lambda: ui.sensors()["new_content_sensor"].cursor, "the sensor has a cursor")
         self.story.before = ui.sensors()
 
+        print("cursor", time.monotonic())
         self._restart(WEB_SERVER)
         ui = self.home.ui()
         self._look(ui)
@@ -123,7 +127,9 @@ class Teller:
         wait_until(lambda: NEW_JOB in ui.jobs(), "the web server has the new version")
         self._look(ui)
         self._restart(DAEMON)
+        print("finish", time.monotonic())
         self.story.backfill = ui.finish(self.backfill)
+        print("more", time.monotonic())
         self._wait_for(MAKES_MORE, ITEMS + 1)
         wait_until(lambda: not ui.unfinished_runs(), "no run is left")
         self.story.total = time.monotonic() - begun
@@ -175,6 +181,7 @@ class Teller:
         self.story.slice_.add("mood", self.story.users[MAKES_MORE], mood="made while nobody looked")
 
     def _look(self, ui: Ui) -> None:
+        print("look", time.monotonic())
         self.story.meanwhile.append({run.keys(NAMES)[0]: run.status for run in ui.runs(self.backfill)})
 
     def _ended(self, ui: Ui, name: str) -> bool:
@@ -211,6 +218,7 @@ def story(
                 "dagster_home": folder / "home",
                 "dagster_postgres_url": SecretStr(postgres_server.url(postgres_server.create_database())),
                 "ac_pds_timeout_seconds": 10 * PATIENCE,
+                "ac_answer_seconds": 10 * PATIENCE,
             }
         )
         launcher = celery_launcher(SILENCE_SECONDS)["run_launcher"]
