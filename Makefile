@@ -14,7 +14,7 @@ WORKERS ?= 4
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast test-faults test-browser lint format bench bench-backfill bench-growth bench-heavy bench-hosts bench-links bench-latency bench-statements dev reference lock clean
+.PHONY: help setup demo test test-fast test-faults test-browser lint format bench bench-backfill bench-connections bench-growth bench-heavy bench-hosts bench-links bench-latency bench-statements dev reference lock clean
 
 help: ## List the targets
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 20
@@ -64,6 +64,9 @@ format: $(READY) ## Format the code
 
 bench-backfill: $(READY) ## Backfill of 500 users by a real Dagster, with failures, repair and a second one: BACKFILL_USERS
 	$(RUN) -m ac_pipeline_tests.benchmarks.backfill --users $(or $(BACKFILL_USERS),500)
+
+bench-connections: $(READY) ## Connections of PostgreSQL under 100 runs at once, and with too few of them: RUNS
+	$(RUN) -m ac_pipeline_tests.benchmarks.connections --runs $(or $(RUNS),100)
 
 bench-growth: $(READY) ## Cost of a user and of an item as they become more, and memory; GROWTH="--users 4202 --items 100000"
 	$(RUN) -m ac_pipeline_tests.benchmarks.growth $(GROWTH)

@@ -22,7 +22,7 @@ import yaml
 
 from ac_pipeline.defs.assets.catalog import RETRY_SECONDS
 from ac_pipeline.defs.home import environment
-from ac_pipeline.local.dagster_ui import LOCATION, Backfill, DagsterUi
+from ac_pipeline.local.dagster_ui import LOCATION, REPOSITORY, Backfill, DagsterUi
 from ac_pipeline.local.services.processes import LOOPBACK, free_port
 from ac_pipeline.settings import Settings
 
@@ -55,6 +55,15 @@ _PARTITIONS = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) 
     materializedPartitions failedPartitions unmaterializedPartitions materializingPartitions } } } } }"""
 _TIMES = """query($key: AssetKeyInput!) { assetNodeOrError(assetKey: $key) { ... on AssetNode {
   latestMaterializationByPartition { partition timestamp } } } }"""
+_ADD_KEY = """mutation($key: String!, $which: RepositorySelector!) { addDynamicPartition(
+  partitionsDefName: "users", partitionKey: $key, repositorySelector: $which) {
+  __typename ... on PythonError { message } } }"""
+_SENSORS = """query($which: RepositorySelector!) {
+  sensorsOrError(repositorySelector: $which) { ... on Sensors { results { name sensorState {
+  status typeSpecificData { ... on SensorData { lastCursor } }
+  ticks(limit: 100) { timestamp status error { message } } } } } } }"""
+_JOBS = """query($which: RepositorySelector!) { repositoryOrError(repositorySelector: $which) {
+  ... on Repository { jobs { name } } } }"""
 _LOGS = """query($id: ID!, $after: String) { logsForRun(runId: $id, afterCursor: $after, limit: 1000) {
   ... on EventConnection { cursor hasMore events { __typename ... on MessageEvent { message } } } } }"""
 
@@ -129,8 +138,39 @@ class Partitions:
     running: frozenset[str]
 
 
+@dataclass(frozen=True, slots=True)
+class Sensor:
+    """One sensor that is on. `ticks`: status of each and what went wrong, newest first."""
+
+    name: str
+    cursor: str | None
+    ticks: tuple[tuple[str, str], ...]
+
+
+_REPOSITORY = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY}
+
+
 class Ui(DagsterUi):
     """What tests ask of the web server besides what the demo does."""
+
+    def add_key(self, key: str) -> None:
+        """Add a partition key, as `users_sensor` does."""
+        self._done(_ADD_KEY, "addDynamicPartition", {"key": key, "which": _REPOSITORY}, "AddDynamicPartitionSuccess")
+
+    def jobs(self) -> list[str]:
+        """Names of the jobs of the code location, as the web server knows it; none while that is not there."""
+        found = self._ask(_JOBS, {"which": _REPOSITORY})["repositoryOrError"]
+        return [each["name"] for each in found.get("jobs", ())]
+
+    def sensors(self) -> dict[str, Sensor]:
+        """The sensors that are on, by name."""
+        found = {}
+        for each in self._ask(_SENSORS, {"which": _REPOSITORY})["sensorsOrError"]["results"]:
+            name, state = each["name"], each["sensorState"]
+            if state["status"] == "RUNNING":
+                ticks = tuple((tick["status"], (tick["error"] or {}).get("message", "")) for tick in state["ticks"])
+                found[name] = Sensor(name, (state["typeSpecificData"] or {}).get("lastCursor"), ticks)
+        return found
 
     def runs(self, backfill: str) -> list[Run]:
         """The runs of a backfill, automatic retries included, oldest first."""

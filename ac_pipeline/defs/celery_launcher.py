@@ -1,8 +1,8 @@
 """Dagster's Celery launcher of runs, which tells a run whose worker is gone from one that is at work.
 
 That of dagster-celery 0.29.27 believes what was last written of a task. Of a machine that lost its power that is
-"started" for ever, and the backfill never ends. And a run that somebody terminates counts as failed there, and is
-repeated.
+"started" for ever, and the backfill never ends; so it is of a run that could not say how it ended. And a run that
+somebody terminates counts as failed there, and is repeated.
 """
 
 import time
@@ -35,6 +35,9 @@ class CeleryRunLauncher(launcher.CeleryRunLauncher):
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         found = super().check_run_worker_health(run)
+        if found.status is WorkerStatus.SUCCESS:
+            # Asked of a run that has not ended; whoever asks looks at the run once more.
+            return CheckRunHealthResult(WorkerStatus.FAILED, "Its task ended, and the run could not say how.")
         if found.status is not WorkerStatus.RUNNING or self._is_at_work(run):
             self._silent_since.pop(run.run_id, None)
             return found

@@ -39,6 +39,7 @@ _REASONS = (
     ('FATAL:  database "', "has no such database: create it first, Dagster makes only the tables"),
     ("too many clients", "has no connection left (its max_connections)"),
     ("remaining connection slots", "has no connection left (its max_connections)"),
+    ("too many connections for", "has no connection left for this role or database (their CONNECTION LIMIT)"),
     ("translate host name", "cannot be found: there is no host of this name"),
     ("Connection refused", "does not answer: the connection was refused"),
     ("No such file", "does not answer: there is no such socket"),
@@ -71,6 +72,7 @@ PROJECT: Final = _PACKAGE if (_PACKAGE / "dagster.yaml").is_file() else _PACKAGE
 """The folder of our own dagster.yaml and workspace.yaml: inside an installed package, or the checkout."""
 MODULE: Final = "ac_pipeline.definitions"
 WEB_SERVER: Final = "ac_pipeline.defs.web_server"  # By name: its imports take a run that serves nothing 0.1 CPU s
+_WORKER: Final = "ac_pipeline.defs.celery_worker"
 LOCATION: Final = "ac_pipeline"  # The name of the code location, as workspace.yaml and pyproject.toml have it
 _WRITTEN_BY_US = "# Written by ac_pipeline.defs.home at every start: change dagster.yaml in the project"
 """How the file of every version of ours begins."""
@@ -215,6 +217,9 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="Address of the UI, or of the code server.")
     parser.add_argument("--port", type=int, help="Its port: 3000, of the code server 4000.")
     parser.add_argument("--read-only", action="store_true", help="A UI that launches and changes nothing.")
+    parser.add_argument(
+        "--grace", type=float, help="Seconds that runs have to finish when worker (600) or code-server (18) is to stop."
+    )
     parser.add_argument("--prepare-only", action="store_true", help="The same as prepare.")
     options = parser.parse_args(arguments)
     if options.read_only and options.part != "webserver":
@@ -246,11 +251,16 @@ def main(arguments: Sequence[str]) -> int:
     if options.part not in {"daemon", "worker"}:
         port = options.port or (4000 if options.part == "code-server" else 3000)
         command += ["--host", options.host, "--port", str(port)]
+    if options.part in {"dev", "webserver"}:
+        command += ["--db-pool-max-overflow", str(_OVERFLOW)]
     if options.read_only:
         command.append("--read-only")
     if settings.ac_log_format == "json":
         command += ["--log-format", "json"]
-    return run_group(command, environment(settings), home)
+    grace = options.grace or (WORKER_SECONDS if options.part == "worker" else PATIENCE[0])
+    # PostgreSQL shows by this name who holds its connections.
+    variables = {**environment(settings), "PGAPPNAME": f"ac-pipeline {options.part}"}
+    return run_group(command, variables, home, (grace, *PATIENCE[1:]))
 
 
 _PARTS: Final = {
@@ -258,8 +268,11 @@ _PARTS: Final = {
     "daemon": ["ac_pipeline.defs.daemon", "run"],
     "code-server": ["dagster", "code-server", "start"],
     # A busy worker keeps no run that another could begin with; and is warm from its first run on.
-    "worker": ["celery", "--app=dagster_celery.app", "worker", "--disable-prefetch", f"--include={MODULE}"],
+    "worker": ["celery", "--app=dagster_celery.app", "worker", "--disable-prefetch", f"--include={MODULE},{_WORKER}"],
 }
+_OVERFLOW: Final = 9
+"""A web server holds a connection of PostgreSQL for each of its three storages, and opens so many more for each while
+many pages ask at once: 30 at most. Dagster's default makes 63, and a server has 100 for all, unless it is set."""
 
 
 def _set_pool_limits(settings: Settings) -> None:
@@ -294,6 +307,7 @@ PATIENCE = (18.0, 6.0, 2.0)
 """Seconds everybody has to go after SIGINT, SIGTERM and SIGKILL. SIGINT goes to the program alone, which knows the
 order in which its children stop (10 s were measured on a busy machine); the others go to all. Together less than the 30
 seconds that service managers and `make demo` wait."""
+WORKER_SECONDS = 600.0  # In place of the first, for a worker: longer than nearly every run takes
 _SENT = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 
 

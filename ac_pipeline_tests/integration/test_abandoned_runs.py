@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.errors import DagsterUserCodeUnreachableError
+from dagster._daemon.auto_run_reexecution.auto_run_reexecution import consume_new_runs_for_automatic_reexecution
 
 from ac_pipeline.defs.jobs import RETRIED_AS, WILL_RETRY
 from ac_pipeline.defs.sensors.abandoned import (
@@ -189,6 +193,37 @@ def test_a_retry_that_does_not_come_is_asked_for_once(
     found = [list(remind_of_retries(instance, None, lambda: time.time() + seconds)) for _ in range(2)]
     assert found == [[failed.run_id] * asked, []]
     assert len(instance.get_records_for_run(failed.run_id, of_type=failures).records) == before + asked
+
+
+@pytest.mark.parametrize(("reason", "asked"), [("RUN_EXCEPTION", 1), ("STEP_FAILURE", 0)])
+def test_a_retry_that_the_daemon_could_not_ask_for_is_asked_for_once(
+    instance: dg.DagsterInstance, reason: str, asked: int
+) -> None:
+    """RUN-6: it looked while the code server restarted, and took its promise back."""
+
+    @dg.job
+    def nothing() -> None:
+        pass
+
+    class Unreachable:
+        """Dagster's daemon while the code server is away."""
+
+        def __init__(self, instance: dg.DagsterInstance) -> None:
+            self.instance = instance
+
+        def create_request_context(self) -> None:
+            raise DagsterUserCodeUnreachableError("no code server")
+
+    run = instance.create_run_for_job(nothing)
+    instance.report_run_failed(run)
+    instance.add_run_tags(run.run_id, {WILL_RETRY: "true", "dagster/failure_reason": reason})
+    records = instance.get_run_records(dg.RunsFilter(run_ids=[run.run_id]))
+    daemon: Any = Unreachable(instance)
+    list(consume_new_runs_for_automatic_reexecution(daemon, records, logging.getLogger("daemon")))
+    (now,) = instance.get_runs(dg.RunsFilter(run_ids=[run.run_id]))
+    assert now.tags[WILL_RETRY] == "false"
+    found = [list(remind_of_retries(instance, None, lambda: time.time() + 25)) for _ in range(2)]
+    assert found == [[run.run_id] * asked, []]
 
 
 def test_the_sensor_is_on_from_the_start_and_has_nothing_to_say(instance: dg.DagsterInstance) -> None:

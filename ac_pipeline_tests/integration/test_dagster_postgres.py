@@ -156,6 +156,7 @@ def test_the_password_is_in_no_file_of_the_home_and_not_in_what_dagster_shows_of
         ("postgres:{word}@/dagster?host=/nowhere", "there is no such socket"),
         ("postgres:{word}@/missing?host={folder}", "has no such database: create it first"),
         ("nobody:{word}@/postgres?host={folder}", "does not know the user"),
+        ("limited:{word}@/postgres?host={folder}", "has no connection left for this role or database"),
         ("postgres:{word}@127.0.0.1:54x/dagster", "cannot be read: percent-encode special characters"),
         ("postgres:ab/{word}@127.0.0.1/dagster", "DAGSTER_POSTGRES_URL"),
         ("postgres:ab#{word}@127.0.0.1/dagster", "DAGSTER_POSTGRES_URL"),
@@ -166,6 +167,8 @@ def test_why_a_database_cannot_be_used_is_a_sentence_without_its_password(
     address: str, said: str, postgres_server: PostgresServer
 ) -> None:
     """ACCT-5."""
+    postgres_server.execute("DROP ROLE IF EXISTS limited")
+    postgres_server.execute("CREATE ROLE limited LOGIN CONNECTION LIMIT 0")
     given = address.format(word=PASSWORD, folder=postgres_server.folder)
     reason = why_unusable(SecretStr(f"postgresql+psycopg2://{given}"))
     assert reason is not None

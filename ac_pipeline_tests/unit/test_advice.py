@@ -27,12 +27,13 @@ SOURCES = [path for path in sorted((ROOT / "ac_pipeline").rglob("*.py")) if "loc
 COMMAND = re.compile(r"(?<![\w/=@-])ac-pipeline((?: +(?:--?)?[A-Za-z][\w-]*| +[A-Z$'{][^\s`,;)]*)+)")
 OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 NOT_OURS = {"--uri", "--db", "--help", "--format", "--prepare-only", "--project", "--host", "--port", "--workspace"}
+NOT_OURS |= {"--grace"}
 NOT_OURS |= {"--multiprocessing-fork", "--module-name", "--attribute", "--location-name", "--container-context"}
-NOT_OURS |= {"--log-format", "--profile"}  # Dagster, docker
+NOT_OURS |= {"--log-format", "--db-pool-max-overflow", "--profile"}  # Dagster, docker
 NOT_OURS |= {"--app", "--disable-prefetch", "--include"}  # Celery
 NOT_OURS |= {"--require-hashes", "--requirement", "--no-deps", "--no-build-isolation"}  # pip
 NOT_OURS |= {"--system", "--home-dir", "--mode", "--now", "--build", "--detach"}  # useradd, install, systemctl, docker
-NOT_OURS |= {"--namespace", "--from-env-file", "--kustomize"}  # kubectl
+NOT_OURS |= {"--namespace", "--from-env-file", "--kustomize", "--watch"}  # kubectl
 """Options of other programs, and of `ac_pipeline.defs.home`."""
 JOB = re.compile(r"(?:\bjobs?|\b[Ll]aunch(?: the job)?) `?([a-z]+_[a-z_]+)`?")
 FIELD = re.compile(r"`([a-z_]+): (?:true|false)`|\b(?:with|launch with) (confirm|dry_run|full|blobs) (?:true|false)\b")

@@ -27,7 +27,15 @@ from dagster_k8s.job import construct_dagster_k8s_job
 
 from ac_pipeline.cli.main import cli
 from ac_pipeline.definitions import defs
-from ac_pipeline.defs.home import LOCATION, POOL_LIMITS, main, prepare_home, unshared_renditions
+from ac_pipeline.defs.home import (
+    LOCATION,
+    PATIENCE,
+    POOL_LIMITS,
+    WORKER_SECONDS,
+    main,
+    prepare_home,
+    unshared_renditions,
+)
 from ac_pipeline.settings import Settings, pool_limits
 from ac_pipeline_tests.dagster_instance import open_instance
 
@@ -270,7 +278,7 @@ def test_every_variable_is_a_setting() -> None:
             r"^(?:ENV)? +([A-Z_]+)=", DOCKERFILE.split("ENV ")[1].splitlines()[0].replace(" ", "\n "), re.MULTILINE
         ),
     }
-    assert given - VARIABLES <= {"PYTHONUNBUFFERED", "PATH"}
+    assert given - VARIABLES <= {"PYTHONUNBUFFERED", "PATH", "PGAPPNAME"}
     Settings.model_validate(
         {
             "mongodb_connection_string": "mongodb://127.0.0.1:1",
@@ -324,6 +332,15 @@ def test_systemd_takes_the_units(tmp_path: Path) -> None:
         unit.write_text(text.replace("/opt/ac-pipeline/bin/ac-pipeline", sys.executable))
         done = subprocess.run([verify, "verify", str(unit)], capture_output=True, text=True, check=False)
         assert (done.returncode, [line for line in done.stderr.splitlines() if "ac-pipeline" in line]) == (0, [])
+
+
+def test_a_worker_has_longer_to_stop_than_its_runs_have() -> None:
+    """PROD-2: systemd kills what is left then, and a run that is killed cannot say so."""
+    text = (DEPLOY / "systemd" / "ac-pipeline@worker.service.d" / "patience.conf").read_text()
+    ((seconds,),) = (re.findall(r"^TimeoutStopSec=(\d+)$", text, re.MULTILINE),)
+    assert int(seconds) > WORKER_SECONDS + sum(PATIENCE[1:])
+    ((seconds,),) = (re.findall(r"^TimeoutStopSec=(\d+)$", UNIT.read_text(), re.MULTILINE),)
+    assert int(seconds) > sum(PATIENCE)
 
 
 def test_the_proxy_asks_for_a_login_and_leads_to_the_ports_that_are_open_here_alone() -> None:

@@ -18,6 +18,8 @@ NAME: Final = "abandoned_runs_sensor"
 
 REMINDED: Final = "ac-pipeline/retry_asked_for"  # Tag of a run: Dagster was reminded of its promised retry by us
 _PROMISE_SECONDS: Final = 20.0  # A retry comes within about 5 seconds
+_COULD_NOT_RETRY: Final = "Failed to retry run"  # Dagster's words
+_REASON: Final = "dagster/failure_reason"
 _PROMISES_OF_SECONDS: Final = 86_400.0  # An older promise is history
 
 
@@ -68,19 +70,29 @@ def remind_of_retries(
 ) -> Iterator[str]:
     """Report failed runs of a code location once more, each once, whose retry was promised and did not come; yields
     their ids. A failure is written before the run says that it failed: the daemon that retries, looking in between,
-    passes it over for good (1.13.27)."""
+    passes it over for good; and it takes its promise back when it looks while the code server restarts (1.13.27)."""
     moment = now()
     promised = dg.RunsFilter(
         statuses=[dg.DagsterRunStatus.FAILURE],
-        tags={WILL_RETRY: "true"},
+        tags={WILL_RETRY: ["true", "false"]},
         updated_after=datetime.fromtimestamp(moment - _PROMISES_OF_SECONDS, UTC),
         updated_before=datetime.fromtimestamp(moment - _PROMISE_SECONDS, UTC),
     )
     for run in instance.get_runs(promised):
-        if _location(run) == location and RETRIED_AS not in run.tags and REMINDED not in run.tags:
+        if _location(run) != location or RETRIED_AS in run.tags or REMINDED in run.tags:
+            continue
+        if run.tags[WILL_RETRY] == "true" or _was_promised(instance, run):
             instance.add_run_tags(run.run_id, {REMINDED: "true"})
             instance.report_run_failed(run, "The retry of this run was promised and did not come; asked for again.")
             yield run.run_id
+
+
+def _was_promised(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """True if a run was to be retried, and the daemon could not."""
+    if run.tags.get(_REASON) == "STEP_FAILURE":  # such runs are never retried, and there may be many
+        return False
+    said = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.ENGINE_EVENT)
+    return any(each.message.startswith(_COULD_NOT_RETRY) for each in said)
 
 
 def _location(run: dg.DagsterRun) -> str | None:
