@@ -18,8 +18,7 @@ from ac_pipeline.defs.home import unshared_renditions
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.operations.inspection.verification import Taken, take_receipts
 from ac_pipeline.operations.parameters import chosen_accounts
-from ac_pipeline.operations.retry import AccountRetry, retry_accounts
-from ac_pipeline.operations.sync import confirm_sweep
+from ac_pipeline.operations.sync import AccountRetry, confirm_sweep, retry_accounts
 from ac_pipeline.settings import Settings, load_settings
 from ac_pipeline.sync.engine import sync_accounts
 from ac_pipeline.sync.for_accounts import account_reports

@@ -1,6 +1,6 @@
 """The jobs over users and items that a launchpad names: `verify_users` (what is looked at is
 `operations/inspection/verification.py`, what it amounts to for an asset is `checks.py`) and `retry_items`
-(`operations/retry.py`)."""
+(`operations/sync.py`)."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.ledger.receipts import Receipt
 from ac_pipeline.operations.inspection.verification import Taken
 from ac_pipeline.operations.parameters import TYPE_NAMES, item_name, media_types
-from ac_pipeline.operations.retry import FAILED, AccountRetry, FailedItems, RetryPlan, in_order, plan_retry
+from ac_pipeline.operations.sync import FAILED, AccountRetry, FailedItems, RetryPlan, in_order, plan_retry
 from ac_pipeline.sync.selection import Selection
 
 VERIFY_USERS: Final = "verify_users"

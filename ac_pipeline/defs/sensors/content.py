@@ -12,21 +12,10 @@ from typing import Final, NamedTuple, Self
 
 import dagster as dg
 
+from ac_pipeline.defs import jobs
 from ac_pipeline.defs.alerts.messages import listed
 from ac_pipeline.defs.assets.catalog import PRIORITY, URGENT, USERS
 from ac_pipeline.defs.assets.records import SYNC_CHANGED_USERS
-from ac_pipeline.defs.jobs import (
-    REASON,
-    SENSOR,
-    SYNC_USERS,
-    UNFINISHED,
-    USERS_A_RUN,
-    busy_keys,
-    in_groups,
-    request_alone,
-    request_together,
-    sync_users,
-)
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.user_jobs import VERIFY_USERS
 from ac_pipeline.mongo.changes.pending import Changes, Work
@@ -38,7 +27,7 @@ UNFINISHED_AT_MOST: Final = 3
 goes into one larger run, which on a busy machine is what keeps up: most of a run's cost is its start. Each kind has its
 own share, for runs of partitions may wait long behind a backfill's."""
 ASK_AGAIN: Final = 3_600.0  # Seconds after which unfinished work is asked for again although nothing about it is new
-MANY: Final = GROUPS_A_TICK * USERS_A_RUN  # More users than this waiting are a backfill's business
+MANY: Final = GROUPS_A_TICK * jobs.USERS_A_RUN  # More users than this waiting are a backfill's business
 
 ITEMS_A_USER: Final = 8
 USERS_REMEMBERED: Final = 1_000
@@ -156,7 +145,7 @@ def plan_content(
             keys["resting"].append(key)
     first, again = keys["first"], keys["again"]
     groups, single = (max(0, UNFINISHED_AT_MOST - count) for count in unfinished)
-    together, alone = in_groups(first)[: min(groups, GROUPS_A_TICK)], again
+    together, alone = jobs.in_groups(first)[: min(groups, GROUPS_A_TICK)], again
     if len(first) == 1 and not others_run:
         together, alone = [], [*first, *again]
     alone = alone[: min(single, ALONE_A_TICK)]
@@ -225,7 +214,9 @@ def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], flo
         now = clock()
         existing = context.instance.get_dynamic_partitions(USERS)
         # Before the look: work of a run that ends meanwhile is seen here as busy, and done or not at the next tick.
-        busy = busy_keys(context.instance, existing, apart_from={VERIFY_USERS}, one_by_one={SYNC_CHANGED_USERS}).ahead
+        busy = jobs.busy_keys(
+            context.instance, existing, apart_from={VERIFY_USERS}, one_by_one={SYNC_CHANGED_USERS}
+        ).ahead
         together, alone, others = _unfinished(context.instance)
         memory = Memory.of(context.cursor)
         judged, watched = memory.watched(busy, now)
@@ -241,9 +232,9 @@ def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], flo
             others_run=bool(others),
         )
         _log(context, plan, changes)
-        tags = {PRIORITY: URGENT, REASON: "new content"}
-        requests = [request_alone(key, tags) for key in plan.alone]
-        requests += [request_together(group, tags) for group in plan.together]
+        tags = {PRIORITY: URGENT, jobs.REASON: "new content"}
+        requests = [jobs.request_alone(key, tags) for key in plan.alone]
+        requests += [jobs.request_together(group, tags) for group in plan.together]
         return dg.SensorResult(
             run_requests=requests,
             cursor=replace(plan.memory, position=changes.position).to_text(),
@@ -252,7 +243,7 @@ def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], flo
 
     return dg.sensor(
         name=NEW_CONTENT_SENSOR,
-        jobs=[sync_users, changed_users],
+        jobs=[jobs.sync_users, changed_users],
         minimum_interval_seconds=_SECONDS,
         default_status=dg.DefaultSensorStatus.STOPPED,
         description="Launches a sync for users who have documents without a record, records of removed documents, or "
@@ -263,12 +254,12 @@ def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], flo
 
 def _unfinished(instance: dg.DagsterInstance) -> tuple[int, int, int]:
     """How many runs are queued or started: ours over several users, ours of single partitions, and those of others."""
-    ours = {SENSOR: NEW_CONTENT_SENSOR}
+    ours = {jobs.SENSOR: NEW_CONTENT_SENSOR}
     together, alone = (
-        instance.get_runs_count(dg.RunsFilter(job_name=name, tags=ours, statuses=UNFINISHED))
-        for name in (SYNC_CHANGED_USERS, SYNC_USERS)
+        instance.get_runs_count(dg.RunsFilter(job_name=name, tags=ours, statuses=jobs.UNFINISHED))
+        for name in (SYNC_CHANGED_USERS, jobs.SYNC_USERS)
     )
-    return together, alone, instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED)) - together - alone
+    return together, alone, instance.get_runs_count(dg.RunsFilter(statuses=jobs.UNFINISHED)) - together - alone
 
 
 def _log(context: dg.SensorEvaluationContext, plan: ContentPlan, changes: Changes) -> None:

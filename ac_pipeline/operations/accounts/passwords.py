@@ -9,19 +9,10 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Final
 
+from ac_pipeline import errors
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.admin import Administration
 from ac_pipeline.atproto.types import RepositoryStatus
-from ac_pipeline.errors import (
-    AccountInactive,
-    AccountUnknown,
-    Blocked,
-    HeldBack,
-    Misconfigured,
-    RateLimited,
-    Transient,
-    WrongPassword,
-)
 from ac_pipeline.mongo.accounts import Intent, Kind, MongoProvisioning
 from ac_pipeline.operations.accounts.listing import UNKNOWN, hosted_repositories
 from ac_pipeline.operations.accounts.provisioning import alone, new_password
@@ -102,24 +93,24 @@ def check_sign_in(
     known, found = hosted.get(account.did), SignedIn(account.key, account.did, OK)
     try:
         _prove(account, server, sleep)
-    except Blocked as error:
+    except errors.Blocked as error:
         state, reason = error.code, error.message
-        if isinstance(error, WrongPassword) and known is None:
+        if isinstance(error, errors.WrongPassword) and known is None:
             state, reason = UNKNOWN, f"the PDS does not host {account.did}"
-        elif isinstance(error, AccountUnknown):
+        elif isinstance(error, errors.AccountUnknown):
             state = UNKNOWN
-        elif isinstance(error, AccountInactive):
+        elif isinstance(error, errors.AccountInactive):
             state = (known.status if known is not None and not known.active else None) or error.answer or "inactive"
         found = replace(found, state=state, reason=reason)
-    except Transient as error:
+    except errors.Transient as error:
         return replace(found, state=UNREACHED, reason=error.message)
     if not server.authorised:
         return found
     try:
         handle = server.account_info(account.did).handle
-    except AccountUnknown as error:
+    except errors.AccountUnknown as error:
         return replace(found, state=UNKNOWN, reason=error.message)
-    except Transient as error:
+    except errors.Transient as error:
         return replace(found, note=error.message)
     differs = account.pds_handle is not None and handle != account.pds_handle
     return replace(found, handle=handle, note=f"Mongo has the handle {account.pds_handle}" if differs else "")
@@ -128,7 +119,7 @@ def check_sign_in(
 def _prove(account: Account, server: Administration, sleep: Callable[[float], None]) -> None:
     try:
         server.prove(account)
-    except RateLimited as error:
+    except errors.RateLimited as error:
         if error.retry_after is None or error.retry_after > LONGEST_PAUSE:
             raise
         sleep(max(error.retry_after, 1.0))
@@ -152,7 +143,7 @@ def run_rotate(work: Work, parameters: RotateParameters) -> Report:
     """
     pipeline, named = work.pipeline, parameters.user.strip()
     if not named:
-        raise Misconfigured("No user is named, so nothing was done: say whose password shall change.")
+        raise errors.Misconfigured("No user is named, so nothing was done: say whose password shall change.")
     account = pipeline.accounts.find(named)
     did, key = may_rotate(account, pipeline.accounts.all()), account.key
     if not confirms_name(parameters.confirm, key):
@@ -184,13 +175,13 @@ def may_rotate(account: Account, accounts: Sequence[Account]) -> str:
     """The DID of an account whose password may be changed. Raises Misconfigured where it has none, or one that others
     of all accounts have too: their copy of the password would be wrong."""
     if account.did is None:
-        raise Misconfigured(
+        raise errors.Misconfigured(
             f"{account.key} has no PDS account: `ac-pipeline accounts provision --user {account.key} "
             "--confirm 1` makes one."
         )
     sharing = [other.key for other in accounts if other.did == account.did and other.id != account.id]
     if sharing:
-        raise Misconfigured(
+        raise errors.Misconfigured(
             f"The DID of {account.key} stands in Mongo for {', '.join(sharing)} as well: give each its own first."
         )
     return account.did
@@ -216,12 +207,12 @@ def rotate(account: Account, did: str, *, server: Administration, store: MongoPr
         intent = store.begin(fresh)
         held = store.credentials(account.id)
         if held is None or held.did != did:
-            raise HeldBack(f"The platform does not hold {did} for {account.key} any more: nothing was changed.")
+            raise errors.HeldBack(f"The platform does not hold {did} for {account.key} any more: nothing was changed.")
         if held.password is not None and held.password not in (intent.password, *intent.former):
             store.keep_former(did, held.password)
         server.update_password(did, intent.password)
         if not store.store_password(account.id, did, intent.password):
-            raise HeldBack(
+            raise errors.HeldBack(
                 f"The password of {did} was changed, but the platform does not hold it for {account.key} any more. "
                 "Old and new are kept: look at the user's document, then run this again."
             )
@@ -229,7 +220,7 @@ def rotate(account: Account, did: str, *, server: Administration, store: MongoPr
         note = ""
         try:
             server.prove(replace(account, did=did, password=intent.password, blocked=None))
-        except AccountInactive as error:  # said only to whoever has the right password
+        except errors.AccountInactive as error:  # said only to whoever has the right password
             note = error.message
         store.end(Kind.ROTATE, did)
     return Rotated(account.key, did, repaired=intent.password != fresh.password, note=note)

@@ -18,10 +18,19 @@ from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.errors import Blocked, InvalidDocument, Misconfigured
 from ac_pipeline.items import Derived, Finding, LedgerEntry, Record, item_id
 from ac_pipeline.media.base import Document, MediaType, Verdict
-from ac_pipeline.media.documents import interpret
-from ac_pipeline.media.rebuilding import shared_fields
-from ac_pipeline.operations.declare import LeftOut, Report, Table, Work, declared
-from ac_pipeline.operations.findings import FindingCount, audited, findings_report, put_right, search
+from ac_pipeline.media.documents import interpret, shared_fields
+from ac_pipeline.operations.declare import (
+    FindingCount,
+    LeftOut,
+    Report,
+    Table,
+    Work,
+    audited,
+    declared,
+    findings_report,
+    put_right,
+    search,
+)
 from ac_pipeline.operations.parameters import Selected, confirm_option, option, why_option
 from ac_pipeline.operations.sync import sync_left_out, sync_lines, sync_tables
 from ac_pipeline.sync.engine import Engine

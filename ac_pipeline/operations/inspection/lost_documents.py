@@ -17,13 +17,21 @@ from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.errors import Blocked, InvalidDocument, InvalidRecord
 from ac_pipeline.items import Derived, Finding, LedgerEntry, item_id
 from ac_pipeline.media.base import Document, Link, MediaType, Verdict
-from ac_pipeline.media.documents import interpret
-from ac_pipeline.media.rebuilding import documents, lost_fields
+from ac_pipeline.media.documents import documents, interpret, lost_fields
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.media.times import format_when, read_when
 from ac_pipeline.mongo.documents import link_change
-from ac_pipeline.operations.declare import Report, Table, Work, declared
-from ac_pipeline.operations.findings import FindingCount, audited, findings_report, put_right, search
+from ac_pipeline.operations.declare import (
+    FindingCount,
+    Report,
+    Table,
+    Work,
+    audited,
+    declared,
+    findings_report,
+    put_right,
+    search,
+)
 from ac_pipeline.operations.parameters import Selected, confirm_option, why_option
 from ac_pipeline.renditions.renderer import source_key
 from ac_pipeline.sync.planning.plan import Existing, difference, existing_records, offer, same_content, survivor

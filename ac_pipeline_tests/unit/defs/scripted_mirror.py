@@ -29,7 +29,7 @@ from ac_pipeline.mongo.changes.pending import Changes, Work
 from ac_pipeline.mongo.ledger.items import Standing
 from ac_pipeline.mongo.ledger.receipts import Aspect, Part, Receipt
 from ac_pipeline.operations.inspection.verification import Taken
-from ac_pipeline.operations.retry import AccountRetry
+from ac_pipeline.operations.sync import AccountRetry
 from ac_pipeline.settings import Allowance
 from ac_pipeline.sync.for_accounts import account_reports
 from ac_pipeline.sync.planning.plan import Versions

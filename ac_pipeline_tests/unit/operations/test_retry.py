@@ -15,7 +15,7 @@ from ac_pipeline.media.registry import media_type
 from ac_pipeline.operations.declare import Declaration, Work
 from ac_pipeline.operations.inspection.items import run_items
 from ac_pipeline.operations.parameters import item_name
-from ac_pipeline.operations.retry import (
+from ac_pipeline.operations.sync import (
     FailedItems,
     RetryParameters,
     group_by_account,
