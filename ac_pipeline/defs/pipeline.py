@@ -47,12 +47,8 @@ class PipelineResource(ExitStack):
         self._accounts: dict[str, Account] | None = None
 
     def open(self) -> Pipeline:
-        """The pipeline.
-
-        Raises:
-            Misconfigured: A setting or a lexicon cannot be used.
-            ServiceUnreachable: MongoDB does not answer.
-        """
+        """The pipeline. Raises Misconfigured (a setting or a lexicon cannot be used), ServiceUnreachable (MongoDB does
+        not answer)."""
         with self._lock:
             if self._pipeline is None:
                 self._pipeline = self.enter_context(open_pipeline(self._settings()))

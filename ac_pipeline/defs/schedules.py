@@ -39,11 +39,8 @@ class Tick:
 def users_with_work(tick: Tick) -> Requests:
     """One look at all documents and all repositories: runs over those users who have work and are in no unfinished run.
 
-    A look that cannot end in time decides nothing: then everybody is asked for, as far as they are in no run.
-
-    Raises:
-        Transient, Misconfigured: Something could not be read; the tick fails, and the next one looks at all again.
-    """
+    A look that cannot end in time decides nothing: then everybody is asked for, as far as they are in no run. Raises
+    Transient, Misconfigured: something could not be read; the tick fails, and the next one looks at all again."""
     now = time.time()
     # In this order: a sync that ends while we look is busy here, or done there.
     busy = jobs.busy_keys(

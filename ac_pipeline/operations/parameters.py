@@ -159,16 +159,10 @@ class Selected(OfUsers, OfTypes):
 def chosen_accounts(
     pipeline: Pipeline, users: Sequence[str], items: Collection[tuple[str, str]] | None = None
 ) -> list[Account]:
-    """The accounts of the named users; else the owners of the named items; else all.
-
-    Args:
-        users: Partition keys, handles, user codes, DIDs or Mongo ids.
-        items: Pairs of type name and code or ObjectId, or None.
-
-    Raises:
-        Misconfigured: A name fits no account, more than one, or no item; or there is nobody and nothing.
-        Transient: Accounts or documents could not be read.
-    """
+    """The accounts of the named users; else the owners of the named items; else all. `users`: partition keys, handles,
+    user codes, DIDs or Mongo ids; `items`: pairs of type name and code or ObjectId, or None. Raises Misconfigured (a
+    name fits no account, more than one, or no item; or there is nobody and nothing), Transient (accounts or documents
+    could not be read)."""
     if users:
         return pipeline.accounts.select(users)
     if items is None:

@@ -98,11 +98,7 @@ def run_sync(work: Work, parameters: SyncParameters) -> Report:
 def confirm_sweep(pipeline: Pipeline, accounts: Sequence[Account], selection: Selection, run_id: str) -> None:
     """Compare the number a person has named with the records without a document that these accounts have; where it is
     the same, as many may go in this run. Asked about everybody, the collections are taken as they are from now on.
-
-    Raises:
-        Misconfigured: It is another number; nothing was written.
-        Transient: An account could not be read.
-    """
+    Raises Misconfigured (it is another number; nothing was written), Transient (an account could not be read)."""
     if selection.sweep is None or pipeline.safeguard.sweeping(run_id):
         return
     kept: Counter[str] = Counter()

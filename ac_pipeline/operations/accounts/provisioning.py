@@ -116,12 +116,8 @@ def planned(account: Account, description: ServerDescription, domain: str) -> Pl
 
 def plan_provision(pipeline: Pipeline, users: Sequence[str] = (), limit: int | None = None) -> ProvisionPlan:
     """Who of these users, or of all, would get an account; whatever an earlier run left unfinished comes first, with
-    all users even where its own is not there any more.
-
-    Raises:
-        Misconfigured: A name fits nobody, or there is no domain for e-mail addresses.
-        Transient: Mongo or PDS could not be read.
-    """
+    all users even where its own is not there any more. Raises Misconfigured (a name fits nobody, or there is no domain
+    for e-mail addresses), Transient (Mongo or PDS could not be read)."""
     description, domain = pipeline.administration.describe(), email_domain(pipeline)
     chosen = {each.id: each for each in (chosen_accounts(pipeline, users) if users else pipeline.accounts.all())}
     wanted: dict[str, Planned] = {}
@@ -266,12 +262,8 @@ class Provisioner:
         return report
 
     def make(self, wanted: Planned) -> Made:
-        """Make one account, or finish what an earlier run began.
-
-        Raises:
-            HandleRefused, AccountRefused: The PDS refuses it; nothing was made.
-            Transient: Something did not answer; the next run goes on from there.
-        """
+        """Make one account, or finish what an earlier run began. Raises HandleRefused, AccountRefused (the PDS refuses
+        it; nothing was made), Transient (something did not answer; the next run goes on from there)."""
         account = wanted.account
         obstacle = self.store.obstacle(account.id)  # 4,000 accounts take hours: the plan may be old
         intent = self.store.intent(Kind.PROVISION, account.id)

@@ -89,12 +89,8 @@ class Difference(Finding):
 def find_differences(engine: Engine, account: Account, selection: Selection) -> list[Difference]:
     """The selected items of an account whose records others have touched. Nothing is written.
 
-    Withdrawn items are none: their record goes, whatever it says. A repository that cannot be read says nothing.
-
-    Raises:
-        Blocked: The account cannot be read.
-        Transient: Something else could not be read.
-    """
+    Withdrawn items are none: their record goes, whatever it says. A repository that cannot be read says nothing. Raises
+    Blocked (the account cannot be read), Transient (something else could not be read)."""
     plan, report = engine.survey(account, selection)
     if plan.repository is None:
         raise report.blocked or Blocked("; ".join(report.notes) or f"{account.key} cannot be read")

@@ -70,12 +70,9 @@ class Lost(Finding):
 
 
 def find_lost(pipeline: Pipeline, account: Account, selection: Selection) -> list[Lost]:
-    """Every record of an account whose document is missing, with the document it would give. Nothing is written.
-
-    Raises:
-        Blocked: The account may not be touched, or its repository cannot be read.
-        Transient: Something could not be read: a failed read is no missing document.
-    """
+    """Every record of an account whose document is missing, with the document it would give. Nothing is written. Raises
+    Blocked (the account may not be touched, or its repository cannot be read), Transient (something could not be read:
+    a failed read is no missing document)."""
     if account.pending_deletion or account.blocked or not account.did:
         raise account.blocked or Blocked(account.pending_deletion or "it has no account on the PDS")
     repository = pipeline.server.read_repository(str(account.did))

@@ -113,12 +113,9 @@ def take_receipts(
 ) -> Iterator[Taken]:
     """Verify many accounts, some at once, and keep each receipt as soon as it is made; yields them as they come.
 
-    No more accounts are under way than there are workers, and what was read of one is dropped after it: memory
-    does not grow with their number (OPS-6). One that cannot be read costs nobody else's receipt.
-
-    Raises:
-        Misconfigured: No account can be verified.
-    """
+    No more accounts are under way than there are workers, and what was read of one is dropped after it: memory does not
+    grow with their number (OPS-6). One that cannot be read costs nobody else's receipt. Raises Misconfigured: no
+    account can be verified."""
 
     def take(account: Account) -> Taken:
         receipt = take_receipt(engine, account, types, blobs=blobs, run_id=run_id, now=now())
