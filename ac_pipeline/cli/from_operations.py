@@ -180,7 +180,6 @@ def _first(rows: Table, number: int) -> tuple[list[str], list[list[object]]]:
 
 
 def cell(value: object) -> object:
-    """A value as a table shows it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "; ".join(map(str, value)) if isinstance(value, list | tuple) else value

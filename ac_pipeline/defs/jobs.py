@@ -35,7 +35,6 @@ def in_groups(keys: Sequence[str], size: int = USERS_A_RUN) -> list[list[str]]:
 
 
 def request_alone(key: str, tags: Mapping[str, str]) -> dg.RunRequest:
-    """A run of this user's partition."""
     return dg.RunRequest(job_name=SYNC_USERS, partition_key=key, tags=dict(tags))
 
 

@@ -84,8 +84,6 @@ def one_run(tick: Tick) -> Requests:
 
 @dataclass(frozen=True, slots=True)
 class UsersSchedule:
-    """One schedule over all users."""
-
     name: str  # Its name in the UI, which people start it by
     setting: str  # Field of `Timetable` with its cron line
     job: str  # Name of the job it launches

@@ -121,7 +121,6 @@ class DagsterUi:
         self._start("Schedule", name, "ScheduleStateResult")
 
     def start_everything(self) -> None:
-        """Start every sensor and schedule there is."""
         which = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY}
         found = self._ask(_AUTOMATION, {"which": which})["repositoryOrError"]
         for sensor in found["sensors"]:

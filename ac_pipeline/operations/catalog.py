@@ -15,8 +15,6 @@ LOOK, SYNC, REPAIR, ACCOUNTS = "Look", "Sync", "Repair and remove", "Accounts"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One operation in a list of all."""
-
     command: str  # Its words on the command line; empty where only the UI has it
     place: str  # Where it is declared, as `module:name` of `ac_pipeline.operations`, for a function `run_name`
     group: str  # The heading under which it is listed

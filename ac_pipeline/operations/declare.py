@@ -42,8 +42,6 @@ Progress = Callable[[Iterable[Any], int], Iterator[Any]]
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A user who could not be looked at, and why."""
-
     user: str
     error: PipelineError
 
@@ -269,7 +267,6 @@ class FindingCount:
             table.add(each.to_json())
 
     def total(self) -> Counter[str]:
-        """How many findings are in which state."""
         return sum(self.states.values(), Counter())
 
     @property

@@ -86,8 +86,6 @@ class Parameters(BaseModel):
 
 
 class OfTypes(Parameters):
-    """Some media types."""
-
     types: list[str] = option([], "Only this type. Left out: all.", name="--type", choices=TYPE_NAMES)
 
     @property
@@ -106,8 +104,6 @@ class OfUsers(Parameters):
 
 
 class OfOneUser(Parameters):
-    """One user, who has to be named."""
-
     user: str = option("", "The user: partition key, handle, user code, DID or Mongo id.", argument=True)
 
     def account(self, pipeline: Pipeline) -> Account:

@@ -57,7 +57,6 @@ class DryRun:
 
     @property
     def slowest(self) -> list[UserBill]:
-        """The users who are done last."""
         return nlargest(SLOWEST, self.by_user, key=lambda bill: (bill.finishes_at, bill.cost.points))
 
     def to_json(self) -> dict[str, object]:
@@ -397,8 +396,6 @@ class Moved:
 
 @dataclass(slots=True)
 class AppliedPart:
-    """What became of one account's part of a plan."""
-
     account: Account | None
     same: int = 0  # Operations that were as planned, and done unless it was a dry run
     # Operations whose result is there already: by an earlier run of the same plan, or by somebody else

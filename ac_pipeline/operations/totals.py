@@ -37,8 +37,6 @@ class TypeTotals:
 
 @dataclass(slots=True)
 class Totals:
-    """The whole mirror at one moment."""
-
     at: datetime  # When, UTC
     types: dict[str, TypeTotals] = field(default_factory=dict)  # By name of the type
     quarantined: Counter[str] = field(default_factory=Counter)  # Items by class of error

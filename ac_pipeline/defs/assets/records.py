@@ -51,7 +51,6 @@ class RecordsConfig(dg.Config):
     )
 
     def work(self, pipeline: PipelineResource, types: Sequence[MediaType], run_id: str) -> Work:
-        """A sync of these types as it is configured."""
         chosen: dict[str, Any] = {name: getattr(self, name) for name in RecordsConfig.model_fields}
         selection = Selection(types=tuple(types), **chosen)
         return lambda accounts: pipeline.sync(accounts, selection, run_id)

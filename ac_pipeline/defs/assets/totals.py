@@ -31,7 +31,6 @@ _RUNS_READ: Final = 200
 
 
 def derived_assets() -> list[dg.AssetSpec]:
-    """The totals and the list."""
     records = [records_key(media) for media in MEDIA_TYPES]
     return [
         answer_asset(

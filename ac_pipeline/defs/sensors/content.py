@@ -39,8 +39,6 @@ NOT_ASKED: Final = ""  # Stands for the mark of work that was seen and that no r
 
 
 class Asked(NamedTuple):
-    """What is remembered of one user."""
-
     times: int  # How often a run was asked for the same work
     at: float  # When it was last asked for, epoch seconds
     items: Mapping[str, str]  # Item -> mark of the work a run was asked for, or `NOT_ASKED`
@@ -87,8 +85,6 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class ContentPlan:
-    """What one tick asks for."""
-
     together: tuple[tuple[str, ...], ...]  # Users of each run over several
     alone: tuple[str, ...]  # Users who get a run of their partition
     waiting: tuple[str, ...]  # Users with new work that this tick does not ask for, because there are too many
@@ -100,7 +96,6 @@ class ContentPlan:
 
     @property
     def asked(self) -> tuple[str, ...]:
-        """All users of all runs."""
         return (*self.alone, *(key for group in self.together for key in group))
 
 
@@ -207,10 +202,7 @@ def log_users(context: dg.SensorEvaluationContext, lines: Iterable[tuple[int, Se
 
 
 def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], float] = time.time) -> dg.SensorDefinition:
-    """The sensor, for the job over several users."""
-
     def look(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]) -> dg.SensorResult:
-        """One look at what changed."""
         now = clock()
         existing = context.instance.get_dynamic_partitions(USERS)
         # Before the look: work of a run that ends meanwhile is seen here as busy, and done or not at the next tick.

@@ -130,8 +130,6 @@ def _hash(drift: Drift) -> bytes:
 
 
 def make_drift_sensor(changed_users: dg.JobDefinition, clock: Callable[[], float] = time.time) -> dg.SensorDefinition:
-    """The sensor, for the job over several users."""
-
     def look(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]) -> dg.SensorResult:
         """One look at all repositories. A failed read fails the tick and requests nothing."""
         now = clock()

@@ -63,8 +63,6 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """How one media type is filled."""
-
     type: str
     special: Sequence[Kind]  # Special kinds, most telling first
     plain_user: Sequence[Kind]  # Plain kinds, drawn at random

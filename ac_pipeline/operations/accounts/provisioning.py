@@ -227,8 +227,6 @@ def new_password() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Provisioner:
-    """Makes accounts, one after the other."""
-
     server: Administration
     store: MongoProvisioning
     description: ServerDescription
