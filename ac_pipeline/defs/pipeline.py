@@ -15,8 +15,10 @@ import dagster as dg
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.defs.home import unshared_renditions
+from ac_pipeline.errors import PipelineError
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.operations.inspection.verification import Taken, take_receipts
+from ac_pipeline.mongo.ledger.receipts import Receipt
+from ac_pipeline.operations.inspection.verification import take_receipts
 from ac_pipeline.operations.parameters import chosen_accounts
 from ac_pipeline.operations.sync import AccountRetry, confirm_sweep, retry_accounts
 from ac_pipeline.settings import Settings, load_settings
@@ -81,7 +83,7 @@ class PipelineResource(ExitStack):
 
     def verify(
         self, accounts: Sequence[Account], types: Sequence[MediaType], *, blobs: bool, run_id: str
-    ) -> Iterator[Taken]:
+    ) -> Iterator[tuple[Account, Receipt | PipelineError]]:
         """Verify these accounts against their repositories, several at once, and keep what was found. `blobs`: ask the
         PDS for every blob as well."""
         pipeline = self.open()

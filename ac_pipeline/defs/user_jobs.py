@@ -29,7 +29,6 @@ from ac_pipeline.items import State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.ledger.receipts import Receipt
-from ac_pipeline.operations.inspection.verification import Taken
 from ac_pipeline.operations.parameters import TYPE_NAMES, item_name, media_types
 from ac_pipeline.operations.sync import FAILED, AccountRetry, FailedItems, RetryPlan, in_order, plan_retry
 from ac_pipeline.sync.selection import Selection
@@ -76,13 +75,15 @@ def verify(
     failures: dict[str, PipelineError] = {}
     with dagster_failures():
         taken = pipeline.verify(accounts, types, blobs=config.blobs, run_id=context.run.run_id)
-        for number, each in enumerate(taken, start=1):
-            _log_user(context, pipeline, each, f"{number} of {len(accounts)}")
-            if each.receipt is not None:
-                verified.append(each.receipt.user)
-                sums.update(_sums(each.receipt))
-            if each.error is not None:
-                failures[each.account.key] = each.error
+        for number, (account, receipt) in enumerate(taken, start=1):
+            count = f"{number} of {len(accounts)}"
+            if isinstance(receipt, PipelineError):
+                failures[account.key] = receipt
+                context.log.error(f"{count}: {account.key} could not be verified: {receipt}")
+                continue
+            verified.append(receipt.user)
+            sums.update(_sums(receipt))
+            _log_user(context, pipeline, receipt, count)
     yield from check_events(pipeline, types, verified)
     said = _sentence(sums)
     context.log.info(said)
@@ -123,12 +124,9 @@ def _sums(receipt: Receipt) -> Counter[str]:
     return counts
 
 
-def _log_user(context: dg.OpExecutionContext, pipeline: PipelineResource, taken: Taken, count: str) -> None:
+def _log_user(context: dg.OpExecutionContext, pipeline: PipelineResource, receipt: Receipt, count: str) -> None:
     """One line about each user, and an observation of each partition in which something is amiss."""
-    user, receipt = taken.account.key, taken.receipt
-    if receipt is None:
-        context.log.error(f"{count}: {user} could not be verified: {taken.error}")
-        return
+    user = receipt.user
     if receipt.blocked is not None:
         context.log.info(f"{count}: {user} is blocked: {receipt.blocked}")
         return

@@ -29,7 +29,7 @@ class Entry:
 
 
 _ITEMS, _LISTING, _PROVISIONING = "inspection.items", "accounts.listing", "accounts.provisioning"
-_LOST, _PASSWORDS = "inspection.lost_documents", "accounts.passwords"
+_DIFFERENCES, _PASSWORDS = "inspection.differences", "accounts.passwords"
 
 CATALOG: Final = (
     Entry("plan", "plan:plan", LOOK, "Show what a sync would do, why, and what it costs.", "--user ada --type mood"),
@@ -49,8 +49,8 @@ CATALOG: Final = (
     Entry(
         "links", "inspection.links:links", REPAIR, "Examine links between documents and records.", "--user ada --heal"
     ),
-    Entry("differences", "inspection.differences:differences", REPAIR, "Show what others changed.", "--user ada"),
-    Entry("restore-documents", f"{_LOST}:restore_documents", REPAIR, "Rebuild lost documents.", "--user ada"),
+    Entry("differences", f"{_DIFFERENCES}:differences", REPAIR, "Show what others changed.", "--user ada"),
+    Entry("restore-documents", f"{_DIFFERENCES}:restore_documents", REPAIR, "Rebuild lost documents.", "--user ada"),
     Entry("erasure", "inspection.erasure:erasure", REPAIR, "Say what is left of erased work.", "--user ada"),
     Entry("snapshots", "removal.prune:snapshots", REPAIR, "List snapshots, or delete some for good.", "--user ada"),
     Entry("renditions", "removal.renditions:renditions", REPAIR, "Find, or delete, what nothing needs.", "--prune"),
@@ -60,7 +60,7 @@ CATALOG: Final = (
     Entry("accounts provision", f"{_PROVISIONING}:provision", ACCOUNTS, "Make missing PDS accounts.", "--dry-run"),
     Entry("accounts verify", f"{_PASSWORDS}:verify", ACCOUNTS, "Sign in as every account.", "--user ada"),
     Entry("accounts rotate", f"{_PASSWORDS}:rotate", ACCOUNTS, "Give an account a new password.", "--user ada"),
-    Entry("accounts handles", "accounts.handles:handles", ACCOUNTS, "Compare and repair handles.", "--user ada"),
+    Entry("accounts handles", f"{_PASSWORDS}:handles", ACCOUNTS, "Compare and repair handles.", "--user ada"),
     Entry("accounts visibility", f"{_LISTING}:visibility", ACCOUNTS, "Show whom a relay throttles."),
     Entry("lexicons check", "lexicons:check", SYNC, "Compare our lexicons with the published ones.", "--no-scan"),
     Entry("lexicons publish", "lexicons:publish", SYNC, "Publish our lexicons.", "--dry-run"),
