@@ -64,16 +64,15 @@ def unwatched(things: Iterable[Any], total: int) -> Iterator[Any]:
 
 
 class Table:
-    """Rows of a report, kept in a temporary file where they are many, so that memory does not grow with them (OPS-6).
+    """Rows of a report, in a temporary file where they are many, so that memory does not grow with them (OPS-6)."""
 
-    Args:
-        name: Under which it stands in JSON and in Dagster's metadata.
-        columns: Of the table for people, in their order; a row may hold more, for JSON and CSV.
-        title: What stands above it in the terminal; made of the name when left out.
-        more: Further columns of the CSV.
-    """
-
-    def __init__(self, name: str, columns: Sequence[str], title: str = "", more: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        name: str,  # Under which it stands in JSON and in Dagster's metadata
+        columns: Sequence[str],  # Of the table for people, in their order; a row may hold more, for JSON and CSV
+        title: str = "",  # What stands above it in the terminal; made of the name when left out
+        more: Sequence[str] = (),  # Further columns of the CSV
+    ) -> None:
         self.name, self.columns, self.more = name, tuple(columns), tuple(more)
         self.title = title or name.replace("_", " ").capitalize()
         self.count = 0
@@ -339,17 +338,11 @@ def findings_report(
     items: Table,
     left_out: Sequence[LeftOut],
     *,
-    left_out_as: str = "blocked",
-    more: Mapping[str, object] | None = None,
-    **fields: Any,
+    left_out_as: str = "blocked",  # The field of the JSON document under which those who were left out stand
+    more: Mapping[str, object] | None = None,  # Further fields of the JSON document
+    **fields: Any,  # Further fields of the report
 ) -> Report:
-    """The answer of whoever has looked for something: the numbers, every finding, and who was left out.
-
-    Args:
-        left_out_as: The field of the JSON document under which those who were left out stand.
-        more: Further fields of the JSON document.
-        fields: Further fields of the report.
-    """
+    """The answer of whoever has looked for something: the numbers, every finding, and who was left out."""
     users = {left_out_as: [each.to_json() for each in left_out]}
     json = {**counts, **(more or {}), **users, "items": items}
     return Report(headline, json, **{"tables": [items], "facts": dict(counts), "left_out": left_out, **fields})

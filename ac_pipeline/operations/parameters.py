@@ -20,35 +20,17 @@ TYPE_NAMES: Final = tuple(media.name for media in MEDIA_TYPES)
 
 
 def option(
-    default: Any,
-    help: str,
+    default: Any,  # Its value when it is left out
+    help: str,  # What it means, for the command's help and for the launchpad
     *,
-    name: str = "",
-    metavar: str = "",
-    choices: Sequence[str] = (),
-    argument: bool = False,
-    bare: Any = None,
-    **limits: Any,
+    name: str = "",  # The command's option, when it is not the field's own name: `--from`
+    metavar: str = "",  # What stands for its value in the help
+    choices: Sequence[str] = (),  # The values it can have
+    argument: bool = False,  # True for a positional argument of the command
+    bare: Any = None,  # What the option stands for on the command line without a value; None where it needs one
+    **limits: Any,  # Pydantic's, such as `ge`
 ) -> Any:
-    """A parameter.
-
-    Args:
-        default: Its value when it is left out.
-        help: What it means, for the command's help and for the launchpad.
-        name: The command's option, when it is not the field's own name: `--from`.
-        metavar: What stands for its value in the help.
-        choices: The values it can have.
-        argument: True for a positional argument of the command.
-        bare: What the option stands for on the command line without a value; None where it needs one.
-        limits: Pydantic's, such as `ge`.
-    """
-    extra: dict[str, Any] = {
-        "name": name,
-        "metavar": metavar,
-        "choices": list(choices),
-        "argument": argument,
-        "bare": bare,
-    }
+    extra = {"name": name, "metavar": metavar, "choices": list(choices), "argument": argument, "bare": bare}
     return Field(default, description=help, json_schema_extra=extra, **limits)
 
 

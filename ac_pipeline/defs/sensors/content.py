@@ -102,23 +102,18 @@ class ContentPlan:
 def plan_content(
     works: Iterable[Work],
     memory: Memory,
-    judged: Collection[str],
+    judged: Collection[str],  # Users of the memory whose items were looked at: work not in `works` is done
     *,
     existing: Collection[str],
-    busy: Collection[str],
-    now: float,
+    busy: Collection[str],  # Keys that queued and started runs, or backfills, are about
+    now: float,  # Epoch seconds
+    # Queued and started runs that earlier ticks asked for: over several users, and of single partitions
     unfinished: tuple[int, int] = (0, 0),
+    # True if other runs are under way: then one user goes into a run like several, which does not wait for the pool
+    # that the others fill
     others_run: bool = False,
 ) -> ContentPlan:
-    """Decide for whom to ask a run. `now` is in epoch seconds.
-
-    Args:
-        judged: Users of the memory whose items were looked at: work of theirs that is not in `works` is done.
-        busy: Keys that queued and started runs, or backfills, are about.
-        unfinished: Queued and started runs that earlier ticks asked for: over several users, and of single partitions.
-        others_run: True if other runs are under way: then one user goes into a run like several, which does not wait
-            for the pool that the others fill.
-    """
+    """Decide for whom to ask a run."""
     by_key: defaultdict[str, list[Work]] = defaultdict(list)
     for work in works:
         by_key[work.key].append(work)

@@ -88,13 +88,8 @@ def _bucket(owner: Person | None) -> str:
 
 
 def _file(collection: str, extension: str, content: Content | None, slug: Slug, path: str, **extra: Any) -> Build:
-    """What is stored as one object.
-
-    Args:
-        content: Its bytes; None: the object is gone.
-        path: Where a user's object is under the id of its owner; `{}` is the slug. A guest's has no folder.
-        extra: More fields of its document, or others.
-    """
+    """What is stored as one object, with these bytes (None: the object is gone) and more fields of its document, or
+    others. `path`: where a user's object is under the id of its owner; `{}` is the slug. A guest's has no folder."""
 
     def build(maker: Maker, owner: Person | None, when: datetime) -> Made:
         name = slug(maker, owner, when)
