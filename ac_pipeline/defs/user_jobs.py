@@ -29,8 +29,8 @@ from ac_pipeline.items import State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.ledger.receipts import Receipt
-from ac_pipeline.operations.parameters import TYPE_NAMES, item_name, media_types
-from ac_pipeline.operations.sync import FAILED, AccountRetry, FailedItems, RetryPlan, in_order, plan_retry
+from ac_pipeline.operations.parameters import TYPE_NAMES, media_types
+from ac_pipeline.operations.sync import FAILED, AccountRetry, FailedItems, RetryParameters, in_order, plan_retry
 from ac_pipeline.sync.selection import Selection
 
 VERIFY_USERS: Final = "verify_users"
@@ -185,7 +185,9 @@ def retry_failed_items(
     with dagster_failures():
         plan = plan_retry(pipeline.open(), _wanted(config))
     tag_run(context, "retry", config.users or [retry.account.key for retry in plan.accounts])
-    _log_plan(context, plan)
+    context.log.info(f"{plan.items} failed items of {len(plan.accounts)} users are run again.")
+    for said in plan.left_alone:
+        context.log.warning(said)
     summary, again = Summary(), Counter[str]()
     retries = {retry.account.key: retry for retry in plan.accounts}
     with dagster_failures():
@@ -236,24 +238,7 @@ def _wanted(config: RetryConfig) -> FailedItems:
         raise Misconfigured(f"{', '.join(unknown)} is no state of a failed item: the states are {_STATES}.")
     if config.error_class and config.error_class not in ERROR_CLASSES:
         raise Misconfigured(f"error_class: {config.error_class!r} is none of {', '.join(ERROR_CLASSES)}.")
-    return FailedItems(
-        Selection(
-            types=media_types(config.types),
-            items=frozenset(item_name(text) for text in config.items) or None,
-        ),
-        users=tuple(config.users),
-        states=tuple(State(name) for name in config.states) or FAILED,
-        error_class=config.error_class or None,
-        limit=config.limit,
-    )
-
-
-def _log_plan(context: dg.OpExecutionContext, plan: RetryPlan) -> None:
-    context.log.info(f"{plan.items} failed items of {len(plan.accounts)} users are run again.")
-    for name in plan.unknown:
-        context.log.warning(f"{name} is not among the failed items: nothing was done to it.")
-    for item in plan.ownerless:
-        context.log.warning(f"{item} belongs to an account that is not on the platform any more: left alone.")
+    return RetryParameters(**config.model_dump(exclude={"all_failed", "limit"})).wanted(config.limit)
 
 
 def _report(context: dg.OpExecutionContext, pipeline: PipelineResource, outcome: Outcome, retry: AccountRetry) -> None:

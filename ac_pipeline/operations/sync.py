@@ -362,6 +362,17 @@ class RetryPlan:
     def items(self) -> int:
         return sum(sum(each.counts.values()) for each in self.accounts)
 
+    @property
+    def left_alone(self) -> list[str]:
+        """A sentence for each item to which nothing is done."""
+        return [
+            *(f"{name} is not among the failed items: nothing was done to it." for name in self.unknown),
+            *(
+                f"{item} belongs to an account that is not on the platform any more: left alone."
+                for item in self.ownerless
+            ),
+        ]
+
 
 def plan_retry(pipeline: Pipeline, wanted: FailedItems) -> RetryPlan:
     """Look up the failed items and their accounts. Nothing is run. Raises Misconfigured where a selector names no user,
@@ -479,22 +490,23 @@ class RetryParameters(Selected):
     error_class: str = error_class_option()
     dry_run: bool = dry_run_option("run again")
 
+    def wanted(self, limit: int | None = None) -> FailedItems:
+        return FailedItems(
+            self.selection(),
+            users=(*self.users, *([GUEST_ID] if self.anonymous else [])),
+            states=tuple(State(each) for each in self.states) or FAILED,
+            error_class=self.error_class or None,
+            limit=limit,
+        )
+
 
 @declared("retry")
 def run_retry(work: Work, parameters: RetryParameters) -> Report:
     """Run exactly the failed items selected, quarantined ones too, and nothing else."""
     pipeline = work.pipeline
-    wanted = FailedItems(
-        parameters.selection(),
-        users=(*parameters.users, *([GUEST_ID] if parameters.anonymous else [])),
-        states=tuple(State(each) for each in parameters.states) or FAILED,
-        error_class=parameters.error_class or None,
-    )
-    plan = plan_retry(pipeline, wanted)
-    for name in plan.unknown:
-        work.say(f"{name} is not among the failed items: nothing was done to it.")
-    for item in plan.ownerless:
-        work.say(f"{item} belongs to an account that is not on the platform any more: left alone.")
+    plan = plan_retry(pipeline, parameters.wanted())
+    for said in plan.left_alone:
+        work.say(said)
     if not plan.accounts:
         return sync_answer(SyncReport(""), "No failed item fits.")
 
