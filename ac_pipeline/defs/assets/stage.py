@@ -251,10 +251,10 @@ Results = Iterator[dg.MaterializeResult]
 def run_stage(
     context: dg.AssetExecutionContext,
     pipeline: PipelineResource,
-    assets: Mapping[dg.AssetKey, MediaType],
-    work: Work,
+    assets: Mapping[dg.AssetKey, MediaType],  # The selected assets of this step, with their types
+    work: Work,  # What is done to accounts; yields an outcome for each
     *,
-    feeds: dg.AssetKey | None = None,
+    feeds: dg.AssetKey | None = None,  # The asset that waits for this step
 ) -> Results:
     """Do the work for every user of the run's partitions, and say of each how it ended.
 
@@ -262,18 +262,10 @@ def run_stage(
     (Dagster facts, "One user fails, the others do not"). So each good user is logged by name, each bad one observed,
     and a step with a bad one fails.
 
-    Args:
-        assets: The selected assets of this step, with their types.
-        work: What is done to accounts; yields an outcome for each.
-        feeds: The asset that waits for this step.
-
-    Yields:
-        Nothing, as a rule: the materialisations are logged. Only a step that feeds another one of the same run yields
-        a result for each asset, when all users are well: Dagster skips what waits for a step without results.
-
-    Raises:
-        dg.Failure: Some users have to be run again; the others are materialised already. A retry of the step leaves
-            out whoever is materialised in this run.
+    Yields nothing, as a rule: the materialisations are logged. Only a step that feeds another one of the same run
+    yields a result for each asset, when all users are well: Dagster skips what waits for a step without results. Raises
+    dg.Failure: some users have to be run again; the others are materialised already. A retry of the step leaves out
+    whoever is materialised in this run.
     """
     earlier = made_earlier(context, assets)
     users = [user for user in context.partition_keys if any((key, user) not in earlier for key in assets)]
