@@ -39,7 +39,7 @@ CATALOG: Final = (
     Entry("status", f"{_ITEMS}:status", LOOK, "Count documents, records and what is pending.", "--type tape"),
     Entry("items", f"{_ITEMS}:items", LOOK, "List items by state and error.", "--state quarantined --user ada"),
     Entry("item", f"{_ITEMS}:item", LOOK, "Tell one item's history, from document to record.", "painting:abc"),
-    Entry("retry", "retry:retry", SYNC, "Run failed items again, and nothing else.", "--error-class too-large"),
+    Entry("retry", "sync:retry", SYNC, "Run failed items again, and nothing else.", "--error-class too-large"),
     Entry("verify", f"{_ITEMS}:verify", LOOK, "Compare records and blobs with what is expected.", "--user ada"),
     Entry("snapshot", "removal.prune:take", REPAIR, "Keep what a user's repository holds.", "ada"),
     Entry(

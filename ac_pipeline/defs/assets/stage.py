@@ -19,7 +19,6 @@ from ac_pipeline.defs.metadata import (
     error_metadata,
     failure_of,
     outcomes,
-    source_counts,
 )
 from ac_pipeline.defs.pipeline import Outcome, PipelineResource
 from ac_pipeline.errors import Misconfigured, PipelineError, Transient
@@ -197,7 +196,9 @@ class UsersOfRun:
         if versions.documents is None or (known is not None and known.version == versions.documents):
             return
         # Dagster tells from observations who is behind its documents, and from materialisations who was ever read.
-        seen = observation(media, user, versions, source_counts(outcome, media))
+        tally = outcome.report.tally(media.name)
+        found = {name: getattr(tally, name) for name in ("documents", "eligible", "withdrawn", "invalid")}
+        seen = observation(media, user, versions, found)
         self.context.log_event(seen)
         self.context.log_event(
             dg.AssetMaterialization(source, partition=user, metadata=seen.metadata, tags=dict(seen.tags))

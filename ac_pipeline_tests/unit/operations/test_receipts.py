@@ -171,7 +171,7 @@ def test_an_account_that_cannot_be_read_costs_nobody_else_the_receipt(world: Wor
     receipts = MemoryReceipts()
     ends = taken(world, users, receipts, workers=1)
     assert [type(ended) for _, ended in ends] == [Receipt, ServerFailed, Receipt, Receipt]
-    assert [each.account for each in ends] == users
+    assert [account for account, _ in ends] == users
     assert [each.user for each in receipts.saved] == ["user0", "user2", "user3"]
 
 
