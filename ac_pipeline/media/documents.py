@@ -201,6 +201,8 @@ def _read_home(home: object) -> Link | None:
     return Link(rkey=rkey, uri=uri, cid=cid, did=did) if rkey or uri or cid else None
 
 
+# --------------------------------------------------------------------------------------------------------- the way back
+
 _DATED_CODE = re.compile(r"\d{4}/\d{1,2}/\d{1,2}/([0-9A-Za-z]{3,12})")
 """The slug of a piece published as source ends with its code."""
 

@@ -243,6 +243,9 @@ def exit_code(well: bool, errors: Iterable[PipelineError | None] = ()) -> int:
     return WELL if well and not met else FAILED
 
 
+# -------------------------------------------------------------------------------------------- findings of many accounts
+
+
 @dataclass(slots=True)
 class FindingCount:
     """What is kept of the findings of many accounts: numbers, and who was left out (OPS-6)."""

@@ -326,6 +326,8 @@ def run_apply_plan(work: Work, parameters: ApplyPlanParameters) -> Report:
     return replace(report, failed=report.exit_code != WELL and not parameters.dry_run)
 
 
+# ----------------------------------------------------------------------------------------------- failed items once more
+
 FAILED = (State.QUARANTINED, State.DEFERRED, State.BLOCKED)  # The states of an item that is not where it should be
 
 
