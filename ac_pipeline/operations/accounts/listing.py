@@ -35,13 +35,11 @@ _INTERRUPTED: Final = "interrupted: run `ac-pipeline accounts provision`, `creat
 
 
 class AccountState(StrEnum):
-    """`leaving`: its records go. `unprovisioned`: it has no DID. `on-hold`: some types are kept from being mirrored."""
-
     READY = "ready"
     BLOCKED = "blocked"
-    LEAVING = "leaving"
-    ON_HOLD = "on-hold"
-    UNPROVISIONED = "unprovisioned"
+    LEAVING = "leaving"  # Its records go
+    ON_HOLD = "on-hold"  # Some types are kept from being mirrored
+    UNPROVISIONED = "unprovisioned"  # It has no DID
 
 
 class AccountsParameters(OfUsers):

@@ -51,7 +51,7 @@ _SIGN_INS_AT_ONCE: Final = 10  # A PDS takes 20 sign-ins a second at best, ten a
 
 @dataclass(frozen=True, slots=True)
 class SignedIn:
-    """How an account's sign-in ended; `note` is a handle that differs from Mongo's."""
+    """How an account's sign-in ended."""
 
     user: str
     did: str | None  # As Mongo holds it
@@ -61,7 +61,7 @@ class SignedIn:
     state: str
     reason: str = ""
     handle: str | None = None  # On the PDS, where its administrator asked
-    note: str = ""
+    note: str = ""  # A handle that differs from Mongo's
 
 
 @declared("accounts verify", "verify_credentials", "sign_in_as_each_user")
@@ -179,13 +179,12 @@ def run_rotate(work: Work, parameters: RotateParameters) -> Report:
 
 @dataclass(frozen=True, slots=True)
 class Rotated:
-    """A password that was changed. `repaired`: an interrupted change was brought to its end. `note`: what the PDS says
-    of the account, where it is not active."""
+    """A password that was changed."""
 
     user: str
     did: str
-    repaired: bool = False
-    note: str = ""
+    repaired: bool = False  # True if an interrupted change was brought to its end
+    note: str = ""  # What the PDS says of the account, where it is not active
 
 
 def may_rotate(account: Account, accounts: Sequence[Account]) -> str:
@@ -250,15 +249,12 @@ _LABEL: Final = re.compile(r"[a-z0-9](?:[a-z0-9-]{1,16})[a-z0-9]")
 
 
 class HandleState(StrEnum):
-    """`differs`: the PDS has another one than it should. `stored`: only Mongo has. `left`: a name of the user's own, or
-    nobody can say which is right. `refused`: the PDS takes none. `failed`: something did not answer, or changed."""
-
     RIGHT = "right"
-    DIFFERS = "differs"
-    STORED = "stored"
-    LEFT = "left"
-    REFUSED = "refused"
-    FAILED = "failed"
+    DIFFERS = "differs"  # The PDS has another one than it should
+    STORED = "stored"  # Only Mongo has
+    LEFT = "left"  # A name of the user's own, or nobody can say which is right
+    REFUSED = "refused"  # The PDS takes none
+    FAILED = "failed"  # Something did not answer, or changed
     REPAIRED = "repaired"
 
 

@@ -165,19 +165,14 @@ FAILURES_IN_A_ROW: Final = 3  # After so many the PDS is in trouble, not the acc
 
 
 class Outcome(StrEnum):
-    """How it ended for one account.
-
-    `finished`: an earlier run was interrupted, and its account is stored now. `skipped`: no account may be made.
-    `refused`: the PDS refuses it, and nothing was made. `conflict`: there is an account, and Mongo cannot hold it: a
-    person decides. `failed`: unclear or too early; running it again goes on.
-    """
+    """How it ended for one account."""
 
     MADE = "made"
-    FINISHED = "finished"
-    SKIPPED = "skipped"
-    REFUSED = "refused"
-    CONFLICT = "conflict"
-    FAILED = "failed"
+    FINISHED = "finished"  # An earlier run was interrupted, and its account is stored now
+    SKIPPED = "skipped"  # No account may be made
+    REFUSED = "refused"  # The PDS refuses it, and nothing was made
+    CONFLICT = "conflict"  # There is an account, and Mongo cannot hold it: a person decides
+    FAILED = "failed"  # Unclear or too early; running it again goes on
 
 
 GOOD: Final = frozenset({Outcome.MADE, Outcome.FINISHED, Outcome.SKIPPED})
