@@ -23,8 +23,6 @@ _DID_KEY = re.compile(r"[a-z0-9:._-]+")
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """One account as the pipeline sees it."""
-
     id: str  # `users._id`: the Auth0 id, or `art-guest`. The identity; never published.
     key: str  # The partition key, made for the person who types it
     did: str | None = None  # `did:plc:...`, or None where the platform has made no PDS account

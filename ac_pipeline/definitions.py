@@ -37,23 +37,14 @@ def where_runs_write() -> str:
 
 
 def build_defs(
-    overrides: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, Any] | None = None,  # Resources in place of the real ones, by key
     *,
-    retry_seconds: float = RETRY_SECONDS,
-    timetable: Timetable | None = None,
+    retry_seconds: float = RETRY_SECONDS,  # Before the first retry of a step
+    timetable: Timetable | None = None,  # When the schedules tick; as the environment and .env name it when None
+    # Of all jobs. With another one `abandoned_runs_sensor` knows of no process, and judges no run.
     executor: dg.ExecutorDefinition = marked_in_process_executor,
 ) -> dg.Definitions:
-    """All definitions.
-
-    Args:
-        overrides: Resources in place of the real ones, by key.
-        retry_seconds: Before the first retry of a step.
-        timetable: When the schedules tick; as the environment and .env name it when None.
-        executor: Of all jobs. With another one `abandoned_runs_sensor` knows of no process, and judges no run.
-
-    Raises:
-        Misconfigured: The timetable is wrong.
-    """
+    """All definitions. Raises Misconfigured: the timetable is wrong."""
     resources = {PIPELINE: pipeline_resource, ALERTS: alerts_resource, **(overrides or {})}
     changed_users = changed_users_job(resources[PIPELINE], retry_seconds)
     reports = [*derived_assets(), *assets_of(operations()), verification_asset]

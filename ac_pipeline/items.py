@@ -84,8 +84,6 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One line of an item's timeline."""
-
     at: datetime
     run_id: str
     stage: Stage

@@ -65,30 +65,21 @@ def storage_client(*, timeout: float = 30.0, connections: int = 16, proxies: Pro
 
 
 class ObjectStorage:
-    """Read access to the platform's buckets.
-
-    Args:
-        url_template: Base address with `{bucket}` in it, e.g. `https://{bucket}.sfo3.digitaloceanspaces.com`.
-        buckets: The only buckets that are asked, whatever a document names; None for any.
-        concurrency: Most downloads at a time, over all threads that share this value.
-        limit: How long a download may take, and how slow and large it may be; those a caller names are smaller.
-        sleep, clock, jitter: Waiting, epoch seconds (for `Retry-After` dates) and a number in [0, 1).
-
-    Raises:
-        Misconfigured: The template is no http(s) address with `{bucket}` in it.
-    """
+    """Read access to the platform's buckets. Raises Misconfigured: the template is no http(s) address with `{bucket}`
+    in it."""
 
     def __init__(
         self,
         client: httpx.Client,
-        url_template: str,
+        url_template: str,  # Base address with `{bucket}` in it, e.g. `https://{bucket}.sfo3.digitaloceanspaces.com`
         *,
-        buckets: Collection[str] | None = None,
-        concurrency: int = 8,
+        buckets: Collection[str] | None = None,  # The only ones that are asked, whatever a document names; None for any
+        concurrency: int = 8,  # Most downloads at a time, over all threads that share this value
+        # How long a download may take, and how slow and large it may be; those a caller names are smaller.
         limit: Limit | None = None,
         sleep: Callable[[float], None] = time.sleep,
-        clock: Callable[[], float] = time.time,
-        jitter: Callable[[], float] = random.random,
+        clock: Callable[[], float] = time.time,  # Epoch seconds, for `Retry-After` dates
+        jitter: Callable[[], float] = random.random,  # A number in [0, 1)
     ) -> None:
         if "{bucket}" not in url_template or not url_template.startswith(("http://", "https://")):
             raise Misconfigured(
@@ -125,12 +116,8 @@ class ObjectStorage:
         return f"{self._template.replace('{bucket}', source.bucket)}/{path}"
 
     def fetch(self, candidates: Sequence[SourceObject], into: Path, max_bytes: int) -> Fetched:
-        """Download the first candidate that exists to the file `into`, hashing on the way.
-
-        Args:
-            candidates: In the order to try them.
-            into: File to write; overwritten, and removed again when the download fails.
-            max_bytes: Largest body taken.
+        """Download the first of the candidates that exists to the file `into`, hashing on the way; the file is
+        overwritten, and removed again when the download fails.
 
         Raises:
             SourceMissing: No candidate exists; the message names every key tried.

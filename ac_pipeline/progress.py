@@ -18,8 +18,6 @@ Listener = Callable[[str, int, int], None]  # Is told what is being done, how mu
 
 
 class _Rate(ProgressColumn):
-    """Things a second."""
-
     def render(self, task: Task) -> Text:
         return Text(f"{task.speed:.1f}/s" if task.speed else "")
 

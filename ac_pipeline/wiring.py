@@ -175,12 +175,8 @@ def lexicons_of_types() -> Lexicons:
 
 @contextmanager
 def open_pipeline(settings: Settings, *, sleep: Callable[[float], None] = time.sleep) -> Iterator[Pipeline]:
-    """Open every client the settings name, and close them in the end.
-
-    Raises:
-        Misconfigured: A setting or a lexicon cannot be used.
-        ServiceUnreachable: MongoDB does not answer.
-    """
+    """Open every client the settings name, and close them in the end. Raises Misconfigured (a setting or a lexicon
+    cannot be used), ServiceUnreachable (MongoDB does not answer)."""
     _log.info("Works on %s.", settings.destination)
     with ExitStack() as stack:
         pipeline = Pipeline(settings, stack, sleep)

@@ -69,20 +69,16 @@ class Lexicons:
 
 
 def load_lexicons(
-    directory: Path | None = None, needed: Collection[str] | None = None, more: Iterable[Path] = ()
+    directory: Path | None = None,  # By default the one inside the installed package, else `lexicons/` of the checkout
+    # NSIDs without which nothing can start; any other file is passed over when it cannot be used. None: every file is
+    # needed that cannot be told to be something else.
+    needed: Collection[str] | None = None,
+    more: Iterable[Path] = (),  # Folders beside it, of types that live in other packages
 ) -> Lexicons:
     """Read and compile the record lexicons below a folder: `computer/aesthetic/mood.json` is `computer.aesthetic.mood`.
-    One that defines no record (a permission set, shared definitions, a query) is passed over.
-
-    Args:
-        directory: The folder; by default the one inside the installed package, else `lexicons/` of the checkout.
-        needed: NSIDs without which nothing can start; any other file is passed over when it cannot be used. None: every
-            file is needed that cannot be told to be something else.
-        more: Folders beside it, of types that live in other packages.
-
-    Raises Misconfigured if there is no record lexicon, or a needed one is missing, is not JSON, does not lie where its
-    id belongs, or is not proper.
-    """
+    One that defines no record (a permission set, shared definitions, a query) is passed over. Raises Misconfigured if
+    there is no record lexicon, or a needed one is missing, is not JSON, does not lie where its id belongs, or is not
+    proper."""
     installed = _PACKAGE / "lexicons"
     folder = directory or (installed if installed.is_dir() else _PACKAGE.parent / "lexicons")
     documents: dict[str, Any] = {}

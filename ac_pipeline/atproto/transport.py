@@ -153,12 +153,9 @@ class Transport:
         never repeated. A well-formed answer that says something else counts when it is given twice (ANSWER-1): the
         first may have been the answer to another request.
 
-        Args:
-            read: Reads the body of a 200. A `ValueError` says that it is not what this call answers; a `Permanent` or
-                `Blocked` of status 200, that it is, and is not what was asked for.
-
-        Raises:
-            PipelineError: What `xrpc_errors.classify` makes of the refusal, or of no answer at all.
+        `read` reads the body of a 200. A `ValueError` says that it is not what this call answers; a `Permanent` or
+        `Blocked` of status 200, that it is, and is not what was asked for. Raises PipelineError: what
+        `xrpc_errors.classify` makes of the refusal, or of no answer at all.
         """
         return self.repeat(request, lambda: self.once(request, read))
 

@@ -17,15 +17,7 @@ from rich.console import Console
 
 from ac_pipeline.cli.output import SHOWN, Rows, about_users, csv_row, print_json, say, table, visible
 from ac_pipeline.errors import FAILED, USAGE, WELL
-from ac_pipeline.operations.declare import (
-    Declaration,
-    Report,
-    Table,
-    Work,
-    command_line,
-    exit_code,
-    wrong_confirmation,
-)
+from ac_pipeline.operations.declare import Declaration, Report, Table, Work, command_line, exit_code, wrong_confirmation
 from ac_pipeline.operations.parameters import Parameters, hint, option_name
 from ac_pipeline.progress import progress
 
@@ -180,7 +172,6 @@ def _first(rows: Table, number: int) -> tuple[list[str], list[list[object]]]:
 
 
 def cell(value: object) -> object:
-    """A value as a table shows it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     return "; ".join(map(str, value)) if isinstance(value, list | tuple) else value

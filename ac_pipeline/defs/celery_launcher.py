@@ -17,11 +17,8 @@ _ANSWER_SECONDS = 2.0
 
 
 class CeleryRunLauncher(launcher.CeleryRunLauncher):
-    """Starts runs as Celery tasks, and asks their workers for them.
-
-    Args:
-        silence_seconds: How long a worker that does not answer, or does not know the run, counts as alive.
-    """
+    """Starts runs as Celery tasks, and asks their workers for them. `silence_seconds`: how long a worker that does not
+    answer, or does not know the run, counts as alive."""
 
     def __init__(self, silence_seconds: int, **others: Any) -> None:
         super().__init__(**others)

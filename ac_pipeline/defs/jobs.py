@@ -35,7 +35,6 @@ def in_groups(keys: Sequence[str], size: int = USERS_A_RUN) -> list[list[str]]:
 
 
 def request_alone(key: str, tags: Mapping[str, str]) -> dg.RunRequest:
-    """A run of this user's partition."""
     return dg.RunRequest(job_name=SYNC_USERS, partition_key=key, tags=dict(tags))
 
 
@@ -82,18 +81,12 @@ class Busy(NamedTuple):
 
 def busy_keys(
     instance: dg.DagsterInstance,
-    existing: Sequence[str],
+    existing: Sequence[str],  # All partition keys, in the order in which they were added: what ranges of runs refer to
     *,
-    apart_from: Collection[str] = (),
-    one_by_one: Collection[str] = (),
+    apart_from: Collection[str] = (),  # Names of jobs whose runs do not count, because they write nothing
+    one_by_one: Collection[str] = (),  # Names of jobs whose runs count no more for the users they are done with
 ) -> Busy:
-    """Look at all unfinished runs and backfills.
-
-    Args:
-        existing: All partition keys, in the order in which they were added: what the ranges of runs refer to.
-        apart_from: Names of jobs whose runs do not count, because they write nothing.
-        one_by_one: Names of jobs whose runs count no more for the users they are done with.
-    """
+    """Look at all unfinished runs and backfills."""
     places = {key: place for place, key in enumerate(existing)}
     runs: set[str] = set()
     for run in instance.get_runs(dg.RunsFilter(statuses=UNFINISHED)):

@@ -203,12 +203,6 @@ def counts(outcome: Outcome, media: MediaType) -> dict[str, int]:
     return {**tally.to_json(), "records": max(0, after)}
 
 
-def source_counts(outcome: Outcome, media: MediaType) -> dict[str, int]:
-    """What was found of one account's documents of one type."""
-    tally = outcome.report.tally(media.name)
-    return {name: getattr(tally, name) for name in ("documents", "eligible", "withdrawn", "invalid")}
-
-
 def error_metadata(error: PipelineError) -> Metadata:
     return {"status": "run again", "error_class": error.code, "error": error.message}
 

@@ -29,7 +29,6 @@ _TELL_EACH: Final = 25  # Things done between two lines of the log
 
 
 def job_of(operation: Declaration[Any]) -> dg.JobDefinition:
-    """The job of an operation."""
     config_type = _config_of(operation)
 
     def work(context: Any, config: Any, pipeline: Any) -> None:

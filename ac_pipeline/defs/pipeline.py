@@ -15,11 +15,12 @@ import dagster as dg
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.defs.home import unshared_renditions
+from ac_pipeline.errors import PipelineError
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.operations.inspection.verification import Taken, take_receipts
+from ac_pipeline.mongo.ledger.receipts import Receipt
+from ac_pipeline.operations.inspection.verification import take_receipts
 from ac_pipeline.operations.parameters import chosen_accounts
-from ac_pipeline.operations.retry import AccountRetry, retry_accounts
-from ac_pipeline.operations.sync import confirm_sweep
+from ac_pipeline.operations.sync import AccountRetry, confirm_sweep, retry_accounts
 from ac_pipeline.settings import Settings, load_settings
 from ac_pipeline.sync.engine import sync_accounts
 from ac_pipeline.sync.for_accounts import account_reports
@@ -48,12 +49,8 @@ class PipelineResource(ExitStack):
         self._accounts: dict[str, Account] | None = None
 
     def open(self) -> Pipeline:
-        """The pipeline.
-
-        Raises:
-            Misconfigured: A setting or a lexicon cannot be used.
-            ServiceUnreachable: MongoDB does not answer.
-        """
+        """The pipeline. Raises Misconfigured (a setting or a lexicon cannot be used), ServiceUnreachable (MongoDB does
+        not answer)."""
         with self._lock:
             if self._pipeline is None:
                 self._pipeline = self.enter_context(open_pipeline(self._settings()))
@@ -86,7 +83,7 @@ class PipelineResource(ExitStack):
 
     def verify(
         self, accounts: Sequence[Account], types: Sequence[MediaType], *, blobs: bool, run_id: str
-    ) -> Iterator[Taken]:
+    ) -> Iterator[tuple[Account, Receipt | PipelineError]]:
         """Verify these accounts against their repositories, several at once, and keep what was found. `blobs`: ask the
         PDS for every blob as well."""
         pipeline = self.open()

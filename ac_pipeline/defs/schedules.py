@@ -8,19 +8,9 @@ from typing import Final
 
 import dagster as dg
 
+from ac_pipeline.defs import jobs
 from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, RECORDS_A_RUN, USERS
 from ac_pipeline.defs.assets.records import FULL, STEP, SYNC_CHANGED_USERS
-from ac_pipeline.defs.jobs import (
-    REASON,
-    RUNS_A_TICK,
-    SCHEDULE,
-    SYNC_USERS,
-    UNFINISHED,
-    USERS_A_RUN,
-    busy_keys,
-    in_groups,
-    request_together,
-)
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.sensors.drift import plan_drift
 from ac_pipeline.defs.user_jobs import VERIFY_USERS
@@ -49,14 +39,13 @@ class Tick:
 def users_with_work(tick: Tick) -> Requests:
     """One look at all documents and all repositories: runs over those users who have work and are in no unfinished run.
 
-    A look that cannot end in time decides nothing: then everybody is asked for, as far as they are in no run.
-
-    Raises:
-        Transient, Misconfigured: Something could not be read; the tick fails, and the next one looks at all again.
-    """
+    A look that cannot end in time decides nothing: then everybody is asked for, as far as they are in no run. Raises
+    Transient, Misconfigured: something could not be read; the tick fails, and the next one looks at all again."""
     now = time.time()
     # In this order: a sync that ends while we look is busy here, or done there.
-    busy = busy_keys(tick.context.instance, tick.keys, apart_from={VERIFY_USERS}, one_by_one={SYNC_CHANGED_USERS}).ahead
+    busy = jobs.busy_keys(
+        tick.context.instance, tick.keys, apart_from={VERIFY_USERS}, one_by_one={SYNC_CHANGED_USERS}
+    ).ahead
     pipeline = tick.pipeline.open()
     repositories, marks = list(pipeline.server.list_repositories()), pipeline.ledger.checkpoints()
     accounts = tick.pipeline.accounts()
@@ -75,9 +64,9 @@ def users_with_work(tick: Tick) -> Requests:
         )
         return
     tick.context.log.info(f"{len(asked)} of {len(tick.keys)} users are asked for; the look {changes.compared}.")
-    least = RECORDS_A_RUN if changes.failed is not None else USERS_A_RUN
-    for group in in_groups(asked, max(least, -(-len(asked) // RUNS_A_TICK))):
-        yield request_together(group, {REASON: "hourly look"}, run_key=f"{tick.hour} {group[0]}")
+    least = RECORDS_A_RUN if changes.failed is not None else jobs.USERS_A_RUN
+    for group in jobs.in_groups(asked, max(least, -(-len(asked) // jobs.RUNS_A_TICK))):
+        yield jobs.request_together(group, {jobs.REASON: "hourly look"}, run_key=f"{tick.hour} {group[0]}")
 
 
 def all_users_in_ranges(tick: Tick) -> Requests:
@@ -95,8 +84,6 @@ def one_run(tick: Tick) -> Requests:
 
 @dataclass(frozen=True, slots=True)
 class UsersSchedule:
-    """One schedule over all users."""
-
     name: str  # Its name in the UI, which people start it by
     setting: str  # Field of `Timetable` with its cron line
     job: str  # Name of the job it launches
@@ -125,7 +112,7 @@ SCHEDULES: Final = (
     UsersSchedule(
         NIGHTLY_RECONCILE,
         "ac_cron_reconcile",
-        SYNC_USERS,
+        jobs.SYNC_USERS,
         "Synchronises all known users with every document and record compared and no short cut taken: what events, "
         "marks and clocks missed is found here, and what a new release builds differently.",
         all_users_in_ranges,
@@ -150,8 +137,8 @@ SCHEDULES: Final = (
 
 def ranges(keys: Sequence[str]) -> Iterator[tuple[str, str]]:
     """First and last key of each run over all keys, in their order: as few runs as their size allows, 100 at most."""
-    size = max(RECORDS_A_RUN, -(-len(keys) // RUNS_A_TICK))
-    for part in in_groups(keys, size):
+    size = max(RECORDS_A_RUN, -(-len(keys) // jobs.RUNS_A_TICK))
+    for part in jobs.in_groups(keys, size):
         yield part[0], part[-1]
 
 
@@ -165,7 +152,9 @@ def _schedule(what: UsersSchedule, cron: str) -> dg.ScheduleDefinition:
     def tick(context: dg.ScheduleEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]) -> Requests:
         """What the schedule asks for, unless runs of an earlier tick are not done yet."""
         for name in (what.name, *what.waits_for):
-            waiting = context.instance.get_runs_count(dg.RunsFilter(tags={SCHEDULE: name}, statuses=UNFINISHED))
+            waiting = context.instance.get_runs_count(
+                dg.RunsFilter(tags={jobs.SCHEDULE: name}, statuses=jobs.UNFINISHED)
+            )
             if waiting:
                 yield dg.SkipReason(f"{waiting} runs of an earlier tick of {name} are not done yet.")
                 return

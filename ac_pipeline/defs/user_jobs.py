@@ -1,6 +1,6 @@
 """The jobs over users and items that a launchpad names: `verify_users` (what is looked at is
 `operations/inspection/verification.py`, what it amounts to for an asset is `checks.py`) and `retry_items`
-(`operations/retry.py`)."""
+(`operations/sync.py`)."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,9 +29,8 @@ from ac_pipeline.items import State
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.ledger.receipts import Receipt
-from ac_pipeline.operations.inspection.verification import Taken
-from ac_pipeline.operations.parameters import TYPE_NAMES, item_name, media_types
-from ac_pipeline.operations.retry import FAILED, AccountRetry, FailedItems, RetryPlan, in_order, plan_retry
+from ac_pipeline.operations.parameters import TYPE_NAMES, media_types
+from ac_pipeline.operations.sync import FAILED, AccountRetry, FailedItems, RetryParameters, in_order, plan_retry
 from ac_pipeline.sync.selection import Selection
 
 VERIFY_USERS: Final = "verify_users"
@@ -76,13 +75,15 @@ def verify(
     failures: dict[str, PipelineError] = {}
     with dagster_failures():
         taken = pipeline.verify(accounts, types, blobs=config.blobs, run_id=context.run.run_id)
-        for number, each in enumerate(taken, start=1):
-            _log_user(context, pipeline, each, f"{number} of {len(accounts)}")
-            if each.receipt is not None:
-                verified.append(each.receipt.user)
-                sums.update(_sums(each.receipt))
-            if each.error is not None:
-                failures[each.account.key] = each.error
+        for number, (account, receipt) in enumerate(taken, start=1):
+            count = f"{number} of {len(accounts)}"
+            if isinstance(receipt, PipelineError):
+                failures[account.key] = receipt
+                context.log.error(f"{count}: {account.key} could not be verified: {receipt}")
+                continue
+            verified.append(receipt.user)
+            sums.update(_sums(receipt))
+            _log_user(context, pipeline, receipt, count)
     yield from check_events(pipeline, types, verified)
     said = _sentence(sums)
     context.log.info(said)
@@ -123,12 +124,9 @@ def _sums(receipt: Receipt) -> Counter[str]:
     return counts
 
 
-def _log_user(context: dg.OpExecutionContext, pipeline: PipelineResource, taken: Taken, count: str) -> None:
+def _log_user(context: dg.OpExecutionContext, pipeline: PipelineResource, receipt: Receipt, count: str) -> None:
     """One line about each user, and an observation of each partition in which something is amiss."""
-    user, receipt = taken.account.key, taken.receipt
-    if receipt is None:
-        context.log.error(f"{count}: {user} could not be verified: {taken.error}")
-        return
+    user = receipt.user
     if receipt.blocked is not None:
         context.log.info(f"{count}: {user} is blocked: {receipt.blocked}")
         return
@@ -187,7 +185,9 @@ def retry_failed_items(
     with dagster_failures():
         plan = plan_retry(pipeline.open(), _wanted(config))
     tag_run(context, "retry", config.users or [retry.account.key for retry in plan.accounts])
-    _log_plan(context, plan)
+    context.log.info(f"{plan.items} failed items of {len(plan.accounts)} users are run again.")
+    for said in plan.left_alone:
+        context.log.warning(said)
     summary, again = Summary(), Counter[str]()
     retries = {retry.account.key: retry for retry in plan.accounts}
     with dagster_failures():
@@ -238,24 +238,7 @@ def _wanted(config: RetryConfig) -> FailedItems:
         raise Misconfigured(f"{', '.join(unknown)} is no state of a failed item: the states are {_STATES}.")
     if config.error_class and config.error_class not in ERROR_CLASSES:
         raise Misconfigured(f"error_class: {config.error_class!r} is none of {', '.join(ERROR_CLASSES)}.")
-    return FailedItems(
-        Selection(
-            types=media_types(config.types),
-            items=frozenset(item_name(text) for text in config.items) or None,
-        ),
-        users=tuple(config.users),
-        states=tuple(State(name) for name in config.states) or FAILED,
-        error_class=config.error_class or None,
-        limit=config.limit,
-    )
-
-
-def _log_plan(context: dg.OpExecutionContext, plan: RetryPlan) -> None:
-    context.log.info(f"{plan.items} failed items of {len(plan.accounts)} users are run again.")
-    for name in plan.unknown:
-        context.log.warning(f"{name} is not among the failed items: nothing was done to it.")
-    for item in plan.ownerless:
-        context.log.warning(f"{item} belongs to an account that is not on the platform any more: left alone.")
+    return RetryParameters(**config.model_dump(exclude={"all_failed", "limit"})).wanted(config.limit)
 
 
 def _report(context: dg.OpExecutionContext, pipeline: PipelineResource, outcome: Outcome, retry: AccountRetry) -> None:

@@ -117,17 +117,13 @@ class DagsterUi:
     def start_sensor(self, name: str) -> None:
         self._start("Sensor", name, "Sensor")
 
-    def start_schedule(self, name: str) -> None:
-        self._start("Schedule", name, "ScheduleStateResult")
-
     def start_everything(self) -> None:
-        """Start every sensor and schedule there is."""
         which = {"repositoryLocationName": LOCATION, "repositoryName": REPOSITORY}
         found = self._ask(_AUTOMATION, {"which": which})["repositoryOrError"]
         for sensor in found["sensors"]:
             self.start_sensor(sensor["name"])
         for schedule in found["schedules"]:
-            self.start_schedule(schedule["name"])
+            self._start("Schedule", schedule["name"], "ScheduleStateResult")
 
     def assets(self, *folders: str) -> list[list[str]]:
         """Keys of the assets that can be made, in these folders."""

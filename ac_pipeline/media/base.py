@@ -17,8 +17,6 @@ SITE = "https://aesthetic.computer"
 
 
 class Verdict(StrEnum):
-    """What the mirror does with a document."""
-
     ELIGIBLE = "eligible"
     WITHDRAWN = "withdrawn"
     INVALID = "invalid"

@@ -15,8 +15,6 @@ LOOK, SYNC, REPAIR, ACCOUNTS = "Look", "Sync", "Repair and remove", "Accounts"
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One operation in a list of all."""
-
     command: str  # Its words on the command line; empty where only the UI has it
     place: str  # Where it is declared, as `module:name` of `ac_pipeline.operations`, for a function `run_name`
     group: str  # The heading under which it is listed
@@ -31,7 +29,7 @@ class Entry:
 
 
 _ITEMS, _LISTING, _PROVISIONING = "inspection.items", "accounts.listing", "accounts.provisioning"
-_LOST, _PASSWORDS = "inspection.lost_documents", "accounts.passwords"
+_DIFFERENCES, _PASSWORDS = "inspection.differences", "accounts.passwords"
 
 CATALOG: Final = (
     Entry("plan", "plan:plan", LOOK, "Show what a sync would do, why, and what it costs.", "--user ada --type mood"),
@@ -41,7 +39,7 @@ CATALOG: Final = (
     Entry("status", f"{_ITEMS}:status", LOOK, "Count documents, records and what is pending.", "--type tape"),
     Entry("items", f"{_ITEMS}:items", LOOK, "List items by state and error.", "--state quarantined --user ada"),
     Entry("item", f"{_ITEMS}:item", LOOK, "Tell one item's history, from document to record.", "painting:abc"),
-    Entry("retry", "retry:retry", SYNC, "Run failed items again, and nothing else.", "--error-class too-large"),
+    Entry("retry", "sync:retry", SYNC, "Run failed items again, and nothing else.", "--error-class too-large"),
     Entry("verify", f"{_ITEMS}:verify", LOOK, "Compare records and blobs with what is expected.", "--user ada"),
     Entry("snapshot", "removal.prune:take", REPAIR, "Keep what a user's repository holds.", "ada"),
     Entry(
@@ -51,8 +49,8 @@ CATALOG: Final = (
     Entry(
         "links", "inspection.links:links", REPAIR, "Examine links between documents and records.", "--user ada --heal"
     ),
-    Entry("differences", "inspection.differences:differences", REPAIR, "Show what others changed.", "--user ada"),
-    Entry("restore-documents", f"{_LOST}:restore_documents", REPAIR, "Rebuild lost documents.", "--user ada"),
+    Entry("differences", f"{_DIFFERENCES}:differences", REPAIR, "Show what others changed.", "--user ada"),
+    Entry("restore-documents", f"{_DIFFERENCES}:restore_documents", REPAIR, "Rebuild lost documents.", "--user ada"),
     Entry("erasure", "inspection.erasure:erasure", REPAIR, "Say what is left of erased work.", "--user ada"),
     Entry("snapshots", "removal.prune:snapshots", REPAIR, "List snapshots, or delete some for good.", "--user ada"),
     Entry("renditions", "removal.renditions:renditions", REPAIR, "Find, or delete, what nothing needs.", "--prune"),
@@ -62,7 +60,7 @@ CATALOG: Final = (
     Entry("accounts provision", f"{_PROVISIONING}:provision", ACCOUNTS, "Make missing PDS accounts.", "--dry-run"),
     Entry("accounts verify", f"{_PASSWORDS}:verify", ACCOUNTS, "Sign in as every account.", "--user ada"),
     Entry("accounts rotate", f"{_PASSWORDS}:rotate", ACCOUNTS, "Give an account a new password.", "--user ada"),
-    Entry("accounts handles", "accounts.handles:handles", ACCOUNTS, "Compare and repair handles.", "--user ada"),
+    Entry("accounts handles", f"{_PASSWORDS}:handles", ACCOUNTS, "Compare and repair handles.", "--user ada"),
     Entry("accounts visibility", f"{_LISTING}:visibility", ACCOUNTS, "Show whom a relay throttles."),
     Entry("lexicons check", "lexicons:check", SYNC, "Compare our lexicons with the published ones.", "--no-scan"),
     Entry("lexicons publish", "lexicons:publish", SYNC, "Publish our lexicons.", "--dry-run"),

@@ -1,5 +1,7 @@
 """Operations declared once, with parameters, work and report: the command (`cli/from_operations.py`) and the Dagster
 job (`defs/operator_jobs.py`) are made from it. A new one is one module and one line in `operations/catalog.py`.
+
+Also here: findings of many accounts, in the accounts' order, counted, and put right with a line in the audit.
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ import json
 import shlex
 import tempfile
 import weakref
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import getdoc
@@ -17,15 +20,19 @@ from pydantic import ValidationError
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import FAILED, UNREACHABLE, WELL, Blocked, Misconfigured, PipelineError, is_unreachable
+from ac_pipeline.items import Finding
+from ac_pipeline.media.base import MediaType
 from ac_pipeline.operations.parameters import Parameters, hint, option_name
 from ac_pipeline.sync.for_accounts import for_accounts, unread
 from ac_pipeline.sync.report import ItemFailure
+from ac_pipeline.wiring import Pipeline
 
 if TYPE_CHECKING:
     from ac_pipeline.wiring import Pipeline
 
 Given = TypeVar("Given", bound=Parameters)
 Result = TypeVar("Result")
+Found = TypeVar("Found", bound=Finding)
 
 _IN_MEMORY: Final = 4_000_000  # Bytes of a table's rows that are kept in memory before they go to a temporary file
 
@@ -35,8 +42,6 @@ Progress = Callable[[Iterable[Any], int], Iterator[Any]]
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A user who could not be looked at, and why."""
-
     user: str
     error: PipelineError
 
@@ -59,16 +64,15 @@ def unwatched(things: Iterable[Any], total: int) -> Iterator[Any]:
 
 
 class Table:
-    """Rows of a report, kept in a temporary file where they are many, so that memory does not grow with them (OPS-6).
+    """Rows of a report, in a temporary file where they are many, so that memory does not grow with them (OPS-6)."""
 
-    Args:
-        name: Under which it stands in JSON and in Dagster's metadata.
-        columns: Of the table for people, in their order; a row may hold more, for JSON and CSV.
-        title: What stands above it in the terminal; made of the name when left out.
-        more: Further columns of the CSV.
-    """
-
-    def __init__(self, name: str, columns: Sequence[str], title: str = "", more: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        name: str,  # Under which it stands in JSON and in Dagster's metadata
+        columns: Sequence[str],  # Of the table for people, in their order; a row may hold more, for JSON and CSV
+        title: str = "",  # What stands above it in the terminal; made of the name when left out
+        more: Sequence[str] = (),  # Further columns of the CSV
+    ) -> None:
         self.name, self.columns, self.more = name, tuple(columns), tuple(more)
         self.title = title or name.replace("_", " ").capitalize()
         self.count = 0
@@ -237,3 +241,111 @@ def exit_code(well: bool, errors: Iterable[PipelineError | None] = ()) -> int:
     if any(is_unreachable(error.code, error.status) for error in met):
         return UNREACHABLE
     return WELL if well and not met else FAILED
+
+
+# -------------------------------------------------------------------------------------------- findings of many accounts
+
+
+@dataclass(slots=True)
+class FindingCount:
+    """What is kept of the findings of many accounts: numbers, and who was left out (OPS-6)."""
+
+    # Type -> state -> how many
+    states: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    found: Counter[str] = field(default_factory=Counter)  # Partition key -> all findings
+    # Partition key -> those of them that can be put right here, or were
+    repairable: Counter[str] = field(default_factory=Counter)
+    left_out: list[LeftOut] = field(default_factory=list)  # Who could not be looked at, and why
+
+    def add(self, each: Finding | LeftOut, table: Table | None = None) -> None:
+        """Count it; a finding becomes a row of the table."""
+        if isinstance(each, LeftOut):
+            self.left_out.append(each)
+            return
+        self.states[each.type][each.state] += 1
+        self.found[each.user] += 1
+        self.repairable[each.user] += each.repairable
+        if table is not None:
+            table.add(each.to_json())
+
+    def total(self) -> Counter[str]:
+        return sum(self.states.values(), Counter())
+
+    @property
+    def left(self) -> int:
+        """Findings that cannot be put right here, or were not."""
+        return self.found.total() - self.repairable.total()
+
+
+def search(
+    work: Work, title: str, accounts: Sequence[Account], look: Callable[[Account], Iterable[Found]], table: Table
+) -> FindingCount:
+    """Count what is found in those of these accounts that ever had a repository, with progress under this title; every
+    finding becomes a row of the table. The others have nothing to say. Raises ServiceUnreachable."""
+    count = FindingCount()
+    for account, found in work.for_each(title, [each for each in accounts if each.did is not None], look):
+        for each in [LeftOut(account.key, found)] if isinstance(found, PipelineError) else found:
+            count.add(each, table)
+    return count
+
+
+def put_right(
+    pipeline: Pipeline, account: Account, look: Callable[[], Iterable[Found]], most: int, change: Callable[[Found], str]
+) -> Iterator[tuple[Found, str]]:
+    """Put right at most so many of what is found now, under the lease of the repository; yields each finding, with
+    why it was not put right, or "", as `change` says. Raises LeaseHeld where somebody writes to the repository right
+    now."""
+    with pipeline.ledger.lease(str(account.did), pipeline.engine.holder):
+        for each in look():
+            problem = "" if each.repairable else each.reason
+            if each.repairable:
+                problem = change(each) if most else "it was not there when the number was confirmed: look again"
+                most -= not problem
+            yield each, problem
+
+
+def audited(
+    work: Work,
+    title: str,
+    accounts: Sequence[Account],
+    act: Callable[[Account], Iterable[Result]],
+    done: Callable[[Result], int],
+    *,
+    action: str,
+    types: Iterable[MediaType],
+    why: str,
+    counts: Mapping[str, int],
+    counted_as: str,
+) -> Iterator[Result | LeftOut]:
+    """Change something in one account after another, with progress; in the audit before it starts, with how much of
+    `counted_as` is `done` with each result. Yields every result of `act`, and who was left alone because the account is
+    blocked."""
+    if not accounts:
+        return
+    number, names = 0, [media.name for media in types]
+    with work.pipeline.audit.during(action, accounts, names, why=why, counts=counts) as entry:
+        entry.counts = {counted_as: 0}
+        for account in work.watch(title)(accounts, len(accounts)):
+            try:
+                for result in act(account):
+                    number += done(result)
+                    entry.counts = {counted_as: number}
+                    yield result
+            except Blocked as error:
+                yield LeftOut(account.key, error)
+
+
+def findings_report(
+    headline: str,
+    counts: Mapping[str, int],
+    items: Table,
+    left_out: Sequence[LeftOut],
+    *,
+    left_out_as: str = "blocked",  # The field of the JSON document under which those who were left out stand
+    more: Mapping[str, object] | None = None,  # Further fields of the JSON document
+    **fields: Any,  # Further fields of the report
+) -> Report:
+    """The answer of whoever has looked for something: the numbers, every finding, and who was left out."""
+    users = {left_out_as: [each.to_json() for each in left_out]}
+    json = {**counts, **(more or {}), **users, "items": items}
+    return Report(headline, json, **{"tables": [items], "facts": dict(counts), "left_out": left_out, **fields})

@@ -37,11 +37,7 @@ _log = logging.getLogger(__name__)
 
 
 def metrics(pipeline: Pipeline) -> Iterator[Metric]:
-    """Everything, counted now.
-
-    Raises:
-        Transient: Something could not be read.
-    """
+    """Everything, counted now. Raises Transient: something could not be read."""
     totals, limits, spent = mirror_totals(pipeline), known_limits(pipeline), pipeline.counters.read()
     numbers = totals.numbers()
     for name in TypeTotals.__dataclass_fields__:
@@ -107,11 +103,8 @@ class Counts(Collector):
 
 
 def serve(counts: Counts, host: str, port: int) -> None:
-    """Answer at `http://HOST:PORT/metrics` until Ctrl-C or SIGTERM.
-
-    Raises:
-        Misconfigured: The address cannot be used.
-    """
+    """Answer at `http://HOST:PORT/metrics` until Ctrl-C or SIGTERM. Raises Misconfigured: the address cannot be
+    used."""
     registry = CollectorRegistry()
     registry.register(counts)
     try:

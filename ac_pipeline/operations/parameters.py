@@ -21,35 +21,17 @@ TYPE_NAMES: Final = tuple(media.name for media in MEDIA_TYPES)
 
 
 def option(
-    default: Any,
-    help: str,
+    default: Any,  # Its value when it is left out
+    help: str,  # What it means, for the command's help and for the launchpad
     *,
-    name: str = "",
-    metavar: str = "",
-    choices: Sequence[str] = (),
-    argument: bool = False,
-    bare: Any = None,
-    **limits: Any,
+    name: str = "",  # The command's option, when it is not the field's own name: `--from`
+    metavar: str = "",  # What stands for its value in the help
+    choices: Sequence[str] = (),  # The values it can have
+    argument: bool = False,  # True for a positional argument of the command
+    bare: Any = None,  # What the option stands for on the command line without a value; None where it needs one
+    **limits: Any,  # Pydantic's, such as `ge`
 ) -> Any:
-    """A parameter.
-
-    Args:
-        default: Its value when it is left out.
-        help: What it means, for the command's help and for the launchpad.
-        name: The command's option, when it is not the field's own name: `--from`.
-        metavar: What stands for its value in the help.
-        choices: The values it can have.
-        argument: True for a positional argument of the command.
-        bare: What the option stands for on the command line without a value; None where it needs one.
-        limits: Pydantic's, such as `ge`.
-    """
-    extra: dict[str, Any] = {
-        "name": name,
-        "metavar": metavar,
-        "choices": list(choices),
-        "argument": argument,
-        "bare": bare,
-    }
+    extra = {"name": name, "metavar": metavar, "choices": list(choices), "argument": argument, "bare": bare}
     return Field(default, description=help, json_schema_extra=extra, **limits)
 
 
@@ -87,8 +69,6 @@ class Parameters(BaseModel):
 
 
 class OfTypes(Parameters):
-    """Some media types."""
-
     types: list[str] = option([], "Only this type. Left out: all.", name="--type", choices=TYPE_NAMES)
 
     @property
@@ -107,8 +87,6 @@ class OfUsers(Parameters):
 
 
 class OfOneUser(Parameters):
-    """One user, who has to be named."""
-
     user: str = option("", "The user: partition key, handle, user code, DID or Mongo id.", argument=True)
 
     def account(self, pipeline: Pipeline) -> Account:
@@ -160,16 +138,10 @@ class Selected(OfUsers, OfTypes):
 def chosen_accounts(
     pipeline: Pipeline, users: Sequence[str], items: Collection[tuple[str, str]] | None = None
 ) -> list[Account]:
-    """The accounts of the named users; else the owners of the named items; else all.
-
-    Args:
-        users: Partition keys, handles, user codes, DIDs or Mongo ids.
-        items: Pairs of type name and code or ObjectId, or None.
-
-    Raises:
-        Misconfigured: A name fits no account, more than one, or no item; or there is nobody and nothing.
-        Transient: Accounts or documents could not be read.
-    """
+    """The accounts of the named users; else the owners of the named items; else all. `users`: partition keys, handles,
+    user codes, DIDs or Mongo ids; `items`: pairs of type name and code or ObjectId, or None. Raises Misconfigured (a
+    name fits no account, more than one, or no item; or there is nobody and nothing), Transient (accounts or documents
+    could not be read)."""
     if users:
         return pipeline.accounts.select(users)
     if items is None:

@@ -57,7 +57,6 @@ class DryRun:
 
     @property
     def slowest(self) -> list[UserBill]:
-        """The users who are done last."""
         return nlargest(SLOWEST, self.by_user, key=lambda bill: (bill.finishes_at, bill.cost.points))
 
     def to_json(self) -> dict[str, object]:
@@ -91,24 +90,14 @@ def dry_run(
     accounts: Sequence[Account],
     selection: Selection,
     *,
-    limits: Limits,
+    limits: Limits,  # Under which the finishing time is reckoned
     workers: int,
-    plans: MongoPlans | None = None,
-    chosen: Sequence[Account] | None = None,
-    title: str = "Plan (nothing was written)",
+    plans: MongoPlans | None = None,  # Where the plan is kept
+    chosen: Sequence[Account] | None = None,  # Those that were named; None when the plan is about whoever there is
     progress: Progress = unwatched,
 ) -> DryRun:
-    """Plan these users, one after another in their order; operations go to a file as they come (OPS-6).
-
-    Args:
-        limits: Under which the finishing time is reckoned.
-        plans: Where the plan is kept, or None.
-        chosen: The accounts that were named; None when the plan is about whoever there is.
-        title: Of the table of operations.
-
-    Raises:
-        ServiceUnreachable: A service is down: there is no plan.
-    """
+    """Plan these users, one after another in their order; operations go to a file as they come (OPS-6). Raises
+    ServiceUnreachable: a service is down, and there is no plan."""
     caps = BatchLimits(request_bytes=engine.ledger.batch_bytes(engine.host, REQUEST_BYTES))
 
     def survey(account: Account) -> _Survey:
@@ -119,7 +108,7 @@ def dry_run(
 
     digest, bill = PlanHash(), Bill(engine.now(), limits)
     draft = plans.draft() if plans is not None else None
-    table = Table("operations", ("item", "user", "operation", "reason", "rkey", "cid"), title)
+    table = Table("operations", ("item", "user", "operation", "reason", "rkey", "cid"), "Plan (nothing was written)")
     made, touched = DryRun("", bill.total(), table, limits), list[str]()
     surveys: Iterable[tuple[Account, _Survey | PipelineError]] = for_accounts(
         accounts, survey, workers, unread, ordered=True
@@ -397,8 +386,6 @@ class Moved:
 
 @dataclass(slots=True)
 class AppliedPart:
-    """What became of one account's part of a plan."""
-
     account: Account | None
     same: int = 0  # Operations that were as planned, and done unless it was a dry run
     # Operations whose result is there already: by an earlier run of the same plan, or by somebody else
@@ -416,20 +403,17 @@ class AppliedPart:
 
 
 def apply_plan(
-    work: Work, plan: SavedPlan, accounts: Sequence[Account], *, dry: bool, canary: int | None, sweep: int | None
+    work: Work,
+    plan: SavedPlan,
+    accounts: Sequence[Account],  # All there are now
+    *,
+    dry: bool,  # Only say what would be done and what has moved
+    canary: int | None,  # Stop after so many accounts with something to do
+    sweep: int | None,  # How many records without a document it deletes, if it was made to do so whatever is doubted
 ) -> Iterator[AppliedPart]:
-    """Carry a plan out, account after account, and look at the others it was about for what is new.
-
-    Args:
-        accounts: All accounts there are now.
-        dry: Only say what would be done and what has moved.
-        canary: Stop after so many accounts with something to do.
-        sweep: How many records without a document it deletes, of a plan that was made to do so whatever is doubted;
-            Misconfigured where it is another number.
-
-    Yields:
-        The part of each account of the plan, then one of each other account in which something is new.
-    """
+    """Carry a plan out, account after account, and look at the others it was about for what is new; yields the part of
+    each account of the plan, then one of each other account in which something is new. Raises Misconfigured where
+    `sweep` is another number."""
     pipeline = work.pipeline
     selection = selection_of(plan.selection)
     if not dry:

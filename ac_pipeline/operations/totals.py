@@ -17,7 +17,7 @@ from ac_pipeline.items import LedgerEntry, State
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.operations.accounts.listing import AccountState, account_rows
 from ac_pipeline.operations.parameters import chosen_accounts
-from ac_pipeline.operations.retry import FAILED
+from ac_pipeline.operations.sync import FAILED
 from ac_pipeline.wiring import Pipeline
 
 _LONG_AGO: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -37,8 +37,6 @@ class TypeTotals:
 
 @dataclass(slots=True)
 class Totals:
-    """The whole mirror at one moment."""
-
     at: datetime  # When, UTC
     types: dict[str, TypeTotals] = field(default_factory=dict)  # By name of the type
     quarantined: Counter[str] = field(default_factory=Counter)  # Items by class of error

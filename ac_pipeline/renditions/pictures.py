@@ -148,8 +148,6 @@ def _unreadable(name: str, error: Exception) -> UnreadableMedia:
 
 @dataclass(slots=True)
 class _Parts:
-    """What of a file decides the picture."""
-
     format: str
     width: int = 0
     height: int = 0

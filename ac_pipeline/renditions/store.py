@@ -93,12 +93,8 @@ class RenditionStore:
             return bool(self._fs.exists(f"{self._root}/{_blob(cid)}"))
 
     def lookup(self, recipe: str, source: str, spec: str) -> Kept | None:
-        """What was made before from this source by this recipe, if all of its blobs are still here.
-
-        Args:
-            source: sha-256 (hex) of the source bytes.
-            spec: Everything else that decides the result: encoder, version, caps.
-        """
+        """What was made before from this source by this recipe, if all of its blobs are still here. `source`: sha-256
+        (hex) of the source bytes; `spec`: everything else that decides the result: encoder, version, caps."""
         data = self.read_file(_index(recipe, source, spec))
         if data is None:
             return None

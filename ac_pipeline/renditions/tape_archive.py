@@ -227,8 +227,6 @@ _UNTOLD = (0, 0xFFFFFFFF)  # Lengths of a data chunk whose writer could not go b
 
 @dataclass(frozen=True, slots=True)
 class Sound:
-    """How a WAV holds its samples."""
-
     format: str  # What ffmpeg calls samples of this kind, e.g. `s16le`.
     rate: int  # Hz
     channels: int

@@ -218,13 +218,9 @@ class _NotEnlarged(Exception):
 
 
 def encode_tape(archive: TapeArchive, job: Job) -> Video:
-    """Encode a tape: every frame at its own time, whole-pixel enlarged, with its sound.
-
-    Raises:
-        UnreadableMedia: A frame cannot be read.
-        TooLarge: No quality or picture size fits the cap, or it has more pixels than are encoded.
-        EncodingFailed: ffmpeg refuses the tape, or its result fails the checks.
-        EncoderFailed: ffmpeg did not run to its end.
+    """Encode a tape: every frame at its own time, whole-pixel enlarged, with its sound. Raises UnreadableMedia (a frame
+    cannot be read), TooLarge (no quality or picture size fits the cap, or it has more pixels than are encoded),
+    EncodingFailed (ffmpeg refuses the tape, or its result fails the checks), EncoderFailed (it did not run to its end).
     """
     last = len(archive.frames) - 1
     sampled = (archive.picture(index) for index in sorted({0, (last + 1) // 2, last}))

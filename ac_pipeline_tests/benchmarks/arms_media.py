@@ -33,7 +33,7 @@ from ac_pipeline.local.seed.artwork import FRAME_MS, photo_like, pixel_art, tape
 from ac_pipeline.local.seed.fill import into_folder
 from ac_pipeline.media.registry import media_type
 from ac_pipeline.renditions.ffmpeg_process import default_binary
-from ac_pipeline.renditions.recipes import RECIPES, Workshop
+from ac_pipeline.renditions.renderer import RECIPES, Workshop
 from ac_pipeline.renditions.tape_archive import TapeArchive
 from ac_pipeline.renditions.thumbnail import make_thumbnail
 from ac_pipeline.renditions.video import VIDEO_CAP, Encoder

@@ -26,8 +26,7 @@ from typing import Any
 from ac_pipeline.defs.assets.catalog import RECORDS_A_RUN, RENDITIONS_A_RUN
 from ac_pipeline.items import State
 from ac_pipeline.local.dagster_ui import Backfill
-from ac_pipeline.local.seed.kinds import KIDLISP, MOODS, PAINTINGS, PIECES, TAPES, Kind, Share
-from ac_pipeline.local.seed.plan import item, user_document
+from ac_pipeline.local.seed.plan import KIDLISP, MOODS, PAINTINGS, PIECES, TAPES, Kind, Share, item, user_document
 from ac_pipeline.local.seed.values import COLLECTIONS, Item, Maker, Outcome, Person, Situation
 from ac_pipeline.local.services.pds_accounts import NewAccount, PdsAccounts
 from ac_pipeline.local.services.stack import HANDLE_DOMAIN, LocalServices

@@ -14,8 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from math import ceil
 
-from ac_pipeline.defs.assets.catalog import RENDITIONS_A_RUN
-from ac_pipeline.defs.assets.records import RECORDS_A_RUN
+from ac_pipeline.defs.assets.catalog import RECORDS_A_RUN, RENDITIONS_A_RUN
 from ac_pipeline.defs.daemon import BACKFILL_SECONDS
 from ac_pipeline.sync.costs import USUAL, Bill, Ceiling, Limits, UserCost
 from ac_pipeline_tests.benchmarks.ending import end_in_order

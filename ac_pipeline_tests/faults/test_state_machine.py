@@ -27,8 +27,7 @@ from ac_pipeline.operations.inspection.links import heal
 from ac_pipeline.operations.removal import snapshot
 from ac_pipeline.operations.removal.snapshot import take_snapshot
 from ac_pipeline.operations.removal.wipe import WipeReport
-from ac_pipeline.operations.retry import FAILED, FailedItems, group_by_account, narrowed
-from ac_pipeline.operations.sync import confirm_sweep
+from ac_pipeline.operations.sync import FAILED, FailedItems, confirm_sweep, group_by_account, narrowed
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.sync.writing import blob_repair as blobs

@@ -179,7 +179,7 @@ def test_a_pds_over_the_relays_limit_has_its_active_and_throttled_accounts_count
     assert found.pds == {"active": 543, "throttled": 0, "unknown": 0}
     assert found.relay == {"active": active, "throttled": throttled, "unknown": 0}
     assert found.hidden == len(found.differences) == throttled
-    assert (found.differences[-1].user, found.differences[-1].relay) == ("zoe", "throttled")
+    assert (found.differences[-1]["user"], found.differences[-1]["relay"]) == ("zoe", "throttled")
     assert "100 accounts" in str(found.to_json()["advice"])
 
 

@@ -12,7 +12,7 @@ import pytest
 from ac_pipeline.accounts import Account
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, RENDITIONS, USERS, records_key
-from ac_pipeline.defs.versions import observation
+from ac_pipeline.defs.assets.stage import observation
 from ac_pipeline.local.demo import Screen, demo_settings, open_dagster
 from ac_pipeline.local.seed.artwork import pixel_art
 from ac_pipeline.local.services.stack import Addresses

@@ -17,11 +17,11 @@ from imageio_ffmpeg import get_ffmpeg_exe
 
 from ac_pipeline.atproto.lexicon import load_lexicons
 from ac_pipeline.cli.main import cli, run
+from ac_pipeline.defs.jobs import REASON
 from ac_pipeline.defs.operator_jobs import DRY_RUN, OPERATION, USER
-from ac_pipeline.defs.sensors.content import REASON
 from ac_pipeline.errors import TRANSIENT_CODES, Transient
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.renditions.recipes import RECIPES
+from ac_pipeline.renditions.renderer import RECIPES
 from ac_pipeline.settings import Settings
 from ac_pipeline_tests.commands import inside
 

@@ -10,7 +10,7 @@ import dagster as dg
 
 from ac_pipeline.media.base import MediaType
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.renditions.recipes import Recipe, recipe_of
+from ac_pipeline.renditions.renderer import Recipe, recipe_of
 
 RENDITIONS: Final[Mapping[dg.AssetKey, tuple[MediaType, Recipe]]] = {
     dg.AssetKey(["renditions", f"{media.name}_{recipe.products}"]): (media, recipe)

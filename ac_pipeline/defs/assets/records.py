@@ -8,22 +8,7 @@ from typing import Any, Final
 import dagster as dg
 from pydantic import Field
 
-from ac_pipeline.defs.assets.catalog import (
-    CHANGED,
-    OWNERS,
-    PDS,
-    RECORD_RETRIES,
-    RECORDS_A_RUN,
-    RECORDS_GROUP,
-    RETRY_SECONDS,
-    backfill_policy_is_beta,
-    columns_of,
-    records_key,
-    rendition_key,
-    retries,
-    source_key,
-    users,
-)
+from ac_pipeline.defs.assets import catalog
 from ac_pipeline.defs.assets.stage import UsersOfRun, Work, made_earlier, run_stage
 from ac_pipeline.defs.checks import check_events, evaluate_checks, record_checks
 from ac_pipeline.defs.metadata import failure_of
@@ -66,7 +51,6 @@ class RecordsConfig(dg.Config):
     )
 
     def work(self, pipeline: PipelineResource, types: Sequence[MediaType], run_id: str) -> Work:
-        """A sync of these types as it is configured."""
         chosen: dict[str, Any] = {name: getattr(self, name) for name in RecordsConfig.model_fields}
         selection = Selection(types=tuple(types), **chosen)
         return lambda accounts: pipeline.sync(accounts, selection, run_id)
@@ -85,31 +69,31 @@ def run_config(users: list[str]) -> dict[str, object]:
     return {"ops": {CHANGED_STEP: {"config": {"users": users}}}}
 
 
-def record_assets(retry_seconds: float = RETRY_SECONDS) -> dg.AssetsDefinition:
+def record_assets(retry_seconds: float = catalog.RETRY_SECONDS) -> dg.AssetsDefinition:
     """The records asset of each type, with their checks. `retry_seconds`: before the first retry of the step."""
-    with backfill_policy_is_beta():
+    with catalog.backfill_policy_is_beta():
 
         @dg.multi_asset(
             name=STEP,
             specs=_specs(),
             check_specs=record_checks(),
-            partitions_def=users,
+            partitions_def=catalog.users,
             can_subset=True,
-            backfill_policy=dg.BackfillPolicy.multi_run(RECORDS_A_RUN),
-            retry_policy=retries(RECORD_RETRIES, retry_seconds),
-            pool=PDS,
+            backfill_policy=dg.BackfillPolicy.multi_run(catalog.RECORDS_A_RUN),
+            retry_policy=catalog.retries(catalog.RECORD_RETRIES, retry_seconds),
+            pool=catalog.PDS,
         )
         def atproto_records(
             context: dg.AssetExecutionContext, config: RecordsConfig, pipeline: dg.ResourceParam[PipelineResource]
         ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
             keys = context.selected_asset_keys
-            selected = {key: media for media in MEDIA_TYPES if (key := records_key(media)) in keys}
+            selected = {key: media for media in MEDIA_TYPES if (key := catalog.records_key(media)) in keys}
             work = config.work(pipeline, tuple(selected.values()), context.run.run_id)
             try:
                 if selected:
                     yield from run_stage(context, pipeline, selected, work)
             except dg.Failure as failure:
-                if not failure.allow_retries or context.retry_number >= RECORD_RETRIES:  # at the last attempt
+                if not failure.allow_retries or context.retry_number >= catalog.RECORD_RETRIES:  # at the last attempt
                     with suppress(dg.Failure):
                         yield from evaluate_checks(pipeline, context.selected_asset_check_keys)
                 raise
@@ -122,16 +106,16 @@ def _specs() -> list[dg.AssetSpec]:
     lexicons = lexicons_of_types()
     specs = []
     for media in MEDIA_TYPES:
-        made = rendition_key(media)
+        made = catalog.rendition_key(media)
         specs.append(
             dg.AssetSpec(
-                records_key(media),
-                deps=[source_key(media), *([made] if made is not None else [])],
-                group_name=RECORDS_GROUP,
-                owners=OWNERS,
+                catalog.records_key(media),
+                deps=[catalog.source_key(media), *([made] if made is not None else [])],
+                group_name=catalog.RECORDS_GROUP,
+                owners=catalog.OWNERS,
                 kinds={"atproto"},
                 tags={"media_type": media.name},
-                metadata={"dagster/column_schema": columns_of(lexicons.documents[media.nsid])},
+                metadata={"dagster/column_schema": catalog.columns_of(lexicons.documents[media.nsid])},
                 skippable=True,
                 description=f"Target: records of the {media.plural}. The user's records `{media.nsid}` on the PDS, "
                 f"equal to the eligible {media.plural} in Mongo, each once. Synchronising an unchanged user writes "
@@ -141,20 +125,22 @@ def _specs() -> list[dg.AssetSpec]:
     return specs
 
 
-def changed_users_job(pipeline_resource: object, retry_seconds: float = RETRY_SECONDS) -> dg.JobDefinition:
+def changed_users_job(pipeline_resource: object, retry_seconds: float = catalog.RETRY_SECONDS) -> dg.JobDefinition:
     """The job `sync_changed_users`: one run over users whose partition keys are no range, for a run each costs 1.5 CPU
     seconds before it begins. Of each user it says the same as the step of the assets. It targets no partition, so its
     failure turns none red: who still has work afterwards gets a run of the partition from the sensor. The resource
     `pipeline` is given here, because a job that waits for the resources of the definitions is copied together with its
     sensor, and Dagster 1.13 warns of a beta parameter then. `retry_seconds`: before the first retry of its op."""
 
-    @dg.op(name=CHANGED_STEP, retry_policy=retries(RECORD_RETRIES, retry_seconds), pool=CHANGED, out=dg.Out(dg.Nothing))
+    policy = catalog.retries(catalog.RECORD_RETRIES, retry_seconds)
+
+    @dg.op(name=CHANGED_STEP, retry_policy=policy, pool=catalog.CHANGED, out=dg.Out(dg.Nothing))
     def changed_users_records(
         context: dg.OpExecutionContext, config: ChangedUsersConfig, pipeline: dg.ResourceParam[PipelineResource]
     ) -> Iterator[dg.AssetCheckEvaluation]:
         """Synchronise the users the config names, and let the checks say what is quarantined now. Raises dg.Failure:
         some users have to be run again; a retry leaves out whoever is materialised in this run."""
-        assets = {records_key(media): media for media in MEDIA_TYPES}
+        assets = {catalog.records_key(media): media for media in MEDIA_TYPES}
         asked = list(dict.fromkeys(config.users))
         earlier = made_earlier(context, assets)
         left = [user for user in asked if any((key, user) not in earlier for key in assets)]

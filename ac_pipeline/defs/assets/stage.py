@@ -1,28 +1,16 @@
 """One step over a range of users: every user gets an event, and only users that have to be run again turn red. What is
-done to a user is the caller's."""
+done to a user is the caller's. Its data versions tell the UI that a user's partition is behind its documents
+("Unsynced"); what a version is a hash of is `sync/planning/plan.py`."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Final
 
 import dagster as dg
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.defs.assets.catalog import (
-    ENCODING,
-    OWNERS,
-    RENDITION_RETRIES,
-    RENDITIONS,
-    RENDITIONS_A_RUN,
-    RENDITIONS_GROUP,
-    RETRY_SECONDS,
-    backfill_policy_is_beta,
-    records_key,
-    rendition_key,
-    retries,
-    source_key,
-    users,
-)
+from ac_pipeline.defs.assets import catalog
 from ac_pipeline.defs.metadata import (
     Metadata,
     Summary,
@@ -31,15 +19,98 @@ from ac_pipeline.defs.metadata import (
     error_metadata,
     failure_of,
     outcomes,
-    source_counts,
 )
 from ac_pipeline.defs.pipeline import Outcome, PipelineResource
-from ac_pipeline.defs.versions import LastEvents, observation, tags
 from ac_pipeline.errors import Misconfigured, PipelineError, Transient
 from ac_pipeline.media.base import MediaType
-from ac_pipeline.renditions.recipes import Recipe
+from ac_pipeline.renditions.renderer import Recipe
 from ac_pipeline.sync.planning.plan import Versions
 from ac_pipeline.sync.report import Tally
+
+_VERSION: Final = "dagster/data_version"
+_NO_EVENT: Final = "NULL"
+"""Dagster's word for a parent without any event."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The last event of one partition: its place in Dagster's log, and the data version it carries."""
+
+    id: int
+    version: str | None
+
+
+@dataclass(slots=True)
+class LastEvents:
+    """The last events of some users' partitions, read an asset at a time, when they are first asked for.
+
+    What a step observes is younger than what Dagster noted at its start: left to Dagster, what the step has just
+    synchronised would be stale at once. So the pointer is read back after it (`look_again`).
+    """
+
+    instance: dg.DagsterInstance
+    users: Sequence[str]  # Whose: partition keys
+    _known: dict[tuple[dg.DagsterEventType, dg.AssetKey], dict[str, Seen]] = field(default_factory=dict)
+
+    def observed(self, asset: dg.AssetKey) -> dict[str, Seen]:
+        """Partition -> its last observation."""
+        return self._of(dg.DagsterEventType.ASSET_OBSERVATION, asset)
+
+    def materialized(self, asset: dg.AssetKey) -> dict[str, Seen]:
+        """Partition -> its last materialisation."""
+        return self._of(dg.DagsterEventType.ASSET_MATERIALIZATION, asset)
+
+    def look_again(self, asset: dg.AssetKey, user: str) -> None:
+        """An event of this user was logged just now: find its place in the log."""
+        for (kind, known), seen in self._known.items():
+            if known == asset:
+                seen.update(self._read(kind, asset, [user]))
+
+    def _of(self, kind: dg.DagsterEventType, asset: dg.AssetKey) -> dict[str, Seen]:
+        if (kind, asset) not in self._known:
+            self._known[kind, asset] = self._read(kind, asset, self.users)
+        return self._known[kind, asset]
+
+    def _read(self, kind: dg.DagsterEventType, asset: dg.AssetKey, users: Sequence[str]) -> dict[str, Seen]:
+        if not users:
+            return {}
+        places = self.instance.get_latest_storage_id_by_partition(asset, kind, set(users))
+        tags = self.instance.event_log_storage.get_latest_tags_by_partition(asset, kind, [_VERSION], list(users))
+        return {user: Seen(place, tags.get(user, {}).get(_VERSION)) for user, place in places.items()}
+
+
+def observation(media: MediaType, user: str, versions: Versions, counts: Mapping[str, int]) -> dg.AssetObservation:
+    """What was seen of one user's documents of one type. `counts`: documents, and how many of them are eligible,
+    withdrawn and invalid."""
+    return dg.AssetObservation(
+        catalog.source_key(media), partition=user, metadata=dict(counts), tags=_own(versions.documents)
+    )
+
+
+def tags(
+    version: str | None, run_id: str, parents: Mapping[dg.AssetKey, tuple[Seen | None, str | None]]
+) -> dict[str, str]:
+    """Tags of a materialisation: its own data version (None when nothing can be said), and what of its parents it is
+    made from: of each its last event and the version that was used. The run stands for the version of the code.
+
+    A partition is stale when its parent has an event after the one named in its tags, with another data version
+    (Dagster 1.13.27, by `staleStatus`); without tags it never is for an external parent. `MaterializeResult` over a
+    range gives all its partitions the same ones: so every materialisation is logged by name. An asset as a whole is
+    never stale, an external one neither, and a user without any materialisation is missing.
+    """
+    made = {"dagster/code_version": run_id, **_own(version)}
+    for asset, (event, used) in parents.items():
+        name = asset.to_user_string()
+        made[f"dagster/input_data_version/{name}"] = used or "INITIAL"
+        made[f"dagster/input_event_pointer/{name}"] = str(event.id) if event is not None else _NO_EVENT
+    return made
+
+
+def _own(version: str | None) -> dict[str, str]:
+    if version is None:
+        return {}
+    return {_VERSION: version, "dagster/data_version_is_user_provided": "true"}
+
 
 Context = dg.OpExecutionContext | dg.AssetExecutionContext
 Work = Callable[[Sequence[Account]], Iterator[Outcome]]
@@ -97,7 +168,7 @@ class UsersOfRun:
         """The events about one user: documents first, which the others are made from."""
         user, report = outcome.account.key, outcome.report
         for key, media in self.assets.items():
-            records = key == records_key(media)
+            records = key == catalog.records_key(media)
             versions = report.versions.get(media.name)
             if versions is not None:
                 self._observe(outcome, media, versions)
@@ -116,16 +187,18 @@ class UsersOfRun:
                 # Shown as behind its documents: what is materialised here does not look like one that is well.
                 seen = observation(media, user, replace(versions, documents=f"{versions.documents}-blocked"), {})
                 self.context.log_event(seen)
-                self._events.look_again(source_key(media), user)
+                self._events.look_again(catalog.source_key(media), user)
 
     def _observe(self, outcome: Outcome, media: MediaType, versions: Versions) -> None:
         """Say what was seen of the documents, unless Dagster knows it already: an event costs 5 to 8 ms."""
-        source, user = source_key(media), outcome.account.key
+        source, user = catalog.source_key(media), outcome.account.key
         known = self._events.observed(source).get(user)
         if versions.documents is None or (known is not None and known.version == versions.documents):
             return
         # Dagster tells from observations who is behind its documents, and from materialisations who was ever read.
-        seen = observation(media, user, versions, source_counts(outcome, media))
+        tally = outcome.report.tally(media.name)
+        found = {name: getattr(tally, name) for name in ("documents", "eligible", "withdrawn", "invalid")}
+        seen = observation(media, user, versions, found)
         self.context.log_event(seen)
         self.context.log_event(
             dg.AssetMaterialization(source, partition=user, metadata=seen.metadata, tags=dict(seen.tags))
@@ -134,7 +207,7 @@ class UsersOfRun:
 
     def _made_along_the_way(self, outcome: Outcome, media: MediaType, versions: Versions) -> None:
         """A sync makes the renditions its records lack: then their own asset is not behind any more either."""
-        made, user = rendition_key(media), outcome.account.key
+        made, user = catalog.rendition_key(media), outcome.account.key
         if made is None or versions.renditions is None:
             return
         known = self._events.materialized(made).get(user)
@@ -149,10 +222,10 @@ class UsersOfRun:
     ) -> dg.AssetMaterialization:
         if versions is None:
             return dg.AssetMaterialization(key, partition=user, metadata=metadata)
-        source, made = source_key(media), rendition_key(media)
+        source, made = catalog.source_key(media), catalog.rendition_key(media)
         parents = {source: (self._events.observed(source).get(user), versions.documents)}
         own = versions.renditions
-        if key == records_key(media):
+        if key == catalog.records_key(media):
             own = versions.records
             if made is not None:
                 parents[made] = (self._events.materialized(made).get(user), versions.renditions)
@@ -179,10 +252,10 @@ Results = Iterator[dg.MaterializeResult]
 def run_stage(
     context: dg.AssetExecutionContext,
     pipeline: PipelineResource,
-    assets: Mapping[dg.AssetKey, MediaType],
-    work: Work,
+    assets: Mapping[dg.AssetKey, MediaType],  # The selected assets of this step, with their types
+    work: Work,  # What is done to accounts; yields an outcome for each
     *,
-    feeds: dg.AssetKey | None = None,
+    feeds: dg.AssetKey | None = None,  # The asset that waits for this step
 ) -> Results:
     """Do the work for every user of the run's partitions, and say of each how it ended.
 
@@ -190,18 +263,10 @@ def run_stage(
     (Dagster facts, "One user fails, the others do not"). So each good user is logged by name, each bad one observed,
     and a step with a bad one fails.
 
-    Args:
-        assets: The selected assets of this step, with their types.
-        work: What is done to accounts; yields an outcome for each.
-        feeds: The asset that waits for this step.
-
-    Yields:
-        Nothing, as a rule: the materialisations are logged. Only a step that feeds another one of the same run yields
-        a result for each asset, when all users are well: Dagster skips what waits for a step without results.
-
-    Raises:
-        dg.Failure: Some users have to be run again; the others are materialised already. A retry of the step leaves
-            out whoever is materialised in this run.
+    Yields nothing, as a rule: the materialisations are logged. Only a step that feeds another one of the same run
+    yields a result for each asset, when all users are well: Dagster skips what waits for a step without results. Raises
+    dg.Failure: some users have to be run again; the others are materialised already. A retry of the step leaves out
+    whoever is materialised in this run.
     """
     earlier = made_earlier(context, assets)
     users = [user for user in context.partition_keys if any((key, user) not in earlier for key in assets)]
@@ -255,27 +320,27 @@ def made_earlier(
     return done
 
 
-def rendition_assets(retry_seconds: float = RETRY_SECONDS) -> list[dg.AssetsDefinition]:
+def rendition_assets(retry_seconds: float = catalog.RETRY_SECONDS) -> list[dg.AssetsDefinition]:
     """The derived media as assets, one asset and step for each line of `RENDITIONS`: what has to be made of a picture
     or a tape before its record can be written. A records run launched alone makes what is missing by itself."""
-    return [_rendition_asset(key, media, recipe, retry_seconds) for key, (media, recipe) in RENDITIONS.items()]
+    return [_rendition_asset(key, media, recipe, retry_seconds) for key, (media, recipe) in catalog.RENDITIONS.items()]
 
 
 def _rendition_asset(key: dg.AssetKey, media: MediaType, recipe: Recipe, retry_seconds: float) -> dg.AssetsDefinition:
-    with backfill_policy_is_beta():
+    with catalog.backfill_policy_is_beta():
 
         @dg.asset(
             key=key,
-            partitions_def=users,
-            deps=[source_key(media)],
-            group_name=RENDITIONS_GROUP,
+            partitions_def=catalog.users,
+            deps=[catalog.source_key(media)],
+            group_name=catalog.RENDITIONS_GROUP,
             description=recipe.description.format(type=media.name),
-            owners=OWNERS,
+            owners=catalog.OWNERS,
             kinds=set(recipe.kinds),
             tags={"media_type": media.name},
-            backfill_policy=dg.BackfillPolicy.multi_run(RENDITIONS_A_RUN),
-            retry_policy=retries(RENDITION_RETRIES, retry_seconds),
-            pool=ENCODING,
+            backfill_policy=dg.BackfillPolicy.multi_run(catalog.RENDITIONS_A_RUN),
+            retry_policy=catalog.retries(catalog.RENDITION_RETRIES, retry_seconds),
+            pool=catalog.ENCODING,
             output_required=False,
         )
         def render(context: dg.AssetExecutionContext, pipeline: dg.ResourceParam[PipelineResource]) -> Results:
@@ -284,7 +349,7 @@ def _rendition_asset(key: dg.AssetKey, media: MediaType, recipe: Recipe, retry_s
                 pipeline,
                 {key: media},
                 lambda accounts: pipeline.render(accounts, media, context.run.run_id),
-                feeds=records_key(media),
+                feeds=catalog.records_key(media),
             )
 
     return render

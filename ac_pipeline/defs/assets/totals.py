@@ -9,13 +9,7 @@ import dagster as dg
 
 from ac_pipeline.defs.assets.catalog import DERIVED_GROUP, records_key
 from ac_pipeline.defs.jobs import BACKFILL, SCHEDULE, UNFINISHED
-from ac_pipeline.defs.metadata import (
-    ALL_FAILED_ITEMS,
-    ROWS,
-    Metadata,
-    dagster_failures,
-    item_entries,
-)
+from ac_pipeline.defs.metadata import ALL_FAILED_ITEMS, ROWS, Metadata, dagster_failures, item_entries
 from ac_pipeline.defs.operator_jobs import KIND, answer_asset, conclude, tag_run, work_of
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.media.registry import MEDIA_TYPES
@@ -31,7 +25,6 @@ _RUNS_READ: Final = 200
 
 
 def derived_assets() -> list[dg.AssetSpec]:
-    """The totals and the list."""
     records = [records_key(media) for media in MEDIA_TYPES]
     return [
         answer_asset(

@@ -12,21 +12,10 @@ from typing import Final, NamedTuple, Self
 
 import dagster as dg
 
+from ac_pipeline.defs import jobs
 from ac_pipeline.defs.alerts.messages import listed
 from ac_pipeline.defs.assets.catalog import PRIORITY, URGENT, USERS
 from ac_pipeline.defs.assets.records import SYNC_CHANGED_USERS
-from ac_pipeline.defs.jobs import (
-    REASON,
-    SENSOR,
-    SYNC_USERS,
-    UNFINISHED,
-    USERS_A_RUN,
-    busy_keys,
-    in_groups,
-    request_alone,
-    request_together,
-    sync_users,
-)
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.user_jobs import VERIFY_USERS
 from ac_pipeline.mongo.changes.pending import Changes, Work
@@ -38,7 +27,7 @@ UNFINISHED_AT_MOST: Final = 3
 goes into one larger run, which on a busy machine is what keeps up: most of a run's cost is its start. Each kind has its
 own share, for runs of partitions may wait long behind a backfill's."""
 ASK_AGAIN: Final = 3_600.0  # Seconds after which unfinished work is asked for again although nothing about it is new
-MANY: Final = GROUPS_A_TICK * USERS_A_RUN  # More users than this waiting are a backfill's business
+MANY: Final = GROUPS_A_TICK * jobs.USERS_A_RUN  # More users than this waiting are a backfill's business
 
 ITEMS_A_USER: Final = 8
 USERS_REMEMBERED: Final = 1_000
@@ -50,8 +39,6 @@ NOT_ASKED: Final = ""  # Stands for the mark of work that was seen and that no r
 
 
 class Asked(NamedTuple):
-    """What is remembered of one user."""
-
     times: int  # How often a run was asked for the same work
     at: float  # When it was last asked for, epoch seconds
     items: Mapping[str, str]  # Item -> mark of the work a run was asked for, or `NOT_ASKED`
@@ -98,8 +85,6 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class ContentPlan:
-    """What one tick asks for."""
-
     together: tuple[tuple[str, ...], ...]  # Users of each run over several
     alone: tuple[str, ...]  # Users who get a run of their partition
     waiting: tuple[str, ...]  # Users with new work that this tick does not ask for, because there are too many
@@ -111,30 +96,24 @@ class ContentPlan:
 
     @property
     def asked(self) -> tuple[str, ...]:
-        """All users of all runs."""
         return (*self.alone, *(key for group in self.together for key in group))
 
 
 def plan_content(
     works: Iterable[Work],
     memory: Memory,
-    judged: Collection[str],
+    judged: Collection[str],  # Users of the memory whose items were looked at: work not in `works` is done
     *,
     existing: Collection[str],
-    busy: Collection[str],
-    now: float,
+    busy: Collection[str],  # Keys that queued and started runs, or backfills, are about
+    now: float,  # Epoch seconds
+    # Queued and started runs that earlier ticks asked for: over several users, and of single partitions
     unfinished: tuple[int, int] = (0, 0),
+    # True if other runs are under way: then one user goes into a run like several, which does not wait for the pool
+    # that the others fill
     others_run: bool = False,
 ) -> ContentPlan:
-    """Decide for whom to ask a run. `now` is in epoch seconds.
-
-    Args:
-        judged: Users of the memory whose items were looked at: work of theirs that is not in `works` is done.
-        busy: Keys that queued and started runs, or backfills, are about.
-        unfinished: Queued and started runs that earlier ticks asked for: over several users, and of single partitions.
-        others_run: True if other runs are under way: then one user goes into a run like several, which does not wait
-            for the pool that the others fill.
-    """
+    """Decide for whom to ask a run."""
     by_key: defaultdict[str, list[Work]] = defaultdict(list)
     for work in works:
         by_key[work.key].append(work)
@@ -156,7 +135,7 @@ def plan_content(
             keys["resting"].append(key)
     first, again = keys["first"], keys["again"]
     groups, single = (max(0, UNFINISHED_AT_MOST - count) for count in unfinished)
-    together, alone = in_groups(first)[: min(groups, GROUPS_A_TICK)], again
+    together, alone = jobs.in_groups(first)[: min(groups, GROUPS_A_TICK)], again
     if len(first) == 1 and not others_run:
         together, alone = [], [*first, *again]
     alone = alone[: min(single, ALONE_A_TICK)]
@@ -223,14 +202,13 @@ def log_users(context: dg.SensorEvaluationContext, lines: Iterable[tuple[int, Se
 
 
 def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], float] = time.time) -> dg.SensorDefinition:
-    """The sensor, for the job over several users."""
-
     def look(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]) -> dg.SensorResult:
-        """One look at what changed."""
         now = clock()
         existing = context.instance.get_dynamic_partitions(USERS)
         # Before the look: work of a run that ends meanwhile is seen here as busy, and done or not at the next tick.
-        busy = busy_keys(context.instance, existing, apart_from={VERIFY_USERS}, one_by_one={SYNC_CHANGED_USERS}).ahead
+        busy = jobs.busy_keys(
+            context.instance, existing, apart_from={VERIFY_USERS}, one_by_one={SYNC_CHANGED_USERS}
+        ).ahead
         together, alone, others = _unfinished(context.instance)
         memory = Memory.of(context.cursor)
         judged, watched = memory.watched(busy, now)
@@ -246,9 +224,9 @@ def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], flo
             others_run=bool(others),
         )
         _log(context, plan, changes)
-        tags = {PRIORITY: URGENT, REASON: "new content"}
-        requests = [request_alone(key, tags) for key in plan.alone]
-        requests += [request_together(group, tags) for group in plan.together]
+        tags = {PRIORITY: URGENT, jobs.REASON: "new content"}
+        requests = [jobs.request_alone(key, tags) for key in plan.alone]
+        requests += [jobs.request_together(group, tags) for group in plan.together]
         return dg.SensorResult(
             run_requests=requests,
             cursor=replace(plan.memory, position=changes.position).to_text(),
@@ -257,7 +235,7 @@ def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], flo
 
     return dg.sensor(
         name=NEW_CONTENT_SENSOR,
-        jobs=[sync_users, changed_users],
+        jobs=[jobs.sync_users, changed_users],
         minimum_interval_seconds=_SECONDS,
         default_status=dg.DefaultSensorStatus.STOPPED,
         description="Launches a sync for users who have documents without a record, records of removed documents, or "
@@ -268,12 +246,12 @@ def make_content_sensor(changed_users: dg.JobDefinition, clock: Callable[[], flo
 
 def _unfinished(instance: dg.DagsterInstance) -> tuple[int, int, int]:
     """How many runs are queued or started: ours over several users, ours of single partitions, and those of others."""
-    ours = {SENSOR: NEW_CONTENT_SENSOR}
+    ours = {jobs.SENSOR: NEW_CONTENT_SENSOR}
     together, alone = (
-        instance.get_runs_count(dg.RunsFilter(job_name=name, tags=ours, statuses=UNFINISHED))
-        for name in (SYNC_CHANGED_USERS, SYNC_USERS)
+        instance.get_runs_count(dg.RunsFilter(job_name=name, tags=ours, statuses=jobs.UNFINISHED))
+        for name in (SYNC_CHANGED_USERS, jobs.SYNC_USERS)
     )
-    return together, alone, instance.get_runs_count(dg.RunsFilter(statuses=UNFINISHED)) - together - alone
+    return together, alone, instance.get_runs_count(dg.RunsFilter(statuses=jobs.UNFINISHED)) - together - alone
 
 
 def _log(context: dg.SensorEvaluationContext, plan: ContentPlan, changes: Changes) -> None:

@@ -14,17 +14,8 @@ import dagster as dg
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.types import RepositoryStatus
+from ac_pipeline.defs import jobs
 from ac_pipeline.defs.assets.catalog import USERS
-from ac_pipeline.defs.jobs import (
-    REASON,
-    RUNS_A_TICK,
-    USERS_A_RUN,
-    busy_keys,
-    in_groups,
-    request_alone,
-    request_together,
-    sync_users,
-)
 from ac_pipeline.defs.pipeline import PipelineResource
 from ac_pipeline.defs.sensors.content import log_users
 from ac_pipeline.items import RepositoryCheckpoint
@@ -139,31 +130,29 @@ def _hash(drift: Drift) -> bytes:
 
 
 def make_drift_sensor(changed_users: dg.JobDefinition, clock: Callable[[], float] = time.time) -> dg.SensorDefinition:
-    """The sensor, for the job over several users."""
-
     def look(context: dg.SensorEvaluationContext, pipeline: dg.ResourceParam[PipelineResource]) -> dg.SensorResult:
         """One look at all repositories. A failed read fails the tick and requests nothing."""
         now = clock()
         existing = context.instance.get_dynamic_partitions(USERS)
         # In this order: a sync that ends while we look is busy here, or too young there.
-        busy = busy_keys(context.instance, existing).ahead
+        busy = jobs.busy_keys(context.instance, existing).ahead
         opened = pipeline.open()
         repositories, marks = list(opened.server.list_repositories()), opened.ledger.checkpoints()
         accounts = pipeline.accounts()
         plan = plan_drift(accounts, existing, repositories, marks=marks, busy=busy, cursor=context.cursor, now=now)
-        requested = plan.drifted[: RUNS_A_TICK * USERS_A_RUN]
+        requested = plan.drifted[: jobs.RUNS_A_TICK * jobs.USERS_A_RUN]
         _log(context, plan, len(plan.drifted) - len(requested))
-        tags, keys = {REASON: "drift"}, [each.key for each in requested]
-        runs = [request_together(group, tags) for group in in_groups(keys)]
+        tags, keys = {jobs.REASON: "drift"}, [each.key for each in requested]
+        runs = [jobs.request_together(group, tags) for group in jobs.in_groups(keys)]
         return dg.SensorResult(
-            run_requests=[request_alone(keys[0], tags)] if len(keys) == 1 else runs,
+            run_requests=[jobs.request_alone(keys[0], tags)] if len(keys) == 1 else runs,
             cursor=plan.cursor(requested),
             skip_reason=None if requested else dg.SkipReason(_quiet(plan, len(marks))),
         )
 
     return dg.sensor(
         name="drift_sensor",
-        jobs=[sync_users, changed_users],
+        jobs=[jobs.sync_users, changed_users],
         minimum_interval_seconds=60,
         default_status=dg.DefaultSensorStatus.STOPPED,
         description="Compares the revision of every repository on the PDS with the one our last sync left, and "

@@ -23,8 +23,6 @@ _FEW = 10  # So many keys may vanish at once without suspicion
 
 @dataclass(frozen=True, slots=True)
 class KeyChanges:
-    """What to do to the keys."""
-
     add: tuple[str, ...] = ()  # New keys, in order
     remove: tuple[str, ...] = ()  # Keys nobody has any more
     waiting: tuple[str, ...] = ()  # Keys to be removed whose runs are not done yet

@@ -24,8 +24,7 @@ from pymongo.server_api import ServerApi
 
 from ac_pipeline.accounts import GUEST_ID
 from ac_pipeline.errors import Misconfigured, PipelineError
-from ac_pipeline.local.seed.kinds import PRESENT
-from ac_pipeline.local.seed.plan import GUEST_LABEL, deletion_documents, label_of, plan_demo, user_document
+from ac_pipeline.local.seed.plan import GUEST_LABEL, PRESENT, deletion_documents, label_of, plan_demo, user_document
 from ac_pipeline.local.seed.values import COLLECTIONS, NOW, Demo, Item, Maker, Past, SeedSummary, Situation, iso, naive
 from ac_pipeline.local.services.media_server import object_path
 from ac_pipeline.local.services.pds_accounts import NewAccount, PdsAccounts

@@ -328,7 +328,6 @@ def _commands(entries: Iterable[_Noted]) -> dict[int, str]:
 
 
 def _replace(path: Path, content: str) -> None:
-    """Write a file as a whole or not at all."""
     fresh = path.with_name(f"{path.name}.new")
     fresh.touch(mode=0o600)
     fresh.write_text(content)

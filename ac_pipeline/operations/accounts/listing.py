@@ -10,20 +10,14 @@ import shlex
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.atproto.relay import Relay
 from ac_pipeline.atproto.types import RepositoryStatus
-from ac_pipeline.errors import (
-    AccountDeleted,
-    Blocked,
-    Misconfigured,
-    NoCredentials,
-    WrongPassword,
-)
+from ac_pipeline.errors import AccountDeleted, Blocked, Misconfigured, NoCredentials, WrongPassword
 from ac_pipeline.items import State
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.operations.declare import Report, Table, Work, declared
@@ -41,13 +35,11 @@ _INTERRUPTED: Final = "interrupted: run `ac-pipeline accounts provision`, `creat
 
 
 class AccountState(StrEnum):
-    """`leaving`: its records go. `unprovisioned`: it has no DID. `on-hold`: some types are kept from being mirrored."""
-
     READY = "ready"
     BLOCKED = "blocked"
-    LEAVING = "leaving"
-    ON_HOLD = "on-hold"
-    UNPROVISIONED = "unprovisioned"
+    LEAVING = "leaving"  # Its records go
+    ON_HOLD = "on-hold"  # Some types are kept from being mirrored
+    UNPROVISIONED = "unprovisioned"  # It has no DID
 
 
 class AccountsParameters(OfUsers):
@@ -147,34 +139,25 @@ _QUESTIONS_AT_ONCE: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """An account of which PDS and relay do not say the same; `user` is empty when Mongo does not know it."""
-
-    user: str
-    did: str
-    pds: str
-    relay: str
-
-
-@dataclass(frozen=True, slots=True)
 class Visibility:
-    """What both sides say: state -> accounts, as the PDS and as the relay has it, and the accounts that differ."""
+    """What both sides say: state -> accounts, as the PDS and as the relay has it, and the accounts that differ:
+    partition key (empty when Mongo does not know it), DID, and the two states."""
 
     pds: Mapping[str, int]
     relay: Mapping[str, int]
-    differences: Sequence[Difference]
+    differences: Sequence[dict[str, str]]
 
     @property
     def hidden(self) -> int:
         """Accounts that are active on the PDS and do not reach the network."""
-        return sum(each.pds == ACTIVE for each in self.differences)
+        return sum(each["pds"] == ACTIVE for each in self.differences)
 
     def to_json(self) -> dict[str, object]:
         return {
             "pds": dict(self.pds),
             "relay": dict(self.relay),
             "hidden": self.hidden,
-            "differences": [asdict(each) for each in self.differences],
+            "differences": list(self.differences),
             "advice": ADVICE if self.relay.get(THROTTLED) else None,
         }
 
@@ -193,11 +176,11 @@ def compare_visibility(
         with ThreadPoolExecutor(workers, thread_name_prefix="relay") as pool:
             seen = list(pool.map(relay.state, there))
     differences = [
-        Difference(keys.get(did, ""), did, state, at_relay)
+        {"user": keys.get(did, ""), "did": did, "pds": state, "relay": at_relay}
         for (did, state), at_relay in zip(there.items(), seen, strict=True)
         if state != at_relay
     ]
-    differences.sort(key=lambda each: (each.user, each.did))
+    differences.sort(key=lambda each: (each["user"], each["did"]))
     always = {ACTIVE: 0, THROTTLED: 0, UNKNOWN: 0}  # what people look for
     pds, at_the_relay = (always | dict(sorted(Counter(states).items())) for states in (there.values(), seen))
     return Visibility(pds, at_the_relay, differences)
@@ -231,7 +214,7 @@ def run_visibility(work: Work, parameters: VisibilityParameters) -> Report:
     return Report(
         f"{found.hidden} accounts are active on the PDS and do not reach the network by {place}.",
         {"relay_url": place, **found.to_json()},
-        [states, differing.extend(asdict(each) for each in found.differences)],
+        [states, differing.extend(found.differences)],
         {"relay": place, "hidden": found.hidden},
         [ADVICE] if found.relay.get(THROTTLED) else [],
         exit_code=1 if found.hidden else 0,

@@ -23,19 +23,9 @@ from typing import Final
 
 import httpx
 
+from ac_pipeline import errors
 from ac_pipeline.accounts import GUEST_ID, Account
 from ac_pipeline.atproto.admin import Administration, ServerDescription
-from ac_pipeline.errors import (
-    AccountUnknown,
-    HandleRefused,
-    Misconfigured,
-    NoCredentials,
-    OutcomeUnknown,
-    PipelineError,
-    RateLimited,
-    ServiceUnreachable,
-    Transient,
-)
 from ac_pipeline.mongo.accounts import Credentials, Intent, Kind, MongoProvisioning
 from ac_pipeline.operations.declare import Report, Table, Work, declared, exit_code
 from ac_pipeline.operations.parameters import (
@@ -106,7 +96,7 @@ def email_domain(pipeline: Pipeline) -> str:
     except ValueError:
         if "." in host:
             return host
-    raise Misconfigured(
+    raise errors.Misconfigured(
         f"PDS_URL names {host}, which makes no e-mail address for new accounts: set AC_ACCOUNT_EMAIL_DOMAIN."
     )
 
@@ -126,12 +116,8 @@ def planned(account: Account, description: ServerDescription, domain: str) -> Pl
 
 def plan_provision(pipeline: Pipeline, users: Sequence[str] = (), limit: int | None = None) -> ProvisionPlan:
     """Who of these users, or of all, would get an account; whatever an earlier run left unfinished comes first, with
-    all users even where its own is not there any more.
-
-    Raises:
-        Misconfigured: A name fits nobody, or there is no domain for e-mail addresses.
-        Transient: Mongo or PDS could not be read.
-    """
+    all users even where its own is not there any more. Raises Misconfigured (a name fits nobody, or there is no domain
+    for e-mail addresses), Transient (Mongo or PDS could not be read)."""
     description, domain = pipeline.administration.describe(), email_domain(pipeline)
     chosen = {each.id: each for each in (chosen_accounts(pipeline, users) if users else pipeline.accounts.all())}
     wanted: dict[str, Planned] = {}
@@ -159,7 +145,7 @@ def _unfit(account: Account, held: Credentials | None) -> str | None:
         return "the guest account is made by `ac-pipeline accounts create-guest`"
     if account.owner_deleted:
         return "its owner's account is being deleted"
-    if account.blocked is not None and not isinstance(account.blocked, NoCredentials):
+    if account.blocked is not None and not isinstance(account.blocked, errors.NoCredentials):
         return account.blocked.message
     if held is None:
         return "the platform has no user document for it"
@@ -179,19 +165,14 @@ FAILURES_IN_A_ROW: Final = 3  # After so many the PDS is in trouble, not the acc
 
 
 class Outcome(StrEnum):
-    """How it ended for one account.
-
-    `finished`: an earlier run was interrupted, and its account is stored now. `skipped`: no account may be made.
-    `refused`: the PDS refuses it, and nothing was made. `conflict`: there is an account, and Mongo cannot hold it: a
-    person decides. `failed`: unclear or too early; running it again goes on.
-    """
+    """How it ended for one account."""
 
     MADE = "made"
-    FINISHED = "finished"
-    SKIPPED = "skipped"
-    REFUSED = "refused"
-    CONFLICT = "conflict"
-    FAILED = "failed"
+    FINISHED = "finished"  # An earlier run was interrupted, and its account is stored now
+    SKIPPED = "skipped"  # No account may be made
+    REFUSED = "refused"  # The PDS refuses it, and nothing was made
+    CONFLICT = "conflict"  # There is an account, and Mongo cannot hold it: a person decides
+    FAILED = "failed"  # Unclear or too early; running it again goes on
 
 
 GOOD: Final = frozenset({Outcome.MADE, Outcome.FINISHED, Outcome.SKIPPED})
@@ -214,7 +195,7 @@ class ProvisionReport:
 
     made: list[Made] = field(default_factory=list)
     left: int = 0
-    error: Transient | None = None
+    error: errors.Transient | None = None
 
     @property
     def clean(self) -> bool:
@@ -241,8 +222,6 @@ def new_password() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Provisioner:
-    """Makes accounts, one after the other."""
-
     server: Administration
     store: MongoProvisioning
     description: ServerDescription
@@ -260,14 +239,14 @@ class Provisioner:
             try:
                 report.made.append(self.make(each))
                 in_a_row = 0
-            except Misconfigured:
+            except errors.Misconfigured:
                 raise
-            except Transient as error:
+            except errors.Transient as error:
                 in_a_row += 1
                 report.made.append(Made(each.account.key, Outcome.FAILED, note=error.message))
-                if isinstance(error, ServiceUnreachable | RateLimited) or in_a_row == FAILURES_IN_A_ROW:
+                if isinstance(error, errors.ServiceUnreachable | errors.RateLimited) or in_a_row == FAILURES_IN_A_ROW:
                     report.error = error
-            except PipelineError as error:
+            except errors.PipelineError as error:
                 report.made.append(Made(each.account.key, Outcome.REFUSED, note=error.message))
             report.left -= 1
             progress(len(report.made), len(wanted))
@@ -276,12 +255,8 @@ class Provisioner:
         return report
 
     def make(self, wanted: Planned) -> Made:
-        """Make one account, or finish what an earlier run began.
-
-        Raises:
-            HandleRefused, AccountRefused: The PDS refuses it; nothing was made.
-            Transient: Something did not answer; the next run goes on from there.
-        """
+        """Make one account, or finish what an earlier run began. Raises HandleRefused, AccountRefused (the PDS refuses
+        it; nothing was made), Transient (something did not answer; the next run goes on from there)."""
         account = wanted.account
         obstacle = self.store.obstacle(account.id)  # 4,000 accounts take hours: the plan may be old
         intent = self.store.intent(Kind.PROVISION, account.id)
@@ -323,13 +298,13 @@ class Provisioner:
                 return obstacle
             try:
                 return handle, self._send(handle, intent, invite)
-            except HandleRefused as error:
+            except errors.HandleRefused as error:
                 # A lost answer of an earlier attempt may be why it is taken.
                 taken = "taken" in (error.answer or "").lower()
                 did = self.server.identify(handle, intent.password) if taken else None
                 holder = self.server.holder_of(handle) if taken and did is None else None
                 notes.append(f"{handle}: {error.answer}" + (f" ({holder})" if holder else ""))
-            except OutcomeUnknown:
+            except errors.OutcomeUnknown:
                 did = self.server.identify(handle, intent.password)
                 if did is None and handle not in self.inactive_handles():
                     raise
@@ -337,7 +312,7 @@ class Provisioner:
             if did is not None:
                 return handle, did
         self.store.end(Kind.PROVISION, intent.subject)
-        raise HandleRefused(
+        raise errors.HandleRefused(
             f"The PDS takes none of the handles of {intent.key}: {'; '.join(notes)}. "
             "Give the user a handle of 3 to 18 letters, digits and hyphens on the platform, or make the account there."
         )
@@ -347,7 +322,7 @@ class Provisioner:
         while True:
             try:
                 return self.server.create_account(handle, intent.email or "", intent.password, invite)
-            except RateLimited as error:
+            except errors.RateLimited as error:
                 pause = error.retry_after
                 if pause is None or pause > LONGEST_PAUSE:
                     raise
@@ -398,7 +373,7 @@ def run_provision(work: Work, parameters: ProvisionParameters) -> Report:
             confirm=len(plan.accounts),
         )
     if plan.invites and not pipeline.administration.authorised:
-        raise Misconfigured("This PDS asks for invite codes: set PDS_ADMIN_PASSWORD, which makes them.")
+        raise errors.Misconfigured("This PDS asks for invite codes: set PDS_ADMIN_PASSWORD, which makes them.")
     if not plan.accounts:
         return _made(ProvisionReport())
     with alone(pipeline):
@@ -433,7 +408,7 @@ def _handles_of_inactive(pipeline: Pipeline) -> Iterator[str]:
         if not status.active:
             try:
                 handle = pipeline.administration.account_info(status.did).handle
-            except AccountUnknown:
+            except errors.AccountUnknown:
                 continue
             if handle is not None:
                 yield handle

@@ -23,8 +23,7 @@ from ac_pipeline.items import Finding, LedgerEntry, State, item_id
 from ac_pipeline.media.base import MediaType, Verdict
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.mongo.ledger.collections import Snapshot
-from ac_pipeline.operations.declare import LeftOut, Report, Table, Work, declared
-from ac_pipeline.operations.findings import findings_report
+from ac_pipeline.operations.declare import LeftOut, Report, Table, Work, declared, findings_report
 from ac_pipeline.operations.parameters import Selected, option
 from ac_pipeline.operations.removal.snapshot import blobs_of
 from ac_pipeline.renditions.store import RenditionStore

@@ -14,15 +14,15 @@ from ac_pipeline.media.registry import media_type, page_of
 from ac_pipeline.media.times import format_when
 from ac_pipeline.operations.declare import LeftOut, Report, Table, Work, declared, exit_code
 from ac_pipeline.operations.parameters import Parameters, Selected, item_name, option
-from ac_pipeline.operations.retry import (
+from ac_pipeline.operations.sync import (
     ITEM_COLUMNS,
     FailedItems,
     error_class_option,
     item_row,
     narrowed,
     states_option,
+    tallies,
 )
-from ac_pipeline.operations.sync import tallies
 from ac_pipeline.sync.report import Tally
 from ac_pipeline.sync.verify import Verification, verify_accounts
 from ac_pipeline.wiring import Pipeline

@@ -37,8 +37,7 @@ from ac_pipeline.atproto.syntax import at_uri
 from ac_pipeline.errors import Blocked, InvalidDocument, PipelineError
 from ac_pipeline.items import Derived, Finding, Record, item_id
 from ac_pipeline.media.base import Document, Link, MediaType, Verdict
-from ac_pipeline.operations.declare import LeftOut, Report, Table, Work, declared
-from ac_pipeline.operations.findings import FindingCount
+from ac_pipeline.operations.declare import FindingCount, LeftOut, Report, Table, Work, declared
 from ac_pipeline.operations.parameters import Selected, option, sweep_option, why_option
 from ac_pipeline.operations.sync import confirm_sweep, sync_left_out, sync_lines, sync_tables
 from ac_pipeline.sync.engine import Engine

@@ -32,15 +32,6 @@ _BROKEN_LINKS = frozenset({LinkState.UNLINKED, LinkState.DANGLING, LinkState.CRO
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """How the verification of one account ended: with a receipt, or with the error that kept it from being made."""
-
-    account: Account
-    receipt: Receipt | None = None
-    error: PipelineError | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class Findings:
     """What the receipts of all users say together."""
 
@@ -129,26 +120,23 @@ def take_receipts(
     run_id: str,
     workers: int,
     now: Callable[[], datetime],
-) -> Iterator[Taken]:
-    """Verify many accounts, some at once, and keep each receipt as soon as it is made; yields them as they come.
+) -> Iterator[tuple[Account, Receipt | PipelineError]]:
+    """Verify many accounts, some at once, and keep each receipt as soon as it is made; yields each account as it ends,
+    with its receipt or the error that kept it from being made.
 
-    No more accounts are under way than there are workers, and what was read of one is dropped after it: memory
-    does not grow with their number (OPS-6). One that cannot be read costs nobody else's receipt.
-
-    Raises:
-        Misconfigured: No account can be verified.
-    """
+    No more accounts are under way than there are workers, and what was read of one is dropped after it: memory does not
+    grow with their number (OPS-6). One that cannot be read costs nobody else's receipt. Raises Misconfigured: no
+    account can be verified."""
 
     ahead = Ahead(engine.documents, engine.ledger, engine.server, accounts, Selection(types=tuple(types)))
     engine = replace(engine, ahead=ahead)
 
-    def take(account: Account) -> Taken:
+    def take(account: Account) -> Receipt | PipelineError:
         receipt = take_receipt(engine, account, types, blobs=blobs, run_id=run_id, now=now())
         receipts.save(receipt)
-        return Taken(account, receipt)
+        return receipt
 
-    for _, taken in for_accounts(accounts, take, workers, lambda account, error: Taken(account, error=error)):
-        yield taken
+    return for_accounts(accounts, take, workers, lambda _, error: error)
 
 
 def _links(findings: Sequence[LinkFinding]) -> Part:

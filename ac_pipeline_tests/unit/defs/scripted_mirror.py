@@ -28,8 +28,7 @@ from ac_pipeline.media.base import MediaType
 from ac_pipeline.mongo.changes.pending import Changes, Work
 from ac_pipeline.mongo.ledger.items import Standing
 from ac_pipeline.mongo.ledger.receipts import Aspect, Part, Receipt
-from ac_pipeline.operations.inspection.verification import Taken
-from ac_pipeline.operations.retry import AccountRetry
+from ac_pipeline.operations.sync import AccountRetry
 from ac_pipeline.settings import Allowance
 from ac_pipeline.sync.for_accounts import account_reports
 from ac_pipeline.sync.planning.plan import Versions
@@ -145,13 +144,13 @@ class ScriptedMirror:
 
     def verify(
         self, accounts: Sequence[Account], types: Sequence[MediaType], *, blobs: bool, run_id: str
-    ) -> Iterator[Taken]:
+    ) -> Iterator[tuple[Account, Receipt | PipelineError]]:
         """What is scripted in `wrong`, else two sound items of each type and aspect."""
         self.run_ids.add(run_id)
         for account in accounts:
             error = next(iter(self.troubles.get(account.key, ())), None)
             if error is not None:
-                yield Taken(account, error=error)
+                yield account, error
                 continue
             made = {
                 (media.name, aspect): self.wrong.get((account.key, media.name, aspect), Part(2, 2))
@@ -170,7 +169,7 @@ class ScriptedMirror:
                 blocked.message if blocked else None,
             )
             self.receipts.save(receipt)
-            yield Taken(account, receipt)
+            yield account, receipt
 
     def _turn(self, account: Account, types: Sequence[MediaType]) -> AccountReport:
         self.turns.append(account.key)

@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterable
 
 import pytest
 
+from ac_pipeline.defs.jobs import USERS_A_RUN
 from ac_pipeline.defs.sensors.content import (
     ALONE_A_TICK,
     ASK_AGAIN,
@@ -13,7 +14,6 @@ from ac_pipeline.defs.sensors.content import (
     GROUPS_A_TICK,
     ITEMS_A_USER,
     UNFINISHED_AT_MOST,
-    USERS_A_RUN,
     USERS_REMEMBERED,
     Asked,
     ContentPlan,

@@ -13,8 +13,8 @@ from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.assets.catalog import PARTITION, POOL_LIMITS, RANGE_END, RANGE_START, USERS, records_key, users
 from ac_pipeline.defs.assets.records import SYNC_CHANGED_USERS, run_config
 from ac_pipeline.defs.checks import NO_QUARANTINED_ITEMS, record_checks
-from ac_pipeline.defs.jobs import SYNC_USERS
-from ac_pipeline.defs.sensors.content import NEW_CONTENT_SENSOR, USERS_A_RUN
+from ac_pipeline.defs.jobs import SYNC_USERS, USERS_A_RUN
+from ac_pipeline.defs.sensors.content import NEW_CONTENT_SENSOR
 from ac_pipeline.errors import ServerFailed, ServiceUnreachable
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 from ac_pipeline.mongo.changes.pending import Cause, Work

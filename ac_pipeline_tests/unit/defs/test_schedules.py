@@ -16,15 +16,8 @@ from ac_pipeline.atproto.types import Write
 from ac_pipeline.definitions import build_defs
 from ac_pipeline.defs.assets.catalog import RANGE_END, RANGE_START, USERS
 from ac_pipeline.defs.assets.records import CHANGED_STEP, STEP, SYNC_CHANGED_USERS, run_config
-from ac_pipeline.defs.jobs import SYNC_USERS
-from ac_pipeline.defs.schedules import (
-    INCREMENTAL_SYNC,
-    NIGHTLY_RECONCILE,
-    SCHEDULE,
-    WEEKLY_VERIFICATION,
-    ranges,
-    schedules,
-)
+from ac_pipeline.defs.jobs import SCHEDULE, SYNC_USERS
+from ac_pipeline.defs.schedules import INCREMENTAL_SYNC, NIGHTLY_RECONCILE, WEEKLY_VERIFICATION, ranges, schedules
 from ac_pipeline.errors import Misconfigured, ServiceUnreachable
 from ac_pipeline.items import RepositoryCheckpoint
 from ac_pipeline.mongo.changes.pending import Cause, Work

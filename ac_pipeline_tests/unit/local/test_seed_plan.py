@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from ac_pipeline.errors import Misconfigured
-from ac_pipeline.local.seed.kinds import KIDLISP, MOODS, PAINTINGS, PIECES, PRESENT, TAPES
-from ac_pipeline.local.seed.plan import plan_demo
+from ac_pipeline.local.seed.plan import KIDLISP, MOODS, PAINTINGS, PIECES, PRESENT, TAPES, plan_demo
 from ac_pipeline.local.seed.values import Demo, Outcome, SeedSummary, Situation
 
 _SHARES = (PAINTINGS, MOODS, PIECES, KIDLISP, TAPES)

@@ -15,8 +15,7 @@ from ac_pipeline.atproto.syntax import record_cid
 from ac_pipeline.errors import InvalidRecord
 from ac_pipeline.items import Derived
 from ac_pipeline.media.base import Verdict
-from ac_pipeline.media.documents import interpret
-from ac_pipeline.media.rebuilding import documents, lost_fields, shared_fields, source_hash
+from ac_pipeline.media.documents import documents, interpret, lost_fields, shared_fields, source_hash
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
 
 OWNER = "auth0|" + "5" * 24

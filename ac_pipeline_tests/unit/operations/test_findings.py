@@ -13,8 +13,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Blocked, ServerFailed, ServiceUnreachable, WrongPassword
 from ac_pipeline.items import Finding
 from ac_pipeline.media.registry import MEDIA_TYPES
-from ac_pipeline.operations.declare import LeftOut, Table, Work
-from ac_pipeline.operations.findings import audited, search
+from ac_pipeline.operations.declare import LeftOut, Table, Work, audited, search
 from ac_pipeline_tests.memory_vault import MemoryAudit
 
 

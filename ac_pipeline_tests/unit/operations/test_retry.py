@@ -15,14 +15,7 @@ from ac_pipeline.media.registry import media_type
 from ac_pipeline.operations.declare import Declaration, Work
 from ac_pipeline.operations.inspection.items import run_items
 from ac_pipeline.operations.parameters import item_name
-from ac_pipeline.operations.retry import (
-    FailedItems,
-    RetryParameters,
-    group_by_account,
-    in_order,
-    narrowed,
-    run_retry,
-)
+from ac_pipeline.operations.sync import FailedItems, RetryParameters, group_by_account, in_order, narrowed, run_retry
 from ac_pipeline.sync.report import AccountReport
 from ac_pipeline.sync.selection import Selection
 

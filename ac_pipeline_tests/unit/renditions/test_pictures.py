@@ -327,7 +327,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import BoundedSemaphore
 from PIL import Image
-from ac_pipeline.renditions.recipes import RECIPES, Workshop
+from ac_pipeline.renditions.renderer import RECIPES, Workshop
 from ac_pipeline.renditions.thumbnail import make_thumbnail
 from ac_pipeline.renditions.video import Encoder
 workshop = Workshop(Encoder(), lambda: 50 << 20, BoundedSemaphore(2))

@@ -32,8 +32,7 @@ from ac_pipeline.media.tape import TAPE
 from ac_pipeline.objects import ObjectStorage, storage_client
 from ac_pipeline.renditions.ffmpeg_process import default_binary
 from ac_pipeline.renditions.pictures import sniff
-from ac_pipeline.renditions.recipes import RECIPES
-from ac_pipeline.renditions.renderer import Renderer, source_key
+from ac_pipeline.renditions.renderer import RECIPES, Renderer, source_key
 from ac_pipeline.renditions.store import RenditionStore
 from ac_pipeline.renditions.thumbnail import CAP
 from ac_pipeline.renditions.video_check import read_facts, why_not_as_it_is

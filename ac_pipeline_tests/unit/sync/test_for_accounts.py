@@ -17,7 +17,7 @@ from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Misconfigured, PipelineError, ServerFailed, ServiceUnreachable, Unforeseen
 from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.operations.inspection.verification import take_receipts
-from ac_pipeline.operations.retry import AccountRetry, retry_accounts
+from ac_pipeline.operations.sync import AccountRetry, retry_accounts
 from ac_pipeline.sync.engine import sync_accounts
 from ac_pipeline.sync.for_accounts import account_reports, for_accounts, unread
 from ac_pipeline.sync.report import AccountReport
