@@ -94,6 +94,7 @@ def dry_run(
     workers: int,
     plans: MongoPlans | None = None,  # Where the plan is kept
     chosen: Sequence[Account] | None = None,  # Those that were named; None when the plan is about whoever there is
+    title: str = "Plan (nothing was written)",  # Of the table of operations
     progress: Progress = unwatched,
 ) -> DryRun:
     """Plan these users, one after another in their order; operations go to a file as they come (OPS-6). Raises
@@ -108,7 +109,7 @@ def dry_run(
 
     digest, bill = PlanHash(), Bill(engine.now(), limits)
     draft = plans.draft() if plans is not None else None
-    table = Table("operations", ("item", "user", "operation", "reason", "rkey", "cid"), "Plan (nothing was written)")
+    table = Table("operations", ("item", "user", "operation", "reason", "rkey", "cid"), title)
     made, touched = DryRun("", bill.total(), table, limits), list[str]()
     surveys: Iterable[tuple[Account, _Survey | PipelineError]] = for_accounts(
         accounts, survey, workers, unread, ordered=True
