@@ -28,16 +28,15 @@ from typing import Any, Final
 from pymongo import monitoring
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.mongo.ledger.collections import MongoSessionStore
+from ac_pipeline.media.registry import MEDIA_TYPES
 from ac_pipeline.settings import Settings
 from ac_pipeline.sync.engine import sync_accounts
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline.wiring import new_run_id, open_pipeline
+from ac_pipeline_tests.benchmarks.arms_text import documents
 from ac_pipeline_tests.benchmarks.counting import Requests, Statements, counted_sync
 from ac_pipeline_tests.benchmarks.ending import end_in_order
-from ac_pipeline_tests.benchmarks.services import open_services
-from ac_pipeline_tests.benchmarks.throughput import Bench, documents, new_users, sign_in
+from ac_pipeline_tests.benchmarks.services import Bench, open_bench
 
 ITEMS: Final = 7
 """Of a user: 29,840 items of 4,202 users."""
@@ -50,11 +49,9 @@ Row = dict[str, Any]
 
 def add_users(bench: Bench, count: int, items: int, rng: random.Random) -> list[Account]:
     """So many more users, as the platform keeps them, signed in, with their documents."""
-    made = sign_in(bench, new_users(bench, count))
+    made = bench.signed_in(count)
     for account, new in made:
-        for name, rows in documents(account.id, items, rng).items():
-            if rows:
-                bench.database[media_type(name).collection].insert_many(rows)
+        bench.insert(documents(account.id, items, rng))
         credentials = {"did": new.did, "handle": new.handle, "password": new.password}
         bench.database["users"].insert_one({"_id": account.id, "code": account.code, "atproto": credentials})
         bench.database["@handles"].insert_one({"_id": account.id, "handle": account.handle})
@@ -171,13 +168,10 @@ def main() -> None:
     options = parser.parse_args()
     statements = Statements()
     monitoring.register(statements)
-    with open_services() as (pipeline, database, made):
+    with open_bench() as bench:
         for media in MEDIA_TYPES:
-            for name in ("user", "when"):
-                database[media.collection].create_index(name)
-        sessions = MongoSessionStore(database.client[pipeline.settings.ac_ledger_database]["sessions"])
-        bench = Bench(pipeline, made, sessions, database, pipeline.settings.pds_url)
-        rows = of_users(bench, options.users, statements) + of_items(bench, pipeline.settings, options.items)
+            bench.database[media.collection].create_index("when")
+        rows = of_users(bench, options.users, statements) + of_items(bench, bench.pipeline.settings, options.items)
     show(rows)
     if options.json is not None:
         options.json.write_text(json.dumps({"load": os.getloadavg(), "rows": rows}, indent=1))
