@@ -6,12 +6,10 @@ What a document means is `media/documents.py`; who its owner is, is `accounts.py
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
 from typing import Any, Final
 
 from bson import ObjectId
@@ -22,7 +20,7 @@ from pymongo.errors import DuplicateKeyError, OperationFailure, PyMongoError
 
 from ac_pipeline.accounts import Account
 from ac_pipeline.errors import InvalidDocument
-from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType, Verdict
+from ac_pipeline.media.base import Document, Link, LinkUpdate, MediaType
 from ac_pipeline.media.documents import interpret, owner_of
 from ac_pipeline.media.eligibility import FLAGS, GUEST_VALUES, is_guest
 from ac_pipeline.media.fields import is_text
@@ -38,20 +36,6 @@ _BATCH = 1_000  # Documents an answer holds: about 1 KB each, under the server's
 _ALWAYS_UNIQUE = ("code", "hash")
 """Unique by the platform's rules, whatever indexes there are: codes per collection, programs by their hash over all
 users (aesthetic-computer facts, sections 3.4 and 5). Documents without them are no conflict here."""
-
-
-@dataclass(frozen=True, slots=True)
-class DocumentCounts:
-    """How many documents of one account and type there are, by verdict; `version` changes when, and only when, a
-    document came, went or changed in a way that its record could show.
-    """
-
-    documents: int
-    eligible: int
-    withdrawn: int
-    invalid: int
-    held: int
-    version: str
 
 
 @dataclass(slots=True)
@@ -163,23 +147,6 @@ class MongoDocuments:
                 return
             self.sleep(wait)
         collection.bulk_write(operations, ordered=False)
-
-    def counts(self, account: Account, media: MediaType) -> DocumentCounts:
-        """The account's documents by verdict, and their version; reads them all, keeps none."""
-        verdicts: Counter[Verdict] = Counter()
-        mixture = 0  # the sum of the digests is the same in any order of reading
-        for document in self.stream(account, media):
-            verdicts[document.verdict] += 1
-            state = f"{document.id} {document.fingerprint} {document.verdict}"
-            mixture += int.from_bytes(sha256(state.encode()).digest())
-        return DocumentCounts(
-            documents=verdicts.total(),
-            eligible=verdicts[Verdict.ELIGIBLE],
-            withdrawn=verdicts[Verdict.WITHDRAWN],
-            invalid=verdicts[Verdict.INVALID],
-            held=verdicts[Verdict.OWNERSHIP_UNCLEAR],
-            version=sha256(str(mixture).encode()).hexdigest(),
-        )
 
     def conflicts(self, media: MediaType, raw: Mapping[str, Any], *, among: Collection[str] | None = None) -> list[str]:
         """Unique fields of a document as it would be, with its `_id`, whose values another one holds already, as `code

@@ -25,7 +25,7 @@ from pymongo.errors import (
     ServerSelectionTimeoutError,
 )
 
-from ac_pipeline.accounts import GUEST_ID, Account
+from ac_pipeline.accounts import Account
 from ac_pipeline.errors import Misconfigured, NotPermitted, PipelineError, ServerFailed, ServiceUnreachable
 from ac_pipeline.items import Attempt, LedgerEntry, Stage, State
 from ac_pipeline.media.base import Document, Link, LinkUpdate, Verdict
@@ -113,7 +113,7 @@ def test_nothing_leaves_the_stable_api(watched: Mongo, listener: Listener) -> No
     id = str(watched["moods"].insert_one({"user": ANNA.id, "mood": "awake"}).inserted_id)
     MongoAccounts(watched).all()
     for media in MEDIA_TYPES:
-        documents.counts(ANNA, media)
+        list(documents.stream_of((ANNA,), media))
         documents.is_empty(media)
         documents.owners(media, [id])
     documents.write_links(MOOD, [LinkUpdate(id, Link(rkey="3k"))])
@@ -263,30 +263,6 @@ def test_a_spoilt_document_is_decoded_all_the_same_and_judged_alone() -> None:
     assert broken.verdict is Verdict.INVALID
     assert "UTF-8" in broken.reason
     assert (kept.verdict, len(kept.warnings)) == (Verdict.ELIGIBLE, 1)
-
-
-def test_counts_tell_verdicts_and_a_version(mongo_database: Mongo) -> None:
-    """DEL-5, SRC-9: the version follows what records could show, and nothing else."""
-    documents = MongoDocuments(mongo_database)
-    empty = documents.counts(ANNA, MOOD)
-    ids = (
-        mongo_database["moods"]
-        .insert_many(
-            [
-                {"user": ANNA.id, "mood": "a"},
-                {"user": ANNA.id, "mood": "b", "deleted": True},
-                {"user": ANNA.id, "mood": ""},
-            ]
-        )
-        .inserted_ids
-    )
-    first = documents.counts(ANNA, MOOD)
-    assert (first.documents, first.eligible, first.withdrawn, first.invalid, first.held) == (3, 1, 1, 1, 0)
-    documents.write_links(MOOD, [LinkUpdate(str(ids[0]), Link(rkey="3k"))])
-    assert documents.counts(ANNA, MOOD) == first
-    mongo_database["moods"].update_one({"_id": ids[1]}, {"$set": {"deleted": False}})
-    assert len({empty.version, first.version, documents.counts(ANNA, MOOD).version}) == 3
-    assert documents.counts(Account(id=GUEST_ID, key=GUEST_ID), MOOD) == empty
 
 
 def test_an_attempt_with_a_broken_text_can_be_kept(mongo_database: Mongo) -> None:
