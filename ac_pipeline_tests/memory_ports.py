@@ -174,15 +174,7 @@ class MemoryLedger(_Scripted):
         self._lock = threading.Lock()
 
     def load(self, account: Account, media: MediaType) -> Mapping[str, LedgerEntry]:
-        return self.load_types(account, (media,))[media.name]
-
-    def load_types(self, account: Account, types: Sequence[MediaType]) -> Mapping[str, Mapping[str, LedgerEntry]]:
-        self._called("load")
-        found: dict[str, dict[str, LedgerEntry]] = {media.name: {} for media in types}
-        for entry in list(self.entries.values()):  # another thread may add some meanwhile
-            if entry.account == account.id and entry.type in found:
-                found[entry.type][entry.document] = entry
-        return found
+        return self.load_of((account,), (media,))[account.id][media.name]
 
     def of_others(self, account: Account, items: Iterable[str]) -> list[LedgerEntry]:
         self._called("load")
@@ -192,7 +184,13 @@ class MemoryLedger(_Scripted):
     def load_of(
         self, accounts: Sequence[Account], types: Sequence[MediaType]
     ) -> Mapping[str, Mapping[str, Mapping[str, LedgerEntry]]]:
-        return {account.id: self.load_types(account, types) for account in accounts}
+        self._called("load")
+        found: dict[str, dict[str, dict[str, LedgerEntry]]]
+        found = {account.id: {media.name: {} for media in types} for account in accounts}
+        for entry in list(self.entries.values()):  # another thread may add some meanwhile
+            if entry.type in found.get(entry.account, {}):
+                found[entry.account][entry.type][entry.document] = entry
+        return found
 
     def save(self, entries: Iterable[LedgerEntry]) -> None:
         self._called("save")

@@ -195,6 +195,11 @@ class Repository:
         for path in sorted(path for path in self.records if path.startswith(prefix)):
             yield path[len(prefix) :], self.records[path]
 
+    def count(self, nsid: str) -> int:
+        """How many records a collection holds; asked after every batch, so nothing is sorted for it."""
+        prefix = f"{nsid}/"
+        return sum(path.startswith(prefix) for path in self.records)
+
     def blob_references(self) -> Iterator[tuple[str, str]]:
         """Path of every record, whoever wrote it, with the CID of each blob it refers to.
 

@@ -94,16 +94,13 @@ class Ledger(Protocol):
     def load(self, account: Account, media: MediaType) -> Mapping[str, LedgerEntry]:
         """Entries of one account and type, by document id."""
 
-    def load_types(self, account: Account, types: Sequence[MediaType]) -> Mapping[str, Mapping[str, LedgerEntry]]:
-        """The same of several types in one read, by name of the type; those without an entry are there, empty."""
-
     def of_others(self, account: Account, items: Iterable[str]) -> list[LedgerEntry]:
         """The entries of these items that are of another account, without media and timeline."""
 
     def load_of(
         self, accounts: Sequence[Account], types: Sequence[MediaType]
     ) -> Mapping[str, Mapping[str, Mapping[str, LedgerEntry]]]:
-        """The same of several accounts, by their ids; all of them are there."""
+        """The same of several accounts and types in one read, by id and name; who has no entry is there, empty."""
 
     def save(self, entries: Iterable[LedgerEntry]) -> None:
         """Insert or replace entries in one bulk write; each entry's last history line is appended to its timeline."""

@@ -107,25 +107,16 @@ def full_entry() -> LedgerEntry:
     )
 
 
-def test_several_types_of_one_account_are_loaded_at_once(ledger: Ledger) -> None:
-    mine, mood, others = entry(), entry(type="mood"), entry(account=BERT)
-    ledger.save([mine, mood, others])
-    assert ledger.load_types(ANNA, (PAINTING, MOOD)) == {
-        "painting": ledger.load(ANNA, PAINTING),
-        "mood": ledger.load(ANNA, MOOD),
-    }
-    assert [*ledger.load_types(ANNA, (PAINTING,))["painting"]] == [mine.document]
-    assert ledger.load_types(BERT, (MOOD,)) == {"mood": {}}
-    assert ledger.load_types(BERT, ()) == {}
-
-
-def test_several_accounts_are_loaded_at_once(ledger: Ledger) -> None:
+def test_several_accounts_and_types_are_loaded_at_once(ledger: Ledger) -> None:
     """VERIFY-11: all of them are there, whoever has no entry too, and nobody else is."""
-    ledger.save([entry(), entry(type="mood"), entry(account=BERT), entry(account=replace(ANNA, id="auth0|else"))])
-    nobody = replace(ANNA, id="auth0|nobody")
+    mine, nobody = entry(), replace(ANNA, id="auth0|nobody")
+    ledger.save([mine, entry(type="mood"), entry(account=BERT), entry(account=replace(ANNA, id="auth0|else"))])
     assert ledger.load_of((ANNA, BERT, nobody), (PAINTING, MOOD)) == {
-        each.id: ledger.load_types(each, (PAINTING, MOOD)) for each in (ANNA, BERT, nobody)
+        each.id: {media.name: ledger.load(each, media) for media in (PAINTING, MOOD)} for each in (ANNA, BERT, nobody)
     }
+    assert [*ledger.load_of((ANNA,), (PAINTING,))[ANNA.id]["painting"]] == [mine.document]
+    assert ledger.load_of((BERT,), (MOOD,)) == {BERT.id: {"mood": {}}}
+    assert ledger.load_of((BERT,), ()) == {BERT.id: {}}
     assert ledger.load_of((), (MOOD,)) == {}
 
 

@@ -113,7 +113,7 @@ def test_nothing_leaves_the_stable_api(watched: Mongo, listener: Listener) -> No
     id = str(watched["moods"].insert_one({"user": ANNA.id, "mood": "awake"}).inserted_id)
     MongoAccounts(watched).all()
     for media in MEDIA_TYPES:
-        list(documents.stream(ANNA, media))
+        list(documents.stream_of((ANNA,), media))
         documents.is_empty(media)
         documents.owners(media, [id])
     documents.write_links(MOOD, [LinkUpdate(id, Link(rkey="3k"))])

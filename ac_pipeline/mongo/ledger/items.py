@@ -138,10 +138,7 @@ class MongoLedger:
     # ------------------------------------------------------------------------------------------------------- the port
 
     def load(self, account: Account, media: MediaType) -> Mapping[str, LedgerEntry]:
-        return self.load_types(account, (media,))[media.name]
-
-    def load_types(self, account: Account, types: Sequence[MediaType]) -> Mapping[str, Mapping[str, LedgerEntry]]:
-        return self.load_of((account,), types)[account.id]
+        return self.load_of((account,), (media,))[account.id][media.name]
 
     def load_of(
         self, accounts: Sequence[Account], types: Sequence[MediaType]

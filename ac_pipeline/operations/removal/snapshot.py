@@ -83,7 +83,7 @@ class Vault:
             types=tuple(media.name for media in types),
             commit=repository.commit,
             repository=self.files.put_repository(car),
-            records={media.name: sum(1 for _ in repository.collection(media.nsid)) for media in types},
+            records={media.name: repository.count(media.nsid) for media in types},
             blobs=len(needed),
             bytes=len(car),
             previous=previous,

@@ -32,7 +32,7 @@ from ac_pipeline.sync.selection import Selection
 _MANY = 20  # So many accounts in one run ask the list of all repositories for revisions, a thousand with each request
 _ROWS_AN_ACCOUNT = 250  # Rows of that list that an account is worth: beside many others the rest is asked one by one
 _YOUNG = 60.0  # Seconds after which what was read is read again
-_ACCOUNTS = 200  # Accounts read together: of more the local MongoDB server takes longer each
+_ACCOUNTS = 50  # Accounts read together: the local MongoDB server compares every document with each of them
 _ITEMS = 5_000  # Records they may have together, by their checkpoints; whoever has more alone is not read ahead
 
 

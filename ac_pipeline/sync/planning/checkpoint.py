@@ -79,7 +79,7 @@ def up_to_date_types(plan: AccountPlan, links: Mapping[str, Link | None]) -> dic
 def counts(plan: AccountPlan) -> dict[str, int]:
     if plan.repository is None:
         return {}
-    return {media.name: sum(1 for _ in plan.repository.collection(media.nsid)) for media in MEDIA_TYPES}
+    return {media.name: plan.repository.count(media.nsid) for media in MEDIA_TYPES}
 
 
 def _wanted_hash(plan: AccountPlan, media: MediaType, links: Mapping[str, Link | None]) -> str | None:

@@ -135,7 +135,7 @@ class Reader:
         for media in types:
             plan.documents[media.name] = list(self.documents.stream(plan.account, media))
             plan.selected[media.name] = plan.selection.documents(plan.documents[media.name])
-        plan.entries |= self.ledger.load_types(plan.account, types)
+        plan.entries |= self.ledger.load_of((plan.account,), types)[plan.account.id]
         for media in types if plan.account.is_guest else ():
             if media.outlives_owner:
                 self._hold_left_behind(plan, media)

@@ -322,7 +322,7 @@ class Recorder:
         for media in plan.selection.types:
             tally, wanted = self._know(media), plan.wanted[media.name]
             if plan.repository is not None:
-                tally.records = sum(1 for _ in plan.repository.collection(media.nsid))
+                tally.records = plan.repository.count(media.nsid)
             if media.name in self.report.versions:
                 versions = self.report.versions[media.name]
                 versions.renditions, versions.records = renditions_version(wanted), records_version(wanted)

@@ -293,7 +293,7 @@ def commit_writes(
         after = repository.with_writes(commit, writes)
     collections = {write.collection for write in writes}
     written = [media for media in MEDIA_TYPES if media.nsid in collections]
-    counts = {media.name: sum(1 for _ in after.collection(media.nsid)) for media in written}
+    counts = {media.name: after.count(media.nsid) for media in written}
 
     def follow() -> None:
         ledger.follow_checkpoint(RepositoryCheckpoint(after.did, after.rev, now(), counts=counts), since=repository.rev)

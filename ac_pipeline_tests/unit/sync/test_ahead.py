@@ -202,7 +202,7 @@ def test_of_several_who_ask_at_once_the_first_need_not_come_first() -> None:
     ahead = Ahead(world.documents, world.ledger, world.pds, accounts, Selection())
     order = [place ^ 1 for place in range(448)]
     assert [place for place in order if ahead.take(accounts[place]) is None] == []
-    assert world.ledger.calls.count("checkpoints_of") == 3
+    assert world.ledger.calls.count("checkpoints_of") == 9
 
 
 def test_what_was_read_a_minute_ago_is_read_again() -> None:
