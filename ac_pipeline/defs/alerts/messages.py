@@ -25,7 +25,8 @@ _HINTS: Final = {
 }
 """What to do, where the class of most failures says it."""
 
-_VERSION: Final = 1
+_VERSION: Final = 2
+GOES_ON: Final = -1  # In place of a number of failed runs, while some are unfinished
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ class Known(NamedTuple):
 
     level: int  # As it was seen last
     since: float  # Epoch seconds
-    told: bool  # True if there was a message; what was so before the first tick has none
+    announced: bool  # True if there was a message; what was so before the first tick has none
     about: tuple[str, ...] = ()  # See `SubjectStatus`
 
 
@@ -129,18 +130,18 @@ def decide(
     for each in statuses:
         before = after.pop(each.subject, None)
         if each.level == 0:
-            if before is not None and before.told and not silent and not each.quiet:
+            if before is not None and before.announced and not silent and not each.quiet:
                 alerts.append(replace(each, since=before.since))
             continue
         worse = (before is None or each.level > before.level) and not silent
         if worse:
             alerts.append(each)
         since = before.since if before is not None else each.since or now
-        after[each.subject] = Known(each.level, since, worse or (before is not None and before.told), each.about)
+        after[each.subject] = Known(each.level, since, worse or (before is not None and before.announced), each.about)
     return after, alerts
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Memory:
     """What one tick leaves to the next, in the sensor's cursor. Its size is bounded by its parts."""
 
@@ -148,12 +149,10 @@ class Memory:
     looked_at: float  # Epoch seconds up to which runs were looked at
     ticked: float  # When we ticked last
     awake: float  # Since when we tick without a break: nobody else is reproached for the time we slept
+    checked: float = 0.0  # When checks were compared last
     backfills_seen: int = 0  # How many backfills there were
-    backfills: tuple[str, ...] = ()  # Ids of those that still ran
-    # Ticks whose runs changed lately -> how many of these failed; -1 while some are unfinished
+    # Backfills and ticks of which something changed lately -> how many of their runs failed, or `GOES_ON`
     run_sets: Mapping[str, int] = field(default_factory=dict)
-    # Subjects whose message waits for the end of runs -> since when
-    held: Mapping[str, float] = field(default_factory=dict)
     known: Mapping[str, Known] = field(default_factory=dict)  # Subjects that are not well
 
     def cursor(self) -> str:
@@ -162,13 +161,25 @@ class Memory:
 
 
 def read_cursor(cursor: str | None) -> Memory | None:
-    """What the last tick left; None at the first one, and when the cursor is not ours."""
+    """What the last tick left, of this release or one before; None at the first tick, and when it is not ours."""
     try:
         found = json.loads(cursor or "")
     except ValueError:
         return None
-    ours = isinstance(found, dict) and found.get("version") == _VERSION
-    return TypeAdapter(Memory).validate_python(found) if ours else None
+    version = found.get("version") if isinstance(found, dict) else None
+    if version not in (1, _VERSION):
+        return None
+    memory = TypeAdapter(Memory).validate_python(found)
+    if version == _VERSION:
+        return memory
+    # Backfills were named by their id alone, and those that ran stood by themselves.
+    sets = {**memory.run_sets, **{_named(id): GOES_ON for id in found.get("backfills", ())}}
+    known = {name: each._replace(about=tuple(map(_named, each.about))) for name, each in memory.known.items()}
+    return replace(memory, run_sets=sets, known=known)
+
+
+def _named(key: str) -> str:
+    return key if "|" in key else f"backfill|0|{key}"
 
 
 def by_count(classes: Mapping[str, int]) -> list[tuple[str, int]]:
@@ -187,13 +198,11 @@ def _time(seconds: float) -> str:
 
 
 def _duration(seconds: float) -> str:
-    minutes = max(0, round(seconds / 60))
-    if minutes < 1:
-        return "just now"
-    if minutes < 120:
-        return f"{minutes} min ago"
-    hours = minutes // 60
-    return f"{hours} h ago" if hours < 48 else f"{hours // 24} days ago"
+    minutes = round(seconds / 60)
+    for least, size, unit in ((2_880, 1_440, "days"), (120, 60, "h"), (1, 1, "min")):
+        if minutes >= least:
+            return f"{minutes // size} {unit} ago"
+    return "just now"
 
 
 def _cut(text: str, characters: int) -> str:

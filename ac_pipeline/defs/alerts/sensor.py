@@ -14,7 +14,7 @@ import httpx
 from pydantic import SecretStr
 
 from ac_pipeline.bounds import Limit, OverLimit, within
-from ac_pipeline.defs.alerts.messages import Memory, SubjectStatus, decide, read_cursor
+from ac_pipeline.defs.alerts.messages import GOES_ON, Memory, SubjectStatus, decide, read_cursor
 from ac_pipeline.defs.alerts.runs import REMEMBERED, RunStatuses
 from ac_pipeline.defs.alerts.ticks_and_checks import automation, look_at_checks, look_at_daemons, look_at_ticks
 from ac_pipeline.errors import Misconfigured, PipelineError, ServerFailed, ServiceUnreachable
@@ -26,6 +26,7 @@ NAME: Final = "alerts_sensor"
 INTERVAL_SECONDS: Final = 30
 ASLEEP_SECONDS: Final = 10.0 * INTERVAL_SECONDS
 """Without a tick of our own for so long, we slept: Dagster was down, or the sensor off."""
+HOLD_SECONDS: Final = 3_600.0  # While runs go on, new quarantined items are told once an hour at most, not once a run
 
 ALERTS: Final = "alerts"  # Key of the resource; tests put one of their own in its place
 MESSAGE_SECONDS: Final = 10.0
@@ -149,16 +150,21 @@ def look(
     before = memory or Memory(begun=now, looked_at=now, ticked=now, awake=now)
     if now - before.ticked > ASLEEP_SECONDS:
         before = replace(before, awake=now)
-    after = replace(before, looked_at=now, ticked=now)
     watched = automation(instance, apart_from={NAME})
-    pages = {each.subject: each.page for each in watched}
-    runs = RunStatuses(instance, before, after, pages, now, first=memory is None)
-    statuses = list(runs.look())
-    statuses += look_at_ticks(instance, watched, before, now)
-    statuses += look_at_daemons(instance, before, now)
-    found, after.held = look_at_checks(instance, checks, before, now, busy=runs.busy)
-    known, alerts = decide(before.known, [*statuses, *found], now, silent=memory is None)
+    runs = RunStatuses(instance, before, {each.subject: each.page for each in watched}, now)
+    statuses = [*runs.look(), *look_at_ticks(instance, watched, before, now), *look_at_daemons(instance, before, now)]
+    hold_back = GOES_ON in runs.run_sets.values() and now - before.checked < HOLD_SECONDS
+    statuses += look_at_checks(instance, checks, before.known, hold_back=hold_back)
+    known, alerts = decide(before.known, statuses, now, silent=memory is None)
     # Of subjects that come and go, the newest; a sensor or check is one of few.
     passing = sorted((name for name, each in known.items() if each.about), key=lambda name: known[name].since)
-    after.known = {name: each for name, each in known.items() if name not in passing[:-REMEMBERED]}
+    after = replace(
+        before,
+        looked_at=runs.looked_at,
+        ticked=now,
+        checked=before.checked if hold_back else now,
+        backfills_seen=runs.backfills_seen,
+        run_sets=runs.run_sets,
+        known={name: each for name, each in known.items() if name not in passing[:-REMEMBERED]},
+    )
     return after, alerts

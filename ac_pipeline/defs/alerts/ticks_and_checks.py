@@ -3,9 +3,10 @@ at itself, and what stops all of them (the daemon process, the code location) ha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import takewhile
 from typing import Any, Final
 
 import dagster as dg
@@ -23,11 +24,11 @@ MISSED: Final = 5
 LEAST_SILENCE_SECONDS: Final = 300.0
 """No sensor is called silent earlier: a busy machine delays ticks, and a code location takes its time to load."""
 DAEMON_SILENCE_SECONDS: Final = 600.0  # Without a heartbeat of one of Dagster's daemons; they beat every 30 seconds
-HOLD_SECONDS: Final = 3_600.0  # While runs go on, new quarantined items are told once an hour at most, not once a run
 
 _TICKS_READ: Final = 20
 _FAILURE: Final = "FAILURE"
 _COMPLETED: Final = {_FAILURE, "SUCCESS", "SKIPPED"}
+_STARTED: Final = {"sensor": "last_sensor_start_timestamp", "schedule": "start_timestamp"}
 _DEFAULT_INTERVAL: Final = 30.0
 _DAEMONS: Final = {
     "SENSOR": "sensors",
@@ -79,14 +80,16 @@ def look_at_ticks(
         where = (each.state.instigator_origin_id, each.state.selector_id)
         ticks = instance.get_tick_summaries(*where, limit=_TICKS_READ)
         done = [tick for tick in ticks if tick.status.value in _COMPLETED and tick.timestamp >= memory.begun]
-        begun = _failing_since(each.kind, done, now)
-        if begun is not None:
-            failed = instance.get_ticks(*where, statuses=[done[0].status], limit=1)
-            words = innermost(failed[0].error) if failed else ""
-            yield SubjectStatus(failing, 1, f"Ticks of the {called}", "fail", each.page, since=begun, words=words)
-        elif done and done[0].status.value != _FAILURE:
+        failed = list(takewhile(lambda tick: tick.status.value == _FAILURE, done))
+        since = failed[-1].timestamp if failed else now
+        if len(failed) >= FAILED_TICKS[each.kind] and now - since >= FAILING_SECONDS[each.kind]:
+            newest = instance.get_ticks(*where, statuses=[failed[0].status], limit=1)
+            words = innermost(newest[0].error) if newest else ""
+            yield SubjectStatus(failing, 1, f"Ticks of the {called}", "fail", each.page, since=since, words=words)
+        elif done and not failed:
             yield SubjectStatus(failing, 0, f"Ticks of the {called}", "succeed again", each.page)
-        last = max([memory.awake, _turned_on(each.state), *(tick.timestamp for tick in ticks)])
+        started = getattr(each.state.instigator_data, _STARTED[each.kind], None) or 0.0
+        last = max([memory.awake, started, *(tick.timestamp for tick in ticks)])
         quiet = now - last > _allowed_silence(each, now)
         said = "is on and does not tick" if quiet else "ticks again"
         yield SubjectStatus(silent, int(quiet), called.capitalize(), said, each.page, since=last)
@@ -106,26 +109,20 @@ def look_at_daemons(instance: dg.DagsterInstance, memory: Memory, now: float) ->
 
 
 def look_at_checks(
-    instance: dg.DagsterInstance, checks: Iterable[dg.AssetCheckKey], memory: Memory, now: float, *, busy: bool
-) -> tuple[list[SubjectStatus], dict[str, float]]:
-    """Failed checks by how many items they count, and since when something is held back, by subject: while runs go on,
-    news of them waits for their end, or an hour."""
-    seen, held = [], {}
+    instance: dg.DagsterInstance, checks: Iterable[dg.AssetCheckKey], known: Mapping[str, Known], *, hold_back: bool
+) -> Iterator[SubjectStatus]:
+    """Failed checks by how many items they count. With `hold_back` those that are worse than what is known wait: each
+    run of a backfill may raise the count."""
     for key in sorted(checks, key=lambda key: (key.asset_key.to_user_string(), key.name)):
         record = instance.get_latest_asset_check_evaluation_record(key)
         event = record.event.dagster_event if record is not None and record.event is not None else None
         if event is None or event.event_type is not dg.DagsterEventType.ASSET_CHECK_EVALUATION:
             continue
         subject = f"check:{key.asset_key.to_user_string()}:{key.name}"
-        before = memory.known.get(subject)
+        before = known.get(subject)
         status = _check(subject, key, event.asset_check_evaluation_data, before)
-        rises = status.level > (before.level if before is not None else 0)
-        since = memory.held.get(subject, now)
-        if rises and busy and now - since < HOLD_SECONDS:
-            held[subject] = since
-        else:
-            seen.append(status)
-    return seen, held
+        if not hold_back or status.level <= (before.level if before is not None else 0):
+            yield status
 
 
 def _check(subject: str, key: dg.AssetCheckKey, found: dg.AssetCheckEvaluation, before: Known | None) -> SubjectStatus:
@@ -158,14 +155,6 @@ def _check(subject: str, key: dg.AssetCheckKey, found: dg.AssetCheckEvaluation, 
     )
 
 
-def _failing_since(kind: str, ticks: list[Any], now: float) -> float | None:
-    """Since when all of the completed ticks, newest first, have failed; None when that is not worth a message."""
-    row = next((place for place, tick in enumerate(ticks) if tick.status.value != _FAILURE), len(ticks))
-    if row < FAILED_TICKS[kind] or now - ticks[row - 1].timestamp < FAILING_SECONDS[kind]:
-        return None
-    return float(ticks[row - 1].timestamp)
-
-
 def _allowed_silence(each: Automation, now: float) -> float:
     """Seconds without a tick that are as they should be."""
     data = each.state.instigator_data
@@ -184,9 +173,3 @@ def _missed_time(cron: str, now: float) -> float:
     latest = datetime.fromtimestamp(now - LEAST_SILENCE_SECONDS, UTC)
     span = times.get_prev_partition_window(latest, respect_bounds=False)
     return span.start.timestamp() if span is not None else 0.0
-
-
-def _turned_on(state: Any) -> float:
-    data = state.instigator_data
-    times = (getattr(data, name, None) for name in ("last_sensor_start_timestamp", "start_timestamp"))
-    return max((time for time in times if time is not None), default=0.0)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+
 import dagster as dg
 import pytest
 
+from ac_pipeline.defs.alerts.messages import read_cursor
+from ac_pipeline.defs.assets.catalog import PARTITION
 from ac_pipeline.errors import InvalidRecord, ServerFailed
 from ac_pipeline.media.registry import media_type
 from ac_pipeline_tests.dagster_rows import automatic, tick
@@ -73,6 +77,38 @@ def test_a_backfill_that_dagster_itself_gave_up_says_why_and_the_next_good_one_r
     assert site.look() == []
     site.store("second", "COMPLETED_SUCCESS", *RECORDS)
     assert site.look() == ["[recovered] Backfill first is repaired: what had failed is done by now"]
+
+
+def test_a_canceled_run_of_a_backfill_is_repaired_by_a_later_one_and_not_by_what_was_made_before(site: Site) -> None:
+    site.run(*RECORDS)
+    site.look()
+    tags = {PARTITION: "dan", "dagster/backfill": "first"}
+    site.instance.report_run_canceled(site.instance.create_run_for_job(site.sync, tags=tags))
+    site.store("first", "COMPLETED_FAILED", *RECORDS)
+    (alert,) = site.alerts()
+    assert (alert.state, dict(alert.classes), list(alert.names)) == ("failed", {"canceled": 1}, ["dan"])
+    site.run(*RECORDS, first="ada", last="cyd")
+    assert site.look() == []
+    site.run(*RECORDS, first="dan", last="dan")
+    assert site.look() == ["[recovered] Backfill first is repaired: what had failed is done by now"]
+
+
+def test_what_ran_and_what_had_failed_at_an_upgrade_ends_as_ever_and_nothing_is_repeated(site: Site) -> None:
+    for id in ("failed", "running"):
+        site.store(id, "COMPLETED_FAILED" if id == "failed" else "REQUESTED", THUMBNAILS, ended=id == "failed")
+    now = site.now
+    older = {
+        "version": 1, "begun": now - 9_000, "looked_at": now, "ticked": now, "awake": now - 9_000, "backfills_seen": 2,
+        "backfills": ["running"], "known": {"backfill:failed": [1, now - 60, True, ["failed"]]},
+    }  # fmt: skip
+    site.memory = read_cursor(json.dumps(older))
+    assert site.look() == []
+    site.fail("bea")
+    site.run(THUMBNAILS, backfill="running")
+    site.store("running", "COMPLETED_FAILED", THUMBNAILS)
+    assert [line.split(" of ")[0] for line in site.look()] == ["[failed] Backfill running"]
+    site.store("good", "COMPLETED_SUCCESS", THUMBNAILS)
+    assert site.look() == ["[recovered] Backfill failed is repaired: what had failed is done by now"]
 
 
 @pytest.mark.parametrize("status", ["CANCELED", "COMPLETED_SUCCESS"])

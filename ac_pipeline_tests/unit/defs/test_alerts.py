@@ -163,24 +163,31 @@ def test_a_message_is_no_longer_than_chats_accept_and_keeps_its_address() -> Non
 
 def test_what_a_tick_leaves_is_read_back_by_the_next() -> None:
     memory = Memory(
-        begun=1.0, looked_at=2.0, ticked=3.0, awake=2.5, backfills_seen=7, backfills=("b", "c"),
-        run_sets={"schedule|1|s": -1}, held={"check:a": 1.0},
-        known={"backfill:b": Known(2, 1.0, told=True, about=("b",))},
+        begun=1.0, looked_at=2.0, ticked=3.0, awake=2.5, checked=2.7, backfills_seen=7,
+        run_sets={"schedule|1|s": -1, "backfill|1.5|b": 2},
+        known={"backfill:b": Known(2, 1.0, announced=True, about=("backfill|1.5|b",))},
     )  # fmt: skip
     assert read_cursor(memory.cursor()) == memory
 
 
-@pytest.mark.parametrize("cursor", [None, "", "17", "not json", "[]", '{"version": 0}'])
+@pytest.mark.parametrize("cursor", [None, "", "17", "not json", "[]", '{"version": 0}', '{"version": [1]}'])
 def test_a_cursor_that_is_not_ours_counts_as_none(cursor: str | None) -> None:
     assert read_cursor(cursor) is None
 
 
-def test_the_cursor_of_an_older_release_is_read_without_the_messages_that_waited_in_it() -> None:
+def test_the_cursor_of_an_older_release_is_read_without_what_waited_in_it() -> None:
+    """Neither are messages of before repeated nor does a failure of before stay without its end."""
     older = {
         "version": 1, "begun": 1.0, "looked_at": 2.0, "ticked": 3.0, "awake": 1.0, "backfills_seen": 1,
-        "backfills": ["b"], "run_sets": {"schedule|1|s": 0}, "held": {}, "known": {"backfill:a": [1, 1.0, True, ["a"]]},
+        "backfills": ["b"], "run_sets": {"schedule|1|s": 0}, "held": {"check:c": 1.0},
+        "known": {"backfill:a": [1, 1.0, True, ["a"]], "schedule:s:runs": [1, 1.0, True, ["schedule|1|s"]]},
         "outbox": [{"text": "a", "content": "a", "alert": {"subject": "a"}}],
     }  # fmt: skip
-    memory = read_cursor(json.dumps(older))
-    assert memory is not None
-    assert memory.known == {"backfill:a": Known(1, 1.0, told=True, about=("a",))}
+    assert read_cursor(json.dumps(older)) == Memory(
+        begun=1.0, looked_at=2.0, ticked=3.0, awake=1.0, backfills_seen=1,
+        run_sets={"schedule|1|s": 0, "backfill|0|b": -1},
+        known={
+            "backfill:a": Known(1, 1.0, announced=True, about=("backfill|0|a",)),
+            "schedule:s:runs": Known(1, 1.0, announced=True, about=("schedule|1|s",)),
+        },
+    )  # fmt: skip

@@ -11,7 +11,7 @@ import dagster as dg
 import pytest
 
 from ac_pipeline.accounts import Account
-from ac_pipeline.defs.alerts.messages import Memory, decide
+from ac_pipeline.defs.alerts.messages import decide
 from ac_pipeline.defs.alerts.ticks_and_checks import look_at_checks
 from ac_pipeline.defs.assets.records import STEP, SYNC_CHANGED_USERS
 from ac_pipeline.defs.checks import (
@@ -458,10 +458,9 @@ def test_a_collection_that_shrank_and_one_that_nothing_comes_to_fail_their_check
 def test_a_failed_check_of_a_collection_is_an_alert_with_its_sentence(site: Site, mirror: ScriptedMirror) -> None:
     """GUARD-1, SEEN-3."""
     keys = [spec.key for spec in record_checks()]
-    memory = Memory(begun=1.0, looked_at=1.0, ticked=1.0, awake=1.0)
     mirror.seen["mood"] = LastLook("mood"), "The collection holds 2 documents, where there were 300", None
     site.run(*RECORDS)
-    seen, _ = look_at_checks(site.instance, keys, memory, 2.0, busy=False)
+    seen = look_at_checks(site.instance, keys, {}, hold_back=False)
     _, (alert,) = decide({}, seen, 2.0)
     assert alert.headline == "[failed] Check collection_intact of atproto/moods failed"
     assert "where there were 300" in alert.text(2.0, None, str)
