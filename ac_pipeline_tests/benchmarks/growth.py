@@ -50,11 +50,8 @@ Row = dict[str, Any]
 def add_users(bench: Bench, count: int, items: int, rng: random.Random) -> list[Account]:
     """So many more users, as the platform keeps them, signed in, with their documents."""
     made = bench.signed_in(count)
-    for account, new in made:
+    for account, _ in made:
         bench.insert(documents(account.id, items, rng))
-        credentials = {"did": new.did, "handle": new.handle, "password": new.password}
-        bench.database["users"].insert_one({"_id": account.id, "code": account.code, "atproto": credentials})
-        bench.database["@handles"].insert_one({"_id": account.id, "handle": account.handle})
     return [account for account, _ in made]
 
 

@@ -55,7 +55,12 @@ class Bench:
             return Account(f"auth0|{ObjectId()}", name, new.did, name, new.handle, None, new.password), new
 
         with ThreadPoolExecutor(ACCOUNTS_AT_ONCE) as pool:
-            return list(pool.map(make, range(count)))
+            made = list(pool.map(make, range(count)))
+        for account, new in made:
+            credentials = {"did": new.did, "handle": new.handle, "password": new.password}
+            self.database["users"].insert_one({"_id": account.id, "code": account.code, "atproto": credentials})
+            self.database["@handles"].insert_one({"_id": account.id, "handle": account.handle})
+        return made
 
     def signed_in(self, count: int) -> list[User]:
         """New users whose sessions are left where an earlier run would have left them."""

@@ -144,7 +144,9 @@ def every_link(past: Past) -> dict[str, Any]:
             last = past.put(type_, value)
         past.link(type_, double, rkey=last)
         kept[f"{type_} double"] = (double, last)
-        past.orphan(type_, {**past.right(type_, double), "ref": str(ObjectId())})
+        # A program of the same code and source would be the record of a row that was made anew.
+        other = {"source": "(wipe gone)"} if type_ == "kidlisp" else {}
+        past.orphan(type_, {**past.right(type_, double), **other, "ref": str(ObjectId())})
     past.link("mood", past.item("mood", "dangling", deleted=True), rkey=next(past.keys))
     other = past.item("mood", "unlinked")
     theirs = past.put("mood", past.right("mood", other))
