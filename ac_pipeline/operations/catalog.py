@@ -28,8 +28,8 @@ class Entry:
         return found
 
 
-_ITEMS, _LISTING, _PROVISIONING = "inspection.items", "accounts.listing", "accounts.provisioning"
-_DIFFERENCES, _PASSWORDS = "inspection.differences", "accounts.passwords"
+_ITEMS, _LOST = "inspection.items", "inspection.lost_documents"
+_LISTING, _PROVISIONING = "accounts.listing", "accounts.provisioning"
 
 CATALOG: Final = (
     Entry("plan", "plan:plan", LOOK, "Show what a sync would do, why, and what it costs.", "--user ada --type mood"),
@@ -49,8 +49,14 @@ CATALOG: Final = (
     Entry(
         "links", "inspection.links:links", REPAIR, "Examine links between documents and records.", "--user ada --heal"
     ),
-    Entry("differences", f"{_DIFFERENCES}:differences", REPAIR, "Show what others changed.", "--user ada"),
-    Entry("restore-documents", f"{_DIFFERENCES}:restore_documents", REPAIR, "Rebuild lost documents.", "--user ada"),
+    Entry("differences", "inspection.differences:differences", REPAIR, "Show what others changed.", "--user ada"),
+    Entry(
+        "restore-documents",
+        f"{_LOST}:restore_documents",
+        REPAIR,
+        "Rebuild lost documents.",
+        "--user ada",
+    ),
     Entry("erasure", "inspection.erasure:erasure", REPAIR, "Say what is left of erased work.", "--user ada"),
     Entry("snapshots", "removal.prune:snapshots", REPAIR, "List snapshots, or delete some for good.", "--user ada"),
     Entry("renditions", "removal.renditions:renditions", REPAIR, "Find, or delete, what nothing needs.", "--prune"),
@@ -58,9 +64,9 @@ CATALOG: Final = (
     Entry("accounts list", f"{_LISTING}:list", ACCOUNTS, "Show who can be mirrored and who cannot.", "--state blocked"),
     Entry("accounts create-guest", f"{_PROVISIONING}:create_guest", ACCOUNTS, "Make the account of anonymous work."),
     Entry("accounts provision", f"{_PROVISIONING}:provision", ACCOUNTS, "Make missing PDS accounts.", "--dry-run"),
-    Entry("accounts verify", f"{_PASSWORDS}:verify", ACCOUNTS, "Sign in as every account.", "--user ada"),
-    Entry("accounts rotate", f"{_PASSWORDS}:rotate", ACCOUNTS, "Give an account a new password.", "--user ada"),
-    Entry("accounts handles", f"{_PASSWORDS}:handles", ACCOUNTS, "Compare and repair handles.", "--user ada"),
+    Entry("accounts verify", "accounts.passwords:verify", ACCOUNTS, "Sign in as every account.", "--user ada"),
+    Entry("accounts rotate", "accounts.passwords:rotate", ACCOUNTS, "Give an account a new password.", "--user ada"),
+    Entry("accounts handles", "accounts.handles:handles", ACCOUNTS, "Compare and repair handles.", "--user ada"),
     Entry("accounts visibility", f"{_LISTING}:visibility", ACCOUNTS, "Show whom a relay throttles."),
     Entry("lexicons check", "lexicons:check", SYNC, "Compare our lexicons with the published ones.", "--no-scan"),
     Entry("lexicons publish", "lexicons:publish", SYNC, "Publish our lexicons.", "--dry-run"),

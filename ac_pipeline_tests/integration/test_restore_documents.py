@@ -15,7 +15,7 @@ from ac_pipeline.errors import Blocked
 from ac_pipeline.items import item_id
 from ac_pipeline.local.seed.artwork import pixel_art, recording_zip, tape_mp4, tape_zip
 from ac_pipeline.media.registry import MEDIA_TYPES, media_type
-from ac_pipeline.operations.inspection.differences import find_lost, restore
+from ac_pipeline.operations.inspection.lost_documents import find_lost, restore
 from ac_pipeline.sync.selection import Selection
 from ac_pipeline_tests.harness import GUEST_BUCKET, USER_BUCKET, Slice
 from ac_pipeline_tests.integration.conftest import Run

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from ac_pipeline.operations.accounts.passwords import Handle, HandleState, look_at_handles
+from ac_pipeline.operations.accounts.handles import Handle, HandleState, look_at_handles
 from ac_pipeline.operations.accounts.provisioning import Outcome
 from ac_pipeline_tests.integration.provisioning.site import CREATED, Faulty, Killed, Site, code, handle_of, unique
 
