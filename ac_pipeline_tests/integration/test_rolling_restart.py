@@ -276,10 +276,14 @@ def test_sensors_go_on_where_they_were(story: Story) -> None:
     assert story.before["users_sensor"].cursor == story.after["users_sensor"].cursor is not None
 
 
+NO_CODE_SERVER = ("Unable to reach the user code server", "DagsterCodeLocationNotFoundError")
+"""What a tick says that is due while there is none: its daemon has not noticed yet, or has."""
+
+
 def test_no_tick_fails_for_good(story: Story) -> None:
     """PROD-2: one that finds no code server is followed by one that does."""
     for name, sensor in story.after.items():
         ended = [status for status, _ in sensor.ticks if status != "STARTED"]
         assert not ended or ended[0] in {"SUCCESS", "SKIPPED"}, (name, sensor.ticks[:3])
         for status, said in sensor.ticks:
-            assert status != "FAILURE" or "Unable to reach the user code server" in said, (name, said)
+            assert status != "FAILURE" or any(words in said for words in NO_CODE_SERVER), (name, said)
